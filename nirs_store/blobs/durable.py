@@ -1,0 +1,280 @@
+"""The one durable write, used for everything that this library puts on a disk.
+
+The order is what makes it safe: a temporary file on the same file system is written, made read-only if asked,
+and synced; only then is it renamed over the target, and the folder that now lists it is synced. Whoever looks
+sees the old content or the new one, never a part, and after the return a power loss takes nothing back.
+"""
+
+# Plain system calls on purpose: what the safety rests on stands here in order, and tests inject faults there.
+# ruff: noqa: PTH101, PTH102, PTH104, PTH105, PTH108, PTH112
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from nirs_store.errors import InvalidInput, ReadOnlyStore, WriteFailed
+
+__all__ = ["Buffer", "ensure_dir", "fsync_dir", "move_file", "remove_file", "write_error", "write_file"]
+
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+Buffer = bytes | bytearray | memoryview
+
+_WINDOWS = os.name == "nt"
+# Windows translates line ends unless told that the file is binary.
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_PIECE = 1 << 26  # Windows counts the bytes of one write in 31 bits
+_SHARING_VIOLATIONS = (32, 33)
+_FOLDER_SYNC_UNKNOWN = (errno.EINVAL, errno.ENOTSUP)
+
+_IN_USE = "Close the program that has it open"
+_REMEDIES = {
+    errno.EEXIST: "Move away what stands in its place",
+    errno.ENOTDIR: "Move away what stands in the place of a folder",
+    errno.EISDIR: "Move away the folder that stands in its place",
+    errno.ENOENT: "Make the folder",
+    errno.EIO: "Check the disk",
+}
+
+
+def write_file(
+    path: Path,
+    data: Buffer | Iterable[Buffer],
+    *,
+    tmp_dir: Path | None = None,
+    readonly: bool = False,
+    replace: bool = True,
+) -> None:
+    """Write a file so that it is there in full, or not at all, whatever happens.
+
+    Parameters
+    ----------
+    path : Path
+        The target; its folder must exist.
+    data : bytes-like or iterable of bytes-like
+        The content, in one piece or in several.
+    tmp_dir : Path, optional
+        Folder of the unfinished file. It must lie on the file system of `path`. Default: beside the target.
+    readonly : bool
+        Take the permission to write from the finished file.
+    replace : bool
+        Whether an existing target is replaced. If False, it is left as it is and an error is raised.
+
+    Raises
+    ------
+    WriteFailed
+        The system refused: disk full, I/O error, missing folder. No part of a file remains.
+    ReadOnlyStore
+        No permission, or a file system mounted read-only.
+    InvalidInput
+        The target exists and `replace` is False.
+    """
+    temporary = (tmp_dir or path.parent) / f"{path.name[:80]}.{secrets.token_hex(8)}.tmp"
+    try:
+        _write_all(temporary, data, readonly)
+        if replace:
+            _rename(temporary, path)
+        else:
+            _rename_if_absent(temporary, path)
+        fsync_dir(path.parent)
+    except OSError as exc:
+        _discard(temporary)
+        if isinstance(exc, FileExistsError) and not replace:
+            raise InvalidInput(
+                f"{path} exists already and was left as it is. Give another name, or allow it to be replaced."
+            ) from exc
+        raise write_error(path, exc) from exc
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def write_error(path: Path, exc: OSError) -> WriteFailed | ReadOnlyStore:
+    """Make the typed error for an operating-system error met while writing `path`."""
+    reason = f"{exc.strerror or exc} (errno {errno.errorcode.get(exc.errno or 0, exc.errno)})"
+    in_use = getattr(exc, "winerror", None) in _SHARING_VIOLATIONS
+    error: WriteFailed | ReadOnlyStore
+    if exc.errno == errno.EROFS or (isinstance(exc, PermissionError) and not in_use):
+        error = ReadOnlyStore(
+            f"{path} could not be written: {reason}. Nothing was changed. Give this user the right to write "
+            "there, or open the workspace with read_only=True."
+        )
+    else:
+        remedy = _IN_USE if in_use else _REMEDIES.get(exc.errno or 0, "Free space")
+        error = WriteFailed(
+            f"{path} could not be written: {reason}. {remedy} and call again; nothing was lost."
+        )
+    error.errno = exc.errno
+    return error
+
+
+def fsync_dir(path: Path) -> None:
+    """Sync a folder, so that the names in it survive a power loss.
+
+    Does nothing on Windows: a folder cannot be opened there for syncing, and NTFS journals its names.
+
+    Raises
+    ------
+    OSError
+        As the system gave it; the functions of this module turn it into a typed error.
+    """
+    if _WINDOWS:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        # Some network file systems know no sync of a folder; there is nothing more to be had from them.
+        if exc.errno not in _FOLDER_SYNC_UNKNOWN:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def ensure_dir(path: Path) -> None:
+    """Make a folder and its missing parents durably; an existing one is left alone.
+
+    Raises
+    ------
+    WriteFailed, ReadOnlyStore
+        As for `write_file`; also when a file stands where the folder should be.
+    """
+    missing: list[Path] = []
+    folder = path
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        if folder.parent == folder:
+            break
+        folder = folder.parent
+    for folder in reversed(missing):
+        try:
+            try:
+                os.mkdir(folder)
+            except FileExistsError:
+                if not os.path.isdir(folder):
+                    raise
+            # Also when another process made it in this moment: it may not have come to its own sync yet.
+            fsync_dir(folder.parent)
+        except OSError as exc:
+            raise write_error(folder, exc) from exc
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Rename a file durably, replacing the target; source and target lie on one file system.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no source (somebody was faster).
+    WriteFailed, ReadOnlyStore
+        As for `write_file`.
+    """
+    try:
+        _rename(source, target)
+        fsync_dir(target.parent)
+        if source.parent != target.parent:
+            fsync_dir(source.parent)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise write_error(target, exc) from exc
+
+
+def remove_file(path: Path, missing_ok: bool = False) -> None:
+    """Delete a file, also a read-only one.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there, and `missing_ok` is False.
+    WriteFailed, ReadOnlyStore
+        The system refused.
+    """
+    try:
+        _unlink(path)
+    except FileNotFoundError:
+        if not missing_ok:
+            raise
+    except OSError as exc:
+        raise write_error(path, exc) from exc
+
+
+def _write_all(temporary: Path, data: Buffer | Iterable[Buffer], readonly: bool) -> None:
+    descriptor = os.open(temporary, _CREATE, 0o666)
+    try:
+        pieces = (data,) if isinstance(data, _BYTES_LIKE) else data
+        for piece in pieces:
+            whole = memoryview(piece)
+            view = whole.cast("B") if whole.nbytes else whole[:0]
+            while view.nbytes:
+                view = view[os.write(descriptor, view[:_PIECE]) :]
+        if readonly:
+            # Before the sync, so that one sync covers content and mode.
+            os.chmod(temporary, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~0o222)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename(source: Path, target: Path) -> None:
+    if not _WINDOWS:
+        os.replace(source, target)
+        return
+    # Windows refuses to replace a read-only file, and any file that a reader (or a virus scanner) has open.
+    for attempt in range(40):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if attempt == 39:
+                raise
+            if target.exists():
+                os.chmod(target, stat.S_IREAD | stat.S_IWRITE)
+            time.sleep(0.025)
+
+
+def _rename_if_absent(source: Path, target: Path) -> None:
+    if _WINDOWS:
+        os.rename(source, target)  # raises FileExistsError there
+        return
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links (exFAT): look, then rename. Two writers of the same new name within
+        # microseconds would both succeed, and the later one stays, complete.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from exc
+        os.rename(source, target)
+        return
+    _unlink(source)
+
+
+def _unlink(path: Path) -> None:
+    if not _WINDOWS:
+        os.unlink(path)
+        return
+    for attempt in range(40):
+        try:
+            os.unlink(path)
+            return
+        except PermissionError:
+            if attempt == 39 or path.is_dir():
+                raise
+            os.chmod(path, stat.S_IREAD | stat.S_IWRITE)
+            time.sleep(0.0 if attempt == 0 else 0.025)
+
+
+def _discard(temporary: Path) -> None:
+    # The first error is what the caller must hear; a leftover in the folder of temporaries is swept later.
+    with contextlib.suppress(OSError):
+        _unlink(temporary)

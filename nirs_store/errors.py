@@ -1,0 +1,288 @@
+"""Every error this library raises on purpose.
+
+One base class; each subclass also inherits the builtin exception that a caller would
+expect, carries a stable ``code`` (for programs) and an ``exit_code`` (for shells), and its
+message says what was expected, what was found and what to do next::
+
+    NirsStoreError                              exit 1
+    ├── InvalidInput            ValueError      exit 2   bad argument; nothing was changed
+    │   ├── ShapeMismatch                                lengths or channels that do not fit
+    │   ├── UnknownFormat                                no serializer / export of that name
+    │   ├── PathEscapes                                  a path that leaves the workspace
+    │   └── SerializationError  TypeError                an object that cannot be stored
+    ├── UnknownId               KeyError        exit 3   no such run, chain, artifact, ...
+    │   └── ArtifactMissing     FileNotFoundError        named by a chain, but not there
+    ├── BlobMissing             FileNotFoundError  exit 4   catalog row present, file gone
+    ├── BlobCorrupt             OSError         exit 4   file present, hash wrong
+    ├── ReplayError             RuntimeError    exit 4   a chain that cannot predict
+    ├── StoreBusy               TimeoutError    exit 5   somebody else holds the catalog
+    ├── StoreClosed             RuntimeError    exit 1   used after close()
+    ├── ReadOnlyStore           PermissionError exit 6   write to a read-only workspace
+    ├── NotAWorkspace           ValueError      exit 7   the folder is something else
+    │   └── ForeignCatalog                               store.duckdb of another program
+    ├── SchemaTooNew            RuntimeError    exit 7   written by a newer nirs_store
+    ├── CatalogDamaged          RuntimeError    exit 4   store.duckdb cannot be opened
+    ├── WriteFailed             OSError         exit 8   disk full, I/O error; rows are kept
+    ├── SegmentRejected         RuntimeError    exit 9   a commit that could not be applied
+    ├── TemplateExists          FileExistsError exit 2   the library has one of that name
+    ├── TemplateNotFound        FileNotFoundError  exit 3   the library has none of that name
+    └── BundleError             ValueError      exit 10
+        ├── BundleInvalid                                not a bundle, or a damaged one
+        ├── BundleTooNew                                 format version above ours
+        └── UntrustedBundle     PermissionError          holds pickles; needs allow_pickle
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+__all__ = [
+    "ArtifactMissing",
+    "BlobCorrupt",
+    "BlobMissing",
+    "BundleError",
+    "BundleInvalid",
+    "BundleTooNew",
+    "CatalogDamaged",
+    "ForeignCatalog",
+    "InvalidInput",
+    "NirsStoreError",
+    "NotAWorkspace",
+    "PathEscapes",
+    "ReadOnlyStore",
+    "ReplayError",
+    "SchemaTooNew",
+    "SegmentRejected",
+    "SerializationError",
+    "ShapeMismatch",
+    "StoreBusy",
+    "StoreClosed",
+    "TemplateExists",
+    "TemplateNotFound",
+    "UnknownFormat",
+    "UnknownId",
+    "UntrustedBundle",
+    "WriteFailed",
+]
+
+
+class NirsStoreError(Exception):
+    """Base of all errors raised by this library."""
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    # KeyError prints the repr of its argument and OSError looks for an errno: say it plainly.
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidInput(NirsStoreError, ValueError):
+    """An argument that cannot be used; nothing was changed."""
+
+    code = "invalid_input"
+    exit_code = 2
+
+
+class ShapeMismatch(InvalidInput):
+    """Lengths, shapes or wavelength grids that do not belong together."""
+
+    code = "shape_mismatch"
+
+
+class UnknownFormat(InvalidInput):
+    """No serializer or export format of that name is registered."""
+
+    code = "unknown_format"
+
+
+class PathEscapes(InvalidInput):
+    """A path or name that would leave the folder it must stay in."""
+
+    code = "path_escapes"
+
+
+class SerializationError(InvalidInput, TypeError):
+    """An object that its format cannot store."""
+
+    code = "not_serializable"
+
+
+class UnknownId(NirsStoreError, KeyError):
+    """No run, pipeline, chain, prediction or artifact has that id."""
+
+    code = "unknown_id"
+    exit_code = 3
+
+    def __init__(self, kind: str, identifier: object, hint: str = "") -> None:
+        message = f"No {kind} has the id {identifier!r} in this workspace."
+        super().__init__(f"{message} {hint}" if hint else message)
+        self.kind = kind
+        self.identifier = identifier
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.__dict__))
+
+
+class ArtifactMissing(UnknownId, FileNotFoundError):
+    """A chain names an artifact that is not in this workspace (or whose file is gone)."""
+
+    code = "artifact_missing"
+
+
+class BlobMissing(NirsStoreError, FileNotFoundError):
+    """The catalog knows the artifact, but its file is gone."""
+
+    code = "blob_missing"
+    exit_code = 4
+
+
+class BlobCorrupt(NirsStoreError, OSError):
+    """The bytes of a file do not hash to the name it carries."""
+
+    code = "blob_corrupt"
+    exit_code = 4
+
+
+class ReplayError(NirsStoreError, RuntimeError):
+    """A chain that cannot predict: something it needs is missing or contradictory."""
+
+    code = "replay"
+    exit_code = 4
+
+
+class StoreBusy(NirsStoreError, TimeoutError):
+    """Another process held the catalog for longer than ``lock_timeout``.
+
+    Attributes
+    ----------
+    host, pid, since
+        Who holds it, as far as the holder said; None where unknown.
+    """
+
+    code = "store_busy"
+    exit_code = 5
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        host: str | None = None,
+        pid: int | None = None,
+        since: datetime | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.host = host
+        self.pid = pid
+        self.since = since
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.__dict__))
+
+
+class StoreClosed(NirsStoreError, RuntimeError):
+    """The store object was closed."""
+
+    code = "store_closed"
+
+    def __init__(self, message: str = "WorkspaceStore is closed") -> None:
+        super().__init__(message)
+
+
+class ReadOnlyStore(NirsStoreError, PermissionError):
+    """A write to a store opened read-only, or to a folder that cannot be written."""
+
+    code = "read_only"
+    exit_code = 6
+
+
+class NotAWorkspace(NirsStoreError, ValueError):
+    """The path is not a workspace and cannot become one."""
+
+    code = "not_a_workspace"
+    exit_code = 7
+
+
+class ForeignCatalog(NotAWorkspace):
+    """``store.duckdb`` exists, but another program wrote it."""
+
+    code = "foreign_catalog"
+
+
+class SchemaTooNew(NirsStoreError, RuntimeError):
+    """The workspace was written by a newer version of this library."""
+
+    code = "schema_too_new"
+    exit_code = 7
+
+
+class CatalogDamaged(NirsStoreError, RuntimeError):
+    """``store.duckdb`` is ours but cannot be opened or read."""
+
+    code = "catalog_damaged"
+    exit_code = 4
+
+
+class WriteFailed(NirsStoreError, OSError):
+    """The operating system refused a write (full disk, I/O error, no permission)."""
+
+    code = "write_failed"
+    exit_code = 8
+
+
+class SegmentRejected(NirsStoreError, RuntimeError):
+    """Committed rows could not be applied to the catalog; they were set aside."""
+
+    code = "segment_rejected"
+    exit_code = 9
+
+
+class TemplateExists(NirsStoreError, FileExistsError):
+    """The library already has a template of that name in that category."""
+
+    code = "template_exists"
+    exit_code = 2
+
+
+class TemplateNotFound(NirsStoreError, FileNotFoundError):
+    """The library has no template of that name, or there is no such file to import."""
+
+    code = "template_not_found"
+    exit_code = 3
+
+
+class BundleError(NirsStoreError, ValueError):
+    """Base of everything that can be wrong with a ``.n4a`` bundle."""
+
+    code = "bundle"
+    exit_code = 10
+
+
+class BundleInvalid(BundleError):
+    """Not a bundle, or a damaged or contradictory one."""
+
+    code = "bundle_invalid"
+
+
+class BundleTooNew(BundleError):
+    """The bundle's format version is above the one this library reads."""
+
+    code = "bundle_too_new"
+
+
+class UntrustedBundle(BundleError, PermissionError):
+    """The bundle can run code when opened and the caller has not allowed that."""
+
+    code = "bundle_untrusted"
+
+
+def _rebuild(cls: type[NirsStoreError], message: str, state: dict[str, object]) -> NirsStoreError:
+    """Rebuild an error that crossed a process boundary (its __init__ takes other arguments)."""
+    error = cls.__new__(cls, message)
+    NirsStoreError.__init__(error, message)
+    error.__dict__.update(state)
+    return error

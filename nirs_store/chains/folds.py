@@ -1,0 +1,313 @@
+"""How a chain names things: fold keys in one dialect, and every artifact that it refers to.
+
+Chains come from several writers, and from JSON, where every key is text: the first fold may be
+called ``0``, ``"0"`` or ``"fold_0"``, and the model fitted on all samples ``"final"``,
+``"fold_final"`` or ``"refit"``. This module knows all spellings; the others see one.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from nirs_store.errors import InvalidInput
+
+__all__ = [
+    "REFIT",
+    "SOURCE_MAP",
+    "chain_artifact_ids",
+    "fold_key",
+    "fold_number",
+    "id_list",
+    "normalise_folds",
+    "normalise_weights",
+    "shared_ids",
+    "source_map",
+    "step_fold_ids",
+    "step_ids",
+    "step_number",
+]
+
+REFIT = "fold_final"
+"""The key of the model that was fitted on all calibration samples."""
+
+SOURCE_MAP = "_source_map"
+"""The key in ``shared_artifacts`` under which the artifacts of several sources stand."""
+
+_NUMBERED = re.compile(r"(?:fold_?)?(\d+)")
+_REFIT_NAMES = frozenset({"final", "fold_final", "foldfinal", "refit", "fold_refit"})
+
+Value = TypeVar("Value")
+
+
+def fold_key(key: object) -> str:
+    """Give a fold's key in the one spelling that the rest of the library uses.
+
+    Parameters
+    ----------
+    key : int or str
+        ``0``, ``"0"``, ``"fold_0"``; ``"final"``, ``"fold_final"``, ``"refit"``.
+
+    Returns
+    -------
+    str
+        ``"fold_<number>"``, or ``"fold_final"`` for the refit.
+
+    Raises
+    ------
+    InvalidInput
+        If the key is neither a fold number nor a name of the refit.
+
+    Examples
+    --------
+    >>> fold_key(3), fold_key("fold_03"), fold_key("refit")
+    ('fold_3', 'fold_3', 'fold_final')
+    """
+    text = str(key).strip()
+    if text in _REFIT_NAMES:
+        return REFIT
+    numbered = None if isinstance(key, bool) else _NUMBERED.fullmatch(text)
+    if numbered is None:
+        raise InvalidInput(
+            f"{key!r} is not the key of a fold. Expected a number from 0 (as 0, '0' or 'fold_0'), "
+            "or 'final', 'fold_final' or 'refit' for the model fitted on all samples."
+        )
+    return f"fold_{int(numbered[1])}"
+
+
+def fold_number(key: object) -> int | None:
+    """Give the number of a fold, or None for the refit.
+
+    Examples
+    --------
+    >>> fold_number("fold_12"), fold_number("final")
+    (12, None)
+    """
+    name = fold_key(key)
+    return None if name == REFIT else int(name.removeprefix("fold_"))
+
+
+def normalise_folds(folds: Mapping[Any, Value] | None, where: str) -> dict[str, Value]:
+    """Spell the keys of a mapping over folds in one way and sort it: by number, the refit last.
+
+    Parameters
+    ----------
+    folds : mapping or None
+        Anything by fold.
+    where : str
+        What the mapping is called, for messages.
+
+    Raises
+    ------
+    InvalidInput
+        If it is not a mapping, a key is no fold, or two spellings of a fold carry different values.
+    """
+    found: dict[str, Value] = {}
+    for key, value in _mapping(folds, where).items():
+        try:
+            name = fold_key(key)
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error}") from None
+        if name in found and found[name] != value:
+            raise InvalidInput(f"{where}: {key!r} and another key both mean {name!r}, with different values.")
+        found[name] = value
+    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
+
+
+def normalise_weights(
+    weights: Mapping[Any, Any] | None, where: str = "fold_weights"
+) -> dict[str, float] | None:
+    """Check the weights of a fold ensemble and spell their keys in one way.
+
+    The values are kept as they are; `predict` divides by their sum.
+
+    Raises
+    ------
+    InvalidInput
+        If a weight is not a finite number of at least 0, or all are 0.
+    """
+    if weights is None:
+        return None
+    named = normalise_folds(weights, where)
+    for name, value in named.items():
+        try:
+            named[name] = float(value)
+        except (TypeError, ValueError):
+            raise InvalidInput(f"{where}[{name!r}] must be a number, found {value!r}.") from None
+        if not math.isfinite(named[name]) or named[name] < 0:
+            raise InvalidInput(f"{where}[{name!r}] must be finite and at least 0, found {value!r}.")
+    if named and not any(named.values()):
+        raise InvalidInput(f"{where}: all weights are 0; at least one fold must count.")
+    return named or None
+
+
+def id_list(value: object, where: str) -> tuple[str, ...]:
+    """Read one artifact id, a list of them, or None, as a tuple of ids in their order.
+
+    Raises
+    ------
+    InvalidInput
+        If anything in it is not a non-empty string.
+    """
+    if value is None:
+        return ()
+    items: Sequence[object] = value if isinstance(value, list | tuple) else [value]
+    ids: list[str] = []
+    for item in items:
+        if not isinstance(item, str) or not item:
+            raise InvalidInput(
+                f"{where} must be an artifact id or a list of them, found {item!r} "
+                f"of the type {type(item).__name__}."
+            )
+        ids.append(item)
+    return tuple(ids)
+
+
+def step_number(value: object, where: str) -> int:
+    """Read the index of a step or source: an integer of at least 0, or its decimal text."""
+    try:
+        if isinstance(value, str) and value.strip().isdecimal():
+            return int(value)
+        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InvalidInput(f"{where} must be a whole number from 0, found {value!r}.")
+    return number
+
+
+def step_ids(step: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """List the artifacts that a step names for all folds, in the order in which they apply."""
+    single = id_list(step.get("artifact_id"), f"{where}['artifact_id']")
+    several = id_list(step.get("artifact_ids"), f"{where}['artifact_ids']")
+    if single and several and not set(single) <= set(several):
+        raise InvalidInput(
+            f"{where} names {single[0]!r} as 'artifact_id', which is not among its 'artifact_ids'; "
+            "give one of the two."
+        )
+    return several or single
+
+
+def step_fold_ids(step: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+    """List the artifacts of a step that has fitted objects of its own for each fold."""
+    name = f"{where}['fold_artifact_ids']"
+    folds = normalise_folds(step.get("fold_artifact_ids"), name)
+    return {fold: id_list(value, f"{name}[{fold!r}]") for fold, value in folds.items()}
+
+
+def shared_ids(shared_artifacts: Mapping[Any, Any] | None) -> dict[int, tuple[str, ...]]:
+    """Read the part of ``shared_artifacts`` that maps a step's index to its artifacts."""
+    found: dict[int, tuple[str, ...]] = {}
+    for key, value in _mapping(shared_artifacts, "shared_artifacts").items():
+        if key == SOURCE_MAP:
+            continue
+        where = f"shared_artifacts[{key!r}]"
+        index = step_number(key, f"The key {key!r} of shared_artifacts")
+        ids = id_list(value, where)
+        if found.setdefault(index, ids) != ids:
+            raise InvalidInput(f"{where} and another key both mean step {index}, with different artifacts.")
+    return found
+
+
+def source_map(shared_artifacts: Mapping[Any, Any] | None) -> dict[int, dict[int, tuple[str, ...]]]:
+    """Read ``shared_artifacts["_source_map"]``: step, then source, then the artifacts in order."""
+    name = f"shared_artifacts[{SOURCE_MAP!r}]"
+    found: dict[int, dict[int, tuple[str, ...]]] = {}
+    entries = _mapping(_mapping(shared_artifacts, "shared_artifacts").get(SOURCE_MAP), name)
+    for step, sources in entries.items():
+        where = f"{name}[{step!r}]"
+        index = step_number(step, f"The key {step!r} of {name}")
+        by_source = {
+            step_number(source, f"The key {source!r} of {where}"): id_list(ids, f"{where}[{source!r}]")
+            for source, ids in _mapping(sources, where).items()
+        }
+        found[index] = dict(sorted(by_source.items()))
+    return found
+
+
+def chain_artifact_ids(
+    steps: Sequence[Mapping[str, Any]],
+    fold_artifacts: Mapping[Any, Any] | None,
+    shared_artifacts: Mapping[Any, Any] | None,
+) -> list[str]:
+    """List every artifact that a chain names, each once, in the order of the steps.
+
+    Parameters
+    ----------
+    steps : sequence of dict
+        The chain's steps; ``artifact_id``, ``artifact_ids`` and ``fold_artifact_ids`` are read.
+    fold_artifacts : mapping
+        Fold to artifact id of the fitted model.
+    shared_artifacts : mapping
+        Index of a step to an id or a list of ids; ``"_source_map"`` maps a step to sources to ids.
+
+    Returns
+    -------
+    list of str
+        Artifacts of the steps first (those of one step: shared, by source, by fold), then what
+        only ``shared_artifacts`` names, then the models by fold number, the refit last.
+
+    Raises
+    ------
+    InvalidInput
+        If something has a shape that no chain can have; the message names the offending key.
+
+    Examples
+    --------
+    >>> chain_artifact_ids(
+    ...     [{"step_idx": 0, "artifact_id": "scaler"}, {"step_idx": 1}],
+    ...     {"final": "refit", "0": "pls"},
+    ...     {"0": ["scaler"], "_source_map": {"0": {"1": ["msc"]}}},
+    ... )
+    ['scaler', 'msc', 'pls', 'refit']
+    """
+    if not isinstance(steps, list | tuple):
+        raise InvalidInput(f"steps must be a list of dicts, found {type(steps).__name__}.")
+    shared = shared_ids(shared_artifacts)
+    sources = source_map(shared_artifacts)
+    models = normalise_folds(fold_artifacts, "fold_artifacts")
+
+    ids: list[str] = []
+    for position, step in enumerate(steps):
+        where = f"steps[{position}]"
+        _mapping(step, where)
+        ids += step_ids(step, where)
+        if step.get("step_idx") is not None:
+            index = step_number(step["step_idx"], f"{where}['step_idx']")
+            ids += shared.get(index, ())
+            ids += _flat(sources.get(index, {}).values())
+        ids += _flat(step_fold_ids(step, where).values())
+    ids += _flat(shared.values())
+    for by_source in sources.values():
+        ids += _flat(by_source.values())
+    for fold, value in models.items():
+        ids += model_id(value, f"fold_artifacts[{fold!r}]")
+    return list(dict.fromkeys(ids))
+
+
+def model_id(value: object, where: str) -> tuple[str, ...]:
+    """Read the id of one fold's model; a list of exactly one is accepted, None is not."""
+    ids = id_list(value, where)
+    if len(ids) != 1:
+        raise InvalidInput(f"{where} must be the artifact id of one model, found {value!r}.")
+    return ids
+
+
+def _order(name: str) -> tuple[bool, int]:
+    number = fold_number(name)
+    return (number is None, number or 0)
+
+
+def _flat(groups: Iterable[tuple[str, ...]]) -> list[str]:
+    return [item for group in groups for item in group]
+
+
+def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"{where} must be a dict, found {type(value).__name__}.")
+    return value

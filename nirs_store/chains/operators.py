@@ -1,0 +1,284 @@
+"""Using one object of a chain: finding out what it accepts, calling it, and saying what went wrong."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.chains.steps import Operator
+from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
+
+__all__ = ["Facts", "Load", "Workbench"]
+
+Load = Callable[[str], Any]
+"""Gives the fitted object behind an artifact id; it is shared, so it is never changed."""
+
+_COPY_FLAGS = frozenset({"copy", "copy_X"})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What inspection says about a fitted object; the same for all loads of one artifact.
+
+    Attributes
+    ----------
+    n_features : int or None
+        Channels it was fitted on.
+    allows_nan : bool
+        Whether its scikit-learn tags say that it copes with missing values.
+    leaves_input : bool
+        Whether it can be trusted not to write into what it is given.
+    classifier : bool
+        Whether it predicts labels.
+    one_d_targets : bool
+        Whether its targets are 1-D labels, as for a LabelEncoder.
+    wavelengths : mapping
+        Method to "optional" or "required" where it has a parameter of that name.
+    """
+
+    n_features: int | None
+    allows_nan: bool
+    leaves_input: bool
+    classifier: bool
+    one_d_targets: bool
+    wavelengths: Mapping[str, str]
+
+
+class Workbench:
+    """Loads the objects of one plan, remembers what is known about them, and calls them.
+
+    Parameters
+    ----------
+    load : callable
+        Artifact id to fitted object.
+    memory : dict
+        Where the findings are kept; belongs to the plan, so that they are made once.
+    finite : bool
+        Whether the spectra are free of NaN and infinities.
+    """
+
+    __slots__ = ("_load", "_memory", "finite")
+
+    def __init__(self, load: Load, memory: dict[str, Any], finite: bool = True) -> None:
+        self._load = load
+        self._memory = memory
+        self.finite = finite
+
+    def open(self, operator: Operator) -> tuple[Any, Facts]:
+        """Give the object itself and what is known about it."""
+        known = self._memory.get(operator.key)
+        if operator.artifact_id is None:
+            if known is None:
+                rebuilt = _rebuild(operator)
+                known = self._memory.setdefault(operator.key, (rebuilt, _inspect(rebuilt)))
+            return known[0], known[1]
+        loaded = self._load(operator.artifact_id)
+        if known is None:
+            known = self._memory.setdefault(operator.key, _inspect(loaded))
+        return loaded, known
+
+    def call(
+        self, operator: Operator, method: str, X: Any, wavelengths: NDArray[np.float64] | None = None
+    ) -> Any:
+        """Call ``transform``, ``predict`` or ``predict_proba`` on spectra.
+
+        Raises
+        ------
+        ShapeMismatch
+            If the object was fitted on another number of channels.
+        InvalidInput
+            If there are missing values that it does not allow, or it needs wavelengths and has none.
+        ReplayError
+            If it has no such method, or fails in it.
+        """
+        target, facts = self.open(operator)
+        function = getattr(target, method, None)
+        if function is None:
+            raise ReplayError(
+                f"{operator.where} is a {type(target).__name__}, which has no {method}(); "
+                "check the type of the step and the artifact it names."
+            )
+        if facts.n_features is not None and X.shape[1] != facts.n_features:
+            raise ShapeMismatch(
+                f"{_label(operator, target)} was fitted on {facts.n_features} channels, but gets "
+                f"{X.shape[1]}. Give spectra on the grid that the chain was trained on."
+            )
+        if not self.finite and not facts.allows_nan:
+            _refuse_missing(X, _label(operator, target))
+        if not facts.leaves_input:
+            X = own_copy(X)
+        options: dict[str, Any] = {}
+        if method in facts.wavelengths:
+            if wavelengths is not None:
+                options["wavelengths"] = wavelengths
+            elif facts.wavelengths[method] == "required":
+                raise InvalidInput(
+                    f"{_label(operator, target)} needs the wavelengths of X: pass wavelengths=."
+                )
+        try:
+            return function(X, **options)
+        except (NirsStoreError, MemoryError):
+            raise
+        except Exception as error:
+            if self.finite:
+                _refuse_missing(X, _label(operator, target), born_inside=True)
+            hint = "" if operator.artifact_id else " It was rebuilt as stateless: store it fitted instead."
+            raise ReplayError(
+                f"{_label(operator, target)} failed on input of shape {X.shape}: {_words(error)}.{hint}"
+            ) from error
+
+    def undo(self, operator: Operator, y: NDArray[Any]) -> NDArray[Any]:
+        """Transform predictions back; 1-D values go in as one column and come out 1-D.
+
+        Raises
+        ------
+        ReplayError
+            If the object has no inverse, or fails in it.
+        """
+        target, facts = self.open(operator)
+        inverse = getattr(target, "inverse_transform", None)
+        if inverse is None:
+            raise ReplayError(
+                f"{operator.where} transformed the targets in training, but {type(target).__name__} has no "
+                "inverse_transform(), so predictions cannot be given in the unit of the targets."
+            )
+        if not facts.leaves_input:
+            y = own_copy(y)
+        as_column = y.ndim == 1 and not facts.one_d_targets
+        try:
+            result = np.asarray(inverse(y.reshape(-1, 1) if as_column else y))
+        except (NirsStoreError, MemoryError):
+            raise
+        except Exception as error:
+            raise ReplayError(
+                f"{_label(operator, target)} could not transform predictions of shape {y.shape} back: "
+                f"{_words(error)}."
+            ) from error
+        return result.ravel() if as_column and result.shape == (len(y), 1) else result
+
+
+def _label(operator: Operator, target: Any) -> str:
+    return operator.where if operator.name else f"{operator.where} ({type(target).__name__})"
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
+
+
+def own_copy(X: Any) -> Any:
+    """Copy an array without changing its memory layout, on which the last bits of a product can depend."""
+    return X.copy(order="K") if isinstance(X, np.ndarray) else copy.deepcopy(X)
+
+
+def _rebuild(operator: Operator) -> Any:
+    module, _, name = operator.name.rpartition(".")
+    hint = "Store the object as an artifact of the step, or install the package it comes from."
+    if not module:
+        raise ReplayError(
+            f"{operator.where} is stateless and has no artifact, and {operator.name!r} is not the full name "
+            f"of a class, such as sklearn.preprocessing.Normalizer, from which it could be rebuilt. {hint}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise ReplayError(
+            f"{operator.where}: {operator.name} cannot be imported ({error}). {hint}"
+        ) from error
+    # The name comes from stored text: only a transformer is ever called because of it.
+    if not isinstance(found, type) or not callable(getattr(found, "transform", None)):
+        raise ReplayError(f"{operator.where}: {operator.name} is not a class with a transform(). {hint}")
+    try:
+        return found(**operator.params)
+    except Exception as error:
+        raise ReplayError(
+            f"{operator.where}: {operator.name} cannot be made with {dict(operator.params)}: {error}. {hint}"
+        ) from error
+
+
+def _inspect(target: Any) -> Facts:
+    tags = _tags(target)
+    n_features = getattr(target, "n_features_in_", None)
+    kind = tags.estimator_type if tags else getattr(target, "_estimator_type", None)
+    wanted: dict[str, str] = {}
+    for method in ("transform", "predict", "predict_proba"):
+        need = _wavelength_parameter(getattr(target, method, None))
+        if need:
+            wanted[method] = need
+    return Facts(
+        n_features=int(n_features) if isinstance(n_features, int | np.integer) else None,
+        allows_nan=bool(tags and tags.input_tags.allow_nan),
+        leaves_input=_leaves_input(target),
+        classifier=kind == "classifier" or (kind is None and _predicts_classes(target)),
+        one_d_targets=bool(tags and tags.target_tags.one_d_labels),
+        wavelengths=wanted,
+    )
+
+
+def _tags(target: Any) -> Any:
+    try:
+        return target.__sklearn_tags__()
+    except AttributeError:
+        # None at all, or a mixin without the base class that would complete them.
+        return None
+
+
+def _predicts_classes(target: Any) -> bool:
+    return hasattr(target, "classes_") and hasattr(target, "predict")
+
+
+def _wavelength_parameter(method: Any) -> str:
+    try:
+        parameter = inspect.signature(method).parameters.get("wavelengths")
+    except (TypeError, ValueError):
+        return ""
+    if parameter is None or parameter.kind not in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+        return ""
+    return "required" if parameter.default is parameter.empty else "optional"
+
+
+def _leaves_input(target: Any) -> bool:
+    """Tell whether an object, and all it is made of, is scikit-learn's own and was not told to work in place.
+
+    scikit-learn tests its estimators for this; for all others, and for functions that somebody gave
+    to one of them, an array is copied before they see it.
+    """
+    if not _is_sklearn(target):
+        return False
+    for name, value in target.get_params(deep=True).items():
+        if name.rpartition("__")[2] in _COPY_FLAGS and value is False:
+            return False
+        if (hasattr(value, "get_params") or callable(value)) and not _is_sklearn(value):
+            return False
+    return True
+
+
+def _is_sklearn(target: Any) -> bool:
+    made_by = target if isinstance(target, type) else type(target)
+    return made_by.__module__.partition(".")[0] == "sklearn"
+
+
+def _refuse_missing(X: Any, where: str, born_inside: bool = False) -> None:
+    try:
+        good = np.isfinite(np.asarray(X)).all(axis=1)
+    except (TypeError, ValueError):
+        return
+    rows = np.flatnonzero(~good)
+    if not rows.size:
+        return
+    named = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
+    if born_inside:
+        raise InvalidInput(
+            f"The steps before {where} turned finite spectra into NaN or infinities in {rows.size} "
+            f"of {len(good)} samples (rows {named}), as SNV does with a constant spectrum. Leave those out."
+        )
+    raise InvalidInput(
+        f"X has NaN or infinities in {rows.size} of {len(good)} samples (rows {named}), and {where} "
+        "does not allow them. Remove or impute them first."
+    )

@@ -1,0 +1,299 @@
+"""A chain, checked and compiled: which artifacts apply in which order for each fold and source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.chains.folds import REFIT, normalise_weights, step_number
+from nirs_store.chains.kinds import AUGMENTATION, TARGETS
+from nirs_store.chains.steps import Operator, Step, model_ids, read_steps
+from nirs_store.errors import InvalidInput, ReplayError
+
+__all__ = ["Member", "Operator", "ReplayPlan", "Stage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step on the way to a model: operators that act one after the other, or side by side.
+
+    Attributes
+    ----------
+    step_idx : int
+        The step of the chain.
+    augments : bool
+        Whether the input is kept and the output of every operator is stacked beside it.
+    operators : tuple of Operator
+        In the order in which they apply; empty when the sources are treated apart.
+    by_source : tuple of (int, tuple of Operator), or None
+        The operators of each source, where sources are treated apart.
+    """
+
+    step_idx: int
+    augments: bool
+    operators: tuple[Operator, ...]
+    by_source: tuple[tuple[int, tuple[Operator, ...]], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One model of the ensemble and what leads to it.
+
+    Attributes
+    ----------
+    fold : str or None
+        "fold_0", "fold_final"; None for a chain with one model and no folds.
+    stages : tuple of Stage
+        What happens to the spectra before the model.
+    model : Operator
+        The model.
+    targets : tuple of Operator
+        Target transformers that this fold fitted for itself, in the order of training.
+    weight : float or None
+        Its weight in the mean; None for a plain mean.
+    """
+
+    fold: str | None
+    stages: tuple[Stage, ...]
+    model: Operator
+    targets: tuple[Operator, ...]
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class ReplayPlan:
+    """A chain that has been checked and can be replayed any number of times, from any thread.
+
+    Make one with `from_chain`; it holds ids, never fitted objects.
+
+    Attributes
+    ----------
+    chain_id : str
+        The chain, for messages; empty when it has no id.
+    members : tuple of Member
+        The refit alone where there is one, else the folds by number, else the only model.
+    n_shared : int
+        How many leading stages are the same for all members, and so are computed once.
+    targets : tuple of Operator
+        Target transformers that all members share, in the order of training; undone after the mean.
+    sources : tuple of int
+        Sources that the chain treats apart; empty for one block of spectra.
+    source_index : int or None
+        The one source that the chain uses.
+    wavelengths : ndarray of shape (n_channels,), or None
+        The stored grid, in the unit that the chain's metadata states. Read-only.
+
+    Examples
+    --------
+    >>> plan = ReplayPlan.from_chain({
+    ...     "steps": [{"step_idx": 0, "artifact_id": "scaler"}, {"step_idx": 1}],
+    ...     "model_step_idx": 1,
+    ...     "fold_artifacts": {"fold_0": "pls_a", "fold_1": "pls_b"},
+    ...     "shared_artifacts": {},
+    ... })
+    >>> plan.folds, plan.artifact_ids
+    (('fold_0', 'fold_1'), ['scaler', 'pls_a', 'pls_b'])
+    """
+
+    chain_id: str
+    members: tuple[Member, ...]
+    n_shared: int
+    targets: tuple[Operator, ...] = ()
+    sources: tuple[int, ...] = ()
+    source_index: int | None = None
+    wavelengths: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    # What inspection found out about the operators; derived, so it is no part of the value.
+    memory: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @classmethod
+    def from_chain(cls, chain: Mapping[str, Any]) -> ReplayPlan:
+        """Compile a chain as `get_chain` gives it.
+
+        Parameters
+        ----------
+        chain : mapping
+            ``steps`` and ``model_step_idx``; where present also ``fold_artifacts``,
+            ``shared_artifacts``, ``fold_weights``, ``branch_path``, ``source_index``,
+            ``wavelengths`` and ``chain_id``.
+
+        Raises
+        ------
+        InvalidInput
+            If a value has a shape that no chain can have; the message names its key.
+        ReplayError
+            If a step that should have an artifact has none, or what the chain says contradicts itself.
+        """
+        if not isinstance(chain, Mapping):
+            raise InvalidInput(f"A chain must be a dict, found {type(chain).__name__}.")
+        source_index = chain.get("source_index")
+        if source_index is not None:
+            source_index = step_number(source_index, "source_index")
+        steps = read_steps(chain)
+        models = _models(chain)
+        weights = _weights(chain, models)
+        common, private = _split_targets([step for step in steps if step.kind == TARGETS])
+        members = tuple(
+            Member(
+                fold,
+                tuple(_stage(step, fold, source_index) for step in steps if step.kind != TARGETS),
+                model,
+                tuple(operator for step in private for operator in step.operators(fold)),
+                weights.get(fold) if weights and fold else None,
+            )
+            for fold, model in models.items()
+        )
+        sources = () if source_index is not None else _sources(members[0].stages)
+        return cls(
+            chain_id=str(chain.get("chain_id") or ""),
+            members=members,
+            n_shared=_common_length([member.stages for member in members]),
+            targets=tuple(operator for step in common for operator in step.operators(None)),
+            sources=sources,
+            source_index=source_index,
+            wavelengths=_grid(chain.get("wavelengths")),
+        )
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """The folds whose models take part; empty for a chain with one model and no folds."""
+        return tuple(member.fold for member in self.members if member.fold)
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The weights of the members as stored, or None for a plain mean."""
+        weights = tuple(member.weight for member in self.members if member.weight is not None)
+        return weights or None
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """Every object that a replay uses, each once, in the order of first use."""
+        found: dict[str, Operator] = {}
+        for member in self.members:
+            for stage in member.stages:
+                apart = [operator for _, held in stage.by_source or () for operator in held]
+                found.update((operator.key, operator) for operator in (*stage.operators, *apart))
+            found.update((operator.key, operator) for operator in (member.model, *member.targets))
+        found.update((operator.key, operator) for operator in self.targets)
+        return tuple(found.values())
+
+    @property
+    def artifact_ids(self) -> list[str]:
+        """The artifacts that a replay loads; fewer than the chain names where a refit stands alone."""
+        return [operator.artifact_id for operator in self.operators if operator.artifact_id]
+
+    @property
+    def stateless_classes(self) -> list[str]:
+        """Classes that a replay imports and instantiates from the chain's own text.
+
+        Who replays a chain from a stranger must check these as well as the artifacts.
+        """
+        return [operator.name for operator in self.operators if not operator.artifact_id]
+
+
+def _models(chain: Mapping[str, Any]) -> dict[str | None, Operator]:
+    folds, single = model_ids(chain)
+    if REFIT in folds:
+        return {REFIT: folds[REFIT]}
+    if folds:
+        return {fold: folds[fold] for fold in folds}
+    return {None: single} if single else _no_model(chain)
+
+
+def _no_model(chain: Mapping[str, Any]) -> dict[str | None, Operator]:
+    raise ReplayError(
+        f"The chain has no fitted model: 'fold_artifacts' is empty, and no artifact is named for its model, "
+        f"step {chain.get('model_step_idx')!r}. A chain without a model cannot predict."
+    )
+
+
+def _weights(chain: Mapping[str, Any], models: Mapping[str | None, Operator]) -> dict[str, float] | None:
+    stored = normalise_weights(chain.get("fold_weights"))
+    if stored is None or None in models or REFIT in models:
+        return None
+    folds = [fold for fold in models if fold]
+    weights = {fold: weight for fold, weight in stored.items() if fold != REFIT}
+    if set(weights) != set(folds):
+        raise ReplayError(
+            f"The weights do not fit the models: fold_weights has {sorted(weights)}, the models are those of "
+            f"{sorted(folds)}. Each fold needs one model and one weight."
+        )
+    if not any(weights.values()):
+        raise ReplayError("All folds that have a model have the weight 0; at least one must count.")
+    return weights
+
+
+def _split_targets(steps: list[Step]) -> tuple[list[Step], list[Step]]:
+    """Part the target steps: those shared by all folds, and from the first private one onwards.
+
+    A shared step that comes after a private one has to be undone before it, hence for each fold.
+    """
+    for position, step in enumerate(steps):
+        if step.sources is not None:
+            raise ReplayError(f"{step.where} transforms targets, which have no sources; drop its source map.")
+        if step.by_fold:
+            return steps[:position], steps[position:]
+    return steps, []
+
+
+def _stage(step: Step, fold: str | None, source_index: int | None) -> Stage:
+    augments = step.kind == AUGMENTATION
+    if step.sources is None:
+        return Stage(step.index, augments, step.operators(fold))
+    if source_index is None:
+        apart = tuple((source, step.of_source(source)) for source in step.sources)
+        return Stage(step.index, augments, (), apart)
+    if source_index not in step.sources:
+        raise ReplayError(
+            f"{step.where} has no artifacts for source {source_index}, which the chain uses; "
+            f"its source map names {sorted(step.sources)}."
+        )
+    return Stage(step.index, augments, step.of_source(source_index))
+
+
+def _sources(stages: tuple[Stage, ...]) -> tuple[int, ...]:
+    """Give the sources that are treated apart, after checking that they can be."""
+    merged: Stage | None = None
+    names: tuple[int, ...] = ()
+    for stage in stages:
+        if stage.by_source is None:
+            merged = merged or stage
+            continue
+        found = tuple(source for source, _ in stage.by_source)
+        if merged is not None:
+            raise ReplayError(
+                f"Step {stage.step_idx} treats sources apart, but step {merged.step_idx} before it has no "
+                "source map, so the sources are already merged there."
+            )
+        if names and found != names:
+            raise ReplayError(
+                f"Step {stage.step_idx} names the sources {list(found)}, an earlier step {list(names)}. "
+                "Name every source at each step; an empty list passes a source on unchanged."
+            )
+        names = found
+    return names
+
+
+def _common_length(paths: list[tuple[Stage, ...]]) -> int:
+    length = 0
+    for stages in zip(*paths, strict=True):
+        if any(stage != stages[0] for stage in stages):
+            break
+        length += 1
+    return length
+
+
+def _grid(value: Any) -> NDArray[np.float64] | None:
+    if value is None:
+        return None
+    try:
+        grid = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        grid = np.array([np.nan])
+    if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
+        raise InvalidInput("The chain's 'wavelengths' must be one finite number for each channel.")
+    grid.flags.writeable = False
+    return grid

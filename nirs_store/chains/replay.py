@@ -1,0 +1,288 @@
+"""Predicting new spectra with a stored chain, exactly as its fitted objects would by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.chains.combine import align, mean, union, vote
+from nirs_store.chains.operators import Load, Workbench, own_copy
+from nirs_store.chains.plan import Member, Operator, ReplayPlan, Stage
+from nirs_store.chains.spectra import Spectra, read_spectra
+from nirs_store.errors import ReplayError
+
+__all__ = ["ReplaysChains", "predict", "predict_proba", "predicted_classes", "replay_chain"]
+
+Array = NDArray[Any]
+
+
+class ReplaysChains(Protocol):
+    """What `replay_chain` needs of a store."""
+
+    def replay_chain(self, chain_id: str, X: Any, wavelengths: Any = None) -> Array:
+        """Predict with a stored chain."""
+        ...
+
+
+def replay_chain(store: ReplaysChains, chain_id: str, X: Any, wavelengths: Any = None) -> Array:
+    """Predict new spectra with a chain of a store.
+
+    Parameters
+    ----------
+    store : WorkspaceStore
+        The store that holds the chain.
+    chain_id : str
+        The chain.
+    X : array or data frame of shape (n_samples, n_channels)
+        Spectra on the grid that the chain was trained on.
+    wavelengths : array of shape (n_channels,), optional
+        Their wavelengths, in the unit of the chain.
+
+    Returns
+    -------
+    ndarray
+        What ``store.replay_chain`` gives.
+
+    Examples
+    --------
+    >>> class Store:
+    ...     def replay_chain(self, chain_id, X, wavelengths=None):
+    ...         return np.zeros(len(X))
+    >>> replay_chain(Store(), "a-chain", np.ones((2, 3)))
+    array([0., 0.])
+    """
+    return store.replay_chain(chain_id=chain_id, X=X, wavelengths=wavelengths)
+
+
+def predict(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Array:
+    """Predict with a compiled chain.
+
+    Parameters
+    ----------
+    plan : ReplayPlan
+        The chain.
+    X : array or data frame of shape (n_samples, n_channels), or sequence or dict of them
+        Spectra; a data frame's columns must be named after wavelengths. Several sources come as a
+        sequence (numbered from 0) or a dict by number. X is never changed.
+    load : callable
+        Artifact id to fitted object. Objects are shared between calls and never changed.
+    wavelengths : array of shape (n_channels,), or one for each source, optional
+        Passed to every operator whose method has a parameter ``wavelengths``; else the chain's
+        own grid is.
+
+    Returns
+    -------
+    ndarray
+        Of the shape that the estimators give: (n_samples,) or (n_samples, n_targets).
+
+    Raises
+    ------
+    ShapeMismatch
+        If the number of channels, the wavelengths or the sources are not those of the chain.
+    InvalidInput
+        If X is not numeric, or has NaN or infinities that an operator does not allow.
+    ReplayError
+        If an operator cannot be used or fails; the cause is attached.
+
+    Notes
+    -----
+    One model (the refit, or the only one) gives its own ``predict``. Several folds, in ascending
+    order of their number, give ``np.mean(np.stack(predictions), axis=0)``, or with weights
+    ``np.average(np.stack(predictions), axis=0, weights=weights)``, which divides by their sum.
+    Folds of a classifier give the label of the largest mean probability, columns aligned by
+    label and 0 where a fold never saw it; or the majority of their labels where one of them has no
+    ``predict_proba``. Ties go to the label that sorts first.
+
+    Target transformers are undone in reverse order: those that a fold fitted for itself before
+    the mean, those that all folds share after it.
+
+    Sources are kept apart as long as steps have a source map, and are then stacked by ``np.hstack``.
+    A step of feature augmentation gives ``np.hstack([X, t1.transform(X), t2.transform(X), ...])``.
+
+    Wavelengths reach the chain's own steps, not the steps inside an artifact that is a Pipeline.
+    Grids count as the same when they differ by at most 1 % of the spacing of the channels. An
+    operator that may write into its input gets a copy of the same memory layout.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LinearRegression
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 5.0])
+    >>> fitted = {"line": LinearRegression().fit(X, y)}
+    >>> plan = ReplayPlan.from_chain({
+    ...     "steps": [{"step_idx": 0}], "model_step_idx": 0, "fold_artifacts": {"final": "line"},
+    ... })
+    >>> predict(plan, [[3.0]], fitted.__getitem__).round(6)
+    array([7.])
+    """
+    run = _Run(plan, X, load, wavelengths)
+    members = plan.members
+    if len(members) == 1:
+        y = run.undo(members[0].targets, run.output(members[0], "predict"))
+    elif not run.classifies():
+        y = mean([run.undo(m.targets, run.output(m, "predict")) for m in members], plan.weights)
+    elif run.knows_probabilities():
+        proba, classes = run.probabilities()
+        y = classes[np.argmax(proba, axis=1)]
+    else:
+        y = vote([run.undo(m.targets, run.output(m, "predict")) for m in members], plan.weights)
+    return run.undo(plan.targets, y)
+
+
+def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Array:
+    """Give class probabilities; parameters and errors are those of `predict`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_classes)
+        Columns in the order of `predicted_classes`. Several folds are averaged as by `predict`.
+
+    Raises
+    ------
+    ReplayError
+        Also if a model has no ``predict_proba``, or predicts several outputs.
+    """
+    run = _Run(plan, X, load, wavelengths)
+    run.require_probabilities()
+    if len(plan.members) == 1:
+        return run.output(plan.members[0], "predict_proba")
+    return run.probabilities()[0]
+
+
+def predicted_classes(plan: ReplayPlan, load: Load) -> Array:
+    """Give the labels that a classification chain can predict, in the order of `predict_proba`'s columns.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        Labels as `predict` gives them.
+
+    Raises
+    ------
+    ReplayError
+        If a model is no classifier, or predicts several outputs.
+    """
+    bench = Workbench(load, plan.memory)
+    known = [_classes(bench, member) for member in plan.members]
+    classes = known[0] if len(known) == 1 else union(known)
+    # Without targets to undo these are the model's own, which the caller must not be able to change.
+    return np.array(_undo(bench, plan.targets, classes))
+
+
+class _Run:
+    """One replay: the spectra after the steps that all members share, and what leads on from there."""
+
+    __slots__ = ("_after_shared", "_bench", "_n_samples", "_plan")
+
+    def __init__(self, plan: ReplayPlan, X: Any, load: Load, wavelengths: Any) -> None:
+        self._plan = plan
+        self._bench = Workbench(load, plan.memory)
+        spectra = read_spectra(plan, X, wavelengths, self._adapts)
+        self._bench.finite = spectra.finite
+        self._n_samples = len(spectra.parts[0])
+        self._after_shared = self._walk(spectra, plan.members[0].stages[: plan.n_shared])
+
+    def output(self, member: Member, method: str) -> Array:
+        """Take the spectra through a member's own steps and call its model."""
+        spectra = self._walk(self._after_shared, member.stages[self._plan.n_shared :]).merged()
+        result = np.asarray(self._bench.call(member.model, method, spectra.parts[0], spectra.grids[0]))
+        if not result.ndim or len(result) != self._n_samples:
+            raise ReplayError(
+                f"{member.model.where} gave a result of shape {result.shape} for {self._n_samples} samples."
+            )
+        # An object of unknown make may hand out an array that it goes on using.
+        return result if self._bench.open(member.model)[1].leaves_input else own_copy(result)
+
+    def undo(self, targets: Sequence[Operator], y: Array) -> Array:
+        """Transform predictions back to the unit, or the labels, of the measured targets."""
+        return _undo(self._bench, targets, y)
+
+    def classifies(self) -> bool:
+        """Tell whether the members are classifiers; they must agree."""
+        kinds = {self._bench.open(member.model)[1].classifier for member in self._plan.members}
+        if len(kinds) > 1:
+            raise ReplayError(
+                "Some models of the folds are classifiers, others are not; they cannot be combined."
+            )
+        return kinds.pop()
+
+    def knows_probabilities(self) -> bool:
+        """Tell whether every member has ``predict_proba`` for a single output."""
+        models = [self._bench.open(member.model)[0] for member in self._plan.members]
+        return all(hasattr(model, "predict_proba") and _single_output(model) for model in models)
+
+    def require_probabilities(self) -> None:
+        """Refuse a chain that cannot give probabilities, naming the reason."""
+        for member in self._plan.members:
+            model = self._bench.open(member.model)[0]
+            if not hasattr(model, "predict_proba"):
+                raise ReplayError(
+                    f"{member.model.where} is a {type(model).__name__}, which has no predict_proba()."
+                )
+            _classes(self._bench, member)
+
+    def probabilities(self) -> tuple[Array, Array]:
+        """Average the members' probabilities under the labels of all of them."""
+        members = self._plan.members
+        classes = [_classes(self._bench, member) for member in members]
+        known = union(classes)
+        aligned = [
+            align(self.output(member, "predict_proba"), own, known)
+            for member, own in zip(members, classes, strict=True)
+        ]
+        return mean(aligned, self._plan.weights), known
+
+    def _walk(self, spectra: Spectra, stages: Sequence[Stage]) -> Spectra:
+        groups: tuple[tuple[Operator, ...], ...]
+        for stage in stages:
+            if stage.by_source is None:
+                spectra = spectra.merged()
+                groups = (stage.operators,)
+            else:
+                groups = tuple(operators for _, operators in stage.by_source)
+            parts = tuple(
+                self._apply(stage, operators, part, grid)
+                for operators, part, grid in zip(groups, spectra.parts, spectra.grids, strict=True)
+            )
+            spectra = Spectra(parts, spectra.grids, spectra.finite)
+        return spectra
+
+    def _apply(self, stage: Stage, operators: Sequence[Operator], X: Any, grid: Any) -> Any:
+        call = self._bench.call
+        if stage.augments:
+            return np.hstack([X, *(call(operator, "transform", X, grid) for operator in operators)])
+        for operator in operators:
+            X = call(operator, "transform", X, grid)
+            if getattr(X, "ndim", 0) < 2:
+                raise ReplayError(f"{operator.where} did not give a table, but {type(X).__name__}.")
+        return X
+
+    def _adapts(self) -> bool:
+        member = self._plan.members[0]
+        if not member.stages:
+            return "predict" in self._bench.open(member.model)[1].wavelengths
+        stage = member.stages[0]
+        groups = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]
+        return all(held and "transform" in self._bench.open(held[0])[1].wavelengths for held in groups)
+
+
+def _undo(bench: Workbench, targets: Sequence[Operator], y: Array) -> Array:
+    for operator in reversed(targets):
+        y = bench.undo(operator, y)
+    return y
+
+
+def _single_output(model: Any) -> bool:
+    return isinstance(getattr(model, "classes_", None), np.ndarray)
+
+
+def _classes(bench: Workbench, member: Member) -> Array:
+    model, _ = bench.open(member.model)
+    if not _single_output(model):
+        raise ReplayError(
+            f"{member.model.where} is a {type(model).__name__} without one array of classes: probabilities "
+            "are for classifiers of a single output."
+        )
+    return _undo(bench, member.targets, model.classes_)

@@ -1,0 +1,301 @@
+"""Reading what a caller gives as X: arrays, data frames, several sources, and their wavelengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.chains.folds import step_number
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.errors import InvalidInput, ShapeMismatch
+
+__all__ = ["Spectra", "read_spectra"]
+
+Grid = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Spectra:
+    """Spectra on their way through a chain, in one block or with the sources apart.
+
+    Attributes
+    ----------
+    parts : tuple
+        One table a source, by number of the source; a single one when there is nothing to tell apart.
+    grids : tuple of (ndarray or None)
+        Wavelengths of each part as they were at the beginning of the chain.
+    finite : bool
+        Whether the caller's values are free of NaN and infinities.
+    """
+
+    parts: tuple[Any, ...]
+    grids: tuple[Grid | None, ...]
+    finite: bool = True
+    _merged: Spectra | None = field(default=None, repr=False, compare=False)
+
+    def merged(self) -> Spectra:
+        """Stack the sources side by side with ``np.hstack``, by number of the source."""
+        if len(self.parts) == 1:
+            return self
+        if self._merged is None:
+            known = [grid for grid in self.grids if grid is not None]
+            grid = np.concatenate(known) if len(known) == len(self.grids) else None
+            self._merged = Spectra((np.hstack(self.parts),), (grid,), self.finite)
+        return self._merged
+
+
+def read_spectra(
+    plan: ReplayPlan, X: Any, wavelengths: Any = None, adapts: Callable[[], bool] = lambda: False
+) -> Spectra:
+    """Check the spectra of a caller against a plan. Arrays are passed on as they are, never written to.
+
+    Parameters
+    ----------
+    plan : ReplayPlan
+        What they will go through.
+    X : array or data frame of shape (n_samples, n_channels), or sequence or dict of them
+        Columns of a data frame must be named after their wavelengths.
+    wavelengths : array of shape (n_channels,), or sequence or dict of them, optional
+        The grid of X.
+    adapts : callable
+        Tells whether the chain begins with an operator that takes wavelengths, and so may get
+        spectra on another grid than the one it was trained on.
+
+    Raises
+    ------
+    InvalidInput
+        If X is not numeric, is empty, or has columns that are not wavelengths.
+    ShapeMismatch
+        If sources, rows, channels or wavelengths do not belong together.
+    """
+    blocks = _blocks(plan, X)
+    labels = ["X"] if len(blocks) == 1 else [f"Source {source} of X" for source in blocks]
+    tables = [_table(block, label) for block, label in zip(blocks.values(), labels, strict=True)]
+    arrays = tuple(array for array, _ in tables)
+    rows = {len(array) for array in arrays}
+    if len(rows) > 1:
+        raise ShapeMismatch(
+            f"The sources of X have different numbers of samples: {[len(a) for a in arrays]}."
+        )
+    given = _given(plan, wavelengths, list(blocks), arrays)
+    for place, (label, (array, columns)) in enumerate(zip(labels, tables, strict=True)):
+        named = given[place]
+        if named is not None and columns is not None and not _same_grid(columns, named):
+            raise ShapeMismatch(
+                f"The column names of {label} and 'wavelengths' differ: {_differ(columns, named)}."
+            )
+        given[place] = columns if named is None else named
+        _fits(given[place], array, label)
+    grids = _against_stored(plan, given, arrays, adapts)
+    return Spectra(arrays, grids, all(_is_finite(array) for array in arrays))
+
+
+def _blocks(plan: ReplayPlan, X: Any) -> dict[int, Any]:
+    """Part X into its sources; one block counts as the source the chain uses, or as source 0."""
+    wanted = plan.sources
+    several = _several(X)
+    if several is None:
+        if len(wanted) > 1:
+            raise ShapeMismatch(
+                f"The chain treats {len(wanted)} sources apart {list(wanted)}, but X is one "
+                f"{type(X).__name__}. Pass a list or a dict with one array for each source."
+            )
+        return {wanted[0] if wanted else plan.source_index or 0: X}
+    if plan.source_index is not None:
+        if plan.source_index not in several:
+            raise ShapeMismatch(
+                f"The chain uses source {plan.source_index}; X has the sources {list(several)}."
+            )
+        return {plan.source_index: several[plan.source_index]}
+    if wanted and tuple(several) != wanted:
+        raise ShapeMismatch(f"The chain was trained on the sources {list(wanted)}; X has {list(several)}.")
+    return several
+
+
+def _several(value: Any) -> dict[int, Any] | None:
+    if isinstance(value, Mapping):
+        if not value:
+            raise InvalidInput("X is an empty dict; expected one array for each source.")
+        numbered = {step_number(key, f"The source {key!r} of X"): item for key, item in value.items()}
+        if len(numbered) < len(value):
+            raise InvalidInput(f"X names a source twice: {list(value)}.")
+        return dict(sorted(numbered.items()))
+    if isinstance(value, list | tuple) and value and all(_is_table(item) for item in value):
+        return dict(enumerate(value))
+    return None
+
+
+def _is_table(value: Any) -> bool:
+    return _is_frame(value) or getattr(value, "ndim", None) == 2
+
+
+def _is_frame(value: Any) -> bool:
+    kind = type(value)
+    if isinstance(value, np.ndarray):
+        return False
+    return (hasattr(kind, "columns") and hasattr(kind, "to_numpy")) or (
+        hasattr(kind, "__arrow_c_stream__") and not hasattr(kind, "to_numpy")
+    )
+
+
+def _table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
+    columns = None
+    if _is_frame(value):
+        array, columns = _read_frame(value, label)
+    else:
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise InvalidInput(f"{label} has masked values. Remove or impute them first.")
+        array = _to_array(value, label)
+    if array.ndim != 2:
+        hint = " A single spectrum is X.reshape(1, -1)." if array.ndim == 1 else ""
+        raise ShapeMismatch(
+            f"{label} must have the shape (n_samples, n_channels), found {array.shape}.{hint}"
+        )
+    if array.dtype.kind not in "fiub":
+        array = _to_numbers(array, label)
+    if not array.size:
+        raise ShapeMismatch(f"{label} is empty: its shape is {array.shape}.")
+    return array, columns
+
+
+def _to_array(value: Any, label: str) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ShapeMismatch(f"{label} is no table of numbers: {error}.") from error
+
+
+def _to_numbers(array: NDArray[Any], label: str) -> NDArray[Any]:
+    # Text that happens to look like numbers is a mistake upstream; only boxed numbers are unboxed.
+    if array.dtype.kind == "O":
+        try:
+            return array.astype(np.float64)
+        except (TypeError, ValueError):
+            pass
+    raise InvalidInput(f"{label} must hold real numbers, found values of the type {array.dtype}.")
+
+
+def _read_frame(frame: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
+    if not hasattr(type(frame), "to_numpy"):
+        import polars as pl
+
+        frame = pl.DataFrame(frame)
+    names = list(frame.columns)
+    numbers = [_number(name) for name in names]
+    strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
+    if strange:
+        shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
+        raise InvalidInput(
+            f"{label} has {len(strange)} of {len(names)} columns whose names are not wavelengths: {shown}. "
+            "Keep only the spectral columns, named by wavelength; or pass an array, as with X.to_numpy()."
+        )
+    # A frame made from an array without names counts its columns; those are not wavelengths.
+    unnamed = all(isinstance(name, int | np.integer) for name in names) and numbers == list(range(len(names)))
+    # Row by row in memory, so that a frame and the array it shows give the same bits.
+    array = np.ascontiguousarray(frame.to_numpy())
+    return array, None if unnamed else np.array(numbers, dtype=np.float64)
+
+
+def _number(name: object) -> float | None:
+    try:
+        number = float(name)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _given(
+    plan: ReplayPlan, wavelengths: Any, sources: Sequence[int], arrays: Sequence[NDArray[Any]]
+) -> list[Grid | None]:
+    if wavelengths is None:
+        return [None] * len(arrays)
+    if isinstance(wavelengths, Mapping):
+        by_source = {
+            step_number(key, f"The source {key!r} of wavelengths"): v for key, v in wavelengths.items()
+        }
+    elif isinstance(wavelengths, list | tuple) and all(np.ndim(item) == 1 for item in wavelengths):
+        by_source = dict(enumerate(wavelengths))
+    else:
+        grid = _as_grid(wavelengths)
+        if len(arrays) == 1:
+            return [grid]
+        widths = [array.shape[1] for array in arrays]
+        if grid.size != sum(widths):
+            raise ShapeMismatch(
+                f"Expected {sum(widths)} wavelengths for sources of {widths} channels, found {grid.size}."
+            )
+        return [*np.split(grid, np.cumsum(widths)[:-1])]
+    missing = [source for source in sources if source not in by_source]
+    if missing:
+        raise ShapeMismatch(f"'wavelengths' has the sources {sorted(by_source)}; missing: {missing}.")
+    return [_as_grid(by_source[source]) for source in sources]
+
+
+def _as_grid(value: Any) -> Grid:
+    try:
+        grid = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"'wavelengths' must be numbers, one for each channel: {error}.") from error
+    if grid.ndim != 1 or not np.isfinite(grid).all():
+        raise InvalidInput(f"'wavelengths' must be 1-D and finite, found an array of shape {grid.shape}.")
+    return grid
+
+
+def _fits(grid: Grid | None, array: NDArray[Any], label: str) -> None:
+    if grid is not None and grid.size != array.shape[1]:
+        raise ShapeMismatch(
+            f"{label} has {array.shape[1]} channels, but 'wavelengths' has {grid.size} values."
+        )
+
+
+def _against_stored(
+    plan: ReplayPlan, given: list[Grid | None], arrays: Sequence[NDArray[Any]], adapts: Callable[[], bool]
+) -> tuple[Grid | None, ...]:
+    stored = plan.wavelengths
+    if stored is None:
+        return tuple(given)
+    widths = [array.shape[1] for array in arrays]
+    named = [grid for grid in given if grid is not None]
+    free = len(named) == len(given) and adapts()
+    if stored.size != sum(widths):
+        if free:
+            return tuple(given)
+        raise ShapeMismatch(
+            f"The chain was trained on {stored.size} channels ({stored[0]:g} to {stored[-1]:g}), "
+            f"X has {sum(widths)}. Give spectra on that grid."
+        )
+    parts = np.split(stored, np.cumsum(widths)[:-1]) if len(widths) > 1 else [stored]
+    for grid, expected in zip(given, parts, strict=True):
+        if grid is not None and not free and not _same_grid(grid, expected):
+            raise ShapeMismatch(
+                f"X is not on the grid that the chain was trained on: {_differ(grid, expected)}. "
+                "Resample X to the stored wavelengths first."
+            )
+    return tuple(part if grid is None else grid for grid, part in zip(given, parts, strict=True))
+
+
+def _same_grid(found: Grid, expected: Grid) -> bool:
+    """Tell whether two grids agree within 1 % of the spacing of the channels: headers are rounded."""
+    if found.shape != expected.shape:
+        return False
+    spacing = np.abs(np.diff(expected)).min() if expected.size > 1 else 0.0
+    tolerance = max(0.01 * spacing, 1e-9 * np.abs(expected).max())
+    return bool(np.abs(found - expected).max() <= tolerance)
+
+
+def _differ(found: Grid, expected: Grid) -> str:
+    if found.shape != expected.shape:
+        return f"{found.size} values, expected {expected.size}"
+    if np.array_equal(np.sort(found), np.sort(expected)):
+        return "the same values in another order"
+    channel = int(np.argmax(np.abs(found - expected)))
+    return f"channel {channel} is at {found[channel]:g}, expected {expected[channel]:g}"
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

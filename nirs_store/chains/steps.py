@@ -1,0 +1,326 @@
+"""Reading the steps of a chain: what each is, and which fitted objects stand behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from nirs_store.chains.folds import (
+    model_id,
+    normalise_folds,
+    shared_ids,
+    source_map,
+    step_fold_ids,
+    step_ids,
+    step_number,
+)
+from nirs_store.chains.kinds import (
+    AUGMENTATION,
+    MODEL,
+    SPLITTER,
+    STACKED,
+    TARGETS,
+    TRANSFORM,
+    check_kind,
+    step_kind,
+)
+from nirs_store.errors import InvalidInput, ReplayError
+
+__all__ = ["Operator", "Step", "model_ids", "read_steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One object of a chain at its place: a fitted artifact, or a class that needs no fitting.
+
+    Attributes
+    ----------
+    step_idx : int
+        The step it belongs to.
+    name : str
+        Its class as the chain states it; may be empty.
+    artifact_id : str or None
+        The fitted object; None for an object that is rebuilt from `name` and `params`.
+    key : str
+        What tells it from the others of the chain.
+    params : mapping
+        Parameters of an object that is rebuilt.
+    """
+
+    step_idx: int
+    name: str
+    artifact_id: str | None
+    key: str
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The operator as messages call it."""
+        return (
+            f"Step {self.step_idx} ({self.name.rpartition('.')[2]})" if self.name else f"Step {self.step_idx}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a chain with everything that may stand behind it.
+
+    Attributes
+    ----------
+    index : int
+        Its ``step_idx``.
+    position : int
+        Its place among the steps of the same index.
+    kind : str
+        "transform", "y_processing" or "feature_augmentation".
+    ids : tuple of str
+        Artifacts for all folds.
+    by_fold : dict
+        Artifacts of each fold that has its own.
+    sources : dict or None
+        Artifacts of each source; None where sources are not told apart.
+    """
+
+    index: int
+    position: int
+    kind: str
+    name: str
+    params: Mapping[str, Any]
+    stateless: bool
+    ids: tuple[str, ...]
+    by_fold: Mapping[str, tuple[str, ...]]
+    sources: Mapping[int, tuple[str, ...]] | None
+
+    @property
+    def where(self) -> str:
+        """The step as messages call it."""
+        return f"Step {self.index} ({self.name})" if self.name else f"Step {self.index}"
+
+    def operators(self, fold: str | None) -> tuple[Operator, ...]:
+        """List the objects that act at this step for a fold.
+
+        Raises
+        ------
+        ReplayError
+            If there is none and the step is not stateless.
+        """
+        ids = (self.by_fold.get(fold) if fold else None) or self.ids
+        if ids:
+            return self._fitted(ids)
+        if self.by_fold:
+            raise ReplayError(
+                f"{self.where} has no fitted object for {fold or 'a chain without folds'}; its "
+                f"'fold_artifact_ids' names {sorted(self.by_fold)}. Save one for every fold that has a model."
+            )
+        if not self.stateless:
+            raise ReplayError(
+                f"{self.where} should have a fitted object but names no artifact, so the chain cannot "
+                "predict. Name it under 'artifact_id' or in 'shared_artifacts', or mark the step stateless."
+            )
+        key = f"{self.index}.{self.position}: {self.name}"
+        return (Operator(self.index, self.name, None, key, self.params),)
+
+    def of_source(self, source: int) -> tuple[Operator, ...]:
+        """List the objects that act on one source; none means that it passes unchanged."""
+        return self._fitted((self.sources or {})[source])
+
+    def _fitted(self, ids: Sequence[str]) -> tuple[Operator, ...]:
+        return tuple(Operator(self.index, self.name, artifact_id, artifact_id) for artifact_id in ids)
+
+
+def read_steps(chain: Mapping[str, Any]) -> list[Step]:
+    """List the steps that lead to the chain's model, in the order in which they apply.
+
+    That order is ``step_idx``, and for steps of one index their order in the list. Left out are
+    splitters, other models, steps after the model, and steps of branches that the model is not on.
+
+    Raises
+    ------
+    InvalidInput
+        If a value has a shape that no chain can have.
+    ReplayError
+        If what the chain says contradicts itself or cannot be replayed.
+    """
+    model_index = _model_index(chain)
+    entries = _entries(chain)
+    shared = shared_ids(chain.get("shared_artifacts"))
+    sources = source_map(chain.get("shared_artifacts"))
+    _refuse_strays(shared.keys() | sources.keys(), {index for index, _, _ in entries}, model_index)
+    branch = _branch(chain, entries, model_index)
+
+    found: list[Step] = []
+    before = [entry for entry in entries if entry[0] < model_index]
+    for index, group in groupby(before, key=lambda entry: entry[0]):
+        raw = [
+            _read(position, entry, where, shared.get(index, ()), sources.get(index))
+            for position, (_, where, entry) in enumerate(group)
+            if _on_branch(entry, where, branch)
+        ]
+        found += _settle(
+            [step for step in raw if step.kind not in (MODEL, STACKED, SPLITTER)], shared.get(index, ())
+        )
+    return found
+
+
+def model_ids(chain: Mapping[str, Any]) -> tuple[dict[str, Operator], Operator | None]:
+    """Find the chain's models: those of the folds, and the only one of a chain without folds."""
+    index = _model_index(chain)
+    name = str(chain.get("model_class") or "")
+    folds = {
+        fold: model_id(value, f"fold_artifacts[{fold!r}]")
+        for fold, value in normalise_folds(chain.get("fold_artifacts"), "fold_artifacts").items()
+    }
+    single = shared_ids(chain.get("shared_artifacts")).get(index, ())
+    for _, where, entry in [item for item in _entries(chain) if item[0] == index]:
+        name = name or str(entry.get("operator_class") or "")
+        if entry.get("operator_type") == STACKED:
+            raise ReplayError(
+                f"Step {index} is a stacked model, which predicts from the predictions of other models; a "
+                "chain holds one model. Store the stack as one estimator, such as a StackingRegressor."
+            )
+        if entry.get("operator_type") in (TRANSFORM, TARGETS, AUGMENTATION, SPLITTER):
+            raise ReplayError(
+                f"The chain calls step {index} its model, but the step says it is of the type "
+                f"{entry['operator_type']!r}."
+            )
+        own = step_fold_ids(entry, where)
+        folds = folds or {fold: model_id(list(ids), where) for fold, ids in own.items()}
+        single = single or step_ids(entry, where)
+    fitted = {fold: Operator(index, name, ids[0], ids[0]) for fold, ids in folds.items()}
+    if fitted or not single:
+        return fitted, None
+    if len(single) > 1:
+        raise ReplayError(
+            f"The model, step {index}, names {len(single)} artifacts and no folds: which of them predicts? "
+            "Name the models of folds in 'fold_artifacts'."
+        )
+    return {}, Operator(index, name, single[0], single[0])
+
+
+Entry = tuple[int, str, Mapping[str, Any]]
+
+
+def _entries(chain: Mapping[str, Any]) -> list[Entry]:
+    steps = chain.get("steps")
+    if not isinstance(steps, list | tuple):
+        raise InvalidInput(f"The chain's 'steps' must be a list of dicts, found {type(steps).__name__}.")
+    entries: list[Entry] = []
+    for position, step in enumerate(steps):
+        where = f"steps[{position}]"
+        if not isinstance(step, Mapping):
+            raise InvalidInput(f"{where} must be a dict, found {type(step).__name__}.")
+        entries.append((step_number(step.get("step_idx"), f"{where}['step_idx']"), where, step))
+    return sorted(entries, key=lambda entry: entry[0])
+
+
+def _model_index(chain: Mapping[str, Any]) -> int:
+    return step_number(chain.get("model_step_idx"), "The chain's 'model_step_idx'")
+
+
+def _refuse_strays(named: set[int], known: set[int], model_index: int) -> None:
+    strays = sorted(index for index in named - known if index < model_index)
+    if strays:
+        raise ReplayError(
+            f"'shared_artifacts' names artifacts for step {strays[0]}, which is not among the chain's steps "
+            f"{sorted(known)}; left out, the prediction would be wrong."
+        )
+
+
+def _branch(chain: Mapping[str, Any], entries: list[Entry], model_index: int) -> tuple[int, ...]:
+    path = chain.get("branch_path")
+    if not path:
+        path = next(
+            (e.get("branch_path") for i, _, e in entries if i == model_index and e.get("branch_path")), ()
+        )
+    return _path(path, "The chain's 'branch_path'")
+
+
+def _on_branch(entry: Mapping[str, Any], where: str, branch: tuple[int, ...]) -> bool:
+    path = _path(entry.get("branch_path") or (), f"{where}['branch_path']")
+    if path and not branch:
+        raise ReplayError(
+            f"{where} ran in branch {list(path)}, but the model belongs to no branch: it was fitted on "
+            "merged branches, which a chain of steps cannot replay."
+        )
+    return path == branch[: len(path)]
+
+
+def _path(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple):
+        raise InvalidInput(f"{where} must be a list of numbers, found {value!r}.")
+    return tuple(step_number(item, where) for item in value)
+
+
+def _read(
+    position: int,
+    entry: Mapping[str, Any],
+    where: str,
+    shared: tuple[str, ...],
+    sources: dict[int, tuple[str, ...]] | None,
+) -> Step:
+    own, by_fold = step_ids(entry, where), step_fold_ids(entry, where)
+    name = str(entry.get("operator_class") or "")
+    kind = step_kind(entry.get("operator_type"), name, bool(own or by_fold or shared or sources))
+    index = step_number(entry["step_idx"], where)
+    label = f"Step {index} ({name})"
+    check_kind(kind, label)
+    params = entry.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise InvalidInput(f"{where}['params'] must be a dict, found {type(params).__name__}.")
+    private = {artifact_id for ids in by_fold.values() for artifact_id in ids}
+    if sources is not None:
+        if by_fold:
+            raise ReplayError(f"{label} has fitted objects both for each fold and for each source.")
+        apart = {artifact_id for ids in sources.values() for artifact_id in ids}
+        if strays := set(own + shared) - apart:
+            raise ReplayError(
+                f"{label} names {sorted(strays)[0]!r}, which its source map gives to no source."
+            )
+    # Some writers list the objects of the folds among the others as well.
+    ids = tuple(artifact_id for artifact_id in own if artifact_id not in private)
+    return Step(
+        index,
+        position,
+        kind,
+        name,
+        deepcopy(dict(params)),
+        bool(entry.get("stateless")),
+        ids,
+        by_fold,
+        sources,
+    )
+
+
+def _settle(steps: list[Step], shared: tuple[str, ...]) -> list[Step]:
+    """Bring together what the steps of one index name themselves and what ``shared_artifacts`` names."""
+    if not steps:
+        return []
+    private = {artifact_id for step in steps for ids in step.by_fold.values() for artifact_id in ids}
+    shared = tuple(artifact_id for artifact_id in shared if artifact_id not in private)
+    own = tuple(artifact_id for step in steps for artifact_id in step.ids)
+    apart = steps[0].sources is not None
+    if len(steps) > 1 and apart:
+        raise ReplayError(
+            f"{steps[0].where} has several operators and a source map, which contradict each other."
+        )
+    if not shared or apart or own == shared:
+        return steps
+    if own:
+        raise ReplayError(
+            f"{steps[0].where} names the artifacts {list(own)}, but 'shared_artifacts' names {list(shared)} "
+            "for it. The two must agree."
+        )
+    first = steps[0]
+    if len(steps) > 1 and any(step.kind != TRANSFORM or step.stateless or step.by_fold for step in steps):
+        raise ReplayError(
+            f"Step {first.index} has {len(steps)} operators, and 'shared_artifacts' does not say which "
+            "artifact belongs to which. Name them in the steps, under 'artifact_id'."
+        )
+    return [
+        Step(
+            first.index, 0, first.kind, first.name, first.params, first.stateless, shared, first.by_fold, None
+        )
+    ]

@@ -1,0 +1,381 @@
+"""Figures of merit: what a chemometrician reads beside a calibration.
+
+Written for measured values ``y``, predicted values ``y_hat`` and ``n`` samples, in the unit of
+``y`` unless said otherwise:
+
+======== ================================================= ==========================
+name     formula                                           better
+======== ================================================= ==========================
+rmse     sqrt(mean((y_hat - y)^2))                         low
+mae      mean(abs(y_hat - y))                              low
+bias     mean(y_hat - y)                                   near 0
+sep      sqrt(sum((y_hat - y - bias)^2) / (n - 1))         low
+r2       1 - sum((y_hat - y)^2) / sum((y - mean(y))^2)     high, no unit
+rpd      SD(y) / sep, with SD over n - 1                   high, no unit
+rpiq     (Q3(y) - Q1(y)) / sep                             high, no unit
+======== ================================================= ==========================
+
+The RMSE is called RMSEC on the calibration set, RMSEP on a test set and RMSECV on the pooled
+out-of-fold predictions of a cross-validation; the last is *not* the mean of the folds' RMSEs.
+
+Sources. RMSE, bias, SEP and RPD: P. Williams, K. Norris (eds), Near-Infrared Technology in the
+Agricultural and Food Industries, 2nd ed., AACC, St. Paul 2001. RPIQ: V. Bellon-Maurel,
+E. Fernandez-Ahumada, B. Palagos, J.-M. Roger, A. McBratney, Critical review of chemometric
+indicators commonly used for assessing the quality of the prediction of soil attributes by NIR
+spectroscopy, TrAC Trends in Analytical Chemistry 29 (2010) 1073-1081,
+doi:10.1016/j.trac.2010.05.006. That paper's SEP still holds the bias, ours does not; the two
+RPIQ agree where the bias is zero. Quartiles are interpolated linearly (type 7 of Hyndman and
+Fan, the default of numpy and R).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+
+__all__ = [
+    "CLASSIFICATION_SCORES",
+    "REGRESSION_SCORES",
+    "classification_scores",
+    "default_metric",
+    "higher_is_better",
+    "pooled_scores",
+    "regression_scores",
+    "unknown_name",
+]
+
+REGRESSION_SCORES = ("rmse", "mae", "r2", "bias", "sep", "rpd", "rpiq")
+CLASSIFICATION_SCORES = ("accuracy", "balanced_accuracy", "f1", "log_loss")
+
+_LOW = ("rmse", "rmsec", "rmsecv", "rmsep", "mae", "mse", "bias", "sep", "log_loss")
+_HIGH = ("r2", "accuracy", "balanced_accuracy", "f1", "rpd", "rpiq", "roc_auc")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Say in which direction a metric improves.
+
+    Parameters
+    ----------
+    metric : str
+        A name of this module, also ``rmsec``, ``rmsecv``, ``rmsep``, ``mse`` or ``roc_auc``.
+
+    Returns
+    -------
+    bool
+        True for r2, accuracy, balanced_accuracy, f1, rpd, rpiq and roc_auc, False for errors.
+
+    Raises
+    ------
+    InvalidInput
+        The name is unknown; the message offers the nearest one.
+
+    Examples
+    --------
+    >>> higher_is_better("r2"), higher_is_better("rmsecv")
+    (True, False)
+    """
+    if metric in _HIGH:
+        return True
+    if metric in _LOW:
+        return False
+    raise InvalidInput(unknown_name("metric", metric, _LOW + _HIGH))
+
+
+def default_metric(task_type: str) -> str:
+    """Return the metric that models of a task are ranked by when the user names none.
+
+    Parameters
+    ----------
+    task_type : str
+        ``"regression"`` or ``"classification"`` (also ``"binary_classification"`` and
+        ``"multiclass_classification"``).
+
+    Returns
+    -------
+    str
+        ``"rmse"`` for regression, ``"balanced_accuracy"`` for classification: the plain
+        accuracy praises a model that always answers with the commonest class.
+
+    Raises
+    ------
+    InvalidInput
+        The task is neither.
+
+    Examples
+    --------
+    >>> default_metric("regression")
+    'rmse'
+    """
+    if task_type == "regression":
+        return "rmse"
+    if task_type in ("classification", "binary_classification", "multiclass_classification"):
+        return "balanced_accuracy"
+    raise InvalidInput(unknown_name("task type", task_type, ("regression", "classification")))
+
+
+def regression_scores(y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False) -> dict[str, Any]:
+    """Compute the figures of merit of a regression (formulas: see the module).
+
+    Parameters
+    ----------
+    y, yhat : array-like, shape (n,), (n, 1) or (n, k)
+        Measured and predicted values. With k targets each score is computed for every target
+        and averaged with equal weights.
+    per_target : bool
+        Give lists of k scores instead of their means.
+
+    Returns
+    -------
+    dict
+        ``rmse, mae, r2, bias, sep, rpd, rpiq`` as floats (lists with `per_target`) and ``n``.
+        NaN stands where a score is not defined: ``sep, rpd, rpiq`` of one sample, ``r2`` of a
+        constant y. A perfect prediction has an infinite rpd and rpiq.
+
+    Raises
+    ------
+    ShapeMismatch
+        The two have different lengths or numbers of targets.
+    InvalidInput
+        Nothing to score, or a NaN, an infinity or something that is not a number.
+
+    Examples
+    --------
+    >>> scores = regression_scores([1.0, 2.0, 3.0], [1.5, 2.0, 3.5])
+    >>> round(scores["bias"], 4), round(scores["sep"], 4), scores["n"]
+    (0.3333, 0.2887, 3)
+    """
+    measured, predicted = _numbers("y", y), _numbers("yhat", yhat)
+    if measured.shape != predicted.shape:
+        raise ShapeMismatch(
+            f"Measured and predicted values must have one shape: y has {_shape(y)}, yhat has {_shape(yhat)}."
+        )
+    n = measured.shape[0]
+    error = predicted - measured
+    bias = error.mean(axis=0)
+    total = ((measured - measured.mean(axis=0)) ** 2).sum(axis=0)
+    undefined = np.full(bias.shape, math.nan)
+    sep = np.sqrt(((error - bias) ** 2).sum(axis=0) / (n - 1)) if n > 1 else undefined
+    spread = np.sqrt(total / (n - 1)) if n > 1 else undefined
+    quartiles = np.quantile(measured, (0.25, 0.75), axis=0)
+    table = {
+        "rmse": np.sqrt((error**2).mean(axis=0)),
+        "mae": np.abs(error).mean(axis=0),
+        "r2": 1.0 - _ratio((error**2).sum(axis=0), np.where(total > 0, total, math.nan)),
+        "bias": bias,
+        "sep": sep,
+        "rpd": _ratio(spread, sep),
+        "rpiq": _ratio(quartiles[1] - quartiles[0], sep),
+    }
+    scores: dict[str, Any] = {
+        name: values.tolist() if per_target else float(values.mean()) for name, values in table.items()
+    }
+    scores["n"] = n
+    return scores
+
+
+def classification_scores(
+    y: ArrayLike,
+    yhat: ArrayLike,
+    proba: ArrayLike | None = None,
+    classes: Sequence[Any] | NDArray[Any] | None = None,
+) -> dict[str, Any]:
+    """Compute the scores of a classification.
+
+    Parameters
+    ----------
+    y, yhat : array-like, shape (n,)
+        True and predicted labels: strings, integers or booleans.
+    proba : array-like, shape (n, n_classes), optional
+        Predicted probabilities, one column a class.
+    classes : sequence, optional
+        The classes of the columns of `proba`; needed with it.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` (share of right labels), ``balanced_accuracy`` (mean over the true classes
+        of the share recalled), ``f1`` (harmonic mean of precision and recall, averaged over
+        all classes that occur in y or yhat with equal weights; 0 for a class never hit),
+        ``log_loss`` (mean of -ln p of the true class, p kept above 2.2e-16; NaN without
+        `proba`) and ``n``. The same definitions as in scikit-learn.
+
+    Raises
+    ------
+    ShapeMismatch
+        Lengths, or the columns of `proba`, do not fit.
+    InvalidInput
+        Nothing to score, a missing label, probabilities outside [0, 1], or a true class that
+        `classes` lacks.
+
+    Examples
+    --------
+    >>> scores = classification_scores(["beef", "beef", "pork"], ["beef", "pork", "pork"])
+    >>> round(scores["accuracy"], 4), scores["balanced_accuracy"]
+    (0.6667, 0.75)
+    """
+    truth, guess = _labels("y", y), _labels("yhat", yhat)
+    if truth.shape != guess.shape:
+        raise ShapeMismatch(f"There are {truth.size} true labels but {guess.size} predicted ones.")
+    # Joining numbers to text would make 1 and "1" the same label.
+    if (truth.dtype.kind == "U") != (guess.dtype.kind == "U"):
+        raise InvalidInput(f"True labels are {truth.dtype}, predicted ones {guess.dtype}; give one kind.")
+    names, codes = np.unique(np.concatenate([truth, guess]), return_inverse=True)
+    true_code, guess_code = codes[: truth.size], codes[truth.size :]
+    hits = np.bincount(true_code[true_code == guess_code], minlength=names.size)
+    of_truth = np.bincount(true_code, minlength=names.size)
+    of_guess = np.bincount(guess_code, minlength=names.size)
+    present = of_truth > 0
+    return {
+        "accuracy": float(np.mean(true_code == guess_code)),
+        "balanced_accuracy": float(np.mean(hits[present] / of_truth[present])),
+        "f1": float(np.mean(2 * hits / (of_truth + of_guess))),
+        "log_loss": math.nan if proba is None else _log_loss(truth, proba, classes),
+        "n": int(truth.size),
+    }
+
+
+def pooled_scores(
+    folds: Iterable[Sequence[Any]],
+    *,
+    task_type: str = "regression",
+    metric: str | None = None,
+    classes: Sequence[Any] | NDArray[Any] | None = None,
+) -> dict[str, Any]:
+    """Score the out-of-fold predictions of a cross-validation, pooled over all folds.
+
+    The RMSECV is the RMSE of the pooled predictions, so every sample has the same weight; the
+    spread over the folds is given beside it and never stands for it.
+
+    Parameters
+    ----------
+    folds : iterable of (y, yhat) or (y, yhat, proba)
+        What each fold's model predicted for the samples it had not seen.
+    task_type : str
+        ``"regression"`` or ``"classification"``.
+    metric : str, optional
+        Whose spread over folds is given; `default_metric` of the task when None.
+    classes : sequence, optional
+        Classes of the columns of every fold's probabilities.
+
+    Returns
+    -------
+    dict
+        The scores of all predictions together, ``n_folds``, ``fold_mean`` and ``fold_sd`` (over
+        n_folds - 1, NaN for one fold) of `metric`, and for a regression ``rmsecv``.
+
+    Raises
+    ------
+    ShapeMismatch, InvalidInput
+        As the scores themselves; also when there is no fold.
+
+    Examples
+    --------
+    >>> pooled = pooled_scores([([0.0, 0.0], [1.0, 1.0]), ([0.0, 0.0], [3.0, 3.0])])
+    >>> round(pooled["rmsecv"], 3), pooled["fold_mean"]
+    (2.236, 2.0)
+    """
+    regression = default_metric(task_type) == "rmse"
+    parts = [tuple(fold) for fold in folds]
+    if not parts:
+        raise InvalidInput("A cross-validation has at least one fold; none was given.")
+    known = REGRESSION_SCORES if regression else CLASSIFICATION_SCORES
+    chosen = default_metric(task_type) if metric is None else metric
+    if chosen not in known:
+        raise InvalidInput(unknown_name(f"metric of a {task_type}", chosen, known))
+
+    def score(y: ArrayLike, yhat: ArrayLike, proba: ArrayLike | None = None) -> dict[str, Any]:
+        if regression:
+            return regression_scores(y, yhat)
+        return classification_scores(y, yhat, proba, classes)
+
+    each = np.array([score(*part)[chosen] for part in parts], dtype=float)
+    has_proba = all(len(part) > 2 and part[2] is not None for part in parts)
+    columns = [np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(3 if has_proba else 2)]
+    scores = score(*columns)
+    if regression:
+        scores["rmsecv"] = scores["rmse"]
+    scores["n_folds"] = len(parts)
+    scores["fold_mean"] = float(each.mean())
+    scores["fold_sd"] = float(each.std(ddof=1)) if len(parts) > 1 else math.nan
+    return scores
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """Word the refusal of a name that is not known, with the nearest that is."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(str(name).lower(), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {kind}: {name!r}.{hint} Known: {', '.join(choices)}."
+
+
+def _log_loss(truth: NDArray[Any], proba: ArrayLike, classes: Sequence[Any] | NDArray[Any] | None) -> float:
+    table = _numbers("proba", proba)
+    if classes is None:
+        raise InvalidInput("Probabilities need `classes`, the label of each column.")
+    labels = np.asarray(classes).tolist()
+    if table.shape != (truth.size, len(labels)):
+        raise ShapeMismatch(
+            f"Expected probabilities of shape ({truth.size}, {len(labels)}), one row a sample and one "
+            f"column a class; found {table.shape}."
+        )
+    if table.min() < 0 or table.max() > 1 + 1e-6:
+        raise InvalidInput(f"Probabilities lie in [0, 1]; found {table.min():g} to {table.max():g}.")
+    place = {label: index for index, label in enumerate(labels)}
+    strangers = sorted({str(label) for label in truth.tolist() if label not in place})
+    if strangers:
+        raise InvalidInput(f"`classes` lacks the true classes {strangers}.")
+    of_true = table[np.arange(truth.size), [place[label] for label in truth.tolist()]]
+    tiny = np.finfo(np.float64).eps
+    return float(-np.mean(np.log(np.clip(of_true, tiny, 1.0 - tiny))))
+
+
+def _ratio(above: NDArray[Any], below: NDArray[Any]) -> NDArray[Any]:
+    """Divide as the formulas mean it: x/0 is infinite and 0/0 is NaN, both without a warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(above / below)
+
+
+def _numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} must hold numbers only: {error}.") from error
+    if array.ndim not in (1, 2):
+        raise ShapeMismatch(f"{name} must be of shape (n,) or (n, k); found {array.shape}.")
+    array = array.reshape(array.shape[0], -1) if array.size else array
+    if not array.size:
+        raise InvalidInput(f"{name} is empty; there is nothing to score.")
+    if not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0, 0])
+        raise InvalidInput(f"{name} holds a NaN or an infinity, first in row {row}; remove such samples.")
+    return array
+
+
+def _labels(name: str, values: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ShapeMismatch(f"{name} must hold one label a sample; found the shape {array.shape}.")
+    if not array.size:
+        raise InvalidInput(f"{name} is empty; there is nothing to score.")
+    missing = [i for i, label in enumerate(array.tolist()) if label is None or label != label]
+    if missing:
+        raise InvalidInput(f"{name} has a missing label in row {missing[0]}; remove such samples.")
+    if array.dtype != object:
+        return array
+    kinds = sorted({type(label).__name__ for label in array.tolist()})
+    if len(kinds) > 1:
+        raise InvalidInput(f"{name} mixes labels of the types {', '.join(kinds)}; give one kind.")
+    return np.array(array.tolist())
+
+
+def _shape(values: ArrayLike) -> tuple[int, ...]:
+    return np.shape(values)

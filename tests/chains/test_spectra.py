@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.spectra import read_spectra
+from nirs_store.errors import InvalidInput, ShapeMismatch
+
+GRID = [850.0, 852.02, 854.04]
+X = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
+
+def plan(**changes: Any) -> ReplayPlan:
+    return ReplayPlan.from_chain(
+        {"steps": [], "model_step_idx": 9, "fold_artifacts": {0: "m"}, "wavelengths": GRID, **changes}
+    )
+
+
+FRAMES = [
+    pl.DataFrame(X, schema=["850.00", "852.02", "854.04"]),
+    pd.DataFrame(X, columns=["850.00", "852.02", "854.04"]),
+    pd.DataFrame(X, columns=GRID),
+    pa.table({"850": X[:, 0], "852.02": X[:, 1], "854.04": X[:, 2]}),
+    duckdb.sql(
+        'SELECT * FROM (VALUES (1.0::DOUBLE, 2.0::DOUBLE, 3.0::DOUBLE), (4, 5, 6)) t("850","852.02","854.04")'
+    ),
+]
+
+
+def test_an_array_is_passed_on_as_it_is() -> None:
+    read = read_spectra(plan(), X)
+    assert read.parts[0] is X
+    assert read.grids[0] is not None
+    assert read.grids[0].tolist() == GRID
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: type(frame).__module__.partition(".")[0])
+def test_a_frame_gives_its_values_row_by_row_and_its_columns_as_wavelengths(frame: Any) -> None:
+    read = read_spectra(plan(wavelengths=None), frame)
+    assert np.array_equal(read.parts[0], X)
+    assert read.parts[0].flags.c_contiguous
+    assert read.grids[0] is not None
+    assert read.grids[0].tolist() == GRID
+    assert np.array_equal(read_spectra(plan(), frame).parts[0], X)
+
+
+def test_a_frame_on_another_grid_is_refused() -> None:
+    frame = pl.DataFrame(X, schema=["850", "852.02", "855"])
+    with pytest.raises(ShapeMismatch, match=r"channel 2 is at 855, expected 854\.04"):
+        read_spectra(plan(), frame)
+    with pytest.raises(ShapeMismatch, match="the same values in another order"):
+        read_spectra(plan(), FRAMES[0].select(["852.02", "850.00", "854.04"]))
+
+
+def test_a_header_may_be_rounded_to_a_hundredth_of_the_spacing() -> None:
+    read_spectra(plan(), pl.DataFrame(X, schema=["850.01", "852.03", "854.03"]))
+    with pytest.raises(ShapeMismatch, match="not on the grid"):
+        read_spectra(plan(), pl.DataFrame(X, schema=["850.03", "852.02", "854.04"]))
+
+
+def test_a_single_channel_has_a_grid_too() -> None:
+    one = plan(wavelengths=[1450.0])
+    read_spectra(one, X[:, :1], wavelengths=[1450.0])
+    with pytest.raises(ShapeMismatch, match="1450"):
+        read_spectra(one, X[:, :1], wavelengths=[1451.0])
+
+
+def test_columns_that_are_not_wavelengths_are_named() -> None:
+    frame = FRAMES[0].with_columns(pl.lit("a").alias("sample"), pl.lit(1.0).alias("nan"))
+    with pytest.raises(InvalidInput, match=r"2 of 5 columns.*sample, nan"):
+        read_spectra(plan(), frame)
+
+
+def test_a_frame_without_names_is_an_array() -> None:
+    assert read_spectra(plan(wavelengths=None), pd.DataFrame(X)).grids == (None,)
+    assert np.array_equal(read_spectra(plan(), pd.DataFrame(X)).parts[0], X)
+
+
+def test_missing_values_of_a_frame_are_seen() -> None:
+    holes = pl.DataFrame({"850": [1, None], "852.02": [2, 5], "854.04": [3, 6]})
+    assert not read_spectra(plan(), holes).finite
+
+
+def test_text_in_a_frame_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="real numbers"):
+        read_spectra(plan(), pl.DataFrame({"850": ["a"], "852.02": ["b"], "854.04": ["c"]}))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_seen(value: float) -> None:
+    broken = X.copy()
+    broken[1, 1] = value
+    assert not read_spectra(plan(), broken).finite
+    assert read_spectra(plan(), X).finite
+    assert read_spectra(plan(), X.astype(int)).finite
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (X[0], r"found \(3,\).*reshape\(1, -1\)"),
+        (X[np.newaxis], r"found \(1, 2, 3\)"),
+        (3.0, r"found \(\)"),
+        (X[:0], r"empty.*\(0, 3\)"),
+        (X[:, :0], r"empty.*\(2, 0\)"),
+        ([[1.0, 2.0], [3.0]], "no table of numbers"),
+        (X.astype(complex), "complex128"),
+        (X.astype(str), "real numbers"),
+        (np.array([["a", 1, 2]], dtype=object), "object"),
+        (np.ma.masked_greater(X, 5), "masked"),
+        ({}, "empty dict"),
+        (X[:, :2], r"trained on 3 channels \(850 to 854\.04\), X has 2"),
+        ({0: X, "0": X}, "names a source twice"),
+        ({"nir": X}, "source 'nir'"),
+    ],
+)
+def test_what_is_no_table_of_spectra_is_refused(value: Any, named: str) -> None:
+    with pytest.raises(InvalidInput, match=named):
+        read_spectra(plan(), value)
+
+
+def test_boxed_numbers_are_unboxed_and_nested_lists_are_a_table() -> None:
+    assert read_spectra(plan(), X.astype(object)).parts[0].dtype == np.float64
+    assert np.array_equal(read_spectra(plan(), X.tolist()).parts[0], X)
+
+
+@pytest.mark.parametrize(
+    ("wavelengths", "named"),
+    [
+        ([1.0, 2.0], "3 channels, but 'wavelengths' has 2"),
+        (np.ones((1, 3)), "1-D and finite"),
+        (["a", "b", "c"], "must be numbers"),
+        ([1.0, np.nan, 3.0], "finite"),
+        ([850.0, 852.02, 860.0], "channel 2 is at 860"),
+    ],
+)
+def test_wavelengths_that_do_not_fit_are_refused(wavelengths: Any, named: str) -> None:
+    with pytest.raises(InvalidInput, match=named):
+        read_spectra(plan(), X, wavelengths)
+
+
+def test_a_chain_that_adapts_to_the_grid_takes_any() -> None:
+    other = [1.0, 2.0]
+    read = read_spectra(plan(), X[:, :2], other, adapts=lambda: True)
+    assert read.grids[0] is not None
+    assert read.grids[0].tolist() == other
+    with pytest.raises(ShapeMismatch, match="trained on 3 channels"):
+        read_spectra(plan(), X[:, :2], adapts=lambda: True)
+
+
+def test_columns_and_wavelengths_must_say_the_same() -> None:
+    read_spectra(plan(), FRAMES[0], GRID)
+    with pytest.raises(ShapeMismatch, match="column names of X and 'wavelengths' differ"):
+        read_spectra(plan(), FRAMES[0], [1.0, 2.0, 3.0])
+    with pytest.raises(ShapeMismatch, match="3 values, expected 2"):
+        read_spectra(plan(), FRAMES[0], [1.0, 2.0])
+
+
+TWO = [{"step_idx": 0}]
+MAP = {"_source_map": {"0": {"0": ["a"], "1": ["b"]}}}
+
+
+def two_sources(**changes: Any) -> ReplayPlan:
+    return plan(steps=TWO, shared_artifacts=MAP, wavelengths=None, **changes)
+
+
+@pytest.mark.parametrize(
+    "value", [[X, X[:, :2]], (X, X[:, :2]), {1: X[:, :2], 0: X}, {"1": X[:, :2], "0": X}]
+)
+def test_sources_come_as_a_sequence_or_a_dict(value: Any) -> None:
+    read = read_spectra(two_sources(), value)
+    assert [part.shape for part in read.parts] == [(2, 3), (2, 2)]
+    assert np.array_equal(read.merged().parts[0], np.hstack([X, X[:, :2]]))
+    assert read.merged() is read.merged()
+
+
+def test_sources_must_be_those_of_the_chain() -> None:
+    with pytest.raises(ShapeMismatch, match=r"2 sources apart \[0, 1\], but X is one ndarray"):
+        read_spectra(two_sources(), X)
+    with pytest.raises(ShapeMismatch, match=r"trained on the sources \[0, 1\]; X has \[0, 1, 2\]"):
+        read_spectra(two_sources(), [X, X, X])
+    with pytest.raises(ShapeMismatch, match=r"different numbers of samples: \[2, 1\]"):
+        read_spectra(two_sources(), [X, X[:1]])
+
+
+def test_the_source_of_the_chain_is_picked() -> None:
+    picked = two_sources(source_index=1)
+    assert np.array_equal(read_spectra(picked, [X, X + 1]).parts[0], X + 1)
+    assert read_spectra(picked, X).parts[0] is X
+    with pytest.raises(ShapeMismatch, match="uses source 1"):
+        read_spectra(picked, {0: X})
+
+
+def test_sources_have_grids_of_their_own() -> None:
+    both = [np.array(GRID), np.array([1.0, 2.0])]
+    for value in (both, {1: both[1], "0": both[0]}, np.concatenate(both)):
+        read = read_spectra(two_sources(), [X, X[:, :2]], value)
+        assert [grid.tolist() for grid in read.grids if grid is not None] == [GRID, [1.0, 2.0]]
+        merged = read.merged().grids[0]
+        assert merged is not None
+        assert merged.tolist() == [*GRID, 1.0, 2.0]
+    with pytest.raises(ShapeMismatch, match="missing: \\[1\\]"):
+        read_spectra(two_sources(), [X, X[:, :2]], {0: GRID})
+    with pytest.raises(ShapeMismatch, match="Expected 5 wavelengths"):
+        read_spectra(two_sources(), [X, X[:, :2]], [1.0, 2.0, 3.0])
+
+
+def test_a_stored_grid_covers_the_sources_one_after_the_other() -> None:
+    stored = plan(steps=TWO, shared_artifacts=MAP, wavelengths=[*GRID, 1.0, 2.0])
+    read = read_spectra(stored, [FRAMES[0], X[:, :2]])
+    assert [grid.tolist() for grid in read.grids if grid is not None] == [GRID, [1.0, 2.0]]
+    with pytest.raises(ShapeMismatch, match="channel 1 is at 3"):
+        read_spectra(stored, [X, X[:, :2]], [GRID, [1.0, 3.0]])

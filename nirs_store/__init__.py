@@ -1,0 +1,73 @@
+"""nirs_store: the place where a machine-learning training loop keeps its work.
+
+One object, `WorkspaceStore`, owns one folder: runs, pipelines, chains, predictions with their
+arrays, logs, and every fitted model once, under the hash of its bytes.
+
+Names are loaded when they are first used, so that ``import nirs_store`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nirs_store.bundle.reader import Bundle, load_bundle
+    from nirs_store.chains.builder import ChainBuilder
+    from nirs_store.chains.replay import replay_chain
+    from nirs_store.chains.trace import ExecutionStep, ExecutionTrace, StepArtifacts
+    from nirs_store.datasets import load_tecator
+    from nirs_store.errors import NirsStoreError
+    from nirs_store.library import PipelineLibrary
+    from nirs_store.protocol import WorkspaceStoreProtocol
+    from nirs_store.recording import CrossValidationResult, record_cross_validation
+    from nirs_store.store import WorkspaceStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bundle",
+    "ChainBuilder",
+    "CrossValidationResult",
+    "ExecutionStep",
+    "ExecutionTrace",
+    "NirsStoreError",
+    "PipelineLibrary",
+    "StepArtifacts",
+    "WorkspaceStore",
+    "WorkspaceStoreProtocol",
+    "__version__",
+    "load_bundle",
+    "load_tecator",
+    "record_cross_validation",
+    "replay_chain",
+]
+
+_HOME = {
+    "Bundle": "bundle.reader",
+    "ChainBuilder": "chains.builder",
+    "CrossValidationResult": "recording",
+    "ExecutionStep": "chains.trace",
+    "ExecutionTrace": "chains.trace",
+    "NirsStoreError": "errors",
+    "PipelineLibrary": "library",
+    "StepArtifacts": "chains.trace",
+    "WorkspaceStore": "store",
+    "WorkspaceStoreProtocol": "protocol",
+    "load_bundle": "bundle.reader",
+    "load_tecator": "datasets",
+    "record_cross_validation": "recording",
+    "replay_chain": "chains.replay",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

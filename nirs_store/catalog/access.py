@@ -1,0 +1,414 @@
+"""Working on the catalog: lease, connection, journal, then the question itself.
+
+One operation of a store object at a time; a query that finds nothing to apply shares the
+catalog with other readers. After it the connection lingers for 50 ms while nobody waits, so
+that a loop of queries does not open the file each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import duckdb
+
+from nirs_store.catalog.apply import ApplyReport, apply_journal
+from nirs_store.catalog.aside import aside_files, settle_aside
+from nirs_store.catalog.connection import (
+    CatalogLocked,
+    Options,
+    attach,
+    create_catalog,
+    open_catalog,
+    schema_version,
+)
+from nirs_store.catalog.journal import Journal
+from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.lease import Lease
+from nirs_store.catalog.schema import CATALOG_ALIAS, SCHEMA_VERSION
+from nirs_store.catalog.sessions import read_claims
+from nirs_store.errors import CatalogDamaged, ReadOnlyStore, SchemaTooNew, StoreBusy, WriteFailed
+
+__all__ = ["CatalogAccess", "Connection", "refuse_foreign"]
+
+Connection = duckdb.DuckDBPyConnection
+T = TypeVar("T")
+
+LINGER = 0.050
+_POLL = 0.010
+# Segments that a store applies when nobody asked: a short hold, because somebody may come.
+_HELP = 64
+_FOREIGN_PID = re.compile(r"PID (\d+)")
+
+# Connections that a forked child inherited: destroying one there would touch the parent's file.
+_abandoned: list[Connection] = []
+
+
+class CatalogAccess:
+    """A store object's way to the catalog; safe to use from many threads."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        journal: Journal,
+        *,
+        writable: bool,
+        options: Options,
+        on_idle: Callable[[], None],
+    ) -> None:
+        self._layout = layout
+        self._journal = journal
+        self._writable = writable
+        self._options = options
+        self._on_idle = on_idle
+        self._lease = Lease(layout, writable=writable)
+        self._mutex = threading.RLock()
+        self._held_for_fork = False
+        self._con: Connection | None = None
+        self._depth = 0
+        self._changed = False
+        self._idle_since = 0.0
+        self._told_pending = False
+        # Set while a gc of this object has blobs aside itself.
+        self.sweeping = False
+
+    # -- operations --------------------------------------------------------------------------
+
+    def query(self, ask: Callable[[Connection], T], *, timeout: float) -> T:
+        """Ask a question that sees every commit made before.
+
+        Raises
+        ------
+        StoreBusy
+            The catalog could not be had within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        with self._serialised(deadline):
+            con = self._ready_to_read(deadline)
+            return self._run(ask, con)
+
+    def change(self, work: Callable[[Connection], T], *, timeout: float) -> T:
+        """Change the catalog directly, in one transaction, after applying the journal."""
+        self._require_writable()
+        deadline = time.monotonic() + timeout
+        with self._serialised(deadline):
+            con = self._ready_to_write(deadline)
+            return self._transact(work, con)
+
+    def exclusive(self, work: Callable[[CatalogAccess], T], *, timeout: float) -> T:
+        """Run several steps under one exclusive lease; `work` calls `transact` and friends."""
+        self._require_writable()
+        deadline = time.monotonic() + timeout
+        with self._serialised(deadline):
+            self._ready_to_write(deadline)
+            return work(self)
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """One transaction inside `exclusive`, with the journal applied before it."""
+        return self._transact(work, self._ready_to_write(time.monotonic()))
+
+    def settle(self, work: Callable[[Connection], T]) -> T:
+        """A last question inside `exclusive`, without applying the journal again."""
+        if self._con is None:
+            self._con = self._connect(read_only=False, deadline=time.monotonic())
+        return self._run(work, self._con)
+
+    def close_connection(self) -> None:
+        """Close the file inside `exclusive` while keeping the lease (for vacuum)."""
+        self._disconnect()
+
+    def try_apply(self) -> None:
+        """Apply the journal if the catalog is free; errors of the machine are left to queries."""
+        if not self._writable or not self._mutex.acquire(blocking=False):
+            return
+        try:
+            if self._con is None and not self._lease.try_acquire():
+                return
+            if self._lease.mode != "exclusive":
+                return
+            self._ready_to_write(time.monotonic(), at_most=_HELP)
+        except (StoreBusy, WriteFailed, CatalogDamaged, SchemaTooNew):
+            # Nobody asked for this; whoever asks meets the same error and is told.
+            return
+        finally:
+            self._let_go()
+            self._mutex.release()
+
+    def verify(self) -> None:
+        """Look whose catalog this is and at its version, if nobody is in the way; changes nothing."""
+        with self._serialised(time.monotonic() + 1.0):
+            try:
+                if self._con is None:
+                    self._lease.acquire(exclusive=False, timeout=0.0)
+                    self._con = self._connect(read_only=True, deadline=time.monotonic())
+            except StoreBusy:
+                # Whoever has it open now checked the same; the next query looks again.
+                return
+
+    def create_if_missing(self, *, timeout: float, may_create: Callable[[], None]) -> None:
+        """Make an empty catalog under the lease unless somebody was faster."""
+        with self._serialised(time.monotonic() + timeout):
+            self._lease.acquire(exclusive=True, timeout=timeout)
+            if not self._layout.catalog.exists():
+                may_create()
+                create_catalog(self._layout, self._options)
+
+    # -- linger, fork, close -----------------------------------------------------------------
+
+    @property
+    def lingering(self) -> bool:
+        """Whether the catalog is held open without being used."""
+        return self._lease.held
+
+    def expire(self) -> None:
+        """Give the catalog up when the linger is over or somebody waits."""
+        if not self._lease.held or not self._mutex.acquire(blocking=False):
+            return
+        try:
+            over = time.monotonic() - self._idle_since > LINGER
+            if self._depth == 0 and (over or self._lease.wanted()):
+                self._give_up()
+        finally:
+            self._mutex.release()
+
+    def close(self) -> None:
+        """Give the catalog up; waits for an operation of another thread."""
+        with self._mutex:
+            self._give_up()
+
+    def before_fork(self) -> None:
+        """Leave nothing open that a child could inherit."""
+        self._held_for_fork = self._mutex.acquire(timeout=10.0)
+        if self._held_for_fork and self._depth == 0:
+            self._give_up()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on as before."""
+        if self._held_for_fork:
+            self._mutex.release()
+
+    def after_fork_in_child(self, on_idle: Callable[[], None]) -> None:
+        """Start anew; what could not be closed before the fork is never touched."""
+        self._on_idle = on_idle
+        if self._con is not None:
+            _abandoned.append(self._con)
+        self._con = None
+        self._lease.abandon()
+        self._lease = Lease(self._layout, writable=self._writable)
+        self._mutex = threading.RLock()
+        self._depth = 0
+        self._changed = False
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _serialised(self, deadline: float) -> _Turn:
+        return _Turn(self, deadline)
+
+    def _enter(self, deadline: float) -> None:
+        if not self._mutex.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise StoreBusy(
+                f"Another thread of this process was using {self._layout.root} until lock_timeout ran out. "
+                "Nothing was changed; ask again."
+            )
+        self._depth += 1
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._let_go()
+        self._mutex.release()
+
+    def _let_go(self) -> None:
+        """End of an operation: linger, unless somebody waits."""
+        if self._depth > 0 or not self._lease.held:
+            return
+        if self._con is None or self._lease.wanted():
+            self._give_up()
+            return
+        self._idle_since = time.monotonic()
+        self._on_idle()
+
+    def _require_writable(self) -> None:
+        if not self._writable:
+            raise ReadOnlyStore(
+                f"{self._layout.root} is open read-only; nothing was changed. Open it without read_only=True, "
+                "as a user who may write there."
+            )
+
+    def _ready_to_read(self, deadline: float) -> Connection:
+        if not self._writable:
+            return self._ready_read_only(deadline)
+        if self._con is not None and self._journal.is_empty():
+            return self._con
+        if self._con is None and self._journal.is_empty():
+            self._lease.acquire(exclusive=False, timeout=_left(deadline))
+            if self._journal.is_empty():
+                self._con = self._connect(read_only=True, deadline=deadline)
+                if self._is_current(self._con):
+                    return self._con
+        return self._ready_to_write(deadline)
+
+    def _ready_read_only(self, deadline: float) -> Connection:
+        if self._con is None:
+            self._lease.acquire(exclusive=False, timeout=_left(deadline))
+            self._con = self._connect(read_only=True, deadline=deadline)
+            if not self._is_current(self._con):
+                self._give_up()
+                raise ReadOnlyStore(
+                    f"{self._layout.catalog} has an older schema and must be migrated, which a read-only store "
+                    "cannot do. Open it once without read_only=True, or open a copy."
+                )
+        waiting = len(self._journal.pending())
+        if waiting and not self._told_pending:
+            self._told_pending = True
+            warnings.warn(
+                f"{self._layout.root} is read-only here: {waiting} commits in its journal could not be applied "
+                "and are not part of the answers.",
+                stacklevel=5,
+            )
+        return self._con
+
+    def _ready_to_write(self, deadline: float, at_most: int | None = None) -> Connection:
+        if self._lease.mode != "exclusive":
+            self._give_up()
+            self._lease.acquire(exclusive=True, timeout=_left(deadline))
+        if self._con is None:
+            self._con = self._connect(read_only=False, deadline=deadline)
+        # A gc that died left blobs aside. Its claims are read before the journal is applied.
+        unsettled = not self.sweeping and bool(aside_files(self._layout))
+        claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
+        everything = None if unsettled else at_most
+        report = self._guard(lambda con: apply_journal(con, self._journal, at_most=everything), self._con)
+        if report.segments:
+            self._changed = True
+        if unsettled:
+            self._guard(lambda con: settle_aside(con, self._layout, claimed), self._con)
+        self._tell(report)
+        return self._con
+
+    def _is_current(self, con: Connection) -> bool:
+        return schema_version(con, self._layout.catalog) == SCHEMA_VERSION
+
+    def _connect(self, *, read_only: bool, deadline: float) -> Connection:
+        while True:
+            try:
+                if not self._layout.catalog.exists():
+                    raise CatalogDamaged(
+                        f"{self._layout.catalog} is missing. Restore it from a backup, or from a copy that a "
+                        "migration kept; the blobs and the journal are untouched."
+                    )
+                return open_catalog(self._layout, read_only=read_only, options=self._options)
+            except CatalogLocked as error:
+                if time.monotonic() >= deadline:
+                    pid = _FOREIGN_PID.search(str(error))
+                    raise StoreBusy(
+                        f"{self._layout.catalog} is open in another program: {error} Close it there and ask "
+                        "again; recording is not affected.",
+                        pid=int(pid[1]) if pid else None,
+                    ) from error
+                time.sleep(_POLL)
+
+    def _transact(self, work: Callable[[Connection], T], con: Connection) -> T:
+        def whole(con: Connection) -> T:
+            con.execute("BEGIN")
+            try:
+                result = work(con)
+                con.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(duckdb.Error):  # the failing statement may have ended it itself
+                    con.execute("ROLLBACK")
+                raise
+            return result
+
+        self._changed = True
+        return self._run(whole, con)
+
+    def _run(self, work: Callable[[Connection], T], con: Connection) -> T:
+        return self._guard(work, con)
+
+    def _guard(self, work: Callable[[Connection], T], con: Connection) -> T:
+        """Run on a connection; one that an I/O error made invalid is not used again."""
+        try:
+            return work(con)
+        except (duckdb.FatalException, duckdb.InternalException) as error:
+            self._disconnect()
+            raise WriteFailed(
+                f"DuckDB had to give up {self._layout.catalog}: {error} What was committed is safe; the change "
+                "under way was not made. Remove the cause (full disk, I/O error) and call again."
+            ) from error
+        except (duckdb.IOException, duckdb.TransactionException, duckdb.OutOfMemoryException) as error:
+            self._disconnect()
+            raise WriteFailed(
+                f"The catalog operation failed: {error} Nothing was changed. Remove the cause and call again."
+            ) from error
+
+    def _tell(self, report: ApplyReport) -> None:
+        if report.dropped:
+            rows = ", ".join(f"{count} of {name}" for name, count in sorted(report.dropped.items()))
+            warnings.warn(
+                f"Committed rows were dropped because what they belong to was deleted or rolled back: {rows}.",
+                stacklevel=6,
+            )
+        for rejection in report.rejected:
+            warnings.warn(
+                f"A commit could not be applied and was set aside in {rejection.path}: {rejection.reason}",
+                stacklevel=6,
+            )
+
+    def _give_up(self) -> None:
+        self._disconnect()
+        self._lease.release()
+
+    def _disconnect(self) -> None:
+        con, self._con = self._con, None
+        if con is None:
+            return
+        if self._changed:
+            self._changed = False
+            # On a full disk the log stays beside the file and holds everything.
+            with contextlib.suppress(duckdb.Error):
+                con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+        con.close()
+
+
+class _Turn:
+    """One thread's turn with the catalog."""
+
+    def __init__(self, access: CatalogAccess, deadline: float) -> None:
+        self._access = access
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._access._enter(self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        self._access._leave()
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def refuse_foreign(layout: Layout, options: Options) -> None:
+    """Refuse a store.duckdb that is not ours before anything is made beside it.
+
+    Raises
+    ------
+    ForeignCatalog, SchemaTooNew, CatalogDamaged, StoreBusy
+    """
+    try:
+        con = attach(layout.catalog, read_only=True, options=options, spill=None)
+    except CatalogLocked as error:
+        raise StoreBusy(
+            f"{layout.catalog} is open in another program and has no journal beside it: {error} "
+            "Nothing was changed. Close it there and open the workspace again."
+        ) from error
+    try:
+        schema_version(con, layout.catalog)
+    finally:
+        con.close()

@@ -1,0 +1,265 @@
+"""Applying the journal: committed segments become catalog rows, exactly once.
+
+Called with the lease held alone. Nothing here can fail for a missing parent, and nothing that
+is wrong with one segment can stop the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.journal import Entry, Journal, Rejection
+from nirs_store.catalog.scalars import number
+from nirs_store.catalog.schema import SEGMENT_TABLES, arrow_schema
+from nirs_store.catalog.segments import Segment, SegmentDamaged, decode
+from nirs_store.catalog.transitions import apply_changes
+from nirs_store.errors import WriteFailed
+
+__all__ = ["ApplyReport", "apply_journal"]
+
+_CHUNK_SEGMENTS = 256
+_CHUNK_BYTES = 64 << 20
+_PRUNE_ABOVE = 512
+
+# What a segment itself can be guilty of. Everything else (full disk, no memory, a database that
+# is invalid after an I/O error) is the machine's fault, and the segment stays where it is.
+_GUILTY = (
+    SegmentDamaged,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.DataError,
+    duckdb.InvalidInputException,
+)
+
+# Which column of a row names an owner, and which tombstones of that owner drop the row.
+_OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "pipelines": (("run_id", "deleted"),),
+    "chains": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back")),
+    "predictions": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back"), ("chain_id", "deleted")),
+    "prediction_arrays": (
+        ("pipeline_id", "deleted"),
+        ("pipeline_id", "rolled_back"),
+        ("prediction_id", "deleted"),
+    ),
+    "artifact_refs": (
+        ("pipeline_id", "deleted"),
+        ("pipeline_id", "rolled_back"),
+        ("owner_id", "deleted"),
+    ),
+    "logs": (("pipeline_id", "deleted"),),
+}
+# Rows that a dropped parent drags along, also when they come in a later segment.
+_DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id"}
+
+
+@dataclass
+class ApplyReport:
+    """What one application did."""
+
+    segments: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+def apply_journal(
+    con: duckdb.DuckDBPyConnection, journal: Journal, *, at_most: int | None = None
+) -> ApplyReport:
+    """Apply pending segments (all, or the first few), in chunks of one transaction each.
+
+    Raises
+    ------
+    WriteFailed
+        The machine refused (full disk, I/O error); nothing is lost, the journal stays.
+    """
+    report = ApplyReport()
+    entries = journal.pending()
+    if not entries:
+        return report
+    applied = {str(row[0]) for row in con.execute("SELECT txid FROM applied").fetchall()}
+    _prune(con, journal, applied, entries)
+    done = [entry for entry in entries if entry.txid in applied]
+    journal.remove(done)  # a crash came between an earlier commit and its unlink
+    todo = [entry for entry in entries if entry.txid not in applied][:at_most]
+    while todo:
+        chunk, todo = _take_chunk(todo)
+        try:
+            _apply_chunk(con, chunk, report)
+            journal.remove(chunk)
+        except _GUILTY as error:
+            _rollback(con)
+            if len(chunk) == 1:
+                _reject(journal, chunk[0], error, report)
+                continue
+            for entry in chunk:
+                try:
+                    _apply_chunk(con, [entry], report)
+                    journal.remove([entry])
+                except _GUILTY as single:
+                    _rollback(con)
+                    _reject(journal, entry, single, report)
+        except (duckdb.Error, OSError) as error:
+            _rollback(con)
+            if isinstance(error, WriteFailed):
+                raise
+            raise WriteFailed(
+                f"The journal could not be applied: {error} Nothing is lost: the commits wait in "
+                f"{chunk[0].path.parent}. Remove the cause and ask again."
+            ) from error
+    return report
+
+
+def _take_chunk(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    size = 0
+    for count, entry in enumerate(entries):
+        try:
+            size += entry.path.stat().st_size
+        except OSError:
+            size += 0  # it is read, and found unreadable, in its turn
+        if count and (size > _CHUNK_BYTES or count >= _CHUNK_SEGMENTS):
+            return entries[:count], entries[count:]
+    return entries, []
+
+
+def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report: ApplyReport) -> None:
+    segments: list[tuple[Entry, Segment]] = []
+    for entry in chunk:
+        segment = decode(entry.path.read_bytes())
+        if segment.txid != entry.txid:
+            raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
+        segments.append((entry, segment))
+    now = now_naive()
+    con.execute("BEGIN")
+    dropped: dict[str, int] = {}
+    for name in SEGMENT_TABLES:
+        if name in ("takeovers", "changes"):
+            continue
+        tables = [segment.tables[name] for _, segment in segments if name in segment.tables]
+        if tables:
+            lost = _insert(con, name, pa.concat_tables(tables))
+            if lost:
+                dropped[name] = lost
+    _take_over(con, [s.tables["takeovers"] for _, s in segments if "takeovers" in s.tables])
+    changes: list[tuple[int, int, dict[str, Any]]] = []
+    for entry, segment in segments:
+        if "changes" in segment.tables:
+            for position, row in enumerate(segment.tables["changes"].to_pylist()):
+                row["payload"] = json.loads(row["payload"]) if row["payload"] else {}
+                changes.append((entry.number, position, row))
+    apply_changes(con, changes)
+    ids = [entry.txid for entry, _ in segments]
+    con.execute(
+        "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, [e.number for e, _ in segments], now]
+    )
+    for name, count in dropped.items():
+        con.execute("INSERT INTO dropped VALUES (?, ?, ?, ?)", [ids[-1], name, count, now])
+    con.execute("COMMIT")
+    report.segments += len(segments)
+    for name, count in dropped.items():
+        report.dropped[name] = report.dropped.get(name, 0) + count
+
+
+def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
+    """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
+    if name == "arrays":
+        rows = _first_of_each(rows, "array_hash")
+    con.register("incoming", rows)
+    try:
+        columns = ", ".join(field.name for field in arrow_schema(name))
+        conflict = " ON CONFLICT DO NOTHING" if name in ("arrays", "blobs", "sessions") else ""
+        owners = _OWNERS.get(name)
+        if owners is None:
+            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")  # noqa: S608
+            return 0
+        if number(con, "SELECT count(*) FROM dead") == 0:
+            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")  # noqa: S608
+            return 0
+        dead = " OR ".join(
+            f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"  # noqa: S608
+            for column, kind in owners
+        )
+        lost = number(con, f"SELECT count(*) FROM incoming i WHERE {dead}")  # noqa: S608
+        drag = _DRAGS.get(name)
+        if drag is not None and lost:
+            con.execute(
+                f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",  # noqa: S608
+                [now_naive()],
+            )
+        con.execute(
+            f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})"  # noqa: S608
+        )
+        return lost
+    finally:
+        con.unregister("incoming")
+
+
+def _first_of_each(rows: pa.Table, key: str) -> pa.Table:
+    seen: set[str] = set()
+    keep = []
+    for index, value in enumerate(rows.column(key).to_pylist()):
+        if value not in seen:
+            seen.add(value)
+            keep.append(index)
+    return rows if len(keep) == rows.num_rows else rows.take(pa.array(keep, type=pa.int64()))
+
+
+def _take_over(con: duckdb.DuckDBPyConnection, tables: list[pa.Table]) -> None:
+    """Remove one reference of a session for each artifact that one of its chains took over.
+
+    A reference younger than the takeover belongs to a later save and stays.
+    """
+    if not tables:
+        return
+    con.register("incoming", pa.concat_tables(tables))
+    try:
+        con.execute(
+            """
+            DELETE FROM artifact_refs WHERE ref_id IN (
+                WITH wanted AS (
+                    SELECT session_id, artifact_id, max(takeover_id) AS latest, count(*) AS n
+                    FROM incoming GROUP BY ALL
+                ), held AS (
+                    SELECT r.ref_id, w.n, row_number() OVER (
+                        PARTITION BY r.owner_id, r.artifact_id ORDER BY r.ref_id) AS place
+                    FROM artifact_refs r JOIN wanted w
+                      ON r.owner_kind = 'session' AND r.owner_id = w.session_id
+                     AND r.artifact_id = w.artifact_id AND r.ref_id < w.latest
+                )
+                SELECT ref_id FROM held WHERE place <= n
+            )
+            """
+        )
+    finally:
+        con.unregister("incoming")
+
+
+def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:
+    claim = ""
+    # A damaged segment cannot say who wrote it; every open still names it.
+    with contextlib.suppress(SegmentDamaged, OSError):
+        claim = decode(entry.path.read_bytes()).claim
+    reason = f"{type(error).__name__}: {error}"
+    report.rejected.append(journal.reject(entry, reason=reason, claim=claim, at=now_naive().isoformat()))
+
+
+def _prune(
+    con: duckdb.DuckDBPyConnection, journal: Journal, applied: set[str], entries: Sequence[Entry]
+) -> None:
+    """Forget applied ids whose file is gone for good."""
+    gone = applied - {entry.txid for entry in entries}
+    if len(gone) > _PRUNE_ABOVE:
+        # Only after a sync of the folder: a power loss must not bring an unlinked file back.
+        journal.sync()
+        con.execute("DELETE FROM applied WHERE txid IN (SELECT unnest(?))", [sorted(gone)])
+
+
+def _rollback(con: duckdb.DuckDBPyConnection) -> None:
+    with contextlib.suppress(duckdb.Error):  # the failing statement may have ended it itself
+        con.execute("ROLLBACK")

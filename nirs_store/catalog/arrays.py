@@ -1,0 +1,70 @@
+"""Numpy arrays as content-addressed rows: dtype, shape and bytes, keyed by their hash.
+
+The same `y_true` belongs to hundreds of predictions; it is stored once. Bytes rather than
+lists of doubles, because DuckDB rewrites a list column whole at each commit that touches it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from nirs_store.errors import CatalogDamaged, InvalidInput
+
+__all__ = ["StoredArray", "decode_array", "encode_array"]
+
+StoredArray = tuple[str, str, str, bytes]
+"""A row of the table `arrays`: array_hash, dtype, shape (JSON list), data (C order)."""
+
+
+def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
+    """Turn anything array-like into a row of `arrays`.
+
+    Returns
+    -------
+    row, array
+        The row and the array it was made of (for checks of lengths).
+
+    Raises
+    ------
+    InvalidInput
+        For values numpy can only hold as Python objects (other than text).
+    """
+    array = np.asarray(value)
+    if array.dtype.hasobject:
+        flat = array.ravel().tolist()
+        if not all(isinstance(item, str) for item in flat):
+            kinds = sorted({type(item).__name__ for item in flat})
+            raise InvalidInput(
+                f"{name}: expected numbers, booleans or text, found objects of type "
+                f"{', '.join(kinds)}. Convert the array first, e.g. with numpy.asarray(..., dtype=float)."
+            )
+        array = array.astype(np.str_)
+    data = array.tobytes(order="C")
+    dtype = array.dtype.str
+    shape = json.dumps(list(array.shape), separators=(",", ":"))
+    key = xxhash.xxh3_128(f"{dtype}{shape}".encode())
+    key.update(data)
+    return (key.hexdigest(), dtype, shape, data), array
+
+
+def decode_array(array_hash: str, dtype: str, shape: str, data: bytes) -> np.ndarray:
+    """Rebuild the array of a row; the bytes are checked against their hash.
+
+    Raises
+    ------
+    CatalogDamaged
+        When they do not fit it.
+    """
+    key = xxhash.xxh3_128(f"{dtype}{shape}".encode())
+    key.update(data)
+    if key.hexdigest() != array_hash:
+        raise CatalogDamaged(
+            f"Array {array_hash} does not hash to its name: the catalog's bytes were altered. "
+            "Run `nirs-store check --read-data` to see what depends on it."
+        )
+    array: np.ndarray = np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape))
+    return array.copy()

@@ -1,0 +1,245 @@
+"""Artifacts: blobs with a row, and the references that keep them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nirs_store.blobs.serializers import get_serializer
+from nirs_store.catalog import queries
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.values import as_text
+from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId
+from nirs_store.ids import new_id, sha256_hex
+
+__all__ = [
+    "artifact_path",
+    "get_artifact",
+    "load_artifact",
+    "read_artifact",
+    "register_existing",
+    "require_artifact",
+    "save_artifact",
+]
+
+
+def save_artifact(
+    engine: Engine,
+    obj: Any,
+    operator_class: str,
+    artifact_type: str,
+    format: str,
+    pipeline_id: str | None,
+) -> str:
+    """Serialise, hash, store once, and give this session a reference."""
+    engine.check_writable()
+    as_text(operator_class, "operator_class")
+    as_text(artifact_type, "artifact_type")
+    serializer = get_serializer(format)
+    data = serializer.dumps(obj)
+    return save_bytes(engine, data, serializer.suffix, operator_class, artifact_type, format, pipeline_id)
+
+
+def save_bytes(
+    engine: Engine,
+    data: bytes,
+    suffix: str,
+    operator_class: str,
+    artifact_type: str,
+    format: str,
+    pipeline_id: str | None,
+) -> str:
+    """Store bytes that are serialised already."""
+    artifact_id = sha256_hex(data)
+    # The session's row comes before any claim of its: see Engine.recording.
+    with engine.recording():
+        pass
+    # Claim first, look second: a gc that did not see the claim has moved the file away by now,
+    # and the look finds it gone and writes it again.
+    with engine.recorder.claiming(artifact_id):
+        info = engine.blobs.put(data, suffix, digest=artifact_id)
+        known = {
+            "artifact_path": info.path,
+            "content_hash": artifact_id,
+            "format": format,
+            "size_bytes": info.size,
+        }
+        with engine.recording() as buffer:
+            buffer.blobs.add(artifact_id)
+            _add_rows(engine, buffer, artifact_id, known, operator_class, artifact_type, pipeline_id)
+            engine.known.add("artifact", artifact_id, known)
+    return artifact_id
+
+
+def _add_rows(
+    engine: Engine,
+    buffer: Any,
+    artifact_id: str,
+    known: dict[str, Any],
+    operator_class: str,
+    artifact_type: str,
+    pipeline_id: str | None,
+) -> None:
+    now = now_naive()
+    buffer.add(
+        "blobs",
+        {
+            "artifact_id": artifact_id,
+            **known,
+            "operator_class": operator_class,
+            "artifact_type": artifact_type,
+            "created_at": now,
+        },
+    )
+    buffer.add(
+        "artifact_refs",
+        {
+            "ref_id": new_id(),
+            "artifact_id": artifact_id,
+            "owner_kind": "session",
+            "owner_id": engine.session_id,
+            "pipeline_id": pipeline_id,
+            "operator_class": operator_class,
+            "artifact_type": artifact_type,
+            "created_at": now,
+        },
+    )
+
+
+def register_existing(
+    engine: Engine,
+    artifact_id: str,
+    path: str | Path,
+    content_hash: str,
+    operator_class: str,
+    artifact_type: str,
+    format: str,
+    size_bytes: int,
+) -> str:
+    """Register a file of this workspace under an id of the caller's."""
+    engine.check_writable()
+    as_text(artifact_id, "artifact_id")
+    if not artifact_id:
+        raise InvalidInput("artifact_id: expected text, found an empty string. Nothing was registered.")
+    get_serializer(format)
+    relative = Path(path)
+    if relative.is_absolute():
+        try:
+            relative = relative.resolve().relative_to(engine.layout.root.resolve())
+        except ValueError:
+            relative = Path(path)  # resolve() below refuses it and says why
+    file = engine.blobs.resolve(relative.as_posix())
+    if file.is_relative_to(engine.layout.journal.resolve()) or file == engine.layout.catalog.resolve():
+        raise InvalidInput(
+            f"path: {relative} is part of the store's own machinery and cannot be an artifact."
+        )
+    text = relative.as_posix()
+    digest = content_hash.removeprefix("sha256:")
+    size = engine.blobs.verify(text, digest)
+    if size != int(size_bytes):
+        raise InvalidInput(f"size_bytes: {text} has {size} bytes, not {size_bytes}. Nothing was registered.")
+    existing = _lookup(engine, artifact_id)
+    if existing is not None and existing["content_hash"] != digest:
+        raise InvalidInput(
+            f"artifact_id: {artifact_id!r} names other content already ({existing['artifact_path']}). "
+            "Nothing was registered."
+        )
+    known = {"artifact_path": text, "content_hash": digest, "format": format, "size_bytes": size}
+    with engine.recording():
+        pass
+    with engine.recorder.claiming(artifact_id), engine.recording() as buffer:
+        buffer.blobs.add(artifact_id)
+        _add_rows(engine, buffer, artifact_id, known, operator_class, artifact_type, None)
+        engine.known.add("artifact", artifact_id, known)
+    return artifact_id
+
+
+def require_artifact(engine: Engine, artifact_id: str) -> None:
+    """Check that a chain can name an artifact: it has a row (or will have) and its file is there.
+
+    Raises
+    ------
+    ArtifactMissing
+    """
+    known = engine.known.get("artifact", artifact_id)
+    if known is None:
+        answered, known = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
+        if not answered:
+            # The catalog is busy. Ids made by save_artifact are hashes, so the file tells.
+            known = _on_disk(engine, artifact_id)
+        if known is None:
+            raise ArtifactMissing(
+                "artifact", artifact_id, "Save it with save_artifact first. Nothing was recorded."
+            )
+        engine.known.add("artifact", artifact_id, known)
+    if not engine.blobs.exists(known["artifact_path"]):
+        engine.known.forget("artifact", artifact_id)
+        raise ArtifactMissing(
+            "artifact",
+            artifact_id,
+            f"Its file {known['artifact_path']} is gone; save the object again. Nothing was recorded.",
+        )
+
+
+def _on_disk(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
+        return None
+    for path in (engine.layout.artifacts / artifact_id[:2]).glob(f"{artifact_id}.*"):
+        relative = path.relative_to(engine.layout.root).as_posix()
+        return {"artifact_path": relative, "content_hash": artifact_id, "format": path.suffix[1:]}
+    return None
+
+
+def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    known = engine.known.get("artifact", artifact_id) if isinstance(artifact_id, str) else None
+    if known is not None:
+        return dict(known)
+    found = engine.query(lambda con: queries.note_of(con, "artifact", artifact_id))
+    if found is not None:
+        engine.known.add("artifact", artifact_id, found)
+    return found
+
+
+def get_artifact(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    """The artifact's row with its reference count."""
+    return engine.query(lambda con: queries.get_artifact(con, artifact_id))
+
+
+def _require_row(engine: Engine, artifact_id: str) -> dict[str, Any]:
+    engine.check_open()
+    known = _lookup(engine, artifact_id)
+    if known is None:
+        raise UnknownId("artifact", artifact_id)
+    return known
+
+
+def read_artifact(engine: Engine, artifact_id: str) -> bytes:
+    """The bytes of an artifact, checked against their hash."""
+    known = _require_row(engine, artifact_id)
+    try:
+        return engine.blobs.read(known["artifact_path"], known["content_hash"])
+    except (BlobMissing, BlobCorrupt) as error:
+        # What this process remembers may be older than a deletion by another one.
+        engine.known.forget("artifact", artifact_id)
+        if isinstance(error, BlobMissing) and _lookup(engine, artifact_id) is None:
+            raise UnknownId("artifact", artifact_id, "It was deleted.") from error
+        raise
+
+
+def load_artifact(engine: Engine, artifact_id: str) -> Any:
+    """Load an artifact anew; the caller may change what it gets."""
+    data = read_artifact(engine, artifact_id)
+    known = _require_row(engine, artifact_id)
+    return get_serializer(known["format"]).loads(data)
+
+
+def artifact_size(engine: Engine, artifact_id: str) -> int:
+    """Bytes of an artifact's file, as recorded."""
+    return int(_require_row(engine, artifact_id).get("size_bytes") or 0)
+
+
+def artifact_path(engine: Engine, artifact_id: str) -> Path:
+    """Path of an artifact's file."""
+    known = _require_row(engine, artifact_id)
+    return engine.blobs.path_of(known["artifact_path"])

@@ -1,0 +1,77 @@
+"""Blobs that a gc has set aside: putting them back, or removing them, by what the catalog says.
+
+A gc renames its candidates to ``journal/aside/`` before it reads the claims, and reads the
+claims before it applies the journal a last time. Whoever saves the same content either claimed
+it before (the gc sees the claim and puts the file back) or looks after the rename (and writes
+the file anew). A gc that died in between is finished by the next holder of the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from urllib.parse import quote, unquote
+
+import duckdb
+
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file
+from nirs_store.catalog.layout import Layout
+
+__all__ = ["aside_files", "move_aside", "settle_aside"]
+
+
+def aside_files(layout: Layout) -> list[str]:
+    """Relative paths of the blobs that are set aside."""
+    try:
+        return sorted(unquote(name) for name in os.listdir(layout.aside))
+    except FileNotFoundError:
+        return []
+
+
+def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
+    """Set blobs aside; one that is gone already is passed over."""
+    for relative in relative_paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(layout.root / relative, layout.aside / quote(relative, safe=""))
+    fsync_dir(layout.aside)
+
+
+def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[str]) -> tuple[int, int]:
+    """Remove what no row names and nobody claims, put everything else back.
+
+    The claims were read before the journal was last applied, the lease is held alone.
+
+    Returns
+    -------
+    files, size
+        Files removed and their bytes.
+    """
+    paths = aside_files(layout)
+    if not paths:
+        return 0, 0
+    named = {
+        str(row[0])
+        for row in con.execute(
+            "SELECT artifact_path FROM blobs WHERE artifact_path IN (SELECT unnest(?))", [paths]
+        ).fetchall()
+    }
+    files = size = 0
+    for relative in paths:
+        waiting = layout.aside / quote(relative, safe="")
+        digest = relative.rsplit("/", 1)[-1].split(".", 1)[0]
+        if relative in named or digest in claimed:
+            target = layout.root / relative
+            ensure_dir(target.parent)
+            if target.exists():
+                # Written anew by a save that came after the rename.
+                remove_file(waiting, missing_ok=True)
+            else:
+                move_file(waiting, target)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                size += waiting.stat().st_size
+                remove_file(waiting)
+                files += 1
+    fsync_dir(layout.aside)
+    return files, size

@@ -1,0 +1,79 @@
+"""Rewriting the catalog into a new file: the only way DuckDB gives space back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import duckdb
+
+from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.schema import CATALOG_ALIAS, ROW_GROUP_SIZE, TABLES, column_names, create_statements
+from nirs_store.errors import CatalogDamaged, WriteFailed
+from nirs_store.ids import new_id
+
+__all__ = ["compact"]
+
+
+def compact(layout: Layout) -> None:
+    """Copy the catalog row by row into a new file and rename it into place.
+
+    The lease is held alone, the catalog is closed and its log was checkpointed. Nothing has
+    changed when this raises.
+
+    Raises
+    ------
+    WriteFailed, CatalogDamaged
+    """
+    if layout.wal.exists():
+        # The log belongs to the old file and would be replayed into the new one.
+        raise WriteFailed(
+            f"{layout.wal} could not be checkpointed, so the catalog cannot be rewritten. Nothing was lost; "
+            "free space and call again."
+        )
+    draft = layout.tmp / f"catalog-{new_id()}.duckdb"
+    try:
+        _copy(layout, draft)
+        fd = os.open(draft, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        move_file(draft, layout.catalog)
+        fsync_dir(layout.root)
+    except duckdb.Error as error:
+        raise WriteFailed(
+            f"{layout.catalog} could not be rewritten: {error} The old file is in place and unchanged; "
+            "free space and call again."
+        ) from error
+    finally:
+        remove_file(draft, missing_ok=True)
+        remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)
+
+
+def _copy(layout: Layout, draft: Path) -> None:
+    con = duckdb.connect(":memory:", config={"temp_directory": str(layout.tmp)})
+    try:
+        for path, alias, access in ((layout.catalog, "old", ", READ_ONLY"), (draft, CATALOG_ALIAS, "")):
+            quoted = str(path).replace("'", "''")
+            con.execute(f"ATTACH '{quoted}' AS {alias} (ROW_GROUP_SIZE {ROW_GROUP_SIZE}{access})")
+        con.execute(f"USE {CATALOG_ALIAS}")
+        con.execute("BEGIN")
+        for statement in create_statements():
+            con.execute(statement)
+        for table in TABLES:
+            names = ", ".join(column_names(table))
+            # In the order of the key: ids sort by time, so a pipeline's rows lie together.
+            con.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table} ORDER BY 1")  # noqa: S608
+            before = con.execute(f"SELECT count(*) FROM old.{table}").fetchall()  # noqa: S608
+            after = con.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
+            if before != after:
+                raise CatalogDamaged(
+                    f"Rewriting {layout.catalog} gave {after} rows of {table} for {before}; the old file is "
+                    "in place and unchanged. Run `nirs-store check --read-data`."
+                )
+        con.execute("COMMIT")
+        con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+    finally:
+        con.close()

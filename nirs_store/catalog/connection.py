@@ -1,0 +1,205 @@
+"""Opening store.duckdb: the settings, whose file it is, and its schema.
+
+Always called under the lease. The file is attached to an in-memory connection, because the
+row group size can only be said at ATTACH; then everything that could reach outside is locked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.migrations import migrate_catalog, pending_migrations
+from nirs_store.catalog.schema import (
+    CATALOG_ALIAS,
+    ROW_GROUP_SIZE,
+    SCHEMA_VERSION,
+    create_statements,
+)
+from nirs_store.errors import CatalogDamaged, ForeignCatalog, SchemaTooNew, WriteFailed
+from nirs_store.ids import new_id
+
+__all__ = ["CatalogLocked", "Options", "attach", "create_catalog", "open_catalog", "schema_version"]
+
+_LOCKED = re.compile(r"[Cc]ould not set lock|[Cc]onflicting lock|being used by another process")
+_NO_SPACE = re.compile(
+    r"No space left|Input/output error|Disk quota|Read-only file system|[Nn]ot enough space"
+)
+
+
+class CatalogLocked(Exception):
+    """Somebody outside this protocol has the file open."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the DuckDB connection."""
+
+    threads: int | None = None
+    memory_limit: str | None = None
+
+
+def _quote(path: Path) -> str:
+    # ATTACH takes no bound parameter.
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def attach(path: Path, *, read_only: bool, options: Options, spill: Path | None) -> duckdb.DuckDBPyConnection:
+    """Connect to a catalog file.
+
+    Raises
+    ------
+    CatalogLocked
+        Somebody outside the lease has it open.
+    CatalogDamaged, WriteFailed
+        It cannot be opened.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        # An in-memory connection would spill into the current folder.
+        "temp_directory": str(spill) if spill is not None else "",
+    }
+    if options.threads is not None:
+        config["threads"] = options.threads
+    if options.memory_limit is not None:
+        config["memory_limit"] = options.memory_limit
+    con = duckdb.connect(":memory:", config=config)
+    try:
+        access = ", READ_ONLY" if read_only else ""
+        con.execute(f"ATTACH {_quote(path)} AS {CATALOG_ALIAS} (ROW_GROUP_SIZE {ROW_GROUP_SIZE}{access})")
+        con.execute(f"USE {CATALOG_ALIAS}")
+        con.execute("SET TimeZone = 'UTC'")
+        con.execute("SET enable_external_access = false")
+        con.execute("SET lock_configuration = true")
+    except duckdb.Error as error:
+        con.close()
+        raise _explain(error, path) from error
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def _explain(error: duckdb.Error, path: Path) -> Exception:
+    text = str(error)
+    if _LOCKED.search(text):
+        return CatalogLocked(text)
+    if _NO_SPACE.search(text):
+        return WriteFailed(
+            f"{path} could not be opened: {text} Nothing was changed; free space and call again."
+        )
+    return CatalogDamaged(
+        f"{path} cannot be opened as a DuckDB catalog: {text} "
+        "The file was left as it is. Restore it from a backup or from the copy that the last migration kept."
+    )
+
+
+def schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Version of an attached catalog.
+
+    Raises
+    ------
+    ForeignCatalog
+        When the file is somebody else's.
+    """
+    tables = {
+        str(row[0])
+        for row in con.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_catalog = ?", [CATALOG_ALIAS]
+        ).fetchall()
+    }
+    if "nirs_store_meta" in tables:
+        rows = con.execute("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
+        if rows and str(rows[0][0]).isdigit():
+            return int(rows[0][0])
+        raise CatalogDamaged(
+            f"{path} says it is ours but does not say its schema version. It was left as it is."
+        )
+    if {"runs", "pipelines", "chains", "predictions"} <= tables:
+        what = "a workspace of nirs4all 0.7 or 0.8, which used the same file name"
+    elif tables:
+        what = f"a DuckDB database of another program (tables {', '.join(sorted(tables)[:5])})"
+    else:
+        what = "an empty DuckDB database of unknown origin"
+    raise ForeignCatalog(
+        f"{path} is not a nirs_store catalog: it is {what}. It was left untouched. "
+        "Choose another folder for this workspace."
+    )
+
+
+def create_catalog(layout: Layout, options: Options) -> None:
+    """Make an empty catalog beside and rename it into place, so that none is ever half made."""
+    draft = layout.tmp / f"catalog-{new_id()}.duckdb"
+    try:
+        con = attach(draft, read_only=False, options=options, spill=layout.tmp)
+        try:
+            con.execute("BEGIN")
+            for statement in create_statements():
+                con.execute(statement)
+            for key, value in (
+                ("format", "nirs_store"),
+                ("schema_version", str(SCHEMA_VERSION)),
+                ("workspace_id", new_id()),
+            ):
+                con.execute("INSERT INTO nirs_store_meta VALUES (?, ?)", [key, value])
+            con.execute("COMMIT")
+            con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+        except duckdb.Error as error:
+            raise _explain(error, draft) from error
+        finally:
+            con.close()
+        fd = os.open(draft, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        move_file(draft, layout.catalog)
+        fsync_dir(layout.root)
+    finally:
+        remove_file(draft, missing_ok=True)
+        remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)
+
+
+def open_catalog(layout: Layout, *, read_only: bool, options: Options) -> duckdb.DuckDBPyConnection:
+    """Attach the workspace's catalog, check whose it is and bring its schema up to date.
+
+    Raises
+    ------
+    ForeignCatalog, SchemaTooNew, CatalogDamaged
+        The file was left untouched.
+    """
+    # A file that is not ours must not even get its write-ahead log replayed: look read-only first,
+    # unless a log is there that only a writer can replay.
+    con = attach(
+        layout.catalog, read_only=read_only, options=options, spill=None if read_only else layout.tmp
+    )
+    try:
+        version = schema_version(con, layout.catalog)
+        if version > SCHEMA_VERSION:
+            raise SchemaTooNew(
+                f"{layout.catalog} has schema version {version}; this nirs_store reads up to {SCHEMA_VERSION}. "
+                "It was left untouched. Upgrade nirs_store to open this workspace."
+            )
+        if not pending_migrations(version):
+            return con
+        if read_only:
+            return con
+    except duckdb.Error as error:
+        con.close()
+        raise _explain(error, layout.catalog) from error
+    except BaseException:
+        con.close()
+        raise
+    con.close()
+    migrate_catalog(
+        layout, version, lambda: attach(layout.catalog, read_only=False, options=options, spill=layout.tmp)
+    )
+    return attach(layout.catalog, read_only=False, options=options, spill=layout.tmp)

@@ -1,0 +1,420 @@
+"""The engine of one open store: folder, blobs, buffer, journal, lease and catalog together.
+
+`WorkspaceStore` and the functions over a store work through it. It knows nothing of runs or
+chains; it opens, records, asks, changes and closes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.process
+import os
+import socket
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from nirs_store.blobs.durable import ensure_dir
+from nirs_store.blobs.store import BlobStore
+from nirs_store.catalog.access import CatalogAccess, Connection, refuse_foreign
+from nirs_store.catalog.buffer import Buffer, now_naive
+from nirs_store.catalog.connection import Options
+from nirs_store.catalog.journal import Journal
+from nirs_store.catalog.keeper import Keeper
+from nirs_store.catalog.known import KnownIds
+from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.recorder import Recorder
+from nirs_store.catalog.sessions import ClaimFile, living
+from nirs_store.errors import (
+    CatalogDamaged,
+    NotAWorkspace,
+    ReadOnlyStore,
+    SegmentRejected,
+    StoreBusy,
+    StoreClosed,
+)
+from nirs_store.ids import new_id
+
+__all__ = ["Engine", "Settings"]
+
+T = TypeVar("T")
+
+_LOOK_UP = 1.0
+_live: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a store object was opened; everything a copy in another process needs."""
+
+    root: Path
+    read_only: bool = False
+    create: bool = True
+    lock_timeout: float = 30.0
+    durability: str = "pipeline"
+    threads: int | None = None
+    memory_limit: str | None = None
+    # The session whose references this object's saves belong to: a copy handed to a worker
+    # saves on behalf of the store it was copied from.
+    session_id: str | None = None
+
+
+class Engine:
+    """One open store; use `Engine.open`."""
+
+    def __init__(self, settings: Settings, layout: Layout, *, writable: bool) -> None:
+        self.settings = settings
+        self.layout = layout
+        self.writable = writable
+        self.known = KnownIds()
+        self.journal = Journal(layout)
+        self.blobs = BlobStore(layout.root, layout.artifacts, layout.aside, layout.tmp)
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._background_error: Exception | None = None
+        self.backlog = False
+        self._owns_session = settings.session_id is None
+        self._pid = os.getpid()
+        claim_id = new_id()
+        self.session_id = settings.session_id or claim_id
+        self._session_recorded = not self._owns_session
+        self._claim = ClaimFile(layout, claim_id)
+        self._keeper = Keeper(self)
+        options = Options(settings.threads, settings.memory_limit)
+        self.access = CatalogAccess(
+            layout, self.journal, writable=writable, options=options, on_idle=self._keeper.wake
+        )
+        self.recorder = Recorder(
+            self.journal,
+            self.blobs,
+            self._claim,
+            self.session_id,
+            every_call=settings.durability == "call",
+            on_buffered=self._keeper.wake,
+            on_backlog=self._on_backlog,
+        )
+        _live.add(self)
+
+    # -- opening -----------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, settings: Settings) -> Engine:
+        """Open or create a workspace.
+
+        Raises
+        ------
+        NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, ReadOnlyStore
+        """
+        layout = Layout(settings.root)
+        if settings.root.exists() and not settings.root.is_dir():
+            raise NotAWorkspace(
+                f"{settings.root} is a file; a workspace is a folder. Nothing was changed. Name a folder."
+            )
+        exists = layout.catalog.exists()
+        if not exists and (settings.read_only or not settings.create):
+            raise NotAWorkspace(
+                f"{settings.root} is not a workspace: it has no store.duckdb. Nothing was changed. "
+                "Create one with `nirs-store init` or by opening it for writing, or name another folder."
+            )
+        if exists and not layout.journal.exists():
+            refuse_foreign(layout, Options(settings.threads, settings.memory_limit))
+        writable = not settings.read_only and _make_folders(layout, exists)
+        engine = cls(settings, layout, writable=writable)
+        try:
+            if not exists:
+                engine.access.create_if_missing(
+                    timeout=settings.lock_timeout, may_create=lambda: _refuse_lost_catalog(layout)
+                )
+            if settings.session_id is None:
+                engine.access.verify()
+                engine._name_rejections()
+        except BaseException:
+            engine.abort()
+            raise
+        return engine
+
+    # -- recording ---------------------------------------------------------------------------
+
+    @contextmanager
+    def recording(self, *, commit: bool = False) -> Iterator[Buffer]:
+        """Add rows to the buffer; see `Recorder.recording`."""
+        self.check_writable()
+        if not self._claim.exists:
+            self._begin_session()
+        with self.recorder.recording(commit=commit) as buffer:
+            if not self._session_recorded:
+                self._session_recorded = True
+                buffer.add(
+                    "sessions",
+                    {
+                        "session_id": self.session_id,
+                        "host": socket.gethostname(),
+                        "pid": os.getpid(),
+                        "started_at": now_naive(),
+                    },
+                )
+            yield buffer
+
+    def flush(self) -> None:
+        """Commit what is buffered."""
+        self.check_open()
+        if self.writable:
+            self.recorder.flush()
+
+    # -- asking and changing -------------------------------------------------------------------
+
+    def query(self, ask: Callable[[Connection], T]) -> T:
+        """Ask the catalog; sees everything committed, by this store and by others."""
+        self.check_open()
+        if self.writable:
+            self.recorder.flush()
+        return self.access.query(ask, timeout=self.settings.lock_timeout)
+
+    def change(self, work: Callable[[Connection], T]) -> T:
+        """Change the catalog directly in one transaction."""
+        self.check_writable()
+        self.recorder.flush()
+        return self.access.change(work, timeout=self.settings.lock_timeout)
+
+    def exclusive(self, work: Callable[[CatalogAccess], T]) -> T:
+        """Run several steps under one exclusive lease."""
+        self.check_writable()
+        self.recorder.flush()
+        return self.access.exclusive(work, timeout=self.settings.lock_timeout)
+
+    def look_up(self, ask: Callable[[Connection], T]) -> tuple[bool, T | None]:
+        """Ask within a second, for a recording call that meets an id it does not know.
+
+        Returns
+        -------
+        answered, answer
+            (False, None) while the catalog is busy: the row is then checked when it is applied.
+        """
+        self.check_open()
+        if not self.recorder.in_transaction:
+            self.recorder.flush()
+        try:
+            return True, self.access.query(ask, timeout=min(_LOOK_UP, self.settings.lock_timeout))
+        except StoreBusy:
+            return False, None
+
+    def living_sessions(self) -> list[str]:
+        """Ids of all sessions that live now, as their locks say."""
+        alive = living(self.layout)
+        return alive if self._claim.exists else [*alive, self.session_id]
+
+    # -- state -------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def check_open(self) -> None:
+        """Raise what a call must raise before it does anything.
+
+        Raises
+        ------
+        StoreClosed
+        WriteFailed
+            A background commit failed since the last call; its rows are still in the buffer.
+        SegmentRejected
+            A commit of this store could not be applied.
+        """
+        if self._closed:
+            raise StoreClosed
+        error, self._background_error = self._background_error, None
+        if error is not None:
+            raise error
+        if self._claim.exists:
+            rejected = self.journal.rejections_of(self._claim.claim_id)
+            if rejected:
+                what = "; ".join(f"{r.path.name}: {r.reason}" for r in rejected)
+                raise SegmentRejected(
+                    f"{len(rejected)} commits of this store could not be applied and were set aside in "
+                    f"{self.layout.rejected}: {what}. Their rows are not in the catalog; everything else is."
+                )
+
+    def check_writable(self) -> None:
+        """Raise unless this store may write."""
+        self.check_open()
+        if not self.writable:
+            raise ReadOnlyStore(
+                f"{self.layout.root} is open read-only; nothing was changed. Open it without read_only=True, "
+                "as a user who may write there."
+            )
+
+    # -- what the keeper looks after -----------------------------------------------------------
+
+    @property
+    def next_flush(self) -> float | None:
+        """Monotonic time at which the buffer must be committed."""
+        return self.recorder.flush_due
+
+    @property
+    def lingering(self) -> bool:
+        """Whether the catalog is held open without need."""
+        return self.access.lingering
+
+    def keep(self) -> None:
+        """Do what is due: let go of the catalog, commit the buffer, apply a backlog."""
+        self.access.expire()
+        due = self.recorder.flush_due
+        if due is not None and time.monotonic() >= due:
+            try:
+                self.recorder.flush()
+            except Exception as error:  # kept, and raised by the next call of this store
+                self._background_error = error
+                self.recorder.postpone()
+        if self.backlog:
+            self.backlog = False
+            self.access.try_apply()
+
+    def _on_backlog(self, pressure: bool) -> None:
+        if pressure:
+            self.access.try_apply()
+            return
+        self.backlog = True
+        self._keeper.wake()
+
+    # -- closing and forking -------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Commit, end the session, let everything go; a second call does nothing.
+
+        Raises
+        ------
+        WriteFailed
+            What is buffered could not be committed; the store stays open so that it can be
+            tried again.
+        """
+        with self._close_lock:
+            if self._closed:
+                return
+            if self.writable and self._claim.exists:
+                with self.recorder.recording() as buffer:
+                    if self._owns_session and self._session_recorded and self._pid == os.getpid():
+                        buffer.change("end_session", self.session_id)
+                self.recorder.flush()
+            self.abort()
+
+    def abort(self) -> None:
+        """Let everything go without committing."""
+        self._closed = True
+        self._keeper.stop()
+        self.access.close()
+        self.blobs.close()
+        self._claim.close()
+        _live.discard(self)
+
+    def finish(self) -> None:
+        """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""
+        if self._closed:
+            return
+        try:
+            self.close()
+        except Exception as error:
+            self.abort()
+            print(f"nirs_store: closing {self.layout.root} failed: {error}", file=sys.stderr)
+
+    def before_fork(self) -> None:
+        """Hold everything still, with the catalog closed."""
+        self.access.before_fork()
+        self.recorder.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self.recorder.after_fork_in_parent()
+        self.access.after_fork_in_parent()
+
+    def after_fork_in_child(self) -> None:
+        """Detach: own claims, nothing buffered, no thread; saves belong to the parent's session."""
+        self._close_lock = threading.Lock()
+        self.blobs.after_fork_in_child()
+        self.known.after_fork_in_child()
+        self._claim.abandon()
+        self._claim = ClaimFile(self.layout, new_id())
+        self._owns_session = False
+        self._session_recorded = True
+        self._pid = os.getpid()
+        self._keeper = Keeper(self)
+        self.access.after_fork_in_child(self._keeper.wake)
+        self.recorder.after_fork_in_child(self._claim, self._keeper.wake)
+        self._background_error = None
+
+    def _begin_session(self) -> None:
+        self._claim.ensure()
+        if multiprocessing.process.parent_process() is not None:
+            # A multiprocessing child ends with os._exit: no atexit, only multiprocessing's own.
+            from multiprocessing import util
+
+            util.Finalize(self, Engine.finish, args=(self,), exitpriority=100)
+
+    def _name_rejections(self) -> None:
+        rejected = self.journal.rejections()
+        if rejected:
+            names = "; ".join(f"{r.path.name} ({r.reason})" for r in rejected[:5])
+            warnings.warn(
+                f"{self.layout.root} has {len(rejected)} commits that could not be applied, kept in "
+                f"{self.layout.rejected}: {names}",
+                stacklevel=5,
+            )
+
+
+def _make_folders(layout: Layout, exists: bool) -> bool:
+    """Make what is missing; False when an existing workspace cannot be written."""
+    try:
+        ensure_dir(layout.root)
+        for folder in layout.folders:
+            ensure_dir(folder)
+    except ReadOnlyStore:
+        if exists:
+            return False
+        raise
+    if os.access(layout.root, os.W_OK) and os.access(layout.segments, os.W_OK):
+        return True
+    if exists:
+        return False
+    raise ReadOnlyStore(f"{layout.root} cannot be written by this user, so no workspace can be made there.")
+
+
+def _refuse_lost_catalog(layout: Layout) -> None:
+    """An empty catalog beside blobs or commits would hide that the real one was lost."""
+    left = any(layout.segments.iterdir()) or any(layout.artifacts.iterdir())
+    if left:
+        raise CatalogDamaged(
+            f"{layout.root} has blobs or commits but no store.duckdb: the catalog was lost or moved. Nothing was "
+            "changed. Restore store.duckdb from a backup or from a copy kept in journal/, or name another folder."
+        )
+
+
+# The engines held still by the fork under way; another thread may open one in the meantime.
+_forking: list[Engine] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_live)
+    for engine in _forking:
+        engine.before_fork()
+
+
+def _after_in_parent() -> None:
+    for engine in _forking:
+        engine.after_fork_in_parent()
+    _forking.clear()
+
+
+def _after_in_child() -> None:
+    for engine in list(_live):
+        engine.after_fork_in_child()
+    _forking.clear()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

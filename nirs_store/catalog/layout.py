@@ -1,0 +1,88 @@
+"""Where everything of a workspace lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one workspace folder."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        """The DuckDB file."""
+        return self.root / "store.duckdb"
+
+    @property
+    def wal(self) -> Path:
+        """DuckDB's write-ahead log; present only while the catalog is open or after a crash."""
+        return self.root / "store.duckdb.wal"
+
+    @property
+    def artifacts(self) -> Path:
+        """Blobs, sharded by the first two characters of their hash."""
+        return self.root / "artifacts"
+
+    @property
+    def journal(self) -> Path:
+        """All machinery, in one visible folder."""
+        return self.root / "journal"
+
+    @property
+    def segments(self) -> Path:
+        """Commits not yet applied."""
+        return self.journal / "segments"
+
+    @property
+    def rejected(self) -> Path:
+        """Commits that could not be applied, each with its reason."""
+        return self.journal / "rejected"
+
+    @property
+    def claims(self) -> Path:
+        """One locked file a live session."""
+        return self.journal / "claims"
+
+    @property
+    def aside(self) -> Path:
+        """Blobs that a gc is deciding about."""
+        return self.journal / "aside"
+
+    @property
+    def tmp(self) -> Path:
+        """Unfinished writes."""
+        return self.journal / "tmp"
+
+    @property
+    def lock(self) -> Path:
+        """The lease."""
+        return self.journal / "lock"
+
+    @property
+    def wait(self) -> Path:
+        """Touched by whoever waits for the lease."""
+        return self.journal / "wait"
+
+    @property
+    def holder(self) -> Path:
+        """Who holds the lease, for error messages only."""
+        return self.journal / "holder"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders a workspace is made of, parents first."""
+        return (
+            self.artifacts,
+            self.journal,
+            self.segments,
+            self.rejected,
+            self.claims,
+            self.aside,
+            self.tmp,
+        )

@@ -1,0 +1,175 @@
+"""The lease: who may have store.duckdb open right now.
+
+An OS lock on ``journal/lock``. Readers that find the journal empty share it, everybody else
+takes it alone. A waiter polls and touches ``journal/wait`` at each poll; whoever could linger,
+or take the lease without needing it now, does not while that touch is fresh. A touch expires
+by itself, where a lock used as an announcement would be pinned by a stopped waiter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.oslock import open_lock_file, try_lock, unlock
+from nirs_store.errors import StoreBusy
+
+__all__ = ["Lease"]
+
+_POLL = 0.002
+_FRESH = 0.020
+# A reader lets a waiter go first, but not for ever: waiters that died a moment ago and readers
+# that queue for each other must not add up.
+_COURTESY = 0.040
+
+
+class Lease:
+    """One process's hold on a workspace's catalog; not thread-safe (the engine's mutex is).
+
+    Parameters
+    ----------
+    layout
+        The workspace.
+    writable
+        False when nothing may be created or touched in the folder.
+    """
+
+    def __init__(self, layout: Layout, *, writable: bool) -> None:
+        self._layout = layout
+        self._writable = writable
+        self._fd: int | None = None
+        self.mode: str | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lease, shared or alone."""
+        return self.mode is not None
+
+    def acquire(self, *, exclusive: bool, timeout: float) -> None:
+        """Wait for the lease.
+
+        Raises
+        ------
+        StoreBusy
+            After `timeout` seconds, naming the holder as far as known.
+        """
+        start = time.monotonic()
+        if not exclusive:
+            while self.wanted() and time.monotonic() - start < _COURTESY:
+                time.sleep(_POLL)
+        while not self._try(exclusive=exclusive):
+            self._announce()
+            if time.monotonic() - start >= timeout:
+                raise self._busy(timeout)
+            time.sleep(_POLL + random.random() * _POLL)
+
+    def try_acquire(self) -> bool:
+        """Take the lease alone if nobody has it and nobody waits for it."""
+        return not self.wanted() and self._try(exclusive=True)
+
+    def release(self) -> None:
+        """Give the lease up."""
+        if self._fd is None:
+            self.mode = None
+            return
+        if self.mode == "exclusive" and self._writable:
+            with contextlib.suppress(OSError):  # only a hint for other processes' messages
+                self._layout.holder.unlink()
+        if self.mode is not None:
+            unlock(self._fd)
+        self.mode = None
+        os.close(self._fd)
+        self._fd = None
+
+    def abandon(self) -> None:
+        """Forget the lease in a forked child: closing is enough, unlocking would free the parent's."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
+        self.mode = None
+
+    def wanted(self) -> bool:
+        """Whether somebody was waiting for the lease within the last 20 ms."""
+        try:
+            age = time.time() - self._layout.wait.stat().st_mtime
+        except OSError:
+            return False
+        return -_FRESH < age < _FRESH
+
+    def _try(self, *, exclusive: bool) -> bool:
+        if self._fd is None:
+            try:
+                self._fd = open_lock_file(self._layout.lock, writable=self._writable)
+            except FileNotFoundError:
+                if self._writable:
+                    raise
+                # A copy of a workspace without its machinery, read-only: nobody writes there.
+                self.mode = "none"
+                return True
+        if not try_lock(self._fd, exclusive=exclusive):
+            return False
+        self.mode = "exclusive" if exclusive else "shared"
+        self._say_who()
+        return True
+
+    def _announce(self) -> None:
+        if not self._writable:
+            return
+        try:
+            os.utime(self._layout.wait)
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                self._layout.wait.touch()
+        except OSError:
+            pass  # an announcement is a courtesy; waiting goes on without it
+
+    def _say_who(self) -> None:
+        if not self._writable:
+            return
+        who = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(),
+            "mode": self.mode,
+        }
+        with contextlib.suppress(OSError):  # a full disk must not keep anybody out
+            self._layout.holder.write_text(json.dumps(who))
+
+    def _busy(self, timeout: float) -> StoreBusy:
+        who = _read_holder(self._layout.holder)
+        host, pid, since = who.get("host"), who.get("pid"), _parse_time(who.get("since"))
+        if isinstance(pid, int) and isinstance(host, str):
+            name = f"process {pid} on {host} has held it since {since or 'an unknown time'}"
+        else:
+            host, pid = None, None
+            name = "its holder left no name"
+        return StoreBusy(
+            f"The catalog of {self._layout.root} was busy for {timeout:g} s: {name}. "
+            "Nothing was changed. Wait for that process or stop it, or raise lock_timeout; "
+            "recording is not affected.",
+            host=host,
+            pid=pid,
+            since=since,
+        )
+
+
+def _read_holder(path: Path) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _parse_time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None

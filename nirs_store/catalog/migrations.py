@@ -1,0 +1,105 @@
+"""Bringing an older catalog up to date: named steps in order, each one transaction.
+
+Before the first step the file is copied to ``journal/before-migration-v<version>.duckdb``; the
+copy stays until the user removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.schema import CATALOG_ALIAS
+from nirs_store.errors import WriteFailed
+from nirs_store.ids import new_id
+
+__all__ = ["MIGRATIONS", "Migration", "migrate_catalog", "migration_copies", "pending_migrations"]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One step from a version to the next."""
+
+    to_version: int
+    name: str
+    apply: Callable[[duckdb.DuckDBPyConnection], None]
+
+
+MIGRATIONS: tuple[Migration, ...] = ()
+
+
+def pending_migrations(version: int, steps: Sequence[Migration] | None = None) -> list[Migration]:
+    """Steps that a catalog of this version still needs; writes nothing."""
+    return [step for step in (MIGRATIONS if steps is None else steps) if step.to_version > version]
+
+
+def migration_copies(layout: Layout) -> list[Path]:
+    """Copies kept from before earlier migrations, newest version last."""
+    return sorted(layout.journal.glob("before-migration-v*.duckdb"))
+
+
+def migrate_catalog(
+    layout: Layout,
+    version: int,
+    connect: Callable[[], duckdb.DuckDBPyConnection],
+    steps: Sequence[Migration] | None = None,
+) -> None:
+    """Run the pending steps under the exclusive lease, the catalog being closed.
+
+    Raises
+    ------
+    WriteFailed
+        A step or the copy failed; the catalog is at the last version whose step was committed.
+    """
+    # Replays a log that a crash left, so that the copy is the whole catalog. Nothing of this
+    # process has the file open afterwards: copying it by open() cannot drop a lock in use.
+    con = connect()
+    con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+    con.close()
+    _keep_copy(layout, version)
+    for step in pending_migrations(version, steps):
+        con = connect()
+        try:
+            con.execute("BEGIN")
+            step.apply(con)
+            con.execute(
+                "UPDATE nirs_store_meta SET value = ? WHERE key = 'schema_version'", [str(step.to_version)]
+            )
+            con.execute("COMMIT")
+            con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+        except duckdb.Error as error:
+            raise WriteFailed(
+                f"Migration {step.name!r} of {layout.catalog} failed: {error} Its transaction was rolled back; "
+                f"a copy from before is in {layout.journal}."
+            ) from error
+        finally:
+            con.close()
+
+
+def _keep_copy(layout: Layout, version: int) -> None:
+    target = layout.journal / f"before-migration-v{version}.duckdb"
+    if target.exists():
+        return
+    draft = layout.tmp / f"copy-{new_id()}.duckdb"
+    try:
+        shutil.copyfile(layout.catalog, draft)
+        fd = os.open(draft, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        move_file(draft, target)
+        fsync_dir(layout.journal)
+    except OSError as error:
+        remove_file(draft, missing_ok=True)
+        raise WriteFailed(
+            f"The catalog could not be copied before its migration: {error}. Nothing was changed; "
+            "free space and open the workspace again."
+        ) from error

@@ -1,0 +1,397 @@
+"""Recording runs, pipelines, chains, predictions and logs.
+
+Each function checks everything first and adds rows last, so a call that raises leaves nothing
+behind. None of them waits for another process: an id that is not known here is looked up for
+at most a second, and accepted unseen while the catalog is busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nirs_store.catalog import queries
+from nirs_store.catalog.arrays import encode_array
+from nirs_store.catalog.artifacts import require_artifact
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.values import as_float, as_int, as_text, to_json
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.ids import new_id
+
+__all__ = [
+    "begin_pipeline",
+    "begin_run",
+    "complete_pipeline",
+    "complete_run",
+    "fail_pipeline",
+    "fail_run",
+    "log_step",
+    "require",
+    "save_chain",
+    "save_prediction",
+    "save_prediction_arrays",
+]
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None:
+    """What is known of an id; None while the catalog is busy and the id is not known here.
+
+    Raises
+    ------
+    UnknownId
+        No row has that id.
+    """
+    known = engine.known.get(kind, identifier) if isinstance(identifier, str) else None
+    if known is not None:
+        return dict(known)
+    if not isinstance(identifier, str) or not identifier:
+        raise UnknownId(kind, identifier)
+    answered, note = engine.look_up(lambda con: queries.note_of(con, kind, identifier))
+    if not answered:
+        return None
+    if note is None:
+        raise UnknownId(kind, identifier, "Nothing was recorded.")
+    engine.known.add(kind, identifier, note)
+    return note
+
+
+# -- runs ------------------------------------------------------------------------------------
+
+
+def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -> str:
+    """Record a run and commit it."""
+    run_id = new_id()
+    row = {
+        "run_id": run_id,
+        "name": as_text(name, "name"),
+        "config": to_json(config, "config"),
+        "datasets": to_json(list(datasets or ()), "datasets"),
+        "status": "running",
+        "created_at": now_naive(),
+        "session_id": engine.session_id,
+    }
+    with engine.recording(commit=True) as buffer:
+        buffer.add("runs", row)
+        engine.known.add("run", run_id, {})
+    return run_id
+
+
+def complete_run(engine: Engine, run_id: str, summary: Any) -> None:
+    """Commit everything and mark the run as completed."""
+    require(engine, "run", run_id)
+    to_json(summary, "summary")
+    _finish(engine, "complete_run", run_id, {"summary": summary})
+
+
+def fail_run(engine: Engine, run_id: str, error: str) -> None:
+    """Mark the run, and the pipelines it left unfinished, as failed."""
+    require(engine, "run", run_id)
+    _finish(engine, "fail_run", run_id, {"error": as_text(str(error), "error")})
+
+
+def _finish(engine: Engine, kind: str, identifier: str, payload: Mapping[str, Any]) -> None:
+    with engine.recording(commit=True) as buffer:
+        buffer.change(kind, identifier, payload)
+
+
+# -- pipelines ---------------------------------------------------------------------------------
+
+
+def begin_pipeline(
+    engine: Engine,
+    run_id: str,
+    name: str,
+    expanded_config: Any,
+    generator_choices: Any,
+    dataset_name: str,
+    dataset_hash: str | None,
+) -> str:
+    """Record a pipeline and commit it."""
+    require(engine, "run", run_id)
+    pipeline_id = new_id()
+    row = {
+        "pipeline_id": pipeline_id,
+        "run_id": run_id,
+        "name": as_text(name, "name"),
+        "expanded_config": to_json(expanded_config, "expanded_config"),
+        "generator_choices": to_json(generator_choices, "generator_choices"),
+        "dataset_name": as_text(dataset_name, "dataset_name"),
+        "dataset_hash": None if dataset_hash is None else as_text(dataset_hash, "dataset_hash"),
+        "status": "running",
+        "created_at": now_naive(),
+        "session_id": engine.session_id,
+    }
+    with engine.recording(commit=True) as buffer:
+        buffer.add("pipelines", row)
+        engine.known.add("pipeline", pipeline_id, {"run_id": run_id, "status": "running"})
+    return pipeline_id
+
+
+def complete_pipeline(
+    engine: Engine,
+    pipeline_id: str,
+    best_val: float | None,
+    best_test: float | None,
+    metric: str | None,
+    duration_ms: int | None,
+) -> None:
+    """Commit everything and mark the pipeline as completed."""
+    require(engine, "pipeline", pipeline_id)
+    payload = {
+        "best_val": _finite(as_float(best_val, "best_val")),
+        "best_test": _finite(as_float(best_test, "best_test")),
+        "metric": None if metric is None else as_text(metric, "metric"),
+        "duration_ms": None if duration_ms is None else int(duration_ms),
+    }
+    _finish(engine, "complete_pipeline", pipeline_id, payload)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
+    """Mark the pipeline as failed; what it recorded is rolled back, its row and logs stay."""
+    note = require(engine, "pipeline", pipeline_id)
+    if note is not None and note.get("status") == "failed":
+        return
+    _finish(engine, "fail_pipeline", pipeline_id, {"error": as_text(str(error), "error")})
+    engine.known.add("pipeline", pipeline_id, {**(note or {}), "status": "failed"})
+
+
+def _require_open_pipeline(engine: Engine, pipeline_id: str) -> None:
+    note = require(engine, "pipeline", pipeline_id)
+    if note is not None and note.get("status") == "failed":
+        raise InvalidInput(
+            f"Pipeline {pipeline_id} has failed and was rolled back; it takes no more rows. Begin another pipeline."
+        )
+
+
+# -- chains ------------------------------------------------------------------------------------
+
+
+def save_chain(
+    engine: Engine,
+    pipeline_id: str,
+    *,
+    steps: list[dict[str, Any]],
+    model_step_idx: int,
+    model_class: str,
+    preprocessings: str,
+    fold_strategy: str,
+    fold_artifacts: Mapping[Any, Any],
+    shared_artifacts: Mapping[Any, Any],
+    branch_path: Sequence[int] | None,
+    source_index: int | None,
+    fold_weights: Mapping[str, float] | None,
+    wavelengths: Any,
+    metadata: Mapping[str, Any] | None,
+    artifact_ids: Sequence[str],
+) -> str:
+    """Record a chain; it takes over this session's references to the artifacts it names."""
+    _require_open_pipeline(engine, pipeline_id)
+    chain_id = new_id()
+    if as_int(model_step_idx, "model_step_idx") is None:
+        raise InvalidInput("model_step_idx: expected a whole number, found None. Nothing was recorded.")
+    grid = None if wavelengths is None else _wavelengths(wavelengths)
+    row = {
+        "chain_id": chain_id,
+        "pipeline_id": pipeline_id,
+        "steps": to_json(list(steps), "steps"),
+        "model_step_idx": as_int(model_step_idx, "model_step_idx"),
+        "model_class": as_text(model_class, "model_class"),
+        "preprocessings": as_text(preprocessings, "preprocessings"),
+        "fold_strategy": as_text(fold_strategy, "fold_strategy"),
+        "fold_artifacts": to_json(dict(fold_artifacts or {}), "fold_artifacts"),
+        "shared_artifacts": to_json(dict(shared_artifacts or {}), "shared_artifacts"),
+        "branch_path": to_json(None if branch_path is None else list(branch_path), "branch_path"),
+        "source_index": as_int(source_index, "source_index"),
+        "fold_weights": to_json(fold_weights, "fold_weights"),
+        "metadata": to_json(dict(metadata or {}), "metadata"),
+        "created_at": now_naive(),
+    }
+    held = []
+    try:
+        for artifact_id in artifact_ids:
+            claim = engine.recorder.claiming(artifact_id)
+            claim.__enter__()
+            held.append(claim)
+            require_artifact(engine, artifact_id)
+        with engine.recording() as buffer:
+            if grid is not None:
+                row["wavelengths"] = buffer.add_array(encode_array(grid, "wavelengths")[0])
+            buffer.add("chains", row)
+            for artifact_id in artifact_ids:
+                buffer.blobs.add(artifact_id)
+                buffer.add(
+                    "artifact_refs",
+                    {
+                        "ref_id": new_id(),
+                        "artifact_id": artifact_id,
+                        "owner_kind": "chain",
+                        "owner_id": chain_id,
+                        "pipeline_id": pipeline_id,
+                        "created_at": now_naive(),
+                    },
+                )
+                buffer.add(
+                    "takeovers",
+                    {"takeover_id": new_id(), "session_id": engine.session_id, "artifact_id": artifact_id},
+                )
+            engine.known.add("chain", chain_id, {"pipeline_id": pipeline_id})
+    finally:
+        for claim in held:
+            claim.__exit__(None, None, None)
+    return chain_id
+
+
+def _wavelengths(values: Any) -> np.ndarray:
+    grid = np.asarray(values, dtype=np.float64)
+    if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
+        raise InvalidInput(
+            f"wavelengths: expected a one-dimensional list of finite numbers, found shape {grid.shape}. "
+            "Nothing was recorded."
+        )
+    return grid
+
+
+# -- predictions -------------------------------------------------------------------------------
+
+
+def save_prediction(engine: Engine, pipeline_id: str, chain_id: str | None, values: dict[str, Any]) -> str:
+    """Record one prediction row."""
+    _require_open_pipeline(engine, pipeline_id)
+    if chain_id is not None:
+        require(engine, "chain", chain_id)
+    prediction_id = _prediction_id(engine, values.get("prediction_id"))
+    row: dict[str, Any] = {
+        "prediction_id": prediction_id,
+        "pipeline_id": pipeline_id,
+        "chain_id": chain_id,
+        "created_at": now_naive(),
+    }
+    for name in (
+        "dataset_name",
+        "model_name",
+        "model_class",
+        "fold_id",
+        "partition",
+        "metric",
+        "task_type",
+        "preprocessings",
+    ):
+        value = values[name]
+        row[name] = str(value) if name == "fold_id" and not isinstance(value, str) else as_text(value, name)
+    for name in ("val_score", "test_score", "train_score", "exclusion_rate"):
+        row[name] = as_float(values[name], name)
+    for name in ("n_samples", "n_features", "branch_id", "exclusion_count"):
+        row[name] = as_int(values[name], name)
+    row["branch_name"] = (
+        None if values["branch_name"] is None else as_text(values["branch_name"], "branch_name")
+    )
+    for name in ("scores", "best_params"):
+        row[name] = to_json(values[name] if values[name] is not None else {}, name)
+    with engine.recording() as buffer:
+        buffer.add("predictions", row)
+        engine.known.add(
+            "prediction", prediction_id, {"pipeline_id": pipeline_id, "arrays": False, "n": row["n_samples"]}
+        )
+    return prediction_id
+
+
+def _prediction_id(engine: Engine, given: Any) -> str:
+    """A new id, or the caller's; one that is taken would have the whole commit set aside later."""
+    if given is None:
+        return new_id()
+    prediction_id = as_text(given, "prediction_id")
+    taken = engine.known.get("prediction", prediction_id)
+    if taken is None:
+        _, taken = engine.look_up(lambda con: queries.note_of(con, "prediction", prediction_id))
+    if taken is not None or not prediction_id:
+        raise InvalidInput(
+            f"There is a prediction with the id {prediction_id!r} already (ids may not be empty either). "
+            "Nothing was recorded."
+        )
+    return prediction_id
+
+
+def save_prediction_arrays(
+    engine: Engine,
+    prediction_id: str,
+    y_true: Any,
+    y_pred: Any,
+    y_proba: Any = None,
+    sample_indices: Any = None,
+    weights: Any = None,
+) -> None:
+    """Record the arrays of one prediction, once."""
+    note = require(engine, "prediction", prediction_id)
+    if note is not None and note.get("arrays"):
+        raise InvalidInput(f"Prediction {prediction_id} has its arrays already; nothing was changed.")
+    given = {
+        "y_true": y_true,
+        "y_pred": y_pred,
+        "y_proba": y_proba,
+        "sample_indices": sample_indices,
+        "weights": weights,
+    }
+    encoded = {name: encode_array(value, name) for name, value in given.items() if value is not None}
+    lengths = {name: (array.shape[0] if array.ndim else -1) for name, (_, array) in encoded.items()}
+    if -1 in lengths.values() or len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {array.shape}" for name, (_, array) in encoded.items())
+        raise ShapeMismatch(
+            f"The arrays of prediction {prediction_id} must have one entry a sample, all the same number; found "
+            f"{found}. Nothing was recorded."
+        )
+    with engine.recording() as buffer:
+        row: dict[str, Any] = {
+            "prediction_id": prediction_id,
+            "pipeline_id": None if note is None else note.get("pipeline_id"),
+        }
+        for name, (stored, _) in encoded.items():
+            row[name] = buffer.add_array(stored)
+        buffer.add("prediction_arrays", row)
+        engine.known.add("prediction", prediction_id, {**(note or {}), "arrays": True})
+
+
+# -- logs --------------------------------------------------------------------------------------
+
+
+def log_step(
+    engine: Engine,
+    pipeline_id: str,
+    step_idx: int,
+    operator_class: str | None,
+    event: str,
+    duration_ms: int | None,
+    message: str | None,
+    details: Any,
+    level: str,
+) -> None:
+    """Record one log line."""
+    require(engine, "pipeline", pipeline_id)
+    if level not in _LEVELS:
+        raise InvalidInput(
+            f"level: expected one of {', '.join(_LEVELS)}, found {level!r}. Nothing was recorded."
+        )
+    row = {
+        "log_id": new_id(),
+        "pipeline_id": pipeline_id,
+        "step_idx": as_int(step_idx, "step_idx"),
+        "operator_class": None if operator_class is None else as_text(operator_class, "operator_class"),
+        "event": as_text(event, "event"),
+        "duration_ms": None if duration_ms is None else int(duration_ms),
+        "message": None if message is None else as_text(message, "message"),
+        "details": to_json(details, "details"),
+        "level": level,
+        "created_at": now_naive(),
+    }
+    if row["step_idx"] is None:
+        raise InvalidInput("step_idx: expected a whole number, found None. Nothing was recorded.")
+    with engine.recording() as buffer:
+        buffer.add("logs", row)

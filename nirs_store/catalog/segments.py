@@ -1,0 +1,116 @@
+"""One commit as bytes: a small header, Arrow streams a table, and a checksum over all of it.
+
+Layout of a segment (integers little-endian)::
+
+    8 bytes   magic "NIRSSEG1"
+    4 bytes   length of the header
+    header    JSON: format, txid, claim, session, created, tables [[name, rows, bytes], ...]
+    streams   one Arrow IPC stream a table, in the order of the header
+    16 bytes  xxh3-128 of everything before
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+
+from nirs_store.catalog.schema import SEGMENT_TABLES, arrow_schema
+
+__all__ = ["Segment", "SegmentDamaged", "decode", "encode"]
+
+_MAGIC = b"NIRSSEG1"
+_FORMAT = 1
+
+
+class SegmentDamaged(ValueError):
+    """The bytes are not a whole segment of a known format."""
+
+
+@dataclass
+class Segment:
+    """A decoded commit."""
+
+    txid: str
+    claim: str
+    session: str
+    created: str
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+
+
+def encode(
+    rows: Mapping[str, Sequence[tuple[Any, ...]]], *, txid: str, claim: str, session: str, created: str
+) -> list[bytes]:
+    """Encode rows (tuples in column order, a list a table) as the pieces of a segment."""
+    streams: list[bytes] = []
+    index: list[tuple[str, int, int]] = []
+    for name in SEGMENT_TABLES:
+        table_rows = rows.get(name)
+        if not table_rows:
+            continue
+        schema = arrow_schema(name)
+        columns = [
+            pa.array(values, type=field.type)
+            for values, field in zip(zip(*table_rows, strict=True), schema, strict=True)
+        ]
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema) as writer:
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        stream = sink.getvalue().to_pybytes()
+        streams.append(stream)
+        index.append((name, len(table_rows), len(stream)))
+    header = json.dumps(
+        {
+            "format": _FORMAT,
+            "txid": txid,
+            "claim": claim,
+            "session": session,
+            "created": created,
+            "tables": index,
+        }
+    ).encode()
+    pieces = [_MAGIC, struct.pack("<I", len(header)), header, *streams]
+    digest = xxhash.xxh3_128()
+    for piece in pieces:
+        digest.update(piece)
+    return [*pieces, digest.digest()]
+
+
+def decode(data: bytes) -> Segment:
+    """Decode and verify a segment.
+
+    Raises
+    ------
+    SegmentDamaged
+        When anything about the bytes is off.
+    """
+    if len(data) < 28 or data[:8] != _MAGIC:
+        raise SegmentDamaged("not a segment: the magic number is missing")
+    if xxhash.xxh3_128(memoryview(data)[:-16]).digest() != data[-16:]:
+        raise SegmentDamaged("checksum mismatch: the file is torn or altered")
+    (length,) = struct.unpack_from("<I", data, 8)
+    try:
+        header = json.loads(data[12 : 12 + length])
+        if header["format"] != _FORMAT:
+            raise SegmentDamaged(f"segment format {header['format']} is not known here")
+        segment = Segment(header["txid"], header["claim"], header["session"], header["created"])
+        start = 12 + length
+        for name, _, size in header["tables"]:
+            if name not in SEGMENT_TABLES:
+                raise SegmentDamaged(f"rows for an unknown table {name!r}")
+            stream = pa.py_buffer(memoryview(data)[start : start + size])
+            table = pa.ipc.open_stream(stream).read_all()
+            if not table.schema.equals(arrow_schema(name)):
+                raise SegmentDamaged(f"rows of {name!r} have other columns than the table")
+            segment.tables[name] = table
+            start += size
+    except SegmentDamaged:
+        raise
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise SegmentDamaged(f"cannot be decoded: {error}") from error
+    return segment

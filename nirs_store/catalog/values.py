@@ -1,0 +1,110 @@
+"""Turning what callers pass into what columns take, with errors that name the argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from nirs_store.errors import InvalidInput
+
+__all__ = ["as_float", "as_int", "as_text", "from_json", "to_json", "with_zone"]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def to_json(value: Any, name: str) -> str | None:
+    """Strict JSON text (NaN and infinities become null); None stays None.
+
+    Raises
+    ------
+    InvalidInput
+        For what JSON cannot hold.
+    """
+    if value is None:
+        return None
+    try:
+        return msgspec.json.encode(value, enc_hook=_plain).decode()
+    except (NotImplementedError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise InvalidInput(
+            f"{name}: expected plain data (dict, list, text, number, bool, None), found something that JSON "
+            f"cannot hold: {error}. Nothing was recorded. Convert it first, e.g. with str() or .tolist()."
+        ) from error
+
+
+def from_json(text: str | None) -> Any:
+    """Decode a JSON column."""
+    return None if text is None else msgspec.json.decode(text)
+
+
+def as_text(value: Any, name: str) -> str:
+    """A text column that may not be NULL.
+
+    Raises
+    ------
+    InvalidInput
+        For anything but text, and for text that UTF-8 cannot hold.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(
+            f"{name}: expected text, found {type(value).__name__} {value!r}. Nothing was recorded."
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{name}: {value!r} is not valid Unicode text ({error.reason}).") from error
+    if "\x00" in value:
+        raise InvalidInput(f"{name}: text may not hold NUL characters, found {value!r}.")
+    return value
+
+
+def as_float(value: Any, name: str) -> float | None:
+    """A DOUBLE column; None stays None and NaN stays NaN (both rank last)."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{name}: expected a number or None, found {value!r}. Nothing was recorded."
+        ) from error
+
+
+def as_int(value: Any, name: str) -> int | None:
+    """An INTEGER column; None stays None."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+        if not math.isfinite(number) or number != int(number):
+            raise ValueError("not whole")
+        whole = int(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{name}: expected a whole number, found {value!r}. Nothing was recorded."
+        ) from error
+    if not -(2**31) <= whole < 2**31:
+        raise InvalidInput(f"{name}: {whole} does not fit a 32-bit integer. Nothing was recorded.")
+    return whole
+
+
+def with_zone(moment: datetime | None) -> datetime | None:
+    """A TIMESTAMP as an aware UTC datetime."""
+    return None if moment is None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,124 @@
+"""`with` blocks for runs and pipelines: completed on a normal exit, failed on an exception."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+__all__ = ["PipelineContext", "RunContext", "open_run"]
+
+
+class RecordingStore(Protocol):
+    """What the contexts need of a store."""
+
+    def begin_run(self, name: str, config: Any, datasets: list[Any]) -> str: ...
+    def complete_run(self, run_id: str, summary: dict[str, Any]) -> None: ...
+    def fail_run(self, run_id: str, error: str) -> None: ...
+    def begin_pipeline(
+        self,
+        run_id: str,
+        name: str,
+        expanded_config: Any,
+        generator_choices: list[Any],
+        dataset_name: str,
+        dataset_hash: str,
+    ) -> str: ...
+    def complete_pipeline(
+        self,
+        pipeline_id: str,
+        best_val: float | None,
+        best_test: float | None,
+        metric: str | None,
+        duration_ms: int | None,
+    ) -> None: ...
+    def fail_pipeline(self, pipeline_id: str, error: str) -> None: ...
+
+
+class PipelineContext:
+    """A pipeline that is being recorded.
+
+    Attributes
+    ----------
+    pipeline_id : str
+        Its id.
+    """
+
+    def __init__(self, pipeline_id: str) -> None:
+        self.pipeline_id = pipeline_id
+        self.best_val: float | None = None
+        self.best_test: float | None = None
+        self.metric: str | None = None
+
+    def complete(
+        self, best_val: float | None = None, best_test: float | None = None, metric: str | None = None
+    ) -> None:
+        """Say what is written when the block ends normally."""
+        self.best_val, self.best_test, self.metric = best_val, best_test, metric
+
+    def __repr__(self) -> str:
+        return f"PipelineContext({self.pipeline_id!r})"
+
+
+class RunContext:
+    """A run that is being recorded.
+
+    Attributes
+    ----------
+    run_id : str
+        Its id.
+    summary : dict
+        Written with the run when the block ends normally.
+    """
+
+    def __init__(self, store: RecordingStore, run_id: str) -> None:
+        self._store = store
+        self.run_id = run_id
+        self.summary: dict[str, Any] = {}
+        self._pipelines = 0
+
+    @contextmanager
+    def pipeline(
+        self,
+        name: str,
+        expanded_config: Any = None,
+        generator_choices: Sequence[Any] = (),
+        dataset_name: str = "",
+        dataset_hash: str = "",
+    ) -> Iterator[PipelineContext]:
+        """Record a pipeline: completed on a normal exit, failed with the traceback otherwise."""
+        pipeline_id = self._store.begin_pipeline(
+            self.run_id, name, expanded_config, list(generator_choices), dataset_name, dataset_hash
+        )
+        pipeline = PipelineContext(pipeline_id)
+        start = time.monotonic()
+        try:
+            yield pipeline
+        except BaseException:
+            self._store.fail_pipeline(pipeline_id, traceback.format_exc())
+            raise
+        elapsed = round((time.monotonic() - start) * 1000)
+        self._store.complete_pipeline(
+            pipeline_id, pipeline.best_val, pipeline.best_test, pipeline.metric, elapsed
+        )
+        self._pipelines += 1
+
+    def __repr__(self) -> str:
+        return f"RunContext({self.run_id!r})"
+
+
+@contextmanager
+def open_run(
+    store: RecordingStore, name: str, config: Any, datasets: Sequence[str | Mapping[str, Any]]
+) -> Iterator[RunContext]:
+    """Record a run: completed on a normal exit, failed with the traceback otherwise."""
+    named = [{"name": d} if isinstance(d, str) else dict(d) for d in datasets]
+    run = RunContext(store, store.begin_run(name, config, named))
+    try:
+        yield run
+    except BaseException:
+        store.fail_run(run.run_id, traceback.format_exc())
+        raise
+    store.complete_run(run.run_id, {"total_pipelines": run._pipelines, **run.summary})

@@ -1,0 +1,99 @@
+"""Writing configuration, runs and predictions out as JSON, YAML and Parquet."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import yaml
+
+from nirs_store.blobs.durable import ensure_dir, write_file
+from nirs_store.catalog import queries
+from nirs_store.catalog.access import Connection
+from nirs_store.catalog.engine import Engine
+from nirs_store.errors import InvalidInput, UnknownId
+
+__all__ = ["export_pipeline_config", "export_predictions_parquet", "export_run"]
+
+
+def _write(path: Path, data: bytes) -> Path:
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")
+    ensure_dir(path.parent)
+    write_file(path, data)
+    return path
+
+
+def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) -> Path:
+    """Write a pipeline's configuration as JSON."""
+    alive = engine.living_sessions()
+    row = engine.query(lambda con: queries.get_pipeline(con, pipeline_id, alive))
+    if row is None:
+        raise UnknownId("pipeline", pipeline_id, "Nothing was written.")
+    config = {
+        name: row[name]
+        for name in (
+            "pipeline_id",
+            "name",
+            "dataset_name",
+            "dataset_hash",
+            "expanded_config",
+            "generator_choices",
+        )
+    }
+    return _write(Path(output_path), msgspec.json.format(msgspec.json.encode(config), indent=2))
+
+
+def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
+    """Write a run with its pipelines and chains as YAML."""
+    alive = engine.living_sessions()
+
+    def ask(con: Connection) -> dict[str, Any] | None:
+        run = queries.get_run(con, run_id, alive)
+        if run is None:
+            return None
+        run["pipelines"] = []
+        for pipeline_id in queries.list_pipelines(con, alive, run_id, None)["pipeline_id"].reverse():
+            pipeline = queries.get_pipeline(con, pipeline_id, alive) or {}
+            ids = queries.chains_for_pipeline(con, pipeline_id)["chain_id"]
+            pipeline["chains"] = [queries.get_chain(con, chain_id) for chain_id in ids]
+            run["pipelines"].append(pipeline)
+        return run
+
+    run = engine.query(ask)
+    if run is None:
+        raise UnknownId("run", run_id, "Nothing was written.")
+    plain = msgspec.json.decode(msgspec.json.encode(run, enc_hook=lambda value: value.tolist()))
+    text = yaml.safe_dump({"run": plain}, sort_keys=False, allow_unicode=True)
+    return _write(Path(output_path), text.encode())
+
+
+def export_predictions_parquet(
+    engine: Engine, output_path: Path, *, include_arrays: bool, **filters: Any
+) -> Path:
+    """Write predictions as Parquet, with their arrays as lists on request."""
+
+    def ask(con: Connection) -> tuple[pl.DataFrame, dict[str, dict[str, Any]]]:
+        limit, offset = filters.pop("limit", None), filters.pop("offset", 0)
+        table = queries.query_predictions(con, limit, offset, **filters)
+        ids = table["prediction_id"].to_list() if include_arrays else []
+        return table, queries.load_arrays(con, ids)
+
+    table, arrays = engine.query(ask)
+    if include_arrays:
+        for name in queries.ARRAY_NAMES:
+            values = [arrays.get(key, {}).get(name) for key in table["prediction_id"]]
+            lists = [None if value is None else value.tolist() for value in values]
+            # strict=False settles on one type for the whole column, not on that of its first rows.
+            column = (
+                pl.Series(name, lists, strict=False)
+                if any(lists)
+                else pl.Series(name, lists, pl.List(pl.Float64))
+            )
+            table = table.with_columns(column)
+    sink = io.BytesIO()
+    table.write_parquet(sink)
+    return _write(Path(output_path), sink.getvalue())

@@ -1,0 +1,1 @@
+"""Keeping a workspace clean: gc, vacuum. Plan first, then execute."""

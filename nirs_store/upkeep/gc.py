@@ -1,0 +1,167 @@
+"""Garbage collection of artifacts: plan, then execute what was planned.
+
+The plan is a pure value that can be printed; a dry run returns it. Files that no row names are
+reported and never deleted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nirs_store.catalog import garbage
+from nirs_store.catalog.access import CatalogAccess, Connection
+from nirs_store.catalog.aside import aside_files, move_aside, settle_aside
+from nirs_store.catalog.deletion import prune_arrays
+from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.sessions import read_claims
+from nirs_store.errors import InvalidInput
+
+__all__ = ["GcPlan", "GcResult", "collect", "plan_gc"]
+
+GRACE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class GcPlan:
+    """What a gc would do now.
+
+    Attributes
+    ----------
+    artifacts
+        Artifacts that nothing holds.
+    files
+        Their files below the workspace; a file that another artifact also names stays.
+    bytes
+        Size of those files on disk.
+    expired_references
+        References of sessions that ended longer than the grace period ago.
+    unused_arrays, unused_array_bytes
+        Arrays in the catalog that no prediction or chain names.
+    unknown_files
+        Files among the blobs that no row names. They are reported, never deleted.
+    """
+
+    artifacts: tuple[garbage.Unreferenced, ...]
+    files: tuple[str, ...]
+    bytes: int
+    expired_references: tuple[str, ...]
+    unused_arrays: int
+    unused_array_bytes: int
+    unknown_files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        plan = asdict(self)
+        plan["artifacts"] = [a._asdict() for a in self.artifacts]
+        return plan
+
+    def __str__(self) -> str:
+        text = (
+            f"{len(self.files)} files of {len(self.artifacts)} unreferenced artifacts, {self.bytes:,} bytes; "
+            f"{self.unused_arrays} unused arrays, {self.unused_array_bytes:,} bytes"
+        )
+        if self.unknown_files:
+            text += f"; {len(self.unknown_files)} unknown files, left alone"
+        return text
+
+
+@dataclass(frozen=True)
+class GcResult:
+    """What a gc did."""
+
+    files: int
+    bytes: int
+    plan: GcPlan
+
+
+def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS) -> GcPlan:
+    """Look what a gc would do; changes nothing."""
+    _check_grace(grace_seconds)
+    alive = engine.living_sessions()
+    return engine.query(lambda con: _plan(con, engine, alive, grace_seconds, None))
+
+
+def collect(
+    engine: Engine, *, grace_seconds: float = GRACE_SECONDS, only: Sequence[str] | None = None
+) -> GcResult:
+    """Remove artifacts that nothing holds, and unused arrays.
+
+    Parameters
+    ----------
+    grace_seconds
+        How long what a session saved is kept after its end.
+    only
+        Look at these artifacts only, and expire no references.
+    """
+    _check_grace(grace_seconds)
+
+    def work(access: CatalogAccess) -> GcResult:
+        access.sweeping = True
+        try:
+            return _collect(engine, access, grace_seconds, None if only is None else list(only))
+        finally:
+            access.sweeping = False
+
+    result = engine.exclusive(work)
+    engine.journal.sweep_tmp()
+    return result
+
+
+def _collect(engine: Engine, access: CatalogAccess, grace_seconds: float, only: list[str] | None) -> GcResult:
+    alive = engine.living_sessions()
+
+    def first(con: Connection) -> GcPlan:
+        garbage.end_dead_sessions(con, alive)
+        return _plan(con, engine, alive, grace_seconds, only)
+
+    plan = access.transact(first)
+    move_aside(engine.layout, plan.files)
+    # The order matters: files aside, then the claims, then (in transact) the journal.
+    claimed = read_claims(engine.layout, remove_dead=True)
+
+    def second(con: Connection) -> list[str]:
+        if only is None:
+            prune_arrays(con)
+        return garbage.delete_unreferenced(
+            con,
+            [artifact.artifact_id for artifact in plan.artifacts],
+            list(plan.expired_references),
+            sorted(claimed),
+        )
+
+    for artifact_id in access.transact(second):
+        engine.known.forget("artifact", artifact_id)
+        engine.blobs.forget(artifact_id)
+    files, size = access.settle(lambda con: settle_aside(con, engine.layout, claimed))
+    return GcResult(files, size, plan)
+
+
+def _plan(
+    con: Connection, engine: Engine, alive: list[str], grace_seconds: float, only: list[str] | None
+) -> GcPlan:
+    expired = [] if only is not None else garbage.expired_references(con, alive, grace_seconds)
+    candidates = garbage.unreferenced(con, expired, only)
+    gone = {candidate.artifact_id for candidate in candidates}
+    by_path = garbage.all_paths(con)
+    files = sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])})
+    root = engine.layout.root
+    size = sum(os.path.getsize(root / path) for path in files if (root / path).is_file())
+    count, array_bytes = (0, 0) if only is not None else garbage.unused_arrays(con)
+    unknown = () if only is not None else tuple(sorted(_blob_files(engine) - by_path.keys()))
+    return GcPlan(tuple(candidates), tuple(files), size, tuple(expired), count, array_bytes, unknown)
+
+
+def _blob_files(engine: Engine) -> set[str]:
+    root = engine.layout.root
+    found = {
+        path.relative_to(root).as_posix() for path in engine.layout.artifacts.rglob("*") if path.is_file()
+    }
+    return found | set(aside_files(engine.layout))
+
+
+def _check_grace(grace_seconds: float) -> None:
+    if not grace_seconds >= 0:
+        raise InvalidInput(f"grace_seconds: expected a number of at least 0, found {grace_seconds!r}.")

@@ -1,0 +1,31 @@
+"""Giving the space of deleted rows back to the file system."""
+
+from __future__ import annotations
+
+from nirs_store.catalog.access import CatalogAccess
+from nirs_store.catalog.compact import compact
+from nirs_store.catalog.deletion import prune_arrays
+from nirs_store.catalog.engine import Engine
+
+__all__ = ["vacuum"]
+
+
+def vacuum(engine: Engine) -> tuple[int, int]:
+    """Rewrite the catalog without the space of deleted rows.
+
+    Returns
+    -------
+    before, after
+        Bytes of store.duckdb.
+    """
+
+    def work(access: CatalogAccess) -> tuple[int, int]:
+        access.transact(prune_arrays)
+        access.close_connection()
+        before = engine.layout.catalog.stat().st_size
+        compact(engine.layout)
+        return before, engine.layout.catalog.stat().st_size
+
+    sizes = engine.exclusive(work)
+    engine.journal.sweep_tmp()
+    return sizes

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from nirs_store.catalog.arrays import StoredArray
 from nirs_store.catalog.schema import SEGMENT_TABLES, column_names
+from nirs_store.catalog.values import to_json
 from nirs_store.ids import new_id, utcnow
 
 __all__ = ["Buffer", "naive", "now_naive"]
@@ -61,7 +61,7 @@ class Buffer:
 
     def change(self, kind: str, identifier: str, payload: Mapping[str, Any] | None = None) -> None:
         """Add a change of a row's state."""
-        text = json.dumps(payload, separators=(",", ":")) if payload is not None else None
+        text = to_json(payload, kind)
         self.add(
             "changes",
             {"change_id": new_id(), "kind": kind, "id": identifier, "made_at": now_naive(), "payload": text},

@@ -16,7 +16,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,6 +98,7 @@ class Engine:
             every_call=settings.durability == "call",
             on_buffered=self._keeper.wake,
             on_backlog=self._on_backlog,
+            on_discarded=self._forget_discarded,
         )
         _live.add(self)
 
@@ -124,6 +125,9 @@ class Engine:
             )
         if exists and not layout.journal.exists():
             refuse_foreign(layout, Options(settings.threads, settings.memory_limit))
+        if not exists:
+            # Before anything is made; and again under the lease, where nobody can come in between.
+            _refuse_lost_catalog(layout)
         writable = not settings.read_only and _make_folders(layout, exists)
         engine = cls(settings, layout, writable=writable)
         try:
@@ -147,10 +151,10 @@ class Engine:
         self.check_writable()
         if not self._claim.exists:
             self._begin_session()
-        with self.recorder.recording(commit=commit) as buffer:
-            if not self._session_recorded:
-                self._session_recorded = True
-                buffer.add(
+        if not self._session_recorded:
+            # A unit of its own: the session stays recorded when the caller's block fails.
+            with self.recorder.recording() as first:
+                first.add(
                     "sessions",
                     {
                         "session_id": self.session_id,
@@ -159,7 +163,40 @@ class Engine:
                         "started_at": now_naive(),
                     },
                 )
+            self._session_recorded = True
+        with self.recorder.recording(commit=commit) as buffer:
             yield buffer
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make what this thread records in the block one commit; an exception discards it."""
+        self.check_writable()
+        with self.recorder.transaction():
+            yield
+
+    def hand_over(self) -> Settings:
+        """Settings of a copy in another process, which saves on behalf of this store's session.
+
+        The session begins here if it has not: were its claim not there, others would take for dead what
+        the copy records.
+        """
+        self.check_open()
+        if self.writable:
+            with self.recording():
+                pass
+            self.recorder.flush()
+        return replace(self.settings, create=False, session_id=self.session_id)
+
+    def _forget_discarded(self, rows: Buffer) -> None:
+        """What a transaction threw away is not known to exist any more."""
+        for kind, table in (("run", "runs"), ("pipeline", "pipelines"), ("chain", "chains")):
+            for row in rows.rows[table]:
+                self.known.forget(kind, row[0])
+        for table in ("predictions", "prediction_arrays"):
+            for row in rows.rows[table]:
+                self.known.forget("prediction", row[0])
+        for row in rows.rows["changes"]:
+            self.known.forget("pipeline", row[2])
 
     def flush(self) -> None:
         """Commit what is buffered."""
@@ -205,7 +242,11 @@ class Engine:
             return False, None
 
     def living_sessions(self) -> list[str]:
-        """Ids of all sessions that live now, as their locks say."""
+        """Ids of all sessions that live now, as their locks say.
+
+        To be asked after the rows in question were read or applied: a session is locked before its first
+        row is committed, so one that is missing here has ended, and was not merely young.
+        """
         alive = living(self.layout)
         return alive if self._claim.exists else [*alive, self.session_id]
 
@@ -232,14 +273,19 @@ class Engine:
         error, self._background_error = self._background_error, None
         if error is not None:
             raise error
-        if self._claim.exists:
-            rejected = self.journal.rejections_of(self._claim.claim_id)
-            if rejected:
-                what = "; ".join(f"{r.path.name}: {r.reason}" for r in rejected)
-                raise SegmentRejected(
-                    f"{len(rejected)} commits of this store could not be applied and were set aside in "
-                    f"{self.layout.rejected}: {what}. Their rows are not in the catalog; everything else is."
-                )
+        rejected = self._new_rejections()
+        if rejected is not None:
+            raise rejected
+
+    def _new_rejections(self) -> SegmentRejected | None:
+        rejected = self.journal.rejections_of(self._claim.claim_id) if self._claim.exists else []
+        if not rejected:
+            return None
+        what = "; ".join(f"{r.path.name}: {r.reason}" for r in rejected)
+        return SegmentRejected(
+            f"{len(rejected)} commits of this store could not be applied and were set aside in "
+            f"{self.layout.rejected}: {what}. Their rows are not in the catalog; everything else is."
+        )
 
     def check_writable(self) -> None:
         """Raise unless this store may write."""
@@ -264,17 +310,17 @@ class Engine:
 
     def keep(self) -> None:
         """Do what is due: let go of the catalog, commit the buffer, apply a backlog."""
-        self.access.expire()
-        due = self.recorder.flush_due
-        if due is not None and time.monotonic() >= due:
-            try:
+        try:
+            self.access.expire()
+            due = self.recorder.flush_due
+            if due is not None and time.monotonic() >= due:
                 self.recorder.flush()
-            except Exception as error:  # kept, and raised by the next call of this store
-                self._background_error = error
-                self.recorder.postpone()
-        if self.backlog:
-            self.backlog = False
-            self.access.try_apply()
+            if self.backlog:
+                self.backlog = False
+                self.access.try_apply()
+        except Exception as error:  # kept, and raised by the next call of this store
+            self._background_error = error
+            self.recorder.postpone()
 
     def _on_backlog(self, pressure: bool) -> None:
         if pressure:
@@ -293,25 +339,31 @@ class Engine:
         WriteFailed
             What is buffered could not be committed; the store stays open so that it can be
             tried again.
+        SegmentRejected
+            A commit of this store could not be applied, and no call has said so yet. The store is closed.
         """
         with self._close_lock:
             if self._closed:
                 return
-            if self.writable and self._claim.exists:
-                with self.recorder.recording() as buffer:
-                    if self._owns_session and self._session_recorded and self._pid == os.getpid():
-                        buffer.change("end_session", self.session_id)
-                self.recorder.flush()
+            last = Buffer()
+            if self._claim.exists and self._owns_session and self._session_recorded:
+                last.change("end_session", self.session_id)
+            self.recorder.close(last)
+            rejected = self._new_rejections()
             self.abort()
+        if rejected is not None:
+            raise rejected
 
     def abort(self) -> None:
         """Let everything go without committing."""
         self._closed = True
         self._keeper.stop()
-        self.access.close()
-        self.blobs.close()
-        self._claim.close()
-        _live.discard(self)
+        try:
+            self.access.close()
+            self.blobs.close()
+        finally:
+            self._claim.close()
+            _live.discard(self)
 
     def finish(self) -> None:
         """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""
@@ -324,9 +376,16 @@ class Engine:
             print(f"nirs_store: closing {self.layout.root} failed: {error}", file=sys.stderr)
 
     def before_fork(self) -> None:
-        """Hold everything still, with the catalog closed."""
+        """Hold everything still, with the catalog closed and everything committed.
+
+        The child may be handed ids whose rows, and artifacts whose files, would otherwise be under way.
+        """
         self.access.before_fork()
-        self.recorder.before_fork()
+        if self.recorder.before_fork() and not self._closed:
+            try:
+                self.recorder.flush()
+            except Exception as error:  # kept, and raised by the next call of this store
+                self._background_error = error
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -338,15 +397,21 @@ class Engine:
         self._close_lock = threading.Lock()
         self.blobs.after_fork_in_child()
         self.known.after_fork_in_child()
+        begun = self._claim.exists or not self._owns_session
         self._claim.abandon()
         self._claim = ClaimFile(self.layout, new_id())
-        self._owns_session = False
-        self._session_recorded = True
+        if begun:
+            self._owns_session = False
+            self._session_recorded = True
+        else:  # the parent has no session yet that could be saved for
+            self.session_id = self._claim.claim_id
+            self._session_recorded = False
         self._pid = os.getpid()
         self._keeper = Keeper(self)
         self.access.after_fork_in_child(self._keeper.wake)
-        self.recorder.after_fork_in_child(self._claim, self._keeper.wake)
+        self.recorder.after_fork_in_child(self._claim, self.session_id, self._keeper.wake)
         self._background_error = None
+        self.backlog = False
 
     def _begin_session(self) -> None:
         self._claim.ensure()
@@ -354,7 +419,7 @@ class Engine:
             # A multiprocessing child ends with os._exit: no atexit, only multiprocessing's own.
             from multiprocessing import util
 
-            util.Finalize(self, Engine.finish, args=(self,), exitpriority=100)
+            util.Finalize(self, _finish, args=(weakref.ref(self),), exitpriority=100)
 
     def _name_rejections(self) -> None:
         rejected = self.journal.rejections()
@@ -386,34 +451,41 @@ def _make_folders(layout: Layout, exists: bool) -> bool:
 
 def _refuse_lost_catalog(layout: Layout) -> None:
     """An empty catalog beside blobs or commits would hide that the real one was lost."""
-    left = any(layout.segments.iterdir()) or any(layout.artifacts.iterdir())
-    if left:
+    left = any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.segments, layout.artifacts))
+    # Looked for last: whoever makes a workspace makes the catalog before the first blob or commit.
+    if left and not layout.catalog.exists():
         raise CatalogDamaged(
             f"{layout.root} has blobs or commits but no store.duckdb: the catalog was lost or moved. Nothing was "
             "changed. Restore store.duckdb from a backup or from a copy kept in journal/, or name another folder."
         )
 
 
-# The engines held still by the fork under way; another thread may open one in the meantime.
-_forking: list[Engine] = []
+def _finish(engine: weakref.ref[Engine]) -> None:
+    alive = engine()
+    if alive is not None:
+        alive.finish()
+
+
+# The engines held still by the fork under way in this thread; another thread may open one, or fork too.
+_forking = threading.local()
 
 
 def _before_fork() -> None:
-    _forking[:] = list(_live)
-    for engine in _forking:
+    _forking.engines = list(_live)
+    for engine in _forking.engines:
         engine.before_fork()
 
 
 def _after_in_parent() -> None:
-    for engine in _forking:
+    engines, _forking.engines = _forking.engines, []
+    for engine in engines:
         engine.after_fork_in_parent()
-    _forking.clear()
 
 
 def _after_in_child() -> None:
+    _forking.engines = []
     for engine in list(_live):
         engine.after_fork_in_child()
-    _forking.clear()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork

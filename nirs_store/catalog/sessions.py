@@ -7,13 +7,17 @@ reference. A gc that finds a file whose lock can be taken knows that the owner i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
 from pathlib import Path
+from urllib.parse import quote, unquote
 
+from nirs_store.blobs.durable import write_error
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.oslock import open_lock_file, try_lock, unlock
+from nirs_store.errors import StoreClosed
 
 __all__ = ["ClaimFile", "living", "read_claims"]
 
@@ -25,6 +29,7 @@ class ClaimFile:
         self.claim_id = claim_id
         self._path = layout.claims / claim_id
         self._fd: int | None = None
+        self._ended = False
         self._lock = threading.Lock()
         self._draft = layout.tmp / f"claim-{claim_id}"
 
@@ -34,31 +39,60 @@ class ClaimFile:
         return self._fd is not None
 
     def ensure(self) -> None:
-        """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked."""
+        """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked.
+
+        Raises
+        ------
+        StoreClosed
+            After `close`; the session must not come to life again.
+        WriteFailed, ReadOnlyStore
+        """
         with self._lock:
             if self._fd is not None:
                 return
-            # Windows cannot rename an open file; there a file that is open cannot be removed
-            # either, so the moment between its creation and its lock does no harm.
-            path = self._path if sys.platform == "win32" else self._draft
-            fd = open_lock_file(path)
+            if self._ended:
+                raise StoreClosed
             try:
-                if not try_lock(fd, exclusive=True):
-                    raise OSError(f"a new claim file is locked by somebody else: {path}")
-                if path is not self._path:
-                    os.rename(path, self._path)
-            except BaseException:
-                os.close(fd)
-                raise
-            self._fd = fd
+                self._make()
+            except OSError as error:
+                raise write_error(self._path, error) from error
 
-    def add(self, artifact_id: str) -> None:
-        """Claim a blob: from here on no gc removes it."""
+    def _make(self) -> None:
+        # Windows cannot rename an open file; there a file that is open cannot be removed
+        # either, so the moment between its creation and its lock does no harm.
+        path = self._path if sys.platform == "win32" else self._draft
+        fd = open_lock_file(path)
+        try:
+            if not try_lock(fd, exclusive=True):
+                raise OSError(f"a new claim file is locked by somebody else: {path}")
+            if path is not self._path:
+                os.rename(path, self._path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def add(self, token: str) -> None:
+        """Claim a blob, by its id or by its path: from here on no gc removes it.
+
+        Raises
+        ------
+        WriteFailed
+            The claim could not be written; the blob is not claimed.
+        """
         self.ensure()
+        line = quote(token, safe="/").encode() + b"\n"
         with self._lock:
-            if self._fd is not None:
-                os.lseek(self._fd, 0, os.SEEK_END)
-                os.write(self._fd, artifact_id.encode() + b"\n")
+            if self._fd is None:
+                raise StoreClosed
+            try:
+                end = os.lseek(self._fd, 0, os.SEEK_END)
+                if os.write(self._fd, line) != len(line):
+                    # A part of a line would spoil the next one.
+                    os.ftruncate(self._fd, end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                raise write_error(self._path, error) from error
 
     def clear(self, keep: set[str]) -> None:
         """Give up every claim but those of rows still in the buffer."""
@@ -71,6 +105,7 @@ class ClaimFile:
     def close(self) -> None:
         """End the session."""
         with self._lock:
+            self._ended = True
             if self._fd is None:
                 return
             # Unlinked while locked: nobody may see it unlocked and take its owner for dead.
@@ -116,7 +151,7 @@ def living(layout: Layout) -> list[str]:
 
 
 def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
-    """Blobs that living store objects claim; files of dead ones are removed on request."""
+    """Ids and paths of blobs that living store objects claim; files of dead ones are removed on request."""
     claimed: set[str] = set()
     try:
         names = sorted(os.listdir(layout.claims))
@@ -126,7 +161,7 @@ def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
         path = layout.claims / name
         if _is_alive(path):
             with contextlib.suppress(FileNotFoundError):
-                claimed.update(path.read_text().split())
+                claimed.update(unquote(line) for line in path.read_text().split())
         elif remove_dead:
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 path.unlink()

@@ -1,0 +1,25 @@
+"""What all methods of a store work with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nirs_store.blobs.cache import ByteLRU
+from nirs_store.catalog.engine import Engine
+from nirs_store.chains.plan import ReplayPlan
+
+__all__ = ["Facade"]
+
+
+class Facade:
+    """The open engine and what replay keeps in memory."""
+
+    _engine: Engine
+    _objects: ByteLRU[str, Any]
+    _plans: ByteLRU[str, ReplayPlan]
+
+    def _forget(self) -> None:
+        """After a deletion anything that was cached may be gone."""
+        self._engine.known.clear()
+        self._plans.clear()
+        self._objects.clear()

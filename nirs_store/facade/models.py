@@ -1,0 +1,198 @@
+"""Fitted models: saving, loading, replaying, exporting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nirs_store.catalog import artifacts, records
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.errors import UnknownFormat, UnknownId
+from nirs_store.facade.asking import QueryMethods
+
+__all__ = ["ModelMethods"]
+
+
+class ModelMethods(QueryMethods):
+    """Artifacts, chains on new spectra, files to share."""
+
+    def replay_chain(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
+        """Predict new spectra with a stored chain.
+
+        A chain that this store has replayed before touches neither lease nor catalog.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features), or data frame
+            Spectra; a frame's numeric column names are wavelengths and are compared with the
+            stored grid. Several sources are given as a sequence or dict of these.
+        wavelengths : array of shape (n_features,), optional
+            Reaches the operators that accept it.
+
+        Returns
+        -------
+        ndarray
+            What the estimator gives: (n_samples,) or (n_samples, n_targets); labels for
+            classifiers.
+
+        Raises
+        ------
+        UnknownId, ReplayError, ShapeMismatch, InvalidInput, BlobMissing, BlobCorrupt
+        """
+        from nirs_store.chains.replay import predict
+
+        return predict(self._plan(chain_id), X, self._load_shared, wavelengths)
+
+    def _plan(self, chain_id: str) -> ReplayPlan:
+        self._engine.check_open()
+        plan = self._plans.get(chain_id)
+        if plan is None:
+            chain = self.get_chain(chain_id)
+            if chain is None:
+                raise UnknownId("chain", chain_id)
+            plan = ReplayPlan.from_chain(chain)
+            self._plans.put(chain_id, plan, 1)
+        return plan
+
+    def _load_shared(self, artifact_id: str) -> Any:
+        """A loaded object that replay shares; `load_artifact` never hands one out."""
+        missing = object()
+        found = self._objects.get(artifact_id, missing)
+        if found is missing:
+            found = self.load_artifact(artifact_id)
+            self._objects.put(artifact_id, found, artifacts.artifact_size(self._engine, artifact_id))
+        return found
+
+    def save_artifact(
+        self,
+        obj: Any,
+        operator_class: str,
+        artifact_type: str,
+        format: str = "joblib",
+        *,
+        pipeline_id: str | None = None,
+    ) -> str:
+        """Store a fitted object under the SHA-256 of its bytes; identical bytes are stored once.
+
+        This session holds a reference until a chain takes it over.
+
+        Parameters
+        ----------
+        format : str
+            joblib, cloudpickle, pickle, skops, bytes, or one of an installed package.
+        pipeline_id : str, optional
+            Release the reference if that pipeline fails.
+
+        Returns
+        -------
+        str
+            The artifact's id: the SHA-256 of the stored file.
+
+        Raises
+        ------
+        UnknownFormat, SerializationError, ReadOnlyStore
+        """
+        if pipeline_id is not None:
+            records.require(self._engine, "pipeline", pipeline_id)
+        return artifacts.save_artifact(self._engine, obj, operator_class, artifact_type, format, pipeline_id)
+
+    def register_existing_artifact(
+        self,
+        artifact_id: str,
+        path: str | Path,
+        content_hash: str,
+        operator_class: str,
+        artifact_type: str,
+        format: str,
+        size_bytes: int,
+    ) -> str:
+        """Register a file of this workspace under an id of the caller's.
+
+        Raises
+        ------
+        PathEscapes, BlobMissing, BlobCorrupt, InvalidInput
+            The path leaves the workspace, the file is not there, or hash or size do not fit.
+        """
+        return artifacts.register_existing(
+            self._engine, artifact_id, path, content_hash, operator_class, artifact_type, format, size_bytes
+        )
+
+    def load_artifact(self, artifact_id: str) -> Any:
+        """Load an artifact anew; its bytes are checked first.
+
+        Raises
+        ------
+        UnknownId (KeyError), BlobMissing (FileNotFoundError), BlobCorrupt
+        """
+        return artifacts.load_artifact(self._engine, artifact_id)
+
+    def read_artifact(self, artifact_id: str) -> bytes:
+        """The stored bytes of an artifact, checked against their hash."""
+        return artifacts.read_artifact(self._engine, artifact_id)
+
+    def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
+        """An artifact's record with its `ref_count`, or None."""
+        return artifacts.get_artifact(self._engine, artifact_id)
+
+    def get_artifact_path(self, artifact_id: str) -> Path:
+        """Path of an artifact's file, e.g. for ``joblib.load``.
+
+        Raises
+        ------
+        UnknownId (KeyError), BlobMissing
+        """
+        return artifacts.artifact_path(self._engine, artifact_id)
+
+    def export_chain(
+        self, chain_id: str, output_path: str | Path, format: str = "n4a", **options: Any
+    ) -> Path:
+        """Write a chain as a ``.n4a`` bundle, or as a Python script with format "n4a.py".
+
+        Returns
+        -------
+        Path
+            The file; the suffix is added when there is none.
+
+        Raises
+        ------
+        UnknownId, UnknownFormat, BlobMissing, BlobCorrupt
+        """
+        from nirs_store import bundle
+
+        self._engine.check_open()
+        if format == "n4a":
+            return bundle.export_chain(self, chain_id, Path(output_path), **options)
+        if format == "n4a.py":
+            return bundle.export_script(self, chain_id, Path(output_path), **options)
+        raise UnknownFormat(
+            f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
+            "Nothing was written."
+        )
+
+    def export_pipeline_config(self, pipeline_id: str, output_path: str | Path) -> Path:
+        """Write a pipeline's configuration as JSON."""
+        from nirs_store import exports
+
+        return exports.export_pipeline_config(self._engine, pipeline_id, Path(output_path))
+
+    def export_run(self, run_id: str, output_path: str | Path) -> Path:
+        """Write a run with its pipelines and chains as YAML."""
+        from nirs_store import exports
+
+        return exports.export_run(self._engine, run_id, Path(output_path))
+
+    def export_predictions_parquet(
+        self, output_path: str | Path, *, include_arrays: bool = False, **filters: Any
+    ) -> Path:
+        """Write predictions as Parquet (filters as `query_predictions`).
+
+        No match still writes a readable file of no rows. With `include_arrays`, the arrays come
+        as list columns.
+        """
+        from nirs_store import exports
+
+        return exports.export_predictions_parquet(
+            self._engine, Path(output_path), include_arrays=include_arrays, **filters
+        )

@@ -1,0 +1,9 @@
+"""Cross-validate a scikit-learn estimator into a store."""
+
+from __future__ import annotations
+
+from nirs_store.recording.crossval import record_cross_validation
+from nirs_store.recording.protocol import RecordingStore
+from nirs_store.recording.result import CrossValidationResult
+
+__all__ = ["CrossValidationResult", "RecordingStore", "record_cross_validation"]

@@ -1,0 +1,296 @@
+"""Cross-validate a scikit-learn estimator and keep all that comes of it in a store."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+
+from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
+from nirs_store.recording.inputs import (
+    Data,
+    Fold,
+    check_data,
+    check_estimator,
+    choose_metric,
+    content_hash,
+    make_folds,
+)
+from nirs_store.recording.protocol import RecordingStore
+from nirs_store.recording.result import CrossValidationResult
+from nirs_store.recording.rows import Layout, Outcome, finite, save_everything
+from nirs_store.recording.steps import class_name, configuration, describe, preprocessing_text, take_apart
+
+__all__ = ["record_cross_validation"]
+
+
+def record_cross_validation(
+    store: RecordingStore,
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    cv: Any,
+    dataset_name: str,
+    name: str | None = None,
+    run_id: str | None = None,
+    groups: ArrayLike | None = None,
+    wavelengths: ArrayLike | None = None,
+    metric: str | None = None,
+    refit: bool = True,
+    n_jobs: int | None = 1,
+    X_test: Any = None,
+    y_test: Any = None,
+    y_processing: Any = None,
+    task_type: str | None = None,
+    target: str | None = None,
+    target_unit: str | None = None,
+    wavelength_unit: str | None = None,
+    artifact_format: str = "joblib",
+    progress: Callable[[int, int], None] | None = None,
+) -> CrossValidationResult:
+    """Cross-validate an estimator and record trace, models, predictions, scores and logs.
+
+    Every step of a Pipeline is fitted anew on each fold's training samples, so nothing leaks from
+    the validation samples into preprocessing. What is bad in the input raises before anything is
+    recorded; what goes wrong later marks the pipeline failed, with the traceback, and is raised.
+
+    Parameters
+    ----------
+    store : WorkspaceStore
+        Where to record; only its public interface is used.
+    estimator : scikit-learn regressor, classifier or Pipeline
+        Not changed. A Pipeline is recorded step by step, nested ones flattened; anything else
+        (a search, a TransformedTargetRegressor, a stack) is one model.
+    X : array or data frame, shape (n_samples, n_features)
+        Spectra. Numeric column names of a polars or pandas frame are the wavelengths.
+    y : array-like, shape (n_samples,) or (n_samples, n_targets)
+        Measured values, or labels, which the estimator gets as they are.
+    cv : int, splitter or iterable of (train, validation) rows
+        As in scikit-learn.
+    dataset_name : str
+        The name under which predictions are found again.
+    name : str, optional
+        Name of the pipeline, and of the run when one is begun here; a description such as
+        ``SNV > SG(deriv=1) > PLS(10)`` when None.
+    run_id : str, optional
+        Record into this run, and leave it open; when None a run is begun and completed.
+    groups : array-like, shape (n_samples,), optional
+        For splitters that keep groups together (replicates of one sample, say).
+    wavelengths : array-like, shape (n_features,), optional
+        Wavelengths or wavenumbers of the channels.
+    metric : str, optional
+        Ranks the model: ``rmse`` (default), mae, r2, sep, rpd, rpiq for a regression;
+        ``balanced_accuracy`` (default), accuracy, f1, log_loss for a classification.
+    refit : bool
+        Fit once more on all samples; replay and export then use that model alone.
+    n_jobs : int
+        Worker processes for joblib; -1 for all cores. 1 works in this process.
+    X_test, y_test : optional
+        Samples that no fold is fitted on: predicted by every fold and by the refit.
+    y_processing : scikit-learn transformer, optional
+        Transforms y before fitting and predictions back. For a regression it is fitted on each
+        fold's training samples; for a classification (a LabelEncoder) once, on the labels.
+    task_type : str, optional
+        ``"regression"`` or ``"classification"``, for a model that does not say it itself.
+    target, target_unit, wavelength_unit : str, optional
+        What y is (``"fat"``), its unit (``"%"``) and that of the wavelengths (``"nm"``).
+    artifact_format : str
+        Serializer of the fitted objects; ``"cloudpickle"`` takes functions without a module.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after every fit.
+
+    Returns
+    -------
+    CrossValidationResult
+        Ids, the table of scores and the pooled out-of-fold figures (RMSECV).
+
+    Raises
+    ------
+    ShapeMismatch
+        Lengths or channels that do not fit each other.
+    InvalidInput
+        NaN or infinities in X or y, no samples, a fold without samples or one that validates with
+        samples it was fitted on, an unknown metric (with the nearest name), something that is not
+        an estimator.
+    UnknownId
+        `run_id` is not a run of this workspace.
+    SerializationError
+        A fitted step cannot be stored in `artifact_format`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.cross_decomposition import PLSRegression
+    >>> from sklearn.model_selection import KFold
+    >>> from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+    >>> tecator = load_tecator()
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with WorkspaceStore(folder.name) as store:
+    ...     result = record_cross_validation(
+    ...         store, PLSRegression(10, scale=False), tecator.X, tecator.fat,
+    ...         cv=KFold(10, shuffle=True, random_state=0), dataset_name="tecator",
+    ...         wavelengths=tecator.wavelengths, target="fat", target_unit="%",
+    ...     )
+    ...     again = store.replay_chain(result.chain_id, tecator.X[:5])
+    >>> 2.5 < result.rmsecv < 3.2, again.shape
+    (True, (5,))
+    >>> folder.cleanup()
+    """
+    began = time.perf_counter()
+    parts = take_apart(estimator)
+    task = check_estimator(parts, task_type)
+    chosen = choose_metric(metric, task)
+    _check_options(dataset_name, n_jobs, y_processing)
+    data = check_data(X, y, X_test=X_test, y_test=y_test, wavelengths=wavelengths, task_type=task)
+    split_began = time.perf_counter()
+    splitter, folds = make_folds(cv, data, groups, task)
+    split_ms = _milliseconds(split_began)
+
+    described = preprocessing_text((*parts.transformers, parts.model))
+    pipeline_name = described if name is None else name
+    data_hash = content_hash(data.X, data.y)
+    facts = _facts(target=target, target_unit=target_unit, wavelength_unit=wavelength_unit) | {
+        "preprocessing_chain": described,
+        "n_samples": data.X.shape[0],
+        "n_features": data.X.shape[1],
+        "data_hash": data_hash,
+    }
+    config = (
+        configuration(estimator, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
+    )
+    own_run = run_id is None
+    if run_id is None:
+        run_id = store.begin_run(pipeline_name, config, [{"name": dataset_name, **facts}])
+    pipeline_id = None
+    try:
+        pipeline_id = store.begin_pipeline(run_id, pipeline_name, config, [], dataset_name, data_hash)
+        layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
+        job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task)
+        _save_shared(store, layout, job, split_ms, len(folds))
+        tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds
+        results = _collect(_fit_all(store, job, tasks, n_jobs or 1), len(tasks), progress)
+        outcome = save_everything(store, layout, results)
+        duration = _milliseconds(began)
+        store.complete_pipeline(pipeline_id, outcome.value, outcome.test_value, chosen, duration)
+        if own_run:
+            store.complete_run(run_id, _summary(pipeline_id, chosen, outcome))
+    except BaseException as error:
+        _fail(store, run_id if own_run else None, pipeline_id, error)
+        raise
+    return CrossValidationResult(
+        run_id=run_id,
+        pipeline_id=pipeline_id,
+        chain_id=outcome.chain_id,
+        prediction_ids=outcome.prediction_ids,
+        name=pipeline_name,
+        task_type=task,
+        metric=chosen,
+        value=outcome.value,
+        fold_sd=outcome.pooled["fold_sd"],
+        test_value=outcome.test_value,
+        pooled=outcome.pooled,
+        n_folds=len(folds),
+        duration_ms=duration,
+        scores=outcome.table,
+    )
+
+
+def _check_options(dataset_name: Any, n_jobs: Any, y_processing: Any) -> None:
+    if not isinstance(dataset_name, str) or not dataset_name.strip():
+        raise InvalidInput(f"dataset_name must be a text that is not empty; found {dataset_name!r}.")
+    if n_jobs == 0 or not isinstance(n_jobs, (int, type(None))):
+        raise InvalidInput(f"n_jobs is a number of processes, or -1 for all cores; found {n_jobs!r}.")
+    needed = ("fit", "transform", "inverse_transform", "get_params")
+    lacking = [] if y_processing is None else [each for each in needed if not hasattr(y_processing, each)]
+    if lacking:
+        raise InvalidInput(f"y_processing must be a transformer that can be undone; it lacks {lacking}.")
+
+
+def _facts(**given: str | None) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _job(estimator: Any, data: Data, pipeline_id: str, artifact_format: str, encoder: Any, task: str) -> Job:
+    shared = encoder is not None and task == "classification"
+    if shared:
+        # Which labels exist is no knowledge about a sample; folds must number them alike.
+        encoder = clone(encoder).fit(data.y)
+    return Job(estimator, data, pipeline_id, artifact_format, encoder, shared)
+
+
+def _save_shared(store: RecordingStore, layout: Layout, job: Job, split_ms: int, n_folds: int) -> None:
+    """Save the splitter and an encoder of labels, and log that every step begins."""
+    splitter_class = class_name(layout.splitter)
+    store.log_step(layout.pipeline_id, 1, splitter_class, "start")
+    layout.splitter_id = store.save_artifact(
+        layout.splitter, splitter_class, "splitter", job.artifact_format, pipeline_id=layout.pipeline_id
+    )
+    store.log_step(
+        layout.pipeline_id, 1, splitter_class, "end", duration_ms=split_ms, message=f"{n_folds} folds"
+    )
+    if job.encoder_is_shared:
+        layout.shared_encoder_id = store.save_artifact(
+            job.encoder,
+            class_name(job.encoder),
+            "encoder",
+            job.artifact_format,
+            pipeline_id=layout.pipeline_id,
+        )
+    for step_idx, step in layout.timed:
+        store.log_step(layout.pipeline_id, step_idx, class_name(step), "start", message=describe(step))
+
+
+def _summary(pipeline_id: str, metric: str, outcome: Outcome) -> dict[str, Any]:
+    return finite(
+        {
+            "pipelines": 1,
+            "best_pipeline_id": pipeline_id,
+            "metric": metric,
+            "best_val": outcome.value,
+            "best_test": outcome.test_value,
+        }
+    )
+
+
+def _fit_all(store: RecordingStore, job: Job, tasks: list[Fold], n_jobs: int) -> Iterator[FoldResult]:
+    if n_jobs == 1:
+        return (fit_fold(store, job, fold) for fold in tasks)
+    workers = joblib.Parallel(n_jobs=n_jobs, return_as="generator")
+    results: Iterator[FoldResult] = workers(joblib.delayed(fit_fold)(store, job, fold) for fold in tasks)
+    return results
+
+
+def _collect(
+    results: Iterable[FoldResult], total: int, progress: Callable[[int, int], None] | None
+) -> list[FoldResult]:
+    collected = []
+    for result in results:
+        collected.append(result)
+        if progress is not None:
+            progress(len(collected), total)
+    return collected
+
+
+def _fail(store: RecordingStore, run_id: str | None, pipeline_id: str | None, error: BaseException) -> None:
+    text = "".join(traceback.format_exception(error))
+    try:
+        if pipeline_id is not None:
+            store.log_step(pipeline_id, 0, type(error).__name__, "error", message=str(error), level="error")
+            store.fail_pipeline(pipeline_id, text)
+        if run_id is not None:
+            store.fail_run(run_id, text)
+    except NirsStoreError as second:
+        # The first error is the one to be seen; that it could not be recorded is said beside it.
+        error.add_note(f"The pipeline could not be marked failed either: {second}")
+
+
+def _milliseconds(since: float) -> int:
+    return round((time.perf_counter() - since) * 1000)

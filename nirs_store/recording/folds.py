@@ -1,0 +1,242 @@
+"""Fit one fold, predict with it, and write its fitted objects as blobs: the work of a worker."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.recording.inputs import Data, Fold
+from nirs_store.recording.protocol import RecordingStore
+from nirs_store.recording.steps import class_name, describe, json_safe, take_apart
+
+__all__ = ["FoldResult", "Job", "Prediction", "align_probabilities", "average_folds", "fit_fold"]
+
+FINAL = "final"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What all folds have in common; travels to the workers.
+
+    Attributes
+    ----------
+    encoder : object or None
+        A transformer of the target; `encoder_is_shared` says that it is fitted already, and for
+        all folds alike.
+    parent_pid : int
+        The process that commits; a worker is another one.
+    """
+
+    estimator: Any
+    data: Data
+    pipeline_id: str
+    artifact_format: str
+    encoder: Any = None
+    encoder_is_shared: bool = False
+    parent_pid: int = field(default_factory=os.getpid)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What one fitted fold says about one set of samples, in the unit or labels of y."""
+
+    partition: str
+    rows: NDArray[np.intp]
+    y_true: NDArray[Any]
+    y_pred: NDArray[Any]
+    y_proba: NDArray[Any] | None
+
+
+@dataclass(eq=False)
+class FoldResult:
+    """What a worker hands back: ids of blobs, predictions, and how long each step took."""
+
+    key: str
+    transformer_ids: list[str] = field(default_factory=list)
+    encoder_id: str | None = None
+    model_id: str = ""
+    best_params: dict[str, Any] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    predictions: dict[str, Prediction] = field(default_factory=dict)
+
+
+def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
+    """Fit a fresh copy of the estimator on one fold's training rows and keep all that comes of it.
+
+    Every step is fitted on the training rows alone. The blobs are on disk when this returns.
+
+    Parameters
+    ----------
+    store : WorkspaceStore
+        In a worker process a copy that was pickled into it.
+    job, fold
+        What to fit, and on which rows.
+
+    Returns
+    -------
+    FoldResult
+    """
+    result = FoldResult(fold.key)
+    parts = take_apart(clone(job.estimator))
+    # Rows are taken anew for every use: an estimator with copy=False may overwrite what it gets.
+    spectra, target = job.data.X[fold.train], job.data.y[fold.train]
+    encoder = job.encoder
+    with _timed(result, fold, job.encoder):
+        if encoder is not None and not job.encoder_is_shared:
+            encoder = clone(encoder).fit(_column(target))
+        encoded = target if encoder is None else _encode(encoder, target, job.encoder_is_shared)
+    for transformer in parts.transformers:
+        with _timed(result, fold, transformer):
+            if hasattr(transformer, "fit_transform"):
+                spectra = transformer.fit_transform(spectra, encoded)
+            else:
+                spectra = transformer.fit(spectra, encoded).transform(spectra)
+    with _timed(result, fold, parts.model):
+        parts.model.fit(spectra, encoded)
+    for partition, rows, X, y in _partitions(job.data, fold):
+        for transformer in parts.transformers:
+            X = transformer.transform(X)
+        result.predictions[partition] = _predict(parts.model, encoder, job, partition, rows, X, y)
+    result.best_params = json_safe(getattr(parts.model, "best_params_", {}))
+    _save(store, job, result, parts.transformers, parts.model, encoder)
+    return result
+
+
+def align_probabilities(
+    proba: NDArray[Any], own: Sequence[Any] | NDArray[Any], classes: Sequence[Any] | NDArray[Any]
+) -> NDArray[Any]:
+    """Put the columns of one model's probabilities into a common order of classes.
+
+    Parameters
+    ----------
+    proba : ndarray, shape (n, len(own))
+        Probabilities, columns in the order of `own`.
+    own, classes : sequence
+        The model's classes and the common ones. A class that a fold lacked gets 0.
+
+    Returns
+    -------
+    ndarray, shape (n, len(classes))
+
+    Raises
+    ------
+    ShapeMismatch
+        `proba` does not have one column for each of `own`.
+    InvalidInput
+        The model knows a class that `classes` lacks.
+
+    Examples
+    --------
+    >>> align_probabilities(np.array([[0.2, 0.8]]), ["a", "c"], ["a", "b", "c"])
+    array([[0.2, 0. , 0.8]])
+    """
+    place = {label: index for index, label in enumerate(np.asarray(classes).tolist())}
+    labels = np.asarray(own).tolist()
+    if proba.ndim != 2 or proba.shape[1] != len(labels):
+        raise ShapeMismatch(f"Probabilities of {len(labels)} classes have the shape {proba.shape}.")
+    strangers = [label for label in labels if label not in place]
+    if strangers:
+        raise InvalidInput(f"The model knows the classes {strangers}, which are not among {list(place)}.")
+    aligned = np.zeros((proba.shape[0], len(place)), dtype=proba.dtype)
+    aligned[:, [place[label] for label in labels]] = proba
+    return aligned
+
+
+def average_folds(predictions: Sequence[Prediction], classes: NDArray[Any] | None) -> Prediction:
+    """Join what several folds say about the same samples, as replaying them would.
+
+    Numbers are averaged; labels follow the averaged probabilities, or the majority (the first
+    class in order where votes are equal) when a model gives none.
+    """
+    first = predictions[0]
+    if classes is None:
+        mean = np.mean([each.y_pred for each in predictions], axis=0)
+        return Prediction(first.partition, first.rows, first.y_true, mean, None)
+    tables = [each.y_proba for each in predictions if each.y_proba is not None]
+    if len(tables) == len(predictions):
+        proba = np.mean(tables, axis=0)
+        return Prediction(first.partition, first.rows, first.y_true, classes[proba.argmax(axis=1)], proba)
+    votes = np.sum([each.y_pred[:, None] == classes[None, :] for each in predictions], axis=0)
+    return Prediction(first.partition, first.rows, first.y_true, classes[votes.argmax(axis=1)], None)
+
+
+def _partitions(data: Data, fold: Fold) -> Iterator[tuple[str, NDArray[np.intp], NDArray[Any], NDArray[Any]]]:
+    yield "train", fold.train, data.X[fold.train], data.y[fold.train]
+    if fold.val is not None:
+        yield "val", fold.val, data.X[fold.val], data.y[fold.val]
+    if data.X_test is not None and data.y_test is not None:
+        yield "test", np.arange(data.X_test.shape[0]), data.X_test.copy(), data.y_test
+
+
+def _predict(
+    model: Any,
+    encoder: Any,
+    job: Job,
+    partition: str,
+    rows: NDArray[np.intp],
+    X: Any,
+    y: NDArray[Any],
+) -> Prediction:
+    predicted = np.asarray(model.predict(X))
+    if encoder is not None:
+        predicted = _decode(encoder, predicted, job.encoder_is_shared)
+    proba = None
+    if job.data.classes is not None and hasattr(model, "predict_proba"):
+        own = model.classes_ if encoder is None else encoder.inverse_transform(model.classes_)
+        proba = align_probabilities(np.asarray(model.predict_proba(X)), own, job.data.classes)
+    return Prediction(partition, rows, y, predicted, proba)
+
+
+def _save(
+    store: RecordingStore, job: Job, result: FoldResult, transformers: Sequence[Any], model: Any, encoder: Any
+) -> None:
+    def save(fitted: Any, artifact_type: str) -> str:
+        return store.save_artifact(
+            fitted, class_name(fitted), artifact_type, job.artifact_format, pipeline_id=job.pipeline_id
+        )
+
+    result.transformer_ids = [save(each, "transformer") for each in transformers]
+    if encoder is not None and not job.encoder_is_shared:
+        result.encoder_id = save(encoder, "encoder")
+    result.model_id = save(model, "model")
+    if os.getpid() != job.parent_pid:
+        # In a worker nobody else would commit the rows of these blobs before their ids are used.
+        store.flush()
+
+
+@contextmanager
+def _timed(result: FoldResult, fold: Fold, step: Any) -> Iterator[None]:
+    began = time.perf_counter()
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"while fitting {describe(step)} in {fold.key} ({fold.train.size} samples)")
+        raise
+    result.seconds.append(time.perf_counter() - began)
+
+
+def _column(target: NDArray[Any]) -> NDArray[Any]:
+    return target[:, None] if target.ndim == 1 else target
+
+
+def _encode(encoder: Any, target: NDArray[Any], labels: bool) -> NDArray[Any]:
+    if labels:
+        return np.asarray(encoder.transform(target))
+    encoded = np.asarray(encoder.transform(_column(target)))
+    return encoded[:, 0] if target.ndim == 1 else encoded
+
+
+def _decode(encoder: Any, predicted: NDArray[Any], labels: bool) -> NDArray[Any]:
+    if labels:
+        return np.asarray(encoder.inverse_transform(predicted))
+    decoded = np.asarray(encoder.inverse_transform(_column(predicted)))
+    return decoded.ravel() if predicted.ndim == 1 else decoded

@@ -1,0 +1,318 @@
+"""Look at everything a cross-validation is given, before anything is fitted or recorded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier, is_clusterer, is_regressor
+from sklearn.model_selection import check_cv
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.recording.steps import Parts, describe
+from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, default_metric, unknown_name
+
+__all__ = ["Data", "Fold", "check_data", "check_estimator", "choose_metric", "content_hash", "make_folds"]
+
+_RMSE_BY_SET = ("rmsec", "rmsecv", "rmsep")
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Checked spectra and targets.
+
+    Attributes
+    ----------
+    X, X_test : ndarray, shape (n, n_features)
+        Finite floating-point spectra; X_test may be None.
+    y, y_test : ndarray, shape (n,) or (n, k)
+        Finite numbers, or labels of shape (n,).
+    classes : ndarray or None
+        Sorted labels of a classification, those of y_test included.
+    wavelengths : ndarray, shape (n_features,), or None
+    """
+
+    X: NDArray[Any]
+    y: NDArray[Any]
+    X_test: NDArray[Any] | None
+    y_test: NDArray[Any] | None
+    classes: NDArray[Any] | None
+    wavelengths: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Rows to fit on and rows to predict; the refit has none of the latter."""
+
+    key: str
+    train: NDArray[np.intp]
+    val: NDArray[np.intp] | None
+
+
+def check_estimator(parts: Parts, task_type: str | None) -> str:
+    """Find the task of an estimator and refuse what a chain cannot hold.
+
+    Returns
+    -------
+    str
+        ``"regression"`` or ``"classification"``.
+    """
+    model = parts.model
+    if isinstance(model, type):
+        raise InvalidInput(f"Expected an estimator, found the class {model.__name__}; call it first.")
+    for transformer in parts.transformers:
+        if not (hasattr(transformer, "transform") and hasattr(transformer, "get_params")):
+            raise InvalidInput(f"{describe(transformer)} stands before the model but has no transform().")
+    # The class is asked too: a stack shows its predict() only once it is fitted.
+    if not all(
+        hasattr(model, name) or hasattr(type(model), name) for name in ("fit", "predict", "get_params")
+    ):
+        raise InvalidInput(
+            f"Expected a scikit-learn estimator that ends in a model with fit() and predict(); found "
+            f"{model if model is None else describe(model)}."
+        )
+    if task_type is not None:
+        default_metric(task_type)
+        return "regression" if task_type == "regression" else "classification"
+    if is_classifier(model):
+        return "classification"
+    if is_regressor(model) and not is_clusterer(model):
+        return "regression"
+    raise InvalidInput(
+        f"{describe(model)} says neither that it is a regressor nor a classifier. If it is one, pass "
+        f"task_type='regression' or task_type='classification'."
+    )
+
+
+def check_data(
+    X: Any, y: Any, *, X_test: Any = None, y_test: Any = None, wavelengths: Any = None, task_type: str
+) -> Data:
+    """Turn spectra and targets, frames included, into arrays that can be fitted and stored."""
+    spectra, grid = _spectra("X", X)
+    target = _target("y", y, task_type)
+    _same_length("X", spectra, "y", target)
+    spectra_test = target_test = None
+    if (X_test is None) != (y_test is None):
+        raise InvalidInput("X_test and y_test come together; only one of them was given.")
+    if X_test is not None:
+        spectra_test, grid_test = _spectra("X_test", X_test)
+        target_test = _target("y_test", y_test, task_type)
+        _same_length("X_test", spectra_test, "y_test", target_test)
+        if spectra_test.shape[1] != spectra.shape[1] or target_test.shape[1:] != target.shape[1:]:
+            raise ShapeMismatch(
+                f"Test samples must have the channels and targets of the others: X {spectra.shape}, X_test "
+                f"{spectra_test.shape}, y {target.shape}, y_test {target_test.shape}."
+            )
+        if grid is not None and grid_test is not None and not np.array_equal(grid, grid_test):
+            raise ShapeMismatch("The column names of X and X_test are different wavelengths.")
+    classes = None
+    if task_type == "classification":
+        seen = np.unique(target)
+        if seen.size < 2:
+            raise InvalidInput(f"A classification needs two classes at least; y has only {seen.tolist()}.")
+        classes = seen if target_test is None else np.unique(np.concatenate([target, target_test]))
+    return Data(
+        spectra, target, spectra_test, target_test, classes, _grid(wavelengths, grid, spectra.shape[1])
+    )
+
+
+def choose_metric(metric: str | None, task_type: str) -> str:
+    """Check the name of the metric that ranks this model; RMSECV, RMSEP and RMSEC are the RMSE."""
+    if metric is None:
+        return default_metric(task_type)
+    chosen = "rmse" if metric in _RMSE_BY_SET else metric
+    known = REGRESSION_SCORES if task_type == "regression" else CLASSIFICATION_SCORES
+    if chosen == "bias":
+        raise InvalidInput("The bias has a sign and cannot rank models; choose rmse, sep or another score.")
+    if chosen not in known:
+        raise InvalidInput(unknown_name(f"metric of a {task_type}", metric, known))
+    return chosen
+
+
+def make_folds(cv: Any, data: Data, groups: Any, task_type: str) -> tuple[Any, list[Fold]]:
+    """Split the samples and check each fold.
+
+    Returns
+    -------
+    splitter, folds
+        The splitter as scikit-learn resolves it (a number becomes KFold or StratifiedKFold); for
+        ready-made splits the list of their index arrays.
+    """
+    n = data.X.shape[0]
+    group_labels = None if groups is None else _vector(groups)
+    if group_labels is not None and group_labels.shape != (n,):
+        raise ShapeMismatch(f"Expected one group a sample, {n}; found the shape {group_labels.shape}.")
+    is_splitter = callable(getattr(cv, "split", None)) and hasattr(cv, "get_n_splits")
+    if not (is_splitter or cv is None or isinstance(cv, (int, np.integer))):
+        splitter: Any = _ready_made(cv, n)
+        pairs = splitter
+    else:
+        try:
+            splitter = check_cv(cv, data.y, classifier=task_type == "classification")
+            pairs = list(splitter.split(data.X, data.y, group_labels))
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"The splitter {cv!r} cannot split these {n} samples: {error}") from error
+    if not pairs:
+        raise InvalidInput("The splitter gives no fold at all.")
+    return splitter, [_fold(index, train, val, n) for index, (train, val) in enumerate(pairs)]
+
+
+def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:
+    """Hash spectra and targets (SHA-256 of dtypes, shapes and values): the same data, the same text."""
+    digest = hashlib.sha256()
+    for array in (X, y):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _spectra(name: str, X: Any) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+    grid = None
+    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+        grid = _column_wavelengths(name, [str(column) for column in X.columns])
+        X = X.to_numpy()
+    if hasattr(X, "toarray"):
+        raise InvalidInput(f"{name} is a sparse matrix; spectra are dense. Pass {name}.toarray().")
+    array = np.asarray(X)
+    if array.dtype == object:
+        array = _floats(name, array)
+    if array.ndim != 2:
+        raise ShapeMismatch(f"{name} must be of shape (n_samples, n_features); found {array.shape}.")
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(f"{name} must hold real numbers; found {array.dtype}.")
+    if not array.size:
+        raise InvalidInput(f"{name} is empty: its shape is {array.shape}.")
+    array = array if array.dtype.kind == "f" else array.astype(np.float64)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InvalidInput(
+            f"{name} holds {int(bad.sum())} values that are NaN or infinite, first in row {row}, column "
+            f"{column}. Remove these samples or channels, or impute them before."
+        )
+    return array, grid
+
+
+def _column_wavelengths(name: str, columns: list[str]) -> NDArray[np.float64] | None:
+    numbers = [_float_or_none(column) for column in columns]
+    others = [column for column, number in zip(columns, numbers, strict=True) if number is None]
+    if len(others) == len(columns):
+        return None
+    if others:
+        raise InvalidInput(
+            f"The columns of {name} are named by wavelength, but for {', '.join(map(repr, others[:5]))}"
+            f"{' and more' if len(others) > 5 else ''}. Drop them: everything in {name} is fitted as spectra."
+        )
+    grid = np.array(numbers, dtype=np.float64)
+    # pandas numbers the columns of a bare array from 0, which no spectrum has as a wavelength.
+    return grid if grid.min() > 0 else None
+
+
+def _grid(
+    given: Any, from_columns: NDArray[np.float64] | None, n_features: int
+) -> NDArray[np.float64] | None:
+    if given is None:
+        return from_columns
+    grid = _floats("wavelengths", np.asarray(given))
+    if grid.shape != (n_features,) or not np.isfinite(grid).all():
+        raise ShapeMismatch(
+            f"Expected {n_features} finite wavelengths, one a channel of X; found the shape {grid.shape}."
+        )
+    # Headers are often rounded, hence the tolerance; what is passed is the finer one.
+    if from_columns is not None and not np.allclose(grid, from_columns, rtol=1e-3):
+        raise ShapeMismatch("`wavelengths` disagrees with the column names of X; pass only one of them.")
+    return grid
+
+
+def _target(name: str, y: Any, task_type: str) -> NDArray[Any]:
+    array = _vector(y)
+    if not array.size or array.ndim not in (1, 2):
+        raise ShapeMismatch(
+            f"{name} must be of shape (n,) or (n, targets) and not empty; found {array.shape}."
+        )
+    if task_type == "regression":
+        values = _floats(name, array)
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise InvalidInput(
+                f"{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite, first in "
+                f"row {row}. Remove these samples."
+            )
+        return values
+    if array.ndim == 2:
+        if array.shape[1] != 1:
+            raise ShapeMismatch(f"A classification has one target; {name} has the shape {array.shape}.")
+        array = array[:, 0]
+    labels = array.tolist()
+    missing = [row for row, label in enumerate(labels) if label is None or label != label]
+    if missing:
+        raise InvalidInput(f"{name} lacks {len(missing)} labels, first in row {missing[0]}.")
+    if len({type(label) for label in labels}) > 1:
+        raise InvalidInput(f"{name} mixes labels of several types; make them all text or all integers.")
+    # An object array of text sorts and compares as text does, but cannot be stored by its bytes.
+    return np.array(labels) if array.dtype == object else array
+
+
+def _ready_made(cv: Any, n: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    message = "Expected cv as a number of folds, a splitter, or (train, validation) pairs of row numbers"
+    if isinstance(cv, (str, bytes)) or not isinstance(cv, Iterable):
+        raise InvalidInput(f"{message}; found {cv!r}.")
+    pairs = []
+    for pair in cv:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InvalidInput(f"{message}; found an item that is no pair: {pair!r}.")
+        pairs.append((_rows(pair[0], n), _rows(pair[1], n)))
+    return pairs
+
+
+def _rows(rows: Any, n: int) -> NDArray[np.intp]:
+    array = np.asarray(rows)
+    if array.dtype == bool and array.shape == (n,):
+        return np.flatnonzero(array)
+    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        raise InvalidInput(f"A fold is a list of row numbers; found {array.dtype} of shape {array.shape}.")
+    return array.astype(np.intp)
+
+
+def _fold(index: int, train: Any, val: Any, n: int) -> Fold:
+    fit_rows, val_rows = _rows(train, n), _rows(val, n)
+    for word, rows in (("fit on", fit_rows), ("validate with", val_rows)):
+        if not rows.size:
+            raise InvalidInput(f"Fold {index} has no samples to {word}.")
+        if rows.min() < 0 or rows.max() >= n:
+            raise InvalidInput(f"Fold {index} names rows {rows.min()} to {rows.max()} of {n} samples.")
+    shared = np.intersect1d(fit_rows, val_rows)
+    if shared.size:
+        raise InvalidInput(
+            f"Fold {index} validates with {shared.size} samples that it is fitted on (first: row "
+            f"{shared[0]}); its scores would be too good."
+        )
+    return Fold(f"fold_{index}", fit_rows, val_rows)
+
+
+def _same_length(first: str, a: NDArray[Any], second: str, b: NDArray[Any]) -> None:
+    if a.shape[0] != b.shape[0]:
+        raise ShapeMismatch(f"{first} has {a.shape[0]} samples but {second} has {b.shape[0]}.")
+
+
+def _vector(values: Any) -> NDArray[Any]:
+    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+
+
+def _floats(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} must hold numbers only: {error}.") from error
+
+
+def _float_or_none(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None

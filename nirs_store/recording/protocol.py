@@ -1,0 +1,132 @@
+"""What recording needs of a store; `WorkspaceStore` has it, and so has the model in testing."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+__all__ = ["RecordingStore"]
+
+
+class RecordingStore(Protocol):
+    """The part of the store's public interface through which a cross-validation is recorded."""
+
+    def begin_run(self, name: str, config: Any, datasets: list[dict[str, Any]]) -> str:
+        """Begin a run."""
+        ...
+
+    def complete_run(self, run_id: str, summary: dict[str, Any]) -> None:
+        """Mark a run completed."""
+        ...
+
+    def fail_run(self, run_id: str, error: str) -> None:
+        """Mark a run failed."""
+        ...
+
+    def begin_pipeline(
+        self,
+        run_id: str,
+        name: str,
+        expanded_config: Any,
+        generator_choices: list[Any],
+        dataset_name: str,
+        dataset_hash: str,
+    ) -> str:
+        """Begin a pipeline in a run."""
+        ...
+
+    def complete_pipeline(
+        self, pipeline_id: str, best_val: float | None, best_test: float | None, metric: str, duration_ms: int
+    ) -> None:
+        """Mark a pipeline completed."""
+        ...
+
+    def fail_pipeline(self, pipeline_id: str, error: str) -> None:
+        """Mark a pipeline failed and roll back what it saved."""
+        ...
+
+    def save_chain(
+        self,
+        pipeline_id: str,
+        steps: list[dict[str, Any]],
+        model_step_idx: int,
+        model_class: str,
+        preprocessings: str,
+        fold_strategy: str,
+        fold_artifacts: dict[str, Any],
+        shared_artifacts: dict[str, Any],
+        *,
+        wavelengths: Any = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> str:
+        """Save a chain."""
+        ...
+
+    def save_prediction(
+        self,
+        pipeline_id: str,
+        chain_id: str | None,
+        dataset_name: str,
+        model_name: str,
+        model_class: str,
+        fold_id: str,
+        partition: str,
+        val_score: float | None,
+        test_score: float | None,
+        train_score: float | None,
+        metric: str,
+        task_type: str,
+        n_samples: int,
+        n_features: int,
+        scores: dict[str, Any],
+        best_params: dict[str, Any],
+        branch_id: int | None,
+        branch_name: str | None,
+        exclusion_count: int,
+        exclusion_rate: float,
+        preprocessings: str = "",
+    ) -> str:
+        """Save the row of a prediction."""
+        ...
+
+    def save_prediction_arrays(
+        self,
+        prediction_id: str,
+        y_true: NDArray[Any] | None,
+        y_pred: NDArray[Any] | None,
+        y_proba: NDArray[Any] | None = None,
+        sample_indices: NDArray[Any] | None = None,
+    ) -> None:
+        """Save the arrays of a prediction."""
+        ...
+
+    def save_artifact(
+        self,
+        obj: Any,
+        operator_class: str,
+        artifact_type: str,
+        format: str = "joblib",
+        *,
+        pipeline_id: str | None = None,
+    ) -> str:
+        """Save a fitted object and give its id."""
+        ...
+
+    def log_step(
+        self,
+        pipeline_id: str,
+        step_idx: int,
+        operator_class: str,
+        event: str,
+        duration_ms: int | None = None,
+        message: str | None = None,
+        details: dict[str, Any] | None = None,
+        level: str = "info",
+    ) -> None:
+        """Add an entry to a pipeline's log."""
+        ...
+
+    def flush(self) -> None:
+        """Commit what is buffered."""
+        ...

@@ -1,0 +1,112 @@
+"""What a recorded cross-validation gives back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
+
+__all__ = ["AVERAGE", "POOLED", "CrossValidationResult", "ScoreRow", "score_table"]
+
+#: Rows of the score table that no prediction row stands behind.
+POOLED = "pooled"
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """Scores of one fold on one partition."""
+
+    fold_id: str
+    partition: str
+    scores: dict[str, Any]
+    prediction_id: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidationResult:
+    """Ids and scores of a cross-validation that is in the store.
+
+    Attributes
+    ----------
+    run_id, pipeline_id, chain_id : str
+        Where it was recorded.
+    prediction_ids : tuple of str
+        One for each fold and partition, in the order of `scores`.
+    name : str
+        The pipeline's name.
+    task_type : str
+        ``"regression"`` or ``"classification"``.
+    metric : str
+        The metric that ranks this model.
+    value : float
+        That metric of the pooled out-of-fold predictions, in the unit of y for an error; what the
+        catalog holds as ``best_val``. For the metric ``rmse`` it is the RMSECV.
+    fold_sd : float
+        Standard deviation of the metric over the folds; NaN for a single fold.
+    test_value : float or None
+        The metric on the test samples (RMSEP for ``rmse``), by the refit, else by the average of
+        the folds; None without test samples.
+    pooled : dict
+        All scores of the pooled out-of-fold predictions.
+    n_folds : int
+    duration_ms : int
+    scores : polars.DataFrame
+        A row a fold and partition (fold_id, partition, n, the scores, prediction_id); then
+        ``"pooled"``, all out-of-fold predictions together, and ``"average"``, the folds' average
+        on the test samples where there is no refit.
+    """
+
+    run_id: str
+    pipeline_id: str
+    chain_id: str
+    prediction_ids: tuple[str, ...]
+    name: str
+    task_type: str
+    metric: str
+    value: float
+    fold_sd: float
+    test_value: float | None
+    pooled: dict[str, Any]
+    n_folds: int
+    duration_ms: int
+    scores: pl.DataFrame
+
+    @property
+    def rmsecv(self) -> float | None:
+        """RMSE of the pooled out-of-fold predictions, in the unit of y; None for a classifier."""
+        value = self.pooled.get("rmsecv")
+        return None if value is None else float(value)
+
+    def __repr__(self) -> str:
+        label = "RMSECV" if self.metric == "rmse" else self.metric
+        spread = "" if math.isnan(self.fold_sd) else f" (SD over folds {self.fold_sd:.4g})"
+        test_label = "RMSEP" if self.metric == "rmse" else f"test {self.metric}"
+        test = "" if self.test_value is None else f", {test_label} {self.test_value:.4g}"
+        return (
+            f"CrossValidationResult({self.name!r}: {label} {self.value:.4g}{spread} in {self.n_folds} folds"
+            f"{test}; chain_id={self.chain_id!r})"
+        )
+
+
+def score_table(rows: Sequence[ScoreRow], task_type: str) -> pl.DataFrame:
+    """Lay scores out as a table, one row a fold and partition."""
+    names = REGRESSION_SCORES if task_type == "regression" else CLASSIFICATION_SCORES
+    schema: dict[str, Any] = {"fold_id": pl.String, "partition": pl.String, "n": pl.Int64}
+    schema |= dict.fromkeys(names, pl.Float64) | {"prediction_id": pl.String}
+    records = [
+        {
+            "fold_id": row.fold_id,
+            "partition": row.partition,
+            "n": row.scores["n"],
+            **{name: row.scores[name] for name in names},
+            "prediction_id": row.prediction_id,
+        }
+        for row in rows
+    ]
+    return pl.DataFrame(records, schema=schema)

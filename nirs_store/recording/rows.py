@@ -1,0 +1,267 @@
+"""Turn fitted folds into the rows of a store: logs, chain, predictions, scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from nirs_store.recording.folds import FINAL, FoldResult, Prediction, average_folds
+from nirs_store.recording.inputs import Data
+from nirs_store.recording.protocol import RecordingStore
+from nirs_store.recording.result import AVERAGE, POOLED, ScoreRow, score_table
+from nirs_store.recording.steps import Parts, class_name, describe, parameters, preprocessing_text
+from nirs_store.scores import classification_scores, pooled_scores, regression_scores
+
+__all__ = ["Layout", "Outcome", "finite", "save_everything"]
+
+_PARTITIONS = ("train", "val", "test")
+
+
+@dataclass(eq=False)
+class Layout:
+    """The steps of one chain and their numbers: splitter 1, transformers, y_processing, model.
+
+    Attributes
+    ----------
+    encoder : transformer or None
+        As passed, not fitted.
+    splitter_id, shared_encoder_id : str or None
+        Blobs that are saved once for all folds.
+    facts : dict
+        What goes into the chain's metadata as it is.
+    """
+
+    pipeline_id: str
+    dataset_name: str
+    parts: Parts
+    splitter: Any
+    encoder: Any
+    data: Data
+    task_type: str
+    metric: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    splitter_id: str | None = None
+    shared_encoder_id: str | None = None
+
+    @property
+    def timed(self) -> list[tuple[int, Any]]:
+        """Step number and object of all that is fitted in a fold, in the order of the chain."""
+        middle = [] if self.encoder is None else [self.encoder]
+        return list(enumerate([*self.parts.transformers, *middle, self.parts.model], start=2))
+
+    @property
+    def model_step_idx(self) -> int:
+        """Number of the model's step."""
+        return self.timed[-1][0]
+
+    def seconds(self, result: FoldResult) -> list[float]:
+        """Put one fold's durations in the order of `timed`."""
+        encoding, *transforming, fitting = result.seconds
+        return [*transforming, *([] if self.encoder is None else [encoding]), fitting]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What `save_everything` made."""
+
+    chain_id: str
+    prediction_ids: tuple[str, ...]
+    value: float
+    test_value: float | None
+    pooled: dict[str, Any]
+    table: pl.DataFrame
+
+
+def save_everything(store: RecordingStore, layout: Layout, results: Sequence[FoldResult]) -> Outcome:
+    """Save logs, chain and predictions of all folds and of the refit.
+
+    Parameters
+    ----------
+    store : WorkspaceStore
+    layout : Layout
+    results : sequence of FoldResult
+        The folds in order; the refit, if any, last.
+
+    Returns
+    -------
+    Outcome
+    """
+    folds = [result for result in results if result.key != FINAL]
+    pooled = pooled_scores(
+        [_scored(layout, result.predictions["val"]) for result in folds],
+        task_type=layout.task_type,
+        metric=layout.metric,
+        classes=layout.data.classes,
+    )
+    value = float(pooled[layout.metric])
+    _log_ends(store, layout, results)
+    chain_id = _save_chain(store, layout, results, pooled)
+    rows = [
+        row
+        for result in results
+        for row in _save_predictions(store, layout, result, chain_id, pooled_value=value)
+    ]
+    ids = tuple(row.prediction_id for row in rows if row.prediction_id is not None)
+    tested = [row for row in rows if row.partition == "test" and row.fold_id == FINAL]
+    rows.append(ScoreRow(POOLED, "val", pooled))
+    if not tested and layout.data.X_test is not None:
+        together = average_folds([result.predictions["test"] for result in folds], layout.data.classes)
+        tested = [ScoreRow(AVERAGE, "test", _scores(layout, together))]
+        rows += tested
+    test_value = float(tested[0].scores[layout.metric]) if tested else None
+    return Outcome(chain_id, ids, value, test_value, pooled, score_table(rows, layout.task_type))
+
+
+def finite(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace what strict JSON cannot say (NaN, infinity) by None."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in scores.items()
+    }
+
+
+def _log_ends(store: RecordingStore, layout: Layout, results: Sequence[FoldResult]) -> None:
+    durations = [layout.seconds(result) for result in results]
+    for position, (step_idx, step) in enumerate(layout.timed):
+        each = {
+            result.key: round(seconds[position] * 1000, 3)
+            for result, seconds in zip(results, durations, strict=True)
+        }
+        store.log_step(
+            layout.pipeline_id,
+            step_idx,
+            class_name(step),
+            "end",
+            duration_ms=round(sum(each.values())),
+            message=f"{describe(step)}: fitted {len(each)} times",
+            details={"fit_ms": each},
+        )
+
+
+def _save_chain(
+    store: RecordingStore, layout: Layout, results: Sequence[FoldResult], pooled: Mapping[str, Any]
+) -> str:
+    model = layout.parts.model
+    classes = layout.data.classes
+    metadata = layout.facts | {
+        "task_type": layout.task_type,
+        "metric": layout.metric,
+        "cross_validation": finite(pooled),
+        "depends_on": _dependencies(layout, results),
+    }
+    if classes is not None:
+        metadata["classes"] = classes.tolist()
+    return store.save_chain(
+        layout.pipeline_id,
+        _steps(layout, results),
+        layout.model_step_idx,
+        class_name(model),
+        preprocessing_text(layout.parts.transformers),
+        "per_fold",
+        {result.key: result.model_id for result in results},
+        {},
+        wavelengths=layout.data.wavelengths,
+        metadata=metadata,
+    )
+
+
+def _steps(layout: Layout, results: Sequence[FoldResult]) -> list[dict[str, Any]]:
+    steps = [_step(1, layout.splitter, "splitter") | {"stateless": True, "artifact_id": layout.splitter_id}]
+    for step_idx, step in layout.timed[: len(layout.parts.transformers)]:
+        ids = {result.key: [result.transformer_ids[step_idx - 2]] for result in results}
+        steps.append(_step(step_idx, step, "transform") | {"fold_artifact_ids": ids})
+    if layout.encoder is not None:
+        entry = _step(layout.model_step_idx - 1, layout.encoder, "y_processing")
+        if layout.shared_encoder_id is not None:
+            entry["artifact_id"] = layout.shared_encoder_id
+        else:
+            entry["fold_artifact_ids"] = {result.key: [result.encoder_id] for result in results}
+        steps.append(entry)
+    return [*steps, _step(layout.model_step_idx, layout.parts.model, "model")]
+
+
+def _step(step_idx: int, value: Any, operator_type: str) -> dict[str, Any]:
+    return {
+        "step_idx": step_idx,
+        "operator_class": class_name(value),
+        "operator_type": operator_type,
+        "params": parameters(value),
+        "stateless": False,
+    }
+
+
+def _dependencies(layout: Layout, results: Sequence[FoldResult]) -> dict[str, list[str]]:
+    """List for each model the blobs that it stands on: its transformers, encoder and the splitter."""
+    needs: dict[str, dict[str, None]] = {}
+    for result in results:
+        ids = [*result.transformer_ids, result.encoder_id, layout.shared_encoder_id]
+        if result.key != FINAL:
+            ids.append(layout.splitter_id)
+        # Two folds may end in the same bytes; the model then stands on what either needed.
+        needs.setdefault(result.model_id, {}).update(dict.fromkeys(each for each in ids if each is not None))
+    return {model_id: list(ids) for model_id, ids in needs.items()}
+
+
+def _save_predictions(
+    store: RecordingStore, layout: Layout, result: FoldResult, chain_id: str, *, pooled_value: float
+) -> list[ScoreRow]:
+    model = layout.parts.model
+    scores = {name: _scores(layout, each) for name, each in result.predictions.items()}
+    value = {name: float(each[layout.metric]) for name, each in scores.items()}
+    # The refit validates on nothing; what is known about it is the cross-validation as a whole.
+    val_score = pooled_value if result.key == FINAL else value["val"]
+    rows = []
+    for partition in _PARTITIONS:
+        if partition not in result.predictions:
+            continue
+        prediction = result.predictions[partition]
+        prediction_id = store.save_prediction(
+            layout.pipeline_id,
+            chain_id,
+            layout.dataset_name,
+            describe(model),
+            class_name(model),
+            result.key,
+            partition,
+            val_score,
+            value.get("test"),
+            value["train"],
+            layout.metric,
+            layout.task_type,
+            int(prediction.rows.size),
+            int(layout.data.X.shape[1]),
+            finite(scores[partition]),
+            parameters(model) | result.best_params,
+            None,
+            None,
+            0,
+            0.0,
+            preprocessings=preprocessing_text(layout.parts.transformers),
+        )
+        store.save_prediction_arrays(
+            prediction_id,
+            prediction.y_true,
+            prediction.y_pred,
+            y_proba=prediction.y_proba,
+            sample_indices=prediction.rows,
+        )
+        rows.append(ScoreRow(result.key, partition, scores[partition], prediction_id))
+    return rows
+
+
+def _scored(layout: Layout, prediction: Prediction) -> tuple[Any, ...]:
+    if layout.task_type == "regression":
+        return prediction.y_true, prediction.y_pred
+    return prediction.y_true, prediction.y_pred, prediction.y_proba
+
+
+def _scores(layout: Layout, prediction: Prediction) -> dict[str, Any]:
+    if layout.task_type == "regression":
+        return regression_scores(prediction.y_true, prediction.y_pred)
+    return classification_scores(
+        prediction.y_true, prediction.y_pred, prediction.y_proba, layout.data.classes
+    )

@@ -1,0 +1,43 @@
+"""Spectra and stores for the tests of recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nirs_store.datasets import Tecator, load_tecator
+from nirs_store.store import WorkspaceStore
+from nirs_store.testing import ModelStore
+
+
+@pytest.fixture(scope="session")
+def tecator() -> Tecator:
+    return load_tecator()
+
+
+@pytest.fixture(scope="session")
+def meat(tecator: Tecator) -> NDArray[Any]:
+    """A label a sample, made of the fat content."""
+    return np.array(["lean", "medium", "fatty"])[np.digitize(tecator.fat, [10.0, 25.0])]
+
+
+@pytest.fixture
+def model_store() -> ModelStore:
+    return ModelStore()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[WorkspaceStore]:
+    with WorkspaceStore(tmp_path / "workspace") as store:
+        yield store
+
+
+@pytest.fixture(params=["model_store", "workspace"])
+def store(request: pytest.FixtureRequest) -> Any:
+    """Both the model and the real store: what is recorded must mean the same in both."""
+    return request.getfixturevalue(request.param)

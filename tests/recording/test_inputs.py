@@ -1,0 +1,150 @@
+"""Bad input is refused in words, before anything is fitted or recorded."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.recording import record_cross_validation
+from nirs_store.recording.inputs import choose_metric, content_hash
+
+X = np.random.default_rng(0).normal(size=(12, 4))
+Y = np.arange(12.0)
+LABELS = np.array(["a", "b"] * 6)
+ROWS = np.arange(12)
+
+
+def with_value(array: Any, place: Any, value: Any) -> Any:
+    changed = array.copy()
+    changed[place] = value
+    return changed
+
+
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "NaN in X": ({"X": with_value(X, (3, 1), np.nan)}, InvalidInput, "row 3, column 1"),
+    "infinity in X": ({"X": with_value(X, (0, 2), np.inf)}, InvalidInput, "X holds 1 values"),
+    "NaN in y": ({"y": with_value(Y, 5, np.nan)}, InvalidInput, "y holds 1 .* row 5"),
+    "NaN in X_test": ({"X_test": with_value(X, (1, 1), np.nan), "y_test": Y}, InvalidInput, "X_test"),
+    "lengths": ({"y": Y[:-1]}, ShapeMismatch, "X has 12 samples but y has 11"),
+    "test lengths": ({"X_test": X, "y_test": Y[:-2]}, ShapeMismatch, "X_test has 12"),
+    "other channels": ({"X_test": X[:, :2], "y_test": Y}, ShapeMismatch, r"X_test \(12, 2\)"),
+    "half a test set": ({"X_test": X}, InvalidInput, "come together"),
+    "no samples": ({"X": X[:0], "y": Y[:0]}, InvalidInput, "X is empty"),
+    "one dimension": ({"X": X[:, 0]}, ShapeMismatch, r"\(n_samples, n_features\)"),
+    "three targets deep": ({"y": np.ones((12, 1, 1))}, ShapeMismatch, "y must be"),
+    "words in X": ({"X": X.astype(str)}, InvalidInput, "real numbers"),
+    "objects in X": ({"X": with_value(X.astype(object), (0, 0), "x")}, InvalidInput, "numbers only"),
+    "sparse X": ({"X": sparse.csr_matrix(X)}, InvalidInput, "sparse"),
+    "words in y": ({"y": LABELS}, InvalidInput, "y must hold numbers"),
+    "a mixed frame": (
+        {"X": pl.DataFrame({"900": Y, "902": Y, "operator": Y})}, InvalidInput, "but for 'operator'",
+    ),
+    "too few wavelengths": ({"wavelengths": [1.0, 2.0]}, ShapeMismatch, "Expected 4 finite wavelengths"),
+    "words for wavelengths": ({"wavelengths": list("abcd")}, InvalidInput, "wavelengths must hold numbers"),
+    "two grids": (
+        {"X": pl.DataFrame(X, schema=["900", "902", "904", "906"]), "wavelengths": [1.0, 2.0, 3.0, 4.0]},
+        ShapeMismatch, "disagrees with the column names",
+    ),
+    "another test grid": (
+        {"X": pl.DataFrame(X, schema=["900", "902", "904", "906"]),
+         "X_test": pl.DataFrame(X, schema=["900", "902", "904", "907"]), "y_test": Y},
+        ShapeMismatch, "different wavelengths",
+    ),
+    "one class": ({"estimator": LogisticRegression(), "y": np.repeat("a", 12)}, InvalidInput, "two classes"),
+    "a missing label": (
+        {"estimator": LogisticRegression(), "y": np.array(["a", None] * 6, dtype=object)},
+        InvalidInput, "lacks 6 labels, first in row 1",
+    ),
+    "mixed labels": (
+        {"estimator": LogisticRegression(), "y": np.array(["a", 1] * 6, dtype=object)}, InvalidInput, "mixes",
+    ),
+    "two columns of labels": (
+        {"estimator": LogisticRegression(), "y": np.column_stack([LABELS, LABELS])},
+        ShapeMismatch, "one target",
+    ),
+    "a class for an estimator": ({"estimator": PLSRegression}, InvalidInput, "call it first"),
+    "no model at the end": ({"estimator": make_pipeline(StandardScaler())}, InvalidInput, "ends in a model"),
+    "nothing in the pipeline": ({"estimator": make_pipeline("passthrough")}, InvalidInput, "found None"),
+    "a model before the model": ({"estimator": make_pipeline(Ridge(), Ridge())}, InvalidInput, "no trans"),
+    "a clusterer": ({"estimator": KMeans(2)}, InvalidInput, "neither that it is a regressor"),
+    "something else": ({"estimator": "PLS"}, InvalidInput, "Expected a scikit-learn estimator"),
+    "an unknown task": ({"task_type": "regresion"}, InvalidInput, "Did you mean 'regression'"),
+    "an unknown metric": ({"metric": "rsme"}, InvalidInput, "Did you mean 'rmse'"),
+    "a metric of another task": ({"metric": "accuracy"}, InvalidInput, "metric of a regression"),
+    "a metric with a sign": ({"metric": "bias"}, InvalidInput, "has a sign"),
+    "no name": ({"dataset_name": " "}, InvalidInput, "dataset_name"),
+    "no jobs": ({"n_jobs": 0}, InvalidInput, "n_jobs"),
+    "half a job": ({"n_jobs": 1.5}, InvalidInput, "n_jobs"),
+    "a target that cannot come back": ({"y_processing": KFold(3)}, InvalidInput, "lacks"),
+    "too many folds": ({"cv": 13}, InvalidInput, "cannot split these 12 samples"),
+    "one fold": ({"cv": 1}, InvalidInput, "cannot split"),
+    "a word for cv": ({"cv": "ten"}, InvalidInput, "Expected cv as"),
+    "an object for cv": ({"cv": object()}, InvalidInput, "Expected cv as"),
+    "no folds": ({"cv": []}, InvalidInput, "no fold at all"),
+    "no pair": ({"cv": [ROWS]}, InvalidInput, "no pair"),
+    "an empty fold": ({"cv": [(ROWS[:6], ROWS[6:]), (ROWS, [])]}, InvalidInput, "Fold 1 has no samples"),
+    "nothing to fit": ({"cv": [([], ROWS)]}, InvalidInput, "Fold 0 has no samples to fit"),
+    "rows that are not there": ({"cv": [(ROWS[:6], [11, 12])]}, InvalidInput, "11 to 12 of 12"),
+    "rows from the end": ({"cv": [(ROWS[:6], [-1])]}, InvalidInput, "Fold 0 names rows -1"),
+    "rows that are no numbers": ({"cv": [(ROWS[:6], [0.5])]}, InvalidInput, "list of row numbers"),
+    "validation on training rows": ({"cv": [(ROWS[:6], ROWS[5:])]}, InvalidInput, "first: row 5"),
+    "groups that are missing": ({"cv": GroupKFold(3)}, InvalidInput, "groups"),
+    "groups of another length": ({"groups": [1, 2]}, ShapeMismatch, "one group a sample, 12"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_and_nothing_is_recorded(model_store: Any, case: str) -> None:
+    change, error, words = BAD[case]
+    given: dict[str, Any] = {"estimator": Ridge(), "X": X, "y": Y, "cv": 3, "dataset_name": "noise"} | change
+    with pytest.raises(error, match=words):
+        record_cross_validation(model_store, given.pop("estimator"), given.pop("X"), given.pop("y"), **given)
+    assert model_store.list_runs().is_empty()
+    assert not model_store._state.artifacts
+
+
+def test_integers_and_masks_are_taken_for_what_they_are(model_store: Any) -> None:
+    mask = ROWS < 8
+    result = record_cross_validation(
+        model_store, Ridge(), (X * 100).astype(int), ROWS, cv=[(mask, ~mask)], dataset_name="noise",
+        wavelengths=pl.Series([900, 902, 904, 906]).to_numpy(), n_jobs=None,
+    )  # fmt: skip
+    assert result.pooled["n"] == 4
+    assert model_store.get_chain(result.chain_id)["wavelengths"].dtype == np.float64
+
+
+def test_a_frame_without_numbers_for_names_has_no_wavelengths(model_store: Any) -> None:
+    frame = pl.DataFrame(X, schema=["a", "b", "c", "d"])
+    result = record_cross_validation(model_store, Ridge(), frame, Y, cv=3, dataset_name="noise")
+    assert model_store.get_chain(result.chain_id)["wavelengths"] is None
+
+
+def test_a_regressor_may_come_before_the_model_when_it_transforms(model_store: Any) -> None:
+    estimator = make_pipeline(FunctionTransformer(), Ridge())
+    result = record_cross_validation(model_store, estimator, X, Y, cv=3, dataset_name="noise")
+    assert result.n_folds == 3
+
+
+@pytest.mark.parametrize("name", ["rmsec", "rmsecv", "rmsep", "rmse", None])
+def test_every_name_of_the_rmse_is_the_rmse(name: str | None) -> None:
+    assert choose_metric(name, "regression") == "rmse"
+
+
+def test_the_hash_of_the_data_follows_its_values_and_shape() -> None:
+    same = content_hash(np.asfortranarray(X), Y.copy())
+    assert re.fullmatch("[0-9a-f]{64}", same)
+    assert same == content_hash(X, Y)
+    assert same != content_hash(with_value(X, (0, 0), 9.0), Y)
+    assert content_hash(X, Y) != content_hash(X.reshape(4, 12), Y)

@@ -1,0 +1,56 @@
+"""The program and the table of its commands."""
+
+from __future__ import annotations
+
+import click
+
+from nirs_store.cli._group import LazyGroup
+
+__all__ = ["app"]
+
+_HOME = "nirs_store.cli.commands"
+
+_COMMANDS = {
+    "init": (f"{_HOME}.init", "Make a workspace in a folder."),
+    "demo": (f"{_HOME}.demo", "Cross-validate real spectra and look at everything once."),
+    "runs": (f"{_HOME}.runs", "List the runs of a workspace."),
+    "show": (f"{_HOME}.show", "Show a run, pipeline, chain, prediction or artifact."),
+    "top": (f"{_HOME}.top", "Rank the chains by their cross-validation."),
+    "predict": (f"{_HOME}.predict", "Predict spectra with a chain or a bundle."),
+    "plot": (f"{_HOME}.plot", "Draw a figure of a chain and save it."),
+    "export": (f"{_HOME}.export", "Write a bundle, a configuration or predictions to a file."),
+    "logs": (f"{_HOME}.logs", "Show the log of a pipeline or a run."),
+    "stats": (f"{_HOME}.stats", "Count what a workspace holds and how large it is."),
+    "library": (f"{_HOME}.library", "List, save, show and run pipeline templates."),
+    "delete": (f"{_HOME}.delete", "Delete a run or a prediction."),
+    "gc": (f"{_HOME}.gc", "Remove the files of models that nothing refers to."),
+    "vacuum": (f"{_HOME}.vacuum", "Shrink the catalog after deletions."),
+}
+
+
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked or ctx.resilient_parsing:
+        return
+    from nirs_store import __version__
+
+    click.echo(f"nirs-store {__version__}")
+    ctx.exit()
+
+
+@click.group(
+    name="nirs-store",
+    cls=LazyGroup,
+    commands_table=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with 'nirs-store demo'. Help on a command: 'nirs-store COMMAND --help'.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def app() -> None:
+    """Record, rank, replay and share near-infrared calibration models, in one folder."""

@@ -1,0 +1,110 @@
+"""A group of commands that imports only the one that runs, and says errors in plain words."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from nirs_store.errors import NirsStoreError
+
+__all__ = ["Command", "Group", "LazyGroup"]
+
+
+class Command(click.Command):
+    """A command that takes ``--debug`` wherever it is written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_debug_option())
+
+
+class Group(click.Group):
+    """A group that names the nearest command when there is none of that name."""
+
+    command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        known = self.list_commands(ctx)
+        if name in known or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise click.UsageError(f"No such command {name!r}.{hint} See '{ctx.command_path} --help'.", ctx=ctx)
+
+
+class LazyGroup(Group):
+    """The program: a table of commands and their one-line helps, so that listing imports none.
+
+    Parameters
+    ----------
+    commands_table
+        ``{name: (module, one-line help)}``; the module has a click command named ``command``.
+    """
+
+    def __init__(self, *args: Any, commands_table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands_table = commands_table
+        self.params.append(_debug_option())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands_table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands_table:
+            return None
+        loaded: click.Command = import_module(self.commands_table[cmd_name][0]).command
+        return loaded
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in self.commands_table.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        table = self.commands_table.items()
+        return [CompletionItem(name, help=words) for name, (_, words) in table if name.startswith(incomplete)]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
+        try:
+            return super().invoke(ctx)
+        except NirsStoreError as error:
+            _say(ctx, str(error), error.exit_code, error)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of a pipe has gone: click ends quietly
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            _say(ctx, f"{error.strerror or error}{where}", _OS_EXIT, error)
+
+
+#: As WriteFailed: the operating system refused.
+_OS_EXIT = 8
+
+
+def _say(ctx: click.Context, message: str, code: int, error: BaseException) -> None:
+    if ctx.meta.get("nirs_store.debug") or os.environ.get("NIRS_STORE_DEBUG"):
+        raise error
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True, color=ctx.color)
+    ctx.exit(code)
+
+
+def _debug_option() -> click.Option:
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta["nirs_store.debug"] = True
+
+    words = "Show the traceback of an error."
+    return click.Option(["--debug"], is_flag=True, expose_value=False, callback=remember, help=words)

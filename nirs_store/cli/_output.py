@@ -1,0 +1,149 @@
+"""What commands print: aligned tables, strict JSON, sizes and moments."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = [
+    "human_bytes",
+    "moment",
+    "number",
+    "on_terminal",
+    "print_fields",
+    "print_json",
+    "print_table",
+    "short_id",
+]
+
+_GAP = "  "
+_LEAST_WIDTH = 12
+
+
+def on_terminal() -> bool:
+    """Say whether a person reads the output."""
+    return sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON: NaN and infinities become null, moments ISO 8601 in UTC."""
+    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    numeric: Sequence[str] = (),
+    flexible: Sequence[str] = (),
+) -> None:
+    """Print aligned columns below their names.
+
+    A line that is wider than the terminal is cut in its `flexible` columns; in a pipe nothing is.
+
+    Parameters
+    ----------
+    columns
+        Names of the columns.
+    rows
+        Cells; None is printed as ``-``.
+    numeric
+        Columns that are aligned to the right.
+    flexible
+        Columns that may be shortened with an ellipsis on a terminal.
+    """
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
+    if on_terminal():
+        _fit(widths, columns, flexible)
+    click.secho(_line(columns, widths, columns, numeric), bold=True)
+    for row in cells:
+        click.echo(_line(row, widths, columns, numeric))
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Print ``name  value`` lines, values in one column; empty values are left out."""
+    known = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
+    width = max((len(name) for name in known), default=0)
+    for name, value in known.items():
+        lines = str(value).splitlines() or [""]
+        click.echo(f"{click.style(name.ljust(width), bold=True)}{_GAP}{lines[0]}")
+        for line in lines[1:]:
+            click.echo(f"{' ' * width}{_GAP}{line}")
+
+
+def number(value: Any, decimals: int = 3) -> str | None:
+    """Format a score; None for what is missing or not a number."""
+    if value is None or not math.isfinite(value):
+        return None
+    text = f"{value:.{decimals}f}"
+    return text if float(text) or not value else f"{value:.{decimals - 1}e}"
+
+
+def human_bytes(count: int) -> str:
+    """Return a size that can be read: ``1.4 MB`` (powers of 1000, as file managers do)."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def moment(when: Any) -> str | None:
+    """Return a moment in UTC to the second: ``2026-03-01 12:00:00Z``."""
+    if when is None:
+        return None
+    if not isinstance(when, datetime):
+        return str(when)
+    return (when if when.tzinfo is None else when.astimezone(UTC)).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def short_id(identifier: str) -> str:
+    """Return the end of an id, which is random; every command accepts it in place of the whole."""
+    return identifier[-8:]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)).isoformat()
+    if isinstance(value, date | Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _plain(value.tolist())
+    return value
+
+
+def _fit(widths: list[int], columns: Sequence[str], flexible: Sequence[str]) -> None:
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - shutil.get_terminal_size().columns
+    for index in sorted((i for i, name in enumerate(columns) if name in flexible), key=lambda i: -widths[i]):
+        if excess <= 0:
+            return
+        cut = min(excess, max(widths[index] - _LEAST_WIDTH, 0))
+        widths[index] -= cut
+        excess -= cut
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str], numeric: Sequence[str]) -> str:
+    parts = []
+    for cell, width, name in zip(cells, widths, columns, strict=True):
+        text = cell if len(cell) <= width else cell[: width - 1] + "…"
+        parts.append(text.rjust(width) if name in numeric else text.ljust(width))
+    return _GAP.join(parts).rstrip()

@@ -1,0 +1,116 @@
+"""Opening the workspace of a command, and finding what an id, or a part of one, stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.store import WorkspaceStore
+
+__all__ = ["KINDS", "Found", "find", "open_store"]
+
+#: In the order in which an id is looked up.
+KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
+
+_LEAST_CHARACTERS = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an id stands for, with its record."""
+
+    kind: str
+    identifier: str
+    record: dict[str, Any]
+
+
+def open_store(workspace: Path) -> WorkspaceStore:
+    """Open an existing workspace.
+
+    Raises
+    ------
+    NotAWorkspace
+        There is none; nothing is created.
+    """
+    return WorkspaceStore(workspace, create=False)
+
+
+def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Found:
+    """Return what `text` names: a whole id, or the beginning or end of one that is not ambiguous.
+
+    Parameters
+    ----------
+    store
+        Where to look.
+    text
+        An id or at least four characters of its beginning or end, as the tables show it.
+    kinds
+        What may be meant, tried in this order.
+
+    Raises
+    ------
+    UnknownId
+        Nothing of these kinds has that id.
+    InvalidInput
+        Several have; they are listed.
+    """
+    getters = _getters(store)
+    for kind in kinds:
+        record = getters[kind](text)
+        if record is not None:
+            return Found(kind, text, record)
+    if len(text) >= _LEAST_CHARACTERS:
+        for kind in kinds:
+            matches = sorted({each for each in _ids(store, kind) if _fits(each, text)})
+            if len(matches) > 1:
+                raise InvalidInput(
+                    f"{text!r} fits {len(matches)} {kind}s: {', '.join(matches[:3])}"
+                    f"{', ...' if len(matches) > 3 else ''}. Write more of the id."
+                )
+            if matches:
+                return Found(kind, matches[0], getters[kind](matches[0]) or {})
+    raise UnknownId(_either(kinds), text, "'nirs-store runs' and 'nirs-store top' list ids.")
+
+
+def _getters(store: WorkspaceStore) -> dict[str, Callable[[str], dict[str, Any] | None]]:
+    return {
+        "run": store.get_run,
+        "pipeline": store.get_pipeline,
+        "chain": store.get_chain,
+        "prediction": store.get_prediction,
+        "artifact": store.get_artifact,
+    }
+
+
+def _ids(store: WorkspaceStore, kind: str) -> Iterator[str]:
+    """Yield the ids of a kind; those of artifacts are file names."""
+    if kind == "run":
+        offset, page = 0, 1000
+        while (runs := store.list_runs(limit=page, offset=offset)).height:
+            yield from runs["run_id"]
+            offset += page
+    elif kind == "pipeline":
+        yield from store.list_pipelines()["pipeline_id"]
+    elif kind == "prediction":
+        yield from store.query_predictions()["prediction_id"]
+    elif kind == "chain":
+        # Chains are listed by pipeline; nearly all have predictions, which are listed at once.
+        yield from store.query_predictions().filter(pl.col("chain_id").is_not_null())["chain_id"]
+        for pipeline in store.list_pipelines()["pipeline_id"]:
+            yield from store.get_chains_for_pipeline(pipeline)["chain_id"]
+    else:
+        folder = store.workspace_path / "artifacts"
+        yield from (path.stem for path in folder.glob("??/*"))
+
+
+def _fits(identifier: str, text: str) -> bool:
+    return identifier.startswith(text) or identifier.endswith(text)
+
+
+def _either(kinds: Sequence[str]) -> str:
+    return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"

@@ -1,0 +1,1 @@
+"""One file a command; :mod:`nirs_store.cli._app` says which."""

@@ -1,0 +1,25 @@
+"""``nirs-store demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nirs_store.cli._group import Command
+
+
+@click.command("demo", cls=Command)
+@click.argument(
+    "directory", type=click.Path(path_type=Path), default=Path("nirs-store-demo"), metavar="[DIR]"
+)
+def command(directory: Path) -> None:
+    """Cross-validate real meat spectra and look at everything once, in less than a minute.
+
+    DIR (./nirs-store-demo when not given) must be new, empty or a workspace, which gets another run.
+    """
+    from rich.console import Console
+
+    from nirs_store.demo import run_demo
+
+    run_demo(directory, console=Console(highlight=False))

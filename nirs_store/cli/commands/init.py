@@ -1,0 +1,28 @@
+"""``nirs-store init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nirs_store.cli._group import Command
+
+
+@click.command("init", cls=Command)
+@click.argument("directory", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
+def command(directory: Path) -> None:
+    """Make a workspace in DIR (this folder when not given), with pipeline templates and a note.
+
+    What is already there is left as it is; a second call changes nothing.
+    """
+    from nirs_store.scaffold import copy_workspace_template
+    from nirs_store.store import WorkspaceStore
+
+    existed = (directory / "store.duckdb").exists()
+    with WorkspaceStore(directory) as store:
+        root = store.workspace_path
+    written = copy_workspace_template(root)
+    click.echo(f"{root} {'is a workspace already' if existed else 'is a workspace now'}.")
+    for path in written:
+        click.echo(f"  {path.relative_to(root).as_posix()}")

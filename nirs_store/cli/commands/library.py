@@ -1,0 +1,233 @@
+"""``nirs-store library``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import json_option, workspace_option
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from nirs_store.library import PipelineLibrary
+
+
+@click.group("library", cls=Group)
+def command() -> None:
+    """List, save, show and run pipeline templates."""
+
+
+@command.command("list")
+@click.option("--category", metavar="NAME", help="Only this category.")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="TAG", help="Only templates with this tag (repeatable)."
+)
+@json_option
+@workspace_option
+def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, workspace: Path) -> None:
+    """List the templates of a workspace."""
+    from nirs_store.cli._output import print_json, print_table
+
+    found = _library(workspace).list_templates(category=category, tags=list(tags) or None)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("No templates." if category is None and not tags else "No templates fit.")
+        return
+    print_table(
+        ["template", "tags", "description"],
+        [
+            [
+                f"{each['category']}/{each['name']}",
+                ", ".join(each["tags"]),
+                each["error"] or each["description"],
+            ]
+            for each in found
+        ],
+        flexible=["description", "tags"],
+    )
+
+
+@command.command("show")
+@click.argument("template", metavar="TEMPLATE")
+@workspace_option
+def show(template: str, workspace: Path) -> None:
+    """Print a template as JSON: what is known about it, and its configuration."""
+    from nirs_store.cli._output import print_json
+
+    library = _library(workspace)
+    name, category = _split(template)
+    metadata = library.get_template_metadata(name, category)
+    print_json({**metadata, "pipeline": library.load_template(name, category)})
+
+
+@command.command("save")
+@click.argument("source", metavar="PIPELINE|CHAIN|FILE")
+@click.argument("name", required=False)
+@click.option("--category", metavar="NAME", default=None, help="Category [default: general].")
+@click.option("--description", default="", help="A line that says what it is.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag (repeatable).")
+@click.option("--overwrite", is_flag=True, help="Replace a template of that name.")
+@workspace_option
+def save(
+    source: str,
+    name: str | None,
+    category: str | None,
+    description: str,
+    tags: tuple[str, ...],
+    overwrite: bool,
+    workspace: Path,
+) -> None:
+    """Save a template: the configuration of a recorded pipeline, or a JSON file.
+
+    The id of a chain stands for its pipeline. Without NAME a JSON file keeps its own.
+    """
+    library = _library(workspace)
+    if source.lower().endswith(".json"):
+        if description or tags:
+            raise click.UsageError(
+                "--description and --tag go with a recorded pipeline; a file brings its own."
+            )
+        path = library.import_template(source, category, overwrite, name=name)
+    else:
+        if name is None:
+            raise click.UsageError("Missing argument 'NAME': what the template of a pipeline is called.")
+        from nirs_store.cli._workspace import find, open_store
+
+        with open_store(workspace) as store:
+            found = find(store, source, ["pipeline", "chain"])
+            path = library.copy_from_pipeline(
+                store,
+                found.record["pipeline_id"],
+                name,
+                category=category or "general",
+                description=description,
+                tags=list(tags),
+                overwrite=overwrite,
+            )
+    click.echo(path)
+
+
+@command.command("run")
+@click.argument("template", metavar="TEMPLATE")
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="CSV or Parquet file of spectra."
+)
+@click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
+@click.option("--unit", default=None, metavar="UNIT", help="Unit of the target, for tables and figures.")
+@click.option("--wavelength-unit", default="nm", show_default=True, metavar="UNIT", help="nm or cm-1.")
+@click.option("--groups", default=None, metavar="COLUMN", help="Samples that must stay in one fold.")
+@click.option("--name", default=None, metavar="NAME", help="Name of the run.")
+@click.option(
+    "--jobs", "-j", type=int, default=1, show_default=True, help="Worker processes; -1 for all cores."
+)
+@click.option(
+    "--allow",
+    "packages",
+    multiple=True,
+    metavar="PACKAGE",
+    help="A package besides scikit-learn and chemotools whose classes the template may name (repeatable).",
+)
+@workspace_option
+def run(
+    template: str,
+    data: Path,
+    target: str,
+    unit: str | None,
+    wavelength_unit: str,
+    groups: str | None,
+    name: str | None,
+    jobs: int,
+    packages: tuple[str, ...],
+    workspace: Path,
+) -> None:
+    """Cross-validate a template on a file of spectra and record it in the workspace.
+
+    TEMPLATE is a name (or category/name) of the workspace's library, one that nirs_store ships, or a
+    JSON file. A workspace is made when there is none. Samples without a value of the target are
+    left out.
+    """
+    from sklearn.base import is_classifier
+
+    from nirs_store.cli._progress import progress
+    from nirs_store.cli._spectra import read_spectra
+    from nirs_store.estimators import build_cv, build_estimator
+    from nirs_store.recording import record_cross_validation
+    from nirs_store.store import WorkspaceStore
+
+    config = _configuration(template, workspace)
+    estimator = build_estimator(config, allow=packages)
+    cv = build_cv(config, classifier=is_classifier(estimator), allow=packages)
+    table = read_spectra(data)
+    measured, grouping = table.column(target), None if groups is None else table.column(groups)
+    known = measured.is_not_null().to_numpy()
+    if not known.all():
+        click.echo(f"{(~known).sum()} samples without a value of {target!r} are left out.", err=True)
+    _check_target(measured, target, is_classifier(estimator))
+    with WorkspaceStore(workspace) as store, progress("folds") as show:
+        result = record_cross_validation(
+            store,
+            estimator,
+            table.X[known],
+            measured.drop_nulls().to_numpy(),
+            cv=cv,
+            groups=None if grouping is None else grouping.to_numpy()[known],
+            dataset_name=data.stem,
+            name=name,
+            wavelengths=table.wavelengths,
+            wavelength_unit=wavelength_unit,
+            target=target,
+            target_unit=unit,
+            metric=config.get("metric"),
+            n_jobs=jobs,
+            progress=show,
+        )
+    label = "RMSECV" if result.metric == "rmse" else result.metric
+    click.echo(
+        f"{result.name}: {label} {result.value:.4g} (SD over {result.n_folds} folds {result.fold_sd:.2g})"
+    )
+    click.echo(f"chain {result.chain_id}")
+
+
+def _library(workspace: Path) -> PipelineLibrary:
+    from nirs_store.library import PipelineLibrary
+
+    return PipelineLibrary(workspace)
+
+
+def _split(template: str) -> tuple[str, str | None]:
+    category, _, name = template.rpartition("/")
+    return name, category or None
+
+
+def _configuration(template: str, workspace: Path) -> dict[str, Any]:
+    """Find a template: a JSON file, else in the workspace, else among those that are shipped."""
+    from nirs_store.errors import TemplateNotFound
+    from nirs_store.library import PipelineLibrary
+    from nirs_store.library.template import read_template
+    from nirs_store.scaffold import workspace_template
+
+    if template.lower().endswith(".json"):
+        return read_template(Path(template), bare=True).pipeline
+    name, category = _split(template)
+    if workspace.is_dir():
+        try:
+            return _library(workspace).load_template(name, category)
+        except TemplateNotFound:
+            pass
+    return PipelineLibrary(Path(str(workspace_template()))).load_template(name, category)
+
+
+def _check_target(measured: pl.Series, target: str, classifies: bool) -> None:
+    from nirs_store.errors import InvalidInput
+
+    if not classifies and not measured.dtype.is_numeric():
+        raise InvalidInput(
+            f"The column {target!r} holds {measured.drop_nulls()[0]!r}, not numbers, but this template "
+            "predicts numbers. Choose another column, or the template of a classifier."
+        )

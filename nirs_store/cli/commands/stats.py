@@ -1,0 +1,74 @@
+"""``nirs-store stats``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nirs_store.cli._group import Command
+from nirs_store.cli._options import json_option, workspace_option
+
+
+@click.command("stats", cls=Command)
+@json_option
+@workspace_option
+def command(as_json: bool, workspace: Path) -> None:
+    """Count what a workspace holds and how large it is."""
+    from nirs_store.cli._output import human_bytes, print_fields, print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        root = store.workspace_path
+        statuses: Counter[str] = Counter()
+        offset, page = 0, 1000
+        while (runs := store.list_runs(limit=page, offset=offset)).height:
+            statuses.update(runs["status"])
+            offset += page
+        pipelines = store.list_pipelines()
+        predictions = store.query_predictions()
+        plan = store.gc_artifacts(dry_run=True)
+    blobs = [path.stat().st_size for path in _files(root / "artifacts")]
+    journal = [path.stat().st_size for path in _files(root / "journal")]
+    facts: dict[str, Any] = {
+        "workspace": str(root),
+        "runs": sum(statuses.values()),
+        "runs_by_status": dict(statuses),
+        "pipelines": pipelines.height,
+        "chains": predictions["chain_id"].drop_nulls().n_unique(),
+        "predictions": predictions.height,
+        "datasets": sorted(pipelines["dataset_name"].unique().to_list()),
+        "artifact_files": len(blobs),
+        "artifact_bytes": sum(blobs),
+        "unreferenced_files": len(plan.files),
+        "unreferenced_bytes": plan.bytes,
+        "unknown_files": len(plan.unknown_files),
+        "catalog_bytes": (root / "store.duckdb").stat().st_size,
+        "journal_bytes": sum(journal),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    by_status = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+    print_fields(
+        {
+            "workspace": root,
+            "runs": f"{facts['runs']} ({by_status})" if by_status else 0,
+            "pipelines": pipelines.height,
+            "chains": facts["chains"],
+            "predictions": predictions.height,
+            "data": ", ".join(facts["datasets"]),
+            "models": f"{len(blobs)} files, {human_bytes(sum(blobs))}",
+            "unreferenced": f"{len(plan.files)} files, {human_bytes(plan.bytes)}",
+            "unknown": f"{len(plan.unknown_files)} files" if plan.unknown_files else None,
+            "catalog": human_bytes(facts["catalog_bytes"]),
+            "journal": human_bytes(facts["journal_bytes"]),
+        }
+    )
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,36 @@
+"""Figures of a calibration, each a :class:`matplotlib.figure.Figure` that nothing else holds on to.
+
+Every figure takes plain arrays or a frame; its ``chain_...`` twin takes a store and a chain id and
+reads what it needs. :func:`save_figure` writes any of them to a file. matplotlib is imported when
+the first figure is drawn (``pip install "nirs_store[plot]"``).
+"""
+
+from __future__ import annotations
+
+from nirs_store.plots._figure import save_figure
+from nirs_store.plots.coefficients import chain_pls_coefficients, pls_coefficients
+from nirs_store.plots.components import chain_rmsecv_vs_components, rmsecv_vs_components
+from nirs_store.plots.folds import chain_fold_stability, fold_stability
+from nirs_store.plots.pivot_map import chain_heatmap, heatmap, heatmap_frame
+from nirs_store.plots.residual import chain_residuals, residuals
+from nirs_store.plots.scatter import chain_predicted_vs_measured, predicted_vs_measured
+from nirs_store.plots.spectra import chain_spectra_by_step, spectra_by_step
+
+__all__ = [
+    "chain_fold_stability",
+    "chain_heatmap",
+    "chain_pls_coefficients",
+    "chain_predicted_vs_measured",
+    "chain_residuals",
+    "chain_rmsecv_vs_components",
+    "chain_spectra_by_step",
+    "fold_stability",
+    "heatmap",
+    "heatmap_frame",
+    "pls_coefficients",
+    "predicted_vs_measured",
+    "residuals",
+    "rmsecv_vs_components",
+    "save_figure",
+    "spectra_by_step",
+]

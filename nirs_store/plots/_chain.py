@@ -1,0 +1,294 @@
+"""What figures read of a stored chain, through the public queries of a store only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.chains import ReplayPlan, fold_key
+from nirs_store.chains.operators import Workbench
+from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.plots._figure import Floats
+
+__all__ = ["ChainData", "ReadsChains", "chain_data", "sibling_chains"]
+
+#: Measured, predicted, and the samples' row numbers where known.
+Predicted = tuple[Floats, Floats, NDArray[np.int64] | None]
+
+_FINAL = fold_key("final")
+
+
+class ReadsChains(Protocol):
+    """The part of a store that figures need; :class:`nirs_store.WorkspaceStore` has it."""
+
+    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
+    def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
+    def list_pipelines(self, run_id: str | None = None) -> Any: ...
+    def get_chains_for_pipeline(self, pipeline_id: str) -> Any: ...
+    def query_predictions(self, *, chain_id: str | None = None) -> Any: ...
+    def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
+    def load_artifact(self, artifact_id: str) -> Any: ...
+
+
+def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
+    """Return what is known of a chain.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    """
+    chain = store.get_chain(chain_id)
+    if chain is None:
+        raise UnknownId("chain", chain_id)
+    return ChainData(store, chain)
+
+
+def sibling_chains(store: ReadsChains, chain_id: str) -> Iterator[ChainData]:
+    """Yield the chains of the run that `chain_id` belongs to, itself included, oldest first."""
+    own = chain_data(store, chain_id)
+    pipeline = store.get_pipeline(own.chain["pipeline_id"])
+    if pipeline is None:
+        yield own
+        return
+    pipelines = store.list_pipelines(run_id=pipeline["run_id"]).sort("pipeline_id")
+    for row in pipelines.iter_rows(named=True):
+        if row["dataset_name"] != pipeline["dataset_name"]:
+            continue
+        for identifier in store.get_chains_for_pipeline(row["pipeline_id"]).sort("chain_id")["chain_id"]:
+            yield chain_data(store, identifier)
+
+
+class ChainData:
+    """A chain with its predictions, arrays and models, each read when it is first asked for."""
+
+    def __init__(self, store: ReadsChains, chain: dict[str, Any]) -> None:
+        self.store = store
+        self.chain = chain
+        self.chain_id: str = chain["chain_id"]
+        self.metadata: dict[str, Any] = chain.get("metadata") or {}
+        self.target = str(self.metadata.get("target") or "")
+        self.unit = str(self.metadata.get("target_unit") or "")
+        self.wavelength_unit = str(self.metadata.get("wavelength_unit") or "nm")
+        self.preprocessings = str(chain.get("preprocessings") or "")
+        self.model_class = _class_name(str(chain["model_class"]))
+
+    @property
+    def wavelengths(self) -> Floats | None:
+        grid = self.chain.get("wavelengths")
+        return None if grid is None else np.asarray(grid, dtype=np.float64)
+
+    @property
+    def title(self) -> str:
+        """The chain in words: ``SNV > SG(deriv=1) > PLS(10)``."""
+        parts = [self.preprocessings, self.model_label()] if self.preprocessings else [self.model_label()]
+        return " > ".join(parts)
+
+    def model_label(self) -> str:
+        """The model in words: ``PLS(10)``, as it was recorded, else from its class."""
+        recorded = str(self.metadata.get("preprocessing_chain") or "")
+        before = f"{self.preprocessings} > " if self.preprocessings else ""
+        if recorded.startswith(before) and recorded != before:
+            return recorded.removeprefix(before)
+        count = self.n_components(load=False)
+        short = "PLS" if self.model_class == "PLSRegression" else self.model_class
+        return short if count is None else f"{short}({count})"
+
+    def n_components(self, *, load: bool = True) -> int | None:
+        """Return the number of latent variables, from the recorded parameters or the model itself."""
+        for step in self.chain["steps"]:
+            if int(step["step_idx"]) == int(self.chain["model_step_idx"]):
+                count = (step.get("params") or {}).get("n_components")
+                if isinstance(count, int):
+                    return count
+        if not load:
+            return None
+        for model in self.models().values():
+            count = getattr(getattr(model, "best_estimator_", model), "n_components", None)
+            if isinstance(count, int):
+                return count
+        return None
+
+    @cached_property
+    def predictions(self) -> list[dict[str, Any]]:
+        """Rows of the chain's predictions, in the order they were recorded."""
+        frame = self.store.query_predictions(chain_id=self.chain_id)
+        return sorted(frame.iter_rows(named=True), key=lambda row: str(row["prediction_id"]))
+
+    @cached_property
+    def is_regression(self) -> bool:
+        task = self.metadata.get("task_type")
+        tasks = [task] if task else [row["task_type"] for row in self.predictions]
+        return all(each == "regression" for each in tasks)
+
+    def score_name(self) -> str:
+        """Return the name of the score that the chain was recorded with."""
+        return "rmse" if self.is_regression else str(self.predictions[0]["metric"])
+
+    def fold_names(self) -> list[str]:
+        """Names of the folds that predicted validation samples: ``["0", "1", ...]``."""
+        names = {_plain(row["fold_id"]) for row in self._rows("val", final=False)}
+        return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+
+    def fold_score(self, fold: str, partition: str, metric: str) -> float:
+        """Return one fold's score in a partition; NaN where it was not recorded."""
+        for row in self._rows(partition, final=False):
+            if _plain(row["fold_id"]) == fold:
+                scores = json.loads(row["scores"] or "{}")
+                own = scores.get(partition, scores)
+                value = own.get(metric) if isinstance(own, dict) else None
+                if value is None and self.is_regression:
+                    arrays = self._arrays([row])
+                    return float(np.sqrt(np.mean((arrays[0][1] - arrays[0][0]) ** 2))) if arrays else np.nan
+                if value is None and row["metric"] == metric:
+                    value = row[f"{partition}_score"]
+                return np.nan if value is None else float(value)
+        return np.nan
+
+    def pair(self, name: str) -> tuple[Floats, Floats] | None:
+        """Return (measured, predicted) of ``"calibration"``, ``"cv"`` or ``"test"``; None where not stored.
+
+        Raises
+        ------
+        InvalidInput
+            The chain classifies.
+        """
+        if not self.is_regression:
+            raise InvalidInput(
+                f"The chain {self.chain_id!r} ({self.model_class}) classifies; "
+                "this figure is drawn for regressions. Try the figure of fold stability."
+            )
+        if name == "cv":
+            return _join(self._arrays(self._rows("val", final=False)))
+        partition = "train" if name == "calibration" else "test"
+        final = _join(self._arrays(self._rows(partition, final=True)))
+        return final if final is not None else self._mean_over_folds(partition)
+
+    def pooled_rmse(self) -> float | None:
+        """Return the RMSECV: the RMSE of all out-of-fold predictions together."""
+        if not self.is_regression:
+            return None
+        recorded = (self.metadata.get("cross_validation") or {}).get("rmsecv")
+        if recorded is not None:
+            return float(recorded)
+        pair = self.pair("cv")
+        return None if pair is None else float(np.sqrt(np.mean((pair[1] - pair[0]) ** 2)))
+
+    def models(self) -> dict[str, Any]:
+        """Return the fitted model of each fold; the refit is called ``"final"``."""
+        named = {_plain(fold): identifier for fold, identifier in self.chain["fold_artifacts"].items()}
+        return {fold: self.store.load_artifact(identifier) for fold, identifier in named.items()}
+
+    def stages(self, X: Floats) -> list[tuple[str, Floats]]:
+        """Return `X` and what each preprocessing step makes of it, as the replay of the chain does.
+
+        Raises
+        ------
+        ReplayError
+            A step has no fitted object, or fails.
+        ShapeMismatch
+            `X` does not have the channels the chain was fitted to.
+        """
+        plan = ReplayPlan.from_chain(self.chain)
+        steps = plan.members[0].stages
+        names = self.preprocessings.split(" > ")
+        if len(names) != len(steps):
+            names = [
+                " + ".join(_class_name(operator.name) for operator in stage.operators) for stage in steps
+            ]
+        bench = Workbench(self.store.load_artifact, plan.memory)
+        stages = [("raw", X)]
+        for name, stage in zip(names, steps, strict=True):
+            if stage.by_source is not None:
+                raise InvalidInput(
+                    f"The chain {self.chain_id!r} treats several sources apart; this figure draws one block."
+                )
+            before = stages[-1][1]
+            if stage.augments:
+                made = [bench.call(each, "transform", before, self.wavelengths) for each in stage.operators]
+                stages.append((name, np.hstack([before, *made])))
+                continue
+            after = before
+            for operator in stage.operators:
+                after = bench.call(operator, "transform", after, self.wavelengths)
+            stages.append((name, np.asarray(after, dtype=np.float64)))
+        return stages
+
+    def no_arrays(self) -> InvalidInput:
+        return InvalidInput(
+            f"The chain {self.chain_id!r} keeps no arrays of predictions; "
+            "record them with save_prediction_arrays or record_cross_validation."
+        )
+
+    def _rows(self, partition: str, *, final: bool) -> list[dict[str, Any]]:
+        wanted = "final" if final else "fold"
+        return [
+            row
+            for row in self.predictions
+            if row["partition"] == partition and _fold_sort(row["fold_id"]) == wanted
+        ]
+
+    def _arrays(self, rows: Sequence[Mapping[str, Any]]) -> list[Predicted]:
+        """Load the arrays of several predictions at once; those that keep none are left out."""
+        stored = self.store.get_prediction_arrays([row["prediction_id"] for row in rows])
+        kept = [stored[row["prediction_id"]] for row in rows if row["prediction_id"] in stored]
+        return [
+            self._predicted(each)
+            for each in kept
+            if each["y_true"] is not None and each["y_pred"] is not None
+        ]
+
+    def _predicted(self, arrays: Mapping[str, Any]) -> Predicted:
+        measured = np.asarray(arrays["y_true"], dtype=np.float64)
+        predicted = np.asarray(arrays["y_pred"], dtype=np.float64)
+        if measured.ndim == 2 and measured.shape[1] > 1:
+            raise InvalidInput(
+                f"The chain {self.chain_id!r} predicts {measured.shape[1]} targets; one can be drawn."
+            )
+        indices = arrays.get("sample_indices")
+        where = None if indices is None else np.asarray(indices, dtype=np.int64)
+        return measured.ravel(), predicted.ravel(), where
+
+    def _mean_over_folds(self, partition: str) -> tuple[Floats, Floats] | None:
+        """Average what the fold models predict for each sample, as a replay without refit does."""
+        parts = self._arrays(self._rows(partition, final=False))
+        if not parts:
+            return None
+        if any(part[2] is None for part in parts):
+            same = all(np.array_equal(part[0], parts[0][0]) for part in parts)
+            return (parts[0][0], np.mean([part[1] for part in parts], axis=0)) if same else _join(parts)
+        where = np.concatenate([part[2] for part in parts if part[2] is not None])
+        samples, slot, count = np.unique(where, return_inverse=True, return_counts=True)
+        total = np.zeros(samples.size)
+        np.add.at(total, slot, np.concatenate([part[1] for part in parts]))
+        measured = np.empty(samples.size)
+        measured[slot] = np.concatenate([part[0] for part in parts])
+        return measured, total / count
+
+
+def _join(parts: Sequence[Predicted]) -> tuple[Floats, Floats] | None:
+    if not parts:
+        return None
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _class_name(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _fold_sort(fold: Any) -> str:
+    """Tell folds from the refit, and both from averages (``"avg"``) that some writers add."""
+    try:
+        return "final" if fold_key(fold) == _FINAL else "fold"
+    except InvalidInput:
+        return "other"
+
+
+def _plain(fold: Any) -> str:
+    """Name a fold for people: ``0`` for ``fold_0``, ``final`` for the refit."""
+    return fold_key(fold).removeprefix("fold_")

@@ -1,0 +1,177 @@
+"""What every figure shares: the lazy matplotlib, colours, labels, checks of the input, saving.
+
+Figures are made from :class:`matplotlib.figure.Figure` directly. pyplot keeps every figure of
+a process alive and picks a window system on import; a server, a worker and a test want neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+else:
+    # Importing matplotlib for the sake of an annotation would cost 0.3 s and make it mandatory.
+    Axes = Any
+    Figure = Any
+
+__all__ = [
+    "COLOURS",
+    "DASHES",
+    "SERIES",
+    "Axes",
+    "Figure",
+    "Floats",
+    "decimals",
+    "label",
+    "new_figure",
+    "paired",
+    "save_figure",
+    "score_label",
+    "tidy",
+    "vector",
+    "wavelength_words",
+]
+
+Floats = NDArray[np.float64]
+
+#: Okabe and Ito's palette: told apart by colour-blind readers and on a grey print.
+COLOURS = {
+    "calibration": "#8c8c8c",
+    "cv": "#0072B2",
+    "test": "#D55E00",
+    "line": "#222222",
+    "faint": "#c8c8c8",
+}
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8c6d31")
+
+DASHES = (0, (5, 4))
+
+_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".eps", ".ps")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of that size in inches, laid out so that no label is cut.
+
+    Raises
+    ------
+    InvalidInput
+        matplotlib is not installed.
+    """
+    try:
+        figure_class = import_module("matplotlib.figure").Figure
+    except ModuleNotFoundError as missing:
+        raise InvalidInput(
+            f"Figures need matplotlib, which is not installed ({missing}). "
+            'Install it with: pip install "nirs_store[plot]"'
+        ) from missing
+    figure: Figure = figure_class(figsize=(width, height), dpi=120, layout="constrained")
+    return figure
+
+
+def tidy(axes: Axes) -> None:
+    """Take away what carries no information: two spines and heavy ticks; add a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#666666")
+    axes.tick_params(colors="#444444", labelsize=9)
+    axes.grid(True, color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def label(what: str, target: str = "", unit: str = "") -> str:
+    """Join a word, a quantity and its unit: ``Measured fat (%)``."""
+    words = " ".join(part for part in (what, target) if part)
+    return f"{words} ({unit})" if unit else words
+
+
+def score_label(metric: str, target: str = "", unit: str = "") -> str:
+    """Word a score of a quantity: ``RMSECV of fat (%)``."""
+    return label(f"{metric} of" if target else metric, target, unit)
+
+
+def decimals(value: float, digits: int = 3) -> int:
+    """Return how many decimals show `digits` significant figures of `value`, at most six."""
+    if not np.isfinite(value) or value == 0:
+        return digits - 1
+    return int(np.clip(digits - 1 - np.floor(np.log10(abs(value))), 0, 6))
+
+
+def wavelength_words(unit: str) -> str:
+    """Word the axis of a spectrum; wavenumbers are not wavelengths."""
+    return "Wavenumber (cm⁻¹)" if unit in ("cm-1", "cm^-1", "1/cm", "cm⁻¹") else f"Wavelength ({unit})"
+
+
+def vector(name: str, values: ArrayLike) -> Floats:
+    """Return `values` as a finite float vector; ``(n, 1)`` counts as one, ``(n, 2)`` does not."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} must be numbers; found {_sample(values)}.") from error
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ShapeMismatch(
+            f"{name} must be one column of numbers; found the shape {array.shape}. Choose one target column."
+        )
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise InvalidInput(f"{name} holds {count} missing or infinite values; leave those samples out first.")
+    return array
+
+
+def paired(name: str, pair: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
+    """Return (measured, predicted) as vectors of one length, at least two samples."""
+    measured, predicted = vector(f"{name}: measured", pair[0]), vector(f"{name}: predicted", pair[1])
+    if measured.size != predicted.size:
+        raise ShapeMismatch(
+            f"{name}: {measured.size} measured but {predicted.size} predicted values; they belong in pairs."
+        )
+    if measured.size < 2:
+        raise InvalidInput(f"{name}: a figure needs at least 2 samples; found {measured.size}.")
+    return measured, predicted
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
+    """Save a figure; the suffix says the format, ``.png`` when there is none.
+
+    Parameters
+    ----------
+    figure
+        What a function of :mod:`nirs_store.plots` returned.
+    path
+        Where to; folders in between are made.
+    dpi
+        Pixels per inch of a bitmap.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    InvalidInput
+        The suffix is no format that can be written.
+    """
+    target = Path(path)
+    if not target.suffix:
+        target = target.with_suffix(".png")
+    if target.suffix.lower() not in _SUFFIXES:
+        raise InvalidInput(f"Cannot save a figure as {target.suffix!r}; known: {', '.join(_SUFFIXES)}.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=dpi)
+    return target
+
+
+def _sample(values: Any) -> str:
+    items = list(values)[:3] if isinstance(values, Iterable) else [values]
+    return ", ".join(repr(item) for item in items)

@@ -1,0 +1,133 @@
+"""PLS regression coefficients over wavelength: which bands a calibration leans on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.plots._figure import COLOURS, Figure, Floats, new_figure, tidy, vector, wavelength_words
+
+__all__ = ["chain_pls_coefficients", "pls_coefficients"]
+
+
+def pls_coefficients(
+    coefficients: ArrayLike,
+    *,
+    wavelengths: ArrayLike | None = None,
+    wavelength_unit: str = "nm",
+    folds: ArrayLike | None = None,
+    line_name: str = "refit",
+    target: str = "",
+    unit: str = "",
+    title: str = "",
+) -> Figure:
+    """Draw regression coefficients over wavelength, with their spread over the folds.
+
+    Parameters
+    ----------
+    coefficients
+        Shape ``(channels,)`` or ``(1, channels)``: unit of the target per unit of (preprocessed) signal.
+    wavelengths
+        Shape ``(channels,)`` in `wavelength_unit`; the channel number when not given.
+    wavelength_unit
+        ``"nm"`` or ``"cm-1"``.
+    folds
+        Coefficients of the fold models, shape ``(k, channels)``: drawn as a band from the lowest
+        to the highest. A band that crosses zero is a wavelength the folds do not agree about.
+    line_name, target, unit, title
+        Words for the line where there is a band, for the axis and the heading.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        Values are missing, or matplotlib is not installed.
+    ShapeMismatch
+        Numbers of channels that differ.
+
+    Examples
+    --------
+    >>> from nirs_store.plots import pls_coefficients
+    >>> figure = pls_coefficients([0.1, -0.4, 0.2], wavelengths=[900, 910, 920], target="fat")
+    >>> figure.axes[0].get_xlabel()
+    'Wavelength (nm)'
+    """
+    array = np.asarray(coefficients, dtype=np.float64)
+    line = vector("coefficients", array[0] if array.ndim == 2 and array.shape[0] == 1 else array)
+    if wavelengths is None:
+        x, words = np.arange(line.size, dtype=np.float64), "Channel"
+    else:
+        x, words = vector("wavelengths", wavelengths), wavelength_words(wavelength_unit)
+    if x.size != line.size:
+        raise ShapeMismatch(f"{line.size} coefficients but {x.size} wavelengths.")
+    figure = new_figure(7.4, 3.8)
+    axes = figure.add_subplot()
+    tidy(axes)
+    axes.axhline(0.0, color=COLOURS["line"], linewidth=0.8)
+    if folds is not None:
+        band = np.atleast_2d(np.asarray(folds, dtype=np.float64))
+        if band.shape[1:] != line.shape:
+            raise ShapeMismatch(f"A fold must have {line.size} coefficients; found the shape {band.shape}.")
+        words_of_band = f"range of {len(band)} folds"
+        low, high = band.min(axis=0), band.max(axis=0)
+        axes.fill_between(x, low, high, color=COLOURS["cv"], alpha=0.2, linewidth=0, label=words_of_band)
+    axes.plot(x, line, color=COLOURS["cv"], linewidth=1.6, label=line_name)
+    axes.margins(x=0.0)
+    axes.set_xlabel(words)
+    axes.set_ylabel(_coefficient_words(target, unit))
+    axes.set_title(title or "Regression coefficients", fontsize=11, loc="left")
+    if folds is not None:
+        axes.legend(loc="best", frameon=False, fontsize=9)
+    return figure
+
+
+def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
+    """Draw :func:`pls_coefficients` of a chain's linear model (PLS, ridge, ...).
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The model has no coefficients, one for each channel.
+    """
+    data = chain_data(store, chain_id)
+    models = data.models()
+    lines: dict[str, Floats] = {}
+    for fold, model in models.items():
+        coefficients = getattr(model, "coef_", None)
+        if coefficients is None:
+            raise InvalidInput(
+                f"The model {data.model_class} of chain {chain_id!r} has no coefficients; "
+                "choose a linear model such as PLS."
+            )
+        array = np.atleast_2d(np.asarray(coefficients, dtype=np.float64))
+        if array.shape[0] != 1:
+            raise InvalidInput(
+                f"The model of chain {chain_id!r} predicts {array.shape[0]} targets; one can be drawn."
+            )
+        lines[fold] = array[0]
+    final = lines.pop("final", None)
+    own = list(lines.values())
+    line = final if final is not None else np.mean(own, axis=0)
+    grid = data.wavelengths if data.wavelengths is not None and data.wavelengths.size == line.size else None
+    return pls_coefficients(
+        line,
+        wavelengths=grid,
+        wavelength_unit=data.wavelength_unit,
+        folds=np.stack(own) if len(own) > 1 else None,
+        line_name="mean of the folds" if final is None else "refit",
+        target=data.target,
+        unit=data.unit,
+        title=data.title,
+    )
+
+
+def _coefficient_words(target: str, unit: str) -> str:
+    quantity = " ".join(part for part in (unit, target) if part)
+    return f"Coefficient ({quantity} per unit of signal)" if quantity else "Coefficient"

@@ -1,0 +1,184 @@
+"""Heat map of a pivot: preprocessing against model, a score in each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.plots._chain import ReadsChains, chain_data, sibling_chains
+from nirs_store.plots._figure import COLOURS, Figure, Floats, decimals, new_figure, score_label
+
+__all__ = ["chain_heatmap", "heatmap", "heatmap_frame"]
+
+
+def heatmap(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: ArrayLike,
+    *,
+    metric: str = "RMSECV",
+    target: str = "",
+    unit: str = "",
+    lower_is_better: bool = True,
+    title: str = "",
+) -> Figure:
+    """Draw scores as a table of coloured cells; the best cell is framed, empty ones are grey.
+
+    Parameters
+    ----------
+    rows, columns
+        Names along the sides, for example preprocessings and models.
+    values
+        Scores of shape ``(len(rows), len(columns))``; NaN where there is none.
+    metric, target, unit, title
+        Words for the colour bar and the heading.
+    lower_is_better
+        Which end of the scale is good; good is dark.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        All cells are empty, or matplotlib is not installed.
+    ShapeMismatch
+        The table does not have as many rows and columns as names.
+
+    Examples
+    --------
+    >>> from nirs_store.plots import heatmap
+    >>> figure = heatmap(["raw", "SNV"], ["PLS(4)", "PLS(8)"], [[4.4, 3.0], [2.1, 2.0]], unit="%")
+    >>> len(figure.axes[0].texts)
+    4
+    """
+    table: Floats = np.asarray(values, dtype=np.float64)
+    if table.shape != (len(rows), len(columns)):
+        raise ShapeMismatch(
+            f"values must have the shape ({len(rows)}, {len(columns)}), a row a name; found {table.shape}."
+        )
+    known = np.isfinite(table)
+    if not known.any():
+        raise InvalidInput("Nothing to draw: no cell of the table holds a score.")
+    longest = max(len(str(name)) for name in rows)
+    figure = new_figure(2.6 + 0.95 * len(columns) + 0.065 * longest, 1.5 + 0.5 * len(rows))
+    axes = figure.add_subplot()
+    axes.set_facecolor("#eeeeee")
+    good, bad = _scale(table[known], lower_is_better)
+    image = axes.imshow(
+        np.ma.masked_invalid(table),
+        cmap="Blues_r" if lower_is_better else "Blues",
+        vmin=min(good, bad),
+        vmax=max(good, bad),
+        aspect="auto",
+    )
+    places = decimals(good)
+    for i, j in np.argwhere(known):
+        depth = (table[i, j] - bad) / (good - bad)
+        colour = "white" if depth > 0.55 else "#222222"
+        axes.text(j, i, f"{table[i, j]:.{places}f}", ha="center", va="center", fontsize=9, color=colour)
+    for edge in np.arange(0.5, len(columns) - 1):
+        axes.axvline(edge, color="white", linewidth=1.5)
+    for edge in np.arange(0.5, len(rows) - 1):
+        axes.axhline(edge, color="white", linewidth=1.5)
+    masked = np.where(known, table, np.inf if lower_is_better else -np.inf)
+    best = int(np.argmin(masked) if lower_is_better else np.argmax(masked))
+    i, j = divmod(best, len(columns))
+    axes.plot(
+        [j - 0.5, j + 0.5, j + 0.5, j - 0.5, j - 0.5],
+        [i - 0.5, i - 0.5, i + 0.5, i + 0.5, i - 0.5],
+        color=COLOURS["test"],
+        linewidth=2.2,
+        clip_on=False,
+        solid_joinstyle="miter",
+    )
+    crowded = max(len(str(name)) for name in columns) > 12
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(columns)), list(columns), **turned)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.tick_params(length=0, labelsize=9)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title or score_label(metric, target), fontsize=11, loc="left")
+    worst = float(table[known].max() if lower_is_better else table[known].min())
+    saturated = not np.isclose(worst, bad) and (worst > bad) is lower_is_better
+    extend = ("max" if lower_is_better else "min") if saturated else "neither"
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, extend=extend)
+    bar.set_label(score_label(metric, target, unit), fontsize=9)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2)
+    return figure
+
+
+def _scale(scores: Floats, lower_is_better: bool) -> tuple[float, float]:
+    """Return the ends of the colour scale: the best score, and one well beyond the median.
+
+    One hopeless cell would otherwise take all the colours and leave the good ones alike.
+    """
+    good, worst = (scores.min(), scores.max()) if lower_is_better else (scores.max(), scores.min())
+    reach = 3.0 * abs(float(np.median(scores)) - float(good))
+    bad = good + np.copysign(min(reach or np.inf, abs(worst - good)), worst - good)
+    if bad == good:
+        bad = good + (1.0 if lower_is_better else -1.0)
+    return float(good), float(bad)
+
+
+def heatmap_frame(frame: Any, **words: Any) -> Figure:
+    """Draw :func:`heatmap` of a pivot frame: the first column names the rows, the others are scores.
+
+    Parameters
+    ----------
+    frame
+        A polars or pandas data frame.
+    **words
+        The keyword arguments of :func:`heatmap`.
+
+    Raises
+    ------
+    InvalidInput
+        Fewer than two columns, or a score column that is not numbers.
+    """
+    names = [str(name) for name in frame.columns]
+    if len(names) < 2:
+        raise InvalidInput(f"A pivot has a column of names and at least one of scores; found {names}.")
+    columns = []
+    for name in names[1:]:
+        try:
+            columns.append(np.array([np.nan if cell is None else float(cell) for cell in frame[name]]))
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"The column {name!r} of the pivot must hold numbers: {error}.") from error
+    return heatmap([str(name) for name in frame[names[0]]], names[1:], np.column_stack(columns), **words)
+
+
+def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
+    """Draw :func:`heatmap` of pooled RMSECV over the chains of the run that `chain_id` belongs to.
+
+    Rows are preprocessings, columns are models with their number of latent variables; the best
+    chain of a cell counts.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        No chain of the run keeps out-of-fold predictions of a regression.
+    """
+    data = chain_data(store, chain_id)
+    cells: dict[tuple[str, str], float] = {}
+    for sibling in sibling_chains(store, chain_id):
+        rmsecv = sibling.pooled_rmse()
+        if rmsecv is not None:
+            key = (sibling.preprocessings or "raw", sibling.model_label())
+            cells[key] = min(rmsecv, cells.get(key, np.inf))
+    if not cells:
+        raise InvalidInput(
+            f"No chain in the run of {chain_id!r} keeps out-of-fold predictions of a regression."
+        )
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = list(dict.fromkeys(column for _, column in cells))
+    table = [[cells.get((row, column), np.nan) for column in columns] for row in rows]
+    return heatmap(rows, columns, table, target=data.target, unit=data.unit)

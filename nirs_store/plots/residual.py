@@ -1,0 +1,113 @@
+"""Residuals: whether the error of a calibration depends on what it predicts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.plots._figure import COLOURS, DASHES, Figure, decimals, label, new_figure, paired, tidy
+from nirs_store.scores import regression_scores
+
+__all__ = ["chain_residuals", "residuals"]
+
+
+def residuals(
+    measured: ArrayLike,
+    predicted: ArrayLike,
+    *,
+    target: str = "",
+    unit: str = "",
+    title: str = "",
+    set_name: str = "Cross-validation",
+) -> Figure:
+    """Draw predicted minus measured over the predicted value, with their distribution beside.
+
+    The solid line is the bias, the dashed lines lie two SEP above and below it: about one
+    sample in twenty falls outside when the errors are normal.
+
+    Parameters
+    ----------
+    measured, predicted
+        Values of shape ``(n,)`` or ``(n, 1)`` in the unit of the target.
+    target, unit
+        Name and unit of what is predicted, for the axes.
+    title, set_name
+        Heading, and the name of the set of samples for the legend.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        Values are missing or not numbers, or matplotlib is not installed.
+    ShapeMismatch
+        Measured and predicted differ in length.
+
+    Examples
+    --------
+    >>> from nirs_store.plots import residuals
+    >>> figure = residuals([1.0, 2.0, 3.0], [1.1, 1.9, 3.2], target="fat", unit="%")
+    >>> figure.axes[0].get_ylabel()
+    'Predicted − measured (%)'
+    """
+    truth, guess = paired(set_name, (measured, predicted))
+    error = guess - truth
+    scores = regression_scores(truth, guess)
+    bias, sep = float(scores["bias"]), float(scores["sep"])
+    figure = new_figure(7.4, 4.2)
+    axes, side = figure.subplots(1, 2, sharey=True, width_ratios=(4.6, 1.0))
+    for part in (axes, side):
+        tidy(part)
+        part.axhline(0.0, color=COLOURS["faint"], linewidth=1.0, zorder=1)
+        part.axhline(bias, color=COLOURS["line"], linewidth=1.2, zorder=2)
+        for sign in (-2.0, 2.0):
+            level = bias + sign * sep
+            part.axhline(level, color=COLOURS["line"], linewidth=0.9, linestyle=DASHES, zorder=2)
+    outside = np.abs(error - bias) > 2.0 * sep
+    for mask, colour, words in (
+        (~outside, COLOURS["cv"], f"{set_name}, n = {error.size}"),
+        (outside, COLOURS["test"], f"beyond 2 SEP: {int(outside.sum())}"),
+    ):
+        style = {"s": 22, "color": colour, "edgecolors": "white", "linewidths": 0.5}
+        axes.scatter(guess[mask], error[mask], zorder=3, label=words, **style)
+    reach = 1.12 * max(float(np.abs(error).max()), abs(bias) + 2.0 * sep) or 1.0
+    axes.set_ylim(-reach, reach)
+    axes.set_xlabel(label("Predicted", target or "value", unit))
+    axes.set_ylabel(label("Predicted − measured", "", unit))
+    axes.set_title(title or label("Residuals of", target or "the prediction"), fontsize=11, loc="left")
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    bins = int(np.clip(np.sqrt(error.size) * 1.6, 5, 30))
+    side.hist(error, bins=bins, orientation="horizontal", color=COLOURS["cv"], alpha=0.55)
+    side.set_xlabel("samples")
+    side.text(
+        0.98,
+        0.985,
+        f"bias {bias:+.{decimals(sep)}f}\nSEP {sep:.{decimals(sep)}f}",
+        transform=side.transAxes,
+        ha="right",
+        va="top",
+        fontsize=8.5,
+        linespacing=1.4,
+    )
+    return figure
+
+
+def chain_residuals(store: ReadsChains, chain_id: str) -> Figure:
+    """Draw :func:`residuals` of a chain's pooled out-of-fold predictions (else its test set's).
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The chain classifies, or none of its predictions keeps its arrays.
+    """
+    data = chain_data(store, chain_id)
+    for name, words in (("cv", "Cross-validation"), ("test", "Test"), ("calibration", "Calibration")):
+        pair = data.pair(name)
+        if pair is not None:
+            return residuals(*pair, target=data.target, unit=data.unit, title=data.title, set_name=words)
+    raise data.no_arrays()

@@ -1,0 +1,96 @@
+"""Commands that remove something: delete, gc, vacuum. The plan comes first, a dry run stops there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.linear_model import Ridge
+
+from nirs_store import WorkspaceStore
+
+
+def files(workspace: Path) -> set[Path]:
+    return {path for path in (workspace / "artifacts").rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_prints_the_plan_of_the_deletion_and_keeps_everything(run: Any, own_copy: Any) -> None:
+    before = files(own_copy.path)
+    shown = run("delete", own_copy.run_id, "--dry-run", "-w", own_copy.path).stdout
+    assert own_copy.run_id in shown
+    assert "2 pipelines" in shown
+    assert files(own_copy.path) == before
+    with WorkspaceStore(own_copy.path, create=False) as store:
+        assert store.get_run(own_copy.run_id) is not None
+    done = run("delete", own_copy.run_id, "--yes", "-w", own_copy.path).stdout
+    assert done.startswith(shown)
+    assert "Deleted" in done
+    assert files(own_copy.path) == set()
+    with WorkspaceStore(own_copy.path, create=False) as store:
+        assert store.get_run(own_copy.run_id) is None
+
+
+def test_where_nobody_can_be_asked_nothing_is_deleted_without_yes(run: Any, own_copy: Any) -> None:
+    shown = run("delete", own_copy.run_id[-8:], "-w", own_copy.path, expect=2)
+    assert "add --yes" in shown.stderr
+    assert len(files(own_copy.path)) > 0
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("n\n", True), ("y\n", False)])
+def test_on_a_terminal_you_are_asked(
+    answer: str, kept: bool, run: Any, own_copy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nirs_store.cli._confirm.asks", lambda: True)
+    shown = run("delete", own_copy.run_id, "-w", own_copy.path, input=answer).stdout
+    assert "Delete this? [y/N]" in shown
+    assert bool(files(own_copy.path)) is kept
+
+
+def test_kept_files_are_left_for_a_gc(run: Any, run_json: Any, own_copy: Any) -> None:
+    before = files(own_copy.path)
+    run("delete", own_copy.run_id, "--yes", "--keep-artifacts", "-w", own_copy.path)
+    assert files(own_copy.path) == before
+    plan = run_json("gc", "--dry-run", "--json", "-w", own_copy.path)
+    assert {own_copy.path / path for path in plan["files"]} == before
+    assert plan["removed_files"] is None
+    assert files(own_copy.path) == before
+    assert f"Removed {len(before)} files." in run("gc", "-w", own_copy.path).stdout
+    assert files(own_copy.path) == set()
+
+
+def test_a_prediction_can_be_deleted(run: Any, own_copy: Any) -> None:
+    identifier = own_copy.chains["better"].prediction_ids[0]
+    assert "Deleted." in run("delete", identifier, "-y", "-w", own_copy.path).stdout
+    with WorkspaceStore(own_copy.path, create=False) as store:
+        assert store.get_prediction(identifier) is None
+        assert store.get_prediction(own_copy.chains["better"].prediction_ids[1]) is not None
+    run("delete", identifier, "-y", "-w", own_copy.path, expect=3)
+
+
+def test_a_chain_cannot_be_deleted_alone(run: Any, own_copy: Any) -> None:
+    shown = run("delete", own_copy.chains["better"].chain_id, "-y", "-w", own_copy.path, expect=3).stderr
+    assert "No run or prediction" in shown
+
+
+def test_gc_respects_the_grace_and_leaves_unknown_files(run: Any, own_copy: Any) -> None:
+    with WorkspaceStore(own_copy.path, create=False) as store:
+        store.save_artifact(Ridge(alpha=0.123), "sklearn.linear_model.Ridge", "model", "joblib")
+    stranger = own_copy.path / "artifacts" / "note.txt"
+    stranger.write_text("mine")
+    before = files(own_copy.path)
+    shown = run("gc", "--dry-run", "-w", own_copy.path).stdout
+    assert "0 files that nothing refers to" in shown
+    assert "artifacts/note.txt" in shown
+    shown = run("gc", "--grace", "0", "-w", own_copy.path).stdout
+    assert "Removed 1 files." in shown
+    assert len(files(own_copy.path)) == len(before) - 1
+    assert stranger.exists()
+
+
+def test_vacuum_says_what_it_gave_back(run: Any, run_json: Any, own_copy: Any) -> None:
+    run("delete", own_copy.run_id, "-y", "-w", own_copy.path)
+    sizes = run_json("vacuum", "--json", "-w", own_copy.path)
+    assert sizes["after_bytes"] <= sizes["before_bytes"]
+    assert sizes["after_bytes"] == (own_copy.path / "store.duckdb").stat().st_size
+    assert "before" in run("vacuum", "-w", own_copy.path).stdout

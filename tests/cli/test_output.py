@@ -1,0 +1,82 @@
+"""Tables, fields, JSON, sizes."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nirs_store.cli import _output
+from nirs_store.cli._output import human_bytes, moment, number, print_fields, print_json, print_table
+
+
+def test_columns_are_aligned_and_numbers_stand_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["name", "n"], [["SNV", 5], ["a longer name", None]], numeric=["n"])
+    assert capsys.readouterr().out.splitlines() == [
+        "name           n",
+        "SNV            5",
+        "a longer name  -",
+    ]
+
+
+def test_a_pipe_gets_whole_lines_and_a_terminal_lines_that_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [["x" * 200, "id"]]
+    print_table(["name", "id"], rows, flexible=["name"])
+    assert "x" * 200 in capsys.readouterr().out
+    monkeypatch.setattr(_output, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(["name", "id"], rows, flexible=["name"])
+    line = capsys.readouterr().out.splitlines()[1]
+    assert len(line) == 80
+    assert line.endswith("…  id")
+
+
+def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    when = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    print_json(
+        {
+            "nan": float("nan"),
+            "inf": np.float64("inf"),
+            "array": np.arange(2),
+            "when": when,
+            "path": Path("a"),
+        }
+    )
+    assert json.loads(capsys.readouterr().out) == {
+        "nan": None,
+        "inf": None,
+        "array": [0, 1],
+        "when": "2026-03-01T12:00:00+00:00",
+        "path": "a",
+    }
+
+
+def test_fields_without_a_value_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fields({"name": "fat", "error": None, "note": "two\nlines", "count": 0})
+    assert capsys.readouterr().out.splitlines() == ["name   fat", "note   two", "       lines", "count  0"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (5 * 10**12, "5.0 TB")],
+)
+def test_sizes_can_be_read(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_moments_are_shown_in_utc() -> None:
+    assert moment(datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=2)))) == "2026-03-01 10:00:00Z"
+    assert moment(None) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, None), (float("nan"), None), (2.0, "2.000"), (0.00001234, "1.23e-05"), (0.0, "0.000")],
+)
+def test_scores_keep_three_decimals_unless_they_would_vanish(value: float | None, text: str | None) -> None:
+    assert number(value) == text

@@ -1,0 +1,85 @@
+"""``nirs-store predict``: the same numbers as the library, beside the labels of the file."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nirs_store import WorkspaceStore
+
+
+@pytest.fixture
+def replayed(recorded: Any) -> Any:
+    with WorkspaceStore(recorded.path, create=False) as store:
+        return store.replay_chain(recorded.chains["better"].chain_id, recorded.tecator.X[60:80])
+
+
+def test_predictions_are_printed_as_csv_beside_the_labels(
+    run: Any, recorded: Any, spectra: Path, replayed: Any
+) -> None:
+    result = run("predict", recorded.chains["better"].chain_id[-8:], spectra)
+    frame = pl.read_csv(io.StringIO(result.stdout), schema_overrides={"sample": pl.String})
+    assert frame.columns == ["sample", "fat", "predicted_fat"]
+    assert frame["sample"][0] == f"0{recorded.tecator.sample_names[60]}"
+    assert np.array_equal(frame["predicted_fat"].to_numpy(), replayed)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
+def test_predictions_are_written_in_the_format_of_the_suffix(
+    suffix: str, run: Any, recorded: Any, spectra: Path, replayed: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "new" / f"predicted{suffix}"
+    result = run("predict", recorded.chains["better"].chain_id, spectra, "-o", output)
+    read = {".csv": pl.read_csv, ".parquet": pl.read_parquet, ".json": pl.read_json}[suffix]
+    assert np.array_equal(read(output)["predicted_fat"].to_numpy(), replayed)
+    assert result.stdout == ""
+    assert "20 predictions in" in result.stderr
+
+
+def test_predictions_are_printed_as_json_on_request(
+    run: Any, recorded: Any, spectra: Path, replayed: Any
+) -> None:
+    rows = json.loads(run("predict", recorded.chains["better"].chain_id, spectra, "--json").stdout)
+    assert [row["predicted_fat"] for row in rows] == replayed.tolist()
+
+
+def test_a_bundle_predicts_without_a_workspace_once_it_is_trusted(
+    run: Any, recorded: Any, spectra: Path, replayed: Any, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "fat.n4a"
+    run("export", recorded.chains["better"].chain_id, bundle)
+    refused = run("predict", bundle, spectra, "-w", tmp_path, expect=10)
+    assert "--allow-pickle" in refused.stderr
+    assert refused.stdout == ""
+    shown = run("predict", bundle, spectra, "--allow-pickle", "-w", tmp_path).stdout
+    assert np.array_equal(pl.read_csv(io.StringIO(shown))["predicted_fat"].to_numpy(), replayed)
+
+
+def test_spectra_on_another_grid_are_refused(run: Any, recorded: Any, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.csv"
+    frame = {f"{wavelength + 1:.2f}": [1.0] for wavelength in recorded.tecator.wavelengths}
+    pl.DataFrame(frame).write_csv(moved)
+    result = run("predict", recorded.chains["better"].chain_id, moved, expect=2)
+    assert "not on the grid" in result.stderr
+    pl.DataFrame(dict(list(frame.items())[:50])).write_csv(moved)
+    assert "100 channels" in run("predict", recorded.chains["better"].chain_id, moved, expect=2).stderr
+
+
+def test_nothing_is_predicted_when_the_output_cannot_be_written(
+    run: Any, recorded: Any, spectra: Path
+) -> None:
+    shown = run("predict", recorded.chains["better"].chain_id, spectra, "-o", "x.xlsx", expect=2).stderr
+    assert "found 'x.xlsx'" in shown
+
+
+def test_unknown_chain_and_missing_files_are_named(run: Any, spectra: Path, tmp_path: Path) -> None:
+    assert "No chain has the id 'deadbeef'" in run("predict", "deadbeef", spectra, expect=3).stderr
+    assert "none.csv does not exist" in run("predict", "deadbeef", tmp_path / "none.csv", expect=2).stderr
+    assert "none.n4a" in run("predict", tmp_path / "none.n4a", spectra, expect=10).stderr

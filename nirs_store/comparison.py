@@ -38,19 +38,18 @@ _SCORES = (
 
 def compare(engine: Engine, ids: Sequence[str], *, only_differences: bool) -> pl.DataFrame:
     """Put runs or chains side by side; see `WorkspaceStore.compare`."""
-    if isinstance(ids, str) or len(ids) < 2:
-        raise InvalidInput("run_or_chain_ids: expected at least two ids of runs or chains.")
+    if isinstance(ids, str) or len(ids) < 2 or not all(isinstance(each, str) for each in ids):
+        raise InvalidInput("run_or_chain_ids: expected at least two ids of runs or chains, each a text.")
     if len(set(ids)) < len(ids):
         raise InvalidInput("run_or_chain_ids: an id is named twice.")
-    alive = engine.living_sessions()
-    facts = [_facts(engine, identifier, alive) for identifier in ids]
+    facts = [_facts(engine, identifier) for identifier in ids]
     items = list(dict.fromkeys(item for fact in facts for item in fact))
     rows = []
     for item in items:
-        values = [fact.get(item) for fact in facts]
+        values = [None if fact.get(item) is None else _text(fact[item]) for fact in facts]
         if only_differences and all(value == values[0] for value in values):
             continue
-        rows.append([item, *(None if value is None else _text(value) for value in values)])
+        rows.append([item, *values])
     return pl.DataFrame(rows, schema={"item": pl.String, **dict.fromkeys(ids, pl.String)}, orient="row")
 
 
@@ -77,8 +76,9 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _facts(engine: Engine, identifier: str, alive: list[str]) -> dict[str, Any]:
+def _facts(engine: Engine, identifier: str) -> dict[str, Any]:
     def ask(con: Connection) -> tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str, Any] | None]:
+        alive = engine.living_sessions()
         run = queries.get_run(con, identifier, alive)
         chain = None if run is not None else queries.get_chain(con, identifier)
         pipeline = None if chain is None else queries.get_pipeline(con, chain["pipeline_id"], alive)
@@ -112,6 +112,7 @@ def _of_chain(engine: Engine, chain: dict[str, Any], pipeline: dict[str, Any]) -
         "name": pipeline["name"],
         "status": pipeline["status"],
         "datasets": pipeline["dataset_name"],
+        "dataset_hash": pipeline["dataset_hash"],
         "preprocessings": chain["preprocessings"],
         "model_class": chain["model_class"],
         "fold_strategy": chain["fold_strategy"],

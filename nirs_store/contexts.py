@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
+
+from nirs_store.errors import NirsStoreError
 
 __all__ = ["PipelineContext", "RunContext", "open_run"]
 
@@ -96,8 +98,8 @@ class RunContext:
         start = time.monotonic()
         try:
             yield pipeline
-        except BaseException:
-            self._store.fail_pipeline(pipeline_id, traceback.format_exc())
+        except BaseException as error:
+            _fail(self._store.fail_pipeline, pipeline_id, error)
             raise
         elapsed = round((time.monotonic() - start) * 1000)
         self._store.complete_pipeline(
@@ -118,7 +120,15 @@ def open_run(
     run = RunContext(store, store.begin_run(name, config, named))
     try:
         yield run
-    except BaseException:
-        store.fail_run(run.run_id, traceback.format_exc())
+    except BaseException as error:
+        _fail(store.fail_run, run.run_id, error)
         raise
     store.complete_run(run.run_id, {"total_pipelines": run._pipelines, **run.summary})
+
+
+def _fail(mark: Callable[[str, str], None], identifier: str, error: BaseException) -> None:
+    """Mark as failed; what hinders that is told with the error, and never instead of it."""
+    try:
+        mark(identifier, "".join(traceback.format_exception(error)))
+    except NirsStoreError as second:
+        error.add_note(f"It could not be recorded that {identifier} failed: {second}")

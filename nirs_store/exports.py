@@ -20,6 +20,8 @@ __all__ = ["export_pipeline_config", "export_predictions_parquet", "export_run"]
 
 
 def _write(path: Path, data: bytes) -> Path:
+    if "\x00" in str(path):
+        raise InvalidInput(f"output_path: {str(path)!r} cannot be the name of a file. Nothing was written.")
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")
     ensure_dir(path.parent)
@@ -29,8 +31,7 @@ def _write(path: Path, data: bytes) -> Path:
 
 def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) -> Path:
     """Write a pipeline's configuration as JSON."""
-    alive = engine.living_sessions()
-    row = engine.query(lambda con: queries.get_pipeline(con, pipeline_id, alive))
+    row = engine.query(lambda con: queries.get_pipeline(con, pipeline_id, engine.living_sessions()))
     if row is None:
         raise UnknownId("pipeline", pipeline_id, "Nothing was written.")
     config = {
@@ -49,9 +50,8 @@ def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) 
 
 def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
     """Write a run with its pipelines and chains as YAML."""
-    alive = engine.living_sessions()
-
     def ask(con: Connection) -> dict[str, Any] | None:
+        alive = engine.living_sessions()
         run = queries.get_run(con, run_id, alive)
         if run is None:
             return None
@@ -86,7 +86,12 @@ def export_predictions_parquet(
     if include_arrays:
         for name in queries.ARRAY_NAMES:
             values = [arrays.get(key, {}).get(name) for key in table["prediction_id"]]
-            lists = [None if value is None else value.tolist() for value in values]
+            # Predictions of one column may be (n,) here and (n, 1) there; a column has one nesting.
+            depth = max((value.ndim for value in values if value is not None), default=1)
+            lists = [
+                None if value is None else value.reshape(value.shape + (1,) * (depth - value.ndim)).tolist()
+                for value in values
+            ]
             # strict=False settles on one type for the whole column, not on that of its first rows.
             column = (
                 pl.Series(name, lists, strict=False)

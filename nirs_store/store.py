@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -101,10 +100,10 @@ class WorkspaceStore(RecordingMethods, ModelMethods, UpkeepMethods):
         self._start(settings, cache_bytes)
 
     def _start(self, settings: Settings, cache_bytes: int) -> None:
-        self._engine = Engine.open(settings)
         self._cache_bytes = cache_bytes
         self._objects = ByteLRU(cache_bytes)
         self._plans = ByteLRU(_CACHED_PLANS)
+        self._engine = Engine.open(settings)
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
 
@@ -138,9 +137,7 @@ class WorkspaceStore(RecordingMethods, ModelMethods, UpkeepMethods):
         return f"WorkspaceStore({str(self.workspace_path)!r}){state}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._engine.flush()
-        settings = replace(self._engine.settings, create=False, session_id=self._engine.session_id)
-        return (_reopen, (settings, self._cache_bytes))
+        return (_reopen, (self._engine.hand_over(), self._cache_bytes))
 
     def flush(self) -> None:
         """Commit everything buffered; durable when this returns."""

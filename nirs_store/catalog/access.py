@@ -32,7 +32,15 @@ from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
 from nirs_store.catalog.schema import CATALOG_ALIAS, SCHEMA_VERSION
 from nirs_store.catalog.sessions import read_claims
-from nirs_store.errors import CatalogDamaged, ReadOnlyStore, SchemaTooNew, StoreBusy, WriteFailed
+from nirs_store.errors import (
+    CatalogDamaged,
+    InvalidInput,
+    NirsStoreError,
+    ReadOnlyStore,
+    StoreBusy,
+    StoreClosed,
+    WriteFailed,
+)
 
 __all__ = ["CatalogAccess", "Connection", "refuse_foreign"]
 
@@ -70,6 +78,7 @@ class CatalogAccess:
         self._mutex = threading.RLock()
         self._held_for_fork = False
         self._con: Connection | None = None
+        self._closed = False
         self._depth = 0
         self._changed = False
         self._idle_since = 0.0
@@ -127,17 +136,21 @@ class CatalogAccess:
         if not self._writable or not self._mutex.acquire(blocking=False):
             return
         try:
+            if self._closed:
+                return
             if self._con is None and not self._lease.try_acquire():
                 return
             if self._lease.mode != "exclusive":
                 return
             self._ready_to_write(time.monotonic(), at_most=_HELP)
-        except (StoreBusy, WriteFailed, CatalogDamaged, SchemaTooNew):
+        except (NirsStoreError, duckdb.Error, OSError):
             # Nobody asked for this; whoever asks meets the same error and is told.
             return
         finally:
-            self._let_go()
-            self._mutex.release()
+            try:
+                self._let_go()
+            finally:
+                self._mutex.release()
 
     def verify(self) -> None:
         """Look whose catalog this is and at its version, if nobody is in the way; changes nothing."""
@@ -179,6 +192,7 @@ class CatalogAccess:
     def close(self) -> None:
         """Give the catalog up; waits for an operation of another thread."""
         with self._mutex:
+            self._closed = True
             self._give_up()
 
     def before_fork(self) -> None:
@@ -215,13 +229,19 @@ class CatalogAccess:
                 f"Another thread of this process was using {self._layout.root} until lock_timeout ran out. "
                 "Nothing was changed; ask again."
             )
+        if self._closed:
+            # Another thread closed the store after this one had looked: nothing is opened again.
+            self._mutex.release()
+            raise StoreClosed
         self._depth += 1
 
     def _leave(self) -> None:
         self._depth -= 1
-        if self._depth == 0:
-            self._let_go()
-        self._mutex.release()
+        try:
+            if self._depth == 0:
+                self._let_go()
+        finally:
+            self._mutex.release()
 
     def _let_go(self) -> None:
         """End of an operation: linger, unless somebody waits."""
@@ -283,9 +303,9 @@ class CatalogAccess:
         unsettled = not self.sweeping and bool(aside_files(self._layout))
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
         everything = None if unsettled else at_most
-        report = self._guard(lambda con: apply_journal(con, self._journal, at_most=everything), self._con)
-        if report.segments:
+        if not self._journal.is_empty():
             self._changed = True
+        report = self._guard(lambda con: apply_journal(con, self._journal, at_most=everything), self._con)
         if unsettled:
             self._guard(lambda con: settle_aside(con, self._layout, claimed), self._con)
         self._tell(report)
@@ -346,6 +366,8 @@ class CatalogAccess:
             raise WriteFailed(
                 f"The catalog operation failed: {error} Nothing was changed. Remove the cause and call again."
             ) from error
+        except duckdb.DataError as error:
+            raise InvalidInput(f"The catalog cannot answer this: {error} Nothing was changed.") from error
 
     def _tell(self, report: ApplyReport) -> None:
         if report.dropped:
@@ -410,5 +432,7 @@ def refuse_foreign(layout: Layout, options: Options) -> None:
         ) from error
     try:
         schema_version(con, layout.catalog)
+    except duckdb.Error as error:
+        raise CatalogDamaged(f"{layout.catalog} cannot be read: {error} It was left as it is.") from error
     finally:
         con.close()

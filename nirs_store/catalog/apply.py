@@ -33,10 +33,15 @@ _PRUNE_ABOVE = 512
 # is invalid after an I/O error) is the machine's fault, and the segment stays where it is.
 _GUILTY = (
     SegmentDamaged,
-    duckdb.ConstraintException,
-    duckdb.ConversionException,
+    duckdb.IntegrityError,
     duckdb.DataError,
     duckdb.InvalidInputException,
+    # A payload of another shape than the code that reads it expects.
+    pa.ArrowException,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
 )
 
 # Which column of a row names an owner, and which tombstones of that owner drop the row.
@@ -57,7 +62,7 @@ _OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
     "logs": (("pipeline_id", "deleted"),),
 }
 # Rows that a dropped parent drags along, also when they come in a later segment.
-_DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id"}
+_DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
 
 
 @dataclass
@@ -83,37 +88,46 @@ def apply_journal(
     entries = journal.pending()
     if not entries:
         return report
-    applied = {str(row[0]) for row in con.execute("SELECT txid FROM applied").fetchall()}
-    _prune(con, journal, applied, entries)
-    done = [entry for entry in entries if entry.txid in applied]
-    journal.remove(done)  # a crash came between an earlier commit and its unlink
-    todo = [entry for entry in entries if entry.txid not in applied][:at_most]
+    try:
+        applied = {str(row[0]) for row in con.execute("SELECT txid FROM applied").fetchall()}
+        _prune(con, journal, applied, entries)
+        # A crash came between an earlier commit and its unlink; or a commit whose sync failed was
+        # tried again and is here twice.
+        seen: set[str] = set(applied)
+        done: list[Entry] = []
+        todo: list[Entry] = []
+        for entry in entries:
+            (done if entry.txid in seen else todo).append(entry)
+            seen.add(entry.txid)
+        _apply(con, journal, todo[:at_most], report)
+        journal.remove([entry for entry in done if entry.txid in applied])
+    except (duckdb.Error, OSError) as error:
+        _rollback(con)
+        if isinstance(error, WriteFailed):
+            raise
+        raise WriteFailed(
+            f"The journal could not be applied: {error} Nothing is lost: the commits wait in "
+            f"{entries[0].path.parent}. Remove the cause and ask again."
+        ) from error
+    return report
+
+
+def _apply(
+    con: duckdb.DuckDBPyConnection, journal: Journal, todo: list[Entry], report: ApplyReport
+) -> None:
     while todo:
         chunk, todo = _take_chunk(todo)
         try:
             _apply_chunk(con, chunk, report)
-            journal.remove(chunk)
         except _GUILTY as error:
             _rollback(con)
             if len(chunk) == 1:
                 _reject(journal, chunk[0], error, report)
-                continue
-            for entry in chunk:
-                try:
-                    _apply_chunk(con, [entry], report)
-                    journal.remove([entry])
-                except _GUILTY as single:
-                    _rollback(con)
-                    _reject(journal, entry, single, report)
-        except (duckdb.Error, OSError) as error:
-            _rollback(con)
-            if isinstance(error, WriteFailed):
-                raise
-            raise WriteFailed(
-                f"The journal could not be applied: {error} Nothing is lost: the commits wait in "
-                f"{chunk[0].path.parent}. Remove the cause and ask again."
-            ) from error
-    return report
+            else:
+                for entry in chunk:
+                    _apply(con, journal, [entry], report)
+            continue
+        journal.remove(chunk)
 
 
 def _take_chunk(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -152,6 +166,8 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
         if "changes" in segment.tables:
             for position, row in enumerate(segment.tables["changes"].to_pylist()):
                 row["payload"] = json.loads(row["payload"]) if row["payload"] else {}
+                if not isinstance(row["payload"], dict):
+                    raise SegmentDamaged(f"the payload of {row['kind']} is not an object")
                 changes.append((entry.number, position, row))
     apply_changes(con, changes)
     ids = [entry.txid for entry, _ in segments]
@@ -181,6 +197,11 @@ def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
         if number(con, "SELECT count(*) FROM dead") == 0:
             con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")  # noqa: S608
             return 0
+        if name == "predictions":
+            # A caller may give the id of a deleted prediction to a new one.
+            con.execute(
+                "DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM incoming)"
+            )
         dead = " OR ".join(
             f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"  # noqa: S608
             for column, kind in owners
@@ -197,7 +218,9 @@ def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
         )
         return lost
     finally:
-        con.unregister("incoming")
+        # In a transaction that has failed this raises too, and would hide what was wrong with the segment.
+        with contextlib.suppress(duckdb.TransactionException):
+            con.unregister("incoming")
 
 
 def _first_of_each(rows: pa.Table, key: str) -> pa.Table:
@@ -237,7 +260,9 @@ def _take_over(con: duckdb.DuckDBPyConnection, tables: list[pa.Table]) -> None:
             """
         )
     finally:
-        con.unregister("incoming")
+        # In a transaction that has failed this raises too, and would hide what was wrong with the segment.
+        with contextlib.suppress(duckdb.TransactionException):
+            con.unregister("incoming")
 
 
 def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:

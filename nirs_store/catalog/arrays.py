@@ -34,6 +34,11 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
         For values numpy can only hold as Python objects (other than text).
     """
     array = np.asarray(value)
+    if array.dtype.names is not None:
+        raise InvalidInput(
+            f"{name}: expected one value an entry, found records with the fields {', '.join(array.dtype.names)}. "
+            "Save each field as an array of its own."
+        )
     if array.dtype.hasobject:
         flat = array.ravel().tolist()
         if not all(isinstance(item, str) for item in flat):
@@ -42,7 +47,7 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
                 f"{name}: expected numbers, booleans or text, found objects of type "
                 f"{', '.join(kinds)}. Convert the array first, e.g. with numpy.asarray(..., dtype=float)."
             )
-        array = array.astype(np.str_)
+        array = np.array(flat, dtype=np.str_).reshape(array.shape)
     data = array.tobytes(order="C")
     dtype = array.dtype.str
     shape = json.dumps(list(array.shape), separators=(",", ":"))

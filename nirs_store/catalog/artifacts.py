@@ -7,13 +7,14 @@ from typing import Any
 
 from nirs_store.blobs.serializers import get_serializer
 from nirs_store.catalog import queries
-from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.buffer import Buffer, now_naive
 from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.values import as_text
-from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId
+from nirs_store.catalog.values import as_long, as_text
+from nirs_store.errors import ArtifactMissing, BlobMissing, InvalidInput, UnknownId
 from nirs_store.ids import new_id, sha256_hex
 
 __all__ = [
+    "add_blob_row",
     "artifact_path",
     "get_artifact",
     "load_artifact",
@@ -22,6 +23,10 @@ __all__ = [
     "require_artifact",
     "save_artifact",
 ]
+
+
+# Formats whose files have another ending than their name.
+_FORMATS = {"pkl": "pickle", "bin": "bytes"}
 
 
 def save_artifact(
@@ -55,6 +60,7 @@ def save_bytes(
     # The session's row comes before any claim of its: see Engine.recording.
     with engine.recording():
         pass
+    suffix, format = _stored_as(engine, artifact_id, suffix, format)
     # Claim first, look second: a gc that did not see the claim has moved the file away by now,
     # and the look finds it gone and writes it again.
     with engine.recorder.claiming(artifact_id):
@@ -62,36 +68,42 @@ def save_bytes(
         known = {
             "artifact_path": info.path,
             "content_hash": artifact_id,
+            "operator_class": operator_class,
+            "artifact_type": artifact_type,
             "format": format,
             "size_bytes": info.size,
         }
         with engine.recording() as buffer:
-            buffer.blobs.add(artifact_id)
-            _add_rows(engine, buffer, artifact_id, known, operator_class, artifact_type, pipeline_id)
+            _add_rows(engine, buffer, artifact_id, known, pipeline_id)
             engine.known.add("artifact", artifact_id, known)
     return artifact_id
 
 
+def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tuple[str, str]:
+    """The ending and format under which these bytes are stored already, or those asked for.
+
+    Two formats can give the same bytes. There must be one file of them, the one that the row names: a
+    second would heal nothing and belong to nobody.
+    """
+    known = engine.known.get("artifact", artifact_id) or _on_disk(engine, artifact_id)
+    if known is None:
+        return suffix, format
+    path = Path(known["artifact_path"])
+    if path.stem != artifact_id or path.suffix == f".{suffix}":
+        return suffix, format
+    return path.suffix, str(known["format"])
+
+
+def add_blob_row(buffer: Buffer, artifact_id: str, known: dict[str, Any]) -> None:
+    """Add an artifact's row. It travels with every reference; the first one to arrive stays."""
+    buffer.blobs.add(artifact_id)
+    buffer.add("blobs", {"artifact_id": artifact_id, **known, "created_at": now_naive()})
+
+
 def _add_rows(
-    engine: Engine,
-    buffer: Any,
-    artifact_id: str,
-    known: dict[str, Any],
-    operator_class: str,
-    artifact_type: str,
-    pipeline_id: str | None,
+    engine: Engine, buffer: Buffer, artifact_id: str, known: dict[str, Any], pipeline_id: str | None
 ) -> None:
-    now = now_naive()
-    buffer.add(
-        "blobs",
-        {
-            "artifact_id": artifact_id,
-            **known,
-            "operator_class": operator_class,
-            "artifact_type": artifact_type,
-            "created_at": now,
-        },
-    )
+    add_blob_row(buffer, artifact_id, known)
     buffer.add(
         "artifact_refs",
         {
@@ -100,9 +112,9 @@ def _add_rows(
             "owner_kind": "session",
             "owner_id": engine.session_id,
             "pipeline_id": pipeline_id,
-            "operator_class": operator_class,
-            "artifact_type": artifact_type,
-            "created_at": now,
+            "operator_class": known["operator_class"],
+            "artifact_type": known["artifact_type"],
+            "created_at": now_naive(),
         },
     )
 
@@ -122,7 +134,13 @@ def register_existing(
     as_text(artifact_id, "artifact_id")
     if not artifact_id:
         raise InvalidInput("artifact_id: expected text, found an empty string. Nothing was registered.")
+    as_text(operator_class, "operator_class")
+    as_text(artifact_type, "artifact_type")
     get_serializer(format)
+    digest = as_text(content_hash, "content_hash").removeprefix("sha256:")
+    expected = as_long(size_bytes, "size_bytes")
+    if expected is None:
+        raise InvalidInput("size_bytes: expected a whole number, found None. Nothing was registered.")
     relative = Path(path)
     if relative.is_absolute():
         try:
@@ -135,34 +153,45 @@ def register_existing(
             f"path: {relative} is part of the store's own machinery and cannot be an artifact."
         )
     text = relative.as_posix()
-    digest = content_hash.removeprefix("sha256:")
+    with engine.recording():
+        pass
+    # Claimed by its path too, which need not be made of the id; then looked at (see save_bytes).
+    with engine.recorder.claiming(artifact_id, text):
+        known = _checked_file(engine, artifact_id, text, digest, expected)
+        known |= {"operator_class": operator_class, "artifact_type": artifact_type, "format": format}
+        with engine.recording() as buffer:
+            _add_rows(engine, buffer, artifact_id, known, None)
+            engine.known.add("artifact", artifact_id, known)
+    return artifact_id
+
+
+def _checked_file(
+    engine: Engine, artifact_id: str, text: str, digest: str, expected: int
+) -> dict[str, Any]:
     size = engine.blobs.verify(text, digest)
-    if size != int(size_bytes):
-        raise InvalidInput(f"size_bytes: {text} has {size} bytes, not {size_bytes}. Nothing was registered.")
+    if size != expected:
+        raise InvalidInput(f"size_bytes: {text} has {size} bytes, not {expected}. Nothing was registered.")
+    if not engine.blobs.exists(text):
+        raise BlobMissing(f"{text} is being removed by a gc. Nothing was registered; write it again.")
     existing = _lookup(engine, artifact_id)
     if existing is not None and existing["content_hash"] != digest:
         raise InvalidInput(
             f"artifact_id: {artifact_id!r} names other content already ({existing['artifact_path']}). "
             "Nothing was registered."
         )
-    known = {"artifact_path": text, "content_hash": digest, "format": format, "size_bytes": size}
-    with engine.recording():
-        pass
-    with engine.recorder.claiming(artifact_id), engine.recording() as buffer:
-        buffer.blobs.add(artifact_id)
-        _add_rows(engine, buffer, artifact_id, known, operator_class, artifact_type, None)
-        engine.known.add("artifact", artifact_id, known)
-    return artifact_id
+    return {"artifact_path": text, "content_hash": digest, "size_bytes": size}
 
 
-def require_artifact(engine: Engine, artifact_id: str) -> None:
-    """Check that a chain can name an artifact: it has a row (or will have) and its file is there.
+def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
+    """Check that a chain can name an artifact, which the caller has claimed; returns what its row says.
 
     Raises
     ------
     ArtifactMissing
     """
     known = engine.known.get("artifact", artifact_id)
+    if known is None:
+        known = _in_transaction(engine, artifact_id)
     if known is None:
         answered, known = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
         if not answered:
@@ -180,6 +209,12 @@ def require_artifact(engine: Engine, artifact_id: str) -> None:
             artifact_id,
             f"Its file {known['artifact_path']} is gone; save the object again. Nothing was recorded.",
         )
+    return dict(known)
+
+
+def _in_transaction(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    row = engine.recorder.find("blobs", artifact_id)
+    return row and {name: row[name] for name in row if name not in ("artifact_id", "created_at")}
 
 
 def _on_disk(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
@@ -187,12 +222,21 @@ def _on_disk(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
         return None
     for path in (engine.layout.artifacts / artifact_id[:2]).glob(f"{artifact_id}.*"):
         relative = path.relative_to(engine.layout.root).as_posix()
-        return {"artifact_path": relative, "content_hash": artifact_id, "format": path.suffix[1:]}
+        return {
+            "artifact_path": relative,
+            "content_hash": artifact_id,
+            "operator_class": "",
+            "artifact_type": "",
+            "format": _FORMATS.get(path.suffix[1:], path.suffix[1:]),
+            "size_bytes": path.stat().st_size,
+        }
     return None
 
 
 def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     known = engine.known.get("artifact", artifact_id) if isinstance(artifact_id, str) else None
+    if known is None:
+        known = _in_transaction(engine, artifact_id)
     if known is not None:
         return dict(known)
     found = engine.query(lambda con: queries.note_of(con, "artifact", artifact_id))
@@ -219,12 +263,16 @@ def read_artifact(engine: Engine, artifact_id: str) -> bytes:
     known = _require_row(engine, artifact_id)
     try:
         return engine.blobs.read(known["artifact_path"], known["content_hash"])
-    except (BlobMissing, BlobCorrupt) as error:
-        # What this process remembers may be older than a deletion by another one.
-        engine.known.forget("artifact", artifact_id)
-        if isinstance(error, BlobMissing) and _lookup(engine, artifact_id) is None:
-            raise UnknownId("artifact", artifact_id, "It was deleted.") from error
+    except BlobMissing as error:
+        _raise_if_deleted(engine, artifact_id, error)
         raise
+
+
+def _raise_if_deleted(engine: Engine, artifact_id: str, error: BlobMissing) -> None:
+    # What this process remembers may be older than a deletion by another one.
+    engine.known.forget("artifact", artifact_id)
+    if _lookup(engine, artifact_id) is None:
+        raise UnknownId("artifact", artifact_id, "It was deleted.") from error
 
 
 def load_artifact(engine: Engine, artifact_id: str) -> Any:
@@ -242,4 +290,8 @@ def artifact_size(engine: Engine, artifact_id: str) -> int:
 def artifact_path(engine: Engine, artifact_id: str) -> Path:
     """Path of an artifact's file."""
     known = _require_row(engine, artifact_id)
-    return engine.blobs.path_of(known["artifact_path"])
+    try:
+        return engine.blobs.path_of(known["artifact_path"])
+    except BlobMissing as error:
+        _raise_if_deleted(engine, artifact_id, error)
+        raise

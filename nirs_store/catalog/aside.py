@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 import duckdb
 
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
 from nirs_store.catalog.layout import Layout
 
 __all__ = ["aside_files", "move_aside", "settle_aside"]
@@ -30,11 +30,20 @@ def aside_files(layout: Layout) -> list[str]:
 
 
 def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
-    """Set blobs aside; one that is gone already is passed over."""
-    for relative in relative_paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(layout.root / relative, layout.aside / quote(relative, safe=""))
-    fsync_dir(layout.aside)
+    """Set blobs aside; one that is gone already is passed over.
+
+    Raises
+    ------
+    WriteFailed, ReadOnlyStore
+        What was set aside until then is settled by the next holder of the lease.
+    """
+    try:
+        for relative in relative_paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(layout.root / relative, layout.aside / quote(relative, safe=""))
+        fsync_dir(layout.aside)
+    except OSError as error:
+        raise write_error(layout.aside, error) from error
 
 
 def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[str]) -> tuple[int, int]:
@@ -60,7 +69,7 @@ def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[st
     for relative in paths:
         waiting = layout.aside / quote(relative, safe="")
         digest = relative.rsplit("/", 1)[-1].split(".", 1)[0]
-        if relative in named or digest in claimed:
+        if relative in named or digest in claimed or relative in claimed:
             target = layout.root / relative
             ensure_dir(target.parent)
             if target.exists():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import duckdb
 
-from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.schema import CATALOG_ALIAS, ROW_GROUP_SIZE, TABLES, column_names, create_statements
-from nirs_store.errors import CatalogDamaged, WriteFailed
+from nirs_store.errors import CatalogDamaged, NirsStoreError, WriteFailed
 from nirs_store.ids import new_id
 
 __all__ = ["compact"]
@@ -47,6 +47,10 @@ def compact(layout: Layout) -> None:
             f"{layout.catalog} could not be rewritten: {error} The old file is in place and unchanged; "
             "free space and call again."
         ) from error
+    except OSError as error:
+        if isinstance(error, NirsStoreError):
+            raise
+        raise write_error(layout.catalog, error) from error
     finally:
         remove_file(draft, missing_ok=True)
         remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)

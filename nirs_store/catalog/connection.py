@@ -22,7 +22,7 @@ from nirs_store.catalog.schema import (
     SCHEMA_VERSION,
     create_statements,
 )
-from nirs_store.errors import CatalogDamaged, ForeignCatalog, SchemaTooNew, WriteFailed
+from nirs_store.errors import CatalogDamaged, ForeignCatalog, InvalidInput, SchemaTooNew, WriteFailed
 from nirs_store.ids import new_id
 
 __all__ = ["CatalogLocked", "Options", "attach", "create_catalog", "open_catalog", "schema_version"]
@@ -71,7 +71,10 @@ def attach(path: Path, *, read_only: bool, options: Options, spill: Path | None)
         config["threads"] = options.threads
     if options.memory_limit is not None:
         config["memory_limit"] = options.memory_limit
-    con = duckdb.connect(":memory:", config=config)
+    try:
+        con = duckdb.connect(":memory:", config=config)
+    except duckdb.InvalidInputException as error:
+        raise InvalidInput(f"threads, memory_limit: DuckDB refuses them: {error}") from error
     try:
         access = ", READ_ONLY" if read_only else ""
         con.execute(f"ATTACH {_quote(path)} AS {CATALOG_ALIAS} (ROW_GROUP_SIZE {ROW_GROUP_SIZE}{access})")
@@ -176,8 +179,6 @@ def open_catalog(layout: Layout, *, read_only: bool, options: Options) -> duckdb
     ForeignCatalog, SchemaTooNew, CatalogDamaged
         The file was left untouched.
     """
-    # A file that is not ours must not even get its write-ahead log replayed: look read-only first,
-    # unless a log is there that only a writer can replay.
     con = attach(
         layout.catalog, read_only=read_only, options=options, spill=None if read_only else layout.tmp
     )

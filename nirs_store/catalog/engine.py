@@ -167,13 +167,6 @@ class Engine:
         with self.recorder.recording(commit=commit) as buffer:
             yield buffer
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make what this thread records in the block one commit; an exception discards it."""
-        self.check_writable()
-        with self.recorder.transaction():
-            yield
-
     def hand_over(self) -> Settings:
         """Settings of a copy in another process, which saves on behalf of this store's session.
 

@@ -30,6 +30,12 @@ class Unreferenced(NamedTuple):
 
 def end_dead_sessions(con: Connection, alive: list[str]) -> None:
     """Give sessions that died an end: now, when it is first seen. The grace period runs from here."""
+    # One whose own row was in a commit that had to be set aside would never end.
+    con.execute(
+        "INSERT INTO sessions (session_id, host, pid, started_at) SELECT DISTINCT owner_id, '', 0, ? "
+        "FROM artifact_refs WHERE owner_kind = 'session' AND owner_id NOT IN (SELECT session_id FROM sessions)",
+        [now_naive()],
+    )
     con.execute(
         "UPDATE sessions SET ended_at = ? WHERE ended_at IS NULL AND NOT list_contains(?, session_id)",
         [now_naive(), alive],

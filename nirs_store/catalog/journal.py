@@ -23,6 +23,7 @@ __all__ = ["Entry", "Journal", "Rejection"]
 
 _NAME = re.compile(r"^(\d{12,})-([0-9a-f-]{36})\.seg$")
 _TMP_AGE = 3600.0
+_SETTLED = 1.0
 
 
 @dataclass(frozen=True, order=True)
@@ -51,6 +52,7 @@ class Journal:
         self._layout = layout
         self._last = 0
         self._rejected_seen: float | None = None
+        self._told: set[str] = set()
 
     def append(self, pieces: list[bytes], txid: str) -> tuple[Entry, int]:
         """Commit one segment durably; returns its entry and how many segments now wait."""
@@ -125,8 +127,11 @@ class Journal:
             return []
         if changed == self._rejected_seen:
             return []
-        self._rejected_seen = changed
-        return [r for r in self.rejections() if r.claim == claim]
+        own = [r for r in self.rejections() if r.claim == claim and r.txid not in self._told]
+        self._told.update(r.txid for r in own)
+        # A folder's time is coarse: while it is young, another note could come without changing it.
+        self._rejected_seen = changed if time.time() - changed > _SETTLED else None
+        return own
 
     def sweep_tmp(self) -> None:
         """Remove unfinished writes older than an hour."""

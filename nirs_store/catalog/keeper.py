@@ -47,8 +47,13 @@ class Keeper:
                 return
             self._woken = True
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="nirs_store keeper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="nirs_store keeper", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # The interpreter is ending and starts no threads; closing, which comes next, does it all.
+                    return
+                self._thread = thread
             self._condition.notify()
 
     def stop(self) -> None:

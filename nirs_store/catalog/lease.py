@@ -17,6 +17,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nirs_store.blobs.durable import write_error
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.oslock import open_lock_file, try_lock, unlock
 from nirs_store.errors import StoreBusy
@@ -107,14 +108,19 @@ class Lease:
         if self._fd is None:
             try:
                 self._fd = open_lock_file(self._layout.lock, writable=self._writable)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
                 if self._writable:
-                    raise
+                    raise write_error(self._layout.lock, error) from error
                 # A copy of a workspace without its machinery, read-only: nobody writes there.
                 self.mode = "none"
                 return True
-        if not try_lock(self._fd, exclusive=exclusive):
-            return False
+            except OSError as error:
+                raise write_error(self._layout.lock, error) from error
+        try:
+            if not try_lock(self._fd, exclusive=exclusive):
+                return False
+        except OSError as error:
+            raise write_error(self._layout.lock, error) from error
         self.mode = "exclusive" if exclusive else "shared"
         self._say_who()
         return True

@@ -61,8 +61,15 @@ def migrate_catalog(
     # Replays a log that a crash left, so that the copy is the whole catalog. Nothing of this
     # process has the file open afterwards: copying it by open() cannot drop a lock in use.
     con = connect()
-    con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
-    con.close()
+    try:
+        con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+    except duckdb.Error as error:
+        raise WriteFailed(
+            f"{layout.catalog} could not be prepared for its migration: {error} Nothing was changed; remove the "
+            "cause and open the workspace again."
+        ) from error
+    finally:
+        con.close()
     _keep_copy(layout, version)
     for step in pending_migrations(version, steps):
         con = connect()
@@ -84,9 +91,8 @@ def migrate_catalog(
 
 
 def _keep_copy(layout: Layout, version: int) -> None:
+    # A copy that an earlier attempt left is replaced: the catalog may have gone on since.
     target = layout.journal / f"before-migration-v{version}.duckdb"
-    if target.exists():
-        return
     draft = layout.tmp / f"copy-{new_id()}.duckdb"
     try:
         shutil.copyfile(layout.catalog, draft)

@@ -2,7 +2,7 @@
 
 A prefix check would not do: `execute("SELECT 1; DROP TABLE runs")` runs both statements, and
 `COMMIT; …` leaves a read-only transaction. The connection has external access switched off and
-its configuration locked, so a SELECT cannot read or write files either.
+its configuration locked, so a SELECT cannot read or write files either, nor see Python variables.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import duckdb
 import polars as pl
 
 from nirs_store.catalog.access import Connection
+from nirs_store.catalog.values import is_text
 from nirs_store.errors import InvalidInput
 
-__all__ = ["check_select", "select"]
+__all__ = ["check_params", "check_select", "select"]
+
+_UNCHANGED = "Nothing was run. The store is changed only through its own methods."
 
 
 def check_select(query: str) -> duckdb.Statement:
@@ -27,8 +30,8 @@ def check_select(query: str) -> duckdb.Statement:
     InvalidInput
         It is not exactly one SELECT statement.
     """
-    if not isinstance(query, str) or not query.strip():
-        raise InvalidInput("query: expected one SELECT statement, found nothing.")
+    if not is_text(query) or not query.strip():
+        raise InvalidInput(f"query: expected the text of one SELECT statement, found {query!r}.")
     con = duckdb.connect(":memory:")
     try:
         statements = con.extract_statements(query)
@@ -41,13 +44,35 @@ def check_select(query: str) -> duckdb.Statement:
             f"query: expected exactly one SELECT statement, found {len(statements)} statements. "
             "Nothing was run."
         )
-    kind = statements[0].type
-    if kind != duckdb.StatementType.SELECT:
-        raise InvalidInput(
-            f"query: expected a SELECT statement, found {str(kind).rsplit('.', 1)[-1]}. Nothing was run. "
-            "The store is changed only through its own methods."
-        )
+    kind = _kind(statements[0])
+    if kind != "SELECT":
+        raise InvalidInput(f"query: expected a SELECT statement, found {kind}. {_UNCHANGED}")
     return statements[0]
+
+
+def _kind(statement: duckdb.Statement) -> str:
+    try:
+        return str(statement.type).rsplit(".", 1)[-1]
+    except ValueError:  # DuckDB's Python package has no name for some rare statements
+        return "another statement"
+
+
+def check_params(params: Any) -> Sequence[Any] | Mapping[str, Any] | None:
+    """The values of a query's parameters, in a form that DuckDB takes.
+
+    Raises
+    ------
+    InvalidInput
+        A text or a single value, where a list or a mapping of values belongs.
+    """
+    if params is None or isinstance(params, Mapping):
+        return params
+    if isinstance(params, Sequence) and not isinstance(params, (str, bytes)):
+        return list(params)
+    raise InvalidInput(
+        f"params: expected a list of values for ?, or a mapping for $name, found {type(params).__name__} "
+        f"{params!r}. Nothing was run."
+    )
 
 
 def select(
@@ -57,12 +82,19 @@ def select(
     con.execute("BEGIN TRANSACTION READ ONLY")
     try:
         # The statement as it was parsed, never its text a second time.
-        relation = con.sql(statement, params=params)
-        table: pl.DataFrame = relation.pl()
+        table: pl.DataFrame = con.sql(statement, params=params).pl()
     except (duckdb.FatalException, duckdb.InternalException, duckdb.IOException):
         raise
     except duckdb.Error as error:
+        if "read-only" in str(error):
+            raise InvalidInput(f"query: a SELECT that changes the store is refused. {_UNCHANGED}") from error
         raise InvalidInput(f"query: {error}") from error
+    except pl.exceptions.PolarsError as error:
+        raise InvalidInput(
+            f"query: a column has a type that data frames lack: {error} Cast it, e.g. column::VARCHAR."
+        ) from error
     finally:
         con.execute("ROLLBACK")
-    return table
+    # All times of the catalog are UTC; every other answer of the store says so too.
+    naive = [name for name, kind in table.schema.items() if kind == pl.Datetime and kind.time_zone is None]
+    return table.with_columns(pl.col(naive).dt.replace_time_zone("UTC")) if naive else table

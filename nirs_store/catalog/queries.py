@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,9 @@ import polars as pl
 
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.arrays import decode_array
-from nirs_store.catalog.schema import column_names
-from nirs_store.catalog.values import from_json, with_zone
-from nirs_store.errors import InvalidInput
+from nirs_store.catalog.schema import TABLES, column_names
+from nirs_store.catalog.values import as_float, as_int, as_text, from_json, is_text, with_zone
+from nirs_store.errors import CatalogDamaged, InvalidInput
 
 __all__ = [
     "chains_for_pipeline",
@@ -71,7 +72,10 @@ _NOTES = {
         "SELECT p.pipeline_id, a.prediction_id IS NOT NULL AS arrays FROM predictions p "
         "LEFT JOIN prediction_arrays a USING (prediction_id) WHERE p.prediction_id = ?"
     ),
-    "artifact": "SELECT artifact_path, content_hash, format, size_bytes FROM blobs WHERE artifact_id = ?",
+    "artifact": (
+        "SELECT artifact_path, content_hash, operator_class, artifact_type, format, size_bytes FROM blobs "
+        "WHERE artifact_id = ?"
+    ),
 }
 
 
@@ -86,7 +90,13 @@ def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
 
 
 def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
-    """The single row of a query as a dict, or None; fetched whole, so nothing is left open."""
+    """The single row of a query as a dict, or None; fetched whole, so nothing is left open.
+
+    The first parameter is the id; what is not text is no id of anything.
+    """
+    identifier = params["id"] if isinstance(params, dict) else params[0]
+    if not is_text(identifier):
+        return None
     cursor = con.execute(sql, params)
     names = [column[0] for column in cursor.description or ()]
     rows = cursor.fetchall()
@@ -95,7 +105,7 @@ def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
 
 def note_of(con: Connection, kind: str, identifier: str) -> dict[str, Any] | None:
     """What recording calls need to know of an existing row, or None."""
-    return one(con, _NOTES[kind], [identifier]) if isinstance(identifier, str) else None
+    return one(con, _NOTES[kind], [identifier])
 
 
 def _columns(table: str, prefix: str = "") -> str:
@@ -152,7 +162,7 @@ def list_runs(
             "(list_contains(json_extract_string(datasets, '$[*].name'), $dataset) "
             "OR list_contains(json_extract_string(datasets, '$[*]'), $dataset))"
         )
-        params["dataset"] = dataset
+        params["dataset"] = as_text(dataset, "dataset")
     return frame(
         con,
         f"SELECT {_columns('runs')} FROM runs WHERE {' AND '.join(where)} "  # noqa: S608
@@ -169,7 +179,7 @@ def list_pipelines(
     for name, value in (("run_id", run_id), ("dataset_name", dataset_name)):
         if value is not None:
             where.append(f"{name} = ${name}")
-            params[name] = value  # type: ignore[assignment]
+            params[name] = as_text(value, name)  # type: ignore[assignment]
     return frame(
         con,
         f"SELECT {_columns('pipelines')} FROM pipelines WHERE {' AND '.join(where)} "  # noqa: S608
@@ -179,10 +189,15 @@ def list_pipelines(
 
 
 def _page(limit: int | None, offset: int) -> dict[str, Any]:
+    page: dict[str, Any] = {}
     for name, value in (("limit", limit), ("offset", offset)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        try:
+            page[name] = None if value is None else operator.index(value)
+        except TypeError:
+            page[name] = -1
+        if isinstance(value, bool) or (page[name] is not None and page[name] < 0):
             raise InvalidInput(f"{name}: expected a whole number of at least 0, found {value!r}.")
-    return {"limit": limit, "offset": offset}
+    return page
 
 
 # -- chains --------------------------------------------------------------------------------------
@@ -197,7 +212,7 @@ def get_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
     if row is not None:
         row["metadata"] = row["metadata"] or {}
         if row["wavelengths"] is not None:
-            row["wavelengths"] = _arrays(con, [row["wavelengths"]])[row["wavelengths"]]
+            row["wavelengths"] = _found(_arrays(con, [row["wavelengths"]]), row["wavelengths"])
     return row
 
 
@@ -237,7 +252,7 @@ def load_arrays(con: Connection, prediction_ids: Sequence[str]) -> dict[str, dic
     arrays = _arrays(con, sorted({key for row in rows for key in row[1:] if key is not None}))
     return {
         str(row[0]): {
-            name: None if key is None else arrays[key].copy()
+            name: None if key is None else _found(arrays, key).copy()
             for name, key in zip(ARRAY_NAMES, row[1:], strict=True)
         }
         for row in rows
@@ -252,6 +267,12 @@ def _arrays(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
     return {str(row[0]): decode_array(*row) for row in rows}
 
 
+def _found(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    if key not in arrays:
+        raise CatalogDamaged(f"Array {key} is named by a row but not there. Run `nirs-store check`.")
+    return arrays[key]
+
+
 def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, Any]]:
     """WHERE clause and parameters; `model_class` may hold `%`, everything else is compared whole."""
     where, params = ["TRUE"], {}
@@ -261,13 +282,25 @@ def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, 
         if name == "run_id":
             where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")
         elif name == "model_class" and "%" in str(value):
-            where.append(f"{alias}model_class LIKE $model_class")
+            # Only % is a wildcard: class names are full of underscores.
+            where.append(f"{alias}model_class LIKE $model_class ESCAPE '\\'")
+            value = str(value).replace("\\", "\\\\").replace("_", "\\_")
         elif name in column_names("predictions"):
             where.append(f"{alias}{name} = ${name}")
         else:
             raise unknown_column("filter", name, (*column_names("predictions"), "run_id"))
-        params[name] = value
+        params[name] = _comparable(name, value)
     return " AND ".join(where), params
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """A filter's value in the type of its column; DuckDB would cast the column instead, and fail."""
+    sql = {column.name: column.sql for column in TABLES["predictions"].columns}.get(name, "VARCHAR")
+    if sql.startswith("INTEGER"):
+        return as_int(value, name)
+    if sql.startswith("DOUBLE"):
+        return as_float(value, name)
+    return as_text(value, name) if sql.startswith("VARCHAR") else value
 
 
 def unknown_column(what: str, name: Any, allowed: Sequence[str]) -> InvalidInput:

@@ -17,46 +17,70 @@ from nirs_store.catalog.queries import (
 )
 from nirs_store.errors import InvalidInput
 
-__all__ = ["REFIT_FOLDS", "aggregate", "candidate_chains", "fold_predictions"]
+__all__ = ["NO_FOLDS", "REFIT_FOLDS", "aggregate", "candidate_chains", "predictions_of", "task_types"]
 
-REFIT_FOLDS = ("final", "fold_final", "refit")
+REFIT_FOLDS = ("final", "fold_final", "foldfinal", "refit", "fold_refit")
+# Some writers add rows for the average of the folds; they hold the same samples once more.
+NO_FOLDS = (*REFIT_FOLDS, "avg", "w_avg", "average", "mean", "pooled")
 
 
-def candidate_chains(con: Connection, metric: str | None, **filters: Any) -> pl.DataFrame:
-    """One row a chain that has validation predictions, with what its folds add up to.
+def task_types(con: Connection, **filters: Any) -> list[str]:
+    """The kinds of task that the predictions of chains are about."""
+    where, params = prediction_filters("p.", **filters)
+    sql = f"SELECT DISTINCT task_type FROM predictions p WHERE chain_id IS NOT NULL AND {where} ORDER BY 1"  # noqa: S608
+    return [str(row[0]) for row in con.execute(sql, params).fetchall()]
 
-    `pooled` is the sample-weighted mean over the folds of `metric` (of its square for "rmse"): exact
-    for errors that are means over samples. It is NULL where a fold did not record the metric.
+
+def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filters: Any) -> pl.DataFrame:
+    """One row a chain that has predictions, with what its folds add up to.
+
+    Parameters
+    ----------
+    metric : str
+        A score's name, from a fixed list.
+    names : sequence of str
+        What the column `metric` may call it ("rmse" is also recorded as "rmsecv").
+
+    Returns
+    -------
+    polars.DataFrame
+        `pooled` is the sample-weighted mean over the folds of `metric` (of its square for "rmse"): exact
+        for errors that are means over samples. It is NULL where a fold did not record the metric. `fold_sd`
+        is the standard deviation over the folds.
     """
     where, params = prediction_filters("p.", **filters)
-    params["refits"] = list(REFIT_FOLDS)
-    params["metric"] = metric
-    value = (
-        "coalesce(TRY_CAST(json_extract_string(p.scores, '$.' || coalesce($metric, p.metric)) AS DOUBLE), "
-    )
-    value += "CASE WHEN p.metric = coalesce($metric, p.metric) THEN p.val_score END)"
+    params |= {"others": list(NO_FOLDS), "names": list(names)}
+    params |= {"path": f"$.{metric}", "nested": f"$.val.{metric}"}
     return frame(
         con,
         f"""
-        WITH folds AS (
-            SELECT p.*, {value} AS fold_value FROM predictions p
-            WHERE p.chain_id IS NOT NULL AND p.partition = 'val' AND NOT list_contains($refits, p.fold_id)
-              AND {where}
-        ), chains_found AS (
-            SELECT chain_id, any_value(task_type) AS task_type, any_value(metric) AS metric,
-                any_value(model_name) AS model_name, any_value(dataset_name) AS dataset_name,
-                count(DISTINCT fold_id) AS n_folds, sum(n_samples)::BIGINT AS n_samples,
-                CASE WHEN count(*) = count(fold_value) THEN
-                    CASE WHEN coalesce($metric, any_value(metric)) = 'rmse'
-                        THEN sqrt(sum(n_samples * fold_value * fold_value) / sum(n_samples))
-                        ELSE sum(n_samples * fold_value) / sum(n_samples) END END AS pooled,
-                stddev_samp(fold_value) AS fold_sd
-            FROM folds GROUP BY chain_id
+        WITH rows AS (
+            SELECT p.*, p.partition = 'val' AND NOT list_contains($others, p.fold_id) AS is_fold,
+                coalesce(p.n_samples, 1) AS weight,
+                CASE WHEN is_fold THEN coalesce(
+                    TRY_CAST(json_extract_string(p.scores, $path) AS DOUBLE),
+                    TRY_CAST(json_extract_string(p.scores, $nested) AS DOUBLE),
+                    CASE WHEN list_contains($names, lower(p.metric)) THEN p.val_score END
+                ) END AS fold_value
+            FROM predictions p WHERE p.chain_id IS NOT NULL AND {where}
+        ), found AS (
+            SELECT chain_id, any_value(task_type) AS task_type, any_value(model_name) AS model_name,
+                any_value(dataset_name) AS dataset_name,
+                count(DISTINCT fold_id) FILTER (is_fold) AS n_folds,
+                coalesce(sum(n_samples) FILTER (is_fold), 0)::BIGINT AS n_samples,
+                CASE WHEN count(*) FILTER (is_fold) = count(fold_value) THEN
+                    sum(weight * fold_value {"* fold_value" if metric == "rmse" else ""}) FILTER (is_fold)
+                    / sum(weight) FILTER (is_fold) END AS mean_value,
+                CASE WHEN count(*) FILTER (is_fold) = count(fold_value)
+                    THEN stddev_samp(fold_value) END AS fold_sd
+            FROM rows GROUP BY chain_id
         )
         SELECT f.chain_id, p.run_id, r.name AS run_name, c.pipeline_id, p.name AS pipeline_name,
-            f.dataset_name, c.preprocessings, f.model_name, c.model_class, f.task_type, f.metric,
-            f.n_folds, f.n_samples, f.pooled, f.fold_sd, c.created_at
-        FROM chains_found f JOIN chains c USING (chain_id) JOIN pipelines p USING (pipeline_id)
+            f.dataset_name, c.preprocessings, f.model_name, c.model_class, f.task_type, f.n_folds,
+            f.n_samples, {"sqrt(f.mean_value)" if metric == "rmse" else "f.mean_value"} AS pooled, f.fold_sd,
+            json_extract(c.metadata, '$.classes')::VARCHAR AS classes, c.fold_weights::VARCHAR AS fold_weights,
+            c.created_at
+        FROM found f JOIN chains c USING (chain_id) JOIN pipelines p USING (pipeline_id)
             LEFT JOIN runs r USING (run_id)
         ORDER BY f.chain_id
         """,  # noqa: S608
@@ -64,19 +88,22 @@ def candidate_chains(con: Connection, metric: str | None, **filters: Any) -> pl.
     )
 
 
-def fold_predictions(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
-    """Prediction rows of chains, for looking their arrays up."""
+def predictions_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
+    """Prediction rows of chains: what they recorded as scores, and where to look their arrays up."""
     return frame(
         con,
-        "SELECT prediction_id, chain_id, fold_id, partition, scores FROM predictions "
-        "WHERE chain_id IN (SELECT unnest(?)) ORDER BY chain_id, fold_id, prediction_id",
+        "SELECT prediction_id, chain_id, fold_id, partition, metric, scores, val_score, test_score, train_score, "
+        "n_samples FROM predictions WHERE chain_id IN (SELECT unnest(?)) "
+        "ORDER BY chain_id, fold_id, prediction_id",
         [list(chain_ids)],
     )
 
 
 def aggregate(con: Connection, group_by: str | Sequence[str], metric: str, **filters: Any) -> pl.DataFrame:
     """Count, mean, standard deviation, minimum and maximum of a score column; NULL and NaN do not count."""
-    groups = [group_by] if isinstance(group_by, str) else list(group_by)
+    if not isinstance(group_by, (str, Sequence)):
+        raise unknown_column("group_by", group_by, (*GROUP_COLUMNS, "run_id"))
+    groups = [group_by] if isinstance(group_by, str) else list(dict.fromkeys(group_by))
     if not groups:
         raise InvalidInput("group_by: expected at least one column, found none.")
     allowed = (*GROUP_COLUMNS, "run_id")

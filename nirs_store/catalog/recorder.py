@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from nirs_store.blobs.store import BlobStore
 from nirs_store.catalog.buffer import Buffer
 from nirs_store.catalog.journal import Journal, new_txid
+from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.segments import encode
 from nirs_store.catalog.sessions import ClaimFile
 from nirs_store.errors import InvalidInput, StoreClosed
@@ -174,6 +176,15 @@ class Recorder:
     def in_transaction(self) -> bool:
         """Whether this thread is inside `transaction`."""
         return getattr(self._local, "units", None) is not None
+
+    def find(self, table: str, identifier: str) -> dict[str, Any] | None:
+        """The row of that id that this thread's transaction has recorded."""
+        units: list[Buffer] = getattr(self._local, "units", None) or []
+        for unit in units:
+            for row in unit.rows[table]:
+                if row[0] == identifier:
+                    return dict(zip(column_names(table), row, strict=True))
+        return None
 
     @contextmanager
     def claiming(self, *tokens: str) -> Iterator[None]:

@@ -8,16 +8,17 @@ at most a second, and accepted unseen while the catalog is busy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from nirs_store.catalog import queries
 from nirs_store.catalog.arrays import encode_array
-from nirs_store.catalog.artifacts import require_artifact
+from nirs_store.catalog.artifacts import add_blob_row, require_artifact
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.values import as_float, as_int, as_text, to_json
+from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, to_json
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id
 
@@ -30,11 +31,13 @@ __all__ = [
     "fail_run",
     "log_step",
     "require",
+    "require_open_pipeline",
     "save_chain",
     "save_prediction",
     "save_prediction_arrays",
 ]
 
+_TABLES = {"run": "runs", "pipeline": "pipelines", "chain": "chains", "prediction": "predictions"}
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -51,6 +54,9 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
         return dict(known)
     if not isinstance(identifier, str) or not identifier:
         raise UnknownId(kind, identifier)
+    if engine.recorder.find(_TABLES[kind], identifier) is not None:
+        # Not forgotten with everything else when something was deleted meanwhile.
+        return None
     answered, note = engine.look_up(lambda con: queries.note_of(con, kind, identifier))
     if not answered:
         return None
@@ -84,14 +90,13 @@ def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -
 def complete_run(engine: Engine, run_id: str, summary: Any) -> None:
     """Commit everything and mark the run as completed."""
     require(engine, "run", run_id)
-    to_json(summary, "summary")
     _finish(engine, "complete_run", run_id, {"summary": summary})
 
 
 def fail_run(engine: Engine, run_id: str, error: str) -> None:
     """Mark the run, and the pipelines it left unfinished, as failed."""
     require(engine, "run", run_id)
-    _finish(engine, "fail_run", run_id, {"error": as_text(str(error), "error")})
+    _finish(engine, "fail_run", run_id, {"error": as_error(error)})
 
 
 def _finish(engine: Engine, kind: str, identifier: str, payload: Mapping[str, Any]) -> None:
@@ -141,30 +146,40 @@ def complete_pipeline(
     duration_ms: int | None,
 ) -> None:
     """Commit everything and mark the pipeline as completed."""
-    require(engine, "pipeline", pipeline_id)
+    note = require(engine, "pipeline", pipeline_id)
     payload = {
-        "best_val": _finite(as_float(best_val, "best_val")),
-        "best_test": _finite(as_float(best_test, "best_test")),
+        "best_val": as_float(best_val, "best_val"),
+        "best_test": as_float(best_test, "best_test"),
         "metric": None if metric is None else as_text(metric, "metric"),
-        "duration_ms": None if duration_ms is None else int(duration_ms),
+        "duration_ms": as_long(duration_ms, "duration_ms"),
     }
     _finish(engine, "complete_pipeline", pipeline_id, payload)
+    _note_end(engine, pipeline_id, note, "completed")
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
+def _note_end(engine: Engine, pipeline_id: str, note: Mapping[str, Any] | None, status: str) -> None:
+    # The first final state wins, here as in the catalog. Where nothing is known the catalog is asked.
+    if note is not None and note.get("status") == "running":
+        engine.known.add("pipeline", pipeline_id, {**note, "status": status})
 
 
 def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
     """Mark the pipeline as failed; what it recorded is rolled back, its row and logs stay."""
+    engine.check_writable()
     note = require(engine, "pipeline", pipeline_id)
-    if note is not None and note.get("status") == "failed":
+    if note is not None and note.get("status") in ("failed", "completed"):
         return
-    _finish(engine, "fail_pipeline", pipeline_id, {"error": as_text(str(error), "error")})
-    engine.known.add("pipeline", pipeline_id, {**(note or {}), "status": "failed"})
+    _finish(engine, "fail_pipeline", pipeline_id, {"error": as_error(error)})
+    _note_end(engine, pipeline_id, note, "failed")
 
 
-def _require_open_pipeline(engine: Engine, pipeline_id: str) -> None:
+def require_open_pipeline(engine: Engine, pipeline_id: str) -> None:
+    """Check that a pipeline exists and takes rows, as far as it is known here.
+
+    Raises
+    ------
+    UnknownId, InvalidInput
+    """
     note = require(engine, "pipeline", pipeline_id)
     if note is not None and note.get("status") == "failed":
         raise InvalidInput(
@@ -194,7 +209,7 @@ def save_chain(
     artifact_ids: Sequence[str],
 ) -> str:
     """Record a chain; it takes over this session's references to the artifacts it names."""
-    _require_open_pipeline(engine, pipeline_id)
+    require_open_pipeline(engine, pipeline_id)
     chain_id = new_id()
     if as_int(model_step_idx, "model_step_idx") is None:
         raise InvalidInput("model_step_idx: expected a whole number, found None. Nothing was recorded.")
@@ -215,19 +230,18 @@ def save_chain(
         "metadata": to_json(dict(metadata or {}), "metadata"),
         "created_at": now_naive(),
     }
-    held = []
-    try:
+    engine.check_writable()
+    with ExitStack() as claims:
+        known = {}
         for artifact_id in artifact_ids:
-            claim = engine.recorder.claiming(artifact_id)
-            claim.__enter__()
-            held.append(claim)
-            require_artifact(engine, artifact_id)
+            claims.enter_context(engine.recorder.claiming(artifact_id))
+            known[artifact_id] = require_artifact(engine, artifact_id)
         with engine.recording() as buffer:
             if grid is not None:
                 row["wavelengths"] = buffer.add_array(encode_array(grid, "wavelengths")[0])
             buffer.add("chains", row)
             for artifact_id in artifact_ids:
-                buffer.blobs.add(artifact_id)
+                add_blob_row(buffer, artifact_id, known[artifact_id])
                 buffer.add(
                     "artifact_refs",
                     {
@@ -244,9 +258,6 @@ def save_chain(
                     {"takeover_id": new_id(), "session_id": engine.session_id, "artifact_id": artifact_id},
                 )
             engine.known.add("chain", chain_id, {"pipeline_id": pipeline_id})
-    finally:
-        for claim in held:
-            claim.__exit__(None, None, None)
     return chain_id
 
 
@@ -265,7 +276,7 @@ def _wavelengths(values: Any) -> np.ndarray:
 
 def save_prediction(engine: Engine, pipeline_id: str, chain_id: str | None, values: dict[str, Any]) -> str:
     """Record one prediction row."""
-    _require_open_pipeline(engine, pipeline_id)
+    require_open_pipeline(engine, pipeline_id)
     if chain_id is not None:
         require(engine, "chain", chain_id)
     prediction_id = _prediction_id(engine, values.get("prediction_id"))
@@ -311,6 +322,8 @@ def _prediction_id(engine: Engine, given: Any) -> str:
     prediction_id = as_text(given, "prediction_id")
     taken = engine.known.get("prediction", prediction_id)
     if taken is None:
+        taken = engine.recorder.find("predictions", prediction_id)
+    if taken is None:
         _, taken = engine.look_up(lambda con: queries.note_of(con, "prediction", prediction_id))
     if taken is not None or not prediction_id:
         raise InvalidInput(
@@ -331,7 +344,8 @@ def save_prediction_arrays(
 ) -> None:
     """Record the arrays of one prediction, once."""
     note = require(engine, "prediction", prediction_id)
-    if note is not None and note.get("arrays"):
+    there = engine.recorder.find("prediction_arrays", prediction_id) is not None
+    if there or (note is not None and note.get("arrays")):
         raise InvalidInput(f"Prediction {prediction_id} has its arrays already; nothing was changed.")
     given = {
         "y_true": y_true,
@@ -385,7 +399,7 @@ def log_step(
         "step_idx": as_int(step_idx, "step_idx"),
         "operator_class": None if operator_class is None else as_text(operator_class, "operator_class"),
         "event": as_text(event, "event"),
-        "duration_ms": None if duration_ms is None else int(duration_ms),
+        "duration_ms": as_long(duration_ms, "duration_ms"),
         "message": None if message is None else as_text(message, "message"),
         "details": to_json(details, "details"),
         "level": level,

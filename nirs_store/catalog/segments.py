@@ -111,6 +111,7 @@ def decode(data: bytes) -> Segment:
             start += size
     except SegmentDamaged:
         raise
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        # OSError too: so Arrow calls a stream that makes no sense, though no file is read here.
         raise SegmentDamaged(f"cannot be decoded: {error}") from error
     return segment

@@ -7,7 +7,7 @@ waits in the table `deferred`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -46,8 +46,10 @@ def apply_changes(con: duckdb.DuckDBPyConnection, new: Sequence[_Change]) -> Non
         return
     changes = [*waiting, *new]
     _end_sessions(con, [c for _, _, c in changes if c["kind"] == "end_session"])
-    late = _finish(con, "pipelines", "pipeline_id", _of(changes, _PIPELINE_KINDS))
-    late += _finish(con, "runs", "run_id", _of(changes, _RUN_KINDS))
+    late: list[_Change] = []
+    for part in _in_order(changes):
+        late += _finish(con, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
+        late += _finish(con, "runs", "run_id", _of(part, _RUN_KINDS))
     if waiting:
         con.execute("DELETE FROM deferred")
     for order, position, change in late:
@@ -63,6 +65,20 @@ def apply_changes(con: duckdb.DuckDBPyConnection, new: Sequence[_Change]) -> Non
                 json.dumps(change["payload"]),
             ],
         )
+
+
+def _in_order(changes: Sequence[_Change]) -> Iterator[list[_Change]]:
+    """Parts within which the order does not matter: a failed run ends its pipelines, so it ends a part.
+
+    What a pipeline becomes must not depend on how many segments are applied at once.
+    """
+    part: list[_Change] = []
+    for change in changes:
+        part.append(change)
+        if change[2]["kind"] == "fail_run":
+            yield part
+            part = []
+    yield part
 
 
 def _of(changes: Iterable[_Change], kinds: tuple[str, ...]) -> list[_Change]:
@@ -164,8 +180,10 @@ def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) 
             ],
         )
         if failed:
+            # Rows of a chunk are inserted before its changes: what was begun after the failure is there already.
             open_ones = con.execute(
-                "SELECT pipeline_id FROM pipelines WHERE run_id = ? AND status = 'running'", [change["id"]]
+                "SELECT pipeline_id FROM pipelines WHERE run_id = ? AND status = 'running' AND created_at <= ?",
+                [change["id"], change["made_at"]],
             ).fetchall()
             ids = [str(row[0]) for row in open_ones]
             if ids:

@@ -13,7 +13,17 @@ import numpy as np
 
 from nirs_store.errors import InvalidInput
 
-__all__ = ["as_float", "as_int", "as_text", "from_json", "to_json", "with_zone"]
+__all__ = [
+    "as_error",
+    "as_float",
+    "as_int",
+    "as_long",
+    "as_text",
+    "from_json",
+    "is_text",
+    "to_json",
+    "with_zone",
+]
 
 
 def _plain(value: Any) -> Any:
@@ -75,13 +85,24 @@ def as_text(value: Any, name: str) -> str:
     return value
 
 
+def is_text(value: Any) -> bool:
+    """Whether a value could be an id: text that UTF-8 can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def as_float(value: Any, name: str) -> float | None:
     """A DOUBLE column; None stays None and NaN stays NaN (both rank last)."""
     if value is None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(
             f"{name}: expected a number or None, found {value!r}. Nothing was recorded."
         ) from error
@@ -89,6 +110,15 @@ def as_float(value: Any, name: str) -> float | None:
 
 def as_int(value: Any, name: str) -> int | None:
     """An INTEGER column; None stays None."""
+    return _whole(value, name, 32)
+
+
+def as_long(value: Any, name: str) -> int | None:
+    """A BIGINT column; None stays None."""
+    return _whole(value, name, 64)
+
+
+def _whole(value: Any, name: str, bits: int) -> int | None:
     if value is None:
         return None
     try:
@@ -96,13 +126,19 @@ def as_int(value: Any, name: str) -> int | None:
         if not math.isfinite(number) or number != int(number):
             raise ValueError("not whole")
         whole = int(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(
             f"{name}: expected a whole number, found {value!r}. Nothing was recorded."
         ) from error
-    if not -(2**31) <= whole < 2**31:
-        raise InvalidInput(f"{name}: {whole} does not fit a 32-bit integer. Nothing was recorded.")
+    if not -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1):
+        raise InvalidInput(f"{name}: {whole} does not fit a {bits}-bit integer. Nothing was recorded.")
     return whole
+
+
+def as_error(value: Any) -> str:
+    """The text of an error, whatever it holds: reporting a failure must not fail itself."""
+    text = str(value).encode("utf-8", "backslashreplace").decode()
+    return text.replace("\x00", "\\x00")
 
 
 def with_zone(moment: datetime | None) -> datetime | None:

@@ -11,7 +11,8 @@ import polars as pl
 from nirs_store import comparison
 from nirs_store.catalog import people_sql, queries, ranking
 from nirs_store.facade.base import Facade
-from nirs_store.leaderboard import Pivot, make_pivot, top_chains
+from nirs_store.leaderboard import top_chains
+from nirs_store.pivot import Pivot, check_kinds, make_pivot
 
 __all__ = ["QueryMethods"]
 
@@ -19,15 +20,17 @@ __all__ = ["QueryMethods"]
 class QueryMethods(Facade):
     """What a person asks afterwards."""
 
+    def _alive(self) -> list[str]:
+        # Asked inside the question: a session that began after an earlier look would pass for dead.
+        return self._engine.living_sessions()
+
     def get_run(self, run_id: str) -> dict[str, Any] | None:
         """One run with its JSON decoded, or None."""
-        alive = self._engine.living_sessions()
-        return self._engine.query(lambda con: queries.get_run(con, run_id, alive))
+        return self._engine.query(lambda con: queries.get_run(con, run_id, self._alive()))
 
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None:
         """One pipeline with its JSON decoded, or None."""
-        alive = self._engine.living_sessions()
-        return self._engine.query(lambda con: queries.get_pipeline(con, pipeline_id, alive))
+        return self._engine.query(lambda con: queries.get_pipeline(con, pipeline_id, self._alive()))
 
     def list_runs(
         self, status: str | None = None, dataset: str | None = None, limit: int = 100, offset: int = 0
@@ -40,13 +43,15 @@ class QueryMethods(Facade):
         dataset : str, optional
             Compared with the names in `datasets`, never with a part of them.
         """
-        alive = self._engine.living_sessions()
-        return self._engine.query(lambda con: queries.list_runs(con, alive, status, dataset, limit, offset))
+        return self._engine.query(
+            lambda con: queries.list_runs(con, self._alive(), status, dataset, limit, offset)
+        )
 
     def list_pipelines(self, run_id: str | None = None, dataset_name: str | None = None) -> pl.DataFrame:
         """Pipelines, newest first."""
-        alive = self._engine.living_sessions()
-        return self._engine.query(lambda con: queries.list_pipelines(con, alive, run_id, dataset_name))
+        return self._engine.query(
+            lambda con: queries.list_pipelines(con, self._alive(), run_id, dataset_name)
+        )
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
         """One chain with its JSON decoded and its wavelengths as an array, or None."""
@@ -117,8 +122,7 @@ class QueryMethods(Facade):
 
     def get_run_log_summary(self, run_id: str) -> pl.DataFrame:
         """Log counts and total duration (events "end") of a run, a pipeline a row."""
-        alive = self._engine.living_sessions()
-        return self._engine.query(lambda con: queries.run_log_summary(con, run_id, alive))
+        return self._engine.query(lambda con: queries.run_log_summary(con, run_id, self._alive()))
 
     # -- leaderboards and SQL --------------------------------------------------------------------
 
@@ -233,8 +237,9 @@ class QueryMethods(Facade):
         Pivot
             ``.frame`` is a polars.DataFrame; ``.to_markdown()``, ``.to_latex()``, ``.to_csv()``.
         """
+        check_kinds(rows, columns, aggregate)
         ranked = self.top_chains(None, metric, dataset_name, run_id, task_type=task_type)
-        return make_pivot(ranked, rows, columns, aggregate)
+        return make_pivot(ranked, rows, columns, aggregate, metric)
 
     def compare(self, run_or_chain_ids: Sequence[str], only_differences: bool = True) -> pl.DataFrame:
         """Configuration, environment and scores of runs or chains side by side.
@@ -272,5 +277,5 @@ class QueryMethods(Facade):
         InvalidInput
             Anything but one SELECT, before it runs; or what DuckDB says is wrong with it.
         """
-        statement = people_sql.check_select(query)
-        return self._engine.query(lambda con: people_sql.select(con, statement, params))
+        statement, values = people_sql.check_select(query), people_sql.check_params(params)
+        return self._engine.query(lambda con: people_sql.select(con, statement, values))

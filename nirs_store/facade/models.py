@@ -95,7 +95,7 @@ class ModelMethods(QueryMethods):
         UnknownFormat, SerializationError, ReadOnlyStore
         """
         if pipeline_id is not None:
-            records.require(self._engine, "pipeline", pipeline_id)
+            records.require_open_pipeline(self._engine, pipeline_id)
         return artifacts.save_artifact(self._engine, obj, operator_class, artifact_type, format, pipeline_id)
 
     def register_existing_artifact(

@@ -80,8 +80,7 @@ class GcResult:
 def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS) -> GcPlan:
     """Look what a gc would do; changes nothing."""
     _check_grace(grace_seconds)
-    alive = engine.living_sessions()
-    return engine.query(lambda con: _plan(con, engine, alive, grace_seconds, None))
+    return engine.query(lambda con: _plan(con, engine, engine.living_sessions(), grace_seconds, None))
 
 
 def collect(
@@ -111,9 +110,10 @@ def collect(
 
 
 def _collect(engine: Engine, access: CatalogAccess, grace_seconds: float, only: list[str] | None) -> GcResult:
-    alive = engine.living_sessions()
-
     def first(con: Connection) -> GcPlan:
+        # Asked here, after the journal was applied: every session that has rows now and is not in the
+        # list has ended.
+        alive = engine.living_sessions()
         garbage.end_dead_sessions(con, alive)
         return _plan(con, engine, alive, grace_seconds, only)
 

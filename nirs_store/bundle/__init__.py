@@ -1,0 +1,55 @@
+"""Bundles: one chain in one file that predicts without the store it came from.
+
+`export_chain` writes a ``.n4a`` archive of version 1.0, `export_script` a Python script that needs no library
+of ours, and `load_bundle` opens such archives, also those that nirs4all wrote.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nirs_store.bundle.contents import BundleMissing
+    from nirs_store.bundle.limits import Limits
+    from nirs_store.bundle.manifest import BundleRecord, Manifest
+    from nirs_store.bundle.reader import Bundle, load_bundle
+    from nirs_store.bundle.script import export_script
+    from nirs_store.bundle.source import ChainSource
+    from nirs_store.bundle.writer import export_chain
+
+__all__ = [
+    "Bundle",
+    "BundleMissing",
+    "BundleRecord",
+    "ChainSource",
+    "Limits",
+    "Manifest",
+    "export_chain",
+    "export_script",
+    "load_bundle",
+]
+
+_HOME = {
+    "Bundle": "reader",
+    "BundleMissing": "contents",
+    "BundleRecord": "manifest",
+    "ChainSource": "source",
+    "Limits": "limits",
+    "Manifest": "manifest",
+    "export_chain": "writer",
+    "export_script": "script",
+    "load_bundle": "reader",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,71 @@
+"""The artifacts of one chain on their way into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nirs_store.blobs.serializers import get_serializer
+from nirs_store.bundle.source import ChainSource
+from nirs_store.errors import ArtifactMissing, BlobCorrupt, UnknownId
+from nirs_store.ids import sha256_hex
+
+__all__ = ["Blobs"]
+
+# joblib.load reads all three: what it writes itself, and plain pickles.
+_READ_BY_JOBLIB = frozenset({"joblib", "pickle", "cloudpickle"})
+
+
+class Blobs:
+    """The artifacts of one chain: each read once from the source, its hash compared, loaded when needed."""
+
+    def __init__(self, source: ChainSource, chain_id: str) -> None:
+        self._source = source
+        self._chain_id = chain_id
+        self._data: dict[str, bytes] = {}
+        self._objects: dict[str, Any] = {}
+
+    def data(self, artifact_id: str) -> bytes:
+        """Give bytes that joblib can load.
+
+        Raises
+        ------
+        ArtifactMissing
+            The source does not know the artifact.
+        BlobCorrupt
+            Its bytes are not those that its record promises; also whatever the source itself raises.
+        """
+        if artifact_id not in self._data:
+            record = self._record(artifact_id)
+            raw = bytes(self._source.read_artifact(artifact_id))
+            promised = str(record.get("content_hash") or "").removeprefix("sha256:").lower()
+            if len(promised) == 64 and promised != sha256_hex(raw):
+                raise BlobCorrupt(
+                    f"The artifact {artifact_id!r} of chain {self._chain_id!r} has the hash "
+                    f"{sha256_hex(raw)}, its "
+                    f"record says {promised}. Nothing was written. Repair the workspace, or save the object "
+                    "again."
+                )
+            if str(record.get("format", "joblib")) not in _READ_BY_JOBLIB:
+                raw = get_serializer("joblib").dumps(get_serializer(str(record["format"])).loads(raw))
+            self._data[artifact_id] = raw
+        return self._data[artifact_id]
+
+    def load(self, artifact_id: str) -> Any:
+        """Give the object itself, loaded from the bytes that travel."""
+        if artifact_id not in self._objects:
+            self._objects[artifact_id] = get_serializer("joblib").loads(self.data(artifact_id))
+        return self._objects[artifact_id]
+
+    def _record(self, artifact_id: str) -> Mapping[str, Any]:
+        try:
+            record = self._source.get_artifact(artifact_id)
+        except ArtifactMissing:
+            raise
+        except UnknownId:
+            record = None
+        if record is None:
+            raise ArtifactMissing(
+                "artifact", artifact_id, f"Chain {self._chain_id!r} names it; without it nothing was written."
+            )
+        return record

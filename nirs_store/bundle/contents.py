@@ -1,0 +1,189 @@
+"""Everything about a bundle that can be known without loading an object from it.
+
+The order matters: the directory is checked before anything is decompressed, sizes and hashes before anything
+is interpreted, and what the pickles name is listed without running them. Loading comes after all of this,
+elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nirs_store.bundle.foreign import DESCRIPTIONS, Outline, outline
+from nirs_store.bundle.limits import Limits, Members, check_archive, is_own_name
+from nirs_store.bundle.manifest import MANIFEST, RECORD, BundleRecord, Manifest, parse_record
+from nirs_store.bundle.pickles import PickleListing, list_pickle, merge_listings
+from nirs_store.bundle.strict_json import parse_object
+from nirs_store.errors import BundleInvalid
+from nirs_store.ids import sha256_hex
+
+__all__ = ["BundleMissing", "Contents", "read_contents"]
+
+
+class BundleMissing(BundleInvalid, FileNotFoundError):
+    """There is no file at the path."""
+
+    code = "bundle_missing"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A bundle that was read and checked, but not loaded.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    manifest : Manifest
+        ``manifest.json``.
+    record : BundleRecord or None
+        ``nirs_store.json``; None in a bundle that another program wrote.
+    outline : Outline or None
+        What the names of a foreign bundle say.
+    payloads : dict
+        Member to bytes, of every fitted object that loading needs.
+    arrays : dict
+        Member to bytes, of the probe's arrays.
+    hashes : dict
+        Member to SHA-256, of all of these.
+    sizes : dict
+        Every member of the archive with its size.
+    """
+
+    path: Path
+    manifest: Manifest
+    record: BundleRecord | None
+    outline: Outline | None
+    payloads: Mapping[str, bytes]
+    arrays: Mapping[str, bytes]
+    hashes: Mapping[str, str]
+    sizes: Mapping[str, int]
+
+    @cached_property
+    def pickles(self) -> PickleListing:
+        """What the fitted objects name."""
+        return merge_listings(list_pickle(value) for value in self.payloads.values())
+
+
+def read_contents(path: Path, limits: Limits) -> Contents:
+    """Read a bundle up to the point where loading would begin.
+
+    Raises
+    ------
+    BundleMissing
+        No such file.
+    BundleInvalid
+        Not a bundle, or a damaged, hostile or contradictory one.
+    BundleTooNew
+        A newer format version.
+    """
+    with _open(path, limits) as members:
+        names = members.names
+        if MANIFEST not in names:
+            raise BundleInvalid(
+                f"{path} is a ZIP file without {MANIFEST}, so it is no .n4a bundle. "
+                "If it was one, it was packed anew without it; ask for the original."
+            )
+        raw = members.read(MANIFEST, limits.manifest_bytes)
+        manifest = Manifest(parse_object(raw, MANIFEST), path)
+        sizes = {name: members.size(name) for name in names}
+        promised = manifest.get("members_listed_in")
+        if RECORD in names:
+            record = parse_record(members.read(RECORD, limits.json_bytes), path)
+            data = _read_listed(path, members, record, {MANIFEST: raw})
+            found = None
+            payloads = {
+                m.name: data[m.name] for m in record.members if m.name.startswith(("artifacts/", "blobs/"))
+            }
+        elif promised is not None:
+            raise BundleInvalid(
+                f"{path}: its manifest says that {str(promised)[:80]!r} lists the members, but that is not "
+                "there, so "
+                "nothing can be verified. It was taken out or renamed; ask for the original."
+            )
+        else:
+            record = None
+            texts = {
+                name: parse_object(members.read(name, limits.json_bytes), name)
+                for name in DESCRIPTIONS
+                if name in names
+            }
+            found = outline(manifest, names, texts, path)
+            data = payloads = {name: members.read(name) for name in found.members}
+    hashes = {name: sha256_hex(value) for name, value in data.items()}
+    if record is None:
+        _check_integrity(path, manifest, hashes)
+    arrays = {name: value for name, value in data.items() if name.startswith("arrays/")}
+    return Contents(path, manifest, record, found, payloads, arrays, hashes, sizes)
+
+
+@contextmanager
+def _open(path: Path, limits: Limits) -> Iterator[Members]:
+    if path.is_dir():
+        raise BundleInvalid(f"{path} is a folder, not a bundle. Give the path of a .n4a file.")
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        raise BundleMissing(
+            f"There is no bundle at {path}. Check the path; export_chain writes one."
+        ) from None
+    with stream:
+        yield check_archive(stream, path, limits)
+
+
+def _read_listed(
+    path: Path, members: Members, record: BundleRecord, known: dict[str, bytes]
+) -> dict[str, bytes]:
+    """Read every member and compare it with the list of ``nirs_store.json``."""
+    listed = {member.name: member for member in record.members}
+    if len(listed) != len(record.members):
+        raise BundleInvalid(
+            f"{path}: {RECORD} lists a member twice. Nothing was loaded; ask for a new export."
+        )
+    there = set(members.names) - {RECORD}
+    if missing := sorted(listed.keys() - there):
+        raise BundleInvalid(
+            f"{path}: the member {missing[0]} is missing ({len(missing)} of {len(listed)}). Nothing was "
+            "loaded; it was "
+            "taken out or renamed. Copy or export the bundle again."
+        )
+    if strange := sorted(there - listed.keys()):
+        raise BundleInvalid(
+            f"{path}: the member {strange[0]!r} is not listed in {RECORD}. Nothing was loaded; somebody "
+            "added "
+            "or renamed it. Ask for the original."
+        )
+    if odd := sorted(name for name in there if not is_own_name(name)):
+        raise BundleInvalid(
+            f"{path}: no bundle of this library has a member called {odd[0]!r}. Nothing was loaded."
+        )
+    found: dict[str, bytes] = {}
+    for name, member in listed.items():
+        if members.size(name) != member.size:
+            raise BundleInvalid(
+                f"{path}: the member {name} has {members.size(name):,} bytes, listed are {member.size:,}. "
+                "Nothing was loaded; copy or export the bundle again."
+            )
+        data = known.get(name) or members.read(name)
+        if sha256_hex(data) != member.sha256:
+            raise BundleInvalid(
+                f"{path}: the member {name} has the SHA-256 {sha256_hex(data)}, listed is "
+                f"{member.sha256[:64]!r}. It was "
+                "damaged or exchanged. Nothing was loaded; copy or export the bundle again."
+            )
+        found[name] = data
+    return found
+
+
+def _check_integrity(path: Path, manifest: Manifest, hashes: Mapping[str, str]) -> None:
+    for name, digest in manifest.integrity.items():
+        if name in hashes and hashes[name] != digest:
+            raise BundleInvalid(
+                f"{path}: the member {name} has the SHA-256 {hashes[name]}, its manifest promises "
+                f"{digest[:64]!r}. "
+                "It was damaged or exchanged. Nothing was loaded; copy or export the bundle again."
+            )

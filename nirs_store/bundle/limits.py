@@ -1,0 +1,302 @@
+"""What an archive must look like before a single byte of it is decompressed.
+
+A ZIP file is a list of promises (the central directory) at the end of a file that somebody else made.
+`check_archive` reads the promises only: how many members, their names, sizes, places and modes. `Members`
+then reads them, counting what really comes out. Nothing here ever joins a member's name to a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from nirs_store.errors import BundleInvalid
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "Members", "check_archive", "is_own_name"]
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+_PIECE = 1 << 20
+_END = struct.Struct("<4s4H2LH")
+_LOCAL_HEADER = 30
+_METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+_ENCRYPTED = 0x1 | 0x40 | 0x2000
+_PATCH = 0x20
+
+# The exact names that this library gives to members; everything else is somebody else's.
+_OWN_NAMES = re.compile(
+    r"manifest\.json|nirs_store\.json|pipeline\.json|chain\.json|fold_weights\.json|trace\.json"
+    r"|train_pipeline\.json|card\.md"
+    r"|artifacts/step_(?:0|[1-9]\d{0,5})_(?:sub(?:0|[1-9]\d{0,3})|fold(?:0|[1-9]\d{0,5})|foldfinal)\.joblib"
+    r"|blobs/[0-9a-f]{64}\.(?:joblib|skops)"
+    r"|arrays/[0-9a-f]{64}\.(?:npy|arrow)"
+)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much an archive may promise, and how much may come out of it.
+
+    Attributes
+    ----------
+    members : int
+        Number of members.
+    member_bytes, total_bytes : int
+        Size of one member and of all, decompressed.
+    ratio : float
+        Decompressed over compressed size of a member; looked at above `ratio_from` bytes.
+    ratio_from : int
+        Below this size a member may be compressed as well as it can.
+    json_bytes : int
+        Size of a JSON member; ``manifest.json`` may have 1 MiB.
+    name_bytes, depth : int
+        Length of a member's name, and how many parts it may have between slashes.
+
+    Examples
+    --------
+    >>> Limits(members=100).members
+    100
+    """
+
+    members: int = 10_000
+    member_bytes: int = 2 * _GIB
+    total_bytes: int = 4 * _GIB
+    ratio: float = 200.0
+    ratio_from: int = _MIB
+    json_bytes: int = 16 * _MIB
+    manifest_bytes: int = _MIB
+    name_bytes: int = 200
+    depth: int = 4
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def is_own_name(name: str) -> bool:
+    """Tell whether a member's name is one that a bundle of this library can have.
+
+    Examples
+    --------
+    >>> is_own_name("artifacts/step_2_sub0.joblib"), is_own_name("artifacts/../x.joblib")
+    (True, False)
+    """
+    return _OWN_NAMES.fullmatch(name) is not None
+
+
+class Members:
+    """The members of an open archive that passed `check_archive`, read with counted bytes.
+
+    Parameters
+    ----------
+    archive : zipfile.ZipFile
+        The open archive.
+    infos : list of zipfile.ZipInfo
+        Its directory, in the order of the file.
+    limits : Limits
+        Bounds for what comes out.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], limits: Limits) -> None:
+        self._archive = archive
+        self._infos = {info.filename: info for info in infos}
+        self._limits = limits
+        self._read = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Names in the order in which they stand in the file."""
+        return list(self._infos)
+
+    def size(self, name: str) -> int:
+        """Give the size that the directory promises for a member, in bytes."""
+        return self._infos[name].file_size
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """Decompress one member.
+
+        Raises
+        ------
+        BundleInvalid
+            More comes out than promised or allowed, less than promised, or the checksum of the archive is
+            wrong.
+        """
+        bound = min(self._limits.member_bytes, self._limits.member_bytes if limit is None else limit)
+        if self.size(name) > bound:
+            raise BundleInvalid(
+                f"The member {name} promises {self.size(name):,} bytes; at most {bound:,} are accepted for "
+                "it. "
+                "Raise the limit with limits=Limits(...) if you know why it is that large."
+            )
+        return b"".join(self._pieces(name, bound))
+
+    def _pieces(self, name: str, bound: int) -> Iterator[bytes]:
+        count = 0
+        try:
+            with self._archive.open(self._infos[name]) as stream:
+                while piece := stream.read(_PIECE):
+                    count += len(piece)
+                    self._read += len(piece)
+                    if count > bound or self._read > self._limits.total_bytes:
+                        raise BundleInvalid(
+                            f"The member {name} goes on after {count:,} bytes, beyond what is accepted. It "
+                            "was made "
+                            "to exhaust memory, or its directory is damaged; nothing of it was kept."
+                        )
+                    yield piece
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as exc:
+            raise BundleInvalid(
+                f"The member {name} is damaged: {exc or 'it ends too early'}. Nothing was loaded; "
+                "copy or export the bundle again."
+            ) from exc
+        if count != self.size(name):
+            raise BundleInvalid(
+                f"The member {name} holds {count:,} bytes where {self.size(name):,} were promised. "
+                "Nothing was loaded; copy or export the bundle again."
+            )
+
+
+def check_archive(stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS) -> Members:
+    """Open an archive after its directory was found acceptable.
+
+    Parameters
+    ----------
+    stream : binary file
+        The open file; it must stay open while members are read.
+    path : Path
+        What to call it in messages.
+    limits : Limits
+        Bounds.
+
+    Raises
+    ------
+    BundleInvalid
+        Not a ZIP file, truncated, more than it may hold, or a member with a name, mode, method or place that
+        no honest bundle has. Nothing was decompressed.
+    """
+    directory_at = _check_end(stream, path, limits)
+    try:
+        archive = zipfile.ZipFile(stream)
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError) as exc:
+        raise _bad(path, f"its directory cannot be read ({exc})") from exc
+    infos = archive.infolist()
+    total = 0
+    place = 0
+    seen: dict[str, str] = {}
+    for info in infos:
+        name = info.filename
+        _check_name(path, info, limits)
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            raise _bad(
+                path,
+                f"two members are called {name!r} (the other {other!r}), and readers differ in which they "
+                "take",
+            )
+        _check_member(path, info, limits)
+        if info.header_offset < place:
+            raise _bad(path, f"the member {name!r} overlaps the one before it")
+        place = info.header_offset + _LOCAL_HEADER + len(name) + info.compress_size
+        total += info.file_size
+    if place > directory_at:
+        raise _bad(path, "its last member overlaps the directory")
+    if total > limits.total_bytes:
+        raise _bad(
+            path, f"it promises {total:,} bytes, more than the {limits.total_bytes:,} that are accepted"
+        )
+    return Members(archive, infos, limits)
+
+
+def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> int:
+    """Read the record at the very end, which says where the directory is; give the directory's place."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    start = stream.read(4)
+    stream.seek(max(0, size - _END.size))
+    tail = stream.read(_END.size)
+    if size < _END.size or not tail.startswith(b"PK\x05\x06"):
+        if start.startswith(b"PK"):
+            what = "it does not end as a ZIP file ends: it was cut off, or something was appended"
+        else:
+            what = f"it is no ZIP file ({size:,} bytes)"
+            if path.suffix == ".py":
+                what += (
+                    "; a .n4a.py file is a Python script, to be run or imported and not loaded as a bundle"
+                )
+        raise _bad(path, what)
+    _, disk, directory_disk, here, count, length, offset, comment = _END.unpack(tail)
+    if disk or directory_disk or here != count or comment:
+        raise _bad(path, "it is one part of a set of archives, or carries a comment, which no bundle does")
+    if 0xFFFF in (here, count) or 0xFFFFFFFF in (length, offset):
+        raise _bad(path, "it uses the ZIP64 directory, which only archives beyond the accepted limits need")
+    if count > limits.members:
+        raise _bad(path, f"it has {count:,} members; at most {limits.members:,} are accepted")
+    if offset + length + _END.size != size:
+        raise _bad(
+            path, "its directory is not where it should be: something was put before, into or after it"
+        )
+    return int(offset)
+
+
+def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
+    name = info.orig_filename  # as it stands in the file; the other one is already mended for this system
+    parts = name.split("/")
+    if (
+        not name.isprintable()
+        or any(part in ("", ".", "..") for part in parts)
+        or any(sign in name for sign in '\\:*?"<>|')
+    ):
+        raise _bad(
+            path, f"the member name {name[:200]!r} is not a plain relative name, or is that of a folder"
+        )
+    if len(name.encode("utf-8", "surrogatepass")) > limits.name_bytes or len(parts) > limits.depth:
+        raise _bad(
+            path,
+            f"the member name {name[:200]!r} is longer than {limits.name_bytes} bytes or deeper than "
+            f"{limits.depth}",
+        )
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
+    name = info.filename
+    mode = stat.S_IFMT(info.external_attr >> 16)
+    if mode not in (0, stat.S_IFREG):
+        raise _bad(path, f"the member {name!r} is a link or a device, not a file")
+    if info.flag_bits & _ENCRYPTED:
+        raise _bad(path, f"the member {name!r} is encrypted")
+    if info.flag_bits & _PATCH or info.compress_type not in _METHODS:
+        raise _bad(
+            path,
+            f"the member {name!r} is packed by method {info.compress_type}; only {sorted(_METHODS.values())} "
+            "are read",
+        )
+    if info.volume:
+        raise _bad(path, f"the member {name!r} lies in another part of a set of archives")
+    if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+        raise _bad(path, f"the member {name!r} gives two sizes for the same stored bytes")
+    if info.file_size > limits.member_bytes:
+        raise _bad(
+            path,
+            f"the member {name!r} promises {info.file_size:,} bytes; at most {limits.member_bytes:,} are "
+            "accepted",
+        )
+    if info.file_size > limits.ratio_from and info.file_size > limits.ratio * max(1, info.compress_size):
+        raise _bad(
+            path,
+            f"the member {name!r} would grow {info.file_size / max(1, info.compress_size):,.0f}-fold when "
+            f"decompressed; at most {limits.ratio:g} is accepted",
+        )
+
+
+def _bad(path: Path, what: str) -> BundleInvalid:
+    return BundleInvalid(
+        f"{path} is not an acceptable bundle: {what}. Nothing was decompressed. Copy or export it again; "
+        "limits=Limits(...) changes the limits where one of them was met."
+    )

@@ -1,0 +1,279 @@
+"""What a pickle would call, read from its opcodes without running any of them.
+
+A pickle is a small program: it names callables by module and name, and calls them. Nothing in it tells good
+from bad, so this listing decides nothing; it lets a person see what a bundle would run, and names the package
+that is missing when a bundle cannot be read here.
+
+joblib writes the numbers of an array raw between two opcodes, so reading on means knowing how long they are;
+the walk below keeps just enough of the stack to know that.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import pickletools
+import re
+import zlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+__all__ = ["PickleListing", "list_pickle", "merge_listings"]
+
+_MAX_INFLATED = 64 << 20
+_MAX_OPCODES = 500_000
+_MAX_NESTED = 20
+_ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
+_DTYPE = re.compile(r"[<>|=]?([a-zA-Z])(\d+)")
+_USUAL = re.compile(r"(?:numpy|scipy|sklearn|joblib|chemotools)\.")
+_PLUMBING = re.compile(
+    r"(?:numpy\.(?:ndarray|dtype|_core\.multiarray\.(?:scalar|_reconstruct)|core\.multiarray\.(?:scalar|_reconstruct))"
+    r"|joblib\.numpy_pickle\.NumpyArrayWrapper)"
+)
+
+
+class PickleListing(NamedTuple):
+    """What pickles name.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Fully qualified names, those outside the usual scientific packages first.
+    sklearn_versions : tuple of str
+        Versions of scikit-learn that its estimators were pickled with.
+    complete : bool
+        False when the opcodes could not be followed to the end; there may be more names then.
+    """
+
+    classes: tuple[str, ...]
+    sklearn_versions: tuple[str, ...]
+    complete: bool
+
+    def describe(self, most: int = 12) -> str:
+        """Put the names into one line for a message."""
+        shown = [name for name in self.classes if not _PLUMBING.fullmatch(name)] or list(self.classes)
+        text = ", ".join(shown[:most]) or "nothing that could be read"
+        if len(shown) > most:
+            text += f" and {len(shown) - most} more"
+        return text if self.complete else f"{text}, and perhaps more (not readable to the end)"
+
+
+def list_pickle(data: bytes) -> PickleListing:
+    """List the callables that a pickle or joblib file names, compressed or not; nothing is imported or run.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+
+    Examples
+    --------
+    >>> import pickle
+    >>> from fractions import Fraction
+    >>> list_pickle(pickle.dumps(Fraction(1, 3))).classes
+    ('fractions.Fraction',)
+    """
+    walk = _Walk()
+    raw = _inflate(data)
+    if raw is None:
+        walk.complete = False
+    else:
+        walk.run(io.BytesIO(raw), len(raw))
+    return PickleListing(_sorted(walk.names), tuple(sorted(walk.versions)), walk.complete)
+
+
+def merge_listings(listings: Iterable[PickleListing]) -> PickleListing:
+    """Make one listing of several."""
+    every = list(listings)
+    return PickleListing(
+        _sorted({name for one in every for name in one.classes}),
+        tuple(sorted({version for one in every for version in one.sklearn_versions})),
+        all(one.complete for one in every),
+    )
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda name: (bool(_USUAL.match(name)), name)))
+
+
+def _inflate(data: bytes) -> bytes | None:
+    """Undo joblib's compression, up to a bound; None when it cannot be undone."""
+    try:
+        if data[:1] == b"\x78":
+            return zlib.decompressobj().decompress(data, _MAX_INFLATED)
+        if data[:2] == b"\x1f\x8b":
+            return zlib.decompressobj(31).decompress(data, _MAX_INFLATED)
+        if data[:2] == b"BZ":
+            return bz2.BZ2Decompressor().decompress(data, _MAX_INFLATED)
+        if data[:2] == b"\x5d\x00" or data[:6] == b"\xfd7zXZ\x00":
+            return lzma.LZMADecompressor(memlimit=1 << 28).decompress(data, _MAX_INFLATED)
+    except (zlib.error, OSError, EOFError, lzma.LZMAError):
+        return None
+    return data
+
+
+class _Made:
+    """Stands for whatever calling something would give."""
+
+    def __init__(self, what: object, args: object = None) -> None:
+        self.what = what
+        self.args = args
+        self.state: object = None
+
+
+class _Name(str):
+    """Stands for a callable, by its full name."""
+
+
+class _Cut(Exception):
+    """The walk cannot go on."""
+
+
+_MARK = object()
+
+
+class _Walk:
+    """Follows the opcodes of one file."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.versions: set[str] = set()
+        self.complete = True
+        self._left = _MAX_OPCODES
+
+    def run(self, file: io.BytesIO, size: int, depth: int = 0) -> None:
+        try:
+            self._follow(file, size, depth)
+        except (_Cut, ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError):
+            # Whatever made the walk stop, the names found so far stand, and the listing says that it is not
+            # whole.
+            self.complete = False
+
+    def _follow(self, file: io.BytesIO, size: int, depth: int) -> None:
+        stack: list[Any] = []
+        memo: dict[int, Any] = {}
+        for opcode, arg, _ in pickletools.genops(file):
+            self._left -= 1
+            if self._left < 0:
+                raise _Cut
+            name = opcode.name
+            if name == "STOP":
+                return
+            if name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+                memo[len(memo) if name == "MEMOIZE" else _number(arg)] = stack[-1]
+            elif name in ("GET", "BINGET", "LONG_BINGET"):
+                stack.append(memo[_number(arg)])
+            elif name == "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], _Made):
+                    stack[-1].state = state
+                    if stack[-1].what == _ARRAY:
+                        self._skip_array(state, file, size, depth)
+            else:
+                self._step(name, arg, stack)
+        raise _Cut
+
+    def _step(self, name: str, arg: Any, stack: list[Any]) -> None:
+        if name in ("PROTO", "FRAME", "READONLY_BUFFER"):
+            return
+        if name == "MARK":
+            stack.append(_MARK)
+        elif name in ("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            stack.append(self._name(name, arg, stack))
+        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+            if name == "NEWOBJ_EX":
+                stack.pop()
+            args = stack.pop()
+            stack.append(_Made(stack.pop(), args))
+        elif name in ("INST", "OBJ"):
+            args = _to_mark(stack)
+            stack.append(_Made(self._name("GLOBAL", arg, stack) if name == "INST" else args[0], tuple(args)))
+        elif name in ("SETITEM", "SETITEMS"):
+            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else _to_mark(stack)
+            self._set_items(stack[-1], items)
+        elif name in ("DICT", "LIST", "TUPLE", "FROZENSET"):
+            items = _to_mark(stack)
+            stack.append(tuple(items) if name == "TUPLE" else {} if name == "DICT" else [])
+            if name == "DICT":
+                self._set_items(stack[-1], items)
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name in ("APPENDS", "ADDITEMS", "POP_MARK"):
+            _to_mark(stack)
+        elif name in ("APPEND", "POP"):
+            stack.pop()
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name == "BINPERSID":
+            stack[-1] = None
+        else:
+            stack.append(_constant(name, arg))
+
+    def _name(self, opcode: str, arg: Any, stack: list[Any]) -> _Name:
+        if opcode == "STACK_GLOBAL":
+            attribute = stack.pop()
+            full = f"{stack.pop()}.{attribute}"
+        elif opcode == "GLOBAL":
+            full = str(arg).replace(" ", ".")
+        else:
+            full = f"copyreg extension {arg}"
+        self.names.add(full)
+        return _Name(full)
+
+    def _set_items(self, target: object, items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if key == "_sklearn_version" and isinstance(value, str):
+                self.versions.add(value)
+            if isinstance(target, dict) and isinstance(key, str):
+                target[key] = value
+
+    def _skip_array(self, state: Any, file: io.BytesIO, size: int, depth: int) -> None:
+        kind, item_bytes, has_objects = _dtype(state["dtype"])
+        if kind == "O" or has_objects:
+            # The elements are a pickle of their own, written in this place.
+            if depth >= _MAX_NESTED:
+                raise _Cut
+            self._follow(file, size, depth + 1)
+            return
+        count = item_bytes
+        for length in state["shape"]:
+            count *= int(length)
+        if state.get("numpy_array_alignment_bytes") is not None:
+            padding = file.read(1)
+            count += padding[0]
+        if count < 0 or file.tell() + count > size:
+            raise _Cut
+        file.seek(count, io.SEEK_CUR)
+
+
+def _dtype(made: _Made) -> tuple[str, int, bool]:
+    """Give the kind, bytes an element and whether there are objects in it, of a pickled numpy dtype."""
+    args: Any = made.args
+    match = _DTYPE.fullmatch(args[0])
+    if match is None:
+        raise _Cut
+    kind, number = match[1], int(match[2])
+    state: Any = made.state
+    flags = state[7] if isinstance(state, tuple) and len(state) > 7 else 0
+    return kind, number * 4 if kind == "U" else number, bool(int(flags or 0) & 1)
+
+
+def _constant(name: str, arg: Any) -> Any:
+    if name.startswith("EMPTY_"):
+        return {"EMPTY_DICT": {}, "EMPTY_TUPLE": ()}.get(name, [])
+    if name in ("NEWTRUE", "NEWFALSE"):
+        return name == "NEWTRUE"
+    return None if isinstance(arg, bytes | bytearray) else arg
+
+
+def _number(arg: Any) -> int:
+    return int(arg)
+
+
+def _to_mark(stack: list[Any]) -> list[Any]:
+    items: list[Any] = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items[::-1]

@@ -1,0 +1,299 @@
+"""Opening a bundle and predicting with it, without a store."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.bundle.contents import Contents, read_contents
+from nirs_store.bundle.foreign import make_chain
+from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits
+from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json
+from nirs_store.bundle.probes import agree, disagreement
+from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.replay import predict, predict_proba, predicted_classes
+from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
+
+__all__ = ["Bundle", "load_bundle"]
+
+
+def load_bundle(path: str | Path, *, allow_pickle: bool = False, limits: Limits = DEFAULT_LIMITS) -> Bundle:
+    """Open a ``.n4a`` bundle: one that this library exported, or one of version 1.0 from nirs4all.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    allow_pickle : bool
+        Whether objects may be loaded from pickles, which **runs code that the writer of the file has
+        chosen**. Say True only for a file whose writer you trust; its hashes show that it is complete, not
+        who made it.
+    limits : Limits
+        How large it may be.
+
+    Returns
+    -------
+    Bundle
+        With everything loaded: the file is closed and may be deleted.
+
+    Raises
+    ------
+    UntrustedBundle
+        It holds pickles and `allow_pickle` is False. The message lists what they name.
+    BundleInvalid
+        Not a bundle; damaged, incomplete or contradictory; an object cannot be loaded here; or the chain does
+        not predict the numbers that the bundle says it should.
+    BundleTooNew
+        A format version above 1.0.
+
+    Examples
+    --------
+    >>> bundle = load_bundle("wheat.n4a", allow_pickle=True)  # doctest: +SKIP
+    >>> bundle.predict(X)  # doctest: +SKIP
+    """
+    contents = read_contents(Path(path), limits)
+    if contents.record is not None and contents.record.kind != "joblib":
+        raise BundleInvalid(
+            f"{path} is a bundle of the kind {contents.record.kind!r}, which this version cannot open. "
+            "Install a newer nirs_store, or ask for an export of the joblib kind."
+        )
+    if not allow_pickle:
+        raise UntrustedBundle(
+            f"{path} holds {len(contents.payloads)} pickled objects, which name "
+            f"{contents.pickles.describe()}. Opening "
+            "a pickle runs code that whoever wrote it has chosen, before anything in it can be checked. "
+            "Nothing was "
+            "loaded. If you trust its writer, call load_bundle(path, allow_pickle=True)."
+        )
+    objects = _load(contents)
+    chain, plan = _chain(contents, objects)
+    bundle = Bundle(contents, chain, plan, {contents.hashes[name]: value for name, value in objects.items()})
+    _compare_probe(bundle, contents)
+    return bundle
+
+
+class Bundle:
+    """A chain out of a bundle, loaded and ready to predict. Made by `load_bundle`.
+
+    Attributes
+    ----------
+    path : Path
+        Where it came from.
+    manifest : Manifest
+        ``manifest.json`` as a mapping.
+    record : BundleRecord or None
+        ``nirs_store.json``: members, scores, units, environment; None when another program wrote the bundle.
+    chain : dict
+        The chain as ``store.get_chain`` gives one; artifact ids are the SHA-256 of the members.
+    notes : tuple of str
+        What was rearranged in the export, or found strange in the reading.
+    """
+
+    def __init__(
+        self, contents: Contents, chain: dict[str, Any], plan: ReplayPlan, objects: Mapping[str, Any]
+    ) -> None:
+        self.path: Path = contents.path
+        self.manifest: Manifest = contents.manifest
+        self.record: BundleRecord | None = contents.record
+        self.chain: dict[str, Any] = chain
+        own = contents.record.version_1_0.notes if contents.record else ()
+        self.notes: tuple[str, ...] = own + tuple(contents.outline.notes if contents.outline else ())
+        self._plan = plan
+        self._objects = dict(objects)
+
+    def predict(self, X: Any, wavelengths: Any = None) -> NDArray[Any]:
+        """Predict new spectra; the same numbers as ``store.replay_chain``.
+
+        Parameters
+        ----------
+        X : array or data frame of shape (n_samples, n_channels)
+            Spectra on the grid of `wavelengths`; columns of a data frame must be named by wavelength.
+        wavelengths : array of shape (n_channels,), optional
+            Their wavelengths, in the unit of the chain.
+
+        Returns
+        -------
+        ndarray
+            Of the shape that the estimator gives, in the unit of the reference values.
+
+        Raises
+        ------
+        ShapeMismatch
+            Another number of channels or another grid than the chain was trained on.
+        InvalidInput
+            NaN or infinities where a step allows none.
+        ReplayError
+            A step fails.
+        """
+        return predict(self._plan, X, self._objects.__getitem__, wavelengths)
+
+    def predict_proba(self, X: Any, wavelengths: Any = None) -> NDArray[Any]:
+        """Give class probabilities, (n_samples, n_classes); parameters and errors as for `predict`."""
+        return predict_proba(self._plan, X, self._objects.__getitem__, wavelengths)
+
+    @property
+    def classes(self) -> NDArray[Any]:
+        """Labels that a classifier can predict, in the order of the columns of `predict_proba`."""
+        return predicted_classes(self._plan, self._objects.__getitem__)
+
+    @property
+    def wavelengths(self) -> NDArray[np.float64] | None:
+        """The grid of the calibration, of shape (n_channels,), or None when it was not recorded."""
+        return self._plan.wavelengths
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Figures of merit that the writer stated, by name."""
+        return dict(self.record.scores) if self.record else {}
+
+    @property
+    def units(self) -> dict[str, Any]:
+        """What the writer stated about target, units and task."""
+        return dict(self.record.units) if self.record else {}
+
+    def __repr__(self) -> str:
+        model = str(self.chain.get("model_class") or "model").rpartition(".")[2]
+        count = len(self._plan.folds)
+        parts = [f"{model[:60]!s}", f"{count} folds averaged" if count > 1 else "one model"]
+        if self._plan.wavelengths is not None:
+            grid = self._plan.wavelengths
+            unit = str(self.units.get("wavelength_unit") or "").strip()[:10]
+            parts.append(f"{grid.size} channels {grid[0]:g} to {grid[-1]:g} {unit}".strip())
+        if self.units.get("target"):
+            parts.append(f"predicts {str(self.units['target'])[:40]!r}")
+        origin = "nirs_store" if self.record else "another program"
+        made = f"format {self.manifest.format_version} from {origin}"
+        return f"<Bundle {self.path.name!r}: {', '.join(parts)}; {made}>"
+
+
+def _load(contents: Contents) -> dict[str, Any]:
+    """Load every object; from here on code of the bundle's writer runs."""
+    import joblib
+
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name, data in contents.payloads.items():
+            try:
+                found[name] = joblib.load(io.BytesIO(data))
+            except MemoryError:
+                raise
+            except Exception as exc:
+                raise _unloadable(contents, name, exc) from exc
+    _warn(contents, caught)
+    return found
+
+
+def _unloadable(contents: Contents, member: str, exc: Exception) -> BundleInvalid:
+    missing = str(exc.name or "") if isinstance(exc, ModuleNotFoundError) else ""
+    package = missing.partition(".")[0]
+    if package:
+        needed = [name for name in contents.pickles.classes if name.partition(".")[0] == package]
+        return BundleInvalid(
+            f"{contents.path} needs classes of the package {package!r}, which is not installed here: "
+            f"{', '.join(needed[:8]) or missing}. Install it, or ask for an export whose steps are "
+            "scikit-learn's."
+        )
+    return BundleInvalid(
+        f"{contents.path}: the member {member} cannot be loaded: {type(exc).__name__}: {exc}. No step is "
+        "ever left "
+        f"out, so the bundle cannot predict. It names {contents.pickles.describe()}; install the packages "
+        "they "
+        "come from in about the versions that wrote it, or copy or export the bundle again."
+    )
+
+
+def _warn(contents: Contents, caught: Iterable[warnings.WarningMessage]) -> None:
+    """Say once what scikit-learn says for each estimator, and pass on everything else."""
+    from sklearn.exceptions import InconsistentVersionWarning
+
+    others: set[str] = set()
+    current = ""
+    for entry in caught:
+        if isinstance(entry.message, InconsistentVersionWarning):
+            others.add(str(entry.message.original_sklearn_version)[:20])
+            current = str(entry.message.current_sklearn_version)
+        else:
+            warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
+    if others:
+        warnings.warn(
+            f"{contents.path.name} was pickled with scikit-learn {' and '.join(sorted(others))}, and "
+            f"{current} is "
+            "installed here. It was loaded, but its predictions may differ; compare some, or install that "
+            "version.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _chain(contents: Contents, objects: Mapping[str, Any]) -> tuple[dict[str, Any], ReplayPlan]:
+    if contents.record is not None:
+        chain = chain_from_json(contents.record.chain)
+    else:
+        assert contents.outline is not None
+        chain = make_chain(contents.outline, contents.manifest, contents.hashes, objects, contents.path)
+    there = {contents.hashes[name] for name in objects}
+    try:
+        named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+        plan = ReplayPlan.from_chain(chain)
+    except KeyError as exc:
+        raise BundleInvalid(f"{contents.path}: its chain has no {exc}. Ask for a new export.") from exc
+    except (InvalidInput, ReplayError) as exc:
+        raise BundleInvalid(
+            f"{contents.path}: its chain cannot be replayed: {exc} Ask for a new export."
+        ) from exc
+    if missing := [identifier for identifier in named if identifier not in there]:
+        raise BundleInvalid(
+            f"{contents.path}: its chain names an object with the SHA-256 {missing[0][:64]!r}, which no "
+            "member has. "
+            "No step is ever left out, so the bundle cannot predict; ask for a new export."
+        )
+    return chain, plan
+
+
+def _compare_probe(bundle: Bundle, contents: Contents) -> None:
+    record = contents.record
+    if record is None or record.probe is None:
+        return
+    probe = record.probe
+    try:
+        parts = [_array(contents.arrays[name]) for name in probe.spectra]
+        expected = _array(contents.arrays[probe.expected])
+    except (KeyError, ValueError, EOFError) as exc:
+        raise BundleInvalid(f"{contents.path}: its probe spectra cannot be read: {exc}.") from exc
+    X = parts[0] if len(parts) == 1 else dict(zip(probe.sources, parts, strict=False))
+    try:
+        found = bundle.predict(X)
+    except NirsStoreError as exc:
+        raise BundleInvalid(f"{contents.path}: it cannot predict its own probe spectra: {exc}") from exc
+    if not agree(found, expected):
+        raise BundleInvalid(
+            f"{contents.path}: on its own probe spectra it predicts other values here than when it was "
+            "exported: "
+            f"{disagreement(found, expected)}. It was exported with {_environment(record.environment)}. Its "
+            "predictions cannot be relied on here; use those versions, or export the chain again."
+        )
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    # The header is compared with what is there before anything of its size is allocated.
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError("its header does not fit its length")
+    found = np.frombuffer(data, dtype, offset=stream.tell())
+    return found.reshape(shape[::-1]).T if fortran else found.reshape(shape)
+
+
+def _environment(environment: Mapping[str, str]) -> str:
+    return ", ".join(f"{name[:30]} {version[:30]}" for name, version in sorted(environment.items()))

@@ -1,0 +1,279 @@
+"""Writing a chain as a ``.n4a`` bundle of version 1.0.
+
+The same chain gives the same bytes: members are stored uncompressed (models hardly shrink), in a fixed order,
+with a fixed date. The file appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.blobs.durable import ensure_dir, write_file
+from nirs_store.bundle.limits import DEFAULT_LIMITS
+from nirs_store.bundle.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    RECORD,
+    RECORD_VERSION,
+    BundleRecord,
+    Member,
+    Origin,
+    Probe,
+    Role,
+    VersionOne,
+    dump_record,
+    library_version,
+    read_environment,
+)
+from nirs_store.bundle.package import Package, pack_chain
+from nirs_store.bundle.probes import agree, disagreement
+from nirs_store.bundle.source import ChainSource
+from nirs_store.bundle.strict_json import clean, dump_json
+from nirs_store.chains.folds import REFIT, fold_number
+from nirs_store.chains.replay import predict
+from nirs_store.chains.spectra import read_spectra
+from nirs_store.errors import InvalidInput, ReplayError
+from nirs_store.ids import sha256_hex
+
+__all__ = ["SUFFIX", "export_chain", "target_path"]
+
+SUFFIX = ".n4a"
+_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP file can state
+_UNIX = 3
+_MODE = 0o100644
+_UNITS = ("target", "target_unit", "wavelength_unit", "task_type", "classes", "dataset_name")
+
+
+def export_chain(
+    source: ChainSource,
+    chain_id: str,
+    output_path: str | Path,
+    *,
+    probe: Any = None,
+    predictions: Any = None,
+    scores: Mapping[str, Any] | None = None,
+    units: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a stored chain as a ``.n4a`` bundle that predicts without the store.
+
+    Parameters
+    ----------
+    source : ChainSource
+        The store, or anything that can look up chains and artifacts.
+    chain_id : str
+        The chain.
+    output_path : path
+        The file to write; ``.n4a`` is added when it does not end so. Missing folders are made, an existing
+        file is replaced when the new one is complete.
+    probe : array or data frame of shape (n_samples, n_channels), optional
+        A few spectra to travel with the chain, together with what it predicts for them; whoever opens the
+        bundle then knows that it predicts the same there.
+    predictions : array, optional
+        What the chain must predict for `probe`. Compared before anything is written.
+    scores : mapping, optional
+        Figures of merit by name, as RMSECV; NaN becomes null.
+    units : mapping, optional
+        ``target``, ``target_unit``, ``wavelength_unit`` and the like; what is not given comes from the
+        chain's metadata.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    UnknownId
+        No such chain.
+    ArtifactMissing, BlobMissing, BlobCorrupt
+        An artifact of the chain is not there or is damaged.
+    ReplayError
+        The chain cannot predict, or predicts something else than `predictions`.
+    InvalidInput
+        The path is a folder, or the bundle would be larger than readers accept.
+    WriteFailed, ReadOnlyStore
+        The system refused. In every case an existing file stays as it was.
+
+    Examples
+    --------
+    >>> export_chain(store, chain_id, "exports/wheat")  # doctest: +SKIP
+    PosixPath('exports/wheat.n4a')
+    """
+    target = target_path(output_path, SUFFIX)
+    if predictions is not None and probe is None:
+        raise InvalidInput("predictions were given without probe; give the spectra that they belong to.")
+    package = pack_chain(source, chain_id, probe)
+    described, arrays = _probe(package, probe, predictions)
+    members = _members(package, arrays)
+    record = _record(package, members, described, scores, units)
+    payload = _archive([members[0], (RECORD, dump_record(record), "description"), *members[1:]])
+    ensure_dir(target.parent)
+    write_file(target, payload)
+    return target
+
+
+def target_path(output_path: str | Path, suffix: str) -> Path:
+    """Give the file that is meant by a path, with the suffix added when it is not there.
+
+    Examples
+    --------
+    >>> target_path("wheat_v1.2", ".n4a").name
+    'wheat_v1.2.n4a'
+    """
+    path = Path(output_path)
+    if path.name in ("", ".", "..") or path.is_dir():
+        raise InvalidInput(
+            f"{path} is a folder. Give the name of the file to write, such as {path / ('model' + suffix)}."
+        )
+    return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
+
+
+Entry = tuple[str, bytes, Role]
+
+
+def _members(package: Package, arrays: list[tuple[str, bytes]]) -> list[Entry]:
+    """List name, bytes and role of every member but the record, which lists them."""
+    found: list[Entry] = [(MANIFEST, dump_json(_manifest(package)), "description")]
+    chain = package.chain
+    if package.pipeline is not None:
+        pipeline = {"steps": package.pipeline, "model_step_index": chain["model_step_idx"]}
+        found.append(("pipeline.json", dump_json(pipeline), "description"))
+        keys = ("steps", "model_step_idx", "fold_artifacts", "shared_artifacts")
+        found.append(("chain.json", dump_json({key: chain[key] for key in keys}), "description"))
+        if chain["fold_weights"]:
+            # Readers of version 1.0 turn every key into an integer.
+            weights = {str(fold_number(fold)): weight for fold, weight in chain["fold_weights"].items()}
+            found.append(("fold_weights.json", dump_json(weights), "description"))
+    found += [(payload.name, payload.data, payload.role) for payload in package.payloads]
+    found += [(name, data, "probe") for name, data in arrays]
+    return found
+
+
+def _manifest(package: Package) -> dict[str, Any]:
+    chain = package.chain
+    expressible = package.layout.expressible
+    folds = chain["fold_artifacts"]
+    if chain["fold_weights"]:
+        strategy = "weighted_average"
+    elif REFIT in folds:
+        strategy = "single_refit"
+    else:
+        strategy = "per_fold" if folds else "single"
+    keys: dict[str, Any] = {
+        "bundle_format_version": FORMAT_VERSION,
+        "fold_strategy": strategy,
+        "pipeline_uid": chain["pipeline_id"] or "",
+        "created_at": chain["created_at"] or "",
+        "preprocessing_chain": chain["preprocessings"],
+        "preprocessings": chain["preprocessings"],
+        "chain_id": chain["chain_id"],
+        "model_class": chain["model_class"],
+        "has_refit": REFIT in folds,
+        "artifact_integrity": {item.name: f"sha256:{item.sha256}" for item in package.payloads},
+        "generator": f"nirs_store {library_version()}",
+        "members_listed_in": RECORD,
+    }
+    if expressible:
+        # Without this key other readers find no model and say so, where their prediction would be wrong.
+        keys["model_step_index"] = chain["model_step_idx"]
+    return keys
+
+
+def _record(
+    package: Package,
+    members: list[Entry],
+    probe: Probe | None,
+    scores: Mapping[str, Any] | None,
+    units: Mapping[str, Any] | None,
+) -> BundleRecord:
+    metadata = package.chain["metadata"] or {}
+    stated = {key: metadata[key] for key in _UNITS if metadata.get(key) is not None}
+    return BundleRecord(
+        record_version=RECORD_VERSION,
+        kind="joblib",
+        members=tuple(
+            Member(name=name, size=len(data), sha256=sha256_hex(data), role=role)
+            for name, data, role in members
+        ),
+        chain=package.chain,
+        origin=Origin(
+            chain_id=package.chain["chain_id"],
+            pipeline_id=package.chain["pipeline_id"],
+            model_class=package.chain["model_class"],
+            created_at=package.chain["created_at"],
+        ),
+        version_1_0=VersionOne(expressible=package.layout.expressible, notes=package.notes),
+        environment=read_environment(),
+        scores=clean(dict(scores or {})),
+        units=clean({**stated, **(units or {})}),
+        probe=probe,
+    )
+
+
+def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None, list[tuple[str, bytes]]]:
+    """Predict the probe and give its description and its arrays."""
+    if probe is None:
+        return None, []
+    spectra = read_spectra(package.plan, probe)
+    expected = predict(package.plan, probe, package.blobs.load)
+    if predictions is not None and not agree(np.asarray(predictions), expected):
+        raise ReplayError(
+            f"Chain {package.chain['chain_id']!r} does not predict what was given for the probe: "
+            f"{disagreement(np.asarray(predictions), expected)}. Nothing was written. Check that the spectra "
+            "are the "
+            "ones that the predictions were made from."
+        )
+    arrays: list[tuple[str, bytes]] = []
+    for array in (*spectra.parts, expected):
+        data = _npy(np.asarray(array))
+        arrays.append((f"arrays/{sha256_hex(data)}.npy", data))
+    names = [name for name, _ in arrays]
+    sources = package.plan.sources or (
+        (package.plan.source_index,) if package.plan.source_index is not None else ()
+    )
+    if len(sources) not in (0, len(spectra.parts)):
+        sources = tuple(range(len(spectra.parts)))
+    described = Probe(spectra=tuple(names[:-1]), expected=names[-1], sources=tuple(sources))
+    return described, list(dict(arrays).items())
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    if array.dtype.kind == "O":
+        # Labels kept as objects are text; anything else would need a pickle.
+        array = array.astype(str)
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _archive(members: list[Entry]) -> memoryview:
+    limits = DEFAULT_LIMITS
+    total = sum(len(data) for _, data, _ in members)
+    largest = max(len(data) for _, data, _ in members)
+    if (
+        len(members) > limits.members
+        or largest > limits.member_bytes
+        or total > limits.total_bytes - (1 << 20)
+    ):
+        raise InvalidInput(
+            f"The bundle would have {len(members):,} members and {total:,} bytes, the largest {largest:,}; "
+            "readers "
+            f"accept {limits.members:,}, {limits.total_bytes:,} and {limits.member_bytes:,}. Nothing was "
+            "written. "
+            "Export a refit instead of its folds, or a smaller model."
+        )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data, _ in members:
+            info = zipfile.ZipInfo(name, _DATE)
+            info.create_system = _UNIX
+            info.external_attr = _MODE << 16
+            archive.writestr(info, data)
+    return buffer.getbuffer()

@@ -1,0 +1,123 @@
+"""What notebooks show: small pieces of HTML, every text in them escaped.
+
+Names, notes and parameters come from whoever recorded them, and a notebook runs the HTML that it
+is given. So text goes in through these functions and nowhere else.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+__all__ = ["block", "byte_text", "cell_text", "escape", "field_table", "short", "table"]
+
+_LONGEST = 200
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def escape(value: object) -> str:
+    """Text for HTML: nothing in it can end a tag or an attribute.
+
+    Examples
+    --------
+    >>> escape("<b title='x'>")
+    '&lt;b title=&#x27;x&#x27;&gt;'
+    """
+    return html.escape(str(value), quote=True)
+
+
+def cell_text(value: object, digits: int = 4) -> str:
+    """A value for people: numbers rounded, None as nothing, times to the second, long text cut.
+
+    Examples
+    --------
+    >>> cell_text(2.34567), cell_text(None), cell_text(True), cell_text(["a", "b"])
+    ('2.346', '', 'yes', 'a, b')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.{digits}g}" if math.isfinite(value) else str(value)
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}" + (f" {value.tzname()}" if value.tzinfo else "")
+    if isinstance(value, Mapping):
+        return short(", ".join(f"{key}={cell_text(item, digits)}" for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return short(", ".join(cell_text(item, digits) for item in value))
+    return short(str(value))
+
+
+def short(text: str, longest: int = _LONGEST) -> str:
+    """Cut a text that is too long for a table.
+
+    Examples
+    --------
+    >>> short("abcdefgh", 5)
+    'abcd…'
+    """
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def byte_text(size: int) -> str:
+    """A size in bytes for people, in powers of 1000.
+
+    Examples
+    --------
+    >>> byte_text(999), byte_text(282_615)
+    ('999 B', '282.6 kB')
+    """
+    amount = float(size)
+    for unit in _UNITS:
+        if amount < 1000 or unit == _UNITS[-1]:
+            break
+        amount /= 1000
+    return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def table(
+    head: Sequence[object], rows: Iterable[Sequence[object]], *, caption: str = "", digits: int = 4
+) -> str:
+    """A table with a row of headings; numbers stand to the right.
+
+    Parameters
+    ----------
+    head : sequence
+        Headings.
+    rows : iterable of sequences
+        Values as `cell_text` takes them.
+    caption : str
+        Stands above when it is not empty.
+    digits : int
+        Significant digits of numbers.
+    """
+    top = "".join(f"<th>{escape(cell_text(name))}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(_cell(value, digits) for value in row)}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: object, digits: int) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    style = ' style="text-align:right"' if number else ""
+    return f"<td{style}>{escape(cell_text(value, digits))}</td>"
+
+
+def field_table(fields: Mapping[str, Any], *, digits: int = 4) -> str:
+    """A table of names and values, one a row; what is None or empty is left out."""
+    rows = "".join(
+        f'<tr><th style="text-align:left">{escape(name)}</th>'
+        f'<td style="text-align:left">{escape(cell_text(value, digits))}</td></tr>'
+        for name, value in fields.items()
+        if value is not None and value != ""
+    )
+    return f"<table><tbody>{rows}</tbody></table>"
+
+
+def block(title: str, *parts: str) -> str:
+    """A heading (escaped here) above finished pieces of HTML."""
+    return f"<div><p><b>{escape(title)}</b></p>{''.join(parts)}</div>"

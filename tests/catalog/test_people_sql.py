@@ -1,0 +1,286 @@
+"""SQL from a person: one SELECT runs, anything else is refused and the store works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nirs_store import WorkspaceStore
+from nirs_store.catalog import people_sql
+from nirs_store.errors import InvalidInput, StoreClosed
+
+# A replacement scan would find these: one in the module that asks, one where the query runs.
+here = pl.DataFrame({"secret": [1]})
+people_sql_global = pl.DataFrame({"secret": [2]})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Iterator[WorkspaceStore]:
+    with WorkspaceStore(folder) as opened:
+        with opened.run("corn", datasets=["corn"]) as run, run.pipeline("pls", dataset_name="corn") as p:
+            p.complete(best_val=0.5, metric="rmse")
+        yield opened
+
+
+@pytest.fixture
+def writable(store: WorkspaceStore) -> Iterator[WorkspaceStore]:
+    """The store just after a commit, so that its connection can write; it must be whole afterwards."""
+    before = store.list_runs().drop("summary")
+    store.flush()
+    with store.run("passing"):
+        pass
+    extra = store.list_runs()["run_id"][0]
+    store.delete_run(extra)
+    yield store
+    assert store.list_runs().drop("summary").equals(before)
+    with store.run("still records"):
+        pass
+    store.delete_run(store.list_runs()["run_id"][0])
+
+
+def test_a_select_gives_a_frame(store: WorkspaceStore) -> None:
+    found = store.sql("SELECT name, status FROM runs")
+    assert found.rows() == [("corn", "completed")]
+    joined = store.sql(
+        "WITH p AS (SELECT * FROM pipelines) SELECT r.name, p.best_val FROM runs r JOIN p USING (run_id);"
+    )
+    assert joined.rows() == [("corn", 0.5)]
+    for query in ("FROM runs", "VALUES (1), (2)", "SHOW TABLES", "DESCRIBE runs", "SUMMARIZE pipelines"):
+        assert store.sql(query).height >= 1, query
+
+
+def test_no_rows_still_have_their_columns(store: WorkspaceStore) -> None:
+    assert store.sql("SELECT name, created_at FROM runs WHERE FALSE").columns == ["name", "created_at"]
+
+
+def test_times_are_utc_as_in_all_other_answers(store: WorkspaceStore) -> None:
+    found = store.sql("SELECT run_id, created_at FROM runs")
+    assert found.equals(store.list_runs().select("run_id", "created_at"))
+
+
+def test_it_sees_what_was_recorded_a_moment_ago(store: WorkspaceStore) -> None:
+    pipeline_id = store.list_pipelines()["pipeline_id"][0]
+    store.log_step(pipeline_id, 0, "SNV", "note", message="buffered")
+    assert store.sql("SELECT message FROM logs WHERE event = 'note'").rows() == [("buffered",)]
+
+
+# -- parameters ----------------------------------------------------------------------------------------
+
+
+def test_parameters_are_bound_and_never_part_of_the_text(store: WorkspaceStore) -> None:
+    nasty = "corn'; DROP TABLE runs; --"
+    assert store.sql("SELECT ? AS a, ? AS b", [nasty, None]).rows() == [(nasty, None)]
+    assert store.sql("SELECT $name AS a", {"name": nasty}).rows() == [(nasty,)]
+    assert store.sql("SELECT name FROM runs WHERE name = ?", (nasty,)).height == 0
+    assert store.sql("SELECT name FROM runs WHERE name = $n", {"n": "corn"}).height == 1
+    assert store.sql("SELECT ? + 1 AS a", [np.float64(1.5)]).rows() == [(2.5,)]
+
+
+@pytest.mark.parametrize(
+    ("query", "params"),
+    [
+        ("SELECT ?", None),
+        ("SELECT ?", []),
+        ("SELECT ?, ?", [1]),
+        ("SELECT 1", [1]),
+        ("SELECT $a", {"b": 1}),
+        ("SELECT ?", [object()]),
+        ("SELECT ?", 5),
+        ("SELECT ?", "x"),
+        ("SELECT ?", {1}),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(store: WorkspaceStore, query: str, params: Any) -> None:
+    with pytest.raises(InvalidInput):
+        store.sql(query, params)
+    assert store.sql("SELECT 1 AS one").rows() == [(1,)]
+
+
+# -- what is refused -----------------------------------------------------------------------------------
+
+STATEMENTS = [
+    "CREATE TABLE mine (a INTEGER)",
+    "CREATE TEMP TABLE mine AS SELECT 1",
+    "CREATE OR REPLACE VIEW runs AS SELECT 1",
+    "CREATE MACRO m(a) AS a",
+    "DROP TABLE runs",
+    "ALTER TABLE runs ADD COLUMN mine INTEGER",
+    "COMMENT ON TABLE runs IS 'mine'",
+    "INSERT INTO runs SELECT * FROM runs",
+    "UPDATE runs SET name = 'mine'",
+    "DELETE FROM runs",
+    "TRUNCATE runs",
+    "MERGE INTO runs USING runs r ON FALSE WHEN NOT MATCHED THEN INSERT VALUES (1)",
+    "COPY runs TO '{file}'",
+    "COPY (SELECT 1) TO '{file}'",
+    "COPY runs FROM '{file}'",
+    "EXPORT DATABASE '{file}'",
+    "IMPORT DATABASE '{file}'",
+    "ATTACH '{file}' AS other",
+    "DETACH store",
+    "USE memory",
+    "PRAGMA table_info('runs')",
+    "PRAGMA database_list",
+    "SET threads = 1",
+    "SET enable_external_access = true",
+    "RESET threads",
+    "CALL pragma_version()",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "CHECKPOINT",
+    "VACUUM",
+    "ANALYZE",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "UPDATE EXTENSIONS",
+    "PREPARE p AS SELECT 1",
+    "EXECUTE p",
+    "DEALLOCATE p",
+    "EXPLAIN SELECT 1",
+    "EXPLAIN ANALYZE DELETE FROM runs",
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_a_statement_that_is_no_select_is_refused_before_it_runs(
+    store: WorkspaceStore, tmp_path: Path, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people_sql, "select", lambda *_: pytest.fail("it ran"))
+    target = tmp_path / "out"
+    with pytest.raises(InvalidInput, match="expected a SELECT statement, found"):
+        store.sql(statement.format(file=target))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT 1; SELECT 2",
+        "SELECT 1; DROP TABLE runs",
+        "COMMIT; DROP TABLE runs",
+        "ROLLBACK; DELETE FROM runs; BEGIN",
+        "SELECT 1 /* ; */; -- ;\nDELETE FROM runs",
+        "SELECT 1\x00; DROP TABLE runs",
+    ],
+)
+def test_two_statements_are_refused_before_any_of_them_runs(store: WorkspaceStore, query: str) -> None:
+    with pytest.raises(InvalidInput, match="exactly one SELECT statement, found [23] statements"):
+        store.sql(query)
+    assert store.sql("SELECT count(*) FROM runs").item() == 1
+
+
+@pytest.mark.parametrize("query", ["", "  ", None, 5, "SELECT '\ud800'", b"SELECT 1"])
+def test_something_that_is_no_text_is_refused(store: WorkspaceStore, query: Any) -> None:
+    with pytest.raises(InvalidInput, match="expected the text of one SELECT"):
+        store.sql(query)
+
+
+@pytest.mark.parametrize("query", [";", "-- a comment", "SELEC 1", "SELECT FROM WHERE", "SELECT 'open"])
+def test_what_cannot_be_parsed_is_refused(store: WorkspaceStore, query: str) -> None:
+    with pytest.raises(InvalidInput, match="query: "):
+        store.sql(query)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM runs RETURNING run_id",
+        "UPDATE runs SET name = 'mine' RETURNING run_id",
+        "INSERT INTO runs SELECT * REPLACE (uuid()::VARCHAR AS run_id) FROM runs RETURNING run_id",
+    ],
+)
+def test_a_change_hidden_in_a_select_is_refused(writable: WorkspaceStore, change: str) -> None:
+    with pytest.raises(InvalidInput, match="changes the store is refused"):
+        writable.sql(f"WITH hidden AS ({change}) SELECT * FROM hidden")  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "read_csv('{file}')",
+        "read_text('{file}')",
+        "read_blob('{file}')",
+        "read_parquet('{file}')",
+        "read_json('{file}')",
+        "glob('{folder}/*')",
+        "'{file}'",
+        "sniff_csv('{file}')",
+        "query('SELECT * FROM read_text(''{file}'')')",
+        "query('DROP TABLE runs')",
+    ],
+)
+def test_a_select_reads_no_file(store: WorkspaceStore, tmp_path: Path, source: str) -> None:
+    file = tmp_path / "private.csv"
+    file.write_text("a,b\n1,2\n")
+    with pytest.raises(InvalidInput) as refused:
+        store.sql(f"SELECT * FROM {source.format(file=file, folder=tmp_path)}")  # noqa: S608
+    assert "1,2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["here", "local", "people_sql_global", "params", "statement", "con", "table"])
+def test_a_select_sees_no_python_variable(
+    store: WorkspaceStore, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = here.clone()
+    monkeypatch.setattr(people_sql, "people_sql_global", people_sql_global, raising=False)
+    with pytest.raises(InvalidInput):
+        store.sql(f'SELECT * FROM "{name}"')  # noqa: S608
+    assert local.equals(here)
+
+
+def test_settings_are_locked_and_external_access_is_off(store: WorkspaceStore) -> None:
+    found = store.sql("SELECT name, value FROM duckdb_settings()")
+    settings = dict(found.select("name", "value").iter_rows())
+    assert settings["enable_external_access"] == "false"
+    assert settings["lock_configuration"] == "true"
+    with pytest.raises(InvalidInput, match="locked"):
+        store.sql("SELECT * FROM enable_profiling()")
+
+
+# -- a query that fails --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELECT nam FROM runs", '"name"'),
+        ("SELECT * FROM run", '"runs"'),
+        ("SELECT CAST(name AS INTEGER) FROM runs", "convert"),
+        ("SELECT error('my own words')", "my own words"),
+        ("SELECT * FROM force_checkpoint()", "query: "),
+        ("SELECT INTERVAL 1 DAY AS a", "VARCHAR"),
+        ("SELECT union_value(k := 1) AS a", "VARCHAR"),
+    ],
+)
+def test_a_query_that_fails_says_why_and_leaves_the_store_usable(
+    writable: WorkspaceStore, query: str, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        writable.sql(query)
+    assert writable.sql("SELECT name FROM runs").rows() == [("corn",)]
+
+
+def test_a_read_only_store_answers_too(store: WorkspaceStore, folder: Path) -> None:
+    store.list_runs()
+    with WorkspaceStore(folder, read_only=True) as reader:
+        assert reader.sql("SELECT name FROM runs").rows() == [("corn",)]
+        with pytest.raises(InvalidInput, match="changes the store is refused"):
+            reader.sql("WITH d AS (DELETE FROM runs RETURNING run_id) SELECT * FROM d")
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    closed = WorkspaceStore(tmp_path)
+    closed.close()
+    with pytest.raises(StoreClosed):
+        closed.sql("SELECT 1")

@@ -1,0 +1,92 @@
+"""Write a small workspace and a bundle, with the answers they gave, into one archive.
+
+Run once at the end of a development stage and commit the result; the archive is never rewritten:
+
+    python tests/compat/make_fixture.py tests/compat/stores/<name>.zip
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation
+
+
+def build(folder: Path) -> dict[str, Any]:
+    """Fill `folder` and return what it answered."""
+    spectra = load_tecator()
+    X, y = spectra.X[::4, ::10].copy(), spectra.fat[::4].copy()
+    with WorkspaceStore(folder / "workspace") as store:
+        recorded = record_cross_validation(
+            store,
+            make_pipeline(StandardScaler(), PLSRegression(2)),
+            X,
+            y,
+            cv=KFold(3),
+            dataset_name="tecator",
+            wavelengths=spectra.wavelengths[::10],
+        )
+        store.top_predictions(1)  # the rows so far go into the catalog, the rest stays in the journal
+        run_id = store.begin_run("second", {"alpha": 0.5, "nothing": None}, [{"name": "other"}])
+        good = store.begin_pipeline(run_id, "good", {"steps": []}, [], "other", "h")
+        text = store.save_prediction(
+            good, None, "other", "m", "M", "fold_0", "val", float("nan"), None, 0.5, "accuracy",
+            "classification", 3, 2, {"accuracy": 1.0}, {"k": 1}, 1, "b", 2, 0.25,
+        )  # fmt: skip
+        store.save_prediction_arrays(
+            text, np.array(["a", "b", "a"]), np.array(["a", "b", "b"]), np.eye(3)[:, :2], np.arange(3)
+        )
+        store.complete_pipeline(good, 0.1, None, "accuracy", 5)
+        bad = store.begin_pipeline(run_id, "bad", None, [], "other", "h")
+        store.log_step(bad, 0, "X", "start", message="before the failure")
+        store.save_prediction(
+            bad, None, "other", "m", "M", "fold_0", "val", 1.0, None, None, "rmse", "regression",
+            3, 2, {}, {}, None, None, 0, 0.0,
+        )  # fmt: skip
+        store.fail_pipeline(bad, "it broke")
+        store.fail_run(run_id, "it broke too")
+    with WorkspaceStore(folder / "workspace", read_only=True) as store:
+        chain = store.get_chain(recorded.chain_id)
+        assert chain is not None
+        store.export_chain(recorded.chain_id, folder / "model.n4a")
+        predicted = store.replay_chain(recorded.chain_id, X)
+        assert np.array_equal(load_bundle(folder / "model.n4a", allow_pickle=True).predict(X), predicted)
+    return {
+        "X": X.tolist(),
+        "predicted": predicted.tolist(),
+        "chain_id": recorded.chain_id,
+        "recorded_run": recorded.run_id,
+        "run_id": run_id,
+        "good": good,
+        "bad": bad,
+        "text": text,
+        "n_predictions": len(recorded.prediction_ids) + 1,
+        "rmsecv": recorded.value,
+    }
+
+
+def main() -> None:
+    """Build the archive that the command line names."""
+    target = Path(sys.argv[1])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "expected.json").write_text(json.dumps(build(folder)))
+        with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(p for p in folder.rglob("*")):
+                archive.write(path, path.relative_to(folder).as_posix())
+
+
+if __name__ == "__main__":
+    main()

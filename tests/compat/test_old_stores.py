@@ -1,0 +1,83 @@
+"""Workspaces and bundles that earlier stages wrote open for ever and answer as they did."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nirs_store import WorkspaceStore, load_bundle
+
+ARCHIVES = sorted((Path(__file__).parent / "stores").glob("*.zip"))
+
+pytestmark = pytest.mark.filterwarnings(
+    # The frozen models were fitted with the scikit-learn of their day.
+    "ignore:Trying to unpickle estimator",
+    "ignore:.*was written with.*",
+)
+
+
+@pytest.fixture(params=ARCHIVES, ids=lambda path: path.stem)
+def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    with zipfile.ZipFile(request.param) as archive:
+        archive.extractall(tmp_path)
+    return tmp_path, json.loads((tmp_path / "expected.json").read_text())
+
+
+def test_there_are_frozen_stores() -> None:
+    assert ARCHIVES
+
+
+def test_a_frozen_store_answers_as_it_did(frozen: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = frozen
+    with WorkspaceStore(folder / "workspace") as store:
+        status = dict(store.list_runs().select("run_id", "status").iter_rows())
+        assert status == {expected["recorded_run"]: "completed", expected["run_id"]: "failed"}
+        run = store.get_run(expected["run_id"])
+        assert run is not None
+        assert run["config"] == {"alpha": 0.5, "nothing": None}
+        assert store.query_predictions().height == expected["n_predictions"]
+        bad, good = store.get_pipeline(expected["bad"]), store.get_pipeline(expected["good"])
+        assert bad is not None
+        assert good is not None
+        assert (bad["status"], bad["error"], good["status"]) == ("failed", "it broke", "completed")
+        assert store.get_pipeline_log(expected["bad"])["message"].to_list() == ["before the failure"]
+        text = store.get_prediction(expected["text"], load_arrays=True)
+        assert text is not None
+        assert text["y_pred"].tolist() == ["a", "b", "b"]
+        assert text["y_proba"].shape == (3, 2)
+        np.testing.assert_allclose(
+            store.replay_chain(expected["chain_id"], np.array(expected["X"])), expected["predicted"], rtol=1e-9
+        )
+
+
+def test_a_frozen_bundle_predicts_as_it_did(frozen: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = frozen
+    bundle = load_bundle(folder / "model.n4a", allow_pickle=True)
+    np.testing.assert_allclose(bundle.predict(np.array(expected["X"])), expected["predicted"], rtol=1e-9)
+
+
+def test_a_frozen_store_is_recorded_into(frozen: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = frozen
+    with WorkspaceStore(folder / "workspace") as store, store.run("new"):
+        pass
+    with WorkspaceStore(folder / "workspace") as store:
+        assert store.list_runs()["name"].to_list()[0] == "new"
+        assert store.get_chain(expected["chain_id"]) is not None
+
+
+def test_a_frozen_store_is_read_where_nothing_may_be_written(frozen: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = frozen
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with (
+        pytest.warns(UserWarning, match="could not be applied"),
+        WorkspaceStore(folder / "workspace", read_only=True) as store,
+    ):
+        np.testing.assert_allclose(
+            store.replay_chain(expected["chain_id"], np.array(expected["X"])), expected["predicted"], rtol=1e-9
+        )
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

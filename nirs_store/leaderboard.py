@@ -29,7 +29,7 @@ __all__ = ["top_chains"]
 _ALIASES = {alias: metric for metric, aliases in METRIC_NAMES.items() for alias in aliases}
 # So many chains are always scored from their arrays. Of more, only those that the recorded scores of
 # their folds rank best, so that a catalog of a million predictions answers at once.
-_SCORED = 500
+_SCORED = 200
 
 _CHAIN_COLUMNS = (
     "chain_id",
@@ -109,8 +109,8 @@ def _one_task(types: list[str], metric: str | None, task_type: str | None) -> st
         tasks = [task for task in tasks if task in fits] or fits
     if len(tasks) > 1:
         raise InvalidInput(
-            "These chains are regressions and classifications, which no metric compares. Name a metric, a data "
-            "set, a run, or task_type='regression'."
+            "These chains are regressions and classifications, which no metric compares. Name a metric, a "
+            "data set, a run, or task_type='regression'."
         )
     return tasks[0] if tasks else "regression"
 

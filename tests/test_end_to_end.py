@@ -40,7 +40,7 @@ def test_the_guides_program_runs_from_recording_to_cleaning_up(workspace: Path, 
     id2 = store.save_artifact(scaler, "StandardScaler", "transformer", "joblib")
     assert id1 == id2
     models, folds = {}, []
-    for index, (train, val) in enumerate(KFold(5).split(X)):
+    for index, (train, _) in enumerate(KFold(5).split(X)):
         model = PLSRegression(10).fit(scaler.transform(X[train]), y[train])
         folds.append(model)
         models[f"fold_{index}"] = store.save_artifact(

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import duckdb
@@ -25,6 +28,7 @@ from nirs_store.catalog.connection import (
     attach,
     create_catalog,
     open_catalog,
+    open_migrated_copy,
     schema_version,
 )
 from nirs_store.catalog.journal import Journal
@@ -83,6 +87,7 @@ class CatalogAccess:
         self._changed = False
         self._idle_since = 0.0
         self._told_pending = False
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         # Set while a gc of this object has blobs aside itself.
         self.sweeping = False
 
@@ -131,6 +136,38 @@ class CatalogAccess:
         """Close the file inside `exclusive` while keeping the lease (for vacuum)."""
         self._disconnect()
 
+    @contextlib.contextmanager
+    def inspecting(self, *, timeout: float) -> Iterator[Callable[[], Connection]]:
+        """Share the lease and look at the catalog as it lies.
+
+        Nothing is applied, settled or migrated, and no file is made or touched, not even the name of the
+        lease's holder. The block gets a function that opens the catalog (`CatalogDamaged`, `ForeignCatalog`,
+        `SchemaTooNew` when it cannot be); meanwhile nobody applies, deletes or collects.
+
+        Raises
+        ------
+        StoreBusy
+            The catalog could not be had within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        with self._serialised(deadline):
+            self._give_up()
+            lease = Lease(self._layout, writable=False)
+            opened: list[Connection] = []
+
+            def connect() -> Connection:
+                options = replace(self._options, whole_indexes=True)
+                opened.append(self._connect(read_only=True, deadline=deadline, options=options))
+                return opened[-1]
+
+            try:
+                lease.acquire(exclusive=False, timeout=_left(deadline))
+                yield connect
+            finally:
+                for con in opened:
+                    con.close()
+                lease.release()
+
     def try_apply(self) -> None:
         """Apply the journal if the catalog is free; errors of the machine are left to queries."""
         if not self._writable or not self._mutex.acquire(blocking=False):
@@ -159,6 +196,8 @@ class CatalogAccess:
                 if self._con is None:
                     self._lease.acquire(exclusive=False, timeout=0.0)
                     self._con = self._connect(read_only=True, deadline=time.monotonic())
+                    if not self._is_current(self._con):
+                        self._give_up()  # the first query migrates it
             except StoreBusy:
                 # Whoever has it open now checked the same; the next query looks again.
                 return
@@ -194,6 +233,9 @@ class CatalogAccess:
         with self._mutex:
             self._closed = True
             self._give_up()
+            if self._copy is not None:
+                self._copy.cleanup()
+                self._copy = None
 
     def before_fork(self) -> None:
         """Leave nothing open that a child could inherit."""
@@ -278,11 +320,11 @@ class CatalogAccess:
             self._lease.acquire(exclusive=False, timeout=_left(deadline))
             self._con = self._connect(read_only=True, deadline=deadline)
             if not self._is_current(self._con):
-                self._give_up()
-                raise ReadOnlyStore(
-                    f"{self._layout.catalog} has an older schema and must be migrated, which a read-only store "
-                    "cannot do. Open it once without read_only=True, or open a copy."
-                )
+                # An older schema, where nothing may be written: a migrated copy answers.
+                self._disconnect()
+                if self._copy is None:
+                    self._copy = tempfile.TemporaryDirectory(prefix="nirs_store-")
+                self._con = open_migrated_copy(self._layout, Path(self._copy.name), options=self._options)
         waiting = len(self._journal.pending())
         if waiting and not self._told_pending:
             self._told_pending = True
@@ -314,7 +356,7 @@ class CatalogAccess:
     def _is_current(self, con: Connection) -> bool:
         return schema_version(con, self._layout.catalog) == SCHEMA_VERSION
 
-    def _connect(self, *, read_only: bool, deadline: float) -> Connection:
+    def _connect(self, *, read_only: bool, deadline: float, options: Options | None = None) -> Connection:
         while True:
             try:
                 if not self._layout.catalog.exists():
@@ -322,7 +364,7 @@ class CatalogAccess:
                         f"{self._layout.catalog} is missing. Restore it from a backup, or from a copy that a "
                         "migration kept; the blobs and the journal are untouched."
                     )
-                return open_catalog(self._layout, read_only=read_only, options=self._options)
+                return open_catalog(self._layout, read_only=read_only, options=options or self._options)
             except CatalogLocked as error:
                 if time.monotonic() >= deadline:
                     pid = _FOREIGN_PID.search(str(error))
@@ -368,6 +410,14 @@ class CatalogAccess:
             ) from error
         except duckdb.DataError as error:
             raise InvalidInput(f"The catalog cannot answer this: {error} Nothing was changed.") from error
+        except duckdb.Error as error:
+            # A block with a wrong checksum comes as the bare base class.
+            if type(error) is not duckdb.Error:
+                raise
+            raise CatalogDamaged(
+                f"{self._layout.catalog} is damaged: {error} Nothing was changed. `nirs-store check --read-data` "
+                "says what depends on it; restore the file from a backup."
+            ) from error
 
     def _tell(self, report: ApplyReport) -> None:
         if report.dropped:

@@ -23,7 +23,7 @@ from nirs_store.catalog.segments import Segment, SegmentDamaged, decode
 from nirs_store.catalog.transitions import apply_changes
 from nirs_store.errors import WriteFailed
 
-__all__ = ["ApplyReport", "apply_journal"]
+__all__ = ["DRAGS", "OWNERS", "ApplyReport", "apply_journal"]
 
 _CHUNK_SEGMENTS = 256
 _CHUNK_BYTES = 64 << 20
@@ -45,7 +45,7 @@ _GUILTY = (
 )
 
 # Which column of a row names an owner, and which tombstones of that owner drop the row.
-_OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
+OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
     "pipelines": (("run_id", "deleted"),),
     "chains": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back")),
     "predictions": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back"), ("chain_id", "deleted")),
@@ -62,7 +62,7 @@ _OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
     "logs": (("pipeline_id", "deleted"),),
 }
 # Rows that a dropped parent drags along, also when they come in a later segment.
-_DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
+DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
 
 
 @dataclass
@@ -112,9 +112,7 @@ def apply_journal(
     return report
 
 
-def _apply(
-    con: duckdb.DuckDBPyConnection, journal: Journal, todo: list[Entry], report: ApplyReport
-) -> None:
+def _apply(con: duckdb.DuckDBPyConnection, journal: Journal, todo: list[Entry], report: ApplyReport) -> None:
     while todo:
         chunk, todo = _take_chunk(todo)
         try:
@@ -190,12 +188,12 @@ def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
     try:
         columns = ", ".join(field.name for field in arrow_schema(name))
         conflict = " ON CONFLICT DO NOTHING" if name in ("arrays", "blobs", "sessions") else ""
-        owners = _OWNERS.get(name)
+        owners = OWNERS.get(name)
         if owners is None:
-            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")  # noqa: S608
+            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")
             return 0
         if number(con, "SELECT count(*) FROM dead") == 0:
-            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")  # noqa: S608
+            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
             return 0
         if name == "predictions":
             # A caller may give the id of a deleted prediction to a new one.
@@ -203,19 +201,17 @@ def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
                 "DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM incoming)"
             )
         dead = " OR ".join(
-            f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"  # noqa: S608
+            f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"
             for column, kind in owners
         )
-        lost = number(con, f"SELECT count(*) FROM incoming i WHERE {dead}")  # noqa: S608
-        drag = _DRAGS.get(name)
+        lost = number(con, f"SELECT count(*) FROM incoming i WHERE {dead}")
+        drag = DRAGS.get(name)
         if drag is not None and lost:
             con.execute(
-                f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",  # noqa: S608
+                f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",
                 [now_naive()],
             )
-        con.execute(
-            f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})"  # noqa: S608
-        )
+        con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})")
         return lost
     finally:
         # In a transaction that has failed this raises too, and would hide what was wrong with the segment.

@@ -165,9 +165,7 @@ def register_existing(
     return artifact_id
 
 
-def _checked_file(
-    engine: Engine, artifact_id: str, text: str, digest: str, expected: int
-) -> dict[str, Any]:
+def _checked_file(engine: Engine, artifact_id: str, text: str, digest: str, expected: int) -> dict[str, Any]:
     size = engine.blobs.verify(text, digest)
     if size != expected:
         raise InvalidInput(f"size_bytes: {text} has {size} bytes, not {expected}. Nothing was registered.")

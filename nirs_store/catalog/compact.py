@@ -69,9 +69,9 @@ def _copy(layout: Layout, draft: Path) -> None:
         for table in TABLES:
             names = ", ".join(column_names(table))
             # In the order of the key: ids sort by time, so a pipeline's rows lie together.
-            con.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table} ORDER BY 1")  # noqa: S608
-            before = con.execute(f"SELECT count(*) FROM old.{table}").fetchall()  # noqa: S608
-            after = con.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608
+            con.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table} ORDER BY 1")
+            before = con.execute(f"SELECT count(*) FROM old.{table}").fetchall()
+            after = con.execute(f"SELECT count(*) FROM {table}").fetchall()
             if before != after:
                 raise CatalogDamaged(
                     f"Rewriting {layout.catalog} gave {after} rows of {table} for {before}; the old file is "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,15 @@ from nirs_store.catalog.schema import (
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, InvalidInput, SchemaTooNew, WriteFailed
 from nirs_store.ids import new_id
 
-__all__ = ["CatalogLocked", "Options", "attach", "create_catalog", "open_catalog", "schema_version"]
+__all__ = [
+    "CatalogLocked",
+    "Options",
+    "attach",
+    "create_catalog",
+    "open_catalog",
+    "open_migrated_copy",
+    "schema_version",
+]
 
 _LOCKED = re.compile(r"[Cc]ould not set lock|[Cc]onflicting lock|being used by another process")
 _NO_SPACE = re.compile(
@@ -43,6 +52,8 @@ class Options:
 
     threads: int | None = None
     memory_limit: str | None = None
+    # Answer from an index however much of the table the answer is: how `check` reads whole indexes.
+    whole_indexes: bool = False
 
 
 def _quote(path: Path) -> str:
@@ -71,6 +82,8 @@ def attach(path: Path, *, read_only: bool, options: Options, spill: Path | None)
         config["threads"] = options.threads
     if options.memory_limit is not None:
         config["memory_limit"] = options.memory_limit
+    if options.whole_indexes:
+        config |= {"index_scan_percentage": 1.0, "index_scan_max_count": 1 << 40}
     try:
         con = duckdb.connect(":memory:", config=config)
     except duckdb.InvalidInputException as error:
@@ -189,9 +202,7 @@ def open_catalog(layout: Layout, *, read_only: bool, options: Options) -> duckdb
                 f"{layout.catalog} has schema version {version}; this nirs_store reads up to {SCHEMA_VERSION}. "
                 "It was left untouched. Upgrade nirs_store to open this workspace."
             )
-        if not pending_migrations(version):
-            return con
-        if read_only:
+        if read_only or not pending_migrations(version):
             return con
     except duckdb.Error as error:
         con.close()
@@ -204,3 +215,19 @@ def open_catalog(layout: Layout, *, read_only: bool, options: Options) -> duckdb
         layout, version, lambda: attach(layout.catalog, read_only=False, options=options, spill=layout.tmp)
     )
     return attach(layout.catalog, read_only=False, options=options, spill=layout.tmp)
+
+
+def open_migrated_copy(layout: Layout, folder: Path, *, options: Options) -> duckdb.DuckDBPyConnection:
+    """Attach a copy of an older catalog, brought up to date in a folder of its own.
+
+    For stores that may write nothing: the workspace stays as it is. The lease is held, and this process
+    has the catalog closed, so that copying it drops no lock.
+    """
+    copy = Layout(folder)
+    for place in copy.folders:
+        place.mkdir(parents=True, exist_ok=True)
+    for source, target in ((layout.catalog, copy.catalog), (layout.wal, copy.wal)):
+        if source.exists():
+            shutil.copyfile(source, target)
+    open_catalog(copy, read_only=False, options=options).close()
+    return attach(copy.catalog, read_only=True, options=options, spill=None)

@@ -38,7 +38,7 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
     row = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
     rows = {"runs": len(row)}
     pipelines = "(SELECT pipeline_id FROM pipelines WHERE run_id = $id)"
-    predictions = f"(SELECT prediction_id FROM predictions WHERE pipeline_id IN {pipelines})"  # noqa: S608
+    predictions = f"(SELECT prediction_id FROM predictions WHERE pipeline_id IN {pipelines})"
     for table, where in (
         ("pipelines", "run_id = $id"),
         ("chains", f"pipeline_id IN {pipelines}"),
@@ -46,7 +46,7 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
         ("prediction_arrays", f"pipeline_id IN {pipelines} OR prediction_id IN {predictions}"),
         ("logs", f"pipeline_id IN {pipelines}"),
     ):
-        rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})  # noqa: S608
+        rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})
     own = f"(pipeline_id IN {pipelines})"
     only_here = con.execute(
         f"""
@@ -55,7 +55,7 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
           AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.artifact_id = b.artifact_id
                           AND NOT coalesce({own}, FALSE))
         ORDER BY b.artifact_id
-        """,  # noqa: S608
+        """,
         {"id": run_id},
     ).fetchall()
     return RunDeletion(
@@ -95,6 +95,6 @@ def prune_arrays(con: Connection) -> int:
     """Delete arrays that nothing names. Safe at any time: a commit carries every array it names."""
     return number(
         con,
-        f"DELETE FROM arrays WHERE array_hash NOT IN (SELECT array_hash FROM ({_USED_ARRAYS}) "  # noqa: S608
+        f"DELETE FROM arrays WHERE array_hash NOT IN (SELECT array_hash FROM ({_USED_ARRAYS}) "
         "WHERE array_hash IS NOT NULL)",
     )

@@ -311,7 +311,7 @@ class Engine:
             if self.backlog:
                 self.backlog = False
                 self.access.try_apply()
-        except Exception as error:  # kept, and raised by the next call of this store
+        except Exception as error:  # noqa: BLE001 - kept, and raised by the next call of this store
             self._background_error = error
             self.recorder.postpone()
 
@@ -364,7 +364,7 @@ class Engine:
             return
         try:
             self.close()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - there is no caller left to raise to
             self.abort()
             print(f"nirs_store: closing {self.layout.root} failed: {error}", file=sys.stderr)
 
@@ -377,7 +377,7 @@ class Engine:
         if self.recorder.before_fork() and not self._closed:
             try:
                 self.recorder.flush()
-            except Exception as error:  # kept, and raised by the next call of this store
+            except Exception as error:  # noqa: BLE001 - kept, and raised by the next call of this store
                 self._background_error = error
 
     def after_fork_in_parent(self) -> None:

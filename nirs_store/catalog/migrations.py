@@ -16,7 +16,7 @@ import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
 from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.schema import CATALOG_ALIAS
+from nirs_store.catalog.schema import CATALOG_ALIAS, VIEWS
 from nirs_store.errors import WriteFailed
 from nirs_store.ids import new_id
 
@@ -32,7 +32,16 @@ class Migration:
     apply: Callable[[duckdb.DuckDBPyConnection], None]
 
 
-MIGRATIONS: tuple[Migration, ...] = ()
+def _run_notes(con: duckdb.DuckDBPyConnection) -> None:
+    for column, kind in (("environment", "JSON"), ("note", "VARCHAR"), ("tags", "JSON")):
+        con.execute(f"ALTER TABLE runs ADD COLUMN {column} {kind}")
+    for name in ("scores", "models", "run_overview", "log_lines"):
+        con.execute(VIEWS[name])
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(2, "environment, note and tags of runs; views with plain names", _run_notes),
+)
 
 
 def pending_migrations(version: int, steps: Sequence[Migration] | None = None) -> list[Migration]:

@@ -17,12 +17,26 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.values import is_text
 from nirs_store.errors import InvalidInput
 
-__all__ = ["check_params", "check_select", "select"]
+__all__ = ["ask", "check_params", "check_text", "parse", "select"]
 
+# Not the query's fault: whoever holds the connection must know.
+_MACHINE = (duckdb.FatalException, duckdb.InternalException, duckdb.IOException)
 _UNCHANGED = "Nothing was run. The store is changed only through its own methods."
 
 
-def check_select(query: str) -> duckdb.Statement:
+def check_text(query: Any) -> str:
+    """Refuse what is no query at all, before the catalog is asked for.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if not is_text(query) or not query.strip():
+        raise InvalidInput(f"query: expected the text of one SELECT statement, found {query!r}.")
+    return str(query)
+
+
+def parse(con: Connection, query: str) -> duckdb.Statement:
     """Parse a query without running it.
 
     Raises
@@ -30,15 +44,12 @@ def check_select(query: str) -> duckdb.Statement:
     InvalidInput
         It is not exactly one SELECT statement.
     """
-    if not is_text(query) or not query.strip():
-        raise InvalidInput(f"query: expected the text of one SELECT statement, found {query!r}.")
-    con = duckdb.connect(":memory:")
     try:
         statements = con.extract_statements(query)
+    except _MACHINE:
+        raise
     except duckdb.Error as error:
         raise InvalidInput(f"query: cannot be parsed: {error}") from error
-    finally:
-        con.close()
     if len(statements) != 1:
         raise InvalidInput(
             f"query: expected exactly one SELECT statement, found {len(statements)} statements. "
@@ -75,6 +86,17 @@ def check_params(params: Any) -> Sequence[Any] | Mapping[str, Any] | None:
     )
 
 
+def ask(con: Connection, query: str, params: Sequence[Any] | Mapping[str, Any] | None) -> pl.DataFrame:
+    """Parse and run one SELECT.
+
+    Raises
+    ------
+    InvalidInput
+        It is something else, and was not run; or what DuckDB says is wrong with it.
+    """
+    return select(con, parse(con, query), params)
+
+
 def select(
     con: Connection, statement: duckdb.Statement, params: Sequence[Any] | Mapping[str, Any] | None
 ) -> pl.DataFrame:
@@ -83,7 +105,7 @@ def select(
     try:
         # The statement as it was parsed, never its text a second time.
         table: pl.DataFrame = con.sql(statement, params=params).pl()
-    except (duckdb.FatalException, duckdb.InternalException, duckdb.IOException):
+    except _MACHINE:
         raise
     except duckdb.Error as error:
         if "read-only" in str(error):
@@ -96,5 +118,9 @@ def select(
     finally:
         con.execute("ROLLBACK")
     # All times of the catalog are UTC; every other answer of the store says so too.
-    naive = [name for name, kind in table.schema.items() if kind == pl.Datetime and kind.time_zone is None]
+    naive = [
+        name
+        for name, kind in table.schema.items()
+        if isinstance(kind, pl.Datetime) and kind.time_zone is None
+    ]
     return table.with_columns(pl.col(naive).dt.replace_time_zone("UTC")) if naive else table

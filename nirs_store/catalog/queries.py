@@ -62,7 +62,10 @@ STATUSES = ("running", "completed", "failed", "interrupted")
 
 _HIDDEN = {"session_id"}
 # A row says "running" until somebody finishes it; one whose session died shows as interrupted.
-_STATUS = "CASE WHEN {t}status = 'running' AND NOT list_contains($alive, {t}session_id) THEN 'interrupted' ELSE {t}status END"
+_STATUS = (
+    "CASE WHEN {t}status = 'running' AND NOT list_contains($alive, {t}session_id) "
+    "THEN 'interrupted' ELSE {t}status END"
+)
 
 _NOTES = {
     "run": "SELECT run_id FROM runs WHERE run_id = ?",
@@ -85,7 +88,11 @@ def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
     if result is None:
         return pl.DataFrame()
     out: pl.DataFrame = result.pl()
-    times = [name for name, dtype in out.schema.items() if isinstance(dtype, pl.Datetime) and dtype.time_zone is None]
+    times = [
+        name
+        for name, dtype in out.schema.items()
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone is None
+    ]
     return out.with_columns(pl.col(times).dt.replace_time_zone("UTC")) if times else out
 
 
@@ -131,22 +138,31 @@ def _decoded(row: dict[str, Any] | None, *json_columns: str) -> dict[str, Any] |
 
 def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | None:
     """One run, JSON decoded."""
-    row = one(con, f"SELECT {_columns('runs')} FROM runs WHERE run_id = $id", {"id": run_id, "alive": alive})  # noqa: S608
-    return _decoded(row, "config", "datasets", "summary")
+    row = one(con, f"SELECT {_columns('runs')} FROM runs WHERE run_id = $id", {"id": run_id, "alive": alive})
+    row = _decoded(row, "config", "datasets", "summary", "environment", "tags")
+    if row is not None:
+        row["tags"] = row["tags"] or []
+    return row
 
 
 def get_pipeline(con: Connection, pipeline_id: str, alive: list[str]) -> dict[str, Any] | None:
     """One pipeline, JSON decoded."""
     row = one(
         con,
-        f"SELECT {_columns('pipelines')} FROM pipelines WHERE pipeline_id = $id",  # noqa: S608
+        f"SELECT {_columns('pipelines')} FROM pipelines WHERE pipeline_id = $id",
         {"id": pipeline_id, "alive": alive},
     )
     return _decoded(row, "expanded_config", "generator_choices")
 
 
 def list_runs(
-    con: Connection, alive: list[str], status: str | None, dataset: str | None, limit: int, offset: int
+    con: Connection,
+    alive: list[str],
+    status: str | None,
+    dataset: str | None,
+    limit: int,
+    offset: int,
+    tags: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Runs, newest first."""
     if status is not None and status not in STATUSES:
@@ -163,9 +179,12 @@ def list_runs(
             "OR list_contains(json_extract_string(datasets, '$[*]'), $dataset))"
         )
         params["dataset"] = as_text(dataset, "dataset")
+    for index, tag in enumerate([tags] if isinstance(tags, str) else tags or ()):
+        where.append(f"list_contains(json_extract_string(tags, '$[*]'), $tag_{index})")
+        params[f"tag_{index}"] = as_text(tag, "tag")
     return frame(
         con,
-        f"SELECT {_columns('runs')} FROM runs WHERE {' AND '.join(where)} "  # noqa: S608
+        f"SELECT {_columns('runs')} FROM runs WHERE {' AND '.join(where)} "
         "ORDER BY created_at DESC, run_id DESC LIMIT $limit OFFSET $offset",
         params,
     )
@@ -182,7 +201,7 @@ def list_pipelines(
             params[name] = as_text(value, name)  # type: ignore[assignment]
     return frame(
         con,
-        f"SELECT {_columns('pipelines')} FROM pipelines WHERE {' AND '.join(where)} "  # noqa: S608
+        f"SELECT {_columns('pipelines')} FROM pipelines WHERE {' AND '.join(where)} "
         "ORDER BY created_at DESC, pipeline_id DESC",
         params,
     )
@@ -205,7 +224,7 @@ def _page(limit: int | None, offset: int) -> dict[str, Any]:
 
 def get_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
     """One chain, JSON decoded, with its wavelength grid."""
-    row = one(con, f"SELECT {_columns('chains')} FROM chains WHERE chain_id = ?", [chain_id])  # noqa: S608
+    row = one(con, f"SELECT {_columns('chains')} FROM chains WHERE chain_id = ?", [chain_id])
     row = _decoded(
         row, "steps", "fold_artifacts", "shared_artifacts", "branch_path", "fold_weights", "metadata"
     )
@@ -220,7 +239,7 @@ def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:
     """Chains of a pipeline, in the order in which they were saved."""
     return frame(
         con,
-        f"SELECT {_columns('chains')} FROM chains WHERE pipeline_id = ? ORDER BY created_at, chain_id",  # noqa: S608
+        f"SELECT {_columns('chains')} FROM chains WHERE pipeline_id = ? ORDER BY created_at, chain_id",
         [pipeline_id],
     )
 
@@ -233,7 +252,7 @@ def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str,
     row = _decoded(
         one(
             con, f"SELECT {_columns('predictions')} FROM predictions WHERE prediction_id = ?", [prediction_id]
-        ),  # noqa: S608
+        ),
         "scores",
         "best_params",
     )
@@ -246,7 +265,7 @@ def load_arrays(con: Connection, prediction_ids: Sequence[str]) -> dict[str, dic
     """Arrays of many predictions with two queries, however many they are."""
     names = ", ".join(ARRAY_NAMES)
     rows = con.execute(
-        f"SELECT prediction_id, {names} FROM prediction_arrays WHERE prediction_id IN (SELECT unnest(?))",  # noqa: S608
+        f"SELECT prediction_id, {names} FROM prediction_arrays WHERE prediction_id IN (SELECT unnest(?))",
         [list(prediction_ids)],
     ).fetchall()
     arrays = _arrays(con, sorted({key for row in rows for key in row[1:] if key is not None}))
@@ -316,7 +335,7 @@ def query_predictions(con: Connection, limit: int | None, offset: int, **filters
     params.update(_page(limit, offset))
     return frame(
         con,
-        f"SELECT {_columns('predictions')} FROM predictions WHERE {where} "  # noqa: S608
+        f"SELECT {_columns('predictions')} FROM predictions WHERE {where} "
         "ORDER BY created_at DESC, prediction_id DESC LIMIT $limit OFFSET $offset",
         params,
     )
@@ -343,12 +362,12 @@ def top_predictions(
     rank = f"({metric} IS NULL OR isnan({metric}::DOUBLE)), {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
     columns = _columns("predictions")
     if not groups:
-        sql = f"SELECT {columns} FROM predictions WHERE {where} ORDER BY {rank} LIMIT $limit OFFSET $offset"  # noqa: S608
+        sql = f"SELECT {columns} FROM predictions WHERE {where} ORDER BY {rank} LIMIT $limit OFFSET $offset"
     else:
         del params["offset"]
         keys = ", ".join(groups)
         sql = (
-            f"SELECT {columns} FROM predictions WHERE {where} "  # noqa: S608
+            f"SELECT {columns} FROM predictions WHERE {where} "
             f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit ORDER BY {keys}, {rank}"
         )
     return frame(con, sql, params)
@@ -384,6 +403,6 @@ def run_log_summary(con: Connection, run_id: str, alive: list[str]) -> pl.DataFr
             count(*) FILTER (l.level IN ('error', 'critical')) AS error_count
         FROM pipelines p LEFT JOIN logs l USING (pipeline_id)
         WHERE p.run_id = $run_id GROUP BY ALL ORDER BY p.pipeline_id
-        """,  # noqa: S608
+        """,
         {"run_id": run_id, "alive": alive},
     )

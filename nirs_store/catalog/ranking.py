@@ -27,7 +27,7 @@ NO_FOLDS = (*REFIT_FOLDS, "avg", "w_avg", "average", "mean", "pooled")
 def task_types(con: Connection, **filters: Any) -> list[str]:
     """The kinds of task that the predictions of chains are about."""
     where, params = prediction_filters("p.", **filters)
-    sql = f"SELECT DISTINCT task_type FROM predictions p WHERE chain_id IS NOT NULL AND {where} ORDER BY 1"  # noqa: S608
+    sql = f"SELECT DISTINCT task_type FROM predictions p WHERE chain_id IS NOT NULL AND {where} ORDER BY 1"
     return [str(row[0]) for row in con.execute(sql, params).fetchall()]
 
 
@@ -78,12 +78,12 @@ def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filte
         SELECT f.chain_id, p.run_id, r.name AS run_name, c.pipeline_id, p.name AS pipeline_name,
             f.dataset_name, c.preprocessings, f.model_name, c.model_class, f.task_type, f.n_folds,
             f.n_samples, {"sqrt(f.mean_value)" if metric == "rmse" else "f.mean_value"} AS pooled, f.fold_sd,
-            json_extract(c.metadata, '$.classes')::VARCHAR AS classes, c.fold_weights::VARCHAR AS fold_weights,
-            c.created_at
+            json_extract(c.metadata, '$.classes')::VARCHAR AS classes,
+            c.fold_weights::VARCHAR AS fold_weights, c.created_at
         FROM found f JOIN chains c USING (chain_id) JOIN pipelines p USING (pipeline_id)
             LEFT JOIN runs r USING (run_id)
         ORDER BY f.chain_id
-        """,  # noqa: S608
+        """,
         params,
     )
 
@@ -92,8 +92,8 @@ def predictions_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
     """Prediction rows of chains: what they recorded as scores, and where to look their arrays up."""
     return frame(
         con,
-        "SELECT prediction_id, chain_id, fold_id, partition, metric, scores, val_score, test_score, train_score, "
-        "n_samples FROM predictions WHERE chain_id IN (SELECT unnest(?)) "
+        "SELECT prediction_id, chain_id, fold_id, partition, metric, scores, val_score, test_score, "
+        "train_score, n_samples FROM predictions WHERE chain_id IN (SELECT unnest(?)) "
         "ORDER BY chain_id, fold_id, prediction_id",
         [list(chain_ids)],
     )
@@ -119,7 +119,7 @@ def aggregate(con: Connection, group_by: str | Sequence[str], metric: str, **fil
     join = "JOIN pipelines l ON l.pipeline_id = p.pipeline_id" if "run_id" in groups else ""
     return frame(
         con,
-        f"SELECT {names}, count({value}) AS count, avg({value}) AS mean, stddev_samp({value}) AS std, "  # noqa: S608
+        f"SELECT {names}, count({value}) AS count, avg({value}) AS mean, stddev_samp({value}) AS std, "
         f"min({value}) AS min, max({value}) AS max FROM predictions p {join} WHERE {where} "
         f"GROUP BY {keys} ORDER BY {keys}",
         params,

@@ -213,9 +213,7 @@ class Recorder:
         if self._held_for_fork:
             self._mutex.release()
 
-    def after_fork_in_child(
-        self, claim: ClaimFile, session_id: str, on_buffered: Callable[[], None]
-    ) -> None:
+    def after_fork_in_child(self, claim: ClaimFile, session_id: str, on_buffered: Callable[[], None]) -> None:
         """Start with nothing: what was buffered is the parent's to commit."""
         self._on_buffered = on_buffered
         self._mutex = threading.RLock()

@@ -18,6 +18,7 @@ from nirs_store.catalog.arrays import encode_array
 from nirs_store.catalog.artifacts import add_blob_row, require_artifact
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.environment import environment
 from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, to_json
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id
@@ -27,6 +28,7 @@ __all__ = [
     "begin_run",
     "complete_pipeline",
     "complete_run",
+    "edit_run",
     "fail_pipeline",
     "fail_run",
     "log_step",
@@ -80,6 +82,7 @@ def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -
         "status": "running",
         "created_at": now_naive(),
         "session_id": engine.session_id,
+        "environment": to_json(environment(), "environment"),
     }
     with engine.recording(commit=True) as buffer:
         buffer.add("runs", row)
@@ -91,6 +94,38 @@ def complete_run(engine: Engine, run_id: str, summary: Any) -> None:
     """Commit everything and mark the run as completed."""
     require(engine, "run", run_id)
     _finish(engine, "complete_run", run_id, {"summary": summary})
+
+
+def edit_run(
+    engine: Engine,
+    run_id: str,
+    *,
+    name: str | None = None,
+    note: str | None = None,
+    add_tags: Sequence[str] = (),
+    remove_tags: Sequence[str] = (),
+) -> None:
+    """Change what may be changed of a run, finished or not: its name, note and tags."""
+    require(engine, "run", run_id)
+    payload: dict[str, Any] = {}
+    if name is not None:
+        payload["name"] = as_text(name, "name")
+    if note is not None:
+        payload["note"] = as_text(note, "note")
+    for key, tags in (("add_tags", add_tags), ("remove_tags", remove_tags)):
+        if tags:
+            payload[key] = [_tag(tag) for tag in tags]
+    with engine.recording(commit=True) as buffer:
+        buffer.change("edit_run", run_id, payload)
+
+
+def _tag(tag: Any) -> str:
+    text = as_text(tag, "tag").strip()
+    if not text or "," in text:
+        raise InvalidInput(
+            f"tag: expected a word or phrase without commas, found {tag!r}. Nothing was changed."
+        )
+    return text
 
 
 def fail_run(engine: Engine, run_id: str, error: str) -> None:

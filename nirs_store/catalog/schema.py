@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 __all__ = [
+    "ADDED_COLUMNS",
     "CATALOG_ALIAS",
     "ROW_GROUP_SIZE",
     "SCHEMA_VERSION",
@@ -25,7 +26,7 @@ __all__ = [
     "create_statements",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CATALOG_ALIAS = "store"
 # DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
 # gives any back to a catalog of this size; below 8,192 scans of a million rows slow down visibly.
@@ -109,6 +110,9 @@ TABLES: dict[str, Table] = {
                 _json("summary"),
                 _text("error", null=True),
                 _text("session_id", null=True),
+                _json("environment"),
+                _text("note", null=True),
+                _json("tags"),
             ),
         ),
         Table(
@@ -291,6 +295,9 @@ SEGMENT_TABLES: dict[str, Table] = {
     "changes": CHANGES,
 }
 
+# Columns that segments of an older library lack; they are NULL there.
+ADDED_COLUMNS: dict[str, frozenset[str]] = {"runs": frozenset({"environment", "note", "tags"})}
+
 # `artifacts` is what people ask for: ref_count is counted, never stored, so it cannot drift.
 VIEWS: dict[str, str] = {
     "artifacts": (
@@ -299,6 +306,32 @@ VIEWS: dict[str, str] = {
         "coalesce(r.n, 0)::INTEGER AS ref_count, b.created_at FROM blobs b LEFT JOIN "
         "(SELECT artifact_id, count(*) AS n FROM artifact_refs GROUP BY artifact_id) r "
         "USING (artifact_id)"
+    ),
+    # Names instead of ids: what a person joins by hand otherwise.
+    "scores": (
+        "CREATE VIEW scores AS SELECT r.name AS run, l.name AS pipeline, p.dataset_name AS dataset, "
+        "p.preprocessings, p.model_name AS model, p.model_class, p.fold_id AS fold, p.partition, p.metric, "
+        "p.val_score, p.test_score, p.train_score, p.n_samples, p.task_type, p.created_at, r.run_id, "
+        "p.pipeline_id, p.chain_id, p.prediction_id FROM predictions p LEFT JOIN pipelines l "
+        "USING (pipeline_id) LEFT JOIN runs r USING (run_id)"
+    ),
+    "models": (
+        "CREATE VIEW models AS SELECT r.name AS run, l.name AS pipeline, l.dataset_name AS dataset, "
+        "c.preprocessings, c.model_class, c.fold_strategy, l.best_val, l.best_test, l.metric, c.created_at, "
+        "r.run_id, c.pipeline_id, c.chain_id FROM chains c LEFT JOIN pipelines l USING (pipeline_id) "
+        "LEFT JOIN runs r USING (run_id)"
+    ),
+    "run_overview": (
+        "CREATE VIEW run_overview AS SELECT r.run_id, r.name, r.status, r.created_at, r.completed_at, r.note, "
+        "r.tags, (SELECT count(*) FROM pipelines l WHERE l.run_id = r.run_id) AS pipelines, "
+        "(SELECT count(*) FROM chains c JOIN pipelines l USING (pipeline_id) WHERE l.run_id = r.run_id) AS chains, "
+        "(SELECT count(*) FROM predictions p JOIN pipelines l USING (pipeline_id) WHERE l.run_id = r.run_id) "
+        "AS predictions FROM runs r"
+    ),
+    "log_lines": (
+        "CREATE VIEW log_lines AS SELECT r.name AS run, l.name AS pipeline, g.step_idx, g.operator_class, "
+        "g.event, g.duration_ms, g.level, g.message, g.details, g.created_at, r.run_id, g.pipeline_id, g.log_id "
+        "FROM logs g LEFT JOIN pipelines l USING (pipeline_id) LEFT JOIN runs r USING (run_id)"
     ),
 }
 

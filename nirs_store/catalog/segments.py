@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from nirs_store.catalog.schema import SEGMENT_TABLES, arrow_schema
+from nirs_store.catalog.schema import ADDED_COLUMNS, SEGMENT_TABLES, arrow_schema
 
 __all__ = ["Segment", "SegmentDamaged", "decode", "encode"]
 
@@ -81,6 +81,22 @@ def encode(
     return [*pieces, digest.digest()]
 
 
+def _complete(name: str, table: pa.Table) -> pa.Table:
+    """The table with the columns of today; an older library's rows lack those added since."""
+    schema = arrow_schema(name)
+    if table.schema.equals(schema):
+        return table
+    missing = ADDED_COLUMNS.get(name, frozenset()) - set(table.column_names)
+    for column in schema:
+        if column.name in missing:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    if sorted(table.column_names) != sorted(schema.names) or not table.select(schema.names).schema.equals(
+        schema
+    ):
+        raise SegmentDamaged(f"rows of {name!r} have other columns than the table")
+    return table.select(schema.names)
+
+
 def decode(data: bytes) -> Segment:
     """Decode and verify a segment.
 
@@ -105,9 +121,7 @@ def decode(data: bytes) -> Segment:
                 raise SegmentDamaged(f"rows for an unknown table {name!r}")
             stream = pa.py_buffer(memoryview(data)[start : start + size])
             table = pa.ipc.open_stream(stream).read_all()
-            if not table.schema.equals(arrow_schema(name)):
-                raise SegmentDamaged(f"rows of {name!r} have other columns than the table")
-            segment.tables[name] = table
+            segment.tables[name] = _complete(name, table)
             start += size
     except SegmentDamaged:
         raise

@@ -50,6 +50,7 @@ def apply_changes(con: duckdb.DuckDBPyConnection, new: Sequence[_Change]) -> Non
     for part in _in_order(changes):
         late += _finish(con, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
         late += _finish(con, "runs", "run_id", _of(part, _RUN_KINDS))
+        late += _edit_runs(con, _of(part, ("edit_run",)))
     if waiting:
         con.execute("DELETE FROM deferred")
     for order, position, change in late:
@@ -105,7 +106,7 @@ def _finish(con: duckdb.DuckDBPyConnection, table: str, key: str, changes: list[
         str(row[0]): str(row[1])
         for row in con.execute(
             f"SELECT {key}, status FROM {table} WHERE {key} IN (SELECT unnest(?))",
-            [ids],  # noqa: S608
+            [ids],
         ).fetchall()
     }
     dead = {
@@ -162,6 +163,27 @@ def _finish_pipelines(con: duckdb.DuckDBPyConnection, changes: list[dict[str, An
         """
     )
     con.unregister("final_state")
+
+
+def _edit_runs(con: duckdb.DuckDBPyConnection, changes: list[_Change]) -> list[_Change]:
+    """Names, notes and tags, in order; returns the changes whose run is not there yet."""
+    late = []
+    for change in changes:
+        ident, payload = change[2]["id"], change[2]["payload"]
+        rows = con.execute("SELECT name, note, tags FROM runs WHERE run_id = ?", [ident]).fetchall()
+        if not rows:
+            gone = con.execute("SELECT 1 FROM dead WHERE id = ? AND kind = 'deleted'", [ident]).fetchall()
+            if not gone:
+                late.append(change)
+            continue
+        name, note, tags = rows[0]
+        kept = set(json.loads(tags or "[]")) | set(payload.get("add_tags", ()))
+        kept -= set(payload.get("remove_tags", ()))
+        con.execute(
+            "UPDATE runs SET name = ?, note = ?, tags = ? WHERE run_id = ?",
+            [payload.get("name", name), payload.get("note", note), json.dumps(sorted(kept)), ident],
+        )
+    return late
 
 
 def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) -> None:
@@ -234,5 +256,5 @@ def delete_pipelines(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) ->
     con.execute("INSERT INTO dead SELECT unnest(?), 'deleted', ?", [pipeline_ids, now])
     deleted = delete_children(con, pipeline_ids)
     for table in ("logs", "pipelines"):
-        deleted += number(con, f"DELETE FROM {table} WHERE pipeline_id IN (SELECT unnest(?))", [pipeline_ids])  # noqa: S608
+        deleted += number(con, f"DELETE FROM {table} WHERE pipeline_id IN (SELECT unnest(?))", [pipeline_ids])
     return deleted

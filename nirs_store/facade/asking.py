@@ -33,7 +33,13 @@ class QueryMethods(Facade):
         return self._engine.query(lambda con: queries.get_pipeline(con, pipeline_id, self._alive()))
 
     def list_runs(
-        self, status: str | None = None, dataset: str | None = None, limit: int = 100, offset: int = 0
+        self,
+        status: str | None = None,
+        dataset: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+        *,
+        tags: str | Sequence[str] = (),
     ) -> pl.DataFrame:
         """Runs, newest first; a run whose session died shows as interrupted.
 
@@ -42,9 +48,11 @@ class QueryMethods(Facade):
         status : {"running", "completed", "failed", "interrupted"}, optional
         dataset : str, optional
             Compared with the names in `datasets`, never with a part of them.
+        tags : str or sequence of str, optional
+            Only runs that have all of these tags.
         """
         return self._engine.query(
-            lambda con: queries.list_runs(con, self._alive(), status, dataset, limit, offset)
+            lambda con: queries.list_runs(con, self._alive(), status, dataset, limit, offset, tags)
         )
 
     def list_pipelines(self, run_id: str | None = None, dataset_name: str | None = None) -> pl.DataFrame:
@@ -277,5 +285,5 @@ class QueryMethods(Facade):
         InvalidInput
             Anything but one SELECT, before it runs; or what DuckDB says is wrong with it.
         """
-        statement, values = people_sql.check_select(query), people_sql.check_params(params)
-        return self._engine.query(lambda con: people_sql.select(con, statement, values))
+        text, values = people_sql.check_text(query), people_sql.check_params(params)
+        return self._engine.query(lambda con: people_sql.ask(con, text, values))

@@ -28,6 +28,29 @@ class RecordingMethods(Facade):
         """
         records.complete_run(self._engine, run_id, summary)
 
+    def rename_run(self, run_id: str, name: str) -> None:
+        """Give a run another name.
+
+        Name, note and tags are all that can be changed of a finished run.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        records.edit_run(self._engine, run_id, name=name)
+
+    def annotate_run(self, run_id: str, note: str) -> None:
+        """Set a run's note (free text, replaces the earlier one)."""
+        records.edit_run(self._engine, run_id, note=note)
+
+    def tag_run(self, run_id: str, *tags: str) -> None:
+        """Add tags to a run."""
+        records.edit_run(self._engine, run_id, add_tags=tags)
+
+    def untag_run(self, run_id: str, *tags: str) -> None:
+        """Remove tags from a run; one that it does not have is passed over."""
+        records.edit_run(self._engine, run_id, remove_tags=tags)
+
     def fail_run(self, run_id: str, error: str) -> None:
         """Mark the run as failed; what only its unfinished pipelines hold is released."""
         records.fail_run(self._engine, run_id, error)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nirs_store import WorkspaceStore, load_bundle
+from nirs_store.catalog.schema import SCHEMA_VERSION
 
 ARCHIVES = sorted((Path(__file__).parent / "stores").glob("*.zip"))
 
@@ -28,8 +29,8 @@ def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[s
     return tmp_path, json.loads((tmp_path / "expected.json").read_text())
 
 
-def test_there_are_frozen_stores() -> None:
-    assert ARCHIVES
+def test_every_schema_version_has_a_frozen_store() -> None:
+    assert {path.stem for path in ARCHIVES} == {f"schema-{version}" for version in range(1, SCHEMA_VERSION + 1)}
 
 
 def test_a_frozen_store_answers_as_it_did(frozen: tuple[Path, dict[str, Any]]) -> None:

@@ -6,7 +6,6 @@ sees the old content or the new one, never a part, and after the return a power 
 """
 
 # Plain system calls on purpose: what the safety rests on stands here in order, and tests inject faults there.
-# ruff: noqa: PTH101, PTH102, PTH104, PTH105, PTH108, PTH112
 
 from __future__ import annotations
 

@@ -347,4 +347,4 @@ class BlobStore:
 
 
 def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises for a name that is too long)
+    return os.path.isfile(path)

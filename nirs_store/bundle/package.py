@@ -103,10 +103,10 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
     package = _pack(chain, plan, layout, blobs)
     if layout.rearranged:
         agrees = predicts_the_same(package.chain, package.objects(), plan, blobs, X)
-        if agrees is None:
-            package.notes += ("It was rearranged without a comparison on spectra, because none were given.",)
-        elif not agrees:
+        if not agrees:
             reason = "put together for it, its models predict other numbers than the stored chain"
+            if agrees is None:
+                reason = "its models had to be put together, and there were no spectra to compare them on; give probe="
             package = _pack(chain, plan, as_it_is(plan, reason), blobs)
     return package
 

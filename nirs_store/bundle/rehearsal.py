@@ -44,7 +44,11 @@ def predicts_the_same(
         if X is None:
             return None
         raise
-    found = predict(ReplayPlan.from_chain(packed), spectra, objects.__getitem__)
+    try:
+        found = predict(ReplayPlan.from_chain(packed), spectra, objects.__getitem__)
+    except NirsStoreError:
+        # An object that does without scikit-learn's conventions may not work inside its containers.
+        return False
     if found.shape != expected.shape:
         return False
     return bool(np.all((found == expected) | ((found != found) & (expected != expected))))
@@ -54,9 +58,11 @@ def _made_up_spectra(plan: ReplayPlan, blobs: Blobs) -> Any:
     """Make absorbance-like spectra of the width that the chain takes; None when that is not known."""
     width = None if plan.wavelengths is None else plan.wavelengths.size
     if width is None:
-        first = plan.members[0].stages[0].operators if plan.members[0].stages else (plan.members[0].model,)
-        bench = Workbench(blobs.load, plan.memory)
-        width = next((n for n in (bench.open(operator)[1].n_features for operator in first) if n), None)
+        # Where the first steps do not know it, they mostly keep the number of channels.
+        member, bench = plan.members[0], Workbench(blobs.load, plan.memory)
+        operators = [operator for stage in member.stages for operator in stage.operators]
+        known = (bench.open(operator)[1].n_features for operator in (*operators, member.model))
+        width = next((number for number in known if number), None)
     if width is None:
         return None
     rng = np.random.default_rng(20260101)

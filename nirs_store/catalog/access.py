@@ -173,12 +173,12 @@ class CatalogAccess:
         if not self._writable or not self._mutex.acquire(blocking=False):
             return
         try:
-            if self._closed:
-                return
-            if self._con is None and not self._lease.try_acquire():
+            if self._closed or self._depth > 0 or self._journal.is_empty():
                 return
             if self._lease.mode != "exclusive":
-                return
+                self._give_up()
+                if not self._lease.try_acquire():
+                    return
             self._ready_to_write(time.monotonic(), at_most=_HELP)
         except (NirsStoreError, duckdb.Error, OSError):
             # Nobody asked for this; whoever asks meets the same error and is told.

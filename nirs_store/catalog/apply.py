@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -232,33 +233,37 @@ def _first_of_each(rows: pa.Table, key: str) -> pa.Table:
 def _take_over(con: duckdb.DuckDBPyConnection, tables: list[pa.Table]) -> None:
     """Remove one reference of a session for each artifact that one of its chains took over.
 
-    A reference younger than the takeover belongs to a later save and stays.
+    Each takeover ends the oldest reference that was there when it was made and that no earlier one took. It
+    has to be looked at one by one: a reference younger than the takeover belongs to a later save and stays,
+    however many takeovers of one chunk found nothing to take.
     """
     if not tables:
         return
-    con.register("incoming", pa.concat_tables(tables))
+    wanted = pa.concat_tables(tables)
+    con.register("incoming", wanted)
     try:
-        con.execute(
+        rows = con.execute(
             """
-            DELETE FROM artifact_refs WHERE ref_id IN (
-                WITH wanted AS (
-                    SELECT session_id, artifact_id, max(takeover_id) AS latest, count(*) AS n
-                    FROM incoming GROUP BY ALL
-                ), held AS (
-                    SELECT r.ref_id, w.n, row_number() OVER (
-                        PARTITION BY r.owner_id, r.artifact_id ORDER BY r.ref_id) AS place
-                    FROM artifact_refs r JOIN wanted w
-                      ON r.owner_kind = 'session' AND r.owner_id = w.session_id
-                     AND r.artifact_id = w.artifact_id AND r.ref_id < w.latest
-                )
-                SELECT ref_id FROM held WHERE place <= n
-            )
+            SELECT r.owner_id, r.artifact_id, r.ref_id FROM artifact_refs r
+            WHERE r.owner_kind = 'session' AND EXISTS (SELECT 1 FROM incoming i
+                WHERE i.session_id = r.owner_id AND i.artifact_id = r.artifact_id)
+            ORDER BY r.ref_id
             """
-        )
+        ).fetchall()
     finally:
         # In a transaction that has failed this raises too, and would hide what was wrong with the segment.
         with contextlib.suppress(duckdb.TransactionException):
             con.unregister("incoming")
+    held: dict[tuple[str, str], deque[str]] = {}
+    for session_id, artifact_id, ref_id in rows:
+        held.setdefault((session_id, artifact_id), deque()).append(ref_id)
+    taken = []
+    for row in sorted(wanted.to_pylist(), key=lambda row: str(row["takeover_id"])):
+        refs = held.get((row["session_id"], row["artifact_id"]))
+        if refs and refs[0] < row["takeover_id"]:
+            taken.append(refs.popleft())
+    if taken:
+        con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [taken])
 
 
 def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:

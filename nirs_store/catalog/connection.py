@@ -86,7 +86,7 @@ def attach(path: Path, *, read_only: bool, options: Options, spill: Path | None)
         config |= {"index_scan_percentage": 1.0, "index_scan_max_count": 1 << 40}
     try:
         con = duckdb.connect(":memory:", config=config)
-    except duckdb.InvalidInputException as error:
+    except duckdb.Error as error:
         raise InvalidInput(f"threads, memory_limit: DuckDB refuses them: {error}") from error
     try:
         access = ", READ_ONLY" if read_only else ""

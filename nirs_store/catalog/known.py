@@ -44,6 +44,13 @@ class KnownIds:
         with self._lock:
             self._kinds.get(kind, OrderedDict()).pop(identifier, None)
 
+    def forget_noted(self, kind: str, key: str, value: Any) -> None:
+        """Forget the ids of a kind whose note says `value` under `key`."""
+        with self._lock:
+            known = self._kinds.get(kind, OrderedDict())
+            for identifier in [i for i, note in known.items() if note and note.get(key) == value]:
+                del known[identifier]
+
     def clear(self) -> None:
         """Forget everything (after a deletion, when anything may be gone)."""
         with self._lock:

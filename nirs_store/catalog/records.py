@@ -132,6 +132,8 @@ def fail_run(engine: Engine, run_id: str, error: str) -> None:
     """Mark the run, and the pipelines it left unfinished, as failed."""
     require(engine, "run", run_id)
     _finish(engine, "fail_run", run_id, {"error": as_error(error)})
+    # Its pipelines failed with it; the next call that names one looks it up and is told.
+    engine.known.forget_noted("pipeline", "run_id", run_id)
 
 
 def _finish(engine: Engine, kind: str, identifier: str, payload: Mapping[str, Any]) -> None:
@@ -379,6 +381,8 @@ def save_prediction_arrays(
 ) -> None:
     """Record the arrays of one prediction, once."""
     note = require(engine, "prediction", prediction_id)
+    if note is not None and note.get("pipeline_id"):
+        require_open_pipeline(engine, note["pipeline_id"])
     there = engine.recorder.find("prediction_arrays", prediction_id) is not None
     if there or (note is not None and note.get("arrays")):
         raise InvalidInput(f"Prediction {prediction_id} has its arrays already; nothing was changed.")

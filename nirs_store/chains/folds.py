@@ -273,7 +273,8 @@ def chain_artifact_ids(
     ids: list[str] = []
     for position, step in enumerate(steps):
         where = f"steps[{position}]"
-        _mapping(step, where)
+        if not isinstance(step, Mapping):
+            raise InvalidInput(f"{where} must be a dict, found {type(step).__name__}.")
         ids += step_ids(step, where)
         if step.get("step_idx") is not None:
             index = step_number(step["step_idx"], f"{where}['step_idx']")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nirs_store.errors import ReplayError
+from nirs_store.errors import InvalidInput, ReplayError
 
 __all__ = ["AUGMENTATION", "KINDS", "MODEL", "SPLITTER", "STACKED", "TARGETS", "TRANSFORM", "step_kind"]
 
@@ -39,6 +39,8 @@ def step_kind(operator_type: str | None, operator_class: str, has_artifacts: boo
     >>> step_kind(None, "sklearn.model_selection.KFold", False), step_kind("", "SNV", True)
     ('splitter', 'transform')
     """
+    if operator_type is not None and not isinstance(operator_type, str):
+        raise InvalidInput(f"operator_type must be text, found {operator_type!r}.")
     if operator_type:
         return _ALIASES.get(operator_type, operator_type)
     if not has_artifacts and _SPLITTER_NAME.search(operator_class.rpartition(".")[2]):

@@ -131,3 +131,9 @@ def test_listing_artifacts_needs_no_numerical_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("step", [None, 3, "scaler", ["scaler"]])
+def test_a_step_that_is_no_dict_is_refused(step: object) -> None:
+    with pytest.raises(InvalidInput, match=r"steps\[0\] must be a dict"):
+        chain_artifact_ids([step], {}, {})  # type: ignore[list-item]

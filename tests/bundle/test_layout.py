@@ -1,0 +1,177 @@
+"""What version 1.0 has no place for travels as it is; what has one is compared first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nirs_store.bundle import Bundle, export_chain, load_bundle
+from nirs_store.errors import ReplayError
+
+X = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 5.0], [4.0, 3.5], [5.0, 8.0]])
+Y = np.array([1.0, 2.0, 4.0, 7.0, 8.0, 11.0])
+LABELS = np.array(["a", "b", "a", "c", "b", "c"])
+ROWS = [[0, 1, 2, 3], [2, 3, 4, 5, 1]]
+
+
+@pytest.fixture
+def shelf(kit: Any) -> Any:
+    return kit.Shelf()
+
+
+def travel(shelf: Any, chain_id: str, folder: Path, wavelengths: Any = None) -> Bundle:
+    """Export, load, and see that the predictions are the same."""
+    bundle = load_bundle(export_chain(shelf, chain_id, folder / "x"), allow_pickle=True)
+    expected = shelf.replay(chain_id, X, wavelengths)
+    assert (bundle.predict(X, wavelengths) == expected).all()
+    assert len(np.unique(expected)) > 1
+    return bundle
+
+
+def expressible(bundle: Bundle) -> bool:
+    assert bundle.record is not None
+    return bundle.record.version_1_0.expressible
+
+
+def test_steps_of_each_fold_that_take_wavelengths_travel_as_they_are(
+    shelf: Any, kit: Any, tmp_path: Path
+) -> None:
+    from sklearn.linear_model import LinearRegression
+    from sklearn.preprocessing import StandardScaler
+
+    own = {i: [shelf.keep(kit.Tilted(i + 1.0))] for i in (0, 1)}
+    models = {i: shelf.keep(LinearRegression().fit(X[rows], Y[rows])) for i, rows in enumerate(ROWS)}
+    steps = [
+        {"operator_class": "StandardScaler", "artifact_id": shelf.keep(StandardScaler().fit(X))},
+        {"operator_class": "Tilted", "fold_artifact_ids": own},
+        {"operator_class": "sklearn.preprocessing.Normalizer", "params": {"norm": "max"}, "stateless": True},
+        {"operator_class": "LinearRegression"},
+    ]
+    bundle = travel(shelf, shelf.chain(steps, models), tmp_path, [900.0, 1000.0])
+    assert not expressible(bundle)
+    assert "takes wavelengths" in bundle.notes[0]
+    assert bundle.chain["steps"][1]["fold_artifact_ids"].keys() == {"fold_0", "fold_1"}
+    assert bundle.chain["steps"][2]["stateless"]
+
+
+def test_a_shared_step_that_takes_wavelengths_is_said(shelf: Any, kit: Any, tmp_path: Path) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    model = shelf.keep(LinearRegression().fit(X, Y))
+    steps = [{"operator_class": "Tilted", "artifact_id": shelf.keep(kit.Tilted())}, {"operator_class": "L"}]
+    bundle = travel(shelf, shelf.chain(steps, {"final": model}), tmp_path, [900.0, 1000.0])
+    assert expressible(bundle)
+    assert "other readers" in bundle.notes[0]
+
+
+def test_labels_encoded_by_each_fold_are_decoded_in_its_classifier(shelf: Any, tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import LabelEncoder
+    from sklearn.svm import SVC
+
+    coders = {i: LabelEncoder().fit(LABELS[rows]) for i, rows in enumerate(ROWS)}
+    coding = {
+        "operator_class": "LabelEncoder",
+        "operator_type": "y_processing",
+        "fold_artifact_ids": {i: [shelf.keep(coder)] for i, coder in coders.items()},
+    }
+    for model, fits in ((LogisticRegression(C=1e4), True), (SVC(C=1e4), False)):
+        models = {
+            i: shelf.keep(type(model)(C=1e4).fit(X[rows], coders[i].transform(LABELS[rows])))
+            for i, rows in enumerate(ROWS)
+        }
+        bundle = travel(shelf, shelf.chain([coding, {"operator_class": "classifier"}], models), tmp_path)
+        assert expressible(bundle) is fits
+
+
+def test_targets_of_each_fold_behind_a_model_of_unknown_shape_travel_as_they_are(
+    shelf: Any, kit: Any, tmp_path: Path
+) -> None:
+    from sklearn.preprocessing import StandardScaler
+
+    own = {i: [shelf.keep(StandardScaler().fit(Y[rows].reshape(-1, 1)))] for i, rows in enumerate(ROWS)}
+    scaling = {"operator_class": "StandardScaler", "operator_type": "y_processing", "fold_artifact_ids": own}
+    models = {i: shelf.keep(kit.Line(i + 0.5)) for i in (0, 1)}
+    bundle = travel(shelf, shelf.chain([scaling, {"operator_class": "Line"}], models), tmp_path)
+    assert not expressible(bundle)
+    assert "shape" in bundle.notes[0]
+
+
+def of_each_fold(shelf: Any, models: list[Any], calls: tuple[Any, Any] = (np.sqrt, np.cbrt)) -> str:
+    from sklearn.preprocessing import FunctionTransformer
+
+    own = {i: [shelf.keep(FunctionTransformer(call))] for i, call in enumerate(calls)}
+    kept = {i: shelf.keep(model) for i, model in enumerate(models)}
+    steps = [{"operator_class": "FunctionTransformer", "fold_artifact_ids": own}, {"operator_class": "model"}]
+    return str(shelf.chain(steps, kept))
+
+
+def test_a_model_that_does_not_work_inside_a_pipeline_travels_as_it_is(
+    shelf: Any, kit: Any, tmp_path: Path
+) -> None:
+    chain_id = of_each_fold(shelf, [kit.Line(0.5), kit.Line(1.5)])
+    for probe in (None, X):
+        path = export_chain(shelf, chain_id, tmp_path / "x", probe=probe)
+        bundle = load_bundle(path, allow_pickle=True)
+        assert not expressible(bundle)
+        assert ("give probe=" if probe is None else "other numbers") in bundle.notes[0]
+        assert (bundle.predict(X) == shelf.replay(chain_id, X)).all()
+
+
+def test_a_width_that_only_the_model_knows_is_enough_for_the_comparison(shelf: Any, tmp_path: Path) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    chain_id = of_each_fold(shelf, [LinearRegression().fit(X[rows], Y[rows]) for rows in ROWS])
+    assert expressible(travel(shelf, chain_id, tmp_path))
+
+
+def test_what_made_up_spectra_cannot_pass_is_compared_on_a_probe(
+    shelf: Any, kit: Any, tmp_path: Path
+) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    models = [LinearRegression().fit(X[rows], Y[rows]) for rows in ROWS]
+    chain_id = of_each_fold(shelf, models, (kit.only_whole_numbers, np.cbrt))
+    whole = np.array([[1.0, 2.0], [3.0, 5.0]])
+    for probe in (None, whole):
+        path = export_chain(shelf, chain_id, tmp_path / "x", probe=probe)
+        bundle = load_bundle(path, allow_pickle=True)
+        assert expressible(bundle) is (probe is not None)
+        assert (bundle.predict(whole) == shelf.replay(chain_id, whole)).all()
+
+
+def test_classifiers_and_regressors_are_not_mixed(shelf: Any, tmp_path: Path) -> None:
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+
+    models = {0: shelf.keep(LinearRegression().fit(X, Y)), 1: shelf.keep(LogisticRegression().fit(X, LABELS))}
+    with pytest.raises(ReplayError, match="classifiers"):
+        export_chain(shelf, shelf.chain([{"operator_class": "model"}], models), tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_of_one_number_and_different_kinds_are_numbered_anew(
+    shelf: Any, kit: Any, tmp_path: Path
+) -> None:
+    from sklearn.linear_model import LinearRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler, targets = StandardScaler().fit(X), StandardScaler().fit(Y.reshape(-1, 1))
+    model = LinearRegression().fit(scaler.transform(X), targets.transform(Y.reshape(-1, 1)).ravel())
+    steps = [
+        {"step_idx": 4, "operator_class": "StandardScaler", "artifact_id": shelf.keep(scaler)},
+        {
+            "step_idx": 4,
+            "operator_class": "StandardScaler",
+            "operator_type": "y_processing",
+            "artifact_id": shelf.keep(targets),
+        },
+        {"step_idx": 9, "operator_class": "LinearRegression"},
+    ]
+    chain_id = shelf.chain(steps, {"final": shelf.keep(model)})
+    bundle = travel(shelf, chain_id, tmp_path)
+    assert [step["step_idx"] for step in bundle.chain["steps"]] == [1, 2, 3]
+    foreign = load_bundle(kit.as_foreign(bundle.path), allow_pickle=True)
+    assert (foreign.predict(X) == shelf.replay(chain_id, X)).all()

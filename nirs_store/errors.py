@@ -28,6 +28,7 @@ message says what was expected, what was found and what to do next::
     ├── TemplateNotFound        FileNotFoundError  exit 3   the library has none of that name
     └── BundleError             ValueError      exit 10
         ├── BundleInvalid                                not a bundle, or a damaged one
+        │   └── BundleMissing   FileNotFoundError        there is no file at the path
         ├── BundleTooNew                                 format version above ours
         └── UntrustedBundle     PermissionError          holds pickles; needs allow_pickle
 """
@@ -42,6 +43,7 @@ __all__ = [
     "BlobMissing",
     "BundleError",
     "BundleInvalid",
+    "BundleMissing",
     "BundleTooNew",
     "CatalogDamaged",
     "ForeignCatalog",
@@ -266,6 +268,12 @@ class BundleInvalid(BundleError):
     """Not a bundle, or a damaged or contradictory one."""
 
     code = "bundle_invalid"
+
+
+class BundleMissing(BundleInvalid, FileNotFoundError):
+    """There is no bundle at the path."""
+
+    code = "bundle_missing"
 
 
 class BundleTooNew(BundleError):

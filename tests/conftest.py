@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 # Set before numpy is loaded, and inherited by child processes. Two workers with a pool of linear-algebra
 # threads each would fight for the cores; and a sum's last bit may depend on how many threads share it.
@@ -10,3 +16,37 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VEC
     os.environ.setdefault(_name, "1")
 # Figures are drawn without a screen.
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+from nirs_store.store import WorkspaceStore  # noqa: E402
+
+# Helpers that tests of several rooms share; children that tests start find them there too.
+sys.path.insert(0, str(Path(__file__).parent / "kit"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a workspace can be made."""
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[WorkspaceStore]:
+    """An empty store."""
+    with WorkspaceStore(folder) as opened:
+        yield opened
+
+
+@pytest.fixture
+def crew() -> Iterator[Callable[..., Any]]:
+    """Starts other processes, and ends those that a test left running."""
+    from storekit import Child
+
+    started: list[Child] = []
+
+    def start(target: Callable[..., Any], *args: Any) -> Child:
+        started.append(Child(target, *args))
+        return started[-1]
+
+    yield start
+    for child in started:
+        child.kill()

@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nirs_store.bundle.contents import BundleMissing
     from nirs_store.bundle.limits import Limits
     from nirs_store.bundle.manifest import BundleRecord, Manifest
     from nirs_store.bundle.reader import Bundle, load_bundle
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bundle",
-    "BundleMissing",
     "BundleRecord",
     "ChainSource",
     "Limits",
@@ -32,7 +30,6 @@ __all__ = [
 
 _HOME = {
     "Bundle": "reader",
-    "BundleMissing": "contents",
     "BundleRecord": "manifest",
     "ChainSource": "source",
     "Limits": "limits",

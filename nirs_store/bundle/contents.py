@@ -18,16 +18,10 @@ from nirs_store.bundle.limits import Limits, Members, check_archive, is_own_name
 from nirs_store.bundle.manifest import MANIFEST, RECORD, BundleRecord, Manifest, parse_record
 from nirs_store.bundle.pickles import PickleListing, list_pickle, merge_listings
 from nirs_store.bundle.strict_json import parse_object
-from nirs_store.errors import BundleInvalid
+from nirs_store.errors import BundleInvalid, BundleMissing
 from nirs_store.ids import sha256_hex
 
-__all__ = ["BundleMissing", "Contents", "read_contents"]
-
-
-class BundleMissing(BundleInvalid, FileNotFoundError):
-    """There is no file at the path."""
-
-    code = "bundle_missing"
+__all__ = ["Contents", "read_contents"]
 
 
 @dataclass(frozen=True)

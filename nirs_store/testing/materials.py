@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Material", "arrays_of_a_prediction", "fitted_models", "fitted_scalers", "prediction", "spectra"]
+__all__ = ["Material", "arrays_of_a_prediction", "materials", "prediction", "spectra"]
 
 CHANNELS = 4
 
@@ -27,23 +27,18 @@ def spectra(seed: int, samples: int = 5) -> NDArray[np.float64]:
 
 
 @functools.cache
-def fitted_scalers() -> tuple[Material, ...]:
-    """Three scalers; the last two have equal contents, so they are one artifact."""
+def materials() -> tuple[Material, ...]:
+    """Three scalers (0 to 2), four linear models (3 to 6); the last two of each have equal contents."""
+    from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
 
-    name = "sklearn.preprocessing.StandardScaler"
-    return tuple(Material(StandardScaler().fit(spectra(seed)), name, "transformer") for seed in (1, 2, 2))
-
-
-@functools.cache
-def fitted_models() -> tuple[Material, ...]:
-    """Four linear models; the last two have equal contents, so they are one artifact."""
-    from sklearn.linear_model import Ridge
-
-    return tuple(
-        Material(Ridge(alpha=alpha).fit(spectra(3), spectra(4)[:, 0]), "sklearn.linear_model.Ridge", "model")
+    scaler, ridge = "sklearn.preprocessing.StandardScaler", "sklearn.linear_model.Ridge"
+    scalers = [Material(StandardScaler().fit(spectra(seed)), scaler, "transformer") for seed in (1, 2, 2)]
+    models = [
+        Material(Ridge(alpha=alpha).fit(spectra(3), spectra(4)[:, 0]), ridge, "model")
         for alpha in (0.1, 1.0, 2.0, 2.0)
-    )
+    ]
+    return (*scalers, *models)
 
 
 def prediction(pipeline_id: str, chain_id: str | None, **changes: Any) -> dict[str, Any]:

@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 
 from nirs_store.ids import sha256_hex
-from nirs_store.testing.sidebyside import Player
+from nirs_store.testing.queries import ARTIFACT, CHAIN, LOG, PIPELINE, PREDICTION, RUN
+from nirs_store.testing.partner import Player
 from nirs_store.testing.state import Row, State
 
 __all__ = ["blob_files", "expected_of", "observed_of", "plain", "score_order"]
 
-_JSON = {"config", "datasets", "summary", "expanded_config", "generator_choices", "scores", "best_params", "details"}
+_JSON = {
+    "config",
+    "datasets",
+    "summary",
+    "expanded_config",
+    "generator_choices",
+    "scores",
+    "best_params",
+    "details",
+}
 # What a model cannot know: moments (whether there is one it does) and ids of log lines.
 _MOMENTS = {"created_at", "completed_at"}
 _UNKNOWN = {"log_id"}
@@ -33,12 +43,12 @@ def observed_of(store: Any, artifact_ids: Iterable[str]) -> dict[str, Any]:
     artifacts = {key: store.get_artifact(key) for key in artifact_ids}
     return {
         "order": _order(runs, pipelines, predictions),
-        "runs": {row["run_id"]: plain(row) for row in runs},
-        "pipelines": {row["pipeline_id"]: plain(row) for row in pipelines},
-        "chains": {key: plain(store.get_chain(key)) for key in chains},
-        "predictions": {row["prediction_id"]: plain(row) for row in predictions},
+        "runs": {row["run_id"]: _columns(row, RUN) for row in runs},
+        "pipelines": {row["pipeline_id"]: _columns(row, PIPELINE) for row in pipelines},
+        "chains": {key: _columns(store.get_chain(key), CHAIN) for key in chains},
+        "predictions": {row["prediction_id"]: _columns(row, PREDICTION) for row in predictions},
         "arrays": {key: plain(value) for key, value in arrays.items()},
-        "logs": {key: [plain(row) for row in store.get_pipeline_log(key).to_dicts()] for key in ids},
+        "logs": {key: [_columns(row, LOG) for row in store.get_pipeline_log(key).to_dicts()] for key in ids},
         "sums": {
             row["run_id"]: [
                 plain(line)
@@ -46,8 +56,15 @@ def observed_of(store: Any, artifact_ids: Iterable[str]) -> dict[str, Any]:
             ]
             for row in runs
         },
-        "artifacts": {key: plain(value) for key, value in artifacts.items() if value is not None},
+        "artifacts": {
+            key: _columns(row, (*ARTIFACT, "ref_count")) for key, row in artifacts.items() if row is not None
+        },
     }
+
+
+def _columns(row: Row, names: tuple[str, ...]) -> Any:
+    """What the model knows of a row; a store may have columns of its own besides."""
+    return plain({name: row[name] for name in names})
 
 
 def expected_of(state: State) -> dict[str, Any]:
@@ -57,7 +74,6 @@ def expected_of(state: State) -> dict[str, Any]:
     runs = _newest(state.runs)
     pipelines = _newest(state.pipelines)
     predictions = _newest(state.predictions)
-    names = ("step_idx", "operator_class", "event", "duration_ms", "message", "details", "level", "created_at")
     return {
         "order": _order(runs, pipelines, predictions),
         "runs": {key: plain(model.get_run(key)) for key in state.runs},
@@ -65,17 +81,23 @@ def expected_of(state: State) -> dict[str, Any]:
         "chains": {key: plain(model.get_chain(key)) for key in state.chains},
         "predictions": {key: plain(model.get_prediction(key)) for key in state.predictions},
         "arrays": {
-            key: plain({name: value.get(name) for name in ("y_true", "y_pred", "y_proba", "sample_indices", "weights")})
+            key: plain(
+                {
+                    name: value.get(name)
+                    for name in ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
+                }
+            )
             for key, value in state.arrays.items()
         },
         "logs": {
-            key: [plain({n: row[n] for n in names}) for row in logs if row["pipeline_id"] == key]
-            for key in state.pipelines
+            key: [_columns(row, LOG) for row in logs if row["pipeline_id"] == key] for key in state.pipelines
         },
         "sums": {
             key: [
                 plain(line)
-                for line in sorted(model.get_run_log_summary(key).to_dicts(), key=lambda row: row["pipeline_id"])
+                for line in sorted(
+                    model.get_run_log_summary(key).to_dicts(), key=lambda row: row["pipeline_id"]
+                )
             ]
             for key in state.runs
         },

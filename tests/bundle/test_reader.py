@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirs_store.bundle import BundleMissing, export_chain, load_bundle
-from nirs_store.errors import (
+from nirs_store.bundle import export_chain, load_bundle
+from nirs_store.errors import BundleMissing, (
     BundleInvalid,
     BundleTooNew,
     NirsStoreError,

@@ -175,7 +175,7 @@ def test_a_statement_that_is_no_select_is_refused_before_it_runs(
     ],
 )
 def test_two_statements_are_refused_before_any_of_them_runs(store: WorkspaceStore, query: str) -> None:
-    with pytest.raises(InvalidInput, match="exactly one SELECT statement, found [23] statements"):
+    with pytest.raises(InvalidInput, match=r"exactly one SELECT statement, found [23] statements"):
         store.sql(query)
     assert store.sql("SELECT count(*) FROM runs").item() == 1
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_parsed_is_refused(store: WorkspaceStore, query: str) -> 
 )
 def test_a_change_hidden_in_a_select_is_refused(writable: WorkspaceStore, change: str) -> None:
     with pytest.raises(InvalidInput, match="changes the store is refused"):
-        writable.sql(f"WITH hidden AS ({change}) SELECT * FROM hidden")  # noqa: S608
+        writable.sql(f"WITH hidden AS ({change}) SELECT * FROM hidden")
 
 
 @pytest.mark.parametrize(
@@ -224,18 +224,20 @@ def test_a_select_reads_no_file(store: WorkspaceStore, tmp_path: Path, source: s
     file = tmp_path / "private.csv"
     file.write_text("a,b\n1,2\n")
     with pytest.raises(InvalidInput) as refused:
-        store.sql(f"SELECT * FROM {source.format(file=file, folder=tmp_path)}")  # noqa: S608
+        store.sql(f"SELECT * FROM {source.format(file=file, folder=tmp_path)}")
     assert "1,2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["here", "local", "people_sql_global", "params", "statement", "con", "table"])
+@pytest.mark.parametrize(
+    "name", ["here", "local", "people_sql_global", "params", "statement", "con", "table"]
+)
 def test_a_select_sees_no_python_variable(
     store: WorkspaceStore, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = here.clone()
     monkeypatch.setattr(people_sql, "people_sql_global", people_sql_global, raising=False)
     with pytest.raises(InvalidInput):
-        store.sql(f'SELECT * FROM "{name}"')  # noqa: S608
+        store.sql(f'SELECT * FROM "{name}"')
     assert local.equals(here)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from nirs_store.bundle import export_chain, load_bundle
-from nirs_store.errors import BundleMissing, (
+from nirs_store.errors import (
     BundleInvalid,
+    BundleMissing,
     BundleTooNew,
     NirsStoreError,
     ShapeMismatch,

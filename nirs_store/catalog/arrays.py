@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from nirs_store.errors import CatalogDamaged, InvalidInput
+from nirs_store.frames import as_array
 
 __all__ = ["StoredArray", "decode_array", "encode_array"]
 
@@ -33,7 +34,7 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
     InvalidInput
         For values numpy can only hold as Python objects (other than text).
     """
-    array = np.asarray(value)
+    array = as_array(value, name)
     if array.dtype.names is not None:
         raise InvalidInput(
             f"{name}: expected one value an entry, found records with the fields {', '.join(array.dtype.names)}. "

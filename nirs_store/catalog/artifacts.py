@@ -9,6 +9,7 @@ from nirs_store.blobs.serializers import get_serializer
 from nirs_store.catalog import queries
 from nirs_store.catalog.buffer import Buffer, now_naive
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.values import as_long, as_text
 from nirs_store.errors import ArtifactMissing, BlobMissing, InvalidInput, UnknownId
 from nirs_store.ids import new_id, sha256_hex
@@ -18,6 +19,7 @@ __all__ = [
     "artifact_path",
     "get_artifact",
     "load_artifact",
+    "on_disk",
     "read_artifact",
     "register_existing",
     "require_artifact",
@@ -85,7 +87,7 @@ def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tu
     Two formats can give the same bytes. There must be one file of them, the one that the row names: a
     second would heal nothing and belong to nobody.
     """
-    known = engine.known.get("artifact", artifact_id) or _on_disk(engine, artifact_id)
+    known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout, artifact_id)
     if known is None:
         return suffix, format
     path = Path(known["artifact_path"])
@@ -194,7 +196,7 @@ def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
         answered, known = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
         if not answered:
             # The catalog is busy. Ids made by save_artifact are hashes, so the file tells.
-            known = _on_disk(engine, artifact_id)
+            known = on_disk(engine.layout, artifact_id)
         if known is None:
             raise ArtifactMissing(
                 "artifact", artifact_id, "Save it with save_artifact first. Nothing was recorded."
@@ -215,11 +217,12 @@ def _in_transaction(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     return row and {name: row[name] for name in row if name not in ("artifact_id", "created_at")}
 
 
-def _on_disk(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+def on_disk(layout: Layout, artifact_id: str) -> dict[str, Any] | None:
+    """What a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
     if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
         return None
-    for path in (engine.layout.artifacts / artifact_id[:2]).glob(f"{artifact_id}.*"):
-        relative = path.relative_to(engine.layout.root).as_posix()
+    for path in (layout.artifacts / artifact_id[:2]).glob(f"{artifact_id}.*"):
+        relative = path.relative_to(layout.root).as_posix()
         return {
             "artifact_path": relative,
             "content_hash": artifact_id,

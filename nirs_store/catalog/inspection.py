@@ -14,9 +14,6 @@ import duckdb
 import pyarrow as pa
 
 from nirs_store.catalog.apply import DRAGS, OWNERS
-from nirs_store.catalog.arrays import decode_array
-from nirs_store.catalog.scalars import number
-from nirs_store.catalog.schema import CATALOG_ALIAS
 from nirs_store.catalog.segments import Segment
 from nirs_store.errors import CatalogDamaged
 
@@ -26,8 +23,6 @@ __all__ = [
     "Dangling",
     "Inspection",
     "Reference",
-    "altered_arrays",
-    "unreadable",
 ]
 
 _ARRAYS = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
@@ -110,60 +105,70 @@ class Inspection:
     segments
         Pending commits in their order. Those that were applied already do not count, and neither do rows
         that applying would drop because their owner was deleted.
+
+    Raises
+    ------
+    CatalogDamaged
+        From every method: the rows that it asks for cannot be read.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:
         self._con = con
         self._waiting: set[str] = set()
         if segments:
-            applied = {str(row[0]) for row in con.execute("SELECT txid FROM applied").fetchall()}
+            applied = {str(row[0]) for row in self._rows("SELECT txid FROM applied")}
             self._lay_beside([segment for segment in segments if segment.txid not in applied])
 
     def _lay_beside(self, segments: list[Segment]) -> None:
-        con = self._con
-        con.execute("CREATE TEMP TABLE gone AS SELECT id, kind FROM dead")
+        self._rows("CREATE TEMP TABLE gone AS SELECT id, kind FROM dead")
         for table, columns in _ASKED.items():
             parts = [s.tables[table].select(list(columns)) for s in segments if table in s.tables]
             if not parts:
                 continue
-            con.register("incoming", pa.concat_tables(parts))
+            self._con.register("incoming", pa.concat_tables(parts))
             try:
                 dropped = " OR ".join(
-                    f"EXISTS (SELECT 1 FROM gone g WHERE g.id = i.{column} AND g.kind = '{kind}')"  # noqa: S608
+                    f"EXISTS (SELECT 1 FROM gone g WHERE g.id = i.{column} AND g.kind = '{kind}')"
                     for column, kind in OWNERS.get(table, ())
                 )
                 dropped = dropped or "FALSE"
                 drag = DRAGS.get(table)
-                con.execute(
-                    f"CREATE TEMP TABLE waiting_{table} AS SELECT * FROM incoming i WHERE NOT ({dropped})"  # noqa: S608
+                self._rows(
+                    f"CREATE TEMP TABLE waiting_{table} AS SELECT * FROM incoming i WHERE NOT ({dropped})"
                 )
                 if drag is not None:
-                    con.execute(
-                        f"INSERT INTO gone SELECT i.{drag}, 'deleted' FROM incoming i WHERE {dropped}"  # noqa: S608
-                    )
+                    self._rows(f"INSERT INTO gone SELECT i.{drag}, 'deleted' FROM incoming i WHERE {dropped}")
             finally:
-                con.unregister("incoming")
+                self._con.unregister("incoming")
             self._waiting.add(table)
 
     def _all(self, table: str) -> str:
         """A table with its pending rows."""
         columns = ", ".join(_ASKED[table])
-        own = f"SELECT {columns} FROM {table}"  # noqa: S608
+        own = f"SELECT {columns} FROM {table}"
         if table not in self._waiting:
             return f"({own})"
-        return f"({own} UNION ALL SELECT {columns} FROM waiting_{table})"  # noqa: S608
+        return f"({own} UNION ALL SELECT {columns} FROM waiting_{table})"
 
     def _rows(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
-        return self._con.execute(sql, params if params is not None else []).fetchall()
+        try:
+            return self._con.execute(sql, params if params is not None else []).fetchall()
+        except duckdb.Error as error:
+            raise CatalogDamaged(f"the catalog cannot be read: {error}") from error
+
+    def version(self) -> int:
+        """Schema version of the catalog."""
+        return int(self._rows("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'")[0][0])
 
     # -- counts --------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
         """Rows of each table that people record, pending ones included."""
-        return {
-            table: number(self._con, f"SELECT count(DISTINCT {columns[0]}) FROM {self._all(table)}")  # noqa: S608
+        parts = (
+            f"SELECT '{table}', count(DISTINCT {columns[0]}) FROM {self._all(table)}"
             for table, columns in _ASKED.items()
-        }
+        )
+        return {str(table): int(count) for table, count in self._rows(" UNION ALL ".join(parts))}
 
     def dropped(self) -> dict[str, int]:
         """Rows dropped so far because what they belong to was deleted, by table."""
@@ -176,7 +181,7 @@ class Inspection:
             (str(kind), str(ident))
             for kind, ident in self._rows(
                 "SELECT kind, id FROM deferred d WHERE "
-                f"NOT EXISTS (SELECT 1 FROM {self._all('runs')} r WHERE r.run_id = d.id) AND "  # noqa: S608
+                f"NOT EXISTS (SELECT 1 FROM {self._all('runs')} r WHERE r.run_id = d.id) AND "
                 f"NOT EXISTS (SELECT 1 FROM {self._all('pipelines')} p WHERE p.pipeline_id = d.id) "
                 "ORDER BY number, position"
             )
@@ -186,24 +191,20 @@ class Inspection:
 
     def dangling(self) -> list[Dangling]:
         """Rows whose parent is neither in the catalog nor pending."""
-        found = []
-        for child, key, column, parent, parent_key in _RELATIONS:
-            found += [
-                Dangling(child, str(ident), column, str(missing))
-                for ident, missing in self._rows(
-                    f"SELECT c.{key}, c.{column} FROM {self._all(child)} c WHERE c.{column} IS NOT NULL "  # noqa: S608
-                    f"AND NOT EXISTS (SELECT 1 FROM {self._all(parent)} p WHERE p.{parent_key} = c.{column}) "
-                    "ORDER BY 1"
-                )
-            ]
-        return found
+        parts = (
+            f"SELECT '{child}', c.{key}, '{column}', c.{column} FROM {self._all(child)} c "
+            f"WHERE c.{column} IS NOT NULL AND NOT EXISTS "
+            f"(SELECT 1 FROM {self._all(parent)} p WHERE p.{parent_key} = c.{column})"
+            for child, key, column, parent, parent_key in _RELATIONS
+        )
+        return [Dangling(*map(str, row)) for row in self._rows(" UNION ALL ".join(parts) + " ORDER BY ALL")]
 
     def missing_arrays(self) -> list[str]:
         """Hashes that predictions or chains name and no row of `arrays` has."""
         return [
             str(row[0])
             for row in self._rows(
-                f"SELECT DISTINCT h FROM {self._array_uses()} u WHERE NOT EXISTS "  # noqa: S608
+                f"SELECT DISTINCT h FROM {self._array_uses()} u WHERE NOT EXISTS "
                 f"(SELECT 1 FROM {self._all('arrays')} a WHERE a.array_hash = u.h) ORDER BY h"
             )
         ]
@@ -213,7 +214,7 @@ class Inspection:
         return [
             str(row[0])
             for row in self._rows(
-                f"SELECT DISTINCT owner FROM {self._array_uses()} WHERE h = ? ORDER BY owner",  # noqa: S608
+                f"SELECT DISTINCT owner FROM {self._array_uses()} WHERE h = ? ORDER BY owner",
                 [array_hash],
             )
         ]
@@ -221,7 +222,7 @@ class Inspection:
     def _array_uses(self) -> str:
         names = ", ".join(_ARRAYS)
         return (
-            f"(SELECT h, owner FROM (SELECT unnest([{names}]) AS h, prediction_id AS owner "  # noqa: S608
+            f"(SELECT h, owner FROM (SELECT unnest([{names}]) AS h, prediction_id AS owner "
             f"FROM {self._all('prediction_arrays')} UNION ALL "
             f"SELECT wavelengths, chain_id FROM {self._all('chains')}) WHERE h IS NOT NULL)"
         )
@@ -231,7 +232,7 @@ class Inspection:
     def chains(self) -> Iterator[ChainRow]:
         """All chains, ordered by id."""
         columns = ", ".join(ChainRow._fields)
-        for row in self._rows(f"SELECT {columns} FROM {self._all('chains')} ORDER BY chain_id"):  # noqa: S608
+        for row in self._rows(f"SELECT {columns} FROM {self._all('chains')} ORDER BY chain_id"):
             yield ChainRow(*row)
 
     def blobs(self) -> list[BlobRow]:
@@ -240,7 +241,7 @@ class Inspection:
             BlobRow(str(ident), str(path), str(digest), int(size))
             for ident, path, digest, size in self._rows(
                 "SELECT artifact_id, first(artifact_path), first(content_hash), first(size_bytes) "
-                f"FROM {self._all('blobs')} GROUP BY artifact_id ORDER BY artifact_id"  # noqa: S608
+                f"FROM {self._all('blobs')} GROUP BY artifact_id ORDER BY artifact_id"
             )
         ]
 
@@ -250,77 +251,17 @@ class Inspection:
             Reference(*map(str, row))
             for row in self._rows(
                 "SELECT DISTINCT ref_id, artifact_id, owner_kind, owner_id "
-                f"FROM {self._all('artifact_refs')} ORDER BY ref_id"  # noqa: S608
+                f"FROM {self._all('artifact_refs')} ORDER BY ref_id"
             )
         ]
 
-
-# -- reading everything ------------------------------------------------------------------------
-
-
-def unreadable(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, str, str | None]]:
-    """Read every column and every index; DuckDB verifies the checksum of each block it reads.
-
-    Yields
-    ------
-    table, what, reason
-        "column …" or "index"; the reason is None for what could be read.
-    """
-    columns = con.execute(
-        "SELECT c.table_name, c.column_name FROM duckdb_columns() c JOIN duckdb_tables() t USING (table_oid, "
-        "database_name) WHERE database_name = ? AND NOT c.internal ORDER BY c.table_name, c.column_index",
-        [CATALOG_ALIAS],
-    ).fetchall()
-    for table, column in columns:
-        try:
-            con.execute(f"SELECT bit_xor(hash({_name(column)})) FROM {_name(table)}").fetchall()  # noqa: S608
-        except duckdb.Error as error:
-            yield str(table), f"column {column}", str(error)
-        else:
-            yield str(table), f"column {column}", None
-    keys = con.execute(
-        "SELECT table_name, constraint_column_names[1] FROM duckdb_constraints() WHERE database_name = ? "
-        "AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') AND len(constraint_column_names) = 1 ORDER BY ALL",
-        [CATALOG_ALIAS],
-    ).fetchall()
-    for table, column in keys:
-        try:
-            yield str(table), "index", _differs(con, _name(str(table)), _name(str(column)))
-        except duckdb.Error as error:
-            yield str(table), "index", str(error)
-
-
-def _differs(con: duckdb.DuckDBPyConnection, table: str, key: str) -> str | None:
-    """Walk a whole index: lookups and inserts use blocks that no scan of the table ever reads."""
-    rows = number(con, f"SELECT count(*) FROM {table}")  # noqa: S608
-    if not rows:
-        return None
-    # Everything above the smallest key, and that one: DuckDB answers both from the index (see
-    # `Options.whole_indexes`), where `>=` would be found to hold for every row and scanned.
-    least = con.execute(f"SELECT min({key}) FROM {table}").fetchall()[0][0]  # noqa: S608
-    found = number(con, f"SELECT count({key}) FROM {table} WHERE {key} = ?", [least])  # noqa: S608
-    found += number(con, f"SELECT count({key}) FROM {table} WHERE {key} > ?", [least])  # noqa: S608
-    return None if found == rows else f"it finds {found} of {rows} rows"
-
-
-def altered_arrays(con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> Iterator[str]:
-    """Hash every array anew, also those of pending commits; yields the hashes that no longer fit."""
-    reader = con.execute("SELECT array_hash, dtype, shape, data FROM arrays").to_arrow_reader(512)
-    for batch in reader:
-        yield from _altered(batch)
-    for segment in segments:
-        if "arrays" in segment.tables:
-            for batch in segment.tables["arrays"].to_batches():
-                yield from _altered(batch)
-
-
-def _altered(batch: pa.RecordBatch) -> Iterator[str]:
-    for array_hash, dtype, shape, data in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-        try:
-            decode_array(array_hash, dtype, shape, data)
-        except CatalogDamaged:
-            yield array_hash
-
-
-def _name(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
+    def missing_sessions(self) -> list[str]:
+        """Sessions that hold artifacts and have no row."""
+        return [
+            str(row[0])
+            for row in self._rows(
+                f"SELECT DISTINCT owner_id FROM {self._all('artifact_refs')} r WHERE owner_kind = 'session' "
+                f"AND NOT EXISTS (SELECT 1 FROM {self._all('sessions')} s WHERE s.session_id = r.owner_id) "
+                "ORDER BY owner_id"
+            )
+        ]

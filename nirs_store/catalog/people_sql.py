@@ -14,6 +14,7 @@ import duckdb
 import polars as pl
 
 from nirs_store.catalog.access import Connection
+from nirs_store.catalog.frames import to_frame
 from nirs_store.catalog.values import is_text
 from nirs_store.errors import InvalidInput
 
@@ -104,7 +105,7 @@ def select(
     con.execute("BEGIN TRANSACTION READ ONLY")
     try:
         # The statement as it was parsed, never its text a second time.
-        table: pl.DataFrame = con.sql(statement, params=params).pl()
+        return to_frame(con.sql(statement, params=params))
     except _MACHINE:
         raise
     except duckdb.Error as error:
@@ -117,10 +118,3 @@ def select(
         ) from error
     finally:
         con.execute("ROLLBACK")
-    # All times of the catalog are UTC; every other answer of the store says so too.
-    naive = [
-        name
-        for name, kind in table.schema.items()
-        if isinstance(kind, pl.Datetime) and kind.time_zone is None
-    ]
-    return table.with_columns(pl.col(naive).dt.replace_time_zone("UTC")) if naive else table

@@ -12,12 +12,14 @@ import polars as pl
 
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.arrays import decode_array
+from nirs_store.catalog.frames import to_frame
 from nirs_store.catalog.schema import TABLES, column_names
 from nirs_store.catalog.values import as_float, as_int, as_text, from_json, is_text, with_zone
 from nirs_store.errors import CatalogDamaged, InvalidInput
 
 __all__ = [
     "chains_for_pipeline",
+    "find_ids",
     "get_artifact",
     "get_chain",
     "get_pipeline",
@@ -60,6 +62,15 @@ GROUP_COLUMNS = (
 )
 STATUSES = ("running", "completed", "failed", "interrupted")
 
+# What an id can name, in the order in which people mean it, and where it is the key.
+ID_COLUMNS = {
+    "run": ("runs", "run_id"),
+    "pipeline": ("pipelines", "pipeline_id"),
+    "chain": ("chains", "chain_id"),
+    "prediction": ("predictions", "prediction_id"),
+    "artifact": ("blobs", "artifact_id"),
+}
+
 _HIDDEN = {"session_id"}
 # A row says "running" until somebody finishes it; one whose session died shows as interrupted.
 _STATUS = (
@@ -85,15 +96,7 @@ _NOTES = {
 def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
     """Run a query whole; TIMESTAMP columns come back as UTC."""
     result = con.sql(sql, params=params)
-    if result is None:
-        return pl.DataFrame()
-    out: pl.DataFrame = result.pl()
-    times = [
-        name
-        for name, dtype in out.schema.items()
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone is None
-    ]
-    return out.with_columns(pl.col(times).dt.replace_time_zone("UTC")) if times else out
+    return pl.DataFrame() if result is None else to_frame(result)
 
 
 def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
@@ -113,6 +116,28 @@ def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
 def note_of(con: Connection, kind: str, identifier: str) -> dict[str, Any] | None:
     """What recording calls need to know of an existing row, or None."""
     return one(con, _NOTES[kind], [identifier])
+
+
+def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int | None) -> pl.DataFrame:
+    """Whole ids that begin or end with `part`, of each kind at most `limit`."""
+    wanted = [kinds] if isinstance(kinds, str) else list(ID_COLUMNS if kinds is None else kinds)
+    for kind in wanted:
+        if kind not in ID_COLUMNS:
+            near = difflib.get_close_matches(str(kind), ID_COLUMNS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidInput(f"Unknown kind {kind!r}: expected one of {', '.join(ID_COLUMNS)}.{hint}")
+    params = {"part": as_text(part, "part"), "limit": _page(limit, 0)["limit"]}
+    if not params["part"]:
+        raise InvalidInput("part: expected at least one character of an id, found none.")
+    found = [
+        f"(SELECT '{kind}' AS kind, {position} AS position, {key} AS id FROM {table} "
+        f"WHERE starts_with({key}, $part) OR ends_with({key}, $part) ORDER BY id LIMIT $limit)"
+        for position, (kind, (table, key)) in enumerate((kind, ID_COLUMNS[kind]) for kind in wanted)
+    ]
+    if not found:
+        return pl.DataFrame(schema={"kind": pl.String, "id": pl.String})
+    sql = f"SELECT kind, id FROM ({' UNION ALL '.join(found)}) ORDER BY position, id"
+    return frame(con, sql, params)
 
 
 def _columns(table: str, prefix: str = "") -> str:

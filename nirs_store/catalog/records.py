@@ -21,6 +21,7 @@ from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.environment import environment
 from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, to_json
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.frames import as_array
 from nirs_store.ids import new_id
 
 __all__ = [
@@ -51,6 +52,7 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
     UnknownId
         No row has that id.
     """
+    engine.check_writable()
     known = engine.known.get(kind, identifier) if isinstance(identifier, str) else None
     if known is not None:
         return dict(known)
@@ -73,6 +75,7 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
 
 def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -> str:
     """Record a run and commit it."""
+    engine.check_writable()
     run_id = new_id()
     row = {
         "run_id": run_id,
@@ -202,7 +205,6 @@ def _note_end(engine: Engine, pipeline_id: str, note: Mapping[str, Any] | None, 
 
 def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
     """Mark the pipeline as failed; what it recorded is rolled back, its row and logs stay."""
-    engine.check_writable()
     note = require(engine, "pipeline", pipeline_id)
     if note is not None and note.get("status") in ("failed", "completed"):
         return
@@ -299,7 +301,10 @@ def save_chain(
 
 
 def _wavelengths(values: Any) -> np.ndarray:
-    grid = np.asarray(values, dtype=np.float64)
+    try:
+        grid = as_array(values, "wavelengths").astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"wavelengths: expected numbers only: {error}. Nothing was recorded.") from error
     if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
         raise InvalidInput(
             f"wavelengths: expected a one-dimensional list of finite numbers, found shape {grid.shape}. "

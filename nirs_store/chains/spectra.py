@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nirs_store.chains.folds import step_number
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.frames import as_array, column_names, is_frame, native
 
 __all__ = ["Spectra", "read_spectra"]
 
@@ -59,7 +60,8 @@ def read_spectra(
     plan : ReplayPlan
         What they will go through.
     X : array or data frame of shape (n_samples, n_channels), or sequence or dict of them
-        Columns of a data frame must be named after their wavelengths.
+        Of numpy, polars, pandas, or anything with the Arrow C interface. Columns of a data frame that are
+        named by numbers are named after their wavelengths.
     wavelengths : array of shape (n_channels,), or sequence or dict of them, optional
         The grid of X.
     adapts : callable
@@ -98,6 +100,7 @@ def read_spectra(
 def _blocks(plan: ReplayPlan, X: Any) -> dict[int, Any]:
     """Part X into its sources; one block counts as the source the chain uses, or as source 0."""
     wanted = plan.sources
+    X = native(X, "X")
     several = _several(X)
     if several is None:
         if len(wanted) > 1:
@@ -121,31 +124,24 @@ def _several(value: Any) -> dict[int, Any] | None:
     if isinstance(value, Mapping):
         if not value:
             raise InvalidInput("X is an empty dict; expected one array for each source.")
-        numbered = {step_number(key, f"The source {key!r} of X"): item for key, item in value.items()}
+        numbered = {step_number(key, f"The source {key!r} of X"): native(item) for key, item in value.items()}
         if len(numbered) < len(value):
             raise InvalidInput(f"X names a source twice: {list(value)}.")
         return dict(sorted(numbered.items()))
-    if isinstance(value, list | tuple) and value and all(_is_table(item) for item in value):
-        return dict(enumerate(value))
+    if isinstance(value, list | tuple) and value:
+        items = [native(item) for item in value]
+        if all(_is_table(item) for item in items):
+            return dict(enumerate(items))
     return None
 
 
 def _is_table(value: Any) -> bool:
-    return _is_frame(value) or getattr(value, "ndim", None) == 2
-
-
-def _is_frame(value: Any) -> bool:
-    kind = type(value)
-    if isinstance(value, np.ndarray):
-        return False
-    return (hasattr(kind, "columns") and hasattr(kind, "to_numpy")) or (
-        hasattr(kind, "__arrow_c_stream__") and not hasattr(kind, "to_numpy")
-    )
+    return is_frame(value) or getattr(value, "ndim", None) == 2
 
 
 def _table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
     columns = None
-    if _is_frame(value):
+    if is_frame(value):
         array, columns = _read_frame(value, label)
     else:
         if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
@@ -165,7 +161,7 @@ def _table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
 
 def _to_array(value: Any, label: str) -> NDArray[Any]:
     try:
-        return np.asarray(value)
+        return as_array(value, label)
     except (TypeError, ValueError) as error:
         raise ShapeMismatch(f"{label} is no table of numbers: {error}.") from error
 
@@ -181,23 +177,21 @@ def _to_numbers(array: NDArray[Any], label: str) -> NDArray[Any]:
 
 
 def _read_frame(frame: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
-    if not hasattr(type(frame), "to_numpy"):
-        import polars as pl
-
-        frame = pl.DataFrame(frame)
-    names = list(frame.columns)
+    names = column_names(frame)
     numbers = [_number(name) for name in names]
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
-    if strange:
+    # Where no name is a number the table is as good as an array; mixed ones hold something else beside.
+    if strange and len(strange) < len(names):
         shown = ", ".join(strange[:5]) + (", ..." if len(strange) > 5 else "")
         raise InvalidInput(
             f"{label} has {len(strange)} of {len(names)} columns whose names are not wavelengths: {shown}. "
             "Keep only the spectral columns, named by wavelength; or pass an array, as with X.to_numpy()."
         )
     # A frame made from an array without names counts its columns; those are not wavelengths.
-    unnamed = all(isinstance(name, int | np.integer) for name in names) and numbers == list(range(len(names)))
+    counted = all(isinstance(name, int | np.integer) for name in names) and numbers == list(range(len(names)))
+    unnamed = bool(strange) or counted
     # Row by row in memory, so that a frame and the array it shows give the same bits.
-    array = np.ascontiguousarray(frame.to_numpy())
+    array = np.ascontiguousarray(as_array(frame, label))
     return array, None if unnamed else np.array(numbers, dtype=np.float64)
 
 
@@ -238,7 +232,7 @@ def _given(
 
 def _as_grid(value: Any) -> Grid:
     try:
-        grid = np.asarray(value, dtype=np.float64)
+        grid = as_array(value, "'wavelengths'").astype(np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"'wavelengths' must be numbers, one for each channel: {error}.") from error
     if grid.ndim != 1 or not np.isfinite(grid).all():

@@ -177,7 +177,11 @@ def test_the_page_on_errors_says_of_each_what_it_is() -> None:
     }
     kinds = {name: getattr(errors, name) for name in errors.__all__}
     assert told == {
-        name: (kind.code, {base.__name__ for base in kind.__bases__} - {"NirsStoreError", "Exception"}, kind.exit_code)
+        name: (
+            kind.code,
+            {base.__name__ for base in kind.__bases__} - {"NirsStoreError", "Exception"},
+            kind.exit_code,
+        )
         for name, kind in kinds.items()
     }
 
@@ -191,9 +195,13 @@ def test_the_format_of_the_serializer_page_is_found_once_it_is_installed(
     (tmp_path / f"{module}.py").write_text(blocks(page, "python")[0].code, encoding="utf-8")
     installed = tmp_path / "example-1.0.dist-info"
     installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n", encoding="utf-8")
+    (installed / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: example\nVersion: 1.0\n", encoding="utf-8"
+    )
     entry = re.sub(r'"', "", declared.code.partition("\n")[2])
-    (installed / "entry_points.txt").write_text(f"[{serializers.ENTRY_POINT_GROUP}]\n{entry}", encoding="utf-8")
+    (installed / "entry_points.txt").write_text(
+        f"[{serializers.ENTRY_POINT_GROUP}]\n{entry}", encoding="utf-8"
+    )
     assert serializers.ENTRY_POINT_GROUP in declared.code.partition("\n")[0]
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(serializers, "_registry", dict(serializers._registry))
@@ -213,6 +221,12 @@ def test_links_of_a_page_lead_to_files_and_headings_that_exist(page: str) -> Non
         assert linked.exists(), f"{page} links to {target}, which does not exist"
         if anchor:
             assert anchor in anchors(linked), f"{page} links to {target}, but has no such heading"
+
+
+def test_the_list_of_tutorials_links_to_each_notebook() -> None:
+    listing = CHECKOUT / "docs" / "tutorials" / "index.md"
+    linked = {match["target"] for match in _LINK.finditer(listing.read_text(encoding="utf-8"))}
+    assert {notebook.name for notebook in listing.parent.glob("*.ipynb")} <= linked
 
 
 def test_the_note_of_a_new_workspace_names_every_template() -> None:

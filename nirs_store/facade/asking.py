@@ -10,6 +10,7 @@ import polars as pl
 
 from nirs_store import comparison
 from nirs_store.catalog import people_sql, queries, ranking
+from nirs_store.errors import InvalidInput
 from nirs_store.facade.base import Facade
 from nirs_store.leaderboard import top_chains
 from nirs_store.pivot import Pivot, check_kinds, make_pivot
@@ -31,6 +32,32 @@ class QueryMethods(Facade):
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None:
         """One pipeline with its JSON decoded, or None."""
         return self._engine.query(lambda con: queries.get_pipeline(con, pipeline_id, self._alive()))
+
+    def find_ids(
+        self, part: str, kinds: str | Sequence[str] | None = None, *, limit: int | None = 10
+    ) -> pl.DataFrame:
+        """Whole ids that begin or end with a part of one, such as the eight characters of a table.
+
+        Parameters
+        ----------
+        part : str
+            Compared as it is: no character is a wildcard.
+        kinds : str or sequence of str, optional
+            What may be meant, of run, pipeline, chain, prediction, artifact; all of them by default.
+        limit : int, optional
+            At most so many ids of each kind; None for all.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns ``kind`` and ``id``, in the order of `kinds`.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown kind, or an empty `part`.
+        """
+        return self._engine.query(lambda con: queries.find_ids(con, part, kinds, limit))
 
     def list_runs(
         self,
@@ -74,7 +101,18 @@ class QueryMethods(Facade):
         return self._engine.query(lambda con: queries.get_prediction(con, prediction_id, load_arrays))
 
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
-        """Arrays of many predictions at once, by prediction id; those without arrays are absent."""
+        """Arrays of many predictions at once, by prediction id; those without arrays are absent.
+
+        Raises
+        ------
+        InvalidInput
+            One id instead of a list of ids; `get_prediction` with ``load_arrays=True`` takes one.
+        """
+        if isinstance(prediction_ids, str):
+            raise InvalidInput(
+                "prediction_ids: expected a list of ids, found one. For one prediction call "
+                "get_prediction(prediction_id, load_arrays=True)."
+            )
         return self._engine.query(lambda con: queries.load_arrays(con, prediction_ids))
 
     def query_predictions(

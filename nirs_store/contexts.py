@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from nirs_store.display import block, field_table
 from nirs_store.errors import NirsStoreError
 
 __all__ = ["PipelineContext", "RunContext", "open_run"]
@@ -46,10 +47,12 @@ class PipelineContext:
     ----------
     pipeline_id : str
         Its id.
+    name : str
     """
 
-    def __init__(self, pipeline_id: str) -> None:
+    def __init__(self, pipeline_id: str, name: str = "") -> None:
         self.pipeline_id = pipeline_id
+        self.name = name
         self.best_val: float | None = None
         self.best_test: float | None = None
         self.metric: str | None = None
@@ -63,6 +66,10 @@ class PipelineContext:
     def __repr__(self) -> str:
         return f"PipelineContext({self.pipeline_id!r})"
 
+    def _repr_html_(self) -> str:
+        facts = {"pipeline": self.pipeline_id, "metric": self.metric, "best val": self.best_val}
+        return block(self.name or "Pipeline", field_table(facts | {"best test": self.best_test}))
+
 
 class RunContext:
     """A run that is being recorded.
@@ -71,13 +78,17 @@ class RunContext:
     ----------
     run_id : str
         Its id.
+    name : str
+    status : {"running", "completed", "failed"}
     summary : dict
         Written with the run when the block ends normally.
     """
 
-    def __init__(self, store: RecordingStore, run_id: str) -> None:
+    def __init__(self, store: RecordingStore, run_id: str, name: str = "") -> None:
         self._store = store
         self.run_id = run_id
+        self.name = name
+        self.status = "running"
         self.summary: dict[str, Any] = {}
         self._pipelines = 0
 
@@ -94,7 +105,7 @@ class RunContext:
         pipeline_id = self._store.begin_pipeline(
             self.run_id, name, expanded_config, list(generator_choices), dataset_name, dataset_hash
         )
-        pipeline = PipelineContext(pipeline_id)
+        pipeline = PipelineContext(pipeline_id, name)
         start = time.monotonic()
         try:
             yield pipeline
@@ -108,7 +119,12 @@ class RunContext:
         self._pipelines += 1
 
     def __repr__(self) -> str:
-        return f"RunContext({self.run_id!r})"
+        count = f"{self._pipelines} pipeline{'' if self._pipelines == 1 else 's'}"
+        return f"<Run {self.name!r}: {self.status}, {count} completed; run_id={self.run_id!r}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"run": self.run_id, "status": self.status, "completed pipelines": self._pipelines}
+        return block(self.name or "Run", field_table(facts | {"summary": self.summary or None}))
 
 
 @contextmanager
@@ -117,13 +133,15 @@ def open_run(
 ) -> Iterator[RunContext]:
     """Record a run: completed on a normal exit, failed with the traceback otherwise."""
     named = [{"name": d} if isinstance(d, str) else dict(d) for d in datasets]
-    run = RunContext(store, store.begin_run(name, config, named))
+    run = RunContext(store, store.begin_run(name, config, named), name)
     try:
         yield run
     except BaseException as error:
+        run.status = "failed"
         _fail(store.fail_run, run.run_id, error)
         raise
     store.complete_run(run.run_id, {"total_pipelines": run._pipelines, **run.summary})
+    run.status = "completed"
 
 
 def _fail(mark: Callable[[str, str], None], identifier: str, error: BaseException) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -117,7 +118,7 @@ def run_demo(directory: str | Path, *, console: Console | None = None) -> DemoRe
     with WorkspaceStore(folder) as store:
         run_id, recorded = _record(store, estimators, samples, console)
         chains = tuple(sorted(recorded, key=lambda result: result.value))
-        _print_leaderboard(chains, console)
+        _print_leaderboard(store.top_chains(None, run_id=run_id), console)
         best = chains[0]
         predicted = store.replay_chain(best.chain_id, samples.X_test, wavelengths=samples.wavelengths)
         scores = regression_scores(samples.y_test, predicted)
@@ -248,25 +249,24 @@ def _progress(console: Console, total: int) -> Iterator[Any]:
         yield lambda done, words: bar.update(task, completed=done, description=words)
 
 
-def _print_leaderboard(chains: tuple[CrossValidationResult, ...], console: Console) -> None:
+def _print_leaderboard(ranked: pl.DataFrame, console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("chain", no_wrap=True)
     for name in ("RMSECV", "SD", "bias", "R²", "RPD", "RMSEP"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("chain id", style="dim", no_wrap=True)
-    for rank, result in enumerate(chains, start=1):
-        pooled = result.pooled
+    for rank, row in enumerate(ranked.iter_rows(named=True), start=1):
         table.add_row(
             str(rank),
-            result.name,
-            f"{result.value:.3f}",
-            f"{result.fold_sd:.2f}",
-            f"{pooled['bias']:+.3f}",
-            f"{pooled['r2']:.3f}",
-            f"{pooled['rpd']:.1f}",
-            f"{result.test_value:.3f}" if result.test_value is not None else "-",
-            result.chain_id[-8:],
+            row["pipeline_name"],
+            f"{row['rmsecv']:.3f}",
+            f"{row['score_sd']:.2f}",
+            f"{row['bias']:+.3f}",
+            f"{row['r2']:.3f}",
+            f"{row['rpd']:.1f}",
+            f"{row['rmsep']:.3f}",
+            row["chain_id"][-8:],
             style="bold" if rank == 1 else None,
         )
     console.print(f"[bold]Leaderboard[/], {_TARGET} in {_UNIT}; SD is the spread of the RMSE over the folds")
@@ -315,8 +315,6 @@ def _draw(store: WorkspaceStore, best: CrossValidationResult, folder: Path) -> P
 
 def _write_spectra(samples: _Samples, folder: Path) -> Path:
     """Write the held-out spectra as an instrument would export them: names, then wavelengths."""
-    import polars as pl
-
     columns: dict[str, Any] = {"sample": samples.names_test, _TARGET: samples.y_test}
     columns |= {f"{wavelength:.2f}": samples.X_test[:, i] for i, wavelength in enumerate(samples.wavelengths)}
     path = folder / "exports" / "tecator_held_out.csv"

@@ -34,8 +34,8 @@ def cell_text(value: object, digits: int = 4) -> str:
 
     Examples
     --------
-    >>> cell_text(2.34567), cell_text(None), cell_text(True), cell_text(["a", "b"])
-    ('2.346', '', 'yes', 'a, b')
+    >>> cell_text(2.34567), cell_text(None), cell_text(True), cell_text({"cv": 5, "seed": None})
+    ('2.346', '', 'yes', 'cv=5, seed=None')
     """
     if value is None:
         return ""
@@ -46,10 +46,15 @@ def cell_text(value: object, digits: int = 4) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}" + (f" {value.tzname()}" if value.tzinfo else "")
     if isinstance(value, Mapping):
-        return short(", ".join(f"{key}={cell_text(item, digits)}" for key, item in value.items()))
+        return short(", ".join(f"{key}={_item_text(item, digits)}" for key, item in value.items()))
     if isinstance(value, (list, tuple)):
-        return short(", ".join(cell_text(item, digits) for item in value))
+        return short(", ".join(_item_text(item, digits) for item in value))
     return short(str(value))
+
+
+def _item_text(value: object, digits: int) -> str:
+    # In a list of parameters None and True are values as others are.
+    return str(value) if value is None or isinstance(value, bool) else cell_text(value, digits)
 
 
 def short(text: str, longest: int = _LONGEST) -> str:

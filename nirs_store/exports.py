@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ __all__ = ["export_pipeline_config", "export_predictions_parquet", "export_run"]
 def _write(path: Path, data: bytes) -> Path:
     if "\x00" in str(path):
         raise InvalidInput(f"output_path: {str(path)!r} cannot be the name of a file. Nothing was written.")
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
         raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")
     ensure_dir(path.parent)
     write_file(path, data)

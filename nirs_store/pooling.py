@@ -159,7 +159,7 @@ class _Scorer:
         try:
             y, yhat = np.concatenate(truths), np.concatenate(guesses)
             if self._regression:
-                found = regression_scores(y.reshape(yhat.shape), yhat)
+                found = regression_scores(y, yhat)
             else:
                 found = classification_scores(y, yhat)
         except ValueError:  # NaN, or shapes that do not belong together: ranks last, hinders nobody

@@ -20,6 +20,7 @@ from nirs_store.errors import InvalidInput
 from nirs_store.facade.models import ModelMethods
 from nirs_store.facade.recording import RecordingMethods
 from nirs_store.facade.upkeep import UpkeepMethods
+from nirs_store.facade.viewing import ViewMethods
 
 __all__ = ["WorkspaceStore"]
 
@@ -28,7 +29,7 @@ _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
 
 
-class WorkspaceStore(RecordingMethods, ModelMethods, UpkeepMethods):
+class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods):
     """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
 
     Parameters

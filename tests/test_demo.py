@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from nirs_store import WorkspaceStore, load_bundle
+from nirs_store.catalog.oslock import open_lock_file, try_lock
 from nirs_store.cli._app import app
 from nirs_store.demo import DemoResult, run_demo
 from nirs_store.errors import InvalidInput, NotAWorkspace
@@ -24,11 +28,26 @@ class Demo(NamedTuple):
     printed: str
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    paper = io.StringIO()
-    console = Console(file=paper, width=80, highlight=False)
-    return Demo(run_demo(tmp_path_factory.mktemp("demo") / "ws", console=console), paper.getvalue())
+    """Run the demo once, whichever worker comes first; it works longer than all its tests together."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+    shared.mkdir(exist_ok=True)
+    kept = shared / "demo.pickle"
+    lock = open_lock_file(shared / "lock")
+    try:
+        while not try_lock(lock, exclusive=True):
+            time.sleep(0.05)
+        if not kept.exists():
+            paper = io.StringIO()
+            console = Console(file=paper, width=80, highlight=False)
+            made = Demo(run_demo(shared / "ws", console=console), paper.getvalue())
+            kept.write_bytes(pickle.dumps(made))
+        demo: Demo = pickle.loads(kept.read_bytes())
+    finally:
+        os.close(lock)
+    return demo
 
 
 def test_at_least_twelve_chains_are_compared_one_of_them_not_pls(demo: Demo) -> None:

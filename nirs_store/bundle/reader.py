@@ -20,6 +20,7 @@ from nirs_store.bundle.probes import agree, disagreement
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, predict_proba, predicted_classes
+from nirs_store.display import block, field_table, table
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
 
 __all__ = ["Bundle", "load_bundle"]
@@ -172,6 +173,38 @@ class Bundle:
         origin = "nirs_store" if self.record else "another program"
         made = f"format {self.manifest.format_version} from {origin}"
         return f"<Bundle {self.path.name!r}: {', '.join(parts)}; {made}>"
+
+    def _repr_html_(self) -> str:
+        grid = self._plan.wavelengths
+        unit = str(self.units.get("wavelength_unit") or "")
+        target = str(self.units.get("target") or "")
+        target_unit = str(self.units.get("target_unit") or "")
+        facts = {
+            "file": self.path.name,
+            "target": f"{target} ({target_unit})" if target and target_unit else target,
+            "channels": None if grid is None else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),
+            "models": ", ".join(fold for fold in self._plan.folds if fold) or "one",
+            "format": self.manifest.format_version,
+            "written by": "nirs_store" if self.record else "another program",
+            "written with": dict(self.record.environment) if self.record else None,
+            "notes": " ".join(self.notes),
+        }
+        steps = [
+            (
+                step.get("step_idx"),
+                step.get("operator_type", "transform"),
+                step.get("operator_class"),
+                step.get("params"),
+            )
+            for step in self.chain["steps"]
+        ]
+        scores = [(name, value) for name, value in self.scores.items() if isinstance(value, (int, float))]
+        return block(
+            "Bundle",
+            field_table(facts),
+            table(("step", "type", "operator", "parameters"), steps),
+            table(("score", "value"), scores) if scores else "",
+        )
 
 
 def _load(contents: Contents) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import duckdb
 
+from nirs_store.blobs.durable import fsync_dir, write_error
 from nirs_store.catalog.apply import ApplyReport, apply_journal
 from nirs_store.catalog.aside import aside_files, settle_aside
 from nirs_store.catalog.connection import (
@@ -385,10 +386,18 @@ class CatalogAccess:
                 with contextlib.suppress(duckdb.Error):  # the failing statement may have ended it itself
                     con.execute("ROLLBACK")
                 raise
+            self._sync_names()
             return result
 
         self._changed = True
         return self._run(whole, con)
+
+    def _sync_names(self) -> None:
+        """Make the name of DuckDB's log durable: DuckDB syncs what it writes into it, not the folder."""
+        try:
+            fsync_dir(self._layout.root)
+        except OSError as error:
+            raise write_error(self._layout.wal, error) from error
 
     def _run(self, work: Callable[[Connection], T], con: Connection) -> T:
         return self._guard(work, con)

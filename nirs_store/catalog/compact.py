@@ -34,6 +34,8 @@ def compact(layout: Layout) -> None:
         )
     draft = layout.tmp / f"catalog-{new_id()}.duckdb"
     try:
+        # Were the log to come back after a power loss, it must not find the new file.
+        fsync_dir(layout.root)
         _copy(layout, draft)
         fd = os.open(draft, os.O_RDWR)
         try:

@@ -81,6 +81,9 @@ class Journal:
 
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""
+        if entries:
+            # Their rows may be in a log that DuckDB has just made: it syncs what it writes, not the file's name.
+            fsync_dir(self._layout.root)
         for entry in entries:
             remove_file(entry.path, missing_ok=True)
         if entries:

@@ -31,6 +31,8 @@ _COMMANDS = {
     "delete": (f"{_HOME}.delete", "Delete a run or a prediction."),
     "gc": (f"{_HOME}.gc", "Remove the files of models that nothing refers to."),
     "vacuum": (f"{_HOME}.vacuum", "Shrink the catalog after deletions."),
+    "check": (f"{_HOME}.check", "Look whether everything recorded is there and intact."),
+    "repair": (f"{_HOME}.repair", "Put right what a check found, as far as possible."),
 }
 
 

@@ -8,7 +8,8 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def print_table(
     flexible
         Columns that may be shortened with an ellipsis on a terminal.
     """
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["-" if cell is None else _one_line(str(cell)) for cell in row] for row in rows]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
     if on_terminal():
         _fit(widths, columns, flexible)
@@ -126,9 +127,20 @@ def _plain(value: Any) -> Any:
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, time | timedelta):
+        return str(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return _plain(value.tolist())
     return value
+
+
+def _one_line(text: str) -> str:
+    """Keep names with line breaks, or with escape sequences for the terminal, inside their cell."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _fit(widths: list[int], columns: Sequence[str], flexible: Sequence[str]) -> None:

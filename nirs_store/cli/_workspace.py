@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ __all__ = ["KINDS", "Found", "find", "open_store"]
 KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
 
 _LEAST_CHARACTERS = 4
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Foun
         if record is not None:
             return Found(kind, text, record)
     if len(text) >= _LEAST_CHARACTERS:
+        found = store.find_ids(text, kinds, limit=_SHOWN + 1)
         for kind in kinds:
-            matches = sorted({each for each in _ids(store, kind) if _fits(each, text)})
+            matches = found.filter(pl.col("kind") == kind)["id"].to_list()
             if len(matches) > 1:
+                many = len(matches) > _SHOWN
                 raise InvalidInput(
-                    f"{text!r} fits {len(matches)} {kind}s: {', '.join(matches[:3])}"
-                    f"{', ...' if len(matches) > 3 else ''}. Write more of the id."
+                    f"{text!r} fits {f'more than {_SHOWN}' if many else len(matches)} {kind}s: "
+                    f"{', '.join(matches[:_SHOWN])}{', ...' if many else ''}. Write more of the id."
                 )
             if matches:
                 return Found(kind, matches[0], getters[kind](matches[0]) or {})
@@ -85,31 +88,6 @@ def _getters(store: WorkspaceStore) -> dict[str, Callable[[str], dict[str, Any] 
         "prediction": store.get_prediction,
         "artifact": store.get_artifact,
     }
-
-
-def _ids(store: WorkspaceStore, kind: str) -> Iterator[str]:
-    """Yield the ids of a kind; those of artifacts are file names."""
-    if kind == "run":
-        offset, page = 0, 1000
-        while (runs := store.list_runs(limit=page, offset=offset)).height:
-            yield from runs["run_id"]
-            offset += page
-    elif kind == "pipeline":
-        yield from store.list_pipelines()["pipeline_id"]
-    elif kind == "prediction":
-        yield from store.query_predictions()["prediction_id"]
-    elif kind == "chain":
-        # Chains are listed by pipeline; nearly all have predictions, which are listed at once.
-        yield from store.query_predictions().filter(pl.col("chain_id").is_not_null())["chain_id"]
-        for pipeline in store.list_pipelines()["pipeline_id"]:
-            yield from store.get_chains_for_pipeline(pipeline)["chain_id"]
-    else:
-        folder = store.workspace_path / "artifacts"
-        yield from (path.stem for path in folder.glob("??/*"))
-
-
-def _fits(identifier: str, text: str) -> bool:
-    return identifier.startswith(text) or identifier.endswith(text)
 
 
 def _either(kinds: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nirs_store.catalog import records
+from nirs_store.catalog.values import as_text
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.facade.base import Facade
 
@@ -37,11 +38,11 @@ class RecordingMethods(Facade):
         ------
         UnknownId, InvalidInput
         """
-        records.edit_run(self._engine, run_id, name=name)
+        records.edit_run(self._engine, run_id, name=as_text(name, "name"))
 
     def annotate_run(self, run_id: str, note: str) -> None:
         """Set a run's note (free text, replaces the earlier one)."""
-        records.edit_run(self._engine, run_id, note=note)
+        records.edit_run(self._engine, run_id, note=as_text(note, "note"))
 
     def tag_run(self, run_id: str, *tags: str) -> None:
         """Add tags to a run."""
@@ -225,8 +226,12 @@ class RecordingMethods(Facade):
         Parameters
         ----------
         y_true, y_pred : array of shape (n_samples,) or (n_samples, n_targets), or None
+            Numbers or labels; of numpy, polars, pandas or anything with the Arrow C interface, as all
+            arrays here.
         y_proba : array of shape (n_samples, n_classes), optional
-        sample_indices, weights : array of shape (n_samples,), optional
+        sample_indices : array of shape (n_samples,), optional
+            Row numbers or names of the samples.
+        weights : array of shape (n_samples,), optional
 
         Raises
         ------

@@ -7,13 +7,15 @@ from typing import Literal, overload
 from nirs_store.catalog import deletion
 from nirs_store.catalog.access import Connection
 from nirs_store.facade.base import Facade
-from nirs_store.upkeep.gc import GRACE_SECONDS, GcPlan
+from nirs_store.upkeep.findings import CheckReport
+from nirs_store.upkeep.gc import GRACE_SECONDS, GcPlan, GcResult
+from nirs_store.upkeep.repairplan import RepairPlan
 
 __all__ = ["UpkeepMethods"]
 
 
 class UpkeepMethods(Facade):
-    """Deletion, garbage collection, vacuum."""
+    """Deletion, garbage collection, vacuum, check, repair."""
 
     @overload
     def delete_run(
@@ -85,16 +87,110 @@ class UpkeepMethods(Facade):
         int or GcPlan
             Files removed.
         """
+        if dry_run:
+            from nirs_store.upkeep import gc
+
+            return gc.plan_gc(self._engine, grace_seconds=grace_seconds)
+        return self.collect_garbage(grace_seconds=grace_seconds).files
+
+    def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS) -> GcResult:
+        """Remove artifacts that nothing holds, as `gc_artifacts`, and say which they were.
+
+        Returns
+        -------
+        GcResult
+            Files and bytes removed, and the plan that was carried out.
+        """
         from nirs_store.upkeep import gc
 
-        if dry_run:
-            return gc.plan_gc(self._engine, grace_seconds=grace_seconds)
         result = gc.collect(self._engine, grace_seconds=grace_seconds)
         self._forget()
-        return result.files
+        return result
 
     def vacuum(self) -> None:
         """Rewrite store.duckdb without the space of deleted rows."""
         from nirs_store.upkeep.vacuum import vacuum
 
         vacuum(self._engine)
+
+    def check(self, *, read_data: bool = False) -> CheckReport:
+        """Look whether everything recorded is there and belongs together; changes nothing.
+
+        The journal is not applied; its commits are read where they lie, and their rows count. A catalog that
+        cannot be opened is a finding, and the rest is checked all the same. Also for read-only stores.
+
+        Parameters
+        ----------
+        read_data : bool
+            Read every column, index, array and blob as well, and compare their checksums.
+
+        Returns
+        -------
+        CheckReport
+            Findings, worst first, each with the chains and predictions that it affects.
+
+        Raises
+        ------
+        StoreBusy
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from nirs_store import WorkspaceStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with WorkspaceStore(folder.name) as store:
+        ...     model = store.save_artifact({"slope": 2.0}, "dict", "model")
+        ...     store.check(read_data=True).ok
+        True
+        >>> folder.cleanup()
+        """
+        from nirs_store.upkeep.check import check
+
+        engine = self._engine
+        engine.flush()
+        return check(
+            engine.access, engine.layout, read_data=read_data, timeout=engine.settings.lock_timeout
+        )
+
+    def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> RepairPlan:
+        """Put right what can be put right without inventing anything.
+
+        Blobs that do not fit their hash, and old ones that nothing names, move to ``quarantine/``; references
+        are recounted; commits that cannot be applied are set aside; leftovers are removed. Rows whose data are
+        lost are kept and named in the plan.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Return the plan and change nothing.
+        restore_catalog : bool
+            When the catalog cannot be read: put the newest copy that a migration kept in its place. What was
+            recorded and applied since that copy is lost; the old file is kept in ``quarantine/``.
+
+        Returns
+        -------
+        RepairPlan
+            What was done, or with `dry_run` would be.
+
+        Raises
+        ------
+        StoreBusy, WriteFailed, ReadOnlyStore
+        """
+        from nirs_store.upkeep.repair import execute_repair, plan_repair
+
+        engine = self._engine
+        if dry_run:
+            engine.flush()
+        else:
+            engine.check_writable()
+            engine.recorder.flush()
+        plan = plan_repair(
+            engine.access,
+            engine.layout,
+            restore_catalog=restore_catalog,
+            timeout=engine.settings.lock_timeout,
+        )
+        if not dry_run:
+            execute_repair(engine, plan)
+            self._forget()
+        return plan

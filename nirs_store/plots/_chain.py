@@ -17,8 +17,8 @@ from nirs_store.plots._figure import Floats
 
 __all__ = ["ChainData", "ReadsChains", "chain_data", "sibling_chains"]
 
-#: Measured, predicted, and the samples' row numbers where known.
-Predicted = tuple[Floats, Floats, NDArray[np.int64] | None]
+#: Measured, predicted, and the samples' row numbers or names where known.
+Predicted = tuple[Floats, Floats, NDArray[Any] | None]
 
 _FINAL = fold_key("final")
 
@@ -251,7 +251,7 @@ class ChainData:
                 f"The chain {self.chain_id!r} predicts {measured.shape[1]} targets; one can be drawn."
             )
         indices = arrays.get("sample_indices")
-        where = None if indices is None else np.asarray(indices, dtype=np.int64)
+        where = None if indices is None else np.asarray(indices)
         return measured.ravel(), predicted.ravel(), where
 
     def _mean_over_folds(self, partition: str) -> tuple[Floats, Floats] | None:

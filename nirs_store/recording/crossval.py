@@ -43,6 +43,8 @@ def record_cross_validation(
     run_id: str | None = None,
     groups: ArrayLike | None = None,
     wavelengths: ArrayLike | None = None,
+    sample_ids: ArrayLike | str | None = None,
+    sample_ids_test: ArrayLike | str | None = None,
     metric: str | None = None,
     refit: bool = True,
     n_jobs: int | None = 1,
@@ -70,7 +72,8 @@ def record_cross_validation(
         Not changed. A Pipeline is recorded step by step, nested ones flattened; anything else
         (a search, a TransformedTargetRegressor, a stack) is one model.
     X : array or data frame, shape (n_samples, n_features)
-        Spectra. Numeric column names of a polars or pandas frame are the wavelengths.
+        Spectra, of numpy, polars, pandas or anything with the Arrow C interface (pyarrow, DuckDB), as all
+        other arrays here. Numeric column names of a frame are the wavelengths.
     y : array-like, shape (n_samples,) or (n_samples, n_targets)
         Measured values, or labels, which the estimator gets as they are.
     cv : int, splitter or iterable of (train, validation) rows
@@ -86,6 +89,11 @@ def record_cross_validation(
         For splitters that keep groups together (replicates of one sample, say).
     wavelengths : array-like, shape (n_features,), optional
         Wavelengths or wavenumbers of the channels.
+    sample_ids, sample_ids_test : array-like, shape (n_samples,), or str, optional
+        Names of the samples of X and X_test: text or whole numbers, replicates may share one. They are
+        kept as ``sample_indices`` of every prediction, in place of row numbers. A str is the column of the
+        frame that holds them, which then is no part of the spectra. A pandas frame with an index of text
+        needs none of this.
     metric : str, optional
         Ranks the model: ``rmse`` (default), mae, r2, sep, rpd, rpiq for a regression;
         ``balanced_accuracy`` (default), accuracy, f1, log_loss for a classification.
@@ -149,7 +157,16 @@ def record_cross_validation(
     task = check_estimator(parts, task_type)
     chosen = choose_metric(metric, task)
     _check_options(dataset_name, n_jobs, y_processing)
-    data = check_data(X, y, X_test=X_test, y_test=y_test, wavelengths=wavelengths, task_type=task)
+    data = check_data(
+        X,
+        y,
+        X_test=X_test,
+        y_test=y_test,
+        wavelengths=wavelengths,
+        sample_ids=sample_ids,
+        sample_ids_test=sample_ids_test,
+        task_type=task,
+    )
     split_began = time.perf_counter()
     splitter, folds = make_folds(cv, data, groups, task)
     split_ms = _milliseconds(split_began)

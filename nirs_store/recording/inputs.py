@@ -13,6 +13,8 @@ from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.model_selection import check_cv
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.frames import as_array, column_names, is_frame, native
+from nirs_store.recording.names import take_names
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, default_metric, unknown_name
 
@@ -34,6 +36,8 @@ class Data:
     classes : ndarray or None
         Sorted labels of a classification, those of y_test included.
     wavelengths : ndarray, shape (n_features,), or None
+    sample_ids, sample_ids_test : ndarray, shape (n,), or None
+        Names of the samples.
     """
 
     X: NDArray[Any]
@@ -42,6 +46,13 @@ class Data:
     y_test: NDArray[Any] | None
     classes: NDArray[Any] | None
     wavelengths: NDArray[np.float64] | None
+    sample_ids: NDArray[Any] | None = None
+    sample_ids_test: NDArray[Any] | None = None
+
+    def names(self, partition: str, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """What samples of a partition are called: their names, or their row numbers where they have none."""
+        known = self.sample_ids_test if partition == "test" else self.sample_ids
+        return rows if known is None else known[rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +100,31 @@ def check_estimator(parts: Parts, task_type: str | None) -> str:
 
 
 def check_data(
-    X: Any, y: Any, *, X_test: Any = None, y_test: Any = None, wavelengths: Any = None, task_type: str
+    X: Any,
+    y: Any,
+    *,
+    X_test: Any = None,
+    y_test: Any = None,
+    wavelengths: Any = None,
+    sample_ids: Any = None,
+    sample_ids_test: Any = None,
+    task_type: str,
 ) -> Data:
     """Turn spectra and targets, frames included, into arrays that can be fitted and stored."""
+    X, names = take_names("X", native(X, "X"), sample_ids)
+    names_test = None
     spectra, grid = _spectra("X", X)
     target = _target("y", y, task_type)
     _same_length("X", spectra, "y", target)
     spectra_test = target_test = None
     if (X_test is None) != (y_test is None):
         raise InvalidInput("X_test and y_test come together; only one of them was given.")
+    if X_test is None and sample_ids_test is not None:
+        raise InvalidInput("sample_ids_test names the samples of X_test, which was not given.")
     if X_test is not None:
+        # A column that names the samples of X is in X_test too.
+        wanted = sample_ids if isinstance(sample_ids, str) and sample_ids_test is None else sample_ids_test
+        X_test, names_test = take_names("X_test", native(X_test, "X_test"), wanted, "sample_ids_test")
         spectra_test, grid_test = _spectra("X_test", X_test)
         target_test = _target("y_test", y_test, task_type)
         _same_length("X_test", spectra_test, "y_test", target_test)
@@ -115,9 +141,8 @@ def check_data(
         if seen.size < 2:
             raise InvalidInput(f"A classification needs two classes at least; y has only {seen.tolist()}.")
         classes = seen if target_test is None else np.unique(np.concatenate([target, target_test]))
-    return Data(
-        spectra, target, spectra_test, target_test, classes, _grid(wavelengths, grid, spectra.shape[1])
-    )
+    grid = _grid(wavelengths, grid, spectra.shape[1])
+    return Data(spectra, target, spectra_test, target_test, classes, grid, names, names_test)
 
 
 def choose_metric(metric: str | None, task_type: str) -> str:
@@ -143,7 +168,7 @@ def make_folds(cv: Any, data: Data, groups: Any, task_type: str) -> tuple[Any, l
         ready-made splits the list of their index arrays.
     """
     n = data.X.shape[0]
-    group_labels = None if groups is None else _vector(groups)
+    group_labels = None if groups is None else as_array(groups, "groups")
     if group_labels is not None and group_labels.shape != (n,):
         raise ShapeMismatch(f"Expected one group a sample, {n}; found the shape {group_labels.shape}.")
     is_splitter = callable(getattr(cv, "split", None)) and hasattr(cv, "get_n_splits")
@@ -172,12 +197,11 @@ def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:
 
 def _spectra(name: str, X: Any) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
     grid = None
-    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
-        grid = _column_wavelengths(name, [str(column) for column in X.columns])
-        X = X.to_numpy()
+    if is_frame(X):
+        grid = _column_wavelengths(name, [str(column) for column in column_names(X)])
     if hasattr(X, "toarray"):
         raise InvalidInput(f"{name} is a sparse matrix; spectra are dense. Pass {name}.toarray().")
-    array = np.asarray(X)
+    array = as_array(X, name)
     if array.dtype == object:
         array = _floats(name, array)
     if array.ndim != 2:
@@ -217,7 +241,7 @@ def _grid(
 ) -> NDArray[np.float64] | None:
     if given is None:
         return from_columns
-    grid = _floats("wavelengths", np.asarray(given))
+    grid = _floats("wavelengths", as_array(given, "wavelengths"))
     if grid.shape != (n_features,) or not np.isfinite(grid).all():
         raise ShapeMismatch(
             f"Expected {n_features} finite wavelengths, one a channel of X; found the shape {grid.shape}."
@@ -229,7 +253,7 @@ def _grid(
 
 
 def _target(name: str, y: Any, task_type: str) -> NDArray[Any]:
-    array = _vector(y)
+    array = as_array(y, name)
     if not array.size or array.ndim not in (1, 2):
         raise ShapeMismatch(
             f"{name} must be of shape (n,) or (n, targets) and not empty; found {array.shape}."
@@ -297,10 +321,6 @@ def _fold(index: int, train: Any, val: Any, n: int) -> Fold:
 def _same_length(first: str, a: NDArray[Any], second: str, b: NDArray[Any]) -> None:
     if a.shape[0] != b.shape[0]:
         raise ShapeMismatch(f"{first} has {a.shape[0]} samples but {second} has {b.shape[0]}.")
-
-
-def _vector(values: Any) -> NDArray[Any]:
-    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
 
 
 def _floats(name: str, values: NDArray[Any]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from nirs_store.display import block, field_table, table
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
 
 __all__ = ["AVERAGE", "POOLED", "CrossValidationResult", "ScoreRow", "score_table"]
@@ -92,6 +93,21 @@ class CrossValidationResult:
             f"CrossValidationResult({self.name!r}: {label} {self.value:.4g}{spread} in {self.n_folds} folds"
             f"{test}; chain_id={self.chain_id!r})"
         )
+
+    def _repr_html_(self) -> str:
+        label = "RMSECV" if self.metric == "rmse" else self.metric
+        facts = {
+            label: self.value,
+            "SD over folds": None if math.isnan(self.fold_sd) else self.fold_sd,
+            "RMSEP" if self.metric == "rmse" else f"test {self.metric}": self.test_value,
+            "folds": self.n_folds,
+            "chain": self.chain_id,
+            "run": self.run_id,
+        }
+        # What each fold says about its own training samples fills the screen and tells little.
+        kept = (pl.col("partition") != "train") | ~pl.col("fold_id").str.starts_with("fold_")
+        scores = self.scores.filter(kept).drop("prediction_id")
+        return block(self.name, field_table(facts), table(scores.columns, scores.iter_rows()))
 
 
 def score_table(rows: Sequence[ScoreRow], task_type: str) -> pl.DataFrame:

@@ -247,7 +247,7 @@ def _save_predictions(
             prediction.y_true,
             prediction.y_pred,
             y_proba=prediction.y_proba,
-            sample_indices=prediction.rows,
+            sample_indices=layout.data.names(partition, prediction.rows),
         )
         rows.append(ScoreRow(result.key, partition, scores[partition], prediction_id))
     return rows

@@ -88,7 +88,7 @@ def test_a_shipped_template_runs_in_a_new_folder(run: Any, run_json: Any, data: 
     )
     (row,) = run_json("top", "--json", "-w", workspace)
     assert (row["task_type"], row["metric"]) == ("classification", "balanced_accuracy")
-    assert row["value"] > 0.7
+    assert row["score"] > 0.7
     assert "balanced accuracy" in run("top", "-w", workspace).stdout
 
 

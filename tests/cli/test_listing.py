@@ -30,7 +30,7 @@ def test_runs_can_be_narrowed(run: Any, run_json: Any) -> None:
 def test_an_empty_workspace_says_so(run: Any, tmp_path: Any) -> None:
     run("init", tmp_path)
     assert run("runs", "-w", tmp_path).stdout == "No runs.\n"
-    assert run("top", "-w", tmp_path).stdout == "No chains with out-of-fold predictions.\n"
+    assert run("top", "-w", tmp_path).stdout == "No chains with predictions.\n"
     assert "predictions" in run("stats", "-w", tmp_path).stdout
 
 
@@ -43,9 +43,9 @@ def test_top_ranks_by_rmsecv_with_the_scores_of_the_pooled_predictions(
     ]
     for row, name in zip(rows, ("better", "worse"), strict=True):
         result = recorded.chains[name]
-        assert row["value"] == pytest.approx(result.rmsecv)
-        assert row["fold_sd"] == pytest.approx(result.fold_sd)
-        assert row["test"] == pytest.approx(result.test_value)
+        assert row["score"] == row["rmsecv"] == pytest.approx(result.rmsecv)
+        assert row["score_sd"] == pytest.approx(result.fold_sd)
+        assert row["test_score"] == row["rmsep"] == pytest.approx(result.test_value)
         for score in ("bias", "sep", "r2", "rpd"):
             assert row[score] == pytest.approx(result.pooled[score])
     shown = run("top").stdout.splitlines()
@@ -82,9 +82,9 @@ def test_the_leaderboard_of_foreign_rows_pools_the_folds_exactly(tmp_path: Any, 
             store.save_prediction_arrays(prediction, measured, yhat[fold])
         p.complete(best_val=0.7, metric="rmse")
     (row,) = run_json("top", "-w", tmp_path / "ws", "--json")
-    assert row["value"] == pytest.approx(((0.25 + 0 + 1 + 0.25 + 1) / 5) ** 0.5)
+    assert row["score"] == pytest.approx(((0.25 + 0 + 1 + 0.25 + 1) / 5) ** 0.5)
     assert row["bias"] == pytest.approx(-0.2)
-    assert row["test"] is None
+    assert row["test_score"] is None
 
 
 @pytest.mark.parametrize("kind", ["run", "pipeline", "chain", "prediction", "artifact"])

@@ -25,14 +25,18 @@ from nirs_store.cli._options import dry_run_option, json_option, workspace_optio
 def command(grace: float, dry_run: bool, as_json: bool, workspace: Path) -> None:
     """Remove the files of models that nothing refers to.
 
-    The plan is printed first. Files that the workspace does not know are reported and left alone.
+    The plan is printed: the one that was carried out, or with --dry-run the one that would be. Files
+    that the workspace does not know are reported and left alone.
     """
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
-        plan = store.gc_artifacts(dry_run=True, grace_seconds=grace)
-        removed = None if dry_run else store.gc_artifacts(grace_seconds=grace)
+        if dry_run:
+            plan, removed = store.gc_artifacts(dry_run=True, grace_seconds=grace), None
+        else:
+            done = store.collect_garbage(grace_seconds=grace)
+            plan, removed = done.plan, done.files
     if as_json:
         print_json({**plan.to_dict(), "dry_run": dry_run, "removed_files": removed})
         return

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import click
 
+from nirs_store.cli._choice import Choice
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import json_option, workspace_option
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 @click.command("logs", cls=Command)
 @click.argument("identifier", metavar="ID")
-@click.option("--level", metavar="LEVEL", help="Only entries of this level: info, warning, error.")
+@click.option("--level", type=Choice(_LEVELS), help="Only entries of this level.")
 @json_option
 @workspace_option
 def command(identifier: str, level: str | None, as_json: bool, workspace: Path) -> None:

@@ -93,13 +93,13 @@ def _function(kind: str, data: Path | None) -> str:
 def _chain(store: WorkspaceStore, found: Found) -> str:
     if found.kind == "chain":
         return found.identifier
-    from nirs_store.cli._leaderboard import leaderboard
+    from nirs_store.cli._ranking import ranked
     from nirs_store.errors import InvalidInput
 
-    best = leaderboard(store, 1, run_id=found.identifier)
-    if not best:
-        raise InvalidInput(f"The run {found.identifier} has no chain with out-of-fold predictions to draw.")
-    return best[0].chain_id
+    for frame in ranked(store, 1, run_id=found.identifier):
+        if frame["n_folds"][0]:
+            return str(frame["chain_id"][0])
+    raise InvalidInput(f"The run {found.identifier} has no chain with out-of-fold predictions to draw.")
 
 
 def _spectra(store: WorkspaceStore, chain_id: str, data: Path, colour_by: str | None) -> dict[str, Any]:

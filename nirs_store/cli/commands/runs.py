@@ -10,15 +10,25 @@ from nirs_store.cli._group import Command
 from nirs_store.cli._options import json_option, workspace_option
 
 _STATUSES = ("running", "completed", "failed", "interrupted")
+_JSON = ("config", "datasets", "summary", "environment")
+_COUNTS = "SELECT run_id, count(*) AS n FROM pipelines WHERE run_id IN (SELECT unnest(?)) GROUP BY run_id"
 
 
 @click.command("runs", cls=Command)
 @click.option("--status", metavar="STATUS", help=f"Only runs that are {', '.join(_STATUSES)}.")
 @click.option("--dataset", metavar="NAME", help="Only runs on this data set.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag; may be repeated.")
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
 @json_option
 @workspace_option
-def command(status: str | None, dataset: str | None, limit: int, as_json: bool, workspace: Path) -> None:
+def command(
+    status: str | None,
+    dataset: str | None,
+    tags: tuple[str, ...],
+    limit: int,
+    as_json: bool,
+    workspace: Path,
+) -> None:
     """List the runs of a workspace, newest first.
 
     A run whose process died without finishing it is shown as interrupted.
@@ -29,34 +39,42 @@ def command(status: str | None, dataset: str | None, limit: int, as_json: bool, 
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
-        runs = store.list_runs(status=status, dataset=dataset, limit=limit)
-        counts = {run_id: store.list_pipelines(run_id=run_id).height for run_id in runs["run_id"]}
+        runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags)
+        ids = runs["run_id"].to_list()
+        counts = dict(store.sql(_COUNTS, [ids]).iter_rows()) if ids else {}
     rows = [
-        {**row, **{name: json.loads(row[name] or "null") for name in ("config", "datasets", "summary")}}
+        {
+            **row,
+            **{name: json.loads(row[name] or "null") for name in _JSON},
+            "tags": json.loads(row["tags"] or "[]"),
+            "n_pipelines": counts.get(row["run_id"], 0),
+        }
         for row in runs.iter_rows(named=True)
     ]
     if as_json:
-        print_json([{**row, "n_pipelines": counts[row["run_id"]]} for row in rows])
+        print_json(rows)
         return
     if not rows:
-        click.echo("No runs." if status is None and dataset is None else "No runs fit.")
+        click.echo("No runs fit." if status or dataset or tags else "No runs.")
         return
+    tagged = any(row["tags"] for row in rows)
     print_table(
-        ["run", "name", "status", "begun", "pipelines", "data"],
+        ["run", "name", "status", "begun", "pipelines", "data", *(["tags"] if tagged else [])],
         [
             [
                 short_id(row["run_id"]),
                 row["name"],
                 row["status"],
                 moment(row["created_at"]),
-                counts[row["run_id"]],
+                row["n_pipelines"],
                 ", ".join(
                     str(each.get("name", "")) if isinstance(each, dict) else str(each)
                     for each in row["datasets"] or []
                 ),
+                *([", ".join(row["tags"])] if tagged else []),
             ]
             for row in rows
         ],
         numeric=["pipelines"],
-        flexible=["name", "data"],
+        flexible=["name", "data", "tags"],
     )

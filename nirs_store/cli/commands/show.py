@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,11 @@ def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
             "begun": moment(run["created_at"]),
             "completed": moment(run["completed_at"]),
             "data": ", ".join(datasets),
+            "tags": ", ".join(run["tags"]),
+            "note": run["note"],
             "summary": _compact(run["summary"]),
             "error": run["error"],
+            "environment": _environment(run["environment"]),
         }
     )
     pipelines = store.list_pipelines(run_id=run["run_id"])
@@ -210,6 +214,12 @@ def _show_artifact(store: WorkspaceStore, row: dict[str, Any]) -> None:
     )
 
 
+def _environment(versions: dict[str, Any] | None) -> str:
+    """Put versions on short lines; there are none of a run that an older nirs_store recorded."""
+    words = ", ".join(f"{name} {version}" for name, version in (versions or {}).items())
+    return "\n".join(textwrap.wrap(words, _ENVIRONMENT_WIDTH))
+
+
 def _compact(value: Any) -> str | None:
     """Put plain data on one line."""
     if not value:
@@ -221,6 +231,7 @@ def _compact(value: Any) -> str | None:
     )
 
 
+_ENVIRONMENT_WIDTH = 64
 _POOLED = ("rmsecv", "bias", "sep", "r2", "rpd", "rpiq", "accuracy", "balanced_accuracy", "f1", "log_loss")
 _PRINTERS = {
     "run": _show_run,

@@ -63,6 +63,8 @@ OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
     "logs": (("pipeline_id", "deleted"),),
 }
 # Rows that a dropped parent drags along, also when they come in a later segment.
+# Rows that travel with everything that names them, by their key: the first one to come stays.
+_REPEATED = {"arrays": "array_hash", "blobs": "artifact_id", "sessions": "session_id"}
 DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
 
 
@@ -183,12 +185,14 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
 
 def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
     """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
-    if name == "arrays":
-        rows = _first_of_each(rows, "array_hash")
+    repeated = _REPEATED.get(name)
+    if repeated is not None:
+        # Which row ON CONFLICT keeps is left open when both come with one statement.
+        rows = _first_of_each(rows, repeated)
     con.register("incoming", rows)
     try:
         columns = ", ".join(field.name for field in arrow_schema(name))
-        conflict = " ON CONFLICT DO NOTHING" if name in ("arrays", "blobs", "sessions") else ""
+        conflict = " ON CONFLICT DO NOTHING" if repeated is not None else ""
         owners = OWNERS.get(name)
         if owners is None:
             con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")

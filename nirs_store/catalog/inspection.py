@@ -165,7 +165,10 @@ class Inspection:
     def counts(self) -> dict[str, int]:
         """Rows of each table that people record, pending ones included."""
         parts = (
+            # A pending row may repeat one that is there: the same array, artifact or session.
             f"SELECT '{table}', count(DISTINCT {columns[0]}) FROM {self._all(table)}"
+            if table in self._waiting
+            else f"SELECT '{table}', count(*) FROM {table}"
             for table, columns in _ASKED.items()
         )
         return {str(table): int(count) for table, count in self._rows(" UNION ALL ".join(parts))}

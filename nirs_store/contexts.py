@@ -119,11 +119,13 @@ class RunContext:
         self._pipelines += 1
 
     def __repr__(self) -> str:
-        count = f"{self._pipelines} pipeline{'' if self._pipelines == 1 else 's'}"
-        return f"<Run {self.name!r}: {self.status}, {count} completed; run_id={self.run_id!r}>"
+        plural = "" if self._pipelines == 1 else "s"
+        count = f", {self._pipelines} pipeline{plural} completed" if self._pipelines else ""
+        return f"<Run {self.name!r}: {self.status}{count}; run_id={self.run_id!r}>"
 
     def _repr_html_(self) -> str:
-        facts = {"run": self.run_id, "status": self.status, "completed pipelines": self._pipelines}
+        count = self._pipelines or None
+        facts = {"run": self.run_id, "status": self.status, "completed pipelines": count}
         return block(self.name or "Run", field_table(facts | {"summary": self.summary or None}))
 
 
@@ -140,7 +142,9 @@ def open_run(
         run.status = "failed"
         _fail(store.fail_run, run.run_id, error)
         raise
-    store.complete_run(run.run_id, {"total_pipelines": run._pipelines, **run.summary})
+    # Only what went through this object is counted; pipelines may be recorded into the run by other ways.
+    counted = {"total_pipelines": run._pipelines} if run._pipelines else {}
+    store.complete_run(run.run_id, {**counted, **run.summary})
     run.status = "completed"
 
 

@@ -51,6 +51,7 @@ def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) 
 
 def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
     """Write a run with its pipelines and chains as YAML."""
+
     def ask(con: Connection) -> dict[str, Any] | None:
         alive = engine.living_sessions()
         run = queries.get_run(con, run_id, alive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -160,8 +161,15 @@ def make_pivot(
     scored = scored.with_columns(pl.col(columns).replace({rows: f"{rows} "}))
     cells = scored.group_by(rows, columns).agg(_aggregated(aggregate, named).alias("score"))
     wide = cells.pivot(on=columns, index=rows, values="score", aggregate_function="first")
-    wide = wide.select(rows, *sorted(name for name in wide.columns if name != rows)).sort(rows)
+    order = sorted(range(wide.height), key=lambda i: _natural(wide[rows][i]))
+    wide = wide.select(rows, *sorted((name for name in wide.columns if name != rows), key=_natural))[order]
     return Pivot(wide, rows, columns, named)
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Order of names with numbers in them: PLS(4) stands before PLS(10)."""
+    parts = re.split(r"(\d+)", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _aggregated(aggregate: str, metric: str) -> pl.Expr:

@@ -51,6 +51,13 @@ def test_the_best_bias_is_the_one_nearest_zero() -> None:
     assert table.frame["PLS"].to_list() == [0.5]
 
 
+def test_names_stand_in_the_order_of_their_numbers() -> None:
+    models = ("PLS(10)", "PLS(4)", "Ridge(alpha=0.5)", "PLS", "12", "²")
+    table = pivot(*((f"SG(window={n})", model, 1.0) for n in (11, 5) for model in models))
+    assert table.frame.columns[1:] == ["12", "PLS", "PLS(4)", "PLS(10)", "Ridge(alpha=0.5)", "²"]
+    assert table.frame["preprocessings"].to_list() == ["SG(window=5)", "SG(window=11)"]
+
+
 def test_a_cell_without_a_score_is_empty() -> None:
     assert pivot(("SNV", "PLS", None)).frame["PLS"].to_list() == [None]
     assert "| SNV |  |" in pivot(("SNV", "PLS", float("nan"))).to_markdown()

@@ -419,6 +419,11 @@ class CatalogAccess:
             ) from error
         except duckdb.DataError as error:
             raise InvalidInput(f"The catalog cannot answer this: {error} Nothing was changed.") from error
+        except OSError as error:
+            # From a file beside the catalog. Errors of this library may be OSErrors too.
+            if isinstance(error, NirsStoreError):
+                raise
+            raise write_error(Path(error.filename or self._layout.journal), error) from error
         except duckdb.Error as error:
             # A block with a wrong checksum comes as the bare base class.
             if type(error) is not duckdb.Error:

@@ -62,9 +62,9 @@ OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "logs": (("pipeline_id", "deleted"),),
 }
-# Rows that a dropped parent drags along, also when they come in a later segment.
 # Rows that travel with everything that names them, by their key: the first one to come stays.
 _REPEATED = {"arrays": "array_hash", "blobs": "artifact_id", "sessions": "session_id"}
+# Rows that a dropped parent drags along, also when they come in a later segment.
 DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
 
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from nirs_store.blobs.durable import fsync_dir, remove_file, write_file
+from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
 from nirs_store.catalog.layout import Layout
 from nirs_store.ids import new_id
 
@@ -106,7 +106,11 @@ class Journal:
     def rejections(self) -> list[Rejection]:
         """All segments set aside so far."""
         found = []
-        for note in sorted(self._layout.rejected.glob("*.json")):
+        try:
+            notes = sorted(self._layout.rejected.glob("*.json"))
+        except OSError as error:
+            raise write_error(self._layout.rejected, error) from error
+        for note in notes:
             try:
                 data = json.loads(note.read_text())
             except (OSError, ValueError):
@@ -152,6 +156,8 @@ class Journal:
             names = os.listdir(self._layout.segments)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise write_error(self._layout.segments, error) from error
         entries = []
         for name in names:
             match = _NAME.match(name)

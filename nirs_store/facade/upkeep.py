@@ -148,9 +148,7 @@ class UpkeepMethods(Facade):
 
         engine = self._engine
         engine.flush()
-        return check(
-            engine.access, engine.layout, read_data=read_data, timeout=engine.settings.lock_timeout
-        )
+        return check(engine.access, engine.layout, read_data=read_data, timeout=engine.settings.lock_timeout)
 
     def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> RepairPlan:
         """Put right what can be put right without inventing anything.

@@ -111,7 +111,9 @@ def test_a_large_journal_is_applied_in_parts(
     applied: list[int] = []
     real = apply_module._apply_chunk
     monkeypatch.setattr(
-        apply_module, "_apply_chunk", lambda con, chunk, report: (applied.append(len(chunk)), real(con, chunk, report))
+        apply_module,
+        "_apply_chunk",
+        lambda con, chunk, report: (applied.append(len(chunk)), real(con, chunk, report)),
     )
     for number in range(9):
         store.begin_run(str(number), {}, [])
@@ -125,7 +127,9 @@ def test_a_large_journal_is_applied_in_parts(
 
 def test_a_child_that_comes_before_its_parent_is_accepted(store: WorkspaceStore, folder: Path) -> None:
     run_id, pipeline_id, prediction_id = new_id(), new_id(), new_id()
-    commit_rows(folder, {"predictions": [row("predictions", prediction_id=prediction_id, pipeline_id=pipeline_id)]})
+    commit_rows(
+        folder, {"predictions": [row("predictions", prediction_id=prediction_id, pipeline_id=pipeline_id)]}
+    )
     commit_rows(folder, {"changes": [("c1", "complete_pipeline", pipeline_id, NOW, '{"best_val": 0.5}')]})
     commit_rows(folder, {"changes": [("c2", "complete_run", run_id, NOW, '{"summary": {"n": 1}}')]})
     assert store.get_prediction(prediction_id) is not None
@@ -159,7 +163,15 @@ def test_rows_of_a_deleted_run_are_dropped_counted_and_said(store: WorkspaceStor
     assert store.get_pipeline(late) is None
     assert store.query_predictions().is_empty()
     let_go(store)
-    for table in ("pipelines", "chains", "predictions", "prediction_arrays", "artifact_refs", "logs", "deferred"):
+    for table in (
+        "pipelines",
+        "chains",
+        "predictions",
+        "prediction_arrays",
+        "artifact_refs",
+        "logs",
+        "deferred",
+    ):
         left = sql(folder, f"SELECT count(*) FROM {table} WHERE true")
         expected = [(0,)] if table != "artifact_refs" else left
         assert left == expected, table
@@ -187,7 +199,9 @@ def test_a_prediction_that_names_a_chain_of_a_deleted_run_is_dropped_with_its_ar
     assert sql(folder, "SELECT count(*) FROM prediction_arrays") == [(0,)]
 
 
-def test_rows_that_come_after_a_rollback_are_dropped_but_logs_stay(store: WorkspaceStore, folder: Path) -> None:
+def test_rows_that_come_after_a_rollback_are_dropped_but_logs_stay(
+    store: WorkspaceStore, folder: Path
+) -> None:
     with WorkspaceStore(folder) as other:
         _, pipeline_id = begin(store)
         other.log_step(pipeline_id, 0, "x", "start")
@@ -296,7 +310,13 @@ def test_rows_that_no_table_takes_are_set_aside_alone(
     store.log_step(pipeline_id, 0, "x", "before")
     store.flush()
     real = {"PIPELINE": pipeline_id, "RUN": run_id}
-    commit_rows(folder, {t: [tuple(real.get(v, v) if isinstance(v, str) else v for v in r) for r in rs] for t, rs in rows.items()})
+    commit_rows(
+        folder,
+        {
+            t: [tuple(real.get(v, v) if isinstance(v, str) else v for v in r) for r in rs]
+            for t, rs in rows.items()
+        },
+    )
     store.log_step(pipeline_id, 0, "x", "after")
     with pytest.warns(UserWarning, match="set aside"):
         assert store.get_pipeline_log(pipeline_id)["event"].to_list() == ["before", "after"]

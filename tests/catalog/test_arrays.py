@@ -17,7 +17,12 @@ from nirs_store.errors import CatalogDamaged, InvalidInput
 @settings(max_examples=60, deadline=None)
 @given(
     hnp.arrays(
-        st.one_of(hnp.floating_dtypes(), hnp.integer_dtypes(), hnp.unicode_string_dtypes(min_len=1), st.just(np.dtype(bool))),
+        st.one_of(
+            hnp.floating_dtypes(),
+            hnp.integer_dtypes(),
+            hnp.unicode_string_dtypes(min_len=1),
+            st.just(np.dtype(bool)),
+        ),
         hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4),
     )
 )
@@ -27,7 +32,6 @@ def test_any_array_comes_back_as_it_was(array: np.ndarray) -> None:
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     np.testing.assert_array_equal(back, array)
-    back.flags.writeable  # a copy of its own
     assert back.flags.writeable or not back.size
 
 
@@ -60,7 +64,9 @@ def test_equal_content_has_one_key_and_other_types_or_shapes_have_others() -> No
     assert len(set(keys)) == 4
 
 
-@pytest.mark.parametrize("value", [[object()], [None, 1.0], [{"a": 1}], np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])])
+@pytest.mark.parametrize(
+    "value", [[object()], [None, 1.0], [{"a": 1}], np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])]
+)
 def test_what_is_not_an_array_of_values_is_refused_with_the_name_of_the_argument(value: Any) -> None:
     with pytest.raises(InvalidInput, match="y_pred"):
         encode_array(value, "y_pred")

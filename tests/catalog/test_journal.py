@@ -54,7 +54,7 @@ def test_one_listing_is_no_snapshot_so_what_a_second_one_adds_below_is_taken(
     journal = Journal(layout)
     made = [append(journal) for _ in range(3)]
     names = sorted(os.listdir(layout.segments))
-    listings = iter([[names[2]], names + ["000000000009-" + new_txid() + ".seg"]])
+    listings = iter([[names[2]], [*names, f"000000000009-{new_txid()}.seg"]])
     monkeypatch.setattr(journal_module.os, "listdir", lambda path: next(listings))
     # A later one that only the second listing shows may follow one that neither has shown.
     assert [entry.txid for entry in journal.pending()] == made
@@ -65,7 +65,10 @@ def test_a_commit_that_the_disk_refuses_leaves_nothing_in_the_journal(
     layout: Layout, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(layout)
-    with failing(monkeypatch, call, below=layout.tmp) as refused, pytest.raises(WriteFailed, match="No space"):
+    with (
+        failing(monkeypatch, call, below=layout.tmp) as refused,
+        pytest.raises(WriteFailed, match="No space"),
+    ):
         append(journal)
     assert refused
     assert journal.is_empty()
@@ -137,7 +140,9 @@ def test_unfinished_writes_are_swept_when_they_are_old(layout: Layout) -> None:
     assert sorted(p.name for p in layout.tmp.iterdir()) == ["folder", "young"]
 
 
-def test_a_lost_sync_of_the_folder_is_not_taken_for_success(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_sync_of_the_folder_is_not_taken_for_success(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.fsync
 
     def fsync(fd: int) -> None:

@@ -32,7 +32,9 @@ def test_rows_are_buffered_until_something_commits_them(store: WorkspaceStore, f
     assert len(segments(folder)) == before + 2
 
 
-def test_buffered_rows_are_committed_within_about_a_second_by_themselves(store: WorkspaceStore, folder: Path) -> None:
+def test_buffered_rows_are_committed_within_about_a_second_by_themselves(
+    store: WorkspaceStore, folder: Path
+) -> None:
     _, pipeline_id = begin(store)
     before = len(segments(folder))
     predict(store, pipeline_id)
@@ -52,7 +54,9 @@ def test_with_durability_call_every_call_is_a_commit(folder: Path) -> None:
         assert len(segments(folder)) == before + 2
 
 
-def test_a_large_buffer_does_not_wait(store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_buffer_does_not_wait(
+    store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder_module, "_FLUSH_BYTES", 1000)
     _, pipeline_id = begin(store)
     before = len(segments(folder))
@@ -92,6 +96,7 @@ def test_the_same_commit_twice_in_one_journal_is_applied_once(
     prediction_id = store.save_prediction(pipeline_id, None, **prediction())
     real = os.fsync
     with monkeypatch.context() as patch:
+
         def fsync(fd: int) -> None:
             if os.readlink(f"/proc/self/fd/{fd}").endswith("/segments"):
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -132,10 +137,12 @@ def test_a_transaction_is_one_commit(store: WorkspaceStore, folder: Path) -> Non
     assert store.list_runs()["status"].to_list() == ["completed"]
 
 
-def test_a_transaction_that_fails_leaves_no_rows_and_nothing_that_could_be_built_on(store: WorkspaceStore) -> None:
+def test_a_transaction_that_fails_leaves_no_rows_and_nothing_that_could_be_built_on(
+    store: WorkspaceStore,
+) -> None:
     run_id, pipeline_id = begin(store)
     old = store.save_prediction(pipeline_id, None, **prediction())
-    with pytest.raises(RuntimeError, match="stop"), store.transaction():
+    with pytest.raises(RuntimeError, match="stop"), store.transaction():  # noqa: PT012
         inner = store.begin_pipeline(run_id, "inner", {}, [], "corn", "h")
         chain_id = chain_of(store, pipeline_id)
         new = predict(store, pipeline_id, chain_id)
@@ -158,7 +165,7 @@ def test_a_transaction_that_fails_leaves_no_rows_and_nothing_that_could_be_built
 
 
 def test_blobs_of_a_failed_transaction_can_be_collected_later(store: WorkspaceStore, folder: Path) -> None:
-    with pytest.raises(RuntimeError), store.transaction():
+    with pytest.raises(RuntimeError), store.transaction():  # noqa: PT012
         artifact_id = store.save_artifact({"a": 1}, "dict", "model")
         raise RuntimeError
     found = store.get_artifact(artifact_id)
@@ -273,13 +280,14 @@ def interrupted_after(lines: int, call: Any) -> bool:
                 raise Interrupt
         return trace
 
+    before = sys.gettrace()  # of a measurement of coverage, say
     sys.settrace(trace)
     try:
         call()
     except Interrupt:
         return True
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     return False
 
 

@@ -41,7 +41,9 @@ def test_a_table_has_the_documented_columns(table: str) -> None:
     assert set(DOCUMENTED[table].split()) <= set(column_names(table))
 
 
-def test_artifacts_can_be_asked_like_a_table_and_count_their_references(con: duckdb.DuckDBPyConnection) -> None:
+def test_artifacts_can_be_asked_like_a_table_and_count_their_references(
+    con: duckdb.DuckDBPyConnection,
+) -> None:
     con.execute("INSERT INTO blobs VALUES ('a', 'p', 'h', 'C', 'model', 'joblib', 3, now()::TIMESTAMP)")
     for ref in ("r1", "r2"):
         con.execute(

@@ -11,7 +11,18 @@ from nirs_store.catalog.segments import SegmentDamaged, decode, encode
 
 ROWS: dict[str, list[tuple[Any, ...]]] = {
     "logs": [
-        ("l1", "p1", 0, None, "start", None, "grüße 🍇", '{"a": 1}', "info", datetime(2026, 1, 2, 3, 4, 5, 6)),
+        (
+            "l1",
+            "p1",
+            0,
+            None,
+            "start",
+            None,
+            "grüße 🍇",
+            '{"a": 1}',
+            "info",
+            datetime(2026, 1, 2, 3, 4, 5, 6),
+        ),
         ("l2", "p1", 1, "C", "end", 7, None, None, "error", datetime(2026, 1, 2)),
     ],
     "arrays": [("h", "<f8", "[2]", bytes(range(16)))],
@@ -25,7 +36,9 @@ def make(rows: dict[str, list[tuple[Any, ...]]] = ROWS) -> bytes:
 def test_rows_come_back_with_their_types() -> None:
     segment = decode(make())
     assert (segment.txid, segment.claim, segment.session) == ("t", "c", "s")
-    assert {name: [tuple(row.values()) for row in table.to_pylist()] for name, table in segment.tables.items()} == ROWS
+    assert {
+        name: [tuple(row.values()) for row in table.to_pylist()] for name, table in segment.tables.items()
+    } == ROWS
 
 
 def test_tables_without_rows_take_no_space() -> None:

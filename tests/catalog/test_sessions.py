@@ -82,7 +82,9 @@ def test_claims_of_the_dead_are_ignored_and_removed(layout: Layout, crew: Callab
     assert list(inner.claims.iterdir()) == []
 
 
-def test_nobody_ever_sees_a_claim_file_that_is_not_locked(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_ever_sees_a_claim_file_that_is_not_locked(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[list[str]] = []
     real = os.rename
 

@@ -30,7 +30,9 @@ def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[s
 
 
 def test_every_schema_version_has_a_frozen_store() -> None:
-    assert {path.stem for path in ARCHIVES} == {f"schema-{version}" for version in range(1, SCHEMA_VERSION + 1)}
+    assert {path.stem for path in ARCHIVES} == {
+        f"schema-{version}" for version in range(1, SCHEMA_VERSION + 1)
+    }
 
 
 def test_a_frozen_store_answers_as_it_did(frozen: tuple[Path, dict[str, Any]]) -> None:
@@ -52,7 +54,9 @@ def test_a_frozen_store_answers_as_it_did(frozen: tuple[Path, dict[str, Any]]) -
         assert text["y_pred"].tolist() == ["a", "b", "b"]
         assert text["y_proba"].shape == (3, 2)
         np.testing.assert_allclose(
-            store.replay_chain(expected["chain_id"], np.array(expected["X"])), expected["predicted"], rtol=1e-9
+            store.replay_chain(expected["chain_id"], np.array(expected["X"])),
+            expected["predicted"],
+            rtol=1e-9,
         )
 
 
@@ -79,6 +83,8 @@ def test_a_frozen_store_is_read_where_nothing_may_be_written(frozen: tuple[Path,
         WorkspaceStore(folder / "workspace", read_only=True) as store,
     ):
         np.testing.assert_allclose(
-            store.replay_chain(expected["chain_id"], np.array(expected["X"])), expected["predicted"], rtol=1e-9
+            store.replay_chain(expected["chain_id"], np.array(expected["X"])),
+            expected["predicted"],
+            rtol=1e-9,
         )
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

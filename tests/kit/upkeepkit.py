@@ -141,7 +141,7 @@ def _pipeline(
     for index, fold in enumerate(folds):
         values = prediction(fold_id=fold, dataset_name="tecator", val_score=0.5 + index)
         ident = store.save_prediction(pipeline_id, chain_id, **values)
-        store.save_prediction_arrays(ident, y, y + index + len(name), sample_indices=np.arange(len(y)))
+        store.save_prediction_arrays(ident, y, y + index + ord(name[0]), sample_indices=np.arange(len(y)))
         sample.predictions.setdefault(name, []).append(ident)
     store.log_step(pipeline_id, 1, RIDGE, "end", 12, "fitted", {"fold": 0})
     store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 120)
@@ -193,7 +193,9 @@ def answers(path: Path) -> dict[str, Any]:
             pipelines = store.list_pipelines()
             predictions = store.query_predictions()
             top = store.top_predictions(5)
-            found["lists"] = [frame.rows() for frame in (runs, pipelines, predictions, top, store.top_chains())]
+            found["lists"] = [
+                frame.rows() for frame in (runs, pipelines, predictions, top, store.top_chains())
+            ]
             found["runs"] = [store.get_run(key) for key in runs["run_id"]]
             found["arrays"] = {
                 key: {name: _plain(value) for name, value in arrays.items()}

@@ -56,7 +56,10 @@ print(asked)
 
 def start(code: str, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -189,7 +192,10 @@ def test_a_forked_child_detaches_and_both_go_on(tmp_path: Path) -> None:
         "store.close()\n"
     )
     out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert out.returncode == 0, out.stderr
     assert json.loads(out.stdout) == ["child", "parent"]
@@ -214,7 +220,9 @@ def test_an_exit_without_close_commits_what_was_buffered(tmp_path: Path) -> None
         "time.sleep(0.3)\n"
         "store.log_step(pipeline, 0, 'X', 'start', message='last words')\n"
     )
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
     assert out.returncode == 0, out.stderr
     with WorkspaceStore(tmp_path) as store:
         pipeline_id = store.list_pipelines()["pipeline_id"][0]

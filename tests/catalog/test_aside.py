@@ -1,0 +1,83 @@
+"""What a gc that died has left aside is settled by the next one who changes the catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from storekit import begin, chain_of, failing
+
+from nirs_store.catalog.aside import aside_files, move_aside
+from nirs_store.errors import WriteFailed
+from nirs_store.store import WorkspaceStore
+
+
+def blob(store: WorkspaceStore, name: str, *, chained: bool) -> str:
+    artifact_id = store.save_artifact({name: 1}, "dict", "model")
+    if chained:
+        chain_of(store, begin(store)[1], artifact_id)
+    store.flush()
+    return str(store._engine.known.get("artifact", artifact_id)["artifact_path"])
+
+
+def test_named_blobs_come_back_and_nameless_ones_go(store: WorkspaceStore, folder: Path) -> None:
+    layout = store._engine.layout
+    kept = blob(store, "kept", chained=True)
+    info = store._engine.blobs.put(b"nobody names this", "bin")
+    store._engine.blobs.wait()
+    move_aside(layout, [kept, info.path, "artifacts/zz/gone.joblib"])
+    assert aside_files(layout) == sorted([kept, info.path])
+    assert not (folder / kept).exists()
+    # A gc died here. A reader that has something to apply is the next holder.
+    store.begin_run("r", {}, [])
+    store.list_runs()
+    assert aside_files(layout) == []
+    assert (folder / kept).exists()
+    assert not (folder / info.path).exists()
+
+
+def test_what_somebody_claims_comes_back(store: WorkspaceStore, folder: Path) -> None:
+    layout = store._engine.layout
+    info = store._engine.blobs.put(b"about to be named", "bin")
+    store._engine.blobs.wait()
+    (folder / "exports").mkdir()
+    (folder / "exports" / "my model.bin").write_bytes(b"by its path")
+    with store._engine.recorder.claiming(info.artifact_id, "exports/my model.bin"):
+        move_aside(layout, [info.path, "exports/my model.bin"])
+        with WorkspaceStore(folder) as other:
+            other.begin_run("r", {}, [])
+            other.list_runs()
+    assert (folder / info.path).exists()
+    assert (folder / "exports" / "my model.bin").exists()
+
+
+def test_a_blob_that_was_written_anew_meanwhile_is_there_once(store: WorkspaceStore, folder: Path) -> None:
+    layout = store._engine.layout
+    path = blob(store, "kept", chained=True)
+    move_aside(layout, [path])
+    store._engine.blobs.put(
+        (folder / "journal" / "aside").joinpath(next((folder / "journal" / "aside").iterdir())).read_bytes(),
+        "joblib",
+    )
+    store._engine.blobs.wait()
+    store.begin_run("r", {}, [])
+    store.list_runs()
+    assert aside_files(layout) == []
+    assert (folder / path).exists()
+
+
+def test_a_blob_that_is_aside_can_be_read_and_named(store: WorkspaceStore, folder: Path) -> None:
+    artifact_id = store.save_artifact({"a": 1}, "dict", "model")
+    store.flush()
+    path = store._engine.known.get("artifact", artifact_id)["artifact_path"]
+    move_aside(store._engine.layout, [path])
+    assert store.load_artifact(artifact_id) == {"a": 1}
+
+
+def test_a_move_that_the_disk_refuses_is_a_typed_error(
+    store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = blob(store, "kept", chained=True)
+    with failing(monkeypatch, "replace", below=folder / "artifacts"), pytest.raises(WriteFailed):
+        move_aside(store._engine.layout, [path])
+    assert (folder / path).exists()

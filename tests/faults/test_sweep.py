@@ -1,0 +1,51 @@
+"""Killed or failed at any system call, an operation loses nothing that it acknowledged and leaves no half."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from fault_bench import Bench, Outcome, unavailable
+from fault_ops import OPERATIONS
+from sweep import Card, clean_passes, faults_of, run_faults, sample
+
+_REASON = unavailable()
+pytestmark = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
+
+# Of each operation so many faults in the default tests; the whole sweep has the marker `slow`.
+_SAMPLE = 6
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with Bench() as opened:
+        yield opened
+
+
+def problems(outcomes: list[Outcome]) -> str:
+    return "\n".join(f"{outcome.fault}: {outcome.problems}" for outcome in outcomes if outcome.problems)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_sample_of_faults_costs_nothing(bench: Bench, operation: str) -> None:
+    faults = sample(faults_of(bench, operation), _SAMPLE, operation)
+    outcomes = [bench.outcome(fault) for fault in faults]
+    assert not problems(outcomes)
+    # A sweep whose faults do not happen would find nothing.
+    assert sum(outcome.fired for outcome in outcomes) >= _SAMPLE - 1
+
+
+def test_beyond_the_last_call_an_operation_comes_through(bench: Bench) -> None:
+    outcome = bench.outcome(random.Random(1).choice(clean_passes(bench, "delete_run")))
+    assert (outcome.fired, outcome.ended, outcome.problems) == (False, "ok", [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_fault_at_all_costs_anything(bench: Bench, operation: str) -> None:
+    card = Card()
+    run_faults([bench], [*faults_of(bench, operation), *clean_passes(bench, operation)], card.add)
+    print(card)
+    assert not card.problems

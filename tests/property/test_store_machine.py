@@ -1,0 +1,238 @@
+"""A real store and its model, side by side: whatever is done to them, they show the same.
+
+The long run (10,000 steps, a quarter of an hour and more): ``pytest -m slow tests/property``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from nirs_store import WorkspaceStore
+from nirs_store.catalog import apply, buffer, queries, transitions
+from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.recorder import Recorder
+from nirs_store.testing.machine import StoreMachine
+
+PROFILE = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_a_store_does_what_its_model_does() -> None:
+    run_state_machine_as_test(
+        StoreMachine, settings=settings(PROFILE, max_examples=8, stateful_step_count=35)
+    )
+
+
+class OneCallOneCommit(StoreMachine):
+    """As somebody else would write it: the same rules against another store."""
+
+    def open_store(self, folder: Path) -> WorkspaceStore:
+        return WorkspaceStore(folder, durability="call")
+
+
+def test_so_does_a_store_that_commits_each_call() -> None:
+    run_state_machine_as_test(
+        OneCallOneCommit, settings=settings(PROFILE, max_examples=2, stateful_step_count=25)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_store_does_what_its_model_does_for_ten_thousand_steps() -> None:
+    run_state_machine_as_test(
+        StoreMachine, settings=settings(PROFILE, max_examples=100, stateful_step_count=100)
+    )
+
+
+# -- it finds what is broken ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine() -> Iterator[StoreMachine]:
+    machine = StoreMachine()
+    machine.begin()
+    yield machine
+    machine.drop()
+
+
+def test_an_intact_store_passes_all_the_scripts_below(machine: StoreMachine) -> None:
+    for script in (look, fail, delete, regret, crash, collect):
+        script(machine)
+    machine.folder_fits()
+
+
+def look(machine: StoreMachine) -> None:
+    machine.train(0, [5], 1.0)
+    machine.look_at_everything(0)
+
+
+def fail(machine: StoreMachine) -> None:
+    machine.end_pipeline(0, 0, True, None)
+    machine.look_at_everything(0)
+
+
+def delete(machine: StoreMachine) -> None:
+    machine.train(0, [5], 1.0)
+    machine.delete_run(0, 0, True)
+
+
+def regret(machine: StoreMachine) -> None:
+    machine.transaction(0, False)
+    machine.train(0, [5], 1.0)
+    machine.transaction(0, True)
+    machine.look_at_everything(0)
+
+
+def crash(machine: StoreMachine) -> None:
+    machine.train(0, [5], 1.0)
+    machine.crash(0)
+
+
+def collect(machine: StoreMachine) -> None:
+    machine.save_artifact(0, 6, None)
+    machine.collect(0, 0.0)
+
+
+def no_takeover(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(apply, "_take_over", lambda con, tables: None)
+
+
+def no_references_of_chains(patch: pytest.MonkeyPatch) -> None:
+    add = buffer.Buffer.add
+
+    def forgetful(self: buffer.Buffer, table: str, values: Any) -> None:
+        if not (table == "artifact_refs" and values["owner_kind"] == "chain"):
+            add(self, table, values)
+
+    patch.setattr(buffer.Buffer, "add", forgetful)
+
+
+def no_rollback(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(transitions, "roll_back", lambda con, ids: None)
+
+
+def half_a_deletion(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(transitions, "delete_children", lambda con, ids: 0)
+
+
+def commit_in_spite_of_an_exception(patch: pytest.MonkeyPatch) -> None:
+    whole = Recorder.transaction
+
+    @contextmanager
+    def transaction(self: Recorder) -> Iterator[None]:
+        regret = None
+        with whole(self):
+            try:
+                yield
+            except Exception as error:
+                regret = error
+        if regret is not None:
+            raise regret
+
+    patch.setattr(Recorder, "transaction", transaction)
+
+
+def no_commit_before_returning(patch: pytest.MonkeyPatch) -> None:
+    recording = Recorder.recording
+
+    @contextmanager
+    def late(self: Recorder, *, commit: bool = False) -> Iterator[Any]:
+        with recording(self) as rows:
+            yield rows
+
+    patch.setattr(Recorder, "recording", late)
+
+
+def all_sessions_are_dead(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Engine, "living_sessions", lambda self: [])
+
+
+def integers_come_back_as_floats(patch: pytest.MonkeyPatch) -> None:
+    decode = queries.decode_array
+
+    def careless(*row: Any) -> Any:
+        array = decode(*row)
+        return array.astype(float) if array.dtype.kind in "if" else array
+
+    patch.setattr(queries, "decode_array", careless)
+
+
+@pytest.mark.parametrize(
+    ("breakage", "script"),
+    [
+        (no_takeover, look),
+        (no_references_of_chains, look),
+        (integers_come_back_as_floats, look),
+        (no_rollback, fail),
+        (half_a_deletion, delete),
+        (commit_in_spite_of_an_exception, regret),
+        (no_commit_before_returning, crash),
+        (all_sessions_are_dead, collect),
+    ],
+)
+def test_a_broken_store_is_found_out(
+    breakage: Callable[[pytest.MonkeyPatch], None],
+    script: Callable[[StoreMachine], None],
+    machine: StoreMachine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    breakage(monkeypatch)
+    with pytest.raises(AssertionError):
+        script(machine)
+
+
+# -- steps that once went wrong --------------------------------------------------------------------
+
+
+def test_a_takeover_that_found_nothing_takes_no_later_reference(machine: StoreMachine) -> None:
+    machine.save_artifact(0, 4, None)
+    for fresh in (False, False, True, True):
+        machine.save_chain(0, 0, None, [4], fresh, False)
+        machine.save_artifact(0, 4, None)
+    machine.look_at_everything(0)
+    machine.save_artifact(0, 5, None)
+    machine.save_chain(0, 0, None, [5], False, False)
+    machine.save_chain(0, 0, None, [5], False, False)
+    machine.save_artifact(0, 5, None)
+    machine.save_artifact(0, 5, None)
+    machine.save_chain(0, 0, None, [5], False, False)
+    machine.look_at_everything(0)
+
+
+def test_a_pipeline_begun_in_a_failed_run_stays_open_however_much_is_applied_at_once(
+    machine: StoreMachine,
+) -> None:
+    machine.end_run(0, 0, True, None)
+    machine.begin_pipeline(0, 0, None)
+    machine.look_at_everything(0)
+
+
+def test_a_failed_run_ends_its_pipelines_before_anybody_completes_them(machine: StoreMachine) -> None:
+    machine.end_run(0, 0, True, None)
+    machine.end_pipeline(0, 0, False, 1.0)
+    machine.look_at_everything(0)
+
+
+def test_a_failed_pipeline_takes_no_artifact(machine: StoreMachine) -> None:
+    machine.end_pipeline(0, 0, True, None)
+    machine.save_artifact(0, 6, 0)
+    machine.look_at_everything(0)
+
+
+def test_what_a_transaction_made_is_known_after_a_deletion_in_it(machine: StoreMachine) -> None:
+    machine.transaction(0, False)
+    machine.train(0, [5], 1.0)
+    machine.delete_run(0, 1, True)
+    machine.load(0, 5)
+    machine.save_prediction(0, 0, 1.0, 0)
+    machine.save_prediction(0, 0, 1.0, 0)
+    machine.save_arrays(0, 0, 0)
+    machine.save_arrays(0, 0, 0)
+    machine.transaction(0, False)
+    machine.look_at_everything(0)

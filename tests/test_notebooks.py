@@ -1,0 +1,71 @@
+"""The tutorials run from top to bottom, and show what they did when they were written."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+notebooks = pytest.importorskip("notebooks")
+
+TUTORIALS = notebooks.notebooks()
+
+pytestmark = pytest.mark.skipif(not TUTORIALS, reason="the tutorials are in the checkout")
+
+
+def printed(notebook: Any) -> list[str]:
+    """What each cell printed, without its numbers: their last digits differ between machines."""
+    return [
+        re.sub(r"\d[\d,.]*", "#", re.sub(r"\s+", " ", output.text))
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if output.output_type == "stream" and output.name == "stdout"
+    ]
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs_and_prints_what_it_shows(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel is another process: it must find the package that is tested, and no settings of a user.
+    checkout = str(path.parents[2])
+    monkeypatch.setenv("PYTHONPATH", checkout)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    folder = tmp_path / "tutorial"
+    folder.mkdir()
+    shown = nbformat.read(path, as_version=4)
+    done = notebooks.clean(notebooks.execute(path, folder), folder)
+    assert printed(done) == printed(shown)
+    assert (folder / "workspace" / "store.duckdb").is_file()
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_stored_tutorial_was_executed_in_order_and_tells_nothing_of_the_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert sum(bool(cell.outputs) for cell in code) >= 5
+    for cell in code:
+        assert not cell.metadata
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output
+    text = path.read_text(encoding="utf-8")
+    for trace in ("/tmp", "/home", "/root", "/Users", "C:\\", "execution_start", "iopub", "ipykernel_"):
+        assert trace not in text, trace
+    assert path.stat().st_size < 200_000
+
+
+def test_there_are_three_tutorials_and_each_leads_to_the_next() -> None:
+    assert [path.name for path in TUTORIALS] == [
+        "1-record-and-rank.ipynb",
+        "2-replay-share-trust.ipynb",
+        "3-housekeeping.ipynb",
+    ]
+    for path, following in itertools.pairwise(TUTORIALS):
+        assert f"]({following.name})" in nbformat.read(path, as_version=4).cells[-1].source

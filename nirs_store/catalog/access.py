@@ -35,6 +35,7 @@ from nirs_store.catalog.connection import (
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
+from nirs_store.catalog.reserve import give_back, keep_back
 from nirs_store.catalog.schema import CATALOG_ALIAS, SCHEMA_VERSION
 from nirs_store.catalog.sessions import read_claims
 from nirs_store.errors import (
@@ -340,6 +341,7 @@ class CatalogAccess:
         if self._lease.mode != "exclusive":
             self._give_up()
             self._lease.acquire(exclusive=True, timeout=_left(deadline))
+        give_back(self._layout)
         if self._con is None:
             self._con = self._connect(read_only=False, deadline=deadline)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
@@ -448,6 +450,8 @@ class CatalogAccess:
 
     def _give_up(self) -> None:
         self._disconnect()
+        if self._lease.mode == "exclusive":
+            keep_back(self._layout)
         self._lease.release()
 
     def _disconnect(self) -> None:

@@ -279,10 +279,13 @@ class CatalogAccess:
             raise StoreClosed
         self._depth += 1
 
-    def _leave(self) -> None:
+    def _leave(self, *, interrupted: bool) -> None:
         self._depth -= 1
         try:
-            if self._depth == 0:
+            if interrupted:
+                # A transaction may be open, a lock half taken: nobody can say how far the operation had come.
+                self._give_up()
+            elif self._depth == 0:
                 self._let_go()
         finally:
             self._mutex.release()
@@ -455,15 +458,19 @@ class CatalogAccess:
         self._lease.release()
 
     def _disconnect(self) -> None:
-        con, self._con = self._con, None
+        con = self._con
         if con is None:
             return
-        if self._changed:
-            self._changed = False
-            # On a full disk the log stays beside the file and holds everything.
-            with contextlib.suppress(duckdb.Error):
-                con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
-        con.close()
+        try:
+            if self._changed:
+                self._changed = False
+                # On a full disk the log stays beside the file and holds everything.
+                with contextlib.suppress(duckdb.Error):
+                    con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+        finally:
+            con.close()
+            # Forgotten last: interrupted before, it is closed by whoever comes next.
+            self._con = None
 
 
 class _Turn:
@@ -476,8 +483,10 @@ class _Turn:
     def __enter__(self) -> None:
         self._access._enter(self._deadline)
 
-    def __exit__(self, *_: object) -> None:
-        self._access._leave()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Ctrl-C, an exit, no memory left: what may be raised anywhere, also between two steps.
+        interrupted = kind is not None and (not issubclass(kind, Exception) or issubclass(kind, MemoryError))
+        self._access._leave(interrupted=interrupted)
 
 
 def _left(deadline: float) -> float:

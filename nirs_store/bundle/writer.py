@@ -7,6 +7,7 @@ with a fixed date. The file appears under its name only when it is complete.
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,7 +129,10 @@ def target_path(output_path: str | Path, suffix: str) -> Path:
     'wheat_v1.2.n4a'
     """
     path = Path(output_path)
-    if path.name in ("", ".", "..") or path.is_dir():
+    if "\x00" in str(path):
+        raise InvalidInput(f"{str(path)!r} cannot be the name of a file. Nothing was written.")
+    # Path.is_dir raises for a name that is too long.
+    if path.name in ("", ".", "..") or os.path.isdir(path):  # noqa: PTH112
         raise InvalidInput(
             f"{path} is a folder. Give the name of the file to write, such as {path / ('model' + suffix)}."
         )

@@ -14,7 +14,8 @@ __all__ = ["network_filesystem", "warn_of_network"]
 
 # As Linux and macOS name them.
 _NETWORK = frozenset(
-    ["nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "afpfs", "9p", "ncpfs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "orangefs", "pvfs2", "webdav", "davfs", "ocfs2", "gfs2", "virtiofs", "vboxsf"]
+    "nfs nfs3 nfs4 cifs smb smb2 smb3 smbfs afs afpfs 9p ncpfs ceph glusterfs lustre beegfs gpfs orangefs pvfs2 "
+    "webdav davfs ocfs2 gfs2 virtiofs vboxsf".split()
 )
 _NETWORK_FUSE = re.compile(
     r"fuse\.(sshfs|rclone|s3fs|gcsfuse|goofys|blobfuse2?|davfs2?|glusterfs|ceph.*|moosefs|mfs|juicefs|smbnetfs|curlftpfs)"

@@ -6,13 +6,14 @@ import linecache
 import random
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from storekit import begin, chain_of, predict, whole_pipeline
+from storekit import begin, chain_of, predict, prediction, whole_pipeline
 
 import nirs_store
 from nirs_store.catalog.layout import Layout

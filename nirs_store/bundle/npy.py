@@ -1,0 +1,30 @@
+"""Arrays of a bundle: read only after the header was compared with what is there."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["read_npy"]
+
+
+def read_npy(data: bytes) -> NDArray[Any]:
+    """Read an array in numpy's format; nothing of the size that its header states is allocated.
+
+    Raises
+    ------
+    ValueError
+        Not that format, a header that does not fit the length, or an array of Python objects.
+    """
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError("its header does not fit its length")
+    found = np.frombuffer(data, dtype, offset=stream.tell())
+    return found.reshape(shape[::-1]).T if fortran else found.reshape(shape)

@@ -79,9 +79,9 @@ def import_bundle(
         raise InvalidInput("trusted_types: expected a list of names, found one text. Nothing was imported.")
     trusted = tuple(trusted_types)
     contents = read_contents(Path(path), limits)
+    bundle = open_contents(contents, allow_pickle, trusted)
     if contents.kind == "skops":
         _refuse_forgotten(contents)
-    bundle = open_contents(contents, allow_pickle, trusted)
     policy = {"allow_pickle": bool(allow_pickle), "trusted_types": sorted(trusted)}
     # Looked up and recorded under one lease, so that two imports of one bundle do not both add it.
     return engine.exclusive(lambda access: _bring_in(engine, access, contents, bundle, policy, name))
@@ -184,9 +184,7 @@ def _record(
 def _refuse_forgotten(contents: Contents) -> None:
     """Refuse types that may be trusted for this call, and that the workspace could not load again tomorrow."""
     from nirs_store.blobs.skops_format import untrusted_types
-    from nirs_store.bundle.safe import payload_types
 
-    payload_types(contents)  # the structure first: skops reads whatever it is given
     forgotten = sorted({name for data in contents.payloads.values() for name in untrusted_types(data)})
     if forgotten:
         raise UntrustedBundle(

@@ -302,7 +302,7 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
     try:
         parts = [read_npy(contents.arrays[name]) for name in probe.spectra]
         expected = read_npy(contents.arrays[probe.expected])
-    except (KeyError, ValueError, EOFError) as exc:
+    except (KeyError, ValueError) as exc:
         raise BundleInvalid(f"{contents.path}: its probe spectra cannot be read: {exc}.") from exc
     X = parts[0] if len(parts) == 1 else dict(zip(probe.sources, parts, strict=False))
     try:

@@ -307,8 +307,14 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
     X = parts[0] if len(parts) == 1 else dict(zip(probe.sources, parts, strict=False))
     try:
         found = bundle.predict(X)
-    except NirsStoreError as exc:
-        raise BundleInvalid(f"{contents.path}: it cannot predict its own probe spectra: {exc}") from exc
+    except MemoryError:
+        raise
+    except Exception as exc:
+        # An estimator out of a file may lack any attribute, so it may fail in any way.
+        words = str(exc) if isinstance(exc, NirsStoreError) else f"{type(exc).__name__}: {exc}"
+        raise BundleInvalid(
+            f"{contents.path}: it cannot predict its own probe spectra: {words[:600]}"
+        ) from exc
     if not agree(found, expected):
         raise BundleInvalid(
             f"{contents.path}: on its own probe spectra it predicts other values here than when it was "

@@ -102,6 +102,8 @@ def audit_payload(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> A
     _check_protocol(schema, where)
     walk = _Walk(where)
     walk.node(schema)
+    if walk.audit.refused:
+        return walk.audit  # whoever asked refuses it, whatever else it holds
     if walk.files != names - {_SCHEMA}:
         odd = sorted(walk.files ^ (names - {_SCHEMA}))[0]
         raise _invalid(where, f"its schema and its members do not agree about {odd[:80]!r}")

@@ -14,8 +14,25 @@ __all__ = ["network_filesystem", "warn_of_network"]
 
 # As Linux and macOS name them.
 _NETWORK = frozenset(
-    "nfs nfs3 nfs4 cifs smb smb2 smb3 smbfs afs afpfs 9p ncpfs ceph glusterfs lustre beegfs gpfs orangefs pvfs2 "
-    "webdav davfs ocfs2 gfs2 virtiofs vboxsf".split()
+    (
+        *(
+            "nfs",
+            "nfs3",
+            "nfs4",
+            "cifs",
+            "smb",
+            "smb2",
+            "smb3",
+            "smbfs",
+            "afs",
+            "afpfs",
+            "9p",
+            "ncpfs",
+            "webdav",
+        ),
+        *("davfs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "orangefs", "pvfs2", "ocfs2", "gfs2"),
+        *("virtiofs", "vboxsf"),
+    )
 )
 _NETWORK_FUSE = re.compile(
     r"fuse\.(sshfs|rclone|s3fs|gcsfuse|goofys|blobfuse2?|davfs2?|glusterfs|ceph.*|moosefs|mfs|juicefs|smbnetfs|curlftpfs)"
@@ -31,7 +48,9 @@ def network_filesystem(folder: Path) -> str | None:
     try:
         if sys.platform == "win32":
             return _windows(folder)
-        name = _macos(folder) if sys.platform == "darwin" else _mounted(_MOUNTS.read_bytes(), folder.resolve())
+        name = (
+            _macos(folder) if sys.platform == "darwin" else _mounted(_MOUNTS.read_bytes(), folder.resolve())
+        )
     except (OSError, AttributeError, ValueError):
         return None
     return name if name in _NETWORK or _NETWORK_FUSE.fullmatch(name) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,14 @@ LINE = "40 22 0:50 / {place} rw,relatime shared:9 master:2 - {kind} server:/expo
 
 
 @pytest.fixture
-def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table of mounts that a test may write."""
     table = tmp_path / "mountinfo"
     table.write_text(LOCAL)
     monkeypatch.setattr(filesystem, "_MOUNTS", table)
     monkeypatch.setattr(filesystem, "_told", set())
     monkeypatch.setattr(filesystem.sys, "platform", "linux")
-    yield table
+    return table
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "lustre", "ceph"])
@@ -33,7 +32,9 @@ def test_a_network_file_system_is_known_by_its_kind(mounts: Path, tmp_path: Path
     assert network_filesystem(tmp_path / "workspace") == kind
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "fuse.ntfs-3g", "fuseblk"])
+@pytest.mark.parametrize(
+    "kind", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "fuse.ntfs-3g", "fuseblk"]
+)
 def test_a_local_one_is_not(mounts: Path, tmp_path: Path, kind: str) -> None:
     mounts.write_text(LOCAL + LINE.format(place=tmp_path, kind=kind))
     assert network_filesystem(tmp_path / "workspace") is None
@@ -58,9 +59,11 @@ def test_what_cannot_be_known_is_not_talked_about(mounts: Path, tmp_path: Path) 
 
 def test_a_store_on_a_share_says_once_what_it_cannot_promise_and_works(mounts: Path, folder: Path) -> None:
     mounts.write_text(LOCAL + LINE.format(place=folder.parent, kind="nfs4"))
-    with pytest.warns(UserWarning, match=r"network file system \(nfs4\).*locks"), WorkspaceStore(folder) as store:
-        store.begin_run("r", {}, [])
-        assert store.list_runs().height == 1
+    with pytest.warns(UserWarning, match=r"network file system \(nfs4\).*locks"):
+        store = WorkspaceStore(folder)
+    store.begin_run("r", {}, [])
+    assert store.list_runs().height == 1
+    store.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         WorkspaceStore(folder).close()

@@ -6,14 +6,13 @@ import linecache
 import random
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from storekit import begin, chain_of, predict, prediction, whole_pipeline
+from storekit import begin, chain_of, predict, whole_pipeline
 
 import nirs_store
 from nirs_store.catalog.layout import Layout
@@ -180,7 +179,7 @@ def interrupt(patient: Patient, draw: random.Random) -> str:
 
 @pytest.mark.parametrize(
     ("seed", "count"),
-    [(1, 40), *(pytest.param(n, 250, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for n in range(2, 6))],
+    [(1, 60), *(pytest.param(n, 250, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for n in range(2, 6))],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interruption_anywhere_costs_nothing_that_was_acknowledged(

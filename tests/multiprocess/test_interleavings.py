@@ -68,7 +68,16 @@ class Company:
 
     def _program(self, draw: random.Random) -> list[Any]:
         known = [""] * 3 + sorted(set(self.runs.values()))
-        kinds = draw.choice((("save",), ("save", "chain"), ("save", "chain"), ("chain",), ("close", "save"), ("save", "close")))
+        kinds = draw.choice(
+            (
+                ("save",),
+                ("save", "chain"),
+                ("save", "chain"),
+                ("chain",),
+                ("close", "save"),
+                ("save", "close"),
+            )
+        )
         made = {"save": lambda: draw.randrange(6), "chain": lambda: draw.choice(known), "close": lambda: 0}
         return [(kind, made[kind]()) for kind in kinds]
 
@@ -123,7 +132,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     ("first", "count"),
-    [(0, 150), *(pytest.param(n, 2500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]) for n in (10**4, 10**5, 10**6, 10**7))],
+    [(0, 60), *(pytest.param(n, 2500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]) for n in (10**4, 10**5, 10**6, 10**7))],
 )  # fmt: skip
 def test_no_blob_is_ever_missing(place: Path, crew: Callable[..., Any], first: int, count: int) -> None:
     company = Company(place / "workspace", crew)

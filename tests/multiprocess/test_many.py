@@ -78,9 +78,7 @@ def told(values: list[float]) -> str:
     return f"median {middle * 1000:.1f}, p99 {late * 1000:.0f}, longest {values[-1] * 1000:.0f} ms"
 
 
-@pytest.mark.parametrize(
-    "seconds", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
-)
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_eight_writers_and_two_readers_lose_nothing_and_wait_for_nobody(
     tmp_path: Path, crew: Callable[..., Any], seconds: int
 ) -> None:
@@ -112,5 +110,9 @@ def test_eight_writers_and_two_readers_lose_nothing_and_wait_for_nobody(
         assert report.ok, str(report)
     for part in ("segments", "rejected", "claims", "aside"):
         assert list((folder / "journal" / part).iterdir()) == []
-    print(f"{len(promised)} pipelines in {seconds} s, each {told(sorted(s for e in wrote for s in e['seconds']))}")
-    print(f"{sum(len(e['seconds']) for e in asked)} leaderboards, {told(sorted(s for e in asked for s in e['seconds']))}")
+    print(
+        f"{len(promised)} pipelines in {seconds} s, each {told(sorted(s for e in wrote for s in e['seconds']))}"
+    )
+    print(
+        f"{sum(len(e['seconds']) for e in asked)} leaderboards, {told(sorted(s for e in asked for s in e['seconds']))}"
+    )

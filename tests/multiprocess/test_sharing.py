@@ -71,12 +71,12 @@ def finish(process: subprocess.Popen[str], timeout: float = 90) -> list[str]:
 
 def test_writers_that_start_together_on_a_new_folder_lose_nothing_beside_readers(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "workspace"
-    writers = [start(RECORD, folder, f"w{i}", 12) for i in range(4)]
+    writers = [start(RECORD, folder, f"w{i}", 6) for i in range(2)]
     deadline = time.monotonic() + 30
     while not (folder / "store.duckdb").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    reader = start(READ, folder, 3)
+    reader = start(READ, folder, 1)
     acknowledged = sorted(line for writer in writers for line in finish(writer))
     assert int(finish(reader)[0]) > 0
     with WorkspaceStore(folder) as store:
@@ -84,16 +84,16 @@ def test_writers_that_start_together_on_a_new_folder_lose_nothing_beside_readers
         assert sorted(pipelines["pipeline_id"].to_list()) == acknowledged
         assert set(pipelines["status"]) == {"completed"}
         predictions = store.query_predictions()
-        assert predictions.height == len(acknowledged) == 48
+        assert predictions.height == len(acknowledged) == 12
         arrays = store.get_prediction_arrays(predictions["prediction_id"].to_list())
-        assert len(arrays) == 48
-        assert store.list_runs(status="completed").height == 4
+        assert len(arrays) == 12
+        assert store.list_runs(status="completed").height == 2
 
 
 def test_a_query_sees_what_another_process_committed_before_it(tmp_path: Path) -> None:
     with WorkspaceStore(tmp_path) as store:
         assert store.list_runs().height == 0  # so that the catalog was open here once
-        for count in (1, 2, 3):
+        for count in (1, 2):
             finish(start(RECORD, tmp_path, f"run {count}", 1))
             assert store.list_runs().height == count
 

@@ -25,7 +25,7 @@ PROFILE = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 def test_a_store_does_what_its_model_does() -> None:
     run_state_machine_as_test(
-        StoreMachine, settings=settings(PROFILE, max_examples=8, stateful_step_count=35)
+        StoreMachine, settings=settings(PROFILE, max_examples=4, stateful_step_count=35)
     )
 
 
@@ -38,7 +38,7 @@ class OneCallOneCommit(StoreMachine):
 
 def test_so_does_a_store_that_commits_each_call() -> None:
     run_state_machine_as_test(
-        OneCallOneCommit, settings=settings(PROFILE, max_examples=2, stateful_step_count=25)
+        OneCallOneCommit, settings=settings(PROFILE, max_examples=1, stateful_step_count=30)
     )
 
 

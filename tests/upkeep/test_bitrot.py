@@ -165,7 +165,7 @@ def rot_catalog(patient: Patient, draw: random.Random, count: int) -> None:
         overwrite(catalog, whole)
 
 
-ROTS = {rot_blobs: 56, rot_segments: 25, rot_arrays: 42, rot_catalog: 30}
+ROTS = {rot_blobs: 35, rot_segments: 15, rot_arrays: 24, rot_catalog: 10}
 
 
 @pytest.mark.parametrize("rot", list(ROTS), ids=lambda rot: rot.__name__)

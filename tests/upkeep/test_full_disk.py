@@ -52,7 +52,7 @@ def test_on_a_full_disk_everything_is_answered_and_deletion_and_gc_make_room(
 ) -> None:
     folder = small_disk / "workspace"
     store = WorkspaceStore(folder)
-    run_id, pipeline_id = begin(store)
+    run_id, _ = begin(store)
     kept = whole_pipeline(store, run_id)
     doomed, last = begin(store, "doomed")[0], begin(store, "last")
     doomed_pipeline = store.begin_pipeline(doomed, "p", {}, [], "corn", "h")
@@ -84,7 +84,7 @@ def test_on_a_full_disk_everything_is_answered_and_deletion_and_gc_make_room(
 def test_recording_does_not_take_what_is_kept_back(small_disk: Path) -> None:
     folder = small_disk / "workspace"
     store = WorkspaceStore(folder)
-    run_id, _ = begin(store)
+    begin(store)
     store.list_runs()
     let_go(store)
     fill(small_disk)

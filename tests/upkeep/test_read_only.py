@@ -27,7 +27,9 @@ def every_answer(folder: Path, options: dict[str, Any], out: Path) -> dict[str, 
     with warnings.catch_warnings(record=True) as said, WorkspaceStore(folder, **options) as store:
         warnings.simplefilter("always")
         runs, pipelines, predictions = store.list_runs(), store.list_pipelines(), store.query_predictions()
-        chains = [key for p in pipelines["pipeline_id"] for key in store.get_chains_for_pipeline(p)["chain_id"]]
+        chains = [
+            key for p in pipelines["pipeline_id"] for key in store.get_chains_for_pipeline(p)["chain_id"]
+        ]
         artifacts = store.sql("SELECT artifact_id FROM artifacts ORDER BY 1")["artifact_id"].to_list()
         arrays = store.get_prediction_arrays(predictions["prediction_id"].to_list())
         found = {
@@ -87,7 +89,9 @@ def open_to_all_and_writable_by_none(folder: Path) -> None:
         parent.chmod(parent.stat().st_mode | 0o055)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no rights that a test could take away")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid"), reason="this system has no rights that a test could take away"
+)
 def test_everything_that_needs_no_writing_works_in_a_folder_that_cannot_be_written(
     sample: Sample, crew: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -109,7 +113,9 @@ def test_everything_that_needs_no_writing_works_in_a_folder_that_cannot_be_writt
     assert len(found["frames"][2]) == len(found["arrays"]) == 4
 
 
-def test_a_store_opened_read_only_gives_the_answers_that_a_writer_gives(sample: Sample, tmp_path: Path) -> None:
+def test_a_store_opened_read_only_gives_the_answers_that_a_writer_gives(
+    sample: Sample, tmp_path: Path
+) -> None:
     with WorkspaceStore(sample.path) as store:
         store.list_runs()
     before = tree(sample.path)

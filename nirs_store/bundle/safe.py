@@ -95,14 +95,14 @@ def load_safely(
     BundleInvalid
         A payload that is damaged or hostile.
     """
-    unknown = untrusted(payload_types(contents), trusted)
-    refuse_untrusted(unknown, contents.path)
+    types = payload_types(contents)
+    refuse_untrusted(untrusted(types, trusted), contents.path)
     found: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name, data in contents.payloads.items():
             try:
-                found[name] = load_payload(data, trusted)
+                found[name] = load_payload(data, types)
             except (MemoryError, PermissionError):
                 raise
             except Exception as exc:

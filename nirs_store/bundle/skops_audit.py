@@ -124,7 +124,9 @@ def untrusted(types: Iterable[str], trusted: Collection[str] = ()) -> list[str]:
     plain = {*known.PRIMITIVE_TYPE_NAMES, *known.CONTAINER_TYPE_NAMES, *known.NUMPY_DTYPE_TYPE_NAMES}
     plain |= {*known.NUMPY_UFUNC_TYPE_NAMES, *known.SCIPY_UFUNC_TYPE_NAMES, *_VALUES}
     estimators = {name for name in known.SKLEARN_ESTIMATOR_TYPE_NAMES if is_plain_estimator(name)}
-    return sorted(set(types) - plain - estimators - always_trusted() - set(trusted))
+    rest = set(types) - plain - estimators - set(trusted)
+    # Asking what packages are installed takes longest, so it comes last.
+    return sorted(rest - always_trusted()) if rest else []
 
 
 def refuse_untrusted(unknown: Collection[str], where: object) -> None:
@@ -145,15 +147,13 @@ def refuse_untrusted(unknown: Collection[str], where: object) -> None:
         )
 
 
-def load_payload(data: bytes, trusted: Collection[str] = ()) -> Any:
-    """Load a payload that was audited; `trusted` are the names that were accepted."""
+def load_payload(data: bytes, accepted: Collection[str]) -> Any:
+    """Load a payload that was audited; `accepted` are the types that it may hold, beyond those skops trusts."""
     import skops.io
 
-    accepted = always_trusted() | set(trusted)
     unknown = set(skops.io.get_untrusted_types(data=data))
     # A second opinion: what skops finds must be among what was accepted.
-    if extra := unknown - accepted:
-        refuse_untrusted(extra, "The payload")
+    refuse_untrusted(unknown - set(accepted), "The payload")
     return skops.io.loads(data, trusted=sorted(unknown))
 
 

@@ -9,7 +9,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import json_option, workspace_option
-from nirs_store.cli.commands.bundle._trust import as_options, trust_options
+from nirs_store.cli._trust import as_options, trust_options
 
 
 @click.command("import", cls=Command)

@@ -64,11 +64,6 @@ class ForeignArtifacts:
         """Whether a resolved artifact is a model of nirs4all's that applies some of the chain's steps itself."""
         return artifact_id in self._preprocessing
 
-    @property
-    def intact(self) -> dict[str, str]:
-        """Every artifact asked for that has an intact file: SHA-256 to one of its ids."""
-        return {sha: name for name, sha in self._hashes.items() if sha is not None}
-
     @contextmanager
     def storing(self, engine: Engine, artifacts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
         """Store files, durably, and hold them against gc until the block has written rows that name them.

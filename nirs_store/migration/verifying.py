@@ -32,6 +32,7 @@ def verify(
     def present(table: str, ids: Sequence[str]) -> set[str]:
         return engine.query(lambda con: existing(con, table, ids))
 
+    wanted: dict[str, str] = {}
     done = 0
     files = report.counts["artifacts"]
     total = sum(arrivals.totals.values()) + files.added + files.present
@@ -41,9 +42,10 @@ def verify(
                 report.counts[batch.kind].verified += 1
             else:
                 differing.setdefault(f"{batch.kind}: {problem}", []).append(key)
+        wanted |= batch.artifacts
         done += batch.found
         show("verifying", done, total)
-    for sha, name in arrivals.artifacts.intact.items():
+    for sha, name in wanted.items():
         record = engine.query(lambda con, sha=sha: stored_rows(con, "blobs", [sha]).get(sha))  # type: ignore[misc]
         try:
             if record is None:

@@ -37,6 +37,7 @@ TABLES = {
 OTHER_TABLES = ("conformal_results", "tuning_results", "robustness_results")
 _NEEDED = frozenset({"runs", "pipelines", "chains", "predictions", "artifacts", "logs"})
 _BATCH = 2000
+_ALIAS = "theirs"
 
 
 class _Database(Protocol):
@@ -54,9 +55,14 @@ class _DuckDB:
             "autoload_known_extensions": False,
             "temp_directory": "",
         }
+        # Attached and not opened: functions that a write-ahead log of nirs4all's calls are there only then.
+        self._con = duckdb.connect(":memory:", config=config)
         try:
-            self._con = duckdb.connect(str(path), read_only=True, config=config)
+            name = str(path).replace("'", "''")
+            self._con.execute(f"ATTACH '{name}' AS {_ALIAS} (READ_ONLY)")
+            self._con.execute("SET enable_external_access = false")
         except duckdb.Error as error:
+            self._con.close()
             text = str(error)
             if "lock" in text.lower():
                 raise StoreBusy(
@@ -67,8 +73,9 @@ class _DuckDB:
     def columns(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
         for table, column in self._con.execute(
-            "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal "
-            "AND table_name IN (SELECT table_name FROM duckdb_tables()) ORDER BY table_name, column_index"
+            "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ? AND table_name IN "
+            "(SELECT table_name FROM duckdb_tables() WHERE database_name = ?) ORDER BY table_name, column_index",
+            [_ALIAS, _ALIAS],
         ).fetchall():
             found.setdefault(str(table), []).append(str(column))
         return {table: tuple(names) for table, names in found.items()}
@@ -76,6 +83,7 @@ class _DuckDB:
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         # A cursor of its own: several tables are read at the same time.
         with closing(self._con.cursor()) as cursor:
+            cursor.execute(f"USE {_ALIAS}")
             cursor.execute(sql)
             while batch := cursor.fetchmany(_BATCH):
                 yield from batch

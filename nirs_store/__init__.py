@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nirs_store.datasets import load_tecator
     from nirs_store.errors import NirsStoreError
     from nirs_store.library import PipelineLibrary
+    from nirs_store.migration import MigrationReport, migrate_nirs4all
     from nirs_store.protocol import WorkspaceStoreProtocol
     from nirs_store.recording import CrossValidationResult, record_cross_validation
     from nirs_store.store import WorkspaceStore
@@ -31,6 +32,7 @@ __all__ = [
     "CrossValidationResult",
     "ExecutionStep",
     "ExecutionTrace",
+    "MigrationReport",
     "NirsStoreError",
     "PipelineLibrary",
     "StepArtifacts",
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "load_bundle",
     "load_tecator",
+    "migrate_nirs4all",
     "record_cross_validation",
     "replay_chain",
 ]
@@ -49,6 +52,7 @@ _HOME = {
     "CrossValidationResult": "recording",
     "ExecutionStep": "chains.trace",
     "ExecutionTrace": "chains.trace",
+    "MigrationReport": "migration",
     "NirsStoreError": "errors",
     "PipelineLibrary": "library",
     "StepArtifacts": "chains.trace",
@@ -56,6 +60,7 @@ _HOME = {
     "WorkspaceStoreProtocol": "protocol",
     "load_bundle": "bundle.reader",
     "load_tecator": "datasets",
+    "migrate_nirs4all": "migration",
     "record_cross_validation": "recording",
     "replay_chain": "chains.replay",
 }

@@ -19,8 +19,8 @@ from nirs_store.bundle.probes import agree, disagreement
 from nirs_store.bundle.unpickle import unpickle
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import predict, predict_proba, predicted_classes
-from nirs_store.chains.resample import to_grid
+from nirs_store.chains.predictor import ChainPredictor
+from nirs_store.chains.replay import predicted_classes
 from nirs_store.display import block, field_table, table
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
 
@@ -104,8 +104,10 @@ def open_contents(contents: Contents, allow_pickle: bool, trusted_types: Collect
     return bundle
 
 
-class Bundle:
-    """A chain out of a bundle, loaded and ready to predict. Made by `load_bundle`.
+class Bundle(ChainPredictor):
+    """A chain out of a bundle: a fitted scikit-learn estimator. Made by `load_bundle`.
+
+    What it can do beside predicting is described for its base class, `ChainPredictor`.
 
     Attributes
     ----------
@@ -124,63 +126,22 @@ class Bundle:
     def __init__(
         self, contents: Contents, chain: dict[str, Any], plan: ReplayPlan, objects: Mapping[str, Any]
     ) -> None:
+        super().__init__(chain, objects.__getitem__, plan=plan)
         self.path: Path = contents.path
         self.manifest: Manifest = contents.manifest
         self.record: BundleRecord | None = contents.record
-        self.chain: dict[str, Any] = chain
         own = contents.record.version_1_0.notes if contents.record else ()
         self.notes: tuple[str, ...] = own + tuple(contents.outline.notes if contents.outline else ())
-        self._plan = plan
-        self._objects = dict(objects)
-
-    def predict(self, X: Any, wavelengths: Any = None, *, resample: bool = False) -> NDArray[Any]:
-        """Predict new spectra; the same numbers as ``store.replay_chain``.
-
-        Parameters
-        ----------
-        X : array or data frame of shape (n_samples, n_channels)
-            Spectra on the grid of `wavelengths`; columns of a data frame must be named by wavelength.
-        wavelengths : array of shape (n_channels,), optional
-            Their wavelengths, in the unit of the chain.
-        resample : bool
-            Interpolate spectra on another grid linearly to that of the calibration, which has to lie within
-            theirs. Without it another grid is an error.
-
-        Returns
-        -------
-        ndarray
-            Of the shape that the estimator gives, in the unit of the reference values.
-
-        Raises
-        ------
-        ShapeMismatch
-            Another number of channels or another grid than the chain was trained on.
-        InvalidInput
-            NaN or infinities where a step allows none.
-        ReplayError
-            A step fails.
-        """
-        if resample:
-            X, wavelengths = to_grid(self._plan.wavelengths, X, wavelengths), self._plan.wavelengths
-        return predict(self._plan, X, self._objects.__getitem__, wavelengths)
-
-    def predict_proba(self, X: Any, wavelengths: Any = None) -> NDArray[Any]:
-        """Give class probabilities, (n_samples, n_classes); parameters and errors as for `predict`."""
-        return predict_proba(self._plan, X, self._objects.__getitem__, wavelengths)
+        self._loaded = dict(objects)
 
     def object_of(self, artifact_id: str) -> Any:
         """Give a fitted object of the chain by its id; it is shared, so do not change it."""
-        return self._objects[artifact_id]
+        return self._loaded[artifact_id]
 
     @property
     def classes(self) -> NDArray[Any]:
         """Labels that a classifier can predict, in the order of the columns of `predict_proba`."""
         return predicted_classes(self._plan, self._objects.__getitem__)
-
-    @property
-    def wavelengths(self) -> NDArray[np.float64] | None:
-        """The grid of the calibration, of shape (n_channels,), or None when it was not recorded."""
-        return self._plan.wavelengths
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -192,7 +153,7 @@ class Bundle:
         """What the writer stated about target, units and task."""
         return dict(self.record.units) if self.record else {}
 
-    def __repr__(self) -> str:
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         model = str(self.chain.get("model_class") or "model").rpartition(".")[2]
         count = len(self._plan.folds)
         parts = [f"{model[:60]!s}", f"{count} folds averaged" if count > 1 else "one model"]

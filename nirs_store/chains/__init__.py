@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from nirs_store.chains.builder import ChainBuilder
     from nirs_store.chains.folds import chain_artifact_ids, fold_key
     from nirs_store.chains.plan import ReplayPlan
+    from nirs_store.chains.predictor import ChainPredictor
     from nirs_store.chains.replay import predict, predict_proba, predicted_classes, replay_chain
     from nirs_store.chains.trace import ExecutionStep, ExecutionTrace, StepArtifacts
 
 __all__ = [
     "ChainBuilder",
+    "ChainPredictor",
     "ExecutionStep",
     "ExecutionTrace",
     "ReplayPlan",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOME = {
     "ChainBuilder": "builder",
+    "ChainPredictor": "predictor",
     "ExecutionStep": "trace",
     "ExecutionTrace": "trace",
     "ReplayPlan": "plan",

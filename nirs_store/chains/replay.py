@@ -14,9 +14,54 @@ from nirs_store.chains.plan import Member, Operator, ReplayPlan, Stage
 from nirs_store.chains.spectra import Spectra, read_spectra
 from nirs_store.errors import ReplayError
 
-__all__ = ["ReplaysChains", "predict", "predict_proba", "predicted_classes", "replay_chain"]
+__all__ = [
+    "FittedPredictor",
+    "ReplaysChains",
+    "predict",
+    "predict_each",
+    "predict_proba",
+    "predicted_classes",
+    "replay_chain",
+]
 
 Array = NDArray[Any]
+
+
+class FittedPredictor(Protocol):
+    """What ``store.predictor`` gives, for annotations: a `ChainPredictor`, whose class loads scikit-learn."""
+
+    chain: dict[str, Any]
+
+    @property
+    def n_features_in_(self) -> int:
+        """Channels that the spectra must have."""
+        ...
+
+    @property
+    def feature_names_in_(self) -> Array:
+        """Wavelengths as text."""
+        ...
+
+    @property
+    def classes_(self) -> Array:
+        """Labels of a classifier."""
+        ...
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        """Change nothing."""
+        ...
+
+    def predict(self, X: Any, wavelengths: Any = None, *, return_std: bool = False) -> Any:
+        """Predict new spectra."""
+        ...
+
+    def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
+        """Give class probabilities."""
+        ...
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R², or accuracy."""
+        ...
 
 
 class ReplaysChains(Protocol):
@@ -129,6 +174,21 @@ def predict(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Ar
     else:
         y = vote([run.undo(m.targets, run.output(m, "predict")) for m in members], plan.weights)
     return run.undo(plan.targets, y)
+
+
+def predict_each(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> list[Array]:
+    """Predict with every member on its own; parameters and errors are those of `predict`.
+
+    Returns
+    -------
+    list of ndarray
+        One array a member, each transformed back to the unit of the measured targets.
+    """
+    run = _Run(plan, X, load, wavelengths)
+    return [
+        run.undo(plan.targets, run.undo(member.targets, run.output(member, "predict")))
+        for member in plan.members
+    ]
 
 
 def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Array:

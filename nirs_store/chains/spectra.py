@@ -149,7 +149,7 @@ def read_table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
             raise InvalidInput(f"{label} has masked values. Remove or impute them first.")
         array = _to_array(value, label)
     if array.ndim != 2:
-        hint = " A single spectrum is X.reshape(1, -1)." if array.ndim == 1 else ""
+        hint = " Reshape your data: a single spectrum is X.reshape(1, -1)." if array.ndim == 1 else ""
         raise ShapeMismatch(
             f"{label} must have the shape (n_samples, n_channels), found {array.shape}.{hint}"
         )

@@ -28,6 +28,7 @@ _COMMANDS = {
     "note": (f"{_HOME}.note", "Write a note to a run."),
     "tag": (f"{_HOME}.tag", "Add tags to a run, or take them away."),
     "stats": (f"{_HOME}.stats", "Count what a workspace holds and how large it is."),
+    "migrate": (f"{_HOME}.migrate", "Bring the work of a nirs4all workspace into another folder."),
     "library": (f"{_HOME}.library", "List, save, show and run pipeline templates."),
     "delete": (f"{_HOME}.delete", "Delete a run or a prediction."),
     "gc": (f"{_HOME}.gc", "Remove the files of models that nothing refers to."),

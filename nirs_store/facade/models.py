@@ -11,6 +11,7 @@ import numpy as np
 from nirs_store.bundle.limits import Limits
 from nirs_store.catalog import artifacts, records
 from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
 from nirs_store.facade.asking import QueryMethods
 from nirs_store.imports import ImportedBundle
@@ -47,6 +48,29 @@ class ModelMethods(QueryMethods):
         from nirs_store.chains.replay import predict
 
         return predict(self._plan(chain_id), X, self._load_shared, wavelengths)
+
+    def predictor(self, chain_id: str) -> FittedPredictor:
+        """Give a chain as a fitted scikit-learn estimator.
+
+        It loads all its models now, and needs the store no longer.
+
+        Returns
+        -------
+        ChainPredictor
+            With ``predict``, ``n_features_in_``, ``feature_names_in_``, and for classifiers ``classes_`` and
+            ``predict_proba``; works in scorers, Pipelines, prefit stacks.
+
+        Raises
+        ------
+        UnknownId, ReplayError, BlobMissing, BlobCorrupt
+        """
+        from nirs_store.chains.predictor import ChainPredictor
+
+        chain = self.get_chain(chain_id)
+        if chain is None:
+            raise UnknownId("chain", chain_id)
+        # Loaded anew: what is handed out may be changed by whoever holds it.
+        return ChainPredictor(chain, self.load_artifact)
 
     def _plan(self, chain_id: str) -> ReplayPlan:
         self._engine.check_open()

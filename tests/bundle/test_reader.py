@@ -131,7 +131,7 @@ def test_probabilities_of_fold_classifiers_are_kept(world: Any, tmp_path: Path) 
 
 def test_votes_are_not_sold_as_probabilities(world: Any, tmp_path: Path) -> None:
     path = export_chain(world.shelf, world.chains["hard votes"], tmp_path / "x")
-    with pytest.raises(NirsStoreError, match="predict_proba"):
+    with pytest.raises(AttributeError, match="predict_proba"):
         load_bundle(path, allow_pickle=True).predict_proba(world.new)
 
 

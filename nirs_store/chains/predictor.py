@@ -1,0 +1,327 @@
+"""A stored chain as a fitted scikit-learn estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.metaestimators import available_if
+
+from nirs_store.chains.folds import REFIT, fold_key
+from nirs_store.chains.operators import Workbench
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.replay import predict, predict_each, predict_proba, predicted_classes
+from nirs_store.chains.resample import to_grid
+from nirs_store.display import block, field_table, short, table
+from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
+
+__all__ = ["ChainPredictor", "spread"]
+
+Array = NDArray[Any]
+
+
+def spread(each: list[Array], weights: tuple[float, ...] | None = None) -> Array:
+    """Standard deviation of what several models predict for the same samples.
+
+    Parameters
+    ----------
+    each : list of ndarray of shape (n_samples,) or (n_samples, n_targets)
+        Predictions, one array a model.
+    weights : tuple of float, optional
+        One a model; their sum need not be 1.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of one prediction, in its unit.
+
+    Notes
+    -----
+    s² = W / (W² − Σw²) · Σ w (ŷ − ȳ)², with W = Σw and ȳ = Σ w ŷ / W: the sample variance for weights of
+    reliability, as in the GNU Scientific Library (Weighted Samples). Equal weights give n − 1 below.
+
+    Examples
+    --------
+    >>> spread([np.array([1.0]), np.array([3.0])])
+    array([1.41421356])
+    """
+    shares = np.ones(len(each)) if weights is None else np.asarray(weights, dtype=np.float64)
+    whole, squares = shares.sum(), (shares**2).sum()
+    stacked = np.stack(each).astype(np.float64)
+    if not whole**2 > squares:
+        raise InvalidInput("The spread of predictions needs at least two models whose weight is above 0.")
+    deviations = stacked - np.average(stacked, axis=0, weights=shares)
+    return np.asarray(np.sqrt(np.tensordot(shares, deviations**2, axes=1) * whole / (whole**2 - squares)))
+
+
+def _has_probabilities(self: ChainPredictor) -> bool:
+    models = [self._bench.open(member.model)[0] for member in self._plan.members]
+    return all(hasattr(m, "predict_proba") and isinstance(m.classes_, np.ndarray) for m in models)
+
+
+class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
+    """A chain as a scikit-learn predictor that is fitted on arrival.
+
+    ``store.predictor(chain_id)`` makes one, and ``load_bundle(...)`` gives one. It holds everything that it
+    needs in memory, so it goes on predicting when the store is closed, and a pickle of it needs neither store
+    nor bundle. It works wherever scikit-learn takes a fitted estimator: in scorers, ``permutation_importance``,
+    ``cross_val_predict``, at the end of a Pipeline, in a prefit stack.
+
+    Parameters
+    ----------
+    chain : dict
+        As ``store.get_chain`` gives it.
+    load : callable
+        Artifact id to fitted object; called for every artifact now, and not kept.
+
+    Attributes
+    ----------
+    chain : dict
+        The chain.
+    n_features_in_ : int
+        Channels of the spectra; not there where the chain does not tell, or keeps several sources apart.
+    feature_names_in_ : ndarray of str
+        The wavelengths of the calibration; not there when they were not recorded.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, for classifiers.
+
+    Notes
+    -----
+    Like scikit-learn's FrozenEstimator it is never fitted again: ``fit`` changes nothing, there are no parameters
+    to set, and ``clone`` gives the same object. So ``cross_val_score`` scores the one model that is there; it
+    does not cross-validate a training.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LinearRegression
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 5.0])
+    >>> fitted = {"line": LinearRegression().fit(X, y)}
+    >>> chain = {"steps": [{"step_idx": 0}], "model_step_idx": 0, "fold_artifacts": {"final": "line"}}
+    >>> line = ChainPredictor(chain, fitted.__getitem__)
+    >>> line.predict([[3.0]]).round(6), line.score(X, y)
+    (array([7.]), 1.0)
+    """
+
+    def __init__(
+        self, chain: Mapping[str, Any], load: Callable[[str], Any], *, plan: ReplayPlan | None = None
+    ) -> None:
+        self.chain: dict[str, Any] = dict(chain)
+        self._plan = plan or ReplayPlan.from_chain(chain)
+        self._folds_plan = _folds_alone(chain, self._plan)
+        wanted = [*self._plan.artifact_ids, *(self._folds_plan.artifact_ids if self._folds_plan else ())]
+        self._objects = {artifact_id: load(artifact_id) for artifact_id in wanted}
+
+    # -- predicting ----------------------------------------------------------------------------
+
+    def predict(
+        self, X: Any, wavelengths: Any = None, *, return_std: bool = False, resample: bool = False
+    ) -> Any:
+        """Predict new spectra; the same numbers as ``store.replay_chain``.
+
+        Parameters
+        ----------
+        X : array or data frame of shape (n_samples, n_channels)
+            Spectra on the grid of the calibration; columns of a data frame must be named by wavelength.
+        wavelengths : array of shape (n_channels,), optional
+            Their wavelengths, in the unit of the chain.
+        return_std : bool
+            Whether to give the spread of the fold models as well.
+        resample : bool
+            Interpolate spectra on another grid linearly to that of the calibration, which has to lie within
+            theirs. Without it another grid is an error.
+
+        Returns
+        -------
+        ndarray, or tuple of two
+            Of the shape that the estimator gives, in the unit of the reference values. With `return_std` also
+            the standard deviation of the predictions of the fold models (see `spread`), of the same shape and
+            unit. It tells how far the models disagree about a sample, not how far they are from the truth.
+
+        Raises
+        ------
+        ShapeMismatch
+            Another number of channels or another grid than the chain was trained on.
+        InvalidInput
+            NaN or infinities where a step allows none; or `return_std` for a classifier, or for a chain that
+            has fewer than two fold models.
+        ReplayError
+            A step fails.
+        """
+        if resample:
+            X, wavelengths = to_grid(self._plan.wavelengths, X, wavelengths), self._plan.wavelengths
+        if not return_std:
+            return predict(self._plan, X, self._objects.__getitem__, wavelengths)
+        if self._classifies:
+            raise InvalidInput("return_std: expected a regression, found a classifier. Use predict_proba().")
+        if self._folds_plan is None:
+            raise InvalidInput(
+                "return_std: expected a chain with the models of at least two folds, found one model. Record the "
+                "chain with its folds (a bundle of a refitted chain carries the refit only)."
+            )
+        y = predict(self._plan, X, self._objects.__getitem__, wavelengths)
+        each = predict_each(self._folds_plan, X, self._objects.__getitem__, wavelengths)
+        return y, spread(each, self._folds_plan.weights)
+
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator,unused-ignore]
+    def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
+        """Give class probabilities, (n_samples, n_classes); only there for classifiers that have them."""
+        return predict_proba(self._plan, X, self._objects.__getitem__, wavelengths)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R² of the predictions, or the accuracy of a classifier; as scikit-learn's ``score``."""
+        from sklearn.metrics import accuracy_score, r2_score
+
+        measure = accuracy_score if self._classifies else r2_score
+        return float(measure(y, self.predict(X), sample_weight=sample_weight))
+
+    @property
+    def classes_(self) -> Array:
+        """Labels in the order of the columns of `predict_proba`."""
+        if not self._classifies:
+            raise AttributeError("classes_: this chain is a regression.")
+        try:
+            return predicted_classes(self._plan, self._objects.__getitem__)
+        except ReplayError as error:
+            raise AttributeError(f"classes_: {error}") from error
+
+    @property
+    def wavelengths(self) -> NDArray[np.float64] | None:
+        """The grid of the calibration, of shape (n_channels,), or None when it was not recorded."""
+        return self._plan.wavelengths
+
+    # -- an estimator of scikit-learn -----------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Self:
+        """Change nothing: the chain is fitted, and stays as it is."""
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Give nothing: a fitted chain has no parameters to choose."""
+        return {}
+
+    def set_params(self, **params: Any) -> Self:
+        """Refuse all parameters.
+
+        Raises
+        ------
+        InvalidInput
+            Whenever one is given.
+        """
+        if params:
+            raise InvalidInput(
+                f"A stored chain has no parameters, found {', '.join(sorted(params))}. Nothing was changed. Build "
+                "its estimator anew and fit that."
+            )
+        return self
+
+    def __sklearn_clone__(self) -> Self:
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, RegressorTags
+
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = "classifier" if self._classifies else "regressor"
+        tags.classifier_tags = ClassifierTags() if self._classifies else None
+        tags.regressor_tags = None if self._classifies else RegressorTags()
+        tags.requires_fit = False
+        tags.input_tags.allow_nan = all(self._bench.open(op)[1].allows_nan for op in self._plan.operators)
+        return tags
+
+    @property
+    def n_features_in_(self) -> int:
+        """Channels that the spectra must have."""
+        if self._plan.wavelengths is not None:
+            return int(self._plan.wavelengths.size)
+        if not self._plan.sources:
+            member = self._plan.members[0]
+            # Where the first steps do not know it, they mostly keep the number of channels.
+            for stage in member.stages:
+                for operator in stage.operators:
+                    if known := self._bench.open(operator)[1].n_features:
+                        return known
+                if stage.augments:
+                    break
+            else:
+                if known := self._bench.open(member.model)[1].n_features:
+                    return known
+        raise AttributeError("n_features_in_: the chain does not say how many channels it takes.")
+
+    @property
+    def feature_names_in_(self) -> NDArray[Any]:
+        """Wavelengths as text, as the columns of a data frame are named."""
+        if self._plan.wavelengths is None:
+            raise AttributeError("feature_names_in_: the wavelengths of the calibration were not recorded.")
+        names = [np.format_float_positional(value, trim="-") for value in self._plan.wavelengths]
+        return np.array(names, dtype=object)
+
+    @property
+    def _bench(self) -> Workbench:
+        return Workbench(self._objects.__getitem__, self._plan.memory)
+
+    @property
+    def _classifies(self) -> bool:
+        # What the labels are transformed back to does not matter: the models decide.
+        return self._bench.open(self._plan.members[0].model)[1].classifier
+
+    # -- looking --------------------------------------------------------------------------------
+
+    def _facts(self) -> dict[str, Any]:
+        metadata = self.chain.get("metadata") or {}
+        grid = self._plan.wavelengths
+        unit = str(metadata.get("wavelength_unit") or "")
+        target, target_unit = str(metadata.get("target") or ""), str(metadata.get("target_unit") or "")
+        return {
+            "predicts": f"{target} ({target_unit})" if target and target_unit else target,
+            "channels": getattr(self, "n_features_in_", None)
+            if grid is None
+            else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),
+            "models": ", ".join(self._plan.folds) or "one",
+            "chain": str(self.chain.get("chain_id") or ""),
+        }
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        model = str(self.chain.get("model_class") or "model").rpartition(".")[2]
+        parts = [part for part in (str(self.chain.get("preprocessings") or ""), model) if part]
+        facts = ", ".join(f"{name} {value}" for name, value in self._facts().items() if value)
+        return short(f"<{type(self).__name__} {' > '.join(parts)!r}: {facts}>", N_CHAR_MAX)
+
+    def _repr_html_(self) -> str:
+        steps = [
+            (
+                step.get("step_idx"),
+                step.get("operator_type", "transform"),
+                step.get("operator_class"),
+                step.get("params"),
+            )
+            for step in self.chain.get("steps") or ()
+        ]
+        head = ("step", "type", "operator", "parameters")
+        kind = "Classifier" if self._classifies else "Predictor"
+        return block(kind, field_table(self._facts()), table(head, steps))
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        # scikit-learn's own would draw an estimator without parameters.
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+
+def _folds_alone(chain: Mapping[str, Any], plan: ReplayPlan) -> ReplayPlan | None:
+    """The plan of a chain's fold models without its refit; None where there are fewer than two."""
+    if len(plan.members) > 1:
+        return plan
+    folds = {
+        fold: value for fold, value in (chain.get("fold_artifacts") or {}).items() if fold_key(fold) != REFIT
+    }
+    if len(folds) < 2:
+        return None
+    try:
+        return ReplayPlan.from_chain({**chain, "fold_artifacts": folds})
+    except NirsStoreError:
+        # The refit predicts; the folds lack something, so there is no spread to be had.
+        return None

@@ -1,0 +1,234 @@
+"""Reading a source batch by batch, every row already in the form in which it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+from nirs_store.catalog.arrays import encode_array
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.foreign.arrays import ForeignArrays, read_arrays
+from nirs_store.catalog.foreign.arriving import KEYS
+from nirs_store.catalog.foreign.opening import ForeignSource
+from nirs_store.ids import sha256_hex
+from nirs_store.migration.artifacts import ForeignArtifacts
+from nirs_store.migration.chains import ChainRows, chain_row
+from nirs_store.migration.report import Notes
+from nirs_store.migration.rows import (
+    Unusable,
+    identifier,
+    json_value,
+    log_row,
+    pipeline_row,
+    prediction_row,
+    run_row,
+)
+
+__all__ = ["Arrivals", "Batch", "Present"]
+
+Present = Callable[[str, Sequence[str]], set[str]]
+"""Tells which keys of a table the target has."""
+
+T = TypeVar("T")
+_BATCH = 1000
+_CHAINS = 50
+
+
+@dataclass
+class Batch:
+    """Rows of one table that belong into one transaction.
+
+    Attributes
+    ----------
+    kind : str
+        What a report calls them.
+    table : str
+        Where they go.
+    found : int
+        How many rows of the source these come from.
+    rows : list of dict
+        Those that can be brought over.
+    references, arrays : list of dict
+        Rows that go with them.
+    artifacts : dict
+        SHA-256 to the id that nirs4all gave it, for files that must be there first.
+    """
+
+    kind: str
+    table: str
+    found: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    references: list[dict[str, Any]] = field(default_factory=list)
+    arrays: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the rows."""
+        return [row[KEYS[self.table]] for row in self.rows]
+
+
+class Arrivals:
+    """Everything that a source has, in an order in which parents come first.
+
+    Attributes
+    ----------
+    artifacts : ForeignArtifacts
+        Its files.
+    totals : dict
+        Rows by kind.
+    """
+
+    def __init__(self, source: ForeignSource, notes: Notes, session_id: str) -> None:
+        self._source = source
+        self._notes = notes
+        self._session_id = session_id
+        self._configs: dict[str, Any] = {}
+        self.artifacts = ForeignArtifacts(source, notes)
+        self.totals = {table: source.count(table) for table in ("runs", "pipelines", "chains", "predictions")}
+        self.totals |= {"arrays": self.totals["predictions"], "logs": source.count("logs")}
+
+    def batches(self, present: Present) -> Iterator[Batch]:
+        """Give batch after batch; `present` is asked for the parents of the next, so each must have arrived."""
+        source, session_id = self._source, self._session_id
+        projects = {str(row["project_id"]): str(row["name"]) for row in source.rows("projects")}
+        yield from self._plain("runs", lambda row: run_row(row, session_id, projects, source.generation))
+        yield from self._under("pipelines", "runs", self._pipeline, present)
+        yield from self._chains(present)
+        yield from self._predictions(present)
+        yield from self._arrays(present)
+        yield from self._under("logs", "pipelines", log_row, present)
+
+    def _plain(self, table: str, convert: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Iterator[Batch]:
+        for rows in _in_batches(self._source.rows(table), _BATCH):
+            batch = Batch(table, table, len(rows))
+            batch.rows = list(self._converted(table, rows, convert))
+            yield batch
+
+    def _under(
+        self,
+        table: str,
+        parent: str,
+        convert: Callable[[Mapping[str, Any]], dict[str, Any]],
+        present: Present,
+    ) -> Iterator[Batch]:
+        """Rows that need a parent."""
+        key = KEYS[parent]
+        for batch in self._plain(table, convert):
+            there = present(parent, sorted({row[key] for row in batch.rows}))
+            batch.rows = [row for row in batch.rows if self._has(table, row, key, there)]
+            yield batch
+
+    def _has(self, table: str, row: Mapping[str, Any], key: str, there: set[str]) -> bool:
+        if row[key] in there:
+            return True
+        self._notes.add(table, f"its {key.removesuffix('_id')} was not brought over", row[KEYS[table]])
+        return False
+
+    def _converted(
+        self, table: str, rows: Iterable[Mapping[str, Any]], convert: Callable[[Mapping[str, Any]], T]
+    ) -> Iterator[T]:
+        for row in rows:
+            try:
+                yield convert(row)
+            except Unusable as reason:
+                self._notes.add(table, str(reason), str(row.get(KEYS[table])))
+
+    def _chains(self, present: Present) -> Iterator[Batch]:
+        for rows in _in_batches(self._source.rows("chains"), _CHAINS):
+            batch = Batch("chains", "chains", len(rows))
+            there = present("pipelines", sorted({str(row.get("pipeline_id")) for row in rows}))
+            for chain in self._converted("chains", rows, self._chain):
+                if not self._has("chains", chain.row, "pipeline_id", there):
+                    continue
+                batch.rows.append(chain.row)
+                batch.artifacts |= chain.artifacts
+                batch.references += [
+                    self._reference(chain.row, sha, name) for sha, name in chain.artifacts.items()
+                ]
+                if chain.wrapped:
+                    reason = "its model lies in a dict of nirs4all's default engine; it came over, but cannot replay"
+                    self._notes.add("chains", reason, chain.row["chain_id"])
+                if chain.lost:
+                    reason = "an artifact of it is lost; it came over, but cannot predict as it did"
+                    self._notes.add("chains", reason, chain.row["chain_id"])
+            yield batch
+
+    def _chain(self, row: Mapping[str, Any]) -> ChainRows:
+        return chain_row(row, self._configured(str(row.get("pipeline_id"))), self.artifacts)
+
+    def _pipeline(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        # Chains come later, and are read with the steps of their pipeline at hand.
+        self._configs[str(row.get("pipeline_id"))] = row.get("expanded_config")
+        return pipeline_row(row, self._session_id)
+
+    def _configured(self, pipeline_id: str) -> list[Any]:
+        """The configured steps of a pipeline."""
+        try:
+            config = json_value(self._configs.get(pipeline_id))
+        except Unusable:
+            return []
+        steps = config.get("steps") if isinstance(config, Mapping) else config
+        return steps if isinstance(steps, list) else []
+
+    def _reference(self, chain: Mapping[str, Any], sha: str, artifact_id: str) -> dict[str, Any]:
+        operator_class, artifact_type = self.artifacts.facts(artifact_id)
+        return {
+            # The same for each migration, so that a chain never holds an artifact twice.
+            "ref_id": sha256_hex(f"{chain['chain_id']}\n{sha}".encode())[:32],
+            "artifact_id": sha,
+            "owner_kind": "chain",
+            "owner_id": chain["chain_id"],
+            "pipeline_id": chain["pipeline_id"],
+            "operator_class": operator_class,
+            "artifact_type": artifact_type,
+            "created_at": chain["created_at"] or now_naive(),
+        }
+
+    def _predictions(self, present: Present) -> Iterator[Batch]:
+        for batch in self._under("predictions", "pipelines", prediction_row, present):
+            chains = present("chains", sorted({row["chain_id"] for row in batch.rows if row["chain_id"]}))
+            for row in batch.rows:
+                if row["chain_id"] and row["chain_id"] not in chains:
+                    reason = "its chain was not brought over; it came over without"
+                    self._notes.add("predictions", reason, row["prediction_id"])
+                    row["chain_id"] = None
+            yield batch
+
+    def _arrays(self, present: Present) -> Iterator[Batch]:
+        for found in _in_batches(read_arrays(self._source), _BATCH):
+            batch = Batch("arrays", "prediction_arrays", len(found))
+            there = present("predictions", [one.prediction_id for one in found])
+            for one in found:
+                if one.prediction_id not in there:
+                    self._notes.add("arrays", "their prediction was not brought over", one.prediction_id)
+                    continue
+                for name in one.misfits:
+                    reason = (
+                        f"{name} does not have one entry a sample (nirs4all keeps weights of folds there)"
+                    )
+                    self._notes.add("arrays", reason, one.prediction_id)
+                for name in one.unplaced:
+                    self._notes.add("arrays", f"{name} has no counterpart", one.prediction_id)
+                row, stored = _array_row(one)
+                batch.rows.append(row)
+                batch.arrays += stored
+            yield batch
+
+
+def _array_row(one: ForeignArrays) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    row: dict[str, Any] = {"prediction_id": identifier(one.prediction_id)}
+    stored = []
+    for name, values in one.arrays.items():
+        key, dtype, shape, data = encode_array(values, name)[0]
+        row[name] = key
+        stored.append({"array_hash": key, "dtype": dtype, "shape": shape, "data": data})
+    return row, stored
+
+
+def _in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

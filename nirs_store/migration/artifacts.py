@@ -1,0 +1,135 @@
+"""The files of nirs4all's artifacts: found, compared with their hash, and stored under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from nirs_store.bundle.pickles import list_pickle
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.foreign.opening import ForeignSource
+from nirs_store.ids import sha256_hex
+from nirs_store.migration.report import Notes
+from nirs_store.migration.rows import Unusable, moment
+
+__all__ = ["ForeignArtifacts"]
+
+# What nirs4all calls its formats, and the ending that a file of each has here.
+_FORMATS = {
+    "joblib": ("joblib", "joblib"),
+    "pickle": ("pickle", "pkl"),
+    "cloudpickle": ("cloudpickle", "pkl"),
+}
+
+
+class ForeignArtifacts:
+    """The artifacts of a source by their id there."""
+
+    def __init__(self, source: ForeignSource, notes: Notes) -> None:
+        self._folder = source.root / "artifacts"
+        self._notes = notes
+        self._rows = {str(row["artifact_id"]): row for row in source.rows("artifacts")}
+        self._hashes: dict[str, str | None] = {}
+        self._preprocessing: set[str] = set()
+        self.used: set[str] = set()
+
+    @property
+    def files(self) -> int:
+        """How many different files the source's artifacts are, by what its catalog says."""
+        return len({str(row.get("content_hash")) for row in self._rows.values()})
+
+    @property
+    def unused(self) -> list[str]:
+        """Ids that no chain has asked for."""
+        return [name for name in self._rows if name not in self.used]
+
+    def resolve(self, artifact_id: str) -> str | None:
+        """Give the SHA-256 of an artifact's file, or None when there is no intact one; the reason is noted."""
+        self.used.add(artifact_id)
+        if artifact_id not in self._hashes:
+            try:
+                data = self._read(artifact_id)
+                self._hashes[artifact_id] = sha256_hex(data)
+                if any(name.endswith(".FoldPreprocessedModel") for name in list_pickle(data).classes):
+                    self._preprocessing.add(artifact_id)
+            except Unusable as reason:
+                self._notes.add("artifacts", str(reason), artifact_id)
+                self._hashes[artifact_id] = None
+        return self._hashes[artifact_id]
+
+    def preprocesses(self, artifact_id: str) -> bool:
+        """Whether a resolved artifact is a model of nirs4all's that applies some of the chain's steps itself."""
+        return artifact_id in self._preprocessing
+
+    @contextmanager
+    def storing(self, engine: Engine, artifacts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
+        """Store files, durably, and hold them against gc until the block has written rows that name them.
+
+        Parameters
+        ----------
+        engine : Engine
+            Of the target.
+        artifacts : mapping
+            SHA-256 to id.
+
+        Yields
+        ------
+        list of dict
+            A row for the table `blobs` for each.
+        """
+        with ExitStack() as claims:
+            rows = []
+            for sha, artifact_id in artifacts.items():
+                # Claim first, look second, as for every save.
+                claims.enter_context(engine.recorder.claiming(sha))
+                data = self._read(artifact_id)
+                name, suffix = self._format(artifact_id)
+                info = engine.blobs.put(data, suffix, digest=sha)
+                rows.append(self._blob_row(artifact_id, sha, info.path, name, info.size))
+            engine.blobs.wait(list(artifacts))
+            yield rows
+
+    def facts(self, artifact_id: str) -> tuple[str, str]:
+        """Class and type of an artifact."""
+        row = self._rows[artifact_id]
+        return str(row.get("operator_class") or ""), str(row.get("artifact_type") or "")
+
+    def _blob_row(self, artifact_id: str, sha: str, path: str, form: str, size: int) -> dict[str, Any]:
+        operator_class, artifact_type = self.facts(artifact_id)
+        return {
+            "artifact_id": sha,
+            "artifact_path": path,
+            "content_hash": sha,
+            "operator_class": operator_class,
+            "artifact_type": artifact_type,
+            "format": form,
+            "size_bytes": size,
+            "created_at": moment(self._rows[artifact_id].get("created_at")) or now_naive(),
+        }
+
+    def _format(self, artifact_id: str) -> tuple[str, str]:
+        return _FORMATS.get(str(self._rows[artifact_id].get("format") or "joblib"), ("bytes", "bin"))
+
+    def _read(self, artifact_id: str) -> bytes:
+        row = self._rows.get(artifact_id)
+        if row is None:
+            raise Unusable("a chain names it, but the catalog has no row of it")
+        path = self._path(str(row.get("artifact_path") or ""))
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise Unusable("its file is gone or cannot be read") from error
+        promised = str(row.get("content_hash") or "").removeprefix("sha256:").lower()
+        if promised != sha256_hex(data):
+            raise Unusable("its file does not have the SHA-256 that the catalog says")
+        return data
+
+    def _path(self, relative: str) -> Path:
+        base = self._folder.resolve()
+        path = (base / relative).resolve()
+        if not relative or not path.is_relative_to(base):
+            raise Unusable("its path leaves the workspace")
+        return path

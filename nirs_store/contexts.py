@@ -6,38 +6,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from nirs_store.display import block, field_table
 from nirs_store.errors import NirsStoreError
+from nirs_store.protocol import RecordingStore
 
 __all__ = ["PipelineContext", "RunContext", "open_run"]
-
-
-class RecordingStore(Protocol):
-    """What the contexts need of a store."""
-
-    def begin_run(self, name: str, config: Any, datasets: list[Any]) -> str: ...
-    def complete_run(self, run_id: str, summary: dict[str, Any]) -> None: ...
-    def fail_run(self, run_id: str, error: str) -> None: ...
-    def begin_pipeline(
-        self,
-        run_id: str,
-        name: str,
-        expanded_config: Any,
-        generator_choices: list[Any],
-        dataset_name: str,
-        dataset_hash: str,
-    ) -> str: ...
-    def complete_pipeline(
-        self,
-        pipeline_id: str,
-        best_val: float | None,
-        best_test: float | None,
-        metric: str | None,
-        duration_ms: int | None,
-    ) -> None: ...
-    def fail_pipeline(self, pipeline_id: str, error: str) -> None: ...
 
 
 class PipelineContext:

@@ -12,7 +12,7 @@ import polars as pl
 import yaml
 
 from nirs_store.blobs.durable import ensure_dir, write_file
-from nirs_store.catalog import queries
+from nirs_store.catalog import prediction_queries, queries
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, UnknownId
@@ -80,13 +80,13 @@ def export_predictions_parquet(
 
     def ask(con: Connection) -> tuple[pl.DataFrame, dict[str, dict[str, Any]]]:
         limit, offset = filters.pop("limit", None), filters.pop("offset", 0)
-        table = queries.query_predictions(con, limit, offset, **filters)
+        table = prediction_queries.query_predictions(con, limit, offset, **filters)
         ids = table["prediction_id"].to_list() if include_arrays else []
-        return table, queries.load_arrays(con, ids)
+        return table, prediction_queries.load_arrays(con, ids)
 
     table, arrays = engine.query(ask)
     if include_arrays:
-        for name in queries.ARRAY_NAMES:
+        for name in prediction_queries.ARRAY_NAMES:
             values = [arrays.get(key, {}).get(name) for key in table["prediction_id"]]
             # Predictions of one column may be (n,) here and (n, 1) there; a column has one nesting.
             depth = max((value.ndim for value in values if value is not None), default=1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from nirs_store.catalog import queries, ranking
+from nirs_store.catalog import prediction_queries, ranking
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput
@@ -126,7 +126,9 @@ def _scored(con: Connection, found: pl.DataFrame, task: str, metric: str) -> pl.
     predictions: dict[str, list[dict[str, Any]]] = {}
     for row in ranking.predictions_of(con, found["chain_id"].to_list()).iter_rows(named=True):
         predictions.setdefault(row["chain_id"], []).append(row)
-    arrays = queries.load_arrays(con, needed_arrays([row for rows in predictions.values() for row in rows]))
+    arrays = prediction_queries.load_arrays(
+        con, needed_arrays([row for rows in predictions.values() for row in rows])
+    )
     schema: dict[str, pl.DataType] = {
         **dict.fromkeys((*_CHAIN_COLUMNS, "pipeline", "metric"), pl.String()),
         **dict.fromkeys(("score", "score_sd", "refit_score", "test_score"), pl.Float64()),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from nirs_store.catalog.queries import unknown_column
+from nirs_store.catalog.prediction_queries import unknown_column
 from nirs_store.display import table
 from nirs_store.errors import InvalidInput
 from nirs_store.scores import higher_is_better

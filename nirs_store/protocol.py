@@ -1,4 +1,4 @@
-"""What code that records into a store may rely on, as a runtime-checkable protocol."""
+"""What code that records into a store may rely on, as protocols."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
+from numpy.typing import NDArray
 
-__all__ = ["WorkspaceStoreProtocol"]
+__all__ = ["RecordingStore", "WorkspaceStoreProtocol"]
 
 
-@runtime_checkable
-class WorkspaceStoreProtocol(Protocol):
-    """The calls of a training loop; `WorkspaceStore` has them all, and a test double may."""
+class RecordingStore(Protocol):
+    """The part of the store's public interface through which a cross-validation is recorded."""
 
-    def begin_run(self, name: str, config: Any, datasets: list[dict[str, Any]]) -> str:
+    def begin_run(self, name: str, config: Any, datasets: list[Any]) -> str:
         """Begin a run."""
 
     def complete_run(self, run_id: str, summary: dict[str, Any]) -> None:
-        """Mark a run as completed."""
+        """Mark a run completed."""
 
     def fail_run(self, run_id: str, error: str) -> None:
-        """Mark a run as failed."""
+        """Mark a run failed."""
 
     def begin_pipeline(
         self,
@@ -32,15 +32,20 @@ class WorkspaceStoreProtocol(Protocol):
         dataset_name: str,
         dataset_hash: str,
     ) -> str:
-        """Begin a pipeline."""
+        """Begin a pipeline in a run."""
 
     def complete_pipeline(
-        self, pipeline_id: str, best_val: float, best_test: float, metric: str, duration_ms: int
+        self,
+        pipeline_id: str,
+        best_val: float | None,
+        best_test: float | None,
+        metric: str | None,
+        duration_ms: int | None,
     ) -> None:
-        """Mark a pipeline as completed."""
+        """Mark a pipeline completed."""
 
     def fail_pipeline(self, pipeline_id: str, error: str) -> None:
-        """Mark a pipeline as failed and roll it back."""
+        """Mark a pipeline failed and roll back what it saved."""
 
     def save_chain(
         self,
@@ -52,13 +57,11 @@ class WorkspaceStoreProtocol(Protocol):
         fold_strategy: str,
         fold_artifacts: dict[str, Any],
         shared_artifacts: dict[str, Any],
-        branch_path: list[int] | None = None,
-        source_index: int | None = None,
+        *,
+        wavelengths: Any = None,
+        metadata: dict[str, Any] | None = None,
     ) -> str:
-        """Record a chain."""
-
-    def get_chain(self, chain_id: str) -> dict[str, Any] | None:
-        """One chain, or None."""
+        """Save a chain."""
 
     def save_prediction(
         self,
@@ -83,23 +86,53 @@ class WorkspaceStoreProtocol(Protocol):
         exclusion_count: int,
         exclusion_rate: float,
         preprocessings: str = "",
-        prediction_id: str | None = None,
     ) -> str:
-        """Record one prediction."""
+        """Save the row of a prediction."""
 
     def save_prediction_arrays(
         self,
         prediction_id: str,
-        y_true: Any,
-        y_pred: Any,
-        y_proba: Any = None,
-        sample_indices: Any = None,
-        weights: Any = None,
+        y_true: NDArray[Any] | None,
+        y_pred: NDArray[Any] | None,
+        y_proba: NDArray[Any] | None = None,
+        sample_indices: NDArray[Any] | None = None,
     ) -> None:
-        """Record the arrays of a prediction."""
+        """Save the arrays of a prediction."""
 
-    def save_artifact(self, obj: Any, operator_class: str, artifact_type: str, format: str) -> str:
-        """Store a fitted object."""
+    def save_artifact(
+        self,
+        obj: Any,
+        operator_class: str,
+        artifact_type: str,
+        format: str = "joblib",
+        *,
+        pipeline_id: str | None = None,
+    ) -> str:
+        """Save a fitted object and give its id."""
+
+    def log_step(
+        self,
+        pipeline_id: str,
+        step_idx: int,
+        operator_class: str,
+        event: str,
+        duration_ms: int | None = None,
+        message: str | None = None,
+        details: dict[str, Any] | None = None,
+        level: str = "info",
+    ) -> None:
+        """Add an entry to a pipeline's log."""
+
+    def flush(self) -> None:
+        """Commit what is buffered."""
+
+
+@runtime_checkable
+class WorkspaceStoreProtocol(RecordingStore, Protocol):
+    """The calls of a training loop; `WorkspaceStore` has them all, and a test double may."""
+
+    def get_chain(self, chain_id: str) -> dict[str, Any] | None:
+        """One chain, or None."""
 
     def load_artifact(self, artifact_id: str) -> Any:
         """Load a fitted object."""

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nirs_store.catalog import overview, queries
+from nirs_store.catalog import overview, prediction_queries, queries
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.chains.folds import chain_artifact_ids
@@ -257,7 +257,7 @@ def chain_predictions(engine: Engine, chain_id: str, partition: str) -> pl.DataF
     def ask(con: Connection) -> tuple[pl.DataFrame, Any, Any]:
         rows = overview.prediction_rows(con, chain_id, partition)
         chain = queries.get_chain(con, chain_id) if rows.height else None
-        arrays = queries.load_arrays(con, rows["prediction_id"].to_list())
+        arrays = prediction_queries.load_arrays(con, rows["prediction_id"].to_list())
         return rows, arrays, (chain or {}).get("metadata", {}).get("classes")
 
     rows, arrays, classes = engine.query(ask)

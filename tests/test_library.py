@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -457,17 +459,33 @@ def test_a_file_in_the_place_of_the_workspace_is_refused(tmp_path: Path) -> None
         PipelineLibrary(file)
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32" or (hasattr(os, "geteuid") and os.geteuid() == 0),
-    reason="needs a folder that this user cannot write to",
-)
-def test_a_read_only_workspace_says_so(library: PipelineLibrary, workspace: Path) -> None:
-    workspace.chmod(0o555)
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the powers of root, whom no mode of a folder keeps from writing."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
     try:
-        with pytest.raises(ReadOnlyStore):
-            library.save_template(CONFIG, "ridge")
+        yield
     finally:
-        workspace.chmod(0o755)
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of folders do not keep anybody from writing there")
+def test_a_read_only_workspace_says_so() -> None:
+    # Not below pytest's own folder: that is closed to others.
+    with tempfile.TemporaryDirectory() as name:
+        workspace = Path(name)
+        library = PipelineLibrary(workspace)
+        library.save_template(CONFIG, "ridge")
+        for folder in (workspace, *(path for path in workspace.rglob("*") if path.is_dir())):
+            folder.chmod(0o555)
+        with as_nobody(), pytest.raises(ReadOnlyStore):
+            library.save_template(CONFIG, "lasso")
+        for folder in (workspace, *(path for path in workspace.rglob("*") if path.is_dir())):
+            folder.chmod(0o755)
+        assert [entry["name"] for entry in library.list_templates()] == ["ridge"]
 
 
 def test_a_failed_write_leaves_the_old_template(

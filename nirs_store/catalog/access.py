@@ -26,12 +26,12 @@ from nirs_store.catalog.aside import aside_files, settle_aside
 from nirs_store.catalog.connection import (
     CatalogLocked,
     Options,
-    attach,
     create_catalog,
     open_catalog,
     open_migrated_copy,
     schema_version,
 )
+from nirs_store.catalog.failures import translated
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
@@ -39,15 +39,13 @@ from nirs_store.catalog.schema import CATALOG_ALIAS, SCHEMA_VERSION
 from nirs_store.catalog.sessions import read_claims
 from nirs_store.errors import (
     CatalogDamaged,
-    InvalidInput,
     NirsStoreError,
     ReadOnlyStore,
     StoreBusy,
     StoreClosed,
-    WriteFailed,
 )
 
-__all__ = ["CatalogAccess", "Connection", "refuse_foreign"]
+__all__ = ["CatalogAccess", "Connection"]
 
 Connection = duckdb.DuckDBPyConnection
 T = TypeVar("T")
@@ -404,34 +402,8 @@ class CatalogAccess:
 
     def _guard(self, work: Callable[[Connection], T], con: Connection) -> T:
         """Run on a connection; one that an I/O error made invalid is not used again."""
-        try:
+        with translated(self._layout, self._disconnect):
             return work(con)
-        except (duckdb.FatalException, duckdb.InternalException) as error:
-            self._disconnect()
-            raise WriteFailed(
-                f"DuckDB had to give up {self._layout.catalog}: {error} What was committed is safe; the change "
-                "under way was not made. Remove the cause (full disk, I/O error) and call again."
-            ) from error
-        except (duckdb.IOException, duckdb.TransactionException, duckdb.OutOfMemoryException) as error:
-            self._disconnect()
-            raise WriteFailed(
-                f"The catalog operation failed: {error} Nothing was changed. Remove the cause and call again."
-            ) from error
-        except duckdb.DataError as error:
-            raise InvalidInput(f"The catalog cannot answer this: {error} Nothing was changed.") from error
-        except OSError as error:
-            # From a file beside the catalog. Errors of this library may be OSErrors too.
-            if isinstance(error, NirsStoreError):
-                raise
-            raise write_error(Path(error.filename or self._layout.journal), error) from error
-        except duckdb.Error as error:
-            # A block with a wrong checksum comes as the bare base class.
-            if type(error) is not duckdb.Error:
-                raise
-            raise CatalogDamaged(
-                f"{self._layout.catalog} is damaged: {error} Nothing was changed. `nirs-store check --read-data` "
-                "says what depends on it; restore the file from a backup."
-            ) from error
 
     def _tell(self, report: ApplyReport) -> None:
         if report.dropped:
@@ -478,25 +450,3 @@ class _Turn:
 
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
-
-
-def refuse_foreign(layout: Layout, options: Options) -> None:
-    """Refuse a store.duckdb that is not ours before anything is made beside it.
-
-    Raises
-    ------
-    ForeignCatalog, SchemaTooNew, CatalogDamaged, StoreBusy
-    """
-    try:
-        con = attach(layout.catalog, read_only=True, options=options, spill=None)
-    except CatalogLocked as error:
-        raise StoreBusy(
-            f"{layout.catalog} is open in another program and has no journal beside it: {error} "
-            "Nothing was changed. Close it there and open the workspace again."
-        ) from error
-    try:
-        schema_version(con, layout.catalog)
-    except duckdb.Error as error:
-        raise CatalogDamaged(f"{layout.catalog} cannot be read: {error} It was left as it is.") from error
-    finally:
-        con.close()

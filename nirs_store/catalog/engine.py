@@ -20,11 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from nirs_store.blobs.durable import ensure_dir
 from nirs_store.blobs.store import BlobStore
-from nirs_store.catalog.access import CatalogAccess, Connection, refuse_foreign
+from nirs_store.catalog import forking
+from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.buffer import Buffer, now_naive
 from nirs_store.catalog.connection import Options
+from nirs_store.catalog.folders import make_folders, refuse_foreign, refuse_lost_catalog
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.keeper import Keeper
 from nirs_store.catalog.known import KnownIds
@@ -32,7 +33,6 @@ from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.recorder import Recorder
 from nirs_store.catalog.sessions import ClaimFile, living
 from nirs_store.errors import (
-    CatalogDamaged,
     NotAWorkspace,
     ReadOnlyStore,
     SegmentRejected,
@@ -46,7 +46,6 @@ __all__ = ["Engine", "Settings"]
 T = TypeVar("T")
 
 _LOOK_UP = 1.0
-_live: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Engine:
             on_backlog=self._on_backlog,
             on_discarded=self._forget_discarded,
         )
-        _live.add(self)
+        forking.watch(self)
 
     # -- opening -----------------------------------------------------------------------------
 
@@ -127,13 +126,13 @@ class Engine:
             refuse_foreign(layout, Options(settings.threads, settings.memory_limit))
         if not exists:
             # Before anything is made; and again under the lease, where nobody can come in between.
-            _refuse_lost_catalog(layout)
-        writable = not settings.read_only and _make_folders(layout, exists)
+            refuse_lost_catalog(layout)
+        writable = not settings.read_only and make_folders(layout, exists)
         engine = cls(settings, layout, writable=writable)
         try:
             if not exists:
                 engine.access.create_if_missing(
-                    timeout=settings.lock_timeout, may_create=lambda: _refuse_lost_catalog(layout)
+                    timeout=settings.lock_timeout, may_create=lambda: refuse_lost_catalog(layout)
                 )
             if settings.session_id is None:
                 engine.access.verify()
@@ -361,7 +360,7 @@ class Engine:
             self.blobs.close()
         finally:
             self._claim.close()
-            _live.discard(self)
+            forking.forget(self)
 
     def finish(self) -> None:
         """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""
@@ -430,61 +429,7 @@ class Engine:
             )
 
 
-def _make_folders(layout: Layout, exists: bool) -> bool:
-    """Make what is missing; False when an existing workspace cannot be written."""
-    try:
-        ensure_dir(layout.root)
-        for folder in layout.folders:
-            ensure_dir(folder)
-    except ReadOnlyStore:
-        if exists:
-            return False
-        raise
-    if os.access(layout.root, os.W_OK) and os.access(layout.segments, os.W_OK):
-        return True
-    if exists:
-        return False
-    raise ReadOnlyStore(f"{layout.root} cannot be written by this user, so no workspace can be made there.")
-
-
-def _refuse_lost_catalog(layout: Layout) -> None:
-    """An empty catalog beside blobs or commits would hide that the real one was lost."""
-    left = any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.segments, layout.artifacts))
-    # Looked for last: whoever makes a workspace makes the catalog before the first blob or commit.
-    if left and not layout.catalog.exists():
-        raise CatalogDamaged(
-            f"{layout.root} has blobs or commits but no store.duckdb: the catalog was lost or moved. Nothing was "
-            "changed. Restore store.duckdb from a backup or from a copy kept in journal/, or name another folder."
-        )
-
-
 def _finish(engine: weakref.ref[Engine]) -> None:
     alive = engine()
     if alive is not None:
         alive.finish()
-
-
-# The engines held still by the fork under way in this thread; another thread may open one, or fork too.
-_forking = threading.local()
-
-
-def _before_fork() -> None:
-    _forking.engines = list(_live)
-    for engine in _forking.engines:
-        engine.before_fork()
-
-
-def _after_in_parent() -> None:
-    engines, _forking.engines = _forking.engines, []
-    for engine in engines:
-        engine.after_fork_in_parent()
-
-
-def _after_in_child() -> None:
-    _forking.engines = []
-    for engine in list(_live):
-        engine.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -1,4 +1,7 @@
-"""Questions to the catalog. Column names come from fixed lists, values are always bound."""
+"""Questions about runs, pipelines, chains, artifacts and logs.
+
+Column names come from fixed lists, values are always bound.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ import polars as pl
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.arrays import decode_array
 from nirs_store.catalog.frames import to_frame
-from nirs_store.catalog.schema import TABLES, column_names
-from nirs_store.catalog.values import as_float, as_int, as_text, from_json, is_text, with_zone
+from nirs_store.catalog.schema import column_names
+from nirs_store.catalog.values import as_text, from_json, is_text, with_zone
 from nirs_store.errors import CatalogDamaged, InvalidInput
 
 __all__ = [
@@ -23,43 +26,14 @@ __all__ = [
     "get_artifact",
     "get_chain",
     "get_pipeline",
-    "get_prediction",
     "get_run",
     "list_pipelines",
     "list_runs",
-    "load_arrays",
     "note_of",
     "pipeline_log",
-    "prediction_filters",
-    "query_predictions",
     "run_log_summary",
-    "top_predictions",
 ]
 
-ARRAY_NAMES = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
-METRIC_COLUMNS = (
-    "val_score",
-    "test_score",
-    "train_score",
-    "n_samples",
-    "n_features",
-    "exclusion_count",
-    "exclusion_rate",
-)
-GROUP_COLUMNS = (
-    "pipeline_id",
-    "chain_id",
-    "dataset_name",
-    "model_name",
-    "model_class",
-    "fold_id",
-    "partition",
-    "metric",
-    "task_type",
-    "preprocessings",
-    "branch_id",
-    "branch_name",
-)
 STATUSES = ("running", "completed", "failed", "interrupted")
 
 # What an id can name, in the order in which people mean it, and where it is the key.
@@ -126,7 +100,7 @@ def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int
             near = difflib.get_close_matches(str(kind), ID_COLUMNS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidInput(f"Unknown kind {kind!r}: expected one of {', '.join(ID_COLUMNS)}.{hint}")
-    params = {"part": as_text(part, "part"), "limit": _page(limit, 0)["limit"]}
+    params = {"part": as_text(part, "part"), "limit": page_of(limit, 0)["limit"]}
     if not params["part"]:
         raise InvalidInput("part: expected at least one character of an id, found none.")
     found = [
@@ -140,14 +114,14 @@ def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int
     return frame(con, sql, params)
 
 
-def _columns(table: str, prefix: str = "") -> str:
+def columns_of(table: str, prefix: str = "") -> str:
     names = [name for name in column_names(table) if name not in _HIDDEN]
     return ", ".join(
         f"{_STATUS.format(t=prefix)} AS status" if name == "status" else f"{prefix}{name}" for name in names
     )
 
 
-def _decoded(row: dict[str, Any] | None, *json_columns: str) -> dict[str, Any] | None:
+def decoded(row: dict[str, Any] | None, *json_columns: str) -> dict[str, Any] | None:
     if row is None:
         return None
     for name in json_columns:
@@ -163,8 +137,10 @@ def _decoded(row: dict[str, Any] | None, *json_columns: str) -> dict[str, Any] |
 
 def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | None:
     """One run, JSON decoded."""
-    row = one(con, f"SELECT {_columns('runs')} FROM runs WHERE run_id = $id", {"id": run_id, "alive": alive})
-    row = _decoded(row, "config", "datasets", "summary", "environment", "tags")
+    row = one(
+        con, f"SELECT {columns_of('runs')} FROM runs WHERE run_id = $id", {"id": run_id, "alive": alive}
+    )
+    row = decoded(row, "config", "datasets", "summary", "environment", "tags")
     if row is not None:
         row["tags"] = row["tags"] or []
     return row
@@ -174,10 +150,10 @@ def get_pipeline(con: Connection, pipeline_id: str, alive: list[str]) -> dict[st
     """One pipeline, JSON decoded."""
     row = one(
         con,
-        f"SELECT {_columns('pipelines')} FROM pipelines WHERE pipeline_id = $id",
+        f"SELECT {columns_of('pipelines')} FROM pipelines WHERE pipeline_id = $id",
         {"id": pipeline_id, "alive": alive},
     )
-    return _decoded(row, "expanded_config", "generator_choices")
+    return decoded(row, "expanded_config", "generator_choices")
 
 
 def list_runs(
@@ -194,7 +170,7 @@ def list_runs(
         near = difflib.get_close_matches(str(status), STATUSES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InvalidInput(f"Unknown status {status!r}: expected one of {', '.join(STATUSES)}.{hint}")
-    where, params = ["TRUE"], {"alive": alive, **_page(limit, offset)}
+    where, params = ["TRUE"], {"alive": alive, **page_of(limit, offset)}
     if status is not None:
         where.append(f"{_STATUS.format(t='')} = $status")
         params["status"] = status
@@ -209,7 +185,7 @@ def list_runs(
         params[f"tag_{index}"] = as_text(tag, "tag")
     return frame(
         con,
-        f"SELECT {_columns('runs')} FROM runs WHERE {' AND '.join(where)} "
+        f"SELECT {columns_of('runs')} FROM runs WHERE {' AND '.join(where)} "
         "ORDER BY created_at DESC, run_id DESC LIMIT $limit OFFSET $offset",
         params,
     )
@@ -226,13 +202,13 @@ def list_pipelines(
             params[name] = as_text(value, name)  # type: ignore[assignment]
     return frame(
         con,
-        f"SELECT {_columns('pipelines')} FROM pipelines WHERE {' AND '.join(where)} "
+        f"SELECT {columns_of('pipelines')} FROM pipelines WHERE {' AND '.join(where)} "
         "ORDER BY created_at DESC, pipeline_id DESC",
         params,
     )
 
 
-def _page(limit: int | None, offset: int) -> dict[str, Any]:
+def page_of(limit: int | None, offset: int) -> dict[str, Any]:
     page: dict[str, Any] = {}
     for name, value in (("limit", limit), ("offset", offset)):
         try:
@@ -249,14 +225,14 @@ def _page(limit: int | None, offset: int) -> dict[str, Any]:
 
 def get_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
     """One chain, JSON decoded, with its wavelength grid."""
-    row = one(con, f"SELECT {_columns('chains')} FROM chains WHERE chain_id = ?", [chain_id])
-    row = _decoded(
+    row = one(con, f"SELECT {columns_of('chains')} FROM chains WHERE chain_id = ?", [chain_id])
+    row = decoded(
         row, "steps", "fold_artifacts", "shared_artifacts", "branch_path", "fold_weights", "metadata"
     )
     if row is not None:
         row["metadata"] = row["metadata"] or {}
         if row["wavelengths"] is not None:
-            row["wavelengths"] = _found(_arrays(con, [row["wavelengths"]]), row["wavelengths"])
+            row["wavelengths"] = array_of(arrays_of(con, [row["wavelengths"]]), row["wavelengths"])
     return row
 
 
@@ -264,46 +240,12 @@ def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:
     """Chains of a pipeline, in the order in which they were saved."""
     return frame(
         con,
-        f"SELECT {_columns('chains')} FROM chains WHERE pipeline_id = ? ORDER BY created_at, chain_id",
+        f"SELECT {columns_of('chains')} FROM chains WHERE pipeline_id = ? ORDER BY created_at, chain_id",
         [pipeline_id],
     )
 
 
-# -- predictions ---------------------------------------------------------------------------------
-
-
-def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str, Any] | None:
-    """One prediction, JSON decoded, with its arrays on request."""
-    row = _decoded(
-        one(
-            con, f"SELECT {_columns('predictions')} FROM predictions WHERE prediction_id = ?", [prediction_id]
-        ),
-        "scores",
-        "best_params",
-    )
-    if row is not None and load:
-        row.update(load_arrays(con, [prediction_id]).get(prediction_id, dict.fromkeys(ARRAY_NAMES)))
-    return row
-
-
-def load_arrays(con: Connection, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
-    """Arrays of many predictions with two queries, however many they are."""
-    names = ", ".join(ARRAY_NAMES)
-    rows = con.execute(
-        f"SELECT prediction_id, {names} FROM prediction_arrays WHERE prediction_id IN (SELECT unnest(?))",
-        [list(prediction_ids)],
-    ).fetchall()
-    arrays = _arrays(con, sorted({key for row in rows for key in row[1:] if key is not None}))
-    return {
-        str(row[0]): {
-            name: None if key is None else _found(arrays, key).copy()
-            for name, key in zip(ARRAY_NAMES, row[1:], strict=True)
-        }
-        for row in rows
-    }
-
-
-def _arrays(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def arrays_of(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
     rows = con.execute(
         "SELECT array_hash, dtype, shape, data FROM arrays WHERE array_hash IN (SELECT unnest(?))",
         [list(keys)],
@@ -311,91 +253,10 @@ def _arrays(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
     return {str(row[0]): decode_array(*row) for row in rows}
 
 
-def _found(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+def array_of(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
     if key not in arrays:
         raise CatalogDamaged(f"Array {key} is named by a row but not there. Run `nirs-store check`.")
     return arrays[key]
-
-
-def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, Any]]:
-    """WHERE clause and parameters; `model_class` may hold `%`, everything else is compared whole."""
-    where, params = ["TRUE"], {}
-    for name, value in filters.items():
-        if value is None:
-            continue
-        if name == "run_id":
-            where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")
-        elif name == "model_class" and "%" in str(value):
-            # Only % is a wildcard: class names are full of underscores.
-            where.append(f"{alias}model_class LIKE $model_class ESCAPE '\\'")
-            value = str(value).replace("\\", "\\\\").replace("_", "\\_")
-        elif name in column_names("predictions"):
-            where.append(f"{alias}{name} = ${name}")
-        else:
-            raise unknown_column("filter", name, (*column_names("predictions"), "run_id"))
-        params[name] = _comparable(name, value)
-    return " AND ".join(where), params
-
-
-def _comparable(name: str, value: Any) -> Any:
-    """A filter's value in the type of its column; DuckDB would cast the column instead, and fail."""
-    sql = {column.name: column.sql for column in TABLES["predictions"].columns}.get(name, "VARCHAR")
-    if sql.startswith("INTEGER"):
-        return as_int(value, name)
-    if sql.startswith("DOUBLE"):
-        return as_float(value, name)
-    return as_text(value, name) if sql.startswith("VARCHAR") else value
-
-
-def unknown_column(what: str, name: Any, allowed: Sequence[str]) -> InvalidInput:
-    """The error for a column that is not on the list, with the nearest that is."""
-    near = difflib.get_close_matches(str(name), allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InvalidInput(f"Invalid {what} column: {name!r}. Expected one of {', '.join(allowed)}.{hint}")
-
-
-def query_predictions(con: Connection, limit: int | None, offset: int, **filters: Any) -> pl.DataFrame:
-    """Predictions, newest first."""
-    where, params = prediction_filters(**filters)
-    params.update(_page(limit, offset))
-    return frame(
-        con,
-        f"SELECT {_columns('predictions')} FROM predictions WHERE {where} "
-        "ORDER BY created_at DESC, prediction_id DESC LIMIT $limit OFFSET $offset",
-        params,
-    )
-
-
-def top_predictions(
-    con: Connection,
-    n: int,
-    metric: str,
-    ascending: bool,
-    partition: str | None,
-    dataset_name: str | None,
-    group_by: str | Sequence[str] | None,
-) -> pl.DataFrame:
-    """Best predictions, overall or of each group; NULL and NaN rank last in either direction."""
-    if metric not in METRIC_COLUMNS:
-        raise unknown_column("metric", metric, METRIC_COLUMNS)
-    groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
-    for group in groups:
-        if group not in GROUP_COLUMNS:
-            raise unknown_column("group_by", group, GROUP_COLUMNS)
-    where, params = prediction_filters(partition=partition, dataset_name=dataset_name)
-    params.update(_page(n, 0))
-    rank = f"({metric} IS NULL OR isnan({metric}::DOUBLE)), {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
-    columns = _columns("predictions")
-    if not groups:
-        sql = f"SELECT {columns} FROM predictions WHERE {where} ORDER BY {rank} LIMIT $limit OFFSET $offset"
-    else:
-        del params["offset"]
-        keys = ", ".join(groups)
-        sql = (
-            f"SELECT {columns} FROM predictions WHERE {where} "
-            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit ORDER BY {keys}, {rank}"
-        )
-    return frame(con, sql, params)
 
 
 # -- artifacts and logs ----------------------------------------------------------------------------
@@ -403,7 +264,7 @@ def top_predictions(
 
 def get_artifact(con: Connection, artifact_id: str) -> dict[str, Any] | None:
     """One artifact with its reference count."""
-    return _decoded(one(con, "SELECT * FROM artifacts WHERE artifact_id = ?", [artifact_id]))
+    return decoded(one(con, "SELECT * FROM artifacts WHERE artifact_id = ?", [artifact_id]))
 
 
 def pipeline_log(con: Connection, pipeline_id: str) -> pl.DataFrame:

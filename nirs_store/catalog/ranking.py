@@ -8,13 +8,13 @@ from typing import Any
 import polars as pl
 
 from nirs_store.catalog.access import Connection
-from nirs_store.catalog.queries import (
+from nirs_store.catalog.prediction_queries import (
     GROUP_COLUMNS,
     METRIC_COLUMNS,
-    frame,
     prediction_filters,
     unknown_column,
 )
+from nirs_store.catalog.queries import frame
 from nirs_store.errors import InvalidInput
 
 __all__ = ["NO_FOLDS", "REFIT_FOLDS", "aggregate", "candidate_chains", "predictions_of", "task_types"]

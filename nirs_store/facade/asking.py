@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from nirs_store import comparison
-from nirs_store.catalog import people_sql, queries, ranking
+from nirs_store.catalog import people_sql, prediction_queries, queries, ranking
 from nirs_store.errors import InvalidInput
 from nirs_store.facade.base import Facade
 from nirs_store.leaderboard import top_chains
@@ -98,7 +98,9 @@ class QueryMethods(Facade):
 
     def get_prediction(self, prediction_id: str, load_arrays: bool = False) -> dict[str, Any] | None:
         """One prediction, or None; with arrays each is an ndarray or None."""
-        return self._engine.query(lambda con: queries.get_prediction(con, prediction_id, load_arrays))
+        return self._engine.query(
+            lambda con: prediction_queries.get_prediction(con, prediction_id, load_arrays)
+        )
 
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
         """Arrays of many predictions at once, by prediction id; those without arrays are absent.
@@ -113,7 +115,7 @@ class QueryMethods(Facade):
                 "prediction_ids: expected a list of ids, found one. For one prediction call "
                 "get_prediction(prediction_id, load_arrays=True)."
             )
-        return self._engine.query(lambda con: queries.load_arrays(con, prediction_ids))
+        return self._engine.query(lambda con: prediction_queries.load_arrays(con, prediction_ids))
 
     def query_predictions(
         self,
@@ -140,7 +142,9 @@ class QueryMethods(Facade):
             "run_id": run_id,
             "chain_id": chain_id,
         }
-        return self._engine.query(lambda con: queries.query_predictions(con, limit, offset, **filters))
+        return self._engine.query(
+            lambda con: prediction_queries.query_predictions(con, limit, offset, **filters)
+        )
 
     def top_predictions(
         self,
@@ -159,7 +163,9 @@ class QueryMethods(Facade):
             An unknown metric or group_by column.
         """
         return self._engine.query(
-            lambda con: queries.top_predictions(con, n, metric, ascending, partition, dataset_name, group_by)
+            lambda con: prediction_queries.top_predictions(
+                con, n, metric, ascending, partition, dataset_name, group_by
+            )
         )
 
     def get_pipeline_log(self, pipeline_id: str) -> pl.DataFrame:

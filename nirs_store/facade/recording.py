@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nirs_store.catalog import records
+from nirs_store.catalog import predictions, records
 from nirs_store.catalog.values import as_text
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.facade.base import Facade
@@ -210,7 +210,7 @@ class RecordingMethods(Facade):
             "preprocessings": preprocessings,
             "prediction_id": prediction_id,
         }
-        return records.save_prediction(self._engine, pipeline_id, chain_id, values)
+        return predictions.save_prediction(self._engine, pipeline_id, chain_id, values)
 
     def save_prediction_arrays(
         self,
@@ -239,7 +239,7 @@ class RecordingMethods(Facade):
         InvalidInput
             The prediction has its arrays already.
         """
-        records.save_prediction_arrays(
+        predictions.save_prediction_arrays(
             self._engine, prediction_id, y_true, y_pred, y_proba, sample_indices, weights
         )
 

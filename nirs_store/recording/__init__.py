@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nirs_store.protocol import RecordingStore
 from nirs_store.recording.crossval import record_cross_validation
-from nirs_store.recording.protocol import RecordingStore
 from nirs_store.recording.result import CrossValidationResult
 
 __all__ = ["CrossValidationResult", "RecordingStore", "record_cross_validation"]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
 from nirs_store.recording.inputs import (
     Data,
@@ -23,7 +24,6 @@ from nirs_store.recording.inputs import (
     content_hash,
     make_folds,
 )
-from nirs_store.recording.protocol import RecordingStore
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import Layout, Outcome, finite, save_everything
 from nirs_store.recording.steps import class_name, configuration, describe, preprocessing_text, take_apart

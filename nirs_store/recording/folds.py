@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.protocol import RecordingStore
 from nirs_store.recording.inputs import Data, Fold
-from nirs_store.recording.protocol import RecordingStore
 from nirs_store.recording.steps import class_name, describe, json_safe, take_apart
 
 __all__ = ["FoldResult", "Job", "Prediction", "align_probabilities", "average_folds", "fit_fold"]

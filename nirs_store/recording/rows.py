@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Prediction, average_folds
 from nirs_store.recording.inputs import Data
-from nirs_store.recording.protocol import RecordingStore
 from nirs_store.recording.result import AVERAGE, POOLED, ScoreRow, score_table
 from nirs_store.recording.steps import Parts, class_name, describe, parameters, preprocessing_text
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from storekit import Y_TRUE, begin, chain_of, predict, prediction
 
-from nirs_store.catalog import queries
+from nirs_store.catalog import prediction_queries
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.store import WorkspaceStore
 
@@ -245,7 +245,9 @@ def test_arrays_of_thousands_of_predictions_are_loaded_with_two_queries(
             asked.append(sql)
             return self.con.execute(sql, params)
 
-    found = store._engine.query(lambda con: queries.load_arrays(Counting(con), [*ids, bare, "nobody"]))  # type: ignore[arg-type]
+    found = store._engine.query(
+        lambda con: prediction_queries.load_arrays(Counting(con), [*ids, bare, "nobody"])
+    )  # type: ignore[arg-type]
     assert len(asked) == 2
     assert set(found) == set(ids)
     first, second = found[ids[0]]["y_true"], found[ids[1]]["y_true"]

@@ -1,0 +1,167 @@
+"""Questions about predictions and their arrays."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from nirs_store.catalog.access import Connection
+from nirs_store.catalog.queries import array_of, arrays_of, columns_of, decoded, frame, one, page_of
+from nirs_store.catalog.schema import TABLES, column_names
+from nirs_store.catalog.values import as_float, as_int, as_text
+from nirs_store.errors import InvalidInput
+
+__all__ = [
+    "ARRAY_NAMES",
+    "GROUP_COLUMNS",
+    "METRIC_COLUMNS",
+    "get_prediction",
+    "load_arrays",
+    "prediction_filters",
+    "query_predictions",
+    "top_predictions",
+    "unknown_column",
+]
+
+ARRAY_NAMES = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
+METRIC_COLUMNS = (
+    "val_score",
+    "test_score",
+    "train_score",
+    "n_samples",
+    "n_features",
+    "exclusion_count",
+    "exclusion_rate",
+)
+GROUP_COLUMNS = (
+    "pipeline_id",
+    "chain_id",
+    "dataset_name",
+    "model_name",
+    "model_class",
+    "fold_id",
+    "partition",
+    "metric",
+    "task_type",
+    "preprocessings",
+    "branch_id",
+    "branch_name",
+)
+
+
+def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str, Any] | None:
+    """One prediction, JSON decoded, with its arrays on request."""
+    row = decoded(
+        one(
+            con,
+            f"SELECT {columns_of('predictions')} FROM predictions WHERE prediction_id = ?",
+            [prediction_id],
+        ),
+        "scores",
+        "best_params",
+    )
+    if row is not None and load:
+        row.update(load_arrays(con, [prediction_id]).get(prediction_id, dict.fromkeys(ARRAY_NAMES)))
+    return row
+
+
+def load_arrays(con: Connection, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
+    """Arrays of many predictions with two queries, however many they are."""
+    names = ", ".join(ARRAY_NAMES)
+    rows = con.execute(
+        f"SELECT prediction_id, {names} FROM prediction_arrays WHERE prediction_id IN (SELECT unnest(?))",
+        [list(prediction_ids)],
+    ).fetchall()
+    arrays = arrays_of(con, sorted({key for row in rows for key in row[1:] if key is not None}))
+    return {
+        str(row[0]): {
+            name: None if key is None else array_of(arrays, key).copy()
+            for name, key in zip(ARRAY_NAMES, row[1:], strict=True)
+        }
+        for row in rows
+    }
+
+
+def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, Any]]:
+    """WHERE clause and parameters; `model_class` may hold `%`, everything else is compared whole."""
+    where, params = ["TRUE"], {}
+    for name, value in filters.items():
+        if value is None:
+            continue
+        if name == "run_id":
+            where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")
+        elif name == "model_class" and "%" in str(value):
+            # Only % is a wildcard: class names are full of underscores.
+            where.append(f"{alias}model_class LIKE $model_class ESCAPE '\\'")
+            value = str(value).replace("\\", "\\\\").replace("_", "\\_")
+        elif name in column_names("predictions"):
+            where.append(f"{alias}{name} = ${name}")
+        else:
+            raise unknown_column("filter", name, (*column_names("predictions"), "run_id"))
+        params[name] = _comparable(name, value)
+    return " AND ".join(where), params
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """A filter's value in the type of its column; DuckDB would cast the column instead, and fail."""
+    sql = {column.name: column.sql for column in TABLES["predictions"].columns}.get(name, "VARCHAR")
+    if sql.startswith("INTEGER"):
+        return as_int(value, name)
+    if sql.startswith("DOUBLE"):
+        return as_float(value, name)
+    return as_text(value, name) if sql.startswith("VARCHAR") else value
+
+
+def unknown_column(what: str, name: Any, allowed: Sequence[str]) -> InvalidInput:
+    """The error for a column that is not on the list, with the nearest that is."""
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InvalidInput(f"Invalid {what} column: {name!r}. Expected one of {', '.join(allowed)}.{hint}")
+
+
+def query_predictions(con: Connection, limit: int | None, offset: int, **filters: Any) -> pl.DataFrame:
+    """Predictions, newest first."""
+    where, params = prediction_filters(**filters)
+    params.update(page_of(limit, offset))
+    return frame(
+        con,
+        f"SELECT {columns_of('predictions')} FROM predictions WHERE {where} "
+        "ORDER BY created_at DESC, prediction_id DESC LIMIT $limit OFFSET $offset",
+        params,
+    )
+
+
+def top_predictions(
+    con: Connection,
+    n: int,
+    metric: str,
+    ascending: bool,
+    partition: str | None,
+    dataset_name: str | None,
+    group_by: str | Sequence[str] | None,
+) -> pl.DataFrame:
+    """Best predictions, overall or of each group; NULL and NaN rank last in either direction."""
+    if metric not in METRIC_COLUMNS:
+        raise unknown_column("metric", metric, METRIC_COLUMNS)
+    groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
+    for group in groups:
+        if group not in GROUP_COLUMNS:
+            raise unknown_column("group_by", group, GROUP_COLUMNS)
+    where, params = prediction_filters(partition=partition, dataset_name=dataset_name)
+    params.update(page_of(n, 0))
+    rank = f"({metric} IS NULL OR isnan({metric}::DOUBLE)), {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
+    columns = columns_of("predictions")
+    if not groups:
+        sql = f"SELECT {columns} FROM predictions WHERE {where} ORDER BY {rank} LIMIT $limit OFFSET $offset"
+    else:
+        del params["offset"]
+        keys = ", ".join(groups)
+        sql = (
+            f"SELECT {columns} FROM predictions WHERE {where} "
+            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit ORDER BY {keys}, {rank}"
+        )
+    return frame(con, sql, params)

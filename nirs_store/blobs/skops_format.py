@@ -5,9 +5,9 @@ are named after these numbers, and the members carry the time of day, so that tw
 agree. Here the numbers are replaced by their order of appearance, equal texts and numbers are counted as one
 object (whether Python keeps one or two copies of them is chance), sets are sorted, and dates are fixed.
 
-Types that skops does not know are refused, when stored as well as when loaded, unless the caller or an
-installed package (entry point group ``nirs_store.trusted_types``: an iterable of names) trusts them. The list
-of trusted types is never taken from the payload itself.
+Types that skops does not know are refused, when stored as well as when loaded, unless the caller, the user's
+configuration or an installed package trusts them (see `trusted`). The list of trusted types is never taken from
+the payload itself.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from typing import Any
 
+from nirs_store.blobs.trusted import TRUSTED_GROUP, WORKSPACE_TYPES, always_trusted
 from nirs_store.errors import SerializationError
 
 __all__ = ["dumps_skops", "installed_trusted_types", "loads_skops", "normalise_skops", "untrusted_types"]
-
-TRUSTED_GROUP = "nirs_store.trusted_types"
 
 _SCHEMA = "schema.json"
 _FIXED_DATE = (1980, 1, 1, 0, 0, 0)
@@ -91,12 +89,12 @@ def untrusted_types(data: bytes, trusted: Iterable[str] = ()) -> list[str]:
 
 
 def installed_trusted_types() -> list[str]:
-    """List the types that installed packages declare as trusted."""
-    names: set[str] = set()
-    for entry_point in entry_points(group=TRUSTED_GROUP):
-        declared = entry_point.load()
-        names.update([declared] if isinstance(declared, str) else map(str, declared))
-    return sorted(names)
+    """List the types that a workspace accepts besides those that skops knows.
+
+    Those of `always_trusted`, and scikit-learn's trees: a blob of a workspace was made from an object that lived
+    here, or came with a bundle that was trusted when it was imported.
+    """
+    return sorted(always_trusted() | WORKSPACE_TYPES)
 
 
 def normalise_skops(data: bytes) -> bytes:

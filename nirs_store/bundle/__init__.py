@@ -1,7 +1,8 @@
 """Bundles: one chain in one file that predicts without the store it came from.
 
-`export_chain` writes a ``.n4a`` archive of version 1.0, `export_script` a Python script that needs no library
-of ours, and `load_bundle` opens such archives, also those that nirs4all wrote.
+`export_chain` writes a ``.n4a`` archive of version 1.0 or one without pickles, `export_script` a Python script
+that needs no library of ours. `inspect_bundle` looks into an archive, and `load_bundle` opens it, also one
+that nirs4all wrote.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nirs_store.bundle.inspection import Inspection, inspect_bundle
     from nirs_store.bundle.limits import Limits
     from nirs_store.bundle.manifest import BundleRecord, Manifest
     from nirs_store.bundle.reader import Bundle, load_bundle
@@ -21,10 +23,12 @@ __all__ = [
     "Bundle",
     "BundleRecord",
     "ChainSource",
+    "Inspection",
     "Limits",
     "Manifest",
     "export_chain",
     "export_script",
+    "inspect_bundle",
     "load_bundle",
 ]
 
@@ -32,10 +36,12 @@ _HOME = {
     "Bundle": "reader",
     "BundleRecord": "manifest",
     "ChainSource": "source",
+    "Inspection": "inspection",
     "Limits": "limits",
     "Manifest": "manifest",
     "export_chain": "writer",
     "export_script": "script",
+    "inspect_bundle": "inspection",
     "load_bundle": "reader",
 }
 

@@ -22,6 +22,7 @@ class Blobs:
     def __init__(self, source: ChainSource, chain_id: str) -> None:
         self._source = source
         self._chain_id = chain_id
+        self._raw: dict[str, tuple[bytes, str]] = {}
         self._data: dict[str, bytes] = {}
         self._objects: dict[str, Any] = {}
 
@@ -36,20 +37,30 @@ class Blobs:
             Its bytes are not those that its record promises; also whatever the source itself raises.
         """
         if artifact_id not in self._data:
+            raw, format = self._read(artifact_id)
+            if format not in _READ_BY_JOBLIB:
+                raw = get_serializer("joblib").dumps(get_serializer(format).loads(raw))
+            self._data[artifact_id] = raw
+        return self._data[artifact_id]
+
+    def skops(self, artifact_id: str) -> bytes | None:
+        """Give the stored bytes if they are a skops payload, else None; errors as for `data`."""
+        raw, format = self._read(artifact_id)
+        return raw if format == "skops" else None
+
+    def _read(self, artifact_id: str) -> tuple[bytes, str]:
+        if artifact_id not in self._raw:
             record = self._record(artifact_id)
             raw = bytes(self._source.read_artifact(artifact_id))
             promised = str(record.get("content_hash") or "").removeprefix("sha256:").lower()
             if len(promised) == 64 and promised != sha256_hex(raw):
                 raise BlobCorrupt(
                     f"The artifact {artifact_id!r} of chain {self._chain_id!r} has the hash "
-                    f"{sha256_hex(raw)}, its "
-                    f"record says {promised}. Nothing was written. Repair the workspace, or save the object "
-                    "again."
+                    f"{sha256_hex(raw)}, its record says {promised}. Nothing was written. Repair the workspace, or "
+                    "save the object again."
                 )
-            if str(record.get("format", "joblib")) not in _READ_BY_JOBLIB:
-                raw = get_serializer("joblib").dumps(get_serializer(str(record["format"])).loads(raw))
-            self._data[artifact_id] = raw
-        return self._data[artifact_id]
+            self._raw[artifact_id] = raw, str(record.get("format", "joblib"))
+        return self._raw[artifact_id]
 
     def load(self, artifact_id: str) -> Any:
         """Give the object itself, loaded from the bytes that travel."""

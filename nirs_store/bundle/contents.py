@@ -13,15 +13,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from nirs_store.bundle.card import CARD
 from nirs_store.bundle.foreign import DESCRIPTIONS, Outline, outline
-from nirs_store.bundle.limits import Limits, Members, check_archive, is_own_name
+from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits, Members, check_archive, is_own_name
 from nirs_store.bundle.manifest import MANIFEST, RECORD, BundleRecord, Manifest, parse_record
 from nirs_store.bundle.pickles import PickleListing, list_pickle, merge_listings
-from nirs_store.bundle.strict_json import parse_object
+from nirs_store.bundle.strict_json import dump_json, parse_object
 from nirs_store.errors import BundleInvalid, BundleMissing
 from nirs_store.ids import sha256_hex
 
 __all__ = ["Contents", "read_contents"]
+
+# What of a chain is the model; ids, dates and the data it was made from differ from workspace to workspace.
+_CONTENT = (
+    "steps",
+    "model_step_idx",
+    "model_class",
+    "preprocessings",
+    "fold_strategy",
+    "fold_artifacts",
+    "shared_artifacts",
+    "branch_path",
+    "source_index",
+    "fold_weights",
+    "wavelengths",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,10 @@ class Contents:
         Member to SHA-256, of all of these.
     sizes : dict
         Every member of the archive with its size.
+    limits : Limits
+        What it was read with.
+    card : str or None
+        Its card, as its writer wrote it.
     """
 
     path: Path
@@ -56,6 +76,25 @@ class Contents:
     arrays: Mapping[str, bytes]
     hashes: Mapping[str, str]
     sizes: Mapping[str, int]
+    limits: Limits = DEFAULT_LIMITS
+    card: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the fitted objects are: "joblib" (pickles) or "skops"."""
+        return self.record.kind if self.record else "joblib"
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over the objects and the chain that names them, whatever else travels with them.
+
+        Exports of the same chain from two workspaces have the same one.
+        """
+        objects = sorted({self.hashes[name] for name in self.payloads})
+        chain = {} if self.record is None else {key: self.record.chain.get(key) for key in _CONTENT}
+        if self.record is None:
+            objects += [f"{name} {self.hashes[name]}" for name in sorted(self.payloads)]
+        return sha256_hex(dump_json([self.kind, objects, chain]))
 
     @cached_property
     def pickles(self) -> PickleListing:
@@ -93,6 +132,7 @@ def read_contents(path: Path, limits: Limits) -> Contents:
             payloads = {
                 m.name: data[m.name] for m in record.members if m.name.startswith(("artifacts/", "blobs/"))
             }
+            _check_kind(path, record.kind, payloads)
         elif promised is not None:
             raise BundleInvalid(
                 f"{path}: its manifest says that {str(promised)[:80]!r} lists the members, but that is not "
@@ -112,7 +152,8 @@ def read_contents(path: Path, limits: Limits) -> Contents:
     if record is None:
         _check_integrity(path, manifest, hashes)
     arrays = {name: value for name, value in data.items() if name.startswith("arrays/")}
-    return Contents(path, manifest, record, found, payloads, arrays, hashes, sizes)
+    card = data[CARD].decode("utf-8", "replace") if record is not None and CARD in data else None
+    return Contents(path, manifest, record, found, payloads, arrays, hashes, sizes, limits, card)
 
 
 @contextmanager
@@ -171,6 +212,20 @@ def _read_listed(
             )
         found[name] = data
     return found
+
+
+def _check_kind(path: Path, kind: str, payloads: Mapping[str, bytes]) -> None:
+    """Compare the names of objects with the kind of the bundle, and those that are hashes with the content."""
+    for name, value in payloads.items():
+        if not name.endswith(f".{kind}"):
+            raise BundleInvalid(
+                f"{path} says that it is of the kind {kind!r}, and holds {name}. Nothing was loaded; ask for a new "
+                "export."
+            )
+        if name.startswith("blobs/") and name[6:70] != sha256_hex(value):
+            raise BundleInvalid(
+                f"{path}: the member {name} is not named by its SHA-256. Nothing was loaded; ask for a new export."
+            )
 
 
 def _check_integrity(path: Path, manifest: Manifest, hashes: Mapping[str, str]) -> None:

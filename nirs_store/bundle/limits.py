@@ -28,6 +28,8 @@ _GIB = 1 << 30
 _PIECE = 1 << 20
 _END = struct.Struct("<4s4H2LH")
 _LOCAL_HEADER = 30
+_ENTRY = 46
+_EXTRA = 256
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _PATCH = 0x20
@@ -163,7 +165,9 @@ class Members:
             )
 
 
-def check_archive(stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS) -> Members:
+def check_archive(
+    stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS, *, stored_only: bool = False
+) -> Members:
     """Open an archive after its directory was found acceptable.
 
     Parameters
@@ -174,6 +178,8 @@ def check_archive(stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS)
         What to call it in messages.
     limits : Limits
         Bounds.
+    stored_only : bool
+        Whether compressed members are refused, as inside another archive.
 
     Raises
     ------
@@ -181,12 +187,14 @@ def check_archive(stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS)
         Not a ZIP file, truncated, more than it may hold, or a member with a name, mode, method or place that
         no honest bundle has. Nothing was decompressed.
     """
-    directory_at = _check_end(stream, path, limits)
+    directory_at, count = _check_end(stream, path, limits)
     try:
         archive = zipfile.ZipFile(stream)
     except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OSError) as exc:
         raise _bad(path, f"its directory cannot be read ({exc})") from exc
     infos = archive.infolist()
+    if len(infos) != count:
+        raise _bad(path, f"its last record says {count:,} members, its directory has {len(infos):,}")
     total = 0
     place = 0
     seen: dict[str, str] = {}
@@ -201,6 +209,8 @@ def check_archive(stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS)
                 "take",
             )
         _check_member(path, info, limits)
+        if stored_only and info.compress_type != zipfile.ZIP_STORED:
+            raise _bad(path, f"the member {name!r} is compressed inside another archive")
         if info.header_offset < place:
             raise _bad(path, f"the member {name!r} overlaps the one before it")
         place = info.header_offset + _LOCAL_HEADER + len(name) + info.compress_size
@@ -214,8 +224,8 @@ def check_archive(stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS)
     return Members(archive, infos, limits)
 
 
-def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> int:
-    """Read the record at the very end, which says where the directory is; give the directory's place."""
+def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> tuple[int, int]:
+    """Read the record at the very end; give the directory's place and the number of its members."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     start = stream.read(4)
@@ -238,11 +248,14 @@ def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> int:
         raise _bad(path, "it uses the ZIP64 directory, which only archives beyond the accepted limits need")
     if count > limits.members:
         raise _bad(path, f"it has {count:,} members; at most {limits.members:,} are accepted")
+    # The directory is read as far as it is long, whatever number of members it is said to have.
+    if length > count * (_ENTRY + limits.name_bytes + _EXTRA):
+        raise _bad(path, f"its directory has {length:,} bytes, too many for {count:,} members")
     if offset + length + _END.size != size:
         raise _bad(
             path, "its directory is not where it should be: something was put before, into or after it"
         )
-    return int(offset)
+    return int(offset), int(count)
 
 
 def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
@@ -252,6 +265,7 @@ def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
         not name.isprintable()
         or any(part in ("", ".", "..") for part in parts)
         or any(sign in name for sign in '\\:*?"<>|')
+        or name != info.filename
     ):
         raise _bad(
             path, f"the member name {name[:200]!r} is not a plain relative name, or is that of a folder"

@@ -29,6 +29,7 @@ __all__ = [
     "BundleRecord",
     "Chain",
     "ChainStep",
+    "Kind",
     "Manifest",
     "Member",
     "Origin",
@@ -46,9 +47,10 @@ MANIFEST = "manifest.json"
 RECORD = "nirs_store.json"
 
 _VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,2}")
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "chemotools")
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "skops", "chemotools")
 
 Role = Literal["description", "transformer", "y_transformer", "model", "blob", "probe", "card"]
+Kind = Literal["joblib", "skops"]
 
 
 class Manifest(Mapping[str, Any]):
@@ -209,7 +211,7 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
     """``nirs_store.json``: see the module."""
 
     record_version: int
-    kind: Literal["joblib", "skops"]
+    kind: Kind
     members: tuple[Member, ...]
     chain: dict[str, Any]
     origin: Origin
@@ -219,6 +221,7 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
     units: dict[str, Any] = msgspec.field(default_factory=dict)
     probe: Probe | None = None
     card: str | None = None
+    facts: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 def parse_record(data: bytes, where: str | Path) -> BundleRecord:

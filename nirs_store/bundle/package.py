@@ -6,37 +6,27 @@ Both kinds of file that an export writes are made of this: the ``.n4a`` archive 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nirs_store.blobs.serializers import get_serializer
 from nirs_store.bundle.artifacts import Blobs
-from nirs_store.bundle.layout import Layout, Made, Part, Step, as_it_is, lay_out
-from nirs_store.bundle.manifest import Role
-from nirs_store.bundle.rehearsal import predicts_the_same
+from nirs_store.bundle.layout import Layout, Part, Step, as_it_is, lay_out
+from nirs_store.bundle.manifest import Kind, Role
+from nirs_store.bundle.packing import Packing, Payload
+from nirs_store.bundle.rehearsal import made_up_spectra, predicts_the_same
 from nirs_store.bundle.source import ChainSource
 from nirs_store.bundle.strict_json import clean
 from nirs_store.chains.folds import REFIT, fold_number
 from nirs_store.chains.kinds import AUGMENTATION, MODEL, SPLITTER, TARGETS, step_kind
 from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import Operator, ReplayPlan
-from nirs_store.errors import UnknownId
-from nirs_store.ids import sha256_hex
+from nirs_store.errors import InvalidInput, UnknownId
 
-__all__ = ["Blobs", "Package", "Payload", "pack_chain"]
+__all__ = ["Blobs", "Package", "Payload", "pack_chain", "pack_safely"]
 
 _HIGHEST_INDEX = 9_999
 _UNUSED = {"step": "unused"}
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A member that holds a fitted object."""
-
-    name: str
-    role: Role
-    data: bytes = field(repr=False)
-    sha256: str
 
 
 @dataclass
@@ -57,6 +47,8 @@ class Package:
         The chain as it is stored.
     blobs : Blobs
         Its objects.
+    kind : {"joblib", "skops"}
+        What the payloads are.
     """
 
     chain: dict[str, Any]
@@ -66,6 +58,7 @@ class Package:
     plan: ReplayPlan
     blobs: Blobs
     notes: tuple[str, ...] = ()
+    kind: Kind = "joblib"
 
     def objects(self) -> dict[str, Any]:
         """Load every payload, as a reader would: SHA-256 to object."""
@@ -111,34 +104,50 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
     return package
 
 
-class _Packing:
-    """Gives each object of a layout its bytes and its member name."""
+def pack_safely(source: ChainSource, chain_id: str, X: Any = None) -> tuple[Package, Any]:
+    """Read a chain and all its objects, and turn each into a skops payload.
 
-    def __init__(self, blobs: Blobs, bench: Workbench, expressible: bool) -> None:
-        self._blobs = blobs
-        self._bench = bench
-        self._expressible = expressible
-        self.payloads: dict[str, Payload] = {}
+    Parameters
+    ----------
+    source, chain_id
+        As for `pack_chain`.
+    X : array or data frame, optional
+        Spectra on which the chain as it travels is compared with the stored one. Without them made-up ones are
+        taken.
 
-    def add(self, part: Part, name: str, role: Role) -> str | None:
-        """Take in one object; give its id, or None for one that travels as the name of its class."""
-        if isinstance(part, Made):
-            data = get_serializer("joblib").dumps(part.value)
-        elif part.artifact_id is not None:
-            data = self._blobs.data(part.artifact_id)
-        elif self._expressible:
-            data = get_serializer("joblib").dumps(self._bench.open(part)[0])
-        else:
-            return None
-        digest = sha256_hex(data)
-        if not self._expressible:
-            name, role = f"blobs/{digest}.joblib", "blob"
-        self.payloads.setdefault(name, Payload(name, role, data, digest))
-        return digest
+    Returns
+    -------
+    Package, spectra
+        The spectra are those that were compared on.
+
+    Raises
+    ------
+    SerializationError
+        skops cannot carry an object of the chain; its class is named.
+    InvalidInput
+        There are no spectra to compare on.
+    ReplayError
+        As it travels the chain predicts something else, or it cannot predict at all.
+    """
+    chain = source.get_chain(chain_id)
+    if chain is None:
+        raise UnknownId("chain", chain_id, "Nothing was written.")
+    plan = ReplayPlan.from_chain(chain)
+    blobs = Blobs(source, chain_id)
+    spectra = made_up_spectra(plan, blobs) if X is None else X
+    if spectra is None:
+        raise InvalidInput(
+            f"Chain {chain_id!r} does not say how many channels it takes, so it cannot be compared with what "
+            "travels. Nothing was written. Give a few spectra: probe=."
+        )
+    layout = as_it_is(plan, "a safe bundle holds no pickles, and readers of version 1.0 know nothing else")
+    return _pack(chain, plan, layout, blobs, "skops"), spectra
 
 
-def _pack(chain: Mapping[str, Any], plan: ReplayPlan, layout: Layout, blobs: Blobs) -> Package:
-    packing = _Packing(blobs, Workbench(blobs.load, plan.memory), layout.expressible)
+def _pack(
+    chain: Mapping[str, Any], plan: ReplayPlan, layout: Layout, blobs: Blobs, kind: Kind = "joblib"
+) -> Package:
+    packing = Packing(blobs, Workbench(blobs.load, plan.memory), layout.expressible, kind)
     shift, indices, model_index = _number(chain, layout)
     entries = {index + shift: entry for index, entry in _entries(chain).items()} if shift is not None else {}
     steps: list[dict[str, Any]] = []
@@ -194,7 +203,8 @@ def _pack(chain: Mapping[str, Any], plan: ReplayPlan, layout: Layout, blobs: Blo
         "metadata": clean(dict(chain.get("metadata") or {})) or None,
         "created_at": _text(clean(chain.get("created_at"))),
     }
-    return Package(travelling, list(packing.payloads.values()), pipeline, layout, plan, blobs, layout.notes)
+    payloads = list(packing.payloads.values())
+    return Package(travelling, payloads, pipeline, layout, plan, blobs, layout.notes, kind)
 
 
 def _text(value: Any) -> str | None:
@@ -216,7 +226,7 @@ def _step(
     step: Step,
     index: int,
     chain: Mapping[str, Any],
-    packing: _Packing,
+    packing: Packing,
     source_map: dict[str, dict[str, list[str]]],
 ) -> dict[str, Any]:
     role: Role = "y_transformer" if step.kind == TARGETS else "transformer"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,31 @@ from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.foreign import make_chain
 from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits
 from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json
+from nirs_store.bundle.npy import read_npy
 from nirs_store.bundle.probes import agree, disagreement
+from nirs_store.bundle.unpickle import unpickle
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, predict_proba, predicted_classes
+from nirs_store.chains.resample import to_grid
 from nirs_store.display import block, field_table, table
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
 
 __all__ = ["Bundle", "load_bundle"]
 
 
-def load_bundle(path: str | Path, *, allow_pickle: bool = False, limits: Limits = DEFAULT_LIMITS) -> Bundle:
+def load_bundle(
+    path: str | Path,
+    *,
+    allow_pickle: bool = False,
+    trusted_types: Iterable[str] = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> Bundle:
     """Open a ``.n4a`` bundle: one that this library exported, or one of version 1.0 from nirs4all.
+
+    A bundle without pickles (exported with ``safe=True``) opens as it is, when it is made of types that only do
+    array arithmetic. Everything is checked before anything is made: the archive, each hash, each type, and at
+    last that the model predicts for its probe spectra what it did where it was exported.
 
     Parameters
     ----------
@@ -37,6 +48,10 @@ def load_bundle(path: str | Path, *, allow_pickle: bool = False, limits: Limits 
         Whether objects may be loaded from pickles, which **runs code that the writer of the file has
         chosen**. Say True only for a file whose writer you trust; its hashes show that it is complete, not
         who made it.
+    trusted_types : iterable of str
+        Fully qualified names of further types that a bundle without pickles may hold, for this call. Tree
+        ensembles, support vector machines and nearest neighbours need it; the error names what is missing. Types
+        for every call are written into the file that `nirs_store.blobs.trusted.configuration_file` gives.
     limits : Limits
         How large it may be.
 
@@ -48,7 +63,7 @@ def load_bundle(path: str | Path, *, allow_pickle: bool = False, limits: Limits 
     Raises
     ------
     UntrustedBundle
-        It holds pickles and `allow_pickle` is False. The message lists what they name.
+        It holds pickles and `allow_pickle` is False, or types that nobody trusts. The message lists them.
     BundleInvalid
         Not a bundle; damaged, incomplete or contradictory; an object cannot be loaded here; or the chain does
         not predict the numbers that the bundle says it should.
@@ -60,22 +75,30 @@ def load_bundle(path: str | Path, *, allow_pickle: bool = False, limits: Limits 
     >>> bundle = load_bundle("wheat.n4a", allow_pickle=True)  # doctest: +SKIP
     >>> bundle.predict(X)  # doctest: +SKIP
     """
-    contents = read_contents(Path(path), limits)
-    if contents.record is not None and contents.record.kind != "joblib":
-        raise BundleInvalid(
-            f"{path} is a bundle of the kind {contents.record.kind!r}, which this version cannot open. "
-            "Install a newer nirs_store, or ask for an export of the joblib kind."
-        )
-    if not allow_pickle:
-        raise UntrustedBundle(
-            f"{path} holds {len(contents.payloads)} pickled objects, which name "
-            f"{contents.pickles.describe()}. Opening "
-            "a pickle runs code that whoever wrote it has chosen, before anything in it can be checked. "
-            "Nothing was "
-            "loaded. If you trust its writer, call load_bundle(path, allow_pickle=True)."
-        )
-    objects = _load(contents)
-    chain, plan = _chain(contents, objects)
+    if isinstance(trusted_types, str):
+        raise InvalidInput("trusted_types: expected a list of names, found one text. Nothing was opened.")
+    return open_contents(read_contents(Path(path), limits), allow_pickle, tuple(trusted_types))
+
+
+def open_contents(contents: Contents, allow_pickle: bool, trusted_types: Collection[str]) -> Bundle:
+    """Load a bundle that was read; see `load_bundle`."""
+    path = contents.path
+    if contents.kind == "skops":
+        from nirs_store.bundle.safe import load_safely
+
+        chain, plan = _chain(contents, {})
+        objects, caught = load_safely(contents, trusted_types)
+    else:
+        if not allow_pickle:
+            raise UntrustedBundle(
+                f"{path} holds {len(contents.payloads)} pickled objects, which name "
+                f"{contents.pickles.describe()}. Opening a pickle runs code that whoever wrote it has chosen, before "
+                "anything in it can be checked. Nothing was loaded. If you trust its writer, call "
+                "load_bundle(path, allow_pickle=True); else ask for an export with safe=True."
+            )
+        objects, caught = unpickle(contents)
+        chain, plan = _chain(contents, objects)
+    _warn(contents, caught)
     bundle = Bundle(contents, chain, plan, {contents.hashes[name]: value for name, value in objects.items()})
     _compare_probe(bundle, contents)
     return bundle
@@ -110,7 +133,7 @@ class Bundle:
         self._plan = plan
         self._objects = dict(objects)
 
-    def predict(self, X: Any, wavelengths: Any = None) -> NDArray[Any]:
+    def predict(self, X: Any, wavelengths: Any = None, *, resample: bool = False) -> NDArray[Any]:
         """Predict new spectra; the same numbers as ``store.replay_chain``.
 
         Parameters
@@ -119,6 +142,9 @@ class Bundle:
             Spectra on the grid of `wavelengths`; columns of a data frame must be named by wavelength.
         wavelengths : array of shape (n_channels,), optional
             Their wavelengths, in the unit of the chain.
+        resample : bool
+            Interpolate spectra on another grid linearly to that of the calibration, which has to lie within
+            theirs. Without it another grid is an error.
 
         Returns
         -------
@@ -134,11 +160,17 @@ class Bundle:
         ReplayError
             A step fails.
         """
+        if resample:
+            X, wavelengths = to_grid(self._plan.wavelengths, X, wavelengths), self._plan.wavelengths
         return predict(self._plan, X, self._objects.__getitem__, wavelengths)
 
     def predict_proba(self, X: Any, wavelengths: Any = None) -> NDArray[Any]:
         """Give class probabilities, (n_samples, n_classes); parameters and errors as for `predict`."""
         return predict_proba(self._plan, X, self._objects.__getitem__, wavelengths)
+
+    def object_of(self, artifact_id: str) -> Any:
+        """Give a fitted object of the chain by its id; it is shared, so do not change it."""
+        return self._objects[artifact_id]
 
     @property
     def classes(self) -> NDArray[Any]:
@@ -207,61 +239,26 @@ class Bundle:
         )
 
 
-def _load(contents: Contents) -> dict[str, Any]:
-    """Load every object; from here on code of the bundle's writer runs."""
-    import joblib
-
-    found: dict[str, Any] = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for name, data in contents.payloads.items():
-            try:
-                found[name] = joblib.load(io.BytesIO(data))
-            except MemoryError:
-                raise
-            except Exception as exc:
-                raise _unloadable(contents, name, exc) from exc
-    _warn(contents, caught)
-    return found
-
-
-def _unloadable(contents: Contents, member: str, exc: Exception) -> BundleInvalid:
-    missing = str(exc.name or "") if isinstance(exc, ModuleNotFoundError) else ""
-    package = missing.partition(".")[0]
-    if package:
-        needed = [name for name in contents.pickles.classes if name.partition(".")[0] == package]
-        return BundleInvalid(
-            f"{contents.path} needs classes of the package {package!r}, which is not installed here: "
-            f"{', '.join(needed[:8]) or missing}. Install it, or ask for an export whose steps are "
-            "scikit-learn's."
-        )
-    return BundleInvalid(
-        f"{contents.path}: the member {member} cannot be loaded: {type(exc).__name__}: {exc}. No step is "
-        "ever left "
-        f"out, so the bundle cannot predict. It names {contents.pickles.describe()}; install the packages "
-        "they "
-        "come from in about the versions that wrote it, or copy or export the bundle again."
-    )
-
-
 def _warn(contents: Contents, caught: Iterable[warnings.WarningMessage]) -> None:
     """Say once what scikit-learn says for each estimator, and pass on everything else."""
+    import sklearn
     from sklearn.exceptions import InconsistentVersionWarning
 
     others: set[str] = set()
-    current = ""
     for entry in caught:
         if isinstance(entry.message, InconsistentVersionWarning):
             others.add(str(entry.message.original_sklearn_version)[:20])
-            current = str(entry.message.current_sklearn_version)
         else:
             warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
+    stated = contents.record.environment.get("scikit-learn") if contents.record else None
+    if stated is not None and stated != sklearn.__version__:
+        others.add(stated[:20])
     if others:
+        verb = "was pickled" if contents.kind == "joblib" else "was written"
         warnings.warn(
-            f"{contents.path.name} was pickled with scikit-learn {' and '.join(sorted(others))}, and "
-            f"{current} is "
-            "installed here. It was loaded, but its predictions may differ; compare some, or install that "
-            "version.",
+            f"{contents.path.name} {verb} with scikit-learn {' and '.join(sorted(others))}, and "
+            f"{sklearn.__version__} is installed here. It was loaded, but its predictions may differ; compare "
+            "some, or install that version.",
             UserWarning,
             stacklevel=4,
         )
@@ -273,7 +270,7 @@ def _chain(contents: Contents, objects: Mapping[str, Any]) -> tuple[dict[str, An
     else:
         assert contents.outline is not None
         chain = make_chain(contents.outline, contents.manifest, contents.hashes, objects, contents.path)
-    there = {contents.hashes[name] for name in objects}
+    there = {contents.hashes[name] for name in contents.payloads}
     try:
         named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
         plan = ReplayPlan.from_chain(chain)
@@ -283,6 +280,11 @@ def _chain(contents: Contents, objects: Mapping[str, Any]) -> tuple[dict[str, An
         raise BundleInvalid(
             f"{contents.path}: its chain cannot be replayed: {exc} Ask for a new export."
         ) from exc
+    if contents.kind == "skops" and (made := plan.stateless_classes):
+        raise BundleInvalid(
+            f"{contents.path}: its chain makes objects from the names of their classes ({', '.join(made)[:200]}), "
+            "which no safe bundle does. Nothing was loaded; ask for a new export."
+        )
     if missing := [identifier for identifier in named if identifier not in there]:
         raise BundleInvalid(
             f"{contents.path}: its chain names an object with the SHA-256 {missing[0][:64]!r}, which no "
@@ -298,15 +300,21 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
         return
     probe = record.probe
     try:
-        parts = [_array(contents.arrays[name]) for name in probe.spectra]
-        expected = _array(contents.arrays[probe.expected])
-    except (KeyError, ValueError, EOFError) as exc:
+        parts = [read_npy(contents.arrays[name]) for name in probe.spectra]
+        expected = read_npy(contents.arrays[probe.expected])
+    except (KeyError, ValueError) as exc:
         raise BundleInvalid(f"{contents.path}: its probe spectra cannot be read: {exc}.") from exc
     X = parts[0] if len(parts) == 1 else dict(zip(probe.sources, parts, strict=False))
     try:
         found = bundle.predict(X)
-    except NirsStoreError as exc:
-        raise BundleInvalid(f"{contents.path}: it cannot predict its own probe spectra: {exc}") from exc
+    except MemoryError:
+        raise
+    except Exception as exc:
+        # An estimator out of a file may lack any attribute, so it may fail in any way.
+        words = str(exc) if isinstance(exc, NirsStoreError) else f"{type(exc).__name__}: {exc}"
+        raise BundleInvalid(
+            f"{contents.path}: it cannot predict its own probe spectra: {words[:600]}"
+        ) from exc
     if not agree(found, expected):
         raise BundleInvalid(
             f"{contents.path}: on its own probe spectra it predicts other values here than when it was "
@@ -314,18 +322,6 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
             f"{disagreement(found, expected)}. It was exported with {_environment(record.environment)}. Its "
             "predictions cannot be relied on here; use those versions, or export the chain again."
         )
-
-
-def _array(data: bytes) -> NDArray[Any]:
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    # The header is compared with what is there before anything of its size is allocated.
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError("its header does not fit its length")
-    found = np.frombuffer(data, dtype, offset=stream.tell())
-    return found.reshape(shape[::-1]).T if fortran else found.reshape(shape)
 
 
 def _environment(environment: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict
 from nirs_store.errors import NirsStoreError
 
-__all__ = ["predicts_the_same"]
+__all__ = ["made_up_spectra", "predicts_the_same"]
 
 
 def predicts_the_same(
@@ -35,7 +35,7 @@ def predicts_the_same(
     bool or None
         None when there are no spectra on which the stored chain predicts.
     """
-    spectra = _made_up_spectra(plan, blobs) if X is None else X
+    spectra = made_up_spectra(plan, blobs) if X is None else X
     if spectra is None:
         return None
     try:
@@ -54,7 +54,7 @@ def predicts_the_same(
     return bool(np.all((found == expected) | ((found != found) & (expected != expected))))
 
 
-def _made_up_spectra(plan: ReplayPlan, blobs: Blobs) -> Any:
+def made_up_spectra(plan: ReplayPlan, blobs: Blobs) -> Any:
     """Make absorbance-like spectra of the width that the chain takes; None when that is not known."""
     width = None if plan.wavelengths is None else plan.wavelengths.size
     if width is None:

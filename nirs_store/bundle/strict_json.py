@@ -24,13 +24,13 @@ _MAX_DIGITS = 40
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 
 
-def parse_json(data: bytes, member: str) -> Any:
+def parse_json(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> Any:
     """Parse the bytes of a member.
 
     Raises
     ------
     BundleInvalid
-        Not UTF-8, not JSON, nested deeper than 50, a key twice, NaN or Infinity, or an integer above 2**53.
+        Not UTF-8, not JSON, nested deeper than `max_depth`, a key twice, NaN or Infinity, or an integer above 2**53.
     """
 
     def refuse(what: str) -> BundleInvalid:
@@ -61,8 +61,8 @@ def parse_json(data: bytes, member: str) -> Any:
     def constant(text: str) -> Any:
         raise refuse(f"it holds {text}, which JSON does not know")
 
-    if _depth(data) > MAX_DEPTH:
-        raise refuse(f"it is nested deeper than {MAX_DEPTH} levels")
+    if _depth(data) > max_depth:
+        raise refuse(f"it is nested deeper than {max_depth} levels")
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -77,9 +77,9 @@ def parse_json(data: bytes, member: str) -> Any:
         raise refuse(str(exc)) from exc
 
 
-def parse_object(data: bytes, member: str) -> dict[str, Any]:
+def parse_object(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
     """Parse the bytes of a member that must be a JSON object; errors as for `parse_json`."""
-    value = parse_json(data, member)
+    value = parse_json(data, member, max_depth)
     if not isinstance(value, dict):
         raise BundleInvalid(
             f"The member {member} should hold a JSON object, and holds a {type(value).__name__}. "

@@ -7,6 +7,7 @@ with a fixed date. The file appears under its name only when it is complete.
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.blobs.durable import ensure_dir, write_file
+from nirs_store.bundle.card import CARD, card_text
 from nirs_store.bundle.limits import DEFAULT_LIMITS
 from nirs_store.bundle.manifest import (
     FORMAT_VERSION,
@@ -32,10 +34,12 @@ from nirs_store.bundle.manifest import (
     library_version,
     read_environment,
 )
-from nirs_store.bundle.package import Package, pack_chain
+from nirs_store.bundle.package import Package, pack_chain, pack_safely
 from nirs_store.bundle.probes import agree, disagreement
+from nirs_store.bundle.safe import rehearse
 from nirs_store.bundle.source import ChainSource
 from nirs_store.bundle.strict_json import clean, dump_json
+from nirs_store.bundle.words import seeds
 from nirs_store.chains.folds import REFIT, fold_number
 from nirs_store.chains.replay import predict
 from nirs_store.chains.spectra import read_spectra
@@ -60,8 +64,13 @@ def export_chain(
     predictions: Any = None,
     scores: Mapping[str, Any] | None = None,
     units: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    safe: bool = False,
 ) -> Path:
     """Write a stored chain as a ``.n4a`` bundle that predicts without the store.
+
+    There are two kinds. With pickles (joblib), for people who trust each other; nirs4all reads it, too. And safe:
+    skops payloads and no pickle, which `load_bundle` opens without being told to trust anybody.
 
     Parameters
     ----------
@@ -82,6 +91,11 @@ def export_chain(
     units : mapping, optional
         ``target``, ``target_unit``, ``wavelength_unit`` and the like; what is not given comes from the
         chain's metadata.
+    facts : mapping, optional
+        What the card says beyond that: ``dataset_name``, ``dataset_hash``, ``run_name``, ``created_at``,
+        ``git_commit``, ``environment``, ``n_test_samples``.
+    safe : bool
+        Write the safe kind. Without `probe`, made-up spectra travel with it.
 
     Returns
     -------
@@ -98,6 +112,8 @@ def export_chain(
         The chain cannot predict, or predicts something else than `predictions`.
     InvalidInput
         The path is a folder, or the bundle would be larger than readers accept.
+    SerializationError
+        With `safe`: an object that skops cannot carry; its class is named.
     WriteFailed, ReadOnlyStore
         The system refused. In every case an existing file stays as it was.
 
@@ -109,10 +125,28 @@ def export_chain(
     target = target_path(output_path, SUFFIX)
     if predictions is not None and probe is None:
         raise InvalidInput("predictions were given without probe; give the spectra that they belong to.")
-    package = pack_chain(source, chain_id, probe)
+    made_up = safe and probe is None
+    if safe:
+        package, probe = pack_safely(source, chain_id, probe)
+    else:
+        package = pack_chain(source, chain_id, probe)
     described, arrays = _probe(package, probe, predictions)
-    members = _members(package, arrays)
-    record = _record(package, members, described, scores, units)
+    needs_trust = rehearse(package, probe) if safe else []
+    stated = _units(package, units)
+    told = clean({"seeds": seeds(package.chain["steps"]), **(facts or {})})
+    card = card_text(
+        package.chain,
+        scores=clean(dict(scores or {})),
+        units=stated,
+        facts=told,
+        environment=read_environment(),
+        kind=package.kind,
+        needs_trust=needs_trust,
+        notes=package.notes,
+        probe="" if described is None else "Made-up spectra" if made_up else "A few spectra",
+    )
+    members = _members(package, arrays, card)
+    record = _record(package, members, described, scores, stated, told)
     payload = _archive([members[0], (RECORD, dump_record(record), "description"), *members[1:]])
     ensure_dir(target.parent)
     write_file(target, payload)
@@ -128,7 +162,10 @@ def target_path(output_path: str | Path, suffix: str) -> Path:
     'wheat_v1.2.n4a'
     """
     path = Path(output_path)
-    if path.name in ("", ".", "..") or path.is_dir():
+    if "\x00" in str(path):
+        raise InvalidInput(f"{str(path)!r} cannot be the name of a file. Nothing was written.")
+    # Path.is_dir raises for a name that is too long.
+    if path.name in ("", ".", "..") or os.path.isdir(path):  # noqa: PTH112
         raise InvalidInput(
             f"{path} is a folder. Give the name of the file to write, such as {path / ('model' + suffix)}."
         )
@@ -138,7 +175,7 @@ def target_path(output_path: str | Path, suffix: str) -> Path:
 Entry = tuple[str, bytes, Role]
 
 
-def _members(package: Package, arrays: list[tuple[str, bytes]]) -> list[Entry]:
+def _members(package: Package, arrays: list[tuple[str, bytes]], card: str) -> list[Entry]:
     """List name, bytes and role of every member but the record, which lists them."""
     found: list[Entry] = [(MANIFEST, dump_json(_manifest(package)), "description")]
     chain = package.chain
@@ -151,6 +188,7 @@ def _members(package: Package, arrays: list[tuple[str, bytes]]) -> list[Entry]:
             # Readers of version 1.0 turn every key into an integer.
             weights = {str(fold_number(fold)): weight for fold, weight in chain["fold_weights"].items()}
             found.append(("fold_weights.json", dump_json(weights), "description"))
+    found.append((CARD, card.encode(), "card"))
     found += [(payload.name, payload.data, payload.role) for payload in package.payloads]
     found += [(name, data, "probe") for name, data in arrays]
     return found
@@ -191,13 +229,12 @@ def _record(
     members: list[Entry],
     probe: Probe | None,
     scores: Mapping[str, Any] | None,
-    units: Mapping[str, Any] | None,
+    units: dict[str, Any],
+    facts: dict[str, Any],
 ) -> BundleRecord:
-    metadata = package.chain["metadata"] or {}
-    stated = {key: metadata[key] for key in _UNITS if metadata.get(key) is not None}
     return BundleRecord(
         record_version=RECORD_VERSION,
-        kind="joblib",
+        kind=package.kind,
         members=tuple(
             Member(name=name, size=len(data), sha256=sha256_hex(data), role=role)
             for name, data, role in members
@@ -212,9 +249,17 @@ def _record(
         version_1_0=VersionOne(expressible=package.layout.expressible, notes=package.notes),
         environment=read_environment(),
         scores=clean(dict(scores or {})),
-        units=clean({**stated, **(units or {})}),
+        units=units,
         probe=probe,
+        card=CARD,
+        facts=facts,
     )
+
+
+def _units(package: Package, units: Mapping[str, Any] | None) -> dict[str, Any]:
+    metadata = package.chain["metadata"] or {}
+    stated = {key: metadata[key] for key in _UNITS if metadata.get(key) is not None}
+    return dict(clean({**stated, **(units or {})}))
 
 
 def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None, list[tuple[str, bytes]]]:

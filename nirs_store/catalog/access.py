@@ -35,6 +35,7 @@ from nirs_store.catalog.failures import translated
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
+from nirs_store.catalog.reserve import give_back, keep_back
 from nirs_store.catalog.schema import CATALOG_ALIAS, SCHEMA_VERSION
 from nirs_store.catalog.sessions import read_claims
 from nirs_store.errors import (
@@ -276,10 +277,13 @@ class CatalogAccess:
             raise StoreClosed
         self._depth += 1
 
-    def _leave(self) -> None:
+    def _leave(self, *, interrupted: bool) -> None:
         self._depth -= 1
         try:
-            if self._depth == 0:
+            if interrupted:
+                # A transaction may be open, a lock half taken: nobody can say how far the operation had come.
+                self._give_up()
+            elif self._depth == 0:
                 self._let_go()
         finally:
             self._mutex.release()
@@ -338,6 +342,7 @@ class CatalogAccess:
         if self._lease.mode != "exclusive":
             self._give_up()
             self._lease.acquire(exclusive=True, timeout=_left(deadline))
+        give_back(self._layout)
         if self._con is None:
             self._con = self._connect(read_only=False, deadline=deadline)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
@@ -420,18 +425,24 @@ class CatalogAccess:
 
     def _give_up(self) -> None:
         self._disconnect()
+        if self._lease.mode == "exclusive":
+            keep_back(self._layout)
         self._lease.release()
 
     def _disconnect(self) -> None:
-        con, self._con = self._con, None
+        con = self._con
         if con is None:
             return
-        if self._changed:
-            self._changed = False
-            # On a full disk the log stays beside the file and holds everything.
-            with contextlib.suppress(duckdb.Error):
-                con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
-        con.close()
+        try:
+            if self._changed:
+                self._changed = False
+                # On a full disk the log stays beside the file and holds everything.
+                with contextlib.suppress(duckdb.Error):
+                    con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+        finally:
+            con.close()
+            # Forgotten last: interrupted before, it is closed by whoever comes next.
+            self._con = None
 
 
 class _Turn:
@@ -444,8 +455,10 @@ class _Turn:
     def __enter__(self) -> None:
         self._access._enter(self._deadline)
 
-    def __exit__(self, *_: object) -> None:
-        self._access._leave()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Ctrl-C, an exit, no memory left: what may be raised anywhere, also between two steps.
+        interrupted = kind is not None and (not issubclass(kind, Exception) or issubclass(kind, MemoryError))
+        self._access._leave(interrupted=interrupted)
 
 
 def _left(deadline: float) -> float:

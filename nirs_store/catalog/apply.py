@@ -272,7 +272,7 @@ def _take_over(con: duckdb.DuckDBPyConnection, tables: list[pa.Table]) -> None:
 
 def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:
     claim = ""
-    # A damaged segment cannot say who wrote it; every open still names it.
+    # A damaged segment cannot say who wrote it; its writer knows the transaction by its name.
     with contextlib.suppress(SegmentDamaged, OSError):
         claim = decode(entry.path.read_bytes()).claim
     reason = f"{type(error).__name__}: {error}"

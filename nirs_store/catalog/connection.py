@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.migrations import migrate_catalog, pending_migrations
 from nirs_store.catalog.schema import (
@@ -23,7 +23,14 @@ from nirs_store.catalog.schema import (
     SCHEMA_VERSION,
     create_statements,
 )
-from nirs_store.errors import CatalogDamaged, ForeignCatalog, InvalidInput, SchemaTooNew, WriteFailed
+from nirs_store.errors import (
+    CatalogDamaged,
+    ForeignCatalog,
+    InvalidInput,
+    NirsStoreError,
+    SchemaTooNew,
+    WriteFailed,
+)
 from nirs_store.ids import new_id
 
 __all__ = [
@@ -172,13 +179,18 @@ def create_catalog(layout: Layout, options: Options) -> None:
             raise _explain(error, draft) from error
         finally:
             con.close()
-        fd = os.open(draft, os.O_RDWR)
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        move_file(draft, layout.catalog)
-        fsync_dir(layout.root)
+            fd = os.open(draft, os.O_RDWR)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            move_file(draft, layout.catalog)
+            fsync_dir(layout.root)
+        except OSError as error:
+            if isinstance(error, NirsStoreError):
+                raise
+            raise write_error(draft, error) from error
     finally:
         remove_file(draft, missing_ok=True)
         remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)

@@ -25,6 +25,7 @@ from nirs_store.catalog import forking
 from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.buffer import Buffer, now_naive
 from nirs_store.catalog.connection import Options
+from nirs_store.catalog.filesystem import warn_of_network
 from nirs_store.catalog.folders import make_folders, refuse_foreign, refuse_lost_catalog
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.keeper import Keeper
@@ -139,6 +140,8 @@ class Engine:
             if settings.session_id is None:
                 engine.access.verify()
                 engine._name_rejections()
+                if writable:
+                    warn_of_network(layout.root)
         except BaseException:
             engine.abort()
             raise
@@ -405,6 +408,7 @@ class Engine:
         self._close_lock = threading.Lock()
         self.blobs.after_fork_in_child()
         self.known.after_fork_in_child()
+        self.journal.after_fork_in_child()
         begun = self._claim.exists or not self._owns_session
         self._claim.abandon()
         self._claim = ClaimFile(self.layout, new_id())

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _NAME = re.compile(r"^(\d{12,})-([0-9a-f-]{36})\.seg$")
 _TMP_AGE = 3600.0
 _SETTLED = 1.0
 _JOINED = 1 << 20
+# Of so many commits their writer knows that they were its own, also when damage hides it.
+_REMEMBERED = 65_536
 
 
 @dataclass(frozen=True, order=True)
@@ -54,12 +57,14 @@ class Journal:
         self._last = 0
         self._rejected_seen: float | None = None
         self._told: set[str] = set()
+        self._own: deque[str] = deque(maxlen=_REMEMBERED)
 
     def append(self, pieces: list[bytes], txid: str) -> tuple[Entry, int]:
         """Commit one segment durably; returns its entry and how many segments now wait."""
         numbers = [int(match[1]) for match in map(_NAME.match, self._names()) if match]
         self._last = max(self._last, *numbers, 0) + 1
         entry = self._entry(self._last, txid)
+        self._own.append(txid)
         # One call to the system instead of one a table: while it lasts, other threads of this process hold it up.
         small = sum(map(len, pieces)) <= _JOINED
         write_file(entry.path, b"".join(pieces) if small else pieces, tmp_dir=self._layout.tmp)
@@ -136,11 +141,19 @@ class Journal:
             return []
         if changed == self._rejected_seen:
             return []
-        own = [r for r in self.rejections() if r.claim == claim and r.txid not in self._told]
+        own = [
+            r
+            for r in self.rejections()
+            if r.txid not in self._told and (r.claim == claim or r.txid in self._own)
+        ]
         self._told.update(r.txid for r in own)
         # A folder's time is coarse: while it is young, another note could come without changing it.
         self._rejected_seen = changed if time.time() - changed > _SETTLED else None
         return own
+
+    def after_fork_in_child(self) -> None:
+        """What was committed until now is the parent's to hear of."""
+        self._own.clear()
 
     def sweep_tmp(self) -> None:
         """Remove unfinished writes older than an hour."""

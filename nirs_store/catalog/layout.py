@@ -75,6 +75,11 @@ class Layout:
         return self.journal / "holder"
 
     @property
+    def reserve(self) -> Path:
+        """Space kept back for cleaning up on a full disk."""
+        return self.journal / "reserve"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Folders a workspace is made of, parents first."""
         return (

@@ -15,7 +15,7 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.frames import as_array, column_names, is_frame, native
 
-__all__ = ["Spectra", "read_spectra"]
+__all__ = ["Spectra", "as_grid", "read_spectra", "read_table"]
 
 Grid = NDArray[np.float64]
 
@@ -77,7 +77,7 @@ def read_spectra(
     """
     blocks = _blocks(plan, X)
     labels = ["X"] if len(blocks) == 1 else [f"Source {source} of X" for source in blocks]
-    tables = [_table(block, label) for block, label in zip(blocks.values(), labels, strict=True)]
+    tables = [read_table(block, label) for block, label in zip(blocks.values(), labels, strict=True)]
     arrays = tuple(array for array, _ in tables)
     rows = {len(array) for array in arrays}
     if len(rows) > 1:
@@ -139,7 +139,8 @@ def _is_table(value: Any) -> bool:
     return is_frame(value) or getattr(value, "ndim", None) == 2
 
 
-def _table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
+def read_table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
+    """Read one table of spectra, and its wavelengths where its columns name them; errors as `read_spectra`."""
     columns = None
     if is_frame(value):
         array, columns = _read_frame(value, label)
@@ -215,7 +216,7 @@ def _given(
     elif isinstance(wavelengths, list | tuple) and all(np.ndim(item) == 1 for item in wavelengths):
         by_source = dict(enumerate(wavelengths))
     else:
-        grid = _as_grid(wavelengths)
+        grid = as_grid(wavelengths)
         if len(arrays) == 1:
             return [grid]
         widths = [array.shape[1] for array in arrays]
@@ -227,10 +228,11 @@ def _given(
     missing = [source for source in sources if source not in by_source]
     if missing:
         raise ShapeMismatch(f"'wavelengths' has the sources {sorted(by_source)}; missing: {missing}.")
-    return [_as_grid(by_source[source]) for source in sources]
+    return [as_grid(by_source[source]) for source in sources]
 
 
-def _as_grid(value: Any) -> Grid:
+def as_grid(value: Any) -> Grid:
+    """Read wavelengths given by a caller; errors as `read_spectra`."""
     try:
         grid = as_array(value, "'wavelengths'").astype(np.float64)
     except (TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "predict": (f"{_HOME}.predict", "Predict spectra with a chain or a bundle."),
     "plot": (f"{_HOME}.plot", "Draw a figure of a chain and save it."),
     "export": (f"{_HOME}.export", "Write a bundle, a configuration or predictions to a file."),
+    "bundle": (f"{_HOME}.bundle", "Export, import, inspect and verify models in one file."),
     "logs": (f"{_HOME}.logs", "Show the log of a pipeline or a run."),
     "rename": (f"{_HOME}.rename", "Give a run another name."),
     "note": (f"{_HOME}.note", "Write a note to a run."),

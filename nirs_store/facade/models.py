@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nirs_store.bundle.limits import Limits
 from nirs_store.catalog import artifacts, records
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import UnknownFormat, UnknownId
 from nirs_store.facade.asking import QueryMethods
+from nirs_store.imports import ImportedBundle
 
 __all__ = ["ModelMethods"]
 
@@ -150,6 +153,15 @@ class ModelMethods(QueryMethods):
     ) -> Path:
         """Write a chain as a ``.n4a`` bundle, or as a Python script with format "n4a.py".
 
+        The bundle carries a card with what this workspace knows: scores, data set, versions, seeds.
+
+        Parameters
+        ----------
+        format : {"n4a", "n4a.py"}
+        options
+            Of `nirs_store.bundle.export_chain`: ``safe=True`` for a bundle without pickles, ``probe`` for spectra
+            that travel with it, ``scores``, ``units``, ``facts``.
+
         Returns
         -------
         Path
@@ -158,17 +170,92 @@ class ModelMethods(QueryMethods):
         Raises
         ------
         UnknownId, UnknownFormat, BlobMissing, BlobCorrupt
+        SerializationError
+            With ``safe=True``: an object that skops cannot carry.
         """
         from nirs_store import bundle
 
         self._engine.check_open()
         if format == "n4a":
-            return bundle.export_chain(self, chain_id, Path(output_path), **options)
+            return bundle.export_chain(self, chain_id, Path(output_path), **self._recorded(chain_id, options))
         if format == "n4a.py":
             return bundle.export_script(self, chain_id, Path(output_path), **options)
         raise UnknownFormat(
             f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
             "Nothing was written."
+        )
+
+    def _recorded(self, chain_id: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Add to the options of an export what the workspace knows about the model."""
+        from nirs_store import imports
+
+        chain = self.get_chain(chain_id)
+        pipeline = None if chain is None else self.get_pipeline(chain["pipeline_id"])
+        run = None if pipeline is None else self.get_run(pipeline["run_id"])
+        if chain is None or pipeline is None or run is None:
+            return options  # the export says what is missing
+        ranked = self.top_chains(1, chain_id=chain_id)
+        row = ranked.row(0, named=True) if ranked.height else None
+        tests = self.query_predictions(chain_id=chain_id, partition="test", limit=1)
+        n_test = tests["n_samples"].item() if tests.height else None
+        config = run["config"] if isinstance(run.get("config"), dict) else {}
+        scores = {**imports.known_scores(row, config), **(options.get("scores") or {})}
+        facts = {**imports.known_facts(run, pipeline, row, n_test), **(options.get("facts") or {})}
+        return {**options, "scores": scores, "facts": facts}
+
+    def import_bundle(
+        self,
+        path: str | Path,
+        *,
+        allow_pickle: bool = False,
+        trusted_types: Iterable[str] = (),
+        limits: Limits | None = None,
+        name: str | None = None,
+    ) -> ImportedBundle:
+        """Bring a bundle into this workspace, as a run with its chain.
+
+        The bundle is opened as by `load_bundle` first, with all its checks; only when every one has passed is it
+        recorded, in one transaction, its objects byte for byte. The same content is imported once.
+
+        Parameters
+        ----------
+        path : path
+            A ``.n4a`` bundle of this library or of nirs4all.
+        allow_pickle : bool
+            Whether it may hold pickles, which **run code that its writer has chosen**, now and whenever the chain is
+            replayed.
+        trusted_types : iterable of str
+            Types that a bundle without pickles may hold beyond the plain ones.
+        limits : Limits, optional
+            How large it may be.
+        name : str, optional
+            What to call the run; else after its model and target.
+
+        Returns
+        -------
+        ImportedBundle
+            With ``run_id``, ``pipeline_id``, ``chain_id`` and ``added``.
+
+        Raises
+        ------
+        UntrustedBundle, BundleInvalid, BundleTooNew
+            As for `load_bundle`; nothing in the workspace was changed.
+        ReadOnlyStore, StoreBusy, WriteFailed
+
+        Examples
+        --------
+        >>> store.import_bundle("wheat.n4a").chain_id  # doctest: +SKIP
+        """
+        from nirs_store import imports
+        from nirs_store.bundle.limits import DEFAULT_LIMITS
+
+        return imports.import_bundle(
+            self._engine,
+            path,
+            allow_pickle=allow_pickle,
+            trusted_types=trusted_types,
+            limits=DEFAULT_LIMITS if limits is None else limits,
+            name=name,
         )
 
     def export_pipeline_config(self, pipeline_id: str, output_path: str | Path) -> Path:

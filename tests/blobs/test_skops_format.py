@@ -13,14 +13,15 @@ import skops.io
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.ensemble import RandomForestRegressor, StackingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import SplineTransformer
 from sklearn.svm import SVR
 
-from nirs_store.blobs import skops_format
+from nirs_store.blobs import trusted
 from nirs_store.blobs.skops_format import dumps_skops, loads_skops, normalise_skops, untrusted_types
 from nirs_store.errors import SerializationError
 
-TREE = "sklearn.tree._tree.Tree"
-TREES = [TREE]
+SPLINE = "scipy.interpolate._bsplines.BSpline"
+SPLINES = ["scipy._lib.array_api_compat.numpy._aliases.asarray", SPLINE]
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +133,21 @@ def test_the_payload_shows_neither_time_nor_address(data):
 
 
 def test_a_type_that_is_not_trusted_is_neither_stored_nor_loaded(data):
-    forest = RandomForestRegressor(2, random_state=0).fit(*data)
-    payload = dumps_skops(forest, TREES)
+    spline = SplineTransformer(3).fit(data[0])
+    payload = dumps_skops(spline, SPLINES)
 
-    assert untrusted_types(payload) == TREES
+    assert untrusted_types(payload) == SPLINES
     with pytest.raises(SerializationError, match="could not be loaded"):
-        dumps_skops(forest)
+        dumps_skops(spline)
     with pytest.raises(SerializationError, match="Nothing of it was loaded"):
         loads_skops(payload)
-    assert np.array_equal(loads_skops(payload, TREES).predict(data[0]), forest.predict(data[0]))
+    assert np.array_equal(loads_skops(payload, SPLINES).transform(data[0]), spline.transform(data[0]))
+
+
+def test_a_workspace_keeps_forests_in_this_format(data):
+    forest = RandomForestRegressor(2, random_state=0).fit(*data)
+
+    assert np.array_equal(loads_skops(dumps_skops(forest)).predict(data[0]), forest.predict(data[0]))
 
 
 def test_a_payload_written_by_skops_itself_loads_too(data):
@@ -149,10 +156,23 @@ def test_a_payload_written_by_skops_itself_loads_too(data):
     assert np.array_equal(loads_skops(skops.io.dumps(model)).coef_, model.coef_)
 
 
-@pytest.mark.parametrize("value", [f"{__name__}:TREE", f"{__name__}:TREES"])
+@pytest.mark.parametrize("value", [f"{__name__}:SPLINE", f"{__name__}:SPLINES"])
 def test_an_installed_package_can_declare_trust(data, monkeypatch, value):
-    points = [EntryPoint("mine", value, skops_format.TRUSTED_GROUP)]
-    monkeypatch.setattr(skops_format, "entry_points", lambda group: points)
-    forest = RandomForestRegressor(2, random_state=0).fit(*data)
+    points = [EntryPoint("mine", value, trusted.TRUSTED_GROUP)]
+    monkeypatch.setattr(trusted, "entry_points", lambda group: points)
+    payload = dumps_skops(SplineTransformer(3).fit(data[0]), SPLINES)
 
-    assert np.array_equal(loads_skops(dumps_skops(forest)).predict(data[0]), forest.predict(data[0]))
+    assert SPLINE not in untrusted_types(payload)
+
+
+def test_a_user_can_declare_trust_in_a_file_of_their_own(data, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("APPDATA", str(tmp_path))
+    monkeypatch.setattr(trusted.Path, "home", lambda: tmp_path)
+    payload = dumps_skops(SplineTransformer(3).fit(data[0]), SPLINES)
+    assert untrusted_types(payload) == SPLINES
+    file = trusted.configuration_file()
+    file.parent.mkdir(parents=True)
+    file.write_text("# read on a Monday\n" + "\n".join(SPLINES) + "  # both\n", encoding="utf-8")
+
+    assert untrusted_types(payload) == []

@@ -238,7 +238,9 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_damaged_commit_is_set_aside_named_and_stops_nobody(store: WorkspaceStore, folder: Path) -> None:
+def test_a_damaged_commit_is_set_aside_named_told_to_its_writer_and_stops_nobody(
+    store: WorkspaceStore, folder: Path
+) -> None:
     good = store.begin_run("good", {}, [])
     store.list_runs()
     bad = store.begin_run("bad", {}, [])
@@ -246,7 +248,12 @@ def test_a_damaged_commit_is_set_aside_named_and_stops_nobody(store: WorkspaceSt
     after = store.begin_run("after", {}, [])
     with pytest.warns(UserWarning, match="set aside"):
         assert set(store.list_runs()["run_id"]) == {good, after}
+    # What is damaged cannot say who wrote it; its writer knows.
+    with pytest.raises(SegmentRejected, match="damage|checksum"):
+        store.get_run(bad)
     assert store.get_run(bad) is None
+    report = store.check()
+    assert [(f.severity, f.where) for f in report.errors if "reject" in f.kind] != []
     kept = list((folder / "journal" / "rejected").glob("*.seg"))
     assert len(kept) == 1
     with pytest.warns(UserWarning, match=kept[0].name), WorkspaceStore(folder) as other:

@@ -10,6 +10,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import workspace_option
+from nirs_store.cli.commands.bundle._trust import as_options, trust_options
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,13 +24,19 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A .csv, .parquet or .json file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of CSV.")
 @click.option(
-    "--allow-pickle",
-    is_flag=True,
-    help="Load a bundle that holds pickles. Pickles run code: only for bundles from people you trust.",
+    "--resample", is_flag=True, help="Interpolate the spectra to the grid of a bundle's calibration."
 )
+@trust_options
 @workspace_option
 def command(
-    source: str, spectra: Path, output: Path | None, as_json: bool, allow_pickle: bool, workspace: Path
+    source: str,
+    spectra: Path,
+    output: Path | None,
+    as_json: bool,
+    resample: bool,
+    allow_pickle: bool,
+    trusted_types: tuple[str, ...],
+    workspace: Path,
 ) -> None:
     """Predict the spectra of a CSV or Parquet file.
 
@@ -42,7 +49,9 @@ def command(
     _check_output(output)
     table = read_spectra(spectra)
     if source.lower().endswith(".n4a"):
-        predicted, metadata = _with_bundle(Path(source), table, allow_pickle)
+        predicted, metadata = _with_bundle(Path(source), table, allow_pickle, trusted_types, resample)
+    elif resample:
+        raise click.UsageError("--resample goes with a bundle; resample the spectra yourself for a chain.")
     else:
         predicted, metadata = _with_chain(workspace, source, table)
     frame = _beside(table, predicted, str(metadata.get("target") or ""))
@@ -59,15 +68,15 @@ def _with_chain(workspace: Path, source: str, table: SpectraTable) -> tuple[Any,
     return predicted, found.record.get("metadata") or {}
 
 
-def _with_bundle(path: Path, table: SpectraTable, allow_pickle: bool) -> tuple[Any, dict[str, Any]]:
+def _with_bundle(
+    path: Path, table: SpectraTable, allow_pickle: bool, trusted_types: tuple[str, ...], resample: bool
+) -> tuple[Any, dict[str, Any]]:
     from nirs_store.bundle.reader import load_bundle
-    from nirs_store.errors import UntrustedBundle
 
-    try:
-        bundle = load_bundle(path, allow_pickle=allow_pickle)
-    except UntrustedBundle as error:
-        raise UntrustedBundle(f"{error} On the command line that is --allow-pickle.") from error
-    return bundle.predict(table.X, wavelengths=table.wavelengths), bundle.chain.get("metadata") or {}
+    with as_options():
+        bundle = load_bundle(path, allow_pickle=allow_pickle, trusted_types=trusted_types)
+    predicted = bundle.predict(table.X, wavelengths=table.wavelengths, resample=resample)
+    return predicted, bundle.chain.get("metadata") or {}
 
 
 def _beside(table: SpectraTable, predicted: Any, target: str) -> pl.DataFrame:

@@ -1,0 +1,66 @@
+"""Giving each object of a chain its bytes and its name in the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nirs_store.blobs.serializers import get_serializer
+from nirs_store.bundle.artifacts import Blobs
+from nirs_store.bundle.layout import Made, Part
+from nirs_store.bundle.manifest import Kind, Role
+from nirs_store.bundle.skops_payload import skops_payload
+from nirs_store.chains.operators import Workbench
+from nirs_store.chains.plan import Operator
+from nirs_store.ids import sha256_hex
+
+__all__ = ["Packing", "Payload"]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A member that holds a fitted object."""
+
+    name: str
+    role: Role
+    data: bytes = field(repr=False)
+    sha256: str
+
+
+class Packing:
+    """Gives each object of a layout its bytes and its member name."""
+
+    def __init__(self, blobs: Blobs, bench: Workbench, expressible: bool, kind: Kind) -> None:
+        self._blobs = blobs
+        self._bench = bench
+        self._expressible = expressible
+        self._kind = kind
+        self.payloads: dict[str, Payload] = {}
+
+    def add(self, part: Part, name: str, role: Role) -> str | None:
+        """Take in one object; give its id, or None for one that travels as the name of its class."""
+        if self._kind == "skops":
+            return self._add_skops(part)
+        if isinstance(part, Made):
+            data = get_serializer("joblib").dumps(part.value)
+        elif part.artifact_id is not None:
+            data = self._blobs.data(part.artifact_id)
+        elif self._expressible:
+            data = get_serializer("joblib").dumps(self._bench.open(part)[0])
+        else:
+            return None
+        digest = sha256_hex(data)
+        if not self._expressible:
+            name, role = f"blobs/{digest}.joblib", "blob"
+        self.payloads.setdefault(name, Payload(name, role, data, digest))
+        return digest
+
+    def _add_skops(self, part: Part) -> str:
+        assert isinstance(part, Operator)  # nothing is put together for a safe bundle
+        # Also what needs no fitting: a class made from its name would be chosen by the bundle's text.
+        data = self._blobs.skops(part.artifact_id) if part.artifact_id is not None else None
+        if data is None:
+            data = skops_payload(self._bench.open(part)[0], part.where)
+        digest = sha256_hex(data)
+        name = f"blobs/{digest}.skops"
+        self.payloads.setdefault(name, Payload(name, "blob", data, digest))
+        return digest

@@ -1,0 +1,244 @@
+"""Bringing a bundle into a workspace, and what a workspace knows about a model that leaves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nirs_store.blobs.trusted import configuration_file
+from nirs_store.bundle.contents import Contents, read_contents
+from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits
+from nirs_store.bundle.reader import Bundle, open_contents
+from nirs_store.bundle.strict_json import clean
+from nirs_store.catalog import artifacts, imported, records
+from nirs_store.catalog.access import CatalogAccess
+from nirs_store.catalog.engine import Engine
+from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.errors import InvalidInput, UntrustedBundle
+
+__all__ = ["ImportedBundle", "import_bundle", "known_facts", "known_scores"]
+
+# Of the columns of a leaderboard, those that are figures of merit.
+_SCORES = (
+    "rmsec",
+    "rmsecv",
+    "rmsep",
+    "mae",
+    "bias",
+    "sep",
+    "r2",
+    "rpd",
+    "rpiq",
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "log_loss",
+)
+
+
+@dataclass(frozen=True)
+class ImportedBundle:
+    """A bundle that is in the workspace.
+
+    Attributes
+    ----------
+    run_id, pipeline_id, chain_id : str
+        Where it is; `WorkspaceStore.replay_chain` takes the chain.
+    content_hash : str
+        SHA-256 over its objects and its chain.
+    added : bool
+        False when the same content had been imported before, and nothing was added.
+    """
+
+    run_id: str
+    pipeline_id: str
+    chain_id: str
+    content_hash: str
+    added: bool
+
+    def __repr__(self) -> str:
+        state = "imported" if self.added else "was there already"
+        return f"<ImportedBundle: {state}; run_id={self.run_id!r}, chain_id={self.chain_id!r}>"
+
+
+def import_bundle(
+    engine: Engine,
+    path: str | Path,
+    *,
+    allow_pickle: bool = False,
+    trusted_types: Iterable[str] = (),
+    limits: Limits = DEFAULT_LIMITS,
+    name: str | None = None,
+) -> ImportedBundle:
+    """Import a bundle; see `WorkspaceStore.import_bundle`."""
+    engine.check_writable()
+    if isinstance(trusted_types, str):
+        raise InvalidInput("trusted_types: expected a list of names, found one text. Nothing was imported.")
+    trusted = tuple(trusted_types)
+    contents = read_contents(Path(path), limits)
+    bundle = open_contents(contents, allow_pickle, trusted)
+    if contents.kind == "skops":
+        _refuse_forgotten(contents)
+    policy = {"allow_pickle": bool(allow_pickle), "trusted_types": sorted(trusted)}
+    # Looked up and recorded under one lease, so that two imports of one bundle do not both add it.
+    return engine.exclusive(lambda access: _bring_in(engine, access, contents, bundle, policy, name))
+
+
+def _bring_in(
+    engine: Engine,
+    access: CatalogAccess,
+    contents: Contents,
+    bundle: Bundle,
+    policy: Mapping[str, Any],
+    name: str | None,
+) -> ImportedBundle:
+    digest = contents.content_hash
+    known = access.transact(lambda con: imported.find_import(con, digest))
+    if known is not None:
+        run_id, pipeline_id, chain_id = known
+        return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=False)
+    with engine.recorder.transaction():
+        run_id, pipeline_id, chain_id = _record(engine, contents, bundle, policy, name)
+    return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=True)
+
+
+def _record(
+    engine: Engine, contents: Contents, bundle: Bundle, policy: Mapping[str, Any], name: str | None
+) -> tuple[str, str, str]:
+    chain, facts = bundle.chain, dict(contents.record.facts) if contents.record else {}
+    units, scores = bundle.units, bundle.scores
+    model = str(chain.get("model_class") or "model").rpartition(".")[2]
+    title = name or f"{model} for {units['target']}" if units.get("target") else name or contents.path.stem
+    dataset = str(facts.get("dataset_name") or units.get("dataset_name") or "")
+    config = clean(
+        {
+            "imported": {
+                "content_hash": contents.content_hash,
+                "file": contents.path.name,
+                "kind": contents.kind,
+                "format_version": contents.manifest.format_version,
+                "origin": _origin(contents),
+                "environment": dict(contents.record.environment) if contents.record else None,
+                "policy": dict(policy),
+            },
+            "facts": facts,
+            "scores": scores,
+            "units": units,
+            "card": contents.card,
+        }
+    )
+    run_id = records.begin_run(engine, title, config, [{"name": dataset}] if dataset else [])
+    pipeline_id = records.begin_pipeline(
+        engine,
+        run_id,
+        title,
+        {"steps": clean(chain["steps"])},
+        [],
+        dataset,
+        str(facts.get("dataset_hash") or ""),
+    )
+    ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+    models = {*chain["fold_artifacts"].values()} | {
+        step.get("artifact_id") for step in chain["steps"] if step["step_idx"] == chain["model_step_idx"]
+    }
+    data = {contents.hashes[member]: value for member, value in contents.payloads.items()}
+    for artifact_id in ids:
+        value = bundle.object_of(artifact_id)
+        artifacts.save_bytes(
+            engine,
+            data[artifact_id],
+            contents.kind,
+            f"{type(value).__module__}.{type(value).__qualname__}",
+            "model" if artifact_id in models else "transformer",
+            contents.kind,
+            pipeline_id,
+        )
+    chain_id = records.save_chain(
+        engine,
+        pipeline_id,
+        steps=chain["steps"],
+        model_step_idx=chain["model_step_idx"],
+        model_class=str(chain.get("model_class") or ""),
+        preprocessings=str(chain.get("preprocessings") or ""),
+        fold_strategy=str(chain.get("fold_strategy") or ""),
+        fold_artifacts=chain["fold_artifacts"],
+        shared_artifacts=chain["shared_artifacts"],
+        branch_path=chain.get("branch_path"),
+        source_index=chain.get("source_index"),
+        fold_weights=chain.get("fold_weights"),
+        wavelengths=chain.get("wavelengths"),
+        metadata=chain.get("metadata"),
+        artifact_ids=ids,
+    )
+    value = next((scores[key] for key in ("rmsecv", "RMSECV") if _is_number(scores.get(key))), None)
+    metric = None if value is None else "rmse"
+    records.complete_pipeline(engine, pipeline_id, value, None, metric, None)
+    summary = {"pipelines": 1, "best_pipeline_id": pipeline_id, "metric": metric, "best_val": value}
+    records.complete_run(engine, run_id, summary)
+    return run_id, pipeline_id, chain_id
+
+
+def _refuse_forgotten(contents: Contents) -> None:
+    """Refuse types that may be trusted for this call, and that the workspace could not load again tomorrow."""
+    from nirs_store.blobs.skops_format import untrusted_types
+
+    forgotten = sorted({name for data in contents.payloads.values() for name in untrusted_types(data)})
+    if forgotten:
+        raise UntrustedBundle(
+            f"{contents.path} holds types that this workspace could not load again later: {', '.join(forgotten)}. "
+            f"Nothing was imported. If you trust them for good, write them into {configuration_file()}, one a line; "
+            "for once, use load_bundle(path, trusted_types=[...])."
+        )
+
+
+def _origin(contents: Contents) -> dict[str, Any]:
+    origin = contents.record.origin if contents.record else None
+    if origin is None:
+        return {"chain_id": str(contents.manifest.get("chain_id") or ""), "writer": "another program"}
+    return {
+        "chain_id": origin.chain_id,
+        "pipeline_id": origin.pipeline_id,
+        "model_class": origin.model_class,
+        "created_at": origin.created_at,
+    }
+
+
+def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, float]:
+    """Collect the figures of merit of a chain: its row of the leaderboard, else what it was imported with."""
+    stated = config.get("scores") if config.get("imported") else None
+    found = dict(stated) if isinstance(stated, Mapping) else {}
+    for name in _SCORES:
+        if row is not None and _is_number(row.get(name)):
+            found[name] = row[name]
+    return found
+
+
+def known_facts(
+    run: Mapping[str, Any], pipeline: Mapping[str, Any], row: Mapping[str, Any] | None, n_test: int | None
+) -> dict[str, Any]:
+    """Collect what the card of a chain says beside scores and units."""
+    config = run.get("config") or {}
+    if isinstance(config, Mapping) and config.get("imported"):
+        facts, origin = config.get("facts"), config["imported"].get("origin") or {}
+        source = f"from {config['imported'].get('file')}, chain {origin.get('chain_id') or 'unknown'}"
+        return {**(facts if isinstance(facts, Mapping) else {}), "imported_from": source}
+    environment = dict(run.get("environment") or {})
+    return {
+        "dataset_name": pipeline.get("dataset_name"),
+        "dataset_hash": pipeline.get("dataset_hash"),
+        "run_name": run.get("name"),
+        "pipeline_name": pipeline.get("name"),
+        "created_at": clean(pipeline.get("created_at")),
+        "git_commit": environment.pop("git-commit", None),
+        "environment": environment,
+        "n_samples": None if row is None else row.get("n_samples"),
+        "n_folds": None if row is None else row.get("n_folds"),
+        "n_test_samples": n_test,
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

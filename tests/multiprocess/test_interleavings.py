@@ -1,0 +1,148 @@
+"""GC against savers and deletions, in every order that a seed comes up with: no blob is ever missing."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import steps
+from storekit import Child
+
+from nirs_store.ids import sha256_hex
+from nirs_store.store import WorkspaceStore
+
+SAVERS = ("a", "b")
+
+
+class Company:
+    """Two savers, a deleter and a collector on one workspace, and what they were promised."""
+
+    def __init__(self, folder: Path, start: Callable[..., Child]) -> None:
+        self.folder = folder
+        self._start = start
+        WorkspaceStore(folder).close()
+        self.children = {name: start(steps.saver, folder) for name in SAVERS}
+        self.children |= {"deleter": start(steps.deleter, folder), "gc": start(steps.collector, folder)}
+        # What the living sessions were handed, and the artifact of each run that is there.
+        self.held: dict[str, list[str]] = {name: [] for name in SAVERS}
+        self.runs: dict[str, str] = {}
+        self.seen: Counter[str] = Counter()
+        self.removed = 0
+
+    def interleave(self, seed: int) -> None:
+        """Give everybody something to do and let them go on in an order drawn from the seed."""
+        draw = random.Random(seed)
+        todo: dict[str, list[Any]] = {name: self._program(draw) for name in SAVERS}
+        todo["gc"] = ["gc"] * draw.choice((1, 1, 2))
+        gone = draw.sample(sorted(self.runs), min(len(self.runs), draw.choice((0, 1, 3))))
+        todo["deleter"] = [(run_id, draw.random() < 0.5) for run_id in gone]
+        doing: dict[str, Any] = {}
+        while any(todo.values()) or doing:
+            who = draw.choice([name for name in self.children if todo[name] or name in doing])
+            if who not in doing:
+                doing[who] = todo[who].pop(0)
+                if who == "deleter":
+                    # From now on it may be gone; whether it is, is asked at the end.
+                    self.runs.pop(doing[who][0])
+                if doing[who] == ("close", 0):
+                    self.held[who] = []
+                self.children[who].tell(doing[who])
+            elif who in SAVERS and draw.random() < 0.01:
+                self._kill(who)
+                todo[who], _ = [], doing.pop(who)
+                continue
+            else:
+                self.children[who].tell()
+            kind, what = self.children[who].hear()
+            self.seen[what if kind == "at" else kind] += 1
+            if kind != "at":
+                self._note(who, doing.pop(who), kind, what)
+
+    def _program(self, draw: random.Random) -> list[Any]:
+        known = [""] * 3 + sorted(set(self.runs.values()))
+        kinds = draw.choice((("save",), ("save", "chain"), ("save", "chain"), ("chain",), ("close", "save"), ("save", "close")))
+        made = {"save": lambda: draw.randrange(6), "chain": lambda: draw.choice(known), "close": lambda: 0}
+        return [(kind, made[kind]()) for kind in kinds]
+
+    def _note(self, who: str, task: Any, kind: str, what: Any) -> None:
+        if who == "gc":
+            self.removed += what or 0
+        elif who in SAVERS and kind == "done" and task[0] == "save":
+            self.held[who].append(what)
+        elif who in SAVERS and kind == "done" and task[0] == "chain":
+            self.runs[what] = ""
+
+    def _kill(self, who: str) -> None:
+        self.children[who].signal(signal.SIGKILL)
+        self.children[who].end()
+        self.children[who] = self._start(steps.saver, self.folder)
+        self.held[who] = []
+        self.seen["killed"] += 1
+
+    def look(self) -> None:
+        """Everybody rests: what a row names and what a living session holds is there, byte for byte."""
+        with WorkspaceStore(self.folder) as store:
+            rows = store.sql(
+                "SELECT p.run_id, r.artifact_id FROM artifact_refs r JOIN chains c ON r.owner_id = c.chain_id "
+                "JOIN pipelines p ON c.pipeline_id = p.pipeline_id"
+            ).rows()
+        now = dict(rows)
+        assert self.runs.keys() <= now.keys(), "a run that nobody deleted is gone"
+        self.runs = now
+        for artifact_id in {*now.values(), *(key for keys in self.held.values() for key in keys)}:
+            (path,) = (self.folder / "artifacts" / artifact_id[:2]).glob(f"{artifact_id}.*")
+            assert sha256_hex(path.read_bytes()) == artifact_id
+        assert list((self.folder / "journal" / "aside").iterdir()) == []
+
+    def plan_and_collect(self) -> None:
+        """A dry run, then the real one, with nobody in between."""
+        self.children["gc"].tell("both")
+        _, (same, removed) = self.children["gc"].hear()
+        assert same, "the dry run and what was done differ"
+        self.removed += removed
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: the order is what matters, not the disk."""
+    if not os.path.isdir("/dev/shm"):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="nirs-steps-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "count"),
+    [(0, 150), *(pytest.param(n, 2500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]) for n in (10**4, 10**5, 10**6, 10**7))],
+)  # fmt: skip
+def test_no_blob_is_ever_missing(place: Path, crew: Callable[..., Any], first: int, count: int) -> None:
+    company = Company(place / "workspace", crew)
+    for number in range(count):
+        company.interleave(first + number)
+        if number % 10 == 9:
+            company.look()
+            company.plan_and_collect()
+    company.look()
+    print(f"{count} interleavings: {dict(company.seen)}, {company.removed} files removed")
+    # They met at every point, and there was something to remove and something to keep.
+    assert {"claimed", "blob written", "before the commit", "committed"} <= company.seen.keys()
+    assert {"after move_aside", "after read_claims", "before the rows go"} <= company.seen.keys()
+    assert company.removed > 0
+    assert company.runs
+    for name in SAVERS:
+        company.children[name].tell(("close", 0))
+        while company.children[name].hear()[0] == "at":
+            company.children[name].tell()
+    with WorkspaceStore(place / "workspace") as store:
+        report = store.check(read_data=True)
+        assert report.errors == ()

@@ -1,6 +1,6 @@
 """The one durable write, used for everything that this library puts on a disk.
 
-The order is what makes it safe: a temporary file on the same file system is written, made read-only if asked,
+The order is what makes it safe: a temporary file on the same file system is made (read-only if asked), written
 and synced; only then is it renamed over the target, and the folder that now lists it is synced. Whoever looks
 sees the old content or the new one, never a part, and after the return a power loss takes nothing back.
 """
@@ -76,7 +76,7 @@ def write_file(
     """
     temporary = (tmp_dir or path.parent) / f"{path.name[:80]}.{secrets.token_hex(8)}.tmp"
     try:
-        _write_all(temporary, data, readonly)
+        _write_all(temporary, data, 0o444 if readonly else 0o666)
         if replace:
             _rename(temporary, path)
         else:
@@ -204,8 +204,9 @@ def remove_file(path: Path, missing_ok: bool = False) -> None:
         raise write_error(path, exc) from exc
 
 
-def _write_all(temporary: Path, data: Buffer | Iterable[Buffer], readonly: bool) -> None:
-    descriptor = os.open(temporary, _CREATE, 0o666)
+def _write_all(temporary: Path, data: Buffer | Iterable[Buffer], mode: int) -> None:
+    # The mode holds for whoever opens the file later, not for this descriptor.
+    descriptor = os.open(temporary, _CREATE, mode)
     try:
         pieces = (data,) if isinstance(data, _BYTES_LIKE) else data
         for piece in pieces:
@@ -213,9 +214,6 @@ def _write_all(temporary: Path, data: Buffer | Iterable[Buffer], readonly: bool)
             view = whole.cast("B") if whole.nbytes else whole[:0]
             while view.nbytes:
                 view = view[os.write(descriptor, view[:_PIECE]) :]
-        if readonly:
-            # Before the sync, so that one sync covers content and mode.
-            os.chmod(temporary, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~0o222)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -87,7 +87,9 @@ class BlobStore:
         self._tmp = tmp_dir
         self._prefix = artifacts_dir.relative_to(root).as_posix()
         self._verified = VerifiedFiles()
+        # Folders that are known to be there, and folders whose path was found to stay inside.
         self._shards: set[str] = set()
+        self._inside: set[str] = set()
         self._writer = BackgroundWriter(self._write, max_pending_bytes)
 
     @property
@@ -202,6 +204,22 @@ class BlobStore:
         """
         return self._waited_for(self._settled(relative), relative)
 
+    def is_coming_or_there(self, relative: str) -> bool:
+        """Like `exists`, but a file that is being written here counts already.
+
+        For references that are committed after a `wait` for that very file, as the recorder does.
+        """
+        if self._writer.is_pending(relative):
+            return True
+        path = self._own_place(relative)
+        try:
+            # A link might lead outside, so that its whole path has to be looked at.
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                return True
+        except OSError:
+            pass  # looked for at length below
+        return self.exists(relative)
+
     def verify(self, relative: str, expected_hash: str) -> int:
         """Read a file in pieces and compare its hash, even if that was done before.
 
@@ -261,7 +279,7 @@ class BlobStore:
     # Writing; `_write` runs in the threads of the writer.
 
     def _write(self, relative: str, digest: str, data: bytes) -> None:
-        path = self.resolve(relative)
+        path = self._own_place(relative)
         for again in (False, True):
             try:
                 self._ensure_shard(path.parent, again)
@@ -276,15 +294,24 @@ class BlobStore:
         with contextlib.suppress(FileNotFoundError):
             self._verified.remember(relative, digest, identity_of(path.stat()))
 
+    def _own_place(self, relative: str) -> Path:
+        # A path made of a hash, for a file that is looked at without following links: where it leads is
+        # settled by its folder, which is looked at once.
+        folder = relative.rpartition("/")[0]
+        if folder not in self._inside:
+            self.resolve(relative)
+            self._inside.add(folder)
+        return self._root / relative
+
     def _ensure_shard(self, folder: Path, again: bool) -> None:
-        if not again and folder.name in self._shards and folder.is_dir():
+        if not again and folder.name in self._shards:
             return
         ensure_dir(folder)
         self._sync_existing(folder.parent)
         self._shards.add(folder.name)
 
     def _is_intact(self, relative: str, digest: str, size: int) -> bool:
-        path = self.resolve(relative)
+        path = self._own_place(relative)
         try:
             found = os.lstat(path)
             if not stat.S_ISREG(found.st_mode) or found.st_size != size:

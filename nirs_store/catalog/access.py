@@ -54,7 +54,7 @@ T = TypeVar("T")
 LINGER = 0.050
 _POLL = 0.010
 # Segments that a store applies when nobody asked: a short hold, because somebody may come.
-_HELP = 64
+_HELP = 128
 _FOREIGN_PID = re.compile(r"PID (\d+)")
 
 # Connections that a forked child inherited: destroying one there would touch the parent's file.

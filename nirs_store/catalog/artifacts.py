@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def save_artifact(
     pipeline_id: str | None,
 ) -> str:
     """Serialise, hash, store once, and give this session a reference."""
-    engine.check_writable()
+    engine.check_writable(closely=False)
     as_text(operator_class, "operator_class")
     as_text(artifact_type, "artifact_type")
     serializer = get_serializer(format)
@@ -202,7 +203,7 @@ def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
                 "artifact", artifact_id, "Save it with save_artifact first. Nothing was recorded."
             )
         engine.known.add("artifact", artifact_id, known)
-    if not engine.blobs.exists(known["artifact_path"]):
+    if not engine.blobs.is_coming_or_there(known["artifact_path"]):
         engine.known.forget("artifact", artifact_id)
         raise ArtifactMissing(
             "artifact",
@@ -221,7 +222,15 @@ def on_disk(layout: Layout, artifact_id: str) -> dict[str, Any] | None:
     """What a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
     if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
         return None
-    for path in (layout.artifacts / artifact_id[:2]).glob(f"{artifact_id}.*"):
+    folder = layout.artifacts / artifact_id[:2]
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return None
+    for name in names:
+        if not name.startswith(f"{artifact_id}."):
+            continue
+        path = folder / name
         relative = path.relative_to(layout.root).as_posix()
         return {
             "artifact_path": relative,

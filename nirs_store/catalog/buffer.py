@@ -42,9 +42,12 @@ class Buffer:
     def add(self, table: str, values: Mapping[str, Any]) -> None:
         """Add one row; columns that are not given are NULL."""
         names = column_names(table)
-        if len(values) > len(names) or not values.keys() <= set(names):
+        get = values.get
+        row = tuple([get(name) for name in names])
+        # What was given and not taken would be lost without a word.
+        if len(row) - row.count(None) < len(values) and not values.keys() <= set(names):
             raise KeyError(f"{table} has no columns {sorted(values.keys() - set(names))}")
-        self.rows[table].append(tuple(values.get(name) for name in names))
+        self.rows[table].append(row)
         self.nbytes += _ROW_BYTES
 
     def add_array(self, row: StoredArray) -> str:

@@ -47,6 +47,7 @@ __all__ = ["Engine", "Settings"]
 T = TypeVar("T")
 
 _LOOK_UP = 1.0
+_LOOK_EVERY = 0.005
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Engine:
         self._close_lock = threading.Lock()
         self._background_error: Exception | None = None
         self.backlog = False
+        self._look_again = 0.0
         self._owns_session = settings.session_id is None
         self._pid = os.getpid()
         claim_id = new_id()
@@ -150,7 +152,7 @@ class Engine:
     @contextmanager
     def recording(self, *, commit: bool = False) -> Iterator[Buffer]:
         """Add rows to the buffer; see `Recorder.recording`."""
-        self.check_writable()
+        self.check_writable(closely=commit)
         if not self._claim.exists:
             self._begin_session()
         if not self._session_recorded:
@@ -252,8 +254,14 @@ class Engine:
         """Whether `close` was called."""
         return self._closed
 
-    def check_open(self) -> None:
+    def check_open(self, *, closely: bool = True) -> None:
         """Raise what a call must raise before it does anything.
+
+        Parameters
+        ----------
+        closely : bool
+            False for calls that only buffer rows: they come by the thousand, and look for commits that were
+            set aside every few milliseconds only. The commit that follows them looks closely.
 
         Raises
         ------
@@ -268,9 +276,12 @@ class Engine:
         error, self._background_error = self._background_error, None
         if error is not None:
             raise error
-        rejected = self._new_rejections()
-        if rejected is not None:
-            raise rejected
+        moment = time.monotonic()
+        if closely or moment >= self._look_again:
+            self._look_again = moment + _LOOK_EVERY
+            rejected = self._new_rejections()
+            if rejected is not None:
+                raise rejected
 
     def _new_rejections(self) -> SegmentRejected | None:
         rejected = self.journal.rejections_of(self._claim.claim_id) if self._claim.exists else []
@@ -282,9 +293,9 @@ class Engine:
             f"{self.layout.rejected}: {what}. Their rows are not in the catalog; everything else is."
         )
 
-    def check_writable(self) -> None:
-        """Raise unless this store may write."""
-        self.check_open()
+    def check_writable(self, *, closely: bool = True) -> None:
+        """Raise unless this store may write; see `check_open`."""
+        self.check_open(closely=closely)
         if not self.writable:
             raise ReadOnlyStore(
                 f"{self.layout.root} is open read-only; nothing was changed. Open it without read_only=True, "

@@ -25,6 +25,7 @@ __all__ = ["Entry", "Journal", "Rejection"]
 _NAME = re.compile(r"^(\d{12,})-([0-9a-f-]{36})\.seg$")
 _TMP_AGE = 3600.0
 _SETTLED = 1.0
+_JOINED = 1 << 20
 # Of so many commits their writer knows that they were its own, also when damage hides it.
 _REMEMBERED = 65_536
 
@@ -60,13 +61,14 @@ class Journal:
 
     def append(self, pieces: list[bytes], txid: str) -> tuple[Entry, int]:
         """Commit one segment durably; returns its entry and how many segments now wait."""
-        entries = self._list_once()
-        highest = entries[-1].number if entries else 0
-        self._last = max(self._last, highest) + 1
+        numbers = [int(match[1]) for match in map(_NAME.match, self._names()) if match]
+        self._last = max(self._last, *numbers, 0) + 1
         entry = self._entry(self._last, txid)
         self._own.append(txid)
-        write_file(entry.path, pieces, tmp_dir=self._layout.tmp)
-        return entry, len(entries) + 1
+        # One call to the system instead of one a table: while it lasts, other threads of this process hold it up.
+        small = sum(map(len, pieces)) <= _JOINED
+        write_file(entry.path, b"".join(pieces) if small else pieces, tmp_dir=self._layout.tmp)
+        return entry, len(numbers) + 1
 
     def pending(self) -> list[Entry]:
         """Segments to apply, in order, without gaps that a concurrent writer could still fill.
@@ -82,7 +84,7 @@ class Journal:
 
     def is_empty(self) -> bool:
         """Whether nothing waits."""
-        return not self._list_once()
+        return not any(map(_NAME.match, self._names()))
 
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""
@@ -164,15 +166,17 @@ class Journal:
     def _entry(self, number: int, txid: str) -> Entry:
         return Entry(number, txid, self._layout.segments / f"{number:012d}-{txid}.seg")
 
-    def _list_once(self) -> list[Entry]:
+    def _names(self) -> list[str]:
         try:
-            names = os.listdir(self._layout.segments)
+            return os.listdir(self._layout.segments)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise write_error(self._layout.segments, error) from error
+
+    def _list_once(self) -> list[Entry]:
         entries = []
-        for name in names:
+        for name in self._names():
             match = _NAME.match(name)
             if match:
                 entries.append(Entry(int(match[1]), match[2], self._layout.segments / name))

@@ -7,6 +7,7 @@ dangling references instead.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -336,11 +337,13 @@ VIEWS: dict[str, str] = {
 }
 
 
+@cache
 def column_names(table: str) -> tuple[str, ...]:
     """Names of a table's columns, in order."""
     return tuple(c.name for c in (SEGMENT_TABLES.get(table) or TABLES[table]).columns)
 
 
+@cache
 def arrow_schema(table: str) -> pa.Schema:
     """Arrow schema of a table's rows."""
     columns = (SEGMENT_TABLES.get(table) or TABLES[table]).columns

@@ -31,6 +31,8 @@ class ClaimFile:
         self._fd: int | None = None
         self._ended = False
         self._lock = threading.Lock()
+        # What the file says now, so that nothing is claimed twice.
+        self._tokens: set[str] = set()
         self._draft = layout.tmp / f"claim-{claim_id}"
 
     @property
@@ -85,12 +87,15 @@ class ClaimFile:
         with self._lock:
             if self._fd is None:
                 raise StoreClosed
+            if token in self._tokens:
+                return
             try:
                 end = os.lseek(self._fd, 0, os.SEEK_END)
                 if os.write(self._fd, line) != len(line):
                     # A part of a line would spoil the next one.
                     os.ftruncate(self._fd, end)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._tokens.add(token)
             except OSError as error:
                 raise write_error(self._path, error) from error
 
@@ -103,6 +108,7 @@ class ClaimFile:
                 # The rows are committed. A claim that stays keeps a blob until the session's end, no more.
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._fd, 0)
+                    self._tokens.clear()
 
     def close(self) -> None:
         """End the session."""

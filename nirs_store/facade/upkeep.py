@@ -10,6 +10,7 @@ from nirs_store.facade.base import Facade
 from nirs_store.upkeep.findings import CheckReport
 from nirs_store.upkeep.gc import GRACE_SECONDS, GcPlan, GcResult
 from nirs_store.upkeep.repairplan import RepairPlan
+from nirs_store.upkeep.storage import StorageReport
 
 __all__ = ["UpkeepMethods"]
 
@@ -112,6 +113,37 @@ class UpkeepMethods(Facade):
         from nirs_store.upkeep.vacuum import vacuum
 
         vacuum(self._engine)
+
+    def storage_report(self, *, runs: int = 10) -> StorageReport:
+        """Tell where the workspace's bytes are; changes nothing.
+
+        Parameters
+        ----------
+        runs : int
+            How many of the largest runs to name.
+
+        Returns
+        -------
+        StorageReport
+            Bytes by place and by kind, bytes saved because nothing is stored twice, the largest runs, and the
+            bytes that a gc would remove.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from nirs_store import WorkspaceStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with WorkspaceStore(folder.name) as store:
+        ...     for _ in range(3):
+        ...         model = store.save_artifact("x" * 1000, "str", "model", "bytes")
+        ...     report = store.storage_report()
+        >>> [(kind.kind, kind.bytes, kind.saved_bytes) for kind in report.kinds]
+        [('model', 1000, 2000), ('arrays', 0, 0)]
+        >>> folder.cleanup()
+        """
+        from nirs_store.upkeep.storage import storage_report
+
+        return storage_report(self._engine, runs=runs)
 
     def check(self, *, read_data: bool = False) -> CheckReport:
         """Look whether everything recorded is there and belongs together; changes nothing.

@@ -43,10 +43,16 @@ def calls(monkeypatch):
         monkeypatch.setattr(durable.os, name, call)
 
     record("write")
-    record("chmod")
     record("replace")
-    record("fsync", lambda fd: "sync folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "sync file")
+    record("fsync", _what_is_synced)
     return seen
+
+
+def _what_is_synced(fd):
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISDIR(mode):
+        return "sync folder"
+    return "sync file" if mode & 0o222 else "sync protected file"
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", bytearray(b"abc"), memoryview(b"abc")])
@@ -75,10 +81,10 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 
 
 @posix_only
-def test_the_order_is_write_protect_sync_rename_sync_folder(tmp_path, calls):
+def test_the_order_is_write_sync_rename_sync_folder_and_the_file_is_protected_before_its_sync(tmp_path, calls):
     write_file(tmp_path / "file", b"abc", readonly=True)
 
-    assert calls == ["write", "chmod", "sync file", "replace", "sync folder"]
+    assert calls == ["write", "sync protected file", "replace", "sync folder"]
 
 
 def test_a_read_only_file_cannot_be_written_by_anybody(tmp_path):

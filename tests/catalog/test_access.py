@@ -213,12 +213,12 @@ def _open_with_duckdb(talk: Any, folder: Path) -> None:
 
 def test_a_backlog_is_applied_in_the_background(store: WorkspaceStore, folder: Path) -> None:
     let_go(store)
-    for number in range(70):
+    for number in range(140):
         store.begin_run(str(number), {}, [])
     deadline = time.monotonic() + 20
-    while len(segments(folder)) >= 64 and time.monotonic() < deadline:
+    while len(segments(folder)) >= 128 and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert len(segments(folder)) < 64
+    assert len(segments(folder)) < 128
 
 
 def test_recording_helps_to_apply_when_far_too_much_waits(

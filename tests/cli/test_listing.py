@@ -165,4 +165,9 @@ def test_stats_count_what_was_recorded(run: Any, run_json: Any, recorded: Any) -
     assert facts["artifact_files"] == len(files)
     assert facts["artifact_bytes"] == sum(path.stat().st_size for path in files)
     assert facts["datasets"] == ["tecator"]
-    assert "1 (1 completed)" in run("stats").stdout
+    kinds = {kind["kind"]: kind for kind in facts["storage"]["kinds"]}
+    assert sum(kind["bytes"] for kind in kinds.values()) - kinds["arrays"]["bytes"] == facts["artifact_bytes"]
+    assert facts["storage"]["largest_runs"][0]["own_bytes"] > 0
+    shown = run("stats").stdout
+    assert "1 (1 completed)" in shown
+    assert "by storing nothing twice" in shown

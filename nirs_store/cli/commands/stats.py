@@ -17,8 +17,8 @@ from nirs_store.cli._options import json_option, workspace_option
 @json_option
 @workspace_option
 def command(as_json: bool, workspace: Path) -> None:
-    """Count what a workspace holds and how large it is."""
-    from nirs_store.cli._output import human_bytes, print_fields, print_json
+    """Count what a workspace holds, how large it is, and which runs are the largest."""
+    from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table, short_id
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -31,6 +31,7 @@ def command(as_json: bool, workspace: Path) -> None:
         pipelines = store.list_pipelines()
         predictions = store.query_predictions()
         plan = store.gc_artifacts(dry_run=True)
+        report = store.storage_report()
     blobs = [path.stat().st_size for path in _files(root / "artifacts")]
     journal = [path.stat().st_size for path in _files(root / "journal")]
     facts: dict[str, Any] = {
@@ -48,6 +49,7 @@ def command(as_json: bool, workspace: Path) -> None:
         "unknown_files": len(plan.unknown_files),
         "catalog_bytes": (root / "store.duckdb").stat().st_size,
         "journal_bytes": sum(journal),
+        "storage": report.to_dict(),
     }
     if as_json:
         print_json(facts)
@@ -66,8 +68,26 @@ def command(as_json: bool, workspace: Path) -> None:
             "unknown": f"{len(plan.unknown_files)} files" if plan.unknown_files else None,
             "catalog": human_bytes(facts["catalog_bytes"]),
             "journal": human_bytes(facts["journal_bytes"]),
+            "saved": f"{human_bytes(report.saved_bytes)} by storing nothing twice",
         }
     )
+    click.echo()
+    print_table(
+        ["kind", "count", "size", "saved"],
+        [(k.kind, k.count, human_bytes(k.bytes), human_bytes(k.saved_bytes)) for k in report.kinds],
+        numeric=["count", "size", "saved"],
+    )
+    if report.largest_runs:
+        click.echo()
+        print_table(
+            ["run", "name", "size", "only here"],
+            [
+                (short_id(r.run_id), r.name, human_bytes(r.bytes), human_bytes(r.own_bytes))
+                for r in report.largest_runs
+            ],
+            numeric=["size", "only here"],
+            flexible=["name"],
+        )
 
 
 def _files(folder: Path) -> Iterable[Path]:

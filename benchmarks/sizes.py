@@ -1,0 +1,32 @@
+"""How much of each workload a run does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.fixture import FULL, SMALL, TINY, Shape
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counts of one form of the benchmarks."""
+
+    shape: Shape
+    small: Shape
+    pipelines: int  # W1, W10
+    saves: int  # W2
+    predictions: tuple[int, ...]  # W3
+    repeats: int  # W4, W5, W8
+    runs: int  # W6: pipelines in each of two runs
+    seconds: float  # W7: how long readers watch a writer
+    writers: tuple[int, ...]
+    writer_pipelines: int
+    growth: int  # W9
+    peer_predictions: int = 100_000
+
+
+SIZES = {
+    "full": Size(FULL, SMALL, 200, 500, (100_000, 1_000_000), 20, 100, 20.0, (4, 8), 25, 2000),
+    "short": Size(FULL, SMALL, 20, 50, (20_000,), 5, 10, 4.0, (4,), 5, 200, 20_000),
+    "tiny": Size(TINY, TINY, 3, 3, (300,), 1, 2, 0.2, (2,), 1, 3, 300),
+}

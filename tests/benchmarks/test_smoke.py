@@ -1,0 +1,83 @@
+"""The benchmarks run at their smallest size; nothing is timed here, and no other program takes part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# They stand beside the package in the checkout and are not installed with it.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks import fixture, goals, report, sizes, worker, workloads
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fixture, "CACHE", tmp_path / "cache")
+
+
+def test_floor_script_and_store_read_back_the_same(tmp_path: Path) -> None:
+    found = {}
+    for peer in ("floor", "plain", "nirs_store"):
+        chains = worker.check(peer, tmp_path / peer)
+        found[peer] = worker.read(peer, tmp_path / peer, chains)
+    assert found["plain"] == found["nirs_store"]
+    assert found["floor"].items() <= found["plain"].items()
+
+
+def test_a_tiny_ingest_gives_its_figures(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
+    assert psutil
+    size = sizes.SIZES["tiny"]
+    rows = [
+        {
+            "workload": "W1",
+            "peer": peer,
+            "round": 0,
+            "metrics": workloads.find("W1")(peer, size, tmp_path / peer),
+        }
+        for peer in ("floor", "nirs_store", "plain")
+    ]
+    answered = {goal.text: values for goal, values in goals.figures(rows)}
+    assert "time against the floor" in answered
+    assert "times faster than MLflow" not in answered
+    machine: dict[str, Any] = dict.fromkeys(
+        [
+            "cores",
+            "memory_gb",
+            "file_system",
+            "system",
+            "python",
+            "duckdb",
+            "polars",
+            "numpy",
+            "scikit-learn",
+            "joblib",
+        ],
+        "?",
+    )
+    target = tmp_path / "results.json"
+    target.write_text(json.dumps({"size": "tiny", "rounds": 1, "machine": machine, "rows": rows}))
+    text = report.write(json.loads(target.read_text()), publish=True, beside=target)
+    assert "time against the floor" in text
+    # Figures of a tiny run stay beside its JSON file.
+    assert target.with_suffix(".md").read_text() == text
+
+
+def test_a_tiny_repeated_save_stores_its_object_once(tmp_path: Path) -> None:
+    found = workloads.find("W2")("nirs_store", sizes.SIZES["tiny"], tmp_path)
+    assert found["save_ms"] > 0
+    assert len(list(tmp_path.rglob("*.joblib"))) == 1
+
+
+def test_a_missed_goal_is_called_missed() -> None:
+    goal = next(goal for goal in goals.GOALS if goal.text == "time against the floor")
+    assert goals.verdict(goal, [1.0, 1.4, 9.0])
+    assert not goals.verdict(goal, [1.0, 1.6, 1.7])
+    faster = next(goal for goal in goals.GOALS if goal.text == "times faster than MLflow")
+    assert faster.reached(2.5)
+    assert not faster.reached(2.4)

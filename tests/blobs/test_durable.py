@@ -81,7 +81,9 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 
 
 @posix_only
-def test_the_order_is_write_sync_rename_sync_folder_and_the_file_is_protected_before_its_sync(tmp_path, calls):
+def test_the_order_is_write_sync_rename_sync_folder_and_the_file_is_protected_before_its_sync(
+    tmp_path, calls
+):
     write_file(tmp_path / "file", b"abc", readonly=True)
 
     assert calls == ["write", "sync protected file", "replace", "sync folder"]

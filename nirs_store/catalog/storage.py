@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from nirs_store.catalog.access import Connection
@@ -9,7 +10,8 @@ from nirs_store.catalog.access import Connection
 __all__ = ["RunBytes", "Shared", "array_bytes", "artifact_bytes", "largest_runs"]
 
 
-class Shared(NamedTuple):
+@dataclass(frozen=True)
+class Shared:
     """Things that are stored once however often they are named."""
 
     kind: str

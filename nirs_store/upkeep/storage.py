@@ -59,7 +59,6 @@ class StorageReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data."""
         report = asdict(self)
-        report["kinds"] = [kind._asdict() for kind in self.kinds]
         report["largest_runs"] = [run._asdict() for run in self.largest_runs]
         return {**report, "total_bytes": self.total_bytes, "saved_bytes": self.saved_bytes}
 

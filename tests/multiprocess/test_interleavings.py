@@ -37,9 +37,9 @@ class Company:
     def interleave(self, seed: int) -> None:
         """Give everybody something to do and let them go on in an order drawn from the seed."""
         draw = random.Random(seed)
-        todo: dict[str, list[Any]] = {name: self._program(draw) for name in SAVERS}
+        todo: dict[str, list[Any]] = {name: self._program(draw, seed // 3) for name in SAVERS}
         todo["gc"] = ["gc"] * draw.choice((1, 1, 2))
-        gone = draw.sample(sorted(self.runs), min(len(self.runs), draw.choice((0, 1, 3))))
+        gone = draw.sample(sorted(self.runs), draw.randint(0, max(0, len(self.runs) - 1)))
         todo["deleter"] = [(run_id, draw.random() < 0.5) for run_id in gone]
         doing: dict[str, Any] = {}
         while any(todo.values()) or doing:
@@ -63,7 +63,7 @@ class Company:
             if kind != "at":
                 self._note(who, doing.pop(who), kind, what)
 
-    def _program(self, draw: random.Random) -> list[Any]:
+    def _program(self, draw: random.Random, newest: int) -> list[Any]:
         known = [""] * 3 + sorted(set(self.runs.values()))
         kinds = draw.choice(
             (
@@ -75,7 +75,11 @@ class Company:
                 ("save", "close"),
             )
         )
-        made = {"save": lambda: draw.randrange(6), "chain": lambda: draw.choice(known), "close": lambda: 0}
+        made = {
+            "save": lambda: newest + draw.randrange(3),
+            "chain": lambda: draw.choice(known),
+            "close": lambda: 0,
+        }
         return [(kind, made[kind]()) for kind in kinds]
 
     def _note(self, who: str, task: Any, kind: str, what: Any) -> None:

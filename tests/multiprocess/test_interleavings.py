@@ -37,7 +37,7 @@ class Company:
     def interleave(self, seed: int) -> None:
         """Give everybody something to do and let them go on in an order drawn from the seed."""
         draw = random.Random(seed)
-        todo: dict[str, list[Any]] = {name: self._program(draw, seed // 3) for name in SAVERS}
+        todo: dict[str, list[Any]] = {name: self._program(draw, seed // 10) for name in SAVERS}
         todo["gc"] = ["gc"] * draw.choice((1, 1, 2))
         gone = draw.sample(sorted(self.runs), draw.randint(0, max(0, len(self.runs) - 1)))
         todo["deleter"] = [(run_id, draw.random() < 0.5) for run_id in gone]
@@ -66,17 +66,10 @@ class Company:
     def _program(self, draw: random.Random, newest: int) -> list[Any]:
         known = [""] * 3 + sorted(set(self.runs.values()))
         kinds = draw.choice(
-            (
-                ("save",),
-                ("save", "chain"),
-                ("save", "chain"),
-                ("chain",),
-                ("close", "save"),
-                ("save", "close"),
-            )
+            (("save", "chain"), ("chain",), *[("close", "save")] * 2, *[("save", "close")] * 3)
         )
         made = {
-            "save": lambda: newest + draw.randrange(3),
+            "save": lambda: newest + draw.randrange(2),
             "chain": lambda: draw.choice(known),
             "close": lambda: 0,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,16 @@ def store(folder: Path) -> Iterator[WorkspaceStore]:
     """An empty store."""
     with WorkspaceStore(folder) as opened:
         yield opened
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: for tests of an order of steps, not of a disk."""
+    if not Path("/dev/shm").is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="nirs-store-", dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

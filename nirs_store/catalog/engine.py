@@ -355,13 +355,16 @@ class Engine:
             if self._claim.exists and self._owns_session and self._session_recorded:
                 last.change("end_session", self.session_id)
             self.recorder.close(last)
-            if last:
-                # A store that is at rest should have nothing in its journal: whoever may only read cannot
-                # apply it. Not waited for; copies in workers leave it to the store they came from.
-                self._keeper.stop()
-                self.access.try_apply()
-            rejected = self._new_rejections()
-            self.abort()
+            try:
+                if last:
+                    # A store that is at rest should have nothing in its journal: whoever may only read cannot
+                    # apply it. Not waited for; copies in workers leave it to the store they came from.
+                    self._keeper.stop()
+                    self.access.try_apply()
+                rejected = self._new_rejections()
+            finally:
+                # Also when interrupted: everything is committed, and half closed helps nobody.
+                self.abort()
         if rejected is not None:
             raise rejected
 

@@ -92,7 +92,7 @@ def test_a_rejected_commit_is_kept_with_its_reason_and_told_once_to_its_writer(l
     assert rejection.path.read_bytes() == b"bad"
     assert json.loads(rejection.path.with_suffix(".json").read_text())["reason"] == "it is bad"
     assert [r.reason for r in journal.rejections()] == ["it is bad"]
-    assert journal.rejections_of("somebody else") == []
+    assert Journal(layout).rejections_of("somebody else") == []
     assert [r.txid for r in journal.rejections_of("me")] == [entry.txid]
     assert journal.rejections_of("me") == []
 

@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +80,28 @@ def as_somebody_who_may_not_write(talk: Any, folder: Path, out: Path) -> Any:
     return every_answer(folder, {}, out)
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that another user may enter: pytest closes its own to others, also while tests run."""
+    with tempfile.TemporaryDirectory(prefix="nirs-store-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 def open_to_all_and_writable_by_none(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222 | (0o555 if path.is_dir() else 0o444))
-    for parent in folder.parents:
-        if parent in (Path(tempfile.gettempdir()), Path(parent.anchor)):
-            break
-        parent.chmod(parent.stat().st_mode | 0o055)
 
 
 @pytest.mark.skipif(
     not hasattr(os, "geteuid"), reason="this system has no rights that a test could take away"
 )
 def test_everything_that_needs_no_writing_works_in_a_folder_that_cannot_be_written(
-    sample: Sample, crew: Callable[..., Any], tmp_path: Path
+    recorded: Sample, crew: Callable[..., Any], public: Path
 ) -> None:
-    out = tmp_path / "out"
+    sample = recorded.copy_to(public / "workspace")
+    out = public / "out"
     out.mkdir()
     out.chmod(0o777)
     open_to_all_and_writable_by_none(sample.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
@@ -266,3 +267,39 @@ def test_a_support_vector_regression_round_trips_when_trusted(kit: Any, world: A
     path = export_chain(shelf, chain, tmp_path / "svr", safe=True)
     bundle = load_bundle(path, trusted_types=["sklearn.svm._classes.SVR"])
     np.testing.assert_array_equal(bundle.predict(world.new), shelf.replay(chain, world.new))
+
+
+def test_a_model_that_skops_bends_is_not_exported(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nirs_store.bundle import safe as room
+
+    really = room.load_payload
+
+    def bent(data: bytes, accepted: Any) -> Any:
+        found = really(data, accepted)
+        if hasattr(found, "intercept_"):
+            found.intercept_ = found.intercept_ + 1.0
+        return found
+
+    monkeypatch.setattr(room, "load_payload", bent)
+    with pytest.raises(ReplayError, match=r"after its objects went through skops.*Nothing was written"):
+        export_chain(world.shelf, world.chains["folds"], tmp_path / "x", safe=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_payloads_that_the_store_holds_travel_as_they_are(kit: Any, world: Any, tmp_path: Path) -> None:
+    """Not dumped again: another version of skops would give other bytes."""
+    data = skops_payload(Ridge().fit(world.X, world.fat), "Step 1")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    spaced = [(name, held + b"\n" if name == "schema.json" else held) for name, held in members]
+    stored = kit.write_zip(tmp_path / "stored", spaced).read_bytes()
+    shelf = kit.Shelf()
+    shelf.blobs["own"], shelf.formats["own"] = stored, "skops"
+    path = export_chain(
+        shelf, shelf.chain([{"operator_class": "ridge"}], {0: "own"}), tmp_path / "x", safe=True
+    )
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [name for name in archive.namelist() if name.startswith("blobs/")]
+        assert archive.read(name) == stored

@@ -147,7 +147,10 @@ def schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
             f"{path} says it is ours but does not say its schema version. It was left as it is."
         )
     if {"runs", "pipelines", "chains", "predictions"} <= tables:
-        what = "a workspace of nirs4all 0.7 or 0.8, which used the same file name"
+        what = (
+            "a workspace of nirs4all 0.7 or 0.8, which used the same file name "
+            "(`nirs-store migrate` brings its content into another folder)"
+        )
     elif tables:
         what = f"a DuckDB database of another program (tables {', '.join(sorted(tables)[:5])})"
     else:

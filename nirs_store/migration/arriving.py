@@ -81,12 +81,14 @@ class Arrivals:
         Rows by kind.
     """
 
-    def __init__(self, source: ForeignSource, notes: Notes, session_id: str) -> None:
+    def __init__(
+        self, source: ForeignSource, notes: Notes, session_id: str, *, unpickle: bool = False
+    ) -> None:
         self._source = source
         self._notes = notes
         self._session_id = session_id
         self._configs: dict[str, Any] = {}
-        self.artifacts = ForeignArtifacts(source, notes)
+        self.artifacts = ForeignArtifacts(source, notes, unpickle=unpickle)
         self.totals = {table: source.count(table) for table in ("runs", "pipelines", "chains", "predictions")}
         self.totals |= {"arrays": self.totals["predictions"], "logs": source.count("logs")}
 

@@ -7,10 +7,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from nirs_store.blobs.serializers import get_serializer
 from nirs_store.bundle.pickles import list_pickle
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.foreign.opening import ForeignSource
+from nirs_store.errors import SerializationError
 from nirs_store.ids import sha256_hex
 from nirs_store.migration.report import Notes
 from nirs_store.migration.rows import Unusable, moment
@@ -28,7 +30,10 @@ _FORMATS = {
 class ForeignArtifacts:
     """The artifacts of a source by their id there."""
 
-    def __init__(self, source: ForeignSource, notes: Notes) -> None:
+    def __init__(self, source: ForeignSource, notes: Notes, *, unpickle: bool = False) -> None:
+        self._unpickle = unpickle
+        # Parts taken out of a dict: their id, made up here, to the artifact and the key that they come from.
+        self._parts: dict[str, tuple[str, str]] = {}
         self._folder = source.root / "artifacts"
         self._notes = notes
         self._rows = {str(row["artifact_id"]): row for row in source.rows("artifacts")}
@@ -63,6 +68,41 @@ class ForeignArtifacts:
     def preprocesses(self, artifact_id: str) -> bool:
         """Whether a resolved artifact is a model of nirs4all's that applies some of the chain's steps itself."""
         return artifact_id in self._preprocessing
+
+    def unwrap(self, artifact_id: str) -> dict[str, str] | None:
+        """Take estimator and target transformer out of the dict in which the default engine keeps them.
+
+        Returns
+        -------
+        dict or None
+            "estimator" and perhaps "y_transform" to the id of an artifact of its own; None where nothing may be
+            loaded, the file cannot be loaded here, or it holds something else.
+        """
+        if not self._unpickle or self.resolve(artifact_id) is None:
+            return None
+        try:
+            held = self._load(artifact_id)
+        except SerializationError as error:
+            self._notes.add("artifacts", f"it cannot be loaded here: {str(error)[:200]}", artifact_id)
+            return None
+        if not isinstance(held, Mapping) or not hasattr(held.get("estimator"), "predict"):
+            return None
+        found = {}
+        for key, kind in (("estimator", "model"), ("y_transform", "encoder")):
+            if held.get(key) is not None:
+                name = found[key] = f"{artifact_id}#{key}"
+                self._parts[name] = (artifact_id, key)
+                made = type(held[key])
+                self._rows[name] = {
+                    **self._rows[artifact_id],
+                    "operator_class": f"{made.__module__}.{made.__qualname__}",
+                    "artifact_type": kind,
+                    "content_hash": name,
+                }
+        return found
+
+    def _load(self, artifact_id: str) -> Any:
+        return get_serializer("joblib").loads(self._read(artifact_id))
 
     @contextmanager
     def storing(self, engine: Engine, artifacts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
@@ -114,6 +154,9 @@ class ForeignArtifacts:
         return _FORMATS.get(str(self._rows[artifact_id].get("format") or "joblib"), ("bytes", "bin"))
 
     def _read(self, artifact_id: str) -> bytes:
+        if artifact_id in self._parts:
+            whole, key = self._parts[artifact_id]
+            return get_serializer("joblib").dumps(self._load(whole)[key])
         row = self._rows.get(artifact_id)
         if row is None:
             raise Unusable("a chain names it, but the catalog has no row of it")

@@ -37,11 +37,12 @@ def migrate_nirs4all(
     target: str | Path,
     *,
     dry_run: bool = False,
+    unpickle: bool = False,
     on_progress: Progress | None = None,
 ) -> MigrationReport:
     """Bring the runs, pipelines, chains, models, predictions and logs of a nirs4all workspace into one of ours.
 
-    The source is only read, without making any file in it. Nothing is unpickled.
+    The source is only read, without making any file in it.
 
     Parameters
     ----------
@@ -51,6 +52,9 @@ def migrate_nirs4all(
         A nirs_store workspace, made when missing; it may hold other work already.
     dry_run : bool
         Read and count everything, write nothing.
+    unpickle : bool
+        Whether models that nirs4all's default engine keeps inside a dict may be loaded and taken out of it, so
+        that their chains replay. That runs the code in those files; without it nothing is unpickled.
     on_progress : callable, optional
         Called with what is being done, how many of it are done, and of how many.
 
@@ -82,14 +86,14 @@ def migrate_nirs4all(
         report = MigrationReport(str(there), str(here), opened.generation, dry_run)
         exists = Layout(here.absolute()).catalog.exists()
         if dry_run and not exists:
-            _count_only(opened, None, report, show)
+            _count_only(opened, None, report, show, unpickle)
         else:
             engine = Engine.open(Settings(here.absolute(), read_only=dry_run))
             try:
                 if dry_run:
-                    _count_only(opened, engine, report, show)
+                    _count_only(opened, engine, report, show, unpickle)
                 else:
-                    _carry(opened, engine, report, show)
+                    _carry(opened, engine, report, show, unpickle)
             finally:
                 engine.close()
         opened.check_unchanged()
@@ -105,12 +109,14 @@ def _check_apart(source: Path, target: Path) -> None:
         )
 
 
-def _carry(source: ForeignSource, engine: Engine, report: MigrationReport, show: Progress) -> None:
+def _carry(
+    source: ForeignSource, engine: Engine, report: MigrationReport, show: Progress, unpickle: bool
+) -> None:
     # The session's row comes before any claim of its: see Engine.recording.
     with engine.recording(commit=True):
         pass
     notes = Notes()
-    arrivals = Arrivals(source, notes, engine.session_id)
+    arrivals = Arrivals(source, notes, engine.session_id, unpickle=unpickle)
     seen: set[str] = set()
 
     def present(table: str, ids: Sequence[str]) -> set[str]:
@@ -125,7 +131,7 @@ def _carry(source: ForeignSource, engine: Engine, report: MigrationReport, show:
         counts.added += added
         show(batch.kind, counts.found, arrivals.totals[batch.kind])
     _finish(source, arrivals, report, notes)
-    verify(source, engine, report, show)
+    verify(source, engine, report, show, unpickle=unpickle)
 
 
 def _insert(con: Connection, batch: Batch, blobs: list[dict[str, Any]]) -> int:
@@ -154,10 +160,10 @@ def _count_files(report: MigrationReport, batch: Batch, seen: set[str], present:
 
 
 def _count_only(
-    source: ForeignSource, engine: Engine | None, report: MigrationReport, show: Progress
+    source: ForeignSource, engine: Engine | None, report: MigrationReport, show: Progress, unpickle: bool
 ) -> None:
     notes = Notes()
-    arrivals = Arrivals(source, notes, "")
+    arrivals = Arrivals(source, notes, "", unpickle=unpickle)
     coming: dict[str, set[str]] = {}
 
     def present(table: str, ids: Sequence[str]) -> set[str]:

@@ -25,6 +25,14 @@ class Artifacts(Protocol):
         """Tell whether an artifact is a model that applies steps of its chain itself."""
         ...
 
+    def unwrap(self, artifact_id: str) -> dict[str, str] | None:
+        """Give the parts of a model that lies in a dict, where it may be loaded."""
+        ...
+
+    def facts(self, artifact_id: str) -> tuple[str, str]:
+        """Give class and type of an artifact."""
+        ...
+
 
 _ROW = frozenset(
     [
@@ -94,6 +102,7 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Arti
     Unusable
         It cannot be read.
     """
+    row, opened = _unwrapped(row, artifacts)
     found = _Artifacts(artifacts.resolve)
     folds = json_value(row.get("fold_artifacts")) or {}
     shared = json_value(row.get("shared_artifacts")) or {}
@@ -136,7 +145,7 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Arti
         written,
         {sha: name for sha, name in found.names.items() if sha in used},
         found.lost,
-        any("dagml_host_replay" in step for step in steps),
+        not opened and any("dagml_host_replay" in step for step in steps),
     )
 
 
@@ -167,6 +176,30 @@ class _Artifacts:
             every = [self.replace(item) for item in value]
             return every if all(every) else []
         return self.one(value) if value else None
+
+
+def _unwrapped(row: Mapping[str, Any], artifacts: Artifacts) -> tuple[Mapping[str, Any], bool]:
+    """Turn a chain of the default engine, whose one artifact is a dict, into one of ordinary steps."""
+    steps, folds = json_value(row.get("steps")), json_value(row.get("fold_artifacts"))
+    one = isinstance(steps, list) and len(steps) == 1 and isinstance(steps[0], Mapping)
+    if not one or "dagml_host_replay" not in steps[0] or not isinstance(folds, Mapping) or len(folds) != 1:
+        return row, False
+    ((fold, name),) = folds.items()
+    parts = artifacts.unwrap(str(name))
+    if parts is None:
+        return row, False
+    made = []
+    for index, (key, kind) in enumerate((("y_transform", TARGETS), ("estimator", MODEL))):
+        if key in parts:
+            described = {
+                "step_idx": index,
+                "operator_class": artifacts.facts(parts[key])[0],
+                "operator_type": kind,
+            }
+            made.append(
+                {**described, "params": {kind: described["operator_class"]}, "artifact_ids": [parts[key]]}
+            )
+    return {**row, "steps": made, "model_step_idx": 1, "fold_artifacts": {fold: parts["estimator"]}}, True
 
 
 def _models(folds: Mapping[str, Any], found: _Artifacts) -> dict[str, str]:

@@ -20,13 +20,18 @@ _EXAMPLES = 5
 
 
 def verify(
-    source: ForeignSource, engine: Engine, report: MigrationReport, show: Callable[[str, int, int], None]
+    source: ForeignSource,
+    engine: Engine,
+    report: MigrationReport,
+    show: Callable[[str, int, int], None],
+    *,
+    unpickle: bool = False,
 ) -> None:
     """Compare everything that is in the target with the source, and every file with its SHA-256.
 
     The source is read anew: this does not trust what the carrying remembers.
     """
-    arrivals = Arrivals(source, Notes(), "")
+    arrivals = Arrivals(source, Notes(), "", unpickle=unpickle)
     differing: dict[str, list[str]] = {}
 
     def present(table: str, ids: Sequence[str]) -> set[str]:

@@ -30,6 +30,12 @@ class Files:
     def resolve(self, artifact_id: str) -> str | None:
         return None if artifact_id in self.lost else f"sha of {artifact_id}"
 
+    def unwrap(self, artifact_id: str) -> dict[str, str] | None:
+        return None
+
+    def facts(self, artifact_id: str) -> tuple[str, str]:
+        return "", ""
+
     def preprocesses(self, artifact_id: str) -> bool:
         return artifact_id in self.whole
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -159,3 +161,27 @@ def test_the_leaderboard_ranks_them_by_pooled_predictions(migrated: Any) -> None
         ]
         errors = np.concatenate([a["y_pred"] - a["y_true"] for a in arrays if a is not None])
         np.testing.assert_allclose(row["rmsecv"], np.sqrt(np.mean(errors**2)))
+
+
+def test_models_of_the_default_engine_replay_when_they_may_be_unpickled(unpack: Any, tmp_path: Path) -> None:
+    folder = unpack("1.4.10")
+    expected = json.loads((folder / "expected.json").read_text())
+    report = migrate_nirs4all(folder / "workspace", tmp_path / "ours", unpickle=True)
+    assert report.verified
+    X = np.array(expected["X"])
+    with WorkspaceStore(tmp_path / "ours", read_only=True) as store:
+        runs = dict(store.list_runs().select("name", "run_id").iter_rows())
+        for name in ("plain", "targets", "classes"):
+            (pipeline_id,) = store.list_pipelines(run_id=runs[f"{name} default"])["pipeline_id"]
+            (chain_id,) = store.get_chains_for_pipeline(pipeline_id)["chain_id"]
+            # What nirs4all's own loader predicted with the bundle that it exported of the same result.
+            answer = np.array(expected["bundles"][f"default-{name}.n4a"])
+            found = store.replay_chain(chain_id, X)
+            np.testing.assert_array_equal(found, answer.reshape(found.shape), name)
+    # The one with a step of nirs4all's own needs nirs4all.
+    assert {
+        one.reason.partition(":")[0]: one.count for one in report.left_out if one.kind == "artifacts"
+    } == {"it cannot be loaded here": 1}
+    again = migrate_nirs4all(folder / "workspace", tmp_path / "ours", unpickle=True)
+    assert {counts.added for counts in again.counts.values()} == {0}
+    assert again.verified

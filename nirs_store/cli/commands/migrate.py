@@ -21,10 +21,17 @@ _UNVERIFIED = 4
 @click.command(name="migrate", cls=Command)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--unpickle",
+    is_flag=True,
+    help="Load models that nirs4all's default engine keeps in a dict, so that they replay. Runs their code.",
+)
 @dry_run_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, source: Path, target: Path, dry_run: bool, as_json: bool) -> None:
+def command(
+    ctx: click.Context, source: Path, target: Path, unpickle: bool, dry_run: bool, as_json: bool
+) -> None:
     """Bring runs, models and predictions of the nirs4all workspace SOURCE into TARGET.
 
     SOURCE (nirs4all 0.7 to 1.4) is only read. TARGET is made when missing. What came over is compared
@@ -37,7 +44,11 @@ def command(ctx: click.Context, source: Path, target: Path, dry_run: bool, as_js
 
     with progress("reading" if dry_run else "migrating") as show:
         report = migrate_nirs4all(
-            source, target, dry_run=dry_run, on_progress=lambda what, done, total: show(done, total)
+            source,
+            target,
+            dry_run=dry_run,
+            unpickle=unpickle,
+            on_progress=lambda what, done, total: show(done, total),
         )
     if as_json:
         print_json(report.to_dict())

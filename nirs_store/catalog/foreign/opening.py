@@ -281,6 +281,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
+def _stamp(path: Path) -> list[tuple[int, int]]:
+    """Time and size of a catalog and of the log beside it, in which SQLite may put what is new."""
+    there = [part for part in (path, path.with_name(path.name + "-wal")) if part.exists()]
+    return [(part.stat().st_mtime_ns, part.stat().st_size) for part in there]

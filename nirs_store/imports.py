@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nirs_store.blobs.trusted import configuration_file
+from nirs_store.bundle.card import readable
 from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits
 from nirs_store.bundle.reader import Bundle, open_contents
@@ -21,6 +22,8 @@ from nirs_store.errors import InvalidInput, UntrustedBundle
 
 __all__ = ["ImportedBundle", "import_bundle", "known_facts", "known_scores"]
 
+# A stranger's name for target or data set may be as long as a book.
+_TITLE = 200
 # Of the columns of a leaderboard, those that are figures of merit.
 _SCORES = (
     "rmsec",
@@ -111,8 +114,9 @@ def _record(
     chain, facts = bundle.chain, dict(contents.record.facts) if contents.record else {}
     units, scores = bundle.units, bundle.scores
     model = str(chain.get("model_class") or "model").rpartition(".")[2]
-    title = name or f"{model} for {units['target']}" if units.get("target") else name or contents.path.stem
-    dataset = str(facts.get("dataset_name") or units.get("dataset_name") or "")
+    target = str(units.get("target") or "")
+    title = name or (f"{model} for {target}" if target else contents.path.stem)[:_TITLE]
+    dataset = str(facts.get("dataset_name") or units.get("dataset_name") or "")[:_TITLE]
     config = clean(
         {
             "imported": {
@@ -127,7 +131,7 @@ def _record(
             "facts": facts,
             "scores": scores,
             "units": units,
-            "card": contents.card,
+            "card": None if contents.card is None else readable(contents.card),
         }
     )
     run_id = records.begin_run(engine, title, config, [{"name": dataset}] if dataset else [])

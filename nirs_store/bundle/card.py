@@ -106,7 +106,7 @@ def _subject(
     return [
         ("predicts", what or "not recorded"),
         ("task", units.get("task_type")),
-        ("classes", ", ".join(map(str, (units.get("classes") or [])[:20]))),
+        ("classes", ", ".join(_listed(units.get("classes"))[:20])),
         ("wavelengths", wavelengths),
         ("calibration samples", samples),
         ("test samples", n_test or None),
@@ -152,7 +152,8 @@ def _scores(scores: Mapping[str, Any], unit: str) -> list[str]:
 def _origin(
     chain: Mapping[str, Any], facts: Mapping[str, Any], environment: Mapping[str, str]
 ) -> list[tuple[str, Any]]:
-    trained = facts.get("environment") or environment
+    told = facts.get("environment")
+    trained = told if isinstance(told, Mapping) and told else environment
     splitters = [
         in_words(str(step["operator_class"]), step.get("params") or {})
         for step in chain["steps"]
@@ -164,7 +165,7 @@ def _origin(
         ("pipeline", facts.get("pipeline_name")),
         ("validation", "; ".join(splitters)),
         ("folds", facts.get("n_folds")),
-        ("seeds", ", ".join(map(str, facts.get("seeds") or [])) or "none were set"),
+        ("seeds", ", ".join(_listed(facts.get("seeds"))) or "none were set"),
         ("git commit", facts.get("git_commit")),
         ("trained with", _versions(trained)),
         ("exported with", _versions(environment) if dict(trained) != dict(environment) else None),
@@ -198,6 +199,11 @@ def _versions(environment: Mapping[str, Any]) -> str:
 def _table(rows: Iterable[tuple[str, Any]]) -> list[str]:
     known = [(name, _plain(value, 600)) for name, value in rows if value not in (None, "", [], {})]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in known)]
+
+
+def _listed(value: Any) -> list[str]:
+    # Of an imported model, what stands here was written by a stranger.
+    return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
 def _is_number(value: Any) -> bool:

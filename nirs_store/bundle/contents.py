@@ -127,7 +127,7 @@ def read_contents(path: Path, limits: Limits) -> Contents:
         promised = manifest.get("members_listed_in")
         if RECORD in names:
             record = parse_record(members.read(RECORD, limits.json_bytes), path)
-            data = _read_listed(path, members, record, {MANIFEST: raw})
+            data = _read_listed(path, members, record, {MANIFEST: raw}, limits.manifest_bytes)
             found = None
             payloads = {
                 m.name: data[m.name] for m in record.members if m.name.startswith(("artifacts/", "blobs/"))
@@ -171,7 +171,7 @@ def _open(path: Path, limits: Limits) -> Iterator[Members]:
 
 
 def _read_listed(
-    path: Path, members: Members, record: BundleRecord, known: dict[str, bytes]
+    path: Path, members: Members, record: BundleRecord, known: dict[str, bytes], card_bytes: int
 ) -> dict[str, bytes]:
     """Read every member and compare it with the list of ``nirs_store.json``."""
     listed = {member.name: member for member in record.members}
@@ -203,7 +203,7 @@ def _read_listed(
                 f"{path}: the member {name} has {members.size(name):,} bytes, listed are {member.size:,}. "
                 "Nothing was loaded; copy or export the bundle again."
             )
-        data = known.get(name) or members.read(name)
+        data = known.get(name) or members.read(name, card_bytes if name == CARD else None)
         if sha256_hex(data) != member.sha256:
             raise BundleInvalid(
                 f"{path}: the member {name} has the SHA-256 {sha256_hex(data)}, listed is "

@@ -389,6 +389,11 @@ def _(data: bytes, _: Path) -> bytes:
     return relisted([*members_of(data), ("evil.sh", b"rm")])
 
 
+@kind("a card as long as a library", says="card.md promises")
+def _(data: bytes, _: Path) -> bytes:
+    return relisted([(n, b"x" * (2 << 20) if n == "card.md" else d) for n, d in members_of(data)])
+
+
 @kind("a payload that is not named by its hash")
 def _(data: bytes, _: Path) -> bytes:
     members = members_of(data)

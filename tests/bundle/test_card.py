@@ -153,3 +153,11 @@ def test_a_class_without_words_is_named_with_its_parameters() -> None:
     assert in_words("mine.Detrend", {"order": 2}) == "Detrend(order=2)"
     assert in_words("sklearn.linear_model.Ridge", {}) == "Ridge()"
     assert len(in_words("mine.Big", {"table": list(range(1000))})) < 60
+
+
+def test_a_strangers_facts_of_the_wrong_shape_do_not_hinder_an_export() -> None:
+    text = card(
+        facts={"environment": [1], "seeds": 5, "n_folds": {"a": 1}}, units={"classes": 3, "target": [1]}
+    )
+    assert "| seeds | none were set |" in text
+    assert "| trained with | python 3.11.7, scikit-learn 1.9.1 |" in text

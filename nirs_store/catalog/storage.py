@@ -13,7 +13,7 @@ class Shared(NamedTuple):
     """Things that are stored once however often they are named."""
 
     kind: str
-    count: int
+    stored: int
     bytes: int
     saved_bytes: int
 

@@ -359,7 +359,7 @@ class Engine:
                 # A store that is at rest should have nothing in its journal: whoever may only read cannot
                 # apply it. Not waited for; copies in workers leave it to the store they came from.
                 self._keeper.stop()
-                self.access.try_apply()
+                self.access.try_apply(at_most=None)
             rejected = self._new_rejections()
             self.abort()
         if rejected is not None:

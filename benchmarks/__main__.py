@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.adapters import PEERS
 from benchmarks.paths import RESULTS
@@ -61,13 +62,18 @@ def _run(given: argparse.Namespace) -> None:
         given.peers = given.peers or ["floor", "nirs_store", "plain"]
         given.json = given.json if given.json != RESULTS else RESULTS.with_name("results-short.json")
     chosen = given.workloads or list(WORKLOADS)
-    results = runner.run(
-        chosen, size=given.size, rounds=given.rounds, peers=given.peers, scratch=given.scratch
-    )
+    others = []
     if given.merge and given.json.exists():
         before = json.loads(given.json.read_text())
-        results["rows"] = [r for r in before["rows"] if r["workload"] not in chosen] + results["rows"]
-    given.json.write_text(json.dumps(results, indent=1) + "\n")
+        others = [row for row in before["rows"] if row["workload"] not in chosen]
+
+    def keep(results: dict[str, Any]) -> None:
+        given.json.write_text(json.dumps({**results, "rows": others + results["rows"]}, indent=1) + "\n")
+
+    results = runner.run(
+        chosen, size=given.size, rounds=given.rounds, peers=given.peers, scratch=given.scratch, keep=keep
+    )
+    keep(results)
 
 
 if __name__ == "__main__":

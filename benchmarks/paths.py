@@ -10,7 +10,7 @@ CACHE = HERE / ".cache"
 VENVS = HERE / ".venvs"
 # The last full run, and what is drawn and written from it.
 RESULTS = HERE / "results.json"
-TABLES = ROOT / "docs" / "performance-tables.md"
+TABLES = HERE / "results.md"
 IMAGES = ROOT / "docs" / "images" / "performance"
 
 

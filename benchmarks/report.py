@@ -69,6 +69,8 @@ def _pieces(results: Results) -> Iterator[str]:
         f"virtual disk, {machine['system']}, Python {machine['python']}; {versions}. Form: {results['size']}, "
         f"{results['rounds']} rounds; medians, with the range in brackets where it is more than a tenth.\n"
     )
+    for failure in results.get("failures", []):
+        yield f"**Failed: {failure}**\n"
     yield "## Against what else there is\n"
     yield from _comparison(results)
     yield "\n## Goals\n"

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks import fixture
 from benchmarks.adapters import PEERS as ALL_PEERS
 from benchmarks.clock import environment
 from benchmarks.machine import describe
-from benchmarks.paths import ROOT
+from benchmarks.paths import CACHE, ROOT
 from benchmarks.peers import python_of
 from benchmarks.workloads import PEERS
 
@@ -78,13 +78,33 @@ def available(peers: Sequence[str] | None) -> list[str]:
 
 
 def run(
-    workloads: Sequence[str], *, size: str, rounds: int, peers: Sequence[str] | None, scratch: Path | None
+    workloads: Sequence[str],
+    *,
+    size: str,
+    rounds: int,
+    peers: Sequence[str] | None,
+    scratch: Path | None,
+    keep: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
-    """Measure, and give everything that a report is made from."""
+    """Measure, and give everything that a report is made from.
+
+    `keep` is called with the results so far after every measurement. One that fails is named in the results
+    under ``failures``, and the others go on.
+    """
     chosen = available(peers)
     compare_results(chosen)
     _say(f"{', '.join(chosen)} record and read back the same")
     rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    place = scratch or CACHE
+    place.mkdir(parents=True, exist_ok=True)
+    results = {
+        "size": size,
+        "rounds": rounds,
+        "machine": describe(place),
+        "rows": rows,
+        "failures": failures,
+    }
     for workload in workloads:
         for turn in range(rounds):
             for peer in PEERS[workload]:
@@ -94,12 +114,16 @@ def run(
                 start = time.perf_counter()
                 try:
                     metrics = worker(peer, workload, size, folder)
+                except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                    failures.append(f"{workload} {peer} round {turn + 1}: {error}")
+                    _say(f"FAILED {failures[-1]}")
+                    continue
                 finally:
                     shutil.rmtree(folder, ignore_errors=True)
                 _say(f"{workload} {peer} round {turn + 1}: {time.perf_counter() - start:.1f} s")
                 rows.append({"workload": workload, "peer": peer, "round": turn, "metrics": metrics})
-    place = scratch or fixture.scratch()
-    return {"size": size, "rounds": rounds, "machine": describe(place), "rows": rows}
+                keep(results)
+    return results
 
 
 def _say(text: str) -> None:

@@ -102,8 +102,10 @@ class MLflow(Adapter):
         ids = [uuid.uuid4().hex for _ in rows]
         with sqlite3.connect(self.folder / "mlflow.db") as con:
             con.executemany(
-                "INSERT INTO runs (run_uuid, name, source_type, status, start_time, end_time, lifecycle_stage, "
-                "experiment_id, artifact_uri) VALUES (?, ?, 'LOCAL', 'FINISHED', 1, 2, 'active', ?, '')",
+                "INSERT INTO runs (run_uuid, name, user_id, source_type, source_name, "
+                "entry_point_name, source_version, status, start_time, end_time, lifecycle_stage, "
+                "experiment_id, artifact_uri) VALUES (?, ?, '', 'LOCAL', '', '', '', 'FINISHED', 1, 2, "
+                "'active', ?, '')",
                 [(i, f"r{n}", int(self._experiment)) for n, i in enumerate(ids)],
             )
             for name, column in (("val", 5), ("test", 6), ("train", 7)):

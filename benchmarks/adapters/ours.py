@@ -116,7 +116,7 @@ class Ours(Adapter):
         return {row["model_class"]: (row["mean"], row["std"]) for row in frame.iter_rows(named=True)}
 
     def export(self, chain: str, path: Path) -> Path:
-        return self.store.export_chain(chain, path.with_suffix(".n4a"))
+        return self.store.export_chain(chain, path.with_suffix(".n4a"), safe=self.format == "skops")
 
     @staticmethod
     def predict_file(path: Path, X: np.ndarray) -> np.ndarray:

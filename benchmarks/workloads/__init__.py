@@ -22,6 +22,7 @@ PEERS: dict[str, tuple[str, ...]] = {
     "W8": ("nirs_store", "plain", "mlflow", "nirs4all"),
     "W9": ("nirs_store",),
     "W10": ("nirs_store",),
+    "anatomy": ("nirs_store",),
     "parts": ("floor",),
 }
 _MODULES = {
@@ -35,6 +36,7 @@ _MODULES = {
     "W8": "start.start",
     "W9": "ingest.growth",
     "W10": "asking.asking",
+    "anatomy": "anatomy.anatomy",
     "parts": "parts.parts",
 }
 

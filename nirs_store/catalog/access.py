@@ -168,7 +168,7 @@ class CatalogAccess:
                     con.close()
                 lease.release()
 
-    def try_apply(self) -> None:
+    def try_apply(self, at_most: int | None = _HELP) -> None:
         """Apply the journal if the catalog is free; errors of the machine are left to queries."""
         if not self._writable or not self._mutex.acquire(blocking=False):
             return
@@ -179,7 +179,7 @@ class CatalogAccess:
                 self._give_up()
                 if not self._lease.try_acquire():
                     return
-            self._ready_to_write(time.monotonic(), at_most=_HELP)
+            self._ready_to_write(time.monotonic(), at_most=at_most)
         except (NirsStoreError, duckdb.Error, OSError):
             # Nobody asked for this; whoever asks meets the same error and is told.
             return

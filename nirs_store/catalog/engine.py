@@ -360,7 +360,7 @@ class Engine:
                     # A store that is at rest should have nothing in its journal: whoever may only read cannot
                     # apply it. Not waited for; copies in workers leave it to the store they came from.
                     self._keeper.stop()
-                    self.access.try_apply()
+                    self.access.try_apply(at_most=None)
                 rejected = self._new_rejections()
             finally:
                 # Also when interrupted: everything is committed, and half closed helps nobody.

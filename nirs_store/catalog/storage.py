@@ -15,7 +15,7 @@ class Shared:
     """Things that are stored once however often they are named."""
 
     kind: str
-    count: int
+    stored: int
     bytes: int
     saved_bytes: int
 

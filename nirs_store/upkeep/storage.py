@@ -29,7 +29,7 @@ class StorageReport:
         ``quarantine``, ``exports``, ``library``.
     kinds : tuple of Shared
         Artifacts by type ("model", "transformer", …), then the arrays inside the catalog: ``kind``,
-        ``count``, ``bytes``, and ``saved_bytes``, which as many copies as there are references would
+        ``stored`` (how many), ``bytes``, and ``saved_bytes``, which as many copies as there are references would
         take on top.
     largest_runs : tuple of RunBytes
         ``run_id``, ``name``, ``bytes`` of artifacts and arrays that the run names, ``own_bytes`` of those

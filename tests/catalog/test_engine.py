@@ -477,3 +477,17 @@ def test_a_foreign_database_is_refused_untouched_also_when_a_journal_lies_beside
     with pytest.raises(ForeignCatalog, match="another program"):
         WorkspaceStore(folder)
     assert (folder / "store.duckdb").read_bytes() == data
+
+
+def test_a_closed_store_leaves_nothing_in_the_journal_however_much_waited(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nirs_store.catalog import recorder
+
+    # Nobody applies meanwhile, as when the machine is too busy for it.
+    monkeypatch.setattr(recorder, "_APPLY_SEGMENTS", 10_000)
+    with WorkspaceStore(folder) as store:
+        for number in range(140):
+            store.begin_run(str(number), {}, [])
+        assert len(segments(folder)) >= 140
+    assert segments(folder) == []

@@ -40,11 +40,11 @@ def _two_runs(store: WorkspaceStore) -> tuple[str, str]:
 def test_bytes_by_kind_and_what_storing_nothing_twice_saved(store: WorkspaceStore) -> None:
     _two_runs(store)
     kinds = {kind.kind: kind for kind in store.storage_report().kinds}
-    assert (kinds["model"].count, kinds["model"].bytes, kinds["model"].saved_bytes) == (3, 13_000, 0)
+    assert (kinds["model"].stored, kinds["model"].bytes, kinds["model"].saved_bytes) == (3, 13_000, 0)
     # Saved three times, stored once.
     assert (kinds["transformer"].bytes, kinds["transformer"].saved_bytes) == (300, 600)
     # One y_true for three predictions, and a y_pred for each.
-    assert (kinds["arrays"].count, kinds["arrays"].bytes, kinds["arrays"].saved_bytes) == (4, 1600, 800)
+    assert (kinds["arrays"].stored, kinds["arrays"].bytes, kinds["arrays"].saved_bytes) == (4, 1600, 800)
     assert store.storage_report().saved_bytes == 1400
 
 

@@ -73,9 +73,9 @@ def command(as_json: bool, workspace: Path) -> None:
     )
     click.echo()
     print_table(
-        ["kind", "count", "size", "saved"],
-        [(k.kind, k.count, human_bytes(k.bytes), human_bytes(k.saved_bytes)) for k in report.kinds],
-        numeric=["count", "size", "saved"],
+        ["kind", "stored", "size", "saved"],
+        [(k.kind, k.stored, human_bytes(k.bytes), human_bytes(k.saved_bytes)) for k in report.kinds],
+        numeric=["stored", "size", "saved"],
     )
     if report.largest_runs:
         click.echo()

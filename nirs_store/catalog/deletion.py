@@ -44,6 +44,8 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
         ("chains", f"pipeline_id IN {pipelines}"),
         ("predictions", f"pipeline_id IN {pipelines}"),
         ("prediction_arrays", f"pipeline_id IN {pipelines} OR prediction_id IN {predictions}"),
+        ("artifact_records", f"pipeline_id IN {pipelines}"),
+        ("artifact_links", f"pipeline_id IN {pipelines}"),
         ("logs", f"pipeline_id IN {pipelines}"),
     ):
         rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})

@@ -233,6 +233,8 @@ def delete_children(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> 
         # References first: they are found through the chains.
         "DELETE FROM artifact_refs WHERE pipeline_id IN (SELECT unnest($ids)) OR (owner_kind = 'chain' AND "
         "owner_id IN (SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest($ids))))",
+        "DELETE FROM artifact_links WHERE pipeline_id IN (SELECT unnest($ids))",
+        "DELETE FROM artifact_records WHERE pipeline_id IN (SELECT unnest($ids))",
         "DELETE FROM prediction_arrays WHERE pipeline_id IN (SELECT unnest($ids)) OR prediction_id IN "
         "(SELECT prediction_id FROM predictions WHERE pipeline_id IN (SELECT unnest($ids)))",
         "DELETE FROM predictions WHERE pipeline_id IN (SELECT unnest($ids))",

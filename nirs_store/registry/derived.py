@@ -69,6 +69,9 @@ def derive_records(
                 if not found.blob_id:  # a step without a fitted object only lengthens the path
                     continue
                 key = (pipeline_id, found.blob_id, found.fold)
+                if key not in covered and (pipeline_id, found.blob_id, None) in covered:
+                    # Registered for no fold in particular, and named by the chain as its refit, say.
+                    covered[key] = covered[(pipeline_id, found.blob_id, None)]
                 needs = [identifier for other, identifier in earlier if _leads_to(other, found)]
                 if key not in covered:
                     record = _record(chain, found, nodes, files.get(found.blob_id, {}), taken)

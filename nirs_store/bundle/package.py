@@ -16,7 +16,7 @@ from nirs_store.bundle.manifest import Role
 from nirs_store.bundle.rehearsal import predicts_the_same
 from nirs_store.bundle.source import ChainSource
 from nirs_store.bundle.strict_json import clean
-from nirs_store.chains.folds import REFIT, fold_number
+from nirs_store.chains.folds import REFIT, chain_artifact_ids, fold_number, normalise_folds, normalise_weights, renamed
 from nirs_store.chains.kinds import AUGMENTATION, MODEL, SPLITTER, TARGETS, step_kind
 from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import Operator, ReplayPlan
@@ -99,6 +99,8 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
         raise UnknownId("chain", chain_id, "Nothing was written.")
     plan = ReplayPlan.from_chain(chain)
     blobs = Blobs(source, chain_id)
+    if plan.nested:
+        return _pack_nested(chain, plan, blobs)
     layout = lay_out(plan, Workbench(blobs.load, plan.memory), blobs.data)
     package = _pack(chain, plan, layout, blobs)
     if layout.rearranged:
@@ -109,6 +111,35 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
                 reason = "its models had to be put together, and there were no spectra to compare them on; give probe="
             package = _pack(chain, plan, as_it_is(plan, reason), blobs)
     return package
+
+
+def _pack_nested(chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs) -> Package:
+    """Pack a chain of merged branches, or a stack with all its base models, as it is stored."""
+    named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+    payloads: dict[str, Payload] = {}
+    names: dict[str, str] = {}
+    for artifact_id in named:
+        data = blobs.data(artifact_id)
+        names[artifact_id] = sha256_hex(data)
+        payloads.setdefault(
+            names[artifact_id],
+            Payload(f"blobs/{names[artifact_id]}.joblib", "blob", data, names[artifact_id]),
+        )
+    travelling = clean(renamed(chain, names))
+    travelling |= {
+        "chain_id": str(chain.get("chain_id") or ""),
+        "fold_artifacts": normalise_folds(travelling["fold_artifacts"], "fold_artifacts"),
+        "fold_weights": normalise_weights(travelling.get("fold_weights")),
+        "wavelengths": None if plan.wavelengths is None else plan.wavelengths.tolist(),
+        "created_at": _text(clean(chain.get("created_at"))),
+    }
+    reason = "it is a stack of models" if plan.stack else "it merges branches"
+    note = (
+        f"Version 1.0 of the format cannot express this chain: {reason}. Only nirs_store can predict with this "
+        "bundle."
+    )
+    layout = Layout((), {}, None, False, (note,))
+    return Package(travelling, list(payloads.values()), None, layout, plan, blobs, layout.notes)
 
 
 class _Packing:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nirs_store.protocol import RecordingStore
+from nirs_store.recording.branching import BranchRecorder
 from nirs_store.recording.crossval import record_cross_validation
 from nirs_store.recording.result import CrossValidationResult
 
-__all__ = ["CrossValidationResult", "RecordingStore", "record_cross_validation"]
+__all__ = ["BranchRecorder", "CrossValidationResult", "RecordingStore", "record_cross_validation"]

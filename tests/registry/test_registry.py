@@ -14,6 +14,7 @@ from nirs_store.registry.ids import chain_hash
 
 # Two chain paths, and two contents, whose SHA-256 agree in the first twelve digits.
 TWINS = ("s1.C7262525", "s1.C30785430")
+TWIN_BYTES = (b"sample no. 3088217", b"sample no. 8781312")
 
 
 def steps_of(registry: ArtifactRegistry, fitted: dict[str, Any]) -> list[ArtifactRecord]:
@@ -135,6 +136,20 @@ def test_a_content_is_found_by_its_hash_whole_or_short(registry: ArtifactRegistr
     assert registry.resolve_by_hash("0" * 64) is None
     with pytest.raises(InvalidInput, match="at least 12"):
         registry.resolve_by_hash(record.blob_id[:8])
+
+
+def test_contents_with_the_same_short_hash_are_told_apart(registry: ArtifactRegistry) -> None:
+    first, second = (
+        registry.register_with_chain(data, f"s1.{name}", "model", 1, format_hint="bytes")
+        for data, name in zip(TWIN_BYTES, "AB", strict=True)
+    )
+    assert first.short_hash == second.short_hash
+    assert first.path != second.path
+    assert [registry.load_artifact(record) for record in (first, second)] == list(TWIN_BYTES)
+    with pytest.raises(InvalidInput, match="begins the hashes of 2 contents"):
+        registry.resolve_by_hash(first.short_hash)
+    assert registry.resolve_by_hash(second.content_hash).artifact_id == second.artifact_id
+    assert registry.resolve_by_hash(first.blob_id[:20]).artifact_id == first.artifact_id
 
 
 def test_an_id_names_one_object_for_ever(registry: ArtifactRegistry) -> None:

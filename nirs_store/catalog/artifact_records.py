@@ -15,6 +15,7 @@ from nirs_store.catalog.artifacts import add_blob_row, require_artifact
 from nirs_store.catalog.buffer import Buffer, now_naive
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.queries import note_of
+from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.values import as_int, as_text, from_json, to_json, with_zone
 from nirs_store.ids import new_id
@@ -27,6 +28,7 @@ __all__ = [
     "fetch_files",
     "fetch_links",
     "fetch_records",
+    "forget_inputs",
     "known_record",
     "save_record",
 ]
@@ -216,6 +218,16 @@ def dependents_outside(con: Connection, pipeline_ids: Sequence[str]) -> list[tup
             {"ids": list(pipeline_ids)},
         ).fetchall()
     ]
+
+
+def forget_inputs(con: Connection, dataset_name: str) -> int:
+    """Forget what the artifacts of a data set were fitted on; gives how many had said it."""
+    return number(
+        con,
+        "UPDATE artifact_records SET input_data_hash = NULL WHERE input_data_hash IS NOT NULL AND pipeline_id IN "
+        "(SELECT pipeline_id FROM pipelines WHERE dataset_name = ?)",
+        [dataset_name],
+    )
 
 
 def fetch_chains(con: Connection, **wanted: Any) -> list[dict[str, Any]]:

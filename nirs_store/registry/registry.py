@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from nirs_store.catalog import artifacts
-from nirs_store.catalog.artifact_records import add_link, fetch_records, known_record, save_record
+from nirs_store.catalog.artifact_records import (
+    add_link,
+    fetch_records,
+    forget_inputs,
+    known_record,
+    save_record,
+)
 from nirs_store.catalog.records import require_open_pipeline
 from nirs_store.errors import InvalidInput, SerializationError, UnknownId
 from nirs_store.ids import utcnow
@@ -455,6 +461,29 @@ class ArtifactRegistry(CleanupMethods):
             if row["artifact_path"] and self._engine.blobs.exists(row["artifact_path"]):
                 return record_of(row)
         return None
+
+    def invalidate_cache(self, dataset: str | None = None) -> int:
+        """Have nothing that was fitted on a data set be found by `find_cached_artifact` any more.
+
+        Parameters
+        ----------
+        dataset : str, optional
+            The registry's own by default. What was recorded stays, and replays as before.
+
+        Returns
+        -------
+        int
+            Records that were found until now.
+
+        Raises
+        ------
+        InvalidInput
+            No data set was named.
+        """
+        name = dataset or self.dataset
+        if not name:
+            raise InvalidInput("dataset: expected the name of a data set, found nothing.")
+        return self._engine.change(lambda con: forget_inputs(con, name))
 
     # -- dependencies ------------------------------------------------------------------------------
 

@@ -16,7 +16,14 @@ from nirs_store.bundle.manifest import Role
 from nirs_store.bundle.rehearsal import predicts_the_same
 from nirs_store.bundle.source import ChainSource
 from nirs_store.bundle.strict_json import clean
-from nirs_store.chains.folds import REFIT, chain_artifact_ids, fold_number, normalise_folds, normalise_weights, renamed
+from nirs_store.chains.folds import (
+    REFIT,
+    chain_artifact_ids,
+    fold_number,
+    normalise_folds,
+    normalise_weights,
+    renamed,
+)
 from nirs_store.chains.kinds import AUGMENTATION, MODEL, SPLITTER, TARGETS, step_kind
 from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import Operator, ReplayPlan

@@ -129,9 +129,7 @@ def _add_link(buffer: Buffer, record_id: str, pipeline_id: str, position: int, l
     )
 
 
-def _hold(
-    buffer: Buffer, artifact_id: str, known: dict[str, Any], record_id: str, pipeline_id: str
-) -> None:
+def _hold(buffer: Buffer, artifact_id: str, known: dict[str, Any], record_id: str, pipeline_id: str) -> None:
     add_blob_row(buffer, artifact_id, known)
     buffer.add(
         "artifact_refs",
@@ -206,7 +204,6 @@ def fetch_links(con: Connection, record_ids: Sequence[str]) -> dict[str, list[di
     return found
 
 
-
 def dependents_outside(con: Connection, pipeline_ids: Sequence[str]) -> list[tuple[str, str]]:
     """Meta-models of other pipelines whose sources are in these: (meta-model, source)."""
     return [
@@ -234,7 +231,15 @@ def fetch_chains(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
     """Chains of a pipeline, run or data set in the order of their making, JSON decoded, with what they name."""
     params = {name: value for name, value in wanted.items() if value is not None}
     where = " AND ".join(_OF_CHAINS[name] for name in params) or "TRUE"
-    columns = ("chain_id", "pipeline_id", *_CHAIN_JSON, "model_step_idx", "model_class", "source_index", "created_at")
+    columns = (
+        "chain_id",
+        "pipeline_id",
+        *_CHAIN_JSON,
+        "model_step_idx",
+        "model_class",
+        "source_index",
+        "created_at",
+    )
     cursor = con.execute(
         f"SELECT {', '.join(f'c.{name}' for name in columns)}, p.dataset_name, p.dataset_hash FROM chains c "
         f"LEFT JOIN pipelines p USING (pipeline_id) WHERE {where} ORDER BY c.created_at, c.chain_id",
@@ -251,7 +256,15 @@ def fetch_chains(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
 
 def fetch_files(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What is known of some artifacts, by id."""
-    names = ("artifact_id", "artifact_path", "content_hash", "operator_class", "artifact_type", "format", "size_bytes")
+    names = (
+        "artifact_id",
+        "artifact_path",
+        "content_hash",
+        "operator_class",
+        "artifact_type",
+        "format",
+        "size_bytes",
+    )
     rows = con.execute(
         f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))", [list(artifact_ids)]
     ).fetchall()

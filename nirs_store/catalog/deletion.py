@@ -55,7 +55,8 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
     ):
         rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})
     ids = [
-        str(r[0]) for r in con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
+        str(r[0])
+        for r in con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
     ]
     own = f"(pipeline_id IN {pipelines})"
     only_here = con.execute(

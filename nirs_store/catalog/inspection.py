@@ -123,7 +123,9 @@ class Inspection:
         # An older catalog is checked as it is, and lacks the tables that came since.
         self._lacking = set(_ASKED) - {
             str(row[0])
-            for row in self._rows("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [CATALOG_ALIAS])
+            for row in self._rows(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [CATALOG_ALIAS]
+            )
         }
         if segments:
             applied = {str(row[0]) for row in self._rows("SELECT txid FROM applied")}

@@ -39,7 +39,9 @@ def plan_purge(con: Connection, pipeline_ids: Sequence[str] | None, dataset: str
     ).fetchall()
     return {
         "pipelines": tuple(ids),
-        "chains": number(con, "SELECT count(*) FROM chains WHERE list_contains($ids, pipeline_id)", {"ids": ids}),
+        "chains": number(
+            con, "SELECT count(*) FROM chains WHERE list_contains($ids, pipeline_id)", {"ids": ids}
+        ),
         "records": number(
             con, "SELECT count(*) FROM artifact_records WHERE list_contains($ids, pipeline_id)", {"ids": ids}
         ),

@@ -307,7 +307,9 @@ def stack_sources(step: Mapping[str, Any], where: str) -> list[Mapping[str, Any]
     for source in sources if isinstance(sources, list | tuple) else (None,):
         chain = source.get("chain") if isinstance(source, Mapping) else None
         if not isinstance(chain, Mapping) or "steps" not in chain:
-            raise InvalidInput(f"{where}['sources'] must be a list of dicts with a 'chain', found {str(source)[:80]!r}.")
+            raise InvalidInput(
+                f"{where}['sources'] must be a list of dicts with a 'chain', found {str(source)[:80]!r}."
+            )
         chains.append(chain)
     return chains
 

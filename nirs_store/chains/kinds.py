@@ -6,7 +6,17 @@ import re
 
 from nirs_store.errors import InvalidInput, ReplayError
 
-__all__ = ["AUGMENTATION", "KINDS", "MERGE", "MODEL", "SPLITTER", "STACKED", "TARGETS", "TRANSFORM", "step_kind"]
+__all__ = [
+    "AUGMENTATION",
+    "KINDS",
+    "MERGE",
+    "MODEL",
+    "SPLITTER",
+    "STACKED",
+    "TARGETS",
+    "TRANSFORM",
+    "step_kind",
+]
 
 TRANSFORM = "transform"
 TARGETS = "y_processing"

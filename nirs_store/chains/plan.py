@@ -240,7 +240,9 @@ def _stack(chain: Mapping[str, Any]) -> tuple[tuple[ReplayPlan, ...], str, bool]
         )
         method = str(step.get("stack_method") or "predict")
         if method not in ("predict", "predict_proba"):
-            raise ReplayError(f"Step {index} asks its sources for {method!r}; expected predict or predict_proba.")
+            raise ReplayError(
+                f"Step {index} asks its sources for {method!r}; expected predict or predict_proba."
+            )
         return plans, method, bool(step.get("passthrough"))
     return (), "predict", False
 
@@ -294,10 +296,10 @@ def _stage(step: Step, fold: str | None, source_index: int | None) -> Stage:
     augments = step.kind == AUGMENTATION
     if step.kind == MERGE:
         if any(inner.kind == TARGETS for steps in step.branches for inner in steps):
-            raise ReplayError(f"{step.where} merges branches that transform targets; do that before branching.")
-        inside = tuple(
-            tuple(_stage(inner, fold, source_index) for inner in steps) for steps in step.branches
-        )
+            raise ReplayError(
+                f"{step.where} merges branches that transform targets; do that before branching."
+            )
+        inside = tuple(tuple(_stage(inner, fold, source_index) for inner in steps) for steps in step.branches)
         return Stage(step.index, False, (), None, inside)
     if step.sources is None:
         return Stage(step.index, augments, step.operators(fold))

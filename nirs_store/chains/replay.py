@@ -179,7 +179,9 @@ class _Run:
     def __init__(self, plan: ReplayPlan, X: Any, load: Load, wavelengths: Any) -> None:
         self._plan = plan
         self._bench = Workbench(load, plan.memory)
-        spectra = self._stacked(X, wavelengths) if plan.stack else read_spectra(plan, X, wavelengths, self._adapts)
+        spectra = (
+            self._stacked(X, wavelengths) if plan.stack else read_spectra(plan, X, wavelengths, self._adapts)
+        )
         self._bench.finite = spectra.finite
         self._n_samples = len(spectra.parts[0])
         self._after_shared = self._walk(spectra, plan.members[0].stages[: plan.n_shared])

@@ -20,7 +20,12 @@ class UpkeepMethods(Facade):
 
     @overload
     def delete_run(
-        self, run_id: str, delete_artifacts: bool = True, *, dry_run: Literal[False] = False, force: bool = False
+        self,
+        run_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[False] = False,
+        force: bool = False,
     ) -> int: ...
 
     @overload

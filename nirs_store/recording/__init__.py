@@ -8,4 +8,10 @@ from nirs_store.recording.crossval import record_cross_validation
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.stacking import record_stacking
 
-__all__ = ["BranchRecorder", "CrossValidationResult", "RecordingStore", "record_cross_validation", "record_stacking"]
+__all__ = [
+    "BranchRecorder",
+    "CrossValidationResult",
+    "RecordingStore",
+    "record_cross_validation",
+    "record_stacking",
+]

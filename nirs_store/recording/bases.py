@@ -50,9 +50,7 @@ class Base:
     classes: list[Any] | None
 
 
-def open_bases(
-    store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[str] | None
-) -> list[Base]:
+def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[str] | None) -> list[Base]:
     """Look the chains up, and refuse those that cannot stand side by side.
 
     Raises
@@ -230,7 +228,9 @@ def _carried(chain: Mapping[str, Any]) -> dict[str, Any]:
             continue
         own = step.get("fold_artifact_ids")
         if own and REFIT in folds:
-            own = {fold: ids for fold, ids in normalise_folds(own, "fold_artifact_ids").items() if fold == REFIT}
+            own = {
+                fold: ids for fold, ids in normalise_folds(own, "fold_artifact_ids").items() if fold == REFIT
+            }
         steps.append(step | {"fold_artifact_ids": own} if own else step)
     if REFIT in folds:
         folds = {REFIT: folds[REFIT]}

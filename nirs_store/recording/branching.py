@@ -115,18 +115,24 @@ class BranchRecorder:
             By source, in order.
         """
         if operator_type not in _TYPES:
-            raise InvalidInput(f"operator_type: expected one of {', '.join(_TYPES)}, found {operator_type!r}.")
+            raise InvalidInput(
+                f"operator_type: expected one of {', '.join(_TYPES)}, found {operator_type!r}."
+            )
         by_source = _by_source(fitted)
         objects = [each for held in by_source.values() for each in held]
         first = objects[0] if objects else None
         if first is None:
             raise InvalidInput("A step needs at least one fitted object.")
-        entry = self._entry(class_name(first), operator_type, parameters(first) if params is None else dict(params))
+        entry = self._entry(
+            class_name(first), operator_type, parameters(first) if params is None else dict(params)
+        )
         made = []
         for source, held in by_source.items():
             for number, each in enumerate(held):
                 place = number if len(held) > 1 else None
-                made.append(self._register(each, entry, _TYPES[operator_type], source, place, None, custom_name))
+                made.append(
+                    self._register(each, entry, _TYPES[operator_type], source, place, None, custom_name)
+                )
         ids = [record.blob_id for record in made]
         if set(by_source) == {None}:
             entry["artifact_ids"] = ids
@@ -265,8 +271,7 @@ class BranchRecorder:
         needs = [
             record.artifact_id
             for step, record in self._held
-            if step["step_idx"] in on_the_way
-            and (source is None or record.source_index in (None, source))
+            if step["step_idx"] in on_the_way and (source is None or record.source_index in (None, source))
         ]
         record = self._registry.register_with_chain(
             fitted,
@@ -288,5 +293,6 @@ def _by_source(fitted: Any) -> dict[int | None, list[Any]]:
     if not isinstance(fitted, Mapping):
         return {None: list(fitted) if isinstance(fitted, list | tuple) else [fitted]}
     return {
-        int(source): list(held) if isinstance(held, list | tuple) else [held] for source, held in sorted(fitted.items())
+        int(source): list(held) if isinstance(held, list | tuple) else [held]
+        for source, held in sorted(fitted.items())
     }

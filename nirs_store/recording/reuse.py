@@ -75,7 +75,9 @@ class Reuse:
                 )
 
 
-def _input_hashes(transformers: Sequence[Any], spectra: NDArray[Any], target: NDArray[Any]) -> list[str | None]:
+def _input_hashes(
+    transformers: Sequence[Any], spectra: NDArray[Any], target: NDArray[Any]
+) -> list[str | None]:
     import sklearn
 
     data = content_hash(spectra, target)

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from nirs_store.chains.kinds import STACKED
 from nirs_store.errors import InvalidInput
 from nirs_store.recording.bases import Base, gather, open_bases
-from nirs_store.recording.crossval import _fail, _facts, _milliseconds
+from nirs_store.recording.crossval import _facts, _fail, _milliseconds
 from nirs_store.recording.folds import align_probabilities
 from nirs_store.recording.inputs import (
     Data,
@@ -140,10 +140,13 @@ def record_stacking(
     names = data.names("val", np.arange(len(data.y)))
     features, columns = gather(store, bases, names, data.y, data.classes)
     table = np.hstack([features, data.X]) if passthrough else features
-    splitter, folds = make_folds(cv, data, groups, task)
+    _splitter, folds = make_folds(cv, data, groups, task)
     fitted = _cross_validate(parts.model, table, data, folds)
     pooled = pooled_scores(
-        [(data.y[rows], *found) for rows, found in fitted], task_type=task, metric=chosen, classes=data.classes
+        [(data.y[rows], *found) for rows, found in fitted],
+        task_type=task,
+        metric=chosen,
+        classes=data.classes,
     )
     value = float(pooled[chosen])
     title = name or f"{describe(parts.model)} on {len(bases)} models"
@@ -162,9 +165,17 @@ def record_stacking(
     try:
         pipeline_id = store.begin_pipeline(run_id, title, facts, [], dataset, data_hash)
         model = clone(parts.model).fit(table, data.y)
-        store.log_step(pipeline_id, _STEP, class_name(model), "end", message=f"{describe(model)} on {table.shape[1]} columns")
+        store.log_step(
+            pipeline_id,
+            _STEP,
+            class_name(model),
+            "end",
+            message=f"{describe(model)} on {table.shape[1]} columns",
+        )
         record = _register(store, pipeline_id, model, bases, columns, branch_path, artifact_format)
-        chain_id = _save_chain(store, pipeline_id, model, record, bases, facts, pooled, branch_path, passthrough, data)
+        chain_id = _save_chain(
+            store, pipeline_id, model, record, bases, facts, pooled, branch_path, passthrough, data
+        )
         recording = _Rows(store, pipeline_id, chain_id, dataset, model, task, chosen, data, value)
         rows = [recording.save(f"fold_{k}", "val", at, found) for k, (at, found) in enumerate(fitted)]
         everything = np.arange(len(data.y))
@@ -262,9 +273,7 @@ def _save_chain(
         "operator_type": STACKED,
         "params": parameters(model),
         "stateless": False,
-        "sources": [
-            {"chain_id": base.chain_id, "feature": base.name, "chain": base.chain} for base in bases
-        ],
+        "sources": [{"chain_id": base.chain_id, "feature": base.name, "chain": base.chain} for base in bases],
         "stack_method": "predict" if data.classes is None else "predict_proba",
         "passthrough": passthrough,
     }
@@ -305,7 +314,7 @@ class _Rows:
         if self.task == "regression":
             scores = regression_scores(y, found[0])
         else:
-            scores = classification_scores(y, *found, self.data.classes)
+            scores = classification_scores(y, found[0], found[1], self.data.classes)
         own = float(scores[self.metric])
         prediction_id = self.store.save_prediction(
             self.pipeline_id,

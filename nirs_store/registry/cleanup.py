@@ -135,9 +135,7 @@ class CleanupMethods(View):
             _collect(self._engine, plan.artifacts)
         return len(plan.artifacts) + plan.shared
 
-    def purge_dataset_artifacts(
-        self, confirm: bool = False, *, force: bool = False
-    ) -> tuple[list[str], int]:
+    def purge_dataset_artifacts(self, confirm: bool = False, *, force: bool = False) -> tuple[list[str], int]:
         """Remove all artifacts of the registry's data set but those that something else holds.
 
         Returns
@@ -231,9 +229,7 @@ def _plan(con: Connection, pipeline_ids: Sequence[str] | None, dataset: str | No
     return PurgePlan(**purging.plan_purge(con, pipeline_ids, dataset))
 
 
-def _purge(
-    engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | None, force: bool
-) -> PurgePlan:
+def _purge(engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | None, force: bool) -> PurgePlan:
     def work(con: Connection) -> PurgePlan:
         plan = _plan(con, pipeline_ids, dataset)
         if plan.needed_by and not force:
@@ -272,4 +268,3 @@ def _collect(engine: Engine, artifact_ids: Sequence[str]) -> int:
     from nirs_store.upkeep.gc import collect
 
     return collect(engine, only=list(artifact_ids)).bytes
-

@@ -85,13 +85,13 @@ def derive_records(
 
 def _leads_to(other: _Found, found: _Found) -> bool:
     """Whether what stands earlier takes part in what the later one was fitted on."""
+    if other.kind == SPLITTER and found.fold in (None, "final"):
+        return False  # fitted on all samples
     branch = other.node.branch_path
     return (
         found.node.branch_path[: len(branch)] == branch
         and (other.fold in (None, found.fold))
-        and (
-            found.node.source_index is None or other.node.source_index in (None, found.node.source_index)
-        )
+        and (found.node.source_index is None or other.node.source_index in (None, found.node.source_index))
     )
 
 
@@ -148,7 +148,9 @@ def _places(chain: Mapping[str, Any]) -> Iterator[list[_Found]]:
         name = str(step.get("operator_class") or "")
         own, by_fold = step_ids(step, where), step_fold_ids(step, where)
         kind = step_kind(step.get("operator_type"), name, bool(own or by_fold or index in shared))
-        branch = tuple(step.get("branch_path") or (chain.get("branch_path") or () if index == model_index else ()))
+        branch = tuple(
+            step.get("branch_path") or (chain.get("branch_path") or () if index == model_index else ())
+        )
         kind = MODEL if index == model_index and kind == TRANSFORM else kind
         node = ChainNode(index, name or kind, branch)
         params = step.get("params") or {}

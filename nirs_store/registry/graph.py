@@ -81,9 +81,7 @@ class DependencyGraph:
                     order.setdefault(done)
                     heights[-1] = max(heights[-1], height + 1)
             elif following in trail:
-                raise InvalidInput(
-                    f"The dependencies of {artifact_id!r} form a cycle through {following!r}."
-                )
+                raise InvalidInput(f"The dependencies of {artifact_id!r} form a cycle through {following!r}.")
             elif following in depth:
                 heights[-1] = max(heights[-1], depth[following] + 1)
             else:

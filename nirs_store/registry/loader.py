@@ -10,8 +10,8 @@ from typing import Any, Self
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog import artifacts
 from nirs_store.errors import BlobMissing, InvalidInput, UnknownId
-from nirs_store.registry.cache import DEFAULT_BYTES, LRUCache
 from nirs_store.registry.base import View
+from nirs_store.registry.cache import DEFAULT_BYTES, LRUCache
 from nirs_store.registry.ids import ChainNode, format_chain, normalise_fold, parse_artifact_id, parse_chain
 from nirs_store.registry.registry import ArtifactRegistry, check_branches, select
 from nirs_store.registry.types import ArtifactRecord, ArtifactType
@@ -122,7 +122,9 @@ class ArtifactLoader(View):
         """Load everything whose chain path begins with these operators: [(id, object)]."""
         nodes = parse_chain(format_chain(chain))
         return [
-            (r.artifact_id, self._load(r)) for r in self._all() if parse_chain(r.chain_path)[: len(nodes)] == nodes
+            (r.artifact_id, self._load(r))
+            for r in self._all()
+            if parse_chain(r.chain_path)[: len(nodes)] == nodes
         ]
 
     def find_artifact_by_custom_name(
@@ -168,7 +170,9 @@ class ArtifactLoader(View):
             except BlobMissing:
                 if not skip_missing:
                     raise
-                _LOG.warning("the file of %s is gone; step %d goes without it", record.artifact_id, step_index)
+                _LOG.warning(
+                    "the file of %s is gone; step %d goes without it", record.artifact_id, step_index
+                )
         return loaded
 
     def load_with_dependencies(self, artifact_id: str) -> dict[str, Any]:
@@ -191,7 +195,9 @@ class ArtifactLoader(View):
             and step_index in (None, r.step_index)
             and (branch_path is None or r.branch_path == list(branch_path))
         ]
-        return [(int(r.fold_id or 0), self._load(r)) for r in sorted(found, key=lambda r: int(r.fold_id or 0))]
+        return [
+            (int(r.fold_id or 0), self._load(r)) for r in sorted(found, key=lambda r: int(r.fold_id or 0))
+        ]
 
     # -- meta-models ---------------------------------------------------------------------------------
 

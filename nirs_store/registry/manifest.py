@@ -49,7 +49,8 @@ def export_to_manifest(
         for record in registry.resolve_dependencies(artifact_id):
             found.setdefault(record.artifact_id, record)
     pipelines = {
-        each: _described(registry._engine, each) for each in dict.fromkeys([wanted, *_pipelines(found.values())])
+        each: _described(registry._engine, each)
+        for each in dict.fromkeys([wanted, *_pipelines(found.values())])
     }
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -124,7 +125,9 @@ def read_manifest(
     for record in found:
         parse_artifact_id(record.artifact_id)
         if not _HASH.fullmatch(str(record.content_hash)):
-            raise InvalidInput(f"{record.artifact_id}: {record.content_hash!r} is no SHA-256. Nothing was imported.")
+            raise InvalidInput(
+                f"{record.artifact_id}: {record.content_hash!r} is no SHA-256. Nothing was imported."
+            )
     return data, found, folder
 
 
@@ -154,7 +157,9 @@ def import_from_manifest(
             described = dict((data.get("pipelines") or {}).get(old) or {})
             dataset = str(described.get("dataset_name") or data.get("dataset") or "")
             if run_id is None:
-                run_id = records.begin_run(engine, f"import of {dataset or old}", {"manifest": old}, [{"name": dataset}])
+                run_id = records.begin_run(
+                    engine, f"import of {dataset or old}", {"manifest": old}, [{"name": dataset}]
+                )
             new[old] = records.begin_pipeline(
                 engine, run_id, str(described.get("name") or "imported"), {"imported_from": old}, [], dataset,
                 str(described.get("dataset_hash") or ""),

@@ -153,7 +153,9 @@ class ArtifactRegistry(CleanupMethods):
         nodes = parse_chain(chain_path)
         last = nodes[-1] if nodes else None
         config = meta_config or MetaModelConfig()
-        sources = {str(source["artifact_id"]): int(source["feature_index"]) for source in config.source_models}
+        sources = {
+            str(source["artifact_id"]): int(source["feature_index"]) for source in config.source_models
+        }
         links = [self._link(artifact_id, target, SOURCE, place) for target, place in sources.items()]
         links += [
             self._link(artifact_id, target, DEPENDS, None)
@@ -186,7 +188,9 @@ class ArtifactRegistry(CleanupMethods):
             "branch_path": list(branch_path if branch_path is not None else last.branch_path if last else ()),
             "source_index": source_index if source_index is not None or last is None else last.source_index,
             "step_index": step_index if step_index is not None or last is None else last.step_index,
-            "substep_index": substep_index if substep_index is not None or last is None else last.substep_index,
+            "substep_index": substep_index
+            if substep_index is not None or last is None
+            else last.substep_index,
             "fold_id": parsed.fold_id,
             "artifact_type": kind,
             "class_name": name or file["operator_class"] or (last.class_name if last else ""),

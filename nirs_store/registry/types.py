@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from nirs_store.errors import InvalidInput
@@ -16,7 +16,7 @@ __all__ = ["RECORD_VERSION", "ArtifactRecord", "ArtifactType", "MetaModelConfig"
 RECORD_VERSION = 3
 
 
-class ArtifactType(str, Enum):
+class ArtifactType(StrEnum):
     """What an artifact is. Text of your own is taken wherever one of these is.
 
     Examples

@@ -89,10 +89,7 @@ def record_of(row: Mapping[str, Any]) -> ArtifactRecord:
     meta = None
     if sources or columns:
         meta = MetaModelConfig(
-            [
-                {"artifact_id": link["target_id"], "feature_index": link["feature_index"]}
-                for link in sources
-            ],
+            [{"artifact_id": link["target_id"], "feature_index": link["feature_index"]} for link in sources],
             [str(name) for name in columns],
         )
     return ArtifactRecord(

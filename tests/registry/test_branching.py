@@ -84,7 +84,9 @@ def test_branches_within_branches_are_told_apart(store: WorkspaceStore, recorder
         assert [step.get("branch_path", []) for step in stored["steps"]] == [[], [outer], [outer, inner]]
 
 
-def test_merged_branches_replay_and_travel(store: WorkspaceStore, recorder: BranchRecorder, tmp_path: Path) -> None:
+def test_merged_branches_replay_and_travel(
+    store: WorkspaceStore, recorder: BranchRecorder, tmp_path: Path
+) -> None:
     first = StandardScaler().fit(LEFT)
     recorder.step(first)
     Z = first.transform(LEFT)
@@ -137,7 +139,9 @@ def test_sources_kept_apart_within_branches_are_merged_in_the_stored_order(
     np.testing.assert_array_equal(bundle.predict(SOURCES), model.predict(Z))
 
 
-def test_branched_steps_without_a_merge_are_refused_not_left_out(store: WorkspaceStore, recorder: BranchRecorder) -> None:
+def test_branched_steps_without_a_merge_are_refused_not_left_out(
+    store: WorkspaceStore, recorder: BranchRecorder
+) -> None:
     with recorder.branch(0):
         scaler = StandardScaler().fit(LEFT)
         recorder.step(scaler)

@@ -23,7 +23,9 @@ def two_pipelines(store: WorkspaceStore) -> tuple[ArtifactRegistry, ArtifactRegi
         pipeline_id = store.begin_pipeline(run_id, "p", {}, [], dataset, "")
         registry = ArtifactRegistry(store, dataset, pipeline_id)
         scaler = registry.register_with_chain(["shared"], "s1.MSC", "transformer", 1)
-        model = registry.register_with_chain([dataset], "s1.MSC>s2.PLS", "model", 2, depends_on=[scaler.artifact_id])
+        model = registry.register_with_chain(
+            [dataset], "s1.MSC>s2.PLS", "model", 2, depends_on=[scaler.artifact_id]
+        )
         chain = store.save_chain(
             pipeline_id,
             [{"step_idx": 1, "operator_class": "MSC", "artifact_id": scaler.blob_id}, {"step_idx": 2, "operator_class": "PLS"}],
@@ -71,7 +73,9 @@ def test_purging_a_data_set_leaves_what_others_hold_and_the_scores(store: Worksp
         store.artifacts.purge_dataset_artifacts(confirm=True)
 
 
-def test_deleting_a_pipelines_artifacts_can_leave_the_files_to_a_gc(store: WorkspaceStore, folder: Path) -> None:
+def test_deleting_a_pipelines_artifacts_can_leave_the_files_to_a_gc(
+    store: WorkspaceStore, folder: Path
+) -> None:
     corn, oats = two_pipelines(store)
     own = corn.records()[1]
     assert corn.delete_pipeline_artifacts(corn.pipeline_id) == 2
@@ -81,7 +85,9 @@ def test_deleting_a_pipelines_artifacts_can_leave_the_files_to_a_gc(store: Works
     assert corn.delete_pipeline_artifacts(corn.pipeline_id) == 0
 
 
-def test_a_pipeline_that_is_being_recorded_is_not_purged(store: WorkspaceStore, registry: ArtifactRegistry) -> None:
+def test_a_pipeline_that_is_being_recorded_is_not_purged(
+    store: WorkspaceStore, registry: ArtifactRegistry
+) -> None:
     registry.register_with_chain([1], "s1.A", "model", 1)
     with pytest.raises(InvalidInput, match="being recorded"):
         registry.delete_pipeline_artifacts(registry.pipeline_id)
@@ -113,7 +119,11 @@ def test_the_figures_are_those_of_the_scope(store: WorkspaceStore) -> None:
     corn, _ = two_pipelines(store)
     whole, part = store.artifacts.get_stats(), corn.get_stats()
     assert (whole["total_artifacts"], whole["unique_files"], whole["deduplication_ratio"]) == (4, 3, 0.25)
-    assert (part["total_artifacts"], part["unique_files"], part["by_type"]) == (2, 2, {"model": 1, "transformer": 1})
+    assert (part["total_artifacts"], part["unique_files"], part["by_type"]) == (
+        2,
+        2,
+        {"model": 1, "transformer": 1},
+    )
     assert whole["disk_file_count"] == 3
     assert whole["disk_usage_bytes"] == whole["total_size_bytes"]
     assert whole["orphaned_count"] == 0

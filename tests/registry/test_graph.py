@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from nirs_store.registry import DependencyGraph
@@ -23,7 +25,7 @@ def test_everything_comes_after_what_it_needs() -> None:
 def test_a_cycle_is_refused_and_nothing_is_added(links: list[str]) -> None:
     graph = DependencyGraph()
     nodes = ["a", *links]
-    for this, following in list(zip(nodes, nodes[1:], strict=False))[:-1]:
+    for this, following in list(itertools.pairwise(nodes))[:-1]:
         graph.add_dependency(this, following)
     with pytest.raises(ValueError, match="cycle"):
         graph.add_dependency(nodes[-2], "a")

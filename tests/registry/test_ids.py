@@ -32,7 +32,11 @@ def test_a_chain_path_is_read_back_as_it_was_written(nodes: list[ChainNode]) -> 
     assert list(parse_chain(format_chain(nodes))) == nodes
 
 
-@given(st.uuids().map(str), st.lists(NODES, min_size=1, max_size=3), st.sampled_from([None, 0, "fold_12", "final"]))
+@given(
+    st.uuids().map(str),
+    st.lists(NODES, min_size=1, max_size=3),
+    st.sampled_from([None, 0, "fold_12", "final"]),
+)
 def test_an_id_is_parsed_back(pipeline: str, nodes: list[ChainNode], fold: object) -> None:
     parsed = parse_artifact_id(generate_artifact_id(pipeline, nodes, fold))
     assert (parsed.pipeline_id, parsed.chain_hash) == (pipeline, chain_hash(format_chain(nodes)))
@@ -40,7 +44,10 @@ def test_an_id_is_parsed_back(pipeline: str, nodes: list[ChainNode], fold: objec
 
 
 def test_the_documented_form_is_kept() -> None:
-    assert format_chain([ChainNode(1, "MSC"), ChainNode(2, "PCA", (0, 1), 1, 2)]) == "s1.MSC>s2.PCA[br=0.1,src=1,sub=2]"
+    assert (
+        format_chain([ChainNode(1, "MSC"), ChainNode(2, "PCA", (0, 1), 1, 2)])
+        == "s1.MSC>s2.PCA[br=0.1,src=1,sub=2]"
+    )
     assert generate_artifact_id("p", "s1.MSC", 3) == f"p${chain_hash('s1.MSC')}:3"
     assert generate_artifact_id("p", "s1.MSC").endswith(":all")
 
@@ -52,7 +59,9 @@ def test_what_is_no_chain_path_is_refused(path: str) -> None:
         parse_chain(path)
 
 
-@pytest.mark.parametrize("text", ["", "p", "p$abc:all", "p$0123456789ab", "p$0123456789ab:x", "$0123456789ab:all", None])
+@pytest.mark.parametrize(
+    "text", ["", "p", "p$abc:all", "p$0123456789ab", "p$0123456789ab:x", "$0123456789ab:all", None]
+)
 def test_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="no id of the artifact layer"):
         parse_artifact_id(text)

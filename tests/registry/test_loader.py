@@ -18,7 +18,11 @@ from nirs_store.registry import ArtifactLoader, ArtifactRegistry, LRUCache
 @pytest.fixture
 def ids(registry: ArtifactRegistry, fitted: dict[str, Any]) -> dict[str, str]:
     """A shared scaler; on each of two branches, for two sources, a list; two folds of a model on branch 0."""
-    found = {"scaler": registry.register_with_chain(fitted["scaler"], "s1.StandardScaler", "transformer", 1).artifact_id}
+    found = {
+        "scaler": registry.register_with_chain(
+            fitted["scaler"], "s1.StandardScaler", "transformer", 1
+        ).artifact_id
+    }
     for branch in (0, 1):
         for source in (0, 1):
             found[f"b{branch}s{source}"] = registry.register_with_chain(
@@ -38,7 +42,9 @@ def loader(store: WorkspaceStore, ids: dict[str, str]) -> ArtifactLoader:
     return ArtifactLoader(store, "meat", cache_size=100)
 
 
-def test_nothing_is_loaded_before_it_is_asked_for(loader: ArtifactLoader, ids: dict[str, str], monkeypatch: Any) -> None:
+def test_nothing_is_loaded_before_it_is_asked_for(
+    loader: ArtifactLoader, ids: dict[str, str], monkeypatch: Any
+) -> None:
     loaded = []
     real = joblib.load
     monkeypatch.setattr(joblib, "load", lambda *a, **k: loaded.append(1) or real(*a, **k))
@@ -87,7 +93,9 @@ def test_fold_models_come_by_number_and_predict_as_they_did(
 
 def test_objects_are_found_by_place_and_by_name(loader: ArtifactLoader, ids: dict[str, str]) -> None:
     assert loader.load_by_chain("s1.StandardScaler>s2.PCA[br=1,src=0]") == [1, 0]
-    assert [i for i, _ in loader.load_by_chain_prefix("s1.StandardScaler>s2.PCA[br=0,src=1]")] == [ids["b0s1"]]
+    assert [i for i, _ in loader.load_by_chain_prefix("s1.StandardScaler>s2.PCA[br=0,src=1]")] == [
+        ids["b0s1"]
+    ]
     assert loader.find_artifact_by_custom_name("pca11").artifact_id == ids["b1s1"]
     assert loader.find_artifact_by_custom_name("nothing") is None
     with pytest.raises(UnknownId):
@@ -140,7 +148,11 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_what_the_loader_of_a_store_preloads_a_replay_uses(
-    store: WorkspaceStore, pipeline_id: str, fitted: dict[str, Any], meat: tuple[np.ndarray, np.ndarray], monkeypatch: Any
+    store: WorkspaceStore,
+    pipeline_id: str,
+    fitted: dict[str, Any],
+    meat: tuple[np.ndarray, np.ndarray],
+    monkeypatch: Any,
 ) -> None:
     model = store.save_artifact(fitted["folds"][0], "PLSRegression", "model")
     chain = store.save_chain(pipeline_id, [{"step_idx": 1, "operator_class": "PLSRegression"}], 1, "PLSRegression",
@@ -172,7 +184,9 @@ def test_loading_what_is_known_reads_the_blob_once_and_asks_nobody(
     loader.load_by_id(ids["fold0"])
     read: list[str] = []
     real = store._engine.blobs.read
-    monkeypatch.setattr(store._engine.blobs, "read", lambda path, digest: read.append(path) or real(path, digest))
+    monkeypatch.setattr(
+        store._engine.blobs, "read", lambda path, digest: read.append(path) or real(path, digest)
+    )
     monkeypatch.setattr(store._engine.access, "query", None)
     loader.load_by_id(ids["fold1"])
     assert len(read) == 1

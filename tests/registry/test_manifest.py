@@ -30,7 +30,12 @@ def test_it_is_yaml_of_schema_version_2_with_a_list_of_items(exported: Path) -> 
     data = yaml.safe_load((exported / "manifest.yaml").read_text())
     assert data["schema_version"] == 2
     assert data["dataset"] == "meat"
-    assert [item["artifact_type"] for item in data["items"]] == ["transformer", "model", "model", "meta_model"]
+    assert [item["artifact_type"] for item in data["items"]] == [
+        "transformer",
+        "model",
+        "model",
+        "meta_model",
+    ]
     assert all((exported / "artifacts" / item["path"]).is_file() for item in data["items"])
 
 
@@ -45,7 +50,9 @@ def test_another_workspace_imports_it(exported: Path, registry: ArtifactRegistry
         ]
         meta = other.artifacts.resolve(made[3].artifact_id)
         assert meta.meta_config.source_ids == [made[2].artifact_id, made[1].artifact_id]
-        assert [r.artifact_id for r in other.artifacts.resolve_dependencies(meta.artifact_id)][0] == made[0].artifact_id
+        assert next(r.artifact_id for r in other.artifacts.resolve_dependencies(meta.artifact_id)) == made[
+            0
+        ].artifact_id
         assert other.list_pipelines()["status"].to_list() == ["completed"]
         assert other.check(read_data=True).findings == ()
 
@@ -56,7 +63,9 @@ def test_the_same_workspace_imports_nothing_twice(exported: Path, registry: Arti
     assert registry.records() == before
 
 
-def test_a_loader_works_on_just_a_manifest(exported: Path, store: WorkspaceStore, registry: ArtifactRegistry) -> None:
+def test_a_loader_works_on_just_a_manifest(
+    exported: Path, store: WorkspaceStore, registry: ArtifactRegistry
+) -> None:
     registry.register_with_chain([9], "s9.X", "model", 9)
     loader = ArtifactLoader.from_manifest(exported, workspace=store)
     assert loader.load_fold_models(2) == [(0, [1, 0]), (1, [1, 1])]

@@ -71,9 +71,15 @@ def test_check_and_repair_know_the_references_of_records(
     store: WorkspaceStore, registry: ArtifactRegistry, fitted: dict[str, Any]
 ) -> None:
     records = steps_of(registry, fitted)
-    store._engine.change(lambda con: con.execute("DELETE FROM artifact_refs WHERE owner_id = ?", [records[1].artifact_id]))
-    store._engine.change(lambda con: con.execute("DELETE FROM artifact_links WHERE record_id = ?", [records[2].artifact_id]))
-    store._engine.change(lambda con: con.execute("DELETE FROM artifact_records WHERE record_id = ?", [records[2].artifact_id]))
+    store._engine.change(
+        lambda con: con.execute("DELETE FROM artifact_refs WHERE owner_id = ?", [records[1].artifact_id])
+    )
+    store._engine.change(
+        lambda con: con.execute("DELETE FROM artifact_links WHERE record_id = ?", [records[2].artifact_id])
+    )
+    store._engine.change(
+        lambda con: con.execute("DELETE FROM artifact_records WHERE record_id = ?", [records[2].artifact_id])
+    )
     kinds = [finding.kind for finding in store.check().findings]
     assert kinds.count("reference_missing") == 2
     assert kinds.count("reference_dangling") == 2
@@ -85,7 +91,9 @@ def test_what_a_chain_names_is_found_without_having_been_registered(
     store: WorkspaceStore, pipeline_id: str, fitted: dict[str, Any]
 ) -> None:
     scaler = store.save_artifact(fitted["scaler"], "sklearn.preprocessing.StandardScaler", "transformer")
-    models = [store.save_artifact(m, "sklearn.cross_decomposition.PLSRegression", "model") for m in fitted["folds"]]
+    models = [
+        store.save_artifact(m, "sklearn.cross_decomposition.PLSRegression", "model") for m in fitted["folds"]
+    ]
     store.save_chain(
         pipeline_id,
         [{"step_idx": 1, "operator_class": "sklearn.preprocessing.StandardScaler", "artifact_id": scaler},
@@ -129,7 +137,9 @@ def test_chain_paths_with_the_same_short_hash_get_ids_of_their_own(registry: Art
         registry.register([3], first.artifact_id, "transformer", chain_path=TWINS[1])
 
 
-def test_a_content_is_found_by_its_hash_whole_or_short(registry: ArtifactRegistry, fitted: dict[str, Any]) -> None:
+def test_a_content_is_found_by_its_hash_whole_or_short(
+    registry: ArtifactRegistry, fitted: dict[str, Any]
+) -> None:
     record = steps_of(registry, fitted)[1]
     for digits in (record.content_hash, record.blob_id, record.short_hash):
         assert registry.resolve_by_hash(digits).artifact_id == record.artifact_id
@@ -180,8 +190,12 @@ def test_dependencies_must_exist_and_cannot_run_in_circles(registry: ArtifactReg
 
 def test_branches_of_any_depth_sources_substeps_and_folds_are_told_apart(registry: ArtifactRegistry) -> None:
     shared = registry.register_with_chain([0], "s1.A", "transformer", 1)
-    inner = registry.register_with_chain([1], "s1.A>s2.B", "transformer", 2, branch_path=[0, 1, 2, 3], source_index=1, substep_index=4)
-    other = registry.register_with_chain([2], "s1.A>s2.B", "transformer", 2, branch_path=[0, 1, 2, 4], source_index=1)
+    inner = registry.register_with_chain(
+        [1], "s1.A>s2.B", "transformer", 2, branch_path=[0, 1, 2, 3], source_index=1, substep_index=4
+    )
+    other = registry.register_with_chain(
+        [2], "s1.A>s2.B", "transformer", 2, branch_path=[0, 1, 2, 4], source_index=1
+    )
     assert inner.chain_path == "s1.A>s2.B[br=0.1.2.3,src=1,sub=4]"
     assert inner.branch_path == [0, 1, 2, 3]
     assert len({r.artifact_id for r in (shared, inner, other)}) == 3
@@ -192,7 +206,9 @@ def test_branches_of_any_depth_sources_substeps_and_folds_are_told_apart(registr
     assert registry.get_by_chain(nodes) == registry.resolve(other.artifact_id)
 
 
-def test_records_go_with_their_pipeline(store: WorkspaceStore, registry: ArtifactRegistry, pipeline_id: str) -> None:
+def test_records_go_with_their_pipeline(
+    store: WorkspaceStore, registry: ArtifactRegistry, pipeline_id: str
+) -> None:
     record = registry.register_with_chain([1], "s1.A", "model", 1)
     store.fail_pipeline(pipeline_id, "broken")
     assert registry.resolve(record.artifact_id) is None
@@ -202,7 +218,9 @@ def test_records_go_with_their_pipeline(store: WorkspaceStore, registry: Artifac
     assert store.check().findings == ()
 
 
-def test_deleting_a_run_counts_and_removes_its_records(store: WorkspaceStore, registry: ArtifactRegistry) -> None:
+def test_deleting_a_run_counts_and_removes_its_records(
+    store: WorkspaceStore, registry: ArtifactRegistry
+) -> None:
     registry.register_with_chain([1], "s1.A", "model", 1)
     run_id = store.list_runs()["run_id"][0]
     plan = store.delete_run(run_id, dry_run=True)
@@ -225,7 +243,9 @@ def test_a_second_process_giving_the_same_id_to_another_object_is_counted_not_lo
         assert [f.kind for f in store.check().findings if f.kind == "rows_dropped"] == ["rows_dropped"]
 
 
-def test_the_registry_opens_a_folder_by_its_path(store: WorkspaceStore, registry: ArtifactRegistry, folder: Any) -> None:
+def test_the_registry_opens_a_folder_by_its_path(
+    store: WorkspaceStore, registry: ArtifactRegistry, folder: Any
+) -> None:
     record = registry.register_with_chain([1], "s1.A", "model", 1)
     store.flush()
     with ArtifactRegistry(folder, "meat") as again:

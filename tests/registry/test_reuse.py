@@ -31,7 +31,9 @@ def pipeline(alpha: float, components: int = 4) -> Any:
     return make_pipeline(StandardScaler(), PCA(components, random_state=0), Ridge(alpha))
 
 
-def test_a_second_run_takes_over_its_transformers_and_gives_the_same(store: WorkspaceStore, meat: Any) -> None:
+def test_a_second_run_takes_over_its_transformers_and_gives_the_same(
+    store: WorkspaceStore, meat: Any
+) -> None:
     first = record(store, pipeline(0.1), meat)
     again = record(store, pipeline(0.1), meat)
     other = record(store, pipeline(5.0), meat, n_jobs=2)
@@ -39,8 +41,12 @@ def test_a_second_run_takes_over_its_transformers_and_gives_the_same(store: Work
     assert taken(store, again) == ["fitted 0 times, taken over 4 times"] * 2 + ["fitted 4 times"]
     assert taken(store, other) == taken(store, again)
     assert again.value == first.value
-    assert store.get_chain(again.chain_id)["fold_artifacts"] == store.get_chain(first.chain_id)["fold_artifacts"]
-    np.testing.assert_array_equal(store.replay_chain(again.chain_id, meat[0]), store.replay_chain(first.chain_id, meat[0]))
+    assert (
+        store.get_chain(again.chain_id)["fold_artifacts"] == store.get_chain(first.chain_id)["fold_artifacts"]
+    )
+    np.testing.assert_array_equal(
+        store.replay_chain(again.chain_id, meat[0]), store.replay_chain(first.chain_id, meat[0])
+    )
     plain = record(store, pipeline(5.0), meat, reuse=False)
     assert plain.value == pytest.approx(other.value, rel=1e-9)
     # What a later run took over survives the deletion of the one that fitted it.
@@ -71,12 +77,16 @@ def test_invalidation_is_by_data_set(store: WorkspaceStore, meat: Any) -> None:
 
 def test_functions_are_never_taken_for_each_other(store: WorkspaceStore, meat: Any) -> None:
     for function in (lambda X: X, lambda X: -X):
-        model = make_pipeline(StandardScaler(), FunctionTransformer(function), PCA(3, random_state=0), Ridge())
+        model = make_pipeline(
+            StandardScaler(), FunctionTransformer(function), PCA(3, random_state=0), Ridge()
+        )
         result = record(store, model, meat, artifact_format="cloudpickle")
     assert taken(store, result) == ["fitted 0 times, taken over 4 times"] + ["fitted 4 times"] * 3
 
 
-def test_a_vanished_file_is_not_found(store: WorkspaceStore, registry: ArtifactRegistry, folder: Path) -> None:
+def test_a_vanished_file_is_not_found(
+    store: WorkspaceStore, registry: ArtifactRegistry, folder: Path
+) -> None:
     made = registry.register_with_chain([1], "s1.A", "transformer", 1, input_data_hash="x", dataset_hash="d")
     assert registry.find_cached_artifact("s1.A", "x").artifact_id == made.artifact_id
     assert registry.find_cached_artifact("s1.A", "x", dataset_hash="d") is not None

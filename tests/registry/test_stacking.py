@@ -61,7 +61,9 @@ def test_it_learns_from_the_out_of_fold_predictions_and_replays_its_bases(
     assert store.check(read_data=True).findings == ()
 
 
-def test_the_meta_model_names_its_sources_in_order(store: WorkspaceStore, bases: list[Any], stack: Any) -> None:
+def test_the_meta_model_names_its_sources_in_order(
+    store: WorkspaceStore, bases: list[Any], stack: Any
+) -> None:
     [meta] = [r for r in store.artifacts.records(stack.pipeline_id) if r.is_meta_model]
     assert meta.meta_config.feature_columns == ["PLSRegression_pred", "Ridge_pred"]
     assert [s["feature_index"] for s in meta.meta_config.source_models] == [0, 1, 1, 1]
@@ -115,7 +117,9 @@ def test_a_source_cannot_vanish_without_force_and_the_stack_survives_it(tmp_path
 def test_every_sample_needs_a_prediction_under_its_own_name(store: WorkspaceStore, bases: list[Any]) -> None:
     ids = [b.chain_id for b in bases]
     before = store.list_runs().height
-    partial = record_cross_validation(store, Ridge(), X[:200], Y[:200], cv=FOLDS, dataset_name="meat", run_id=bases[0].run_id)
+    partial = record_cross_validation(
+        store, Ridge(), X[:200], Y[:200], cv=FOLDS, dataset_name="meat", run_id=bases[0].run_id
+    )
     for chains, more, words in [
         ([partial.chain_id], {}, r"15 of 215 samples have no out-of-fold.*200"),
         (ids, {"sample_ids": [f"s{k}" for k in range(215)]}, "215 of 215"),
@@ -138,8 +142,12 @@ def test_names_decide_not_the_order_of_the_rows(store: WorkspaceStore) -> None:
     base = record(store, Ridge(0.5), sample_ids=names)
     turned = np.random.default_rng(0).permutation(215)
     plain = record_stacking(store, [base.chain_id], Ridge(), X, Y, sample_ids=names)
-    mixed = record_stacking(store, [base.chain_id], Ridge(), X[turned], Y[turned], sample_ids=[names[k] for k in turned])
-    a, b = (store.load_artifact(store.get_chain(s.chain_id)["fold_artifacts"]["final"]) for s in (plain, mixed))
+    mixed = record_stacking(
+        store, [base.chain_id], Ridge(), X[turned], Y[turned], sample_ids=[names[k] for k in turned]
+    )
+    a, b = (
+        store.load_artifact(store.get_chain(s.chain_id)["fold_artifacts"]["final"]) for s in (plain, mixed)
+    )
     np.testing.assert_allclose(a.coef_, b.coef_, rtol=1e-9)
 
 

@@ -74,7 +74,9 @@ def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
     with open_store(workspace) as store:
         plan = store.gc_artifacts(dry_run=True)
     if as_json:
-        print_json({"files": list(plan.files), "bytes": plan.bytes, "unknown_files": list(plan.unknown_files)})
+        print_json(
+            {"files": list(plan.files), "bytes": plan.bytes, "unknown_files": list(plan.unknown_files)}
+        )
         return
     click.echo(f"{len(plan.files)} files that nothing holds ({human_bytes(plan.bytes)})")
     for artifact in plan.artifacts:
@@ -88,9 +90,7 @@ def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
 @_verbose_option
 @json_option
 @workspace_option
-def cleanup(
-    force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool, workspace: Path
-) -> None:
+def cleanup(force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool, workspace: Path) -> None:
     """Remove the files that nothing holds. Those that anything holds stay."""
     from nirs_store.cli._confirm import confirm
     from nirs_store.cli._output import human_bytes, print_json

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,18 @@ def meat() -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(tecator.X[:, ::5]), tecator.fat
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the workspace of a module is; most tests look at a pipeline of their own in it."""
+    return tmp_path_factory.mktemp("registry") / "workspace"
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Iterator[WorkspaceStore]:
+    with WorkspaceStore(folder) as opened:
+        yield opened
+
+
 @pytest.fixture
 def pipeline_id(store: WorkspaceStore) -> str:
     run_id = store.begin_run("run", {}, [{"name": "meat"}])
@@ -31,7 +45,7 @@ def registry(store: WorkspaceStore, pipeline_id: str) -> ArtifactRegistry:
     return ArtifactRegistry(store, "meat", pipeline_id)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fitted(meat: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
     """A scaler and two folds of a PLS model behind it."""
     X, y = meat

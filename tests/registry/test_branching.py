@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ MEAT = load_tecator()
 LEFT, RIGHT = (np.ascontiguousarray(part) for part in (MEAT.X[:, :50:3], MEAT.X[:, 50::3]))
 FAT = MEAT.fat
 SOURCES = {0: LEFT, 1: RIGHT}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[WorkspaceStore]:
+    """One for each test: they look at everything in it, or remove it."""
+    with WorkspaceStore(folder) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,18 @@ from nirs_store import WorkspaceStore
 from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
 from nirs_store.registry import ArtifactRegistry
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[WorkspaceStore]:
+    """One for each test: they look at everything in it, or remove it."""
+    with WorkspaceStore(folder) as opened:
+        yield opened
 
 
 def two_pipelines(store: WorkspaceStore) -> tuple[ArtifactRegistry, ArtifactRegistry]:

@@ -67,7 +67,9 @@ def test_training_and_predicting_through_registry_trace_and_loader(store: Worksp
     assert len(registry.records()) == 4
 
 
-def test_a_second_run_of_the_same_pipeline_needs_no_file_of_its_own(store: WorkspaceStore, runs: list[Any]) -> None:
+def test_a_second_run_of_the_same_pipeline_needs_no_file_of_its_own(
+    store: WorkspaceStore, runs: list[Any]
+) -> None:
     first, second = (store.artifacts.records(run.pipeline_id) for run in runs)
     assert [r.content_hash for r in first] == [r.content_hash for r in second]
     assert {r.artifact_id for r in first}.isdisjoint(r.artifact_id for r in second)

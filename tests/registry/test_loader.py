@@ -15,9 +15,11 @@ from nirs_store.errors import BlobMissing, InvalidInput, UnknownId
 from nirs_store.registry import ArtifactLoader, ArtifactRegistry, LRUCache
 
 
-@pytest.fixture
-def ids(registry: ArtifactRegistry, fitted: dict[str, Any]) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def ids(store: WorkspaceStore, fitted: dict[str, Any]) -> dict[str, str]:
     """A shared scaler; on each of two branches, for two sources, a list; two folds of a model on branch 0."""
+    run_id = store.begin_run("loader", {}, [{"name": "steps"}])
+    registry = ArtifactRegistry(store, "steps", store.begin_pipeline(run_id, "p", {}, [], "steps", ""))
     found = {
         "scaler": registry.register_with_chain(
             fitted["scaler"], "s1.StandardScaler", "transformer", 1
@@ -39,7 +41,7 @@ def ids(registry: ArtifactRegistry, fitted: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture
 def loader(store: WorkspaceStore, ids: dict[str, str]) -> ArtifactLoader:
-    return ArtifactLoader(store, "meat", cache_size=100)
+    return ArtifactLoader(store, "steps", cache_size=100)
 
 
 def test_nothing_is_loaded_before_it_is_asked_for(
@@ -102,22 +104,6 @@ def test_objects_are_found_by_place_and_by_name(loader: ArtifactLoader, ids: dic
         loader.load_by_chain("s9.PCA")
 
 
-def test_unknown_and_missing_objects_are_told_apart(
-    store: WorkspaceStore, loader: ArtifactLoader, ids: dict[str, str], caplog: Any
-) -> None:
-    with pytest.raises(KeyError):
-        loader.load_by_id("p$0123456789ab:all")
-    file = store.get_artifact_path(loader.registry.resolve(ids["b0s0"]).blob_id)
-    file.unlink()
-    with pytest.raises(FileNotFoundError):
-        loader.load_by_id(ids["b0s0"])
-    with pytest.raises(BlobMissing):
-        loader.load_for_step(2, branch_path=[0])
-    with caplog.at_level(logging.WARNING, "nirs_store.artifacts"):
-        assert [i for i, _ in loader.load_for_step(2, [0], skip_missing=True)] == [ids["b0s1"]]
-    assert "is gone" in caplog.text
-
-
 def test_the_cache_is_bounded_in_entries_and_bytes(loader: ArtifactLoader, ids: dict[str, str]) -> None:
     assert loader.preload_artifacts(artifact_types=["transformer"]) == 5
     assert loader.get_cache_info()["cached_count"] == 5
@@ -157,21 +143,15 @@ def test_what_the_loader_of_a_store_preloads_a_replay_uses(
     model = store.save_artifact(fitted["folds"][0], "PLSRegression", "model")
     chain = store.save_chain(pipeline_id, [{"step_idx": 1, "operator_class": "PLSRegression"}], 1, "PLSRegression",
                              "", "single", {"final": model}, {})  # fmt: skip
-    assert store.loader.preload_artifacts() == 1
+    name = next(r.artifact_id for r in store.artifacts.records(pipeline_id))
+    assert store.loader.preload_artifacts([name]) == 1
     monkeypatch.setattr(store, "load_artifact", None)
     assert store.replay_chain(chain, meat[0][:2]).shape == (2,)
 
 
-def test_after_a_deletion_nothing_comes_out_of_the_cache(store: WorkspaceStore, ids: dict[str, str]) -> None:
-    store.loader.load_by_id(ids["fold0"])
-    store.delete_run(store.list_runs()["run_id"][0])
-    with pytest.raises(UnknownId):
-        store.loader.load_by_id(ids["fold0"])
-
-
 def test_a_folder_is_opened_by_its_path(store: WorkspaceStore, ids: dict[str, str], folder: Path) -> None:
     store.flush()
-    with ArtifactLoader(folder, "meat") as loader:
+    with ArtifactLoader(folder, "steps") as loader:
         assert loader.load_by_id(ids["b1s1"]) == [1, 1]
     with pytest.raises(InvalidInput):
         ArtifactLoader(None)
@@ -190,3 +170,27 @@ def test_loading_what_is_known_reads_the_blob_once_and_asks_nobody(
     monkeypatch.setattr(store._engine.access, "query", None)
     loader.load_by_id(ids["fold1"])
     assert len(read) == 1
+
+
+def test_unknown_and_missing_objects_are_told_apart(
+    store: WorkspaceStore, loader: ArtifactLoader, ids: dict[str, str], caplog: Any
+) -> None:
+    with pytest.raises(KeyError):
+        loader.load_by_id("p$0123456789ab:all")
+    file = store.get_artifact_path(loader.registry.resolve(ids["b0s0"]).blob_id)
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        loader.load_by_id(ids["b0s0"])
+    with pytest.raises(BlobMissing):
+        loader.load_for_step(2, branch_path=[0])
+    with caplog.at_level(logging.WARNING, "nirs_store.artifacts"):
+        assert [i for i, _ in loader.load_for_step(2, [0], skip_missing=True)] == [ids["b0s1"]]
+    assert "is gone" in caplog.text
+
+
+def test_after_a_deletion_nothing_comes_out_of_the_cache(store: WorkspaceStore, ids: dict[str, str]) -> None:
+    store.loader.load_by_id(ids["fold0"])
+    [run_id] = store.list_runs(dataset="steps")["run_id"]
+    store.delete_run(run_id)
+    with pytest.raises(UnknownId):
+        store.loader.load_by_id(ids["fold0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from nirs_store.errors import BlobCorrupt, BlobMissing, InvalidInput
 from nirs_store.registry import ArtifactLoader, ArtifactRegistry
 
 
-@pytest.fixture
-def exported(store: WorkspaceStore, registry: ArtifactRegistry, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def registry(store: WorkspaceStore) -> ArtifactRegistry:
+    run_id = store.begin_run("run", {}, [{"name": "meat"}])
+    return ArtifactRegistry(store, "meat", store.begin_pipeline(run_id, "pls", {}, [], "meat", "hash"))
+
+
+@pytest.fixture(scope="module")
+def written(registry: ArtifactRegistry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("manifest")
     scaler = registry.register_with_chain([0], "s1.MSC", "transformer", 1)
     models = [
         registry.register_with_chain([1, k], "s1.MSC>s2.PLS", "model", 2, branch_path=[k], fold_id=k,
@@ -22,8 +30,14 @@ def exported(store: WorkspaceStore, registry: ArtifactRegistry, tmp_path: Path) 
         for k in range(2)
     ]  # fmt: skip
     registry.register_meta_model([2], registry.generate_id("s3.Ridge"), models[::-1], chain_path="s3.Ridge")
-    registry.export_to_manifest(tmp_path / "out", with_files=True)
-    return tmp_path / "out"
+    registry.export_to_manifest(folder / "out", with_files=True)
+    return folder / "out"
+
+
+@pytest.fixture
+def exported(written: Path, tmp_path: Path) -> Path:
+    """A copy, which a test may spoil."""
+    return Path(shutil.copytree(written, tmp_path / "out"))
 
 
 def test_it_is_yaml_of_schema_version_2_with_a_list_of_items(exported: Path) -> None:
@@ -50,9 +64,10 @@ def test_another_workspace_imports_it(exported: Path, registry: ArtifactRegistry
         ]
         meta = other.artifacts.resolve(made[3].artifact_id)
         assert meta.meta_config.source_ids == [made[2].artifact_id, made[1].artifact_id]
-        assert next(r.artifact_id for r in other.artifacts.resolve_dependencies(meta.artifact_id)) == made[
-            0
-        ].artifact_id
+        assert (
+            next(r.artifact_id for r in other.artifacts.resolve_dependencies(meta.artifact_id))
+            == made[0].artifact_id
+        )
         assert other.list_pipelines()["status"].to_list() == ["completed"]
         assert other.check(read_data=True).findings == ()
 
@@ -66,7 +81,6 @@ def test_the_same_workspace_imports_nothing_twice(exported: Path, registry: Arti
 def test_a_loader_works_on_just_a_manifest(
     exported: Path, store: WorkspaceStore, registry: ArtifactRegistry
 ) -> None:
-    registry.register_with_chain([9], "s9.X", "model", 9)
     loader = ArtifactLoader.from_manifest(exported, workspace=store)
     assert loader.load_fold_models(2) == [(0, [1, 0]), (1, [1, 1])]
     assert loader.get_cache_info()["total_artifacts"] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from nirs_store import WorkspaceStore, record_cross_validation
 from nirs_store.errors import InvalidInput
 from nirs_store.registry import ArtifactRegistry
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[WorkspaceStore]:
+    """One for each test: they look at everything in it, or remove it."""
+    with WorkspaceStore(folder) as opened:
+        yield opened
 
 
 def record(store: WorkspaceStore, model: Any, meat: Any, **more: Any) -> Any:
@@ -36,7 +49,7 @@ def test_a_second_run_takes_over_its_transformers_and_gives_the_same(
 ) -> None:
     first = record(store, pipeline(0.1), meat)
     again = record(store, pipeline(0.1), meat)
-    other = record(store, pipeline(5.0), meat, n_jobs=2)
+    other = record(store, pipeline(5.0), meat)
     assert taken(store, first) == ["fitted 4 times"] * 3
     assert taken(store, again) == ["fitted 0 times, taken over 4 times"] * 2 + ["fitted 4 times"]
     assert taken(store, other) == taken(store, again)
@@ -54,6 +67,13 @@ def test_a_second_run_takes_over_its_transformers_and_gives_the_same(
     store.gc_artifacts(grace_seconds=0)
     assert store.replay_chain(again.chain_id, meat[0]).shape == (215,)
     assert store.check().findings == ()
+
+
+@pytest.mark.slow
+def test_workers_find_and_remember_as_well(store: WorkspaceStore, meat: Any) -> None:
+    first, again = (record(store, pipeline(alpha), meat, n_jobs=2) for alpha in (0.1, 5.0))
+    assert taken(store, first) == ["fitted 4 times"] * 3
+    assert taken(store, again) == ["fitted 0 times, taken over 4 times"] * 2 + ["fitted 4 times"]
 
 
 def test_other_parameters_samples_or_targets_are_fitted_anew(store: WorkspaceStore, meat: Any) -> None:

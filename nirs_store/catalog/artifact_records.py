@@ -162,9 +162,8 @@ _FILTERS = {
     "step_index": "r.step_index = $step_index",
     "record_ids": "list_contains($record_ids, r.record_id)",
     "artifact_ids": "list_contains($artifact_ids, r.artifact_id)",
-    "input_data_hash": "r.input_data_hash = $input_data_hash",
+    "input_data_hashes": "list_contains($input_data_hashes, r.input_data_hash)",
     "dataset_hash": "r.dataset_hash = $dataset_hash",
-    "chain_path": "r.chain_path = $chain_path",
 }
 
 

@@ -50,12 +50,18 @@ class Reuse:
         self._paths = [nodes[: place + 1] for place in range(len(nodes))]
         self._params = [parameters(each) for each in transformers]
         self._hashes = _input_hashes(transformers, spectra, np.asarray(target))
+        wanted = [
+            (path, digest)
+            for path, digest in zip(self._paths, self._hashes, strict=True)
+            if digest is not None
+        ]
+        self._found = {
+            record.input_data_hash: record for record in store.artifacts.find_cached_artifacts(wanted)
+        }
 
     def find(self, place: int) -> Any:
         """Give the fitted transformer of a place, or None."""
-        if self._hashes[place] is None:
-            return None
-        record = self._store.artifacts.find_cached_artifact(self._paths[place], self._hashes[place])
+        record = self._found.get(self._hashes[place])
         return None if record is None else self._store.load_artifact(record.blob_id)
 
     def remember(self, transformers: Sequence[Any], artifact_ids: Sequence[str]) -> None:

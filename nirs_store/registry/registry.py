@@ -455,16 +455,39 @@ class ArtifactRegistry(CleanupMethods):
         dataset_hash : str, optional
             Only of this state of the data set.
         """
-        wanted = {
-            "chain_path": format_chain(chain),
-            "input_data_hash": input_data_hash,
-            "dataset_hash": dataset_hash,
+        found = self.find_cached_artifacts([(chain, input_data_hash)], dataset_hash=dataset_hash)
+        return found[0] if found else None
+
+    def find_cached_artifacts(
+        self, wanted: Sequence[tuple[str | Sequence[ChainNode], str]], *, dataset_hash: str | None = None
+    ) -> list[ArtifactRecord]:
+        """Look for several objects at once, as `find_cached_artifact` does for one.
+
+        Parameters
+        ----------
+        wanted : sequence of (chain, input_data_hash)
+
+        Returns
+        -------
+        list of ArtifactRecord
+            Of those that were found, in the order of `wanted`.
+        """
+        keys = [(format_chain(chain), digest) for chain, digest in wanted]
+        rows = self._engine.query(
+            lambda con: fetch_records(
+                con,
+                input_data_hashes=[digest for _, digest in keys],
+                dataset_hash=dataset_hash,
+                dataset_name=self.dataset or None,
+            )
+        )
+        # The newest of each wins, if its file is there.
+        newest = {
+            (row["chain_path"], row["input_data_hash"]): row
+            for row in rows
+            if row["artifact_path"] and self._engine.blobs.exists(row["artifact_path"])
         }
-        rows = self._engine.query(lambda con: fetch_records(con, **wanted, dataset_name=self.dataset or None))
-        for row in reversed(rows):
-            if row["artifact_path"] and self._engine.blobs.exists(row["artifact_path"]):
-                return record_of(row)
-        return None
+        return [record_of(newest[key]) for key in keys if key in newest]
 
     def invalidate_cache(self, dataset: str | None = None) -> int:
         """Have nothing that was fitted on a data set be found by `find_cached_artifact` any more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nirs_store.errors import InvalidInput
@@ -27,11 +27,13 @@ NODES = st.builds(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(NODES, max_size=5))
 def test_a_chain_path_is_read_back_as_it_was_written(nodes: list[ChainNode]) -> None:
     assert list(parse_chain(format_chain(nodes))) == nodes
 
 
+@settings(max_examples=50)
 @given(
     st.uuids().map(str),
     st.lists(NODES, min_size=1, max_size=3),

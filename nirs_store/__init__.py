@@ -21,12 +21,21 @@ if TYPE_CHECKING:
     from nirs_store.library import PipelineLibrary
     from nirs_store.migration import MigrationReport, migrate_nirs4all
     from nirs_store.protocol import WorkspaceStoreProtocol
-    from nirs_store.recording import CrossValidationResult, record_cross_validation
+    from nirs_store.recording import (
+        BranchRecorder,
+        CrossValidationResult,
+        record_cross_validation,
+        record_stacking,
+    )
+    from nirs_store.registry import ArtifactLoader, ArtifactRegistry
     from nirs_store.store import WorkspaceStore
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArtifactLoader",
+    "ArtifactRegistry",
+    "BranchRecorder",
     "Bundle",
     "ChainBuilder",
     "CrossValidationResult",
@@ -43,10 +52,14 @@ __all__ = [
     "load_tecator",
     "migrate_nirs4all",
     "record_cross_validation",
+    "record_stacking",
     "replay_chain",
 ]
 
 _HOME = {
+    "ArtifactLoader": "registry",
+    "ArtifactRegistry": "registry",
+    "BranchRecorder": "recording",
     "Bundle": "bundle.reader",
     "ChainBuilder": "chains.builder",
     "CrossValidationResult": "recording",
@@ -62,6 +75,7 @@ _HOME = {
     "load_tecator": "datasets",
     "migrate_nirs4all": "migration",
     "record_cross_validation": "recording",
+    "record_stacking": "recording",
     "replay_chain": "chains.replay",
 }
 

@@ -17,7 +17,7 @@ from nirs_store.bundle.strict_json import clean
 from nirs_store.catalog import artifacts, imported, records
 from nirs_store.catalog.access import CatalogAccess
 from nirs_store.catalog.engine import Engine
-from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.errors import InvalidInput, UntrustedBundle
 
 __all__ = ["ImportedBundle", "import_bundle", "known_facts", "known_scores"]
@@ -145,9 +145,10 @@ def _record(
         str(facts.get("dataset_hash") or ""),
     )
     ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
-    models = {*chain["fold_artifacts"].values()} | {
-        step.get("artifact_id") for step in chain["steps"] if step["step_idx"] == chain["model_step_idx"]
-    }
+    models = chain_model_ids(chain)
+    fed_by = [source for step in chain["steps"] for source in stack_sources(step, "steps")]
+    # What feeds a stack are models; what they feed is its meta-model.
+    stacked = models - set().union(*map(chain_model_ids, fed_by)) if fed_by else set()
     data = {contents.hashes[member]: value for member, value in contents.payloads.items()}
     for artifact_id in ids:
         value = bundle.object_of(artifact_id)
@@ -156,7 +157,7 @@ def _record(
             data[artifact_id],
             contents.kind,
             f"{type(value).__module__}.{type(value).__qualname__}",
-            "model" if artifact_id in models else "transformer",
+            _artifact_type(artifact_id, models, stacked),
             contents.kind,
             pipeline_id,
         )
@@ -183,6 +184,12 @@ def _record(
     summary = {"pipelines": 1, "best_pipeline_id": pipeline_id, "metric": metric, "best_val": value}
     records.complete_run(engine, run_id, summary)
     return run_id, pipeline_id, chain_id
+
+
+def _artifact_type(artifact_id: str, models: set[str], stacked: set[str]) -> str:
+    if artifact_id in stacked:
+        return "meta_model"
+    return "model" if artifact_id in models else "transformer"
 
 
 def _refuse_forgotten(contents: Contents) -> None:

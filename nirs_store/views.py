@@ -18,6 +18,7 @@ from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.display import block, byte_text, field_table, short, table
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.leaderboard import top_chains
+from nirs_store.tree import Node, chain_tree, tree_html
 
 __all__ = ["ChainView", "RunView", "chain_predictions", "view_chain", "view_run"]
 
@@ -28,7 +29,7 @@ _CLASS_SCORES = ("accuracy", "balanced_accuracy", "f1", "log_loss")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChainView:
-    """A chain: what it does, how good it is, and what it is made of.
+    r"""A chain: what it does, how good it is, and what it is made of.
 
     Attributes
     ----------
@@ -53,6 +54,8 @@ class ChainView:
         Out-of-fold predictions.
     created_at : datetime
         UTC.
+    tree : Node
+        Its branches, sources, folds and artifacts; ``print("\\n".join(tree_lines(view.tree)))``.
     """
 
     chain_id: str
@@ -70,6 +73,7 @@ class ChainView:
     scores: dict[str, float]
     n_samples: int
     created_at: datetime
+    tree: Node | None = None
 
     def __repr__(self) -> str:
         label = "RMSECV" if self.metric == "rmse" else self.metric
@@ -121,6 +125,7 @@ class ChainView:
             self.name,
             field_table(facts),
             table(("step", "type", "operator", "parameters"), steps),
+            tree_html(self.tree) if self.tree is not None else "",
             table(("score", "value"), scores) if scores else "",
             table(("artifact", "operator", "size", "id"), artifacts) if artifacts else "",
         )
@@ -219,6 +224,7 @@ def view_chain(engine: Engine, chain_id: str) -> ChainView:
         scores={name: best[name] for name in wanted if best.get(name) is not None},
         n_samples=best.get("n_samples", 0),
         created_at=chain["created_at"],
+        tree=chain_tree(chain, best.get("pipeline") or fallback),
     )
 
 

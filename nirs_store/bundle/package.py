@@ -13,6 +13,7 @@ from nirs_store.blobs.serializers import get_serializer
 from nirs_store.bundle.artifacts import Blobs
 from nirs_store.bundle.layout import Layout, Part, Step, as_it_is, lay_out
 from nirs_store.bundle.manifest import Kind, Role
+from nirs_store.bundle.nested import pack_nested
 from nirs_store.bundle.packing import Packing, Payload
 from nirs_store.bundle.rehearsal import made_up_spectra, predicts_the_same
 from nirs_store.bundle.source import ChainSource
@@ -92,6 +93,8 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
         raise UnknownId("chain", chain_id, "Nothing was written.")
     plan = ReplayPlan.from_chain(chain)
     blobs = Blobs(source, chain_id)
+    if plan.nested:
+        return _as_stored(chain, plan, blobs, "joblib")
     layout = lay_out(plan, Workbench(blobs.load, plan.memory), blobs.data)
     package = _pack(chain, plan, layout, blobs)
     if layout.rearranged:
@@ -140,8 +143,16 @@ def pack_safely(source: ChainSource, chain_id: str, X: Any = None) -> tuple[Pack
             f"Chain {chain_id!r} does not say how many channels it takes, so it cannot be compared with what "
             "travels. Nothing was written. Give a few spectra: probe=."
         )
+    if plan.nested:
+        return _as_stored(chain, plan, blobs, "skops"), spectra
     layout = as_it_is(plan, "a safe bundle holds no pickles, and readers of version 1.0 know nothing else")
     return _pack(chain, plan, layout, blobs, "skops"), spectra
+
+
+def _as_stored(chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, kind: Kind) -> Package:
+    travelling, payloads, note = pack_nested(chain, plan, blobs, kind)
+    layout = Layout((), {}, None, False, (note,))
+    return Package(travelling, payloads, None, layout, plan, blobs, layout.notes, kind)
 
 
 def _pack(

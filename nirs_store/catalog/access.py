@@ -414,7 +414,8 @@ class CatalogAccess:
         if report.dropped:
             rows = ", ".join(f"{count} of {name}" for name, count in sorted(report.dropped.items()))
             warnings.warn(
-                f"Committed rows were dropped because what they belong to was deleted or rolled back: {rows}.",
+                "Committed rows were dropped because what they belong to was deleted or rolled back, or their id "
+                f"is taken: {rows}.",
                 stacklevel=6,
             )
         for rejection in report.rejected:

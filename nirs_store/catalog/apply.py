@@ -60,10 +60,19 @@ OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
         ("pipeline_id", "rolled_back"),
         ("owner_id", "deleted"),
     ),
+    "artifact_records": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back")),
+    "artifact_links": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back")),
     "logs": (("pipeline_id", "deleted"),),
 }
 # Rows that travel with everything that names them, by their key: the first one to come stays.
-_REPEATED = {"arrays": "array_hash", "blobs": "artifact_id", "sessions": "session_id"}
+_REPEATED = {
+    "arrays": "array_hash",
+    "blobs": "artifact_id",
+    "sessions": "session_id",
+    # Their ids say what they are, so two processes can make the same one.
+    "artifact_records": "record_id",
+    "artifact_links": "link_id",
+}
 # Rows that a dropped parent drags along, also when they come in a later segment.
 DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
 
@@ -186,20 +195,28 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
 def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
     """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
     repeated = _REPEATED.get(name)
+    clashes = 0
     if repeated is not None:
         # Which row ON CONFLICT keeps is left open when both come with one statement.
+        clashes = _clashing(rows) if name == "artifact_records" else 0
         rows = _first_of_each(rows, repeated)
     con.register("incoming", rows)
     try:
         columns = ", ".join(field.name for field in arrow_schema(name))
         conflict = " ON CONFLICT DO NOTHING" if repeated is not None else ""
+        if name == "artifact_records":
+            clashes += number(
+                con,
+                "SELECT count(*) FROM incoming i JOIN artifact_records r USING (record_id) "
+                "WHERE i.artifact_id <> r.artifact_id",
+            )
         owners = OWNERS.get(name)
         if owners is None:
             con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")
             return 0
         if number(con, "SELECT count(*) FROM dead") == 0:
-            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
-            return 0
+            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")
+            return clashes
         if name == "predictions":
             # A caller may give the id of a deleted prediction to a new one.
             con.execute(
@@ -216,12 +233,23 @@ def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
                 f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",
                 [now_naive()],
             )
-        con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})")
-        return lost
+        con.execute(
+            f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead}){conflict}"
+        )
+        return lost + clashes
     finally:
         # In a transaction that has failed this raises too, and would hide what was wrong with the segment.
         with contextlib.suppress(duckdb.TransactionException):
             con.unregister("incoming")
+
+
+def _clashing(records: pa.Table) -> int:
+    """Count records whose id an earlier one of the batch gave to another artifact."""
+    first: dict[str, str] = {}
+    pairs = zip(
+        records.column("record_id").to_pylist(), records.column("artifact_id").to_pylist(), strict=True
+    )
+    return sum(first.setdefault(record, artifact) != artifact for record, artifact in pairs)
 
 
 def _first_of_each(rows: pa.Table, key: str) -> pa.Table:

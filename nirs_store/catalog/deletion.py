@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nirs_store.catalog.access import Connection
+from nirs_store.catalog.artifact_records import dependents_outside
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.transitions import delete_pipelines
@@ -19,13 +20,17 @@ _USED_ARRAYS = """
 
 @dataclass(frozen=True)
 class RunDeletion:
-    """What deleting a run removes: rows a table, and the artifacts that only it references."""
+    """What deleting a run removes: rows a table, and the artifacts that only it references.
+
+    `needed_by` names meta-models of other runs with the source of theirs that would go.
+    """
 
     run_id: str
     name: str | None
     rows: dict[str, int]
     artifacts: tuple[str, ...]
     artifact_bytes: int
+    needed_by: tuple[tuple[str, str], ...] = ()
 
     @property
     def total_rows(self) -> int:
@@ -44,9 +49,15 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
         ("chains", f"pipeline_id IN {pipelines}"),
         ("predictions", f"pipeline_id IN {pipelines}"),
         ("prediction_arrays", f"pipeline_id IN {pipelines} OR prediction_id IN {predictions}"),
+        ("artifact_records", f"pipeline_id IN {pipelines}"),
+        ("artifact_links", f"pipeline_id IN {pipelines}"),
         ("logs", f"pipeline_id IN {pipelines}"),
     ):
         rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})
+    ids = [
+        str(r[0])
+        for r in con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
+    ]
     own = f"(pipeline_id IN {pipelines})"
     only_here = con.execute(
         f"""
@@ -64,6 +75,7 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
         {table: count for table, count in rows.items() if count},
         tuple(str(r[0]) for r in only_here),
         sum(int(r[1]) for r in only_here),
+        tuple(dependents_outside(con, ids)),
     )
 
 

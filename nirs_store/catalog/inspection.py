@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from nirs_store.catalog.apply import DRAGS, OWNERS
+from nirs_store.catalog.schema import CATALOG_ALIAS
 from nirs_store.catalog.segments import Segment
 from nirs_store.errors import CatalogDamaged
 
@@ -41,6 +42,8 @@ _ASKED: dict[str, tuple[str, ...]] = {
     "prediction_arrays": ("prediction_id", "pipeline_id", *_ARRAYS),
     "blobs": ("artifact_id", "artifact_path", "content_hash", "size_bytes"),
     "artifact_refs": ("ref_id", "artifact_id", "owner_kind", "owner_id", "pipeline_id"),
+    "artifact_records": ("record_id", "pipeline_id", "artifact_id"),
+    "artifact_links": ("link_id", "record_id", "artifact_id", "pipeline_id"),
     "logs": ("log_id", "pipeline_id"),
 }  # fmt: skip
 
@@ -52,6 +55,8 @@ _RELATIONS = (
     ("predictions", "prediction_id", "chain_id", "chains", "chain_id"),
     ("prediction_arrays", "prediction_id", "prediction_id", "predictions", "prediction_id"),
     ("logs", "log_id", "pipeline_id", "pipelines", "pipeline_id"),
+    ("artifact_records", "record_id", "pipeline_id", "pipelines", "pipeline_id"),
+    ("artifact_links", "link_id", "record_id", "artifact_records", "record_id"),
 )
 
 
@@ -115,6 +120,13 @@ class Inspection:
     def __init__(self, con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:
         self._con = con
         self._waiting: set[str] = set()
+        # An older catalog is checked as it is, and lacks the tables that came since.
+        self._lacking = set(_ASKED) - {
+            str(row[0])
+            for row in self._rows(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [CATALOG_ALIAS]
+            )
+        }
         if segments:
             applied = {str(row[0]) for row in self._rows("SELECT txid FROM applied")}
             self._lay_beside([segment for segment in segments if segment.txid not in applied])
@@ -130,6 +142,7 @@ class Inspection:
                 dropped = " OR ".join(
                     f"EXISTS (SELECT 1 FROM gone g WHERE g.id = i.{column} AND g.kind = '{kind}')"
                     for column, kind in OWNERS.get(table, ())
+                    if column in columns
                 )
                 dropped = dropped or "FALSE"
                 drag = DRAGS.get(table)
@@ -146,6 +159,9 @@ class Inspection:
         """A table with its pending rows."""
         columns = ", ".join(_ASKED[table])
         own = f"SELECT {columns} FROM {table}"
+        if table in self._lacking:
+            nothing = ", ".join(f"NULL::VARCHAR AS {column}" for column in _ASKED[table])
+            own = f"SELECT {nothing} WHERE FALSE"
         if table not in self._waiting:
             return f"({own})"
         return f"({own} UNION ALL SELECT {columns} FROM waiting_{table})"
@@ -170,6 +186,7 @@ class Inspection:
             if table in self._waiting
             else f"SELECT '{table}', count(*) FROM {table}"
             for table, columns in _ASKED.items()
+            if table in self._waiting or table not in self._lacking
         )
         return {str(table): int(count) for table, count in self._rows(" UNION ALL ".join(parts))}
 
@@ -257,6 +274,17 @@ class Inspection:
                 f"FROM {self._all('artifact_refs')} ORDER BY ref_id"
             )
         ]
+
+    def recorded(self) -> dict[str, list[str]]:
+        """Artifacts that records of the artifact layer hold: their own, and those that they need."""
+        found: dict[str, list[str]] = {}
+        for record, artifact in self._rows(
+            f"SELECT record_id, artifact_id FROM {self._all('artifact_records')} UNION "
+            f"SELECT l.record_id, l.artifact_id FROM {self._all('artifact_links')} l "
+            f"JOIN {self._all('artifact_records')} r USING (record_id) ORDER BY ALL"
+        ):
+            found.setdefault(str(record), []).append(str(artifact))
+        return found
 
     def missing_sessions(self) -> list[str]:
         """Sessions that hold artifacts and have no row."""

@@ -14,31 +14,33 @@ __all__ = ["add_blob_row", "add_references", "remove_references"]
 
 
 def remove_references(con: Connection, ref_ids: Sequence[str]) -> int:
-    """Remove references of chains that are gone; gives how many."""
+    """Remove references of chains and records that are gone; gives how many."""
     return number(
         con,
-        "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND owner_kind = 'chain' "
-        "AND owner_id NOT IN (SELECT chain_id FROM chains)",
+        "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND ((owner_kind = 'chain' "
+        "AND owner_id NOT IN (SELECT chain_id FROM chains)) OR (owner_kind = 'record' "
+        "AND owner_id NOT IN (SELECT record_id FROM artifact_records)))",
         [list(ref_ids)],
     )
 
 
 def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
-    """Give chains the references that they lack to artifacts that they name; gives how many."""
+    """Give chains and records the references that they lack to artifacts that they name; gives how many."""
     return sum(
         number(
             con,
-            """
+            f"""
             INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, pipeline_id, created_at)
-            SELECT $ref, $artifact, 'chain', c.chain_id, c.pipeline_id, $now FROM chains c
-            WHERE c.chain_id = $chain
+            SELECT $ref, $artifact, '{kind}', c.{key}, c.pipeline_id, $now FROM {table} c
+            WHERE c.{key} = $owner
               AND EXISTS (SELECT 1 FROM blobs b WHERE b.artifact_id = $artifact)
-              AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.owner_kind = 'chain'
-                              AND r.owner_id = $chain AND r.artifact_id = $artifact)
+              AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.owner_kind = '{kind}'
+                              AND r.owner_id = $owner AND r.artifact_id = $artifact)
             """,
-            {"ref": new_id(), "artifact": artifact_id, "chain": chain_id, "now": now_naive()},
+            {"ref": new_id(), "artifact": artifact_id, "owner": owner_id, "now": now_naive()},
         )
-        for chain_id, artifact_id in pairs
+        for owner_id, artifact_id in pairs
+        for kind, table, key in (("chain", "chains", "chain_id"), ("record", "artifact_records", "record_id"))
     )
 
 

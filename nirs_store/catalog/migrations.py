@@ -39,8 +39,25 @@ def _run_notes(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(VIEWS[name])
 
 
+def _artifact_records(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute(
+        "CREATE TABLE artifact_records (record_id VARCHAR PRIMARY KEY, artifact_id VARCHAR NOT NULL, "
+        "pipeline_id VARCHAR NOT NULL, chain_path VARCHAR NOT NULL, branch_path JSON, source_index INTEGER, "
+        "step_index INTEGER, substep_index INTEGER, fold_id VARCHAR, artifact_type VARCHAR NOT NULL, "
+        "class_name VARCHAR NOT NULL, custom_name VARCHAR, params JSON, feature_columns JSON, "
+        "input_data_hash VARCHAR, dataset_hash VARCHAR, library_version VARCHAR NOT NULL, "
+        "created_at TIMESTAMP NOT NULL)"
+    )
+    con.execute(
+        "CREATE TABLE artifact_links (link_id VARCHAR PRIMARY KEY, record_id VARCHAR NOT NULL, "
+        "pipeline_id VARCHAR NOT NULL, kind VARCHAR NOT NULL, position INTEGER NOT NULL, "
+        "target_id VARCHAR NOT NULL, artifact_id VARCHAR NOT NULL, feature_index INTEGER)"
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "environment, note and tags of runs; views with plain names", _run_notes),
+    Migration(3, "records of the artifact layer", _artifact_records),
 )
 
 

@@ -64,6 +64,7 @@ _NOTES = {
         "SELECT artifact_path, content_hash, operator_class, artifact_type, format, size_bytes FROM blobs "
         "WHERE artifact_id = ?"
     ),
+    "record": "SELECT artifact_id, pipeline_id, chain_path FROM artifact_records WHERE record_id = ?",
 }
 
 

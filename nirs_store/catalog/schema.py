@@ -27,7 +27,7 @@ __all__ = [
     "create_statements",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 CATALOG_ALIAS = "store"
 # DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
 # gives any back to a catalog of this size; below 8,192 scans of a million rows slow down visibly.
@@ -232,6 +232,43 @@ TABLES: dict[str, Table] = {
                 _time("created_at", null=False),
             ),
         ),
+        # What the artifact layer says of a fitted object: where in a pipeline it belongs, and what it needs.
+        Table(
+            "artifact_records",
+            (
+                _key("record_id"),
+                _text("artifact_id"),
+                _text("pipeline_id"),
+                _text("chain_path"),
+                _json("branch_path"),
+                _int("source_index"),
+                _int("step_index"),
+                _int("substep_index"),
+                _text("fold_id", null=True),
+                _text("artifact_type"),
+                _text("class_name"),
+                _text("custom_name", null=True),
+                _json("params"),
+                _json("feature_columns"),
+                _text("input_data_hash", null=True),
+                _text("dataset_hash", null=True),
+                _text("library_version"),
+                _time("created_at", null=False),
+            ),
+        ),
+        Table(
+            "artifact_links",
+            (
+                _key("link_id"),
+                _text("record_id"),
+                _text("pipeline_id"),
+                _text("kind"),
+                _int("position", null=False),
+                _text("target_id"),
+                _text("artifact_id"),
+                _int("feature_index"),
+            ),
+        ),
         Table(
             "logs",
             (
@@ -289,6 +326,8 @@ SEGMENT_TABLES: dict[str, Table] = {
             "prediction_arrays",
             "blobs",
             "artifact_refs",
+            "artifact_records",
+            "artifact_links",
             "logs",
         )
     },

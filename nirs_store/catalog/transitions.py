@@ -7,7 +7,7 @@ waits in the table `deferred`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -15,12 +15,15 @@ import pyarrow as pa
 
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.scalars import number
+from nirs_store.ids import new_id
 
-__all__ = ["apply_changes", "delete_pipelines", "roll_back"]
+__all__ = ["apply_changes", "delete_pipelines", "released_words", "roll_back"]
 
 _Change = tuple[int, int, dict[str, Any]]
 
 _PIPELINE_KINDS = ("complete_pipeline", "fail_pipeline")
+# Ids that the log of a failed pipeline lists.
+_LISTED = 100
 _RUN_KINDS = ("complete_run", "fail_run")
 
 
@@ -128,7 +131,7 @@ def _finish_pipelines(con: duckdb.DuckDBPyConnection, changes: list[dict[str, An
         return
     failed = [change["id"] for change in changes if change["kind"] == "fail_pipeline"]
     if failed:
-        roll_back(con, failed)
+        roll_back(con, failed, {change["id"]: change["made_at"] for change in changes})
     rows = [
         {
             "id": change["id"],
@@ -209,7 +212,7 @@ def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) 
             ).fetchall()
             ids = [str(row[0]) for row in open_ones]
             if ids:
-                roll_back(con, ids)
+                roll_back(con, ids, dict.fromkeys(ids, change["made_at"]))
                 con.execute(
                     "UPDATE pipelines SET status = 'failed', completed_at = ?, error = ? "
                     "WHERE pipeline_id IN (SELECT unnest(?))",
@@ -217,13 +220,37 @@ def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) 
                 )
 
 
-def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> None:
-    """Remove what failed pipelines recorded; their rows and logs stay.
+def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: Mapping[str, Any]) -> None:
+    """Remove what failed pipelines recorded; their rows and logs stay, and say how many artifacts were let go.
 
     A tombstone drops what other processes still have under way for them.
     """
+    released = con.execute(
+        "SELECT pipeline_id, list_sort(list(DISTINCT artifact_id)) FROM artifact_refs "
+        "WHERE pipeline_id IN (SELECT unnest(?)) GROUP BY pipeline_id ORDER BY pipeline_id",
+        [pipeline_ids],
+    ).fetchall()
+    for pipeline_id, artifact_ids in released:
+        con.execute(
+            "INSERT INTO logs (log_id, pipeline_id, step_idx, event, message, details, level, created_at) "
+            "VALUES (?, ?, 0, 'cleanup', ?, ?, 'info', ?)",
+            [
+                new_id(),
+                pipeline_id,
+                released_words(len(artifact_ids)),
+                json.dumps({"artifact_ids": artifact_ids[:_LISTED]}),
+                made_at[pipeline_id],
+            ],
+        )
     delete_children(con, pipeline_ids)
     con.execute("INSERT INTO dead SELECT unnest(?), 'rolled_back', ?", [pipeline_ids, now_naive()])
+
+
+def released_words(count: int) -> str:
+    """What the log of a failed pipeline says of its artifacts."""
+    return (
+        f"let go of {count} artifact{'' if count == 1 else 's'}; the next gc removes what nothing else holds"
+    )
 
 
 def delete_children(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> int:
@@ -233,6 +260,8 @@ def delete_children(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> 
         # References first: they are found through the chains.
         "DELETE FROM artifact_refs WHERE pipeline_id IN (SELECT unnest($ids)) OR (owner_kind = 'chain' AND "
         "owner_id IN (SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest($ids))))",
+        "DELETE FROM artifact_links WHERE pipeline_id IN (SELECT unnest($ids))",
+        "DELETE FROM artifact_records WHERE pipeline_id IN (SELECT unnest($ids))",
         "DELETE FROM prediction_arrays WHERE pipeline_id IN (SELECT unnest($ids)) OR prediction_id IN "
         "(SELECT prediction_id FROM predictions WHERE pipeline_id IN (SELECT unnest($ids)))",
         "DELETE FROM predictions WHERE pipeline_id IN (SELECT unnest($ids))",

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from nirs_store.chains.folds import SOURCE_MAP, normalise_folds, normalise_weights
+from nirs_store.chains.folds import (
+    SOURCE_MAP,
+    chain_artifact_ids,
+    normalise_folds,
+    normalise_weights,
+    renamed,
+)
 from nirs_store.chains.kinds import AUGMENTATION, KINDS, MODEL, SPLITTER, STACKED, TRANSFORM, step_kind
 from nirs_store.chains.trace import ExecutionStep, ExecutionTrace
 
@@ -22,8 +28,9 @@ class ChainBuilder:
     trace : ExecutionTrace
         A finished trace.
     artifact_registry : object, optional
-        Anything with ``resolve(artifact_id)`` that gives None or a record; the record's
-        ``branch_path`` and ``class_name`` are used where the trace says nothing.
+        Anything with ``resolve(artifact_id)`` that gives None or a record, such as ``store.artifacts``; the
+        record's ``branch_path`` and ``class_name`` are used where the trace says nothing, and its ``blob_id``
+        is what the chain names.
 
     Notes
     -----
@@ -69,7 +76,7 @@ class ChainBuilder:
         steps = [(step, self._kind(step)) for step in self._trace.steps if step.execution_mode != "skip"]
         models = [(step, kind) for step, kind in steps if kind in _MODELS]
         others = [(step, kind) for step, kind in steps if kind not in _MODELS]
-        chains = [self._build(model, kind, others) for model, kind in models]
+        chains = [self._with_blobs(self._build(model, kind, others)) for model, kind in models]
         weights = normalise_weights(self._trace.fold_weights)
         # The weights were computed for the trace's model; the folds of another model are not theirs.
         wanted = self._trace.model_step_index
@@ -77,6 +84,13 @@ class ChainBuilder:
             if weights and (chain["model_step_idx"] == wanted or (wanted is None and len(chains) == 1)):
                 chain["fold_weights"] = dict(weights)
         return chains
+
+    def _with_blobs(self, chain: dict[str, Any]) -> dict[str, Any]:
+        """Name artifacts as the store does, where the trace has ids of the artifact layer."""
+        named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+        found = ((identifier, getattr(self._record(identifier), "blob_id", None)) for identifier in named)
+        blobs = {identifier: blob for identifier, blob in found if isinstance(blob, str) and blob}
+        return renamed(chain, blobs) if blobs else chain
 
     def _build(
         self, model: ExecutionStep, model_kind: str, others: list[tuple[ExecutionStep, str]]

@@ -19,13 +19,16 @@ __all__ = [
     "REFIT",
     "SOURCE_MAP",
     "chain_artifact_ids",
+    "chain_model_ids",
     "fold_key",
     "fold_number",
     "id_list",
     "normalise_folds",
     "normalise_weights",
+    "renamed",
     "shared_ids",
     "source_map",
+    "stack_sources",
     "step_fold_ids",
     "step_ids",
     "step_number",
@@ -281,12 +284,89 @@ def chain_artifact_ids(
             ids += shared.get(index, ())
             ids += _flat(sources.get(index, {}).values())
         ids += _flat(step_fold_ids(step, where).values())
+        for source in stack_sources(step, where):
+            ids += chain_artifact_ids(
+                source["steps"], source.get("fold_artifacts"), source.get("shared_artifacts")
+            )
     ids += _flat(shared.values())
     for by_source in sources.values():
         ids += _flat(by_source.values())
     for fold, value in models.items():
         ids += model_id(value, f"fold_artifacts[{fold!r}]")
     return list(dict.fromkeys(ids))
+
+
+def chain_model_ids(chain: Mapping[str, Any]) -> set[str]:
+    """Collect the artifacts of a chain that are models: its own, and those that feed a stack.
+
+    Examples
+    --------
+    >>> sorted(chain_model_ids({"steps": [], "model_step_idx": 2, "fold_artifacts": {"0": "a", "final": "b"}}))
+    ['a', 'b']
+    """
+    folds = normalise_folds(chain.get("fold_artifacts"), "fold_artifacts")
+    found = {name for key, value in folds.items() for name in model_id(value, f"fold_artifacts[{key!r}]")}
+    for position, step in enumerate(chain["steps"]):
+        if step.get("step_idx") == chain.get("model_step_idx"):
+            found.update(step_ids(step, f"steps[{position}]"))
+        for source in stack_sources(step, f"steps[{position}]"):
+            found |= chain_model_ids(source)
+    return found
+
+
+def stack_sources(step: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
+    """List the chains whose predictions a stacked model is fed with, in the order of its columns.
+
+    Each stands whole in the step, so that the stack replays whatever becomes of the chains it was made from.
+    """
+    sources = step.get("sources")
+    if sources is None:
+        return []
+    chains = []
+    for source in sources if isinstance(sources, list | tuple) else (None,):
+        chain = source.get("chain") if isinstance(source, Mapping) else None
+        if not isinstance(chain, Mapping) or "steps" not in chain:
+            raise InvalidInput(
+                f"{where}['sources'] must be a list of dicts with a 'chain', found {str(source)[:80]!r}."
+            )
+        chains.append(chain)
+    return chains
+
+
+def renamed(chain: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Copy a chain with other ids for its artifacts; those that `names` lacks stay.
+
+    Examples
+    --------
+    >>> renamed({"steps": [{"step_idx": 1, "artifact_id": "a"}], "fold_artifacts": {"0": "b"}}, {"a": "x", "b": "y"})
+    {'steps': [{'step_idx': 1, 'artifact_id': 'x'}], 'fold_artifacts': {'0': 'y'}}
+    """
+
+    def visit(value: Any) -> Any:
+        if isinstance(value, str):
+            return names.get(value, value)
+        if isinstance(value, Mapping):
+            return {key: visit(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [visit(item) for item in value]
+        return value
+
+    copied = dict(chain)
+    copied["steps"] = [
+        {
+            key: visit(value)
+            if key in ("artifact_id", "artifact_ids", "fold_artifact_ids")
+            else [dict(source, chain=renamed(source["chain"], names)) for source in value]
+            if key == "sources"
+            else value
+            for key, value in step.items()
+        }
+        for step in chain["steps"]
+    ]
+    for key in ("fold_artifacts", "shared_artifacts"):
+        if key in chain:
+            copied[key] = visit(chain[key])
+    return copied
 
 
 def model_id(value: object, where: str) -> tuple[str, ...]:

@@ -6,7 +6,17 @@ import re
 
 from nirs_store.errors import InvalidInput, ReplayError
 
-__all__ = ["AUGMENTATION", "KINDS", "MODEL", "SPLITTER", "STACKED", "TARGETS", "TRANSFORM", "step_kind"]
+__all__ = [
+    "AUGMENTATION",
+    "KINDS",
+    "MERGE",
+    "MODEL",
+    "SPLITTER",
+    "STACKED",
+    "TARGETS",
+    "TRANSFORM",
+    "step_kind",
+]
 
 TRANSFORM = "transform"
 TARGETS = "y_processing"
@@ -14,8 +24,9 @@ AUGMENTATION = "feature_augmentation"
 SPLITTER = "splitter"
 MODEL = "model"
 STACKED = "meta_model"
+MERGE = "merge"
 
-KINDS = (TRANSFORM, TARGETS, AUGMENTATION, SPLITTER, MODEL)
+KINDS = (TRANSFORM, TARGETS, AUGMENTATION, SPLITTER, MERGE, MODEL)
 
 _ALIASES = {"preprocessing": TRANSFORM, "transformer": TRANSFORM}
 # KFold, ShuffleSplit, SPXYSplitter, LeaveOneGroupOut: only steps that do not say what they are.

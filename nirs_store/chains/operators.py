@@ -71,6 +71,11 @@ class Workbench:
         self._memory = memory
         self.finite = finite
 
+    @property
+    def load(self) -> Load:
+        """Gives the fitted object behind an artifact id."""
+        return self._load
+
     def open(self, operator: Operator) -> tuple[Any, Facts]:
         """Give the object itself and what is known about it."""
         known = self._memory.get(operator.key)

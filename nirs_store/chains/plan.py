@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.chains.folds import REFIT, normalise_weights, step_number
-from nirs_store.chains.kinds import AUGMENTATION, TARGETS
+from nirs_store.chains.folds import REFIT, normalise_weights, stack_sources, step_number
+from nirs_store.chains.kinds import AUGMENTATION, MERGE, STACKED, TARGETS
 from nirs_store.chains.steps import Operator, Step, model_ids, read_steps
 from nirs_store.errors import InvalidInput, ReplayError
 
@@ -31,12 +31,23 @@ class Stage:
         In the order in which they apply; empty when the sources are treated apart.
     by_source : tuple of (int, tuple of Operator), or None
         The operators of each source, where sources are treated apart.
+    branches : tuple of tuple of Stage
+        What is done to the input side by side; the results are put beside each other in this order. Empty
+        for a stage without branches.
     """
 
     step_idx: int
     augments: bool
     operators: tuple[Operator, ...]
     by_source: tuple[tuple[int, tuple[Operator, ...]], ...] | None = None
+    branches: tuple[tuple[Stage, ...], ...] = ()
+
+    @property
+    def acting(self) -> tuple[Operator, ...]:
+        """Every operator of the stage, those of its sources and branches included."""
+        apart = [operator for _, held in self.by_source or () for operator in held]
+        inside = [operator for stages in self.branches for stage in stages for operator in stage.acting]
+        return (*self.operators, *apart, *inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,12 @@ class ReplayPlan:
         The one source that the chain uses.
     wavelengths : ndarray of shape (n_channels,), or None
         The stored grid, in the unit that the chain's metadata states. Read-only.
+    stack : tuple of ReplayPlan
+        The chains whose predictions feed a stacked model, in the order of its columns; empty for all others.
+    stack_method : {"predict", "predict_proba"}
+        What they are asked for.
+    passthrough : bool
+        Whether a stacked model gets the spectra beside the predictions.
 
     Examples
     --------
@@ -106,6 +123,9 @@ class ReplayPlan:
     sources: tuple[int, ...] = ()
     source_index: int | None = None
     wavelengths: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    stack: tuple[ReplayPlan, ...] = ()
+    stack_method: str = "predict"
+    passthrough: bool = False
     # What inspection found out about the operators; derived, so it is no part of the value.
     memory: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -147,6 +167,9 @@ class ReplayPlan:
             for fold, model in models.items()
         )
         sources = () if source_index is not None else _sources(members[0].stages)
+        stack, method, passthrough = _stack(chain)
+        if stack and not sources:
+            sources = next((plan.sources for plan in stack if plan.sources), ())
         return cls(
             chain_id=str(chain.get("chain_id") or ""),
             members=members,
@@ -155,7 +178,15 @@ class ReplayPlan:
             sources=sources,
             source_index=source_index,
             wavelengths=_grid(chain.get("wavelengths")),
+            stack=stack,
+            stack_method=method,
+            passthrough=passthrough,
         )
+
+    @property
+    def nested(self) -> bool:
+        """Whether it is more than a row of steps and one kind of model: merged branches, or a stack."""
+        return bool(self.stack) or any(stage.branches for member in self.members for stage in member.stages)
 
     @property
     def folds(self) -> tuple[str, ...]:
@@ -172,10 +203,11 @@ class ReplayPlan:
     def operators(self) -> tuple[Operator, ...]:
         """Every object that a replay uses, each once, in the order of first use."""
         found: dict[str, Operator] = {}
+        for base in self.stack:
+            found.update((operator.key, operator) for operator in base.operators)
         for member in self.members:
             for stage in member.stages:
-                apart = [operator for _, held in stage.by_source or () for operator in held]
-                found.update((operator.key, operator) for operator in (*stage.operators, *apart))
+                found.update((operator.key, operator) for operator in stage.acting)
             found.update((operator.key, operator) for operator in (member.model, *member.targets))
         found.update((operator.key, operator) for operator in self.targets)
         return tuple(found.values())
@@ -192,6 +224,27 @@ class ReplayPlan:
         Who replays a chain from a stranger must check these as well as the artifacts.
         """
         return [operator.name for operator in self.operators if not operator.artifact_id]
+
+
+def _stack(chain: Mapping[str, Any]) -> tuple[tuple[ReplayPlan, ...], str, bool]:
+    """Compile the chains that feed a stacked model."""
+    index = step_number(chain.get("model_step_idx"), "The chain's 'model_step_idx'")
+    for position, step in enumerate(chain["steps"]):
+        if step_number(step.get("step_idx"), "step_idx") != index or step.get("operator_type") != STACKED:
+            continue
+        # They were recorded on the grid of the stack.
+        shared = {"chain_id": chain.get("chain_id"), "wavelengths": chain.get("wavelengths")}
+        plans = tuple(
+            ReplayPlan.from_chain({**source, **shared})
+            for source in stack_sources(step, f"steps[{position}]")
+        )
+        method = str(step.get("stack_method") or "predict")
+        if method not in ("predict", "predict_proba"):
+            raise ReplayError(
+                f"Step {index} asks its sources for {method!r}; expected predict or predict_proba."
+            )
+        return plans, method, bool(step.get("passthrough"))
+    return (), "predict", False
 
 
 def _models(chain: Mapping[str, Any]) -> dict[str | None, Operator]:
@@ -241,6 +294,13 @@ def _split_targets(steps: list[Step]) -> tuple[list[Step], list[Step]]:
 
 def _stage(step: Step, fold: str | None, source_index: int | None) -> Stage:
     augments = step.kind == AUGMENTATION
+    if step.kind == MERGE:
+        if any(inner.kind == TARGETS for steps in step.branches for inner in steps):
+            raise ReplayError(
+                f"{step.where} merges branches that transform targets; do that before branching."
+            )
+        inside = tuple(tuple(_stage(inner, fold, source_index) for inner in steps) for steps in step.branches)
+        return Stage(step.index, False, (), None, inside)
     if step.sources is None:
         return Stage(step.index, augments, step.operators(fold))
     if source_index is None:
@@ -259,6 +319,17 @@ def _sources(stages: tuple[Stage, ...]) -> tuple[int, ...]:
     merged: Stage | None = None
     names: tuple[int, ...] = ()
     for stage in stages:
+        if stage.branches:
+            for inside in stage.branches:
+                found = _sources(inside)
+                if found and (merged is not None or (names and names != found)):
+                    raise ReplayError(
+                        f"Step {stage.step_idx} merges branches that treat the sources {list(found)} apart, where "
+                        f"{'they are merged already' if merged else f'others have {list(names)}'}."
+                    )
+                names = names or found
+            merged = merged or stage
+            continue
         if stage.by_source is None:
             merged = merged or stage
             continue

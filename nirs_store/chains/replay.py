@@ -239,10 +239,22 @@ class _Run:
     def __init__(self, plan: ReplayPlan, X: Any, load: Load, wavelengths: Any) -> None:
         self._plan = plan
         self._bench = Workbench(load, plan.memory)
-        spectra = read_spectra(plan, X, wavelengths, self._adapts)
+        spectra = (
+            self._stacked(X, wavelengths) if plan.stack else read_spectra(plan, X, wavelengths, self._adapts)
+        )
         self._bench.finite = spectra.finite
         self._n_samples = len(spectra.parts[0])
         self._after_shared = self._walk(spectra, plan.members[0].stages[: plan.n_shared])
+
+    def _stacked(self, X: Any, wavelengths: Any) -> Spectra:
+        """What a stacked model gets in place of spectra: the predictions of its sources, side by side."""
+        ask = predict_proba if self._plan.stack_method == "predict_proba" else predict
+        columns = [np.asarray(ask(base, X, self._bench.load, wavelengths)) for base in self._plan.stack]
+        table = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
+        if self._plan.passthrough:
+            own = read_spectra(self._plan, X, wavelengths, lambda: False).merged()
+            table = np.hstack([table, own.parts[0]])
+        return Spectra((table,), (None,), bool(np.isfinite(table).all()))
 
     def output(self, member: Member, method: str) -> Array:
         """Take the spectra through a member's own steps and call its model."""
@@ -297,16 +309,20 @@ class _Run:
     def _walk(self, spectra: Spectra, stages: Sequence[Stage]) -> Spectra:
         groups: tuple[tuple[Operator, ...], ...]
         for stage in stages:
+            if stage.branches:
+                parts = [self._walk(spectra, inside).merged().parts[0] for inside in stage.branches]
+                spectra = Spectra((np.hstack(parts),), (None,), spectra.finite)
+                continue
             if stage.by_source is None:
                 spectra = spectra.merged()
                 groups = (stage.operators,)
             else:
                 groups = tuple(operators for _, operators in stage.by_source)
-            parts = tuple(
+            applied = tuple(
                 self._apply(stage, operators, part, grid)
                 for operators, part, grid in zip(groups, spectra.parts, spectra.grids, strict=True)
             )
-            spectra = Spectra(parts, spectra.grids, spectra.finite)
+            spectra = Spectra(applied, spectra.grids, spectra.finite)
         return spectra
 
     def _apply(self, stage: Stage, operators: Sequence[Operator], X: Any, grid: Any) -> Any:
@@ -324,6 +340,8 @@ class _Run:
         if not member.stages:
             return "predict" in self._bench.open(member.model)[1].wavelengths
         stage = member.stages[0]
+        if stage.branches:
+            return False
         groups = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]
         return all(held and "transform" in self._bench.open(held[0])[1].wavelengths for held in groups)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -13,12 +13,14 @@ from nirs_store.chains.folds import (
     normalise_folds,
     shared_ids,
     source_map,
+    stack_sources,
     step_fold_ids,
     step_ids,
     step_number,
 )
 from nirs_store.chains.kinds import (
     AUGMENTATION,
+    MERGE,
     MODEL,
     SPLITTER,
     STACKED,
@@ -82,6 +84,8 @@ class Step:
         Artifacts of each fold that has its own.
     sources : dict or None
         Artifacts of each source; None where sources are not told apart.
+    branches : tuple of tuple of Step
+        What a step that merges branches brings together, in order; empty for every other step.
     """
 
     index: int
@@ -93,6 +97,7 @@ class Step:
     ids: tuple[str, ...]
     by_fold: Mapping[str, tuple[str, ...]]
     sources: Mapping[int, tuple[str, ...]] | None
+    branches: tuple[tuple[Step, ...], ...] = ()
 
     @property
     def where(self) -> str:
@@ -150,19 +155,83 @@ def read_steps(chain: Mapping[str, Any]) -> list[Step]:
     sources = source_map(chain.get("shared_artifacts"))
     _refuse_strays(shared.keys() | sources.keys(), {index for index, _, _ in entries}, model_index)
     branch = _branch(chain, entries, model_index)
-
-    found: list[Step] = []
     before = [entry for entry in entries if entry[0] < model_index]
-    for index, group in groupby(before, key=lambda entry: entry[0]):
-        raw = [
-            _read(position, entry, where, shared.get(index, ()), sources.get(index))
-            for position, (_, where, entry) in enumerate(group)
-            if _on_branch(entry, where, branch)
-        ]
+    return _read_branch(before, branch, shared, sources)
+
+
+def _read_branch(
+    entries: list[Entry],
+    branch: tuple[int, ...],
+    shared: Mapping[int, tuple[str, ...]],
+    sources: Mapping[int, dict[int, tuple[str, ...]]],
+) -> list[Step]:
+    """List the steps that lead along one branch; branches that are merged on the way go into one step."""
+    merged = _merged(entries, branch)
+    inside = {where for held in merged.values() for _, where, _ in held}
+    found: list[Step] = []
+    for index, group in groupby(entries, key=lambda entry: entry[0]):
+        raw: list[Step] = []
+        for _, where, entry in group:
+            if where in inside or not _on_branch(entry, where, branch):
+                continue
+            # The place in the list keeps apart what several branches do at one index.
+            place = int(where[6:-1])
+            step = _read(place, entry, where, shared.get(index, ()), sources.get(index))
+            if step.kind == MERGE:
+                parts = tuple(
+                    tuple(_read_branch(_of(merged[where], path), path, shared, sources))
+                    for path in _merged_paths(entry, where, merged[where])
+                )
+                step = replace(step, branches=parts)
+            raw.append(step)
         found += _settle(
             [step for step in raw if step.kind not in (MODEL, STACKED, SPLITTER)], shared.get(index, ())
         )
     return found
+
+
+def _merged(entries: list[Entry], branch: tuple[int, ...]) -> dict[str, list[Entry]]:
+    """Find what each merge on the way brings together: the branched steps before it, by its own place."""
+    found: dict[str, list[Entry]] = {}
+    taken: set[str] = set()
+    for place, (index, where, entry) in enumerate(entries):
+        level = _entry_path(entry, where)
+        if entry.get("operator_type") != MERGE or level != branch[: len(level)]:
+            continue
+        held = []
+        for earlier in entries[:place]:
+            path = _entry_path(earlier[2], earlier[1])
+            if len(path) > len(level) and path[: len(level)] == level and earlier[1] not in taken:
+                held.append(earlier)
+                taken.add(earlier[1])
+        if not held:
+            raise ReplayError(f"Step {index} merges branches, but no step before it is on one.")
+        found[where] = held
+    return found
+
+
+def _merged_paths(entry: Mapping[str, Any], where: str, held: list[Entry]) -> list[tuple[int, ...]]:
+    """List the branches that a merge brings together, in the order in which they are put side by side."""
+    stated = entry.get("branches")
+    if stated is not None:
+        if not isinstance(stated, list | tuple) or not stated:
+            raise InvalidInput(f"{where}['branches'] must be a list of branch paths, found {stated!r}.")
+        return [_path(path, f"{where}['branches']") for path in stated]
+    depth = len(_entry_path(entry, where)) + 1
+    return sorted({_entry_path(step, at)[:depth] for _, at, step in held})
+
+
+def _of(held: list[Entry], path: tuple[int, ...]) -> list[Entry]:
+    """The steps of one branch, those of its own branches included."""
+    return [
+        item
+        for item in held
+        if (own := _entry_path(item[2], item[1]))[: len(path)] == path or own == path[: len(own)]
+    ]
+
+
+def _entry_path(entry: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    return _path(entry.get("branch_path") or (), f"{where}['branch_path']")
 
 
 def model_ids(chain: Mapping[str, Any]) -> tuple[dict[str, Operator], Operator | None]:
@@ -176,10 +245,11 @@ def model_ids(chain: Mapping[str, Any]) -> tuple[dict[str, Operator], Operator |
     single = shared_ids(chain.get("shared_artifacts")).get(index, ())
     for _, where, entry in [item for item in _entries(chain) if item[0] == index]:
         name = name or str(entry.get("operator_class") or "")
-        if entry.get("operator_type") == STACKED:
+        if entry.get("operator_type") == STACKED and not stack_sources(entry, where):
             raise ReplayError(
-                f"Step {index} is a stacked model, which predicts from the predictions of other models; a "
-                "chain holds one model. Store the stack as one estimator, such as a StackingRegressor."
+                f"Step {index} is a stacked model, which predicts from the predictions of other models, and does "
+                "not say of which. Record it with record_stacking, or as one estimator, such as a "
+                "StackingRegressor."
             )
         if entry.get("operator_type") in (TRANSFORM, TARGETS, AUGMENTATION, SPLITTER):
             raise ReplayError(
@@ -239,11 +309,11 @@ def _branch(chain: Mapping[str, Any], entries: list[Entry], model_index: int) ->
 
 
 def _on_branch(entry: Mapping[str, Any], where: str, branch: tuple[int, ...]) -> bool:
-    path = _path(entry.get("branch_path") or (), f"{where}['branch_path']")
+    path = _entry_path(entry, where)
     if path and not branch:
         raise ReplayError(
-            f"{where} ran in branch {list(path)}, but the model belongs to no branch: it was fitted on "
-            "merged branches, which a chain of steps cannot replay."
+            f"{where} ran in branch {list(path)}, but the model belongs to no branch: it was fitted on merged "
+            "branches. Say how, with a step of the type 'merge' after them."
         )
     return path == branch[: len(path)]
 

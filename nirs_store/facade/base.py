@@ -7,6 +7,8 @@ from typing import Any
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine
 from nirs_store.chains.plan import ReplayPlan
+from nirs_store.registry.loader import ArtifactLoader
+from nirs_store.registry.registry import ArtifactRegistry
 
 __all__ = ["Facade"]
 
@@ -17,9 +19,13 @@ class Facade:
     _engine: Engine
     _objects: ByteLRU[str, Any]
     _plans: ByteLRU[str, ReplayPlan]
+    _registry: ArtifactRegistry | None = None
+    _loader: ArtifactLoader | None = None
 
     def _forget(self) -> None:
         """After a deletion anything that was cached may be gone."""
         self._engine.known.clear()
         self._plans.clear()
         self._objects.clear()
+        if self._loader is not None:
+            self._loader.clear_cache()

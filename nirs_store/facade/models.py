@@ -15,12 +15,28 @@ from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
 from nirs_store.facade.asking import QueryMethods
 from nirs_store.imports import ImportedBundle
+from nirs_store.registry.loader import ArtifactLoader
+from nirs_store.registry.registry import ArtifactRegistry
 
 __all__ = ["ModelMethods"]
 
 
 class ModelMethods(QueryMethods):
     """Artifacts, chains on new spectra, files to share."""
+
+    @property
+    def artifacts(self) -> ArtifactRegistry:
+        """Fitted objects by their place in a pipeline; see `nirs_store.registry`."""
+        if self._registry is None:
+            self._registry = ArtifactRegistry(self._engine)
+        return self._registry
+
+    @property
+    def loader(self) -> ArtifactLoader:
+        """Loads fitted objects by their place, into the cache that replay uses."""
+        if self._loader is None:
+            self._loader = ArtifactLoader(self._engine, cache=self._objects)
+        return self._loader
 
     def replay_chain(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
         """Predict new spectra with a stored chain.

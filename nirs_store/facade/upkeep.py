@@ -7,6 +7,7 @@ from typing import Literal, overload
 from nirs_store.catalog import deletion
 from nirs_store.catalog.access import Connection
 from nirs_store.facade.base import Facade
+from nirs_store.registry.cleanup import refuse_needed
 from nirs_store.upkeep.findings import CheckReport
 from nirs_store.upkeep.gc import GRACE_SECONDS, GcPlan, GcResult
 from nirs_store.upkeep.repairplan import RepairPlan
@@ -20,16 +21,21 @@ class UpkeepMethods(Facade):
 
     @overload
     def delete_run(
-        self, run_id: str, delete_artifacts: bool = True, *, dry_run: Literal[False] = False
+        self,
+        run_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[False] = False,
+        force: bool = False,
     ) -> int: ...
 
     @overload
     def delete_run(
-        self, run_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True]
+        self, run_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
     ) -> deletion.RunDeletion: ...
 
     def delete_run(
-        self, run_id: str, delete_artifacts: bool = True, *, dry_run: bool = False
+        self, run_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
     ) -> int | deletion.RunDeletion:
         """Delete a run and everything it owns, in one transaction.
 
@@ -39,17 +45,28 @@ class UpkeepMethods(Facade):
             Also remove the files that nothing else holds. False keeps them for a later gc.
         dry_run : bool
             Return the plan and change nothing.
+        force : bool
+            Even where a meta-model of another run is fed by a model of this one. Its own stacked chain keeps
+            the blobs that it needs to replay.
 
         Returns
         -------
         int or RunDeletion
             Rows deleted; 0 for an unknown run.
+
+        Raises
+        ------
+        InvalidInput
+            A meta-model of another run needs a model of this one. Nothing was changed.
         """
         if dry_run:
             return self._engine.query(lambda con: deletion.plan_run_deletion(con, run_id))
 
         def work(con: Connection) -> tuple[deletion.RunDeletion, int]:
-            return deletion.plan_run_deletion(con, run_id), deletion.delete_run(con, run_id)
+            plan = deletion.plan_run_deletion(con, run_id)
+            if plan.needed_by and not force:
+                refuse_needed(plan.needed_by)
+            return plan, deletion.delete_run(con, run_id)
 
         plan, deleted = self._engine.change(work)
         self._forget()

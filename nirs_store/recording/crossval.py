@@ -56,6 +56,7 @@ def record_cross_validation(
     target_unit: str | None = None,
     wavelength_unit: str | None = None,
     artifact_format: str = "joblib",
+    reuse: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CrossValidationResult:
     """Cross-validate an estimator and record trace, models, predictions, scores and logs.
@@ -112,6 +113,11 @@ def record_cross_validation(
         What y is (``"fat"``), its unit (``"%"``) and that of the wavelengths (``"nm"``).
     artifact_format : str
         Serializer of the fitted objects; ``"cloudpickle"`` takes functions without a module.
+    reuse : bool
+        Take over transformers that an earlier pipeline of this workspace fitted with the same parameters on the
+        same samples, and fit only what is new. Found are those that were themselves recorded with `reuse`;
+        `ArtifactRegistry.invalidate_cache` has them fitted anew. Not for transformers whose ``fit_transform``
+        means something else than ``fit`` and ``transform`` (scikit-learn's TargetEncoder).
     progress : callable, optional
         Called as ``progress(done, total)`` after every fit.
 
@@ -157,6 +163,8 @@ def record_cross_validation(
     task = check_estimator(parts, task_type)
     chosen = choose_metric(metric, task)
     _check_options(dataset_name, n_jobs, y_processing)
+    if reuse and not hasattr(store, "artifacts"):
+        raise InvalidInput("reuse: expected a store with an artifact registry, such as WorkspaceStore.")
     data = check_data(
         X,
         y,
@@ -190,7 +198,7 @@ def record_cross_validation(
     try:
         pipeline_id = store.begin_pipeline(run_id, pipeline_name, config, [], dataset_name, data_hash)
         layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
-        job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task)
+        job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse)
         _save_shared(store, layout, job, split_ms, len(folds))
         tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds
         results = _collect(_fit_all(store, job, tasks, n_jobs or 1), len(tasks), progress)
@@ -235,12 +243,14 @@ def _facts(**given: str | None) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _job(estimator: Any, data: Data, pipeline_id: str, artifact_format: str, encoder: Any, task: str) -> Job:
+def _job(
+    estimator: Any, data: Data, pipeline_id: str, artifact_format: str, encoder: Any, task: str, reuse: bool
+) -> Job:
     shared = encoder is not None and task == "classification"
     if shared:
         # Which labels exist is no knowledge about a sample; folds must number them alike.
         encoder = clone(encoder).fit(data.y)
-    return Job(estimator, data, pipeline_id, artifact_format, encoder, shared)
+    return Job(estimator, data, pipeline_id, artifact_format, encoder, shared, reuse)
 
 
 def _save_shared(store: RecordingStore, layout: Layout, job: Job, split_ms: int, n_folds: int) -> None:

@@ -16,6 +16,7 @@ from sklearn.base import clone
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.inputs import Data, Fold
+from nirs_store.recording.reuse import Reuse
 from nirs_store.recording.steps import class_name, describe, json_safe, take_apart
 
 __all__ = ["FoldResult", "Job", "Prediction", "align_probabilities", "average_folds", "fit_fold"]
@@ -32,6 +33,8 @@ class Job:
     encoder : object or None
         A transformer of the target; `encoder_is_shared` says that it is fitted already, and for
         all folds alike.
+    reuse : bool
+        Look for transformers that an earlier pipeline fitted on the same samples.
     parent_pid : int
         The process that commits; a worker is another one.
     """
@@ -42,6 +45,7 @@ class Job:
     artifact_format: str
     encoder: Any = None
     encoder_is_shared: bool = False
+    reuse: bool = False
     parent_pid: int = field(default_factory=os.getpid)
 
 
@@ -62,6 +66,7 @@ class FoldResult:
 
     key: str
     transformer_ids: list[str] = field(default_factory=list)
+    reused: list[bool] = field(default_factory=list)
     encoder_id: str | None = None
     model_id: str = ""
     best_params: dict[str, Any] = field(default_factory=dict)
@@ -94,20 +99,32 @@ def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
         if encoder is not None and not job.encoder_is_shared:
             encoder = clone(encoder).fit(_column(target))
         encoded = target if encoder is None else _encode(encoder, target, job.encoder_is_shared)
-    for transformer in parts.transformers:
+    transformers = list(parts.transformers)
+    cache = Reuse(store, job, fold, transformers, spectra, encoded) if job.reuse else None
+    for place, transformer in enumerate(transformers):
         with _timed(result, fold, transformer):
-            if hasattr(transformer, "fit_transform"):
+            found = None if cache is None else cache.find(place)
+            result.reused.append(found is not None)
+            if found is not None:
+                transformers[place] = found
+                spectra = found.transform(spectra)
+            elif cache is None and hasattr(transformer, "fit_transform"):
                 spectra = transformer.fit_transform(spectra, encoded)
             else:
+                # As one that was taken over does it: fit_transform may differ in the last bits.
                 spectra = transformer.fit(spectra, encoded).transform(spectra)
     with _timed(result, fold, parts.model):
         parts.model.fit(spectra, encoded)
     for partition, rows, X, y in _partitions(job.data, fold):
-        for transformer in parts.transformers:
+        for transformer in transformers:
             X = transformer.transform(X)
         result.predictions[partition] = _predict(parts.model, encoder, job, partition, rows, X, y)
     result.best_params = json_safe(getattr(parts.model, "best_params_", {}))
-    _save(store, job, result, parts.transformers, parts.model, encoder)
+    _save(store, job, result, transformers, parts.model, encoder)
+    if cache is not None:
+        cache.remember(transformers, result.transformer_ids)
+        if os.getpid() != job.parent_pid:
+            store.flush()
     return result
 
 

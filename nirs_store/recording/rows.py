@@ -137,9 +137,14 @@ def _log_ends(store: RecordingStore, layout: Layout, results: Sequence[FoldResul
             class_name(step),
             "end",
             duration_ms=round(sum(each.values())),
-            message=f"{describe(step)}: fitted {len(each)} times",
+            message=_fitted_words(describe(step), results, position),
             details={"fit_ms": each},
         )
+
+
+def _fitted_words(what: str, results: Sequence[FoldResult], position: int) -> str:
+    taken = sum(result.reused[position] for result in results if position < len(result.reused))
+    return f"{what}: fitted {len(results) - taken} times" + (f", taken over {taken} times" if taken else "")
 
 
 def _save_chain(

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
+from nirs_store.catalog.transitions import released_words
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.ids import new_id
 from nirs_store.testing.records import ModelRecords
@@ -165,6 +166,10 @@ class ModelStore(ModelRecords):
         row = self._known("pipeline", pipeline_id)
         if row["status"] == "running":
             row.update(status="failed", completed_at=self._clock(), error=error)
+            held = sorted({r.artifact_id for r in self._state.references if r.pipeline_id == pipeline_id})
+            if held:
+                words = released_words(len(held))
+                self.log_step(pipeline_id, 0, None, "cleanup", None, words, {"artifact_ids": held[:100]})
             self._drop_children(pipeline_id)
 
     # -- deletion -----------------------------------------------------------------------------

@@ -136,7 +136,7 @@ class ModelRecords(ModelQueries):
         self,
         pipeline_id: str,
         step_idx: int,
-        operator_class: str,
+        operator_class: str | None,
         event: str,
         duration_ms: int | None = None,
         message: str | None = None,

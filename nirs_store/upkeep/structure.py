@@ -131,12 +131,13 @@ def _artifacts(inspection: Inspection, seen: Surroundings, found: Structure) -> 
     found.blobs = found.ask("artifacts", inspection.blobs)
     references = found.ask("references", inspection.references)
     chains = found.ask("chains", lambda: list(inspection.chains()))
-    if found.blobs is None or references is None or chains is None:
+    recorded = found.ask("records", inspection.recorded)
+    if found.blobs is None or references is None or chains is None or recorded is None:
         return
     named = {chain.chain_id: _named(chain, found) for chain in chains}
     known = {blob.artifact_id for blob in found.blobs}
-    found.findings += _missing_rows(named, known, seen, found)
-    found.findings += _references(references, named, known)
+    found.findings += _missing_rows(named, recorded, known, seen, found)
+    found.findings += _references(references, {"chain": named, "record": recorded}, known)
     for session_id in found.ask("sessions", inspection.missing_sessions) or ():
         if session_id not in seen.alive:
             found.findings.append(
@@ -187,20 +188,26 @@ def _decoded(chain: ChainRow) -> dict[str, Any]:
 
 
 def _missing_rows(
-    named: dict[str, list[str]], known: set[str], seen: Surroundings, found: Structure
+    named: dict[str, list[str]],
+    recorded: dict[str, list[str]],
+    known: set[str],
+    seen: Surroundings,
+    found: Structure,
 ) -> list[Finding]:
     owners: dict[str, list[str]] = {}
-    for chain_id, ids in named.items():
+    for owner, ids in (*named.items(), *recorded.items()):
         for artifact_id in ids:
             if artifact_id not in known:
-                owners.setdefault(artifact_id, []).append(chain_id)
+                owners.setdefault(artifact_id, []).append(owner)
     files = {stem_of(path): path for path in sorted(seen.files | seen.aside)} if owners else {}
     findings = []
     for artifact_id, chains in sorted(owners.items()):
         path = files.get(artifact_id)
         if path is not None:
             found.restorable.add(path)
-        message = f"{len(chains)} chains name this artifact ({chains[0]}), and there is no row of it"
+        of_records = sum(owner in recorded for owner in chains)
+        words = f"{len(chains) - of_records} chains" + (f" and {of_records} records" if of_records else "")
+        message = f"{words} name this artifact ({chains[0]}), and there is no row of it"
         findings.append(
             Finding(
                 "artifact_missing" if path is None else "artifact_row_missing",
@@ -215,19 +222,22 @@ def _missing_rows(
     return findings
 
 
-def _references(references: list[Reference], named: dict[str, list[str]], known: set[str]) -> list[Finding]:
+def _references(
+    references: list[Reference], owners: dict[str, dict[str, list[str]]], known: set[str]
+) -> list[Finding]:
     findings = []
-    held: set[tuple[str, str]] = set()
+    held: set[tuple[str, str, str]] = set()
     for ref in references:
-        if ref.owner_kind == "chain":
-            held.add((ref.owner_id, ref.artifact_id))
+        named = owners.get(ref.owner_kind)
+        if named is not None:
+            held.add((ref.owner_kind, ref.owner_id, ref.artifact_id))
             if ref.owner_id not in named:
                 findings.append(
                     Finding(
                         "reference_dangling",
                         "warning",
                         f"artifact_refs/{ref.ref_id}",
-                        f"chain {ref.owner_id}, which held artifact {ref.artifact_id}, is gone.",
+                        f"{ref.owner_kind} {ref.owner_id}, which held artifact {ref.artifact_id}, is gone.",
                         remedy=_REPAIR,
                         subject=(ref.ref_id,),
                     )
@@ -245,19 +255,20 @@ def _references(references: list[Reference], named: dict[str, list[str]], known:
                     remedy=_SAVE_AGAIN,
                 )
             )
-    for chain_id, ids in named.items():
-        for artifact_id in dict.fromkeys(ids):
-            if (chain_id, artifact_id) not in held:
-                findings.append(
-                    Finding(
-                        "reference_missing",
-                        "warning",
-                        f"chains/{chain_id}",
-                        f"it holds no reference to artifact {artifact_id}, which it names; a gc could remove that.",
-                        remedy=_REPAIR,
-                        subject=(chain_id, artifact_id),
+    for kind, named in owners.items():
+        for owner_id, ids in named.items():
+            for artifact_id in dict.fromkeys(ids):
+                if (kind, owner_id, artifact_id) not in held:
+                    findings.append(
+                        Finding(
+                            "reference_missing",
+                            "warning",
+                            f"{'chains' if kind == 'chain' else 'artifact_records'}/{owner_id}",
+                            f"it holds no reference to artifact {artifact_id}, which it names; a gc could remove that.",
+                            remedy=_REPAIR,
+                            subject=(owner_id, artifact_id),
+                        )
                     )
-                )
     return findings
 
 

@@ -16,11 +16,18 @@ from typing import Any
 
 import numpy as np
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation
+from nirs_store import (
+    WorkspaceStore,
+    load_bundle,
+    load_tecator,
+    record_cross_validation,
+    record_stacking,
+)
 
 
 def build(folder: Path) -> dict[str, Any]:
@@ -47,7 +54,13 @@ def build(folder: Path) -> dict[str, Any]:
         store.save_prediction_arrays(
             text, np.array(["a", "b", "a"]), np.array(["a", "b", "b"]), np.eye(3)[:, :2], np.arange(3)
         )
+        scaler = store.artifacts.register_with_chain([1.5], "s1.MSC", "transformer", 1, pipeline_id=good)
+        record = store.artifacts.register_with_chain(
+            [2.5], "s1.MSC>s2.PLS", "model", 2, [0, 1], 1, 2, depends_on=[scaler.artifact_id], pipeline_id=good,
+            params={"k": 3}, custom_name="named",
+        )  # fmt: skip
         store.complete_pipeline(good, 0.1, None, "accuracy", 5)
+        stack = record_stacking(store, [recorded.chain_id], Ridge(), X, y, cv=KFold(3))
         bad = store.begin_pipeline(run_id, "bad", None, [], "other", "h")
         store.log_step(bad, 0, "X", "start", message="before the failure")
         store.save_prediction(
@@ -61,6 +74,7 @@ def build(folder: Path) -> dict[str, Any]:
         assert chain is not None
         store.export_chain(recorded.chain_id, folder / "model.n4a")
         predicted = store.replay_chain(recorded.chain_id, X)
+        stacked = store.replay_chain(stack.chain_id, X)
         assert np.array_equal(load_bundle(folder / "model.n4a", allow_pickle=True).predict(X), predicted)
     return {
         "X": X.tolist(),
@@ -71,7 +85,11 @@ def build(folder: Path) -> dict[str, Any]:
         "good": good,
         "bad": bad,
         "text": text,
-        "n_predictions": len(recorded.prediction_ids) + 1,
+        "n_predictions": len(recorded.prediction_ids) + 1 + len(stack.prediction_ids),
+        "stack": stack.chain_id,
+        "stack_run": stack.run_id,
+        "stacked": stacked.tolist(),
+        "records": [scaler.to_dict() | {"created_at": None}, record.to_dict() | {"created_at": None}],
         "rmsecv": recorded.value,
     }
 

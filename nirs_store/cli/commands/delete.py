@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 @click.command("delete", cls=Command)
 @click.argument("identifier", metavar="ID")
 @click.option("--keep-artifacts", is_flag=True, help="Leave the files of models for a later gc.")
+@click.option("--force", is_flag=True, help="Also models that a meta-model of another run is fed by.")
 @dry_run_option
 @yes_option
 @workspace_option
-def command(identifier: str, keep_artifacts: bool, dry_run: bool, yes: bool, workspace: Path) -> None:
+def command(
+    identifier: str, keep_artifacts: bool, force: bool, dry_run: bool, yes: bool, workspace: Path
+) -> None:
     """Delete a run with all it recorded, or one prediction.
 
     The plan is printed first. Models that other runs use stay. On a terminal you are asked;
@@ -38,7 +41,7 @@ def command(identifier: str, keep_artifacts: bool, dry_run: bool, yes: bool, wor
         if dry_run or not confirm("Delete this?", yes):
             return
         if found.kind == "run":
-            rows = store.delete_run(found.identifier, not keep_artifacts)
+            rows = store.delete_run(found.identifier, not keep_artifacts, force=force)
         else:
             rows = int(store.delete_prediction(found.identifier))
     click.echo(f"Deleted {rows} rows." if found.kind == "run" else "Deleted.")
@@ -50,5 +53,7 @@ def _print_plan(plan: RunDeletion, keep_artifacts: bool) -> None:
     click.echo(f"Run {plan.run_id} ({plan.name})")
     for table, count in plan.rows.items():
         click.echo(f"  {count:>8} {table.replace('_', ' ')}")
+    for model, source in plan.needed_by:
+        click.echo(f"  meta-model {model} is fed by {source}; --force deletes it all the same")
     what = "unreferenced, left for a gc" if keep_artifacts else "files that only this run uses"
     click.echo(f"  {len(plan.artifacts):>8} models, {what} ({human_bytes(plan.artifact_bytes)})")

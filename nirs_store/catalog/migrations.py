@@ -15,8 +15,12 @@ from pathlib import Path
 import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.catalog.columns import create_statement
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.schema import CATALOG_ALIAS, VIEWS
+from nirs_store.catalog.schema_evaluations import EVALUATION_TABLES
+from nirs_store.catalog.schema_files import FILE_TABLES
+from nirs_store.catalog.schema_history import HISTORY_TABLES
 from nirs_store.errors import WriteFailed
 from nirs_store.ids import new_id
 
@@ -55,9 +59,15 @@ def _artifact_records(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def _files_and_history(con: duckdb.DuckDBPyConnection) -> None:
+    for table in (*FILE_TABLES, *HISTORY_TABLES, *EVALUATION_TABLES):
+        con.execute(create_statement(table))
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "environment, note and tags of runs; views with plain names", _run_notes),
     Migration(3, "records of the artifact layer", _artifact_records),
+    Migration(4, "files, lineage, audit, evaluations, backups", _files_and_history),
 )
 
 

@@ -8,9 +8,25 @@ dangling references instead.
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
 
 import pyarrow as pa
+
+from nirs_store.catalog.columns import (
+    LONG,
+    Column,
+    Table,
+    create_statement,
+    document,
+    key,
+    moment,
+    number,
+    text,
+    whole,
+    whole64,
+)
+from nirs_store.catalog.schema_evaluations import EVALUATION_TABLES
+from nirs_store.catalog.schema_files import FILE_TABLES
+from nirs_store.catalog.schema_history import HISTORY_TABLES
 
 __all__ = [
     "ADDED_COLUMNS",
@@ -27,291 +43,244 @@ __all__ = [
     "create_statements",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CATALOG_ALIAS = "store"
 # DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
 # gives any back to a catalog of this size; below 8,192 scans of a million rows slow down visibly.
 ROW_GROUP_SIZE = 8192
 
 
-class Column(NamedTuple):
-    """One column: its name, DuckDB type (with constraints) and Arrow type."""
-
-    name: str
-    sql: str
-    arrow: pa.DataType
-
-
-class Table(NamedTuple):
-    """One table and the columns whose value names an owner (looked up among the tombstones)."""
-
-    name: str
-    columns: tuple[Column, ...]
-
-
-_TEXT = pa.string()
-_TIME = pa.timestamp("us")
-_INT = pa.int32()
-_LONG = pa.int64()
-_REAL = pa.float64()
-
-
-def _key(name: str) -> Column:
-    return Column(name, "VARCHAR PRIMARY KEY", _TEXT)
-
-
-def _text(name: str, *, null: bool = False) -> Column:
-    return Column(name, "VARCHAR" if null else "VARCHAR NOT NULL", _TEXT)
-
-
-def _json(name: str, *, null: bool = True) -> Column:
-    return Column(name, "JSON" if null else "JSON NOT NULL", _TEXT)
-
-
-def _time(name: str, *, null: bool = True) -> Column:
-    return Column(name, "TIMESTAMP" if null else "TIMESTAMP NOT NULL", _TIME)
-
-
-def _real(name: str) -> Column:
-    return Column(name, "DOUBLE", _REAL)
-
-
-def _int(name: str, *, null: bool = True) -> Column:
-    return Column(name, "INTEGER" if null else "INTEGER NOT NULL", _INT)
-
-
-def _long(name: str) -> Column:
-    return Column(name, "BIGINT NOT NULL", _LONG)
-
-
 TABLES: dict[str, Table] = {
     t.name: t
     for t in (
-        Table("nirs_store_meta", (_key("key"), _text("value"))),
+        Table("nirs_store_meta", (key("key"), text("value"))),
         Table(
             "sessions",
             (
-                _key("session_id"),
-                _text("host"),
-                _int("pid"),
-                _time("started_at", null=False),
-                _time("ended_at"),
+                key("session_id"),
+                text("host"),
+                whole("pid"),
+                moment("started_at", null=False),
+                moment("ended_at"),
             ),
         ),
         Table(
             "runs",
             (
-                _key("run_id"),
-                _text("name"),
-                _json("config"),
-                _json("datasets"),
-                _text("status"),
-                _time("created_at", null=False),
-                _time("completed_at"),
-                _json("summary"),
-                _text("error", null=True),
-                _text("session_id", null=True),
-                _json("environment"),
-                _text("note", null=True),
-                _json("tags"),
+                key("run_id"),
+                text("name"),
+                document("config"),
+                document("datasets"),
+                text("status"),
+                moment("created_at", null=False),
+                moment("completed_at"),
+                document("summary"),
+                text("error", null=True),
+                text("session_id", null=True),
+                document("environment"),
+                text("note", null=True),
+                document("tags"),
             ),
         ),
         Table(
             "pipelines",
             (
-                _key("pipeline_id"),
-                _text("run_id"),
-                _text("name"),
-                _json("expanded_config"),
-                _json("generator_choices"),
-                _text("dataset_name"),
-                _text("dataset_hash", null=True),
-                _text("status"),
-                _time("created_at", null=False),
-                _time("completed_at"),
-                _real("best_val"),
-                _real("best_test"),
-                _text("metric", null=True),
-                Column("duration_ms", "BIGINT", _LONG),
-                _text("error", null=True),
-                _text("session_id", null=True),
+                key("pipeline_id"),
+                text("run_id"),
+                text("name"),
+                document("expanded_config"),
+                document("generator_choices"),
+                text("dataset_name"),
+                text("dataset_hash", null=True),
+                text("status"),
+                moment("created_at", null=False),
+                moment("completed_at"),
+                number("best_val"),
+                number("best_test"),
+                text("metric", null=True),
+                Column("duration_ms", "BIGINT", LONG),
+                text("error", null=True),
+                text("session_id", null=True),
             ),
         ),
         Table(
             "chains",
             (
-                _key("chain_id"),
-                _text("pipeline_id"),
-                _json("steps", null=False),
-                _int("model_step_idx", null=False),
-                _text("model_class"),
-                _text("preprocessings"),
-                _text("fold_strategy"),
-                _json("fold_artifacts"),
-                _json("shared_artifacts"),
-                _json("branch_path"),
-                _int("source_index"),
-                _json("fold_weights"),
-                _text("wavelengths", null=True),
-                _json("metadata"),
-                _time("created_at", null=False),
+                key("chain_id"),
+                text("pipeline_id"),
+                document("steps", null=False),
+                whole("model_step_idx", null=False),
+                text("model_class"),
+                text("preprocessings"),
+                text("fold_strategy"),
+                document("fold_artifacts"),
+                document("shared_artifacts"),
+                document("branch_path"),
+                whole("source_index"),
+                document("fold_weights"),
+                text("wavelengths", null=True),
+                document("metadata"),
+                moment("created_at", null=False),
             ),
         ),
         Table(
             "predictions",
             (
-                _key("prediction_id"),
-                _text("pipeline_id"),
-                _text("chain_id", null=True),
-                _text("dataset_name"),
-                _text("model_name"),
-                _text("model_class"),
-                _text("fold_id"),
-                _text("partition"),
-                _real("val_score"),
-                _real("test_score"),
-                _real("train_score"),
-                _text("metric"),
-                _text("task_type"),
-                _int("n_samples"),
-                _int("n_features"),
-                _json("scores"),
-                _json("best_params"),
-                _text("preprocessings"),
-                _int("branch_id"),
-                _text("branch_name", null=True),
-                _int("exclusion_count"),
-                _real("exclusion_rate"),
-                _time("created_at", null=False),
+                key("prediction_id"),
+                text("pipeline_id"),
+                text("chain_id", null=True),
+                text("dataset_name"),
+                text("model_name"),
+                text("model_class"),
+                text("fold_id"),
+                text("partition"),
+                number("val_score"),
+                number("test_score"),
+                number("train_score"),
+                text("metric"),
+                text("task_type"),
+                whole("n_samples"),
+                whole("n_features"),
+                document("scores"),
+                document("best_params"),
+                text("preprocessings"),
+                whole("branch_id"),
+                text("branch_name", null=True),
+                whole("exclusion_count"),
+                number("exclusion_rate"),
+                moment("created_at", null=False),
             ),
         ),
         Table(
             "arrays",
             (
-                _key("array_hash"),
-                _text("dtype"),
-                _text("shape"),
+                key("array_hash"),
+                text("dtype"),
+                text("shape"),
                 Column("data", "BLOB NOT NULL", pa.binary()),
             ),
         ),
         Table(
             "prediction_arrays",
             (
-                _key("prediction_id"),
-                _text("pipeline_id", null=True),
-                _text("y_true", null=True),
-                _text("y_pred", null=True),
-                _text("y_proba", null=True),
-                _text("sample_indices", null=True),
-                _text("weights", null=True),
+                key("prediction_id"),
+                text("pipeline_id", null=True),
+                text("y_true", null=True),
+                text("y_pred", null=True),
+                text("y_proba", null=True),
+                text("sample_indices", null=True),
+                text("weights", null=True),
             ),
         ),
         Table(
             "blobs",
             (
-                _key("artifact_id"),
-                _text("artifact_path"),
-                _text("content_hash"),
-                _text("operator_class"),
-                _text("artifact_type"),
-                _text("format"),
-                _long("size_bytes"),
-                _time("created_at", null=False),
+                key("artifact_id"),
+                text("artifact_path"),
+                text("content_hash"),
+                text("operator_class"),
+                text("artifact_type"),
+                text("format"),
+                whole64("size_bytes"),
+                moment("created_at", null=False),
             ),
         ),
         Table(
             "artifact_refs",
             (
-                _key("ref_id"),
-                _text("artifact_id"),
-                _text("owner_kind"),
-                _text("owner_id"),
-                _text("pipeline_id", null=True),
-                _text("operator_class", null=True),
-                _text("artifact_type", null=True),
-                _time("created_at", null=False),
+                key("ref_id"),
+                text("artifact_id"),
+                text("owner_kind"),
+                text("owner_id"),
+                text("pipeline_id", null=True),
+                text("operator_class", null=True),
+                text("artifact_type", null=True),
+                moment("created_at", null=False),
             ),
         ),
         # What the artifact layer says of a fitted object: where in a pipeline it belongs, and what it needs.
         Table(
             "artifact_records",
             (
-                _key("record_id"),
-                _text("artifact_id"),
-                _text("pipeline_id"),
-                _text("chain_path"),
-                _json("branch_path"),
-                _int("source_index"),
-                _int("step_index"),
-                _int("substep_index"),
-                _text("fold_id", null=True),
-                _text("artifact_type"),
-                _text("class_name"),
-                _text("custom_name", null=True),
-                _json("params"),
-                _json("feature_columns"),
-                _text("input_data_hash", null=True),
-                _text("dataset_hash", null=True),
-                _text("library_version"),
-                _time("created_at", null=False),
+                key("record_id"),
+                text("artifact_id"),
+                text("pipeline_id"),
+                text("chain_path"),
+                document("branch_path"),
+                whole("source_index"),
+                whole("step_index"),
+                whole("substep_index"),
+                text("fold_id", null=True),
+                text("artifact_type"),
+                text("class_name"),
+                text("custom_name", null=True),
+                document("params"),
+                document("feature_columns"),
+                text("input_data_hash", null=True),
+                text("dataset_hash", null=True),
+                text("library_version"),
+                moment("created_at", null=False),
             ),
         ),
         Table(
             "artifact_links",
             (
-                _key("link_id"),
-                _text("record_id"),
-                _text("pipeline_id"),
-                _text("kind"),
-                _int("position", null=False),
-                _text("target_id"),
-                _text("artifact_id"),
-                _int("feature_index"),
+                key("link_id"),
+                text("record_id"),
+                text("pipeline_id"),
+                text("kind"),
+                whole("position", null=False),
+                text("target_id"),
+                text("artifact_id"),
+                whole("feature_index"),
             ),
         ),
         Table(
             "logs",
             (
-                _key("log_id"),
-                _text("pipeline_id"),
-                _int("step_idx", null=False),
-                _text("operator_class", null=True),
-                _text("event"),
-                Column("duration_ms", "BIGINT", _LONG),
-                _text("message", null=True),
-                _json("details"),
-                _text("level"),
-                _time("created_at", null=False),
+                key("log_id"),
+                text("pipeline_id"),
+                whole("step_idx", null=False),
+                text("operator_class", null=True),
+                text("event"),
+                Column("duration_ms", "BIGINT", LONG),
+                text("message", null=True),
+                document("details"),
+                text("level"),
+                moment("created_at", null=False),
             ),
         ),
         # What the journal needs to be applied exactly once, and what it could not place.
-        Table("applied", (_key("txid"), _long("number"), _time("applied_at", null=False))),
-        Table("dead", (_text("id"), _text("kind"), _time("died_at", null=False))),
+        Table("applied", (key("txid"), whole64("number"), moment("applied_at", null=False))),
+        Table("dead", (text("id"), text("kind"), moment("died_at", null=False))),
         Table(
             "deferred",
             (
-                _key("change_id"),
-                _long("number"),
-                _int("position", null=False),
-                _text("kind"),
-                _text("id"),
-                _time("made_at", null=False),
-                _json("payload"),
+                key("change_id"),
+                whole64("number"),
+                whole("position", null=False),
+                text("kind"),
+                text("id"),
+                moment("made_at", null=False),
+                document("payload"),
             ),
         ),
         Table(
             "dropped",
-            (_text("txid"), _text("table_name"), _long("rows"), _time("made_at", null=False)),
+            (text("txid"), text("table_name"), whole64("rows"), moment("made_at", null=False)),
         ),
+        *FILE_TABLES,
+        *HISTORY_TABLES,
+        *EVALUATION_TABLES,
     )
 }
 
 # Streams that travel in a segment but are not tables of their own.
 CHANGES = Table(
     "changes",
-    (_text("change_id"), _text("kind"), _text("id"), _time("made_at"), _json("payload")),
+    (text("change_id"), text("kind"), text("id"), moment("made_at"), document("payload")),
 )
-TAKEOVERS = Table("takeovers", (_text("takeover_id"), _text("session_id"), _text("artifact_id")))
+TAKEOVERS = Table("takeovers", (text("takeover_id"), text("session_id"), text("artifact_id")))
 SEGMENT_TABLES: dict[str, Table] = {
     # Parents first: the order in which a segment's rows are inserted.
     **{
@@ -391,8 +360,4 @@ def arrow_schema(table: str) -> pa.Schema:
 
 def create_statements() -> list[str]:
     """Statements that create an empty catalog of the current version."""
-    tables = [
-        f"CREATE TABLE {t.name} ({', '.join(f'{c.name} {c.sql}' for c in t.columns)})"
-        for t in TABLES.values()
-    ]
-    return [*tables, *VIEWS.values()]
+    return [*map(create_statement, TABLES.values()), *VIEWS.values()]

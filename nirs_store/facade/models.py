@@ -285,7 +285,9 @@ class ModelMethods(QueryMethods):
 
         Examples
         --------
-        >>> store.import_bundle("wheat.n4a").chain_id  # doctest: +SKIP
+        >>> imported = store.import_bundle("wheat.n4a")
+        >>> store.replay_chain(imported.chain_id, X).shape
+        (54,)
         """
         from nirs_store import imports
         from nirs_store.bundle.limits import DEFAULT_LIMITS

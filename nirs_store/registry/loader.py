@@ -41,8 +41,8 @@ class ArtifactLoader(View):
 
     Examples
     --------
-    >>> loader = store.loader                                   # doctest: +SKIP
-    >>> loader.load_for_step(3, branch_path=[1], fold_id=0)     # doctest: +SKIP
+    >>> [type(fitted).__name__ for _, fitted in store.loader.load_for_step(2, fold_id=0)]
+    ['StandardScaler']
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, record_stacking
+from nirs_store.bundle.inspection import inspect_bundle
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.recording import BranchRecorder
 
@@ -86,6 +87,8 @@ def test_all_base_models_travel(store: WorkspaceStore, stack: Any, tmp_path: Pat
     np.testing.assert_array_equal(bundle.predict(X), store.replay_chain(stack.chain_id, X))
     # The final model, a scaler and a PLS, three folds; nothing that its replay does not need.
     assert sum(m.role == "blob" for m in bundle.record.members) == 6
+    card = inspect_bundle(path).card
+    assert "fed with the predictions of 2 models: (1) each channel centred" in card
     store.artifacts.export_to_manifest(tmp_path / "out", stack.pipeline_id, with_files=True)
     with WorkspaceStore(tmp_path / "other") as other:
         made = other.artifacts.import_from_manifest(tmp_path / "out")

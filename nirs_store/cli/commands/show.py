@@ -115,7 +115,7 @@ def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
 
 
 def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
-    from nirs_store.cli._output import moment, number, print_fields, print_table, short_id
+    from nirs_store.cli._output import fitting, moment, number, print_fields, print_table, short_id
     from nirs_store.plots._chain import chain_data
     from nirs_store.tree import chain_tree, tree_lines
 
@@ -155,7 +155,7 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
     )
     click.echo()
     for line in tree_lines(chain_tree(chain, data.title)):
-        click.echo(line)
+        click.echo(fitting(line))
     if data.predictions:
         click.echo()
         print_table(

@@ -1,0 +1,40 @@
+"""What became of things: audit trail, lineage, retention, statistics."""
+
+from __future__ import annotations
+
+from nirs_store.facade.base import Facade
+from nirs_store.registry.audit import Audit
+#TMP from nirs_store.registry.lineage import Lineage
+#TMP from nirs_store.registry.retention import Retention
+#TMP from nirs_store.registry.statistics import Statistics, statistics
+
+__all__ = ["HistoryMethods"]
+
+
+class HistoryMethods(Facade):
+    """Looking back, and letting go."""
+
+    @property
+    def audit(self) -> Audit:
+        """Who did what and when; see `nirs_store.registry.audit.Audit`."""
+        return Audit(self._engine)
+
+    @property
+    def lineage(self) -> Lineage:
+#TMP         """What came from what; see `nirs_store.registry.lineage.Lineage`."""
+        return Lineage(self._engine)
+
+    @property
+    def retention(self) -> Retention:
+#TMP         """What is kept, and for how long; see `nirs_store.registry.retention.Retention`."""
+        return Retention(self._engine, self._forget)
+
+    def statistics(self) -> Statistics:
+        """Counts and bytes by type, status and run, what compression and deduplication saved, errors, growth.
+
+        Returns
+        -------
+        Statistics
+            Prints itself; ``to_dict`` gives plain data, ``growth`` is a data frame.
+        """
+        return statistics(self._engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nirs_store.facade.base import Facade
 from nirs_store.registry.audit import Audit
-#TMP from nirs_store.registry.lineage import Lineage
+from nirs_store.registry.lineage import Lineage
 #TMP from nirs_store.registry.retention import Retention
 #TMP from nirs_store.registry.statistics import Statistics, statistics
 
@@ -21,7 +21,7 @@ class HistoryMethods(Facade):
 
     @property
     def lineage(self) -> Lineage:
-#TMP         """What came from what; see `nirs_store.registry.lineage.Lineage`."""
+        """What came from what; see `nirs_store.registry.lineage.Lineage`."""
         return Lineage(self._engine)
 
     @property

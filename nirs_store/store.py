@@ -128,6 +128,8 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, HistoryMethods
         WriteFailed
             The last rows could not be written. The store stays open: free space and call again.
         """
+        if self._engine.settings.session_id is None:  # a copy in a worker leaves it to the store it came from
+            self.retention.carry_out("on_close")
         self._engine.close()
 
     def __enter__(self) -> Self:

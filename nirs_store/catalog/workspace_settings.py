@@ -59,13 +59,12 @@ class SettingsMirror:
         """
         try:
             found = self._layout.settings.stat()
+            stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+            if stamp != self._stamp:
+                self._values = self._read()
+                self._stamp = stamp
         except FileNotFoundError:
             self._stamp, self._values = None, {}
-            return self._values
-        stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
-        if stamp != self._stamp:
-            self._values = self._read()
-            self._stamp = stamp
         return self._values
 
     def _read(self) -> dict[str, Any]:

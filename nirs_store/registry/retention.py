@@ -17,7 +17,7 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import as_text
 from nirs_store.catalog.workspace_settings import read_settings
-from nirs_store.errors import InvalidInput, StoreBusy
+from nirs_store.errors import CatalogDamaged, InvalidInput, StoreBusy
 from nirs_store.registry.audit import attempting, guarded, note
 from nirs_store.registry.guard import store_setting
 from nirs_store.registry.policies import Limit, RetentionPolicy, Rule
@@ -194,7 +194,11 @@ class Retention:
         engine = self._engine
         if not engine.writable or engine.closed or engine.recorder.in_transaction:
             return None
-        setting = engine.workspace_settings.current().get(_SETTING)
+        try:
+            setting = engine.workspace_settings.current().get(_SETTING)
+        except CatalogDamaged as error:
+            _LOG.warning("retention was put off (%s): %s", moment.replace("_", " "), error)
+            return None
         if not setting or setting.get("automatic") != moment:
             return None
         try:

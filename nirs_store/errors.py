@@ -8,6 +8,8 @@ message says what was expected, what was found and what to do next::
     ├── InvalidInput            ValueError      exit 2   bad argument; nothing was changed
     │   ├── ShapeMismatch                                lengths or channels that do not fit
     │   ├── UnknownFormat                                no serializer / export of that name
+    │   ├── ForbiddenContent                             a guard refuses to store it
+    │   ├── LineageCycle                                 a link that would make a thing its own source
     │   ├── PathEscapes                                  a path that leaves the workspace
     │   └── SerializationError  TypeError                an object that cannot be stored
     ├── UnknownId               KeyError        exit 3   no such run, chain, artifact, ...
@@ -46,8 +48,10 @@ __all__ = [
     "BundleMissing",
     "BundleTooNew",
     "CatalogDamaged",
+    "ForbiddenContent",
     "ForeignCatalog",
     "InvalidInput",
+    "LineageCycle",
     "NirsStoreError",
     "NotAWorkspace",
     "PathEscapes",
@@ -286,6 +290,18 @@ class UntrustedBundle(BundleError, PermissionError):
     """The bundle can run code when opened and the caller has not allowed that."""
 
     code = "bundle_untrusted"
+
+
+class ForbiddenContent(InvalidInput):
+    """Metadata, a note or a tag holds what the workspace's guard refuses to store."""
+
+    code = "forbidden_content"
+
+
+class LineageCycle(InvalidInput):
+    """A link that would make something its own source."""
+
+    code = "lineage_cycle"
 
 
 def _rebuild(cls: type[NirsStoreError], message: str, state: dict[str, object]) -> NirsStoreError:

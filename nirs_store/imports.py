@@ -15,6 +15,7 @@ from nirs_store.bundle.reader import Bundle, open_contents
 from nirs_store.bundle.strict_json import clean
 from nirs_store.catalog import artifacts, imported, records
 from nirs_store.catalog.access import CatalogAccess
+from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.imported import ImportedBundle
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
@@ -75,11 +76,15 @@ def _bring_in(
 ) -> ImportedBundle:
     digest = contents.content_hash
     known = access.transact(lambda con: imported.find_import(con, digest))
+    facts = {"file": contents.path.name, "kind": contents.kind, **policy}
     if known is not None:
         run_id, pipeline_id, chain_id = known
+        note(engine, "import_bundle", "bundle", digest, message="was there already", details=facts)
         return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=False)
     with engine.recorder.transaction():
         run_id, pipeline_id, chain_id = _record(engine, contents, bundle, policy, name)
+        facts |= {"run_id": run_id, "chain_id": chain_id}
+        note(engine, "import_bundle", "bundle", digest, details=facts)
     return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=True)
 
 

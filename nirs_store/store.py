@@ -17,6 +17,7 @@ from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.errors import InvalidInput
+from nirs_store.facade.history import HistoryMethods
 from nirs_store.facade.models import ModelMethods
 from nirs_store.facade.recording import RecordingMethods
 from nirs_store.facade.upkeep import UpkeepMethods
@@ -29,7 +30,7 @@ _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
 
 
-class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods):
+class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, HistoryMethods, UpkeepMethods):
     """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
 
     Parameters
@@ -49,6 +50,8 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods)
         False: raise `NotAWorkspace` instead of making a new workspace.
     threads, memory_limit
         Passed to DuckDB (e.g. ``2``, ``"1GB"``).
+    audit : bool
+        False: what this object does is not noted in the audit trail.
 
     Raises
     ------
@@ -80,6 +83,7 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods)
         create: bool = True,
         threads: int | None = None,
         memory_limit: str | None = None,
+        audit: bool = True,
     ) -> None:
         if durability not in _DURABILITIES:
             raise InvalidInput(
@@ -97,6 +101,7 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods)
             durability=durability,
             threads=threads,
             memory_limit=memory_limit,
+            audit=bool(audit),
         )
         self._start(settings, cache_bytes)
 
@@ -123,6 +128,8 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods)
         WriteFailed
             The last rows could not be written. The store stays open: free space and call again.
         """
+        if self._engine.settings.session_id is None:  # a copy in a worker leaves it to the store it came from
+            self.retention.carry_out("on_close")
         self._engine.close()
 
     def __enter__(self) -> Self:

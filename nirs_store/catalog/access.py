@@ -72,12 +72,15 @@ class CatalogAccess:
         writable: bool,
         options: Options,
         on_idle: Callable[[], None],
+        on_open: Callable[[Connection], None] | None = None,
     ) -> None:
         self._layout = layout
         self._journal = journal
         self._writable = writable
         self._options = options
         self._on_idle = on_idle
+        # Looks at a catalog of the present version that was just opened.
+        self._on_open = on_open
         self._lease = Lease(layout, writable=writable)
         self._mutex = threading.RLock()
         self._held_for_fork = False
@@ -196,7 +199,9 @@ class CatalogAccess:
                 if self._con is None:
                     self._lease.acquire(exclusive=False, timeout=0.0)
                     self._con = self._connect(read_only=True, deadline=time.monotonic())
-                    if not self._is_current(self._con):
+                    if self._is_current(self._con):
+                        self._look_at(self._con)
+                    else:
                         self._give_up()  # the first query migrates it
             except StoreBusy:
                 # Whoever has it open now checked the same; the next query looks again.
@@ -315,6 +320,7 @@ class CatalogAccess:
             if self._journal.is_empty():
                 self._con = self._connect(read_only=True, deadline=deadline)
                 if self._is_current(self._con):
+                    self._look_at(self._con)
                     return self._con
         return self._ready_to_write(deadline)
 
@@ -345,6 +351,7 @@ class CatalogAccess:
         give_back(self._layout)
         if self._con is None:
             self._con = self._connect(read_only=False, deadline=deadline)
+            self._look_at(self._con)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
         unsettled = not self.sweeping and bool(aside_files(self._layout))
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
@@ -356,6 +363,10 @@ class CatalogAccess:
             self._guard(lambda con: settle_aside(con, self._layout, claimed), self._con)
         self._tell(report)
         return self._con
+
+    def _look_at(self, con: Connection) -> None:
+        if self._on_open is not None:
+            self._guard(self._on_open, con)
 
     def _is_current(self, con: Connection) -> bool:
         return schema_version(con, self._layout.catalog) == SCHEMA_VERSION

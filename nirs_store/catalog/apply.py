@@ -11,11 +11,13 @@ import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from nirs_store.catalog.audit_rows import AUDIT, append_notes
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.journal import Entry, Journal, Rejection
 from nirs_store.catalog.scalars import number
@@ -72,6 +74,7 @@ _REPEATED = {
     # Their ids say what they are, so two processes can make the same one.
     "artifact_records": "record_id",
     "artifact_links": "link_id",
+    "lineage_links": "link_id",
 }
 # Rows that a dropped parent drags along, also when they come in a later segment.
 DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
@@ -172,14 +175,19 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
                 dropped[name] = lost
     _take_over(con, [s.tables["takeovers"] for _, s in segments if "takeovers" in s.tables])
     changes: list[tuple[int, int, dict[str, Any]]] = []
+    notes: list[tuple[datetime, str | None, dict[str, Any]]] = []
     for entry, segment in segments:
         if "changes" in segment.tables:
             for position, row in enumerate(segment.tables["changes"].to_pylist()):
                 row["payload"] = json.loads(row["payload"]) if row["payload"] else {}
                 if not isinstance(row["payload"], dict):
                     raise SegmentDamaged(f"the payload of {row['kind']} is not an object")
-                changes.append((entry.number, position, row))
+                if row["kind"] == AUDIT:
+                    notes.append((row["made_at"], row["id"], row["payload"]))
+                else:
+                    changes.append((entry.number, position, row))
     apply_changes(con, changes)
+    append_notes(con, notes)
     ids = [entry.txid for entry, _ in segments]
     con.execute(
         "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, [e.number for e, _ in segments], now]

@@ -33,12 +33,14 @@ from nirs_store.catalog.known import KnownIds
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.recorder import Recorder
 from nirs_store.catalog.sessions import ClaimFile, living
+from nirs_store.catalog.workspace_settings import SettingsMirror
 from nirs_store.errors import (
     NotAWorkspace,
     ReadOnlyStore,
     SegmentRejected,
     StoreBusy,
     StoreClosed,
+    WriteFailed,
 )
 from nirs_store.ids import new_id
 
@@ -64,6 +66,8 @@ class Settings:
     # The session whose references this object's saves belong to: a copy handed to a worker
     # saves on behalf of the store it was copied from.
     session_id: str | None = None
+    # Whether what this object does is noted in the audit trail.
+    audit: bool = True
 
 
 class Engine:
@@ -75,6 +79,7 @@ class Engine:
         self.writable = writable
         self.known = KnownIds()
         self.journal = Journal(layout)
+        self.workspace_settings = SettingsMirror(layout)
         self.blobs = BlobStore(layout.root, layout.artifacts, layout.aside, layout.tmp)
         self._closed = False
         self._close_lock = threading.Lock()
@@ -90,7 +95,12 @@ class Engine:
         self._keeper = Keeper(self)
         options = Options(settings.threads, settings.memory_limit)
         self.access = CatalogAccess(
-            layout, self.journal, writable=writable, options=options, on_idle=self._keeper.wake
+            layout,
+            self.journal,
+            writable=writable,
+            options=options,
+            on_idle=self._keeper.wake,
+            on_open=self.workspace_settings.reconcile if writable else None,
         )
         self.recorder = Recorder(
             self.journal,
@@ -153,6 +163,25 @@ class Engine:
     def recording(self, *, commit: bool = False) -> Iterator[Buffer]:
         """Add rows to the buffer; see `Recorder.recording`."""
         self.check_writable(closely=commit)
+        self._record_session()
+        with self.recorder.recording(commit=commit) as buffer:
+            yield buffer
+
+    def record_beside(self, add: Callable[[Buffer], None]) -> None:
+        """Record rows beside whatever transaction is under way: they stay when it is given up.
+
+        For what is said about a call that is about to raise, so nothing else is raised here: what cannot be
+        committed waits in the buffer, and the next call is told.
+        """
+        try:
+            self._record_session()
+            with self.recorder.recording(beside=True) as buffer:
+                add(buffer)
+        except WriteFailed as error:
+            self._background_error = error
+            self.recorder.postpone()
+
+    def _record_session(self) -> None:
         if not self._claim.exists:
             self._begin_session()
         if not self._session_recorded:
@@ -168,8 +197,6 @@ class Engine:
                     },
                 )
             self._session_recorded = True
-        with self.recorder.recording(commit=commit) as buffer:
-            yield buffer
 
     def hand_over(self) -> Settings:
         """Settings of a copy in another process, which saves on behalf of this store's session.

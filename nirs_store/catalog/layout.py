@@ -80,6 +80,16 @@ class Layout:
         return self.journal / "reserve"
 
     @property
+    def settings(self) -> Path:
+        """The workspace's settings as recording calls read them: a copy of the catalog's."""
+        return self.journal / "settings.json"
+
+    @property
+    def audit_head(self) -> Path:
+        """The last entry of the audit trail that was handed out; a check expects it in the catalog."""
+        return self.journal / "audit-head.json"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Folders a workspace is made of, parents first."""
         return (

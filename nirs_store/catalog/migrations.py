@@ -15,6 +15,8 @@ from pathlib import Path
 import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.catalog.audit_rows import append_notes, payload_of
+from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.columns import create_statement
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.schema import CATALOG_ALIAS, VIEWS
@@ -64,6 +66,9 @@ def _files_and_history(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(create_statement(table))
 
 
+# The version that brought the audit trail.
+_AUDITED_FROM = 4
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "environment, note and tags of runs; views with plain names", _run_notes),
     Migration(3, "records of the artifact layer", _artifact_records),
@@ -112,6 +117,9 @@ def migrate_catalog(
         try:
             con.execute("BEGIN")
             step.apply(con)
+            if step.to_version >= _AUDITED_FROM:
+                facts = {"from_version": version, "to_version": step.to_version, "step": step.name}
+                append_notes(con, [(now_naive(), None, payload_of("migrate", "workspace", details=facts))])
             con.execute(
                 "UPDATE nirs_store_meta SET value = ? WHERE key = 'schema_version'", [str(step.to_version)]
             )

@@ -85,14 +85,15 @@ class Recorder:
         self._in_transactions: dict[int, list[Buffer]] = {}
 
     @contextmanager
-    def recording(self, *, commit: bool = False) -> Iterator[Buffer]:
+    def recording(self, *, commit: bool = False, beside: bool = False) -> Iterator[Buffer]:
         """Add rows; with `commit` they are durable when the block is left normally.
 
-        A block that is left by an exception has recorded nothing.
+        A block that is left by an exception has recorded nothing. With `beside`, the rows are no part of this
+        thread's transaction, and stay when it is given up.
         """
         unit = Buffer()
         own: list[Buffer] | None = getattr(self._local, "units", None)
-        if own is not None:
+        if own is not None and not beside:
             yield unit
             own.append(unit)
             return

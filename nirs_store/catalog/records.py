@@ -15,9 +15,11 @@ import numpy as np
 
 from nirs_store.catalog import queries
 from nirs_store.catalog.arrays import encode_array
+from nirs_store.catalog.audit_notes import add_note, short_error
 from nirs_store.catalog.artifacts import add_blob_row, require_artifact
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.environment import environment
 from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, to_json
 from nirs_store.errors import InvalidInput, UnknownId
@@ -85,8 +87,10 @@ def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -
         "session_id": engine.session_id,
         "environment": to_json(environment(), "environment"),
     }
+    check_guard(engine, {"name": name, "config": config, "datasets": list(datasets or ())})
     with engine.recording(commit=True) as buffer:
         buffer.add("runs", row)
+        add_note(engine, buffer, "begin_run", "run", run_id, details={"name": row["name"]})
         engine.known.add("run", run_id, {})
     return run_id
 
@@ -94,6 +98,7 @@ def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -
 def complete_run(engine: Engine, run_id: str, summary: Any) -> None:
     """Commit everything and mark the run as completed."""
     require(engine, "run", run_id)
+    check_guard(engine, {"summary": summary})
     _finish(engine, "complete_run", run_id, {"summary": summary})
 
 
@@ -116,8 +121,10 @@ def edit_run(
     for key, tags in (("add_tags", add_tags), ("remove_tags", remove_tags)):
         if tags:
             payload[key] = [_tag(tag) for tag in tags]
+    check_guard(engine, {name: value for name, value in payload.items() if name != "remove_tags"})
     with engine.recording(commit=True) as buffer:
         buffer.change("edit_run", run_id, payload)
+        add_note(engine, buffer, "edit_run", "run", run_id, details=payload)
 
 
 def _tag(tag: Any) -> str:
@@ -140,6 +147,16 @@ def fail_run(engine: Engine, run_id: str, error: str) -> None:
 def _finish(engine: Engine, kind: str, identifier: str, payload: Mapping[str, Any]) -> None:
     with engine.recording(commit=True) as buffer:
         buffer.change(kind, identifier, payload)
+        failed = payload.get("error") if kind.startswith("fail") else None
+        add_note(
+            engine,
+            buffer,
+            kind,
+            kind.partition("_")[2],
+            identifier,
+            success=failed is None,
+            message=None if failed is None else short_error(failed),
+        )
 
 
 # -- pipelines ---------------------------------------------------------------------------------
@@ -169,8 +186,12 @@ def begin_pipeline(
         "created_at": now_naive(),
         "session_id": engine.session_id,
     }
+    check_guard(
+        engine, {"name": name, "expanded_config": expanded_config, "generator_choices": generator_choices}
+    )
     with engine.recording(commit=True) as buffer:
         buffer.add("pipelines", row)
+        add_note(engine, buffer, "begin_pipeline", "pipeline", pipeline_id)
         engine.known.add("pipeline", pipeline_id, {"run_id": run_id, "status": "running"})
     return pipeline_id
 
@@ -267,6 +288,7 @@ def save_chain(
         "metadata": to_json(dict(metadata or {}), "metadata"),
         "created_at": now_naive(),
     }
+    check_guard(engine, {"metadata": metadata})
     engine.check_writable(closely=False)
     with ExitStack() as claims:
         known = {}
@@ -345,5 +367,6 @@ def log_step(
     }
     if row["step_idx"] is None:
         raise InvalidInput("step_idx: expected a whole number, found None. Nothing was recorded.")
+    check_guard(engine, {"message": message, "details": details})
     with engine.recording() as buffer:
         buffer.add("logs", row)

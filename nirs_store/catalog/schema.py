@@ -298,6 +298,7 @@ SEGMENT_TABLES: dict[str, Table] = {
             "artifact_records",
             "artifact_links",
             "logs",
+            "lineage_links",
         )
     },
     "takeovers": TAKEOVERS,

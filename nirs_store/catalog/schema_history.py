@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nirs_store.catalog.columns import Table, document, key, moment, text, whole, whole64
+import pyarrow as pa
+
+from nirs_store.catalog.columns import Column, Table, document, key, moment, text, whole, whole64
 
 __all__ = ["HISTORY_TABLES"]
 
@@ -20,11 +22,11 @@ HISTORY_TABLES: tuple[Table, ...] = (
             moment("created_at", null=False),
         ),
     ),
-    # Append-only; each entry holds the hash of the one before it.
+    # Append-only; each entry holds the hash of the one before it. Its number is its name: no index, which
+    # every application of the journal would have to keep up.
     Table(
         "audit_entries",
         (
-            key("entry_id"),
             whole64("number"),
             moment("made_at", null=False),
             text("user_name"),
@@ -33,7 +35,7 @@ HISTORY_TABLES: tuple[Table, ...] = (
             text("operation"),
             text("object_kind", null=True),
             text("object_id", null=True),
-            text("success"),
+            Column("success", "BOOLEAN NOT NULL", pa.bool_()),
             text("message", null=True),
             document("details"),
             text("previous_hash"),

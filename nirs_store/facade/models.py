@@ -15,6 +15,7 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
 from nirs_store.facade.asking import QueryMethods
+from nirs_store.registry.audit import attempted, note
 from nirs_store.registry.loader import ArtifactLoader
 from nirs_store.registry.registry import ArtifactRegistry
 
@@ -108,6 +109,7 @@ class ModelMethods(QueryMethods):
             self._objects.put(artifact_id, found, artifacts.artifact_size(self._engine, artifact_id))
         return found
 
+    @attempted("save_artifact")
     def save_artifact(
         self,
         obj: Any,
@@ -188,6 +190,7 @@ class ModelMethods(QueryMethods):
         """
         return artifacts.artifact_path(self._engine, artifact_id)
 
+    @attempted("export_chain", "chain")
     def export_chain(
         self, chain_id: str, output_path: str | Path, format: str = "n4a", **options: Any
     ) -> Path:
@@ -217,13 +220,17 @@ class ModelMethods(QueryMethods):
 
         self._engine.check_open()
         if format == "n4a":
-            return bundle.export_chain(self, chain_id, Path(output_path), **self._recorded(chain_id, options))
-        if format == "n4a.py":
-            return bundle.export_script(self, chain_id, Path(output_path), **options)
-        raise UnknownFormat(
-            f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
-            "Nothing was written."
-        )
+            given = self._recorded(chain_id, options)
+            written = bundle.export_chain(self, chain_id, Path(output_path), **given)
+        elif format == "n4a.py":
+            written = bundle.export_script(self, chain_id, Path(output_path), **options)
+        else:
+            raise UnknownFormat(
+                f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
+                "Nothing was written."
+            )
+        note(self._engine, "export_chain", "chain", chain_id, details={"file": written.name, "format": format})
+        return written
 
     def _recorded(self, chain_id: str, options: dict[str, Any]) -> dict[str, Any]:
         """Add to the options of an export what the workspace knows about the model."""
@@ -244,6 +251,7 @@ class ModelMethods(QueryMethods):
         facts = {**imports.known_facts(run, pipeline, row, n_test), **(options.get("facts") or {})}
         return {**options, "scores": scores, "facts": facts}
 
+    @attempted("import_bundle")
     def import_bundle(
         self,
         path: str | Path,

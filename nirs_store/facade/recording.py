@@ -9,6 +9,8 @@ from nirs_store.catalog import predictions, records
 from nirs_store.catalog.values import as_text
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.facade.base import Facade
+from nirs_store.registry.audit import attempted
+from nirs_store.registry.retention import Retention
 
 __all__ = ["RecordingMethods"]
 
@@ -16,10 +18,12 @@ __all__ = ["RecordingMethods"]
 class RecordingMethods(Facade):
     """What a training loop calls."""
 
+    @attempted("begin_run")
     def begin_run(self, name: str, config: Any, datasets: list[dict[str, Any]]) -> str:
         """Begin a run and commit it, so that its id can be handed to a worker."""
         return records.begin_run(self._engine, name, config, datasets)
 
+    @attempted("complete_run", "run")
     def complete_run(self, run_id: str, summary: dict[str, Any]) -> None:
         """Commit everything and mark the run as completed.
 
@@ -28,7 +32,9 @@ class RecordingMethods(Facade):
         UnknownId
         """
         records.complete_run(self._engine, run_id, summary)
+        Retention(self._engine, self._forget).carry_out("after_run")
 
+    @attempted("edit_run", "run")
     def rename_run(self, run_id: str, name: str) -> None:
         """Give a run another name.
 
@@ -40,22 +46,27 @@ class RecordingMethods(Facade):
         """
         records.edit_run(self._engine, run_id, name=as_text(name, "name"))
 
+    @attempted("edit_run", "run")
     def annotate_run(self, run_id: str, note: str) -> None:
         """Set a run's note (free text, replaces the earlier one)."""
         records.edit_run(self._engine, run_id, note=as_text(note, "note"))
 
+    @attempted("edit_run", "run")
     def tag_run(self, run_id: str, *tags: str) -> None:
         """Add tags to a run."""
         records.edit_run(self._engine, run_id, add_tags=tags)
 
+    @attempted("edit_run", "run")
     def untag_run(self, run_id: str, *tags: str) -> None:
         """Remove tags from a run; one that it does not have is passed over."""
         records.edit_run(self._engine, run_id, remove_tags=tags)
 
+    @attempted("fail_run", "run")
     def fail_run(self, run_id: str, error: str) -> None:
         """Mark the run as failed; what only its unfinished pipelines hold is released."""
         records.fail_run(self._engine, run_id, error)
 
+    @attempted("begin_pipeline", "run")
     def begin_pipeline(
         self,
         run_id: str,
@@ -70,6 +81,7 @@ class RecordingMethods(Facade):
             self._engine, run_id, name, expanded_config, generator_choices, dataset_name, dataset_hash
         )
 
+    @attempted("complete_pipeline", "pipeline")
     def complete_pipeline(
         self,
         pipeline_id: str,
@@ -81,6 +93,7 @@ class RecordingMethods(Facade):
         """Commit everything and mark the pipeline as completed; durable when this returns."""
         records.complete_pipeline(self._engine, pipeline_id, best_val, best_test, metric, duration_ms)
 
+    @attempted("fail_pipeline", "pipeline")
     def fail_pipeline(self, pipeline_id: str, error: str) -> None:
         """Mark the pipeline as failed and roll back what it recorded; its row and logs stay.
 
@@ -89,6 +102,7 @@ class RecordingMethods(Facade):
         records.fail_pipeline(self._engine, pipeline_id, error)
         self._plans.clear()
 
+    @attempted("save_chain", "pipeline")
     def save_chain(
         self,
         pipeline_id: str,
@@ -155,6 +169,7 @@ class RecordingMethods(Facade):
             artifact_ids=ids,
         )
 
+    @attempted("save_prediction", "pipeline")
     def save_prediction(
         self,
         pipeline_id: str,
@@ -212,6 +227,7 @@ class RecordingMethods(Facade):
         }
         return predictions.save_prediction(self._engine, pipeline_id, chain_id, values)
 
+    @attempted("save_prediction_arrays", "prediction")
     def save_prediction_arrays(
         self,
         prediction_id: str,
@@ -243,6 +259,7 @@ class RecordingMethods(Facade):
             self._engine, prediction_id, y_true, y_pred, y_proba, sample_indices, weights
         )
 
+    @attempted("log_step", "pipeline")
     def log_step(
         self,
         pipeline_id: str,

@@ -7,6 +7,7 @@ from typing import Literal, overload
 from nirs_store.catalog import deletion
 from nirs_store.catalog.access import Connection
 from nirs_store.facade.base import Facade
+from nirs_store.registry.audit import attempted, note
 from nirs_store.registry.cleanup import refuse_needed
 from nirs_store.upkeep.findings import CheckReport
 from nirs_store.upkeep.gc import GRACE_SECONDS, GcPlan, GcResult
@@ -34,6 +35,7 @@ class UpkeepMethods(Facade):
         self, run_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
     ) -> deletion.RunDeletion: ...
 
+    @attempted("delete_run", "run")
     def delete_run(
         self, run_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
     ) -> int | deletion.RunDeletion:
@@ -66,7 +68,11 @@ class UpkeepMethods(Facade):
             plan = deletion.plan_run_deletion(con, run_id)
             if plan.needed_by and not force:
                 refuse_needed(plan.needed_by)
-            return plan, deletion.delete_run(con, run_id)
+            deleted = deletion.delete_run(con, run_id)
+            if deleted:
+                facts = {"name": plan.name, "rows": plan.rows, "artifacts": len(plan.artifacts)}
+                note(self._engine, "delete_run", "run", run_id, details=facts, con=con)
+            return plan, deleted
 
         plan, deleted = self._engine.change(work)
         self._forget()
@@ -76,9 +82,16 @@ class UpkeepMethods(Facade):
             collect(self._engine, only=plan.artifacts)
         return deleted
 
+    @attempted("delete_prediction", "prediction")
     def delete_prediction(self, prediction_id: str) -> bool:
         """Delete a prediction with its arrays; False when there was none."""
-        deleted = self._engine.change(lambda con: deletion.delete_prediction(con, prediction_id))
+        def work(con: Connection) -> bool:
+            deleted = deletion.delete_prediction(con, prediction_id)
+            if deleted:
+                note(self._engine, "delete_prediction", "prediction", prediction_id, con=con)
+            return deleted
+
+        deleted = self._engine.change(work)
         self._engine.known.forget("prediction", prediction_id)
         return deleted
 
@@ -111,6 +124,7 @@ class UpkeepMethods(Facade):
             return gc.plan_gc(self._engine, grace_seconds=grace_seconds)
         return self.collect_garbage(grace_seconds=grace_seconds).files
 
+    @attempted("gc")
     def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS) -> GcResult:
         """Remove artifacts that nothing holds, as `gc_artifacts`, and say which they were.
 
@@ -125,11 +139,13 @@ class UpkeepMethods(Facade):
         self._forget()
         return result
 
+    @attempted("vacuum")
     def vacuum(self) -> None:
         """Rewrite store.duckdb without the space of deleted rows."""
         from nirs_store.upkeep.vacuum import vacuum
 
-        vacuum(self._engine)
+        before, after = vacuum(self._engine)
+        note(self._engine, "vacuum", "workspace", details={"bytes_before": before, "bytes_after": after})
 
     def storage_report(self, *, runs: int = 10) -> StorageReport:
         """Tell where the workspace's bytes are; changes nothing.
@@ -199,6 +215,7 @@ class UpkeepMethods(Facade):
         engine.flush()
         return check(engine.access, engine.layout, read_data=read_data, timeout=engine.settings.lock_timeout)
 
+    @attempted("repair")
     def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> RepairPlan:
         """Put right what can be put right without inventing anything.
 

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nirs_store.registry.cache import LRUCache
     from nirs_store.registry.graph import DependencyGraph
+    from nirs_store.registry.guard import PATIENT_KEYS
     from nirs_store.registry.ids import ChainNode, generate_artifact_id, parse_artifact_id
     from nirs_store.registry.loader import ArtifactLoader
+    from nirs_store.registry.policies import (
+        RetentionPolicy,
+        keep_all,
+        keep_champions,
+        keep_recent,
+        keep_top_k,
+        limit,
+    )
     from nirs_store.registry.registry import ArtifactRegistry
     from nirs_store.registry.types import ArtifactRecord, ArtifactType, MetaModelConfig
 
 __all__ = [
+    "PATIENT_KEYS",
     "ArtifactLoader",
     "ArtifactRecord",
     "ArtifactRegistry",
@@ -26,11 +36,18 @@ __all__ = [
     "DependencyGraph",
     "LRUCache",
     "MetaModelConfig",
+    "RetentionPolicy",
     "generate_artifact_id",
+    "keep_all",
+    "keep_champions",
+    "keep_recent",
+    "keep_top_k",
+    "limit",
     "parse_artifact_id",
 ]
 
 _HOME = {
+    "PATIENT_KEYS": "guard",
     "ArtifactLoader": "loader",
     "ArtifactRecord": "types",
     "ArtifactRegistry": "registry",
@@ -39,6 +56,12 @@ _HOME = {
     "DependencyGraph": "graph",
     "LRUCache": "cache",
     "MetaModelConfig": "types",
+    "RetentionPolicy": "policies",
+    "keep_all": "policies",
+    "keep_champions": "policies",
+    "keep_recent": "policies",
+    "keep_top_k": "policies",
+    "limit": "policies",
     "generate_artifact_id": "ids",
     "parse_artifact_id": "ids",
 }

@@ -14,6 +14,7 @@ from nirs_store.catalog import purging
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput
+from nirs_store.registry.audit import attempting, note
 from nirs_store.registry.base import View
 from nirs_store.registry.view import read_records
 
@@ -240,9 +241,14 @@ def _purge(engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | No
                 f"Pipeline {running[0]} is being recorded now. Nothing was changed; let it end first."
             )
         purging.purge(con, plan.pipelines)
+        if plan.pipelines:
+            facts = {"dataset": dataset, "pipelines": list(plan.pipelines), "chains": plan.chains}
+            note(engine, "purge_artifacts", "workspace", details=facts, con=con)
         return plan
 
-    plan = engine.change(work)
+    subject = pipeline_ids[0] if pipeline_ids else None
+    with attempting(engine, "purge_artifacts", "pipeline" if subject else None, subject):
+        plan = engine.change(work)
     for artifact_id in plan.artifacts:
         engine.known.forget("artifact", artifact_id)
     engine.known.clear()

@@ -18,6 +18,7 @@ from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.schema import SCHEMA_VERSION
 from nirs_store.catalog.wholeread import altered_arrays, unreadable
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, NotAWorkspace, SchemaTooNew, WriteFailed
+from nirs_store.upkeep.audittrail import audit_findings
 from nirs_store.upkeep.blobfiles import Expected, Progress, expected_files, hash_files, look_at, unknown_files
 from nirs_store.upkeep.findings import CheckReport, Finding
 from nirs_store.upkeep.structure import Structure, catalog_damaged, examine
@@ -127,6 +128,7 @@ def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data
     if inspection is None:
         return first
     found = examine(inspection, seen)
+    found.findings += found.ask("audit trail", lambda: audit_findings(con, layout)) or []
     version = found.ask("nirs_store_meta", inspection.version)
     if version is not None and version < SCHEMA_VERSION:
         words = f"schema version {version}; opening the store for writing brings it to {SCHEMA_VERSION}."

@@ -13,6 +13,7 @@ from typing import Any
 
 from nirs_store.catalog import garbage
 from nirs_store.catalog.access import CatalogAccess, Connection
+from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.aside import aside_files, move_aside, settle_aside
 from nirs_store.catalog.deletion import prune_arrays
 from nirs_store.catalog.engine import Engine
@@ -22,6 +23,8 @@ from nirs_store.errors import InvalidInput
 __all__ = ["GcPlan", "GcResult", "collect", "plan_gc"]
 
 GRACE_SECONDS = 3600.0
+# Ids that the audit trail names.
+_LISTED = 100
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,16 @@ def _collect(engine: Engine, access: CatalogAccess, grace_seconds: float, only: 
     def second(con: Connection) -> list[str]:
         if only is None:
             prune_arrays(con)
-        return garbage.delete_unreferenced(
+        gone = garbage.delete_unreferenced(
             con,
             [artifact.artifact_id for artifact in plan.artifacts],
             list(plan.expired_references),
             sorted(claimed),
         )
+        if only is None or gone:
+            facts = {"artifacts": gone[:_LISTED], "count": len(gone), "bytes": plan.bytes}
+            note(engine, "gc", "workspace", details=facts, con=con)
+        return gone
 
     for artifact_id in access.transact(second):
         engine.known.forget("artifact", artifact_id)

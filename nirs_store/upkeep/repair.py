@@ -13,6 +13,7 @@ from nirs_store.blobs.durable import remove_file
 from nirs_store.blobs.verified import hash_file
 from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.artifacts import on_disk
+from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.catalog.journal import Journal
@@ -98,6 +99,13 @@ def execute_repair(engine: Engine, plan: RepairPlan) -> None:
     engine.check_writable()
     if plan.empty:
         return
+    _execute(engine, plan)
+    facts = {name: len(value) if isinstance(value, (list, tuple)) else value for name, value in vars(plan).items()}
+    note(engine, "repair", "workspace", details={name: value for name, value in facts.items() if value})
+    engine.flush()
+
+
+def _execute(engine: Engine, plan: RepairPlan) -> None:
     layout, timeout = engine.layout, engine.settings.lock_timeout
     if plan.restore_from is not None:
         engine.recorder.flush()

@@ -14,9 +14,14 @@ from nirs_store.cli._options import json_option, workspace_option
 
 
 @click.command("stats", cls=Command)
+@click.option(
+    "--growth",
+    type=click.Choice(["day", "week", "month", "year"]),
+    help="Also what came in each period.",
+)
 @json_option
 @workspace_option
-def command(as_json: bool, workspace: Path) -> None:
+def command(growth: str | None, as_json: bool, workspace: Path) -> None:
     """Count what a workspace holds, how large it is, and which runs are the largest."""
     from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table, short_id
     from nirs_store.cli._workspace import open_store
@@ -32,6 +37,7 @@ def command(as_json: bool, workspace: Path) -> None:
         predictions = store.query_predictions()
         plan = store.gc_artifacts(dry_run=True)
         report = store.storage_report()
+        statistics = store.statistics(step=growth or "month")
     blobs = [path.stat().st_size for path in _files(root / "artifacts")]
     journal = [path.stat().st_size for path in _files(root / "journal")]
     facts: dict[str, Any] = {
@@ -50,6 +56,7 @@ def command(as_json: bool, workspace: Path) -> None:
         "catalog_bytes": (root / "store.duckdb").stat().st_size,
         "journal_bytes": sum(journal),
         "storage": report.to_dict(),
+        "statistics": statistics.to_dict(),
     }
     if as_json:
         print_json(facts)
@@ -69,6 +76,10 @@ def command(as_json: bool, workspace: Path) -> None:
             "catalog": human_bytes(facts["catalog_bytes"]),
             "journal": human_bytes(facts["journal_bytes"]),
             "saved": f"{human_bytes(report.saved_bytes)} by storing nothing twice",
+            "files": f"{statistics.counts['files']}, {statistics.compression:.0%} saved by compression"
+            if statistics.counts["files"]
+            else None,
+            "errors": ", ".join(f"{count} {name}" for name, count in statistics.errors_by_operation.items()),
         }
     )
     click.echo()
@@ -87,6 +98,13 @@ def command(as_json: bool, workspace: Path) -> None:
             ],
             numeric=["size", "only here"],
             flexible=["name"],
+        )
+    if growth:
+        click.echo()
+        print_table(
+            statistics.growth.columns,
+            statistics.growth.rows(),
+            numeric=[name for name in statistics.growth.columns if name != "since"],
         )
 
 

@@ -1,0 +1,187 @@
+"""The audit trail in the catalog: appending entries to the chain of hashes, and verifying it.
+
+Each entry's hash covers its fields and the hash of the entry before it, so an edit anywhere changes every hash
+after it. Entries are numbered when they reach the catalog, under the lease, so the chain has one order.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from nirs_store.catalog.schema import arrow_schema, column_names
+
+__all__ = ["AUDIT", "GENESIS", "Break", "Head", "append_notes", "entry_hash", "head_of", "payload_of", "verify_chain"]
+
+AUDIT = "audit"
+"""The kind under which notes travel among the changes of a commit."""
+GENESIS = "0" * 64
+"""What the first entry names as the hash before it."""
+_BATCH = 4096
+
+
+class Head(NamedTuple):
+    """The last entry of a trail."""
+
+    number: int
+    entry_hash: str
+
+
+class Break(NamedTuple):
+    """A place where the chain does not hold."""
+
+    number: int
+    reason: str
+
+
+def entry_hash(row: Mapping[str, Any]) -> str:
+    """SHA-256 over an entry's fields, in their order, and the hash before it, as one JSON list."""
+    fields = [
+        row["number"],
+        row["made_at"].isoformat(timespec="microseconds"),
+        *(row[name] for name in ("user_name", "host", "pid", "operation", "object_kind", "object_id")),
+        bool(row["success"]),
+        row["message"],
+        row["details"],
+        row["previous_hash"],
+    ]
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def head_of(con: duckdb.DuckDBPyConnection) -> Head:
+    """The last entry; number 0 and `GENESIS` where there is none."""
+    row = con.execute(
+        "SELECT number, entry_hash FROM audit_entries ORDER BY number DESC LIMIT 1"
+    ).fetchall()
+    return Head(int(row[0][0]), str(row[0][1])) if row else Head(0, GENESIS)
+
+
+def append_notes(
+    con: duckdb.DuckDBPyConnection, notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]]
+) -> int:
+    """Append notes (moment, object's id, payload) inside the caller's transaction; returns how many.
+
+    A workspace whose trail was switched off takes none.
+    """
+    if not notes:
+        return 0
+    off = con.execute(
+        "SELECT 1 FROM settings WHERE key = 'audit' AND json_extract_string(value, '$.enabled') = 'false'"
+    ).fetchall()
+    notes = [note for note in notes if not off or note[2].get("always")]
+    if not notes:
+        return 0
+    number, previous = head_of(con)
+    rows = []
+    for moment, identifier, payload in notes:
+        number += 1
+        details = payload.get("details")
+        row = {
+            "number": number,
+            "made_at": moment,
+            "user_name": str(payload.get("user") or ""),
+            "host": str(payload.get("host") or ""),
+            "pid": int(payload.get("pid") or 0),
+            "operation": str(payload.get("operation") or ""),
+            "object_kind": payload.get("kind"),
+            "object_id": identifier or None,
+            "success": bool(payload.get("success", True)),
+            "message": payload.get("message"),
+            "details": None if details is None else json.dumps(details, ensure_ascii=False),
+            "previous_hash": previous,
+        }
+        previous = row["entry_hash"] = entry_hash(row)
+        rows.append(row)
+    con.register("incoming_notes", pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries")))
+    con.execute("INSERT INTO audit_entries SELECT * FROM incoming_notes")
+    con.unregister("incoming_notes")
+    return len(rows)
+
+
+def payload_of(
+    operation: str,
+    object_kind: str | None = None,
+    success: bool = True,
+    message: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A note as it travels: what was done, to which kind of object, by whom."""
+    user, host = _who(os.getpid())
+    payload: dict[str, Any] = {"operation": operation, "kind": object_kind, "user": user, "host": host}
+    payload["pid"] = os.getpid()
+    if not success:
+        payload["success"] = False
+    if message is not None:
+        payload["message"] = message
+    if details is not None:
+        payload["details"] = dict(details)
+    return payload
+
+
+@functools.lru_cache(maxsize=1)
+def _who(pid: int) -> tuple[str, str]:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        # A container's user need have no name.
+        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+    return user, socket.gethostname()
+
+
+def _entries(con: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
+    names = column_names("audit_entries")
+    cursor = con.cursor()
+    try:
+        cursor.execute(f"SELECT {', '.join(names)} FROM store.audit_entries ORDER BY number, made_at")
+        while rows := cursor.fetchmany(_BATCH):
+            for row in rows:
+                yield dict(zip(names, row, strict=True))
+    finally:
+        cursor.close()
+
+
+def verify_chain(
+    con: duckdb.DuckDBPyConnection, heads: Sequence[Head] = (), *, at_most: int = 20
+) -> tuple[int, list[Break]]:
+    """Recompute the whole chain; and look whether it still holds the entries that were handed out as its head.
+
+    Returns
+    -------
+    entries, breaks
+        How many entries there are, and the places where something is wrong (the first `at_most`).
+    """
+    wanted: dict[int, str] = {head.number: head.entry_hash for head in heads if head.number}
+    expected, previous, count = 1, GENESIS, 0
+    breaks: list[Break] = []
+    last = 0
+    for row in _entries(con):
+        count += 1
+        number = last = int(row["number"])
+        if number > expected:
+            gap = f"{expected}" if number == expected + 1 else f"{expected} to {number - 1}"
+            breaks.append(Break(expected, f"entries are missing: number {gap}"))
+        elif number < expected:
+            breaks.append(Break(number, "its number is there twice"))
+        if entry_hash(row) != row["entry_hash"]:
+            breaks.append(Break(number, "it was altered: its content does not give its hash"))
+        elif row["previous_hash"] != previous and number == expected:
+            breaks.append(Break(number, "it does not follow the entry before it, which was replaced"))
+        if number in wanted and wanted.pop(number) != row["entry_hash"]:
+            breaks.append(Break(number, "it is another entry than the one that was exported"))
+        expected, previous = number + 1, row["entry_hash"]
+    for number in sorted(wanted):
+        if number > last:
+            words = f"the trail ends at {last}, and an entry with the number {number} was exported"
+            breaks.append(Break(last + 1, f"entries at its end are missing: {words}"))
+    return count, breaks[:at_most]

@@ -1,0 +1,218 @@
+"""``nirs-store audit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import dry_run_option, json_option, workspace_option
+
+_FORMATS = ("json", "jsonl", "csv")
+
+
+@click.group("audit", cls=Group)
+def command() -> None:
+    """Read, verify and export the audit trail, and say what must not be stored."""
+
+
+@command.command("log")
+@click.option("--operation", "operations", multiple=True, metavar="NAME", help="Only these operations.")
+@click.option("--failed", is_flag=True, help="Only what was refused or failed.")
+@click.option("--since", metavar="MOMENT", help="From this moment on, e.g. 2026-03-01.")
+@click.option("--until", metavar="MOMENT", help="Before this moment.")
+@click.option("--object", "thing", metavar="KIND[:ID]", help="Only about this kind, or this object.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@json_option
+@workspace_option
+def log(
+    operations: tuple[str, ...],
+    failed: bool,
+    since: str | None,
+    until: str | None,
+    thing: str | None,
+    limit: int,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """List entries, newest first."""
+    from nirs_store.cli._workspace import open_store
+
+    kind, _, identifier = (thing or "").partition(":")
+    with open_store(workspace) as store:
+        entries = store.audit.query(
+            operations or None,
+            False if failed else None,
+            since,
+            until,
+            kind or None,
+            identifier or None,
+            limit=limit,
+            newest_first=True,
+        )
+    _print(entries, as_json)
+
+
+@command.command("history")
+@click.argument("thing", metavar="THING")
+@json_option
+@workspace_option
+def history(thing: str, as_json: bool, workspace: Path) -> None:
+    """List what became of an object, also of what is deleted (then as kind:id)."""
+    from nirs_store.cli._things import thing as find_thing
+    from nirs_store.cli._workspace import open_store
+    from nirs_store.errors import UnknownId
+
+    with open_store(workspace) as store:
+        kind, colon, identifier = thing.partition(":")
+        try:
+            found = find_thing(store, thing)
+        except UnknownId:
+            if not colon:
+                raise
+            found = thing
+        if isinstance(found, tuple):
+            kind, identifier = found
+        elif not colon:
+            raise UnknownId("object", thing, "Write kind:id for what is no longer there.")
+        entries = store.audit.history(kind, identifier)
+    _print(entries, as_json)
+
+
+@command.command("verify")
+@click.option("--head", metavar="NUMBER:HASH", help="A head that was kept elsewhere.")
+@json_option
+@workspace_option
+@click.pass_context
+def verify(ctx: click.Context, head: str | None, as_json: bool, workspace: Path) -> None:
+    """Look whether entries were altered or removed; exit code 4 when they were."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        report = store.audit.verify(None if head is None else head.split(":", 1))
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        click.echo(str(report))
+    ctx.exit(0 if report.ok else 4)
+
+
+@command.command("head")
+@json_option
+@workspace_option
+def head(as_json: bool, workspace: Path) -> None:
+    """Print number and hash of the last entry, to be kept elsewhere; checks expect it from now on."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.audit.head()
+    if as_json:
+        print_json(found._asdict())
+    else:
+        click.echo(f"{found.number}:{found.entry_hash}")
+
+
+@command.command("export")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(_FORMATS), default="json", show_default=True)
+@click.option("--since", metavar="MOMENT", help="From this moment on.")
+@click.option("--until", metavar="MOMENT", help="Before this moment.")
+@workspace_option
+def export(path: Path, form: str, since: str | None, until: str | None, workspace: Path) -> None:
+    """Write entries to a file; with jsonl to a folder, a file a month."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        for written in store.audit.export(path, form, since=since, until=until):
+            click.echo(str(written))
+
+
+@command.command("switch")
+@click.argument("state", type=click.Choice(["on", "off"]))
+@workspace_option
+def switch(state: str, workspace: Path) -> None:
+    """Switch the trail of a workspace on or off, for every program."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        store.audit.switch(state == "on")
+    click.echo(f"The audit trail is {state}.")
+
+
+@command.command("guard")
+@click.option("--forbid-key", "keys", multiple=True, metavar="NAME", help="Refuse this key of metadata.")
+@click.option("--forbid", "patterns", multiple=True, metavar="REGEX", help="Refuse what this finds.")
+@click.option("--patients", is_flag=True, help="Refuse the usual keys under which people are identified.")
+@click.option("--allow-key", "fewer_keys", multiple=True, metavar="NAME", help="Take a key away again.")
+@click.option("--allow", "fewer", multiple=True, metavar="REGEX", help="Take a pattern away again.")
+@dry_run_option
+@json_option
+@workspace_option
+def guard(
+    keys: tuple[str, ...],
+    patterns: tuple[str, ...],
+    patients: bool,
+    fewer_keys: tuple[str, ...],
+    fewer: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """List, add or remove rules of what must not be stored in metadata, notes and tags."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+    from nirs_store.registry import PATIENT_KEYS
+
+    more = (*keys, *(PATIENT_KEYS if patients else ()))
+    with open_store(workspace) as store:
+        rules = store.audit.guard
+        if not dry_run and (more or patterns):
+            rules.forbid(keys=more, patterns=patterns)
+        if not dry_run and (fewer_keys or fewer):
+            rules.allow(keys=fewer_keys, patterns=fewer)
+        found: dict[str, Any] = {"keys": list(rules.keys), "patterns": list(rules.patterns)}
+    if as_json:
+        print_json(found)
+        return
+    for name, values in found.items():
+        for value in values:
+            click.echo(f"{name.removesuffix('s')}  {value}")
+    if not any(found.values()):
+        click.echo("No rules.")
+    if dry_run:
+        click.echo("Nothing was changed (dry run).")
+
+
+def _print(entries: pl.DataFrame, as_json: bool) -> None:
+    import json
+
+    from nirs_store.cli._output import moment, print_json, print_table, short_id
+
+    if as_json:
+        print_json([{**row, "details": json.loads(row["details"] or "null")} for row in entries.to_dicts()])
+        return
+    if not entries.height:
+        click.echo("No entries.")
+        return
+    print_table(
+        ["number", "when", "who", "operation", "object", "", "message"],
+        [
+            [
+                row["number"],
+                moment(row["made_at"]),
+                f"{row['user']}@{row['host']}:{row['pid']}",
+                row["operation"],
+                " ".join(filter(None, (row["object_kind"], short_id(row["object_id"] or "")))),
+                "ok" if row["success"] else "failed",
+                row["message"] or "",
+            ]
+            for row in entries.to_dicts()
+        ],
+        numeric=["number"],
+        flexible=["message", "who"],
+    )

@@ -1,0 +1,96 @@
+"""``nirs-store lineage``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import dry_run_option, json_option, workspace_option
+
+_type_option = click.option(
+    "--type", "link_type", default="derived_from", show_default=True, metavar="WORD", help="What kind of link."
+)
+
+
+@click.group("lineage", cls=Group)
+def command() -> None:
+    """Show what came from what, and record links.
+
+    A THING is an id, a part of one as the tables show it, or kind:id (file:..., bundle:...).
+    """
+
+
+@command.command("show")
+@click.argument("thing", metavar="THING")
+@click.option("--downstream", "direction", flag_value="downstream", help="What came from it.")
+@click.option("--both", "direction", flag_value="both", help="Both ways.")
+@click.option("--depth", type=click.IntRange(0), metavar="N", help="Follow so many links.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tree", "dot", "mermaid"]),
+    default="tree",
+    show_default=True,
+    help="A tree, or a graph for Graphviz or Mermaid.",
+)
+@json_option
+@workspace_option
+def show(
+    thing: str, direction: str | None, depth: int | None, form: str, as_json: bool, workspace: Path
+) -> None:
+    """Show what something came from, or what came from it."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._things import thing as find_thing
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        graph = store.lineage.graph(find_thing(store, thing), direction or "upstream", max_depth=depth)
+    if as_json:
+        print_json(graph.to_dict())
+        return
+    text = {"tree": graph.__str__, "dot": graph.to_dot, "mermaid": graph.to_mermaid}[form]()
+    click.echo(text.rstrip("\n"))
+
+
+@command.command("link")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("target", metavar="TARGET")
+@_type_option
+@dry_run_option
+@workspace_option
+def link(sources: tuple[str, ...], target: str, link_type: str, dry_run: bool, workspace: Path) -> None:
+    """Record that TARGET was made from the sources."""
+    from nirs_store.cli._things import thing
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = [thing(store, source) for source in sources]
+        made = thing(store, target)
+        if not dry_run:
+            store.lineage.link(found, made, link_type)
+    for source in sources:
+        click.echo(f"{source} -> {target} ({link_type})")
+    if dry_run:
+        click.echo("Nothing was recorded (dry run).")
+
+
+@command.command("unlink")
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@click.option("--type", "link_type", metavar="WORD", help="Only links of this type.")
+@dry_run_option
+@workspace_option
+def unlink(source: str, target: str, link_type: str | None, dry_run: bool, workspace: Path) -> None:
+    """Remove a recorded link."""
+    from nirs_store.cli._things import thing
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        first, second = thing(store, source), thing(store, target)
+        if dry_run:
+            click.echo(f"{source} -> {target} would be removed (dry run).")
+            return
+        count = store.lineage.unlink([first], second, link_type)
+    click.echo(f"Removed {count} links.")

@@ -1,0 +1,195 @@
+"""``nirs-store retention``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+
+_KINDS = ("chain", "run", "file")
+
+
+@click.group("retention", cls=Group)
+def command() -> None:
+    """Say what a workspace keeps, and let go of the rest."""
+
+
+def _rule_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--on", type=click.Choice(_KINDS), default="chain", show_default=True, help="Of what."),
+        click.option("--type", "of_type", metavar="NAME", help="Only of this type."),
+        click.option("--all", "everything", is_flag=True, help="Keep all."),
+        click.option("--top", type=click.IntRange(1), metavar="K", help="Keep the K best."),
+        click.option("--metric", metavar="NAME", help="By which score."),
+        click.option("--per", multiple=True, metavar="NAME", help="K of each type, model, dataset, run, name."),
+        click.option("--recent", type=click.IntRange(1), metavar="N", help="Keep the N newest."),
+        click.option("--days", type=click.FloatRange(0), metavar="D", help="Keep what is not older."),
+        click.option("--champions", is_flag=True, help="Keep what is or was a champion."),
+        click.option("--max-count", type=click.IntRange(0), metavar="N", help="At most so many."),
+        click.option("--max-bytes", type=click.IntRange(0), metavar="BYTES", help="At most so large."),
+        click.option("--max-age", type=click.FloatRange(0), metavar="D", help="At most so many days old."),
+        click.option(
+            "--file", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="A policy as --json prints it, instead of these options.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _policy(options: dict[str, Any]) -> Any:
+    """The policy that the options say; None when they say none."""
+    import json
+
+    from nirs_store.errors import InvalidInput
+    from nirs_store.registry.policies import (
+        RetentionPolicy,
+        keep_all,
+        keep_champions,
+        keep_recent,
+        keep_top_k,
+        limit,
+    )
+
+    if options["source"] is not None:
+        try:
+            return RetentionPolicy.from_dict(json.loads(options["source"].read_text(encoding="utf-8")))
+        except ValueError as error:
+            if isinstance(error, InvalidInput):
+                raise
+            raise InvalidInput(f"{options['source']} is not JSON: {error}. Nothing was changed.") from error
+    on, of_type, per = options["on"], options["of_type"], options["per"] or None
+    policy = RetentionPolicy()
+    if options["everything"]:
+        policy |= keep_all(on=on, type=of_type)
+    if options["top"] is not None:
+        policy |= keep_top_k(options["top"], options["metric"], on=on, per=per, type=of_type)
+    if options["recent"] is not None or options["days"] is not None:
+        policy |= keep_recent(options["recent"], days=options["days"], on=on, per=per, type=of_type)
+    if options["champions"]:
+        policy |= keep_champions(on=on)
+    bounds = {name: options[name] for name in ("max_count", "max_bytes")}
+    if options["max_age"] is not None or any(value is not None for value in bounds.values()):
+        policy |= limit(on=on, type=of_type, max_age_days=options["max_age"], **bounds)
+    return policy if policy.kinds else None
+
+
+@command.command("show")
+@json_option
+@workspace_option
+def show(as_json: bool, workspace: Path) -> None:
+    """Print the policy of a workspace, and what is pinned."""
+    from nirs_store.cli._output import moment, print_json, print_table, short_id
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        policy, pins = store.retention.policy, store.retention.pins()
+    if as_json:
+        print_json({"policy": policy.to_dict(), "pins": pins.to_dicts()})
+        return
+    click.echo(str(policy))
+    if pins.height:
+        click.echo()
+        print_table(
+            ["pinned", "id", "since", "reason"],
+            [(p["object_kind"], short_id(p["object_id"]), moment(p["made_at"]), p["reason"]) for p in pins.to_dicts()],
+            flexible=["reason"],
+        )
+
+
+@command.command("set")
+@_rule_options
+@click.option("--add", is_flag=True, help="Add to the policy that is there.")
+@click.option(
+    "--automatic",
+    type=click.Choice(["never", "on_close", "after_run"]),
+    help="Carry it out by itself at this moment.",
+)
+@dry_run_option
+@json_option
+@workspace_option
+def set_policy(
+    add: bool, automatic: str | None, dry_run: bool, as_json: bool, workspace: Path, **options: Any
+) -> None:
+    """Set the policy of a workspace; nothing is removed by that. Without options it keeps everything."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+    from nirs_store.registry import RetentionPolicy
+
+    policy = _policy(options) or RetentionPolicy()
+    with open_store(workspace) as store:
+        if add:
+            policy = store.retention.policy | policy
+        if automatic is not None:
+            policy = RetentionPolicy(policy.rules, policy.limits, automatic)
+        if not dry_run:
+            policy = store.retention.set(policy)
+    if as_json:
+        print_json(policy.to_dict())
+        return
+    click.echo(str(policy))
+    if dry_run:
+        click.echo("Nothing was changed (dry run).")
+
+
+@command.command("run")
+@_rule_options
+@dry_run_option
+@yes_option
+@json_option
+@workspace_option
+def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any) -> None:
+    """Let go of what no rule keeps: by the workspace's policy, or by one given here.
+
+    The plan is printed first. On a terminal you are asked; elsewhere --yes is needed.
+    """
+    from nirs_store.cli._confirm import confirm
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        plan = store.retention.plan(_policy(options))
+        if not as_json:
+            click.echo(str(plan))
+        if dry_run or not plan.take or not confirm("Let go of these?", yes):
+            result = None
+        else:
+            result = store.retention.execute(plan)
+    if as_json:
+        print_json({**plan.to_dict(), "dry_run": dry_run, "result": None if result is None else result.to_dict()})
+    elif result is not None:
+        click.echo(f"{str(result)[0].upper()}{str(result)[1:]}.")
+    elif dry_run:
+        click.echo("Nothing was removed (dry run).")
+
+
+@command.command("pin")
+@click.argument("thing", metavar="THING")
+@click.option("--reason", metavar="TEXT", help="Why.")
+@workspace_option
+def pin(thing: str, reason: str | None, workspace: Path) -> None:
+    """Keep something whatever the policy says."""
+    from nirs_store.cli._things import thing as find_thing
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        store.retention.pin(find_thing(store, thing), reason)
+    click.echo(f"Pinned {thing}.")
+
+
+@command.command("unpin")
+@click.argument("thing", metavar="THING")
+@workspace_option
+def unpin(thing: str, workspace: Path) -> None:
+    """Take a pin away."""
+    from nirs_store.cli._things import thing as find_thing
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        there = store.retention.unpin(find_thing(store, thing))
+    click.echo(f"Unpinned {thing}." if there else f"{thing} was not pinned.")

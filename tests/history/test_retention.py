@@ -1,0 +1,378 @@
+"""Retention: what rules keep, what limits cut, and what must stay whatever they say."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from storekit import begin, chain_of, prediction
+
+from nirs_store import WorkspaceStore
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.registry import (
+    RetentionPolicy,
+    keep_all,
+    keep_champions,
+    keep_recent,
+    keep_top_k,
+    limit,
+)
+
+Y = np.array([1.0, 2.0, 3.0, 4.0])
+
+
+def scored(store: WorkspaceStore, error: float, *, model: str = "a.PLS", dataset: str = "corn") -> str:
+    """A run with one chain whose RMSECV is `error`."""
+    run_id, pipeline_id = begin(store, f"{model} {error}", dataset)
+    artifact = store.save_artifact([run_id], "builtins.list", "model", "joblib")
+    steps = [{"step_idx": 0, "operator_class": model, "params": {}, "artifact_id": artifact}]
+    chain_id = store.save_chain(pipeline_id, steps, 0, model, "raw", "per_fold", {"fold_0": artifact}, {})
+    made = store.save_prediction(
+        pipeline_id,
+        chain_id,
+        **prediction(val_score=error, scores={"rmse": error}, model_class=model, dataset_name=dataset),
+    )
+    store.save_prediction_arrays(made, Y, Y + error)
+    store.complete_pipeline(pipeline_id, error, None, "rmse", 5)
+    store.complete_run(run_id, {})
+    return chain_id
+
+
+def chains(store: WorkspaceStore) -> list[str]:
+    return store.sql("SELECT chain_id FROM chains ORDER BY created_at").to_series().to_list()
+
+
+def run_of(store: WorkspaceStore, chain_id: str) -> str:
+    sql = "SELECT run_id FROM chains JOIN pipelines USING (pipeline_id) WHERE chain_id = $id"
+    return str(store.sql(sql, {"id": chain_id}).item())
+
+
+def going(store: WorkspaceStore, policy: Any) -> list[str]:
+    return [item.id for item in store.retention.plan(policy).take]
+
+
+@pytest.fixture
+def three(store: WorkspaceStore) -> list[str]:
+    return [scored(store, error) for error in (0.3, 0.1, 0.2)]
+
+
+# -- rules and limits ----------------------------------------------------------------------------------
+
+
+def test_without_a_policy_everything_stays(store: WorkspaceStore, three: Sequence[str]) -> None:
+    plan = store.retention.plan()
+    assert plan.take == ()
+    assert "Nothing would go" in str(plan)
+    assert going(store, keep_all()) == []
+    assert store.retention.execute(plan).taken == 0
+
+
+def test_the_best_stay(store: WorkspaceStore, three: Sequence[str]) -> None:
+    assert set(going(store, keep_top_k(1, "rmse"))) == {three[0], three[2]}
+    assert going(store, keep_top_k(2)) == [three[0]]
+    assert set(going(store, keep_top_k(1, "r2"))) == {three[0], three[2]}
+
+
+def test_the_best_of_each_model_and_data_set_stay(store: WorkspaceStore, three: Sequence[str]) -> None:
+    other = scored(store, 0.9, model="b.SVR")
+    elsewhere = scored(store, 0.8, dataset="wheat")
+    assert set(going(store, keep_top_k(1, "rmse", per="model"))) == {three[0], three[2]}
+    # Errors of another data set are never compared.
+    assert set(going(store, keep_top_k(1, "rmse"))) == {three[0], three[2], other}
+    assert elsewhere not in going(store, keep_top_k(1, "rmse"))
+
+
+def test_what_has_no_score_ranks_last(store: WorkspaceStore, three: Sequence[str]) -> None:
+    _, pipeline_id = begin(store)
+    bare = chain_of(store, pipeline_id)
+    store.complete_pipeline(pipeline_id, None, None, None, 5)
+    assert going(store, keep_top_k(3, "rmse")) == [bare]
+
+
+def test_the_newest_stay_and_a_union_keeps_what_either_keeps(store: WorkspaceStore, three: Sequence[str]) -> None:
+    assert set(going(store, keep_recent(1))) == set(three[:2])
+    assert going(store, keep_recent(1) | keep_top_k(1, "rmse")) == [three[0]]
+    assert going(store, keep_recent(days=1)) == []
+    store._engine.change(
+        lambda con: con.execute("UPDATE chains SET created_at = created_at - INTERVAL 3 DAY WHERE chain_id = ?", [three[0]])
+    )
+    assert going(store, keep_recent(days=1)) == [three[0]]
+
+
+def test_limits_cut_what_the_rules_keep(store: WorkspaceStore, three: Sequence[str]) -> None:
+    assert set(going(store, keep_all() | limit(max_count=1))) == set(three[:2])
+    assert going(store, limit(max_count=2, type="regression")) == [three[0]]
+    assert going(store, limit(max_count=0, type="classification")) == []
+    size = store.retention.plan(limit(max_count=0)).take[0].bytes
+    assert size > 0
+    assert going(store, limit(max_bytes=2 * size)) == [three[0]]
+    assert set(going(store, limit(max_age_days=0))) == set(three)
+
+
+def test_runs_go_whole(store: WorkspaceStore, three: Sequence[str]) -> None:
+    result = store.retention.execute(store.retention.plan(keep_top_k(1, "rmse", on="run")))
+    assert result.taken == 2
+    assert chains(store) == [three[1]]
+    assert store.list_runs().height == 1
+    assert store.check().ok
+
+
+def test_of_a_chain_the_models_go_and_the_scores_stay(store: WorkspaceStore, three: Sequence[str], folder: Path) -> None:
+    plan = store.retention.plan(keep_top_k(1, "rmse"))
+    result = store.retention.execute(plan)
+    assert (result.taken, result.files, result.bytes) == (2, 2, plan.bytes)
+    assert chains(store) == [three[1]]
+    assert len(list((folder / "artifacts").rglob("*.joblib"))) == 1
+    assert store.query_predictions().height == 3
+    assert store.check().ok
+    (entry,) = store.audit.query("retention").to_dicts()
+    assert json.loads(entry["details"])["taken"] == {"chain": 2}
+
+
+# -- what must stay ------------------------------------------------------------------------------------
+
+
+NOTHING = limit(max_count=0)
+
+
+def test_what_is_pinned_stays_and_says_why(store: WorkspaceStore, three: Sequence[str]) -> None:
+    store.retention.pin(("chain", three[0]), "reference")
+    store.retention.pin(("run", run_of(store, three[1])))
+    plan = store.retention.plan(NOTHING)
+    assert [item.id for item in plan.take] == [three[2]]
+    assert {held.id: held.reason for held in plan.held} == {
+        three[0]: "it is pinned",
+        three[1]: "its run is pinned",
+    }
+    assert going(store, limit(on="run", max_count=0)) == [run_of(store, three[2])]
+    store.retention.pin(three[0], "another reason")
+    assert store.retention.pins()["reason"].to_list() == ["another reason", None]
+    assert store.retention.unpin(three[0])
+    assert not store.retention.unpin(three[0])
+    assert three[0] in going(store, NOTHING)
+
+
+def champion(store: WorkspaceStore, chain_id: str, *, rank: int = 1) -> None:
+    store._engine.change(
+        lambda con: con.execute(
+            "INSERT INTO champions (champion_id, suite, metric, model_id, evaluation_id, rank, chosen_by, made_at) "
+            "VALUES (?, 's', 'rmse', ?, 'none', ?, 'hand', ?)",
+            [f"c-{chain_id}", chain_id, rank, now_naive()],
+        )
+    )
+
+
+def test_a_present_champion_stays_and_a_rule_keeps_former_ones(store: WorkspaceStore, three: Sequence[str]) -> None:
+    champion(store, three[0])
+    champion(store, three[1])
+    plan = store.retention.plan(NOTHING)
+    assert {item.id for item in plan.take} == {three[0], three[2]}
+    assert plan.held[0].reason == "it is a champion"
+    assert going(store, keep_champions()) == [three[2]]
+    assert run_of(store, three[1]) not in going(store, limit(on="run", max_count=0))
+
+
+def test_what_something_that_stays_came_from_stays(store: WorkspaceStore, three: Sequence[str]) -> None:
+    target = store.begin_run("uses it", {}, [])
+    store.lineage.link(("chain", three[0]), ("run", target), "used_by")
+    store.lineage.link(("chain", three[1]), ("chain", three[2]), "tuned_from")
+    plan = store.retention.plan(NOTHING)
+    # The second chain was needed by the third only, and that goes too.
+    assert {item.id for item in plan.take} == {three[1], three[2]}
+    assert "came from it" in plan.held[0].reason
+    store.retention.pin(("chain", three[2]))
+    assert going(store, NOTHING) == []
+    assert run_of(store, three[0]) not in going(store, limit(on="run", max_count=0))
+
+
+def test_the_sources_of_a_stack_stay_as_long_as_it_does(store: WorkspaceStore, three: Sequence[str]) -> None:
+    _, pipeline_id = begin(store, "stack")
+    meta = store.save_artifact({"b": 2}, "builtins.dict", "meta_model", "joblib")
+    source = store.get_chain(three[0]) or {}
+    inner = {name: source[name] for name in ("steps", "model_step_idx", "fold_artifacts", "shared_artifacts")}
+    step = {
+        "step_idx": 0,
+        "operator_class": "builtins.dict",
+        "params": {},
+        "operator_type": "model",
+        "sources": [{"chain_id": three[0], "feature": "f", "chain": inner}],
+    }
+    stack = store.save_chain(pipeline_id, [step], 0, "builtins.dict", "", "single", {"final": meta}, {})
+    store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)
+    assert set(going(store, keep_recent(1))) == set(three[1:])
+    assert set(going(store, NOTHING)) == {*three, stack}
+    plan = store.retention.plan(limit(on="run", max_count=1))
+    assert {held.id for held in plan.held} == {run_of(store, three[0])}
+
+
+def test_what_is_being_recorded_stays(store: WorkspaceStore) -> None:
+    run_id, pipeline_id = begin(store)
+    chain_id = chain_of(store, pipeline_id)
+    assert going(store, NOTHING) == []
+    assert going(store, limit(on="run", max_count=0)) == []
+    store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)
+    assert going(store, NOTHING) == [chain_id]
+    assert run_id not in going(store, limit(on="run", max_count=0))
+
+
+def test_what_came_to_be_needed_after_the_plan_stays(store: WorkspaceStore, three: Sequence[str]) -> None:
+    plan = store.retention.plan(NOTHING)
+    store.retention.pin(("chain", three[1]))
+    store.delete_run(run_of(store, three[0]))
+    result = store.retention.execute(plan)
+    assert (result.removed["chain"], result.skipped) == ([three[2]], 2)
+
+
+def test_a_blob_that_another_chain_holds_stays(store: WorkspaceStore) -> None:
+    _, one = begin(store, "one")
+    shared = store.save_artifact([1], "builtins.list", "model", "joblib")
+    chain_of(store, one, shared)
+    _, two = begin(store, "two")
+    kept = chain_of(store, two, shared)
+    for pipeline_id in (one, two):
+        store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)
+    result = store.retention.execute(store.retention.plan(keep_recent(1)))
+    assert (result.taken, result.files) == (1, 0)
+    assert chains(store) == [kept]
+    assert store.load_artifact(shared) == [1]
+
+
+# -- files ---------------------------------------------------------------------------------------------
+
+
+def put_file(store: WorkspaceStore, name: str, *, score: float | None = None, status: str = "completed") -> str:
+    """A version of a file as rows: its content, and the reference that holds it."""
+    data = store.save_artifact(name.encode() * 10, "builtins.bytes", "file", "bytes")
+    now = now_naive()
+
+    def put(con: Any) -> None:
+        con.execute("DELETE FROM artifact_refs WHERE owner_kind = 'session' AND artifact_id = ?", [data])
+        con.execute(
+            "INSERT INTO file_versions (version_id, name, version, type, kind, status, mode, artifact_id, size_bytes, "
+            "stored_bytes, compression, metadata, created_at, updated_at) VALUES "
+            "(?, ?, 1, 'table', 'file', ?, 'test', ?, 20, 10, 'gzip', ?, ?, ?)",
+            [f"v-{name}", name, status, data, json.dumps({"metrics": {"auc": score}}), now, now],
+        )
+        con.execute(
+            "INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, created_at) VALUES (?, ?, 'file', ?, ?)",
+            [f"r-{name}", data, f"v-{name}", now],
+        )
+
+    store._engine.change(put)
+    return f"v-{name}"
+
+
+def test_versions_of_files_go_by_the_same_rules(store: WorkspaceStore, folder: Path) -> None:
+    poor, good = put_file(store, "poor", score=0.6), put_file(store, "good", score=0.9)
+    named, busy = put_file(store, "named"), put_file(store, "busy", status="in_progress")
+    store._engine.change(
+        lambda con: con.execute("INSERT INTO file_aliases VALUES ('a', 'named', 'best', ?, ?)", [named, now_naive()])
+    )
+    rule = keep_top_k(1, "auc", on="file", higher_is_better=True)
+    plan = store.retention.plan(rule)
+    assert [item.id for item in plan.take] == [poor]
+    assert {held.id: held.reason for held in plan.held} == {
+        named: "the alias best names it",
+        busy: "it is in progress",
+    }
+    result = store.retention.execute(plan)
+    assert (result.taken, result.files) == (1, 1)
+    left = store.sql("SELECT version_id FROM file_versions").to_series().to_list()
+    assert set(left) == {good, named, busy}
+
+
+def test_a_file_keeps_the_run_that_made_it(store: WorkspaceStore, three: Sequence[str]) -> None:
+    version = put_file(store, "made")
+    run_id = run_of(store, three[0])
+    store._engine.change(lambda con: con.execute("UPDATE file_versions SET run_id = ?", [run_id]))
+    none_of_either = limit(on="run", max_count=0) | limit(on="file", max_count=0)
+    assert run_id not in going(store, limit(on="run", max_count=0))
+    assert {run_id, version} <= set(going(store, none_of_either))
+    store.retention.execute(store.retention.plan(none_of_either))
+    assert store.list_runs().height == 0
+
+
+# -- the policy in the workspace -----------------------------------------------------------------------
+
+
+def test_a_policy_is_kept_in_the_workspace(folder: Path) -> None:
+    policy = keep_top_k(3, "rmse", per=["model", "dataset"]) | keep_recent(5, on="run") | limit(max_bytes=10**9)
+    with WorkspaceStore(folder) as store:
+        store.retention.set(policy)
+        (entry,) = store.audit.query("set_retention").to_dicts()
+        assert json.loads(entry["details"]) == policy.to_dict()
+    with WorkspaceStore(folder) as store:
+        assert store.retention.policy == policy
+        store.retention.clear()
+        assert store.retention.policy == RetentionPolicy()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"rules": [{"policy": "keep_tpo_k", "count": 1}]}, "'keep_top_k'"),
+        ({"rules": [{"policy": "keep_recent"}]}, "count or days"),
+        ({"rules": [{"policy": "keep_top_k", "count": 0}]}, "at least 1"),
+        ({"rules": [{"policy": "keep_top_k", "count": 1, "metric": "rsme"}]}, "rmse"),
+        ({"rules": [{"policy": "keep_top_k", "count": 1, "per": "modell"}]}, "'model'"),
+        ({"rules": [{"policy": "keep_all", "on": "chains"}]}, "'chain'"),
+        ({"rules": [{"count": 1}]}, "expected a policy"),
+        ({"rules": [{"policy": "keep_all", "kount": 1}]}, "'count'"),
+        ({"limits": [{"on": "chain"}]}, "max_count"),
+        ({"limits": [{"max_age_days": -1}]}, "at least 0"),
+        ({"automatic": "on_clos"}, "'on_close'"),
+        ({"ruels": []}, "'rules'"),
+        ([], "an object"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused_with_the_nearest(wrong: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        RetentionPolicy.from_dict(wrong)
+
+
+def test_a_refused_policy_or_pin_is_noted(store: WorkspaceStore) -> None:
+    with pytest.raises(InvalidInput):
+        store.retention.set({"automatic": "daily"})
+    with pytest.raises(UnknownId):
+        store.retention.pin("chain:none")
+    assert store.audit.query(success=False)["operation"].to_list() == ["set_retention", "pin"]
+
+
+def test_nothing_happens_by_itself_unless_it_was_asked_for(folder: Path) -> None:
+    with WorkspaceStore(folder) as store:
+        store.retention.set(keep_recent(1, on="run"))
+        for _ in range(3):
+            scored(store, 0.1)
+    with WorkspaceStore(folder) as store:
+        assert store.list_runs().height == 3
+
+
+def test_it_is_carried_out_when_a_run_is_completed_and_says_so(
+    store: WorkspaceStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.retention.set(keep_recent(1, on="run"), automatic="after_run")
+    with caplog.at_level(logging.WARNING, logger="nirs_store.retention"):
+        scored(store, 0.1)
+        scored(store, 0.2)
+    assert store.list_runs()["name"].to_list() == ["a.PLS 0.2"]
+    assert [record.message for record in caplog.records] == ["retention (after run): let go of 1 runs, 1 files (54 B)"]
+    assert store.audit.query("retention").height == 1
+
+
+def test_it_is_carried_out_on_close_but_not_by_a_worker(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with WorkspaceStore(folder) as store:
+        for error in (0.1, 0.2):
+            scored(store, error)
+        store.retention.set(keep_recent(1, on="run"), automatic="on_close")
+        pickle.loads(pickle.dumps(store)).close()
+        assert store.list_runs().height == 2
+    with WorkspaceStore(folder, read_only=True) as store:
+        assert store.list_runs().height == 1
+    assert "let go of 1 runs" in caplog.text

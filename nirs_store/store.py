@@ -17,6 +17,7 @@ from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.errors import InvalidInput
+from nirs_store.facade.files import FileMethods
 from nirs_store.facade.models import ModelMethods
 from nirs_store.facade.recording import RecordingMethods
 from nirs_store.facade.upkeep import UpkeepMethods
@@ -29,7 +30,7 @@ _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
 
 
-class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods):
+class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods, FileMethods):
     """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
 
     Parameters

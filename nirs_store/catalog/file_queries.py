@@ -12,7 +12,16 @@ from nirs_store.catalog.file_rows import rows
 from nirs_store.catalog.queries import frame
 from nirs_store.catalog.values import to_json
 
-__all__ = ["FILTERS", "condition", "counts", "list_files", "list_processing", "sources_of", "versions_of"]
+__all__ = [
+    "FILTERS",
+    "condition",
+    "counts",
+    "list_files",
+    "list_processing",
+    "list_sql",
+    "sources_of",
+    "versions_of",
+]
 
 #: Columns that a list can be limited by, as callers name them.
 FILTERS = {
@@ -67,7 +76,9 @@ def condition(
             params["prefix"] = prefix
         if pattern is not None and pattern != "*":
             parts.append("name GLOB $pattern")
-            params["pattern"] = "".join(f"[{sign}]" if sign in _GLOB_SIGNS else sign for sign in prefix) + pattern
+            params["pattern"] = (
+                "".join(f"[{sign}]" if sign in _GLOB_SIGNS else sign for sign in prefix) + pattern
+            )
     for position, tag in enumerate(tags):
         # A tag's JSON text is looked for first; that it is a whole tag is asked of what has it.
         params |= {f"text{position}": to_json(tag, "tags"), f"tag{position}": tag}
@@ -92,8 +103,12 @@ def list_files(
     text, params = where
     page = "" if limit is None and not offset else " LIMIT $limit OFFSET $offset"
     extra = {} if not page else {"limit": limit if limit is not None else 1 << 62, "offset": offset}
-    sql = f"SELECT {_LISTED} FROM file_versions WHERE {text} ORDER BY name, test_name NULLS FIRST, version{page}"
-    return frame(con, sql, {**params, **extra})
+    return frame(con, list_sql(text) + page, {**params, **extra})
+
+
+def list_sql(where: str) -> str:
+    """Put together the query of a list."""
+    return f"SELECT {_LISTED} FROM file_versions WHERE {where} ORDER BY name, test_name NULLS FIRST, version"
 
 
 def versions_of(con: Connection, name: str, test_name: str | None) -> pl.DataFrame:
@@ -126,7 +141,9 @@ def counts(con: Connection, where: tuple[str, dict[str, Any]]) -> dict[str, Any]
         params,
     )[0]
     span = rows(
-        con, f"SELECT min(created_at) AS first, max(created_at) AS last FROM file_versions WHERE {text}", params
+        con,
+        f"SELECT min(created_at) AS first, max(created_at) AS last FROM file_versions WHERE {text}",
+        params,
     )[0]
     return {"grouped": grouped, **distinct, **span}
 
@@ -146,8 +163,9 @@ def list_processing(con: Connection, name: str | None, alive: Sequence[str]) -> 
     """Processing runs, newest first; one whose session died shows as interrupted."""
     return frame(
         con,
-        "SELECT p.processing_id, p.name, CASE WHEN p.status = 'in_progress' AND NOT list_contains($alive, p.session_id) "
-        "THEN 'interrupted' ELSE p.status END AS status, p.module, p.module_version, p.parameters, p.message, "
+        "SELECT p.processing_id, p.name, CASE WHEN p.status = 'in_progress' AND "
+        "NOT list_contains($alive, p.session_id) THEN 'interrupted' ELSE p.status END AS status, p.module, "
+        "p.module_version, p.parameters, p.message, "
         "(SELECT count(*) FROM file_versions v WHERE v.processing_id = p.processing_id) AS files, p.started_at, "
         "p.ended_at FROM processing_runs p WHERE $name IS NULL OR p.name = $name "
         "ORDER BY p.started_at DESC, p.processing_id DESC",

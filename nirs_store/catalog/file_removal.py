@@ -19,7 +19,9 @@ _COLUMNS = (
 def versions(con: Connection, where: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Versions that fit, oldest first."""
     text, params = where
-    return rows(con, f"SELECT {_COLUMNS} FROM file_versions WHERE {text} ORDER BY created_at, version_id", params)
+    return rows(
+        con, f"SELECT {_COLUMNS} FROM file_versions WHERE {text} ORDER BY created_at, version_id", params
+    )
 
 
 def series_of(con: Connection, name: str, test_name: str | None) -> list[dict[str, Any]]:
@@ -45,7 +47,9 @@ def aliased(con: Connection) -> dict[str, str]:
 
 def pinned(con: Connection) -> set[str]:
     """Versions that somebody pinned."""
-    return {str(r[0]) for r in con.execute("SELECT object_id FROM pins WHERE object_kind = 'file'").fetchall()}
+    return {
+        str(r[0]) for r in con.execute("SELECT object_id FROM pins WHERE object_kind = 'file'").fetchall()
+    }
 
 
 def dependents(con: Connection) -> dict[str, list[tuple[str, str]]]:
@@ -69,7 +73,8 @@ def forget(con: Connection, gone: Sequence[dict[str, Any]]) -> None:
         highest[key] = max(highest.get(key, 0), int(row["version"]))
     con.execute("DELETE FROM file_aliases WHERE version_id IN (SELECT unnest(?::VARCHAR[]))", [ids])
     con.execute(
-        "DELETE FROM artifact_refs WHERE owner_kind = 'file' AND owner_id IN (SELECT unnest(?::VARCHAR[]))", [ids]
+        "DELETE FROM artifact_refs WHERE owner_kind = 'file' AND owner_id IN (SELECT unnest(?::VARCHAR[]))",
+        [ids],
     )
     con.execute("DELETE FROM file_versions WHERE version_id IN (SELECT unnest(?::VARCHAR[]))", [ids])
     for key, number in highest.items():

@@ -26,24 +26,25 @@ __all__ = [
     "change_version",
     "declare_type",
     "declared_types",
+    "descends_from",
     "drop_alias",
     "exists",
     "find_version",
     "hold",
     "insert_blobs",
     "insert_rows",
-    "descends_from",
     "latest_versions",
     "nearest_names",
     "put_alias",
-    "retired",
     "retire",
+    "retired",
     "series_key",
     "supersede",
 ]
 
 Row = dict[str, Any]
 _JSON = ("members", "tags", "metadata", "parameters", "metadata_schema")
+_FEW = 64
 _ALL = ", ".join(column_names("file_versions"))
 # kind of an object that a file can be made from: its table and key
 _KINDS = {
@@ -82,18 +83,23 @@ def latest_versions(con: Connection, names: Sequence[str]) -> dict[str, Row]:
     if len(names) == 1:
         found = rows(con, f"SELECT {_ALL} FROM file_versions WHERE is_latest AND name = ?", [names[0]])
     else:
-        sought = pa.table({"name": pa.array(names, pa.string())})
-        con.register("sought", sought)
+        # Only the names are read of all rows; a join over all columns would read those too.
+        con.register("sought", pa.table({"name": pa.array(names, pa.string())}))
         try:
-            found = rows(con, f"SELECT {_ALL} FROM file_versions SEMI JOIN sought USING (name) WHERE is_latest")
+            sql = "SELECT version_id FROM file_versions SEMI JOIN sought USING (name) WHERE is_latest"
+            there = [str(row[0]) for row in con.execute(sql).fetchall()]
         finally:
             con.unregister("sought")
+        found = list(by_ids(con, there).values()) if there else []
     return {series_key(row["name"], row["test_name"]): row for row in found}
 
 
 def retired(con: Connection) -> dict[str, int]:
     """Highest number of a deleted version, by series key."""
-    return {str(series): int(n) for series, n in con.execute("SELECT series, version FROM file_retired").fetchall()}
+    return {
+        str(series): int(n)
+        for series, n in con.execute("SELECT series, version FROM file_retired").fetchall()
+    }
 
 
 def find_version(con: Connection, name: str, test_name: str | None, version: int | str | None) -> Row | None:
@@ -116,10 +122,12 @@ def find_version(con: Connection, name: str, test_name: str | None, version: int
 
 def by_ids(con: Connection, version_ids: Iterable[str]) -> dict[str, Row]:
     """Versions by their ids."""
-    found = rows(
-        con,
-        f"SELECT {_ALL} FROM file_versions WHERE version_id IN (SELECT unnest(?::VARCHAR[]))",
-        [list(version_ids)],
+    wanted = list(version_ids)
+    # A few are looked up in the index; many are joined.
+    few = ", ".join("?" for _ in wanted) if len(wanted) <= _FEW else "SELECT unnest(?::VARCHAR[])"
+    params: list[Any] = wanted if len(wanted) <= _FEW else [wanted]
+    found = (
+        rows(con, f"SELECT {_ALL} FROM file_versions WHERE version_id IN ({few})", params) if wanted else []
     )
     return {row["version_id"]: row for row in found}
 
@@ -176,7 +184,9 @@ def insert_rows(con: Connection, table: str, values: Sequence[Mapping[str, Any]]
 def insert_blobs(con: Connection, values: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows of blobs; one that is there already stays."""
     names = column_names("blobs")
-    con.register("incoming", pa.table({n: [v.get(n) for v in values] for n in names}, schema=arrow_schema("blobs")))
+    con.register(
+        "incoming", pa.table({n: [v.get(n) for v in values] for n in names}, schema=arrow_schema("blobs"))
+    )
     try:
         con.execute("INSERT INTO blobs SELECT * FROM incoming ON CONFLICT DO NOTHING")
     finally:
@@ -225,7 +235,8 @@ def change_version(con: Connection, version_id: str, values: Mapping[str, Any]) 
 def retire(con: Connection, series: str, version: int) -> None:
     """Remember the number of a deleted version."""
     con.execute(
-        "INSERT INTO file_retired VALUES (?, ?) ON CONFLICT DO UPDATE SET version = greatest(version, excluded.version)",
+        "INSERT INTO file_retired VALUES (?, ?) ON CONFLICT DO UPDATE "
+        "SET version = greatest(version, excluded.version)",
         [series, version],
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nirs_store.catalog.engine import Engine
 
-__all__ = ["ActiveRun", "active_run", "activate", "deactivate"]
+__all__ = ["ActiveRun", "activate", "active_run", "deactivate"]
 
 
 @dataclass

@@ -12,8 +12,9 @@ from nirs_store.errors import InvalidInput
 from nirs_store.ids import is_id
 from nirs_store.registry.audit import note
 from nirs_store.registry.files.active import active_run
+from nirs_store.registry.files.auditing import attempting
+from nirs_store.registry.files.finding import require_version
 from nirs_store.registry.files.names import check_label, check_name, parse_version
-from nirs_store.registry.files.record import attempting, require_version
 from nirs_store.registry.files.request import FileVersion
 from nirs_store.registry.files.types import BUILT_IN, FileType, check_schema, check_type_name
 from nirs_store.registry.files.words import COVERAGES, MODES, check_word, mode_of
@@ -24,9 +25,7 @@ __all__ = ["FilesBase"]
 class FilesBase:
     """The engine, and the scope of names."""
 
-    def __init__(
-        self, engine: Engine, prefix: str = "", defaults: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, prefix: str = "", defaults: Mapping[str, Any] | None = None) -> None:
         self._engine = engine
         self._prefix = prefix
         self._defaults = dict(defaults or {})
@@ -76,7 +75,9 @@ class FilesBase:
             if defaults.get(key) is not None:
                 defaults[key] = check_word(defaults[key], key, words)
         mode_of(defaults.get("mode"), defaults.get("coverage"), defaults.get("test_name"))
-        return type(self)(self._engine, self._prefix + check_name(folder.rstrip("/"), "folder") + "/", defaults)
+        return type(self)(
+            self._engine, self._prefix + check_name(folder.rstrip("/"), "folder") + "/", defaults
+        )
 
     @property
     def folder(self) -> str:
@@ -179,7 +180,9 @@ class FilesBase:
             if not plain.isidentifier() or plain != plain.lower() or len(plain) > 64:
                 raise InvalidInput(f"name: expected lower-case letters, digits and '_', found {name!r}.")
             if plain in BUILT_IN:
-                raise InvalidInput(f"name: {plain!r} comes with the library and stays as it is. Give another name.")
+                raise InvalidInput(
+                    f"name: {plain!r} comes with the library and stays as it is. Give another name."
+                )
             schema = None if metadata_schema is None else check_schema(metadata_schema)
 
             def declare(con: Connection) -> None:

@@ -14,9 +14,10 @@ from nirs_store.catalog.values import as_text
 from nirs_store.errors import BlobCorrupt, BlobMissing, UnknownFile, UnknownId
 from nirs_store.registry.audit import note
 from nirs_store.registry.files.active import active_run
+from nirs_store.registry.files.auditing import attempting
+from nirs_store.registry.files.finding import require_version
 from nirs_store.registry.files.names import check_alias, parse_version
 from nirs_store.registry.files.reading import content_hash
-from nirs_store.registry.files.record import attempting, require_version
 from nirs_store.registry.files.removing import RemoveMethods
 from nirs_store.registry.files.request import FileVersion
 from nirs_store.registry.files.words import STATUSES, check_word
@@ -185,7 +186,9 @@ class ChangeMethods(RemoveMethods):
             row, gone = self._engine.change(work)
         note(self._engine, "remove_alias", "file", gone, details={"name": row["name"], "alias": alias})
 
-    def validate(self, pattern: str | None = None, *, all_versions: bool = True, **filters: Any) -> FileValidation:
+    def validate(
+        self, pattern: str | None = None, *, all_versions: bool = True, **filters: Any
+    ) -> FileValidation:
         """Read every file and compare it with the SHA-256 that it was stored with; changes nothing.
 
         Parameters
@@ -218,7 +221,9 @@ class ChangeMethods(RemoveMethods):
             wrong = known[key]
             if wrong is not None:
                 said = {name: row[name] for name in ("name", "test_name", "version", "version_id")}
-                problems.append({**said, "problem": wrong[0], "message": f"{row['name']} v{row['version']}: {wrong[1]}"})
+                problems.append(
+                    {**said, "problem": wrong[0], "message": f"{row['name']} v{row['version']}: {wrong[1]}"}
+                )
         return FileValidation(len(ids), tuple(problems))
 
     def _problem(self, row: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -66,7 +66,9 @@ def encoding(draft: Draft, compression: str, size: int | None) -> Iterator[Write
             target = pa.PythonFile(_Uncloseable(draft), mode="w")
             yield stack.enter_context(pa.CompressedOutputStream(target, "zstd")).write
         elif compression == "zip":
-            archive = stack.enter_context(zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL))
+            archive = stack.enter_context(
+                zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL)
+            )
             yield stack.enter_context(archive.open(zip_info(_MEMBER), "w", force_zip64=True)).write
         else:
             packed = stack.enter_context(gzip.GzipFile("", "wb", _LEVEL, draft, mtime=0))

@@ -198,5 +198,7 @@ def _table_bytes(table: Any, form: str) -> bytes:
         else:
             table.write_csv(target, separator="\t" if form == "tsv" else ",")
     except pl.exceptions.PolarsError as error:
-        raise InvalidInput(f"source: the table cannot be written as {form}: {error}. Nothing was stored.") from error
+        raise InvalidInput(
+            f"source: the table cannot be written as {form}: {error}. Nothing was stored."
+        ) from error
     return target.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -14,79 +13,23 @@ from nirs_store.catalog import file_queries, file_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.buffer import naive
 from nirs_store.catalog.values import as_text, with_zone
-from nirs_store.display import block, byte_text, field_table
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import is_id
 from nirs_store.registry.files.base import FilesBase
 from nirs_store.registry.files.names import parse_version
 from nirs_store.registry.files.reading import materialised, open_stream, read_value, write_output
 from nirs_store.registry.files.request import FileVersion, tags_of
+from nirs_store.registry.files.summary import FileSummary, summarised
 from nirs_store.registry.files.types import BUILT_IN, check_type_name
 from nirs_store.registry.files.words import COMPRESSIONS, COVERAGES, MODES, STATUSES, check_word, near
 
-__all__ = ["FileSummary", "GetMethods"]
+__all__ = ["GetMethods"]
 
 _WORDS = {"status": STATUSES, "mode": MODES, "coverage": COVERAGES, "compression": COMPRESSIONS}
 _AS = ("bytes", "text", "json", "table")
 _HIDDEN = ("session_id", "members", "group_name")
 # `list` is a method below.
 Paths = list[Path]
-
-
-@dataclass(frozen=True)
-class FileSummary:
-    """What is stored: counts and bytes.
-
-    Attributes
-    ----------
-    files : int
-    size_bytes, stored_bytes : int
-        Before compression; on the disk, where nothing is stored twice.
-    by_type, by_status, by_mode, by_compression : dict of str to int
-        Files.
-    bytes_by_type : dict of str to int
-        Before compression.
-    tests : dict of str to int
-        Files of each test.
-    first, last : datetime or None
-        When the oldest and the newest were stored.
-    """
-
-    files: int
-    size_bytes: int
-    stored_bytes: int
-    by_type: dict[str, int]
-    by_status: dict[str, int]
-    by_mode: dict[str, int]
-    by_compression: dict[str, int]
-    bytes_by_type: dict[str, int]
-    tests: dict[str, int]
-    first: datetime | None
-    last: datetime | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain data."""
-        return dict(vars(self))
-
-    def _lines(self) -> dict[str, object]:
-        def words(counts: Mapping[str, int]) -> str:
-            return ", ".join(f"{count:,} {name}" for name, count in counts.items())
-
-        return {
-            "files": f"{self.files:,}",
-            "size": f"{byte_text(self.size_bytes)}, on the disk {byte_text(self.stored_bytes)}",
-            "types": words(self.by_type),
-            "status": words(self.by_status),
-            "modes": words(self.by_mode),
-            "compression": words(self.by_compression),
-            "tests": words(self.tests),
-        }
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name:12}{text}" for name, text in self._lines().items() if text)
-
-    def _repr_html_(self) -> str:
-        return block("Files", field_table({name: text for name, text in self._lines().items() if text}))
 
 
 class GetMethods(FilesBase):
@@ -227,7 +170,9 @@ class GetMethods(FilesBase):
         }
         return known | ({"members": row["members"]} if row["kind"] == "group" else {})
 
-    def find(self, name: str, *, version: int | str | None = None, test_name: str | None = None) -> FileVersion | None:
+    def find(
+        self, name: str, *, version: int | str | None = None, test_name: str | None = None
+    ) -> FileVersion | None:
         """Give a version, or None where `metadata` would raise."""
         if not self.exists(name, version=version, test_name=test_name):
             return None
@@ -272,12 +217,16 @@ class GetMethods(FilesBase):
         InvalidInput
             An unknown filter, status or type; the nearest is named.
         """
-        where = self._where(pattern, filters, tags=tags_of(tags), all_versions=all_versions, since=since, before=before)
+        where = self._where(
+            pattern, filters, tags=tags_of(tags), all_versions=all_versions, since=since, before=before
+        )
         if (limit is not None and limit < 0) or offset < 0:
             raise InvalidInput(f"limit, offset: expected at least 0, found {limit!r} and {offset!r}.")
         return self._engine.query(lambda con: file_queries.list_files(con, where, limit, offset))
 
-    def search(self, words: str, *, all_versions: bool = False, limit: int | None = None, **filters: Any) -> pl.DataFrame:
+    def search(
+        self, words: str, *, all_versions: bool = False, limit: int | None = None, **filters: Any
+    ) -> pl.DataFrame:
         """Find files that have all of some words in their names, tags or metadata.
 
         Parameters
@@ -299,7 +248,9 @@ class GetMethods(FilesBase):
         where = self._where(None, filters, words=sought, all_versions=all_versions)
         return self._engine.query(lambda con: file_queries.list_files(con, where, limit, 0))
 
-    def summary(self, pattern: str | None = None, *, all_versions: bool = True, **filters: Any) -> FileSummary:
+    def summary(
+        self, pattern: str | None = None, *, all_versions: bool = True, **filters: Any
+    ) -> FileSummary:
         """Count files and bytes.
 
         Examples
@@ -316,34 +267,15 @@ class GetMethods(FilesBase):
         """
         where = self._where(pattern, filters, all_versions=all_versions)
         found = self._engine.query(lambda con: file_queries.counts(con, where))
-        grouped = found["grouped"]
-
-        def by(column: str, what: str = "files") -> dict[str, int]:
-            totals: dict[str, int] = {}
-            for row in grouped:
-                if row[column] is not None:
-                    totals[row[column]] = totals.get(row[column], 0) + int(row[what])
-            return dict(sorted(totals.items(), key=lambda pair: (-pair[1], pair[0])))
-
-        return FileSummary(
-            sum(row["files"] for row in grouped),
-            sum(row["bytes"] for row in grouped),
-            int(found["bytes"]),
-            by("type"),
-            by("status"),
-            by("mode"),
-            by("compression"),
-            by("type", "bytes"),
-            by("test_name"),
-            with_zone(found["first"]),
-            with_zone(found["last"]),
-        )
+        return summarised(found)
 
     def print_summary(self, pattern: str | None = None, **filters: Any) -> None:
         """Print what `summary` counts."""
         print(self.summary(pattern, **filters))
 
-    def _where(self, pattern: str | None, filters: Mapping[str, Any], **more: Any) -> tuple[str, dict[str, Any]]:
+    def _where(
+        self, pattern: str | None, filters: Mapping[str, Any], **more: Any
+    ) -> tuple[str, dict[str, Any]]:
         said = {"test_name": self._defaults.get("test_name"), **filters}
         for name, value in said.items():
             if name not in file_queries.FILTERS:
@@ -369,6 +301,6 @@ class GetMethods(FilesBase):
         text = as_text(value, name)
         if name in _WORDS:
             return check_word(text, name, _WORDS[name])
-        return check_type_name(text, BUILT_IN if text in BUILT_IN else self.types()) if name == "type" else text
-
-
+        return (
+            check_type_name(text, BUILT_IN if text in BUILT_IN else self.types()) if name == "type" else text
+        )

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nirs_store.errors import InvalidInput
+from nirs_store.registry.files.auditing import attempting, note_versions
 from nirs_store.registry.files.changing import ChangeMethods
 from nirs_store.registry.files.content import FolderContent, content_of
 from nirs_store.registry.files.intake import listing_hash
+from nirs_store.registry.files.making import MakeMethods
 from nirs_store.registry.files.names import check_name
-from nirs_store.registry.files.putting import PutMethods
-from nirs_store.registry.files.record import Item, attempting, note_versions, record_group
+from nirs_store.registry.files.record import Item, record_group
 from nirs_store.registry.files.request import FileVersion, check_request
 from nirs_store.registry.files.workplace import remove_workplace, workplace
 
@@ -22,7 +23,12 @@ __all__ = ["GroupMethods", "TrainingSet"]
 
 _FEATURES, _LABELS, _METADATA = "feature_matrix.parquet", "labels.parquet", "metadata.json"
 # Members are what their names say; any other is of the group's own type.
-_MEMBER_TYPES = {_FEATURES: "feature_matrix", _LABELS: "labels", _METADATA: "metadata", "config.json": "configuration"}
+_MEMBER_TYPES = {
+    _FEATURES: "feature_matrix",
+    _LABELS: "labels",
+    _METADATA: "metadata",
+    "config.json": "configuration",
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,12 @@ class TrainingSet:
     version: FileVersion
 
 
-class GroupMethods(PutMethods, ChangeMethods):
+class GroupMethods(MakeMethods, ChangeMethods):
     """Groups, training sets, checkpoints."""
 
-    def put_group(self, name: str, members: Mapping[str, Any] | str | Path, *, type: str, **about: Any) -> FileVersion:
+    def put_group(
+        self, name: str, members: Mapping[str, Any] | str | Path, *, type: str, **about: Any
+    ) -> FileVersion:
         """Store files that belong together, in one transaction, as one version of the group.
 
         Each member is a file ``<name>/<member>`` with versions of its own; one that has not changed is not stored
@@ -100,7 +108,9 @@ class GroupMethods(PutMethods, ChangeMethods):
                     for member, source in given.items()
                 ]
                 self._prepare(wanted, items)
-                hashes = [(each, i.stored.content_hash) for each, i in zip(given, items, strict=True) if i.stored]
+                hashes = [
+                    (each, i.stored.content_hash) for each, i in zip(given, items, strict=True) if i.stored
+                ]
                 if len(hashes) < len(given):
                     raise InvalidInput("members: a member of a group has content. Nothing was stored.")
                 group = Item(request, "group", content_hash=listing_hash(hashes))
@@ -192,7 +202,9 @@ class GroupMethods(PutMethods, ChangeMethods):
         if set(row["members"] or {}) != {_FEATURES, _LABELS, _METADATA}:
             raise InvalidInput(f"{row['name']!r} is no training set but a {row['type']} ({row['kind']}).")
         found = self.get(row["version_id"])
-        return TrainingSet(found[_FEATURES], found[_LABELS], found[_METADATA], FileVersion.of(row, added=False))
+        return TrainingSet(
+            found[_FEATURES], found[_LABELS], found[_METADATA], FileVersion.of(row, added=False)
+        )
 
 
 def _members(members: Mapping[str, Any] | str | Path) -> dict[str, Any]:

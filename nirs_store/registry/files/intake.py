@@ -100,7 +100,13 @@ def _write(blobs: BlobStore, content: Content, name: str, compression: str, note
         with showing(f"storing {name}", content.size) as advance:
             if isinstance(content, FolderContent):
                 digest = _write_folder(draft, content, compression, advance)
-                ending = "tar" if compression == "none" else "tgz" if compression == "gzip" else SUFFIXES[compression]
+                ending = (
+                    "tar"
+                    if compression == "none"
+                    else "tgz"
+                    if compression == "gzip"
+                    else SUFFIXES[compression]
+                )
             else:
                 assert isinstance(content, (MemoryContent, FileContent))
                 digest = _write_file(draft, content, compression, advance)

@@ -14,8 +14,8 @@ from nirs_store.errors import InvalidInput
 from nirs_store.ids import new_id
 from nirs_store.registry.audit import note
 from nirs_store.registry.files.active import ActiveRun, activate, deactivate
+from nirs_store.registry.files.auditing import attempting
 from nirs_store.registry.files.names import check_name
-from nirs_store.registry.files.record import attempting
 from nirs_store.registry.files.request import FileVersion
 from nirs_store.registry.files.words import check_word
 from nirs_store.registry.files.workplace import remove_workplace, workplace
@@ -59,7 +59,9 @@ class ProcessingRun:
         to_json(parameters, "parameters")
         self._engine = files._engine
         about = {"processing_id": self.processing_id, "module": module, "module_version": module_version}
-        self._active = ActiveRun(self._engine, {key: value for key, value in about.items() if value is not None})
+        self._active = ActiveRun(
+            self._engine, {key: value for key, value in about.items() if value is not None}
+        )
         self._place: Path | None = None
         self.files = type(files)(self._engine, files._prefix, {**files._defaults, **self._active.defaults})
 
@@ -175,5 +177,3 @@ class ProcessingRun:
 
     def __repr__(self) -> str:
         return f"<ProcessingRun {self.name!r}: {self.status}; {self.processing_id}>"
-
-

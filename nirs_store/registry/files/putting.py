@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from nirs_store.catalog.file_rows import find_version
-from nirs_store.catalog.values import to_json
-from nirs_store.errors import InvalidInput, OverwriteRefused
-from nirs_store.ids import sha256_hex
+from nirs_store.errors import InvalidInput
+from nirs_store.registry.files.auditing import attempting, note_versions
 from nirs_store.registry.files.base import FilesBase
 from nirs_store.registry.files.content import Content, content_of
 from nirs_store.registry.files.intake import take_in
 from nirs_store.registry.files.names import check_name
-from nirs_store.registry.files.reading import read_value
-from nirs_store.registry.files.record import Item, attempting, note_versions, protected, record
+from nirs_store.registry.files.record import Item, record
 from nirs_store.registry.files.request import FileVersion, check_request
-from nirs_store.registry.files.words import MODES, check_word
-from nirs_store.registry.files.workplace import remove_workplace, workplace
 
 __all__ = ["PutMethods"]
 
 _WRITERS = 4
-_KEY = "computed_from"
 
 
 class PutMethods(FilesBase):
@@ -119,7 +111,11 @@ class PutMethods(FilesBase):
         1 {'rmse': 0.4}
         >>> folder.cleanup()
         """
-        about = {key: value for key, value in locals().items() if key not in ("self", "source", "name", "__class__")}
+        about = {
+            key: value
+            for key, value in locals().items()
+            if key not in ("self", "source", "name", "__class__")
+        }
         return self._put_all([(source, name, about)], "put")[0]
 
     def put_many(self, items: Iterable[Mapping[str, Any]], **about: Any) -> list[FileVersion]:
@@ -156,12 +152,16 @@ class PutMethods(FilesBase):
         wanted = []
         for item in items:
             if not isinstance(item, Mapping) or "name" not in item:
-                raise InvalidInput(f"items: expected dicts with a 'name', found {item!r}. Nothing was stored.")
+                raise InvalidInput(
+                    f"items: expected dicts with a 'name', found {item!r}. Nothing was stored."
+                )
             said = {**about, **{key: value for key, value in item.items() if key not in ("source", "name")}}
             wanted.append((item.get("source"), item["name"], said))
         return self._put_all(wanted, "put")
 
-    def _put_all(self, wanted: Sequence[tuple[Any, Any, Mapping[str, Any]]], operation: str) -> list[FileVersion]:
+    def _put_all(
+        self, wanted: Sequence[tuple[Any, Any, Mapping[str, Any]]], operation: str
+    ) -> list[FileVersion]:
         one = str(wanted[0][1]) if len(wanted) == 1 else None
         items: list[Item] = []
         with attempting(self._engine, operation, one):
@@ -184,7 +184,9 @@ class PutMethods(FilesBase):
             said = self._said(about)
             if said.get("type") not in types:
                 types = self._known_types(said.get("type"))
-            whole = check_name(name if not isinstance(name, str) or name.startswith("/") else self._prefix + name)
+            whole = check_name(
+                name if not isinstance(name, str) or name.startswith("/") else self._prefix + name
+            )
             request = check_request(whole, said, types)
             content = content_of(source, whole)
             contents.append(content)
@@ -202,138 +204,6 @@ class PutMethods(FilesBase):
             with ThreadPoolExecutor(_WRITERS, thread_name_prefix="nirs-store-files") as pool:
                 for _ in pool.map(take, full):
                     pass
-
-    @contextmanager
-    def create(self, name: str, **about: Any) -> Iterator[Path]:
-        """Give a path for code that writes its own file or folder, and store what is there at the end.
-
-        Parameters
-        ----------
-        name : str
-            The path ends with its last part, so that writers which look at the ending see it.
-        **about
-            As for `put`; ``type`` is needed.
-
-        Yields
-        ------
-        Path
-            Nothing is there yet. Write a file, or make a folder.
-
-        Raises
-        ------
-        InvalidInput
-            Nothing was written. After an exception in the block nothing is stored.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from nirs_store import WorkspaceStore
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> with WorkspaceStore(folder.name) as store:
-        ...     with store.files.create("weights.txt", type="model_checkpoint") as path:
-        ...         _ = path.write_text("0.1 0.2")
-        ...     store.files.get("weights.txt")
-        b'0.1 0.2'
-        >>> folder.cleanup()
-        """
-        whole = self._name(name)
-        with attempting(self._engine, "put", whole):
-            said = self._said(about)
-            check_request(whole, said, self._known_types(said.get("type")))
-        place = workplace(self._engine)
-        try:
-            path = place / whole.rpartition("/")[2]
-            yield path
-            if not path.exists():
-                raise InvalidInput(f"Nothing was written to {path}, so nothing was stored as {whole!r}.")
-            self.put(path, name, **about)
-        finally:
-            remove_workplace(place)
-
-    def get_or_compute(
-        self, name: str, compute: Callable[[], Any], *, inputs: Any = None, type: str = "features", **about: Any
-    ) -> Any:
-        """Give what is stored under a name; compute and store it first where it is not there.
-
-        Parameters
-        ----------
-        name : str
-        compute : callable
-            Called without arguments; gives bytes, plain data, a data frame, or the path of a file.
-        inputs : plain data, optional
-            What the result depends on. Where it differs from what the stored result was made with, it is
-            computed anew.
-        **about
-            As for `put`. With ``force=True`` it is computed in any case.
-
-        Returns
-        -------
-        Any
-            As `get` gives it, so that the first call and the second give the same.
-
-        Raises
-        ------
-        OverwriteRefused
-            The inputs differ, and production content is there.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from nirs_store import WorkspaceStore
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> with WorkspaceStore(folder.name) as store:
-        ...     for _ in range(2):
-        ...         found = store.files.get_or_compute("squares.json", lambda: print("once") or [1, 4, 9])
-        ...     found
-        once
-        [1, 4, 9]
-        >>> folder.cleanup()
-        """
-        whole, test = self._name(name), self._test(about.get("test_name"))
-        key = None if inputs is None else sha256_hex((to_json(inputs, "inputs") or "").encode())
-
-        def look(con: Any) -> dict[str, Any] | None:
-            return find_version(con, whole, test, None)
-
-        row = self._engine.query(look)
-        if row is not None and not about.get("force") and row["content_hash"] and row["status"] == "completed":
-            if key is None or (row["metadata"] or {}).get(_KEY) == key:
-                return read_value(self._engine, row)
-            if protected(row):
-                with attempting(self._engine, "put", whole):
-                    raise OverwriteRefused(
-                        f"{whole!r} is production content that was computed from other inputs. Nothing was computed. "
-                        "Give another name, or force=True for a new version."
-                    )
-        metadata = {**(about.pop("metadata", None) or {}), **({} if key is None else {_KEY: key})}
-        version = self.put(compute(), name, type=type, metadata=metadata, **about)
-        return read_value(self._engine, self._row(version))
-
-    def should_overwrite(
-        self, name: str, force: bool = False, *, mode: str | None = None, test_name: str | None = None
-    ) -> bool:
-        """Tell whether a `put` of other content under this name would be taken.
-
-        True with `force`; True where nothing is there; True for test content; False for production content.
-
-        Parameters
-        ----------
-        name : str
-        force : bool
-        mode : {"production", "test"}, optional
-            Checked only: what is there decides, so that a test never replaces production content.
-        test_name : str, optional
-        """
-        if mode is not None:
-            check_word(mode, "mode", MODES)
-        if force:
-            return True
-        whole, test = self._name(name), self._test(test_name)
-
-        def look(con: Any) -> dict[str, Any] | None:
-            return find_version(con, whole, test, None)
-
-        return not protected(self._engine.query(look))
 
 
 def _said(items: Sequence[Item]) -> dict[str, Any]:

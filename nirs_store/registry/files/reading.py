@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import secrets
 import shutil
 import tarfile
@@ -71,14 +70,18 @@ def pieces_of(engine: Engine, row: Row) -> Iterator[bytes]:
     path = _blob_of(engine, row)
     digest = hashlib.sha256()
     kept = b""
-    with _corruption(row, path), showing(f"reading {row['name']}", int(row["size_bytes"])) as advance:
-        with path.open("rb") as file, decoding(file, row["compression"]) as stream:
-            while piece := stream.read(PIECE):
-                digest.update(piece)
-                advance(len(piece))
-                if kept:
-                    yield kept
-                kept = piece
+    with (
+        _corruption(row, path),
+        showing(f"reading {row['name']}", int(row["size_bytes"])) as advance,
+        path.open("rb") as file,
+        decoding(file, row["compression"]) as stream,
+    ):
+        while piece := stream.read(PIECE):
+            digest.update(piece)
+            advance(len(piece))
+            if kept:
+                yield kept
+            kept = piece
     _compare(row, path, digest.hexdigest())
     if kept:
         yield kept
@@ -121,7 +124,9 @@ def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True)
         write_file(target, pieces_of(engine, row))
         return target
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InvalidInput(f"output: {target} exists already. Nothing was written. Name a folder that does not.")
+        raise InvalidInput(
+            f"output: {target} exists already. Nothing was written. Name a folder that does not."
+        )
     path = _blob_of(engine, row)
     draft = target.parent / f".{target.name[:80]}.{secrets.token_hex(8)}.part"
     try:
@@ -158,13 +163,15 @@ def materialised(engine: Engine, row: Row) -> Path:
 def open_stream(engine: Engine, row: Row, mode: str, encoding: str | None) -> IO[Any]:
     """Open the content for reading; the blob is compared with its hash first, once a process."""
     if mode not in ("rb", "r", "rt"):
-        raise InvalidInput(f"mode: expected 'rb' or 'r', found {mode!r}. Stored files are read only; put a new one.")
+        raise InvalidInput(
+            f"mode: expected 'rb' or 'r', found {mode!r}. Stored files are read only; put a new one."
+        )
     if row["kind"] in ("metadata", "folder"):
         raise InvalidInput(f"{row['name']!r} is no single file ({row['kind']}) and cannot be opened.")
     path = _verified(engine, row)
     raw: IO[bytes] = path.open("rb")
     if row["compression"] != "none":
-        raw = io.BufferedReader(_Content(raw, row["compression"]), PIECE)  # type: ignore[type-var,assignment]
+        raw = io.BufferedReader(_Content(raw, row["compression"]), PIECE)
     return raw if mode == "rb" else io.TextIOWrapper(raw, encoding or "utf-8")
 
 
@@ -217,7 +224,7 @@ def _listing(row: Row, blob: Path, target: Path | None) -> str:
                     if file is not None:
                         file.write(piece)
             if target is not None and executable:
-                os.chmod(target / name, 0o755)
+                (target / name).chmod(0o755)
             hashes.append((name, digest.hexdigest()))
     return listing_hash(hashes, empty)
 
@@ -234,24 +241,29 @@ def _members(row: Row, blob: Path, target: Path | None) -> Iterator[tuple[str, I
                     with archive.open(entry) as stream:
                         yield entry.filename, stream, False
             return
-        with decoding(file, _TAR_LIKE.get(row["compression"], row["compression"])) as packed:
-            with tarfile.open(fileobj=packed, mode="r|", bufsize=PIECE) as tar:
-                for member in tar:
-                    safe = tarfile.data_filter(member, str(target or blob.parent))
-                    _inside(safe.name)
-                    if safe.isdir():
-                        yield safe.name, None, False
-                        continue
-                    content = tar.extractfile(member) if safe.isreg() else None
-                    if content is None:
-                        raise tarfile.ReadError(f"{safe.name} is neither a file nor a folder")
-                    yield safe.name, content, bool((member.mode or 0) & 0o100)
+        compression = str(row["compression"])
+        with (
+            decoding(file, _TAR_LIKE.get(compression, compression)) as packed,
+            tarfile.open(fileobj=packed, mode="r|", bufsize=PIECE) as tar,
+        ):
+            for member in tar:
+                safe = tarfile.data_filter(member, str(target or blob.parent))
+                _inside(safe.name)
+                if safe.isdir():
+                    yield safe.name, None, False
+                    continue
+                content = tar.extractfile(member) if safe.isreg() else None
+                if content is None:
+                    raise tarfile.ReadError(f"{safe.name} is neither a file nor a folder")
+                yield safe.name, content, bool((member.mode or 0) & 0o100)
 
 
 def _inside(name: str) -> None:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
-        raise PathEscapes(f"The stored folder names {name!r}, which leads out of it. Nothing was written there.")
+        raise PathEscapes(
+            f"The stored folder names {name!r}, which leads out of it. Nothing was written there."
+        )
 
 
 # -- checking ------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ and only once it is decided that there will be one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,16 +19,15 @@ from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.lineage_rows import insert_links
 from nirs_store.catalog.values import to_json
-from nirs_store.errors import InvalidInput, NirsStoreError, OverwriteRefused, UnknownFile, UnknownId
+from nirs_store.errors import InvalidInput, OverwriteRefused, UnknownId
 from nirs_store.ids import is_id, new_id
-from nirs_store.registry.audit import note
+from nirs_store.registry.files.finding import require_version
 from nirs_store.registry.files.intake import Stored
 from nirs_store.registry.files.request import FileVersion, Request
 from nirs_store.registry.files.words import PRODUCTION
 
-__all__ = ["Item", "attempting", "note_versions", "protected", "record", "record_group", "require_version"]
+__all__ = ["Item", "protected", "record", "record_group"]
 
-_NOTED_ONE_BY_ONE = 100
 _DONE = "completed"
 # Announced, and not there yet.
 _COMING = ("pending", "in_progress")
@@ -63,30 +61,6 @@ class _Changes:
     blobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-@contextmanager
-def attempting(engine: Engine, operation: str, object_id: str | None = None) -> Iterator[None]:
-    """Note in the audit trail what is refused or fails in the block."""
-    engine.check_writable()
-    try:
-        yield
-    except (NirsStoreError, OSError, TypeError, ValueError) as error:
-        note(engine, operation, "file", object_id, success=False, message=str(error))
-        raise
-
-
-def note_versions(engine: Engine, operation: str, versions: Sequence[FileVersion], **details: Any) -> None:
-    """Note a change of versions: one entry each, or one for many."""
-    if len(versions) > _NOTED_ONE_BY_ONE:
-        ids = [version.version_id for version in versions]
-        note(engine, operation, "file", None, details={"count": len(ids), "versions": ids, **details})
-        return
-    for version in versions:
-        said = {"name": version.name, "version": version.version, "content_hash": version.content_hash}
-        if version.test_name:
-            said["test_name"] = version.test_name
-        note(engine, operation, "file", version.version_id, details={**said, **details})
-
-
 def protected(head: Mapping[str, Any] | None) -> bool:
     """Whether what is there now may only be replaced with force."""
     return head is not None and head["mode"] == PRODUCTION and head["status"] == _DONE
@@ -108,7 +82,9 @@ def record_in(con: Connection, engine: Engine, items: Sequence[Item]) -> list[Fi
     return _Recording(con, engine).record(items)
 
 
-def record_group(engine: Engine, group: Item, members: Mapping[str, Item]) -> tuple[FileVersion, list[FileVersion]]:
+def record_group(
+    engine: Engine, group: Item, members: Mapping[str, Item]
+) -> tuple[FileVersion, list[FileVersion]]:
     """Record a group and its members in one transaction; gives the group, and members that are new.
 
     Raises
@@ -149,13 +125,14 @@ class _Recording:
         for item in items:
             key = file_rows.series_key(item.request.name, item.request.test_name)
             head = new.get(key) or heads.get(key)
-            if head is not None and _same_content(head, item):
-                if self._completes(head, item, new.get(key) is head):
-                    links = [(kind, sources[kind, source], head["version_id"]) for kind, source in item.request.sources]
-                    self._refuse_cycles(head["version_id"], links)
-                    changes.links += links
-                    outcomes.append((head, False))
-                    continue
+            if head is not None and self._is_there(head, item, new.get(key) is head):
+                links = [
+                    (kind, sources[kind, source], head["version_id"]) for kind, source in item.request.sources
+                ]
+                self._refuse_cycles(head["version_id"], links)
+                changes.links += links
+                outcomes.append((head, False))
+                continue
             if protected(head) and not item.request.force:
                 _refuse(head, item)
             row = self._row(item, head, retired.get(key, 0))
@@ -172,7 +149,9 @@ class _Recording:
             new[key] = row
             if item.stored is not None:
                 changes.placed.append((row, item.stored))
-            links = [(kind, sources[kind, source], row["version_id"]) for kind, source in item.request.sources]
+            links = [
+                (kind, sources[kind, source], row["version_id"]) for kind, source in item.request.sources
+            ]
             self._refuse_cycles(row["version_id"], links)
             changes.links += links
             outcomes.append((row, True))
@@ -223,8 +202,10 @@ class _Recording:
 
     # -- what is written ---------------------------------------------------------------------------
 
-    def _completes(self, head: dict[str, Any], item: Item, fresh: bool) -> bool:
-        """Add what is new about content that is there; False when something is said otherwise than before."""
+    def _is_there(self, head: dict[str, Any], item: Item, fresh: bool) -> bool:
+        """Tell whether the content is there as it is described now; adds what is said of it for the first time."""
+        if not _same_content(head, item):
+            return False
         request = item.request
         known = head["metadata"] or {}
         if any(known.get(key, value) != value for key, value in request.metadata.items()):
@@ -244,7 +225,9 @@ class _Recording:
             name: text for name, text in request.texts.items() if text is not None and head.get(name) is None
         }
         if values and not fresh:
-            plain = {name: to_json(v, name) if name in ("tags", "metadata") else v for name, v in values.items()}
+            plain = {
+                name: to_json(v, name) if name in ("tags", "metadata") else v for name, v in values.items()
+            }
             file_rows.change_version(self._con, head["version_id"], plain)
         elif values:
             return False
@@ -288,7 +271,11 @@ class _Recording:
             return artifact_id
         # The same bytes may be there under another ending; there must be one file of them.
         known = on_disk(self._engine.layout, artifact_id)
-        path = known["artifact_path"] if known else file_rows.blob_paths(self._con, [artifact_id]).get(artifact_id)
+        path = (
+            known["artifact_path"]
+            if known
+            else file_rows.blob_paths(self._con, [artifact_id]).get(artifact_id)
+        )
         ending = PurePosixPath(path).suffix.lstrip(".") if path else stored.ending
         info = self._engine.blobs.adopt(stored.draft, ending or stored.ending)
         changes.blobs[artifact_id] = {
@@ -311,7 +298,9 @@ class _Recording:
         file_rows.insert_rows(con, "file_versions", [_as_columns(row) for row in changes.rows])
         for row in changes.filled:
             values = _as_columns(row)
-            file_rows.change_version(con, row["version_id"], {k: v for k, v in values.items() if k not in _KEPT})
+            file_rows.change_version(
+                con, row["version_id"], {k: v for k, v in values.items() if k not in _KEPT}
+            )
         file_rows.hold(con, changes.held)
         if changes.links:
             insert_links(con, file_rows.add_links(con, changes.links))
@@ -331,11 +320,8 @@ def _is_announced(head: Mapping[str, Any]) -> bool:
 
 def _same_content(head: Mapping[str, Any], item: Item) -> bool:
     if item.stored is None and item.members is None:
-        return (
-            head["kind"] == item.kind
-            and head["metadata"] == dict(item.request.metadata)
-            and (item.request.status or _DONE) == head["status"]
-        )
+        described = (item.kind, dict(item.request.metadata), item.request.status or _DONE)
+        return described == (head["kind"], head["metadata"] or {}, head["status"])
     digest = item.content_hash if item.stored is None else item.stored.content_hash
     # What failed is not there, whatever it holds.
     return bool(head["content_hash"] == digest and head["status"] != "failed")
@@ -349,34 +335,3 @@ def _refuse(head: Mapping[str, Any] | None, item: Item) -> None:
         f"and this is {what}. Nothing was changed. Give another name, or force=True for a new version; the old one "
         "stays."
     )
-
-
-def require_version(con: Connection, name: str, version: int | str | None, test_name: str | None) -> dict[str, Any]:
-    """Give the row of a version, by its name or its id.
-
-    Raises
-    ------
-    UnknownFile
-        There is none; names that are near are told.
-    """
-    if is_id(name):
-        found = file_rows.by_ids(con, [name]).get(name)
-        if found is None:
-            raise UnknownFile(name, f"No version of a file has the id {name!r} in this workspace.")
-        return found
-    row = file_rows.find_version(con, name, test_name, version)
-    if row is not None:
-        return row
-    of_test = f" of test {test_name!r}" if test_name else ""
-    if version is not None and file_rows.find_version(con, name, test_name, None) is not None:
-        aliases = ", ".join(each["alias"] for each in file_rows.aliases_of(con, name, test_name))
-        wanted = f"version {version}" if isinstance(version, int) else f"alias {version!r}"
-        raise UnknownFile(
-            name,
-            f"{name!r}{of_test} has no {wanted}. It has the aliases {aliases}."
-            if aliases
-            else f"{name!r}{of_test} has no {wanted}, and no aliases. `nirs-store files versions` lists what it has.",
-        )
-    others = file_rows.nearest_names(con, name, test_name)
-    hint = f" Did you mean {others[0]!r}?" if others else ""
-    raise UnknownFile(name, f"No file is stored as {name!r}{of_test} in this workspace.{hint}")

@@ -15,9 +15,10 @@ from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, OverwriteRefused
 from nirs_store.ids import is_id
 from nirs_store.registry.audit import note
+from nirs_store.registry.files.auditing import attempting
+from nirs_store.registry.files.finding import require_version
 from nirs_store.registry.files.getting import GetMethods
 from nirs_store.registry.files.names import parse_version
-from nirs_store.registry.files.record import attempting, require_version
 from nirs_store.registry.files.words import PRODUCTION
 from nirs_store.registry.files.workplace import abandoned_workplaces, remove_workplace
 
@@ -114,7 +115,9 @@ class RemoveMethods(GetMethods):
             plan = _without_needed(con, self._engine, chosen, production=False, sources=False)
             if plan.kept and not force:
                 words = "; ".join(f"{n} v{v}: {why}" for n, v, why in plan.kept[:5])
-                raise OverwriteRefused(f"Nothing was deleted. {words}. Say force=True to delete it all the same.")
+                raise OverwriteRefused(
+                    f"Nothing was deleted. {words}. Say force=True to delete it all the same."
+                )
             return _Plan(chosen)
 
         with attempting(self._engine, "delete", whole):
@@ -284,13 +287,17 @@ def _held(
     return None
 
 
-def _needed(going: Mapping[str, Row], users: Mapping[str, list[tuple[str, str]]], sources: bool) -> dict[str, str]:
+def _needed(
+    going: Mapping[str, Row], users: Mapping[str, list[tuple[str, str]]], sources: bool
+) -> dict[str, str]:
     found = {}
     for version_id in going:
         for kind, user in users.get(version_id, ()):
             if user not in going and (sources or kind == "group"):
                 what = "the group" if kind == "group" else f"the {kind}"
-                found[version_id] = f"{what} {user} " + ("holds it" if kind == "group" else "was made from it")
+                found[version_id] = f"{what} {user} " + (
+                    "holds it" if kind == "group" else "was made from it"
+                )
     return found
 
 

@@ -16,11 +16,22 @@ from nirs_store.registry.files.words import COMPRESSIONS, COVERAGES, MODES, STAT
 
 __all__ = ["FileVersion", "Request", "check_request", "tags_of"]
 
-_TEXTS = ("run_id", "model_id", "evaluation_id", "suite", "episode", "module", "module_version", "processing_id")
-_KNOWN = frozenset(
-    (*_TEXTS, "type", "sources", "tags", "metadata", "compression", "mode", "coverage", "test_name", "group")
-    + ("force", "status", "message")
+_TEXTS = (
+    "run_id",
+    "model_id",
+    "evaluation_id",
+    "suite",
+    "episode",
+    "module",
+    "module_version",
+    "processing_id",
 )
+_KNOWN = frozenset(
+    (
+        *_TEXTS, "type", "sources", "tags", "metadata", "compression", "mode", "coverage", "test_name", "group",
+        "force", "status", "message",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,9 @@ class FileVersion:
     @classmethod
     def of(cls, row: Mapping[str, Any], *, added: bool = True) -> FileVersion:
         """Make it from a row of the catalog."""
-        values = {each.name: row[each.name] for each in fields(cls) if each.name not in ("added", "created_at")}
+        values = {
+            each.name: row[each.name] for each in fields(cls) if each.name not in ("added", "created_at")
+        }
         return cls(**values, created_at=with_zone(row["created_at"]), added=added)  # type: ignore[arg-type]
 
     def __str__(self) -> str:

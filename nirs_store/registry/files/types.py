@@ -170,7 +170,9 @@ def check_metadata(kind: FileType, metadata: Mapping[str, Any]) -> None:
     # An empty registry: a schema that points elsewhere is never fetched from there.
     validator = Draft202012Validator(kind.metadata_schema, registry=Registry())
     try:
-        errors: list[ValidationError] = sorted(validator.iter_errors(metadata), key=lambda each: each.json_path)
+        errors: list[ValidationError] = sorted(
+            validator.iter_errors(metadata), key=lambda each: each.json_path
+        )
     except Unresolvable as error:
         raise InvalidInput(f"metadata: the schema of type {kind.type!r} points to {error}.") from error
     if errors:

@@ -236,6 +236,8 @@ class _Recording:
 
     def _row(self, item: Item, head: Mapping[str, Any] | None, retired: int) -> dict[str, Any]:
         request, stored = item.request, item.stored
+        # Content that replaces production content is production content, unless its caller says otherwise.
+        stays = protected(head) and not request.mode_said
         return {
             "version_id": new_id(),
             "name": request.name,
@@ -245,7 +247,7 @@ class _Recording:
             "type": request.type,
             "kind": item.kind,
             "status": request.status or _DONE,
-            "mode": request.mode,
+            "mode": PRODUCTION if stays else request.mode,
             "coverage": request.coverage,
             "artifact_id": None,
             "content_hash": item.content_hash if stored is None else stored.content_hash,

@@ -99,6 +99,7 @@ class Request:
     test_name: str | None
     type: str
     mode: str
+    mode_said: bool
     coverage: str | None
     status: str | None
     compression: str
@@ -141,6 +142,7 @@ def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, Fi
         test_name,
         kind,
         mode_of(mode, coverage, test_name),
+        mode is not None or coverage is not None,
         coverage,
         status,
         check_word(about.get("compression") or "auto", "compression", COMPRESSIONS),

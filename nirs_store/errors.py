@@ -11,9 +11,11 @@ message says what was expected, what was found and what to do next::
     │   ├── ForbiddenContent                             a guard refuses to store it
     │   ├── LineageCycle                                 a link that would make a thing its own source
     │   ├── PathEscapes                                  a path that leaves the workspace
-    │   └── SerializationError  TypeError                an object that cannot be stored
+    │   ├── SerializationError  TypeError                an object that cannot be stored
+    │   └── SourceMissing       FileNotFoundError        a file to be stored that is not there
     ├── UnknownId               KeyError        exit 3   no such run, chain, artifact, ...
-    │   └── ArtifactMissing     FileNotFoundError        named by a chain, but not there
+    │   ├── ArtifactMissing     FileNotFoundError        named by a chain, but not there
+    │   └── UnknownFile         FileNotFoundError        no stored file, version or alias of that name
     ├── BlobMissing             FileNotFoundError  exit 4   catalog row present, file gone
     ├── BlobCorrupt             OSError         exit 4   file present, hash wrong
     ├── ReplayError             RuntimeError    exit 4   a chain that cannot predict
@@ -28,6 +30,7 @@ message says what was expected, what was found and what to do next::
     ├── SegmentRejected         RuntimeError    exit 9   a commit that could not be applied
     ├── TemplateExists          FileExistsError exit 2   the library has one of that name
     ├── TemplateNotFound        FileNotFoundError  exit 3   the library has none of that name
+    ├── OverwriteRefused        FileExistsError exit 2   production content, without force
     └── BundleError             ValueError      exit 10
         ├── BundleInvalid                                not a bundle, or a damaged one
         │   └── BundleMissing   FileNotFoundError        there is no file at the path
@@ -54,6 +57,7 @@ __all__ = [
     "LineageCycle",
     "NirsStoreError",
     "NotAWorkspace",
+    "OverwriteRefused",
     "PathEscapes",
     "ReadOnlyStore",
     "ReplayError",
@@ -61,10 +65,12 @@ __all__ = [
     "SegmentRejected",
     "SerializationError",
     "ShapeMismatch",
+    "SourceMissing",
     "StoreBusy",
     "StoreClosed",
     "TemplateExists",
     "TemplateNotFound",
+    "UnknownFile",
     "UnknownFormat",
     "UnknownId",
     "UntrustedBundle",
@@ -259,6 +265,30 @@ class TemplateNotFound(NirsStoreError, FileNotFoundError):
 
     code = "template_not_found"
     exit_code = 3
+
+
+class SourceMissing(InvalidInput, FileNotFoundError):
+    """The file or folder that was to be stored is not there."""
+
+    code = "source_missing"
+
+
+class UnknownFile(UnknownId, FileNotFoundError):
+    """No stored file has that name, version or alias."""
+
+    code = "unknown_file"
+
+    def __init__(self, identifier: object, message: str) -> None:
+        NirsStoreError.__init__(self, message)
+        self.kind = "file"
+        self.identifier = identifier
+
+
+class OverwriteRefused(NirsStoreError, FileExistsError):
+    """Production content is never replaced, moved or deleted without ``force=True``."""
+
+    code = "overwrite_refused"
+    exit_code = 2
 
 
 class BundleError(NirsStoreError, ValueError):

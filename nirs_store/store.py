@@ -17,6 +17,7 @@ from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.errors import InvalidInput
+from nirs_store.facade.files import FileMethods
 from nirs_store.facade.history import HistoryMethods
 from nirs_store.facade.models import ModelMethods
 from nirs_store.facade.recording import RecordingMethods
@@ -30,7 +31,9 @@ _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
 
 
-class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, HistoryMethods, UpkeepMethods):
+class WorkspaceStore(
+    RecordingMethods, ModelMethods, ViewMethods, HistoryMethods, UpkeepMethods, FileMethods
+):
     """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
 
     Parameters

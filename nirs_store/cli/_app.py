@@ -34,6 +34,7 @@ _COMMANDS = {
     "migrate": (f"{_HOME}.migrate", "Bring the work of a nirs4all workspace into another folder."),
     "library": (f"{_HOME}.library", "List, save, show and run pipeline templates."),
     "delete": (f"{_HOME}.delete", "Delete a run or a prediction."),
+    "files": (f"{_HOME}.files", "Store files of any kind: names, versions, aliases."),
     "artifacts": (f"{_HOME}.artifacts", "List fitted objects by their place, and clean them up."),
     "gc": (f"{_HOME}.gc", "Remove the files of models that nothing refers to."),
     "vacuum": (f"{_HOME}.vacuum", "Shrink the catalog after deletions."),

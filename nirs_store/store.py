@@ -17,8 +17,10 @@ from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.errors import InvalidInput
+from nirs_store.facade.evaluations import EvaluationMethods
 from nirs_store.facade.models import ModelMethods
 from nirs_store.facade.recording import RecordingMethods
+from nirs_store.facade.safekeeping import SafekeepingMethods
 from nirs_store.facade.upkeep import UpkeepMethods
 from nirs_store.facade.viewing import ViewMethods
 
@@ -29,7 +31,14 @@ _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
 
 
-class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods):
+class WorkspaceStore(
+    RecordingMethods,
+    ModelMethods,
+    ViewMethods,
+    UpkeepMethods,
+    EvaluationMethods,
+    SafekeepingMethods,
+):
     """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
 
     Parameters
@@ -155,7 +164,12 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods)
 
     @contextmanager
     def run(
-        self, name: str, config: Any = None, datasets: Sequence[str | Mapping[str, Any]] = ()
+        self,
+        name: str,
+        config: Any = None,
+        datasets: Sequence[str | Mapping[str, Any]] = (),
+        *,
+        environment: Mapping[str, Any] | None = None,
     ) -> Iterator[RunContext]:
         """Record a run: completed on a normal exit, failed with the traceback on an exception.
 
@@ -167,8 +181,10 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, UpkeepMethods)
             Plain data.
         datasets : sequence
             Names, or dicts with a ``name``.
+        environment : mapping, optional
+            What `nirs_store.capture_environment` gave.
         """
-        with open_run(self, name, config, datasets) as run:
+        with open_run(self, name, config, datasets, environment) as run:
             yield run
 
 

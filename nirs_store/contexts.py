@@ -115,8 +115,9 @@ def open_run(
     """Record a run: completed on a normal exit, failed with the traceback otherwise."""
     named = [{"name": d} if isinstance(d, str) else dict(d) for d in datasets]
     # Other stores of the protocol need not know the keyword.
-    captured: dict[str, Any] = {} if environment is None else {"environment": environment}
-    run = RunContext(store, store.begin_run(name, config, named, **captured), name)
+    begin: Callable[..., str] = store.begin_run
+    captured = {} if environment is None else {"environment": environment}
+    run = RunContext(store, begin(name, config, named, **captured), name)
     try:
         yield run
     except BaseException as error:

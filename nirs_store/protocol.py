@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,14 +14,7 @@ __all__ = ["RecordingStore", "WorkspaceStoreProtocol"]
 class RecordingStore(Protocol):
     """The part of the store's public interface through which a cross-validation is recorded."""
 
-    def begin_run(
-        self,
-        name: str,
-        config: Any,
-        datasets: list[Any],
-        *,
-        environment: Mapping[str, Any] | None = None,
-    ) -> str:
+    def begin_run(self, name: str, config: Any, datasets: list[Any]) -> str:
         """Begin a run."""
 
     def complete_run(self, run_id: str, summary: dict[str, Any]) -> None:

@@ -131,9 +131,9 @@ def _words(command: Sequence[str]) -> list[str]:
 def _seeds(seeds: int | Sequence[int] | Mapping[str, int]) -> list[int] | dict[str, int]:
     if isinstance(seeds, Mapping):
         return {str(name): _seed(seed) for name, seed in seeds.items()}
-    if isinstance(seeds, str) or not hasattr(seeds, "__iter__"):
-        return [_seed(seeds)]
-    return [_seed(seed) for seed in seeds]
+    listed: Any = seeds
+    many = hasattr(listed, "__iter__") and not isinstance(listed, str)
+    return [_seed(seed) for seed in (listed if many else [listed])]
 
 
 def _seed(seed: Any) -> int:

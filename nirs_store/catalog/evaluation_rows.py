@@ -30,7 +30,11 @@ __all__ = [
 ]
 
 _JSON = ("scores", "files", "tags", "metadata", "environment")
-_KEYS = {"run": ("runs", "run_id"), "chain": ("chains", "chain_id"), "evaluation": ("evaluations", "evaluation_id")}
+_KEYS = {
+    "run": ("runs", "run_id"),
+    "chain": ("chains", "chain_id"),
+    "evaluation": ("evaluations", "evaluation_id"),
+}
 _FILTERS = ("model_id", "suite", "chain_id", "run_id", "status", "metric")
 
 
@@ -46,7 +50,9 @@ def _insert(con: Connection, table: str, row: Mapping[str, Any]) -> None:
     if unknown:
         raise KeyError(f"{table} has no columns {sorted(unknown)}")
     marks = ", ".join("?" for _ in names)
-    con.execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", [row.get(name) for name in names])
+    con.execute(
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", [row.get(name) for name in names]
+    )
 
 
 def add_evaluation(con: Connection, row: Mapping[str, Any]) -> None:
@@ -97,7 +103,8 @@ def link_sources(con: Connection, evaluation_id: str, sources: Sequence[tuple[st
 def suite_metric(con: Connection, suite: str) -> tuple[str, str] | None:
     """Metric and direction that the first evaluation of a suite was recorded with."""
     rows = con.execute(
-        "SELECT metric, better FROM evaluations WHERE suite = ? ORDER BY created_at, evaluation_id LIMIT 1", [suite]
+        "SELECT metric, better FROM evaluations WHERE suite = ? ORDER BY created_at, evaluation_id LIMIT 1",
+        [suite],
     ).fetchall()
     return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
@@ -105,14 +112,17 @@ def suite_metric(con: Connection, suite: str) -> tuple[str, str] | None:
 def directions(con: Connection, suite: str, metric: str) -> str | None:
     """The direction in which a metric of a suite improves, where an evaluation has said it."""
     rows = con.execute(
-        "SELECT better FROM evaluations WHERE suite = ? AND metric = ? ORDER BY created_at LIMIT 1", [suite, metric]
+        "SELECT better FROM evaluations WHERE suite = ? AND metric = ? ORDER BY created_at LIMIT 1",
+        [suite, metric],
     ).fetchall()
     return str(rows[0][0]) if rows else None
 
 
 def suites(con: Connection) -> list[str]:
     """Names of all suites."""
-    return [str(row[0]) for row in con.execute("SELECT DISTINCT suite FROM evaluations ORDER BY 1").fetchall()]
+    return [
+        str(row[0]) for row in con.execute("SELECT DISTINCT suite FROM evaluations ORDER BY 1").fetchall()
+    ]
 
 
 def evaluation_of(con: Connection, evaluation_id: str) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from nirs_store.registry.evaluations.scoring import Interval, better_of, estimat
 
 __all__ = ["by_group", "leaderboard", "pareto", "robustness", "trend"]
 
-_BOARD = {
+_BOARD: dict[str, Any] = {
     "rank": pl.Int32,
     "model_id": pl.String,
     "evaluation_id": pl.String,
@@ -94,7 +94,15 @@ def _grouped(found: Entries, by: str, drawing: Mapping[str, Any]) -> list[tuple[
 
 
 def by_group(
-    engine: Engine, suite: str, by: str, metric: str | None, *, models: Any, which: str, wide: bool, **drawing: Any
+    engine: Engine,
+    suite: str,
+    by: str,
+    metric: str | None,
+    *,
+    models: Any,
+    which: str,
+    wide: bool,
+    **drawing: Any,
 ) -> pl.DataFrame:
     """See `Evaluations.by_group`."""
     found = entries_of(engine, suite, metric, models=models, which=which)
@@ -179,7 +187,10 @@ def pareto(
             one_of("objectives", name, known)
             raise InvalidInput(f"objectives: no evaluation of {suite!r} has a value of {name!r}.")
     strengths = np.array(
-        [[sort_value(value, better[name]) for name, value in zip(names, values, strict=True)] for _, values in points]
+        [
+            [sort_value(value, better[name]) for name, value in zip(names, values, strict=True)]
+            for _, values in points
+        ]
     )
     table = []
     for index, (entry, values) in enumerate(points):
@@ -195,7 +206,9 @@ def pareto(
             }
         )
     frame = pl.DataFrame(table, infer_schema_length=None)
-    return frame.sort(["on_front", names[0]], descending=[True, better[names[0]] == "higher"], nulls_last=True)
+    return frame.sort(
+        ["on_front", names[0]], descending=[True, better[names[0]] == "higher"], nulls_last=True
+    )
 
 
 def _objective(entry: Entry, name: str) -> float | None:

@@ -15,7 +15,7 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.registry.audit import note
-from nirs_store.registry.evaluations import champions, chains
+from nirs_store.registry.evaluations import chains, champions
 from nirs_store.registry.evaluations.entries import TABLES, table_of
 from nirs_store.registry.evaluations.questions import Questions
 from nirs_store.registry.evaluations.recording import STATUSES, one_of, record
@@ -292,7 +292,9 @@ class Evaluations(Questions):
         one_of("what", what, TABLES)
         table = self._table(evaluation_id, what)
         if table is None:
-            raise InvalidInput(f"what: evaluation {evaluation_id} was recorded without {what}. Nothing was written.")
+            raise InvalidInput(
+                f"what: evaluation {evaluation_id} was recorded without {what}. Nothing was written."
+            )
         evaluation = self._require(evaluation_id)
         facts = {name: value for name, value in evaluation.items() if not name.endswith("s_id")}
         return export_table(table, facts, Path(folder).absolute(), evaluation_id, what, format)
@@ -324,7 +326,9 @@ class Evaluations(Questions):
             Nothing was changed.
         """
         made = self._crowning(
-            "set_champion", evaluation_id, lambda con: champions.choose(con, evaluation_id, metric, rank, note)
+            "set_champion",
+            evaluation_id,
+            lambda con: champions.choose(con, evaluation_id, metric, rank, note),
         )
         return str(made)
 

@@ -109,7 +109,9 @@ def choose(con: Connection, evaluation_id: str, metric: str | None, rank: int, w
     if evaluation is None:
         raise UnknownId("evaluation", evaluation_id, "Nothing was changed.")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise InvalidInput(f"rank: expected a whole number of at least 1, found {rank!r}. Nothing was changed.")
+        raise InvalidInput(
+            f"rank: expected a whole number of at least 1, found {rank!r}. Nothing was changed."
+        )
     chosen = metric or evaluation["metric"]
     if value_of(evaluation, chosen) is None:
         raise InvalidInput(
@@ -129,7 +131,9 @@ def find(con: Connection, suite: str, metric: str | None, top: int) -> list[str]
         raise InvalidInput(f"top: expected a whole number of at least 1, found {top!r}. Nothing was changed.")
     default = rows.suite_metric(con, suite)
     if default is None:
-        raise UnknownId("suite", suite, f"There are: {', '.join(rows.suites(con)) or 'none'}. Nothing was changed.")
+        raise UnknownId(
+            "suite", suite, f"There are: {', '.join(rows.suites(con)) or 'none'}. Nothing was changed."
+        )
     chosen = metric or default[0]
     better = better_of(chosen, rows.directions(con, suite, chosen))
     best: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -142,7 +146,9 @@ def find(con: Connection, suite: str, metric: str | None, top: int) -> list[str]
             best[model] = strength, evaluation
     ranked = sorted(best.values(), key=lambda pair: -pair[0])[:top]
     if not ranked:
-        raise InvalidInput(f"metric: no completed evaluation of {suite!r} has {chosen!r}. Nothing was changed.")
+        raise InvalidInput(
+            f"metric: no completed evaluation of {suite!r} has {chosen!r}. Nothing was changed."
+        )
     made = []
     for rank, (_, evaluation) in enumerate(ranked, start=1):
         held = _holder(con, suite, chosen, rank)

@@ -89,7 +89,9 @@ class ModelComparison:
         return html_table(self.frame.columns, self.frame.iter_rows(), caption=words)
 
     def __repr__(self) -> str:
-        return f"<ModelComparison of {self.metric!r} on {self.suite!r}: {self.frame.height} pairs, {self.test}>"
+        return (
+            f"<ModelComparison of {self.metric!r} on {self.suite!r}: {self.frame.height} pairs, {self.test}>"
+        )
 
 
 def adjusted(p_values: Sequence[float | None], correction: str) -> list[float | None]:
@@ -111,7 +113,7 @@ def adjusted(p_values: Sequence[float | None], correction: str) -> list[float | 
     if correction in ("bh", "by"):
         from scipy.stats import false_discovery_control
 
-        corrected = false_discovery_control(values, method=correction)
+        corrected = false_discovery_control(values, method="bh" if correction == "bh" else "by")
     elif correction == "holm":
         order = np.argsort(values, kind="stable")
         steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))

@@ -106,9 +106,7 @@ def entries_of(
     if which != "all":
         kept = _one_a_model(kept, better, best=which == "best")
     if tables:
-        kept = [
-            Entry(**{**entry.__dict__, "table": table_of(engine, entry.row, what)}) for entry in kept
-        ]
+        kept = [Entry(**{**entry.__dict__, "table": table_of(engine, entry.row, what)}) for entry in kept]
     return Entries(suite, chosen, better, tuple(kept))
 
 
@@ -135,8 +133,10 @@ def _one_a_model(entries: Sequence[Entry], better: str, *, best: bool) -> list[E
     chosen: dict[str, Entry] = {}
     for entry in entries:
         before = chosen.get(entry.model_id)
-        if before is None or not best:
-            chosen[entry.model_id] = entry
-        elif sort_value(entry.recorded, better) > sort_value(before.recorded, better):
+        if (
+            before is None
+            or not best
+            or sort_value(entry.recorded, better) > sort_value(before.recorded, better)
+        ):
             chosen[entry.model_id] = entry
     return list(chosen.values())

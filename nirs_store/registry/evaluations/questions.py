@@ -16,7 +16,6 @@ from nirs_store.registry.evaluations.summary import Summary, summarise
 __all__ = ["Questions"]
 
 
-
 class Questions:
     """The questions of `Evaluations`; each changes nothing."""
 
@@ -39,7 +38,12 @@ class Questions:
         return _with_gain(self._engine.query(lambda con: rows.champion_rows(con, suite=suite, metric=metric)))
 
     def progression(
-        self, suite: str | None = None, metric: str | None = None, *, rank: int | None = 1, limit: int | None = None
+        self,
+        suite: str | None = None,
+        metric: str | None = None,
+        *,
+        rank: int | None = 1,
+        limit: int | None = None,
     ) -> pl.DataFrame:
         """How champions followed each other, oldest first; `limit` takes the newest. Columns as `champions`."""
         return _with_gain(

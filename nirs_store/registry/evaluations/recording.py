@@ -119,7 +119,9 @@ def record(
     except NirsStoreError as error:
         note(engine, "record_evaluation", "evaluation", str(identifier), success=False, message=str(error))
         raise
-    note(engine, "record_evaluation", "evaluation", identifier, details={"model_id": model_id, "suite": suite})
+    note(
+        engine, "record_evaluation", "evaluation", identifier, details={"model_id": model_id, "suite": suite}
+    )
     return identifier
 
 
@@ -211,7 +213,9 @@ def _metric(
 
 def _scores(scores: Any) -> dict[str, float | None]:
     if isinstance(scores, Mapping):
-        found = {as_text(name, "scores"): as_float(value, f"scores[{name!r}]") for name, value in scores.items()}
+        found = {
+            as_text(name, "scores"): as_float(value, f"scores[{name!r}]") for name, value in scores.items()
+        }
     else:
         found = {"score": as_float(scores, "scores")}
     if not found or all(value is None for value in found.values()):

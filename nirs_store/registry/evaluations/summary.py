@@ -28,7 +28,9 @@ _SHOWN = 10
 # Below so many rows, or with an interval wider than this share of the value, more data come first.
 _FEW = 30
 _WIDE = 0.2
-_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|<>~-])")
+_MARKS = re.compile(r"([\\`*_{}\[\]()#!|<>~])")
+# What would begin a list.
+_BULLET = re.compile(r"^([-+]|\d+(?=[.)]))")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Summary:
             parts.append(f"## {section.title}")
             sentences = ["".join(_alternate(each, _markdown)) for each in section.sentences]
             if sentences:
-                parts.append("\n".join(f"- {each}" for each in sentences) if section.listed else " ".join(sentences))
+                parts.append(
+                    "\n".join(f"- {each}" for each in sentences) if section.listed else " ".join(sentences)
+                )
             if section.head:
                 top = [section.head, *[tuple(cell_text(c) for c in line) for line in section.lines]]
                 cells = [f"| {' | '.join(_markdown(str(cell)) for cell in line)} |" for line in top]
@@ -122,7 +126,8 @@ class Summary:
 
 
 def _markdown(text: str) -> str:
-    return _MARKS.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
+    marked = _MARKS.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
+    return _BULLET.sub(lambda m: f"\\{m[1]}" if m[1] in "-+" else m[1] + "\\", marked)
 
 
 def _alternate(parts: Sequence[str], escape: Any) -> list[str]:
@@ -189,11 +194,22 @@ def _number(value: Any) -> str:
     return cell_text(value) or "unknown"
 
 
-def _in_short(board: pl.DataFrame, trend: pl.DataFrame, held: dict[str, Any] | None) -> tuple[tuple[str, ...], ...]:
+def _in_short(
+    board: pl.DataFrame, trend: pl.DataFrame, held: dict[str, Any] | None
+) -> tuple[tuple[str, ...], ...]:
     first = board.row(0, named=True)
     told: list[tuple[str, ...]] = [
-        ("", first["model_id"], " is best of ", str(board.height), " models with ", first["metric"], " = ")
-        + (_number(first["value"]), f"{_interval(first)}.")
+        (
+            "",
+            first["model_id"],
+            " is best of ",
+            str(board.height),
+            " models with ",
+            first["metric"],
+            " = ",
+            _number(first["value"]),
+            f"{_interval(first)}.",
+        )
     ]
     if held is not None:
         gained = (from_json(held["improvements"]) or {}).get(held["metric"])
@@ -203,9 +219,19 @@ def _in_short(board: pl.DataFrame, trend: pl.DataFrame, held: dict[str, Any] | N
         if held["previous_model"] is not None and gained is not None:
             told.append(("It followed ", held["previous_model"], " and is better by ", _number(gained), "."))
     last = trend.row(-1, named=True)
-    told.append(("", str(trend.height), " evaluations were recorded, the latest on ", f"{last['created_at']:%Y-%m-%d}", "."))
-    if last["slope_per_day"] is not None:
-        told.append(("Over time the values change by ", _number(last["slope_per_day"]), " a day (Theil-Sen)."))
+    told.append(
+        (
+            "",
+            str(trend.height),
+            " evaluations were recorded, the latest on ",
+            f"{last['created_at']:%Y-%m-%d}",
+            ".",
+        )
+    )
+    if last["slope_per_day"] is not None and (last["created_at"] - trend["created_at"][0]).days >= 1:
+        told.append(
+            ("Over time the values change by ", _number(last["slope_per_day"]), " a day (Theil-Sen).")
+        )
     return tuple(told)
 
 
@@ -228,9 +254,21 @@ def _advice(
     told: list[tuple[str, ...]] = []
     ahead = [] if pairs is None else [row["significant"] for row in pairs.iter_rows(named=True)]
     if board.height == 1:
-        told.append(("Evaluate a second model on this suite: ", first["model_id"], " has nothing to be compared with."))
+        told.append(
+            (
+                "Evaluate a second model on this suite: ",
+                first["model_id"],
+                " has nothing to be compared with.",
+            )
+        )
     elif ahead and all(ahead):
-        told.append(("Use ", first["model_id"], f": its lead over every other model is significant (corrected, {alpha:g})."))
+        told.append(
+            (
+                "Use ",
+                first["model_id"],
+                f": its lead over every other model is significant (corrected, {alpha:g}).",
+            )
+        )
     elif pairs is not None and pairs.height:
         rivals = [
             row["model_b"] if row["model_a"] == first["model_id"] else row["model_a"]
@@ -238,23 +276,59 @@ def _advice(
             if not row["significant"]
         ]
         told.append(
-            ("Take ", first["model_id"], " with care: its lead over ", ", ".join(rivals[:3]), " is not significant. ")
-            + ("", "", "Prefer the simpler model, or evaluate on more data.")
+            (
+                "Take ",
+                first["model_id"],
+                " with care: its lead over ",
+                ", ".join(rivals[:3]),
+                " is not significant. Prefer the simpler model, or evaluate on more data.",
+            )
         )
     else:
-        told.append(("Take ", first["model_id"], ", but record episodes or samples of each model: ") + ("", "", "without them no test can tell whether it leads by chance."))
-    if held is not None and held["evaluation_id"] != first["evaluation_id"] and held["model_id"] != first["model_id"]:
-        told.append(("The champion ", held["model_id"], " is no longer best: ", first["model_id"], " scores better. Set it, or have champions found again."))
+        told.append(
+            (
+                "Take ",
+                first["model_id"],
+                ", but record episodes or samples of each model: without them no test can tell whether it leads by "
+                "chance.",
+            )
+        )
+    if (
+        held is not None
+        and held["evaluation_id"] != first["evaluation_id"]
+        and held["model_id"] != first["model_id"]
+    ):
+        told.append(
+            (
+                "The champion ",
+                held["model_id"],
+                " is no longer best: ",
+                first["model_id"],
+                " scores better. Set it, or have champions found again.",
+            )
+        )
     if first["ci_low"] is None:
         told.append(("No interval can be given for ", first["model_id"], ": record its episodes or samples."))
     else:
         width = first["ci_high"] - first["ci_low"]
         if first["n"] < _FEW or width > _WIDE * abs(first["value"] or 0.0):
-            told.append(("Evaluate ", first["model_id"], f" on more data: the interval rests on {first['n']} rows and is {_number(width)} wide."))
+            told.append(
+                (
+                    "Evaluate ",
+                    first["model_id"],
+                    f" on more data: the interval rests on {first['n']} rows and is {_number(width)} wide.",
+                )
+            )
     told += _later(trend, first, better)
     dirty = engine.query(lambda con: rows.evaluation_of(con, first["evaluation_id"]))
     if dirty is not None and (dirty["environment"] or {}).get("git-dirty"):
-        told.append(("Commit the code and evaluate ", first["model_id"], " again: tracked files differed from the commit, so nobody can repeat it."))
+        told.append(
+            (
+                "Commit the code and evaluate ",
+                first["model_id"],
+                " again: tracked files differed from the commit, so nobody can repeat it.",
+            )
+        )
     return told
 
 
@@ -266,7 +340,17 @@ def _later(trend: pl.DataFrame, first: dict[str, Any], better: str | None) -> li
     best = own.filter(pl.col("evaluation_id") == first["evaluation_id"]).row(0, named=True)
     way = better or "higher"
     if sort_value(last["value"], way) < sort_value(best["value"], way):
-        return [("Find out why ", first["model_id"], " fell from ", _number(best["value"]), " to ", _number(last["value"]), " since its best evaluation.")]
+        return [
+            (
+                "Find out why ",
+                first["model_id"],
+                " fell from ",
+                _number(best["value"]),
+                " to ",
+                _number(last["value"]),
+                " since its best evaluation.",
+            )
+        ]
     return []
 
 
@@ -292,4 +376,14 @@ def _group_section(groups: pl.DataFrame, by: str, model: str, better: str | None
 def _weakest(groups: pl.DataFrame, by: str, model: str, better: str | None) -> tuple[str, ...]:
     way = better or "higher"
     worst = min(groups.iter_rows(named=True), key=lambda row: sort_value(row["value"], way))
-    return ("Work on ", by, " = ", _number(worst[by]), ": there ", model, " reaches only ", _number(worst["value"]), ".")
+    return (
+        "Work on ",
+        by,
+        " = ",
+        _number(worst[by]),
+        ": there ",
+        model,
+        " reaches only ",
+        _number(worst["value"]),
+        ".",
+    )

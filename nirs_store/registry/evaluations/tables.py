@@ -39,11 +39,15 @@ def as_table(value: Any, name: str) -> pl.DataFrame:
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             rows = list(value)
             if not all(isinstance(row, Mapping) for row in rows):
-                raise InvalidInput(f"{name}: expected a dict a row, found {_kinds(rows)}. Nothing was recorded.")
+                raise InvalidInput(
+                    f"{name}: expected a dict a row, found {_kinds(rows)}. Nothing was recorded."
+                )
             # A column that the first rows lack is a column all the same.
             columns = list(dict.fromkeys(str(key) for row in rows for key in row))
             plain = [{str(key): cell for key, cell in row.items()} for row in rows]
-            table = pl.DataFrame({c: pl.Series(c, [row.get(c) for row in plain], strict=True) for c in columns})
+            table = pl.DataFrame(
+                {c: pl.Series(c, [row.get(c) for row in plain], strict=True) for c in columns}
+            )
         else:
             raise InvalidInput(
                 f"{name}: expected a data frame or a list of dicts, found {type(value).__name__}. "
@@ -118,7 +122,9 @@ def _flat(table: pl.DataFrame) -> pl.DataFrame:
     """Lists and records as JSON text: a cell of a CSV file holds one value."""
     nested = [name for name, kind in table.schema.items() if kind.is_nested()]
     return table.with_columns(
-        pl.Series(name, [None if cell is None else to_json(_items(cell), name) for cell in table[name]], pl.String)
+        pl.Series(
+            name, [None if cell is None else to_json(_items(cell), name) for cell in table[name]], pl.String
+        )
         for name in nested
     )
 

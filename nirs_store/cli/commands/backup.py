@@ -25,10 +25,18 @@ def command() -> None:
 @click.option(
     "--if-older-than", metavar="SPAN", help="Only when the last one is older, for instance 24h or 7d."
 )
+@click.option("--allow-missing", is_flag=True, help="Go on where the file of a blob is lost.")
 @dry_run_option
 @json_option
 @workspace_option
-def create(target: Path, if_older_than: str | None, dry_run: bool, as_json: bool, workspace: Path) -> None:
+def create(
+    target: Path,
+    if_older_than: str | None,
+    allow_missing: bool,
+    dry_run: bool,
+    as_json: bool,
+    workspace: Path,
+) -> None:
     """Make a backup and verify it. Others may go on recording; only new blobs are copied."""
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._progress import progress
@@ -47,7 +55,9 @@ def create(target: Path, if_older_than: str | None, dry_run: bool, as_json: bool
                 click.echo("Nothing was written (dry run).")
             return
         with progress("Backing up") as show:
-            made = store.backups.create(target, if_older_than=if_older_than, progress=show)
+            made = store.backups.create(
+                target, if_older_than=if_older_than, allow_missing=allow_missing, progress=show
+            )
     if as_json:
         print_json(None if made is None else made.to_dict())
     elif made is None:

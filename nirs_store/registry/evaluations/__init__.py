@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from nirs_store.registry.evaluations.book import Evaluations
 from nirs_store.registry.evaluations.comparisons import ModelComparison
-from nirs_store.registry.evaluations.summary import Summary
+from nirs_store.registry.evaluations.page import Summary
 
 __all__ = ["Evaluations", "ModelComparison", "Summary"]

@@ -11,13 +11,12 @@ import numpy as np
 import polars as pl
 
 from nirs_store.catalog import evaluation_rows as rows
-from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
-from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
+from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.registry.audit import note
-from nirs_store.registry.evaluations import chains, champions
+from nirs_store.registry.evaluations import chains
+from nirs_store.registry.evaluations.crowning import Crowning
 from nirs_store.registry.evaluations.entries import TABLES, table_of
-from nirs_store.registry.evaluations.questions import Questions
 from nirs_store.registry.evaluations.recording import STATUSES, one_of, record
 from nirs_store.registry.evaluations.tables import export_table
 
@@ -26,7 +25,7 @@ __all__ = ["Evaluations"]
 Replay = Callable[[str, Any, Any], np.ndarray]
 
 
-class Evaluations(Questions):
+class Evaluations(Crowning):
     """Evaluations of models on suites: recorded, ranked, compared, summarised.
 
     Parameters
@@ -307,60 +306,6 @@ class Evaluations(Questions):
         if found is None:
             raise UnknownId("evaluation", evaluation_id)
         return found
-
-    # -- champions -----------------------------------------------------------------------------
-
-    def set_champion(
-        self, evaluation_id: str, *, metric: str | None = None, rank: int = 1, note: str | None = None
-    ) -> str:
-        """Set a champion of an evaluation's suite by hand; it stays until another is set or found.
-
-        Returns
-        -------
-        str
-            Id of the change.
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-            Nothing was changed.
-        """
-        made = self._crowning(
-            "set_champion",
-            evaluation_id,
-            lambda con: champions.choose(con, evaluation_id, metric, rank, note),
-        )
-        return str(made)
-
-    def find_champions(self, suite: str, *, metric: str | None = None, top: int = 1) -> pl.DataFrame:
-        """Find the champions of a suite anew among all its evaluations, also where one was set by hand.
-
-        Parameters
-        ----------
-        top : int
-            How many ranks; each model holds at most one.
-
-        Returns
-        -------
-        polars.DataFrame
-            As `champions`.
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-            Nothing was changed.
-        """
-        self._crowning("find_champions", suite, lambda con: champions.find(con, suite, metric, top))
-        return self.champions(suite, metric)
-
-    def _crowning(self, operation: str, what: str, work: Callable[[Connection], Any]) -> Any:
-        try:
-            made = self._engine.change(work)
-        except NirsStoreError as error:
-            note(self._engine, operation, "evaluation", what, success=False, message=str(error))
-            raise
-        note(self._engine, operation, "evaluation", what)
-        return made
 
 
 def list_of_names(scores: Sequence[Mapping[str, Any]]) -> Sequence[str]:

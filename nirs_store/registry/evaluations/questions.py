@@ -11,7 +11,8 @@ from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json
 from nirs_store.registry.evaluations import boards, comparisons
 from nirs_store.registry.evaluations.comparisons import ModelComparison
-from nirs_store.registry.evaluations.summary import Summary, summarise
+from nirs_store.registry.evaluations.page import Summary
+from nirs_store.registry.evaluations.summary import summarise
 
 __all__ = ["Questions"]
 

@@ -1,138 +1,27 @@
-"""An executive summary: who leads, how sure that is, what to do; as Markdown and as HTML, every name escaped."""
+"""An executive summary: who leads, how sure that is, what to do."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json
 from nirs_store.display import cell_text
-from nirs_store.display import table as html_table
 from nirs_store.errors import InvalidInput
 from nirs_store.registry.evaluations import boards, comparisons
-from nirs_store.registry.evaluations.recording import one_of
+from nirs_store.registry.evaluations.page import Section, Summary
 from nirs_store.registry.evaluations.scoring import sort_value
 
-__all__ = ["Summary", "summarise"]
+__all__ = ["summarise"]
 
 _SHOWN = 10
 # Below so many rows, or with an interval wider than this share of the value, more data come first.
 _FEW = 30
 _WIDE = 0.2
-_MARKS = re.compile(r"([\\`*_{}\[\]()#!|<>~])")
-# What would begin a list.
-_BULLET = re.compile(r"^([-+]|\d+(?=[.)]))")
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A heading, sentences (each with the names in it kept apart), and a table."""
-
-    title: str
-    sentences: tuple[tuple[str, ...], ...] = ()
-    head: tuple[str, ...] = ()
-    lines: tuple[tuple[Any, ...], ...] = ()
-    listed: bool = False
-
-
-@dataclass(frozen=True, repr=False)
-class Summary:
-    """What an evaluation means, in a page.
-
-    Attributes
-    ----------
-    suite, metric : str
-    recommendations : tuple of str
-        What to do, the most important first, as plain text.
-    """
-
-    suite: str
-    metric: str
-    recommendations: tuple[str, ...]
-    sections: tuple[_Section, ...]
-
-    def to_markdown(self) -> str:
-        """The page as Markdown; names cannot end a cell, start markup or become HTML."""
-        parts = [f"# Evaluation of {_markdown(self.suite)}"]
-        for section in self.sections:
-            parts.append(f"## {section.title}")
-            sentences = ["".join(_alternate(each, _markdown)) for each in section.sentences]
-            if sentences:
-                parts.append(
-                    "\n".join(f"- {each}" for each in sentences) if section.listed else " ".join(sentences)
-                )
-            if section.head:
-                top = [section.head, *[tuple(cell_text(c) for c in line) for line in section.lines]]
-                cells = [f"| {' | '.join(_markdown(str(cell)) for cell in line)} |" for line in top]
-                cells.insert(1, f"| {' | '.join('---' for _ in section.head)} |")
-                parts.append("\n".join(cells))
-        return "\n\n".join(parts) + "\n"
-
-    def to_html(self, *, whole: bool = True) -> str:
-        """The page as HTML, every text escaped; with `whole` a document of its own, else a piece."""
-        parts = [f"<h1>Evaluation of {html.escape(self.suite)}</h1>"]
-        for section in self.sections:
-            parts.append(f"<h2>{html.escape(section.title)}</h2>")
-            sentences = ["".join(_alternate(each, html.escape)) for each in section.sentences]
-            if section.listed and sentences:
-                parts.append("<ul>" + "".join(f"<li>{each}</li>" for each in sentences) + "</ul>")
-            elif sentences:
-                parts.append(f"<p>{' '.join(sentences)}</p>")
-            if section.head:
-                parts.append(html_table(section.head, section.lines))
-        body = "\n".join(parts)
-        if not whole:
-            return body
-        title = html.escape(f"Evaluation of {self.suite}")
-        return (
-            f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>\n'
-            "<style>body{font-family:sans-serif;max-width:50em;margin:2em auto;padding:0 1em}"
-            "td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd}</style></head>\n"
-            f"<body>\n{body}\n</body>\n</html>\n"
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """Write the page; ``.md`` or ``.html`` says the form.
-
-        Raises
-        ------
-        InvalidInput
-            Another ending.
-        """
-        target = Path(path)
-        one_of("suffix", target.suffix.lower(), (".md", ".html"))
-        ensure_dir(target.absolute().parent)
-        text = self.to_markdown() if target.suffix.lower() == ".md" else self.to_html()
-        write_file(target.absolute(), text.encode())
-        return target
-
-    def _repr_html_(self) -> str:
-        return self.to_html(whole=False)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def __repr__(self) -> str:
-        return f"<Summary of {self.suite!r} by {self.metric!r}: {len(self.recommendations)} recommendations>"
-
-
-def _markdown(text: str) -> str:
-    marked = _MARKS.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
-    return _BULLET.sub(lambda m: f"\\{m[1]}" if m[1] in "-+" else m[1] + "\\", marked)
-
-
-def _alternate(parts: Sequence[str], escape: Any) -> list[str]:
-    """Every second part is a name or a value that somebody else chose."""
-    return [escape(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def _words(parts: Sequence[str]) -> str:
@@ -154,8 +43,8 @@ def summarise(
     first = board.row(0, named=True)
     advice = _advice(engine, board, trend, held[0] if held else None, pairs, alpha, better)
     sections = [
-        _Section("In short", _in_short(board, trend, held[0] if held else None)),
-        _Section("Recommendations", tuple(advice), listed=True),
+        Section("In short", _in_short(board, trend, held[0] if held else None)),
+        Section("Recommendations", tuple(advice), listed=True),
         _board_section(board),
     ]
     if pairs is not None and pairs.height:
@@ -166,7 +55,7 @@ def summarise(
         )
         sections.append(_group_section(groups, by, first["model_id"], better))
         advice.append(_weakest(groups, by, first["model_id"], better))
-        sections[1] = _Section("Recommendations", tuple(advice), listed=True)
+        sections[1] = Section("Recommendations", tuple(advice), listed=True)
     return Summary(suite, chosen, tuple(map(_words, advice)), tuple(sections))
 
 
@@ -354,23 +243,23 @@ def _later(trend: pl.DataFrame, first: dict[str, Any], better: str | None) -> li
     return []
 
 
-def _board_section(board: pl.DataFrame) -> _Section:
+def _board_section(board: pl.DataFrame) -> Section:
     head = ("rank", "model", "value", "from", "to", "n", "success rate", "champion")
     names = ("rank", "model_id", "value", "ci_low", "ci_high", "n", "success_rate", "champion")
-    return _Section("Leaderboard", head=head, lines=tuple(board.head(_SHOWN).select(names).rows()))
+    return Section("Leaderboard", head=head, lines=tuple(board.head(_SHOWN).select(names).rows()))
 
 
-def _pair_section(pairs: pl.DataFrame, best: str) -> _Section:
+def _pair_section(pairs: pl.DataFrame, best: str) -> Section:
     head = ("model", "against", "n", "mean difference", "p corrected", "significant")
     names = ("model_a", "model_b", "n", "mean_difference", "p_adjusted", "significant")
     told = (("Wilcoxon's signed-rank test on the same rows, corrected after Holm, for ", best, "."),)
-    return _Section("Comparison", told, head, tuple(pairs.select(names).rows()))
+    return Section("Comparison", told, head, tuple(pairs.select(names).rows()))
 
 
-def _group_section(groups: pl.DataFrame, by: str, model: str, better: str | None) -> _Section:
+def _group_section(groups: pl.DataFrame, by: str, model: str, better: str | None) -> Section:
     names = (by, "value", "ci_low", "ci_high", "n")
     told = (("Of ", model, ", by ", by, "."),)
-    return _Section("By group", told, (by, "value", "from", "to", "n"), tuple(groups.select(names).rows()))
+    return Section("By group", told, (by, "value", "from", "to", "n"), tuple(groups.select(names).rows()))
 
 
 def _weakest(groups: pl.DataFrame, by: str, model: str, better: str | None) -> tuple[str, ...]:

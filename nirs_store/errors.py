@@ -31,6 +31,8 @@ message says what was expected, what was found and what to do next::
     ├── TemplateExists          FileExistsError exit 2   the library has one of that name
     ├── TemplateNotFound        FileNotFoundError  exit 3   the library has none of that name
     ├── OverwriteRefused        FileExistsError exit 2   production content, without force
+    ├── ArchiveInvalid          ValueError      exit 10  not an archive, or an altered one
+    ├── BackupInvalid           ValueError      exit 10  not a backup, or a damaged one
     └── BundleError             ValueError      exit 10
         ├── BundleInvalid                                not a bundle, or a damaged one
         │   └── BundleMissing   FileNotFoundError        there is no file at the path
@@ -43,7 +45,9 @@ from __future__ import annotations
 from datetime import datetime
 
 __all__ = [
+    "ArchiveInvalid",
     "ArtifactMissing",
+    "BackupInvalid",
     "BlobCorrupt",
     "BlobMissing",
     "BundleError",
@@ -332,6 +336,20 @@ class LineageCycle(InvalidInput):
     """A link that would make something its own source."""
 
     code = "lineage_cycle"
+
+
+class ArchiveInvalid(NirsStoreError, ValueError):
+    """Not an archive of a workspace, or an altered, incomplete or oversized one; nothing was changed."""
+
+    code = "archive_invalid"
+    exit_code = 10
+
+
+class BackupInvalid(NirsStoreError, ValueError):
+    """Not a backup, or one whose files are missing or do not fit their hashes."""
+
+    code = "backup_invalid"
+    exit_code = 10
 
 
 def _rebuild(cls: type[NirsStoreError], message: str, state: dict[str, object]) -> NirsStoreError:

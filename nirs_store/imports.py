@@ -17,6 +17,7 @@ from nirs_store.catalog import artifacts, imported, records
 from nirs_store.catalog.access import CatalogAccess
 from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.environment import versions_only
 from nirs_store.catalog.imported import ImportedBundle
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.errors import InvalidInput, UntrustedBundle
@@ -216,7 +217,7 @@ def known_facts(
         facts, origin = config.get("facts"), config["imported"].get("origin") or {}
         source = f"from {config['imported'].get('file')}, chain {origin.get('chain_id') or 'unknown'}"
         return {**(facts if isinstance(facts, Mapping) else {}), "imported_from": source}
-    environment = dict(run.get("environment") or {})
+    environment = versions_only(run.get("environment"))
     return {
         "dataset_name": pipeline.get("dataset_name"),
         "dataset_hash": pipeline.get("dataset_hash"),

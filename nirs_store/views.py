@@ -158,7 +158,7 @@ class RunView:
     datasets: tuple[str, ...]
     note: str
     tags: tuple[str, ...]
-    environment: dict[str, str]
+    environment: dict[str, Any]
     config: Any
     summary: Any
     error: str | None
@@ -182,7 +182,7 @@ class RunView:
             "completed": self.completed_at,
             "summary": self.summary or None,
             "error": self.error.strip().rpartition("\n")[2] if self.error else None,
-            "environment": self.environment or None,
+            "environment": {k: v for k, v in self.environment.items() if k != "packages"} or None,
         }
         columns = ("name", "dataset_name", "status", "metric", "best_val", "best_test", "duration_ms")
         head = ("pipeline", "dataset", "status", "metric", "best val", "best test", "ms")

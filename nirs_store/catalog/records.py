@@ -15,12 +15,12 @@ import numpy as np
 
 from nirs_store.catalog import queries
 from nirs_store.catalog.arrays import encode_array
-from nirs_store.catalog.audit_notes import add_note, short_error
 from nirs_store.catalog.artifacts import add_blob_row, require_artifact
+from nirs_store.catalog.audit_notes import add_note, short_error
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.environment import environment
+from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, to_json
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.frames import as_array
@@ -73,8 +73,14 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
 # -- runs ------------------------------------------------------------------------------------
 
 
-def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -> str:
-    """Record a run and commit it."""
+def begin_run(
+    engine: Engine,
+    name: str,
+    config: Any,
+    datasets: Sequence[Any],
+    captured: Mapping[str, Any] | None = None,
+) -> str:
+    """Record a run and commit it, with what was captured of its environment, or the versions alone."""
     engine.check_writable()
     run_id = new_id()
     row = {
@@ -85,7 +91,7 @@ def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -
         "status": "running",
         "created_at": now_naive(),
         "session_id": engine.session_id,
-        "environment": to_json(environment(), "environment"),
+        "environment": to_json({**environment(), **(captured or {})}, "environment"),
     }
     check_guard(engine, {"name": name, "config": config, "datasets": list(datasets or ())})
     with engine.recording(commit=True) as buffer:

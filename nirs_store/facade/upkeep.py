@@ -85,6 +85,7 @@ class UpkeepMethods(Facade):
     @attempted("delete_prediction", "prediction")
     def delete_prediction(self, prediction_id: str) -> bool:
         """Delete a prediction with its arrays; False when there was none."""
+
         def work(con: Connection) -> bool:
             deleted = deletion.delete_prediction(con, prediction_id)
             if deleted:

@@ -70,7 +70,9 @@ def note(
     )
 
 
-def attempting(engine: Engine, operation: str, kind: str | None = None, identifier: object = None) -> _Attempt:
+def attempting(
+    engine: Engine, operation: str, kind: str | None = None, identifier: object = None
+) -> _Attempt:
     """Make a context that notes an error that leaves it, once an error."""
     return _Attempt(engine, operation, kind, identifier)
 
@@ -166,7 +168,9 @@ class AuditReport:
         if self.ok:
             return f"The audit trail is whole: {self.entries:,} entries, head {self.head.entry_hash[:12]}."
         lines = [f"entry {found.number}: {found.reason}" for found in self.breaks]
-        return "\n".join([*lines, f"The audit trail is broken in {len(lines)} places ({self.entries:,} entries)."])
+        return "\n".join(
+            [*lines, f"The audit trail is broken in {len(lines)} places ({self.entries:,} entries)."]
+        )
 
 
 class Audit:
@@ -274,9 +278,7 @@ class Audit:
 
         A chain belongs to its pipeline and run, whose entries tell when it was recorded.
         """
-        return self._engine.query(
-            lambda con: audit_queries.history(con, kind, identifier, related=related)
-        )
+        return self._engine.query(lambda con: audit_queries.history(con, kind, identifier, related=related))
 
     # -- handing out and verifying ----------------------------------------------------------------------
 

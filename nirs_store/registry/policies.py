@@ -211,7 +211,9 @@ class RetentionPolicy:
             Something is unknown (the nearest is named) or does not fit.
         """
         if not isinstance(given, Mapping):
-            raise InvalidInput(f"policy: expected an object, found {type(given).__name__}. Nothing was changed.")
+            raise InvalidInput(
+                f"policy: expected an object, found {type(given).__name__}. Nothing was changed."
+            )
         for name in given:
             _one_of(name, ("rules", "limits", "automatic"), "policy")
         return cls(
@@ -228,7 +230,9 @@ def _filled(part: Rule | Limit) -> dict[str, Any]:
 
 def _made(kind: Any, given: Any) -> Any:
     if not isinstance(given, Mapping):
-        raise InvalidInput(f"{kind.__name__.lower()}: expected an object, found {given!r}. Nothing was changed.")
+        raise InvalidInput(
+            f"{kind.__name__.lower()}: expected an object, found {given!r}. Nothing was changed."
+        )
     known = [field.name for field in fields(kind)]
     for name in given:
         _one_of(name, known, kind.__name__.lower())

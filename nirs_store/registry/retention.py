@@ -138,9 +138,7 @@ class Retention:
 
     # -- plan, then execute ---------------------------------------------------------------------------
 
-    def plan(
-        self, policy: RetentionPolicy | Rule | Limit | Mapping[str, Any] | None = None
-    ) -> RetentionPlan:
+    def plan(self, policy: RetentionPolicy | Rule | Limit | Mapping[str, Any] | None = None) -> RetentionPlan:
         """Look what a policy (default: the workspace's) would let go of; changes nothing."""
         chosen = self.policy if policy is None else _as_policy(policy)
         return make_plan(self._engine, chosen)

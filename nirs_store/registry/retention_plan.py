@@ -205,7 +205,7 @@ def _going(
         }
     for bound in (bound for bound in policy.limits if bound.on == kind):
         left = [row for row in rows if row["id"] not in going and bound.type in (None, row["type"])]
-        going |= {identifier: f"beyond the limit ({bound.words})" for identifier in _beyond(bound, left)}
+        going |= dict.fromkeys(_beyond(bound, left), f"beyond the limit ({bound.words})")
     return going
 
 

@@ -105,7 +105,7 @@ def file_values(con: Connection, metric: str) -> dict[str, float]:
 # -- champions and pins ----------------------------------------------------------------------------
 
 _MODELS = """
-    SELECT DISTINCT coalesce(e.chain_id, c.model_id) AS chain_id, c.model_id, e.table_file_id, e.run_id
+    SELECT DISTINCT coalesce(e.chain_id, c.model_id) AS chain_id, c.model_id, e.files, e.run_id
     FROM (SELECT *, row_number() OVER (PARTITION BY suite, metric, rank ORDER BY made_at DESC, champion_id DESC)
         AS age FROM champions) c LEFT JOIN evaluations e USING (evaluation_id)
     WHERE $ever OR c.age = 1
@@ -117,7 +117,8 @@ _CHAMPIONS = {
         f"JOIN pipelines p USING (pipeline_id) WHERE c.chain_id IN (SELECT chain_id FROM ({_MODELS}))"
     ),
     "file": (
-        f"SELECT version_id FROM file_versions WHERE version_id IN (SELECT table_file_id FROM ({_MODELS})) "
+        f"SELECT version_id FROM file_versions WHERE version_id IN "
+        f"(SELECT unnest(from_json(files, '[\"VARCHAR\"]')) FROM ({_MODELS}) WHERE files IS NOT NULL) "
         f"OR version_id IN (SELECT model_id FROM ({_MODELS})) OR model_id IN (SELECT model_id FROM ({_MODELS}))"
     ),
 }

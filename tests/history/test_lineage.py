@@ -85,8 +85,8 @@ def test_files_and_evaluations_are_linked_by_what_their_rows_name(
         now = now_naive()
         con.execute(
             "INSERT INTO file_versions (version_id, name, version, type, kind, status, mode, run_id, processing_id, "
-            "evaluation_id, artifact_id, size_bytes, stored_bytes, compression, created_at, updated_at) VALUES "
-            "('f1', 'a/b.csv', 1, 'table', 'file', 'completed', 'test', ?, 'p1', 'e1', ?, 1, 1, 'none', ?, ?)",
+            "evaluation_id, artifact_id, size_bytes, stored_bytes, compression, created_at, updated_at, is_latest) "
+            "VALUES ('f1', 'a/b.csv', 1, 'table', 'file', 'completed', 'test', ?, 'p1', 'e1', ?, 1, 1, 'none', ?, ?, true)",
             [things.run, things.artifact, now, now],
         )
         con.execute(
@@ -94,8 +94,8 @@ def test_files_and_evaluations_are_linked_by_what_their_rows_name(
             [now],
         )
         con.execute(
-            "INSERT INTO evaluations (evaluation_id, model_id, suite, chain_id, status, created_at) "
-            "VALUES ('e1', 'm', 'easy', ?, 'completed', ?)",
+            "INSERT INTO evaluations (evaluation_id, model_id, suite, chain_id, status, metric, better, scores, created_at) "
+            "VALUES ('e1', 'm', 'easy', ?, 'completed', 'auc', 'higher', '{}', ?)",
             [things.chain, now],
         )
 

@@ -266,8 +266,8 @@ def put_file(
         con.execute("DELETE FROM artifact_refs WHERE owner_kind = 'session' AND artifact_id = ?", [data])
         con.execute(
             "INSERT INTO file_versions (version_id, name, version, type, kind, status, mode, artifact_id, size_bytes, "
-            "stored_bytes, compression, metadata, created_at, updated_at) VALUES "
-            "(?, ?, 1, 'table', 'file', ?, 'test', ?, 20, 10, 'gzip', ?, ?, ?)",
+            "stored_bytes, compression, metadata, created_at, updated_at, is_latest) VALUES "
+            "(?, ?, 1, 'table', 'file', ?, 'test', ?, 20, 10, 'gzip', ?, ?, ?, true)",
             [f"v-{name}", name, status, data, json.dumps({"metrics": {"auc": score}}), now, now],
         )
         con.execute(
@@ -284,7 +284,7 @@ def test_versions_of_files_go_by_the_same_rules(store: WorkspaceStore, folder: P
     named, busy = put_file(store, "named"), put_file(store, "busy", status="in_progress")
     store._engine.change(
         lambda con: con.execute(
-            "INSERT INTO file_aliases VALUES ('a', 'named', 'best', ?, ?)", [named, now_naive()]
+            "INSERT INTO file_aliases VALUES ('a', 'named', NULL, 'best', ?, ?)", [named, now_naive()]
         )
     )
     rule = keep_top_k(1, "auc", on="file", higher_is_better=True)

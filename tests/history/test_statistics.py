@@ -60,10 +60,10 @@ def test_counts_bytes_status_and_errors(store: WorkspaceStore) -> None:
 
 
 def test_compression_counts_the_bytes_of_files(store: WorkspaceStore) -> None:
-    columns = "version_id, name, version, type, kind, status, mode, size_bytes, stored_bytes, compression, created_at, updated_at"
+    columns = "version_id, name, version, type, kind, status, mode, size_bytes, stored_bytes, compression, created_at, updated_at, is_latest"
     rows = (
-        "('a', 'a', 1, 'table', 'file', 'completed', 'test', 100, 25, 'zstd', now(), now()), "
-        "('b', 'b', 1, 'log', 'file', 'failed', 'test', 100, 100, 'none', now(), now())"
+        "('a', 'a', 1, 'table', 'file', 'completed', 'test', 100, 25, 'zstd', now(), now(), true), "
+        "('b', 'b', 1, 'log', 'file', 'failed', 'test', 100, 100, 'none', now(), now(), true)"
     )
     store._engine.change(lambda con: con.execute(f"INSERT INTO file_versions ({columns}) VALUES {rows}"))
     found = store.statistics()

@@ -105,9 +105,6 @@ _FOLLOWING: tuple[tuple[str, str, str, str], ...] = (
      "SELECT chain_id AS source_id, evaluation_id AS target_id FROM evaluations"),
     ("evaluated", "run", "evaluation",
      "SELECT run_id AS source_id, evaluation_id AS target_id FROM evaluations WHERE chain_id IS NULL"),
-    ("evaluated", "file", "evaluation",
-     "SELECT unnest(from_json(files, '[\"VARCHAR\"]')) AS source_id, evaluation_id AS target_id FROM evaluations "
-     "WHERE files IS NOT NULL"),
 )  # fmt: skip
 EXPLICIT = "lineage_links"
 

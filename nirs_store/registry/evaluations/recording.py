@@ -165,8 +165,8 @@ def _store(
             rows.add_evaluation(con, row)
             for artifact_id, (_, known) in blobs.items():
                 rows.hold_blob(con, row["evaluation_id"], artifact_id, known)
-            sources = [("chain", row["chain_id"])] if row["chain_id"] else []
-            rows.link_sources(con, row["evaluation_id"], [*sources, *_file_sources(row)])
+            # That of its chain follows from its row.
+            rows.link_sources(con, row["evaluation_id"], _file_sources(row))
             if champion and row["status"] == "completed":
                 crown(con, row | {"scores": dict(found)})
 

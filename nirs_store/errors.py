@@ -18,6 +18,7 @@ message says what was expected, what was found and what to do next::
     │   └── UnknownFile         FileNotFoundError        no stored file, version or alias of that name
     ├── BlobMissing             FileNotFoundError  exit 4   catalog row present, file gone
     ├── BlobCorrupt             OSError         exit 4   file present, hash wrong
+    ├── BlobUnreadable          OSError         exit 4   file present, the system does not give its bytes
     ├── ReplayError             RuntimeError    exit 4   a chain that cannot predict
     ├── StoreBusy               TimeoutError    exit 5   somebody else holds the catalog
     ├── StoreClosed             RuntimeError    exit 1   used after close()
@@ -50,6 +51,7 @@ __all__ = [
     "BackupInvalid",
     "BlobCorrupt",
     "BlobMissing",
+    "BlobUnreadable",
     "BundleError",
     "BundleInvalid",
     "BundleMissing",
@@ -161,6 +163,13 @@ class BlobCorrupt(NirsStoreError, OSError):
     """The bytes of a file do not hash to the name it carries."""
 
     code = "blob_corrupt"
+    exit_code = 4
+
+
+class BlobUnreadable(NirsStoreError, OSError):
+    """The file is there, but the system refuses to read it; that says nothing about its bytes."""
+
+    code = "blob_unreadable"
     exit_code = 4
 
 

@@ -20,7 +20,7 @@ from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, write_err
 from nirs_store.blobs.paths import aside_name, check_hash, check_suffix, resolve_inside
 from nirs_store.blobs.verified import VerifiedFiles, hash_file, identity_of
 from nirs_store.blobs.writer import MAX_PENDING_BYTES, BackgroundWriter
-from nirs_store.errors import BlobCorrupt, BlobMissing, NirsStoreError
+from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, NirsStoreError
 from nirs_store.ids import sha256_hex
 
 __all__ = ["BlobInfo", "BlobStore"]
@@ -215,6 +215,8 @@ class BlobStore:
             It is neither in its place nor set aside.
         BlobCorrupt
             Its bytes are others than the hash says.
+        BlobUnreadable
+            The system refuses.
         """
         path = self._settled(relative)
         # A gc may be moving it from the first place to the second, or back.
@@ -225,7 +227,10 @@ class BlobStore:
                     data = file.read()
             except OSError as exc:
                 if exc.errno not in _NOT_THERE:
-                    raise
+                    raise BlobUnreadable(
+                        f"{place} cannot be read: {exc.strerror or exc}. Nothing was changed. Look at its "
+                        "permissions and at the disk, and ask again."
+                    ) from exc
                 continue
             if not self._verified.knows(relative, expected_hash, identity):
                 self._check(place, expected_hash, sha256_hex(data), len(data))

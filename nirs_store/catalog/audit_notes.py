@@ -44,9 +44,7 @@ def add_note(
 ) -> None:
     """Add a note to rows that are about to be recorded: it is committed with them, or not at all."""
     if auditing(engine):
-        buffer.change(
-            AUDIT, object_id or "", payload_of(operation, object_kind, success, message, details)
-        )
+        buffer.change(AUDIT, object_id or "", payload_of(operation, object_kind, success, message, details))
 
 
 def note(

@@ -14,7 +14,16 @@ from nirs_store.catalog.buffer import naive
 from nirs_store.catalog.queries import frame, page_of
 from nirs_store.errors import InvalidInput
 
-__all__ = ["OBJECT_KINDS", "EXPORTED", "audit_frame", "audit_rows", "check_kind", "errors_by_operation", "history", "moment"]
+__all__ = [
+    "EXPORTED",
+    "OBJECT_KINDS",
+    "audit_frame",
+    "audit_rows",
+    "check_kind",
+    "errors_by_operation",
+    "history",
+    "moment",
+]
 
 OBJECT_KINDS = (
     "run", "pipeline", "chain", "prediction", "artifact", "file", "bundle", "evaluation", "processing",
@@ -60,7 +69,9 @@ def moment(value: Any, name: str) -> datetime | None:
         try:
             value = datetime.fromisoformat(value)
         except ValueError as error:
-            raise InvalidInput(f"{name}: expected a moment such as 2026-03-01T12:00, found {value!r}.") from error
+            raise InvalidInput(
+                f"{name}: expected a moment such as 2026-03-01T12:00, found {value!r}."
+            ) from error
     if isinstance(value, datetime):
         return naive(value)
     if isinstance(value, date):
@@ -77,7 +88,8 @@ def _where(
     object_id: str | None,
     user: str | None,
 ) -> tuple[str, dict[str, Any]]:
-    where, params = ["TRUE"], {}
+    where: list[str] = ["TRUE"]
+    params: dict[str, Any] = {}
     if operation is not None:
         where.append("list_contains($operations, operation)")
         params["operations"] = [operation] if isinstance(operation, str) else list(operation)

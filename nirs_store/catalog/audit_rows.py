@@ -21,7 +21,17 @@ import pyarrow as pa
 
 from nirs_store.catalog.schema import arrow_schema, column_names
 
-__all__ = ["AUDIT", "GENESIS", "Break", "Head", "append_notes", "entry_hash", "head_of", "payload_of", "verify_chain"]
+__all__ = [
+    "AUDIT",
+    "GENESIS",
+    "Break",
+    "Head",
+    "append_notes",
+    "entry_hash",
+    "head_of",
+    "payload_of",
+    "verify_chain",
+]
 
 AUDIT = "audit"
 """The kind under which notes travel among the changes of a commit."""
@@ -61,9 +71,7 @@ def entry_hash(row: Mapping[str, Any]) -> str:
 
 def head_of(con: duckdb.DuckDBPyConnection) -> Head:
     """The last entry; number 0 and `GENESIS` where there is none."""
-    row = con.execute(
-        "SELECT number, entry_hash FROM audit_entries ORDER BY number DESC LIMIT 1"
-    ).fetchall()
+    row = con.execute("SELECT number, entry_hash FROM audit_entries ORDER BY number DESC LIMIT 1").fetchall()
     return Head(int(row[0][0]), str(row[0][1])) if row else Head(0, GENESIS)
 
 

@@ -12,7 +12,16 @@ from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json, to_json
 from nirs_store.errors import ForbiddenContent, InvalidInput
 
-__all__ = ["GUARD", "Guard", "Violation", "as_setting", "check_guard", "current_guard", "guard_of", "plain_key"]
+__all__ = [
+    "GUARD",
+    "Guard",
+    "Violation",
+    "as_setting",
+    "check_guard",
+    "current_guard",
+    "guard_of",
+    "plain_key",
+]
 
 GUARD = "guard"
 

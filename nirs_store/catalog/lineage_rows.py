@@ -57,7 +57,11 @@ _TABLES: dict[str, tuple[str, str, str]] = {
         "concat_ws(' > ', nullif(preprocessings, ''), regexp_extract(model_class, '[^.]*$'))",
     ),
     "prediction": ("predictions", "prediction_id", "concat_ws(' ', model_name, fold_id, partition)"),
-    "artifact": ("blobs", "artifact_id", "concat_ws(' ', artifact_type, regexp_extract(operator_class, '[^.]*$'))"),
+    "artifact": (
+        "blobs",
+        "artifact_id",
+        "concat_ws(' ', artifact_type, regexp_extract(operator_class, '[^.]*$'))",
+    ),
     "file": ("file_versions", "version_id", "name || ' v' || version"),
     "evaluation": ("evaluations", "evaluation_id", "concat_ws(' on ', model_id, suite)"),
     "processing": ("processing_runs", "processing_id", "name"),
@@ -143,9 +147,7 @@ def neighbours(con: Connection, nodes: Iterable[Ref], *, upstream: bool) -> list
                 f"AND {far}_id IS NOT NULL ORDER BY ALL",
                 [ids],
             ).fetchall()
-            found += [
-                Link(Ref(source_kind, str(a)), Ref(target_kind, str(b)), link_type) for a, b in rows
-            ]
+            found += [Link(Ref(source_kind, str(a)), Ref(target_kind, str(b)), link_type) for a, b in rows]
     for kind, ids in by_kind.items():
         rows = con.execute(
             f"SELECT source_kind, source_id, target_kind, target_id, link_type, link_id FROM {EXPLICIT} "

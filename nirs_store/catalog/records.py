@@ -15,12 +15,12 @@ import numpy as np
 
 from nirs_store.catalog import queries
 from nirs_store.catalog.arrays import encode_array
-from nirs_store.catalog.audit_notes import add_note, short_error
 from nirs_store.catalog.artifacts import add_blob_row, require_artifact
+from nirs_store.catalog.audit_notes import add_note, short_error
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.environment import environment
+from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, to_json
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.frames import as_array

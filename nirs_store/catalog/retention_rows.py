@@ -21,8 +21,8 @@ __all__ = [
     "file_values",
     "let_go",
     "pins",
-    "remove_pin",
     "reasons",
+    "remove_pin",
     "run_values",
     "unheld",
 ]
@@ -140,7 +140,9 @@ def add_pin(con: Connection, kind: str, identifier: str, reason: str | None) -> 
         [reason, kind, identifier],
     ).fetchall()
     if not there:
-        con.execute("INSERT INTO pins VALUES (?, ?, ?, ?, ?)", [new_id(), kind, identifier, reason, now_naive()])
+        con.execute(
+            "INSERT INTO pins VALUES (?, ?, ?, ?, ?)", [new_id(), kind, identifier, reason, now_naive()]
+        )
     return not there
 
 
@@ -228,9 +230,7 @@ _LINEAGE = {
 }
 
 
-def reasons(
-    con: Connection, kind: str, taken: dict[str, list[str]], alive: Sequence[str]
-) -> dict[str, str]:
+def reasons(con: Connection, kind: str, taken: dict[str, list[str]], alive: Sequence[str]) -> dict[str, str]:
     """Why some of what would be taken has to stay, by id."""
     params: dict[str, Any] = {f"taken_{name}": taken.get(name, []) for name in ("chain", "run", "file")}
     ids = params[f"taken_{kind}"]
@@ -247,14 +247,16 @@ def reasons(
             found.setdefault(str(identifier), str(reason))
     for identifier in champions(con, kind, ever=False) & set(ids):
         found.setdefault(identifier, "it is a champion")
-    gone = " OR ".join(f"(k.target_kind = '{name}' AND k.target_id IN (SELECT unnest($taken_{name})))" for name in taken)
+    gone = " OR ".join(
+        f"(k.target_kind = '{name}' AND k.target_id IN (SELECT unnest($taken_{name})))" for name in taken
+    )
     rows = con.execute(
         f"""
         WITH own AS ({_LINEAGE[kind]})
         SELECT o.owner, k.target_kind || ' ' || k.target_id FROM own o
             JOIN lineage_links k ON k.source_kind = o.kind AND k.source_id = o.id
             JOIN {_EXISTS} e ON e.kind = k.target_kind AND e.id = k.target_id
-        WHERE NOT ({gone or 'FALSE'})
+        WHERE NOT ({gone or "FALSE"})
             AND NOT EXISTS (SELECT 1 FROM own x WHERE x.kind = k.target_kind AND x.id = k.target_id
                 AND x.owner = o.owner)
         ORDER BY ALL
@@ -305,7 +307,10 @@ def _let_go_of_chains(con: Connection, chains: list[str]) -> None:
         ("DELETE FROM artifact_links WHERE record_id IN (SELECT unnest($ids))", gone),
         ("DELETE FROM artifact_refs WHERE owner_kind = 'record' AND owner_id IN (SELECT unnest($ids))", gone),
         ("DELETE FROM artifact_records WHERE record_id IN (SELECT unnest($ids))", gone),
-        ("DELETE FROM artifact_refs WHERE owner_kind = 'chain' AND owner_id IN (SELECT unnest($ids))", chains),
+        (
+            "DELETE FROM artifact_refs WHERE owner_kind = 'chain' AND owner_id IN (SELECT unnest($ids))",
+            chains,
+        ),
         ("UPDATE predictions SET chain_id = NULL WHERE chain_id IN (SELECT unnest($ids))", chains),
         ("DELETE FROM chains WHERE chain_id IN (SELECT unnest($ids))", chains),
     ):

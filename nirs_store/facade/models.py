@@ -229,7 +229,9 @@ class ModelMethods(QueryMethods):
                 f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
                 "Nothing was written."
             )
-        note(self._engine, "export_chain", "chain", chain_id, details={"file": written.name, "format": format})
+        note(
+            self._engine, "export_chain", "chain", chain_id, details={"file": written.name, "format": format}
+        )
         return written
 
     def _recorded(self, chain_id: str, options: dict[str, Any]) -> dict[str, Any]:

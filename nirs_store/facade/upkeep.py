@@ -85,6 +85,7 @@ class UpkeepMethods(Facade):
     @attempted("delete_prediction", "prediction")
     def delete_prediction(self, prediction_id: str) -> bool:
         """Delete a prediction with its arrays; False when there was none."""
+
         def work(con: Connection) -> bool:
             deleted = deletion.delete_prediction(con, prediction_id)
             if deleted:
@@ -144,8 +145,7 @@ class UpkeepMethods(Facade):
         """Rewrite store.duckdb without the space of deleted rows."""
         from nirs_store.upkeep.vacuum import vacuum
 
-        before, after = vacuum(self._engine)
-        note(self._engine, "vacuum", "workspace", details={"bytes_before": before, "bytes_after": after})
+        vacuum(self._engine)
 
     def storage_report(self, *, runs: int = 10) -> StorageReport:
         """Tell where the workspace's bytes are; changes nothing.

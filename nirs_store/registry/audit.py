@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import polars as pl
 
@@ -23,8 +23,7 @@ from nirs_store.registry.guard import GuardRules, store_setting
 
 __all__ = ["Audit", "AuditReport", "Head", "attempted", "attempting", "guarded", "note"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def note(
@@ -70,7 +69,9 @@ def note(
     )
 
 
-def attempting(engine: Engine, operation: str, kind: str | None = None, identifier: object = None) -> _Attempt:
+def attempting(
+    engine: Engine, operation: str, kind: str | None = None, identifier: object = None
+) -> _Attempt:
     """Make a context that notes an error that leaves it, once an error."""
     return _Attempt(engine, operation, kind, identifier)
 
@@ -88,17 +89,15 @@ class _Attempt:
             audit_notes.note_failure(engine, error, operation, about, identifier)
 
 
-def attempted(
-    operation: str, kind: str | None = None
-) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
+def attempted(operation: str, kind: str | None = None) -> Callable[[F], F]:
     """Decorate a method of something with an ``_engine``: an error that leaves it is noted.
 
     With a `kind`, the first argument is the id of what the call is about.
     """
 
-    def decorate(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    def decorate(method: F) -> F:
         @functools.wraps(method)
-        def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 return method(self, *args, **kwargs)
             except (NirsStoreError, OSError) as error:
@@ -108,7 +107,7 @@ def attempted(
                 audit_notes.note_failure(self._engine, error, operation, kind, subject)
                 raise
 
-        return call
+        return cast(F, call)
 
     return decorate
 
@@ -166,7 +165,9 @@ class AuditReport:
         if self.ok:
             return f"The audit trail is whole: {self.entries:,} entries, head {self.head.entry_hash[:12]}."
         lines = [f"entry {found.number}: {found.reason}" for found in self.breaks]
-        return "\n".join([*lines, f"The audit trail is broken in {len(lines)} places ({self.entries:,} entries)."])
+        return "\n".join(
+            [*lines, f"The audit trail is broken in {len(lines)} places ({self.entries:,} entries)."]
+        )
 
 
 class Audit:
@@ -274,9 +275,7 @@ class Audit:
 
         A chain belongs to its pipeline and run, whose entries tell when it was recorded.
         """
-        return self._engine.query(
-            lambda con: audit_queries.history(con, kind, identifier, related=related)
-        )
+        return self._engine.query(lambda con: audit_queries.history(con, kind, identifier, related=related))
 
     # -- handing out and verifying ----------------------------------------------------------------------
 

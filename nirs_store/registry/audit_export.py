@@ -80,7 +80,7 @@ def _write(path: Path, format: str, rows: Iterator[dict[str, Any]], head: Head) 
 
 def _document(rows: Iterable[dict[str, Any]], head: Head) -> Iterator[bytes]:
     top = {"exported_at": utcnow().isoformat(), "head": head._asdict()}
-    yield f"{_json(top)[:-1]}, \"entries\": [".encode()
+    yield f'{_json(top)[:-1]}, "entries": ['.encode()
     for place, row in enumerate(rows):
         yield f"{',' if place else ''}\n{_json(row)}".encode()
     yield b"\n]}\n"

@@ -128,9 +128,7 @@ class Lineage:
                 ref = find_ref(con, source)
                 refs.append(str(ref))
                 removed = lineage_rows.delete_links(con, ref, to, link_type)
-                if not removed and any(
-                    ref == of and link_type in (None, kind) for of, kind in following
-                ):
+                if not removed and any(ref == of and link_type in (None, kind) for of, kind in following):
                     raise InvalidInput(
                         f"That {to} came from {ref} follows from what the store holds, and cannot be taken back "
                         "by itself. Nothing was changed."

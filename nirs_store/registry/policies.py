@@ -176,7 +176,8 @@ class RetentionPolicy:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of things that it is about."""
-        return tuple(kind for kind in ON if any(part.on == kind for part in (*self.rules, *self.limits)))
+        abouts = {rule.on for rule in self.rules} | {bound.on for bound in self.limits}
+        return tuple(kind for kind in ON if kind in abouts)
 
     def __or__(self, other: Rule | Limit | RetentionPolicy) -> RetentionPolicy:
         if isinstance(other, Rule):
@@ -211,7 +212,9 @@ class RetentionPolicy:
             Something is unknown (the nearest is named) or does not fit.
         """
         if not isinstance(given, Mapping):
-            raise InvalidInput(f"policy: expected an object, found {type(given).__name__}. Nothing was changed.")
+            raise InvalidInput(
+                f"policy: expected an object, found {type(given).__name__}. Nothing was changed."
+            )
         for name in given:
             _one_of(name, ("rules", "limits", "automatic"), "policy")
         return cls(
@@ -228,7 +231,9 @@ def _filled(part: Rule | Limit) -> dict[str, Any]:
 
 def _made(kind: Any, given: Any) -> Any:
     if not isinstance(given, Mapping):
-        raise InvalidInput(f"{kind.__name__.lower()}: expected an object, found {given!r}. Nothing was changed.")
+        raise InvalidInput(
+            f"{kind.__name__.lower()}: expected an object, found {given!r}. Nothing was changed."
+        )
     known = [field.name for field in fields(kind)]
     for name in given:
         _one_of(name, known, kind.__name__.lower())

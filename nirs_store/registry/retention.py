@@ -45,7 +45,7 @@ class Retention:
     ...         with store.run(name):
     ...             pass
     ...     store.retention.pin(("run", store.list_runs()["run_id"][2]), "the reference")
-    ...     store.retention.set(keep_recent(1, on="run"))
+    ...     policy = store.retention.set(keep_recent(1, on="run"))
     ...     plan = store.retention.plan()
     ...     print([(item.name, item.why) for item in plan.take], [held.reason for held in plan.held])
     ...     store.retention.execute(plan).taken
@@ -138,9 +138,7 @@ class Retention:
 
     # -- plan, then execute ---------------------------------------------------------------------------
 
-    def plan(
-        self, policy: RetentionPolicy | Rule | Limit | Mapping[str, Any] | None = None
-    ) -> RetentionPlan:
+    def plan(self, policy: RetentionPolicy | Rule | Limit | Mapping[str, Any] | None = None) -> RetentionPlan:
         """Look what a policy (default: the workspace's) would let go of; changes nothing."""
         chosen = self.policy if policy is None else _as_policy(policy)
         return make_plan(self._engine, chosen)

@@ -105,7 +105,9 @@ class Statistics:
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {
-            name.replace("_", " "): f"{count:,}{self._of(name)}" for name, count in self.counts.items() if count
+            name.replace("_", " "): f"{count:,}{self._of(name)}"
+            for name, count in self.counts.items()
+            if count
         }
         facts["stored"] = byte_text(self.total_bytes)
         facts["saved"] = f"{byte_text(self.saved_bytes)} ({self.deduplication:.0%}) by storing nothing twice"

@@ -13,8 +13,8 @@ from typing import Any
 
 from nirs_store.catalog import garbage
 from nirs_store.catalog.access import CatalogAccess, Connection
-from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.aside import aside_files, move_aside, settle_aside
+from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.deletion import prune_arrays
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.sessions import read_claims

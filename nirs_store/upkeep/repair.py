@@ -100,9 +100,11 @@ def execute_repair(engine: Engine, plan: RepairPlan) -> None:
     if plan.empty:
         return
     _execute(engine, plan)
-    facts = {name: len(value) if isinstance(value, (list, tuple)) else value for name, value in vars(plan).items()}
-    note(engine, "repair", "workspace", details={name: value for name, value in facts.items() if value})
-    engine.flush()
+    facts = {
+        name: len(value) if isinstance(value, (list, tuple)) else value for name, value in vars(plan).items()
+    }
+    done = {name: value for name, value in facts.items() if value}
+    engine.change(lambda con: note(engine, "repair", "workspace", details=done, con=con))
 
 
 def _execute(engine: Engine, plan: RepairPlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -56,13 +57,16 @@ def test_an_entry_says_who_did_what_to_which_object_and_when(store: WorkspaceSto
     (row,) = store.audit.query().to_dicts()
     assert (row["operation"], row["object_kind"], row["object_id"]) == ("begin_run", "run", run_id)
     assert row["success"] is True
-    assert row["user"] and row["host"]
-    assert row["pid"] == __import__("os").getpid()
+    assert row["user"]
+    assert row["host"]
+    assert row["pid"] == os.getpid()
     assert before <= row["made_at"] <= utcnow()
     assert json.loads(row["details"]) == {"name": "corn"}
 
 
-def test_entries_travel_with_their_commit_and_recording_asks_nobody(store: WorkspaceStore, folder: Path) -> None:
+def test_entries_travel_with_their_commit_and_recording_asks_nobody(
+    store: WorkspaceStore, folder: Path
+) -> None:
     store.begin_run("run", {}, [])
     assert len(segments(folder)) == 1  # the run, its session and the entry: one commit, not applied yet
 
@@ -77,9 +81,13 @@ def test_failures_are_entries_without_success(store: WorkspaceStore) -> None:
 
 
 def test_a_refused_attempt_stays_when_its_transaction_is_given_up(store: WorkspaceStore) -> None:
-    with pytest.raises(UnknownId), store.transaction():
-        store.begin_run("never", {}, [])
-        store.complete_run("no-such-run", {})
+    def begin_and_complete_another() -> None:
+        with store.transaction():
+            store.begin_run("never", {}, [])
+            store.complete_run("no-such-run", {})
+
+    with pytest.raises(UnknownId):
+        begin_and_complete_another()
     assert store.list_runs().height == 0
     assert operations(store) == ["complete_run"]
     (row,) = store.audit.query(success=False).to_dicts()
@@ -114,7 +122,7 @@ def test_deleting_nothing_is_no_entry(store: WorkspaceStore) -> None:
 
 
 def test_purging_exporting_and_importing_are_noted(store: WorkspaceStore, tmp_path: Path) -> None:
-    run_id, pipeline_id = begin(store)
+    _, pipeline_id = begin(store)
     model = store.save_artifact({"a": 1}, "builtins.dict", "model", "joblib")
     chain_id = chain_of(store, pipeline_id, model)
     store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)
@@ -220,7 +228,9 @@ def test_the_history_of_a_chain_tells_of_its_pipeline_and_run(store: WorkspaceSt
 # -- handing out ---------------------------------------------------------------------------------------
 
 
-def test_an_export_holds_every_entry_with_hashes_that_can_be_verified(store: WorkspaceStore, tmp_path: Path) -> None:
+def test_an_export_holds_every_entry_with_hashes_that_can_be_verified(
+    store: WorkspaceStore, tmp_path: Path
+) -> None:
     begin(store)
     (path,) = store.audit.export(tmp_path / "trail.json")
     exported = json.loads(path.read_text())
@@ -234,7 +244,9 @@ def test_an_export_holds_every_entry_with_hashes_that_can_be_verified(store: Wor
 
 def test_json_lines_are_a_file_a_month(store: WorkspaceStore, tmp_path: Path) -> None:
     begin(store)
-    store._engine.change(lambda con: con.execute("UPDATE audit_entries SET made_at = '2026-01-31' WHERE number = 2"))
+    store._engine.change(
+        lambda con: con.execute("UPDATE audit_entries SET made_at = '2026-01-31' WHERE number = 2")
+    )
     written = store.audit.export(tmp_path / "trail", "jsonl")
     this_month = f"audit_{utcnow():%Y%m}.jsonl"
     assert [path.name for path in written] == ["audit_202601.jsonl", this_month]
@@ -243,7 +255,9 @@ def test_json_lines_are_a_file_a_month(store: WorkspaceStore, tmp_path: Path) ->
     assert json.loads(line)["number"] == 2
 
 
-def test_csv_has_a_row_an_entry_and_a_head_even_without_entries(store: WorkspaceStore, tmp_path: Path) -> None:
+def test_csv_has_a_row_an_entry_and_a_head_even_without_entries(
+    store: WorkspaceStore, tmp_path: Path
+) -> None:
     begin(store)
     (path,) = store.audit.export(tmp_path / "trail.csv", "csv")
     rows = list(csv.DictReader(path.read_text().splitlines()))
@@ -281,7 +295,11 @@ def test_a_whole_trail_passes_and_so_does_check(trail: Path) -> None:
         ("UPDATE audit_entries SET user_name = 'somebody' WHERE number = 3", 3, "altered"),
         ("UPDATE audit_entries SET success = NOT success WHERE number = 3", 3, "altered"),
         ("UPDATE audit_entries SET details = '{}' WHERE number = 1", 1, "altered"),
-        ("UPDATE audit_entries SET made_at = made_at + INTERVAL 1 MICROSECOND WHERE number = 6", 6, "altered"),
+        (
+            "UPDATE audit_entries SET made_at = made_at + INTERVAL 1 MICROSECOND WHERE number = 6",
+            6,
+            "altered",
+        ),
         ("DELETE FROM audit_entries WHERE number = 2", 2, "missing"),
         ("DELETE FROM audit_entries WHERE number IN (1, 2)", 1, "missing: number 1 to 2"),
         ("INSERT INTO audit_entries SELECT * FROM audit_entries WHERE number = 4", 4, "twice"),
@@ -303,7 +321,9 @@ def test_an_entry_that_was_replaced_with_its_hash_is_found_by_the_next_one(trail
     with WorkspaceStore(trail) as store:
         names = "number, made_at, user_name, host, pid, operation, object_kind, object_id, success, message, details"
         row = store._engine.query(
-            lambda con: con.execute(f"SELECT {names}, previous_hash FROM audit_entries WHERE number = 3").fetchall()
+            lambda con: con.execute(
+                f"SELECT {names}, previous_hash FROM audit_entries WHERE number = 3"
+            ).fetchall()
         )[0]
     forged = dict(zip([*names.split(", "), "previous_hash"], row, strict=True)) | {"user_name": "somebody"}
     tamper(

@@ -26,7 +26,9 @@ class Things:
         self.run2, self.pipeline2 = begin(store, "second")
         meta = store.save_artifact({"b": 2}, "builtins.dict", "meta_model", "joblib")
         source = store.get_chain(self.chain) or {}
-        chain = {name: source[name] for name in ("steps", "model_step_idx", "fold_artifacts", "shared_artifacts")}
+        chain = {
+            name: source[name] for name in ("steps", "model_step_idx", "fold_artifacts", "shared_artifacts")
+        }
         step = {
             "step_idx": 0,
             "operator_class": "builtins.dict",
@@ -76,7 +78,9 @@ def test_an_imported_run_came_from_its_bundle(store: WorkspaceStore, things: Thi
     assert imported.chain_id in store.lineage.downstream(imported.content_hash)["id"].to_list()
 
 
-def test_files_and_evaluations_are_linked_by_what_their_rows_name(store: WorkspaceStore, things: Things) -> None:
+def test_files_and_evaluations_are_linked_by_what_their_rows_name(
+    store: WorkspaceStore, things: Things
+) -> None:
     def put(con: Any) -> None:
         now = now_naive()
         con.execute(
@@ -109,7 +113,9 @@ def test_files_and_evaluations_are_linked_by_what_their_rows_name(store: Workspa
 
 def test_a_recorded_link_is_found_both_ways_and_not_doubled(store: WorkspaceStore, things: Things) -> None:
     (first,) = store.lineage.link(things.prediction, ("run", things.run2), "validated_by", {"how": "by eye"})
-    assert store.lineage.link([("prediction", things.prediction)], f"run:{things.run2}", "validated_by") == [first]
+    assert store.lineage.link([("prediction", things.prediction)], f"run:{things.run2}", "validated_by") == [
+        first
+    ]
     assert ("prediction", things.prediction, "validated_by") in found(store.lineage.upstream(things.run2))
     assert things.stack in store.lineage.downstream(things.run)["id"].to_list()
     (entry, _) = store.audit.query("link").to_dicts()
@@ -179,7 +185,7 @@ def test_a_tree_draws_what_is_met_again_once(store: WorkspaceStore, things: Thin
 
 
 def test_names_can_neither_steer_a_terminal_nor_become_html(store: WorkspaceStore) -> None:
-    run_id = store.begin_run("\x1b[31m<b>[red]evil[/red]\"|\n", {}, [])
+    run_id = store.begin_run('\x1b[31m<b>[red]evil[/red]"|\n', {}, [])
     tree = store.lineage.tree(run_id)
     assert "\x1b" not in str(tree)
     assert "[red]evil[/red]" in str(tree)

@@ -96,12 +96,16 @@ def test_what_has_no_score_ranks_last(store: WorkspaceStore, three: Sequence[str
     assert going(store, keep_top_k(3, "rmse")) == [bare]
 
 
-def test_the_newest_stay_and_a_union_keeps_what_either_keeps(store: WorkspaceStore, three: Sequence[str]) -> None:
+def test_the_newest_stay_and_a_union_keeps_what_either_keeps(
+    store: WorkspaceStore, three: Sequence[str]
+) -> None:
     assert set(going(store, keep_recent(1))) == set(three[:2])
     assert going(store, keep_recent(1) | keep_top_k(1, "rmse")) == [three[0]]
     assert going(store, keep_recent(days=1)) == []
     store._engine.change(
-        lambda con: con.execute("UPDATE chains SET created_at = created_at - INTERVAL 3 DAY WHERE chain_id = ?", [three[0]])
+        lambda con: con.execute(
+            "UPDATE chains SET created_at = created_at - INTERVAL 3 DAY WHERE chain_id = ?", [three[0]]
+        )
     )
     assert going(store, keep_recent(days=1)) == [three[0]]
 
@@ -124,7 +128,9 @@ def test_runs_go_whole(store: WorkspaceStore, three: Sequence[str]) -> None:
     assert store.check().ok
 
 
-def test_of_a_chain_the_models_go_and_the_scores_stay(store: WorkspaceStore, three: Sequence[str], folder: Path) -> None:
+def test_of_a_chain_the_models_go_and_the_scores_stay(
+    store: WorkspaceStore, three: Sequence[str], folder: Path
+) -> None:
     plan = store.retention.plan(keep_top_k(1, "rmse"))
     result = store.retention.execute(plan)
     assert (result.taken, result.files, result.bytes) == (2, 2, plan.bytes)
@@ -169,7 +175,9 @@ def champion(store: WorkspaceStore, chain_id: str, *, rank: int = 1) -> None:
     )
 
 
-def test_a_present_champion_stays_and_a_rule_keeps_former_ones(store: WorkspaceStore, three: Sequence[str]) -> None:
+def test_a_present_champion_stays_and_a_rule_keeps_former_ones(
+    store: WorkspaceStore, three: Sequence[str]
+) -> None:
     champion(store, three[0])
     champion(store, three[1])
     plan = store.retention.plan(NOTHING)
@@ -247,7 +255,9 @@ def test_a_blob_that_another_chain_holds_stays(store: WorkspaceStore) -> None:
 # -- files ---------------------------------------------------------------------------------------------
 
 
-def put_file(store: WorkspaceStore, name: str, *, score: float | None = None, status: str = "completed") -> str:
+def put_file(
+    store: WorkspaceStore, name: str, *, score: float | None = None, status: str = "completed"
+) -> str:
     """A version of a file as rows: its content, and the reference that holds it."""
     data = store.save_artifact(name.encode() * 10, "builtins.bytes", "file", "bytes")
     now = now_naive()
@@ -273,7 +283,9 @@ def test_versions_of_files_go_by_the_same_rules(store: WorkspaceStore, folder: P
     poor, good = put_file(store, "poor", score=0.6), put_file(store, "good", score=0.9)
     named, busy = put_file(store, "named"), put_file(store, "busy", status="in_progress")
     store._engine.change(
-        lambda con: con.execute("INSERT INTO file_aliases VALUES ('a', 'named', 'best', ?, ?)", [named, now_naive()])
+        lambda con: con.execute(
+            "INSERT INTO file_aliases VALUES ('a', 'named', 'best', ?, ?)", [named, now_naive()]
+        )
     )
     rule = keep_top_k(1, "auc", on="file", higher_is_better=True)
     plan = store.retention.plan(rule)
@@ -303,7 +315,9 @@ def test_a_file_keeps_the_run_that_made_it(store: WorkspaceStore, three: Sequenc
 
 
 def test_a_policy_is_kept_in_the_workspace(folder: Path) -> None:
-    policy = keep_top_k(3, "rmse", per=["model", "dataset"]) | keep_recent(5, on="run") | limit(max_bytes=10**9)
+    policy = (
+        keep_top_k(3, "rmse", per=["model", "dataset"]) | keep_recent(5, on="run") | limit(max_bytes=10**9)
+    )
     with WorkspaceStore(folder) as store:
         store.retention.set(policy)
         (entry,) = store.audit.query("set_retention").to_dicts()
@@ -362,11 +376,15 @@ def test_it_is_carried_out_when_a_run_is_completed_and_says_so(
         scored(store, 0.1)
         scored(store, 0.2)
     assert store.list_runs()["name"].to_list() == ["a.PLS 0.2"]
-    assert [record.message for record in caplog.records] == ["retention (after run): let go of 1 runs, 1 files (54 B)"]
+    assert [record.message for record in caplog.records] == [
+        "retention (after run): let go of 1 runs, 1 files (54 B)"
+    ]
     assert store.audit.query("retention").height == 1
 
 
-def test_it_is_carried_out_on_close_but_not_by_a_worker(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_carried_out_on_close_but_not_by_a_worker(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with WorkspaceStore(folder) as store:
         for error in (0.1, 0.2):
             scored(store, error)

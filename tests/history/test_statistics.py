@@ -32,7 +32,9 @@ def test_counts_bytes_status_and_errors(store: WorkspaceStore) -> None:
     for _ in range(3):
         store.save_artifact("x" * 1000, "str", "model", "bytes")
     found = store.statistics()
-    assert {name: found.counts[name] for name in ("runs", "pipelines", "chains", "predictions", "artifacts")} == {
+    assert {
+        name: found.counts[name] for name in ("runs", "pipelines", "chains", "predictions", "artifacts")
+    } == {
         "runs": 2,
         "pipelines": 2,
         "chains": 1,
@@ -46,7 +48,12 @@ def test_counts_bytes_status_and_errors(store: WorkspaceStore) -> None:
     assert (models.kind, models.stored, models.saved_bytes) == ("model", 2, 2000)
     assert 0 < found.deduplication < 1
     largest = found.runs.row(0, named=True)
-    assert (largest["name"], largest["chains"], largest["predictions"], largest["artifacts"]) == ("one", 1, 3, 1)
+    assert (largest["name"], largest["chains"], largest["predictions"], largest["artifacts"]) == (
+        "one",
+        1,
+        3,
+        1,
+    )
     json.dumps(found.to_dict(), default=str)
     assert "2 edit_run" in str(found)
     assert "growth" in found._repr_html_()

@@ -10,7 +10,12 @@ from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option
 
 _type_option = click.option(
-    "--type", "link_type", default="derived_from", show_default=True, metavar="WORD", help="What kind of link."
+    "--type",
+    "link_type",
+    default="derived_from",
+    show_default=True,
+    metavar="WORD",
+    help="What kind of link.",
 )
 
 

@@ -97,7 +97,10 @@ def show(as_json: bool, workspace: Path) -> None:
         click.echo()
         print_table(
             ["pinned", "id", "since", "reason"],
-            [(p["object_kind"], short_id(p["object_id"]), moment(p["made_at"]), p["reason"]) for p in pins.to_dicts()],
+            [
+                (p["object_kind"], short_id(p["object_id"]), moment(p["made_at"]), p["reason"])
+                for p in pins.to_dicts()
+            ],
             flexible=["reason"],
         )
 
@@ -161,7 +164,9 @@ def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any
         else:
             result = store.retention.execute(plan)
     if as_json:
-        print_json({**plan.to_dict(), "dry_run": dry_run, "result": None if result is None else result.to_dict()})
+        print_json(
+            {**plan.to_dict(), "dry_run": dry_run, "result": None if result is None else result.to_dict()}
+        )
     elif result is not None:
         click.echo(f"{str(result)[0].upper()}{str(result)[1:]}.")
     elif dry_run:

@@ -88,7 +88,8 @@ def _where(
     object_id: str | None,
     user: str | None,
 ) -> tuple[str, dict[str, Any]]:
-    where, params = ["TRUE"], {}
+    where: list[str] = ["TRUE"]
+    params: dict[str, Any] = {}
     if operation is not None:
         where.append("list_contains($operations, operation)")
         params["operations"] = [operation] if isinstance(operation, str) else list(operation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -16,11 +17,11 @@ from nirs_store.ids import new_id
 __all__ = ["compact"]
 
 
-def compact(layout: Layout) -> None:
+def compact(layout: Layout, finish: Callable[[duckdb.DuckDBPyConnection], None] = lambda con: None) -> None:
     """Copy the catalog row by row into a new file and rename it into place.
 
-    The lease is held alone, the catalog is closed and its log was checkpointed. Nothing has
-    changed when this raises.
+    The lease is held alone, the catalog is closed and its log was checkpointed. `finish` writes a last
+    thing into the new file. Nothing has changed when this raises.
 
     Raises
     ------
@@ -36,7 +37,7 @@ def compact(layout: Layout) -> None:
     try:
         # Were the log to come back after a power loss, it must not find the new file.
         fsync_dir(layout.root)
-        _copy(layout, draft)
+        _copy(layout, draft, finish)
         fd = os.open(draft, os.O_RDWR)
         try:
             os.fsync(fd)
@@ -58,7 +59,7 @@ def compact(layout: Layout) -> None:
         remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)
 
 
-def _copy(layout: Layout, draft: Path) -> None:
+def _copy(layout: Layout, draft: Path, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
     con = duckdb.connect(":memory:", config={"temp_directory": str(layout.tmp)})
     try:
         for path, alias, access in ((layout.catalog, "old", ", READ_ONLY"), (draft, CATALOG_ALIAS, "")):
@@ -79,6 +80,7 @@ def _copy(layout: Layout, draft: Path) -> None:
                     f"Rewriting {layout.catalog} gave {after} rows of {table} for {before}; the old file is "
                     "in place and unchanged. Run `nirs-store check --read-data`."
                 )
+        finish(con)
         con.execute("COMMIT")
         con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
     finally:

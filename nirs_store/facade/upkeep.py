@@ -145,8 +145,7 @@ class UpkeepMethods(Facade):
         """Rewrite store.duckdb without the space of deleted rows."""
         from nirs_store.upkeep.vacuum import vacuum
 
-        before, after = vacuum(self._engine)
-        note(self._engine, "vacuum", "workspace", details={"bytes_before": before, "bytes_after": after})
+        vacuum(self._engine)
 
     def storage_report(self, *, runs: int = 10) -> StorageReport:
         """Tell where the workspace's bytes are; changes nothing.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import polars as pl
 
@@ -23,8 +23,7 @@ from nirs_store.registry.guard import GuardRules, store_setting
 
 __all__ = ["Audit", "AuditReport", "Head", "attempted", "attempting", "guarded", "note"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def note(
@@ -90,17 +89,15 @@ class _Attempt:
             audit_notes.note_failure(engine, error, operation, about, identifier)
 
 
-def attempted(
-    operation: str, kind: str | None = None
-) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
+def attempted(operation: str, kind: str | None = None) -> Callable[[F], F]:
     """Decorate a method of something with an ``_engine``: an error that leaves it is noted.
 
     With a `kind`, the first argument is the id of what the call is about.
     """
 
-    def decorate(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    def decorate(method: F) -> F:
         @functools.wraps(method)
-        def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 return method(self, *args, **kwargs)
             except (NirsStoreError, OSError) as error:
@@ -110,7 +107,7 @@ def attempted(
                 audit_notes.note_failure(self._engine, error, operation, kind, subject)
                 raise
 
-        return call
+        return cast(F, call)
 
     return decorate
 

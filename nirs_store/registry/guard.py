@@ -45,7 +45,7 @@ def store_setting(
 
 
 class GuardRules:
-    """Rules of what must not be stored; they hold for every process that records into the workspace.
+    r"""Rules of what must not be stored; they hold for every process that records into the workspace.
 
     Checked are the name, config, data sets, summary, note and tags of runs, the configuration of pipelines, the
     metadata of chains, logs, links, pins, and whatever else calls `check`. Keys are compared without case and
@@ -58,7 +58,7 @@ class GuardRules:
     >>> from nirs_store.errors import ForbiddenContent
     >>> folder = tempfile.TemporaryDirectory()
     >>> with WorkspaceStore(folder.name) as store:
-    ...     store.audit.guard.forbid(keys=["mrn"], patterns=[r"\\b\\d{3}-\\d{2}-\\d{4}\\b"])
+    ...     store.audit.guard.forbid(keys=["mrn"], patterns=[r"\b\d{3}-\d{2}-\d{4}\b"])
     ...     try:
     ...         run = store.begin_run("milk", {"subject": {"MRN": "12345"}}, [])
     ...     except ForbiddenContent as error:

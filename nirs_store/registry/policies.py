@@ -176,7 +176,8 @@ class RetentionPolicy:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of things that it is about."""
-        return tuple(kind for kind in ON if any(part.on == kind for part in (*self.rules, *self.limits)))
+        abouts = {rule.on for rule in self.rules} | {bound.on for bound in self.limits}
+        return tuple(kind for kind in ON if kind in abouts)
 
     def __or__(self, other: Rule | Limit | RetentionPolicy) -> RetentionPolicy:
         if isinstance(other, Rule):

@@ -45,7 +45,7 @@ class Retention:
     ...         with store.run(name):
     ...             pass
     ...     store.retention.pin(("run", store.list_runs()["run_id"][2]), "the reference")
-    ...     store.retention.set(keep_recent(1, on="run"))
+    ...     policy = store.retention.set(keep_recent(1, on="run"))
     ...     plan = store.retention.plan()
     ...     print([(item.name, item.why) for item in plan.take], [held.reason for held in plan.held])
     ...     store.retention.execute(plan).taken

@@ -12,7 +12,6 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.display import byte_text, escape, short
 from nirs_store.ids import utcnow
-from nirs_store.leaderboard import top_chains
 from nirs_store.registry.policies import Limit, RetentionPolicy, Rule
 from nirs_store.scores import higher_is_better
 
@@ -266,6 +265,8 @@ def _ranks_chains(rule: Rule) -> bool:
 
 def _chain_ranks(engine: Engine, rule: Rule) -> dict[str, int]:
     """Places on the leaderboard, best first; without a metric, one leaderboard a task."""
+    from nirs_store.leaderboard import top_chains
+
     ranks: dict[str, int] = {}
     tasks = ("regression", "classification") if rule.metric is None else (None,)
     for task in tasks:

@@ -103,8 +103,8 @@ def execute_repair(engine: Engine, plan: RepairPlan) -> None:
     facts = {
         name: len(value) if isinstance(value, (list, tuple)) else value for name, value in vars(plan).items()
     }
-    note(engine, "repair", "workspace", details={name: value for name, value in facts.items() if value})
-    engine.flush()
+    done = {name: value for name, value in facts.items() if value}
+    engine.change(lambda con: note(engine, "repair", "workspace", details=done, con=con))
 
 
 def _execute(engine: Engine, plan: RepairPlan) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nirs_store.catalog.access import CatalogAccess
+from nirs_store.catalog.access import CatalogAccess, Connection
+from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.compact import compact
 from nirs_store.catalog.deletion import prune_arrays
 from nirs_store.catalog.engine import Engine
@@ -19,11 +20,15 @@ def vacuum(engine: Engine) -> tuple[int, int]:
         Bytes of store.duckdb.
     """
 
+    def finish(con: Connection) -> None:
+        # Into the new file: a later entry would have to be applied to it, and the old one stays as it was.
+        note(engine, "vacuum", "workspace", details={"bytes": engine.layout.catalog.stat().st_size}, con=con)
+
     def work(access: CatalogAccess) -> tuple[int, int]:
         access.transact(prune_arrays)
         access.close_connection()
         before = engine.layout.catalog.stat().st_size
-        compact(engine.layout)
+        compact(engine.layout, finish)
         return before, engine.layout.catalog.stat().st_size
 
     sizes = engine.exclusive(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -56,8 +57,9 @@ def test_an_entry_says_who_did_what_to_which_object_and_when(store: WorkspaceSto
     (row,) = store.audit.query().to_dicts()
     assert (row["operation"], row["object_kind"], row["object_id"]) == ("begin_run", "run", run_id)
     assert row["success"] is True
-    assert row["user"] and row["host"]
-    assert row["pid"] == __import__("os").getpid()
+    assert row["user"]
+    assert row["host"]
+    assert row["pid"] == os.getpid()
     assert before <= row["made_at"] <= utcnow()
     assert json.loads(row["details"]) == {"name": "corn"}
 
@@ -79,9 +81,13 @@ def test_failures_are_entries_without_success(store: WorkspaceStore) -> None:
 
 
 def test_a_refused_attempt_stays_when_its_transaction_is_given_up(store: WorkspaceStore) -> None:
-    with pytest.raises(UnknownId), store.transaction():
-        store.begin_run("never", {}, [])
-        store.complete_run("no-such-run", {})
+    def begin_and_complete_another() -> None:
+        with store.transaction():
+            store.begin_run("never", {}, [])
+            store.complete_run("no-such-run", {})
+
+    with pytest.raises(UnknownId):
+        begin_and_complete_another()
     assert store.list_runs().height == 0
     assert operations(store) == ["complete_run"]
     (row,) = store.audit.query(success=False).to_dicts()
@@ -116,7 +122,7 @@ def test_deleting_nothing_is_no_entry(store: WorkspaceStore) -> None:
 
 
 def test_purging_exporting_and_importing_are_noted(store: WorkspaceStore, tmp_path: Path) -> None:
-    run_id, pipeline_id = begin(store)
+    _, pipeline_id = begin(store)
     model = store.save_artifact({"a": 1}, "builtins.dict", "model", "joblib")
     chain_id = chain_of(store, pipeline_id, model)
     store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)

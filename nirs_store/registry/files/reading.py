@@ -109,7 +109,7 @@ def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True)
     Parameters
     ----------
     output : Path
-        With `inside`, an existing folder is where a file of its own name is put.
+        With `inside`, an existing folder is where a file is put under its own name.
 
     Raises
     ------
@@ -118,7 +118,8 @@ def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True)
     """
     if row["kind"] == "metadata":
         raise InvalidInput(f"{row['name']!r} has metadata only; there is no content to write.")
-    target = output / PurePosixPath(row["name"]).name if inside and output.is_dir() else output
+    inside = inside and row["kind"] != "folder" and output.is_dir()
+    target = output / PurePosixPath(row["name"]).name if inside else output
     ensure_dir(target.parent)
     if row["kind"] != "folder":
         write_file(target, pieces_of(engine, row))

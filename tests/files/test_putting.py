@@ -44,47 +44,47 @@ def wholly_intact(store: WorkspaceStore) -> bool:
     return store.check(read_data=True).ok and store.files.validate().ok
 
 
-@pytest.mark.parametrize("compression", ["auto", "none", "gzip", "zip", "tar.gz", "zstd"])
 def test_a_file_comes_back_byte_for_byte_however_it_was_compressed(
-    store: WorkspaceStore, tmp_path: Path, compression: str
+    store: WorkspaceStore, tmp_path: Path
 ) -> None:
     source = tmp_path / "positions.tsv"
     source.write_bytes(TEXT)
-    version = store.files.put(source, "eval/positions.tsv", type="splice_positions", compression=compression)
-    assert version.content_hash == hashlib.sha256(TEXT).hexdigest()
-    assert version.compression == ("zstd" if compression == "auto" else compression)
-    assert (version.stored_bytes < len(TEXT) / 2) == (compression != "none")
-    assert store.files.get("eval/positions.tsv") == TEXT
-    assert store.files.get("eval/positions.tsv", tmp_path / "back.tsv").read_bytes() == TEXT
-    with store.files.open("eval/positions.tsv") as stream:
-        assert stream.read(8) + stream.read() == TEXT
-    with store.files.open("eval/positions.tsv", "r") as lines:
-        assert next(iter(lines)) == "position\tscore\n"
-    assert store.files.path("eval/positions.tsv").read_bytes() == TEXT
+    for compression in ("auto", "none", "gzip", "zip", "tar.gz", "zstd"):
+        name = f"eval/{compression}.tsv"
+        version = store.files.put(source, name, type="splice_positions", compression=compression)
+        assert version.content_hash == hashlib.sha256(TEXT).hexdigest()
+        assert version.compression == ("zstd" if compression == "auto" else compression)
+        assert (version.stored_bytes < len(TEXT) / 2) == (compression != "none")
+        assert store.files.get(name) == TEXT
+        assert store.files.get(name, tmp_path / "back.tsv").read_bytes() == TEXT
+        with store.files.open(name) as stream:
+            assert stream.read(8) + stream.read() == TEXT
+        with store.files.open(name, "r") as lines:
+            assert next(iter(lines)) == "position\tscore\n"
+        assert store.files.path(name).read_bytes() == TEXT
     assert wholly_intact(store)
     assert not drafts(store)
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip", "zip", "tar.gz", "zstd"])
-def test_a_folder_comes_back_with_everything_in_it(
-    store: WorkspaceStore, tmp_path: Path, compression: str
-) -> None:
+def test_a_folder_comes_back_with_everything_in_it(store: WorkspaceStore, tmp_path: Path) -> None:
     source = tmp_path / "model"
     (source / "weights" / "deep").mkdir(parents=True)
     (source / "empty").mkdir()
     (source / "config.json").write_text("{}")
     (source / "weights" / "deep" / "w.bin").write_bytes(bytes(range(256)) * 50)
-    version = store.files.put(source, "models/one", type="model_checkpoint", compression=compression)
-    back = store.files.get("models/one", tmp_path / "back")
-    assert sorted(p.relative_to(back).as_posix() for p in back.rglob("*")) == [
-        "config.json", "empty", "weights", "weights/deep", "weights/deep/w.bin",
-    ]  # fmt: skip
-    assert (back / "weights/deep/w.bin").read_bytes() == bytes(range(256)) * 50
-    again = store.files.put(back, "models/one", type="model_checkpoint", compression="zstd")
-    assert not again.added, "the same files are the same content, whatever the compression"
-    assert again.version_id == version.version_id
-    with pytest.raises(InvalidInput, match="exists already"):
-        store.files.get("models/one", back)
+    for compression in ("none", "gzip", "zip", "tar.gz", "zstd"):
+        name = f"models/{compression}"
+        version = store.files.put(source, name, type="model_checkpoint", compression=compression)
+        back = store.files.get(name, tmp_path / compression)
+        assert sorted(p.relative_to(back).as_posix() for p in back.rglob("*")) == [
+            "config.json", "empty", "weights", "weights/deep", "weights/deep/w.bin",
+        ]  # fmt: skip
+        assert (back / "weights/deep/w.bin").read_bytes() == bytes(range(256)) * 50
+        again = store.files.put(back, name, type="model_checkpoint", compression="zstd")
+        assert not again.added, "the same files are the same content, whatever the compression"
+        assert again.version_id == version.version_id
+        with pytest.raises(InvalidInput, match="exists already"):
+            store.files.get(name, back)
     assert wholly_intact(store)
 
 
@@ -102,32 +102,29 @@ def test_what_is_stored_can_be_opened_by_any_program(store: WorkspaceStore) -> N
     assert blob("none") == TEXT
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zip", "tar.gz", "zstd"])
-def test_the_same_content_gives_the_same_blob(store: WorkspaceStore, compression: str) -> None:
-    first = store.files.put(TEXT, "a.txt", type="log", compression=compression)
-    second = store.files.put(TEXT, "b.txt", type="log", compression=compression)
-    assert first.artifact_id == second.artifact_id
-    assert len(blobs(store)) == 1
+def test_the_same_content_gives_the_same_blob(store: WorkspaceStore) -> None:
+    for number, compression in enumerate(("gzip", "zip", "tar.gz", "zstd"), 1):
+        for name in (f"{compression}/a.txt", f"{compression}/b.txt"):
+            store.files.put(TEXT, name, type="log", compression=compression)
+        assert len(blobs(store)) == number
 
 
-@pytest.mark.parametrize(
-    ("value", "name", "kind"),
-    [
+def test_a_value_comes_back_as_it_was_put(store: WorkspaceStore) -> None:
+    values: tuple[tuple[Any, str, str], ...] = (
         ({"rmse": 0.4, "folds": [1, 2]}, "report.json", "json"),
         (b"\x00\xff", "raw.bin", "bytes"),
         (FRAME, "t.parquet", "table"),
         (FRAME, "t.csv", "table"),
         (FRAME, "t.tsv", "table"),
         (FRAME, "no_ending", "table"),
-    ],
-)
-def test_a_value_comes_back_as_it_was_put(store: WorkspaceStore, value: Any, name: str, kind: str) -> None:
-    assert store.files.put(value, name, type="file").kind == kind
-    found = store.files.get(name)
-    if isinstance(value, pl.DataFrame):
-        assert_frame_equal(found, value)
-    else:
-        assert found == value
+    )
+    for value, name, kind in values:
+        assert store.files.put(value, name, type="file").kind == kind
+        found = store.files.get(name)
+        if isinstance(value, pl.DataFrame):
+            assert_frame_equal(found, value)
+        else:
+            assert found == value
 
 
 def test_a_table_is_written_as_its_name_ends(store: WorkspaceStore) -> None:

@@ -97,7 +97,9 @@ def content_hash(engine: Engine, row: Row) -> str:
     if row["kind"] == "folder":
         path = _blob_of(engine, row)
         with _corruption(row, path):
-            return _listing(row, path, None)
+            found = _listing(row, path, None)
+        _compare(row, path, found)
+        return found
     for _ in pieces_of(engine, row):
         pass
     return str(row["content_hash"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class FileContent(Content):
         """
         buffer = bytearray(PIECE)
         view, total = memoryview(buffer), 0
-        with self.path.open("rb", buffering=0) as file:
+        with _source(self.path) as file:
             while count := file.readinto(view):
                 total += count
                 yield view[:count]
@@ -74,7 +75,7 @@ class FileContent(Content):
     def sample(self) -> bytes:
         """Read some bytes of the beginning, the middle and the end."""
         found = []
-        with self.path.open("rb") as file:
+        with _source(self.path) as file:
             for start in _places(self.size):
                 file.seek(start)
                 found.append(file.read(_SAMPLE))
@@ -93,6 +94,21 @@ class FolderContent(Content):
         """Read the beginnings of the largest files."""
         largest = sorted(self.files, key=lambda member: -member[1].size)[:8]
         return b"".join(member.sample()[:_SAMPLE] for _, member in largest)
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[io.FileIO]:
+    """Open what the caller named; that it cannot be read is the caller's to mend."""
+    try:
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise SourceMissing(f"source: {path} has gone while it was stored. Nothing was stored.") from None
+    except OSError as error:
+        raise InvalidInput(
+            f"source: {path} cannot be read: {error.strerror or error}. Nothing was stored."
+        ) from error
+    with file:
+        yield file
 
 
 def _places(size: int) -> tuple[int, ...]:

@@ -51,8 +51,8 @@ class GetMethods(FilesBase):
         name : str
             A name, or the id of a version.
         output : path, optional
-            Where to write it: a file, a folder that is there (the file keeps its name), or for a stored folder
-            one that is not. A file that is there is replaced.
+            Where to write it: a file (one that is there is replaced), or a folder that is there, where it keeps
+            its name. A stored folder becomes the folder of this path, which is new or empty.
         version : int or str, optional
             ``3``, ``"v3"``, ``"latest"`` or an alias.
         test_name : str, optional

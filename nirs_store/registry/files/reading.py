@@ -97,7 +97,9 @@ def content_hash(engine: Engine, row: Row) -> str:
     if row["kind"] == "folder":
         path = _blob_of(engine, row)
         with _corruption(row, path):
-            return _listing(row, path, None)
+            found = _listing(row, path, None)
+        _compare(row, path, found)
+        return found
     for _ in pieces_of(engine, row):
         pass
     return str(row["content_hash"])
@@ -109,7 +111,7 @@ def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True)
     Parameters
     ----------
     output : Path
-        With `inside`, an existing folder is where a file of its own name is put.
+        With `inside`, an existing folder is where a file is put under its own name.
 
     Raises
     ------
@@ -118,7 +120,8 @@ def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True)
     """
     if row["kind"] == "metadata":
         raise InvalidInput(f"{row['name']!r} has metadata only; there is no content to write.")
-    target = output / PurePosixPath(row["name"]).name if inside and output.is_dir() else output
+    inside = inside and row["kind"] != "folder" and output.is_dir()
+    target = output / PurePosixPath(row["name"]).name if inside else output
     ensure_dir(target.parent)
     if row["kind"] != "folder":
         write_file(target, pieces_of(engine, row))

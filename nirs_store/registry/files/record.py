@@ -55,6 +55,7 @@ class _Changes:
     rows: list[dict[str, Any]] = field(default_factory=list)
     filled: list[dict[str, Any]] = field(default_factory=list)
     placed: list[tuple[dict[str, Any], Stored]] = field(default_factory=list)
+    healed: list[tuple[Stored, str]] = field(default_factory=list)
     superseded: list[str] = field(default_factory=list)
     held: list[tuple[str, str, str]] = field(default_factory=list)
     links: list[tuple[str, str, str]] = field(default_factory=list)
@@ -131,6 +132,9 @@ class _Recording:
                 ]
                 self._refuse_cycles(head["version_id"], links)
                 changes.links += links
+                if item.stored is not None and item.stored.draft.digest == head["artifact_id"]:
+                    # The same bytes: should those on the disk be damaged, this mends them.
+                    changes.healed.append((item.stored, head["type"]))
                 outcomes.append((head, False))
                 continue
             if protected(head) and not item.request.force:
@@ -159,6 +163,8 @@ class _Recording:
         for row, stored in changes.placed:
             row["artifact_id"] = self._placed(stored, row["type"], changes)
             changes.held.append((row["version_id"], row["artifact_id"], row["type"]))
+        for stored, kind in changes.healed:
+            self._placed(stored, kind, changes)
         self._write(changes)
         return [FileVersion.of(row, added=added) for row, added in outcomes]
 

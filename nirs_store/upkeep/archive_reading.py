@@ -127,11 +127,18 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
+def _piece(members: Members, content: IO[bytes]) -> bytes:
+    try:
+        return content.read(_PIECE)
+    except OSError as error:  # also a checksum of gzip that does not fit
+        raise members.invalid(f"cannot be read ({error})") from error
+
+
 def _copy(members: Members, content: IO[bytes], target: Path, size: int, digest: str, name: str) -> None:
     hashed, written = hashlib.sha256(), 0
     try:
         with target.open("xb") as file:
-            while piece := content.read(_PIECE):
+            while piece := _piece(members, content):
                 written += len(piece)
                 if written > size:
                     break

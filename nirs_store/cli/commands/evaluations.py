@@ -378,9 +378,10 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(value: Any, name: str) -> Any:
     from nirs_store.cli._output import moment, short_id
+    from nirs_store.ids import is_id
 
     if name == "evaluation_id":
-        return short_id(value)
+        return short_id(value) if is_id(value) else value
     if name == "scores":
         return ", ".join(f"{key} {_cell(item, '')}" for key, item in json.loads(value).items())
     if isinstance(value, bool):

@@ -50,11 +50,13 @@ def summarise(
     if pairs is not None and pairs.height:
         sections.append(_pair_section(pairs, first["model_id"]))
     if by is not None:
-        groups = boards.by_group(
-            engine, suite, by, chosen, models=[first["model_id"]], which="best", wide=False, **drawing
-        )
-        sections.append(_group_section(groups, by, first["model_id"], better))
-        advice.append(_weakest(groups, by, first["model_id"], better))
+        groups = boards.by_group(engine, suite, by, chosen, models=None, which="best", wide=False, **drawing)
+        there = set(groups["model_id"])
+        # The best of those that have a table.
+        model = next(each for each in board["model_id"] if each in there)
+        own = groups.filter(pl.col("model_id") == model)
+        sections.append(_group_section(own, by, model))
+        advice.append(_weakest(own, by, model, better))
         sections[1] = Section("Recommendations", tuple(advice), listed=True)
     return Summary(suite, chosen, tuple(map(_words, advice)), tuple(sections))
 
@@ -256,7 +258,7 @@ def _pair_section(pairs: pl.DataFrame, best: str) -> Section:
     return Section("Comparison", told, head, tuple(pairs.select(names).rows()))
 
 
-def _group_section(groups: pl.DataFrame, by: str, model: str, better: str | None) -> Section:
+def _group_section(groups: pl.DataFrame, by: str, model: str) -> Section:
     names = (by, "value", "ci_low", "ci_high", "n")
     told = (("Of ", model, ", by ", by, "."),)
     return Section("By group", told, (by, "value", "from", "to", "n"), tuple(groups.select(names).rows()))

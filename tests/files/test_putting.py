@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nirs_store.errors import (
     UnknownFile,
     UnknownId,
 )
-from nirs_store.registry.files import codecs, intake
+from nirs_store.registry.files import codecs, intake, progress
 from nirs_store.store import WorkspaceStore
 
 TEXT = b"position\tscore\n" + b"".join(b"%d\t0.5\n" % n for n in range(3000))
@@ -390,3 +391,32 @@ def test_a_read_only_store_gives_and_takes_nothing(store: WorkspaceStore) -> Non
             reader.files.put(b"y", "y.txt", type="log")
         with pytest.raises(ReadOnlyStore):
             reader.files.delete("x.txt")
+
+
+def test_memory_does_not_grow_with_the_file(store: WorkspaceStore, tmp_path: Path) -> None:
+    source = tmp_path / "large.bin"
+    with source.open("wb") as file:
+        for number in range(48):
+            file.write(bytes([number]) * (1 << 20))
+    for compression in ("none", "zstd"):
+        store.files.put(b"warm" * 1000, "warm", type="file", compression=compression)
+        tracemalloc.start()
+        try:
+            store.files.put(source, f"{compression}.bin", type="file", compression=compression)
+            store.files.get(f"{compression}.bin", tmp_path / "back.bin")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 12 << 20
+    assert store.files.metadata("none.bin")["size_bytes"] == 48 << 20
+
+
+def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    with progress.showing("storing x", 1 << 30) as advance:
+        advance(1 << 29)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.showing("storing [x]", 1 << 30) as advance:
+        advance(1 << 29)
+    assert "storing [x]" in capsys.readouterr().err

@@ -201,10 +201,11 @@ def test_a_file_that_its_caller_writes_is_stored_at_the_end(store: WorkspaceStor
         assert path.name == "net.pt"
         path.write_bytes(b"weights")
     assert store.files.get("models/net.pt") == b"weights"
-    with store.files.create("models/folder", type="model_checkpoint") as path:
+    with store.files.create("models/folder") as path:
         path.mkdir()
         (path / "a").write_bytes(b"a")
-    assert store.files.metadata("models/folder")["kind"] == "folder"
+    known = store.files.metadata("models/folder")
+    assert (known["kind"], known["type"]) == ("folder", "file")
     assert not drafts(store)
 
 
@@ -258,6 +259,17 @@ def test_many_files_are_one_transaction(store: WorkspaceStore) -> None:
     assert wholly_intact(store)
     assert len(blobs(store)) == 40
     assert not drafts(store)
+
+
+def test_a_put_within_a_transaction_of_rows_stands_for_itself(store: WorkspaceStore) -> None:
+    with store.transaction():
+        store.begin_run("r", {}, [])
+        store.files.put(b"x", "x", type="log")
+        with store.files.create("y") as path:
+            path.write_bytes(b"y")
+    assert store.files.get("x") + store.files.get("y") == b"xy"
+    assert store.list_runs().height == 1
+    assert store.check(read_data=True).ok
 
 
 def test_one_name_twice_in_one_call_is_two_versions(store: WorkspaceStore) -> None:

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # Parents first: the order in which rows are inserted.
-ARCHIVED = (
+_ORDER = (
     "runs",
     "pipelines",
     "chains",
@@ -47,11 +47,15 @@ ARCHIVED = (
     "processing_runs",
     "evaluations",
     "champions",
+    "file_types",
     "file_versions",
     "file_aliases",
     "lineage_links",
     "pins",
 )
+ARCHIVED = tuple(table for table in _ORDER if table in TABLES)
+# What tells one series of versions of files from another.
+_SERIES = tuple(name for name in ("name", "test_name") if name in column_names("file_versions"))
 _BATCH = 1024
 _THERE = "artifact_id IN (SELECT artifact_id FROM blobs)"
 # Tables whose ids a tombstone may name: what comes back is alive again.
@@ -149,7 +153,16 @@ def select(
         "runs",
         "evaluations",
     )
-    found["file_versions"] = _union(_files(con, files or ()), of_others)
+    found["file_versions"] = _with_members(con, _union(_files(con, files or ()), of_others))
+    found["file_types"] = []
+    if "file_types" in ARCHIVED:
+        found["file_types"] = _keys(
+            con,
+            "file_types",
+            "type IN (SELECT type FROM file_versions WHERE list_contains($file_versions, version_id))",
+            found,
+            "file_versions",
+        )
     found["file_aliases"] = _keys(
         con, "file_aliases", "list_contains($file_versions, version_id)", found, "file_versions"
     )
@@ -233,6 +246,23 @@ def _files(con: Connection, patterns: Sequence[str]) -> list[str]:
         if not keys:
             raise UnknownId("file", pattern, "No name fits it either. Nothing was done.")
         found = _union(found, keys)
+    return found
+
+
+def _with_members(con: Connection, versions: list[str]) -> list[str]:
+    """Groups with their members, and the members of those."""
+    if "members" not in column_names("file_versions"):
+        return versions
+    found, new = versions, versions
+    while new:
+        rows = con.execute(
+            "SELECT DISTINCT unnest(json_extract_string(members, '$.*')) FROM file_versions "
+            "WHERE list_contains(?, version_id) AND members IS NOT NULL",
+            [new],
+        ).fetchall()
+        named = [str(row[0]) for row in rows if str(row[0]) not in set(found)]
+        new = _keys(con, "file_versions", "list_contains($ids, version_id)", {"ids": named}, "ids")
+        found = _union(found, new)
     return found
 
 
@@ -331,6 +361,14 @@ def insert_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, in
             )
         finally:
             con.unregister("incoming")
+    if added.get("file_versions") and "is_latest" in column_names("file_versions"):
+        series = ", ".join(_SERIES)
+        con.execute(
+            "UPDATE file_versions SET is_latest = (version = n.newest) FROM "
+            f"(SELECT {series}, max(version) AS newest FROM file_versions GROUP BY {series}) n WHERE "
+            + " AND ".join(f"file_versions.{name} IS NOT DISTINCT FROM n.{name}" for name in _SERIES)
+            + " AND is_latest <> (version = n.newest)"
+        )
     return {table: count for table, count in added.items() if count}
 
 
@@ -339,10 +377,13 @@ def _sources(table: str, names: Sequence[str]) -> str:
     if table == "file_versions":
         # The same name may have versions of its own here: what comes in gets the next numbers.
         others = ", ".join(f"i.{name}" for name in names if name != "version")
+        series = ", ".join(_SERIES)
+        same = " AND ".join(f"m.{name} IS NOT DISTINCT FROM i.{name}" for name in _SERIES)
+        ours = ", ".join(f"i.{name}" for name in _SERIES)
         return (
             f"(SELECT {others}, CASE WHEN m.newest IS NULL THEN i.version ELSE m.newest + "
-            "row_number() OVER (PARTITION BY i.name ORDER BY i.version) END AS version FROM incoming i "
-            "LEFT JOIN (SELECT name, max(version) AS newest FROM file_versions GROUP BY name) m ON m.name = i.name "
+            f"row_number() OVER (PARTITION BY {ours} ORDER BY i.version) END AS version FROM incoming i "
+            f"LEFT JOIN (SELECT {series}, max(version) AS newest FROM file_versions GROUP BY {series}) m ON {same} "
             "WHERE NOT EXISTS (SELECT 1 FROM file_versions t WHERE t.version_id = i.version_id))"
         )
     if table == "file_aliases":

@@ -16,6 +16,8 @@ import pytest
 from storekit import begin, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.schema import column_names
 from nirs_store.errors import ArchiveInvalid, InvalidInput, SchemaTooNew, UnknownId
 from nirs_store.upkeep import archive_restore
 from nirs_store.upkeep.archive_format import Limits
@@ -149,11 +151,14 @@ def test_a_deleted_run_comes_back_from_its_archive(folder: Path, tmp_path: Path)
 
 
 def test_a_file_that_is_there_already_under_a_name_gets_the_next_numbers(tmp_path: Path) -> None:
-    insert = (
-        "INSERT INTO file_versions (version_id, name, version, type, kind, status, mode, size_bytes, stored_bytes, "
-        "compression, created_at, updated_at) VALUES (?, 'a/b', ?, 'report', 'file', 'completed', 'production', 0, 0, "
-        "'none', now()::TIMESTAMP, now()::TIMESTAMP)"
-    )
+    row = {
+        "name": "a/b", "type": "report", "kind": "file", "status": "completed", "mode": "production",
+        "size_bytes": 0, "stored_bytes": 0, "compression": "none", "is_latest": True,
+        "created_at": now_naive(), "updated_at": now_naive(),
+    }  # fmt: skip
+    names = ("version_id", "version", *(name for name in row if name in column_names("file_versions")))
+    insert = f"INSERT INTO file_versions ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+    values = [row[name] for name in names[2:]]
     with WorkspaceStore(tmp_path / "one") as one, WorkspaceStore(tmp_path / "two") as two:
         for store, ids in ((one, ("p", "q")), (two, ("x",))):
             for version, identifier in enumerate(ids, start=1):

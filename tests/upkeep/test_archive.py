@@ -163,7 +163,7 @@ def test_a_file_that_is_there_already_under_a_name_gets_the_next_numbers(tmp_pat
         for store, ids in ((one, ("p", "q")), (two, ("x",))):
             for version, identifier in enumerate(ids, start=1):
                 store._engine.change(
-                    lambda con, i=identifier, v=version: con.execute(insert, [i, v]).fetchall()
+                    lambda con, i=identifier, v=version: con.execute(insert, [i, v, *values]).fetchall()
                 )
         one.archive(tmp_path / "f.zip", files=["a/*"])
         for _ in range(2):
@@ -356,7 +356,7 @@ def test_a_merge_that_fails_leaves_no_file_and_no_row(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(archive_restore.archive_rows, "insert_rows", fail)
+        patch.setattr(archive_restore.archive_arrivals, "insert_rows", fail)
         with pytest.raises(KeyboardInterrupt):
             target.restore_archive(packed["zip"])
     files = {path for path in (target.workspace_path / "artifacts").rglob("*") if path.is_file()}

@@ -180,7 +180,10 @@ def test_an_unknown_chain_or_run_and_a_second_use_of_an_id_are_refused(store: Wo
         store.evaluations.record("a", "s", 1.0, run_id="nothing")
     store.evaluations.record("a", "s", 1.0, evaluation_id="e")
     with pytest.raises(InvalidInput, match="recorded already"):
-        store.evaluations.record("b", "s", 2.0, evaluation_id="e")
+        store.evaluations.record("b", "s", 2.0, evaluation_id="e", episodes=EPISODES)
+    with pytest.raises(InvalidInput, match="'higher' is better for 'score'"):
+        store.evaluations.record("b", "s", 2.0, better="lower", episodes=EPISODES)
+    assert list((store.workspace_path / "artifacts").rglob("*.parquet")) == []
     assert store.evaluations.list()["model_id"].to_list() == ["a"]
 
 

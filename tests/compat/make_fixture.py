@@ -62,6 +62,14 @@ def build(folder: Path) -> dict[str, Any]:
         store.complete_pipeline(good, 0.1, None, "accuracy", 5)
         stack = record_stacking(store, [recorded.chain_id], Ridge(), X, y, cv=KFold(3))
         stacked = store.replay_chain(stack.chain_id, X)
+        first = store.files.put(b"site,score\n1,0.5\n", "eval/positions.csv", type="report", tags=["frozen"])
+        second = store.files.put(
+            {"site": 1}, "eval/positions.json", type="report", sources=[first], metadata={"k": 3}, mode="production"
+        )
+        store.files.set_alias("eval/positions.csv", "best")
+        evaluation = store.evaluations.record("m", "easy", {"reward": 0.75}, episodes=[{"reward": 0.5}, {"reward": 1.0}])
+        store.retention.pin(recorded.chain_id, "frozen")
+        head = store.audit.head()
         bad = store.begin_pipeline(run_id, "bad", None, [], "other", "h")
         store.log_step(bad, 0, "X", "start", message="before the failure")
         store.save_prediction(
@@ -94,6 +102,9 @@ def build(folder: Path) -> dict[str, Any]:
         "stacked": stacked.tolist(),
         "records": [scaler.to_dict() | {"created_at": None}, record.to_dict() | {"created_at": None}],
         "rmsecv": recorded.value,
+        "files": [first.version_id, second.version_id],
+        "evaluation": evaluation,
+        "head": [head.number, head.entry_hash],
     }
 
 

@@ -75,6 +75,22 @@ def test_frozen_records_and_stacks_answer_as_they_did(frozen: tuple[Path, dict[s
             np.testing.assert_allclose(again, expected["stacked"], rtol=1e-9)
 
 
+def test_frozen_files_evaluations_and_trails_answer_as_they_did(frozen: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = frozen
+    if "files" not in expected:
+        pytest.skip("older than these")
+    with WorkspaceStore(folder / "workspace") as store:
+        first, second = expected["files"]
+        assert store.files.find("eval/positions.csv", version="best").version_id == first
+        assert store.files.get("eval/positions.csv") == b"site,score\n1,0.5\n"
+        assert store.files.metadata("eval/positions.json")["metadata"] == {"k": 3}
+        assert f"file:{first}" in {str(link.source) for link in store.lineage.links(f"file:{second}")}
+        assert store.evaluations.get(expected["evaluation"])["scores"] == {"reward": 0.75}
+        assert store.evaluations.episodes(expected["evaluation"])["reward"].to_list() == [0.5, 1.0]
+        assert store.retention.pins()["object_id"].to_list() == [expected["chain_id"]]
+        assert store.audit.verify(expected["head"]).ok
+
+
 def test_a_frozen_bundle_predicts_as_it_did(frozen: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = frozen
     bundle = load_bundle(folder / "model.n4a", allow_pickle=True)

@@ -105,8 +105,8 @@ _FOLLOWING: tuple[tuple[str, str, str, str], ...] = (
      "SELECT chain_id AS source_id, evaluation_id AS target_id FROM evaluations"),
     ("evaluated", "run", "evaluation",
      "SELECT run_id AS source_id, evaluation_id AS target_id FROM evaluations WHERE chain_id IS NULL"),
-    ("reported", "evaluation", "file",
-     "SELECT evaluation_id AS source_id, table_file_id AS target_id FROM evaluations"),
+    ("content_of", "artifact", "evaluation",
+     "SELECT artifact_id AS source_id, owner_id AS target_id FROM artifact_refs WHERE owner_kind = 'evaluation'"),
 )  # fmt: skip
 EXPLICIT = "lineage_links"
 

@@ -105,7 +105,7 @@ def file_values(con: Connection, metric: str) -> dict[str, float]:
 # -- champions and pins ----------------------------------------------------------------------------
 
 _MODELS = """
-    SELECT DISTINCT coalesce(e.chain_id, c.model_id) AS chain_id, c.model_id, e.table_file_id, e.run_id
+    SELECT DISTINCT coalesce(e.chain_id, c.model_id) AS chain_id, c.model_id, c.evaluation_id, e.run_id
     FROM (SELECT *, row_number() OVER (PARTITION BY suite, metric, rank ORDER BY made_at DESC, champion_id DESC)
         AS age FROM champions) c LEFT JOIN evaluations e USING (evaluation_id)
     WHERE $ever OR c.age = 1
@@ -117,7 +117,7 @@ _CHAMPIONS = {
         f"JOIN pipelines p USING (pipeline_id) WHERE c.chain_id IN (SELECT chain_id FROM ({_MODELS}))"
     ),
     "file": (
-        f"SELECT version_id FROM file_versions WHERE version_id IN (SELECT table_file_id FROM ({_MODELS})) "
+        f"SELECT version_id FROM file_versions WHERE evaluation_id IN (SELECT evaluation_id FROM ({_MODELS})) "
         f"OR version_id IN (SELECT model_id FROM ({_MODELS})) OR model_id IN (SELECT model_id FROM ({_MODELS}))"
     ),
 }
@@ -283,11 +283,15 @@ def let_go(con: Connection, taken: dict[str, list[str]]) -> None:
         delete_run(con, run_id)
     files = taken.get("file", [])
     if files:
-        con.execute(
-            "DELETE FROM artifact_refs WHERE owner_kind = 'file' AND owner_id IN (SELECT unnest(?))", [files]
-        )
-        con.execute("DELETE FROM file_versions WHERE version_id IN (SELECT unnest(?))", [files])
+        _let_go_of_files(con, files)
     prune_arrays(con)
+
+
+def _let_go_of_files(con: Connection, files: list[str]) -> None:
+    con.execute(
+        "DELETE FROM artifact_refs WHERE owner_kind = 'file' AND owner_id IN (SELECT unnest(?))", [files]
+    )
+    con.execute("DELETE FROM file_versions WHERE version_id IN (SELECT unnest(?))", [files])
 
 
 def _let_go_of_chains(con: Connection, chains: list[str]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from historykit import put_row
 from storekit import begin, chain_of, predict
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.lineage_rows import Ref
 from nirs_store.errors import InvalidInput, LineageCycle, UnknownId
 
@@ -82,22 +82,15 @@ def test_files_and_evaluations_are_linked_by_what_their_rows_name(
     store: WorkspaceStore, things: Things
 ) -> None:
     def put(con: Any) -> None:
-        now = now_naive()
-        con.execute(
-            "INSERT INTO file_versions (version_id, name, version, type, kind, status, mode, run_id, processing_id, "
-            "evaluation_id, artifact_id, size_bytes, stored_bytes, compression, created_at, updated_at) VALUES "
-            "('f1', 'a/b.csv', 1, 'table', 'file', 'completed', 'test', ?, 'p1', 'e1', ?, 1, 1, 'none', ?, ?)",
-            [things.run, things.artifact, now, now],
-        )
-        con.execute(
-            "INSERT INTO processing_runs (processing_id, name, status, started_at) VALUES ('p1', 'deid', 'completed', ?)",
-            [now],
-        )
-        con.execute(
-            "INSERT INTO evaluations (evaluation_id, model_id, suite, chain_id, status, created_at) "
-            "VALUES ('e1', 'm', 'easy', ?, 'completed', ?)",
-            [things.chain, now],
-        )
+        named = {
+            "run_id": things.run,
+            "processing_id": "p1",
+            "evaluation_id": "e1",
+            "artifact_id": things.artifact,
+        }
+        put_row(con, "file_versions", version_id="f1", name="a/b.csv", version=1, **named)
+        put_row(con, "processing_runs", processing_id="p1")
+        put_row(con, "evaluations", evaluation_id="e1", chain_id=things.chain)
 
     store._engine.change(put)
     direct = {(link.source.kind, link.link_type) for link in store.lineage.links("file:f1")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,26 @@ def going(store: WorkspaceStore, policy: Any) -> list[str]:
     return [item.id for item in store.retention.plan(policy).take]
 
 
+@pytest.fixture(scope="module")
+def recorded(empty: Path) -> tuple[Path, list[str]]:
+    """A workspace with three runs of a chain each, worst, best and middle, and its chains."""
+    folder = Path(shutil.copytree(empty, empty.parent / "three"))
+    with WorkspaceStore(folder) as store:
+        return folder, [scored(store, error) for error in (0.3, 0.1, 0.2)]
+
+
 @pytest.fixture
-def three(store: WorkspaceStore) -> list[str]:
-    return [scored(store, error) for error in (0.3, 0.1, 0.2)]
+def folder(
+    request: pytest.FixtureRequest, empty: Path, recorded: tuple[Path, list[str]], memory: Path
+) -> Path:
+    """A copy of that where a test asks for it, else of an empty workspace."""
+    source = recorded[0] if "three" in request.fixturenames else empty
+    return Path(shutil.copytree(source, memory / "workspace"))
+
+
+@pytest.fixture
+def three(recorded: tuple[Path, list[str]]) -> list[str]:
+    return recorded[1]
 
 
 # -- rules and limits ----------------------------------------------------------------------------------

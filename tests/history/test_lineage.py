@@ -76,6 +76,8 @@ def test_an_imported_run_came_from_its_bundle(store: WorkspaceStore, things: Thi
     up = store.lineage.upstream(imported.chain_id, kinds=["bundle"])
     assert up.select("id", "name").rows() == [(imported.content_hash, "m.n4a")]
     assert imported.chain_id in store.lineage.downstream(imported.content_hash)["id"].to_list()
+    # It was written here, so it has a source here.
+    assert ("chain", things.chain, "exported") in found(store.lineage.upstream(imported.chain_id))
 
 
 def test_files_and_evaluations_are_linked_by_what_their_rows_name(
@@ -167,7 +169,7 @@ def test_depth_and_number_can_be_bounded(store: WorkspaceStore, things: Things) 
 def test_what_is_deleted_is_shown_as_gone(store: WorkspaceStore, things: Things) -> None:
     store.lineage.link(things.prediction, things.run2)
     store.delete_prediction(things.prediction)
-    assert "(gone)" in str(store.lineage.tree(things.run2))
+    assert "(not here)" in str(store.lineage.tree(things.run2))
 
 
 def test_a_tree_draws_what_is_met_again_once(store: WorkspaceStore, things: Things) -> None:

@@ -11,6 +11,7 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.deletion import delete_run, prune_arrays
 from nirs_store.catalog.queries import frame
+from nirs_store.catalog.schema import column_names
 from nirs_store.ids import new_id
 
 __all__ = [
@@ -216,6 +217,12 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "WHERE status IN ('pending', 'in_progress')",
     ),
 }
+if "members" in column_names("file_versions"):
+    # Versions that are groups name others.
+    _REASONS["file"] += (
+        "SELECT unnest(json_extract_string(members, '$.*')), 'the group ' || name || ' holds it' FROM file_versions "
+        "WHERE members IS NOT NULL AND version_id NOT IN (SELECT unnest($taken_file))",
+    )
 # Recorded links: the thing itself, or something of a run, is the source of what stays.
 _LINEAGE = {
     "chain": "SELECT 'chain' AS kind, unnest($ids) AS id, unnest($ids) AS owner",

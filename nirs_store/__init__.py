@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nirs_store.bundle.reader import Bundle, load_bundle
+    from nirs_store.catalog.environment import capture_environment
     from nirs_store.chains.builder import ChainBuilder
     from nirs_store.chains.replay import replay_chain
     from nirs_store.chains.trace import ExecutionStep, ExecutionTrace, StepArtifacts
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     )
     from nirs_store.registry import ArtifactLoader, ArtifactRegistry
     from nirs_store.store import WorkspaceStore
+    from nirs_store.upkeep.backups import restore_backup
 
 __version__ = "0.1.0"
 
@@ -48,12 +50,14 @@ __all__ = [
     "WorkspaceStore",
     "WorkspaceStoreProtocol",
     "__version__",
+    "capture_environment",
     "load_bundle",
     "load_tecator",
     "migrate_nirs4all",
     "record_cross_validation",
     "record_stacking",
     "replay_chain",
+    "restore_backup",
 ]
 
 _HOME = {
@@ -71,12 +75,14 @@ _HOME = {
     "StepArtifacts": "chains.trace",
     "WorkspaceStore": "store",
     "WorkspaceStoreProtocol": "protocol",
+    "capture_environment": "catalog.environment",
     "load_bundle": "bundle.reader",
     "load_tecator": "datasets",
     "migrate_nirs4all": "migration",
     "record_cross_validation": "recording",
     "record_stacking": "recording",
     "replay_chain": "chains.replay",
+    "restore_backup": "upkeep.backups",
 }
 
 

@@ -106,11 +106,18 @@ class RunContext:
 
 @contextmanager
 def open_run(
-    store: RecordingStore, name: str, config: Any, datasets: Sequence[str | Mapping[str, Any]]
+    store: RecordingStore,
+    name: str,
+    config: Any,
+    datasets: Sequence[str | Mapping[str, Any]],
+    environment: Mapping[str, Any] | None = None,
 ) -> Iterator[RunContext]:
     """Record a run: completed on a normal exit, failed with the traceback otherwise."""
     named = [{"name": d} if isinstance(d, str) else dict(d) for d in datasets]
-    run = RunContext(store, store.begin_run(name, config, named), name)
+    # Other stores of the protocol need not know the keyword.
+    begin: Callable[..., str] = store.begin_run
+    captured = {} if environment is None else {"environment": environment}
+    run = RunContext(store, begin(name, config, named, **captured), name)
     try:
         yield run
     except BaseException as error:

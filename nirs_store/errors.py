@@ -11,11 +11,14 @@ message says what was expected, what was found and what to do next::
     │   ├── ForbiddenContent                             a guard refuses to store it
     │   ├── LineageCycle                                 a link that would make a thing its own source
     │   ├── PathEscapes                                  a path that leaves the workspace
-    │   └── SerializationError  TypeError                an object that cannot be stored
+    │   ├── SerializationError  TypeError                an object that cannot be stored
+    │   └── SourceMissing       FileNotFoundError        a file to be stored that is not there
     ├── UnknownId               KeyError        exit 3   no such run, chain, artifact, ...
-    │   └── ArtifactMissing     FileNotFoundError        named by a chain, but not there
+    │   ├── ArtifactMissing     FileNotFoundError        named by a chain, but not there
+    │   └── UnknownFile         FileNotFoundError        no stored file, version or alias of that name
     ├── BlobMissing             FileNotFoundError  exit 4   catalog row present, file gone
     ├── BlobCorrupt             OSError         exit 4   file present, hash wrong
+    ├── BlobUnreadable          OSError         exit 4   file present, the system does not give its bytes
     ├── ReplayError             RuntimeError    exit 4   a chain that cannot predict
     ├── StoreBusy               TimeoutError    exit 5   somebody else holds the catalog
     ├── StoreClosed             RuntimeError    exit 1   used after close()
@@ -28,6 +31,9 @@ message says what was expected, what was found and what to do next::
     ├── SegmentRejected         RuntimeError    exit 9   a commit that could not be applied
     ├── TemplateExists          FileExistsError exit 2   the library has one of that name
     ├── TemplateNotFound        FileNotFoundError  exit 3   the library has none of that name
+    ├── OverwriteRefused        FileExistsError exit 2   production content, without force
+    ├── ArchiveInvalid          ValueError      exit 10  not an archive, or an altered one
+    ├── BackupInvalid           ValueError      exit 10  not a backup, or a damaged one
     └── BundleError             ValueError      exit 10
         ├── BundleInvalid                                not a bundle, or a damaged one
         │   └── BundleMissing   FileNotFoundError        there is no file at the path
@@ -40,9 +46,12 @@ from __future__ import annotations
 from datetime import datetime
 
 __all__ = [
+    "ArchiveInvalid",
     "ArtifactMissing",
+    "BackupInvalid",
     "BlobCorrupt",
     "BlobMissing",
+    "BlobUnreadable",
     "BundleError",
     "BundleInvalid",
     "BundleMissing",
@@ -54,6 +63,7 @@ __all__ = [
     "LineageCycle",
     "NirsStoreError",
     "NotAWorkspace",
+    "OverwriteRefused",
     "PathEscapes",
     "ReadOnlyStore",
     "ReplayError",
@@ -61,10 +71,12 @@ __all__ = [
     "SegmentRejected",
     "SerializationError",
     "ShapeMismatch",
+    "SourceMissing",
     "StoreBusy",
     "StoreClosed",
     "TemplateExists",
     "TemplateNotFound",
+    "UnknownFile",
     "UnknownFormat",
     "UnknownId",
     "UntrustedBundle",
@@ -151,6 +163,13 @@ class BlobCorrupt(NirsStoreError, OSError):
     """The bytes of a file do not hash to the name it carries."""
 
     code = "blob_corrupt"
+    exit_code = 4
+
+
+class BlobUnreadable(NirsStoreError, OSError):
+    """The file is there, but the system refuses to read it; that says nothing about its bytes."""
+
+    code = "blob_unreadable"
     exit_code = 4
 
 
@@ -261,6 +280,30 @@ class TemplateNotFound(NirsStoreError, FileNotFoundError):
     exit_code = 3
 
 
+class SourceMissing(InvalidInput, FileNotFoundError):
+    """The file or folder that was to be stored is not there."""
+
+    code = "source_missing"
+
+
+class UnknownFile(UnknownId, FileNotFoundError):
+    """No stored file has that name, version or alias."""
+
+    code = "unknown_file"
+
+    def __init__(self, identifier: object, message: str) -> None:
+        NirsStoreError.__init__(self, message)
+        self.kind = "file"
+        self.identifier = identifier
+
+
+class OverwriteRefused(NirsStoreError, FileExistsError):
+    """Production content is never replaced, moved or deleted without ``force=True``."""
+
+    code = "overwrite_refused"
+    exit_code = 2
+
+
 class BundleError(NirsStoreError, ValueError):
     """Base of everything that can be wrong with a ``.n4a`` bundle."""
 
@@ -302,6 +345,20 @@ class LineageCycle(InvalidInput):
     """A link that would make something its own source."""
 
     code = "lineage_cycle"
+
+
+class ArchiveInvalid(NirsStoreError, ValueError):
+    """Not an archive of a workspace, or an altered, incomplete or oversized one; nothing was changed."""
+
+    code = "archive_invalid"
+    exit_code = 10
+
+
+class BackupInvalid(NirsStoreError, ValueError):
+    """Not a backup, or one whose files are missing or do not fit their hashes."""
+
+    code = "backup_invalid"
+    exit_code = 10
 
 
 def _rebuild(cls: type[NirsStoreError], message: str, state: dict[str, object]) -> NirsStoreError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from nirs_store.catalog import artifacts, imported, records
 from nirs_store.catalog.access import CatalogAccess
 from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.environment import versions_only
+from nirs_store.catalog.imported import ImportedBundle
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.errors import InvalidInput, UntrustedBundle
 
@@ -41,31 +42,6 @@ _SCORES = (
     "f1",
     "log_loss",
 )
-
-
-@dataclass(frozen=True)
-class ImportedBundle:
-    """A bundle that is in the workspace.
-
-    Attributes
-    ----------
-    run_id, pipeline_id, chain_id : str
-        Where it is; `WorkspaceStore.replay_chain` takes the chain.
-    content_hash : str
-        SHA-256 over its objects and its chain.
-    added : bool
-        False when the same content had been imported before, and nothing was added.
-    """
-
-    run_id: str
-    pipeline_id: str
-    chain_id: str
-    content_hash: str
-    added: bool
-
-    def __repr__(self) -> str:
-        state = "imported" if self.added else "was there already"
-        return f"<ImportedBundle: {state}; run_id={self.run_id!r}, chain_id={self.chain_id!r}>"
 
 
 def import_bundle(
@@ -241,7 +217,7 @@ def known_facts(
         facts, origin = config.get("facts"), config["imported"].get("origin") or {}
         source = f"from {config['imported'].get('file')}, chain {origin.get('chain_id') or 'unknown'}"
         return {**(facts if isinstance(facts, Mapping) else {}), "imported_from": source}
-    environment = dict(run.get("environment") or {})
+    environment = versions_only(run.get("environment"))
     return {
         "dataset_name": pipeline.get("dataset_name"),
         "dataset_hash": pipeline.get("dataset_hash"),

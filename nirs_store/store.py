@@ -17,9 +17,12 @@ from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.errors import InvalidInput
+from nirs_store.facade.evaluations import EvaluationMethods
+from nirs_store.facade.files import FileMethods
 from nirs_store.facade.history import HistoryMethods
 from nirs_store.facade.models import ModelMethods
 from nirs_store.facade.recording import RecordingMethods
+from nirs_store.facade.safekeeping import SafekeepingMethods
 from nirs_store.facade.upkeep import UpkeepMethods
 from nirs_store.facade.viewing import ViewMethods
 
@@ -30,7 +33,16 @@ _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
 
 
-class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, HistoryMethods, UpkeepMethods):
+class WorkspaceStore(
+    RecordingMethods,
+    ModelMethods,
+    ViewMethods,
+    HistoryMethods,
+    UpkeepMethods,
+    FileMethods,
+    EvaluationMethods,
+    SafekeepingMethods,
+):
     """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
 
     Parameters
@@ -162,7 +174,12 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, HistoryMethods
 
     @contextmanager
     def run(
-        self, name: str, config: Any = None, datasets: Sequence[str | Mapping[str, Any]] = ()
+        self,
+        name: str,
+        config: Any = None,
+        datasets: Sequence[str | Mapping[str, Any]] = (),
+        *,
+        environment: Mapping[str, Any] | None = None,
     ) -> Iterator[RunContext]:
         """Record a run: completed on a normal exit, failed with the traceback on an exception.
 
@@ -174,8 +191,10 @@ class WorkspaceStore(RecordingMethods, ModelMethods, ViewMethods, HistoryMethods
             Plain data.
         datasets : sequence
             Names, or dicts with a ``name``.
+        environment : mapping, optional
+            What `nirs_store.capture_environment` gave.
         """
-        with open_run(self, name, config, datasets) as run:
+        with open_run(self, name, config, datasets, environment) as run:
             yield run
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nirs_store.catalog import overview, prediction_queries, queries
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.environment import versions_only
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.display import block, byte_text, field_table, short, table
 from nirs_store.errors import InvalidInput, UnknownId
@@ -22,6 +23,8 @@ from nirs_store.tree import Node, chain_tree, tree_html
 
 __all__ = ["ChainView", "RunView", "chain_predictions", "view_chain", "view_run"]
 
+# What `capture_environment` adds to the versions that every run has.
+_CAPTURED = ("git-dirty", "seeds", "container", "parameters", "command")
 _PARTITIONS = ("train", "val", "test")
 _SCORES = ("rmsecv", "rmsec", "rmsep", "mae", "bias", "sep", "r2", "rpd", "rpiq")
 _CLASS_SCORES = ("accuracy", "balanced_accuracy", "f1", "log_loss")
@@ -158,7 +161,7 @@ class RunView:
     datasets: tuple[str, ...]
     note: str
     tags: tuple[str, ...]
-    environment: dict[str, str]
+    environment: dict[str, Any]
     config: Any
     summary: Any
     error: str | None
@@ -182,7 +185,8 @@ class RunView:
             "completed": self.completed_at,
             "summary": self.summary or None,
             "error": self.error.strip().rpartition("\n")[2] if self.error else None,
-            "environment": self.environment or None,
+            "environment": versions_only(self.environment) or None,
+            **{name: self.environment.get(name) for name in _CAPTURED},
         }
         columns = ("name", "dataset_name", "status", "metric", "best_val", "best_test", "duration_ms")
         head = ("pipeline", "dataset", "status", "metric", "best val", "best test", "ms")

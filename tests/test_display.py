@@ -27,7 +27,7 @@ from nirs_store.catalog.lease import Lease
 from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table
 
 NASTY = '<script>alert(\'1\')</script>"><img src=x onerror="alert(2)">&amp;'
-ALLOWED = {"div", "p", "b", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+ALLOWED = {"div", "p", "b", "pre", "table", "caption", "thead", "tbody", "tr", "th", "td"}
 
 
 class Reader(HTMLParser):
@@ -41,7 +41,11 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag in ALLOWED, tag
         for name, value in attrs:
-            assert (name, value) in {("style", "text-align:right"), ("style", "text-align:left")}
+            assert (name, value) in {
+                ("style", "text-align:right"),
+                ("style", "text-align:left"),
+                ("style", "line-height:1.2"),
+            }
         self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

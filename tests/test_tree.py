@@ -98,6 +98,7 @@ def test_show_and_the_notebook_draw_the_tree(store: WorkspaceStore) -> None:
             pca = PCA(3).fit(left.transform(MEAT.X))
             recorder.step(pca)
             chain = recorder.model({0: Ridge().fit(pca.transform(left.transform(MEAT.X)), MEAT.fat)})
+    store.flush()
     output = CliRunner().invoke(app, ["show", chain, "-w", str(store.workspace_path)]).output
     for text in ("└── branch 0", "└── branch 0.1", first.blob_id[:8], "└── fold 0"):
         assert text in output

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from nirs_store.errors import InvalidInput, ReadOnlyStore, WriteFailed
+from nirs_store.errors import InvalidInput, NirsStoreError, ReadOnlyStore, WriteFailed
 
 __all__ = ["Buffer", "ensure_dir", "fsync_dir", "move_file", "remove_file", "write_error", "write_file"]
 
@@ -82,6 +82,10 @@ def write_file(
         else:
             _rename_if_absent(temporary, path)
         fsync_dir(path.parent)
+    except NirsStoreError:
+        # Whoever gives the pieces found something wrong with them, and has said so.
+        _discard(temporary)
+        raise
     except OSError as exc:
         _discard(temporary)
         if isinstance(exc, FileExistsError) and not replace:

@@ -15,11 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, write_error, write_file
+from nirs_store.blobs.draft import Draft
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, write_error, write_file
 from nirs_store.blobs.paths import aside_name, check_hash, check_suffix, resolve_inside
 from nirs_store.blobs.verified import VerifiedFiles, hash_file, identity_of
 from nirs_store.blobs.writer import MAX_PENDING_BYTES, BackgroundWriter
-from nirs_store.errors import BlobCorrupt, BlobMissing, NirsStoreError
+from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, NirsStoreError
 from nirs_store.ids import sha256_hex
 
 __all__ = ["BlobInfo", "BlobStore"]
@@ -142,6 +143,59 @@ class BlobStore:
                 self._writer.submit(relative, digest, content)
         return BlobInfo(digest, relative, len(content), written)
 
+    def draft(self) -> Draft:
+        """Begin a blob whose bytes come in pieces and whose name is known at their end; see `adopt`.
+
+        Raises
+        ------
+        WriteFailed, ReadOnlyStore
+        """
+        ensure_dir(self._tmp)
+        return Draft(self._tmp)
+
+    def adopt(self, draft: Draft, suffix: str) -> BlobInfo:
+        """Make a finished draft the blob of its hash, unless an intact file holds the same bytes already.
+
+        Returns
+        -------
+        BlobInfo
+            The file is durable, and the draft is gone.
+
+        Raises
+        ------
+        WriteFailed, ReadOnlyStore
+            The draft is still there.
+        """
+        relative = self.relative_path(draft.digest, suffix)
+        self._writer.wait_for_file(relative)
+        written = not self._is_intact(relative, draft.digest, draft.size)
+        if written:
+            path = self._own_place(relative)
+            self._ensure_shard(path.parent, False)
+            try:
+                move_file(draft.path, path)
+            except FileNotFoundError:
+                # The folder vanished after it was made.
+                self._ensure_shard(path.parent, True)
+                move_file(draft.path, path)
+            with contextlib.suppress(FileNotFoundError):
+                self._verified.remember(relative, draft.digest, identity_of(path.stat()))
+        draft.discard()
+        return BlobInfo(draft.digest, relative, draft.size, written)
+
+    def verified_path(self, relative: str, expected_hash: str) -> Path:
+        """Give the path of a file whose bytes were compared with their hash, now or before in this process.
+
+        Raises
+        ------
+        BlobMissing, BlobCorrupt
+            As for `read`.
+        """
+        path = self.path_of(relative)
+        if not self._verified.knows(relative, expected_hash, identity_of(path.stat())):
+            self.verify(relative, expected_hash)
+        return path
+
     def wait(self, hashes: Iterable[str] | None = None) -> None:
         """Return when the blobs of these hashes (None: all) are durable; what failed before is tried again.
 
@@ -161,6 +215,8 @@ class BlobStore:
             It is neither in its place nor set aside.
         BlobCorrupt
             Its bytes are others than the hash says.
+        BlobUnreadable
+            The system refuses.
         """
         path = self._settled(relative)
         # A gc may be moving it from the first place to the second, or back.
@@ -171,7 +227,10 @@ class BlobStore:
                     data = file.read()
             except OSError as exc:
                 if exc.errno not in _NOT_THERE:
-                    raise
+                    raise BlobUnreadable(
+                        f"{place} cannot be read: {exc.strerror or exc}. Nothing was changed. Look at its "
+                        "permissions and at the disk, and ask again."
+                    ) from exc
                 continue
             if not self._verified.knows(relative, expected_hash, identity):
                 self._check(place, expected_hash, sha256_hex(data), len(data))

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nirs_store.bundle.words import in_words
-from nirs_store.chains.kinds import MODEL, SPLITTER, TARGETS
+from nirs_store.chains.folds import stack_sources
+from nirs_store.chains.kinds import MERGE, MODEL, SPLITTER, STACKED, TARGETS
 
 __all__ = ["CARD", "card_text", "readable"]
 
@@ -67,14 +68,16 @@ def card_text(
     probe : str
         Where its probe spectra come from.
     """
-    model: Mapping[str, Any] = next((step for step in chain["steps"] if step["operator_type"] == MODEL), {})
+    model: Mapping[str, Any] = next(
+        (step for step in chain["steps"] if step.get("operator_type") in (MODEL, STACKED)), {}
+    )
     name = str(chain.get("model_class") or model.get("operator_class") or "model").rpartition(".")[2]
     target, unit = str(units.get("target") or ""), str(units.get("target_unit") or "")
     what = f"{target} ({unit})" if target and unit else target
     lines = [f"# {_plain(name)} for {_plain(what)}" if what else f"# {_plain(name)}", ""]
     lines += _table(_subject(chain, units, facts, what))
     lines += ["", "## From spectrum to prediction", ""]
-    lines += [f"{place}. {_plain(text, 400)}" for place, text in enumerate(_steps(chain), start=1)]
+    lines += [f"{place}. {_plain(text, 1200)}" for place, text in enumerate(_steps(chain), start=1)]
     lines += ["", "## Figures of merit", "", *_scores(scores, unit)]
     lines += ["", "## How it was made", "", *_table(_origin(chain, facts, environment))]
     lines += ["", "## Opening it", "", *_opening(kind, needs_trust, probe)]
@@ -118,11 +121,20 @@ def _subject(
 def _steps(chain: Mapping[str, Any]) -> list[str]:
     words = []
     for step in sorted(chain["steps"], key=lambda step: int(step["step_idx"])):
-        kind = step["operator_type"]
+        kind = step.get("operator_type")
         if kind == SPLITTER:
             continue
-        text = in_words(str(step["operator_class"]), step.get("params") or {})
-        if kind == TARGETS:
+        text = in_words(str(step.get("operator_class") or ""), step.get("params") or {})
+        if branch := step.get("branch_path"):
+            text = f"On branch {'.'.join(map(str, branch))}: {text}"
+        if kind == MERGE:
+            text = "What the branches give is put side by side"
+        elif kind == STACKED:
+            fed = ["; ".join(_steps(source)) for source in stack_sources(step, "step")]
+            text = f"{text}, fed with the predictions of {len(fed)} models: " + "; ".join(
+                f"({place}) {one}" for place, one in enumerate(fed, start=1)
+            )
+        elif kind == TARGETS:
             text = f"Reference values (undone after prediction): {text}"
         elif kind == MODEL:
             folds = [fold for fold in chain["fold_artifacts"] if "final" not in fold]
@@ -155,9 +167,9 @@ def _origin(
     told = facts.get("environment")
     trained = told if isinstance(told, Mapping) and told else environment
     splitters = [
-        in_words(str(step["operator_class"]), step.get("params") or {})
+        in_words(str(step.get("operator_class") or ""), step.get("params") or {})
         for step in chain["steps"]
-        if step["operator_type"] == SPLITTER
+        if step.get("operator_type") == SPLITTER
     ]
     return [
         ("date", str(facts.get("created_at") or chain.get("created_at") or "")[:19].replace("T", " ")),

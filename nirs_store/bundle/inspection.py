@@ -79,7 +79,7 @@ def inspect_bundle(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Insp
 
     Examples
     --------
-    >>> inspect_bundle("wheat.n4a").verdict  # doctest: +SKIP
+    >>> inspect_bundle("wheat.n4a").verdict
     'opens as it is'
     """
     contents = read_contents(Path(path), limits)

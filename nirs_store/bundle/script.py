@@ -54,8 +54,8 @@ def export_script(source: ChainSource, chain_id: str, output_path: str | Path) -
 
     Examples
     --------
-    >>> export_script(store, chain_id, "exports/wheat")  # doctest: +SKIP
-    PosixPath('exports/wheat.n4a.py')
+    >>> export_script(store, chain_id, "exports/wheat").as_posix()
+    'exports/wheat.n4a.py'
     """
     path = Path(output_path)
     if path.name.endswith(".n4a"):

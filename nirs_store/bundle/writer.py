@@ -119,8 +119,8 @@ def export_chain(
 
     Examples
     --------
-    >>> export_chain(store, chain_id, "exports/wheat")  # doctest: +SKIP
-    PosixPath('exports/wheat.n4a')
+    >>> export_chain(store, chain_id, "exports/wheat").as_posix()
+    'exports/wheat.n4a'
     """
     target = target_path(output_path, SUFFIX)
     if predictions is not None and probe is None:

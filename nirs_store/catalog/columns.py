@@ -12,6 +12,7 @@ __all__ = [
     "Table",
     "create_statement",
     "document",
+    "flag",
     "key",
     "moment",
     "number",
@@ -76,6 +77,11 @@ def whole(name: str, *, null: bool = True) -> Column:
 def whole64(name: str) -> Column:
     """A whole number of 64 bits."""
     return Column(name, "BIGINT NOT NULL", LONG)
+
+
+def flag(name: str) -> Column:
+    """Yes or no."""
+    return Column(name, "BOOLEAN NOT NULL", pa.bool_())
 
 
 def create_statement(table: Table) -> str:

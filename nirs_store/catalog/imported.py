@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nirs_store.catalog.access import Connection
 
-__all__ = ["find_import"]
+__all__ = ["ImportedBundle", "find_import"]
+
+
+@dataclass(frozen=True)
+class ImportedBundle:
+    """A bundle that is in the workspace.
+
+    Attributes
+    ----------
+    run_id, pipeline_id, chain_id : str
+        Where it is; `WorkspaceStore.replay_chain` takes the chain.
+    content_hash : str
+        SHA-256 over its objects and its chain.
+    added : bool
+        False when the same content had been imported before, and nothing was added.
+    """
+
+    run_id: str
+    pipeline_id: str
+    chain_id: str
+    content_hash: str
+    added: bool
+
+    def __repr__(self) -> str:
+        state = "imported" if self.added else "was there already"
+        return f"<ImportedBundle: {state}; run_id={self.run_id!r}, chain_id={self.chain_id!r}>"
 
 
 def find_import(con: Connection, content_hash: str) -> tuple[str, str, str] | None:

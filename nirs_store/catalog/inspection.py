@@ -45,6 +45,7 @@ _ASKED: dict[str, tuple[str, ...]] = {
     "artifact_records": ("record_id", "pipeline_id", "artifact_id"),
     "artifact_links": ("link_id", "record_id", "artifact_id", "pipeline_id"),
     "logs": ("log_id", "pipeline_id"),
+    "file_versions": ("version_id", "artifact_id"),
 }  # fmt: skip
 
 # child, its key, the column that names the parent, the parent, the parent's key
@@ -285,6 +286,16 @@ class Inspection:
         ):
             found.setdefault(str(record), []).append(str(artifact))
         return found
+
+    def filed(self) -> dict[str, list[str]]:
+        """Artifacts that versions of files hold."""
+        return {
+            str(version): [str(artifact)]
+            for version, artifact in self._rows(
+                f"SELECT version_id, artifact_id FROM {self._all('file_versions')} "
+                "WHERE artifact_id IS NOT NULL ORDER BY version_id"
+            )
+        }
 
     def missing_sessions(self) -> list[str]:
         """Sessions that hold artifacts and have no row."""

@@ -13,25 +13,33 @@ from nirs_store.ids import new_id
 __all__ = ["add_blob_row", "add_references", "remove_references"]
 
 
+_OWNERS = (
+    ("chain", "chains", "chain_id", "c.pipeline_id"),
+    ("record", "artifact_records", "record_id", "c.pipeline_id"),
+    ("file", "file_versions", "version_id", "NULL"),
+)
+
+
 def remove_references(con: Connection, ref_ids: Sequence[str]) -> int:
-    """Remove references of chains and records that are gone; gives how many."""
+    """Remove references of chains, records and files that are gone; gives how many."""
     return number(
         con,
         "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND ((owner_kind = 'chain' "
         "AND owner_id NOT IN (SELECT chain_id FROM chains)) OR (owner_kind = 'record' "
-        "AND owner_id NOT IN (SELECT record_id FROM artifact_records)))",
+        "AND owner_id NOT IN (SELECT record_id FROM artifact_records)) OR (owner_kind = 'file' "
+        "AND owner_id NOT IN (SELECT version_id FROM file_versions)))",
         [list(ref_ids)],
     )
 
 
 def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
-    """Give chains and records the references that they lack to artifacts that they name; gives how many."""
+    """Give chains, records and files the references that they lack to artifacts that they name; gives how many."""
     return sum(
         number(
             con,
             f"""
             INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, pipeline_id, created_at)
-            SELECT $ref, $artifact, '{kind}', c.{key}, c.pipeline_id, $now FROM {table} c
+            SELECT $ref, $artifact, '{kind}', c.{key}, {pipeline}, $now FROM {table} c
             WHERE c.{key} = $owner
               AND EXISTS (SELECT 1 FROM blobs b WHERE b.artifact_id = $artifact)
               AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.owner_kind = '{kind}'
@@ -40,7 +48,7 @@ def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
             {"ref": new_id(), "artifact": artifact_id, "owner": owner_id, "now": now_naive()},
         )
         for owner_id, artifact_id in pairs
-        for kind, table, key in (("chain", "chains", "chain_id"), ("record", "artifact_records", "record_id"))
+        for kind, table, key, pipeline in _OWNERS
     )
 
 

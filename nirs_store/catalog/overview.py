@@ -1,4 +1,4 @@
-"""Questions behind what a notebook shows of a store and of a chain."""
+"""Questions behind what a notebook and a terminal show of a store, its runs and chains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.queries import frame
 
-__all__ = ["artifacts_of", "counts", "prediction_rows"]
+__all__ = ["artifacts_of", "counts", "pipeline_counts", "prediction_rows", "targets_of"]
 
 
 def counts(con: Connection) -> dict[str, int]:
@@ -37,4 +37,23 @@ def prediction_rows(con: Connection, chain_id: str, partition: str) -> pl.DataFr
         "SELECT prediction_id, fold_id FROM predictions WHERE chain_id = ? AND partition = ? ORDER BY "
         "TRY_CAST(regexp_extract(fold_id, '[0-9]+$') AS INTEGER) NULLS LAST, fold_id, prediction_id",
         [chain_id, partition],
+    )
+
+
+def pipeline_counts(con: Connection, run_ids: Sequence[str]) -> dict[str, int]:
+    """How many pipelines runs have; those without any are left out."""
+    rows = con.execute(
+        "SELECT run_id, count(*) FROM pipelines WHERE run_id IN (SELECT unnest(?)) GROUP BY run_id",
+        [list(run_ids)],
+    ).fetchall()
+    return {str(run_id): int(n) for run_id, n in rows}
+
+
+def targets_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
+    """What chains predict, and in which unit, as their metadata say."""
+    return frame(
+        con,
+        "SELECT chain_id, metadata ->> 'target' AS target, metadata ->> 'target_unit' AS unit "
+        "FROM chains WHERE chain_id IN (SELECT unnest(?))",
+        [list(chain_ids)],
     )

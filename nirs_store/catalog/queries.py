@@ -16,11 +16,13 @@ import polars as pl
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.arrays import decode_array
 from nirs_store.catalog.frames import to_frame
+from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.values import as_text, from_json, is_text, with_zone
 from nirs_store.errors import CatalogDamaged, InvalidInput
 
 __all__ = [
+    "add_environment",
     "chains_for_pipeline",
     "find_ids",
     "get_artifact",
@@ -145,6 +147,15 @@ def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | 
     if row is not None:
         row["tags"] = row["tags"] or []
     return row
+
+
+def add_environment(con: Connection, run_id: str, captured: str | None) -> int:
+    """Merge a captured environment into a run's inside the caller's transaction; 0 for an unknown run."""
+    return number(
+        con,
+        "UPDATE runs SET environment = json_merge_patch(coalesce(environment, '{}'::JSON), ?::JSON) WHERE run_id = ?",
+        [captured, run_id],
+    )
 
 
 def get_pipeline(con: Connection, pipeline_id: str, alive: list[str]) -> dict[str, Any] | None:

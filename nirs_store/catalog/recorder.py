@@ -206,6 +206,12 @@ class Recorder:
                     if not self._in_hand[token]:
                         del self._in_hand[token]
 
+    def release_claims(self) -> None:
+        """Give claims up whose rows went into the catalog past the buffer, unless the buffer needs others."""
+        with self._mutex:
+            if self._sealed is None:
+                self._release_claims()
+
     def before_fork(self) -> bool:
         """Keep the buffer still while the process forks; False when another thread kept it busy."""
         self._held_for_fork = self._mutex.acquire(timeout=10.0)

@@ -73,8 +73,14 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
 # -- runs ------------------------------------------------------------------------------------
 
 
-def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -> str:
-    """Record a run and commit it."""
+def begin_run(
+    engine: Engine,
+    name: str,
+    config: Any,
+    datasets: Sequence[Any],
+    captured: Mapping[str, Any] | None = None,
+) -> str:
+    """Record a run and commit it, with what was captured of its environment, or the versions alone."""
     engine.check_writable()
     run_id = new_id()
     row = {
@@ -85,7 +91,7 @@ def begin_run(engine: Engine, name: str, config: Any, datasets: Sequence[Any]) -
         "status": "running",
         "created_at": now_naive(),
         "session_id": engine.session_id,
-        "environment": to_json(environment(), "environment"),
+        "environment": to_json({**environment(), **(captured or {})}, "environment"),
     }
     check_guard(engine, {"name": name, "config": config, "datasets": list(datasets or ())})
     with engine.recording(commit=True) as buffer:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from nirs_store.catalog.columns import Table, document, key, moment, text, whole, whole64
+from nirs_store.catalog.columns import Table, document, flag, key, moment, text, whole, whole64
 
 __all__ = ["FILE_TABLES"]
 
 FILE_TABLES: tuple[Table, ...] = (
-    # A row a version; what a name means today is its newest version that is not deleted.
+    # A row a version. A name is one series of versions, and one more for each test; `is_latest` marks the newest
+    # of a series, so that listing what is there today is one scan.
     Table(
         "file_versions",
         (
             key("version_id"),
             text("name"),
+            text("test_name", null=True),
             whole("version", null=False),
+            flag("is_latest"),
             text("type"),
             text("kind"),
             text("status"),
             text("mode"),
             text("coverage", null=True),
-            text("test_name", null=True),
             text("model_id", null=True),
             text("evaluation_id", null=True),
             text("suite", null=True),
@@ -34,6 +36,9 @@ FILE_TABLES: tuple[Table, ...] = (
             whole64("size_bytes"),
             whole64("stored_bytes"),
             text("compression"),
+            text("compression_note", null=True),
+            # Of a group: its members, a version id a name.
+            document("members"),
             document("tags"),
             document("metadata"),
             text("message", null=True),
@@ -44,7 +49,21 @@ FILE_TABLES: tuple[Table, ...] = (
     ),
     Table(
         "file_aliases",
-        (key("alias_id"), text("name"), text("alias"), text("version_id"), moment("made_at", null=False)),
+        (
+            key("alias_id"),
+            text("name"),
+            text("test_name", null=True),
+            text("alias"),
+            text("version_id"),
+            moment("made_at", null=False),
+        ),
+    ),
+    # The highest number that a deleted version of a series had: numbers are never given twice.
+    Table("file_retired", (key("series"), whole("version", null=False))),
+    # Types that somebody declared here, beside those that come with the library.
+    Table(
+        "file_types",
+        (key("type"), text("description"), document("metadata_schema"), moment("made_at", null=False)),
     ),
     Table(
         "processing_runs",

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "fitting",
     "human_bytes",
     "moment",
     "number",
@@ -69,6 +70,12 @@ def print_table(
     click.secho(_line(columns, widths, columns, numeric), bold=True)
     for row in cells:
         click.echo(_line(row, widths, columns, numeric))
+
+
+def fitting(line: str) -> str:
+    """Cut a line to the width of the terminal; in a pipe it is left alone."""
+    width = shutil.get_terminal_size().columns
+    return line if not on_terminal() or len(line) <= width else line[: width - 1] + "…"
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 
+from nirs_store.catalog import overview
+from nirs_store.cli._workspace import ask
 from nirs_store.store import WorkspaceStore
 
 __all__ = ["TASKS", "ranked"]
 
 TASKS = ("regression", "classification")
-
-_SUBJECTS = (
-    "SELECT chain_id, metadata ->> 'target' AS target, metadata ->> 'target_unit' AS unit "
-    "FROM chains WHERE chain_id IN (SELECT unnest(?))"
-)
 
 
 def ranked(
@@ -47,7 +44,7 @@ def ranked(
         frame = store.top_chains(n, metric, dataset, run_id, task_type=each, ascending=ascending)
         if frame.height:
             kind = "regression" if "rmsecv" in frame.columns else "classification"
-            about = store.sql(_SUBJECTS, [frame["chain_id"].to_list()])
+            about = ask(store, overview.targets_of, frame["chain_id"].to_list())
             frames.append(
                 frame.with_columns(pl.lit(kind).alias("task_type")).join(
                     about, on="chain_id", how="left", maintain_order="left"

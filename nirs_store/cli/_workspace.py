@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["KINDS", "Found", "find", "open_store"]
+__all__ = ["KINDS", "Found", "ask", "find", "open_store"]
 
 #: In the order in which an id is looked up.
 KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
 
 _LEAST_CHARACTERS = 4
 _SHOWN = 3
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ def open_store(workspace: Path) -> WorkspaceStore:
         There is none; nothing is created.
     """
     return WorkspaceStore(workspace, create=False)
+
+
+def ask(store: WorkspaceStore, question: Callable[..., Answer], *arguments: Any) -> Answer:
+    """Put one of the catalog's questions to a workspace."""
+    return store._engine.query(lambda con: question(con, *arguments))
 
 
 def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Found:

@@ -10,11 +10,11 @@ import numpy as np
 
 from nirs_store.bundle.limits import Limits
 from nirs_store.catalog import artifacts, records
+from nirs_store.catalog.imported import ImportedBundle
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
 from nirs_store.facade.asking import QueryMethods
-from nirs_store.imports import ImportedBundle
 from nirs_store.registry.audit import attempted, note
 from nirs_store.registry.loader import ArtifactLoader
 from nirs_store.registry.registry import ArtifactRegistry
@@ -236,6 +236,7 @@ class ModelMethods(QueryMethods):
 
     def _recorded(self, chain_id: str, options: dict[str, Any]) -> dict[str, Any]:
         """Add to the options of an export what the workspace knows about the model."""
+        # It opens estimators, and so imports scikit-learn: not on the way of opening a store.
         from nirs_store import imports
 
         chain = self.get_chain(chain_id)
@@ -294,7 +295,9 @@ class ModelMethods(QueryMethods):
 
         Examples
         --------
-        >>> store.import_bundle("wheat.n4a").chain_id  # doctest: +SKIP
+        >>> imported = store.import_bundle("wheat.n4a")
+        >>> store.replay_chain(imported.chain_id, X).shape
+        (54,)
         """
         from nirs_store import imports
         from nirs_store.bundle.limits import DEFAULT_LIMITS

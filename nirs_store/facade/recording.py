@@ -19,9 +19,22 @@ class RecordingMethods(Facade):
     """What a training loop calls."""
 
     @attempted("begin_run")
-    def begin_run(self, name: str, config: Any, datasets: list[dict[str, Any]]) -> str:
-        """Begin a run and commit it, so that its id can be handed to a worker."""
-        return records.begin_run(self._engine, name, config, datasets)
+    def begin_run(
+        self,
+        name: str,
+        config: Any,
+        datasets: list[dict[str, Any]],
+        *,
+        environment: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Begin a run and commit it, so that its id can be handed to a worker.
+
+        Parameters
+        ----------
+        environment : mapping, optional
+            What `nirs_store.capture_environment` gave; the versions that every run keeps are added.
+        """
+        return records.begin_run(self._engine, name, config, datasets, environment)
 
     @attempted("complete_run", "run")
     def complete_run(self, run_id: str, summary: dict[str, Any]) -> None:

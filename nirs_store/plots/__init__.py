@@ -10,6 +10,13 @@ from __future__ import annotations
 from nirs_store.plots._figure import save_figure
 from nirs_store.plots.coefficients import chain_pls_coefficients, pls_coefficients
 from nirs_store.plots.components import chain_rmsecv_vs_components, rmsecv_vs_components
+from nirs_store.plots.evaluations import (
+    comparison_matrix,
+    leaderboard_intervals,
+    pareto_front,
+    robustness_curves,
+    score_trend,
+)
 from nirs_store.plots.folds import chain_fold_stability, fold_stability
 from nirs_store.plots.pivot_map import chain_heatmap, heatmap, heatmap_frame
 from nirs_store.plots.residual import chain_residuals, residuals
@@ -24,13 +31,18 @@ __all__ = [
     "chain_residuals",
     "chain_rmsecv_vs_components",
     "chain_spectra_by_step",
+    "comparison_matrix",
     "fold_stability",
     "heatmap",
     "heatmap_frame",
+    "leaderboard_intervals",
+    "pareto_front",
     "pls_coefficients",
     "predicted_vs_measured",
     "residuals",
     "rmsecv_vs_components",
+    "robustness_curves",
     "save_figure",
+    "score_trend",
     "spectra_by_step",
 ]

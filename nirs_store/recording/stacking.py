@@ -28,7 +28,7 @@ from nirs_store.recording.result import POOLED, CrossValidationResult, ScoreRow,
 from nirs_store.recording.rows import finite
 from nirs_store.recording.steps import class_name, describe, parameters, take_apart
 from nirs_store.registry import ArtifactRecord, ArtifactType, ChainNode, MetaModelConfig
-from nirs_store.registry.registry import check_branches
+from nirs_store.registry.depending import check_branches
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores
 from nirs_store.store import WorkspaceStore
 

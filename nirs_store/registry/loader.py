@@ -12,8 +12,10 @@ from nirs_store.catalog import artifacts
 from nirs_store.errors import BlobMissing, InvalidInput, UnknownId
 from nirs_store.registry.base import View
 from nirs_store.registry.cache import DEFAULT_BYTES, LRUCache
+from nirs_store.registry.depending import check_branches
+from nirs_store.registry.finding import select
 from nirs_store.registry.ids import ChainNode, format_chain, normalise_fold, parse_artifact_id, parse_chain
-from nirs_store.registry.registry import ArtifactRegistry, check_branches, select
+from nirs_store.registry.registry import ArtifactRegistry
 from nirs_store.registry.types import ArtifactRecord, ArtifactType
 
 __all__ = ["ArtifactLoader"]
@@ -41,8 +43,8 @@ class ArtifactLoader(View):
 
     Examples
     --------
-    >>> loader = store.loader                                   # doctest: +SKIP
-    >>> loader.load_for_step(3, branch_path=[1], fold_id=0)     # doctest: +SKIP
+    >>> [type(fitted).__name__ for _, fitted in store.loader.load_for_step(2, fold_id=0)]
+    ['StandardScaler']
     """
 
     def __init__(

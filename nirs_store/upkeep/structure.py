@@ -23,6 +23,8 @@ _ARE_LOST = (
     "`nirs-store repair` lists what is lost; bring store.duckdb back from a backup, or record it again."
 )
 _REPAIR = "`nirs-store repair` puts this right."
+# Who holds artifacts, and the table of it.
+_OWNED_IN = {"chain": "chains", "record": "artifact_records", "file": "file_versions"}
 _SAVE_AGAIN = "Save the same object again, or bring its file back from a backup."
 
 
@@ -132,12 +134,14 @@ def _artifacts(inspection: Inspection, seen: Surroundings, found: Structure) -> 
     references = found.ask("references", inspection.references)
     chains = found.ask("chains", lambda: list(inspection.chains()))
     recorded = found.ask("records", inspection.recorded)
-    if found.blobs is None or references is None or chains is None or recorded is None:
+    filed = found.ask("files", inspection.filed)
+    if found.blobs is None or references is None or chains is None or recorded is None or filed is None:
         return
     named = {chain.chain_id: _named(chain, found) for chain in chains}
     known = {blob.artifact_id for blob in found.blobs}
-    found.findings += _missing_rows(named, recorded, known, seen, found)
-    found.findings += _references(references, {"chain": named, "record": recorded}, known)
+    owners = {"chain": named, "record": recorded, "file": filed}
+    found.findings += _missing_rows(owners, known, seen, found)
+    found.findings += _references(references, owners, known)
     for session_id in found.ask("sessions", inspection.missing_sessions) or ():
         if session_id not in seen.alive:
             found.findings.append(
@@ -188,26 +192,24 @@ def _decoded(chain: ChainRow) -> dict[str, Any]:
 
 
 def _missing_rows(
-    named: dict[str, list[str]],
-    recorded: dict[str, list[str]],
-    known: set[str],
-    seen: Surroundings,
-    found: Structure,
+    named: dict[str, dict[str, list[str]]], known: set[str], seen: Surroundings, found: Structure
 ) -> list[Finding]:
-    owners: dict[str, list[str]] = {}
-    for owner, ids in (*named.items(), *recorded.items()):
-        for artifact_id in ids:
-            if artifact_id not in known:
-                owners.setdefault(artifact_id, []).append(owner)
+    owners: dict[str, list[tuple[str, str]]] = {}
+    for kind, holders in named.items():
+        for owner, ids in holders.items():
+            for artifact_id in ids:
+                if artifact_id not in known:
+                    owners.setdefault(artifact_id, []).append((kind, owner))
     files = {stem_of(path): path for path in sorted(seen.files | seen.aside)} if owners else {}
     findings = []
-    for artifact_id, chains in sorted(owners.items()):
+    for artifact_id, users in sorted(owners.items()):
         path = files.get(artifact_id)
         if path is not None:
             found.restorable.add(path)
-        of_records = sum(owner in recorded for owner in chains)
-        words = f"{len(chains) - of_records} chains" + (f" and {of_records} records" if of_records else "")
-        message = f"{words} name this artifact ({chains[0]}), and there is no row of it"
+        kinds = [kind for kind, _ in users]
+        counted = [f"{kinds.count(kind)} {kind}s" for kind in _OWNED_IN if kind in kinds]
+        words = " and ".join(counted)
+        message = f"{words} name this artifact ({users[0][1]}), and there is no row of it"
         findings.append(
             Finding(
                 "artifact_missing" if path is None else "artifact_row_missing",
@@ -263,7 +265,7 @@ def _references(
                         Finding(
                             "reference_missing",
                             "warning",
-                            f"{'chains' if kind == 'chain' else 'artifact_records'}/{owner_id}",
+                            f"{_OWNED_IN[kind]}/{owner_id}",
                             f"it holds no reference to artifact {artifact_id}, which it names; a gc could remove that.",
                             remedy=_REPAIR,
                             subject=(owner_id, artifact_id),

@@ -247,11 +247,16 @@ def test_importing_the_blobs_loads_no_heavy_library():
     assert answer.stdout.strip() == "[]"
 
 
-def test_a_forest_is_for_joblib_and_skops_says_so(spectra):
-    forest = RandomForestRegressor(2, max_depth=2, random_state=0).fit(*spectra)
+class _Own:
+    """A class that skops knows nothing of."""
 
-    with pytest.raises(
-        SerializationError, match=r"RandomForestRegressor.*sklearn\.tree\._tree\.Tree.*joblib"
-    ):
-        get_serializer("skops").dumps(forest)
-    assert len(hashlib.sha256(get_serializer("joblib").dumps(forest)).digest()) == 32
+
+def test_a_forest_may_be_kept_without_pickle_and_an_unknown_class_may_not(spectra):
+    X, y = spectra
+    forest = RandomForestRegressor(2, max_depth=2, random_state=0).fit(X, y)
+    skops = get_serializer("skops")
+
+    np.testing.assert_array_equal(skops.loads(skops.dumps(forest)).predict(X), forest.predict(X))
+    forest.note = _Own()
+    with pytest.raises(SerializationError, match=r"RandomForestRegressor.*_Own.*joblib"):
+        skops.dumps(forest)

@@ -19,6 +19,7 @@ from nirs_store.blobs.store import BlobStore
 from nirs_store.errors import (
     BlobCorrupt,
     BlobMissing,
+    BlobUnreadable,
     InvalidInput,
     PathEscapes,
     ReadOnlyStore,
@@ -258,6 +259,16 @@ def test_a_missing_blob_is_named(store, tmp_path):
         assert str(tmp_path / PATH) in str(caught.value)
         assert isinstance(caught.value, FileNotFoundError)
     assert store.exists(PATH) is False
+
+
+@pytest.mark.parametrize("refusal", [errno.EIO, errno.EACCES])
+def test_a_file_that_the_system_refuses_to_read_is_not_called_damaged(saved, monkeypatch, refusal):
+    def refuse(path, *args, **named):
+        raise OSError(refusal, os.strerror(refusal), str(path))
+
+    monkeypatch.setattr(store_module.Path, "open", refuse)
+    with pytest.raises(BlobUnreadable, match=rf"{HASH}.*{os.strerror(refusal)}.*disk"):
+        saved.read(PATH, HASH)
 
 
 def test_a_folder_in_place_of_a_blob_is_a_missing_blob_and_cannot_be_healed_silently(store, tmp_path):

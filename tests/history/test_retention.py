@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def going(store: WorkspaceStore, policy: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def recorded(empty: Path) -> tuple[Path, list[str]]:
     """A workspace with three runs of a chain each, worst, best and middle, and its chains."""
-    folder = Path(shutil.copytree(empty, empty.parent / "three"))
+    # A name of its own: a worker that takes over tests of this module comes here again.
+    folder = Path(shutil.copytree(empty, Path(tempfile.mkdtemp(dir=empty.parent)) / "three"))
     with WorkspaceStore(folder) as store:
         return folder, [scored(store, error) for error in (0.3, 0.1, 0.2)]
 

@@ -175,3 +175,19 @@ def worker_process(store: WorkspaceStore, run_id: str, number: int, answers: Any
     pipeline_id = store.begin_pipeline(run_id, "buffered at the end", {}, [], "corn", "hash")
     predict(store, pipeline_id, None)
     answers.put(status)
+
+
+def record_until_told(talk: Talk, folder: Path) -> int:
+    """Record whole runs one after the other, and delete every third again; gives their number."""
+    number = 0
+    with WorkspaceStore(folder) as store:
+        while not talk.told():
+            run_id = store.begin_run(f"busy {number}", {}, [])
+            whole_pipeline(store, run_id, f"p{number}")
+            store.complete_run(run_id, {})
+            if number % 3 == 2:
+                store.delete_run(run_id)
+            number += 1
+            if number == 2:
+                talk.say("recording")
+    return number

@@ -7,6 +7,7 @@ step, who is next, and a seed gives the same interleaving each time.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,9 +80,9 @@ def collector(talk: Talk, folder: Path) -> None:
                 found: Any = _patiently(lambda: store.collect_garbage(grace_seconds=0.0))
             talk.say(("done", None if found is None else found.files))
             continue
-        plan = store.gc_artifacts(dry_run=True, grace_seconds=0.0)
+        plan = _at_last(lambda: store.gc_artifacts(dry_run=True, grace_seconds=0.0))
         before = _files(folder)
-        result = store.collect_garbage(grace_seconds=0.0)
+        result = _at_last(lambda: store.collect_garbage(grace_seconds=0.0))
         removed = before.keys() - _files(folder).keys()
         same = (
             set(plan.files) == set(result.plan.files) == removed
@@ -97,6 +98,16 @@ def _patiently(call: Callable[[], Any]) -> Any:
         return call()
     except StoreBusy:
         return None
+
+
+def _at_last(call: Callable[[], Any]) -> Any:
+    # Nobody stands still now, but somebody may just be applying what he committed.
+    for _ in range(500):
+        found = _patiently(call)
+        if found is not None:
+            return found
+        time.sleep(0.02)
+    return call()
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -207,6 +207,10 @@ class Talk:
     def wait(self) -> Any:
         return self._pipe.recv()
 
+    def told(self) -> bool:
+        """Whether somebody has told this child to go on."""
+        return self._pipe.poll()
+
 
 def _run(pipe: Connection, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
     try:

@@ -127,6 +127,8 @@ def test_merged_branches_replay_and_travel(
     np.testing.assert_array_equal(store.replay_chain(chain, LEFT), expected)
     bundle = load_bundle(store.export_chain(chain, tmp_path / "merged", probe=LEFT[:3]), allow_pickle=True)
     np.testing.assert_array_equal(bundle.predict(LEFT), expected)
+    safe = load_bundle(store.export_chain(chain, tmp_path / "safe", safe=True))
+    np.testing.assert_array_equal(safe.predict(LEFT), expected)
     record = store.artifacts.find_artifact_by_custom_name("nothing")
     assert record is None
     needs = store.artifacts.resolve_dependencies(store.artifacts.records()[-1].artifact_id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, record_stacking
+from nirs_store.bundle.inspection import inspect_bundle
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.recording import BranchRecorder
 
@@ -84,6 +87,8 @@ def test_all_base_models_travel(store: WorkspaceStore, stack: Any, tmp_path: Pat
     np.testing.assert_array_equal(bundle.predict(X), store.replay_chain(stack.chain_id, X))
     # The final model, a scaler and a PLS, three folds; nothing that its replay does not need.
     assert sum(m.role == "blob" for m in bundle.record.members) == 6
+    card = inspect_bundle(path).card
+    assert "fed with the predictions of 2 models: (1) each channel centred" in card
     store.artifacts.export_to_manifest(tmp_path / "out", stack.pipeline_id, with_files=True)
     with WorkspaceStore(tmp_path / "other") as other:
         made = other.artifacts.import_from_manifest(tmp_path / "out")
@@ -91,6 +96,22 @@ def test_all_base_models_travel(store: WorkspaceStore, stack: Any, tmp_path: Pat
         model, sources, _ = other.loader.load_meta_model_with_sources(meta.artifact_id)
         assert len(sources) == 4
         assert isinstance(model, Ridge)
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_a_stack_is_imported_with_its_types_and_exported_again(
+    store: WorkspaceStore, stack: Any, tmp_path: Path, safe: bool
+) -> None:
+    path = store.export_chain(stack.chain_id, tmp_path / "stack", probe=X[:4], safe=safe)
+    with WorkspaceStore(tmp_path / "other") as other:
+        imported = other.import_bundle(path, allow_pickle=not safe)
+        np.testing.assert_array_equal(
+            other.replay_chain(imported.chain_id, X), store.replay_chain(stack.chain_id, X)
+        )
+        types = Counter(other.sql("SELECT artifact_type FROM artifacts")["artifact_type"].to_list())
+        assert types == {"meta_model": 1, "model": 4, "transformer": 1}
+        again = other.export_chain(imported.chain_id, tmp_path / "again", probe=X[:4], safe=safe)
+        assert other.import_bundle(again, allow_pickle=not safe) == replace(imported, added=False)
 
 
 def test_a_source_cannot_vanish_without_force_and_the_stack_survives_it(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from nirs_store.cli._options import json_option, workspace_option
 
 _STATUSES = ("running", "completed", "failed", "interrupted")
 _JSON = ("config", "datasets", "summary", "environment")
-_COUNTS = "SELECT run_id, count(*) AS n FROM pipelines WHERE run_id IN (SELECT unnest(?)) GROUP BY run_id"
 
 
 @click.command("runs", cls=Command)
@@ -35,13 +34,14 @@ def command(
     """
     import json
 
+    from nirs_store.catalog import overview
     from nirs_store.cli._output import moment, print_json, print_table, short_id
-    from nirs_store.cli._workspace import open_store
+    from nirs_store.cli._workspace import ask, open_store
 
     with open_store(workspace) as store:
         runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags)
         ids = runs["run_id"].to_list()
-        counts = dict(store.sql(_COUNTS, [ids]).iter_rows()) if ids else {}
+        counts = ask(store, overview.pipeline_counts, ids)
     rows = [
         {
             **row,

@@ -115,7 +115,7 @@ def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
 
 
 def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
-    from nirs_store.cli._output import moment, number, print_fields, print_table, short_id
+    from nirs_store.cli._output import fitting, moment, number, print_fields, print_table, short_id
     from nirs_store.plots._chain import chain_data
     from nirs_store.tree import chain_tree, tree_lines
 
@@ -155,7 +155,7 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
     )
     click.echo()
     for line in tree_lines(chain_tree(chain, data.title)):
-        click.echo(line)
+        click.echo(fitting(line))
     if data.predictions:
         click.echo()
         print_table(
@@ -220,8 +220,16 @@ def _show_artifact(store: WorkspaceStore, row: dict[str, Any]) -> None:
 
 def _environment(versions: dict[str, Any] | None) -> str:
     """Put versions on short lines; there are none of a run that an older nirs_store recorded."""
-    words = ", ".join(f"{name} {version}" for name, version in (versions or {}).items())
+    told = {name: value for name, value in (versions or {}).items() if name != "packages"}
+    words = ", ".join(f"{name} {_short(value)}" for name, value in told.items())
     return "\n".join(textwrap.wrap(words, _ENVIRONMENT_WIDTH))
+
+
+def _short(value: Any) -> str:
+    """Put a version, or what else was captured, in a few words."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _compact(value: Any) -> str | None:

@@ -1,0 +1,399 @@
+"""``nirs-store evaluations``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from nirs_store.store import WorkspaceStore
+
+_metric_option = click.option("--metric", metavar="NAME", help="A score; by default what the suite goes by.")
+_which_option = click.option(
+    "--which",
+    type=click.Choice(["latest", "best", "all"]),
+    default="latest",
+    show_default=True,
+    help="Evaluation of each model that counts.",
+)
+_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+
+
+@click.group("evaluations", cls=Group)
+def command() -> None:
+    """List, rank, compare and sum up evaluations of models on suites."""
+
+
+@command.command("list")
+@click.option("--model", metavar="ID", help="Only this model.")
+@click.option("--suite", metavar="NAME", help="Only this suite.")
+@click.option("--status", metavar="STATUS", help="Only of this status.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only with this tag; may be repeated.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The newest N.")
+@json_option
+@workspace_option
+def list_evaluations(
+    model: str | None,
+    suite: str | None,
+    status: str | None,
+    tags: tuple[str, ...],
+    limit: int | None,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """List evaluations, oldest first."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.evaluations.list(model_id=model, suite=suite, status=status, tags=tags, limit=limit)
+    shown = ("evaluation_id", "suite", "model_id", "status", "metric", "scores", "success_rate", "created_at")
+    _print(frame, as_json, shown)
+
+
+@command.command("show")
+@click.argument("evaluation", metavar="ID")
+@json_option
+@workspace_option
+def show(evaluation: str, as_json: bool, workspace: Path) -> None:
+    """Show an evaluation with what it was recorded with."""
+    from nirs_store.cli._output import moment, print_fields, print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.evaluations.get(_find(store, evaluation)) or {}
+    if as_json:
+        print_json(found)
+        return
+    environment = {k: v for k, v in (found["environment"] or {}).items() if k != "packages"}
+    told = {**found, "environment": environment, "created_at": moment(found["created_at"])}
+    print_fields({name: _text(value) for name, value in told.items()})
+
+
+@command.command("leaderboard")
+@click.argument("suite")
+@_metric_option
+@_which_option
+@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True)
+@_seed_option
+@json_option
+@workspace_option
+def leaderboard(
+    suite: str,
+    metric: str | None,
+    which: str,
+    confidence: float,
+    seed: int,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Rank the models of a suite, with bootstrap confidence intervals."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.evaluations.leaderboard(suite, metric, which=which, confidence=confidence, seed=seed)
+    shown = ("rank", "model_id", "metric", "value", "ci_low", "ci_high", "n", "success_rate", "champion")
+    _print(frame, as_json, shown)
+
+
+@command.command("groups")
+@click.argument("suite")
+@click.argument("by", metavar="COLUMN")
+@_metric_option
+@_which_option
+@_seed_option
+@json_option
+@workspace_option
+def groups(
+    suite: str, by: str, metric: str | None, which: str, seed: int, as_json: bool, workspace: Path
+) -> None:
+    """Give a metric for each group of episodes or samples."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.evaluations.by_group(suite, by, metric, which=which, seed=seed)
+    _print(frame, as_json, frame.columns)
+
+
+@command.command("compare")
+@click.argument("suite")
+@_metric_option
+@click.option("--test", type=click.Choice(["wilcoxon", "t-test"]), default="wilcoxon", show_default=True)
+@click.option(
+    "--correction",
+    type=click.Choice(["bh", "by", "holm", "none"]),
+    default="bh",
+    show_default=True,
+    help="For the number of tests.",
+)
+@click.option("--pair-by", metavar="COLUMN", help="Says which rows belong together.")
+@json_option
+@workspace_option
+def compare(
+    suite: str,
+    metric: str | None,
+    test: str,
+    correction: str,
+    pair_by: str | None,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Compare every model with every other on the same episodes or samples."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.evaluations.compare(suite, metric, test=test, correction=correction, pair_by=pair_by)
+    shown = ("model_a", "model_b", "n", "mean_difference", "p_value", "p_adjusted", "better")
+    _print(found.frame, as_json, shown)
+
+
+@command.command("pareto")
+@click.argument("suite")
+@click.argument("objectives", metavar="METRIC METRIC...", nargs=-1, required=True)
+@json_option
+@workspace_option
+def pareto(suite: str, objectives: tuple[str, ...], as_json: bool, workspace: Path) -> None:
+    """Find the models that no other beats in all metrics; write METRIC=lower to say a direction."""
+    from nirs_store.cli._workspace import open_store
+
+    stated = dict(each.split("=", 1) for each in objectives if "=" in each)
+    names = [each.split("=", 1)[0] for each in objectives]
+    with open_store(workspace) as store:
+        found = store.evaluations.pareto(suite, names)
+        if stated:
+            from nirs_store.registry.evaluations.scoring import better_of
+
+            found = store.evaluations.pareto(suite, {n: stated.get(n) or better_of(n) for n in names})
+    _print(found, as_json, ("model_id", *names, "on_front", "dominated_by"))
+
+
+@command.command("robustness")
+@click.argument("suite")
+@click.argument("by", metavar="COLUMN")
+@_metric_option
+@_seed_option
+@json_option
+@workspace_option
+def robustness(suite: str, by: str, metric: str | None, seed: int, as_json: bool, workspace: Path) -> None:
+    """Follow a metric along a column of numbers."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.evaluations.robustness(suite, by, metric, seed=seed)
+    _print(frame, as_json, frame.columns)
+
+
+@command.command("trend")
+@click.argument("suite")
+@_metric_option
+@click.option("--model", metavar="ID", help="Only this model.")
+@json_option
+@workspace_option
+def trend(suite: str, metric: str | None, model: str | None, as_json: bool, workspace: Path) -> None:
+    """Follow the recorded values over time."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.evaluations.trend(suite, metric, model_id=model)
+    _print(frame, as_json, ("created_at", "model_id", "metric", "value", "change", "best_so_far"))
+
+
+@command.command("champions")
+@click.option("--suite", metavar="NAME", help="Only this suite.")
+@_metric_option
+@click.option("--history", is_flag=True, help="Every change, oldest first.")
+@json_option
+@workspace_option
+def champions(suite: str | None, metric: str | None, history: bool, as_json: bool, workspace: Path) -> None:
+    """List who holds which rank, or how champions followed each other."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        book = store.evaluations
+        frame = book.progression(suite, metric, rank=None) if history else book.champions(suite, metric)
+    shown = ("suite", "metric", "rank", "model_id", "value", "previous_model", "improvement", "chosen_by")
+    _print(frame, as_json, (*shown, "made_at"))
+
+
+@command.command("crown")
+@click.argument("evaluation", metavar="ID")
+@_metric_option
+@click.option("--rank", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--note", metavar="TEXT", help="Why.")
+@dry_run_option
+@json_option
+@workspace_option
+def crown(
+    evaluation: str,
+    metric: str | None,
+    rank: int,
+    note: str | None,
+    dry_run: bool,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Set a champion by hand."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        identifier = _find(store, evaluation)
+        if not dry_run:
+            store.evaluations.set_champion(identifier, metric=metric, rank=rank, note=note)
+        found = store.evaluations.get(identifier) or {}
+    if as_json:
+        told = {"suite": found["suite"], "model_id": found["model_id"], "evaluation_id": identifier}
+        print_json({**told, "rank": rank, "dry_run": dry_run})
+        return
+    words = "would hold" if dry_run else "holds"
+    click.echo(f"{found['model_id']} {words} rank {rank} of {found['suite']}.")
+
+
+@command.command("summary")
+@click.argument("suite")
+@_metric_option
+@click.option("--by", metavar="COLUMN", help="Look for the weakest group of this column.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="A .md or .html file.")
+@_seed_option
+@json_option
+@workspace_option
+def summary(
+    suite: str,
+    metric: str | None,
+    by: str | None,
+    output: Path | None,
+    seed: int,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Sum a suite up on a page, with recommendations."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        page = store.evaluations.summary(suite, metric, by=by, seed=seed)
+    if output is not None:
+        page.save(output)
+    if as_json:
+        told = {"suite": page.suite, "metric": page.metric, "recommendations": list(page.recommendations)}
+        print_json({**told, "markdown": page.to_markdown(), "file": output})
+        return
+    click.echo(str(output) if output is not None else page.to_markdown(), nl=output is not None)
+
+
+@command.command("export")
+@click.argument("evaluation", metavar="ID")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--what", type=click.Choice(["episodes", "samples"]), default="episodes", show_default=True)
+@click.option("--format", type=click.Choice(["csv", "json", "both"]), default="both", show_default=True)
+@json_option
+@workspace_option
+def export(evaluation: str, folder: Path, what: str, format: str, as_json: bool, workspace: Path) -> None:
+    """Write the episodes or samples of an evaluation as CSV, JSON or both."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        written = store.evaluations.export(_find(store, evaluation), folder, what=what, format=format)
+    if as_json:
+        print_json(written)
+        return
+    for path in written.values():
+        click.echo(path)
+
+
+@command.command("delete")
+@click.argument("evaluation", metavar="ID")
+@dry_run_option
+@yes_option
+@json_option
+@workspace_option
+def delete(evaluation: str, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
+    """Delete an evaluation and what it made champion."""
+    from nirs_store.cli._confirm import confirm
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        identifier = _find(store, evaluation)
+        found = store.evaluations.get(identifier) or {}
+        if not as_json:
+            click.echo(f"{identifier}: {found['model_id']} on {found['suite']}")
+        done = not dry_run and confirm("Delete it?", yes) and store.evaluations.delete(identifier)
+    if as_json:
+        print_json({"evaluation_id": identifier, "dry_run": dry_run, "deleted": done})
+    else:
+        click.echo("Deleted." if done else "Nothing was deleted.")
+
+
+def _find(store: WorkspaceStore, text: str) -> str:
+    """Give the evaluation that a whole id, or the beginning or end of one, stands for."""
+    from nirs_store.errors import InvalidInput, UnknownId
+
+    if store.evaluations.get(text) is not None:
+        return text
+    found: list[str] = [
+        each
+        for each in store.evaluations.list()["evaluation_id"]
+        if len(text) >= 4 and (each.startswith(text) or each.endswith(text))
+    ]
+    if len(found) > 1:
+        raise InvalidInput(
+            f"{text!r} fits {len(found)} evaluations: {', '.join(found[:3])}. Write more of the id."
+        )
+    if not found:
+        raise UnknownId("evaluation", text, "'nirs-store evaluations list' lists ids.")
+    return found[0]
+
+
+def _print(frame: pl.DataFrame, as_json: bool, columns: Sequence[str]) -> None:
+    from nirs_store.cli._output import print_json, print_table
+
+    if as_json:
+        print_json([_decoded(row) for row in frame.iter_rows(named=True)])
+        return
+    if not frame.height:
+        click.echo("None.")
+        return
+    numeric = [name for name in columns if frame[name].dtype.is_numeric()]
+    lines = ([_cell(row[name], name) for name in columns] for row in frame.iter_rows(named=True))
+    print_table(list(columns), lines, numeric=numeric, flexible=["model_id", "suite", "scores"])
+
+
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+    documents = ("scores", "files", "tags", "metadata", "environment", "improvements")
+    return {
+        name: json.loads(value) if name in documents and isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
+def _cell(value: Any, name: str) -> Any:
+    from nirs_store.cli._output import moment, short_id
+    from nirs_store.ids import is_id
+
+    if name == "evaluation_id":
+        return short_id(value) if is_id(value) else value
+    if name == "scores":
+        return ", ".join(f"{key} {_cell(item, '')}" for key, item in json.loads(value).items())
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return moment(value) if hasattr(value, "strftime") else value
+
+
+def _text(value: Any) -> Any:
+    return (
+        json.dumps(value, ensure_ascii=False, default=str)
+        if isinstance(value, dict | list) and value
+        else value
+    )

@@ -1,0 +1,319 @@
+"""``nirs-store files``: looking at stored files, and bringing them in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import json_option, workspace_option
+from nirs_store.cli.commands._files_changing import CHANGING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_version_option = click.option("--version", "-v", metavar="V", help="v3, latest, or an alias.")
+_test_option = click.option("--test", "test_name", metavar="NAME", help="The file of this test.")
+_all_option = click.option("--all", "all_versions", is_flag=True, help="Not only the newest version of each.")
+_limit_option = click.option("--limit", "-n", type=click.IntRange(min=0), help="At most so many.")
+
+_FILTERS = ("type", "status", "mode", "coverage", "model-id", "evaluation-id", "suite", "run-id")
+
+
+def _filter_options(function: Any) -> Any:
+    for name in reversed(_FILTERS):
+        function = click.option(f"--{name}", metavar="X", help=f"Only this {name.replace('-', ' ')}.")(
+            function
+        )
+    return function
+
+
+@click.group("files", cls=Group)
+def command() -> None:
+    """Store files of any kind, and bring them out again: names, versions, aliases."""
+
+
+@command.command("put")
+@click.argument("what", nargs=-1, required=True, metavar="[SOURCE] NAME")
+@click.option("--type", "kind", required=True, metavar="TYPE", help="What it is, as in report or video_raw.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Repeatable.")
+@click.option("--metadata", metavar="JSON", help="A JSON object, or @FILE.")
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="What it was made from. Repeatable.")
+@click.option("--compression", metavar="HOW", help="auto, none, gzip, zip, tar.gz or zstd.")
+@click.option("--mode", metavar="MODE", help="production or test.")
+@click.option("--coverage", metavar="X", help="How much it covers; full means production.")
+@_test_option
+@click.option("--model-id", metavar="ID", help="The model that it belongs to.")
+@click.option("--run-id", metavar="ID", help="The run that it belongs to.")
+@click.option("--force", is_flag=True, help="A new version although production content is there.")
+@json_option
+@workspace_option
+def put(
+    what: tuple[str, ...],
+    kind: str,
+    tags: tuple[str, ...],
+    metadata: str | None,
+    sources: tuple[str, ...],
+    as_json: bool,
+    workspace: Path,
+    **about: Any,
+) -> None:
+    """Store a file or folder under a name. Without SOURCE only its metadata are stored."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    if len(what) > 2:
+        raise click.UsageError("Expected a source and a name, or a name alone.")
+    source, name = (None, what[0]) if len(what) == 1 else what
+    data = _json_object(metadata)
+    with open_store(workspace) as store:
+        version = store.files.put(source, name, type=kind, tags=tags, metadata=data, sources=sources, **about)
+    if as_json:
+        print_json(version)
+        return
+    click.echo(
+        str(version) if version.added else f"{version.name} v{version.version} has this content already."
+    )
+
+
+@command.command("get")
+@click.argument("name")
+@click.argument("output", type=click.Path(path_type=Path), required=False)
+@_version_option
+@_test_option
+@workspace_option
+def get(name: str, output: Path | None, version: str | None, test_name: str | None, workspace: Path) -> None:
+    """Write a file to OUTPUT, or to standard output, checked against its SHA-256."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        if output is not None:
+            click.echo(str(store.files.get(name, output, version=version, test_name=test_name)))
+            return
+        with store.files.open(name, version=version, test_name=test_name) as stream:
+            while piece := stream.read(1 << 20):
+                click.echo(piece, nl=False)
+
+
+@command.command("list")
+@click.argument("pattern", required=False)
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only files with this tag. Repeatable.")
+@_test_option
+@_filter_options
+@_all_option
+@_limit_option
+@json_option
+@workspace_option
+def list_files(
+    pattern: str | None,
+    tags: tuple[str, ...],
+    all_versions: bool,
+    limit: int | None,
+    as_json: bool,
+    workspace: Path,
+    **filters: Any,
+) -> None:
+    """List files. In PATTERN a * stands for any signs: 'ensembl/*.tsv'."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.files.list(pattern, tags=tags, all_versions=all_versions, limit=limit, **filters)
+    _print_files(frame, as_json)
+
+
+@command.command("search")
+@click.argument("words", nargs=-1, required=True)
+@_test_option
+@_filter_options
+@_all_option
+@_limit_option
+@json_option
+@workspace_option
+def search(
+    words: tuple[str, ...],
+    all_versions: bool,
+    limit: int | None,
+    as_json: bool,
+    workspace: Path,
+    **filters: Any,
+) -> None:
+    """Find files that have all WORDS in their names, tags or metadata."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.files.search(" ".join(words), all_versions=all_versions, limit=limit, **filters)
+    _print_files(frame, as_json)
+
+
+@command.command("show")
+@click.argument("name")
+@_version_option
+@_test_option
+@json_option
+@workspace_option
+def show(name: str, version: str | None, test_name: str | None, as_json: bool, workspace: Path) -> None:
+    """Show what is known of a file: sizes, hashes, tags, metadata, sources."""
+    import json
+
+    from nirs_store.cli._output import human_bytes, moment, print_fields, print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.files.metadata(name, version=version, test_name=test_name)
+    if as_json:
+        print_json(found)
+        return
+    sizes = f"{human_bytes(found['size_bytes'])}, stored {human_bytes(found['stored_bytes'])}"
+    print_fields(
+        {
+            "name": found["name"],
+            "test": found["test_name"],
+            "version": f"v{found['version']}" + (", the newest" if found["is_latest"] else ""),
+            "aliases": ", ".join(found["aliases"]),
+            "id": found["version_id"],
+            "type": f"{found['type']} ({found['kind']})",
+            "status": found["status"] + (f": {found['message']}" if found["message"] else ""),
+            "mode": found["mode"] + (f" ({found['coverage']})" if found["coverage"] else ""),
+            "size": sizes,
+            "compression": found["compression"]
+            + (f"; {found['compression_note']}" if found["compression_note"] else ""),
+            "SHA-256": found["content_hash"],
+            "tags": ", ".join(found["tags"]),
+            "metadata": json.dumps(found["metadata"], ensure_ascii=False) if found["metadata"] else None,
+            "made from": "\n".join(
+                f"{each['name']} v{each['version']}" if each["name"] else f"{each['kind']} {each['id']}"
+                for each in found["sources"]
+            ),
+            "members": "\n".join(found.get("members") or {}),
+            "stored": moment(found["created_at"]),
+        }
+    )
+
+
+@command.command("versions")
+@click.argument("name")
+@_test_option
+@json_option
+@workspace_option
+def versions(name: str, test_name: str | None, as_json: bool, workspace: Path) -> None:
+    """List the versions of a file, newest first."""
+    from nirs_store.cli._output import human_bytes, moment, print_json, print_table
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        frame = store.files.versions(name, test_name=test_name)
+    if as_json:
+        print_json(frame.to_dicts())
+        return
+    print_table(
+        ["version", "aliases", "status", "mode", "size", "SHA-256", "stored"],
+        [
+            [
+                f"v{row['version']}",
+                ", ".join(row["aliases"]),
+                row["status"],
+                row["mode"],
+                human_bytes(row["size_bytes"]),
+                (row["content_hash"] or "-")[:12],
+                moment(row["created_at"]),
+            ]
+            for row in frame.iter_rows(named=True)
+        ],
+        numeric=["size"],
+        flexible=["aliases"],
+    )
+
+
+@command.command("summary")
+@click.argument("pattern", required=False)
+@json_option
+@workspace_option
+def summary(pattern: str | None, as_json: bool, workspace: Path) -> None:
+    """Count files and bytes by type, status, mode and compression."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.files.summary(pattern)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo(str(found))
+
+
+@command.command("validate")
+@click.argument("pattern", required=False)
+@json_option
+@workspace_option
+def validate(pattern: str | None, as_json: bool, workspace: Path) -> None:
+    """Read every file and compare it with its SHA-256. Exit code 4 when one is not intact."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.files.validate(pattern)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo(str(found))
+    if not found.ok:
+        click.get_current_context().exit(4)
+
+
+for _each in CHANGING:
+    command.add_command(_each)
+
+
+def _json_object(text: str | None) -> dict[str, Any] | None:
+    import json
+
+    from nirs_store.errors import InvalidInput
+
+    if text is None:
+        return None
+    try:
+        found = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except ValueError as error:
+        raise InvalidInput(f"--metadata: this is no JSON: {error}. Nothing was stored.") from error
+    if not isinstance(found, dict):
+        raise InvalidInput("--metadata: expected a JSON object. Nothing was stored.")
+    return found
+
+
+def _print_files(frame: pl.DataFrame, as_json: bool) -> None:
+    import json
+
+    from nirs_store.cli._output import human_bytes, moment, print_json, print_table
+
+    rows = [
+        {**row, "tags": json.loads(row["tags"] or "[]"), "metadata": json.loads(row["metadata"] or "{}")}
+        for row in frame.iter_rows(named=True)
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("No files.")
+        return
+    tests = any(row["test_name"] for row in rows)
+    print_table(
+        ["name", *(["test"] if tests else []), "version", "type", "status", "mode", "size", "tags", "stored"],
+        [
+            [
+                row["name"],
+                *([row["test_name"]] if tests else []),
+                f"v{row['version']}",
+                row["type"],
+                row["status"],
+                row["mode"],
+                human_bytes(row["size_bytes"]),
+                ", ".join(row["tags"]),
+                moment(row["created_at"]),
+            ]
+            for row in rows
+        ],
+        numeric=["size"],
+        flexible=["name", "tags"],
+    )

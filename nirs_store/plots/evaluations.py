@@ -1,0 +1,247 @@
+"""Figures of evaluations: a leaderboard with intervals, comparisons, Pareto front, robustness, trend.
+
+Each takes the frame that the question of the same name in `store.evaluations` gives.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from nirs_store.errors import InvalidInput
+from nirs_store.plots._figure import COLOURS, DASHES, SERIES, Figure, new_figure, tidy
+
+__all__ = [
+    "comparison_matrix",
+    "leaderboard_intervals",
+    "pareto_front",
+    "robustness_curves",
+    "score_trend",
+]
+
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
+
+
+def _need(frame: pl.DataFrame, columns: set[str], question: str) -> None:
+    missing = columns - set(frame.columns)
+    if missing or not frame.height:
+        raise InvalidInput(
+            f"Nothing to draw: expected the frame of {question}, which has the columns {', '.join(sorted(columns))}; "
+            f"found {frame.height} rows of {', '.join(frame.columns) or 'nothing'}."
+        )
+
+
+def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
+    """Draw a leaderboard: a point a model with its confidence interval, the best above.
+
+    Parameters
+    ----------
+    board
+        What `store.evaluations.leaderboard` gave.
+    title
+        Heading; the metric by default.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        Another frame, no model with a value, or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from nirs_store.plots import leaderboard_intervals
+    >>> board = pl.DataFrame({"model_id": ["b", "a"], "metric": "score", "value": [0.9, 0.8],
+    ...     "ci_low": [0.85, None], "ci_high": [0.93, None], "champion": [True, False]})
+    >>> [text.get_text() for text in leaderboard_intervals(board).axes[0].get_yticklabels()]
+    ['b', 'a']
+    """
+    _need(board, {"model_id", "metric", "value", "ci_low", "ci_high", "champion"}, "leaderboard")
+    shown = board.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan())
+    _need(shown, {"value"}, "leaderboard with values")
+    rows = list(shown.iter_rows(named=True))
+    longest = max(len(row["model_id"]) for row in rows)
+    figure = new_figure(4.6 + 0.065 * longest, 1.2 + 0.34 * len(rows))
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        colour = COLOURS["test"] if row["champion"] else COLOURS["cv"]
+        if row["ci_low"] is not None:
+            axes.plot([row["ci_low"], row["ci_high"]], [place, place], color=colour, linewidth=2)
+        axes.plot(row["value"], place, "o", color=colour, markersize=6)
+    axes.set_yticks(range(len(rows)), [row["model_id"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(str(rows[0]["metric"]))
+    axes.set_title(title, fontsize=11, loc="left")
+    tidy(axes)
+    return figure
+
+
+def comparison_matrix(comparison: Any, *, alpha: float | None = None, title: str = "") -> Figure:
+    """Draw the corrected p values of every pair of models; significant ones are dark.
+
+    Parameters
+    ----------
+    comparison
+        What `store.evaluations.compare` gave.
+    alpha
+        Below which a difference counts; that of the comparison by default.
+    title
+        Heading; test and correction by default.
+
+    Raises
+    ------
+    InvalidInput
+        Something else was given, or matplotlib is not installed.
+    """
+    if not hasattr(comparison, "matrix") or not hasattr(comparison, "alpha"):
+        raise InvalidInput(f"comparison: expected what `compare` gives, found {type(comparison).__name__}.")
+    bound = comparison.alpha if alpha is None else alpha
+    table = comparison.matrix()
+    names = [str(name) for name in table["model"]]
+    values = np.array(
+        [
+            [math.nan if cell is None else float(cell) for cell in table[column]]
+            for column in table.columns[1:]
+        ]
+    ).T
+    longest = max(map(len, names))
+    figure = new_figure(2.2 + 0.8 * len(names) + 0.065 * longest, 1.6 + 0.5 * len(names))
+    axes = figure.add_subplot()
+    axes.set_facecolor("#eeeeee")
+    known = np.isfinite(values)
+    axes.imshow(
+        np.ma.masked_invalid(np.where(values < bound, 1.0, 0.0) + np.where(known, 0.0, math.nan)),
+        cmap="Blues",
+        vmin=-0.2,
+        vmax=1.4,
+        aspect="auto",
+    )
+    for i, j in np.argwhere(known):
+        text = f"{values[i, j]:.3f}" if values[i, j] >= 0.001 else "<0.001"
+        colour = "white" if values[i, j] < bound else "#222222"
+        axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0, labelsize=9)
+    axes.spines[:].set_visible(False)
+    words = f"p of {comparison.metric}: {comparison.test}, corrected ({comparison.correction})"
+    axes.set_title(title or words, fontsize=10, loc="left")
+    return figure
+
+
+def pareto_front(points: pl.DataFrame, *, title: str = "") -> Figure:
+    """Draw the first two objectives of each model; those that no other beats in both are joined.
+
+    Parameters
+    ----------
+    points
+        What `store.evaluations.pareto` gave.
+
+    Raises
+    ------
+    InvalidInput
+        Another frame, or matplotlib is not installed.
+    """
+    _need(points, {"model_id", "on_front"}, "pareto")
+    names = [n for n in points.columns if n not in ("model_id", "evaluation_id", "on_front", "dominated_by")][
+        :2
+    ]
+    if len(names) < 2:
+        raise InvalidInput(f"A front needs two objectives; found {names}.")
+    x, y = names
+    shown = points.drop_nulls([x, y])
+    _need(shown, {x, y}, "pareto with values")
+    figure = new_figure(5.6, 4.2)
+    axes = figure.add_subplot()
+    front = shown.filter(pl.col("on_front")).sort(x)
+    axes.plot(front[x].to_list(), front[y].to_list(), color=COLOURS["faint"], linestyle=DASHES)
+    for row in shown.iter_rows(named=True):
+        colour = COLOURS["test"] if row["on_front"] else COLOURS["calibration"]
+        axes.plot(row[x], row[y], "o", color=colour)
+        axes.annotate(
+            row["model_id"], (row[x], row[y]), xytext=(5, 4), textcoords="offset points", fontsize=8
+        )
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title, fontsize=11, loc="left")
+    tidy(axes)
+    return figure
+
+
+def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
+    """Draw a metric along a disturbance, a line a model with its interval as a band.
+
+    Parameters
+    ----------
+    curves
+        What `store.evaluations.robustness` gave.
+
+    Raises
+    ------
+    InvalidInput
+        Another frame, or matplotlib is not installed.
+    """
+    _need(curves, {"model_id", "metric", "value", "ci_low", "ci_high", "change"}, "robustness")
+    level = curves.columns[1]
+    figure = new_figure(6.2, 4.0)
+    axes = figure.add_subplot()
+    models = curves["model_id"].unique(maintain_order=True)
+    for model, colour, marker in zip(models, cycle(SERIES), cycle(_MARKERS), strict=False):
+        own = curves.filter((pl.col("model_id") == model) & pl.col("value").is_not_null())
+        axes.plot(own[level].to_list(), own["value"].to_list(), marker=marker, color=colour, label=model)
+        band = own.drop_nulls(["ci_low", "ci_high"])
+        axes.fill_between(
+            band[level].to_list(),
+            band["ci_low"].to_list(),
+            band["ci_high"].to_list(),
+            color=colour,
+            alpha=0.15,
+        )
+    axes.set_xlabel(level)
+    axes.set_ylabel(str(curves["metric"][0]))
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.legend(fontsize=8, frameon=False)
+    tidy(axes)
+    return figure
+
+
+def score_trend(trend: pl.DataFrame, *, title: str = "") -> Figure:
+    """Draw recorded values over time, the best so far as steps, and the fitted line.
+
+    Parameters
+    ----------
+    trend
+        What `store.evaluations.trend` gave.
+
+    Raises
+    ------
+    InvalidInput
+        Another frame, or matplotlib is not installed.
+    """
+    _need(trend, {"created_at", "model_id", "metric", "value", "best_so_far", "fitted"}, "trend")
+    figure = new_figure(7.0, 3.8)
+    axes = figure.add_subplot()
+    when: Any = trend["created_at"].to_list()
+    axes.step(when, trend["best_so_far"].to_list(), where="post", color=COLOURS["faint"], label="best so far")
+    models = trend["model_id"].unique(maintain_order=True)
+    for model, colour, marker in zip(models, cycle(SERIES), cycle(_MARKERS), strict=False):
+        own = trend.filter((pl.col("model_id") == model) & pl.col("value").is_not_null())
+        moments: Any = own["created_at"].to_list()
+        axes.plot(moments, own["value"].to_list(), marker, color=colour, label=model)
+    if trend["fitted"].null_count() < trend.height:
+        axes.plot(
+            when, trend["fitted"].to_list(), color=COLOURS["line"], linestyle=DASHES, label="Theil-Sen line"
+        )
+    axes.set_ylabel(str(trend["metric"][0]))
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.legend(fontsize=8, frameon=False)
+    axes.tick_params(axis="x", rotation=25)
+    tidy(axes)
+    return figure

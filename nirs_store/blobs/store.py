@@ -11,12 +11,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nirs_store.blobs.draft import Draft
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, write_error, write_file
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_files, write_error, write_file
 from nirs_store.blobs.paths import aside_name, check_hash, check_suffix, resolve_inside
 from nirs_store.blobs.verified import VerifiedFiles, hash_file, identity_of
 from nirs_store.blobs.writer import MAX_PENDING_BYTES, BackgroundWriter
@@ -153,35 +153,43 @@ class BlobStore:
         ensure_dir(self._tmp)
         return Draft(self._tmp)
 
-    def adopt(self, draft: Draft, suffix: str) -> BlobInfo:
-        """Make a finished draft the blob of its hash, unless an intact file holds the same bytes already.
+    def adopt(self, drafts: Sequence[tuple[Draft, str]]) -> list[BlobInfo]:
+        """Make finished drafts the blobs of their hashes, unless intact files hold the same bytes already.
+
+        Parameters
+        ----------
+        drafts : sequence of (Draft, str)
+            Each with its file name ending.
 
         Returns
         -------
-        BlobInfo
-            The file is durable, and the draft is gone.
+        list of BlobInfo
+            The files are durable, and the drafts are gone.
 
         Raises
         ------
         WriteFailed, ReadOnlyStore
-            The draft is still there.
+            Drafts that had not got their name are still there; those that had are blobs that no row names.
         """
-        relative = self.relative_path(draft.digest, suffix)
-        self._writer.wait_for_file(relative)
-        written = not self._is_intact(relative, draft.digest, draft.size)
-        if written:
-            path = self._own_place(relative)
-            self._ensure_shard(path.parent, False)
-            try:
-                move_file(draft.path, path)
-            except FileNotFoundError:
-                # The folder vanished after it was made.
-                self._ensure_shard(path.parent, True)
-                move_file(draft.path, path)
-            with contextlib.suppress(FileNotFoundError):
-                self._verified.remember(relative, draft.digest, identity_of(path.stat()))
-        draft.discard()
-        return BlobInfo(draft.digest, relative, draft.size, written)
+        found, moves = [], []
+        for draft, suffix in drafts:
+            relative = self.relative_path(draft.digest, suffix)
+            self._writer.wait_for_file(relative)
+            written = not self._is_intact(relative, draft.digest, draft.size)
+            if written:
+                path = self._own_place(relative)
+                # Looked at each time: the folder may have vanished after it was made.
+                self._ensure_shard(path.parent, not path.parent.is_dir())
+                moves.append((draft.path, path))
+            found.append(BlobInfo(draft.digest, relative, draft.size, written))
+        move_files(moves)
+        for info, (draft, _) in zip(found, drafts, strict=True):
+            if info.written:
+                with contextlib.suppress(FileNotFoundError):
+                    identity = identity_of((self._root / info.path).stat())
+                    self._verified.remember(info.path, info.artifact_id, identity)
+            draft.discard()
+        return found
 
     def verified_path(self, relative: str, expected_hash: str) -> Path:
         """Give the path of a file whose bytes were compared with their hash, now or before in this process.

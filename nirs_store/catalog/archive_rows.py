@@ -1,7 +1,7 @@
-"""Rows that leave with an archive, and rows that come in with one.
+"""Rows that leave with an archive.
 
 What is archived is closed: whatever a chosen run, file or evaluation owns or needs goes with it, and every
-blob with the rows that hold it. Rows come in by their keys, so that bringing them in twice changes nothing.
+blob with the rows that hold it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ __all__ = [
     "Selection",
     "blob_files",
     "counts",
-    "insert_rows",
     "key_of",
-    "new_rows",
     "select",
     "workspace_id",
     "write_table",
 ]
 
 # Parents first: the order in which rows are inserted.
-ARCHIVED = (
+_ORDER = (
     "runs",
     "pipelines",
     "chains",
@@ -47,15 +45,15 @@ ARCHIVED = (
     "processing_runs",
     "evaluations",
     "champions",
+    "file_types",
     "file_versions",
     "file_aliases",
     "lineage_links",
     "pins",
 )
+ARCHIVED = tuple(table for table in _ORDER if table in TABLES)
 _BATCH = 1024
 _THERE = "artifact_id IN (SELECT artifact_id FROM blobs)"
-# Tables whose ids a tombstone may name: what comes back is alive again.
-_MORTAL = ("runs", "pipelines", "chains", "predictions")
 _OBJECTS = {
     "run": "runs",
     "pipeline": "pipelines",
@@ -149,7 +147,16 @@ def select(
         "runs",
         "evaluations",
     )
-    found["file_versions"] = _union(_files(con, files or ()), of_others)
+    found["file_versions"] = _with_members(con, _union(_files(con, files or ()), of_others))
+    found["file_types"] = []
+    if "file_types" in ARCHIVED:
+        found["file_types"] = _keys(
+            con,
+            "file_types",
+            "type IN (SELECT type FROM file_versions WHERE list_contains($file_versions, version_id))",
+            found,
+            "file_versions",
+        )
     found["file_aliases"] = _keys(
         con, "file_aliases", "list_contains($file_versions, version_id)", found, "file_versions"
     )
@@ -236,6 +243,23 @@ def _files(con: Connection, patterns: Sequence[str]) -> list[str]:
     return found
 
 
+def _with_members(con: Connection, versions: list[str]) -> list[str]:
+    """Groups with their members, and the members of those."""
+    if "members" not in column_names("file_versions"):
+        return versions
+    found, new = versions, versions
+    while new:
+        rows = con.execute(
+            "SELECT DISTINCT unnest(json_extract_string(members, '$.*')) FROM file_versions "
+            "WHERE list_contains(?, version_id) AND members IS NOT NULL",
+            [new],
+        ).fetchall()
+        named = [str(row[0]) for row in rows if str(row[0]) not in set(found)]
+        new = _keys(con, "file_versions", "list_contains($ids, version_id)", {"ids": named}, "ids")
+        found = _union(found, new)
+    return found
+
+
 def _arrays(con: Connection, found: Mapping[str, Sequence[str]]) -> list[str]:
     rows = con.execute(
         "SELECT DISTINCT h FROM (SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS h "
@@ -294,60 +318,3 @@ def write_table(con: Connection, table: str, keys: list[str] | None, path: Path)
 def counts(con: Connection) -> dict[str, int]:
     """Rows of every table that an archive may hold."""
     return {table: number(con, f"SELECT count(*) FROM {table}") for table in ARCHIVED}
-
-
-def new_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, int]:
-    """How many of some rows are not there yet, by table."""
-    found: dict[str, int] = {}
-    for table, rows in tables.items():
-        key = key_of(table)
-        con.register("incoming", rows.select([key]))
-        try:
-            found[table] = number(
-                con,
-                f"SELECT count(*) FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM {table} t WHERE t.{key} = i.{key})",
-            )
-        finally:
-            con.unregister("incoming")
-    return {table: count for table, count in found.items() if count}
-
-
-def insert_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, int]:
-    """Insert the rows that are not there yet, inside the caller's transaction; gives their number by table."""
-    added: dict[str, int] = {}
-    for table in ARCHIVED:
-        if table not in tables:
-            continue
-        key = key_of(table)
-        con.register("incoming", tables[table])
-        try:
-            if table in _MORTAL:
-                con.execute(f"DELETE FROM dead WHERE id IN (SELECT {key} FROM incoming)")
-            names = [name for name in column_names(table) if name in tables[table].column_names]
-            columns = ", ".join(names)
-            source = _sources(table, names)
-            added[table] = number(
-                con, f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {source} ON CONFLICT DO NOTHING"
-            )
-        finally:
-            con.unregister("incoming")
-    return {table: count for table, count in added.items() if count}
-
-
-def _sources(table: str, names: Sequence[str]) -> str:
-    """Where the rows of a table come from; numbers and aliases that are taken here make way."""
-    if table == "file_versions":
-        # The same name may have versions of its own here: what comes in gets the next numbers.
-        others = ", ".join(f"i.{name}" for name in names if name != "version")
-        return (
-            f"(SELECT {others}, CASE WHEN m.newest IS NULL THEN i.version ELSE m.newest + "
-            "row_number() OVER (PARTITION BY i.name ORDER BY i.version) END AS version FROM incoming i "
-            "LEFT JOIN (SELECT name, max(version) AS newest FROM file_versions GROUP BY name) m ON m.name = i.name "
-            "WHERE NOT EXISTS (SELECT 1 FROM file_versions t WHERE t.version_id = i.version_id))"
-        )
-    if table == "file_aliases":
-        return (
-            "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM file_aliases t WHERE t.name = i.name "
-            "AND t.alias = i.alias))"
-        )
-    return "incoming"

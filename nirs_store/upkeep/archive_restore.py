@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from nirs_store.blobs.durable import ensure_dir, move_file, remove_file, write_error
 from nirs_store.blobs.paths import check_suffix
-from nirs_store.catalog import archive_rows
+from nirs_store.catalog import archive_arrivals, archive_rows
 from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, NirsStoreError
@@ -137,7 +137,7 @@ def _placing(
 
 def _plan(con: Connection, engine: Engine, path: Path, tables: dict[str, pa.Table]) -> RestoredArchive:
     _, placed = _placing(con, engine, tables)
-    added = archive_rows.new_rows(con, tables)
+    added = archive_arrivals.new_rows(con, tables)
     return RestoredArchive(path, added, len(placed), sum(each.size for each in placed), dry_run=True)
 
 
@@ -157,7 +157,7 @@ def _merge(
             placed.append(each)
             if each.is_new:
                 written.append(target)
-        return archive_rows.insert_rows(con, with_paths)
+        return archive_arrivals.insert_rows(con, with_paths)
 
     try:
         added = access.transact(write)

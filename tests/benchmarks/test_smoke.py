@@ -81,3 +81,14 @@ def test_a_missed_goal_is_called_missed() -> None:
     faster = next(goal for goal in goals.GOALS if goal.text == "times faster than MLflow")
     assert faster.reached(2.5)
     assert not faster.reached(2.4)
+
+
+def test_stored_files_are_measured(memory: Path) -> None:
+    from benchmarks.files import ask, move, register
+
+    found = register(memory / "many", 20, batch=10)
+    found |= ask(memory / "many", repeats=1)
+    found |= move(memory, 1, "auto")
+    assert found["list_rows"] > 0
+    assert found["search_rows"] > 0
+    assert found["auto_stored_share"] < 0.9

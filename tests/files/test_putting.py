@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nirs_store.errors import (
     UnknownFile,
     UnknownId,
 )
-from nirs_store.registry.files import codecs, intake
+from nirs_store.registry.files import codecs, intake, progress
 from nirs_store.store import WorkspaceStore
 
 TEXT = b"position\tscore\n" + b"".join(b"%d\t0.5\n" % n for n in range(3000))
@@ -200,10 +201,11 @@ def test_a_file_that_its_caller_writes_is_stored_at_the_end(store: WorkspaceStor
         assert path.name == "net.pt"
         path.write_bytes(b"weights")
     assert store.files.get("models/net.pt") == b"weights"
-    with store.files.create("models/folder", type="model_checkpoint") as path:
+    with store.files.create("models/folder") as path:
         path.mkdir()
         (path / "a").write_bytes(b"a")
-    assert store.files.metadata("models/folder")["kind"] == "folder"
+    known = store.files.metadata("models/folder")
+    assert (known["kind"], known["type"]) == ("folder", "file")
     assert not drafts(store)
 
 
@@ -257,6 +259,17 @@ def test_many_files_are_one_transaction(store: WorkspaceStore) -> None:
     assert wholly_intact(store)
     assert len(blobs(store)) == 40
     assert not drafts(store)
+
+
+def test_a_put_within_a_transaction_of_rows_stands_for_itself(store: WorkspaceStore) -> None:
+    with store.transaction():
+        store.begin_run("r", {}, [])
+        store.files.put(b"x", "x", type="log")
+        with store.files.create("y") as path:
+            path.write_bytes(b"y")
+    assert store.files.get("x") + store.files.get("y") == b"xy"
+    assert store.list_runs().height == 1
+    assert store.check(read_data=True).ok
 
 
 def test_one_name_twice_in_one_call_is_two_versions(store: WorkspaceStore) -> None:
@@ -390,3 +403,32 @@ def test_a_read_only_store_gives_and_takes_nothing(store: WorkspaceStore) -> Non
             reader.files.put(b"y", "y.txt", type="log")
         with pytest.raises(ReadOnlyStore):
             reader.files.delete("x.txt")
+
+
+def test_memory_does_not_grow_with_the_file(store: WorkspaceStore, tmp_path: Path) -> None:
+    source = tmp_path / "large.bin"
+    with source.open("wb") as file:
+        for number in range(48):
+            file.write(bytes([number]) * (1 << 20))
+    for compression in ("none", "zstd"):
+        store.files.put(b"warm" * 1000, "warm", type="file", compression=compression)
+        tracemalloc.start()
+        try:
+            store.files.put(source, f"{compression}.bin", type="file", compression=compression)
+            store.files.get(f"{compression}.bin", tmp_path / "back.bin")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 12 << 20
+    assert store.files.metadata("none.bin")["size_bytes"] == 48 << 20
+
+
+def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    with progress.showing("storing x", 1 << 30) as advance:
+        advance(1 << 29)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.showing("storing [x]", 1 << 30) as advance:
+        advance(1 << 29)
+    assert "storing [x]" in capsys.readouterr().err

@@ -134,6 +134,8 @@ def _store(
     better: str | None,
     champion: bool,
 ) -> None:
+    # Before any file is written; and again in the transaction, where nobody can come in between.
+    engine.query(lambda con: _check(con, row, found, metric, better))
     blobs: dict[str, tuple[str, dict[str, Any]]] = {}
     # The session's row comes before any claim of its.
     with engine.recording():
@@ -158,10 +160,7 @@ def _store(
         engine.blobs.wait(list(blobs))
 
         def write(con: Connection) -> None:
-            _check_owners(con, row)
-            row["metric"] = _metric(con, row, found, metric)
-            said = better or rows.directions(con, row["suite"], row["metric"])
-            row["better"] = better_of(row["metric"], said)
+            row["metric"], row["better"] = _check(con, row, found, metric, better)
             rows.add_evaluation(con, row)
             for artifact_id, (_, known) in blobs.items():
                 rows.hold_blob(con, row["evaluation_id"], artifact_id, known)
@@ -182,6 +181,25 @@ def _file_sources(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     from nirs_store.catalog.values import from_json
 
     return [("file", version_id) for version_id in from_json(row["files"]) or ()]
+
+
+def _check(
+    con: Connection,
+    row: Mapping[str, Any],
+    found: Mapping[str, float | None],
+    metric: str | None,
+    better: str | None,
+) -> tuple[str, str]:
+    """Check against what is recorded already; gives the metric that ranks and its direction."""
+    _check_owners(con, row)
+    chosen = _metric(con, row, found, metric)
+    said = rows.directions(con, row["suite"], chosen)
+    if better is not None and said is not None and better != said:
+        raise InvalidInput(
+            f"better: in the suite {row['suite']!r} {said!r} is better for {chosen!r}, found {better!r}. Nothing was "
+            "recorded; use another suite, or another name for the score."
+        )
+    return chosen, better_of(chosen, better or said)
 
 
 def _check_owners(con: Connection, row: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from nirs_store.errors import NirsStoreError
 from nirs_store.registry.audit import note
 from nirs_store.registry.files.request import FileVersion
 
-__all__ = ["attempting", "note_versions"]
+__all__ = ["attempting", "note_rows", "note_versions"]
 
 _NOTED_ONE_BY_ONE = 100
 
@@ -29,12 +29,19 @@ def attempting(engine: Engine, operation: str, object_id: str | None = None) -> 
 
 def note_versions(engine: Engine, operation: str, versions: Sequence[FileVersion], **details: Any) -> None:
     """Note a change of versions: one entry each, or one for many."""
-    if len(versions) > _NOTED_ONE_BY_ONE:
-        ids = [version.version_id for version in versions]
+    note_rows(engine, operation, [vars(version) for version in versions], **details)
+
+
+def note_rows(engine: Engine, operation: str, rows: Sequence[Mapping[str, Any]], **details: Any) -> None:
+    """Note a change of versions as their rows tell of them."""
+    if len(rows) > _NOTED_ONE_BY_ONE:
+        ids = [row["version_id"] for row in rows]
         note(engine, operation, "file", None, details={"count": len(ids), "versions": ids, **details})
         return
-    for version in versions:
-        said = {"name": version.name, "version": version.version, "content_hash": version.content_hash}
-        if version.test_name:
-            said["test_name"] = version.test_name
-        note(engine, operation, "file", version.version_id, details={**said, **details})
+    for row in rows:
+        said = {
+            name: row[name]
+            for name in ("name", "test_name", "version", "content_hash")
+            if row[name] is not None
+        }
+        note(engine, operation, "file", row["version_id"], details={**said, **details})

@@ -189,7 +189,7 @@ class FilesBase:
                 file_rows.declare_type(con, plain, description, schema)
 
             self._engine.change(declare)
-        note(self._engine, "declare_type", "file_type", plain, details={"metadata_schema": schema})
+        note(self._engine, "declare_type", None, plain, details={"metadata_schema": schema})
         self._types = None
         return FileType(plain, description, schema, built_in=False)
 

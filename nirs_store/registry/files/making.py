@@ -36,7 +36,7 @@ class MakeMethods(PutMethods):
         name : str
             The path ends with its last part, so that writers which look at the ending see it.
         **about
-            As for `put`; ``type`` is needed.
+            As for `put`; ``type`` is ``file`` unless it is said.
 
         Yields
         ------
@@ -61,6 +61,7 @@ class MakeMethods(PutMethods):
         >>> folder.cleanup()
         """
         whole = self._name(name)
+        about = {"type": self._defaults.get("type", "file"), **about}
         with attempting(self._engine, "put", whole):
             said = self._said(about)
             check_request(whole, said, self._known_types(said.get("type")))

@@ -59,7 +59,7 @@ class _Changes:
     superseded: list[str] = field(default_factory=list)
     held: list[tuple[str, str, str]] = field(default_factory=list)
     links: list[tuple[str, str, str]] = field(default_factory=list)
-    blobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    blobs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def protected(head: Mapping[str, Any] | None) -> bool:
@@ -160,11 +160,7 @@ class _Recording:
             changes.links += links
             outcomes.append((row, True))
         # Nothing is refused any more: only now do blobs get their names.
-        for row, stored in changes.placed:
-            row["artifact_id"] = self._placed(stored, row["type"], changes)
-            changes.held.append((row["version_id"], row["artifact_id"], row["type"]))
-        for stored, kind in changes.healed:
-            self._placed(stored, kind, changes)
+        self._place(changes)
         self._write(changes)
         return [FileVersion.of(row, added=added) for row, added in outcomes]
 
@@ -271,37 +267,43 @@ class _Recording:
             **request.texts,
         }
 
-    def _placed(self, stored: Stored, kind: str, changes: _Changes) -> str:
-        """Give the draft its name among the blobs, and its row."""
-        artifact_id = stored.draft.digest
-        if artifact_id in changes.blobs:
-            stored.draft.discard()
-            return artifact_id
+    def _place(self, changes: _Changes) -> None:
+        """Give the drafts their names among the blobs, and their rows."""
+        kinds: dict[str, str] = {}
+        unique: dict[str, Stored] = {}
+        for row, stored in changes.placed:
+            row["artifact_id"] = stored.draft.digest
+            changes.held.append((row["version_id"], stored.draft.digest, row["type"]))
+        for stored, kind in [*((stored, row["type"]) for row, stored in changes.placed), *changes.healed]:
+            unique.setdefault(stored.draft.digest, stored)
+            kinds.setdefault(stored.draft.digest, kind)
+        if not unique:
+            return
         # The same bytes may be there under another ending; there must be one file of them.
-        known = on_disk(self._engine.layout, artifact_id)
-        path = (
-            known["artifact_path"]
-            if known
-            else file_rows.blob_paths(self._con, [artifact_id]).get(artifact_id)
-        )
-        ending = PurePosixPath(path).suffix.lstrip(".") if path else stored.ending
-        info = self._engine.blobs.adopt(stored.draft, ending or stored.ending)
-        changes.blobs[artifact_id] = {
-            "artifact_id": artifact_id,
-            "artifact_path": info.path,
-            "content_hash": artifact_id,
-            "operator_class": "",
-            "artifact_type": kind,
-            "format": "bytes",
-            "size_bytes": info.size,
-            "created_at": self._now,
-        }
-        return artifact_id
+        paths = file_rows.blob_paths(self._con, unique)
+        drafts = []
+        for artifact_id, stored in unique.items():
+            known = on_disk(self._engine.layout, artifact_id)
+            path = known["artifact_path"] if known else paths.get(artifact_id, "")
+            drafts.append((stored.draft, PurePosixPath(path).suffix.lstrip(".") or stored.ending))
+        for info in self._engine.blobs.adopt(drafts):
+            changes.blobs.append(
+                {
+                    "artifact_id": info.artifact_id,
+                    "artifact_path": info.path,
+                    "content_hash": info.artifact_id,
+                    "operator_class": "",
+                    "artifact_type": kinds[info.artifact_id],
+                    "format": "bytes",
+                    "size_bytes": info.size,
+                    "created_at": self._now,
+                }
+            )
 
     def _write(self, changes: _Changes) -> None:
         con = self._con
         if changes.blobs:
-            file_rows.insert_blobs(con, list(changes.blobs.values()))
+            file_rows.insert_blobs(con, changes.blobs)
         file_rows.supersede(con, changes.superseded)
         file_rows.insert_rows(con, "file_versions", [_as_columns(row) for row in changes.rows])
         for row in changes.filled:

@@ -14,8 +14,7 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, OverwriteRefused
 from nirs_store.ids import is_id
-from nirs_store.registry.audit import note
-from nirs_store.registry.files.auditing import attempting
+from nirs_store.registry.files.auditing import attempting, note_rows
 from nirs_store.registry.files.finding import require_version
 from nirs_store.registry.files.getting import GetMethods
 from nirs_store.registry.files.names import parse_version
@@ -233,9 +232,7 @@ class RemoveMethods(GetMethods):
         plan, unnamed = engine.change(work)
         blobs = _collect(engine, {row["artifact_id"] for row in plan.gone} - {None})
         remove_copies(engine, unnamed)
-        for row in plan.gone:
-            details = {"name": row["name"], "version": row["version"], "test_name": row["test_name"]}
-            note(engine, operation, "file", row["version_id"], details=details)
+        note_rows(engine, operation, plan.gone)
         return _result(plan, blobs=blobs, workplaces=self.cleanup_temp() if leftovers else 0)
 
 

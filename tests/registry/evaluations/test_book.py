@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,15 @@ def test_lists_are_filtered_and_cut_to_the_newest(store: WorkspaceStore) -> None
         book.list(status="faild")
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceStore]:
+    """A workspace that refuses everything, and so can serve many tests."""
+    with WorkspaceStore(tmp_path_factory.mktemp("untouched") / "ws") as store:
+        yield store
+        assert store.evaluations.list().height == 0
+        assert list((store.workspace_path / "artifacts").rglob("*.parquet")) == []
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -151,16 +161,16 @@ def test_lists_are_filtered_and_cut_to_the_newest(store: WorkspaceStore) -> None
     ],
 )
 def test_bad_input_is_refused_audited_and_changes_nothing(
-    store: WorkspaceStore, bad: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+    untouched: WorkspaceStore, bad: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[dict[str, Any]] = []
     monkeypatch.setattr(recording, "note", lambda *args, **more: noted.append(more))
     given: dict[str, Any] = {"model_id": "a", "suite": "s", "scores": {"score": 0.5}} | bad
     with pytest.raises(InvalidInput, match=words):
-        store.evaluations.record(**given)
-    assert store.evaluations.list().height == 0
+        untouched.evaluations.record(**given)
+    assert untouched.evaluations.list().height == 0
     assert [each["success"] for each in noted] == [False]
-    assert list((store.workspace_path / "artifacts").rglob("*.parquet")) == []
+    assert list((untouched.workspace_path / "artifacts").rglob("*.parquet")) == []
 
 
 def test_an_unknown_chain_or_run_and_a_second_use_of_an_id_are_refused(store: WorkspaceStore) -> None:
@@ -170,7 +180,10 @@ def test_an_unknown_chain_or_run_and_a_second_use_of_an_id_are_refused(store: Wo
         store.evaluations.record("a", "s", 1.0, run_id="nothing")
     store.evaluations.record("a", "s", 1.0, evaluation_id="e")
     with pytest.raises(InvalidInput, match="recorded already"):
-        store.evaluations.record("b", "s", 2.0, evaluation_id="e")
+        store.evaluations.record("b", "s", 2.0, evaluation_id="e", episodes=EPISODES)
+    with pytest.raises(InvalidInput, match="'higher' is better for 'score'"):
+        store.evaluations.record("b", "s", 2.0, better="lower", episodes=EPISODES)
+    assert list((store.workspace_path / "artifacts").rglob("*.parquet")) == []
     assert store.evaluations.list()["model_id"].to_list() == ["a"]
 
 

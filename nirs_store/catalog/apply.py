@@ -74,7 +74,6 @@ _REPEATED = {
     # Their ids say what they are, so two processes can make the same one.
     "artifact_records": "record_id",
     "artifact_links": "link_id",
-    "lineage_links": "link_id",
 }
 # Rows that a dropped parent drags along, also when they come in a later segment.
 DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}

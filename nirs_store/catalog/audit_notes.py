@@ -62,6 +62,12 @@ def note(
     """Note an operation; see `nirs_store.registry.audit.note`."""
     if engine.closed or not engine.writable or not (always or auditing(engine)):
         return
+    if not success:
+        guard = current_guard(engine)
+        said = [message or "", object_id or ""]
+        if guard is not None and next(guard.violations(said, "message"), None) is not None:
+            # An error repeats what was given; what the guard refuses must not come in this way.
+            message, object_id = "withheld: it holds what the guard refuses", None
     payload = payload_of(operation, object_kind, success, message, details)
     if always:
         payload["always"] = True
@@ -89,10 +95,6 @@ def note_failure(
     error.__dict__["audited"] = True
     identifier = object_id if isinstance(object_id, str) else None
     message = short_error(error)
-    guard = current_guard(engine)
-    if guard is not None and next(guard.violations([message, identifier or ""], "message"), None) is not None:
-        # An error repeats what was given; what the guard refuses must not come in this way.
-        message, identifier = "withheld: it holds what the guard refuses", None
     code = error.code if isinstance(error, NirsStoreError) else type(error).__name__
     note(
         engine,

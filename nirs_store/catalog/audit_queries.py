@@ -27,7 +27,7 @@ __all__ = [
 
 OBJECT_KINDS = (
     "run", "pipeline", "chain", "prediction", "artifact", "file", "bundle", "evaluation", "processing",
-    "backup", "workspace",
+    "backup", "archive", "file_type", "workspace",
 )  # fmt: skip
 """What entries, links and pins can be about."""
 

@@ -94,6 +94,10 @@ _FOLLOWING: tuple[tuple[str, str, str, str], ...] = (
     ("imported", "bundle", "run",
      "SELECT json_extract_string(config, '$.imported.content_hash') AS source_id, run_id AS target_id "
      "FROM runs WHERE config LIKE '%\"content_hash\"%'"),
+    ("exported", "chain", "bundle",
+     "SELECT c.chain_id AS source_id, json_extract_string(r.config, '$.imported.content_hash') AS target_id "
+     "FROM runs r JOIN chains c ON c.chain_id = json_extract_string(r.config, '$.imported.origin.chain_id') "
+     "WHERE r.config LIKE '%\"content_hash\"%'"),
     ("produced", "run", "file", "SELECT run_id AS source_id, version_id AS target_id FROM file_versions"),
     ("produced", "processing", "file",
      "SELECT processing_id AS source_id, version_id AS target_id FROM file_versions"),
@@ -105,6 +109,8 @@ _FOLLOWING: tuple[tuple[str, str, str, str], ...] = (
      "SELECT chain_id AS source_id, evaluation_id AS target_id FROM evaluations"),
     ("evaluated", "run", "evaluation",
      "SELECT run_id AS source_id, evaluation_id AS target_id FROM evaluations WHERE chain_id IS NULL"),
+    ("content_of", "artifact", "evaluation",
+     "SELECT artifact_id AS source_id, owner_id AS target_id FROM artifact_refs WHERE owner_kind = 'evaluation'"),
 )  # fmt: skip
 EXPLICIT = "lineage_links"
 

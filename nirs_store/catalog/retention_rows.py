@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from nirs_store.catalog import file_removal
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.deletion import delete_run, prune_arrays
@@ -105,7 +106,7 @@ def file_values(con: Connection, metric: str) -> dict[str, float]:
 # -- champions and pins ----------------------------------------------------------------------------
 
 _MODELS = """
-    SELECT DISTINCT coalesce(e.chain_id, c.model_id) AS chain_id, c.model_id, e.files, e.run_id
+    SELECT DISTINCT coalesce(e.chain_id, c.model_id) AS chain_id, c.model_id, c.evaluation_id, e.files, e.run_id
     FROM (SELECT *, row_number() OVER (PARTITION BY suite, metric, rank ORDER BY made_at DESC, champion_id DESC)
         AS age FROM champions) c LEFT JOIN evaluations e USING (evaluation_id)
     WHERE $ever OR c.age = 1
@@ -117,8 +118,8 @@ _CHAMPIONS = {
         f"JOIN pipelines p USING (pipeline_id) WHERE c.chain_id IN (SELECT chain_id FROM ({_MODELS}))"
     ),
     "file": (
-        f"SELECT version_id FROM file_versions WHERE version_id IN "
-        f"(SELECT unnest(from_json(files, '[\"VARCHAR\"]')) FROM ({_MODELS}) WHERE files IS NOT NULL) "
+        f"SELECT version_id FROM file_versions WHERE evaluation_id IN (SELECT evaluation_id FROM ({_MODELS})) OR "
+        f"version_id IN (SELECT unnest(json_extract_string(files, '$[*]')) FROM ({_MODELS}) WHERE files IS NOT NULL) "
         f"OR version_id IN (SELECT model_id FROM ({_MODELS})) OR model_id IN (SELECT model_id FROM ({_MODELS}))"
     ),
 }
@@ -213,6 +214,8 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "SELECT f.version_id, 'its run is pinned' FROM file_versions f JOIN pins p ON p.object_kind = 'run' "
         "AND p.object_id = f.run_id",
         "SELECT version_id, 'the alias ' || alias || ' names it' FROM file_aliases",
+        "SELECT unnest(json_extract_string(members, '$.*')), 'the group ' || name || ' holds it' FROM file_versions "
+        "WHERE members IS NOT NULL AND version_id NOT IN (SELECT unnest($taken_file))",
         "SELECT version_id, 'it is ' || replace(status, '_', ' ') FROM file_versions "
         "WHERE status IN ('pending', 'in_progress')",
     ),
@@ -272,11 +275,13 @@ def reasons(con: Connection, kind: str, taken: dict[str, list[str]], alive: Sequ
 # -- letting go ------------------------------------------------------------------------------------
 
 
-def let_go(con: Connection, taken: dict[str, list[str]]) -> None:
+def let_go(con: Connection, taken: dict[str, list[str]]) -> set[str]:
     """Delete runs and versions of files, and the models of chains, inside the caller's transaction.
 
-    Of a chain its scores stay: predictions lose the chain that they name.
+    Of a chain its scores stay: predictions lose the chain that they name. Returns the hashes of contents that
+    no version of a file has any more.
     """
+    unnamed: set[str] = set()
     chains = taken.get("chain", [])
     if chains:
         _let_go_of_chains(con, chains)
@@ -284,11 +289,13 @@ def let_go(con: Connection, taken: dict[str, list[str]]) -> None:
         delete_run(con, run_id)
     files = taken.get("file", [])
     if files:
-        con.execute(
-            "DELETE FROM artifact_refs WHERE owner_kind = 'file' AND owner_id IN (SELECT unnest(?))", [files]
-        )
-        con.execute("DELETE FROM file_versions WHERE version_id IN (SELECT unnest(?))", [files])
+        wanted = ("version_id IN (SELECT unnest($ids))", {"ids": files})
+        gone = file_removal.versions(con, wanted)
+        file_removal.forget(con, gone)
+        hashes = {str(row["content_hash"]) for row in gone if row["content_hash"]}
+        unnamed = hashes - file_removal.named_hashes(con, hashes)
     prune_arrays(con)
+    return unnamed
 
 
 def _let_go_of_chains(con: Connection, chains: list[str]) -> None:

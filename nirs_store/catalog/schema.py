@@ -298,7 +298,6 @@ SEGMENT_TABLES: dict[str, Table] = {
             "artifact_records",
             "artifact_links",
             "logs",
-            "lineage_links",
         )
     },
     "takeovers": TAKEOVERS,

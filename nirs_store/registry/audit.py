@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,11 +13,12 @@ import polars as pl
 from nirs_store.blobs.durable import write_file
 from nirs_store.catalog import audit_notes, audit_queries
 from nirs_store.catalog.access import Connection
-from nirs_store.catalog.audit_rows import Break, Head, head_of, verify_chain
+from nirs_store.catalog.audit_rows import Head, head_of, verify_chain
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.guard import check_guard
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.registry.audit_export import export_entries
+from nirs_store.registry.audit_report import AuditReport, as_head, kept_heads
 from nirs_store.registry.guard import GuardRules, store_setting
 
 __all__ = ["Audit", "AuditReport", "Head", "attempted", "attempting", "guarded", "note"]
@@ -128,46 +128,6 @@ def guarded(
     """
     with attempting(engine, operation, object_kind, object_id):
         check_guard(engine, values)
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What verifying the trail found.
-
-    Attributes
-    ----------
-    entries : int
-    head : Head
-        The last entry.
-    breaks : tuple of Break
-        Entries that were altered, replaced or removed; the first twenty.
-    """
-
-    entries: int
-    head: Head
-    breaks: tuple[Break, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether the trail is whole."""
-        return not self.breaks
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return {
-            "ok": self.ok,
-            "entries": self.entries,
-            "head": self.head._asdict(),
-            "breaks": [found._asdict() for found in self.breaks],
-        }
-
-    def __str__(self) -> str:
-        if self.ok:
-            return f"The audit trail is whole: {self.entries:,} entries, head {self.head.entry_hash[:12]}."
-        lines = [f"entry {found.number}: {found.reason}" for found in self.breaks]
-        return "\n".join(
-            [*lines, f"The audit trail is broken in {len(lines)} places ({self.entries:,} entries)."]
-        )
 
 
 class Audit:
@@ -337,7 +297,7 @@ class Audit:
         AuditReport
             With ``ok``; prints itself.
         """
-        heads = [*kept_heads(self._engine), *([] if head is None else [_as_head(head)])]
+        heads = [*kept_heads(self._engine.layout), *([] if head is None else [as_head(head)])]
 
         def ask(con: Connection) -> AuditReport:
             entries, breaks = verify_chain(con, heads)
@@ -351,23 +311,3 @@ class Audit:
 
     def __repr__(self) -> str:
         return f"<audit trail of {self._engine.layout.root}, {'on' if self.enabled else 'off'}>"
-
-
-def kept_heads(engine: Engine) -> list[Head]:
-    """The head that was handed out last, as the workspace keeps it."""
-    from nirs_store.upkeep.audittrail import read_head
-
-    head = read_head(engine.layout)
-    return [] if head is None else [head]
-
-
-def _as_head(given: Any) -> Head:
-    try:
-        if isinstance(given, Mapping):
-            return Head(int(given["number"]), str(given["entry_hash"]))
-        number, digest = given
-        return Head(int(number), str(digest))
-    except (TypeError, ValueError, KeyError) as error:
-        raise InvalidInput(
-            f"head: expected what head() gave (number and entry_hash), found {given!r}."
-        ) from error

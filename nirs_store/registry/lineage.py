@@ -22,8 +22,6 @@ from nirs_store.registry.refs import find_ref
 
 __all__ = ["Lineage"]
 
-_LIMIT = 10_000
-
 
 class Lineage:
     """The lineage of a store, as ``store.lineage``.
@@ -190,15 +188,15 @@ class Lineage:
         direction: str = "upstream",
         *,
         max_depth: int | None = None,
-        limit: int = _LIMIT,
+        limit: int | None = None,
     ) -> LineageGraph:
         """Everything on the way up, down or both, with the links between.
 
         Parameters
         ----------
         direction : {"upstream", "downstream", "both"}
-        limit : int
-            Not more things than about so many; ``truncated`` says that there are more.
+        limit : int, optional
+            Not more things than about so many; ``truncated`` says that there are more. All by default.
 
         Raises
         ------

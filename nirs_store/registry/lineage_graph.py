@@ -192,11 +192,13 @@ class LineageGraph:
         # UUIDs of version 7 begin with the time, so their ends tell them apart; hashes do anywhere.
         digits = ref.id[-_DIGITS:] if "-" in ref.id else ref.id[:_DIGITS]
         name = self.names.get(ref)
-        words = "(gone)" if name is None and ref.kind != "bundle" else short(name or "", _NAME)
+        words = "(not here)" if name is None and ref.kind != "bundle" else short(name or "", _NAME)
         return _printable(f"{ref.kind} {digits} {words}".rstrip())
 
 
-def walk(con: Connection, root: Ref, direction: str, max_depth: int | None, limit: int) -> LineageGraph:
+def walk(
+    con: Connection, root: Ref, direction: str, max_depth: int | None, limit: int | None
+) -> LineageGraph:
     """Follow the links from one thing, level by level."""
     depths: dict[Ref, int] = {root: 0}
     links: dict[Link, None] = {}
@@ -210,7 +212,7 @@ def walk(con: Connection, root: Ref, direction: str, max_depth: int | None, limi
             for link in found:
                 far = link.source if way == "upstream" else link.target
                 if far not in seen:
-                    if len(depths) > limit:
+                    if limit is not None and len(depths) > limit:
                         truncated = True
                         continue
                     seen.add(far)

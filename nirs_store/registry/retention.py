@@ -19,6 +19,7 @@ from nirs_store.catalog.values import as_text
 from nirs_store.catalog.workspace_settings import read_settings
 from nirs_store.errors import CatalogDamaged, InvalidInput, StoreBusy
 from nirs_store.registry.audit import attempting, guarded, note
+from nirs_store.registry.files.removing import remove_copies
 from nirs_store.registry.guard import store_setting
 from nirs_store.registry.policies import Limit, RetentionPolicy, Rule
 from nirs_store.registry.refs import find_ref
@@ -154,24 +155,25 @@ class Retention:
         """
         engine = self._engine
 
-        def work(con: Connection) -> tuple[dict[str, list[str]], list[str]]:
+        def work(con: Connection) -> tuple[dict[str, list[str]], list[str], set[str]]:
             taken = _still(con, plan, engine.living_sessions())
             artifacts = retention_rows.artifacts_of(con, taken)
-            retention_rows.let_go(con, taken)
+            unnamed = retention_rows.let_go(con, taken)
             counts = {kind: len(ids) for kind, ids in taken.items() if ids}
             if counts:
                 facts: dict[str, Any] = {"taken": counts, "policy": plan.policy.to_dict()}
                 facts |= {f"{kind}s": ids[:_LISTED] for kind, ids in taken.items() if ids}
                 note(engine, "retention", "workspace", details=facts, con=con)
-            return taken, retention_rows.unheld(con, artifacts)
+            return taken, retention_rows.unheld(con, artifacts), unnamed
 
         if not isinstance(plan, RetentionPlan):
             raise InvalidInput(f"plan: expected what plan() gives, found {type(plan).__name__}.")
         with attempting(engine, "retention", "workspace"):
             if not plan.take:
                 return RetentionResult({}, 0, 0, 0)
-            taken, free = engine.change(work)
+            taken, free, unnamed = engine.change(work)
         self._forget()
+        remove_copies(engine, unnamed)
         files, size = 0, 0
         if free:
             from nirs_store.upkeep.gc import collect

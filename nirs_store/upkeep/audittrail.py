@@ -8,6 +8,7 @@ import duckdb
 
 from nirs_store.catalog.audit_rows import Head, verify_chain
 from nirs_store.catalog.layout import Layout
+from nirs_store.errors import CatalogDamaged
 from nirs_store.upkeep.findings import Finding
 
 __all__ = ["audit_findings", "read_head"]
@@ -29,11 +30,14 @@ def read_head(layout: Layout) -> Head | None:
 
 def audit_findings(con: duckdb.DuckDBPyConnection, layout: Layout) -> list[Finding]:
     """Verify the chain of hashes in a catalog that is open for looking."""
-    tables = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'audit_entries'").fetchall()
-    if not tables:
-        return []
     head = read_head(layout)
-    _, breaks = verify_chain(con, [] if head is None else [head])
+    try:
+        # An older catalog is checked as it is, and has no trail yet.
+        if not con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'audit_entries'").fetchall():
+            return []
+        _, breaks = verify_chain(con, [] if head is None else [head])
+    except duckdb.Error as error:
+        raise CatalogDamaged(f"the audit trail cannot be read: {error}") from error
     return [
         Finding(
             "audit_broken",

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,16 +30,24 @@ def tamper(folder: Path, statement: str) -> None:
         con.execute(statement)
 
 
-@pytest.fixture
-def trail(folder: Path) -> Path:
+@pytest.fixture(scope="session")
+def recorded(empty: Path) -> Path:
     """A workspace with six entries that nobody has open."""
+    folder = Path(shutil.copytree(empty, empty.parent / "recorded"))
     with WorkspaceStore(folder) as store:
         run_id, pipeline_id = begin(store)
         store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 5)
         store.tag_run(run_id, "spring")
         store.annotate_run(run_id, "as agreed")
         store.complete_run(run_id, {})
+        assert store.list_runs().height == 1
     return folder
+
+
+@pytest.fixture
+def trail(recorded: Path, memory: Path) -> Path:
+    """A copy of it, to be tampered with."""
+    return Path(shutil.copytree(recorded, memory / "trail"))
 
 
 # -- what is noted -----------------------------------------------------------------------------------

@@ -38,19 +38,21 @@ CALLS: dict[str, Callable[[WorkspaceStore, str, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("where", CALLS)
-def test_forbidden_content_is_refused_named_and_audited(guarded_store: WorkspaceStore, where: str) -> None:
+def test_forbidden_content_is_refused_named_and_audited(guarded_store: WorkspaceStore) -> None:
     run_id, pipeline_id = begin(guarded_store)
-    before = guarded_store.sql("SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM chains)").row(0)
-    with pytest.raises(ForbiddenContent) as caught:
-        CALLS[where](guarded_store, run_id, pipeline_id)
-    assert str(caught.value).startswith(f"{where}: ")
-    assert SECRET not in str(caught.value)
-    (attempt,) = guarded_store.audit.query(success=False).to_dicts()
-    assert json.loads(attempt["details"]) == {"error": "forbidden_content"}
-    assert SECRET not in str(attempt)
-    after = guarded_store.sql("SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM chains)").row(0)
-    assert after == before
+    for where, call in CALLS.items():
+        with pytest.raises(ForbiddenContent) as caught:
+            call(guarded_store, run_id, pipeline_id)
+        assert str(caught.value).startswith(f"{where}: ")
+        assert SECRET not in str(caught.value)
+    attempts = guarded_store.audit.query(success=False)
+    assert attempts.height == len(CALLS)
+    assert {json.loads(details)["error"] for details in attempts["details"]} == {"forbidden_content"}
+    assert SECRET not in str(attempts.to_dicts())
+    counts = "SELECT (SELECT count(*) FROM runs), (SELECT count(*) FROM chains), (SELECT count(*) FROM logs)"
+    assert guarded_store.sql(counts).row(0) == (1, 0, 0)
+    run = guarded_store.get_run(run_id) or {}
+    assert (run["status"], run["note"], run["tags"]) == ("running", None, [])
 
 
 def test_other_refusals_do_not_carry_it_into_the_trail(guarded_store: WorkspaceStore) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from historykit import put_row
 from storekit import begin, chain_of, predict
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.lineage_rows import Ref
 from nirs_store.errors import InvalidInput, LineageCycle, UnknownId
 
@@ -76,28 +76,23 @@ def test_an_imported_run_came_from_its_bundle(store: WorkspaceStore, things: Thi
     up = store.lineage.upstream(imported.chain_id, kinds=["bundle"])
     assert up.select("id", "name").rows() == [(imported.content_hash, "m.n4a")]
     assert imported.chain_id in store.lineage.downstream(imported.content_hash)["id"].to_list()
+    # It was written here, so it has a source here.
+    assert ("chain", things.chain, "exported") in found(store.lineage.upstream(imported.chain_id))
 
 
 def test_files_and_evaluations_are_linked_by_what_their_rows_name(
     store: WorkspaceStore, things: Things
 ) -> None:
     def put(con: Any) -> None:
-        now = now_naive()
-        con.execute(
-            "INSERT INTO file_versions (version_id, name, version, type, kind, status, mode, run_id, processing_id, "
-            "evaluation_id, artifact_id, size_bytes, stored_bytes, compression, created_at, updated_at, is_latest) "
-            "VALUES ('f1', 'a/b.csv', 1, 'table', 'file', 'completed', 'test', ?, 'p1', 'e1', ?, 1, 1, 'none', ?, ?, true)",
-            [things.run, things.artifact, now, now],
-        )
-        con.execute(
-            "INSERT INTO processing_runs (processing_id, name, status, started_at) VALUES ('p1', 'deid', 'completed', ?)",
-            [now],
-        )
-        con.execute(
-            "INSERT INTO evaluations (evaluation_id, model_id, suite, chain_id, status, metric, better, scores, created_at) "
-            "VALUES ('e1', 'm', 'easy', ?, 'completed', 'auc', 'higher', '{}', ?)",
-            [things.chain, now],
-        )
+        named = {
+            "run_id": things.run,
+            "processing_id": "p1",
+            "evaluation_id": "e1",
+            "artifact_id": things.artifact,
+        }
+        put_row(con, "file_versions", version_id="f1", name="a/b.csv", version=1, **named)
+        put_row(con, "processing_runs", processing_id="p1")
+        put_row(con, "evaluations", evaluation_id="e1", chain_id=things.chain)
 
     store._engine.change(put)
     direct = {(link.source.kind, link.link_type) for link in store.lineage.links("file:f1")}
@@ -174,7 +169,7 @@ def test_depth_and_number_can_be_bounded(store: WorkspaceStore, things: Things) 
 def test_what_is_deleted_is_shown_as_gone(store: WorkspaceStore, things: Things) -> None:
     store.lineage.link(things.prediction, things.run2)
     store.delete_prediction(things.prediction)
-    assert "(gone)" in str(store.lineage.tree(things.run2))
+    assert "(not here)" in str(store.lineage.tree(things.run2))
 
 
 def test_a_tree_draws_what_is_met_again_once(store: WorkspaceStore, things: Things) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from historykit import put_row
 from storekit import begin, chain_of, prediction
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.buffer import now_naive
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.registry import (
     RetentionPolicy,
@@ -58,9 +60,27 @@ def going(store: WorkspaceStore, policy: Any) -> list[str]:
     return [item.id for item in store.retention.plan(policy).take]
 
 
+@pytest.fixture(scope="module")
+def recorded(empty: Path) -> tuple[Path, list[str]]:
+    """A workspace with three runs of a chain each, worst, best and middle, and its chains."""
+    # A name of its own: a worker that takes over tests of this module comes here again.
+    folder = Path(shutil.copytree(empty, Path(tempfile.mkdtemp(dir=empty.parent)) / "three"))
+    with WorkspaceStore(folder) as store:
+        return folder, [scored(store, error) for error in (0.3, 0.1, 0.2)]
+
+
 @pytest.fixture
-def three(store: WorkspaceStore) -> list[str]:
-    return [scored(store, error) for error in (0.3, 0.1, 0.2)]
+def folder(
+    request: pytest.FixtureRequest, empty: Path, recorded: tuple[Path, list[str]], memory: Path
+) -> Path:
+    """A copy of that where a test asks for it, else of an empty workspace."""
+    source = recorded[0] if "three" in request.fixturenames else empty
+    return Path(shutil.copytree(source, memory / "workspace"))
+
+
+@pytest.fixture
+def three(recorded: tuple[Path, list[str]]) -> list[str]:
+    return recorded[1]
 
 
 # -- rules and limits ----------------------------------------------------------------------------------
@@ -165,14 +185,9 @@ def test_what_is_pinned_stays_and_says_why(store: WorkspaceStore, three: Sequenc
     assert three[0] in going(store, NOTHING)
 
 
-def champion(store: WorkspaceStore, chain_id: str, *, rank: int = 1) -> None:
-    store._engine.change(
-        lambda con: con.execute(
-            "INSERT INTO champions (champion_id, suite, metric, model_id, evaluation_id, rank, chosen_by, made_at) "
-            "VALUES (?, 's', 'rmse', ?, 'none', ?, 'hand', ?)",
-            [f"c-{chain_id}", chain_id, rank, now_naive()],
-        )
-    )
+def champion(store: WorkspaceStore, chain_id: str) -> None:
+    values = {"suite": "s", "metric": "rmse", "rank": 1, "model_id": chain_id, "evaluation_id": "none"}
+    store._engine.change(lambda con: put_row(con, "champions", champion_id=f"c-{chain_id}", **values))
 
 
 def test_a_present_champion_stays_and_a_rule_keeps_former_ones(
@@ -260,33 +275,24 @@ def put_file(
 ) -> str:
     """A version of a file as rows: its content, and the reference that holds it."""
     data = store.save_artifact(name.encode() * 10, "builtins.bytes", "file", "bytes")
-    now = now_naive()
+    version = f"v-{name}"
 
     def put(con: Any) -> None:
         con.execute("DELETE FROM artifact_refs WHERE owner_kind = 'session' AND artifact_id = ?", [data])
-        con.execute(
-            "INSERT INTO file_versions (version_id, name, version, type, kind, status, mode, artifact_id, size_bytes, "
-            "stored_bytes, compression, metadata, created_at, updated_at, is_latest) VALUES "
-            "(?, ?, 1, 'table', 'file', ?, 'test', ?, 20, 10, 'gzip', ?, ?, ?, true)",
-            [f"v-{name}", name, status, data, json.dumps({"metrics": {"auc": score}}), now, now],
-        )
-        con.execute(
-            "INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, created_at) VALUES (?, ?, 'file', ?, ?)",
-            [f"r-{name}", data, f"v-{name}", now],
-        )
+        said = {"status": status, "metadata": json.dumps({"metrics": {"auc": score}}), "mode": "test"}
+        put_row(con, "file_versions", version_id=version, name=name, version=1, artifact_id=data, **said)
+        held = {"ref_id": f"r-{name}", "artifact_id": data, "owner_kind": "file", "owner_id": version}
+        put_row(con, "artifact_refs", **held)
 
     store._engine.change(put)
-    return f"v-{name}"
+    return version
 
 
 def test_versions_of_files_go_by_the_same_rules(store: WorkspaceStore, folder: Path) -> None:
     poor, good = put_file(store, "poor", score=0.6), put_file(store, "good", score=0.9)
     named, busy = put_file(store, "named"), put_file(store, "busy", status="in_progress")
-    store._engine.change(
-        lambda con: con.execute(
-            "INSERT INTO file_aliases VALUES ('a', 'named', NULL, 'best', ?, ?)", [named, now_naive()]
-        )
-    )
+    alias = {"name": "named", "alias": "best", "version_id": named}
+    store._engine.change(lambda con: put_row(con, "file_aliases", **alias))
     rule = keep_top_k(1, "auc", on="file", higher_is_better=True)
     plan = store.retention.plan(rule)
     assert [item.id for item in plan.take] == [poor]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from historykit import put_row
 from storekit import begin, whole_pipeline
 
 from nirs_store import WorkspaceStore
@@ -60,12 +62,13 @@ def test_counts_bytes_status_and_errors(store: WorkspaceStore) -> None:
 
 
 def test_compression_counts_the_bytes_of_files(store: WorkspaceStore) -> None:
-    columns = "version_id, name, version, type, kind, status, mode, size_bytes, stored_bytes, compression, created_at, updated_at, is_latest"
-    rows = (
-        "('a', 'a', 1, 'table', 'file', 'completed', 'test', 100, 25, 'zstd', now(), now(), true), "
-        "('b', 'b', 1, 'log', 'file', 'failed', 'test', 100, 100, 'none', now(), now(), true)"
-    )
-    store._engine.change(lambda con: con.execute(f"INSERT INTO file_versions ({columns}) VALUES {rows}"))
+    def put(con: Any) -> None:
+        table = {"type": "table", "status": "completed", "size_bytes": 100, "stored_bytes": 25}
+        put_row(con, "file_versions", version_id="a", name="a", compression="zstd", **table)
+        log = {"type": "log", "status": "failed", "size_bytes": 100, "stored_bytes": 100}
+        put_row(con, "file_versions", version_id="b", name="b", compression="none", **log)
+
+    store._engine.change(put)
     found = store.statistics()
     assert found.files["type"]["table"] == {"count": 1, "bytes": 100, "stored_bytes": 25}
     assert found.files["compression"]["zstd"]["stored_bytes"] == 25

@@ -10,6 +10,7 @@ import polars as pl
 
 from nirs_store.catalog import file_queries, file_removal, file_rows
 from nirs_store.catalog.access import Connection
+from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_text
 from nirs_store.errors import BlobCorrupt, BlobMissing, UnknownFile, UnknownId
 from nirs_store.registry.audit import note
@@ -86,6 +87,7 @@ class ChangeMethods(RemoveMethods):
                 "status": check_word(status, "status", STATUSES),
                 "message": None if message is None else as_text(message, "message"),
             }
+            check_guard(self._engine, {"message": values["message"]})
 
             def work(con: Connection) -> dict[str, Any]:
                 row = require_version(con, whole, number, test)

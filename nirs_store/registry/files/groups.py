@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nirs_store.catalog.guard import check_guard
 from nirs_store.errors import InvalidInput
 from nirs_store.registry.files.auditing import attempting, note_versions
 from nirs_store.registry.files.changing import ChangeMethods
@@ -16,7 +17,7 @@ from nirs_store.registry.files.intake import listing_hash
 from nirs_store.registry.files.making import MakeMethods
 from nirs_store.registry.files.names import check_name
 from nirs_store.registry.files.record import Item, record_group
-from nirs_store.registry.files.request import FileVersion, check_request
+from nirs_store.registry.files.request import FileVersion, check_request, told
 from nirs_store.registry.files.workplace import remove_workplace, workplace
 
 __all__ = ["GroupMethods", "TrainingSet"]
@@ -102,6 +103,7 @@ class GroupMethods(MakeMethods, ChangeMethods):
             if not given:
                 raise InvalidInput(f"members: the group {whole!r} would be empty. Nothing was stored.")
             request = check_request(whole, {**said, "metadata": metadata}, self._known_types(type))
+            check_guard(self._engine, told(request))
             try:
                 wanted = [
                     (source, f"{name}/{member}", {**about, "type": _MEMBER_TYPES.get(member, type)})

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nirs_store.catalog.guard import check_guard
 from nirs_store.errors import InvalidInput
 from nirs_store.registry.files.auditing import attempting, note_versions
 from nirs_store.registry.files.base import FilesBase
@@ -13,7 +14,7 @@ from nirs_store.registry.files.content import Content, content_of
 from nirs_store.registry.files.intake import take_in
 from nirs_store.registry.files.names import check_name
 from nirs_store.registry.files.record import Item, record
-from nirs_store.registry.files.request import FileVersion, check_request
+from nirs_store.registry.files.request import FileVersion, check_request, told
 
 __all__ = ["PutMethods"]
 
@@ -188,6 +189,7 @@ class PutMethods(FilesBase):
                 name if not isinstance(name, str) or name.startswith("/") else self._prefix + name
             )
             request = check_request(whole, said, types)
+            check_guard(self._engine, told(request))
             content = content_of(source, whole)
             contents.append(content)
             items.append(Item(request, "metadata" if content is None else content.kind))

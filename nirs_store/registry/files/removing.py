@@ -21,7 +21,7 @@ from nirs_store.registry.files.names import parse_version
 from nirs_store.registry.files.words import PRODUCTION
 from nirs_store.registry.files.workplace import abandoned_workplaces, remove_workplace
 
-__all__ = ["FileRemoval", "RemoveMethods"]
+__all__ = ["FileRemoval", "RemoveMethods", "remove_copies"]
 
 _COMING = ("pending", "in_progress")
 Row = dict[str, Any]
@@ -231,7 +231,7 @@ class RemoveMethods(GetMethods):
 
         plan, unnamed = engine.change(work)
         blobs = _collect(engine, {row["artifact_id"] for row in plan.gone} - {None})
-        _remove_copies(engine, unnamed)
+        remove_copies(engine, unnamed)
         note_rows(engine, operation, plan.gone)
         return _result(plan, blobs=blobs, workplaces=self.cleanup_temp() if leftovers else 0)
 
@@ -307,7 +307,7 @@ def _collect(engine: Engine, artifact_ids: Iterable[str]) -> int:
     return collect(engine, only=ids).files
 
 
-def _remove_copies(engine: Engine, hashes: Iterable[str]) -> None:
+def remove_copies(engine: Engine, hashes: Iterable[str]) -> None:
     """Remove what `path` made of contents that are gone."""
     for digest in hashes:
         place = engine.layout.root / "exports" / "files" / digest

@@ -156,6 +156,18 @@ def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, Fi
     )
 
 
+def told(request: Request) -> dict[str, Any]:
+    """What is said of the content, by argument: the workspace's guard looks through it."""
+    return {
+        "name": request.name,
+        "test_name": request.test_name,
+        "tags": list(request.tags),
+        "metadata": dict(request.metadata),
+        "message": request.message,
+        **request.texts,
+    }
+
+
 def tags_of(tags: object) -> tuple[str, ...]:
     """Give tags without repetition.
 

@@ -46,6 +46,7 @@ _ASKED: dict[str, tuple[str, ...]] = {
     "artifact_links": ("link_id", "record_id", "artifact_id", "pipeline_id"),
     "logs": ("log_id", "pipeline_id"),
     "file_versions": ("version_id", "artifact_id"),
+    "evaluations": ("evaluation_id", "episodes_id", "samples_id"),
 }  # fmt: skip
 
 # child, its key, the column that names the parent, the parent, the parent's key
@@ -294,6 +295,16 @@ class Inspection:
             for version, artifact in self._rows(
                 f"SELECT version_id, artifact_id FROM {self._all('file_versions')} "
                 "WHERE artifact_id IS NOT NULL ORDER BY version_id"
+            )
+        }
+
+    def evaluated(self) -> dict[str, list[str]]:
+        """Tables of episodes and samples that evaluations hold."""
+        return {
+            str(row[0]): [str(artifact) for artifact in row[1:] if artifact is not None]
+            for row in self._rows(
+                f"SELECT evaluation_id, episodes_id, samples_id FROM {self._all('evaluations')} "
+                "WHERE coalesce(episodes_id, samples_id) IS NOT NULL ORDER BY evaluation_id"
             )
         }
 

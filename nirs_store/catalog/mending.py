@@ -17,23 +17,25 @@ _OWNERS = (
     ("chain", "chains", "chain_id", "c.pipeline_id"),
     ("record", "artifact_records", "record_id", "c.pipeline_id"),
     ("file", "file_versions", "version_id", "NULL"),
+    ("evaluation", "evaluations", "evaluation_id", "NULL"),
 )
 
 
 def remove_references(con: Connection, ref_ids: Sequence[str]) -> int:
-    """Remove references of chains, records and files that are gone; gives how many."""
+    """Remove references of chains, records, files and evaluations that are gone; gives how many."""
     return number(
         con,
         "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND ((owner_kind = 'chain' "
         "AND owner_id NOT IN (SELECT chain_id FROM chains)) OR (owner_kind = 'record' "
         "AND owner_id NOT IN (SELECT record_id FROM artifact_records)) OR (owner_kind = 'file' "
-        "AND owner_id NOT IN (SELECT version_id FROM file_versions)))",
+        "AND owner_id NOT IN (SELECT version_id FROM file_versions)) OR (owner_kind = 'evaluation' "
+        "AND owner_id NOT IN (SELECT evaluation_id FROM evaluations)))",
         [list(ref_ids)],
     )
 
 
 def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
-    """Give chains, records and files the references that they lack to artifacts that they name; gives how many."""
+    """Give owners the references that they lack to artifacts that they name; gives how many."""
     return sum(
         number(
             con,

@@ -15,14 +15,11 @@ from pathlib import Path
 import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
+from nirs_store.catalog import migration_4
 from nirs_store.catalog.audit_rows import append_notes, payload_of
 from nirs_store.catalog.buffer import now_naive
-from nirs_store.catalog.columns import create_statement
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.schema import CATALOG_ALIAS, VIEWS
-from nirs_store.catalog.schema_evaluations import EVALUATION_TABLES
-from nirs_store.catalog.schema_files import FILE_TABLES
-from nirs_store.catalog.schema_history import HISTORY_TABLES
 from nirs_store.errors import WriteFailed
 from nirs_store.ids import new_id
 
@@ -62,8 +59,8 @@ def _artifact_records(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _files_and_history(con: duckdb.DuckDBPyConnection) -> None:
-    for table in (*FILE_TABLES, *HISTORY_TABLES, *EVALUATION_TABLES):
-        con.execute(create_statement(table))
+    for statement in migration_4.STATEMENTS:
+        con.execute(statement)
 
 
 # The version that brought the audit trail.

@@ -24,7 +24,12 @@ _ARE_LOST = (
 )
 _REPAIR = "`nirs-store repair` puts this right."
 # Who holds artifacts, and the table of it.
-_OWNED_IN = {"chain": "chains", "record": "artifact_records", "file": "file_versions"}
+_OWNED_IN = {
+    "chain": "chains",
+    "record": "artifact_records",
+    "file": "file_versions",
+    "evaluation": "evaluations",
+}
 _SAVE_AGAIN = "Save the same object again, or bring its file back from a backup."
 
 
@@ -135,11 +140,14 @@ def _artifacts(inspection: Inspection, seen: Surroundings, found: Structure) -> 
     chains = found.ask("chains", lambda: list(inspection.chains()))
     recorded = found.ask("records", inspection.recorded)
     filed = found.ask("files", inspection.filed)
-    if found.blobs is None or references is None or chains is None or recorded is None or filed is None:
+    evaluated = found.ask("evaluations", inspection.evaluated)
+    if found.blobs is None or references is None or chains is None:
+        return
+    if recorded is None or filed is None or evaluated is None:
         return
     named = {chain.chain_id: _named(chain, found) for chain in chains}
     known = {blob.artifact_id for blob in found.blobs}
-    owners = {"chain": named, "record": recorded, "file": filed}
+    owners = {"chain": named, "record": recorded, "file": filed, "evaluation": evaluated}
     found.findings += _missing_rows(owners, known, seen, found)
     found.findings += _references(references, owners, known)
     for session_id in found.ask("sessions", inspection.missing_sessions) or ():

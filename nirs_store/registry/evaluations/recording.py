@@ -16,6 +16,7 @@ from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.buffer import naive, now_naive
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.environment import capture_environment
+from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_float, as_text, to_json
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.ids import new_id, sha256_hex
@@ -115,6 +116,8 @@ def record(
             one_of("better", better, BETTER)
         if metric is not None and metric not in found and metric != "success_rate":
             one_of("metric", metric, [*found, "success_rate"])
+        told = {"metadata": metadata, "tags": list(tags), "message": message, "parameters": parameters}
+        check_guard(engine, {name: value for name, value in told.items() if value})
         _store(engine, row, tables, found, metric, better, champion)
     except NirsStoreError as error:
         note(engine, "record_evaluation", "evaluation", str(identifier), success=False, message=str(error))

@@ -17,7 +17,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import LogisticRegression
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
-from nirs_store.errors import InvalidInput, ReadOnlyStore, ShapeMismatch, UnknownId
+from nirs_store.errors import ForbiddenContent, InvalidInput, ReadOnlyStore, ShapeMismatch, UnknownId
 from nirs_store.registry import audit
 from nirs_store.registry.evaluations import recording
 from nirs_store.scores import regression_scores
@@ -91,6 +91,28 @@ def test_gc_keeps_a_table_until_its_evaluation_is_deleted(store: WorkspaceStore)
     assert not store.evaluations.delete(made)
     assert store.evaluations.champions().height == 0
     assert store.check(read_data=True).findings == ()
+
+
+def test_a_reference_that_an_evaluation_lacks_is_found_and_mended(store: WorkspaceStore) -> None:
+    made = store.evaluations.record("lost", "s", 0.5, episodes=EPISODES)
+    store._engine.change(
+        lambda con: con.execute("DELETE FROM artifact_refs WHERE owner_id = ?", [made]).fetchall()
+    )
+    assert [(f.kind, f.where) for f in store.check().findings] == [
+        ("reference_missing", f"evaluations/{made}")
+    ]
+    store.repair()
+    assert store.check(read_data=True).findings == ()
+    assert store.evaluations.delete(made)
+
+
+def test_the_guard_looks_through_what_is_said_of_an_evaluation(store: WorkspaceStore) -> None:
+    before = store.evaluations.list().height
+    store.audit.guard.forbid(keys=["patient_id"])
+    with pytest.raises(ForbiddenContent, match="patient_id"):
+        store.evaluations.record("a", "s", 0.5, metadata={"Patient-ID": 7})
+    store.audit.guard.allow(keys=["patient_id"])
+    assert store.evaluations.list().height == before
 
 
 def test_an_export_writes_csv_and_json_with_the_facts(store: WorkspaceStore, tmp_path: Path) -> None:

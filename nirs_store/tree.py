@@ -39,7 +39,7 @@ def chain_tree(chain: Mapping[str, Any], title: str = "") -> Node:
     ...               {"step_idx": 2, "operator_class": "b.PLS", "operator_type": "model"}],
     ...     "model_step_idx": 2, "fold_artifacts": {"final": "abcdefghij"}, "shared_artifacts": {},
     ... }, "MSC > PLS")
-    >>> print("\\n".join(tree_lines(tree)))
+    >>> print("\n".join(tree_lines(tree)))
     MSC > PLS
     ├── 1 MSC  01234567
     └── 2 PLS  (model)

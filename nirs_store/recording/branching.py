@@ -49,7 +49,7 @@ class BranchRecorder:
     ...         for number, step in enumerate([StandardScaler(), PCA(5)]):
     ...             with recorder.branch(number):
     ...                 Z = step.fit_transform(meat.X)
-    ...                 recorder.step(step)
+    ...                 _ = recorder.step(step)
     ...                 chains.append(recorder.model(PLSRegression(3).fit(Z, meat.fat)))
     ...     [store.get_chain(chain)["branch_path"] for chain in chains]
     [[0], [1]]

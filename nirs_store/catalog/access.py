@@ -25,6 +25,7 @@ from nirs_store.catalog.apply import ApplyReport, apply_journal
 from nirs_store.catalog.aside import aside_files, settle_aside
 from nirs_store.catalog.connection import (
     CatalogLocked,
+    Instance,
     Options,
     create_catalog,
     open_catalog,
@@ -85,12 +86,15 @@ class CatalogAccess:
         self._mutex = threading.RLock()
         self._held_for_fork = False
         self._con: Connection | None = None
+        self._instance = Instance(layout.catalog, options, layout.tmp if writable else None)
         self._closed = False
         self._depth = 0
         self._changed = False
         self._idle_since = 0.0
         self._told_pending = False
         self._copy: tempfile.TemporaryDirectory[str] | None = None
+        # Whether the open connection is one to that copy.
+        self._on_copy = False
         # Set while a gc of this object has blobs aside itself.
         self.sweeping = False
 
@@ -238,6 +242,7 @@ class CatalogAccess:
         with self._mutex:
             self._closed = True
             self._give_up()
+            self._instance.discard()
             if self._copy is not None:
                 self._copy.cleanup()
                 self._copy = None
@@ -247,6 +252,8 @@ class CatalogAccess:
         self._held_for_fork = self._mutex.acquire(timeout=10.0)
         if self._held_for_fork and self._depth == 0:
             self._give_up()
+            # Its threads would not exist in the child, which would wait for them at its end.
+            self._instance.discard()
 
     def after_fork_in_parent(self) -> None:
         """Go on as before."""
@@ -258,6 +265,7 @@ class CatalogAccess:
         self._on_idle = on_idle
         if self._con is not None:
             _abandoned.append(self._con)
+        _abandoned.extend(self._instance.abandon())
         self._con = None
         self._lease.abandon()
         self._lease = Lease(self._layout, writable=self._writable)
@@ -334,6 +342,7 @@ class CatalogAccess:
                 if self._copy is None:
                     self._copy = tempfile.TemporaryDirectory(prefix="nirs_store-")
                 self._con = open_migrated_copy(self._layout, Path(self._copy.name), options=self._options)
+                self._on_copy = True
         waiting = len(self._journal.pending())
         if waiting and not self._told_pending:
             self._told_pending = True
@@ -379,7 +388,11 @@ class CatalogAccess:
                         f"{self._layout.catalog} is missing. Restore it from a backup, or from a copy that a "
                         "migration kept; the blobs and the journal are untouched."
                     )
-                return open_catalog(self._layout, read_only=read_only, options=options or self._options)
+                if options is not None:
+                    return open_catalog(self._layout, read_only=read_only, options=options)
+                return open_catalog(
+                    self._layout, read_only=read_only, options=self._options, instance=self._instance
+                )
             except CatalogLocked as error:
                 if time.monotonic() >= deadline:
                     pid = _FOREIGN_PID.search(str(error))
@@ -452,7 +465,11 @@ class CatalogAccess:
                 with contextlib.suppress(duckdb.Error):
                     con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
         finally:
-            con.close()
+            if self._on_copy:
+                con.close()
+                self._on_copy = False
+            else:
+                self._instance.detach(con)
             # Forgotten last: interrupted before, it is closed by whoever comes next.
             self._con = None
 

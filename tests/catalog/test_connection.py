@@ -178,3 +178,46 @@ def _hold(talk: Any, folder: Path) -> None:
     with duckdb.connect(str(folder / "store.duckdb")):
         talk.say("open")
         talk.wait()
+
+
+def test_a_store_makes_one_instance_and_opens_its_file_in_it_again_and_again(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    real = duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda *a, **k: (made.append(a), real(*a, **k))[1])
+    for number in range(4):
+        store.begin_run(str(number), {}, [])
+        assert store.list_runs().height == number + 1
+        let_go(store)
+    assert len(made) <= 1
+
+
+def test_an_instance_opens_its_own_file_and_nothing_else(store: WorkspaceStore, tmp_path: Path) -> None:
+    other, listed = tmp_path / "other.duckdb", tmp_path / "list.csv"
+    listed.write_text("a\n1\n")
+    duckdb.connect(str(other)).close()
+    for _ in range(2):
+        for statement in (
+            f"ATTACH '{other}' AS other",
+            f"SELECT * FROM read_csv('{listed}')",
+            f"COPY (SELECT 1) TO '{tmp_path / 'out.csv'}'",
+            "SET enable_external_access = true",
+        ):
+            with pytest.raises(duckdb.Error):
+                store._engine.query(lambda con, s=statement: con.execute(s).fetchall())
+        assert store.list_runs().is_empty()
+        let_go(store)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_statement_left_open_does_not_keep_the_file_open(store: WorkspaceStore, folder: Path) -> None:
+    def begin(con: Any) -> None:
+        con.execute("BEGIN")
+        con.execute("SELECT * FROM range(10000000)")
+
+    store._engine.query(begin)
+    let_go(store)
+    with duckdb.connect(str(folder / "store.duckdb")) as con:
+        assert con.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+    assert store.list_runs().is_empty()

@@ -28,6 +28,7 @@ __all__ = [
     "Head",
     "append_notes",
     "entry_hash",
+    "has_trail",
     "head_of",
     "payload_of",
     "verify_chain",
@@ -157,6 +158,12 @@ def _entries(con: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
                 yield dict(zip(names, row, strict=True))
     finally:
         cursor.close()
+
+
+def has_trail(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a catalog has an audit trail; those of before schema version 4 have none."""
+    found = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'audit_entries'").fetchall()
+    return bool(found)
 
 
 def verify_chain(

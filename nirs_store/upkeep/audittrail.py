@@ -6,7 +6,7 @@ import json
 
 import duckdb
 
-from nirs_store.catalog.audit_rows import Head, verify_chain
+from nirs_store.catalog.audit_rows import Head, has_trail, verify_chain
 from nirs_store.catalog.layout import Layout
 from nirs_store.errors import CatalogDamaged
 from nirs_store.upkeep.findings import Finding
@@ -33,7 +33,7 @@ def audit_findings(con: duckdb.DuckDBPyConnection, layout: Layout) -> list[Findi
     head = read_head(layout)
     try:
         # An older catalog is checked as it is, and has no trail yet.
-        if not con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'audit_entries'").fetchall():
+        if not has_trail(con):
             return []
         _, breaks = verify_chain(con, [] if head is None else [head])
     except duckdb.Error as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,14 @@ from nirs_store.store import WorkspaceStore  # noqa: E402
 sys.path.insert(0, str(Path(__file__).parent / "kit"))
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace that nothing was recorded in; copying it costs less than making a catalog."""
+    path = tmp_path_factory.mktemp("empty") / "workspace"
+    WorkspaceStore(path).close()
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where a workspace can be made."""
@@ -31,8 +40,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path) -> Iterator[WorkspaceStore]:
+def store(folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
     """An empty store."""
+    if not folder.exists():
+        shutil.copytree(empty, folder)
     with WorkspaceStore(folder) as opened:
         yield opened
 

@@ -217,7 +217,7 @@ class CatalogAccess:
             self._lease.acquire(exclusive=True, timeout=timeout)
             if not self._layout.catalog.exists():
                 may_create()
-                create_catalog(self._layout, self._options)
+                create_catalog(self._layout, self._instance)
 
     # -- linger, fork, close -----------------------------------------------------------------
 

@@ -142,15 +142,18 @@ class Instance:
         self._options = options
         self._spill = spill
         self._root: duckdb.DuckDBPyConnection | None = None
+        # The other file that it can reach: where a new catalog is made, to be renamed into place.
+        self.draft = None if spill is None else spill / f"catalog-{new_id()}.duckdb"
 
-    def attach(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
-        """Open the file; errors as for `attach`."""
+    def attach(self, *, read_only: bool, path: Path | None = None) -> duckdb.DuckDBPyConnection:
+        """Open the catalog, or its draft; errors as for `attach`."""
+        path = path or self._path
         con = self._made().cursor()
         try:
-            _attach(con, self._path, read_only)
+            _attach(con, path, read_only)
         except duckdb.Error as error:
             self.discard(con)
-            raise _explain(error, self._path) from error
+            raise _explain(error, path) from error
         except BaseException:
             self.discard(con)
             raise
@@ -190,7 +193,8 @@ class Instance:
             try:
                 root.execute("SET GLOBAL TimeZone = 'UTC'")
                 # The file, its log, and what a checkpoint or the recovery after a crash writes beside them.
-                files = [f"{self._path}{end}" for end in _FILE_ENDINGS]
+                reached = [self._path] if self.draft is None else [self._path, self.draft]
+                files = [f"{path}{end}" for path in reached for end in _FILE_ENDINGS]
                 root.execute(f"SET allowed_paths = [{', '.join(_quote(Path(file)) for file in files)}]")
                 root.execute("SET enable_external_access = false")
                 root.execute("SET lock_configuration = true")
@@ -223,39 +227,45 @@ def schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
     ForeignCatalog
         When the file is somebody else's.
     """
+    try:
+        # Asked at every opening, so not by way of a list of all tables.
+        rows = con.execute("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
+    except (duckdb.CatalogException, duckdb.BinderException):
+        raise ForeignCatalog(
+            f"{path} is not a nirs_store catalog: it is {_whose(con)}. It was left untouched. "
+            "Choose another folder for this workspace."
+        ) from None
+    if rows and str(rows[0][0]).isdigit():
+        return int(rows[0][0])
+    raise CatalogDamaged(
+        f"{path} says it is ours but does not say its schema version. It was left as it is."
+    )
+
+
+def _whose(con: duckdb.DuckDBPyConnection) -> str:
     tables = {
         str(row[0])
         for row in con.execute(
             "SELECT table_name FROM information_schema.tables WHERE table_catalog = ?", [CATALOG_ALIAS]
         ).fetchall()
     }
-    if "nirs_store_meta" in tables:
-        rows = con.execute("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
-        if rows and str(rows[0][0]).isdigit():
-            return int(rows[0][0])
-        raise CatalogDamaged(
-            f"{path} says it is ours but does not say its schema version. It was left as it is."
-        )
     if {"runs", "pipelines", "chains", "predictions"} <= tables:
-        what = (
+        return (
             "a workspace of nirs4all 0.7 or 0.8, which used the same file name "
             "(`nirs-store migrate` brings its content into another folder)"
         )
-    elif tables:
-        what = f"a DuckDB database of another program (tables {', '.join(sorted(tables)[:5])})"
-    else:
-        what = "an empty DuckDB database of unknown origin"
-    raise ForeignCatalog(
-        f"{path} is not a nirs_store catalog: it is {what}. It was left untouched. "
-        "Choose another folder for this workspace."
-    )
+    if tables:
+        return f"a DuckDB database of another program (tables {', '.join(sorted(tables)[:5])})"
+    return "an empty DuckDB database of unknown origin"
 
 
-def create_catalog(layout: Layout, options: Options) -> None:
+def create_catalog(layout: Layout, instance: Instance) -> None:
     """Make an empty catalog beside and rename it into place, so that none is ever half made."""
-    draft = layout.tmp / f"catalog-{new_id()}.duckdb"
+    draft = instance.draft
+    if draft is None:
+        raise ValueError("an instance that may write nowhere")  # only read-only stores have one
     try:
-        con = attach(draft, read_only=False, options=options, spill=layout.tmp)
+        con = instance.attach(read_only=False, path=draft)
         try:
             con.execute("BEGIN")
             for statement in create_statements():
@@ -271,7 +281,7 @@ def create_catalog(layout: Layout, options: Options) -> None:
         except duckdb.Error as error:
             raise _explain(error, draft) from error
         finally:
-            con.close()
+            instance.detach(con)
         try:
             fd = os.open(draft, os.O_RDWR)
             try:

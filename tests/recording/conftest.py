@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def model_store() -> ModelStore:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Iterator[WorkspaceStore]:
-    with WorkspaceStore(tmp_path / "workspace") as store:
+def workspace(folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
+    shutil.copytree(empty, folder)
+    with WorkspaceStore(folder) as store:
         yield store
 
 

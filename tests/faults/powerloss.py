@@ -12,7 +12,6 @@ as it is and shows none of this.)
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import re
@@ -45,6 +44,32 @@ class _Inode:
     data: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
     folder: bool = False
+    _whole: bytes | None = None
+
+    def whole(self) -> bytes:
+        """What programs see; the same object until something changes."""
+        if self._whole is None:
+            self._whole = self.synced if self.synced == self.data else bytes(self.data)
+        return self._whole
+
+    def put(self, where: int, data: bytes) -> None:
+        """Write some bytes."""
+        if len(self.data) < where:
+            self.resize(where)
+        self.data[where : where + len(data)] = data
+        self._whole = None
+
+    def resize(self, size: int) -> None:
+        """Cut, or fill up with zeros."""
+        if size < len(self.data):
+            del self.data[size:]
+        else:
+            self.data.extend(bytes(size - len(self.data)))
+        self._whole = None
+
+    def sync(self) -> None:
+        """Make what programs see safe."""
+        self.synced = self.whole()
 
 
 @dataclass(frozen=True)
@@ -56,13 +81,11 @@ class State:
     acks: list[list[Any]]
     files: dict[str, bytes | None]  # None is a folder
 
-    def digest(self) -> str:
-        """The same for the same files and the same promises."""
-        whole = hashlib.sha256(json.dumps(self.acks).encode())
-        for path in sorted(self.files):
-            whole.update(path.encode() + b"\0")
-            whole.update(hashlib.sha256(self.files[path] or b"").digest())
-        return whole.hexdigest()
+    def digest(self) -> int:
+        """The same for the same files and the same promises; Python hashes each content once."""
+        return hash(
+            (json.dumps(self.acks), frozenset((path, hash(data)) for path, data in self.files.items()))
+        )
 
 
 class Disk:
@@ -115,7 +138,7 @@ class Disk:
         elif name == "ftruncate":
             file = self._file(_fd(args[0])[1])
             if file is not None:
-                _resize(file, int(args[1]))
+                file.resize(int(args[1]))
         elif name in ("rename", "renameat", "renameat2"):
             pair = (args[0], args[1]) if name == "rename" else (args[1], args[3])
             self._rename(_text(pair[0]), _text(pair[1]))
@@ -145,7 +168,7 @@ class Disk:
             self.now[key] = self._make(_Inode())
         inode = self.inodes[self.now[key]]
         if "O_TRUNC" in flags:
-            inode.data = bytearray()
+            inode.resize(0)
         if "O_APPEND" in flags:
             self._offsets[str(fd)] = len(inode.data)
 
@@ -155,14 +178,9 @@ class Disk:
         if file is None:
             return
         where = self._offsets.get(fd, 0) if at is None else at
-        self._put(file, where, _bytes(args[1])[:count])
+        file.put(where, _bytes(args[1])[:count])
         if at is None:
             self._offsets[fd] = where + count
-
-    def _put(self, file: _Inode, where: int, data: bytes) -> None:
-        if len(file.data) < where:
-            _resize(file, where)
-        file.data[where : where + len(data)] = data
 
     def _send(self, args: list[str], count: int) -> None:
         target, source = _fd(args[0]), _fd(args[1])
@@ -172,7 +190,7 @@ class Disk:
         # The offset comes as "[old] => [new]", or NULL for the descriptor's own.
         start = int(re.findall(r"\d+", args[2])[0]) if "[" in args[2] else self._offsets.get(source[0], 0)
         where = self._offsets.get(target[0], 0)
-        self._put(file, where, bytes(origin.data[start : start + count]))
+        file.put(where, bytes(origin.data[start : start + count]))
         self._offsets[target[0]] = where + count
         if "[" not in args[2]:
             self._offsets[source[0]] = start + count
@@ -182,7 +200,7 @@ class Disk:
         if file is None or path is None:
             return
         if not file.folder:
-            file.synced = bytes(file.data)
+            file.sync()
             return
         folder = self._inside(path)
         for key in {*self.now, *self.synced}:
@@ -215,7 +233,7 @@ class Disk:
 
     def without_each(self) -> Iterator[tuple[str, dict[str, bytes | None]]]:
         """All but one piece that was not synced."""
-        current = {number: bytes(i.data) for number, i in self.inodes.items()}
+        current = {number: i.whole() for number, i in self.inodes.items()}
         for key, number in sorted(self.now.items()):
             inode = self.inodes[number]
             if not inode.folder and inode.synced != current[number]:
@@ -257,13 +275,6 @@ def _join(key: _Name) -> str:
     return f"{key[0]}/{key[1]}" if key[0] else key[1]
 
 
-def _resize(file: _Inode, size: int) -> None:
-    if size < len(file.data):
-        del file.data[size:]
-    else:
-        file.data.extend(bytes(size - len(file.data)))
-
-
 def _bytes(argument: str) -> bytes:
     return bytes.fromhex(argument.strip('"').replace("\\x", ""))
 
@@ -299,7 +310,7 @@ def states(recording: Recording, *, every_moment: bool = True) -> Iterator[State
     disk = Disk(recording.workspace, recording.start)
     acks: list[list[Any]] = []
     said = b""
-    seen: set[str] = set()
+    seen: set[int] = set()
     for moment, line in enumerate(_lines(recording.log)):
         match = _CALL.match(line)
         if match is None or int(match["result"]) < 0:
@@ -325,8 +336,8 @@ def states(recording: Recording, *, every_moment: bool = True) -> Iterator[State
             found += disk.without_each()
         for dropped, files in found:
             state = State(moment, dropped, list(acks), files)
-            if state.digest() not in seen:
-                seen.add(state.digest())
+            if (digest := state.digest()) not in seen:
+                seen.add(digest)
                 yield state
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ _REASON = unavailable()
 needs_strace = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
 
 _SAMPLE = 4
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with Bench() as opened:
-        yield opened
 
 
 @needs_strace

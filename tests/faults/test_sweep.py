@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from fault_bench import Bench, Outcome, unavailable
@@ -15,12 +14,6 @@ pytestmark = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
 
 # Of each operation so many faults in the default tests; the whole sweep has the marker `slow`.
 _SAMPLE = 6
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with Bench() as opened:
-        yield opened
 
 
 def problems(outcomes: list[Outcome]) -> str:

@@ -193,7 +193,8 @@ class Instance:
             try:
                 root.execute("SET GLOBAL TimeZone = 'UTC'")
                 # The file, its log, and what a checkpoint or the recovery after a crash writes beside them.
-                reached = [self._path] if self.draft is None else [self._path, self.draft]
+                new = self.draft is not None and not self._path.exists()
+                reached = [self._path, self.draft] if new else [self._path]
                 files = [f"{path}{end}" for path in reached for end in _FILE_ENDINGS]
                 root.execute(f"SET allowed_paths = [{', '.join(_quote(Path(file)) for file in files)}]")
                 root.execute("SET enable_external_access = false")

@@ -24,6 +24,8 @@ from typing import Any
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"
+# Arrow's own allocator asks the system for each piece.
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
@@ -208,11 +210,13 @@ def _child(request: dict[str, Any]) -> None:
     connection.close()
 
 
-def _first_transform() -> None:
+def _first_calls() -> None:
     import numpy as np
+    import pyarrow as pa
     from sklearn.preprocessing import StandardScaler
 
     StandardScaler().fit_transform(np.eye(3))
+    pa.array(["a"])
 
 
 def main() -> None:
@@ -223,9 +227,9 @@ def main() -> None:
         importlib.import_module(name)
     from nirs_store.catalog.environment import environment
 
-    # What looks installed packages up once a process, in hundreds of system calls.
+    # What imports, or looks installed packages up, once a process and in hundreds of system calls.
     environment()
-    _first_transform()
+    _first_calls()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
     for text in sys.stdin:

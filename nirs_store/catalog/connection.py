@@ -238,9 +238,7 @@ def schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
         ) from None
     if rows and str(rows[0][0]).isdigit():
         return int(rows[0][0])
-    raise CatalogDamaged(
-        f"{path} says it is ours but does not say its schema version. It was left as it is."
-    )
+    raise CatalogDamaged(f"{path} says it is ours but does not say its schema version. It was left as it is.")
 
 
 def _whose(con: duckdb.DuckDBPyConnection) -> str:

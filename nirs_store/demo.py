@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from nirs_store.datasets import load_tecator
 from nirs_store.errors import InvalidInput, NotAWorkspace
+from nirs_store.lazily import polars as pl
 from nirs_store.recording import CrossValidationResult, record_cross_validation
 from nirs_store.scores import regression_scores
 from nirs_store.store import WorkspaceStore

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import polars as pl
 import yaml
 
 from nirs_store.blobs.durable import ensure_dir, write_file
@@ -16,6 +15,7 @@ from nirs_store.catalog import prediction_queries, queries
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.lazily import polars as pl
 
 __all__ = ["export_pipeline_config", "export_predictions_parquet", "export_run"]
 

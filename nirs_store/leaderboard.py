@@ -10,12 +10,11 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import prediction_queries, ranking
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 from nirs_store.pooling import ADDITIVE, METRIC_NAMES, chain_scores, needed_arrays
 from nirs_store.scores import (
     CLASSIFICATION_SCORES,

@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import polars as pl
-
 from nirs_store.catalog.prediction_queries import unknown_column
 from nirs_store.display import table
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 from nirs_store.scores import higher_is_better
 
 __all__ = ["AGGREGATES", "PIVOT_COLUMNS", "Pivot", "check_kinds", "make_pivot"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import polars as pl
 from numpy.typing import NDArray
+
+from nirs_store.lazily import polars as pl
 
 __all__ = ["RecordingStore", "WorkspaceStoreProtocol"]
 

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from nirs_store.catalog import overview, prediction_queries, queries
@@ -18,6 +17,7 @@ from nirs_store.catalog.environment import versions_only
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.display import block, byte_text, field_table, short, table
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.lazily import polars as pl
 from nirs_store.leaderboard import top_chains
 from nirs_store.tree import Node, chain_tree, tree_html
 

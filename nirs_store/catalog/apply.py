@@ -164,12 +164,14 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
     now = now_naive()
     con.execute("BEGIN")
     dropped: dict[str, int] = {}
+    # Whether a row may have lost its owner; nothing in a segment can change that before the changes come.
+    buried = number(con, "SELECT count(*) FROM dead") > 0
     for name in SEGMENT_TABLES:
         if name in ("takeovers", "changes"):
             continue
         tables = [segment.tables[name] for _, segment in segments if name in segment.tables]
         if tables:
-            lost = _insert(con, name, pa.concat_tables(tables))
+            lost = _insert(con, name, pa.concat_tables(tables), buried=buried)
             if lost:
                 dropped[name] = lost
     _take_over(con, [s.tables["takeovers"] for _, s in segments if "takeovers" in s.tables])
@@ -199,7 +201,7 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
         report.dropped[name] = report.dropped.get(name, 0) + count
 
 
-def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
+def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table, *, buried: bool) -> int:
     """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
     repeated = _REPEATED.get(name)
     clashes = 0
@@ -218,10 +220,7 @@ def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> int:
                 "WHERE i.artifact_id <> r.artifact_id",
             )
         owners = OWNERS.get(name)
-        if owners is None:
-            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")
-            return 0
-        if number(con, "SELECT count(*) FROM dead") == 0:
+        if owners is None or not buried:
             con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming{conflict}")
             return clashes
         if name == "predictions":

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.buffer import naive
 from nirs_store.catalog.queries import frame, page_of
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = [
     "EXPORTED",

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.archive_rows import BlobFile, blob_files, workspace_id
 from nirs_store.catalog.engine import Engine
@@ -17,6 +15,7 @@ from nirs_store.catalog.queries import frame
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import column_names
 from nirs_store.errors import WriteFailed
+from nirs_store.lazily import polars as pl
 
 __all__ = ["CatalogCopy", "add_backup", "backup_rows", "copy_catalog", "forget_backups"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.lineage_rows import insert_links
@@ -14,6 +12,7 @@ from nirs_store.catalog.queries import frame, one
 from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.values import from_json, with_zone
 from nirs_store.ids import new_id
+from nirs_store.lazily import polars as pl
 
 __all__ = [
     "add_champion",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.file_rows import rows
 from nirs_store.catalog.queries import frame
 from nirs_store.catalog.values import to_json
+from nirs_store.lazily import polars as pl
 
 __all__ = [
     "FILTERS",

@@ -8,8 +8,9 @@ needs no pool, so a forked child gets its answers too.
 from __future__ import annotations
 
 import duckdb
-import polars as pl
 import pyarrow as pa
+
+from nirs_store.lazily import polars as pl
 
 __all__ = ["to_frame"]
 

@@ -134,10 +134,16 @@ class Inspection:
             self._lay_beside([segment for segment in segments if segment.txid not in applied])
 
     def _lay_beside(self, segments: list[Segment]) -> None:
-        self._rows("CREATE TEMP TABLE gone AS SELECT id, kind FROM dead")
+        deleted = bool(self._rows("SELECT 1 FROM dead LIMIT 1"))
+        if deleted:
+            self._rows("CREATE TEMP TABLE gone AS SELECT id, kind FROM dead")
         for table, columns in _ASKED.items():
             parts = [s.tables[table].select(list(columns)) for s in segments if table in s.tables]
             if not parts:
+                continue
+            self._waiting.add(table)
+            if not deleted:
+                self._con.register(f"waiting_{table}", pa.concat_tables(parts))
                 continue
             self._con.register("incoming", pa.concat_tables(parts))
             try:
@@ -155,7 +161,6 @@ class Inspection:
                     self._rows(f"INSERT INTO gone SELECT i.{drag}, 'deleted' FROM incoming i WHERE {dropped}")
             finally:
                 self._con.unregister("incoming")
-            self._waiting.add(table)
 
     def _all(self, table: str) -> str:
         """A table with its pending rows."""

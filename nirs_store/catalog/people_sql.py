@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
-import polars as pl
 
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.frames import to_frame
 from nirs_store.catalog.values import is_text
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = ["ask", "check_params", "check_text", "parse", "select"]
 

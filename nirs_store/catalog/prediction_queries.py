@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.queries import array_of, arrays_of, columns_of, decoded, frame, one, page_of
 from nirs_store.catalog.schema import TABLES, column_names
 from nirs_store.catalog.values import as_float, as_int, as_text
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = [
     "ARRAY_NAMES",

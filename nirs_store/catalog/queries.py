@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.arrays import decode_array
@@ -20,6 +19,7 @@ from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.values import as_text, from_json, is_text, with_zone
 from nirs_store.errors import CatalogDamaged, InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = [
     "add_environment",

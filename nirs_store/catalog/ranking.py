@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.prediction_queries import (
     GROUP_COLUMNS,
@@ -16,6 +14,7 @@ from nirs_store.catalog.prediction_queries import (
 )
 from nirs_store.catalog.queries import frame
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = ["NO_FOLDS", "REFIT_FOLDS", "aggregate", "candidate_chains", "predictions_of", "task_types"]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import file_removal
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.deletion import delete_run, prune_arrays
 from nirs_store.catalog.queries import frame
 from nirs_store.ids import new_id
+from nirs_store.lazily import polars as pl
 
 __all__ = [
     "add_pin",

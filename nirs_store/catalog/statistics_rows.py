@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.queries import frame
+from nirs_store.lazily import polars as pl
 
 __all__ = ["STEPS", "by_run", "counts", "files", "growth", "statuses"]
 

@@ -39,6 +39,9 @@ class Facts:
         Whether it predicts labels.
     one_d_targets : bool
         Whether its targets are 1-D labels, as for a LabelEncoder.
+    plain : bool
+        Whether it is scikit-learn's own and made of no other estimator: then the numbers that it gets are
+        the only ones whose being finite it checks.
     wavelengths : mapping
         Method to "optional" or "required" where it has a parameter of that name.
     """
@@ -48,6 +51,7 @@ class Facts:
     leaves_input: bool
     classifier: bool
     one_d_targets: bool
+    plain: bool
     wavelengths: Mapping[str, str]
 
 
@@ -88,6 +92,14 @@ class Workbench:
         if known is None:
             known = self._memory.setdefault(operator.key, _inspect(loaded))
         return loaded, known
+
+    def facts(self, operator: Operator) -> Facts:
+        """Give what is known about an object, which need not be loaded again for that."""
+        known = self._memory.get(operator.key)
+        if known is None:
+            return self.open(operator)[1]
+        facts: Facts = known if operator.artifact_id is not None else known[1]
+        return facts
 
     def call(
         self, operator: Operator, method: str, X: Any, wavelengths: NDArray[np.float64] | None = None
@@ -222,6 +234,7 @@ def _inspect(target: Any) -> Facts:
         leaves_input=_leaves_input(target),
         classifier=kind == "classifier" or (kind is None and _predicts_classes(target)),
         one_d_targets=bool(tags and tags.target_tags.one_d_labels),
+        plain=_is_sklearn(target) and not any("__" in name for name in target.get_params(deep=True)),
         wavelengths=wanted,
     )
 

@@ -165,14 +165,14 @@ def predict(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Ar
     run = _Run(plan, X, load, wavelengths)
     members = plan.members
     if len(members) == 1:
-        y = run.undo(members[0].targets, run.output(members[0], "predict"))
+        y = run.predictions()[0]
     elif not run.classifies():
-        y = mean([run.undo(m.targets, run.output(m, "predict")) for m in members], plan.weights)
+        y = mean(run.predictions(), plan.weights)
     elif run.knows_probabilities():
         proba, classes = run.probabilities()
         y = classes[np.argmax(proba, axis=1)]
     else:
-        y = vote([run.undo(m.targets, run.output(m, "predict")) for m in members], plan.weights)
+        y = vote(run.predictions(), plan.weights)
     return run.undo(plan.targets, y)
 
 
@@ -185,10 +185,7 @@ def predict_each(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) 
         One array a member, each transformed back to the unit of the measured targets.
     """
     run = _Run(plan, X, load, wavelengths)
-    return [
-        run.undo(plan.targets, run.undo(member.targets, run.output(member, "predict")))
-        for member in plan.members
-    ]
+    return [run.undo(plan.targets, y) for y in run.predictions()]
 
 
 def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Array:
@@ -207,7 +204,7 @@ def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None)
     run = _Run(plan, X, load, wavelengths)
     run.require_probabilities()
     if len(plan.members) == 1:
-        return run.output(plan.members[0], "predict_proba")
+        return run.outputs("predict_proba")[0]
     return run.probabilities()[0]
 
 
@@ -256,8 +253,37 @@ class _Run:
             table = np.hstack([table, own.parts[0]])
         return Spectra((table,), (None,), bool(np.isfinite(table).all()))
 
-    def output(self, member: Member, method: str) -> Array:
-        """Take the spectra through a member's own steps and call its model."""
+    def predictions(self) -> list[Array]:
+        """Predict with every member, its own target transformers undone."""
+        given = self.outputs("predict")
+        return [self.undo(m.targets, y) for m, y in zip(self._plan.members, given, strict=True)]
+
+    def outputs(self, method: str) -> list[Array]:
+        """Take the spectra through every member's own steps and call its model."""
+        members = self._plan.members
+        if not self._needs_one_check():
+            return [self._output(member, method) for member in members]
+        import sklearn  # long loaded: the models are its own
+
+        # Every model would look at the same numbers again, and be told the same.
+        with sklearn.config_context(assume_finite=True):
+            found = [self._output(member, method) for member in members]
+        if all(y.dtype.kind != "f" or np.isfinite(y).all() for y in found):
+            return found
+        # An overflow inside a model: whether that is an answer or an error, the model says.
+        return [self._output(member, method) for member in members]
+
+    def _needs_one_check(self) -> bool:
+        """Whether all models get the same finite numbers, and check no others."""
+        if any(len(member.stages) > self._plan.n_shared for member in self._plan.members):
+            return False
+        parts = self._after_shared.parts
+        if len(parts) > 1 or not isinstance(parts[0], np.ndarray) or parts[0].dtype.kind != "f":
+            return False
+        plain = all(self._bench.facts(member.model).plain for member in self._plan.members)
+        return plain and bool(np.isfinite(parts[0]).all())
+
+    def _output(self, member: Member, method: str) -> Array:
         spectra = self._walk(self._after_shared, member.stages[self._plan.n_shared :]).merged()
         result = np.asarray(self._bench.call(member.model, method, spectra.parts[0], spectra.grids[0]))
         if not result.ndim or len(result) != self._n_samples:
@@ -265,7 +291,7 @@ class _Run:
                 f"{member.model.where} gave a result of shape {result.shape} for {self._n_samples} samples."
             )
         # An object of unknown make may hand out an array that it goes on using.
-        return result if self._bench.open(member.model)[1].leaves_input else own_copy(result)
+        return result if self._bench.facts(member.model).leaves_input else own_copy(result)
 
     def undo(self, targets: Sequence[Operator], y: Array) -> Array:
         """Transform predictions back to the unit, or the labels, of the measured targets."""
@@ -273,7 +299,7 @@ class _Run:
 
     def classifies(self) -> bool:
         """Tell whether the members are classifiers; they must agree."""
-        kinds = {self._bench.open(member.model)[1].classifier for member in self._plan.members}
+        kinds = {self._bench.facts(member.model).classifier for member in self._plan.members}
         if len(kinds) > 1:
             raise ReplayError(
                 "Some models of the folds are classifiers, others are not; they cannot be combined."
@@ -300,10 +326,8 @@ class _Run:
         members = self._plan.members
         classes = [_classes(self._bench, member) for member in members]
         known = union(classes)
-        aligned = [
-            align(self.output(member, "predict_proba"), own, known)
-            for member, own in zip(members, classes, strict=True)
-        ]
+        each = self.outputs("predict_proba")
+        aligned = [align(proba, own, known) for proba, own in zip(each, classes, strict=True)]
         return mean(aligned, self._plan.weights), known
 
     def _walk(self, spectra: Spectra, stages: Sequence[Stage]) -> Spectra:
@@ -338,12 +362,12 @@ class _Run:
     def _adapts(self) -> bool:
         member = self._plan.members[0]
         if not member.stages:
-            return "predict" in self._bench.open(member.model)[1].wavelengths
+            return "predict" in self._bench.facts(member.model).wavelengths
         stage = member.stages[0]
         if stage.branches:
             return False
         groups = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]
-        return all(held and "transform" in self._bench.open(held[0])[1].wavelengths for held in groups)
+        return all(held and "transform" in self._bench.facts(held[0]).wavelengths for held in groups)
 
 
 def _undo(bench: Workbench, targets: Sequence[Operator], y: Array) -> Array:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from nirs_store.catalog import overview
 from nirs_store.cli._workspace import ask
+from nirs_store.lazily import polars as pl
 from nirs_store.store import WorkspaceStore
 
 __all__ = ["TASKS", "ranked"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = ["SpectraTable", "read_spectra", "split_table"]
 

@@ -6,9 +6,8 @@ import json
 from datetime import datetime
 from typing import Any
 
-import polars as pl
-
 from nirs_store.cli._output import moment
+from nirs_store.lazily import polars as pl
 
 __all__ = ["cell_text", "flat_text"]
 

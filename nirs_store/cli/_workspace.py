@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import polars as pl
-
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.lazily import polars as pl
 from nirs_store.store import WorkspaceStore
 
 __all__ = ["KINDS", "Found", "ask", "find", "open_store"]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from nirs_store import comparison
 from nirs_store.catalog import people_sql, prediction_queries, queries, ranking
 from nirs_store.errors import InvalidInput
 from nirs_store.facade.base import Facade
+from nirs_store.lazily import polars as pl
 from nirs_store.leaderboard import top_chains
 from nirs_store.pivot import Pivot, check_kinds, make_pivot
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from nirs_store import views
 from nirs_store.catalog import overview
 from nirs_store.display import block, byte_text, field_table
 from nirs_store.facade.base import Facade
+from nirs_store.lazily import polars as pl
 
 __all__ = ["ViewMethods"]
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from nirs_store.display import block, field_table, table
+from nirs_store.lazily import polars as pl
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
 
 __all__ = ["AVERAGE", "POOLED", "CrossValidationResult", "ScoreRow", "score_table"]

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import polars as pl
-
 from nirs_store.blobs.durable import write_file
 from nirs_store.catalog import audit_notes, audit_queries
 from nirs_store.catalog.access import Connection
@@ -17,6 +15,7 @@ from nirs_store.catalog.audit_rows import Head, head_of, verify_chain
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.guard import check_guard
 from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit_export import export_entries
 from nirs_store.registry.audit_report import AuditReport, as_head, kept_heads
 from nirs_store.registry.guard import GuardRules, store_setting

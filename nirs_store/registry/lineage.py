@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import lineage_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.audit_queries import check_kind
@@ -16,6 +14,7 @@ from nirs_store.catalog.lineage_rows import Link, Ref
 from nirs_store.catalog.values import as_text, to_json
 from nirs_store.errors import InvalidInput, LineageCycle
 from nirs_store.ids import new_id
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import attempting, guarded, note
 from nirs_store.registry.lineage_graph import LineageGraph, check_direction, walk
 from nirs_store.registry.refs import find_ref

@@ -6,14 +6,14 @@ import difflib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
-
-import polars as pl
 
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.lineage_rows import Link, Ref, names_of, neighbours
 from nirs_store.display import escape, short
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = ["DIRECTIONS", "LineageGraph", "check_direction", "walk"]
 
@@ -21,15 +21,19 @@ DIRECTIONS = ("upstream", "downstream", "both")
 _DIGITS = 8
 _NAME = 60
 _CHILDREN = 30
-_SCHEMA = {
-    "depth": pl.Int64,
-    "kind": pl.String,
-    "id": pl.String,
-    "name": pl.String,
-    "link_type": pl.String,
-    "via_kind": pl.String,
-    "via_id": pl.String,
-}
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return {
+        "depth": pl.Int64,
+        "kind": pl.String,
+        "id": pl.String,
+        "name": pl.String,
+        "link_type": pl.String,
+        "via_kind": pl.String,
+        "via_id": pl.String,
+    }
 
 
 def check_direction(direction: Any) -> str:
@@ -84,7 +88,7 @@ class LineageGraph:
             if ref in first and (kinds is None or ref.kind in kinds)
         ]
         rows.sort(key=lambda row: (row[0], row[1], row[2]))
-        return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+        return pl.DataFrame(rows, schema=_schema(), orient="row")
 
     def to_dict(self) -> dict[str, Any]:
         """The graph as plain data."""

@@ -10,14 +10,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import retention_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import as_text
 from nirs_store.catalog.workspace_settings import read_settings
 from nirs_store.errors import CatalogDamaged, InvalidInput, StoreBusy
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import attempting, guarded, note
 from nirs_store.registry.files.removing import remove_copies
 from nirs_store.registry.guard import store_setting

@@ -6,8 +6,6 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import statistics_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.audit_queries import errors_by_operation
@@ -15,6 +13,7 @@ from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.storage import Shared, array_bytes, artifact_bytes
 from nirs_store.display import block, byte_text, field_table, table
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 
 __all__ = ["Statistics", "statistics"]
 

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import polars as pl
-
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 from nirs_store.testing.state import Row, State
 
 __all__ = ["ModelQueries"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from nirs_store.catalog import backup_rows
 from nirs_store.catalog.archive_rows import blob_files
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ids import utcnow
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import note
 from nirs_store.upkeep.archive import Progress
 from nirs_store.upkeep.backup_folder import BackupFolder, Manifest
@@ -24,19 +24,22 @@ from nirs_store.upkeep.durations import as_duration
 
 __all__ = ["Backup", "BackupPlan", "Backups", "PrunePlan", "restore_backup"]
 
-_COLUMNS: dict[str, Any] = {
-    "backup_id": pl.String,
-    "created_at": pl.Datetime("us", "UTC"),
-    "size_bytes": pl.Int64,
-    "new_bytes": pl.Int64,
-    "n_blobs": pl.Int64,
-    "new_blobs": pl.Int64,
-    "runs": pl.Int64,
-    "chains": pl.Int64,
-    "predictions": pl.Int64,
-    "parent_id": pl.String,
-    "path": pl.String,
-}
+
+@cache
+def _columns() -> dict[str, Any]:
+    return {
+        "backup_id": pl.String,
+        "created_at": pl.Datetime("us", "UTC"),
+        "size_bytes": pl.Int64,
+        "new_bytes": pl.Int64,
+        "n_blobs": pl.Int64,
+        "new_blobs": pl.Int64,
+        "runs": pl.Int64,
+        "chains": pl.Int64,
+        "predictions": pl.Int64,
+        "parent_id": pl.String,
+        "path": pl.String,
+    }
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Backups:
         """
         if target is not None:
             found = BackupFolder(Path(target).expanduser().absolute()).manifests()
-            return pl.DataFrame([_line(each, str(target)) for each in found], schema=_COLUMNS)
+            return pl.DataFrame([_line(each, str(target)) for each in found], schema=_columns())
         rows = self._engine.query(backup_rows.backup_rows)
         return rows.select("backup_id", "created_at", "size_bytes", "n_blobs", "status", "parent_id", "path")
 

@@ -44,6 +44,7 @@ _LATE = (
     "skops.io",
     "joblib",
     "pandas",
+    "polars",
     "tempfile",
     "importlib.metadata",
 )

@@ -156,7 +156,7 @@ class Child:
 
     def __init__(self, target: Callable[..., Any], *args: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["nirs_store.store", "nirs_store.upkeep.gc", "children"])
+        context.set_forkserver_preload(["nirs_store.store", "nirs_store.upkeep.gc", "polars", "children"])
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_run, args=(theirs, target, args), daemon=True)
         self.process.start()

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import polars as pl
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option
+from nirs_store.lazily import polars as pl
 
 _FORMATS = ("json", "jsonl", "csv")
 

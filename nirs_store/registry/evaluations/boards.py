@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.evaluations.entries import Entries, Entry, entries_of
 from nirs_store.registry.evaluations.recording import BETTER, one_of
 from nirs_store.registry.evaluations.scoring import Interval, better_of, estimate, sort_value
 
 __all__ = ["by_group", "leaderboard", "pareto", "robustness", "trend"]
 
-_BOARD: dict[str, Any] = {
-    "rank": pl.Int32,
-    "model_id": pl.String,
-    "evaluation_id": pl.String,
-    "metric": pl.String,
-    "value": pl.Float64,
-    "ci_low": pl.Float64,
-    "ci_high": pl.Float64,
-    "n": pl.Int64,
-    "success_rate": pl.Float64,
-    "champion": pl.Boolean,
-    "created_at": pl.Datetime("us", "UTC"),
-}
+
+@cache
+def _board() -> dict[str, Any]:
+    return {
+        "rank": pl.Int32,
+        "model_id": pl.String,
+        "evaluation_id": pl.String,
+        "metric": pl.String,
+        "value": pl.Float64,
+        "ci_low": pl.Float64,
+        "ci_high": pl.Float64,
+        "n": pl.Int64,
+        "success_rate": pl.Float64,
+        "champion": pl.Boolean,
+        "created_at": pl.Datetime("us", "UTC"),
+    }
 
 
 def leaderboard(
@@ -60,7 +64,7 @@ def leaderboard(
         }
         for i in order
     ]
-    return pl.DataFrame(table, schema=_BOARD)
+    return pl.DataFrame(table, schema=_board())
 
 
 def _cells(interval: Interval) -> dict[str, Any]:

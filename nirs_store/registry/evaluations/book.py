@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import note
 from nirs_store.registry.evaluations import chains
 from nirs_store.registry.evaluations.crowning import Crowning

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.frames import as_array, column_names, index_names, is_frame, native
+from nirs_store.lazily import polars as pl
 from nirs_store.scores import classification_scores, regression_scores
 
 __all__ = ["evaluate"]

@@ -7,16 +7,17 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.engine import Engine
 from nirs_store.display import table as html_table
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.evaluations.entries import Entry, entries_of
 from nirs_store.registry.evaluations.recording import one_of
 from nirs_store.registry.evaluations.scoring import better_of, row_values
@@ -26,17 +27,21 @@ __all__ = ["CORRECTIONS", "TESTS", "ModelComparison", "adjusted", "compare"]
 TESTS = ("t-test", "wilcoxon")
 CORRECTIONS = ("bh", "by", "holm", "none")
 _PAIRS = ("episode_id", "sample", "sample_id", "episode", "seed")
-_SCHEMA = {
-    "model_a": pl.String,
-    "model_b": pl.String,
-    "n": pl.Int64,
-    "mean_difference": pl.Float64,
-    "statistic": pl.Float64,
-    "p_value": pl.Float64,
-    "p_adjusted": pl.Float64,
-    "significant": pl.Boolean,
-    "better": pl.String,
-}
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return {
+        "model_a": pl.String,
+        "model_b": pl.String,
+        "n": pl.Int64,
+        "mean_difference": pl.Float64,
+        "statistic": pl.Float64,
+        "p_value": pl.Float64,
+        "p_adjusted": pl.Float64,
+        "significant": pl.Boolean,
+        "better": pl.String,
+    }
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -166,7 +171,7 @@ def compare(
         significant = None if p_adjusted is None else p_adjusted < alpha
         winner = (a_id if ahead > 0 else b_id) if significant and ahead else None
         table.append((a_id, b_id, n, mean, statistic, p, p_adjusted, significant, winner))
-    frame = pl.DataFrame(table, schema=_SCHEMA, orient="row")
+    frame = pl.DataFrame(table, schema=_schema(), orient="row")
     return ModelComparison(frame, suite, found.metric, test, correction, alpha)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog.access import Connection
 from nirs_store.errors import NirsStoreError
+from nirs_store.lazily import polars as pl
 from nirs_store.registry import audit
 from nirs_store.registry.evaluations import champions
 from nirs_store.registry.evaluations.questions import Questions

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.artifacts import read_artifact
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.evaluations.champions import value_of
 from nirs_store.registry.evaluations.recording import one_of
 from nirs_store.registry.evaluations.scoring import better_of, sort_value

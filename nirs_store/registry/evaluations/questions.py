@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import polars as pl
-
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.evaluations import boards, comparisons
 from nirs_store.registry.evaluations.comparisons import ModelComparison
 from nirs_store.registry.evaluations.page import Summary

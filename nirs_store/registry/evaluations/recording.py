@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.buffer import naive, now_naive
@@ -20,6 +18,7 @@ from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_float, as_text, to_json
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.ids import new_id, sha256_hex
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import note
 from nirs_store.registry.evaluations.champions import crown
 from nirs_store.registry.evaluations.scoring import better_of

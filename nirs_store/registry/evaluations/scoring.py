@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 from nirs_store.scores import (
     CLASSIFICATION_SCORES,
     REGRESSION_SCORES,

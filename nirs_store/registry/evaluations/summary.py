@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import evaluation_rows as rows
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json
 from nirs_store.display import cell_text
 from nirs_store.errors import InvalidInput
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.evaluations import boards, comparisons
 from nirs_store.registry.evaluations.page import Section, Summary
 from nirs_store.registry.evaluations.scoring import sort_value

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import polars as pl
 
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.catalog.values import to_json
 from nirs_store.errors import InvalidInput
 from nirs_store.frames import native
+from nirs_store.lazily import polars as pl
 
 __all__ = ["EXPORT_FORMATS", "as_table", "export_table", "from_parquet", "to_parquet"]
 

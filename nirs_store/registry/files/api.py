@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import file_queries
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.files.groups import GroupMethods
 from nirs_store.registry.files.processing import ProcessingRun
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from nirs_store.catalog import file_queries, file_removal, file_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_text
 from nirs_store.errors import BlobCorrupt, BlobMissing, UnknownFile, UnknownId
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import note
 from nirs_store.registry.files.active import active_run
 from nirs_store.registry.files.auditing import attempting

@@ -7,14 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-import polars as pl
-
 from nirs_store.catalog import file_queries, file_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.buffer import naive
 from nirs_store.catalog.values import as_text, with_zone
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import is_id
+from nirs_store.lazily import polars as pl
 from nirs_store.registry.files.base import FilesBase
 from nirs_store.registry.files.names import parse_version
 from nirs_store.registry.files.reading import materialised, open_stream, read_value, write_output

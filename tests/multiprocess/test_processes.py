@@ -192,6 +192,7 @@ def test_joblib_workers_are_handed_a_store_that_has_recorded_nothing_yet(folder:
 
 EXIT = """
 import sys, threading, time
+import polars  # a thread that imports at the interrupt makes Python forget that it ends by one
 sys.path.insert(0, {kit!r})
 from storekit import begin, predict
 from nirs_store import WorkspaceStore

@@ -1,7 +1,7 @@
-"""polars, imported when something is first asked of it.
+"""Modules that are imported when something is first asked of them.
 
-It takes a third of what a program that only predicts waits for. Annotations name it all the same: to resolve
-one is to ask.
+A program that only records or predicts should not wait for those it never uses: polars alone is a third of what
+it would wait for. Annotations name them all the same: to resolve one is to ask.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["polars"]
+__all__ = ["later", "polars"]
 
 
 class _Later(ModuleType):
@@ -23,7 +23,19 @@ class _Later(ModuleType):
         return value
 
 
+def later(name: str) -> ModuleType:
+    """Stand for a module by its full name; an `ImportError` comes with the first question.
+
+    Examples
+    --------
+    >>> calendar = later("calendar")
+    >>> calendar.isleap(2024)
+    True
+    """
+    return _Later(name)
+
+
 if TYPE_CHECKING:
     import polars
 else:
-    polars = _Later("polars")
+    polars = later("polars")

@@ -141,7 +141,7 @@ class WorkspaceStore(
             The last rows could not be written. The store stays open: free space and call again.
         """
         if self._engine.settings.session_id is None:  # a copy in a worker leaves it to the store it came from
-            self.retention.carry_out("on_close")
+            self._keep_to_policy("on_close")
         self._engine.close()
 
     def __enter__(self) -> Self:

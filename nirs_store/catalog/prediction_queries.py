@@ -52,6 +52,9 @@ GROUP_COLUMNS = (
     "branch_name",
 )
 
+# DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
+_FEW = 10_000
+
 
 def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str, Any] | None:
     """One prediction, JSON decoded, with its arrays on request."""
@@ -153,15 +156,22 @@ def top_predictions(
             raise unknown_column("group_by", group, GROUP_COLUMNS)
     where, params = prediction_filters(partition=partition, dataset_name=dataset_name)
     params.update(page_of(n, 0))
-    rank = f"({metric} IS NULL OR isnan({metric}::DOUBLE)), {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
+    bad = f"({metric} IS NULL OR isnan({metric}::DOUBLE))"
+    rank = f"{bad}, {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
     columns = columns_of("predictions")
     if not groups:
         sql = f"SELECT {columns} FROM predictions WHERE {where} ORDER BY {rank} LIMIT $limit OFFSET $offset"
     else:
         del params["offset"]
         keys = ", ".join(groups)
-        sql = (
-            f"SELECT {columns} FROM predictions WHERE {where} "
-            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit ORDER BY {keys}, {rank}"
-        )
+        if 1 <= n <= _FEW:
+            # The best rows of each group by what orders them alone; a window would sort whole rows.
+            key = f"ROW({bad}, {'' if ascending else '-'}{metric}, prediction_id)"
+            best = f"unnest(arg_min(rowid, {key}, $limit)) FROM predictions WHERE {where} GROUP BY {keys}"
+        else:
+            best = (
+                f"rowid FROM predictions WHERE {where} "
+                f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit"
+            )
+        sql = f"SELECT {columns} FROM predictions WHERE rowid IN (SELECT {best}) ORDER BY {keys}, {rank}"
     return frame(con, sql, params)

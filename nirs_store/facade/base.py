@@ -8,6 +8,7 @@ from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.registry.loader import ArtifactLoader
+from nirs_store.registry.moments import retention_is_due
 from nirs_store.registry.registry import ArtifactRegistry
 
 __all__ = ["Facade"]
@@ -21,6 +22,13 @@ class Facade:
     _plans: ByteLRU[str, ReplayPlan]
     _registry: ArtifactRegistry | None = None
     _loader: ArtifactLoader | None = None
+
+    def _keep_to_policy(self, moment: str) -> None:
+        """Carry out the workspace's retention if it asks for that now."""
+        if retention_is_due(self._engine, moment):
+            from nirs_store.registry.retention import Retention
+
+            Retention(self._engine, self._forget).carry_out(moment)
 
     def _forget(self) -> None:
         """After a deletion anything that was cached may be gone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from nirs_store.catalog.environment import capture_environment
 from nirs_store.catalog.values import to_json
 from nirs_store.errors import UnknownId
 from nirs_store.facade.base import Facade
-from nirs_store.registry.evaluations import Evaluations
+from nirs_store.lazily import later
+
+if TYPE_CHECKING:
+    from nirs_store.registry import evaluations as evaluations_api
+else:
+    evaluations_api = later("nirs_store.registry.evaluations")
 
 __all__ = ["EvaluationMethods"]
 
@@ -20,13 +25,13 @@ __all__ = ["EvaluationMethods"]
 class EvaluationMethods(Facade):
     """What was evaluated, and with what."""
 
-    _evaluations: Evaluations | None = None
+    _evaluations: evaluations_api.Evaluations | None = None
 
     @property
-    def evaluations(self) -> Evaluations:
+    def evaluations(self) -> evaluations_api.Evaluations:
         """Evaluations, champions, leaderboards, comparisons; see `nirs_store.registry.evaluations`."""
         if self._evaluations is None:
-            self._evaluations = Evaluations(self._engine, self._replay_of)
+            self._evaluations = evaluations_api.Evaluations(self._engine, self._replay_of)
         return self._evaluations
 
     def _replay_of(self, chain_id: str, X: Any, wavelengths: Any) -> np.ndarray:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nirs_store.facade.base import Facade
+from nirs_store.lazily import later
 from nirs_store.registry.audit import Audit
-from nirs_store.registry.lineage import Lineage
-from nirs_store.registry.retention import Retention
-from nirs_store.registry.statistics import Statistics, statistics
+
+if TYPE_CHECKING:
+    from nirs_store.registry import lineage as lineage_api
+    from nirs_store.registry import retention as retention_api
+    from nirs_store.registry import statistics as statistics_api
+else:
+    lineage_api = later("nirs_store.registry.lineage")
+    retention_api = later("nirs_store.registry.retention")
+    statistics_api = later("nirs_store.registry.statistics")
 
 __all__ = ["HistoryMethods"]
 
@@ -20,16 +29,16 @@ class HistoryMethods(Facade):
         return Audit(self._engine)
 
     @property
-    def lineage(self) -> Lineage:
+    def lineage(self) -> lineage_api.Lineage:
         """What came from what; see `nirs_store.registry.lineage.Lineage`."""
-        return Lineage(self._engine)
+        return lineage_api.Lineage(self._engine)
 
     @property
-    def retention(self) -> Retention:
+    def retention(self) -> retention_api.Retention:
         """What is kept, and for how long; see `nirs_store.registry.retention.Retention`."""
-        return Retention(self._engine, self._forget)
+        return retention_api.Retention(self._engine, self._forget)
 
-    def statistics(self, *, runs: int = 10, step: str = "month") -> Statistics:
+    def statistics(self, *, runs: int = 10, step: str = "month") -> statistics_api.Statistics:
         """Counts and bytes by type, status and run, what compression and deduplication saved, errors, growth.
 
         Parameters
@@ -44,4 +53,4 @@ class HistoryMethods(Facade):
         Statistics
             Prints itself; ``to_dict`` gives plain data, ``growth`` is a data frame.
         """
-        return statistics(self._engine, runs=runs, step=step)
+        return statistics_api.statistics(self._engine, runs=runs, step=step)

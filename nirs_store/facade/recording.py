@@ -10,7 +10,6 @@ from nirs_store.catalog.values import as_text
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.facade.base import Facade
 from nirs_store.registry.audit import attempted
-from nirs_store.registry.retention import Retention
 
 __all__ = ["RecordingMethods"]
 
@@ -45,7 +44,7 @@ class RecordingMethods(Facade):
         UnknownId
         """
         records.complete_run(self._engine, run_id, summary)
-        Retention(self._engine, self._forget).carry_out("after_run")
+        self._keep_to_policy("after_run")
 
     @attempted("edit_run", "run")
     def rename_run(self, run_id: str, name: str) -> None:

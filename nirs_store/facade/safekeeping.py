@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from nirs_store.facade.base import Facade
-from nirs_store.upkeep.archive import Archive, ArchivePlan
-from nirs_store.upkeep.archive_format import Limits
-from nirs_store.upkeep.archive_restore import RestoredArchive
-from nirs_store.upkeep.backups import Backups
+from nirs_store.lazily import later
+
+if TYPE_CHECKING:
+    from nirs_store.upkeep import archive as archives
+    from nirs_store.upkeep import archive_format, archive_restore
+    from nirs_store.upkeep import backups as backups_api
+else:
+    archives = later("nirs_store.upkeep.archive")
+    archive_format = later("nirs_store.upkeep.archive_format")
+    archive_restore = later("nirs_store.upkeep.archive_restore")
+    backups_api = later("nirs_store.upkeep.backups")
 
 __all__ = ["SafekeepingMethods"]
 
@@ -20,13 +27,13 @@ Progress = Callable[[int, int], None]
 class SafekeepingMethods(Facade):
     """What leaves the workspace to be safe, and comes back."""
 
-    _backups: Backups | None = None
+    _backups: backups_api.Backups | None = None
 
     @property
-    def backups(self) -> Backups:
+    def backups(self) -> backups_api.Backups:
         """Backups of this workspace; see `nirs_store.upkeep.backups`."""
         if self._backups is None:
-            self._backups = Backups(self._engine)
+            self._backups = backups_api.Backups(self._engine)
         return self._backups
 
     @overload
@@ -40,7 +47,7 @@ class SafekeepingMethods(Facade):
         overwrite: bool = False,
         dry_run: Literal[False] = False,
         progress: Progress | None = None,
-    ) -> Archive: ...
+    ) -> archives.Archive: ...
 
     @overload
     def archive(
@@ -53,7 +60,7 @@ class SafekeepingMethods(Facade):
         overwrite: bool = False,
         dry_run: Literal[True],
         progress: Progress | None = None,
-    ) -> ArchivePlan: ...
+    ) -> archives.ArchivePlan: ...
 
     def archive(
         self,
@@ -65,7 +72,7 @@ class SafekeepingMethods(Facade):
         overwrite: bool = False,
         dry_run: bool = False,
         progress: Progress | None = None,
-    ) -> Archive | ArchivePlan:
+    ) -> archives.Archive | archives.ArchivePlan:
         """Write a selection with its rows, lineage and blobs into one file.
 
         Parameters
@@ -93,8 +100,6 @@ class SafekeepingMethods(Facade):
         InvalidInput, UnknownId, WriteFailed, BlobMissing, BlobCorrupt
             No file was written.
         """
-        from nirs_store.upkeep import archive as archives
-
         if dry_run:
             return archives.plan_archive(self._engine, runs=runs, files=files, evaluations=evaluations)
         return archives.archive(
@@ -112,9 +117,9 @@ class SafekeepingMethods(Facade):
         path: str | Path,
         *,
         dry_run: bool = False,
-        limits: Limits | None = None,
+        limits: archive_format.Limits | None = None,
         progress: Progress | None = None,
-    ) -> RestoredArchive:
+    ) -> archive_restore.RestoredArchive:
         """Bring an archive into this workspace; what is there already is not doubled.
 
         Everything is verified first: names, sizes, hashes. Models in it are pickles as they were in the workspace
@@ -136,9 +141,9 @@ class SafekeepingMethods(Facade):
         InvalidInput, WriteFailed, ReadOnlyStore
             Nothing was changed.
         """
-        from nirs_store.upkeep.archive_restore import restore_archive
-
-        restored = restore_archive(self._engine, path, dry_run=dry_run, limits=limits, progress=progress)
+        restored = archive_restore.restore_archive(
+            self._engine, path, dry_run=dry_run, limits=limits, progress=progress
+        )
         if not dry_run:
             self._forget()
         return restored

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from nirs_store.catalog import deletion
 from nirs_store.catalog.access import Connection
 from nirs_store.facade.base import Facade
+from nirs_store.lazily import later
 from nirs_store.registry.audit import attempted, note
 from nirs_store.registry.cleanup import refuse_needed
 from nirs_store.upkeep.findings import CheckReport
 from nirs_store.upkeep.gc import GRACE_SECONDS, GcPlan, GcResult
-from nirs_store.upkeep.repairplan import RepairPlan
-from nirs_store.upkeep.storage import StorageReport
+
+if TYPE_CHECKING:
+    from nirs_store.upkeep import repairplan, storage
+else:
+    repairplan = later("nirs_store.upkeep.repairplan")
+    storage = later("nirs_store.upkeep.storage")
 
 __all__ = ["UpkeepMethods"]
 
@@ -147,7 +152,7 @@ class UpkeepMethods(Facade):
 
         vacuum(self._engine)
 
-    def storage_report(self, *, runs: int = 10) -> StorageReport:
+    def storage_report(self, *, runs: int = 10) -> storage.StorageReport:
         """Tell where the workspace's bytes are; changes nothing.
 
         Parameters
@@ -174,9 +179,7 @@ class UpkeepMethods(Facade):
         [('model', 1000, 2000), ('arrays', 0, 0)]
         >>> folder.cleanup()
         """
-        from nirs_store.upkeep.storage import storage_report
-
-        return storage_report(self._engine, runs=runs)
+        return storage.storage_report(self._engine, runs=runs)
 
     def check(self, *, read_data: bool = False) -> CheckReport:
         """Look whether everything recorded is there and belongs together; changes nothing.
@@ -216,7 +219,7 @@ class UpkeepMethods(Facade):
         return check(engine.access, engine.layout, read_data=read_data, timeout=engine.settings.lock_timeout)
 
     @attempted("repair")
-    def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> RepairPlan:
+    def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> repairplan.RepairPlan:
         """Put right what can be put right without inventing anything.
 
         Blobs that do not fit their hash, and old ones that nothing names, move to ``quarantine/``; references

@@ -15,11 +15,12 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import as_text
 from nirs_store.catalog.workspace_settings import read_settings
-from nirs_store.errors import CatalogDamaged, InvalidInput, StoreBusy
+from nirs_store.errors import InvalidInput, StoreBusy
 from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import attempting, guarded, note
 from nirs_store.registry.files.removing import remove_copies
 from nirs_store.registry.guard import store_setting
+from nirs_store.registry.moments import RETENTION, retention_is_due
 from nirs_store.registry.policies import Limit, RetentionPolicy, Rule
 from nirs_store.registry.refs import find_ref
 from nirs_store.registry.retention_plan import RetentionPlan, RetentionResult, make_plan, settle
@@ -27,7 +28,6 @@ from nirs_store.registry.retention_plan import RetentionPlan, RetentionResult, m
 __all__ = ["Retention"]
 
 _LOG = logging.getLogger("nirs_store.retention")
-_SETTING = "retention"
 _LISTED = 100
 
 
@@ -63,7 +63,7 @@ class Retention:
     @property
     def policy(self) -> RetentionPolicy:
         """The policy that the workspace keeps; it keeps everything until one is set."""
-        return _policy_of(self._engine.query(read_settings).get(_SETTING))
+        return _policy_of(self._engine.query(read_settings).get(RETENTION))
 
     def set(
         self, policy: RetentionPolicy | Rule | Limit | Mapping[str, Any], *, automatic: str | None = None
@@ -88,12 +88,12 @@ class Retention:
             if automatic is not None:
                 made = RetentionPolicy(made.rules, made.limits, automatic)
             kept = made.to_dict()
-            store_setting(self._engine, _SETTING, lambda _: kept, "set_retention", kept)
+            store_setting(self._engine, RETENTION, lambda _: kept, "set_retention", kept)
         return made
 
     def clear(self) -> None:
         """Keep everything again."""
-        store_setting(self._engine, _SETTING, lambda _: None, "set_retention", {"policy": None})
+        store_setting(self._engine, RETENTION, lambda _: None, "set_retention", {"policy": None})
 
     # -- pins ----------------------------------------------------------------------------------------
 
@@ -190,15 +190,7 @@ class Retention:
         RetentionResult or None
             None where the policy does not ask for it, or the catalog could not be had (which is logged).
         """
-        engine = self._engine
-        if not engine.writable or engine.closed or engine.recorder.in_transaction:
-            return None
-        try:
-            setting = engine.workspace_settings.current().get(_SETTING)
-        except CatalogDamaged as error:
-            _LOG.warning("retention was put off (%s): %s", moment.replace("_", " "), error)
-            return None
-        if not setting or setting.get("automatic") != moment:
+        if not retention_is_due(self._engine, moment):
             return None
         try:
             result = self.execute(self.plan())

@@ -123,6 +123,7 @@ def _operate(request: dict[str, Any], line: Line) -> None:
 
     store: WorkspaceStore | None = None
     if main:
+        _make_ahead(Path(request["workspace"]))
         ready(threading.get_native_id())
     else:
         store = open_store()
@@ -142,6 +143,10 @@ def _operate(request: dict[str, Any], line: Line) -> None:
     line.send({"end": errors})
 
 
+# Instances of DuckDB that were made ahead, by their settings.
+_ahead: dict[str, Any] = {}
+
+
 def _one_duckdb_thread() -> None:
     """Have DuckDB write in the thread that asks it to."""
     import duckdb
@@ -149,9 +154,32 @@ def _one_duckdb_thread() -> None:
     real = duckdb.connect
 
     def connect(*args: Any, config: dict[str, Any] | None = None, **named: Any) -> Any:
-        return real(*args, config={"threads": 1, "async_threads": 0, **(config or {})}, **named)
+        config = {"threads": 1, "async_threads": 0, **(config or {})}
+        made = _ahead.pop(repr((args, config, named)), None)
+        return real(*args, config=config, **named) if made is None else made
 
     duckdb.connect = connect  # type: ignore[assignment]
+
+
+def _make_ahead(workspace: Path) -> None:
+    """Make the instance that the store will ask for: hundreds of system calls, none of them on a file of it."""
+    import duckdb
+
+    from nirs_store.catalog.connection import Options, _in_memory
+    from nirs_store.catalog.layout import Layout
+
+    real = duckdb.connect
+
+    def keep(*args: Any, config: dict[str, Any], **named: Any) -> Any:
+        made = real(*args, config=config, **named)
+        _ahead[repr((args, {"threads": 1, "async_threads": 0, **config}, named))] = made
+        return made
+
+    duckdb.connect = keep  # type: ignore[assignment]
+    try:
+        _in_memory(Options(), Layout(workspace).tmp)
+    finally:
+        duckdb.connect = real
 
 
 def _thread(store: Any, which: str) -> int:

@@ -182,7 +182,7 @@ def interrupt(patient: Patient, draw: random.Random) -> str:
 
 @pytest.mark.parametrize(
     ("seed", "count"),
-    [(1, 40), *(pytest.param(n, 250, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for n in range(2, 6))],
+    [(1, 25), *(pytest.param(n, 250, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for n in range(2, 6))],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interruption_anywhere_costs_nothing_that_was_acknowledged(

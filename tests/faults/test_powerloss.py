@@ -13,7 +13,7 @@ from powerloss import TRACE, Disk, look_at, states
 _REASON = unavailable()
 needs_strace = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
 
-_SAMPLE = 4
+_SAMPLE = 3
 
 
 @needs_strace

@@ -165,7 +165,7 @@ def rot_catalog(patient: Patient, draw: random.Random, count: int) -> None:
         overwrite(catalog, whole)
 
 
-ROTS = {rot_blobs: 35, rot_segments: 15, rot_arrays: 24, rot_catalog: 10}
+ROTS = {rot_blobs: 20, rot_segments: 10, rot_arrays: 14, rot_catalog: 6}
 
 
 @pytest.mark.parametrize("rot", list(ROTS), ids=lambda rot: rot.__name__)

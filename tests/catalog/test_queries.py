@@ -175,6 +175,19 @@ def test_the_best_of_each_group(store: WorkspaceStore, pipeline_id: str) -> None
     assert worst["val_score"].to_list() == [0.3, 0.3]
 
 
+@pytest.mark.parametrize("ascending", [True, False])
+def test_many_of_each_group_come_in_the_same_order_as_few(
+    store: WorkspaceStore, pipeline_id: str, ascending: bool
+) -> None:
+    for number, score in enumerate((0.3, None, math.nan, 0.1, math.inf, 0.3, None, math.nan, -math.inf, 0.3)):
+        scored(store, pipeline_id, model_name=f"m{number % 2}", val_score=score)
+    many = store.top_predictions(20_000, ascending=ascending, group_by="model_name")
+    assert many.height == 10
+    for count in (1, 2, 3, 5):
+        few = store.top_predictions(count, ascending=ascending, group_by="model_name")
+        assert few.equals(many.group_by("model_name", maintain_order=True).head(count).select(many.columns))
+
+
 def test_top_predictions_looks_at_validation_unless_told_otherwise(
     store: WorkspaceStore, pipeline_id: str
 ) -> None:

@@ -9,9 +9,11 @@ import polars as pl
 import pytest
 from chemotools.derivative import SavitzkyGolay
 from chemotools.scatter import StandardNormalVariate
+from sklearn import get_config
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -23,6 +25,7 @@ from sklearn.preprocessing import (
 
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, replay_chain
+from nirs_store.errors import ReplayError
 
 
 def plan_of(steps: list[dict[str, Any]], **chain: Any) -> ReplayPlan:
@@ -67,6 +70,34 @@ def test_the_shared_prefix_is_computed_once(tecator: Any) -> None:
     predict(plan, tecator.X, lambda key: scaler if key == "s" else model)
     assert scaler.transform.call_count == 1
     assert model.predict.call_count == 4
+
+
+def test_models_that_get_the_same_numbers_do_not_look_at_them_again(
+    tecator: Any, shelf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put(**{f"m{i}": PLSRegression(3).fit(tecator.X, tecator.fat + i) for i in range(3)})
+    plan = plan_of([{"step_idx": 9}], fold_artifacts={f"fold_{i}": f"m{i}" for i in range(3)})
+    trusted = []
+    real = PLSRegression.predict
+
+    def watched(self: Any, X: Any, copy: bool = True) -> Any:
+        trusted.append(get_config()["assume_finite"])
+        return real(self, X, copy)
+
+    monkeypatch.setattr(PLSRegression, "predict", watched)
+    predict(plan, tecator.X, shelf.load)
+    assert trusted == [True, True, True]
+    assert not get_config()["assume_finite"]
+
+
+def test_a_model_made_of_others_looks_at_the_numbers_between_them(tecator: Any, shelf: Any) -> None:
+    positive = np.abs(tecator.X) + 1.0
+    shelf.put(
+        model=make_pipeline(FunctionTransformer(np.log), KNeighborsRegressor(3)).fit(positive, tecator.fat)
+    )
+    plan = plan_of([{"step_idx": 9}], fold_artifacts={"final": "model"})
+    with np.errstate(invalid="ignore"), pytest.raises(ReplayError, match="NaN"):
+        predict(plan, -positive, shelf.load)
 
 
 def test_transformers_of_each_fold_equal_the_folds_pipelines(tecator: Any, shelf: Any) -> None:

@@ -39,6 +39,8 @@ AUDIT = "audit"
 GENESIS = "0" * 64
 """What the first entry names as the hash before it."""
 _BATCH = 4096
+# The schema version that brought the trail.
+_SINCE = 4
 
 
 class Head(NamedTuple):
@@ -162,8 +164,8 @@ def _entries(con: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
 
 def has_trail(con: duckdb.DuckDBPyConnection) -> bool:
     """Whether a catalog has an audit trail; those of before schema version 4 have none."""
-    found = con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'audit_entries'").fetchall()
-    return bool(found)
+    found = con.execute("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
+    return bool(found) and int(found[0][0]) >= _SINCE
 
 
 def verify_chain(

@@ -1,8 +1,7 @@
-"""Bringing a bundle into a workspace, and what a workspace knows about a model that leaves it."""
+"""Bringing a bundle into a workspace."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,31 +16,15 @@ from nirs_store.catalog import artifacts, imported, records
 from nirs_store.catalog.access import CatalogAccess
 from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.environment import versions_only
 from nirs_store.catalog.imported import ImportedBundle
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.errors import InvalidInput, UntrustedBundle
+from nirs_store.scores import is_figure
 
-__all__ = ["ImportedBundle", "import_bundle", "known_facts", "known_scores"]
+__all__ = ["ImportedBundle", "import_bundle"]
 
 # A stranger's name for target or data set may be as long as a book.
 _TITLE = 200
-# Of the columns of a leaderboard, those that are figures of merit.
-_SCORES = (
-    "rmsec",
-    "rmsecv",
-    "rmsep",
-    "mae",
-    "bias",
-    "sep",
-    "r2",
-    "rpd",
-    "rpiq",
-    "accuracy",
-    "balanced_accuracy",
-    "f1",
-    "log_loss",
-)
 
 
 def import_bundle(
@@ -159,7 +142,7 @@ def _record(
         metadata=chain.get("metadata"),
         artifact_ids=ids,
     )
-    value = next((scores[key] for key in ("rmsecv", "RMSECV") if _is_number(scores.get(key))), None)
+    value = next((scores[key] for key in ("rmsecv", "RMSECV") if is_figure(scores.get(key))), None)
     metric = None if value is None else "rmse"
     records.complete_pipeline(engine, pipeline_id, value, None, metric, None)
     summary = {"pipelines": 1, "best_pipeline_id": pipeline_id, "metric": metric, "best_val": value}
@@ -196,41 +179,3 @@ def _origin(contents: Contents) -> dict[str, Any]:
         "model_class": origin.model_class,
         "created_at": origin.created_at,
     }
-
-
-def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, float]:
-    """Collect the figures of merit of a chain: its row of the leaderboard, else what it was imported with."""
-    stated = config.get("scores") if config.get("imported") else None
-    found = dict(stated) if isinstance(stated, Mapping) else {}
-    for name in _SCORES:
-        if row is not None and _is_number(row.get(name)):
-            found[name] = row[name]
-    return found
-
-
-def known_facts(
-    run: Mapping[str, Any], pipeline: Mapping[str, Any], row: Mapping[str, Any] | None, n_test: int | None
-) -> dict[str, Any]:
-    """Collect what the card of a chain says beside scores and units."""
-    config = run.get("config") or {}
-    if isinstance(config, Mapping) and config.get("imported"):
-        facts, origin = config.get("facts"), config["imported"].get("origin") or {}
-        source = f"from {config['imported'].get('file')}, chain {origin.get('chain_id') or 'unknown'}"
-        return {**(facts if isinstance(facts, Mapping) else {}), "imported_from": source}
-    environment = versions_only(run.get("environment"))
-    return {
-        "dataset_name": pipeline.get("dataset_name"),
-        "dataset_hash": pipeline.get("dataset_hash"),
-        "run_name": run.get("name"),
-        "pipeline_name": pipeline.get("name"),
-        "created_at": clean(pipeline.get("created_at")),
-        "git_commit": environment.pop("git-commit", None),
-        "environment": environment,
-        "n_samples": None if row is None else row.get("n_samples"),
-        "n_folds": None if row is None else row.get("n_folds"),
-        "n_test_samples": n_test,
-    }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

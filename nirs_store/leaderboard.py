@@ -13,6 +13,7 @@ from typing import Any
 from nirs_store.catalog import prediction_queries, ranking
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.values import from_json
 from nirs_store.errors import InvalidInput
 from nirs_store.lazily import polars as pl
 from nirs_store.pooling import ADDITIVE, METRIC_NAMES, chain_scores, needed_arrays
@@ -138,7 +139,8 @@ def _scored(con: Connection, found: pl.DataFrame, task: str, metric: str) -> pl.
     }
     table = []
     for chain in found.iter_rows(named=True):
-        row = chain | chain_scores(chain, predictions.get(chain["chain_id"], []), arrays, task, metric)
+        known = chain | {name: from_json(chain[name]) for name in ("classes", "fold_weights")}
+        row = chain | chain_scores(known, predictions.get(chain["chain_id"], []), arrays, task, metric)
         row["pipeline"] = " > ".join(part for part in (chain["preprocessings"], chain["model_name"]) if part)
         row["metric"] = metric
         table.append([row.get(name) for name in schema])

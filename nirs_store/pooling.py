@@ -25,7 +25,7 @@ from nirs_store.scores import (
     regression_scores,
 )
 
-__all__ = ["ADDITIVE", "METRIC_NAMES", "Arrays", "chain_scores", "needed_arrays"]
+__all__ = ["ADDITIVE", "METRIC_NAMES", "Arrays", "chain_scores", "count_folds", "needed_arrays"]
 
 Arrays = Mapping[str, Mapping[str, np.ndarray | None]]
 """Arrays by prediction id and name."""
@@ -49,6 +49,15 @@ def needed_arrays(predictions: Sequence[_Row]) -> list[str]:
     ]
 
 
+def count_folds(predictions: Sequence[_Row]) -> dict[str, int]:
+    """How many folds predicted samples that they were not fitted on, and how many samples those are."""
+    folds = [row for row in predictions if row["partition"] == "val" and row["fold_id"] not in NO_FOLDS]
+    return {
+        "n_folds": len({row["fold_id"] for row in folds}),
+        "n_samples": sum(row["n_samples"] or 0 for row in folds),
+    }
+
+
 def chain_scores(
     chain: _Row, predictions: Sequence[_Row], arrays: Arrays, task: str, metric: str
 ) -> dict[str, Any]:
@@ -57,7 +66,8 @@ def chain_scores(
     Parameters
     ----------
     chain : mapping
-        A row of `candidate_chains`: what its folds add up to, its classes and fold weights.
+        ``pooled`` and ``fold_sd``, as `candidate_chains` has them: what its folds add up to where arrays are not
+        stored. ``classes`` and ``fold_weights``, decoded.
     predictions : sequence of mappings
         Its rows, as `predictions_of` gives them.
     arrays : mapping
@@ -71,7 +81,7 @@ def chain_scores(
     dict
         NaN where arrays cannot be scored (a model that predicted NaN), None where nothing is known.
     """
-    scorer = _Scorer(task, from_json(chain["classes"]), arrays)
+    scorer = _Scorer(task, chain["classes"], arrays)
     refits = [p for p in predictions if p["fold_id"] in REFIT_FOLDS]
     folds = [p for p in predictions if p["partition"] == "val" and p["fold_id"] not in NO_FOLDS]
     pooled = scorer.scores(folds)
@@ -79,7 +89,7 @@ def chain_scores(
     test = scorer.scores([p for p in refits if p["partition"] == "test"])
     if not test:
         fold_tests = [p for p in predictions if p["partition"] == "test" and p["fold_id"] not in NO_FOLDS]
-        test = scorer.ensemble(fold_tests, from_json(chain["fold_weights"]))
+        test = scorer.ensemble(fold_tests, chain["fold_weights"])
     row: dict[str, Any] = {name: pooled.get(name) for name in scorer.names}
     row["score"] = pooled.get(metric, chain["pooled"])
     row["score_sd"] = scorer.spread(folds, metric, chain["fold_sd"])

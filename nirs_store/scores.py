@@ -46,6 +46,7 @@ __all__ = [
     "classification_scores",
     "default_metric",
     "higher_is_better",
+    "is_figure",
     "pooled_scores",
     "regression_scores",
     "unknown_name",
@@ -305,6 +306,17 @@ def pooled_scores(
     scores["fold_mean"] = float(each.mean())
     scores["fold_sd"] = float(each.std(ddof=1)) if len(parts) > 1 else math.nan
     return scores
+
+
+def is_figure(value: object) -> bool:
+    """Whether a value is a finite number, as a figure of merit has to be.
+
+    Examples
+    --------
+    >>> [is_figure(value) for value in (0.31, 2, True, float("nan"), "0.31", None)]
+    [True, True, False, False, False, False]
+    """
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

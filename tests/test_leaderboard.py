@@ -20,6 +20,7 @@ from nirs_store import WorkspaceStore, leaderboard, load_tecator, record_cross_v
 from nirs_store.catalog.ranking import REFIT_FOLDS
 from nirs_store.chains.folds import REFIT, fold_key
 from nirs_store.errors import InvalidInput
+from nirs_store.outgoing import Outgoing, known_scores
 
 Floats = NDArray[np.float64]
 Pair = tuple[Any, Any]
@@ -477,3 +478,38 @@ def test_aggregates_refuse_columns_that_are_not_there(
 ) -> None:
     with pytest.raises(InvalidInput, match=message):
         untouched.aggregate_predictions(group_by, metric)
+
+
+# -- one chain alone, as its card shows it -------------------------------------------------------------
+
+
+def test_a_chain_on_its_way_out_has_the_figures_of_its_row(store: WorkspaceStore) -> None:
+    labels = np.array(["a", "b", "a", "b"])
+    chains = [
+        record(store, folds=[error(0.5), error(1.5, 9)], refit=error(0.1), test=error(0.7, 6)),
+        record(store, folds=[error(0.5), error(1.5)], fold_tests=[error(0.5, 3), error(0.7, 3)]),
+        record(store, folds=[error(0.5), error(1.5)], recorded=[0.5, 1.5], arrays=False),
+        record(store, test=error(2.0, 5)),
+        record(
+            store,
+            folds=[(labels, labels), (labels, labels[::-1])],
+            task_type="binary_classification",
+            metric="balanced_accuracy",
+            metadata={"classes": ["a", "b"]},
+        ),
+        record(store, folds=[error(0.3)], fold_weights={"fold_0": 1.0}),
+    ]
+    seen = set()
+    for chain_id in chains:
+        row = store.top_chains(1, chain_id=chain_id).row(0, named=True)
+        told = Outgoing(store._engine, chain_id).described({})
+        assert told["scores"] == known_scores(row, {})
+        assert (told["facts"]["n_folds"], told["facts"]["n_samples"]) == (row["n_folds"], row["n_samples"])
+        newest = store.query_predictions(chain_id=chain_id, partition="test", limit=1)
+        assert told["facts"]["n_test_samples"] == (newest["n_samples"].item() if newest.height else None)
+        seen |= told["scores"].keys()
+    assert {"rmsecv", "rmsec", "rmsep", "balanced_accuracy"} <= seen
+    unscored = store.save_chain(
+        store.list_pipelines()["pipeline_id"][0], [], 0, "a.Model", "", "per_fold", {}, {}
+    )
+    assert Outgoing(store._engine, unscored).described({"scores": {"rmsep": 1.0}})["scores"] == {"rmsep": 1.0}

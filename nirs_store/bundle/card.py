@@ -5,13 +5,13 @@ Everything on it is what the exporting workspace recorded; what was not recorded
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nirs_store.bundle.words import in_words
 from nirs_store.chains.folds import stack_sources
 from nirs_store.chains.kinds import MERGE, MODEL, SPLITTER, STACKED, TARGETS
+from nirs_store.scores import is_figure
 
 __all__ = ["CARD", "card_text", "readable"]
 
@@ -151,11 +151,11 @@ def _scores(scores: Mapping[str, Any], unit: str) -> list[str]:
     named = {str(key).lower().replace(" ", "_"): value for key, value in scores.items()}
     rows = []
     for label, keys, meaning in _SCORES:
-        value = next((named.pop(key) for key in keys if _is_number(named.get(key))), None)
+        value = next((named.pop(key) for key in keys if is_figure(named.get(key))), None)
         if value is not None:
             shown = f"{value:.4g}" + (f" {_plain(unit)}" if unit and label in _IN_UNITS else "")
             rows.append(f"| {label} | {shown} | {meaning} |")
-    others = [f"| {_plain(key)} | {value:.4g} | |" for key, value in named.items() if _is_number(value)]
+    others = [f"| {_plain(key)} | {value:.4g} | |" for key, value in named.items() if is_figure(value)]
     if not rows and not others:
         return ["None were recorded."]
     return ["| score | value | meaning |", "|---|---|---|", *rows, *others]
@@ -216,10 +216,6 @@ def _table(rows: Iterable[tuple[str, Any]]) -> list[str]:
 def _listed(value: Any) -> list[str]:
     # Of an imported model, what stands here was written by a stranger.
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _plain(value: Any, most: int = 200) -> str:

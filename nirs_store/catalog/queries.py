@@ -22,7 +22,9 @@ from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.lazily import polars as pl
 
 __all__ = [
+    "BLOB_NOTE",
     "add_environment",
+    "blob_rows",
     "chains_for_pipeline",
     "find_ids",
     "get_artifact",
@@ -54,6 +56,9 @@ _STATUS = (
     "THEN 'interrupted' ELSE {t}status END"
 )
 
+# What recording and loading need to know of an artifact.
+BLOB_NOTE = ("artifact_path", "content_hash", "operator_class", "artifact_type", "format", "size_bytes")
+
 _NOTES = {
     "run": "SELECT run_id FROM runs WHERE run_id = ?",
     "pipeline": "SELECT run_id, status FROM pipelines WHERE pipeline_id = ?",
@@ -62,10 +67,7 @@ _NOTES = {
         "SELECT p.pipeline_id, a.prediction_id IS NOT NULL AS arrays FROM predictions p "
         "LEFT JOIN prediction_arrays a USING (prediction_id) WHERE p.prediction_id = ?"
     ),
-    "artifact": (
-        "SELECT artifact_path, content_hash, operator_class, artifact_type, format, size_bytes FROM blobs "
-        "WHERE artifact_id = ?"
-    ),
+    "artifact": f"SELECT {', '.join(BLOB_NOTE)} FROM blobs WHERE artifact_id = ?",
     "record": "SELECT artifact_id, pipeline_id, chain_path FROM artifact_records WHERE record_id = ?",
 }
 
@@ -277,6 +279,15 @@ def array_of(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
 def get_artifact(con: Connection, artifact_id: str) -> dict[str, Any] | None:
     """One artifact with its reference count."""
     return decoded(one(con, "SELECT * FROM artifacts WHERE artifact_id = ?", [artifact_id]))
+
+
+def blob_rows(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is needed to read some artifacts, by id, without counting their references."""
+    names = ("artifact_id", *BLOB_NOTE)
+    rows = con.execute(
+        f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))", [list(artifact_ids)]
+    ).fetchall()
+    return {str(row[0]): dict(zip(names, row, strict=True)) for row in rows}
 
 
 def pipeline_log(con: Connection, pipeline_id: str) -> pl.DataFrame:

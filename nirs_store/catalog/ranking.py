@@ -16,11 +16,24 @@ from nirs_store.catalog.queries import frame
 from nirs_store.errors import InvalidInput
 from nirs_store.lazily import polars as pl
 
-__all__ = ["NO_FOLDS", "REFIT_FOLDS", "aggregate", "candidate_chains", "predictions_of", "task_types"]
+__all__ = [
+    "NO_FOLDS",
+    "REFIT_FOLDS",
+    "aggregate",
+    "candidate_chains",
+    "predictions_of",
+    "predictions_of_chain",
+    "task_types",
+]
 
 REFIT_FOLDS = ("final", "fold_final", "foldfinal", "refit", "fold_refit")
 # Some writers add rows for the average of the folds; they hold the same samples once more.
 NO_FOLDS = (*REFIT_FOLDS, "avg", "w_avg", "average", "mean", "pooled")
+# What the scores of a chain are computed from, beside the arrays.
+_SCORED = (
+    "prediction_id", "chain_id", "fold_id", "partition", "metric", "scores", "val_score", "test_score",
+    "train_score", "n_samples",
+)  # fmt: skip
 
 
 def task_types(con: Connection, **filters: Any) -> list[str]:
@@ -87,12 +100,21 @@ def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filte
     )
 
 
+def predictions_of_chain(con: Connection, chain_id: str) -> list[dict[str, Any]]:
+    """The prediction rows of one chain, in the order of `predictions_of`, with their task and date."""
+    names = (*_SCORED, "task_type", "created_at")
+    rows = con.execute(
+        f"SELECT {', '.join(names)} FROM predictions WHERE chain_id = ? ORDER BY fold_id, prediction_id",
+        [chain_id],
+    ).fetchall()
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def predictions_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
     """Prediction rows of chains: what they recorded as scores, and where to look their arrays up."""
     return frame(
         con,
-        "SELECT prediction_id, chain_id, fold_id, partition, metric, scores, val_score, test_score, "
-        "train_score, n_samples FROM predictions WHERE chain_id IN (SELECT unnest(?)) "
+        f"SELECT {', '.join(_SCORED)} FROM predictions WHERE chain_id IN (SELECT unnest(?)) "
         "ORDER BY chain_id, fold_id, prediction_id",
         [list(chain_ids)],
     )

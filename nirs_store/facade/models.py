@@ -216,12 +216,16 @@ class ModelMethods(QueryMethods):
         SerializationError
             With ``safe=True``: an object that skops cannot carry.
         """
+        # They open estimators, and so import scikit-learn: not on the way of opening a store.
         from nirs_store import bundle
+        from nirs_store.outgoing import Outgoing
 
         self._engine.check_open()
         if format == "n4a":
-            given = self._recorded(chain_id, options)
-            written = bundle.export_chain(self, chain_id, Path(output_path), **given)
+            outgoing = Outgoing(self._engine, chain_id)
+            written = bundle.export_chain(
+                outgoing, chain_id, Path(output_path), **outgoing.described(options)
+            )
         elif format == "n4a.py":
             written = bundle.export_script(self, chain_id, Path(output_path), **options)
         else:
@@ -233,25 +237,6 @@ class ModelMethods(QueryMethods):
             self._engine, "export_chain", "chain", chain_id, details={"file": written.name, "format": format}
         )
         return written
-
-    def _recorded(self, chain_id: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Add to the options of an export what the workspace knows about the model."""
-        # It opens estimators, and so imports scikit-learn: not on the way of opening a store.
-        from nirs_store import imports
-
-        chain = self.get_chain(chain_id)
-        pipeline = None if chain is None else self.get_pipeline(chain["pipeline_id"])
-        run = None if pipeline is None else self.get_run(pipeline["run_id"])
-        if chain is None or pipeline is None or run is None:
-            return options  # the export says what is missing
-        ranked = self.top_chains(1, chain_id=chain_id)
-        row = ranked.row(0, named=True) if ranked.height else None
-        tests = self.query_predictions(chain_id=chain_id, partition="test", limit=1)
-        n_test = tests["n_samples"].item() if tests.height else None
-        config = run["config"] if isinstance(run.get("config"), dict) else {}
-        scores = {**imports.known_scores(row, config), **(options.get("scores") or {})}
-        facts = {**imports.known_facts(run, pipeline, row, n_test), **(options.get("facts") or {})}
-        return {**options, "scores": scores, "facts": facts}
 
     @attempted("import_bundle")
     def import_bundle(

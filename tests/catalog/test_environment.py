@@ -14,7 +14,7 @@ import pytest
 from nirs_store import WorkspaceStore, capture_environment
 from nirs_store.catalog import environment as module
 from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.imports import known_facts
+from nirs_store.outgoing import known_facts
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""A chain on its way out: what a bundle needs of the workspace, asked in one turn at the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nirs_store.bundle.strict_json import clean
+from nirs_store.catalog import artifacts, prediction_queries, queries, ranking
+from nirs_store.catalog.access import Connection
+from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.environment import versions_only
+from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.pooling import Arrays, chain_scores, count_folds, needed_arrays
+from nirs_store.scores import default_metric, is_figure
+
+__all__ = ["Outgoing", "known_facts", "known_scores"]
+
+# Of the columns of a leaderboard, those that are figures of merit.
+_SCORES = (
+    "rmsec",
+    "rmsecv",
+    "rmsep",
+    "mae",
+    "bias",
+    "sep",
+    "r2",
+    "rpd",
+    "rpiq",
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "log_loss",
+)
+
+
+@dataclass
+class _Found:
+    """What the catalog says about one chain."""
+
+    chain: dict[str, Any] | None = None
+    pipeline: dict[str, Any] | None = None
+    run: dict[str, Any] | None = None
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    arrays: Arrays = field(default_factory=dict)
+
+
+class Outgoing:
+    """One stored chain, as an export looks things up in it (a `nirs_store.bundle.ChainSource`).
+
+    Parameters
+    ----------
+    engine : Engine
+    chain_id : str
+        A chain that is not there is found missing by the export.
+
+    Raises
+    ------
+    StoreClosed, StoreBusy
+    """
+
+    def __init__(self, engine: Engine, chain_id: str) -> None:
+        self._engine = engine
+        self._chain_id = chain_id
+        self._found = engine.query(lambda con: _ask(con, chain_id, engine.living_sessions()))
+        for artifact_id, row in self._found.artifacts.items():
+            engine.known.add("artifact", artifact_id, {name: row[name] for name in queries.BLOB_NOTE})
+
+    def get_chain(self, chain_id: str) -> dict[str, Any] | None:
+        """The chain."""
+        return self._found.chain if chain_id == self._chain_id else None
+
+    def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
+        """The row of one of its artifacts."""
+        return self._found.artifacts.get(artifact_id)
+
+    def read_artifact(self, artifact_id: str) -> bytes:
+        """The stored bytes of an artifact, checked against their hash."""
+        return artifacts.read_artifact(self._engine, artifact_id)
+
+    def described(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of an export with what the workspace knows about the model; what was given wins."""
+        found = self._found
+        if found.chain is None or found.pipeline is None or found.run is None:
+            return dict(options)  # the export says what is missing
+        row = _merits(found.chain, found.predictions, found.arrays) if found.predictions else None
+        tests = [one for one in found.predictions if one["partition"] == "test"]
+        newest = max(tests, key=lambda one: (one["created_at"], one["prediction_id"]), default=None)
+        n_test = None if newest is None else newest["n_samples"]
+        config = found.run["config"] if isinstance(found.run.get("config"), dict) else {}
+        scores = {**known_scores(row, config), **(options.get("scores") or {})}
+        facts = {**known_facts(found.run, found.pipeline, row, n_test), **(options.get("facts") or {})}
+        return {**options, "scores": scores, "facts": facts}
+
+
+def _ask(con: Connection, chain_id: str, alive: list[str]) -> _Found:
+    chain = queries.get_chain(con, chain_id)
+    if chain is None:
+        return _Found()
+    pipeline = queries.get_pipeline(con, chain["pipeline_id"], alive)
+    run = None if pipeline is None else queries.get_run(con, pipeline["run_id"], alive)
+    ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+    rows = ranking.predictions_of_chain(con, chain_id)
+    arrays = prediction_queries.load_arrays(con, needed_arrays(rows)) if rows else {}
+    return _Found(chain, pipeline, run, queries.blob_rows(con, ids), rows, arrays)
+
+
+def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays: Arrays) -> dict[str, Any]:
+    """The scores of a chain, as its row of the leaderboard has them, and what they were computed from."""
+    classifies = "classification" in str(predictions[0]["task_type"] or "").lower()
+    task = "classification" if classifies else "regression"
+    known = {"classes": chain["metadata"].get("classes"), "fold_weights": chain["fold_weights"]}
+    known |= {"pooled": None, "fold_sd": None}
+    return chain_scores(known, predictions, arrays, task, default_metric(task)) | count_folds(predictions)
+
+
+def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, float]:
+    """Collect the figures of merit of a chain: its row of the leaderboard, else what it was imported with."""
+    stated = config.get("scores") if config.get("imported") else None
+    found = dict(stated) if isinstance(stated, Mapping) else {}
+    for name in _SCORES:
+        if row is not None and is_figure(row.get(name)):
+            found[name] = row[name]
+    return found
+
+
+def known_facts(
+    run: Mapping[str, Any], pipeline: Mapping[str, Any], row: Mapping[str, Any] | None, n_test: int | None
+) -> dict[str, Any]:
+    """Collect what the card of a chain says beside scores and units."""
+    config = run.get("config") or {}
+    if isinstance(config, Mapping) and config.get("imported"):
+        facts, origin = config.get("facts"), config["imported"].get("origin") or {}
+        source = f"from {config['imported'].get('file')}, chain {origin.get('chain_id') or 'unknown'}"
+        return {**(facts if isinstance(facts, Mapping) else {}), "imported_from": source}
+    environment = versions_only(run.get("environment"))
+    return {
+        "dataset_name": pipeline.get("dataset_name"),
+        "dataset_hash": pipeline.get("dataset_hash"),
+        "run_name": run.get("name"),
+        "pipeline_name": pipeline.get("name"),
+        "created_at": clean(pipeline.get("created_at")),
+        "git_commit": environment.pop("git-commit", None),
+        "environment": environment,
+        "n_samples": None if row is None else row.get("n_samples"),
+        "n_folds": None if row is None else row.get("n_folds"),
+        "n_test_samples": n_test,
+    }

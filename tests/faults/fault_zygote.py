@@ -40,8 +40,6 @@ _LATE = (
     "nirs_store.bundle.reader",
     "nirs_store.bundle.package",
     "nirs_store.chains.replay",
-    "nirs_store.blobs.skops_format",
-    "skops.io",
     "joblib",
     "pandas",
     "polars",

@@ -132,14 +132,18 @@ def collect_garbage(talk: Talk, folder: Path, grace: float) -> int:
         return store.gc_artifacts(grace_seconds=grace)
 
 
-def as_another_user(talk: Talk, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Look at a workspace, and try to change it, as a user who may only read."""
+def as_another_user(talk: Talk, folder: Path, ways: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Look at a workspace, and try to change it, as a user who may only read; once for each way of opening it."""
     with tempfile.TemporaryDirectory() as scratch, WorkspaceStore(scratch) as warm:
         # What is imported on first use may lie where the other user cannot read.
         whole_pipeline(warm, warm.begin_run("warm", {}, []))
         warm.list_runs()
     os.setgid(65534)
     os.setuid(65534)
+    return [_answers_and_refusals(folder, options) for options in ways]
+
+
+def _answers_and_refusals(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     with WorkspaceStore(folder, **options) as store:
         runs = store.list_runs()
         found: dict[str, Any] = {"runs": runs["run_id"].to_list(), "repr": repr(store)}
@@ -163,6 +167,7 @@ def use_handed_store(store: WorkspaceStore, run_id: str, number: int) -> str:
     pipeline_id = store.begin_pipeline(run_id, f"worker {number}", {}, [], "corn", "hash")
     chain_id = chain_of(store, pipeline_id)
     predict(store, pipeline_id, chain_id, fold_id=f"fold_{number}")
+    store.save_artifact([number], "list", "handed", "joblib")
     store.complete_pipeline(pipeline_id, 0.1, None, "rmse", 1)
     run = store.get_run(run_id)
     assert run is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -79,7 +80,7 @@ def test_a_second_process_asks_all_the_time_while_the_first_records(
     assert slowest < 10
 
 
-@pytest.mark.parametrize("pipelines", [1, 4, 9])
+@pytest.mark.parametrize("pipelines", [1, 9])
 def test_what_was_acknowledged_before_a_kill_is_there_afterwards(
     folder: Path, crew: Callable[..., Any], pipelines: int
 ) -> None:
@@ -136,6 +137,19 @@ def test_a_holder_that_stops_inside_its_change_blocks_readers_no_longer_than_the
         assert store.list_pipelines(run_id).height == 2
 
 
+def test_a_question_sees_what_another_process_committed_before_it(
+    folder: Path, crew: Callable[..., Any]
+) -> None:
+    with WorkspaceStore(folder) as store:
+        assert store.list_runs().height == 0  # the catalog was open here once
+        for count in (1, 2):
+            writer = crew(children.record_pipelines, folder, 1)
+            writer.hear()
+            writer.tell()
+            writer.hear()
+            assert store.list_runs().height == count
+
+
 # -- handing a store to workers ----------------------------------------------------------------------
 
 
@@ -186,6 +200,41 @@ def test_joblib_workers_are_handed_a_store_that_has_recorded_nothing_yet(folder:
             assert found == ["running"] * 4
             assert store.list_pipelines(run_id)["status"].to_list() == ["completed"] * 4
             assert store.query_predictions(run_id=run_id).height == 4
+            # What workers saved belongs to the session of the store that they were handed.
+            assert store.gc_artifacts(grace_seconds=0) == 0
+            kept = store.sql("SELECT count(*) AS n FROM artifacts WHERE artifact_type = 'handed'")["n"].item()
+            assert kept == 4
+
+
+FORK = """
+import os, sys, json
+from nirs_store import WorkspaceStore
+store = WorkspaceStore(sys.argv[1])
+run = store.begin_run("parent", {}, [])
+store.list_runs()  # the catalog lingers open
+pid = os.fork()
+if pid == 0:
+    store.begin_run("child", {}, [])
+    print(json.dumps(sorted(store.list_runs()["name"])), flush=True)
+    sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+assert store.get_run(run)["status"] == "running"
+store.complete_run(run, {})
+store.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_detaches_and_both_go_on(folder: Path) -> None:
+    done = python(FORK, folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["child", "parent"]
+    with WorkspaceStore(folder) as store:
+        assert dict(store.list_runs().select("name", "status").iter_rows()) == {
+            "parent": "completed",
+            "child": "interrupted",
+        }
 
 
 # -- the end of an interpreter -------------------------------------------------------------------------
@@ -217,11 +266,10 @@ last = predict(store, pipeline_id, dataset_name="last")
     ("end", "code"),
     [
         ("", 0),
-        ("sys.exit(3)", 3),
         ("raise RuntimeError('the end')", 1),
         ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -2),
     ],
-    ids=["end of program", "exit", "exception", "interrupt"],
+    ids=["end of program", "exception", "interrupt"],
 )
 def test_an_interpreter_that_ends_with_busy_daemon_threads_does_not_crash_and_commits_what_was_buffered(
     folder: Path, end: str, code: int
@@ -246,9 +294,8 @@ def without_write_permission(folder: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "setuid"), reason="this system has no user ids")
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() != 0, reason="only root can act as another user")
-@pytest.mark.parametrize("options", [{}, {"read_only": True}, {"create": False}])
 def test_a_folder_that_cannot_be_written_answers_every_question_and_stays_as_it_is(
-    folder: Path, crew: Callable[..., Any], options: dict[str, Any]
+    folder: Path, crew: Callable[..., Any]
 ) -> None:
     with WorkspaceStore(folder) as store:
         run_id, _ = begin(store)
@@ -258,10 +305,13 @@ def test_a_folder_that_cannot_be_written_answers_every_question_and_stays_as_it_
             break
         parent.chmod(parent.stat().st_mode | 0o055)
     before = snapshot(folder)
-    found = crew(children.as_another_user, folder, options).hear()
-    assert found.pop("runs") == [run_id]
-    assert "read-only" in found.pop("repr")
-    assert set(found.values()) == {"ReadOnlyStore"}, found
+    ways: list[dict[str, Any]] = [{}, {"read_only": True}, {"create": False}]
+    answers = crew(children.as_another_user, folder, ways).hear()
+    assert len(answers) == len(ways)
+    for options, found in zip(ways, answers, strict=True):
+        assert found.pop("runs") == [run_id], options
+        assert "read-only" in found.pop("repr"), options
+        assert set(found.values()) == {"ReadOnlyStore"}, (options, found)
     assert snapshot(folder) == before
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 import duckdb
 
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_error
 from nirs_store.catalog.layout import Layout
 
 __all__ = ["aside_files", "move_aside", "settle_aside"]
@@ -37,10 +37,11 @@ def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
     WriteFailed, ReadOnlyStore
         What was set aside until then is settled by the next holder of the lease.
     """
+    root, aside = str(layout.root), str(layout.aside)
     try:
         for relative in relative_paths:
             with contextlib.suppress(FileNotFoundError):
-                os.replace(layout.root / relative, layout.aside / quote(relative, safe=""))
+                os.replace(os.path.join(root, relative), os.path.join(aside, quote(relative, safe="")))
         fsync_dir(layout.aside)
     except OSError as error:
         raise write_error(layout.aside, error) from error
@@ -65,22 +66,20 @@ def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[st
             "SELECT artifact_path FROM blobs WHERE artifact_path IN (SELECT unnest(?))", [paths]
         ).fetchall()
     }
-    files = size = 0
+    aside, doomed = layout.aside, []
     for relative in paths:
-        waiting = layout.aside / quote(relative, safe="")
+        waiting = aside / quote(relative, safe="")
         digest = relative.rsplit("/", 1)[-1].split(".", 1)[0]
-        if relative in named or digest in claimed or relative in claimed:
-            target = layout.root / relative
-            ensure_dir(target.parent)
-            if target.exists():
-                # Written anew by a save that came after the rename.
-                remove_file(waiting, missing_ok=True)
-            else:
-                move_file(waiting, target)
+        if relative not in named and digest not in claimed and relative not in claimed:
+            doomed.append(waiting)
+            continue
+        target = layout.root / relative
+        ensure_dir(target.parent)
+        if target.exists():
+            # Written anew by a save that came after the rename.
+            remove_file(waiting, missing_ok=True)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                size += waiting.stat().st_size
-                remove_file(waiting)
-                files += 1
-    fsync_dir(layout.aside)
+            move_file(waiting, target)
+    files, size = remove_files(doomed)
+    fsync_dir(aside)
     return files, size

@@ -10,6 +10,7 @@ import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
 from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import CATALOG_ALIAS, ROW_GROUP_SIZE, TABLES, column_names, create_statements
 from nirs_store.errors import CatalogDamaged, NirsStoreError, WriteFailed
 from nirs_store.ids import new_id
@@ -70,11 +71,12 @@ def _copy(layout: Layout, draft: Path, finish: Callable[[duckdb.DuckDBPyConnecti
         for statement in create_statements():
             con.execute(statement)
         for table in TABLES:
+            before = number(con, f"SELECT count(*) FROM old.{table}")
+            if not before:
+                continue
             names = ", ".join(column_names(table))
             # In the order of the key: ids sort by time, so a pipeline's rows lie together.
-            con.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table} ORDER BY 1")
-            before = con.execute(f"SELECT count(*) FROM old.{table}").fetchall()
-            after = con.execute(f"SELECT count(*) FROM {table}").fetchall()
+            after = number(con, f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table} ORDER BY 1")
             if before != after:
                 raise CatalogDamaged(
                     f"Rewriting {layout.catalog} gave {after} rows of {table} for {before}; the old file is "

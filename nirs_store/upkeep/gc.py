@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from nirs_store.catalog import garbage
@@ -154,11 +155,17 @@ def _plan(
     gone = {candidate.artifact_id for candidate in candidates}
     by_path = garbage.all_paths(con)
     files = sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])})
-    root = engine.layout.root
-    size = sum(os.path.getsize(root / path) for path in files if (root / path).is_file())
+    size = sum(_size(engine.layout.root, path) for path in files)
     count, array_bytes = (0, 0) if only is not None else garbage.unused_arrays(con)
     unknown = () if only is not None else tuple(sorted(_blob_files(engine) - by_path.keys()))
     return GcPlan(tuple(candidates), tuple(files), size, tuple(expired), count, array_bytes, unknown)
+
+
+def _size(root: Path, relative: str) -> int:
+    try:
+        return os.stat(os.path.join(root, relative)).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _blob_files(engine: Engine) -> set[str]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nirs_store import comparison
 from nirs_store.catalog import people_sql, prediction_queries, queries, ranking
 from nirs_store.errors import InvalidInput
 from nirs_store.facade.base import Facade
+from nirs_store.lazily import later
 from nirs_store.lazily import polars as pl
-from nirs_store.leaderboard import top_chains
-from nirs_store.pivot import Pivot, check_kinds, make_pivot
+
+if TYPE_CHECKING:
+    from nirs_store import comparison, leaderboard
+    from nirs_store import pivot as pivoting
+else:
+    comparison = later("nirs_store.comparison")
+    leaderboard = later("nirs_store.leaderboard")
+    pivoting = later("nirs_store.pivot")
 
 __all__ = ["QueryMethods"]
 
@@ -220,7 +226,7 @@ class QueryMethods(Facade):
         InvalidInput
             An unknown metric (the nearest is suggested), or tasks that cannot be ranked together.
         """
-        return top_chains(
+        return leaderboard.top_chains(
             self._engine,
             n,
             metric,
@@ -272,7 +278,7 @@ class QueryMethods(Facade):
         dataset_name: str | None = None,
         run_id: str | None = None,
         task_type: str | None = None,
-    ) -> Pivot:
+    ) -> pivoting.Pivot:
         """Table of one pooled score: a row a preprocessing, a column a model (or other kinds).
 
         Parameters
@@ -289,9 +295,9 @@ class QueryMethods(Facade):
         Pivot
             ``.frame`` is a polars.DataFrame; ``.to_markdown()``, ``.to_latex()``, ``.to_csv()``.
         """
-        check_kinds(rows, columns, aggregate)
+        pivoting.check_kinds(rows, columns, aggregate)
         ranked = self.top_chains(None, metric, dataset_name, run_id, task_type=task_type)
-        return make_pivot(ranked, rows, columns, aggregate, metric)
+        return pivoting.make_pivot(ranked, rows, columns, aggregate, metric)
 
     def compare(self, run_or_chain_ids: Sequence[str], only_differences: bool = True) -> pl.DataFrame:
         """Configuration, environment and scores of runs or chains side by side.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine
 from nirs_store.chains.plan import ReplayPlan
-from nirs_store.registry.loader import ArtifactLoader
+from nirs_store.lazily import later
 from nirs_store.registry.moments import retention_is_due
-from nirs_store.registry.registry import ArtifactRegistry
+
+if TYPE_CHECKING:
+    from nirs_store.registry import loader, registry
+else:
+    loader = later("nirs_store.registry.loader")
+    registry = later("nirs_store.registry.registry")
 
 __all__ = ["Facade"]
 
@@ -20,8 +25,8 @@ class Facade:
     _engine: Engine
     _objects: ByteLRU[str, Any]
     _plans: ByteLRU[str, ReplayPlan]
-    _registry: ArtifactRegistry | None = None
-    _loader: ArtifactLoader | None = None
+    _registry: registry.ArtifactRegistry | None = None
+    _loader: loader.ArtifactLoader | None = None
 
     def _keep_to_policy(self, moment: str) -> None:
         """Carry out the workspace's retention if it asks for that now."""

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nirs_store.bundle.limits import Limits
 from nirs_store.catalog import artifacts, records
 from nirs_store.catalog.imported import ImportedBundle
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
 from nirs_store.facade.asking import QueryMethods
+from nirs_store.lazily import later
 from nirs_store.registry.audit import attempted, note
-from nirs_store.registry.loader import ArtifactLoader
-from nirs_store.registry.registry import ArtifactRegistry
+
+if TYPE_CHECKING:
+    from nirs_store.bundle import limits as bundle_limits
+    from nirs_store.registry import loader as loading
+    from nirs_store.registry import registry
+else:
+    bundle_limits = later("nirs_store.bundle.limits")
+    loading = later("nirs_store.registry.loader")
+    registry = later("nirs_store.registry.registry")
 
 __all__ = ["ModelMethods"]
 
@@ -26,17 +33,17 @@ class ModelMethods(QueryMethods):
     """Artifacts, chains on new spectra, files to share."""
 
     @property
-    def artifacts(self) -> ArtifactRegistry:
+    def artifacts(self) -> registry.ArtifactRegistry:
         """Fitted objects by their place in a pipeline; see `nirs_store.registry`."""
         if self._registry is None:
-            self._registry = ArtifactRegistry(self._engine)
+            self._registry = registry.ArtifactRegistry(self._engine)
         return self._registry
 
     @property
-    def loader(self) -> ArtifactLoader:
+    def loader(self) -> loading.ArtifactLoader:
         """Loads fitted objects by their place, into the cache that replay uses."""
         if self._loader is None:
-            self._loader = ArtifactLoader(self._engine, cache=self._objects)
+            self._loader = loading.ArtifactLoader(self._engine, cache=self._objects)
         return self._loader
 
     def replay_chain(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
@@ -245,7 +252,7 @@ class ModelMethods(QueryMethods):
         *,
         allow_pickle: bool = False,
         trusted_types: Iterable[str] = (),
-        limits: Limits | None = None,
+        limits: bundle_limits.Limits | None = None,
         name: str | None = None,
     ) -> ImportedBundle:
         """Bring a bundle into this workspace, as a run with its chain.
@@ -285,14 +292,13 @@ class ModelMethods(QueryMethods):
         (54,)
         """
         from nirs_store import imports
-        from nirs_store.bundle.limits import DEFAULT_LIMITS
 
         return imports.import_bundle(
             self._engine,
             path,
             allow_pickle=allow_pickle,
             trusted_types=trusted_types,
-            limits=DEFAULT_LIMITS if limits is None else limits,
+            limits=bundle_limits.DEFAULT_LIMITS if limits is None else limits,
             name=name,
         )
 

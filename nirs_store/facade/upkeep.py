@@ -9,13 +9,15 @@ from nirs_store.catalog.access import Connection
 from nirs_store.facade.base import Facade
 from nirs_store.lazily import later
 from nirs_store.registry.audit import attempted, note
-from nirs_store.registry.cleanup import refuse_needed
+from nirs_store.upkeep.durations import GRACE_SECONDS
 from nirs_store.upkeep.findings import CheckReport
-from nirs_store.upkeep.gc import GRACE_SECONDS, GcPlan, GcResult
 
 if TYPE_CHECKING:
-    from nirs_store.upkeep import repairplan, storage
+    from nirs_store.registry import cleanup
+    from nirs_store.upkeep import gc, repairplan, storage
 else:
+    cleanup = later("nirs_store.registry.cleanup")
+    gc = later("nirs_store.upkeep.gc")
     repairplan = later("nirs_store.upkeep.repairplan")
     storage = later("nirs_store.upkeep.storage")
 
@@ -72,7 +74,7 @@ class UpkeepMethods(Facade):
         def work(con: Connection) -> tuple[deletion.RunDeletion, int]:
             plan = deletion.plan_run_deletion(con, run_id)
             if plan.needed_by and not force:
-                refuse_needed(plan.needed_by)
+                cleanup.refuse_needed(plan.needed_by)
             deleted = deletion.delete_run(con, run_id)
             if deleted:
                 facts = {"name": plan.name, "rows": plan.rows, "artifacts": len(plan.artifacts)}
@@ -82,9 +84,7 @@ class UpkeepMethods(Facade):
         plan, deleted = self._engine.change(work)
         self._forget()
         if delete_artifacts and plan.artifacts:
-            from nirs_store.upkeep.gc import collect
-
-            collect(self._engine, only=plan.artifacts)
+            gc.collect(self._engine, only=plan.artifacts)
         return deleted
 
     @attempted("delete_prediction", "prediction")
@@ -107,9 +107,9 @@ class UpkeepMethods(Facade):
     ) -> int: ...
 
     @overload
-    def gc_artifacts(self, *, dry_run: Literal[True], grace_seconds: float = GRACE_SECONDS) -> GcPlan: ...
+    def gc_artifacts(self, *, dry_run: Literal[True], grace_seconds: float = GRACE_SECONDS) -> gc.GcPlan: ...
 
-    def gc_artifacts(self, *, dry_run: bool = False, grace_seconds: float = GRACE_SECONDS) -> int | GcPlan:
+    def gc_artifacts(self, *, dry_run: bool = False, grace_seconds: float = GRACE_SECONDS) -> int | gc.GcPlan:
         """Remove artifacts that nothing holds.
 
         Parameters
@@ -125,13 +125,11 @@ class UpkeepMethods(Facade):
             Files removed.
         """
         if dry_run:
-            from nirs_store.upkeep import gc
-
             return gc.plan_gc(self._engine, grace_seconds=grace_seconds)
         return self.collect_garbage(grace_seconds=grace_seconds).files
 
     @attempted("gc")
-    def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS) -> GcResult:
+    def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS) -> gc.GcResult:
         """Remove artifacts that nothing holds, as `gc_artifacts`, and say which they were.
 
         Returns
@@ -139,8 +137,6 @@ class UpkeepMethods(Facade):
         GcResult
             Files and bytes removed, and the plan that was carried out.
         """
-        from nirs_store.upkeep import gc
-
         result = gc.collect(self._engine, grace_seconds=grace_seconds)
         self._forget()
         return result

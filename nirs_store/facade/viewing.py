@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from nirs_store import views
+from typing import TYPE_CHECKING
+
 from nirs_store.catalog import overview
 from nirs_store.display import block, byte_text, field_table
 from nirs_store.facade.base import Facade
+from nirs_store.lazily import later
 from nirs_store.lazily import polars as pl
+
+if TYPE_CHECKING:
+    from nirs_store import views
+else:
+    views = later("nirs_store.views")
 
 __all__ = ["ViewMethods"]
 

@@ -8,7 +8,10 @@ from datetime import timedelta
 
 from nirs_store.errors import InvalidInput
 
-__all__ = ["as_duration"]
+__all__ = ["GRACE_SECONDS", "as_duration"]
+
+GRACE_SECONDS = 3600.0
+"""How long a gc leaves alone what a session saved, after its end."""
 
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)\s*")

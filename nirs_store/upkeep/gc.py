@@ -20,10 +20,10 @@ from nirs_store.catalog.deletion import prune_arrays
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.sessions import read_claims
 from nirs_store.errors import InvalidInput
+from nirs_store.upkeep.durations import GRACE_SECONDS
 
 __all__ = ["GcPlan", "GcResult", "collect", "plan_gc"]
 
-GRACE_SECONDS = 3600.0
 # Ids that the audit trail names.
 _LISTED = 100
 

@@ -10,7 +10,8 @@ from nirs_store.catalog import storage
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.storage import RunBytes, Shared
-from nirs_store.upkeep.gc import GRACE_SECONDS, plan_gc
+from nirs_store.upkeep.durations import GRACE_SECONDS
+from nirs_store.upkeep.gc import plan_gc
 
 __all__ = ["RunBytes", "Shared", "StorageReport", "storage_report"]
 

@@ -34,6 +34,9 @@ _PTRACER = 0x59616D61  # PR_SET_PTRACER: let strace attach where only parents ma
 _LATE = (
     "nirs_store.upkeep.gc",
     "nirs_store.upkeep.vacuum",
+    "nirs_store.registry.cleanup",
+    "nirs_store.registry.retention",
+    "nirs_store.outgoing",
     "nirs_store.exports",
     "nirs_store.bundle",
     "nirs_store.bundle.writer",

@@ -160,11 +160,11 @@ class CatalogAccess:
         with self._serialised(deadline):
             self._give_up()
             lease = Lease(self._layout, writable=False)
+            instance = Instance(self._layout.catalog, replace(self._options, whole_indexes=True), None)
             opened: list[Connection] = []
 
             def connect() -> Connection:
-                options = replace(self._options, whole_indexes=True)
-                opened.append(self._connect(read_only=True, deadline=deadline, options=options))
+                opened.append(self._connect(read_only=True, deadline=deadline, instance=instance))
                 return opened[-1]
 
             try:
@@ -172,7 +172,8 @@ class CatalogAccess:
                 yield connect
             finally:
                 for con in opened:
-                    con.close()
+                    instance.detach(con)
+                instance.put_by()
                 lease.release()
 
     def try_apply(self, at_most: int | None = _HELP) -> None:
@@ -242,7 +243,7 @@ class CatalogAccess:
         with self._mutex:
             self._closed = True
             self._give_up()
-            self._instance.discard()
+            self._instance.put_by()
             if self._copy is not None:
                 self._copy.cleanup()
                 self._copy = None
@@ -380,7 +381,7 @@ class CatalogAccess:
     def _is_current(self, con: Connection) -> bool:
         return schema_version(con, self._layout.catalog) == SCHEMA_VERSION
 
-    def _connect(self, *, read_only: bool, deadline: float, options: Options | None = None) -> Connection:
+    def _connect(self, *, read_only: bool, deadline: float, instance: Instance | None = None) -> Connection:
         while True:
             try:
                 if not self._layout.catalog.exists():
@@ -388,10 +389,11 @@ class CatalogAccess:
                         f"{self._layout.catalog} is missing. Restore it from a backup, or from a copy that a "
                         "migration kept; the blobs and the journal are untouched."
                     )
-                if options is not None:
-                    return open_catalog(self._layout, read_only=read_only, options=options)
                 return open_catalog(
-                    self._layout, read_only=read_only, options=self._options, instance=self._instance
+                    self._layout,
+                    read_only=read_only,
+                    options=self._options,
+                    instance=instance or self._instance,
                 )
             except CatalogLocked as error:
                 if time.monotonic() >= deadline:

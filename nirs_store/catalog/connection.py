@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
+from nirs_store.catalog import spare
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.migrations import migrate_catalog, pending_migrations
 from nirs_store.catalog.schema import (
@@ -141,6 +142,8 @@ class Instance:
         self._path = path
         self._options = options
         self._spill = spill
+        # What two instances have to have in common for one to stand in for the other.
+        self._settings = (path, options, spill)
         self._root: duckdb.DuckDBPyConnection | None = None
         # The other file that it can reach: where a new catalog is made, to be renamed into place.
         self.draft = None if spill is None else spill / f"catalog-{new_id()}.duckdb"
@@ -182,18 +185,26 @@ class Instance:
         if root is not None:
             root.close()
 
+    def put_by(self) -> None:
+        """Let go of it for whoever opens the same catalog next in this process."""
+        root, self._root = self._root, None
+        if root is not None:
+            spare.keep(self._settings, root)
+
     def abandon(self) -> list[duckdb.DuckDBPyConnection]:
         """Forget an instance that a forked child inherited; returns what must not be destroyed there."""
         root, self._root = self._root, None
         return [] if root is None else [root]
 
     def _made(self) -> duckdb.DuckDBPyConnection:
+        new = self.draft is not None and not self._path.exists()
+        if self._root is None and not new:
+            self._root = spare.take(self._settings)
         if self._root is None:
             root = _in_memory(self._options, self._spill)
             try:
                 root.execute("SET GLOBAL TimeZone = 'UTC'")
                 # The file, its log, and what a checkpoint or the recovery after a crash writes beside them.
-                new = self.draft is not None and not self._path.exists()
                 reached = [self._path, self.draft] if new else [self._path]
                 files = [f"{path}{end}" for path in reached for end in _FILE_ENDINGS]
                 root.execute(f"SET allowed_paths = [{', '.join(_quote(Path(file)) for file in files)}]")

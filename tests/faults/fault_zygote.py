@@ -119,7 +119,10 @@ def _operate(request: dict[str, Any], line: Line) -> None:
         return WorkspaceStore(request["workspace"], durability=operation.durability, lock_timeout=5.0)
 
     def ready(tid: int) -> None:
-        line.send({"pid": os.getpid(), "tid": tid})
+        processors = sorted(os.sched_getaffinity(0))
+        cpu = processors[os.getpid() % len(processors)]
+        os.sched_setaffinity(tid, {cpu})
+        line.send({"pid": os.getpid(), "tid": tid, "cpu": cpu})
         line.receive()
 
     store: WorkspaceStore | None = None

@@ -102,6 +102,8 @@ def _in_memory(options: Options, spill: Path | None) -> duckdb.DuckDBPyConnectio
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "allow_community_extensions": False,
+        # For remote files: eight threads a store that would never have anything to do.
+        "async_threads": 0,
         # An in-memory connection would spill into the current folder.
         "temp_directory": str(spill) if spill is not None else "",
     }

@@ -199,21 +199,21 @@ class Bench:
             log = self._operate(copy, operation, thread, ["-y", "-e", _TRACE])[0]
             return _parse(log, str(copy.workspace))
 
-    def outcome(self, fault: Fault) -> Outcome:
+    def outcome(self, fault: Fault, *, again: bool = True) -> Outcome:
         """Run an operation with a fault, then look, then run it again without.
 
         After an error that passes, the operation was called again by the process that met it.
         """
         for _ in range(_TRIES):
-            outcome = self._outcome(fault)
+            outcome = self._outcome(fault, again)
             if outcome is not None:
                 return outcome
         raise RuntimeError(f"the fault never met the workspace: {fault}")
 
-    def _outcome(self, fault: Fault) -> Outcome | None:
+    def _outcome(self, fault: Fault, again: bool) -> Outcome | None:
         """None when the call with that number was another one this time, outside the workspace."""
         injections = fault.injections()
-        repeat = fault.what == "KILL" or fault.what.endswith("+")
+        repeat = again and (fault.what == "KILL" or fault.what.endswith("+"))
         with _Copy(self, fault.operation) as copy:
             log, acks, errors, hung = self._operate(
                 copy, fault.operation, fault.thread, ["-e", _TRACE, *injections]

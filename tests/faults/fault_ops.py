@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.cross_decomposition import PLSRegression
-from sklearn.preprocessing import StandardScaler
 
 from nirs_store.store import WorkspaceStore
 
@@ -46,6 +44,9 @@ class Operation:
 
 
 def _chain(store: WorkspaceStore, pipeline_id: str, shared: str, seed: int) -> str:
+    # The zygote has imported it; whoever only starts operations need not.
+    from sklearn.cross_decomposition import PLSRegression
+
     model = PLSRegression(2).fit(_SPECTRA, _TARGET + seed)
     model_id = store.save_artifact(model, "sklearn.cross_decomposition.PLSRegression", "model")
     return _chain_of(store, pipeline_id, shared, model_id)
@@ -65,6 +66,8 @@ def _chain_of(store: WorkspaceStore, pipeline_id: str, shared: str, model_id: st
 
 
 def _scaler(store: WorkspaceStore) -> str:
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(_SPECTRA)
     return store.save_artifact(scaler, "sklearn.preprocessing.StandardScaler", "transformer")
 

@@ -43,6 +43,7 @@ _LATE = (
     "nirs_store.bundle.reader",
     "nirs_store.bundle.package",
     "nirs_store.chains.replay",
+    "sklearn.cross_decomposition",
     "joblib",
     "pandas",
     "polars",

@@ -17,7 +17,7 @@ _SAMPLE = 3
 
 
 @needs_strace
-@pytest.mark.parametrize("operation", ["complete_pipeline", "gc", "apply", "vacuum"])
+@pytest.mark.parametrize("operation", ["complete_pipeline", "gc", "apply"])
 def test_what_was_acknowledged_survives(bench: Bench, operation: str) -> None:
     with bench.record(operation, TRACE) as recording:
         found = list(states(recording))

@@ -1,4 +1,4 @@
-"""Eight processes record and two ask, all the time: nobody fails, nothing is lost, a question is up to date."""
+"""Eight processes start at once, record, and two ask all the time: nobody fails, nothing is lost or out of date."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRITERS, READERS = 8, 2
 
 
 def record(talk: Any, folder: Path, acks: Path) -> dict[str, Any]:
-    """Record pipelines and write the id of each down as soon as it is committed."""
+    """Open (or make) a store, record pipelines and write the id of each down as soon as it is committed."""
     waited: list[str] = []
     acquire = Lease.acquire
 
@@ -28,8 +28,11 @@ def record(talk: Any, folder: Path, acks: Path) -> dict[str, Any]:
             waited.append("recording waited for the catalog")
         acquire(self, exclusive=exclusive, timeout=timeout)
 
-    store = WorkspaceStore(folder)
     talk.say("ready")
+    talk.wait()
+    # All at once, on a folder that is not there.
+    store = WorkspaceStore(folder)
+    talk.say("open")
     until = talk.wait()
     run_id = store.begin_run("writer", {}, [])
     Lease.acquire = seen  # type: ignore[method-assign]
@@ -78,15 +81,19 @@ def told(values: list[float]) -> str:
     return f"median {middle * 1000:.1f}, p99 {late * 1000:.0f}, longest {values[-1] * 1000:.0f} ms"
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_eight_writers_and_two_readers_lose_nothing_and_wait_for_nobody(
     tmp_path: Path, crew: Callable[..., Any], seconds: int
 ) -> None:
-    folder, acks = tmp_path / "workspace", tmp_path / "acks"
+    folder, acks = tmp_path / "not" / "yet", tmp_path / "acks"
     acks.mkdir()
     writers = [crew(record, folder, acks / str(number)) for number in range(WRITERS)]
     for writer in writers:
         assert writer.hear() == "ready"
+    for writer in writers:
+        writer.tell()
+    for writer in writers:
+        assert writer.hear() == "open"
     readers = [crew(ask, folder, acks) for _ in range(READERS)]
     for reader in readers:
         assert reader.hear() == "ready"
@@ -106,6 +113,8 @@ def test_eight_writers_and_two_readers_lose_nothing_and_wait_for_nobody(
         assert set(pipelines["status"]) == {"completed"}
         assert set(Counter(store.query_predictions()["pipeline_id"].to_list()).values()) == {2}
         assert store.list_runs()["status"].to_list() == ["completed"] * WRITERS
+        arrays = store.get_prediction_arrays(store.query_predictions()["prediction_id"].to_list())
+        assert len(arrays) == 2 * len(promised)
         report = store.check()
         assert report.ok, str(report)
     for part in ("segments", "rejected", "claims", "aside"):

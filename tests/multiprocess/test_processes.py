@@ -43,25 +43,6 @@ def complete(store: WorkspaceStore, pipeline_ids: list[str]) -> bool:
     return True
 
 
-def test_eight_processes_start_at_once_on_a_folder_that_does_not_exist(
-    tmp_path: Path, crew: Callable[..., Any]
-) -> None:
-    folder = tmp_path / "not" / "yet"
-    workers = [crew(children.record_pipelines, folder, 3) for _ in range(8)]
-    for worker in workers:
-        worker.hear()
-    for worker in workers:
-        worker.tell()
-    done = [pipeline_id for worker in workers for pipeline_id in worker.hear()]
-    assert [worker.end() for worker in workers] == [0] * 8
-    with WorkspaceStore(folder) as store:
-        assert store.list_runs()["status"].to_list() == ["completed"] * 8
-        assert sorted(store.list_pipelines()["pipeline_id"]) == sorted(done)
-        assert complete(store, done)
-    assert list((folder / "journal" / "rejected").iterdir()) == []
-    assert list((folder / "journal" / "claims").iterdir()) == []
-
-
 def test_a_second_process_asks_all_the_time_while_the_first_records(
     folder: Path, crew: Callable[..., Any]
 ) -> None:
@@ -80,14 +61,13 @@ def test_a_second_process_asks_all_the_time_while_the_first_records(
     assert slowest < 10
 
 
-@pytest.mark.parametrize("pipelines", [1, 9])
 def test_what_was_acknowledged_before_a_kill_is_there_afterwards(
-    folder: Path, crew: Callable[..., Any], pipelines: int
+    folder: Path, crew: Callable[..., Any]
 ) -> None:
     writer = crew(children.record_for_ever, folder)
     run_id = writer.hear()
-    told = [writer.hear() for _ in range(pipelines)]
-    time.sleep(0.003 * pipelines)
+    told = [writer.hear() for _ in range(5)]
+    time.sleep(0.015)
     writer.signal(signal.SIGKILL)
     assert writer.end() == -signal.SIGKILL
     while writer._pipe.poll():
@@ -266,10 +246,9 @@ last = predict(store, pipeline_id, dataset_name="last")
     ("end", "code"),
     [
         ("", 0),
-        ("raise RuntimeError('the end')", 1),
         ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -2),
     ],
-    ids=["end of program", "exception", "interrupt"],
+    ids=["end of program", "interrupt"],
 )
 def test_an_interpreter_that_ends_with_busy_daemon_threads_does_not_crash_and_commits_what_was_buffered(
     folder: Path, end: str, code: int

@@ -25,7 +25,7 @@ PROFILE = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 def test_a_store_does_what_its_model_does() -> None:
     run_state_machine_as_test(
-        StoreMachine, settings=settings(PROFILE, max_examples=3, stateful_step_count=35)
+        StoreMachine, settings=settings(PROFILE, max_examples=2, stateful_step_count=40)
     )
 
 

@@ -71,12 +71,6 @@ class Patient:
             assert answers(self.scratch) == self.healthy, f"{what} of {missed} was missed and changes answers"
 
 
-@pytest.fixture(scope="module")
-def healthy(recorded: Sample, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    copy = recorded.copy_to(tmp_path_factory.mktemp("healthy") / "ws")
-    return answers(copy.path)
-
-
 @pytest.fixture
 def patient(sample: Sample, healthy: dict[str, Any], tmp_path: Path) -> Patient:
     return Patient(sample, healthy, tmp_path / "scratch")
@@ -195,7 +189,7 @@ def test_a_thousand_damages_are_found_or_harmless(
 # -- each blob gone in turn ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["scaler", "fold_1", "beside", "late_model"])
+@pytest.mark.parametrize("name", ["scaler", "fold_1", "late_model"])
 def test_without_a_blob_loading_says_so_its_chains_are_named_and_the_others_replay(
     sample: Sample, healthy: dict[str, Any], name: str
 ) -> None:

@@ -303,7 +303,7 @@ def test_a_chain_whose_steps_cannot_be_read_is_found(sample: Sample) -> None:
 # -- files -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["scaler", "fold_1", "beside", "refit", "late_model"])
+@pytest.mark.parametrize("name", ["beside", "refit"])
 def test_a_missing_blob_names_the_chains_that_cannot_replay(sample: Sample, name: str) -> None:
     sample.blob(name).unlink()
     finding = the(checked(sample), "blob_missing")

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from nirs_store.blobs import durable
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_file
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_file
 from nirs_store.errors import InvalidInput, ReadOnlyStore, WriteFailed
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="folders are not synced on Windows")
@@ -320,6 +320,36 @@ def test_a_removal_that_is_refused_is_a_typed_error(tmp_path, monkeypatch):
 
 
 @posix_only
+@pytest.mark.parametrize("count", [3, 3 * durable._MANY])
+def test_many_files_are_removed_and_those_that_are_gone_do_not_count(tmp_path, count):
+    paths = [tmp_path / f"{number}" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"x" * number)
+        path.chmod(stat.S_IREAD)
+    gone = tmp_path / "gone"
+    assert remove_files([*paths, gone]) == (count, sum(range(count)))
+    assert names_in(tmp_path) == []
+    assert remove_files([]) == (0, 0)
+
+
+@pytest.mark.parametrize("count", [3, 3 * durable._MANY])
+def test_one_file_of_many_that_cannot_be_removed_is_an_error(tmp_path, monkeypatch, count):
+    paths = [tmp_path / f"{number}" for number in range(count)]
+    for path in paths:
+        path.write_bytes(b"x")
+    real = os.unlink
+
+    def unlink(path, **named):
+        if os.fspath(path).endswith(f"{os.sep}1"):
+            raise OSError(errno.EIO, "input/output error")
+        real(path, **named)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with pytest.raises(WriteFailed, match="Check the disk"):
+        remove_files(paths)
+    assert (tmp_path / "1").exists()
+
+
 def test_a_move_syncs_both_folders(tmp_path, calls):
     (tmp_path / "to").mkdir()
     write_file(tmp_path / "file", b"abc")

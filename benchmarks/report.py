@@ -67,7 +67,8 @@ def _pieces(results: Results) -> Iterator[str]:
     yield (
         f"Machine: {machine['cores']} cores, {machine['memory_gb']} GB of memory, {machine['file_system']} on a "
         f"virtual disk, {machine['system']}, Python {machine['python']}; {versions}. Form: {results['size']}, "
-        f"{results['rounds']} rounds; medians, with the range in brackets where it is more than a tenth.\n"
+        "the table of all figures says in how many rounds; medians, with the range in brackets where it is more than a "
+        "tenth.\n"
     )
     for failure in results.get("failures", []):
         yield f"**Failed: {failure}**\n"
@@ -83,11 +84,11 @@ def _pieces(results: Results) -> Iterator[str]:
             f"| {goal.workload} | {goal.text} | {_number(values)}{unit} | {sign} {goal.limit:g}{unit} | {mark} |"
         )
     yield "\n## All figures\n"
-    yield "| | peer | figures (medians) |\n|---|---|---|"
+    yield "| | peer | rounds | figures (medians) |\n|---|---|--:|---|"
     for (workload, peer), rounds in sorted(_grouped(results).items(), key=_natural):
         names = [name for name in rounds[0] if not name.startswith("curve_")]
         cells = "; ".join(f"{name} {_number([r[name] for r in rounds if name in r])}" for name in names)
-        yield f"| {workload} | {_NAMES[peer]} | {cells} |"
+        yield f"| {workload} | {_NAMES[peer]} | {len(rounds)} | {cells} |"
     yield ""
 
 

@@ -121,8 +121,12 @@ def plain(value: Any, name: str = "") -> Any:
 
 
 def score_order(rows: list[Row], column: str) -> list[Any]:
-    """Scores of a ranking, in its order; which of two equal ones comes first is left open."""
-    return [plain(row[column]) for row in rows]
+    """Scores of a ranking, in its order; which of two equal ones comes first is left open.
+
+    Those without a score (None, NaN) are equal in that.
+    """
+    scores = [row[column] for row in rows]
+    return [None if score is None or score != score else plain(score) for score in scores]
 
 
 def blob_files(root: Path) -> dict[str, str]:

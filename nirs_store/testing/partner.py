@@ -92,6 +92,8 @@ class Partner:
     forgetful: bool = False
     """It deleted something inside the transaction, and looks anew at what it believed."""
     claims: set[str] = field(default_factory=set)
+    doubts: set[str] = field(default_factory=set)
+    """What a refused call may have claimed: nobody can tell whether it came that far."""
     """Artifacts that no gc may take, because a row that names them is on its way."""
 
     def made(self, identifier: str) -> bool:

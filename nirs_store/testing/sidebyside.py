@@ -61,9 +61,10 @@ class SideBySide:
         """Crash: some first part of what was not acknowledged may be there; look which."""
         partner.block = partner.transaction = None
         lost = {artifact_id for call in partner.pending for artifact_id in call.artifacts}
-        self.stray |= lost | partner.claims
+        self.stray |= lost | partner.claims | partner.doubts
         self.state.sessions[partner.session] = datetime.now(UTC)
         partner.claims.clear()
+        partner.doubts.clear()
         self.settle(observe(), expect, None)
         self._end(partner)
 
@@ -97,8 +98,7 @@ class SideBySide:
         try:
             result: str | None = getattr(partner.store, name)(**arguments)
         except (UnknownId, InvalidInput) as error:
-            # Claims of a refused call stand until the next commit.
-            partner.claims |= artifacts & set(self.saved)
+            self._claimed_in_vain(partner, needs, verdicts[1:])
             if all(verdict == "yes" for verdict in verdicts):
                 raise AssertionError(f"{name}({arguments}) was refused: {error}") from error
             return None
@@ -121,12 +121,30 @@ class SideBySide:
             self.acknowledge(partner)
         return result
 
+    def _claimed_in_vain(self, partner: Partner, needs: tuple[Need, ...], verdicts: list[Verdict]) -> None:
+        """Note what a refused call claimed: its claims stand until the next commit.
+
+        The pipeline is looked at first. Then artifacts are claimed one by one, up to the one that is not there.
+        """
+        asked = list(zip(needs, verdicts, strict=True))
+        artifacts = [(need.identifier, verdict) for need, verdict in asked if need.kind == "artifact"]
+        if all(verdict == "yes" for _, verdict in artifacts):
+            return  # it was the pipeline
+        sure = all(verdict == "yes" for need, verdict in asked if need.kind != "artifact")
+        for identifier, verdict in artifacts:
+            if identifier in self.saved:
+                (partner.claims if sure else partner.doubts).add(identifier)
+            if verdict == "no":
+                return
+            sure = sure and verdict == "yes"
+
     def acknowledge(self, partner: Partner) -> None:
         """All that a partner recorded outside a transaction is durable now."""
         self._play(self.state, partner.pending)
         partner.pending = []
         in_block = any(call.artifacts for call in partner.block or ())
-        partner.claims = partner.claims if in_block else set()
+        if not in_block:
+            partner.claims, partner.doubts = set(), set()
 
     def begin(self, partner: Partner) -> None:
         """Open a transaction."""
@@ -184,10 +202,11 @@ class SideBySide:
         self.acknowledge(partner)
         partner.forgetful = partner.block is not None
         answers = []
-        for future in self.futures(partner):
+        trusted = (True, False) if any(other.doubts for other in self.partners) else (True,)
+        for future, doubts in ((future, doubts) for doubts in trusted for future in self.futures(partner)):
             state, before = future.state, _identifiers(future.state)
             # While a deletion is played, a claim counts as a reference.
-            claims = sorted(self.claimed(future) & state.artifacts.keys())
+            claims = sorted(self.claimed(future, doubts=doubts) & state.artifacts.keys())
             state.references += [Reference(key, "claim", "claim", None) for key in claims]
             answers.append(getattr(Player(state, partner.session), name)(**arguments))
             state.references = [ref for ref in state.references if ref.owner_kind != "claim"]
@@ -260,14 +279,14 @@ class SideBySide:
             first = first if first is not None else (expected,)
         raise AssertionError(describe_difference(first[0], seen))
 
-    def claimed(self, future: Future) -> set[str]:
-        """Artifacts that no gc may take in this future."""
+    def claimed(self, future: Future, *, doubts: bool) -> set[str]:
+        """Artifacts that no gc may take in this future; `doubts`: refused calls claimed what they may have."""
         found: set[str] = set()
         for partner in self.partners:
             done = future.done.get(partner.session, 0)
             in_block = {a for call in partner.block or () for a in call.artifacts}
             if done == 0 or in_block:
-                found |= partner.claims
+                found |= partner.claims | (partner.doubts if doubts else set())
             else:
                 found.update(a for call in partner.pending[done:] for a in call.artifacts)
         return found
@@ -287,6 +306,7 @@ class SideBySide:
                 in_block = any(call.artifacts for call in partner.block or ())
                 if not in_block:
                     partner.claims = {a for call in partner.pending for a in call.artifacts}
+                    partner.doubts = set()
         self.stray -= set(self.state.artifacts)
 
     def _play(self, state: State, calls: list[Call]) -> None:

@@ -147,13 +147,19 @@ class Instance:
         # What two instances have to have in common for one to stand in for the other.
         self._settings = (path, options, spill)
         self._root: duckdb.DuckDBPyConnection | None = None
+        # Whether a file may be open in it: set before it is opened, and taken back when it is closed for sure.
+        self._attached = False
         # The other file that it can reach: where a new catalog is made, to be renamed into place.
         self.draft = None if spill is None else spill / f"catalog-{new_id()}.duckdb"
 
     def attach(self, *, read_only: bool, path: Path | None = None) -> duckdb.DuckDBPyConnection:
         """Open the catalog, or its draft; errors as for `attach`."""
         path = path or self._path
+        if self._attached:
+            # By a call that was interrupted: nobody has the connection any more.
+            self.discard()
         con = self._made().cursor()
+        self._attached = True
         try:
             _attach(con, path, read_only)
         except duckdb.Error as error:
@@ -177,11 +183,13 @@ class Instance:
             if not isinstance(error, duckdb.Error):
                 raise
         else:
+            self._attached = False
             con.close()
 
     def discard(self, con: duckdb.DuckDBPyConnection | None = None) -> None:
         """Let go of everything; the next `attach` starts with a new instance."""
         root, self._root = self._root, None
+        self._attached = False
         if con is not None:
             con.close()
         if root is not None:
@@ -189,6 +197,9 @@ class Instance:
 
     def put_by(self) -> None:
         """Let go of it for whoever opens the same catalog next in this process."""
+        if self._attached:
+            self.discard()
+            return
         root, self._root = self._root, None
         if root is not None:
             spare.keep(self._settings, root)
@@ -196,6 +207,7 @@ class Instance:
     def abandon(self) -> list[duckdb.DuckDBPyConnection]:
         """Forget an instance that a forked child inherited; returns what must not be destroyed there."""
         root, self._root = self._root, None
+        self._attached = False
         return [] if root is None else [root]
 
     def _made(self) -> duckdb.DuckDBPyConnection:

@@ -82,6 +82,7 @@ class Engine:
         self.workspace_settings = SettingsMirror(layout)
         self.blobs = BlobStore(layout.root, layout.artifacts, layout.aside, layout.tmp)
         self._closed = False
+        self._gone = False
         self._close_lock = threading.Lock()
         self._background_error: Exception | None = None
         self.backlog = False
@@ -377,6 +378,7 @@ class Engine:
         """
         with self._close_lock:
             if self._closed:
+                self._let_go()
                 return
             last = Buffer()
             if self._claim.exists and self._owns_session and self._session_recorded:
@@ -398,17 +400,25 @@ class Engine:
     def abort(self) -> None:
         """Let everything go without committing."""
         self._closed = True
-        self._keeper.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # Interrupted in here, it is finished by a second `close`, or when nobody holds the store any more.
+        if self._gone:
+            return
         try:
+            self._keeper.stop()
             self.access.close()
             self.blobs.close()
         finally:
             self._claim.close()
             forking.forget(self)
+            self._gone = True
 
     def finish(self) -> None:
         """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""
         if self._closed:
+            self._let_go()
             return
         try:
             self.close()

@@ -120,11 +120,12 @@ class ClaimFile:
             # Windows refuses to unlink an open file; there it goes right after.
             with contextlib.suppress(OSError):
                 self._path.unlink()
-            os.close(self._fd)
+            # Forgotten first: interrupted in between, it is not closed a second time under another file's number.
+            fd, self._fd = self._fd, None
+            os.close(fd)
             if sys.platform == "win32":
                 with contextlib.suppress(OSError):
                     self._path.unlink()
-            self._fd = None
 
     def abandon(self) -> None:
         """Let go in a forked child: the file belongs to the parent."""

@@ -6,8 +6,8 @@ import linecache
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,16 @@ def _line(frame: Any) -> str:
 
 
 class Interruption:
-    """Raises once, at a line of the package; counts the lines until then."""
+    """Raises once, at a line of the package (or of some of its functions); counts the lines until then."""
 
-    def __init__(self, at: int | None, kind: type[BaseException]) -> None:
+    def __init__(self, at: int | None, kind: type[BaseException], within: Collection[str] = ()) -> None:
         self.at, self.kind, self.lines, self.fired = at, kind, 0, False
+        self.within = within
 
     def __call__(self, frame: Any, event: str, arg: Any) -> Any:
         if not frame.f_code.co_filename.startswith(_OURS) or frame.f_code.co_name in _BOOKKEEPING:
+            return None
+        if self.within and frame.f_code.co_name not in self.within:
             return None
         if event == "line" and not self.fired and not _line(frame).startswith(("with ", "try:")):
             self.lines += 1
@@ -50,9 +53,11 @@ class Interruption:
 
 
 @contextmanager
-def interrupted(at: int | None, kind: type[BaseException]) -> Iterator[Interruption]:
+def interrupted(
+    at: int | None, kind: type[BaseException], within: Collection[str] = ()
+) -> Iterator[Interruption]:
     """Have this thread interrupted inside the block at that line."""
-    interruption = Interruption(at, kind)
+    interruption = Interruption(at, kind, within)
     before = sys.gettrace()  # of a measurement of coverage, say
     sys.settrace(interruption)
     try:
@@ -198,3 +203,47 @@ def test_an_interruption_anywhere_costs_nothing_that_was_acknowledged(
         report = store.check(read_data=True)
         assert report.errors == (), str(report)
     assert list((folder / "journal" / "claims").iterdir()) == []
+
+
+# Where a store, or the catalog's file, is opened and closed.
+_CLOSING = (
+    "close",
+    "abort",
+    "_let_go",
+    "attach",
+    "detach",
+    "put_by",
+    "open_catalog",
+    "connect",
+    "_disconnect",
+)
+
+
+@pytest.mark.parametrize(
+    "within",
+    [("abort", "attach"), *(pytest.param(names, marks=pytest.mark.slow) for names in (_CLOSING, ()))],
+)
+def test_a_close_that_was_interrupted_is_finished_when_the_store_is_let_go_of(
+    memory: Path, within: tuple[str, ...]
+) -> None:
+    folder = memory / "workspace"
+
+    def opened() -> WorkspaceStore:
+        store = WorkspaceStore(folder, threads=1)
+        begin(store)
+        return store
+
+    store = opened()
+    with interrupted(None, KeyboardInterrupt, within) as whole:
+        store.close()
+    assert whole.lines > 5
+    for at in range(1, whole.lines + 1):
+        store = opened()
+        # The last lines are not always reached.
+        with suppress(KeyboardInterrupt), interrupted(at, KeyboardInterrupt, within):
+            store.close()
+        del store
+        assert list((folder / "journal" / "claims").iterdir()) == [], f"line {at}"
+        lease = Lease(Layout(folder), writable=True)
+        lease.acquire(exclusive=True, timeout=5.0)
+        lease.release()

@@ -410,10 +410,17 @@ class Engine:
             self._keeper.stop()
             self.access.close()
             self.blobs.close()
+        except OSError:
+            self._gone = True  # a second time it would fail again, and this error says why
+            raise
         finally:
-            self._claim.close()
-            forking.forget(self)
-            self._gone = True
+            try:
+                # There is something left to do only if the first time was interrupted.
+                self.access.close()
+            finally:
+                self._claim.close()
+                forking.forget(self)
+        self._gone = True
 
     def finish(self) -> None:
         """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""

@@ -24,7 +24,7 @@ from nirs_store.scores import (
     higher_is_better,
 )
 
-__all__ = ["top_chains"]
+__all__ = ["SCORE_COLUMNS", "top_chains"]
 
 _ALIASES = {alias: metric for metric, aliases in METRIC_NAMES.items() for alias in aliases}
 # So many chains are always scored from their arrays. Of more, only those that the recorded scores of
@@ -42,7 +42,7 @@ _CHAIN_COLUMNS = (
     "model_name",
     "model_class",
 )
-_SCORE_COLUMNS = {
+SCORE_COLUMNS = {
     "regression": ("rmsecv", "rmsec", "rmsep", "mae", "bias", "sep", "r2", "rpd", "rpiq"),
     "classification": CLASSIFICATION_SCORES,
 }
@@ -132,7 +132,7 @@ def _scored(con: Connection, found: pl.DataFrame, task: str, metric: str) -> pl.
     schema: dict[str, pl.DataType] = {
         **dict.fromkeys((*_CHAIN_COLUMNS, "pipeline", "metric"), pl.String()),
         **dict.fromkeys(("score", "score_sd", "refit_score", "test_score"), pl.Float64()),
-        **dict.fromkeys(_SCORE_COLUMNS[task], pl.Float64()),
+        **dict.fromkeys(SCORE_COLUMNS[task], pl.Float64()),
         "n_folds": pl.Int64(),
         "n_samples": pl.Int64(),
         "created_at": pl.Datetime("us", "UTC"),

@@ -12,27 +12,11 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.environment import versions_only
 from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.leaderboard import SCORE_COLUMNS
 from nirs_store.pooling import Arrays, chain_scores, count_folds, needed_arrays
 from nirs_store.scores import default_metric, is_figure
 
 __all__ = ["Outgoing", "known_facts", "known_scores"]
-
-# Of the columns of a leaderboard, those that are figures of merit.
-_SCORES = (
-    "rmsec",
-    "rmsecv",
-    "rmsep",
-    "mae",
-    "bias",
-    "sep",
-    "r2",
-    "rpd",
-    "rpiq",
-    "accuracy",
-    "balanced_accuracy",
-    "f1",
-    "log_loss",
-)
 
 
 @dataclass
@@ -120,7 +104,7 @@ def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> di
     """Collect the figures of merit of a chain: its row of the leaderboard, else what it was imported with."""
     stated = config.get("scores") if config.get("imported") else None
     found = dict(stated) if isinstance(stated, Mapping) else {}
-    for name in _SCORES:
+    for name in (*SCORE_COLUMNS["regression"], *SCORE_COLUMNS["classification"]):
         if row is not None and is_figure(row.get(name)):
             found[name] = row[name]
     return found

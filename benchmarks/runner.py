@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +108,14 @@ def run(
         "failures": failures,
     }
     for workload in workloads:
-        for turn in range(rounds):
-            for peer in PEERS[workload]:
+        with ExitStack() as later:
+            for turn, peer in product(range(rounds), PEERS[workload]):
                 if peer not in chosen:
                     continue
                 folder = fixture.scratch(scratch)
+                # Removed after the last round: ext4 passes over the inodes of files that were deleted in the last
+                # minutes one by one, and whoever comes next would pay for it with every file.
+                later.callback(shutil.rmtree, folder, ignore_errors=True)
                 start = time.perf_counter()
                 try:
                     metrics = worker(peer, workload, size, folder)
@@ -118,8 +123,6 @@ def run(
                     failures.append(f"{workload} {peer} round {turn + 1}: {error}")
                     _say(f"FAILED {failures[-1]}")
                     continue
-                finally:
-                    shutil.rmtree(folder, ignore_errors=True)
                 _say(f"{workload} {peer} round {turn + 1}: {time.perf_counter() - start:.1f} s")
                 rows.append({"workload": workload, "peer": peer, "round": turn, "metrics": metrics})
                 keep(results)

@@ -1,7 +1,7 @@
 """The least that anybody can do who keeps the same promises.
 
-The same bytes are dumped, hashed, written and synced with as many threads as help (`THREADS`), and the rows of
-a pipeline go into DuckDB with one Arrow insert a table, in one synced commit a pipeline.
+The same bytes are dumped (with the pickler written in C), hashed, written and synced with as many threads as help
+(`THREADS`), and the rows of a pipeline go into DuckDB with one Arrow insert a table, in one synced commit a pipeline.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,10 @@ class Floor(Adapter):
         return [row[0] for row in rows], [np.frombuffer(row[1]) for row in rows]
 
     def save(self, obj: Any) -> None:
-        """Of W2, the part that nobody can save: to bytes, and their hash."""
-        hashlib.sha256(dump(obj)).hexdigest()
+        """What W2 is compared with: `joblib.dump` to memory, and the hash."""
+        buffer = io.BytesIO()
+        joblib.dump(obj, buffer)
+        hashlib.sha256(buffer.getvalue()).hexdigest()
 
     def _write(self, data: bytes) -> None:
         name = hashlib.sha256(data).hexdigest()
@@ -113,10 +116,8 @@ class Floor(Adapter):
 
 
 def dump(obj: Any) -> bytes:
-    """What joblib writes, as bytes."""
-    buffer = io.BytesIO()
-    joblib.dump(obj, buffer)
-    return buffer.getvalue()
+    """The quickest way to bytes that `joblib.load` opens, and the one that nirs_store takes for these models."""
+    return pickle.dumps(obj, protocol=5)
 
 
 def write_synced(path: Path, data: bytes) -> None:

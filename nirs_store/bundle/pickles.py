@@ -28,7 +28,7 @@ _ARRAY = "joblib.numpy_pickle.NumpyArrayWrapper"
 _DTYPE = re.compile(r"[<>|=]?([a-zA-Z])(\d+)")
 _USUAL = re.compile(r"(?:numpy|scipy|sklearn|joblib|chemotools)\.")
 _PLUMBING = re.compile(
-    r"(?:numpy\.(?:ndarray|dtype|_core\.multiarray\.(?:scalar|_reconstruct)|core\.multiarray\.(?:scalar|_reconstruct))"
+    r"(?:numpy\.(?:ndarray|dtype|_?core\.multiarray\.(?:scalar|_reconstruct)|_?core\.numeric\._frombuffer)"
     r"|joblib\.numpy_pickle\.NumpyArrayWrapper)"
 )
 

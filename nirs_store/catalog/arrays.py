@@ -51,7 +51,7 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
         array = np.array(flat, dtype=np.str_).reshape(array.shape)
     data = array.tobytes(order="C")
     dtype = array.dtype.str
-    shape = json.dumps(list(array.shape), separators=(",", ":"))
+    shape = f"[{','.join(map(str, array.shape))}]"
     key = xxhash.xxh3_128(f"{dtype}{shape}".encode())
     key.update(data)
     return (key.hexdigest(), dtype, shape, data), array

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from nirs_store.catalog.arrays import StoredArray
-from nirs_store.catalog.schema import SEGMENT_TABLES, column_names
+from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.values import to_json
 from nirs_store.ids import new_id, utcnow
 
@@ -31,7 +32,7 @@ class Buffer:
     """Rows a table, in the order in which they were recorded."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SEGMENT_TABLES}
+        self.rows: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
         self.nbytes = 0
         self.blobs: set[str] = set()
         self._arrays: set[str] = set()
@@ -76,7 +77,7 @@ class Buffer:
             if name == "arrays":
                 for row in other.rows[name]:
                     self.add_array(row)
-            else:
+            elif name in other.rows:
                 self.rows[name].extend(other.rows[name])
         self.nbytes += other.nbytes
         self.blobs |= other.blobs

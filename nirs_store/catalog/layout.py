@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 __all__ = ["Layout"]
@@ -10,86 +11,86 @@ __all__ = ["Layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of one workspace folder."""
+    """The paths of one workspace folder, each made once: recording asks for some at every call."""
 
     root: Path
 
-    @property
+    @cached_property
     def catalog(self) -> Path:
         """The DuckDB file."""
         return self.root / "store.duckdb"
 
-    @property
+    @cached_property
     def wal(self) -> Path:
         """DuckDB's write-ahead log; present only while the catalog is open or after a crash."""
         return self.root / "store.duckdb.wal"
 
-    @property
+    @cached_property
     def artifacts(self) -> Path:
         """Blobs, sharded by the first two characters of their hash."""
         return self.root / "artifacts"
 
-    @property
+    @cached_property
     def journal(self) -> Path:
         """All machinery, in one visible folder."""
         return self.root / "journal"
 
-    @property
+    @cached_property
     def segments(self) -> Path:
         """Commits not yet applied."""
         return self.journal / "segments"
 
-    @property
+    @cached_property
     def rejected(self) -> Path:
         """Commits that could not be applied, each with its reason."""
         return self.journal / "rejected"
 
-    @property
+    @cached_property
     def claims(self) -> Path:
         """One locked file a live session."""
         return self.journal / "claims"
 
-    @property
+    @cached_property
     def aside(self) -> Path:
         """Blobs that a gc is deciding about."""
         return self.journal / "aside"
 
-    @property
+    @cached_property
     def tmp(self) -> Path:
         """Unfinished writes."""
         return self.journal / "tmp"
 
-    @property
+    @cached_property
     def lock(self) -> Path:
         """The lease."""
         return self.journal / "lock"
 
-    @property
+    @cached_property
     def wait(self) -> Path:
         """Touched by whoever waits for the lease."""
         return self.journal / "wait"
 
-    @property
+    @cached_property
     def holder(self) -> Path:
         """Who holds the lease, for error messages only."""
         return self.journal / "holder"
 
-    @property
+    @cached_property
     def reserve(self) -> Path:
         """Space kept back for cleaning up on a full disk."""
         return self.journal / "reserve"
 
-    @property
+    @cached_property
     def settings(self) -> Path:
         """The workspace's settings as recording calls read them: a copy of the catalog's."""
         return self.journal / "settings.json"
 
-    @property
+    @cached_property
     def audit_head(self) -> Path:
         """The last entry of the audit trail that was handed out; a check expects it in the catalog."""
         return self.journal / "audit-head.json"
 
-    @property
+    @cached_property
     def folders(self) -> tuple[Path, ...]:
         """Folders a workspace is made of, parents first."""
         return (

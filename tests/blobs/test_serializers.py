@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -100,10 +101,42 @@ def test_joblib_itself_opens_a_joblib_blob(tmp_path, pipeline, spectra):
     (tmp_path / "x.joblib").write_bytes(get_serializer("joblib").dumps(pipeline))
 
     loaded = joblib.load(tmp_path / "x.joblib")
-    mapped = joblib.load(tmp_path / "x.joblib", mmap_mode="r")
 
     assert np.array_equal(loaded.predict(spectra[0]), pipeline.predict(spectra[0]))
-    assert isinstance(mapped[0].mean_, np.memmap)
+
+
+def test_joblib_maps_the_large_arrays_of_a_joblib_blob(tmp_path):
+    model = {"large": np.arange(1 << 19, dtype=np.float64), "small": np.ones(3)}
+    (tmp_path / "x.joblib").write_bytes(get_serializer("joblib").dumps(model))
+
+    mapped = joblib.load(tmp_path / "x.joblib", mmap_mode="r")
+    loaded = get_serializer("joblib").loads((tmp_path / "x.joblib").read_bytes())
+
+    assert isinstance(mapped["large"], np.memmap)
+    assert np.array_equal(mapped["large"], model["large"])
+    assert np.array_equal(loaded["large"], model["large"])
+
+
+@pytest.mark.parametrize("compress", [0, 3])
+def test_what_joblib_wrote_is_loaded(pipeline, spectra, compress):
+    buffer = io.BytesIO()
+    joblib.dump(pipeline, buffer, compress=compress)
+
+    loaded = get_serializer("joblib").loads(buffer.getvalue())
+
+    assert np.array_equal(loaded.predict(spectra[0]), pipeline.predict(spectra[0]))
+
+
+def test_an_array_that_a_file_backs_is_stored_as_an_array(tmp_path):
+    backed = np.memmap(tmp_path / "array", dtype=np.float64, mode="w+", shape=(4, 6))
+    backed[:] = np.arange(24).reshape(4, 6)
+    fmt = get_serializer("joblib")
+
+    loaded = fmt.loads(fmt.dumps({"whole": backed, "part": backed[::2, 1:]}))
+
+    assert type(loaded["whole"]) is type(loaded["part"]) is np.ndarray
+    assert np.array_equal(loaded["whole"], backed)
+    assert np.array_equal(loaded["part"], backed[::2, 1:])
 
 
 def test_the_same_fit_gives_the_same_bytes_in_another_process_with_another_hash_seed(pipeline):

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 
 from nirs_store import WorkspaceStore
+from nirs_store.blobs.serializers import Format
 from nirs_store.errors import BlobMissing, InvalidInput, UnknownId
 from nirs_store.registry import ArtifactLoader, ArtifactRegistry, LRUCache
 
@@ -48,8 +48,8 @@ def test_nothing_is_loaded_before_it_is_asked_for(
     loader: ArtifactLoader, ids: dict[str, str], monkeypatch: Any
 ) -> None:
     loaded = []
-    real = joblib.load
-    monkeypatch.setattr(joblib, "load", lambda *a, **k: loaded.append(1) or real(*a, **k))
+    real = Format.loads
+    monkeypatch.setattr(Format, "loads", lambda *a: loaded.append(1) or real(*a))
     assert loader.get_cache_info()["total_artifacts"] == len(ids)
     assert loaded == []
     assert loader.load_by_id(ids["b1s0"]) == [1, 0]

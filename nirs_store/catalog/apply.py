@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import duckdb
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from nirs_store.catalog.audit_rows import AUDIT, append_notes
 from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.journal import Entry, Journal, Rejection
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import SEGMENT_TABLES, arrow_schema
@@ -162,33 +164,31 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
             raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
         segments.append((entry, segment))
     now = now_naive()
+    tables = {
+        name: pa.concat_tables(parts)
+        for name in SEGMENT_TABLES
+        if (parts := [segment.tables[name] for _, segment in segments if name in segment.tables])
+    }
+    takeovers = tables.pop("takeovers", None)
+    tables.pop("changes", None)
+    changes, notes = _changes_of(segments)
     con.execute("BEGIN")
     dropped: dict[str, int] = {}
     # Whether a row may have lost its owner; nothing in a segment can change that before the changes come.
-    buried = number(con, "SELECT count(*) FROM dead") > 0
-    for name in SEGMENT_TABLES:
-        if name in ("takeovers", "changes"):
-            continue
-        tables = [segment.tables[name] for _, segment in segments if name in segment.tables]
-        if tables:
-            lost = _insert(con, name, pa.concat_tables(tables), buried=buried)
+    buried = bool(OWNERS.keys() & tables.keys()) and number(con, "SELECT count(*) FROM dead") > 0
+    with Incoming(con) as incoming:
+        if takeovers is not None and not buried:
+            # Most of what is taken over came in the same chunk: it need not go into the catalog first.
+            tables["artifact_refs"] = _take_over(con, takeovers, tables.get("artifact_refs"))
+        for name, rows in tables.items():
+            lost = _insert(con, incoming, name, rows, buried=buried)
             if lost:
                 dropped[name] = lost
-    _take_over(con, [s.tables["takeovers"] for _, s in segments if "takeovers" in s.tables])
-    changes: list[tuple[int, int, dict[str, Any]]] = []
-    notes: list[tuple[datetime, str | None, dict[str, Any]]] = []
-    for entry, segment in segments:
-        if "changes" in segment.tables:
-            for position, row in enumerate(segment.tables["changes"].to_pylist()):
-                row["payload"] = json.loads(row["payload"]) if row["payload"] else {}
-                if not isinstance(row["payload"], dict):
-                    raise SegmentDamaged(f"the payload of {row['kind']} is not an object")
-                if row["kind"] == AUDIT:
-                    notes.append((row["made_at"], row["id"], row["payload"]))
-                else:
-                    changes.append((entry.number, position, row))
-    apply_changes(con, changes)
-    append_notes(con, notes)
+        if takeovers is not None and buried:
+            # Only now it is known which references were dropped.
+            _take_over(con, takeovers, None)
+        apply_changes(con, incoming, changes)
+        append_notes(con, incoming, notes)
     ids = [entry.txid for entry, _ in segments]
     con.execute(
         "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, [e.number for e, _ in segments], now]
@@ -201,43 +201,57 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
         report.dropped[name] = report.dropped.get(name, 0) + count
 
 
-def _insert(con: duckdb.DuckDBPyConnection, name: str, rows: pa.Table, *, buried: bool) -> int:
+def _changes_of(
+    segments: Sequence[tuple[Entry, Segment]],
+) -> tuple[list[tuple[int, int, dict[str, Any]]], list[tuple[datetime, str | None, dict[str, Any]]]]:
+    """Changes of state, with their number and place in the segment, and notes for the audit trail."""
+    changes: list[tuple[int, int, dict[str, Any]]] = []
+    notes: list[tuple[datetime, str | None, dict[str, Any]]] = []
+    for entry, segment in segments:
+        if "changes" in segment.tables:
+            for position, row in enumerate(segment.tables["changes"].to_pylist()):
+                row["payload"] = json.loads(row["payload"]) if row["payload"] else {}
+                if not isinstance(row["payload"], dict):
+                    raise SegmentDamaged(f"the payload of {row['kind']} is not an object")
+                if row["kind"] == AUDIT:
+                    notes.append((row["made_at"], row["id"], row["payload"]))
+                else:
+                    changes.append((entry.number, position, row))
+    return changes, notes
+
+
+def _insert(
+    con: duckdb.DuckDBPyConnection, incoming: Incoming, name: str, rows: pa.Table, *, buried: bool
+) -> int:
     """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
     repeated = _REPEATED.get(name)
     clashes = 0
     if repeated is not None:
         clashes, rows = _new_only(con, name, repeated, rows)
-        if not rows.num_rows:
-            return clashes
-    con.register("incoming", rows)
-    try:
-        columns = ", ".join(field.name for field in arrow_schema(name))
-        owners = OWNERS.get(name)
-        if owners is None or not buried:
-            con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
-            return clashes
-        if name == "predictions":
-            # A caller may give the id of a deleted prediction to a new one.
-            con.execute(
-                "DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM incoming)"
-            )
-        dead = " OR ".join(
-            f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"
-            for column, kind in owners
+    if not rows.num_rows:
+        return clashes
+    incoming.rows = rows
+    columns = ", ".join(field.name for field in arrow_schema(name))
+    owners = OWNERS.get(name)
+    if owners is None or not buried:
+        con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
+        return clashes
+    if name == "predictions":
+        # A caller may give the id of a deleted prediction to a new one.
+        con.execute("DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM incoming)")
+    dead = " OR ".join(
+        f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"
+        for column, kind in owners
+    )
+    lost = number(con, f"SELECT count(*) FROM incoming i WHERE {dead}")
+    drag = DRAGS.get(name)
+    if drag is not None and lost:
+        con.execute(
+            f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",
+            [now_naive()],
         )
-        lost = number(con, f"SELECT count(*) FROM incoming i WHERE {dead}")
-        drag = DRAGS.get(name)
-        if drag is not None and lost:
-            con.execute(
-                f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",
-                [now_naive()],
-            )
-        con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})")
-        return lost + clashes
-    finally:
-        # In a transaction that has failed this raises too, and would hide what was wrong with the segment.
-        with contextlib.suppress(duckdb.TransactionException):
-            con.unregister("incoming")
+    con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})")
+    return lost + clashes
 
 
 def _new_only(con: duckdb.DuckDBPyConnection, name: str, key: str, rows: pa.Table) -> tuple[int, pa.Table]:
@@ -264,40 +278,36 @@ def _new_only(con: duckdb.DuckDBPyConnection, name: str, key: str, rows: pa.Tabl
     return clashes, rows if len(keep) == rows.num_rows else rows.take(pa.array(keep, type=pa.int64()))
 
 
-def _take_over(con: duckdb.DuckDBPyConnection, tables: list[pa.Table]) -> None:
+def _take_over(con: duckdb.DuckDBPyConnection, takeovers: pa.Table, fresh: pa.Table | None) -> pa.Table:
     """Remove one reference of a session for each artifact that one of its chains took over.
 
     Each takeover ends the oldest reference that was there when it was made and that no earlier one took. It
     has to be looked at one by one: a reference younger than the takeover belongs to a later save and stays,
     however many takeovers of one chunk found nothing to take.
+
+    Returns the references that are left of `fresh`, which are not in the catalog yet.
     """
-    if not tables:
-        return
-    wanted = pa.concat_tables(tables)
-    con.register("incoming", wanted)
-    try:
-        rows = con.execute(
-            """
-            SELECT r.owner_id, r.artifact_id, r.ref_id FROM artifact_refs r
-            WHERE r.owner_kind = 'session' AND EXISTS (SELECT 1 FROM incoming i
-                WHERE i.session_id = r.owner_id AND i.artifact_id = r.artifact_id)
-            ORDER BY r.ref_id
-            """
-        ).fetchall()
-    finally:
-        # In a transaction that has failed this raises too, and would hide what was wrong with the segment.
-        with contextlib.suppress(duckdb.TransactionException):
-            con.unregister("incoming")
+    wanted = takeovers.to_pylist()
+    there = con.execute(
+        "SELECT owner_id, artifact_id, ref_id FROM artifact_refs WHERE owner_kind = 'session' "
+        "AND owner_id IN (SELECT unnest(?)) AND artifact_id IN (SELECT unnest(?))",
+        [list({row["session_id"] for row in wanted}), list({row["artifact_id"] for row in wanted})],
+    ).fetchall()
+    fresh = arrow_schema("artifact_refs").empty_table() if fresh is None else fresh
+    coming = fresh.select(["owner_id", "artifact_id", "ref_id", "owner_kind"]).to_pylist()
+    found = [*there, *(tuple(row.values())[:3] for row in coming if row["owner_kind"] == "session")]
     held: dict[tuple[str, str], deque[str]] = {}
-    for session_id, artifact_id, ref_id in rows:
+    for session_id, artifact_id, ref_id in sorted(found, key=itemgetter(2)):
         held.setdefault((session_id, artifact_id), deque()).append(ref_id)
-    taken = []
-    for row in sorted(wanted.to_pylist(), key=lambda row: str(row["takeover_id"])):
+    taken = set()
+    for row in sorted(wanted, key=itemgetter("takeover_id")):
         refs = held.get((row["session_id"], row["artifact_id"]))
         if refs and refs[0] < row["takeover_id"]:
-            taken.append(refs.popleft())
-    if taken:
-        con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [taken])
+            taken.add(refs.popleft())
+    stored = [ref_id for _, _, ref_id in there if ref_id in taken]
+    if stored:
+        con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [stored])
+    return fresh.filter(pa.array([row["ref_id"] not in taken for row in coming], pa.bool_()))
 
 
 def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:

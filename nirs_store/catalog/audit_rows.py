@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.schema import arrow_schema, column_names
 
 __all__ = [
@@ -79,7 +80,9 @@ def head_of(con: duckdb.DuckDBPyConnection) -> Head:
 
 
 def append_notes(
-    con: duckdb.DuckDBPyConnection, notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]]
+    con: duckdb.DuckDBPyConnection,
+    incoming: Incoming,
+    notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]],
 ) -> int:
     """Append notes (moment, object's id, payload) inside the caller's transaction; returns how many.
 
@@ -114,9 +117,8 @@ def append_notes(
         }
         previous = row["entry_hash"] = entry_hash(row)
         rows.append(row)
-    con.register("incoming_notes", pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries")))
-    con.execute("INSERT INTO audit_entries SELECT * FROM incoming_notes")
-    con.unregister("incoming_notes")
+    incoming.rows = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
+    con.execute("INSERT INTO audit_entries SELECT * FROM incoming")
     return len(rows)
 
 

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.scalars import number
 from nirs_store.ids import new_id
 
@@ -27,7 +28,7 @@ _LISTED = 100
 _RUN_KINDS = ("complete_run", "fail_run")
 
 
-def apply_changes(con: duckdb.DuckDBPyConnection, new: Sequence[_Change]) -> None:
+def apply_changes(con: duckdb.DuckDBPyConnection, incoming: Incoming, new: Sequence[_Change]) -> None:
     """Apply changes of one chunk, and those that waited, inside the caller's transaction."""
     waiting = [
         (
@@ -51,8 +52,8 @@ def apply_changes(con: duckdb.DuckDBPyConnection, new: Sequence[_Change]) -> Non
     _end_sessions(con, [c for _, _, c in changes if c["kind"] == "end_session"])
     late: list[_Change] = []
     for part in _in_order(changes):
-        late += _finish(con, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
-        late += _finish(con, "runs", "run_id", _of(part, _RUN_KINDS))
+        late += _finish(con, incoming, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
+        late += _finish(con, incoming, "runs", "run_id", _of(part, _RUN_KINDS))
         late += _edit_runs(con, _of(part, ("edit_run",)))
     if waiting:
         con.execute("DELETE FROM deferred")
@@ -97,7 +98,9 @@ def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]])
         )
 
 
-def _finish(con: duckdb.DuckDBPyConnection, table: str, key: str, changes: list[_Change]) -> list[_Change]:
+def _finish(
+    con: duckdb.DuckDBPyConnection, incoming: Incoming, table: str, key: str, changes: list[_Change]
+) -> list[_Change]:
     """Give rows their final state; returns the changes whose row is not there yet."""
     if not changes:
         return []
@@ -120,13 +123,15 @@ def _finish(con: duckdb.DuckDBPyConnection, table: str, key: str, changes: list[
     }
     due = [change for ident, change in first.items() if status.get(ident) == "running"]
     if table == "pipelines":
-        _finish_pipelines(con, due)
+        _finish_pipelines(con, incoming, due)
     else:
         _finish_runs(con, due)
     return [change for change in changes if change[2]["id"] not in status and change[2]["id"] not in dead]
 
 
-def _finish_pipelines(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) -> None:
+def _finish_pipelines(
+    con: duckdb.DuckDBPyConnection, incoming: Incoming, changes: list[dict[str, Any]]
+) -> None:
     if not changes:
         return
     failed = [change["id"] for change in changes if change["kind"] == "fail_pipeline"]
@@ -157,15 +162,14 @@ def _finish_pipelines(con: duckdb.DuckDBPyConnection, changes: list[dict[str, An
             ("error", pa.string()),
         ]
     )
-    con.register("final_state", pa.Table.from_pylist(rows, schema=schema))
+    incoming.rows = pa.Table.from_pylist(rows, schema=schema)
     con.execute(
         """
         UPDATE pipelines SET status = f.status, completed_at = f.at, best_val = f.best_val,
             best_test = f.best_test, metric = f.metric, duration_ms = f.duration_ms, error = f.error
-        FROM final_state f WHERE pipelines.pipeline_id = f.id
+        FROM incoming f WHERE pipelines.pipeline_id = f.id
         """
     )
-    con.unregister("final_state")
 
 
 def _edit_runs(con: duckdb.DuckDBPyConnection, changes: list[_Change]) -> list[_Change]:

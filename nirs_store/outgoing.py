@@ -48,7 +48,8 @@ class Outgoing:
     def __init__(self, engine: Engine, chain_id: str) -> None:
         self._engine = engine
         self._chain_id = chain_id
-        self._found = engine.query(lambda con: _ask(con, chain_id, engine.living_sessions()))
+        # The entry that the last export left in the audit trail need not be in the catalog for this one.
+        self._found = engine.query(lambda con: _ask(con, chain_id, engine.living_sessions()), notes=False)
         for artifact_id, row in self._found.artifacts.items():
             engine.known.add("artifact", artifact_id, {name: row[name] for name in queries.BLOB_NOTE})
 

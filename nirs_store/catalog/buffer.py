@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nirs_store.catalog.arrays import StoredArray
+from nirs_store.catalog.audit_rows import AUDIT
 from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.values import to_json
 from nirs_store.ids import new_id, utcnow
@@ -39,6 +40,13 @@ class Buffer:
 
     def __bool__(self) -> bool:
         return any(self.rows.values())
+
+    @property
+    def only_notes(self) -> bool:
+        """Whether there is nothing but entries for the audit trail."""
+        kind = column_names("changes").index("kind")
+        changes = self.rows.get("changes", [])
+        return sum(map(len, self.rows.values())) == len(changes) and all(c[kind] == AUDIT for c in changes)
 
     def add(self, table: str, values: Mapping[str, Any]) -> None:
         """Add one row; columns that are not given are NULL."""

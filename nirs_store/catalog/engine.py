@@ -231,10 +231,13 @@ class Engine:
 
     # -- asking and changing -------------------------------------------------------------------
 
-    def query(self, ask: Callable[[Connection], T]) -> T:
-        """Ask the catalog; sees everything committed, by this store and by others."""
+    def query(self, ask: Callable[[Connection], T], *, notes: bool = True) -> T:
+        """Ask the catalog; sees everything committed, by this store and by others.
+
+        Without `notes`, entries for the audit trail that wait alone go on waiting: the question is not about them.
+        """
         self.check_open()
-        if self.writable:
+        if self.writable and (notes or not self.recorder.only_notes_wait):
             self.recorder.flush()
         return self.access.query(ask, timeout=self.settings.lock_timeout)
 

@@ -125,6 +125,12 @@ class Recorder:
             self._unapplied_bytes = 0
             self._on_backlog(waiting >= _PRESSURE_SEGMENTS)
 
+    @property
+    def only_notes_wait(self) -> bool:
+        """Whether nothing but entries for the audit trail waits to be committed."""
+        with self._mutex:
+            return self._sealed is None and all(unit.only_notes for unit in self._units)
+
     def postpone(self) -> None:
         """Try again a while after a background commit that failed."""
         with self._mutex:

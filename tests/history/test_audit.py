@@ -15,6 +15,7 @@ import pytest
 from storekit import begin, chain_of, segments, whole_pipeline
 
 from nirs_store import WorkspaceStore
+from nirs_store.catalog import recorder
 from nirs_store.catalog.audit_rows import GENESIS, entry_hash
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId
 from nirs_store.ids import utcnow
@@ -128,6 +129,26 @@ def test_deleting_nothing_is_no_entry(store: WorkspaceStore) -> None:
     assert store.delete_run("nothing") == 0
     assert store.delete_prediction("nothing") is False
     assert operations(store) == []
+
+
+def test_an_export_commits_what_was_recorded_but_not_the_entry_that_another_export_left(
+    store: WorkspaceStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is committed in the background meanwhile.
+    monkeypatch.setattr(recorder, "FLUSH_AFTER", 60.0)
+    _, pipeline_id = begin(store)
+    chain_id = chain_of(store, pipeline_id, store.save_artifact({"a": 1}, "builtins.dict", "model", "joblib"))
+    store.flush()
+    for number in range(3):
+        store.export_chain(chain_id, tmp_path / f"{number}.n4a")
+    with WorkspaceStore(folder) as other:
+        assert "export_chain" not in operations(other)
+    store.log_step(pipeline_id, 0, None, "start", None, None, None)
+    store.export_chain(chain_id, tmp_path / "last.n4a")
+    with WorkspaceStore(folder) as other:
+        assert operations(other).count("export_chain") == 3
+        assert other.get_pipeline_log(pipeline_id).height == 1
+    assert operations(store).count("export_chain") == 4
 
 
 def test_purging_exporting_and_importing_are_noted(store: WorkspaceStore, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import difflib
 import io
 import pickle
 import re
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -250,12 +249,12 @@ class _Pieces(io.BytesIO):
 def _joblib_dumps(obj: Any) -> bytes:
     # A plain pickle, which `joblib.load` opens as well as its own files. `joblib.dump` walks through the object with a
     # pickler written in Python and takes eleven times as long for a PLS model; loading it, fifteen times.
+    import numpy as np
+
     buffer: io.BytesIO = _Pieces()
     pickler = pickle.Pickler(buffer, protocol=PICKLE_PROTOCOL)
-    np = sys.modules.get("numpy")
-    if np is not None:
-        # As joblib does: what a file on this machine backs is stored as the array that it is.
-        pickler.dispatch_table = {**copyreg.dispatch_table, np.memmap: _reduce_mapped}
+    # As joblib does: what a file on this machine backs is stored as the array that it is.
+    pickler.dispatch_table = {**copyreg.dispatch_table, np.memmap: _reduce_mapped}
     try:
         pickler.dump(obj)
     except _LargeArray:

@@ -16,7 +16,7 @@ from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json
 from nirs_store.errors import InvalidInput
 from nirs_store.lazily import polars as pl
-from nirs_store.pooling import ADDITIVE, METRIC_NAMES, chain_scores, needed_arrays
+from nirs_store.pooling import ADDITIVE, METRIC_NAMES, SCORED_ARRAYS, chain_scores, needed_arrays
 from nirs_store.scores import (
     CLASSIFICATION_SCORES,
     REGRESSION_SCORES,
@@ -126,9 +126,8 @@ def _scored(con: Connection, found: pl.DataFrame, task: str, metric: str) -> pl.
     predictions: dict[str, list[dict[str, Any]]] = {}
     for row in ranking.predictions_of(con, found["chain_id"].to_list()).iter_rows(named=True):
         predictions.setdefault(row["chain_id"], []).append(row)
-    arrays = prediction_queries.load_arrays(
-        con, needed_arrays([row for rows in predictions.values() for row in rows])
-    )
+    needed = needed_arrays([row for rows in predictions.values() for row in rows])
+    arrays = prediction_queries.load_arrays(con, needed, SCORED_ARRAYS)
     schema: dict[str, pl.DataType] = {
         **dict.fromkeys((*_CHAIN_COLUMNS, "pipeline", "metric"), pl.String()),
         **dict.fromkeys(("score", "score_sd", "refit_score", "test_score"), pl.Float64()),

@@ -11,9 +11,10 @@ from nirs_store.catalog import artifacts, prediction_queries, queries, ranking
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.environment import versions_only
+from nirs_store.catalog.known import KnownIds
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.leaderboard import SCORE_COLUMNS
-from nirs_store.pooling import Arrays, chain_scores, count_folds, needed_arrays
+from nirs_store.pooling import SCORED_ARRAYS, Arrays, chain_scores, count_folds, needed_arrays
 from nirs_store.scores import default_metric, is_figure
 
 __all__ = ["Outgoing", "known_facts", "known_scores"]
@@ -49,7 +50,7 @@ class Outgoing:
         self._engine = engine
         self._chain_id = chain_id
         # The entry that the last export left in the audit trail need not be in the catalog for this one.
-        self._found = engine.query(lambda con: _ask(con, chain_id, engine.living_sessions()), notes=False)
+        self._found = engine.query(lambda con: _ask(con, chain_id, engine.known), notes=False)
         for artifact_id, row in self._found.artifacts.items():
             engine.known.add("artifact", artifact_id, {name: row[name] for name in queries.BLOB_NOTE})
 
@@ -80,16 +81,19 @@ class Outgoing:
         return {**options, "scores": scores, "facts": facts}
 
 
-def _ask(con: Connection, chain_id: str, alive: list[str]) -> _Found:
+def _ask(con: Connection, chain_id: str, known: KnownIds) -> _Found:
     chain = queries.get_chain(con, chain_id)
     if chain is None:
         return _Found()
-    pipeline = queries.get_pipeline(con, chain["pipeline_id"], alive)
-    run = None if pipeline is None else queries.get_run(con, pipeline["run_id"], alive)
+    pipeline, run = queries.origin_of(con, chain["pipeline_id"])
     ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+    notes = {artifact_id: known.get("artifact", artifact_id) for artifact_id in ids}
+    strangers = [artifact_id for artifact_id, note in notes.items() if note is None]
+    if strangers:
+        notes |= queries.blob_rows(con, strangers)
     rows = ranking.predictions_of_chain(con, chain_id)
-    arrays = prediction_queries.load_arrays(con, needed_arrays(rows)) if rows else {}
-    return _Found(chain, pipeline, run, queries.blob_rows(con, ids), rows, arrays)
+    arrays = prediction_queries.load_arrays(con, needed_arrays(rows), SCORED_ARRAYS) if rows else {}
+    return _Found(chain, pipeline, run, {key: note for key, note in notes.items() if note}, rows, arrays)
 
 
 def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays: Arrays) -> dict[str, Any]:

@@ -25,10 +25,21 @@ from nirs_store.scores import (
     regression_scores,
 )
 
-__all__ = ["ADDITIVE", "METRIC_NAMES", "Arrays", "chain_scores", "count_folds", "needed_arrays"]
+__all__ = [
+    "ADDITIVE",
+    "METRIC_NAMES",
+    "SCORED_ARRAYS",
+    "Arrays",
+    "chain_scores",
+    "count_folds",
+    "needed_arrays",
+]
 
 Arrays = Mapping[str, Mapping[str, np.ndarray | None]]
 """Arrays by prediction id and name."""
+
+SCORED_ARRAYS = ("y_true", "y_pred", "y_proba")
+"""The arrays of a prediction that scores are computed from."""
 
 # Means over samples: their pooled value follows from the folds' values and sizes alone.
 ADDITIVE = ("rmse", "mae", "bias", "accuracy", "log_loss")
@@ -85,11 +96,12 @@ def chain_scores(
     refits = [p for p in predictions if p["fold_id"] in REFIT_FOLDS]
     folds = [p for p in predictions if p["partition"] == "val" and p["fold_id"] not in NO_FOLDS]
     pooled = scorer.scores(folds)
-    refit = scorer.scores([p for p in refits if p["partition"] == "train"])
-    test = scorer.scores([p for p in refits if p["partition"] == "test"])
+    read = [name for name in scorer.names if name in (metric, "rmse")]
+    refit = scorer.scores([p for p in refits if p["partition"] == "train"], read)
+    test = scorer.scores([p for p in refits if p["partition"] == "test"], read)
     if not test:
         fold_tests = [p for p in predictions if p["partition"] == "test" and p["fold_id"] not in NO_FOLDS]
-        test = scorer.ensemble(fold_tests, chain["fold_weights"])
+        test = scorer.ensemble(fold_tests, chain["fold_weights"], read)
     row: dict[str, Any] = {name: pooled.get(name) for name in scorer.names}
     row["score"] = pooled.get(metric, chain["pooled"])
     row["score_sd"] = scorer.spread(folds, metric, chain["fold_sd"])
@@ -107,16 +119,18 @@ class _Scorer:
         self._classes = classes
         self._arrays = arrays
 
-    def scores(self, rows: Sequence[_Row]) -> dict[str, float]:
-        """Of predictions taken together, by name; what is not known is left out."""
+    def scores(self, rows: Sequence[_Row], names: Sequence[str] | None = None) -> dict[str, float]:
+        """Of predictions taken together, by name (of `names`, or all); what is not known is left out."""
         if not rows:
             return {}
+        wanted = self.names if names is None else names
         parts = [self._parts(row) for row in rows]
         if all(part is not None for part in parts):
-            found = self._score(*zip(*(part for part in parts if part is not None), strict=True))
+            truths, guesses, tables = zip(*(part for part in parts if part is not None), strict=True)
+            found = self._score(truths, guesses, tables, wanted)
         else:
             found = {}
-        for name in self.names:
+        for name in wanted:
             recorded = None if name in found else _recorded_mean(rows, name)
             if recorded is not None:
                 found[name] = recorded
@@ -126,11 +140,14 @@ class _Scorer:
         """Standard deviation over folds, of all from their arrays or of all as recorded."""
         if not rows or any(self._parts(row) is None for row in rows):
             return recorded
-        values = [self.scores([row]).get(metric) for row in rows]
+        names = [metric] if metric in self.names else []
+        values = [self.scores([row], names).get(metric) for row in rows]
         known = [value for value in values if value is not None]
         return float(np.std(known, ddof=1)) if len(known) == len(rows) > 1 else None
 
-    def ensemble(self, rows: Sequence[_Row], weights: Mapping[str, float] | None) -> dict[str, float]:
+    def ensemble(
+        self, rows: Sequence[_Row], weights: Mapping[str, float] | None, names: Sequence[str]
+    ) -> dict[str, float]:
         """Of what the fold models say together about the same samples, as replay does without a refit."""
         parts = [part for part in (self._parts(row) for row in rows) if part is not None]
         if not rows or len(parts) < len(rows):
@@ -143,12 +160,12 @@ class _Scorer:
             guesses = [part[1] for part in parts]
             tables = [part[2] for part in parts if part[2] is not None]
             if self._regression:
-                return self._score([truth], [mean(guesses, shares)], [None])
+                return self._score([truth], [mean(guesses, shares)], [None], names)
             if len(tables) == len(parts) and self._fits(tables[0]):
                 table = mean(tables, shares)
                 labels = np.asarray(self._classes)[table.argmax(axis=1)]
-                return self._score([truth], [labels], [table])
-            return self._score([truth], [vote(guesses, shares)], [None])
+                return self._score([truth], [labels], [table], names)
+            return self._score([truth], [vote(guesses, shares)], [None], names)
         except (ReplayError, InvalidInput):  # the folds do not predict the same kind of thing
             return {}
 
@@ -165,22 +182,23 @@ class _Scorer:
         truths: Sequence[np.ndarray],
         guesses: Sequence[np.ndarray],
         tables: Sequence[np.ndarray | None],
+        names: Sequence[str],
     ) -> dict[str, float]:
         try:
             y, yhat = np.concatenate(truths), np.concatenate(guesses)
             if self._regression:
-                found = regression_scores(y, yhat)
+                found = regression_scores(y, yhat, names=names)
             else:
                 found = classification_scores(y, yhat)
         except ValueError:  # NaN, or shapes that do not belong together: ranks last, hinders nobody
-            return dict.fromkeys(self.names, math.nan)
+            return dict.fromkeys(names, math.nan)
         if not self._regression:
             # The columns of probabilities mean the chain's classes, or only the fold knows what.
             del found["log_loss"]
             known = [table for table in tables if table is not None and self._fits(table)]
-            if len(known) == len(tables):
+            if "log_loss" in names and len(known) == len(tables):
                 found |= self._log_loss(y, yhat, np.concatenate(known))
-        return {name: float(found[name]) for name in self.names if name in found}
+        return {name: float(found[name]) for name in names if name in found}
 
     def _log_loss(self, y: np.ndarray, yhat: np.ndarray, table: np.ndarray) -> dict[str, float]:
         try:

@@ -33,6 +33,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,9 @@ def default_metric(task_type: str) -> str:
     raise InvalidInput(unknown_name("task type", task_type, ("regression", "classification")))
 
 
-def regression_scores(y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False) -> dict[str, Any]:
+def regression_scores(
+    y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False, names: Iterable[str] = REGRESSION_SCORES
+) -> dict[str, Any]:
     """Compute the figures of merit of a regression (formulas: see the module).
 
     Parameters
@@ -131,11 +134,13 @@ def regression_scores(y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False
         and averaged with equal weights.
     per_target : bool
         Give lists of k scores instead of their means.
+    names : iterable of str
+        The scores that are wanted; what is not named is not computed.
 
     Returns
     -------
     dict
-        ``rmse, mae, r2, bias, sep, rpd, rpiq`` as floats (lists with `per_target`) and ``n``.
+        The scores of `names` as floats (lists with `per_target`) and ``n``.
         NaN stands where a score is not defined: ``sep, rpd, rpiq`` of one sample, ``r2`` of a
         constant y. A perfect prediction has an infinite rpd and rpiq.
 
@@ -144,7 +149,7 @@ def regression_scores(y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False
     ShapeMismatch
         The two have different lengths or numbers of targets.
     InvalidInput
-        Nothing to score, or a NaN, an infinity or something that is not a number.
+        Nothing to score, a NaN, an infinity or something that is not a number, or an unknown name.
 
     Examples
     --------
@@ -157,28 +162,62 @@ def regression_scores(y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False
         raise ShapeMismatch(
             f"Measured and predicted values must have one shape: y has {_shape(y)}, yhat has {_shape(yhat)}."
         )
-    n = measured.shape[0]
-    error = predicted - measured
-    bias = error.mean(axis=0)
-    total = ((measured - measured.mean(axis=0)) ** 2).sum(axis=0)
-    undefined = np.full(bias.shape, math.nan)
-    sep = np.sqrt(((error - bias) ** 2).sum(axis=0) / (n - 1)) if n > 1 else undefined
-    spread = np.sqrt(total / (n - 1)) if n > 1 else undefined
-    quartiles = np.quantile(measured, (0.25, 0.75), axis=0)
-    table = {
-        "rmse": np.sqrt((error**2).mean(axis=0)),
-        "mae": np.abs(error).mean(axis=0),
-        "r2": 1.0 - _ratio((error**2).sum(axis=0), np.where(total > 0, total, math.nan)),
-        "bias": bias,
-        "sep": sep,
-        "rpd": _ratio(spread, sep),
-        "rpiq": _ratio(quartiles[1] - quartiles[0], sep),
-    }
-    scores: dict[str, Any] = {
-        name: values.tolist() if per_target else float(values.mean()) for name, values in table.items()
-    }
-    scores["n"] = n
+    residuals = _Residuals(measured, predicted - measured)
+    scores: dict[str, Any] = {}
+    for name in names:
+        if name not in REGRESSION_SCORES:
+            raise InvalidInput(unknown_name("figure of merit", name, REGRESSION_SCORES))
+        values = getattr(residuals, name)
+        scores[name] = values.tolist() if per_target else float(values.mean())
+    scores["n"] = measured.shape[0]
     return scores
+
+
+class _Residuals:
+    """The figures of merit of a regression, a value a target; each is computed when it is asked for."""
+
+    def __init__(self, measured: NDArray[np.float64], error: NDArray[np.float64]) -> None:
+        self._measured = measured
+        self._error = error
+        self._n = measured.shape[0]
+
+    @property
+    def rmse(self) -> NDArray[np.float64]:
+        return np.asarray(np.sqrt((self._error**2).mean(axis=0)))
+
+    @property
+    def mae(self) -> NDArray[np.float64]:
+        return np.asarray(np.abs(self._error).mean(axis=0))
+
+    @cached_property
+    def bias(self) -> NDArray[np.float64]:
+        return np.asarray(self._error.mean(axis=0))
+
+    @cached_property
+    def sep(self) -> NDArray[np.float64]:
+        return self._deviation(((self._error - self.bias) ** 2).sum(axis=0))
+
+    @property
+    def r2(self) -> NDArray[np.float64]:
+        total = np.where(self._total > 0, self._total, math.nan)
+        return 1.0 - _ratio((self._error**2).sum(axis=0), total)
+
+    @property
+    def rpd(self) -> NDArray[np.float64]:
+        return _ratio(self._deviation(self._total), self.sep)
+
+    @property
+    def rpiq(self) -> NDArray[np.float64]:
+        lower, upper = np.quantile(self._measured, (0.25, 0.75), axis=0)
+        return _ratio(upper - lower, self.sep)
+
+    @cached_property
+    def _total(self) -> NDArray[np.float64]:
+        return np.asarray(((self._measured - self._measured.mean(axis=0)) ** 2).sum(axis=0))
+
+    def _deviation(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
+        undefined = np.full(squares.shape, math.nan)
+        return np.asarray(np.sqrt(squares / (self._n - 1))) if self._n > 1 else undefined
 
 
 def classification_scores(

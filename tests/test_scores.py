@@ -14,6 +14,7 @@ from sklearn import metrics
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.scores import (
+    REGRESSION_SCORES,
     classification_scores,
     default_metric,
     higher_is_better,
@@ -217,3 +218,12 @@ def test_scores_need_nothing_but_numpy() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_only_the_figures_that_are_named_are_computed() -> None:
+    y, yhat = [1.0, 2.0, 4.0], [1.5, 2.0, 3.5]
+    every = regression_scores(y, yhat)
+    for name in REGRESSION_SCORES:
+        assert regression_scores(y, yhat, names=[name]) == {name: every[name], "n": 3}
+    with pytest.raises(InvalidInput, match="rmse"):
+        regression_scores(y, yhat, names=["rmsee"])

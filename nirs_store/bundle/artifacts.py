@@ -24,6 +24,7 @@ class Blobs:
         self._chain_id = chain_id
         self._raw: dict[str, tuple[bytes, str]] = {}
         self._data: dict[str, bytes] = {}
+        self._hashes: dict[str, str] = {}
         self._objects: dict[str, Any] = {}
 
     def data(self, artifact_id: str) -> bytes:
@@ -43,6 +44,13 @@ class Blobs:
             self._data[artifact_id] = raw
         return self._data[artifact_id]
 
+    def sha256(self, artifact_id: str) -> str:
+        """Give the SHA-256 of `data`."""
+        data = self.data(artifact_id)
+        if artifact_id not in self._hashes:
+            self._hashes[artifact_id] = sha256_hex(data)
+        return self._hashes[artifact_id]
+
     def skops(self, artifact_id: str) -> bytes | None:
         """Give the stored bytes if they are a skops payload, else None; errors as for `data`."""
         raw, format = self._read(artifact_id)
@@ -53,13 +61,17 @@ class Blobs:
             record = self._record(artifact_id)
             raw = bytes(self._source.read_artifact(artifact_id))
             promised = str(record.get("content_hash") or "").removeprefix("sha256:").lower()
-            if len(promised) == 64 and promised != sha256_hex(raw):
+            found = sha256_hex(raw)
+            if len(promised) == 64 and promised != found:
                 raise BlobCorrupt(
                     f"The artifact {artifact_id!r} of chain {self._chain_id!r} has the hash "
-                    f"{sha256_hex(raw)}, its record says {promised}. Nothing was written. Repair the workspace, or "
+                    f"{found}, its record says {promised}. Nothing was written. Repair the workspace, or "
                     "save the object again."
                 )
-            self._raw[artifact_id] = raw, str(record.get("format", "joblib"))
+            format = str(record.get("format", "joblib"))
+            if format in _READ_BY_JOBLIB:
+                self._hashes[artifact_id] = found
+            self._raw[artifact_id] = raw, format
         return self._raw[artifact_id]
 
     def load(self, artifact_id: str) -> Any:

@@ -43,12 +43,16 @@ class Packing:
         if isinstance(part, Made):
             data = get_serializer("joblib").dumps(part.value)
         elif part.artifact_id is not None:
-            data = self._blobs.data(part.artifact_id)
+            return self._take(
+                self._blobs.data(part.artifact_id), self._blobs.sha256(part.artifact_id), name, role
+            )
         elif self._expressible:
             data = get_serializer("joblib").dumps(self._bench.open(part)[0])
         else:
             return None
-        digest = sha256_hex(data)
+        return self._take(data, sha256_hex(data), name, role)
+
+    def _take(self, data: bytes, digest: str, name: str, role: Role) -> str:
         if not self._expressible:
             name, role = f"blobs/{digest}.joblib", "blob"
         self.payloads.setdefault(name, Payload(name, role, data, digest))

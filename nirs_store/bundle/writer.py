@@ -232,11 +232,12 @@ def _record(
     units: dict[str, Any],
     facts: dict[str, Any],
 ) -> BundleRecord:
+    hashed = {payload.name: payload.sha256 for payload in package.payloads}
     return BundleRecord(
         record_version=RECORD_VERSION,
         kind=package.kind,
         members=tuple(
-            Member(name=name, size=len(data), sha256=sha256_hex(data), role=role)
+            Member(name=name, size=len(data), sha256=hashed.get(name) or sha256_hex(data), role=role)
             for name, data, role in members
         ),
         chain=package.chain,

@@ -25,7 +25,8 @@ from nirs_store.catalog.journal import Entry, Journal, Rejection
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.catalog.segments import Segment, SegmentDamaged, decode
-from nirs_store.catalog.transitions import apply_changes
+from nirs_store.catalog.statements import execute
+from nirs_store.catalog.transitions import apply_changes, complete_arrivals, waiting_changes
 from nirs_store.errors import WriteFailed
 
 __all__ = ["DRAGS", "OWNERS", "ApplyReport", "apply_journal"]
@@ -105,7 +106,7 @@ def apply_journal(
     if not entries:
         return report
     try:
-        applied = {str(row[0]) for row in con.execute("SELECT txid FROM applied").fetchall()}
+        applied = {str(row[0]) for row in execute(con, "SELECT txid FROM applied").fetchall()}
         _prune(con, journal, applied, entries)
         # A crash came between an earlier commit and its unlink; or a commit whose sync failed was
         # tried again and is here twice.
@@ -175,7 +176,11 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
     con.execute("BEGIN")
     dropped: dict[str, int] = {}
     # Whether a row may have lost its owner; nothing in a segment can change that before the changes come.
-    buried = bool(OWNERS.keys() & tables.keys()) and number(con, "SELECT count(*) FROM dead") > 0
+    n_dead, n_deferred = _waiting(con)
+    buried = n_dead > 0 and bool(OWNERS.keys() & tables.keys())
+    waiting = waiting_changes(con) if n_deferred else []
+    if "pipelines" in tables and not buried and not waiting:
+        tables["pipelines"], changes = complete_arrivals(tables["pipelines"], changes)
     with Incoming(con) as incoming:
         if takeovers is not None and not buried:
             # Most of what is taken over came in the same chunk: it need not go into the catalog first.
@@ -187,18 +192,28 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
         if takeovers is not None and buried:
             # Only now it is known which references were dropped.
             _take_over(con, takeovers, None)
-        apply_changes(con, incoming, changes)
+        apply_changes(con, incoming, waiting, changes)
         append_notes(con, incoming, notes)
     ids = [entry.txid for entry, _ in segments]
-    con.execute(
-        "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, [e.number for e, _ in segments], now]
+    execute(
+        con, "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, [e.number for e, _ in segments], now]
     )
     for name, count in dropped.items():
-        con.execute("INSERT INTO dropped VALUES (?, ?, ?, ?)", [ids[-1], name, count, now])
+        execute(con, "INSERT INTO dropped VALUES (?, ?, ?, ?)", [ids[-1], name, count, now])
     con.execute("COMMIT")
     report.segments += len(segments)
     for name, count in dropped.items():
         report.dropped[name] = report.dropped.get(name, 0) + count
+
+
+def _waiting(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """How many tombstones there are, and how many changes whose row has not come."""
+    counts = dict(
+        execute(
+            con, "SELECT 'dead', count(*) FROM dead UNION ALL SELECT 'deferred', count(*) FROM deferred"
+        ).fetchall()
+    )
+    return int(counts["dead"]), int(counts["deferred"])
 
 
 def _changes_of(
@@ -234,11 +249,11 @@ def _insert(
     columns = ", ".join(field.name for field in arrow_schema(name))
     owners = OWNERS.get(name)
     if owners is None or not buried:
-        con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
+        execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
         return clashes
     if name == "predictions":
         # A caller may give the id of a deleted prediction to a new one.
-        con.execute("DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM incoming)")
+        execute(con, "DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM incoming)")
     dead = " OR ".join(
         f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"
         for column, kind in owners
@@ -246,11 +261,12 @@ def _insert(
     lost = number(con, f"SELECT count(*) FROM incoming i WHERE {dead}")
     drag = DRAGS.get(name)
     if drag is not None and lost:
-        con.execute(
+        execute(
+            con,
             f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",
             [now_naive()],
         )
-    con.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})")
+    execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})")
     return lost + clashes
 
 
@@ -264,8 +280,8 @@ def _new_only(con: duckdb.DuckDBPyConnection, name: str, key: str, rows: pa.Tabl
     # What a record says does not fit another artifact under the same id; the other tables have nothing to compare.
     value = "artifact_id" if name == "artifact_records" else key
     values = rows.column(value).to_pylist()
-    there = con.execute(
-        f"SELECT {key}, {value} FROM {name} WHERE {key} IN (SELECT unnest(?))", [list(set(keys))]
+    there = execute(
+        con, f"SELECT {key}, {value} FROM {name} WHERE {key} IN (SELECT unnest(?))", [list(set(keys))]
     ).fetchall()
     first: dict[str, str] = {str(row[0]): str(row[1]) for row in there}
     keep, clashes = [], 0
@@ -288,7 +304,8 @@ def _take_over(con: duckdb.DuckDBPyConnection, takeovers: pa.Table, fresh: pa.Ta
     Returns the references that are left of `fresh`, which are not in the catalog yet.
     """
     wanted = takeovers.to_pylist()
-    there = con.execute(
+    there = execute(
+        con,
         "SELECT owner_id, artifact_id, ref_id FROM artifact_refs WHERE owner_kind = 'session' "
         "AND owner_id IN (SELECT unnest(?)) AND artifact_id IN (SELECT unnest(?))",
         [list({row["session_id"] for row in wanted}), list({row["artifact_id"] for row in wanted})],
@@ -306,7 +323,7 @@ def _take_over(con: duckdb.DuckDBPyConnection, takeovers: pa.Table, fresh: pa.Ta
             taken.add(refs.popleft())
     stored = [ref_id for _, _, ref_id in there if ref_id in taken]
     if stored:
-        con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [stored])
+        execute(con, "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [stored])
     return fresh.filter(pa.array([row["ref_id"] not in taken for row in coming], pa.bool_()))
 
 
@@ -327,7 +344,7 @@ def _prune(
     if len(gone) > _PRUNE_ABOVE:
         # Only after a sync of the folder: a power loss must not bring an unlinked file back.
         journal.sync()
-        con.execute("DELETE FROM applied WHERE txid IN (SELECT unnest(?))", [sorted(gone)])
+        execute(con, "DELETE FROM applied WHERE txid IN (SELECT unnest(?))", [sorted(gone)])
 
 
 def _rollback(con: duckdb.DuckDBPyConnection) -> None:

@@ -261,7 +261,8 @@ def get_artifact(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
 
 
 def _require_row(engine: Engine, artifact_id: str) -> dict[str, Any]:
-    engine.check_open()
+    # A chain is loaded an object at a time, each in a fraction of a millisecond.
+    engine.check_open(closely=False)
     known = _lookup(engine, artifact_id)
     if known is None:
         raise UnknownId("artifact", artifact_id)

@@ -21,6 +21,8 @@ import pyarrow as pa
 
 from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.schema import arrow_schema, column_names
+from nirs_store.catalog.statements import execute
+from nirs_store.catalog.values import from_json
 
 __all__ = [
     "AUDIT",
@@ -75,8 +77,11 @@ def entry_hash(row: Mapping[str, Any]) -> str:
 
 def head_of(con: duckdb.DuckDBPyConnection) -> Head:
     """The last entry; number 0 and `GENESIS` where there is none."""
-    row = con.execute("SELECT number, entry_hash FROM audit_entries ORDER BY number DESC LIMIT 1").fetchall()
-    return Head(int(row[0][0]), str(row[0][1])) if row else Head(0, GENESIS)
+    # An aggregate takes half as long as the first row of a sorted table.
+    ((number, found),) = execute(
+        con, "SELECT max(number), arg_max(entry_hash, number) FROM audit_entries"
+    ).fetchall()
+    return Head(0, GENESIS) if number is None else Head(int(number), str(found))
 
 
 def append_notes(
@@ -90,9 +95,8 @@ def append_notes(
     """
     if not notes:
         return 0
-    off = con.execute(
-        "SELECT 1 FROM settings WHERE key = 'audit' AND json_extract_string(value, '$.enabled') = 'false'"
-    ).fetchall()
+    setting = execute(con, "SELECT value FROM settings WHERE key = 'audit'").fetchall()
+    off = bool(setting) and (from_json(setting[0][0]) or {}).get("enabled") is False
     notes = [note for note in notes if not off or note[2].get("always")]
     if not notes:
         return 0
@@ -118,7 +122,7 @@ def append_notes(
         previous = row["entry_hash"] = entry_hash(row)
         rows.append(row)
     incoming.rows = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
-    con.execute("INSERT INTO audit_entries SELECT * FROM incoming")
+    execute(con, "INSERT INTO audit_entries SELECT * FROM incoming")
     return len(rows)
 
 
@@ -166,7 +170,7 @@ def _entries(con: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:
 
 def has_trail(con: duckdb.DuckDBPyConnection) -> bool:
     """Whether a catalog has an audit trail; those of before schema version 4 have none."""
-    found = con.execute("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
+    found = execute(con, "SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
     return bool(found) and int(found[0][0]) >= _SINCE
 
 

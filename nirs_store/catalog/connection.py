@@ -25,6 +25,7 @@ from nirs_store.catalog.schema import (
     SCHEMA_VERSION,
     create_statements,
 )
+from nirs_store.catalog.statements import execute
 from nirs_store.errors import (
     CatalogDamaged,
     ForeignCatalog,
@@ -255,7 +256,7 @@ def schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
     """
     try:
         # Asked at every opening, so not by way of a list of all tables.
-        rows = con.execute("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
+        rows = execute(con, "SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
     except (duckdb.CatalogException, duckdb.BinderException):
         raise ForeignCatalog(
             f"{path} is not a nirs_store catalog: it is {_whose(con)}. It was left untouched. "

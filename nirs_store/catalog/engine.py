@@ -291,8 +291,8 @@ class Engine:
         Parameters
         ----------
         closely : bool
-            False for calls that only buffer rows: they come by the thousand, and look for commits that were
-            set aside every few milliseconds only. The commit that follows them looks closely.
+            False for calls that only buffer rows, or read a file: they come by the thousand, and look for commits
+            that were set aside every few milliseconds only. The commit or question that follows looks closely.
 
         Raises
         ------

@@ -11,6 +11,7 @@ import numpy as np
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.queries import array_of, arrays_of, columns_of, decoded, frame, one, page_of
 from nirs_store.catalog.schema import TABLES, column_names
+from nirs_store.catalog.statements import execute
 from nirs_store.catalog.values import as_float, as_int, as_text
 from nirs_store.errors import InvalidInput
 from nirs_store.lazily import polars as pl
@@ -72,18 +73,21 @@ def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str,
     return row
 
 
-def load_arrays(con: Connection, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
-    """Arrays of many predictions with two queries, however many they are."""
-    names = ", ".join(ARRAY_NAMES)
-    rows = con.execute(
-        f"SELECT prediction_id, {names} FROM prediction_arrays WHERE prediction_id IN (SELECT unnest(?))",
+def load_arrays(
+    con: Connection, prediction_ids: Sequence[str], names: Sequence[str] = ARRAY_NAMES
+) -> dict[str, dict[str, np.ndarray | None]]:
+    """Arrays of many predictions, all or those of `names`, with two queries, however many they are."""
+    columns = [name for name in ARRAY_NAMES if name in names]
+    rows = execute(
+        con,
+        f"SELECT prediction_id, {', '.join(columns)} FROM prediction_arrays WHERE prediction_id IN (SELECT unnest(?))",
         [list(prediction_ids)],
     ).fetchall()
     arrays = arrays_of(con, sorted({key for row in rows for key in row[1:] if key is not None}))
     return {
         str(row[0]): {
             name: None if key is None else array_of(arrays, key).copy()
-            for name, key in zip(ARRAY_NAMES, row[1:], strict=True)
+            for name, key in zip(columns, row[1:], strict=True)
         }
         for row in rows
     }

@@ -17,6 +17,7 @@ from nirs_store.catalog.arrays import decode_array
 from nirs_store.catalog.frames import to_frame
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import column_names
+from nirs_store.catalog.statements import execute, parsed
 from nirs_store.catalog.values import as_text, from_json, is_text, with_zone
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.lazily import polars as pl
@@ -34,6 +35,7 @@ __all__ = [
     "list_pipelines",
     "list_runs",
     "note_of",
+    "origin_of",
     "pipeline_log",
     "run_log_summary",
 ]
@@ -74,7 +76,7 @@ _NOTES = {
 
 def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
     """Run a query whole; TIMESTAMP columns come back as UTC."""
-    result = con.sql(sql, params=params)
+    result = con.sql(parsed(con, sql), params=params)
     return pl.DataFrame() if result is None else to_frame(result)
 
 
@@ -86,7 +88,7 @@ def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
     identifier = params["id"] if isinstance(params, dict) else params[0]
     if not is_text(identifier):
         return None
-    cursor = con.execute(sql, params)
+    cursor = execute(con, sql, params)
     names = [column[0] for column in cursor.description or ()]
     rows = cursor.fetchall()
     return dict(zip(names, rows[0], strict=True)) if rows else None
@@ -149,6 +151,19 @@ def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | 
     if row is not None:
         row["tags"] = row["tags"] or []
     return row
+
+
+def origin_of(con: Connection, pipeline_id: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What a bundle says about where a chain comes from: of its pipeline, and of the run of that."""
+    pipeline = one(
+        con,
+        "SELECT run_id, name, dataset_name, dataset_hash, created_at FROM pipelines WHERE pipeline_id = ?",
+        [pipeline_id],
+    )
+    if pipeline is None:
+        return None, None
+    run = one(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [pipeline["run_id"]])
+    return decoded(pipeline), decoded(run, "config", "environment")
 
 
 def add_environment(con: Connection, run_id: str, captured: str | None) -> int:
@@ -260,7 +275,8 @@ def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:
 
 
 def arrays_of(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    rows = con.execute(
+    rows = execute(
+        con,
         "SELECT array_hash, dtype, shape, data FROM arrays WHERE array_hash IN (SELECT unnest(?))",
         [list(keys)],
     ).fetchall()
@@ -284,8 +300,10 @@ def get_artifact(con: Connection, artifact_id: str) -> dict[str, Any] | None:
 def blob_rows(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What is needed to read some artifacts, by id, without counting their references."""
     names = ("artifact_id", *BLOB_NOTE)
-    rows = con.execute(
-        f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))", [list(artifact_ids)]
+    rows = execute(
+        con,
+        f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))",
+        [list(artifact_ids)],
     ).fetchall()
     return {str(row[0]): dict(zip(names, row, strict=True)) for row in rows}
 

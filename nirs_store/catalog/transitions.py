@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -16,9 +17,18 @@ import pyarrow as pa
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.scalars import number
+from nirs_store.catalog.schema import arrow_schema
+from nirs_store.catalog.statements import execute
 from nirs_store.ids import new_id
 
-__all__ = ["apply_changes", "delete_pipelines", "released_words", "roll_back"]
+__all__ = [
+    "apply_changes",
+    "complete_arrivals",
+    "delete_pipelines",
+    "released_words",
+    "roll_back",
+    "waiting_changes",
+]
 
 _Change = tuple[int, int, dict[str, Any]]
 
@@ -28,9 +38,63 @@ _LISTED = 100
 _RUN_KINDS = ("complete_run", "fail_run")
 
 
-def apply_changes(con: duckdb.DuckDBPyConnection, incoming: Incoming, new: Sequence[_Change]) -> None:
-    """Apply changes of one chunk, and those that waited, inside the caller's transaction."""
-    waiting = [
+def complete_arrivals(pipelines: pa.Table, changes: Sequence[_Change]) -> tuple[pa.Table, list[_Change]]:
+    """Complete pipelines before they are inserted; returns their rows, and the changes that are left.
+
+    Most pipelines come in one chunk with the change that completes them. Written in their final state they are
+    neither looked up nor updated. Only for a chunk in which nothing fails, and before which no change waited:
+    who ends a pipeline first is then plain.
+    """
+    if any(change["kind"] in ("fail_pipeline", "fail_run") for _, _, change in changes):
+        return pipelines, list(changes)
+    status = pipelines.column("status").to_pylist()
+    place = {
+        ident: index
+        for index, ident in enumerate(pipelines.column("pipeline_id").to_pylist())
+        if status[index] == "running"
+    }
+    first: dict[int, _Final] = {}
+    left: list[_Change] = []
+    for change in changes:
+        index = place.get(change[2]["id"]) if change[2]["kind"] == "complete_pipeline" else None
+        if index is None:
+            left.append(change)
+        else:
+            first.setdefault(index, _final(change[2]))
+    if not first:
+        return pipelines, left
+    for position, name in enumerate(_Final._fields):
+        column = pipelines.column(name).to_pylist()
+        for index, final in first.items():
+            column[index] = final[position]
+        at = pipelines.schema.get_field_index(name)
+        kind = pipelines.schema.field(at)
+        pipelines = pipelines.set_column(at, kind, pa.array(column, kind.type))
+    return pipelines, left
+
+
+class _Final(NamedTuple):
+    """What the end of a pipeline writes into its row."""
+
+    status: str
+    completed_at: datetime
+    best_val: float | None
+    best_test: float | None
+    metric: str | None
+    duration_ms: int | None
+    error: str | None
+
+
+def _final(change: Mapping[str, Any]) -> _Final:
+    payload = change["payload"]
+    status = "failed" if change["kind"] == "fail_pipeline" else "completed"
+    named = (payload.get(name) for name in _Final._fields[2:])
+    return _Final(status, change["made_at"], *named)
+
+
+def waiting_changes(con: duckdb.DuckDBPyConnection) -> list[_Change]:
+    """Changes of earlier chunks whose row had not come."""
+    return [
         (
             int(number),
             int(position),
@@ -42,10 +106,17 @@ def apply_changes(con: duckdb.DuckDBPyConnection, incoming: Incoming, new: Seque
                 "payload": json.loads(payload or "{}"),
             },
         )
-        for cid, number, position, kind, ident, at, payload in con.execute(
-            "SELECT change_id, number, position, kind, id, made_at, payload FROM deferred ORDER BY number, position"
+        for cid, number, position, kind, ident, at, payload in execute(
+            con,
+            "SELECT change_id, number, position, kind, id, made_at, payload FROM deferred ORDER BY number, position",
         ).fetchall()
     ]
+
+
+def apply_changes(
+    con: duckdb.DuckDBPyConnection, incoming: Incoming, waiting: Sequence[_Change], new: Sequence[_Change]
+) -> None:
+    """Apply changes that waited, and those of one chunk, inside the caller's transaction."""
     if not waiting and not new:
         return
     changes = [*waiting, *new]
@@ -56,9 +127,10 @@ def apply_changes(con: duckdb.DuckDBPyConnection, incoming: Incoming, new: Seque
         late += _finish(con, incoming, "runs", "run_id", _of(part, _RUN_KINDS))
         late += _edit_runs(con, _of(part, ("edit_run",)))
     if waiting:
-        con.execute("DELETE FROM deferred")
+        execute(con, "DELETE FROM deferred")
     for order, position, change in late:
-        con.execute(
+        execute(
+            con,
             "INSERT INTO deferred VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 change["change_id"],
@@ -92,7 +164,8 @@ def _of(changes: Iterable[_Change], kinds: tuple[str, ...]) -> list[_Change]:
 
 def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) -> None:
     for change in changes:
-        con.execute(
+        execute(
+            con,
             "UPDATE sessions SET ended_at = ? WHERE session_id = ? AND ended_at IS NULL",
             [change["made_at"], change["id"]],
         )
@@ -110,15 +183,16 @@ def _finish(
     ids = list(first)
     status = {
         str(row[0]): str(row[1])
-        for row in con.execute(
+        for row in execute(
+            con,
             f"SELECT {key}, status FROM {table} WHERE {key} IN (SELECT unnest(?))",
             [ids],
         ).fetchall()
     }
     dead = {
         str(row[0])
-        for row in con.execute(
-            "SELECT id FROM dead WHERE kind = 'deleted' AND id IN (SELECT unnest(?))", [ids]
+        for row in execute(
+            con, "SELECT id FROM dead WHERE kind = 'deleted' AND id IN (SELECT unnest(?))", [ids]
         ).fetchall()
     }
     due = [change for ident, change in first.items() if status.get(ident) == "running"]
@@ -137,38 +211,14 @@ def _finish_pipelines(
     failed = [change["id"] for change in changes if change["kind"] == "fail_pipeline"]
     if failed:
         roll_back(con, failed, {change["id"]: change["made_at"] for change in changes})
-    rows = [
-        {
-            "id": change["id"],
-            "status": "failed" if change["kind"] == "fail_pipeline" else "completed",
-            "at": change["made_at"],
-            "best_val": change["payload"].get("best_val"),
-            "best_test": change["payload"].get("best_test"),
-            "metric": change["payload"].get("metric"),
-            "duration_ms": change["payload"].get("duration_ms"),
-            "error": change["payload"].get("error"),
-        }
-        for change in changes
-    ]
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("status", pa.string()),
-            ("at", pa.timestamp("us")),
-            ("best_val", pa.float64()),
-            ("best_test", pa.float64()),
-            ("metric", pa.string()),
-            ("duration_ms", pa.int64()),
-            ("error", pa.string()),
-        ]
-    )
-    incoming.rows = pa.Table.from_pylist(rows, schema=schema)
-    con.execute(
-        """
-        UPDATE pipelines SET status = f.status, completed_at = f.at, best_val = f.best_val,
-            best_test = f.best_test, metric = f.metric, duration_ms = f.duration_ms, error = f.error
-        FROM incoming f WHERE pipelines.pipeline_id = f.id
-        """
+    rows = [{"pipeline_id": change["id"], **_final(change)._asdict()} for change in changes]
+    schema = arrow_schema("pipelines")
+    named = [schema.field(name) for name in ("pipeline_id", *_Final._fields)]
+    incoming.rows = pa.Table.from_pylist(rows, schema=pa.schema(named))
+    settings = ", ".join(f"{name} = f.{name}" for name in _Final._fields)
+    execute(
+        con,
+        f"UPDATE pipelines SET {settings} FROM incoming f WHERE pipelines.pipeline_id = f.pipeline_id",
     )
 
 
@@ -177,16 +227,17 @@ def _edit_runs(con: duckdb.DuckDBPyConnection, changes: list[_Change]) -> list[_
     late = []
     for change in changes:
         ident, payload = change[2]["id"], change[2]["payload"]
-        rows = con.execute("SELECT name, note, tags FROM runs WHERE run_id = ?", [ident]).fetchall()
+        rows = execute(con, "SELECT name, note, tags FROM runs WHERE run_id = ?", [ident]).fetchall()
         if not rows:
-            gone = con.execute("SELECT 1 FROM dead WHERE id = ? AND kind = 'deleted'", [ident]).fetchall()
+            gone = execute(con, "SELECT 1 FROM dead WHERE id = ? AND kind = 'deleted'", [ident]).fetchall()
             if not gone:
                 late.append(change)
             continue
         name, note, tags = rows[0]
         kept = set(json.loads(tags or "[]")) | set(payload.get("add_tags", ()))
         kept -= set(payload.get("remove_tags", ()))
-        con.execute(
+        execute(
+            con,
             "UPDATE runs SET name = ?, note = ?, tags = ? WHERE run_id = ?",
             [payload.get("name", name), payload.get("note", note), json.dumps(sorted(kept)), ident],
         )
@@ -198,7 +249,8 @@ def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) 
         payload = change["payload"]
         summary = payload.get("summary")
         failed = change["kind"] == "fail_run"
-        con.execute(
+        execute(
+            con,
             "UPDATE runs SET status = ?, completed_at = ?, summary = ?, error = ? WHERE run_id = ?",
             [
                 "failed" if failed else "completed",
@@ -210,14 +262,16 @@ def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) 
         )
         if failed:
             # Rows of a chunk are inserted before its changes: what was begun after the failure is there already.
-            open_ones = con.execute(
+            open_ones = execute(
+                con,
                 "SELECT pipeline_id FROM pipelines WHERE run_id = ? AND status = 'running' AND created_at <= ?",
                 [change["id"], change["made_at"]],
             ).fetchall()
             ids = [str(row[0]) for row in open_ones]
             if ids:
                 roll_back(con, ids, dict.fromkeys(ids, change["made_at"]))
-                con.execute(
+                execute(
+                    con,
                     "UPDATE pipelines SET status = 'failed', completed_at = ?, error = ? "
                     "WHERE pipeline_id IN (SELECT unnest(?))",
                     [change["made_at"], f"run failed: {payload.get('error')}", ids],
@@ -229,13 +283,15 @@ def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: 
 
     A tombstone drops what other processes still have under way for them.
     """
-    released = con.execute(
+    released = execute(
+        con,
         "SELECT pipeline_id, list_sort(list(DISTINCT artifact_id)) FROM artifact_refs "
         "WHERE pipeline_id IN (SELECT unnest(?)) GROUP BY pipeline_id ORDER BY pipeline_id",
         [pipeline_ids],
     ).fetchall()
     for pipeline_id, artifact_ids in released:
-        con.execute(
+        execute(
+            con,
             "INSERT INTO logs (log_id, pipeline_id, step_idx, event, message, details, level, created_at) "
             "VALUES (?, ?, 0, 'cleanup', ?, ?, 'info', ?)",
             [
@@ -247,7 +303,7 @@ def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: 
             ],
         )
     delete_children(con, pipeline_ids)
-    con.execute("INSERT INTO dead SELECT unnest(?), 'rolled_back', ?", [pipeline_ids, now_naive()])
+    execute(con, "INSERT INTO dead SELECT unnest(?), 'rolled_back', ?", [pipeline_ids, now_naive()])
 
 
 def released_words(count: int) -> str:
@@ -282,11 +338,12 @@ def delete_pipelines(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) ->
     if not pipeline_ids:
         return 0
     now = now_naive()
-    con.execute(
+    execute(
+        con,
         "INSERT INTO dead SELECT chain_id, 'deleted', ? FROM chains WHERE pipeline_id IN (SELECT unnest(?))",
         [now, pipeline_ids],
     )
-    con.execute("INSERT INTO dead SELECT unnest(?), 'deleted', ?", [pipeline_ids, now])
+    execute(con, "INSERT INTO dead SELECT unnest(?), 'deleted', ?", [pipeline_ids, now])
     deleted = delete_children(con, pipeline_ids)
     for table in ("logs", "pipelines"):
         deleted += number(con, f"DELETE FROM {table} WHERE pipeline_id IN (SELECT unnest(?))", [pipeline_ids])

@@ -233,6 +233,23 @@ class SideBySide:
             return there
         return "maybe" if need.identifier in partner.touched else "no"
 
+    def failing(self, partner: Partner, pipeline_id: str) -> bool:
+        """Whether the transaction under way fails a pipeline, by itself or with its run.
+
+        What is saved for it after that comes before the failure in the store, where the rows of a commit are
+        written before its changes, and after it in the model. Both drop it; only the store's log says so.
+        """
+        run_id = self.state.pipelines.get(pipeline_id, {}).get("run_id")
+        for call in partner.block or ():
+            if call.result == pipeline_id:
+                run_id = call.arguments["run_id"]
+        failed = {"fail_run": run_id, "fail_pipeline": pipeline_id}
+        return any(
+            call.arguments[call.name.replace("fail_", "") + "_id"] == failed[call.name]
+            for call in partner.block or ()
+            if call.name in failed
+        )
+
     def note_end(self, partner: Partner, pipeline_id: str, status: str) -> None:
         """A store object ended a pipeline; its first word is what it goes by."""
         notes = partner.ended if partner.block is None else partner.ended_in_block

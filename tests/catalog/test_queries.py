@@ -258,6 +258,9 @@ def test_arrays_of_thousands_of_predictions_are_loaded_with_two_queries(
             asked.append(sql)
             return self.con.execute(sql, params)
 
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.con, name)
+
     found = store._engine.query(
         lambda con: prediction_queries.load_arrays(Counting(con), [*ids, bare, "nobody"])
     )  # type: ignore[arg-type]

@@ -157,6 +157,8 @@ class RecordingRules(MachineBase):
             ids.append(identifier)
 
     def _save(self, partner: Partner, index: int, pipeline_id: str | None) -> None:
+        if pipeline_id is not None and self.world.failing(partner, pipeline_id):
+            return
         material = materials()[index]
         arguments = {
             "obj": material.fitted, "operator_class": material.operator_class,
@@ -170,6 +172,8 @@ class RecordingRules(MachineBase):
     def _save_chain(
         self, partner: Partner, pipeline_id: str, scaler: int | None, models: list[int], grid: bool
     ) -> None:
+        if self.world.failing(partner, pipeline_id):
+            return
         known = materials()
         wanted = [None if i is None else self.ids.get(i, "0" * 64) for i in (scaler, *models)]
         first, folds = wanted[0], wanted[1:]

@@ -15,10 +15,16 @@ import xxhash
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.frames import as_array
 
-__all__ = ["StoredArray", "decode_array", "encode_array"]
+__all__ = ["ARRAY_BYTES", "StoredArray", "decode_array", "encode_array"]
 
 StoredArray = tuple[str, str, str, bytes]
 """A row of the table `arrays`: array_hash, dtype, shape (JSON list), data (C order)."""
+
+ARRAY_BYTES = """(
+    regexp_extract(dtype, '[0-9]+')::BIGINT * CASE WHEN dtype LIKE '_U%' THEN 4 ELSE 1 END
+    * coalesce(list_product(shape::BIGINT[]), 1)
+)::BIGINT"""
+"""SQL for the bytes of a row's array, as its dtype and shape say: the data itself would have to be decompressed."""
 
 
 def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:

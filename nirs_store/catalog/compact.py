@@ -66,6 +66,8 @@ def _copy(layout: Layout, draft: Path, finish: Callable[[duckdb.DuckDBPyConnecti
         for path, alias, access in ((layout.catalog, "old", ", READ_ONLY"), (draft, CATALOG_ALIAS, "")):
             quoted = str(path).replace("'", "''")
             con.execute(f"ATTACH '{quoted}' AS {alias} (ROW_GROUP_SIZE {ROW_GROUP_SIZE}{access})")
+        # So that the commit writes the file itself, and not a log that the checkpoint would write once more.
+        con.execute("SET checkpoint_threshold = '1KB'")
         con.execute(f"USE {CATALOG_ALIAS}")
         con.execute("BEGIN")
         for statement in create_statements():

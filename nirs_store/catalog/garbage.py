@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from nirs_store.catalog.access import Connection
+from nirs_store.catalog.arrays import ARRAY_BYTES
 from nirs_store.catalog.buffer import now_naive
 
 __all__ = [
@@ -102,8 +103,8 @@ def all_paths(con: Connection) -> dict[str, list[str]]:
 def unused_arrays(con: Connection) -> tuple[int, int]:
     """Count and bytes of arrays that nothing names."""
     row = con.execute(
-        """
-        SELECT count(*), coalesce(sum(octet_length(data)), 0) FROM arrays WHERE array_hash NOT IN (
+        f"""
+        SELECT count(*), coalesce(sum({ARRAY_BYTES}), 0) FROM arrays WHERE array_hash NOT IN (
             SELECT h FROM (
                 SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS h FROM prediction_arrays
                 UNION SELECT wavelengths FROM chains) WHERE h IS NOT NULL)

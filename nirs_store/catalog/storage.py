@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nirs_store.catalog.access import Connection
+from nirs_store.catalog.arrays import ARRAY_BYTES
 
 __all__ = ["RunBytes", "Shared", "array_bytes", "artifact_bytes", "largest_runs"]
 
@@ -44,15 +45,15 @@ def artifact_bytes(con: Connection) -> list[Shared]:
 def array_bytes(con: Connection) -> Shared:
     """Arrays of predictions and wavelengths; saved is what a copy for each further use would take."""
     rows = con.execute(
-        """
+        f"""
         WITH uses AS (
             SELECT h, count(*) AS n FROM (
                 SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS h FROM prediction_arrays
                 UNION ALL SELECT wavelengths FROM chains)
             WHERE h IS NOT NULL GROUP BY h
         )
-        SELECT count(*), coalesce(sum(octet_length(data)), 0)::BIGINT,
-            coalesce(sum(octet_length(data) * greatest(coalesce(u.n, 0) - 1, 0)), 0)::BIGINT
+        SELECT count(*), coalesce(sum({ARRAY_BYTES}), 0)::BIGINT,
+            coalesce(sum({ARRAY_BYTES} * greatest(coalesce(u.n, 0) - 1, 0)), 0)::BIGINT
         FROM arrays a LEFT JOIN uses u ON u.h = a.array_hash
         """
     ).fetchall()
@@ -62,7 +63,7 @@ def array_bytes(con: Connection) -> Shared:
 def largest_runs(con: Connection, limit: int) -> list[RunBytes]:
     """The runs that name most bytes of artifacts and arrays, largest first."""
     rows = con.execute(
-        """
+        f"""
         WITH named AS (
             SELECT DISTINCT l.run_id, r.artifact_id AS thing FROM artifact_refs r
                 JOIN chains c ON r.owner_kind = 'chain' AND r.owner_id = c.chain_id
@@ -73,7 +74,7 @@ def largest_runs(con: Connection, limit: int) -> list[RunBytes]:
                 JOIN pipelines l ON l.pipeline_id = p.pipeline_id
         ), sizes AS (
             SELECT artifact_id AS thing, size_bytes AS bytes FROM blobs
-            UNION ALL SELECT array_hash, octet_length(data) FROM arrays
+            UNION ALL SELECT array_hash, {ARRAY_BYTES} FROM arrays
         ), shared AS (
             SELECT thing, count(*) AS runs FROM named GROUP BY thing
         )

@@ -169,11 +169,13 @@ def _size(root: Path, relative: str) -> int:
 
 
 def _blob_files(engine: Engine) -> set[str]:
-    root = engine.layout.root
-    found = {
-        path.relative_to(root).as_posix() for path in engine.layout.artifacts.rglob("*") if path.is_file()
-    }
-    return found | set(aside_files(engine.layout))
+    artifacts = engine.layout.artifacts
+    found = set(aside_files(engine.layout))
+    # A path object a file takes several times as long as listing the folders does.
+    for folder, _, names in os.walk(artifacts):
+        inside = Path(folder).relative_to(engine.layout.root).as_posix()
+        found |= {f"{inside}/{name}" for name in names if os.path.isfile(os.path.join(folder, name))}
+    return found
 
 
 def _check_grace(grace_seconds: float) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nirs_store.catalog.arrays import decode_array, encode_array
+from nirs_store.catalog.arrays import ARRAY_BYTES, decode_array, encode_array
 from nirs_store.errors import CatalogDamaged, InvalidInput
 
 
@@ -78,3 +79,27 @@ def test_altered_bytes_are_not_given_out() -> None:
         decode_array(key, dtype, shape, bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(CatalogDamaged, match=key):
         decode_array(key, "<i8", shape, data)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 2)),
+        np.zeros((2, 0, 4), np.float32),
+        np.array(2.5),
+        np.array(["oats", "rye", "å"]),
+        np.array([b"ab", b"c"]),
+        np.array([True, False]),
+        np.array(["2026-01-02"], dtype="datetime64[ns]"),
+        np.array([1 + 2j]),
+        np.arange(5, dtype=np.int8),
+        np.arange(5, dtype=">i4"),
+    ],
+    ids=lambda array: array.dtype.str,
+)
+def test_the_bytes_of_an_array_follow_from_what_its_row_says(array: np.ndarray) -> None:
+    (_, dtype, shape, data), _ = encode_array(array, "y")
+    con = duckdb.connect()
+    con.execute("CREATE TABLE arrays (dtype VARCHAR, shape VARCHAR)")
+    con.execute("INSERT INTO arrays VALUES (?, ?)", [dtype, shape])
+    assert con.execute(f"SELECT {ARRAY_BYTES} FROM arrays").fetchall() == [(len(data),)]

@@ -54,8 +54,9 @@ T = TypeVar("T")
 
 LINGER = 0.050
 _POLL = 0.010
-# Segments that a store applies when nobody asked: a short hold, because somebody may come.
+# Segments that a store applies in one turn when nobody asked, and how often it goes on while nobody waits.
 _HELP = 128
+_TURNS = 2
 _FOREIGN_PID = re.compile(r"PID (\d+)")
 
 # Connections that a forked child inherited: destroying one there would touch the parent's file.
@@ -177,7 +178,13 @@ class CatalogAccess:
                 lease.release()
 
     def try_apply(self, at_most: int | None = _HELP) -> None:
-        """Apply the journal if the catalog is free; errors of the machine are left to queries."""
+        """Apply the journal if the catalog is free; errors of the machine are left to queries.
+
+        Parameters
+        ----------
+        at_most
+            Segments in one turn, after which whoever waits is let in; None for the whole journal in one.
+        """
         if not self._writable or not self._mutex.acquire(blocking=False):
             return
         try:
@@ -187,7 +194,10 @@ class CatalogAccess:
                 self._give_up()
                 if not self._lease.try_acquire():
                     return
-            self._ready_to_write(time.monotonic(), at_most=at_most)
+            for _ in range(_TURNS):
+                self._ready_to_write(time.monotonic(), at_most=at_most)
+                if self._journal.is_empty() or self._lease.wanted():
+                    break
         except (NirsStoreError, duckdb.Error, OSError):
             # Nobody asked for this; whoever asks meets the same error and is told.
             return

@@ -11,7 +11,14 @@ import duckdb
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.scalars import number
-from nirs_store.catalog.schema import CATALOG_ALIAS, ROW_GROUP_SIZE, TABLES, column_names, create_statements
+from nirs_store.catalog.schema import (
+    BLOCK_SIZE,
+    CATALOG_ALIAS,
+    ROW_GROUP_SIZE,
+    TABLES,
+    column_names,
+    create_statements,
+)
 from nirs_store.errors import CatalogDamaged, NirsStoreError, WriteFailed
 from nirs_store.ids import new_id
 
@@ -63,9 +70,10 @@ def compact(layout: Layout, finish: Callable[[duckdb.DuckDBPyConnection], None] 
 def _copy(layout: Layout, draft: Path, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
     con = duckdb.connect(":memory:", config={"temp_directory": str(layout.tmp)})
     try:
-        for path, alias, access in ((layout.catalog, "old", ", READ_ONLY"), (draft, CATALOG_ALIAS, "")):
+        new = f", BLOCK_SIZE {BLOCK_SIZE}"
+        for path, alias, option in ((layout.catalog, "old", ", READ_ONLY"), (draft, CATALOG_ALIAS, new)):
             quoted = str(path).replace("'", "''")
-            con.execute(f"ATTACH '{quoted}' AS {alias} (ROW_GROUP_SIZE {ROW_GROUP_SIZE}{access})")
+            con.execute(f"ATTACH '{quoted}' AS {alias} (ROW_GROUP_SIZE {ROW_GROUP_SIZE}{option})")
         # So that the commit writes the file itself, and not a log that the checkpoint would write once more.
         con.execute("SET checkpoint_threshold = '1KB'")
         con.execute(f"USE {CATALOG_ALIAS}")

@@ -20,6 +20,7 @@ from nirs_store.catalog import spare
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.migrations import migrate_catalog, pending_migrations
 from nirs_store.catalog.schema import (
+    BLOCK_SIZE,
     CATALOG_ALIAS,
     ROW_GROUP_SIZE,
     SCHEMA_VERSION,
@@ -105,6 +106,8 @@ def _in_memory(options: Options, spill: Path | None) -> duckdb.DuckDBPyConnectio
         "allow_community_extensions": False,
         # For remote files: eight threads a store that would never have anything to do.
         "async_threads": 0,
+        # Of files that are made; one that is there has its own.
+        "default_block_size": str(BLOCK_SIZE),
         # An in-memory connection would spill into the current folder.
         "temp_directory": str(spill) if spill is not None else "",
     }

@@ -1,8 +1,8 @@
 """Space kept back for cleaning up: a file that is given up when the disk is full.
 
 Deleting rows writes: DuckDB logs a deletion before it makes it, and a query applies the journal first. On a
-disk without a free byte nobody could delete anything, so a workspace holds two megabytes that whoever has the
-catalog alone gives back to the file system when there is next to nothing left. Recording never touches it.
+disk without a free byte nobody could delete anything, so a workspace holds half a megabyte that whoever has
+the catalog alone gives back to the file system when there is next to nothing left. Recording never touches it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from nirs_store.catalog.layout import Layout
 
 __all__ = ["RESERVE_BYTES", "give_back", "keep_back"]
 
-RESERVE_BYTES = 2 << 20
+RESERVE_BYTES = 1 << 19
 _PLENTY = 16 << 20
+_LITTLE = 2 << 20
 
 
 def keep_back(layout: Layout) -> None:
@@ -31,5 +32,5 @@ def keep_back(layout: Layout) -> None:
 def give_back(layout: Layout) -> None:
     """Free the space when next to nothing else is left; to be called with the lease held alone."""
     with contextlib.suppress(OSError):  # what cannot be freed is missed by the operation, which says so
-        if shutil.disk_usage(layout.root).free < RESERVE_BYTES:
+        if shutil.disk_usage(layout.root).free < _LITTLE:
             layout.reserve.unlink(missing_ok=True)

@@ -213,12 +213,35 @@ def _open_with_duckdb(talk: Any, folder: Path) -> None:
 
 def test_a_backlog_is_applied_in_the_background(store: WorkspaceStore, folder: Path) -> None:
     let_go(store)
-    for number in range(140):
+    for number in range(270):
         store.begin_run(str(number), {}, [])
     deadline = time.monotonic() + 20
-    while len(segments(folder)) >= 128 and time.monotonic() < deadline:
+    while len(segments(folder)) > 20 and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert len(segments(folder)) < 128
+    # Applied in two turns, because nobody waited.
+    assert len(segments(folder)) <= 20
+
+
+def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store._engine._keeper.stop()
+    access = store._engine.access
+    let_go(store)
+    for number in range(10):
+        store.begin_run(str(number), {}, [])
+    monkeypatch.setattr(access, "_on_idle", lambda: None)
+    applied: list[int] = []
+    real = access_module.apply_journal
+    monkeypatch.setattr(access_module, "apply_journal", lambda *a, **k: applied.append(1) or real(*a, **k))
+    left: list[int] = []
+    for somebody in (True, False):
+        applied.clear()
+        # Somebody comes during the first turn.
+        monkeypatch.setattr(access._lease, "wanted", lambda comes=somebody: comes and bool(applied))
+        access.try_apply(at_most=3)
+        left.append(len(store._engine.journal.pending()))
+    assert left == [7, 1]
 
 
 def test_recording_helps_to_apply_when_far_too_much_waits(

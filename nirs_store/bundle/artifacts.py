@@ -59,7 +59,12 @@ class Blobs:
     def _read(self, artifact_id: str) -> tuple[bytes, str]:
         if artifact_id not in self._raw:
             record = self._record(artifact_id)
-            raw = bytes(self._source.read_artifact(artifact_id))
+            try:
+                raw = bytes(self._source.read_artifact(artifact_id))
+            except ArtifactMissing:
+                raise
+            except UnknownId as error:
+                raise self._missing(artifact_id) from error
             promised = str(record.get("content_hash") or "").removeprefix("sha256:").lower()
             found = sha256_hex(raw)
             if len(promised) == 64 and promised != found:
@@ -88,7 +93,10 @@ class Blobs:
         except UnknownId:
             record = None
         if record is None:
-            raise ArtifactMissing(
-                "artifact", artifact_id, f"Chain {self._chain_id!r} names it; without it nothing was written."
-            )
+            raise self._missing(artifact_id)
         return record
+
+    def _missing(self, artifact_id: str) -> ArtifactMissing:
+        return ArtifactMissing(
+            "artifact", artifact_id, f"Chain {self._chain_id!r} names it; without it nothing was written."
+        )

@@ -31,9 +31,10 @@ __all__ = ["Recorder"]
 
 FLUSH_AFTER = 1.0
 _FLUSH_BYTES = 32 << 20
-# Each application ends with a checkpoint, which rewrites the last row group of every table: with half as many
-# applications a catalog is smaller by a quarter. They are applied in several turns, see `CatalogAccess.try_apply`.
-_APPLY_SEGMENTS = 256
+# Each application ends with a checkpoint, which rewrites the last row group of every table: half as many
+# applications wrote a sixth less; twice as many segments again would hold a reader up for a quarter of a second,
+# and make the second hundred pipelines of a run slower than the first.
+_APPLY_SEGMENTS = 128
 _APPLY_BYTES = 16 << 20
 # Far more than any process leaves behind: recording then helps to apply instead of outrunning it.
 _PRESSURE_SEGMENTS = 4096

@@ -228,6 +228,18 @@ def test_a_missing_artifact_aborts_and_leaves_the_old_file(toy: Any, tmp_path: P
     assert [item.read_bytes() for item in tmp_path.iterdir()] == [b"old"]
 
 
+def test_an_artifact_that_is_deleted_between_two_looks_is_missing(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(artifact_id: str) -> bytes:
+        raise UnknownId("artifact", artifact_id, "It was deleted.")
+
+    monkeypatch.setattr(toy, "read_artifact", gone)
+    with pytest.raises(ArtifactMissing, match="chain-0"):
+        export_chain(toy, "chain-0", tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_artifact_aborts_and_leaves_no_file(toy: Any, tmp_path: Path) -> None:
     damaged = toy.chains["chain-0"]["fold_artifacts"][1]
     toy.blobs[damaged] = toy.blobs[damaged][:-1] + b"\0"

@@ -218,7 +218,7 @@ def test_a_backlog_is_applied_in_the_background(store: WorkspaceStore, folder: P
     deadline = time.monotonic() + 20
     while len(segments(folder)) > 20 and time.monotonic() < deadline:
         time.sleep(0.02)
-    # Applied in two turns, because nobody waited.
+    # Whoever applies goes on for a second turn when nobody waits.
     assert len(segments(folder)) <= 20
 
 

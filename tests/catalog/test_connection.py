@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from storekit import let_go, snapshot
 
-from nirs_store.catalog.schema import SCHEMA_VERSION
+from nirs_store.catalog.schema import BLOCK_SIZE, SCHEMA_VERSION
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, NirsStoreError, SchemaTooNew, StoreBusy
 from nirs_store.store import WorkspaceStore
 
@@ -221,3 +221,24 @@ def test_a_statement_left_open_does_not_keep_the_file_open(store: WorkspaceStore
     with duckdb.connect(str(folder / "store.duckdb")) as con:
         assert con.execute("SELECT count(*) FROM runs").fetchone() == (0,)
     assert store.list_runs().is_empty()
+
+
+def block_size(store: WorkspaceStore) -> int:
+    sql = "SELECT block_size FROM pragma_database_size() WHERE database_name = 'store'"
+    return int(store._engine.query(lambda con: con.execute(sql).fetchall())[0][0])
+
+
+def test_a_new_catalog_has_small_blocks_and_one_with_large_ones_gets_them_from_a_vacuum(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkspaceStore(folder) as store:
+        assert block_size(store) == BLOCK_SIZE
+    with monkeypatch.context() as patch:
+        patch.setattr("nirs_store.catalog.connection.BLOCK_SIZE", 262_144)
+        with WorkspaceStore(tmp_path / "old") as old:
+            assert block_size(old) == 262_144
+    with WorkspaceStore(tmp_path / "old") as old:
+        run_id = old.begin_run("r", {}, [])
+        old.vacuum()
+        assert block_size(old) == BLOCK_SIZE
+        assert old.get_run(run_id) is not None

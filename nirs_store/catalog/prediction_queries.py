@@ -164,7 +164,21 @@ def top_predictions(
     rank = f"{bad}, {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
     columns = columns_of("predictions")
     if not groups:
-        sql = f"SELECT {columns} FROM predictions WHERE {where} ORDER BY {rank} LIMIT $limit OFFSET $offset"
+        page = f"ORDER BY {rank} LIMIT $limit OFFSET $offset"
+        if 1 <= n <= _FEW:
+            # DuckDB finds the best by one number three times as fast as by three columns. What is at least as good
+            # as the last of them is then ranked in full: a handful, or more where many are equal. NaN, which is
+            # larger than any number there, comes along and is ranked last; NULL does not.
+            scores = f"SELECT {metric} AS k FROM predictions WHERE {where}"
+            if ascending:
+                near = f"{metric} <= (SELECT max(k) FROM ({scores} ORDER BY k LIMIT $limit))"
+            else:
+                scores += f" AND NOT isnan({metric}::DOUBLE)"
+                near = f"{metric} >= (SELECT min(k) FROM ({scores} ORDER BY k DESC NULLS LAST LIMIT $limit))"
+            ranked = frame(con, f"SELECT {columns} FROM predictions WHERE {where} AND {near} {page}", params)
+            if ranked.height == n:
+                return ranked
+        sql = f"SELECT {columns} FROM predictions WHERE {where} {page}"
     else:
         del params["offset"]
         keys = ", ".join(groups)

@@ -125,7 +125,7 @@ def main() -> None:
         with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(p for p in folder.rglob("*")):
                 if path.name == "reserve":
-                    continue  # two megabytes of nothing; a workspace may lack it
+                    continue  # random bytes; a workspace may lack it
                 archive.write(path, path.relative_to(folder).as_posix())
 
 

@@ -11,11 +11,14 @@ from storekit import begin, prediction
 
 from nirs_store.store import WorkspaceStore
 
-SCORES = (None, math.nan, math.inf, -math.inf, 0.5, 0.25, -1.0, 0.0)
+SCORES = (None, math.nan, math.inf, -math.inf, 0.5, 0.25, -1.0, 0.0, -0.0)
+DISTINCT = tuple(np.linspace(-1.0, 1.0, 500).tolist())
 
 
 @pytest.mark.parametrize("ascending", [True, False])
-@pytest.mark.parametrize("pool", [SCORES, (0.5, 0.25), (None, math.nan), (None, 0.5), (math.nan, 0.5, 0.25)])
+@pytest.mark.parametrize(
+    "pool", [SCORES, (0.5, 0.25), (None, math.nan), (None, 0.5), (math.nan, 0.5, 0.25), DISTINCT]
+)
 def test_they_are_those_of_a_sort_by_hand(
     store: WorkspaceStore, ascending: bool, pool: tuple[float | None, ...]
 ) -> None:
@@ -39,6 +42,6 @@ def test_they_are_those_of_a_sort_by_hand(
 
     for name in (None, "oats"):
         wanted = [row["id"] for row in sorted(rows, key=place) if name in (None, row["name"])]
-        for n in (1, 3, 10, 39, 100):
+        for n in (1, 3, 10, 20, 39, 40, 100):
             found = store.top_predictions(n, ascending=ascending, dataset_name=name)
             assert found["prediction_id"].to_list() == wanted[:n]

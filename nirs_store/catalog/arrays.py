@@ -20,11 +20,14 @@ __all__ = ["ARRAY_BYTES", "StoredArray", "decode_array", "encode_array"]
 StoredArray = tuple[str, str, str, bytes]
 """A row of the table `arrays`: array_hash, dtype, shape (JSON list), data (C order)."""
 
-ARRAY_BYTES = """(
-    regexp_extract(dtype, '[0-9]+')::BIGINT * CASE WHEN dtype LIKE '_U%' THEN 4 ELSE 1 END
-    * coalesce(list_product(shape::BIGINT[]), 1)
-)::BIGINT"""
-"""SQL for the bytes of a row's array, as its dtype and shape say: the data itself would have to be decompressed."""
+ARRAY_BYTES = """coalesce((
+    TRY_CAST(regexp_extract(dtype, '[0-9]+') AS BIGINT) * CASE WHEN dtype LIKE '_U%' THEN 4 ELSE 1 END
+    * CASE WHEN shape = '[]' THEN 1 ELSE list_product(TRY_CAST(shape AS BIGINT[])) END
+)::BIGINT, 0)"""
+"""SQL for the bytes of a row's array, as its dtype and shape say: the data itself would have to be decompressed.
+
+Of a row that was damaged it counts none, so that a gc goes on; `check` finds the damage.
+"""
 
 
 def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:

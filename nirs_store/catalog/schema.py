@@ -50,7 +50,7 @@ CATALOG_ALIAS = "store"
 # gives any back to a catalog of this size; below 8,192 scans of a million rows slow down visibly.
 ROW_GROUP_SIZE = 8192
 # Every table and index begins a block of its own and a checkpoint rewrites whole ones: with DuckDB's 262,144 a
-# catalog of 200 pipelines is a third larger, a new one seven times. Below 32,768 a million rows open more slowly.
+# catalog of 200 pipelines is larger by half. Below 32,768 a million rows open more slowly.
 BLOCK_SIZE = 32_768
 
 

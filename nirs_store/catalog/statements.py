@@ -12,7 +12,7 @@ import duckdb
 
 __all__ = ["execute", "parsed"]
 
-# Texts are put together from fixed parts, so there is no end of them only if somebody asks for no end of columns.
+# Texts are put together from fixed parts, so there are few; but nobody counts the combinations of filters.
 _MOST = 512
 _parsed: dict[str, duckdb.Statement] = {}
 

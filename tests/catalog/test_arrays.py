@@ -81,6 +81,13 @@ def test_altered_bytes_are_not_given_out() -> None:
         decode_array(key, "<i8", shape, data)
 
 
+def test_a_row_that_makes_no_sense_hinders_nobody_who_counts_bytes() -> None:
+    con = duckdb.connect()
+    con.execute("CREATE TABLE arrays (dtype VARCHAR, shape VARCHAR)")
+    con.execute("INSERT INTO arrays VALUES ('<f8', '[2]'), ('<f8', 'x'), ('', '[3]'), ('<f8', '[]')")
+    assert con.execute(f"SELECT {ARRAY_BYTES} FROM arrays").fetchall() == [(16,), (0,), (0,), (8,)]
+
+
 @pytest.mark.parametrize(
     "array",
     [

@@ -92,7 +92,12 @@ def _ask(con: Connection, chain_id: str, known: KnownIds) -> _Found:
     if strangers:
         notes |= queries.blob_rows(con, strangers)
     rows = ranking.predictions_of_chain(con, chain_id)
-    arrays = prediction_queries.load_arrays(con, needed_arrays(rows), SCORED_ARRAYS) if rows else {}
+    needed = needed_arrays(rows)
+    arrays = (
+        prediction_queries.load_arrays(con, needed, SCORED_ARRAYS, pipeline_id=chain["pipeline_id"])
+        if needed
+        else {}
+    )
     return _Found(chain, pipeline, run, {key: note for key, note in notes.items() if note}, rows, arrays)
 
 

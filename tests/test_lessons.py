@@ -16,7 +16,7 @@ from storekit import begin, chain_of, let_go, predict, prediction, sql, whole_pi
 
 from nirs_store.blobs import durable
 from nirs_store.catalog import access as access_module
-from nirs_store.catalog import queries
+from nirs_store.catalog import prediction_queries, queries
 from nirs_store.catalog.lease import Lease
 from nirs_store.errors import NirsStoreError
 from nirs_store.store import WorkspaceStore
@@ -118,7 +118,8 @@ def test_a_question_that_fails_raises_and_does_not_look_like_an_empty_answer(
     def broken(*_: Any, **__: Any) -> Any:
         raise AttributeError("no such method on a connection")
 
-    monkeypatch.setattr(queries, "to_frame" if hasattr(queries, "to_frame") else "frame", broken)
+    monkeypatch.setattr(queries, "to_frame", broken)
+    monkeypatch.setattr(prediction_queries, "few_rows", broken)
     for ask in asking:
         with pytest.raises(AttributeError, match="no such method"):
             ask()

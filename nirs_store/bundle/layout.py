@@ -7,11 +7,14 @@ not.
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from sklearn.base import RegressorMixin
 
 from nirs_store.bundle import prefit
 from nirs_store.chains.combine import union
@@ -34,6 +37,10 @@ class Made:
 Part = Operator | Made
 
 _UNCOMPRESSED = b"\x80"  # the first byte of a pickle that joblib did not compress
+# Protocol, frame, the names of a module and a class with their lengths, and that an object of the class is made.
+_NEW_OBJECT = re.compile(
+    rb"\x80[\x04\x05]\x95.{8}\x8c(.)(sklearn\.[\w.]+)\x94\x8c(.)(\w+)\x94\x93\x94\)\x81", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -228,7 +235,7 @@ def _note_wavelengths(plan: ReplayPlan, bench: Workbench, notes: list[str]) -> N
 
 def _classifies(plan: ReplayPlan, bench: Workbench, peek: Callable[[str], bytes]) -> bool:
     pickles = [peek(member.model.artifact_id) for member in plan.members if member.model.artifact_id]
-    if all(data[:1] == _UNCOMPRESSED and b"classes_" not in data for data in pickles):
+    if all(_is_regressor(data) or _names_no_classes(data) for data in pickles):
         return False
     kinds = {bench.open(member.model)[1].classifier for member in plan.members}
     if len(kinds) > 1:
@@ -237,6 +244,23 @@ def _classifies(plan: ReplayPlan, bench: Workbench, peek: Callable[[str], bytes]
             "not exported."
         )
     return kinds.pop()
+
+
+def _is_regressor(data: bytes) -> bool:
+    """Whether a pickle makes an object of one of scikit-learn's regressors: that stands in its first bytes."""
+    begun = _NEW_OBJECT.match(data)
+    if begun is None or [len(begun[2]), len(begun[4])] != [begun[1][0], begun[3][0]]:
+        return False
+    try:
+        module = importlib.import_module(begun[2].decode())
+    except ImportError:  # of another version of scikit-learn
+        return False
+    made = getattr(module, begun[4].decode(), None)
+    return isinstance(made, type) and issubclass(made, RegressorMixin)
+
+
+def _names_no_classes(data: bytes) -> bool:
+    return data[:1] == _UNCOMPRESSED and b"classes_" not in data
 
 
 def _own_stages(plan: ReplayPlan, member: Member) -> tuple[Stage, ...]:

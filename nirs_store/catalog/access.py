@@ -33,6 +33,7 @@ from nirs_store.catalog.connection import (
     schema_version,
 )
 from nirs_store.catalog.failures import translated
+from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
@@ -87,6 +88,8 @@ class CatalogAccess:
         self._mutex = threading.RLock()
         self._held_for_fork = False
         self._con: Connection | None = None
+        # What that connection has learnt from applying; made anew with every connection.
+        self._arriving = Incoming()
         self._instance = Instance(layout.catalog, options, layout.tmp if writable else None)
         self._closed = False
         self._depth = 0
@@ -371,6 +374,7 @@ class CatalogAccess:
         give_back(self._layout)
         if self._con is None:
             self._con = self._connect(read_only=False, deadline=deadline)
+            self._arriving = Incoming()
             self._look_at(self._con)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
         unsettled = not self.sweeping and bool(aside_files(self._layout))
@@ -378,7 +382,10 @@ class CatalogAccess:
         everything = None if unsettled else at_most
         if not self._journal.is_empty():
             self._changed = True
-        report = self._guard(lambda con: apply_journal(con, self._journal, at_most=everything), self._con)
+        arriving = self._arriving
+        report = self._guard(
+            lambda con: apply_journal(con, self._journal, at_most=everything, arriving=arriving), self._con
+        )
         if unsettled:
             self._guard(lambda con: settle_aside(con, self._layout, claimed), self._con)
         self._tell(report)

@@ -92,9 +92,15 @@ class ApplyReport:
 
 
 def apply_journal(
-    con: duckdb.DuckDBPyConnection, journal: Journal, *, at_most: int | None = None
+    con: duckdb.DuckDBPyConnection,
+    journal: Journal,
+    *,
+    at_most: int | None = None,
+    arriving: Incoming | None = None,
 ) -> ApplyReport:
     """Apply pending segments (all, or the first few), in chunks of one transaction each.
+
+    `arriving` is what the connection knows from applying earlier ones; with it, the next few take less time.
 
     Raises
     ------
@@ -105,8 +111,10 @@ def apply_journal(
     entries = journal.pending()
     if not entries:
         return report
+    arriving = arriving or Incoming()
     try:
-        applied = {str(row[0]) for row in execute(con, "SELECT txid FROM applied").fetchall()}
+        arriving.register(con)
+        applied = {str(row[0]) for row in arriving.run(con, "SELECT txid FROM applied").fetchall()}
         _prune(con, journal, applied, entries)
         # A crash came between an earlier commit and its unlink; or a commit whose sync failed was
         # tried again and is here twice.
@@ -116,7 +124,7 @@ def apply_journal(
         for entry in entries:
             (done if entry.txid in seen else todo).append(entry)
             seen.add(entry.txid)
-        _apply(con, journal, todo[:at_most], report)
+        _apply(con, journal, arriving, todo[:at_most], report)
         journal.remove([entry for entry in done if entry.txid in applied])
     except (duckdb.Error, OSError) as error:
         _rollback(con)
@@ -126,21 +134,29 @@ def apply_journal(
             f"The journal could not be applied: {error} Nothing is lost: the commits wait in "
             f"{entries[0].path.parent}. Remove the cause and ask again."
         ) from error
+    finally:
+        arriving.clear()
     return report
 
 
-def _apply(con: duckdb.DuckDBPyConnection, journal: Journal, todo: list[Entry], report: ApplyReport) -> None:
+def _apply(
+    con: duckdb.DuckDBPyConnection,
+    journal: Journal,
+    arriving: Incoming,
+    todo: list[Entry],
+    report: ApplyReport,
+) -> None:
     while todo:
         chunk, todo = _take_chunk(todo)
         try:
-            _apply_chunk(con, chunk, report)
+            _apply_chunk(con, arriving, chunk, report)
         except _GUILTY as error:
             _rollback(con)
             if len(chunk) == 1:
                 _reject(journal, chunk[0], error, report)
             else:
                 for entry in chunk:
-                    _apply(con, journal, [entry], report)
+                    _apply(con, journal, arriving, [entry], report)
             continue
         journal.remove(chunk)
 
@@ -157,7 +173,9 @@ def _take_chunk(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     return entries, []
 
 
-def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report: ApplyReport) -> None:
+def _apply_chunk(
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, chunk: Sequence[Entry], report: ApplyReport
+) -> None:
     segments: list[tuple[Entry, Segment]] = []
     for entry in chunk:
         segment = decode(entry.path.read_bytes())
@@ -176,24 +194,23 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
     con.execute("BEGIN")
     dropped: dict[str, int] = {}
     # Whether a row may have lost its owner; nothing in a segment can change that before the changes come.
-    n_dead, n_deferred = _waiting(con)
+    n_dead, n_deferred = _waiting(con, arriving)
     buried = n_dead > 0 and bool(OWNERS.keys() & tables.keys())
     waiting = waiting_changes(con) if n_deferred else []
     if "pipelines" in tables and not buried and not waiting:
         tables["pipelines"], changes = complete_arrivals(tables["pipelines"], changes)
-    with Incoming(con) as incoming:
-        if takeovers is not None and not buried:
-            # Most of what is taken over came in the same chunk: it need not go into the catalog first.
-            tables["artifact_refs"] = _take_over(con, takeovers, tables.get("artifact_refs"))
-        for name, rows in tables.items():
-            lost = _insert(con, incoming, name, rows, buried=buried)
-            if lost:
-                dropped[name] = lost
-        if takeovers is not None and buried:
-            # Only now it is known which references were dropped.
-            _take_over(con, takeovers, None)
-        apply_changes(con, incoming, waiting, changes)
-        append_notes(con, incoming, notes)
+    if takeovers is not None and not buried:
+        # Most of what is taken over came in the same chunk: it need not go into the catalog first.
+        tables["artifact_refs"] = _take_over(con, arriving, takeovers, tables.get("artifact_refs"))
+    for name, rows in tables.items():
+        lost = _insert(con, arriving, name, rows, buried=buried)
+        if lost:
+            dropped[name] = lost
+    if takeovers is not None and buried:
+        # Only now it is known which references were dropped.
+        _take_over(con, arriving, takeovers, None)
+    apply_changes(con, arriving, waiting, changes)
+    append_notes(con, arriving, notes)
     ids = [entry.txid for entry, _ in segments]
     execute(
         con, "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, [e.number for e, _ in segments], now]
@@ -206,10 +223,10 @@ def _apply_chunk(con: duckdb.DuckDBPyConnection, chunk: Sequence[Entry], report:
         report.dropped[name] = report.dropped.get(name, 0) + count
 
 
-def _waiting(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+def _waiting(con: duckdb.DuckDBPyConnection, arriving: Incoming) -> tuple[int, int]:
     """How many tombstones there are, and how many changes whose row has not come."""
     counts = dict(
-        execute(
+        arriving.run(
             con, "SELECT 'dead', count(*) FROM dead UNION ALL SELECT 'deferred', count(*) FROM deferred"
         ).fetchall()
     )
@@ -236,41 +253,43 @@ def _changes_of(
 
 
 def _insert(
-    con: duckdb.DuckDBPyConnection, incoming: Incoming, name: str, rows: pa.Table, *, buried: bool
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, name: str, rows: pa.Table, *, buried: bool
 ) -> int:
     """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
     repeated = _REPEATED.get(name)
     clashes = 0
     if repeated is not None:
-        clashes, rows = _new_only(con, name, repeated, rows)
+        clashes, rows = _new_only(con, arriving, name, repeated, rows)
     if not rows.num_rows:
         return clashes
-    incoming.rows = rows
+    arriving.rows = rows
     columns = ", ".join(field.name for field in arrow_schema(name))
     owners = OWNERS.get(name)
     if owners is None or not buried:
-        execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming")
+        arriving.run(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving")
         return clashes
     if name == "predictions":
         # A caller may give the id of a deleted prediction to a new one.
-        execute(con, "DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM incoming)")
+        execute(con, "DELETE FROM dead WHERE kind = 'deleted' AND id IN (SELECT prediction_id FROM arriving)")
     dead = " OR ".join(
         f"EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{column} AND d.kind = '{kind}')"
         for column, kind in owners
     )
-    lost = number(con, f"SELECT count(*) FROM incoming i WHERE {dead}")
+    lost = number(con, f"SELECT count(*) FROM arriving i WHERE {dead}")
     drag = DRAGS.get(name)
     if drag is not None and lost:
         execute(
             con,
-            f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM incoming i WHERE {dead}",
+            f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM arriving i WHERE {dead}",
             [now_naive()],
         )
-    execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming i WHERE NOT ({dead})")
+    execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving i WHERE NOT ({dead})")
     return lost + clashes
 
 
-def _new_only(con: duckdb.DuckDBPyConnection, name: str, key: str, rows: pa.Table) -> tuple[int, pa.Table]:
+def _new_only(
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, name: str, key: str, rows: pa.Table
+) -> tuple[int, pa.Table]:
     """Leave out rows whose key is there already, or came before in the batch; counts records that then differ.
 
     Asked for, because ``ON CONFLICT`` takes three times as long as an insert, and leaves open which of two rows of
@@ -280,8 +299,9 @@ def _new_only(con: duckdb.DuckDBPyConnection, name: str, key: str, rows: pa.Tabl
     # What a record says does not fit another artifact under the same id; the other tables have nothing to compare.
     value = "artifact_id" if name == "artifact_records" else key
     values = rows.column(value).to_pylist()
-    there = execute(
-        con, f"SELECT {key}, {value} FROM {name} WHERE {key} IN (SELECT unnest(?))", [list(set(keys))]
+    arriving.rows = rows.select([key])
+    there = arriving.run(
+        con, f"SELECT {key}, {value} FROM {name} WHERE {key} IN (SELECT {key} FROM arriving)"
     ).fetchall()
     first: dict[str, str] = {str(row[0]): str(row[1]) for row in there}
     keep, clashes = [], 0
@@ -294,7 +314,9 @@ def _new_only(con: duckdb.DuckDBPyConnection, name: str, key: str, rows: pa.Tabl
     return clashes, rows if len(keep) == rows.num_rows else rows.take(pa.array(keep, type=pa.int64()))
 
 
-def _take_over(con: duckdb.DuckDBPyConnection, takeovers: pa.Table, fresh: pa.Table | None) -> pa.Table:
+def _take_over(
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, takeovers: pa.Table, fresh: pa.Table | None
+) -> pa.Table:
     """Remove one reference of a session for each artifact that one of its chains took over.
 
     Each takeover ends the oldest reference that was there when it was made and that no earlier one took. It
@@ -304,11 +326,11 @@ def _take_over(con: duckdb.DuckDBPyConnection, takeovers: pa.Table, fresh: pa.Ta
     Returns the references that are left of `fresh`, which are not in the catalog yet.
     """
     wanted = takeovers.to_pylist()
-    there = execute(
+    arriving.rows = takeovers
+    there = arriving.run(
         con,
         "SELECT owner_id, artifact_id, ref_id FROM artifact_refs WHERE owner_kind = 'session' "
-        "AND owner_id IN (SELECT unnest(?)) AND artifact_id IN (SELECT unnest(?))",
-        [list({row["session_id"] for row in wanted}), list({row["artifact_id"] for row in wanted})],
+        "AND artifact_id IN (SELECT artifact_id FROM arriving)",
     ).fetchall()
     fresh = arrow_schema("artifact_refs").empty_table() if fresh is None else fresh
     coming = fresh.select(["owner_id", "artifact_id", "ref_id", "owner_kind"]).to_pylist()

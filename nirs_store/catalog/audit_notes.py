@@ -15,7 +15,7 @@ from nirs_store.catalog.audit_rows import AUDIT, append_notes, payload_of
 from nirs_store.catalog.buffer import Buffer, now_naive
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.guard import current_guard
-from nirs_store.catalog.incoming import Incoming
+from nirs_store.catalog.incoming import incoming
 from nirs_store.catalog.values import as_error, from_json, to_json
 from nirs_store.errors import NirsStoreError
 
@@ -74,8 +74,8 @@ def note(
         payload["always"] = True
     if con is not None:
         # As it would come out of the journal.
-        with Incoming(con) as incoming:
-            append_notes(con, incoming, [(now_naive(), object_id, from_json(to_json(payload, "details")))])
+        with incoming(con) as rows:
+            append_notes(con, rows, [(now_naive(), object_id, from_json(to_json(payload, "details")))])
         return
     if success:
         with engine.recording() as buffer:

@@ -81,6 +81,10 @@ def head_of(con: duckdb.DuckDBPyConnection) -> Head:
     ((number, found),) = execute(
         con, "SELECT max(number), arg_max(entry_hash, number) FROM audit_entries"
     ).fetchall()
+    return _head(number, found)
+
+
+def _head(number: Any, found: Any) -> Head:
     return Head(0, GENESIS) if number is None else Head(int(number), str(found))
 
 
@@ -95,12 +99,16 @@ def append_notes(
     """
     if not notes:
         return 0
-    setting = execute(con, "SELECT value FROM settings WHERE key = 'audit'").fetchall()
-    off = bool(setting) and (from_json(setting[0][0]) or {}).get("enabled") is False
+    ((setting, last, found),) = incoming.run(
+        con,
+        "SELECT (SELECT value FROM settings WHERE key = 'audit'), max(number), arg_max(entry_hash, number) "
+        "FROM audit_entries",
+    ).fetchall()
+    off = (from_json(setting) or {}).get("enabled") is False
     notes = [note for note in notes if not off or note[2].get("always")]
     if not notes:
         return 0
-    number, previous = head_of(con)
+    number, previous = _head(last, found)
     rows = []
     for moment, identifier, payload in notes:
         number += 1
@@ -122,7 +130,7 @@ def append_notes(
         previous = row["entry_hash"] = entry_hash(row)
         rows.append(row)
     incoming.rows = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
-    execute(con, "INSERT INTO audit_entries SELECT * FROM incoming")
+    incoming.run(con, f"INSERT INTO audit_entries SELECT * FROM {incoming.name}")
     return len(rows)
 
 

@@ -68,7 +68,7 @@ def compact(layout: Layout, finish: Callable[[duckdb.DuckDBPyConnection], None] 
 
 
 def _copy(layout: Layout, draft: Path, finish: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
-    con = duckdb.connect(":memory:", config={"temp_directory": str(layout.tmp)})
+    con = duckdb.connect(":memory:", config={"temp_directory": str(layout.tmp), "async_threads": 0})
     try:
         new = f", BLOCK_SIZE {BLOCK_SIZE}"
         for path, alias, option in ((layout.catalog, "old", ", READ_ONLY"), (draft, CATALOG_ALIAS, new)):
@@ -80,13 +80,16 @@ def _copy(layout: Layout, draft: Path, finish: Callable[[duckdb.DuckDBPyConnecti
         con.execute("BEGIN")
         for statement in create_statements():
             con.execute(statement)
-        for table in TABLES:
-            before = number(con, f"SELECT count(*) FROM old.{table}")
+        counts = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM old.{table}" for table in TABLES)
+        for table, before in con.execute(counts).fetchall():
             if not before:
                 continue
             names = ", ".join(column_names(table))
-            # In the order of the key: ids sort by time, so a pipeline's rows lie together.
-            after = number(con, f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table} ORDER BY 1")
+            # In the order of the key: ids sort by time, so a pipeline's rows lie together. Arrays stay in the order
+            # in which they came, because that of their hashes would scatter them: what is read to get one is
+            # decompressed two thousand at a time.
+            order = "" if table == "arrays" else " ORDER BY 1"
+            after = number(con, f"INSERT INTO {table} ({names}) SELECT {names} FROM old.{table}{order}")
             if before != after:
                 raise CatalogDamaged(
                     f"Rewriting {layout.catalog} gave {after} rows of {table} for {before}; the old file is "

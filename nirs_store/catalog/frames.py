@@ -7,12 +7,15 @@ needs no pool, so a forked child gets its answers too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import duckdb
 import pyarrow as pa
 
 from nirs_store.lazily import polars as pl
 
-__all__ = ["to_frame"]
+__all__ = ["few_rows", "to_frame"]
 
 
 def to_frame(relation: duckdb.DuckDBPyRelation) -> pl.DataFrame:
@@ -21,6 +24,28 @@ def to_frame(relation: duckdb.DuckDBPyRelation) -> pl.DataFrame:
     return pl.DataFrame(
         [_series(name, column) for name, column in zip(table.column_names, table.columns, strict=True)]
     )
+
+
+def few_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pl.DataFrame:
+    """Make the frame of a few rows that were fetched as Python values: for them Arrow takes as long as the query.
+
+    Parameters
+    ----------
+    rows : sequence of sequences
+        Values in the order of the columns, moments without a time zone.
+    schema : pyarrow.Schema
+        The columns, as `nirs_store.catalog.schema.arrow_schema` has them.
+    """
+    columns = [list(values) for values in zip(*rows, strict=True)] or [[] for _ in schema]
+    return pl.DataFrame([_made(field, values) for field, values in zip(schema, columns, strict=True)])
+
+
+def _made(field: pa.Field, values: list[Any]) -> pl.Series:
+    kinds = {pa.string(): pl.String, pa.float64(): pl.Float64, pa.int32(): pl.Int32, pa.int64(): pl.Int64}
+    kind = kinds.get(field.type)
+    if kind is None:
+        return _series(field.name, pa.chunked_array([pa.array(values, field.type)]))
+    return pl.Series(field.name, values, dtype=kind)
 
 
 def _series(name: str, column: pa.ChunkedArray) -> pl.Series:

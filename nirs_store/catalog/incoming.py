@@ -1,50 +1,95 @@
-"""Arrow rows that the statements of a transaction read as the table ``incoming``."""
+"""Arrow rows that statements read as a table."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-__all__ = ["Incoming"]
+from nirs_store.catalog.statements import execute
+
+__all__ = ["Incoming", "incoming"]
+
+_ARRIVING = "arriving"
 
 
 class Incoming:
-    """A name that is registered once, and whose rows are changed from statement to statement.
+    """What one connection makes of rows: a name that is registered once, and statements that it knows.
 
-    Registering and taking back a table costs as much as inserting a few rows: DuckDB makes a view and drops it.
+    Registering and taking back a table costs as much as inserting a few rows, because DuckDB makes a view and drops
+    it; so does planning a statement anew.
 
     Examples
     --------
     >>> con = duckdb.connect()
-    >>> with Incoming(con) as incoming:
-    ...     incoming.rows = pa.table({"a": [1, 2]})
-    ...     con.execute("SELECT sum(a) FROM incoming").fetchall()
-    ...     incoming.rows = pa.table({"b": ["x"]})
-    ...     con.execute("SELECT b FROM incoming").fetchall()
+    >>> arriving = Incoming()
+    >>> arriving.register(con)
+    >>> for values in ([1, 2], [3]):
+    ...     arriving.rows = pa.table({"a": values})
+    ...     arriving.run(con, "SELECT sum(a) FROM arriving").fetchall()
     [(3,)]
-    [('x',)]
+    [(3,)]
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
-        self._con = con
-        self.rows = pa.table({"nothing": pa.array([], pa.int8())})
+    def __init__(self, name: str = _ARRIVING) -> None:
+        self.name = name
+        self.rows: pa.Table = _NOTHING
+        self._registered = False
+        # Statements that were run over rows of which columns, and what the prepared ones are called.
+        self._known: dict[tuple[str, pa.Schema], str | None] = {}
 
-    def __enter__(self) -> Incoming:
-        self._con.register("incoming", self)
-        return self
+    def register(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Let the connection's statements see the rows; outside a transaction, which could take that back."""
+        if not self._registered:
+            con.register(self.name, self)
+            self._registered = True
 
-    def __exit__(self, *_: object) -> None:
-        # In a transaction that has failed this raises too, and would hide what was wrong.
-        with contextlib.suppress(duckdb.TransactionException):
-            self._con.unregister("incoming")
+    def clear(self) -> None:
+        """Hold no rows any more."""
+        self.rows = _NOTHING
 
-    # What DuckDB asks anything for that gives Arrow rows; the schema anew with every statement.
+    def run(self, con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
+        """Execute a statement without parameters.
+
+        The second time it is prepared, and from then on takes about half the time. What is run once on a connection
+        would lose by it.
+        """
+        # DuckDB refuses rows of other columns than those that a statement was prepared for.
+        key = (sql, self.rows.schema)
+        if key not in self._known:
+            self._known[key] = None
+            return execute(con, sql)
+        name = self._known[key]
+        if name is None:
+            name = f"{self.name}_{len([name for name in self._known.values() if name])}"
+            con.execute(f"PREPARE {name} AS {sql}")
+            self._known[key] = name
+        return execute(con, f"EXECUTE {name}")
+
+    # What DuckDB asks anything for that gives Arrow rows; the schema when a statement is planned.
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return self.rows.__arrow_c_stream__(requested_schema)
 
     def __arrow_c_schema__(self) -> Any:
         return self.rows.schema.__arrow_c_schema__()
+
+
+# Made of nothing, because pyarrow imports pandas for a list of values.
+_NOTHING = pa.Table.from_arrays([pa.Array.from_buffers(pa.int8(), 0, [None, None])], names=["nothing"])
+
+
+@contextlib.contextmanager
+def incoming(con: duckdb.DuckDBPyConnection) -> Iterator[Incoming]:
+    """Rows under a name of their own for as long as the block runs, inside a transaction or not."""
+    rows = Incoming("incoming")
+    rows.register(con)
+    try:
+        yield rows
+    finally:
+        # In a transaction that has failed this raises too, and would hide what was wrong.
+        with contextlib.suppress(duckdb.TransactionException):
+            con.unregister(rows.name)

@@ -18,7 +18,7 @@ from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
 from nirs_store.catalog import migration_4
 from nirs_store.catalog.audit_rows import append_notes, payload_of
 from nirs_store.catalog.buffer import now_naive
-from nirs_store.catalog.incoming import Incoming
+from nirs_store.catalog.incoming import incoming
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.schema import CATALOG_ALIAS, VIEWS
 from nirs_store.errors import WriteFailed
@@ -118,8 +118,8 @@ def migrate_catalog(
             if step.to_version >= _AUDITED_FROM:
                 facts = {"from_version": version, "to_version": step.to_version, "step": step.name}
                 note = (now_naive(), None, payload_of("migrate", "workspace", details=facts))
-                with Incoming(con) as incoming:
-                    append_notes(con, incoming, [note])
+                with incoming(con) as rows:
+                    append_notes(con, rows, [note])
             con.execute(
                 "UPDATE nirs_store_meta SET value = ? WHERE key = 'schema_version'", [str(step.to_version)]
             )

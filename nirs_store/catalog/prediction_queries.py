@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nirs_store.catalog.access import Connection
+from nirs_store.catalog.frames import few_rows
 from nirs_store.catalog.queries import array_of, arrays_of, columns_of, decoded, frame, one, page_of
-from nirs_store.catalog.schema import TABLES, column_names
+from nirs_store.catalog.schema import TABLES, arrow_schema, column_names
 from nirs_store.catalog.statements import execute
 from nirs_store.catalog.values import as_float, as_int, as_text
 from nirs_store.errors import InvalidInput
@@ -56,6 +57,8 @@ GROUP_COLUMNS = (
 
 # DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
 _FEW = 10_000
+# Up to so many rows, Python values are made into a frame sooner than Arrow is.
+_HANDFUL = 200
 
 
 def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str, Any] | None:
@@ -75,15 +78,28 @@ def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str,
 
 
 def load_arrays(
-    con: Connection, prediction_ids: Sequence[str], names: Sequence[str] = ARRAY_NAMES
+    con: Connection,
+    prediction_ids: Sequence[str],
+    names: Sequence[str] = ARRAY_NAMES,
+    *,
+    pipeline_id: str | None = None,
 ) -> dict[str, dict[str, np.ndarray | None]]:
-    """Arrays of many predictions, all or those of `names`, with two queries, however many they are."""
+    """Arrays of many predictions, all or those of `names`, with two queries, however many they are.
+
+    Of predictions of one pipeline, naming it takes half the time; those whose rows do not name it are looked up by
+    their own ids.
+    """
     columns = [name for name in ARRAY_NAMES if name in names]
-    rows = execute(
-        con,
-        f"SELECT prediction_id, {', '.join(columns)} FROM prediction_arrays WHERE prediction_id IN (SELECT unnest(?))",
-        [list(prediction_ids)],
-    ).fetchall()
+    sql = f"SELECT prediction_id, {', '.join(columns)} FROM prediction_arrays WHERE"
+    rows: list[tuple[str | None, ...]] = []
+    missing = list(prediction_ids)
+    if pipeline_id is not None:
+        wanted = set(missing)
+        of_pipeline = execute(con, f"{sql} pipeline_id = ?", [pipeline_id]).fetchall()
+        rows = [row for row in of_pipeline if row[0] in wanted]
+        missing = sorted(wanted - {str(row[0]) for row in rows})
+    if missing:
+        rows += execute(con, f"{sql} prediction_id IN (SELECT unnest(?))", [missing]).fetchall()
     arrays = arrays_of(con, sorted({key for row in rows for key in row[1:] if key is not None}))
     return {
         str(row[0]): {
@@ -143,6 +159,13 @@ def query_predictions(con: Connection, limit: int | None, offset: int, **filters
     )
 
 
+def _few_rows(con: Connection, sql: str, params: dict[str, Any]) -> pl.DataFrame:
+    """Rows of `predictions` with all their columns."""
+    if params["limit"] is None or params["limit"] > _HANDFUL:
+        return frame(con, sql, params)
+    return few_rows(execute(con, sql, params).fetchall(), arrow_schema("predictions"))
+
+
 def _settled(found: pl.DataFrame, n: int, metric: str, ascending: bool) -> pl.DataFrame | None:
     """The first n of n + 1 rows in order of a score, if that alone tells them from the rest; else None.
 
@@ -186,21 +209,21 @@ def top_predictions(
                 f"ORDER BY {metric} {'ASC' if ascending else 'DESC'} NULLS LAST LIMIT $limit OFFSET $offset"
             )
             sql = f"SELECT {columns} FROM predictions WHERE {where} {first}"
-            ranked = _settled(frame(con, sql, params | {"limit": limit + 1}), limit, metric, ascending)
+            found = _few_rows(con, sql, params | {"limit": limit + 1})
+            ranked = _settled(found, limit, metric, ascending)
             if ranked is not None:
                 return ranked
-        sql = f"SELECT {columns} FROM predictions WHERE {where} {page}"
+        return _few_rows(con, f"SELECT {columns} FROM predictions WHERE {where} {page}", params)
+    del params["offset"]
+    keys = ", ".join(groups)
+    if 1 <= n <= _FEW:
+        # The best rows of each group by what orders them alone; a window would sort whole rows.
+        key = f"ROW({bad}, {'' if ascending else '-'}{metric}, prediction_id)"
+        best = f"unnest(arg_min(rowid, {key}, $limit)) FROM predictions WHERE {where} GROUP BY {keys}"
     else:
-        del params["offset"]
-        keys = ", ".join(groups)
-        if 1 <= n <= _FEW:
-            # The best rows of each group by what orders them alone; a window would sort whole rows.
-            key = f"ROW({bad}, {'' if ascending else '-'}{metric}, prediction_id)"
-            best = f"unnest(arg_min(rowid, {key}, $limit)) FROM predictions WHERE {where} GROUP BY {keys}"
-        else:
-            best = (
-                f"rowid FROM predictions WHERE {where} "
-                f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit"
-            )
-        sql = f"SELECT {columns} FROM predictions WHERE rowid IN (SELECT {best}) ORDER BY {keys}, {rank}"
+        best = (
+            f"rowid FROM predictions WHERE {where} "
+            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit"
+        )
+    sql = f"SELECT {columns} FROM predictions WHERE rowid IN (SELECT {best}) ORDER BY {keys}, {rank}"
     return frame(con, sql, params)

@@ -275,9 +275,11 @@ def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:
 
 
 def arrays_of(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    # By their places: asked for by hash alone, DuckDB decompresses every array of the catalog to find some.
     rows = execute(
         con,
-        "SELECT array_hash, dtype, shape, data FROM arrays WHERE array_hash IN (SELECT unnest(?))",
+        "SELECT array_hash, dtype, shape, data FROM arrays WHERE rowid IN "
+        "(SELECT rowid FROM arrays WHERE array_hash IN (SELECT unnest(?)))",
         [list(keys)],
     ).fetchall()
     return {str(row[0]): decode_array(*row) for row in rows}

@@ -114,7 +114,7 @@ def waiting_changes(con: duckdb.DuckDBPyConnection) -> list[_Change]:
 
 
 def apply_changes(
-    con: duckdb.DuckDBPyConnection, incoming: Incoming, waiting: Sequence[_Change], new: Sequence[_Change]
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, waiting: Sequence[_Change], new: Sequence[_Change]
 ) -> None:
     """Apply changes that waited, and those of one chunk, inside the caller's transaction."""
     if not waiting and not new:
@@ -123,8 +123,8 @@ def apply_changes(
     _end_sessions(con, [c for _, _, c in changes if c["kind"] == "end_session"])
     late: list[_Change] = []
     for part in _in_order(changes):
-        late += _finish(con, incoming, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
-        late += _finish(con, incoming, "runs", "run_id", _of(part, _RUN_KINDS))
+        late += _finish(con, arriving, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
+        late += _finish(con, arriving, "runs", "run_id", _of(part, _RUN_KINDS))
         late += _edit_runs(con, _of(part, ("edit_run",)))
     if waiting:
         execute(con, "DELETE FROM deferred")
@@ -172,7 +172,7 @@ def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]])
 
 
 def _finish(
-    con: duckdb.DuckDBPyConnection, incoming: Incoming, table: str, key: str, changes: list[_Change]
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, table: str, key: str, changes: list[_Change]
 ) -> list[_Change]:
     """Give rows their final state; returns the changes whose row is not there yet."""
     if not changes:
@@ -197,14 +197,14 @@ def _finish(
     }
     due = [change for ident, change in first.items() if status.get(ident) == "running"]
     if table == "pipelines":
-        _finish_pipelines(con, incoming, due)
+        _finish_pipelines(con, arriving, due)
     else:
         _finish_runs(con, due)
     return [change for change in changes if change[2]["id"] not in status and change[2]["id"] not in dead]
 
 
 def _finish_pipelines(
-    con: duckdb.DuckDBPyConnection, incoming: Incoming, changes: list[dict[str, Any]]
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, changes: list[dict[str, Any]]
 ) -> None:
     if not changes:
         return
@@ -214,11 +214,11 @@ def _finish_pipelines(
     rows = [{"pipeline_id": change["id"], **_final(change)._asdict()} for change in changes]
     schema = arrow_schema("pipelines")
     named = [schema.field(name) for name in ("pipeline_id", *_Final._fields)]
-    incoming.rows = pa.Table.from_pylist(rows, schema=pa.schema(named))
+    arriving.rows = pa.Table.from_pylist(rows, schema=pa.schema(named))
     settings = ", ".join(f"{name} = f.{name}" for name in _Final._fields)
     execute(
         con,
-        f"UPDATE pipelines SET {settings} FROM incoming f WHERE pipelines.pipeline_id = f.pipeline_id",
+        f"UPDATE pipelines SET {settings} FROM arriving f WHERE pipelines.pipeline_id = f.pipeline_id",
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nirs_store.bundle import Bundle, export_chain, load_bundle
+from nirs_store.bundle import Bundle, export_chain, layout, load_bundle
 from nirs_store.errors import ReplayError
 
 X = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 5.0], [4.0, 3.5], [5.0, 8.0]])
@@ -175,3 +176,46 @@ def test_steps_of_one_number_and_different_kinds_are_numbered_anew(
     assert [step["step_idx"] for step in bundle.chain["steps"]] == [1, 2, 3]
     foreign = load_bundle(kit.as_foreign(bundle.path), allow_pickle=True)
     assert (foreign.predict(X) == shelf.replay(chain_id, X)).all()
+
+
+def pickles() -> dict[str, tuple[bytes, bool]]:
+    """Models as they are stored, and whether their first bytes tell that they are regressors."""
+    from sklearn.cross_decomposition import PLSRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+
+    from nirs_store.blobs.serializers import get_serializer
+
+    class Own(Ridge):  # type: ignore[misc]
+        pass
+
+    Own.__module__, Own.__qualname__ = __name__, "Own"
+    globals()["Own"] = Own
+    dumps = get_serializer("joblib").dumps
+    ridge = dumps(Ridge().fit(X, Y))
+    gone = ridge.replace(b"\x8c\x1bsklearn.linear_model._ridge", b"\x8c\x1bsklearn.linear_model._gones")
+    assert gone != ridge
+    return {
+        "ridge": (ridge, True),
+        "pls": (dumps(PLSRegression(1).fit(X, Y)), True),
+        "logistic": (dumps(LogisticRegression().fit(X, LABELS)), False),
+        "neighbours": (dumps(KNeighborsClassifier(1).fit(X, LABELS)), False),
+        "search": (dumps(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=2).fit(X, Y)), False),
+        "pipeline": (dumps(make_pipeline(Ridge()).fit(X, Y)), False),
+        "own": (dumps(Own().fit(X, Y)), False),
+        "a list": (dumps([Ridge().fit(X, Y)]), False),
+        "a class": (dumps(Ridge), False),
+        "old protocol": (pickle.dumps(Ridge().fit(X, Y), protocol=2), False),
+        "of another version": (gone, False),
+        "lying length": (ridge.replace(b"\x8c\x05Ridge", b"\x8c\x04Ridge", 1), False),
+        "cut": (ridge[:20], False),
+        "nothing": (b"", False),
+    }
+
+
+@pytest.mark.parametrize("name", pickles())
+def test_the_first_bytes_of_a_pickle_tell_a_regressor_of_scikit_learn(name: str) -> None:
+    data, expected = pickles()[name]
+    assert layout._is_regressor(data) is expected

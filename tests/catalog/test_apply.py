@@ -113,7 +113,7 @@ def test_a_large_journal_is_applied_in_parts(
     monkeypatch.setattr(
         apply_module,
         "_apply_chunk",
-        lambda con, chunk, report: (applied.append(len(chunk)), real(con, chunk, report)),
+        lambda con, arriving, chunk, report: (applied.append(len(chunk)), real(con, arriving, chunk, report)),
     )
     for number in range(9):
         store.begin_run(str(number), {}, [])
@@ -361,11 +361,11 @@ def test_the_machines_fault_while_commits_are_tried_one_by_one_is_typed_and_leav
     store.begin_run("b", {}, [])
     real = apply_module._apply_chunk
 
-    def fails_alone(con: Any, chunk: Any, report: Any) -> None:
+    def fails_alone(con: Any, arriving: Any, chunk: Any, report: Any) -> None:
         if len(chunk) == 1:
             con.execute("BEGIN")
             raise duckdb.IOException("I/O error")
-        real(con, chunk, report)
+        real(con, arriving, chunk, report)
 
     with monkeypatch.context() as patch:
         patch.setattr(apply_module, "_apply_chunk", fails_alone)

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from storekit import Y_TRUE, begin, chain_of, predict, prediction
 
-from nirs_store.catalog import prediction_queries
+from nirs_store.catalog import frames, prediction_queries, queries
+from nirs_store.catalog.schema import arrow_schema, column_names
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.store import WorkspaceStore
 
@@ -271,6 +272,54 @@ def test_arrays_of_thousands_of_predictions_are_loaded_with_two_queries(
     assert second is not None
     first[0] = 99.0  # each caller gets arrays of its own
     np.testing.assert_array_equal(second, Y_TRUE)
+
+
+def test_arrays_of_a_pipeline_are_those_that_the_predictions_have_by_themselves(
+    store: WorkspaceStore, pipeline_id: str
+) -> None:
+    ids = [predict(store, pipeline_id) for _ in range(3)]
+    elsewhere = predict(store, begin(store, "other")[1])
+    nameless = predict(store, pipeline_id)
+    bare = scored(store, pipeline_id)
+    store.list_runs()
+    store._engine.change(
+        lambda con: con.execute(
+            "UPDATE prediction_arrays SET pipeline_id = NULL WHERE prediction_id = ?", [nameless]
+        )
+    )
+    wanted = [*ids[:2], elsewhere, nameless, bare]
+
+    def ask(pipeline: str | None) -> dict[str, dict[str, np.ndarray | None]]:
+        return store._engine.query(
+            lambda con: prediction_queries.load_arrays(
+                con, wanted, ("y_true", "y_pred"), pipeline_id=pipeline
+            )
+        )
+
+    found, expected = ask(pipeline_id), ask(None)
+    assert found.keys() == expected.keys() == {*ids[:2], elsewhere, nameless}
+    for key, arrays in expected.items():
+        assert arrays.keys() == {"y_true", "y_pred"}
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[key][name], array)  # type: ignore[arg-type]
+
+
+def test_a_few_rows_make_the_frame_that_arrow_would_make(store: WorkspaceStore, pipeline_id: str) -> None:
+    for score in (0.5, None, math.nan, -math.inf, 0.25, 1.0):
+        scored(
+            store, pipeline_id, val_score=score, branch_id=None, exclusion_rate=None, best_params={"ü": [1]}
+        )
+    sql = f"SELECT {', '.join(column_names('predictions'))} FROM predictions WHERE fold_id <> ? ORDER BY 1"
+    for absent in ("nobody", prediction()["fold_id"]):
+        few = store._engine.query(
+            lambda con, absent=absent: frames.few_rows(  # type: ignore[misc]
+                con.execute(sql, [absent]).fetchall(), arrow_schema("predictions")
+            )
+        )
+        many = store._engine.query(lambda con, absent=absent: queries.frame(con, sql, [absent]))  # type: ignore[misc]
+        assert few.schema == many.schema
+        assert few.equals(many)
+        assert few.height == (6 if absent == "nobody" else 0)
 
 
 def test_an_array_that_is_gone_is_damage_and_not_a_key_error(store: WorkspaceStore, pipeline_id: str) -> None:

@@ -56,6 +56,24 @@ def test_the_file_shrinks_after_a_large_deletion_and_everything_else_is_there(
     assert not (folder / "store.duckdb.wal").exists()
 
 
+def test_arrays_that_came_together_stay_together(store: WorkspaceStore, folder: Path) -> None:
+    """What is read to get one is decompressed with its neighbours: in the order of the hashes, these are strangers."""
+    pipeline_id = begin(store)[1]
+    with store.transaction():
+        for number in range(30):
+            values = np.full(3, float(number))
+            store.save_prediction_arrays(
+                store.save_prediction(pipeline_id, None, **prediction()), values, values
+            )
+    store.list_runs()
+    let_go(store)
+    before = sql(folder, "SELECT array_hash FROM arrays ORDER BY rowid")
+    assert before != sorted(before)
+    store.vacuum()
+    let_go(store)
+    assert sql(folder, "SELECT array_hash FROM arrays ORDER BY rowid") == before
+
+
 def test_keys_and_views_survive(store: WorkspaceStore, folder: Path) -> None:
     begin(store)
     store.vacuum()

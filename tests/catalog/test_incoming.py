@@ -1,0 +1,125 @@
+"""Arrow rows as a table of one connection, and the statements that it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from storekit import begin, commit_rows, whole_pipeline
+
+from nirs_store.catalog import access
+from nirs_store.catalog.incoming import Incoming, incoming
+from nirs_store.catalog.schema import column_names
+from nirs_store.store import WorkspaceStore
+
+INSERT = "INSERT INTO things SELECT a FROM arriving"
+FIND = "SELECT a FROM things WHERE a IN (SELECT a FROM arriving) ORDER BY a"
+
+
+class Counting:
+    """A connection that keeps the statements it is given."""
+
+    def __init__(self, con: Any) -> None:
+        self.con = con
+        self.asked: list[str] = []
+
+    def execute(self, statement: Any, params: Any = None) -> Any:
+        self.asked.append(getattr(statement, "query", statement))
+        return self.con.execute(statement, params)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.con, name)
+
+
+@pytest.fixture
+def con() -> Any:
+    con = Counting(duckdb.connect())
+    con.con.execute("CREATE TABLE things (a BIGINT)")
+    return con
+
+
+def test_a_statement_is_prepared_when_it_comes_again_and_sees_the_rows_of_the_moment(con: Any) -> None:
+    arriving = Incoming()
+    arriving.register(con)
+    for values in ([1], [2, 3], [], list(range(4, 3000))):
+        arriving.rows = pa.table({"a": pa.array(values, pa.int64())})
+        arriving.run(con, INSERT)
+        assert [row[0] for row in arriving.run(con, FIND).fetchall()] == values
+    assert [text.split()[0] for text in con.asked] == [
+        *("INSERT", "SELECT"),
+        *("PREPARE", "EXECUTE", "PREPARE", "EXECUTE"),
+        *["EXECUTE"] * 4,
+    ]
+    assert con.con.execute("SELECT count(*), max(a) FROM things").fetchall() == [(2999, 2999)]
+    arriving.clear()
+    assert arriving.rows.num_rows == 0
+
+
+def test_rows_of_other_columns_are_not_given_to_what_was_prepared_for_these(con: Any) -> None:
+    arriving = Incoming()
+    arriving.register(con)
+    for kind in (pa.int64(), pa.int64(), pa.int8(), pa.int8(), pa.string(), pa.string(), pa.int64()):
+        arriving.rows = pa.table({"a": pa.array(["7"], pa.string()).cast(kind)})
+        arriving.run(con, INSERT)
+    assert con.con.execute("SELECT count(*), min(a), max(a) FROM things").fetchall() == [(7, 7, 7)]
+
+
+def test_a_transaction_that_is_taken_back_takes_neither_the_name_nor_what_was_prepared(con: Any) -> None:
+    arriving = Incoming()
+    arriving.register(con)
+    arriving.rows = pa.table({"a": [1]})
+    for ending in ("ROLLBACK", "ROLLBACK", "COMMIT", "ROLLBACK", "COMMIT"):
+        con.execute("BEGIN")
+        arriving.run(con, INSERT)
+        con.execute(ending)
+    con.execute("BEGIN")
+    with pytest.raises(duckdb.ConversionException):
+        con.execute("INSERT INTO things VALUES ('x')")
+    con.execute("ROLLBACK")
+    arriving.run(con, INSERT)
+    assert con.execute("SELECT count(*) FROM things").fetchall() == [(3,)]
+
+
+def test_a_table_that_was_altered_meanwhile_is_taken_as_it_is_now(con: Any) -> None:
+    arriving = Incoming()
+    arriving.register(con)
+    arriving.rows = pa.table({"a": [5]})
+    for _ in range(3):
+        arriving.run(con, "INSERT INTO things (a) SELECT a FROM arriving")
+    con.con.execute("ALTER TABLE things ADD COLUMN b VARCHAR DEFAULT 'new'")
+    arriving.run(con, "INSERT INTO things (a) SELECT a FROM arriving")
+    assert con.con.execute("SELECT a, b FROM things").fetchall() == [(5, "new")] * 4
+
+
+def test_a_name_for_one_block_is_taken_back_at_its_end(con: Any) -> None:
+    with incoming(con) as rows:
+        rows.rows = pa.table({"a": [1]})
+        rows.run(con, f"INSERT INTO things SELECT a FROM {rows.name}")
+    with pytest.raises(duckdb.Error, match="incoming"):
+        con.con.execute("SELECT * FROM incoming")
+
+
+def test_pipelines_that_are_asked_for_one_by_one_are_all_there_also_around_a_commit_that_is_set_aside(
+    store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "LINGER", 600.0)
+    run_id = begin(store)[0]
+    for number in range(5):
+        pipeline_id = whole_pipeline(store, run_id, f"p{number}")
+        if number == 3:
+            commit_rows(folder, {"runs": [tuple(None for _ in column_names("runs"))]})
+            with pytest.warns(UserWarning, match="set aside"):
+                found = store.query_predictions(pipeline_id=pipeline_id)
+        else:
+            found = store.query_predictions(pipeline_id=pipeline_id)
+        assert found.height == 2
+        arrays = store.get_prediction_arrays(found["prediction_id"].to_list())
+        assert all(arrays[i]["y_true"] is not None for i in found["prediction_id"])
+    arriving = store._engine.access._arriving
+    assert sum(name is not None for name in arriving._known.values()) > 5
+    assert arriving.rows.num_rows == 0  # not kept in memory while nobody asks
+    assert store.query_predictions().height == 10
+    assert [finding.kind for finding in store.check().findings] == ["segment_rejected"]

@@ -188,8 +188,11 @@ class SideBySide:
             self.saved[artifact_id] = scratch.artifacts[artifact_id]
 
     def _seen(self, partner: Partner, identifier: str) -> None:
-        """A call named what another partner had not acknowledged, and was accepted: it was committed."""
-        if identifier in partner.touched:
+        """A call named what another partner had not acknowledged, and was accepted: it was committed.
+
+        Unless it was there before, and the other one only saved it again.
+        """
+        if identifier in partner.touched or identifier in _identifiers(self.state):
             return
         for other in self.partners:
             for count, call in enumerate(other.pending, start=1):

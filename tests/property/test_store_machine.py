@@ -67,6 +67,16 @@ def test_an_intact_store_passes_all_the_scripts_below(machine: StoreMachine) -> 
     machine.folder_fits()
 
 
+def test_to_name_what_was_there_before_does_not_say_that_another_had_committed(machine: StoreMachine) -> None:
+    machine.save_artifact(who=0, index=2, pipeline=None)
+    machine.flush(who=0)
+    machine.come_or_go()
+    machine.save_artifact(who=0, index=5, pipeline=None)
+    machine.save_artifact(who=0, index=2, pipeline=None)
+    machine.save_chain(who=1, pipeline=0, scaler=None, models=[2], fresh=False, grid=False)
+    machine.crash(who=0)
+
+
 def look(machine: StoreMachine) -> None:
     machine.train(0, [5], 1.0)
     machine.look_at_everything(0)

@@ -282,8 +282,8 @@ class Engine:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+        """Whether `close` was called, also when it was interrupted once everything was committed."""
+        return self._closed or self.recorder.closed
 
     def check_open(self, *, closely: bool = True) -> None:
         """Raise what a call must raise before it does anything.
@@ -302,7 +302,7 @@ class Engine:
         SegmentRejected
             A commit of this store could not be applied.
         """
-        if self._closed:
+        if self.closed:
             raise StoreClosed
         error, self._background_error = self._background_error, None
         if error is not None:
@@ -380,7 +380,7 @@ class Engine:
             A commit of this store could not be applied, and no call has said so yet. The store is closed.
         """
         with self._close_lock:
-            if self._closed:
+            if self.closed:
                 self._let_go()
                 return
             last = Buffer()
@@ -427,7 +427,7 @@ class Engine:
 
     def finish(self) -> None:
         """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""
-        if self._closed:
+        if self.closed:
             self._let_go()
             return
         try:
@@ -442,7 +442,7 @@ class Engine:
         The child may be handed ids whose rows, and artifacts whose files, would otherwise be under way.
         """
         self.access.before_fork()
-        if self.recorder.before_fork() and not self._closed:
+        if self.recorder.before_fork() and not self.closed:
             try:
                 self.recorder.flush()
             except Exception as error:  # noqa: BLE001 - kept, and raised by the next call of this store

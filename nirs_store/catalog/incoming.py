@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -36,10 +35,23 @@ class Incoming:
 
     def __init__(self, name: str = _ARRIVING) -> None:
         self.name = name
-        self.rows: pa.Table = _NOTHING
         self._registered = False
         # Statements that were run over rows of which columns, and what the prepared ones are called.
         self._known: dict[tuple[str, pa.Schema], str | None] = {}
+        self.rows = _NOTHING
+
+    @property
+    def rows(self) -> pa.Table:
+        """What a statement reads."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: pa.Table) -> None:
+        self._rows = rows
+        # What DuckDB asks anything for that gives Arrow rows; the schema when a statement is planned. Methods of
+        # pyarrow, because Ctrl-C in one of ours would reach DuckDB as an error of the statement.
+        self.__arrow_c_stream__ = rows.__arrow_c_stream__
+        self.__arrow_c_schema__ = rows.schema.__arrow_c_schema__
 
     def register(self, con: duckdb.DuckDBPyConnection) -> None:
         """Let the connection's statements see the rows; outside a transaction, which could take that back."""
@@ -68,14 +80,6 @@ class Incoming:
             con.execute(f"PREPARE {name} AS {sql}")
             self._known[key] = name
         return execute(con, f"EXECUTE {name}")
-
-    # What DuckDB asks anything for that gives Arrow rows; the schema when a statement is planned.
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.rows.__arrow_c_stream__(requested_schema)
-
-    def __arrow_c_schema__(self) -> Any:
-        return self.rows.schema.__arrow_c_schema__()
 
 
 # Made of nothing, because pyarrow imports pandas for a list of values.

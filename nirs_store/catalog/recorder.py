@@ -127,6 +127,11 @@ class Recorder:
             self._on_backlog(waiting >= _PRESSURE_SEGMENTS)
 
     @property
+    def closed(self) -> bool:
+        """Whether everything is committed and no more rows are taken."""
+        return self._closed
+
+    @property
     def only_notes_wait(self) -> bool:
         """Whether nothing but entries for the audit trail waits to be committed."""
         with self._mutex:

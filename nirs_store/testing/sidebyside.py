@@ -230,7 +230,7 @@ class SideBySide:
         failed = row is not None and row["status"] == "failed"
         if (partner.ended_in_block | partner.ended).get(need.identifier) == "failed":
             # Unless somebody else had completed it before: then either answer is right.
-            known = failed or row is None or partner.block is not None
+            known = failed or row is None or need.identifier in partner.ended_in_block
             return "no" if known and not partner.forgetful else "maybe"
         if not failed:
             return there

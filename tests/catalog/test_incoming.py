@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pyarrow as pa
 import pytest
 from storekit import begin, commit_rows, whole_pipeline
 
+import nirs_store
 from nirs_store.catalog import access
 from nirs_store.catalog.incoming import Incoming, incoming
 from nirs_store.catalog.schema import column_names
 from nirs_store.store import WorkspaceStore
 
+PACKAGE = Path(nirs_store.__file__).parent
 INSERT = "INSERT INTO things SELECT a FROM arriving"
 FIND = "SELECT a FROM things WHERE a IN (SELECT a FROM arriving) ORDER BY a"
 
@@ -92,6 +95,24 @@ def test_a_table_that_was_altered_meanwhile_is_taken_as_it_is_now(con: Any) -> N
     con.con.execute("ALTER TABLE things ADD COLUMN b VARCHAR DEFAULT 'new'")
     arriving.run(con, "INSERT INTO things (a) SELECT a FROM arriving")
     assert con.con.execute("SELECT a, b FROM things").fetchall() == [(5, "new")] * 4
+
+
+def test_nothing_of_this_library_runs_while_duckdb_reads_the_rows(con: Any) -> None:
+    """Ctrl-C there would come out as an error of the statement, and the commit would be set aside for it."""
+    arriving = Incoming()
+    arriving.register(con)
+    arriving.rows = pa.table({"a": [1, 2]})
+    entered: list[str] = []
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: entered.append(frame.f_code.co_filename))
+    try:
+        con.con.execute(INSERT)
+        con.con.execute(f"PREPARE again AS {FIND}")
+        found = con.con.execute("EXECUTE again").fetchall()
+    finally:
+        sys.settrace(before)
+    assert found == [(1,), (2,)]
+    assert [file for file in entered if Path(file).is_relative_to(PACKAGE)] == []
 
 
 def test_a_name_for_one_block_is_taken_back_at_its_end(con: Any) -> None:

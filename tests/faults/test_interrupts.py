@@ -17,7 +17,7 @@ from storekit import begin, chain_of, predict, whole_pipeline
 import nirs_store
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
-from nirs_store.errors import NirsStoreError
+from nirs_store.errors import NirsStoreError, StoreClosed
 from nirs_store.store import WorkspaceStore
 
 _OURS = str(Path(nirs_store.__file__).parent)
@@ -250,3 +250,26 @@ def test_a_close_that_was_interrupted_is_finished_when_the_store_is_let_go_of(
         lease.release()
     # The last lines are not always reached.
     assert fired > 0.9 * whole.lines
+
+
+def test_a_close_that_was_interrupted_once_everything_was_committed_counts_as_one(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = memory / "workspace"
+    store = WorkspaceStore(folder)
+    run_id = begin(store)[0]
+
+    def interrupted() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._engine, "abort", interrupted)
+        with pytest.raises(MemoryError):
+            store.close()
+    assert store._engine.closed
+    with pytest.raises(StoreClosed):
+        store.begin_run("too late", {}, [])
+    store.close()
+    assert list((folder / "journal" / "claims").iterdir()) == []
+    with WorkspaceStore(folder) as other:
+        assert other.get_run(run_id) is not None

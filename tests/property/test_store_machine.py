@@ -77,6 +77,18 @@ def test_to_name_what_was_there_before_does_not_say_that_another_had_committed(m
     machine.crash(who=0)
 
 
+def test_to_fail_what_was_completed_before_does_not_mean_that_it_takes_no_more_rows(
+    machine: StoreMachine,
+) -> None:
+    machine.end_pipeline(failed=False, pipeline=0, score=0.5, who=0)
+    machine.crash(who=0)
+    machine.end_pipeline(failed=True, pipeline=0, score=1.0, who=0)
+    for _ in range(3):  # begun, committed, begun
+        machine.transaction(who=0, regret=False)
+    machine.save_prediction(who=0, chain=0, own_id=None, score=1.0)
+    machine.look_at_everything(who=0)
+
+
 def look(machine: StoreMachine) -> None:
     machine.train(0, [5], 1.0)
     machine.look_at_everything(0)

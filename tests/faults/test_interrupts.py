@@ -221,7 +221,13 @@ _CLOSING = (
 
 @pytest.mark.parametrize(
     "within",
-    [("abort", "attach"), *(pytest.param(names, marks=pytest.mark.slow) for names in (_CLOSING, ()))],
+    [
+        ("abort", "attach"),
+        *(
+            pytest.param(names, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
+            for names in (_CLOSING, ())
+        ),
+    ],
 )
 def test_a_close_that_was_interrupted_is_finished_when_the_store_is_let_go_of(
     memory: Path, within: tuple[str, ...]

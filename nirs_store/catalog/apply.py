@@ -26,7 +26,7 @@ from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.catalog.segments import Segment, SegmentDamaged, decode
 from nirs_store.catalog.statements import execute
-from nirs_store.catalog.transitions import apply_changes, complete_arrivals, waiting_changes
+from nirs_store.catalog.transitions import FAILURES, apply_changes, complete_arrivals, waiting_changes
 from nirs_store.errors import WriteFailed
 
 __all__ = ["DRAGS", "OWNERS", "ApplyReport", "apply_journal"]
@@ -149,7 +149,7 @@ def _apply(
     while todo:
         chunk, todo = _take_chunk(todo)
         try:
-            _apply_chunk(con, arriving, chunk, report)
+            count = _apply_chunk(con, arriving, chunk, report)
         except _GUILTY as error:
             _rollback(con)
             if len(chunk) == 1:
@@ -158,7 +158,8 @@ def _apply(
                 for entry in chunk:
                     _apply(con, journal, arriving, [entry], report)
             continue
-        journal.remove(chunk)
+        journal.remove(chunk[:count])
+        todo = [*chunk[count:], *todo]
 
 
 def _take_chunk(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -175,13 +176,15 @@ def _take_chunk(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
 
 def _apply_chunk(
     con: duckdb.DuckDBPyConnection, arriving: Incoming, chunk: Sequence[Entry], report: ApplyReport
-) -> None:
+) -> int:
+    """Apply some segments in one transaction; returns how many, which is all of them nearly always."""
     segments: list[tuple[Entry, Segment]] = []
     for entry in chunk:
         segment = decode(entry.path.read_bytes())
         if segment.txid != entry.txid:
             raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
         segments.append((entry, segment))
+    segments = segments[: _before_takeovers(con, arriving, [segment for _, segment in segments])]
     now = now_naive()
     tables = {
         name: pa.concat_tables(parts)
@@ -221,6 +224,41 @@ def _apply_chunk(
     report.segments += len(segments)
     for name, count in dropped.items():
         report.dropped[name] = report.dropped.get(name, 0) + count
+    return len(segments)
+
+
+def _before_takeovers(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequence[Segment]) -> int:
+    """How many segments can be applied at once.
+
+    Within a chunk, takeovers come before changes. A failed pipeline lets go of the references that were saved within
+    it, so a takeover that was made after the failure must not find one of these and take it in place of its own.
+    """
+    kinds = [
+        set(s.tables["changes"].column("kind").to_pylist()) if "changes" in s.tables else set()
+        for s in segments
+    ]
+    failed = next((place for place, found in enumerate(kinds, 1) if found & FAILURES), len(segments))
+    takeovers = [
+        segment.tables["takeovers"] for segment in segments[failed:] if "takeovers" in segment.tables
+    ]
+    if not takeovers:
+        return len(segments)
+    arriving.rows = pa.concat_tables(takeovers)
+    wanted = set(arriving.rows.column("artifact_id").to_pylist())
+    refs = [segment.tables["artifact_refs"] for segment in segments if "artifact_refs" in segment.tables]
+    within = any(
+        row["pipeline_id"] is not None and row["owner_kind"] == "session" and row["artifact_id"] in wanted
+        for table in refs
+        for row in table.select(["pipeline_id", "owner_kind", "artifact_id"]).to_pylist()
+    )
+    within = within or bool(
+        arriving.run(
+            con,
+            "SELECT ref_id FROM artifact_refs WHERE owner_kind = 'session' AND pipeline_id IS NOT NULL "
+            "AND artifact_id IN (SELECT artifact_id FROM arriving) LIMIT 1",
+        ).fetchall()
+    )
+    return failed if within else len(segments)
 
 
 def _waiting(con: duckdb.DuckDBPyConnection, arriving: Incoming) -> tuple[int, int]:

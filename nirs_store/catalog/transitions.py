@@ -22,6 +22,7 @@ from nirs_store.catalog.statements import execute
 from nirs_store.ids import new_id
 
 __all__ = [
+    "FAILURES",
     "apply_changes",
     "complete_arrivals",
     "delete_pipelines",
@@ -32,6 +33,7 @@ __all__ = [
 
 _Change = tuple[int, int, dict[str, Any]]
 
+FAILURES = frozenset({"fail_pipeline", "fail_run"})
 _PIPELINE_KINDS = ("complete_pipeline", "fail_pipeline")
 # Ids that the log of a failed pipeline lists.
 _LISTED = 100
@@ -45,7 +47,7 @@ def complete_arrivals(pipelines: pa.Table, changes: Sequence[_Change]) -> tuple[
     neither looked up nor updated. Only for a chunk in which nothing fails, and before which no change waited:
     who ends a pipeline first is then plain.
     """
-    if any(change["kind"] in ("fail_pipeline", "fail_run") for _, _, change in changes):
+    if any(change["kind"] in FAILURES for _, _, change in changes):
         return pipelines, list(changes)
     status = pipelines.column("status").to_pylist()
     place = {

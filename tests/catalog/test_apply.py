@@ -113,13 +113,40 @@ def test_a_large_journal_is_applied_in_parts(
     monkeypatch.setattr(
         apply_module,
         "_apply_chunk",
-        lambda con, arriving, chunk, report: (applied.append(len(chunk)), real(con, arriving, chunk, report)),
+        lambda con, arriving, chunk, report: applied.append(len(chunk)) or real(con, arriving, chunk, report),
     )
     for number in range(9):
         store.begin_run(str(number), {}, [])
     assert store.list_runs().height == 9
     assert sum(applied) == 9
     assert len(applied) > 1
+
+
+@pytest.mark.parametrize("whole_run", [False, True])
+@pytest.mark.parametrize("asked_before", [0, 1, 2])
+def test_a_chain_takes_over_what_was_saved_for_it_and_not_what_a_pipeline_let_go_of_when_it_failed(
+    store: WorkspaceStore, folder: Path, whole_run: bool, asked_before: int
+) -> None:
+    run_id, failing = begin(store)
+    artifact_id = store.save_artifact([1.0], "builtins.list", "model", "joblib", pipeline_id=failing)
+    store.flush()
+    if asked_before == 1:
+        store.list_runs()
+    if whole_run:
+        store.fail_run(run_id, "stopped")
+    else:
+        store.fail_pipeline(failing, "stopped")
+    if asked_before == 2:
+        store.list_runs()
+    _, pipeline_id = begin(store, "next")
+    assert store.save_artifact([1.0], "builtins.list", "model", "joblib") == artifact_id
+    chain_of(store, pipeline_id, artifact_id)
+    store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 1)
+    held = "SELECT owner_kind FROM artifact_refs"
+    assert store._engine.query(lambda con: con.execute(held).fetchall()) == [("chain",)]
+    # Everything is applied once.
+    assert store.list_pipelines().height == 2
+    assert segments(folder) == []
 
 
 # -- owners --------------------------------------------------------------------------------------
@@ -361,11 +388,11 @@ def test_the_machines_fault_while_commits_are_tried_one_by_one_is_typed_and_leav
     store.begin_run("b", {}, [])
     real = apply_module._apply_chunk
 
-    def fails_alone(con: Any, arriving: Any, chunk: Any, report: Any) -> None:
+    def fails_alone(con: Any, arriving: Any, chunk: Any, report: Any) -> int:
         if len(chunk) == 1:
             con.execute("BEGIN")
             raise duckdb.IOException("I/O error")
-        real(con, arriving, chunk, report)
+        return int(real(con, arriving, chunk, report))
 
     with monkeypatch.context() as patch:
         patch.setattr(apply_module, "_apply_chunk", fails_alone)

@@ -12,7 +12,7 @@ from typing import Any
 import children
 import duckdb
 import pytest
-from storekit import begin, chain_of, let_go, predict, prediction, sql, whole_pipeline
+from storekit import Counting, begin, chain_of, let_go, predict, prediction, sql, whole_pipeline
 
 from nirs_store.blobs import durable
 from nirs_store.catalog import access as access_module
@@ -81,25 +81,16 @@ def test_recording_more_predictions_needs_no_more_statements(
     for _ in range(count):
         predict(store, pipeline_id, chain_id)
     store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 1)
-    asked: list[str] = []
-
-    class Counting:
-        def __init__(self, con: Any) -> None:
-            self._con = con
-
-        def execute(self, statement: str, *rest: Any) -> Any:
-            asked.append(statement)
-            return self._con.execute(statement, *rest)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._con, name)
-
+    seen: list[Counting] = []
     real = access_module.apply_journal
-    monkeypatch.setattr(
-        access_module, "apply_journal", lambda con, journal, **named: real(Counting(con), journal, **named)
-    )
+
+    def counted(con: Any, journal: Any, **named: Any) -> Any:
+        seen.append(Counting(con))
+        return real(seen[-1], journal, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(access_module, "apply_journal", counted)
     assert store.query_predictions().height == count
-    assert 0 < len(asked) < 40
+    assert 0 < sum(len(con.asked) for con in seen) < 40
 
 
 def test_a_question_that_fails_raises_and_does_not_look_like_an_empty_answer(

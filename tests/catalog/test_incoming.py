@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from storekit import begin, commit_rows, whole_pipeline
+from storekit import Counting, begin, commit_rows, whole_pipeline
 
 import nirs_store
 from nirs_store.catalog import access
@@ -20,21 +20,6 @@ from nirs_store.store import WorkspaceStore
 PACKAGE = Path(nirs_store.__file__).parent
 INSERT = "INSERT INTO things SELECT a FROM arriving"
 FIND = "SELECT a FROM things WHERE a IN (SELECT a FROM arriving) ORDER BY a"
-
-
-class Counting:
-    """A connection that keeps the statements it is given."""
-
-    def __init__(self, con: Any) -> None:
-        self.con = con
-        self.asked: list[str] = []
-
-    def execute(self, statement: Any, params: Any = None) -> Any:
-        self.asked.append(getattr(statement, "query", statement))
-        return self.con.execute(statement, params)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.con, name)
 
 
 @pytest.fixture

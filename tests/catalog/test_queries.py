@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from storekit import Y_TRUE, begin, chain_of, predict, prediction
+from storekit import Y_TRUE, Counting, begin, chain_of, predict, prediction
 
 from nirs_store.catalog import frames, prediction_queries, queries
 from nirs_store.catalog.schema import arrow_schema, column_names
@@ -249,23 +249,14 @@ def test_arrays_of_thousands_of_predictions_are_loaded_with_two_queries(
     with store.transaction():
         ids = [predict(store, pipeline_id) for _ in range(50)]
         bare = scored(store, pipeline_id)
-    asked: list[str] = []
+    seen: list[Counting] = []
 
-    class Counting:
-        def __init__(self, con: Any) -> None:
-            self.con = con
+    def ask(con: Any) -> Any:
+        seen.append(Counting(con))
+        return prediction_queries.load_arrays(seen[-1], [*ids, bare, "nobody"])  # type: ignore[arg-type]
 
-        def execute(self, sql: str, params: Any = None) -> Any:
-            asked.append(sql)
-            return self.con.execute(sql, params)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.con, name)
-
-    found = store._engine.query(
-        lambda con: prediction_queries.load_arrays(Counting(con), [*ids, bare, "nobody"])
-    )  # type: ignore[arg-type]
-    assert len(asked) == 2
+    found = store._engine.query(ask)
+    assert len(seen[0].asked) == 2
     assert set(found) == set(ids)
     first, second = found[ids[0]]["y_true"], found[ids[1]]["y_true"]
     assert first is not None

@@ -231,3 +231,18 @@ def python(code: str, *args: Any, timeout: float = 90.0, **options: Any) -> subp
         timeout=timeout,
         **options,
     )
+
+
+class Counting:
+    """A connection that keeps the texts of the statements it is given."""
+
+    def __init__(self, con: Any) -> None:
+        self.con = con
+        self.asked: list[str] = []
+
+    def execute(self, statement: Any, params: Any = None) -> Any:
+        self.asked.append(getattr(statement, "query", statement))
+        return self.con.execute(statement, params)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.con, name)

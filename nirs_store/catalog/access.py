@@ -21,6 +21,7 @@ from typing import TypeVar
 import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, write_error
+from nirs_store.catalog.appending import Appending
 from nirs_store.catalog.apply import ApplyReport, apply_journal
 from nirs_store.catalog.aside import aside_files, settle_aside
 from nirs_store.catalog.connection import (
@@ -90,6 +91,7 @@ class CatalogAccess:
         self._con: Connection | None = None
         # What that connection has learnt from applying; made anew with every connection.
         self._arriving = Incoming()
+        self._appending = Appending()
         self._instance = Instance(layout.catalog, options, layout.tmp if writable else None)
         self._closed = False
         self._depth = 0
@@ -104,8 +106,11 @@ class CatalogAccess:
 
     # -- operations --------------------------------------------------------------------------
 
-    def query(self, ask: Callable[[Connection], T], *, timeout: float) -> T:
+    def query(self, ask: Callable[[Connection], T], *, timeout: float, committed: bool = False) -> T:
         """Ask a question that sees every commit made before.
+
+        With `committed`, what was applied for it is committed to the catalog first: for a question that opens a
+        connection or a transaction of its own.
 
         Raises
         ------
@@ -115,7 +120,13 @@ class CatalogAccess:
         deadline = time.monotonic() + timeout
         with self._serialised(deadline):
             con = self._ready_to_read(deadline)
-            return self._run(ask, con)
+            if committed:
+                self._commit_waiting()
+            try:
+                return self._run(ask, con)
+            except Exception:
+                self._appending.look_after(con)
+                raise
 
     def change(self, work: Callable[[Connection], T], *, timeout: float) -> T:
         """Change the catalog directly, in one transaction, after applying the journal."""
@@ -131,6 +142,7 @@ class CatalogAccess:
         deadline = time.monotonic() + timeout
         with self._serialised(deadline):
             self._ready_to_write(deadline)
+            self._commit_waiting()
             return work(self)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
@@ -141,6 +153,8 @@ class CatalogAccess:
         """A last question inside `exclusive`, without applying the journal again."""
         if self._con is None:
             self._con = self._connect(read_only=False, deadline=time.monotonic())
+        self._commit_waiting()
+        self._appending.forget()
         return self._run(work, self._con)
 
     def close_connection(self) -> None:
@@ -191,7 +205,7 @@ class CatalogAccess:
         if not self._writable or not self._mutex.acquire(blocking=False):
             return
         try:
-            if self._closed or self._depth > 0 or self._journal.is_empty():
+            if self._closed or self._depth > 0 or self._nothing_new():
                 return
             if self._lease.mode != "exclusive":
                 self._give_up()
@@ -199,7 +213,9 @@ class CatalogAccess:
                     return
             for _ in range(_TURNS):
                 self._ready_to_write(time.monotonic(), at_most=at_most)
-                if self._journal.is_empty() or self._lease.wanted():
+                # No question follows.
+                self._commit_waiting()
+                if self._nothing_new() or self._lease.wanted():
                     break
         except (NirsStoreError, duckdb.Error, OSError):
             # Nobody asked for this; whoever asks meets the same error and is told.
@@ -281,6 +297,7 @@ class CatalogAccess:
             _abandoned.append(self._con)
         _abandoned.extend(self._instance.abandon())
         self._con = None
+        self._appending = Appending()
         self._lease.abandon()
         self._lease = Lease(self._layout, writable=self._writable)
         self._mutex = threading.RLock()
@@ -309,6 +326,8 @@ class CatalogAccess:
         try:
             if interrupted:
                 # A transaction may be open, a lock half taken: nobody can say how far the operation had come.
+                if self._con is not None:
+                    self._appending.rollback(self._con)
                 self._give_up()
             elif self._depth == 0:
                 self._let_go()
@@ -335,7 +354,7 @@ class CatalogAccess:
     def _ready_to_read(self, deadline: float) -> Connection:
         if not self._writable:
             return self._ready_read_only(deadline)
-        if self._con is not None and self._journal.is_empty():
+        if self._con is not None and self._nothing_new():
             return self._con
         if self._con is None and self._journal.is_empty():
             self._lease.acquire(exclusive=False, timeout=_left(deadline))
@@ -380,16 +399,30 @@ class CatalogAccess:
         unsettled = not self.sweeping and bool(aside_files(self._layout))
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
         everything = None if unsettled else at_most
-        if not self._journal.is_empty():
+        if not self._nothing_new():
             self._changed = True
-        arriving = self._arriving
+        arriving, appending = self._arriving, self._appending
         report = self._guard(
-            lambda con: apply_journal(con, self._journal, at_most=everything, arriving=arriving), self._con
+            lambda con: apply_journal(
+                con, self._journal, at_most=everything, arriving=arriving, appending=appending
+            ),
+            self._con,
         )
         if unsettled:
+            self._commit_waiting()
+            appending.forget()
             self._guard(lambda con: settle_aside(con, self._layout, claimed), self._con)
         self._tell(report)
         return self._con
+
+    def _nothing_new(self) -> bool:
+        """Whether every commit in the journal is applied already, and only waits to be committed."""
+        return self._journal.is_empty(self._appending.waiting)
+
+    def _commit_waiting(self) -> None:
+        con = self._con
+        if con is not None and self._appending.waiting:
+            self._guard(lambda con: self._appending.commit(con, self._journal), con)
 
     def _look_at(self, con: Connection) -> None:
         if self._on_open is not None:
@@ -436,6 +469,8 @@ class CatalogAccess:
             return result
 
         self._changed = True
+        self._commit_waiting()
+        self._appending.forget()
         return self._run(whole, con)
 
     def _sync_names(self) -> None:
@@ -478,6 +513,9 @@ class CatalogAccess:
         if con is None:
             return
         try:
+            # What cannot be committed now is in the journal all the same.
+            with contextlib.suppress(duckdb.Error, OSError):
+                self._appending.commit(con, self._journal)
             if self._changed:
                 self._changed = False
                 # On a full disk the log stays beside the file and holds everything.
@@ -489,6 +527,7 @@ class CatalogAccess:
                 self._on_copy = False
             else:
                 self._instance.detach(con)
+            self._appending = Appending()
             # Forgotten last: interrupted before, it is closed by whoever comes next.
             self._con = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from nirs_store.catalog.appending import Appending, RowRefused
 from nirs_store.catalog.audit_rows import AUDIT, append_notes
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.incoming import Incoming
@@ -78,6 +79,8 @@ _REPEATED = {
     "artifact_records": "record_id",
     "artifact_links": "link_id",
 }
+# Of these an opening of the catalog remembers which are there. The others come once a session, or once an artifact.
+_REMEMBERED = frozenset({"arrays", "blobs"})
 # Rows that a dropped parent drags along, also when they come in a later segment.
 DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
 
@@ -91,30 +94,47 @@ class ApplyReport:
     rejected: list[Rejection] = field(default_factory=list)
 
 
+@dataclass
+class _Work:
+    """One application under way."""
+
+    con: duckdb.DuckDBPyConnection
+    journal: Journal
+    arriving: Incoming
+    # None where everything has to be applied in the usual way.
+    appending: Appending | None
+    # Ids of all commits that are in the catalog.
+    applied: set[str]
+    report: ApplyReport = field(default_factory=ApplyReport)
+
+
 def apply_journal(
     con: duckdb.DuckDBPyConnection,
     journal: Journal,
     *,
     at_most: int | None = None,
     arriving: Incoming | None = None,
+    appending: Appending | None = None,
 ) -> ApplyReport:
     """Apply pending segments (all, or the first few), in chunks of one transaction each.
 
-    `arriving` is what the connection knows from applying earlier ones; with it, the next few take less time.
+    `arriving` and `appending` are what is known from applying earlier ones; with them, the next few take less time.
 
     Raises
     ------
     WriteFailed
         The machine refused (full disk, I/O error); nothing is lost, the journal stays.
     """
-    report = ApplyReport()
     entries = journal.pending()
     if not entries:
-        return report
+        return ApplyReport()
     arriving = arriving or Incoming()
     try:
         arriving.register(con)
-        applied = {str(row[0]) for row in arriving.run(con, "SELECT txid FROM applied").fetchall()}
+        if appending is None:
+            applied = {str(row[0]) for row in arriving.run(con, "SELECT txid FROM applied").fetchall()}
+        else:
+            applied = appending.applied(con)
         _prune(con, journal, applied, entries)
         # A crash came between an earlier commit and its unlink; or a commit whose sync failed was
         # tried again and is here twice.
@@ -124,9 +144,16 @@ def apply_journal(
         for entry in entries:
             (done if entry.txid in seen else todo).append(entry)
             seen.add(entry.txid)
-        _apply(con, journal, arriving, todo[:at_most], report)
-        journal.remove([entry for entry in done if entry.txid in applied])
+        work = _Work(con, journal, arriving, appending, applied)
+        _apply(work, todo[:at_most])
+        waiting = appending.waiting if appending is not None else {}
+        journal.remove([entry for entry in done if entry.txid in applied and entry.txid not in waiting])
+    except RowRefused:
+        # Among what was given up with it may be earlier commits.
+        return apply_journal(con, journal, at_most=at_most, arriving=arriving)
     except (duckdb.Error, OSError) as error:
+        if appending is not None:
+            appending.rollback(con)
         _rollback(con)
         if isinstance(error, WriteFailed):
             raise
@@ -136,30 +163,83 @@ def apply_journal(
         ) from error
     finally:
         arriving.clear()
-    return report
+    return work.report
 
 
-def _apply(
-    con: duckdb.DuckDBPyConnection,
-    journal: Journal,
-    arriving: Incoming,
-    todo: list[Entry],
-    report: ApplyReport,
-) -> None:
+def _apply(work: _Work, todo: list[Entry]) -> None:
     while todo:
         chunk, todo = _take_chunk(todo)
+        if work.appending is not None:
+            if _append_chunk(work, work.appending, chunk):
+                work.report.segments += len(chunk)
+                continue
+            work.appending.commit(work.con, work.journal)
+            work.appending.unsettle()
         try:
-            count = _apply_chunk(con, arriving, chunk, report)
+            count = _apply_chunk(work.con, work.arriving, chunk, work.report)
         except _GUILTY as error:
-            _rollback(con)
+            _rollback(work.con)
             if len(chunk) == 1:
-                _reject(journal, chunk[0], error, report)
+                _reject(work.journal, chunk[0], error, work.report)
             else:
                 for entry in chunk:
-                    _apply(con, journal, arriving, [entry], report)
+                    _apply(work, [entry])
             continue
-        journal.remove(chunk[:count])
+        work.applied.update(entry.txid for entry in chunk[:count])
+        work.journal.remove(chunk[:count])
         todo = [*chunk[count:], *todo]
+
+
+def _append_chunk(work: _Work, appending: Appending, chunk: Sequence[Entry]) -> bool:
+    """Apply segments that only add rows, which is what recording comes to; False for others, with nothing changed.
+
+    Raises
+    ------
+    RowRefused
+    """
+    con = work.con
+    if not appending.ready(con):
+        return False
+    try:
+        segments = [(entry, decode(entry.path.read_bytes())) for entry in chunk]
+        if any(segment.txid != entry.txid for entry, segment in segments):
+            return False
+        tables = _concatenated(segment for _, segment in segments)
+        changes, notes = _changes_of(segments)
+        if "pipelines" in tables:
+            tables["pipelines"], changes = complete_arrivals(tables["pipelines"], changes)
+    except _GUILTY:
+        # Which of them it was, and what becomes of it, is said where each is applied by itself.
+        return False
+    takeovers = tables.pop("takeovers", None)
+    if changes or tables.keys() & (_REPEATED.keys() - _REMEMBERED):
+        return False
+    if takeovers is not None:
+        wanted = takeovers.to_pylist()
+        stored = [
+            (session_id, artifact_id, ref_id)
+            for session_id in {row["session_id"] for row in wanted}
+            for artifact_id, ref_ids in appending.references(con, session_id).items()
+            for ref_id in ref_ids
+        ]
+        fresh = tables.get("artifact_refs", arrow_schema("artifact_refs").empty_table())
+        taken, tables["artifact_refs"] = _taken_over(wanted, stored, fresh)
+        if taken:
+            return False
+    for name in _REMEMBERED & tables.keys():
+        tables[name] = appending.only_new(con, name, tables[name])
+    appending.append(con, work.journal, tables, chunk, notes)
+    return True
+
+
+def _concatenated(segments: Iterable[Segment]) -> dict[str, pa.Table]:
+    """The rows of some segments by table, without the changes; parents first."""
+    found = list(segments)
+    return {
+        name: pa.concat_tables(parts)
+        for name in SEGMENT_TABLES
+        if name != "changes" and (parts := [s.tables[name] for s in found if name in s.tables])
+    }
 
 
 def _take_chunk(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -186,13 +266,8 @@ def _apply_chunk(
         segments.append((entry, segment))
     segments = segments[: _before_takeovers(con, arriving, [segment for _, segment in segments])]
     now = now_naive()
-    tables = {
-        name: pa.concat_tables(parts)
-        for name in SEGMENT_TABLES
-        if (parts := [segment.tables[name] for _, segment in segments if name in segment.tables])
-    }
+    tables = _concatenated(segment for _, segment in segments)
     takeovers = tables.pop("takeovers", None)
-    tables.pop("changes", None)
     changes, notes = _changes_of(segments)
     con.execute("BEGIN")
     dropped: dict[str, int] = {}
@@ -357,13 +432,8 @@ def _take_over(
 ) -> pa.Table:
     """Remove one reference of a session for each artifact that one of its chains took over.
 
-    Each takeover ends the oldest reference that was there when it was made and that no earlier one took. It
-    has to be looked at one by one: a reference younger than the takeover belongs to a later save and stays,
-    however many takeovers of one chunk found nothing to take.
-
     Returns the references that are left of `fresh`, which are not in the catalog yet.
     """
-    wanted = takeovers.to_pylist()
     arriving.rows = takeovers
     there = arriving.run(
         con,
@@ -371,6 +441,21 @@ def _take_over(
         "AND artifact_id IN (SELECT artifact_id FROM arriving)",
     ).fetchall()
     fresh = arrow_schema("artifact_refs").empty_table() if fresh is None else fresh
+    taken, left = _taken_over(takeovers.to_pylist(), there, fresh)
+    if taken:
+        execute(con, "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [taken])
+    return left
+
+
+def _taken_over(
+    wanted: Sequence[Mapping[str, str]], there: Sequence[tuple[str, str, str]], fresh: pa.Table
+) -> tuple[list[str], pa.Table]:
+    """Which references of sessions (session, artifact, id) end, and which rows are left of those that come now.
+
+    Each takeover ends the oldest reference that was there when it was made and that no earlier one took. It
+    has to be looked at one by one: a reference younger than the takeover belongs to a later save and stays,
+    however many takeovers of one chunk found nothing to take.
+    """
     coming = fresh.select(["owner_id", "artifact_id", "ref_id", "owner_kind"]).to_pylist()
     found = [*there, *(tuple(row.values())[:3] for row in coming if row["owner_kind"] == "session")]
     held: dict[tuple[str, str], deque[str]] = {}
@@ -381,10 +466,8 @@ def _take_over(
         refs = held.get((row["session_id"], row["artifact_id"]))
         if refs and refs[0] < row["takeover_id"]:
             taken.add(refs.popleft())
-    stored = [ref_id for _, _, ref_id in there if ref_id in taken]
-    if stored:
-        execute(con, "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [stored])
-    return fresh.filter(pa.array([row["ref_id"] not in taken for row in coming], pa.bool_()))
+    left = fresh.filter(pa.array([row["ref_id"] not in taken for row in coming], pa.bool_()))
+    return [ref_id for _, _, ref_id in there if ref_id in taken], left
 
 
 def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:
@@ -405,6 +488,7 @@ def _prune(
         # Only after a sync of the folder: a power loss must not bring an unlinked file back.
         journal.sync()
         execute(con, "DELETE FROM applied WHERE txid IN (SELECT unnest(?))", [sorted(gone)])
+        applied -= gone
 
 
 def _rollback(con: duckdb.DuckDBPyConnection) -> None:

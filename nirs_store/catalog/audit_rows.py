@@ -27,13 +27,17 @@ from nirs_store.catalog.values import from_json
 __all__ = [
     "AUDIT",
     "GENESIS",
+    "TRAIL_COLUMNS",
     "Break",
     "Head",
+    "Trail",
     "append_notes",
+    "entries_of",
     "entry_hash",
     "has_trail",
     "head_of",
     "payload_of",
+    "trail_from",
     "verify_chain",
 ]
 
@@ -88,29 +92,37 @@ def _head(number: Any, found: Any) -> Head:
     return Head(0, GENESIS) if number is None else Head(int(number), str(found))
 
 
-def append_notes(
-    con: duckdb.DuckDBPyConnection,
-    incoming: Incoming,
-    notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]],
-) -> int:
-    """Append notes (moment, object's id, payload) inside the caller's transaction; returns how many.
+class Trail(NamedTuple):
+    """Where a trail stands: its last entry, and whether it takes entries at all."""
 
-    A workspace whose trail was switched off takes none.
+    head: Head
+    enabled: bool
+
+
+TRAIL_COLUMNS = (
+    "(SELECT value FROM settings WHERE key = 'audit'), (SELECT max(number) FROM audit_entries), "
+    "(SELECT arg_max(entry_hash, number) FROM audit_entries)"
+)
+"""What a question selects to learn where the trail stands."""
+
+
+def trail_from(setting: Any, last: Any, found: Any) -> Trail:
+    """Where the trail stands, from the answer to `TRAIL_COLUMNS`."""
+    return Trail(_head(last, found), (from_json(setting) or {}).get("enabled") is not False)
+
+
+def entries_of(
+    notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]], trail: Trail
+) -> tuple[pa.Table, Trail]:
+    """Entries that continue a trail, made from notes (moment, object's id, payload), and where it then stands.
+
+    A trail that was switched off takes only those that are always made.
     """
-    if not notes:
-        return 0
-    ((setting, last, found),) = incoming.run(
-        con,
-        "SELECT (SELECT value FROM settings WHERE key = 'audit'), max(number), arg_max(entry_hash, number) "
-        "FROM audit_entries",
-    ).fetchall()
-    off = (from_json(setting) or {}).get("enabled") is False
-    notes = [note for note in notes if not off or note[2].get("always")]
-    if not notes:
-        return 0
-    number, previous = _head(last, found)
+    number, previous = trail.head
     rows = []
     for moment, identifier, payload in notes:
+        if not trail.enabled and not payload.get("always"):
+            continue
         number += 1
         details = payload.get("details")
         row = {
@@ -129,9 +141,24 @@ def append_notes(
         }
         previous = row["entry_hash"] = entry_hash(row)
         rows.append(row)
-    incoming.rows = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
-    incoming.run(con, f"INSERT INTO audit_entries SELECT * FROM {incoming.name}")
-    return len(rows)
+    table = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
+    return table, Trail(Head(number, previous), trail.enabled)
+
+
+def append_notes(
+    con: duckdb.DuckDBPyConnection,
+    incoming: Incoming,
+    notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]],
+) -> int:
+    """Append notes (moment, object's id, payload) inside the caller's transaction; returns how many."""
+    if not notes:
+        return 0
+    (stand,) = execute(con, f"SELECT {TRAIL_COLUMNS}").fetchall()
+    entries, _ = entries_of(notes, trail_from(*stand))
+    if entries.num_rows:
+        incoming.rows = entries
+        incoming.run(con, f"INSERT INTO audit_entries SELECT * FROM {incoming.name}")
+    return int(entries.num_rows)
 
 
 def payload_of(

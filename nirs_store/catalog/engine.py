@@ -231,15 +231,16 @@ class Engine:
 
     # -- asking and changing -------------------------------------------------------------------
 
-    def query(self, ask: Callable[[Connection], T], *, notes: bool = True) -> T:
+    def query(self, ask: Callable[[Connection], T], *, notes: bool = True, committed: bool = False) -> T:
         """Ask the catalog; sees everything committed, by this store and by others.
 
         Without `notes`, entries for the audit trail that wait alone go on waiting: the question is not about them.
+        `committed` is for questions that open a connection or a transaction of their own; see `CatalogAccess.query`.
         """
         self.check_open()
         if self.writable and (notes or not self.recorder.only_notes_wait):
             self.recorder.flush()
-        return self.access.query(ask, timeout=self.settings.lock_timeout)
+        return self.access.query(ask, timeout=self.settings.lock_timeout, committed=committed)
 
     def change(self, work: Callable[[Connection], T]) -> T:
         """Change the catalog directly in one transaction."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import duckdb
 import pyarrow as pa
@@ -74,12 +74,32 @@ class Incoming:
         if key not in self._known:
             self._known[key] = None
             return execute(con, sql)
-        name = self._known[key]
-        if name is None:
-            name = f"{self.name}_{len([name for name in self._known.values() if name])}"
-            con.execute(f"PREPARE {name} AS {sql}")
-            self._known[key] = name
+        name = self._known[key] or self._prepare(con, sql)
         return execute(con, f"EXECUTE {name}")
+
+    def know_plans(self, con: duckdb.DuckDBPyConnection, statements: Iterable[tuple[str, pa.Schema]]) -> None:
+        """Plan INSERTs of nothing but rows of these columns, once for all.
+
+        Without the optimizer, which cannot make them better: with it, DuckDB plans anew each time whatever reads a
+        view.
+        """
+        unknown = [key for key in statements if self._known.get(key) is None]
+        if not unknown:
+            return
+        execute(con, "SET SESSION enable_optimizer = false")
+        try:
+            for sql, schema in unknown:
+                self.rows = schema.empty_table()
+                self._prepare(con, sql)
+        finally:
+            execute(con, "SET SESSION enable_optimizer = true")
+            self.clear()
+
+    def _prepare(self, con: duckdb.DuckDBPyConnection, sql: str) -> str:
+        name = f"{self.name}_{len([name for name in self._known.values() if name])}"
+        con.execute(f"PREPARE {name} AS {sql}")
+        self._known[sql, self.rows.schema] = name
+        return name
 
 
 # Made of nothing, because pyarrow imports pandas for a list of values.

@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections import deque
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +83,9 @@ class Journal:
         highest = first[-1].number
         return [entry for entry in self._list_once() if entry.number <= highest]
 
-    def is_empty(self) -> bool:
-        """Whether nothing waits."""
-        return not any(map(_NAME.match, self._names()))
+    def is_empty(self, besides: Container[str] = ()) -> bool:
+        """Whether nothing waits, or nothing but some commits that are known by their ids."""
+        return all(match[2] in besides for match in map(_NAME.match, self._names()) if match)
 
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""

@@ -336,4 +336,4 @@ class QueryMethods(Facade):
             Anything but one SELECT, before it runs; or what DuckDB says is wrong with it.
         """
         text, values = people_sql.check_text(query), people_sql.check_params(params)
-        return self._engine.query(lambda con: people_sql.ask(con, text, values))
+        return self._engine.query(lambda con: people_sql.ask(con, text, values), committed=True)

@@ -302,7 +302,7 @@ class Audit:
             entries, breaks = verify_chain(con, heads)
             return AuditReport(entries, head_of(con), tuple(breaks))
 
-        return self._engine.query(ask)
+        return self._engine.query(ask, committed=True)
 
     def _keep(self, head: Head) -> None:
         if self._engine.writable:

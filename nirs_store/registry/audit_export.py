@@ -61,7 +61,7 @@ def export_entries(
         )
         return _write(path, format, rows, head), head
 
-    return engine.query(ask)
+    return engine.query(ask, committed=True)
 
 
 def _write(path: Path, format: str, rows: Iterator[dict[str, Any]], head: Head) -> list[Path]:

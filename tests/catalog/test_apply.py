@@ -74,7 +74,7 @@ def test_ids_of_applied_commits_are_forgotten_only_when_their_files_are_gone(
     for number in range(12):
         store.begin_run(str(number), {}, [])
         store.list_runs(limit=1)
-    let_go(store)
+        let_go(store)
     assert len(sql(folder, "SELECT txid FROM applied")) <= 7
     assert len(sql(folder, "SELECT run_id FROM runs")) == 12
 
@@ -109,12 +109,14 @@ def test_a_large_journal_is_applied_in_parts(
 ) -> None:
     monkeypatch.setattr(apply_module, "_CHUNK_BYTES", 4000)
     applied: list[int] = []
-    real = apply_module._apply_chunk
-    monkeypatch.setattr(
-        apply_module,
-        "_apply_chunk",
-        lambda con, arriving, chunk, report: applied.append(len(chunk)) or real(con, arriving, chunk, report),
-    )
+    real = apply_module._take_chunk
+
+    def counted(entries: list[Any]) -> tuple[list[Any], list[Any]]:
+        chunk, rest = real(entries)
+        applied.append(len(chunk))
+        return chunk, rest
+
+    monkeypatch.setattr(apply_module, "_take_chunk", counted)
     for number in range(9):
         store.begin_run(str(number), {}, [])
     assert store.list_runs().height == 9

@@ -331,10 +331,10 @@ def test_a_session_that_began_during_a_question_is_not_taken_for_dead(
     made: list[WorkspaceStore] = []
     real = store._engine.access.query
 
-    def query(ask: Any, *, timeout: float) -> Any:
+    def query(ask: Any, **how: Any) -> Any:
         made.append(WorkspaceStore(folder))
         made[-1].begin_run("just now", {}, [])
-        return real(ask, timeout=timeout)
+        return real(ask, **how)
 
     store._engine.access.query = query  # type: ignore[method-assign]
     assert store.list_runs()["status"].to_list() == ["running"]

@@ -1,0 +1,245 @@
+"""Commits that only add rows, applied without asking the catalog first and without planning anything anew.
+
+Recording comes to nothing else. Planning an INSERT takes DuckDB three times as long as carrying it out when the rows
+are few, so its plan is kept. What the catalog would have to be asked is known from what was asked and written since
+it was opened: nobody else can have changed it meanwhile. And what is applied for one question is not committed for
+it: the next one sees it all the same, and until then the journal holds it. It is committed when the catalog is let
+go of, when it is changed in another way, or after so many commits.
+
+Rows that are not known to be there are taken to be new. Where they are not, their key refuses them, and everything that
+was not committed is applied once more in the usual way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from nirs_store.catalog.audit_rows import TRAIL_COLUMNS, Trail, entries_of, trail_from
+from nirs_store.catalog.buffer import now_naive
+from nirs_store.catalog.incoming import Incoming
+from nirs_store.catalog.journal import Entry, Journal
+from nirs_store.catalog.schema import arrow_schema, column_names
+from nirs_store.catalog.statements import execute
+
+__all__ = ["Appending", "References", "RowRefused"]
+
+# Commits that wait for the end of the transaction: their rows are in memory, their files in the journal.
+_MOST_COMMITS = 64
+_MOST_BYTES = 8 << 20
+# More keys than that are forgotten: each takes about 150 bytes.
+_MOST_KEYS = 100_000
+
+# What is wrong with a row, not with the machine.
+_REFUSED = (duckdb.IntegrityError, duckdb.DataError, duckdb.InvalidInputException)
+
+References = dict[str, list[str]]
+"""The ids of the references that a session holds, by artifact."""
+
+
+class RowRefused(Exception):
+    """A row would not go in, most likely because its key is there; nothing that waited was committed."""
+
+
+@dataclass
+class _Facts:
+    """What a catalog holds, as far as appending has to know."""
+
+    # Ids of the commits that were applied and not forgotten since.
+    applied: set[str]
+    trail: Trail
+    # Whether a row may have lost its owner, or a change waits for its row.
+    unsettled: bool
+    # The references of the sessions that were asked for.
+    references: dict[str, References] = field(default_factory=dict)
+
+
+class Appending:
+    """What one opening of the catalog knows of it, and what it has applied and not committed."""
+
+    def __init__(self) -> None:
+        self._rows: Incoming | None = None
+        self._facts: _Facts | None = None
+        # Keys of rows that are there, by table.
+        self._keys: dict[str, set[str]] = {}
+        self._waiting: dict[str, Entry] = {}
+        self._waiting_bytes = 0
+
+    # -- the transaction ---------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> Mapping[str, Entry]:
+        """Commits that were applied in the transaction that is open, by their ids."""
+        return self._waiting
+
+    def commit(self, con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
+        """Commit what waits, and take it out of the journal."""
+        if not self._waiting:
+            return
+        try:
+            con.execute("COMMIT")
+        except BaseException:
+            self.rollback(con)
+            raise
+        entries = list(self._waiting.values())
+        self._waiting, self._waiting_bytes = {}, 0
+        journal.remove(entries)
+
+    def rollback(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Give up what waits: it is in the journal, and is applied again."""
+        self.forget()
+        if self._waiting:
+            self._waiting, self._waiting_bytes = {}, 0
+            with contextlib.suppress(duckdb.Error):  # a statement that failed may have ended it itself
+                con.execute("ROLLBACK")
+
+    def look_after(self, con: duckdb.DuckDBPyConnection) -> None:
+        """After a question that failed: what waits is given up if the transaction failed with it."""
+        if self._waiting:
+            try:
+                con.execute("SELECT 1").fetchall()
+            except duckdb.Error:
+                self.rollback(con)
+
+    # -- what is known -----------------------------------------------------------------------
+
+    def forget(self) -> None:
+        """The catalog was or will be changed in another way: nothing is known of it any more."""
+        self._facts = None
+        self._keys.clear()
+        # Its name may be gone, and plans that were made with it are made anew each time.
+        self._rows = None
+
+    def unsettle(self) -> None:
+        """A chunk is applied in the usual way: what that may change is asked for again."""
+        self._facts = None
+
+    def applied(self, con: duckdb.DuckDBPyConnection) -> set[str]:
+        """Ids of the commits that were applied and not forgotten since; the set itself, to be kept up."""
+        return self._ask(con).applied
+
+    def ready(self, con: duckdb.DuckDBPyConnection) -> bool:
+        """Whether rows can be appended now: nothing waits in the catalog that new rows could set going."""
+        return not self._ask(con).unsettled
+
+    def _ask(self, con: duckdb.DuckDBPyConnection) -> _Facts:
+        if self._facts is None:
+            ((applied, dead, deferred, *trail),) = execute(
+                con,
+                "SELECT (SELECT list(txid) FROM applied), (SELECT count(*) FROM dead), "
+                f"(SELECT count(*) FROM deferred), {TRAIL_COLUMNS}",
+            ).fetchall()
+            self._facts = _Facts(set(applied or ()), trail_from(*trail), bool(dead or deferred))
+        return self._facts
+
+    def references(self, con: duckdb.DuckDBPyConnection, session_id: str) -> References:
+        """The references that a session holds."""
+        facts = self._ask(con)
+        found = facts.references.get(session_id)
+        if found is None:
+            found = {}
+            rows = execute(
+                con,
+                "SELECT artifact_id, ref_id FROM artifact_refs WHERE owner_kind = 'session' AND owner_id = ?",
+                [session_id],
+            ).fetchall()
+            for artifact_id, ref_id in rows:
+                found.setdefault(str(artifact_id), []).append(str(ref_id))
+            facts.references[session_id] = found
+        return found
+
+    def only_new(self, con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> pa.Table:
+        """Leave out rows whose key, the first column, is there already or came before among them.
+
+        The catalog is asked the first time; from then on, what this opening has not written is taken to be new.
+        """
+        keys = rows.column(0).to_pylist()
+        known = self._keys.get(table)
+        if known is None:
+            key = column_names(table)[0]
+            sql = f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?))"
+            known = self._keys[table] = {str(row[0]) for row in execute(con, sql, [keys]).fetchall()}
+        keep, fresh = [], set[str]()
+        for place, ident in enumerate(keys):
+            if ident not in known and ident not in fresh:
+                fresh.add(ident)
+                keep.append(place)
+        return rows if len(keep) == len(keys) else rows.take(pa.array(keep, pa.int64()))
+
+    # -- appending ---------------------------------------------------------------------------
+
+    def append(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        journal: Journal,
+        tables: Mapping[str, pa.Table],
+        entries: Sequence[Entry],
+        notes: Sequence[tuple[Any, str | None, Mapping[str, Any]]],
+    ) -> None:
+        """Write the rows of some commits, their ids, and entries of the audit trail.
+
+        Raises
+        ------
+        RowRefused
+        """
+        facts = self._ask(con)
+        done = pa.Table.from_arrays(
+            [
+                pa.array([entry.txid for entry in entries]),
+                pa.array([entry.number for entry in entries]),
+                pa.array([now_naive()] * len(entries), arrow_schema("applied").field(2).type),
+            ],
+            schema=arrow_schema("applied"),
+        )
+        said, trail = entries_of(notes, facts.trail)
+        written = (*tables.items(), ("audit_entries", said), ("applied", done))
+        given = [(name, rows) for name, rows in written if rows.num_rows]
+        if self._rows is None:
+            self._rows = Incoming("appended")
+        incoming = self._rows
+        incoming.register(con)
+        incoming.know_plans(con, ((_insert(name), rows.schema) for name, rows in given))
+        try:
+            if not self._waiting:
+                con.execute("BEGIN")
+            self._waiting |= {entry.txid: entry for entry in entries}
+            for name, rows in given:
+                incoming.rows = rows
+                incoming.run(con, _insert(name))
+        except BaseException as error:
+            self.rollback(con)
+            if isinstance(error, _REFUSED):
+                raise RowRefused(str(error)) from error
+            raise
+        incoming.clear()
+        facts.trail = trail
+        facts.applied.update(entry.txid for entry in entries)
+        self._remember(tables, facts.references)
+        self._waiting_bytes += sum(table.nbytes for table in tables.values())
+        if len(self._waiting) >= _MOST_COMMITS or self._waiting_bytes >= _MOST_BYTES:
+            self.commit(con, journal)
+
+    def _remember(self, tables: Mapping[str, pa.Table], references: Mapping[str, References]) -> None:
+        for name, known in self._keys.items():
+            if name in tables:
+                if len(known) > _MOST_KEYS:
+                    known.clear()
+                known.update(tables[name].column(0).to_pylist())
+        if "artifact_refs" in tables:
+            rows = tables["artifact_refs"].select(["owner_kind", "owner_id", "artifact_id", "ref_id"])
+            for kind, owner_id, artifact_id, ref_id in zip(*rows.to_pydict().values(), strict=True):
+                held = references.get(owner_id)
+                if kind == "session" and held is not None:
+                    held.setdefault(artifact_id, []).append(ref_id)
+
+
+@cache
+def _insert(table: str) -> str:
+    columns = ", ".join(column_names(table))
+    return f"INSERT INTO {table} ({columns}) SELECT {columns} FROM appended"

@@ -1,0 +1,293 @@
+"""What is applied for a question waits for its commit: seen at once, lost by nobody, and written without planning."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from storekit import Counting, begin, chain_of, commit_rows, predict, segments, sql, whole_pipeline
+
+from nirs_store.catalog import access as access_module
+from nirs_store.catalog import appending as appending_module
+from nirs_store.catalog.schema import column_names
+from nirs_store.store import WorkspaceStore
+
+
+@pytest.fixture(autouse=True)
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog is let go of only where a test says so."""
+    monkeypatch.setattr(access_module, "LINGER", 600.0)
+
+
+def waiting(store: WorkspaceStore) -> int:
+    return len(store._engine.access._appending.waiting)
+
+
+def give_up(store: WorkspaceStore) -> None:
+    with store._engine.access._mutex:
+        store._engine.access._give_up()
+
+
+def listen(store: WorkspaceStore) -> list[str]:
+    """The texts of the statements that the open connection is given from now on."""
+    access = store._engine.access
+    counting = Counting(access._con)
+    access._con = counting  # type: ignore[assignment]
+    return counting.asked
+
+
+def test_what_waits_is_seen_by_every_question_and_goes_into_the_catalog_when_it_is_let_go_of(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    run_id, _ = begin(store)
+    for count in range(1, 4):
+        whole_pipeline(store, run_id, f"p{count}")
+        assert store.query_predictions().height == 2 * count
+        assert store.top_predictions(9, ascending=True).height == 2 * count
+        assert (
+            len(store.get_prediction_arrays(store.query_predictions()["prediction_id"].to_list()))
+            == 2 * count
+        )
+    assert waiting(store) > 0
+    assert len(segments(folder)) >= waiting(store)
+    give_up(store)
+    assert segments(folder) == []
+    assert sql(folder, "SELECT count(*) FROM predictions") == [(6,)]
+    assert store.check().ok
+
+
+def test_a_pipeline_is_appended_without_a_question_and_without_a_plan(store: WorkspaceStore) -> None:
+    run_id, _ = begin(store)
+    for name in ("first", "second"):
+        whole_pipeline(store, run_id, name)
+        store.list_runs()
+    whole_pipeline(store, run_id, "third")
+    asked = listen(store)
+    assert store.query_predictions().height == 6
+    # Nine tables, one of them of the audit trail and one of the commits; the arrays are known. The question is asked
+    # in another way.
+    assert [text.split()[0] for text in asked] == ["EXECUTE"] * 9
+
+
+def test_other_questions_are_planned_as_ever(store: WorkspaceStore) -> None:
+    run_id, _ = begin(store)
+    for name in ("first", "second"):
+        whole_pipeline(store, run_id, name)
+        store.list_runs()
+    assert waiting(store)
+    con: Any = store._engine.access._con
+    assert con.execute("SELECT current_setting('enable_optimizer')").fetchall() == [(True,)]
+
+
+def test_another_store_sees_what_waits_in_this_one(folder: Path) -> None:
+    with WorkspaceStore(folder) as one, WorkspaceStore(folder) as other:
+        run_id, _ = begin(one)
+        whole_pipeline(one, run_id)
+        assert one.query_predictions().height == 2
+        assert other.query_predictions().height == 2
+        whole_pipeline(other, run_id, "theirs")
+        assert one.query_predictions().height == other.query_predictions().height == 4
+
+
+def test_a_question_that_fails_takes_nothing_with_it(store: WorkspaceStore, folder: Path) -> None:
+    run_id, _ = begin(store)
+    whole_pipeline(store, run_id)
+    store.list_runs()
+    whole_pipeline(store, run_id, "second")
+    assert store.query_predictions().height == 4
+    assert waiting(store)
+
+    def fails(con: duckdb.DuckDBPyConnection) -> object:
+        return con.execute("SELECT status::INTEGER FROM runs").fetchall()
+
+    with pytest.raises(Exception, match="cannot answer"):
+        store._engine.query(fails)
+    assert waiting(store) == 0
+    assert store.query_predictions().height == 4
+    give_up(store)
+    assert segments(folder) == []
+    assert sql(folder, "SELECT count(*), count(DISTINCT prediction_id) FROM predictions") == [(4, 4)]
+
+
+def test_a_question_that_is_refused_leaves_what_waits(store: WorkspaceStore) -> None:
+    run_id, _ = begin(store)
+    whole_pipeline(store, run_id)
+    store.list_runs()
+    whole_pipeline(store, run_id, "second")
+    store.list_runs()
+    before = waiting(store)
+    assert before
+    with pytest.raises(KeyError):
+        store.replay_chain("no such chain", [[1.0]])
+    assert waiting(store) == before
+
+
+def test_rows_that_are_there_already_are_found_out_by_their_key_and_nothing_is_doubled_or_lost(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    _, pipeline_id = begin(store)
+    predict(store, pipeline_id)
+    store.list_runs()
+    kept = predict(store, pipeline_id, fold_id="fold_1")
+    store.list_runs()
+    assert waiting(store)
+    stored = store._engine.query(
+        lambda con: con.execute("SELECT * FROM arrays ORDER BY array_hash").fetchall(), committed=True
+    )
+    # Forgotten here, so that this opening takes them for new.
+    for known in store._engine.access._appending._keys.values():
+        known.clear()
+    predict(store, pipeline_id, fold_id="fold_2")
+    assert store.query_predictions().height == 3
+    assert waiting(store) == 0  # applied in the usual way
+    predict(store, pipeline_id, fold_id="fold_3")
+    assert store.query_predictions().height == 4
+    give_up(store)
+    assert sql(folder, "SELECT * FROM arrays ORDER BY array_hash") == stored
+    assert sql(folder, f"SELECT count(*) FROM predictions WHERE prediction_id = '{kept}'") == [(1,)]
+    assert segments(folder) == []
+    assert list((folder / "journal" / "rejected").iterdir()) == []
+
+
+def test_a_commit_that_is_wrong_is_set_aside_and_what_waited_is_not(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    run_id, _ = begin(store)
+    store.list_runs()
+    whole_pipeline(store, run_id)
+    store.list_runs()
+    assert waiting(store)
+    commit_rows(folder, {"runs": [tuple(None for _ in column_names("runs"))]})
+    whole_pipeline(store, run_id, "after")
+    with pytest.warns(UserWarning, match="set aside"):
+        assert store.query_predictions().height == 4
+    give_up(store)
+    assert sql(folder, "SELECT count(*) FROM predictions") == [(4,)]
+    assert [f.kind for f in store.check().findings] == ["segment_rejected"]
+
+
+def test_a_change_of_another_kind_comes_after_what_waits(store: WorkspaceStore, folder: Path) -> None:
+    run_id, _ = begin(store)
+    store.list_runs()
+    whole_pipeline(store, run_id)
+    failing = store.begin_pipeline(run_id, "fails", {}, [], "corn", "h")
+    predict(store, failing)
+    assert store.query_predictions().height == 3
+    store.fail_pipeline(failing, "no convergence")
+    assert store.query_predictions().height == 2
+    # Now a row may have lost its owner: what comes is looked at one by one.
+    late = store.begin_pipeline(run_id, "late", {}, [], "corn", "h")
+    predict(store, late)
+    assert store.query_predictions().height == 3
+    assert waiting(store) == 0
+    store.delete_run(run_id)
+    assert store.query_predictions().is_empty()
+    assert store.check().ok
+
+
+def test_so_many_commits_do_not_wait_any_longer(
+    store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appending_module, "_MOST_COMMITS", 5)
+    run_id, _ = begin(store)
+    for number in range(12):
+        store.log_step(store.begin_pipeline(run_id, str(number), {}, [], "corn", "h"), 0, "x", "start")
+        assert store.list_pipelines().height == number + 2
+        assert waiting(store) < 5
+        assert len(segments(folder)) < 5
+
+
+def test_references_that_this_opening_wrote_are_taken_over(store: WorkspaceStore) -> None:
+    _, pipeline_id = begin(store)
+    store.list_runs()
+    artifact_id = store.save_artifact([1], "builtins.list", "model", "joblib")
+    assert store.get_artifact(artifact_id)["ref_count"] == 1
+    assert waiting(store)
+    chain_of(store, pipeline_id, artifact_id)
+    assert store.get_artifact(artifact_id)["ref_count"] == 1
+    again = store.save_artifact([1], "builtins.list", "model", "joblib")
+    chain_of(store, pipeline_id, again)
+    assert store.get_artifact(artifact_id)["ref_count"] == 2
+
+
+def test_a_disk_that_is_full_at_the_commit_leaves_everything_in_the_journal(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    run_id, _ = begin(store)
+    store.list_runs()
+    whole_pipeline(store, run_id)
+    assert store.query_predictions().height == 2
+    assert waiting(store)
+    before = segments(folder)
+    access = store._engine.access
+    real: Any = access._con
+
+    class Full(Counting):
+        def execute(self, statement: Any, params: Any = None) -> Any:
+            if statement == "COMMIT":
+                raise duckdb.IOException("No space left on device")
+            return super().execute(statement, params)
+
+    access._con = Full(real)  # type: ignore[assignment]
+    give_up(store)
+    assert segments(folder) == before
+    assert store.query_predictions().height == 2
+    give_up(store)
+    assert segments(folder) == []
+    assert sql(folder, "SELECT count(*) FROM predictions") == [(2,)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_process_that_is_killed_while_commits_wait_loses_none(folder: Path, crew: Any) -> None:
+    child = crew(_record_ask_and_stay, folder)
+    promised = child.hear()
+    assert segments(folder)
+    child.signal(signal.SIGKILL)
+    child.end()
+    with WorkspaceStore(folder) as store:
+        assert store.query_predictions().height == promised
+        # It leaves the claim of a store that was not closed.
+        assert [finding.kind for finding in store.check().findings] == ["dead_claim"]
+    assert segments(folder) == []
+
+
+def _record_ask_and_stay(talk: Any, folder: Path) -> None:
+    access_module.LINGER = 600.0
+    store = WorkspaceStore(folder)
+    run_id, _ = begin(store)
+    found = 0
+    for number in range(4):
+        whole_pipeline(store, run_id, f"p{number}")
+        found = store.query_predictions().height
+    if not waiting(store):
+        os._exit(1)
+    talk.say(found)
+    talk.wait()
+
+
+def test_the_audit_trail_goes_on_where_it_stood(store: WorkspaceStore) -> None:
+    run_id, _ = begin(store)
+    for number in range(3):
+        whole_pipeline(store, run_id, str(number))
+        store.list_runs()
+    assert waiting(store)
+    assert store.audit.verify().ok
+    whole_pipeline(store, run_id, "last")
+    trail = store.audit.query()
+    assert trail.height == len(set(trail["number"].to_list()))
+    assert store.audit.verify().ok
+
+
+def test_a_person_who_asks_in_sql_sees_what_waits(store: WorkspaceStore) -> None:
+    run_id, _ = begin(store)
+    whole_pipeline(store, run_id)
+    store.list_runs()
+    whole_pipeline(store, run_id, "second")
+    store.list_runs()
+    assert store.sql("SELECT count(*) AS n FROM scores")["n"].to_list() == [4]
+    assert store.query_predictions().height == 4

@@ -8,6 +8,8 @@ needs no pool, so a forked child gets its answers too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -36,16 +38,31 @@ def few_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pl.DataFrame:
     schema : pyarrow.Schema
         The columns, as `nirs_store.catalog.schema.arrow_schema` has them.
     """
-    columns = [list(values) for values in zip(*rows, strict=True)] or [[] for _ in schema]
-    return pl.DataFrame([_made(field, values) for field, values in zip(schema, columns, strict=True)])
+    moments = [place for place, field in enumerate(schema) if pa.types.is_timestamp(field.type)]
+    values = [list(row) for row in rows]
+    for row in values:
+        for place in moments:
+            if row[place] is not None:
+                row[place] = row[place].replace(tzinfo=UTC)
+    # All columns at once: one by one, and the time zone set afterwards, takes six times as long.
+    return pl.DataFrame(values, schema=_columns(schema), orient="row")
 
 
-def _made(field: pa.Field, values: list[Any]) -> pl.Series:
-    kinds = {pa.string(): pl.String, pa.float64(): pl.Float64, pa.int32(): pl.Int32, pa.int64(): pl.Int64}
-    kind = kinds.get(field.type)
-    if kind is None:
-        return _series(field.name, pa.chunked_array([pa.array(values, field.type)]))
-    return pl.Series(field.name, values, dtype=kind)
+@cache
+def _columns(schema: pa.Schema) -> dict[str, pl.DataType]:
+    return {field.name: _kind(field.type) for field in schema}
+
+
+def _kind(kind: pa.DataType) -> pl.DataType:
+    if pa.types.is_timestamp(kind):
+        return pl.Datetime(kind.unit, "UTC")
+    kinds = {
+        pa.string(): pl.String(),
+        pa.float64(): pl.Float64(),
+        pa.int32(): pl.Int32(),
+        pa.int64(): pl.Int64(),
+    }
+    return kinds[kind]
 
 
 def _series(name: str, column: pa.ChunkedArray) -> pl.Series:

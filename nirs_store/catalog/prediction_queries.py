@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -159,24 +160,46 @@ def query_predictions(con: Connection, limit: int | None, offset: int, **filters
     )
 
 
+def _is_few(params: dict[str, Any]) -> bool:
+    return params["limit"] is not None and params["limit"] <= _HANDFUL
+
+
 def _few_rows(con: Connection, sql: str, params: dict[str, Any]) -> pl.DataFrame:
     """Rows of `predictions` with all their columns."""
-    if params["limit"] is None or params["limit"] > _HANDFUL:
+    if not _is_few(params):
         return frame(con, sql, params)
     return few_rows(execute(con, sql, params).fetchall(), arrow_schema("predictions"))
 
 
-def _settled(found: pl.DataFrame, n: int, metric: str, ascending: bool) -> pl.DataFrame | None:
-    """The first n of n + 1 rows in order of a score, if that alone tells them from the rest; else None.
+def _settled(scores: Sequence[float | None], n: int) -> bool:
+    """Whether the order of a score alone tells the first n of n + 1 rows from the rest.
 
     It does not where the last is as good as the one after it, and where what has no score is among them.
     """
-    scores = found[metric].to_list()
     if len(scores) <= n or any(score is None or math.isnan(score) for score in scores[:n]):
+        return False
+    return scores[n] != scores[n - 1]
+
+
+def _best_by_score(
+    con: Connection, sql: str, params: dict[str, Any], metric: str, ascending: bool
+) -> pl.DataFrame | None:
+    """The best rows of a question that is ordered by a score alone; None where that does not tell them apart."""
+    n = params["limit"]
+    more = params | {"limit": n + 1}
+    if not _is_few(more):
+        found = frame(con, sql, more)
+        if not _settled(found[metric].to_list(), n):
+            return None
+        return found.head(n).sort([metric, "prediction_id"], descending=[not ascending, False])
+    rows = execute(con, sql, more).fetchall()
+    score, key = (column_names("predictions").index(name) for name in (metric, "prediction_id"))
+    if not _settled([row[score] for row in rows], n):
         return None
-    if scores[n] == scores[n - 1]:
-        return None
-    return found.head(n).sort([metric, "prediction_id"], descending=[not ascending, False])
+    # Twice, because a later sort keeps the order of an earlier one among equals.
+    rows = sorted(rows[:n], key=itemgetter(key))
+    rows.sort(key=itemgetter(score), reverse=not ascending)
+    return few_rows(rows, arrow_schema("predictions"))
 
 
 def top_predictions(
@@ -209,8 +232,7 @@ def top_predictions(
                 f"ORDER BY {metric} {'ASC' if ascending else 'DESC'} NULLS LAST LIMIT $limit OFFSET $offset"
             )
             sql = f"SELECT {columns} FROM predictions WHERE {where} {first}"
-            found = _few_rows(con, sql, params | {"limit": limit + 1})
-            ranked = _settled(found, limit, metric, ascending)
+            ranked = _best_by_score(con, sql, params, metric, ascending)
             if ranked is not None:
                 return ranked
         return _few_rows(con, f"SELECT {columns} FROM predictions WHERE {where} {page}", params)

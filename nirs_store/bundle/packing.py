@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 
 from nirs_store.blobs.serializers import get_serializer
@@ -15,6 +16,10 @@ from nirs_store.ids import sha256_hex
 
 __all__ = ["Packing", "Payload"]
 
+# CRC-32 by SHA-256: what has the one has the other. Of objects that were packed before, some bytes each.
+_MOST_CHECKSUMS = 4096
+_checksums: dict[str, int] = {}
+
 
 @dataclass(frozen=True)
 class Payload:
@@ -24,6 +29,17 @@ class Payload:
     role: Role
     data: bytes = field(repr=False)
     sha256: str
+
+    @property
+    def crc32(self) -> int:
+        """What a ZIP file states beside the size."""
+        found = _checksums.get(self.sha256)
+        if found is None:
+            found = zlib.crc32(self.data)
+            if len(_checksums) >= _MOST_CHECKSUMS:
+                _checksums.clear()
+            _checksums[self.sha256] = found
+        return found
 
 
 class Packing:

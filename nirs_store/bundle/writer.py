@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.blobs.durable import ensure_dir, write_file
+from nirs_store.bundle.archive import stored_archive
 from nirs_store.bundle.card import CARD, card_text
 from nirs_store.bundle.limits import DEFAULT_LIMITS
 from nirs_store.bundle.manifest import (
@@ -49,9 +49,6 @@ from nirs_store.ids import sha256_hex
 __all__ = ["SUFFIX", "export_chain", "target_path"]
 
 SUFFIX = ".n4a"
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP file can state
-_UNIX = 3
-_MODE = 0o100644
 _UNITS = ("target", "target_unit", "wavelength_unit", "task_type", "classes", "dataset_name")
 
 
@@ -147,9 +144,11 @@ def export_chain(
     )
     members = _members(package, arrays, card)
     record = _record(package, members, described, scores, stated, told)
-    payload = _archive([members[0], (RECORD, dump_record(record), "description"), *members[1:]])
+    whole = [members[0], (RECORD, dump_record(record), "description"), *members[1:]]
+    _refuse_too_large(whole)
     ensure_dir(target.parent)
-    write_file(target, payload)
+    checksums = {payload.name: payload.crc32 for payload in package.payloads}
+    write_file(target, stored_archive([(name, data, checksums.get(name)) for name, data, _ in whole]))
     return target
 
 
@@ -299,7 +298,7 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _archive(members: list[Entry]) -> memoryview:
+def _refuse_too_large(members: list[Entry]) -> None:
     limits = DEFAULT_LIMITS
     total = sum(len(data) for _, data, _ in members)
     largest = max(len(data) for _, data, _ in members)
@@ -315,11 +314,3 @@ def _archive(members: list[Entry]) -> memoryview:
             "written. "
             "Export a refit instead of its folds, or a smaller model."
         )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, data, _ in members:
-            info = zipfile.ZipInfo(name, _DATE)
-            info.create_system = _UNIX
-            info.external_attr = _MODE << 16
-            archive.writestr(info, data)
-    return buffer.getbuffer()

@@ -1,0 +1,53 @@
+"""The ZIP file, piece by piece."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+
+import pytest
+
+from nirs_store.bundle.archive import Entry, stored_archive
+
+_LARGE = bytes(range(256)) * 300
+
+CASES: dict[str, list[Entry]] = {
+    "nothing": [],
+    "one": [("manifest.json", b"{}", None)],
+    "empty member": [("a", b"", None), ("b", b"x", None)],
+    "large at the end": [("a", b"first", None), ("artifacts/b", _LARGE, None)],
+    "large ones side by side": [("a", _LARGE, None), ("b", _LARGE[1:], None), ("c", b"last", None)],
+    "known checksum": [("a", _LARGE, zlib.crc32(_LARGE)), ("b", b"b", zlib.crc32(b"b"))],
+}
+
+
+@pytest.mark.parametrize("members", CASES.values(), ids=CASES.keys())
+def test_the_bytes_are_those_that_the_standard_library_writes(members: list[Entry]) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data, _ in members:
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            info.external_attr = 0o100644 << 16
+            archive.writestr(info, data)
+    assert b"".join(stored_archive(members)) == buffer.getvalue()
+
+
+def test_large_members_are_handed_on_as_they_are_and_small_ones_joined() -> None:
+    pieces = list(
+        stored_archive([("a", b"1", None), ("b", b"2", None), ("c", _LARGE, None), ("d", b"3", None)])
+    )
+    assert len(pieces) == 3
+    assert pieces[1] is _LARGE
+
+
+def test_a_checksum_that_is_given_is_taken() -> None:
+    wrong = zipfile.ZipFile(io.BytesIO(b"".join(stored_archive([("a", b"data", 7)]))))
+    assert wrong.infolist()[0].CRC == 7
+    assert wrong.testzip() == "a"
+
+
+def test_a_name_that_is_not_ascii_is_refused() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        list(stored_archive([("ä", b"", None)]))

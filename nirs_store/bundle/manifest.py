@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,7 @@ MANIFEST = "manifest.json"
 RECORD = "nirs_store.json"
 
 _VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,2}")
+_STATED = re.compile(r"^Version:[ \t]*(\S+)[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "skops", "chemotools")
 
 Role = Literal["description", "transformer", "y_transformer", "model", "blob", "probe", "card"]
@@ -296,6 +297,10 @@ def _numbers(text: str) -> tuple[int, int, int]:
 @cache
 def _version(package: str) -> str | None:
     try:
-        return version(package)
+        found = distribution(package)
     except PackageNotFoundError:
         return None
+    # Parsed as a message, a package's whole description is read on the way to its version: 3 ms a package.
+    header = (found.read_text("METADATA") or "").partition("\n\n")[0]
+    stated = _STATED.search(header)
+    return stated[1] if stated is not None else found.version

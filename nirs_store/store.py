@@ -31,6 +31,7 @@ __all__ = ["WorkspaceStore"]
 _DURABILITIES = ("pipeline", "call")
 _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
+_EXPORTED_BYTES = 8 << 20
 
 
 class WorkspaceStore(
@@ -121,6 +122,7 @@ class WorkspaceStore(
         self._cache_bytes = cache_bytes
         self._objects = ByteLRU(cache_bytes)
         self._plans = ByteLRU(_CACHED_PLANS)
+        self._exported = ByteLRU(_EXPORTED_BYTES)
         self._engine = Engine.open(settings)
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nirs_store.blobs.serializers import get_serializer
-from nirs_store.bundle.source import ChainSource
+from nirs_store.bundle.source import ChainSource, HashingSource
 from nirs_store.errors import ArtifactMissing, BlobCorrupt, UnknownId
 from nirs_store.ids import sha256_hex
 
@@ -21,6 +21,8 @@ class Blobs:
 
     def __init__(self, source: ChainSource, chain_id: str) -> None:
         self._source = source
+        # Looked at once: to find whether an object keeps a protocol takes as long as reading a small file.
+        self._hashing = source if isinstance(source, HashingSource) else None
         self._chain_id = chain_id
         self._raw: dict[str, tuple[bytes, str]] = {}
         self._data: dict[str, bytes] = {}
@@ -60,13 +62,12 @@ class Blobs:
         if artifact_id not in self._raw:
             record = self._record(artifact_id)
             try:
-                raw = bytes(self._source.read_artifact(artifact_id))
+                raw, found = self._hashed(artifact_id)
             except ArtifactMissing:
                 raise
             except UnknownId as error:
                 raise self._missing(artifact_id) from error
             promised = str(record.get("content_hash") or "").removeprefix("sha256:").lower()
-            found = sha256_hex(raw)
             if len(promised) == 64 and promised != found:
                 raise BlobCorrupt(
                     f"The artifact {artifact_id!r} of chain {self._chain_id!r} has the hash "
@@ -78,6 +79,12 @@ class Blobs:
                 self._hashes[artifact_id] = found
             self._raw[artifact_id] = raw, format
         return self._raw[artifact_id]
+
+    def _hashed(self, artifact_id: str) -> tuple[bytes, str]:
+        if self._hashing is not None:
+            return self._hashing.read_hashed(artifact_id)
+        raw = bytes(self._source.read_artifact(artifact_id))
+        return raw, sha256_hex(raw)
 
     def load(self, artifact_id: str) -> Any:
         """Give the object itself, loaded from the bytes that travel."""

@@ -1,10 +1,10 @@
-"""What an export needs of a store: three look-ups, so that this room knows no catalog."""
+"""What an export needs of a store: a few look-ups, so that this room knows no catalog."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["ChainSource"]
+__all__ = ["ChainSource", "HashingSource"]
 
 
 @runtime_checkable
@@ -29,5 +29,17 @@ class ChainSource(Protocol):
         ------
         UnknownId, BlobMissing, BlobCorrupt
             The id is not known, its file is gone, or its bytes do not hash to their name.
+        """
+        ...
+
+
+@runtime_checkable
+class HashingSource(ChainSource, Protocol):
+    """One that says which hash it has found the bytes to have, so that nobody needs to hash them again."""
+
+    def read_hashed(self, artifact_id: str) -> tuple[bytes, str]:
+        """Give the bytes as `read_artifact` does, and their SHA-256.
+
+        It was computed in this process, of the same unchanged file.
         """
         ...

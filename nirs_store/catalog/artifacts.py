@@ -22,6 +22,7 @@ __all__ = [
     "load_artifact",
     "on_disk",
     "read_artifact",
+    "read_hashed",
     "register_existing",
     "require_artifact",
     "save_artifact",
@@ -271,9 +272,14 @@ def _require_row(engine: Engine, artifact_id: str) -> dict[str, Any]:
 
 def read_artifact(engine: Engine, artifact_id: str) -> bytes:
     """The bytes of an artifact, checked against their hash."""
+    return read_hashed(engine, artifact_id)[0]
+
+
+def read_hashed(engine: Engine, artifact_id: str) -> tuple[bytes, str]:
+    """The bytes of an artifact, and the hash that they were checked against."""
     known = _require_row(engine, artifact_id)
     try:
-        return engine.blobs.read(known["artifact_path"], known["content_hash"])
+        return engine.blobs.read(known["artifact_path"], known["content_hash"]), str(known["content_hash"])
     except BlobMissing as error:
         _raise_if_deleted(engine, artifact_id, error)
         raise

@@ -32,12 +32,14 @@ __all__ = [
     "get_chain",
     "get_pipeline",
     "get_run",
+    "is_chain",
     "list_pipelines",
     "list_runs",
     "note_of",
-    "origin_of",
     "pipeline_log",
+    "pipeline_of_chain",
     "run_log_summary",
+    "run_of_chain",
 ]
 
 STATUSES = ("running", "completed", "failed", "interrupted")
@@ -153,17 +155,21 @@ def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | 
     return row
 
 
-def origin_of(con: Connection, pipeline_id: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """What a bundle says about where a chain comes from: of its pipeline, and of the run of that."""
-    pipeline = one(
-        con,
-        "SELECT run_id, name, dataset_name, dataset_hash, created_at FROM pipelines WHERE pipeline_id = ?",
-        [pipeline_id],
+def pipeline_of_chain(con: Connection, pipeline_id: str) -> dict[str, Any] | None:
+    """What a bundle says about a chain's pipeline; none of it ever changes."""
+    return decoded(
+        one(
+            con,
+            "SELECT run_id, name, dataset_name, dataset_hash, created_at FROM pipelines WHERE pipeline_id = ?",
+            [pipeline_id],
+        )
     )
-    if pipeline is None:
-        return None, None
-    run = one(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [pipeline["run_id"]])
-    return decoded(pipeline), decoded(run, "config", "environment")
+
+
+def run_of_chain(con: Connection, run_id: str) -> dict[str, Any] | None:
+    """What a bundle says about the run of a chain's pipeline, which may be renamed."""
+    run = one(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [run_id])
+    return decoded(run, "config", "environment")
 
 
 def add_environment(con: Connection, run_id: str, captured: str | None) -> int:
@@ -263,6 +269,11 @@ def get_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
         if row["wavelengths"] is not None:
             row["wavelengths"] = array_of(arrays_of(con, [row["wavelengths"]]), row["wavelengths"])
     return row
+
+
+def is_chain(con: Connection, chain_id: str) -> bool:
+    """Whether a chain is there: all that may change about one."""
+    return bool(execute(con, "SELECT 1 FROM chains WHERE chain_id = ?", [chain_id]).fetchall())
 
 
 def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:

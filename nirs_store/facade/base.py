@@ -11,8 +11,10 @@ from nirs_store.lazily import later
 from nirs_store.registry.moments import retention_is_due
 
 if TYPE_CHECKING:
+    from nirs_store import outgoing
     from nirs_store.registry import loader, registry
 else:
+    outgoing = later("nirs_store.outgoing")
     loader = later("nirs_store.registry.loader")
     registry = later("nirs_store.registry.registry")
 
@@ -20,11 +22,12 @@ __all__ = ["Facade"]
 
 
 class Facade:
-    """The open engine and what replay keeps in memory."""
+    """The open engine, and what replay and exports keep in memory."""
 
     _engine: Engine
     _objects: ByteLRU[str, Any]
     _plans: ByteLRU[str, ReplayPlan]
+    _exported: ByteLRU[str, outgoing.Remembered]
     _registry: registry.ArtifactRegistry | None = None
     _loader: loader.ArtifactLoader | None = None
 
@@ -39,6 +42,7 @@ class Facade:
         """After a deletion anything that was cached may be gone."""
         self._engine.known.clear()
         self._plans.clear()
+        self._exported.clear()
         self._objects.clear()
         if self._loader is not None:
             self._loader.clear_cache()

@@ -229,7 +229,7 @@ class ModelMethods(QueryMethods):
 
         self._engine.check_open()
         if format == "n4a":
-            outgoing = Outgoing(self._engine, chain_id)
+            outgoing = Outgoing(self._engine, chain_id, self._exported)
             written = bundle.export_chain(
                 outgoing, chain_id, Path(output_path), **outgoing.described(options)
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,20 @@ def test_what_a_workspace_has_lost_is_not_exported(recorded: Any, tmp_path: Path
     with pytest.raises((BlobMissing, BlobCorrupt)):
         store.export_chain(chain_id, tmp_path / "x")
     assert [item.name for item in tmp_path.iterdir()] == ["workspace"]
+
+
+def test_a_second_export_gives_the_same_bytes_and_notices_what_was_damaged_since_the_first(
+    recorded: Any, tmp_path: Path
+) -> None:
+    store, chain_id = recorded
+    first = store.export_chain(chain_id, tmp_path / "first").read_bytes()
+    assert store.export_chain(chain_id, tmp_path / "second").read_bytes() == first
+    with zipfile.ZipFile(tmp_path / "second.n4a") as archive:
+        assert archive.testzip() is None
+    blob = store.get_artifact_path(store.get_chain(chain_id)["fold_artifacts"]["fold_1"])
+    data = blob.read_bytes()
+    blob.chmod(0o600)
+    blob.write_bytes(data[:-8] + b"\0" * 8)
+    with pytest.raises(BlobCorrupt):
+        store.export_chain(chain_id, tmp_path / "second")
+    assert (tmp_path / "second.n4a").read_bytes() == first

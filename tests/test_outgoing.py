@@ -1,0 +1,131 @@
+"""What an export asks of a workspace, and what it remembers for the next one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nirs_store import WorkspaceStore, outgoing
+from nirs_store.blobs.cache import ByteLRU
+from nirs_store.catalog import prediction_queries, queries
+from nirs_store.errors import UnknownId
+from nirs_store.outgoing import Outgoing, Remembered
+from tests.kit.storekit import begin, chain_of, predict
+
+
+@pytest.fixture
+def remembered() -> ByteLRU[str, Remembered]:
+    return ByteLRU(1 << 20)
+
+
+@pytest.fixture
+def recorded(store: WorkspaceStore) -> tuple[str, str, str]:
+    """A run, a pipeline, and a chain with the predictions of two folds."""
+    run_id, pipeline_id = begin(store)
+    chain_id = chain_of(store, pipeline_id, wavelengths=np.arange(5.0))
+    for fold in ("fold_0", "fold_1"):
+        predict(store, pipeline_id, chain_id, fold_id=fold)
+    return run_id, pipeline_id, chain_id
+
+
+def test_what_changed_since_the_last_export_is_told_anew(
+    store: WorkspaceStore, recorded: tuple[str, str, str], remembered: ByteLRU[str, Remembered]
+) -> None:
+    run_id, pipeline_id, chain_id = recorded
+
+    def told() -> Any:
+        found = Outgoing(store._engine, chain_id, remembered).described({})
+        assert found == Outgoing(store._engine, chain_id).described({})
+        return found
+
+    before = told()
+    assert before["scores"]["rmsecv"] == 0.5
+    assert before == told()
+    # Another fold that has not saved its arrays, then with arrays, then the run's new name.
+    late = store.save_prediction(
+        pipeline_id,
+        chain_id,
+        *("corn", "PLS", "a.PLS", "fold_2", "val", 2.5, None, None, "rmse", "regression", 4, 5),
+        *({"rmse": 2.5}, {}, None, None, 0, 0.0),
+    )
+    without = told()
+    assert without["facts"]["n_folds"] == 3
+    assert "sep" not in without["scores"]
+    store.save_prediction_arrays(late, np.arange(4.0), np.arange(4.0) + 2.5)
+    assert told()["scores"]["rmsecv"] == pytest.approx(math.sqrt((0.25 + 0.25 + 6.25) / 3))
+    store.rename_run(run_id, "another name")
+    assert told()["facts"]["run_name"] == "another name"
+
+
+def test_of_an_unchanged_chain_arrays_are_not_read_and_scored_again(
+    store: WorkspaceStore,
+    recorded: tuple[str, str, str],
+    remembered: ByteLRU[str, Remembered],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain_id = recorded[2]
+    before = Outgoing(store._engine, chain_id, remembered).described({})
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("was known")
+
+    monkeypatch.setattr(outgoing, "_merits", never)
+    monkeypatch.setattr(prediction_queries, "arrays_named", never)
+    monkeypatch.setattr(queries, "get_chain", never)
+    assert Outgoing(store._engine, chain_id, remembered).described({}) == before
+    monkeypatch.undo()
+    predict(store, recorded[1], chain_id, fold_id="fold_2")
+    monkeypatch.setattr(outgoing, "_merits", never)
+    with pytest.raises(AssertionError, match="was known"):
+        Outgoing(store._engine, chain_id, remembered)
+
+
+def test_a_chain_that_somebody_else_deleted_is_not_there_though_it_is_remembered(
+    store: WorkspaceStore,
+    folder: Path,
+    recorded: tuple[str, str, str],
+    remembered: ByteLRU[str, Remembered],
+) -> None:
+    run_id, pipeline_id, chain_id = recorded
+    store.complete_pipeline(pipeline_id, None, None, None, None)
+    assert Outgoing(store._engine, chain_id, remembered).get_chain(chain_id) is not None
+    with WorkspaceStore(folder) as other:
+        other.delete_run(run_id)
+    gone = Outgoing(store._engine, chain_id, remembered)
+    assert gone.get_chain(chain_id) is None
+    assert gone.get_artifact("anything") is None
+    assert gone.described({"scores": {"r2": 1.0}}) == {"scores": {"r2": 1.0}}
+
+
+def test_only_its_own_chain_and_artifacts_are_given(
+    store: WorkspaceStore, recorded: tuple[str, str, str]
+) -> None:
+    _, pipeline_id, chain_id = recorded
+    other = chain_of(store, pipeline_id, store.save_artifact([1], "builtins.list", "model"))
+    found = Outgoing(store._engine, chain_id)
+    assert found.get_chain(other) is None
+    with pytest.raises(UnknownId):
+        store.export_chain([chain_id], "nothing")  # type: ignore[arg-type]
+    (artifact_id,) = found.get_chain(chain_id)["fold_artifacts"].values()  # type: ignore[index]
+    data, digest = found.read_hashed(artifact_id)
+    assert (data, digest) == (found.read_artifact(artifact_id), artifact_id)
+
+
+def test_what_is_remembered_is_bounded_and_forgotten_after_a_deletion(
+    store: WorkspaceStore, recorded: tuple[str, str, str], remembered: ByteLRU[str, Remembered]
+) -> None:
+    run_id, pipeline_id, chain_id = recorded
+    Outgoing(store._engine, chain_id, remembered)
+    first = remembered.stats().bytes
+    predict(store, pipeline_id, chain_id, fold_id="fold_2")
+    Outgoing(store._engine, chain_id, remembered)
+    assert len(remembered) == 1
+    assert remembered.stats().bytes > first > 0
+    store._exported.put(chain_id, remembered.get(chain_id), 1)  # type: ignore[arg-type]
+    store.complete_pipeline(pipeline_id, None, None, None, None)
+    store.delete_run(run_id)
+    assert len(store._exported) == 0

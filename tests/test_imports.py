@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from storekit import begin, predict
 
 import nirs_store
+from nirs_store import WorkspaceStore
 
 PACKAGE = Path(nirs_store.__file__).parent
 CHECKOUT = PACKAGE.parent
@@ -36,6 +38,16 @@ def test_the_command_line_starts_without_the_scientific_stack() -> None:
 
 def test_skops_matplotlib_and_pandas_wait_until_they_are_used() -> None:
     assert loaded_after("from nirs_store import WorkspaceStore").isdisjoint({"skops", "matplotlib", "pandas"})
+
+
+def test_the_best_predictions_are_had_without_pandas(store: WorkspaceStore, folder: Path) -> None:
+    # Arrow imports it, where it is installed, as soon as it is given a list.
+    predict(store, begin(store)[1])
+    store.close()
+    statement = f"from nirs_store import WorkspaceStore; store = WorkspaceStore({str(folder)!r}); "
+    loaded = loaded_after(statement + "assert store.top_predictions(5).height == 1")
+    assert "polars" in loaded
+    assert "pandas" not in loaded
 
 
 def test_every_public_name_can_be_had() -> None:

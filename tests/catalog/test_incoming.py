@@ -100,6 +100,27 @@ def test_nothing_of_this_library_runs_while_duckdb_reads_the_rows(con: Any) -> N
     assert [file for file in entered if Path(file).is_relative_to(PACKAGE)] == []
 
 
+def test_plans_of_plain_inserts_are_made_without_the_optimizer_and_kept(con: Any) -> None:
+    """DuckDB would otherwise plan them anew each time, because they read a view."""
+    arriving = Incoming()
+    arriving.register(con)
+    schema = pa.schema([("a", pa.int64())])
+    for values in ([1], [2, 3]):
+        arriving.know_plans(con, [(INSERT, schema)])
+        arriving.rows = pa.table({"a": values}, schema=schema)
+        arriving.run(con, INSERT)
+    assert [text.split(" AS ")[0] for text in con.asked] == [
+        "SET SESSION enable_optimizer = false",
+        "PREPARE arriving_0",
+        "SET SESSION enable_optimizer = true",
+        *["EXECUTE arriving_0"] * 2,
+    ]
+    assert con.con.execute("SELECT sum(a) FROM things").fetchall() == [(6,)]
+    with pytest.raises(duckdb.CatalogException):
+        arriving.know_plans(con, [("INSERT INTO nothing SELECT a FROM arriving", schema)])
+    assert con.con.execute("SELECT current_setting('enable_optimizer')").fetchall() == [(True,)]
+
+
 def test_a_name_for_one_block_is_taken_back_at_its_end(con: Any) -> None:
     with incoming(con) as rows:
         rows.rows = pa.table({"a": [1]})

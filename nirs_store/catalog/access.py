@@ -55,6 +55,9 @@ Connection = duckdb.DuckDBPyConnection
 T = TypeVar("T")
 
 LINGER = 0.050
+# Who asks while a pipeline is recorded, asks again when it is complete: so long the catalog is held for that, while
+# nobody waits.
+_LINGER_RECORDING = 1.0
 _POLL = 0.010
 # Segments that a store applies in one turn when nobody asked, and how often it goes on while nobody waits.
 _HELP = 128
@@ -77,6 +80,7 @@ class CatalogAccess:
         options: Options,
         on_idle: Callable[[], None],
         on_open: Callable[[Connection], None] | None = None,
+        is_recording: Callable[[], bool] = lambda: False,
     ) -> None:
         self._layout = layout
         self._journal = journal
@@ -85,6 +89,8 @@ class CatalogAccess:
         self._on_idle = on_idle
         # Looks at a catalog of the present version that was just opened.
         self._on_open = on_open
+        # Whether rows of this store wait for their commit.
+        self._is_recording = is_recording
         self._lease = Lease(layout, writable=writable)
         self._mutex = threading.RLock()
         self._held_for_fork = False
@@ -261,7 +267,8 @@ class CatalogAccess:
         if not self._lease.held or not self._mutex.acquire(blocking=False):
             return
         try:
-            over = time.monotonic() - self._idle_since > LINGER
+            idle = time.monotonic() - self._idle_since
+            over = idle > (max(LINGER, _LINGER_RECORDING) if self._is_recording() else LINGER)
             if self._depth == 0 and (over or self._lease.wanted()):
                 self._give_up()
         finally:

@@ -403,3 +403,29 @@ def test_many_rows_of_one_commit_arrive(store: WorkspaceStore, folder: Path) -> 
     assert store.query_predictions().height == 300
     commit_rows(folder, {"takeovers": [("t", "nobody", "nothing")]})
     assert store.top_predictions(1)["val_score"].to_list() == [0.0]
+
+
+def test_who_records_what_will_be_asked_for_holds_the_catalog_a_little_longer(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store._engine._keeper.stop()
+    access = store._engine.access
+    _, pipeline_id = begin(store)
+
+    def held_after(seconds: float) -> bool:
+        store.list_runs()
+        store.log_step(pipeline_id, 0, "builtins.list", "end")
+        access._idle_since = time.monotonic() - seconds
+        access.expire()
+        return access.lingering
+
+    assert held_after(0.5)
+    assert not held_after(1.5)
+    monkeypatch.setattr(access._lease, "wanted", lambda: True)
+    assert not held_after(0.0)
+    monkeypatch.undo()
+    store.list_runs()
+    access._idle_since = time.monotonic() - 0.5
+    # Nothing is being recorded: the question has committed what was.
+    access.expire()
+    assert not access.lingering

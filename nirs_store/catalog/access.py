@@ -24,6 +24,7 @@ from nirs_store.blobs.durable import fsync_dir, write_error
 from nirs_store.catalog.appending import Appending
 from nirs_store.catalog.apply import ApplyReport, apply_journal
 from nirs_store.catalog.aside import aside_files, settle_aside
+from nirs_store.catalog.compact import compact
 from nirs_store.catalog.connection import (
     CatalogLocked,
     Instance,
@@ -166,6 +167,10 @@ class CatalogAccess:
     def close_connection(self) -> None:
         """Close the file inside `exclusive` while keeping the lease (for vacuum)."""
         self._disconnect()
+
+    def rewrite(self, finish: Callable[[Connection], None]) -> None:
+        """Copy the catalog, which is closed, into a new file inside `exclusive`; see `compact`."""
+        compact(self._layout, self._instance, finish)
 
     @contextlib.contextmanager
     def inspecting(self, *, timeout: float) -> Iterator[Callable[[], Connection]]:

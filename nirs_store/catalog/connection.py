@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,11 @@ _LOCKED = re.compile(r"[Cc]ould not set lock|[Cc]onflicting lock|being used by a
 _NO_SPACE = re.compile(
     r"No space left|Input/output error|Disk quota|Read-only file system|[Nn]ot enough space"
 )
+
+
+# Part of the name of the drafts of this process: an instance may be handed on, and can reach no other file. Only the
+# holder of the lease makes one.
+_DRAFT = new_id()
 
 
 class CatalogLocked(Exception):
@@ -154,7 +160,7 @@ class Instance:
         # Whether a file may be open in it: set before it is opened, and taken back when it is closed for sure.
         self._attached = False
         # The other file that it can reach: where a new catalog is made, to be renamed into place.
-        self.draft = None if spill is None else spill / f"catalog-{new_id()}.duckdb"
+        self.draft = None if spill is None else spill / f"catalog-{_DRAFT}.duckdb"
 
     def attach(self, *, read_only: bool, path: Path | None = None) -> duckdb.DuckDBPyConnection:
         """Open the catalog, or its draft; errors as for `attach`."""
@@ -190,6 +196,40 @@ class Instance:
             self._attached = False
             con.close()
 
+    @contextlib.contextmanager
+    def rewriting(self, old: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a new draft in the catalog's place, and the catalog read-only under another name.
+
+        Nothing is logged: what the draft was given is in it after a checkpoint, and not before. Both are closed
+        when the block ends.
+
+        Raises
+        ------
+        duckdb.Error
+            As DuckDB gave it.
+        """
+        if self.draft is None:
+            raise ValueError("an instance that may write nowhere")  # only read-only stores have one
+        if self._attached:
+            self.discard()
+        con = self._made().cursor()
+        self._attached = True
+        try:
+            con.execute(f"ATTACH {_quote(self._path)} AS {old} (READ_ONLY)")
+            con.execute(
+                f"ATTACH {_quote(self.draft)} AS {CATALOG_ALIAS} "
+                f"(ROW_GROUP_SIZE {ROW_GROUP_SIZE}, BLOCK_SIZE {BLOCK_SIZE}, RECOVERY_MODE no_wal_writes)"
+            )
+            con.execute(f"USE {CATALOG_ALIAS}")
+            yield con
+            con.execute("USE memory")
+            con.execute(f"DETACH {old}")
+        except BaseException:
+            # Nobody can say what is still under way in it.
+            self.discard(con)
+            raise
+        self.detach(con)
+
     def discard(self, con: duckdb.DuckDBPyConnection | None = None) -> None:
         """Let go of everything; the next `attach` starts with a new instance."""
         root, self._root = self._root, None
@@ -215,15 +255,14 @@ class Instance:
         return [] if root is None else [root]
 
     def _made(self) -> duckdb.DuckDBPyConnection:
-        new = self.draft is not None and not self._path.exists()
-        if self._root is None and not new:
+        if self._root is None:
             self._root = spare.take(self._settings)
         if self._root is None:
             root = _in_memory(self._options, self._spill)
             try:
                 root.execute("SET GLOBAL TimeZone = 'UTC'")
                 # The file, its log, and what a checkpoint or the recovery after a crash writes beside them.
-                reached = [self._path, self.draft] if new else [self._path]
+                reached = [self._path] if self.draft is None else [self._path, self.draft]
                 files = [f"{path}{end}" for path in reached for end in _FILE_ENDINGS]
                 root.execute(f"SET allowed_paths = [{', '.join(_quote(Path(file)) for file in files)}]")
                 # Of a connection, and it changes no answer.

@@ -7,6 +7,7 @@ dangling references instead.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 import pyarrow as pa
@@ -41,6 +42,7 @@ __all__ = [
     "Table",
     "arrow_schema",
     "column_names",
+    "create_statement",
     "create_statements",
 ]
 
@@ -364,6 +366,6 @@ def arrow_schema(table: str) -> pa.Schema:
     return pa.schema([(c.name, c.arrow) for c in columns])
 
 
-def create_statements() -> list[str]:
-    """Statements that create an empty catalog of the current version."""
-    return [*map(create_statement, TABLES.values()), *VIEWS.values()]
+def create_statements(tables: Iterable[str] = TABLES) -> list[str]:
+    """Statements that create an empty catalog of the current version, or these of its tables; and the views."""
+    return [*(create_statement(TABLES[table]) for table in tables), *VIEWS.values()]

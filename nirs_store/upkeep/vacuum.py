@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.audit_notes import note
-from nirs_store.catalog.compact import compact
 from nirs_store.catalog.deletion import prune_arrays
 from nirs_store.catalog.engine import Engine
 
@@ -28,7 +27,7 @@ def vacuum(engine: Engine) -> tuple[int, int]:
         access.transact(prune_arrays)
         access.close_connection()
         before = engine.layout.catalog.stat().st_size
-        compact(engine.layout, finish)
+        access.rewrite(finish)
         return before, engine.layout.catalog.stat().st_size
 
     sizes = engine.exclusive(work)

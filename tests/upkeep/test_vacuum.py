@@ -131,7 +131,7 @@ def test_a_copy_that_lost_a_row_is_not_put_in_place(
     real = compact_module.number
 
     def one_less(con: Any, sql: str, params: Any = None) -> int:
-        return real(con, sql, params) - sql.startswith("INSERT INTO runs ")
+        return real(con, sql, params) - sql.startswith("INSERT INTO store.runs ")
 
     monkeypatch.setattr(compact_module, "number", one_less)
     with pytest.raises(CatalogDamaged, match="gave 0 rows of runs for 1"):

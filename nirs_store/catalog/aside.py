@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import duckdb
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_error
+from nirs_store.blobs.paths import aside_name
 from nirs_store.catalog.layout import Layout
 
 __all__ = ["aside_files", "move_aside", "settle_aside"]
@@ -41,7 +42,7 @@ def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
     try:
         for relative in relative_paths:
             with contextlib.suppress(FileNotFoundError):
-                os.replace(os.path.join(root, relative), os.path.join(aside, quote(relative, safe="")))
+                os.replace(os.path.join(root, relative), os.path.join(aside, aside_name(relative)))
         fsync_dir(layout.aside)
     except OSError as error:
         raise write_error(layout.aside, error) from error
@@ -68,7 +69,7 @@ def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[st
     }
     aside, doomed = layout.aside, []
     for relative in paths:
-        waiting = aside / quote(relative, safe="")
+        waiting = aside / aside_name(relative)
         digest = relative.rsplit("/", 1)[-1].split(".", 1)[0]
         if relative not in named and digest not in claimed and relative not in claimed:
             doomed.append(waiting)

@@ -10,7 +10,14 @@ from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.transitions import delete_pipelines
 
-__all__ = ["RunDeletion", "delete_prediction", "delete_run", "plan_run_deletion", "prune_arrays"]
+__all__ = [
+    "RunDeletion",
+    "delete_prediction",
+    "delete_run",
+    "needed_elsewhere",
+    "plan_run_deletion",
+    "prune_arrays",
+]
 
 _USED_ARRAYS = """
     SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS array_hash FROM prediction_arrays
@@ -20,7 +27,7 @@ _USED_ARRAYS = """
 
 @dataclass(frozen=True)
 class RunDeletion:
-    """What deleting a run removes: rows a table, and the artifacts that only it references.
+    """What deleting a run removes, or has removed: rows a table, and the artifacts that only it references.
 
     `needed_by` names meta-models of other runs with the source of theirs that would go.
     """
@@ -54,10 +61,6 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
         ("logs", f"pipeline_id IN {pipelines}"),
     ):
         rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})
-    ids = [
-        str(r[0])
-        for r in con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
-    ]
     own = f"(pipeline_id IN {pipelines})"
     only_here = con.execute(
         f"""
@@ -75,20 +78,45 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
         {table: count for table, count in rows.items() if count},
         tuple(str(r[0]) for r in only_here),
         sum(int(r[1]) for r in only_here),
-        tuple(dependents_outside(con, ids)),
+        tuple(needed_elsewhere(con, run_id)),
     )
 
 
-def delete_run(con: Connection, run_id: str) -> int:
-    """Delete a run and everything it owns inside the caller's transaction; returns the rows deleted."""
-    if not con.execute("SELECT 1 FROM runs WHERE run_id = ?", [run_id]).fetchall():
-        return 0
-    pipelines = con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
+def needed_elsewhere(con: Connection, run_id: str) -> list[tuple[str, str]]:
+    """Meta-models of other runs whose sources are in this one: (meta-model, source)."""
+    return dependents_outside(con, _pipelines(con, run_id))
+
+
+def delete_run(con: Connection, run_id: str) -> RunDeletion:
+    """Delete a run and everything it owns inside the caller's transaction; gives what was deleted.
+
+    Its artifacts are those that nothing references any more.
+    """
+    named = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    if not named:
+        return RunDeletion(run_id, None, {}, (), 0)
+    pipelines = _pipelines(con, run_id)
     con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [run_id, now_naive()])
-    deleted = delete_pipelines(con, [str(row[0]) for row in pipelines])
+    deleted = delete_pipelines(con, pipelines)
     con.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
     prune_arrays(con)
-    return deleted + 1
+    orphans = con.execute(
+        "SELECT artifact_id, size_bytes FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[])) "
+        "AND artifact_id NOT IN (SELECT artifact_id FROM artifact_refs) ORDER BY artifact_id",
+        [deleted.released],
+    ).fetchall()
+    return RunDeletion(
+        run_id,
+        str(named[0][0]),
+        {"runs": 1} | {table: count for table, count in deleted.rows.items() if count},
+        tuple(str(row[0]) for row in orphans),
+        sum(int(row[1]) for row in orphans),
+    )
+
+
+def _pipelines(con: Connection, run_id: str) -> list[str]:
+    found = con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
+    return [str(row[0]) for row in found]
 
 
 def delete_prediction(con: Connection, prediction_id: str) -> bool:

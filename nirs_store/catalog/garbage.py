@@ -64,10 +64,10 @@ def unreferenced(con: Connection, expired: list[str], only: list[str] | None) ->
     """Artifacts that only expired references, or none, hold."""
     rows = con.execute(
         """
-        SELECT artifact_id, artifact_path, artifact_type, size_bytes FROM blobs b
-        WHERE NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.artifact_id = b.artifact_id
-                          AND NOT list_contains($expired, r.ref_id))
-          AND ($only IS NULL OR list_contains($only, artifact_id))
+        SELECT artifact_id, artifact_path, artifact_type, size_bytes FROM blobs
+        WHERE artifact_id NOT IN (SELECT artifact_id FROM artifact_refs
+                                  WHERE ref_id NOT IN (SELECT unnest($expired::VARCHAR[])))
+          AND ($only IS NULL OR artifact_id IN (SELECT unnest($only::VARCHAR[])))
         ORDER BY artifact_id
         """,
         {"expired": expired, "only": only},
@@ -79,7 +79,10 @@ def delete_unreferenced(
     con: Connection, candidates: list[str], expired: list[str], claimed: list[str]
 ) -> list[str]:
     """Delete rows of candidates that still have no reference and no claim; returns their ids."""
-    con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [expired])
+    if expired:
+        con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [expired])
+    if not candidates:
+        return []
     rows = con.execute(
         """
         DELETE FROM blobs WHERE artifact_id IN (SELECT unnest($candidates))

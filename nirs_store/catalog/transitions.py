@@ -23,6 +23,7 @@ from nirs_store.ids import new_id
 
 __all__ = [
     "FAILURES",
+    "Deleted",
     "apply_changes",
     "complete_arrivals",
     "delete_pipelines",
@@ -315,38 +316,52 @@ def released_words(count: int) -> str:
     )
 
 
-def delete_children(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> int:
-    """Delete chains, predictions, arrays and references of pipelines; returns the rows deleted."""
-    deleted = 0
-    for statement in (
-        # References first: they are found through the chains.
+_OWNED = {
+    "artifact_links": "pipeline_id IN (SELECT unnest($ids))",
+    "artifact_records": "pipeline_id IN (SELECT unnest($ids))",
+    "prediction_arrays": "pipeline_id IN (SELECT unnest($ids)) OR prediction_id IN "
+    "(SELECT prediction_id FROM predictions WHERE pipeline_id IN (SELECT unnest($ids)))",
+    "predictions": "pipeline_id IN (SELECT unnest($ids))",
+    "chains": "pipeline_id IN (SELECT unnest($ids))",
+}
+
+
+class Deleted(NamedTuple):
+    """What was deleted: rows by table, without references, and the artifacts that those named."""
+
+    rows: dict[str, int]
+    released: list[str]
+
+
+def delete_children(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> Deleted:
+    """Delete chains, predictions, arrays and references of pipelines."""
+    # References first: they are found through the chains.
+    released = execute(
+        con,
         "DELETE FROM artifact_refs WHERE pipeline_id IN (SELECT unnest($ids)) OR (owner_kind = 'chain' AND "
-        "owner_id IN (SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest($ids))))",
-        "DELETE FROM artifact_links WHERE pipeline_id IN (SELECT unnest($ids))",
-        "DELETE FROM artifact_records WHERE pipeline_id IN (SELECT unnest($ids))",
-        "DELETE FROM prediction_arrays WHERE pipeline_id IN (SELECT unnest($ids)) OR prediction_id IN "
-        "(SELECT prediction_id FROM predictions WHERE pipeline_id IN (SELECT unnest($ids)))",
-        "DELETE FROM predictions WHERE pipeline_id IN (SELECT unnest($ids))",
-        "DELETE FROM chains WHERE pipeline_id IN (SELECT unnest($ids))",
-    ):
-        count = number(con, statement, {"ids": pipeline_ids})
-        if "artifact_refs" not in statement:
-            deleted += count
-    return deleted
+        "owner_id IN (SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest($ids)))) "
+        "RETURNING artifact_id",
+        {"ids": pipeline_ids},
+    ).fetchall()
+    rows = {
+        table: number(con, f"DELETE FROM {table} WHERE {where}", {"ids": pipeline_ids})
+        for table, where in _OWNED.items()
+    }
+    return Deleted(rows, sorted({str(row[0]) for row in released}))
 
 
-def delete_pipelines(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> int:
-    """Delete pipelines with all they own, leaving tombstones; returns the rows deleted."""
+def delete_pipelines(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> Deleted:
+    """Delete pipelines with all they own, leaving tombstones."""
     if not pipeline_ids:
-        return 0
-    now = now_naive()
+        return Deleted({}, [])
     execute(
         con,
-        "INSERT INTO dead SELECT chain_id, 'deleted', ? FROM chains WHERE pipeline_id IN (SELECT unnest(?))",
-        [now, pipeline_ids],
+        "INSERT INTO dead SELECT unnest($ids), 'deleted', $now UNION ALL "
+        "SELECT chain_id, 'deleted', $now FROM chains WHERE pipeline_id IN (SELECT unnest($ids))",
+        {"ids": pipeline_ids, "now": now_naive()},
     )
-    execute(con, "INSERT INTO dead SELECT unnest(?), 'deleted', ?", [pipeline_ids, now])
-    deleted = delete_children(con, pipeline_ids)
+    rows, released = delete_children(con, pipeline_ids)
     for table in ("logs", "pipelines"):
-        deleted += number(con, f"DELETE FROM {table} WHERE pipeline_id IN (SELECT unnest(?))", [pipeline_ids])
-    return deleted
+        statement = f"DELETE FROM {table} WHERE pipeline_id IN (SELECT unnest(?))"
+        rows[table] = number(con, statement, [pipeline_ids])
+    return Deleted(rows, released)

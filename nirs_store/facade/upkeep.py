@@ -71,21 +71,21 @@ class UpkeepMethods(Facade):
         if dry_run:
             return self._engine.query(lambda con: deletion.plan_run_deletion(con, run_id))
 
-        def work(con: Connection) -> tuple[deletion.RunDeletion, int]:
-            plan = deletion.plan_run_deletion(con, run_id)
-            if plan.needed_by and not force:
-                cleanup.refuse_needed(plan.needed_by)
-            deleted = deletion.delete_run(con, run_id)
-            if deleted:
-                facts = {"name": plan.name, "rows": plan.rows, "artifacts": len(plan.artifacts)}
+        def work(con: Connection) -> deletion.RunDeletion:
+            needed = [] if force else deletion.needed_elsewhere(con, run_id)
+            if needed:
+                cleanup.refuse_needed(needed)
+            gone = deletion.delete_run(con, run_id)
+            if gone.rows:
+                facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
                 note(self._engine, "delete_run", "run", run_id, details=facts, con=con)
-            return plan, deleted
+            return gone
 
-        plan, deleted = self._engine.change(work)
+        gone = self._engine.change(work)
         self._forget()
-        if delete_artifacts and plan.artifacts:
-            gc.collect(self._engine, only=plan.artifacts)
-        return deleted
+        if delete_artifacts and gone.artifacts:
+            gc.collect(self._engine, only=gone.artifacts)
+        return gone.total_rows
 
     @attempted("delete_prediction", "prediction")
     def delete_prediction(self, prediction_id: str) -> bool:

@@ -127,7 +127,7 @@ def _collect(engine: Engine, access: CatalogAccess, grace_seconds: float, only: 
     claimed = read_claims(engine.layout, remove_dead=True)
 
     def second(con: Connection) -> list[str]:
-        if only is None:
+        if plan.unused_arrays:
             prune_arrays(con)
         gone = garbage.delete_unreferenced(
             con,
@@ -171,10 +171,19 @@ def _size(root: Path, relative: str) -> int:
 def _blob_files(engine: Engine) -> set[str]:
     artifacts = engine.layout.artifacts
     found = set(aside_files(engine.layout))
-    # A path object a file takes several times as long as listing the folders does.
-    for folder, _, names in os.walk(artifacts):
-        inside = Path(folder).relative_to(engine.layout.root).as_posix()
-        found |= {f"{inside}/{name}" for name in names if os.path.isfile(os.path.join(folder, name))}
+    folders = [(str(artifacts), artifacts.relative_to(engine.layout.root).as_posix())]
+    # A path object a file, or a question to the system, takes several times as long as listing the folders does.
+    while folders:
+        folder, inside = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue  # it is gone, or nobody's to read
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, f"{inside}/{entry.name}"))
+            elif entry.is_file():
+                found.add(f"{inside}/{entry.name}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ def test_a_run_goes_with_everything_it_owns_and_nothing_else(store: WorkspaceSto
     let_go(store)
     assert sql(folder, "SELECT count(*) FROM arrays") == [(2,)]
     assert len(list((folder / "artifacts").rglob("*.joblib"))) == 1
+
+
+def test_the_audit_trail_says_of_a_deletion_what_its_plan_said(store: WorkspaceStore, folder: Path) -> None:
+    kept, pipeline_id = begin(store, "kept")
+    shared = store.save_artifact({"shared": 1}, "dict", "model")
+    chain_of(store, pipeline_id, shared)
+    run_id = store.begin_run("doomed", {}, [])
+    whole_pipeline(store, run_id, n=3)
+    chain_of(store, store.begin_pipeline(run_id, "p", {}, [], "nir", "0"), shared)
+    plan = store.delete_run(run_id, dry_run=True)
+    assert store.delete_run(run_id) == plan.total_rows
+    let_go(store)
+    ((details,),) = sql(folder, "SELECT details FROM audit_entries WHERE operation = 'delete_run'")
+    assert json.loads(details) == {"name": "doomed", "rows": plan.rows, "artifacts": len(plan.artifacts)}
+    assert len(plan.artifacts) == 1
+    assert store.get_artifact(shared) is not None
 
 
 def test_a_model_that_two_runs_use_survives_the_deletion_of_either(store: WorkspaceStore) -> None:

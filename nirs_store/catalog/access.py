@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +39,7 @@ from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
+from nirs_store.catalog.removal import Removal
 from nirs_store.catalog.reserve import give_back, keep_back
 from nirs_store.catalog.schema import CATALOG_ALIAS, SCHEMA_VERSION
 from nirs_store.catalog.sessions import read_claims
@@ -100,6 +101,8 @@ class CatalogAccess:
         self._arriving = Incoming()
         self._appending = Appending()
         self._instance = Instance(layout.catalog, options, layout.tmp if writable else None)
+        # Files that a gc of this object is still deleting; the lease is held alone meanwhile.
+        self._removal: Removal | None = None
         self._closed = False
         self._depth = 0
         self._changed = False
@@ -143,11 +146,18 @@ class CatalogAccess:
             con = self._ready_to_write(deadline)
             return self._transact(work, con)
 
-    def exclusive(self, work: Callable[[CatalogAccess], T], *, timeout: float) -> T:
-        """Run several steps under one exclusive lease; `work` calls `transact` and friends."""
+    def exclusive(
+        self, work: Callable[[CatalogAccess], T], *, timeout: float, beside_removal: bool = False
+    ) -> T:
+        """Run several steps under one exclusive lease; `work` calls `transact` and friends.
+
+        With `beside_removal` it may begin while files that a gc set aside are still being deleted.
+        """
         self._require_writable()
         deadline = time.monotonic() + timeout
         with self._serialised(deadline):
+            if not beside_removal:
+                self.await_removal()
             self._ready_to_write(deadline)
             self._commit_waiting()
             return work(self)
@@ -163,6 +173,32 @@ class CatalogAccess:
         self._commit_waiting()
         self._appending.forget()
         return self._run(work, self._con)
+
+    def remove_beside(self, paths: Sequence[Path]) -> None:
+        """Delete files that lie aside while the store goes on; the lease is kept until they are gone."""
+        self.await_removal()
+        self._removal = Removal(self._layout.aside, paths)
+
+    @property
+    def removing(self) -> bool:
+        """Whether what lies aside is being deleted; nothing else lies there then."""
+        if self._removal is not None and not self._removal.running:
+            self.await_removal()
+        return self._removal is not None
+
+    def await_removal(self) -> None:
+        """Wait until what is being deleted is gone."""
+        removal = self._removal
+        if removal is None:
+            return
+        error = removal.wait()
+        self._removal = None
+        if error is not None:
+            # What is left lies aside, and whoever applies the journal next settles it.
+            warnings.warn(
+                f"Files that nothing holds any more could not be deleted, which is tried again: {error}",
+                stacklevel=6,
+            )
 
     def close_connection(self) -> None:
         """Close the file inside `exclusive` while keeping the lease (for vacuum)."""
@@ -274,7 +310,7 @@ class CatalogAccess:
         try:
             idle = time.monotonic() - self._idle_since
             over = idle > (max(LINGER, _LINGER_RECORDING) if self._is_recording() else LINGER)
-            if self._depth == 0 and (over or self._lease.wanted()):
+            if self._depth == 0 and (self._lease.wanted() or (over and not self.removing)):
                 self._give_up()
         finally:
             self._mutex.release()
@@ -310,6 +346,7 @@ class CatalogAccess:
         _abandoned.extend(self._instance.abandon())
         self._con = None
         self._appending = Appending()
+        self._removal = None  # its thread is the parent's
         self._lease.abandon()
         self._lease = Lease(self._layout, writable=self._writable)
         self._mutex = threading.RLock()
@@ -408,7 +445,7 @@ class CatalogAccess:
             self._arriving = Incoming()
             self._look_at(self._con)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
-        unsettled = not self.sweeping and bool(aside_files(self._layout))
+        unsettled = not self.sweeping and not self.removing and bool(aside_files(self._layout))
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
         everything = None if unsettled else at_most
         if not self._nothing_new():
@@ -515,7 +552,10 @@ class CatalogAccess:
             )
 
     def _give_up(self) -> None:
-        self._disconnect()
+        try:
+            self._disconnect()
+        finally:
+            self.await_removal()
         if self._lease.mode == "exclusive":
             keep_back(self._layout)
         self._lease.release()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import unquote
 
 import duckdb
@@ -19,7 +20,7 @@ from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_fi
 from nirs_store.blobs.paths import aside_name
 from nirs_store.catalog.layout import Layout
 
-__all__ = ["aside_files", "move_aside", "settle_aside"]
+__all__ = ["aside_files", "decide_aside", "move_aside", "settle_aside"]
 
 
 def aside_files(layout: Layout) -> list[str]:
@@ -49,18 +50,29 @@ def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
 
 
 def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[str]) -> tuple[int, int]:
-    """Remove what no row names and nobody claims, put everything else back.
-
-    The claims were read before the journal was last applied, the lease is held alone.
+    """Remove what no row names and nobody claims, put everything else back; see `decide_aside`.
 
     Returns
     -------
     files, size
         Files removed and their bytes.
     """
+    doomed = decide_aside(con, layout, claimed)
+    if not doomed:
+        return 0, 0
+    files, size = remove_files(doomed)
+    fsync_dir(layout.aside)
+    return files, size
+
+
+def decide_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[str]) -> list[Path]:
+    """Put back what a row names or somebody claims; gives the files that are left and must be deleted.
+
+    The claims were read before the journal was last applied, the lease is held alone until they are deleted.
+    """
     paths = aside_files(layout)
     if not paths:
-        return 0, 0
+        return []
     named = {
         str(row[0])
         for row in con.execute(
@@ -81,6 +93,5 @@ def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[st
             remove_file(waiting, missing_ok=True)
         else:
             move_file(waiting, target)
-    files, size = remove_files(doomed)
     fsync_dir(aside)
-    return files, size
+    return doomed

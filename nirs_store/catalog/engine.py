@@ -249,11 +249,11 @@ class Engine:
         self.recorder.flush()
         return self.access.change(work, timeout=self.settings.lock_timeout)
 
-    def exclusive(self, work: Callable[[CatalogAccess], T]) -> T:
-        """Run several steps under one exclusive lease."""
+    def exclusive(self, work: Callable[[CatalogAccess], T], *, beside_removal: bool = False) -> T:
+        """Run several steps under one exclusive lease; see `CatalogAccess.exclusive`."""
         self.check_writable()
         self.recorder.flush()
-        return self.access.exclusive(work, timeout=self.settings.lock_timeout)
+        return self.access.exclusive(work, timeout=self.settings.lock_timeout, beside_removal=beside_removal)
 
     def look_up(self, ask: Callable[[Connection], T]) -> tuple[bool, T | None]:
         """Ask within a second, for a recording call that meets an id it does not know.

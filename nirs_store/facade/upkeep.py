@@ -51,7 +51,8 @@ class UpkeepMethods(Facade):
         Parameters
         ----------
         delete_artifacts : bool
-            Also remove the files that nothing else holds. False keeps them for a later gc.
+            Also remove the files that nothing else holds. False keeps them for a later gc. Of many, the space is
+            given back while the store goes on; `vacuum` and `close` wait for the last.
         dry_run : bool
             Return the plan and change nothing.
         force : bool
@@ -84,7 +85,7 @@ class UpkeepMethods(Facade):
         gone = self._engine.change(work)
         self._forget()
         if delete_artifacts and gone.artifacts:
-            gc.collect(self._engine, only=gone.artifacts)
+            gc.collect(self._engine, only=gone.artifacts, wait=False)
         return gone.total_rows
 
     @attempted("delete_prediction", "prediction")

@@ -14,7 +14,7 @@ from typing import Any
 
 from nirs_store.catalog import garbage
 from nirs_store.catalog.access import CatalogAccess, Connection
-from nirs_store.catalog.aside import aside_files, move_aside, settle_aside
+from nirs_store.catalog.aside import aside_files, decide_aside, move_aside, settle_aside
 from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.deletion import prune_arrays
 from nirs_store.catalog.engine import Engine
@@ -26,6 +26,8 @@ __all__ = ["GcPlan", "GcResult", "collect", "plan_gc"]
 
 # Ids that the audit trail names.
 _LISTED = 100
+# From so many files on it is worth it not to wait for their deletion.
+_MANY = 32
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,11 @@ def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS) -> GcPlan:
 
 
 def collect(
-    engine: Engine, *, grace_seconds: float = GRACE_SECONDS, only: Sequence[str] | None = None
+    engine: Engine,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+    only: Sequence[str] | None = None,
+    wait: bool = True,
 ) -> GcResult:
     """Remove artifacts that nothing holds, and unused arrays.
 
@@ -98,22 +104,28 @@ def collect(
         How long what a session saved is kept after its end.
     only
         Look at these artifacts only, and expire no references.
+    wait
+        Until all files are deleted. Otherwise many of them are out of reach when this returns and go while the
+        store goes on: nobody else gets the catalog, and neither `close` nor a vacuum returns, before they have
+        gone. The result says then what was planned.
     """
     _check_grace(grace_seconds)
 
     def work(access: CatalogAccess) -> GcResult:
         access.sweeping = True
         try:
-            return _collect(engine, access, grace_seconds, None if only is None else list(only))
+            return _collect(engine, access, grace_seconds, None if only is None else list(only), wait)
         finally:
             access.sweeping = False
 
-    result = engine.exclusive(work)
+    result = engine.exclusive(work, beside_removal=True)
     engine.journal.sweep_tmp()
     return result
 
 
-def _collect(engine: Engine, access: CatalogAccess, grace_seconds: float, only: list[str] | None) -> GcResult:
+def _collect(
+    engine: Engine, access: CatalogAccess, grace_seconds: float, only: list[str] | None, wait: bool
+) -> GcResult:
     def first(con: Connection) -> GcPlan:
         # Asked here, after the journal was applied: every session that has rows now and is not in the
         # list has ended.
@@ -122,7 +134,10 @@ def _collect(engine: Engine, access: CatalogAccess, grace_seconds: float, only: 
         return _plan(con, engine, alive, grace_seconds, only)
 
     plan = access.transact(first)
-    move_aside(engine.layout, plan.files)
+    if plan.files:
+        # What is set aside now may have the name of what an earlier gc is still deleting there.
+        access.await_removal()
+        move_aside(engine.layout, plan.files)
     # The order matters: files aside, then the claims, then (in transact) the journal.
     claimed = read_claims(engine.layout, remove_dead=True)
 
@@ -143,6 +158,11 @@ def _collect(engine: Engine, access: CatalogAccess, grace_seconds: float, only: 
     for artifact_id in access.transact(second):
         engine.known.forget("artifact", artifact_id)
         engine.blobs.forget(artifact_id)
+    if not plan.files:
+        return GcResult(0, 0, plan)
+    if not wait and len(plan.files) >= _MANY:
+        access.remove_beside(access.settle(lambda con: decide_aside(con, engine.layout, claimed)))
+        return GcResult(len(plan.files), plan.bytes, plan)
     files, size = access.settle(lambda con: settle_aside(con, engine.layout, claimed))
     return GcResult(files, size, plan)
 
@@ -170,7 +190,7 @@ def _size(root: Path, relative: str) -> int:
 
 def _blob_files(engine: Engine) -> set[str]:
     artifacts = engine.layout.artifacts
-    found = set(aside_files(engine.layout))
+    found = set() if engine.access.removing else set(aside_files(engine.layout))
     folders = [(str(artifacts), artifacts.relative_to(engine.layout.root).as_posix())]
     # A path object a file, or a question to the system, takes several times as long as listing the folders does.
     while folders:

@@ -45,7 +45,7 @@ def test_a_run_goes_with_everything_it_owns_and_nothing_else(store: WorkspaceSto
 
 
 def test_the_audit_trail_says_of_a_deletion_what_its_plan_said(store: WorkspaceStore, folder: Path) -> None:
-    kept, pipeline_id = begin(store, "kept")
+    _, pipeline_id = begin(store, "kept")
     shared = store.save_artifact({"shared": 1}, "dict", "model")
     chain_of(store, pipeline_id, shared)
     run_id = store.begin_run("doomed", {}, [])

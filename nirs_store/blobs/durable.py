@@ -260,8 +260,12 @@ def remove_files(paths: Sequence[Path]) -> tuple[int, int]:
         # Freeing a file's blocks is the system's work, and it does that for several files at once. In as many parts,
         # because handing files over one by one takes as long as asking for their removal.
         parts = [paths[start::_REMOVERS] for start in range(_REMOVERS)]
-        with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="nirs-store-remove") as pool:
-            sizes = [size for part in pool.map(_remove_counted, parts) for size in part]
+        try:
+            with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="nirs-store-remove") as pool:
+                sizes = [size for part in pool.map(_remove_counted, parts) for size in part]
+        except RuntimeError:
+            # The interpreter is ending and starts no threads.
+            sizes = _remove_counted(paths)
     return len(sizes), sum(sizes)
 
 

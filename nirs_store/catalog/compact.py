@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import duckdb
 
-from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
-from nirs_store.catalog.connection import Instance
+from nirs_store.blobs.durable import fsync_dir, move_file, write_error
+from nirs_store.catalog.connection import Instance, clear_draft
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import (
@@ -49,6 +49,7 @@ def compact(
     draft = instance.draft
     if draft is None:
         raise ValueError("an instance that may write nowhere")  # only read-only stores have one
+    clear_draft(draft)
     try:
         # Were the log to come back after a power loss, it must not find the new file.
         fsync_dir(layout.root)
@@ -71,8 +72,7 @@ def compact(
             raise
         raise write_error(layout.catalog, error) from error
     finally:
-        remove_file(draft, missing_ok=True)
-        remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)
+        clear_draft(draft)
 
 
 def _copy(

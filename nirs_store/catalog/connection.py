@@ -43,6 +43,7 @@ __all__ = [
     "Instance",
     "Options",
     "attach",
+    "clear_draft",
     "create_catalog",
     "open_catalog",
     "open_migrated_copy",
@@ -333,6 +334,7 @@ def create_catalog(layout: Layout, instance: Instance) -> None:
     draft = instance.draft
     if draft is None:
         raise ValueError("an instance that may write nowhere")  # only read-only stores have one
+    clear_draft(draft)
     try:
         con = instance.attach(read_only=False, path=draft)
         try:
@@ -364,8 +366,13 @@ def create_catalog(layout: Layout, instance: Instance) -> None:
                 raise
             raise write_error(draft, error) from error
     finally:
-        remove_file(draft, missing_ok=True)
-        remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)
+        clear_draft(draft)
+
+
+def clear_draft(draft: Path) -> None:
+    """Remove a draft that is not used, or that a killed process left: a fork has drafts of the same name."""
+    remove_file(draft, missing_ok=True)
+    remove_file(draft.with_name(draft.name + ".wal"), missing_ok=True)
 
 
 def open_catalog(

@@ -55,7 +55,5 @@ class Removal:
             fsync_dir(self._folder)
         except NirsStoreError as error:
             self._error = error
-        except RuntimeError as error:
-            self._error = error  # likewise, from the threads that delete
         except OSError as error:
             self._error = write_error(self._folder, error)

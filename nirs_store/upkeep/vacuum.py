@@ -28,10 +28,10 @@ def vacuum(engine: Engine) -> tuple[int, int]:
         access.close_connection()
         before = engine.layout.catalog.stat().st_size
         access.rewrite(finish)
-        # Whoever asks for space has it all afterwards.
-        access.await_removal()
         return before, engine.layout.catalog.stat().st_size
 
+    # With the catalog closed, the lease is given up at the end, which waits for files that are being deleted: whoever
+    # asks for space has it all.
     sizes = engine.exclusive(work, beside_removal=True)
     engine.journal.sweep_tmp()
     return sizes

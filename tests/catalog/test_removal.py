@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from storekit import begin
+from storekit import begin, python
 
 from nirs_store.blobs.durable import remove_files
 from nirs_store.catalog import removal
@@ -148,6 +149,31 @@ def test_a_vacuum_works_beside_it_and_returns_when_the_files_are_gone(
         store.vacuum()
         assert beside == [MANY]
         assert aside_files(store._engine.layout) == []
+
+
+def test_a_program_that_ends_without_closing_leaves_no_files(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from nirs_store import WorkspaceStore
+        store = WorkspaceStore(sys.argv[1])
+        run_id = store.begin_run("doomed", {}, [])
+        pipeline_id = store.begin_pipeline(run_id, "p", {}, [], "corn", "hash")
+        models = [store.save_artifact({"model": n}, "dict", "model") for n in range(40)]
+        step = {"step_idx": 0, "operator_class": "M", "params": {}}
+        folds = {f"fold_{n}": key for n, key in enumerate(models)}
+        store.save_chain(pipeline_id, [step], 0, "M", "", "per_fold", folds, {})
+        from nirs_store.catalog import removal
+        import threading, time
+        real = removal.remove_files
+        def late(paths):
+            threading.main_thread().join()
+            return real(paths)
+        removal.remove_files = late
+        store.delete_run(run_id)
+    """
+    done = python(textwrap.dedent(code), tmp_path / "ws")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list((tmp_path / "ws" / "journal" / "aside").iterdir()) == []
 
 
 def test_files_that_could_not_be_deleted_are_told_and_deleted_by_whoever_comes_next(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import children
+import duckdb
 import numpy as np
 import pytest
 from storekit import begin, chain_of, failing, let_go, predict, prediction, sql, whole_pipeline
@@ -176,3 +177,14 @@ def test_who_may_only_read_may_not_vacuum(store: WorkspaceStore, folder: Path) -
     with WorkspaceStore(folder, read_only=True) as reader, pytest.raises(ReadOnlyStore):
         reader.vacuum()
     assert os.listdir(folder / "journal" / "tmp") == []
+
+
+def test_a_draft_that_a_killed_process_left_is_made_anew(store: WorkspaceStore) -> None:
+    run_id, _ = begin(store)
+    draft = store._engine.access._instance.draft
+    assert draft is not None
+    with duckdb.connect(str(draft)) as con:
+        con.execute("CREATE TABLE arrays (a INTEGER)")
+    store.vacuum()
+    assert not draft.exists()
+    assert store.get_run(run_id) is not None

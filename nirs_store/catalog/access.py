@@ -57,9 +57,6 @@ Connection = duckdb.DuckDBPyConnection
 T = TypeVar("T")
 
 LINGER = 0.050
-# Who asks while a pipeline is recorded, asks again when it is complete: so long the catalog is held for that, while
-# nobody waits.
-_LINGER_RECORDING = 1.0
 _POLL = 0.010
 # Segments that a store applies in one turn when nobody asked, and how often it goes on while nobody waits.
 _HELP = 128
@@ -82,7 +79,6 @@ class CatalogAccess:
         options: Options,
         on_idle: Callable[[], None],
         on_open: Callable[[Connection], None] | None = None,
-        is_recording: Callable[[], bool] = lambda: False,
     ) -> None:
         self._layout = layout
         self._journal = journal
@@ -91,11 +87,11 @@ class CatalogAccess:
         self._on_idle = on_idle
         # Looks at a catalog of the present version that was just opened.
         self._on_open = on_open
-        # Whether rows of this store wait for their commit.
-        self._is_recording = is_recording
         self._lease = Lease(layout, writable=writable)
         self._mutex = threading.RLock()
         self._held_for_fork = False
+        # Threads that have come for it.
+        self._coming: set[int] = set()
         self._con: Connection | None = None
         # What that connection has learnt from applying; made anew with every connection.
         self._arriving = Incoming()
@@ -308,9 +304,15 @@ class CatalogAccess:
         if not self._lease.held or not self._mutex.acquire(blocking=False):
             return
         try:
-            idle = time.monotonic() - self._idle_since
-            over = idle > (max(LINGER, _LINGER_RECORDING) if self._is_recording() else LINGER)
-            if self._depth == 0 and (self._lease.wanted() or (over and not self.removing)):
+            wanted = self._lease.wanted()
+            over = time.monotonic() - self._idle_since > LINGER
+            if self._depth == 0 and (wanted or (over and not self.removing)):
+                if not wanted:
+                    self._commit_if_possible()
+                    if self._coming:
+                        # A thread of this process has come to ask meanwhile: it need not wait for the checkpoint, nor
+                        # open everything anew.
+                        return
                 self._give_up()
         finally:
             self._mutex.release()
@@ -350,6 +352,7 @@ class CatalogAccess:
         self._lease.abandon()
         self._lease = Lease(self._layout, writable=self._writable)
         self._mutex = threading.RLock()
+        self._coming = set()
         self._depth = 0
         self._changed = False
 
@@ -359,7 +362,13 @@ class CatalogAccess:
         return _Turn(self, deadline)
 
     def _enter(self, deadline: float) -> None:
-        if not self._mutex.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        me = threading.get_ident()
+        self._coming.add(me)
+        try:
+            entered = self._mutex.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            self._coming.discard(me)
+        if not entered:
             raise StoreBusy(
                 f"Another thread of this process was using {self._layout.root} until lock_timeout ran out. "
                 "Nothing was changed; ask again."
@@ -473,6 +482,12 @@ class CatalogAccess:
         if con is not None and self._appending.waiting:
             self._guard(lambda con: self._appending.commit(con, self._journal), con)
 
+    def _commit_if_possible(self) -> None:
+        # What cannot be committed now is in the journal all the same.
+        with contextlib.suppress(duckdb.Error, OSError):
+            if self._con is not None:
+                self._appending.commit(self._con, self._journal)
+
     def _look_at(self, con: Connection) -> None:
         if self._on_open is not None:
             self._guard(self._on_open, con)
@@ -565,9 +580,7 @@ class CatalogAccess:
         if con is None:
             return
         try:
-            # What cannot be committed now is in the journal all the same.
-            with contextlib.suppress(duckdb.Error, OSError):
-                self._appending.commit(con, self._journal)
+            self._commit_if_possible()
             if self._changed:
                 self._changed = False
                 # On a full disk the log stays beside the file and holds everything.

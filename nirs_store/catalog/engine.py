@@ -102,7 +102,6 @@ class Engine:
             options=options,
             on_idle=self._keeper.wake,
             on_open=self.workspace_settings.reconcile if writable else None,
-            is_recording=lambda: self.recorder.waiting,
         )
         self.recorder = Recorder(
             self.journal,

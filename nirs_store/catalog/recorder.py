@@ -132,11 +132,6 @@ class Recorder:
         return self._closed
 
     @property
-    def waiting(self) -> bool:
-        """Whether rows of more than the audit trail wait for their commit; asked without stopping who records."""
-        return any(not unit.only_notes for unit in list(self._units))
-
-    @property
     def only_notes_wait(self) -> bool:
         """Whether nothing but entries for the audit trail waits to be committed."""
         with self._mutex:

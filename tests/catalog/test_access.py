@@ -405,27 +405,21 @@ def test_many_rows_of_one_commit_arrive(store: WorkspaceStore, folder: Path) -> 
     assert store.top_predictions(1)["val_score"].to_list() == [0.0]
 
 
-def test_who_records_what_will_be_asked_for_holds_the_catalog_a_little_longer(
-    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+def test_a_catalog_that_nobody_used_for_a_while_is_kept_for_who_comes_just_then(
+    store: WorkspaceStore,
 ) -> None:
     store._engine._keeper.stop()
     access = store._engine.access
-    _, pipeline_id = begin(store)
-
-    def held_after(seconds: float) -> bool:
-        store.list_runs()
-        store.log_step(pipeline_id, 0, "builtins.list", "end")
-        access._idle_since = time.monotonic() - seconds
-        access.expire()
-        return access.lingering
-
-    assert held_after(0.5)
-    assert not held_after(1.5)
-    monkeypatch.setattr(access._lease, "wanted", lambda: True)
-    assert not held_after(0.0)
-    monkeypatch.undo()
+    whole_pipeline(store, begin(store)[0])
     store.list_runs()
-    access._idle_since = time.monotonic() - 0.5
-    # Nothing is being recorded: the question has committed what was.
+    whole_pipeline(store, begin(store)[0])
+    store.list_runs()
+    assert access._appending.waiting
+    access._idle_since -= 60.0
+    access._coming.add(-1)
+    access.expire()
+    assert access.lingering
+    assert not access._appending.waiting
+    access._coming.discard(-1)
     access.expire()
     assert not access.lingering

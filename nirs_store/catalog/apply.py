@@ -105,7 +105,7 @@ class _Work:
     appending: Appending | None
     # Ids of all commits that are in the catalog.
     applied: set[str]
-    report: ApplyReport = field(default_factory=ApplyReport)
+    report: ApplyReport
 
 
 def apply_journal(
@@ -128,7 +128,7 @@ def apply_journal(
     entries = journal.pending()
     if not entries:
         return ApplyReport()
-    arriving = arriving or Incoming()
+    arriving, report = arriving or Incoming(), ApplyReport()
     try:
         arriving.register(con)
         if appending is None:
@@ -144,13 +144,16 @@ def apply_journal(
         for entry in entries:
             (done if entry.txid in seen else todo).append(entry)
             seen.add(entry.txid)
-        work = _Work(con, journal, arriving, appending, applied)
-        _apply(work, todo[:at_most])
+        _apply(_Work(con, journal, arriving, appending, applied, report), todo[:at_most])
         waiting = appending.waiting if appending is not None else {}
         journal.remove([entry for entry in done if entry.txid in applied and entry.txid not in waiting])
     except RowRefused:
         # Among what was given up with it may be earlier commits.
-        return apply_journal(con, journal, at_most=at_most, arriving=arriving)
+        again = apply_journal(con, journal, at_most=at_most, arriving=arriving)
+        again.rejected[:0] = report.rejected
+        for name, count in report.dropped.items():
+            again.dropped[name] = again.dropped.get(name, 0) + count
+        return again
     except (duckdb.Error, OSError) as error:
         if appending is not None:
             appending.rollback(con)
@@ -163,7 +166,7 @@ def apply_journal(
         ) from error
     finally:
         arriving.clear()
-    return work.report
+    return report
 
 
 def _apply(work: _Work, todo: list[Entry]) -> None:

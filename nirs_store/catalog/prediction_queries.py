@@ -224,6 +224,35 @@ def _best_by_score(
     return few_rows(rows, arrow_schema("predictions"))
 
 
+def _best_of_groups(
+    con: Connection, rows: str, params: dict[str, Any], groups: Sequence[str], metric: str, ascending: bool
+) -> pl.DataFrame | None:
+    """The best rows of each group; None where a score alone does not tell them apart, as for `_settled`.
+
+    DuckDB finds the best by one number with an aggregate, as it would write it itself; by three columns it sorts.
+    """
+    n, keys = params["limit"], ", ".join(groups)
+    order = f"{metric} {'ASC' if ascending else 'DESC'} NULLS LAST"
+    found = frame(
+        con,
+        f"SELECT {rows} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) <= $limit "
+        f"ORDER BY {keys}, {order}, prediction_id",
+        params | {"limit": n + 1},
+    )
+    begins = np.ones(found.height, bool)
+    begins[1:] = False
+    for name in groups:
+        key = found[name]
+        begins[1:] |= key[1:].ne_missing(key[:-1]).to_numpy()
+    row = np.arange(found.height)
+    place = row - np.maximum.accumulate(np.where(begins, row, 0))
+    score = found[metric].cast(pl.Float64).to_numpy()
+    beyond = np.flatnonzero(place == n)
+    if np.isnan(score[place < n]).any() or (score[beyond] == score[beyond - 1]).any():
+        return None
+    return found[np.flatnonzero(place < n)]
+
+
 def top_predictions(
     con: Connection,
     n: int,
@@ -260,6 +289,12 @@ def top_predictions(
         return _few_rows(con, f"SELECT {columns} FROM predictions WHERE {where} {page}", params)
     del params["offset"]
     keys = ", ".join(groups)
+    if 1 <= n < _FEW:
+        settled = _best_of_groups(
+            con, f"{columns} FROM predictions WHERE {where}", params, groups, metric, ascending
+        )
+        if settled is not None:
+            return settled
     if 1 <= n <= _FEW:
         # The best rows of each group by what orders them alone; a window would sort whole rows.
         key = f"ROW({bad}, {'' if ascending else '-'}{metric}, prediction_id)"

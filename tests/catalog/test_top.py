@@ -45,3 +45,14 @@ def test_they_are_those_of_a_sort_by_hand(
         for n in (1, 3, 10, 20, 39, 40, 100):
             found = store.top_predictions(n, ascending=ascending, dataset_name=name)
             assert found["prediction_id"].to_list() == wanted[:n]
+    # Of each group likewise; a group without a name is one too.
+    groups = {
+        name: [row["id"] for row in sorted(rows, key=place) if row["name"] == name]
+        for name in ("corn", "oats")
+    }
+    for n in (1, 3, 19, 20, 40):
+        found = store.top_predictions(n, ascending=ascending, group_by="dataset_name")
+        assert found["prediction_id"].to_list() == [key for ids in groups.values() for key in ids[:n]]
+        found = store.top_predictions(n, ascending=ascending, group_by=["branch_name", "dataset_name"])
+        assert found["prediction_id"].to_list() == [key for ids in groups.values() for key in ids[:n]]
+    assert store.top_predictions(2, partition="test", group_by="dataset_name").is_empty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from nirs_store.chains.combine import align, mean, union, vote
 from nirs_store.chains.operators import Load, Workbench, own_copy
 from nirs_store.chains.plan import Member, Operator, ReplayPlan, Stage
-from nirs_store.chains.spectra import Spectra, read_spectra
+from nirs_store.chains.spectra import MODERATE, Spectra, magnitude, read_spectra
 from nirs_store.errors import ReplayError
 
 __all__ = [
@@ -241,7 +242,18 @@ class _Run:
         )
         self._bench.finite = spectra.finite
         self._n_samples = len(spectra.parts[0])
-        self._after_shared = self._walk(spectra, plan.members[0].stages[: plan.n_shared])
+        self._after_shared = self._shared(spectra, plan.members[0].stages[: plan.n_shared])
+
+    def _shared(self, spectra: Spectra, stages: Sequence[Stage]) -> Spectra:
+        """Take the spectra through the steps that all members share."""
+        if len(stages) != 1 or not spectra.moderate or not self._looks_once(stages[0].operators):
+            return self._walk(spectra, stages)
+        # The only step would look at the numbers that were just looked at. Of several, the second must.
+        with _assume_finite():
+            return self._walk(spectra, stages)
+
+    def _looks_once(self, operators: Sequence[Operator]) -> bool:
+        return len(operators) == 1 and self._bench.facts(operators[0]).plain
 
     def _stacked(self, X: Any, wavelengths: Any) -> Spectra:
         """What a stacked model gets in place of spectra: the predictions of its sources, side by side."""
@@ -263,10 +275,8 @@ class _Run:
         members = self._plan.members
         if not self._needs_one_check():
             return [self._output(member, method) for member in members]
-        import sklearn  # long loaded: the models are its own
-
         # Every model would look at the same numbers again, and be told the same.
-        with sklearn.config_context(assume_finite=True):
+        with _assume_finite():
             found = [self._output(member, method) for member in members]
         if all(y.dtype.kind != "f" or np.isfinite(y).all() for y in found):
             return found
@@ -274,14 +284,14 @@ class _Run:
         return [self._output(member, method) for member in members]
 
     def _needs_one_check(self) -> bool:
-        """Whether all models get the same finite numbers, and check no others."""
+        """Whether all models get the same numbers, finite in every precision, and check no others."""
         if any(len(member.stages) > self._plan.n_shared for member in self._plan.members):
             return False
         parts = self._after_shared.parts
         if len(parts) > 1 or not isinstance(parts[0], np.ndarray) or parts[0].dtype.kind != "f":
             return False
         plain = all(self._bench.facts(member.model).plain for member in self._plan.members)
-        return plain and bool(np.isfinite(parts[0]).all())
+        return plain and magnitude(parts[0]) <= MODERATE
 
     def _output(self, member: Member, method: str) -> Array:
         spectra = self._walk(self._after_shared, member.stages[self._plan.n_shared :]).merged()
@@ -368,6 +378,13 @@ class _Run:
             return False
         groups = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]
         return all(held and "transform" in self._bench.facts(held[0]).wavelengths for held in groups)
+
+
+def _assume_finite() -> AbstractContextManager[None]:
+    import sklearn  # long loaded: it is asked for by objects of its own only
+
+    context: AbstractContextManager[None] = sklearn.config_context(assume_finite=True)
+    return context
 
 
 def _undo(bench: Workbench, targets: Sequence[Operator], y: Array) -> Array:

@@ -15,9 +15,11 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.frames import as_array, column_names, is_frame, native
 
-__all__ = ["Spectra", "as_grid", "read_spectra", "read_table"]
+__all__ = ["MODERATE", "Spectra", "as_grid", "magnitude", "read_spectra", "read_table"]
 
 Grid = NDArray[np.float64]
+MODERATE = float(np.finfo(np.float32).max)
+"""What a 32-bit number can hold."""
 
 
 @dataclass(slots=True)
@@ -32,11 +34,14 @@ class Spectra:
         Wavelengths of each part as they were at the beginning of the chain.
     finite : bool
         Whether the caller's values are free of NaN and infinities.
+    moderate : bool
+        Whether they stay so as 32-bit numbers, which some estimators turn them into.
     """
 
     parts: tuple[Any, ...]
     grids: tuple[Grid | None, ...]
     finite: bool = True
+    moderate: bool = False
     _merged: Spectra | None = field(default=None, repr=False, compare=False)
 
     def merged(self) -> Spectra:
@@ -46,7 +51,7 @@ class Spectra:
         if self._merged is None:
             known = [grid for grid in self.grids if grid is not None]
             grid = np.concatenate(known) if len(known) == len(self.grids) else None
-            self._merged = Spectra((np.hstack(self.parts),), (grid,), self.finite)
+            self._merged = Spectra((np.hstack(self.parts),), (grid,), self.finite, self.moderate)
         return self._merged
 
 
@@ -94,7 +99,9 @@ def read_spectra(
         given[place] = columns if named is None else named
         _fits(given[place], array, label)
     grids = _against_stored(plan, given, arrays, adapts)
-    return Spectra(arrays, grids, all(_is_finite(array) for array in arrays))
+    largest = [magnitude(array) for array in arrays]
+    finite = all(map(math.isfinite, largest))
+    return Spectra(arrays, grids, finite, finite and max(largest) <= MODERATE)
 
 
 def _blocks(plan: ReplayPlan, X: Any) -> dict[int, Any]:
@@ -293,5 +300,15 @@ def _differ(found: Grid, expected: Grid) -> str:
     return f"channel {channel} is at {found[channel]:g}, expected {expected[channel]:g}"
 
 
-def _is_finite(array: NDArray[Any]) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+def magnitude(array: NDArray[Any]) -> float:
+    """Give the largest absolute value of an array, 0 if it is empty, NaN where one of them is NaN.
+
+    Examples
+    --------
+    >>> magnitude(np.array([[1.0, -2.5]])), magnitude(np.array([[np.inf, np.nan]]))
+    (2.5, nan)
+    """
+    if not array.size:
+        return 0.0
+    # NaN comes out of both, and stays in front of whatever it is compared with.
+    return max(-float(array.min()), float(array.max()))

@@ -97,7 +97,8 @@ class ModelMethods(QueryMethods):
         return ChainPredictor(chain, self.load_artifact)
 
     def _plan(self, chain_id: str) -> ReplayPlan:
-        self._engine.check_open()
+        # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
+        self._engine.check_open(closely=False)
         plan = self._plans.get(chain_id)
         if plan is None:
             chain = self.get_chain(chain_id)

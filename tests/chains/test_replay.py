@@ -12,6 +12,7 @@ from chemotools.scatter import StandardNormalVariate
 from sklearn import get_config
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestRegressor, RandomTreesEmbedding
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -88,6 +89,51 @@ def test_models_that_get_the_same_numbers_do_not_look_at_them_again(
     predict(plan, tecator.X, shelf.load)
     assert trusted == [True, True, True]
     assert not get_config()["assume_finite"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_only_shared_step_does_not_look_at_the_numbers_again(
+    tecator: Any, shelf: Any, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    scaler = StandardScaler().fit(tecator.X)
+    shelf.put(**{f"s{i}": scaler for i in range(steps)}, m=PLSRegression(3).fit(tecator.X, tecator.fat))
+    entries = [{"step_idx": i, "artifact_id": f"s{i}"} for i in range(steps)]
+    trusted = []
+    real = StandardScaler.transform
+
+    def watched(self: Any, X: Any, copy: bool | None = None) -> Any:
+        trusted.append(get_config()["assume_finite"])
+        return real(self, X, copy)
+
+    monkeypatch.setattr(StandardScaler, "transform", watched)
+    predict(plan_of(entries, fold_artifacts={"final": "m"}), tecator.X, shelf.load)
+    # What a first step makes may overflow, so the second looks for itself.
+    assert trusted == ([True] if steps == 1 else [False, False])
+    assert not get_config()["assume_finite"]
+
+
+@pytest.mark.parametrize("first", ["none", "shared"])
+def test_numbers_too_large_for_32_bits_are_refused_by_a_model_that_reads_such(
+    tecator: Any, shelf: Any, first: str
+) -> None:
+    forest = RandomForestRegressor(3, random_state=0).fit(tecator.X, tecator.fat)
+    shelf.put(s=FunctionTransformer().fit(tecator.X), m=forest)
+    steps = [{"step_idx": 0, "artifact_id": "s"}] if first == "shared" else []
+    broken = tecator.X.copy()
+    broken[1, 2] = 1e300
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match="too large"):
+        forest.predict(broken)
+    with np.errstate(over="ignore"), pytest.raises(ReplayError, match="too large"):
+        predict(plan_of(steps, fold_artifacts={"final": "m"}), broken, shelf.load)
+
+
+def test_a_step_that_reads_32_bit_numbers_is_not_given_larger_ones(tecator: Any, shelf: Any) -> None:
+    embedding = RandomTreesEmbedding(3, random_state=0, sparse_output=False).fit(tecator.X)
+    shelf.put(s=embedding, m=PLSRegression(2).fit(embedding.transform(tecator.X), tecator.fat))
+    plan = plan_of([{"step_idx": 0, "artifact_id": "s"}], fold_artifacts={"final": "m"})
+    assert len(predict(plan, tecator.X, shelf.load)) == len(tecator.X)
+    with np.errstate(over="ignore"), pytest.raises(ReplayError, match="too large"):
+        predict(plan, np.where(np.arange(100) < 9, 1e39, tecator.X), shelf.load)
 
 
 def test_a_model_made_of_others_looks_at_the_numbers_between_them(tecator: Any, shelf: Any) -> None:

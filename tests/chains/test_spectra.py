@@ -103,6 +103,16 @@ def test_values_that_are_not_finite_are_seen(value: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "moderate"), [(3e38, True), (-3e38, True), (1e39, False), (-1e39, False), (np.nan, False)]
+)
+def test_values_beyond_32_bits_are_seen(value: float, moderate: bool) -> None:
+    large = X.copy()
+    large[1, 1] = value
+    assert read_spectra(plan(), large).moderate is moderate
+    assert read_spectra(plan(), X.astype(int)).moderate
+
+
+@pytest.mark.parametrize(
     ("value", "named"),
     [
         (X[0], r"found \(3,\).*reshape\(1, -1\)"),

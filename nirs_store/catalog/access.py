@@ -24,6 +24,7 @@ from nirs_store.blobs.durable import fsync_dir, write_error
 from nirs_store.catalog.appending import Appending
 from nirs_store.catalog.apply import ApplyReport, apply_journal
 from nirs_store.catalog.aside import aside_files, settle_aside
+from nirs_store.catalog.checkpoint import Checkpoint
 from nirs_store.catalog.compact import compact
 from nirs_store.catalog.connection import (
     CatalogLocked,
@@ -41,7 +42,7 @@ from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
 from nirs_store.catalog.removal import Removal
 from nirs_store.catalog.reserve import give_back, keep_back
-from nirs_store.catalog.schema import CATALOG_ALIAS, SCHEMA_VERSION
+from nirs_store.catalog.schema import SCHEMA_VERSION
 from nirs_store.catalog.sessions import read_claims
 from nirs_store.errors import (
     CatalogDamaged,
@@ -101,7 +102,7 @@ class CatalogAccess:
         self._removal: Removal | None = None
         self._closed = False
         self._depth = 0
-        self._changed = False
+        self._checkpoint = Checkpoint(layout)
         self._idle_since = 0.0
         self._told_pending = False
         self._copy: tempfile.TemporaryDirectory[str] | None = None
@@ -254,6 +255,8 @@ class CatalogAccess:
                 self._give_up()
                 if not self._lease.try_acquire():
                     return
+            # Of a whole journal, at the end of a store, somebody does wait for the checkpoint.
+            self._checkpoint.need(tidying=at_most is not None)
             for _ in range(_TURNS):
                 self._ready_to_write(time.monotonic(), at_most=at_most)
                 # No question follows.
@@ -354,7 +357,7 @@ class CatalogAccess:
         self._mutex = threading.RLock()
         self._coming = set()
         self._depth = 0
-        self._changed = False
+        self._checkpoint = Checkpoint(self._layout)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -458,7 +461,7 @@ class CatalogAccess:
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
         everything = None if unsettled else at_most
         if not self._nothing_new():
-            self._changed = True
+            self._checkpoint.need(tidying=unsettled)
         arriving, appending = self._arriving, self._appending
         report = self._guard(
             lambda con: apply_journal(
@@ -466,6 +469,7 @@ class CatalogAccess:
             ),
             self._con,
         )
+        self._checkpoint.count(report.segments)
         if unsettled:
             self._commit_waiting()
             appending.forget()
@@ -532,7 +536,7 @@ class CatalogAccess:
             self._sync_names()
             return result
 
-        self._changed = True
+        self._checkpoint.need(tidying=True)
         self._commit_waiting()
         self._appending.forget()
         return self._run(whole, con)
@@ -581,11 +585,9 @@ class CatalogAccess:
             return
         try:
             self._commit_if_possible()
-            if self._changed:
-                self._changed = False
-                # On a full disk the log stays beside the file and holds everything.
-                with contextlib.suppress(duckdb.Error):
-                    con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+            # On a full disk the log stays beside the file and holds everything.
+            with contextlib.suppress(duckdb.Error):
+                self._checkpoint.write(con, hurried=self._lease.wanted())
         finally:
             if self._on_copy:
                 con.close()

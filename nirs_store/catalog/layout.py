@@ -81,6 +81,11 @@ class Layout:
         return self.journal / "reserve"
 
     @cached_property
+    def untidied(self) -> Path:
+        """A byte for each checkpoint that left small row groups in the catalog; only its size counts."""
+        return self.journal / "untidied"
+
+    @cached_property
     def settings(self) -> Path:
         """The workspace's settings as recording calls read them: a copy of the catalog's."""
         return self.journal / "settings.json"

@@ -15,7 +15,7 @@ import pytest
 from storekit import Counting, begin, chain_of, let_go, predict, prediction, sql, whole_pipeline
 
 from nirs_store.blobs import durable
-from nirs_store.catalog import access as access_module
+from nirs_store.catalog import opened as opened_module
 from nirs_store.catalog import prediction_queries, queries
 from nirs_store.catalog.lease import Lease
 from nirs_store.errors import NirsStoreError
@@ -82,13 +82,13 @@ def test_recording_more_predictions_needs_no_more_statements(
         predict(store, pipeline_id, chain_id)
     store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 1)
     seen: list[Counting] = []
-    real = access_module.apply_journal
+    real = opened_module.apply_journal
 
     def counted(con: Any, journal: Any, **named: Any) -> Any:
         seen.append(Counting(con))
         return real(seen[-1], journal, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(access_module, "apply_journal", counted)
+    monkeypatch.setattr(opened_module, "apply_journal", counted)
     assert store.query_predictions().height == count
     assert 0 < sum(len(con.asked) for con in seen) < 40
 
@@ -148,7 +148,7 @@ def test_rows_go_before_the_files_that_they_name(
 
     def unlink(path: Any, **named: Any) -> None:
         if "aside" in str(path):
-            con = store._engine.access._con
+            con = store._engine.access._opened.con
             assert con is not None
             seen.append(con.execute("SELECT artifact_id FROM blobs").fetchall())
         real(path, **named)

@@ -2,8 +2,8 @@
 
 A checkpoint writes new rows as row groups of their own, and DuckDB then puts small groups together: with the last
 2,048 rows, or eight thousand, of each table written and their arrays compressed anew each time, it takes up to 190 ms
-where the new rows of a few pipelines alone take 25 to 50. So groups are put together in the background, after changes
-that are not mere additions, and otherwise only when there have come to be many of them.
+where the new rows of a few pipelines alone take 25 to 50. So groups are put together when much is applied in the
+background, after changes that are not mere additions, and otherwise only when there have come to be many of them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import duckdb
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.schema import CATALOG_ALIAS
 
-__all__ = ["MOST", "Checkpoint"]
+__all__ = ["MANY", "MOST", "Checkpoint"]
 
 # A checkpoint makes a mark, and another one for so many commits. Until its rows are put together with others it
 # costs a fifth of a megabyte; putting together those of 81 took 0.26 s.
 MOST = 128
 _COMMITS_A_MARK = 16
+# Commits beside which putting groups together counts for little.
+MANY = 64
 _DUCKDB_DEFAULT = 100
 
 
@@ -37,6 +39,10 @@ class Checkpoint:
         """Ask for one when the catalog is let go of, and, with `tidying`, for small row groups to be put together."""
         self._pending = True
         self._tidying = self._tidying or tidying
+
+    def offer(self) -> None:
+        """Have it put them together if it has much to write anyway: nobody of this process waits for it."""
+        self._tidying = self._tidying or self._commits >= MANY
 
     def count(self, commits: int) -> None:
         """Note how many commits were applied."""

@@ -14,6 +14,7 @@ import pytest
 from storekit import begin, commit_rows, let_go, predict, prediction, segments, snapshot, whole_pipeline
 
 from nirs_store.catalog import access as access_module
+from nirs_store.catalog import opened as opened_module
 from nirs_store.errors import InvalidInput, ReadOnlyStore, StoreBusy, StoreClosed, WriteFailed
 from nirs_store.store import WorkspaceStore
 
@@ -47,11 +48,11 @@ def test_a_loop_of_queries_opens_the_file_once(
     store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[bool] = []
-    real = access_module.open_catalog
+    real = opened_module.open_catalog
     let_go(store)
     monkeypatch.setattr(access_module, "LINGER", 5.0)
     monkeypatch.setattr(
-        access_module, "open_catalog", lambda *a, **k: (opened.append(k["read_only"]), real(*a, **k))[1]
+        opened_module, "open_catalog", lambda *a, **k: (opened.append(k["read_only"]), real(*a, **k))[1]
     )
     for _ in range(10):
         store.list_runs()
@@ -171,7 +172,7 @@ def test_a_thread_that_waited_while_the_store_was_closed_opens_nothing_again(sto
         thread.join(20)
     assert all(isinstance(error, StoreClosed) for error in outcome)
     assert not store._engine.access.lingering
-    assert store._engine.access._con is None
+    assert store._engine.access._opened.con is None
 
 
 def test_another_thread_that_keeps_the_store_busy_is_a_busy_store(folder: Path) -> None:
@@ -231,8 +232,8 @@ def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(
         store.begin_run(str(number), {}, [])
     monkeypatch.setattr(access, "_on_idle", lambda: None)
     applied: list[int] = []
-    real = access_module.apply_journal
-    monkeypatch.setattr(access_module, "apply_journal", lambda *a, **k: applied.append(1) or real(*a, **k))
+    real = opened_module.apply_journal
+    monkeypatch.setattr(opened_module, "apply_journal", lambda *a, **k: applied.append(1) or real(*a, **k))
     left: list[int] = []
     for somebody in (True, False):
         applied.clear()
@@ -272,7 +273,7 @@ def test_trouble_while_helping_is_not_the_recording_calls(
         raise OSError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(access_module, "apply_journal", broken)
+        patch.setattr(opened_module, "apply_journal", broken)
         store._engine.access.try_apply()
     assert store.list_runs().height == 1
 
@@ -294,7 +295,7 @@ def test_a_connection_that_became_invalid_is_not_used_again(store: WorkspaceStor
 
     with pytest.raises(WriteFailed, match="committed is safe"):
         store._engine.change(fatal)
-    assert store._engine.access._con is None
+    assert store._engine.access._opened.con is None
     assert store.list_runs().height == 1
 
 
@@ -414,12 +415,12 @@ def test_a_catalog_that_nobody_used_for_a_while_is_kept_for_who_comes_just_then(
     store.list_runs()
     whole_pipeline(store, begin(store)[0])
     store.list_runs()
-    assert access._appending.waiting
+    assert access._opened._appending.waiting
     access._idle_since -= 60.0
     access._coming.add(-1)
     access.expire()
     assert access.lingering
-    assert not access._appending.waiting
+    assert not access._opened._appending.waiting
     access._coming.discard(-1)
     access.expire()
     assert not access.lingering

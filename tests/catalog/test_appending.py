@@ -25,7 +25,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def waiting(store: WorkspaceStore) -> int:
-    return len(store._engine.access._appending.waiting)
+    return len(store._engine.access._opened._appending.waiting)
 
 
 def give_up(store: WorkspaceStore) -> None:
@@ -36,8 +36,8 @@ def give_up(store: WorkspaceStore) -> None:
 def listen(store: WorkspaceStore) -> list[str]:
     """The texts of the statements that the open connection is given from now on."""
     access = store._engine.access
-    counting = Counting(access._con)
-    access._con = counting  # type: ignore[assignment]
+    counting = Counting(access._opened.con)
+    access._opened.con = counting  # type: ignore[assignment]
     return counting.asked
 
 
@@ -80,7 +80,7 @@ def test_other_questions_are_planned_as_ever(store: WorkspaceStore) -> None:
         whole_pipeline(store, run_id, name)
         store.list_runs()
     assert waiting(store)
-    con: Any = store._engine.access._con
+    con: Any = store._engine.access._opened.con
     assert con.execute("SELECT current_setting('enable_optimizer')").fetchall() == [(True,)]
 
 
@@ -140,7 +140,7 @@ def test_rows_that_are_there_already_are_found_out_by_their_key_and_nothing_is_d
         lambda con: con.execute("SELECT * FROM arrays ORDER BY array_hash").fetchall(), committed=True
     )
     # Forgotten here, so that this opening takes them for new.
-    for known in store._engine.access._appending._keys.values():
+    for known in store._engine.access._opened._appending._keys.values():
         known.clear()
     predict(store, pipeline_id, fold_id="fold_2")
     assert store.query_predictions().height == 3
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_at_the_commit_leaves_everything_in_the_journal(
     assert waiting(store)
     before = segments(folder)
     access = store._engine.access
-    real: Any = access._con
+    real: Any = access._opened.con
 
     class Full(Counting):
         def execute(self, statement: Any, params: Any = None) -> Any:
@@ -233,7 +233,7 @@ def test_a_disk_that_is_full_at_the_commit_leaves_everything_in_the_journal(
                 raise duckdb.IOException("No space left on device")
             return super().execute(statement, params)
 
-    access._con = Full(real)  # type: ignore[assignment]
+    access._opened.con = Full(real)  # type: ignore[assignment]
     give_up(store)
     assert segments(folder) == before
     assert store.query_predictions().height == 2

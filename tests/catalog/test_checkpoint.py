@@ -108,15 +108,23 @@ def test_nobody_who_waits_waits_for_that(
     assert marks(folder) > 3
 
 
-def test_what_is_applied_in_the_background_is_put_together(
-    store: WorkspaceStore, folder: Path, pipeline_id: str
+@pytest.mark.parametrize(("commits", "expected"), [(4, (1, 0)), (3, (4, 4))])
+def test_much_that_is_applied_in_the_background_is_put_together(
+    store: WorkspaceStore,
+    folder: Path,
+    pipeline_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    commits: int,
+    expected: tuple[int, int],
 ) -> None:
+    monkeypatch.setattr(checkpoint_module, "MANY", 4)
     ask_after_each(store, pipeline_id, 3)
-    predict(store, pipeline_id)
-    store.flush()
+    for _ in range(commits):
+        predict(store, pipeline_id)
+        store.flush()
     store._engine.access.try_apply()
     let_go(store)
-    assert (groups(folder), marks(folder)) == (1, 0)
+    assert (groups(folder), marks(folder)) == expected
 
 
 def test_a_vacuum_starts_counting_anew(store: WorkspaceStore, folder: Path, pipeline_id: str) -> None:

@@ -10,9 +10,9 @@ import duckdb
 import pytest
 from storekit import begin, let_go, snapshot, sql, whole_pipeline
 
-from nirs_store.catalog import access as access_module
 from nirs_store.catalog import connection as connection_module
 from nirs_store.catalog import migrations
+from nirs_store.catalog import opened as opened_module
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.migrations import Migration, migration_copies, pending_migrations
 from nirs_store.catalog.schema import SCHEMA_VERSION
@@ -43,7 +43,7 @@ def filled(folder: Path) -> Path:
 @pytest.fixture
 def library_of_tomorrow(monkeypatch: pytest.MonkeyPatch) -> list[Migration]:
     steps = [Migration(NEXT, "moods", add_moods), Migration(AFTER, "humours", rename_moods)]
-    for module in (access_module, connection_module):
+    for module in (opened_module, connection_module):
         monkeypatch.setattr(module, "SCHEMA_VERSION", AFTER)
     monkeypatch.setattr(migrations, "MIGRATIONS", steps)
     return steps

@@ -215,7 +215,7 @@ _CLOSING = (
     "put_by",
     "open_catalog",
     "connect",
-    "_disconnect",
+    "disconnect",
 )
 
 

@@ -87,6 +87,14 @@ class Journal:
         """Whether nothing waits, or nothing but some commits that are known by their ids."""
         return all(match[2] in besides for match in map(_NAME.match, self._names()) if match)
 
+    def nbytes(self) -> int:
+        """Sum of the sizes of the segments that wait."""
+        total = 0
+        for entry in self._list_once():
+            with contextlib.suppress(OSError):  # somebody has just applied it
+                total += entry.path.stat().st_size
+        return total
+
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""
         if entries:

@@ -122,9 +122,15 @@ class Recorder:
             self.flush_due = None
             if waiting:
                 self._release_claims()
-        if waiting >= _APPLY_SEGMENTS or self._unapplied_bytes >= _APPLY_BYTES:
+        if waiting >= _APPLY_SEGMENTS or self._many_bytes_wait():
             self._unapplied_bytes = 0
             self._on_backlog(waiting >= _PRESSURE_SEGMENTS)
+
+    def _many_bytes_wait(self) -> bool:
+        if self._unapplied_bytes >= _APPLY_BYTES:
+            # Whoever asked meanwhile has applied most of it, maybe, and is asking again just now.
+            self._unapplied_bytes = self._journal.nbytes()
+        return self._unapplied_bytes >= _APPLY_BYTES
 
     @property
     def closed(self) -> bool:

@@ -491,3 +491,23 @@ def test_a_closed_store_leaves_nothing_in_the_journal_however_much_waited(
             store.begin_run(str(number), {}, [])
         assert len(segments(folder)) >= 140
     assert segments(folder) == []
+
+
+def test_a_writer_whose_commits_another_one_applies_does_not_apply_any_itself(
+    store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nirs_store.catalog import recorder
+
+    store.begin_run("first", {}, [])
+    monkeypatch.setattr(recorder, "_APPLY_BYTES", 3 * segments(folder)[0].stat().st_size)
+    helped: list[bool] = []
+    monkeypatch.setattr(store._engine.recorder, "_on_backlog", helped.append)
+    with WorkspaceStore(folder) as other:
+        for number in range(12):
+            store.begin_run(f"run {number}", {}, [])
+            other.list_runs()
+            let_go(other)
+    assert helped == []
+    for number in range(12):
+        store.begin_run(f"more {number}", {}, [])
+    assert helped

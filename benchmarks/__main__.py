@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     peers.add_argument("names", nargs="*", choices=[*PINNED, []], help="default: all")
     run = commands.add_parser("run", help="measure, write JSON, tables and plots")
     run.add_argument("workloads", nargs="*", metavar="W", help=f"of {', '.join(WORKLOADS)}; default: all")
-    run.add_argument("--short", action="store_true", help="small sizes, one round, no foreign peers")
+    run.add_argument("--short", action="store_true", help="small sizes, one round, no foreign peers, no W7")
     run.add_argument("--size", choices=list(SIZES), default="full")
     run.add_argument("--rounds", type=int, default=3)
     run.add_argument("--peers", nargs="+", choices=PEERS)
@@ -51,6 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(write(json.loads(given.json.read_text()), publish=given.json == RESULTS, beside=given.json))
 
 
+# Of the short form only when they are asked for by name: most of their time is that of starting processes.
+_LONG = ("W7", "parts")
+
+
 def _run(given: argparse.Namespace) -> None:
     from benchmarks import runner
 
@@ -61,7 +65,7 @@ def _run(given: argparse.Namespace) -> None:
         given.size, given.rounds = "short", 1
         given.peers = given.peers or ["floor", "nirs_store", "plain"]
         given.json = given.json if given.json != RESULTS else RESULTS.with_name("results-short.json")
-    chosen = given.workloads or list(WORKLOADS)
+    chosen = given.workloads or [name for name in WORKLOADS if not (given.short and name in _LONG)]
     others = []
     if given.merge and given.json.exists():
         before = json.loads(given.json.read_text())

@@ -19,7 +19,7 @@ def anatomy(peer: str, size: Size, folder: Path) -> dict[str, float]:
     """Seconds of W1 by what they were spent on; what the calling thread did, and what went on beside it."""
     from nirs_store.blobs import serializers
     from nirs_store.blobs.store import BlobStore
-    from nirs_store.catalog import access, artifacts, journal, predictions, recorder
+    from nirs_store.catalog import artifacts, journal, opened, predictions, recorder
 
     items = fixture.load(size.shape, size.pipelines)
     spent: dict[str, float] = {}
@@ -46,7 +46,7 @@ def anatomy(peer: str, size: Size, folder: Path) -> dict[str, float]:
     clock(journal.Journal, "append", "write_segment_s")
     for name in ("save_prediction", "save_prediction_arrays"):
         clock(predictions, name, "predictions_s")
-    clock(access, "apply_journal", "apply_s")
+    clock(opened, "apply_journal", "apply_s")
     adapter = make(peer, folder / "w1")
     found = {"total_s": timed(lambda: record_all(adapter, items))}
     found["close_s"] = timed(adapter.close)

@@ -73,8 +73,8 @@ class Checkpoint:
             with contextlib.suppress(OSError):
                 self._layout.untidied.unlink(missing_ok=True)
             return
-        con.execute("SET GLOBAL max_vacuum_tasks = 0")
         try:
+            con.execute("SET GLOBAL max_vacuum_tasks = 0")
             con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
         finally:
             with contextlib.suppress(duckdb.Error):  # after a fatal error the instance is not used again

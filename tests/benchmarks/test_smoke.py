@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,21 @@ def test_a_tiny_repeated_save_stores_its_object_once(tmp_path: Path) -> None:
     found = workloads.find("W2")("nirs_store", sizes.SIZES["tiny"], tmp_path)
     assert found["save_ms"] > 0
     assert len(list(tmp_path.rglob("*.joblib"))) == 1
+
+
+def test_the_clocks_of_the_anatomy_are_around_functions_that_are_there(tmp_path: Path) -> None:
+    # In a process of its own, because it puts them into the package for good.
+    code = (
+        "import pathlib, sys; from benchmarks import fixture, sizes, workloads; "
+        "place = pathlib.Path(sys.argv[1]); fixture.CACHE = place / 'cache'; "
+        "print(workloads.find('anatomy')('nirs_store', sizes.SIZES['tiny'], place))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "apply_s" in done.stdout
 
 
 def test_a_missed_goal_is_called_missed() -> None:

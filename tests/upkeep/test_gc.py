@@ -17,7 +17,9 @@ from storekit import begin, chain_of, let_go, predict, prediction, snapshot, sql
 from nirs_store.catalog import garbage
 from nirs_store.catalog.aside import aside_files
 from nirs_store.catalog.buffer import now_naive
-from nirs_store.errors import ArtifactMissing, InvalidInput, StoreBusy, WriteFailed
+from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.lease import Lease
+from nirs_store.errors import ArtifactMissing, InvalidInput, WriteFailed
 from nirs_store.store import WorkspaceStore
 from nirs_store.upkeep import gc as gc_module
 
@@ -290,17 +292,15 @@ def test_a_chain_that_names_a_blob_which_a_gc_has_just_taken_is_refused_and_not_
 
 
 def stop_without_the_lease(child: Any, folder: Path) -> None:
-    """Stop a child when it is not just applying the journal: a holder that stops is another promise."""
-    with WorkspaceStore(folder, lock_timeout=0.3) as other:
-        for _ in range(30):
-            child.signal(signal.SIGSTOP)
-            try:
-                other.list_runs()
-            except StoreBusy:
-                child.signal(signal.SIGCONT)
-                time.sleep(0.2)
-            else:
-                return
+    """Stop a child that has no hold on the lease, not even a shared one that lingers: that is another promise."""
+    lease = Lease(Layout(folder), writable=True)
+    for _ in range(30):
+        child.signal(signal.SIGSTOP)
+        if lease.try_acquire():
+            lease.release()
+            return
+        child.signal(signal.SIGCONT)
+        time.sleep(0.2)
     pytest.fail("the child held the lease each time")
 
 

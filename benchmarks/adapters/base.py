@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.fixture import Pipeline
+if TYPE_CHECKING:
+    # Not for the clock: a cold process of a peer makes no spectra.
+    from benchmarks.fixture import Pipeline
 
 
 class Adapter:

@@ -13,7 +13,7 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import joblib
@@ -22,7 +22,9 @@ import pyarrow as pa
 import xxhash
 
 from benchmarks.adapters.base import Adapter
-from benchmarks.fixture import Pipeline
+
+if TYPE_CHECKING:
+    from benchmarks.fixture import Pipeline
 
 THREADS = 4
 

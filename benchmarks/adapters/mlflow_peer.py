@@ -9,7 +9,7 @@ import time
 import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Said before the import: nothing is sent anywhere, nothing is drawn.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,7 +22,9 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from benchmarks.adapters.base import Adapter
-from benchmarks.fixture import Pipeline
+
+if TYPE_CHECKING:
+    from benchmarks.fixture import Pipeline
 
 
 class MLflow(Adapter):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nirs4all.pipeline.bundle.loader import BundleLoader
 from nirs4all.pipeline.storage.workspace_store import WorkspaceStore
 
 from benchmarks.adapters.base import Adapter
-from benchmarks.fixture import Pipeline
+
+if TYPE_CHECKING:
+    from benchmarks.fixture import Pipeline
 
 _SCALER = "sklearn.preprocessing.StandardScaler"
 _MODEL = "sklearn.cross_decomposition.PLSRegression"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.adapters.base import Adapter
-from benchmarks.fixture import Pipeline
 from nirs_store import WorkspaceStore
+
+if TYPE_CHECKING:
+    from benchmarks.fixture import Pipeline
 
 _SCALER = "sklearn.preprocessing.StandardScaler"
 _MODEL = "sklearn.cross_decomposition.PLSRegression"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
 
 from benchmarks.adapters.base import Adapter
-from benchmarks.fixture import Pipeline
+
+if TYPE_CHECKING:
+    from benchmarks.fixture import Pipeline
 
 
 class Plain(Adapter):

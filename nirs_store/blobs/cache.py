@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
+
+import msgspec
 
 from nirs_store.errors import InvalidInput
 
@@ -17,8 +18,7 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStats:
+class CacheStats(msgspec.Struct, frozen=True):
     """What a cache holds and how it has served.
 
     Attributes

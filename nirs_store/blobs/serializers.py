@@ -17,9 +17,10 @@ import pickle
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
+
+import msgspec
 
 from nirs_store.blobs.skops_format import dumps_skops, loads_skops
 from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat
@@ -61,8 +62,7 @@ class Serializer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """A serializer made of two functions, which reports their failures as `SerializationError`.
 
     Attributes

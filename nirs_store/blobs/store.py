@@ -12,8 +12,9 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from nirs_store.blobs.draft import Draft
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_files, write_error, write_file
@@ -30,8 +31,7 @@ _ASIDE_PATIENCE = 1.0
 _ASIDE_POLL = 0.005
 
 
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
+class BlobInfo(msgspec.Struct, frozen=True):
     """Where a blob is, as told by `BlobStore.put`.
 
     Attributes

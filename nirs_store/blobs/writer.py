@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from nirs_store.errors import NirsStoreError, StoreClosed
 
@@ -20,8 +21,7 @@ THREADS = 4
 MAX_PENDING_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(slots=True, eq=False)
-class _Write:
+class _Write(msgspec.Struct, eq=False):
     relative: str
     digest: str
     data: bytes

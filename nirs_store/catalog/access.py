@@ -12,11 +12,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import duckdb
+import msgspec
 
 from nirs_store.catalog.aside import aside_files, settle_aside
 from nirs_store.catalog.connection import Instance, Options
@@ -179,7 +179,9 @@ class CatalogAccess:
         with self._serialised(deadline):
             self._give_up()
             lease = Lease(self._layout, writable=False)
-            instance = Instance(self._layout.catalog, replace(self._options, whole_indexes=True), None)
+            instance = Instance(
+                self._layout.catalog, msgspec.structs.replace(self._options, whole_indexes=True), None
+            )
             made: list[Connection] = []
 
             def connect() -> Connection:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import duckdb
+import msgspec
 import pyarrow as pa
 
 from nirs_store.catalog.audit_rows import TRAIL_COLUMNS, Trail, entries_of, trail_from
@@ -47,8 +47,7 @@ class RowRefused(Exception):
     """A row would not go in, most likely because its key is there; nothing that waited was committed."""
 
 
-@dataclass
-class _Facts:
+class _Facts(msgspec.Struct):
     """What a catalog holds, as far as appending has to know."""
 
     # Ids of the commits that were applied and not forgotten since.
@@ -57,7 +56,7 @@ class _Facts:
     # Whether a row may have lost its owner, or a change waits for its row.
     unsettled: bool
     # The references of the sessions that were asked for.
-    references: dict[str, References] = field(default_factory=dict)
+    references: dict[str, References] = msgspec.field(default_factory=dict)
 
 
 class Appending:

@@ -10,12 +10,12 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
 import duckdb
+import msgspec
 import pyarrow as pa
 
 from nirs_store.catalog.appending import Appending, RowRefused
@@ -85,17 +85,15 @@ _REMEMBERED = frozenset({"arrays", "blobs"})
 DRAGS = {"pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
 
 
-@dataclass
-class ApplyReport:
+class ApplyReport(msgspec.Struct):
     """What one application did."""
 
     segments: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    rejected: list[Rejection] = field(default_factory=list)
+    dropped: dict[str, int] = msgspec.field(default_factory=dict)
+    rejected: list[Rejection] = msgspec.field(default_factory=list)
 
 
-@dataclass
-class _Work:
+class _Work(msgspec.Struct):
     """One application under way."""
 
     con: duckdb.DuckDBPyConnection

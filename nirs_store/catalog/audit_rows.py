@@ -7,7 +7,6 @@ after it. Entries are numbered when they reach the catalog, under the lease, so 
 from __future__ import annotations
 
 import functools
-import getpass
 import hashlib
 import json
 import os
@@ -183,6 +182,8 @@ def payload_of(
 
 @functools.lru_cache(maxsize=1)
 def _who(pid: int) -> tuple[str, str]:
+    import getpass  # with termios, which nobody needs who only asks
+
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):

@@ -11,10 +11,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import msgspec
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file, write_error
 from nirs_store.catalog import spare
@@ -66,8 +66,7 @@ class CatalogLocked(Exception):
     """Somebody outside this protocol has the file open."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """Settings of the DuckDB connection."""
 
     threads: int | None = None

@@ -16,9 +16,10 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from nirs_store.blobs.store import BlobStore
 from nirs_store.catalog import forking
@@ -52,8 +53,7 @@ _LOOK_UP = 1.0
 _LOOK_EVERY = 0.005
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """How a store object was opened; everything a copy in another process needs."""
 
     root: Path
@@ -210,7 +210,7 @@ class Engine:
             with self.recording():
                 pass
             self.recorder.flush()
-        return replace(self.settings, create=False, session_id=self.session_id)
+        return msgspec.structs.replace(self.settings, create=False, session_id=self.session_id)
 
     def _forget_discarded(self, rows: Buffer) -> None:
         """What a transaction threw away is not known to exist any more."""

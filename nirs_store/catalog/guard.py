@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.values import from_json, to_json
@@ -26,8 +27,7 @@ __all__ = [
 GUARD = "guard"
 
 
-@dataclass(frozen=True)
-class Violation:
+class Violation(msgspec.Struct, frozen=True):
     """Where something forbidden was found; never what it was.
 
     Attributes
@@ -47,8 +47,7 @@ def plain_key(key: str) -> str:
     return "".join(sign for sign in key.casefold() if sign.isalnum())
 
 
-@dataclass(frozen=True)
-class Guard:
+class Guard(msgspec.Struct, frozen=True):
     """Forbidden keys (compared by `plain_key`) and regular expressions (searched in every text and number)."""
 
     keys: tuple[str, ...] = ()

@@ -14,8 +14,9 @@ import re
 import time
 from collections import deque
 from collections.abc import Container
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
 from nirs_store.catalog.layout import Layout
@@ -31,8 +32,7 @@ _JOINED = 1 << 20
 _REMEMBERED = 65_536
 
 
-@dataclass(frozen=True, order=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, order=True):
     """One segment file."""
 
     number: int
@@ -40,8 +40,7 @@ class Entry:
     path: Path
 
 
-@dataclass(frozen=True)
-class Rejection:
+class Rejection(msgspec.Struct, frozen=True):
     """A segment that could not be applied, as its note beside it says."""
 
     txid: str

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import msgspec
 
 from nirs_store.blobs.durable import fsync_dir, move_file, remove_file
 from nirs_store.catalog import migration_4
@@ -27,8 +27,7 @@ from nirs_store.ids import new_id
 __all__ = ["MIGRATIONS", "Migration", "migrate_catalog", "migration_copies", "pending_migrations"]
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True):
     """One step from a version to the next."""
 
     to_version: int

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from nirs_store.blobs.store import BlobStore
 from nirs_store.catalog.buffer import Buffer
@@ -40,8 +41,7 @@ _APPLY_BYTES = 16 << 20
 _PRESSURE_SEGMENTS = 4096
 
 
-@dataclass(frozen=True)
-class _Sealed:
+class _Sealed(msgspec.Struct, frozen=True):
     """A commit under way: its rows can no longer change."""
 
     txid: str

@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import xxhash
 
@@ -34,15 +34,14 @@ class SegmentDamaged(ValueError):
     """The bytes are not a whole segment of a known format."""
 
 
-@dataclass
-class Segment:
+class Segment(msgspec.Struct):
     """A decoded commit."""
 
     txid: str
     claim: str
     session: str
     created: str
-    tables: dict[str, pa.Table] = field(default_factory=dict)
+    tables: dict[str, pa.Table] = msgspec.field(default_factory=dict)
 
 
 def encode(

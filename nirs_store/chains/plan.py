@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +18,7 @@ from nirs_store.errors import InvalidInput, ReplayError
 __all__ = ["Member", "Operator", "ReplayPlan", "Stage"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """One step on the way to a model: operators that act one after the other, or side by side.
 
     Attributes
@@ -50,8 +50,7 @@ class Stage:
         return (*self.operators, *apart, *inside)
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One model of the ensemble and what leads to it.
 
     Attributes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +22,7 @@ MODERATE = float(np.finfo(np.float32).max)
 """What a 32-bit number can hold."""
 
 
-@dataclass(slots=True)
-class Spectra:
+class Spectra(msgspec.Struct, eq=False):
     """Spectra on their way through a chain, in one block or with the sources apart.
 
     Attributes
@@ -42,7 +41,7 @@ class Spectra:
     grids: tuple[Grid | None, ...]
     finite: bool = True
     moderate: bool = False
-    _merged: Spectra | None = field(default=None, repr=False, compare=False)
+    _merged: Spectra | None = None
 
     def merged(self) -> Spectra:
         """Stack the sources side by side with ``np.hstack``, by number of the source."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
+
+import msgspec
 
 from nirs_store.chains.folds import (
     model_id,
@@ -34,8 +35,7 @@ from nirs_store.errors import InvalidInput, ReplayError
 __all__ = ["Operator", "Step", "model_ids", "read_steps"]
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """One object of a chain at its place: a fitted artifact, or a class that needs no fitting.
 
     Attributes
@@ -56,7 +56,11 @@ class Operator:
     name: str
     artifact_id: str | None
     key: str
-    params: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    params: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        # Without the parameters, which may be lists.
+        return hash((self.step_idx, self.name, self.artifact_id, self.key))
 
     @property
     def where(self) -> str:
@@ -66,8 +70,7 @@ class Operator:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One step of a chain with everything that may stand behind it.
 
     Attributes
@@ -182,7 +185,7 @@ def _read_branch(
                     tuple(_read_branch(_of(merged[where], path), path, shared, sources))
                     for path in _merged_paths(entry, where, merged[where])
                 )
-                step = replace(step, branches=parts)
+                step = msgspec.structs.replace(step, branches=parts)
             raw.append(step)
         found += _settle(
             [step for step in raw if step.kind not in (MODEL, STACKED, SPLITTER)], shared.get(index, ())

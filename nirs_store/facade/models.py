@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nirs_store.catalog import artifacts, records
-from nirs_store.catalog.imported import ImportedBundle
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
@@ -19,10 +18,12 @@ from nirs_store.registry.audit import attempted, note
 
 if TYPE_CHECKING:
     from nirs_store.bundle import limits as bundle_limits
+    from nirs_store.catalog import imported
     from nirs_store.registry import loader as loading
     from nirs_store.registry import registry
 else:
     bundle_limits = later("nirs_store.bundle.limits")
+    imported = later("nirs_store.catalog.imported")
     loading = later("nirs_store.registry.loader")
     registry = later("nirs_store.registry.registry")
 
@@ -255,7 +256,7 @@ class ModelMethods(QueryMethods):
         trusted_types: Iterable[str] = (),
         limits: bundle_limits.Limits | None = None,
         name: str | None = None,
-    ) -> ImportedBundle:
+    ) -> imported.ImportedBundle:
         """Bring a bundle into this workspace, as a run with its chain.
 
         The bundle is opened as by `load_bundle` first, with all its checks; only when every one has passed is it

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
-from nirs_store.catalog import deletion
 from nirs_store.catalog.access import Connection
 from nirs_store.facade.base import Facade
 from nirs_store.lazily import later
 from nirs_store.registry.audit import attempted, note
 from nirs_store.upkeep.durations import GRACE_SECONDS
-from nirs_store.upkeep.findings import CheckReport
 
 if TYPE_CHECKING:
+    from nirs_store.catalog import deletion
     from nirs_store.registry import cleanup
-    from nirs_store.upkeep import gc, repairplan, storage
+    from nirs_store.upkeep import findings, gc, repairplan, storage
 else:
+    deletion = later("nirs_store.catalog.deletion")
     cleanup = later("nirs_store.registry.cleanup")
+    findings = later("nirs_store.upkeep.findings")
     gc = later("nirs_store.upkeep.gc")
     repairplan = later("nirs_store.upkeep.repairplan")
     storage = later("nirs_store.upkeep.storage")
@@ -178,7 +179,7 @@ class UpkeepMethods(Facade):
         """
         return storage.storage_report(self._engine, runs=runs)
 
-    def check(self, *, read_data: bool = False) -> CheckReport:
+    def check(self, *, read_data: bool = False) -> findings.CheckReport:
         """Look whether everything recorded is there and belongs together; changes nothing.
 
         The journal is not applied; its commits are read where they lie, and their rows count. A catalog that

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nirs_store.blobs.durable import write_file
 from nirs_store.catalog import audit_notes, audit_queries
@@ -15,12 +15,17 @@ from nirs_store.catalog.audit_rows import Head, head_of, verify_chain
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.guard import check_guard
 from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.lazily import later
 from nirs_store.lazily import polars as pl
-from nirs_store.registry.audit_export import export_entries
-from nirs_store.registry.audit_report import AuditReport, as_head, kept_heads
 from nirs_store.registry.guard import GuardRules, store_setting
 
-__all__ = ["Audit", "AuditReport", "Head", "attempted", "attempting", "guarded", "note"]
+if TYPE_CHECKING:
+    from nirs_store.registry import audit_export, audit_report
+else:
+    audit_export = later("nirs_store.registry.audit_export")
+    audit_report = later("nirs_store.registry.audit_report")
+
+__all__ = ["Audit", "Head", "attempted", "attempting", "guarded", "note"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -272,7 +277,7 @@ class Audit:
         """
         engine = self._engine
         with attempting(engine, "export_audit", "workspace"):
-            written, head = export_entries(engine, Path(path), format, since, until)
+            written, head = audit_export.export_entries(engine, Path(path), format, since, until)
         self._keep(head)
         note(
             engine,
@@ -282,7 +287,9 @@ class Audit:
         )
         return written
 
-    def verify(self, head: Head | Sequence[Any] | Mapping[str, Any] | None = None) -> AuditReport:
+    def verify(
+        self, head: Head | Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> audit_report.AuditReport:
         """Recompute the whole chain of hashes.
 
         Parameters
@@ -296,11 +303,14 @@ class Audit:
         AuditReport
             With ``ok``; prints itself.
         """
-        heads = [*kept_heads(self._engine.layout), *([] if head is None else [as_head(head)])]
+        heads = [
+            *audit_report.kept_heads(self._engine.layout),
+            *([] if head is None else [audit_report.as_head(head)]),
+        ]
 
-        def ask(con: Connection) -> AuditReport:
+        def ask(con: Connection) -> audit_report.AuditReport:
             entries, breaks = verify_chain(con, heads)
-            return AuditReport(entries, head_of(con), tuple(breaks))
+            return audit_report.AuditReport(entries, head_of(con), tuple(breaks))
 
         return self._engine.query(ask, committed=True)
 

@@ -1,6 +1,6 @@
-"""Commits that only add rows, applied without asking the catalog first and without planning anything anew.
+"""Commits that only add rows and complete pipelines, applied almost without questions to the catalog and plans.
 
-Recording comes to nothing else. Planning an INSERT takes DuckDB three times as long as carrying it out when the rows
+Recording comes to little else. Planning an INSERT takes DuckDB three times as long as carrying it out when the rows
 are few, so its plan is kept. What the catalog would have to be asked is known from what was asked and written since
 it was opened: nobody else can have changed it meanwhile. And what is applied for one question is not committed for
 it: the next one sees it all the same, and until then the journal holds it. It is committed when the catalog is let
@@ -27,6 +27,7 @@ from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.journal import Entry, Journal
 from nirs_store.catalog.schema import arrow_schema, column_names
 from nirs_store.catalog.statements import execute
+from nirs_store.catalog.transitions import finish_pipelines
 
 __all__ = ["Appending", "References", "RowRefused"]
 
@@ -180,8 +181,9 @@ class Appending:
         tables: Mapping[str, pa.Table],
         entries: Sequence[Entry],
         notes: Sequence[tuple[Any, str | None, Mapping[str, Any]]],
+        ends: pa.Table,
     ) -> None:
-        """Write the rows of some commits, their ids, and entries of the audit trail.
+        """Write the rows of some commits, their ids, entries of the audit trail, and the ends of earlier pipelines.
 
         Raises
         ------
@@ -211,6 +213,7 @@ class Appending:
             for name, rows in given:
                 incoming.rows = rows
                 incoming.run(con, _insert(name))
+            finish_pipelines(con, incoming, ends)
         except BaseException as error:
             self.rollback(con)
             if isinstance(error, _REFUSED):

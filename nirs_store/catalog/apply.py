@@ -27,7 +27,13 @@ from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.catalog.segments import Segment, SegmentDamaged, decode
 from nirs_store.catalog.statements import execute
-from nirs_store.catalog.transitions import FAILURES, apply_changes, complete_arrivals, waiting_changes
+from nirs_store.catalog.transitions import (
+    FAILURES,
+    apply_changes,
+    complete_arrivals,
+    ends_of_stored,
+    waiting_changes,
+)
 from nirs_store.errors import WriteFailed
 
 __all__ = ["DRAGS", "OWNERS", "ApplyReport", "apply_journal"]
@@ -192,7 +198,10 @@ def _apply(work: _Work, todo: list[Entry]) -> None:
 
 
 def _append_chunk(work: _Work, appending: Appending, chunk: Sequence[Entry]) -> bool:
-    """Apply segments that only add rows, which is what recording comes to; False for others, with nothing changed.
+    """Apply segments that only add rows and complete pipelines; False for others, with nothing changed.
+
+    Recording comes to little else. A pipeline whose beginning was applied for an earlier question is completed here as
+    well: one that is being recorded while others ask is cut in two more often than not.
 
     Raises
     ------
@@ -209,11 +218,12 @@ def _append_chunk(work: _Work, appending: Appending, chunk: Sequence[Entry]) -> 
         changes, notes = _changes_of(segments)
         if "pipelines" in tables:
             tables["pipelines"], changes = complete_arrivals(tables["pipelines"], changes)
+        ends = ends_of_stored(con, changes)
     except _GUILTY:
         # Which of them it was, and what becomes of it, is said where each is applied by itself.
         return False
     takeovers = tables.pop("takeovers", None)
-    if changes or tables.keys() & (_REPEATED.keys() - _REMEMBERED):
+    if ends is None or tables.keys() & (_REPEATED.keys() - _REMEMBERED):
         return False
     if takeovers is not None:
         wanted = takeovers.to_pylist()
@@ -229,7 +239,7 @@ def _append_chunk(work: _Work, appending: Appending, chunk: Sequence[Entry]) -> 
             return False
     for name in _REMEMBERED & tables.keys():
         tables[name] = appending.only_new(con, name, tables[name])
-    appending.append(con, work.journal, tables, chunk, notes)
+    appending.append(con, work.journal, tables, chunk, notes, ends)
     return True
 
 

@@ -27,6 +27,8 @@ __all__ = [
     "apply_changes",
     "complete_arrivals",
     "delete_pipelines",
+    "ends_of_stored",
+    "finish_pipelines",
     "released_words",
     "roll_back",
     "waiting_changes",
@@ -74,6 +76,22 @@ def complete_arrivals(pipelines: pa.Table, changes: Sequence[_Change]) -> tuple[
         kind = pipelines.schema.field(at)
         pipelines = pipelines.set_column(at, kind, pa.array(column, kind.type))
     return pipelines, left
+
+
+def ends_of_stored(con: duckdb.DuckDBPyConnection, changes: Sequence[_Change]) -> pa.Table | None:
+    """Completions of pipelines that came in an earlier chunk, as rows for `finish_pipelines`.
+
+    None where a change is another, or its row has not come: then `apply_changes` has to see to them, in their order.
+    """
+    if any(change["kind"] != "complete_pipeline" for _, _, change in changes):
+        return None
+    first: dict[str, dict[str, Any]] = {}
+    for _, _, change in changes:
+        first.setdefault(change["id"], change)
+    status = _status_of(con, "pipelines", "pipeline_id", list(first)) if first else {}
+    if first.keys() - status.keys():
+        return None
+    return _final_rows(change for ident, change in first.items() if status[ident] == "running")
 
 
 class _Final(NamedTuple):
@@ -184,14 +202,7 @@ def _finish(
     for _, _, change in changes:
         first.setdefault(change["id"], change)
     ids = list(first)
-    status = {
-        str(row[0]): str(row[1])
-        for row in execute(
-            con,
-            f"SELECT {key}, status FROM {table} WHERE {key} IN (SELECT unnest(?))",
-            [ids],
-        ).fetchall()
-    }
+    status = _status_of(con, table, key, ids)
     dead = {
         str(row[0])
         for row in execute(
@@ -200,28 +211,36 @@ def _finish(
     }
     due = [change for ident, change in first.items() if status.get(ident) == "running"]
     if table == "pipelines":
-        _finish_pipelines(con, arriving, due)
+        failed = [change["id"] for change in due if change["kind"] == "fail_pipeline"]
+        if failed:
+            roll_back(con, failed, {change["id"]: change["made_at"] for change in due})
+        finish_pipelines(con, arriving, _final_rows(due))
     else:
         _finish_runs(con, due)
     return [change for change in changes if change[2]["id"] not in status and change[2]["id"] not in dead]
 
 
-def _finish_pipelines(
-    con: duckdb.DuckDBPyConnection, arriving: Incoming, changes: list[dict[str, Any]]
-) -> None:
-    if not changes:
-        return
-    failed = [change["id"] for change in changes if change["kind"] == "fail_pipeline"]
-    if failed:
-        roll_back(con, failed, {change["id"]: change["made_at"] for change in changes})
-    rows = [{"pipeline_id": change["id"], **_final(change)._asdict()} for change in changes]
+def _status_of(con: duckdb.DuckDBPyConnection, table: str, key: str, ids: Sequence[str]) -> dict[str, str]:
+    sql = f"SELECT {key}, status FROM {table} WHERE {key} IN (SELECT unnest(?))"
+    return {str(ident): str(status) for ident, status in execute(con, sql, [ids]).fetchall()}
+
+
+def _final_rows(changes: Iterable[dict[str, Any]]) -> pa.Table:
     schema = arrow_schema("pipelines")
     named = [schema.field(name) for name in ("pipeline_id", *_Final._fields)]
-    arriving.rows = pa.Table.from_pylist(rows, schema=pa.schema(named))
+    rows = [{"pipeline_id": change["id"], **_final(change)._asdict()} for change in changes]
+    return pa.Table.from_pylist(rows, schema=pa.schema(named))
+
+
+def finish_pipelines(con: duckdb.DuckDBPyConnection, arriving: Incoming, rows: pa.Table) -> None:
+    """Give pipelines their final state, a row each."""
+    if not rows.num_rows:
+        return
+    arriving.rows = rows
     settings = ", ".join(f"{name} = f.{name}" for name in _Final._fields)
     execute(
         con,
-        f"UPDATE pipelines SET {settings} FROM arriving f WHERE pipelines.pipeline_id = f.pipeline_id",
+        f"UPDATE pipelines SET {settings} FROM {arriving.name} f WHERE pipelines.pipeline_id = f.pipeline_id",
     )
 
 

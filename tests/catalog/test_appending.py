@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from storekit import Counting, begin, chain_of, commit_rows, predict, segments, 
 from nirs_store.catalog import access as access_module
 from nirs_store.catalog import appending as appending_module
 from nirs_store.catalog.schema import column_names
+from nirs_store.ids import new_id
 from nirs_store.store import WorkspaceStore
 
 
@@ -188,6 +191,78 @@ def test_a_change_of_another_kind_comes_after_what_waits(store: WorkspaceStore, 
     store.delete_run(run_id)
     assert store.query_predictions().is_empty()
     assert store.check().ok
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["waiting", "committed"])
+def test_a_pipeline_whose_beginning_was_applied_is_completed_without_a_commit(
+    store: WorkspaceStore, folder: Path, committed: bool
+) -> None:
+    run_id, _ = begin(store)
+    whole_pipeline(store, run_id)
+    pipeline_id = store.begin_pipeline(run_id, "cut in two", {}, [], "corn", "h")
+    predict(store, pipeline_id, val_score=0.25)
+    assert store.get_pipeline(pipeline_id)["status"] == "running"
+    if committed:
+        give_up(store)
+        store.list_runs()
+    asked = listen(store)
+    before = waiting(store)
+    predict(store, pipeline_id, fold_id="fold_1", val_score=0.75)
+    store.complete_pipeline(pipeline_id, 0.25, 0.5, "rmse", 7)
+    found = store.get_pipeline(pipeline_id)
+    assert (found["status"], found["best_val"], found["best_test"], found["duration_ms"]) == (
+        "completed",
+        0.25,
+        0.5,
+        7,
+    )
+    assert waiting(store) > before
+    assert "COMMIT" not in asked
+    give_up(store)
+    assert segments(folder) == []
+    rows = "SELECT status, best_val, metric, error, completed_at IS NOT NULL FROM pipelines WHERE name = 'cut in two'"
+    assert sql(folder, rows) == [("completed", 0.25, "rmse", None, True)]
+    assert sql(folder, "SELECT count(*) FROM pipelines WHERE status = 'running'") == [(1,)]
+    assert sql(folder, "SELECT count(*) FROM deferred") == [(0,)]
+    assert store.check().ok
+
+
+def test_the_first_end_of_a_pipeline_stays_however_ends_are_applied(folder: Path) -> None:
+    def end(pipeline_id: str, kind: str, best: float, minute: int) -> None:
+        made = datetime(2026, 1, 1, 12, minute)
+        payload = json.dumps({"best_val": best, "metric": "rmse"})
+        commit_rows(folder, {"changes": [(new_id(), kind, pipeline_id, made, payload)]})
+
+    with WorkspaceStore(folder) as store:
+        run_id, first = begin(store)
+        second = store.begin_pipeline(run_id, "second", {}, [], "corn", "h")
+        store.list_runs()
+        # In one chunk, and then in another.
+        for best in (0.1, 0.2):
+            end(first, "complete_pipeline", best, 1)
+        assert store.get_pipeline(first)["best_val"] == 0.1
+        end(first, "complete_pipeline", 0.3, 2)
+        end(second, "complete_pipeline", 0.4, 2)
+        assert store.get_pipeline(second)["best_val"] == 0.4
+        assert waiting(store) == 4
+        end(first, "fail_pipeline", 0.5, 3)
+        found = store.get_pipeline(first)
+        assert (found["status"], found["best_val"]) == ("completed", 0.1)
+        assert found["completed_at"] == datetime(2026, 1, 1, 12, 1, tzinfo=UTC)
+
+
+def test_an_end_whose_pipeline_has_not_come_waits_for_it_and_holds_nothing_else_up(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    known = begin(store)[1]
+    store.list_runs()
+    unknown = new_id()
+    made = datetime(2026, 1, 1, 12)
+    ends = [(new_id(), "complete_pipeline", ident, made, '{"best_val": 0.5}') for ident in (known, unknown)]
+    commit_rows(folder, {"changes": ends})
+    assert store.get_pipeline(known)["status"] == "completed"
+    give_up(store)
+    assert sql(folder, "SELECT id FROM deferred") == [(unknown,)]
 
 
 def test_so_many_commits_do_not_wait_any_longer(

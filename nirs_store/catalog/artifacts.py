@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "add_blob_row",
     "artifact_path",
     "get_artifact",
+    "get_to_know",
     "load_artifact",
     "on_disk",
     "read_artifact",
@@ -254,6 +256,18 @@ def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     if found is not None:
         engine.known.add("artifact", artifact_id, found)
     return found
+
+
+def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> None:
+    """Ask for all of these that are not known yet in one question, so that loading each asks nothing.
+
+    Importing what an object needs takes longer than a connection lingers: the next one's question would open the
+    catalog anew.
+    """
+    strangers = [ident for ident in artifact_ids if ("artifact", ident) not in engine.known]
+    if strangers:
+        for ident, row in engine.query(lambda con: queries.blob_rows(con, strangers)).items():
+            engine.known.add("artifact", ident, {name: row[name] for name in queries.BLOB_NOTE})
 
 
 def get_artifact(engine: Engine, artifact_id: str) -> dict[str, Any] | None:

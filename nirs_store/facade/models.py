@@ -106,6 +106,7 @@ class ModelMethods(QueryMethods):
             if chain is None:
                 raise UnknownId("chain", chain_id)
             plan = ReplayPlan.from_chain(chain)
+            artifacts.get_to_know(self._engine, plan.artifact_ids)
             self._plans.put(chain_id, plan, 1)
         return plan
 

@@ -81,6 +81,26 @@ def test_the_meta_model_names_its_sources_in_order(
         store.loader.load_meta_model_with_sources(needs[0].artifact_id)
 
 
+def test_a_first_replay_asks_twice_however_many_models_it_loads_and_a_second_one_nothing(
+    store: WorkspaceStore, bases: list[Any], stack: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for chain_id in (bases[1].chain_id, stack.chain_id):
+        with WorkspaceStore(store.workspace_path) as other:
+            asked: list[Any] = []
+            ask = other._engine.query
+
+            def listening(question: Any, asked: list[Any] = asked, ask: Any = ask) -> Any:
+                asked.append(question)
+                return ask(question)
+
+            monkeypatch.setattr(other._engine, "query", listening)
+            predicted = other.replay_chain(chain_id, X)
+            # The chain, and the artifacts of all its models.
+            assert len(asked) == 2
+            np.testing.assert_array_equal(other.replay_chain(chain_id, X), predicted)
+            assert len(asked) == 2
+
+
 def test_all_base_models_travel(store: WorkspaceStore, stack: Any, tmp_path: Path) -> None:
     path = store.export_chain(stack.chain_id, tmp_path / "stack", probe=X[:4])
     bundle = load_bundle(path, allow_pickle=True)

@@ -16,10 +16,9 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from nirs_store.blobs.store import BlobStore
 from nirs_store.catalog import forking
@@ -53,7 +52,9 @@ _LOOK_UP = 1.0
 _LOOK_EVERY = 0.005
 
 
-class Settings(msgspec.Struct, frozen=True):
+# A pickled store is made of it: as another kind of class it could not be loaded.
+@dataclass(frozen=True)
+class Settings:
     """How a store object was opened; everything a copy in another process needs."""
 
     root: Path
@@ -210,7 +211,7 @@ class Engine:
             with self.recording():
                 pass
             self.recorder.flush()
-        return msgspec.structs.replace(self.settings, create=False, session_id=self.session_id)
+        return replace(self.settings, create=False, session_id=self.session_id)
 
     def _forget_discarded(self, rows: Buffer) -> None:
         """What a transaction threw away is not known to exist any more."""

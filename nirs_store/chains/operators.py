@@ -6,9 +6,9 @@ import copy
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +23,8 @@ Load = Callable[[str], Any]
 _COPY_FLAGS = frozenset({"copy", "copy_X"})
 
 
-class Facts(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Facts:
     """What inspection says about a fitted object; the same for all loads of one artifact.
 
     Attributes

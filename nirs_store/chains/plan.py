@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +17,12 @@ from nirs_store.errors import InvalidInput, ReplayError
 __all__ = ["Member", "Operator", "ReplayPlan", "Stage"]
 
 
-class Stage(msgspec.Struct, frozen=True):
+# Pickles of predictors that were written before the first release hold these, those of `steps` and `operators.Facts`:
+# as another kind of class they could not be loaded.
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
     """One step on the way to a model: operators that act one after the other, or side by side.
 
     Attributes
@@ -50,7 +54,8 @@ class Stage(msgspec.Struct, frozen=True):
         return (*self.operators, *apart, *inside)
 
 
-class Member(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Member:
     """One model of the ensemble and what leads to it.
 
     Attributes

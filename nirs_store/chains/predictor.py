@@ -114,6 +114,18 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         wanted = [*self._plan.artifact_ids, *(self._folds_plan.artifact_ids if self._folds_plan else ())]
         self._objects = {artifact_id: load(artifact_id) for artifact_id in wanted}
 
+    # A pickle holds the chain and its objects. It must not hang on how this version compiles a plan.
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in ("_plan", "_folds_plan")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Those that were written before have the plan of their time with them.
+        self._plan = ReplayPlan.from_chain(self.chain)
+        self._folds_plan = _folds_alone(self.chain, self._plan)
+
     # -- predicting ----------------------------------------------------------------------------
 
     def predict(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
-
-import msgspec
 
 from nirs_store.chains.folds import (
     model_id,
@@ -35,7 +34,8 @@ from nirs_store.errors import InvalidInput, ReplayError
 __all__ = ["Operator", "Step", "model_ids", "read_steps"]
 
 
-class Operator(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Operator:
     """One object of a chain at its place: a fitted artifact, or a class that needs no fitting.
 
     Attributes
@@ -56,11 +56,7 @@ class Operator(msgspec.Struct, frozen=True):
     name: str
     artifact_id: str | None
     key: str
-    params: Mapping[str, Any] = msgspec.field(default_factory=dict)
-
-    def __hash__(self) -> int:
-        # Without the parameters, which may be lists.
-        return hash((self.step_idx, self.name, self.artifact_id, self.key))
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     @property
     def where(self) -> str:
@@ -70,7 +66,8 @@ class Operator(msgspec.Struct, frozen=True):
         )
 
 
-class Step(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Step:
     """One step of a chain with everything that may stand behind it.
 
     Attributes
@@ -185,7 +182,7 @@ def _read_branch(
                     tuple(_read_branch(_of(merged[where], path), path, shared, sources))
                     for path in _merged_paths(entry, where, merged[where])
                 )
-                step = msgspec.structs.replace(step, branches=parts)
+                step = replace(step, branches=parts)
             raw.append(step)
         found += _settle(
             [step for step in raw if step.kind not in (MODEL, STACKED, SPLITTER)], shared.get(index, ())

@@ -182,6 +182,22 @@ def test_it_needs_neither_store_nor_bundle_once_it_is_there(tmp_path: Path) -> N
             assert repr(other) == repr(one)
 
 
+def test_a_pickle_of_it_holds_no_plan_and_needs_none(recorded: Any) -> None:
+    store, chains = recorded
+    predictor = store.predictor(chains["refit"])
+    y, std = predictor.predict(NEW, return_std=True)
+    written = pickle.dumps(predictor)
+    assert b"nirs_store.chains.plan" not in written
+    assert b"nirs_store.chains.steps" not in written
+    assert b"nirs_store.chains.operators" not in written
+    for state in (predictor.__getstate__(), {**predictor.__getstate__(), "_plan": "of another time"}):
+        again = ChainPredictor.__new__(ChainPredictor)
+        again.__setstate__(state)
+        found = again.predict(NEW, return_std=True)
+        np.testing.assert_array_equal(found[0], y)
+        np.testing.assert_array_equal(found[1], std)
+
+
 def test_a_bundle_is_such_an_estimator_as_well(recorded: Any, tmp_path: Path) -> None:
     store, chains = recorded
     bundle = load_bundle(store.export_chain(chains["folds"], tmp_path / "x"), allow_pickle=True)

@@ -62,6 +62,9 @@ def build(folder: Path) -> dict[str, Any]:
         store.complete_pipeline(good, 0.1, None, "accuracy", 5)
         stack = record_stacking(store, [recorded.chain_id], Ridge(), X, y, cv=KFold(3))
         stacked = store.replay_chain(stack.chain_id, X)
+        predictor = store.predictor(recorded.chain_id)
+        predictor.predict(X)
+        kept = store.save_artifact(predictor, "nirs_store.chains.predictor.ChainPredictor", "model", "joblib")
         first = store.files.put(b"site,score\n1,0.5\n", "eval/positions.csv", type="report", tags=["frozen"])
         second = store.files.put(
             {"site": 1},
@@ -111,6 +114,7 @@ def build(folder: Path) -> dict[str, Any]:
         "rmsecv": recorded.value,
         "files": [first.version_id, second.version_id],
         "evaluation": evaluation,
+        "predictor": kept,
         "head": [head.number, head.entry_hash],
     }
 

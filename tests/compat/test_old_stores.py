@@ -97,6 +97,17 @@ def test_a_frozen_bundle_predicts_as_it_did(frozen: tuple[Path, dict[str, Any]])
     np.testing.assert_allclose(bundle.predict(np.array(expected["X"])), expected["predicted"], rtol=1e-9)
 
 
+def test_a_frozen_predictor_that_was_pickled_predicts_as_it_did(
+    frozen: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, expected = frozen
+    if "predictor" not in expected:
+        pytest.skip("older than these")
+    with WorkspaceStore(folder / "workspace") as store:
+        predictor = store.load_artifact(expected["predictor"])
+    np.testing.assert_allclose(predictor.predict(np.array(expected["X"])), expected["predicted"], rtol=1e-9)
+
+
 def test_a_frozen_store_is_recorded_into(frozen: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = frozen
     with WorkspaceStore(folder / "workspace") as store, store.run("new"):

@@ -1,4 +1,4 @@
-"""Commits that only add rows and complete pipelines, applied almost without questions to the catalog and plans.
+"""Commits that only add rows and complete pipelines, applied with hardly a question or a plan made anew.
 
 Recording comes to little else. Planning an INSERT takes DuckDB three times as long as carrying it out when the rows
 are few, so its plan is kept. What the catalog would have to be asked is known from what was asked and written since

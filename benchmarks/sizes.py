@@ -23,10 +23,16 @@ class Size:
     writer_pipelines: int
     growth: int  # W9
     peer_predictions: int = 100_000
+    safe: bool = True  # W5: bundles without pickles as well
+
+    @property
+    def starts(self) -> int:
+        """How many whole processes of a kind are timed, after one to warm up."""
+        return max(1, self.repeats // 2)
 
 
 SIZES = {
     "full": Size(FULL, SMALL, 200, 500, (100_000, 1_000_000), 20, 100, 20.0, (4, 8), 25, 2000),
-    "short": Size(FULL, SMALL, 20, 50, (20_000,), 2, 10, 2.0, (4,), 3, 100, 20_000),
+    "short": Size(FULL, SMALL, 20, 50, (20_000,), 2, 10, 2.0, (4,), 3, 100, 20_000, safe=False),
     "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, 1000),
 }

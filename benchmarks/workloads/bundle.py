@@ -30,7 +30,7 @@ def bundle(peer: str, size: Size, folder: Path) -> dict[str, float]:
     np.save(spectra, X)
     found: dict[str, float] = {}
     objects, loose = [item.scaler, *item.models], folder / "loose.joblib"
-    for kind in ("joblib", "safe") if peer == "nirs_store" else ("joblib",):
+    for kind in ("joblib", "safe") if peer == "nirs_store" and size.safe else ("joblib",):
         adapter: Any = make(peer, folder / f"w5-{kind}")
         if kind == "safe":
             adapter.format = "skops"
@@ -53,6 +53,8 @@ def bundle(peer: str, size: Size, folder: Path) -> dict[str, float]:
             # Each with the dump that it took turns with.
             "dump_ms" if kind == "joblib" else "safe_dump_ms": 1e3 * dump,
             f"{kind}_mb": (tree_bytes(path) if path.is_dir() else path.stat().st_size) / 1e6,
-            f"{kind}_load_s": median(processes(3, ["-c", _LOAD, peer, str(path), str(spectra)])),
+            f"{kind}_load_s": median(
+                processes(min(3, size.starts), ["-c", _LOAD, peer, str(path), str(spectra)])
+            ),
         }
     return found

@@ -58,7 +58,7 @@ def leaderboard(peer: str, size: Size, folder: Path) -> dict[str, float]:
         adapter = make(peer, place)
         _check(adapter, rows)
         if peer == "nirs_store":
-            measured = _ours(adapter, folder, place)
+            measured = _ours(adapter, folder, place, size.starts)
         else:
             repeats = 20 if peer == "plain" else 5
             measured = {
@@ -66,7 +66,7 @@ def leaderboard(peer: str, size: Size, folder: Path) -> dict[str, float]:
                 "means_ms": _warm(adapter.class_means, min(repeats, 20 if peer == "plain" else 3)),
             }
             adapter.close()
-            measured["cold_s"] = processes(3, ["-c", _COLD, peer, str(place)])[0]
+            measured["cold_s"] = processes(min(3, size.starts), ["-c", _COLD, peer, str(place)])[0]
         measured["fill_s"] = filling
         found |= {f"{name}@{rows}": value for name, value in measured.items()}
     return found
@@ -92,7 +92,7 @@ def _check(adapter: Adapter, rows: int) -> None:
         sys.exit(f"{adapter.name} answers otherwise than the fixture")
 
 
-def _ours(adapter: Any, folder: Path, place: Path) -> dict[str, float]:
+def _ours(adapter: Any, folder: Path, place: Path, starts: int) -> dict[str, float]:
     import duckdb
 
     adapter.close()
@@ -116,6 +116,8 @@ def _ours(adapter: Any, folder: Path, place: Path) -> dict[str, float]:
         found |= {f"{name}_ms": 1e3 * ours, f"{name}_bare_ms": 1e3 * direct}
     store.close()
     con.close()
-    ours, direct = processes(5, ["-c", _COLD, "nirs_store", str(place)], ["-c", _COLD_BARE, str(bare)])
+    ours, direct = processes(
+        min(5, starts), ["-c", _COLD, "nirs_store", str(place)], ["-c", _COLD_BARE, str(bare)]
+    )
     bare.unlink()
     return {**found, "cold_s": ours, "cold_bare_s": direct}

@@ -54,7 +54,7 @@ def replay(peer: str, size: Size, folder: Path) -> dict[str, float]:
     np.save(folder / "X.npy", X)
     spectra, out = str(folder / "X.npy"), str(folder / "y.npy")
     cold, cold_bare = processes(
-        max(1, size.repeats // 2),
+        size.starts,
         ["-c", _STORED, peer, str(folder / "w4"), chain, spectra, out],
         ["-c", _BARE, str(loose), spectra, out],
     )

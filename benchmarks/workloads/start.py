@@ -34,7 +34,7 @@ def start(peer: str, size: Size, folder: Path) -> dict[str, float]:
         commands.append(
             ["-c", "import sys; sys.argv = ['nirs-store', '--help']; from nirs_store.cli import main; main()"]
         )
-    bare, imported, listed, *helped = processes(size.repeats, *commands)
+    bare, imported, listed, *helped = processes(size.starts, *commands)
     found = {"bare_ms": 1e3 * bare, "import_ms": 1e3 * (imported - bare), "list_ms": 1e3 * listed}
     if helped:
         found["help_ms"] = 1e3 * (helped[0] - bare)

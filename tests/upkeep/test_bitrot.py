@@ -169,9 +169,36 @@ def test_damage_is_found_or_harmless(
     count = ROTS[rot]
     rot(patient, random.Random(20240607), count)
     assert patient.found + patient.harmless == count
-    # A third of a small catalog's blocks are free; what is there of everything else is read.
-    assert patient.found > (0.5 if rot is rot_catalog else 0.95) * count
+    # How much of a catalog is free, where damage is harmless, depends on when it was written: see below.
+    assert rot is rot_catalog or patient.found > 0.95 * count
     assert [f.kind for f in patient.check().findings] == ["segments_pending"], "made whole again"
+
+
+FILE_HEADERS = 3 * 4096  # of a DuckDB file, before its blocks
+FIRST_READ = {"nirs_store_meta", "applied", "dead"}  # without these nothing is known of the other tables
+
+
+def blocks_of_tables(catalog: Path) -> tuple[int, dict[str, int]]:
+    """The size of a block, and one block with rows of each table that has any."""
+    with duckdb.connect(str(catalog), read_only=True) as con:
+        ((size,),) = con.execute("SELECT block_size FROM pragma_database_size()").fetchall()
+        first = "SELECT min(block_id) FROM pragma_storage_info(?) WHERE persistent AND block_id >= 0"
+        tables = [table for (table,) in con.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+        blocks = {table: con.execute(first, [table]).fetchall()[0][0] for table in tables}
+    return size, {table: block for table, block in blocks.items() if block is not None}
+
+
+def test_a_flipped_bit_in_each_table_is_found_table_by_table(patient: Patient) -> None:
+    catalog, draw = patient.sample.layout.catalog, random.Random(20240607)
+    size, blocks = blocks_of_tables(catalog)
+    hit = {table: block for table, block in blocks.items() if table not in FIRST_READ}
+    assert {"arrays", "audit_entries", "blobs", "chains", "logs", "predictions", "runs"} < set(hit)
+    whole = bytearray(catalog.read_bytes())
+    for block in set(hit.values()):
+        whole[FILE_HEADERS + block * size + draw.randrange(size)] ^= 1 << draw.randrange(8)
+    overwrite(catalog, bytes(whole))
+    found = {finding.where for finding in patient.check().errors}
+    assert {f"store.duckdb/{table}" for table in hit} - found == set()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from typing import Any
 import children
 import pytest
 
+from nirs_store.catalog import lease as lease_module
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.lease import Lease
 from nirs_store.errors import StoreBusy, WriteFailed
@@ -79,7 +80,10 @@ def test_the_name_goes_with_the_lease(layout: Layout) -> None:
     assert not layout.holder.exists()
 
 
-def test_a_waiter_is_seen_waiting_and_gets_it_when_it_is_free(layout: Layout) -> None:
+def test_a_waiter_is_seen_waiting_and_gets_it_when_it_is_free(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "_FRESH", 5.0)  # a busy machine may take its time
     holder, waiter = lease(layout), lease(layout)
     holder.acquire(exclusive=True, timeout=0)
     thread = threading.Thread(target=lambda: waiter.acquire(exclusive=True, timeout=10))
@@ -96,10 +100,12 @@ def test_a_waiter_is_seen_waiting_and_gets_it_when_it_is_free(layout: Layout) ->
     waiter.release()
 
 
-def test_an_announcement_expires_by_itself(layout: Layout) -> None:
+def test_an_announcement_expires_by_itself(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     layout.wait.touch()
     some = lease(layout)
-    assert some.wanted()
+    with monkeypatch.context() as patch:
+        patch.setattr(lease_module, "_FRESH", 5.0)
+        assert some.wanted()
     time.sleep(0.03)
     assert not some.wanted()
     assert some.try_acquire()
@@ -121,10 +127,8 @@ def test_a_killed_holder_frees_it_at_once(layout: Layout, crew: Callable[..., An
     assert caught.value.pid == child.pid
     child.signal(signal.SIGKILL)
     child.end()
-    start = time.monotonic()
     mine = lease(layout)
-    mine.acquire(exclusive=True, timeout=5)
-    assert time.monotonic() - start < 1
+    mine.acquire(exclusive=True, timeout=0)
     mine.release()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nirs_store.catalog import artifacts, records
+from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
@@ -94,6 +95,8 @@ class ModelMethods(QueryMethods):
         chain = self.get_chain(chain_id)
         if chain is None:
             raise UnknownId("chain", chain_id)
+        named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+        artifacts.get_to_know(self._engine, named)
         # Loaded anew: what is handed out may be changed by whoever holds it.
         return ChainPredictor(chain, self.load_artifact)
 

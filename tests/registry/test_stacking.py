@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,9 @@ def test_the_meta_model_names_its_sources_in_order(
         store.loader.load_meta_model_with_sources(needs[0].artifact_id)
 
 
+@pytest.mark.parametrize("by", ["replay_chain", "predictor"])
 def test_a_first_replay_asks_twice_however_many_models_it_loads_and_a_second_one_nothing(
-    store: WorkspaceStore, bases: list[Any], stack: Any, monkeypatch: pytest.MonkeyPatch
+    by: str, store: WorkspaceStore, bases: list[Any], stack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for chain_id in (bases[1].chain_id, stack.chain_id):
         with WorkspaceStore(store.workspace_path) as other:
@@ -94,10 +96,15 @@ def test_a_first_replay_asks_twice_however_many_models_it_loads_and_a_second_one
                 return ask(question)
 
             monkeypatch.setattr(other._engine, "query", listening)
-            predicted = other.replay_chain(chain_id, X)
+            first = (
+                other.predictor(chain_id).predict
+                if by == "predictor"
+                else partial(other.replay_chain, chain_id)
+            )
+            predicted = first(X)
             # The chain, and the artifacts of all its models.
             assert len(asked) == 2
-            np.testing.assert_array_equal(other.replay_chain(chain_id, X), predicted)
+            np.testing.assert_array_equal(first(X), predicted)
             assert len(asked) == 2
 
 

@@ -19,10 +19,25 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VEC
 # Figures are drawn without a screen.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from nirs_store.catalog import recorder  # noqa: E402
 from nirs_store.store import WorkspaceStore  # noqa: E402
+
+FLUSH_AFTER = recorder.FLUSH_AFTER
 
 # Helpers that tests of several rooms share; children that tests start find them there too.
 sys.path.insert(0, str(Path(__file__).parent / "kit"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_committed_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, no commit comes between two lines of a test; see `by_the_clock`."""
+    monkeypatch.setattr(recorder, "FLUSH_AFTER", 60.0)
+
+
+@pytest.fixture
+def by_the_clock(monkeypatch: pytest.MonkeyPatch, _nothing_is_committed_by_the_clock: None) -> None:
+    """Rows are committed by themselves after a second, as for everybody."""
+    monkeypatch.setattr(recorder, "FLUSH_AFTER", FLUSH_AFTER)
 
 
 @pytest.fixture(scope="session")

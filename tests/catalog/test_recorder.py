@@ -32,6 +32,7 @@ def test_rows_are_buffered_until_something_commits_them(store: WorkspaceStore, f
     assert len(segments(folder)) == before + 2
 
 
+@pytest.mark.usefixtures("by_the_clock")
 def test_buffered_rows_are_committed_within_about_a_second_by_themselves(
     store: WorkspaceStore, folder: Path
 ) -> None:

@@ -15,7 +15,6 @@ import pytest
 from storekit import begin, chain_of, segments, whole_pipeline
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog import recorder
 from nirs_store.catalog.audit_rows import GENESIS, entry_hash
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId
 from nirs_store.ids import utcnow
@@ -132,10 +131,8 @@ def test_deleting_nothing_is_no_entry(store: WorkspaceStore) -> None:
 
 
 def test_an_export_commits_what_was_recorded_but_not_the_entry_that_another_export_left(
-    store: WorkspaceStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: WorkspaceStore, folder: Path, tmp_path: Path
 ) -> None:
-    # Nothing is committed in the background meanwhile.
-    monkeypatch.setattr(recorder, "FLUSH_AFTER", 60.0)
     _, pipeline_id = begin(store)
     chain_id = chain_of(store, pipeline_id, store.save_artifact({"a": 1}, "builtins.dict", "model", "joblib"))
     store.flush()

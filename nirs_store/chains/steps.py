@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -242,8 +242,11 @@ def model_ids(chain: Mapping[str, Any]) -> tuple[dict[str, Operator], Operator |
         fold: model_id(value, f"fold_artifacts[{fold!r}]")
         for fold, value in normalise_folds(chain.get("fold_artifacts"), "fold_artifacts").items()
     }
-    single = shared_ids(chain.get("shared_artifacts")).get(index, ())
-    for _, where, entry in [item for item in _entries(chain) if item[0] == index]:
+    shared = single = shared_ids(chain.get("shared_artifacts")).get(index, ())
+    entries = _entries(chain)
+    branch = _branch(chain, entries, index)
+    at_model: list[set[str]] = []  # what each entry of this index on the model's branch names
+    for _, where, entry in [item for item in entries if item[0] == index]:
         name = name or str(entry.get("operator_class") or "")
         if entry.get("operator_type") == STACKED and not stack_sources(entry, where):
             raise ReplayError(
@@ -258,7 +261,11 @@ def model_ids(chain: Mapping[str, Any]) -> tuple[dict[str, Operator], Operator |
             )
         own = step_fold_ids(entry, where)
         folds = folds or {fold: model_id(list(ids), where) for fold, ids in own.items()}
-        single = single or step_ids(entry, where)
+        ids = step_ids(entry, where)
+        single = single or ids
+        if (path := _entry_path(entry, where)) == branch[: len(path)]:
+            at_model.append({*ids, *(ident for several in own.values() for ident in several)})
+    _refuse_more_than_models(index, folds.values(), single, shared, at_model)
     fitted = {fold: Operator(index, name, ids[0], ids[0]) for fold, ids in folds.items()}
     if fitted or not single:
         return fitted, None
@@ -268,6 +275,29 @@ def model_ids(chain: Mapping[str, Any]) -> tuple[dict[str, Operator], Operator |
             "Name the models of folds in 'fold_artifacts'."
         )
     return {}, Operator(index, name, single[0], single[0])
+
+
+def _refuse_more_than_models(
+    index: int,
+    folds: Iterable[Sequence[str]],
+    single: Sequence[str],
+    shared: Sequence[str],
+    at_model: Sequence[set[str]],
+) -> None:
+    """Refuse objects that stand beside the model at its own index: nothing tells what they do, or when.
+
+    One entry that names a model of its own besides those of the folds is no contradiction: the folds predict.
+    """
+    models = {ident for ids in folds for ident in ids} or set(single)
+    strays = set(shared) - models
+    if len(at_model) > 1:
+        strays |= set().union(*at_model) - models
+    if strays:
+        raise ReplayError(
+            f"Step {index} is the model, and artifact {min(strays)[:12]} stands at the same step without being one "
+            "of its models; left out, the prediction would be wrong. Give what acts before the model a "
+            "'step_idx' below the model's."
+        )
 
 
 Entry = tuple[int, str, Mapping[str, Any]]

@@ -143,6 +143,33 @@ def test_the_model_step_must_be_a_model() -> None:
         ReplayPlan.from_chain(chain(steps=[{"step_idx": 1, "operator_type": "transform"}]))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": [{"step_idx": 1, "artifact_id": "snv"}, {"step_idx": 1}]},
+        {"shared_artifacts": {"1": ["snv"]}},
+        {
+            "steps": [{"step_idx": 1, "artifact_id": "pls"}, {"step_idx": 1, "artifact_id": "ridge"}],
+            "fold_artifacts": {},
+        },
+        {
+            "steps": [{"step_idx": 1, "branch_path": [0], "artifact_id": "snv"}, {"step_idx": 1}],
+            "branch_path": [0, 1],
+        },
+    ],
+)
+def test_an_object_beside_the_model_at_its_own_step_is_an_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(ReplayError, match="stands at the same step without being one of its models"):
+        ReplayPlan.from_chain(chain(**changes))
+
+
+def test_the_model_step_may_name_a_model_besides_those_of_the_folds_and_other_branches_their_own() -> None:
+    own = {"step_idx": 1, "artifact_id": "m of all", "branch_path": [0]}
+    other = {"step_idx": 1, "artifact_id": "another", "branch_path": [1]}
+    plan = ReplayPlan.from_chain(chain(steps=[own, other], branch_path=[0]))
+    assert plan.artifact_ids == ["m0", "m1"]
+
+
 def test_fitted_objects_of_folds_go_with_their_fold() -> None:
     own = {"step_idx": 4, "fold_artifact_ids": {0: ["s0"], "fold_1": "s1"}, "artifact_ids": ["s0", "s1"]}
     plan = compile_with(own, {"step_idx": 5, "artifact_id": "shared"})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import msgspec
 
 from nirs_store.errors import InvalidInput
+from nirs_store.forks import call_in_children
 
 __all__ = ["ByteLRU", "CacheStats"]
 
@@ -65,6 +67,7 @@ class ByteLRU(Generic[K, V]):
         self._misses = 0
         self._max_bytes = _not_negative("max_bytes", max_bytes)
         self._max_entries = None if max_entries is None else _not_negative("max_entries", max_entries)
+        _alive.add(self)
 
     @overload
     def get(self, key: K) -> V | None: ...
@@ -149,6 +152,17 @@ class ByteLRU(Generic[K, V]):
         ):
             _, (_, size) = self._entries.popitem(last=False)
             self._bytes -= size
+
+
+_alive: weakref.WeakSet[ByteLRU[Any, Any]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for cache in list(_alive):
+        cache.after_fork_in_child()
+
+
+call_in_children(_after_fork_in_child)
 
 
 def _not_negative(name: str, value: int) -> int:

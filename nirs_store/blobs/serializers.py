@@ -24,6 +24,7 @@ import msgspec
 
 from nirs_store.blobs.skops_format import dumps_skops, loads_skops
 from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat
+from nirs_store.forks import hold_while_forking
 
 __all__ = ["Format", "Serializer", "available_formats", "get_serializer", "register_serializer"]
 
@@ -312,4 +313,5 @@ _BUILTIN = (
     Format("skops", "skops", dumps_skops, loads_skops),
 )
 _lock = threading.Lock()
+hold_while_forking(_lock)
 _registry: dict[str, Format] = {fmt.name: fmt for fmt in _BUILTIN}

@@ -10,6 +10,8 @@ import threading
 import warnings
 from pathlib import Path
 
+from nirs_store.forks import hold_while_forking
+
 __all__ = ["network_filesystem", "warn_of_network"]
 
 # As Linux and macOS name them.
@@ -41,6 +43,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _told: set[Path] = set()
 _mutex = threading.Lock()
+hold_while_forking(_mutex)
 
 
 def network_filesystem(folder: Path) -> str | None:

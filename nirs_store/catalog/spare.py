@@ -14,6 +14,8 @@ from collections.abc import Hashable
 
 import duckdb
 
+from nirs_store.forks import hold_while_forking
+
 __all__ = ["clear", "keep", "take"]
 
 # An idle instance takes 4 MB and some sleeping threads.
@@ -51,5 +53,7 @@ def clear() -> None:
 
 
 atexit.register(clear)
+# Before a fork the last that was registered comes first: cleared, and then held.
+hold_while_forking(_lock)
 if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(before=clear)

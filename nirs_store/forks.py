@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from threading import Lock
+from typing import Protocol
 
 __all__ = ["call_in_children", "hold_while_forking"]
 
 
-def hold_while_forking(lock: Lock) -> None:
+class _Lock(Protocol):
+    def acquire(self) -> bool: ...
+
+    def release(self) -> None: ...
+
+
+def hold_while_forking(lock: _Lock) -> None:
     """Let a fork wait for whoever holds this lock of a module; parent and child go on with it free.
 
     Only for locks under which nothing else is waited for.

@@ -67,6 +67,8 @@ class CatalogAccess:
         self._removal: Removal | None = None
         self._closed = False
         self._depth = 0
+        # Set while the thread that has the mutex must not be let in once more: see `_enter`.
+        self._at_work = False
         self._idle_since = 0.0
         self._told_pending = False
         # Set while a gc of this object has blobs aside itself.
@@ -90,7 +92,8 @@ class CatalogAccess:
             con = self._ready_to_read(deadline)
             if committed:
                 self._opened.commit_waiting()
-            return self._opened.ask(ask, con)
+            with self._others_let_in():
+                return self._opened.ask(ask, con)
 
     def change(self, work: Callable[[Connection], T], *, timeout: float) -> T:
         """Change the catalog directly, in one transaction, after applying the journal."""
@@ -114,19 +117,22 @@ class CatalogAccess:
                 self.await_removal()
             self._ready_to_write(deadline)
             self._opened.commit_waiting()
-            return work(self)
+            with self._others_let_in():
+                return work(self)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """One transaction inside `exclusive`, with the journal applied before it."""
-        return self._opened.transact(work, self._ready_to_write(time.monotonic()))
+        with self._alone():
+            return self._opened.transact(work, self._ready_to_write(time.monotonic()))
 
     def settle(self, work: Callable[[Connection], T]) -> T:
         """A last question inside `exclusive`, without applying the journal again."""
         opened = self._opened
-        con = opened.con or opened.open(time.monotonic(), look=False)
-        opened.commit_waiting()
-        opened.forget()
-        return opened.run(work, con)
+        with self._alone():
+            con = opened.con or opened.open(time.monotonic(), look=False)
+            opened.commit_waiting()
+            opened.forget()
+            return opened.run(work, con)
 
     def remove_beside(self, paths: Sequence[Path]) -> None:
         """Delete files that lie aside while the store goes on; the lease is kept until they are gone."""
@@ -156,11 +162,13 @@ class CatalogAccess:
 
     def close_connection(self) -> None:
         """Close the file inside `exclusive` while keeping the lease (for vacuum)."""
-        self._opened.disconnect(hurried=self._lease.wanted())
+        with self._alone():
+            self._opened.disconnect(hurried=self._lease.wanted())
 
     def rewrite(self, finish: Callable[[Connection], None]) -> None:
         """Copy the catalog, which is closed, into a new file inside `exclusive`; see `compact`."""
-        self._opened.rewrite(finish)
+        with self._alone():
+            self._opened.rewrite(finish)
 
     @contextlib.contextmanager
     def inspecting(self, *, timeout: float) -> Iterator[Callable[[], Connection]]:
@@ -190,7 +198,8 @@ class CatalogAccess:
 
             try:
                 lease.acquire(exclusive=False, timeout=_left(deadline))
-                yield connect
+                with self._others_let_in():
+                    yield connect
             finally:
                 for con in made:
                     instance.detach(con)
@@ -207,8 +216,12 @@ class CatalogAccess:
         """
         if not self._writable or not self._mutex.acquire(blocking=False):
             return
+        if self._closed or self._depth > 0 or self._at_work:
+            self._mutex.release()
+            return
+        self._at_work = True
         try:
-            if self._closed or self._depth > 0 or self._opened.nothing_new():
+            if self._opened.nothing_new():
                 return
             if self._lease.mode != "exclusive":
                 self._give_up()
@@ -229,6 +242,7 @@ class CatalogAccess:
             try:
                 self._let_go()
             finally:
+                self._at_work = False
                 self._mutex.release()
 
     def verify(self) -> None:
@@ -262,10 +276,14 @@ class CatalogAccess:
         """Give the catalog up when the linger is over or somebody waits."""
         if not self._lease.held or not self._mutex.acquire(blocking=False):
             return
+        if self._depth > 0 or self._at_work:
+            self._mutex.release()
+            return
+        self._at_work = True
         try:
             wanted = self._lease.wanted()
             over = time.monotonic() - self._idle_since > LINGER
-            if self._depth == 0 and (wanted or (over and not self.removing)):
+            if wanted or (over and not self.removing):
                 if not wanted:
                     self._opened.commit_if_possible()
                     if self._coming:
@@ -274,19 +292,27 @@ class CatalogAccess:
                         return
                 self._give_up()
         finally:
+            self._at_work = False
             self._mutex.release()
 
     def close(self) -> None:
-        """Give the catalog up; waits for an operation of another thread."""
+        """Give the catalog up; waits for an operation of another thread.
+
+        Called in the middle of one of this thread, by a signal handler, it is done when that one leaves.
+        """
         with self._mutex:
             self._closed = True
-            self._give_up()
-            self._opened.end()
+            if self._depth == 0 and not self._at_work:
+                self._end()
+
+    def _end(self) -> None:
+        self._give_up()
+        self._opened.end()
 
     def before_fork(self) -> None:
         """Leave nothing open that a child could inherit."""
         self._held_for_fork = self._mutex.acquire(timeout=10.0)
-        if self._held_for_fork and self._depth == 0:
+        if self._held_for_fork and self._depth == 0 and not self._at_work:
             self._give_up()
             # Its threads would not exist in the child, which would wait for them at its end.
             self._opened.instance.discard()
@@ -306,6 +332,7 @@ class CatalogAccess:
         self._mutex = threading.RLock()
         self._coming = set()
         self._depth = 0
+        self._at_work = False
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -328,7 +355,16 @@ class CatalogAccess:
             # Another thread closed the store after this one had looked: nothing is opened again.
             self._mutex.release()
             raise StoreClosed
+        if self._at_work:
+            # The mutex lets its own thread in again. In the middle of a transaction that would commit half of it.
+            self._mutex.release()
+            raise StoreBusy(
+                f"This thread is in the middle of a change of {self._layout.root}, and was interrupted by a signal "
+                "handler or a destructor that asks the same store. Nothing was changed; set a flag there, and ask "
+                "when the interrupted call has returned. Recording and closing work there too."
+            )
         self._depth += 1
+        self._at_work = True
 
     def _leave(self, *, interrupted: bool) -> None:
         self._depth -= 1
@@ -337,14 +373,40 @@ class CatalogAccess:
                 # A transaction may be open, a lock half taken: nobody can say how far the operation had come.
                 self._opened.roll_back()
                 self._give_up()
+                if self._closed and self._depth == 0:
+                    self._opened.end()
             elif self._depth == 0:
                 self._let_go()
         finally:
+            self._at_work = False
             self._mutex.release()
+
+    @contextlib.contextmanager
+    def _others_let_in(self) -> Iterator[None]:
+        """While a question is answered, or between the steps of `exclusive`: this thread may come in once more."""
+        self._at_work = False
+        try:
+            yield
+        finally:
+            self._at_work = True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """During a step of `exclusive`: this thread may not."""
+        self._at_work = True
+        try:
+            yield
+        finally:
+            self._at_work = False
 
     def _let_go(self) -> None:
         """End of an operation: linger, unless somebody waits."""
-        if self._depth > 0 or not self._lease.held:
+        if self._depth > 0:
+            return
+        if self._closed:
+            self._end()
+            return
+        if not self._lease.held:
             return
         if self._opened.con is None or self._lease.wanted():
             self._give_up()

@@ -70,12 +70,13 @@ class Appending:
         self._keys: dict[str, set[str]] = {}
         self._waiting: dict[str, Entry] = {}
         self._waiting_bytes = 0
+        self._begun = False
 
     # -- the transaction ---------------------------------------------------------------------
 
     @property
     def waiting(self) -> Mapping[str, Entry]:
-        """Commits that were applied in the transaction that is open, by their ids."""
+        """Commits that were applied, each whole, in the transaction that is open, by their ids."""
         return self._waiting
 
     def commit(self, con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
@@ -88,16 +89,17 @@ class Appending:
             self.rollback(con)
             raise
         entries = list(self._waiting.values())
-        self._waiting, self._waiting_bytes = {}, 0
+        self._waiting, self._waiting_bytes, self._begun = {}, 0, False
         journal.remove(entries)
 
     def rollback(self, con: duckdb.DuckDBPyConnection) -> None:
         """Give up what waits: it is in the journal, and is applied again."""
         self.forget()
-        if self._waiting:
+        if self._begun:
             self._waiting, self._waiting_bytes = {}, 0
             with contextlib.suppress(duckdb.Error):  # a statement that failed may have ended it itself
                 con.execute("ROLLBACK")
+            self._begun = False
 
     def look_after(self, con: duckdb.DuckDBPyConnection) -> None:
         """After a question that failed: what waits is given up if the transaction failed with it."""
@@ -207,13 +209,14 @@ class Appending:
         incoming.register(con)
         incoming.know_plans(con, ((_insert(name), rows.schema) for name, rows in given))
         try:
-            if not self._waiting:
+            if not self._begun:
+                self._begun = True
                 con.execute("BEGIN")
-            self._waiting |= {entry.txid: entry for entry in entries}
             for name, rows in given:
                 incoming.rows = rows
                 incoming.run(con, _insert(name))
             finish_pipelines(con, incoming, ends)
+            self._waiting |= {entry.txid: entry for entry in entries}
         except BaseException as error:
             self.rollback(con)
             if isinstance(error, _REFUSED):

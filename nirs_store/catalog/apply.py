@@ -34,7 +34,7 @@ from nirs_store.catalog.transitions import (
     ends_of_stored,
     waiting_changes,
 )
-from nirs_store.errors import WriteFailed
+from nirs_store.errors import StoreBusy, WriteFailed
 
 __all__ = ["DRAGS", "OWNERS", "ApplyReport", "apply_journal"]
 
@@ -162,7 +162,7 @@ def apply_journal(
         if appending is not None:
             appending.rollback(con)
         _rollback(con)
-        if isinstance(error, WriteFailed):
+        if isinstance(error, WriteFailed | StoreBusy):
             raise
         raise WriteFailed(
             f"The journal could not be applied: {error} Nothing is lost: the commits wait in "

@@ -84,7 +84,7 @@ class Engine:
         self.blobs = BlobStore(layout.root, layout.artifacts, layout.aside, layout.tmp)
         self._closed = False
         self._gone = False
-        self._close_lock = threading.Lock()
+        self._close_lock = threading.RLock()  # a signal handler may close in the middle of closing
         self._background_error: Exception | None = None
         self.backlog = False
         self._look_again = 0.0
@@ -429,6 +429,14 @@ class Engine:
 
     def finish(self) -> None:
         """Close at garbage collection or interpreter exit; what cannot be saved is said aloud."""
+        if self._keeper.is_this_thread:
+            # The collector came upon the store in the middle of what its keeper does, a transaction maybe, and the
+            # locks let their own thread in. Not a daemon: the interpreter waits for what it commits.
+            threading.Thread(target=self._finish, name="nirs_store end").start()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
         if self.closed:
             self._let_go()
             return
@@ -457,7 +465,7 @@ class Engine:
 
     def after_fork_in_child(self) -> None:
         """Detach: own claims, nothing buffered, no thread; saves belong to the parent's session."""
-        self._close_lock = threading.Lock()
+        self._close_lock = threading.RLock()  # a signal handler may close in the middle of closing
         self.blobs.after_fork_in_child()
         self.known.after_fork_in_child()
         self.journal.after_fork_in_child()

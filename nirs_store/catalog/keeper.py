@@ -65,6 +65,11 @@ class Keeper:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=30.0)
 
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether the caller is what the keeper does."""
+        return self._thread is threading.current_thread()
+
     def _run(self) -> None:
         while True:
             with self._condition:

@@ -271,7 +271,9 @@ class Recorder:
     def _commit(self) -> int:
         """Commit one segment; returns how many wait in the journal."""
         if self._sealed is None:
-            whole = _merged(self._units)
+            # A signal handler may record, and even commit, in the middle of this: the mutex lets its thread in.
+            units, taken = self._units, list(self._units)
+            count, whole = len(taken), _merged(taken)
             self._blobs.wait(whole.blobs)
             txid = new_txid()
             pieces = encode(
@@ -281,11 +283,18 @@ class Recorder:
                 session=self._session_id,
                 created=utcnow().isoformat(),
             )
-            # One statement, so that no exception finds the rows in both places or in none.
-            self._sealed, self._units, self._nbytes = _Sealed(txid, pieces), [], 0
-        _, waiting = self._journal.append(self._sealed.pieces, self._sealed.txid)
-        self._unapplied_bytes += sum(len(piece) for piece in self._sealed.pieces)
-        self._sealed = None
+            ready = _Sealed(txid, pieces)
+            if self._units is units and self._sealed is None:
+                # One statement, so that no exception finds the rows in both places or in none. Nothing is called
+                # from the question to here, so that no handler comes between.
+                self._sealed, self._units, self._nbytes = ready, units[count:], 0
+        sealed = self._sealed
+        if sealed is None:
+            return 0  # they were committed meanwhile
+        _, waiting = self._journal.append(sealed.pieces, sealed.txid)
+        self._unapplied_bytes += sum(len(piece) for piece in sealed.pieces)
+        if self._sealed is sealed:
+            self._sealed = None
         return waiting
 
     def _discard(self, own: list[Buffer]) -> None:

@@ -22,7 +22,8 @@ __all__ = ["clear", "keep", "take"]
 _MOST = 2
 
 _spare: OrderedDict[Hashable, duckdb.DuckDBPyConnection] = OrderedDict()
-_lock = threading.Lock()
+# A store may be collected, and so closed, wherever something is allocated: also in here.
+_lock = threading.RLock()
 
 
 def take(key: Hashable) -> duckdb.DuckDBPyConnection | None:

@@ -23,8 +23,14 @@ def attempting(engine: Engine, operation: str, object_id: str | None = None) -> 
     try:
         yield
     except (NirsStoreError, OSError, TypeError, ValueError) as error:
-        note(engine, operation, "file", object_id, success=False, message=str(error))
+        said = None if object_id is None else _as_text(object_id)
+        note(engine, operation, "file", said, success=False, message=_as_text(str(error)))
         raise
+
+
+def _as_text(words: str) -> str:
+    """Escape what UTF-8 cannot hold: a path of other bytes must not keep its own error from the caller."""
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def note_versions(engine: Engine, operation: str, versions: Sequence[FileVersion], **details: Any) -> None:

@@ -10,7 +10,7 @@ from nirs_store.catalog import file_queries, file_removal, file_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_text
-from nirs_store.errors import BlobCorrupt, BlobMissing, UnknownFile, UnknownId
+from nirs_store.errors import BlobCorrupt, BlobMissing, InvalidInput, UnknownFile, UnknownId
 from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import note
 from nirs_store.registry.files.active import active_run
@@ -34,7 +34,8 @@ class FileValidation:
     checked : int
         Versions with content that were looked at.
     problems : tuple of dict
-        name, test_name, version, version_id, problem ("missing" or "damaged") and message of each that is not.
+        name, test_name, version, version_id, problem ("missing", "damaged" or "unreadable") and message of each that
+        is not.
     """
 
     checked: int
@@ -234,6 +235,10 @@ class ChangeMethods(RemoveMethods):
             return "damaged", str(error)
         except (BlobMissing, UnknownId) as error:
             return "missing", str(error)
+        except (InvalidInput, OSError) as error:
+            # A folder with names that nobody could store, or a file that the system does not give: the others
+            # are looked at all the same.
+            return "unreadable", str(error)
         return None
 
 

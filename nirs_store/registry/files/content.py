@@ -14,6 +14,7 @@ from nirs_store.catalog.values import to_json
 from nirs_store.errors import InvalidInput, SourceMissing
 from nirs_store.frames import is_frame, native
 from nirs_store.registry.files.codecs import PIECE
+from nirs_store.registry.files.places import is_text
 
 __all__ = ["Content", "FileContent", "FolderContent", "MemoryContent", "content_of", "table_format"]
 
@@ -157,6 +158,8 @@ def _on_disk(path: Path) -> Content:
         raise SourceMissing(
             f"source: {path} {state}. Nothing was stored. Text is taken for a path; give text to be stored as bytes."
         ) from None
+    except InvalidInput:
+        raise
     except ValueError as error:
         raise InvalidInput(f"source: {str(path)!r} cannot be a path: {error}.") from error
 
@@ -167,6 +170,11 @@ def _folder(root: Path) -> FolderContent:
     for place, folders, names in os.walk(root):
         here = Path(place)
         for each in (*folders, *names):
+            if not is_text(each):
+                raise InvalidInput(
+                    f"source: the name {each!r} in the folder {str(here)!r} is not UTF-8, and would come back as "
+                    "another. Nothing was stored. Rename it."
+                )
             if (here / each).is_symlink():
                 raise InvalidInput(
                     f"source: {here / each} is a symbolic link; a folder with links is not stored, because what they "

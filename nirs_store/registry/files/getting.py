@@ -16,6 +16,7 @@ from nirs_store.ids import is_id
 from nirs_store.lazily import polars as pl
 from nirs_store.registry.files.base import FilesBase
 from nirs_store.registry.files.names import parse_version
+from nirs_store.registry.files.places import placed
 from nirs_store.registry.files.reading import materialised, open_stream, read_value, write_output
 from nirs_store.registry.files.request import FileVersion, tags_of
 from nirs_store.registry.files.summary import FileSummary, summarised
@@ -77,7 +78,7 @@ class GetMethods(FilesBase):
             if output is None:
                 return {each: read_value(self._engine, member) for each, member in members.items()}
             for each, member in members.items():
-                write_output(self._engine, member, Path(output) / each, inside=False)
+                write_output(self._engine, member, placed(Path(output), each), inside=False)
             return Path(output)
         if output is not None:
             return write_output(self._engine, row, Path(output))
@@ -121,14 +122,25 @@ class GetMethods(FilesBase):
         Returns
         -------
         list of Path
+
+        Raises
+        ------
+        PathEscapes
+            A name cannot be made on this system.
+        BlobMissing, BlobCorrupt, WriteFailed
+            What came before it stays.
         """
         found = self.list(pattern, **filters)
-        target, done = Path(output), []
-        for version_id, name, kind in found.select("version_id", "name", "kind").iter_rows():
-            if kind not in ("metadata", "group"):
-                part = name.removeprefix(self._prefix)
-                done.append(write_output(self._engine, self._row(version_id), target / part, inside=False))
-        return done
+        # All names are looked at before anything is written.
+        wanted = [
+            (version_id, placed(Path(output), name.removeprefix(self._prefix)))
+            for version_id, name, kind in found.select("version_id", "name", "kind").iter_rows()
+            if kind not in ("metadata", "group")
+        ]
+        return [
+            write_output(self._engine, self._row(version_id), target, inside=False)
+            for version_id, target in wanted
+        ]
 
     def exists(self, name: str, *, version: int | str | None = None, test_name: str | None = None) -> bool:
         """Tell whether there is such a file, and such a version of it."""

@@ -20,10 +20,11 @@ import pyarrow as pa
 from nirs_store.blobs.durable import ensure_dir, write_error, write_file
 from nirs_store.catalog import artifacts
 from nirs_store.catalog.engine import Engine
-from nirs_store.errors import BlobCorrupt, InvalidInput, PathEscapes
+from nirs_store.errors import BlobCorrupt, InvalidInput
 from nirs_store.registry.files.codecs import PIECE, decoding
 from nirs_store.registry.files.content import table_format
 from nirs_store.registry.files.intake import listing_hash
+from nirs_store.registry.files.places import check_member, placed
 from nirs_store.registry.files.progress import showing
 
 __all__ = ["content_hash", "materialised", "open_stream", "pieces_of", "read_value", "write_output"]
@@ -116,12 +117,12 @@ def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True)
     Raises
     ------
     BlobMissing, BlobCorrupt, InvalidInput, WriteFailed, ReadOnlyStore
-        Nothing was left at the path.
+        Nothing was left at the path. PathEscapes where a name in a folder cannot be made on this system.
     """
     if row["kind"] == "metadata":
         raise InvalidInput(f"{row['name']!r} has metadata only; there is no content to write.")
     inside = inside and row["kind"] != "folder" and output.is_dir()
-    target = output / PurePosixPath(row["name"]).name if inside else output
+    target = placed(output, PurePosixPath(row["name"]).name) if inside else output
     ensure_dir(target.parent)
     if row["kind"] != "folder":
         write_file(target, pieces_of(engine, row))
@@ -157,7 +158,7 @@ def materialised(engine: Engine, row: Row) -> Path:
     if row["kind"] != "folder" and row["compression"] == "none":
         return _verified(engine, row)
     place = engine.layout.root / "exports" / "files" / str(row["content_hash"])
-    target = place / PurePosixPath(row["name"]).name
+    target = placed(place, PurePosixPath(row["name"]).name)
     if not target.exists():
         write_output(engine, row, target, inside=False)
     return target
@@ -210,24 +211,26 @@ def _listing(row: Row, blob: Path, target: Path | None) -> str:
     empty: list[str] = []
     with showing(f"reading {row['name']}", int(row["size_bytes"])) as advance:
         for name, stream, executable in _members(row, blob, target):
+            # Only hashed, names may be those of another system.
+            place = None if target is None else placed(target, name)
             if stream is None:
                 empty.append(name.rstrip("/"))
-                if target is not None:
-                    (target / name).mkdir(parents=True, exist_ok=True)
+                if place is not None:
+                    place.mkdir(parents=True, exist_ok=True)
                 continue
             digest = hashlib.sha256()
             with ExitStack() as stack:
                 file = None
-                if target is not None:
-                    (target / name).parent.mkdir(parents=True, exist_ok=True)
-                    file = stack.enter_context((target / name).open("xb"))
+                if place is not None:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    file = stack.enter_context(place.open("xb"))
                 while piece := stream.read(PIECE):
                     digest.update(piece)
                     advance(len(piece))
                     if file is not None:
                         file.write(piece)
-            if target is not None and executable:
-                (target / name).chmod(0o755)
+            if place is not None and executable:
+                place.chmod(0o755)
             hashes.append((name, digest.hexdigest()))
     return listing_hash(hashes, empty)
 
@@ -237,12 +240,14 @@ def _members(row: Row, blob: Path, target: Path | None) -> Iterator[tuple[str, I
         if row["compression"] == "zip":
             with zipfile.ZipFile(file) as archive:
                 for entry in archive.infolist():
-                    _inside(entry.filename)
-                    if entry.is_dir():
-                        yield entry.filename, None, False
+                    # As it was stored: on Windows `filename` has other separators.
+                    name = entry.orig_filename
+                    check_member(name)
+                    if name.endswith("/"):
+                        yield name, None, False
                         continue
                     with archive.open(entry) as stream:
-                        yield entry.filename, stream, False
+                        yield name, stream, False
             return
         compression = str(row["compression"])
         with (
@@ -250,23 +255,17 @@ def _members(row: Row, blob: Path, target: Path | None) -> Iterator[tuple[str, I
             tarfile.open(fileobj=packed, mode="r|", bufsize=PIECE) as tar,
         ):
             for member in tar:
-                safe = tarfile.data_filter(member, str(target or blob.parent))
-                _inside(safe.name)
-                if safe.isdir():
-                    yield safe.name, None, False
+                check_member(member.name)
+                if target is not None:
+                    placed(target, member.name)
+                    tarfile.data_filter(member, str(target))
+                if member.isdir():
+                    yield member.name, None, False
                     continue
-                content = tar.extractfile(member) if safe.isreg() else None
+                content = tar.extractfile(member) if member.isreg() else None
                 if content is None:
-                    raise tarfile.ReadError(f"{safe.name} is neither a file nor a folder")
-                yield safe.name, content, bool((member.mode or 0) & 0o100)
-
-
-def _inside(name: str) -> None:
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
-        raise PathEscapes(
-            f"The stored folder names {name!r}, which leads out of it. Nothing was written there."
-        )
+                    raise tarfile.ReadError(f"{member.name} is neither a file nor a folder")
+                yield member.name, content, bool((member.mode or 0) & 0o100)
 
 
 # -- checking ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,21 @@ from typing import Any
 import polars as pl
 import pytest
 
-from nirs_store.errors import InvalidInput, OverwriteRefused, UnknownFile
+from nirs_store.errors import BlobCorrupt, InvalidInput, OverwriteRefused, UnknownFile, WriteFailed
 from nirs_store.ids import new_id
+from nirs_store.registry.files import outputs
 from nirs_store.store import WorkspaceStore
 
 
 def numbers(store: WorkspaceStore, name: str, **which: Any) -> list[int]:
     return store.files.versions(name, **which)["version"].to_list()
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
 
 
 def test_coverage_decides_the_mode_unless_it_is_said(store: WorkspaceStore) -> None:
@@ -246,6 +255,55 @@ def test_a_folder_becomes_a_group(store: WorkspaceStore) -> None:
         store.files.create_group("none", type="model_checkpoint"),
     ):
         pass
+
+
+def test_a_group_comes_out_as_a_folder_whole_or_not_at_all(store: WorkspaceStore, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "notes.txt").write_bytes(b"notes")
+    members = {"a.bin": b"a" * 600, "deep/b.bin": os.urandom(700), "notes": tmp_path / "source"}
+    store.files.put_group("m", members, type="model_checkpoint")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "other.txt").write_bytes(b"stays")
+    (tmp_path / "there" / "a.bin").write_bytes(b"old")
+    (tmp_path / "empty").mkdir()
+    before = everything(tmp_path)
+
+    blob = store.get_artifact_path(store.files.metadata("m/deep/b.bin")["artifact_id"])
+    intact = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(bytes([intact[0] ^ 1]) + intact[1:])
+    for output in ("new", "deep/new", "empty", "there"):
+        with pytest.raises(BlobCorrupt):
+            store.files.get("m", tmp_path / output)
+        left = {name: data for name, data in everything(tmp_path).items() if name != "deep"}
+        assert left == before, output
+
+    blob.write_bytes(intact)
+    for output in ("new", "deep/newer", "empty", "there"):
+        assert store.files.get("m", tmp_path / output) == tmp_path / output
+        found = everything(tmp_path / output)
+        assert found.pop("other.txt", None) == (b"stays" if output == "there" else None)
+        assert found == {
+            "a.bin": b"a" * 600, "deep": None, "deep/b.bin": intact, "notes": None, "notes/notes.txt": b"notes",
+        }  # fmt: skip
+    with pytest.raises(InvalidInput, match="exists already"):
+        store.files.get("m", tmp_path / "there")
+
+
+def test_a_group_that_the_system_stops_half_way_leaves_no_new_member(
+    store: WorkspaceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.files.put_group("m", {"a.bin": b"a", "b.bin": b"b"}, type="model_checkpoint")
+
+    def move(source: Path, target: Path) -> None:
+        if target.name == "b.bin":
+            raise WriteFailed("The disk is full.")
+        source.rename(target)
+
+    monkeypatch.setattr(outputs, "move_file", move)
+    with pytest.raises(WriteFailed):
+        store.files.get("m", tmp_path)
+    assert not everything(tmp_path)
 
 
 # -- two at once ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from nirs_store.ids import is_id
 from nirs_store.lazily import polars as pl
 from nirs_store.registry.files.base import FilesBase
 from nirs_store.registry.files.names import parse_version
+from nirs_store.registry.files.outputs import write_group
 from nirs_store.registry.files.places import placed
 from nirs_store.registry.files.reading import materialised, open_stream, read_value, write_output
 from nirs_store.registry.files.request import FileVersion, tags_of
@@ -52,7 +53,8 @@ class GetMethods(FilesBase):
             A name, or the id of a version.
         output : path, optional
             Where to write it: a file (one that is there is replaced), or a folder that is there, where it keeps
-            its name. A stored folder becomes the folder of this path, which is new or empty.
+            its name. A stored folder becomes the folder of this path, which is new or empty. The members of a
+            group go below this path, once all of them were checked.
         version : int or str, optional
             ``3``, ``"v3"``, ``"latest"`` or an alias.
         test_name : str, optional
@@ -67,7 +69,7 @@ class GetMethods(FilesBase):
 
         Raises
         ------
-        UnknownFile, BlobMissing, BlobCorrupt, WriteFailed
+        UnknownFile, BlobMissing, BlobCorrupt, InvalidInput, WriteFailed
             Nothing was left at `output`.
         """
         if kind is not None:
@@ -77,9 +79,7 @@ class GetMethods(FilesBase):
             members = {each: self._row(member) for each, member in (row["members"] or {}).items()}
             if output is None:
                 return {each: read_value(self._engine, member) for each, member in members.items()}
-            for each, member in members.items():
-                write_output(self._engine, member, placed(Path(output), each), inside=False)
-            return Path(output)
+            return write_group(self._engine, members, Path(output))
         if output is not None:
             return write_output(self._engine, row, Path(output))
         return read_value(self._engine, row, kind)

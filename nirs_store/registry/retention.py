@@ -18,7 +18,7 @@ from nirs_store.catalog.workspace_settings import read_settings
 from nirs_store.errors import InvalidInput, StoreBusy
 from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import attempting, guarded, note
-from nirs_store.registry.files.removing import remove_copies
+from nirs_store.registry.files.copies import remove_copies
 from nirs_store.registry.guard import store_setting
 from nirs_store.registry.moments import RETENTION, retention_is_due
 from nirs_store.registry.policies import Limit, RetentionPolicy, Rule

@@ -15,10 +15,11 @@ from nirs_store.errors import InvalidInput
 from nirs_store.ids import is_id
 from nirs_store.lazily import polars as pl
 from nirs_store.registry.files.base import FilesBase
+from nirs_store.registry.files.copies import materialised
 from nirs_store.registry.files.names import parse_version
 from nirs_store.registry.files.outputs import write_group
 from nirs_store.registry.files.places import placed
-from nirs_store.registry.files.reading import materialised, open_stream, read_value, write_output
+from nirs_store.registry.files.reading import open_stream, read_value, write_output
 from nirs_store.registry.files.request import FileVersion, tags_of
 from nirs_store.registry.files.summary import FileSummary, summarised
 from nirs_store.registry.files.types import BUILT_IN, check_type_name
@@ -108,7 +109,8 @@ class GetMethods(FilesBase):
     def path(self, name: str, *, version: int | str | None = None, test_name: str | None = None) -> Path:
         """Give a path at which any program can read the file or folder; it is not to be written to.
 
-        The blob itself where it is stored as it is; a copy below ``exports/files/`` where it is compressed.
+        The blob itself where it is stored as it is; a copy below ``exports/files/`` where it is compressed. Its
+        files are read-only; one that was altered all the same is found by its hash and made anew.
 
         Raises
         ------

@@ -27,7 +27,7 @@ from nirs_store.registry.files.intake import listing_hash
 from nirs_store.registry.files.places import check_member, placed
 from nirs_store.registry.files.progress import showing
 
-__all__ = ["content_hash", "materialised", "open_stream", "pieces_of", "read_value", "write_output"]
+__all__ = ["content_hash", "open_stream", "pieces_of", "read_value", "verified_blob", "write_output"]
 
 Row = Mapping[str, Any]
 _CODEC_ERRORS = (EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, pa.ArrowException, KeyError)
@@ -148,22 +148,6 @@ def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True)
     return target
 
 
-def materialised(engine: Engine, row: Row) -> Path:
-    """Give a path at which the content can be opened by any program.
-
-    That of the blob where it is stored as it is; else that of a copy below ``exports/files/``.
-    """
-    if row["kind"] == "metadata":
-        raise InvalidInput(f"{row['name']!r} has metadata only; there is no file of it.")
-    if row["kind"] != "folder" and row["compression"] == "none":
-        return _verified(engine, row)
-    place = engine.layout.root / "exports" / "files" / str(row["content_hash"])
-    target = placed(place, PurePosixPath(row["name"]).name)
-    if not target.exists():
-        write_output(engine, row, target, inside=False)
-    return target
-
-
 def open_stream(engine: Engine, row: Row, mode: str, encoding: str | None) -> IO[Any]:
     """Open the content for reading; the blob is compared with its hash first, once a process."""
     if mode not in ("rb", "r", "rt"):
@@ -172,11 +156,26 @@ def open_stream(engine: Engine, row: Row, mode: str, encoding: str | None) -> IO
         )
     if row["kind"] in ("metadata", "folder"):
         raise InvalidInput(f"{row['name']!r} is no single file ({row['kind']}) and cannot be opened.")
-    path = _verified(engine, row)
+    path = verified_blob(engine, row)
     raw: IO[bytes] = path.open("rb")
     if row["compression"] != "none":
         raw = io.BufferedReader(_Content(raw, row["compression"]), PIECE)
     return raw if mode == "rb" else io.TextIOWrapper(raw, encoding or "utf-8")
+
+
+def verified_blob(engine: Engine, row: Row) -> Path:
+    """Give the path of the blob, compared with its hash now or before in this process.
+
+    Raises
+    ------
+    BlobMissing, BlobCorrupt
+    """
+    path = _blob_of(engine, row)
+    try:
+        relative = path.relative_to(engine.layout.root).as_posix()
+    except ValueError:  # set aside by a gc that is deciding
+        relative = path.as_posix()
+    return engine.blobs.verified_path(relative, row["artifact_id"])
 
 
 class _Content(io.RawIOBase):
@@ -275,15 +274,6 @@ def _blob_of(engine: Engine, row: Row) -> Path:
     if row["artifact_id"] is None:
         raise InvalidInput(f"{row['name']!r} v{row['version']} has no content ({row['status']}).")
     return artifacts.artifact_path(engine, row["artifact_id"])
-
-
-def _verified(engine: Engine, row: Row) -> Path:
-    path = _blob_of(engine, row)
-    try:
-        relative = path.relative_to(engine.layout.root).as_posix()
-    except ValueError:  # set aside by a gc that is deciding
-        relative = path.as_posix()
-    return engine.blobs.verified_path(relative, row["artifact_id"])
 
 
 @contextmanager

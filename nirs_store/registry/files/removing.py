@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from nirs_store.blobs.durable import write_error
 from nirs_store.catalog import file_removal
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, OverwriteRefused
 from nirs_store.ids import is_id
 from nirs_store.registry.files.auditing import attempting, note_rows
+from nirs_store.registry.files.copies import remove_copies
 from nirs_store.registry.files.finding import require_version
 from nirs_store.registry.files.getting import GetMethods
 from nirs_store.registry.files.names import parse_version
 from nirs_store.registry.files.words import PRODUCTION
 from nirs_store.registry.files.workplace import abandoned_workplaces, remove_workplace
 
-__all__ = ["FileRemoval", "RemoveMethods", "remove_copies"]
+__all__ = ["FileRemoval", "RemoveMethods"]
 
 _COMING = ("pending", "in_progress")
 Row = dict[str, Any]
@@ -305,14 +304,3 @@ def _collect(engine: Engine, artifact_ids: Iterable[str]) -> int:
     from nirs_store.upkeep.gc import collect
 
     return collect(engine, only=ids).files
-
-
-def remove_copies(engine: Engine, hashes: Iterable[str]) -> None:
-    """Remove what `path` made of contents that are gone."""
-    for digest in hashes:
-        place = engine.layout.root / "exports" / "files" / digest
-        if place.is_dir():
-            try:
-                shutil.rmtree(place)
-            except OSError as error:
-                raise write_error(place, error) from error

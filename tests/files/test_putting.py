@@ -278,6 +278,48 @@ def test_one_name_twice_in_one_call_is_two_versions(store: WorkspaceStore) -> No
     assert store.files.get("x") == b"2"
 
 
+def test_a_pandas_frame_that_is_no_table_is_refused_with_the_column(store: WorkspaceStore) -> None:
+    for frame, words in (
+        (
+            pd.DataFrame({"gc": [0.5, 0.4], "site": [1, "x"]}),
+            r"several types: 'site' \(int, str\)\. Nothing was",
+        ),
+        (pd.DataFrame({"z": [1j]}), "Nothing was stored"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "unique"),
+        (pd.DataFrame({"a": [1]}, index=pd.Index([1], name="a")), "overlap"),
+        (pd.DataFrame({"n": [2**70]}), "too large"),
+    ):
+        for name in ("t.parquet", "t.csv"):
+            with pytest.raises(InvalidInput, match=words):
+                store.files.put(frame, name, type="predictions")
+    with pytest.raises(InvalidInput, match="several types"):
+        store.files.put_training_set("t", pd.DataFrame({"site": [1, "x"]}), FRAME)
+    assert store.files.list().is_empty()
+    assert not drafts(store)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("text", "b.bin", "'b.bin' v1 is no text: byte 2 is 0xff"),
+        ("json", "b.bin", "'b.bin' v1 is no JSON"),
+        ("table", "b.bin", r"'b.bin' v1 is no table: expected a name that ends with \.parquet"),
+        ("table", "b.parquet", "'b.parquet' v1 is no parquet table"),
+        ("table", "b.csv", "'b.csv' v1 is no csv table"),
+    ],
+)
+def test_a_file_is_not_read_as_what_it_is_not(
+    store: WorkspaceStore, kind: str, name: str, words: str
+) -> None:
+    data = b"a\n\xff\n"
+    store.files.put(data, name, type="log")
+    with pytest.raises(InvalidInput, match=words) as caught:
+        store.files.get(name, kind=kind)
+    assert "stored" not in str(caught.value)
+    assert str(caught.value).endswith("It is unchanged; read it with kind='bytes'.")
+    assert store.files.get(name, kind="bytes") == data
+
+
 # -- bad input -----------------------------------------------------------------------------------
 
 

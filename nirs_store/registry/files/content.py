@@ -135,7 +135,13 @@ def content_of(source: Any, name: str) -> Content | None:
         return MemoryContent("bytes", len(data), data)
     table = native(source, "source")
     if is_frame(table):
-        data = _table_bytes(table, table_format(name))
+        form = table_format(name)
+        if form is None:
+            raise InvalidInput(
+                f"name: a data frame is stored as .parquet, .csv or .tsv; {name!r} ends with .{_ending(name)}. Nothing "
+                "was stored. Give it one of these endings."
+            )
+        data = _table_bytes(table, form)
         return MemoryContent("table", len(data), data)
     if isinstance(source, (Mapping, list, tuple, int, float, bool)):
         data = (to_json(source, "source") or "").encode()
@@ -191,30 +197,21 @@ def _folder(root: Path) -> FolderContent:
     return FolderContent("folder", sum(f.size for _, f in files), root, tuple(files), tuple(sorted(empty)))
 
 
-def table_format(name: str) -> str:
-    """Give the format of a table by the ending of its name.
+def table_format(name: str) -> str | None:
+    """Give the format of a table by the ending of its name; None for another ending than .parquet, .csv, .tsv."""
+    return _FORMATS.get(_ending(name))
 
-    Raises
-    ------
-    InvalidInput
-        Another ending than .parquet, .csv, .tsv.
-    """
+
+def _ending(name: str) -> str:
     last = name.rpartition("/")[2]
-    ending = last.rpartition(".")[2].lower() if "." in last else ""
-    if ending not in _FORMATS:
-        raise InvalidInput(
-            f"name: a data frame is stored as .parquet, .csv or .tsv; {name!r} ends with .{ending}. Nothing was stored."
-        )
-    return _FORMATS[ending]
+    return last.rpartition(".")[2].lower() if "." in last else ""
 
 
 def _table_bytes(table: Any, form: str) -> bytes:
     import polars as pl
 
     if not isinstance(table, pl.DataFrame):
-        # A pandas index that says more than the number of a row becomes columns.
-        named = table.index.names != [None] or type(table.index).__name__ != "RangeIndex"
-        table = pl.from_pandas(table, include_index=named)
+        table = _from_pandas(table)
     target = io.BytesIO()
     try:
         if form == "parquet":
@@ -223,6 +220,35 @@ def _table_bytes(table: Any, form: str) -> bytes:
             table.write_csv(target, separator="\t" if form == "tsv" else ",")
     except pl.exceptions.PolarsError as error:
         raise InvalidInput(
-            f"source: the table cannot be written as {form}: {error}. Nothing was stored."
+            f"source: the table cannot be written as {form}: {error}. Nothing was stored. Convert that column, for "
+            "example with .cast(str), or give the name another of the endings .parquet, .csv and .tsv."
         ) from error
     return target.getvalue()
+
+
+def _from_pandas(table: Any) -> Any:
+    import polars as pl
+    import pyarrow as pa
+
+    # An index that says more than the number of a row becomes columns.
+    named = table.index.names != [None] or type(table.index).__name__ != "RangeIndex"
+    try:
+        return pl.from_pandas(table, include_index=named)
+    # A column of several types, names that occur twice, a whole number beyond 64 bits: each has an error of its own.
+    except (pa.ArrowException, pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(
+            "source: expected a data frame with unique names and columns of one type each, found one that is not: "
+            f"{error}.{_mixed(table)} Nothing was stored. Convert such columns, for example with .astype(str)."
+        ) from error
+
+
+def _mixed(table: Any) -> str:
+    """Name the columns whose values are of several types."""
+    columns = ((name, table.iloc[:, number]) for number, name in enumerate(table.columns))
+    types = {
+        str(name): sorted({type(value).__name__ for value in column.dropna()})
+        for name, column in columns
+        if column.dtype == object
+    }
+    mixed = [f"{name!r} ({', '.join(each)})" for name, each in types.items() if len(each) > 1]
+    return f" Columns of several types: {', '.join(mixed)}." if mixed else ""

@@ -35,7 +35,14 @@ _TAR_LIKE = {"tar.gz": "gzip"}
 
 
 def read_value(engine: Engine, row: Row, kind: str | None = None) -> Any:
-    """Give the content as it was put: bytes, plain data, a polars frame; of a group each member by name."""
+    """Give the content as it was put: bytes, plain data, a polars frame; of a group each member by name.
+
+    Raises
+    ------
+    InvalidInput
+        It is a folder, or cannot be read as the kind asked for.
+    BlobMissing, BlobCorrupt
+    """
     what = kind or row["kind"]
     if row["kind"] == "metadata":
         return row["metadata"] or {}
@@ -46,19 +53,37 @@ def read_value(engine: Engine, row: Row, kind: str | None = None) -> Any:
         try:
             return msgspec.json.decode(data)
         except msgspec.DecodeError as error:
-            raise InvalidInput(f"{row['name']!r} is no JSON: {error}.") from error
+            raise _unlike(row, "JSON", str(error)) from error
     if what == "table":
-        import polars as pl
-
-        form = table_format(row["name"])
-        target = io.BytesIO(data)
+        return _table(row, data)
+    if what == "text":
         try:
-            if form == "parquet":
-                return pl.read_parquet(target)
-            return pl.read_csv(target, separator="\t" if form == "tsv" else ",", infer_schema_length=None)
-        except pl.exceptions.PolarsError as error:
-            raise InvalidInput(f"{row['name']!r} is no {form} table: {error}.") from error
-    return data.decode("utf-8") if what == "text" else data
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            reason = f"byte {error.start} is 0x{data[error.start]:02x}, which is no UTF-8 there"
+            raise _unlike(row, "text", reason) from error
+    return data
+
+
+def _table(row: Row, data: bytes) -> Any:
+    import polars as pl
+
+    form = table_format(row["name"])
+    if form is None:
+        raise _unlike(row, "table", "expected a name that ends with .parquet, .csv or .tsv")
+    target = io.BytesIO(data)
+    try:
+        if form == "parquet":
+            return pl.read_parquet(target)
+        return pl.read_csv(target, separator="\t" if form == "tsv" else ",", infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        raise _unlike(row, f"{form} table", str(error)) from error
+
+
+def _unlike(row: Row, what: str, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"{row['name']!r} v{row['version']} is no {what}: {reason}. It is unchanged; read it with kind='bytes'."
+    )
 
 
 def pieces_of(engine: Engine, row: Row) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -150,7 +150,7 @@ def read_contents(path: Path, limits: Limits) -> Contents:
             data = payloads = {name: members.read(name) for name in found.members}
     hashes = {name: sha256_hex(value) for name, value in data.items()}
     if record is None:
-        _check_integrity(path, manifest, hashes)
+        _check_integrity(path, manifest, sizes, hashes)
     arrays = {name: value for name, value in data.items() if name.startswith("arrays/")}
     card = data[CARD].decode("utf-8", "replace") if record is not None and CARD in data else None
     return Contents(path, manifest, record, found, payloads, arrays, hashes, sizes, limits, card)
@@ -228,8 +228,19 @@ def _check_kind(path: Path, kind: str, payloads: Mapping[str, bytes]) -> None:
             )
 
 
-def _check_integrity(path: Path, manifest: Manifest, hashes: Mapping[str, str]) -> None:
-    for name, digest in manifest.integrity.items():
+def _check_integrity(
+    path: Path, manifest: Manifest, there: Collection[str], hashes: Mapping[str, str]
+) -> None:
+    """Compare a foreign bundle with the hashes that its manifest promises."""
+    promised = manifest.integrity
+    # In version 1.0 the names of the members alone say which steps there are: one that is gone is missed by nobody.
+    if missing := sorted(promised.keys() - set(there)):
+        raise BundleInvalid(
+            f"{path}: the member {missing[0]!r}, which its manifest promises, is missing ({len(missing)} of "
+            f"{len(promised)}). Nothing was loaded; it was taken out or renamed, and without it the predictions "
+            "would be wrong. Copy or export the bundle again."
+        )
+    for name, digest in promised.items():
         if name in hashes and hashes[name] != digest:
             raise BundleInvalid(
                 f"{path}: the member {name} has the SHA-256 {hashes[name]}, its manifest promises "

@@ -6,7 +6,7 @@ fold, merged branches) this raises: a wrong number is worse than none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,9 @@ def outline(
             "Ask for a new export."
         )
     if trace is not None:
-        order, kinds = _from_trace(trace, model_step, where)
+        order, kinds, passed_over = _from_trace(trace, model_step, where)
+        unnamed = sorted(held.keys() - {*order, model_step})
+        _account_for(unnamed, model_step, passed_over, notes, where)
     else:
         kinds = _from_pipeline(texts.get("pipeline.json"), where)
         order = sorted(held)
@@ -208,17 +210,22 @@ def make_chain(
     }
 
 
-def _from_trace(trace: Mapping[str, Any], model_step: int, where: Path) -> tuple[list[int], dict[int, str]]:
-    """Read the order and the kinds of steps from an execution trace."""
+def _from_trace(
+    trace: Mapping[str, Any], model_step: int, where: Path
+) -> tuple[list[int], dict[int, str], dict[int, str]]:
+    """Read from an execution trace the order and the kinds of steps, and why it passes others over."""
     order: list[int] = []
     kinds: dict[int, str] = {}
-    for step in _list_of_dicts(trace.get("steps"), "trace.json", where):
+    passed_over: dict[int, str] = {}
+    steps = iter(_list_of_dicts(trace.get("steps"), "trace.json", where))
+    for step in steps:
         index = step.get("step_index")
         if not isinstance(index, int) or isinstance(index, bool):
             raise BundleInvalid(
                 f"{where}: a step of trace.json has no number (step_index); ask for a new export."
             )
         if step.get("execution_mode") == "skip":
+            passed_over[index] = "was skipped when the model was trained"
             continue
         kind = str(step.get("operator_type") or TRANSFORM)
         if index == model_step and kind == "meta_model":
@@ -232,7 +239,31 @@ def _from_trace(trace: Mapping[str, Any], model_step: int, where: Path) -> tuple
         kinds[index] = kind if kind in (TARGETS, AUGMENTATION, SPLITTER, MODEL, *_MERGING) else TRANSFORM
         if index == model_step:
             break
-    return order, kinds
+    for step in steps:
+        later = step.get("step_index")
+        if isinstance(later, int):
+            passed_over.setdefault(later, "comes after the model")
+    return order, kinds, passed_over
+
+
+def _account_for(
+    unnamed: Iterable[int], model_step: int, passed_over: Mapping[int, str], notes: list[str], where: Path
+) -> None:
+    """Say why each step with objects, but without a place in the trace's order, is not applied.
+
+    Raises
+    ------
+    BundleInvalid
+        Nothing says why. The model was trained behind such a step, or its objects would not be there.
+    """
+    for index in unnamed:
+        reason = passed_over.get(index, "comes after the model" if index > model_step else None)
+        if reason is None:
+            raise BundleInvalid(
+                f"{where}: step {index} has fitted objects, but trace.json does not name it, so nothing says "
+                "where it applies. Leaving it out would predict wrong numbers. Ask for a new export."
+            )
+        notes.append(f"Step {index} {reason} and is not applied.")
 
 
 def _from_pipeline(pipeline: Mapping[str, Any] | None, where: Path) -> dict[int, str]:

@@ -211,6 +211,37 @@ def test_promised_hashes_are_compared(bundle: Any, kit: Any) -> None:
         bundle({"step_3.joblib": data}, {"artifact_integrity": {"artifacts/step_3.joblib": "sha256:00"}})
 
 
+def test_a_promised_transformer_that_is_gone_is_missed(bundle: Any, kit: Any) -> None:
+    data = {"step_1_sub0.joblib": kit.dumped(scaler()), "step_3.joblib": kit.dumped(model(by=scaler()))}
+    promised = {f"artifacts/{name}": f"sha256:{kit.sha256_hex(value)}" for name, value in data.items()}
+    pipeline = {"steps": [{"class": "StandardScaler"}, {"class": "KFold"}, {"model": "PLSRegression"}]}
+    manifest = {"artifact_integrity": promised}
+    assert bundle(data, manifest, pipeline=pipeline).predict(NEW).shape == (9,)
+    del data["step_1_sub0.joblib"]
+    with pytest.raises(BundleInvalid, match=r"'artifacts/step_1_sub0\.joblib'.* is missing \(1 of 2\)"):
+        bundle(data, manifest, pipeline=pipeline)
+
+
+def test_a_transformer_that_the_trace_does_not_name_is_never_left_out(bundle: Any) -> None:
+    objects = {"step_1.joblib": scaler(), "step_3.joblib": model(by=scaler())}
+    named = {"step_index": 3, "operator_type": "model"}
+    with pytest.raises(BundleInvalid, match=r"step 1 has fitted objects, but trace\.json does not name it"):
+        bundle(objects, trace={"steps": [named]})
+
+
+@pytest.mark.parametrize(
+    ("steps", "note"),
+    [
+        ([{"step_index": 1, "execution_mode": "skip"}, {"step_index": 3}], "Step 1 was skipped"),
+        ([{"step_index": 3}, {"step_index": 1}], "Step 1 comes after the model"),
+    ],
+)
+def test_what_the_trace_passes_over_is_said(bundle: Any, steps: list[Any], note: str) -> None:
+    found = bundle({"step_1.joblib": scaler(), "step_3.joblib": model()}, trace={"steps": steps})
+    assert (found.predict(NEW) == model().predict(NEW)).all()
+    assert note in " ".join(found.notes)
+
+
 def test_a_damaged_transformer_is_never_skipped(bundle: Any, kit: Any) -> None:
     data = kit.dumped(scaler())
     for damaged in (data[: len(data) // 2], b"", b"garbage", data[:-1]):

@@ -36,7 +36,6 @@ class Made:
 
 Part = Operator | Made
 
-_UNCOMPRESSED = b"\x80"  # the first byte of a pickle that joblib did not compress
 # Protocol, frame, the names of a module and a class with their lengths, and that an object of the class is made.
 _NEW_OBJECT = re.compile(
     rb"\x80[\x04\x05]\x95.{8}\x8c(.)(sklearn\.[\w.]+)\x94\x8c(.)(\w+)\x94\x93\x94\)\x81", re.DOTALL
@@ -235,7 +234,8 @@ def _note_wavelengths(plan: ReplayPlan, bench: Workbench, notes: list[str]) -> N
 
 def _classifies(plan: ReplayPlan, bench: Workbench, peek: Callable[[str], bytes]) -> bool:
     pickles = [peek(member.model.artifact_id) for member in plan.members if member.model.artifact_id]
-    if all(_is_regressor(data) or _names_no_classes(data) for data in pickles):
+    # Of anything else only the object itself can tell: a classifier of one's own need not have classes_.
+    if all(map(_is_regressor, pickles)):
         return False
     kinds = {bench.open(member.model)[1].classifier for member in plan.members}
     if len(kinds) > 1:
@@ -257,10 +257,6 @@ def _is_regressor(data: bytes) -> bool:
         return False
     made = getattr(module, begun[4].decode(), None)
     return isinstance(made, type) and issubclass(made, RegressorMixin)
-
-
-def _names_no_classes(data: bytes) -> bool:
-    return data[:1] == _UNCOMPRESSED and b"classes_" not in data
 
 
 def _own_stages(plan: ReplayPlan, member: Member) -> tuple[Stage, ...]:

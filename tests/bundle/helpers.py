@@ -376,6 +376,21 @@ class Line:
         return self.slope * X.sum(axis=1)
 
 
+class Nearest:
+    """A classifier of a make of its own: it names its labels nowhere."""
+
+    _estimator_type = "classifier"
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Nearest:
+        self.X, self.y = X, y
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        distances = np.linalg.norm(X[:, None, :] - self.X[None], axis=2)
+        found: np.ndarray = self.y[distances.argmin(axis=1)]
+        return found
+
+
 def only_whole_numbers(X: np.ndarray) -> np.ndarray:
     if (np.round(X) != X).any():
         raise ValueError("only whole numbers")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirs_store.bundle import Bundle, export_chain, layout, load_bundle
-from nirs_store.errors import ReplayError
+from nirs_store.bundle import Bundle, export_chain, export_script, layout, load_bundle
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.errors import InvalidInput, ReplayError
 
 X = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0], [3.0, 5.0], [4.0, 3.5], [5.0, 8.0]])
 Y = np.array([1.0, 2.0, 4.0, 7.0, 8.0, 11.0])
@@ -151,6 +152,52 @@ def test_classifiers_and_regressors_are_not_mixed(shelf: Any, tmp_path: Path) ->
     with pytest.raises(ReplayError, match="classifiers"):
         export_chain(shelf, shelf.chain([{"operator_class": "model"}], models), tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_classifiers_that_do_not_name_their_labels_are_not_averaged_by_other_readers(
+    shelf: Any, kit: Any, tmp_path: Path
+) -> None:
+    numbers = np.array([0, 1, 0, 2, 1, 2])
+    models = {i: shelf.keep(kit.Nearest().fit(X[rows], numbers[rows])) for i, rows in enumerate(ROWS)}
+    chain_id = shelf.chain([{"operator_class": "bundle_kit.Nearest"}], models)
+    bundle = travel(shelf, chain_id, tmp_path)
+    assert set(bundle.predict(X)) <= {0, 1, 2}
+    assert not expressible(bundle)
+    assert "do not name their labels" in bundle.notes[0]
+    with pytest.raises(InvalidInput, match="do not name their labels"):
+        export_script(shelf, chain_id, tmp_path / "x")
+
+
+def regressors() -> list[Any]:
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.cross_decomposition import PLSRegression
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import Lasso, LinearRegression, Ridge
+    from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.svm import SVR
+
+    return [
+        PLSRegression(1),
+        Ridge(),
+        Lasso(),
+        LinearRegression(),
+        SVR(),
+        KNeighborsRegressor(2),
+        RandomForestRegressor(2, random_state=0),
+        TransformedTargetRegressor(Ridge()),
+    ]
+
+
+@pytest.mark.parametrize("model", regressors(), ids=lambda model: type(model).__name__)
+def test_a_regressor_of_scikit_learn_is_not_opened_to_know_that_it_is_one(shelf: Any, model: Any) -> None:
+    class Closed:
+        def open(self, operator: Any) -> Any:
+            raise AssertionError(f"{operator.name} was opened")
+
+    kept = {i: shelf.keep(model.fit(X[rows], Y[rows])) for i, rows in enumerate(ROWS)}
+    plan = ReplayPlan.from_chain(shelf.chains[shelf.chain([{"operator_class": "model"}], kept)])
+    closed: Any = Closed()
+    assert not layout._classifies(plan, closed, shelf.blobs.__getitem__)
 
 
 def test_steps_of_one_number_and_different_kinds_are_numbered_anew(

@@ -168,11 +168,16 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
         The member that holds the predictions.
     sources : tuple of int
         The number of each source; empty where there is nothing to tell apart.
+    wavelengths : tuple of str, optional
+        Members that hold the grid of each; only there where the chain looks at wavelengths and those of the
+        spectra are not the ones that it was trained on. Readers that do not know it go without.
     """
 
     spectra: tuple[str, ...]
     expected: str
     sources: tuple[int, ...] = ()
+    # Unset it leaves no trace, so that all other bundles keep their bytes.
+    wavelengths: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChainStep(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,13 +1,14 @@
-"""Comparing predictions with the ones that they should be."""
+"""Probe spectra as a bundle holds them, and comparing predictions with the ones that they should be."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCE", "agree", "disagreement"]
+__all__ = ["TOLERANCE", "agree", "disagreement", "unpacked"]
 
 TOLERANCE = 1e-6
 """Largest accepted difference, as a share of the largest expected value.
@@ -48,6 +49,22 @@ def disagreement(found: NDArray[Any], expected: NDArray[Any]) -> str:
     worst = float(np.nanmax(np.abs(found - numbers)))
     largest = float(np.nanmax(np.abs(numbers)))
     return f"the largest difference is {worst:.3g}, the largest expected value {largest:.3g}"
+
+
+def unpacked(
+    parts: Sequence[NDArray[Any]], grids: Sequence[NDArray[Any]], sources: Sequence[int]
+) -> tuple[Any, Any]:
+    """Give the arrays of a probe as `predict` takes them: spectra, and wavelengths or None.
+
+    Examples
+    --------
+    >>> unpacked([np.zeros((1, 2))], [], ())
+    (array([[0., 0.]]), None)
+    """
+    X = parts[0] if len(parts) == 1 else dict(zip(sources, parts, strict=False))
+    if not grids:
+        return X, None
+    return X, grids[0] if len(grids) == 1 else dict(zip(sources, grids, strict=False))
 
 
 def _numeric(values: NDArray[Any]) -> bool:

@@ -14,7 +14,7 @@ from nirs_store.bundle.foreign import make_chain
 from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits
 from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json
 from nirs_store.bundle.npy import read_npy
-from nirs_store.bundle.probes import agree, disagreement
+from nirs_store.bundle.probes import agree, disagreement, unpacked
 from nirs_store.bundle.unpickle import unpickle
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
@@ -262,12 +262,12 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
     probe = record.probe
     try:
         parts = [read_npy(contents.arrays[name]) for name in probe.spectra]
+        grids = [read_npy(contents.arrays[name]) for name in probe.wavelengths or ()]
         expected = read_npy(contents.arrays[probe.expected])
     except (KeyError, ValueError) as exc:
         raise BundleInvalid(f"{contents.path}: its probe spectra cannot be read: {exc}.") from exc
-    X = parts[0] if len(parts) == 1 else dict(zip(probe.sources, parts, strict=False))
     try:
-        found = bundle.predict(X)
+        found = bundle.predict(*unpacked(parts, grids, probe.sources))
     except MemoryError:
         raise
     except Exception as exc:

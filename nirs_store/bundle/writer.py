@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from nirs_store.blobs.durable import ensure_dir, write_file
@@ -35,15 +36,17 @@ from nirs_store.bundle.manifest import (
     read_environment,
 )
 from nirs_store.bundle.package import Package, pack_chain, pack_safely
-from nirs_store.bundle.probes import agree, disagreement
+from nirs_store.bundle.probes import agree, disagreement, unpacked
 from nirs_store.bundle.safe import rehearse
 from nirs_store.bundle.source import ChainSource
 from nirs_store.bundle.strict_json import clean, dump_json
 from nirs_store.bundle.words import seeds
 from nirs_store.chains.folds import REFIT, fold_number
+from nirs_store.chains.operators import Workbench
+from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict
-from nirs_store.chains.spectra import read_spectra
-from nirs_store.errors import InvalidInput, ReplayError
+from nirs_store.chains.spectra import Spectra, read_spectra
+from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
 from nirs_store.ids import sha256_hex
 
 __all__ = ["SUFFIX", "export_chain", "target_path"]
@@ -80,7 +83,8 @@ def export_chain(
         file is replaced when the new one is complete.
     probe : array or data frame of shape (n_samples, n_channels), optional
         A few spectra to travel with the chain, together with what it predicts for them; whoever opens the
-        bundle then knows that it predicts the same there.
+        bundle then knows that it predicts the same there. Wavelengths that the columns of a data frame name
+        travel too, where the chain looks at them.
     predictions : array, optional
         What the chain must predict for `probe`. Compared before anything is written.
     scores : mapping, optional
@@ -108,7 +112,8 @@ def export_chain(
     ReplayError
         The chain cannot predict, or predicts something else than `predictions`.
     InvalidInput
-        The path is a folder, or the bundle would be larger than readers accept.
+        The path is a folder, the bundle would be larger than readers accept, or the probe cannot be kept in a
+        form of which the chain predicts the same.
     SerializationError
         With `safe`: an object that skops cannot carry; its class is named.
     WriteFailed, ReadOnlyStore
@@ -266,7 +271,6 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
     """Predict the probe and give its description and its arrays."""
     if probe is None:
         return None, []
-    spectra = read_spectra(package.plan, probe)
     expected = predict(package.plan, probe, package.blobs.load)
     if predictions is not None and not agree(np.asarray(predictions), expected):
         raise ReplayError(
@@ -275,18 +279,64 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
             "are the "
             "ones that the predictions were made from."
         )
+    # The replay has accepted the grid, which need not be the one that the chain was trained on.
+    spectra = read_spectra(package.plan, probe, adapts=lambda: True)
+    grids = _own_grids(package, spectra)
+    sources = _numbered(package.plan, len(spectra.parts))
+    if not isinstance(probe, np.ndarray):
+        _refuse_other_predictions(package, unpacked(spectra.parts, grids, sources), expected)
     arrays: list[tuple[str, bytes]] = []
-    for array in (*spectra.parts, expected):
+    for array in (*spectra.parts, *grids, expected):
         data = _npy(np.asarray(array))
         arrays.append((f"arrays/{sha256_hex(data)}.npy", data))
     names = [name for name, _ in arrays]
-    sources = package.plan.sources or (
-        (package.plan.source_index,) if package.plan.source_index is not None else ()
+    count = len(spectra.parts)
+    described = Probe(
+        spectra=tuple(names[:count]),
+        expected=names[-1],
+        sources=sources,
+        wavelengths=tuple(names[count:-1]) if grids else UNSET,
     )
-    if len(sources) not in (0, len(spectra.parts)):
-        sources = tuple(range(len(spectra.parts)))
-    described = Probe(spectra=tuple(names[:-1]), expected=names[-1], sources=tuple(sources))
     return described, list(dict(arrays).items())
+
+
+def _own_grids(package: Package, spectra: Spectra) -> tuple[NDArray[np.float64], ...]:
+    """Give the grids of a probe where the chain looks at them and the bundle holds no such elsewhere."""
+    plan = package.plan
+    named = tuple(grid for grid in spectra.grids if grid is not None)
+    if not named or len(named) < len(spectra.grids):
+        return ()
+    if plan.wavelengths is not None and np.array_equal(np.concatenate(named), plan.wavelengths):
+        return ()
+    bench = Workbench(package.blobs.load, plan.memory)
+    return named if any(bench.open(operator)[1].wavelengths for operator in plan.operators) else ()
+
+
+def _numbered(plan: ReplayPlan, count: int) -> tuple[int, ...]:
+    """Give the number of each source of a probe; nothing where one block needs none."""
+    known = plan.sources or (() if plan.source_index is None else (plan.source_index,))
+    if len(known) == count or (count == 1 and not known):
+        return tuple(known)
+    return tuple(range(count))
+
+
+def _refuse_other_predictions(package: Package, held: tuple[Any, Any], expected: NDArray[Any]) -> None:
+    """Refuse a probe whose arrays alone do not say what the data frame, or the sources, have said.
+
+    Such a bundle could never be opened: it would not predict its own probe.
+    """
+    X, wavelengths = held
+    try:
+        found = predict(package.plan, X, package.blobs.load, wavelengths)
+        words = "" if agree(found, expected) else disagreement(found, expected)
+    except NirsStoreError as error:
+        words = str(error)
+    if words:
+        raise InvalidInput(
+            "A bundle holds its probe as arrays, each with its wavelengths or all without, and so the chain does not "
+            f"predict the same: {words} Nothing was written. Name the columns of every source after its "
+            "wavelengths, or give another probe, or none."
+        )
 
 
 def _npy(array: NDArray[Any]) -> bytes:

@@ -41,22 +41,28 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
 
     Parameters
     ----------
-    X : array of shape (n_samples, n_channels)
-        Spectra on the grid of the calibration.
+    X : array or data frame of shape (n_samples, n_channels)
+        Spectra on the grid of the calibration; columns that are named by numbers are named after their
+        wavelengths.
     wavelengths : array of shape (n_channels,), optional
-        Their wavelengths; compared with those of the calibration where these are known.
+        Their wavelengths; compared, as the names of columns are, with those of the calibration where these are
+        known.
 
     Returns
     -------
     ndarray
         Predictions, in the unit of the reference values.
     """
-    X = np.asarray(X)
+    named = _named(X)
+    # Row by row in memory, so that a data frame and the array it shows give the same bits.
+    X = np.ascontiguousarray(X) if hasattr(X, "columns") else np.asarray(X)
     if X.dtype.kind not in "fiub":
         X = X.astype(np.float64)
     if X.ndim != 2 or not X.size:
         raise ValueError(f"X must have the shape (n_samples, n_channels), found {X.shape}.")
-    grid = _grid(X.shape[1], wavelengths)
+    grid = _grid(X.shape[1], named)
+    if wavelengths is not None:
+        grid = _grid(X.shape[1], wavelengths)
     for step in CHAIN["steps"]:
         objects = [_object(name) for name in step["objects"]]
         if step["kind"] == "feature_augmentation":
@@ -72,6 +78,20 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
     for name in reversed(CHAIN["targets"]):
         y = _undo(_object(name), y)
     return y
+
+
+def _named(X: Any) -> Any:
+    """Give the wavelengths that the columns of a data frame are named after, if all of them are."""
+    names = list(getattr(X, "columns", ()))
+    try:
+        numbers = np.array([float(name) for name in names])
+    except (TypeError, ValueError):
+        return None
+    # A frame made from an array without names counts its columns; those are not wavelengths.
+    counted = all(isinstance(name, (int, np.integer)) for name in names)
+    if not names or not np.isfinite(numbers).all() or (counted and (numbers == np.arange(len(names))).all()):
+        return None
+    return numbers
 
 
 def _grid(n_channels: int, wavelengths: Any) -> Any:

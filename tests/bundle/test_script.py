@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nirs_store.bundle import export_script, standalone
-from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 
 KINDS = [
     "folds",
@@ -122,6 +122,45 @@ def test_spectra_that_do_not_fit_are_refused(script: Any, world: Any) -> None:
         script["predict"](world.new[0])
     found = script["predict"](world.new.tolist(), world.wavelengths)
     assert (found == script["predict"](world.new.astype(object))).all()
+
+
+def frames(X: np.ndarray, names: list[Any]) -> list[Any]:
+    import pandas as pd
+    import polars as pl
+
+    return [pd.DataFrame(X, columns=names), pl.DataFrame(X, schema=[str(name) for name in names])]
+
+
+def test_columns_of_a_data_frame_that_are_named_by_wavelength_are_compared(script: Any, world: Any) -> None:
+    grid, expected = world.wavelengths, world.shelf.replay(world.chains["folds"], world.new)
+    for frame in frames(world.new, grid.tolist()):
+        assert (script["predict"](frame) == expected).all()
+        assert (script["predict"](frame, grid) == expected).all()
+    for frame in frames(world.new[:, ::-1], grid[::-1].tolist()):
+        for given in (None, grid):
+            with pytest.raises(ValueError, match="not on the grid"):
+                script["predict"](frame, given)
+        with pytest.raises(ShapeMismatch):
+            world.shelf.replay(world.chains["folds"], frame)
+
+
+@pytest.mark.parametrize("names", [list(range(100)), [f"x{k}" for k in range(100)], [float("nan")] * 100])
+def test_columns_that_are_named_by_something_else_are_not(script: Any, world: Any, names: list[Any]) -> None:
+    import pandas as pd
+
+    expected = world.shelf.replay(world.chains["folds"], world.new)
+    assert (script["predict"](pd.DataFrame(world.new, columns=names)) == expected).all()
+
+
+def test_columns_tell_a_step_the_wavelengths_where_none_are_stored(
+    toy: Any, kit: Any, tmp_path: Path
+) -> None:
+    toy.chains["chain-0"]["steps"][0].update(
+        operator_class="bundle_kit.Tilted", artifact_id=toy.keep(kit.Tilted())
+    )
+    predict = runpy.run_path(str(export_script(toy, "chain-0", tmp_path / "x")))["predict"]
+    for frame in frames(np.array([[1.0, 2.0], [3.0, 5.0]]), [900.0, 1000.0]):
+        assert (predict(frame) == toy.replay("chain-0", frame)).all()
 
 
 def test_wavelengths_reach_a_step_that_takes_them(toy: Any, kit: Any, tmp_path: Path) -> None:

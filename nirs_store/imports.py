@@ -12,7 +12,7 @@ from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits
 from nirs_store.bundle.reader import Bundle, open_contents
 from nirs_store.bundle.strict_json import clean
-from nirs_store.catalog import artifacts, imported, records
+from nirs_store.catalog import artifacts, imported, queries, records
 from nirs_store.catalog.access import CatalogAccess
 from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.engine import Engine
@@ -63,6 +63,7 @@ def _bring_in(
     facts = {"file": contents.path.name, "kind": contents.kind, **policy}
     if known is not None:
         run_id, pipeline_id, chain_id = known
+        _heal(engine, access, contents)
         note(engine, "import_bundle", "bundle", digest, message="was there already", details=facts)
         return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=False)
     with engine.recorder.transaction():
@@ -70,6 +71,13 @@ def _bring_in(
         facts |= {"run_id": run_id, "chain_id": chain_id}
         note(engine, "import_bundle", "bundle", digest, details=facts)
     return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=True)
+
+
+def _heal(engine: Engine, access: CatalogAccess, contents: Contents) -> None:
+    """Give the workspace the bytes that it lost since it imported the same bundle, as saving an object again does."""
+    data = {contents.hashes[member]: value for member, value in contents.payloads.items()}
+    rows = access.transact(lambda con: queries.blob_rows(con, list(data)))
+    artifacts.put_back(engine, rows, data)
 
 
 def _record(

@@ -150,6 +150,43 @@ def test_importing_twice_adds_nothing(
     assert (store.stats() if hasattr(store, "stats") else None) == before
 
 
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+@KINDS
+@pytest.mark.parametrize("harm", [lose, damage])
+def test_importing_again_brings_back_the_files_that_were_lost(
+    kind: str, harm: Any, origin: Origin, tmp_path: Path
+) -> None:
+    path, folder = origin.bundle(kind), tmp_path / "mine"
+    with WorkspaceStore(folder) as store:
+        first = store.import_bundle(path, allow_pickle=True)
+        blobs = {artifact_id: store.get_artifact_path(artifact_id) for artifact_id in held_ids(path)}
+        assert len(blobs) >= 3
+    for blob in blobs.values():
+        blob.chmod(0o644)
+        harm(blob)
+    with WorkspaceStore(folder, create=False) as store:
+        counted = {ident: store.get_artifact(ident) for ident in blobs}
+        again = store.import_bundle(path, allow_pickle=True)
+        assert (again.added, again.chain_id) == (False, first.chain_id)
+        assert all(blob.is_file() for blob in blobs.values())
+        np.testing.assert_array_equal(store.replay_chain(again.chain_id, MEAT.X), origin.expected)
+        assert {ident: store.get_artifact(ident) for ident in blobs} == counted
+        assert store.list_runs().height == 1
+        assert store.check().ok
+
+
+def held_ids(path: Path) -> list[str]:
+    held = contents(path)
+    return [held.hashes[name] for name in held.payloads]
+
+
 def test_what_was_deleted_can_be_imported_again(origin: Origin, store: WorkspaceStore) -> None:
     first = store.import_bundle(origin.safe)
     store.delete_run(first.run_id)

@@ -20,7 +20,8 @@ class ImportedBundle:
     content_hash : str
         SHA-256 over its objects and its chain.
     added : bool
-        False when the same content had been imported before, and nothing was added.
+        False when the same content had been imported before, and nothing was added. Files of its objects that were
+        lost or damaged since then are back.
     """
 
     run_id: str

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.chains.columns import COLUMNS, Names, text_names
 from nirs_store.chains.folds import REFIT, normalise_weights, stack_sources, step_number
 from nirs_store.chains.kinds import AUGMENTATION, MERGE, STACKED, TARGETS
 from nirs_store.chains.steps import Operator, Step, model_ids, read_steps
@@ -107,6 +108,8 @@ class ReplayPlan:
         What they are asked for.
     passthrough : bool
         Whether a stacked model gets the spectra beside the predictions.
+    columns : tuple of str, or None
+        Names of the calibration's columns, where they were text and no wavelengths.
 
     Examples
     --------
@@ -130,6 +133,7 @@ class ReplayPlan:
     stack: tuple[ReplayPlan, ...] = ()
     stack_method: str = "predict"
     passthrough: bool = False
+    columns: Names | None = field(default=None, compare=False, repr=False)
     # What inspection found out about the operators; derived, so it is no part of the value.
     memory: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -142,7 +146,7 @@ class ReplayPlan:
         chain : mapping
             ``steps`` and ``model_step_idx``; where present also ``fold_artifacts``,
             ``shared_artifacts``, ``fold_weights``, ``branch_path``, ``source_index``,
-            ``wavelengths`` and ``chain_id``.
+            ``wavelengths``, ``metadata`` and ``chain_id``.
 
         Raises
         ------
@@ -185,6 +189,7 @@ class ReplayPlan:
             stack=stack,
             stack_method=method,
             passthrough=passthrough,
+            columns=_columns(chain),
         )
 
     @property
@@ -236,8 +241,8 @@ def _stack(chain: Mapping[str, Any]) -> tuple[tuple[ReplayPlan, ...], str, bool]
     for position, step in enumerate(chain["steps"]):
         if step_number(step.get("step_idx"), "step_idx") != index or step.get("operator_type") != STACKED:
             continue
-        # They were recorded on the grid of the stack.
-        shared = {"chain_id": chain.get("chain_id"), "wavelengths": chain.get("wavelengths")}
+        # They were recorded on the grid of the stack, and with its columns.
+        shared = {name: chain.get(name) for name in ("chain_id", "wavelengths", "metadata")}
         plans = tuple(
             ReplayPlan.from_chain({**source, **shared})
             for source in stack_sources(step, f"steps[{position}]")
@@ -359,6 +364,12 @@ def _common_length(paths: list[tuple[Stage, ...]]) -> int:
             break
         length += 1
     return length
+
+
+def _columns(chain: Mapping[str, Any]) -> Names | None:
+    # Metadata are the caller's own: what has another shape under this name means something else.
+    metadata = chain.get("metadata")
+    return text_names(metadata.get(COLUMNS)) if isinstance(metadata, Mapping) else None
 
 
 def _grid(value: Any) -> NDArray[np.float64] | None:

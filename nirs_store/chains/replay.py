@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.chains.columns import Names, text_names
 from nirs_store.chains.combine import align, mean, union, vote
 from nirs_store.chains.operators import Load, Workbench, own_copy
 from nirs_store.chains.plan import Member, Operator, ReplayPlan, Stage
@@ -238,7 +239,9 @@ class _Run:
         self._plan = plan
         self._bench = Workbench(load, plan.memory)
         spectra = (
-            self._stacked(X, wavelengths) if plan.stack else read_spectra(plan, X, wavelengths, self._adapts)
+            self._stacked(X, wavelengths)
+            if plan.stack
+            else read_spectra(plan, X, wavelengths, self._adapts, self._fitted_columns)
         )
         self._bench.finite = spectra.finite
         self._n_samples = len(spectra.parts[0])
@@ -378,6 +381,31 @@ class _Run:
             return False
         groups = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]
         return all(held and "transform" in self._bench.facts(held[0]).wavelengths for held in groups)
+
+    def _fitted_columns(self) -> list[Names | None]:
+        """Names of the columns that the first operators were fitted on, by source."""
+        member = self._plan.members[0]
+        return [self._names(operators) for operators in _first(member.stages, member.model)]
+
+    def _names(self, operators: Sequence[Operator]) -> Names | None:
+        for operator in operators:
+            names = text_names(getattr(self._bench.open(operator)[0], "feature_names_in_", None))
+            if names is not None:
+                return names
+        return None
+
+
+def _first(stages: Sequence[Stage], model: Operator) -> list[tuple[Operator, ...]]:
+    """Operators that get the spectra as they come, by source."""
+    if not stages:
+        return [(model,)]
+    stage = stages[0]
+    if stage.branches:
+        # An empty branch passes the spectra on to be put beside others; nobody gets them alone.
+        inside = [_first(branch, model) for branch in stage.branches if branch]
+        return [tuple(op for held in groups for op in held) for groups in zip(*inside, strict=False)]
+    by_source = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]
+    return [held if stage.augments else held[:1] for held in by_source]
 
 
 def _assume_finite() -> AbstractContextManager[None]:

@@ -45,7 +45,7 @@ def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None)
         raise InvalidInput(
             "resample: the calibration's wavelengths were not recorded, so nothing can be resampled."
         )
-    array, named = read_table(X, "X")
+    array, named, _ = read_table(X, "X")
     own = named if wavelengths is None else as_grid(wavelengths)
     if own is None:
         raise InvalidInput(

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.chains.columns import Names, require_columns, text_names
 from nirs_store.chains.folds import step_number
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ShapeMismatch
@@ -55,7 +56,11 @@ class Spectra(msgspec.Struct, eq=False):
 
 
 def read_spectra(
-    plan: ReplayPlan, X: Any, wavelengths: Any = None, adapts: Callable[[], bool] = lambda: False
+    plan: ReplayPlan,
+    X: Any,
+    wavelengths: Any = None,
+    adapts: Callable[[], bool] = lambda: False,
+    fitted: Callable[[], Sequence[Names | None]] = tuple,
 ) -> Spectra:
     """Check the spectra of a caller against a plan. Arrays are passed on as they are, never written to.
 
@@ -71,25 +76,28 @@ def read_spectra(
     adapts : callable
         Tells whether the chain begins with an operator that takes wavelengths, and so may get
         spectra on another grid than the one it was trained on.
+    fitted : callable
+        Gives the names of the columns that the first operators were fitted on, by source, where they know
+        them. Only asked for a frame whose columns are named by text.
 
     Raises
     ------
     InvalidInput
         If X is not numeric, is empty, or has columns that are not wavelengths.
     ShapeMismatch
-        If sources, rows, channels or wavelengths do not belong together.
+        If sources, rows, channels, wavelengths or names of columns do not belong together.
     """
     blocks = _blocks(plan, X)
     labels = ["X"] if len(blocks) == 1 else [f"Source {source} of X" for source in blocks]
     tables = [read_table(block, label) for block, label in zip(blocks.values(), labels, strict=True)]
-    arrays = tuple(array for array, _ in tables)
+    arrays = tuple(array for array, _, _ in tables)
     rows = {len(array) for array in arrays}
     if len(rows) > 1:
         raise ShapeMismatch(
             f"The sources of X have different numbers of samples: {[len(a) for a in arrays]}."
         )
     given = _given(plan, wavelengths, list(blocks), arrays)
-    for place, (label, (array, columns)) in enumerate(zip(labels, tables, strict=True)):
+    for place, (label, (array, columns, names)) in enumerate(zip(labels, tables, strict=True)):
         named = given[place]
         if named is not None and columns is not None and not _same_grid(columns, named):
             raise ShapeMismatch(
@@ -97,6 +105,9 @@ def read_spectra(
             )
         given[place] = columns if named is None else named
         _fits(given[place], array, label)
+        # Wavelengths in the header are compared as numbers, where the chain has a grid or takes any.
+        if names is not None and (columns is None or not (plan.wavelengths is not None or adapts())):
+            _against_names(plan, names, label, place, len(blocks), fitted())
     grids = _against_stored(plan, given, arrays, adapts)
     largest = [magnitude(array) for array in arrays]
     finite = all(map(math.isfinite, largest))
@@ -145,11 +156,14 @@ def _is_table(value: Any) -> bool:
     return is_frame(value) or getattr(value, "ndim", None) == 2
 
 
-def read_table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
-    """Read one table of spectra, and its wavelengths where its columns name them; errors as `read_spectra`."""
-    columns = None
+def read_table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None, Names | None]:
+    """Read one table of spectra, its wavelengths where its columns name them, and names that are text.
+
+    Errors are those of `read_spectra`.
+    """
+    columns = names = None
     if is_frame(value):
-        array, columns = _read_frame(value, label)
+        array, columns, names = _read_frame(value, label)
     else:
         if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
             raise InvalidInput(f"{label} has masked values. Remove or impute them first.")
@@ -163,7 +177,7 @@ def read_table(value: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
         array = _to_numbers(array, label)
     if not array.size:
         raise ShapeMismatch(f"{label} is empty: its shape is {array.shape}.")
-    return array, columns
+    return array, columns, names
 
 
 def _to_array(value: Any, label: str) -> NDArray[Any]:
@@ -183,7 +197,7 @@ def _to_numbers(array: NDArray[Any], label: str) -> NDArray[Any]:
     raise InvalidInput(f"{label} must hold real numbers, found values of the type {array.dtype}.")
 
 
-def _read_frame(frame: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
+def _read_frame(frame: Any, label: str) -> tuple[NDArray[Any], Grid | None, Names | None]:
     names = column_names(frame)
     numbers = [_number(name) for name in names]
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
@@ -199,7 +213,7 @@ def _read_frame(frame: Any, label: str) -> tuple[NDArray[Any], Grid | None]:
     unnamed = bool(strange) or counted
     # Row by row in memory, so that a frame and the array it shows give the same bits.
     array = np.ascontiguousarray(as_array(frame, label))
-    return array, None if unnamed else np.array(numbers, dtype=np.float64)
+    return array, None if unnamed else np.array(numbers, dtype=np.float64), text_names(names)
 
 
 def _number(name: object) -> float | None:
@@ -253,6 +267,17 @@ def _fits(grid: Grid | None, array: NDArray[Any], label: str) -> None:
         raise ShapeMismatch(
             f"{label} has {array.shape[1]} channels, but 'wavelengths' has {grid.size} values."
         )
+
+
+def _against_names(
+    plan: ReplayPlan, names: Names, label: str, place: int, n_blocks: int, fitted: Sequence[Names | None]
+) -> None:
+    """Compare text over the columns with what the calibration, and the operator that gets them, knew."""
+    # Several sources that are merged at once have no names of their own to be compared with.
+    own = fitted[place] if len(fitted) == n_blocks else None
+    for expected in (plan.columns if n_blocks == 1 else None, own):
+        if expected is not None:
+            require_columns(names, expected, label, "the calibration")
 
 
 def _against_stored(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.chains.columns import COLUMNS, Names, text_names
 from nirs_store.chains.folds import REFIT, normalise_folds
 from nirs_store.chains.kinds import SPLITTER
 from nirs_store.chains.plan import ReplayPlan
@@ -39,6 +40,8 @@ class Base:
     wavelengths : ndarray of shape (n_channels,), or None
     classes : list or None
         Labels of a classification, in the order of the probabilities.
+    columns : tuple of str, or None
+        Names of the channels, where they were text.
     """
 
     chain_id: str
@@ -48,6 +51,7 @@ class Base:
     models: list[ArtifactRecord]
     wavelengths: NDArray[np.float64] | None
     classes: list[Any] | None
+    columns: Names | None = None
 
 
 def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[str] | None) -> list[Base]:
@@ -64,7 +68,7 @@ def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[
     given = list(names) if names is not None else _unique([base.name for base in bases])
     if len(given) != len(bases) or len(set(given)) < len(given):
         raise InvalidInput(f"feature_columns: expected {len(bases)} different names, found {given}.")
-    first = bases[0]
+    first = named = bases[0]
     for base in bases[1:]:
         same = (
             base.wavelengths is first.wavelengths
@@ -76,15 +80,18 @@ def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[
                 f"The chains {first.chain_id} and {base.chain_id} were recorded on different wavelengths, so no "
                 "spectra fit both. Nothing was recorded."
             )
+        if base.columns is not None and named.columns not in (None, base.columns):
+            raise InvalidInput(
+                f"The chains {named.chain_id} and {base.chain_id} were recorded on columns of different names or "
+                "order, so no spectra fit both. Nothing was recorded."
+            )
+        named = named if named.columns is not None else base
         if base.classes != first.classes:
             raise InvalidInput(
                 f"The chains {first.chain_id} and {base.chain_id} know different classes: {first.classes} and "
                 f"{base.classes}. Nothing was recorded."
             )
-    return [
-        Base(b.chain_id, name, b.dataset_name, b.chain, b.models, b.wavelengths, b.classes)
-        for b, name in zip(bases, given, strict=True)
-    ]
+    return [replace(b, name=name) for b, name in zip(bases, given, strict=True)]
 
 
 def gather(
@@ -215,6 +222,7 @@ def _open(store: WorkspaceStore, chain_id: str) -> Base:
         models,
         chain["wavelengths"],
         chain["metadata"].get("classes"),
+        text_names(chain["metadata"].get(COLUMNS)),
     )
 
 

@@ -74,7 +74,8 @@ def record_cross_validation(
         (a search, a TransformedTargetRegressor, a stack) is one model.
     X : array or data frame, shape (n_samples, n_features)
         Spectra, of numpy, polars, pandas or anything with the Arrow C interface (pyarrow, DuckDB), as all
-        other arrays here. Numeric column names of a frame are the wavelengths.
+        other arrays here. Numeric column names of a frame are the wavelengths; other names are kept, and a
+        frame that is predicted later must have the same in the same order.
     y : array-like, shape (n_samples,) or (n_samples, n_targets)
         Measured values, or labels, which the estimator gets as they are.
     cv : int, splitter or iterable of (train, validation) rows
@@ -129,7 +130,7 @@ def record_cross_validation(
     Raises
     ------
     ShapeMismatch
-        Lengths or channels that do not fit each other.
+        Lengths, channels or column names that do not fit each other.
     InvalidInput
         NaN or infinities in X or y, no samples, a fold without samples or one that validates with
         samples it was fitted on, an unknown metric (with the nearest name), something that is not

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.model_selection import check_cv
 
+from nirs_store.chains.columns import Names, require_columns, text_names
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.frames import as_array, column_names, is_frame, native
 from nirs_store.recording.names import take_names
@@ -38,6 +39,8 @@ class Data:
     wavelengths : ndarray, shape (n_features,), or None
     sample_ids, sample_ids_test : ndarray, shape (n,), or None
         Names of the samples.
+    columns : tuple of str, or None
+        Names of the channels, where they are text and no wavelengths.
     """
 
     X: NDArray[Any]
@@ -48,6 +51,7 @@ class Data:
     wavelengths: NDArray[np.float64] | None
     sample_ids: NDArray[Any] | None = None
     sample_ids_test: NDArray[Any] | None = None
+    columns: Names | None = None
 
     def names(self, partition: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """What samples of a partition are called: their names, or their row numbers where they have none."""
@@ -113,7 +117,7 @@ def check_data(
     """Turn spectra and targets, frames included, into arrays that can be fitted and stored."""
     X, names = take_names("X", native(X, "X"), sample_ids)
     names_test = None
-    spectra, grid = _spectra("X", X)
+    spectra, grid, columns = _spectra("X", X)
     target = _target("y", y, task_type)
     _same_length("X", spectra, "y", target)
     spectra_test = target_test = None
@@ -125,7 +129,7 @@ def check_data(
         # A column that names the samples of X is in X_test too.
         wanted = sample_ids if isinstance(sample_ids, str) and sample_ids_test is None else sample_ids_test
         X_test, names_test = take_names("X_test", native(X_test, "X_test"), wanted, "sample_ids_test")
-        spectra_test, grid_test = _spectra("X_test", X_test)
+        spectra_test, grid_test, columns_test = _spectra("X_test", X_test)
         target_test = _target("y_test", y_test, task_type)
         _same_length("X_test", spectra_test, "y_test", target_test)
         if spectra_test.shape[1] != spectra.shape[1] or target_test.shape[1:] != target.shape[1:]:
@@ -135,6 +139,8 @@ def check_data(
             )
         if grid is not None and grid_test is not None and not np.array_equal(grid, grid_test):
             raise ShapeMismatch("The column names of X and X_test are different wavelengths.")
+        if columns is not None and columns_test is not None:
+            require_columns(columns_test, columns, "X_test", "X")
     classes = None
     if task_type == "classification":
         seen = np.unique(target)
@@ -142,7 +148,7 @@ def check_data(
             raise InvalidInput(f"A classification needs two classes at least; y has only {seen.tolist()}.")
         classes = seen if target_test is None else np.unique(np.concatenate([target, target_test]))
     grid = _grid(wavelengths, grid, spectra.shape[1])
-    return Data(spectra, target, spectra_test, target_test, classes, grid, names, names_test)
+    return Data(spectra, target, spectra_test, target_test, classes, grid, names, names_test, columns)
 
 
 def choose_metric(metric: str | None, task_type: str) -> str:
@@ -195,10 +201,12 @@ def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _spectra(name: str, X: Any) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
-    grid = None
+def _spectra(name: str, X: Any) -> tuple[NDArray[Any], NDArray[np.float64] | None, Names | None]:
+    grid = columns = None
     if is_frame(X):
-        grid = _column_wavelengths(name, [str(column) for column in column_names(X)])
+        named = column_names(X)
+        grid = _column_wavelengths(name, [str(column) for column in named])
+        columns = text_names(named) if grid is None else None
     if hasattr(X, "toarray"):
         raise InvalidInput(f"{name} is a sparse matrix; spectra are dense. Pass {name}.toarray().")
     array = as_array(X, name)
@@ -218,7 +226,7 @@ def _spectra(name: str, X: Any) -> tuple[NDArray[Any], NDArray[np.float64] | Non
             f"{name} holds {int(bad.sum())} values that are NaN or infinite, first in row {row}, column "
             f"{column}. Remove these samples or channels, or impute them before."
         )
-    return array, grid
+    return array, grid, columns
 
 
 def _column_wavelengths(name: str, columns: list[str]) -> NDArray[np.float64] | None:

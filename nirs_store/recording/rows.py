@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nirs_store.chains.columns import COLUMNS
 from nirs_store.lazily import polars as pl
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Prediction, average_folds
@@ -159,6 +160,8 @@ def _save_chain(
     }
     if classes is not None:
         metadata["classes"] = classes.tolist()
+    if layout.data.columns is not None:
+        metadata[COLUMNS] = list(layout.data.columns)
     return store.save_chain(
         layout.pipeline_id,
         _steps(layout, results),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
+from nirs_store.chains.columns import COLUMNS
 from nirs_store.chains.kinds import STACKED
 from nirs_store.errors import InvalidInput
 from nirs_store.recording.bases import Base, gather, open_bases
@@ -280,6 +281,9 @@ def _save_chain(
     metadata = facts | {"cross_validation": finite(pooled)}
     if data.classes is not None:
         metadata["classes"] = data.classes.tolist()
+    named = next((base.columns for base in bases if base.columns is not None), None)
+    if named is not None:
+        metadata[COLUMNS] = list(named)
     return store.save_chain(
         pipeline_id,
         [step],

@@ -13,6 +13,7 @@ from sklearn import get_config
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestRegressor, RandomTreesEmbedding
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -26,7 +27,7 @@ from sklearn.preprocessing import (
 
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, replay_chain
-from nirs_store.errors import ReplayError
+from nirs_store.errors import ReplayError, ShapeMismatch
 
 
 def plan_of(steps: list[dict[str, Any]], **chain: Any) -> ReplayPlan:
@@ -288,6 +289,41 @@ def test_a_frame_gives_the_same_bits_as_its_array(tecator: Any, shelf: Any) -> N
     expected = model.predict(tecator.X)
     for frame in (pl.DataFrame(tecator.X, schema=names), pd.DataFrame(tecator.X, columns=names)):
         assert bits(predict(plan, frame, shelf.load), expected)
+
+
+NAMED = pd.DataFrame(np.arange(15.0).reshape(5, 3) ** 0.5, columns=["w0", "w1", "w2"])
+SCALE_THEN_FIT = [{"step_idx": 0, "artifact_id": "s"}]
+BRANCHED = [
+    {"step_idx": 0, "artifact_id": "s", "branch_path": [0]},
+    {"step_idx": 1, "operator_type": "merge", "stateless": True, "branches": [[0], [1]]},
+]
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
+@pytest.mark.parametrize("steps", [[], SCALE_THEN_FIT, BRANCHED], ids=["model", "step", "branch"])
+def test_a_frame_is_compared_with_the_columns_that_the_first_operator_was_fitted_on(
+    steps: list[dict[str, Any]], shelf: Any
+) -> None:
+    y = np.arange(5.0)
+    scaler = StandardScaler().fit(NAMED)
+    wide = scaler.transform(NAMED)
+    model = Ridge().fit(np.hstack([wide, NAMED]) if steps is BRANCHED else wide if steps else NAMED, y)
+    shelf.put(s=scaler, m=model)
+    plan = plan_of(steps, fold_artifacts={"final": "m"})
+    expected = predict(plan, np.ascontiguousarray(NAMED), shelf.load)
+    assert np.array_equal(predict(plan, NAMED, shelf.load), expected)
+    assert np.array_equal(predict(plan, pd.DataFrame(NAMED.to_numpy()), shelf.load), expected)
+    with pytest.raises(ShapeMismatch, match="column 0 is 'w2', expected 'w0'"):
+        predict(plan, NAMED[["w2", "w1", "w0"]], shelf.load)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
+def test_a_model_fitted_on_wavelengths_as_text_takes_them_however_they_are_written(shelf: Any) -> None:
+    plan = plan_of([], fold_artifacts={"final": "m"})
+    shelf.put(m=Ridge().fit(NAMED.set_axis(["850", "852", "854"], axis=1), np.arange(5.0)))
+    predict(plan, NAMED.set_axis(["850.0", "852.00", "854"], axis=1), shelf.load)
+    with pytest.raises(ShapeMismatch, match="column 1 is '854', expected '852'"):
+        predict(plan, NAMED.set_axis(["850.0", "854", "852"], axis=1), shelf.load)
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "float32"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -55,6 +56,23 @@ def test_sources_are_merged_at_the_first_step_without_a_source_map(
     )
     expected = np.mean(np.stack([model.predict(both.transform(wide)) for model in models]), axis=0)
     assert predict(plan, parts, shelf.load).tobytes() == expected.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
+def test_the_columns_of_each_source_are_compared_with_those_of_its_own_operator(
+    parts: Any, tecator: Any, shelf: Any
+) -> None:
+    frames = [
+        pd.DataFrame(part, columns=[f"{letter}{i}" for i in range(part.shape[1])])
+        for letter, part in zip("ab", parts, strict=True)
+    ]
+    left, right = StandardScaler().fit(frames[0]), MinMaxScaler().fit(frames[1])
+    wide = np.hstack([left.transform(frames[0]), right.transform(frames[1])])
+    shelf.put(left=left, right=right, m=PLSRegression(5).fit(wide, tecator.fat))
+    plan = plan_of([{"step_idx": 0}], {"_source_map": {"0": {"0": ["left"], "1": ["right"]}}})
+    assert np.array_equal(predict(plan, frames, shelf.load), predict(plan, parts, shelf.load))
+    with pytest.raises(ShapeMismatch, match=r"Source 1 of X are not those .* column 0 is 'b39'"):
+        predict(plan, [frames[0], frames[1].iloc[:, ::-1]], shelf.load)
 
 
 def test_sources_without_any_source_map_are_merged_at_once(parts: Any, tecator: Any, shelf: Any) -> None:

@@ -83,6 +83,55 @@ def test_a_frame_without_names_is_an_array() -> None:
     assert np.array_equal(read_spectra(plan(), pd.DataFrame(X)).parts[0], X)
 
 
+def named(*names: str) -> Any:
+    return pd.DataFrame(X, columns=names)
+
+
+CALIBRATED = {"wavelengths": None, "metadata": {"calibration_columns": ["w0", "w1", "w2"]}}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("w2", "w1", "w0"), "column 0 is 'w2', expected 'w0'. They are the same in another order"),
+        (("w0", "w1", "v2"), "column 2 is 'v2', expected 'w2'. Put"),
+    ],
+)
+def test_columns_of_another_name_or_order_than_the_calibrations_are_refused(
+    names: tuple[str, ...], words: str
+) -> None:
+    assert np.array_equal(read_spectra(plan(**CALIBRATED), named("w0", "w1", "w2")).parts[0], X)
+    with pytest.raises(ShapeMismatch, match=words):
+        read_spectra(plan(**CALIBRATED), named(*names))
+    with pytest.raises(ShapeMismatch, match=words):
+        read_spectra(plan(**CALIBRATED), [pl.DataFrame(X, schema=names)])
+
+
+def test_names_that_are_too_many_are_counted() -> None:
+    more = pd.DataFrame(np.hstack([X, X[:, :1]]), columns=["w0", "w1", "w2", "id"])
+    with pytest.raises(ShapeMismatch, match="there are 4, expected 3"):
+        read_spectra(plan(**CALIBRATED), more)
+
+
+def test_where_no_names_are_known_on_either_side_nothing_is_compared() -> None:
+    for frame in (pd.DataFrame(X), pl.DataFrame(X), X):
+        assert np.array_equal(read_spectra(plan(**CALIBRATED), frame).parts[0], X)
+    bare = plan(wavelengths=None, metadata={"calibration_columns": ["column_0", "column_1", "column_2"]})
+    read_spectra(bare, named("w0", "w1", "w2"))
+    with pytest.raises(ShapeMismatch, match="another order"):
+        read_spectra(bare, pl.DataFrame(X).select("column_1", "column_0", "column_2"))
+    for metadata in (None, {}, {"calibration_columns": 3}, {"calibration_columns": [1, 2, 3]}):
+        read_spectra(plan(wavelengths=None, metadata=metadata), named("w2", "w1", "w0"))
+        read_spectra(plan(metadata=metadata), named("w2", "w1", "w0"))
+
+
+def test_wavelengths_in_a_header_are_compared_with_the_grid_whatever_names_are_known() -> None:
+    known = plan(metadata={"calibration_columns": ["w0", "w1", "w2"]})
+    read_spectra(known, FRAMES[0])
+    with pytest.raises(ShapeMismatch, match="same values in another order"):
+        read_spectra(known, FRAMES[0].select(["852.02", "850.00", "854.04"]))
+
+
 def test_missing_values_of_a_frame_are_seen() -> None:
     holes = pl.DataFrame({"850": [1, None], "852.02": [2, 5], "854.04": [3, 6]})
     assert not read_spectra(plan(), holes).finite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from sklearn.model_selection import GroupKFold, KFold, LeaveOneOut, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from nirs_store import load_bundle
 from nirs_store.datasets import Tecator
-from nirs_store.errors import SerializationError, UnknownId
+from nirs_store.errors import SerializationError, ShapeMismatch, UnknownId
 from nirs_store.recording import CrossValidationResult, record_cross_validation
 from nirs_store.testing import named_artifacts
 
@@ -213,6 +216,33 @@ def test_columns_that_are_only_numbered_are_not_wavelengths(model_store: Any, te
     pandas = pytest.importorskip("pandas")
     result = record(model_store, Ridge(), pandas.DataFrame(tecator.X), tecator.fat)
     assert model_store.get_chain(result.chain_id)["wavelengths"] is None
+
+
+def test_names_that_are_no_wavelengths_are_kept_and_compared_on_replay(
+    workspace: Any, tecator: Tecator, tmp_path: Path
+) -> None:
+    names = [f"w{i}" for i in range(100)]
+    frame = pl.DataFrame(tecator.X, schema=names)
+    result = record(workspace, pls_pipeline(), frame, tecator.fat, X_test=frame, y_test=tecator.fat)
+    assert workspace.get_chain(result.chain_id)["metadata"]["calibration_columns"] == names
+    bundle = load_bundle(workspace.export_chain(result.chain_id, tmp_path / "w.n4a"), allow_pickle=True)
+    expected = workspace.replay_chain(result.chain_id, tecator.X)
+    for replay in (
+        partial(workspace.replay_chain, result.chain_id),
+        workspace.predictor(result.chain_id).predict,
+        bundle.predict,
+    ):
+        np.testing.assert_array_equal(replay(frame), expected)
+        np.testing.assert_array_equal(replay(pl.DataFrame(tecator.X)), expected)
+        with pytest.raises(ShapeMismatch, match="column 0 is 'w99', expected 'w0'"):
+            replay(frame.select(reversed(names)))
+
+
+def test_arrays_and_wavelengths_leave_no_names(model_store: Any, tecator: Tecator) -> None:
+    grid = pl.DataFrame(tecator.X, schema=[f"{value:.2f}" for value in tecator.wavelengths])
+    for X in (tecator.X, grid):
+        result = record(model_store, Ridge(), X, tecator.fat)
+        assert "calibration_columns" not in model_store.get_chain(result.chain_id)["metadata"]
 
 
 def test_several_targets_keep_their_shape(model_store: Any, tecator: Tecator) -> None:

@@ -62,6 +62,10 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
          "X_test": pl.DataFrame(X, schema=["900", "902", "904", "907"]), "y_test": Y},
         ShapeMismatch, "different wavelengths",
     ),
+    "test columns in another order": (
+        {"X": pl.DataFrame(X, schema=list("abcd")), "X_test": pl.DataFrame(X, schema=list("abdc")), "y_test": Y},
+        ShapeMismatch, "columns of X_test are not those of X: column 2 is 'd', expected 'c'",
+    ),
     "one class": ({"estimator": LogisticRegression(), "y": np.repeat("a", 12)}, InvalidInput, "two classes"),
     "a missing label": (
         {"estimator": LogisticRegression(), "y": np.array(["a", None] * 6, dtype=object)},

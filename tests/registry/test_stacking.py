@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.ensemble import StackingRegressor, VotingRegressor
@@ -20,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, record_stacking
 from nirs_store.bundle.inspection import inspect_bundle
-from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.recording import BranchRecorder
 
 MEAT = load_tecator()
@@ -251,3 +252,32 @@ def test_scikit_learns_own_ensembles_are_one_estimator(store: WorkspaceStore, en
     refit = store.load_artifact(store.get_chain(result.chain_id)["fold_artifacts"]["final"])
     np.testing.assert_array_equal(store.replay_chain(result.chain_id, X), refit.predict(X))
     assert [r.artifact_type for r in store.artifacts.records(result.pipeline_id)].count("model") == 4
+
+
+def frame(*columns: str) -> pl.DataFrame:
+    return pl.DataFrame(X, schema=list(columns))
+
+
+NAMES = [f"w{i}" for i in range(X.shape[1])]
+
+
+def test_a_stack_knows_the_names_of_its_bases_columns(store: WorkspaceStore) -> None:
+    named, bare = (
+        record_cross_validation(store, Ridge(alpha), each, Y, cv=FOLDS, dataset_name="meat").chain_id
+        for alpha, each in ((1.0, frame(*NAMES)), (2.0, X))
+    )
+    for sources, more in (([named, bare], {}), ([bare, named], {"passthrough": True})):
+        made = record_stacking(store, sources, Ridge(), X, Y, cv=FOLDS, **more)
+        expected = store.replay_chain(made.chain_id, X)
+        np.testing.assert_array_equal(store.replay_chain(made.chain_id, frame(*NAMES)), expected)
+        with pytest.raises(ShapeMismatch, match="column 0 is 'w19', expected 'w0'"):
+            store.replay_chain(made.chain_id, frame(*NAMES).select(reversed(NAMES)))
+
+
+def test_bases_on_columns_in_another_order_do_not_stand_side_by_side(store: WorkspaceStore) -> None:
+    bases = [
+        record_cross_validation(store, Ridge(), each, Y, cv=FOLDS, dataset_name="meat").chain_id
+        for each in (X, frame(*NAMES), frame(*reversed(NAMES)))
+    ]
+    with pytest.raises(InvalidInput, match="columns of different names or order"):
+        record_stacking(store, bases, Ridge(), X, Y, cv=FOLDS)

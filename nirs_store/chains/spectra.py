@@ -16,7 +16,7 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.frames import as_array, column_names, is_frame, native
 
-__all__ = ["MODERATE", "Spectra", "as_grid", "magnitude", "read_spectra", "read_table"]
+__all__ = ["MODERATE", "Spectra", "as_grid", "differ", "magnitude", "read_spectra", "read_table", "same_grid"]
 
 Grid = NDArray[np.float64]
 MODERATE = float(np.finfo(np.float32).max)
@@ -99,9 +99,9 @@ def read_spectra(
     given = _given(plan, wavelengths, list(blocks), arrays)
     for place, (label, (array, columns, names)) in enumerate(zip(labels, tables, strict=True)):
         named = given[place]
-        if named is not None and columns is not None and not _same_grid(columns, named):
+        if named is not None and columns is not None and not same_grid(columns, named):
             raise ShapeMismatch(
-                f"The column names of {label} and 'wavelengths' differ: {_differ(columns, named)}."
+                f"The column names of {label} and 'wavelengths' differ: {differ(columns, named)}."
             )
         given[place] = columns if named is None else named
         _fits(given[place], array, label)
@@ -298,15 +298,15 @@ def _against_stored(
         )
     parts = np.split(stored, np.cumsum(widths)[:-1]) if len(widths) > 1 else [stored]
     for grid, expected in zip(given, parts, strict=True):
-        if grid is not None and not free and not _same_grid(grid, expected):
+        if grid is not None and not free and not same_grid(grid, expected):
             raise ShapeMismatch(
-                f"X is not on the grid that the chain was trained on: {_differ(grid, expected)}. "
+                f"X is not on the grid that the chain was trained on: {differ(grid, expected)}. "
                 "Resample X to the stored wavelengths first."
             )
     return tuple(part if grid is None else grid for grid, part in zip(given, parts, strict=True))
 
 
-def _same_grid(found: Grid, expected: Grid) -> bool:
+def same_grid(found: Grid, expected: Grid) -> bool:
     """Tell whether two grids agree within 1 % of the spacing of the channels: headers are rounded."""
     if found.shape != expected.shape:
         return False
@@ -315,7 +315,8 @@ def _same_grid(found: Grid, expected: Grid) -> bool:
     return bool(np.abs(found - expected).max() <= tolerance)
 
 
-def _differ(found: Grid, expected: Grid) -> str:
+def differ(found: Grid, expected: Grid) -> str:
+    """Say where two grids that are not the same part."""
     if found.shape != expected.shape:
         return f"{found.size} values, expected {expected.size}"
     if np.array_equal(np.sort(found), np.sort(expected)):

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from nirs_store.chains.columns import COLUMNS
+from nirs_store.chains.columns import COLUMNS, Names, require_columns
 from nirs_store.chains.kinds import STACKED
-from nirs_store.errors import InvalidInput
+from nirs_store.chains.spectra import differ, same_grid
+from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.recording.bases import Base, gather, open_bases
 from nirs_store.recording.crossval import _facts, _fail, _milliseconds
 from nirs_store.recording.folds import align_probabilities
@@ -104,6 +105,8 @@ def record_stacking(
     InvalidInput
         A sample without an out-of-fold prediction of every source; predictions without sample names; targets
         other than those stored; sources of another branch, another grid or other classes. Nothing was recorded.
+    ShapeMismatch
+        With `passthrough`, spectra on other wavelengths or columns than those of the sources. Nothing was recorded.
 
     Notes
     -----
@@ -136,6 +139,8 @@ def record_stacking(
     chosen = choose_metric(metric, task)
     data = check_data(X, y, sample_ids=sample_ids, task_type=task)
     bases = open_bases(store, source_chain_ids, feature_columns)
+    if passthrough:
+        _require_channels(bases, data)
     check_branches("the stack", list(branch_path or ()), [r for base in bases for r in base.models])
     dataset = dataset_name or _one({base.dataset_name for base in bases})
     names = data.names("val", np.arange(len(data.y)))
@@ -205,6 +210,24 @@ def record_stacking(
         duration_ms=duration,
         scores=score_table([*rows, ScoreRow(POOLED, "val", pooled)], task),
     )
+
+
+def _require_channels(bases: Sequence[Base], data: Data) -> None:
+    """Refuse spectra to pass through whose channels are known to be others than those of the bases."""
+    # A replay gives bases and final estimator the same spectra, on the grid of the bases.
+    expected, found = bases[0].wavelengths, data.wavelengths
+    if expected is not None and found is not None and not same_grid(found, expected):
+        raise ShapeMismatch(
+            f"X is not on the wavelengths that the sources were recorded on: {differ(found, expected)}. Nothing was "
+            "recorded; with passthrough=True give X as the sources got it."
+        )
+    named = _columns(bases)
+    if named is not None and data.columns is not None:
+        require_columns(data.columns, named, "X", "the sources")
+
+
+def _columns(bases: Sequence[Base]) -> Names | None:
+    return next((base.columns for base in bases if base.columns is not None), None)
 
 
 Found = tuple[NDArray[Any], ...]
@@ -281,7 +304,7 @@ def _save_chain(
     metadata = facts | {"cross_validation": finite(pooled)}
     if data.classes is not None:
         metadata["classes"] = data.classes.tolist()
-    named = next((base.columns for base in bases if base.columns is not None), None)
+    named = _columns(bases)
     if named is not None:
         metadata[COLUMNS] = list(named)
     return store.save_chain(

@@ -281,3 +281,20 @@ def test_bases_on_columns_in_another_order_do_not_stand_side_by_side(store: Work
     ]
     with pytest.raises(InvalidInput, match="columns of different names or order"):
         record_stacking(store, bases, Ridge(), X, Y, cv=FOLDS)
+
+
+def test_spectra_that_are_passed_through_are_in_the_order_of_the_bases(store: WorkspaceStore) -> None:
+    grid = MEAT.wavelengths[::5]
+    header = [f"{value:.2f}" for value in grid]
+    for names, more in ((header, {"wavelengths": grid}), (NAMES, {})):
+        given = X if more else frame(*NAMES)
+        base = record_cross_validation(store, Ridge(), given, Y, cv=FOLDS, dataset_name="meat", **more)
+        stacking = partial(record_stacking, store, [base.chain_id], Ridge(), y=Y, cv=FOLDS)
+        stacking(X=frame(*names), passthrough=True)
+        turned = frame(*names).select(reversed(names))
+        runs = store.list_runs().height
+        with pytest.raises(ShapeMismatch, match="in another order"):
+            stacking(X=turned, passthrough=True)
+        assert store.list_runs().height == runs
+        # Without it the spectra are no part of what is learned.
+        stacking(X=turned)

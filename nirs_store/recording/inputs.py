@@ -13,6 +13,7 @@ from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.model_selection import check_cv
 
 from nirs_store.chains.columns import Names, require_columns, text_names
+from nirs_store.chains.spectra import differ, same_grid
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.frames import as_array, column_names, is_frame, native
 from nirs_store.recording.names import take_names
@@ -254,9 +255,12 @@ def _grid(
         raise ShapeMismatch(
             f"Expected {n_features} finite wavelengths, one a channel of X; found the shape {grid.shape}."
         )
-    # Headers are often rounded, hence the tolerance; what is passed is the finer one.
-    if from_columns is not None and not np.allclose(grid, from_columns, rtol=1e-3):
-        raise ShapeMismatch("`wavelengths` disagrees with the column names of X; pass only one of them.")
+    # As a replay compares them: else the frame that is recorded here could not be predicted with its own chain.
+    if from_columns is not None and not same_grid(from_columns, grid):
+        raise ShapeMismatch(
+            f"`wavelengths` disagrees with the column names of X: {differ(from_columns, grid)}. Pass only one of "
+            "them."
+        )
     return grid
 
 

@@ -57,6 +57,10 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"X": pl.DataFrame(X, schema=["900", "902", "904", "906"]), "wavelengths": [1.0, 2.0, 3.0, 4.0]},
         ShapeMismatch, "disagrees with the column names",
     ),
+    "wavelengths in another order": (
+        {"X": pl.DataFrame(X, schema=["900", "900.1", "900.2", "900.3"]), "wavelengths": [900.3, 900.2, 900.1, 900.0]},
+        ShapeMismatch, "disagrees with the column names of X: the same values in another order",
+    ),
     "another test grid": (
         {"X": pl.DataFrame(X, schema=["900", "902", "904", "906"]),
          "X_test": pl.DataFrame(X, schema=["900", "902", "904", "907"]), "y_test": Y},

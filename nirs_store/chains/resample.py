@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.chains.spectra import as_grid, read_table
+from nirs_store.chains.spectra import as_grid, one_grid, read_table
 from nirs_store.errors import InvalidInput, ShapeMismatch
 
 __all__ = ["to_grid"]
@@ -34,7 +34,7 @@ def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None)
     InvalidInput
         One of the grids is not known.
     ShapeMismatch
-        The spectra do not reach as far as the calibration, or wavelengths do not fit the channels.
+        The spectra do not reach as far as the calibration, or wavelengths do not fit the channels or their names.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None)
             "resample: the calibration's wavelengths were not recorded, so nothing can be resampled."
         )
     array, named, _ = read_table(X, "X")
-    own = named if wavelengths is None else as_grid(wavelengths)
+    own = one_grid(named, None if wavelengths is None else as_grid(wavelengths), "X")
     if own is None:
         raise InvalidInput(
             "resample: give the wavelengths of X, or a data frame whose columns are named by them."

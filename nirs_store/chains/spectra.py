@@ -16,7 +16,17 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.frames import as_array, column_names, is_frame, native
 
-__all__ = ["MODERATE", "Spectra", "as_grid", "differ", "magnitude", "read_spectra", "read_table", "same_grid"]
+__all__ = [
+    "MODERATE",
+    "Spectra",
+    "as_grid",
+    "differ",
+    "magnitude",
+    "one_grid",
+    "read_spectra",
+    "read_table",
+    "same_grid",
+]
 
 Grid = NDArray[np.float64]
 MODERATE = float(np.finfo(np.float32).max)
@@ -98,12 +108,7 @@ def read_spectra(
         )
     given = _given(plan, wavelengths, list(blocks), arrays)
     for place, (label, (array, columns, names)) in enumerate(zip(labels, tables, strict=True)):
-        named = given[place]
-        if named is not None and columns is not None and not same_grid(columns, named):
-            raise ShapeMismatch(
-                f"The column names of {label} and 'wavelengths' differ: {differ(columns, named)}."
-            )
-        given[place] = columns if named is None else named
+        given[place] = one_grid(columns, given[place], label)
         _fits(given[place], array, label)
         # Wavelengths in the header are compared as numbers, where the chain has a grid or takes any.
         if names is not None and (columns is None or not (plan.wavelengths is not None or adapts())):
@@ -260,6 +265,18 @@ def as_grid(value: Any) -> Grid:
     if grid.ndim != 1 or not np.isfinite(grid).all():
         raise InvalidInput(f"'wavelengths' must be 1-D and finite, found an array of shape {grid.shape}.")
     return grid
+
+
+def one_grid(columns: Grid | None, given: Grid | None, label: str) -> Grid | None:
+    """Take the wavelengths that the caller gives, else those of the header; refuse both if they differ."""
+    if given is None or columns is None:
+        return columns if given is None else given
+    if not same_grid(columns, given):
+        raise ShapeMismatch(
+            f"The column names of {label} and 'wavelengths' differ: {differ(columns, given)}. "
+            "Pass those that are right."
+        )
+    return given
 
 
 def _fits(grid: Grid | None, array: NDArray[Any], label: str) -> None:

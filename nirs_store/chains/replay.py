@@ -264,7 +264,7 @@ class _Run:
         columns = [np.asarray(ask(base, X, self._bench.load, wavelengths)) for base in self._plan.stack]
         table = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
         if self._plan.passthrough:
-            own = read_spectra(self._plan, X, wavelengths, lambda: False).merged()
+            own = read_spectra(self._plan, X, wavelengths).merged()
             table = np.hstack([table, own.parts[0]])
         return Spectra((table,), (None,), bool(np.isfinite(table).all()))
 
@@ -372,15 +372,19 @@ class _Run:
                 raise ReplayError(f"{operator.where} did not give a table, but {type(X).__name__}.")
         return X
 
-    def _adapts(self) -> bool:
+    def _adapts(self) -> str:
+        """Say how the first operators take wavelengths: "required", "optional", or "" where one does not."""
         member = self._plan.members[0]
         if not member.stages:
-            return "predict" in self._bench.facts(member.model).wavelengths
+            return self._bench.facts(member.model).wavelengths.get("predict", "")
         stage = member.stages[0]
         if stage.branches:
-            return False
+            return ""
         groups = [stage.operators] if stage.by_source is None else [held for _, held in stage.by_source]
-        return all(held and "transform" in self._bench.facts(held[0]).wavelengths for held in groups)
+        needs = {
+            self._bench.facts(held[0]).wavelengths.get("transform", "") if held else "" for held in groups
+        }
+        return "" if "" in needs else "optional" if "optional" in needs else "required"
 
     def _fitted_columns(self) -> list[Names | None]:
         """Names of the columns that the first operators were fitted on, by source."""

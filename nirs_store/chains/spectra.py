@@ -69,7 +69,7 @@ def read_spectra(
     plan: ReplayPlan,
     X: Any,
     wavelengths: Any = None,
-    adapts: Callable[[], bool] = lambda: False,
+    adapts: Callable[[], str] = str,
     fitted: Callable[[], Sequence[Names | None]] = tuple,
 ) -> Spectra:
     """Check the spectra of a caller against a plan. Arrays are passed on as they are, never written to.
@@ -84,8 +84,9 @@ def read_spectra(
     wavelengths : array of shape (n_channels,), or sequence or dict of them, optional
         The grid of X.
     adapts : callable
-        Tells whether the chain begins with an operator that takes wavelengths, and so may get
-        spectra on another grid than the one it was trained on.
+        Tells whether the chain begins with an operator that takes wavelengths, and so may get spectra on
+        another grid than the one it was trained on: "required", "optional" (it accepts them, but may well go
+        by the place of a channel, so these stay in the order of the calibration), or "" for no.
     fitted : callable
         Gives the names of the columns that the first operators were fitted on, by source, where they know
         them. Only asked for a frame whose columns are named by text.
@@ -298,14 +299,14 @@ def _against_names(
 
 
 def _against_stored(
-    plan: ReplayPlan, given: list[Grid | None], arrays: Sequence[NDArray[Any]], adapts: Callable[[], bool]
+    plan: ReplayPlan, given: list[Grid | None], arrays: Sequence[NDArray[Any]], adapts: Callable[[], str]
 ) -> tuple[Grid | None, ...]:
     stored = plan.wavelengths
     if stored is None:
         return tuple(given)
     widths = [array.shape[1] for array in arrays]
     named = [grid for grid in given if grid is not None]
-    free = len(named) == len(given) and adapts()
+    free = adapts() if len(named) == len(given) else ""
     if stored.size != sum(widths):
         if free:
             return tuple(given)
@@ -315,7 +316,14 @@ def _against_stored(
         )
     parts = np.split(stored, np.cumsum(widths)[:-1]) if len(widths) > 1 else [stored]
     for grid, expected in zip(given, parts, strict=True):
-        if grid is not None and not free and not same_grid(grid, expected):
+        if grid is None or same_grid(grid, expected):
+            continue
+        if free == "optional" and same_grid(np.sort(grid), np.sort(expected)):
+            raise ShapeMismatch(
+                "X has the same wavelengths in another order than the spectra that the chain was trained on. Put "
+                "the channels in the order of the stored wavelengths first."
+            )
+        if not free:
             raise ShapeMismatch(
                 f"X is not on the grid that the chain was trained on: {differ(grid, expected)}. "
                 "Resample X to the stored wavelengths first."

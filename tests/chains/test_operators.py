@@ -117,6 +117,52 @@ def test_a_resampler_takes_spectra_on_another_grid(toys: Any) -> None:
         predict(ReplayPlan.from_chain(chain), X, plain.__getitem__, wavelengths=GRID)
 
 
+@pytest.mark.parametrize("as_model", [False, True], ids=["step", "model"])
+def test_what_only_accepts_wavelengths_gets_the_channels_in_the_order_of_the_calibration(
+    as_model: bool, toys: Any
+) -> None:
+    class Slope:
+        def transform(self, X: Any, wavelengths: Any = None) -> Any:
+            return np.gradient(X, wavelengths, axis=1)
+
+        def predict(self, X: Any, wavelengths: Any = None) -> Any:
+            return self.transform(X, wavelengths)[:, 0]
+
+    chain = {
+        "steps": [] if as_model else [{"step_idx": 0, "artifact_id": "op"}],
+        "model_step_idx": 1,
+        "fold_artifacts": {0: "op" if as_model else "m"},
+        "wavelengths": GRID,
+    }
+    plan = ReplayPlan.from_chain(chain)
+    load = {"op": Slope(), "m": Sum()}.__getitem__
+    predict(plan, X, load, wavelengths=GRID)
+    # Another grid is still its own affair, as is that of an operator which cannot do without.
+    predict(plan, X, load, wavelengths=GRID + 3.0)
+    predict(plan, X[:, :2], load, wavelengths=GRID[:2])
+    with pytest.raises(ShapeMismatch, match="same wavelengths in another order"):
+        predict(plan, X[:, ::-1], load, wavelengths=GRID[::-1])
+
+
+def test_a_resampler_takes_channels_in_any_order(toys: Any) -> None:
+    class Sorting(toys.Resampler):  # type: ignore[misc, name-defined]
+        def transform(self, X: Any, wavelengths: Any) -> Any:
+            order = np.argsort(wavelengths)
+            return super().transform(X[:, order], wavelengths[order])
+
+    operator = Sorting(GRID)
+    turned = ReplayPlan.from_chain(
+        {
+            "steps": [{"step_idx": 0, "artifact_id": "op"}],
+            "model_step_idx": 1,
+            "fold_artifacts": {0: "m"},
+            "wavelengths": GRID,
+        }
+    )
+    found = predict(turned, X[:, ::-1], {"op": operator, "m": Sum()}.__getitem__, wavelengths=GRID[::-1])
+    assert found.tolist() == [6.0, 15.0]
+
+
 def test_the_result_is_the_callers_own(toys: Any) -> None:
     keeping = toys.Remembering(2)
     found = run(toys.InPlace(), model=keeping)

@@ -207,11 +207,11 @@ def test_wavelengths_that_do_not_fit_are_refused(wavelengths: Any, named: str) -
 
 def test_a_chain_that_adapts_to_the_grid_takes_any() -> None:
     other = [1.0, 2.0]
-    read = read_spectra(plan(), X[:, :2], other, adapts=lambda: True)
+    read = read_spectra(plan(), X[:, :2], other, adapts=lambda: "required")
     assert read.grids[0] is not None
     assert read.grids[0].tolist() == other
     with pytest.raises(ShapeMismatch, match="trained on 3 channels"):
-        read_spectra(plan(), X[:, :2], adapts=lambda: True)
+        read_spectra(plan(), X[:, :2], adapts=lambda: "required")
 
 
 def test_columns_and_wavelengths_must_say_the_same() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,7 +234,7 @@ def _inspect(target: Any) -> Facts:
         leaves_input=_leaves_input(target),
         classifier=kind == "classifier" or (kind is None and _predicts_classes(target)),
         one_d_targets=bool(tags and tags.target_tags.one_d_labels),
-        plain=_is_sklearn(target) and not any("__" in name for name in target.get_params(deep=True)),
+        plain=_is_sklearn(target) and not any(map(_is_estimator, _made_of(target))),
         wavelengths=wanted,
     )
 
@@ -269,12 +269,36 @@ def _leaves_input(target: Any) -> bool:
     """
     if not _is_sklearn(target):
         return False
-    for name, value in target.get_params(deep=True).items():
-        if name.rpartition("__")[2] in _COPY_FLAGS and value is False:
-            return False
-        if (hasattr(value, "get_params") or callable(value)) and not _is_sklearn(value):
+    if any(value is False for name, value in target.get_params(deep=False).items() if name in _COPY_FLAGS):
+        return False
+    for part in _made_of(target):
+        if not _is_sklearn(part) or (_is_estimator(part) and not _leaves_input(part)):
             return False
     return True
+
+
+def _made_of(target: Any) -> Iterator[Any]:
+    """Give the estimators, functions and classes among the parameters of an estimator, those in lists too.
+
+    Asked for level by level: what is frozen does not tell its parameters with those of the whole.
+    """
+    yield from _within(target.get_params(deep=False))
+    # A search uses what it chose, whose parameters need not be those it began with.
+    yield from _within(getattr(target, "best_estimator_", None))
+
+
+def _within(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _within(item)
+    elif hasattr(value, "get_params") or callable(value):
+        yield value
+
+
+def _is_estimator(value: Any) -> bool:
+    return hasattr(value, "get_params") and not isinstance(value, type)
 
 
 def _is_sklearn(target: Any) -> bool:

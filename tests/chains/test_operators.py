@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import TransformerMixin
+from sklearn.compose import ColumnTransformer
 from sklearn.cross_decomposition import PLSRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from nirs_store.chains.operators import _inspect
@@ -237,7 +241,38 @@ def test_a_stateless_class_that_cannot_be_used_is_an_error(
         (FunctionTransformer(np.log1p), False),
         (make_pipeline(FunctionTransformer(np.log1p), PLSRegression(1)), False),
         (Sum(), False),
+        (FrozenEstimator(StandardScaler()), True),
+        (FrozenEstimator(make_pipeline(StandardScaler(), Ridge())), True),
+        (FrozenEstimator(make_pipeline(StandardScaler(copy=False), Ridge())), False),
+        (FrozenEstimator(FrozenEstimator(StandardScaler(copy=False))), False),
+        (make_pipeline(FrozenEstimator(StandardScaler(copy=False)), Ridge()), False),
+        (FeatureUnion([("a", FrozenEstimator(FunctionTransformer(np.log1p)))]), False),
+        (ColumnTransformer([("a", FrozenEstimator(StandardScaler(copy=False)), [0])]), False),
     ],
 )
 def test_only_scikit_learn_is_trusted_to_leave_its_input_alone(fitted: Any, trusted: bool) -> None:
     assert _inspect(fitted).leaves_input is trusted
+
+
+def test_a_frozen_estimator_that_works_in_place_gets_a_copy() -> None:
+    y = np.array([1.0, 2.0])
+    frozen = FrozenEstimator(make_pipeline(StandardScaler(copy=False), Ridge()).fit(X.copy(), y))
+    plan = ReplayPlan.from_chain({"steps": [], "model_step_idx": 0, "fold_artifacts": {0: "m"}})
+    given = X.copy()
+    first = predict(plan, given, lambda _: frozen)
+    assert np.array_equal(given, X)
+    assert np.array_equal(predict(plan, given, lambda _: frozen), first)
+
+
+def test_what_a_search_chose_counts_and_not_only_what_it_began_with() -> None:
+    y = np.arange(6.0)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), Ridge()), {"standardscaler__copy": [False]}, cv=2
+    ).fit(np.arange(12.0).reshape(6, 2), y)
+    assert not _inspect(search).leaves_input
+
+
+def test_a_frozen_pipeline_is_made_of_others() -> None:
+    assert _inspect(FrozenEstimator(Ridge())).plain is False
+    assert _inspect(make_pipeline(StandardScaler(), Ridge())).plain is False
+    assert _inspect(Ridge()).plain is True

@@ -280,7 +280,7 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
             "ones that the predictions were made from."
         )
     # The replay has accepted the grid, which need not be the one that the chain was trained on.
-    spectra = read_spectra(package.plan, probe, adapts=lambda: True)
+    spectra = read_spectra(package.plan, probe, adapts=lambda: "required")
     grids = _own_grids(package, spectra)
     sources = _numbered(package.plan, len(spectra.parts))
     if not isinstance(probe, np.ndarray):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from nirs_store.catalog.values import MOST_BYTES
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.frames import as_array
 
@@ -41,7 +42,7 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
     Raises
     ------
     InvalidInput
-        For values numpy can only hold as Python objects (other than text).
+        For values numpy can only hold as Python objects (other than text), and for arrays of 2 GB or more.
     """
     array = as_array(value, name)
     if array.dtype.names is not None:
@@ -58,6 +59,11 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
                 f"{', '.join(kinds)}. Convert the array first, e.g. with numpy.asarray(..., dtype=float)."
             )
         array = np.array(flat, dtype=np.str_).reshape(array.shape)
+    if array.nbytes > MOST_BYTES:
+        raise InvalidInput(
+            f"{name}: expected an array of at most {MOST_BYTES:,} bytes, found {array.nbytes:,} (shape {array.shape}, "
+            f"dtype {array.dtype}). Nothing was recorded. Use a smaller dtype, or keep it as a file (store.files)."
+        )
     data = array.tobytes(order="C")
     dtype = array.dtype.str
     shape = f"[{','.join(map(str, array.shape))}]"

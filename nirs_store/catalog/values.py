@@ -14,6 +14,7 @@ import numpy as np
 from nirs_store.errors import InvalidInput
 
 __all__ = [
+    "MOST_BYTES",
     "as_error",
     "as_float",
     "as_int",
@@ -24,6 +25,9 @@ __all__ = [
     "to_json",
     "with_zone",
 ]
+
+MOST_BYTES = 2**31 - 2
+"""The longest text or array that a commit can carry: more than that Arrow does not take as one value."""
 
 
 def _plain(value: Any) -> Any:
@@ -46,17 +50,28 @@ def to_json(value: Any, name: str) -> str | None:
     Raises
     ------
     InvalidInput
-        For what JSON cannot hold.
+        For what JSON cannot hold, and for more than `MOST_BYTES` of it.
     """
     if value is None:
         return None
     try:
-        return msgspec.json.encode(value, enc_hook=_plain).decode()
+        encoded = msgspec.json.encode(value, enc_hook=_plain)
     except (NotImplementedError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise InvalidInput(
             f"{name}: expected plain data (dict, list, text, number, bool, None), found something that JSON "
             f"cannot hold: {error}. Nothing was recorded. Convert it first, e.g. with str() or .tolist()."
         ) from error
+    _check_size(len(encoded), name)
+    return encoded.decode()
+
+
+def _check_size(nbytes: int, name: str) -> None:
+    # Here, because a commit that Arrow refuses would hold back all that was recorded beside it.
+    if nbytes > MOST_BYTES:
+        raise InvalidInput(
+            f"{name}: expected at most {MOST_BYTES:,} bytes, found {nbytes:,}. Nothing was recorded. Keep what is "
+            "that large as a file (store.files) and record its name."
+        )
 
 
 def from_json(text: str | None) -> Any:
@@ -70,16 +85,17 @@ def as_text(value: Any, name: str) -> str:
     Raises
     ------
     InvalidInput
-        For anything but text, and for text that UTF-8 cannot hold.
+        For anything but text, for text that UTF-8 cannot hold, and for more than `MOST_BYTES` of it.
     """
     if not isinstance(value, str):
         raise InvalidInput(
             f"{name}: expected text, found {type(value).__name__} {value!r}. Nothing was recorded."
         )
     try:
-        value.encode()
+        encoded = value.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(f"{name}: {value!r} is not valid Unicode text ({error.reason}).") from error
+    _check_size(len(encoded), name)
     if "\x00" in value:
         raise InvalidInput(f"{name}: text may not hold NUL characters, found {value!r}.")
     return value

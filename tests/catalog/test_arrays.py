@@ -73,6 +73,12 @@ def test_what_is_not_an_array_of_values_is_refused_with_the_name_of_the_argument
         encode_array(value, "y_pred")
 
 
+def test_an_array_that_no_commit_can_carry_is_refused() -> None:
+    huge = np.broadcast_to(np.uint8(0), (2**31 - 1,))  # takes one byte
+    with pytest.raises(InvalidInput, match=r"y_pred: expected .* at most 2,147,483,646 bytes"):
+        encode_array(huge, "y_pred")
+
+
 def test_altered_bytes_are_not_given_out() -> None:
     key, dtype, shape, data = encode_array(np.arange(3.0), "y")[0]
     with pytest.raises(CatalogDamaged, match=key):

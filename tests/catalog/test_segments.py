@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from storekit import begin, prediction
 
 from nirs_store.catalog.segments import SegmentDamaged, decode, encode
+from nirs_store.store import WorkspaceStore
 
 ROWS: dict[str, list[tuple[Any, ...]]] = {
     "logs": [
@@ -43,6 +46,45 @@ def test_rows_come_back_with_their_types() -> None:
 
 def test_tables_without_rows_take_no_space() -> None:
     assert make({**ROWS, "runs": []}) == make()
+
+
+@pytest.fixture
+def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow gives the rows of a table in two arrays, as it does when a column holds more than 2 GB."""
+    whole = pa.array
+
+    def halves(values: Any, type: Any = None) -> Any:
+        if not pa.types.is_struct(type):
+            return whole(values, type=type)
+        middle = len(values) // 2
+        return pa.chunked_array([whole(part, type=type) for part in (values[:middle], values[middle:])])
+
+    monkeypatch.setattr(pa, "array", halves)
+
+
+@pytest.mark.usefixtures("in_chunks")
+def test_rows_that_take_several_arrays_come_back_all_the_same() -> None:
+    segment = decode(make())
+    assert {
+        name: [tuple(row.values()) for row in table.to_pylist()] for name, table in segment.tables.items()
+    } == ROWS
+    assert segment.tables["logs"].column("log_id").num_chunks == 2
+
+
+@pytest.mark.usefixtures("in_chunks")
+@pytest.mark.parametrize("buried", [False, True])
+def test_a_commit_whose_rows_take_several_arrays_is_applied(store: WorkspaceStore, buried: bool) -> None:
+    if buried:  # rows are looked at one by one while there are tombstones
+        store.delete_run(begin(store)[0])
+    _, pipeline_id = begin(store)
+    with store.transaction():
+        ids = [store.save_prediction(pipeline_id, None, **prediction(val_score=i)) for i in range(3)]
+        for i, prediction_id in enumerate(ids):
+            store.save_prediction_arrays(prediction_id, [0.5], [float(i)])
+    store.complete_pipeline(pipeline_id, 0.0, None, "rmse", 1)
+    found = store.get_prediction_arrays(ids)
+    assert [found[each]["y_pred"].tolist() for each in ids] == [[0.0], [1.0], [2.0]]
+    assert store.check(read_data=True).ok
 
 
 def test_every_flipped_bit_is_found() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nirs_store.catalog import values
 from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, from_json, to_json
 from nirs_store.errors import InvalidInput
 
@@ -93,3 +94,13 @@ def test_a_duration_may_need_64_bits_and_no_more() -> None:
 def test_the_text_of_an_error_is_never_refused() -> None:
     assert as_error("caf\udce9 \x00 end") == "caf\\udce9 \\x00 end"
     assert as_error(ValueError("bad")) == "bad"
+
+
+def test_what_no_commit_can_carry_is_refused_in_bytes_not_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "MOST_BYTES", 6)
+    assert as_text("ééé", "note") == "ééé"
+    assert to_json([1, 2], "config") == "[1,2]"
+    with pytest.raises(InvalidInput, match="note: expected at most 6 bytes, found 8"):
+        as_text("éééé", "note")
+    with pytest.raises(InvalidInput, match="config: expected at most 6 bytes, found 7"):
+        to_json([1, 2, 3], "config")

@@ -21,7 +21,7 @@ import pyarrow as pa
 from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.schema import arrow_schema, column_names
 from nirs_store.catalog.statements import execute
-from nirs_store.catalog.values import from_json
+from nirs_store.catalog.values import from_json, storable
 
 __all__ = [
     "AUDIT",
@@ -189,7 +189,8 @@ def _who(pid: int) -> tuple[str, str]:
     except (OSError, KeyError, ImportError):
         # A container's user need have no name.
         user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
-    return user, socket.gethostname()
+    # The system's names are bytes, and Python gives what is no UTF-8 in them as characters that cannot be stored.
+    return storable(user), storable(socket.gethostname())
 
 
 def _entries(con: duckdb.DuckDBPyConnection) -> Iterator[dict[str, Any]]:

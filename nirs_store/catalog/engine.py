@@ -33,6 +33,7 @@ from nirs_store.catalog.known import KnownIds
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.recorder import Recorder
 from nirs_store.catalog.sessions import ClaimFile, living
+from nirs_store.catalog.values import storable
 from nirs_store.catalog.workspace_settings import SettingsMirror
 from nirs_store.errors import (
     NotAWorkspace,
@@ -193,7 +194,7 @@ class Engine:
                     "sessions",
                     {
                         "session_id": self.session_id,
-                        "host": socket.gethostname(),
+                        "host": storable(socket.gethostname()),
                         "pid": os.getpid(),
                         "started_at": now_naive(),
                     },

@@ -22,6 +22,7 @@ __all__ = [
     "as_text",
     "from_json",
     "is_text",
+    "storable",
     "to_json",
     "with_zone",
 ]
@@ -153,8 +154,12 @@ def _whole(value: Any, name: str, bits: int) -> int | None:
 
 def as_error(value: Any) -> str:
     """The text of an error, whatever it holds: reporting a failure must not fail itself."""
-    text = str(value).encode("utf-8", "backslashreplace").decode()
-    return text.replace("\x00", "\\x00")
+    return storable(str(value))
+
+
+def storable(text: str) -> str:
+    """Text that every column takes: what UTF-8 cannot hold, and NUL, is written out with a backslash."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def with_zone(moment: datetime | None) -> datetime | None:

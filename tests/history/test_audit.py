@@ -15,7 +15,7 @@ import pytest
 from storekit import begin, chain_of, segments, whole_pipeline
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.audit_rows import GENESIS, entry_hash
+from nirs_store.catalog.audit_rows import GENESIS, _who, entry_hash
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId
 from nirs_store.ids import utcnow
 from nirs_store.registry.audit import attempting, note
@@ -397,3 +397,19 @@ def test_a_read_only_store_verifies_and_asks_and_notes_nothing(trail: Path) -> N
             store.begin_run("x", {}, [])
     with WorkspaceStore(trail) as store:
         assert len(store.audit.query()) == 6
+
+
+def test_names_of_the_system_that_are_no_text_hinder_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: os.fsdecode(b"Jos\xe9"))
+    monkeypatch.setattr("socket.gethostname", lambda: os.fsdecode(b"labor-\xfc"))
+    _who.cache_clear()
+    try:
+        with WorkspaceStore(folder) as store:
+            store.begin_run("corn", {}, [])
+            (entry,) = store.audit.query("begin_run").to_dicts()
+            assert (entry["user"], entry["host"]) == ("Jos\\udce9", "labor-\\udcfc")
+            assert store.audit.verify().ok
+    finally:
+        _who.cache_clear()

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine, Settings
+from nirs_store.catalog.layout import as_folder
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.errors import InvalidInput
 from nirs_store.facade.evaluations import EvaluationMethods
@@ -70,6 +71,8 @@ class WorkspaceStore(
     ------
     NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, ReadOnlyStore
         The folder cannot be used; it was left as it was.
+    InvalidInput
+        An argument that makes no sense, such as a path that is no UTF-8 or too long.
 
     Examples
     --------
@@ -104,10 +107,8 @@ class WorkspaceStore(
             )
         if not lock_timeout >= 0:
             raise InvalidInput(f"lock_timeout: expected seconds of at least 0, found {lock_timeout!r}.")
-        if "\x00" in str(workspace_path) or not str(workspace_path):
-            raise InvalidInput(f"workspace_path: {workspace_path!r} cannot be the name of a folder.")
         settings = Settings(
-            Path(workspace_path).expanduser().absolute(),
+            as_folder(workspace_path, "workspace_path"),
             read_only=read_only,
             create=create,
             lock_timeout=float(lock_timeout),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 from storekit import begin, chain_of, let_go, predict, prediction, whole_pipeline
 
 import nirs_store
+from nirs_store import ArtifactRegistry, migrate_nirs4all, restore_backup
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId
 from nirs_store.store import WorkspaceStore
+from nirs_store.upkeep.check import check_workspace
 
 DOCUMENTED: dict[str, list[str]] = {
     "begin_run": ["name", "config", "datasets"],
@@ -120,6 +123,40 @@ def test_every_public_name_has_a_docstring_and_hints_that_resolve(name: str) -> 
 def test_constructor_and_protocol(store: WorkspaceStore) -> None:
     assert typing.get_type_hints(WorkspaceStore.__init__)["lock_timeout"] is float
     assert isinstance(store, nirs_store.WorkspaceStoreProtocol)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        None, 5, b"bytes", "", "a\0b", os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9/below"), "x" * 256, "é" * 128,
+        "deep/" * 1000, "~nobody-of-that-name/ws",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_the_folder_of_a_workspace_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for take in (
+        WorkspaceStore,
+        check_workspace,
+        ArtifactRegistry,
+        lambda folder: migrate_nirs4all(tmp_path, folder),
+        lambda folder: restore_backup(tmp_path, folder),
+    ):
+        with pytest.raises(InvalidInput, match=r"Nothing was changed|expected an open store"):
+            take(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_path_below_a_folder_that_is_no_utf8_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    monkeypatch.chdir(place)
+    with pytest.raises(InvalidInput, match="no UTF-8"):
+        WorkspaceStore("ws")
+    assert list(place.iterdir()) == []
 
 
 def test_the_facade_and_its_parts_hold_no_sql() -> None:

@@ -2,12 +2,68 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-__all__ = ["Layout"]
+from nirs_store.errors import InvalidInput
+
+__all__ = ["Layout", "as_folder"]
+
+# Most file systems take names of so many bytes (those of Windows: characters).
+_LONGEST_NAME = 255
+# Nothing in a workspace lies deeper below it.
+_DEEPEST = "/".join(["x" * 64] * 3)
+
+
+def as_folder(value: Any, name: str) -> Path:
+    """The absolute path of a folder that a caller names.
+
+    Raises
+    ------
+    InvalidInput
+        It is no path, or one that no workspace can have: empty, too long, or no UTF-8, which DuckDB wants.
+    """
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise InvalidInput(
+            f"{name}: expected the path of a folder (str or Path), found {type(value).__name__} {value!r}. Nothing was "
+            "changed."
+        )
+    if not text or "\0" in text:
+        raise InvalidInput(f"{name}: {text!r} cannot be the name of a folder. Nothing was changed.")
+    try:
+        folder = Path(text).expanduser().absolute()
+        str(folder).encode()
+    except RuntimeError as error:  # the home of nobody
+        raise InvalidInput(
+            f"{name}: {text!r} cannot be the name of a folder: {error} Nothing was changed."
+        ) from error
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{name}: {text!r} is no UTF-8, as the catalog needs it of every folder above it. Nothing was changed. "
+            "Rename the folder."
+        ) from error
+    if _is_too_long(folder):
+        raise InvalidInput(f"{name}: {text!r} is too long for a folder of this system. Nothing was changed.")
+    return folder
+
+
+def _is_too_long(folder: Path) -> bool:
+    if any(len(part if os.name == "nt" else part.encode()) > _LONGEST_NAME for part in folder.parts):
+        return True
+    try:
+        os.lstat(folder / _DEEPEST)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 class Layout(msgspec.Struct, frozen=True, dict=True):

@@ -16,7 +16,7 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.catalog.foreign.arriving import existing, insert_missing
 from nirs_store.catalog.foreign.opening import OTHER_TABLES, ForeignSource, open_source
-from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.layout import Layout, as_folder
 from nirs_store.errors import InvalidInput
 from nirs_store.migration.arriving import Arrivals, Batch, Present
 from nirs_store.migration.report import Counts, MigrationReport, Notes
@@ -79,6 +79,7 @@ def migrate_nirs4all(
     Ids stay as they are, so a second migration of the same workspace adds only what is new. What was deleted
     in the target since does not come back.
     """
+    as_folder(source, "source"), as_folder(target, "target")
     there, here = Path(source).expanduser(), Path(target).expanduser()
     _check_apart(there, here)
     show = on_progress or (lambda what, done, total: None)

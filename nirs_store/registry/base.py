@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nirs_store.catalog.engine import Engine, Settings
+from nirs_store.catalog.layout import as_folder
 from nirs_store.errors import InvalidInput
 
 __all__ = ["View"]
@@ -32,7 +33,7 @@ class View:
         if isinstance(found, Engine):
             self._engine = found
         elif isinstance(workspace, (str, Path)):
-            self._engine = Engine.open(Settings(Path(workspace).expanduser().absolute()))
+            self._engine = Engine.open(Settings(as_folder(workspace, "workspace")))
             weakref.finalize(self, self._engine.finish)
         else:
             raise InvalidInput(

@@ -13,7 +13,7 @@ import duckdb
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, write_error
 from nirs_store.blobs.paths import resolve_inside
 from nirs_store.catalog.connection import CatalogLocked, Options, attach, schema_version
-from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.layout import Layout, as_folder
 from nirs_store.catalog.wholeread import altered_arrays, unreadable
 from nirs_store.errors import BackupInvalid, InvalidInput, NirsStoreError, PathEscapes
 from nirs_store.ids import new_id
@@ -70,7 +70,7 @@ def verify_backup(
     target: str | Path, backup_id: str | None = None, *, progress: Progress | None = None
 ) -> Manifest:
     """Read a backup whole and compare every hash; see `Backups.verify`."""
-    folder = BackupFolder(Path(target).expanduser().absolute())
+    folder = BackupFolder(as_folder(target, "target"))
     manifest = folder.get(backup_id)
     _check_file(folder.catalog(manifest.backup_id), manifest.catalog)
     check_catalog(folder.catalog(manifest.backup_id))
@@ -125,9 +125,8 @@ def restore_backup(
     WriteFailed
         Nothing was left behind.
     """
-    source = BackupFolder(Path(target).expanduser().absolute())
+    source, place = BackupFolder(as_folder(target, "target")), as_folder(folder, "folder")
     manifest = source.get(backup_id)
-    place = Path(folder).expanduser().absolute()
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InvalidInput(
             f"folder: {place} is not empty. Nothing was restored; name an empty or new folder, and move it when you "

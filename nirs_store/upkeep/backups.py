@@ -11,6 +11,7 @@ from typing import Any
 from nirs_store.catalog import backup_rows
 from nirs_store.catalog.archive_rows import blob_files
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.layout import as_folder
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ids import utcnow
 from nirs_store.lazily import polars as pl
@@ -98,7 +99,7 @@ class Backups:
             There is no new backup; earlier ones are untouched.
         """
         age = None if if_older_than is None else as_duration(if_older_than, "if_older_than")
-        folder = BackupFolder(Path(target).expanduser().absolute())
+        folder = BackupFolder(as_folder(target, "target"))
         try:
             self._engine.check_writable()
             self._refuse_inside(folder.root)
@@ -120,7 +121,7 @@ class Backups:
         BackupInvalid
         """
         age = None if if_older_than is None else as_duration(if_older_than, "if_older_than")
-        folder = BackupFolder(Path(target).expanduser().absolute())
+        folder = BackupFolder(as_folder(target, "target"))
         self._refuse_inside(folder.root)
         last = folder.manifests() if folder.mark.exists() else []
         due = age is None or not last or utcnow() - last[-1].created_at >= age
@@ -137,7 +138,7 @@ class Backups:
             The folder holds no backups.
         """
         if target is not None:
-            found = BackupFolder(Path(target).expanduser().absolute()).manifests()
+            found = BackupFolder(as_folder(target, "target")).manifests()
             return pl.DataFrame([_line(each, str(target)) for each in found], schema=_columns())
         rows = self._engine.query(backup_rows.backup_rows)
         return rows.select("backup_id", "created_at", "size_bytes", "n_blobs", "status", "parent_id", "path")
@@ -183,7 +184,7 @@ class Backups:
         if keep_last is not None and (not isinstance(keep_last, int) or keep_last < 1):
             raise InvalidInput(f"keep_last: expected at least 1, found {keep_last!r}. Nothing was removed.")
         age = None if max_age is None else as_duration(max_age, "max_age")
-        folder = BackupFolder(Path(target).expanduser().absolute())
+        folder = BackupFolder(as_folder(target, "target"))
         folder.check()
         with folder.locked():
             plan = plan_prune(folder, keep_last, age)

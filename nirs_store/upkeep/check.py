@@ -14,7 +14,7 @@ from nirs_store.catalog.access import CatalogAccess, Connection
 from nirs_store.catalog.connection import Options
 from nirs_store.catalog.inspection import Inspection
 from nirs_store.catalog.journal import Journal
-from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.layout import Layout, as_folder
 from nirs_store.catalog.schema import SCHEMA_VERSION
 from nirs_store.catalog.wholeread import altered_arrays, unreadable
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, NotAWorkspace, SchemaTooNew, WriteFailed
@@ -55,7 +55,7 @@ def check_workspace(
         The folder never was one.
     StoreBusy
     """
-    layout = Layout(Path(root).expanduser().absolute())
+    layout = Layout(as_folder(root, "root"))
     return check(reader_of(layout), layout, read_data=read_data, timeout=lock_timeout, progress=progress)
 
 

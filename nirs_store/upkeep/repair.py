@@ -17,7 +17,7 @@ from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.catalog.journal import Journal
-from nirs_store.catalog.layout import Layout
+from nirs_store.catalog.layout import Layout, as_folder
 from nirs_store.catalog.lease import Lease
 from nirs_store.catalog.mending import add_blob_row, add_references, remove_references
 from nirs_store.catalog.segments import SegmentDamaged
@@ -46,7 +46,7 @@ def plan_workspace_repair(
     ------
     NotAWorkspace, StoreBusy
     """
-    layout = Layout(Path(root).expanduser().absolute())
+    layout = Layout(as_folder(root, "root"))
     access = reader_of(layout)
     return plan_repair(
         access, layout, restore_catalog=restore_catalog, timeout=lock_timeout, progress=progress
@@ -62,7 +62,7 @@ def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float 
     """
     if plan.empty:
         return
-    layout = Layout(Path(root).expanduser().absolute())
+    layout = Layout(as_folder(root, "root"))
     if plan.restore_from is not None:
         put_copy_in_place(layout, layout.root / plan.restore_from, timeout=lock_timeout)
     engine = Engine.open(Settings(layout.root, create=False, lock_timeout=lock_timeout))

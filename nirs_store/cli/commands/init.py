@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ def command(directory: Path) -> None:
     from nirs_store.scaffold import copy_workspace_template
     from nirs_store.store import WorkspaceStore
 
-    existed = (directory / "store.duckdb").exists()
+    existed = os.path.exists(directory / "store.duckdb")  # noqa: PTH110 (Path.exists raises for a name that is too long)
     with WorkspaceStore(directory) as store:
         root = store.workspace_path
     written = copy_workspace_template(root)

@@ -77,12 +77,12 @@ def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
     Returns
     -------
     ndarray
-        Numbers keep their type. What is missing is NaN among numbers; text has the dtype object.
+        Numbers keep their type. What is missing, or masked, is NaN among numbers; text has the dtype object.
 
     Raises
     ------
     InvalidInput
-        Arrow data that cannot be read.
+        Arrow data that cannot be read, and masked values in an array that has no NaN.
 
     Examples
     --------
@@ -92,7 +92,8 @@ def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
     """
     value = native(value, name)
     if isinstance(value, np.ndarray):
-        return value
+        # Looked at by its name first: numpy imports its masked arrays when they are asked for.
+        return _unmasked(value, name) if hasattr(value, "mask") else value
     if not hasattr(value, "to_numpy"):
         return np.asarray(value)
     if type(value).__module__.partition(".")[0] == "polars":
@@ -108,6 +109,19 @@ def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
         # Nullable columns of pandas come as objects, with a marker of its own for what is missing.
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     return array
+
+
+def _unmasked(value: NDArray[Any], name: str) -> NDArray[Any]:
+    if not isinstance(value, np.ma.MaskedArray):
+        return value
+    if not np.ma.is_masked(value):
+        return np.asarray(value.data)
+    if value.dtype.kind not in "fc":
+        raise InvalidInput(
+            f"{name}: masked values can be NaN among floating-point numbers only, found {value.dtype}. Nothing was "
+            "changed. Convert it first, e.g. with .astype(float), or fill it with .filled(...)."
+        )
+    return np.asarray(value.filled(np.nan))
 
 
 def _is_numeric(value: Any) -> bool:

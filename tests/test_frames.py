@@ -157,6 +157,24 @@ def test_numpy_arrays_are_passed_on_without_a_copy() -> None:
     assert native(X) is X
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_masked_numbers_are_nan(dtype: Any) -> None:
+    masked = np.ma.masked_array(np.array([1.5, 2.5, 3.5], dtype), mask=[False, True, False])
+    found = as_array(masked)
+    assert type(found) is np.ndarray
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, [1.5, np.nan, 3.5])
+    whole = as_array(np.ma.masked_array([1, 2], mask=False))
+    assert type(whole) is np.ndarray
+    assert whole.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("values", [[1, 2], ["beef", "pork"], [True, False]])
+def test_masked_values_that_cannot_be_nan_are_refused(values: list[Any]) -> None:
+    with pytest.raises(InvalidInput, match="y_pred: masked values"):
+        as_array(np.ma.masked_array(values, mask=[False, True]), "y_pred")
+
+
 def test_arrow_data_that_polars_cannot_hold_is_refused_in_words() -> None:
     month = pa.array([(1, 2, 3)], type=pa.month_day_nano_interval())
     with pytest.raises(InvalidInput, match="y_true holds Arrow data that cannot be read"):

@@ -11,14 +11,14 @@ import os
 import re
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
 else:
     from uuid_utils import uuid7
 
-__all__ = ["is_id", "new_id", "sha256_hex", "utcnow"]
+__all__ = ["earlier", "is_id", "new_id", "sha256_hex", "utcnow"]
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -54,6 +54,20 @@ def is_id(text: object) -> bool:
 def utcnow() -> datetime:
     """Give the present moment as an aware UTC datetime with microseconds."""
     return datetime.now(UTC)
+
+
+def earlier(moment: datetime, *, days: float = 0.0, seconds: float = 0.0) -> datetime:
+    """Give the moment that lies so long before another; the first of the calendar where that would lie before it.
+
+    Examples
+    --------
+    >>> earlier(datetime(2026, 1, 2), days=1), earlier(datetime(2026, 1, 2), seconds=float("inf"))
+    (datetime.datetime(2026, 1, 1, 0, 0), datetime.datetime(1, 1, 1, 0, 0))
+    """
+    try:
+        return moment - timedelta(days=days, seconds=seconds)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=moment.tzinfo)
 
 
 def sha256_hex(data: bytes | bytearray | memoryview) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.catalog.engine import Engine, Settings
 from nirs_store.catalog.layout import as_folder
+from nirs_store.catalog.values import as_seconds
 from nirs_store.contexts import RunContext, open_run
 from nirs_store.errors import InvalidInput
 from nirs_store.facade.evaluations import EvaluationMethods
@@ -105,13 +106,11 @@ class WorkspaceStore(
             raise InvalidInput(
                 f"durability: expected one of {', '.join(_DURABILITIES)}, found {durability!r}."
             )
-        if not lock_timeout >= 0:
-            raise InvalidInput(f"lock_timeout: expected seconds of at least 0, found {lock_timeout!r}.")
         settings = Settings(
             as_folder(workspace_path, "workspace_path"),
             read_only=read_only,
             create=create,
-            lock_timeout=float(lock_timeout),
+            lock_timeout=as_seconds(lock_timeout, "lock_timeout"),
             durability=durability,
             threads=threads,
             memory_limit=memory_limit,

@@ -125,6 +125,21 @@ def test_constructor_and_protocol(store: WorkspaceStore) -> None:
     assert isinstance(store, nirs_store.WorkspaceStoreProtocol)
 
 
+@pytest.mark.parametrize("timeout", [math.inf, 1e10, 1e300])
+def test_who_waits_for_ever_is_answered(store: WorkspaceStore, timeout: float) -> None:
+    with WorkspaceStore(store.workspace_path, lock_timeout=timeout) as other:
+        begin(other)
+        assert other.list_runs().height == 1
+    assert check_workspace(store.workspace_path, lock_timeout=timeout).ok
+
+
+@pytest.mark.parametrize("timeout", ["30", None, -1, math.nan, 1j])
+def test_what_is_no_time_is_refused(store: WorkspaceStore, folder: Path, timeout: Any) -> None:
+    for take in (WorkspaceStore, check_workspace):
+        with pytest.raises(InvalidInput, match="lock_timeout: expected seconds"):
+            take(folder, lock_timeout=timeout)
+
+
 @pytest.mark.parametrize(
     "path",
     [

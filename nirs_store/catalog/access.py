@@ -343,7 +343,9 @@ class CatalogAccess:
         me = threading.get_ident()
         self._coming.add(me)
         try:
-            entered = self._mutex.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            entered = self._mutex.acquire(
+                timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+            )
         finally:
             self._coming.discard(me)
         if not entered:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import NamedTuple
 
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.arrays import ARRAY_BYTES
 from nirs_store.catalog.buffer import now_naive
+from nirs_store.ids import earlier
 
 __all__ = [
     "Unreferenced",
@@ -55,7 +55,7 @@ def expired_references(con: Connection, alive: list[str], grace_seconds: float) 
               AND coalesce(s.ended_at, ?) <= ?
             ORDER BY r.ref_id
             """,
-            [alive, now, now - timedelta(seconds=grace_seconds)],
+            [alive, now, earlier(now, seconds=grace_seconds)],
         ).fetchall()
     ]
 

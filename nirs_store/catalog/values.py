@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     "as_float",
     "as_int",
     "as_long",
+    "as_seconds",
     "as_text",
     "from_json",
     "is_text",
@@ -123,6 +125,21 @@ def as_float(value: Any, name: str) -> float | None:
         raise InvalidInput(
             f"{name}: expected a number or None, found {value!r}. Nothing was recorded."
         ) from error
+
+
+def as_seconds(value: Any, name: str) -> float:
+    """A span of time: a number of at least 0, infinity among them.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    seconds = float(value) if isinstance(value, Real) else -1.0
+    if not seconds >= 0:
+        raise InvalidInput(
+            f"{name}: expected seconds, a number of at least 0, found {value!r}. Nothing was changed."
+        )
+    return seconds
 
 
 def as_int(value: Any, name: str) -> int | None:

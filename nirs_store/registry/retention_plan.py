@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from nirs_store.catalog import retention_rows
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.display import byte_text, escape, short
-from nirs_store.ids import utcnow
+from nirs_store.ids import earlier, utcnow
 from nirs_store.registry.policies import Limit, RetentionPolicy, Rule
 from nirs_store.scores import higher_is_better
 
@@ -218,7 +218,7 @@ def _keeps(con: Connection, rule: Rule, rows: list[Row], ranks: dict[Rule, dict[
         if rule.count is not None:
             kept |= {row["id"] for group in _groups(rule, rows) for row in group[: rule.count]}
         if rule.days is not None:
-            since = utcnow() - timedelta(days=rule.days)
+            since = earlier(utcnow(), days=rule.days)
             kept |= {row["id"] for row in rows if row["made_at"] >= since}
         return kept
     order = ranks.get(rule) or _ranks(con, rule)
@@ -247,7 +247,7 @@ def _beyond(bound: Limit, rows: list[Row]) -> list[str]:
     """Ids of what exceeds a limit: the newest stay."""
     going = []
     size = 0
-    oldest = None if bound.max_age_days is None else utcnow() - timedelta(days=bound.max_age_days)
+    oldest = None if bound.max_age_days is None else earlier(utcnow(), days=bound.max_age_days)
     for place, row in enumerate(rows):
         size += int(row["bytes"])
         if (

@@ -16,6 +16,7 @@ from nirs_store.catalog.inspection import Inspection
 from nirs_store.catalog.journal import Journal
 from nirs_store.catalog.layout import Layout, as_folder
 from nirs_store.catalog.schema import SCHEMA_VERSION
+from nirs_store.catalog.values import as_seconds
 from nirs_store.catalog.wholeread import altered_arrays, unreadable
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, NotAWorkspace, SchemaTooNew, WriteFailed
 from nirs_store.upkeep.audittrail import audit_findings
@@ -55,8 +56,8 @@ def check_workspace(
         The folder never was one.
     StoreBusy
     """
-    layout = Layout(as_folder(root, "root"))
-    return check(reader_of(layout), layout, read_data=read_data, timeout=lock_timeout, progress=progress)
+    layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
+    return check(reader_of(layout), layout, read_data=read_data, timeout=timeout, progress=progress)
 
 
 def reader_of(layout: Layout) -> CatalogAccess:

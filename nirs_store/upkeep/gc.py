@@ -19,7 +19,7 @@ from nirs_store.catalog.audit_notes import note
 from nirs_store.catalog.deletion import prune_arrays
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.sessions import read_claims
-from nirs_store.errors import InvalidInput
+from nirs_store.catalog.values import as_seconds
 from nirs_store.upkeep.durations import GRACE_SECONDS
 
 __all__ = ["GcPlan", "GcResult", "collect", "plan_gc"]
@@ -85,8 +85,8 @@ class GcResult:
 
 def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS) -> GcPlan:
     """Look what a gc would do; changes nothing."""
-    _check_grace(grace_seconds)
-    return engine.query(lambda con: _plan(con, engine, engine.living_sessions(), grace_seconds, None))
+    grace = as_seconds(grace_seconds, "grace_seconds")
+    return engine.query(lambda con: _plan(con, engine, engine.living_sessions(), grace, None))
 
 
 def collect(
@@ -109,12 +109,12 @@ def collect(
         store goes on: nobody else gets the catalog, and neither `close` nor a vacuum returns, before they have
         gone. The result says then what was planned.
     """
-    _check_grace(grace_seconds)
+    grace = as_seconds(grace_seconds, "grace_seconds")
 
     def work(access: CatalogAccess) -> GcResult:
         access.sweeping = True
         try:
-            return _collect(engine, access, grace_seconds, None if only is None else list(only), wait)
+            return _collect(engine, access, grace, None if only is None else list(only), wait)
         finally:
             access.sweeping = False
 
@@ -205,8 +205,3 @@ def _blob_files(engine: Engine) -> set[str]:
             elif entry.is_file():
                 found.add(f"{inside}/{entry.name}")
     return found
-
-
-def _check_grace(grace_seconds: float) -> None:
-    if not grace_seconds >= 0:
-        raise InvalidInput(f"grace_seconds: expected a number of at least 0, found {grace_seconds!r}.")

@@ -22,6 +22,7 @@ from nirs_store.catalog.lease import Lease
 from nirs_store.catalog.mending import add_blob_row, add_references, remove_references
 from nirs_store.catalog.segments import SegmentDamaged
 from nirs_store.catalog.sessions import read_claims
+from nirs_store.catalog.values import as_seconds
 from nirs_store.upkeep.blobfiles import Progress
 from nirs_store.upkeep.check import check, reader_of
 from nirs_store.upkeep.quarantine import move_blobs
@@ -46,11 +47,9 @@ def plan_workspace_repair(
     ------
     NotAWorkspace, StoreBusy
     """
-    layout = Layout(as_folder(root, "root"))
+    layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
     access = reader_of(layout)
-    return plan_repair(
-        access, layout, restore_catalog=restore_catalog, timeout=lock_timeout, progress=progress
-    )
+    return plan_repair(access, layout, restore_catalog=restore_catalog, timeout=timeout, progress=progress)
 
 
 def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float = 30.0) -> None:
@@ -62,10 +61,10 @@ def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float 
     """
     if plan.empty:
         return
-    layout = Layout(as_folder(root, "root"))
+    layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
     if plan.restore_from is not None:
-        put_copy_in_place(layout, layout.root / plan.restore_from, timeout=lock_timeout)
-    engine = Engine.open(Settings(layout.root, create=False, lock_timeout=lock_timeout))
+        put_copy_in_place(layout, layout.root / plan.restore_from, timeout=timeout)
+    engine = Engine.open(Settings(layout.root, create=False, lock_timeout=timeout))
     try:
         if plan.restore_from is None:
             execute_repair(engine, plan)

@@ -185,8 +185,17 @@ def test_a_session_that_begins_while_a_gc_looks_around_is_not_given_an_end(
     other.close()
 
 
-@pytest.mark.parametrize("grace", [-1, float("nan")])
-def test_a_grace_period_that_makes_no_sense_is_refused(store: WorkspaceStore, grace: float) -> None:
+@pytest.mark.parametrize("grace", [float("inf"), 1e11, 1e12, 1e20])
+def test_a_grace_period_may_be_longer_than_the_calendar(store: WorkspaceStore, grace: float) -> None:
+    store.save_artifact({"a": 1}, "dict", "model")
+    with WorkspaceStore(store.workspace_path) as other:
+        assert other.gc_artifacts(dry_run=True, grace_seconds=grace).artifacts == ()
+        assert other.gc_artifacts(grace_seconds=grace) == 0
+        assert other.files.cleanup(days_old=grace, dry_run=True).versions == ()
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan"), "1", None])
+def test_a_grace_period_that_makes_no_sense_is_refused(store: WorkspaceStore, grace: Any) -> None:
     for dry_run in (True, False):
         with pytest.raises(InvalidInput, match="grace_seconds"):
             store.gc_artifacts(dry_run=dry_run, grace_seconds=grace)  # type: ignore[call-overload]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from nirs_store.catalog import file_removal
 from nirs_store.catalog.access import Connection
 from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, OverwriteRefused
-from nirs_store.ids import is_id
+from nirs_store.ids import earlier, is_id, utcnow
 from nirs_store.registry.files.auditing import attempting, note_rows
 from nirs_store.registry.files.copies import remove_copies
 from nirs_store.registry.files.finding import require_version
@@ -157,7 +156,7 @@ class RemoveMethods(GetMethods):
         """
         if not days_old >= 0:
             raise InvalidInput(f"days_old: expected a number of at least 0, found {days_old!r}.")
-        before = datetime.now(UTC) - timedelta(days=days_old)
+        before = earlier(utcnow(), days=days_old)
         where = self._where(None, filters, all_versions=True, before=before)
 
         def choose(con: Connection) -> _Plan:

@@ -109,11 +109,12 @@ def open_run(
     store: RecordingStore,
     name: str,
     config: Any,
-    datasets: Sequence[str | Mapping[str, Any]],
+    datasets: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any],
     environment: Mapping[str, Any] | None = None,
 ) -> Iterator[RunContext]:
     """Record a run: completed on a normal exit, failed with the traceback otherwise."""
-    named = [{"name": d} if isinstance(d, str) else dict(d) for d in datasets]
+    each = [datasets] if isinstance(datasets, (str, Mapping)) else datasets
+    named = [{"name": d} if isinstance(d, str) else dict(d) for d in each]
     # Other stores of the protocol need not know the keyword.
     begin: Callable[..., str] = store.begin_run
     captured = {} if environment is None else {"environment": environment}

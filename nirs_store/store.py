@@ -179,7 +179,7 @@ class WorkspaceStore(
         self,
         name: str,
         config: Any = None,
-        datasets: Sequence[str | Mapping[str, Any]] = (),
+        datasets: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any] = (),
         *,
         environment: Mapping[str, Any] | None = None,
     ) -> Iterator[RunContext]:
@@ -192,7 +192,7 @@ class WorkspaceStore(
         config : Any
             Plain data.
         datasets : sequence
-            Names, or dicts with a ``name``.
+            Names, or dicts with a ``name``; one by itself counts as a list of one.
         environment : mapping, optional
             What `nirs_store.capture_environment` gave.
         """

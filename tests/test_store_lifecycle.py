@@ -255,6 +255,32 @@ def test_a_run_from_begin_to_completion(store: WorkspaceStore) -> None:
     assert store.list_runs(status="completed")["run_id"].to_list() == [run_id]
 
 
+@pytest.mark.parametrize("one", ["wheat", {"name": "wheat"}])
+def test_a_data_set_by_itself_is_a_list_of_one(store: WorkspaceStore, one: Any) -> None:
+    run_id = store.begin_run("corn", {}, one)
+    with store.run("corn", datasets=one) as run:
+        pass
+    for found in (store.get_run(run_id), store.get_run(run.run_id)):
+        assert found is not None
+        assert found["datasets"] in (["wheat"], [{"name": "wheat"}])
+    assert store.list_runs(dataset="wheat").height == 2
+
+
+@pytest.mark.parametrize("datasets", [5, b"wheat"])
+def test_data_sets_that_are_no_list_are_refused(store: WorkspaceStore, datasets: Any) -> None:
+    with pytest.raises(InvalidInput, match="datasets: expected a list"):
+        store.begin_run("corn", {}, datasets)
+    assert store.list_runs().height == 0
+
+
+@pytest.mark.parametrize("path", ["12", {"a": 1}, 5])
+def test_a_branch_path_that_is_no_list_is_refused(store: WorkspaceStore, path: Any) -> None:
+    _, pipeline_id = begin(store)
+    with pytest.raises(InvalidInput, match="branch_path: expected a list"):
+        store.save_chain(pipeline_id, [], 0, "PLS", "", "single", {}, {}, branch_path=path)
+    assert store.get_chains_for_pipeline(pipeline_id).height == 0
+
+
 def test_the_first_final_state_wins(store: WorkspaceStore) -> None:
     run_id, pipeline_id = begin(store)
     prediction_id = predict(store, pipeline_id)

@@ -7,7 +7,7 @@ at most a second, and accepted unseen while the catalog is busy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -77,28 +77,46 @@ def begin_run(
     engine: Engine,
     name: str,
     config: Any,
-    datasets: Sequence[Any],
+    datasets: Any,
     captured: Mapping[str, Any] | None = None,
 ) -> str:
     """Record a run and commit it, with what was captured of its environment, or the versions alone."""
     engine.check_writable()
-    run_id = new_id()
+    run_id, named = new_id(), _datasets(datasets)
     row = {
         "run_id": run_id,
         "name": as_text(name, "name"),
         "config": to_json(config, "config"),
-        "datasets": to_json(list(datasets or ()), "datasets"),
+        "datasets": to_json(named, "datasets"),
         "status": "running",
         "created_at": now_naive(),
         "session_id": engine.session_id,
         "environment": to_json({**environment(), **(captured or {})}, "environment"),
     }
-    check_guard(engine, {"name": name, "config": config, "datasets": list(datasets or ())})
+    check_guard(engine, {"name": name, "config": config, "datasets": named})
     with engine.recording(commit=True) as buffer:
         buffer.add("runs", row)
         add_note(engine, buffer, "begin_run", "run", run_id, details={"name": row["name"]})
         engine.known.add("run", run_id, {})
     return run_id
+
+
+def _datasets(given: Any) -> list[Any]:
+    """The data sets of a run as a list; one by itself, a name or a mapping, is a list of one."""
+    if given is None:
+        return []
+    if isinstance(given, (str, Mapping)):
+        return [given] if given else []
+    return _listed(given, "datasets", "names or dicts")
+
+
+def _listed(value: Any, name: str, what: str) -> list[Any]:
+    # What has an order and letters or keys for items would be taken apart without a word.
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidInput(
+            f"{name}: expected a list of {what}, found {type(value).__name__} {value!r}. Nothing was recorded."
+        )
+    return list(value)
 
 
 def complete_run(engine: Engine, run_id: str, summary: Any) -> None:
@@ -288,7 +306,10 @@ def save_chain(
         "fold_strategy": as_text(fold_strategy, "fold_strategy"),
         "fold_artifacts": to_json(dict(fold_artifacts or {}), "fold_artifacts"),
         "shared_artifacts": to_json(dict(shared_artifacts or {}), "shared_artifacts"),
-        "branch_path": to_json(None if branch_path is None else list(branch_path), "branch_path"),
+        "branch_path": to_json(
+            None if branch_path is None else _listed(branch_path, "branch_path", "branches, outermost first"),
+            "branch_path",
+        ),
         "source_index": as_int(source_index, "source_index"),
         "fold_weights": to_json(fold_weights, "fold_weights"),
         "metadata": to_json(dict(metadata or {}), "metadata"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nirs_store.catalog import predictions, records
@@ -22,7 +22,7 @@ class RecordingMethods(Facade):
         self,
         name: str,
         config: Any,
-        datasets: list[dict[str, Any]],
+        datasets: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any],
         *,
         environment: Mapping[str, Any] | None = None,
     ) -> str:
@@ -30,6 +30,8 @@ class RecordingMethods(Facade):
 
         Parameters
         ----------
+        datasets : sequence
+            Names, or dicts with a ``name``; one by itself counts as a list of one.
         environment : mapping, optional
             What `nirs_store.capture_environment` gave; the versions that every run keeps are added.
         """

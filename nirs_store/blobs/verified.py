@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections import OrderedDict
 from pathlib import Path
 
 __all__ = ["Identity", "VerifiedFiles", "hash_file", "identity_of"]
@@ -16,21 +17,32 @@ _PIECE = 1 << 20
 
 
 class VerifiedFiles:
-    """Thread-safe memory of the files whose bytes were found to fit their hash."""
+    """Thread-safe memory of the files whose bytes were found to fit their hash.
 
-    def __init__(self) -> None:
+    Bounded, because a training loop makes millions; what was not used for longest is hashed again.
+    """
+
+    def __init__(self, limit: int = 20_000) -> None:
+        self._limit = limit
         self._lock = threading.Lock()
-        self._known: dict[str, dict[str, Identity]] = {}
+        self._known: OrderedDict[str, dict[str, Identity]] = OrderedDict()
 
     def knows(self, relative: str, digest: str, identity: Identity) -> bool:
         """Tell whether this very file was verified against this hash."""
         with self._lock:
-            return self._known.get(digest, {}).get(relative) == identity
+            files = self._known.get(digest)
+            if files is None:
+                return False
+            self._known.move_to_end(digest)
+            return files.get(relative) == identity
 
     def remember(self, relative: str, digest: str, identity: Identity) -> None:
         """Note that the file fits."""
         with self._lock:
             self._known.setdefault(digest, {})[relative] = identity
+            self._known.move_to_end(digest)
+            if len(self._known) > self._limit:
+                self._known.popitem(last=False)
 
     def forget(self, digest: str) -> None:
         """Forget all files of a hash."""

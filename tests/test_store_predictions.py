@@ -196,3 +196,31 @@ def test_names_are_data_whatever_they_look_like(store: WorkspaceStore, pipeline_
         )
         assert store.query_predictions(dataset_name=name)["prediction_id"].to_list() == [prediction_id]
     assert store.query_predictions().height == 11
+
+
+@pytest.mark.parametrize("ids", [5, None, [5], [b"x"], [["a"]], [1.5], [{}]])
+def test_what_is_no_list_of_ids_has_no_arrays(store: WorkspaceStore, ids: Any) -> None:
+    with pytest.raises(InvalidInput, match="prediction_ids: expected a list of ids"):
+        store.get_prediction_arrays(ids)
+
+
+def test_text_that_cannot_be_an_id_is_the_id_of_nothing(store: WorkspaceStore, pipeline_id: str) -> None:
+    prediction_id = predict(store, pipeline_id)
+    odd = "\ud800"
+    assert store.delete_run(odd) == 0
+    assert store.delete_run(odd, dry_run=True).total_rows == 0
+    assert store.delete_prediction(odd) is False
+    assert store.get_chains_for_pipeline(odd).height == 0
+    assert store.get_pipeline_log(odd).height == 0
+    assert store.get_run_log_summary(odd).height == 0
+    assert list(store.get_prediction_arrays([odd, prediction_id])) == [prediction_id]
+
+
+def test_all_predictions_are_ranked_within_their_groups(store: WorkspaceStore, pipeline_id: str) -> None:
+    for model, score in (("PLS", 2.0), ("PLS", 1.0), ("Ridge", 3.0)):
+        store.save_prediction(pipeline_id, None, **prediction(model_class=model, val_score=score))
+    found = store.top_predictions(None, group_by="model_class")  # type: ignore[arg-type]
+    assert found["val_score"].to_list() == [1.0, 2.0, 3.0]
+    assert found.equals(store.top_predictions(10, group_by="model_class"))
+    with pytest.raises(InvalidInput, match="group_by column: 5"):
+        store.top_predictions(3, group_by=5)  # type: ignore[arg-type]

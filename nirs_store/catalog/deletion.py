@@ -9,6 +9,7 @@ from nirs_store.catalog.artifact_records import dependents_outside
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.transitions import delete_pipelines
+from nirs_store.catalog.values import askable
 
 __all__ = [
     "RunDeletion",
@@ -47,6 +48,7 @@ class RunDeletion:
 
 def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
     """Count what `delete_run` would remove; changes nothing."""
+    run_id = askable(run_id)
     row = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
     rows = {"runs": len(row)}
     pipelines = "(SELECT pipeline_id FROM pipelines WHERE run_id = $id)"
@@ -84,7 +86,7 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
 
 def needed_elsewhere(con: Connection, run_id: str) -> list[tuple[str, str]]:
     """Meta-models of other runs whose sources are in this one: (meta-model, source)."""
-    return dependents_outside(con, _pipelines(con, run_id))
+    return dependents_outside(con, _pipelines(con, askable(run_id)))
 
 
 def delete_run(con: Connection, run_id: str) -> RunDeletion:
@@ -92,6 +94,7 @@ def delete_run(con: Connection, run_id: str) -> RunDeletion:
 
     Its artifacts are those that nothing references any more.
     """
+    run_id = askable(run_id)
     named = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
     if not named:
         return RunDeletion(run_id, None, {}, (), 0)
@@ -121,6 +124,7 @@ def _pipelines(con: Connection, run_id: str) -> list[str]:
 
 def delete_prediction(con: Connection, prediction_id: str) -> bool:
     """Delete one prediction with its arrays inside the caller's transaction."""
+    prediction_id = askable(prediction_id)
     found = con.execute("SELECT 1 FROM predictions WHERE prediction_id = ?", [prediction_id]).fetchall()
     if not found:
         return False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ ArrayNames = dict[str, dict[str, str | None]]
 
 # DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
 _FEW = 10_000
+_ALL = 2**63 - 1
 # Up to so many rows, Python values are made into a frame sooner than Arrow is.
 _HANDFUL = 200
 
@@ -265,6 +267,8 @@ def top_predictions(
     """Best predictions, overall or of each group; NULL and NaN rank last in either direction."""
     if metric not in METRIC_COLUMNS:
         raise unknown_column("metric", metric, METRIC_COLUMNS)
+    if not isinstance(group_by, (str, Iterable, NoneType)):
+        raise unknown_column("group_by", group_by, GROUP_COLUMNS)
     groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
     for group in groups:
         if group not in GROUP_COLUMNS:
@@ -288,6 +292,8 @@ def top_predictions(
                 return ranked
         return _few_rows(con, f"SELECT {columns} FROM predictions WHERE {where} {page}", params)
     del params["offset"]
+    if params["limit"] is None:
+        n = params["limit"] = _ALL
     keys = ", ".join(groups)
     if 1 <= n < _FEW:
         settled = _best_of_groups(

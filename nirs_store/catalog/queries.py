@@ -18,7 +18,7 @@ from nirs_store.catalog.frames import to_frame
 from nirs_store.catalog.scalars import number
 from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.statements import execute, parsed
-from nirs_store.catalog.values import as_text, from_json, is_text, with_zone
+from nirs_store.catalog.values import as_text, askable, from_json, is_text, with_zone
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.lazily import polars as pl
 
@@ -281,7 +281,7 @@ def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:
     return frame(
         con,
         f"SELECT {columns_of('chains')} FROM chains WHERE pipeline_id = ? ORDER BY created_at, chain_id",
-        [pipeline_id],
+        [askable(pipeline_id)],
     )
 
 
@@ -327,7 +327,7 @@ def pipeline_log(con: Connection, pipeline_id: str) -> pl.DataFrame:
         con,
         "SELECT log_id, step_idx, operator_class, event, duration_ms, message, details, level, created_at "
         "FROM logs WHERE pipeline_id = ? ORDER BY created_at, log_id",
-        [pipeline_id],
+        [askable(pipeline_id)],
     )
 
 
@@ -344,5 +344,5 @@ def run_log_summary(con: Connection, run_id: str, alive: list[str]) -> pl.DataFr
         FROM pipelines p LEFT JOIN logs l USING (pipeline_id)
         WHERE p.run_id = $run_id GROUP BY ALL ORDER BY p.pipeline_id
         """,
-        {"run_id": run_id, "alive": alive},
+        {"run_id": askable(run_id), "alive": alive},
     )

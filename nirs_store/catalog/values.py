@@ -22,6 +22,7 @@ __all__ = [
     "as_long",
     "as_seconds",
     "as_text",
+    "askable",
     "from_json",
     "is_text",
     "storable",
@@ -113,6 +114,11 @@ def is_text(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def askable(identifier: Any) -> Any:
+    """An id as a question can hold it: what UTF-8 cannot hold becomes empty, which is no id of anything either."""
+    return "" if isinstance(identifier, str) and not is_text(identifier) else identifier
 
 
 def as_float(value: Any, name: str) -> float | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nirs_store.catalog import people_sql, prediction_queries, queries, ranking
+from nirs_store.catalog.values import is_text
 from nirs_store.errors import InvalidInput
 from nirs_store.facade.base import Facade
 from nirs_store.lazily import later
@@ -114,14 +115,19 @@ class QueryMethods(Facade):
         Raises
         ------
         InvalidInput
-            One id instead of a list of ids; `get_prediction` with ``load_arrays=True`` takes one.
+            Anything but a list of ids, such as one id; `get_prediction` with ``load_arrays=True`` takes one.
         """
         if isinstance(prediction_ids, str):
             raise InvalidInput(
                 "prediction_ids: expected a list of ids, found one. For one prediction call "
                 "get_prediction(prediction_id, load_arrays=True)."
             )
-        return self._engine.query(lambda con: prediction_queries.load_arrays(con, prediction_ids))
+        ids = list(prediction_ids) if isinstance(prediction_ids, Iterable) else [prediction_ids]
+        strange = [each for each in ids if not isinstance(each, str)]
+        if strange:
+            raise InvalidInput(f"prediction_ids: expected a list of ids, found {strange[0]!r}.")
+        known = [each for each in ids if is_text(each)]
+        return self._engine.query(lambda con: prediction_queries.load_arrays(con, known))
 
     def query_predictions(
         self,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nirs_store.errors import InvalidInput
 
-__all__ = ["as_array", "column_names", "index_names", "is_frame", "native"]
+__all__ = ["as_array", "as_floats", "column_names", "index_names", "is_frame", "native"]
 
 _KNOWN = ("numpy", "pandas", "polars")
 
@@ -82,7 +82,7 @@ def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
     Raises
     ------
     InvalidInput
-        Arrow data that cannot be read, and masked values in an array that has no NaN.
+        Arrow data that cannot be read, lists of different lengths, and masked values in an array that has no NaN.
 
     Examples
     --------
@@ -95,7 +95,10 @@ def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
         # Looked at by its name first: numpy imports its masked arrays when they are asked for.
         return _unmasked(value, name) if hasattr(value, "mask") else value
     if not hasattr(value, "to_numpy"):
-        return np.asarray(value)
+        try:
+            return np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"{name} cannot be read as an array: {error} Nothing was changed.") from error
     if type(value).__module__.partition(".")[0] == "polars":
         import polars as pl
 
@@ -109,6 +112,19 @@ def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
         # Nullable columns of pandas come as objects, with a marker of its own for what is missing.
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     return array
+
+
+def as_floats(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Real numbers as float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something else, as of numpy; complex numbers too, whose imaginary part numpy would leave out.
+    """
+    if array.dtype.kind == "c":
+        raise TypeError("these are complex")
+    return array.astype(np.float64)
 
 
 def _unmasked(value: NDArray[Any], name: str) -> NDArray[Any]:

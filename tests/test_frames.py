@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, replay_chain
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.frames import as_array, index_names, is_frame, native
+from nirs_store.frames import as_array, as_floats, index_names, is_frame, native
 
 MEAT = load_tecator()
 X, Y = MEAT.X[:48, ::10].copy(), MEAT.fat[:48].copy()
@@ -155,6 +155,17 @@ def test_a_column_of_spectra_is_a_matrix() -> None:
 def test_numpy_arrays_are_passed_on_without_a_copy() -> None:
     assert as_array(X) is X
     assert native(X) is X
+
+
+def test_lists_of_different_lengths_are_refused_in_words() -> None:
+    with pytest.raises(InvalidInput, match="y_pred cannot be read as an array"):
+        as_array([[1], [1, 2]], "y_pred")
+
+
+def test_complex_numbers_are_not_taken_for_real_ones() -> None:
+    assert as_floats(np.array(["1.5", "2"])).tolist() == [1.5, 2.0]
+    with pytest.raises(TypeError, match="complex"):
+        as_floats(np.array([1 + 0j]))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

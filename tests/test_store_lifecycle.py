@@ -273,6 +273,22 @@ def test_data_sets_that_are_no_list_are_refused(store: WorkspaceStore, datasets:
     assert store.list_runs().height == 0
 
 
+@pytest.mark.parametrize(
+    "given", [{"metadata": [1]}, {"metadata": "ab"}, {"wavelengths": [1j]}, {"wavelengths": [[1], [1, 2]]}]
+)
+def test_what_a_chain_cannot_be_described_by_is_refused(store: WorkspaceStore, given: dict[str, Any]) -> None:
+    _, pipeline_id = begin(store)
+    with pytest.raises(InvalidInput, match=next(iter(given))):
+        store.save_chain(pipeline_id, [], 0, "PLS", "", "single", {}, {}, **given)
+    assert store.get_chains_for_pipeline(pipeline_id).height == 0
+
+
+def test_an_environment_that_is_no_dict_is_refused(store: WorkspaceStore) -> None:
+    with pytest.raises(InvalidInput, match="environment: expected a dict, found list"):
+        store.begin_run("corn", {}, [], environment=[1])  # type: ignore[arg-type]
+    assert store.list_runs().height == 0
+
+
 @pytest.mark.parametrize("path", ["12", {"a": 1}, 5])
 def test_a_branch_path_that_is_no_list_is_refused(store: WorkspaceStore, path: Any) -> None:
     _, pipeline_id = begin(store)

@@ -58,6 +58,9 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
                 f"{name}: expected numbers, booleans or text, found objects of type "
                 f"{', '.join(kinds)}. Convert the array first, e.g. with numpy.asarray(..., dtype=float)."
             )
+        # Numpy pads text with NULs, and takes those at its end for padding.
+        if any(item.endswith("\0") for item in flat):
+            raise InvalidInput(f"{name}: text may not end with a NUL character. Nothing was recorded.")
         array = np.array(flat, dtype=np.str_).reshape(array.shape)
     if array.nbytes > MOST_BYTES:
         raise InvalidInput(

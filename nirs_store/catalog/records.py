@@ -23,7 +23,7 @@ from nirs_store.catalog.environment import environment
 from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, to_json
 from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.frames import as_array
+from nirs_store.frames import as_array, as_floats
 from nirs_store.ids import new_id
 
 __all__ = [
@@ -91,7 +91,7 @@ def begin_run(
         "status": "running",
         "created_at": now_naive(),
         "session_id": engine.session_id,
-        "environment": to_json({**environment(), **(captured or {})}, "environment"),
+        "environment": to_json({**environment(), **_as_dict(captured, "environment")}, "environment"),
     }
     check_guard(engine, {"name": name, "config": config, "datasets": named})
     with engine.recording(commit=True) as buffer:
@@ -108,6 +108,15 @@ def _datasets(given: Any) -> list[Any]:
     if isinstance(given, (str, Mapping)):
         return [given] if given else []
     return _listed(given, "datasets", "names or dicts")
+
+
+def _as_dict(value: Any, name: str) -> dict[Any, Any]:
+    try:
+        return dict(value or {})
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{name}: expected a dict, found {type(value).__name__} {value!r}. Nothing was recorded."
+        ) from error
 
 
 def _listed(value: Any, name: str, what: str) -> list[Any]:
@@ -312,7 +321,7 @@ def save_chain(
         ),
         "source_index": as_int(source_index, "source_index"),
         "fold_weights": to_json(fold_weights, "fold_weights"),
-        "metadata": to_json(dict(metadata or {}), "metadata"),
+        "metadata": to_json(_as_dict(metadata, "metadata"), "metadata"),
         "created_at": now_naive(),
     }
     check_guard(engine, {"metadata": metadata})
@@ -349,7 +358,7 @@ def save_chain(
 
 def _wavelengths(values: Any) -> np.ndarray:
     try:
-        grid = as_array(values, "wavelengths").astype(np.float64)
+        grid = as_floats(as_array(values, "wavelengths"))
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"wavelengths: expected numbers only: {error}. Nothing was recorded.") from error
     if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():

@@ -14,7 +14,7 @@ from nirs_store.chains.columns import Names, require_columns, text_names
 from nirs_store.chains.folds import step_number
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.frames import as_array, column_names, is_frame, native
+from nirs_store.frames import as_array, as_floats, column_names, is_frame, native
 
 __all__ = [
     "MODERATE",
@@ -260,7 +260,7 @@ def _given(
 def as_grid(value: Any) -> Grid:
     """Read wavelengths given by a caller; errors as `read_spectra`."""
     try:
-        grid = as_array(value, "'wavelengths'").astype(np.float64)
+        grid = as_floats(as_array(value, "'wavelengths'"))
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"'wavelengths' must be numbers, one for each channel: {error}.") from error
     if grid.ndim != 1 or not np.isfinite(grid).all():

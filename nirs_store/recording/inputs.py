@@ -15,7 +15,7 @@ from sklearn.model_selection import check_cv
 from nirs_store.chains.columns import Names, require_columns, text_names
 from nirs_store.chains.spectra import differ, same_grid
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.frames import as_array, column_names, is_frame, native
+from nirs_store.frames import as_array, as_floats, column_names, is_frame, native
 from nirs_store.recording.names import take_names
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, default_metric, unknown_name
@@ -337,7 +337,7 @@ def _same_length(first: str, a: NDArray[Any], second: str, b: NDArray[Any]) -> N
 
 def _floats(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
     try:
-        return values.astype(np.float64)
+        return as_floats(values)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} must hold numbers only: {error}.") from error
 

@@ -66,7 +66,15 @@ def test_equal_content_has_one_key_and_other_types_or_shapes_have_others() -> No
 
 
 @pytest.mark.parametrize(
-    "value", [[object()], [None, 1.0], [{"a": 1}], np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])]
+    "value",
+    [
+        [object()],
+        [None, 1.0],
+        [{"a": 1}],
+        np.zeros(2, dtype=[("a", "f8"), ("b", "i4")]),
+        [[1], [1, 2]],
+        np.array(["a", "a\0"], dtype=object),
+    ],
 )
 def test_what_is_not_an_array_of_values_is_refused_with_the_name_of_the_argument(value: Any) -> None:
     with pytest.raises(InvalidInput, match="y_pred"):

@@ -98,6 +98,12 @@ class NirsStoreError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    # Of an OSError the reason of the system is no part of its __dict__, and would stay behind.
+    def __reduce__(self) -> tuple[object, ...]:
+        number = self.errno if isinstance(self, OSError) else None
+        state = self.__dict__ if number is None else {**self.__dict__, "errno": number}
+        return (_rebuild, (type(self), self.message, state))
+
 
 class InvalidInput(NirsStoreError, ValueError):
     """An argument that cannot be used; nothing was changed."""
@@ -141,9 +147,6 @@ class UnknownId(NirsStoreError, KeyError):
         super().__init__(f"{message} {hint}" if hint else message)
         self.kind = kind
         self.identifier = identifier
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.__dict__))
 
 
 class ArtifactMissing(UnknownId, FileNotFoundError):
@@ -204,9 +207,6 @@ class StoreBusy(NirsStoreError, TimeoutError):
         self.host = host
         self.pid = pid
         self.since = since
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.__dict__))
 
 
 class StoreClosed(NirsStoreError, RuntimeError):
@@ -363,7 +363,10 @@ class BackupInvalid(NirsStoreError, ValueError):
 
 def _rebuild(cls: type[NirsStoreError], message: str, state: dict[str, object]) -> NirsStoreError:
     """Rebuild an error that crossed a process boundary (its __init__ takes other arguments)."""
-    error = cls.__new__(cls, message)
+    # Of several builtin parents `cls.__new__` is the first one's, which refuses to make what is an OSError as well.
+    new = OSError.__new__ if issubclass(cls, OSError) else Exception.__new__
+    error = new(cls, message)
     NirsStoreError.__init__(error, message)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error

@@ -141,7 +141,7 @@ def _ask(con: Connection, chain_id: str, known: KnownIds, before: Remembered | N
     run = None if pipeline is None else queries.run_of_chain(con, pipeline["run_id"])
     ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
     notes = {artifact_id: known.get("artifact", artifact_id) for artifact_id in ids}
-    strangers = [artifact_id for artifact_id, note in notes.items() if note is None]
+    strangers = [ident for ident, note in notes.items() if not artifacts.is_settled(ident, note)]
     if strangers:
         notes |= queries.blob_rows(con, strangers)
     rows = ranking.predictions_of_chain(con, chain_id)

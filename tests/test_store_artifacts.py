@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 from storekit import begin, chain_of, let_go, segments, snapshot
 
+from nirs_store import load_bundle
 from nirs_store.errors import (
     ArtifactMissing,
     BlobCorrupt,
@@ -264,3 +267,130 @@ def test_a_file_that_is_not_there_is_missing_and_an_id_names_one_content(
     (store.workspace_path / "other.bin").write_bytes(b"something else")
     with pytest.raises(InvalidInput, match="other content"):
         register(store, "other.bin")
+
+
+# -- an id of the caller's own that is deleted and given anew --------------------------------------
+
+LINE = [{"step_idx": 0, "operator_class": "LinearRegression", "params": {}}]
+SPECTRA = np.array([[0.0], [1.0], [2.0]])
+
+
+def register_line(store: WorkspaceStore, slope: float) -> str:
+    """Register a model under an id of our own; gives its file."""
+    path = store.workspace_path / f"slope {slope}.joblib"
+    joblib.dump(LinearRegression().fit(SPECTRA, slope * SPECTRA[:, 0]), path)
+    register(store, path.name, "my model", format="joblib")
+    return path.name
+
+
+def save_line(store: WorkspaceStore, slope: float) -> tuple[str, str]:
+    """Register a model under an id of our own, with a chain that uses it: the run and the chain."""
+    register_line(store, slope)
+    run_id, pipeline_id = begin(store)
+    chain_id = store.save_chain(pipeline_id, LINE, 0, "M", "", "", {"final": "my model"}, {})
+    store.complete_pipeline(pipeline_id, None, None, None, None)
+    return run_id, chain_id
+
+
+def remove(store: WorkspaceStore, run_id: str) -> None:
+    store.delete_run(run_id, delete_artifacts=False)
+    store.artifacts.delete_orphaned_artifacts(dry_run=False, grace_seconds=0.0)
+    assert store.get_artifact("my model") is None
+
+
+def slope_of(store: WorkspaceStore, chain_id: str) -> float:
+    return round(float(store.replay_chain(chain_id, [[1.0]])[0]), 6)
+
+
+@pytest.fixture
+def other(store: WorkspaceStore, folder: Path) -> Iterator[WorkspaceStore]:
+    """A second store of the workspace, as another process would have one."""
+    with WorkspaceStore(folder) as opened:
+        yield opened
+
+
+def test_an_own_id_given_anew_predicts_with_what_it_names_now(store: WorkspaceStore) -> None:
+    file = register_line(store, 2.0)
+    _, pipeline_id = begin(store)
+    chain_id = store.save_chain(pipeline_id, LINE, 0, "M", "", "", {"final": "my model"}, {})
+    assert slope_of(store, chain_id) == 2.0
+    assert store.loader.load_by_id(store.artifacts.records()[0].artifact_id).coef_.round(6).tolist() == [2.0]
+    # Through the registry, which knows nothing of the cache that replay uses.
+    store.fail_pipeline(pipeline_id, "wrong")
+    assert store.artifacts.delete_orphaned_artifacts(dry_run=False)[0] == [file]
+    _, chain_id = save_line(store, 3.0)
+    assert slope_of(store, chain_id) == 3.0
+    assert store.loader.load_by_id(store.artifacts.records()[0].artifact_id).coef_.round(6).tolist() == [3.0]
+
+
+def test_an_own_id_that_another_process_gives_anew_predicts_with_what_it_names_now(
+    store: WorkspaceStore, other: WorkspaceStore, tmp_path: Path
+) -> None:
+    run_id, before = save_line(other, 2.0)
+    assert slope_of(store, before) == 2.0
+    remove(other, run_id)
+    _, after = save_line(other, 3.0)
+    assert slope_of(store, after) == 3.0
+    assert round(float(store.predictor(after).predict([[1.0]])[0]), 6) == 3.0
+    bundle = load_bundle(store.export_chain(after, tmp_path / "line"), allow_pickle=True)
+    assert round(float(bundle.predict([[1.0]])[0]), 6) == 3.0
+
+
+@pytest.mark.parametrize("call", ["load_artifact", "read_artifact", "get_artifact_path"])
+def test_what_is_remembered_of_an_own_id_gives_way_to_what_it_names_now(
+    store: WorkspaceStore, other: WorkspaceStore, call: str
+) -> None:
+    run_id, _ = save_line(other, 2.0)
+    before = getattr(store, call)("my model")
+    remove(other, run_id)
+    save_line(other, 3.0)
+    after = getattr(store, call)("my model")
+    assert str(getattr(after, "coef_", after)) != str(getattr(before, "coef_", before))
+
+
+def test_a_file_replaced_under_its_own_name_is_read_as_it_was_registered_anew(
+    store: WorkspaceStore, other: WorkspaceStore
+) -> None:
+    path = store.workspace_path / "slope 2.0.joblib"
+    run_id, _ = save_line(other, 2.0)
+    assert store.load_artifact("my model").coef_.round(6).tolist() == [2.0]
+    remove(other, run_id)
+    path.write_bytes(b"other bytes under the same name")
+    register(other, path.name, "my model")
+    other.flush()
+    assert store.load_artifact("my model") == b"other bytes under the same name"
+
+
+def test_an_own_id_that_another_process_let_go_of_can_be_given_anew(
+    store: WorkspaceStore, other: WorkspaceStore
+) -> None:
+    run_id, before = save_line(other, 2.0)
+    assert slope_of(store, before) == 2.0
+    remove(other, run_id)
+    _, after = save_line(store, 3.0)
+    assert (slope_of(store, after), slope_of(other, after)) == (3.0, 3.0)
+
+
+def test_a_chain_can_name_an_own_id_that_another_process_gave_anew(
+    store: WorkspaceStore, other: WorkspaceStore
+) -> None:
+    run_id, before = save_line(other, 2.0)
+    assert slope_of(store, before) == 2.0
+    remove(other, run_id)
+    save_line(other, 3.0)
+    chain_id = store.save_chain(begin(store)[1], LINE, 0, "M", "", "", {"final": "my model"}, {})
+    assert slope_of(store, chain_id) == 3.0
+
+
+def test_a_deleted_chain_never_loads_what_its_own_id_names_now(
+    store: WorkspaceStore, other: WorkspaceStore
+) -> None:
+    run_id, before = save_line(other, 2.0)
+    with WorkspaceStore(store.workspace_path, cache_bytes=0) as keeps_no_objects:
+        assert slope_of(keeps_no_objects, before) == 2.0
+        remove(other, run_id)
+        save_line(other, 3.0)
+        with pytest.raises(UnknownId, match="other content"):
+            slope_of(keeps_no_objects, before)
+        with pytest.raises(UnknownId, match=before):
+            slope_of(keeps_no_objects, before)

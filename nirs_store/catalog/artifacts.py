@@ -13,15 +13,18 @@ from nirs_store.catalog.buffer import Buffer, now_naive
 from nirs_store.catalog.engine import Engine
 from nirs_store.catalog.layout import Layout
 from nirs_store.catalog.values import as_long, as_text
-from nirs_store.errors import ArtifactMissing, BlobMissing, InvalidInput, UnknownId
+from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId
 from nirs_store.ids import new_id, sha256_hex
 
 __all__ = [
     "add_blob_row",
     "artifact_path",
+    "content_key",
     "get_artifact",
     "get_to_know",
+    "is_settled",
     "load_artifact",
+    "load_with_row",
     "on_disk",
     "put_back",
     "read_artifact",
@@ -197,6 +200,8 @@ def _checked_file(engine: Engine, artifact_id: str, text: str, digest: str, expe
         raise BlobMissing(f"{text} is being removed by a gc. Nothing was registered; write it again.")
     existing = _lookup(engine, artifact_id)
     if existing is not None and existing["content_hash"] != digest:
+        existing = _lookup_anew(engine, artifact_id)
+    if existing is not None and existing["content_hash"] != digest:
         raise InvalidInput(
             f"artifact_id: {artifact_id!r} names other content already ({existing['artifact_path']}). "
             "Nothing was registered."
@@ -212,8 +217,12 @@ def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
     ArtifactMissing
     """
     known = engine.known.get("artifact", artifact_id)
-    if known is None:
-        known = _in_transaction(engine, artifact_id)
+    if known is not None:
+        if engine.blobs.is_coming_or_there(known["artifact_path"]):
+            return dict(known)
+        # What this process remembers may be older than a deletion by another one.
+        engine.known.forget("artifact", artifact_id)
+    known = _in_transaction(engine, artifact_id)
     if known is None:
         answered, known = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
         if not answered:
@@ -276,16 +285,50 @@ def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     return found
 
 
-def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> None:
-    """Ask for all of these that are not known yet in one question, so that loading each asks nothing.
+def _lookup_anew(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    # What this process remembers may be older than a deletion by another one.
+    engine.known.forget("artifact", artifact_id)
+    return _lookup(engine, artifact_id)
+
+
+def is_settled(artifact_id: str, known: Mapping[str, Any] | None) -> bool:
+    """Whether what is known of an artifact holds for ever: its id is the hash of its content.
+
+    An id of a caller's own can be deleted and registered anew with other content, by another process too.
+    """
+    return known is not None and known["content_hash"] == artifact_id
+
+
+def content_key(artifact_id: str, known: Mapping[str, Any]) -> str:
+    """Name what an artifact holds, for a cache of loaded objects: never two contents by one name.
+
+    The id itself where it is the hash of the content, as nearly always.
+    """
+    if is_settled(artifact_id, known):
+        return artifact_id
+    return f"{known['content_hash']} {known['format']}"
+
+
+def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
+    """Ask for all of these that are not known for sure in one question, so that loading each asks nothing.
 
     Importing what an object needs takes longer than a connection lingers: the next one's question would open the
     catalog anew.
+
+    Returns
+    -------
+    dict
+        `content_key` of those whose ids are a caller's own.
     """
-    strangers = [ident for ident in artifact_ids if ("artifact", ident) not in engine.known]
-    if strangers:
-        for ident, row in engine.query(lambda con: queries.blob_rows(con, strangers)).items():
-            engine.known.add("artifact", ident, {name: row[name] for name in queries.BLOB_NOTE})
+    notes = {ident: engine.known.get("artifact", ident) for ident in artifact_ids}
+    strangers = [ident for ident, known in notes.items() if not is_settled(ident, known)]
+    if not strangers:
+        return {}
+    for ident, row in engine.query(lambda con: queries.blob_rows(con, strangers)).items():
+        notes[ident] = {name: row[name] for name in queries.BLOB_NOTE}
+        engine.known.add("artifact", ident, notes[ident])
+    keys = {ident: content_key(ident, known) for ident in strangers if (known := notes[ident])}
+    return {ident: key for ident, key in keys.items() if key != ident}
 
 
 def get_artifact(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
@@ -309,31 +352,54 @@ def read_artifact(engine: Engine, artifact_id: str) -> bytes:
 
 def read_hashed(engine: Engine, artifact_id: str) -> tuple[bytes, str]:
     """The bytes of an artifact, and the hash that they were checked against."""
+    data, known = _read(engine, artifact_id)
+    return data, str(known["content_hash"])
+
+
+def _read(engine: Engine, artifact_id: str) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of an artifact, and the row that they fit."""
     known = _require_row(engine, artifact_id)
     try:
-        return engine.blobs.read(known["artifact_path"], known["content_hash"]), str(known["content_hash"])
+        return engine.blobs.read(known["artifact_path"], known["content_hash"]), known
     except BlobMissing as error:
-        _raise_if_deleted(engine, artifact_id, error)
-        raise
+        known = _moved_on(engine, artifact_id, known, error)
+    except BlobCorrupt as error:
+        if is_settled(artifact_id, known):
+            raise
+        # Under a caller's own id the file may rightly hold something else by now.
+        known = _moved_on(engine, artifact_id, known, error)
+    return engine.blobs.read(known["artifact_path"], known["content_hash"]), known
 
 
-def _raise_if_deleted(engine: Engine, artifact_id: str, error: BlobMissing) -> None:
-    # What this process remembers may be older than a deletion by another one.
-    engine.known.forget("artifact", artifact_id)
-    if _lookup(engine, artifact_id) is None:
+def _moved_on(
+    engine: Engine, artifact_id: str, before: Mapping[str, Any], error: BlobMissing | BlobCorrupt
+) -> dict[str, Any]:
+    """The row of an artifact whose file is not as the row known before says; it is asked for anew.
+
+    Raises
+    ------
+    UnknownId
+        The artifact was deleted.
+    BlobMissing, BlobCorrupt
+        The row is the same: what is wrong is the file.
+    """
+    found = _lookup_anew(engine, artifact_id)
+    if found is None:
         raise UnknownId("artifact", artifact_id, "It was deleted.") from error
+    if all(found[name] == before[name] for name in ("artifact_path", "content_hash")):
+        raise error
+    return found
 
 
 def load_artifact(engine: Engine, artifact_id: str) -> Any:
     """Load an artifact anew; the caller may change what it gets."""
-    data = read_artifact(engine, artifact_id)
-    known = _require_row(engine, artifact_id)
-    return get_serializer(known["format"]).loads(data)
+    return load_with_row(engine, artifact_id)[0]
 
 
-def artifact_size(engine: Engine, artifact_id: str) -> int:
-    """Bytes of an artifact's file, as recorded."""
-    return int(_require_row(engine, artifact_id).get("size_bytes") or 0)
+def load_with_row(engine: Engine, artifact_id: str) -> tuple[Any, dict[str, Any]]:
+    """Load an artifact anew, and give what its row says."""
+    data, known = _read(engine, artifact_id)
+    return get_serializer(known["format"]).loads(data), known
 
 
 def artifact_path(engine: Engine, artifact_id: str) -> Path:
@@ -342,5 +408,5 @@ def artifact_path(engine: Engine, artifact_id: str) -> Path:
     try:
         return engine.blobs.path_of(known["artifact_path"])
     except BlobMissing as error:
-        _raise_if_deleted(engine, artifact_id, error)
-        raise
+        known = _moved_on(engine, artifact_id, known, error)
+    return engine.blobs.path_of(known["artifact_path"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nirs_store.blobs.cache import ByteLRU
@@ -18,7 +19,10 @@ else:
     loader = later("nirs_store.registry.loader")
     registry = later("nirs_store.registry.registry")
 
-__all__ = ["Facade"]
+__all__ = ["Facade", "Planned"]
+
+Planned = tuple[ReplayPlan, Mapping[str, str]]
+"""A compiled chain, and what its artifacts held then whose ids are a caller's own (see `content_key`)."""
 
 
 class Facade:
@@ -26,7 +30,7 @@ class Facade:
 
     _engine: Engine
     _objects: ByteLRU[str, Any]
-    _plans: ByteLRU[str, ReplayPlan]
+    _plans: ByteLRU[str, Planned]
     _exported: ByteLRU[str, outgoing.Remembered]
     _registry: registry.ArtifactRegistry | None = None
     _loader: loader.ArtifactLoader | None = None

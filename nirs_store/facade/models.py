@@ -14,6 +14,7 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.errors import UnknownFormat, UnknownId
 from nirs_store.facade.asking import QueryMethods
+from nirs_store.facade.base import Planned
 from nirs_store.lazily import later
 from nirs_store.registry.audit import attempted, note
 
@@ -73,7 +74,10 @@ class ModelMethods(QueryMethods):
         """
         from nirs_store.chains.replay import predict
 
-        return predict(self._plan(chain_id), X, self._load_shared, wavelengths)
+        plan, contents = self._plan(chain_id)
+        if not contents:
+            return predict(plan, X, self._load_shared, wavelengths)
+        return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
 
     def predictor(self, chain_id: str) -> FittedPredictor:
         """Give a chain as a fitted scikit-learn estimator.
@@ -100,26 +104,35 @@ class ModelMethods(QueryMethods):
         # Loaded anew: what is handed out may be changed by whoever holds it.
         return ChainPredictor(chain, self.load_artifact)
 
-    def _plan(self, chain_id: str) -> ReplayPlan:
+    def _plan(self, chain_id: str) -> Planned:
         # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
         self._engine.check_open(closely=False)
-        plan = self._plans.get(chain_id)
-        if plan is None:
+        planned = self._plans.get(chain_id)
+        if planned is None:
             chain = self.get_chain(chain_id)
             if chain is None:
                 raise UnknownId("chain", chain_id)
             plan = ReplayPlan.from_chain(chain)
-            artifacts.get_to_know(self._engine, plan.artifact_ids)
-            self._plans.put(chain_id, plan, 1)
-        return plan
+            planned = (plan, artifacts.get_to_know(self._engine, plan.artifact_ids))
+            self._plans.put(chain_id, planned, 1)
+        return planned
 
-    def _load_shared(self, artifact_id: str) -> Any:
-        """A loaded object that replay shares; `load_artifact` never hands one out."""
+    def _load_shared(self, artifact_id: str, content: str | None = None) -> Any:
+        """A loaded object that replay shares; `load_artifact` never hands one out.
+
+        An id of a caller's own can name other content by now, so those are kept by their `content`.
+        """
         missing = object()
-        found = self._objects.get(artifact_id, missing)
+        key = content or artifact_id
+        found = self._objects.get(key, missing)
         if found is missing:
-            found = self.load_artifact(artifact_id)
-            self._objects.put(artifact_id, found, artifacts.artifact_size(self._engine, artifact_id))
+            found, row = artifacts.load_with_row(self._engine, artifact_id)
+            if artifacts.content_key(artifact_id, row) != key:
+                self._plans.clear()
+                raise UnknownId(
+                    "artifact", artifact_id, "It was deleted, and the id was given to other content since."
+                )
+            self._objects.put(key, found, int(row.get("size_bytes") or 0))
         return found
 
     @attempted("save_artifact")

@@ -321,8 +321,9 @@ class ArtifactLoader(View):
 
     def _load(self, record: ArtifactRecord) -> Any:
         self._engine.check_open()
-        found = self._cache.get(record.blob_id)
+        said = {"content_hash": record.content_hash.removeprefix("sha256:"), "format": record.format}
+        found = self._cache.get(artifacts.content_key(record.blob_id, said))
         if found is None:
-            found = artifacts.load_artifact(self._engine, record.blob_id)
-            self._cache.put(record.blob_id, found, record.size_bytes)
+            found, row = artifacts.load_with_row(self._engine, record.blob_id)
+            self._cache.put(artifacts.content_key(record.blob_id, row), found, record.size_bytes)
         return found

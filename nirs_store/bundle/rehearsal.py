@@ -11,6 +11,7 @@ from nirs_store.bundle.artifacts import Blobs
 from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict
+from nirs_store.chains.width import channels
 from nirs_store.errors import NirsStoreError
 
 __all__ = ["made_up_spectra", "predicts_the_same"]
@@ -56,13 +57,7 @@ def predicts_the_same(
 
 def made_up_spectra(plan: ReplayPlan, blobs: Blobs) -> Any:
     """Make absorbance-like spectra of the width that the chain takes; None when that is not known."""
-    width = None if plan.wavelengths is None else plan.wavelengths.size
-    if width is None:
-        # Where the first steps do not know it, they mostly keep the number of channels.
-        member, bench = plan.members[0], Workbench(blobs.load, plan.memory)
-        operators = [operator for stage in member.stages for operator in stage.operators]
-        known = (bench.open(operator)[1].n_features for operator in (*operators, member.model))
-        width = next((number for number in known if number), None)
+    width = channels(plan, Workbench(blobs.load, plan.memory))
     if width is None:
         return None
     rng = np.random.default_rng(20260101)

@@ -15,6 +15,7 @@ from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, predict_each, predict_proba, predicted_classes
 from nirs_store.chains.resample import to_grid
+from nirs_store.chains.width import channels
 from nirs_store.display import block, field_table, short, table
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
 
@@ -249,21 +250,10 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
     @property
     def n_features_in_(self) -> int:
         """Channels that the spectra must have."""
-        if self._plan.wavelengths is not None:
-            return int(self._plan.wavelengths.size)
-        if not self._plan.sources:
-            member = self._plan.members[0]
-            # Where the first steps do not know it, they mostly keep the number of channels.
-            for stage in member.stages:
-                for operator in stage.operators:
-                    if known := self._bench.open(operator)[1].n_features:
-                        return known
-                if stage.augments:
-                    break
-            else:
-                if known := self._bench.open(member.model)[1].n_features:
-                    return known
-        raise AttributeError("n_features_in_: the chain does not say how many channels it takes.")
+        known = channels(self._plan, self._bench)
+        if known is None:
+            raise AttributeError("n_features_in_: the chain does not say how many channels it takes.")
+        return known
 
     @property
     def feature_names_in_(self) -> NDArray[Any]:

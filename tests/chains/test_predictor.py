@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.decomposition import PCA
 from sklearn.ensemble import StackingRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
@@ -226,6 +227,61 @@ def test_a_chain_that_does_not_say_how_many_channels_it_takes_has_no_such_attrib
     assert not hasattr(shy, "n_features_in_")
     assert not hasattr(shy, "feature_names_in_")
     assert shy.predict(NEW).shape == (len(NEW),)
+
+
+class Same:
+    """A transformer that knows nothing of the spectra it was fitted on."""
+
+    def fit(self, X: np.ndarray) -> Same:
+        return self
+
+    def transform(self, X: np.ndarray) -> np.ndarray:
+        return X
+
+
+def predictor_of(steps: list[dict[str, Any]], fitted: dict[str, Any], **chain: Any) -> ChainPredictor:
+    return ChainPredictor(
+        {"steps": steps, "model_step_idx": steps[-1]["step_idx"], **chain}, fitted.__getitem__
+    )
+
+
+def merged(*branches: Any) -> ChainPredictor:
+    """A model behind branches that are put side by side; None is one without a step."""
+    fitted = {f"step {n}": step.fit(X) for n, step in enumerate(branches) if step is not None}
+    both = np.hstack([X if step is None else step.transform(X) for step in branches])
+    steps = [
+        {"step_idx": n, "artifact_id": f"step {n}", "branch_path": [n]}
+        for n, step in enumerate(branches)
+        if step is not None
+    ]
+    paths = [[n] for n in range(len(branches))]
+    merge = {"step_idx": 8, "operator_type": "merge", "stateless": True, "branches": paths}
+    fitted["model"] = LinearRegression().fit(both, FAT)
+    return predictor_of([*steps, merge, {"step_idx": 9, "artifact_id": "model"}], fitted)
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [(StandardScaler(), PCA(3)), (PCA(3), None), (None, PCA(3)), (Same(), PCA(2))],
+)
+def test_merged_branches_take_the_channels_that_went_into_them(branches: tuple[Any, ...]) -> None:
+    predictor = merged(*branches)
+    assert predictor.n_features_in_ == X.shape[1]
+    assert predictor.predict(NEW).shape == (len(NEW),)
+
+
+def test_merged_branches_that_do_not_know_their_channels_say_so() -> None:
+    assert not hasattr(merged(Same(), None), "n_features_in_")
+
+
+def test_augmented_channels_are_not_those_that_go_in() -> None:
+    both = np.hstack([X, X])
+    fitted = {"same": Same(), "model": LinearRegression().fit(both, FAT)}
+    steps = [
+        {"step_idx": 0, "artifact_id": "same", "operator_type": "feature_augmentation"},
+        {"step_idx": 1, "artifact_id": "model"},
+    ]
+    assert not hasattr(predictor_of(steps, fitted), "n_features_in_")
 
 
 class Shy:

@@ -126,6 +126,20 @@ def test_all_base_models_travel(store: WorkspaceStore, stack: Any, tmp_path: Pat
         assert isinstance(model, Ridge)
 
 
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_a_stack_takes_the_channels_of_its_bases(
+    store: WorkspaceStore, bases: list[Any], tmp_path: Path, passthrough: bool
+) -> None:
+    made = record_stacking(
+        store, [b.chain_id for b in bases], Ridge(), X, Y, cv=FOLDS, passthrough=passthrough
+    )
+    predictor = store.predictor(made.chain_id)
+    assert predictor.n_features_in_ == X.shape[1]
+    # The export makes up spectra as wide as that, to compare what travels.
+    safe = load_bundle(store.export_chain(made.chain_id, tmp_path / "stack", safe=True))
+    np.testing.assert_array_equal(safe.predict(X), predictor.predict(X))
+
+
 @pytest.mark.parametrize("safe", [False, True])
 def test_a_stack_is_imported_with_its_types_and_exported_again(
     store: WorkspaceStore, stack: Any, tmp_path: Path, safe: bool

@@ -154,15 +154,25 @@ class BranchRecorder:
         Raises
         ------
         InvalidInput
-            A branch that was never entered.
+            A branch that was never entered, or is merged already; or there is none.
         """
         unknown = [list(path) for path in branches or () if tuple(path) not in self._entered]
         if unknown:
-            raise InvalidInput(f"merge: branches that were never entered: {unknown}.")
+            raise InvalidInput(f"merge: branches that were never entered, or are merged already: {unknown}.")
+        level = tuple(self._path)
+        inside = {path for path in self._entered if len(path) > len(level) and path[: len(level)] == level}
+        if branches is None:
+            branches = sorted({path[: len(level) + 1] for path in inside})
+        if not branches:
+            raise InvalidInput(
+                "merge: expected branches of the present one, found none that was entered since the last merge. "
+                "Record each in a `with recorder.branch(number):` first."
+            )
         entry = self._entry("merge", MERGE, {})
         entry["stateless"] = True
-        if branches is not None:
-            entry["branches"] = [list(path) for path in branches]
+        # Named even when they are all: nothing else tells of one in which no step was recorded.
+        entry["branches"] = [list(path) for path in branches]
+        self._entered -= inside
 
     def model(
         self,

@@ -136,6 +136,48 @@ def test_merged_branches_replay_and_travel(
     assert store.check(read_data=True).findings == ()
 
 
+@pytest.mark.parametrize("branches", [None, [[0], [1]]])
+def test_a_branch_without_a_step_passes_its_input_on(
+    store: WorkspaceStore, recorder: BranchRecorder, branches: list[list[int]] | None
+) -> None:
+    scaler = StandardScaler().fit(LEFT)
+    with recorder.branch(0):
+        recorder.step(scaler)
+    with recorder.branch(1):
+        pass
+    recorder.merge(branches)
+    Z = np.hstack([scaler.transform(LEFT), LEFT])
+    model = Ridge().fit(Z, FAT)
+    chain = recorder.model(model)
+    np.testing.assert_array_equal(store.replay_chain(chain, LEFT), model.predict(Z))
+    assert store.predictor(chain).n_features_in_ == LEFT.shape[1]
+
+
+def test_a_second_merge_takes_the_branches_entered_since_the_first(
+    store: WorkspaceStore, recorder: BranchRecorder
+) -> None:
+    first, second = StandardScaler().fit(LEFT), PCA(3, random_state=0)
+    with recorder.branch(0):
+        recorder.step(first)
+    with recorder.branch(1):
+        pass
+    recorder.merge()
+    Z = np.hstack([first.transform(LEFT), LEFT])
+    with recorder.branch(2):
+        pass
+    with recorder.branch(3):
+        recorder.step(second.fit(Z))
+    with pytest.raises(InvalidInput, match=r"merged already: \[\[0\]\]"):
+        recorder.merge([[0], [3]])
+    recorder.merge()
+    with pytest.raises(InvalidInput, match="since the last merge"):
+        recorder.merge()
+    both = np.hstack([Z, second.transform(Z)])
+    model = Ridge().fit(both, FAT)
+    chain = recorder.model(model)
+    np.testing.assert_array_equal(store.replay_chain(chain, LEFT), model.predict(both))
+
+
 def test_sources_kept_apart_within_branches_are_merged_in_the_stored_order(
     store: WorkspaceStore, recorder: BranchRecorder, tmp_path: Path
 ) -> None:

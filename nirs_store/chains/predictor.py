@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
 
-from nirs_store.chains.folds import REFIT, fold_key
+from nirs_store.chains.folds import REFIT
 from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, predict_each, predict_proba, predicted_classes
 from nirs_store.chains.resample import to_grid
+from nirs_store.chains.steps import model_ids
 from nirs_store.chains.width import channels
 from nirs_store.display import block, field_table, short, table
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
@@ -317,9 +318,8 @@ def _folds_alone(chain: Mapping[str, Any], plan: ReplayPlan) -> ReplayPlan | Non
     """The plan of a chain's fold models without its refit; None where there are fewer than two."""
     if len(plan.members) > 1:
         return plan
-    folds = {
-        fold: value for fold, value in (chain.get("fold_artifacts") or {}).items() if fold_key(fold) != REFIT
-    }
+    # They may be named in the model's step alone.
+    folds = {fold: model.artifact_id for fold, model in model_ids(chain)[0].items() if fold != REFIT}
     if len(folds) < 2:
         return None
     try:

@@ -284,6 +284,17 @@ def test_augmented_channels_are_not_those_that_go_in() -> None:
     assert not hasattr(predictor_of(steps, fitted), "n_features_in_")
 
 
+def test_the_spread_counts_folds_that_the_step_of_the_model_names() -> None:
+    models = {str(fold): LinearRegression().fit(X[fold::3], FAT[fold::3]) for fold in range(3)}
+    fitted = {**models, "refit": LinearRegression().fit(X, FAT)}
+    alone = [model.predict(NEW) for model in models.values()]
+    for names in ({fold: fold for fold in models}, {**{fold: fold for fold in models}, "final": "refit"}):
+        predictor = predictor_of([{"step_idx": 0, "fold_artifact_ids": names}], fitted)
+        y, std = predictor.predict(NEW, return_std=True)
+        np.testing.assert_array_equal(y, predictor.predict(NEW))
+        np.testing.assert_allclose(std, spread(alone))
+
+
 class Shy:
     def predict(self, X: np.ndarray) -> np.ndarray:
         return np.zeros(len(X))

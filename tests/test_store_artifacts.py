@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def count(store: WorkspaceStore, artifact_id: str) -> int:
     return int(found["ref_count"])
 
 
+@pytest.fixture
+def other(store: WorkspaceStore, folder: Path) -> Iterator[WorkspaceStore]:
+    """A second store of the workspace, as another process would have one."""
+    with WorkspaceStore(folder) as opened:
+        yield opened
+
+
 def test_the_id_is_the_hash_of_the_file_and_anybody_can_load_the_file(store: WorkspaceStore) -> None:
     model = {"coef": np.arange(5.0)}
     artifact_id = store.save_artifact(model, "dict", "model")
@@ -62,16 +70,46 @@ def test_equal_bytes_of_two_formats_are_one_file_that_the_row_names(
 ) -> None:
     """A second file under another ending would belong to nobody, and heal nothing."""
     first = store.save_artifact({"a": 1}, "dict", "model", "pickle")
-    data = pickle.dumps({"a": 1}, protocol=5)
-    assert store.save_artifact(data, "bytes", "document", "bytes") == first
+    assert store.save_artifact({"a": 1}, "dict", "document", "cloudpickle") == first
     store.flush()
     with WorkspaceStore(folder) as other:
-        assert other.save_artifact(data, "bytes", "document", "bytes") == first
+        assert other.save_artifact({"a": 1}, "dict", "document", "joblib") == first
         store.get_artifact_path(first).chmod(0o644)
         store.get_artifact_path(first).unlink()
-        other.save_artifact(data, "bytes", "document", "bytes")
+        other.save_artifact({"a": 1}, "dict", "document", "cloudpickle")
         other.flush()
     assert [path.suffix for path in (folder / "artifacts").rglob("*.*")] == [".pkl"]
+    assert store.load_artifact(first) == {"a": 1}
+
+
+@pytest.mark.parametrize("formats", [("bytes", "pickle"), ("pickle", "bytes"), ("bytes", "joblib")])
+@pytest.mark.parametrize("where", ["the same store", "another store", "the same transaction"])
+def test_the_bytes_of_an_object_are_not_taken_for_bare_bytes_nor_the_other_way_round(
+    store: WorkspaceStore, other: WorkspaceStore, formats: tuple[str, str], where: str
+) -> None:
+    model = {"a": 1}
+    content = {name: pickle.dumps(model, 5) if name == "bytes" else model for name in formats}
+    with store.transaction() if where == "the same transaction" else nullcontext():
+        first = store.save_artifact(content[formats[0]], "C", "model", formats[0])
+        if where == "another store":
+            store.flush()
+        second = other if where == "another store" else store
+        with pytest.raises(InvalidInput, match=f"as {formats[0]!r} already"):
+            second.save_artifact(content[formats[1]], "C", "model", formats[1])
+    assert store.load_artifact(first) == content[formats[0]]
+    assert second.save_artifact(content[formats[0]], "C", "model", formats[0]) == first
+
+
+def test_bytes_that_another_process_deleted_can_be_saved_as_an_object(
+    store: WorkspaceStore, other: WorkspaceStore
+) -> None:
+    run_id, pipeline_id = begin(other)
+    first = other.save_artifact(pickle.dumps({"a": 1}, 5), "bytes", "document", "bytes")
+    chain_of(other, pipeline_id, first)
+    other.flush()
+    assert store.load_artifact(first) == pickle.dumps({"a": 1}, 5)
+    other.delete_run(run_id)
+    assert store.save_artifact({"a": 1}, "dict", "model", "pickle") == first
     assert store.load_artifact(first) == {"a": 1}
 
 
@@ -300,13 +338,6 @@ def remove(store: WorkspaceStore, run_id: str) -> None:
 
 def slope_of(store: WorkspaceStore, chain_id: str) -> float:
     return round(float(store.replay_chain(chain_id, [[1.0]])[0]), 6)
-
-
-@pytest.fixture
-def other(store: WorkspaceStore, folder: Path) -> Iterator[WorkspaceStore]:
-    """A second store of the workspace, as another process would have one."""
-    with WorkspaceStore(folder) as opened:
-        yield opened
 
 
 def test_an_own_id_given_anew_predicts_with_what_it_names_now(store: WorkspaceStore) -> None:

@@ -111,14 +111,42 @@ def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tu
 
     Two formats can give the same bytes. There must be one file of them, the one that the row names: a
     second would heal nothing and belong to nobody.
+
+    Raises
+    ------
+    InvalidInput
+        The row would load them as something else: as bare bytes, or as an object where bytes are meant.
     """
     known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout, artifact_id)
+    if known is not None and (known["format"] == "bytes") != (format == "bytes"):
+        known = _row_or_memory(engine, artifact_id)
+        if known is not None and (known["format"] == "bytes") != (format == "bytes"):
+            _refuse_other_kind(artifact_id, str(known["format"]), format)
     if known is None:
         return suffix, format
     path = Path(known["artifact_path"])
     if path.stem != artifact_id or path.suffix == f".{suffix}":
         return suffix, format
     return path.suffix, str(known["format"])
+
+
+def _row_or_memory(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    # What this process remembers may be older than a deletion by another one, and the ending of a file tells less
+    # than its row. While the catalog is busy, what was remembered counts.
+    remembered = engine.known.get("artifact", artifact_id)
+    if _in_transaction(engine, artifact_id) is not None:
+        return remembered and dict(remembered)
+    answered, row = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
+    return row if answered else remembered and dict(remembered)
+
+
+def _refuse_other_kind(artifact_id: str, stored: str, format: str) -> None:
+    found, asked = ("bare bytes", "an object") if stored == "bytes" else ("an object", "bare bytes")
+    raise InvalidInput(
+        f"format: these bytes are to be stored as {format!r}, which loads them as {asked}, but artifact "
+        f"{artifact_id[:12]} has the same bytes as {stored!r} already, and loads as {found}. Nothing was stored. "
+        f"Save with format={stored!r}, or in a format that gives other bytes."
+    )
 
 
 def add_blob_row(buffer: Buffer, artifact_id: str, known: dict[str, Any]) -> None:

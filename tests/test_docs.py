@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import nirs_store
 from nirs_store import errors
@@ -31,6 +32,8 @@ PAGES = [
 _FENCE = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _OUTPUT = doctest.OutputChecker()
+# Pages whose shell examples are about the workspace that their programs make.
+_SHELL_TOO = ("docs/guide/agent-evaluation.md",)
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="the documentation is in the checkout")
 
@@ -90,6 +93,12 @@ def test_the_examples_of_a_page_run_from_top_to_bottom_and_print_what_it_says(
             assert _OUTPUT.check_output(output, printed.getvalue(), flags), (
                 f"{page}, line {line}: says that it prints\n{output}\nbut it prints\n{printed.getvalue()}"
             )
+    if page in _SHELL_TOO:
+        monkeypatch.setenv("NIRS_STORE_WORKSPACE", "workspace")
+        for line, code, _ in blocks(page, "sh"):
+            for arguments in calls(code):
+                told = CliRunner().invoke(app, arguments)
+                assert told.exit_code == 0, f"{page}, line {line}: {' '.join(arguments)}: {told.output}"
 
 
 def calls(code: str) -> Iterator[list[str]]:

@@ -86,7 +86,7 @@ class SafekeepingMethods(Facade):
         overwrite : bool
             Replace an existing file.
         dry_run : bool
-            Return what would be in it, and write nothing.
+            Return what would be in it, and write nothing. A path that would be refused is refused.
         progress : callable, optional
             Called with the bytes done and those to do.
 
@@ -101,7 +101,9 @@ class SafekeepingMethods(Facade):
             No file was written.
         """
         if dry_run:
-            return archives.plan_archive(self._engine, runs=runs, files=files, evaluations=evaluations)
+            return archives.plan_archive(
+                self._engine, path, runs=runs, files=files, evaluations=evaluations, overwrite=overwrite
+            )
         return archives.archive(
             self._engine,
             path,

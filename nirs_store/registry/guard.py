@@ -93,28 +93,42 @@ class GuardRules:
         InvalidInput
             A pattern that is not a regular expression, an empty key. Nothing was changed.
         """
-        more_keys, more = _texts(keys, "keys"), _texts(patterns, "patterns")
-        empty = [key for key in more_keys if not plain_key(key)]
-        if empty:
-            raise InvalidInput(f"keys: expected names with letters or digits, found {empty[0]!r}.")
-
-        def merge(now: Guard) -> Guard:
-            return Guard(_united(now.keys, more_keys), _united(now.patterns, more))
-
-        self._set(merge, {"forbid": {"keys": list(more_keys), "patterns": list(more)}})
+        more = _forbidden(keys, patterns)
+        self._set(
+            lambda now: _with(now, more),
+            {"forbid": {"keys": list(more.keys), "patterns": list(more.patterns)}},
+        )
 
     def allow(self, *, keys: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
         """Take rules away; one that is not there is passed over."""
-        less_keys, less = _texts(keys, "keys"), _texts(patterns, "patterns")
-        plain = {plain_key(key) for key in less_keys}
+        less = _rules(keys, patterns)
+        self._set(
+            lambda now: _without(now, less),
+            {"allow": {"keys": list(less.keys), "patterns": list(less.patterns)}},
+        )
 
-        def cut(now: Guard) -> Guard:
-            return Guard(
-                tuple(key for key in now.keys if plain_key(key) not in plain),
-                tuple(pattern for pattern in now.patterns if pattern not in less),
-            )
+    def plan(
+        self,
+        *,
+        forbid_keys: Iterable[str] = (),
+        forbid_patterns: Iterable[str] = (),
+        allow_keys: Iterable[str] = (),
+        allow_patterns: Iterable[str] = (),
+    ) -> dict[str, list[str]]:
+        """Give the rules as they would be after `forbid` and then `allow`; changes nothing.
 
-        self._set(cut, {"allow": {"keys": list(less_keys), "patterns": list(less)}})
+        Returns
+        -------
+        dict of str to list of str
+            ``keys`` and ``patterns``.
+
+        Raises
+        ------
+        InvalidInput
+            As `forbid`.
+        """
+        more, less = _forbidden(forbid_keys, forbid_patterns), _rules(allow_keys, allow_patterns)
+        return as_setting(_without(_with(self._now(), more), less))
 
     def clear(self) -> None:
         """Take all rules away."""
@@ -134,6 +148,32 @@ class GuardRules:
     def __repr__(self) -> str:
         now = self._now()
         return f"<guard: {len(now.keys)} forbidden keys, {len(now.patterns)} forbidden patterns>"
+
+
+def _rules(keys: Iterable[str], patterns: Iterable[str]) -> Guard:
+    return Guard(_texts(keys, "keys"), _texts(patterns, "patterns"))
+
+
+def _forbidden(keys: Iterable[str], patterns: Iterable[str]) -> Guard:
+    """Check new rules: keys that say something, patterns that can be searched."""
+    more = _rules(keys, patterns)
+    empty = [key for key in more.keys if not plain_key(key)]
+    if empty:
+        raise InvalidInput(f"keys: expected names with letters or digits, found {empty[0]!r}.")
+    as_setting(more)
+    return more
+
+
+def _with(now: Guard, more: Guard) -> Guard:
+    return Guard(_united(now.keys, more.keys), _united(now.patterns, more.patterns))
+
+
+def _without(now: Guard, less: Guard) -> Guard:
+    plain = {plain_key(key) for key in less.keys}
+    return Guard(
+        tuple(key for key in now.keys if plain_key(key) not in plain),
+        tuple(pattern for pattern in now.patterns if pattern not in less.patterns),
+    )
 
 
 def _texts(values: Iterable[str], name: str) -> tuple[str, ...]:

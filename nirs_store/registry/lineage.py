@@ -10,6 +10,7 @@ from nirs_store.catalog.access import Connection
 from nirs_store.catalog.audit_queries import check_kind
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.engine import Engine
+from nirs_store.catalog.guard import check_guard
 from nirs_store.catalog.lineage_rows import Link, Ref
 from nirs_store.catalog.values import as_text, to_json
 from nirs_store.errors import InvalidInput, LineageCycle
@@ -54,6 +55,8 @@ class Lineage:
         target: Any,
         link_type: str = "derived_from",
         metadata: Mapping[str, Any] | None = None,
+        *,
+        dry_run: bool = False,
     ) -> list[str]:
         """Record that something was made from one or several sources.
 
@@ -65,11 +68,13 @@ class Lineage:
             Any word: ``"derived_from"``, ``"validated_by"``.
         metadata : mapping, optional
             Plain data.
+        dry_run : bool
+            Only look whether the links can be recorded.
 
         Returns
         -------
         list of str
-            Ids of the links, a source each. A link that is there already is not doubled.
+            Ids of the links, a source each. A link that is there already is not doubled. None of a dry run.
 
         Raises
         ------
@@ -83,19 +88,17 @@ class Lineage:
             raise InvalidInput("link_type: expected a word, found an empty text. Nothing was recorded.")
         values = to_json(None if metadata is None else dict(metadata), "metadata")
         engine = self._engine
-        guarded(engine, "link", {"metadata": metadata, "link_type": kind})
+        told = {"metadata": metadata, "link_type": kind}
+        if dry_run:
+            # Nothing is attempted, so nothing is noted either.
+            check_guard(engine, told)
+            engine.query(lambda con: _linkable(con, sources, target))
+            return []
+        guarded(engine, "link", told)
 
         def work(con: Connection) -> list[str]:
-            to = find_ref(con, target)
-            refs = [find_ref(con, source) for source in _several(sources)]
-            ids = []
-            for ref in refs:
-                if lineage_rows.reaches(con, ref, to):
-                    raise LineageCycle(
-                        f"{ref} came from {to}, so {to} cannot be made from it. Nothing was recorded; "
-                        "store.lineage.tree() shows the way between them."
-                    )
-                ids.append(_record(con, ref, to, kind, values))
+            refs, to = _linkable(con, sources, target)
+            ids = [_record(con, ref, to, kind, values) for ref in refs]
             facts = {"sources": [str(ref) for ref in refs], "link_type": kind}
             note(engine, "link", to.kind, to.id, details=facts, con=con)
             return ids
@@ -103,8 +106,10 @@ class Lineage:
         with attempting(engine, "link"):
             return engine.change(work)
 
-    def unlink(self, sources: Any, target: Any, link_type: str | None = None) -> int:
-        """Remove recorded links; returns how many there were.
+    def unlink(
+        self, sources: Any, target: Any, link_type: str | None = None, *, dry_run: bool = False
+    ) -> int:
+        """Remove recorded links, or with `dry_run` only look for them; returns how many there were.
 
         Raises
         ------
@@ -114,25 +119,15 @@ class Lineage:
         """
         engine = self._engine
 
+        if dry_run:
+            return engine.query(lambda con: _unlinkable(con, sources, target, link_type)[2])
+
         def work(con: Connection) -> int:
-            to, refs, count = find_ref(con, target), [], 0
-            following = {
-                (link.source, link.link_type)
-                for link in lineage_rows.neighbours(con, [to], upstream=True)
-                if link.link_id is None
-            }
-            for source in _several(sources):
-                ref = find_ref(con, source)
-                refs.append(str(ref))
-                removed = lineage_rows.delete_links(con, ref, to, link_type)
-                if not removed and any(ref == of and link_type in (None, kind) for of, kind in following):
-                    raise InvalidInput(
-                        f"That {to} came from {ref} follows from what the store holds, and cannot be taken back "
-                        "by itself. Nothing was changed."
-                    )
-                count += len(removed)
+            refs, to, count = _unlinkable(con, sources, target, link_type)
+            for ref in refs:
+                lineage_rows.delete_links(con, ref, to, link_type)
             if count:
-                facts = {"sources": refs, "link_type": link_type, "removed": count}
+                facts = {"sources": [str(ref) for ref in refs], "link_type": link_type, "removed": count}
                 note(engine, "unlink", to.kind, to.id, details=facts, con=con)
             return count
 
@@ -225,6 +220,43 @@ class Lineage:
 
     def __repr__(self) -> str:
         return f"<lineage of {self._engine.layout.root}>"
+
+
+def _linkable(con: Connection, sources: Any, target: Any) -> tuple[list[Ref], Ref]:
+    """Find both ends of new links; refuses those that would close a circle."""
+    to = find_ref(con, target)
+    refs = [find_ref(con, source) for source in _several(sources)]
+    for ref in refs:
+        if lineage_rows.reaches(con, ref, to):
+            raise LineageCycle(
+                f"{ref} came from {to}, so {to} cannot be made from it. Nothing was recorded; "
+                "store.lineage.tree() or 'nirs-store lineage show' has the way between them."
+            )
+    return refs, to
+
+
+def _unlinkable(
+    con: Connection, sources: Any, target: Any, link_type: str | None
+) -> tuple[list[Ref], Ref, int]:
+    """Find both ends of recorded links and how many there are; refuses those that are not recorded but follow."""
+    to, refs, count = find_ref(con, target), [], 0
+    links = [
+        link
+        for link in lineage_rows.neighbours(con, [to], upstream=True)
+        if link_type in (None, link.link_type)
+    ]
+    # A source that is named twice still has each of its links once.
+    for ref in dict.fromkeys(find_ref(con, source) for source in _several(sources)):
+        refs.append(ref)
+        between = [link for link in links if link.source == ref]
+        recorded = sum(link.link_id is not None for link in between)
+        if between and not recorded:
+            raise InvalidInput(
+                f"That {to} came from {ref} follows from what the store holds, and cannot be taken back "
+                "by itself. Nothing was changed."
+            )
+        count += recorded
+    return refs, to, count
 
 
 def _record(con: Connection, source: Ref, target: Ref, link_type: str, metadata: str | None) -> str:

@@ -68,12 +68,17 @@ class Archive:
 
 def plan_archive(
     engine: Engine,
+    path: str | Path,
     *,
     runs: Sequence[str] | None = None,
     files: Sequence[str] | None = None,
     evaluations: Sequence[str] | None = None,
+    overwrite: bool = False,
 ) -> ArchivePlan:
-    """Look what an archive would hold; writes nothing."""
+    """Look what an archive would hold, and whether it could be written there; writes nothing."""
+    target = Path(path).expanduser().absolute()
+    format_of(target)
+    _check_target(engine, target, overwrite)
 
     def ask(con: Connection) -> ArchivePlan:
         chosen = archive_rows.select(con, runs=runs, files=files, evaluations=evaluations)

@@ -99,6 +99,7 @@ def restore_backup(
     folder: str | Path,
     backup_id: str | None = None,
     *,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> RestoredBackup:
     """Bring a backup back into an empty or new folder.
@@ -113,6 +114,8 @@ def restore_backup(
         Where the workspace is to be.
     backup_id : str, optional
         The newest by default.
+    dry_run : bool
+        Verify the backup and look at the folder; bring nothing back.
     progress : callable, optional
         Called with the bytes done and those to do.
 
@@ -134,6 +137,9 @@ def restore_backup(
         )
     if place.resolve().is_relative_to(source.root.resolve()):
         raise InvalidInput(f"folder: {place} lies inside the folder of backups. Nothing was restored.")
+    if dry_run:
+        verify_backup(target, manifest.backup_id, progress=progress)
+        return RestoredBackup(place, manifest.backup_id, len(manifest.files), _bytes_of(manifest))
     draft = place.with_name(f".{place.name[:80]}.{new_id()}.tmp")
     try:
         ensure_dir(place.parent)
@@ -153,13 +159,18 @@ def restore_backup(
     return RestoredBackup(place, manifest.backup_id, len(manifest.files), size)
 
 
+def _bytes_of(manifest: Manifest) -> int:
+    """Bytes of the files that come back; the same content under two names counts twice."""
+    return manifest.catalog.size + sum(file.size for file in (*manifest.blobs, *manifest.extras))
+
+
 def _fill(source: BackupFolder, manifest: Manifest, draft: Path, progress: Progress | None) -> int:
     for made in Layout(draft).folders:
         ensure_dir(made)
     files = [(source.blob(file.sha256), file, 0o444) for file in manifest.blobs]
     files += [(source.blob(file.sha256), file, 0o644) for file in manifest.extras]
     files += [(source.catalog(manifest.backup_id), manifest.catalog, 0o644)]
-    total, done = sum(file.size for _, file, _ in files), 0
+    total, done = _bytes_of(manifest), 0
     seen: set[str] = set()
     folders = {draft}
     for origin, file, mode in files:

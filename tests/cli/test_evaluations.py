@@ -96,6 +96,43 @@ def test_champions_are_set_and_evaluations_deleted_after_a_dry_run(run: Any, own
     assert "eval_base" not in run("evaluations", "list", "--json", "-w", own).stdout
 
 
+def test_a_dry_run_of_crowning_checks_what_crowning_checks(run: Any, ws: Path) -> None:
+    call = ("evaluations", "crown", "eval_base", "--dry-run", "-w", ws)
+    assert "base would hold rank 1 of loop" in run(*call, "--metric", "time").stdout
+    assert "has no 'nope'" in run(*call, "--metric", "nope", expect=2).stderr
+
+
+def test_a_dry_run_of_archiving_refuses_the_paths_that_archiving_refuses(
+    run: Any, ws: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "there.zip"
+    there.write_bytes(b"mine")
+    for path in (tmp_path / "fat.foo", there, tmp_path / "no" / "a.zip", ws / "artifacts" / "a.zip"):
+        planned = run("archive", path, "--dry-run", "-w", ws, expect=2).stderr
+        assert planned == run("archive", path, "-w", ws, expect=2).stderr
+    assert "dry run" in run("archive", there, "--overwrite", "--dry-run", "-w", ws).stdout
+    assert there.read_bytes() == b"mine"
+
+
+def test_a_dry_run_of_restoring_looks_at_the_folder_and_tells_what_restoring_tells(
+    run: Any, own: Path, tmp_path: Path
+) -> None:
+    target, full = tmp_path / "bk", tmp_path / "full"
+    # The same content twice: restored as two files.
+    for name in ("a", "b"):
+        (own / "library").mkdir(exist_ok=True)
+        (own / "library" / name).write_text("notes")
+    run("backup", "create", target, "-w", own)
+    full.mkdir()
+    (full / "mine").touch()
+    for folder in (full, target / "inside"):
+        planned = run("restore", target, folder, "--dry-run", expect=2).stderr
+        assert planned == run("restore", target, folder, expect=2).stderr
+    planned = json.loads(run("restore", target, tmp_path / "new", "--dry-run", "--json").stdout)
+    restored = json.loads(run("restore", target, tmp_path / "new", "--json").stdout)
+    assert {**planned, "dry_run": False} == restored
+
+
 def test_mistakes_end_with_the_code_of_their_class(run: Any, ws: Path) -> None:
     assert "There are: loop" in run("evaluations", "leaderboard", "lop", "-w", ws, expect=3).stderr
     assert "Did you mean" in run("evaluations", "list", "--status", "faild", "-w", ws, expect=2).stderr

@@ -79,6 +79,41 @@ def test_the_history_of_what_is_deleted_is_there(workspace: Workspace) -> None:
     workspace.run("audit", "history", "nothing-there", code=3)
 
 
+def test_a_dry_run_of_links_refuses_what_linking_refuses(workspace: Workspace) -> None:
+    first, second, third = workspace.runs
+    workspace.run("lineage", "link", first, second)
+    real = workspace.run("lineage", "link", second, first, code=2).output
+    assert workspace.run("lineage", "link", second, first, "--dry-run", code=2).output == real
+    workspace.run("lineage", "link", first, first, "--dry-run", code=2)
+    workspace.run("lineage", "link", first, second, "--type", " ", "--dry-run", code=2)
+    assert "0 links would" in workspace.run("lineage", "unlink", first, third, "--dry-run").output
+    assert "1 links would" in workspace.run("lineage", "unlink", first, second, "--dry-run").output
+    assert "Removed 1 links" in workspace.run("lineage", "unlink", first, second).output
+    with WorkspaceStore(workspace.path) as store:
+        pipeline = store.list_pipelines(first)["pipeline_id"][0]
+    for dry in ([], ["--dry-run"]):
+        follows = workspace.run("lineage", "unlink", first, pipeline, *dry, code=2).output
+        assert "follows from what the store holds" in follows
+
+
+def test_a_dry_run_of_links_notes_no_attempt_and_keeps_the_guard(workspace: Workspace) -> None:
+    first, second, _ = workspace.runs
+    workspace.run("audit", "guard", "--forbid", "secret")
+    workspace.run("lineage", "link", first, second, "--type", "secret", "--dry-run", code=2)
+    assert "No entries" in workspace.run("audit", "log", "--failed").output
+    assert workspace.run("lineage", "unlink", first, second).output == "Removed 0 links.\n"
+
+
+def test_a_dry_run_of_the_guard_prints_the_rules_that_would_be(workspace: Workspace) -> None:
+    call = ("audit", "guard", "--patients", "--forbid", "x+", "--allow-key", "email")
+    planned = workspace.run(*call, "--dry-run").output
+    assert "No rules" in workspace.run("audit", "guard").output
+    assert planned == workspace.run(*call).output + "Nothing was changed (dry run).\n"
+    for wrong in (["--forbid", "("], ["--forbid-key", "-"], ["--forbid", "(", "--allow", "("]):
+        refused = workspace.run("audit", "guard", *wrong, "--dry-run", code=2).output
+        assert workspace.run("audit", "guard", *wrong, code=2).output == refused
+
+
 def test_the_guard_and_the_switch(workspace: Workspace) -> None:
     assert "dry run" in workspace.run("audit", "guard", "--forbid-key", "mrn", "--dry-run").output
     assert "No rules" in workspace.run("audit", "guard").output

@@ -45,7 +45,12 @@ def command(
         made: Archive | ArchivePlan
         if dry_run:
             made = store.archive(
-                path, runs=ids, files=files or None, evaluations=evaluations or None, dry_run=True
+                path,
+                runs=ids,
+                files=files or None,
+                evaluations=evaluations or None,
+                overwrite=overwrite,
+                dry_run=True,
             )
         else:
             made = store.archive(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -171,11 +170,13 @@ def guard(
     more = (*keys, *(PATIENT_KEYS if patients else ()))
     with open_store(workspace) as store:
         rules = store.audit.guard
+        found = rules.plan(
+            forbid_keys=more, forbid_patterns=patterns, allow_keys=fewer_keys, allow_patterns=fewer
+        )
         if not dry_run and (more or patterns):
             rules.forbid(keys=more, patterns=patterns)
         if not dry_run and (fewer_keys or fewer):
             rules.allow(keys=fewer_keys, patterns=fewer)
-        found: dict[str, Any] = {"keys": list(rules.keys), "patterns": list(rules.patterns)}
     if as_json:
         print_json(found)
         return

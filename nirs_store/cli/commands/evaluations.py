@@ -246,9 +246,9 @@ def crown(
 
     with open_store(workspace) as store:
         identifier = _find(store, evaluation)
+        found = store.evaluations.plan_champion(identifier, metric=metric, rank=rank)
         if not dry_run:
             store.evaluations.set_champion(identifier, metric=metric, rank=rank, note=note)
-        found = store.evaluations.get(identifier) or {}
     if as_json:
         told = {"suite": found["suite"], "model_id": found["model_id"], "evaluation_id": identifier}
         print_json({**told, "rank": rank, "dry_run": dry_run})

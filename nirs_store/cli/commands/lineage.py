@@ -73,8 +73,7 @@ def link(sources: tuple[str, ...], target: str, link_type: str, dry_run: bool, w
     with open_store(workspace) as store:
         found = [thing(store, source) for source in sources]
         made = thing(store, target)
-        if not dry_run:
-            store.lineage.link(found, made, link_type)
+        store.lineage.link(found, made, link_type, dry_run=dry_run)
     for source in sources:
         click.echo(f"{source} -> {target} ({link_type})")
     if dry_run:
@@ -94,8 +93,5 @@ def unlink(source: str, target: str, link_type: str | None, dry_run: bool, works
 
     with open_store(workspace) as store:
         first, second = thing(store, source), thing(store, target)
-        if dry_run:
-            click.echo(f"{source} -> {target} would be removed (dry run).")
-            return
-        count = store.lineage.unlink([first], second, link_type)
-    click.echo(f"Removed {count} links.")
+        count = store.lineage.unlink([first], second, link_type, dry_run=dry_run)
+    click.echo(f"{count} links would be removed (dry run)." if dry_run else f"Removed {count} links.")

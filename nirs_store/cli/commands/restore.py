@@ -58,20 +58,12 @@ def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> Non
 def _backup(source: Path, folder: Path | None, backup_id: str | None, dry_run: bool, as_json: bool) -> None:
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._progress import progress
-    from nirs_store.upkeep.backup_restore import restore_backup, verify_backup
+    from nirs_store.upkeep.backup_restore import restore_backup
 
     if folder is None:
         raise click.UsageError("Name the empty FOLDER that the backup is to be brought back into.")
     with progress("Verifying" if dry_run else "Restoring") as show:
-        if dry_run:
-            manifest = verify_backup(source, backup_id, progress=show)
-            told = {
-                "backup_id": manifest.backup_id,
-                "files": len(manifest.files),
-                "bytes": manifest.size_bytes,
-            }
-        else:
-            told = restore_backup(source, folder, backup_id, progress=show).to_dict()
+        told = restore_backup(source, folder, backup_id, dry_run=dry_run, progress=show).to_dict()
     if as_json:
         print_json({**told, "folder": str(folder), "dry_run": dry_run})
         return

@@ -17,7 +17,7 @@ from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id
 from nirs_store.registry.evaluations.scoring import better_of, sort_value
 
-__all__ = ["BY_HAND", "FOUND", "choose", "crown", "find", "improvements", "put", "value_of"]
+__all__ = ["BY_HAND", "FOUND", "choice", "choose", "crown", "find", "improvements", "put", "value_of"]
 
 FOUND = "found"
 BY_HAND = "hand"
@@ -103,8 +103,10 @@ def put(
     return champion_id
 
 
-def choose(con: Connection, evaluation_id: str, metric: str | None, rank: int, words: str | None) -> str:
-    """Set a champion by hand."""
+def choice(
+    con: Connection, evaluation_id: str, metric: str | None, rank: int
+) -> tuple[dict[str, Any], str, dict[str, Any] | None]:
+    """Check a choice by hand: its evaluation, the metric, and who holds the rank so far."""
     evaluation = rows.evaluation_of(con, evaluation_id)
     if evaluation is None:
         raise UnknownId("evaluation", evaluation_id, "Nothing was changed.")
@@ -118,7 +120,12 @@ def choose(con: Connection, evaluation_id: str, metric: str | None, rank: int, w
             f"metric: evaluation {evaluation_id} has no {chosen!r}; it has {', '.join(evaluation['scores'])}. "
             "Nothing was changed."
         )
-    held = _holder(con, evaluation["suite"], chosen, rank)
+    return evaluation, chosen, _holder(con, evaluation["suite"], chosen, rank)
+
+
+def choose(con: Connection, evaluation_id: str, metric: str | None, rank: int, words: str | None) -> str:
+    """Set a champion by hand."""
+    evaluation, chosen, held = choice(con, evaluation_id, metric, rank)
     return put(con, evaluation, chosen, rank, BY_HAND, words, held)
 
 

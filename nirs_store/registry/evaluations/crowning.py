@@ -40,6 +40,34 @@ class Crowning(Questions):
         )
         return str(made)
 
+    def plan_champion(
+        self, evaluation_id: str, *, metric: str | None = None, rank: int = 1
+    ) -> dict[str, Any]:
+        """Tell what `set_champion` would do, and change nothing.
+
+        Returns
+        -------
+        dict
+            ``suite, metric, rank, model_id, evaluation_id, value``, and ``previous_model``, who holds the rank now.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+            As `set_champion`.
+        """
+        evaluation, chosen, held = self._engine.query(
+            lambda con: champions.choice(con, evaluation_id, metric, rank)
+        )
+        return {
+            "suite": evaluation["suite"],
+            "metric": chosen,
+            "rank": rank,
+            "model_id": evaluation["model_id"],
+            "evaluation_id": evaluation_id,
+            "value": champions.value_of(evaluation, chosen),
+            "previous_model": None if held is None else held["model_id"],
+        }
+
     def find_champions(self, suite: str, *, metric: str | None = None, top: int = 1) -> pl.DataFrame:
         """Find the champions of a suite anew among all its evaluations, also where one was set by hand.
 

@@ -15,7 +15,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -433,9 +433,10 @@ class Engine:
         if self._keeper.is_this_thread:
             # The collector came upon the store in the middle of what its keeper does, a transaction maybe, and the
             # locks let their own thread in. Not a daemon: the interpreter waits for what it commits.
-            threading.Thread(target=self._finish, name="nirs_store end").start()
-        else:
-            self._finish()
+            with suppress(RuntimeError):  # the interpreter is ending and starts no threads
+                threading.Thread(target=self._finish, name="nirs_store end").start()
+                return
+        self._finish()
 
     def _finish(self) -> None:
         if self.closed:

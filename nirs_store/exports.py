@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import yaml
 
 from nirs_store.blobs.durable import ensure_dir, write_file
@@ -88,19 +89,57 @@ def export_predictions_parquet(
     if include_arrays:
         for name in prediction_queries.ARRAY_NAMES:
             values = [arrays.get(key, {}).get(name) for key in table["prediction_id"]]
-            # Predictions of one column may be (n,) here and (n, 1) there; a column has one nesting.
-            depth = max((value.ndim for value in values if value is not None), default=1)
-            lists = [
-                None if value is None else value.reshape(value.shape + (1,) * (depth - value.ndim)).tolist()
-                for value in values
-            ]
-            # strict=False settles on one type for the whole column, not on that of its first rows.
-            column = (
-                pl.Series(name, lists, strict=False)
-                if any(lists)
-                else pl.Series(name, lists, pl.List(pl.Float64))
-            )
-            table = table.with_columns(column)
+            table = table.with_columns(_column(name, values))
     sink = io.BytesIO()
     table.write_parquet(sink)
     return _write(Path(output_path), sink.getvalue())
+
+
+def _column(name: str, values: list[np.ndarray | None]) -> pl.Series:
+    """The arrays of a table's rows as one column of lists.
+
+    Raises
+    ------
+    InvalidInput
+        Parquet has no such values.
+    """
+    given = [value for value in values if value is not None]
+    # Predictions of one column may be (n,) here and (n, 1) there; a column has one nesting.
+    depth = max((value.ndim for value in given), default=1)
+    units = {np.datetime_data(value.dtype)[0] for value in given if value.dtype.kind in "mM"}
+    kinds = {value.dtype.kind for value in given if value.size}
+    fine = "ns" in units and bool(kinds)
+    if "c" in kinds or units & {"ps", "fs", "as"} or (fine and kinds not in ({"M"}, {"m"})):
+        raise InvalidInput(
+            f"{name}: a column of Parquet has no complex numbers, no times finer than nanoseconds, and none beside "
+            f"something else; found arrays of {', '.join(sorted({str(value.dtype) for value in given}))}. Nothing was "
+            "written. Export without arrays, or other predictions."
+        )
+    if fine:
+        # Python's own times end at microseconds, so numpy gives whole numbers for these.
+        inner = pl.Datetime("ns") if kinds == {"M"} else pl.Duration("ns")
+        lists = [None if value is None else _nested(_nanoseconds(value), depth) for value in values]
+        return pl.Series(name, lists, _lists(pl.Int64(), depth)).cast(_lists(inner, depth))
+    lists = [None if value is None else _nested(value, depth) for value in values]
+    # strict=False settles on one type for the whole column, not on that of its first rows.
+    return pl.Series(name, lists, strict=False) if any(lists) else pl.Series(name, lists, pl.List(pl.Float64))
+
+
+def _nested(value: np.ndarray, depth: int) -> list[Any]:
+    nested: list[Any] = value.reshape(value.shape + (1,) * (depth - value.ndim)).tolist()
+    return nested
+
+
+def _nanoseconds(value: np.ndarray) -> np.ndarray:
+    if not value.size:
+        return value
+    fine = value.astype(f"{value.dtype.kind}8[ns]")
+    numbers = fine.astype(np.int64).astype(object)
+    numbers[np.isnat(fine)] = None
+    return numbers
+
+
+def _lists(inner: pl.DataType, depth: int) -> pl.DataType:
+    for _ in range(depth):
+        inner = pl.List(inner)
+    return inner

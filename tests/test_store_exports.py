@@ -100,6 +100,41 @@ def test_labels_and_numbers_in_one_export_become_text(store: WorkspaceStore, tmp
     assert [float(text) for text in found[second]["y_pred"]] == [1.0, 2.5]
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("datetime64[ns]", pl.Datetime("ns")), ("timedelta64[ns]", pl.Duration("ns"))]
+)
+def test_times_in_nanoseconds_stay_times(
+    store: WorkspaceStore, tmp_path: Path, kind: str, dtype: pl.DataType
+) -> None:
+    _, pipeline_id = begin(store)
+    moments = np.array([1_577_836_800_000_000_001, 5], "i8").astype(kind)
+    moments = np.append(moments, np.array(["NaT"], kind))
+    for values in (moments, moments[:, None], np.array([])):
+        prediction_id = store.save_prediction(pipeline_id, None, **prediction())
+        store.save_prediction_arrays(prediction_id, None, values)
+    table = pl.read_parquet(store.export_predictions_parquet(tmp_path / "p.parquet", include_arrays=True))
+    assert table["y_pred"].dtype == pl.List(pl.List(dtype))
+    flat = table["y_pred"].explode().explode().cast(pl.Int64).drop_nulls()
+    assert flat.to_list() == [1_577_836_800_000_000_001, 5] * 2
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [[np.array([1j])], [np.array([1], "M8[ps]")], [np.array([1], "M8[ns]"), np.array([1.0])]],
+    ids=["complex", "picoseconds", "mixed"],
+)
+def test_arrays_that_parquet_cannot_hold_are_refused_and_nothing_is_written(
+    store: WorkspaceStore, tmp_path: Path, arrays: list[np.ndarray]
+) -> None:
+    _, pipeline_id = begin(store)
+    for values in arrays:
+        prediction_id = store.save_prediction(pipeline_id, None, **prediction())
+        store.save_prediction_arrays(prediction_id, None, values)
+    with pytest.raises(InvalidInput, match="y_pred: a column of Parquet"):
+        store.export_predictions_parquet(tmp_path / "p.parquet", include_arrays=True)
+    assert not (tmp_path / "p.parquet").exists()
+
+
 def test_unknown_ids_are_refused_and_write_nothing(store: WorkspaceStore, tmp_path: Path) -> None:
     calls: list[Any] = [
         lambda: store.export_pipeline_config("nobody", tmp_path / "x"),

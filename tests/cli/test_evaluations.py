@@ -139,6 +139,15 @@ def test_mistakes_end_with_the_code_of_their_class(run: Any, ws: Path) -> None:
     assert "fits 2 evaluations" in run("evaluations", "show", "eval_", "-w", ws, expect=2).stderr
 
 
+@pytest.mark.parametrize("question", ["leaderboard", "trend"])
+def test_a_metric_that_nothing_has_is_refused(question: str, run: Any, ws: Path) -> None:
+    refused = run("evaluations", question, "loop", "--metric", "rewrd", "-w", ws, expect=2).stderr
+    assert "Did you mean 'reward'" in refused
+    for known in ("time", "success_rate"):  # the rate is a metric of every suite, recorded or not
+        run("evaluations", question, "loop", "--metric", known, "-w", ws)
+    run("evaluations", "leaderboard", "loop", "--metric", "noise", "-w", ws)  # of the episodes
+
+
 def test_an_archive_is_planned_written_and_brought_back(run: Any, ws: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.tar.gz"
     assert (
@@ -157,6 +166,36 @@ def test_an_archive_is_planned_written_and_brought_back(run: Any, ws: Path, tmp_
     path.write_bytes(path.read_bytes()[:100])
     run("restore", path, *other, expect=10)
     run("restore", path, tmp_path / "x", *other, expect=2)
+
+
+def test_an_archive_makes_the_workspace_where_there_is_no_folder_or_an_empty_one(
+    run: Any, ws: Path, tmp_path: Path
+) -> None:
+    path, new, empty, full = (tmp_path / name for name in ("a.zip", "in/new", "empty", "full"))
+    run("archive", path, "-w", ws)
+    empty.mkdir()
+    full.mkdir()
+    (full / "mine").touch()
+    for folder in (new, empty):
+        planned = run("restore", path, "--dry-run", "-w", folder).stdout
+        assert "would become a workspace" in planned
+        assert not folder.exists() or not any(folder.iterdir())
+        assert "Restored" in run("restore", path, "-w", folder).stdout
+        assert "eval_base" in run("evaluations", "list", "--json", "-w", folder).stdout
+    run("restore", path, "-w", full, expect=7)
+    assert [each.name for each in full.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_an_archive_that_is_refused_leaves_no_workspace_behind(
+    dry: list[str], run: Any, ws: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tar.gz"
+    run("restore", path, *dry, "-w", tmp_path / "new", expect=10)
+    run("archive", path, "-w", ws)
+    path.write_bytes(path.read_bytes()[:-400])
+    run("restore", path, *dry, "-w", tmp_path / "new", expect=10)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
 def test_backups_are_made_listed_verified_pruned_and_restored(run: Any, own: Path, tmp_path: Path) -> None:

@@ -79,6 +79,20 @@ def test_the_history_of_what_is_deleted_is_there(workspace: Workspace) -> None:
     workspace.run("audit", "history", "nothing-there", code=3)
 
 
+def test_the_log_finds_the_short_ids_that_it_shows(workspace: Workspace) -> None:
+    first, second, _ = workspace.runs
+    workspace.run("tag", first, "meat")
+    workspace.run("tag", second, "meat")
+    assert first[-8:] in workspace.run("audit", "log").output
+    whole = workspace.run("audit", "log", "--object", f"run:{first}").output
+    assert workspace.run("audit", "log", "--object", f"run:{first[-8:]}").output == whole
+    workspace.run("delete", first, "--yes")
+    gone = workspace.run("audit", "log", "--object", f"run:{first[-8:]}", "--json").output
+    assert {entry["object_id"] for entry in json.loads(gone)} == {first}
+    workspace.run("audit", "log", "--object", "run:00000000", code=3)
+    assert "No entries" in workspace.run("audit", "log", "--object", "evaluation").output
+
+
 def test_a_dry_run_of_links_refuses_what_linking_refuses(workspace: Workspace) -> None:
     first, second, third = workspace.runs
     workspace.run("lineage", "link", first, second)
@@ -152,6 +166,10 @@ def test_a_policy_from_a_file(workspace: Workspace, tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
     path.write_text(json.dumps({"rules": [{"policy": "keep_recent", "on": "run", "count": 2}]}))
     assert "first" in workspace.run("retention", "run", "--file", str(path), "--dry-run").output
+    workspace.run("retention", "set", "--recent", "2", "--on", "run")
+    for command in ("show", "run --dry-run"):
+        path.write_text(workspace.run("retention", *command.split(), "--json").output)
+        assert "first" in workspace.run("retention", "run", "--file", str(path), "--dry-run").output
     path.write_text("{")
     workspace.run("retention", "run", "--file", str(path), "--dry-run", code=2)
     path.write_text(json.dumps({"rules": [{"policy": "keep_recnt"}]}))

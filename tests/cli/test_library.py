@@ -54,6 +54,16 @@ def test_templates_are_listed_and_shown(run: Any, run_json: Any, tmp_path: Path)
     )
 
 
+def test_templates_are_listed_of_a_workspace_or_a_folder_of_templates_only(run: Any, tmp_path: Path) -> None:
+    for folder in (tmp_path / "none", tmp_path):
+        assert "is not a workspace" in run("library", "list", "-w", folder, expect=7).stderr
+    run("init", tmp_path / "ws")
+    (tmp_path / "ws" / "store.duckdb").unlink()
+    assert "pls_baseline" in run("library", "list", "-w", tmp_path / "ws").stdout
+    WorkspaceStore(tmp_path / "bare").close()
+    assert run("library", "list", "-w", tmp_path / "bare").stdout == "No templates.\n"
+
+
 def test_a_recorded_chain_becomes_a_template_that_runs(run: Any, own_copy: Any, data: Path) -> None:
     result = own_copy.chains["better"]
     run("library", "save", result.chain_id[-8:], "mine", "--tag", "pls", "-w", own_copy.path)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option
 from nirs_store.lazily import polars as pl
+
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
 
 _FORMATS = ("json", "jsonl", "csv")
 
@@ -40,15 +44,15 @@ def log(
     """List entries, newest first."""
     from nirs_store.cli._workspace import open_store
 
-    kind, _, identifier = (thing or "").partition(":")
     with open_store(workspace) as store:
+        kind, identifier = _about(store, thing or "")
         entries = store.audit.query(
             operations or None,
             False if failed else None,
             since,
             until,
-            kind or None,
-            identifier or None,
+            kind,
+            identifier,
             limit=limit,
             newest_first=True,
         )
@@ -187,6 +191,34 @@ def guard(
         click.echo("No rules.")
     if dry_run:
         click.echo("Nothing was changed (dry run).")
+
+
+def _about(store: WorkspaceStore, thing: str) -> tuple[str | None, str | None]:
+    """Give the kind and the whole id of what entries are about, also of what is deleted by now."""
+    from nirs_store.cli._things import thing as find_thing
+    from nirs_store.errors import InvalidInput, UnknownId
+
+    kind, _, identifier = thing.partition(":")
+    if not identifier:
+        return kind or None, None
+    noted = store.audit.query(object_kind=kind)["object_id"].drop_nulls().unique(maintain_order=True)
+    if identifier in noted:
+        return kind, identifier
+    try:
+        found = find_thing(store, thing)
+    except UnknownId:
+        found = thing
+    if isinstance(found, tuple):
+        return found
+    # As the table shows it, which has no more than the end of an id.
+    near = [each for each in noted if len(identifier) >= 4 and each.endswith(identifier)]
+    if len(near) > 1:
+        raise InvalidInput(
+            f"{identifier!r} fits {len(near)} {kind}s: {', '.join(near[:3])}. Write more of the id."
+        )
+    if not near:
+        raise UnknownId(kind, identifier, "'nirs-store audit log' lists what there are entries about.")
+    return kind, near[0]
 
 
 def _print(entries: pl.DataFrame, as_json: bool) -> None:

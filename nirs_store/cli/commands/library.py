@@ -32,6 +32,9 @@ def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, w
     """List the templates of a workspace."""
     from nirs_store.cli._output import print_json, print_table
 
+    if not (workspace / "library").is_dir():
+        # Templates alone are enough; without any, a name mistyped must not look like an empty library.
+        _check_workspace(workspace)
     found = _library(workspace).list_templates(category=category, tags=list(tags) or None)
     if as_json:
         print_json(found)
@@ -198,6 +201,12 @@ def _library(workspace: Path) -> PipelineLibrary:
     from nirs_store.library import PipelineLibrary
 
     return PipelineLibrary(workspace)
+
+
+def _check_workspace(workspace: Path) -> None:
+    from nirs_store.cli._workspace import open_store
+
+    open_store(workspace).close()
 
 
 def _split(template: str) -> tuple[str, str | None]:

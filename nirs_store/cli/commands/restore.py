@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option
+
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
 
 
 @click.command("restore", cls=Command)
@@ -23,7 +31,8 @@ def command(
     """Bring an archive into the workspace, or a backup into an empty FOLDER.
 
     SOURCE is a .tar.gz, .tar.zst or .zip file, or a folder of backups. Everything is verified first; with
-    --dry-run that is all. An archive adds what is not there yet. Models are pickles: restore only what people
+    --dry-run that is all. An archive adds what is not there yet, and makes the workspace where the folder is
+    missing or empty. Models are pickles: restore only what people
     made whom you trust.
     """
     if source.is_dir():
@@ -41,11 +50,17 @@ def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> Non
     from nirs_store.cli._progress import progress
     from nirs_store.cli._workspace import open_store
 
-    with open_store(workspace) as store, progress("Verifying") as show:
+    new = not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir()))
+    place = _new_workspace(workspace, dry_run) if new else open_store(workspace)
+    with place as store, progress("Verifying") as show:
         found = store.restore_archive(source, dry_run=dry_run, progress=show)
     if as_json:
-        print_json(found.to_dict())
+        print_json({**found.to_dict(), "new_workspace": new})
         return
+    if new:
+        click.echo(
+            f"{workspace} {'would become' if dry_run else 'is'} a workspace{'' if dry_run else ' now'}."
+        )
     for table, count in found.rows.items():
         click.echo(f"  {count:>8} {table}")
     click.echo(f"  {found.blobs:>8} blobs ({human_bytes(found.blob_bytes)})")
@@ -53,6 +68,31 @@ def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> Non
         click.echo("Everything is there already.")
     else:
         click.echo("Nothing was changed (dry run)." if dry_run else "Restored.")
+
+
+@contextmanager
+def _new_workspace(workspace: Path, dry_run: bool) -> Iterator[WorkspaceStore]:
+    """Make a workspace that takes its name when all went well, so that a refused archive leaves none behind."""
+    from nirs_store.blobs.durable import ensure_dir, fsync_dir
+    from nirs_store.ids import new_id
+    from nirs_store.store import WorkspaceStore
+
+    place = workspace.expanduser().absolute()
+    if dry_run:
+        with TemporaryDirectory(prefix="nirs_store-") as folder, WorkspaceStore(folder) as store:
+            yield store
+        return
+    draft = place.with_name(f".{place.name[:80]}.{new_id()}.tmp")
+    ensure_dir(place.parent)
+    try:
+        with WorkspaceStore(draft) as store:
+            yield store
+        if place.exists():
+            place.rmdir()
+        draft.rename(place)
+        fsync_dir(place.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _backup(source: Path, folder: Path | None, backup_id: str | None, dry_run: bool, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -48,6 +48,7 @@ def leaderboard(
     for entry in found.items:
         interval = estimate(entry.table, found.metric, recorded=entry.recorded, **drawing)
         lines.append((entry, interval))
+    _check_metric(found, metric, (interval.value for _, interval in lines))
     strengths = [sort_value(interval.value, found.better) for _, interval in lines]
     order = sorted(range(len(lines)), key=lambda i: (-strengths[i], lines[i][0].model_id))
     table = [
@@ -65,6 +66,18 @@ def leaderboard(
         for i in order
     ]
     return pl.DataFrame(table, schema=_board())
+
+
+def _check_metric(found: Entries, asked: str | None, values: Iterable[float | None]) -> None:
+    """Refuse a metric that nothing has: a typing error would else be a table without values."""
+    if asked is None or not found.items or any(value is not None for value in values):
+        return
+    known = {"success_rate"}
+    for entry in found.items:
+        known |= entry.scores.keys()
+        if entry.table is not None:
+            known |= {name for name in entry.table.columns if entry.table[name].dtype.is_numeric()}
+    one_of("metric", asked, sorted(known))
 
 
 def _cells(interval: Interval) -> dict[str, Any]:
@@ -226,6 +239,7 @@ def trend(engine: Engine, suite: str, metric: str | None, *, model_id: str | Non
     """See `Evaluations.trend`."""
     models = None if model_id is None else [model_id]
     found = entries_of(engine, suite, metric, models=models, which="all", tables=False)
+    _check_metric(found, metric, (entry.recorded for entry in found.items))
     values = [math.nan if entry.recorded is None else entry.recorded for entry in found.items]
     begun = found.items[0].created_at if found.items else None
     days = np.array([(entry.created_at - begun).total_seconds() / 86400 for entry in found.items if begun])

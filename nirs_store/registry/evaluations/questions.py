@@ -262,7 +262,7 @@ class Questions:
 
         Raises
         ------
-        UnknownId
+        UnknownId, InvalidInput
         """
         return boards.trend(self._engine, suite, metric, model_id=model_id)
 

@@ -8,6 +8,7 @@ from typing import Any
 from nirs_store.catalog import predictions, records
 from nirs_store.catalog.values import as_text
 from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.chains.saving import check_numbers, check_weights
 from nirs_store.facade.base import Facade
 from nirs_store.registry.audit import attempted
 
@@ -163,8 +164,12 @@ class RecordingMethods(Facade):
             No such pipeline.
         ArtifactMissing
             An artifact that the chain names is not there; nothing was recorded.
+        InvalidInput
+            A step without a number, or weights that do not fit the folds; nothing was recorded.
         """
         ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
+        check_numbers(steps, model_step_idx, source_index)
+        check_weights(fold_weights, fold_artifacts, steps, model_step_idx)
         return records.save_chain(
             self._engine,
             pipeline_id,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
@@ -62,6 +63,8 @@ def build(folder: Path) -> dict[str, Any]:
         store.complete_pipeline(good, 0.1, None, "accuracy", 5)
         stack = record_stacking(store, [recorded.chain_id], Ridge(), X, y, cv=KFold(3))
         stacked = store.replay_chain(stack.chain_id, X)
+        frame = pd.DataFrame(X, columns=[f"band {number}" for number in range(X.shape[1])])
+        named = record_cross_validation(store, Ridge(), frame, y, cv=KFold(3), dataset_name="named")
         predictor = store.predictor(recorded.chain_id)
         predictor.predict(X)
         kept = store.save_artifact(predictor, "nirs_store.chains.predictor.ChainPredictor", "model", "joblib")
@@ -95,6 +98,7 @@ def build(folder: Path) -> dict[str, Any]:
         assert chain is not None
         store.export_chain(recorded.chain_id, folder / "model.n4a")
         predicted = store.replay_chain(recorded.chain_id, X)
+        named_predicted = store.replay_chain(named.chain_id, frame)
         assert np.array_equal(store.replay_chain(stack.chain_id, X), stacked)
         assert np.array_equal(load_bundle(folder / "model.n4a", allow_pickle=True).predict(X), predicted)
     return {
@@ -106,10 +110,14 @@ def build(folder: Path) -> dict[str, Any]:
         "good": good,
         "bad": bad,
         "text": text,
-        "n_predictions": len(recorded.prediction_ids) + 1 + len(stack.prediction_ids),
+        "n_predictions": sum(len(r.prediction_ids) for r in (recorded, stack, named)) + 1,
         "stack": stack.chain_id,
         "stack_run": stack.run_id,
         "stacked": stacked.tolist(),
+        "named": named.chain_id,
+        "named_run": named.run_id,
+        "named_columns": list(frame.columns),
+        "named_predicted": named_predicted.tolist(),
         "records": [scaler.to_dict() | {"created_at": None}, record.to_dict() | {"created_at": None}],
         "rmsecv": recorded.value,
         "files": [first.version_id, second.version_id],

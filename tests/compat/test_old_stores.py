@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nirs_store import WorkspaceStore, load_bundle
 from nirs_store.catalog.schema import SCHEMA_VERSION
+from nirs_store.errors import ShapeMismatch
 
 ARCHIVES = sorted((Path(__file__).parent / "stores").glob("*.zip"))
 
@@ -39,7 +41,7 @@ def test_a_frozen_store_answers_as_it_did(frozen: tuple[Path, dict[str, Any]]) -
     folder, expected = frozen
     with WorkspaceStore(folder / "workspace") as store:
         status = dict(store.list_runs().select("run_id", "status").iter_rows())
-        stacked = {expected["stack_run"]: "completed"} if "stack_run" in expected else {}
+        stacked = {expected[key]: "completed" for key in ("stack_run", "named_run") if key in expected}
         assert status == {expected["recorded_run"]: "completed", expected["run_id"]: "failed"} | stacked
         run = store.get_run(expected["run_id"])
         assert run is not None
@@ -106,6 +108,20 @@ def test_a_frozen_predictor_that_was_pickled_predicts_as_it_did(
     with WorkspaceStore(folder / "workspace") as store:
         predictor = store.load_artifact(expected["predictor"])
     np.testing.assert_allclose(predictor.predict(np.array(expected["X"])), expected["predicted"], rtol=1e-9)
+
+
+def test_a_frozen_chain_of_named_columns_predicts_as_it_did_and_takes_no_others(
+    frozen: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, expected = frozen
+    if "named" not in expected:
+        pytest.skip("older than these")
+    frame = pd.DataFrame(np.array(expected["X"]), columns=expected["named_columns"])
+    with WorkspaceStore(folder / "workspace") as store:
+        found = store.replay_chain(expected["named"], frame)
+        np.testing.assert_allclose(found, expected["named_predicted"], rtol=1e-9)
+        with pytest.raises(ShapeMismatch):
+            store.replay_chain(expected["named"], frame[frame.columns[::-1]])
 
 
 def test_a_frozen_store_is_recorded_into(frozen: tuple[Path, dict[str, Any]]) -> None:

@@ -188,8 +188,11 @@ def champion_rows(
     rank: int | None = None,
     current: bool = True,
     limit: int | None = None,
+    without: str | None = None,
 ) -> pl.DataFrame:
     """Champions: those of now, or (with current=False) every change, oldest first.
+
+    With `without` they are as if what that evaluation made champion were not there.
 
     The newest change of a rank says who holds it. A rank above one that was found again with fewer models is
     left empty by a row of its own, whose value of `chosen_by` is "vacant".
@@ -197,6 +200,9 @@ def champion_rows(
     filters = {"suite": suite, "metric": metric, "rank": rank}
     params: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
     where = " AND ".join(f"c.{name} = ${name}" for name in params) or "TRUE"
+    if without is not None:
+        where += " AND c.evaluation_id <> $without"
+        params["without"] = without
     newest = (
         "QUALIFY row_number() OVER (PARTITION BY c.suite, c.metric, c.rank "
         "ORDER BY c.made_at DESC, c.champion_id DESC) = 1"

@@ -90,10 +90,15 @@ def test_champions_are_set_and_evaluations_deleted_after_a_dry_run(run: Any, own
     assert "better" in run("evaluations", "champions", "-w", own).stdout
     assert "base holds rank 1" in run("evaluations", "crown", "eval_base", "-w", own).stdout
     assert "hand" in run("evaluations", "champions", "-w", own).stdout
-    assert "Nothing" in run("evaluations", "delete", "eval_base", "--dry-run", "-w", own).stdout
+    planned = run("evaluations", "delete", "eval_base", "--dry-run", "-w", own).stdout
+    assert "rank 1 by reward goes from base to better" in planned
+    assert "Nothing was deleted" in planned
     assert "add --yes" in run("evaluations", "delete", "eval_base", "-w", own, expect=2).stderr
     assert "Deleted" in run("evaluations", "delete", "eval_base", "--yes", "-w", own).stdout
     assert "eval_base" not in run("evaluations", "list", "--json", "-w", own).stdout
+    assert json.loads(run("evaluations", "delete", "eval_better", "--dry-run", "--json", "-w", own).stdout)[
+        "champions"
+    ] == [{"suite": "loop", "metric": "reward", "rank": 1, "model_id": "better", "next_model": None}]
 
 
 def test_a_dry_run_of_crowning_checks_what_crowning_checks(run: Any, ws: Path) -> None:

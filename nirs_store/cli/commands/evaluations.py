@@ -317,7 +317,7 @@ def export(evaluation: str, folder: Path, what: str, format: str, as_json: bool,
 @json_option
 @workspace_option
 def delete(evaluation: str, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
-    """Delete an evaluation and what it made champion."""
+    """Delete an evaluation and what it made champion; others move up."""
     from nirs_store.cli._confirm import confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
@@ -325,11 +325,19 @@ def delete(evaluation: str, dry_run: bool, yes: bool, as_json: bool, workspace: 
     with open_store(workspace) as store:
         identifier = _find(store, evaluation)
         found = store.evaluations.get(identifier) or {}
+        ranks = store.evaluations.plan_delete(identifier)
         if not as_json:
             click.echo(f"{identifier}: {found['model_id']} on {found['suite']}")
+            for each in ranks:
+                heir = each["next_model"] or "nobody"
+                click.echo(
+                    f"  rank {each['rank']} by {each['metric']} goes from {each['model_id']} to {heir}"
+                )
         done = not dry_run and confirm("Delete it?", yes) and store.evaluations.delete(identifier)
     if as_json:
-        print_json({"evaluation_id": identifier, "dry_run": dry_run, "deleted": done})
+        print_json(
+            {"evaluation_id": identifier, "dry_run": dry_run, "deleted": done, "champions": list(ranks)}
+        )
     else:
         click.echo("Deleted." if done else "Nothing was deleted.")
 

@@ -14,7 +14,7 @@ from nirs_store.catalog.engine import Engine
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazily import polars as pl
 from nirs_store.registry.audit import note
-from nirs_store.registry.evaluations import chains
+from nirs_store.registry.evaluations import chains, succession
 from nirs_store.registry.evaluations.crowning import Crowning
 from nirs_store.registry.evaluations.entries import TABLES, table_of
 from nirs_store.registry.evaluations.recording import STATUSES, one_of, record
@@ -206,10 +206,23 @@ class Evaluations(Crowning):
         )
 
     def delete(self, evaluation_id: str) -> bool:
-        """Delete an evaluation, its tables' hold and what it made champion; False when there was none."""
-        deleted = self._engine.change(lambda con: rows.delete_evaluation(con, evaluation_id))
-        note(self._engine, "delete_evaluation", "evaluation", evaluation_id, success=bool(deleted))
-        return bool(deleted)
+        """Delete an evaluation, its tables' hold and what it made champion; False when there was none.
+
+        Whoever stands below it moves up a rank; where nobody does, whoever held the rank before holds it again.
+        """
+        deleted = self._engine.change(lambda con: succession.delete(con, evaluation_id))
+        note(self._engine, "delete_evaluation", "evaluation", evaluation_id, success=deleted)
+        return deleted
+
+    def plan_delete(self, evaluation_id: str) -> Sequence[dict[str, Any]]:
+        """Tell which ranks change hands when an evaluation is deleted, and change nothing.
+
+        Returns
+        -------
+        sequence of dict
+            ``suite, metric, rank, model_id`` (who holds it) and ``next_model`` (None: nobody).
+        """
+        return self._engine.query(lambda con: succession.plan(con, evaluation_id))
 
     # -- looking -------------------------------------------------------------------------------
 

@@ -17,7 +17,18 @@ from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id
 from nirs_store.registry.evaluations.scoring import better_of, sort_value
 
-__all__ = ["BY_HAND", "FOUND", "choice", "choose", "crown", "find", "improvements", "put", "value_of"]
+__all__ = [
+    "BY_HAND",
+    "FOUND",
+    "choice",
+    "choose",
+    "crown",
+    "find",
+    "improvements",
+    "put",
+    "vacate",
+    "value_of",
+]
 
 FOUND = "found"
 BY_HAND = "hand"
@@ -164,11 +175,12 @@ def find(con: Connection, suite: str, metric: str | None, top: int) -> list[str]
             made.append(put(con, evaluation, chosen, rank, FOUND, None, held))
     for held in rows.champion_rows(con, suite=suite, metric=chosen).to_dicts():
         if held["rank"] > len(ranked):
-            _vacate(con, held)
+            vacate(con, held)
     return made
 
 
-def _vacate(con: Connection, held: Mapping[str, Any]) -> None:
+def vacate(con: Connection, held: Mapping[str, Any]) -> None:
+    """Write that nobody holds a rank any more."""
     names = ("suite", "metric", "rank", "model_id", "evaluation_id")
     empty = {"champion_id": new_id(), "previous_id": held["champion_id"], "chosen_by": "vacant"}
     rows.add_champion(con, {**{name: held[name] for name in names}, **empty, "made_at": now_naive()})

@@ -306,6 +306,52 @@ def test_a_champion_by_another_metric_is_a_champion_of_its_own(store: WorkspaceS
     assert found == {"score": "a", "success_rate": "b"}
 
 
+def ranks(store: WorkspaceStore, **of: Any) -> list[tuple[int, str]]:
+    return store.evaluations.champions("s", **of).select("rank", "evaluation_id").rows()
+
+
+def test_ranks_close_up_when_the_champion_is_deleted(store: WorkspaceStore) -> None:
+    book = store.evaluations
+    values(store, 0.1, 0.4, 0.3, 0.2)  # crowned one after another: e0, e1
+    book.find_champions("s", top=3)
+    assert ranks(store) == [(1, "e1"), (2, "e2"), (3, "e3")]
+    told = [(each["rank"], each["model_id"], each["next_model"]) for each in book.plan_delete("e1")]
+    assert told == [(1, "m1", "m2"), (2, "m2", "m3"), (3, "m3", None)]
+    assert ranks(store) == [(1, "e1"), (2, "e2"), (3, "e3")]
+    book.delete("e1")
+    assert ranks(store) == [(1, "e2"), (2, "e3")]
+    book.delete("e3")
+    assert ranks(store) == [(1, "e2")]
+    assert book.plan_delete("e0") == []
+    book.delete("e0")
+    assert ranks(store) == [(1, "e2")]
+
+
+def test_who_held_the_rank_before_holds_it_again_and_never_two(store: WorkspaceStore) -> None:
+    book = store.evaluations
+    values(store, 0.5, 0.9)
+    book.record("never", "s", 0.8, evaluation_id="never")
+    assert book.plan_delete("e1")[0]["next_model"] == "m0"
+    book.find_champions("s", top=2)  # e1, never
+    book.find_champions("s", top=1)
+    assert ranks(store) == [(1, "e1")]
+    book.set_champion("e0", rank=2)
+    book.delete("e1")
+    assert ranks(store) == [(1, "e0")]
+    book.delete("e0")
+    assert ranks(store) == []
+
+
+def test_a_rank_that_was_left_empty_stays_so_when_its_holder_is_deleted(store: WorkspaceStore) -> None:
+    book = store.evaluations
+    values(store, 0.9, 0.5)
+    book.set_champion("e0", rank=2)
+    book.find_champions("s", top=2)  # e0, e1
+    book.find_champions("s", top=1)
+    book.delete("e1")
+    assert ranks(store) == [(1, "e0")]
+
+
 def test_unknown_champions_suites_and_ranks_are_refused(store: WorkspaceStore) -> None:
     values(store, 0.5)
     with pytest.raises(UnknownId, match="evaluation"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from nirs_store import WorkspaceStore, load_tecator, plots, record_cross_validation
-from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.errors import InvalidInput, ReadOnlyStore, ShapeMismatch, UnknownId, WriteFailed
 from nirs_store.scores import regression_scores
 
 TECATOR = load_tecator()
@@ -401,3 +402,19 @@ def test_annotations_resolve_and_docstrings_say_what_is_raised(name: str) -> Non
     function = getattr(plots, name)
     assert get_type_hints(function)
     assert "Raises" in (function.__doc__ or "")
+
+
+def test_a_figure_that_the_system_refuses_to_write_raises_errors_of_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = plots.predicted_vs_measured(test=(TECATOR.fat[:9], TECATOR.fat[:9]))
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteFailed):
+        plots.save_figure(figure, tmp_path / "file" / "a.png")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(figure, "savefig", refuse)
+    with pytest.raises(ReadOnlyStore, match=r"a\.png could not be written"):
+        plots.save_figure(figure, tmp_path / "a.png")

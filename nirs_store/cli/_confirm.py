@@ -30,4 +30,4 @@ def confirm(question: str, yes: bool) -> bool:
 
 def asks() -> bool:
     """Say whether somebody can answer."""
-    return sys.stdin.isatty()
+    return sys.stdin is not None and sys.stdin.isatty()

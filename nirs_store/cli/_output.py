@@ -33,7 +33,8 @@ _LEAST_WIDTH = 12
 
 def on_terminal() -> bool:
     """Say whether a person reads the output."""
-    return sys.stdout.isatty()
+    # There is none where the caller closed it.
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def print_json(value: Any) -> None:
@@ -64,7 +65,7 @@ def print_table(
         Columns that may be shortened with an ellipsis on a terminal.
     """
     cells = [["-" if cell is None else _one_line(str(cell)) for cell in row] for row in rows]
-    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(columns)]
+    widths = [max(map(_width, (name, *(row[i] for row in cells)))) for i, name in enumerate(columns)]
     if on_terminal():
         _fit(widths, columns, flexible)
     click.secho(_line(columns, widths, columns, numeric), bold=True)
@@ -75,16 +76,16 @@ def print_table(
 def fitting(line: str) -> str:
     """Cut a line to the width of the terminal; in a pipe it is left alone."""
     width = shutil.get_terminal_size().columns
-    return line if not on_terminal() or len(line) <= width else line[: width - 1] + "…"
+    return line if not on_terminal() else _cut(line, width)
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
     """Print ``name  value`` lines, values in one column; empty values are left out."""
     known = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
-    width = max((len(name) for name in known), default=0)
+    width = max(map(_width, known), default=0)
     for name, value in known.items():
         lines = str(value).splitlines() or [""]
-        click.echo(f"{click.style(name.ljust(width), bold=True)}{_GAP}{lines[0]}")
+        click.echo(f"{click.style(_padded(name, width), bold=True)}{_GAP}{lines[0]}")
         for line in lines[1:]:
             click.echo(f"{' ' * width}{_GAP}{line}")
 
@@ -150,6 +151,30 @@ def _one_line(text: str) -> str:
     return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
 
 
+def _width(text: str) -> int:
+    """Give the columns that a text takes on a terminal, where a character may take two or none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _padded(text: str, width: int, *, right: bool = False) -> str:
+    space = " " * max(width - _width(text), 0)
+    return space + text if right else text + space
+
+
+def _cut(text: str, width: int) -> str:
+    """Cut a text that is wider, with an ellipsis; of a wide character there is no half."""
+    if _width(text) <= width:
+        return text
+    kept = text[: max(width - 1, 0)]
+    while kept and _width(kept) >= width:
+        kept = kept[:-1]
+    return kept + "…"
+
+
 def _fit(widths: list[int], columns: Sequence[str], flexible: Sequence[str]) -> None:
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - shutil.get_terminal_size().columns
     for index in sorted((i for i, name in enumerate(columns) if name in flexible), key=lambda i: -widths[i]):
@@ -163,6 +188,5 @@ def _fit(widths: list[int], columns: Sequence[str], flexible: Sequence[str]) -> 
 def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str], numeric: Sequence[str]) -> str:
     parts = []
     for cell, width, name in zip(cells, widths, columns, strict=True):
-        text = cell if len(cell) <= width else cell[: width - 1] + "…"
-        parts.append(text.rjust(width) if name in numeric else text.ljust(width))
+        parts.append(_padded(_cut(cell, width), width, right=name in numeric))
     return _GAP.join(parts).rstrip()

@@ -12,7 +12,7 @@ __all__ = ["progress"]
 @contextmanager
 def progress(words: str) -> Iterator[Callable[[int, int], None]]:
     """Give a function ``show(done, total)``; the bar is drawn on standard error and is gone at the end."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nirs_store.blobs.durable import write_error
 from nirs_store.errors import InvalidInput, ShapeMismatch
 
 if TYPE_CHECKING:
@@ -161,14 +162,19 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
     ------
     InvalidInput
         The suffix is no format that can be written.
+    WriteFailed, ReadOnlyStore
+        The system refuses to write there.
     """
     target = Path(path)
     if not target.suffix:
         target = target.with_suffix(".png")
     if target.suffix.lower() not in _SUFFIXES:
         raise InvalidInput(f"Cannot save a figure as {target.suffix!r}; known: {', '.join(_SUFFIXES)}.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=dpi)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=dpi)
+    except OSError as error:
+        raise write_error(target, error) from error
     return target
 
 

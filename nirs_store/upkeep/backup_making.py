@@ -53,7 +53,7 @@ class Backup:
     size_bytes, n_blobs : int
         What a restore brings back.
     new_bytes, new_blobs : int
-        What this backup added to the folder, beside the catalog's copy.
+        What this backup added to the folder, beside the catalog's copy. The bytes are also those of templates.
     parent_id : str or None
         The backup before.
     """
@@ -150,7 +150,8 @@ def _write(
             blobs=blobs,
             extras=extras,
             rows=found.rows,
-            new_blobs=len(fresh),
+            # Templates of the library are copied as well, and are no blobs.
+            new_blobs=len(fresh.keys() & {blob.sha256 for blob in blobs}),
             new_bytes=sum(fresh.values()),
         )
         _verify_new(folder, manifest, set(fresh))

@@ -149,6 +149,21 @@ def test_the_shell_completes_commands_with_their_help_and_options() -> None:
     assert complete("bash_complete", "nirs-store top --r", 2).strip() == "plain,--run"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+@pytest.mark.parametrize("call", ["runs >&-", "check 2>&-", "delete ID <&-"])
+def test_a_closed_stream_is_no_traceback(call: str, recorded: Any) -> None:
+    command = f'"{sys.executable}" -m nirs_store {call.replace("ID", recorded.run_id)}'
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(NIRS_STORE_WORKSPACE=str(recorded.path)),
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if "delete" in call else 0)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash and head")
 def test_a_reader_that_goes_away_is_no_error(recorded: Any) -> None:
     command = f'"{sys.executable}" -m nirs_store show {recorded.chains["better"].chain_id} --json | head -c 1'

@@ -138,6 +138,13 @@ def test_a_dry_run_of_restoring_looks_at_the_folder_and_tells_what_restoring_tel
     assert {**planned, "dry_run": False} == restored
 
 
+def test_templates_in_a_backup_do_not_count_as_blobs(run: Any, own: Path, tmp_path: Path) -> None:
+    (own / "library").mkdir()
+    (own / "library" / "mine.json").write_text("{}")
+    made = json.loads(run("backup", "create", tmp_path / "bk", "--json", "-w", own).stdout)
+    assert made["new_blobs"] == made["n_blobs"] == 2
+
+
 def test_mistakes_end_with_the_code_of_their_class(run: Any, ws: Path) -> None:
     assert "There are: loop" in run("evaluations", "leaderboard", "lop", "-w", ws, expect=3).stderr
     assert "Did you mean" in run("evaluations", "list", "--status", "faild", "-w", ws, expect=2).stderr

@@ -93,6 +93,12 @@ def test_the_log_finds_the_short_ids_that_it_shows(workspace: Workspace) -> None
     assert "No entries" in workspace.run("audit", "log", "--object", "evaluation").output
 
 
+def test_the_log_shows_the_names_of_files_whole(workspace: Workspace) -> None:
+    with WorkspaceStore(workspace.path) as store:
+        store.files.put(b"x", "reports/of the whole/harvest.txt", type="report")
+    assert "file reports/of the whole/harvest.txt" in workspace.run("audit", "log").output
+
+
 def test_a_dry_run_of_links_refuses_what_linking_refuses(workspace: Workspace) -> None:
     first, second, third = workspace.runs
     workspace.run("lineage", "link", first, second)

@@ -36,6 +36,22 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_lines_that_fit(
     assert line.endswith("…  id")
 
 
+def test_wide_characters_take_two_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [["运行", 5], ["plain", 12]]
+    print_table(["name", "n"], rows, numeric=["n"])
+    assert capsys.readouterr().out.splitlines() == ["name    n", "运行    5", "plain  12"]
+    print_fields({"运行": "a", "n": "b"})
+    assert capsys.readouterr().out.splitlines() == ["运行  a", "n     b"]
+    monkeypatch.setattr(_output, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    print_table(["name", "id"], [["运" * 30, "id"]], flexible=["name"])
+    # 16 columns are left: seven characters of two, the ellipsis, and one that is filled up.
+    assert capsys.readouterr().out.splitlines()[1] == "运" * 7 + "…   id"
+    assert _output.fitting("运" * 30) == "运" * 9 + "…"
+
+
 def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     when = datetime(2026, 3, 1, 12, tzinfo=UTC)
     print_json(

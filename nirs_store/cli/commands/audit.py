@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -224,7 +224,7 @@ def _about(store: WorkspaceStore, thing: str) -> tuple[str | None, str | None]:
 def _print(entries: pl.DataFrame, as_json: bool) -> None:
     import json
 
-    from nirs_store.cli._output import moment, print_json, print_table, short_id
+    from nirs_store.cli._output import moment, print_json, print_table
 
     if as_json:
         print_json([{**row, "details": json.loads(row["details"] or "null")} for row in entries.to_dicts()])
@@ -240,7 +240,7 @@ def _print(entries: pl.DataFrame, as_json: bool) -> None:
                 moment(row["made_at"]),
                 f"{row['user']}@{row['host']}:{row['pid']}",
                 row["operation"],
-                " ".join(filter(None, (row["object_kind"], short_id(row["object_id"] or "")))),
+                _object(row),
                 "ok" if row["success"] else "failed",
                 row["message"] or "",
             ]
@@ -249,3 +249,15 @@ def _print(entries: pl.DataFrame, as_json: bool) -> None:
         numeric=["number"],
         flexible=["message", "who"],
     )
+
+
+def _object(row: dict[str, Any]) -> str:
+    """Give kind and short id of what an entry is about, with the name of a file; only ids are shortened."""
+    import json
+
+    from nirs_store.cli._output import short_id
+    from nirs_store.ids import is_id
+
+    kind, identifier = row["object_kind"], row["object_id"]
+    name = (json.loads(row["details"] or "null") or {}).get("name") if kind == "file" else None
+    return " ".join(filter(None, (kind, name, short_id(identifier) if is_id(identifier) else identifier)))

@@ -143,7 +143,8 @@ def _report(table: SpectraTable, predicted: Any, metadata: dict[str, Any]) -> No
 
     target = str(metadata.get("target") or "")
     array = np.asarray(predicted)
-    if not sys.stderr.isatty() or target not in table.labels.columns or array.dtype.kind != "f":
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    if not shown or target not in table.labels.columns or array.dtype.kind != "f":
         return
     measured = table.labels[target]
     if not measured.dtype.is_numeric() or measured.null_count() or array.size != measured.len():

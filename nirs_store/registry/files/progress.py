@@ -16,7 +16,7 @@ _WORTH_A_BAR = 32 << 20
 @contextmanager
 def showing(words: str, total: int) -> Iterator[Advance]:
     """Give a function that takes the bytes done since the last call; the bar is gone at the end."""
-    if total < _WORTH_A_BAR or not sys.stderr.isatty():
+    if total < _WORTH_A_BAR or sys.stderr is None or not sys.stderr.isatty():
         yield lambda count: None
         return
     from rich.console import Console

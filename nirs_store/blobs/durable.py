@@ -119,7 +119,7 @@ def write_error(path: Path, exc: OSError) -> WriteFailed | ReadOnlyStore:
     if exc.errno == errno.EROFS or (isinstance(exc, PermissionError) and not in_use):
         error = ReadOnlyStore(
             f"{path} could not be written: {reason}. Nothing was changed. Give this user the right to write "
-            "there, or open the workspace with read_only=True."
+            "there; in Python a workspace can be opened with read_only=True, too."
         )
     else:
         remedy = _IN_USE if in_use else _REMEDIES.get(exc.errno or 0, "Free space")

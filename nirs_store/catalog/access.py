@@ -419,8 +419,8 @@ class CatalogAccess:
     def _require_writable(self) -> None:
         if not self._writable:
             raise ReadOnlyStore(
-                f"{self._layout.root} is open read-only; nothing was changed. Open it without read_only=True, "
-                "as a user who may write there."
+                f"{self._layout.root} is open read-only; nothing was changed. Open it for writing, "
+                "as a user who may write there (in Python without read_only=True)."
             )
 
     def _ready_to_read(self, deadline: float) -> Connection:

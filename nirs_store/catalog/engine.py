@@ -332,8 +332,8 @@ class Engine:
         self.check_open(closely=closely)
         if not self.writable:
             raise ReadOnlyStore(
-                f"{self.layout.root} is open read-only; nothing was changed. Open it without read_only=True, "
-                "as a user who may write there."
+                f"{self.layout.root} is open read-only; nothing was changed. Open it for writing, "
+                "as a user who may write there (in Python without read_only=True)."
             )
 
     # -- what the keeper looks after -----------------------------------------------------------

@@ -83,7 +83,8 @@ class TemplateFolder:
 def _exists(path: Path) -> TemplateExists:
     return TemplateExists(
         f"The category {path.parent.name!r} has a template {path.stem!r} already; it was left as it is. "
-        "Choose another name or category, or pass overwrite=True with exactly that name."
+        "Choose another name or category, or replace exactly that name with overwrite=True (on the command line: "
+        "--overwrite)."
     )
 
 
@@ -92,4 +93,6 @@ def _advice(name: str, files: list[Path]) -> str:
     path = next((file for file in files if close and file.stem == close[0]), None)
     if path is not None:
         return f" Did you mean {path.stem!r} in {path.parent.name!r}?"
-    return " list_templates() shows those there are." if files else " It is empty."
+    return (
+        " list_templates() or 'nirs-store library list' shows those there are." if files else " It is empty."
+    )

@@ -266,7 +266,8 @@ def refuse_needed(needed_by: Sequence[tuple[str, str]]) -> None:
     more = f" and {len(needed_by) - 1} more" if len(needed_by) > 1 else ""
     raise InvalidInput(
         f"The meta-model {model} is fed by {source}{more}, which would go. Nothing was changed. Delete the "
-        "meta-model's pipeline first, or pass force=True: its stacked chain then keeps the blobs that it needs."
+        "meta-model's pipeline first, or go on with force=True (on the command line: --force): its stacked chain then "
+        "keeps the blobs that it needs."
     )
 
 

@@ -127,7 +127,8 @@ def _check_target(engine: Engine, target: Path, overwrite: bool) -> None:
         raise InvalidInput(f"path: there is no folder {target.parent}. Nothing was written; make it first.")
     if target.exists() and (not overwrite or target.is_dir()):
         raise InvalidInput(
-            f"path: {target} exists already and was left as it is. Name another, or overwrite it."
+            f"path: {target} exists already and was left as it is. Name another, or overwrite it with "
+            "overwrite=True (on the command line: --overwrite)."
         )
 
 

@@ -189,7 +189,8 @@ def _present(engine: Engine, blobs: Sequence[BlobFile], allow_missing: bool) -> 
             if allow_missing:
                 continue
             raise BlobMissing(
-                f"{error} No backup was made; see `nirs-store check`, or make one without lost files (allow_missing)."
+                f"{error} No backup was made; see `nirs-store check`, or make one without lost files with "
+                "allow_missing=True (on the command line: --allow-missing)."
             ) from error
         found.append(File(blob.path, blob.content_hash, blob.size))
     return found

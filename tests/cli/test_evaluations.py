@@ -115,6 +115,7 @@ def test_a_dry_run_of_archiving_refuses_the_paths_that_archiving_refuses(
     for path in (tmp_path / "fat.foo", there, tmp_path / "no" / "a.zip", ws / "artifacts" / "a.zip"):
         planned = run("archive", path, "--dry-run", "-w", ws, expect=2).stderr
         assert planned == run("archive", path, "-w", ws, expect=2).stderr
+    assert "--overwrite" in run("archive", there, "-w", ws, expect=2).stderr
     assert "dry run" in run("archive", there, "--overwrite", "--dry-run", "-w", ws).stdout
     assert there.read_bytes() == b"mine"
 

@@ -53,7 +53,9 @@ def test_bad_input_has_its_exit_code_and_names_the_nearest(files: Run) -> None:
     assert "stay inside" in files("put", "report.json", "../x", "--type", "report", expect=2).output
     files("put", "report.json", "x", "--type", "report", "--coverage", "full")
     Path("report.json").write_text("other")
-    assert "production" in files("put", "report.json", "x", "--type", "report", expect=2).output
+    refused = files("put", "report.json", "x", "--type", "report", expect=2).output
+    assert "production" in refused
+    assert "--force" in refused
     assert files("get", "x").stdout == '{"rmse": 0.4}'
     files("get", "nothing", expect=3)
     files("put", "report.json", "x", "--type", "report", "--force")
@@ -101,6 +103,13 @@ def test_versions_aliases_and_status(files: Run) -> None:
     files("status", "x", "failed", "--message", "no light")
     assert json.loads(files("show", "x", "--json").stdout)["message"] == "no light"
     assert "champion" not in files("versions", "x").stdout
+
+
+def test_a_refused_removal_names_the_option(files: Run) -> None:
+    files("put", "report.json", "x", "--type", "report")
+    files("alias", "x", "champion")
+    assert "(on the command line: --force)" in files("delete", "x", "--yes", expect=2).output
+    files("delete", "x", "--yes", "--force")
 
 
 def test_removing_prints_its_plan_and_asks(files: Run) -> None:

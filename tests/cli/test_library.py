@@ -69,6 +69,9 @@ def test_a_recorded_chain_becomes_a_template_that_runs(run: Any, own_copy: Any, 
     run("library", "save", result.chain_id[-8:], "mine", "--tag", "pls", "-w", own_copy.path)
     again = run("library", "save", result.pipeline_id, "mine", "-w", own_copy.path, expect=2).stderr
     assert "already" in again
+    assert "--overwrite" in again
+    unknown = run("library", "show", "zzz", "-w", own_copy.path, expect=3).stderr
+    assert "'nirs-store library list'" in unknown
     shown = run(
         "library", "run", "mine", "--data", data, "--target", "protein", "--unit", "%", "-w", own_copy.path
     )

@@ -342,6 +342,6 @@ def _refuse(head: Mapping[str, Any] | None, item: Item) -> None:
     what = "other content" if not _same_content(head, item) else "another description of it"
     raise OverwriteRefused(
         f"{item.request.name!r} is production content (version {head['version']} of {head['created_at']:%Y-%m-%d}), "
-        f"and this is {what}. Nothing was changed. Give another name, or force=True for a new version; the old one "
-        "stays."
+        f"and this is {what}. Nothing was changed. Give another name, or make a new version with force=True (on the "
+        "command line: --force); the old one stays."
     )

@@ -113,7 +113,8 @@ class RemoveMethods(GetMethods):
             if plan.kept and not force:
                 words = "; ".join(f"{n} v{v}: {why}" for n, v, why in plan.kept[:5])
                 raise OverwriteRefused(
-                    f"Nothing was deleted. {words}. Say force=True to delete it all the same."
+                    f"Nothing was deleted. {words}. Delete it all the same with force=True (on the command line: "
+                    "--force)."
                 )
             return _Plan(chosen)
 

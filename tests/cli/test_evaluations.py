@@ -62,6 +62,7 @@ def own(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         (["champions"], "better"),
         (["champions", "--history"], "base"),
         (["summary", "loop", "--by", "map"], "# Evaluation of loop"),
+        (["summary", "loop", "--metric", "noise"], "# Evaluation of loop"),  # only in the episodes
     ],
 )
 def test_a_question_is_answered_for_people_and_as_json(

@@ -235,11 +235,14 @@ def _objective(entry: Entry, name: str) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def trend(engine: Engine, suite: str, metric: str | None, *, model_id: str | None) -> pl.DataFrame:
-    """See `Evaluations.trend`."""
+def trend(
+    engine: Engine, suite: str, metric: str | None, *, model_id: str | None, checked: bool = True
+) -> pl.DataFrame:
+    """See `Evaluations.trend`; unless `checked`, a metric that only tables have is a trend without values."""
     models = None if model_id is None else [model_id]
     found = entries_of(engine, suite, metric, models=models, which="all", tables=False)
-    _check_metric(found, metric, (entry.recorded for entry in found.items))
+    if checked:
+        _check_metric(found, metric, (entry.recorded for entry in found.items))
     values = [math.nan if entry.recorded is None else entry.recorded for entry in found.items]
     begun = found.items[0].created_at if found.items else None
     days = np.array([(entry.created_at - begun).total_seconds() / 86400 for entry in found.items if begun])

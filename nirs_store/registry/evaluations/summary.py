@@ -35,7 +35,8 @@ def summarise(
     if not board.height:
         raise InvalidInput(f"suite: {suite!r} has no completed evaluation.")
     chosen = str(board["metric"][0])
-    trend = boards.trend(engine, suite, chosen, model_id=None)
+    # The board has checked the metric, which may be one of the tables.
+    trend = boards.trend(engine, suite, chosen, model_id=None, checked=False)
     held = engine.query(lambda con: rows.champion_rows(con, suite=suite, metric=chosen, rank=1)).to_dicts()
     better = engine.query(lambda con: rows.directions(con, suite, chosen))
     pairs = _pairs(engine, suite, chosen, board, alpha)

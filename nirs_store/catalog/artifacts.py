@@ -120,7 +120,9 @@ def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tu
     known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout, artifact_id)
     if known is not None and (known["format"] == "bytes") != (format == "bytes"):
         known = _row_or_memory(engine, artifact_id)
-        if known is not None and (known["format"] == "bytes") != (format == "bytes"):
+        other = known is not None and (known["format"] == "bytes") != (format == "bytes")
+        # A file that was lost is brought back by its bytes, whatever they load as.
+        if known is not None and other and engine.blobs.is_coming_or_there(known["artifact_path"]):
             _refuse_other_kind(artifact_id, str(known["format"]), format)
     if known is None:
         return suffix, format

@@ -92,7 +92,7 @@ class CatalogAccess:
             con = self._ready_to_read(deadline)
             if committed:
                 self._opened.commit_waiting()
-            with self._others_let_in():
+            with self._let_in(True):
                 return self._opened.ask(ask, con)
 
     def change(self, work: Callable[[Connection], T], *, timeout: float) -> T:
@@ -117,18 +117,18 @@ class CatalogAccess:
                 self.await_removal()
             self._ready_to_write(deadline)
             self._opened.commit_waiting()
-            with self._others_let_in():
+            with self._let_in(True):
                 return work(self)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """One transaction inside `exclusive`, with the journal applied before it."""
-        with self._alone():
+        with self._let_in(False):
             return self._opened.transact(work, self._ready_to_write(time.monotonic()))
 
     def settle(self, work: Callable[[Connection], T]) -> T:
         """A last question inside `exclusive`, without applying the journal again."""
         opened = self._opened
-        with self._alone():
+        with self._let_in(False):
             con = opened.con or opened.open(time.monotonic(), look=False)
             opened.commit_waiting()
             opened.forget()
@@ -162,12 +162,12 @@ class CatalogAccess:
 
     def close_connection(self) -> None:
         """Close the file inside `exclusive` while keeping the lease (for vacuum)."""
-        with self._alone():
+        with self._let_in(False):
             self._opened.disconnect(hurried=self._lease.wanted())
 
     def rewrite(self, finish: Callable[[Connection], None]) -> None:
         """Copy the catalog, which is closed, into a new file inside `exclusive`; see `compact`."""
-        with self._alone():
+        with self._let_in(False):
             self._opened.rewrite(finish)
 
     @contextlib.contextmanager
@@ -198,7 +198,7 @@ class CatalogAccess:
 
             try:
                 lease.acquire(exclusive=False, timeout=_left(deadline))
-                with self._others_let_in():
+                with self._let_in(True):
                     yield connect
             finally:
                 for con in made:
@@ -384,22 +384,16 @@ class CatalogAccess:
             self._mutex.release()
 
     @contextlib.contextmanager
-    def _others_let_in(self) -> Iterator[None]:
-        """While a question is answered, or between the steps of `exclusive`: this thread may come in once more."""
-        self._at_work = False
-        try:
-            yield
-        finally:
-            self._at_work = True
+    def _let_in(self, again: bool) -> Iterator[None]:
+        """Whether this thread may come in once more meanwhile.
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """During a step of `exclusive`: this thread may not."""
-        self._at_work = True
+        While a question is answered, and between the steps of `exclusive`, it may; during one of these it may not.
+        """
+        before, self._at_work = self._at_work, not again
         try:
             yield
         finally:
-            self._at_work = False
+            self._at_work = before
 
     def _let_go(self) -> None:
         """End of an operation: linger, unless somebody waits."""

@@ -4,16 +4,19 @@ Recording comes to little else. Planning an INSERT takes DuckDB three times as l
 are few, so its plan is kept. What the catalog would have to be asked is known from what was asked and written since
 it was opened: nobody else can have changed it meanwhile. And what is applied for one question is not committed for
 it: the next one sees it all the same, and until then the journal holds it. It is committed when the catalog is let
-go of, when it is changed in another way, or after so many commits.
+go of, when it is changed in another way, or after so many commits. Until then rows of tables that no question has
+read stay with their writer, and go in together: a loop that asks for the best after every pipeline reads one table of
+eight, and an INSERT takes as long for one row as for a hundred.
 
 Rows that are not known to be there are taken to be new. Where they are not, their key refuses them, and everything that
-was not committed is applied once more in the usual way.
+was not committed is applied once more in the usual way. Should one of these commits be set aside then, a question that
+did not read that table may have seen other rows of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -25,11 +28,11 @@ from nirs_store.catalog.audit_rows import TRAIL_COLUMNS, Trail, entries_of, trai
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.incoming import Incoming
 from nirs_store.catalog.journal import Entry, Journal
-from nirs_store.catalog.schema import arrow_schema, column_names
+from nirs_store.catalog.schema import column_names
 from nirs_store.catalog.statements import execute
 from nirs_store.catalog.transitions import finish_pipelines
 
-__all__ = ["Appending", "References", "RowRefused"]
+__all__ = ["Appending", "References", "RowRefused", "note_applied"]
 
 # Commits that wait for the end of the transaction: their rows are in memory, their files in the journal.
 _MOST_COMMITS = 64
@@ -70,20 +73,63 @@ class Appending:
         self._keys: dict[str, set[str]] = {}
         self._waiting: dict[str, Entry] = {}
         self._waiting_bytes = 0
+        # Rows of these that are not in the transaction yet, by table; what is known counts them in.
+        self._held: dict[str, list[pa.Table]] = {}
         self._begun = False
 
     # -- the transaction ---------------------------------------------------------------------
 
     @property
     def waiting(self) -> Mapping[str, Entry]:
-        """Commits that were applied, each whole, in the transaction that is open, by their ids."""
+        """Commits that were applied, each whole, and wait for the end of the transaction, by their ids."""
         return self._waiting
 
+    def write(self, con: duckdb.DuckDBPyConnection, tables: Collection[str] | None = None) -> None:
+        """Write the rows that are held of some tables, or of all, so that what is asked next sees them.
+
+        Raises
+        ------
+        RowRefused
+        """
+        names = [name for name in self._held if tables is None or name in tables]
+        if not names:
+            return
+        with self._writing(con) as incoming:
+            for name in names:
+                incoming.rows = pa.concat_tables(self._held[name])
+                incoming.run(con, _insert(name))
+                del self._held[name]
+
+    @contextlib.contextmanager
+    def _writing(self, con: duckdb.DuckDBPyConnection) -> Iterator[Incoming]:
+        if self._rows is None:
+            self._rows = Incoming("appended")
+        incoming = self._rows
+        incoming.register(con)
+        incoming.know_plans(con)
+        try:
+            self._begin(con)
+            yield incoming
+        except BaseException as error:
+            self.rollback(con)
+            if isinstance(error, _REFUSED):
+                raise RowRefused(str(error)) from error
+            raise
+        incoming.clear()
+
     def commit(self, con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
-        """Commit what waits, and take it out of the journal."""
+        """Commit what waits, and take it out of the journal.
+
+        Raises
+        ------
+        RowRefused
+        """
         if not self._waiting:
             return
+        self.write(con)
         try:
+            self._begin(con)
+            note_applied(con, list(self._waiting.values()))
             con.execute("COMMIT")
         except BaseException:
             self.rollback(con)
@@ -95,11 +141,17 @@ class Appending:
     def rollback(self, con: duckdb.DuckDBPyConnection) -> None:
         """Give up what waits: it is in the journal, and is applied again."""
         self.forget()
+        self._held = {}
+        self._waiting, self._waiting_bytes = {}, 0
         if self._begun:
-            self._waiting, self._waiting_bytes = {}, 0
             with contextlib.suppress(duckdb.Error):  # a statement that failed may have ended it itself
                 con.execute("ROLLBACK")
             self._begun = False
+
+    def _begin(self, con: duckdb.DuckDBPyConnection) -> None:
+        if not self._begun:
+            self._begun = True
+            con.execute("BEGIN")
 
     def look_after(self, con: duckdb.DuckDBPyConnection) -> None:
         """After a question that failed: what waits is given up if the transaction failed with it."""
@@ -137,7 +189,9 @@ class Appending:
                 "SELECT (SELECT list(txid) FROM applied), (SELECT count(*) FROM dead), "
                 f"(SELECT count(*) FROM deferred), {TRAIL_COLUMNS}",
             ).fetchall()
-            self._facts = _Facts(set(applied or ()), trail_from(*trail), bool(dead or deferred))
+            self._facts = _Facts(
+                {*(applied or ()), *self._waiting}, trail_from(*trail), bool(dead or deferred)
+            )
         return self._facts
 
     def references(self, con: duckdb.DuckDBPyConnection, session_id: str) -> References:
@@ -185,48 +239,30 @@ class Appending:
         notes: Sequence[tuple[Any, str | None, Mapping[str, Any]]],
         ends: pa.Table,
     ) -> None:
-        """Write the rows of some commits, their ids, entries of the audit trail, and the ends of earlier pipelines.
+        """Take the rows of some commits, entries of the audit trail, and the ends of pipelines that were written.
 
         Raises
         ------
         RowRefused
         """
         facts = self._ask(con)
-        done = pa.Table.from_arrays(
-            [
-                pa.array([entry.txid for entry in entries]),
-                pa.array([entry.number for entry in entries]),
-                pa.array([now_naive()] * len(entries), arrow_schema("applied").field(2).type),
-            ],
-            schema=arrow_schema("applied"),
-        )
         said, trail = entries_of(notes, facts.trail)
-        written = (*tables.items(), ("audit_entries", said), ("applied", done))
-        given = [(name, rows) for name, rows in written if rows.num_rows]
-        if self._rows is None:
-            self._rows = Incoming("appended")
-        incoming = self._rows
-        incoming.register(con)
-        incoming.know_plans(con, ((_insert(name), rows.schema) for name, rows in given))
+        if ends.num_rows:
+            with self._writing(con) as incoming:
+                finish_pipelines(con, incoming, ends)
         try:
-            if not self._begun:
-                self._begun = True
-                con.execute("BEGIN")
-            for name, rows in given:
-                incoming.rows = rows
-                incoming.run(con, _insert(name))
-            finish_pipelines(con, incoming, ends)
+            for name, rows in (*tables.items(), ("audit_entries", said)):
+                if rows.num_rows:
+                    self._held.setdefault(name, []).append(rows)
+            facts.trail = trail
+            facts.applied.update(entry.txid for entry in entries)
+            self._remember(tables, facts.references)
+            self._waiting_bytes += sum(table.nbytes for table in tables.values())
             self._waiting |= {entry.txid: entry for entry in entries}
-        except BaseException as error:
+        except BaseException:
+            # Interrupted: nobody can say which of them are held.
             self.rollback(con)
-            if isinstance(error, _REFUSED):
-                raise RowRefused(str(error)) from error
             raise
-        incoming.clear()
-        facts.trail = trail
-        facts.applied.update(entry.txid for entry in entries)
-        self._remember(tables, facts.references)
-        self._waiting_bytes += sum(table.nbytes for table in tables.values())
         if len(self._waiting) >= _MOST_COMMITS or self._waiting_bytes >= _MOST_BYTES:
             self.commit(con, journal)
 
@@ -242,6 +278,12 @@ class Appending:
                 held = references.get(owner_id)
                 if kind == "session" and held is not None:
                     held.setdefault(artifact_id, []).append(ref_id)
+
+
+def note_applied(con: duckdb.DuckDBPyConnection, entries: Sequence[Entry]) -> None:
+    """Note, in the transaction that writes their rows, that some commits were applied."""
+    ids, numbers = [entry.txid for entry in entries], [entry.number for entry in entries]
+    execute(con, "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, numbers, now_naive()])
 
 
 @cache

@@ -18,7 +18,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from nirs_store.catalog.appending import Appending, RowRefused
+from nirs_store.catalog.appending import Appending, RowRefused, note_applied
 from nirs_store.catalog.audit_rows import AUDIT, append_notes
 from nirs_store.catalog.buffer import now_naive
 from nirs_store.catalog.incoming import Incoming
@@ -218,6 +218,9 @@ def _append_chunk(work: _Work, appending: Appending, chunk: Sequence[Entry]) -> 
         changes, notes = _changes_of(segments)
         if "pipelines" in tables:
             tables["pipelines"], changes = complete_arrivals(tables["pipelines"], changes)
+        if changes:
+            # Whether their pipelines run still is asked of the catalog.
+            appending.write(con, ("pipelines",))
         ends = ends_of_stored(con, changes)
     except _GUILTY:
         # Which of them it was, and what becomes of it, is said where each is applied by itself.
@@ -276,7 +279,6 @@ def _apply_chunk(
             raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
         segments.append((entry, segment))
     segments = segments[: _before_takeovers(con, arriving, [segment for _, segment in segments])]
-    now = now_naive()
     tables = _concatenated(segment for _, segment in segments)
     takeovers = tables.pop("takeovers", None)
     changes, notes = _changes_of(segments)
@@ -300,12 +302,10 @@ def _apply_chunk(
         _take_over(con, arriving, takeovers, None)
     apply_changes(con, arriving, waiting, changes)
     append_notes(con, arriving, notes)
-    ids = [entry.txid for entry, _ in segments]
-    execute(
-        con, "INSERT INTO applied SELECT unnest(?), unnest(?), ?", [ids, [e.number for e, _ in segments], now]
-    )
+    note_applied(con, [entry for entry, _ in segments])
     for name, count in dropped.items():
-        execute(con, "INSERT INTO dropped VALUES (?, ?, ?, ?)", [ids[-1], name, count, now])
+        last = segments[-1][0].txid
+        execute(con, "INSERT INTO dropped VALUES (?, ?, ?, ?)", [last, name, count, now_naive()])
     con.execute("COMMIT")
     report.segments += len(segments)
     for name, count in dropped.items():

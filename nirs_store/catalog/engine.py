@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -233,16 +233,24 @@ class Engine:
 
     # -- asking and changing -------------------------------------------------------------------
 
-    def query(self, ask: Callable[[Connection], T], *, notes: bool = True, committed: bool = False) -> T:
+    def query(
+        self,
+        ask: Callable[[Connection], T],
+        *,
+        notes: bool = True,
+        committed: bool = False,
+        reads: Collection[str] | None = None,
+    ) -> T:
         """Ask the catalog; sees everything committed, by this store and by others.
 
         Without `notes`, entries for the audit trail that wait alone go on waiting: the question is not about them.
-        `committed` is for questions that open a connection or a transaction of their own; see `CatalogAccess.query`.
+        `committed` is for questions that open a connection or a transaction of their own, `reads` for those that name
+        every table they read; see `CatalogAccess.query`.
         """
         self.check_open()
         if self.writable and (notes or not self.recorder.only_notes_wait):
             self.recorder.flush()
-        return self.access.query(ask, timeout=self.settings.lock_timeout, committed=committed)
+        return self.access.query(ask, timeout=self.settings.lock_timeout, committed=committed, reads=reads)
 
     def change(self, work: Callable[[Connection], T]) -> T:
         """Change the catalog directly in one transaction."""

@@ -38,15 +38,16 @@ def few_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pl.DataFrame:
     schema : pyarrow.Schema
         The columns, as `nirs_store.catalog.schema.arrow_schema` has them.
     """
-    moments = [place for place, field in enumerate(schema) if pa.types.is_timestamp(field.type)]
-    values = [list(row) for row in rows]
-    for row in values:
-        for place in moments:
-            if row[place] is not None:
-                row[place] = row[place].replace(tzinfo=UTC)
-    # All columns at once: one by one, and the time zone set afterwards, takes six times as long. Not by way of Arrow,
-    # which imports pandas when it is given a list, if that is installed.
-    return pl.DataFrame(values, schema=_columns(schema), orient="row")
+    columns = _columns(schema)
+    moments = [name for name, kind in columns.items() if isinstance(kind, pl.Datetime)]
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    for row in named:
+        for name in moments:
+            if row[name] is not None:
+                row[name] = row[name].replace(tzinfo=UTC)
+    # All columns at once: one by one, and the time zone set afterwards, takes ten times as long; as plain rows, three
+    # times. Not by way of Arrow, which imports pandas when it is given a list, if that is installed.
+    return pl.from_dicts(named, schema=columns) if named else pl.DataFrame(schema=columns)
 
 
 @cache

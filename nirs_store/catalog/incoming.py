@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
@@ -77,13 +77,13 @@ class Incoming:
         name = self._known[key] or self._prepare(con, sql)
         return execute(con, f"EXECUTE {name}")
 
-    def know_plans(self, con: duckdb.DuckDBPyConnection, statements: Iterable[tuple[str, pa.Schema]]) -> None:
-        """Plan INSERTs of nothing but rows of these columns, once for all.
+    def know_plans(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Plan the statements that were run once and are not prepared: INSERTs of nothing but rows.
 
         Without the optimizer, which cannot make them better: with it, DuckDB plans anew each time whatever reads a
         view.
         """
-        unknown = [key for key in statements if self._known.get(key) is None]
+        unknown = [key for key, name in self._known.items() if name is None]
         if not unknown:
             return
         execute(con, "SET SESSION enable_optimizer = false")

@@ -10,14 +10,14 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
 import duckdb
 
 from nirs_store.blobs.durable import fsync_dir, write_error
-from nirs_store.catalog.appending import Appending
+from nirs_store.catalog.appending import Appending, RowRefused
 from nirs_store.catalog.apply import ApplyReport, apply_journal
 from nirs_store.catalog.checkpoint import Checkpoint
 from nirs_store.catalog.compact import compact
@@ -178,20 +178,34 @@ class OpenCatalog:
         self._checkpoint.count(report.segments)
         return report
 
+    def write_for(self, tables: Collection[str] | None, con: Connection) -> None:
+        """Let a question that reads some tables, or any, see all that was applied; errors as for `apply_journal`."""
+        self.run(lambda con: self._or_anew(lambda: self._appending.write(con, tables), con), con)
+
+    def _or_anew(self, step: Callable[[], None], con: Connection) -> None:
+        """Write rows that are held; where one will not go in, all that waits is applied in the usual way."""
+        try:
+            step()
+        except RowRefused:
+            tell(apply_journal(con, self._journal, arriving=self._arriving))
+
     def may_tidy(self) -> None:
         """Let the next checkpoint put small row groups together if it is a large one and nobody waits."""
         self._checkpoint.offer()
 
     def commit_waiting(self) -> None:
-        """Commit what was applied and not committed."""
+        """Commit what was applied and not committed; errors as for `apply_journal`."""
         if self.con is not None and self._appending.waiting:
-            self.run(lambda con: self._appending.commit(con, self._journal), self.con)
+            self.run(self._commit, self.con)
 
     def commit_if_possible(self) -> None:
         """Commit it unless the disk refuses: it is in the journal all the same."""
         with contextlib.suppress(duckdb.Error, OSError):
             if self.con is not None:
-                self._appending.commit(self.con, self._journal)
+                self._commit(self.con)
+
+    def _commit(self, con: Connection) -> None:
+        self._or_anew(lambda: self._appending.commit(con, self._journal), con)
 
     def forget(self) -> None:
         """Trust nothing that was learnt from applying: something else is going to change the catalog."""

@@ -24,6 +24,7 @@ from nirs_store.lazily import polars as pl
 
 __all__ = [
     "BLOB_NOTE",
+    "CHAIN_TABLES",
     "add_environment",
     "blob_rows",
     "chains_for_pipeline",
@@ -52,6 +53,9 @@ ID_COLUMNS = {
     "prediction": ("predictions", "prediction_id"),
     "artifact": ("blobs", "artifact_id"),
 }
+
+# All that `get_chain` reads.
+CHAIN_TABLES = ("chains", "arrays")
 
 _HIDDEN = {"session_id"}
 # A row says "running" until somebody finishes it; one whose session died shows as interrupted.

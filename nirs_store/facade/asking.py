@@ -97,7 +97,7 @@ class QueryMethods(Facade):
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
         """One chain with its JSON decoded and its wavelengths as an array, or None."""
-        return self._engine.query(lambda con: queries.get_chain(con, chain_id))
+        return self._engine.query(lambda con: queries.get_chain(con, chain_id), reads=queries.CHAIN_TABLES)
 
     def get_chains_for_pipeline(self, pipeline_id: str) -> pl.DataFrame:
         """Chains of a pipeline, in the order in which they were saved."""
@@ -155,7 +155,8 @@ class QueryMethods(Facade):
             "chain_id": chain_id,
         }
         return self._engine.query(
-            lambda con: prediction_queries.query_predictions(con, limit, offset, **filters)
+            lambda con: prediction_queries.query_predictions(con, limit, offset, **filters),
+            reads=prediction_queries.PREDICTION_TABLES,
         )
 
     def top_predictions(
@@ -177,7 +178,8 @@ class QueryMethods(Facade):
         return self._engine.query(
             lambda con: prediction_queries.top_predictions(
                 con, n, metric, ascending, partition, dataset_name, group_by
-            )
+            ),
+            reads=prediction_queries.TOP_TABLES,
         )
 
     def get_pipeline_log(self, pipeline_id: str) -> pl.DataFrame:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,20 @@ from storekit import Counting, begin, chain_of, commit_rows, predict, segments, 
 
 from nirs_store.catalog import access as access_module
 from nirs_store.catalog import appending as appending_module
-from nirs_store.catalog.schema import column_names
+from nirs_store.catalog.prediction_queries import (
+    PREDICTION_TABLES,
+    TOP_TABLES,
+    query_predictions,
+    top_predictions,
+)
+from nirs_store.catalog.queries import CHAIN_TABLES, get_chain
+from nirs_store.catalog.schema import TABLES, VIEWS, column_names
 from nirs_store.ids import new_id
 from nirs_store.store import WorkspaceStore
 
 
 @pytest.fixture(autouse=True)
-def held(monkeypatch: pytest.MonkeyPatch) -> None:
+def kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """The catalog is let go of only where a test says so."""
     monkeypatch.setattr(access_module, "LINGER", 600.0)
 
@@ -66,15 +75,153 @@ def test_what_waits_is_seen_by_every_question_and_goes_into_the_catalog_when_it_
 
 def test_a_pipeline_is_appended_without_a_question_and_without_a_plan(store: WorkspaceStore) -> None:
     run_id, _ = begin(store)
-    for name in ("first", "second"):
+    for name in ("first", "second", "third"):
         whole_pipeline(store, run_id, name)
         store.list_runs()
-    whole_pipeline(store, run_id, "third")
+    whole_pipeline(store, run_id, "fourth")
     asked = listen(store)
-    assert store.query_predictions().height == 6
-    # Nine tables, one of them of the audit trail and one of the commits; the arrays are known. The question is asked
-    # in another way.
-    assert [text.split()[0] for text in asked] == ["EXECUTE"] * 9
+    assert store.query_predictions().height == 8
+    # The two tables that it reads; the question itself is asked in another way.
+    assert [text.split()[0] for text in asked] == ["EXECUTE"] * 2
+    store.list_runs()
+    # Eight tables, one of them of the audit trail; the arrays are known.
+    assert [text.split()[0] for text in asked] == ["EXECUTE"] * 8
+    give_up(store)
+    assert [text.split()[0] for text in asked[8:]][:2] == ["INSERT", "COMMIT"]
+
+
+def test_a_question_that_says_what_it_reads_says_all_of_it(store: WorkspaceStore) -> None:
+    run_id, pipeline_id = begin(store)
+    whole_pipeline(store, run_id)
+    artifact_id = store.save_artifact([1], "builtins.list", "model", "joblib")
+    chain_id = chain_of(store, pipeline_id, artifact_id, wavelengths=[1.0, 2.0])
+    predict(store, pipeline_id, chain_id=chain_id)
+    store.list_runs()
+    con: Any = store._engine.access._opened.con
+    questions: list[tuple[tuple[str, ...], Any]] = [
+        (CHAIN_TABLES, lambda con: get_chain(con, chain_id)),
+        (PREDICTION_TABLES, lambda con: query_predictions(con, 5, 0)),
+        (PREDICTION_TABLES, lambda con: query_predictions(con, None, 0, run_id=run_id)),
+        *(
+            (TOP_TABLES, partial(_top, n=n, groups=groups))
+            for n in (1, 500, None)
+            for groups in (None, "model_class", ["pipeline_id", "fold_id"])
+        ),
+    ]
+    for tables, question in questions:
+        heard = _Heard(con)
+        assert question(heard) is not None
+        assert heard.asked
+        read = {
+            name
+            for name in (*TABLES, *VIEWS)
+            for text in heard.asked
+            if re.search(rf"\b(FROM|JOIN)\s+{name}\b", text)
+        }
+        assert read
+        assert read <= set(tables), question
+
+
+def _top(con: Any, n: int | None, groups: Any) -> Any:
+    return top_predictions(con, n, "val_score", True, None, None, groups)  # type: ignore[arg-type]
+
+
+class _Heard(Counting):
+    """Hears of relations too."""
+
+    def sql(self, statement: Any, params: Any = None) -> Any:
+        self.asked.append(getattr(statement, "query", statement))
+        return self.con.sql(statement, params=params)
+
+
+def held(store: WorkspaceStore) -> set[str]:
+    return set(store._engine.access._opened._appending._held)
+
+
+def test_rows_that_no_question_has_read_stay_with_their_writer_until_one_does(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    run_id, _ = begin(store)
+    whole_pipeline(store, run_id, "first")
+    store.list_runs()
+    assert not held(store)
+    whole_pipeline(store, run_id, "second")
+    assert store.top_predictions(9, partition=None).height == 4
+    assert {"pipelines", "chains", "prediction_arrays", "artifact_refs", "audit_entries"} <= held(store)
+    third = store.begin_pipeline(run_id, "third", {}, [], "corn", "h")
+    chain_id = chain_of(store, third, store.save_artifact([3], "builtins.list", "model", "joblib"))
+    assert store.get_chain(chain_id)["pipeline_id"] == third
+    assert "chains" not in held(store)
+    assert "pipelines" in held(store)
+    # Its beginning is held yet, and its end has to find it.
+    store.complete_pipeline(third, 0.1, 0.2, "rmse", 3)
+    asked = listen(store)
+    assert store.top_predictions(9, partition=None).height == 4
+    assert "COMMIT" not in asked
+    assert store.list_pipelines()["name"].sort().to_list() == ["first", "run-pls", "second", "third"]
+    assert store.get_pipeline(third)["status"] == "completed"
+    assert not held(store)
+    whole_pipeline(store, run_id, "fourth")
+    assert store.top_predictions(9, partition=None).height == 6
+    assert held(store)
+    give_up(store)
+    assert segments(folder) == []
+    assert sql(folder, "SELECT count(*), count(best_val) FROM pipelines") == [(5, 4)]
+    assert sql(folder, "SELECT count(*) FROM prediction_arrays") == [(6,)]
+    assert store.check().ok
+    assert store.audit.verify().ok
+
+
+LETS_GO = {
+    "expired": give_up,
+    "changed": lambda store: store.delete_run(begin(store)[0]),
+    "committed": lambda store: store.sql("SELECT 1 AS one"),
+    "asked": lambda store: store.list_runs(),
+    "completed": lambda store: store.complete_pipeline(begin(store)[1], 0.1, 0.2, "rmse", 3),
+}
+
+
+@pytest.mark.parametrize("lets_go", LETS_GO.values(), ids=LETS_GO.keys())
+def test_a_held_row_that_is_refused_is_applied_in_the_usual_way_whoever_meets_it(
+    store: WorkspaceStore, folder: Path, lets_go: Any
+) -> None:
+    _, pipeline_id = begin(store)
+    predict(store, pipeline_id)
+    store.list_runs()
+    predict(store, pipeline_id, fold_id="fold_1")
+    store.list_runs()
+    for known in store._engine.access._opened._appending._keys.values():
+        known.clear()
+    predict(store, pipeline_id, fold_id="fold_2")
+    assert store.top_predictions(9, partition=None).height == 3
+    assert "arrays" in held(store)
+    lets_go(store)
+    assert store.query_predictions().height == 3
+    assert store.list_runs().height > 0
+    assert len(store.get_prediction_arrays(store.query_predictions()["prediction_id"].to_list())) == 3
+    give_up(store)
+    assert segments(folder) == []
+    assert sql(folder, "SELECT count(*), count(DISTINCT prediction_id) FROM predictions") == [(3, 3)]
+    assert list((folder / "journal" / "rejected").iterdir()) == []
+    assert store.check().ok
+
+
+def test_a_commit_that_is_wrong_is_told_of_when_its_held_rows_are_written(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    run_id, pipeline_id = begin(store)
+    predict(store, pipeline_id)
+    store.list_runs()
+    commit_rows(folder, {"pipelines": [tuple(None for _ in column_names("pipelines"))]})
+    whole_pipeline(store, run_id, "after")
+    assert store.top_predictions(9, partition=None).height == 3
+    assert "pipelines" in held(store)
+    with pytest.warns(UserWarning, match="set aside"):
+        assert store.list_pipelines().height == 2
+    assert store.top_predictions(9, partition=None).height == 3
+    give_up(store)
+    assert segments(folder) == []
+    assert [f.kind for f in store.check().findings] == ["segment_rejected"]
 
 
 def test_other_questions_are_planned_as_ever(store: WorkspaceStore) -> None:
@@ -117,6 +264,27 @@ def test_a_question_that_fails_takes_nothing_with_it(store: WorkspaceStore, fold
     assert sql(folder, "SELECT count(*), count(DISTINCT prediction_id) FROM predictions") == [(4, 4)]
 
 
+def test_a_question_that_fails_leaves_no_held_row_behind_that_would_come_twice(
+    store: WorkspaceStore, folder: Path
+) -> None:
+    run_id, _ = begin(store)
+    whole_pipeline(store, run_id)
+    store.list_runs()
+    whole_pipeline(store, run_id, "second")
+    assert store.top_predictions(9, partition=None).height == 4
+    assert "audit_entries" in held(store)
+    with pytest.raises(Exception, match="cannot answer"):
+        store._engine.query(
+            lambda con: con.execute("SELECT status::INTEGER FROM runs").fetchall(), reads=("runs",)
+        )
+    assert not held(store)
+    assert store.list_pipelines().height == 3
+    assert store.audit.query()["number"].is_unique().all()
+    assert store.audit.verify().ok
+    give_up(store)
+    assert sql(folder, "SELECT count(*) = count(DISTINCT number) FROM audit_entries") == [(True,)]
+
+
 def test_a_question_that_is_refused_leaves_what_waits(store: WorkspaceStore) -> None:
     run_id, _ = begin(store)
     whole_pipeline(store, run_id)
@@ -146,7 +314,7 @@ def test_rows_that_are_there_already_are_found_out_by_their_key_and_nothing_is_d
     for known in store._engine.access._opened._appending._keys.values():
         known.clear()
     predict(store, pipeline_id, fold_id="fold_2")
-    assert store.query_predictions().height == 3
+    store.list_runs()
     assert waiting(store) == 0  # applied in the usual way
     predict(store, pipeline_id, fold_id="fold_3")
     assert store.query_predictions().height == 4
@@ -168,7 +336,8 @@ def test_a_commit_that_is_wrong_is_set_aside_and_what_waited_is_not(
     commit_rows(folder, {"runs": [tuple(None for _ in column_names("runs"))]})
     whole_pipeline(store, run_id, "after")
     with pytest.warns(UserWarning, match="set aside"):
-        assert store.query_predictions().height == 4
+        assert store.list_runs().height == 1
+    assert store.query_predictions().height == 4
     give_up(store)
     assert sql(folder, "SELECT count(*) FROM predictions") == [(4,)]
     assert [f.kind for f in store.check().findings] == ["segment_rejected"]
@@ -339,7 +508,7 @@ def _record_ask_and_stay(talk: Any, folder: Path) -> None:
     for number in range(4):
         whole_pipeline(store, run_id, f"p{number}")
         found = store.query_predictions().height
-    if not waiting(store):
+    if not waiting(store) or not held(store):
         os._exit(1)
     talk.say(found)
     talk.wait()

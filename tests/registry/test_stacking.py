@@ -92,9 +92,9 @@ def test_a_first_replay_asks_twice_however_many_models_it_loads_and_a_second_one
             asked: list[Any] = []
             ask = other._engine.query
 
-            def listening(question: Any, asked: list[Any] = asked, ask: Any = ask) -> Any:
+            def listening(question: Any, asked: list[Any] = asked, ask: Any = ask, **more: Any) -> Any:
                 asked.append(question)
-                return ask(question)
+                return ask(question, **more)
 
             monkeypatch.setattr(other._engine, "query", listening)
             first = (

@@ -7,8 +7,11 @@ it would wait for. Annotations name them all the same: to resolve one is to ask.
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from nirs_store.room import with_room
 
 __all__ = ["later", "polars"]
 
@@ -17,7 +20,7 @@ class _Later(ModuleType):
     """Stands for a module, and imports it at the first question."""
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(importlib.import_module(self.__name__), name)
+        value = getattr(with_room(partial(importlib.import_module, self.__name__)), name)
         # Found here the next time.
         self.__dict__[name] = value
         return value

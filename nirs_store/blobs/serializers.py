@@ -17,6 +17,7 @@ import pickle
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ import msgspec
 from nirs_store.blobs.skops_format import dumps_skops, loads_skops
 from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat
 from nirs_store.forks import hold_while_forking
+from nirs_store.room import with_room
 
 __all__ = ["Format", "Serializer", "available_formats", "get_serializer", "register_serializer"]
 
@@ -112,7 +114,8 @@ class Format(msgspec.Struct, frozen=True):
             The bytes are not of this format, or name a class that cannot be imported here.
         """
         try:
-            return self.decode(data)
+            # The first object of a library is what imports it.
+            return with_room(partial(self.decode, data))
         except (MemoryError, SerializationError):
             raise
         except Exception as exc:

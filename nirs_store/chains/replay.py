@@ -262,7 +262,7 @@ class _Run:
         """What a stacked model gets in place of spectra: the predictions of its sources, side by side."""
         ask = predict_proba if self._plan.stack_method == "predict_proba" else predict
         columns = [np.asarray(ask(base, X, self._bench.load, wavelengths)) for base in self._plan.stack]
-        table = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
+        table = np.column_stack([_numbers(column) for column in columns])
         if self._plan.passthrough:
             own = read_spectra(self._plan, X, wavelengths).merged()
             table = np.hstack([table, own.parts[0]])
@@ -423,6 +423,18 @@ def _undo(bench: Workbench, targets: Sequence[Operator], y: Array) -> Array:
     for operator in reversed(targets):
         y = bench.undo(operator, y)
     return y
+
+
+def _numbers(predicted: Array) -> Array:
+    """Predictions of a stacked model's source, which it takes as columns."""
+    try:
+        return np.asarray(predicted, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ReplayError(
+            f"A source of this stacked chain predicts {str(predicted.flat[0])!r}, and its final estimator takes "
+            "numbers. Nothing was predicted; let it ask the sources for probabilities "
+            "('stack_method': 'predict_proba'), or train them on classes that are numbers."
+        ) from error
 
 
 def _single_output(model: Any) -> bool:

@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestRegressor, RandomTreesEmbedding
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -25,6 +25,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
+from nirs_store.chains.kinds import STACKED
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, replay_chain
 from nirs_store.errors import ReplayError, ShapeMismatch
@@ -253,6 +254,17 @@ def test_two_dimensional_targets_stay_two_dimensional(tecator: Any, shelf: Any) 
         fold_artifacts={"final": "m"},
     )
     assert bits(predict(plan, tecator.X, shelf.load), scaler.inverse_transform(model.predict(tecator.X)))
+
+
+def test_a_stack_whose_source_predicts_text_says_so(tecator: Any, shelf: Any) -> None:
+    labels = np.where(tecator.fat > np.median(tecator.fat), "fat", "lean")
+    shelf.put(knn=KNeighborsClassifier().fit(tecator.X, labels))
+    shelf.put(final=Ridge().fit(tecator.X[:, :1], tecator.fat))
+    base = {"steps": [], "model_step_idx": 1, "fold_artifacts": {"final": "knn"}, "shared_artifacts": {}}
+    step = {"step_idx": 1, "operator_type": STACKED, "sources": [{"chain": base}]}
+    plan = plan_of([step], model_step_idx=1, fold_artifacts={"final": "final"})
+    with pytest.raises(ReplayError, match=r"predicts '(fat|lean)'"):
+        predict(plan, tecator.X, shelf.load)
 
 
 def test_feature_augmentation_stacks_each_transform_beside_the_spectra(tecator: Any, shelf: Any) -> None:

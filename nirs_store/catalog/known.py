@@ -18,6 +18,8 @@ class KnownIds:
     def __init__(self, limit: int = 20_000) -> None:
         self._limit = limit
         self._kinds: dict[str, OrderedDict[str, Any]] = {}
+        # How often everything was forgotten; who keeps more of what is known here forgets it when this has changed.
+        self.clears = 0
         self._lock = threading.Lock()
 
     def add(self, kind: str, identifier: str, note: Any = None) -> None:
@@ -55,6 +57,7 @@ class KnownIds:
         """Forget everything (after a deletion, when anything may be gone)."""
         with self._lock:
             self._kinds.clear()
+            self.clears += 1
 
     def after_fork_in_child(self) -> None:
         """A lock held by another thread at the fork would never be freed."""

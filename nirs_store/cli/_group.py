@@ -25,9 +25,13 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group that names the nearest command when there is none of that name."""
+    """A group that names the nearest command when there is none of that name, and takes ``--debug`` too."""
 
     command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_debug_option())
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -53,7 +57,6 @@ class LazyGroup(Group):
     def __init__(self, *args: Any, commands_table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.commands_table = commands_table
-        self.params.append(_debug_option())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands_table)

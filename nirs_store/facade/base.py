@@ -31,6 +31,7 @@ class Facade:
     _engine: Engine
     _objects: ByteLRU[str, Any]
     _plans: ByteLRU[str, Planned]
+    _planned_at: int = 0
     _exported: ByteLRU[str, outgoing.Remembered]
     _registry: registry.ArtifactRegistry | None = None
     _loader: loader.ArtifactLoader | None = None

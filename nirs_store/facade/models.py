@@ -107,6 +107,11 @@ class ModelMethods(QueryMethods):
     def _plan(self, chain_id: str) -> Planned:
         # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
         self._engine.check_open(closely=False)
+        clears = self._engine.known.clears
+        if self._planned_at != clears:
+            # Something was deleted through a view on this store.
+            self._plans.clear()
+            self._planned_at = clears
         planned = self._plans.get(chain_id)
         if planned is None:
             chain = self.get_chain(chain_id)

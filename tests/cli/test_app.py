@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -94,6 +95,21 @@ def test_an_error_is_one_plain_line_with_the_exit_code_of_its_class(tmp_path: Pa
     assert "nowhere is not a workspace" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "nowhere").exists()
+
+
+def _groups() -> list[str]:
+    context = click.Context(app)
+    return [
+        name for name in app.list_commands(context) if isinstance(app.get_command(context, name), click.Group)
+    ]
+
+
+@pytest.mark.parametrize("group", _groups())
+def test_every_group_and_every_command_in_it_takes_debug(group: str) -> None:
+    found = app.get_command(click.Context(app), group)
+    assert isinstance(found, click.Group)
+    for command in (found, *found.commands.values()):
+        assert [o for parameter in command.params for o in parameter.opts].count("--debug") == 1, command.name
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

@@ -22,6 +22,7 @@ from nirs_store import (
     WorkspaceStore,
     record_cross_validation,
 )
+from nirs_store.errors import UnknownId
 
 SCALER, PLS = "sklearn.preprocessing.StandardScaler", "sklearn.cross_decomposition.PLSRegression"
 CV = KFold(3)
@@ -101,6 +102,9 @@ def test_cleaning_up_after_one_of_two_runs_keeps_what_the_other_needs(
     store._forget()
     np.testing.assert_array_equal(store.replay_chain(runs[1].chain_id, meat[0]), expected)
     assert store.artifacts.delete_pipeline_artifacts(runs[1].pipeline_id) > 0
+    # Its models are in memory yet, but the chain is gone.
+    with pytest.raises(UnknownId, match=runs[1].chain_id):
+        store.replay_chain(runs[1].chain_id, meat[0])
     orphans = store.artifacts.find_orphaned_artifacts()
     # Four models, three scalers and the splitter; that of the refit is the one of the run by hand.
     assert len(orphans) == 8

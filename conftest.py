@@ -12,12 +12,12 @@ from _pytest.doctest import DoctestItem
 
 # Modules whose examples speak of `store`, `chain_id`, `X` and wheat.n4a.
 _WITH_WORKSPACE = (
-    "nirs_store.bundle.inspection",
     "nirs_store.bundle.reader",
-    "nirs_store.bundle.script",
+    "nirs_store.bundle.reader",
     "nirs_store.bundle.writer",
-    "nirs_store.facade.models",
-    "nirs_store.registry.loader",
+    "nirs_store.bundle.writer",
+    "nirs_store.store",
+    "nirs_store.artifacts.loader",
 )
 
 

@@ -21,7 +21,7 @@ import duckdb
 
 from benchmarks.clock import alternately, peak_memory
 from nirs_store import WorkspaceStore
-from nirs_store.catalog import file_queries
+from nirs_store.files import rows as file_queries
 
 _BATCH = 1000
 _TYPES = ("splice_positions", "analysis_sequences", "episode_data", "report")

@@ -12,11 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nirs_store.backup.backup import restore_backup
     from nirs_store.bundle.reader import Bundle, load_bundle
-    from nirs_store.catalog.environment import capture_environment
-    from nirs_store.chains.builder import ChainBuilder
     from nirs_store.chains.replay import replay_chain
-    from nirs_store.chains.trace import ExecutionStep, ExecutionTrace, StepArtifacts
+    from nirs_store.chains.trace import ChainBuilder, ExecutionStep, ExecutionTrace, StepArtifacts
     from nirs_store.datasets import load_tecator
     from nirs_store.errors import NirsStoreError
     from nirs_store.library import PipelineLibrary
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
         record_cross_validation,
         record_stacking,
     )
+    from nirs_store.records.runs import capture_environment
     from nirs_store.registry import ArtifactLoader, ArtifactRegistry
     from nirs_store.store import WorkspaceStore
-    from nirs_store.upkeep.backups import restore_backup
 
 __version__ = "0.1.0"
 
@@ -61,35 +60,35 @@ __all__ = [
 ]
 
 _HOME = {
-    "ArtifactLoader": "registry",
-    "ArtifactRegistry": "registry",
-    "BranchRecorder": "recording",
-    "Bundle": "bundle.reader",
-    "ChainBuilder": "chains.builder",
-    "CrossValidationResult": "recording",
-    "ExecutionStep": "chains.trace",
-    "ExecutionTrace": "chains.trace",
-    "MigrationReport": "migration",
-    "NirsStoreError": "errors",
-    "PipelineLibrary": "library",
-    "StepArtifacts": "chains.trace",
-    "WorkspaceStore": "store",
-    "WorkspaceStoreProtocol": "protocol",
-    "capture_environment": "catalog.environment",
-    "load_bundle": "bundle.reader",
-    "load_tecator": "datasets",
-    "migrate_nirs4all": "migration",
-    "record_cross_validation": "recording",
-    "record_stacking": "recording",
-    "replay_chain": "chains.replay",
-    "restore_backup": "upkeep.backups",
+    "ArtifactLoader": "nirs_store.registry",
+    "ArtifactRegistry": "nirs_store.registry",
+    "BranchRecorder": "nirs_store.recording",
+    "Bundle": "nirs_store.bundle.reader",
+    "ChainBuilder": "nirs_store.chains.trace",
+    "CrossValidationResult": "nirs_store.recording",
+    "ExecutionStep": "nirs_store.chains.trace",
+    "ExecutionTrace": "nirs_store.chains.trace",
+    "MigrationReport": "nirs_store.migration",
+    "NirsStoreError": "nirs_store.errors",
+    "PipelineLibrary": "nirs_store.library",
+    "StepArtifacts": "nirs_store.chains.trace",
+    "WorkspaceStore": "nirs_store.store",
+    "WorkspaceStoreProtocol": "nirs_store.protocol",
+    "capture_environment": "nirs_store.records.runs",
+    "load_bundle": "nirs_store.bundle.reader",
+    "load_tecator": "nirs_store.datasets",
+    "migrate_nirs4all": "nirs_store.migration",
+    "record_cross_validation": "nirs_store.recording",
+    "record_stacking": "nirs_store.recording",
+    "replay_chain": "nirs_store.chains.replay",
+    "restore_backup": "nirs_store.backup.backup",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value: object = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from nirs_store.datasets import load_tecator
 from nirs_store.errors import InvalidInput, NotAWorkspace
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
 from nirs_store.recording import CrossValidationResult, record_cross_validation
 from nirs_store.scores import regression_scores
 from nirs_store.store import WorkspaceStore

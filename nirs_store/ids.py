@@ -13,12 +13,12 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 
+__all__ = ["earlier", "is_id", "naive", "new_id", "now_naive", "sha256_hex", "utcnow"]
+
 if sys.version_info >= (3, 14):
     from uuid import uuid7
 else:
     from uuid_utils import uuid7
-
-__all__ = ["earlier", "is_id", "new_id", "sha256_hex", "utcnow"]
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -92,3 +92,16 @@ def _leave_the_millisecond_of_the_fork() -> None:
 # There is no fork on Windows, and no such hook there either.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_the_millisecond_of_the_fork)
+
+
+# -- Rows that were recorded but not committed yet.
+
+
+def naive(moment: datetime) -> datetime:
+    """UTC without the zone: what a TIMESTAMP column takes."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def now_naive() -> datetime:
+    """The present moment for a TIMESTAMP column."""
+    return naive(utcnow())

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
 
 __all__ = ["RecordingStore", "WorkspaceStoreProtocol"]
 

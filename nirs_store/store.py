@@ -6,29 +6,1746 @@ It owns a folder. Opening, closing and handing it to another process are here; t
 
 from __future__ import annotations
 
+import time
+import traceback
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+import numpy as np
+
+from nirs_store.audit.trail import Audit, attempted, note
 from nirs_store.blobs.cache import ByteLRU
-from nirs_store.catalog.engine import Engine, Settings
-from nirs_store.catalog.layout import as_folder
-from nirs_store.catalog.values import as_seconds
-from nirs_store.contexts import RunContext, open_run
-from nirs_store.errors import InvalidInput
-from nirs_store.facade.evaluations import EvaluationMethods
-from nirs_store.facade.files import FileMethods
-from nirs_store.facade.history import HistoryMethods
-from nirs_store.facade.models import ModelMethods
-from nirs_store.facade.recording import RecordingMethods
-from nirs_store.facade.safekeeping import SafekeepingMethods
-from nirs_store.facade.upkeep import UpkeepMethods
-from nirs_store.facade.viewing import ViewMethods
+from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.chains.plan import ReplayPlan, check_numbers, check_weights
+from nirs_store.chains.replay import FittedPredictor
+from nirs_store.db.database import Connection
+from nirs_store.db.layout import as_folder
+from nirs_store.db.session import Engine, Settings
+from nirs_store.display import block, byte_text, field_table
+from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId
+from nirs_store.history.moments import retention_is_due
+from nirs_store.lazy import later
+from nirs_store.lazy import polars as pl
+from nirs_store.protocol import RecordingStore
+from nirs_store.records import artifacts, predictions, queries, ranking
+from nirs_store.records import predictions as prediction_queries
+from nirs_store.records import queries as overview
+from nirs_store.records import runs as records
+from nirs_store.records import user_sql as people_sql
+from nirs_store.records.runs import capture_environment
+from nirs_store.values import GRACE_SECONDS, as_seconds, as_text, is_text, to_json
 
-__all__ = ["WorkspaceStore"]
+if TYPE_CHECKING:
+    from nirs_store.artifacts import loader, registry
+    from nirs_store.artifacts import loader as loading
+    from nirs_store.artifacts import registry as cleanup
+    from nirs_store.backup import archive as archive_restore
+    from nirs_store.backup import archive as archives
+    from nirs_store.backup import backup as backups_api
+    from nirs_store.backup import container as archive_format
+    from nirs_store.bundle import container as bundle_limits
+    from nirs_store.bundle import transfer as imported
+    from nirs_store.bundle import transfer as outgoing
+    from nirs_store.evaluations import api as evaluations_api
+    from nirs_store.files import api
+    from nirs_store.history import lineage as lineage_api
+    from nirs_store.history import retention as retention_api
+    from nirs_store.history import statistics as statistics_api
+    from nirs_store.maintenance import check as findings
+    from nirs_store.maintenance import gc
+    from nirs_store.maintenance import gc as deletion
+    from nirs_store.maintenance import gc as storage
+    from nirs_store.maintenance import repair as repairplan
+    from nirs_store.records import ranking as leaderboard
+    from nirs_store.records import views
+    from nirs_store.records import views as comparison
+    from nirs_store.records import views as pivoting
+else:
+    api = later("nirs_store.files.api")
+    archive_format = later("nirs_store.backup.container")
+    archive_restore = later("nirs_store.backup.archive")
+    archives = later("nirs_store.backup.archive")
+    backups_api = later("nirs_store.backup.backup")
+    bundle_limits = later("nirs_store.bundle.container")
+    cleanup = later("nirs_store.artifacts.registry")
+    comparison = later("nirs_store.records.views")
+    deletion = later("nirs_store.maintenance.gc")
+    evaluations_api = later("nirs_store.evaluations.api")
+    findings = later("nirs_store.maintenance.check")
+    gc = later("nirs_store.maintenance.gc")
+    imported = later("nirs_store.bundle.transfer")
+    leaderboard = later("nirs_store.records.ranking")
+    lineage_api = later("nirs_store.history.lineage")
+    loader = later("nirs_store.artifacts.loader")
+    loading = later("nirs_store.artifacts.loader")
+    outgoing = later("nirs_store.bundle.transfer")
+    pivoting = later("nirs_store.records.views")
+    registry = later("nirs_store.artifacts.registry")
+    repairplan = later("nirs_store.maintenance.repair")
+    retention_api = later("nirs_store.history.retention")
+    statistics_api = later("nirs_store.history.statistics")
+    storage = later("nirs_store.maintenance.gc")
+    views = later("nirs_store.records.views")
+
+__all__ = [
+    "EvaluationMethods",
+    "Facade",
+    "FileMethods",
+    "HistoryMethods",
+    "ModelMethods",
+    "PipelineContext",
+    "Planned",
+    "QueryMethods",
+    "RecordingMethods",
+    "RunContext",
+    "SafekeepingMethods",
+    "UpkeepMethods",
+    "ViewMethods",
+    "WorkspaceStore",
+    "open_run",
+]
+
+
+# -- `with` blocks for runs and pipelines: completed on a normal exit, failed on an exception.
+
+
+class PipelineContext:
+    """A pipeline that is being recorded.
+
+    Attributes
+    ----------
+    pipeline_id : str
+        Its id.
+    name : str
+    """
+
+    def __init__(self, pipeline_id: str, name: str = "") -> None:
+        self.pipeline_id = pipeline_id
+        self.name = name
+        self.best_val: float | None = None
+        self.best_test: float | None = None
+        self.metric: str | None = None
+
+    def complete(
+        self, best_val: float | None = None, best_test: float | None = None, metric: str | None = None
+    ) -> None:
+        """Say what is written when the block ends normally."""
+        self.best_val, self.best_test, self.metric = best_val, best_test, metric
+
+    def __repr__(self) -> str:
+        return f"PipelineContext({self.pipeline_id!r})"
+
+    def _repr_html_(self) -> str:
+        facts = {"pipeline": self.pipeline_id, "metric": self.metric, "best val": self.best_val}
+        return block(self.name or "Pipeline", field_table(facts | {"best test": self.best_test}))
+
+
+class RunContext:
+    """A run that is being recorded.
+
+    Attributes
+    ----------
+    run_id : str
+        Its id.
+    name : str
+    status : {"running", "completed", "failed"}
+    summary : dict
+        Written with the run when the block ends normally.
+    """
+
+    def __init__(self, store: RecordingStore, run_id: str, name: str = "") -> None:
+        self._store = store
+        self.run_id = run_id
+        self.name = name
+        self.status = "running"
+        self.summary: dict[str, Any] = {}
+        self._pipelines = 0
+
+    @contextmanager
+    def pipeline(
+        self,
+        name: str,
+        expanded_config: Any = None,
+        generator_choices: Sequence[Any] = (),
+        dataset_name: str = "",
+        dataset_hash: str = "",
+    ) -> Iterator[PipelineContext]:
+        """Record a pipeline: completed on a normal exit, failed with the traceback otherwise."""
+        pipeline_id = self._store.begin_pipeline(
+            self.run_id, name, expanded_config, list(generator_choices), dataset_name, dataset_hash
+        )
+        pipeline = PipelineContext(pipeline_id, name)
+        start = time.monotonic()
+        try:
+            yield pipeline
+        except BaseException as error:
+            _fail(self._store.fail_pipeline, pipeline_id, error)
+            raise
+        elapsed = round((time.monotonic() - start) * 1000)
+        self._store.complete_pipeline(
+            pipeline_id, pipeline.best_val, pipeline.best_test, pipeline.metric, elapsed
+        )
+        self._pipelines += 1
+
+    def __repr__(self) -> str:
+        plural = "" if self._pipelines == 1 else "s"
+        count = f", {self._pipelines} pipeline{plural} completed" if self._pipelines else ""
+        return f"<Run {self.name!r}: {self.status}{count}; run_id={self.run_id!r}>"
+
+    def _repr_html_(self) -> str:
+        count = self._pipelines or None
+        facts = {"run": self.run_id, "status": self.status, "completed pipelines": count}
+        return block(self.name or "Run", field_table(facts | {"summary": self.summary or None}))
+
+
+@contextmanager
+def open_run(
+    store: RecordingStore,
+    name: str,
+    config: Any,
+    datasets: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any],
+    environment: Mapping[str, Any] | None = None,
+) -> Iterator[RunContext]:
+    """Record a run: completed on a normal exit, failed with the traceback otherwise."""
+    each = [datasets] if isinstance(datasets, (str, Mapping)) else datasets
+    named = [{"name": d} if isinstance(d, str) else dict(d) for d in each]
+    # Other stores of the protocol need not know the keyword.
+    begin: Callable[..., str] = store.begin_run
+    captured = {} if environment is None else {"environment": environment}
+    run = RunContext(store, begin(name, config, named, **captured), name)
+    try:
+        yield run
+    except BaseException as error:
+        run.status = "failed"
+        _fail(store.fail_run, run.run_id, error)
+        raise
+    # Only what went through this object is counted; pipelines may be recorded into the run by other ways.
+    counted = {"total_pipelines": run._pipelines} if run._pipelines else {}
+    store.complete_run(run.run_id, {**counted, **run.summary})
+    run.status = "completed"
+
+
+def _fail(mark: Callable[[str, str], None], identifier: str, error: BaseException) -> None:
+    """Mark as failed; what hinders that is told with the error, and never instead of it."""
+    try:
+        mark(identifier, "".join(traceback.format_exception(error)))
+    except NirsStoreError as second:
+        error.add_note(f"It could not be recorded that {identifier} failed: {second}")
+
+
+# -- What all methods of a store work with.
+
+
+Planned = tuple[ReplayPlan, Mapping[str, str]]
+"""A compiled chain, and what its artifacts held then whose ids are a caller's own (see `content_key`)."""
+
+
+class Facade:
+    """The open engine, and what replay and exports keep in memory."""
+
+    _engine: Engine
+    _objects: ByteLRU[str, Any]
+    _plans: ByteLRU[str, Planned]
+    _planned_at: int = 0
+    _exported: ByteLRU[str, outgoing.Remembered]
+    _registry: registry.ArtifactRegistry | None = None
+    _loader: loader.ArtifactLoader | None = None
+
+    def _keep_to_policy(self, moment: str) -> None:
+        """Carry out the workspace's retention if it asks for that now."""
+        if retention_is_due(self._engine, moment):
+            from nirs_store.history.retention import Retention
+
+            Retention(self._engine, self._forget).carry_out(moment)
+
+    def _forget(self) -> None:
+        """After a deletion anything that was cached may be gone."""
+        self._engine.known.clear()
+        self._plans.clear()
+        self._exported.clear()
+        self._objects.clear()
+        if self._loader is not None:
+            self._loader.clear_cache()
+
+
+# -- Questions: each sees everything that any process committed before it.
+
+
+class QueryMethods(Facade):
+    """What a person asks afterwards."""
+
+    def _alive(self) -> list[str]:
+        # Asked inside the question: a session that began after an earlier look would pass for dead.
+        return self._engine.living_sessions()
+
+    def get_run(self, run_id: str) -> dict[str, Any] | None:
+        """One run with its JSON decoded, or None."""
+        return self._engine.query(lambda con: queries.get_run(con, run_id, self._alive()))
+
+    def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None:
+        """One pipeline with its JSON decoded, or None."""
+        return self._engine.query(lambda con: queries.get_pipeline(con, pipeline_id, self._alive()))
+
+    def find_ids(
+        self, part: str, kinds: str | Sequence[str] | None = None, *, limit: int | None = 10
+    ) -> pl.DataFrame:
+        """Whole ids that begin or end with a part of one, such as the eight characters of a table.
+
+        Parameters
+        ----------
+        part : str
+            Compared as it is: no character is a wildcard.
+        kinds : str or sequence of str, optional
+            What may be meant, of run, pipeline, chain, prediction, artifact; all of them by default.
+        limit : int, optional
+            At most so many ids of each kind; None for all.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns ``kind`` and ``id``, in the order of `kinds`.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown kind, or an empty `part`.
+        """
+        return self._engine.query(lambda con: queries.find_ids(con, part, kinds, limit))
+
+    def list_runs(
+        self,
+        status: str | None = None,
+        dataset: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+        *,
+        tags: str | Sequence[str] = (),
+    ) -> pl.DataFrame:
+        """Runs, newest first; a run whose session died shows as interrupted.
+
+        Parameters
+        ----------
+        status : {"running", "completed", "failed", "interrupted"}, optional
+        dataset : str, optional
+            Compared with the names in `datasets`, never with a part of them.
+        tags : str or sequence of str, optional
+            Only runs that have all of these tags.
+        """
+        return self._engine.query(
+            lambda con: queries.list_runs(con, self._alive(), status, dataset, limit, offset, tags)
+        )
+
+    def list_pipelines(self, run_id: str | None = None, dataset_name: str | None = None) -> pl.DataFrame:
+        """Pipelines, newest first."""
+        return self._engine.query(
+            lambda con: queries.list_pipelines(con, self._alive(), run_id, dataset_name)
+        )
+
+    def get_chain(self, chain_id: str) -> dict[str, Any] | None:
+        """One chain with its JSON decoded and its wavelengths as an array, or None."""
+        return self._engine.query(lambda con: queries.get_chain(con, chain_id), reads=queries.CHAIN_TABLES)
+
+    def get_chains_for_pipeline(self, pipeline_id: str) -> pl.DataFrame:
+        """Chains of a pipeline, in the order in which they were saved."""
+        return self._engine.query(lambda con: queries.chains_for_pipeline(con, pipeline_id))
+
+    def get_prediction(self, prediction_id: str, load_arrays: bool = False) -> dict[str, Any] | None:
+        """One prediction, or None; with arrays each is an ndarray or None."""
+        return self._engine.query(
+            lambda con: prediction_queries.get_prediction(con, prediction_id, load_arrays)
+        )
+
+    def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
+        """Arrays of many predictions at once, by prediction id; those without arrays are absent.
+
+        Raises
+        ------
+        InvalidInput
+            Anything but a list of ids, such as one id; `get_prediction` with ``load_arrays=True`` takes one.
+        """
+        if isinstance(prediction_ids, str):
+            raise InvalidInput(
+                "prediction_ids: expected a list of ids, found one. For one prediction call "
+                "get_prediction(prediction_id, load_arrays=True)."
+            )
+        ids = list(prediction_ids) if isinstance(prediction_ids, Iterable) else [prediction_ids]
+        strange = [each for each in ids if not isinstance(each, str)]
+        if strange:
+            raise InvalidInput(f"prediction_ids: expected a list of ids, found {strange[0]!r}.")
+        known = [each for each in ids if is_text(each)]
+        return self._engine.query(lambda con: prediction_queries.load_arrays(con, known))
+
+    def query_predictions(
+        self,
+        dataset_name: str | None = None,
+        model_class: str | None = None,
+        partition: str | None = None,
+        fold_id: str | None = None,
+        branch_id: int | None = None,
+        pipeline_id: str | None = None,
+        run_id: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        chain_id: str | None = None,
+    ) -> pl.DataFrame:
+        """Predictions, newest first; filters are joined by AND, `model_class` may hold ``%``."""
+        filters = {
+            "dataset_name": dataset_name,
+            "model_class": model_class,
+            "partition": partition,
+            "fold_id": fold_id,
+            "branch_id": branch_id,
+            "pipeline_id": pipeline_id,
+            "run_id": run_id,
+            "chain_id": chain_id,
+        }
+        return self._engine.query(
+            lambda con: prediction_queries.query_predictions(con, limit, offset, **filters),
+            reads=prediction_queries.PREDICTION_TABLES,
+        )
+
+    def top_predictions(
+        self,
+        n: int,
+        metric: str = "val_score",
+        ascending: bool = True,
+        partition: str | None = "val",
+        dataset_name: str | None = None,
+        group_by: str | Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Best predictions by a score column, overall or of each group; NULL and NaN rank last.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown metric or group_by column.
+        """
+        return self._engine.query(
+            lambda con: prediction_queries.top_predictions(
+                con, n, metric, ascending, partition, dataset_name, group_by
+            ),
+            reads=prediction_queries.TOP_TABLES,
+        )
+
+    def get_pipeline_log(self, pipeline_id: str) -> pl.DataFrame:
+        """Log lines of a pipeline, in order."""
+        return self._engine.query(lambda con: queries.pipeline_log(con, pipeline_id))
+
+    def get_run_log_summary(self, run_id: str) -> pl.DataFrame:
+        """Log counts and total duration (events "end") of a run, a pipeline a row."""
+        return self._engine.query(lambda con: queries.run_log_summary(con, run_id, self._alive()))
+
+    # -- leaderboards and SQL --------------------------------------------------------------------
+
+    def top_chains(
+        self,
+        n: int | None = 10,
+        metric: str | None = None,
+        dataset_name: str | None = None,
+        run_id: str | None = None,
+        *,
+        pipeline_id: str | None = None,
+        chain_id: str | None = None,
+        model_class: str | None = None,
+        task_type: str | None = None,
+        ascending: bool | None = None,
+    ) -> pl.DataFrame:
+        """Rank chains by the pooled score of their out-of-fold predictions.
+
+        Parameters
+        ----------
+        n : int, optional
+            Rows to return; None for all.
+        metric : str, optional
+            E.g. "rmse" (the RMSECV), "r2", "rpd", "balanced_accuracy"; by default that of the task:
+            rmse for regression, balanced accuracy for classification.
+        dataset_name, run_id, pipeline_id, chain_id, model_class : str, optional
+            Filters, joined by AND; `model_class` may hold ``%``.
+        task_type : {"regression", "classification"}, optional
+            Needed where both are found and the metric does not tell.
+        ascending : bool, optional
+            Order, where it is not to follow from the metric.
+
+        Returns
+        -------
+        polars.DataFrame
+            A row a chain: ids, ``pipeline`` (as in ``SNV > SG(deriv=1) > PLS(10)``), ``metric``,
+            ``score`` (pooled) and ``score_sd`` (over folds), ``refit_score``, ``test_score``, for a
+            regression rmsecv, rmsec, rmsep, mae, bias, sep, r2, rpd, rpiq, for a classification
+            accuracy, balanced_accuracy, f1, log_loss; ``n_folds``, ``n_samples``.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown metric (the nearest is suggested), or tasks that cannot be ranked together.
+        """
+        return leaderboard.top_chains(
+            self._engine,
+            n,
+            metric,
+            ascending,
+            task_type,
+            dataset_name=dataset_name,
+            run_id=run_id,
+            pipeline_id=pipeline_id,
+            chain_id=chain_id,
+            model_class=model_class,
+        )
+
+    def aggregate_predictions(
+        self,
+        group_by: str | Sequence[str],
+        metric: str = "val_score",
+        *,
+        dataset_name: str | None = None,
+        model_class: str | None = None,
+        partition: str | None = None,
+        fold_id: str | None = None,
+        pipeline_id: str | None = None,
+        run_id: str | None = None,
+    ) -> pl.DataFrame:
+        """Count, mean, standard deviation, minimum and maximum of a score column by group.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown group_by or metric column.
+        """
+        filters = {
+            "dataset_name": dataset_name,
+            "model_class": model_class,
+            "partition": partition,
+            "fold_id": fold_id,
+            "pipeline_id": pipeline_id,
+            "run_id": run_id,
+        }
+        return self._engine.query(lambda con: ranking.aggregate(con, group_by, metric, **filters))
+
+    def pivot(
+        self,
+        rows: str = "preprocessings",
+        columns: str = "model_class",
+        metric: str | None = None,
+        *,
+        aggregate: str = "best",
+        dataset_name: str | None = None,
+        run_id: str | None = None,
+        task_type: str | None = None,
+    ) -> pivoting.Pivot:
+        """Table of one pooled score: a row a preprocessing, a column a model (or other kinds).
+
+        Parameters
+        ----------
+        rows, columns : str
+            preprocessings, model_class, model_name, dataset_name, run_id or run_name.
+        metric : str, optional
+            As for `top_chains`.
+        aggregate : {"best", "min", "max", "mean", "median"}
+            What stands in a cell that several chains share.
+
+        Returns
+        -------
+        Pivot
+            ``.frame`` is a polars.DataFrame; ``.to_markdown()``, ``.to_latex()``, ``.to_csv()``.
+        """
+        pivoting.check_kinds(rows, columns, aggregate)
+        ranked = self.top_chains(None, metric, dataset_name, run_id, task_type=task_type)
+        return pivoting.make_pivot(ranked, rows, columns, aggregate, metric)
+
+    def compare(self, run_or_chain_ids: Sequence[str], only_differences: bool = True) -> pl.DataFrame:
+        """Configuration, environment and scores of runs or chains side by side.
+
+        Parameters
+        ----------
+        run_or_chain_ids : sequence of str
+            At least two ids.
+        only_differences : bool
+            Leave out what is the same everywhere.
+
+        Returns
+        -------
+        polars.DataFrame
+            A row an item, a column an id.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        return comparison.compare(self._engine, run_or_chain_ids, only_differences=only_differences)
+
+    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
+        """Ask the catalog in SQL: exactly one SELECT statement, read-only.
+
+        Parameters
+        ----------
+        query : str
+            E.g. ``SELECT name, status FROM runs WHERE name = ?``.
+        params : sequence or mapping, optional
+            Values for ``?`` or ``$name``.
+
+        Raises
+        ------
+        InvalidInput
+            Anything but one SELECT, before it runs; or what DuckDB says is wrong with it.
+        """
+        text, values = people_sql.check_text(query), people_sql.check_params(params)
+        return self._engine.query(lambda con: people_sql.ask(con, text, values), committed=True)
+
+
+# -- Evaluations of models on suites.
+
+
+class EvaluationMethods(Facade):
+    """What was evaluated, and with what."""
+
+    _evaluations: evaluations_api.Evaluations | None = None
+
+    @property
+    def evaluations(self) -> evaluations_api.Evaluations:
+        """Evaluations, champions, leaderboards, comparisons; see `nirs_store.evaluations.api`."""
+        if self._evaluations is None:
+            self._evaluations = evaluations_api.Evaluations(self._engine, self._replay_of)
+        return self._evaluations
+
+    def _replay_of(self, chain_id: str, X: Any, wavelengths: Any) -> np.ndarray:
+        replayed: np.ndarray = self.replay_chain(chain_id, X, wavelengths)  # type: ignore[attr-defined]
+        return replayed
+
+    def capture_environment(
+        self,
+        run_id: str,
+        *,
+        seeds: int | Sequence[int] | Mapping[str, int] | None = None,
+        container: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        command: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Capture what it takes to repeat a run that has begun, and keep it with the run.
+
+        Parameters
+        ----------
+        run_id : str
+        seeds, container, parameters, command
+            As for `nirs_store.capture_environment`.
+
+        Returns
+        -------
+        dict
+            What was captured; `compare`, `show_run` and `get_run` show it.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        records.require(self._engine, "run", run_id)
+        found = capture_environment(seeds=seeds, container=container, parameters=parameters, command=command)
+        text = to_json(found, "environment")
+        if not self._engine.change(lambda con: queries.add_environment(con, run_id, text)):
+            raise UnknownId("run", run_id, "It was deleted. Nothing was recorded.")
+        return found
+
+
+# -- `store.files`: files of any kind.
+
+
+class FileMethods(Facade):
+    """The files of a workspace."""
+
+    _files: api.Files | None = None
+
+    @property
+    def files(self) -> api.Files:
+        """Files of any kind, with versions; see `nirs_store.files`."""
+        if self._files is None:
+            self._files = api.Files(self._engine)
+        return self._files
+
+
+# -- What became of things: audit trail, lineage, retention, statistics.
+
+
+class HistoryMethods(Facade):
+    """Looking back, and letting go."""
+
+    @property
+    def audit(self) -> Audit:
+        """Who did what and when; see `nirs_store.audit.trail.Audit`."""
+        return Audit(self._engine)
+
+    @property
+    def lineage(self) -> lineage_api.Lineage:
+        """What came from what; see `nirs_store.history.lineage.Lineage`."""
+        return lineage_api.Lineage(self._engine)
+
+    @property
+    def retention(self) -> retention_api.Retention:
+        """What is kept, and for how long; see `nirs_store.history.retention.Retention`."""
+        return retention_api.Retention(self._engine, self._forget)
+
+    def statistics(self, *, runs: int = 10, step: str = "month") -> statistics_api.Statistics:
+        """Counts and bytes by type, status and run, what compression and deduplication saved, errors, growth.
+
+        Parameters
+        ----------
+        runs : int
+            How many of the largest runs to name.
+        step : {"day", "week", "month", "year"}
+            Periods of the growth.
+
+        Returns
+        -------
+        Statistics
+            Prints itself; ``to_dict`` gives plain data, ``growth`` is a data frame.
+        """
+        return statistics_api.statistics(self._engine, runs=runs, step=step)
+
+
+# -- Fitted models: saving, loading, replaying, exporting.
+
+
+class ModelMethods(QueryMethods):
+    """Artifacts, chains on new spectra, files to share."""
+
+    @property
+    def artifacts(self) -> registry.ArtifactRegistry:
+        """Fitted objects by their place in a pipeline; see `nirs_store.registry`."""
+        if self._registry is None:
+            self._registry = registry.ArtifactRegistry(self._engine)
+        return self._registry
+
+    @property
+    def loader(self) -> loading.ArtifactLoader:
+        """Loads fitted objects by their place, into the cache that replay uses."""
+        if self._loader is None:
+            self._loader = loading.ArtifactLoader(self._engine, cache=self._objects)
+        return self._loader
+
+    def replay_chain(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
+        """Predict new spectra with a stored chain.
+
+        A chain that this store has replayed before touches neither lease nor catalog.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features), or data frame
+            Spectra; a frame's numeric column names are wavelengths and are compared with the
+            stored grid. Several sources are given as a sequence or dict of these.
+        wavelengths : array of shape (n_features,), optional
+            Reaches the operators that accept it.
+
+        Returns
+        -------
+        ndarray
+            What the estimator gives: (n_samples,) or (n_samples, n_targets); labels for
+            classifiers.
+
+        Raises
+        ------
+        UnknownId, ReplayError, ShapeMismatch, InvalidInput, BlobMissing, BlobCorrupt
+        """
+        from nirs_store.chains.replay import predict
+
+        plan, contents = self._plan(chain_id)
+        if not contents:
+            return predict(plan, X, self._load_shared, wavelengths)
+        return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
+
+    def predictor(self, chain_id: str) -> FittedPredictor:
+        """Give a chain as a fitted scikit-learn estimator.
+
+        It loads all its models now, and needs the store no longer.
+
+        Returns
+        -------
+        ChainPredictor
+            With ``predict``, ``n_features_in_``, ``feature_names_in_``, and for classifiers ``classes_`` and
+            ``predict_proba``; works in scorers, Pipelines, prefit stacks.
+
+        Raises
+        ------
+        UnknownId, ReplayError, BlobMissing, BlobCorrupt
+        """
+        from nirs_store.chains.predictor import ChainPredictor
+
+        chain = self.get_chain(chain_id)
+        if chain is None:
+            raise UnknownId("chain", chain_id)
+        named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+        artifacts.get_to_know(self._engine, named)
+        # Loaded anew: what is handed out may be changed by whoever holds it.
+        return ChainPredictor(chain, self.load_artifact)
+
+    def _plan(self, chain_id: str) -> Planned:
+        # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
+        self._engine.check_open(closely=False)
+        clears = self._engine.known.clears
+        if self._planned_at != clears:
+            # Something was deleted through a view on this store.
+            self._plans.clear()
+            self._planned_at = clears
+        planned = self._plans.get(chain_id)
+        if planned is None:
+            chain = self.get_chain(chain_id)
+            if chain is None:
+                raise UnknownId("chain", chain_id)
+            plan = ReplayPlan.from_chain(chain)
+            planned = (plan, artifacts.get_to_know(self._engine, plan.artifact_ids))
+            self._plans.put(chain_id, planned, 1)
+        return planned
+
+    def _load_shared(self, artifact_id: str, content: str | None = None) -> Any:
+        """A loaded object that replay shares; `load_artifact` never hands one out.
+
+        An id of a caller's own can name other content by now, so those are kept by their `content`.
+        """
+        missing = object()
+        key = content or artifact_id
+        found = self._objects.get(key, missing)
+        if found is missing:
+            found, row = artifacts.load_with_row(self._engine, artifact_id)
+            if artifacts.content_key(artifact_id, row) != key:
+                self._plans.clear()
+                raise UnknownId(
+                    "artifact", artifact_id, "It was deleted, and the id was given to other content since."
+                )
+            self._objects.put(key, found, int(row.get("size_bytes") or 0))
+        return found
+
+    @attempted("save_artifact")
+    def save_artifact(
+        self,
+        obj: Any,
+        operator_class: str,
+        artifact_type: str,
+        format: str = "joblib",
+        *,
+        pipeline_id: str | None = None,
+    ) -> str:
+        """Store a fitted object under the SHA-256 of its bytes; identical bytes are stored once.
+
+        This session holds a reference until a chain takes it over.
+
+        Parameters
+        ----------
+        format : str
+            joblib, cloudpickle, pickle, skops, bytes, or one of an installed package.
+        pipeline_id : str, optional
+            Release the reference if that pipeline fails.
+
+        Returns
+        -------
+        str
+            The artifact's id: the SHA-256 of the stored file.
+
+        Raises
+        ------
+        UnknownFormat, SerializationError, ReadOnlyStore
+        """
+        if pipeline_id is not None:
+            records.require_open_pipeline(self._engine, pipeline_id)
+        return artifacts.save_artifact(self._engine, obj, operator_class, artifact_type, format, pipeline_id)
+
+    def register_existing_artifact(
+        self,
+        artifact_id: str,
+        path: str | Path,
+        content_hash: str,
+        operator_class: str,
+        artifact_type: str,
+        format: str,
+        size_bytes: int,
+    ) -> str:
+        """Register a file of this workspace under an id of the caller's.
+
+        Raises
+        ------
+        PathEscapes, BlobMissing, BlobCorrupt, InvalidInput
+            The path leaves the workspace, the file is not there, or hash or size do not fit.
+        """
+        return artifacts.register_existing(
+            self._engine, artifact_id, path, content_hash, operator_class, artifact_type, format, size_bytes
+        )
+
+    def load_artifact(self, artifact_id: str) -> Any:
+        """Load an artifact anew; its bytes are checked first.
+
+        Raises
+        ------
+        UnknownId (KeyError), BlobMissing (FileNotFoundError), BlobCorrupt
+        """
+        return artifacts.load_artifact(self._engine, artifact_id)
+
+    def read_artifact(self, artifact_id: str) -> bytes:
+        """The stored bytes of an artifact, checked against their hash."""
+        return artifacts.read_artifact(self._engine, artifact_id)
+
+    def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
+        """An artifact's record with its `ref_count`, or None."""
+        return artifacts.get_artifact(self._engine, artifact_id)
+
+    def get_artifact_path(self, artifact_id: str) -> Path:
+        """Path of an artifact's file, e.g. for ``joblib.load``.
+
+        Raises
+        ------
+        UnknownId (KeyError), BlobMissing
+        """
+        return artifacts.artifact_path(self._engine, artifact_id)
+
+    @attempted("export_chain", "chain")
+    def export_chain(
+        self, chain_id: str, output_path: str | Path, format: str = "n4a", **options: Any
+    ) -> Path:
+        """Write a chain as a ``.n4a`` bundle, or as a Python script with format "n4a.py".
+
+        The bundle carries a card with what this workspace knows: scores, data set, versions, seeds.
+
+        Parameters
+        ----------
+        format : {"n4a", "n4a.py"}
+        options
+            Of `nirs_store.bundle.export_chain`: ``safe=True`` for a bundle without pickles, ``probe`` for spectra
+            that travel with it, ``scores``, ``units``, ``facts``.
+
+        Returns
+        -------
+        Path
+            The file; the suffix is added when there is none.
+
+        Raises
+        ------
+        UnknownId, UnknownFormat, BlobMissing, BlobCorrupt
+        SerializationError
+            With ``safe=True``: an object that skops cannot carry.
+        """
+        # They open estimators, and so import scikit-learn: not on the way of opening a store.
+        from nirs_store import bundle
+        from nirs_store.bundle.transfer import Outgoing
+
+        self._engine.check_open()
+        if format == "n4a":
+            outgoing = Outgoing(self._engine, chain_id, self._exported)
+            written = bundle.export_chain(
+                outgoing, chain_id, Path(output_path), **outgoing.described(options)
+            )
+        elif format == "n4a.py":
+            written = bundle.export_script(self, chain_id, Path(output_path), **options)
+        else:
+            raise UnknownFormat(
+                f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
+                "Nothing was written."
+            )
+        note(
+            self._engine, "export_chain", "chain", chain_id, details={"file": written.name, "format": format}
+        )
+        return written
+
+    @attempted("import_bundle")
+    def import_bundle(
+        self,
+        path: str | Path,
+        *,
+        allow_pickle: bool = False,
+        trusted_types: Iterable[str] = (),
+        limits: bundle_limits.Limits | None = None,
+        name: str | None = None,
+    ) -> imported.ImportedBundle:
+        """Bring a bundle into this workspace, as a run with its chain.
+
+        The bundle is opened as by `load_bundle` first, with all its checks; only when every one has passed is it
+        recorded, in one transaction, its objects byte for byte. The same content is imported once.
+
+        Parameters
+        ----------
+        path : path
+            A ``.n4a`` bundle of this library or of nirs4all.
+        allow_pickle : bool
+            Whether it may hold pickles, which **run code that its writer has chosen**, now and whenever the chain is
+            replayed.
+        trusted_types : iterable of str
+            Types that a bundle without pickles may hold beyond the plain ones.
+        limits : Limits, optional
+            How large it may be.
+        name : str, optional
+            What to call the run; else after its model and target.
+
+        Returns
+        -------
+        ImportedBundle
+            With ``run_id``, ``pipeline_id``, ``chain_id`` and ``added``.
+
+        Raises
+        ------
+        UntrustedBundle, BundleInvalid, BundleTooNew
+            As for `load_bundle`; nothing in the workspace was changed.
+        ReadOnlyStore, StoreBusy, WriteFailed
+
+        Examples
+        --------
+        >>> imported = store.import_bundle("wheat.n4a")
+        >>> store.replay_chain(imported.chain_id, X).shape
+        (54,)
+        """
+        from nirs_store.bundle import transfer as imports
+
+        return imports.import_bundle(
+            self._engine,
+            path,
+            allow_pickle=allow_pickle,
+            trusted_types=trusted_types,
+            limits=bundle_limits.DEFAULT_LIMITS if limits is None else limits,
+            name=name,
+        )
+
+    def export_pipeline_config(self, pipeline_id: str, output_path: str | Path) -> Path:
+        """Write a pipeline's configuration as JSON."""
+        from nirs_store.bundle import transfer as exports
+
+        return exports.export_pipeline_config(self._engine, pipeline_id, Path(output_path))
+
+    def export_run(self, run_id: str, output_path: str | Path) -> Path:
+        """Write a run with its pipelines and chains as YAML."""
+        from nirs_store.bundle import transfer as exports
+
+        return exports.export_run(self._engine, run_id, Path(output_path))
+
+    def export_predictions_parquet(
+        self, output_path: str | Path, *, include_arrays: bool = False, **filters: Any
+    ) -> Path:
+        """Write predictions as Parquet (filters as `query_predictions`).
+
+        No match still writes a readable file of no rows. With `include_arrays`, the arrays come
+        as list columns.
+        """
+        from nirs_store.bundle import transfer as exports
+
+        return exports.export_predictions_parquet(
+            self._engine, Path(output_path), include_arrays=include_arrays, **filters
+        )
+
+
+# -- Recording: runs, pipelines, chains, predictions, logs. No call waits for another process.
+
+
+class RecordingMethods(Facade):
+    """What a training loop calls."""
+
+    @attempted("begin_run")
+    def begin_run(
+        self,
+        name: str,
+        config: Any,
+        datasets: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any],
+        *,
+        environment: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Begin a run and commit it, so that its id can be handed to a worker.
+
+        Parameters
+        ----------
+        datasets : sequence
+            Names, or dicts with a ``name``; one by itself counts as a list of one.
+        environment : mapping, optional
+            What `nirs_store.capture_environment` gave; the versions that every run keeps are added.
+        """
+        return records.begin_run(self._engine, name, config, datasets, environment)
+
+    @attempted("complete_run", "run")
+    def complete_run(self, run_id: str, summary: dict[str, Any]) -> None:
+        """Commit everything and mark the run as completed.
+
+        Raises
+        ------
+        UnknownId
+        """
+        records.complete_run(self._engine, run_id, summary)
+        self._keep_to_policy("after_run")
+
+    @attempted("edit_run", "run")
+    def rename_run(self, run_id: str, name: str) -> None:
+        """Give a run another name.
+
+        Name, note and tags are all that can be changed of a finished run.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        records.edit_run(self._engine, run_id, name=as_text(name, "name"))
+
+    @attempted("edit_run", "run")
+    def annotate_run(self, run_id: str, note: str) -> None:
+        """Set a run's note (free text, replaces the earlier one)."""
+        records.edit_run(self._engine, run_id, note=as_text(note, "note"))
+
+    @attempted("edit_run", "run")
+    def tag_run(self, run_id: str, *tags: str) -> None:
+        """Add tags to a run."""
+        records.edit_run(self._engine, run_id, add_tags=tags)
+
+    @attempted("edit_run", "run")
+    def untag_run(self, run_id: str, *tags: str) -> None:
+        """Remove tags from a run; one that it does not have is passed over."""
+        records.edit_run(self._engine, run_id, remove_tags=tags)
+
+    @attempted("fail_run", "run")
+    def fail_run(self, run_id: str, error: str) -> None:
+        """Mark the run as failed; what only its unfinished pipelines hold is released."""
+        records.fail_run(self._engine, run_id, error)
+
+    @attempted("begin_pipeline", "run")
+    def begin_pipeline(
+        self,
+        run_id: str,
+        name: str,
+        expanded_config: Any,
+        generator_choices: list[Any],
+        dataset_name: str,
+        dataset_hash: str,
+    ) -> str:
+        """Begin a pipeline of a run and commit it."""
+        return records.begin_pipeline(
+            self._engine, run_id, name, expanded_config, generator_choices, dataset_name, dataset_hash
+        )
+
+    @attempted("complete_pipeline", "pipeline")
+    def complete_pipeline(
+        self,
+        pipeline_id: str,
+        best_val: float | None,
+        best_test: float | None,
+        metric: str | None,
+        duration_ms: int | None,
+    ) -> None:
+        """Commit everything and mark the pipeline as completed; durable when this returns."""
+        records.complete_pipeline(self._engine, pipeline_id, best_val, best_test, metric, duration_ms)
+
+    @attempted("fail_pipeline", "pipeline")
+    def fail_pipeline(self, pipeline_id: str, error: str) -> None:
+        """Mark the pipeline as failed and roll back what it recorded; its row and logs stay.
+
+        A second call, and a call after the pipeline was completed, change nothing.
+        """
+        records.fail_pipeline(self._engine, pipeline_id, error)
+        self._plans.clear()
+
+    @attempted("save_chain", "pipeline")
+    def save_chain(
+        self,
+        pipeline_id: str,
+        steps: list[dict[str, Any]],
+        model_step_idx: int,
+        model_class: str,
+        preprocessings: str,
+        fold_strategy: str,
+        fold_artifacts: dict[str, Any],
+        shared_artifacts: dict[str, Any],
+        branch_path: list[int] | None = None,
+        source_index: int | None = None,
+        *,
+        fold_weights: Mapping[str, float] | None = None,
+        wavelengths: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Record a chain: its steps, and which artifact each fold uses.
+
+        Parameters
+        ----------
+        steps : list of dict
+            ``step_idx``, ``operator_class``, ``params``, ``stateless`` and ``artifact_id`` or
+            ``artifact_ids`` (or ``fold_artifact_ids`` where each fold has fitted steps of its own).
+        fold_artifacts : dict
+            Model of each fold ("fold_0", "0"; "final" for a refit).
+        shared_artifacts : dict
+            Step index to an id, or to ids applied in order.
+        fold_weights : dict, optional
+            Weight of each fold's model in the average.
+        wavelengths : array of shape (n_features,), optional
+            Grid of the spectra, in nm or cm-1.
+        metadata : dict, optional
+            E.g. target, target_unit, wavelength_unit.
+
+        Returns
+        -------
+        str
+            The chain's id.
+
+        Raises
+        ------
+        UnknownId
+            No such pipeline.
+        ArtifactMissing
+            An artifact that the chain names is not there; nothing was recorded.
+        InvalidInput
+            A step without a number, or weights that do not fit the folds; nothing was recorded.
+        """
+        ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
+        check_numbers(steps, model_step_idx, source_index)
+        check_weights(fold_weights, fold_artifacts, steps, model_step_idx)
+        return records.save_chain(
+            self._engine,
+            pipeline_id,
+            steps=steps,
+            model_step_idx=model_step_idx,
+            model_class=model_class,
+            preprocessings=preprocessings,
+            fold_strategy=fold_strategy,
+            fold_artifacts=fold_artifacts,
+            shared_artifacts=shared_artifacts,
+            branch_path=branch_path,
+            source_index=source_index,
+            fold_weights=fold_weights,
+            wavelengths=wavelengths,
+            metadata=metadata,
+            artifact_ids=ids,
+        )
+
+    @attempted("save_prediction", "pipeline")
+    def save_prediction(
+        self,
+        pipeline_id: str,
+        chain_id: str | None,
+        dataset_name: str,
+        model_name: str,
+        model_class: str,
+        fold_id: str,
+        partition: str,
+        val_score: float | None,
+        test_score: float | None,
+        train_score: float | None,
+        metric: str,
+        task_type: str,
+        n_samples: int,
+        n_features: int,
+        scores: dict[str, Any],
+        best_params: dict[str, Any],
+        branch_id: int | None,
+        branch_name: str | None,
+        exclusion_count: int,
+        exclusion_rate: float,
+        preprocessings: str = "",
+        prediction_id: str | None = None,
+    ) -> str:
+        """Record one prediction: a model, a fold, a partition and its scores.
+
+        Rows with the same natural key are all kept.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        values = {
+            "dataset_name": dataset_name,
+            "model_name": model_name,
+            "model_class": model_class,
+            "fold_id": fold_id,
+            "partition": partition,
+            "val_score": val_score,
+            "test_score": test_score,
+            "train_score": train_score,
+            "metric": metric,
+            "task_type": task_type,
+            "n_samples": n_samples,
+            "n_features": n_features,
+            "scores": scores,
+            "best_params": best_params,
+            "branch_id": branch_id,
+            "branch_name": branch_name,
+            "exclusion_count": exclusion_count,
+            "exclusion_rate": exclusion_rate,
+            "preprocessings": preprocessings,
+            "prediction_id": prediction_id,
+        }
+        return predictions.save_prediction(self._engine, pipeline_id, chain_id, values)
+
+    @attempted("save_prediction_arrays", "prediction")
+    def save_prediction_arrays(
+        self,
+        prediction_id: str,
+        y_true: Any,
+        y_pred: Any,
+        y_proba: Any = None,
+        sample_indices: Any = None,
+        weights: Any = None,
+    ) -> None:
+        """Record the arrays of a prediction; dtype and shape are kept.
+
+        Parameters
+        ----------
+        y_true, y_pred : array of shape (n_samples,) or (n_samples, n_targets), or None
+            Numbers or labels; of numpy, polars, pandas or anything with the Arrow C interface, as all
+            arrays here.
+        y_proba : array of shape (n_samples, n_classes), optional
+        sample_indices : array of shape (n_samples,), optional
+            Row numbers or names of the samples.
+        weights : array of shape (n_samples,), optional
+
+        Raises
+        ------
+        UnknownId, ShapeMismatch
+        InvalidInput
+            The prediction has its arrays already.
+        """
+        predictions.save_prediction_arrays(
+            self._engine, prediction_id, y_true, y_pred, y_proba, sample_indices, weights
+        )
+
+    @attempted("log_step", "pipeline")
+    def log_step(
+        self,
+        pipeline_id: str,
+        step_idx: int,
+        operator_class: str,
+        event: str,
+        duration_ms: int | None = None,
+        message: str | None = None,
+        details: dict[str, Any] | None = None,
+        level: str = "info",
+    ) -> None:
+        """Record one log line of a pipeline's step."""
+        records.log_step(
+            self._engine, pipeline_id, step_idx, operator_class, event, duration_ms, message, details, level
+        )
+
+
+# -- Archives of a selection, and backups of everything.
+
+
+Progress = Callable[[int, int], None]
+
+
+class SafekeepingMethods(Facade):
+    """What leaves the workspace to be safe, and comes back."""
+
+    _backups: backups_api.Backups | None = None
+
+    @property
+    def backups(self) -> backups_api.Backups:
+        """Backups of this workspace; see `nirs_store.backup.backup`."""
+        if self._backups is None:
+            self._backups = backups_api.Backups(self._engine)
+        return self._backups
+
+    @overload
+    def archive(
+        self,
+        path: str | Path,
+        *,
+        runs: Sequence[str] | None = None,
+        files: Sequence[str] | None = None,
+        evaluations: Sequence[str] | None = None,
+        overwrite: bool = False,
+        dry_run: Literal[False] = False,
+        progress: Progress | None = None,
+    ) -> archives.Archive: ...
+
+    @overload
+    def archive(
+        self,
+        path: str | Path,
+        *,
+        runs: Sequence[str] | None = None,
+        files: Sequence[str] | None = None,
+        evaluations: Sequence[str] | None = None,
+        overwrite: bool = False,
+        dry_run: Literal[True],
+        progress: Progress | None = None,
+    ) -> archives.ArchivePlan: ...
+
+    def archive(
+        self,
+        path: str | Path,
+        *,
+        runs: Sequence[str] | None = None,
+        files: Sequence[str] | None = None,
+        evaluations: Sequence[str] | None = None,
+        overwrite: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> archives.Archive | archives.ArchivePlan:
+        """Write a selection with its rows, lineage and blobs into one file.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends with ``.tar.gz``, ``.tar.zst`` or ``.zip``.
+        runs, evaluations : sequence of str, optional
+            Ids. What belongs to them goes with them: a run's pipelines, chains, predictions, evaluations and files.
+        files : sequence of str, optional
+            Names, patterns (``reports/*``) or version ids.
+        overwrite : bool
+            Replace an existing file.
+        dry_run : bool
+            Return what would be in it, and write nothing. A path that would be refused is refused.
+        progress : callable, optional
+            Called with the bytes done and those to do.
+
+        Returns
+        -------
+        Archive or ArchivePlan
+            Without runs, files and evaluations everything that anything holds is in it.
+
+        Raises
+        ------
+        InvalidInput, UnknownId, WriteFailed, BlobMissing, BlobCorrupt
+            No file was written.
+        """
+        if dry_run:
+            return archives.plan_archive(
+                self._engine, path, runs=runs, files=files, evaluations=evaluations, overwrite=overwrite
+            )
+        return archives.archive(
+            self._engine,
+            path,
+            runs=runs,
+            files=files,
+            evaluations=evaluations,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def restore_archive(
+        self,
+        path: str | Path,
+        *,
+        dry_run: bool = False,
+        limits: archive_format.Limits | None = None,
+        progress: Progress | None = None,
+    ) -> archive_restore.RestoredArchive:
+        """Bring an archive into this workspace; what is there already is not doubled.
+
+        Everything is verified first: names, sizes, hashes. Models in it are pickles as they were in the workspace
+        that it came from: bring in only archives of people whom you trust.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Verify, and return what would be added.
+        limits : Limits, optional
+            How much an archive may promise.
+        progress : callable, optional
+            Called with the bytes done and those to do.
+
+        Raises
+        ------
+        ArchiveInvalid, SchemaTooNew
+            Not an archive, an altered one or a newer one; nothing was changed.
+        InvalidInput, WriteFailed, ReadOnlyStore
+            Nothing was changed.
+        """
+        restored = archive_restore.restore_archive(
+            self._engine, path, dry_run=dry_run, limits=limits, progress=progress
+        )
+        if not dry_run:
+            self._forget()
+        return restored
+
+
+# -- Deleting and cleaning: plan, then execute.
+
+
+class UpkeepMethods(Facade):
+    """Deletion, garbage collection, vacuum, check, repair."""
+
+    @overload
+    def delete_run(
+        self,
+        run_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[False] = False,
+        force: bool = False,
+    ) -> int: ...
+
+    @overload
+    def delete_run(
+        self, run_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
+    ) -> deletion.RunDeletion: ...
+
+    @attempted("delete_run", "run")
+    def delete_run(
+        self, run_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
+    ) -> int | deletion.RunDeletion:
+        """Delete a run and everything it owns, in one transaction.
+
+        Parameters
+        ----------
+        delete_artifacts : bool
+            Also remove the files that nothing else holds. False keeps them for a later gc. Of many, the space is
+            given back while the store goes on; `vacuum` and `close` wait for the last.
+        dry_run : bool
+            Return the plan and change nothing.
+        force : bool
+            Even where a meta-model of another run is fed by a model of this one. Its own stacked chain keeps
+            the blobs that it needs to replay.
+
+        Returns
+        -------
+        int or RunDeletion
+            Rows deleted; 0 for an unknown run.
+
+        Raises
+        ------
+        InvalidInput
+            A meta-model of another run needs a model of this one. Nothing was changed.
+        """
+        if dry_run:
+            return self._engine.query(lambda con: deletion.plan_run_deletion(con, run_id))
+
+        def work(con: Connection) -> deletion.RunDeletion:
+            needed = [] if force else deletion.needed_elsewhere(con, run_id)
+            if needed:
+                cleanup.refuse_needed(needed)
+            gone = deletion.delete_run(con, run_id)
+            if gone.rows:
+                facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
+                note(self._engine, "delete_run", "run", run_id, details=facts, con=con)
+            return gone
+
+        gone = self._engine.change(work)
+        self._forget()
+        if delete_artifacts and gone.artifacts:
+            gc.collect(self._engine, only=gone.artifacts, wait=False)
+        return gone.total_rows
+
+    @attempted("delete_prediction", "prediction")
+    def delete_prediction(self, prediction_id: str) -> bool:
+        """Delete a prediction with its arrays; False when there was none."""
+
+        def work(con: Connection) -> bool:
+            deleted = deletion.delete_prediction(con, prediction_id)
+            if deleted:
+                note(self._engine, "delete_prediction", "prediction", prediction_id, con=con)
+            return deleted
+
+        deleted = self._engine.change(work)
+        self._engine.known.forget("prediction", prediction_id)
+        return deleted
+
+    @overload
+    def gc_artifacts(
+        self, *, dry_run: Literal[False] = False, grace_seconds: float = GRACE_SECONDS
+    ) -> int: ...
+
+    @overload
+    def gc_artifacts(self, *, dry_run: Literal[True], grace_seconds: float = GRACE_SECONDS) -> gc.GcPlan: ...
+
+    def gc_artifacts(self, *, dry_run: bool = False, grace_seconds: float = GRACE_SECONDS) -> int | gc.GcPlan:
+        """Remove artifacts that nothing holds.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Return the plan and change nothing.
+        grace_seconds : float
+            How long what a session saved, and no chain took over, is kept after its end.
+
+        Returns
+        -------
+        int or GcPlan
+            Files removed.
+        """
+        if dry_run:
+            return gc.plan_gc(self._engine, grace_seconds=grace_seconds)
+        return self.collect_garbage(grace_seconds=grace_seconds).files
+
+    @attempted("gc")
+    def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS) -> gc.GcResult:
+        """Remove artifacts that nothing holds, as `gc_artifacts`, and say which they were.
+
+        Returns
+        -------
+        GcResult
+            Files and bytes removed, and the plan that was carried out.
+        """
+        result = gc.collect(self._engine, grace_seconds=grace_seconds)
+        self._forget()
+        return result
+
+    @attempted("vacuum")
+    def vacuum(self) -> None:
+        """Rewrite store.duckdb without the space of deleted rows."""
+        from nirs_store.maintenance.gc import vacuum
+
+        vacuum(self._engine)
+
+    def storage_report(self, *, runs: int = 10) -> storage.StorageReport:
+        """Tell where the workspace's bytes are; changes nothing.
+
+        Parameters
+        ----------
+        runs : int
+            How many of the largest runs to name.
+
+        Returns
+        -------
+        StorageReport
+            Bytes by place and by kind, bytes saved because nothing is stored twice, the largest runs, and the
+            bytes that a gc would remove.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from nirs_store import WorkspaceStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with WorkspaceStore(folder.name) as store:
+        ...     for _ in range(3):
+        ...         model = store.save_artifact("x" * 1000, "str", "model", "bytes")
+        ...     report = store.storage_report()
+        >>> [(kind.kind, kind.bytes, kind.saved_bytes) for kind in report.kinds]
+        [('model', 1000, 2000), ('arrays', 0, 0)]
+        >>> folder.cleanup()
+        """
+        return storage.storage_report(self._engine, runs=runs)
+
+    def check(self, *, read_data: bool = False) -> findings.CheckReport:
+        """Look whether everything recorded is there and belongs together; changes nothing.
+
+        The journal is not applied; its commits are read where they lie, and their rows count. A catalog that
+        cannot be opened is a finding, and the rest is checked all the same. Also for read-only stores.
+
+        Parameters
+        ----------
+        read_data : bool
+            Read every column, index, array and blob as well, and compare their checksums.
+
+        Returns
+        -------
+        CheckReport
+            Findings, worst first, each with the chains and predictions that it affects.
+
+        Raises
+        ------
+        StoreBusy
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from nirs_store import WorkspaceStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with WorkspaceStore(folder.name) as store:
+        ...     model = store.save_artifact({"slope": 2.0}, "dict", "model")
+        ...     store.check(read_data=True).ok
+        True
+        >>> folder.cleanup()
+        """
+        from nirs_store.maintenance.check import check
+
+        engine = self._engine
+        engine.flush()
+        return check(engine.access, engine.layout, read_data=read_data, timeout=engine.settings.lock_timeout)
+
+    @attempted("repair")
+    def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> repairplan.RepairPlan:
+        """Put right what can be put right without inventing anything.
+
+        Blobs that do not fit their hash, and old ones that nothing names, move to ``quarantine/``; references
+        are recounted; commits that cannot be applied are set aside; leftovers are removed. Rows whose data are
+        lost are kept and named in the plan.
+
+        Parameters
+        ----------
+        dry_run : bool
+            Return the plan and change nothing.
+        restore_catalog : bool
+            When the catalog cannot be read: put the newest copy that a migration kept in its place. What was
+            recorded and applied since that copy is lost; the old file is kept in ``quarantine/``.
+
+        Returns
+        -------
+        RepairPlan
+            What was done, or with `dry_run` would be.
+
+        Raises
+        ------
+        StoreBusy, WriteFailed, ReadOnlyStore
+        """
+        from nirs_store.maintenance.repair import execute_repair, plan_repair
+
+        engine = self._engine
+        if dry_run:
+            engine.flush()
+        else:
+            engine.check_writable()
+            engine.recorder.flush()
+        plan = plan_repair(
+            engine.access,
+            engine.layout,
+            restore_catalog=restore_catalog,
+            timeout=engine.settings.lock_timeout,
+        )
+        if not dry_run:
+            execute_repair(engine, plan)
+            self._forget()
+        return plan
+
+
+# -- Looking at a store in a notebook: what it holds, one run, one chain, its predictions.
+
+
+class ViewMethods(Facade):
+    """Values that print themselves."""
+
+    def show_run(self, run_id: str) -> views.RunView:
+        """Look at a run: status, data, note, tags, environment and its pipelines.
+
+        Raises
+        ------
+        UnknownId
+        """
+        return views.view_run(self._engine, run_id)
+
+    def show_chain(self, chain_id: str) -> views.ChainView:
+        """Look at a chain: steps, scores, models and artifacts.
+
+        Raises
+        ------
+        UnknownId
+        """
+        return views.view_chain(self._engine, chain_id)
+
+    def chain_predictions(self, chain_id: str, partition: str = "val") -> pl.DataFrame:
+        """What a chain predicted for each sample, as a data frame.
+
+        Parameters
+        ----------
+        chain_id : str
+        partition : {"val", "test", "train"}
+            The out-of-fold predictions by default.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``sample`` (name or row number, null where not recorded), ``fold_id``, ``y_true``, ``y_pred``;
+            with several targets ``y_true_0``, …; with probabilities ``y_proba_<class>``. Empty for an
+            unknown chain, and where no arrays were stored.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown partition.
+        """
+        return views.chain_predictions(self._engine, chain_id, partition)
+
+    def _repr_html_(self) -> str:
+        path = str(self._engine.layout.root)
+        if self._engine.closed:
+            return block("WorkspaceStore", field_table({"folder": path, "state": "closed"}))
+        # A notebook that shows a store waits for nobody.
+        answered, found = self._engine.look_up(overview.counts)
+        facts: dict[str, object] = {"folder": path, "state": None if self._engine.writable else "read-only"}
+        if answered and found is not None:
+            facts |= {name: count for name, count in found.items() if name != "artifact_bytes"}
+            facts["size of artifacts"] = byte_text(found["artifact_bytes"])
+        else:
+            facts["contents"] = "another process is using the catalog at this moment"
+        return block("WorkspaceStore", field_table(facts))
+
 
 _DURABILITIES = ("pipeline", "call")
 _CACHE_BYTES = 256 << 20

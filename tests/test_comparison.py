@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import CrossValidationResult, WorkspaceStore, load_tecator, record_cross_validation
-from nirs_store.comparison import flatten
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.records.views import flatten
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from nirs_store import WorkspaceStore, load_bundle
-from nirs_store.catalog.oslock import open_lock_file, try_lock
 from nirs_store.cli._app import app
+from nirs_store.db.lock import open_lock_file, try_lock
 from nirs_store.demo import DemoResult, run_demo
 from nirs_store.errors import InvalidInput, NotAWorkspace
 

@@ -22,8 +22,8 @@ from nirs_store import (
     load_tecator,
     record_cross_validation,
 )
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.lease import Lease
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import Lease
 from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table
 
 NASTY = '<script>alert(\'1\')</script>"><img src=x onerror="alert(2)">&amp;'

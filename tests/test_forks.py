@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from nirs_store.blobs import serializers
-from nirs_store.catalog import filesystem, spare
+from nirs_store.db import connection as spare
+from nirs_store.db import layout as filesystem
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows"),

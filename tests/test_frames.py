@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, replay_chain
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.frames import as_array, as_floats, index_names, is_frame, native
+from nirs_store.values import as_array, as_floats, index_names, is_frame, native
 
 MEAT = load_tecator()
 X, Y = MEAT.X[:48, ::10].copy(), MEAT.fat[:48].copy()

@@ -18,11 +18,12 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 
-from nirs_store import WorkspaceStore, imports, load_bundle, load_tecator, record_cross_validation
-from nirs_store.blobs import trusted
+from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation
+from nirs_store.blobs import serializers as trusted
 from nirs_store.bundle import inspect_bundle
+from nirs_store.bundle import transfer as imports
+from nirs_store.bundle.container import DEFAULT_LIMITS
 from nirs_store.bundle.contents import read_contents
-from nirs_store.bundle.limits import DEFAULT_LIMITS
 from nirs_store.errors import BundleInvalid, InvalidInput, ReadOnlyStore, UntrustedBundle
 
 MEAT = load_tecator()
@@ -253,7 +254,7 @@ def outside_the_journal(folder: Path) -> dict[str, int]:
 def test_an_import_that_fails_midway_leaves_no_rows(
     origin: Origin, store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.catalog import records
+    from nirs_store.records import runs as records
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("the lights go out")

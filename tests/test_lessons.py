@@ -15,10 +15,11 @@ import pytest
 from storekit import Counting, begin, chain_of, let_go, predict, prediction, sql, whole_pipeline
 
 from nirs_store.blobs import durable
-from nirs_store.catalog import opened as opened_module
-from nirs_store.catalog import prediction_queries, queries
-from nirs_store.catalog.lease import Lease
+from nirs_store.db import database as opened_module
+from nirs_store.db.lock import Lease
 from nirs_store.errors import NirsStoreError
+from nirs_store.records import predictions as prediction_queries
+from nirs_store.records import queries
 from nirs_store.store import WorkspaceStore
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirs_store import WorkspaceStore, outgoing
+from nirs_store import WorkspaceStore
 from nirs_store.blobs.cache import ByteLRU
-from nirs_store.catalog import prediction_queries, queries
+from nirs_store.bundle import transfer as outgoing
+from nirs_store.bundle.transfer import Outgoing, Remembered
 from nirs_store.errors import UnknownId
-from nirs_store.outgoing import Outgoing, Remembered
+from nirs_store.records import predictions as prediction_queries
+from nirs_store.records import queries
 from tests.kit.storekit import begin, chain_of, predict
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from nirs_store.errors import InvalidInput
-from nirs_store.pivot import Pivot, make_pivot
+from nirs_store.records.views import Pivot, make_pivot
 
 NASTY = "<script>alert('x')</script> & a|b_c\\d\ne"
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from nirs_store.blobs.serializers import get_serializer
-from nirs_store.lazily import later
-from nirs_store.room import with_room
+from nirs_store.lazy import later, with_room
 
 
 def test_it_gives_what_the_call_gives_and_raises_what_it_raises() -> None:
@@ -67,7 +66,7 @@ def test_what_imports_libraries_is_given_room(asked: Any, monkeypatch: pytest.Mo
         given.append(1)
         return with_room(call)
 
-    monkeypatch.setattr("nirs_store.lazily.with_room", counting)
+    monkeypatch.setattr("nirs_store.lazy.with_room", counting)
     monkeypatch.setattr("nirs_store.blobs.serializers.with_room", counting)
     assert asked()
     assert given == [1]

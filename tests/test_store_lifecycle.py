@@ -17,8 +17,8 @@ from storekit import begin, chain_of, let_go, predict, prediction, whole_pipelin
 import nirs_store
 from nirs_store import ArtifactRegistry, migrate_nirs4all, restore_backup
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId
+from nirs_store.maintenance.check import check_workspace
 from nirs_store.store import WorkspaceStore
-from nirs_store.upkeep.check import check_workspace
 
 DOCUMENTED: dict[str, list[str]] = {
     "begin_run": ["name", "config", "datasets"],

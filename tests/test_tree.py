@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from nirs_store import BranchRecorder, WorkspaceStore, load_tecator
 from nirs_store.cli._app import app
-from nirs_store.tree import chain_tree, tree_html, tree_lines
+from nirs_store.records.views import chain_tree, tree_html, tree_lines
 
 MEAT = load_tecator()
 

@@ -19,7 +19,10 @@ def anatomy(peer: str, size: Size, folder: Path) -> dict[str, float]:
     """Seconds of W1 by what they were spent on; what the calling thread did, and what went on beside it."""
     from nirs_store.blobs import serializers
     from nirs_store.blobs.store import BlobStore
-    from nirs_store.catalog import artifacts, journal, opened, predictions, recorder
+    from nirs_store.db import database as opened
+    from nirs_store.db import journal
+    from nirs_store.db import session as recorder
+    from nirs_store.records import artifacts, predictions
 
     items = fixture.load(size.shape, size.pipelines)
     spent: dict[str, float] = {}

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, overload
 import msgspec
 
 from nirs_store.errors import InvalidInput
-from nirs_store.forks import call_in_children
+from nirs_store.lazy import call_in_children
 
 __all__ = ["ByteLRU", "CacheStats"]
 

@@ -12,23 +12,375 @@ from __future__ import annotations
 
 import copyreg
 import difflib
+import hashlib
 import io
+import json
+import os
 import pickle
 import re
+import sys
 import threading
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from nirs_store.blobs.skops_format import dumps_skops, loads_skops
 from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat
-from nirs_store.forks import hold_while_forking
-from nirs_store.room import with_room
+from nirs_store.lazy import hold_while_forking, with_room
 
-__all__ = ["Format", "Serializer", "available_formats", "get_serializer", "register_serializer"]
+__all__ = [
+    "CHEMOTOOLS",
+    "TRUSTED_GROUP",
+    "WORKSPACE_TYPES",
+    "Format",
+    "Serializer",
+    "always_trusted",
+    "available_formats",
+    "configuration_file",
+    "dumps_skops",
+    "get_serializer",
+    "installed_trusted_types",
+    "is_plain_estimator",
+    "loads_skops",
+    "normalise_skops",
+    "register_serializer",
+    "untrusted_types",
+]
+
+
+# -- Which types a skops payload may hold, and who may add to them.
+
+
+TRUSTED_GROUP = "nirs_store.trusted_types"
+_FILE = "trusted-types.txt"
+
+# By package and class, because the private modules between them move from one version to the next.
+_PLAIN: dict[str, frozenset[str]] = {
+    package: frozenset(names.split())
+    for package, names in {
+        "compose": "ColumnTransformer TransformedTargetRegressor",
+        "covariance": "EmpiricalCovariance EllipticEnvelope LedoitWolf MinCovDet OAS ShrunkCovariance",
+        "cross_decomposition": "CCA PLSCanonical PLSRegression PLSSVD",
+        "decomposition": "FactorAnalysis FastICA IncrementalPCA KernelPCA PCA SparsePCA TruncatedSVD",
+        "discriminant_analysis": "LinearDiscriminantAnalysis QuadraticDiscriminantAnalysis",
+        "dummy": "DummyClassifier DummyRegressor",
+        # Forests, and what holds other estimators: they only call them. Their trees need to be named.
+        "ensemble": "AdaBoostClassifier AdaBoostRegressor BaggingClassifier BaggingRegressor "
+        "ExtraTreesClassifier ExtraTreesRegressor RandomForestClassifier RandomForestRegressor "
+        "StackingClassifier StackingRegressor VotingClassifier VotingRegressor",
+        "feature_selection": "GenericUnivariateSelect RFE RFECV SelectFdr SelectFpr SelectFromModel SelectFwe "
+        "SelectKBest SelectPercentile SequentialFeatureSelector VarianceThreshold",
+        "frozen": "FrozenEstimator",
+        "impute": "MissingIndicator SimpleImputer",
+        "kernel_approximation": "RBFSampler",
+        "kernel_ridge": "KernelRidge",
+        "linear_model": "ARDRegression BayesianRidge ElasticNet ElasticNetCV HuberRegressor Lars LarsCV Lasso "
+        "LassoCV LassoLars LassoLarsCV LassoLarsIC LinearRegression LogisticRegression LogisticRegressionCV "
+        "MultiTaskElasticNet MultiTaskElasticNetCV MultiTaskLasso MultiTaskLassoCV OrthogonalMatchingPursuit "
+        "OrthogonalMatchingPursuitCV QuantileRegressor RANSACRegressor Ridge RidgeCV RidgeClassifier "
+        "RidgeClassifierCV SGDClassifier SGDRegressor TheilSenRegressor",
+        "multiclass": "OneVsOneClassifier OneVsRestClassifier OutputCodeClassifier",
+        "multioutput": "ClassifierChain MultiOutputClassifier MultiOutputRegressor RegressorChain",
+        "naive_bayes": "BernoulliNB ComplementNB GaussianNB MultinomialNB",
+        "neural_network": "MLPClassifier MLPRegressor",
+        "pipeline": "FeatureUnion Pipeline",
+        "preprocessing": "Binarizer FunctionTransformer KBinsDiscretizer KernelCenterer LabelBinarizer "
+        "LabelEncoder MaxAbsScaler MinMaxScaler Normalizer OneHotEncoder OrdinalEncoder PolynomialFeatures "
+        "PowerTransformer QuantileTransformer RobustScaler StandardScaler",
+        "random_projection": "GaussianRandomProjection",
+        "svm": "LinearSVC LinearSVR",
+        "tree": "DecisionTreeClassifier DecisionTreeRegressor ExtraTreeClassifier ExtraTreeRegressor",
+    }.items()
+}
+
+#: Transformers of chemotools 0.5 whose code was read: numpy and scipy on arrays of checked shape, no file, no
+#: import by name, no callable from their state. Not among them: those that take a function
+#: (MetadataFunctionTransformer), outlier detectors, inspectors, plots, and the PLS that another package brings.
+CHEMOTOOLS: frozenset[str] = frozenset(
+    f"chemotools.{path}"
+    for path in (
+        "adaptation._direct_standardization.DirectStandardization",
+        "adaptation._piecewise_direct_standardization.PiecewiseDirectStandardization",
+        "adaptation._spectral_space_transform.SpectralSpaceTransform",
+        "adaptation._x_axis_interpolator.XAxisInterpolator",
+        "baseline._air_pls.AirPls",
+        "baseline._ar_pls.ArPls",
+        "baseline._as_ls.AsLs",
+        "baseline._constant_baseline_correction.ConstantBaselineCorrection",
+        "baseline._cubic_spline_correction.CubicSplineCorrection",
+        "baseline._linear_correction.LinearCorrection",
+        "baseline._non_negative.NonNegative",
+        "baseline._polynomial_correction.PolynomialCorrection",
+        "baseline._rubberband_correction.RubberbandCorrection",
+        "baseline._subtract_reference.SubtractReference",
+        "derivative._norris_william.NorrisWilliams",
+        "derivative._savitzky_golay.SavitzkyGolay",
+        "feature_selection._index_selector.IndexSelector",
+        "feature_selection._range_cut.RangeCut",
+        "feature_selection._sr_selector.SRSelector",
+        "feature_selection._vip_selector.VIPSelector",
+        "physics._intensity_conversion.IntensityConversion",
+        "projection._direct_orthogonalization.DirectOrthogonalization",
+        "projection._external_parameter_orthogonalization.ExternalParameterOrthogonalization",
+        "projection._orthogonal_pls.OrthogonalPLS",
+        "projection._orthogonal_signal_correction.OrthogonalSignalCorrection",
+        "scale._band_scaler.BandScaler",
+        "scale._min_max_scaler.MinMaxScaler",
+        "scale._norm_scaler.NormScaler",
+        "scale._pareto_scaler.ParetoScaler",
+        "scale._point_scaler.PointScaler",
+        "scatter._extended_multiplicative_scatter_correction.ExtendedMultiplicativeScatterCorrection",
+        "scatter._multiplicative_scatter_correction.MultiplicativeScatterCorrection",
+        "scatter._robust_normal_variate.RobustNormalVariate",
+        "scatter._standard_normal_variate.StandardNormalVariate",
+        "smooth._mean_filter.MeanFilter",
+        "smooth._median_filter.MedianFilter",
+        "smooth._modified_sinc_smoother.ModifiedSincFilter",
+        "smooth._savitzky_golay_filter.SavitzkyGolayFilter",
+        "smooth._whittaker_smooth.WhittakerSmooth",
+        "utils._whittaker_solvers.BandedSolver",
+    )
+)
+
+# A dict whose keys are attributes as well; what stacked and voting models keep their parts in.
+_BUNCH = "sklearn.utils._bunch.Bunch"
+
+#: Types that skops does not trust, or that a bundle has to be trusted with, and that a workspace loads from
+#: blobs of its own: those come from an object that lived here, or from an import that somebody allowed.
+WORKSPACE_TYPES: frozenset[str] = frozenset(
+    {
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.metrics._dist_metrics.MinkowskiDistance64",
+        "sklearn.metrics._dist_metrics.ManhattanDistance64",
+        "sklearn.neighbors._ball_tree.BallTree",
+        "sklearn.neighbors._ball_tree.BallTree64",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neighbors._kd_tree.KDTree64",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+        "sklearn.tree._tree.Tree",
+        *(
+            f"sklearn.gaussian_process.kernels.{kernel}"
+            for kernel in (
+                "ConstantKernel",
+                "DotProduct",
+                "ExpSineSquared",
+                "Exponentiation",
+                "Matern",
+                "Product",
+                "RBF",
+                "RationalQuadratic",
+                "Sum",
+                "WhiteKernel",
+            )
+        ),
+    }
+)
+
+
+def is_plain_estimator(name: str) -> bool:
+    """Tell whether a scikit-learn class predicts by array arithmetic alone, or only calls others.
+
+    Examples
+    --------
+    >>> is_plain_estimator("sklearn.cross_decomposition._pls.PLSRegression")
+    True
+    >>> is_plain_estimator("sklearn.svm._classes.SVR")
+    False
+    """
+    parts = name.split(".")
+    if len(parts) < 3 or parts[0] != "sklearn" or parts[-1] not in _PLAIN.get(parts[1], ()):
+        return False
+    return all(part.startswith("_") for part in parts[2:-1])
+
+
+def always_trusted() -> frozenset[str]:
+    """List the types beyond scikit-learn's own that this user trusts in every payload.
+
+    Our own list for chemotools, what installed packages declare, and the user's configuration file.
+    """
+    names = {*CHEMOTOOLS, _BUNCH}
+    for entry_point in entry_points(group=TRUSTED_GROUP):
+        declared = entry_point.load()
+        names.update([declared] if isinstance(declared, str) else map(str, declared))
+    return frozenset(names | set(_configured()))
+
+
+def configuration_file() -> Path:
+    """Give the file in which a user names trusted types, one a line; it need not exist.
+
+    ``nirs-store/trusted-types.txt`` in the folder for configuration of the operating system
+    (``XDG_CONFIG_HOME`` or ``~/.config``, ``~/Library/Application Support``, ``%APPDATA%``).
+    """
+    if sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return base / "nirs-store" / _FILE
+
+
+def _configured() -> Iterable[str]:
+    try:
+        lines = configuration_file().read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    stripped = (line.partition("#")[0].strip() for line in lines)
+    return [line for line in stripped if line]
+
+
+# -- skops payloads, made the same bytes for the same object.
+
+
+_SCHEMA = "schema.json"
+_FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+_UNIX = 3
+# What these nodes stand for cannot be changed in place, so it does not matter whether two are one object.
+_VALUES = ("JsonNode", "TypeNode")
+
+
+def dumps_skops(obj: Any, trusted: Iterable[str] = ()) -> bytes:
+    """Dump an object with skops; equal objects give equal bytes, in every process.
+
+    Parameters
+    ----------
+    obj : Any
+        A fitted estimator or a plain value.
+    trusted : iterable of str
+        Fully qualified names of types accepted besides those that skops knows.
+
+    Raises
+    ------
+    SerializationError
+        It holds types that could not be loaded again without trusting them.
+    """
+    import skops.io
+
+    data: bytes = skops.io.dumps(obj)
+    unknown = untrusted_types(data, trusted)
+    if unknown:
+        cls = type(obj)
+        raise SerializationError(
+            f"Format 'skops' cannot store an object of class {cls.__module__}.{cls.__qualname__}: it holds "
+            f"types that skops does not trust by default ({', '.join(unknown)}), so it could not be loaded "
+            "again. Nothing was written. Choose format 'joblib', or name these types in an entry point of "
+            f"group {TRUSTED_GROUP!r}."
+        )
+    return normalise_skops(data)
+
+
+def loads_skops(data: bytes, trusted: Iterable[str] = ()) -> Any:
+    """Load a skops payload whose types are known to skops, installed as trusted, or named in `trusted`.
+
+    Raises
+    ------
+    SerializationError
+        The payload names other types; nothing of it was constructed.
+    """
+    import skops.io
+
+    unknown = untrusted_types(data, trusted)
+    if unknown:
+        raise SerializationError(
+            f"This skops payload holds types that are not trusted: {', '.join(unknown)}. Nothing of it was "
+            "loaded. Trust them by name only if you know where it comes from."
+        )
+    return skops.io.loads(data, trusted=[*installed_trusted_types(), *trusted])
+
+
+def untrusted_types(data: bytes, trusted: Iterable[str] = ()) -> list[str]:
+    """List the types of a payload that nobody trusts; nothing of it is constructed or imported."""
+    import skops.io
+
+    accepted = {*installed_trusted_types(), *trusted}
+    return sorted(set(skops.io.get_untrusted_types(data=data)) - accepted)
+
+
+def installed_trusted_types() -> list[str]:
+    """List the types that a workspace accepts besides those that skops knows.
+
+    Those of `always_trusted`, and scikit-learn's trees: a blob of a workspace was made from an object that lived
+    here, or came with a bundle that was trusted when it was imported.
+    """
+    return sorted(always_trusted() | WORKSPACE_TYPES)
+
+
+def normalise_skops(data: bytes) -> bytes:
+    """Rewrite a skops payload so that it no longer shows addresses and times; it loads to the same object."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(members.pop(_SCHEMA))
+    renumbering = _Renumbering(members)
+    renumbering.visit(schema)
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for old, new in renumbering.names.items():
+            archive.writestr(_member(new), members[old])
+        archive.writestr(_member(_SCHEMA), json.dumps(schema, separators=(",", ":")))
+    return buffer.getvalue()
+
+
+class _Renumbering:
+    """Walks a schema in its own order and numbers what it meets, in place."""
+
+    def __init__(self, members: dict[str, bytes]) -> None:
+        self._digests = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
+        self._numbers: dict[object, int] = {}
+        self.names: dict[str, str] = {}
+
+    def visit(self, node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("__loader__"), str):
+                self._visit_object(node)
+            for child in node.values():
+                self.visit(child)
+        elif isinstance(node, list):
+            for child in node:
+                self.visit(child)
+
+    def _visit_object(self, node: dict[str, Any]) -> None:
+        loader = node["__loader__"]
+        if isinstance(node.get("__id__"), int):
+            is_value = loader in _VALUES and not any(isinstance(field, dict) for field in node.values())
+            key: object = self._content(node) if is_value else node["__id__"]
+            node["__id__"] = self._numbers.setdefault(key, len(self._numbers) + 1)
+        member = node.get("file")
+        if isinstance(member, str) and member in self._digests:
+            suffix = member.rpartition(".")[2]
+            node["file"] = self.names.setdefault(member, f"{len(self.names) + 1:06d}.{suffix}")
+        if loader == "SetNode":
+            # The order of a set of texts depends on the hash seed of the process.
+            node["content"].sort(key=self._content)
+
+    def _content(self, node: Any) -> str:
+        return json.dumps(self._without_identity(node), sort_keys=True)
+
+    def _without_identity(self, node: Any) -> Any:
+        if isinstance(node, list):
+            return [self._without_identity(child) for child in node]
+        if not isinstance(node, dict):
+            return node
+        fields = {key: self._without_identity(child) for key, child in node.items()}
+        if isinstance(node.get("__id__"), int):
+            del fields["__id__"]
+        if isinstance(node.get("file"), str):
+            fields["file"] = self._digests.get(node["file"], node["file"])
+        return fields
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _FIXED_DATE)
+    info.create_system = _UNIX
+    info.external_attr = 0o600 << 16
+    return info
+
 
 ENTRY_POINT_GROUP = "nirs_store.serializers"
 # Pinned, because the default of a newer Python would give the same model another name.

@@ -8,23 +8,548 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import secrets
 import stat
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import Literal, Self
+from urllib.parse import quote
 
 import msgspec
 
-from nirs_store.blobs.draft import Draft
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_files, write_error, write_file
-from nirs_store.blobs.paths import aside_name, check_hash, check_suffix, resolve_inside
-from nirs_store.blobs.verified import VerifiedFiles, hash_file, identity_of
-from nirs_store.blobs.writer import MAX_PENDING_BYTES, BackgroundWriter
-from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, NirsStoreError
+from nirs_store.blobs.durable import (
+    Buffer,
+    ensure_dir,
+    fsync_dir,
+    move_files,
+    remove_file,
+    write_error,
+    write_file,
+)
+from nirs_store.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    BlobUnreadable,
+    InvalidInput,
+    NirsStoreError,
+    PathEscapes,
+    StoreClosed,
+)
 from nirs_store.ids import sha256_hex
 
-__all__ = ["BlobInfo", "BlobStore"]
+__all__ = [
+    "BackgroundWriter",
+    "BlobInfo",
+    "BlobStore",
+    "Draft",
+    "Identity",
+    "VerifiedFiles",
+    "aside_name",
+    "check_hash",
+    "check_suffix",
+    "hash_file",
+    "identity_of",
+    "resolve_inside",
+]
+
+
+# -- A blob in the making: bytes come in pieces, are hashed while they are written, and get their name last.
+
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_PIECE = 1 << 26
+
+
+class Draft:
+    """An unfinished blob; has what writers of compressed streams ask of a file: `write`, `flush`, `tell`.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of unfinished files, on the file system of the blobs.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    size : int
+        Bytes written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"draft-{secrets.token_hex(12)}.tmp"
+        self.size = 0
+        self._hash = hashlib.sha256()
+        try:
+            self._descriptor: int | None = os.open(self.path, _CREATE, 0o444)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes written so far."""
+        return self._hash.hexdigest()
+
+    # What file-like writers look for.
+    closed = False
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def readable(self) -> bool:
+        """It is not."""
+        return False
+
+    def seekable(self) -> bool:
+        """It is not: the hash goes on as the bytes come."""
+        return False
+
+    def flush(self) -> None:
+        """Do nothing: every piece is written at once."""
+
+    def tell(self) -> int:
+        """Give the bytes written."""
+        return self.size
+
+    def write(self, piece: Buffer) -> int:
+        """Append a piece.
+
+        Raises
+        ------
+        WriteFailed, ReadOnlyStore
+        """
+        view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
+        count = view.nbytes
+        self._hash.update(view)
+        assert self._descriptor is not None
+        try:
+            while view.nbytes:
+                view = view[os.write(self._descriptor, view[:_PIECE]) :]
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.size += count
+        return count
+
+    def finish(self) -> Self:
+        """Sync and close the file; nothing can be written any more.
+
+        Raises
+        ------
+        WriteFailed
+        """
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            try:
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise write_error(self.path, error) from error
+        return self
+
+    def discard(self) -> None:
+        """Remove the file, if it is still there."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        # A leftover is swept later; what led here is what the caller must hear.
+        with contextlib.suppress(NirsStoreError):
+            remove_file(self.path, missing_ok=True)
+
+
+# -- Names of blobs, and the guard that keeps every stored path inside its workspace.
+
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_SUFFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def check_hash(digest: str) -> str:
+    """Give `digest` back if it is a SHA-256 in lower-case hexadecimal.
+
+    Raises
+    ------
+    InvalidInput
+        It is something else.
+    """
+    if _HASH.fullmatch(str(digest)) is None:
+        raise InvalidInput(f"{digest!r} is not a SHA-256: 64 lower-case hexadecimal digits were expected.")
+    return digest
+
+
+def check_suffix(suffix: str) -> str:
+    """Give a file name ending without its dot.
+
+    Raises
+    ------
+    InvalidInput
+        It holds something else than lower-case letters, digits, ``_`` and ``-``.
+    """
+    bare = suffix.removeprefix(".")
+    if _SUFFIX.fullmatch(bare) is None:
+        raise InvalidInput(
+            f"{suffix!r} is no usable file name ending: lower-case letters, digits, '_' or '-' were expected."
+        )
+    return bare
+
+
+def aside_name(relative: str) -> str:
+    """Name of a blob's file while a gc decides about it: its whole path, in one piece.
+
+    Examples
+    --------
+    >>> aside_name("artifacts/ab/abcd.joblib")
+    'artifacts%2Fab%2Fabcd.joblib'
+    """
+    # By parts, because `quote` is quick with what has nothing to quote.
+    return "%2F".join(quote(part, safe="") for part in relative.split("/"))
+
+
+def resolve_inside(root: Path, relative: str | PurePath) -> Path:
+    """Join a stored path to its workspace, or refuse.
+
+    Parameters
+    ----------
+    root : Path
+        The workspace.
+    relative : str or PurePath
+        A path below it, with forward slashes.
+
+    Returns
+    -------
+    Path
+        ``root / relative``; it need not exist.
+
+    Raises
+    ------
+    PathEscapes
+        The path is absolute, names a drive, climbs with ``..``, passes a symbolic link that leads outside, or
+        holds a NUL.
+    """
+    text = relative.as_posix() if isinstance(relative, PurePath) else str(relative)
+    reason = _objection(text)
+    if reason is None:
+        path = root.joinpath(*text.split("/"))
+        if _is_plain(root, text.split("/")):
+            return path
+        inside = Path(os.path.realpath(root))
+        real = Path(os.path.realpath(path))
+        if real != inside and real.is_relative_to(inside):
+            return path
+        reason = f"it leads to {real}"
+    raise PathEscapes(
+        f"The path {text!r} does not stay inside the workspace {root}: {reason}. Nothing was touched."
+    )
+
+
+def _is_plain(root: Path, names: list[str]) -> bool:
+    """Tell that nothing between the workspace and the file is a link, which settles it in three looks."""
+    place = os.fspath(root)
+    for name in names:
+        if name in ("", "."):
+            return False
+        place = os.path.join(place, name)
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            return True  # what comes below is not there either
+        except OSError:
+            return False
+        # On Windows junctions lead elsewhere, too; they are reparse points, like links.
+        if stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", None):
+            return False
+    return True
+
+
+def _objection(text: str) -> str | None:
+    if not text:
+        return "it is empty"
+    if "\0" in text:
+        return "it holds a NUL"
+    if "\\" in text:
+        # A separator on Windows and a plain character elsewhere: a stored path must mean the same everywhere.
+        return "it holds a backslash; write '/'"
+    if text.startswith("/"):
+        return "it is absolute"
+    if _DRIVE.match(text) or (os.name == "nt" and ":" in text):
+        return "it names a drive or a stream"
+    if ".." in text.split("/"):
+        return "it climbs with '..'"
+    return None
+
+
+# -- Writes blobs in the background, and gives account of every one of them.
+
+
+THREADS = 4
+MAX_PENDING_BYTES = 64 * 1024 * 1024
+
+
+class _Write(msgspec.Struct, eq=False):
+    relative: str
+    digest: str
+    data: bytes
+    state: Literal["queued", "done", "failed"] = "queued"
+    error: Exception | None = None
+
+
+class BackgroundWriter:
+    """Queue of files that are being written.
+
+    Parameters
+    ----------
+    write : callable
+        Called in a thread as ``write(relative, digest, data)``; returns when the file is durable, or raises.
+    max_pending_bytes : int
+        Beyond it `submit` waits. One larger file is let in when nothing else is under way.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str, str, bytes], None],
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+    ) -> None:
+        self._write = write
+        self._max_bytes = max_pending_bytes
+        self._closed = False
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._changed = threading.Condition()
+        self._pending: dict[str, _Write] = {}
+        self._bytes = 0
+        self._pool: ThreadPoolExecutor | None = None
+
+    def after_fork_in_child(self) -> None:
+        """Forget what the parent is writing: its threads are not here, and it does the work itself."""
+        self._start_empty()
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that are not yet durable, those of failed writes included."""
+        return self._bytes
+
+    def is_pending(self, relative: str) -> bool:
+        """Tell whether a file is queued, being written, or failed and waiting for another try."""
+        with self._changed:
+            return relative in self._pending
+
+    def submit(self, relative: str, digest: str, data: bytes) -> None:
+        """Queue a file; a failed write of the same file is tried again instead.
+
+        Raises
+        ------
+        WriteFailed, ReadOnlyStore
+            There is no room, because earlier writes failed and fail again. This file was not queued.
+        StoreClosed
+            After `close`.
+        """
+        with self._changed:
+            self._check_open()
+            if not self._retry_known(relative):
+                self._make_room(len(data))
+                # The room was waited for without the lock: somebody may have brought the same file meanwhile.
+                if not self._retry_known(relative):
+                    entry = _Write(relative, digest, data)
+                    self._pending[relative] = entry
+                    self._bytes += len(data)
+                    self._start(entry)
+
+    def retry_if_pending(self, relative: str) -> bool:
+        """Tell whether a file is pending; if its write failed, try again in the background."""
+        with self._changed:
+            return self._retry_known(relative)
+
+    def wait(self, digests: Iterable[str] | None = None) -> None:
+        """Return when the files of these hashes (None: all files) are durable.
+
+        What failed before is tried once more.
+
+        Raises
+        ------
+        WriteFailed, ReadOnlyStore
+            At least one could not be written. Its bytes are kept for the next call.
+        """
+        wanted = None if digests is None else {digests} if isinstance(digests, str) else set(digests)
+        with self._changed:
+            self._settle([e for e in self._pending.values() if wanted is None or e.digest in wanted])
+
+    def wait_for_file(self, relative: str) -> None:
+        """Like `wait`, for one file."""
+        with self._changed:
+            entry = self._pending.get(relative)
+            if entry is not None:
+                self._settle([entry])
+
+    def close(self) -> None:
+        """Wait for everything and end the threads; if something cannot be written, stay open and raise."""
+        with self._changed:
+            while self._pending:
+                self._settle(list(self._pending.values()))
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
+
+    # The methods below are called with the lock held.
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed()
+
+    def _retry_known(self, relative: str) -> bool:
+        entry = self._pending.get(relative)
+        if entry is None:
+            return False
+        if entry.state == "failed":
+            self._start(entry)
+        return True
+
+    def _make_room(self, size: int) -> None:
+        tried = False
+        while self._pending and self._bytes + size > self._max_bytes:
+            entries = list(self._pending.values())
+            if any(entry.state == "queued" for entry in entries):
+                self._changed.wait()
+            elif tried:
+                _raise_first(entries)
+            else:
+                tried = True
+                for entry in entries:
+                    self._start(entry)
+            self._check_open()
+
+    def _settle(self, entries: list[_Write]) -> None:
+        for entry in entries:
+            if entry.state == "failed":
+                self._start(entry)
+        while any(entry.state == "queued" for entry in entries):
+            self._changed.wait()
+        _raise_first([entry for entry in entries if entry.state == "failed"])
+
+    def _start(self, entry: _Write) -> None:
+        entry.state, entry.error = "queued", None
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="nirs-store-blobs")
+        try:
+            self._pool.submit(self._run, entry)
+        except RuntimeError:
+            # The interpreter is ending and takes no new work for threads: do it here and now.
+            self._finish(entry, self._attempt(entry))
+
+    def _finish(self, entry: _Write, error: Exception | None) -> None:
+        if error is None:
+            entry.state = "done"
+            if self._pending.get(entry.relative) is entry:
+                del self._pending[entry.relative]
+                self._bytes -= len(entry.data)
+        else:
+            entry.state, entry.error = "failed", error
+        self._changed.notify_all()
+
+    # These two run in a thread of the pool.
+
+    def _run(self, entry: _Write) -> None:
+        changed = self._changed
+        error = self._attempt(entry)
+        with changed:
+            self._finish(entry, error)
+
+    def _attempt(self, entry: _Write) -> Exception | None:
+        try:
+            self._write(entry.relative, entry.digest, entry.data)
+        except Exception as exc:  # noqa: BLE001 (raised in whoever waits for this file)
+            return exc
+        return None
+
+
+def _raise_first(failed: list[_Write]) -> None:
+    if not failed:
+        return
+    first = failed[0].error
+    assert first is not None
+    if not isinstance(first, NirsStoreError):
+        raise first
+    more = f" ({len(failed) - 1} more files wait likewise.)" if len(failed) > 1 else ""
+    # A new exception for each caller: several threads may be told of the same failure.
+    fresh = type(first)(first.message + more)
+    if isinstance(first, OSError) and isinstance(fresh, OSError):
+        fresh.errno = first.errno
+    raise fresh from first
+
+
+# -- What this process has verified: a file is hashed once, and again only if it is no longer the same file.
+
+
+# Modification time in ns, size, inode: a file for which these did not change was not written to.
+Identity = tuple[int, int, int]
+
+_PIECE_verified = 1 << 20
+
+
+class VerifiedFiles:
+    """Thread-safe memory of the files whose bytes were found to fit their hash.
+
+    Bounded, because a training loop makes millions; what was not used for longest is hashed again.
+    """
+
+    def __init__(self, limit: int = 20_000) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, dict[str, Identity]] = OrderedDict()
+
+    def knows(self, relative: str, digest: str, identity: Identity) -> bool:
+        """Tell whether this very file was verified against this hash."""
+        with self._lock:
+            files = self._known.get(digest)
+            if files is None:
+                return False
+            self._known.move_to_end(digest)
+            return files.get(relative) == identity
+
+    def remember(self, relative: str, digest: str, identity: Identity) -> None:
+        """Note that the file fits."""
+        with self._lock:
+            self._known.setdefault(digest, {})[relative] = identity
+            self._known.move_to_end(digest)
+            if len(self._known) > self._limit:
+                self._known.popitem(last=False)
+
+    def forget(self, digest: str) -> None:
+        """Forget all files of a hash."""
+        with self._lock:
+            self._known.pop(digest, None)
+
+    def after_fork_in_child(self) -> None:
+        """Take a new lock: a thread that does not exist in this process may have held the old one."""
+        self._lock = threading.Lock()
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """Take from a stat what tells one state of a file from another."""
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def hash_file(path: Path) -> tuple[str, Identity]:
+    """Hash a file in pieces of 1 MB; give the SHA-256 and the identity it had when it was opened."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        identity = identity_of(os.fstat(file.fileno()))
+        while piece := file.read(_PIECE_verified):
+            digest.update(piece)
+    return digest.hexdigest(), identity
+
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _ASIDE_PATIENCE = 1.0

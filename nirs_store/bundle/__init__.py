@@ -11,13 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nirs_store.bundle.inspection import Inspection, inspect_bundle
-    from nirs_store.bundle.limits import Limits
+    from nirs_store.bundle.container import Limits
     from nirs_store.bundle.manifest import BundleRecord, Manifest
-    from nirs_store.bundle.reader import Bundle, load_bundle
-    from nirs_store.bundle.script import export_script
-    from nirs_store.bundle.source import ChainSource
-    from nirs_store.bundle.writer import export_chain
+    from nirs_store.bundle.pack import ChainSource
+    from nirs_store.bundle.reader import Bundle, Inspection, inspect_bundle, load_bundle
+    from nirs_store.bundle.writer import export_chain, export_script
 
 __all__ = [
     "Bundle",
@@ -33,23 +31,23 @@ __all__ = [
 ]
 
 _HOME = {
-    "Bundle": "reader",
-    "BundleRecord": "manifest",
-    "ChainSource": "source",
-    "Inspection": "inspection",
-    "Limits": "limits",
-    "Manifest": "manifest",
-    "export_chain": "writer",
-    "export_script": "script",
-    "inspect_bundle": "inspection",
-    "load_bundle": "reader",
+    "Bundle": "nirs_store.bundle.reader",
+    "BundleRecord": "nirs_store.bundle.manifest",
+    "ChainSource": "nirs_store.bundle.pack",
+    "Inspection": "nirs_store.bundle.reader",
+    "Limits": "nirs_store.bundle.container",
+    "Manifest": "nirs_store.bundle.manifest",
+    "export_chain": "nirs_store.bundle.writer",
+    "export_script": "nirs_store.bundle.writer",
+    "inspect_bundle": "nirs_store.bundle.reader",
+    "load_bundle": "nirs_store.bundle.reader",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value: object = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

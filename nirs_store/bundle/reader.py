@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from nirs_store.bundle.contents import Contents, read_contents
-from nirs_store.bundle.foreign import make_chain
-from nirs_store.bundle.limits import DEFAULT_LIMITS, Limits
-from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json
-from nirs_store.bundle.npy import read_npy
-from nirs_store.bundle.probes import agree, disagreement, unpacked
-from nirs_store.bundle.unpickle import unpickle
+from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, agree, disagreement, read_npy, unpacked
+from nirs_store.bundle.contents import Contents, make_chain, read_contents
+from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json, readable
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.predictor import ChainPredictor
@@ -23,7 +21,155 @@ from nirs_store.chains.replay import predicted_classes
 from nirs_store.display import block, field_table, table
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
 
-__all__ = ["Bundle", "load_bundle"]
+__all__ = ["Bundle", "Inspection", "inspect_bundle", "load_bundle", "unpickle"]
+
+
+# -- Looking into a bundle without making anything of it.
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a bundle says and what was found in it; nothing of it was loaded.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    kind : {"joblib", "skops"}
+        With pickles, or without.
+    verdict : {"opens as it is", "needs trusted_types", "needs allow_pickle"}
+        What `load_bundle` asks of whoever opens it.
+    needs_trust : tuple of str
+        Types that must be trusted by name.
+    types : tuple of str
+        Everything that loading would make: of pickles what they name, as far as their opcodes tell.
+    writer : str
+        "nirs_store" or "another program".
+    format_version : str
+        Of the container.
+    content_hash : str
+        SHA-256 over objects and chain.
+    members : tuple of (str, int)
+        Every member of the archive with its size in bytes.
+    environment, scores, units, facts : dict
+        What its writer stated; nobody has checked that.
+    notes : tuple of str
+        What was rearranged in the export, or found strange in the reading.
+    card : str or None
+        Its card.
+    """
+
+    path: str
+    kind: str
+    verdict: str
+    needs_trust: tuple[str, ...]
+    types: tuple[str, ...]
+    writer: str
+    format_version: str
+    content_hash: str
+    members: tuple[tuple[str, int], ...]
+    environment: dict[str, str]
+    scores: dict[str, Any]
+    units: dict[str, Any]
+    facts: dict[str, Any]
+    notes: tuple[str, ...]
+    card: str | None
+
+
+def inspect_bundle(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Inspection:
+    """Look into a bundle: its members, hashes, types and card. Nothing of it is loaded or run.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    limits : Limits
+        How large it may be.
+
+    Raises
+    ------
+    BundleInvalid, BundleTooNew
+        As for `load_bundle`.
+
+    Examples
+    --------
+    >>> inspect_bundle("wheat.n4a").verdict
+    'opens as it is'
+    """
+    contents = read_contents(Path(path), limits)
+    types, needs = _types(contents)
+    if contents.kind == "joblib":
+        verdict = "needs allow_pickle"
+    else:
+        verdict = "needs trusted_types" if needs else "opens as it is"
+    record = contents.record
+    notes = record.version_1_0.notes if record else tuple(contents.outline.notes if contents.outline else ())
+    return Inspection(
+        path=str(contents.path),
+        kind=contents.kind,
+        verdict=verdict,
+        needs_trust=needs,
+        types=types,
+        writer="nirs_store" if record else "another program",
+        format_version=contents.manifest.format_version,
+        content_hash=contents.content_hash,
+        members=tuple(contents.sizes.items()),
+        environment=dict(record.environment) if record else {},
+        scores=dict(record.scores) if record else {},
+        units=dict(record.units) if record else {},
+        facts=dict(record.facts) if record else {},
+        notes=notes,
+        card=None if contents.card is None else readable(contents.card),
+    )
+
+
+def _types(contents: Contents) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if contents.kind == "joblib":
+        return contents.pickles.classes, ()
+    from nirs_store.bundle.safe import payload_types
+    from nirs_store.bundle.trust import untrusted
+
+    types = payload_types(contents)
+    return tuple(sorted(types)), tuple(untrusted(types))
+
+
+# -- Loading the objects of a bundle that its reader trusts.
+
+
+def unpickle(contents: Contents) -> tuple[dict[str, Any], list[warnings.WarningMessage]]:
+    """Load every object; from here on code of the bundle's writer runs."""
+    import joblib
+
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name, data in contents.payloads.items():
+            try:
+                found[name] = joblib.load(io.BytesIO(data))
+            except MemoryError:
+                raise
+            except Exception as exc:
+                raise _unloadable(contents, name, exc) from exc
+    return found, caught
+
+
+def _unloadable(contents: Contents, member: str, exc: Exception) -> BundleInvalid:
+    missing = str(exc.name or "") if isinstance(exc, ModuleNotFoundError) else ""
+    package = missing.partition(".")[0]
+    if package:
+        needed = [name for name in contents.pickles.classes if name.partition(".")[0] == package]
+        return BundleInvalid(
+            f"{contents.path} needs classes of the package {package!r}, which is not installed here: "
+            f"{', '.join(needed[:8]) or missing}. Install it, or ask for an export whose steps are "
+            "scikit-learn's."
+        )
+    return BundleInvalid(
+        f"{contents.path}: the member {member} cannot be loaded: {type(exc).__name__}: {exc}. No step is "
+        "ever left "
+        f"out, so the bundle cannot predict. It names {contents.pickles.describe()}; install the packages "
+        "they "
+        "come from in about the versions that wrote it, or copy or export the bundle again."
+    )
 
 
 def load_bundle(
@@ -50,7 +196,7 @@ def load_bundle(
     trusted_types : iterable of str
         Fully qualified names of further types that a bundle without pickles may hold, for this call. Tree
         ensembles, support vector machines and nearest neighbours need it; the error names what is missing. Types
-        for every call are written into the file that `nirs_store.blobs.trusted.configuration_file` gives.
+        for every call are written into the file that `nirs_store.blobs.serializers.configuration_file` gives.
     limits : Limits
         How large it may be.
 

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Collection
 from typing import Any
 
+from nirs_store.bundle.container import agree, disagreement
 from nirs_store.bundle.contents import Contents
-from nirs_store.bundle.package import Package
-from nirs_store.bundle.probes import agree, disagreement
-from nirs_store.bundle.skops_audit import audit_payload, load_payload, refuse_untrusted, untrusted
+from nirs_store.bundle.pack import Package
+from nirs_store.bundle.trust import audit_payload, load_payload, refuse_untrusted, untrusted
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict
 from nirs_store.errors import BundleInvalid, ReplayError, SerializationError

@@ -10,12 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nirs_store.chains.builder import ChainBuilder
     from nirs_store.chains.folds import chain_artifact_ids, fold_key
     from nirs_store.chains.plan import ReplayPlan
     from nirs_store.chains.predictor import ChainPredictor
     from nirs_store.chains.replay import predict, predict_proba, predicted_classes, replay_chain
-    from nirs_store.chains.trace import ExecutionStep, ExecutionTrace, StepArtifacts
+    from nirs_store.chains.trace import ChainBuilder, ExecutionStep, ExecutionTrace, StepArtifacts
 
 __all__ = [
     "ChainBuilder",
@@ -33,25 +32,25 @@ __all__ = [
 ]
 
 _HOME = {
-    "ChainBuilder": "builder",
-    "ChainPredictor": "predictor",
-    "ExecutionStep": "trace",
-    "ExecutionTrace": "trace",
-    "ReplayPlan": "plan",
-    "StepArtifacts": "trace",
-    "chain_artifact_ids": "folds",
-    "fold_key": "folds",
-    "predict": "replay",
-    "predict_proba": "replay",
-    "predicted_classes": "replay",
-    "replay_chain": "replay",
+    "ChainBuilder": "nirs_store.chains.trace",
+    "ChainPredictor": "nirs_store.chains.predictor",
+    "ExecutionStep": "nirs_store.chains.trace",
+    "ExecutionTrace": "nirs_store.chains.trace",
+    "ReplayPlan": "nirs_store.chains.plan",
+    "StepArtifacts": "nirs_store.chains.trace",
+    "chain_artifact_ids": "nirs_store.chains.folds",
+    "fold_key": "nirs_store.chains.folds",
+    "predict": "nirs_store.chains.replay",
+    "predict_proba": "nirs_store.chains.replay",
+    "predicted_classes": "nirs_store.chains.replay",
+    "replay_chain": "nirs_store.chains.replay",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value: object = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,16 +11,120 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
 
 from nirs_store.chains.folds import REFIT
-from nirs_store.chains.operators import Workbench
-from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import predict, predict_each, predict_proba, predicted_classes
-from nirs_store.chains.resample import to_grid
-from nirs_store.chains.steps import model_ids
-from nirs_store.chains.width import channels
+from nirs_store.chains.plan import Operator, ReplayPlan, Stage, model_ids
+from nirs_store.chains.replay import Workbench, predict, predict_each, predict_proba, predicted_classes
+from nirs_store.chains.spectra import as_grid, one_grid, read_table
 from nirs_store.display import block, field_table, short, table
-from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
+from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
 
-__all__ = ["ChainPredictor", "spread"]
+__all__ = ["ChainPredictor", "channels", "spread", "to_grid"]
+
+
+# -- Bringing spectra to the grid of a calibration, for those who ask for it.
+
+
+def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None) -> NDArray[np.float64]:
+    """Interpolate spectra linearly to other wavelengths; nothing is extrapolated.
+
+    Parameters
+    ----------
+    target : ndarray of shape (n_wanted,), or None
+        The grid of the calibration.
+    X : array or data frame of shape (n_samples, n_channels)
+        Spectra; columns of a data frame are named by wavelength.
+    wavelengths : array of shape (n_channels,), optional
+        Their wavelengths, in the unit of `target`, where X does not name them.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_wanted)
+
+    Raises
+    ------
+    InvalidInput
+        One of the grids is not known.
+    ShapeMismatch
+        The spectra do not reach as far as the calibration, or wavelengths do not fit the channels or their names.
+
+    Examples
+    --------
+    >>> to_grid(np.array([1.0, 1.5]), [[0.0, 2.0, 4.0]], [0.0, 1.0, 2.0])
+    array([[2., 3.]])
+    """
+    if target is None:
+        raise InvalidInput(
+            "resample: the calibration's wavelengths were not recorded, so nothing can be resampled."
+        )
+    array, named, _ = read_table(X, "X")
+    own = one_grid(named, None if wavelengths is None else as_grid(wavelengths), "X")
+    if own is None:
+        raise InvalidInput(
+            "resample: give the wavelengths of X, or a data frame whose columns are named by them."
+        )
+    if own.size != array.shape[1] or own.size < 2 or np.unique(own).size < own.size:
+        raise ShapeMismatch(
+            f"resample: X has {array.shape[1]} channels; expected as many different wavelengths, found {own.size} "
+            f"({np.unique(own).size} different ones)."
+        )
+    slack = 1e-9 * float(np.abs(target).max())
+    if target.min() < own.min() - slack or target.max() > own.max() + slack:
+        raise ShapeMismatch(
+            f"resample: the calibration needs {target.min():g} to {target.max():g}, X reaches from {own.min():g} to "
+            f"{own.max():g}. Nothing is extrapolated; measure the whole range."
+        )
+    order = np.argsort(own)
+    x, y = own[order], np.asarray(array, dtype=np.float64)[:, order]
+    right = np.clip(np.searchsorted(x, target), 1, x.size - 1)
+    share = np.clip((target - x[right - 1]) / (x[right] - x[right - 1]), 0.0, 1.0)
+    return np.asarray(y[:, right - 1] * (1.0 - share) + y[:, right] * share)
+
+
+# -- How many channels a chain takes, as far as its fitted objects tell.
+
+
+def channels(plan: ReplayPlan, bench: Workbench) -> int | None:
+    """Give the number of channels that spectra for a chain must have.
+
+    Parameters
+    ----------
+    plan : ReplayPlan
+        The chain.
+    bench : Workbench
+        Opens its objects, and those of the chains that feed it.
+
+    Returns
+    -------
+    int or None
+        None where nothing tells, and where sources are kept apart, each of which has a number of its own.
+    """
+    if plan.wavelengths is not None:
+        return int(plan.wavelengths.size)
+    if plan.sources:
+        return None
+    if plan.stack:
+        # What its own objects get are predictions; the spectra go to the chains that feed it.
+        widths = (channels(base, bench) for base in plan.stack)
+    else:
+        member = plan.members[0]
+        widths = (bench.open(operator)[1].n_features for operator in _meets(member.stages, member.model))
+    return next((width for width in widths if width), None)
+
+
+def _meets(stages: Sequence[Stage], model: Operator | None) -> Iterator[Operator]:
+    """The operators that meet as many channels as come in.
+
+    One that does not know the number mostly keeps it, so the next is asked.
+    """
+    for stage in stages:
+        for inside in stage.branches:
+            yield from _meets(inside, None)
+        yield from stage.operators
+        if stage.branches or stage.augments:
+            # What follows meets more than came in.
+            return
+    if model is not None:
+        yield model
+
 
 Array = NDArray[Any]
 

@@ -2,31 +2,445 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.chains.columns import Names, text_names
-from nirs_store.chains.combine import align, mean, union, vote
-from nirs_store.chains.operators import Load, Workbench, own_copy
-from nirs_store.chains.plan import Member, Operator, ReplayPlan, Stage
+from nirs_store.chains.plan import Member, Names, Operator, ReplayPlan, Stage, text_names
 from nirs_store.chains.spectra import MODERATE, Spectra, magnitude, read_spectra
-from nirs_store.errors import ReplayError
+from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
 
 __all__ = [
+    "Facts",
     "FittedPredictor",
+    "Load",
     "ReplaysChains",
+    "Workbench",
+    "align",
+    "mean",
     "predict",
     "predict_each",
     "predict_proba",
     "predicted_classes",
     "replay_chain",
+    "union",
+    "vote",
 ]
 
+
+# -- Bringing the predictions of several folds together.
+
+
 Array = NDArray[Any]
+
+
+def mean(values: Sequence[Array], weights: Sequence[float] | None) -> Array:
+    """Average predictions of equal shape over folds.
+
+    Parameters
+    ----------
+    values : sequence of ndarray
+        One array a fold, all of one shape.
+    weights : sequence of float or None
+        One a fold; their sum need not be 1.
+
+    Returns
+    -------
+    ndarray
+        ``np.mean(np.stack(values), axis=0)``, with weights
+        ``np.average(np.stack(values), axis=0, weights=weights)``, to the last bit.
+    """
+    shapes = sorted({value.shape for value in values})
+    if len(shapes) > 1:
+        raise ReplayError(f"The models of the folds predict arrays of different shapes: {shapes}.")
+    stacked = np.stack(values)
+    return np.asarray(
+        np.mean(stacked, axis=0) if weights is None else np.average(stacked, axis=0, weights=weights)
+    )
+
+
+def union(classes: Sequence[Array]) -> Array:
+    """Sort all labels that any fold knows, each once.
+
+    Raises
+    ------
+    ReplayError
+        If some folds use numbers and others text, which have no common order.
+    """
+    if len({"number" if labels.dtype.kind in "biuf" else labels.dtype.kind for labels in classes}) > 1:
+        types = sorted({str(labels.dtype) for labels in classes})
+        raise ReplayError(f"The models of the folds use labels of different types: {types}.")
+    first = classes[0]
+    if all(np.array_equal(first, labels) for labels in classes[1:]):
+        return np.unique(first)
+    return np.unique(np.concatenate(classes))
+
+
+def align(proba: Array, classes: Array, known: Array) -> Array:
+    """Put the columns of one fold's probabilities under the labels of all folds.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_samples, n_classes)
+        Probabilities, a column for each of `classes`.
+    classes : ndarray of shape (n_classes,)
+        Labels of this fold.
+    known : ndarray of shape (n_known,)
+        Labels of all folds, sorted.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_known)
+        A label that this fold never saw has the probability 0.
+    """
+    if proba.ndim != 2 or proba.shape[1] != len(classes):
+        raise ReplayError(
+            f"A model knows {len(classes)} classes, but gave probabilities of shape {proba.shape}."
+        )
+    if np.array_equal(classes, known):
+        return proba
+    aligned = np.zeros((len(proba), len(known)), dtype=proba.dtype)
+    aligned[:, np.searchsorted(known, classes)] = proba
+    return aligned
+
+
+def vote(labels: Sequence[Array], weights: Sequence[float] | None) -> Array:
+    """Give each sample the label that most folds chose, or that has the largest sum of weights.
+
+    Of labels with equally many votes the first in sorted order wins, as in scikit-learn's
+    VotingClassifier. Labels of several outputs are voted on one by one.
+
+    Examples
+    --------
+    >>> vote([np.array(["b", "a"]), np.array(["a", "a"])], None).tolist()
+    ['a', 'a']
+    """
+    known = union([column.ravel() for column in labels])
+    shapes = sorted({column.shape for column in labels})
+    if len(shapes) > 1:
+        raise ReplayError(f"The models of the folds predict arrays of different shapes: {shapes}.")
+    shares = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    votes = np.tensordot(shares, np.stack(labels)[..., np.newaxis] == known, axes=1)
+    return np.asarray(known[np.argmax(votes, axis=-1)])
+
+
+# -- Using one object of a chain: finding out what it accepts, calling it, and saying what went wrong.
+
+
+Load = Callable[[str], Any]
+"""Gives the fitted object behind an artifact id; it is shared, so it is never changed."""
+
+_COPY_FLAGS = frozenset({"copy", "copy_X"})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What inspection says about a fitted object; the same for all loads of one artifact.
+
+    Attributes
+    ----------
+    n_features : int or None
+        Channels it was fitted on.
+    allows_nan : bool
+        Whether its scikit-learn tags say that it copes with missing values.
+    leaves_input : bool
+        Whether it can be trusted not to write into what it is given.
+    classifier : bool
+        Whether it predicts labels.
+    one_d_targets : bool
+        Whether its targets are 1-D labels, as for a LabelEncoder.
+    plain : bool
+        Whether it is scikit-learn's own and made of no other estimator: then the numbers that it gets are
+        the only ones whose being finite it checks.
+    wavelengths : mapping
+        Method to "optional" or "required" where it has a parameter of that name.
+    """
+
+    n_features: int | None
+    allows_nan: bool
+    leaves_input: bool
+    classifier: bool
+    one_d_targets: bool
+    plain: bool
+    wavelengths: Mapping[str, str]
+
+
+class Workbench:
+    """Loads the objects of one plan, remembers what is known about them, and calls them.
+
+    Parameters
+    ----------
+    load : callable
+        Artifact id to fitted object.
+    memory : dict
+        Where the findings are kept; belongs to the plan, so that they are made once.
+    finite : bool
+        Whether the spectra are free of NaN and infinities.
+    """
+
+    __slots__ = ("_load", "_memory", "finite")
+
+    def __init__(self, load: Load, memory: dict[str, Any], finite: bool = True) -> None:
+        self._load = load
+        self._memory = memory
+        self.finite = finite
+
+    @property
+    def load(self) -> Load:
+        """Gives the fitted object behind an artifact id."""
+        return self._load
+
+    def open(self, operator: Operator) -> tuple[Any, Facts]:
+        """Give the object itself and what is known about it."""
+        known = self._memory.get(operator.key)
+        if operator.artifact_id is None:
+            if known is None:
+                rebuilt = _rebuild(operator)
+                known = self._memory.setdefault(operator.key, (rebuilt, _inspect(rebuilt)))
+            return known[0], known[1]
+        loaded = self._load(operator.artifact_id)
+        if known is None:
+            known = self._memory.setdefault(operator.key, _inspect(loaded))
+        return loaded, known
+
+    def facts(self, operator: Operator) -> Facts:
+        """Give what is known about an object, which need not be loaded again for that."""
+        known = self._memory.get(operator.key)
+        if known is None:
+            return self.open(operator)[1]
+        facts: Facts = known if operator.artifact_id is not None else known[1]
+        return facts
+
+    def call(
+        self, operator: Operator, method: str, X: Any, wavelengths: NDArray[np.float64] | None = None
+    ) -> Any:
+        """Call ``transform``, ``predict`` or ``predict_proba`` on spectra.
+
+        Raises
+        ------
+        ShapeMismatch
+            If the object was fitted on another number of channels.
+        InvalidInput
+            If there are missing values that it does not allow, or it needs wavelengths and has none.
+        ReplayError
+            If it has no such method, or fails in it.
+        """
+        target, facts = self.open(operator)
+        function = getattr(target, method, None)
+        if function is None:
+            raise ReplayError(
+                f"{operator.where} is a {type(target).__name__}, which has no {method}(); "
+                "check the type of the step and the artifact it names."
+            )
+        if facts.n_features is not None and X.shape[1] != facts.n_features:
+            raise ShapeMismatch(
+                f"{_label(operator, target)} was fitted on {facts.n_features} channels, but gets "
+                f"{X.shape[1]}. Give spectra on the grid that the chain was trained on."
+            )
+        if not self.finite and not facts.allows_nan:
+            _refuse_missing(X, _label(operator, target))
+        if not facts.leaves_input:
+            X = own_copy(X)
+        options: dict[str, Any] = {}
+        if method in facts.wavelengths:
+            if wavelengths is not None:
+                options["wavelengths"] = wavelengths
+            elif facts.wavelengths[method] == "required":
+                raise InvalidInput(
+                    f"{_label(operator, target)} needs the wavelengths of X: pass wavelengths=."
+                )
+        try:
+            return function(X, **options)
+        except (NirsStoreError, MemoryError):
+            raise
+        except Exception as error:
+            if self.finite:
+                _refuse_missing(X, _label(operator, target), born_inside=True)
+            hint = "" if operator.artifact_id else " It was rebuilt as stateless: store it fitted instead."
+            raise ReplayError(
+                f"{_label(operator, target)} failed on input of shape {X.shape}: {_words(error)}.{hint}"
+            ) from error
+
+    def undo(self, operator: Operator, y: NDArray[Any]) -> NDArray[Any]:
+        """Transform predictions back; 1-D values go in as one column and come out 1-D.
+
+        Raises
+        ------
+        ReplayError
+            If the object has no inverse, or fails in it.
+        """
+        target, facts = self.open(operator)
+        inverse = getattr(target, "inverse_transform", None)
+        if inverse is None:
+            raise ReplayError(
+                f"{operator.where} transformed the targets in training, but {type(target).__name__} has no "
+                "inverse_transform(), so predictions cannot be given in the unit of the targets."
+            )
+        if not facts.leaves_input:
+            y = own_copy(y)
+        as_column = y.ndim == 1 and not facts.one_d_targets
+        try:
+            result = np.asarray(inverse(y.reshape(-1, 1) if as_column else y))
+        except (NirsStoreError, MemoryError):
+            raise
+        except Exception as error:
+            raise ReplayError(
+                f"{_label(operator, target)} could not transform predictions of shape {y.shape} back: "
+                f"{_words(error)}."
+            ) from error
+        return result.ravel() if as_column and result.shape == (len(y), 1) else result
+
+
+def _label(operator: Operator, target: Any) -> str:
+    return operator.where if operator.name else f"{operator.where} ({type(target).__name__})"
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
+
+
+def own_copy(X: Any) -> Any:
+    """Copy an array without changing its memory layout, on which the last bits of a product can depend."""
+    return X.copy(order="K") if isinstance(X, np.ndarray) else copy.deepcopy(X)
+
+
+def _rebuild(operator: Operator) -> Any:
+    module, _, name = operator.name.rpartition(".")
+    hint = "Store the object as an artifact of the step, or install the package it comes from."
+    if not module:
+        raise ReplayError(
+            f"{operator.where} is stateless and has no artifact, and {operator.name!r} is not the full name "
+            f"of a class, such as sklearn.preprocessing.Normalizer, from which it could be rebuilt. {hint}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise ReplayError(
+            f"{operator.where}: {operator.name} cannot be imported ({error}). {hint}"
+        ) from error
+    # The name comes from stored text: only a transformer is ever called because of it.
+    if not isinstance(found, type) or not callable(getattr(found, "transform", None)):
+        raise ReplayError(f"{operator.where}: {operator.name} is not a class with a transform(). {hint}")
+    try:
+        return found(**operator.params)
+    except Exception as error:
+        raise ReplayError(
+            f"{operator.where}: {operator.name} cannot be made with {dict(operator.params)}: {error}. {hint}"
+        ) from error
+
+
+def _inspect(target: Any) -> Facts:
+    tags = _tags(target)
+    n_features = getattr(target, "n_features_in_", None)
+    kind = tags.estimator_type if tags else getattr(target, "_estimator_type", None)
+    wanted: dict[str, str] = {}
+    for method in ("transform", "predict", "predict_proba"):
+        need = _wavelength_parameter(getattr(target, method, None))
+        if need:
+            wanted[method] = need
+    return Facts(
+        n_features=int(n_features) if isinstance(n_features, int | np.integer) else None,
+        allows_nan=bool(tags and tags.input_tags.allow_nan),
+        leaves_input=_leaves_input(target),
+        classifier=kind == "classifier" or (kind is None and _predicts_classes(target)),
+        one_d_targets=bool(tags and tags.target_tags.one_d_labels),
+        plain=_is_sklearn(target) and not any(map(_is_estimator, _made_of(target))),
+        wavelengths=wanted,
+    )
+
+
+def _tags(target: Any) -> Any:
+    try:
+        return target.__sklearn_tags__()
+    except AttributeError:
+        # None at all, or a mixin without the base class that would complete them.
+        return None
+
+
+def _predicts_classes(target: Any) -> bool:
+    return hasattr(target, "classes_") and hasattr(target, "predict")
+
+
+def _wavelength_parameter(method: Any) -> str:
+    try:
+        parameter = inspect.signature(method).parameters.get("wavelengths")
+    except (TypeError, ValueError):
+        return ""
+    if parameter is None or parameter.kind not in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+        return ""
+    return "required" if parameter.default is parameter.empty else "optional"
+
+
+def _leaves_input(target: Any) -> bool:
+    """Tell whether an object, and all it is made of, is scikit-learn's own and was not told to work in place.
+
+    scikit-learn tests its estimators for this; for all others, and for functions that somebody gave
+    to one of them, an array is copied before they see it.
+    """
+    if not _is_sklearn(target):
+        return False
+    if any(value is False for name, value in target.get_params(deep=False).items() if name in _COPY_FLAGS):
+        return False
+    for part in _made_of(target):
+        if not _is_sklearn(part) or (_is_estimator(part) and not _leaves_input(part)):
+            return False
+    return True
+
+
+def _made_of(target: Any) -> Iterator[Any]:
+    """Give the estimators, functions and classes among the parameters of an estimator, those in lists too.
+
+    Asked for level by level: what is frozen does not tell its parameters with those of the whole.
+    """
+    yield from _within(target.get_params(deep=False))
+    # A search uses what it chose, whose parameters need not be those it began with.
+    yield from _within(getattr(target, "best_estimator_", None))
+
+
+def _within(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _within(item)
+    elif hasattr(value, "get_params") or callable(value):
+        yield value
+
+
+def _is_estimator(value: Any) -> bool:
+    return hasattr(value, "get_params") and not isinstance(value, type)
+
+
+def _is_sklearn(target: Any) -> bool:
+    made_by = target if isinstance(target, type) else type(target)
+    return made_by.__module__.partition(".")[0] == "sklearn"
+
+
+def _refuse_missing(X: Any, where: str, born_inside: bool = False) -> None:
+    try:
+        good = np.isfinite(np.asarray(X)).all(axis=1)
+    except (TypeError, ValueError):
+        return
+    rows = np.flatnonzero(~good)
+    if not rows.size:
+        return
+    named = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
+    if born_inside:
+        raise InvalidInput(
+            f"The steps before {where} turned finite spectra into NaN or infinities in {rows.size} "
+            f"of {len(good)} samples (rows {named}), as SNV does with a constant spectrum. Leave those out."
+        )
+    raise InvalidInput(
+        f"X has NaN or infinities in {rows.size} of {len(good)} samples (rows {named}), and {where} "
+        "does not allow them. Remove or impute them first."
+    )
 
 
 class FittedPredictor(Protocol):

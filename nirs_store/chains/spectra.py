@@ -10,11 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.chains.columns import Names, require_columns, text_names
 from nirs_store.chains.folds import step_number
-from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.plan import Names, ReplayPlan, require_columns, text_names
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.frames import as_array, as_floats, column_names, is_frame, native
+from nirs_store.values import as_array, as_floats, column_names, is_frame, native
 
 __all__ = [
     "MODERATE",

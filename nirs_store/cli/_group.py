@@ -51,7 +51,7 @@ class LazyGroup(Group):
     Parameters
     ----------
     commands_table
-        ``{name: (module, one-line help)}``; the module has a click command named ``command``.
+        ``{name: ("module:attribute", one-line help)}``; the attribute is a click command.
     """
 
     def __init__(self, *args: Any, commands_table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
@@ -64,7 +64,8 @@ class LazyGroup(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands_table:
             return None
-        loaded: click.Command = import_module(self.commands_table[cmd_name][0]).command
+        module, _, attribute = self.commands_table[cmd_name][0].partition(":")
+        loaded: click.Command = getattr(import_module(module), attribute)
         return loaded
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

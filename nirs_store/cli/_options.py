@@ -2,13 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["dry_run_option", "json_option", "workspace_option", "yes_option"]
+from nirs_store.errors import InvalidInput, UntrustedBundle
+
+__all__ = [
+    "Choice",
+    "as_options",
+    "confirm",
+    "dry_run_option",
+    "json_option",
+    "trust_options",
+    "workspace_option",
+    "yes_option",
+]
+
+
+# -- A choice between words that answers a misspelt one with the nearest.
+
+
+class Choice(click.Choice[str]):
+    """As `click.Choice`, with a suggestion.
+
+    Parameters
+    ----------
+    choices
+        The words.
+    """
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        super().__init__(choices)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return `value` when it is one of the words, else fail with the nearest."""
+        if value in self.choices:
+            return value
+        near = difflib.get_close_matches(value, self.choices, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        self.fail(f"{value!r} is none of {', '.join(self.choices)}.{hint}", param, ctx)
+
+
+# -- Asking before something is destroyed.
+
+
+def confirm(question: str, yes: bool) -> bool:
+    """Ask on a terminal; elsewhere only ``--yes`` is a yes.
+
+    Raises
+    ------
+    InvalidInput
+        Nobody can be asked and ``--yes`` was not given; nothing was done.
+    """
+    if yes:
+        return True
+    if not asks():
+        raise InvalidInput(
+            "Nobody can be asked here: add --yes to go on, or --dry-run to look. Nothing was changed."
+        )
+    return click.confirm(question)
+
+
+def asks() -> bool:
+    """Say whether somebody can answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,3 +105,34 @@ def dry_run_option(function: Function) -> Function:
 def yes_option(function: Function) -> Function:
     """Add ``--yes/-y``: do not ask."""
     return click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")(function)
+
+
+# -- The two ways to trust a bundle, worded once.
+
+
+def trust_options(function: Function) -> Function:
+    """Add ``--allow-pickle`` and ``--trust TYPE``."""
+    trust = click.option(
+        "--trust",
+        "trusted_types",
+        multiple=True,
+        metavar="TYPE",
+        help="Full name of a type that a bundle without pickles may hold as well (repeatable).",
+    )
+    allow = click.option(
+        "--allow-pickle",
+        is_flag=True,
+        help="Load a bundle that holds pickles. Pickles run code: only for bundles from people you trust.",
+    )
+    return allow(trust(function))
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """Name the options beside the arguments that an error speaks of."""
+    try:
+        yield
+    except UntrustedBundle as error:
+        raise UntrustedBundle(
+            f"{error} On the command line these are --allow-pickle and --trust TYPE."
+        ) from error

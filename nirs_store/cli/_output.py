@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,8 +16,12 @@ from typing import Any
 
 import click
 
+from nirs_store.lazy import polars as pl
+
 __all__ = [
+    "cell_text",
     "fitting",
+    "flat_text",
     "human_bytes",
     "moment",
     "number",
@@ -24,6 +29,7 @@ __all__ = [
     "print_fields",
     "print_json",
     "print_table",
+    "progress",
     "short_id",
 ]
 
@@ -190,3 +196,65 @@ def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str], n
     for cell, width, name in zip(cells, widths, columns, strict=True):
         parts.append(_padded(_cut(cell, width), width, right=name in numeric))
     return _GAP.join(parts).rstrip()
+
+
+# -- A progress bar on a terminal, nothing in a pipe.
+
+
+@contextmanager
+def progress(words: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function ``show(done, total)``; the bar is drawn on standard error and is gone at the end."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(words, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show
+
+
+# -- Values of any type that a query may answer with, as text.
+
+
+_SHOWN_BYTES = 16
+
+
+def cell_text(value: Any) -> str | None:
+    """Put a value into words for a table; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, bytes):
+        return _hex(value[:_SHOWN_BYTES]) + ("…" if len(value) > _SHOWN_BYTES else "")
+    return _plain_text(value)
+
+
+def flat_text(frame: pl.DataFrame) -> pl.DataFrame:
+    """Turn the columns that CSV cannot hold (bytes, lists, structures) into text."""
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind == pl.Binary]
+    return frame.with_columns(
+        pl.Series(name, [None if v is None else _plain_text(v) for v in frame[name].to_list()], pl.String)
+        for name in nested
+    )
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return _hex(value)
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _hex(value: bytes) -> str:
+    return f"0x{value.hex()}"

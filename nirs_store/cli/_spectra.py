@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.errors import InvalidInput
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
 
 __all__ = ["SpectraTable", "read_spectra", "split_table"]
 

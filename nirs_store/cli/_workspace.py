@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
+from nirs_store.records import queries as overview
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["KINDS", "Found", "ask", "find", "open_store"]
+__all__ = ["KINDS", "TASKS", "Found", "ask", "find", "open_store", "ranked", "thing"]
 
 #: In the order in which an id is looked up.
 KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
@@ -98,3 +99,73 @@ def _getters(store: WorkspaceStore) -> dict[str, Callable[[str], dict[str, Any] 
 
 def _either(kinds: Sequence[str]) -> str:
     return kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+
+
+# -- Ranked chains of a workspace, a table a kind of task.
+
+
+TASKS = ("regression", "classification")
+
+
+def ranked(
+    store: WorkspaceStore,
+    n: int,
+    *,
+    metric: str | None = None,
+    ascending: bool | None = None,
+    task: str | None = None,
+    dataset: str | None = None,
+    run_id: str | None = None,
+) -> list[pl.DataFrame]:
+    """Rank the chains: of each task apart, for their scores do not compare.
+
+    Parameters
+    ----------
+    store
+        The workspace.
+    n
+        At most so many rows for each task.
+    metric, ascending, task, dataset, run_id
+        As for `WorkspaceStore.top_chains`. A metric says which task is meant.
+
+    Returns
+    -------
+    list of polars.DataFrame
+        Tables that have rows, with the columns of `top_chains`, ``task_type``, ``target`` and ``unit``.
+    """
+    frames = []
+    for each in [task] if task or metric else TASKS:
+        frame = store.top_chains(n, metric, dataset, run_id, task_type=each, ascending=ascending)
+        if frame.height:
+            kind = "regression" if "rmsecv" in frame.columns else "classification"
+            about = ask(store, overview.targets_of, frame["chain_id"].to_list())
+            frames.append(
+                frame.with_columns(pl.lit(kind).alias("task_type")).join(
+                    about, on="chain_id", how="left", maintain_order="left"
+                )
+            )
+    return frames
+
+
+# -- Naming things of any kind on the command line.
+
+
+def thing(store: WorkspaceStore, text: str) -> tuple[str, str] | str:
+    """Return what `text` names: ``kind:id``, an id, or a part of the id of what a run records.
+
+    Raises
+    ------
+    UnknownId, InvalidInput
+        Nothing has that id; several have it; there is no such kind.
+    """
+    kind, colon, identifier = text.partition(":")
+    if colon:
+        if kind in KINDS:
+            found = find(store, identifier, [kind])
+            return found.kind, found.identifier
+        return text
+    try:
+        found = find(store, text)
+    except UnknownId:
+        return text  # a file, an evaluation, a bundle: the store knows
+    return found.kind, found.identifier

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MigrationReport", "migrate_nirs4all"]
 
-_HOME = {"MigrationReport": "report", "migrate_nirs4all": "carrying"}
+_HOME = {
+    "MigrationReport": "nirs_store.migration.report",
+    "migrate_nirs4all": "nirs_store.migration.carrying",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value: object = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

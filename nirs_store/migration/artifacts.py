@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nirs_store.blobs.serializers import get_serializer
-from nirs_store.bundle.pickles import list_pickle
-from nirs_store.catalog.buffer import now_naive
-from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.foreign.opening import ForeignSource
+from nirs_store.bundle.trust import list_pickle
+from nirs_store.db.session import Engine
 from nirs_store.errors import SerializationError
-from nirs_store.ids import sha256_hex
+from nirs_store.ids import now_naive, sha256_hex
+from nirs_store.migration.reading import ForeignSource
 from nirs_store.migration.report import Notes
 from nirs_store.migration.rows import Unusable, moment
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nirs_store.catalog.access import Connection
-from nirs_store.catalog.engine import Engine, Settings
-from nirs_store.catalog.foreign.arriving import existing, insert_missing
-from nirs_store.catalog.foreign.opening import OTHER_TABLES, ForeignSource, open_source
-from nirs_store.catalog.layout import Layout, as_folder
+from nirs_store.db.database import Connection
+from nirs_store.db.layout import Layout, as_folder
+from nirs_store.db.session import Engine, Settings
 from nirs_store.errors import InvalidInput
-from nirs_store.migration.arriving import Arrivals, Batch, Present
+from nirs_store.migration.arriving import Arrivals, Batch, Present, existing, insert_missing
+from nirs_store.migration.reading import OTHER_TABLES, ForeignSource, open_source
 from nirs_store.migration.report import Counts, MigrationReport, Notes
 from nirs_store.migration.rows import CARRIED
 from nirs_store.migration.verifying import verify

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from nirs_store.catalog.values import as_int, to_json
 from nirs_store.chains.folds import REFIT, chain_artifact_ids, fold_key
-from nirs_store.chains.kinds import MODEL, SPLITTER, TARGETS
+from nirs_store.chains.plan import MODEL, SPLITTER, TARGETS
 from nirs_store.errors import InvalidInput
 from nirs_store.migration.rows import Unusable, identifier, json_value, moment
+from nirs_store.values import as_int, to_json
 
 __all__ = ["ChainRows", "chain_row"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from nirs_store.catalog.buffer import naive
-from nirs_store.catalog.values import as_error, as_float, as_int, as_long, to_json
 from nirs_store.errors import InvalidInput
+from nirs_store.ids import naive
+from nirs_store.values import as_error, as_float, as_int, as_long, to_json
 
 __all__ = [
     "CARRIED",

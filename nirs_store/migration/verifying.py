@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.foreign.arriving import existing, stored_rows
-from nirs_store.catalog.foreign.opening import ForeignSource
+from nirs_store.db.session import Engine
 from nirs_store.errors import BlobCorrupt, BlobMissing
-from nirs_store.migration.arriving import Arrivals, Batch
+from nirs_store.migration.arriving import Arrivals, Batch, existing, stored_rows
+from nirs_store.migration.reading import ForeignSource
 from nirs_store.migration.report import MigrationReport, Notes
 
 __all__ = ["verify"]

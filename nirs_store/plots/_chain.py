@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains import ReplayPlan, fold_key
-from nirs_store.chains.operators import Workbench
+from nirs_store.chains.replay import Workbench
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
 

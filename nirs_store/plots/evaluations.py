@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nirs_store.errors import InvalidInput
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import COLOURS, DASHES, SERIES, Figure, new_figure, tidy
 
 __all__ = [

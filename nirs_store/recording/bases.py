@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.chains.columns import COLUMNS, Names, text_names
 from nirs_store.chains.folds import REFIT, normalise_folds
-from nirs_store.chains.kinds import SPLITTER
-from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.plan import COLUMNS, SPLITTER, Names, ReplayPlan, text_names
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.registry import ArtifactRecord
 from nirs_store.store import WorkspaceStore

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,88 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.model_selection import check_cv
 
-from nirs_store.chains.columns import Names, require_columns, text_names
+from nirs_store.chains.plan import Names, require_columns, text_names
 from nirs_store.chains.spectra import differ, same_grid
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.frames import as_array, as_floats, column_names, is_frame, native
-from nirs_store.recording.names import take_names
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, default_metric, unknown_name
+from nirs_store.values import as_array, as_floats, column_names, index_names, is_frame, native
 
-__all__ = ["Data", "Fold", "check_data", "check_estimator", "choose_metric", "content_hash", "make_folds"]
+__all__ = [
+    "Data",
+    "Fold",
+    "check_data",
+    "check_estimator",
+    "choose_metric",
+    "content_hash",
+    "make_folds",
+    "take_names",
+]
+
+
+# -- Names of samples: given, out of a column of the spectra's frame, or from a pandas index.
+
+
+def take_names(label: str, X: Any, given: Any, what: str = "sample_ids") -> tuple[Any, NDArray[Any] | None]:
+    """Find the names of the samples and take the column that holds them out of the spectra.
+
+    Parameters
+    ----------
+    label : str
+        What X is called, for messages.
+    X : array or frame, shape (n_samples, n_features)
+        As `nirs_store.values.native` leaves it.
+    given : array-like of shape (n_samples,), str, or None
+        The names, or the column of X that holds them. When None a text index of pandas names the
+        samples; any other table has none.
+    what : str
+        What `given` is called, for messages.
+
+    Returns
+    -------
+    X, names
+        The spectra without that column; text or whole numbers, of shape (n_samples,), or None.
+
+    Raises
+    ------
+    InvalidInput
+        No such column, names that are missing or neither text nor whole numbers.
+    ShapeMismatch
+        Another number of names than samples.
+    """
+    if given is None:
+        return X, index_names(X)
+    if isinstance(given, str):
+        names = _column(label, X, given, what)
+        X = X.drop([given]) if type(X).__module__.partition(".")[0] == "polars" else X.drop(columns=[given])
+    else:
+        names = as_array(given, what)
+    n = len(X) if hasattr(X, "__len__") else np.asarray(X).shape[0]
+    if names.shape != (n,):
+        raise ShapeMismatch(
+            f"{what}: expected one name a sample of {label}, {n}; found the shape {names.shape}."
+        )
+    kinds = {type(each) for each in names.tolist()}
+    if kinds == {str}:
+        return X, names.astype(np.str_)
+    if kinds == {int}:
+        return X, names
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise InvalidInput(f"{what}: expected text or whole numbers, one kind, none missing; found {found}.")
+
+
+def _column(label: str, X: Any, name: str, what: str) -> NDArray[Any]:
+    if not is_frame(X):
+        raise InvalidInput(
+            f"{what}={name!r} names a column, but {label} is no data frame. Pass the names themselves."
+        )
+    columns = column_names(X)
+    if name not in columns:
+        near = difflib.get_close_matches(name, map(str, columns), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InvalidInput(f"{what}: {label} has no column {name!r}.{hint}")
+    return as_array(X[name], what)
+
 
 _RMSE_BY_SET = ("rmsec", "rmsecv", "rmsep")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nirs_store.display import block, field_table, table
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
 
 __all__ = ["AVERAGE", "POOLED", "CrossValidationResult", "ScoreRow", "score_table"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nirs_store.chains.columns import COLUMNS
-from nirs_store.lazily import polars as pl
+from nirs_store.chains.plan import COLUMNS
+from nirs_store.lazy import polars as pl
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Prediction, average_folds
 from nirs_store.recording.inputs import Data

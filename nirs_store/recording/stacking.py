@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from nirs_store.chains.columns import COLUMNS, Names, require_columns
-from nirs_store.chains.kinds import STACKED
+from nirs_store.artifacts.registry import check_branches
+from nirs_store.chains.plan import COLUMNS, STACKED, Names, require_columns
 from nirs_store.chains.spectra import differ, same_grid
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.recording.bases import Base, gather, open_bases
@@ -30,7 +30,6 @@ from nirs_store.recording.result import POOLED, CrossValidationResult, ScoreRow,
 from nirs_store.recording.rows import finite
 from nirs_store.recording.steps import class_name, describe, parameters, take_apart
 from nirs_store.registry import ArtifactRecord, ArtifactType, ChainNode, MetaModelConfig
-from nirs_store.registry.depending import check_branches
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores
 from nirs_store.store import WorkspaceStore
 

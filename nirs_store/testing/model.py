@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from nirs_store.catalog.transitions import released_words
-from nirs_store.contexts import RunContext, open_run
+from nirs_store.db.apply import released_words
 from nirs_store.ids import new_id
+from nirs_store.store import RunContext, open_run
 from nirs_store.testing.records import ModelRecords
 from nirs_store.testing.state import State, strict_json
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from nirs_store.errors import InvalidInput
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
 from nirs_store.testing.state import Row, State
 
 __all__ = ["ModelQueries"]

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from nirs_store.blobs.paths import aside_name, check_hash, check_suffix, resolve_inside
+from nirs_store.blobs.store import aside_name, check_hash, check_suffix, resolve_inside
 from nirs_store.errors import InvalidInput, PathEscapes
 
 

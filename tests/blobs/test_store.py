@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from nirs_store.blobs import durable, verified
+from nirs_store.blobs import durable
 from nirs_store.blobs import store as store_module
-from nirs_store.blobs.paths import aside_name
-from nirs_store.blobs.store import BlobStore
+from nirs_store.blobs import store as verified
+from nirs_store.blobs.store import BlobStore, aside_name
 from nirs_store.errors import (
     BlobCorrupt,
     BlobMissing,

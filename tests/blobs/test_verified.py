@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nirs_store.blobs.verified import VerifiedFiles
+from nirs_store.blobs.store import VerifiedFiles
 
 IDENTITY = (1, 2, 3)
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from nirs_store.blobs import writer as writer_module
-from nirs_store.blobs.writer import BackgroundWriter
+from nirs_store.blobs import store as writer_module
+from nirs_store.blobs.store import BackgroundWriter
 from nirs_store.errors import StoreClosed, WriteFailed
 
 

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from nirs_store.bundle.archive import Entry, stored_archive
+from nirs_store.bundle.container import Entry, stored_archive
 
 _LARGE = bytes(range(256)) * 300
 

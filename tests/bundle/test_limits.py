@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nirs_store.bundle import Limits, load_bundle
-from nirs_store.bundle.limits import Members, check_archive, is_own_name
+from nirs_store.bundle.container import Members, check_archive, is_own_name
 from nirs_store.errors import BundleInvalid
 
 MANIFEST = ("manifest.json", b"{}")

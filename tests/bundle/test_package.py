@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import nirs_store.bundle as room
+from nirs_store import bundle as room
 from nirs_store.bundle import ChainSource
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirs_store.bundle.pickles import PickleListing, list_pickle, merge_listings
+from nirs_store.bundle.trust import PickleListing, list_pickle, merge_listings
 
 
 def objects() -> dict[str, Any]:
@@ -102,8 +102,8 @@ def test_a_compressed_bomb_is_followed_only_so_far(monkeypatch: pytest.MonkeyPat
     import zlib
 
     bomb = zlib.compress(b"\x80\x04" + b"N0" * (40 << 20))
-    monkeypatch.setattr("nirs_store.bundle.pickles._MAX_OPCODES", 1000)
-    monkeypatch.setattr("nirs_store.bundle.pickles._MAX_INFLATED", 1 << 20)
+    monkeypatch.setattr("nirs_store.bundle.trust._MAX_OPCODES", 1000)
+    monkeypatch.setattr("nirs_store.bundle.trust._MAX_INFLATED", 1 << 20)
     tracemalloc.start()
     listing = list_pickle(bomb)
     peak = tracemalloc.get_traced_memory()[1]

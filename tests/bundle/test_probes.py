@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nirs_store.bundle import export_chain, load_bundle
-from nirs_store.bundle.probes import agree, disagreement
+from nirs_store.bundle.container import agree, disagreement
 from nirs_store.errors import InvalidInput, ReplayError
 
 GRID = 1100.0 + 2 * np.arange(6)

@@ -18,10 +18,10 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVR
 
 from nirs_store import load_bundle
-from nirs_store.blobs.trusted import CHEMOTOOLS, is_plain_estimator
+from nirs_store.blobs.serializers import CHEMOTOOLS, is_plain_estimator
 from nirs_store.bundle import Limits, export_chain, inspect_bundle
-from nirs_store.bundle.skops_audit import untrusted
-from nirs_store.bundle.skops_payload import skops_payload
+from nirs_store.bundle.pack import skops_payload
+from nirs_store.bundle.trust import untrusted
 from nirs_store.errors import BundleInvalid, InvalidInput, ReplayError, SerializationError, UntrustedBundle
 
 CHAINS = [

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from nirs_store.bundle.strict_json import MAX_DEPTH, clean, dump_json, parse_json, parse_object
+from nirs_store.bundle.container import MAX_DEPTH, clean, dump_json, parse_json, parse_object
 from nirs_store.errors import BundleInvalid
 
 

@@ -14,14 +14,7 @@ import numpy as np
 import pytest
 
 from nirs_store.bundle import export_chain, load_bundle
-from nirs_store.errors import (
-    ArtifactMissing,
-    BlobCorrupt,
-    InvalidInput,
-    ReplayError,
-    UnknownId,
-    WriteFailed,
-)
+from nirs_store.errors import ArtifactMissing, BlobCorrupt, InvalidInput, ReplayError, UnknownId, WriteFailed
 
 KINDS = [
     "folds",
@@ -166,7 +159,7 @@ def test_blobs_travel_byte_for_byte(world: Any, tmp_path: Path) -> None:
 
 
 def test_what_only_scikit_learn_needs_is_all_that_rearranged_models_name(world: Any, tmp_path: Path) -> None:
-    from nirs_store.bundle.pickles import list_pickle
+    from nirs_store.bundle.trust import list_pickle
 
     for kind in ("steps of each fold", "hard votes", "soft votes", "targets of each fold"):
         found = members(export_chain(world.shelf, world.chains[kind], tmp_path / "x"))
@@ -344,7 +337,7 @@ def test_one_source_of_several_is_an_ordinary_chain(world: Any, tmp_path: Path) 
 def test_a_rearrangement_that_predicts_other_numbers_is_given_up(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.bundle import prefit
+    from nirs_store.bundle import pack as prefit
 
     made = prefit.in_sequence
     monkeypatch.setattr(prefit, "in_sequence", lambda parts: made(parts[1:]))

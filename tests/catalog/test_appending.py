@@ -16,17 +16,12 @@ import duckdb
 import pytest
 from storekit import Counting, begin, chain_of, commit_rows, predict, segments, sql, whole_pipeline
 
-from nirs_store.catalog import access as access_module
-from nirs_store.catalog import appending as appending_module
-from nirs_store.catalog.prediction_queries import (
-    PREDICTION_TABLES,
-    TOP_TABLES,
-    query_predictions,
-    top_predictions,
-)
-from nirs_store.catalog.queries import CHAIN_TABLES, get_chain
-from nirs_store.catalog.schema import TABLES, VIEWS, column_names
+from nirs_store.db import apply as appending_module
+from nirs_store.db import database as access_module
+from nirs_store.db.schema import TABLES, VIEWS, column_names
 from nirs_store.ids import new_id
+from nirs_store.records.predictions import PREDICTION_TABLES, TOP_TABLES, query_predictions, top_predictions
+from nirs_store.records.queries import CHAIN_TABLES, get_chain
 from nirs_store.store import WorkspaceStore
 
 

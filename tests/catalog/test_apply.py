@@ -24,8 +24,8 @@ from storekit import (
     whole_pipeline,
 )
 
-from nirs_store.catalog import apply as apply_module
-from nirs_store.catalog.schema import column_names
+from nirs_store.db import apply as apply_module
+from nirs_store.db.schema import column_names
 from nirs_store.errors import InvalidInput, SegmentRejected, UnknownId, WriteFailed
 from nirs_store.ids import new_id
 from nirs_store.store import WorkspaceStore

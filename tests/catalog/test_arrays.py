@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nirs_store.catalog.arrays import ARRAY_BYTES, decode_array, encode_array
+from nirs_store.db.journal import ARRAY_BYTES, decode_array, encode_array
 from nirs_store.errors import CatalogDamaged, InvalidInput
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from nirs_store.catalog.schema import arrow_schema
-from nirs_store.catalog.transitions import complete_arrivals
+from nirs_store.db.apply import complete_arrivals
+from nirs_store.db.schema import arrow_schema
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 6)
 LATER = datetime(2026, 1, 2, 3, 4, 6)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from storekit import begin, chain_of, failing
 
-from nirs_store.catalog.aside import aside_files, move_aside
+from nirs_store.db.database import aside_files, move_aside
 from nirs_store.errors import WriteFailed
 from nirs_store.store import WorkspaceStore
 

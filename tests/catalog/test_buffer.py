@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from nirs_store.catalog.arrays import encode_array
-from nirs_store.catalog.buffer import Buffer, naive
-from nirs_store.catalog.schema import column_names
+from nirs_store.db.journal import encode_array
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Buffer
 from nirs_store.errors import InvalidInput
+from nirs_store.ids import naive
 
 
 def test_columns_that_are_not_given_are_null_and_unknown_ones_are_an_error() -> None:

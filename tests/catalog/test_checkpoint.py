@@ -9,10 +9,10 @@ import duckdb
 import pytest
 from storekit import begin, let_go, predict, sql, whole_pipeline
 
-from nirs_store.catalog import access as access_module
-from nirs_store.catalog import checkpoint as checkpoint_module
-from nirs_store.catalog.checkpoint import Checkpoint
-from nirs_store.catalog.layout import Layout
+from nirs_store.db import connection as checkpoint_module
+from nirs_store.db import database as access_module
+from nirs_store.db.connection import Checkpoint
+from nirs_store.db.layout import Layout
 from nirs_store.store import WorkspaceStore
 
 

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from storekit import let_go, snapshot
 
-from nirs_store.catalog.schema import BLOCK_SIZE, SCHEMA_VERSION
+from nirs_store.db.schema import BLOCK_SIZE, SCHEMA_VERSION
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, NirsStoreError, SchemaTooNew, StoreBusy
 from nirs_store.store import WorkspaceStore
 
@@ -234,7 +234,7 @@ def test_a_new_catalog_has_small_blocks_and_one_with_large_ones_gets_them_from_a
     with WorkspaceStore(folder) as store:
         assert block_size(store) == BLOCK_SIZE
     with monkeypatch.context() as patch:
-        patch.setattr("nirs_store.catalog.connection.BLOCK_SIZE", 262_144)
+        patch.setattr("nirs_store.db.connection.BLOCK_SIZE", 262_144)
         with WorkspaceStore(tmp_path / "old") as old:
             assert block_size(old) == 262_144
     with WorkspaceStore(tmp_path / "old") as old:

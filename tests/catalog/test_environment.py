@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from nirs_store import WorkspaceStore, capture_environment
-from nirs_store.catalog import environment as module
+from nirs_store.bundle.transfer import known_facts
 from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.outgoing import known_facts
+from nirs_store.records import runs as module
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nirs_store.catalog import filesystem
-from nirs_store.catalog.filesystem import network_filesystem
+from nirs_store.db import layout as filesystem
+from nirs_store.db.layout import network_filesystem
 from nirs_store.store import WorkspaceStore
 
 LOCAL = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"

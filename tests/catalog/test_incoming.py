@@ -12,9 +12,9 @@ import pytest
 from storekit import Counting, begin, commit_rows, whole_pipeline
 
 import nirs_store
-from nirs_store.catalog import access
-from nirs_store.catalog.incoming import Incoming, incoming
-from nirs_store.catalog.schema import column_names
+from nirs_store.db import database as access
+from nirs_store.db.schema import column_names
+from nirs_store.db.sql import Incoming, incoming
 from nirs_store.store import WorkspaceStore
 
 PACKAGE = Path(nirs_store.__file__).parent

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from storekit import failing
 
-from nirs_store.catalog import journal as journal_module
-from nirs_store.catalog.journal import Journal, new_txid
-from nirs_store.catalog.layout import Layout
+from nirs_store.db import journal as journal_module
+from nirs_store.db.journal import Journal, new_txid
+from nirs_store.db.layout import Layout
 from nirs_store.errors import WriteFailed
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nirs_store.catalog.keeper import Keeper
+from nirs_store.db.session import Keeper
 
 
 class Kept:

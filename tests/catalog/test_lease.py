@@ -16,9 +16,9 @@ from typing import Any
 import children
 import pytest
 
-from nirs_store.catalog import lease as lease_module
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.lease import Lease
+from nirs_store.db import lock as lease_module
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import Lease
 from nirs_store.errors import StoreBusy, WriteFailed
 
 

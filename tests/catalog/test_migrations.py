@@ -10,12 +10,12 @@ import duckdb
 import pytest
 from storekit import begin, let_go, snapshot, sql, whole_pipeline
 
-from nirs_store.catalog import connection as connection_module
-from nirs_store.catalog import migrations
-from nirs_store.catalog import opened as opened_module
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.migrations import Migration, migration_copies, pending_migrations
-from nirs_store.catalog.schema import SCHEMA_VERSION
+from nirs_store.db import connection as connection_module
+from nirs_store.db import connection as migrations
+from nirs_store.db import database as opened_module
+from nirs_store.db.connection import Migration, migration_copies, pending_migrations
+from nirs_store.db.layout import Layout
+from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.errors import WriteFailed
 from nirs_store.store import WorkspaceStore
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nirs_store.catalog.oslock import open_lock_file, try_lock, unlock
+from nirs_store.db.lock import open_lock_file, try_lock, unlock
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog import people_sql
 from nirs_store.errors import InvalidInput, StoreClosed
+from nirs_store.records import user_sql as people_sql
 
 # A replacement scan would find these: one in the module that asks, one where the query runs.
 here = pl.DataFrame({"secret": [1]})

@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 from storekit import Y_TRUE, Counting, begin, chain_of, predict, prediction
 
-from nirs_store.catalog import frames, prediction_queries, queries
-from nirs_store.catalog.schema import arrow_schema, column_names
+from nirs_store.db import sql as frames
+from nirs_store.db.schema import arrow_schema, column_names
 from nirs_store.errors import CatalogDamaged, InvalidInput
+from nirs_store.records import predictions as prediction_queries
+from nirs_store.records import queries
 from nirs_store.store import WorkspaceStore
 
 

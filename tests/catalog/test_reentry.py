@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from storekit import begin, predict, segments, whole_pipeline
 
-from nirs_store.catalog import recorder as recorder_module
-from nirs_store.catalog import spare
-from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.incoming import Incoming
+from nirs_store.db import connection as spare
+from nirs_store.db import session as recorder_module
+from nirs_store.db.session import Engine
+from nirs_store.db.sql import Incoming
 from nirs_store.errors import StoreBusy
 from nirs_store.store import WorkspaceStore
 

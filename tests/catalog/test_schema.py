@@ -6,13 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from nirs_store.catalog.schema import (
-    SEGMENT_TABLES,
-    TABLES,
-    arrow_schema,
-    column_names,
-    create_statements,
-)
+from nirs_store.db.schema import SEGMENT_TABLES, TABLES, arrow_schema, column_names, create_statements
 
 DOCUMENTED = {
     "runs": "run_id name config datasets status created_at completed_at summary error",

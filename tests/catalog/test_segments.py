@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from storekit import begin, prediction
 
-from nirs_store.catalog.segments import SegmentDamaged, decode, encode
+from nirs_store.db.journal import SegmentDamaged, decode, encode
 from nirs_store.store import WorkspaceStore
 
 ROWS: dict[str, list[tuple[Any, ...]]] = {

@@ -11,7 +11,8 @@ import duckdb
 import pytest
 from storekit import begin
 
-from nirs_store.catalog import connection, spare
+from nirs_store.db import connection
+from nirs_store.db import connection as spare
 from nirs_store.store import WorkspaceStore
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from nirs_store.catalog import statements
-from nirs_store.catalog.statements import execute, parsed
+from nirs_store.db import sql as statements
+from nirs_store.db.sql import execute, parsed
 
 
 def test_a_text_is_parsed_once_and_means_what_is_there_when_it_runs() -> None:

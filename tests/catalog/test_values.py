@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirs_store.catalog import values
-from nirs_store.catalog.values import as_error, as_float, as_int, as_long, as_text, from_json, to_json
+from nirs_store import values
 from nirs_store.errors import InvalidInput
+from nirs_store.values import as_error, as_float, as_int, as_long, as_text, from_json, to_json
 
 
 class Colour(enum.Enum):

@@ -7,10 +7,9 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from nirs_store.chains.builder import ChainBuilder
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.trace import ExecutionStep, ExecutionTrace, StepArtifacts
+from nirs_store.chains.trace import ChainBuilder, ExecutionStep, ExecutionTrace, StepArtifacts
 from nirs_store.errors import ReplayError
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nirs_store.chains.combine import align, mean, union, vote
+from nirs_store.chains.replay import align, mean, union, vote
 from nirs_store.errors import ReplayError
 
 

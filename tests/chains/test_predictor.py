@@ -189,8 +189,8 @@ def test_a_pickle_of_it_holds_no_plan_and_needs_none(recorded: Any) -> None:
     y, std = predictor.predict(NEW, return_std=True)
     written = pickle.dumps(predictor)
     assert b"nirs_store.chains.plan" not in written
-    assert b"nirs_store.chains.steps" not in written
-    assert b"nirs_store.chains.operators" not in written
+    assert b"nirs_store.chains.plan" not in written
+    assert b"nirs_store.chains.replay" not in written
     for state in (predictor.__getstate__(), {**predictor.__getstate__(), "_plan": "of another time"}):
         again = ChainPredictor.__new__(ChainPredictor)
         again.__setstate__(state)

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from nirs_store.chains.resample import to_grid
+from nirs_store.chains.predictor import to_grid
 from nirs_store.errors import ShapeMismatch
 
 GRID = np.array([850.0, 852.0, 854.0])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,10 @@ def test_the_help_loads_no_scientific_package_and_no_command() -> None:
 def test_every_command_has_a_help_of_its_own(name: str, run: Any) -> None:
     shown = run(name, "--help").output
     assert f"nirs-store {name}" in shown
-    module = __import__(_COMMANDS[name][0], fromlist=["command"])
-    assert len(module.command.help.splitlines()[0]) > 20
-    assert module.command.name == name
+    module, _, attribute = _COMMANDS[name][0].partition(":")
+    command = getattr(import_module(module), attribute)
+    assert len(command.help.splitlines()[0]) > 20
+    assert command.name == name
 
 
 def test_the_help_of_one_command_loads_only_that_command() -> None:

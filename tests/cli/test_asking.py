@@ -11,7 +11,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from nirs_store import WorkspaceStore
-from nirs_store.cli._sqlcells import cell_text
+from nirs_store.cli._output import cell_text
 
 
 def save_chain(store: WorkspaceStore, pipeline_id: str, task: str, metric: str, score: float) -> str:

@@ -41,7 +41,7 @@ def test_where_nobody_can_be_asked_nothing_is_deleted_without_yes(run: Any, own_
 def test_on_a_terminal_you_are_asked(
     answer: str, kept: bool, run: Any, own_copy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nirs_store.cli._confirm.asks", lambda: True)
+    monkeypatch.setattr("nirs_store.cli._options.asks", lambda: True)
     shown = run("delete", own_copy.run_id, "-w", own_copy.path, input=answer).stdout
     assert "Delete this? [y/N]" in shown
     assert bool(files(own_copy.path)) is kept

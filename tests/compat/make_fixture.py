@@ -22,13 +22,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store import (
-    WorkspaceStore,
-    load_bundle,
-    load_tecator,
-    record_cross_validation,
-    record_stacking,
-)
+from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, record_stacking
 
 
 def build(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from nirs_store import WorkspaceStore, load_bundle
-from nirs_store.catalog.schema import SCHEMA_VERSION
+from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.errors import ShapeMismatch
 
 ARCHIVES = sorted((Path(__file__).parent / "stores").glob("*.zip"))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nirs_store.bundle import load_bundle
-from nirs_store.catalog.access import Connection
-from nirs_store.catalog.schema import TABLES
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import TABLES
 from nirs_store.store import WorkspaceStore
 
 __all__ = ["audit", "picture"]

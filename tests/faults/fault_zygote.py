@@ -32,16 +32,16 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 _PTRACER = 0x59616D61  # PR_SET_PTRACER: let strace attach where only parents may
 # Imports that the library puts off: in a child that may open no file they would fail for no fault of the store.
 _LATE = (
-    "nirs_store.upkeep.gc",
-    "nirs_store.upkeep.vacuum",
-    "nirs_store.registry.cleanup",
-    "nirs_store.registry.retention",
-    "nirs_store.outgoing",
-    "nirs_store.exports",
+    "nirs_store.maintenance.gc",
+    "nirs_store.maintenance.gc",
+    "nirs_store.artifacts.registry",
+    "nirs_store.history.retention",
+    "nirs_store.bundle.transfer",
+    "nirs_store.bundle.transfer",
     "nirs_store.bundle",
     "nirs_store.bundle.writer",
     "nirs_store.bundle.reader",
-    "nirs_store.bundle.package",
+    "nirs_store.bundle.pack",
     "nirs_store.chains.replay",
     "sklearn.cross_decomposition",
     "joblib",
@@ -103,7 +103,7 @@ def _prepare(request: dict[str, Any], line: Line) -> None:
 def _operate(request: dict[str, Any], line: Line) -> None:
     from fault_ops import OPERATIONS
 
-    from nirs_store.blobs import writer
+    from nirs_store.blobs import store as writer
     from nirs_store.errors import NirsStoreError
     from nirs_store.store import WorkspaceStore
 
@@ -170,8 +170,8 @@ def _make_ahead(workspace: Path) -> None:
     """Make the instance that the store will ask for: hundreds of system calls, none of them on a file of it."""
     import duckdb
 
-    from nirs_store.catalog.connection import Options, _in_memory
-    from nirs_store.catalog.layout import Layout
+    from nirs_store.db.connection import Options, _in_memory
+    from nirs_store.db.layout import Layout
 
     real = duckdb.connect
 
@@ -259,7 +259,7 @@ def main() -> None:
 
     for name in ("fault_ops", "fault_audit", *_LATE):
         importlib.import_module(name)
-    from nirs_store.catalog.environment import environment
+    from nirs_store.records.runs import environment
 
     # What imports, or looks installed packages up, once a process and in hundreds of system calls.
     environment()

@@ -15,8 +15,8 @@ import pytest
 from storekit import begin, chain_of, predict, whole_pipeline
 
 import nirs_store
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.lease import Lease
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import Lease
 from nirs_store.errors import NirsStoreError, StoreClosed
 from nirs_store.store import WorkspaceStore
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nirs_store.errors import InvalidInput, OverwriteRefused
-from nirs_store.registry.files.workplace import workplace
+from nirs_store.files.api import workplace
 from nirs_store.store import WorkspaceStore
 
 

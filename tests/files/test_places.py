@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from nirs_store.errors import InvalidInput, PathEscapes, SourceMissing
-from nirs_store.registry.files import intake, places
+from nirs_store.files import content as intake
+from nirs_store.files import names as places
 from nirs_store.store import WorkspaceStore
 
 COMPRESSIONS = ("none", "gzip", "zip", "tar.gz", "zstd")

@@ -26,7 +26,9 @@ from nirs_store.errors import (
     UnknownFile,
     UnknownId,
 )
-from nirs_store.registry.files import codecs, intake, progress
+from nirs_store.files import content as codecs
+from nirs_store.files import content as intake
+from nirs_store.files import content as progress
 from nirs_store.store import WorkspaceStore
 
 TEXT = b"position\tscore\n" + b"".join(b"%d\t0.5\n" % n for n in range(3000))
@@ -186,8 +188,8 @@ def test_auto_takes_back_a_compression_that_did_not_help(
 
 
 def test_content_in_many_pieces_comes_back(store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nirs_store.registry.files.content.PIECE", 1000)
-    monkeypatch.setattr("nirs_store.registry.files.reading.PIECE", 777)
+    monkeypatch.setattr("nirs_store.files.content.PIECE", 1000)
+    monkeypatch.setattr("nirs_store.files.content.PIECE", 777)
     for compression in codecs.SUFFIXES:
         store.files.put(TEXT, "x.txt", type="log", compression=compression, metadata={"how": compression})
         assert store.files.get("x.txt") == TEXT
@@ -367,7 +369,7 @@ def test_what_is_refused_is_audited(store: WorkspaceStore, monkeypatch: pytest.M
     ) -> None:
         noted.append((operation, kind, ident, success))
 
-    monkeypatch.setattr("nirs_store.registry.files.auditing.note", note)
+    monkeypatch.setattr("nirs_store.files.api.note", note)
     for arguments, error, _ in BAD:
         with pytest.raises(error):
             store.files.put(**{"source": b"content", "name": "x", "type": "log", **arguments})

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from nirs_store.errors import BlobCorrupt, InvalidInput, OverwriteRefused, UnknownFile, WriteFailed
+from nirs_store.files import api as outputs
 from nirs_store.ids import new_id
-from nirs_store.registry.files import outputs
 from nirs_store.store import WorkspaceStore
 
 
@@ -139,9 +139,7 @@ def test_moving_an_alias_is_audited_with_what_it_meant_before(
         store.files.put(text, "x", type="log")
     store.files.set_alias("x", "champion", 1)
     noted: list[Any] = []
-    monkeypatch.setattr(
-        "nirs_store.registry.files.changing.note", lambda *a, **k: noted.append((a[1], k.get("details")))
-    )
+    monkeypatch.setattr("nirs_store.files.api.note", lambda *a, **k: noted.append((a[1], k.get("details"))))
     store.files.set_alias("x", "champion", 2)
     assert noted == [("set_alias", {"name": "x", "alias": "champion", "before": 1, "now": 2})]
 

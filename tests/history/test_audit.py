@@ -15,10 +15,10 @@ import pytest
 from storekit import begin, chain_of, segments, whole_pipeline
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.audit_rows import GENESIS, _who, entry_hash
+from nirs_store.audit.trail import attempting, note
+from nirs_store.db.audit_chain import GENESIS, _who, entry_hash
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId
 from nirs_store.ids import utcnow
-from nirs_store.registry.audit import attempting, note
 
 
 def operations(store: WorkspaceStore, **filters: object) -> list[str]:

@@ -11,8 +11,8 @@ from historykit import put_row
 from storekit import begin, chain_of, predict
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.lineage_rows import Ref
 from nirs_store.errors import InvalidInput, LineageCycle, UnknownId
+from nirs_store.records.links import Ref
 
 
 class Things:

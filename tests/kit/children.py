@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from storekit import Talk, begin, chain_of, predict, whole_pipeline
 
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.lease import Lease
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import Lease
 from nirs_store.errors import StoreBusy
 from nirs_store.store import WorkspaceStore
 

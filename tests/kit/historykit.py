@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nirs_store.catalog.buffer import now_naive
-from nirs_store.catalog.schema import TABLES
+from nirs_store.db.schema import TABLES
+from nirs_store.ids import now_naive
 
 _DEFAULTS: dict[str, Any] = {"VARCHAR": "x", "INTEGER": 1, "BIGINT": 1, "BOOLEAN": True, "JSON": "{}"}
 

@@ -17,8 +17,8 @@ from unittest.mock import patch
 from storekit import Talk, chain_of
 
 from nirs_store.errors import ArtifactMissing, StoreBusy
+from nirs_store.maintenance import gc
 from nirs_store.store import WorkspaceStore
-from nirs_store.upkeep import gc
 
 __all__ = ["collector", "deleter", "saver"]
 
@@ -162,7 +162,7 @@ def _stepping(talk: Talk) -> Iterator[None]:
 
         return patch.object(gc, name, step)
 
-    delete = gc.garbage.delete_unreferenced
+    delete = gc.delete_unreferenced
 
     def stopping_delete(*args: Any, **named: Any) -> Any:
         _stop(talk, "before the rows go")
@@ -172,7 +172,7 @@ def _stepping(talk: Talk) -> Iterator[None]:
         stopping("_plan"),
         stopping("move_aside"),
         stopping("read_claims"),
-        patch.object(gc.garbage, "delete_unreferenced", stopping_delete),
+        patch.object(gc, "delete_unreferenced", stopping_delete),
         stopping("settle_aside"),
     ):
         yield

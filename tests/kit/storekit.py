@@ -17,9 +17,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from nirs_store.catalog.journal import Journal, new_txid
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.segments import encode
+from nirs_store.db.journal import Journal, encode, new_txid
+from nirs_store.db.layout import Layout
 from nirs_store.store import WorkspaceStore
 
 Y_TRUE = np.array([1.0, 2.0, 3.0, 4.0])
@@ -156,7 +155,9 @@ class Child:
 
     def __init__(self, target: Callable[..., Any], *args: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["nirs_store.store", "nirs_store.upkeep.gc", "polars", "children"])
+        context.set_forkserver_preload(
+            ["nirs_store.store", "nirs_store.maintenance.gc", "polars", "children"]
+        )
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_run, args=(theirs, target, args), daemon=True)
         self.process.start()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from storekit import prediction
 
-from nirs_store.catalog.connection import Options, attach
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.lease import Lease
 from nirs_store.datasets import load_tecator
+from nirs_store.db.connection import Options, attach
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import Lease
 from nirs_store.ids import sha256_hex
 from nirs_store.store import WorkspaceStore
 

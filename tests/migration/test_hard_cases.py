@@ -18,7 +18,7 @@ import pytest
 
 from nirs_store import WorkspaceStore, load_tecator, migrate_nirs4all
 from nirs_store.errors import ForeignCatalog, InvalidInput, NotAWorkspace, ReplayError, StoreBusy
-from nirs_store.upkeep.check import check_workspace
+from nirs_store.maintenance.check import check_workspace
 
 SQL = Callable[..., list[Any]]
 CHECKOUT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 
 from nirs_store import WorkspaceStore, migrate_nirs4all
 from nirs_store.errors import ReplayError, SerializationError
-from nirs_store.upkeep.check import check_workspace
+from nirs_store.maintenance.check import check_workspace
 
 pytestmark = pytest.mark.filterwarnings(
     # The models were fitted with the scikit-learn of their day.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from storekit import whole_pipeline
 
-from nirs_store.catalog.lease import Lease
+from nirs_store.db.lock import Lease
 from nirs_store.store import WorkspaceStore
 
 WRITERS, READERS = 8, 2

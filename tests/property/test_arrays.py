@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.arrays import decode_array, encode_array
+from nirs_store.db.journal import decode_array, encode_array
 from nirs_store.errors import InvalidInput
 from nirs_store.testing.materials import prediction
 

@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog import apply, buffer, queries, transitions
-from nirs_store.catalog.engine import Engine
-from nirs_store.catalog.recorder import Recorder
+from nirs_store.db import apply
+from nirs_store.db import apply as transitions
+from nirs_store.db import session as buffer
+from nirs_store.db.session import Engine, Recorder
+from nirs_store.records import queries
 from nirs_store.testing.machine import StoreMachine
 
 PROFILE = settings(deadline=None, suppress_health_check=list(HealthCheck))

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nirs_store.errors import InvalidInput
-from nirs_store.registry.ids import (
+from nirs_store.artifacts.types import (
     ChainNode,
     chain_hash,
     format_chain,
@@ -16,6 +15,7 @@ from nirs_store.registry.ids import (
     parse_artifact_id,
     parse_chain,
 )
+from nirs_store.errors import InvalidInput
 
 NODES = st.builds(
     ChainNode,

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, load_tecator, record_cross_validation, record_stacking
-from nirs_store.bundle.inspection import inspect_bundle
+from nirs_store.bundle.reader import inspect_bundle
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.recording import BranchRecorder
 

@@ -16,12 +16,12 @@ import pytest
 from storekit import begin, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore
-from nirs_store.catalog.buffer import now_naive
-from nirs_store.catalog.schema import column_names
+from nirs_store.backup import archive as archive_restore
+from nirs_store.backup.archive import read_manifest
+from nirs_store.backup.container import Limits
+from nirs_store.db.schema import column_names
 from nirs_store.errors import ArchiveInvalid, InvalidInput, SchemaTooNew, UnknownId
-from nirs_store.upkeep import archive_restore
-from nirs_store.upkeep.archive_format import Limits
-from nirs_store.upkeep.archive_reading import read_manifest
+from nirs_store.ids import now_naive
 
 FORMATS = ("tar.gz", "tar.zst", "zip")
 TABLES = ("runs", "pipelines", "chains", "predictions", "prediction_arrays", "arrays", "logs", "evaluations")
@@ -373,7 +373,7 @@ def test_a_merge_that_fails_leaves_no_file_and_no_row(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(archive_restore.archive_arrivals, "insert_rows", fail)
+        patch.setattr(archive_restore, "insert_rows", fail)
         with pytest.raises(KeyboardInterrupt):
             target.restore_archive(packed["zip"])
     files = {path for path in (target.workspace_path / "artifacts").rglob("*") if path.is_file()}

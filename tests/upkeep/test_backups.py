@@ -15,11 +15,13 @@ import pytest
 from storekit import begin, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore, restore_backup
-from nirs_store.catalog import backup_rows
+from nirs_store.backup import backup as backup_making
+from nirs_store.backup import backup as backup_pruning
+from nirs_store.backup import backup as backup_rows
+from nirs_store.backup import backup as backups
+from nirs_store.backup.backup import BackupFolder
 from nirs_store.errors import BackupInvalid, BlobMissing, InvalidInput, ReadOnlyStore, StoreBusy, UnknownId
-from nirs_store.upkeep import backup_making, backup_pruning, backups
-from nirs_store.upkeep.backup_folder import BackupFolder
-from nirs_store.upkeep.durations import as_duration
+from nirs_store.values import as_duration
 
 
 @pytest.fixture

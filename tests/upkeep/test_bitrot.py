@@ -13,8 +13,7 @@ import duckdb
 import pytest
 from upkeepkit import Sample, answers, overwrite
 
-from nirs_store.upkeep.check import check_workspace
-from nirs_store.upkeep.findings import CheckReport
+from nirs_store.maintenance.check import CheckReport, check_workspace
 
 Damage = Callable[[bytes, random.Random, list[bytes]], bytes]
 

@@ -13,14 +13,13 @@ import pytest
 from storekit import begin, chain_of
 from upkeepkit import Sample, age, leased, overwrite, sql, tree
 
-from nirs_store.blobs.paths import aside_name
-from nirs_store.catalog.connection import Options, attach
-from nirs_store.catalog.journal import Journal, new_txid
-from nirs_store.catalog.schema import SCHEMA_VERSION
+from nirs_store.blobs.store import aside_name
+from nirs_store.db.connection import Options, attach
+from nirs_store.db.journal import Journal, new_txid
+from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.errors import ForeignCatalog, NotAWorkspace, StoreBusy
+from nirs_store.maintenance.check import CheckReport, Finding, check_workspace
 from nirs_store.store import WorkspaceStore
-from nirs_store.upkeep.check import check_workspace
-from nirs_store.upkeep.findings import CheckReport, Finding
 
 GONE = "0190aaaa-0000-7000-8000-000000000000"
 
@@ -331,7 +330,7 @@ def test_a_blob_that_cannot_be_read_is_found(sample: Sample, monkeypatch: pytest
     def refuse(path: Path) -> tuple[str, tuple[int, int, int]]:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("nirs_store.upkeep.blobfiles.hash_file", refuse)
+    monkeypatch.setattr("nirs_store.maintenance.check.hash_file", refuse)
     report = check_workspace(sample.path, read_data=True)
     assert len(report.of_kind("blob_unreadable")) == 7
     assert "Input/output error" in report.errors[0].message
@@ -347,7 +346,7 @@ def test_a_path_that_leaves_the_workspace_is_found(sample: Sample) -> None:
 def test_a_blob_that_was_healed_while_it_was_hashed_is_not_reported(
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.upkeep import check as module
+    from nirs_store.maintenance import check as module
 
     good = sample.blob("refit").read_bytes()
     overwrite(sample.blob("refit"), bytes(len(good)))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from storekit import begin, chain_of, let_go, segments, snapshot, whole_pipeline
 
-from nirs_store.catalog import reserve
+from nirs_store.db import layout as reserve
 from nirs_store.errors import WriteFailed
 from nirs_store.store import WorkspaceStore
 

@@ -14,14 +14,14 @@ import duckdb
 import pytest
 from storekit import begin, chain_of, let_go, predict, prediction, snapshot, sql
 
-from nirs_store.catalog import garbage
-from nirs_store.catalog.aside import aside_files
-from nirs_store.catalog.buffer import now_naive
-from nirs_store.catalog.layout import Layout
-from nirs_store.catalog.lease import Lease
+from nirs_store.db.database import aside_files
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import Lease
 from nirs_store.errors import ArtifactMissing, InvalidInput, WriteFailed
+from nirs_store.ids import now_naive
+from nirs_store.maintenance import gc as garbage
+from nirs_store.maintenance import gc as gc_module
 from nirs_store.store import WorkspaceStore
-from nirs_store.upkeep import gc as gc_module
 
 
 def blobs(folder: Path) -> list[str]:

@@ -12,17 +12,21 @@ import pytest
 from storekit import begin
 from upkeepkit import Sample, age, answers, overwrite, sql, tree
 
-from nirs_store.blobs.paths import aside_name
-from nirs_store.catalog.journal import new_txid
+from nirs_store.blobs.store import aside_name
 from nirs_store.datasets import load_tecator
+from nirs_store.db.journal import new_txid
 from nirs_store.errors import BlobMissing, InvalidInput, ReadOnlyStore
 from nirs_store.ids import sha256_hex
+from nirs_store.maintenance.check import check_workspace
+from nirs_store.maintenance.repair import (
+    RepairPlan,
+    execute_repair,
+    keep,
+    plan_workspace_repair,
+    repair_workspace,
+    restore_catalog,
+)
 from nirs_store.store import WorkspaceStore
-from nirs_store.upkeep.check import check_workspace
-from nirs_store.upkeep.quarantine import keep
-from nirs_store.upkeep.repair import execute_repair, plan_workspace_repair, repair_workspace
-from nirs_store.upkeep.repairplan import RepairPlan
-from nirs_store.upkeep.restore import restore_catalog
 
 GONE = "0190aaaa-0000-7000-8000-000000000000"
 
@@ -207,7 +211,7 @@ def test_a_repair_that_dies_in_the_middle_loses_nothing(
     overwrite(sample.blob("refit"), b"bad")
     plan = plan_workspace_repair(sample.path)
     with monkeypatch.context() as broken:
-        broken.setattr("nirs_store.upkeep.quarantine.read_claims", _die)
+        broken.setattr("nirs_store.maintenance.repair.read_claims", _die)
         with pytest.raises(KeyboardInterrupt):
             repair_workspace(sample.path, plan)
     kept = set(quarantined(sample).values())

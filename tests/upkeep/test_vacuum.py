@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from storekit import begin, chain_of, failing, let_go, predict, prediction, sql, whole_pipeline
 
-from nirs_store.catalog import compact as compact_module
-from nirs_store.catalog.schema import TABLES
+from nirs_store.db import connection as compact_module
+from nirs_store.db.schema import TABLES
 from nirs_store.errors import CatalogDamaged, NirsStoreError, ReadOnlyStore, WriteFailed
 from nirs_store.store import WorkspaceStore
 

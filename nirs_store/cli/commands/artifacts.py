@@ -11,7 +11,7 @@ from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
 
 if TYPE_CHECKING:
-    from nirs_store.registry.cleanup import PurgePlan
+    from nirs_store.artifacts.registry import PurgePlan
 
 _dataset_option = click.option("--dataset", metavar="NAME", default="", help="Only this data set.")
 _verbose_option = click.option("--verbose", "-v", is_flag=True, help="Name every file.")
@@ -92,7 +92,7 @@ def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
 @workspace_option
 def cleanup(force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool, workspace: Path) -> None:
     """Remove the files that nothing holds. Those that anything holds stay."""
-    from nirs_store.cli._confirm import confirm
+    from nirs_store.cli._options import confirm
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
 
@@ -164,7 +164,7 @@ def purge(
 
     What anything else holds stays too.
     """
-    from nirs_store.cli._confirm import confirm
+    from nirs_store.cli._options import confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import find, open_store
     from nirs_store.registry import ArtifactRegistry

@@ -9,7 +9,7 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option
-from nirs_store.lazily import polars as pl
+from nirs_store.lazy import polars as pl
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -65,8 +65,8 @@ def log(
 @workspace_option
 def history(thing: str, as_json: bool, workspace: Path) -> None:
     """List what became of an object, also of what is deleted (then as kind:id)."""
-    from nirs_store.cli._things import thing as find_thing
     from nirs_store.cli._workspace import open_store
+    from nirs_store.cli._workspace import thing as find_thing
     from nirs_store.errors import UnknownId
 
     with open_store(workspace) as store:
@@ -195,7 +195,7 @@ def guard(
 
 def _about(store: WorkspaceStore, thing: str) -> tuple[str | None, str | None]:
     """Give the kind and the whole id of what entries are about, also of what is deleted by now."""
-    from nirs_store.cli._things import thing as find_thing
+    from nirs_store.cli._workspace import thing as find_thing
     from nirs_store.errors import InvalidInput, UnknownId
 
     kind, _, identifier = thing.partition(":")

@@ -169,7 +169,7 @@ def pareto(suite: str, objectives: tuple[str, ...], as_json: bool, workspace: Pa
     with open_store(workspace) as store:
         found = store.evaluations.pareto(suite, names)
         if stated:
-            from nirs_store.registry.evaluations.scoring import better_of
+            from nirs_store.evaluations.statistics import better_of
 
             found = store.evaluations.pareto(suite, {n: stated.get(n) or better_of(n) for n in names})
     _print(found, as_json, ("model_id", *names, "on_front", "dominated_by"))
@@ -318,7 +318,7 @@ def export(evaluation: str, folder: Path, what: str, format: str, as_json: bool,
 @workspace_option
 def delete(evaluation: str, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
     """Delete an evaluation and what it made champion; others move up."""
-    from nirs_store.cli._confirm import confirm
+    from nirs_store.cli._options import confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 

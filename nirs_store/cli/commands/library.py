@@ -157,7 +157,7 @@ def run(
     """
     from sklearn.base import is_classifier
 
-    from nirs_store.cli._progress import progress
+    from nirs_store.cli._output import progress
     from nirs_store.cli._spectra import read_spectra
     from nirs_store.estimators import build_cv, build_estimator
     from nirs_store.recording import record_cross_validation

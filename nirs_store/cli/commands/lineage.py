@@ -47,8 +47,8 @@ def show(
 ) -> None:
     """Show what something came from, or what came from it."""
     from nirs_store.cli._output import print_json
-    from nirs_store.cli._things import thing as find_thing
     from nirs_store.cli._workspace import open_store
+    from nirs_store.cli._workspace import thing as find_thing
 
     with open_store(workspace) as store:
         graph = store.lineage.graph(find_thing(store, thing), direction or "upstream", max_depth=depth)
@@ -67,8 +67,7 @@ def show(
 @workspace_option
 def link(sources: tuple[str, ...], target: str, link_type: str, dry_run: bool, workspace: Path) -> None:
     """Record that TARGET was made from the sources."""
-    from nirs_store.cli._things import thing
-    from nirs_store.cli._workspace import open_store
+    from nirs_store.cli._workspace import open_store, thing
 
     with open_store(workspace) as store:
         found = [thing(store, source) for source in sources]
@@ -88,8 +87,7 @@ def link(sources: tuple[str, ...], target: str, link_type: str, dry_run: bool, w
 @workspace_option
 def unlink(source: str, target: str, link_type: str | None, dry_run: bool, workspace: Path) -> None:
     """Remove a recorded link."""
-    from nirs_store.cli._things import thing
-    from nirs_store.cli._workspace import open_store
+    from nirs_store.cli._workspace import open_store, thing
 
     with open_store(workspace) as store:
         first, second = thing(store, source), thing(store, target)

@@ -38,8 +38,7 @@ def command(
     with the source at the end. Run it again after an interruption, or when SOURCE has grown: only what is
     missing is added.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._progress import progress
+    from nirs_store.cli._output import print_json, progress
     from nirs_store.migration import migrate_nirs4all
 
     with progress("reading" if dry_run else "migrating") as show:

@@ -93,7 +93,7 @@ def _function(kind: str, data: Path | None) -> str:
 def _chain(store: WorkspaceStore, found: Found) -> str:
     if found.kind == "chain":
         return found.identifier
-    from nirs_store.cli._ranking import ranked
+    from nirs_store.cli._workspace import ranked
     from nirs_store.errors import InvalidInput
 
     for frame in ranked(store, 1, run_id=found.identifier):

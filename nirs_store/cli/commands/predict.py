@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import workspace_option
-from nirs_store.cli._trust import as_options, trust_options
+from nirs_store.cli._options import as_options, trust_options, workspace_option
 
 if TYPE_CHECKING:
     import polars as pl

@@ -47,7 +47,7 @@ def _policy(options: dict[str, Any]) -> Any:
     import json
 
     from nirs_store.errors import InvalidInput
-    from nirs_store.registry.policies import (
+    from nirs_store.history.retention import (
         RetentionPolicy,
         keep_all,
         keep_champions,
@@ -154,7 +154,7 @@ def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any
 
     The plan is printed first. On a terminal you are asked; elsewhere --yes is needed.
     """
-    from nirs_store.cli._confirm import confirm
+    from nirs_store.cli._options import confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -182,8 +182,8 @@ def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any
 @workspace_option
 def pin(thing: str, reason: str | None, workspace: Path) -> None:
     """Keep something whatever the policy says."""
-    from nirs_store.cli._things import thing as find_thing
     from nirs_store.cli._workspace import open_store
+    from nirs_store.cli._workspace import thing as find_thing
 
     with open_store(workspace) as store:
         store.retention.pin(find_thing(store, thing), reason)
@@ -195,8 +195,8 @@ def pin(thing: str, reason: str | None, workspace: Path) -> None:
 @workspace_option
 def unpin(thing: str, workspace: Path) -> None:
     """Take a pin away."""
-    from nirs_store.cli._things import thing as find_thing
     from nirs_store.cli._workspace import open_store
+    from nirs_store.cli._workspace import thing as find_thing
 
     with open_store(workspace) as store:
         there = store.retention.unpin(find_thing(store, thing))

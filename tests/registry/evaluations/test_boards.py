@@ -13,8 +13,7 @@ from scipy import stats
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput, UnknownId
-from nirs_store.registry.evaluations.comparisons import adjusted
-from nirs_store.registry.evaluations.scoring import estimate, row_values
+from nirs_store.evaluations.statistics import adjusted, estimate, row_values
 from nirs_store.scores import classification_scores, regression_scores
 
 RNG = np.random.default_rng(7)

@@ -17,9 +17,9 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import LogisticRegression
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+from nirs_store.audit import trail as audit
 from nirs_store.errors import ForbiddenContent, InvalidInput, ReadOnlyStore, ShapeMismatch, UnknownId
-from nirs_store.registry import audit
-from nirs_store.registry.evaluations import recording
+from nirs_store.evaluations import api as recording
 from nirs_store.scores import regression_scores
 
 EPISODES = [

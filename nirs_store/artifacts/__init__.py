@@ -1,0 +1,1 @@
+"""The artifact layer: fitted objects by their place in a pipeline, their dependencies, and cleaning up."""

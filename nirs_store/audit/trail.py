@@ -1,0 +1,850 @@
+"""The audit trail: who did what to this workspace and when, as a chain of hashes that shows any edit."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from nirs_store.blobs.durable import ensure_dir, write_file
+from nirs_store.db.audit_chain import Break, Head, head_of, read_head, verify_chain
+from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.layout import Layout
+from nirs_store.db.session import Engine, drop_setting, put_setting, read_settings
+from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat
+from nirs_store.ids import naive, utcnow
+from nirs_store.lazy import polars as pl
+from nirs_store.records import notes as audit_notes
+from nirs_store.records.notes import (
+    GUARD,
+    Guard,
+    Violation,
+    as_setting,
+    check_guard,
+    current_guard,
+    guard_of,
+    plain_key,
+)
+from nirs_store.records.notes import note as note_audit_notes
+from nirs_store.records.queries import frame, page_of
+from nirs_store.values import from_json, to_json
+
+__all__ = [
+    "EXPORTED",
+    "FORMATS",
+    "OBJECT_KINDS",
+    "PATIENT_KEYS",
+    "Audit",
+    "AuditReport",
+    "GuardRules",
+    "Head",
+    "as_head",
+    "attempted",
+    "attempting",
+    "audit_frame",
+    "audit_rows",
+    "check_kind",
+    "errors_by_operation",
+    "export_entries",
+    "guarded",
+    "history",
+    "kept_heads",
+    "moment",
+    "note",
+    "store_setting",
+]
+
+
+# -- Asking the audit trail.
+
+
+OBJECT_KINDS = (
+    "run", "pipeline", "chain", "prediction", "artifact", "file", "bundle", "evaluation", "processing",
+    "backup", "archive", "file_type", "workspace",
+)  # fmt: skip
+"""What entries, links and pins can be about."""
+
+_COLUMNS = (
+    "number, made_at, user_name AS user, host, pid, operation, object_kind, object_id, success, message, "
+    "details, previous_hash, entry_hash"
+)
+EXPORTED = (
+    "number", "made_at", "user", "host", "pid", "operation", "object_kind", "object_id", "success", "message",
+    "details", "previous_hash", "entry_hash",
+)  # fmt: skip
+_BATCH = 4096
+
+
+def check_kind(kind: Any) -> str:
+    """A kind of object, or an error that names the nearest.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if kind not in OBJECT_KINDS:
+        near = difflib.get_close_matches(str(kind), OBJECT_KINDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InvalidInput(f"Unknown kind {kind!r}: expected one of {', '.join(OBJECT_KINDS)}.{hint}")
+    return str(kind)
+
+
+def moment(value: Any, name: str) -> datetime | None:
+    """A moment (datetime, date, or ISO 8601 text; without a zone it is UTC) for comparison.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise InvalidInput(
+                f"{name}: expected a moment such as 2026-03-01T12:00, found {value!r}."
+            ) from error
+    if isinstance(value, datetime):
+        return naive(value)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day)
+    raise InvalidInput(f"{name}: expected a datetime, date or ISO 8601 text, found {type(value).__name__}.")
+
+
+def _where(
+    operation: str | Sequence[str] | None,
+    success: bool | None,
+    since: Any,
+    until: Any,
+    object_kind: str | None,
+    object_id: str | None,
+    user: str | None,
+) -> tuple[str, dict[str, Any]]:
+    where: list[str] = ["TRUE"]
+    params: dict[str, Any] = {}
+    if operation is not None:
+        where.append("list_contains($operations, operation)")
+        params["operations"] = [operation] if isinstance(operation, str) else list(operation)
+    if object_kind is not None:
+        check_kind(object_kind)
+    for column, value in (
+        ("success", success),
+        ("object_kind", object_kind),
+        ("object_id", object_id),
+        ("user_name", user),
+    ):
+        if value is not None:
+            where.append(f"{column} = ${column}")
+            params[column] = value
+    for name, sign, value in (("since", ">=", since), ("until", "<", until)):
+        if value is not None:
+            where.append(f"made_at {sign} ${name}")
+            params[name] = moment(value, name)
+    return " AND ".join(where), params
+
+
+def audit_frame(
+    con: Connection, *, limit: int | None, offset: int = 0, newest_first: bool = False, **filters: Any
+) -> pl.DataFrame:
+    """Entries that fit, in order of their number."""
+    where, params = _where(**filters)
+    order = "DESC" if newest_first else "ASC"
+    return frame(
+        con,
+        f"SELECT {_COLUMNS} FROM audit_entries WHERE {where} ORDER BY number {order} LIMIT $limit OFFSET $offset",
+        params | page_of(limit, offset),
+    )
+
+
+def audit_rows(con: Connection, *, by_month: bool, **filters: Any) -> Iterator[dict[str, Any]]:
+    """Entries that fit, one after the other, however many; months first where that is asked.
+
+    Entries are numbered as they reach the catalog: around the end of a month that need not be their time.
+    """
+    where, params = _where(**filters)
+    cursor = con.cursor()
+    try:
+        cursor.execute(
+            f"SELECT {_COLUMNS} FROM store.audit_entries WHERE {where} ORDER BY "
+            f"{'date_trunc($month, made_at), ' if by_month else ''}number",
+            params | ({"month": "month"} if by_month else {}),
+        )
+        names = [str(column[0]) for column in cursor.description or ()]
+        while rows := cursor.fetchmany(_BATCH):
+            for row in rows:
+                yield dict(zip(names, row, strict=True))
+    finally:
+        cursor.close()
+
+
+_CONTAINERS = {
+    "chain": (
+        ("pipeline", "SELECT pipeline_id FROM chains WHERE chain_id = $id"),
+        ("run", "SELECT p.run_id FROM chains c JOIN pipelines p USING (pipeline_id) WHERE c.chain_id = $id"),
+    ),
+    "prediction": (
+        ("chain", "SELECT chain_id FROM predictions WHERE prediction_id = $id"),
+        ("pipeline", "SELECT pipeline_id FROM predictions WHERE prediction_id = $id"),
+        (
+            "run",
+            "SELECT p.run_id FROM predictions d JOIN pipelines p USING (pipeline_id) WHERE d.prediction_id = $id",
+        ),
+    ),
+    "pipeline": (("run", "SELECT run_id FROM pipelines WHERE pipeline_id = $id"),),
+}
+
+
+def history(con: Connection, kind: str, identifier: str, *, related: bool) -> pl.DataFrame:
+    """Entries about an object, and about the pipeline and run that it belongs to."""
+    check_kind(kind)
+    parts = [f"object_kind = '{kind}' AND object_id = $id"]
+    for container, sql in _CONTAINERS.get(kind, ()) if related else ():
+        parts.append(f"object_kind = '{container}' AND object_id IN ({sql})")
+    where = " OR ".join(f"({part})" for part in parts)
+    return frame(
+        con, f"SELECT {_COLUMNS} FROM audit_entries WHERE {where} ORDER BY number", {"id": identifier}
+    )
+
+
+def errors_by_operation(con: Connection) -> dict[str, tuple[int, int]]:
+    """Entries and failed ones among them, by operation, most failures first."""
+    rows = con.execute(
+        "SELECT operation, count(*), count(*) FILTER (NOT success) AS failed FROM audit_entries "
+        "GROUP BY operation ORDER BY failed DESC, operation"
+    ).fetchall()
+    return {str(row[0]): (int(row[1]), int(row[2])) for row in rows}
+
+
+# -- The guard of a workspace: what must not be stored in metadata, notes and tags.
+
+
+PATIENT_KEYS = (
+    "patient_id", "patient_name", "patient", "first_name", "last_name", "full_name", "mrn",
+    "medical_record_number", "ssn", "social_security_number", "date_of_birth", "birth_date", "dob", "address",
+    "phone", "phone_number", "email", "insurance_number",
+)  # fmt: skip
+"""Keys under which people are identified; a beginning for `GuardRules.forbid`, not a promise."""
+
+
+def store_setting(
+    engine: Engine, name: str, change: Callable[[Any], Any], operation: str, details: dict[str, Any]
+) -> None:
+    """Change a setting (None is its default), in the catalog and where recording calls look, and note it."""
+
+    def work(access: CatalogAccess) -> None:
+        def put(con: Connection) -> None:
+            value = change(read_settings(con).get(name))
+            if value is None:
+                drop_setting(con, name)
+            else:
+                put_setting(con, name, value)
+            note_audit_notes(engine, operation, "workspace", details=details, con=con, always=name == "audit")
+
+        access.transact(put)
+        # Still under the lease, so that two processes cannot write them in different orders.
+        access.settle(engine.workspace_settings.reconcile)
+
+    engine.exclusive(work)
+
+
+class GuardRules:
+    r"""Rules of what must not be stored; they hold for every process that records into the workspace.
+
+    Checked are the name, config, data sets, summary, note and tags of runs, the configuration of pipelines, the
+    metadata of chains, logs, links, pins, and whatever else calls `check`. Keys are compared without case and
+    punctuation, at any depth; patterns are regular expressions, searched in every text and number.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nirs_store import WorkspaceStore
+    >>> from nirs_store.errors import ForbiddenContent
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with WorkspaceStore(folder.name) as store:
+    ...     store.audit.guard.forbid(keys=["mrn"], patterns=[r"\b\d{3}-\d{2}-\d{4}\b"])
+    ...     try:
+    ...         run = store.begin_run("milk", {"subject": {"MRN": "12345"}}, [])
+    ...     except ForbiddenContent as error:
+    ...         print(str(error)[:69])
+    ...     store.audit.query(success=False)["operation"].to_list()
+    config.subject.MRN: the guard of this workspace refuses it (key 'mrn'
+    ['begin_run']
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def _now(self) -> Guard:
+        return current_guard(self._engine) or Guard()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Forbidden keys."""
+        return self._now().keys
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Forbidden patterns."""
+        return self._now().patterns
+
+    def forbid(self, *, keys: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
+        """Add rules; what is stored already stays.
+
+        Raises
+        ------
+        InvalidInput
+            A pattern that is not a regular expression, an empty key. Nothing was changed.
+        """
+        more = _forbidden(keys, patterns)
+        self._set(
+            lambda now: _with(now, more),
+            {"forbid": {"keys": list(more.keys), "patterns": list(more.patterns)}},
+        )
+
+    def allow(self, *, keys: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
+        """Take rules away; one that is not there is passed over."""
+        less = _rules(keys, patterns)
+        self._set(
+            lambda now: _without(now, less),
+            {"allow": {"keys": list(less.keys), "patterns": list(less.patterns)}},
+        )
+
+    def plan(
+        self,
+        *,
+        forbid_keys: Iterable[str] = (),
+        forbid_patterns: Iterable[str] = (),
+        allow_keys: Iterable[str] = (),
+        allow_patterns: Iterable[str] = (),
+    ) -> dict[str, list[str]]:
+        """Give the rules as they would be after `forbid` and then `allow`; changes nothing.
+
+        Returns
+        -------
+        dict of str to list of str
+            ``keys`` and ``patterns``.
+
+        Raises
+        ------
+        InvalidInput
+            As `forbid`.
+        """
+        more, less = _forbidden(forbid_keys, forbid_patterns), _rules(allow_keys, allow_patterns)
+        return as_setting(_without(_with(self._now(), more), less))
+
+    def clear(self) -> None:
+        """Take all rules away."""
+        self._set(lambda now: Guard(), {"allow": "everything"})
+
+    def violations(self, value: Any, name: str = "value") -> list[Violation]:
+        """List what the rules refuse in plain data; changes nothing, raises nothing."""
+        return list(self._now().violations(from_json(to_json(value, name)), name))
+
+    def _set(self, change: Callable[[Guard], Guard], details: dict[str, Any]) -> None:
+        def merged(setting: Any) -> Any:
+            guard = change(guard_of(setting))
+            return as_setting(guard) if guard.keys or guard.patterns else None
+
+        store_setting(self._engine, GUARD, merged, "set_guard", details)
+
+    def __repr__(self) -> str:
+        now = self._now()
+        return f"<guard: {len(now.keys)} forbidden keys, {len(now.patterns)} forbidden patterns>"
+
+
+def _rules(keys: Iterable[str], patterns: Iterable[str]) -> Guard:
+    return Guard(_texts(keys, "keys"), _texts(patterns, "patterns"))
+
+
+def _forbidden(keys: Iterable[str], patterns: Iterable[str]) -> Guard:
+    """Check new rules: keys that say something, patterns that can be searched."""
+    more = _rules(keys, patterns)
+    empty = [key for key in more.keys if not plain_key(key)]
+    if empty:
+        raise InvalidInput(f"keys: expected names with letters or digits, found {empty[0]!r}.")
+    as_setting(more)
+    return more
+
+
+def _with(now: Guard, more: Guard) -> Guard:
+    return Guard(_united(now.keys, more.keys), _united(now.patterns, more.patterns))
+
+
+def _without(now: Guard, less: Guard) -> Guard:
+    plain = {plain_key(key) for key in less.keys}
+    return Guard(
+        tuple(key for key in now.keys if plain_key(key) not in plain),
+        tuple(pattern for pattern in now.patterns if pattern not in less.patterns),
+    )
+
+
+def _texts(values: Iterable[str], name: str) -> tuple[str, ...]:
+    given = () if isinstance(values, str) else tuple(values)
+    if isinstance(values, str) or not all(isinstance(value, str) for value in given):
+        raise InvalidInput(f"{name}: expected a list of texts. Nothing was changed.")
+    return given
+
+
+def _united(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+# -- Writing the audit trail to files: JSON, CSV, or JSON lines a month.
+
+
+FORMATS = ("json", "jsonl", "csv")
+
+
+def export_entries(
+    engine: Engine, path: Path, format: str, since: Any, until: Any
+) -> tuple[list[Path], Head]:
+    """Write the entries; returns the files and the head of the trail at that moment."""
+    if format not in FORMATS:
+        near = difflib.get_close_matches(str(format), FORMATS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownFormat(
+            f"format: expected one of {', '.join(FORMATS)}, found {format!r}.{hint} Nothing was written."
+        )
+    path = path.expanduser()
+    if format != "jsonl" and path.is_dir():
+        raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")
+    if format == "jsonl" and path.is_file():
+        raise InvalidInput(
+            f"{path} is a file; name a folder, which gets a file a month. Nothing was written."
+        )
+
+    def ask(con: Connection) -> tuple[list[Path], Head]:
+        head = head_of(con)
+        rows = (
+            _plain(row)
+            for row in audit_rows(
+                con,
+                operation=None,
+                success=None,
+                since=since,
+                until=until,
+                object_kind=None,
+                object_id=None,
+                user=None,
+                by_month=format == "jsonl",
+            )
+        )
+        return _write(path, format, rows, head), head
+
+    return engine.query(ask, committed=True)
+
+
+def _write(path: Path, format: str, rows: Iterator[dict[str, Any]], head: Head) -> list[Path]:
+    if format == "jsonl":
+        ensure_dir(path)
+        written = []
+        for month, entries in groupby(rows, key=lambda row: row["made_at"][:7]):
+            target = path / f"audit_{month.replace('-', '')}.jsonl"
+            write_file(target, (f"{_json(entry)}\n".encode() for entry in entries))
+            written.append(target)
+        return written
+    ensure_dir(path.parent)
+    write_file(path, _csv(rows) if format == "csv" else _document(rows, head))
+    return [path]
+
+
+def _document(rows: Iterable[dict[str, Any]], head: Head) -> Iterator[bytes]:
+    top = {"exported_at": utcnow().isoformat(), "head": head._asdict()}
+    yield f'{_json(top)[:-1]}, "entries": ['.encode()
+    for place, row in enumerate(rows):
+        yield f"{',' if place else ''}\n{_json(row)}".encode()
+    yield b"\n]}\n"
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, EXPORTED, lineterminator="\n")
+    writer.writeheader()
+    yield text.getvalue().encode()
+    for row in rows:
+        text.seek(0)
+        text.truncate()
+        writer.writerow({**row, "details": None if row["details"] is None else _json(row["details"])})
+        yield text.getvalue().encode()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    at: datetime = row["made_at"]
+    details = row["details"]
+    return {
+        **row,
+        "made_at": at.replace(tzinfo=UTC).isoformat(timespec="microseconds"),
+        "details": None if details is None else json.loads(details),
+    }
+
+
+# -- What verifying the audit trail found, and the heads that it is compared with.
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What verifying the trail found.
+
+    Attributes
+    ----------
+    entries : int
+    head : Head
+        The last entry.
+    breaks : tuple of Break
+        Entries that were altered, replaced or removed; the first twenty.
+    """
+
+    entries: int
+    head: Head
+    breaks: tuple[Break, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the trail is whole."""
+        return not self.breaks
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {
+            "ok": self.ok,
+            "entries": self.entries,
+            "head": self.head._asdict(),
+            "breaks": [found._asdict() for found in self.breaks],
+        }
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"The audit trail is whole: {self.entries:,} entries, head {self.head.entry_hash[:12]}."
+        lines = [f"entry {found.number}: {found.reason}" for found in self.breaks]
+        return "\n".join(
+            [*lines, f"The audit trail is broken in {len(lines)} places ({self.entries:,} entries)."]
+        )
+
+
+def kept_heads(layout: Layout) -> list[Head]:
+    """The head that was handed out last, as the workspace keeps it."""
+    head = read_head(layout)
+    return [] if head is None else [head]
+
+
+def as_head(given: Any) -> Head:
+    """Take what `Audit.head` gave, also as it comes back from JSON.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    try:
+        if isinstance(given, Mapping):
+            return Head(int(given["number"]), str(given["entry_hash"]))
+        number, digest = given
+        return Head(int(number), str(digest))
+    except (TypeError, ValueError, KeyError) as error:
+        raise InvalidInput(
+            f"head: expected what head() gave (number and entry_hash), found {given!r}."
+        ) from error
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def note(
+    engine: Engine,
+    operation: str,
+    object_kind: str | None = None,
+    object_id: str | None = None,
+    *,
+    success: bool = True,
+    message: str | None = None,
+    details: Mapping[str, Any] | None = None,
+    con: Connection | None = None,
+) -> None:
+    """Note an operation, or a refused attempt, in the audit trail.
+
+    Parameters
+    ----------
+    engine : Engine
+        Of the open store. One that is read-only, closed or opened with ``audit=False`` takes no notes.
+    operation : str
+        A verb and what it is done to: ``"put_file"``.
+    object_kind, object_id : str, optional
+        What it is about; kinds as in `nirs_store.audit.trail.OBJECT_KINDS`.
+    success : bool
+        False for what was refused or failed. Such a note stays when the transaction around it is given up.
+    message : str, optional
+        Why it failed, or a remark.
+    details : mapping, optional
+        Plain data.
+    con : Connection, optional
+        Inside a transaction of the catalog: the note becomes a part of that transaction. Otherwise it is
+        recorded as everything else, in the commit of this thread that comes next.
+    """
+    audit_notes.note(
+        engine,
+        operation,
+        object_kind,
+        object_id,
+        success=success,
+        message=message,
+        details=details,
+        con=con,
+    )
+
+
+def attempting(
+    engine: Engine, operation: str, kind: str | None = None, identifier: object = None
+) -> _Attempt:
+    """Make a context that notes an error that leaves it, once an error."""
+    return _Attempt(engine, operation, kind, identifier)
+
+
+class _Attempt:
+    def __init__(self, engine: Engine, operation: str, kind: str | None, identifier: object) -> None:
+        self._about = (engine, operation, kind, identifier)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, (NirsStoreError, OSError)):
+            engine, operation, about, identifier = self._about
+            audit_notes.note_failure(engine, error, operation, about, identifier)
+
+
+def attempted(operation: str, kind: str | None = None) -> Callable[[F], F]:
+    """Decorate a method of something with an ``_engine``: an error that leaves it is noted.
+
+    With a `kind`, the first argument is the id of what the call is about.
+    """
+
+    def decorate(method: F) -> F:
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except (NirsStoreError, OSError) as error:
+                subject = None
+                if kind is not None:
+                    subject = args[0] if args else next(iter(kwargs.values()), None)
+                audit_notes.note_failure(self._engine, error, operation, kind, subject)
+                raise
+
+        return cast(F, call)
+
+    return decorate
+
+
+def guarded(
+    engine: Engine,
+    operation: str,
+    values: Mapping[str, Any],
+    object_kind: str | None = None,
+    object_id: str | None = None,
+) -> None:
+    """Refuse arguments (by name) that the workspace's guard forbids, and note the attempt.
+
+    Raises
+    ------
+    ForbiddenContent
+        Nothing was recorded.
+    """
+    with attempting(engine, operation, object_kind, object_id):
+        check_guard(engine, values)
+
+
+class Audit:
+    """The audit trail of a store, as ``store.audit``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nirs_store import WorkspaceStore
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with WorkspaceStore(folder.name) as store:
+    ...     with store.run("corn") as run:
+    ...         store.tag_run(run.run_id, "calibration")
+    ...     store.audit.history("run", run.run_id)["operation"].to_list()
+    ...     store.audit.verify().ok
+    ['begin_run', 'edit_run', 'complete_run']
+    True
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def guard(self) -> GuardRules:
+        """What must not be stored in metadata, notes and tags."""
+        return GuardRules(self._engine)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether what this store does is noted now."""
+        return audit_notes.auditing(self._engine)
+
+    def switch(self, on: bool) -> None:
+        """Switch the trail of this workspace on or off, for every process; both are noted."""
+        if not isinstance(on, bool):
+            raise InvalidInput(f"on: expected True or False, found {on!r}. Nothing was changed.")
+        # The note that it was switched off has to come before, the one that it was switched on after.
+        store_setting(
+            self._engine,
+            "audit",
+            lambda _: None if on else {"enabled": False},
+            "switch_audit",
+            {"on": on},
+        )
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    def query(
+        self,
+        operation: str | Sequence[str] | None = None,
+        success: bool | None = None,
+        since: Any = None,
+        until: Any = None,
+        object_kind: str | None = None,
+        object_id: str | None = None,
+        *,
+        user: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        newest_first: bool = False,
+    ) -> pl.DataFrame:
+        """Entries that fit all that is given, in their order.
+
+        Parameters
+        ----------
+        operation : str or sequence of str, optional
+        success : bool, optional
+            False: what was refused or failed.
+        since, until : datetime, date or ISO 8601 text, optional
+            From `since` on, before `until`; without a zone they are UTC.
+        object_kind, object_id : str, optional
+        user : str, optional
+        limit, offset : int
+        newest_first : bool
+
+        Returns
+        -------
+        polars.DataFrame
+            ``number``, ``made_at``, ``user``, ``host``, ``pid``, ``operation``, ``object_kind``, ``object_id``,
+            ``success``, ``message``, ``details`` (JSON), ``previous_hash``, ``entry_hash``.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown kind (the nearest is named), or no moment.
+        """
+        filters = {
+            "operation": operation,
+            "success": success,
+            "since": since,
+            "until": until,
+            "object_kind": object_kind,
+            "object_id": object_id,
+            "user": user,
+        }
+        return self._engine.query(
+            lambda con: audit_frame(con, limit=limit, offset=offset, newest_first=newest_first, **filters)
+        )
+
+    def history(self, kind: str, identifier: str, *, related: bool = True) -> pl.DataFrame:
+        """What became of an object: entries about it, and (with `related`) about what it belongs to.
+
+        A chain belongs to its pipeline and run, whose entries tell when it was recorded.
+        """
+        return self._engine.query(lambda con: history(con, kind, identifier, related=related))
+
+    # -- handing out and verifying ----------------------------------------------------------------------
+
+    def head(self) -> Head:
+        """Number and hash of the last entry; keep it elsewhere, and `verify` shows what is missing since.
+
+        It is also written into the workspace, where every later check expects it.
+        """
+        head = self._engine.query(head_of)
+        self._keep(head)
+        return head
+
+    def export(
+        self, path: str | Path, format: str = "json", *, since: Any = None, until: Any = None
+    ) -> list[Path]:
+        """Write entries to a file, with their hashes, and hand out the head.
+
+        Parameters
+        ----------
+        path : path
+            The file; for ``"jsonl"`` a folder, which gets one file a month, ``audit_YYYYMM.jsonl``.
+        format : {"json", "jsonl", "csv"}
+        since, until : datetime, date or ISO 8601 text, optional
+
+        Returns
+        -------
+        list of Path
+            The files that were written.
+
+        Raises
+        ------
+        UnknownFormat
+            The nearest is named. Nothing was written.
+        InvalidInput, WriteFailed
+        """
+        engine = self._engine
+        with attempting(engine, "export_audit", "workspace"):
+            written, head = export_entries(engine, Path(path), format, since, until)
+        self._keep(head)
+        note(
+            engine,
+            "export_audit",
+            "workspace",
+            details={"format": format, "files": len(written), "head": head.number},
+        )
+        return written
+
+    def verify(self, head: Head | Sequence[Any] | Mapping[str, Any] | None = None) -> AuditReport:
+        """Recompute the whole chain of hashes.
+
+        Parameters
+        ----------
+        head : Head, (number, hash) or mapping, optional
+            A head that was handed out earlier and kept elsewhere. The last one that this workspace keeps is
+            always looked for.
+
+        Returns
+        -------
+        AuditReport
+            With ``ok``; prints itself.
+        """
+        heads = [
+            *kept_heads(self._engine.layout),
+            *([] if head is None else [as_head(head)]),
+        ]
+
+        def ask(con: Connection) -> AuditReport:
+            entries, breaks = verify_chain(con, heads)
+            return AuditReport(entries, head_of(con), tuple(breaks))
+
+        return self._engine.query(ask, committed=True)
+
+    def _keep(self, head: Head) -> None:
+        if self._engine.writable:
+            write_file(self._engine.layout.audit_head, json.dumps(head._asdict()).encode())
+
+    def __repr__(self) -> str:
+        return f"<audit trail of {self._engine.layout.root}, {'on' if self.enabled else 'off'}>"

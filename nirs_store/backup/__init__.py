@@ -1,0 +1,1 @@
+"""Archives and backups, over one container."""

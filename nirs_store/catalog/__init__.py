@@ -1,1 +1,0 @@
-"""The catalog: tables, journal, lease, sessions. All SQL of the library is in this room."""

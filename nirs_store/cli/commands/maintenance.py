@@ -1,0 +1,198 @@
+"""``nirs-store gc``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nirs_store.cli._group import Command
+from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+
+if TYPE_CHECKING:
+    from nirs_store.maintenance.gc import RunDeletion
+
+
+# -- ``nirs-store check``.
+
+
+#: As CatalogDamaged, BlobCorrupt and BlobMissing.
+_DAMAGED = 4
+
+
+@click.command("check", cls=Command)
+@click.option("--read-data", is_flag=True, help="Read every byte of rows and models and compare checksums.")
+@json_option
+@workspace_option
+@click.pass_context
+def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace: Path) -> None:
+    """Look whether everything recorded is there and belongs together.
+
+    Nothing is changed, and recording goes on meanwhile. The exit code is 4 when something is damaged or
+    lost, else 0.
+    """
+    from nirs_store.cli._output import print_json, progress
+    from nirs_store.maintenance.check import check_workspace
+
+    with progress("Reading models") as show:
+        report = check_workspace(workspace, read_data=read_data, progress=show)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        click.echo(str(report))
+    if report.errors:
+        ctx.exit(_DAMAGED)
+
+
+# -- ``nirs-store delete``.
+
+
+@click.command("delete", cls=Command)
+@click.argument("identifier", metavar="ID")
+@click.option("--keep-artifacts", is_flag=True, help="Leave the files of models for a later gc.")
+@click.option("--force", is_flag=True, help="Also models that a meta-model of another run is fed by.")
+@dry_run_option
+@yes_option
+@workspace_option
+def command_delete(
+    identifier: str, keep_artifacts: bool, force: bool, dry_run: bool, yes: bool, workspace: Path
+) -> None:
+    """Delete a run with all it recorded, or one prediction.
+
+    The plan is printed first. Models that other runs use stay. On a terminal you are asked;
+    elsewhere --yes is needed.
+    """
+    from nirs_store.cli._options import confirm
+    from nirs_store.cli._workspace import find, open_store
+
+    with open_store(workspace) as store:
+        found = find(store, identifier, ["run", "prediction"])
+        if found.kind == "run":
+            _print_plan(store.delete_run(found.identifier, dry_run=True), keep_artifacts)
+        else:
+            click.echo(f"Prediction {found.identifier} with its arrays")
+        if dry_run or not confirm("Delete this?", yes):
+            return
+        if found.kind == "run":
+            rows = store.delete_run(found.identifier, not keep_artifacts, force=force)
+        else:
+            rows = int(store.delete_prediction(found.identifier))
+    click.echo(f"Deleted {rows} rows." if found.kind == "run" else "Deleted.")
+
+
+def _print_plan(plan: RunDeletion, keep_artifacts: bool) -> None:
+    from nirs_store.cli._output import human_bytes
+
+    click.echo(f"Run {plan.run_id} ({plan.name})")
+    for table, count in plan.rows.items():
+        click.echo(f"  {count:>8} {table.replace('_', ' ')}")
+    for model, source in plan.needed_by:
+        click.echo(f"  meta-model {model} is fed by {source}; --force deletes it all the same")
+    what = "unreferenced, left for a gc" if keep_artifacts else "files that only this run uses"
+    click.echo(f"  {len(plan.artifacts):>8} models, {what} ({human_bytes(plan.artifact_bytes)})")
+
+
+@click.command("gc", cls=Command)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Keep what a session saved and no chain took over for so long after the session's end.",
+)
+@dry_run_option
+@json_option
+@workspace_option
+def command(grace: float, dry_run: bool, as_json: bool, workspace: Path) -> None:
+    """Remove the files of models that nothing refers to.
+
+    The plan is printed: the one that was carried out, or with --dry-run the one that would be. Files
+    that the workspace does not know are reported and left alone.
+    """
+    from nirs_store.cli._output import human_bytes, print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        if dry_run:
+            plan, removed = store.gc_artifacts(dry_run=True, grace_seconds=grace), None
+        else:
+            done = store.collect_garbage(grace_seconds=grace)
+            plan, removed = done.plan, done.files
+    if as_json:
+        print_json({**plan.to_dict(), "dry_run": dry_run, "removed_files": removed})
+        return
+    click.echo(f"{len(plan.files)} files that nothing refers to ({human_bytes(plan.bytes)})")
+    for path in plan.files:
+        click.echo(f"  {path}")
+    if plan.unused_arrays:
+        click.echo(
+            f"{plan.unused_arrays} arrays that nothing refers to ({human_bytes(plan.unused_array_bytes)})"
+        )
+    if plan.unknown_files:
+        click.echo(f"{len(plan.unknown_files)} unknown files, left alone")
+        for path in plan.unknown_files:
+            click.echo(f"  {path}")
+    click.echo("Nothing was removed (dry run)." if dry_run else f"Removed {removed} files.")
+
+
+# -- ``nirs-store repair``.
+
+
+@click.command("repair", cls=Command)
+@click.option(
+    "--restore-catalog",
+    is_flag=True,
+    help="When store.duckdb cannot be read: put the newest copy that a migration kept in its place.",
+)
+@dry_run_option
+@yes_option
+@workspace_option
+def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: Path) -> None:
+    """Put right what a check found, as far as possible.
+
+    Every byte is read and the plan is printed first. Damaged files move to quarantine/ and are never
+    deleted; what is lost is listed and nothing is invented. On a terminal you are asked; elsewhere --yes
+    is needed.
+    """
+    from nirs_store.cli._options import confirm
+    from nirs_store.cli._output import progress
+    from nirs_store.maintenance.repair import plan_workspace_repair, repair_workspace
+
+    with progress("Reading models") as show:
+        plan = plan_workspace_repair(workspace, restore_catalog=restore_catalog, progress=show)
+    click.echo(str(plan))
+    if restore_catalog and plan.restore_from is None:
+        click.echo("The catalog is not restored: it can be read, or no migration kept a copy that can be.")
+    if plan.empty or dry_run or not confirm("Do this?", yes):
+        return
+    repair_workspace(workspace, plan)
+    click.echo("Done.")
+
+
+# -- ``nirs-store vacuum``.
+
+
+@click.command("vacuum", cls=Command)
+@json_option
+@workspace_option
+def command_vacuum(as_json: bool, workspace: Path) -> None:
+    """Shrink the catalog after deletions.
+
+    Deleting rows leaves their space in store.duckdb; this writes the file anew without it.
+    Other processes wait meanwhile, and recording goes on.
+    """
+    from nirs_store.cli._output import human_bytes, print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        store.list_runs(limit=1)  # what waits in the journal counts as before
+        catalog = store.workspace_path / "store.duckdb"
+        before = catalog.stat().st_size
+        store.vacuum()
+        after = catalog.stat().st_size
+    if as_json:
+        print_json({"before_bytes": before, "after_bytes": after})
+        return
+    click.echo(f"store.duckdb: {human_bytes(before)} before, {human_bytes(after)} after.")

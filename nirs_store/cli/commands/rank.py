@@ -1,0 +1,385 @@
+"""``nirs-store top``."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nirs_store.cli._group import Command
+from nirs_store.cli._options import Choice, json_option, workspace_option
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from nirs_store.records.views import Pivot
+
+
+# -- ``nirs-store compare``.
+
+
+@click.command("compare", cls=Command)
+@click.argument("identifiers", metavar="ID ID...", nargs=-1, required=True)
+@click.option("--all", "everything", is_flag=True, help="Also what is the same everywhere.")
+@json_option
+@workspace_option
+def command_compare(identifiers: tuple[str, ...], everything: bool, as_json: bool, workspace: Path) -> None:
+    """Put runs or chains side by side: configuration, environment, scores.
+
+    Only what differs is shown; a run stands with the scores of its best chain. The last eight
+    characters of an id are enough.
+    """
+    from nirs_store.cli._output import print_json, print_table, short_id
+    from nirs_store.cli._workspace import find, open_store
+
+    if len(identifiers) < 2:
+        raise click.UsageError("Name at least two runs or chains to compare.")
+    with open_store(workspace) as store:
+        ids = [find(store, text, ["run", "chain"]).identifier for text in identifiers]
+        frame = store.compare(ids, only_differences=not everything)
+    if as_json:
+        print_json({row["item"]: {name: row[name] for name in ids} for row in frame.iter_rows(named=True)})
+        return
+    if not frame.height:
+        click.echo("No differences.")
+        return
+    shown = [short_id(identifier) for identifier in ids]
+    print_table(["item", *shown], frame.iter_rows(), flexible=["item", *shown])
+
+
+# -- ``nirs-store pivot``.
+
+
+_FORMATS = ("table", "markdown", "latex", "csv")
+_TASKS = ("regression", "classification")
+
+
+@click.command("pivot", cls=Command)
+@click.option("--rows", metavar="COLUMN", default="preprocessings", show_default=True, help="What goes down.")
+@click.option(
+    "--columns", metavar="COLUMN", default="model_class", show_default=True, help="What goes across."
+)
+@click.option("--metric", metavar="METRIC", help="Score of the cells; by default that of the task.")
+@click.option(
+    "--aggregate",
+    metavar="HOW",
+    default="best",
+    show_default=True,
+    help="Of chains that share a cell: best, min, max, mean or median.",
+)
+@click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
+@click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
+@click.option("--task", type=Choice(_TASKS), help="Which task, where a workspace has both.")
+@click.option(
+    "--format", "form", type=Choice(_FORMATS), default="table", show_default=True, help="How to print."
+)
+@json_option
+@workspace_option
+def command_pivot(
+    rows: str,
+    columns: str,
+    metric: str | None,
+    aggregate: str,
+    dataset: str | None,
+    run: str | None,
+    task: str | None,
+    form: str,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Print a score by preprocessing and model, or by two other columns.
+
+    COLUMN is preprocessings, model_class, model_name, dataset_name, run_id or run_name. In each cell
+    stands the best pooled cross-validated score (an RMSECV, say); CSV and JSON keep all digits.
+    """
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import find, open_store
+
+    with open_store(workspace) as store:
+        run_id = find(store, run, ["run"]).identifier if run else None
+        pivot = store.pivot(
+            rows, columns, metric, aggregate=aggregate, dataset_name=dataset, run_id=run_id, task_type=task
+        )
+    if as_json:
+        print_json(
+            {
+                "rows": pivot.rows,
+                "columns": pivot.columns,
+                "metric": pivot.metric,
+                "cells": pivot.frame.to_dicts(),
+            }
+        )
+    elif form == "table":
+        _print_pivot(pivot)
+    else:
+        text = {"markdown": pivot.to_markdown, "latex": pivot.to_latex, "csv": pivot.to_csv}[form]()
+        click.echo(text, nl=False)
+
+
+def _print_pivot(pivot: Pivot) -> None:
+    from nirs_store.cli._output import print_table
+
+    if not pivot.frame.height:
+        click.echo("No chains with out-of-fold predictions.")
+        return
+    first, *whole = pivot.frame.columns
+    short = [name.rsplit(".", 1)[-1] for name in whole]
+    others = short if pivot.columns == "model_class" and len(set(short)) == len(short) else whole
+    click.echo(f"{pivot.metric} of the pooled out-of-fold predictions")
+    print_table(
+        [first, *others],
+        [
+            [row[0] or "raw", *(None if value is None else f"{value:.4g}" for value in row[1:])]
+            for row in pivot.frame.iter_rows()
+        ],
+        numeric=others,
+        flexible=[first],
+    )
+
+
+# -- ``nirs-store sql``.
+
+
+@click.command("sql", cls=Command)
+@click.argument("query", metavar="QUERY")
+@click.option("--param", "params", multiple=True, metavar="VALUE", help="For each ? of the query, in order.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@json_option
+@workspace_option
+def command_sql(query: str, params: tuple[str, ...], as_csv: bool, as_json: bool, workspace: Path) -> None:
+    """Ask the catalog in SQL: one SELECT statement, which cannot change anything.
+
+    QUERY is the statement, or - to read it from the standard input. The views scores, models,
+    run_overview, log_lines and artifacts have names where the tables have ids. Example:
+
+    \b
+    nirs-store sql "SELECT pipeline, best_val FROM models WHERE run = ?" --param "fat in meat"
+    """  # noqa: D301 (click reads the escape)
+    from nirs_store.cli._output import cell_text, flat_text, print_json, print_table
+    from nirs_store.cli._workspace import open_store
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
+    text = sys.stdin.read() if query == "-" else query
+    with open_store(workspace) as store:
+        frame = store.sql(text, list(params) or None)
+    if as_json:
+        print_json(frame.to_dicts())
+    elif as_csv:
+        click.echo(flat_text(frame).write_csv(), nl=False)
+    else:
+        numeric = [name for name, kind in frame.schema.items() if kind.is_numeric()]
+        print_table(
+            frame.columns,
+            [[cell_text(cell) for cell in row] for row in frame.iter_rows()],
+            numeric=numeric,
+            flexible=[name for name in frame.columns if name not in numeric],
+        )
+
+
+# -- ``nirs-store stats``.
+
+
+@click.command("stats", cls=Command)
+@click.option(
+    "--growth",
+    type=click.Choice(["day", "week", "month", "year"]),
+    help="Also what came in each period.",
+)
+@json_option
+@workspace_option
+def command_stats(growth: str | None, as_json: bool, workspace: Path) -> None:
+    """Count what a workspace holds, how large it is, and which runs are the largest."""
+    from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table, short_id
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        root = store.workspace_path
+        statuses: Counter[str] = Counter()
+        offset, page = 0, 1000
+        while (runs := store.list_runs(limit=page, offset=offset)).height:
+            statuses.update(runs["status"])
+            offset += page
+        pipelines = store.list_pipelines()
+        predictions = store.query_predictions()
+        plan = store.gc_artifacts(dry_run=True)
+        report = store.storage_report()
+        statistics = store.statistics(step=growth or "month")
+    blobs = [path.stat().st_size for path in _files(root / "artifacts")]
+    journal = [path.stat().st_size for path in _files(root / "journal")]
+    facts: dict[str, Any] = {
+        "workspace": str(root),
+        "runs": sum(statuses.values()),
+        "runs_by_status": dict(statuses),
+        "pipelines": pipelines.height,
+        "chains": predictions["chain_id"].drop_nulls().n_unique(),
+        "predictions": predictions.height,
+        "datasets": sorted(pipelines["dataset_name"].unique().to_list()),
+        "artifact_files": len(blobs),
+        "artifact_bytes": sum(blobs),
+        "unreferenced_files": len(plan.files),
+        "unreferenced_bytes": plan.bytes,
+        "unknown_files": len(plan.unknown_files),
+        "catalog_bytes": (root / "store.duckdb").stat().st_size,
+        "journal_bytes": sum(journal),
+        "storage": report.to_dict(),
+        "statistics": statistics.to_dict(),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    by_status = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+    print_fields(
+        {
+            "workspace": root,
+            "runs": f"{facts['runs']} ({by_status})" if by_status else 0,
+            "pipelines": pipelines.height,
+            "chains": facts["chains"],
+            "predictions": predictions.height,
+            "data": ", ".join(facts["datasets"]),
+            "models": f"{len(blobs)} files, {human_bytes(sum(blobs))}",
+            "unreferenced": f"{len(plan.files)} files, {human_bytes(plan.bytes)}",
+            "unknown": f"{len(plan.unknown_files)} files" if plan.unknown_files else None,
+            "catalog": human_bytes(facts["catalog_bytes"]),
+            "journal": human_bytes(facts["journal_bytes"]),
+            "saved": f"{human_bytes(report.saved_bytes)} by storing nothing twice",
+            "files": f"{statistics.counts['files']}, {statistics.compression:.0%} saved by compression"
+            if statistics.counts["files"]
+            else None,
+            "errors": ", ".join(f"{count} {name}" for name, count in statistics.errors_by_operation.items()),
+        }
+    )
+    click.echo()
+    print_table(
+        ["kind", "stored", "size", "saved"],
+        [(k.kind, k.stored, human_bytes(k.bytes), human_bytes(k.saved_bytes)) for k in report.kinds],
+        numeric=["stored", "size", "saved"],
+    )
+    if report.largest_runs:
+        click.echo()
+        print_table(
+            ["run", "name", "size", "only here"],
+            [
+                (short_id(r.run_id), r.name, human_bytes(r.bytes), human_bytes(r.own_bytes))
+                for r in report.largest_runs
+            ],
+            numeric=["size", "only here"],
+            flexible=["name"],
+        )
+    if growth:
+        click.echo()
+        print_table(
+            statistics.growth.columns,
+            statistics.growth.rows(),
+            numeric=[name for name in statistics.growth.columns if name != "since"],
+        )
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+@click.command("top", cls=Command)
+@click.option(
+    "-n", "count", type=click.IntRange(1), default=10, show_default=True, help="At most so many chains."
+)
+@click.option(
+    "--metric", metavar="METRIC", help="Rank by r2, rpd, sep, f1, ...; by default as the task asks."
+)
+@click.option(
+    "--ascending/--descending", default=None, help="Smallest or largest first; by default the best first."
+)
+@click.option(
+    "--task",
+    type=Choice(("regression", "classification")),
+    metavar="TASK",
+    help="Only regression or classification.",
+)
+@click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
+@click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
+@json_option
+@workspace_option
+def command(
+    count: int,
+    metric: str | None,
+    ascending: bool | None,
+    task: str | None,
+    dataset: str | None,
+    run: str | None,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Rank the chains by their cross-validation, best first.
+
+    RMSECV is the RMSE over all out-of-fold predictions together, SD its spread over the folds; bias,
+    R2 and RPD belong to the same predictions. RMSEP is that of the refit on test samples.
+    Classifications, in a table of their own, are ranked by balanced accuracy.
+    """
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import find, open_store, ranked
+
+    with open_store(workspace) as store:
+        run_id = find(store, run, ["run"]).identifier if run else None
+        frames = ranked(
+            store, count, metric=metric, ascending=ascending, task=task, dataset=dataset, run_id=run_id
+        )
+    if as_json:
+        print_json([row for frame in frames for row in frame.to_dicts()])
+        return
+    if not frames:
+        click.echo("No chains with predictions.")
+    for index, frame in enumerate(frames):
+        if index:
+            click.echo()
+        _print(frame)
+
+
+#: Score columns beside the one that ranks, and what chemometricians call a score.
+_BESIDE = {"regression": ("rmse", "bias", "r2", "rpd"), "classification": ("accuracy", "f1")}
+_LABELS = {"rmse": "RMSECV", "r2": "R²", "rpd": "RPD", "rpiq": "RPIQ", "sep": "SEP", "mae": "MAE", "f1": "F1"}
+_COLUMNS = {"rmse": "rmsecv"}
+_DECIMALS = {"rpd": 1, "rpiq": 1}
+
+
+def _print(frame: pl.DataFrame) -> None:
+    from nirs_store.cli._output import number, print_table, short_id
+
+    rows = frame.to_dicts()
+    metric = rows[0]["metric"]
+    beside = [name for name in _BESIDE[rows[0]["task_type"]] if name != metric]
+    about = [_about(row) for row in rows]
+    several = len(set(about)) > 1
+    if not several and about[0]:
+        click.echo(about[0])
+    scores = [_label(metric), "SD", *map(_label, beside), "RMSEP" if metric == "rmse" else "test"]
+    print_table(
+        ["", "chain", *(["data"] if several else []), *scores, "id"],
+        [
+            [
+                rank,
+                row["pipeline"],
+                *([about[rank - 1]] if several else []),
+                number(row["score"], _DECIMALS.get(metric, 3)),
+                number(row["score_sd"], 2),
+                *(number(row[_COLUMNS.get(name, name)], _DECIMALS.get(name, 3)) for name in beside),
+                number(row["test_score"], _DECIMALS.get(metric, 3)),
+                short_id(row["chain_id"]),
+            ]
+            for rank, row in enumerate(rows, start=1)
+        ],
+        numeric=["", *scores],
+        flexible=["chain", "data"],
+    )
+
+
+def _label(metric: str) -> str:
+    return _LABELS.get(metric, metric.replace("_", " "))
+
+
+def _about(row: dict[str, Any]) -> str:
+    unit = f"({row['unit']})" if row["unit"] else None
+    return " ".join(part for part in (row["dataset_name"], row["target"], unit) if part)

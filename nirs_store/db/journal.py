@@ -1,0 +1,417 @@
+"""The journal: a folder of immutable commits that wait to be applied to the catalog.
+
+A commit is one file, written aside, synced and renamed into ``segments/``; the rename is the
+commit. Numbers give the order: one above the highest that the writer can see, so a commit that
+follows from another always has the higher number, and no clock takes part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import struct
+import time
+from collections import deque
+from collections.abc import Container, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
+from nirs_store.db.layout import Layout
+from nirs_store.db.schema import ADDED_COLUMNS, SEGMENT_TABLES, arrow_schema
+from nirs_store.errors import CatalogDamaged, InvalidInput
+from nirs_store.ids import new_id
+from nirs_store.values import MOST_BYTES, as_array
+
+__all__ = [
+    "ARRAY_BYTES",
+    "Entry",
+    "Journal",
+    "Rejection",
+    "Segment",
+    "SegmentDamaged",
+    "StoredArray",
+    "decode",
+    "decode_array",
+    "encode",
+    "encode_array",
+]
+
+
+# -- Numpy arrays as content-addressed rows: dtype, shape and bytes, keyed by their hash.
+
+
+StoredArray = tuple[str, str, str, bytes]
+"""A row of the table `arrays`: array_hash, dtype, shape (JSON list), data (C order)."""
+
+ARRAY_BYTES = """coalesce((
+    TRY_CAST(regexp_extract(dtype, '[0-9]+') AS BIGINT) * CASE WHEN dtype LIKE '_U%' THEN 4 ELSE 1 END
+    * CASE WHEN shape = '[]' THEN 1 ELSE list_product(TRY_CAST(shape AS BIGINT[])) END
+)::BIGINT, 0)"""
+"""SQL for the bytes of a row's array, as its dtype and shape say: the data itself would have to be decompressed.
+
+Of a row that was damaged it counts none, so that a gc goes on; `check` finds the damage.
+"""
+
+
+def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
+    """Turn anything array-like into a row of `arrays`.
+
+    Returns
+    -------
+    row, array
+        The row and the array it was made of (for checks of lengths).
+
+    Raises
+    ------
+    InvalidInput
+        For values numpy can only hold as Python objects (other than text), and for arrays of 2 GB or more.
+    """
+    array = as_array(value, name)
+    if array.dtype.names is not None:
+        raise InvalidInput(
+            f"{name}: expected one value an entry, found records with the fields {', '.join(array.dtype.names)}. "
+            "Save each field as an array of its own."
+        )
+    if array.dtype.hasobject:
+        flat = array.ravel().tolist()
+        if not all(isinstance(item, str) for item in flat):
+            kinds = sorted({type(item).__name__ for item in flat})
+            raise InvalidInput(
+                f"{name}: expected numbers, booleans or text, found objects of type "
+                f"{', '.join(kinds)}. Convert the array first, e.g. with numpy.asarray(..., dtype=float)."
+            )
+        # Numpy pads text with NULs, and takes those at its end for padding.
+        if any(item.endswith("\0") for item in flat):
+            raise InvalidInput(f"{name}: text may not end with a NUL character. Nothing was recorded.")
+        array = np.array(flat, dtype=np.str_).reshape(array.shape)
+    if array.nbytes > MOST_BYTES:
+        raise InvalidInput(
+            f"{name}: expected an array of at most {MOST_BYTES:,} bytes, found {array.nbytes:,} (shape {array.shape}, "
+            f"dtype {array.dtype}). Nothing was recorded. Use a smaller dtype, or keep it as a file (store.files)."
+        )
+    data = array.tobytes(order="C")
+    dtype = array.dtype.str
+    shape = f"[{','.join(map(str, array.shape))}]"
+    key = xxhash.xxh3_128(f"{dtype}{shape}".encode())
+    key.update(data)
+    return (key.hexdigest(), dtype, shape, data), array
+
+
+def decode_array(array_hash: str, dtype: str, shape: str, data: bytes) -> np.ndarray:
+    """Rebuild the array of a row; the bytes are checked against their hash.
+
+    Raises
+    ------
+    CatalogDamaged
+        When they do not fit it.
+    """
+    key = xxhash.xxh3_128(f"{dtype}{shape}".encode())
+    key.update(data)
+    if key.hexdigest() != array_hash:
+        raise CatalogDamaged(
+            f"Array {array_hash} does not hash to its name: the catalog's bytes were altered. "
+            "Run `nirs-store check --read-data` to see what depends on it."
+        )
+    array: np.ndarray = np.frombuffer(data, dtype=np.dtype(dtype)).reshape(json.loads(shape))
+    return array.copy()
+
+
+_NAME = re.compile(r"^(\d{12,})-([0-9a-f-]{36})\.seg$")
+_TMP_AGE = 3600.0
+_SETTLED = 1.0
+_JOINED = 1 << 20
+# Of so many commits their writer knows that they were its own, also when damage hides it.
+_REMEMBERED = 65_536
+
+
+class Entry(msgspec.Struct, frozen=True, order=True):
+    """One segment file."""
+
+    number: int
+    txid: str
+    path: Path
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A segment that could not be applied, as its note beside it says."""
+
+    txid: str
+    claim: str
+    reason: str
+    path: Path
+
+
+class Journal:
+    """The segments of one workspace."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._last = 0
+        self._rejected_seen: float | None = None
+        self._told: set[str] = set()
+        self._own: deque[str] = deque(maxlen=_REMEMBERED)
+
+    def append(self, pieces: list[bytes], txid: str) -> tuple[Entry, int]:
+        """Commit one segment durably; returns its entry and how many segments now wait."""
+        numbers = [int(match[1]) for match in map(_NAME.match, self._names()) if match]
+        self._last = max(self._last, *numbers, 0) + 1
+        entry = self._entry(self._last, txid)
+        self._own.append(txid)
+        # One call to the system instead of one a table: while it lasts, other threads of this process hold it up.
+        small = sum(map(len, pieces)) <= _JOINED
+        write_file(entry.path, b"".join(pieces) if small else pieces, tmp_dir=self._layout.tmp)
+        return entry, len(numbers) + 1
+
+    def pending(self) -> list[Entry]:
+        """Segments to apply, in order, without gaps that a concurrent writer could still fill.
+
+        One listing of a folder is no snapshot: it can show a later file and miss an earlier
+        one. Whatever the second listing has up to the highest number of the first is complete.
+        """
+        first = self._list_once()
+        if not first:
+            return []
+        highest = first[-1].number
+        return [entry for entry in self._list_once() if entry.number <= highest]
+
+    def is_empty(self, besides: Container[str] = ()) -> bool:
+        """Whether nothing waits, or nothing but some commits that are known by their ids."""
+        return all(match[2] in besides for match in map(_NAME.match, self._names()) if match)
+
+    def nbytes(self) -> int:
+        """Sum of the sizes of the segments that wait."""
+        total = 0
+        for entry in self._list_once():
+            with contextlib.suppress(OSError):  # somebody has just applied it
+                total += entry.path.stat().st_size
+        return total
+
+    def remove(self, entries: list[Entry]) -> None:
+        """Unlink applied segments and sync the folder."""
+        if entries:
+            # Their rows may be in a log that DuckDB has just made: it syncs what it writes, not the file's name.
+            fsync_dir(self._layout.root)
+        for entry in entries:
+            remove_file(entry.path, missing_ok=True)
+        if entries:
+            fsync_dir(self._layout.segments)
+
+    def sync(self) -> None:
+        """Make earlier unlinks durable."""
+        fsync_dir(self._layout.segments)
+
+    def reject(self, entry: Entry, *, reason: str, claim: str, at: str) -> Rejection:
+        """Set a segment aside, with a note that says why. The segment itself is kept."""
+        target = self._layout.rejected / entry.path.name
+        note = {"txid": entry.txid, "claim": claim, "reason": reason, "at": at}
+        write_file(target.with_suffix(".json"), json.dumps(note, indent=1).encode(), tmp_dir=self._layout.tmp)
+        os.replace(entry.path, target)
+        fsync_dir(self._layout.rejected)
+        fsync_dir(self._layout.segments)
+        return Rejection(entry.txid, claim, reason, target)
+
+    def rejections(self) -> list[Rejection]:
+        """All segments set aside so far."""
+        found = []
+        try:
+            notes = sorted(self._layout.rejected.glob("*.json"))
+        except OSError as error:
+            raise write_error(self._layout.rejected, error) from error
+        for note in notes:
+            try:
+                data = json.loads(note.read_text())
+            except (OSError, ValueError):
+                data = {}
+            path = note.with_suffix(".seg")
+            found.append(
+                Rejection(
+                    str(data.get("txid", note.stem)),
+                    str(data.get("claim", "")),
+                    str(data.get("reason", "its note cannot be read")),
+                    path,
+                )
+            )
+        return found
+
+    def rejections_of(self, claim: str) -> list[Rejection]:
+        """Rejections of one writer's commits that appeared since the last call; cheap when none."""
+        try:
+            changed = self._layout.rejected.stat().st_mtime
+        except OSError:
+            return []
+        if changed == self._rejected_seen:
+            return []
+        own = [
+            r
+            for r in self.rejections()
+            if r.txid not in self._told and (r.claim == claim or r.txid in self._own)
+        ]
+        self._told.update(r.txid for r in own)
+        # A folder's time is coarse: while it is young, another note could come without changing it.
+        self._rejected_seen = changed if time.time() - changed > _SETTLED else None
+        return own
+
+    def after_fork_in_child(self) -> None:
+        """What was committed until now is the parent's to hear of."""
+        self._own.clear()
+
+    def sweep_tmp(self) -> None:
+        """Remove unfinished writes older than an hour."""
+        limit = time.time() - _TMP_AGE
+        for path in self._layout.tmp.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit and path.is_file():
+                    remove_file(path, missing_ok=True)
+
+    def _entry(self, number: int, txid: str) -> Entry:
+        return Entry(number, txid, self._layout.segments / f"{number:012d}-{txid}.seg")
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._layout.segments)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise write_error(self._layout.segments, error) from error
+
+    def _list_once(self) -> list[Entry]:
+        entries = []
+        for name in self._names():
+            match = _NAME.match(name)
+            if match:
+                entries.append(Entry(int(match[1]), match[2], self._layout.segments / name))
+        entries.sort()
+        return entries
+
+
+def new_txid() -> str:
+    """An id for one commit."""
+    return new_id()
+
+
+# -- One commit as bytes: a small header, Arrow streams a table, and a checksum over all of it.
+
+
+_MAGIC = b"NIRSSEG1"
+_FORMAT = 1
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+class SegmentDamaged(ValueError):
+    """The bytes are not a whole segment of a known format."""
+
+
+class Segment(msgspec.Struct):
+    """A decoded commit."""
+
+    txid: str
+    claim: str
+    session: str
+    created: str
+    tables: dict[str, pa.Table] = msgspec.field(default_factory=dict)
+
+
+def encode(
+    rows: Mapping[str, Sequence[tuple[Any, ...]]], *, txid: str, claim: str, session: str, created: str
+) -> list[bytes]:
+    """Encode rows (tuples in column order, a list a table) as the pieces of a segment."""
+    streams: list[bytes] = []
+    index: list[tuple[str, int, int]] = []
+    for name in SEGMENT_TABLES:
+        table_rows = rows.get(name)
+        if not table_rows:
+            continue
+        stream = _stream(name, table_rows)
+        streams.append(stream)
+        index.append((name, len(table_rows), len(stream)))
+    header = json.dumps(
+        {
+            "format": _FORMAT,
+            "txid": txid,
+            "claim": claim,
+            "session": session,
+            "created": created,
+            "tables": index,
+        }
+    ).encode()
+    pieces = [_MAGIC, struct.pack("<I", len(header)), header, *streams]
+    digest = xxhash.xxh3_128()
+    for piece in pieces:
+        digest.update(piece)
+    return [*pieces, digest.digest()]
+
+
+def _stream(name: str, rows: Sequence[tuple[Any, ...]]) -> bytes:
+    # What pyarrow's stream writer gives, byte for byte, in two fifths of its time: all columns are converted in one
+    # call, and the schema, which is always the same, is encoded once.
+    opening, row_type = _opening(name)
+    array = pa.array(rows, type=row_type)
+    # More than 2 GB of text or bytes in a column is more than an array's offsets can address: Arrow makes several.
+    chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    batches = [pa.RecordBatch.from_struct_array(chunk).serialize() for chunk in chunks]
+    return b"".join((opening, *batches, _END_OF_STREAM))
+
+
+@cache
+def _opening(name: str) -> tuple[bytes, pa.StructType]:
+    schema = arrow_schema(name)
+    return schema.serialize().to_pybytes(), pa.struct(list(schema))
+
+
+def _complete(name: str, table: pa.Table) -> pa.Table:
+    """The table with the columns of today; an older library's rows lack those added since."""
+    schema = arrow_schema(name)
+    if table.schema.equals(schema):
+        return table
+    missing = ADDED_COLUMNS.get(name, frozenset()) - set(table.column_names)
+    for column in schema:
+        if column.name in missing:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    if sorted(table.column_names) != sorted(schema.names) or not table.select(schema.names).schema.equals(
+        schema
+    ):
+        raise SegmentDamaged(f"rows of {name!r} have other columns than the table")
+    return table.select(schema.names)
+
+
+def decode(data: bytes) -> Segment:
+    """Decode and verify a segment.
+
+    Raises
+    ------
+    SegmentDamaged
+        When anything about the bytes is off.
+    """
+    if len(data) < 28 or data[:8] != _MAGIC:
+        raise SegmentDamaged("not a segment: the magic number is missing")
+    if xxhash.xxh3_128(memoryview(data)[:-16]).digest() != data[-16:]:
+        raise SegmentDamaged("checksum mismatch: the file is torn or altered")
+    (length,) = struct.unpack_from("<I", data, 8)
+    try:
+        header = json.loads(data[12 : 12 + length])
+        if header["format"] != _FORMAT:
+            raise SegmentDamaged(f"segment format {header['format']} is not known here")
+        segment = Segment(header["txid"], header["claim"], header["session"], header["created"])
+        start = 12 + length
+        for name, _, size in header["tables"]:
+            if name not in SEGMENT_TABLES:
+                raise SegmentDamaged(f"rows for an unknown table {name!r}")
+            stream = pa.py_buffer(memoryview(data)[start : start + size])
+            table = pa.ipc.open_stream(stream).read_all()
+            segment.tables[name] = _complete(name, table)
+            start += size
+    except SegmentDamaged:
+        raise
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        # OSError too: so Arrow calls a stream that makes no sense, though no file is read here.
+        raise SegmentDamaged(f"cannot be decoded: {error}") from error
+    return segment

@@ -1,0 +1,299 @@
+"""Where everything of a workspace lies."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import shutil
+import sys
+import threading
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nirs_store.errors import InvalidInput
+from nirs_store.lazy import hold_while_forking
+
+__all__ = [
+    "RESERVE_BYTES",
+    "Layout",
+    "as_folder",
+    "give_back",
+    "keep_back",
+    "network_filesystem",
+    "warn_of_network",
+]
+
+
+# -- What kind of file system a folder lies on: locks and syncs of a network share are its server's affair.
+
+
+# As Linux and macOS name them.
+_NETWORK = frozenset(
+    (
+        *(
+            "nfs",
+            "nfs3",
+            "nfs4",
+            "cifs",
+            "smb",
+            "smb2",
+            "smb3",
+            "smbfs",
+            "afs",
+            "afpfs",
+            "9p",
+            "ncpfs",
+            "webdav",
+        ),
+        *("davfs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "orangefs", "pvfs2", "ocfs2", "gfs2"),
+        *("virtiofs", "vboxsf"),
+    )
+)
+_NETWORK_FUSE = re.compile(
+    r"fuse\.(sshfs|rclone|s3fs|gcsfuse|goofys|blobfuse2?|davfs2?|glusterfs|ceph.*|moosefs|mfs|juicefs|smbnetfs|curlftpfs)"
+)
+_MOUNTS = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+_told: set[Path] = set()
+_mutex = threading.Lock()
+hold_while_forking(_mutex)
+
+
+def network_filesystem(folder: Path) -> str | None:
+    """Name of the network file system that a folder lies on; None on a local one, or when it cannot be known."""
+    try:
+        if sys.platform == "win32":
+            return _windows(folder)
+        name = (
+            _macos(folder) if sys.platform == "darwin" else _mounted(_MOUNTS.read_bytes(), folder.resolve())
+        )
+    except (OSError, AttributeError, ValueError):
+        return None
+    return name if name in _NETWORK or _NETWORK_FUSE.fullmatch(name) else None
+
+
+def warn_of_network(folder: Path) -> None:
+    """Say once a process and folder what cannot be promised on a network file system."""
+    with _mutex:
+        if folder in _told:
+            return
+        _told.add(folder)
+    kind = network_filesystem(folder)
+    if kind is not None:
+        warnings.warn(
+            f"{folder} lies on a network file system ({kind}). Several processes of one computer are kept apart "
+            "only if its file locks work; processes of different computers only if its server passes the locks "
+            "on; and a commit is as durable as the server makes a sync. Let one computer at a time write here, "
+            "or keep the workspace on a local disk.",
+            stacklevel=6,
+        )
+
+
+def _mounted(table: bytes, folder: Path) -> str:
+    """Type of the mount that a path lies on, from the text of a mountinfo file."""
+    best, found = -1, ""
+    path = os.fsencode(folder)
+    for line in table.splitlines():
+        before, _, after = line.partition(b" - ")
+        place = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), before.split(b" ")[4])
+        inside = path == place or path.startswith(place.rstrip(b"/") + b"/")
+        # Of two mounts on one place the later one is seen.
+        if inside and len(place) >= best:
+            best, found = len(place), after.split(b" ")[0].decode()
+    return found
+
+
+def _macos(folder: Path) -> str:
+    # struct statfs: f_fstypename stands at byte 72 where inodes have 64 bits.
+    buffer = ctypes.create_string_buffer(4096)
+    if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(folder), buffer):
+        return ""
+    return buffer.raw[72:88].split(b"\0")[0].decode()
+
+
+def _windows(folder: Path) -> str | None:
+    remote = 4
+    anchor = folder.absolute().anchor
+    return "a network drive" if ctypes.windll.kernel32.GetDriveTypeW(anchor) == remote else None  # type: ignore[attr-defined,unused-ignore]
+
+
+# Most file systems take names of so many bytes (those of Windows: characters).
+_LONGEST_NAME = 255
+# Nothing in a workspace lies deeper below it.
+_DEEPEST = "/".join(["x" * 64] * 3)
+
+
+def as_folder(value: Any, name: str) -> Path:
+    """The absolute path of a folder that a caller names.
+
+    Raises
+    ------
+    InvalidInput
+        It is no path, or one that no workspace can have: empty, too long, or no UTF-8, which DuckDB wants.
+    """
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise InvalidInput(
+            f"{name}: expected the path of a folder (str or Path), found {type(value).__name__} {value!r}. Nothing was "
+            "changed."
+        )
+    if not text or "\0" in text:
+        raise InvalidInput(f"{name}: {text!r} cannot be the name of a folder. Nothing was changed.")
+    try:
+        folder = Path(text).expanduser().absolute()
+        str(folder).encode()
+    except RuntimeError as error:  # the home of nobody
+        raise InvalidInput(
+            f"{name}: {text!r} cannot be the name of a folder: {error} Nothing was changed."
+        ) from error
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{name}: {text!r} is no UTF-8, as the catalog needs it of every folder above it. Nothing was changed. "
+            "Rename the folder."
+        ) from error
+    if _is_too_long(folder):
+        raise InvalidInput(f"{name}: {text!r} is too long for a folder of this system. Nothing was changed.")
+    return folder
+
+
+def _is_too_long(folder: Path) -> bool:
+    if any(len(part if os.name == "nt" else part.encode()) > _LONGEST_NAME for part in folder.parts):
+        return True
+    try:
+        os.lstat(folder / _DEEPEST)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
+class Layout(msgspec.Struct, frozen=True, dict=True):
+    """The paths of one workspace folder, each made once: recording asks for some at every call."""
+
+    root: Path
+
+    @cached_property
+    def catalog(self) -> Path:
+        """The DuckDB file."""
+        return self.root / "store.duckdb"
+
+    @cached_property
+    def wal(self) -> Path:
+        """DuckDB's write-ahead log; present only while the catalog is open or after a crash."""
+        return self.root / "store.duckdb.wal"
+
+    @cached_property
+    def artifacts(self) -> Path:
+        """Blobs, sharded by the first two characters of their hash."""
+        return self.root / "artifacts"
+
+    @cached_property
+    def journal(self) -> Path:
+        """All machinery, in one visible folder."""
+        return self.root / "journal"
+
+    @cached_property
+    def segments(self) -> Path:
+        """Commits not yet applied."""
+        return self.journal / "segments"
+
+    @cached_property
+    def rejected(self) -> Path:
+        """Commits that could not be applied, each with its reason."""
+        return self.journal / "rejected"
+
+    @cached_property
+    def claims(self) -> Path:
+        """One locked file a live session."""
+        return self.journal / "claims"
+
+    @cached_property
+    def aside(self) -> Path:
+        """Blobs that a gc is deciding about."""
+        return self.journal / "aside"
+
+    @cached_property
+    def tmp(self) -> Path:
+        """Unfinished writes."""
+        return self.journal / "tmp"
+
+    @cached_property
+    def lock(self) -> Path:
+        """The lease."""
+        return self.journal / "lock"
+
+    @cached_property
+    def wait(self) -> Path:
+        """Touched by whoever waits for the lease."""
+        return self.journal / "wait"
+
+    @cached_property
+    def holder(self) -> Path:
+        """Who holds the lease, for error messages only."""
+        return self.journal / "holder"
+
+    @cached_property
+    def reserve(self) -> Path:
+        """Space kept back for cleaning up on a full disk."""
+        return self.journal / "reserve"
+
+    @cached_property
+    def untidied(self) -> Path:
+        """A byte for each checkpoint that left small row groups in the catalog; only its size counts."""
+        return self.journal / "untidied"
+
+    @cached_property
+    def settings(self) -> Path:
+        """The workspace's settings as recording calls read them: a copy of the catalog's."""
+        return self.journal / "settings.json"
+
+    @cached_property
+    def audit_head(self) -> Path:
+        """The last entry of the audit trail that was handed out; a check expects it in the catalog."""
+        return self.journal / "audit-head.json"
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders a workspace is made of, parents first."""
+        return (
+            self.artifacts,
+            self.journal,
+            self.segments,
+            self.rejected,
+            self.claims,
+            self.aside,
+            self.tmp,
+        )
+
+
+# -- Space kept back for cleaning up: a file that is given up when the disk is full.
+
+
+RESERVE_BYTES = 1 << 19
+_PLENTY = 16 << 20
+_LITTLE = 2 << 20
+
+
+def keep_back(layout: Layout) -> None:
+    """Make the file when it is not there and there is plenty of space; a part of one does no harm."""
+    with contextlib.suppress(OSError):  # it is a convenience: without room or right nothing is kept back
+        if layout.reserve.exists() or shutil.disk_usage(layout.root).free < _PLENTY:
+            return
+        # Random bytes: a file system that compresses would keep nothing for zeros.
+        layout.reserve.write_bytes(os.urandom(RESERVE_BYTES))
+
+
+def give_back(layout: Layout) -> None:
+    """Free the space when next to nothing else is left; to be called with the lease held alone."""
+    with contextlib.suppress(OSError):  # what cannot be freed is missed by the operation, which says so
+        if shutil.disk_usage(layout.root).free < _LITTLE:
+            layout.reserve.unlink(missing_ok=True)

@@ -1,0 +1,245 @@
+"""The lease: who may have store.duckdb open right now.
+
+An OS lock on ``journal/lock``. Readers that find the journal empty share it, everybody else
+takes it alone. A waiter polls and touches ``journal/wait`` at each poll; whoever could linger,
+or take the lease without needing it now, does not while that touch is fresh. A touch expires
+by itself, where a lock used as an announcement would be pinned by a stopped waiter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nirs_store.blobs.durable import write_error
+from nirs_store.db.layout import Layout
+from nirs_store.errors import StoreBusy
+
+__all__ = ["Lease", "open_lock_file", "try_lock", "unlock"]
+
+
+# -- Advisory locks on an open file, shared or exclusive, that the operating system frees.
+
+
+def open_lock_file(path: Path, *, create: bool = True, writable: bool = True) -> int:
+    """Open (and create) a file to be locked; it is never truncated, replaced or unlinked."""
+    flags = os.O_RDWR if writable else os.O_RDONLY
+    if create and writable:
+        flags |= os.O_CREAT
+    return os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
+
+
+if sys.platform == "win32":
+    # LockFileEx on one byte far behind the end: a region lock on Windows is mandatory, and a
+    # lock on the text itself would keep others from reading it.
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
+
+    _EXCLUSIVE, _NOW = 0x2, 0x1
+    _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
+
+    class _Overlapped(ctypes.Structure):
+        _fields_ = (
+            ("Internal", ctypes.c_void_p),
+            ("InternalHigh", ctypes.c_void_p),
+            ("Offset", wintypes.DWORD),
+            ("OffsetHigh", wintypes.DWORD),
+            ("hEvent", wintypes.HANDLE),
+        )
+
+    def _region() -> _Overlapped:
+        return _Overlapped(None, None, 0, 0x40000000, None)
+
+    def try_lock(fd: int, *, exclusive: bool) -> bool:
+        """Take the lock if it is free; never waits."""
+        handle = wintypes.HANDLE(msvcrt.get_osfhandle(fd))
+        flags = _NOW | (_EXCLUSIVE if exclusive else 0)
+        region = _region()
+        return bool(_kernel32.LockFileEx(handle, flags, 0, 1, 0, ctypes.byref(region)))
+
+    def unlock(fd: int) -> None:
+        """Give the lock up."""
+        handle = wintypes.HANDLE(msvcrt.get_osfhandle(fd))
+        region = _region()
+        _kernel32.UnlockFileEx(handle, 0, 1, 0, ctypes.byref(region))
+
+else:
+    import fcntl
+
+    def try_lock(fd: int, *, exclusive: bool) -> bool:
+        """Take the lock if it is free; never waits."""
+        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(fd, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(fd: int) -> None:
+        """Give the lock up."""
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+_POLL = 0.002
+_FRESH = 0.020
+# A reader lets a waiter go first, but not for ever: waiters that died a moment ago and readers
+# that queue for each other must not add up.
+_COURTESY = 0.040
+
+
+class Lease:
+    """One process's hold on a workspace's catalog; not thread-safe (the engine's mutex is).
+
+    Parameters
+    ----------
+    layout
+        The workspace.
+    writable
+        False when nothing may be created or touched in the folder.
+    """
+
+    def __init__(self, layout: Layout, *, writable: bool) -> None:
+        self._layout = layout
+        self._writable = writable
+        self._fd: int | None = None
+        self.mode: str | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lease, shared or alone."""
+        return self.mode is not None
+
+    def acquire(self, *, exclusive: bool, timeout: float) -> None:
+        """Wait for the lease.
+
+        Raises
+        ------
+        StoreBusy
+            After `timeout` seconds, naming the holder as far as known.
+        """
+        start = time.monotonic()
+        if not exclusive:
+            while self.wanted() and time.monotonic() - start < _COURTESY:
+                time.sleep(_POLL)
+        while not self._try(exclusive=exclusive):
+            self._announce()
+            if time.monotonic() - start >= timeout:
+                raise self._busy(timeout)
+            time.sleep(_POLL + random.random() * _POLL)
+
+    def try_acquire(self) -> bool:
+        """Take the lease alone if nobody has it and nobody waits for it."""
+        return not self.wanted() and self._try(exclusive=True)
+
+    def release(self) -> None:
+        """Give the lease up."""
+        if self._fd is None:
+            self.mode = None
+            return
+        if self.mode == "exclusive" and self._writable:
+            with contextlib.suppress(OSError):  # only a hint for other processes' messages
+                self._layout.holder.unlink()
+        if self.mode is not None:
+            unlock(self._fd)
+        self.mode = None
+        os.close(self._fd)
+        self._fd = None
+
+    def abandon(self) -> None:
+        """Forget the lease in a forked child: closing is enough, unlocking would free the parent's."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
+        self.mode = None
+
+    def wanted(self) -> bool:
+        """Whether somebody was waiting for the lease within the last 20 ms."""
+        try:
+            age = time.time() - self._layout.wait.stat().st_mtime
+        except OSError:
+            return False
+        return -_FRESH < age < _FRESH
+
+    def _try(self, *, exclusive: bool) -> bool:
+        if self._fd is None:
+            try:
+                self._fd = open_lock_file(self._layout.lock, writable=self._writable)
+            except FileNotFoundError as error:
+                if self._writable:
+                    raise write_error(self._layout.lock, error) from error
+                # A copy of a workspace without its machinery, read-only: nobody writes there.
+                self.mode = "none"
+                return True
+            except OSError as error:
+                raise write_error(self._layout.lock, error) from error
+        try:
+            if not try_lock(self._fd, exclusive=exclusive):
+                return False
+        except OSError as error:
+            raise write_error(self._layout.lock, error) from error
+        self.mode = "exclusive" if exclusive else "shared"
+        self._say_who()
+        return True
+
+    def _announce(self) -> None:
+        if not self._writable:
+            return
+        try:
+            os.utime(self._layout.wait)
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                self._layout.wait.touch()
+        except OSError:
+            pass  # an announcement is a courtesy; waiting goes on without it
+
+    def _say_who(self) -> None:
+        if not self._writable:
+            return
+        who = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(UTC).isoformat(),
+            "mode": self.mode,
+        }
+        with contextlib.suppress(OSError):  # a full disk must not keep anybody out
+            self._layout.holder.write_text(json.dumps(who))
+
+    def _busy(self, timeout: float) -> StoreBusy:
+        who = _read_holder(self._layout.holder)
+        host, pid, since = who.get("host"), who.get("pid"), _parse_time(who.get("since"))
+        if isinstance(pid, int) and isinstance(host, str):
+            name = f"process {pid} on {host} has held it since {since or 'an unknown time'}"
+        else:
+            host, pid = None, None
+            name = "its holder left no name"
+        return StoreBusy(
+            f"The catalog of {self._layout.root} was busy for {timeout:g} s: {name}. "
+            "Nothing was changed. Wait for that process or stop it, or raise lock_timeout; "
+            "recording is not affected.",
+            host=host,
+            pid=pid,
+            since=since,
+        )
+
+
+def _read_holder(path: Path) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _parse_time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None

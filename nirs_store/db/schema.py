@@ -1,0 +1,633 @@
+"""The tables: one list of columns that DDL, Arrow batches and queries are all made from.
+
+Nothing but this file and the migrations holds DDL. There are no foreign keys (DuckDB cannot
+delete a parent and its children in one transaction when one is declared); `check` looks for
+dangling references instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple
+
+import pyarrow as pa
+
+__all__ = [
+    "ADDED_COLUMNS",
+    "BLOCK_SIZE",
+    "CATALOG_ALIAS",
+    "EVALUATION_TABLES",
+    "FILE_TABLES",
+    "HISTORY_TABLES",
+    "LONG",
+    "ROW_GROUP_SIZE",
+    "SCHEMA_VERSION",
+    "SEGMENT_TABLES",
+    "TABLES",
+    "VIEWS",
+    "Column",
+    "Table",
+    "arrow_schema",
+    "column_names",
+    "create_statement",
+    "create_statements",
+    "document",
+    "flag",
+    "key",
+    "moment",
+    "number",
+    "text",
+    "whole",
+    "whole64",
+]
+
+
+# -- What the tables are described with: columns that DDL, Arrow batches and queries are all made from.
+
+
+class Column(NamedTuple):
+    """One column: its name, DuckDB type (with constraints) and Arrow type."""
+
+    name: str
+    sql: str
+    arrow: pa.DataType
+
+
+class Table(NamedTuple):
+    """One table and the columns whose value names an owner (looked up among the tombstones)."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+
+TEXT = pa.string()
+TIME = pa.timestamp("us")
+INT = pa.int32()
+LONG = pa.int64()
+REAL = pa.float64()
+
+
+def key(name: str) -> Column:
+    """A text that identifies the row."""
+    return Column(name, "VARCHAR PRIMARY KEY", TEXT)
+
+
+def text(name: str, *, null: bool = False) -> Column:
+    """A text."""
+    return Column(name, "VARCHAR" if null else "VARCHAR NOT NULL", TEXT)
+
+
+def document(name: str, *, null: bool = True) -> Column:
+    """A JSON value."""
+    return Column(name, "JSON" if null else "JSON NOT NULL", TEXT)
+
+
+def moment(name: str, *, null: bool = True) -> Column:
+    """A moment, in UTC."""
+    return Column(name, "TIMESTAMP" if null else "TIMESTAMP NOT NULL", TIME)
+
+
+def number(name: str) -> Column:
+    """A number."""
+    return Column(name, "DOUBLE", REAL)
+
+
+def whole(name: str, *, null: bool = True) -> Column:
+    """A whole number."""
+    return Column(name, "INTEGER" if null else "INTEGER NOT NULL", INT)
+
+
+def whole64(name: str) -> Column:
+    """A whole number of 64 bits."""
+    return Column(name, "BIGINT NOT NULL", LONG)
+
+
+def flag(name: str) -> Column:
+    """Yes or no."""
+    return Column(name, "BOOLEAN NOT NULL", pa.bool_())
+
+
+def create_statement(table: Table) -> str:
+    """DDL of a table."""
+    return f"CREATE TABLE {table.name} ({', '.join(f'{c.name} {c.sql}' for c in table.columns)})"
+
+
+# -- Tables of files of any kind: their versions, aliases and processing runs.
+
+
+FILE_TABLES: tuple[Table, ...] = (
+    # A row a version. A name is one series of versions, and one more for each test; `is_latest` marks the newest
+    # of a series, so that listing what is there today is one scan.
+    Table(
+        "file_versions",
+        (
+            key("version_id"),
+            text("name"),
+            text("test_name", null=True),
+            whole("version", null=False),
+            flag("is_latest"),
+            text("type"),
+            text("kind"),
+            text("status"),
+            text("mode"),
+            text("coverage", null=True),
+            text("model_id", null=True),
+            text("evaluation_id", null=True),
+            text("suite", null=True),
+            text("group_name", null=True),
+            text("episode", null=True),
+            text("module", null=True),
+            text("module_version", null=True),
+            text("run_id", null=True),
+            text("processing_id", null=True),
+            text("artifact_id", null=True),
+            text("content_hash", null=True),
+            whole64("size_bytes"),
+            whole64("stored_bytes"),
+            text("compression"),
+            text("compression_note", null=True),
+            # Of a group: its members, a version id a name.
+            document("members"),
+            document("tags"),
+            document("metadata"),
+            text("message", null=True),
+            text("session_id", null=True),
+            moment("created_at", null=False),
+            moment("updated_at", null=False),
+        ),
+    ),
+    Table(
+        "file_aliases",
+        (
+            key("alias_id"),
+            text("name"),
+            text("test_name", null=True),
+            text("alias"),
+            text("version_id"),
+            moment("made_at", null=False),
+        ),
+    ),
+    # The highest number that a deleted version of a series had: numbers are never given twice.
+    Table("file_retired", (key("series"), whole("version", null=False))),
+    # Types that somebody declared here, beside those that come with the library.
+    Table(
+        "file_types",
+        (key("type"), text("description"), document("metadata_schema"), moment("made_at", null=False)),
+    ),
+    Table(
+        "processing_runs",
+        (
+            key("processing_id"),
+            text("name"),
+            text("status"),
+            text("module", null=True),
+            text("module_version", null=True),
+            document("parameters"),
+            text("message", null=True),
+            text("session_id", null=True),
+            moment("started_at", null=False),
+            moment("ended_at"),
+        ),
+    ),
+)
+
+
+# -- Tables of what became of things: typed links, the audit trail, settings of the workspace, pins.
+
+
+HISTORY_TABLES: tuple[Table, ...] = (
+    Table(
+        "lineage_links",
+        (
+            key("link_id"),
+            text("source_kind"),
+            text("source_id"),
+            text("target_kind"),
+            text("target_id"),
+            text("link_type"),
+            document("metadata"),
+            moment("created_at", null=False),
+        ),
+    ),
+    # Append-only; each entry holds the hash of the one before it. Its number is its name: no index, which
+    # every application of the journal would have to keep up.
+    Table(
+        "audit_entries",
+        (
+            whole64("number"),
+            moment("made_at", null=False),
+            text("user_name"),
+            text("host"),
+            whole("pid", null=False),
+            text("operation"),
+            text("object_kind", null=True),
+            text("object_id", null=True),
+            Column("success", "BOOLEAN NOT NULL", pa.bool_()),
+            text("message", null=True),
+            document("details"),
+            text("previous_hash"),
+            text("entry_hash"),
+        ),
+    ),
+    Table("settings", (key("key"), document("value"), moment("changed_at", null=False))),
+    Table(
+        "pins",
+        (
+            key("pin_id"),
+            text("object_kind"),
+            text("object_id"),
+            text("reason", null=True),
+            moment("made_at", null=False),
+        ),
+    ),
+)
+
+
+# -- Tables of evaluations, of the champions they made, and of backups.
+
+
+EVALUATION_TABLES: tuple[Table, ...] = (
+    Table(
+        "evaluations",
+        (
+            key("evaluation_id"),
+            text("model_id"),
+            text("suite"),
+            text("chain_id", null=True),
+            text("run_id", null=True),
+            text("status"),
+            text("metric"),
+            text("better"),
+            document("scores", null=False),
+            number("success_rate"),
+            whole("n_episodes"),
+            whole("n_samples"),
+            # Parquet blobs, held by a reference of the evaluation.
+            text("episodes_id", null=True),
+            text("samples_id", null=True),
+            document("files"),
+            document("tags"),
+            document("metadata"),
+            document("environment"),
+            text("message", null=True),
+            moment("created_at", null=False),
+        ),
+    ),
+    Table(
+        "champions",
+        (
+            key("champion_id"),
+            text("suite"),
+            text("metric"),
+            # A row a change: who holds a rank now is its newest row.
+            text("model_id"),
+            text("evaluation_id"),
+            whole("rank", null=False),
+            number("value"),
+            text("previous_id", null=True),
+            document("improvements"),
+            text("chosen_by"),
+            text("note", null=True),
+            moment("made_at", null=False),
+        ),
+    ),
+    Table(
+        "backups",
+        (
+            key("backup_id"),
+            text("path"),
+            text("parent_id", null=True),
+            whole64("size_bytes"),
+            whole("n_blobs", null=False),
+            text("catalog_hash"),
+            text("status"),
+            document("details"),
+            moment("created_at", null=False),
+        ),
+    ),
+)
+
+SCHEMA_VERSION = 4
+CATALOG_ALIAS = "store"
+# DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
+# gives any back to a catalog of this size; below 8,192 scans of a million rows slow down visibly.
+ROW_GROUP_SIZE = 8192
+# Every table and index begins a block of its own and a checkpoint rewrites whole ones: with DuckDB's 262,144 a
+# catalog of 200 pipelines is larger by half. Below 32,768 a million rows open more slowly.
+BLOCK_SIZE = 32_768
+
+
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        Table("nirs_store_meta", (key("key"), text("value"))),
+        Table(
+            "sessions",
+            (
+                key("session_id"),
+                text("host"),
+                whole("pid"),
+                moment("started_at", null=False),
+                moment("ended_at"),
+            ),
+        ),
+        Table(
+            "runs",
+            (
+                key("run_id"),
+                text("name"),
+                document("config"),
+                document("datasets"),
+                text("status"),
+                moment("created_at", null=False),
+                moment("completed_at"),
+                document("summary"),
+                text("error", null=True),
+                text("session_id", null=True),
+                document("environment"),
+                text("note", null=True),
+                document("tags"),
+            ),
+        ),
+        Table(
+            "pipelines",
+            (
+                key("pipeline_id"),
+                text("run_id"),
+                text("name"),
+                document("expanded_config"),
+                document("generator_choices"),
+                text("dataset_name"),
+                text("dataset_hash", null=True),
+                text("status"),
+                moment("created_at", null=False),
+                moment("completed_at"),
+                number("best_val"),
+                number("best_test"),
+                text("metric", null=True),
+                Column("duration_ms", "BIGINT", LONG),
+                text("error", null=True),
+                text("session_id", null=True),
+            ),
+        ),
+        Table(
+            "chains",
+            (
+                key("chain_id"),
+                text("pipeline_id"),
+                document("steps", null=False),
+                whole("model_step_idx", null=False),
+                text("model_class"),
+                text("preprocessings"),
+                text("fold_strategy"),
+                document("fold_artifacts"),
+                document("shared_artifacts"),
+                document("branch_path"),
+                whole("source_index"),
+                document("fold_weights"),
+                text("wavelengths", null=True),
+                document("metadata"),
+                moment("created_at", null=False),
+            ),
+        ),
+        Table(
+            "predictions",
+            (
+                key("prediction_id"),
+                text("pipeline_id"),
+                text("chain_id", null=True),
+                text("dataset_name"),
+                text("model_name"),
+                text("model_class"),
+                text("fold_id"),
+                text("partition"),
+                number("val_score"),
+                number("test_score"),
+                number("train_score"),
+                text("metric"),
+                text("task_type"),
+                whole("n_samples"),
+                whole("n_features"),
+                document("scores"),
+                document("best_params"),
+                text("preprocessings"),
+                whole("branch_id"),
+                text("branch_name", null=True),
+                whole("exclusion_count"),
+                number("exclusion_rate"),
+                moment("created_at", null=False),
+            ),
+        ),
+        Table(
+            "arrays",
+            (
+                key("array_hash"),
+                text("dtype"),
+                text("shape"),
+                # What DuckDB would choose by itself takes four times as long to find out that it gains nothing on
+                # floating-point numbers, and leaves labels more than twice as large.
+                Column("data", "BLOB USING COMPRESSION zstd NOT NULL", pa.binary()),
+            ),
+        ),
+        Table(
+            "prediction_arrays",
+            (
+                key("prediction_id"),
+                text("pipeline_id", null=True),
+                text("y_true", null=True),
+                text("y_pred", null=True),
+                text("y_proba", null=True),
+                text("sample_indices", null=True),
+                text("weights", null=True),
+            ),
+        ),
+        Table(
+            "blobs",
+            (
+                key("artifact_id"),
+                text("artifact_path"),
+                text("content_hash"),
+                text("operator_class"),
+                text("artifact_type"),
+                text("format"),
+                whole64("size_bytes"),
+                moment("created_at", null=False),
+            ),
+        ),
+        Table(
+            "artifact_refs",
+            (
+                key("ref_id"),
+                text("artifact_id"),
+                text("owner_kind"),
+                text("owner_id"),
+                text("pipeline_id", null=True),
+                text("operator_class", null=True),
+                text("artifact_type", null=True),
+                moment("created_at", null=False),
+            ),
+        ),
+        # What the artifact layer says of a fitted object: where in a pipeline it belongs, and what it needs.
+        Table(
+            "artifact_records",
+            (
+                key("record_id"),
+                text("artifact_id"),
+                text("pipeline_id"),
+                text("chain_path"),
+                document("branch_path"),
+                whole("source_index"),
+                whole("step_index"),
+                whole("substep_index"),
+                text("fold_id", null=True),
+                text("artifact_type"),
+                text("class_name"),
+                text("custom_name", null=True),
+                document("params"),
+                document("feature_columns"),
+                text("input_data_hash", null=True),
+                text("dataset_hash", null=True),
+                text("library_version"),
+                moment("created_at", null=False),
+            ),
+        ),
+        Table(
+            "artifact_links",
+            (
+                key("link_id"),
+                text("record_id"),
+                text("pipeline_id"),
+                text("kind"),
+                whole("position", null=False),
+                text("target_id"),
+                text("artifact_id"),
+                whole("feature_index"),
+            ),
+        ),
+        Table(
+            "logs",
+            (
+                key("log_id"),
+                text("pipeline_id"),
+                whole("step_idx", null=False),
+                text("operator_class", null=True),
+                text("event"),
+                Column("duration_ms", "BIGINT", LONG),
+                text("message", null=True),
+                document("details"),
+                text("level"),
+                moment("created_at", null=False),
+            ),
+        ),
+        # What the journal needs to be applied exactly once, and what it could not place.
+        Table("applied", (key("txid"), whole64("number"), moment("applied_at", null=False))),
+        Table("dead", (text("id"), text("kind"), moment("died_at", null=False))),
+        Table(
+            "deferred",
+            (
+                key("change_id"),
+                whole64("number"),
+                whole("position", null=False),
+                text("kind"),
+                text("id"),
+                moment("made_at", null=False),
+                document("payload"),
+            ),
+        ),
+        Table(
+            "dropped",
+            (text("txid"), text("table_name"), whole64("rows"), moment("made_at", null=False)),
+        ),
+        *FILE_TABLES,
+        *HISTORY_TABLES,
+        *EVALUATION_TABLES,
+    )
+}
+
+# Streams that travel in a segment but are not tables of their own.
+CHANGES = Table(
+    "changes",
+    (text("change_id"), text("kind"), text("id"), moment("made_at"), document("payload")),
+)
+TAKEOVERS = Table("takeovers", (text("takeover_id"), text("session_id"), text("artifact_id")))
+SEGMENT_TABLES: dict[str, Table] = {
+    # Parents first: the order in which a segment's rows are inserted.
+    **{
+        name: TABLES[name]
+        for name in (
+            "sessions",
+            "runs",
+            "pipelines",
+            "chains",
+            "predictions",
+            "arrays",
+            "prediction_arrays",
+            "blobs",
+            "artifact_refs",
+            "artifact_records",
+            "artifact_links",
+            "logs",
+        )
+    },
+    "takeovers": TAKEOVERS,
+    "changes": CHANGES,
+}
+
+# Columns that segments of an older library lack; they are NULL there.
+ADDED_COLUMNS: dict[str, frozenset[str]] = {"runs": frozenset({"environment", "note", "tags"})}
+
+# `artifacts` is what people ask for: ref_count is counted, never stored, so it cannot drift.
+VIEWS: dict[str, str] = {
+    "artifacts": (
+        "CREATE VIEW artifacts AS SELECT b.artifact_id, b.artifact_path, b.content_hash, "
+        "b.operator_class, b.artifact_type, b.format, b.size_bytes, "
+        "coalesce(r.n, 0)::INTEGER AS ref_count, b.created_at FROM blobs b LEFT JOIN "
+        "(SELECT artifact_id, count(*) AS n FROM artifact_refs GROUP BY artifact_id) r "
+        "USING (artifact_id)"
+    ),
+    # Names instead of ids: what a person joins by hand otherwise.
+    "scores": (
+        "CREATE VIEW scores AS SELECT r.name AS run, l.name AS pipeline, p.dataset_name AS dataset, "
+        "p.preprocessings, p.model_name AS model, p.model_class, p.fold_id AS fold, p.partition, p.metric, "
+        "p.val_score, p.test_score, p.train_score, p.n_samples, p.task_type, p.created_at, r.run_id, "
+        "p.pipeline_id, p.chain_id, p.prediction_id FROM predictions p LEFT JOIN pipelines l "
+        "USING (pipeline_id) LEFT JOIN runs r USING (run_id)"
+    ),
+    "models": (
+        "CREATE VIEW models AS SELECT r.name AS run, l.name AS pipeline, l.dataset_name AS dataset, "
+        "c.preprocessings, c.model_class, c.fold_strategy, l.best_val, l.best_test, l.metric, c.created_at, "
+        "r.run_id, c.pipeline_id, c.chain_id FROM chains c LEFT JOIN pipelines l USING (pipeline_id) "
+        "LEFT JOIN runs r USING (run_id)"
+    ),
+    "run_overview": (
+        "CREATE VIEW run_overview AS SELECT r.run_id, r.name, r.status, r.created_at, r.completed_at, r.note, "
+        "r.tags, (SELECT count(*) FROM pipelines l WHERE l.run_id = r.run_id) AS pipelines, "
+        "(SELECT count(*) FROM chains c JOIN pipelines l USING (pipeline_id) WHERE l.run_id = r.run_id) AS chains, "
+        "(SELECT count(*) FROM predictions p JOIN pipelines l USING (pipeline_id) WHERE l.run_id = r.run_id) "
+        "AS predictions FROM runs r"
+    ),
+    "log_lines": (
+        "CREATE VIEW log_lines AS SELECT r.name AS run, l.name AS pipeline, g.step_idx, g.operator_class, "
+        "g.event, g.duration_ms, g.level, g.message, g.details, g.created_at, r.run_id, g.pipeline_id, g.log_id "
+        "FROM logs g LEFT JOIN pipelines l USING (pipeline_id) LEFT JOIN runs r USING (run_id)"
+    ),
+}
+
+
+@cache
+def column_names(table: str) -> tuple[str, ...]:
+    """Names of a table's columns, in order."""
+    return tuple(c.name for c in (SEGMENT_TABLES.get(table) or TABLES[table]).columns)
+
+
+@cache
+def arrow_schema(table: str) -> pa.Schema:
+    """Arrow schema of a table's rows."""
+    columns = (SEGMENT_TABLES.get(table) or TABLES[table]).columns
+    return pa.schema([(c.name, c.arrow) for c in columns])
+
+
+def create_statements(tables: Iterable[str] = TABLES) -> list[str]:
+    """Statements that create an empty catalog of the current version, or these of its tables; and the views."""
+    return [*(create_statement(TABLES[table]) for table in tables), *VIEWS.values()]

@@ -1,0 +1,281 @@
+"""Statements that are parsed once.
+
+Of a question to a few rows, DuckDB spends up to a third on the text. What is asked again and again is kept parsed;
+it is bound and planned anew each time, so it says nothing about a catalog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from nirs_store.blobs.durable import write_error
+from nirs_store.db.layout import Layout
+from nirs_store.errors import CatalogDamaged, InvalidInput, NirsStoreError, WriteFailed
+from nirs_store.lazy import polars as pl
+
+__all__ = ["Incoming", "execute", "few_rows", "incoming", "number", "parsed", "to_frame", "translated"]
+
+
+# -- What DuckDB and the disk say went wrong, in the words of this library.
+
+
+@contextlib.contextmanager
+def translated(layout: Layout, give_up: Callable[[], None]) -> Iterator[None]:
+    """Raise typed errors instead of DuckDB's; `give_up` is called when its connection is of no more use.
+
+    Raises
+    ------
+    WriteFailed, InvalidInput, CatalogDamaged
+    """
+    try:
+        yield
+    except (duckdb.FatalException, duckdb.InternalException) as error:
+        give_up()
+        raise WriteFailed(
+            f"DuckDB had to give up {layout.catalog}: {error} What was committed is safe; the change "
+            "under way was not made. Remove the cause (full disk, I/O error) and call again."
+        ) from error
+    except (duckdb.IOException, duckdb.TransactionException, duckdb.OutOfMemoryException) as error:
+        give_up()
+        raise WriteFailed(
+            f"The catalog operation failed: {error} Nothing was changed. Remove the cause and call again."
+        ) from error
+    except duckdb.DataError as error:
+        raise InvalidInput(f"The catalog cannot answer this: {error} Nothing was changed.") from error
+    except OSError as error:
+        # From a file beside the catalog. Errors of this library may be OSErrors too.
+        if isinstance(error, NirsStoreError):
+            raise
+        raise write_error(Path(error.filename or layout.journal), error) from error
+    except duckdb.Error as error:
+        # A block with a wrong checksum comes as the bare base class.
+        if type(error) is not duckdb.Error:
+            raise
+        raise CatalogDamaged(
+            f"{layout.catalog} is damaged: {error} Nothing was changed. `nirs-store check --read-data` "
+            "says what depends on it; restore the file from a backup."
+        ) from error
+
+
+# -- Results as polars data frames, made column by column.
+
+
+def to_frame(relation: duckdb.DuckDBPyRelation) -> pl.DataFrame:
+    """Fetch a result whole; TIMESTAMP columns come back as UTC, as everything in the catalog is."""
+    table: pa.Table = relation.to_arrow_table()
+    return pl.DataFrame(
+        [_series(name, column) for name, column in zip(table.column_names, table.columns, strict=True)]
+    )
+
+
+def few_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pl.DataFrame:
+    """Make the frame of a few rows that were fetched as Python values: for them Arrow takes as long as the query.
+
+    Parameters
+    ----------
+    rows : sequence of sequences
+        Values in the order of the columns, moments without a time zone.
+    schema : pyarrow.Schema
+        The columns, as `nirs_store.db.schema.arrow_schema` has them.
+    """
+    columns = _columns(schema)
+    moments = [name for name, kind in columns.items() if isinstance(kind, pl.Datetime)]
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    for row in named:
+        for name in moments:
+            if row[name] is not None:
+                row[name] = row[name].replace(tzinfo=UTC)
+    # All columns at once: one by one, and the time zone set afterwards, takes ten times as long; as plain rows, three
+    # times. Not by way of Arrow, which imports pandas when it is given a list, if that is installed.
+    return pl.from_dicts(named, schema=columns) if named else pl.DataFrame(schema=columns)
+
+
+@cache
+def _columns(schema: pa.Schema) -> dict[str, pl.DataType]:
+    return {field.name: _kind(field.type) for field in schema}
+
+
+def _kind(kind: pa.DataType) -> pl.DataType:
+    if pa.types.is_timestamp(kind):
+        return pl.Datetime(kind.unit, "UTC")
+    kinds = {
+        pa.string(): pl.String(),
+        pa.float64(): pl.Float64(),
+        pa.int32(): pl.Int32(),
+        pa.int64(): pl.Int64(),
+    }
+    return kinds[kind]
+
+
+def _series(name: str, column: pa.ChunkedArray) -> pl.Series:
+    values = column.combine_chunks()
+    if isinstance(values, pa.ChunkedArray):  # more than one chunk is left where offsets would overflow
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], column.type)
+    if isinstance(values, pa.ExtensionArray):  # JSON is text with a label
+        values = values.storage
+    if pa.types.is_timestamp(values.type) and values.type.tz is None:
+        values = values.cast(pa.timestamp(values.type.unit, "UTC"))
+    made = pl.from_arrow(values)
+    return pl.Series(name, made)
+
+
+# Texts are put together from fixed parts, so there are few; but nobody counts the combinations of filters.
+_MOST = 512
+_parsed: dict[str, duckdb.Statement] = {}
+
+
+def parsed(con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """One statement, parsed now or before; DuckDB copies it before it runs it.
+
+    Raises
+    ------
+    duckdb.ParserException
+    ValueError
+        The text holds none, or several.
+    """
+    found = _parsed.get(sql)
+    if found is None:
+        (found,) = con.extract_statements(sql)
+        if len(_parsed) >= _MOST:
+            _parsed.clear()
+        _parsed[sql] = found
+    return found
+
+
+def execute(con: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> duckdb.DuckDBPyConnection:
+    """Run one statement, as the method of a connection does.
+
+    Examples
+    --------
+    >>> con = duckdb.connect()
+    >>> [execute(con, "SELECT ? + 1", [number]).fetchall()[0][0] for number in (1, 2)]
+    [2, 3]
+    """
+    return con.execute(parsed(con, sql), params)
+
+
+# -- Arrow rows that statements read as a table.
+
+
+_ARRIVING = "arriving"
+
+
+class Incoming:
+    """What one connection makes of rows: a name that is registered once, and statements that it knows.
+
+    Registering and taking back a table costs as much as inserting a few rows, because DuckDB makes a view and drops
+    it; so does planning a statement anew.
+
+    Examples
+    --------
+    >>> con = duckdb.connect()
+    >>> arriving = Incoming()
+    >>> arriving.register(con)
+    >>> for values in ([1, 2], [3]):
+    ...     arriving.rows = pa.table({"a": values})
+    ...     arriving.run(con, "SELECT sum(a) FROM arriving").fetchall()
+    [(3,)]
+    [(3,)]
+    """
+
+    def __init__(self, name: str = _ARRIVING) -> None:
+        self.name = name
+        self._registered = False
+        # Statements that were run over rows of which columns, and what the prepared ones are called.
+        self._known: dict[tuple[str, pa.Schema], str | None] = {}
+        self.rows = _NOTHING
+
+    @property
+    def rows(self) -> pa.Table:
+        """What a statement reads."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: pa.Table) -> None:
+        self._rows = rows
+        # What DuckDB asks anything for that gives Arrow rows; the schema when a statement is planned. Methods of
+        # pyarrow, because Ctrl-C in one of ours would reach DuckDB as an error of the statement.
+        self.__arrow_c_stream__ = rows.__arrow_c_stream__
+        self.__arrow_c_schema__ = rows.schema.__arrow_c_schema__
+
+    def register(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Let the connection's statements see the rows; outside a transaction, which could take that back."""
+        if not self._registered:
+            con.register(self.name, self)
+            self._registered = True
+
+    def clear(self) -> None:
+        """Hold no rows any more."""
+        self.rows = _NOTHING
+
+    def run(self, con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
+        """Execute a statement without parameters.
+
+        The second time it is prepared, and from then on takes about half the time. What is run once on a connection
+        would lose by it.
+        """
+        # DuckDB refuses rows of other columns than those that a statement was prepared for.
+        key = (sql, self.rows.schema)
+        if key not in self._known:
+            self._known[key] = None
+            return execute(con, sql)
+        name = self._known[key] or self._prepare(con, sql)
+        return execute(con, f"EXECUTE {name}")
+
+    def know_plans(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Plan the statements that were run once and are not prepared: INSERTs of nothing but rows.
+
+        Without the optimizer, which cannot make them better: with it, DuckDB plans anew each time whatever reads a
+        view.
+        """
+        unknown = [key for key, name in self._known.items() if name is None]
+        if not unknown:
+            return
+        execute(con, "SET SESSION enable_optimizer = false")
+        try:
+            for sql, schema in unknown:
+                self.rows = schema.empty_table()
+                self._prepare(con, sql)
+        finally:
+            execute(con, "SET SESSION enable_optimizer = true")
+            self.clear()
+
+    def _prepare(self, con: duckdb.DuckDBPyConnection, sql: str) -> str:
+        name = f"{self.name}_{len([name for name in self._known.values() if name])}"
+        con.execute(f"PREPARE {name} AS {sql}")
+        self._known[sql, self.rows.schema] = name
+        return name
+
+
+# Made of nothing, because pyarrow imports pandas for a list of values.
+_NOTHING = pa.Table.from_arrays([pa.Array.from_buffers(pa.int8(), 0, [None, None])], names=["nothing"])
+
+
+@contextlib.contextmanager
+def incoming(con: duckdb.DuckDBPyConnection) -> Iterator[Incoming]:
+    """Rows under a name of their own for as long as the block runs, inside a transaction or not."""
+    rows = Incoming("incoming")
+    rows.register(con)
+    try:
+        yield rows
+    finally:
+        # In a transaction that has failed this raises too, and would hide what was wrong.
+        with contextlib.suppress(duckdb.TransactionException):
+            con.unregister(rows.name)
+
+
+# -- The single number of a query, fetched whole.
+
+
+def number(con: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> int:
+    """First value of the first row as a whole number; also the count of rows that a DELETE reports."""
+    rows = execute(con, sql, params if params is not None else []).fetchall()
+    return int(rows[0][0]) if rows else 0

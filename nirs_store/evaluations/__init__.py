@@ -1,0 +1,1 @@
+"""Evaluations: recorded, ranked, compared, summarised; and champions."""

@@ -1,0 +1,244 @@
+"""Rows of evaluations and of the champions they made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.ids import new_id, now_naive
+from nirs_store.lazy import polars as pl
+from nirs_store.records.links import insert_links
+from nirs_store.records.queries import frame, one
+from nirs_store.values import from_json, with_zone
+
+__all__ = [
+    "BETTER",
+    "STATUSES",
+    "add_champion",
+    "add_evaluation",
+    "champion_rows",
+    "delete_evaluation",
+    "evaluation_of",
+    "evaluation_rows",
+    "exists",
+    "hold_blob",
+    "link_sources",
+    "suite_metric",
+    "suites",
+    "value_of",
+]
+
+_JSON = ("scores", "files", "tags", "metadata", "environment")
+_KEYS = {
+    "run": ("runs", "run_id"),
+    "chain": ("chains", "chain_id"),
+    "evaluation": ("evaluations", "evaluation_id"),
+}
+_FILTERS = ("model_id", "suite", "chain_id", "run_id", "status", "metric")
+
+
+def exists(con: Connection, kind: str, identifier: str) -> bool:
+    """Whether a run, chain or evaluation has that id."""
+    table, key = _KEYS[kind]
+    return bool(con.execute(f"SELECT 1 FROM {table} WHERE {key} = ?", [identifier]).fetchall())
+
+
+def _insert(con: Connection, table: str, row: Mapping[str, Any]) -> None:
+    names = column_names(table)
+    unknown = row.keys() - set(names)
+    if unknown:
+        raise KeyError(f"{table} has no columns {sorted(unknown)}")
+    marks = ", ".join("?" for _ in names)
+    con.execute(
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", [row.get(name) for name in names]
+    )
+
+
+def add_evaluation(con: Connection, row: Mapping[str, Any]) -> None:
+    """Insert one evaluation inside the caller's transaction."""
+    _insert(con, "evaluations", row)
+
+
+def hold_blob(con: Connection, evaluation_id: str, artifact_id: str, known: Mapping[str, Any]) -> None:
+    """Let an evaluation hold a blob: its row, unless it is there, and a reference."""
+    now = now_naive()
+    names = ("artifact_path", "content_hash", "operator_class", "artifact_type", "format", "size_bytes")
+    con.execute(
+        f"INSERT INTO blobs (artifact_id, {', '.join(names)}, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        [artifact_id, *(known[name] for name in names), now],
+    )
+    reference = {
+        "ref_id": new_id(),
+        "artifact_id": artifact_id,
+        "owner_kind": "evaluation",
+        "owner_id": evaluation_id,
+        "operator_class": known["operator_class"],
+        "artifact_type": known["artifact_type"],
+        "created_at": now,
+    }
+    _insert(con, "artifact_refs", reference)
+
+
+def link_sources(con: Connection, evaluation_id: str, sources: Sequence[tuple[str, str]]) -> None:
+    """Say in the lineage what an evaluation was made from: (kind, id) each."""
+    rows = [
+        {
+            "link_id": new_id(),
+            "source_kind": kind,
+            "source_id": identifier,
+            "target_kind": "evaluation",
+            "target_id": evaluation_id,
+            "link_type": "derived_from",
+            "metadata": None,
+            "created_at": now_naive(),
+        }
+        for kind, identifier in sources
+    ]
+    if rows:
+        insert_links(con, rows)
+
+
+def suite_metric(con: Connection, suite: str) -> tuple[str, str] | None:
+    """Metric and direction that the first evaluation of a suite was recorded with."""
+    rows = con.execute(
+        "SELECT metric, better FROM evaluations WHERE suite = ? ORDER BY created_at, evaluation_id LIMIT 1",
+        [suite],
+    ).fetchall()
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
+
+
+def directions(con: Connection, suite: str, metric: str) -> str | None:
+    """The direction in which a metric of a suite improves, where an evaluation has said it."""
+    rows = con.execute(
+        "SELECT better FROM evaluations WHERE suite = ? AND metric = ? ORDER BY created_at LIMIT 1",
+        [suite, metric],
+    ).fetchall()
+    return str(rows[0][0]) if rows else None
+
+
+def suites(con: Connection) -> list[str]:
+    """Names of all suites."""
+    return [
+        str(row[0]) for row in con.execute("SELECT DISTINCT suite FROM evaluations ORDER BY 1").fetchall()
+    ]
+
+
+def evaluation_of(con: Connection, evaluation_id: str) -> dict[str, Any] | None:
+    """One evaluation, JSON decoded."""
+    names = ", ".join(column_names("evaluations"))
+    row = one(con, f"SELECT {names} FROM evaluations WHERE evaluation_id = ?", [evaluation_id])
+    return None if row is None else _decoded(row)
+
+
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+    for name in _JSON:
+        row[name] = from_json(row[name])
+    row["created_at"] = with_zone(row["created_at"])
+    row["tags"] = row["tags"] or []
+    row["files"] = row["files"] or []
+    return row
+
+
+def evaluation_rows(
+    con: Connection, filters: Mapping[str, Any], *, tags: Sequence[str] = (), limit: int | None = None
+) -> pl.DataFrame:
+    """Evaluations as a frame, oldest first; `limit` takes the newest. JSON columns are text."""
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    unknown = wanted.keys() - set(_FILTERS)
+    if unknown:
+        raise KeyError(f"no filter {sorted(unknown)}")
+    where = [f"{name} = ${name}" for name in wanted]
+    params: dict[str, Any] = dict(wanted)
+    for number, tag in enumerate(tags):
+        where.append(f"list_contains(json_extract_string(tags, '$[*]'), $tag{number})")
+        params[f"tag{number}"] = tag
+    names = ", ".join(column_names("evaluations"))
+    page = "" if limit is None else "LIMIT $limit"
+    if limit is not None:
+        params["limit"] = limit
+    return frame(
+        con,
+        f"SELECT * FROM (SELECT {names} FROM evaluations WHERE {' AND '.join(where) or 'TRUE'} "
+        f"ORDER BY created_at DESC, evaluation_id DESC {page}) ORDER BY created_at, evaluation_id",
+        params,
+    )
+
+
+def delete_evaluation(con: Connection, evaluation_id: str) -> int:
+    """Delete an evaluation, what it made champion and what it holds, inside the caller's transaction."""
+    if not exists(con, "evaluation", evaluation_id):
+        return 0
+    con.execute("DELETE FROM artifact_refs WHERE owner_kind = 'evaluation' AND owner_id = ?", [evaluation_id])
+    con.execute("DELETE FROM champions WHERE evaluation_id = ?", [evaluation_id])
+    con.execute("DELETE FROM evaluations WHERE evaluation_id = ?", [evaluation_id])
+    return 1
+
+
+def add_champion(con: Connection, row: Mapping[str, Any]) -> None:
+    """Insert one change of a champion inside the caller's transaction."""
+    _insert(con, "champions", row)
+
+
+def champion_rows(
+    con: Connection,
+    *,
+    suite: str | None = None,
+    metric: str | None = None,
+    rank: int | None = None,
+    current: bool = True,
+    limit: int | None = None,
+    without: str | None = None,
+) -> pl.DataFrame:
+    """Champions: those of now, or (with current=False) every change, oldest first.
+
+    With `without` they are as if what that evaluation made champion were not there.
+
+    The newest change of a rank says who holds it. A rank above one that was found again with fewer models is
+    left empty by a row of its own, whose value of `chosen_by` is "vacant".
+    """
+    filters = {"suite": suite, "metric": metric, "rank": rank}
+    params: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+    where = " AND ".join(f"c.{name} = ${name}" for name in params) or "TRUE"
+    if without is not None:
+        where += " AND c.evaluation_id <> $without"
+        params["without"] = without
+    newest = (
+        "QUALIFY row_number() OVER (PARTITION BY c.suite, c.metric, c.rank "
+        "ORDER BY c.made_at DESC, c.champion_id DESC) = 1"
+        if current
+        else ""
+    )
+    page = "" if limit is None else "LIMIT $limit"
+    if limit is not None:
+        params["limit"] = limit
+    columns = ", ".join(f"c.{name}" for name in column_names("champions"))
+    order = "suite, metric, rank" if current else "made_at, champion_id"
+    return frame(
+        con,
+        f"SELECT * FROM (SELECT {columns}, p.model_id AS previous_model FROM champions c "
+        f"LEFT JOIN champions p ON p.champion_id = c.previous_id WHERE {where} {newest} "
+        f"ORDER BY c.made_at DESC, c.champion_id DESC {page}) WHERE chosen_by <> 'vacant' ORDER BY {order}",
+        params,
+    )
+
+
+# -- Champions: who holds a rank of a suite, since when, whom they followed and by how much they are better.
+
+
+def value_of(evaluation: Mapping[str, Any], metric: str) -> float | None:
+    """The recorded value of a metric."""
+    if metric == "success_rate" and metric not in evaluation["scores"]:
+        rate: float | None = evaluation["success_rate"]
+        return rate
+    value = evaluation["scores"].get(metric)
+    return None if value is None else float(value)
+
+
+# -- Recording an evaluation: everything is checked, blobs are durable, then rows and champion in one transaction.
+
+
+STATUSES = ("completed", "failed", "in_progress", "pending")
+BETTER = ("higher", "lower", "zero")

@@ -1,1 +1,0 @@
-"""The methods of `WorkspaceStore`, by what they are for. Each delegates; none holds SQL."""

@@ -1,0 +1,680 @@
+"""Names of stored files, their versions and aliases: what may be one, and what each means."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nirs_store.errors import InvalidInput, PathEscapes
+from nirs_store.ids import is_id
+from nirs_store.values import as_text, to_json, with_zone
+
+__all__ = [
+    "BUILT_IN",
+    "COMPRESSIONS",
+    "COVERAGES",
+    "LATEST",
+    "MODES",
+    "PRODUCTION",
+    "SOURCE_KINDS",
+    "STATUSES",
+    "TEST",
+    "FileType",
+    "FileVersion",
+    "Request",
+    "check_alias",
+    "check_label",
+    "check_member",
+    "check_metadata",
+    "check_name",
+    "check_request",
+    "check_schema",
+    "check_type_name",
+    "check_word",
+    "file_ending",
+    "is_text",
+    "mode_of",
+    "near",
+    "parse_version",
+    "placed",
+    "tags_of",
+]
+
+
+# -- Rows of stored files: finding what a name means now, adding versions, aliases, types, processing runs.
+
+
+# kind of an object that a file can be made from: its table and key
+_KINDS = {
+    "file": ("file_versions", "version_id"),
+    "chain": ("chains", "chain_id"),
+    "artifact": ("blobs", "artifact_id"),
+    "prediction": ("predictions", "prediction_id"),
+    "run": ("runs", "run_id"),
+    "pipeline": ("pipelines", "pipeline_id"),
+    "evaluation": ("evaluations", "evaluation_id"),
+    "processing": ("processing_runs", "processing_id"),
+}
+SOURCE_KINDS = (*_KINDS, "bundle")
+
+LATEST = "latest"
+_LONGEST = 1024
+_LONGEST_PART = 255
+_DRIVE = re.compile(r"[A-Za-z]:")
+_VERSION = re.compile(r"[vV]?0*([1-9][0-9]{0,8})")
+# Wider than what is read as a version: nobody should have to guess whether "v1.0" is one.
+_LOOKS_LIKE_VERSION = re.compile(r"[vV]?[0-9]+([._][0-9]+)*")
+_ALIAS = re.compile(r"[\w][\w.+-]{0,99}")
+
+
+def check_name(name: object, what: str = "name") -> str:
+    """Give a hierarchical name back if it stays in the store.
+
+    Raises
+    ------
+    PathEscapes
+        It is absolute, climbs with ``..``, holds a backslash or a drive.
+    InvalidInput
+        It is empty, too long, or could be taken for an id.
+    """
+    text = as_text(name, what)
+    objection = _objection(text)
+    if objection is not None:
+        raise PathEscapes(
+            f"{what}: {text!r} does not stay inside the store: {objection}. Nothing was changed. Write it as in "
+            "'ensembl/GRCh37/positions.tsv'."
+        )
+    if (
+        not text
+        or len(text) > _LONGEST
+        or any(len(part.encode()) > _LONGEST_PART for part in text.split("/"))
+    ):
+        raise InvalidInput(
+            f"{what}: expected 1 to {_LONGEST} characters, at most {_LONGEST_PART} bytes between two '/', found "
+            f"{len(text)} characters."
+        )
+    if is_id(text):
+        raise InvalidInput(f"{what}: {text!r} would be taken for the id of a version. Give another name.")
+    return text
+
+
+def _objection(text: str) -> str | None:
+    if "\\" in text:
+        return "it holds a backslash; write '/'"
+    if text.startswith(("/", "~")):
+        return "it is absolute"
+    if _DRIVE.match(text):
+        return "it names a drive"
+    if not text.isprintable():
+        return "it holds a sign that cannot be printed"
+    parts = text.split("/")
+    if any(part in ("..", ".") for part in parts):
+        return "it climbs with '.' or '..'"
+    if text and any(not part.strip() for part in parts):
+        return "it has an empty part"
+    return None
+
+
+def check_label(text: object, what: str) -> str:
+    """Give back a test's name: one part of a path."""
+    label = check_name(text, what)
+    if "/" in label:
+        raise InvalidInput(f"{what}: expected a name without '/', found {label!r}.")
+    return label
+
+
+def check_alias(alias: object) -> str:
+    """Give an alias back if nobody could take it for a version.
+
+    Raises
+    ------
+    InvalidInput
+        It looks like a version, or is no plain word.
+    """
+    text = as_text(alias, "alias")
+    if text.casefold() == LATEST or _LOOKS_LIKE_VERSION.fullmatch(text):
+        raise InvalidInput(
+            f"alias: {text!r} looks like a version, and would say what it is not. Nothing was changed. Write it "
+            f"as in {'release-' + text.lstrip('vV') if text.casefold() != LATEST else 'newest'!r}."
+        )
+    if not _ALIAS.fullmatch(text):
+        raise InvalidInput(f"alias: expected letters, digits, '.', '_', '+' or '-', found {text!r}.")
+    return text
+
+
+def parse_version(version: object) -> int | str | None:
+    """Read which version is meant.
+
+    Returns
+    -------
+    int, str or None
+        A number, an alias, or None for the newest.
+
+    Raises
+    ------
+    InvalidInput
+        Neither ``v3`` or 3, nor ``latest``, nor an alias.
+    """
+    if version is None:
+        return None
+    if isinstance(version, int) and not isinstance(version, bool) and version > 0:
+        return version
+    if isinstance(version, str):
+        if version.casefold() == LATEST:
+            return None
+        match = _VERSION.fullmatch(version)
+        if match:
+            return int(match[1])
+        if _ALIAS.fullmatch(version) and not _LOOKS_LIKE_VERSION.fullmatch(version):
+            return version
+    raise InvalidInput(f"version: expected 'latest', a number as in 'v3', or an alias, found {version!r}.")
+
+
+def file_ending(text: str) -> str:
+    """Give the ending of a name for the file of its blob: letters and digits, or ``bin``."""
+    ending = text.rpartition("/")[2].rpartition(".")
+    found = ending[2].lower() if ending[0] else ""
+    return found if re.fullmatch(r"[a-z0-9]{1,16}", found) else "bin"
+
+
+# -- From names in the store to paths on this system, which may hold no such name or take it for something else.
+
+
+_WINDOWS = os.name == "nt"
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\\x00-\x1f]')
+# Devices in every folder, also with an ending: what is written to nul.txt is gone.
+_DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL
+)
+
+
+def check_member(name: str) -> None:
+    """Refuse the name of a member that leads out of its folder, on whatever system.
+
+    Raises
+    ------
+    PathEscapes
+        It is absolute, climbs with ``..``, is empty or cannot be the name of a file at all.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts:
+        raise PathEscapes(
+            f"The stored folder names {name!r}, which leads out of it. Nothing was written there. Do not trust "
+            "where it came from."
+        )
+    if "\0" in name or not is_text(name):
+        raise PathEscapes(
+            f"The stored folder names {name!r}, which no file can be called. Nothing was written under it. Do not "
+            "trust where it came from."
+        )
+
+
+def placed(folder: Path, name: str) -> Path:
+    """Give the path of a name below a folder, if this system can hold it there.
+
+    Raises
+    ------
+    PathEscapes
+        As for `check_member`; or the name cannot be made on this system.
+    """
+    check_member(name)
+    objection = _objection_of_windows(name) if _WINDOWS else None
+    if objection is not None:
+        raise PathEscapes(
+            f"The name {name!r} cannot be made on this system: {objection}. Nothing was written under it. Bring it "
+            "out on Linux or macOS."
+        )
+    return folder / name
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name can be written in UTF-8; what the system gives for other bytes cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _objection_of_windows(name: str) -> str | None:
+    sign = _NOT_ON_WINDOWS.search(name)
+    if sign is not None:
+        # A colon names a drive at the beginning and a hidden stream of a file elsewhere.
+        return f"Windows allows no {sign[0]!r} in the name of a file"
+    for part in PurePosixPath(name).parts:
+        if part.endswith((" ", ".")):
+            return f"Windows drops the end of {part!r}"
+        if _DEVICE.fullmatch(part):
+            return f"{part!r} is a device of Windows"
+    return None
+
+
+# -- The fixed words of stored files: statuses, modes, coverages, compressions; and what is near a wrong one.
+
+
+STATUSES = ("pending", "in_progress", "completed", "failed")
+PRODUCTION, TEST = "production", "test"
+MODES = (PRODUCTION, TEST)
+#: How much of the whole a file covers. The first two are all of it.
+COVERAGES = ("full", "full_genome", "chromosome", "gene_subset", "subset", "sample")
+_WHOLE = COVERAGES[:2]
+COMPRESSIONS = ("auto", "none", "gzip", "zip", "tar.gz", "zstd")
+_SPELLINGS = {"gz": "gzip", "tgz": "tar.gz", "tar_gz": "tar.gz", "zst": "zstd", "no": "none"}
+
+
+def check_word(value: object, what: str, known: Iterable[str]) -> str:
+    """Give a word back as it is spelt here; capitals and hyphens do not matter.
+
+    Raises
+    ------
+    InvalidInput
+        It is none of `known`; the nearest is named.
+    """
+    words = tuple(known)
+    text = str(value)
+    for candidate in (text, text.lower(), text.lower().replace("-", "_"), _SPELLINGS.get(text.lower(), text)):
+        if candidate in words:
+            return candidate
+    raise InvalidInput(
+        f"{what}: expected one of {', '.join(words)}, found {text!r}.{near(text, words)} Nothing was changed."
+    )
+
+
+def near(text: str, words: Iterable[str]) -> str:
+    """Name the nearest word in a sentence of its own, or give nothing."""
+    found = difflib.get_close_matches(text.lower(), list(words), n=1, cutoff=0.5)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def mode_of(mode: str | None, coverage: str | None, test_name: str | None) -> str:
+    """Give the mode: the one that was asked for, else production for full coverage and test for all else.
+
+    Raises
+    ------
+    InvalidInput
+        A test's name on production content.
+    """
+    found = mode or (PRODUCTION if coverage in _WHOLE else TEST)
+    if test_name is not None and found == PRODUCTION:
+        raise InvalidInput(
+            f"test_name: {test_name!r} is a test's, but the mode is production. Nothing was changed. Leave the "
+            "name out, or say mode='test'."
+        )
+    return found
+
+
+# -- What a stored file is: an open list of types, some of which say what their metadata must look like.
+
+
+Schema = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FileType:
+    """A type of files.
+
+    Attributes
+    ----------
+    type : str
+        How it is asked for.
+    description : str
+        One line.
+    metadata_schema : dict, optional
+        JSON Schema (draft 2020-12) of the metadata.
+    built_in : bool
+        Whether it comes with the library.
+    """
+
+    type: str
+    description: str
+    metadata_schema: dict[str, Any] | None = field(default=None)
+    built_in: bool = True
+
+
+def _numbers(*names: str, least: float = 0) -> Schema:
+    return {"properties": {name: {"type": "number", "minimum": least} for name in names}}
+
+
+_SPANS: Schema = {
+    "properties": {
+        "total_segments": {"type": "integer", "minimum": 0},
+        "phi_segments": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "start": {"type": "number", "minimum": 0},
+                    "end": {"type": "number", "minimum": 0},
+                    "type": {"type": "string"},
+                },
+                "required": ["start", "end"],
+            },
+        },
+    }
+}
+
+_TYPES: tuple[tuple[str, str, Schema | None], ...] = (
+    # Fitted objects, of spectra as of anything else.
+    ("model", "A fitted model.", None),
+    ("transformer", "A fitted transformer.", None),
+    ("splitter", "What divides samples into folds.", None),
+    ("encoder", "A fitted encoder of labels or categories.", None),
+    ("meta_model", "A model that predicts from the predictions of others.", None),
+    ("model_checkpoint", "A state of a model during or after its training.", _numbers("epoch", "step")),
+    # Data and what is made of them.
+    ("dataset", "Samples as they came.", None),
+    ("spectra", "Spectra, a sample a row.", None),
+    ("features", "Features computed from data.", None),
+    ("feature_matrix", "The features of a training set.", None),
+    ("labels", "The labels of a training set.", None),
+    ("training_set", "Features, labels and metadata that a model was trained on.", None),
+    ("predictions", "What a model predicted.", None),
+    ("analysis_sequences", "Sequences with the predictions of a base model.", None),
+    ("splice_positions", "Splice sites, predicted and true.", None),
+    ("splice_errors", "False and missed splice sites.", None),
+    ("sampled_genes", "Which genes a test took.", None),
+    # Video, audio and text, raw and de-identified.
+    ("video", "A video.", _numbers("fps", "duration_seconds")),
+    ("video_raw", "An original video.", _numbers("fps", "size_mb")),
+    (
+        "video_keypoints",
+        "Positions of bodies and faces in a video.",
+        _numbers("total_frames", "people_detected"),
+    ),
+    ("video_deid", "A de-identified video.", _numbers("faces_blurred")),
+    ("audio_raw", "Original or extracted sound.", None),
+    ("audio_phi_intervals", "Where sound identifies somebody.", _SPANS),
+    ("audio_deid", "De-identified sound.", None),
+    ("text_raw", "An original text or transcript.", None),
+    ("text_deid", "A de-identified text or transcript.", None),
+    # What runs and evaluations leave.
+    ("evaluation_result", "The outcome of an evaluation.", None),
+    ("episode_data", "Episodes or samples of an evaluation, one a row.", None),
+    ("trace", "Steps of an episode, for looking into a failure.", None),
+    ("report", "A text for people.", None),
+    ("plot", "A figure.", None),
+    ("heatmap", "A figure of a matrix.", None),
+    ("configuration", "Settings of a program.", None),
+    ("metadata", "What is known about something else.", None),
+    ("log", "Lines that a program wrote.", None),
+    ("archive", "Several files in one.", None),
+    ("file", "Anything else.", None),
+)
+BUILT_IN: dict[str, FileType] = {
+    name: FileType(name, words, None if schema is None else {"type": "object", **schema})
+    for name, words, schema in _TYPES
+}
+
+
+def check_type_name(name: object, known: Mapping[str, FileType]) -> str:
+    """Give a type as it is spelt here; capitals and hyphens do not matter.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such type; the nearest is named.
+    """
+    text = str(name)
+    plain = text.lower().replace("-", "_")
+    for candidate in (text, plain):
+        if candidate in known:
+            return candidate
+    raise InvalidInput(
+        f"type: there is no type {text!r} of files.{near(plain, known)} Nothing was stored. "
+        "`store.files.types()` lists them; `store.files.declare_type(name)` adds one."
+    )
+
+
+def check_schema(schema: object) -> dict[str, Any]:
+    """Give a metadata schema back if it is one.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    if not isinstance(schema, Mapping):
+        raise InvalidInput(f"metadata_schema: expected a dict, found {type(schema).__name__}.")
+    plain = dict(schema)
+    try:
+        Draft202012Validator.check_schema(plain)
+    except SchemaError as error:
+        raise InvalidInput(
+            f"metadata_schema: this is no JSON Schema (draft 2020-12): {error.message}. Nothing was declared."
+        ) from error
+    return plain
+
+
+def check_metadata(kind: FileType, metadata: Mapping[str, Any]) -> None:
+    """Compare metadata with what their type says of them.
+
+    Raises
+    ------
+    InvalidInput
+        They do not fit; every place that does not is named.
+    """
+    if not kind.metadata_schema:
+        return
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    # An empty registry: a schema that points elsewhere is never fetched from there.
+    validator = Draft202012Validator(kind.metadata_schema, registry=Registry())
+    try:
+        errors: list[ValidationError] = sorted(
+            validator.iter_errors(metadata), key=lambda each: each.json_path
+        )
+    except Unresolvable as error:
+        raise InvalidInput(f"metadata: the schema of type {kind.type!r} points to {error}.") from error
+    if errors:
+        words = "; ".join(
+            f"{each.json_path.removeprefix('$.').removeprefix('$') or 'the whole'}: {each.message}"
+            for each in errors[:5]
+        )
+        more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise InvalidInput(
+            f"metadata: they do not fit the type {kind.type!r}: {words}{more}. Nothing was stored."
+        )
+
+
+# -- What a caller says of a file, checked before anything is read or written; and what became of it.
+
+
+_TEXTS = (
+    "run_id",
+    "model_id",
+    "evaluation_id",
+    "suite",
+    "episode",
+    "module",
+    "module_version",
+    "processing_id",
+)
+_KNOWN = frozenset(
+    (
+        *_TEXTS, "type", "sources", "tags", "metadata", "compression", "mode", "coverage", "test_name", "group",
+        "force", "status", "message",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """One version of a stored file.
+
+    Attributes
+    ----------
+    version_id : str
+        Names this version for ever; taken wherever a name is.
+    name, test_name : str
+        Its series.
+    version : int
+    type, kind, status, mode : str
+        `kind` is file, folder, bytes, json, table, group or metadata.
+    size_bytes, stored_bytes : int
+        Before and after compression.
+    compression, compression_note : str
+        What was done; the note says why a file was not compressed.
+    content_hash : str or None
+        SHA-256 of the content; None without content.
+    artifact_id : str or None
+        The blob.
+    created_at : datetime
+    added : bool
+        False when the same content was there already.
+    """
+
+    version_id: str
+    name: str
+    test_name: str | None
+    version: int
+    type: str
+    kind: str
+    status: str
+    mode: str
+    size_bytes: int
+    stored_bytes: int
+    compression: str
+    compression_note: str | None
+    content_hash: str | None
+    artifact_id: str | None
+    created_at: datetime
+    added: bool = True
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], *, added: bool = True) -> FileVersion:
+        """Make it from a row of the catalog."""
+        values = {
+            each.name: row[each.name] for each in fields(cls) if each.name not in ("added", "created_at")
+        }
+        return cls(**values, created_at=with_zone(row["created_at"]), added=added)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        where = f" (test {self.test_name})" if self.test_name else ""
+        note = f"; {self.compression_note}" if self.compression_note else ""
+        return f"{self.name}{where} v{self.version}: {self.type}, {self.size_bytes:,} bytes, {self.compression}{note}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A file to be stored, as the caller described it; columns that are texts are in `texts`."""
+
+    name: str
+    test_name: str | None
+    type: str
+    mode: str
+    mode_said: bool
+    coverage: str | None
+    status: str | None
+    compression: str
+    tags: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    metadata_text: str | None
+    sources: tuple[tuple[str, str], ...]
+    texts: Mapping[str, str | None]
+    message: str | None
+    force: bool
+
+
+def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, FileType]) -> Request:
+    """Check everything that can be checked without looking at the catalog.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    unknown = about.keys() - _KNOWN
+    if unknown:
+        raise InvalidInput(f"Unknown arguments: {', '.join(sorted(unknown))}. Nothing was stored.")
+    if about.get("type") is None:
+        raise InvalidInput("type: expected what the file is, as in 'report'. Nothing was stored.")
+    kind = check_type_name(about["type"], types)
+    test_name = None if about.get("test_name") is None else check_label(about["test_name"], "test_name")
+    coverage = None if about.get("coverage") is None else check_word(about["coverage"], "coverage", COVERAGES)
+    mode = None if about.get("mode") is None else check_word(about["mode"], "mode", MODES)
+    status = None if about.get("status") is None else check_word(about["status"], "status", STATUSES)
+    metadata = about.get("metadata")
+    if metadata is None:
+        metadata = {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidInput(f"metadata: expected a dict, found {type(metadata).__name__}. Nothing was stored.")
+    check_metadata(types[kind], metadata)
+    texts = {key: None if about.get(key) is None else as_text(about[key], key) for key in _TEXTS}
+    texts["group_name"] = None if about.get("group") is None else as_text(about["group"], "group")
+    return Request(
+        check_name(name),
+        test_name,
+        kind,
+        mode_of(mode, coverage, test_name),
+        mode is not None or coverage is not None,
+        coverage,
+        status,
+        check_word(about.get("compression") or "auto", "compression", COMPRESSIONS),
+        tags_of(about.get("tags") or ()),
+        metadata,
+        to_json(metadata, "metadata") if metadata else None,
+        _sources(about.get("sources") or ()),
+        texts,
+        None if about.get("message") is None else as_text(about["message"], "message"),
+        bool(about.get("force")),
+    )
+
+
+def told(request: Request) -> dict[str, Any]:
+    """What is said of the content, by argument: the workspace's guard looks through it."""
+    return {
+        "name": request.name,
+        "test_name": request.test_name,
+        "tags": list(request.tags),
+        "metadata": dict(request.metadata),
+        "message": request.message,
+        **request.texts,
+    }
+
+
+def tags_of(tags: object) -> tuple[str, ...]:
+    """Give tags without repetition.
+
+    Raises
+    ------
+    InvalidInput
+        One is no text, or empty.
+    """
+    if isinstance(tags, str):
+        tags = (tags,)
+    if not isinstance(tags, Iterable):
+        raise InvalidInput(f"tags: expected texts, found {type(tags).__name__}. Nothing was stored.")
+    found = tuple(dict.fromkeys(as_text(tag, "tags") for tag in tags))
+    if any(not tag.strip() or not tag.isprintable() for tag in found):
+        raise InvalidInput(f"tags: a tag has at least one sign, and all can be printed; found {found!r}.")
+    return found
+
+
+def _sources(sources: object) -> tuple[tuple[str, str], ...]:
+    """Read sources: a name, a version's id, a FileVersion, or a pair of kind and id."""
+    if isinstance(sources, (str, FileVersion)) or not isinstance(sources, Sequence):
+        sources = (sources,)
+    found = []
+    for source in sources:
+        if isinstance(source, FileVersion):
+            found.append(("file", source.version_id))
+        elif isinstance(source, str):
+            found.append(("file", as_text(source, "sources")))
+        elif isinstance(source, Sequence) and len(source) == 2:
+            found.append((check_word(source[0], "sources", SOURCE_KINDS), as_text(source[1], "sources")))
+        else:
+            raise InvalidInput(
+                f"sources: expected names of files, ids of versions, or pairs as in ('chain', id); found {source!r}. "
+                "Nothing was stored."
+            )
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,94 @@
+"""Modules that are imported when something is first asked of them.
+
+A program that only records or predicts should not wait for those it never uses: polars alone is a third of what
+it would wait for. Annotations name them all the same: to resolve one is to ask.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+__all__ = ["call_in_children", "hold_while_forking", "later", "polars", "with_room"]
+
+
+# -- Locks of this process's memory, and what becomes of them when it forks.
+
+
+class _Lock(Protocol):
+    def acquire(self) -> bool: ...
+
+    def release(self) -> None: ...
+
+
+def hold_while_forking(lock: _Lock) -> None:
+    """Let a fork wait for whoever holds this lock of a module; parent and child go on with it free.
+
+    Only for locks under which nothing else is waited for.
+    """
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
+def call_in_children(renew: Callable[[], None]) -> None:
+    """Call this in every child that is forked from now on, before it goes on."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)
+
+
+# -- Room on the stack for calls that import a library.
+
+
+T = TypeVar("T")
+
+# Values that a frame has room for, of 8 bytes each: with what belongs to it, half of a megabyte is allotted, of which
+# hardly two fifths stay for others; memory that nobody touches costs nothing.
+_VALUES = 40_000
+
+
+def with_room(call: Callable[[], T]) -> T:
+    """Call a function that may import something large.
+
+    Examples
+    --------
+    >>> with_room(lambda: 1 + 1)
+    2
+    """
+    return call()
+
+
+if sys.implementation.name == "cpython":
+    with_room.__code__ = with_room.__code__.replace(co_stacksize=_VALUES)
+
+
+class _Later(ModuleType):
+    """Stands for a module, and imports it at the first question."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(with_room(partial(importlib.import_module, self.__name__)), name)
+        # Found here the next time.
+        self.__dict__[name] = value
+        return value
+
+
+def later(name: str) -> ModuleType:
+    """Stand for a module by its full name; an `ImportError` comes with the first question.
+
+    Examples
+    --------
+    >>> calendar = later("calendar")
+    >>> calendar.isleap(2024)
+    True
+    """
+    return _Later(name)
+
+
+if TYPE_CHECKING:
+    import polars
+else:
+    polars = later("polars")

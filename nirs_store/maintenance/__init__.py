@@ -1,0 +1,1 @@
+"""Keeping a workspace clean: gc, check, repair, vacuum. Plan first, then execute."""

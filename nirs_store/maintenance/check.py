@@ -1,0 +1,1497 @@
+"""Checking a workspace: everything is looked at, nothing is changed.
+
+The lease is shared while rows and folder are compared, so nobody applies the journal or collects
+meanwhile; recording goes on. Blobs are hashed after the lease was given up, because that can take
+long, and what looks bad is looked at again under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from nirs_store.blobs.store import aside_name, check_hash, hash_file, resolve_inside
+from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.db.apply import DRAGS, OWNERS
+from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
+from nirs_store.db.connection import Options
+from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims
+from nirs_store.db.journal import Entry, Journal, Rejection, Segment, SegmentDamaged, decode, decode_array
+from nirs_store.db.layout import Layout, as_folder
+from nirs_store.db.schema import CATALOG_ALIAS, SCHEMA_VERSION
+from nirs_store.db.sql import number
+from nirs_store.errors import (
+    CatalogDamaged,
+    ForeignCatalog,
+    InvalidInput,
+    NirsStoreError,
+    NotAWorkspace,
+    PathEscapes,
+    SchemaTooNew,
+    WriteFailed,
+)
+from nirs_store.values import as_seconds, from_json
+
+__all__ = [
+    "LEFTOVER_AGE",
+    "SEVERITIES",
+    "BlobRow",
+    "ChainRow",
+    "CheckReport",
+    "Dangling",
+    "Expected",
+    "Finding",
+    "Inspection",
+    "Progress",
+    "Reference",
+    "Severity",
+    "Structure",
+    "Surroundings",
+    "altered_arrays",
+    "audit_findings",
+    "catalog_damaged",
+    "check",
+    "check_workspace",
+    "examine",
+    "expected_files",
+    "hash_files",
+    "is_blob_name",
+    "is_old",
+    "look_around",
+    "look_at",
+    "read_segment",
+    "reader_of",
+    "stem_of",
+    "unknown_files",
+    "unreadable",
+]
+
+
+# -- What `check` asks: the catalog as it lies, with the rows of pending commits beside it.
+
+
+_ARRAYS = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
+
+# The columns that are asked for; the bytes of arrays stay where they are.
+_ASKED: dict[str, tuple[str, ...]] = {
+    "sessions": ("session_id",),
+    "runs": ("run_id",),
+    "pipelines": ("pipeline_id", "run_id"),
+    "chains": (
+        "chain_id", "pipeline_id", "steps", "model_step_idx", "fold_artifacts", "shared_artifacts",
+        "branch_path", "source_index", "fold_weights", "wavelengths",
+    ),
+    "predictions": ("prediction_id", "pipeline_id", "chain_id"),
+    "arrays": ("array_hash",),
+    "prediction_arrays": ("prediction_id", "pipeline_id", *_ARRAYS),
+    "blobs": ("artifact_id", "artifact_path", "content_hash", "size_bytes"),
+    "artifact_refs": ("ref_id", "artifact_id", "owner_kind", "owner_id", "pipeline_id"),
+    "artifact_records": ("record_id", "pipeline_id", "artifact_id"),
+    "artifact_links": ("link_id", "record_id", "artifact_id", "pipeline_id"),
+    "logs": ("log_id", "pipeline_id"),
+    "file_versions": ("version_id", "artifact_id"),
+    "evaluations": ("evaluation_id", "episodes_id", "samples_id"),
+}  # fmt: skip
+
+# child, its key, the column that names the parent, the parent, the parent's key
+_RELATIONS = (
+    ("pipelines", "pipeline_id", "run_id", "runs", "run_id"),
+    ("chains", "chain_id", "pipeline_id", "pipelines", "pipeline_id"),
+    ("predictions", "prediction_id", "pipeline_id", "pipelines", "pipeline_id"),
+    ("predictions", "prediction_id", "chain_id", "chains", "chain_id"),
+    ("prediction_arrays", "prediction_id", "prediction_id", "predictions", "prediction_id"),
+    ("logs", "log_id", "pipeline_id", "pipelines", "pipeline_id"),
+    ("artifact_records", "record_id", "pipeline_id", "pipelines", "pipeline_id"),
+    ("artifact_links", "link_id", "record_id", "artifact_records", "record_id"),
+)
+
+
+class Dangling(NamedTuple):
+    """A row whose parent is not there."""
+
+    table: str
+    key: str
+    column: str
+    parent: str
+
+
+class ChainRow(NamedTuple):
+    """What tells which artifacts a chain needs; JSON columns as text."""
+
+    chain_id: str
+    steps: str
+    model_step_idx: int
+    fold_artifacts: str | None
+    shared_artifacts: str | None
+    branch_path: str | None
+    source_index: int | None
+    fold_weights: str | None
+
+
+class BlobRow(NamedTuple):
+    """An artifact and its file."""
+
+    artifact_id: str
+    path: str
+    content_hash: str
+    size: int
+
+
+class Reference(NamedTuple):
+    """Who holds an artifact."""
+
+    ref_id: str
+    artifact_id: str
+    owner_kind: str
+    owner_id: str
+
+
+class Inspection:
+    """Questions to a catalog that is open read-only, and to the commits that it has not got yet.
+
+    Parameters
+    ----------
+    con
+        The catalog, attached read-only.
+    segments
+        Pending commits in their order. Those that were applied already do not count, and neither do rows
+        that applying would drop because their owner was deleted.
+
+    Raises
+    ------
+    CatalogDamaged
+        From every method: the rows that it asks for cannot be read.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:
+        self._con = con
+        self._waiting: set[str] = set()
+        self._lacking = self._older_than()
+        if segments:
+            applied = {str(row[0]) for row in self._rows("SELECT txid FROM applied")}
+            self._lay_beside([segment for segment in segments if segment.txid not in applied])
+
+    def _older_than(self) -> set[str]:
+        """Tables that came after this catalog was made: an older one is checked as it is.
+
+        DuckDB's list of tables takes ten times as long as any other question here, so it is not asked of a catalog
+        of the present version; what that lacks, it has lost.
+        """
+        with contextlib.suppress(CatalogDamaged):  # said by whoever asks for the version itself
+            if self.version() == SCHEMA_VERSION:
+                return set()
+        listed = "SELECT table_name FROM duckdb_tables() WHERE database_name = ?"
+        return set(_ASKED) - {str(row[0]) for row in self._rows(listed, [CATALOG_ALIAS])}
+
+    def _lay_beside(self, segments: list[Segment]) -> None:
+        deleted = bool(self._rows("SELECT 1 FROM dead LIMIT 1"))
+        if deleted:
+            self._rows("CREATE TEMP TABLE gone AS SELECT id, kind FROM dead")
+        for table, columns in _ASKED.items():
+            parts = [s.tables[table].select(list(columns)) for s in segments if table in s.tables]
+            if not parts:
+                continue
+            self._waiting.add(table)
+            if not deleted:
+                self._con.register(f"waiting_{table}", pa.concat_tables(parts))
+                continue
+            self._con.register("incoming", pa.concat_tables(parts))
+            try:
+                dropped = " OR ".join(
+                    f"EXISTS (SELECT 1 FROM gone g WHERE g.id = i.{column} AND g.kind = '{kind}')"
+                    for column, kind in OWNERS.get(table, ())
+                    if column in columns
+                )
+                dropped = dropped or "FALSE"
+                drag = DRAGS.get(table)
+                self._rows(
+                    f"CREATE TEMP TABLE waiting_{table} AS SELECT * FROM incoming i WHERE NOT ({dropped})"
+                )
+                if drag is not None:
+                    self._rows(f"INSERT INTO gone SELECT i.{drag}, 'deleted' FROM incoming i WHERE {dropped}")
+            finally:
+                self._con.unregister("incoming")
+
+    def _all(self, table: str) -> str:
+        """A table with its pending rows."""
+        columns = ", ".join(_ASKED[table])
+        own = f"SELECT {columns} FROM {table}"
+        if table in self._lacking:
+            nothing = ", ".join(f"NULL::VARCHAR AS {column}" for column in _ASKED[table])
+            own = f"SELECT {nothing} WHERE FALSE"
+        if table not in self._waiting:
+            return f"({own})"
+        return f"({own} UNION ALL SELECT {columns} FROM waiting_{table})"
+
+    def _rows(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
+        try:
+            return self._con.execute(sql, params if params is not None else []).fetchall()
+        except duckdb.Error as error:
+            raise CatalogDamaged(f"the catalog cannot be read: {error}") from error
+
+    def version(self) -> int:
+        """Schema version of the catalog."""
+        return int(self._rows("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'")[0][0])
+
+    # -- counts --------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Rows of each table that people record, pending ones included."""
+        parts = (
+            # A pending row may repeat one that is there: the same array, artifact or session.
+            f"SELECT '{table}', count(DISTINCT {columns[0]}) FROM {self._all(table)}"
+            if table in self._waiting
+            else f"SELECT '{table}', count(*) FROM {table}"
+            for table, columns in _ASKED.items()
+            if table in self._waiting or table not in self._lacking
+        )
+        return {str(table): int(count) for table, count in self._rows(" UNION ALL ".join(parts))}
+
+    def dropped(self) -> dict[str, int]:
+        """Rows dropped so far because what they belong to was deleted, by table."""
+        rows = self._rows("SELECT table_name, sum(rows) FROM dropped GROUP BY ALL ORDER BY ALL")
+        return {str(table): int(count) for table, count in rows}
+
+    def deferred(self) -> list[tuple[str, str]]:
+        """Changes whose row never came: what was to be done, and to which id."""
+        return [
+            (str(kind), str(ident))
+            for kind, ident in self._rows(
+                "SELECT kind, id FROM deferred d WHERE "
+                f"NOT EXISTS (SELECT 1 FROM {self._all('runs')} r WHERE r.run_id = d.id) AND "
+                f"NOT EXISTS (SELECT 1 FROM {self._all('pipelines')} p WHERE p.pipeline_id = d.id) "
+                "ORDER BY number, position"
+            )
+        ]
+
+    # -- rows that belong together -------------------------------------------------------------
+
+    def dangling(self) -> list[Dangling]:
+        """Rows whose parent is neither in the catalog nor pending."""
+        parts = (
+            f"SELECT '{child}', c.{key}, '{column}', c.{column} FROM {self._all(child)} c "
+            f"WHERE c.{column} IS NOT NULL AND NOT EXISTS "
+            f"(SELECT 1 FROM {self._all(parent)} p WHERE p.{parent_key} = c.{column})"
+            for child, key, column, parent, parent_key in _RELATIONS
+        )
+        return [Dangling(*map(str, row)) for row in self._rows(" UNION ALL ".join(parts) + " ORDER BY ALL")]
+
+    def missing_arrays(self) -> list[str]:
+        """Hashes that predictions or chains name and no row of `arrays` has."""
+        return [
+            str(row[0])
+            for row in self._rows(
+                f"SELECT DISTINCT h FROM {self._array_uses()} u WHERE NOT EXISTS "
+                f"(SELECT 1 FROM {self._all('arrays')} a WHERE a.array_hash = u.h) ORDER BY h"
+            )
+        ]
+
+    def users_of_array(self, array_hash: str) -> list[str]:
+        """Ids of the predictions and chains that name an array."""
+        return [
+            str(row[0])
+            for row in self._rows(
+                f"SELECT DISTINCT owner FROM {self._array_uses()} WHERE h = ? ORDER BY owner",
+                [array_hash],
+            )
+        ]
+
+    def _array_uses(self) -> str:
+        names = ", ".join(_ARRAYS)
+        return (
+            f"(SELECT h, owner FROM (SELECT unnest([{names}]) AS h, prediction_id AS owner "
+            f"FROM {self._all('prediction_arrays')} UNION ALL "
+            f"SELECT wavelengths, chain_id FROM {self._all('chains')}) WHERE h IS NOT NULL)"
+        )
+
+    # -- artifacts -----------------------------------------------------------------------------
+
+    def chains(self) -> Iterator[ChainRow]:
+        """All chains, ordered by id."""
+        columns = ", ".join(ChainRow._fields)
+        for row in self._rows(f"SELECT {columns} FROM {self._all('chains')} ORDER BY chain_id"):
+            yield ChainRow(*row)
+
+    def blobs(self) -> list[BlobRow]:
+        """All artifacts that have a row."""
+        return [
+            BlobRow(str(ident), str(path), str(digest), int(size))
+            for ident, path, digest, size in self._rows(
+                "SELECT artifact_id, first(artifact_path), first(content_hash), first(size_bytes) "
+                f"FROM {self._all('blobs')} GROUP BY artifact_id ORDER BY artifact_id"
+            )
+        ]
+
+    def references(self) -> list[Reference]:
+        """All references."""
+        return [
+            Reference(*map(str, row))
+            for row in self._rows(
+                "SELECT DISTINCT ref_id, artifact_id, owner_kind, owner_id "
+                f"FROM {self._all('artifact_refs')} ORDER BY ref_id"
+            )
+        ]
+
+    def recorded(self) -> dict[str, list[str]]:
+        """Artifacts that records of the artifact layer hold: their own, and those that they need."""
+        found: dict[str, list[str]] = {}
+        for record, artifact in self._rows(
+            f"SELECT record_id, artifact_id FROM {self._all('artifact_records')} UNION "
+            f"SELECT l.record_id, l.artifact_id FROM {self._all('artifact_links')} l "
+            f"JOIN {self._all('artifact_records')} r USING (record_id) ORDER BY ALL"
+        ):
+            found.setdefault(str(record), []).append(str(artifact))
+        return found
+
+    def filed(self) -> dict[str, list[str]]:
+        """Artifacts that versions of files hold."""
+        return {
+            str(version): [str(artifact)]
+            for version, artifact in self._rows(
+                f"SELECT version_id, artifact_id FROM {self._all('file_versions')} "
+                "WHERE artifact_id IS NOT NULL ORDER BY version_id"
+            )
+        }
+
+    def evaluated(self) -> dict[str, list[str]]:
+        """Tables of episodes and samples that evaluations hold."""
+        return {
+            str(row[0]): [str(artifact) for artifact in row[1:] if artifact is not None]
+            for row in self._rows(
+                f"SELECT evaluation_id, episodes_id, samples_id FROM {self._all('evaluations')} "
+                "WHERE coalesce(episodes_id, samples_id) IS NOT NULL ORDER BY evaluation_id"
+            )
+        }
+
+    def missing_sessions(self) -> list[str]:
+        """Sessions that hold artifacts and have no row."""
+        return [
+            str(row[0])
+            for row in self._rows(
+                f"SELECT DISTINCT owner_id FROM {self._all('artifact_refs')} r WHERE owner_kind = 'session' "
+                f"AND NOT EXISTS (SELECT 1 FROM {self._all('sessions')} s WHERE s.session_id = r.owner_id) "
+                "ORDER BY owner_id"
+            )
+        ]
+
+
+# -- Reading a whole catalog: every column and index, so that DuckDB verifies every block, and every array.
+
+
+def unreadable(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, str, str | None]]:
+    """Read every column and every index; DuckDB verifies the checksum of each block it reads.
+
+    Tables that never had a row have no blocks and are passed over.
+
+    Yields
+    ------
+    table, what, reason
+        "columns", "column …" or "index"; the reason is None for what could be read.
+
+    Raises
+    ------
+    CatalogDamaged
+        Not even the names of the tables can be read.
+    """
+    try:
+        columns = con.execute(
+            "SELECT c.table_name, c.column_name FROM duckdb_columns() c JOIN duckdb_tables() t USING (table_oid, "
+            "database_name) WHERE database_name = ? AND NOT c.internal AND t.estimated_size > 0 "
+            "ORDER BY c.table_name, c.column_index",
+            [CATALOG_ALIAS],
+        ).fetchall()
+        keys = con.execute(
+            "SELECT table_name, constraint_column_names[1] FROM duckdb_constraints() WHERE database_name = ? "
+            "AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') AND len(constraint_column_names) = 1 ORDER BY ALL",
+            [CATALOG_ALIAS],
+        ).fetchall()
+    except duckdb.Error as error:
+        raise CatalogDamaged(f"the catalog cannot be read: {error}") from error
+    by_table: dict[str, list[str]] = {}
+    for table, column in columns:
+        by_table.setdefault(str(table), []).append(str(column))
+    for table, names in by_table.items():
+        # All columns at once, and one by one only to tell which of them it is.
+        if _unread(con, table, names) is None:
+            yield table, "columns", None
+            continue
+        for name in names:
+            yield table, f"column {name}", _unread(con, table, [name])
+    for table, column in keys:
+        if str(table) not in by_table:
+            continue
+        try:
+            yield str(table), "index", _differs(con, _name(str(table)), _name(str(column)))
+        except duckdb.Error as error:
+            yield str(table), "index", str(error)
+
+
+def _unread(con: duckdb.DuckDBPyConnection, table: str, columns: list[str]) -> str | None:
+    hashed = ", ".join(f"bit_xor(hash({_name(column)}))" for column in columns)
+    try:
+        con.execute(f"SELECT {hashed} FROM {_name(table)}").fetchall()
+    except duckdb.Error as error:
+        return str(error)
+    return None
+
+
+def _differs(con: duckdb.DuckDBPyConnection, table: str, key: str) -> str | None:
+    """Walk a whole index: lookups and inserts use blocks that no scan of the table ever reads."""
+    ((rows, least),) = con.execute(f"SELECT count(*), min({key}) FROM {table}").fetchall()
+    if not rows:
+        return None
+    # Everything above the smallest key, and that one: DuckDB answers both from the index (see
+    # `Options.whole_indexes`), where `>=` would be found to hold for every row and scanned.
+    found = number(con, f"SELECT count({key}) FROM {table} WHERE {key} = ?", [least])
+    found += number(con, f"SELECT count({key}) FROM {table} WHERE {key} > ?", [least])
+    return None if found == rows else f"it finds {found} of {rows} rows"
+
+
+def altered_arrays(con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> Iterator[str]:
+    """Hash every array anew, also those of pending commits; yields the hashes that no longer fit.
+
+    Raises
+    ------
+    CatalogDamaged
+        The arrays cannot be read to their end.
+    """
+    try:
+        for batch in con.sql("SELECT array_hash, dtype, shape, data FROM arrays").to_arrow_reader(512):
+            yield from _altered(batch)
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise CatalogDamaged(f"the catalog cannot be read: {error}") from error
+    for segment in segments:
+        if "arrays" in segment.tables:
+            for batch in segment.tables["arrays"].to_batches():
+                yield from _altered(batch)
+
+
+def _altered(batch: pa.RecordBatch) -> Iterator[str]:
+    for array_hash, dtype, shape, data in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+        try:
+            decode_array(array_hash, dtype, shape, data)
+        except CatalogDamaged:
+            yield array_hash
+
+
+def _name(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+# -- What a check found, as plain values.
+
+
+Severity = Literal["error", "warning", "info"]
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""Worst first. An error means that something recorded cannot be had or may be lost; a warning that something
+should be cleaned up; an info is a fact."""
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found.
+
+    Attributes
+    ----------
+    kind : str
+        A stable name, e.g. "blob_corrupt".
+    severity : {"error", "warning", "info"}
+        See `SEVERITIES`.
+    where : str
+        The file below the workspace, or the row as ``table/id``.
+    message : str
+        What was expected and what was found.
+    affects : tuple of str
+        Ids of the chains that cannot replay, and of the predictions that cannot be read, because of it.
+    remedy : str
+        What to do; empty for a fact.
+    subject : tuple of str
+        The ids that a repair works on.
+    """
+
+    kind: str
+    severity: Severity
+    where: str
+    message: str
+    affects: tuple[str, ...] = ()
+    remedy: str = ""
+    subject: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        text = f"{self.severity}: {self.where}: {self.message}"
+        if self.affects:
+            shown = ", ".join(self.affects[:_SHOWN])
+            more = f" and {len(self.affects) - _SHOWN} more" if len(self.affects) > _SHOWN else ""
+            text += f"\n    affects {shown}{more}"
+        return f"{text}\n    {self.remedy}" if self.remedy else text
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a check found, worst first.
+
+    Attributes
+    ----------
+    workspace : str
+        The folder.
+    read_data : bool
+        Whether every byte was read, or only the structure looked at.
+    findings : tuple of Finding
+        Empty for a store without any peculiarity.
+    counts : dict of str to int
+        What was looked at: rows by table (pending commits included), ``files`` and ``bytes`` of blobs,
+        ``segments``.
+    """
+
+    workspace: str
+    read_data: bool
+    findings: tuple[Finding, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_findings(
+        cls, workspace: str, read_data: bool, findings: Iterable[Finding], counts: Mapping[str, int]
+    ) -> CheckReport:
+        """Make a report: worst first, the same finding once."""
+        unique = {(f.kind, f.where, f.subject): f for f in findings}
+        ordered = sorted(unique.values(), key=lambda f: (SEVERITIES.index(f.severity), f.kind, f.where))
+        return cls(workspace, read_data, tuple(ordered), dict(counts))
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is neither an error nor a warning."""
+        return all(finding.severity == "info" for finding in self.findings)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are errors."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """The findings that are warnings."""
+        return tuple(finding for finding in self.findings if finding.severity == "warning")
+
+    @property
+    def affected(self) -> tuple[str, ...]:
+        """Ids of all chains and predictions that something found affects."""
+        return tuple(sorted({ident for finding in self.findings for ident in finding.affects}))
+
+    def of_kind(self, *kinds: str) -> tuple[Finding, ...]:
+        """The findings of some kinds."""
+        return tuple(finding for finding in self.findings if finding.kind in kinds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {
+            "workspace": self.workspace,
+            "read_data": self.read_data,
+            "ok": self.ok,
+            "counts": dict(self.counts),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        left = Counter(finding.kind for finding in self.findings)
+        shown: Counter[str] = Counter()
+        for finding in self.findings:
+            shown[finding.kind] += 1
+            left[finding.kind] -= 1
+            if shown[finding.kind] <= _SHOWN:
+                lines.append(str(finding))
+            if shown[finding.kind] == _SHOWN and left[finding.kind]:
+                lines.append(f"{finding.severity}: {left[finding.kind]} more of this kind ({finding.kind})")
+        return "\n".join([*lines, self._summary()])
+
+    def _summary(self) -> str:
+        looked = ", ".join(
+            f"{self.counts[name]:,} {name}"
+            for name in ("runs", "chains", "predictions", "files", "segments")
+            if name in self.counts
+        )
+        depth = "every byte read" if self.read_data else "structure only; --read-data reads every byte"
+        errors, warnings = len(self.errors), len(self.warnings)
+        verdict = "No damage found" if self.ok else f"{errors} errors, {warnings} warnings"
+        return f"{verdict} ({looked}; {depth})." if looked else f"{verdict} ({depth})."
+
+
+# -- What a check says of the audit trail: entries that were altered, replaced or removed.
+
+
+_REMEDY = (
+    "Compare with an export of the trail that is kept elsewhere. `nirs-store audit head` takes the trail as it "
+    "is now for the one to go on from."
+)
+
+
+def audit_findings(con: duckdb.DuckDBPyConnection, layout: Layout) -> list[Finding]:
+    """Verify the chain of hashes in a catalog that is open for looking."""
+    head = read_head(layout)
+    try:
+        # An older catalog is checked as it is, and has no trail yet.
+        if not has_trail(con):
+            return []
+        _, breaks = verify_chain(con, [] if head is None else [head])
+    except duckdb.Error as error:
+        raise CatalogDamaged(f"the audit trail cannot be read: {error}") from error
+    return [
+        Finding(
+            "audit_broken",
+            "error",
+            f"audit_entries/{found.number}",
+            f"the audit trail does not hold: {found.reason}.",
+            remedy=_REMEDY,
+        )
+        for found in breaks
+    ]
+
+
+# -- What lies in a workspace's folder beside the catalog: blobs, claims, commits, leftovers.
+
+
+LEFTOVER_AGE = 3600.0
+
+
+@dataclass
+class Surroundings:
+    """One look at the folder.
+
+    Attributes
+    ----------
+    files : set of str
+        Regular files among the blobs, below the workspace.
+    others : set of str
+        What else is there: links, pipes.
+    aside : set of str
+        Blobs that a gc has set aside and not decided about, by the path they come from.
+    claimed : set of str
+        Ids and paths of blobs that living stores are saving.
+    alive : set of str
+        Ids of the living stores' sessions.
+    dead_claims, leftovers : list of str
+        Files of stores that died, and unfinished writes, below the workspace.
+    segments : list of Segment
+        Pending commits that can be applied, in order.
+    damaged : list of (Entry, str)
+        Pending commits that cannot, and why.
+    rejected : list of (Rejection, Segment or None)
+        Commits set aside earlier; None for those that cannot be decoded.
+    strays : list of str
+        Files in the folder of commits that are none.
+    """
+
+    files: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
+    claimed: set[str] = field(default_factory=set)
+    alive: set[str] = field(default_factory=set)
+    dead_claims: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    damaged: list[tuple[Entry, str]] = field(default_factory=list)
+    rejected: list[tuple[Rejection, Segment | None]] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+
+    def findings(self) -> list[Finding]:
+        """What is to be said about commits and leftovers."""
+        return [*self._commits(), *self._remains()]
+
+    def _commits(self) -> list[Finding]:
+        found = []
+        if self.segments:
+            rows = sum(table.num_rows for segment in self.segments for table in segment.tables.values())
+            found.append(
+                Finding(
+                    "segments_pending",
+                    "info",
+                    "journal/segments",
+                    f"{len(self.segments)} commits with {rows:,} rows wait to be applied; the next query of a store "
+                    "that may write applies them.",
+                )
+            )
+        found += [
+            Finding(
+                "segment_damaged",
+                "error",
+                f"journal/segments/{entry.path.name}",
+                f"a commit that cannot be applied: {reason}.",
+                remedy="Bring the file back from a backup; `nirs-store repair` sets it aside.",
+                subject=(entry.path.name,),
+            )
+            for entry, reason in self.damaged
+        ]
+        for rejection, segment in self.rejected:
+            lost = "" if segment is None else f" It holds {_rows_of(segment)}."
+            found.append(
+                Finding(
+                    "segment_rejected",
+                    "error",
+                    f"journal/rejected/{rejection.path.name}",
+                    f"a commit that could not be applied: {rejection.reason}.{lost}",
+                    affects=() if segment is None else _ids_of(segment),
+                    remedy="Its rows are not in the catalog; record them again, or keep the file as evidence.",
+                )
+            )
+        if self.strays:
+            found.append(
+                Finding(
+                    "unknown_file",
+                    "info",
+                    "journal/segments",
+                    f"{len(self.strays)} files that are no commits, left alone: {', '.join(self.strays[:5])}.",
+                )
+            )
+        return found
+
+    def _remains(self) -> list[Finding]:
+        sweep = "`nirs-store repair` removes it."
+        found = [
+            Finding(
+                "leftover", "warning", path, "an unfinished write, more than an hour old.", (), sweep, (path,)
+            )
+            for path in self.leftovers
+        ]
+        found += [
+            Finding("dead_claim", "warning", path, "the claims of a store that died.", (), sweep, (path,))
+            for path in self.dead_claims
+        ]
+        found += [
+            Finding(
+                "aside",
+                "warning",
+                path,
+                "a gc that died had set this blob aside.",
+                remedy="The next change of the store, or `nirs-store repair`, puts it back or removes it.",
+                subject=(path,),
+            )
+            for path in sorted(self.aside)
+        ]
+        return found
+
+
+def look_around(layout: Layout) -> Surroundings:
+    """Look at everything beside the catalog. The lease is held, so nobody applies or collects meanwhile."""
+    seen = Surroundings()
+    # A gc that is deciding holds the lease alone; what is aside now was left by one that died.
+    seen.aside = set(aside_files(layout))
+    seen.files, seen.others = _blob_files(layout)
+    seen.alive = set(living(layout))
+    seen.claimed = read_claims(layout, remove_dead=False)
+    seen.dead_claims = [f"journal/claims/{name}" for name in _names(layout.claims) if name not in seen.alive]
+    _read_commits(layout, seen)
+    seen.leftovers = [
+        f"journal/tmp/{name}" for name in _names(layout.tmp) if is_old(layout.tmp / name, time.time())
+    ]
+    return seen
+
+
+def read_segment(entry: Entry) -> Segment:
+    """Decode a pending commit as applying does.
+
+    Raises
+    ------
+    SegmentDamaged
+        It would be rejected.
+    FileNotFoundError
+        It was applied meanwhile.
+    """
+    try:
+        segment = decode(entry.path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise SegmentDamaged(f"it cannot be read: {error.strerror or error}") from error
+    if segment.txid != entry.txid:
+        raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
+    return segment
+
+
+def is_old(path: Path, now: float) -> bool:
+    """Whether a regular file was last written more than an hour ago."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and now - found.st_mtime > LEFTOVER_AGE
+
+
+def _read_commits(layout: Layout, seen: Surroundings) -> None:
+    journal = Journal(layout)
+    entries = journal.pending()
+    for entry in entries:
+        try:
+            seen.segments.append(read_segment(entry))
+        except SegmentDamaged as error:
+            seen.damaged.append((entry, str(error)))
+        except FileNotFoundError:
+            continue
+    for rejection in journal.rejections():
+        try:
+            segment = decode(rejection.path.read_bytes())
+        except (SegmentDamaged, OSError):
+            segment = None
+        seen.rejected.append((rejection, segment))
+    known = {entry.path.name for entry in entries}
+    # Numbers above the highest seen belong to commits that came while we looked.
+    seen.strays = [n for n in _names(layout.segments) if n not in known and not n.endswith(".seg")]
+
+
+def _blob_files(layout: Layout) -> tuple[set[str], set[str]]:
+    files: set[str] = set()
+    others: set[str] = set()
+    for folder, _, names in os.walk(layout.artifacts):
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(layout.root).as_posix()
+            try:
+                regular = stat.S_ISREG(os.lstat(path).st_mode)
+            except FileNotFoundError:
+                continue
+            (files if regular else others).add(relative)
+    return files, others
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _ids_of(segment: Segment) -> tuple[str, ...]:
+    keys = (("chains", "chain_id"), ("predictions", "prediction_id"))
+    return tuple(
+        str(value)
+        for table, key in keys
+        if table in segment.tables
+        for value in segment.tables[table].column(key).to_pylist()
+    )
+
+
+def _rows_of(segment: Segment) -> str:
+    return ", ".join(f"{table.num_rows} {name.replace('_', ' ')}" for name, table in segment.tables.items())
+
+
+# -- Whether the rows of a catalog belong together: parents, arrays, artifacts, references.
+
+
+T = TypeVar("T")
+
+_ARE_LOST = (
+    "`nirs-store repair` lists what is lost; bring store.duckdb back from a backup, or record it again."
+)
+_REPAIR = "`nirs-store repair` puts this right."
+# Who holds artifacts, and the table of it.
+_OWNED_IN = {
+    "chain": "chains",
+    "record": "artifact_records",
+    "file": "file_versions",
+    "evaluation": "evaluations",
+}
+_SAVE_AGAIN = "Save the same object again, or bring its file back from a backup."
+
+
+@dataclass
+class Structure:
+    """What the rows say.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        What does not fit.
+    blobs : list of BlobRow, or None
+        Every artifact that has a row; None when the rows cannot be read.
+    needed_by : dict of str to list of str
+        By artifact: the chains that cannot replay without it.
+    restorable : set of str
+        Files of artifacts that chains name and that have no row.
+    counts : dict of str to int
+        Rows by table.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    blobs: list[BlobRow] | None = None
+    needed_by: dict[str, list[str]] = field(default_factory=dict)
+    restorable: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def ask(self, what: str, question: Callable[[], T]) -> T | None:
+        """Ask; a question that damage leaves without an answer becomes a finding."""
+        try:
+            return question()
+        except CatalogDamaged as error:
+            self.findings.append(catalog_damaged(what, str(error)))
+            return None
+
+
+def catalog_damaged(what: str, reason: str) -> Finding:
+    """A part of the catalog that cannot be read."""
+    return Finding(
+        "catalog_damaged",
+        "error",
+        f"store.duckdb/{what}",
+        reason,
+        remedy="Bring store.duckdb back from a backup, or, when a migration kept a copy, use "
+        "`nirs-store repair --restore-catalog`.",
+    )
+
+
+def examine(inspection: Inspection, seen: Surroundings) -> Structure:
+    """Compare every row with those that it names and that name it."""
+    found = Structure()
+    found.counts = found.ask("rows", inspection.counts) or {}
+    _changes(inspection, found)
+    for row in found.ask("parents", inspection.dangling) or ():
+        found.findings.append(
+            Finding(
+                "dangling_row",
+                "warning",
+                f"{row.table}/{row.key}",
+                f"its {row.column} is {row.parent}, of which there is no row.",
+                remedy="Its commit may still come, if the program that records it lives. The row is kept.",
+            )
+        )
+    for array_hash in found.ask("arrays", inspection.missing_arrays) or ():
+        users = found.ask("users of arrays", partial(inspection.users_of_array, array_hash))
+        found.findings.append(
+            Finding(
+                "array_missing",
+                "error",
+                f"arrays/{array_hash}",
+                "predictions or chains name this array, and there is no row of it.",
+                affects=tuple(users or ()),
+                remedy=_ARE_LOST,
+            )
+        )
+    _artifacts(inspection, seen, found)
+    return found
+
+
+def _changes(inspection: Inspection, found: Structure) -> None:
+    for kind, ident in found.ask("deferred changes", inspection.deferred) or ():
+        found.findings.append(
+            Finding(
+                "change_deferred",
+                "warning",
+                f"deferred/{ident}",
+                f"{kind.replace('_', ' ')}: the row to change has not come.",
+                remedy="Its commit may still come, if the program that records it lives.",
+            )
+        )
+    for table, count in (found.ask("dropped rows", inspection.dropped) or {}).items():
+        found.findings.append(
+            Finding(
+                "rows_dropped",
+                "info",
+                f"dropped/{table}",
+                f"{count:,} rows of {table} were dropped so far because what they belong to had been deleted.",
+            )
+        )
+
+
+# -- artifacts and their references ------------------------------------------------------------
+
+
+def _artifacts(inspection: Inspection, seen: Surroundings, found: Structure) -> None:
+    found.blobs = found.ask("artifacts", inspection.blobs)
+    references = found.ask("references", inspection.references)
+    chains = found.ask("chains", lambda: list(inspection.chains()))
+    recorded = found.ask("records", inspection.recorded)
+    filed = found.ask("files", inspection.filed)
+    evaluated = found.ask("evaluations", inspection.evaluated)
+    if found.blobs is None or references is None or chains is None:
+        return
+    if recorded is None or filed is None or evaluated is None:
+        return
+    named = {chain.chain_id: _named(chain, found) for chain in chains}
+    known = {blob.artifact_id for blob in found.blobs}
+    owners = {"chain": named, "record": recorded, "file": filed, "evaluation": evaluated}
+    found.findings += _missing_rows(owners, known, seen, found)
+    found.findings += _references(references, owners, known)
+    for session_id in found.ask("sessions", inspection.missing_sessions) or ():
+        if session_id not in seen.alive:
+            found.findings.append(
+                Finding(
+                    "session_missing",
+                    "info",
+                    f"sessions/{session_id}",
+                    "it holds artifacts, has no row and does not live; the next gc gives it an end.",
+                )
+            )
+
+
+def _named(chain: ChainRow, found: Structure) -> list[str]:
+    """Artifacts that a chain names; notes which of them its replay needs."""
+    try:
+        row = _decoded(chain)
+        named = chain_artifact_ids(row["steps"], row["fold_artifacts"], row["shared_artifacts"])
+    except (NirsStoreError, ValueError, TypeError) as error:
+        found.findings.append(
+            Finding(
+                "chain_unreadable",
+                "error",
+                f"chains/{chain.chain_id}",
+                f"its steps cannot be read: {error}",
+                affects=(chain.chain_id,),
+                remedy=_ARE_LOST,
+            )
+        )
+        return []
+    try:
+        # Where a refit stands alone, a chain replays without the models of its folds.
+        needed: Iterable[str] = ReplayPlan.from_chain(row).artifact_ids
+    except NirsStoreError:
+        needed = named  # a chain that never could replay needs whatever it names
+    for artifact_id in dict.fromkeys(needed):
+        found.needed_by.setdefault(artifact_id, []).append(chain.chain_id)
+    return named
+
+
+def _decoded(chain: ChainRow) -> dict[str, Any]:
+    row = chain._asdict()
+    for name in ("steps", "fold_artifacts", "shared_artifacts", "branch_path", "fold_weights"):
+        row[name] = from_json(row[name])
+    return row | {
+        "fold_artifacts": row["fold_artifacts"] or {},
+        "shared_artifacts": row["shared_artifacts"] or {},
+    }
+
+
+def _missing_rows(
+    named: dict[str, dict[str, list[str]]], known: set[str], seen: Surroundings, found: Structure
+) -> list[Finding]:
+    owners: dict[str, list[tuple[str, str]]] = {}
+    for kind, holders in named.items():
+        for owner, ids in holders.items():
+            for artifact_id in ids:
+                if artifact_id not in known:
+                    owners.setdefault(artifact_id, []).append((kind, owner))
+    files = {stem_of(path): path for path in sorted(seen.files | seen.aside)} if owners else {}
+    findings = []
+    for artifact_id, users in sorted(owners.items()):
+        path = files.get(artifact_id)
+        if path is not None:
+            found.restorable.add(path)
+        kinds = [kind for kind, _ in users]
+        counted = [f"{kinds.count(kind)} {kind}s" for kind in _OWNED_IN if kind in kinds]
+        words = " and ".join(counted)
+        message = f"{words} name this artifact ({users[0][1]}), and there is no row of it"
+        findings.append(
+            Finding(
+                "artifact_missing" if path is None else "artifact_row_missing",
+                "error",
+                f"artifacts/{artifact_id}" if path is None else path,
+                f"{message}." if path is None else f"{message}, but its file is there.",
+                affects=tuple(found.needed_by.get(artifact_id, ())),
+                remedy=_SAVE_AGAIN if path is None else _REPAIR,
+                subject=(artifact_id,) if path is None else (artifact_id, path),
+            )
+        )
+    return findings
+
+
+def _references(
+    references: list[Reference], owners: dict[str, dict[str, list[str]]], known: set[str]
+) -> list[Finding]:
+    findings = []
+    held: set[tuple[str, str, str]] = set()
+    for ref in references:
+        named = owners.get(ref.owner_kind)
+        if named is not None:
+            held.add((ref.owner_kind, ref.owner_id, ref.artifact_id))
+            if ref.owner_id not in named:
+                findings.append(
+                    Finding(
+                        "reference_dangling",
+                        "warning",
+                        f"artifact_refs/{ref.ref_id}",
+                        f"{ref.owner_kind} {ref.owner_id}, which held artifact {ref.artifact_id}, is gone.",
+                        remedy=_REPAIR,
+                        subject=(ref.ref_id,),
+                    )
+                )
+                continue
+            if ref.artifact_id in named[ref.owner_id]:
+                continue  # said of the artifact, when it has no row
+        if ref.artifact_id not in known:
+            findings.append(
+                Finding(
+                    "reference_empty",
+                    "warning",
+                    f"artifact_refs/{ref.ref_id}",
+                    f"the {ref.owner_kind} {ref.owner_id} holds artifact {ref.artifact_id}, of which there is no row.",
+                    remedy=_SAVE_AGAIN,
+                )
+            )
+    for kind, named in owners.items():
+        for owner_id, ids in named.items():
+            for artifact_id in dict.fromkeys(ids):
+                if (kind, owner_id, artifact_id) not in held:
+                    findings.append(
+                        Finding(
+                            "reference_missing",
+                            "warning",
+                            f"{_OWNED_IN[kind]}/{owner_id}",
+                            f"it holds no reference to artifact {artifact_id}, which it names; a gc could remove that.",
+                            remedy=_REPAIR,
+                            subject=(owner_id, artifact_id),
+                        )
+                    )
+    return findings
+
+
+def stem_of(path: str) -> str:
+    """A file's name without its ending: the hash, for a blob."""
+    return path.rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+# -- Whether the files of artifacts are there, as long as they should be, and unaltered.
+
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes read so far and those to read."""
+
+_HEAL = (
+    "Save the same object again, or bring the file back from a backup; `nirs-store repair` moves the bad one "
+    "to quarantine/."
+)
+_BRING_BACK = "Save the same object again, or bring the file back from a backup."
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A file that must be there.
+
+    Attributes
+    ----------
+    artifact_id, path, content_hash : str
+        As its row says, or its name where there is no row.
+    size : int or None
+        Bytes; None where nothing says it.
+    needed_by : tuple of str
+        The chains that cannot replay without it.
+    """
+
+    artifact_id: str
+    path: str
+    content_hash: str
+    size: int | None
+    needed_by: tuple[str, ...]
+
+    def finding(self, kind: str, message: str, remedy: str) -> Finding:
+        """Say that something is wrong with it."""
+        return Finding(
+            kind, "error", self.path, message, self.needed_by, remedy, (self.artifact_id, self.path)
+        )
+
+
+def expected_files(
+    blobs: Sequence[BlobRow] | None, needed_by: dict[str, list[str]], seen: Surroundings
+) -> list[Expected]:
+    """The files that rows name; where no rows can be had, those whose name says what they hold."""
+    if blobs is None:
+        return [
+            Expected(stem_of(path), path, stem_of(path), None, ())
+            for path in sorted(seen.files | seen.aside)
+            if is_blob_name(path)
+        ]
+    return [
+        Expected(b.artifact_id, b.path, b.content_hash, b.size, tuple(needed_by.get(b.artifact_id, ())))
+        for b in blobs
+    ]
+
+
+def look_at(layout: Layout, expected: Iterable[Expected]) -> tuple[list[Finding], list[Expected]]:
+    """Look whether files are there and have their size, without reading them.
+
+    Returns
+    -------
+    findings, present
+        What is wrong, and the files that are worth reading.
+    """
+    findings: list[Finding] = []
+    present: list[Expected] = []
+    for file in expected:
+        try:
+            place = _place(layout, file.path)
+        except PathEscapes as error:
+            findings.append(file.finding("blob_path", str(error), "Bring store.duckdb back from a backup."))
+            continue
+        if place is None:
+            findings.append(file.finding("blob_missing", "the file is gone.", _BRING_BACK))
+            continue
+        size = os.path.getsize(place)
+        if file.size is not None and size != file.size:
+            message = f"expected {file.size:,} bytes, found {size:,}."
+            findings.append(file.finding("blob_size", message, _HEAL))
+        else:
+            present.append(file)
+    return findings, present
+
+
+def hash_files(
+    layout: Layout, expected: Sequence[Expected], progress: Progress | None = None
+) -> list[tuple[Expected, Finding]]:
+    """Read files whole and compare their hashes; gives those that do not fit, or cannot be read."""
+    bad: list[tuple[Expected, Finding]] = []
+    sizes = {file.path: file.size or 0 for file in expected}
+    total, done = sum(sizes.values()), 0
+    digests: dict[str, str | OSError | None] = {}
+    for file in expected:
+        if file.path not in digests:
+            digests[file.path] = _digest(layout, file.path)
+            done += sizes[file.path]
+            if progress is not None:
+                progress(done, total)
+        digest = digests[file.path]
+        if digest == file.content_hash:
+            continue
+        if digest is None:
+            bad.append((file, file.finding("blob_missing", "the file is gone.", _BRING_BACK)))
+        elif isinstance(digest, OSError):
+            reason = f"the file cannot be read: {digest.strerror or digest}."
+            bad.append(
+                (
+                    file,
+                    file.finding("blob_unreadable", reason, "Give this user the right, or check the disk."),
+                )
+            )
+        else:
+            message = f"expected the SHA-256 {file.content_hash}, found {digest}."
+            bad.append((file, file.finding("blob_corrupt", message, _HEAL)))
+    return bad
+
+
+def unknown_files(
+    layout: Layout, blobs: Sequence[BlobRow], seen: Surroundings, *, besides: set[str]
+) -> list[Finding]:
+    """Files among the blobs that no row names and no living store is saving, besides those named otherwise."""
+    named = {blob.path for blob in blobs} | besides
+    # Commits set aside still name theirs; they may be brought back.
+    for _, segment in seen.rejected:
+        if segment is not None and "blobs" in segment.tables:
+            named.update(segment.tables["blobs"].column("artifact_path").to_pylist())
+    findings = []
+    for path in sorted((seen.files | seen.aside) - named):
+        if path in seen.claimed or stem_of(path) in seen.claimed:
+            continue
+        place = _place(layout, path)
+        if place is None:
+            continue
+        size = os.path.getsize(place)
+        if is_blob_name(path):
+            message = f"a blob of {size:,} bytes that no row names."
+            remedy = "`nirs-store repair` moves it to quarantine/ when it is older than an hour."
+            findings.append(Finding("blob_orphan", "warning", path, message, (), remedy, (path,)))
+        else:
+            findings.append(_unknown(path, f"an unknown file of {size:,} bytes, left alone."))
+    findings += [_unknown(path, "not a regular file, left alone.") for path in sorted(seen.others)]
+    return findings
+
+
+def is_blob_name(path: str) -> bool:
+    """Whether a path has the form ``artifacts/ab/ab12….suffix``."""
+    parts = path.split("/")
+    try:
+        check_hash(stem_of(path))
+    except InvalidInput:
+        return False
+    return len(parts) == 3 and parts[0] == "artifacts" and parts[1] == parts[2][:2]
+
+
+def _unknown(path: str, message: str) -> Finding:
+    return Finding("unknown_file", "info", path, message)
+
+
+def _place(layout: Layout, relative: str) -> Path | None:
+    """Where a file is: in its own place, or set aside by a gc."""
+    for place in (resolve_inside(layout.root, relative), layout.aside / aside_name(relative)):
+        if place.is_file():
+            return place
+    return None
+
+
+def _digest(layout: Layout, relative: str) -> str | OSError | None:
+    place = _place(layout, relative)
+    if place is None:
+        return None
+    try:
+        return hash_file(place)[0]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+
+
+_RESTORE = "Bring it back from a backup, or, when a migration kept a copy, use `nirs-store repair --restore-catalog`."
+
+
+def check_workspace(
+    root: str | Path,
+    *,
+    read_data: bool = False,
+    lock_timeout: float = 30.0,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Check a folder without opening it as a store: also one whose catalog is gone or damaged.
+
+    Parameters
+    ----------
+    root : str or Path
+        The workspace.
+    read_data : bool
+        Read every column, index, array and blob, and compare their checksums.
+    lock_timeout : float
+        Seconds to wait for a process that has the catalog alone.
+    progress : callable, optional
+        Called with the bytes of blobs read so far and those to read.
+
+    Raises
+    ------
+    NotAWorkspace
+        The folder never was one.
+    StoreBusy
+    """
+    layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
+    return check(reader_of(layout), layout, read_data=read_data, timeout=timeout, progress=progress)
+
+
+def reader_of(layout: Layout) -> CatalogAccess:
+    """A way to the catalog of a folder that nobody opened as a store.
+
+    Raises
+    ------
+    NotAWorkspace
+    """
+    if not layout.catalog.exists() and not layout.journal.is_dir():
+        raise NotAWorkspace(
+            f"{layout.root} is not a workspace: it has neither store.duckdb nor journal/. Nothing was changed. "
+            "Name another folder."
+        )
+    return CatalogAccess(layout, Journal(layout), writable=False, options=Options(), on_idle=lambda: None)
+
+
+def check(
+    access: CatalogAccess,
+    layout: Layout,
+    *,
+    read_data: bool,
+    timeout: float,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Check a workspace; see `check_workspace`."""
+    findings: list[Finding] = []
+    with access.inspecting(timeout=timeout) as connect:
+        seen = look_around(layout)
+        findings += seen.findings()
+        con = None
+        try:
+            con = connect()
+        except (CatalogDamaged, ForeignCatalog, SchemaTooNew, WriteFailed) as error:
+            findings.append(_unopened(layout, error))
+        structure = Structure()
+        if con is not None:
+            structure = _look_into(con, layout, seen, read_data=read_data)
+        findings += structure.findings
+        if structure.blobs is not None:
+            findings += unknown_files(layout, structure.blobs, seen, besides=structure.restorable)
+        expected = expected_files(structure.blobs, structure.needed_by, seen)
+        wrong, present = look_at(layout, expected)
+        findings += wrong
+    if read_data:
+        suspects = [file for file, _ in hash_files(layout, present, progress)]
+        findings += _look_again(access, layout, suspects, timeout) if suspects else []
+    counts = structure.counts | {
+        "files": len(seen.files),
+        "bytes": sum(file.size or 0 for file in expected),
+        "segments": len(seen.segments) + len(seen.damaged),
+    }
+    return CheckReport.of_findings(str(layout.root), read_data, findings, counts)
+
+
+def _unopened(layout: Layout, error: Exception) -> Finding:
+    if isinstance(error, ForeignCatalog) and not layout.journal.is_dir():
+        raise error
+    if isinstance(error, SchemaTooNew):
+        return Finding("schema_too_new", "error", "store.duckdb", str(error), (), "Upgrade nirs_store.")
+    if not layout.catalog.exists():
+        return Finding("catalog_missing", "error", "store.duckdb", "the catalog is gone.", (), _RESTORE)
+    return Finding("catalog_damaged", "error", "store.duckdb", str(error), (), _RESTORE)
+
+
+def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data: bool) -> Structure:
+    first = Structure()
+    inspection = first.ask("pending rows", lambda: Inspection(con, seen.segments))
+    if inspection is None:
+        return first
+    found = examine(inspection, seen)
+    found.findings += found.ask("audit trail", lambda: audit_findings(con, layout)) or []
+    version = found.ask("nirs_store_meta", inspection.version)
+    if version is not None and version < SCHEMA_VERSION:
+        words = f"schema version {version}; opening the store for writing brings it to {SCHEMA_VERSION}."
+        found.findings.append(Finding("schema_old", "info", "store.duckdb", words))
+    if layout.wal.exists():
+        found.findings.append(
+            Finding(
+                "wal_present",
+                "warning",
+                layout.wal.name,
+                "a process died with the catalog open and left DuckDB's log; the rows in it were counted here.",
+                remedy="The next query of a store that may write takes it in. Keep both files together.",
+            )
+        )
+    if read_data:
+        _read(con, seen, inspection, found)
+    return found
+
+
+def _read(con: Connection, seen: Surroundings, inspection: Inspection, found: Structure) -> None:
+    for table, what, reason in found.ask("tables", lambda: list(unreadable(con))) or ():
+        if reason is not None:
+            found.findings.append(catalog_damaged(table, f"its {what} cannot be read: {reason}"))
+    for array_hash in found.ask("arrays", lambda: list(altered_arrays(con, seen.segments))) or ():
+        users = found.ask("users of arrays", partial(inspection.users_of_array, array_hash))
+        found.findings.append(
+            Finding(
+                "array_corrupt",
+                "error",
+                f"arrays/{array_hash}",
+                "its bytes no longer hash to its name.",
+                affects=tuple(users or ()),
+                remedy="Bring store.duckdb back from a backup, or record the predictions again.",
+            )
+        )
+
+
+def _look_again(
+    access: CatalogAccess, layout: Layout, suspects: list[Expected], timeout: float
+) -> list[Finding]:
+    """A gc may have removed them meanwhile, or a save healed them: only what is still bad now is."""
+    with access.inspecting(timeout=timeout) as connect:
+        bad = hash_files(layout, suspects)
+        try:
+            rows = Inspection(connect(), look_around(layout).segments).blobs()
+        except (CatalogDamaged, ForeignCatalog, SchemaTooNew, WriteFailed):
+            return [finding for _, finding in bad]  # said already
+        named = {row.artifact_id for row in rows}
+    return [finding for file, finding in bad if file.artifact_id in named]

@@ -1,0 +1,653 @@
+"""Garbage collection of artifacts: plan, then execute what was planned.
+
+The plan is a pure value that can be printed; a dry run returns it. Files that no row names are
+reported and never deleted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nirs_store.db.apply import delete_pipelines
+from nirs_store.db.database import (
+    CatalogAccess,
+    Connection,
+    aside_files,
+    decide_aside,
+    move_aside,
+    read_claims,
+    settle_aside,
+)
+from nirs_store.db.journal import ARRAY_BYTES
+from nirs_store.db.session import Engine
+from nirs_store.db.sql import number
+from nirs_store.ids import earlier, now_naive
+from nirs_store.records.artifacts import dependents_outside
+from nirs_store.records.notes import note
+from nirs_store.values import GRACE_SECONDS, as_seconds, askable
+
+__all__ = [
+    "GcPlan",
+    "GcResult",
+    "RunBytes",
+    "RunDeletion",
+    "Shared",
+    "StorageReport",
+    "Unreferenced",
+    "all_paths",
+    "array_bytes",
+    "artifact_bytes",
+    "collect",
+    "delete_prediction",
+    "delete_run",
+    "delete_unreferenced",
+    "end_dead_sessions",
+    "expired_references",
+    "largest_runs",
+    "needed_elsewhere",
+    "plan_gc",
+    "plan_run_deletion",
+    "prune_arrays",
+    "storage_report",
+    "unreferenced",
+    "unused_arrays",
+    "vacuum",
+]
+
+
+# -- Deleting rows: one transaction, tombstones for what other processes still have under way.
+
+
+_USED_ARRAYS = """
+    SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS array_hash FROM prediction_arrays
+    UNION SELECT wavelengths FROM chains
+"""
+
+
+@dataclass(frozen=True)
+class RunDeletion:
+    """What deleting a run removes, or has removed: rows a table, and the artifacts that only it references.
+
+    `needed_by` names meta-models of other runs with the source of theirs that would go.
+    """
+
+    run_id: str
+    name: str | None
+    rows: dict[str, int]
+    artifacts: tuple[str, ...]
+    artifact_bytes: int
+    needed_by: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def total_rows(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
+
+
+def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
+    """Count what `delete_run` would remove; changes nothing."""
+    run_id = askable(run_id)
+    row = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    rows = {"runs": len(row)}
+    pipelines = "(SELECT pipeline_id FROM pipelines WHERE run_id = $id)"
+    predictions = f"(SELECT prediction_id FROM predictions WHERE pipeline_id IN {pipelines})"
+    for table, where in (
+        ("pipelines", "run_id = $id"),
+        ("chains", f"pipeline_id IN {pipelines}"),
+        ("predictions", f"pipeline_id IN {pipelines}"),
+        ("prediction_arrays", f"pipeline_id IN {pipelines} OR prediction_id IN {predictions}"),
+        ("artifact_records", f"pipeline_id IN {pipelines}"),
+        ("artifact_links", f"pipeline_id IN {pipelines}"),
+        ("logs", f"pipeline_id IN {pipelines}"),
+    ):
+        rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})
+    own = f"(pipeline_id IN {pipelines})"
+    only_here = con.execute(
+        f"""
+        SELECT b.artifact_id, b.size_bytes FROM blobs b
+        WHERE EXISTS (SELECT 1 FROM artifact_refs r WHERE r.artifact_id = b.artifact_id AND {own})
+          AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.artifact_id = b.artifact_id
+                          AND NOT coalesce({own}, FALSE))
+        ORDER BY b.artifact_id
+        """,
+        {"id": run_id},
+    ).fetchall()
+    return RunDeletion(
+        run_id,
+        str(row[0][0]) if row else None,
+        {table: count for table, count in rows.items() if count},
+        tuple(str(r[0]) for r in only_here),
+        sum(int(r[1]) for r in only_here),
+        tuple(needed_elsewhere(con, run_id)),
+    )
+
+
+def needed_elsewhere(con: Connection, run_id: str) -> list[tuple[str, str]]:
+    """Meta-models of other runs whose sources are in this one: (meta-model, source)."""
+    return dependents_outside(con, _pipelines(con, askable(run_id)))
+
+
+def delete_run(con: Connection, run_id: str) -> RunDeletion:
+    """Delete a run and everything it owns inside the caller's transaction; gives what was deleted.
+
+    Its artifacts are those that nothing references any more.
+    """
+    run_id = askable(run_id)
+    named = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
+    if not named:
+        return RunDeletion(run_id, None, {}, (), 0)
+    pipelines = _pipelines(con, run_id)
+    con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [run_id, now_naive()])
+    deleted = delete_pipelines(con, pipelines)
+    con.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
+    prune_arrays(con)
+    orphans = con.execute(
+        "SELECT artifact_id, size_bytes FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[])) "
+        "AND artifact_id NOT IN (SELECT artifact_id FROM artifact_refs) ORDER BY artifact_id",
+        [deleted.released],
+    ).fetchall()
+    return RunDeletion(
+        run_id,
+        str(named[0][0]),
+        {"runs": 1} | {table: count for table, count in deleted.rows.items() if count},
+        tuple(str(row[0]) for row in orphans),
+        sum(int(row[1]) for row in orphans),
+    )
+
+
+def _pipelines(con: Connection, run_id: str) -> list[str]:
+    found = con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
+    return [str(row[0]) for row in found]
+
+
+def delete_prediction(con: Connection, prediction_id: str) -> bool:
+    """Delete one prediction with its arrays inside the caller's transaction."""
+    prediction_id = askable(prediction_id)
+    found = con.execute("SELECT 1 FROM predictions WHERE prediction_id = ?", [prediction_id]).fetchall()
+    if not found:
+        return False
+    con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [prediction_id, now_naive()])
+    con.execute("DELETE FROM prediction_arrays WHERE prediction_id = ?", [prediction_id])
+    con.execute("DELETE FROM predictions WHERE prediction_id = ?", [prediction_id])
+    prune_arrays(con)
+    return True
+
+
+def prune_arrays(con: Connection) -> int:
+    """Delete arrays that nothing names. Safe at any time: a commit carries every array it names."""
+    return number(
+        con,
+        f"DELETE FROM arrays WHERE array_hash NOT IN (SELECT array_hash FROM ({_USED_ARRAYS}) "
+        "WHERE array_hash IS NOT NULL)",
+    )
+
+
+# -- What a gc asks of the catalog: references that ended, artifacts that nothing holds.
+
+
+class Unreferenced(NamedTuple):
+    """An artifact that nothing holds."""
+
+    artifact_id: str
+    artifact_path: str
+    artifact_type: str
+    size_bytes: int
+
+
+def end_dead_sessions(con: Connection, alive: list[str]) -> None:
+    """Give sessions that died an end: now, when it is first seen. The grace period runs from here."""
+    # One whose own row was in a commit that had to be set aside would never end.
+    con.execute(
+        "INSERT INTO sessions (session_id, host, pid, started_at) SELECT DISTINCT owner_id, '', 0, ? "
+        "FROM artifact_refs WHERE owner_kind = 'session' AND owner_id NOT IN (SELECT session_id FROM sessions)",
+        [now_naive()],
+    )
+    con.execute(
+        "UPDATE sessions SET ended_at = ? WHERE ended_at IS NULL AND NOT list_contains(?, session_id)",
+        [now_naive(), alive],
+    )
+
+
+def expired_references(con: Connection, alive: list[str], grace_seconds: float) -> list[str]:
+    """References of sessions that ended longer than the grace period ago."""
+    now = now_naive()
+    return [
+        str(row[0])
+        for row in con.execute(
+            """
+            SELECT r.ref_id FROM artifact_refs r LEFT JOIN sessions s ON r.owner_id = s.session_id
+            WHERE r.owner_kind = 'session' AND NOT list_contains(?, r.owner_id)
+              AND coalesce(s.ended_at, ?) <= ?
+            ORDER BY r.ref_id
+            """,
+            [alive, now, earlier(now, seconds=grace_seconds)],
+        ).fetchall()
+    ]
+
+
+def unreferenced(con: Connection, expired: list[str], only: list[str] | None) -> list[Unreferenced]:
+    """Artifacts that only expired references, or none, hold."""
+    rows = con.execute(
+        """
+        SELECT artifact_id, artifact_path, artifact_type, size_bytes FROM blobs
+        WHERE artifact_id NOT IN (SELECT artifact_id FROM artifact_refs
+                                  WHERE ref_id NOT IN (SELECT unnest($expired::VARCHAR[])))
+          AND ($only IS NULL OR artifact_id IN (SELECT unnest($only::VARCHAR[])))
+        ORDER BY artifact_id
+        """,
+        {"expired": expired, "only": only},
+    ).fetchall()
+    return [Unreferenced(str(r[0]), str(r[1]), str(r[2]), int(r[3])) for r in rows]
+
+
+def delete_unreferenced(
+    con: Connection, candidates: list[str], expired: list[str], claimed: list[str]
+) -> list[str]:
+    """Delete rows of candidates that still have no reference and no claim; returns their ids."""
+    if expired:
+        con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [expired])
+    if not candidates:
+        return []
+    rows = con.execute(
+        """
+        DELETE FROM blobs WHERE artifact_id IN (SELECT unnest($candidates))
+          AND artifact_id NOT IN (SELECT unnest($claimed))
+          AND artifact_id NOT IN (SELECT artifact_id FROM artifact_refs)
+        RETURNING artifact_id
+        """,
+        {"candidates": candidates, "claimed": claimed},
+    ).fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def all_paths(con: Connection) -> dict[str, list[str]]:
+    """Artifact ids by the file they name."""
+    paths: dict[str, list[str]] = {}
+    for artifact_id, path in con.execute("SELECT artifact_id, artifact_path FROM blobs").fetchall():
+        paths.setdefault(str(path), []).append(str(artifact_id))
+    return paths
+
+
+def unused_arrays(con: Connection) -> tuple[int, int]:
+    """Count and bytes of arrays that nothing names."""
+    row = con.execute(
+        f"""
+        SELECT count(*), coalesce(sum({ARRAY_BYTES}), 0) FROM arrays WHERE array_hash NOT IN (
+            SELECT h FROM (
+                SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS h FROM prediction_arrays
+                UNION SELECT wavelengths FROM chains) WHERE h IS NOT NULL)
+        """
+    ).fetchall()[0]
+    return int(row[0]), int(row[1])
+
+
+# -- Where the bytes are: what the catalog knows of it.
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Things that are stored once however often they are named."""
+
+    kind: str
+    stored: int
+    bytes: int
+    saved_bytes: int
+
+
+class RunBytes(NamedTuple):
+    """What one run names: all of it, and the part that no other run names."""
+
+    run_id: str
+    name: str
+    bytes: int
+    own_bytes: int
+
+
+def artifact_bytes(con: Connection) -> list[Shared]:
+    """Artifacts by type. Saved is what a file for each further reference would take."""
+    rows = con.execute(
+        """
+        SELECT artifact_type, count(*), sum(size_bytes)::BIGINT,
+            sum(size_bytes * greatest(ref_count - 1, 0))::BIGINT
+        FROM artifacts GROUP BY artifact_type ORDER BY 3 DESC, 1
+        """
+    ).fetchall()
+    return [Shared(str(row[0]), int(row[1]), int(row[2]), int(row[3])) for row in rows]
+
+
+def array_bytes(con: Connection) -> Shared:
+    """Arrays of predictions and wavelengths; saved is what a copy for each further use would take."""
+    rows = con.execute(
+        f"""
+        WITH uses AS (
+            SELECT h, count(*) AS n FROM (
+                SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS h FROM prediction_arrays
+                UNION ALL SELECT wavelengths FROM chains)
+            WHERE h IS NOT NULL GROUP BY h
+        )
+        SELECT count(*), coalesce(sum({ARRAY_BYTES}), 0)::BIGINT,
+            coalesce(sum({ARRAY_BYTES} * greatest(coalesce(u.n, 0) - 1, 0)), 0)::BIGINT
+        FROM arrays a LEFT JOIN uses u ON u.h = a.array_hash
+        """
+    ).fetchall()
+    return Shared("arrays", *(int(value) for value in rows[0]))
+
+
+def largest_runs(con: Connection, limit: int) -> list[RunBytes]:
+    """The runs that name most bytes of artifacts and arrays, largest first."""
+    rows = con.execute(
+        f"""
+        WITH named AS (
+            SELECT DISTINCT l.run_id, r.artifact_id AS thing FROM artifact_refs r
+                JOIN chains c ON r.owner_kind = 'chain' AND r.owner_id = c.chain_id
+                JOIN pipelines l ON l.pipeline_id = c.pipeline_id
+            UNION
+            SELECT l.run_id, unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS thing
+                FROM prediction_arrays a JOIN predictions p USING (prediction_id)
+                JOIN pipelines l ON l.pipeline_id = p.pipeline_id
+        ), sizes AS (
+            SELECT artifact_id AS thing, size_bytes AS bytes FROM blobs
+            UNION ALL SELECT array_hash, {ARRAY_BYTES} FROM arrays
+        ), shared AS (
+            SELECT thing, count(*) AS runs FROM named GROUP BY thing
+        )
+        SELECT n.run_id, any_value(r.name), sum(s.bytes)::BIGINT AS bytes,
+            coalesce(sum(s.bytes) FILTER (h.runs = 1), 0)::BIGINT
+        FROM named n JOIN sizes s USING (thing) JOIN shared h USING (thing) JOIN runs r USING (run_id)
+        GROUP BY n.run_id ORDER BY bytes DESC, n.run_id LIMIT ?
+        """,
+        [limit],
+    ).fetchall()
+    return [RunBytes(str(row[0]), str(row[1]), int(row[2]), int(row[3])) for row in rows]
+
+
+# Ids that the audit trail names.
+_LISTED = 100
+# From so many files on it is worth it not to wait for their deletion.
+_MANY = 32
+
+
+@dataclass(frozen=True)
+class GcPlan:
+    """What a gc would do now.
+
+    Attributes
+    ----------
+    artifacts
+        Artifacts that nothing holds.
+    files
+        Their files below the workspace; a file that another artifact also names stays.
+    bytes
+        Size of those files on disk.
+    expired_references
+        References of sessions that ended longer than the grace period ago.
+    unused_arrays, unused_array_bytes
+        Arrays in the catalog that no prediction or chain names.
+    unknown_files
+        Files among the blobs that no row names. They are reported, never deleted.
+    """
+
+    artifacts: tuple[Unreferenced, ...]
+    files: tuple[str, ...]
+    bytes: int
+    expired_references: tuple[str, ...]
+    unused_arrays: int
+    unused_array_bytes: int
+    unknown_files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        plan = asdict(self)
+        plan["artifacts"] = [a._asdict() for a in self.artifacts]
+        return plan
+
+    def __str__(self) -> str:
+        text = (
+            f"{len(self.files)} files of {len(self.artifacts)} unreferenced artifacts, {self.bytes:,} bytes; "
+            f"{self.unused_arrays} unused arrays, {self.unused_array_bytes:,} bytes"
+        )
+        if self.unknown_files:
+            text += f"; {len(self.unknown_files)} unknown files, left alone"
+        return text
+
+
+@dataclass(frozen=True)
+class GcResult:
+    """What a gc did."""
+
+    files: int
+    bytes: int
+    plan: GcPlan
+
+
+def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS) -> GcPlan:
+    """Look what a gc would do; changes nothing."""
+    grace = as_seconds(grace_seconds, "grace_seconds")
+    return engine.query(lambda con: _plan(con, engine, engine.living_sessions(), grace, None))
+
+
+def collect(
+    engine: Engine,
+    *,
+    grace_seconds: float = GRACE_SECONDS,
+    only: Sequence[str] | None = None,
+    wait: bool = True,
+) -> GcResult:
+    """Remove artifacts that nothing holds, and unused arrays.
+
+    Parameters
+    ----------
+    grace_seconds
+        How long what a session saved is kept after its end.
+    only
+        Look at these artifacts only, and expire no references.
+    wait
+        Until all files are deleted. Otherwise many of them are out of reach when this returns and go while the
+        store goes on: nobody else gets the catalog, and neither `close` nor a vacuum returns, before they have
+        gone. The result says then what was planned.
+    """
+    grace = as_seconds(grace_seconds, "grace_seconds")
+
+    def work(access: CatalogAccess) -> GcResult:
+        access.sweeping = True
+        try:
+            return _collect(engine, access, grace, None if only is None else list(only), wait)
+        finally:
+            access.sweeping = False
+
+    result = engine.exclusive(work, beside_removal=True)
+    engine.journal.sweep_tmp()
+    return result
+
+
+def _collect(
+    engine: Engine, access: CatalogAccess, grace_seconds: float, only: list[str] | None, wait: bool
+) -> GcResult:
+    def first(con: Connection) -> GcPlan:
+        # Asked here, after the journal was applied: every session that has rows now and is not in the
+        # list has ended.
+        alive = engine.living_sessions()
+        end_dead_sessions(con, alive)
+        return _plan(con, engine, alive, grace_seconds, only)
+
+    plan = access.transact(first)
+    if plan.files:
+        # What is set aside now may have the name of what an earlier gc is still deleting there.
+        access.await_removal()
+        move_aside(engine.layout, plan.files)
+    # The order matters: files aside, then the claims, then (in transact) the journal.
+    claimed = read_claims(engine.layout, remove_dead=True)
+
+    def second(con: Connection) -> list[str]:
+        if plan.unused_arrays:
+            prune_arrays(con)
+        gone = delete_unreferenced(
+            con,
+            [artifact.artifact_id for artifact in plan.artifacts],
+            list(plan.expired_references),
+            sorted(claimed),
+        )
+        if only is None or gone:
+            facts = {"artifacts": gone[:_LISTED], "count": len(gone), "bytes": plan.bytes}
+            note(engine, "gc", "workspace", details=facts, con=con)
+        return gone
+
+    for artifact_id in access.transact(second):
+        engine.known.forget("artifact", artifact_id)
+        engine.blobs.forget(artifact_id)
+    if not plan.files:
+        return GcResult(0, 0, plan)
+    if not wait and len(plan.files) >= _MANY:
+        access.remove_beside(access.settle(lambda con: decide_aside(con, engine.layout, claimed)))
+        return GcResult(len(plan.files), plan.bytes, plan)
+    files, size = access.settle(lambda con: settle_aside(con, engine.layout, claimed))
+    return GcResult(files, size, plan)
+
+
+def _plan(
+    con: Connection, engine: Engine, alive: list[str], grace_seconds: float, only: list[str] | None
+) -> GcPlan:
+    expired = [] if only is not None else expired_references(con, alive, grace_seconds)
+    candidates = unreferenced(con, expired, only)
+    gone = {candidate.artifact_id for candidate in candidates}
+    by_path = all_paths(con)
+    files = sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])})
+    size = sum(_size(engine.layout.root, path) for path in files)
+    count, array_bytes = (0, 0) if only is not None else unused_arrays(con)
+    unknown = () if only is not None else tuple(sorted(_blob_files(engine) - by_path.keys()))
+    return GcPlan(tuple(candidates), tuple(files), size, tuple(expired), count, array_bytes, unknown)
+
+
+def _size(root: Path, relative: str) -> int:
+    try:
+        return os.stat(os.path.join(root, relative)).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _blob_files(engine: Engine) -> set[str]:
+    artifacts = engine.layout.artifacts
+    found = set() if engine.access.removing else set(aside_files(engine.layout))
+    folders = [(str(artifacts), artifacts.relative_to(engine.layout.root).as_posix())]
+    # A path object a file, or a question to the system, takes several times as long as listing the folders does.
+    while folders:
+        folder, inside = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            continue  # it is gone, or nobody's to read
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append((entry.path, f"{inside}/{entry.name}"))
+            elif entry.is_file():
+                found.add(f"{inside}/{entry.name}")
+    return found
+
+
+# -- The storage report: where a workspace's bytes are, and what keeps them.
+
+
+# What lies in a workspace beside the catalog's file; anything else is the user's own.
+_FOLDERS = ("artifacts", "journal", "quarantine", "exports", "library")
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """Bytes of a workspace.
+
+    Attributes
+    ----------
+    files : dict
+        Bytes on disk by place: ``catalog`` (store.duckdb with its log), ``artifacts``, ``journal``,
+        ``quarantine``, ``exports``, ``library``.
+    kinds : tuple of Shared
+        Artifacts by type ("model", "transformer", …), then the arrays inside the catalog: ``kind``,
+        ``stored`` (how many), ``bytes``, and ``saved_bytes``, which as many copies as there are references would
+        take on top.
+    largest_runs : tuple of RunBytes
+        ``run_id``, ``name``, ``bytes`` of artifacts and arrays that the run names, ``own_bytes`` of those
+        that no other run names.
+    unreferenced_bytes : int
+        Files and arrays that nothing holds; `gc_artifacts` removes them.
+    unknown_files : int
+        Files among the artifacts that no row names; never removed.
+    """
+
+    files: dict[str, int]
+    kinds: tuple[Shared, ...]
+    largest_runs: tuple[RunBytes, ...]
+    unreferenced_bytes: int
+    unknown_files: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files of the workspace."""
+        return sum(self.files.values())
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that deduplication saved."""
+        return sum(kind.saved_bytes for kind in self.kinds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        report = asdict(self)
+        report["largest_runs"] = [run._asdict() for run in self.largest_runs]
+        return {**report, "total_bytes": self.total_bytes, "saved_bytes": self.saved_bytes}
+
+
+def storage_report(engine: Engine, *, runs: int = 10, grace_seconds: float = GRACE_SECONDS) -> StorageReport:
+    """Measure a workspace; changes nothing."""
+
+    def ask(con: Connection) -> tuple[tuple[Shared, ...], tuple[RunBytes, ...]]:
+        kinds = (*artifact_bytes(con), array_bytes(con))
+        return kinds, tuple(largest_runs(con, runs))
+
+    kinds, largest = engine.query(ask)
+    plan = plan_gc(engine, grace_seconds=grace_seconds)
+    root = engine.layout.root
+    files = {"catalog": sum(_size_storage(path) for path in (engine.layout.catalog, engine.layout.wal))}
+    files |= {name: sum(map(_size_storage, (root / name).rglob("*"))) for name in _FOLDERS}
+    return StorageReport(files, kinds, largest, plan.bytes + plan.unused_array_bytes, len(plan.unknown_files))
+
+
+def _size_storage(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        # Another process applied a segment, or finished a file, between the listing and the look.
+        return 0
+
+
+# -- Giving the space of deleted rows back to the file system.
+
+
+def vacuum(engine: Engine) -> tuple[int, int]:
+    """Rewrite the catalog without the space of deleted rows.
+
+    Returns
+    -------
+    before, after
+        Bytes of store.duckdb.
+    """
+
+    def finish(con: Connection) -> None:
+        # Into the new file: a later entry would have to be applied to it, and the old one stays as it was.
+        note(engine, "vacuum", "workspace", details={"bytes": engine.layout.catalog.stat().st_size}, con=con)
+
+    def work(access: CatalogAccess) -> tuple[int, int]:
+        access.transact(prune_arrays)
+        access.close_connection()
+        before = engine.layout.catalog.stat().st_size
+        access.rewrite(finish)
+        return before, engine.layout.catalog.stat().st_size
+
+    # With the catalog closed, the lease is given up at the end, which waits for files that are being deleted: whoever
+    # asks for space has it all.
+    sizes = engine.exclusive(work, beside_removal=True)
+    engine.journal.sweep_tmp()
+    return sizes

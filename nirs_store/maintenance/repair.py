@@ -1,0 +1,612 @@
+"""Repairing a workspace: plan first, then execute what was planned.
+
+Each step looks again whether it is still due when its turn comes, so a plan that is a minute old
+does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
+from nirs_store.blobs.store import aside_name, hash_file
+from nirs_store.db.connection import CatalogLocked, Options, attach, migration_copies, schema_version
+from nirs_store.db.database import CatalogAccess, Connection, move_aside, read_claims
+from nirs_store.db.journal import Journal, SegmentDamaged
+from nirs_store.db.layout import Layout, as_folder
+from nirs_store.db.lock import Lease
+from nirs_store.db.session import Engine, Settings
+from nirs_store.db.sql import number
+from nirs_store.errors import InvalidInput, NirsStoreError, StoreBusy
+from nirs_store.ids import new_id, now_naive
+from nirs_store.maintenance.check import (
+    CheckReport,
+    Finding,
+    Progress,
+    check,
+    is_blob_name,
+    is_old,
+    read_segment,
+    reader_of,
+    stem_of,
+    unreadable,
+)
+from nirs_store.maintenance.gc import all_paths
+from nirs_store.records.artifacts import on_disk
+from nirs_store.records.notes import note
+from nirs_store.values import as_seconds
+
+__all__ = [
+    "RepairPlan",
+    "add_blob_row",
+    "add_references",
+    "execute_repair",
+    "keep",
+    "make_plan",
+    "move_blobs",
+    "newest_copy",
+    "plan_repair",
+    "plan_workspace_repair",
+    "quarantine_folder",
+    "remove_references",
+    "repair_workspace",
+    "restore_catalog",
+]
+
+
+# -- What a repair changes in the catalog; each statement looks again whether it is still due.
+
+
+_OWNERS = (
+    ("chain", "chains", "chain_id", "c.pipeline_id"),
+    ("record", "artifact_records", "record_id", "c.pipeline_id"),
+    ("file", "file_versions", "version_id", "NULL"),
+    ("evaluation", "evaluations", "evaluation_id", "NULL"),
+)
+
+
+def remove_references(con: Connection, ref_ids: Sequence[str]) -> int:
+    """Remove references of chains, records, files and evaluations that are gone; gives how many."""
+    return number(
+        con,
+        "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND ((owner_kind = 'chain' "
+        "AND owner_id NOT IN (SELECT chain_id FROM chains)) OR (owner_kind = 'record' "
+        "AND owner_id NOT IN (SELECT record_id FROM artifact_records)) OR (owner_kind = 'file' "
+        "AND owner_id NOT IN (SELECT version_id FROM file_versions)) OR (owner_kind = 'evaluation' "
+        "AND owner_id NOT IN (SELECT evaluation_id FROM evaluations)))",
+        [list(ref_ids)],
+    )
+
+
+def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
+    """Give owners the references that they lack to artifacts that they name; gives how many."""
+    return sum(
+        number(
+            con,
+            f"""
+            INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, pipeline_id, created_at)
+            SELECT $ref, $artifact, '{kind}', c.{key}, {pipeline}, $now FROM {table} c
+            WHERE c.{key} = $owner
+              AND EXISTS (SELECT 1 FROM blobs b WHERE b.artifact_id = $artifact)
+              AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.owner_kind = '{kind}'
+                              AND r.owner_id = $owner AND r.artifact_id = $artifact)
+            """,
+            {"ref": new_id(), "artifact": artifact_id, "owner": owner_id, "now": now_naive()},
+        )
+        for owner_id, artifact_id in pairs
+        for kind, table, key, pipeline in _OWNERS
+    )
+
+
+def add_blob_row(con: Connection, artifact_id: str, row: dict[str, Any]) -> int:
+    """Give a file whose row is gone a row again; gives how many."""
+    values = {"artifact_id": artifact_id, **row, "created_at": now_naive()}
+    columns = ", ".join(values)
+    places = ", ".join("?" for _ in values)
+    return number(
+        con,
+        f"INSERT INTO blobs ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING",
+        list(values.values()),
+    )
+
+
+# -- Moving files out of the way without ever deleting them.
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_PIECE = 1 << 20
+
+
+def quarantine_folder(layout: Layout) -> Path:
+    """Where a repair puts what it takes away."""
+    return layout.root / "quarantine"
+
+
+def move_blobs(
+    access: CatalogAccess, layout: Layout, bad: Sequence[str], orphans: Sequence[str]
+) -> list[str]:
+    """Move blobs to quarantine unless they are found good, named or claimed by then.
+
+    Called inside `CatalogAccess.exclusive`, with `access.sweeping` set.
+
+    Parameters
+    ----------
+    bad : sequence of str
+        Blobs whose bytes do not fit their name; each is hashed again once nobody can write it.
+    orphans : sequence of str
+        Blobs that no row names; looked for again after the last claim was read.
+
+    Returns
+    -------
+    list of str
+        Those that were moved.
+    """
+    there = [path for path in (*bad, *orphans) if (layout.root / path).is_file()]
+    copies = {path: keep(layout, layout.root / path) for path in there}
+    move_aside(layout, there)
+    # As in a gc: files aside, then the claims, then (in transact) the journal.
+    claimed = read_claims(layout, remove_dead=True)
+    named = access.transact(_named)
+    moved = []
+    for path in there:
+        if _is_bad(layout, path) if path in bad else _is_orphan(path, named, claimed):
+            remove_file(layout.aside / aside_name(path), missing_ok=True)
+            moved.append(path)
+        else:
+            _put_back(layout, path)
+            remove_file(copies[path], missing_ok=True)
+    if there:
+        fsync_dir(layout.aside)
+    return moved
+
+
+def keep(layout: Layout, path: Path) -> Path:
+    """Give a file a second name in quarantine/, durably; one that is taken gets a number.
+
+    Raises
+    ------
+    WriteFailed, ReadOnlyStore
+    """
+    folder = quarantine_folder(layout)
+    ensure_dir(folder)
+    number = 1
+    while True:
+        target = folder / (path.name if number == 1 else f"{path.name}.{number}")
+        try:
+            _copy(layout, path, target)
+            fsync_dir(folder)
+            return target
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise write_error(target, error) from error
+
+
+def _copy(layout: Layout, path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        write_file(target, _pieces(path), tmp_dir=layout.tmp, replace=False)
+
+
+def _pieces(path: Path) -> Iterable[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _named(con: Connection) -> set[str]:
+    return set(all_paths(con))
+
+
+def _is_orphan(path: str, named: set[str], claimed: set[str]) -> bool:
+    return not (path in named or path in claimed or stem_of(path) in claimed)
+
+
+def _is_bad(layout: Layout, path: str) -> bool:
+    try:
+        return hash_file(layout.aside / aside_name(path))[0] != stem_of(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _put_back(layout: Layout, path: str) -> None:
+    waiting, target = layout.aside / aside_name(path), layout.root / path
+    if target.exists():
+        # Written anew by a save that came after the rename.
+        remove_file(waiting, missing_ok=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            move_file(waiting, target)
+
+
+# -- Putting the copy that a migration kept in the place of a catalog that cannot be read.
+
+
+_VERSION = re.compile(r"-v(\d+)\.duckdb$")
+
+
+def newest_copy(layout: Layout) -> Path | None:
+    """The copy of the highest schema version that can be read whole; None when there is none."""
+    for path in sorted(migration_copies(layout), key=_version, reverse=True):
+        if _is_readable(path):
+            return path
+    return None
+
+
+def restore_catalog(layout: Layout, copy: Path, *, timeout: float) -> None:
+    """Put a copy in the place of the catalog; the old file is kept in quarantine/.
+
+    Raises
+    ------
+    InvalidInput
+        The catalog can be read; nothing was changed.
+    StoreBusy, WriteFailed, ReadOnlyStore
+        Nothing was lost: the old file is in its place or in quarantine/.
+    """
+    lease = Lease(layout, writable=True)
+    lease.acquire(exclusive=True, timeout=timeout)
+    try:
+        # Somebody may have put it right since the plan was made.
+        if layout.catalog.exists() and _is_readable(layout.catalog):
+            raise InvalidInput(f"{layout.catalog} can be read; it was left as it is. Check the store again.")
+        _exchange(layout, copy)
+    finally:
+        lease.release()
+
+
+def _exchange(layout: Layout, copy: Path) -> None:
+    draft = layout.tmp / f"catalog-{new_id()}.duckdb"
+    try:
+        shutil.copyfile(copy, draft)
+        fd = os.open(draft, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        # The log belongs to the old file and would be replayed into the new one: it goes first.
+        for old in (layout.wal, layout.catalog):
+            if old.exists():
+                keep(layout, old)
+        remove_file(layout.wal, missing_ok=True)
+        fsync_dir(layout.root)
+        move_file(draft, layout.catalog)
+    except OSError as error:
+        if isinstance(error, NirsStoreError):
+            raise
+        raise write_error(layout.catalog, error) from error
+    finally:
+        remove_file(draft, missing_ok=True)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        con = attach(path, read_only=True, options=Options(whole_indexes=True), spill=None)
+    except CatalogLocked as error:
+        raise StoreBusy(
+            f"{path} is open in another program: {error} Close it there and call again."
+        ) from error
+    except NirsStoreError:
+        return False
+    try:
+        schema_version(con, path)
+        return all(reason is None for _, _, reason in unreadable(con))
+    except (NirsStoreError, duckdb.Error):
+        return False
+    finally:
+        con.close()
+
+
+def _version(path: Path) -> int:
+    found = _VERSION.search(path.name)
+    return int(found[1]) if found else -1
+
+
+# -- What a repair would do: a plain value, made from a check, the same in a dry run.
+
+
+_CATALOG = ("catalog_missing", "catalog_damaged", "schema_too_new")
+_BAD = ("blob_corrupt", "blob_size")
+_HEALED = (
+    "artifact_row_missing", "reference_dangling", "reference_missing", "leftover", "dead_claim", "aside",
+    "blob_orphan",
+)  # fmt: skip
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """What a repair does. Nothing is deleted but leftovers of writes and claims; nothing is invented.
+
+    Attributes
+    ----------
+    workspace : str
+        The folder.
+    restore_from : str or None
+        The copy that takes the catalog's place. Nothing else is done then: repair again afterwards.
+    bad_blobs : tuple of str
+        Files that do not fit their hash, moved to quarantine/.
+    orphans : tuple of str
+        Blobs older than an hour that no row names, moved to quarantine/.
+    add_rows : tuple of str
+        Artifacts that chains name, whose row is gone and whose file is there and intact: they get a row.
+    remove_references : tuple of str
+        References of chains that are gone.
+    add_references : tuple of (str, str)
+        Chain and artifact: references that chains lack.
+    reject_segments : tuple of str
+        Commits that cannot be applied, moved to journal/rejected/.
+    settle_aside : tuple of str
+        Blobs that a gc set aside when it died: put back, or removed when nothing names them.
+    leftovers, dead_claims : tuple of str
+        Files removed.
+    kept : tuple of Finding
+        What no repair can heal. Rows whose data are lost stay as they are.
+    """
+
+    workspace: str
+    restore_from: str | None = None
+    bad_blobs: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
+    add_rows: tuple[str, ...] = ()
+    remove_references: tuple[str, ...] = ()
+    add_references: tuple[tuple[str, str], ...] = ()
+    reject_segments: tuple[str, ...] = ()
+    settle_aside: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    dead_claims: tuple[str, ...] = ()
+    kept: tuple[Finding, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.restore_from is None and not any(items for _, items in self._actions())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = []
+        if self.restore_from is not None:
+            lines += [
+                f"Move store.duckdb to quarantine/, put a copy of {self.restore_from} in its place, apply the journal.",
+                "    What was recorded after that copy was made, and applied since, does not come back: those "
+                "commits are gone from the journal.",
+                "    Nothing else is done now; check and repair again afterwards.",
+            ]
+        for words, items in self._actions():
+            lines += _listed(f"{words} ({len(items)})", items)
+        lines += _listed(f"Lost or left as it is ({len(self.kept)})", self.kept)
+        return "\n".join(lines) or "Nothing to repair."
+
+    def _actions(self) -> list[tuple[str, tuple[Any, ...]]]:
+        return [
+            ("Move blobs that do not fit their hash to quarantine/", self.bad_blobs),
+            ("Move blobs that no row names to quarantine/", self.orphans),
+            ("Give artifacts that chains name their row again", self.add_rows),
+            ("Remove references of chains that are gone", self.remove_references),
+            (
+                "Add references that chains lack",
+                tuple(f"chain {chain} to artifact {artifact}" for chain, artifact in self.add_references),
+            ),
+            ("Set commits that cannot be applied aside in journal/rejected/", self.reject_segments),
+            ("Put back, or remove, what a gc that died had set aside", self.settle_aside),
+            ("Remove unfinished writes", self.leftovers),
+            ("Remove claims of stores that died", self.dead_claims),
+        ]
+
+
+def make_plan(layout: Layout, report: CheckReport, *, restore_catalog: bool) -> RepairPlan:
+    """Plan from a check that read everything; changes nothing."""
+    now = time.time()
+    workspace = str(layout.root)
+    if report.of_kind(*_CATALOG):
+        # Without all rows nobody can say what belongs to nobody.
+        copy = None
+        if restore_catalog and not report.of_kind("schema_too_new"):
+            copy = newest_copy(layout)
+        kept = tuple(f for f in report.findings if f.severity != "info")
+        source = None if copy is None else copy.relative_to(layout.root).as_posix()
+        return RepairPlan(workspace, restore_from=source, kept=kept)
+    restorable = {
+        finding.subject[0]
+        for finding in report.of_kind("artifact_row_missing")
+        if _is_intact(layout, *finding.subject)
+    }
+    orphans = [path for path in _subjects(report, "blob_orphan") if is_old(layout.root / path, now)]
+    healed = {
+        f for f in report.of_kind(*_HEALED) if f.kind != "artifact_row_missing" or f.subject[0] in restorable
+    }
+    kept = tuple(f for f in report.findings if f.severity != "info" and f not in healed)
+    rows_gone = {finding.subject[0] for finding in report.of_kind("artifact_missing")}
+    return RepairPlan(
+        workspace,
+        bad_blobs=tuple(dict.fromkeys(f.where for f in report.of_kind(*_BAD) if is_blob_name(f.where))),
+        orphans=tuple(orphans),
+        add_rows=tuple(sorted(restorable)),
+        remove_references=_subjects(report, "reference_dangling"),
+        add_references=tuple(
+            (f.subject[0], f.subject[1])
+            for f in report.of_kind("reference_missing")
+            if f.subject[1] not in rows_gone
+        ),
+        reject_segments=_subjects(report, "segment_damaged"),
+        settle_aside=_subjects(report, "aside"),
+        leftovers=_subjects(report, "leftover"),
+        dead_claims=_subjects(report, "dead_claim"),
+        kept=kept,
+    )
+
+
+def _subjects(report: CheckReport, kind: str) -> tuple[str, ...]:
+    return tuple(finding.subject[0] for finding in report.of_kind(kind))
+
+
+def _is_intact(layout: Layout, artifact_id: str, path: str) -> bool:
+    try:
+        return hash_file(layout.root / path)[0] == artifact_id
+    except OSError:
+        return False
+
+
+def _listed(words: str, items: Iterable[Any]) -> list[str]:
+    shown = [f"    {item}".replace("\n", "\n    ") for item in items]
+    if not shown:
+        return []
+    more = [f"    and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
+    return [f"{words}:", *shown[:_SHOWN], *more]
+
+
+def plan_workspace_repair(
+    root: str | Path,
+    *,
+    restore_catalog: bool = False,
+    lock_timeout: float = 30.0,
+    progress: Progress | None = None,
+) -> RepairPlan:
+    """Plan the repair of a folder without opening it as a store; changes nothing.
+
+    Raises
+    ------
+    NotAWorkspace, StoreBusy
+    """
+    layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
+    access = reader_of(layout)
+    return plan_repair(access, layout, restore_catalog=restore_catalog, timeout=timeout, progress=progress)
+
+
+def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float = 30.0) -> None:
+    """Execute a plan on a folder that nobody opened as a store, also one without a catalog.
+
+    Raises
+    ------
+    ReadOnlyStore, StoreBusy, WriteFailed
+    """
+    if plan.empty:
+        return
+    layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
+    if plan.restore_from is not None:
+        restore_catalog(layout, layout.root / plan.restore_from, timeout=timeout)
+    engine = Engine.open(Settings(layout.root, create=False, lock_timeout=timeout))
+    try:
+        if plan.restore_from is None:
+            execute_repair(engine, plan)
+        else:
+            _open_anew(engine)
+    finally:
+        engine.close()
+
+
+def plan_repair(
+    access: CatalogAccess,
+    layout: Layout,
+    *,
+    restore_catalog: bool,
+    timeout: float,
+    progress: Progress | None = None,
+) -> RepairPlan:
+    """Check everything and plan what can be done about it."""
+    report = check(access, layout, read_data=True, timeout=timeout, progress=progress)
+    return make_plan(layout, report, restore_catalog=restore_catalog)
+
+
+def execute_repair(engine: Engine, plan: RepairPlan) -> None:
+    """Do what a plan says.
+
+    Raises
+    ------
+    ReadOnlyStore, StoreBusy, WriteFailed
+        What was done until then stays done; call again for the rest.
+    """
+    engine.check_writable()
+    if plan.empty:
+        return
+    _execute(engine, plan)
+    facts = {
+        name: len(value) if isinstance(value, (list, tuple)) else value for name, value in vars(plan).items()
+    }
+    done = {name: value for name, value in facts.items() if value}
+    engine.change(lambda con: note(engine, "repair", "workspace", details=done, con=con))
+
+
+def _execute(engine: Engine, plan: RepairPlan) -> None:
+    layout, timeout = engine.layout, engine.settings.lock_timeout
+    if plan.restore_from is not None:
+        engine.recorder.flush()
+        restore_catalog(layout, layout.root / plan.restore_from, timeout=timeout)
+        _open_anew(engine)
+        return
+    if plan.reject_segments or plan.leftovers or plan.dead_claims:
+        _clear(engine, plan)
+    if not (plan.bad_blobs or plan.orphans or plan.settle_aside or plan.add_rows or _references(plan)):
+        return
+
+    def work(access: CatalogAccess) -> None:
+        # What was aside is settled by now; what comes there from here on is ours.
+        access.sweeping = True
+        try:
+            access.transact(lambda con: _mend(con, layout, plan))
+            for path in move_blobs(access, layout, plan.bad_blobs, plan.orphans):
+                engine.blobs.forget(stem_of(path))
+        finally:
+            access.sweeping = False
+
+    engine.exclusive(work)
+
+
+def _clear(engine: Engine, plan: RepairPlan) -> None:
+    """Set damaged commits aside and sweep, under a lease of its own: the journal is not applied yet."""
+    layout, journal = engine.layout, Journal(engine.layout)
+    engine.recorder.flush()
+    lease = Lease(layout, writable=True)
+    lease.acquire(exclusive=True, timeout=engine.settings.lock_timeout)
+    try:
+        for entry in journal.pending():
+            if entry.path.name in plan.reject_segments:
+                try:
+                    read_segment(entry)
+                except SegmentDamaged as error:
+                    journal.reject(entry, reason=f"damaged: {error}", claim="", at=now_naive().isoformat())
+        if plan.dead_claims:
+            read_claims(layout, remove_dead=True)
+        for path in plan.leftovers:
+            if is_old(layout.root / path, time.time()):
+                remove_file(layout.root / path, missing_ok=True)
+    finally:
+        lease.release()
+
+
+def _mend(con: Connection, layout: Layout, plan: RepairPlan) -> None:
+    for artifact_id in plan.add_rows:
+        row = on_disk(layout, artifact_id)
+        if row is not None and hash_file(layout.root / row["artifact_path"])[0] == artifact_id:
+            add_blob_row(con, artifact_id, row)
+    remove_references(con, plan.remove_references)
+    add_references(con, plan.add_references)
+
+
+def _references(plan: RepairPlan) -> bool:
+    return bool(plan.remove_references or plan.add_references)
+
+
+def _open_anew(engine: Engine) -> None:
+    """The first query brings the schema up to date and applies the journal."""
+    engine.query(lambda con: None)

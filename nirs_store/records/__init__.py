@@ -1,0 +1,1 @@
+"""Runs, predictions, chains and artifacts: their rows, and the questions about them."""

@@ -1,0 +1,695 @@
+"""Artifacts: blobs with a row, and the references that keep them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from nirs_store.blobs.serializers import get_serializer
+from nirs_store.db.database import Connection
+from nirs_store.db.layout import Layout
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Buffer, Engine
+from nirs_store.db.sql import number
+from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId
+from nirs_store.ids import new_id, now_naive, sha256_hex
+from nirs_store.records import queries
+from nirs_store.records.queries import note_of
+from nirs_store.values import as_int, as_long, as_text, from_json, to_json, with_zone
+
+__all__ = [
+    "RECORD",
+    "add_blob_row",
+    "add_link",
+    "artifact_path",
+    "content_key",
+    "dependents_outside",
+    "fetch_chains",
+    "fetch_files",
+    "fetch_links",
+    "fetch_records",
+    "forget_inputs",
+    "get_artifact",
+    "get_to_know",
+    "is_settled",
+    "known_record",
+    "load_artifact",
+    "load_with_row",
+    "on_disk",
+    "put_back",
+    "read_artifact",
+    "read_hashed",
+    "register_existing",
+    "require_artifact",
+    "save_artifact",
+    "save_record",
+]
+
+# Formats whose files have another ending than their name.
+_FORMATS = {"pkl": "pickle", "bin": "bytes"}
+
+
+def save_artifact(
+    engine: Engine,
+    obj: Any,
+    operator_class: str,
+    artifact_type: str,
+    format: str,
+    pipeline_id: str | None,
+) -> str:
+    """Serialise, hash, store once, and give this session a reference."""
+    engine.check_writable(closely=False)
+    as_text(operator_class, "operator_class")
+    as_text(artifact_type, "artifact_type")
+    serializer = get_serializer(format)
+    data = serializer.dumps(obj)
+    return save_bytes(engine, data, serializer.suffix, operator_class, artifact_type, format, pipeline_id)
+
+
+def save_bytes(
+    engine: Engine,
+    data: bytes,
+    suffix: str,
+    operator_class: str,
+    artifact_type: str,
+    format: str,
+    pipeline_id: str | None,
+) -> str:
+    """Store bytes that are serialised already."""
+    artifact_id = sha256_hex(data)
+    # The session's row comes before any claim of its: see Engine.recording.
+    with engine.recording():
+        pass
+    suffix, format = _stored_as(engine, artifact_id, suffix, format)
+    # Claim first, look second: a gc that did not see the claim has moved the file away by now,
+    # and the look finds it gone and writes it again.
+    with engine.recorder.claiming(artifact_id):
+        info = engine.blobs.put(data, suffix, digest=artifact_id)
+        known = {
+            "artifact_path": info.path,
+            "content_hash": artifact_id,
+            "operator_class": operator_class,
+            "artifact_type": artifact_type,
+            "format": format,
+            "size_bytes": info.size,
+        }
+        with engine.recording() as buffer:
+            _add_rows(engine, buffer, artifact_id, known, pipeline_id)
+            engine.known.add("artifact", artifact_id, known)
+    return artifact_id
+
+
+def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, bytes]) -> None:
+    """Write the lost or damaged files of artifacts anew, from bytes by their hash.
+
+    For a caller who holds the exclusive lease and found the rows under it: what keeps these artifacts stays, so
+    there is nothing to claim and no row to write.
+
+    Raises
+    ------
+    WriteFailed, ReadOnlyStore
+    """
+    # A registered file is the caller's own, and no blob.
+    own = {ident: path for ident, row in rows.items() if (path := Path(row["artifact_path"])).stem == ident}
+    for ident, path in own.items():
+        engine.blobs.put(data[ident], path.suffix, digest=ident)
+    engine.blobs.wait(own)
+
+
+def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tuple[str, str]:
+    """The ending and format under which these bytes are stored already, or those asked for.
+
+    Two formats can give the same bytes. There must be one file of them, the one that the row names: a
+    second would heal nothing and belong to nobody.
+
+    Raises
+    ------
+    InvalidInput
+        The row would load them as something else: as bare bytes, or as an object where bytes are meant.
+    """
+    known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout, artifact_id)
+    if known is not None and (known["format"] == "bytes") != (format == "bytes"):
+        known = _row_or_memory(engine, artifact_id)
+        other = known is not None and (known["format"] == "bytes") != (format == "bytes")
+        # A file that was lost is brought back by its bytes, whatever they load as.
+        if known is not None and other and engine.blobs.is_coming_or_there(known["artifact_path"]):
+            _refuse_other_kind(artifact_id, str(known["format"]), format)
+    if known is None:
+        return suffix, format
+    path = Path(known["artifact_path"])
+    if path.stem != artifact_id or path.suffix == f".{suffix}":
+        return suffix, format
+    return path.suffix, str(known["format"])
+
+
+def _row_or_memory(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    # What this process remembers may be older than a deletion by another one, and the ending of a file tells less
+    # than its row. While the catalog is busy, what was remembered counts.
+    remembered = engine.known.get("artifact", artifact_id)
+    if _in_transaction(engine, artifact_id) is not None:
+        return remembered and dict(remembered)
+    answered, row = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
+    return row if answered else remembered and dict(remembered)
+
+
+def _refuse_other_kind(artifact_id: str, stored: str, format: str) -> None:
+    found, asked = ("bare bytes", "an object") if stored == "bytes" else ("an object", "bare bytes")
+    raise InvalidInput(
+        f"format: these bytes are to be stored as {format!r}, which loads them as {asked}, but artifact "
+        f"{artifact_id[:12]} has the same bytes as {stored!r} already, and loads as {found}. Nothing was stored. "
+        f"Save with format={stored!r}, or in a format that gives other bytes."
+    )
+
+
+def add_blob_row(buffer: Buffer, artifact_id: str, known: dict[str, Any]) -> None:
+    """Add an artifact's row. It travels with every reference; the first one to arrive stays."""
+    buffer.blobs.add(artifact_id)
+    buffer.add("blobs", {"artifact_id": artifact_id, **known, "created_at": now_naive()})
+
+
+def _add_rows(
+    engine: Engine, buffer: Buffer, artifact_id: str, known: dict[str, Any], pipeline_id: str | None
+) -> None:
+    add_blob_row(buffer, artifact_id, known)
+    buffer.add(
+        "artifact_refs",
+        {
+            "ref_id": new_id(),
+            "artifact_id": artifact_id,
+            "owner_kind": "session",
+            "owner_id": engine.session_id,
+            "pipeline_id": pipeline_id,
+            "operator_class": known["operator_class"],
+            "artifact_type": known["artifact_type"],
+            "created_at": now_naive(),
+        },
+    )
+
+
+def register_existing(
+    engine: Engine,
+    artifact_id: str,
+    path: str | Path,
+    content_hash: str,
+    operator_class: str,
+    artifact_type: str,
+    format: str,
+    size_bytes: int,
+) -> str:
+    """Register a file of this workspace under an id of the caller's."""
+    engine.check_writable()
+    as_text(artifact_id, "artifact_id")
+    if not artifact_id:
+        raise InvalidInput("artifact_id: expected text, found an empty string. Nothing was registered.")
+    as_text(operator_class, "operator_class")
+    as_text(artifact_type, "artifact_type")
+    get_serializer(format)
+    digest = as_text(content_hash, "content_hash").removeprefix("sha256:")
+    expected = as_long(size_bytes, "size_bytes")
+    if expected is None:
+        raise InvalidInput("size_bytes: expected a whole number, found None. Nothing was registered.")
+    relative = Path(path)
+    if relative.is_absolute():
+        try:
+            relative = relative.resolve().relative_to(engine.layout.root.resolve())
+        except ValueError:
+            relative = Path(path)  # resolve() below refuses it and says why
+    file = engine.blobs.resolve(relative.as_posix())
+    if file.is_relative_to(engine.layout.journal.resolve()) or file == engine.layout.catalog.resolve():
+        raise InvalidInput(
+            f"path: {relative} is part of the store's own machinery and cannot be an artifact."
+        )
+    text = relative.as_posix()
+    with engine.recording():
+        pass
+    # Claimed by its path too, which need not be made of the id; then looked at (see save_bytes).
+    with engine.recorder.claiming(artifact_id, text):
+        known = _checked_file(engine, artifact_id, text, digest, expected)
+        known |= {"operator_class": operator_class, "artifact_type": artifact_type, "format": format}
+        with engine.recording() as buffer:
+            _add_rows(engine, buffer, artifact_id, known, None)
+            engine.known.add("artifact", artifact_id, known)
+    return artifact_id
+
+
+def _checked_file(engine: Engine, artifact_id: str, text: str, digest: str, expected: int) -> dict[str, Any]:
+    size = engine.blobs.verify(text, digest)
+    if size != expected:
+        raise InvalidInput(f"size_bytes: {text} has {size} bytes, not {expected}. Nothing was registered.")
+    if not engine.blobs.exists(text):
+        raise BlobMissing(f"{text} is being removed by a gc. Nothing was registered; write it again.")
+    existing = _lookup(engine, artifact_id)
+    if existing is not None and existing["content_hash"] != digest:
+        existing = _lookup_anew(engine, artifact_id)
+    if existing is not None and existing["content_hash"] != digest:
+        raise InvalidInput(
+            f"artifact_id: {artifact_id!r} names other content already ({existing['artifact_path']}). "
+            "Nothing was registered."
+        )
+    return {"artifact_path": text, "content_hash": digest, "size_bytes": size}
+
+
+def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
+    """Check that a chain can name an artifact, which the caller has claimed; returns what its row says.
+
+    Raises
+    ------
+    ArtifactMissing
+    """
+    known = engine.known.get("artifact", artifact_id)
+    if known is not None:
+        if engine.blobs.is_coming_or_there(known["artifact_path"]):
+            return dict(known)
+        # What this process remembers may be older than a deletion by another one.
+        engine.known.forget("artifact", artifact_id)
+    known = _in_transaction(engine, artifact_id)
+    if known is None:
+        answered, known = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
+        if not answered:
+            # The catalog is busy. Ids made by save_artifact are hashes, so the file tells.
+            known = on_disk(engine.layout, artifact_id)
+        if known is None:
+            raise ArtifactMissing(
+                "artifact", artifact_id, "Save it with save_artifact first. Nothing was recorded."
+            )
+        engine.known.add("artifact", artifact_id, known)
+    if not engine.blobs.is_coming_or_there(known["artifact_path"]):
+        engine.known.forget("artifact", artifact_id)
+        raise ArtifactMissing(
+            "artifact",
+            artifact_id,
+            f"Its file {known['artifact_path']} is gone; save the object again. Nothing was recorded.",
+        )
+    return dict(known)
+
+
+def _in_transaction(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    row = engine.recorder.find("blobs", artifact_id)
+    return row and {name: row[name] for name in row if name not in ("artifact_id", "created_at")}
+
+
+def on_disk(layout: Layout, artifact_id: str) -> dict[str, Any] | None:
+    """What a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
+    if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
+        return None
+    folder = layout.artifacts / artifact_id[:2]
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return None
+    for name in names:
+        if not name.startswith(f"{artifact_id}."):
+            continue
+        path = folder / name
+        relative = path.relative_to(layout.root).as_posix()
+        return {
+            "artifact_path": relative,
+            "content_hash": artifact_id,
+            "operator_class": "",
+            "artifact_type": "",
+            "format": _FORMATS.get(path.suffix[1:], path.suffix[1:]),
+            "size_bytes": path.stat().st_size,
+        }
+    return None
+
+
+def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    known = engine.known.get("artifact", artifact_id) if isinstance(artifact_id, str) else None
+    if known is None:
+        known = _in_transaction(engine, artifact_id)
+    if known is not None:
+        return dict(known)
+    found = engine.query(lambda con: queries.note_of(con, "artifact", artifact_id))
+    if found is not None:
+        engine.known.add("artifact", artifact_id, found)
+    return found
+
+
+def _lookup_anew(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    # What this process remembers may be older than a deletion by another one.
+    engine.known.forget("artifact", artifact_id)
+    return _lookup(engine, artifact_id)
+
+
+def is_settled(artifact_id: str, known: Mapping[str, Any] | None) -> bool:
+    """Whether what is known of an artifact holds for ever: its id is the hash of its content.
+
+    An id of a caller's own can be deleted and registered anew with other content, by another process too.
+    """
+    return known is not None and known["content_hash"] == artifact_id
+
+
+def content_key(artifact_id: str, known: Mapping[str, Any]) -> str:
+    """Name what an artifact holds, for a cache of loaded objects: never two contents by one name.
+
+    The id itself where it is the hash of the content, as nearly always.
+    """
+    if is_settled(artifact_id, known):
+        return artifact_id
+    return f"{known['content_hash']} {known['format']}"
+
+
+def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
+    """Ask for all of these that are not known for sure in one question, so that loading each asks nothing.
+
+    Importing what an object needs takes longer than a connection lingers: the next one's question would open the
+    catalog anew.
+
+    Returns
+    -------
+    dict
+        `content_key` of those whose ids are a caller's own.
+    """
+    notes = {ident: engine.known.get("artifact", ident) for ident in artifact_ids}
+    strangers = [ident for ident, known in notes.items() if not is_settled(ident, known)]
+    if not strangers:
+        return {}
+    for ident, row in engine.query(lambda con: queries.blob_rows(con, strangers)).items():
+        notes[ident] = {name: row[name] for name in queries.BLOB_NOTE}
+        engine.known.add("artifact", ident, notes[ident])
+    keys = {ident: content_key(ident, known) for ident in strangers if (known := notes[ident])}
+    return {ident: key for ident, key in keys.items() if key != ident}
+
+
+def get_artifact(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+    """The artifact's row with its reference count."""
+    return engine.query(lambda con: queries.get_artifact(con, artifact_id))
+
+
+def _require_row(engine: Engine, artifact_id: str) -> dict[str, Any]:
+    # A chain is loaded an object at a time, each in a fraction of a millisecond.
+    engine.check_open(closely=False)
+    known = _lookup(engine, artifact_id)
+    if known is None:
+        raise UnknownId("artifact", artifact_id)
+    return known
+
+
+def read_artifact(engine: Engine, artifact_id: str) -> bytes:
+    """The bytes of an artifact, checked against their hash."""
+    return read_hashed(engine, artifact_id)[0]
+
+
+def read_hashed(engine: Engine, artifact_id: str) -> tuple[bytes, str]:
+    """The bytes of an artifact, and the hash that they were checked against."""
+    data, known = _read(engine, artifact_id)
+    return data, str(known["content_hash"])
+
+
+def _read(engine: Engine, artifact_id: str) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of an artifact, and the row that they fit."""
+    known = _require_row(engine, artifact_id)
+    try:
+        return engine.blobs.read(known["artifact_path"], known["content_hash"]), known
+    except BlobMissing as error:
+        known = _moved_on(engine, artifact_id, known, error)
+    except BlobCorrupt as error:
+        if is_settled(artifact_id, known):
+            raise
+        # Under a caller's own id the file may rightly hold something else by now.
+        known = _moved_on(engine, artifact_id, known, error)
+    return engine.blobs.read(known["artifact_path"], known["content_hash"]), known
+
+
+def _moved_on(
+    engine: Engine, artifact_id: str, before: Mapping[str, Any], error: BlobMissing | BlobCorrupt
+) -> dict[str, Any]:
+    """The row of an artifact whose file is not as the row known before says; it is asked for anew.
+
+    Raises
+    ------
+    UnknownId
+        The artifact was deleted.
+    BlobMissing, BlobCorrupt
+        The row is the same: what is wrong is the file.
+    """
+    found = _lookup_anew(engine, artifact_id)
+    if found is None:
+        raise UnknownId("artifact", artifact_id, "It was deleted.") from error
+    if all(found[name] == before[name] for name in ("artifact_path", "content_hash")):
+        raise error
+    return found
+
+
+def load_artifact(engine: Engine, artifact_id: str) -> Any:
+    """Load an artifact anew; the caller may change what it gets."""
+    return load_with_row(engine, artifact_id)[0]
+
+
+def load_with_row(engine: Engine, artifact_id: str) -> tuple[Any, dict[str, Any]]:
+    """Load an artifact anew, and give what its row says."""
+    data, known = _read(engine, artifact_id)
+    return get_serializer(known["format"]).loads(data), known
+
+
+def artifact_path(engine: Engine, artifact_id: str) -> Path:
+    """Path of an artifact's file."""
+    known = _require_row(engine, artifact_id)
+    try:
+        return engine.blobs.path_of(known["artifact_path"])
+    except BlobMissing as error:
+        known = _moved_on(engine, artifact_id, known, error)
+    return engine.blobs.path_of(known["artifact_path"])
+
+
+# -- Records of the artifact layer: writing them into the journal, and asking for them.
+
+
+RECORD = "record"
+_JSON = ("branch_path", "params", "feature_columns")
+_INTEGERS = ("source_index", "step_index", "substep_index")
+_OPTIONAL = ("fold_id", "custom_name", "input_data_hash", "dataset_hash")
+
+Link = Mapping[str, Any]
+"""kind, target_id, artifact_id, feature_index."""
+
+
+def known_record(engine: Engine, record_id: str, *, ask: bool) -> dict[str, Any] | None:
+    """What this process knows of a record: artifact_id, pipeline_id, chain_path.
+
+    With `ask` the catalog is asked for what is not known here, for a second at most.
+    """
+    known = engine.known.get(RECORD, record_id)
+    if known is None:
+        row = engine.recorder.find("artifact_records", record_id)
+        known = row and {name: row[name] for name in ("artifact_id", "pipeline_id", "chain_path")}
+    if known is None and ask:
+        _, known = engine.look_up(lambda con: note_of(con, RECORD, record_id))
+        if known is not None:
+            engine.known.add(RECORD, record_id, known)
+    return None if known is None else dict(known)
+
+
+def save_record(engine: Engine, values: Mapping[str, Any], links: Sequence[Link]) -> None:
+    """Record one artifact's place; takes over this session's reference to it.
+
+    Raises
+    ------
+    ArtifactMissing, InvalidInput
+        Nothing was recorded.
+    """
+    record_id = as_text(values["record_id"], "artifact_id")
+    row: dict[str, Any] = {"created_at": now_naive()}
+    for name, value in values.items():
+        if name in _JSON:
+            row[name] = to_json(value, name)
+        elif name in _INTEGERS:
+            row[name] = as_int(value, name)
+        else:
+            row[name] = None if value is None and name in _OPTIONAL else as_text(value, name)
+    with ExitStack() as claims:
+        held = {
+            artifact_id: _claimed(engine, claims, artifact_id)
+            for artifact_id in dict.fromkeys([row["artifact_id"], *(link["artifact_id"] for link in links)])
+        }
+        with engine.recording() as buffer:
+            buffer.add("artifact_records", row)
+            for position, link in enumerate(links):
+                _add_link(buffer, record_id, row["pipeline_id"], position, link)
+            for artifact_id, known in held.items():
+                _hold(buffer, artifact_id, known, record_id, row["pipeline_id"])
+            buffer.add(
+                "takeovers",
+                {
+                    "takeover_id": new_id(),
+                    "session_id": engine.session_id,
+                    "artifact_id": row["artifact_id"],
+                },
+            )
+            note = {name: row[name] for name in ("artifact_id", "pipeline_id", "chain_path")}
+            engine.known.add(RECORD, record_id, note)
+
+
+def add_link(engine: Engine, record_id: str, pipeline_id: str, position: int, link: Link) -> None:
+    """Record one more dependency of a record."""
+    with ExitStack() as claims:
+        known = _claimed(engine, claims, link["artifact_id"])
+        with engine.recording() as buffer:
+            _add_link(buffer, record_id, pipeline_id, position, link)
+            _hold(buffer, link["artifact_id"], known, record_id, pipeline_id)
+
+
+def _claimed(engine: Engine, claims: ExitStack, artifact_id: str) -> dict[str, Any]:
+    claims.enter_context(engine.recorder.claiming(artifact_id))
+    return require_artifact(engine, artifact_id)
+
+
+def _add_link(buffer: Buffer, record_id: str, pipeline_id: str, position: int, link: Link) -> None:
+    buffer.add(
+        "artifact_links",
+        {
+            # Said twice, by two processes or in two commits, it is still one link.
+            "link_id": f"{record_id} {link['kind']} {link['target_id']}",
+            "record_id": record_id,
+            "pipeline_id": pipeline_id,
+            "kind": link["kind"],
+            "position": position,
+            "target_id": link["target_id"],
+            "artifact_id": link["artifact_id"],
+            "feature_index": link.get("feature_index"),
+        },
+    )
+
+
+def _hold(buffer: Buffer, artifact_id: str, known: dict[str, Any], record_id: str, pipeline_id: str) -> None:
+    add_blob_row(buffer, artifact_id, known)
+    buffer.add(
+        "artifact_refs",
+        {
+            "ref_id": new_id(),
+            "artifact_id": artifact_id,
+            "owner_kind": RECORD,
+            "owner_id": record_id,
+            "pipeline_id": pipeline_id,
+            "created_at": now_naive(),
+        },
+    )
+
+
+# -- asking ------------------------------------------------------------------------------------
+
+_CHAIN_JSON = ("steps", "fold_artifacts", "shared_artifacts", "branch_path", "metadata")
+_OF_CHAINS = {
+    "dataset_name": "p.dataset_name = $dataset_name",
+    "pipeline_id": "c.pipeline_id = $pipeline_id",
+    "run_id": "p.run_id = $run_id",
+    "chain_id": "c.chain_id = $chain_id",
+}
+_COLUMNS = ", ".join(f"r.{name}" for name in column_names("artifact_records"))
+_FILTERS = {
+    "dataset_name": "p.dataset_name = $dataset_name",
+    "pipeline_id": "r.pipeline_id = $pipeline_id",
+    "run_id": "p.run_id = $run_id",
+    "custom_name": "r.custom_name = $custom_name",
+    "step_index": "r.step_index = $step_index",
+    "record_ids": "list_contains($record_ids, r.record_id)",
+    "artifact_ids": "list_contains($artifact_ids, r.artifact_id)",
+    "input_data_hashes": "list_contains($input_data_hashes, r.input_data_hash)",
+    "dataset_hash": "r.dataset_hash = $dataset_hash",
+}
+
+
+def fetch_records(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
+    """Records that fit all filters, in the order in which they were made, each with its file and links."""
+    params = {name: value for name, value in wanted.items() if value is not None}
+    where = " AND ".join(_FILTERS[name] for name in params) or "TRUE"
+    cursor = con.execute(
+        f"SELECT {_COLUMNS}, b.artifact_path, b.content_hash, b.format, b.size_bytes, p.dataset_name "
+        "FROM artifact_records r LEFT JOIN blobs b USING (artifact_id) LEFT JOIN pipelines p USING (pipeline_id) "
+        f"WHERE {where} ORDER BY r.created_at, r.record_id",
+        params,
+    )
+    names = [column[0] for column in cursor.description or ()]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    links = fetch_links(con, [str(row["record_id"]) for row in rows])
+    for row in rows:
+        for name in _JSON:
+            row[name] = from_json(row[name])
+        row["created_at"] = with_zone(row["created_at"])
+        row["links"] = links.get(str(row["record_id"]), [])
+    return rows
+
+
+def fetch_links(con: Connection, record_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What records need: kind, position, target_id, artifact_id, feature_index, by record, in order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if not record_ids:
+        return found
+    names = ("kind", "position", "target_id", "artifact_id", "feature_index")
+    for record_id, *values in con.execute(
+        f"SELECT record_id, {', '.join(names)} FROM artifact_links WHERE record_id IN (SELECT unnest(?)) "
+        "ORDER BY record_id, position, link_id",
+        [list(record_ids)],
+    ).fetchall():
+        found.setdefault(str(record_id), []).append(dict(zip(names, values, strict=True)))
+    return found
+
+
+def dependents_outside(con: Connection, pipeline_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Meta-models of other pipelines whose sources are in these: (meta-model, source)."""
+    return [
+        (str(record), str(target))
+        for record, target in con.execute(
+            "SELECT DISTINCT record_id, target_id FROM artifact_links WHERE kind = 'source' "
+            "AND NOT list_contains($ids, pipeline_id) AND list_contains($ids, split_part(target_id, '$', 1)) "
+            "ORDER BY ALL",
+            {"ids": list(pipeline_ids)},
+        ).fetchall()
+    ]
+
+
+def forget_inputs(con: Connection, dataset_name: str) -> int:
+    """Forget what the artifacts of a data set were fitted on; gives how many had said it."""
+    return number(
+        con,
+        "UPDATE artifact_records SET input_data_hash = NULL WHERE input_data_hash IS NOT NULL AND pipeline_id IN "
+        "(SELECT pipeline_id FROM pipelines WHERE dataset_name = ?)",
+        [dataset_name],
+    )
+
+
+def fetch_chains(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
+    """Chains of a pipeline, run or data set in the order of their making, JSON decoded, with what they name."""
+    params = {name: value for name, value in wanted.items() if value is not None}
+    where = " AND ".join(_OF_CHAINS[name] for name in params) or "TRUE"
+    columns = (
+        "chain_id",
+        "pipeline_id",
+        *_CHAIN_JSON,
+        "model_step_idx",
+        "model_class",
+        "source_index",
+        "created_at",
+    )
+    cursor = con.execute(
+        f"SELECT {', '.join(f'c.{name}' for name in columns)}, p.dataset_name, p.dataset_hash FROM chains c "
+        f"LEFT JOIN pipelines p USING (pipeline_id) WHERE {where} ORDER BY c.created_at, c.chain_id",
+        params,
+    )
+    names = [column[0] for column in cursor.description or ()]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    for row in rows:
+        for name in _CHAIN_JSON:
+            row[name] = from_json(row[name])
+        row["created_at"] = with_zone(row["created_at"])
+    return rows
+
+
+def fetch_files(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is known of some artifacts, by id."""
+    names = (
+        "artifact_id",
+        "artifact_path",
+        "content_hash",
+        "operator_class",
+        "artifact_type",
+        "format",
+        "size_bytes",
+    )
+    rows = con.execute(
+        f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))", [list(artifact_ids)]
+    ).fetchall()
+    return {str(row[0]): dict(zip(names, row, strict=True)) for row in rows}

@@ -1,0 +1,431 @@
+"""Recording predictions and their arrays."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from types import NoneType
+from typing import Any
+
+import numpy as np
+
+from nirs_store.db.database import Connection
+from nirs_store.db.journal import encode_array
+from nirs_store.db.schema import TABLES, arrow_schema, column_names
+from nirs_store.db.session import Engine
+from nirs_store.db.sql import execute, few_rows
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.ids import new_id, now_naive
+from nirs_store.lazy import polars as pl
+from nirs_store.records import queries
+from nirs_store.records.queries import array_of, arrays_of, columns_of, decoded, frame, one, page_of
+from nirs_store.records.runs import require, require_open_pipeline
+from nirs_store.values import as_float, as_int, as_text, to_json
+
+__all__ = [
+    "ARRAY_NAMES",
+    "GROUP_COLUMNS",
+    "METRIC_COLUMNS",
+    "PREDICTION_TABLES",
+    "TOP_TABLES",
+    "ArrayNames",
+    "array_names",
+    "arrays_named",
+    "get_prediction",
+    "load_arrays",
+    "prediction_filters",
+    "query_predictions",
+    "save_prediction",
+    "save_prediction_arrays",
+    "top_predictions",
+    "unknown_column",
+]
+
+
+# -- Questions about predictions and their arrays.
+
+
+ARRAY_NAMES = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
+METRIC_COLUMNS = (
+    "val_score",
+    "test_score",
+    "train_score",
+    "n_samples",
+    "n_features",
+    "exclusion_count",
+    "exclusion_rate",
+)
+GROUP_COLUMNS = (
+    "pipeline_id",
+    "chain_id",
+    "dataset_name",
+    "model_name",
+    "model_class",
+    "fold_id",
+    "partition",
+    "metric",
+    "task_type",
+    "preprocessings",
+    "branch_id",
+    "branch_name",
+)
+
+# All that `query_predictions` reads, and `top_predictions`.
+PREDICTION_TABLES = ("predictions", "pipelines")
+TOP_TABLES = ("predictions",)
+
+ArrayNames = dict[str, dict[str, str | None]]
+"""Hashes of arrays by prediction id and name: where these are equal, so are the arrays."""
+
+# DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
+_FEW = 10_000
+_ALL = 2**63 - 1
+# Up to so many rows, Python values are made into a frame sooner than Arrow is.
+_HANDFUL = 200
+
+
+def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str, Any] | None:
+    """One prediction, JSON decoded, with its arrays on request."""
+    row = decoded(
+        one(
+            con,
+            f"SELECT {columns_of('predictions')} FROM predictions WHERE prediction_id = ?",
+            [prediction_id],
+        ),
+        "scores",
+        "best_params",
+    )
+    if row is not None and load:
+        row.update(load_arrays(con, [prediction_id]).get(prediction_id, dict.fromkeys(ARRAY_NAMES)))
+    return row
+
+
+def load_arrays(
+    con: Connection,
+    prediction_ids: Sequence[str],
+    names: Sequence[str] = ARRAY_NAMES,
+    *,
+    pipeline_id: str | None = None,
+) -> dict[str, dict[str, np.ndarray | None]]:
+    """Arrays of many predictions, all or those of `names`, with two queries, however many they are."""
+    return arrays_named(con, array_names(con, prediction_ids, names, pipeline_id=pipeline_id))
+
+
+def array_names(
+    con: Connection,
+    prediction_ids: Sequence[str],
+    names: Sequence[str] = ARRAY_NAMES,
+    *,
+    pipeline_id: str | None = None,
+) -> ArrayNames:
+    """Hashes of the arrays of predictions.
+
+    Of predictions of one pipeline, naming it takes half the time; those whose rows do not name it are looked up by
+    their own ids.
+    """
+    columns = [name for name in ARRAY_NAMES if name in names]
+    sql = f"SELECT prediction_id, {', '.join(columns)} FROM prediction_arrays WHERE"
+    rows: list[tuple[str | None, ...]] = []
+    missing = list(prediction_ids)
+    if pipeline_id is not None:
+        wanted = set(missing)
+        of_pipeline = execute(con, f"{sql} pipeline_id = ?", [pipeline_id]).fetchall()
+        rows = [row for row in of_pipeline if row[0] in wanted]
+        missing = sorted(wanted - {str(row[0]) for row in rows})
+    if missing:
+        rows += execute(con, f"{sql} prediction_id IN (SELECT unnest(?))", [missing]).fetchall()
+    return {str(row[0]): dict(zip(columns, row[1:], strict=True)) for row in rows}
+
+
+def arrays_named(con: Connection, named: ArrayNames) -> dict[str, dict[str, np.ndarray | None]]:
+    """The arrays of predictions whose hashes were looked up."""
+    keys = {key for row in named.values() for key in row.values() if key is not None}
+    arrays = arrays_of(con, sorted(keys))
+    return {
+        prediction_id: {
+            name: None if key is None else array_of(arrays, key).copy() for name, key in row.items()
+        }
+        for prediction_id, row in named.items()
+    }
+
+
+def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, Any]]:
+    """WHERE clause and parameters; `model_class` may hold `%`, everything else is compared whole."""
+    where, params = ["TRUE"], {}
+    for name, value in filters.items():
+        if value is None:
+            continue
+        if name == "run_id":
+            where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")
+        elif name == "model_class" and "%" in str(value):
+            # Only % is a wildcard: class names are full of underscores.
+            where.append(f"{alias}model_class LIKE $model_class ESCAPE '\\'")
+            value = str(value).replace("\\", "\\\\").replace("_", "\\_")
+        elif name in column_names("predictions"):
+            where.append(f"{alias}{name} = ${name}")
+        else:
+            raise unknown_column("filter", name, (*column_names("predictions"), "run_id"))
+        params[name] = _comparable(name, value)
+    return " AND ".join(where), params
+
+
+def _comparable(name: str, value: Any) -> Any:
+    """A filter's value in the type of its column; DuckDB would cast the column instead, and fail."""
+    sql = {column.name: column.sql for column in TABLES["predictions"].columns}.get(name, "VARCHAR")
+    if sql.startswith("INTEGER"):
+        return as_int(value, name)
+    if sql.startswith("DOUBLE"):
+        return as_float(value, name)
+    return as_text(value, name) if sql.startswith("VARCHAR") else value
+
+
+def unknown_column(what: str, name: Any, allowed: Sequence[str]) -> InvalidInput:
+    """The error for a column that is not on the list, with the nearest that is."""
+    near = difflib.get_close_matches(str(name), allowed, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InvalidInput(f"Invalid {what} column: {name!r}. Expected one of {', '.join(allowed)}.{hint}")
+
+
+def query_predictions(con: Connection, limit: int | None, offset: int, **filters: Any) -> pl.DataFrame:
+    """Predictions, newest first."""
+    where, params = prediction_filters(**filters)
+    params.update(page_of(limit, offset))
+    return frame(
+        con,
+        f"SELECT {columns_of('predictions')} FROM predictions WHERE {where} "
+        "ORDER BY created_at DESC, prediction_id DESC LIMIT $limit OFFSET $offset",
+        params,
+    )
+
+
+def _is_few(params: dict[str, Any]) -> bool:
+    return params["limit"] is not None and params["limit"] <= _HANDFUL
+
+
+def _few_rows(con: Connection, sql: str, params: dict[str, Any]) -> pl.DataFrame:
+    """Rows of `predictions` with all their columns."""
+    if not _is_few(params):
+        return frame(con, sql, params)
+    return few_rows(execute(con, sql, params).fetchall(), arrow_schema("predictions"))
+
+
+def _settled(scores: Sequence[float | None], n: int) -> bool:
+    """Whether the order of a score alone tells the first n of n + 1 rows from the rest.
+
+    It does not where the last is as good as the one after it, and where what has no score is among them.
+    """
+    if len(scores) <= n or any(score is None or math.isnan(score) for score in scores[:n]):
+        return False
+    return scores[n] != scores[n - 1]
+
+
+def _best_by_score(
+    con: Connection, sql: str, params: dict[str, Any], metric: str, ascending: bool
+) -> pl.DataFrame | None:
+    """The best rows of a question that is ordered by a score alone; None where that does not tell them apart."""
+    n = params["limit"]
+    more = params | {"limit": n + 1}
+    if not _is_few(more):
+        found = frame(con, sql, more)
+        if not _settled(found[metric].to_list(), n):
+            return None
+        return found.head(n).sort([metric, "prediction_id"], descending=[not ascending, False])
+    rows = execute(con, sql, more).fetchall()
+    score, key = (column_names("predictions").index(name) for name in (metric, "prediction_id"))
+    if not _settled([row[score] for row in rows], n):
+        return None
+    # Twice, because a later sort keeps the order of an earlier one among equals.
+    rows = sorted(rows[:n], key=itemgetter(key))
+    rows.sort(key=itemgetter(score), reverse=not ascending)
+    return few_rows(rows, arrow_schema("predictions"))
+
+
+def _best_of_groups(
+    con: Connection, rows: str, params: dict[str, Any], groups: Sequence[str], metric: str, ascending: bool
+) -> pl.DataFrame | None:
+    """The best rows of each group; None where a score alone does not tell them apart, as for `_settled`.
+
+    DuckDB finds the best by one number with an aggregate, as it would write it itself; by three columns it sorts.
+    """
+    n, keys = params["limit"], ", ".join(groups)
+    order = f"{metric} {'ASC' if ascending else 'DESC'} NULLS LAST"
+    found = frame(
+        con,
+        f"SELECT {rows} QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) <= $limit "
+        f"ORDER BY {keys}, {order}, prediction_id",
+        params | {"limit": n + 1},
+    )
+    begins = np.ones(found.height, bool)
+    begins[1:] = False
+    for name in groups:
+        key = found[name]
+        begins[1:] |= key[1:].ne_missing(key[:-1]).to_numpy()
+    row = np.arange(found.height)
+    place = row - np.maximum.accumulate(np.where(begins, row, 0))
+    score = found[metric].cast(pl.Float64).to_numpy()
+    beyond = np.flatnonzero(place == n)
+    if np.isnan(score[place < n]).any() or (score[beyond] == score[beyond - 1]).any():
+        return None
+    return found[np.flatnonzero(place < n)]
+
+
+def top_predictions(
+    con: Connection,
+    n: int,
+    metric: str,
+    ascending: bool,
+    partition: str | None,
+    dataset_name: str | None,
+    group_by: str | Sequence[str] | None,
+) -> pl.DataFrame:
+    """Best predictions, overall or of each group; NULL and NaN rank last in either direction."""
+    if metric not in METRIC_COLUMNS:
+        raise unknown_column("metric", metric, METRIC_COLUMNS)
+    if not isinstance(group_by, (str, Iterable, NoneType)):
+        raise unknown_column("group_by", group_by, GROUP_COLUMNS)
+    groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
+    for group in groups:
+        if group not in GROUP_COLUMNS:
+            raise unknown_column("group_by", group, GROUP_COLUMNS)
+    where, params = prediction_filters(partition=partition, dataset_name=dataset_name)
+    params.update(page_of(n, 0))
+    bad = f"({metric} IS NULL OR isnan({metric}::DOUBLE))"
+    rank = f"{bad}, {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
+    columns = columns_of("predictions")
+    if not groups:
+        page = f"ORDER BY {rank} LIMIT $limit OFFSET $offset"
+        limit = params["limit"]
+        if limit is not None and 1 <= limit <= _FEW:
+            # DuckDB finds the best by one number three times as fast as by three columns.
+            first = (
+                f"ORDER BY {metric} {'ASC' if ascending else 'DESC'} NULLS LAST LIMIT $limit OFFSET $offset"
+            )
+            sql = f"SELECT {columns} FROM predictions WHERE {where} {first}"
+            ranked = _best_by_score(con, sql, params, metric, ascending)
+            if ranked is not None:
+                return ranked
+        return _few_rows(con, f"SELECT {columns} FROM predictions WHERE {where} {page}", params)
+    del params["offset"]
+    if params["limit"] is None:
+        n = params["limit"] = _ALL
+    keys = ", ".join(groups)
+    if 1 <= n < _FEW:
+        settled = _best_of_groups(
+            con, f"{columns} FROM predictions WHERE {where}", params, groups, metric, ascending
+        )
+        if settled is not None:
+            return settled
+    if 1 <= n <= _FEW:
+        # The best rows of each group by what orders them alone; a window would sort whole rows.
+        key = f"ROW({bad}, {'' if ascending else '-'}{metric}, prediction_id)"
+        best = f"unnest(arg_min(rowid, {key}, $limit)) FROM predictions WHERE {where} GROUP BY {keys}"
+    else:
+        best = (
+            f"rowid FROM predictions WHERE {where} "
+            f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {rank}) <= $limit"
+        )
+    sql = f"SELECT {columns} FROM predictions WHERE rowid IN (SELECT {best}) ORDER BY {keys}, {rank}"
+    return frame(con, sql, params)
+
+
+def save_prediction(engine: Engine, pipeline_id: str, chain_id: str | None, values: dict[str, Any]) -> str:
+    """Record one prediction row."""
+    require_open_pipeline(engine, pipeline_id)
+    if chain_id is not None:
+        require(engine, "chain", chain_id)
+    prediction_id = _prediction_id(engine, values.get("prediction_id"))
+    row: dict[str, Any] = {
+        "prediction_id": prediction_id,
+        "pipeline_id": pipeline_id,
+        "chain_id": chain_id,
+        "created_at": now_naive(),
+    }
+    for name in (
+        "dataset_name",
+        "model_name",
+        "model_class",
+        "fold_id",
+        "partition",
+        "metric",
+        "task_type",
+        "preprocessings",
+    ):
+        value = values[name]
+        row[name] = str(value) if name == "fold_id" and not isinstance(value, str) else as_text(value, name)
+    for name in ("val_score", "test_score", "train_score", "exclusion_rate"):
+        row[name] = as_float(values[name], name)
+    for name in ("n_samples", "n_features", "branch_id", "exclusion_count"):
+        row[name] = as_int(values[name], name)
+    row["branch_name"] = (
+        None if values["branch_name"] is None else as_text(values["branch_name"], "branch_name")
+    )
+    for name in ("scores", "best_params"):
+        row[name] = to_json(values[name] if values[name] is not None else {}, name)
+    with engine.recording() as buffer:
+        buffer.add("predictions", row)
+        engine.known.add(
+            "prediction", prediction_id, {"pipeline_id": pipeline_id, "arrays": False, "n": row["n_samples"]}
+        )
+    return prediction_id
+
+
+def _prediction_id(engine: Engine, given: Any) -> str:
+    """A new id, or the caller's; one that is taken would have the whole commit set aside later."""
+    if given is None:
+        return new_id()
+    prediction_id = as_text(given, "prediction_id")
+    taken = engine.known.get("prediction", prediction_id)
+    if taken is None:
+        taken = engine.recorder.find("predictions", prediction_id)
+    if taken is None:
+        _, taken = engine.look_up(lambda con: queries.note_of(con, "prediction", prediction_id))
+    if taken is not None or not prediction_id:
+        raise InvalidInput(
+            f"There is a prediction with the id {prediction_id!r} already (ids may not be empty either). "
+            "Nothing was recorded."
+        )
+    return prediction_id
+
+
+def save_prediction_arrays(
+    engine: Engine,
+    prediction_id: str,
+    y_true: Any,
+    y_pred: Any,
+    y_proba: Any = None,
+    sample_indices: Any = None,
+    weights: Any = None,
+) -> None:
+    """Record the arrays of one prediction, once."""
+    note = require(engine, "prediction", prediction_id)
+    if note is not None and note.get("pipeline_id"):
+        require_open_pipeline(engine, note["pipeline_id"])
+    there = engine.recorder.find("prediction_arrays", prediction_id) is not None
+    if there or (note is not None and note.get("arrays")):
+        raise InvalidInput(f"Prediction {prediction_id} has its arrays already; nothing was changed.")
+    given = {
+        "y_true": y_true,
+        "y_pred": y_pred,
+        "y_proba": y_proba,
+        "sample_indices": sample_indices,
+        "weights": weights,
+    }
+    encoded = {name: encode_array(value, name) for name, value in given.items() if value is not None}
+    lengths = {name: (array.shape[0] if array.ndim else -1) for name, (_, array) in encoded.items()}
+    if -1 in lengths.values() or len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {array.shape}" for name, (_, array) in encoded.items())
+        raise ShapeMismatch(
+            f"The arrays of prediction {prediction_id} must have one entry a sample, all the same number; found "
+            f"{found}. Nothing was recorded."
+        )
+    with engine.recording() as buffer:
+        row: dict[str, Any] = {
+            "prediction_id": prediction_id,
+            "pipeline_id": None if note is None else note.get("pipeline_id"),
+        }
+        for name, (stored, _) in encoded.items():
+            row[name] = buffer.add_array(stored)
+        buffer.add("prediction_arrays", row)
+        engine.known.add("prediction", prediction_id, {**(note or {}), "arrays": True})

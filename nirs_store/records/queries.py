@@ -1,0 +1,405 @@
+"""Questions about runs, pipelines, chains, artifacts and logs.
+
+Column names come from fixed lists, values are always bound.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nirs_store.db.database import Connection
+from nirs_store.db.journal import decode_array
+from nirs_store.db.schema import column_names
+from nirs_store.db.sql import execute, number, parsed, to_frame
+from nirs_store.errors import CatalogDamaged, InvalidInput
+from nirs_store.lazy import polars as pl
+from nirs_store.values import as_text, askable, from_json, is_text, with_zone
+
+__all__ = [
+    "BLOB_NOTE",
+    "CHAIN_TABLES",
+    "add_environment",
+    "artifacts_of",
+    "blob_rows",
+    "chains_for_pipeline",
+    "counts",
+    "find_ids",
+    "get_artifact",
+    "get_chain",
+    "get_pipeline",
+    "get_run",
+    "is_chain",
+    "list_pipelines",
+    "list_runs",
+    "note_of",
+    "pipeline_counts",
+    "pipeline_log",
+    "pipeline_of_chain",
+    "prediction_rows",
+    "run_log_summary",
+    "run_of_chain",
+    "targets_of",
+]
+
+STATUSES = ("running", "completed", "failed", "interrupted")
+
+# What an id can name, in the order in which people mean it, and where it is the key.
+ID_COLUMNS = {
+    "run": ("runs", "run_id"),
+    "pipeline": ("pipelines", "pipeline_id"),
+    "chain": ("chains", "chain_id"),
+    "prediction": ("predictions", "prediction_id"),
+    "artifact": ("blobs", "artifact_id"),
+}
+
+# All that `get_chain` reads.
+CHAIN_TABLES = ("chains", "arrays")
+
+_HIDDEN = {"session_id"}
+# A row says "running" until somebody finishes it; one whose session died shows as interrupted.
+_STATUS = (
+    "CASE WHEN {t}status = 'running' AND NOT list_contains($alive, {t}session_id) "
+    "THEN 'interrupted' ELSE {t}status END"
+)
+
+# What recording and loading need to know of an artifact.
+BLOB_NOTE = ("artifact_path", "content_hash", "operator_class", "artifact_type", "format", "size_bytes")
+
+_NOTES = {
+    "run": "SELECT run_id FROM runs WHERE run_id = ?",
+    "pipeline": "SELECT run_id, status FROM pipelines WHERE pipeline_id = ?",
+    "chain": "SELECT pipeline_id FROM chains WHERE chain_id = ?",
+    "prediction": (
+        "SELECT p.pipeline_id, a.prediction_id IS NOT NULL AS arrays FROM predictions p "
+        "LEFT JOIN prediction_arrays a USING (prediction_id) WHERE p.prediction_id = ?"
+    ),
+    "artifact": f"SELECT {', '.join(BLOB_NOTE)} FROM blobs WHERE artifact_id = ?",
+    "record": "SELECT artifact_id, pipeline_id, chain_path FROM artifact_records WHERE record_id = ?",
+}
+
+
+def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
+    """Run a query whole; TIMESTAMP columns come back as UTC."""
+    result = con.sql(parsed(con, sql), params=params)
+    return pl.DataFrame() if result is None else to_frame(result)
+
+
+def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
+    """The single row of a query as a dict, or None; fetched whole, so nothing is left open.
+
+    The first parameter is the id; what is not text is no id of anything.
+    """
+    identifier = params["id"] if isinstance(params, dict) else params[0]
+    if not is_text(identifier):
+        return None
+    cursor = execute(con, sql, params)
+    names = [column[0] for column in cursor.description or ()]
+    rows = cursor.fetchall()
+    return dict(zip(names, rows[0], strict=True)) if rows else None
+
+
+def note_of(con: Connection, kind: str, identifier: str) -> dict[str, Any] | None:
+    """What recording calls need to know of an existing row, or None."""
+    return one(con, _NOTES[kind], [identifier])
+
+
+def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int | None) -> pl.DataFrame:
+    """Whole ids that begin or end with `part`, of each kind at most `limit`."""
+    wanted = [kinds] if isinstance(kinds, str) else list(ID_COLUMNS if kinds is None else kinds)
+    for kind in wanted:
+        if kind not in ID_COLUMNS:
+            near = difflib.get_close_matches(str(kind), ID_COLUMNS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidInput(f"Unknown kind {kind!r}: expected one of {', '.join(ID_COLUMNS)}.{hint}")
+    params = {"part": as_text(part, "part"), "limit": page_of(limit, 0)["limit"]}
+    if not params["part"]:
+        raise InvalidInput("part: expected at least one character of an id, found none.")
+    found = [
+        f"(SELECT '{kind}' AS kind, {position} AS position, {key} AS id FROM {table} "
+        f"WHERE starts_with({key}, $part) OR ends_with({key}, $part) ORDER BY id LIMIT $limit)"
+        for position, (kind, (table, key)) in enumerate((kind, ID_COLUMNS[kind]) for kind in wanted)
+    ]
+    if not found:
+        return pl.DataFrame(schema={"kind": pl.String, "id": pl.String})
+    sql = f"SELECT kind, id FROM ({' UNION ALL '.join(found)}) ORDER BY position, id"
+    return frame(con, sql, params)
+
+
+def columns_of(table: str, prefix: str = "") -> str:
+    names = [name for name in column_names(table) if name not in _HIDDEN]
+    return ", ".join(
+        f"{_STATUS.format(t=prefix)} AS status" if name == "status" else f"{prefix}{name}" for name in names
+    )
+
+
+def decoded(row: dict[str, Any] | None, *json_columns: str) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    for name in json_columns:
+        row[name] = from_json(row[name])
+    for name in ("created_at", "completed_at"):
+        if name in row:
+            row[name] = with_zone(row[name])
+    return row
+
+
+# -- runs and pipelines --------------------------------------------------------------------------
+
+
+def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | None:
+    """One run, JSON decoded."""
+    row = one(
+        con, f"SELECT {columns_of('runs')} FROM runs WHERE run_id = $id", {"id": run_id, "alive": alive}
+    )
+    row = decoded(row, "config", "datasets", "summary", "environment", "tags")
+    if row is not None:
+        row["tags"] = row["tags"] or []
+    return row
+
+
+def pipeline_of_chain(con: Connection, pipeline_id: str) -> dict[str, Any] | None:
+    """What a bundle says about a chain's pipeline; none of it ever changes."""
+    return decoded(
+        one(
+            con,
+            "SELECT run_id, name, dataset_name, dataset_hash, created_at FROM pipelines WHERE pipeline_id = ?",
+            [pipeline_id],
+        )
+    )
+
+
+def run_of_chain(con: Connection, run_id: str) -> dict[str, Any] | None:
+    """What a bundle says about the run of a chain's pipeline, which may be renamed."""
+    run = one(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [run_id])
+    return decoded(run, "config", "environment")
+
+
+def add_environment(con: Connection, run_id: str, captured: str | None) -> int:
+    """Merge a captured environment into a run's inside the caller's transaction; 0 for an unknown run."""
+    return number(
+        con,
+        "UPDATE runs SET environment = json_merge_patch(coalesce(environment, '{}'::JSON), ?::JSON) WHERE run_id = ?",
+        [captured, run_id],
+    )
+
+
+def get_pipeline(con: Connection, pipeline_id: str, alive: list[str]) -> dict[str, Any] | None:
+    """One pipeline, JSON decoded."""
+    row = one(
+        con,
+        f"SELECT {columns_of('pipelines')} FROM pipelines WHERE pipeline_id = $id",
+        {"id": pipeline_id, "alive": alive},
+    )
+    return decoded(row, "expanded_config", "generator_choices")
+
+
+def list_runs(
+    con: Connection,
+    alive: list[str],
+    status: str | None,
+    dataset: str | None,
+    limit: int,
+    offset: int,
+    tags: Sequence[str] = (),
+) -> pl.DataFrame:
+    """Runs, newest first."""
+    if status is not None and status not in STATUSES:
+        near = difflib.get_close_matches(str(status), STATUSES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InvalidInput(f"Unknown status {status!r}: expected one of {', '.join(STATUSES)}.{hint}")
+    where, params = ["TRUE"], {"alive": alive, **page_of(limit, offset)}
+    if status is not None:
+        where.append(f"{_STATUS.format(t='')} = $status")
+        params["status"] = status
+    if dataset is not None:
+        where.append(
+            "(list_contains(json_extract_string(datasets, '$[*].name'), $dataset) "
+            "OR list_contains(json_extract_string(datasets, '$[*]'), $dataset))"
+        )
+        params["dataset"] = as_text(dataset, "dataset")
+    for index, tag in enumerate([tags] if isinstance(tags, str) else tags or ()):
+        where.append(f"list_contains(json_extract_string(tags, '$[*]'), $tag_{index})")
+        params[f"tag_{index}"] = as_text(tag, "tag")
+    return frame(
+        con,
+        f"SELECT {columns_of('runs')} FROM runs WHERE {' AND '.join(where)} "
+        "ORDER BY created_at DESC, run_id DESC LIMIT $limit OFFSET $offset",
+        params,
+    )
+
+
+def list_pipelines(
+    con: Connection, alive: list[str], run_id: str | None, dataset_name: str | None
+) -> pl.DataFrame:
+    """Pipelines, newest first."""
+    where, params = ["TRUE"], {"alive": alive}
+    for name, value in (("run_id", run_id), ("dataset_name", dataset_name)):
+        if value is not None:
+            where.append(f"{name} = ${name}")
+            params[name] = as_text(value, name)  # type: ignore[assignment]
+    return frame(
+        con,
+        f"SELECT {columns_of('pipelines')} FROM pipelines WHERE {' AND '.join(where)} "
+        "ORDER BY created_at DESC, pipeline_id DESC",
+        params,
+    )
+
+
+def page_of(limit: int | None, offset: int) -> dict[str, Any]:
+    page: dict[str, Any] = {}
+    for name, value in (("limit", limit), ("offset", offset)):
+        try:
+            page[name] = None if value is None else operator.index(value)
+        except TypeError:
+            page[name] = -1
+        if isinstance(value, bool) or (page[name] is not None and page[name] < 0):
+            raise InvalidInput(f"{name}: expected a whole number of at least 0, found {value!r}.")
+    return page
+
+
+# -- chains --------------------------------------------------------------------------------------
+
+
+def get_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
+    """One chain, JSON decoded, with its wavelength grid."""
+    row = one(con, f"SELECT {columns_of('chains')} FROM chains WHERE chain_id = ?", [chain_id])
+    row = decoded(
+        row, "steps", "fold_artifacts", "shared_artifacts", "branch_path", "fold_weights", "metadata"
+    )
+    if row is not None:
+        row["metadata"] = row["metadata"] or {}
+        if row["wavelengths"] is not None:
+            row["wavelengths"] = array_of(arrays_of(con, [row["wavelengths"]]), row["wavelengths"])
+    return row
+
+
+def is_chain(con: Connection, chain_id: str) -> bool:
+    """Whether a chain is there: all that may change about one."""
+    return bool(execute(con, "SELECT 1 FROM chains WHERE chain_id = ?", [chain_id]).fetchall())
+
+
+def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:
+    """Chains of a pipeline, in the order in which they were saved."""
+    return frame(
+        con,
+        f"SELECT {columns_of('chains')} FROM chains WHERE pipeline_id = ? ORDER BY created_at, chain_id",
+        [askable(pipeline_id)],
+    )
+
+
+def arrays_of(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    # By their places: asked for by hash alone, DuckDB decompresses every array of the catalog to find some.
+    rows = execute(
+        con,
+        "SELECT array_hash, dtype, shape, data FROM arrays WHERE rowid IN "
+        "(SELECT rowid FROM arrays WHERE array_hash IN (SELECT unnest(?)))",
+        [list(keys)],
+    ).fetchall()
+    return {str(row[0]): decode_array(*row) for row in rows}
+
+
+def array_of(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    if key not in arrays:
+        raise CatalogDamaged(f"Array {key} is named by a row but not there. Run `nirs-store check`.")
+    return arrays[key]
+
+
+# -- artifacts and logs ----------------------------------------------------------------------------
+
+
+def get_artifact(con: Connection, artifact_id: str) -> dict[str, Any] | None:
+    """One artifact with its reference count."""
+    return decoded(one(con, "SELECT * FROM artifacts WHERE artifact_id = ?", [artifact_id]))
+
+
+def blob_rows(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What is needed to read some artifacts, by id, without counting their references."""
+    names = ("artifact_id", *BLOB_NOTE)
+    rows = execute(
+        con,
+        f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))",
+        [list(artifact_ids)],
+    ).fetchall()
+    return {str(row[0]): dict(zip(names, row, strict=True)) for row in rows}
+
+
+def pipeline_log(con: Connection, pipeline_id: str) -> pl.DataFrame:
+    """Log lines of a pipeline, in order."""
+    return frame(
+        con,
+        "SELECT log_id, step_idx, operator_class, event, duration_ms, message, details, level, created_at "
+        "FROM logs WHERE pipeline_id = ? ORDER BY created_at, log_id",
+        [askable(pipeline_id)],
+    )
+
+
+def run_log_summary(con: Connection, run_id: str, alive: list[str]) -> pl.DataFrame:
+    """Counts and durations of a run's logs, a pipeline a row."""
+    return frame(
+        con,
+        f"""
+        SELECT p.pipeline_id, p.name AS pipeline_name, {_STATUS.format(t="p.")} AS pipeline_status,
+            count(l.log_id) AS log_count,
+            coalesce(sum(l.duration_ms) FILTER (l.event = 'end'), 0)::BIGINT AS total_duration_ms,
+            count(*) FILTER (l.level = 'warning') AS warning_count,
+            count(*) FILTER (l.level IN ('error', 'critical')) AS error_count
+        FROM pipelines p LEFT JOIN logs l USING (pipeline_id)
+        WHERE p.run_id = $run_id GROUP BY ALL ORDER BY p.pipeline_id
+        """,
+        {"run_id": askable(run_id), "alive": alive},
+    )
+
+
+# -- Questions behind what a notebook and a terminal show of a store, its runs and chains.
+
+
+def counts(con: Connection) -> dict[str, int]:
+    """How much of everything the catalog holds."""
+    tables = ("runs", "pipelines", "chains", "predictions")
+    each = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables)
+    blobs = "count(*) AS artifacts, coalesce(sum(size_bytes), 0)::BIGINT AS artifact_bytes"
+    return frame(con, f"SELECT {each}, {blobs} FROM blobs").row(0, named=True)
+
+
+def artifacts_of(con: Connection, artifact_ids: Sequence[str]) -> pl.DataFrame:
+    """What is known of some artifacts, by type and id."""
+    return frame(
+        con,
+        "SELECT artifact_id, artifact_type, operator_class, format, size_bytes, ref_count FROM artifacts "
+        "WHERE artifact_id IN (SELECT unnest(?)) ORDER BY artifact_type, artifact_id",
+        [list(artifact_ids)],
+    )
+
+
+def prediction_rows(con: Connection, chain_id: str, partition: str) -> pl.DataFrame:
+    """Predictions of a chain about one partition, folds by number and the refit last."""
+    return frame(
+        con,
+        "SELECT prediction_id, fold_id FROM predictions WHERE chain_id = ? AND partition = ? ORDER BY "
+        "TRY_CAST(regexp_extract(fold_id, '[0-9]+$') AS INTEGER) NULLS LAST, fold_id, prediction_id",
+        [chain_id, partition],
+    )
+
+
+def pipeline_counts(con: Connection, run_ids: Sequence[str]) -> dict[str, int]:
+    """How many pipelines runs have; those without any are left out."""
+    rows = con.execute(
+        "SELECT run_id, count(*) FROM pipelines WHERE run_id IN (SELECT unnest(?)) GROUP BY run_id",
+        [list(run_ids)],
+    ).fetchall()
+    return {str(run_id): int(n) for run_id, n in rows}
+
+
+def targets_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
+    """What chains predict, and in which unit, as their metadata say."""
+    return frame(
+        con,
+        "SELECT chain_id, metadata ->> 'target' AS target, metadata ->> 'target_unit' AS unit "
+        "FROM chains WHERE chain_id IN (SELECT unnest(?))",
+        [list(chain_ids)],
+    )

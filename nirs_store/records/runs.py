@@ -1,0 +1,597 @@
+"""Recording runs, pipelines, chains and logs; predictions have a file of their own.
+
+Each function checks everything first and adds rows last, so a call that raises leaves nothing
+behind. None of them waits for another process: an id that is not known here is looked up for
+at most a second, and accepted unseen while the catalog is busy.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nirs_store.db.journal import encode_array
+from nirs_store.db.session import Engine
+from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.ids import new_id, now_naive
+from nirs_store.records import queries
+from nirs_store.records.artifacts import add_blob_row, require_artifact
+from nirs_store.records.notes import add_note, check_guard, short_error
+from nirs_store.values import as_array, as_error, as_float, as_floats, as_int, as_long, as_text, to_json
+
+__all__ = [
+    "CONTAINER_VARIABLE",
+    "begin_pipeline",
+    "begin_run",
+    "capture_environment",
+    "complete_pipeline",
+    "complete_run",
+    "edit_run",
+    "environment",
+    "fail_pipeline",
+    "fail_run",
+    "log_step",
+    "require",
+    "require_open_pipeline",
+    "save_chain",
+    "versions_only",
+]
+
+
+# -- What a run was recorded with: Python, platform and the versions of the libraries that matter.
+
+
+CONTAINER_VARIABLE = "NIRS_STORE_CONTAINER"
+_CONTAINER_ID = re.compile(r"(?:docker|containers|libpod|kubepods|crio|cri-containerd)[^\n]*?([0-9a-f]{64})")
+
+_PACKAGES = (
+    "nirs-store",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "joblib",
+    "chemotools",
+    "duckdb",
+    "polars",
+    "pyarrow",
+)
+
+
+@functools.cache
+def environment() -> dict[str, str]:
+    """Versions by name, and the git commit of the working folder; what is not there is left out.
+
+    Looked up once a process.
+    """
+    found = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = _git_commit()
+    return found if commit is None else found | {"git-commit": commit}
+
+
+def capture_environment(
+    *,
+    seeds: int | Sequence[int] | Mapping[str, int] | None = None,
+    container: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Capture in one call what it takes to do the same again.
+
+    Give it to `WorkspaceStore.run` or `begin_run` as `environment`, where `compare` shows it.
+
+    Parameters
+    ----------
+    seeds : int, sequence of int, or mapping of str to int, optional
+        The seeds that the program was given.
+    container : str, optional
+        Digest of the container's image. By default what the variable ``NIRS_STORE_CONTAINER`` says, else the id
+        of the container that the process runs in, as far as Linux tells.
+    parameters : mapping, optional
+        Plain data: what the program was told to do.
+    command : sequence of str, optional
+        The command line; by default that of this process. It is kept as it is: leave secrets out.
+
+    Returns
+    -------
+    dict
+        ``python``, ``platform`` and versions as every run has them; ``git-commit`` and ``git-dirty`` (whether
+        tracked files differ from the commit) of the folder the program was started in; ``packages``, the
+        version of everything installed; ``command``; ``seeds``, ``container``, ``parameters`` where known.
+
+    Raises
+    ------
+    InvalidInput
+        Seeds that are not whole numbers, or parameters that are no mapping.
+
+    Examples
+    --------
+    >>> found = capture_environment(seeds=[1, 2], parameters={"folds": 5})
+    >>> found["seeds"], found["parameters"], found["packages"]["numpy"] == found["numpy"]
+    ([1, 2], {'folds': 5}, True)
+    """
+    found: dict[str, Any] = {**environment()}
+    dirty = _git_dirty() if "git-commit" in found else None
+    if dirty is not None:
+        found["git-dirty"] = dirty
+    found["command"] = _words(sys.orig_argv if command is None else command)
+    if seeds is not None:
+        found["seeds"] = _seeds(seeds)
+    image = container or os.environ.get(CONTAINER_VARIABLE) or _container_id()
+    if image:
+        found["container"] = str(image)
+    if parameters is not None:
+        if not isinstance(parameters, Mapping):
+            raise InvalidInput(f"parameters: expected a mapping, found {type(parameters).__name__}.")
+        found["parameters"] = dict(parameters)
+    found["packages"] = dict(_packages())
+    return found
+
+
+def versions_only(captured: Mapping[str, Any] | None) -> dict[str, str]:
+    """The part of an environment that may leave the house with a model: no command line, no parameters."""
+    return {
+        str(name): value
+        for name, value in (captured or {}).items()
+        if isinstance(value, str) and name not in ("container", "command", "seeds", "parameters")
+    }
+
+
+def _words(command: Sequence[str]) -> list[str]:
+    # Names of files need not be valid Unicode.
+    return [str(word).encode("utf-8", "backslashreplace").decode() for word in command]
+
+
+def _seeds(seeds: int | Sequence[int] | Mapping[str, int]) -> list[int] | dict[str, int]:
+    if isinstance(seeds, Mapping):
+        return {str(name): _seed(seed) for name, seed in seeds.items()}
+    listed: Any = seeds
+    many = hasattr(listed, "__iter__") and not isinstance(listed, str)
+    return [_seed(seed) for seed in (listed if many else [listed])]
+
+
+def _seed(seed: Any) -> int:
+    try:
+        whole = int(seed)
+        if isinstance(seed, str | bool) or whole != seed:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(f"seeds: expected whole numbers, found {seed!r}. Nothing was captured.") from error
+    return whole
+
+
+@functools.cache
+def _packages() -> tuple[tuple[str, str], ...]:
+    """Name and version of everything installed; looked up once a process."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # a broken installation has none
+            found.setdefault(str(name).lower().replace("_", "-"), distribution.version)
+    return tuple(sorted(found.items()))
+
+
+def _container_id() -> str | None:
+    """Id of the container that this process runs in, where the kernel's tables say it."""
+    for table in ("/proc/self/cgroup", "/proc/self/mountinfo"):
+        try:
+            match = _CONTAINER_ID.search(Path(table).read_text("utf-8", "replace"))
+        except OSError:
+            continue
+        if match is not None:
+            return match[1]
+    return None
+
+
+@functools.cache
+def _git_dirty() -> bool | None:
+    """Whether tracked files differ from the commit; like the commit, as it was when first looked up."""
+    answer = _git("status", "--porcelain", "--untracked-files=no")
+    return None if answer is None else bool(answer.strip())
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return answer.stdout
+
+
+def _git_commit() -> str | None:
+    """Commit of the repository that the program was started in; None where there is none, or no git."""
+    text = (_git("rev-parse", "--verify", "HEAD") or "").strip()
+    return text if len(text) in (40, 64) and set(text) <= set("0123456789abcdef") else None
+
+
+_TABLES = {"run": "runs", "pipeline": "pipelines", "chain": "chains", "prediction": "predictions"}
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None:
+    """What is known of an id; None while the catalog is busy and the id is not known here.
+
+    Raises
+    ------
+    UnknownId
+        No row has that id.
+    """
+    engine.check_writable(closely=False)
+    known = engine.known.get(kind, identifier) if isinstance(identifier, str) else None
+    if known is not None:
+        return dict(known)
+    if not isinstance(identifier, str) or not identifier:
+        raise UnknownId(kind, identifier)
+    if engine.recorder.find(_TABLES[kind], identifier) is not None:
+        # Not forgotten with everything else when something was deleted meanwhile.
+        return None
+    answered, note = engine.look_up(lambda con: queries.note_of(con, kind, identifier))
+    if not answered:
+        return None
+    if note is None:
+        raise UnknownId(kind, identifier, "Nothing was recorded.")
+    engine.known.add(kind, identifier, note)
+    return note
+
+
+# -- runs ------------------------------------------------------------------------------------
+
+
+def begin_run(
+    engine: Engine,
+    name: str,
+    config: Any,
+    datasets: Any,
+    captured: Mapping[str, Any] | None = None,
+) -> str:
+    """Record a run and commit it, with what was captured of its environment, or the versions alone."""
+    engine.check_writable()
+    run_id, named = new_id(), _datasets(datasets)
+    row = {
+        "run_id": run_id,
+        "name": as_text(name, "name"),
+        "config": to_json(config, "config"),
+        "datasets": to_json(named, "datasets"),
+        "status": "running",
+        "created_at": now_naive(),
+        "session_id": engine.session_id,
+        "environment": to_json({**environment(), **_as_dict(captured, "environment")}, "environment"),
+    }
+    check_guard(engine, {"name": name, "config": config, "datasets": named})
+    with engine.recording(commit=True) as buffer:
+        buffer.add("runs", row)
+        add_note(engine, buffer, "begin_run", "run", run_id, details={"name": row["name"]})
+        engine.known.add("run", run_id, {})
+    return run_id
+
+
+def _datasets(given: Any) -> list[Any]:
+    """The data sets of a run as a list; one by itself, a name or a mapping, is a list of one."""
+    if given is None:
+        return []
+    if isinstance(given, (str, Mapping)):
+        return [given] if given else []
+    return _listed(given, "datasets", "names or dicts")
+
+
+def _as_dict(value: Any, name: str) -> dict[Any, Any]:
+    try:
+        return dict(value or {})
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{name}: expected a dict, found {type(value).__name__} {value!r}. Nothing was recorded."
+        ) from error
+
+
+def _listed(value: Any, name: str, what: str) -> list[Any]:
+    # What has an order and letters or keys for items would be taken apart without a word.
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidInput(
+            f"{name}: expected a list of {what}, found {type(value).__name__} {value!r}. Nothing was recorded."
+        )
+    return list(value)
+
+
+def complete_run(engine: Engine, run_id: str, summary: Any) -> None:
+    """Commit everything and mark the run as completed."""
+    require(engine, "run", run_id)
+    check_guard(engine, {"summary": summary})
+    _finish(engine, "complete_run", run_id, {"summary": summary})
+
+
+def edit_run(
+    engine: Engine,
+    run_id: str,
+    *,
+    name: str | None = None,
+    note: str | None = None,
+    add_tags: Sequence[str] = (),
+    remove_tags: Sequence[str] = (),
+) -> None:
+    """Change what may be changed of a run, finished or not: its name, note and tags."""
+    require(engine, "run", run_id)
+    payload: dict[str, Any] = {}
+    if name is not None:
+        payload["name"] = as_text(name, "name")
+    if note is not None:
+        payload["note"] = as_text(note, "note")
+    for key, tags in (("add_tags", add_tags), ("remove_tags", remove_tags)):
+        if tags:
+            payload[key] = [_tag(tag) for tag in tags]
+    check_guard(engine, {name: value for name, value in payload.items() if name != "remove_tags"})
+    with engine.recording(commit=True) as buffer:
+        buffer.change("edit_run", run_id, payload)
+        add_note(engine, buffer, "edit_run", "run", run_id, details=payload)
+
+
+def _tag(tag: Any) -> str:
+    text = as_text(tag, "tag").strip()
+    if not text or "," in text:
+        raise InvalidInput(
+            f"tag: expected a word or phrase without commas, found {tag!r}. Nothing was changed."
+        )
+    return text
+
+
+def fail_run(engine: Engine, run_id: str, error: str) -> None:
+    """Mark the run, and the pipelines it left unfinished, as failed."""
+    require(engine, "run", run_id)
+    _finish(engine, "fail_run", run_id, {"error": as_error(error)})
+    # Its pipelines failed with it; the next call that names one looks it up and is told.
+    engine.known.forget_noted("pipeline", "run_id", run_id)
+
+
+def _finish(engine: Engine, kind: str, identifier: str, payload: Mapping[str, Any]) -> None:
+    with engine.recording(commit=True) as buffer:
+        buffer.change(kind, identifier, payload)
+        failed = payload.get("error") if kind.startswith("fail") else None
+        add_note(
+            engine,
+            buffer,
+            kind,
+            kind.partition("_")[2],
+            identifier,
+            success=failed is None,
+            message=None if failed is None else short_error(failed),
+        )
+
+
+# -- pipelines ---------------------------------------------------------------------------------
+
+
+def begin_pipeline(
+    engine: Engine,
+    run_id: str,
+    name: str,
+    expanded_config: Any,
+    generator_choices: Any,
+    dataset_name: str,
+    dataset_hash: str | None,
+) -> str:
+    """Record a pipeline and commit it."""
+    require(engine, "run", run_id)
+    pipeline_id = new_id()
+    row = {
+        "pipeline_id": pipeline_id,
+        "run_id": run_id,
+        "name": as_text(name, "name"),
+        "expanded_config": to_json(expanded_config, "expanded_config"),
+        "generator_choices": to_json(generator_choices, "generator_choices"),
+        "dataset_name": as_text(dataset_name, "dataset_name"),
+        "dataset_hash": None if dataset_hash is None else as_text(dataset_hash, "dataset_hash"),
+        "status": "running",
+        "created_at": now_naive(),
+        "session_id": engine.session_id,
+    }
+    check_guard(
+        engine, {"name": name, "expanded_config": expanded_config, "generator_choices": generator_choices}
+    )
+    with engine.recording(commit=True) as buffer:
+        buffer.add("pipelines", row)
+        add_note(engine, buffer, "begin_pipeline", "pipeline", pipeline_id)
+        engine.known.add("pipeline", pipeline_id, {"run_id": run_id, "status": "running"})
+    return pipeline_id
+
+
+def complete_pipeline(
+    engine: Engine,
+    pipeline_id: str,
+    best_val: float | None,
+    best_test: float | None,
+    metric: str | None,
+    duration_ms: int | None,
+) -> None:
+    """Commit everything and mark the pipeline as completed."""
+    note = require(engine, "pipeline", pipeline_id)
+    payload = {
+        "best_val": as_float(best_val, "best_val"),
+        "best_test": as_float(best_test, "best_test"),
+        "metric": None if metric is None else as_text(metric, "metric"),
+        "duration_ms": as_long(duration_ms, "duration_ms"),
+    }
+    _finish(engine, "complete_pipeline", pipeline_id, payload)
+    _note_end(engine, pipeline_id, note, "completed")
+
+
+def _note_end(engine: Engine, pipeline_id: str, note: Mapping[str, Any] | None, status: str) -> None:
+    # The first final state wins, here as in the catalog. Where nothing is known the catalog is asked.
+    if note is not None and note.get("status") == "running":
+        engine.known.add("pipeline", pipeline_id, {**note, "status": status})
+
+
+def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
+    """Mark the pipeline as failed; what it recorded is rolled back, its row and logs stay."""
+    note = require(engine, "pipeline", pipeline_id)
+    if note is not None and note.get("status") in ("failed", "completed"):
+        return
+    _finish(engine, "fail_pipeline", pipeline_id, {"error": as_error(error)})
+    _note_end(engine, pipeline_id, note, "failed")
+
+
+def require_open_pipeline(engine: Engine, pipeline_id: str) -> None:
+    """Check that a pipeline exists and takes rows, as far as it is known here.
+
+    Raises
+    ------
+    UnknownId, InvalidInput
+    """
+    note = require(engine, "pipeline", pipeline_id)
+    if note is not None and note.get("status") == "failed":
+        raise InvalidInput(
+            f"Pipeline {pipeline_id} has failed and was rolled back; it takes no more rows. Begin another pipeline."
+        )
+
+
+# -- chains ------------------------------------------------------------------------------------
+
+
+def save_chain(
+    engine: Engine,
+    pipeline_id: str,
+    *,
+    steps: list[dict[str, Any]],
+    model_step_idx: int,
+    model_class: str,
+    preprocessings: str,
+    fold_strategy: str,
+    fold_artifacts: Mapping[Any, Any],
+    shared_artifacts: Mapping[Any, Any],
+    branch_path: Sequence[int] | None,
+    source_index: int | None,
+    fold_weights: Mapping[str, float] | None,
+    wavelengths: Any,
+    metadata: Mapping[str, Any] | None,
+    artifact_ids: Sequence[str],
+) -> str:
+    """Record a chain; it takes over this session's references to the artifacts it names."""
+    require_open_pipeline(engine, pipeline_id)
+    chain_id = new_id()
+    if as_int(model_step_idx, "model_step_idx") is None:
+        raise InvalidInput("model_step_idx: expected a whole number, found None. Nothing was recorded.")
+    grid = None if wavelengths is None else _wavelengths(wavelengths)
+    row = {
+        "chain_id": chain_id,
+        "pipeline_id": pipeline_id,
+        "steps": to_json(list(steps), "steps"),
+        "model_step_idx": as_int(model_step_idx, "model_step_idx"),
+        "model_class": as_text(model_class, "model_class"),
+        "preprocessings": as_text(preprocessings, "preprocessings"),
+        "fold_strategy": as_text(fold_strategy, "fold_strategy"),
+        "fold_artifacts": to_json(dict(fold_artifacts or {}), "fold_artifacts"),
+        "shared_artifacts": to_json(dict(shared_artifacts or {}), "shared_artifacts"),
+        "branch_path": to_json(
+            None if branch_path is None else _listed(branch_path, "branch_path", "branches, outermost first"),
+            "branch_path",
+        ),
+        "source_index": as_int(source_index, "source_index"),
+        "fold_weights": to_json(fold_weights, "fold_weights"),
+        "metadata": to_json(_as_dict(metadata, "metadata"), "metadata"),
+        "created_at": now_naive(),
+    }
+    check_guard(engine, {"metadata": metadata})
+    engine.check_writable(closely=False)
+    with ExitStack() as claims:
+        known = {}
+        for artifact_id in artifact_ids:
+            claims.enter_context(engine.recorder.claiming(artifact_id))
+            known[artifact_id] = require_artifact(engine, artifact_id)
+        with engine.recording() as buffer:
+            if grid is not None:
+                row["wavelengths"] = buffer.add_array(encode_array(grid, "wavelengths")[0])
+            buffer.add("chains", row)
+            for artifact_id in artifact_ids:
+                add_blob_row(buffer, artifact_id, known[artifact_id])
+                buffer.add(
+                    "artifact_refs",
+                    {
+                        "ref_id": new_id(),
+                        "artifact_id": artifact_id,
+                        "owner_kind": "chain",
+                        "owner_id": chain_id,
+                        "pipeline_id": pipeline_id,
+                        "created_at": now_naive(),
+                    },
+                )
+                buffer.add(
+                    "takeovers",
+                    {"takeover_id": new_id(), "session_id": engine.session_id, "artifact_id": artifact_id},
+                )
+            engine.known.add("chain", chain_id, {"pipeline_id": pipeline_id})
+    return chain_id
+
+
+def _wavelengths(values: Any) -> np.ndarray:
+    try:
+        grid = as_floats(as_array(values, "wavelengths"))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"wavelengths: expected numbers only: {error}. Nothing was recorded.") from error
+    if grid.ndim != 1 or not grid.size or not np.isfinite(grid).all():
+        raise InvalidInput(
+            f"wavelengths: expected a one-dimensional list of finite numbers, found shape {grid.shape}. "
+            "Nothing was recorded."
+        )
+    return grid
+
+
+# -- logs --------------------------------------------------------------------------------------
+
+
+def log_step(
+    engine: Engine,
+    pipeline_id: str,
+    step_idx: int,
+    operator_class: str | None,
+    event: str,
+    duration_ms: int | None,
+    message: str | None,
+    details: Any,
+    level: str,
+) -> None:
+    """Record one log line."""
+    require(engine, "pipeline", pipeline_id)
+    if level not in _LEVELS:
+        raise InvalidInput(
+            f"level: expected one of {', '.join(_LEVELS)}, found {level!r}. Nothing was recorded."
+        )
+    row = {
+        "log_id": new_id(),
+        "pipeline_id": pipeline_id,
+        "step_idx": as_int(step_idx, "step_idx"),
+        "operator_class": None if operator_class is None else as_text(operator_class, "operator_class"),
+        "event": as_text(event, "event"),
+        "duration_ms": as_long(duration_ms, "duration_ms"),
+        "message": None if message is None else as_text(message, "message"),
+        "details": to_json(details, "details"),
+        "level": level,
+        "created_at": now_naive(),
+    }
+    if row["step_idx"] is None:
+        raise InvalidInput("step_idx: expected a whole number, found None. Nothing was recorded.")
+    check_guard(engine, {"message": message, "details": details})
+    with engine.recording() as buffer:
+        buffer.add("logs", row)

@@ -1,1 +1,0 @@
-"""Keeping a workspace clean: gc, vacuum. Plan first, then execute."""

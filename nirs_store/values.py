@@ -1,0 +1,404 @@
+"""Turning what callers pass into what columns take, with errors that name the argument."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.errors import InvalidInput
+
+__all__ = [
+    "GRACE_SECONDS",
+    "MOST_BYTES",
+    "as_array",
+    "as_duration",
+    "as_error",
+    "as_float",
+    "as_floats",
+    "as_int",
+    "as_long",
+    "as_seconds",
+    "as_text",
+    "askable",
+    "column_names",
+    "from_json",
+    "index_names",
+    "is_frame",
+    "is_text",
+    "native",
+    "one_of",
+    "storable",
+    "to_json",
+    "with_zone",
+]
+
+MOST_BYTES = 2**31 - 2
+"""The longest text or array that a commit can carry: more than that Arrow does not take as one value."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise NotImplementedError(type(value).__name__)
+
+
+def to_json(value: Any, name: str) -> str | None:
+    """Strict JSON text (NaN and infinities become null); None stays None.
+
+    Raises
+    ------
+    InvalidInput
+        For what JSON cannot hold, and for more than `MOST_BYTES` of it.
+    """
+    if value is None:
+        return None
+    try:
+        encoded = msgspec.json.encode(value, enc_hook=_plain)
+    except (NotImplementedError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise InvalidInput(
+            f"{name}: expected plain data (dict, list, text, number, bool, None), found something that JSON "
+            f"cannot hold: {error}. Nothing was recorded. Convert it first, e.g. with str() or .tolist()."
+        ) from error
+    _check_size(len(encoded), name)
+    return encoded.decode()
+
+
+def _check_size(nbytes: int, name: str) -> None:
+    # Here, because a commit that Arrow refuses would hold back all that was recorded beside it.
+    if nbytes > MOST_BYTES:
+        raise InvalidInput(
+            f"{name}: expected at most {MOST_BYTES:,} bytes, found {nbytes:,}. Nothing was recorded. Keep what is "
+            "that large as a file (store.files) and record its name."
+        )
+
+
+def from_json(text: str | None) -> Any:
+    """Decode a JSON column."""
+    return None if text is None else msgspec.json.decode(text)
+
+
+def as_text(value: Any, name: str) -> str:
+    """A text column that may not be NULL.
+
+    Raises
+    ------
+    InvalidInput
+        For anything but text, for text that UTF-8 cannot hold, and for more than `MOST_BYTES` of it.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(
+            f"{name}: expected text, found {type(value).__name__} {value!r}. Nothing was recorded."
+        )
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{name}: {value!r} is not valid Unicode text ({error.reason}).") from error
+    _check_size(len(encoded), name)
+    if "\x00" in value:
+        raise InvalidInput(f"{name}: text may not hold NUL characters, found {value!r}.")
+    return value
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value could be an id: text that UTF-8 can hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def askable(identifier: Any) -> Any:
+    """An id as a question can hold it: what UTF-8 cannot hold becomes empty, which is no id of anything either."""
+    return "" if isinstance(identifier, str) and not is_text(identifier) else identifier
+
+
+def as_float(value: Any, name: str) -> float | None:
+    """A DOUBLE column; None stays None and NaN stays NaN (both rank last)."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"{name}: expected a number or None, found {value!r}. Nothing was recorded."
+        ) from error
+
+
+def as_seconds(value: Any, name: str) -> float:
+    """A span of time: a number of at least 0, infinity among them.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    seconds = float(value) if isinstance(value, Real) else -1.0
+    if not seconds >= 0:
+        raise InvalidInput(
+            f"{name}: expected seconds, a number of at least 0, found {value!r}. Nothing was changed."
+        )
+    return seconds
+
+
+def as_int(value: Any, name: str) -> int | None:
+    """An INTEGER column; None stays None."""
+    return _whole(value, name, 32)
+
+
+def as_long(value: Any, name: str) -> int | None:
+    """A BIGINT column; None stays None."""
+    return _whole(value, name, 64)
+
+
+def _whole(value: Any, name: str, bits: int) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+        if not math.isfinite(number) or number != int(number):
+            raise ValueError("not whole")
+        whole = int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"{name}: expected a whole number, found {value!r}. Nothing was recorded."
+        ) from error
+    if not -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1):
+        raise InvalidInput(f"{name}: {whole} does not fit a {bits}-bit integer. Nothing was recorded.")
+    return whole
+
+
+def as_error(value: Any) -> str:
+    """The text of an error, whatever it holds: reporting a failure must not fail itself."""
+    return storable(str(value))
+
+
+def storable(text: str) -> str:
+    """Text that every column takes: what UTF-8 cannot hold, and NUL, is written out with a backslash."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def with_zone(moment: datetime | None) -> datetime | None:
+    """A TIMESTAMP as an aware UTC datetime."""
+    return None if moment is None else moment.replace(tzinfo=UTC)
+
+
+# -- Taking arrays and data frames from anybody: numpy, polars, pandas, and what speaks Arrow.
+
+
+_KNOWN = ("numpy", "pandas", "polars")
+
+
+def native(value: Any, name: str = "The table") -> Any:
+    """A value that numpy, polars or pandas can handle: what speaks Arrow becomes polars.
+
+    Parameters
+    ----------
+    value : Any
+        Arrays, series and frames of numpy, polars and pandas are passed on, and so is everything
+        that has no Arrow C interface. A stream is read to its end: pass the result on, not the stream.
+    name : str
+        For messages.
+
+    Returns
+    -------
+    Any
+        For Arrow data a `polars.DataFrame` (of a table) or a `polars.Series` (of one column).
+
+    Raises
+    ------
+    InvalidInput
+        Arrow data that polars cannot hold.
+    """
+    kind = type(value)
+    if kind.__module__.partition(".")[0] in _KNOWN:
+        return value.collect() if kind.__name__ == "LazyFrame" else value
+    if not (hasattr(kind, "__arrow_c_stream__") or hasattr(kind, "__arrow_c_array__")):
+        return value
+    import polars as pl
+
+    try:
+        series = pl.Series(value)
+        return series.struct.unnest() if series.dtype == pl.Struct else series
+    except pl.exceptions.PolarsError as error:
+        raise InvalidInput(f"{name} holds Arrow data that cannot be read: {error}") from error
+
+
+def is_frame(value: Any) -> bool:
+    """Whether a value is a table with named columns, polars or pandas or alike."""
+    kind = type(value)
+    return hasattr(kind, "columns") and hasattr(kind, "to_numpy")
+
+
+def column_names(frame: Any) -> list[Any]:
+    """Names of the columns, as they are (pandas may have numbers)."""
+    return list(frame.columns)
+
+
+def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
+    """Anything array-like as a numpy array.
+
+    Parameters
+    ----------
+    value : array-like, series or frame
+        As for `native`; a column of lists of one length becomes a matrix.
+    name : str
+        For messages.
+
+    Returns
+    -------
+    ndarray
+        Numbers keep their type. What is missing, or masked, is NaN among numbers; text has the dtype object.
+
+    Raises
+    ------
+    InvalidInput
+        Arrow data that cannot be read, lists of different lengths, and masked values in an array that has no NaN.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> as_array(pl.Series(["beef", "pork"]))
+    array(['beef', 'pork'], dtype=object)
+    """
+    value = native(value, name)
+    if isinstance(value, np.ndarray):
+        # Looked at by its name first: numpy imports its masked arrays when they are asked for.
+        return _unmasked(value, name) if hasattr(value, "mask") else value
+    if not hasattr(value, "to_numpy"):
+        try:
+            return np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"{name} cannot be read as an array: {error} Nothing was changed.") from error
+    if type(value).__module__.partition(".")[0] == "polars":
+        import polars as pl
+
+        if isinstance(value, pl.Series) and isinstance(value.dtype, pl.List):
+            widths = value.list.len().unique()
+            if widths.len() == 1 and widths[0] is not None:
+                value = value.list.to_array(widths[0])
+        return np.asarray(value.to_numpy())
+    array = np.asarray(value.to_numpy())
+    if array.dtype.hasobject and _is_numeric(value):
+        # Nullable columns of pandas come as objects, with a marker of its own for what is missing.
+        return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
+    return array
+
+
+def as_floats(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Real numbers as float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something else, as of numpy; complex numbers too, whose imaginary part numpy would leave out.
+    """
+    if array.dtype.kind == "c":
+        raise TypeError("these are complex")
+    return array.astype(np.float64)
+
+
+def _unmasked(value: NDArray[Any], name: str) -> NDArray[Any]:
+    if not isinstance(value, np.ma.MaskedArray):
+        return value
+    if not np.ma.is_masked(value):
+        return np.asarray(value.data)
+    if value.dtype.kind not in "fc":
+        raise InvalidInput(
+            f"{name}: masked values can be NaN among floating-point numbers only, found {value.dtype}. Nothing was "
+            "changed. Convert it first, e.g. with .astype(float), or fill it with .filled(...)."
+        )
+    return np.asarray(value.filled(np.nan))
+
+
+def _is_numeric(value: Any) -> bool:
+    dtypes = value.dtypes if is_frame(value) else [getattr(value, "dtype", None)]
+    return all(getattr(dtype, "kind", "O") in "biuf" for dtype in dtypes)
+
+
+def index_names(frame: Any) -> NDArray[Any] | None:
+    """Names of the rows of a pandas frame whose index is text; None for every other table."""
+    index = getattr(frame, "index", None)
+    if index is None or not hasattr(index, "to_numpy"):
+        return None
+    names = np.asarray(index.to_numpy())
+    if names.ndim != 1 or not names.size or not all(isinstance(each, str) for each in names.tolist()):
+        return None
+    return names.astype(np.str_)
+
+
+# -- Recording an evaluation: everything is checked, blobs are durable, then rows and champion in one transaction.
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> str:
+    """Check a spelling; the nearest is suggested.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if isinstance(value, str) and value in known:
+        return value
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise InvalidInput(
+        f"{name}: expected one of {', '.join(known)}, found {value!r}.{hint} Nothing was changed."
+    )
+
+
+# -- Spans of time as people write them.
+
+
+GRACE_SECONDS = 3600.0
+"""How long a gc leaves alone what a session saved, after its end."""
+
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)\s*")
+
+
+def as_duration(value: timedelta | float | str, name: str) -> timedelta:
+    """A timedelta, seconds, or a text such as ``"90min"``, ``"24h"``, ``"7d"``.
+
+    Raises
+    ------
+    InvalidInput
+
+    Examples
+    --------
+    >>> as_duration("36h", "max_age")
+    datetime.timedelta(days=1, seconds=43200)
+    """
+    seconds = -1.0
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, str):
+        match = _TEXT.fullmatch(value)
+        if match is not None:
+            seconds = float(match[1]) * _UNITS[match[2]]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    if not 0 <= seconds <= 1e11 or not math.isfinite(seconds):
+        raise InvalidInput(
+            f"{name}: expected a timedelta, seconds, or a text such as '24h' or '7d', found {value!r}. Nothing was "
+            "changed."
+        )
+    return timedelta(seconds=seconds)

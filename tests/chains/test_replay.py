@@ -150,7 +150,9 @@ def test_a_model_made_of_others_looks_at_the_numbers_between_them(tecator: Any, 
 def test_transformers_of_each_fold_equal_the_folds_pipelines(tecator: Any, shelf: Any) -> None:
     # Scaled principal components are orthonormal, and one latent variable exhausts them: leave them unscaled.
     pipelines = [
-        make_pipeline(StandardScaler(), PCA(12), PLSRegression(6, scale=False)).fit(tecator.X[t], tecator.fat[t])
+        make_pipeline(StandardScaler(), PCA(12), PLSRegression(6, scale=False)).fit(
+            tecator.X[t], tecator.fat[t]
+        )
         for t in folds(3, tecator)
     ]
     for i, pipeline in enumerate(pipelines):

@@ -38,6 +38,7 @@ __all__ = [
     "native",
     "one_of",
     "storable",
+    "target_of",
     "to_json",
     "with_zone",
 ]
@@ -93,6 +94,16 @@ def _check_size(nbytes: int, name: str) -> None:
 def from_json(text: str | None) -> Any:
     """Decode a JSON column."""
     return None if text is None else msgspec.json.decode(text)
+
+
+def target_of(metadata: Any) -> dict[str, str | None]:
+    """Return the columns `target` and `target_unit` of a chain, from its decoded metadata."""
+    found: dict[str, str | None] = {}
+    for name in ("target", "target_unit"):
+        value = metadata.get(name) if isinstance(metadata, Mapping) else None
+        plain = value if value is None or isinstance(value, str) else to_json(value, name)
+        found[name] = (plain or "").strip(" ") or None
+    return found
 
 
 def as_text(value: Any, name: str) -> str:

@@ -33,7 +33,7 @@ from nirs_store.backup.container import (
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
 from nirs_store.blobs.store import check_suffix
 from nirs_store.db.database import CatalogAccess, Connection
-from nirs_store.db.journal import decode_array
+from nirs_store.db.journal import decode_array, with_targets
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
@@ -402,11 +402,12 @@ def insert_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, in
         if table not in tables:
             continue
         key = key_of(table)
-        con.register("incoming", tables[table])
+        rows = with_targets(tables[table]) if table == "chains" else tables[table]
+        con.register("incoming", rows)
         try:
             if table in _MORTAL:
                 con.execute(f"DELETE FROM dead WHERE id IN (SELECT {key} FROM incoming)")
-            names = [name for name in column_names(table) if name in tables[table].column_names]
+            names = [name for name in column_names(table) if name in rows.column_names]
             columns = ", ".join(names)
             source = _sources(table, names)
             added[table] = number(

@@ -256,8 +256,6 @@ class Migration(msgspec.Struct, frozen=True):
 def _run_notes(con: duckdb.DuckDBPyConnection) -> None:
     for column, kind in (("environment", "JSON"), ("note", "VARCHAR"), ("tags", "JSON")):
         con.execute(f"ALTER TABLE runs ADD COLUMN {column} {kind}")
-    for name in ("scores", "models", "run_overview", "log_lines"):
-        con.execute(VIEWS[name])
 
 
 def _artifact_records(con: duckdb.DuckDBPyConnection) -> None:
@@ -281,13 +279,27 @@ def _files_and_history(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(statement)
 
 
+def _targets(con: duckdb.DuckDBPyConnection) -> None:
+    for column in ("target", "target_unit"):
+        con.execute(f"ALTER TABLE chains ADD COLUMN {column} VARCHAR")
+    con.execute(
+        "UPDATE chains SET target = nullif(trim(metadata ->> '$.target'), ''), "
+        "target_unit = nullif(trim(metadata ->> '$.target_unit'), '') "
+        "WHERE metadata ->> '$.target' IS NOT NULL OR metadata ->> '$.target_unit' IS NOT NULL"
+    )
+    # The last step that makes views: they name columns of today.
+    for name in ("scores", "models", "run_overview", "log_lines"):
+        con.execute(VIEWS[name].replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
+
+
 # The version that brought the audit trail.
 _AUDITED_FROM = 4
 
 MIGRATIONS: tuple[Migration, ...] = (
-    Migration(2, "environment, note and tags of runs; views with plain names", _run_notes),
+    Migration(2, "environment, note and tags of runs", _run_notes),
     Migration(3, "records of the artifact layer", _artifact_records),
     Migration(4, "files, lineage, audit, evaluations, backups", _files_and_history),
+    Migration(5, "targets of chains; views with plain names", _targets),
 )
 
 

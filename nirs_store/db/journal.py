@@ -29,7 +29,7 @@ from nirs_store.db.layout import Layout
 from nirs_store.db.schema import ADDED_COLUMNS, SEGMENT_TABLES, arrow_schema
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.ids import new_id
-from nirs_store.values import MOST_BYTES, as_array
+from nirs_store.values import MOST_BYTES, as_array, from_json, target_of
 
 __all__ = [
     "ARRAY_BYTES",
@@ -43,6 +43,7 @@ __all__ = [
     "decode_array",
     "encode",
     "encode_array",
+    "with_targets",
 ]
 
 
@@ -367,12 +368,24 @@ def _opening(name: str) -> tuple[bytes, pa.StructType]:
     return schema.serialize().to_pybytes(), pa.struct(list(schema))
 
 
+def with_targets(chains: pa.Table) -> pa.Table:
+    """Add the columns `target` and `target_unit`, which an older library kept in the metadata alone."""
+    found = [target_of(from_json(text)) for text in chains["metadata"].to_pylist()]
+    for name in sorted(ADDED_COLUMNS["chains"] - set(chains.column_names)):
+        chains = chains.append_column(
+            arrow_schema("chains").field(name), pa.array([each[name] for each in found], pa.string())
+        )
+    return chains
+
+
 def _complete(name: str, table: pa.Table) -> pa.Table:
     """The table with the columns of today; an older library's rows lack those added since."""
     schema = arrow_schema(name)
     if table.schema.equals(schema):
         return table
     missing = ADDED_COLUMNS.get(name, frozenset()) - set(table.column_names)
+    if name == "chains" and missing:
+        table, missing = with_targets(table), frozenset()
     for column in schema:
         if column.name in missing:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))

@@ -308,7 +308,7 @@ EVALUATION_TABLES: tuple[Table, ...] = (
     ),
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 CATALOG_ALIAS = "store"
 # DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
 # gives any back to a catalog of this size; below 8,192 scans of a million rows slow down visibly.
@@ -389,6 +389,9 @@ TABLES: dict[str, Table] = {
                 text("wavelengths", null=True),
                 document("metadata"),
                 moment("created_at", null=False),
+                # What the chain predicts, as its metadata say: scores of two targets are never compared.
+                text("target", null=True),
+                text("target_unit", null=True),
             ),
         ),
         Table(
@@ -574,8 +577,11 @@ SEGMENT_TABLES: dict[str, Table] = {
     "changes": CHANGES,
 }
 
-# Columns that segments of an older library lack; they are NULL there.
-ADDED_COLUMNS: dict[str, frozenset[str]] = {"runs": frozenset({"environment", "note", "tags"})}
+# Columns that segments of an older library lack: NULL there, or filled from what they say elsewhere.
+ADDED_COLUMNS: dict[str, frozenset[str]] = {
+    "runs": frozenset({"environment", "note", "tags"}),
+    "chains": frozenset({"target", "target_unit"}),
+}
 
 # `artifacts` is what people ask for: ref_count is counted, never stored, so it cannot drift.
 VIEWS: dict[str, str] = {
@@ -591,13 +597,14 @@ VIEWS: dict[str, str] = {
         "CREATE VIEW scores AS SELECT r.name AS run, l.name AS pipeline, p.dataset_name AS dataset, "
         "p.preprocessings, p.model_name AS model, p.model_class, p.fold_id AS fold, p.partition, p.metric, "
         "p.val_score, p.test_score, p.train_score, p.n_samples, p.task_type, p.created_at, r.run_id, "
-        "p.pipeline_id, p.chain_id, p.prediction_id FROM predictions p LEFT JOIN pipelines l "
-        "USING (pipeline_id) LEFT JOIN runs r USING (run_id)"
+        "p.pipeline_id, p.chain_id, p.prediction_id, c.target, c.target_unit FROM predictions p "
+        "LEFT JOIN pipelines l USING (pipeline_id) LEFT JOIN runs r USING (run_id) "
+        "LEFT JOIN chains c USING (chain_id)"
     ),
     "models": (
         "CREATE VIEW models AS SELECT r.name AS run, l.name AS pipeline, l.dataset_name AS dataset, "
         "c.preprocessings, c.model_class, c.fold_strategy, l.best_val, l.best_test, l.metric, c.created_at, "
-        "r.run_id, c.pipeline_id, c.chain_id FROM chains c LEFT JOIN pipelines l USING (pipeline_id) "
+        "r.run_id, c.pipeline_id, c.chain_id, c.target, c.target_unit FROM chains c LEFT JOIN pipelines l USING (pipeline_id) "
         "LEFT JOIN runs r USING (run_id)"
     ),
     "run_overview": (

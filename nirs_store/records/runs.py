@@ -28,7 +28,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.records import queries
 from nirs_store.records.artifacts import add_blob_row, require_artifact
 from nirs_store.records.notes import add_note, check_guard, short_error
-from nirs_store.values import as_array, as_error, as_float, as_floats, as_int, as_long, as_text, to_json
+from nirs_store.values import as_array, as_error, as_float, as_floats, as_int, as_long, as_text, target_of, to_json
 
 __all__ = [
     "CONTAINER_VARIABLE",
@@ -510,8 +510,9 @@ def save_chain(
         ),
         "source_index": as_int(source_index, "source_index"),
         "fold_weights": to_json(fold_weights, "fold_weights"),
-        "metadata": to_json(_as_dict(metadata, "metadata"), "metadata"),
+        "metadata": to_json(known := _as_dict(metadata, "metadata"), "metadata"),
         "created_at": now_naive(),
+        **target_of(known),
     }
     check_guard(engine, {"metadata": metadata})
     engine.check_writable(closely=False)

@@ -22,7 +22,7 @@ PIPELINE = (
 CHAIN = (
     "chain_id", "pipeline_id", "steps", "model_step_idx", "model_class", "preprocessings", "fold_strategy",
     "fold_artifacts", "shared_artifacts", "branch_path", "source_index", "fold_weights", "wavelengths",
-    "metadata", "created_at",
+    "metadata", "created_at", "target", "target_unit",
 )  # fmt: skip
 PREDICTION = (
     "prediction_id", "pipeline_id", "chain_id", "dataset_name", "model_name", "model_class", "fold_id",

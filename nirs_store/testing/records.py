@@ -67,6 +67,7 @@ class ModelRecords(ModelQueries):
             "fold_weights": fold_weights,
             "wavelengths": None if wavelengths is None else np.array(wavelengths, dtype=np.float64),
             "metadata": strict_json(metadata or {}),
+            **{name: (metadata or {}).get(name) or None for name in ("target", "target_unit")},
         }
         self._state.chains[row["chain_id"]] = self._stamped(row)
         for artifact_id in named:

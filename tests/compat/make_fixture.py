@@ -38,6 +38,8 @@ def build(folder: Path) -> dict[str, Any]:
             cv=KFold(3),
             dataset_name="tecator",
             wavelengths=spectra.wavelengths[::10],
+            target="fat",
+            target_unit="%",
         )
         store.top_predictions(1)  # the rows so far go into the catalog, the rest stays in the journal
         run_id = store.begin_run("second", {"alpha": 0.5, "nothing": None}, [{"name": "other"}])
@@ -77,6 +79,10 @@ def build(folder: Path) -> dict[str, Any]:
         )
         store.retention.pin(recorded.chain_id, "frozen")
         head = store.audit.head()
+        store.archive(folder / "whole.zip")
+        waiting = store.save_chain(
+            good, [], 0, "M", "", "none", {}, {}, metadata={"target": ["fat", "protein"], "target_unit": " g/kg "}
+        )
         bad = store.begin_pipeline(run_id, "bad", None, [], "other", "h")
         store.log_step(bad, 0, "X", "start", message="before the failure")
         store.save_prediction(
@@ -118,6 +124,7 @@ def build(folder: Path) -> dict[str, Any]:
         "evaluation": evaluation,
         "predictor": kept,
         "head": [head.number, head.entry_hash],
+        "targets": {recorded.chain_id: ["fat", "%"], waiting: ['["fat","protein"]', "g/kg"]},
     }
 
 

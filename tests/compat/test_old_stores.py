@@ -93,6 +93,22 @@ def test_frozen_files_evaluations_and_trails_answer_as_they_did(frozen: tuple[Pa
         assert store.audit.verify(expected["head"]).ok
 
 
+def test_the_targets_that_frozen_chains_name_in_their_metadata_are_columns(
+    frozen: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, expected = frozen
+    with WorkspaceStore(folder / "workspace") as store:
+        found = {row[0]: list(row[1:]) for row in store.sql("SELECT chain_id, target, target_unit FROM models").rows()}
+        assert found[expected["chain_id"]] == expected.get("targets", {}).get(expected["chain_id"], [None, None])
+        assert {key: found[key] for key in expected.get("targets", {})} == expected.get("targets", {})
+    if "targets" not in expected:
+        return
+    with WorkspaceStore(folder / "other") as other:
+        other.restore_archive(folder / "whole.zip")
+        again = other.sql("SELECT chain_id, target, target_unit FROM models ORDER BY target LIMIT 1").row(0)
+    assert again == (expected["chain_id"], *expected["targets"][expected["chain_id"]])
+
+
 def test_a_frozen_bundle_predicts_as_it_did(frozen: tuple[Path, dict[str, Any]]) -> None:
     folder, expected = frozen
     bundle = load_bundle(folder / "model.n4a", allow_pickle=True)

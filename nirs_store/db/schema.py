@@ -604,8 +604,8 @@ VIEWS: dict[str, str] = {
     "models": (
         "CREATE VIEW models AS SELECT r.name AS run, l.name AS pipeline, l.dataset_name AS dataset, "
         "c.preprocessings, c.model_class, c.fold_strategy, l.best_val, l.best_test, l.metric, c.created_at, "
-        "r.run_id, c.pipeline_id, c.chain_id, c.target, c.target_unit FROM chains c LEFT JOIN pipelines l USING (pipeline_id) "
-        "LEFT JOIN runs r USING (run_id)"
+        "r.run_id, c.pipeline_id, c.chain_id, c.target, c.target_unit FROM chains c "
+        "LEFT JOIN pipelines l USING (pipeline_id) LEFT JOIN runs r USING (run_id)"
     ),
     "run_overview": (
         "CREATE VIEW run_overview AS SELECT r.run_id, r.name, r.status, r.created_at, r.completed_at, r.note, "

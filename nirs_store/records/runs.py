@@ -28,7 +28,17 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.records import queries
 from nirs_store.records.artifacts import add_blob_row, require_artifact
 from nirs_store.records.notes import add_note, check_guard, short_error
-from nirs_store.values import as_array, as_error, as_float, as_floats, as_int, as_long, as_text, target_of, to_json
+from nirs_store.values import (
+    as_array,
+    as_error,
+    as_float,
+    as_floats,
+    as_int,
+    as_long,
+    as_text,
+    target_of,
+    to_json,
+)
 
 __all__ = [
     "CONTAINER_VARIABLE",

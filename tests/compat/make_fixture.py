@@ -81,7 +81,15 @@ def build(folder: Path) -> dict[str, Any]:
         head = store.audit.head()
         store.archive(folder / "whole.zip")
         waiting = store.save_chain(
-            good, [], 0, "M", "", "none", {}, {}, metadata={"target": ["fat", "protein"], "target_unit": " g/kg "}
+            good,
+            [],
+            0,
+            "M",
+            "",
+            "none",
+            {},
+            {},
+            metadata={"target": ["fat", "protein"], "target_unit": " g/kg "},
         )
         bad = store.begin_pipeline(run_id, "bad", None, [], "other", "h")
         store.log_step(bad, 0, "X", "start", message="before the failure")

@@ -98,8 +98,13 @@ def test_the_targets_that_frozen_chains_name_in_their_metadata_are_columns(
 ) -> None:
     folder, expected = frozen
     with WorkspaceStore(folder / "workspace") as store:
-        found = {row[0]: list(row[1:]) for row in store.sql("SELECT chain_id, target, target_unit FROM models").rows()}
-        assert found[expected["chain_id"]] == expected.get("targets", {}).get(expected["chain_id"], [None, None])
+        found = {
+            row[0]: list(row[1:])
+            for row in store.sql("SELECT chain_id, target, target_unit FROM models").rows()
+        }
+        assert found[expected["chain_id"]] == expected.get("targets", {}).get(
+            expected["chain_id"], [None, None]
+        )
         assert {key: found[key] for key in expected.get("targets", {})} == expected.get("targets", {})
     if "targets" not in expected:
         return

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from nirs_store import WorkspaceStore
 from nirs_store.db.journal import decode_array, encode_array
 from nirs_store.errors import InvalidInput
-from nirs_store.testing.materials import prediction
+from tests.model.materials import prediction
 
 DTYPES = st.one_of(
     hnp.boolean_dtypes(),

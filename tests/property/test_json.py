@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput
-from nirs_store.testing import ModelStore
-from nirs_store.testing.materials import prediction
-from nirs_store.testing.state import strict_json
 from nirs_store.values import from_json, to_json
+from tests.model import ModelStore
+from tests.model.materials import prediction
+from tests.model.state import strict_json
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXT

@@ -20,7 +20,7 @@ from nirs_store.db import apply as transitions
 from nirs_store.db import session as buffer
 from nirs_store.db.session import Engine, Recorder
 from nirs_store.records import queries
-from nirs_store.testing.machine import StoreMachine
+from tests.model.machine import StoreMachine
 
 PROFILE = settings(deadline=None, suppress_health_check=list(HealthCheck))
 

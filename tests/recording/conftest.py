@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nirs_store.datasets import Tecator, load_tecator
 from nirs_store.store import WorkspaceStore
-from nirs_store.testing import ModelStore
+from tests.model import ModelStore
 
 
 @pytest.fixture(scope="session")

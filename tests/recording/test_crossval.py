@@ -23,7 +23,7 @@ from nirs_store import load_bundle
 from nirs_store.datasets import Tecator
 from nirs_store.errors import SerializationError, ShapeMismatch, UnknownId
 from nirs_store.recording import CrossValidationResult, record_cross_validation
-from nirs_store.testing import named_artifacts
+from tests.model import named_artifacts
 
 FOLDS = KFold(4, shuffle=True, random_state=0)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from nirs_store.testing.machine.base import WHICH, WHO, MachineBase
-from nirs_store.testing.machine.recording import pick
-from nirs_store.testing.observe import expected_of
-from nirs_store.testing.partner import Partner
+from tests.model.machine.base import WHICH, WHO, MachineBase
+from tests.model.machine.recording import pick
+from tests.model.observe import expected_of
+from tests.model.partner import Partner
 
 __all__ = ["UpkeepRules"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from nirs_store.ids import sha256_hex
-from nirs_store.testing.partner import Player
-from nirs_store.testing.queries import ARTIFACT, CHAIN, LOG, PIPELINE, PREDICTION, RUN
-from nirs_store.testing.state import Row, State
+from tests.model.partner import Player
+from tests.model.queries import ARTIFACT, CHAIN, LOG, PIPELINE, PREDICTION, RUN
+from tests.model.state import Row, State
 
 __all__ = ["blob_files", "expected_of", "observed_of", "plain", "score_order"]
 

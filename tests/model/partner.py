@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id
-from nirs_store.testing.model import ModelStore
-from nirs_store.testing.state import Row, State
+from tests.model.model import ModelStore
+from tests.model.state import Row, State
 
 __all__ = ["Call", "Need", "Partner", "Player", "Verdict"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nirs_store.testing.model import ModelStore
-from nirs_store.testing.state import Reference, named_artifacts
+from tests.model.model import ModelStore
+from tests.model.state import Reference, named_artifacts
 
 __all__ = ["ModelStore", "Reference", "named_artifacts"]

@@ -18,8 +18,8 @@ from typing import Any, Self
 from nirs_store.db.apply import released_words
 from nirs_store.ids import new_id
 from nirs_store.store import RunContext, open_run
-from nirs_store.testing.records import ModelRecords
-from nirs_store.testing.state import State, strict_json
+from tests.model.records import ModelRecords
+from tests.model.state import State, strict_json
 
 __all__ = ["ModelStore"]
 

@@ -15,9 +15,9 @@ Hypothesis is needed here, and nowhere else in the package (``pip install "nirs-
 
 from __future__ import annotations
 
-from nirs_store.testing.machine.looking import LookingRules
-from nirs_store.testing.machine.recording import RecordingRules
-from nirs_store.testing.machine.upkeep import UpkeepRules
+from tests.model.machine.looking import LookingRules
+from tests.model.machine.recording import RecordingRules
+from tests.model.machine.upkeep import UpkeepRules
 
 __all__ = ["StoreMachine"]
 

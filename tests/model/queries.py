@@ -10,7 +10,7 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.testing.state import Row, State
+from tests.model.state import Row, State
 
 __all__ = ["ModelQueries"]
 
@@ -42,7 +42,7 @@ _SCORES = ("val_score", "test_score", "train_score")
 
 
 class ModelQueries:
-    """Read-only half of `nirs_store.testing.ModelStore`."""
+    """Read-only half of `tests.model.ModelStore`."""
 
     def _open(self) -> State:
         raise NotImplementedError

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from nirs_store.db import session as recorder
 from nirs_store.errors import NirsStoreError
 from nirs_store.store import WorkspaceStore
-from nirs_store.testing.observe import blob_files, expected_of, observed_of
-from nirs_store.testing.partner import Partner
-from nirs_store.testing.sidebyside import SideBySide
+from tests.model.observe import blob_files, expected_of, observed_of
+from tests.model.partner import Partner
+from tests.model.sidebyside import SideBySide
 
 __all__ = ["CONFIG", "SCORE", "WHICH", "WHO", "MachineBase", "attempt"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from nirs_store.testing.machine.base import CONFIG, SCORE, WHICH, WHO, MachineBase
-from nirs_store.testing.materials import arrays_of_a_prediction, materials, prediction
-from nirs_store.testing.partner import Need, Partner, Verdict
+from tests.model.machine.base import CONFIG, SCORE, WHICH, WHO, MachineBase
+from tests.model.materials import arrays_of_a_prediction, materials, prediction
+from tests.model.partner import Need, Partner, Verdict
 
 __all__ = ["RecordingRules", "pick"]
 

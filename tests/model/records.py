@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from nirs_store.blobs.serializers import get_serializer
 from nirs_store.errors import ArtifactMissing, InvalidInput, ShapeMismatch, StoreClosed, UnknownId
 from nirs_store.ids import new_id, sha256_hex
-from nirs_store.testing.queries import ModelQueries
-from nirs_store.testing.state import Reference, Row, State, named_artifacts, strict_json
+from tests.model.queries import ModelQueries
+from tests.model.state import Reference, Row, State, named_artifacts, strict_json
 
 __all__ = ["ModelRecords"]
 
 
 class ModelRecords(ModelQueries):
-    """Recording half of `nirs_store.testing.ModelStore`."""
+    """Recording half of `tests.model.ModelStore`."""
 
     _state: State
     _clock: Callable[[], datetime]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nirs_store.errors import ArtifactMissing, InvalidInput, ShapeMismatch, StoreClosed, UnknownId
-from nirs_store.testing import ModelStore, named_artifacts
+from tests.model import ModelStore, named_artifacts
 
 
 class Clock:

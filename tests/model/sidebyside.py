@@ -17,8 +17,8 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id
-from nirs_store.testing.partner import Call, Need, Partner, Player, Verdict
-from nirs_store.testing.state import Reference, Row, State
+from tests.model.partner import Call, Need, Partner, Player, Verdict
+from tests.model.state import Reference, Row, State
 
 __all__ = ["Future", "SideBySide", "describe_difference"]
 

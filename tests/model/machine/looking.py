@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from nirs_store.errors import UnknownId
-from nirs_store.testing.machine.base import WHICH, WHO, MachineBase, attempt
-from nirs_store.testing.machine.recording import pick
-from nirs_store.testing.materials import materials, spectra
-from nirs_store.testing.observe import plain, score_order
-from nirs_store.testing.partner import Player
-from nirs_store.testing.sidebyside import describe_difference
+from tests.model.machine.base import WHICH, WHO, MachineBase, attempt
+from tests.model.machine.recording import pick
+from tests.model.materials import materials, spectra
+from tests.model.observe import plain, score_order
+from tests.model.partner import Player
+from tests.model.sidebyside import describe_difference
 
 __all__ = ["LookingRules"]
 

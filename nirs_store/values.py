@@ -36,6 +36,7 @@ __all__ = [
     "is_frame",
     "is_text",
     "native",
+    "one_kind",
     "one_of",
     "storable",
     "target_of",
@@ -413,3 +414,54 @@ def as_duration(value: timedelta | float | str, name: str) -> timedelta:
             "changed."
         )
     return timedelta(seconds=seconds)
+
+
+# Whole numbers up to this are exact as floating-point numbers.
+_EXACT = 1 << 53
+
+
+def one_kind(cells: Sequence[Any], name: str) -> list[Any]:
+    """Give the cells of a column one kind of number each: 1 and 0.85 become 1.0 and 0.85, True and 2 become 1 and 2.
+
+    Lists and records are gone through as well: a table library that looks at the first of them only would cut the
+    fractions of the others, and drop the keys that it lacks.
+
+    Raises
+    ------
+    InvalidInput
+        A whole number is too large to be kept next to fractions.
+    """
+    plain = [_plain_number(cell) for cell in cells]
+    there = [cell for cell in plain if cell is not None]
+    if there and all(isinstance(cell, Mapping) for cell in there):
+        keys = list(dict.fromkeys(key for cell in there for key in cell))
+        columns = {
+            key: one_kind([None if cell is None else cell.get(key) for cell in plain], f"{name}.{key}")
+            for key in keys
+        }
+        return [
+            None if cell is None else {key: columns[key][row] for key in keys}
+            for row, cell in enumerate(plain)
+        ]
+    if there and all(isinstance(cell, list | tuple) for cell in there):
+        inner = iter(one_kind([each for cell in there for each in cell], name))
+        return [None if cell is None else [next(inner) for _ in cell] for cell in plain]
+    kinds = {type(cell) for cell in there}
+    if len(kinds) < 2 or not kinds <= {bool, int, float}:
+        return plain
+    if float not in kinds:
+        return [None if cell is None else int(cell) for cell in plain]
+    for cell in there:
+        if isinstance(cell, int) and abs(cell) > _EXACT:
+            raise InvalidInput(
+                f"{name}: expected numbers of one kind, found the whole number {cell} next to fractions, where it "
+                "would be rounded. Nothing was recorded; turn the column into text, or into fractions yourself."
+            )
+    return [None if cell is None else float(cell) for cell in plain]
+
+
+def _plain_number(cell: Any) -> Any:
+    """Turn a number or truth value of numpy into that of Python; leave anything else as it is."""
+    # A timedelta counts as an integer to numpy.
+    number = isinstance(cell, np.integer | np.floating | np.bool_) and not isinstance(cell, np.timedelta64)
+    return cell.item() if number else cell

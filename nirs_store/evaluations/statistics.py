@@ -37,7 +37,7 @@ from nirs_store.scores import (
     higher_is_better,
     regression_scores,
 )
-from nirs_store.values import from_json, native, one_of, to_json
+from nirs_store.values import from_json, native, one_kind, one_of, to_json
 
 __all__ = [
     "CORRECTIONS",
@@ -90,7 +90,12 @@ def as_table(value: Any, name: str) -> pl.DataFrame:
         elif type(value).__module__.partition(".")[0] == "pandas":
             table = pl.from_pandas(value)
         elif isinstance(value, Mapping):
-            table = pl.DataFrame(dict(value))
+            table = pl.DataFrame(
+                {
+                    str(c): one_kind(cells, f"{name}.{c}") if isinstance(cells, list | tuple) else cells
+                    for c, cells in value.items()
+                }
+            )
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             rows = list(value)
             if not all(isinstance(row, Mapping) for row in rows):
@@ -101,7 +106,10 @@ def as_table(value: Any, name: str) -> pl.DataFrame:
             columns = list(dict.fromkeys(str(key) for row in rows for key in row))
             plain = [{str(key): cell for key, cell in row.items()} for row in rows]
             table = pl.DataFrame(
-                {c: pl.Series(c, [row.get(c) for row in plain], strict=True) for c in columns}
+                {
+                    c: pl.Series(c, one_kind([row.get(c) for row in plain], f"{name}.{c}"), strict=True)
+                    for c in columns
+                }
             )
         else:
             raise InvalidInput(
@@ -111,8 +119,9 @@ def as_table(value: Any, name: str) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InvalidInput):
             raise
+        why = str(error).strip().partition("\n")[0]
         raise InvalidInput(
-            f"{name}: expected columns of one kind of value each, found otherwise: {error}. Nothing was recorded."
+            f"{name}: expected columns of one kind of value each, found otherwise: {why}. Nothing was recorded."
         ) from error
     if not table.height or not table.width:
         raise InvalidInput(f"{name}: expected at least one row, found none. Leave it out instead.")

@@ -57,6 +57,7 @@ from nirs_store.files.names import (
     MODES,
     PRODUCTION,
     STATUSES,
+    TEST,
     FileType,
     FileVersion,
     check_alias,
@@ -77,7 +78,7 @@ from nirs_store.files.rows import Item, find_version, protected, record, record_
 from nirs_store.ids import earlier, is_id, naive, new_id, sha256_hex, utcnow
 from nirs_store.lazy import polars as pl
 from nirs_store.records.notes import check_guard
-from nirs_store.values import as_error, as_text, to_json, with_zone
+from nirs_store.values import as_error, as_text, one_kind, to_json, with_zone
 
 __all__ = [
     "ActiveRun",
@@ -187,6 +188,10 @@ def note_rows(engine: Engine, operation: str, rows: Sequence[Mapping[str, Any]],
 # -- What all methods of `store.files` work with: the engine, a folder of names, what holds for all of them.
 
 
+# What a view shows besides its folder and mode: what was said of the files when they were put.
+_SCOPE = ("coverage", "test_name", "model_id", "evaluation_id", "suite", "group", "episode")
+
+
 class FilesBase:
     """The engine, and the scope of names."""
 
@@ -219,7 +224,9 @@ class FilesBase:
         Returns
         -------
         Files
-            It has all methods; names in its answers are whole.
+            It has all methods; names in its answers are whole. It shows, changes and removes only what lies below
+            its folder and has its mode (as given, or as `coverage` and `test_name` imply), coverage, test name,
+            model, evaluation, suite, group and episode, where these are given.
 
         Examples
         --------
@@ -245,12 +252,55 @@ class FilesBase:
         )
 
     @property
+    def mode(self) -> str | None:
+        """The mode of what this view shows: as given, or implied by coverage or test name; None for both."""
+        mode, coverage, test = (self._defaults.get(key) for key in ("mode", "coverage", "test_name"))
+        return None if mode is coverage is test is None else mode_of(mode, coverage, test)
+
+    def _scope(self) -> dict[str, Any]:
+        """Give what a row must have to be shown by this view, by filter."""
+        said = {"mode": self.mode, **{key: self._defaults.get(key) for key in _SCOPE}}
+        return {key: value for key, value in said.items() if value is not None}
+
+    def _require_shown(
+        self, con: Connection, name: str, version: int | str | None, test_name: str | None
+    ) -> dict[str, Any]:
+        """Give the row of a version that is to be changed; refuse one that this view does not show.
+
+        Raises
+        ------
+        UnknownFile
+        """
+        row = require_version(con, name, version, test_name, self._mode_for(test_name))
+        if not self._shows(row, test_name):
+            raise UnknownFile(
+                name,
+                f"{row['name']!r} v{row['version']} is not part of this view ({self!r}). Nothing was changed. "
+                "Ask store.files, or a view that shows it.",
+            )
+        return row
+
+    def _shows(self, row: Mapping[str, Any], test_name: str | None) -> bool:
+        """Tell whether a row is part of this view; a test's name that is asked for replaces that of the view."""
+        scope = self._scope()
+        if test_name != scope.get("test_name"):
+            scope |= {"mode": self._mode_for(test_name), "test_name": test_name}
+        return str(row["name"]).startswith(self._prefix) and all(
+            value is None or row[file_queries.FILTERS[key]] == value for key, value in scope.items()
+        )
+
+    def _mode_for(self, test_name: str | None) -> str | None:
+        """Give the mode in which a name is looked up; a test's name that is asked for decides by itself."""
+        return self.mode if test_name == self._defaults.get("test_name") else None
+
+    @property
     def folder(self) -> str:
         """The folder of names that this is a view on; empty for all."""
         return self._prefix.rstrip("/")
 
     def __repr__(self) -> str:
-        said = "".join(f", {key}={value!r}" for key, value in self._defaults.items())
+        told = {"mode": self.mode, **self._defaults}
+        said = "".join(f", {key}={value!r}" for key, value in told.items() if value is not None)
         return f"Files({self.folder!r}{said})"
 
     # -- names -------------------------------------------------------------------------------------
@@ -275,13 +325,21 @@ class FilesBase:
         UnknownFile
         """
         whole, number, test = self._name(name), parse_version(version), self._test(test_name)
-        return self._engine.query(lambda con: require_version(con, whole, number, test))
+        mode = self._mode_for(test)
+        return self._engine.query(lambda con: require_version(con, whole, number, test, mode))
 
     def _said(self, about: Mapping[str, Any]) -> dict[str, Any]:
         """Give what holds for a file: what its caller says, else this view, else the processing run under way."""
         run = active_run(self._engine)
         given = {key: value for key, value in about.items() if value is not None}
-        return {**(run.defaults if run else {}), **self._defaults, **given}
+        said = {**(run.defaults if run else {}), **self._defaults, **given}
+        if "map_name" in said:
+            name = as_text(said.pop("map_name"), "map_name")
+            metadata = said.get("metadata") or {}
+            # A description of another kind is refused where all descriptions are checked.
+            if isinstance(metadata, Mapping):
+                said["metadata"] = {"map_name": name, **metadata}
+        return said
 
     # -- types -------------------------------------------------------------------------------------
 
@@ -379,13 +437,14 @@ class PutMethods(FilesBase):
     def put(
         self,
         source: Any,
-        name: str,
+        name: str | None = None,
         *,
         type: str,
         run_id: str | None = None,
         sources: Sequence[Any] | str = (),
         tags: Iterable[str] | str = (),
         metadata: Mapping[str, Any] | None = None,
+        map_name: str | None = None,
         compression: str | None = None,
         mode: str | None = None,
         coverage: str | None = None,
@@ -409,8 +468,8 @@ class PutMethods(FilesBase):
         source : path, bytes, plain data, data frame, or None
             A path (text is taken for one) names a file or a folder. A data frame is stored as Parquet, or as
             CSV or TSV where the name ends so. None stores metadata only.
-        name : str
-            Hierarchical, with ``/``.
+        name : str, optional
+            Hierarchical, with ``/``. By default the last part of the path that `source` is.
         type : str
             One of `types`.
         run_id : str, optional
@@ -421,6 +480,8 @@ class PutMethods(FilesBase):
         tags : sequence of str, optional
         metadata : dict, optional
             Plain data that fits the type.
+        map_name : str, optional
+            Kept in `metadata` as ``map_name``; `list` filters by it.
         compression : {"auto", "none", "gzip", "zip", "tar.gz", "zstd"}, optional
             auto (the default) tries a sample and takes zstd or none.
         mode : {"production", "test"}, optional
@@ -469,7 +530,7 @@ class PutMethods(FilesBase):
             for key, value in locals().items()
             if key not in ("self", "source", "name", "__class__")
         }
-        return self._put_all([(source, name, about)], "put")[0]
+        return self._put_all([(source, _name_of(source) if name is None else name, about)], "put")[0]
 
     def put_many(self, items: Iterable[Mapping[str, Any]], **about: Any) -> list[FileVersion]:
         """Store many files in one transaction: all of them, or none.
@@ -477,7 +538,7 @@ class PutMethods(FilesBase):
         Parameters
         ----------
         items : iterable of dict
-            Arguments of `put` a file, with ``source`` and ``name``.
+            Arguments of `put` a file, with ``source`` and ``name`` (which a path has by itself).
         **about
             Arguments that hold for all that do not say otherwise.
 
@@ -504,12 +565,11 @@ class PutMethods(FilesBase):
         """
         wanted = []
         for item in items:
-            if not isinstance(item, Mapping) or "name" not in item:
-                raise InvalidInput(
-                    f"items: expected dicts with a 'name', found {item!r}. Nothing was stored."
-                )
+            if not isinstance(item, Mapping):
+                raise InvalidInput(f"items: expected dicts of arguments, found {item!r}. Nothing was stored.")
             said = {**about, **{key: value for key, value in item.items() if key not in ("source", "name")}}
-            wanted.append((item.get("source"), item["name"], said))
+            source, name = item.get("source"), item.get("name")
+            wanted.append((source, _name_of(source) if name is None else name, said))
         return self._put_all(wanted, "put")
 
     def _put_all(
@@ -558,6 +618,23 @@ class PutMethods(FilesBase):
             with ThreadPoolExecutor(_WRITERS, thread_name_prefix="nirs-store-files") as pool:
                 for _ in pool.map(take, full):
                     pass
+
+
+def _name_of(source: Any) -> str:
+    """Give the name that a path has by itself.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = Path(os.fsdecode(source)).name
+        if name:
+            return name
+    raise InvalidInput(
+        f"name: expected one, as in 'fat/report.json': only a path has a name by itself, and the source is "
+        f"{type(source).__name__ if not isinstance(source, str) else repr(source)}. Nothing was stored."
+    )
 
 
 def _said(items: Sequence[Item]) -> dict[str, Any]:
@@ -720,8 +797,10 @@ class MakeMethods(PutMethods):
         whole, test = self._name(name), self._test(about.get("test_name"))
         key = None if inputs is None else sha256_hex((to_json(inputs, "inputs") or "").encode())
 
+        mode = self._mode_for(test)
+
         def look(con: Any) -> dict[str, Any] | None:
-            return find_version(con, whole, test, None)
+            return find_version(con, whole, test, None, mode)
 
         row = self._engine.query(look)
         if (
@@ -1169,19 +1248,22 @@ class GetMethods(FilesBase):
         ------
         PathEscapes
             A name cannot be made on this system.
+        InvalidInput
+            Two files would be written to one path. Nothing was written.
         BlobMissing, BlobCorrupt, WriteFailed
             What came before it stays.
         """
         found = self.list(pattern, **filters)
         # All names are looked at before anything is written.
         wanted = [
-            (version_id, placed(Path(output), name.removeprefix(self._prefix)))
-            for version_id, name, kind in found.select("version_id", "name", "kind").iter_rows()
-            if kind not in ("metadata", "group")
+            (row, placed(Path(output), row["name"].removeprefix(self._prefix)))
+            for row in found.iter_rows(named=True)
+            if row["kind"] not in ("metadata", "group")
         ]
+        _refuse_clashes(wanted)
         return [
-            write_output(self._engine, self._row(version_id), target, inside=False)
-            for version_id, target in wanted
+            write_output(self._engine, self._row(row["version_id"]), target, inside=False)
+            for row, target in wanted
         ]
 
     def exists(self, name: str, *, version: int | str | None = None, test_name: str | None = None) -> bool:
@@ -1191,7 +1273,7 @@ class GetMethods(FilesBase):
         def look(con: Connection) -> bool:
             if is_id(whole):
                 return whole in file_rows.by_ids(con, [whole])
-            return file_rows.find_version(con, whole, test, number) is not None
+            return file_rows.find_version(con, whole, test, number, self._mode_for(test)) is not None
 
         return self._engine.query(look)
 
@@ -1258,7 +1340,8 @@ class GetMethods(FilesBase):
         limit, offset : int, optional
         **filters
             type, kind, status, mode, coverage, test_name, model_id, evaluation_id, suite, group, episode,
-            module, module_version, run_id, processing_id, compression: one value, or several of which one fits.
+            map_name (of the metadata), module, module_version, run_id, processing_id, compression: one value, or
+            several of which one fits.
 
         Returns
         -------
@@ -1329,7 +1412,10 @@ class GetMethods(FilesBase):
     def _where(
         self, pattern: str | None, filters: Mapping[str, Any], **more: Any
     ) -> tuple[str, dict[str, Any]]:
-        said = {"test_name": self._defaults.get("test_name"), **filters}
+        said = {**self._scope(), **filters}
+        if filters.get("test_name") is not None and "mode" not in filters:
+            # A test that is asked for by its name is test content, whatever the view is of.
+            said["mode"] = None
         for name, value in said.items():
             if name not in file_queries.FILTERS:
                 raise InvalidInput(
@@ -1339,6 +1425,8 @@ class GetMethods(FilesBase):
             if value is not None:
                 said[name] = self._spelt(name, value)
         since, before = more.pop("since", None), more.pop("before", None)
+        if self.mode is not None and said.get("mode") == self.mode and "mode" not in filters:
+            more["newest_of_mode"] = True
         return file_queries.condition(
             None if pattern is None else as_text(pattern, "pattern"),
             said,
@@ -1357,6 +1445,30 @@ class GetMethods(FilesBase):
         return (
             check_type_name(text, BUILT_IN if text in BUILT_IN else self.types()) if name == "type" else text
         )
+
+
+def _refuse_clashes(wanted: Sequence[tuple[Mapping[str, Any], Path]]) -> None:
+    """Refuse files that would take each other's place, on systems without upper and lower case as well."""
+    taken: dict[str, Mapping[str, Any]] = {}
+    for row, target in wanted:
+        other = taken.setdefault(str(target).casefold(), row)
+        if other is not row:
+            both = " and ".join(
+                f"{each['name']!r} v{each['version']} ({each['test_name'] or each['mode']})"
+                for each in (other, row)
+            )
+            raise InvalidInput(
+                f"{both} would both be written to {target}. Nothing was written. Export them apart: say mode=, "
+                "test_name= or a narrower pattern, or export from a view (files.within)."
+            )
+    for row, target in wanted:
+        for parent in target.parents:
+            above = taken.get(str(parent).casefold())
+            if above is not None and above["kind"] != "folder":
+                raise InvalidInput(
+                    f"{above['name']!r} would be a file where {row['name']!r} needs a folder ({parent}). Nothing was "
+                    "written. Export them apart: name a narrower pattern."
+                )
 
 
 # -- Deleting files: plan, then execute what was planned. What something still needs is never cleaned away.
@@ -1446,10 +1558,14 @@ class RemoveMethods(GetMethods):
         number = parse_version(version)
 
         def choose(con: Connection) -> _Plan:
-            first = require_version(con, whole, number, test)
+            first = self._require_shown(con, whole, number, test)
             series = file_removal.series_of(con, first["name"], first["test_name"])
             single = version is not None or is_id(whole)
-            chosen = [row for row in series if not single or row["version_id"] == first["version_id"]]
+            chosen = [
+                row
+                for row in series
+                if (row["version_id"] == first["version_id"] if single else self._shows(row, test))
+            ]
             plan = _without_needed(con, self._engine, chosen, production=False, sources=False)
             if plan.kept and not force:
                 words = "; ".join(f"{n} v{v}: {why}" for n, v, why in plan.kept[:5])
@@ -1511,6 +1627,8 @@ class RemoveMethods(GetMethods):
     def cleanup_old_tests(self, keep_recent: int = 5, *, dry_run: bool = False) -> FileRemoval:
         """Remove all tests but the most recent, and of test content without a test's name all but recent versions.
 
+        A view counts and removes the tests that it shows; those of other views neither count nor go.
+
         Parameters
         ----------
         keep_recent : int
@@ -1525,13 +1643,16 @@ class RemoveMethods(GetMethods):
         """
         if isinstance(keep_recent, bool) or not isinstance(keep_recent, int) or keep_recent < 0:
             raise InvalidInput(f"keep_recent: expected a whole number of at least 0, found {keep_recent!r}.")
-        where = self._where(None, {"mode": "test", "test_name": None}, all_versions=True)
+        where = self._where(None, {}, all_versions=True)
 
         def choose(con: Connection) -> _Plan:
-            old_tests = set(file_removal.test_names(con)[keep_recent:])
+            shown = [row for row in file_removal.versions(con, where) if row["mode"] == TEST]
+            # Oldest first, so a test's last row decides: the tests of other views do not count.
+            last = dict.fromkeys(row["test_name"] for row in reversed(shown) if row["test_name"] is not None)
+            old_tests = set(list(last)[keep_recent:])
             chosen: list[Row_removing] = []
             nameless: dict[str, list[Row_removing]] = {}
-            for row in file_removal.versions(con, where):
+            for row in shown:
                 if row["test_name"] is None:
                     nameless.setdefault(row["name"], []).append(row)
                 elif row["test_name"] in old_tests:
@@ -1715,7 +1836,7 @@ class ChangeMethods(RemoveMethods):
             check_guard(self._engine, {"message": values["message"]})
 
             def work(con: Connection) -> dict[str, Any]:
-                row = require_version(con, whole, number, test)
+                row = self._require_shown(con, whole, number, test)
                 file_rows.change_version(con, row["version_id"], values)
                 return row
 
@@ -1734,7 +1855,9 @@ class ChangeMethods(RemoveMethods):
         UnknownFile
         """
         row = self._row(name, None, test_name)
-        return self._engine.query(lambda con: file_queries.versions_of(con, row["name"], row["test_name"]))
+        found = self._engine.query(lambda con: file_queries.versions_of(con, row["name"], row["test_name"]))
+        mode = self._mode_for(row["test_name"])
+        return found if mode is None or is_id(self._name(name)) else found.filter(pl.col("mode") == mode)
 
     def aliases(self, name: str, *, test_name: str | None = None) -> dict[str, int]:
         """Give the aliases of a file with the version that each means.
@@ -1782,7 +1905,7 @@ class ChangeMethods(RemoveMethods):
             word, number = check_alias(alias), parse_version(version)
 
             def work(con: Connection) -> tuple[dict[str, Any], int | None]:
-                row = require_version(con, whole, number, test)
+                row = self._require_shown(con, whole, number, test)
                 before = {each["alias"]: each["version"] for each in _aliases(con, row)}
                 file_rows.put_alias(con, row["name"], row["test_name"], word, row["version_id"])
                 return row, before.get(word)
@@ -1804,7 +1927,7 @@ class ChangeMethods(RemoveMethods):
         with attempting(self._engine, "remove_alias", whole):
 
             def work(con: Connection) -> tuple[dict[str, Any], str]:
-                row = require_version(con, whole, None, test)
+                row = self._require_shown(con, whole, None, test)
                 gone = file_rows.drop_alias(con, row["name"], row["test_name"], alias)
                 if gone is None:
                     raise UnknownFile(whole, f"{row['name']!r} has no alias {alias!r}. Nothing was changed.")
@@ -2012,7 +2135,8 @@ class GroupMethods(MakeMethods, ChangeMethods):
         Parameters
         ----------
         features, labels : data frame
-            As many rows each.
+            As many rows each. Labels may also be a series (its name becomes the column's, else ``label``) or a
+            one-dimensional array or list.
         metadata : dict, optional
 
         Raises
@@ -2032,6 +2156,7 @@ class GroupMethods(MakeMethods, ChangeMethods):
         (2, 1)
         >>> folder.cleanup()
         """
+        labels = _as_table(labels)
         rows = [getattr(each, "shape", (None,))[0] for each in (features, labels)]
         if None in rows or rows[0] != rows[1]:
             raise InvalidInput(
@@ -2059,6 +2184,22 @@ class GroupMethods(MakeMethods, ChangeMethods):
         return TrainingSet(
             found[_FEATURES], found[_LABELS], found[_METADATA], FileVersion.of(row, added=False)
         )
+
+
+def _as_table(labels: Any) -> Any:
+    """Make a table of one column from a series, an array or a list of labels; leave anything else as it is."""
+    if hasattr(labels, "to_frame"):  # a series of polars or of pandas
+        named = getattr(labels, "name", None) not in (None, "")
+        return labels.to_frame() if named else labels.to_frame("label")
+    if isinstance(labels, list) or getattr(labels, "ndim", None) == 1:
+        try:
+            return pl.DataFrame({"label": one_kind(labels, "labels") if isinstance(labels, list) else labels})
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+            raise InvalidInput(
+                "labels: expected one value of one kind a row, found otherwise: "
+                f"{str(error).strip().partition(chr(10))[0]}. Nothing was stored."
+            ) from error
+    return labels
 
 
 def _members(members: Mapping[str, Any] | str | Path) -> dict[str, Any]:

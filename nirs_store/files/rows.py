@@ -69,7 +69,6 @@ __all__ = [
     "series_of",
     "sources_of",
     "supersede",
-    "test_names",
     "versions",
     "versions_of",
 ]
@@ -122,12 +121,22 @@ def retired_file_rows(con: Connection) -> dict[str, int]:
     }
 
 
-def find_version(con: Connection, name: str, test_name: str | None, version: int | str | None) -> Row | None:
-    """The version of a series by its number, by an alias, or the newest."""
+def find_version(
+    con: Connection,
+    name: str,
+    test_name: str | None,
+    version: int | str | None,
+    mode: str | None = None,
+) -> Row | None:
+    """The version of a series by its number, by an alias, or the newest; with a mode, only of that mode."""
     where = "name = $name AND test_name IS NOT DISTINCT FROM $test"
     params: dict[str, Any] = {"name": name, "test": test_name}
+    if mode is not None:
+        params["mode"] = mode
+        where += " AND mode = $mode"
     if version is None:
-        where += " AND is_latest"
+        # Production and nameless test content share a series: the newest of a mode need not be its latest.
+        where += " AND is_latest" if mode is None else " ORDER BY version DESC LIMIT 1"
     else:
         params["version"] = version
         where += (
@@ -359,7 +368,7 @@ FILTERS = {
         "type", "kind", "status", "mode", "coverage", "test_name", "model_id", "evaluation_id", "suite", "episode",
         "module", "module_version", "run_id", "processing_id", "compression", "version_id",
     )
-} | {"group": "group_name"}  # fmt: skip
+} | {"group": "group_name", "map_name": "json_extract_string(metadata, '$.map_name')"}  # fmt: skip
 _LISTED = (
     "version_id, name, version, type, kind, status, mode, coverage, test_name, model_id, evaluation_id, suite, "
     'group_name AS "group", episode, module, module_version, run_id, processing_id, size_bytes, stored_bytes, '
@@ -378,9 +387,18 @@ def condition(
     prefix: str = "",
     since: Any = None,
     before: Any = None,
+    newest_of_mode: bool = False,
 ) -> tuple[str, dict[str, Any]]:
-    """Put together a WHERE clause, cheapest parts first, and its parameters."""
+    """Put together a WHERE clause, cheapest parts first, and its parameters.
+
+    With `newest_of_mode` the newest version is that of the mode in `filters`, even if the other mode has a newer one.
+    """
     parts: list[str] = [] if all_versions else ["is_latest"]
+    if newest_of_mode and not all_versions:
+        parts = [
+            "version_id IN (SELECT arg_max(version_id, version) FROM file_versions WHERE mode = $mode "
+            "GROUP BY name, test_name)"
+        ]
     params: dict[str, Any] = {}
     for name, value in filters.items():
         if value is None:
@@ -506,7 +524,8 @@ def list_processing(con: Connection, name: str | None, alive: Sequence[str]) -> 
 
 
 _COLUMNS = (
-    "version_id, name, test_name, version, is_latest, type, kind, status, mode, artifact_id, content_hash, "
+    "version_id, name, test_name, version, is_latest, type, kind, status, mode, coverage, model_id, evaluation_id, "
+    "suite, group_name, episode, artifact_id, content_hash, "
     "size_bytes, stored_bytes, session_id, created_at"
 )
 
@@ -523,15 +542,6 @@ def series_of(con: Connection, name: str, test_name: str | None) -> list[dict[st
     """All versions of one series, oldest first."""
     text = "name = $name AND test_name IS NOT DISTINCT FROM $test"
     return versions(con, (text, {"name": name, "test": test_name}))
-
-
-def test_names(con: Connection) -> list[str]:
-    """Names of tests, the one that stored something last first."""
-    found = con.execute(
-        "SELECT test_name FROM file_versions WHERE test_name IS NOT NULL GROUP BY test_name "
-        "ORDER BY max(created_at) DESC, test_name"
-    ).fetchall()
-    return [str(row[0]) for row in found]
 
 
 def aliased(con: Connection) -> dict[str, str]:
@@ -631,9 +641,13 @@ def fail_versions(con: Connection, processing_id: str, touched: Iterable[str], m
 
 
 def require_version(
-    con: Connection, name: str, version: int | str | None, test_name: str | None
+    con: Connection,
+    name: str,
+    version: int | str | None,
+    test_name: str | None,
+    mode: str | None = None,
 ) -> dict[str, Any]:
-    """Give the row of a version, by its name or its id.
+    """Give the row of a version, by its name (of one mode, if one is given) or its id.
 
     Raises
     ------
@@ -645,10 +659,17 @@ def require_version(
         if found is None:
             raise UnknownFile(name, f"No version of a file has the id {name!r} in this workspace.")
         return found
-    row = find_version(con, name, test_name, version)
+    row = find_version(con, name, test_name, version, mode)
     if row is not None:
         return row
     of_test = f" of test {test_name!r}" if test_name else ""
+    other = None if mode is None else find_version(con, name, test_name, version)
+    if other is not None:
+        raise UnknownFile(
+            name,
+            f"{name!r}{of_test} is {other['mode']} content, and this is a view of {mode} content. "
+            "Ask store.files for it, or a view of that mode.",
+        )
     if version is not None and find_version(con, name, test_name, None) is not None:
         aliases = ", ".join(each["alias"] for each in aliases_of(con, name, test_name))
         wanted = f"version {version}" if isinstance(version, int) else f"alias {version!r}"

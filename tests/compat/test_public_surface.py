@@ -36,10 +36,11 @@ def broken(before: Any, after: Any) -> list[str]:
     if before is None or after is None:
         return [] if before == after else ["a method became a property, or the other way round"]
     known = {name: (kind, optional) for name, kind, optional in after}
+    # A parameter that has become optional breaks no caller.
     missing = [
         f"parameter {name}"
         for name, kind, optional in before
-        if known.get(name, ("", False)) != (kind, optional)
+        if known.get(name, ("", False)) not in {(kind, optional), (kind, True)}
     ]
     order = [name for name, kind, _ in after if kind == "POSITIONAL_OR_KEYWORD"]
     positional = [name for name, kind, _ in before if kind == "POSITIONAL_OR_KEYWORD"]

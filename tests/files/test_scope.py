@@ -50,14 +50,16 @@ def test_each_view_answers_for_its_own_files(
     found = {name: QUESTIONS[question](view) for name, view in views.items()}
     every = set(store.files.list()["version_id"])
     assert {name: len(ids) for name, ids in found.items()} == dict.fromkeys(views, 2)
-    assert set.union(*found.values()) == every and sum(map(len, found.values())) == len(every)
+    assert set.union(*found.values()) == every
+    assert sum(map(len, found.values())) == len(every)
 
 
 def test_counts_checks_and_exports_are_those_of_the_view(views: dict[str, Files], tmp_path: Path) -> None:
     for name, view in views.items():
         assert (view.summary().files, view.validate().checked) == (2, 2)
         paths = view.export("*", tmp_path / name)
-        assert {path.read_bytes() for path in paths} == {name.encode()} and len(paths) == 2
+        assert {path.read_bytes() for path in paths} == {name.encode()}
+        assert len(paths) == 2
         assert view.get("positions.txt") == name.encode()
 
 
@@ -119,7 +121,8 @@ def test_a_production_view_has_no_old_tests(views: dict[str, Files]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "filters"), [("*", {}), ("*", {"all_versions": True, "mode": "production"}), ("*", {"tags": []})]
+    ("pattern", "filters"),
+    [("*", {}), ("*", {"all_versions": True, "mode": "production"}), ("*", {"tags": []})],
 )
 def test_an_export_that_would_write_two_files_to_one_path_is_refused(
     store: WorkspaceStore, views: dict[str, Files], tmp_path: Path, pattern: str, filters: dict[str, Any]
@@ -157,7 +160,7 @@ def test_a_path_has_a_name_by_itself(store: WorkspaceStore, tmp_path: Path) -> N
     assert store.files.within("a").put(str(tmp_path / "report.json"), type="report").name == "a/report.json"
     assert store.files.put_many([{"source": tmp_path / "report.json"}], type="log")[0].name == "report.json"
     for source in (b"bytes", {"a": 1}, None, pl.DataFrame({"a": [1]}), "/"):
-        with pytest.raises(InvalidInput, match="^name: expected one"):
+        with pytest.raises(InvalidInput, match=r"^name: expected one"):
             store.files.put(source, type="report")
 
 

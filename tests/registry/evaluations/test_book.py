@@ -465,7 +465,10 @@ def test_evaluations_keep_the_moment_that_was_given(store: WorkspaceStore) -> No
         ([True, 7], [1, 7]),
         ([np.bool_(True), None, False], [True, None, False]),
         ([[1], None, [0.5, 2]], [[1.0], None, [0.5, 2.0]]),
-        ([{"x": 1}, {"y": 0.5}, {"x": 0.5}], [{"x": 1, "y": None}, {"x": None, "y": 0.5}, {"x": 0.5, "y": None}]),
+        (
+            [{"x": 1}, {"y": 0.5}, {"x": 0.5}],
+            [{"x": 1, "y": None}, {"x": None, "y": 0.5}, {"x": 0.5, "y": None}],
+        ),
     ],
 )
 def test_numbers_of_several_kinds_come_back_as_they_were(
@@ -474,11 +477,13 @@ def test_numbers_of_several_kinds_come_back_as_they_were(
     table = {"reward": given} if as_columns else [{"reward": value} for value in given]
     made = store.evaluations.record("m", "s", 1.0, episodes=table)
     found = store.evaluations.episodes(made)
-    assert found is not None and found["reward"].to_list() == read
+    assert found is not None
+    assert found["reward"].to_list() == read
 
 
 @pytest.mark.parametrize("given", [[1, "a"], [2**60, 0.5], [[1], ["a"]], [{"x": 1}, {"x": "a"}]])
 def test_what_one_column_cannot_hold_is_refused_in_one_line(store: WorkspaceStore, given: list[Any]) -> None:
     with pytest.raises(InvalidInput, match="Nothing was recorded") as caught:
         store.evaluations.record("m", "s", 1.0, episodes=[{"reward": value} for value in given])
-    assert "\n" not in str(caught.value) and store.evaluations.history().is_empty()
+    assert "\n" not in str(caught.value)
+    assert store.evaluations.history().is_empty()

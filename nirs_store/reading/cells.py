@@ -10,12 +10,14 @@ import re
 
 __all__ = ["MISSING", "is_missing", "parse_channel", "parse_number", "safe_cell", "tidy"]
 
-MISSING = frozenset(
-    (
-        "|na|n/a|n.a.|nan|null|none|nil|-|--|---|.|?|n.d.|nd|#n/a|#n/a!|#nv|#na|#null!|#value!|#wert!|#div/0!|#ref!|#bezug!"
-        "|#num!|#zahl!|#name?|1.#inf|-1.#inf|1.#ind|-1.#ind|1.#qnan|-1.#qnan|1.#snan|inf|+inf|-inf|infinity|-infinity"
-    ).split("|")  # noqa: SIM905
-)
+# fmt: off
+MISSING = frozenset({
+    "", "na", "n/a", "n.a.", "nan", "null", "none", "nil", "-", "--", "---", ".", "?", "n.d.", "nd",
+    "#n/a", "#n/a!", "#nv", "#na", "#null!", "#value!", "#wert!", "#div/0!", "#ref!", "#bezug!",
+    "#num!", "#zahl!", "#name?", "1.#inf", "-1.#inf", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
+    "1.#snan", "inf", "+inf", "-inf", "infinity", "-infinity",
+})
+# fmt: on
 """What instruments and spreadsheets write where there is no number, in lower case."""
 
 _BLANKS = "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"

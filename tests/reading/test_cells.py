@@ -60,8 +60,15 @@ def test_a_channel_is_read_in_every_usual_form(text: object, value: float, unit:
         "2024-01-15",
         "12:30",
         "1.2.3",
-    ]
-    + ["850..", "X", "nm", "", "sample 12", "850 852", "1,00,000", "\u0661\u0662\u0663"],  # noqa: RUF005
+        "850..",
+        "X",
+        "nm",
+        "",
+        "sample 12",
+        "850 852",
+        "1,00,000",
+        "\u0661\u0662\u0663",
+    ],
 )
 def test_labels_are_no_channels(text: str) -> None:
     assert parse_channel(text) is None

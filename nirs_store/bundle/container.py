@@ -16,6 +16,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -493,7 +494,9 @@ def _numeric(values: NDArray[Any]) -> bool:
 MAX_DEPTH = 50
 _MAX_INT = 2**53  # what every JSON reader can hold exactly
 _MAX_DIGITS = 40
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+_MAX_FLOAT = 400
+# Possessive, and a string may lack its end: from no place is the rest of the text read twice.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 
 
 def parse_json(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> Any:
@@ -514,9 +517,8 @@ def parse_json(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) != len(items):
-            keys = [key for key, _ in items]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            raise refuse(f"the key {twice[0]!r} stands there twice")
+            twice = min(key for key, count in Counter(key for key, _ in items).items() if count > 1)
+            raise refuse(f"the key {twice[:80]!r} stands there twice")
         return found
 
     def integer(text: str) -> int:
@@ -525,9 +527,9 @@ def parse_json(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> Any:
         return int(text)
 
     def number(text: str) -> float:
-        value = float(text)
+        value = float(text) if len(text) <= _MAX_FLOAT else math.inf
         if not math.isfinite(value):
-            raise refuse("it holds a number that is too large")
+            raise refuse("it holds a number that is too large or too long")
         return value
 
     def constant(text: str) -> Any:

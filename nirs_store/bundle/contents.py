@@ -112,7 +112,7 @@ def outline(
         if manifest.get(key):
             raise BundleInvalid(f"{where} cannot be read without nirs4all: {what} ({key}).")
     notes: list[str] = []
-    held = by_step([name for name in names if name.startswith("artifacts/")], notes)
+    held = by_step([name for name in names if name.startswith("artifacts/")])
     trace = texts.get("trace.json")
     model_step = manifest.model_step_index
     if model_step is None and trace is not None and isinstance(trace.get("model_step_index"), int):
@@ -130,6 +130,7 @@ def outline(
         kinds = _from_pipeline(texts.get("pipeline.json"), where)
         order = sorted(held)
     models = _models(held.get(model_step, {}), model_step, texts.get("chain.json"), where)
+    _refuse_unused(held.get(model_step, {}), models, where)
     steps: list[tuple[int, str, list[ArtifactName]]] = []
     for index in order:
         objects = held.get(index)
@@ -327,6 +328,25 @@ def _models(
         f"{where}: its model, step {step}, should have one object or one for each fold, found "
         f"{sorted(held) or 'none'}. Ask for a new export."
     )
+
+
+def _refuse_unused(
+    held: Mapping[str, ArtifactName], models: Mapping[str | None, ArtifactName], where: Path
+) -> None:
+    """Refuse objects in the step of the model that are not models: the transformers of a branch have its number."""
+    used = {name.member for name in models.values()}
+    # A refit predicts alone; the models of the folds then lie unused, as nirs4all writes them.
+    left = [
+        n.member
+        for n in held.values()
+        if n.member not in used and (REFIT not in models or fold_of(n) is None)
+    ]
+    if left:
+        raise BundleInvalid(
+            f"{where}: {left[0]} is a fitted object in the step of the model, and nothing says where it applies; "
+            "nirs4all writes the transformers of a branch so. Without it the predictions would be wrong. Export a "
+            "chain without branches, or bring the whole workspace over with migrate_nirs4all."
+        )
 
 
 def _weights(

@@ -720,20 +720,18 @@ def parse_artifact_name(member: str) -> ArtifactName | None:
     return ArtifactName(member, step, key, fold, subs[-1] if subs else None)
 
 
-def by_step(members: Iterable[str], notes: list[str]) -> dict[int, dict[str, ArtifactName]]:
+def by_step(members: Iterable[str]) -> dict[int, dict[str, ArtifactName]]:
     """Group members by step and key, in the order in which they stand in the archive.
 
     Parameters
     ----------
     members : iterable of str
         Names of members under ``artifacts/``.
-    notes : list of str
-        Takes what a person should know.
 
     Raises
     ------
     BundleInvalid
-        The names are hashes, from which no reader can tell what they are.
+        A name does not say which step it belongs to, or two mean the same object.
     """
     found: dict[int, dict[str, ArtifactName]] = {}
     nameless = []
@@ -744,8 +742,10 @@ def by_step(members: Iterable[str], notes: list[str]) -> dict[int, dict[str, Art
             continue
         held = found.setdefault(name.step, {})
         if name.key in held:
-            notes.append(
-                f"{held[name.key].member} is hidden by {member}: both mean {name.key}, and the later counts."
+            raise BundleInvalid(
+                f"The members {held[name.key].member} and {member} both mean {name.key}, as a pipeline with branches "
+                "writes them, so one of them would be left out and the predictions could be those of another "
+                "branch. Export the chain of one branch."
             )
         held[name.key] = name
     if nameless and not found:
@@ -759,7 +759,11 @@ def by_step(members: Iterable[str], notes: list[str]) -> dict[int, dict[str, Art
         raise BundleInvalid(
             f"No member of this bundle is named step_<number>; the first is {nameless[0]}. It holds no model."
         )
-    notes += [f"{member} belongs to no step and is not read." for member in nameless]
+    if nameless:
+        raise BundleInvalid(
+            f"The member {nameless[0]} is a fitted object that belongs to no step: expected a name such as "
+            "artifacts/step_1_sub0.joblib. Leaving it out could predict wrong numbers; ask for a new export."
+        )
     return found
 
 

@@ -6,7 +6,9 @@ Both kinds of file that an export writes are made of this: the ``.n4a`` archive 
 from __future__ import annotations
 
 import importlib
+import pickle
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from sklearn.base import RegressorMixin
 from nirs_store.blobs.serializers import get_serializer, normalise_skops
 from nirs_store.bundle.container import clean
 from nirs_store.bundle.manifest import Kind, Role
-from nirs_store.bundle.trust import audit_payload, load_payload
+from nirs_store.bundle.trust import audit_payload, list_pickle, load_payload
 from nirs_store.chains.folds import (
     REFIT,
     chain_artifact_ids,
@@ -710,6 +712,8 @@ def skops_payload(value: Any, where: str) -> bytes:
         raise _refusal(where, name, f"{type(exc).__name__}: {exc}") from exc
     if audit.refused:
         raise _refusal(where, name, f"it holds {', '.join(sorted(audit.refused))}")
+    if own := sorted(name for name in audit.types if name.startswith("__main__.")):
+        raise _refusal(where, name, f"it holds {', '.join(own)}, which only this script or notebook defines")
     try:
         load_payload(data, audit.types)
     except MemoryError:
@@ -914,6 +918,7 @@ def made_up_spectra(plan: ReplayPlan, blobs: Blobs) -> Any:
 
 
 _HIGHEST_INDEX = 9_999
+_MAIN = b"__main__"
 _UNUSED = {"step": "unused"}
 
 
@@ -981,9 +986,12 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
     plan = ReplayPlan.from_chain(chain)
     blobs = Blobs(source, chain_id)
     if plan.nested:
-        return _as_stored(chain, plan, blobs, "joblib")
+        package = _as_stored(chain, plan, blobs, "joblib")
+        _warn_of_main(package)
+        return package
     layout = lay_out(plan, Workbench(blobs.load, plan.memory), blobs.data)
     package = _pack(chain, plan, layout, blobs)
+    _warn_of_main(package)
     if layout.rearranged:
         agrees = predicts_the_same(package.chain, package.objects(), plan, blobs, X)
         if not agrees:
@@ -992,6 +1000,22 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
                 reason = "its models had to be put together, and there were no spectra to compare them on; give probe="
             package = _pack(chain, plan, as_it_is(plan, reason), blobs)
     return package
+
+
+def _warn_of_main(package: Package) -> None:
+    """Warn of objects whose pickles name what only this script or notebook has."""
+    listings = [
+        list_pickle(p.data) for p in package.payloads if _MAIN in p.data or p.data[:1] != pickle.PROTO
+    ]
+    names = sorted({name for one in listings for name in one.classes if name.startswith("__main__.")})
+    if names:
+        warnings.warn(
+            f"The bundle needs {', '.join(names)[:400]}, which only this script or notebook defines: in another "
+            "process it cannot be opened. Move what it names into a module that is imported, fit again, and export "
+            "that chain; or save the artifacts with format='cloudpickle'.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def pack_safely(source: ChainSource, chain_id: str, X: Any = None) -> tuple[Package, Any]:

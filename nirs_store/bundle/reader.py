@@ -153,9 +153,22 @@ def unpickle(contents: Contents) -> tuple[dict[str, Any], list[warnings.WarningM
     return found, caught
 
 
+# Compiled modules of scikit-learn that old pickles name as if they were packages.
+_OF_SKLEARN = frozenset({"_loss", "_sgd_fast", "_criterion", "_splitter", "_tree", "_kd_tree", "_ball_tree"})
+
+
 def _unloadable(contents: Contents, member: str, exc: Exception) -> BundleInvalid:
     missing = str(exc.name or "") if isinstance(exc, ModuleNotFoundError) else ""
     package = missing.partition(".")[0]
+    if package in _OF_SKLEARN or missing.startswith("sklearn."):
+        import sklearn
+
+        wrote = " or ".join(contents.pickles.sklearn_versions) or "another version"
+        return BundleInvalid(
+            f"{contents.path} was pickled with scikit-learn {wrote}, whose module {missing!r} scikit-learn "
+            f"{sklearn.__version__}, which is installed here, does not have. Install scikit-learn {wrote}, or ask for "
+            "an export made with the version that is installed here."
+        )
     if package:
         needed = [name for name in contents.pickles.classes if name.partition(".")[0] == package]
         return BundleInvalid(

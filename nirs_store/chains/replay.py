@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.blobs.serializers import always_trusted, configuration_file
 from nirs_store.chains.plan import Member, Names, Operator, ReplayPlan, Stage, text_names
 from nirs_store.chains.spectra import MODERATE, Spectra, magnitude, read_spectra
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
@@ -311,6 +313,26 @@ def own_copy(X: Any) -> Any:
     return X.copy(order="K") if isinstance(X, np.ndarray) else copy.deepcopy(X)
 
 
+# Packages of estimators whose modules only define things.
+_ESTIMATOR_PACKAGES = frozenset({"chemotools", "nirs4all", "nirs_store", "scipy", "sklearn"})
+
+
+def _refuse_import(module: str, operator: Operator, hint: str) -> None:
+    """Raise before a module is imported that only the stored text names: importing a module runs it."""
+    parts = module.split(".")
+    plain = all(part.isidentifier() and not part.startswith("__") for part in parts)
+    if plain and (module in sys.modules or parts[0] in _ESTIMATOR_PACKAGES):
+        return
+    named = {name.partition(".")[0] for name in always_trusted()} if plain else set()
+    if parts[0] not in named:
+        raise ReplayError(
+            f"{operator.where}: the stored chain names the class {operator.name[:200]!r}, and its module is not "
+            "imported in this process. Importing a module runs it, so nothing was imported. If you trust it, write "
+            f"'import {module[:200]}' before you replay the chain, or write the class into {configuration_file()}. "
+            f"{hint}"
+        )
+
+
 def _rebuild(operator: Operator) -> Any:
     module, _, name = operator.name.rpartition(".")
     hint = "Store the object as an artifact of the step, or install the package it comes from."
@@ -319,6 +341,7 @@ def _rebuild(operator: Operator) -> Any:
             f"{operator.where} is stateless and has no artifact, and {operator.name!r} is not the full name "
             f"of a class, such as sklearn.preprocessing.Normalizer, from which it could be rebuilt. {hint}"
         )
+    _refuse_import(module, operator, hint)
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:
@@ -328,6 +351,10 @@ def _rebuild(operator: Operator) -> Any:
     # The name comes from stored text: only a transformer is ever called because of it.
     if not isinstance(found, type) or not callable(getattr(found, "transform", None)):
         raise ReplayError(f"{operator.where}: {operator.name} is not a class with a transform(). {hint}")
+    if operator.params.get("memory") is not None:
+        raise ReplayError(
+            f"{operator.where}: its memory names a folder of pickles, which stored text may not do."
+        )
     try:
         return found(**operator.params)
     except Exception as error:

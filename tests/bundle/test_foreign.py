@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,19 @@ def test_classifiers_of_folds_vote_instead_of_averaging_labels(bundle: Any) -> N
     assert (found.predict(NEW) == models[0].classes_[mean.argmax(axis=1)]).all()
 
 
+@pytest.mark.parametrize(
+    "models",
+    [["step_3_fold0_PLS_sub1", "step_3_fold1_PLS_sub2"], ["step_3_foldfinal_PLS_sub1"], ["step_3_final"]],
+)
+def test_a_transformer_with_the_number_of_the_model_is_never_left_out(bundle: Any, models: list[str]) -> None:
+    objects = {"step_3_StandardScaler_sub0.joblib": scaler()}
+    objects |= {f"{name}.joblib": model(by=scaler()) for name in models}
+    with pytest.raises(
+        BundleInvalid, match=r"step_3_StandardScaler_sub0\.joblib is a fitted object in the step"
+    ):
+        bundle(objects, pipeline={"steps": [{}, {}, {"branch": [["x", {"model": "y"}]]}]})
+
+
 def test_what_cannot_transform_is_left_out_as_in_nirs4all_but_said(bundle: Any) -> None:
     from sklearn.model_selection import KFold
 
@@ -256,6 +270,16 @@ def test_classes_of_nirs4all_are_named_where_it_is_not_installed(bundle: Any, ki
         BundleInvalid, match=r"package 'nirs4al'.*nirs4al\.operators\.transform\.StandardScaler"
     ):
         bundle({"step_1.joblib": data, "step_3.joblib": model()})
+
+
+@pytest.mark.parametrize("module", ["_loss", "_sgd_fast", "sklearn.linear_model.no_such_module"])
+def test_a_module_that_another_scikit_learn_has_is_blamed_on_its_version(bundle: Any, module: str) -> None:
+    import sklearn
+
+    data = f"c{module}\nCyHalfSquaredError\n)R.".encode()
+    with pytest.raises(BundleInvalid, match=rf"scikit-learn {re.escape(sklearn.__version__)}") as caught:
+        bundle({"step_3.joblib": data})
+    assert "package '" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -47,24 +47,30 @@ def test_only_numbered_folds_have_a_number() -> None:
     assert [fold_of(name) for name in names if name] == [3, None, None, None]
 
 
-def test_of_two_members_with_one_key_the_later_counts_and_it_is_said() -> None:
-    notes: list[str] = []
-    found = by_step(["a/step_3_fold0_PLS.joblib", "a/step_3_fold0_SVR.joblib"], notes)
-    assert found[3]["step_3_fold0"].member == "a/step_3_fold0_SVR.joblib"
-    assert "hidden" in notes[0]
+@pytest.mark.parametrize(
+    "members",
+    [
+        ["a/step_3_fold0_PLS.joblib", "a/step_3_fold0_SVR.joblib"],
+        ["step_1.joblib", "step_1.pkl"],
+        ["step_2_foldfinal_PLS_sub1.joblib", "step_2_foldfinal_Ridge_sub2.joblib"],
+    ],
+)
+def test_two_members_with_one_key_are_refused(members: list[str]) -> None:
+    with pytest.raises(BundleInvalid, match="both mean step_"):
+        by_step(members)
 
 
 def test_numbers_decide_the_order_where_there_are_numbers() -> None:
     notes: list[str] = []
     members = [f"step_1_sub{k}.joblib" for k in (0, 1, 10, 11, 2)]
-    held = by_step(members, notes)[1].values()
+    held = by_step(members)[1].values()
     assert [name.sub for name in in_order(held, notes)] == [0, 1, 2, 10, 11]
     assert "another order" in notes[0]
 
 
 def test_else_the_archive_decides_the_order_and_it_is_said() -> None:
     notes: list[str] = []
-    held = by_step(["step_1_SNV.joblib", "step_1_Gap.joblib"], notes)[1].values()
+    held = by_step(["step_1_SNV.joblib", "step_1_Gap.joblib"])[1].values()
     assert [name.key for name in in_order(held, notes)] == ["step_1_SNV", "step_1_Gap"]
     assert "only that of the archive" in notes[0]
     assert in_order(list(held)[:1], []) == list(held)[:1]
@@ -72,9 +78,8 @@ def test_else_the_archive_decides_the_order_and_it_is_said() -> None:
 
 def test_members_named_by_hash_are_refused_with_their_reason() -> None:
     with pytest.raises(BundleInvalid, match=r"named by hash.*0\.7"):
-        by_step([f"artifacts/{'ab' * 32}.joblib"], [])
+        by_step([f"artifacts/{'ab' * 32}.joblib"])
     with pytest.raises(BundleInvalid, match="holds no model"):
-        by_step(["artifacts/model.joblib"], [])
-    notes: list[str] = []
-    by_step(["artifacts/readme.joblib", "artifacts/step_1.joblib"], notes)
-    assert "readme" in notes[0]
+        by_step(["artifacts/model.joblib"])
+    with pytest.raises(BundleInvalid, match=r"readme\.joblib is a fitted object that belongs to no step"):
+        by_step(["artifacts/readme.joblib", "artifacts/step_1.joblib"])

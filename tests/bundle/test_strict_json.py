@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from nirs_store.errors import BundleInvalid
         (b"[NaN]", "NaN"),
         (b"[Infinity]", "Infinity"),
         (b"[1e999]", "too large"),
+        (b"[1." + b"5" * 100_000 + b"]", "too long"),
         (b"[9007199254740993]", r"2\*\*53"),
         (b"[" + b"9" * 100_000 + b"]", r"2\*\*53"),
         (b"[" * 60 + b"]" * 60, "deeper"),
@@ -33,6 +35,22 @@ def test_what_two_readers_could_understand_differently_is_refused(text: bytes, r
     with pytest.raises(BundleInvalid, match=reason) as caught:
         parse_json(text, "manifest.json")
     assert "manifest.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda n: b"{" + b",".join(b'"%x": 1' % k for k in range(n)) + b', "0": 2}', "twice"),
+        (lambda n: b'{"a": 1}' + b'\\"' * n, "Extra data"),
+        (lambda n: b'["' + b'\\"' * n + b"\\", "Unterminated|Invalid"),
+        (lambda n: b'"' * (2 * n + 1), "Extra data"),
+    ],
+    ids=["a key twice", "quotes outside", "a string without an end", "empty strings"],
+)
+def test_the_time_it_takes_grows_with_the_size_only(make: Any, reason: str) -> None:
+    """At a million characters a reader that looks at each place twice is never done."""
+    with pytest.raises(BundleInvalid, match=reason):
+        parse_json(make(1 << 20), "x")
 
 
 def test_brackets_in_strings_are_no_depth() -> None:

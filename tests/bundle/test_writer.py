@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 
 from nirs_store.bundle import export_chain, load_bundle
-from nirs_store.errors import ArtifactMissing, BlobCorrupt, InvalidInput, ReplayError, UnknownId, WriteFailed
+from nirs_store.errors import (
+    ArtifactMissing,
+    BlobCorrupt,
+    InvalidInput,
+    ReplayError,
+    SerializationError,
+    UnknownId,
+    WriteFailed,
+)
 
 KINDS = [
     "folds",
@@ -364,3 +372,31 @@ def test_exporting_a_chain_out_of_a_bundle_gives_the_same_hashes(
         one = {name: data for name, data in members(first).items() if name.startswith("artifacts/")}
         two = {name: data for name, data in second.items() if name.startswith("artifacts/")}
         assert one == two, kind
+
+
+@pytest.mark.parametrize("what", ["a function", "a class"])
+def test_what_only_the_notebook_defines_is_said_at_export(
+    what: str, kit: Any, world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    def double(X: Any) -> Any:
+        return 2.0 * X
+
+    class Scaler(StandardScaler):
+        pass
+
+    for made, name in ((double, "double"), (Scaler, "Scaler")):
+        made.__module__, made.__qualname__ = "__main__", name
+        monkeypatch.setattr(sys.modules["__main__"], name, made, raising=False)
+    step = FunctionTransformer(double) if what == "a function" else Scaler().fit(world.X)
+    shelf = kit.Shelf()
+    model = shelf.keep(Ridge().fit(world.X, world.fat))
+    chain = shelf.chain(
+        [{"operator_class": "f", "artifact_id": shelf.keep(step)}, {"operator_class": "m"}], {0: model}
+    )
+    with pytest.warns(UserWarning, match=r"needs __main__\.(double|Scaler), which only this script"):
+        export_chain(shelf, chain, tmp_path / "x")
+    with pytest.raises(SerializationError, match=r"__main__\.(double|Scaler)"):
+        export_chain(shelf, chain, tmp_path / "y", safe=True)

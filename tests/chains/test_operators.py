@@ -209,11 +209,48 @@ def test_a_stateless_class_is_rebuilt_with_its_parameters(toys: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["this.x", "antigravity.x", "idlelib.idle.Shell", "sklearn.__main__.X", "chain_odd.Shift", "..this.x"],
+)
+def test_no_module_is_imported_because_a_stored_chain_names_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chain_odd.py").write_text(
+        f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Shift: transform = print\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    with pytest.raises(ReplayError, match="nothing was imported"):
+        run(None, steps=stateless(name))
+    assert set(sys.modules) == before
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_module_that_the_user_trusts_by_name_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "class Shift:\n    def transform(self, X):\n        return X + 5.0\n"
+    (tmp_path / "chain_named.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    trusted = tmp_path / "trusted.txt"
+    monkeypatch.setattr("nirs_store.blobs.serializers.configuration_file", lambda: trusted)
+    with pytest.raises(ReplayError, match="nothing was imported"):
+        run(None, steps=stateless("chain_named.Shift"))
+    trusted.write_text("chain_named.Shift\n")
+    assert run(None, steps=stateless("chain_named.Shift")).shape
+
+
+def test_a_folder_of_pickles_is_never_named_by_stored_text(toys: Any) -> None:
+    with pytest.raises(ReplayError, match="memory names a folder"):
+        run(None, steps=stateless("sklearn.pipeline.Pipeline", steps=[], memory="cache"))
+
+
+@pytest.mark.parametrize(
     ("name", "params", "named"),
     [
         ("SNV", {}, "'SNV' is not the full name of a class"),
         ("", {}, "'' is not the full name of a class"),
-        ("no_such_package.SNV", {}, "cannot be imported"),
+        ("no_such_package.SNV", {}, "not imported in this process"),
         ("sklearn.preprocessing.NoSuchScaler", {}, "cannot be imported"),
         ("chain_toys.NotATransformer", {}, r"not a class with a transform\(\)"),
         ("os.system", {"command": "true"}, r"not a class with a transform\(\)"),

@@ -347,7 +347,7 @@ class QueryMethods(Facade):
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
         """One chain with its JSON decoded and its wavelengths as an array, or None."""
-        return self._engine.query(lambda con: queries.get_chain(con, chain_id), reads=queries.CHAIN_TABLES)
+        return self._engine.query(lambda con: queries.get_chain(con, chain_id))
 
     def get_chains_for_pipeline(self, pipeline_id: str) -> pl.DataFrame:
         """Chains of a pipeline, in the order in which they were saved."""
@@ -406,7 +406,6 @@ class QueryMethods(Facade):
         }
         return self._engine.query(
             lambda con: prediction_queries.query_predictions(con, limit, offset, **filters),
-            reads=prediction_queries.PREDICTION_TABLES,
         )
 
     def top_predictions(
@@ -429,7 +428,6 @@ class QueryMethods(Facade):
             lambda con: prediction_queries.top_predictions(
                 con, n, metric, ascending, partition, dataset_name, group_by
             ),
-            reads=prediction_queries.TOP_TABLES,
         )
 
     def get_pipeline_log(self, pipeline_id: str) -> pl.DataFrame:
@@ -594,7 +592,7 @@ class QueryMethods(Facade):
             Anything but one SELECT, before it runs; or what DuckDB says is wrong with it.
         """
         text, values = people_sql.check_text(query), people_sql.check_params(params)
-        return self._engine.query(lambda con: people_sql.ask(con, text, values), committed=True)
+        return self._engine.query(lambda con: people_sql.ask(con, text, values))
 
 
 # -- Evaluations of models on suites.

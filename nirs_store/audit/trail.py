@@ -441,7 +441,7 @@ def export_entries(
         )
         return _write(path, format, rows, head), head
 
-    return engine.query(ask, committed=True)
+    return engine.query(ask)
 
 
 def _write(path: Path, format: str, rows: Iterator[dict[str, Any]], head: Head) -> list[Path]:
@@ -840,7 +840,7 @@ class Audit:
             entries, breaks = verify_chain(con, heads)
             return AuditReport(entries, head_of(con), tuple(breaks))
 
-        return self._engine.query(ask, committed=True)
+        return self._engine.query(ask)
 
     def _keep(self, head: Head) -> None:
         if self._engine.writable:

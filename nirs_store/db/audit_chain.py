@@ -26,18 +26,14 @@ from nirs_store.values import from_json, storable
 __all__ = [
     "AUDIT",
     "GENESIS",
-    "TRAIL_COLUMNS",
     "Break",
     "Head",
-    "Trail",
     "append_notes",
-    "entries_of",
     "entry_hash",
     "has_trail",
     "head_of",
     "payload_of",
     "read_head",
-    "trail_from",
     "verify_chain",
 ]
 
@@ -92,36 +88,27 @@ def _head(number: Any, found: Any) -> Head:
     return Head(0, GENESIS) if number is None else Head(int(number), str(found))
 
 
-class Trail(NamedTuple):
-    """Where a trail stands: its last entry, and whether it takes entries at all."""
-
-    head: Head
-    enabled: bool
-
-
-TRAIL_COLUMNS = (
-    "(SELECT value FROM settings WHERE key = 'audit'), (SELECT max(number) FROM audit_entries), "
-    "(SELECT arg_max(entry_hash, number) FROM audit_entries)"
-)
-"""What a question selects to learn where the trail stands."""
-
-
-def trail_from(setting: Any, last: Any, found: Any) -> Trail:
-    """Where the trail stands, from the answer to `TRAIL_COLUMNS`."""
-    return Trail(_head(last, found), (from_json(setting) or {}).get("enabled") is not False)
-
-
-def entries_of(
-    notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]], trail: Trail
-) -> tuple[pa.Table, Trail]:
-    """Entries that continue a trail, made from notes (moment, object's id, payload), and where it then stands.
+def append_notes(
+    con: duckdb.DuckDBPyConnection,
+    incoming: Incoming,
+    notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]],
+) -> int:
+    """Append notes (moment, object's id, payload) inside the caller's transaction; returns how many.
 
     A trail that was switched off takes only those that are always made.
     """
-    number, previous = trail.head
+    if not notes:
+        return 0
+    ((setting, last, found),) = execute(
+        con,
+        "SELECT (SELECT value FROM settings WHERE key = 'audit'), (SELECT max(number) FROM audit_entries), "
+        "(SELECT arg_max(entry_hash, number) FROM audit_entries)",
+    ).fetchall()
+    enabled = (from_json(setting) or {}).get("enabled") is not False
+    number, previous = _head(last, found)
     rows = []
     for moment, identifier, payload in notes:
-        if not trail.enabled and not payload.get("always"):
+        if not enabled and not payload.get("always"):
             continue
         number += 1
         details = payload.get("details")
@@ -141,24 +128,10 @@ def entries_of(
         }
         previous = row["entry_hash"] = entry_hash(row)
         rows.append(row)
-    table = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
-    return table, Trail(Head(number, previous), trail.enabled)
-
-
-def append_notes(
-    con: duckdb.DuckDBPyConnection,
-    incoming: Incoming,
-    notes: Sequence[tuple[datetime, str | None, Mapping[str, Any]]],
-) -> int:
-    """Append notes (moment, object's id, payload) inside the caller's transaction; returns how many."""
-    if not notes:
-        return 0
-    (stand,) = execute(con, f"SELECT {TRAIL_COLUMNS}").fetchall()
-    entries, _ = entries_of(notes, trail_from(*stand))
-    if entries.num_rows:
-        incoming.rows = entries
+    if rows:
+        incoming.rows = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
         incoming.run(con, f"INSERT INTO audit_entries SELECT * FROM {incoming.name}")
-    return int(entries.num_rows)
+    return len(rows)
 
 
 def payload_of(

@@ -599,8 +599,8 @@ class Instance:
                 reached = [self._path] if self.draft is None else [self._path, self.draft]
                 files = [f"{path}{end}" for path in reached for end in _FILE_ENDINGS]
                 root.execute(f"SET allowed_paths = [{', '.join(_quote(Path(file)) for file in files)}]")
-                # Neither changes an answer.
-                root.execute("SET allowed_configs = ['enable_optimizer', 'max_vacuum_tasks']")
+                # It changes no answer.
+                root.execute("SET allowed_configs = ['max_vacuum_tasks']")
                 root.execute("SET enable_external_access = false")
                 root.execute("SET lock_configuration = true")
             except BaseException:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, unquote
@@ -26,7 +26,7 @@ import msgspec
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_error
 from nirs_store.blobs.store import aside_name
-from nirs_store.db.apply import Appending, ApplyReport, RowRefused, apply_journal
+from nirs_store.db.apply import ApplyReport, apply_journal
 from nirs_store.db.connection import (
     CatalogLocked,
     Checkpoint,
@@ -103,7 +103,6 @@ class OpenCatalog:
         self.con: Connection | None = None
         # What that connection has learnt from applying; made anew with every connection.
         self._arriving = Incoming()
-        self._appending = Appending()
         self._checkpoint = Checkpoint(layout)
         self.instance = Instance(layout.catalog, options, layout.tmp if writable else None)
         self._copy: tempfile.TemporaryDirectory[str] | None = None
@@ -185,61 +184,27 @@ class OpenCatalog:
 
     # -- the journal -------------------------------------------------------------------------
 
-    def nothing_new(self) -> bool:
-        """Whether every commit in the journal is applied already, and only waits to be committed."""
-        return self._journal.is_empty(self._appending.waiting)
-
     def apply(self, con: Connection, *, at_most: int | None, tidying: bool) -> ApplyReport:
         """Apply the journal, or its first segments; errors as for `apply_journal`."""
-        if not self.nothing_new():
-            self._checkpoint.need(tidying=tidying)
-        arriving, appending = self._arriving, self._appending
+        if self._journal.is_empty():
+            return ApplyReport()
+        self._checkpoint.need(tidying=tidying)
+        arriving = self._arriving
         report = self.run(
-            lambda con: apply_journal(
-                con, self._journal, at_most=at_most, arriving=arriving, appending=appending
-            ),
-            con,
+            lambda con: apply_journal(con, self._journal, at_most=at_most, arriving=arriving), con
         )
         self._checkpoint.count(report.segments)
         return report
-
-    def write_for(self, tables: Collection[str] | None, con: Connection) -> None:
-        """Let a question that reads some tables, or any, see all that was applied; errors as for `apply_journal`."""
-        self.run(lambda con: self._or_anew(lambda: self._appending.write(con, tables), con), con)
-
-    def _or_anew(self, step: Callable[[], None], con: Connection) -> None:
-        """Write rows that are held; where one will not go in, all that waits is applied in the usual way."""
-        try:
-            step()
-        except RowRefused:
-            tell(apply_journal(con, self._journal, arriving=self._arriving))
 
     def may_tidy(self) -> None:
         """Let the next checkpoint put small row groups together if it is a large one and nobody waits."""
         self._checkpoint.offer()
 
-    def commit_waiting(self) -> None:
-        """Commit what was applied and not committed; errors as for `apply_journal`."""
-        if self.con is not None and self._appending.waiting:
-            self.run(self._commit, self.con)
-
-    def commit_if_possible(self) -> None:
-        """Commit it unless the disk refuses: it is in the journal all the same."""
-        with contextlib.suppress(duckdb.Error, OSError):
-            if self.con is not None:
-                self._commit(self.con)
-
-    def _commit(self, con: Connection) -> None:
-        self._or_anew(lambda: self._appending.commit(con, self._journal), con)
-
-    def forget(self) -> None:
-        """Trust nothing that was learnt from applying: something else is going to change the catalog."""
-        self._appending.forget()
-
     def roll_back(self) -> None:
         """Give up a transaction that may be open."""
         if self.con is not None:
-            self._appending.rollback(self.con)
+            with contextlib.suppress(duckdb.Error):  # there is none, most of the time
+                self.con.execute("ROLLBACK")
 
     # -- working on it -----------------------------------------------------------------------
 
@@ -247,14 +212,6 @@ class OpenCatalog:
         """Run on the connection; one that an I/O error made invalid is not used again."""
         with translated(self._layout, self._disconnect_at_once):
             return work(con)
-
-    def ask(self, question: Callable[[Connection], T], con: Connection) -> T:
-        """Run a question, after which what waits is given up if its transaction failed with it."""
-        try:
-            return self.run(question, con)
-        except Exception:
-            self._appending.look_after(con)
-            raise
 
     def transact(self, work: Callable[[Connection], T], con: Connection) -> T:
         """Change the catalog in a transaction of its own."""
@@ -272,8 +229,6 @@ class OpenCatalog:
             return result
 
         self._checkpoint.need(tidying=True)
-        self.commit_waiting()
-        self.forget()
         return self.run(whole, con)
 
     def rewrite(self, finish: Callable[[Connection], None]) -> None:
@@ -290,12 +245,11 @@ class OpenCatalog:
     # -- closing -----------------------------------------------------------------------------
 
     def disconnect(self, *, hurried: bool) -> None:
-        """Commit what waits, make a checkpoint and close the file; `hurried` as for `Checkpoint.write`."""
+        """Make a checkpoint and close the file; `hurried` as for `Checkpoint.write`."""
         con = self.con
         if con is None:
             return
         try:
-            self.commit_if_possible()
             # On a full disk the log stays beside the file and holds everything.
             with contextlib.suppress(duckdb.Error):
                 self._checkpoint.write(con, hurried=hurried)
@@ -305,7 +259,6 @@ class OpenCatalog:
                 self._on_copy = False
             else:
                 self.instance.detach(con)
-            self._appending = Appending()
             # Forgotten last: interrupted before, it is closed by whoever comes next.
             self.con = None
 
@@ -325,7 +278,6 @@ class OpenCatalog:
             _abandoned.append(self.con)
         _abandoned.extend(self.instance.abandon())
         self.con = None
-        self._appending = Appending()
         self._checkpoint = Checkpoint(self._layout)
 
 
@@ -673,14 +625,8 @@ class CatalogAccess:
         ask: Callable[[Connection], T],
         *,
         timeout: float,
-        committed: bool = False,
-        reads: Collection[str] | None = None,
     ) -> T:
         """Ask a question that sees every commit made before.
-
-        With `committed`, what was applied for it is committed to the catalog first: for a question that opens a
-        connection or a transaction of its own. With `reads`, it sees of these tables alone what was applied and not
-        committed, which takes a loop that asks after every commit less time.
 
         Raises
         ------
@@ -690,11 +636,8 @@ class CatalogAccess:
         deadline = time.monotonic() + timeout
         with self._serialised(deadline):
             con = self._ready_to_read(deadline)
-            if committed:
-                self._opened.commit_waiting()
-            self._opened.write_for(reads, con)
             with self._let_in(True):
-                return self._opened.ask(ask, con)
+                return self._opened.run(ask, con)
 
     def change(self, work: Callable[[Connection], T], *, timeout: float) -> T:
         """Change the catalog directly, in one transaction, after applying the journal."""
@@ -717,7 +660,6 @@ class CatalogAccess:
             if not beside_removal:
                 self.await_removal()
             self._ready_to_write(deadline)
-            self._opened.commit_waiting()
             with self._let_in(True):
                 return work(self)
 
@@ -731,8 +673,6 @@ class CatalogAccess:
         opened = self._opened
         with self._let_in(False):
             con = opened.con or opened.open(time.monotonic(), look=False)
-            opened.commit_waiting()
-            opened.forget()
             return opened.run(work, con)
 
     def remove_beside(self, paths: Sequence[Path]) -> None:
@@ -822,7 +762,7 @@ class CatalogAccess:
             return
         self._at_work = True
         try:
-            if self._opened.nothing_new():
+            if self._journal.is_empty():
                 return
             if self._lease.mode != "exclusive":
                 self._give_up()
@@ -830,9 +770,7 @@ class CatalogAccess:
                     return
             for _ in range(_TURNS):
                 self._ready_to_write(time.monotonic(), at_most=at_most)
-                # No question follows.
-                self._opened.commit_waiting()
-                if self._opened.nothing_new() or self._lease.wanted():
+                if self._journal.is_empty() or self._lease.wanted():
                     break
             if at_most is not None:  # at the end of a store somebody does wait for the checkpoint
                 self._opened.may_tidy()
@@ -885,12 +823,10 @@ class CatalogAccess:
             wanted = self._lease.wanted()
             over = time.monotonic() - self._idle_since > LINGER
             if wanted or (over and not self.removing):
-                if not wanted:
-                    self._opened.commit_if_possible()
-                    if self._coming:
-                        # A thread of this process has come to ask meanwhile: it need not wait for the checkpoint, nor
-                        # open everything anew.
-                        return
+                if self._coming and not wanted:
+                    # A thread of this process has come to ask meanwhile: it need not wait for the checkpoint, nor
+                    # open everything again.
+                    return
                 self._give_up()
         finally:
             self._at_work = False
@@ -1022,7 +958,7 @@ class CatalogAccess:
         if not self._writable:
             return self._ready_read_only(deadline)
         opened = self._opened
-        if opened.con is not None and opened.nothing_new():
+        if opened.con is not None and self._journal.is_empty():
             return opened.con
         if opened.con is None and self._journal.is_empty():
             self._lease.acquire(exclusive=False, timeout=_left(deadline))
@@ -1057,8 +993,6 @@ class CatalogAccess:
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
         report = opened.apply(con, at_most=None if unsettled else at_most, tidying=unsettled)
         if unsettled:
-            opened.commit_waiting()
-            opened.forget()
             opened.run(lambda con: settle_aside(con, self._layout, claimed), con)
         tell(report)
         return con

@@ -16,7 +16,7 @@ import time
 import warnings
 import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -896,19 +896,15 @@ class Engine:
         ask: Callable[[Connection], T],
         *,
         notes: bool = True,
-        committed: bool = False,
-        reads: Collection[str] | None = None,
     ) -> T:
         """Ask the catalog; sees everything committed, by this store and by others.
 
         Without `notes`, entries for the audit trail that wait alone go on waiting: the question is not about them.
-        `committed` is for questions that open a connection or a transaction of their own, `reads` for those that name
-        every table they read; see `CatalogAccess.query`.
         """
         self.check_open()
         if self.writable and (notes or not self.recorder.only_notes_wait):
             self.recorder.flush()
-        return self.access.query(ask, timeout=self.settings.lock_timeout, committed=committed, reads=reads)
+        return self.access.query(ask, timeout=self.settings.lock_timeout)
 
     def change(self, work: Callable[[Connection], T]) -> T:
         """Change the catalog directly in one transaction."""

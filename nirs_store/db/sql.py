@@ -230,24 +230,6 @@ class Incoming:
         name = self._known[key] or self._prepare(con, sql)
         return execute(con, f"EXECUTE {name}")
 
-    def know_plans(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Plan the statements that were run once and are not prepared: INSERTs of nothing but rows.
-
-        Without the optimizer, which cannot make them better: with it, DuckDB plans anew each time whatever reads a
-        view.
-        """
-        unknown = [key for key, name in self._known.items() if name is None]
-        if not unknown:
-            return
-        execute(con, "SET SESSION enable_optimizer = false")
-        try:
-            for sql, schema in unknown:
-                self.rows = schema.empty_table()
-                self._prepare(con, sql)
-        finally:
-            execute(con, "SET SESSION enable_optimizer = true")
-            self.clear()
-
     def _prepare(self, con: duckdb.DuckDBPyConnection, sql: str) -> str:
         name = f"{self.name}_{len([name for name in self._known.values() if name])}"
         con.execute(f"PREPARE {name} AS {sql}")

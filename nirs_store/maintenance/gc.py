@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nirs_store.db.apply import delete_pipelines
+from nirs_store.db.changes import delete_pipelines
 from nirs_store.db.database import (
     CatalogAccess,
     Connection,

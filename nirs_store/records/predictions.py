@@ -28,8 +28,6 @@ __all__ = [
     "ARRAY_NAMES",
     "GROUP_COLUMNS",
     "METRIC_COLUMNS",
-    "PREDICTION_TABLES",
-    "TOP_TABLES",
     "ArrayNames",
     "array_names",
     "arrays_named",
@@ -71,10 +69,6 @@ GROUP_COLUMNS = (
     "branch_id",
     "branch_name",
 )
-
-# All that `query_predictions` reads, and `top_predictions`.
-PREDICTION_TABLES = ("predictions", "pipelines")
-TOP_TABLES = ("predictions",)
 
 ArrayNames = dict[str, dict[str, str | None]]
 """Hashes of arrays by prediction id and name: where these are equal, so are the arrays."""

@@ -22,7 +22,6 @@ from nirs_store.values import as_text, askable, from_json, is_text, with_zone
 
 __all__ = [
     "BLOB_NOTE",
-    "CHAIN_TABLES",
     "add_environment",
     "artifacts_of",
     "blob_rows",
@@ -56,9 +55,6 @@ ID_COLUMNS = {
     "prediction": ("predictions", "prediction_id"),
     "artifact": ("blobs", "artifact_id"),
 }
-
-# All that `get_chain` reads.
-CHAIN_TABLES = ("chains", "arrays")
 
 _HIDDEN = {"session_id"}
 # A row says "running" until somebody finishes it; one whose session died shows as interrupted.

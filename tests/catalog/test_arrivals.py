@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nirs_store.db.apply import complete_arrivals
+from nirs_store.db.changes import complete_arrivals
 from nirs_store.db.schema import arrow_schema
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 6)

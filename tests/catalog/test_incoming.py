@@ -100,37 +100,6 @@ def test_nothing_of_this_library_runs_while_duckdb_reads_the_rows(con: Any) -> N
     assert [file for file in entered if Path(file).is_relative_to(PACKAGE)] == []
 
 
-def test_plans_of_plain_inserts_are_made_without_the_optimizer_and_kept(con: Any) -> None:
-    """DuckDB would otherwise plan them anew each time, because they read a view."""
-    arriving = Incoming()
-    arriving.register(con)
-    for values in ([1], [2, 3], [4]):
-        arriving.know_plans(con)
-        arriving.rows = pa.table({"a": values})
-        arriving.run(con, INSERT)
-    # What is run once is not worth a plan that is kept.
-    assert [text.split(" AS ")[0] for text in con.asked] == [
-        INSERT,
-        "SET SESSION enable_optimizer = false",
-        "PREPARE arriving_0",
-        "SET SESSION enable_optimizer = true",
-        *["EXECUTE arriving_0"] * 2,
-    ]
-    assert con.con.execute("SELECT sum(a) FROM things").fetchall() == [(10,)]
-
-
-def test_a_statement_that_cannot_be_planned_leaves_the_optimizer_on(con: Any) -> None:
-    arriving = Incoming()
-    arriving.register(con)
-    arriving.rows = pa.table({"a": [1]})
-    con.con.execute("CREATE TABLE passing (a BIGINT)")
-    arriving.run(con, "INSERT INTO passing SELECT a FROM arriving")
-    con.con.execute("DROP TABLE passing")
-    with pytest.raises(duckdb.CatalogException):
-        arriving.know_plans(con)
-    assert con.con.execute("SELECT current_setting('enable_optimizer')").fetchall() == [(True,)]
-
-
 def test_a_name_for_one_block_is_taken_back_at_its_end(con: Any) -> None:
     with incoming(con) as rows:
         rows.rows = pa.table({"a": [1]})

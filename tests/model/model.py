@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from nirs_store.db.apply import released_words
+from nirs_store.db.changes import released_words
 from nirs_store.ids import new_id
 from nirs_store.store import RunContext, open_run
 from tests.model.records import ModelRecords

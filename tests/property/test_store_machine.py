@@ -16,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from nirs_store import WorkspaceStore
 from nirs_store.db import apply
-from nirs_store.db import apply as transitions
+from nirs_store.db import changes as transitions
 from nirs_store.db import session as buffer
 from nirs_store.db.session import Engine, Recorder
 from nirs_store.records import queries

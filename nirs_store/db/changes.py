@@ -1,0 +1,365 @@
+"""Changes of state that travel in commits, and what they delete: completing, failing, rolling back.
+
+Called with the lease held alone, inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from nirs_store.db.schema import arrow_schema
+from nirs_store.db.sql import Incoming, execute, number
+from nirs_store.ids import new_id, now_naive
+
+__all__ = [
+    "FAILURES",
+    "Change",
+    "Deleted",
+    "apply_changes",
+    "complete_arrivals",
+    "delete_pipelines",
+    "released_words",
+    "roll_back",
+    "waiting_changes",
+]
+
+Change = tuple[int, int, dict[str, Any]]
+
+FAILURES = frozenset({"fail_pipeline", "fail_run"})
+_PIPELINE_KINDS = ("complete_pipeline", "fail_pipeline")
+# Ids that the log of a failed pipeline lists.
+_LISTED = 100
+_RUN_KINDS = ("complete_run", "fail_run")
+
+
+def complete_arrivals(pipelines: pa.Table, changes: Sequence[Change]) -> tuple[pa.Table, list[Change]]:
+    """Complete pipelines before they are inserted; returns their rows, and the changes that are left.
+
+    Most pipelines come in one chunk with the change that completes them. Written in their final state they are
+    neither looked up nor updated. Only for a chunk in which nothing fails, and before which no change waited:
+    who ends a pipeline first is then plain.
+    """
+    if any(change["kind"] in FAILURES for _, _, change in changes):
+        return pipelines, list(changes)
+    status = pipelines.column("status").to_pylist()
+    place = {
+        ident: index
+        for index, ident in enumerate(pipelines.column("pipeline_id").to_pylist())
+        if status[index] == "running"
+    }
+    first: dict[int, _Final] = {}
+    left: list[Change] = []
+    for change in changes:
+        index = place.get(change[2]["id"]) if change[2]["kind"] == "complete_pipeline" else None
+        if index is None:
+            left.append(change)
+        else:
+            first.setdefault(index, _final(change[2]))
+    if not first:
+        return pipelines, left
+    for position, name in enumerate(_Final._fields):
+        column = pipelines.column(name).to_pylist()
+        for index, final in first.items():
+            column[index] = final[position]
+        at = pipelines.schema.get_field_index(name)
+        kind = pipelines.schema.field(at)
+        pipelines = pipelines.set_column(at, kind, pa.array(column, kind.type))
+    return pipelines, left
+
+
+class _Final(NamedTuple):
+    """What the end of a pipeline writes into its row."""
+
+    status: str
+    completed_at: datetime
+    best_val: float | None
+    best_test: float | None
+    metric: str | None
+    duration_ms: int | None
+    error: str | None
+
+
+def _final(change: Mapping[str, Any]) -> _Final:
+    payload = change["payload"]
+    status = "failed" if change["kind"] == "fail_pipeline" else "completed"
+    named = (payload.get(name) for name in _Final._fields[2:])
+    return _Final(status, change["made_at"], *named)
+
+
+def waiting_changes(con: duckdb.DuckDBPyConnection) -> list[Change]:
+    """Changes of earlier chunks whose row had not come."""
+    return [
+        (
+            int(number),
+            int(position),
+            {
+                "change_id": cid,
+                "kind": kind,
+                "id": ident,
+                "made_at": at,
+                "payload": json.loads(payload or "{}"),
+            },
+        )
+        for cid, number, position, kind, ident, at, payload in execute(
+            con,
+            "SELECT change_id, number, position, kind, id, made_at, payload FROM deferred ORDER BY number, position",
+        ).fetchall()
+    ]
+
+
+def apply_changes(
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, waiting: Sequence[Change], new: Sequence[Change]
+) -> None:
+    """Apply changes that waited, and those of one chunk, inside the caller's transaction."""
+    if not waiting and not new:
+        return
+    changes = [*waiting, *new]
+    _end_sessions(con, [c for _, _, c in changes if c["kind"] == "end_session"])
+    late: list[Change] = []
+    for part in _in_order(changes):
+        late += _finish(con, arriving, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
+        late += _finish(con, arriving, "runs", "run_id", _of(part, _RUN_KINDS))
+        late += _edit_runs(con, _of(part, ("edit_run",)))
+    if waiting:
+        execute(con, "DELETE FROM deferred")
+    for order, position, change in late:
+        execute(
+            con,
+            "INSERT INTO deferred VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                change["change_id"],
+                order,
+                position,
+                change["kind"],
+                change["id"],
+                change["made_at"],
+                json.dumps(change["payload"]),
+            ],
+        )
+
+
+def _in_order(changes: Sequence[Change]) -> Iterator[list[Change]]:
+    """Parts within which the order does not matter: a failed run ends its pipelines, so it ends a part.
+
+    What a pipeline becomes must not depend on how many segments are applied at once.
+    """
+    part: list[Change] = []
+    for change in changes:
+        part.append(change)
+        if change[2]["kind"] == "fail_run":
+            yield part
+            part = []
+    yield part
+
+
+def _of(changes: Iterable[Change], kinds: tuple[str, ...]) -> list[Change]:
+    return [change for change in changes if change[2]["kind"] in kinds]
+
+
+def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) -> None:
+    for change in changes:
+        execute(
+            con,
+            "UPDATE sessions SET ended_at = ? WHERE session_id = ? AND ended_at IS NULL",
+            [change["made_at"], change["id"]],
+        )
+
+
+def _finish(
+    con: duckdb.DuckDBPyConnection, arriving: Incoming, table: str, key: str, changes: list[Change]
+) -> list[Change]:
+    """Give rows their final state; returns the changes whose row is not there yet."""
+    if not changes:
+        return []
+    first: dict[str, dict[str, Any]] = {}
+    for _, _, change in changes:
+        first.setdefault(change["id"], change)
+    ids = list(first)
+    status = _status_of(con, table, key, ids)
+    dead = {
+        str(row[0])
+        for row in execute(
+            con, "SELECT id FROM dead WHERE kind = 'deleted' AND id IN (SELECT unnest(?))", [ids]
+        ).fetchall()
+    }
+    due = [change for ident, change in first.items() if status.get(ident) == "running"]
+    if table == "pipelines":
+        failed = [change["id"] for change in due if change["kind"] == "fail_pipeline"]
+        if failed:
+            roll_back(con, failed, {change["id"]: change["made_at"] for change in due})
+        _finish_pipelines(con, arriving, _final_rows(due))
+    else:
+        _finish_runs(con, due)
+    return [change for change in changes if change[2]["id"] not in status and change[2]["id"] not in dead]
+
+
+def _status_of(con: duckdb.DuckDBPyConnection, table: str, key: str, ids: Sequence[str]) -> dict[str, str]:
+    sql = f"SELECT {key}, status FROM {table} WHERE {key} IN (SELECT unnest(?))"
+    return {str(ident): str(status) for ident, status in execute(con, sql, [ids]).fetchall()}
+
+
+def _final_rows(changes: Iterable[dict[str, Any]]) -> pa.Table:
+    schema = arrow_schema("pipelines")
+    named = [schema.field(name) for name in ("pipeline_id", *_Final._fields)]
+    rows = [{"pipeline_id": change["id"], **_final(change)._asdict()} for change in changes]
+    return pa.Table.from_pylist(rows, schema=pa.schema(named))
+
+
+def _finish_pipelines(con: duckdb.DuckDBPyConnection, arriving: Incoming, rows: pa.Table) -> None:
+    """Give pipelines their final state, a row each."""
+    if not rows.num_rows:
+        return
+    arriving.rows = rows
+    settings = ", ".join(f"{name} = f.{name}" for name in _Final._fields)
+    execute(
+        con,
+        f"UPDATE pipelines SET {settings} FROM {arriving.name} f WHERE pipelines.pipeline_id = f.pipeline_id",
+    )
+
+
+def _edit_runs(con: duckdb.DuckDBPyConnection, changes: list[Change]) -> list[Change]:
+    """Names, notes and tags, in order; returns the changes whose run is not there yet."""
+    late = []
+    for change in changes:
+        ident, payload = change[2]["id"], change[2]["payload"]
+        rows = execute(con, "SELECT name, note, tags FROM runs WHERE run_id = ?", [ident]).fetchall()
+        if not rows:
+            gone = execute(con, "SELECT 1 FROM dead WHERE id = ? AND kind = 'deleted'", [ident]).fetchall()
+            if not gone:
+                late.append(change)
+            continue
+        name, note, tags = rows[0]
+        kept = set(json.loads(tags or "[]")) | set(payload.get("add_tags", ()))
+        kept -= set(payload.get("remove_tags", ()))
+        execute(
+            con,
+            "UPDATE runs SET name = ?, note = ?, tags = ? WHERE run_id = ?",
+            [payload.get("name", name), payload.get("note", note), json.dumps(sorted(kept)), ident],
+        )
+    return late
+
+
+def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) -> None:
+    for change in changes:
+        payload = change["payload"]
+        summary = payload.get("summary")
+        failed = change["kind"] == "fail_run"
+        execute(
+            con,
+            "UPDATE runs SET status = ?, completed_at = ?, summary = ?, error = ? WHERE run_id = ?",
+            [
+                "failed" if failed else "completed",
+                change["made_at"],
+                json.dumps(summary) if summary is not None else None,
+                payload.get("error"),
+                change["id"],
+            ],
+        )
+        if failed:
+            # Rows of a chunk are inserted before its changes: what was begun after the failure is there already.
+            open_ones = execute(
+                con,
+                "SELECT pipeline_id FROM pipelines WHERE run_id = ? AND status = 'running' AND created_at <= ?",
+                [change["id"], change["made_at"]],
+            ).fetchall()
+            ids = [str(row[0]) for row in open_ones]
+            if ids:
+                roll_back(con, ids, dict.fromkeys(ids, change["made_at"]))
+                execute(
+                    con,
+                    "UPDATE pipelines SET status = 'failed', completed_at = ?, error = ? "
+                    "WHERE pipeline_id IN (SELECT unnest(?))",
+                    [change["made_at"], f"run failed: {payload.get('error')}", ids],
+                )
+
+
+def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: Mapping[str, Any]) -> None:
+    """Remove what failed pipelines recorded; their rows and logs stay, and say how many artifacts were let go.
+
+    A tombstone drops what other processes still have under way for them.
+    """
+    released = execute(
+        con,
+        "SELECT pipeline_id, list_sort(list(DISTINCT artifact_id)) FROM artifact_refs "
+        "WHERE pipeline_id IN (SELECT unnest(?)) GROUP BY pipeline_id ORDER BY pipeline_id",
+        [pipeline_ids],
+    ).fetchall()
+    for pipeline_id, artifact_ids in released:
+        execute(
+            con,
+            "INSERT INTO logs (log_id, pipeline_id, step_idx, event, message, details, level, created_at) "
+            "VALUES (?, ?, 0, 'cleanup', ?, ?, 'info', ?)",
+            [
+                new_id(),
+                pipeline_id,
+                released_words(len(artifact_ids)),
+                json.dumps({"artifact_ids": artifact_ids[:_LISTED]}),
+                made_at[pipeline_id],
+            ],
+        )
+    delete_children(con, pipeline_ids)
+    execute(con, "INSERT INTO dead SELECT unnest(?), 'rolled_back', ?", [pipeline_ids, now_naive()])
+
+
+def released_words(count: int) -> str:
+    """What the log of a failed pipeline says of its artifacts."""
+    return (
+        f"let go of {count} artifact{'' if count == 1 else 's'}; the next gc removes what nothing else holds"
+    )
+
+
+_OWNED = {
+    "artifact_links": "pipeline_id IN (SELECT unnest($ids))",
+    "artifact_records": "pipeline_id IN (SELECT unnest($ids))",
+    "prediction_arrays": "pipeline_id IN (SELECT unnest($ids)) OR prediction_id IN "
+    "(SELECT prediction_id FROM predictions WHERE pipeline_id IN (SELECT unnest($ids)))",
+    "predictions": "pipeline_id IN (SELECT unnest($ids))",
+    "chains": "pipeline_id IN (SELECT unnest($ids))",
+}
+
+
+class Deleted(NamedTuple):
+    """What was deleted: rows by table, without references, and the artifacts that those named."""
+
+    rows: dict[str, int]
+    released: list[str]
+
+
+def delete_children(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> Deleted:
+    """Delete chains, predictions, arrays and references of pipelines."""
+    # References first: they are found through the chains.
+    released = execute(
+        con,
+        "DELETE FROM artifact_refs WHERE pipeline_id IN (SELECT unnest($ids)) OR (owner_kind = 'chain' AND "
+        "owner_id IN (SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest($ids)))) "
+        "RETURNING artifact_id",
+        {"ids": pipeline_ids},
+    ).fetchall()
+    rows = {
+        table: number(con, f"DELETE FROM {table} WHERE {where}", {"ids": pipeline_ids})
+        for table, where in _OWNED.items()
+    }
+    return Deleted(rows, sorted({str(row[0]) for row in released}))
+
+
+def delete_pipelines(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> Deleted:
+    """Delete pipelines with all they own, leaving tombstones."""
+    if not pipeline_ids:
+        return Deleted({}, [])
+    execute(
+        con,
+        "INSERT INTO dead SELECT unnest($ids), 'deleted', $now UNION ALL "
+        "SELECT chain_id, 'deleted', $now FROM chains WHERE pipeline_id IN (SELECT unnest($ids))",
+        {"ids": pipeline_ids, "now": now_naive()},
+    )
+    rows, released = delete_children(con, pipeline_ids)
+    for table in ("logs", "pipelines"):
+        statement = f"DELETE FROM {table} WHERE pipeline_id IN (SELECT unnest(?))"
+        rows[table] = number(con, statement, [pipeline_ids])
+    return Deleted(rows, released)

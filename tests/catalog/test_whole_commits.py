@@ -21,7 +21,9 @@ QUESTIONS: dict[str, Callable[[WorkspaceStore], Any]] = {
     "chains": lambda store: store.sql("SELECT chain_id FROM chains ORDER BY ALL").to_dicts(),
     "predictions": lambda store: store.query_predictions()["prediction_id"].sort().to_list(),
     "leaderboard": lambda store: store.top_predictions(99, partition=None)["prediction_id"].sort().to_list(),
-    "artifacts": lambda store: store.sql("SELECT artifact_id, ref_count FROM artifacts ORDER BY ALL").to_dicts(),
+    "artifacts": lambda store: store.sql(
+        "SELECT artifact_id, ref_count FROM artifacts ORDER BY ALL"
+    ).to_dicts(),
     "log": lambda store: store.sql("SELECT log_id FROM logs ORDER BY ALL").to_dicts(),
     "audit": lambda store: store.audit.query()["object_id"].to_list(),
 }
@@ -91,7 +93,9 @@ for name in "abc":
 print(t.answers(store, t.QUESTIONS), flush=True)
 os._exit(9)
 """
-    done = python(f"import sys; sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})\n{code}", folder, asked)
+    done = python(
+        f"import sys; sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})\n{code}", folder, asked
+    )
     assert done.returncode == 9, done.stderr
     with WorkspaceStore(folder) as store:
         assert str(answers(store, QUESTIONS)) == done.stdout.strip()

@@ -66,6 +66,7 @@ __all__ = [
     "OverwriteRefused",
     "PathEscapes",
     "ReadOnlyStore",
+    "RecordingWarning",
     "ReplayError",
     "SchemaTooNew",
     "SegmentRejected",
@@ -359,6 +360,10 @@ class BackupInvalid(NirsStoreError, ValueError):
 
     code = "backup_invalid"
     exit_code = 10
+
+
+class RecordingWarning(UserWarning):
+    """Something about a cross-validation that was recorded, and that its reader should know."""
 
 
 def _rebuild(cls: type[NirsStoreError], message: str, state: dict[str, object]) -> NirsStoreError:

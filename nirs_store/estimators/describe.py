@@ -118,7 +118,8 @@ def class_path(cls: type[Any]) -> str:
     """
     parts = cls.__module__.split(".")
     public = [part for part in parts if not part.startswith("_")]
-    if len(public) < len(parts):
+    # Of a module such as __main__ no public part is left.
+    if 0 < len(public) < len(parts):
         try:
             offered = getattr(importlib.import_module(".".join(public)), cls.__name__, None)
         except ImportError:

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
+from nirs_store.recording.groups import Companions, check_companions
 from nirs_store.recording.inputs import (
     Data,
     Fold,
@@ -58,6 +59,7 @@ def record_cross_validation(
     artifact_format: str = "joblib",
     reuse: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    sample_weight: ArrayLike | None = None,
 ) -> CrossValidationResult:
     """Cross-validate an estimator and record trace, models, predictions, scores and logs.
 
@@ -88,7 +90,10 @@ def record_cross_validation(
     run_id : str, optional
         Record into this run, and leave it open; when None a run is begun and completed.
     groups : array-like, shape (n_samples,), optional
-        For splitters that keep groups together (replicates of one sample, say).
+        Samples of one group (replicates of one sample, say) stay in one fold. A number of folds and the splitters
+        of scikit-learn that ignore groups are replaced by their grouped twin (KFold by GroupKFold); those without
+        one are refused, and so is every fold that has a group on both sides. An estimator that splits by groups
+        itself, such as GridSearchCV(cv=GroupKFold()), gets them as well.
     wavelengths : array-like, shape (n_features,), optional
         Wavelengths or wavenumbers of the channels.
     sample_ids, sample_ids_test : array-like, shape (n_samples,), or str, optional
@@ -121,6 +126,8 @@ def record_cross_validation(
         means something else than ``fit`` and ``transform`` (scikit-learn's TargetEncoder).
     progress : callable, optional
         Called as ``progress(done, total)`` after every fit.
+    sample_weight : array-like, shape (n_samples,), optional
+        Weights with which the model, the last step, is fitted. Scores count every sample alike.
 
     Returns
     -------
@@ -133,7 +140,7 @@ def record_cross_validation(
         Lengths, channels or column names that do not fit each other.
     InvalidInput
         NaN or infinities in X or y, no samples, a fold without samples or one that validates with
-        samples it was fitted on, an unknown metric (with the nearest name), something that is not
+        samples (or groups) it was fitted on, an unknown metric (with the nearest name), something that is not
         an estimator.
     UnknownId
         `run_id` is not a run of this workspace.
@@ -177,7 +184,8 @@ def record_cross_validation(
         task_type=task,
     )
     split_began = time.perf_counter()
-    splitter, folds = make_folds(cv, data, groups, task)
+    splitter, folds, labels = make_folds(cv, data, groups, task)
+    companions = check_companions(parts, labels, sample_weight, data.X.shape[0])
     split_ms = _milliseconds(split_began)
 
     described = preprocessing_text((*parts.transformers, parts.model))
@@ -189,6 +197,10 @@ def record_cross_validation(
         "n_features": data.X.shape[1],
         "data_hash": data_hash,
     }
+    if labels is not None:
+        facts["n_groups"] = int(np.unique(labels).size)
+    if companions.weights is not None:
+        facts["sample_weight_hash"] = content_hash(companions.weights, data.y)
     config = (
         configuration(estimator, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
     )
@@ -199,7 +211,7 @@ def record_cross_validation(
     try:
         pipeline_id = store.begin_pipeline(run_id, pipeline_name, config, [], dataset_name, data_hash)
         layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
-        job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse)
+        job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse, companions)
         _save_shared(store, layout, job, split_ms, len(folds))
         tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds
         results = _collect(_fit_all(store, job, tasks, n_jobs or 1), len(tasks), progress)
@@ -245,13 +257,20 @@ def _facts(**given: str | None) -> dict[str, Any]:
 
 
 def _job(
-    estimator: Any, data: Data, pipeline_id: str, artifact_format: str, encoder: Any, task: str, reuse: bool
+    estimator: Any,
+    data: Data,
+    pipeline_id: str,
+    artifact_format: str,
+    encoder: Any,
+    task: str,
+    reuse: bool,
+    companions: Companions,
 ) -> Job:
     shared = encoder is not None and task == "classification"
     if shared:
         # Which labels exist is no knowledge about a sample; folds must number them alike.
         encoder = clone(encoder).fit(data.y)
-    return Job(estimator, data, pipeline_id, artifact_format, encoder, shared, reuse)
+    return Job(estimator, data, pipeline_id, artifact_format, encoder, shared, reuse, companions)
 
 
 def _save_shared(store: RecordingStore, layout: Layout, job: Job, split_ms: int, n_folds: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from nirs_store.errors import InvalidInput, SerializationError, ShapeMismatch
 from nirs_store.estimators import describe_estimator
 from nirs_store.ids import sha256_hex
 from nirs_store.protocol import RecordingStore
+from nirs_store.recording.groups import Companions
 from nirs_store.recording.inputs import Data, Fold, content_hash
 from nirs_store.recording.steps import class_name, describe, json_safe, parameters, take_apart
 from nirs_store.registry import ChainNode
@@ -55,7 +56,8 @@ class Reuse:
         nodes = [ChainNode(_FIRST + place, class_name(each)) for place, each in enumerate(transformers)]
         self._paths = [nodes[: place + 1] for place in range(len(nodes))]
         self._params = [parameters(each) for each in transformers]
-        self._hashes = _input_hashes(transformers, spectra, np.asarray(target))
+        used = [job.companions.of(each, fold.train, model=False) for each in transformers]
+        self._hashes = _input_hashes(transformers, spectra, np.asarray(target), used)
         wanted = [
             (path, digest)
             for path, digest in zip(self._paths, self._hashes, strict=True)
@@ -88,18 +90,22 @@ class Reuse:
 
 
 def _input_hashes(
-    transformers: Sequence[Any], spectra: NDArray[Any], target: NDArray[Any]
+    transformers: Sequence[Any],
+    spectra: NDArray[Any],
+    target: NDArray[Any],
+    used: Sequence[Mapping[str, NDArray[Any]]],
 ) -> list[str | None]:
     import sklearn
 
     data = content_hash(spectra, target)
     described: list[Any] = [sklearn.__version__]
     hashes: list[str | None] = []
-    for transformer in transformers:
+    for transformer, options in zip(transformers, used, strict=True):
         try:
             described.append(describe_estimator(transformer))
         except SerializationError:
             break
+        described += [[name, *map(str, values.tolist())] for name, values in options.items()]
         hashes.append(sha256_hex(json.dumps([data, described], sort_keys=True).encode()))
     return hashes + [None] * (len(transformers) - len(hashes))
 
@@ -118,6 +124,8 @@ class Job:
         all folds alike.
     reuse : bool
         Look for transformers that an earlier pipeline fitted on the same samples.
+    companions : Companions
+        Groups and weights of the samples.
     parent_pid : int
         The process that commits; a worker is another one.
     """
@@ -129,6 +137,7 @@ class Job:
     encoder: Any = None
     encoder_is_shared: bool = False
     reuse: bool = False
+    companions: Companions = field(default_factory=Companions)
     parent_pid: int = field(default_factory=os.getpid)
 
 
@@ -188,16 +197,17 @@ def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
         with _timed(result, fold, transformer):
             found = None if cache is None else cache.find(place)
             result.reused.append(found is not None)
+            options = job.companions.of(transformer, fold.train, model=False)
             if found is not None:
                 transformers[place] = found
                 spectra = found.transform(spectra)
             elif cache is None and hasattr(transformer, "fit_transform"):
-                spectra = transformer.fit_transform(spectra, encoded)
+                spectra = transformer.fit_transform(spectra, encoded, **options)
             else:
                 # As one that was taken over does it: fit_transform may differ in the last bits.
-                spectra = transformer.fit(spectra, encoded).transform(spectra)
+                spectra = transformer.fit(spectra, encoded, **options).transform(spectra)
     with _timed(result, fold, parts.model):
-        parts.model.fit(spectra, encoded)
+        parts.model.fit(spectra, encoded, **job.companions.of(parts.model, fold.train, model=True))
     for partition, rows, X, y in _partitions(job.data, fold):
         for transformer in transformers:
             X = transformer.transform(X)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from sklearn.model_selection import check_cv
 
 from nirs_store.chains.plan import Names, require_columns, text_names
 from nirs_store.chains.spectra import differ, same_grid
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
+from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, default_metric, unknown_name
 from nirs_store.values import as_array, as_floats, column_names, index_names, is_frame, native
@@ -239,19 +241,21 @@ def choose_metric(metric: str | None, task_type: str) -> str:
     return chosen
 
 
-def make_folds(cv: Any, data: Data, groups: Any, task_type: str) -> tuple[Any, list[Fold]]:
+def make_folds(
+    cv: Any, data: Data, groups: Any, task_type: str
+) -> tuple[Any, list[Fold], NDArray[Any] | None]:
     """Split the samples and check each fold.
+
+    With groups a splitter that ignores them is replaced by the one that keeps them together, or refused.
 
     Returns
     -------
-    splitter, folds
+    splitter, folds, groups
         The splitter as scikit-learn resolves it (a number becomes KFold or StratifiedKFold); for
-        ready-made splits the list of their index arrays.
+        ready-made splits the list of their index arrays. The labels of the groups, or None.
     """
     n = data.X.shape[0]
-    group_labels = None if groups is None else as_array(groups, "groups")
-    if group_labels is not None and group_labels.shape != (n,):
-        raise ShapeMismatch(f"Expected one group a sample, {n}; found the shape {group_labels.shape}.")
+    labels = read_groups(groups, n)
     is_splitter = callable(getattr(cv, "split", None)) and hasattr(cv, "get_n_splits")
     if not (is_splitter or cv is None or isinstance(cv, (int, np.integer))):
         splitter: Any = _ready_made(cv, n)
@@ -259,12 +263,30 @@ def make_folds(cv: Any, data: Data, groups: Any, task_type: str) -> tuple[Any, l
     else:
         try:
             splitter = check_cv(cv, data.y, classifier=task_type == "classification")
-            pairs = list(splitter.split(data.X, data.y, group_labels))
+            if labels is not None:
+                splitter = grouped_twin(splitter)
+                if is_splitter and splitter is not cv:
+                    warnings.warn(
+                        f"{cv!r} ignores groups; {splitter!r} splits instead, and keeps each group in one fold.",
+                        RecordingWarning,
+                        stacklevel=3,
+                    )
+            with warnings.catch_warnings():
+                # Whether a splitter minds the groups or not: every fold is looked at below.
+                warnings.filterwarnings("ignore", "The groups parameter is ignored")
+                pairs = list(splitter.split(data.X, data.y, labels))
+        except InvalidInput:
+            raise
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"The splitter {cv!r} cannot split these {n} samples: {error}") from error
     if not pairs:
         raise InvalidInput("The splitter gives no fold at all.")
-    return splitter, [_fold(index, train, val, n) for index, (train, val) in enumerate(pairs)]
+    folds = [_fold(index, train, val, n) for index, (train, val) in enumerate(pairs)]
+    if labels is not None:
+        for index, fold in enumerate(folds):
+            if fold.val is not None:
+                refuse_split_groups(index, labels, fold.train, fold.val)
+    return splitter, folds, labels
 
 
 def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:

@@ -18,6 +18,7 @@ from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.recording.bases import Base, gather, open_bases
 from nirs_store.recording.crossval import _facts, _fail, _milliseconds
 from nirs_store.recording.folds import align_probabilities
+from nirs_store.recording.groups import Companions, check_companions
 from nirs_store.recording.inputs import (
     Data,
     check_data,
@@ -145,8 +146,9 @@ def record_stacking(
     names = data.names("val", np.arange(len(data.y)))
     features, columns = gather(store, bases, names, data.y, data.classes)
     table = np.hstack([features, data.X]) if passthrough else features
-    _splitter, folds = make_folds(cv, data, groups, task)
-    fitted = _cross_validate(parts.model, table, data, folds)
+    _splitter, folds, labels = make_folds(cv, data, groups, task)
+    with_them = check_companions(parts, labels, None, len(data.y))
+    fitted = _cross_validate(parts.model, table, data, folds, with_them)
     pooled = pooled_scores(
         [(data.y[rows], *found) for rows, found in fitted],
         task_type=task,
@@ -169,7 +171,8 @@ def record_stacking(
     pipeline_id = None
     try:
         pipeline_id = store.begin_pipeline(run_id, title, facts, [], dataset, data_hash)
-        model = clone(parts.model).fit(table, data.y)
+        options = with_them.of(parts.model, np.arange(len(data.y)), model=True)
+        model = clone(parts.model).fit(table, data.y, **options)
         store.log_step(
             pipeline_id,
             _STEP,
@@ -234,12 +237,14 @@ Found = tuple[NDArray[Any], ...]
 
 
 def _cross_validate(
-    model: Any, table: NDArray[Any], data: Data, folds: Sequence[Any]
+    model: Any, table: NDArray[Any], data: Data, folds: Sequence[Any], with_them: Companions
 ) -> list[tuple[NDArray[np.intp], Found]]:
-    return [
-        (fold.val, _ask(clone(model).fit(table[fold.train], data.y[fold.train]), table[fold.val], data))
-        for fold in folds
-    ]
+    found = []
+    for fold in folds:
+        options = with_them.of(model, fold.train, model=True)
+        fitted = clone(model).fit(table[fold.train], data.y[fold.train], **options)
+        found.append((fold.val, _ask(fitted, table[fold.val], data)))
+    return found
 
 
 def _ask(model: Any, table: NDArray[Any], data: Data) -> Found:

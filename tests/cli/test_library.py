@@ -117,6 +117,51 @@ def test_a_template_can_be_a_file_and_groups_stay_together(run: Any, data: Path,
     assert "groups" in run(*call, expect=2).stderr
 
 
+@pytest.mark.parametrize(
+    "cv", [2, {"class": "sklearn.model_selection.ShuffleSplit", "params": {"n_splits": 2}}]
+)
+def test_a_template_that_knows_no_groups_keeps_them_together(
+    run: Any, data: Path, tmp_path: Path, cv: Any
+) -> None:
+    template, workspace = tmp_path / "ridge.json", tmp_path / "ws"
+    template.write_text(json.dumps({"steps": [{"class": "sklearn.linear_model.Ridge"}], "cv": cv}))
+    frame = pl.read_csv(data).with_columns(pl.int_range(pl.len()).mod(7).alias("sample"))
+    frame.write_csv(data)
+    call = (
+        "library",
+        "run",
+        template,
+        "--data",
+        data,
+        "--target",
+        "fat",
+        "--groups",
+        "sample",
+        "-w",
+        workspace,
+    )
+    assert "Samples of one sample stay in one fold: Group" in run(*call).stderr
+    with WorkspaceStore(workspace, create=False) as store:
+        for fold in ("fold_0", "fold_1"):
+            sides = []
+            for partition in ("train", "val"):
+                ids = store.query_predictions(partition=partition, fold_id=fold)["prediction_id"].to_list()
+                sides.append(
+                    {int(row) % 7 for row in store.get_prediction_arrays(ids)[ids[0]]["sample_indices"]}
+                )
+            assert sides[0].isdisjoint(sides[1])
+            assert len(sides[0] | sides[1]) == 7
+    template.write_text(
+        json.dumps(
+            {
+                "steps": [{"class": "sklearn.linear_model.Ridge"}],
+                "cv": {"class": "sklearn.model_selection.TimeSeriesSplit"},
+            }
+        )
+    )
+    assert "TimeSeriesSplit ignores groups" in run(*call, expect=2).stderr
+
+
 def test_samples_without_a_value_are_left_out_aloud(run: Any, data: Path, tmp_path: Path) -> None:
     frame = pl.read_csv(data)
     gaps = frame.with_columns(pl.when(pl.int_range(pl.len()) > 4).then(pl.col("fat")).alias("fat"))

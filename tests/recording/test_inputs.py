@@ -109,7 +109,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "rows that are no numbers": ({"cv": [(ROWS[:6], [0.5])]}, InvalidInput, "list of row numbers"),
     "validation on training rows": ({"cv": [(ROWS[:6], ROWS[5:])]}, InvalidInput, "first: row 5"),
     "groups that are missing": ({"cv": GroupKFold(3)}, InvalidInput, "groups"),
-    "groups of another length": ({"groups": [1, 2]}, ShapeMismatch, "one group a sample, 12"),
+    "groups of another length": ({"groups": [1, 2]}, ShapeMismatch, "one label per sample, 12"),
 }  # fmt: skip
 
 

@@ -161,6 +161,7 @@ def run(
     from nirs_store.cli._spectra import read_spectra
     from nirs_store.estimators import build_cv, build_estimator
     from nirs_store.recording import record_cross_validation
+    from nirs_store.recording.groups import grouped_twin
     from nirs_store.store import WorkspaceStore
 
     config = _configuration(template, workspace)
@@ -172,6 +173,9 @@ def run(
     if not known.all():
         click.echo(f"{(~known).sum()} samples without a value of {target!r} are left out.", err=True)
     _check_target(measured, target, is_classifier(estimator))
+    if grouping is not None:
+        cv = grouped_twin(cv)
+        click.echo(f"Samples of one {groups} stay in one fold: {cv}.", err=True)
     with WorkspaceStore(workspace) as store, progress("folds") as show:
         result = record_cross_validation(
             store,

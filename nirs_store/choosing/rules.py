@@ -32,8 +32,8 @@ def errors_of_the_mean(y: ArrayLike) -> Floats:
         Predicted minus measured, in the unit of `y`.
     """
     values = np.asarray(y, dtype=float)
-    others: Floats = (values.sum() - values) / (len(values) - 1)
-    return others - values
+    errors: Floats = (values.sum() - values) / (len(values) - 1) - values
+    return errors
 
 
 def p_values(errors: Floats, reference: int, *, n_permutations: int, seed: int) -> Floats:

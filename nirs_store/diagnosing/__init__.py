@@ -1,0 +1,1 @@
+"""Look inside one chain: scores, residuals, leverage, influence, importance of channels."""

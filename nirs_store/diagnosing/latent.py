@@ -1,0 +1,216 @@
+"""The latent space of a fitted model, and how far a spectrum lies from the calibration in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+
+__all__ = ["Latent", "latent_of", "q_limit", "t2_limit"]
+
+Floats = NDArray[np.float64]
+_VARIANCE = 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """A centred and scaled space of A latent variables, with the calibration's scores in it.
+
+    Attributes
+    ----------
+    kind : str
+        Where the space comes from: ``"PLS"``, ``"PCA step"`` or ``"PCA of the model's input"``.
+    mean, scale : ndarray, shape (n_features,)
+        Subtracted from a spectrum, then divided by; `scale` is 1 where the model does not scale.
+    rotations, loadings : ndarray, shape (n_features, A)
+        Scores are ``(x - mean) / scale @ rotations``; a spectrum is rebuilt as ``scores @ loadings.T``.
+    center, spread : ndarray, shape (A,)
+        Mean and standard deviation (n - 1) of the calibration's scores.
+    n : int
+        Calibration samples.
+    """
+
+    kind: str
+    mean: Floats
+    scale: Floats
+    rotations: Floats
+    loadings: Floats
+    center: Floats
+    spread: Floats
+    n: int
+
+    @property
+    def n_components(self) -> int:
+        """Return the number of latent variables, A."""
+        return int(self.rotations.shape[1])
+
+    def _centred(self, X: ArrayLike) -> Floats:
+        spectra = np.asarray(X, dtype=float)
+        if spectra.ndim != 2 or spectra.shape[1] != len(self.mean):
+            raise ShapeMismatch(
+                f"X: expected spectra of {len(self.mean)} channels at the model's input; found shape {spectra.shape}."
+            )
+        centred: Floats = (spectra - self.mean) / self.scale
+        return centred
+
+    def scores(self, X: ArrayLike) -> Floats:
+        """Return the scores of spectra at the model's input, shape (n_samples, A)."""
+        scores: Floats = self._centred(X) @ self.rotations
+        return scores
+
+    def t2(self, X: ArrayLike) -> Floats:
+        """Return Hotelling's T2 of each spectrum: the sum over a of (t_a - mean t_a)^2 / s_a^2."""
+        t2: Floats = (((self.scores(X) - self.center) / self.spread) ** 2).sum(axis=1)
+        return t2
+
+    def leverage(self, X: ArrayLike) -> Floats:
+        """Return the leverage of each spectrum: 1/n + T2 / (n - 1) for uncorrelated calibration scores."""
+        return 1.0 / self.n + self.t2(X) / (self.n - 1)
+
+    def residuals(self, X: ArrayLike) -> Floats:
+        """Return what the latent variables do not rebuild, in the centred and scaled space of the model's input."""
+        centred = self._centred(X)
+        residuals: Floats = centred - (centred @ self.rotations) @ self.loadings.T
+        return residuals
+
+    def q(self, X: ArrayLike) -> Floats:
+        """Return Q (SPE) of each spectrum: the squared norm of its residual."""
+        q: Floats = (self.residuals(X) ** 2).sum(axis=1)
+        return q
+
+
+def t2_limit(n: int, n_components: int, alpha: float = 0.05) -> float:
+    """Return the limit of T2 for a new spectrum: A (n^2 - 1) / (n (n - A)) F(1 - alpha; A, n - A).
+
+    Tracy, Young and Mason (1992), Journal of Quality Technology 24, 88-95.
+
+    Raises
+    ------
+    InvalidInput
+        There are not more samples than components, so that the distribution is not defined.
+
+    Examples
+    --------
+    >>> round(t2_limit(50, 3, 0.05), 3)
+    8.94
+    """
+    from scipy.stats import f
+
+    if n <= n_components:
+        raise InvalidInput(f"T2 limit: expected more samples than components; found n={n}, A={n_components}.")
+    factor = n_components * (n**2 - 1) / (n * (n - n_components))
+    return float(factor * f.ppf(1 - alpha, n_components, n - n_components))
+
+
+def q_limit(residuals: ArrayLike, alpha: float = 0.05) -> tuple[float, str]:
+    """Return the limit of Q and the name of the method, from the residuals of the calibration spectra.
+
+    Jackson and Mudholkar (1979), Technometrics 21, 341-349, from the eigenvalues of the residuals' covariance; where
+    that approximation degenerates (h0 <= 0), Box's g chi2(h), with mean and variance of the calibration's Q.
+
+    Parameters
+    ----------
+    residuals : array-like, shape (n_samples, n_features)
+        Of the calibration spectra, from `Latent.residuals`.
+    alpha : float
+        Share of normal spectra above the limit.
+
+    Returns
+    -------
+    tuple of float and str
+        The limit, and ``"Jackson-Mudholkar"`` or ``"Box"``; 0 where the model rebuilds every spectrum.
+    """
+    from scipy.stats import chi2, norm
+
+    rest = np.asarray(residuals, dtype=float)
+    eigenvalues = np.linalg.svd(rest - rest.mean(axis=0), compute_uv=False) ** 2 / (len(rest) - 1)
+    theta1, theta2, theta3 = (float((eigenvalues**k).sum()) for k in (1, 2, 3))
+    if theta2 == 0:
+        return 0.0, "Box"
+    h0 = 1 - 2 * theta1 * theta3 / (3 * theta2**2)
+    base = norm.ppf(1 - alpha) * np.sqrt(2 * theta2 * h0**2) / theta1 + 1 + theta2 * h0 * (h0 - 1) / theta1**2
+    if h0 > 0 and base > 0:
+        return float(theta1 * base ** (1 / h0)), "Jackson-Mudholkar"
+    q = (rest**2).sum(axis=1)
+    g, h = q.var(ddof=1) / (2 * q.mean()), 2 * q.mean() ** 2 / q.var(ddof=1)
+    return float(g * chi2.ppf(1 - alpha, h)), "Box"
+
+
+def latent_of(model: Any, transformers: Sequence[Any] = (), calibration: ArrayLike | None = None) -> Latent:
+    """Return the latent space of a fitted model.
+
+    Parameters
+    ----------
+    model : fitted estimator
+        A PLSRegression brings its own latent variables.
+    transformers : sequence of fitted transformers
+        Those before the model; a PCA that comes last gives the space (principal component regression), and
+        spectra are then meant as they enter that PCA.
+    calibration : array-like, shape (n_samples, n_features), optional
+        Spectra at the model's input that it was fitted on. Needed where the model has no latent variables: a PCA
+        of them with components for 99 % of the variance, at most n / 3, takes their place.
+
+    Returns
+    -------
+    Latent
+
+    Raises
+    ------
+    InvalidInput
+        The model has no latent variables and `calibration` is missing.
+    """
+    from sklearn.decomposition import PCA
+
+    last = transformers[-1] if len(transformers) else None
+    if hasattr(model, "x_rotations_") and hasattr(model, "x_scores_"):
+        scores = np.asarray(model.x_scores_, dtype=float)
+        return Latent(
+            "PLS",
+            np.asarray(model._x_mean, dtype=float),
+            np.asarray(model._x_std, dtype=float),
+            np.asarray(model.x_rotations_, dtype=float),
+            np.asarray(model.x_loadings_, dtype=float),
+            scores.mean(axis=0),
+            _spread(scores.std(axis=0, ddof=1)),
+            len(scores),
+        )
+    if isinstance(last, PCA):
+        return _from_pca("PCA step", last, whitened=bool(last.whiten))
+    if calibration is None:
+        raise InvalidInput(
+            f"{type(model).__name__} has no latent variables: give the calibration spectra, so that a PCA of the "
+            "model's input can take their place."
+        )
+    spectra = np.asarray(calibration, dtype=float)
+    most = max(1, min(len(spectra) // 3, *spectra.shape))
+    pca = PCA(most, svd_solver="full").fit(spectra)
+    enough = int(np.searchsorted(np.cumsum(pca.explained_variance_ratio_), _VARIANCE)) + 1
+    pca.components_ = pca.components_[: min(enough, most)]
+    pca.explained_variance_ = pca.explained_variance_[: min(enough, most)]
+    return _from_pca("PCA of the model's input", pca)
+
+
+def _from_pca(kind: str, pca: Any, *, whitened: bool = False) -> Latent:
+    """Read the space of a fitted PCA; a whitened one has the same T2 and residuals."""
+    axes = np.asarray(pca.components_, dtype=float).T
+    return Latent(
+        kind,
+        np.asarray(pca.mean_, dtype=float),
+        np.ones(len(axes)),
+        axes,
+        axes,
+        np.zeros(axes.shape[1]),
+        _spread(np.sqrt(np.asarray(pca.explained_variance_, dtype=float))),
+        int(pca.n_samples_),
+    )
+
+
+def _spread(deviations: Floats) -> Floats:
+    """Replace deviations of components that are exhausted, so that rounding errors do not blow T2 up."""
+    floor = max(float(deviations.max(initial=0.0)) * 1e-12, np.finfo(float).tiny)
+    return np.where(deviations > floor, deviations, np.inf)

@@ -82,7 +82,32 @@ __all__ = [
     "UnknownId",
     "UntrustedBundle",
     "WriteFailed",
+    "quoted",
+    "shortened",
 ]
+
+_LONGEST_MESSAGE = 2000
+_LONGEST_VALUE = 120
+
+
+def shortened(text: str, longest: int) -> str:
+    """Cut a text in the middle, where it says least: what begins it and what ends it stay.
+
+    Examples
+    --------
+    >>> shortened("abcdefghij", 5)
+    'ab…ij'
+    """
+    if len(text) <= longest:
+        return text
+    kept = longest - 1
+    return f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def quoted(value: object, longest: int = _LONGEST_VALUE) -> str:
+    """Quote a value that was found, for a message: its repr, however long the value is."""
+    cut = shortened(value, longest) if isinstance(value, str) else value
+    return shortened(repr(cut), longest)
 
 
 class NirsStoreError(Exception):
@@ -92,6 +117,8 @@ class NirsStoreError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
+        # Messages repeat what was given, which may be megabytes.
+        message = shortened(message, _LONGEST_MESSAGE)
         super().__init__(message)
         self.message = message
 

@@ -145,7 +145,7 @@ class WorkspaceStoreProtocol(RecordingStore, Protocol):
         self,
         n: int,
         metric: str = "val_score",
-        ascending: bool = True,
+        ascending: bool | None = None,
         partition: str = "val",
         dataset_name: str | None = None,
         group_by: str | None = None,

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -48,8 +48,10 @@ __all__ = [
     "default_metric",
     "higher_is_better",
     "is_figure",
+    "mean_scores",
     "pooled_scores",
     "regression_scores",
+    "repeats_of",
     "unknown_name",
 ]
 
@@ -287,11 +289,13 @@ def pooled_scores(
     task_type: str = "regression",
     metric: str | None = None,
     classes: Sequence[Any] | NDArray[Any] | None = None,
+    repeats: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Score the out-of-fold predictions of a cross-validation, pooled over all folds.
 
     The RMSECV is the RMSE of the pooled predictions, so every sample has the same weight; the
-    spread over the folds is given beside it and never stands for it.
+    spread over the folds is given next to it and never replaces it. A repeated cross-validation
+    is scored repeat by repeat, and the scores are averaged: predictions never are.
 
     Parameters
     ----------
@@ -303,12 +307,16 @@ def pooled_scores(
         Whose spread over folds is given; `default_metric` of the task when None.
     classes : sequence, optional
         Classes of the columns of every fold's probabilities.
+    repeats : sequence of int, optional
+        The repeat that each fold belongs to; None for a single cross-validation.
 
     Returns
     -------
     dict
-        The scores of all predictions together, ``n_folds``, ``fold_mean`` and ``fold_sd`` (over
-        n_folds - 1, NaN for one fold) of `metric`, and for a regression ``rmsecv``.
+        The scores of all predictions together (of each repeat, then the mean), ``n`` (samples of one
+        repeat), ``n_folds``, ``fold_mean`` and ``fold_sd`` (over n_folds - 1, NaN for one fold) of
+        `metric`, and for a regression ``rmsecv``. With several repeats also ``n_repeats`` and
+        ``repeat_sd``, the standard deviation of `metric` over the repeats.
 
     Raises
     ------
@@ -337,14 +345,57 @@ def pooled_scores(
 
     each = np.array([score(*part)[chosen] for part in parts], dtype=float)
     has_proba = all(len(part) > 2 and part[2] is not None for part in parts)
-    columns = [np.concatenate([np.asarray(part[i]) for part in parts]) for i in range(3 if has_proba else 2)]
-    scores = score(*columns)
+    numbers = [0] * len(parts) if repeats is None else list(repeats)
+    if len(numbers) != len(parts):
+        raise ShapeMismatch(f"repeats: expected one number per fold, {len(parts)}; found {len(numbers)}.")
+    together = []
+    for number in dict.fromkeys(numbers):
+        own = [part for part, each_number in zip(parts, numbers, strict=True) if each_number == number]
+        columns = [
+            np.concatenate([np.asarray(part[i]) for part in own]) for i in range(3 if has_proba else 2)
+        ]
+        together.append(score(*columns))
+    scores = mean_scores(together)
+    if len(together) > 1:
+        scores["n_repeats"] = len(together)
+        scores["repeat_sd"] = float(np.std([scored[chosen] for scored in together], ddof=1))
     if regression:
         scores["rmsecv"] = scores["rmse"]
     scores["n_folds"] = len(parts)
     scores["fold_mean"] = float(each.mean())
     scores["fold_sd"] = float(each.std(ddof=1)) if len(parts) > 1 else math.nan
     return scores
+
+
+def mean_scores(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Average the scores of repeats; ``n`` is the number of samples of one repeat."""
+    if len(repeats) == 1:
+        return dict(repeats[0])
+    found: dict[str, Any] = {
+        name: float(np.mean([scores[name] for scores in repeats])) for name in repeats[0] if name != "n"
+    }
+    if "n" in repeats[0]:
+        found["n"] = round(np.mean([scores["n"] for scores in repeats]))
+    return found
+
+
+def repeats_of(rows: Sequence[NDArray[Any]]) -> list[int]:
+    """Return the repeat that each fold belongs to, from the samples that the folds validate with.
+
+    Folds that share no sample are one cross-validation, with the number 0. Consecutive folds that
+    cover the same samples again and again (RepeatedKFold) are repeats; where samples come back in
+    another way (ShuffleSplit) each fold is a repeat of its own.
+    """
+    numbers, seen, covered = [0] * len(rows), set[Any](), list[frozenset[Any]]()
+    for place, fold in enumerate(rows):
+        samples = set(fold.tolist())
+        if seen & samples:
+            covered.append(frozenset(seen))
+            seen = set()
+        seen |= samples
+        numbers[place] = len(covered)
+    covered.append(frozenset(seen))
+    return numbers if len(set(covered)) == 1 else list(range(len(rows)))
 
 
 def is_figure(value: object) -> bool:

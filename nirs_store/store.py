@@ -392,6 +392,7 @@ class QueryMethods(Facade):
         offset: int = 0,
         *,
         chain_id: str | None = None,
+        target: str | None = None,
     ) -> pl.DataFrame:
         """Predictions, newest first; filters are joined by AND, `model_class` may hold ``%``."""
         filters = {
@@ -403,6 +404,7 @@ class QueryMethods(Facade):
             "pipeline_id": pipeline_id,
             "run_id": run_id,
             "chain_id": chain_id,
+            "target": target,
         }
         return self._engine.query(
             lambda con: prediction_queries.query_predictions(con, limit, offset, **filters),
@@ -412,21 +414,41 @@ class QueryMethods(Facade):
         self,
         n: int,
         metric: str = "val_score",
-        ascending: bool = True,
+        ascending: bool | None = None,
         partition: str | None = "val",
         dataset_name: str | None = None,
         group_by: str | Sequence[str] | None = None,
+        *,
+        target: str | None = None,
+        scored_by: str | None = None,
     ) -> pl.DataFrame:
         """Best predictions by a score column, overall or of each group; NULL and NaN rank last.
+
+        Parameters
+        ----------
+        metric : str
+            The column to rank by: val_score, test_score or train_score (also n_samples and the like).
+        ascending : bool, optional
+            Order, where it is not to follow from the metric that the predictions were scored by.
+        partition, dataset_name, target : str, optional
+            Only such predictions.
+        scored_by : str, optional
+            Only predictions whose scores are of this metric, such as ``"r2"``.
+
+        Returns
+        -------
+        polars.DataFrame
+            The columns of `query_predictions`.
 
         Raises
         ------
         InvalidInput
-            An unknown metric or group_by column.
+            An unknown metric or group_by column, or predictions whose scores do not rank together: name
+            `scored_by`, a data set, or the direction.
         """
         return self._engine.query(
             lambda con: prediction_queries.top_predictions(
-                con, n, metric, ascending, partition, dataset_name, group_by
+                con, n, metric, ascending, partition, dataset_name, group_by, target, scored_by
             ),
         )
 
@@ -452,6 +474,7 @@ class QueryMethods(Facade):
         model_class: str | None = None,
         task_type: str | None = None,
         ascending: bool | None = None,
+        target: str | None = None,
     ) -> pl.DataFrame:
         """Rank chains by the pooled score of their out-of-fold predictions.
 
@@ -460,9 +483,9 @@ class QueryMethods(Facade):
         n : int, optional
             Rows to return; None for all.
         metric : str, optional
-            E.g. "rmse" (the RMSECV), "r2", "rpd", "balanced_accuracy"; by default that of the task:
-            rmse for regression, balanced accuracy for classification.
-        dataset_name, run_id, pipeline_id, chain_id, model_class : str, optional
+            E.g. "rmse" (the RMSECV), "r2", "rpd", "balanced_accuracy"; by default the one that all of
+            them were recorded with, else that of the task: rmse or balanced accuracy.
+        dataset_name, run_id, pipeline_id, chain_id, model_class, target : str, optional
             Filters, joined by AND; `model_class` may hold ``%``.
         task_type : {"regression", "classification"}, optional
             Needed where both are found and the metric does not tell.
@@ -475,7 +498,10 @@ class QueryMethods(Facade):
             A row a chain: ids, ``pipeline`` (as in ``SNV > SG(deriv=1) > PLS(10)``), ``metric``,
             ``score`` (pooled) and ``score_sd`` (over folds), ``refit_score``, ``test_score``, for a
             regression rmsecv, rmsec, rmsep, mae, bias, sep, r2, rpd, rpiq, for a classification
-            accuracy, balanced_accuracy, f1, log_loss; ``n_folds``, ``n_samples``.
+            accuracy, balanced_accuracy, f1, log_loss; ``n_folds``, ``n_samples``; ``target`` and
+            ``target_unit``; ``n_repeats`` and ``repeat_sd``. Of a repeated cross-validation the scores are the
+            means over its repeats, and ``repeat_sd`` is the standard deviation of ``score`` over them.
+            A warning says when targets are mixed whose errors do not compare.
 
         Raises
         ------
@@ -493,6 +519,7 @@ class QueryMethods(Facade):
             pipeline_id=pipeline_id,
             chain_id=chain_id,
             model_class=model_class,
+            target=target,
         )
 
     def aggregate_predictions(
@@ -506,6 +533,7 @@ class QueryMethods(Facade):
         fold_id: str | None = None,
         pipeline_id: str | None = None,
         run_id: str | None = None,
+        target: str | None = None,
     ) -> pl.DataFrame:
         """Count, mean, standard deviation, minimum and maximum of a score column by group.
 
@@ -521,6 +549,7 @@ class QueryMethods(Facade):
             "fold_id": fold_id,
             "pipeline_id": pipeline_id,
             "run_id": run_id,
+            "target": target,
         }
         return self._engine.query(lambda con: ranking.aggregate(con, group_by, metric, **filters))
 

@@ -532,9 +532,13 @@ def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays:
     """The scores of a chain, as its row of the leaderboard has them, and what they were computed from."""
     classifies = "classification" in str(predictions[0]["task_type"] or "").lower()
     task = "classification" if classifies else "regression"
-    known = {"classes": chain["metadata"].get("classes"), "fold_weights": chain["fold_weights"]}
+    about = chain["metadata"]
+    known = {"classes": about.get("classes"), "fold_weights": chain["fold_weights"]}
+    known |= {"repeats": about.get("repeats"), "n_data": about.get("n_samples")}
     known |= {"pooled": None, "fold_sd": None}
-    return chain_scores(known, predictions, arrays, task, default_metric(task)) | count_folds(predictions)
+    return chain_scores(known, predictions, arrays, task, default_metric(task)) | count_folds(
+        known, predictions
+    )
 
 
 def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, float]:

@@ -28,6 +28,7 @@ from nirs_store.recording.inputs import (
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import Layout, Outcome, finite, save_everything
 from nirs_store.recording.steps import class_name, configuration, describe, preprocessing_text, take_apart
+from nirs_store.scores import repeats_of
 
 __all__ = ["record_cross_validation"]
 
@@ -211,6 +212,7 @@ def record_cross_validation(
     try:
         pipeline_id = store.begin_pipeline(run_id, pipeline_name, config, [], dataset_name, data_hash)
         layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
+        layout.repeats = repeats_of([fold.val for fold in folds if fold.val is not None])
         job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse, companions)
         _save_shared(store, layout, job, split_ms, len(folds))
         tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds

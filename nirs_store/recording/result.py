@@ -53,7 +53,7 @@ class CrossValidationResult:
         The metric on the test samples (RMSEP for ``rmse``), by the refit, else by the average of
         the folds; None without test samples.
     pooled : dict
-        All scores of the pooled out-of-fold predictions.
+        All scores of the pooled out-of-fold predictions; of repeats, the mean of each repeat's.
     n_folds : int
     duration_ms : int
     scores : polars.DataFrame
@@ -83,9 +83,22 @@ class CrossValidationResult:
         value = self.pooled.get("rmsecv")
         return None if value is None else float(value)
 
+    @property
+    def n_repeats(self) -> int:
+        """How often the samples were validated: 1, or the repeats of a RepeatedKFold or ShuffleSplit."""
+        return int(self.pooled.get("n_repeats", 1))
+
+    @property
+    def repeat_sd(self) -> float | None:
+        """Standard deviation of the metric over the repeats; None for a single cross-validation."""
+        value = self.pooled.get("repeat_sd")
+        return None if value is None else float(value)
+
     def __repr__(self) -> str:
         label = "RMSECV" if self.metric == "rmse" else self.metric
         spread = "" if math.isnan(self.fold_sd) else f" (SD over folds {self.fold_sd:.4g})"
+        if self.n_repeats > 1:
+            spread = f" (SD over {self.n_repeats} repeats {self.repeat_sd:.4g})"
         test_label = "RMSEP" if self.metric == "rmse" else f"test {self.metric}"
         test = "" if self.test_value is None else f", {test_label} {self.test_value:.4g}"
         return (
@@ -98,6 +111,8 @@ class CrossValidationResult:
         facts = {
             label: self.value,
             "SD over folds": None if math.isnan(self.fold_sd) else self.fold_sd,
+            "repeats": self.n_repeats if self.n_repeats > 1 else None,
+            "SD over repeats": self.repeat_sd,
             "RMSEP" if self.metric == "rmse" else f"test {self.metric}": self.test_value,
             "folds": self.n_folds,
             "chain": self.chain_id,

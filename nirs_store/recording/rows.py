@@ -33,6 +33,8 @@ class Layout:
         Blobs that are saved once for all folds.
     facts : dict
         What goes into the chain's metadata as it is.
+    repeats : list of int or None
+        The repeat that each fold belongs to.
     """
 
     pipeline_id: str
@@ -44,6 +46,7 @@ class Layout:
     task_type: str
     metric: str
     facts: dict[str, Any] = field(default_factory=dict)
+    repeats: list[int] | None = None
     splitter_id: str | None = None
     shared_encoder_id: str | None = None
 
@@ -96,6 +99,7 @@ def save_everything(store: RecordingStore, layout: Layout, results: Sequence[Fol
         task_type=layout.task_type,
         metric=layout.metric,
         classes=layout.data.classes,
+        repeats=layout.repeats,
     )
     value = float(pooled[layout.metric])
     _log_ends(store, layout, results)
@@ -156,6 +160,7 @@ def _save_chain(
         "task_type": layout.task_type,
         "metric": layout.metric,
         "cross_validation": finite(pooled),
+        "repeats": layout.repeats,
         "depends_on": _dependencies(layout, results),
     }
     if classes is not None:

@@ -31,7 +31,7 @@ from nirs_store.recording.result import POOLED, CrossValidationResult, ScoreRow,
 from nirs_store.recording.rows import finite
 from nirs_store.recording.steps import class_name, describe, parameters, take_apart
 from nirs_store.registry import ArtifactRecord, ArtifactType, ChainNode, MetaModelConfig
-from nirs_store.scores import classification_scores, pooled_scores, regression_scores
+from nirs_store.scores import classification_scores, pooled_scores, regression_scores, repeats_of
 from nirs_store.store import WorkspaceStore
 
 __all__ = ["record_stacking"]
@@ -154,6 +154,7 @@ def record_stacking(
         task_type=task,
         metric=chosen,
         classes=data.classes,
+        repeats=repeats_of([rows for rows, _ in fitted]),
     )
     value = float(pooled[chosen])
     title = name or f"{describe(parts.model)} on {len(bases)} models"
@@ -162,6 +163,7 @@ def record_stacking(
         "task_type": task,
         "metric": chosen,
         "data_hash": data_hash,
+        "repeats": repeats_of([rows for rows, _ in fitted]),
         "feature_columns": columns,
         "source_chain_ids": list(source_chain_ids),
     }

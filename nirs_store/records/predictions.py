@@ -16,12 +16,13 @@ from nirs_store.db.journal import encode_array
 from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import execute, few_rows
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.errors import InvalidInput, ShapeMismatch, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries
 from nirs_store.records.queries import array_of, arrays_of, columns_of, decoded, frame, one, page_of
 from nirs_store.records.runs import require, require_open_pipeline
+from nirs_store.scores import higher_is_better
 from nirs_store.values import as_float, as_int, as_text, to_json
 
 __all__ = [
@@ -153,6 +154,8 @@ def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, 
             continue
         if name == "run_id":
             where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")
+        elif name in ("target", "target_unit"):
+            where.append(f"{alias}chain_id IN (SELECT chain_id FROM chains WHERE {name} = ${name})")
         elif name == "model_class" and "%" in str(value):
             # Only % is a wildcard: class names are full of underscores.
             where.append(f"{alias}model_class LIKE $model_class ESCAPE '\\'")
@@ -186,12 +189,13 @@ def query_predictions(con: Connection, limit: int | None, offset: int, **filters
     """Predictions, newest first."""
     where, params = prediction_filters(**filters)
     params.update(page_of(limit, offset))
-    return frame(
+    found = frame(
         con,
         f"SELECT {columns_of('predictions')} FROM predictions WHERE {where} "
         "ORDER BY created_at DESC, prediction_id DESC LIMIT $limit OFFSET $offset",
         params,
     )
+    return with_targets(con, found)
 
 
 def _is_few(params: dict[str, Any]) -> bool:
@@ -265,14 +269,56 @@ def _best_of_groups(
     return found[np.flatnonzero(place < n)]
 
 
+def _low_is_good(
+    con: Connection, where: str, params: dict[str, Any], column: str, groups: Sequence[str]
+) -> bool:
+    """Tell from the metrics of the rows whether low scores are good.
+
+    Raises
+    ------
+    InvalidInput
+        Rows that would be ranked together were scored by metrics that do not compare.
+    """
+    keys = "".join(f", {group} AS key_{place}" for place, group in enumerate(groups))
+    sql = f"SELECT DISTINCT lower(metric){keys} FROM predictions WHERE {where} AND {column} IS NOT NULL ORDER BY 1"
+    by_group: dict[tuple[Any, ...], set[str]] = {}
+    for name, *key in execute(con, sql, params).fetchall():
+        by_group.setdefault(tuple(key), set()).add("rmse" if name in ("rmsecv", "rmsep", "rmsec") else name)
+    names = sorted(set[str]().union(*by_group.values()))
+    directions = {_is_high(name) for name in names}
+    if len(directions) > 1 or any(len(kinds) > 1 for kinds in by_group.values()):
+        raise InvalidInput(
+            f"These predictions were scored by {', '.join(map(quoted, names))}, which do not rank together. Name one "
+            "with scored_by=, or a data set, or say the direction with ascending=."
+        )
+    return True not in directions
+
+
+def with_targets(con: Connection, predictions: pl.DataFrame) -> pl.DataFrame:
+    """Add what each prediction's chain predicts, and its unit."""
+    ids = predictions["chain_id"].unique().drop_nulls()
+    about = queries.targets_of(con, ids.to_list() if ids.len() <= _FEW else None)
+    return predictions.join(about, on="chain_id", how="left", maintain_order="left")
+
+
+def _is_high(metric: str) -> bool:
+    # A metric of a caller's own is taken for an error, as it always was.
+    try:
+        return higher_is_better(metric)
+    except InvalidInput:
+        return False
+
+
 def top_predictions(
     con: Connection,
     n: int,
     metric: str,
-    ascending: bool,
+    ascending: bool | None,
     partition: str | None,
     dataset_name: str | None,
     group_by: str | Sequence[str] | None,
+    target: str | None = None,
+    scored_by: str | None = None,
 ) -> pl.DataFrame:
     """Best predictions, overall or of each group; NULL and NaN rank last in either direction."""
     if metric not in METRIC_COLUMNS:
@@ -283,8 +329,25 @@ def top_predictions(
     for group in groups:
         if group not in GROUP_COLUMNS:
             raise unknown_column("group_by", group, GROUP_COLUMNS)
-    where, params = prediction_filters(partition=partition, dataset_name=dataset_name)
+    where, params = prediction_filters(
+        partition=partition, dataset_name=dataset_name, target=target, metric=scored_by
+    )
+    if ascending is None:
+        ascending = not metric.endswith("_score") or _low_is_good(con, where, params, metric, groups)
     params.update(page_of(n, 0))
+    found = _best(con, n, metric, ascending, groups, where, params)
+    return with_targets(con, found)
+
+
+def _best(
+    con: Connection,
+    n: int,
+    metric: str,
+    ascending: bool,
+    groups: Sequence[str],
+    where: str,
+    params: dict[str, Any],
+) -> pl.DataFrame:
     bad = f"({metric} IS NULL OR isnan({metric}::DOUBLE))"
     rank = f"{bad}, {metric} {'ASC' if ascending else 'DESC'}, prediction_id"
     columns = columns_of("predictions")

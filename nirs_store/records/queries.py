@@ -391,11 +391,11 @@ def pipeline_counts(con: Connection, run_ids: Sequence[str]) -> dict[str, int]:
     return {str(run_id): int(n) for run_id, n in rows}
 
 
-def targets_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
-    """What chains predict, and in which unit, as their metadata say."""
+def targets_of(con: Connection, chain_ids: Sequence[str] | None) -> pl.DataFrame:
+    """Return what chains (all for None) predict, and in which unit."""
+    where = "TRUE" if chain_ids is None else "chain_id IN (SELECT unnest($ids))"
     return frame(
         con,
-        "SELECT chain_id, metadata ->> 'target' AS target, metadata ->> 'target_unit' AS unit "
-        "FROM chains WHERE chain_id IN (SELECT unnest(?))",
-        [list(chain_ids)],
+        f"SELECT chain_id, target, target_unit FROM chains WHERE {where}",
+        {} if chain_ids is None else {"ids": list(chain_ids)},
     )

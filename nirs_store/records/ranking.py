@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from nirs_store.chains.replay import mean, vote
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import execute
-from nirs_store.errors import InvalidInput, ReplayError
+from nirs_store.errors import InvalidInput, ReplayError, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records import predictions as prediction_queries
 from nirs_store.records.predictions import GROUP_COLUMNS, METRIC_COLUMNS, prediction_filters, unknown_column
@@ -25,6 +26,7 @@ from nirs_store.scores import (
     classification_scores,
     default_metric,
     higher_is_better,
+    mean_scores,
     regression_scores,
 )
 from nirs_store.values import from_json
@@ -44,7 +46,7 @@ __all__ = [
     "needed_arrays",
     "predictions_of",
     "predictions_of_chain",
-    "task_types",
+    "tasks_and_metrics",
     "top_chains",
 ]
 
@@ -58,11 +60,14 @@ _SCORED = (
 )  # fmt: skip
 
 
-def task_types(con: Connection, **filters: Any) -> list[str]:
-    """The kinds of task that the predictions of chains are about."""
+def tasks_and_metrics(con: Connection, **filters: Any) -> list[tuple[str, str]]:
+    """Return the kinds of task that the predictions of chains are about, with the metrics they were recorded with."""
     where, params = prediction_filters("p.", **filters)
-    sql = f"SELECT DISTINCT task_type FROM predictions p WHERE chain_id IS NOT NULL AND {where} ORDER BY 1"
-    return [str(row[0]) for row in execute(con, sql, params).fetchall()]
+    sql = (
+        "SELECT DISTINCT task_type, lower(metric) FROM predictions p "
+        f"WHERE chain_id IS NOT NULL AND {where} ORDER BY ALL"
+    )
+    return [(str(row[0]), str(row[1])) for row in execute(con, sql, params).fetchall()]
 
 
 def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filters: Any) -> pl.DataFrame:
@@ -113,6 +118,8 @@ def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filte
             f.dataset_name, c.preprocessings, f.model_name, c.model_class, f.task_type, f.n_folds,
             f.n_samples, {"sqrt(f.mean_value)" if metric == "rmse" else "f.mean_value"} AS pooled, f.fold_sd,
             json_extract(c.metadata, '$.classes')::VARCHAR AS classes,
+            json_extract(c.metadata, '$.repeats')::VARCHAR AS repeats,
+            TRY_CAST(c.metadata ->> '$.n_samples' AS BIGINT) AS n_data, c.target, c.target_unit,
             c.fold_weights::VARCHAR AS fold_weights, c.created_at
         FROM found f JOIN chains c USING (chain_id) JOIN pipelines p USING (pipeline_id)
             LEFT JOIN runs r USING (run_id)
@@ -145,29 +152,38 @@ def predictions_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
 
 def aggregate(con: Connection, group_by: str | Sequence[str], metric: str, **filters: Any) -> pl.DataFrame:
     """Count, mean, standard deviation, minimum and maximum of a score column; NULL and NaN do not count."""
+    allowed = (*GROUP_COLUMNS, *_JOINED)
     if not isinstance(group_by, (str, Sequence)):
-        raise unknown_column("group_by", group_by, (*GROUP_COLUMNS, "run_id"))
+        raise unknown_column("group_by", group_by, allowed)
     groups = [group_by] if isinstance(group_by, str) else list(dict.fromkeys(group_by))
     if not groups:
         raise InvalidInput("group_by: expected at least one column, found none.")
-    allowed = (*GROUP_COLUMNS, "run_id")
     for group in groups:
         if group not in allowed:
             raise unknown_column("group_by", group, allowed)
     if metric not in METRIC_COLUMNS:
         raise unknown_column("metric", metric, METRIC_COLUMNS)
     where, params = prediction_filters("p.", **filters)
-    names = ", ".join(f"l.{group}" if group == "run_id" else f"p.{group}" for group in groups)
+    names = ", ".join(f"{_JOINED.get(group, 'p')}.{group}" for group in groups)
     keys = ", ".join(str(i + 1) for i in range(len(groups)))
     value = f"CASE WHEN NOT isnan(p.{metric}::DOUBLE) THEN p.{metric} END"
-    join = "JOIN pipelines l ON l.pipeline_id = p.pipeline_id" if "run_id" in groups else ""
-    return frame(
+    found = frame(
         con,
         f"SELECT {names}, count({value}) AS count, avg({value}) AS mean, stddev_samp({value}) AS std, "
-        f"min({value}) AS min, max({value}) AS max FROM predictions p {join} WHERE {where} "
-        f"GROUP BY {keys} ORDER BY {keys}",
+        f"min({value}) AS min, max({value}) AS max, "
+        "count(DISTINCT (lower(p.metric), c.target, c.target_unit)) AS kinds_of_score FROM predictions p "
+        "LEFT JOIN pipelines l USING (pipeline_id) LEFT JOIN chains c USING (chain_id) "
+        f"WHERE {where} GROUP BY {keys} ORDER BY {keys}",
         params,
     )
+    if metric.endswith("_score") and (found["kinds_of_score"] > 1).any():
+        warnings.warn(
+            f"{metric} is averaged over scores of different metrics, targets or units. Add 'metric', 'target' and "
+            "'target_unit' to group_by, or name one of each.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return found.drop("kinds_of_score")
 
 
 # -- Scores of one chain: its folds' out-of-fold predictions taken together, its refit, its test samples.
@@ -185,6 +201,8 @@ ADDITIVE = ("rmse", "mae", "bias", "accuracy", "log_loss")
 METRIC_NAMES = {"rmse": ("rmse", "rmsecv", "rmsep", "rmsec")}
 
 _Row = Mapping[str, Any]
+# Columns that predictions are grouped by and other tables hold.
+_JOINED = {"run_id": "l", "target": "c", "target_unit": "c"}
 
 
 def needed_arrays(predictions: Sequence[_Row]) -> list[str]:
@@ -198,13 +216,47 @@ def needed_arrays(predictions: Sequence[_Row]) -> list[str]:
     ]
 
 
-def count_folds(predictions: Sequence[_Row]) -> dict[str, int]:
-    """How many folds predicted samples that they were not fitted on, and how many samples those are."""
-    folds = [row for row in predictions if row["partition"] == "val" and row["fold_id"] not in NO_FOLDS]
+def count_folds(chain: _Row, predictions: Sequence[_Row]) -> dict[str, int]:
+    """Count the folds that predicted samples they were not fitted on, the samples, and the repeats."""
+    folds = _folds(predictions)
+    groups = _repeats(chain, folds)
+    sizes = [sum(row["n_samples"] or 0 for row in group) for group in groups]
     return {
         "n_folds": len({row["fold_id"] for row in folds}),
-        "n_samples": sum(row["n_samples"] or 0 for row in folds),
+        "n_samples": round(np.mean(sizes)) if sizes else 0,
+        "n_repeats": len(groups),
     }
+
+
+def _folds(predictions: Sequence[_Row]) -> list[_Row]:
+    return [row for row in predictions if row["partition"] == "val" and row["fold_id"] not in NO_FOLDS]
+
+
+def _repeats(chain: _Row, folds: Sequence[_Row]) -> list[list[_Row]]:
+    """Group the folds by the repeat of the cross-validation that they belong to."""
+    ordered = sorted(folds, key=lambda row: _fold_place(row["fold_id"]))
+    numbers = chain.get("repeats")
+    if not isinstance(numbers, list) or len(ordered) != len(numbers):
+        numbers = _repeats_by_size([row["n_samples"] or 0 for row in ordered], chain.get("n_data"))
+    groups: dict[Any, list[_Row]] = {}
+    for number, row in zip(numbers, ordered, strict=True):
+        groups.setdefault(number, []).append(row)
+    return list(groups.values())
+
+
+def _repeats_by_size(sizes: Sequence[int], n_data: Any) -> list[int]:
+    """Number the repeats of a chain recorded before they were: samples that come more than once tell."""
+    if not isinstance(n_data, int) or sum(sizes) <= n_data or n_data < 1:
+        return [0] * len(sizes)
+    ends = np.cumsum(sizes)
+    if set(range(n_data, int(ends[-1]) + 1, n_data)) <= set(ends.tolist()) and ends[-1] % n_data == 0:
+        return [int((end - 1) // n_data) for end in ends]
+    return list(range(len(sizes)))
+
+
+def _fold_place(fold_id: Any) -> tuple[int, str]:
+    digits = str(fold_id).rpartition("_")[2]
+    return (int(digits), "") if digits.isdecimal() else (-1, str(fold_id))
 
 
 def chain_scores(
@@ -216,7 +268,7 @@ def chain_scores(
     ----------
     chain : mapping
         ``pooled`` and ``fold_sd``, as `candidate_chains` has them: what its folds add up to where arrays are not
-        stored. ``classes`` and ``fold_weights``, decoded.
+        stored. ``classes``, ``fold_weights`` and ``repeats`` (the repeat of each fold), decoded.
     predictions : sequence of mappings
         Its rows, as `predictions_of` gives them.
     arrays : mapping
@@ -232,8 +284,10 @@ def chain_scores(
     """
     scorer = _Scorer(task, chain["classes"], arrays)
     refits = [p for p in predictions if p["fold_id"] in REFIT_FOLDS]
-    folds = [p for p in predictions if p["partition"] == "val" and p["fold_id"] not in NO_FOLDS]
-    pooled = scorer.scores(folds)
+    folds = _folds(predictions)
+    repeats = [scorer.scores(group) for group in _repeats(chain, folds)]
+    shared = [name for name in scorer.names if repeats and all(name in each for each in repeats)]
+    pooled = mean_scores([{name: each[name] for name in shared} for each in repeats]) if repeats else {}
     read = [name for name in scorer.names if name in (metric, "rmse")]
     refit = scorer.scores([p for p in refits if p["partition"] == "train"], read)
     test = scorer.scores([p for p in refits if p["partition"] == "test"], read)
@@ -243,6 +297,8 @@ def chain_scores(
     row: dict[str, Any] = {name: pooled.get(name) for name in scorer.names}
     row["score"] = pooled.get(metric, chain["pooled"])
     row["score_sd"] = scorer.spread(folds, metric, chain["fold_sd"])
+    if len(repeats) > 1 and metric in shared:
+        row["repeat_sd"] = float(np.std([each[metric] for each in repeats], ddof=1))
     row["refit_score"], row["test_score"] = refit.get(metric), test.get(metric)
     row |= {"rmsecv": pooled.get("rmse"), "rmsec": refit.get("rmse"), "rmsep": test.get("rmse")}
     return row
@@ -441,15 +497,17 @@ def _rank(
     task_type: str | None,
     filters: Mapping[str, Any],
 ) -> pl.DataFrame:
-    task = _one_task(task_types(con, **filters), metric, task_type)
-    chosen = metric or default_metric(task)
+    recorded = tasks_and_metrics(con, **filters)
+    task = _one_task([kind for kind, _ in recorded], metric, task_type)
     known = REGRESSION_SCORES if task == "regression" else CLASSIFICATION_SCORES
+    chosen = metric or _common_metric([name for kind, name in recorded if _task(kind) == task], task)
     if chosen not in known:
         raise InvalidInput(f"metric: {chosen!r} does not score a {task}. Expected one of {', '.join(known)}.")
     descending = higher_is_better(chosen) if ascending is None else not ascending
     found = candidate_chains(con, chosen, METRIC_NAMES.get(chosen, (chosen,)), **filters)
     classifies = pl.col("task_type").str.to_lowercase().str.contains("classification")
     found = found.filter(classifies if task == "classification" else ~classifies)
+    _warn_of_targets(found, chosen)
     if n is not None and chosen in ADDITIVE and found.height > max(_SCORED_leaderboard, 2 * n):
         decided = pl.col("pooled").is_finite().fill_null(False)
         best = _sorted(found.filter(decided), "pooled", chosen, descending).head(
@@ -460,10 +518,37 @@ def _rank(
     return ranked if n is None else ranked.head(n)
 
 
+def _warn_of_targets(ranked: pl.DataFrame, metric: str) -> None:
+    """Warn of scores in one list that are about different targets, or in different units."""
+    kinds = ranked.select("target", "target_unit").unique().drop_nulls("target").sort(pl.all())
+    if kinds.height > 1 and metric in ("rmse", "mae", "bias", "sep"):
+        words = [
+            f"{quoted(target)} ({quoted(unit)})" if unit else quoted(target) for target, unit in kinds.rows()
+        ]
+        warnings.warn(
+            f"These chains predict different targets, whose {metric} cannot be compared: "
+            f"{', '.join(words[:5])}{' and more' if len(words) > 5 else ''}. Name one with target=, or rank by r2.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _task(kind: str) -> str:
+    return "classification" if "classification" in kind.lower() else "regression"
+
+
+def _common_metric(names: Sequence[str], task: str) -> str:
+    """Return the metric that all chains were recorded to be ranked by, else the default of the task."""
+    metrics = {_ALIASES.get(name, name) for name in names}
+    known = REGRESSION_SCORES if task == "regression" else CLASSIFICATION_SCORES
+    only = metrics.pop() if len(metrics) == 1 else ""
+    return only if only in known and only != "bias" else default_metric(task)
+
+
 def _one_task(types: list[str], metric: str | None, task_type: str | None) -> str:
     if task_type is not None:
         return "regression" if default_metric(task_type) == "rmse" else "classification"
-    tasks = sorted({"classification" if "classification" in name.lower() else "regression" for name in types})
+    tasks = sorted({_task(name) for name in types})
     if metric is not None:
         kinds = {"regression": REGRESSION_SCORES, "classification": CLASSIFICATION_SCORES}
         fits = [task for task, names in kinds.items() if metric in names]
@@ -496,11 +581,16 @@ def _scored(con: Connection, found: pl.DataFrame, task: str, metric: str) -> pl.
         "n_folds": pl.Int64(),
         "n_samples": pl.Int64(),
         "created_at": pl.Datetime("us", "UTC"),
+        "target": pl.String(),
+        "target_unit": pl.String(),
+        "n_repeats": pl.Int64(),
+        "repeat_sd": pl.Float64(),
     }
     table = []
     for chain in found.iter_rows(named=True):
-        known = chain | {name: from_json(chain[name]) for name in ("classes", "fold_weights")}
-        row = chain | chain_scores(known, predictions.get(chain["chain_id"], []), arrays, task, metric)
+        known = chain | {name: from_json(chain[name]) for name in ("classes", "fold_weights", "repeats")}
+        own = predictions.get(chain["chain_id"], [])
+        row = chain | chain_scores(known, own, arrays, task, metric) | count_folds(known, own)
         row["pipeline"] = " > ".join(part for part in (chain["preprocessings"], chain["model_name"]) if part)
         row["metric"] = metric
         table.append([row.get(name) for name in schema])

@@ -82,8 +82,6 @@ __all__ = [
     "UnknownId",
     "UntrustedBundle",
     "WriteFailed",
-    "quoted",
-    "shortened",
 ]
 
 _LONGEST_MESSAGE = 2000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -25,7 +26,7 @@ import pyarrow as pa
 from nirs_store.blobs.durable import ensure_dir, write_error, write_file
 from nirs_store.blobs.store import BlobStore, Draft
 from nirs_store.db.session import Engine
-from nirs_store.errors import BlobCorrupt, InvalidInput, SourceMissing
+from nirs_store.errors import BlobCorrupt, InvalidInput, SourceMissing, quoted
 from nirs_store.files.names import check_member, file_ending, is_text, placed
 from nirs_store.records import artifacts
 from nirs_store.values import is_frame, native, to_json
@@ -332,6 +333,13 @@ def _on_disk(path: Path) -> Content:
         raise
     except ValueError as error:
         raise InvalidInput(f"source: {str(path)!r} cannot be a path: {error}.") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InvalidInput(
+            f"source: text is taken for a path, and {quoted(str(path))} is too long for one. Nothing was stored. Give "
+            "text to be stored as bytes."
+        ) from None
 
 
 def _folder(root: Path) -> FolderContent:

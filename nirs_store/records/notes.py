@@ -18,7 +18,7 @@ from nirs_store.db.audit_chain import AUDIT, append_notes, payload_of
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Buffer, Engine
 from nirs_store.db.sql import incoming
-from nirs_store.errors import ForbiddenContent, InvalidInput, NirsStoreError
+from nirs_store.errors import ForbiddenContent, InvalidInput, NirsStoreError, shortened
 from nirs_store.ids import now_naive
 from nirs_store.values import as_error, from_json, to_json
 
@@ -205,6 +205,9 @@ def note(
         if guard is not None and next(guard.violations(said, "message"), None) is not None:
             # An error repeats what was given; what the guard refuses must not come in this way.
             message, object_id = "withheld: it holds what the guard refuses", None
+        # Both repeat what was given, which may be megabytes.
+        message = message and shortened(message, _LONGEST)
+        object_id = object_id and shortened(object_id, _LONGEST)
     payload = payload_of(operation, object_kind, success, message, details)
     if always:
         payload["always"] = True
@@ -238,7 +241,7 @@ def note_failure(
         engine,
         operation,
         object_kind,
-        as_error(identifier)[:_LONGEST] if identifier else None,
+        as_error(identifier) if identifier else None,
         success=False,
         message=message,
         details={"error": code},
@@ -249,4 +252,4 @@ def short_error(error: object) -> str:
     """The line of an error that says what it is."""
     lines = [line for line in as_error(error).splitlines() if line.strip()]
     text = (lines[-1] if lines else "").strip()
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return shortened(text, _LONGEST)

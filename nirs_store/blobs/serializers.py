@@ -49,6 +49,7 @@ __all__ = [
     "normalise_skops",
     "register_serializer",
     "untrusted_types",
+    "with_version",
 ]
 
 
@@ -391,6 +392,11 @@ _MAPPABLE = 4 << 20
 # In every file of joblib's own format, old ones too: what stands for an array whose bytes follow it.
 _WRAPPED = b"ArrayWrapper"
 
+# The key and its value in the state of an estimator; between them lie opcodes of pickle.
+_SKLEARN_VERSION = re.compile(
+    rb"_sklearn_version[^0-9]{1,8}?([0-9]+(?:\.[0-9]+)+(?:(?:rc|a|b|\.dev|\.post)[0-9]+)?)"
+)
+
 _SUFFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -467,14 +473,15 @@ class Format(msgspec.Struct, frozen=True):
         """
         try:
             # The first object of a library is what imports it.
-            return with_room(partial(self.decode, data))
+            loaded = with_room(partial(self.decode, data))
         except (MemoryError, SerializationError):
             raise
         except Exception as exc:
             raise SerializationError(
-                f"{len(data):,} bytes of format {self.name!r} cannot be loaded: {_reason(exc)}. Check that "
-                "the package that defines its class is installed, in about the version that saved it."
+                f"{len(data):,} bytes of format {self.name!r} cannot be loaded: {_reason(exc)}.{_both_versions(data)} "
+                "Check that the package that defines its class is installed, in about the version that saved it."
             ) from exc
+        return with_version(loaded, data)
 
 
 def get_serializer(name: str) -> Serializer:
@@ -581,6 +588,29 @@ def _class_name(obj: object) -> str:
 def _reason(exc: Exception) -> str:
     text = str(exc).strip()
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def with_version(loaded: Any, data: bytes) -> Any:
+    """Keep the version of scikit-learn that pickled an estimator, which scikit-learn itself forgets."""
+    if (made_with := _other_version(data)) and hasattr(type(loaded), "__sklearn_clone__"):
+        # If the model cannot be used here, the error has to name it.
+        loaded._sklearn_version = made_with
+    return loaded
+
+
+def _other_version(data: bytes) -> str | None:
+    """Find the version of scikit-learn that pickled an estimator, where another one is imported here."""
+    found = _SKLEARN_VERSION.search(data)
+    here = sys.modules.get("sklearn")
+    if found is None or here is None or (made_with := found[1].decode()) == here.__version__:
+        return None
+    return made_with
+
+
+def _both_versions(data: bytes) -> str:
+    made_with = _other_version(data)
+    here = sys.modules["sklearn"].__version__ if made_with else ""
+    return f" It was saved with scikit-learn {made_with}, and {here} is installed here." if made_with else ""
 
 
 def _advice(name: str) -> str:

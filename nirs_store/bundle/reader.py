@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from nirs_store.blobs.serializers import with_version
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, agree, disagreement, read_npy, unpacked
 from nirs_store.bundle.contents import Contents, make_chain, read_contents
 from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json, readable
@@ -145,7 +146,7 @@ def unpickle(contents: Contents) -> tuple[dict[str, Any], list[warnings.WarningM
         warnings.simplefilter("always")
         for name, data in contents.payloads.items():
             try:
-                found[name] = joblib.load(io.BytesIO(data))
+                found[name] = with_version(joblib.load(io.BytesIO(data)), data)
             except MemoryError:
                 raise
             except Exception as exc:

@@ -127,6 +127,8 @@ def _object(name: str) -> Any:
 
 def _call(found: Any, method: str, X: Any, grid: Any) -> Any:
     function = getattr(found, method)
+    if hasattr(X, "columns") and not hasattr(found, "feature_names_in_"):
+        X = np.asarray(X)  # a frame because of this process's configuration of scikit-learn
     X = X.copy(order="K") if isinstance(X, np.ndarray) else X
     if grid is not None and "wavelengths" in inspect.signature(function).parameters:
         return function(X, wavelengths=grid)

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from nirs_store.blobs.serializers import always_trusted, configuration_file
 from nirs_store.chains.plan import Member, Names, Operator, ReplayPlan, Stage, text_names
 from nirs_store.chains.spectra import MODERATE, Spectra, magnitude, read_spectra
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
+from nirs_store.values import is_frame
 
 __all__ = [
     "Facts",
@@ -26,7 +27,11 @@ __all__ = [
     "ReplaysChains",
     "Workbench",
     "align",
+    "allows_nan",
+    "made_of",
     "mean",
+    "parts_of",
+    "plain_output",
     "predict",
     "predict_each",
     "predict_proba",
@@ -259,7 +264,8 @@ class Workbench:
                     f"{_label(operator, target)} needs the wavelengths of X: pass wavelengths=."
                 )
         try:
-            return function(X, **options)
+            with plain_output():
+                return function(X, **options)
         except (NirsStoreError, MemoryError):
             raise
         except Exception as error:
@@ -267,7 +273,8 @@ class Workbench:
                 _refuse_missing(X, _label(operator, target), born_inside=True)
             hint = "" if operator.artifact_id else " It was rebuilt as stateless: store it fitted instead."
             raise ReplayError(
-                f"{_label(operator, target)} failed on input of shape {X.shape}: {_words(error)}.{hint}"
+                f"{_label(operator, target)} failed on input of shape {X.shape}: {_words(error)}."
+                f"{hint}{_versions(target)}"
             ) from error
 
     def undo(self, operator: Operator, y: NDArray[Any]) -> NDArray[Any]:
@@ -295,7 +302,7 @@ class Workbench:
         except Exception as error:
             raise ReplayError(
                 f"{_label(operator, target)} could not transform predictions of shape {y.shape} back: "
-                f"{_words(error)}."
+                f"{_words(error)}.{_versions(target)}"
             ) from error
         return result.ravel() if as_column and result.shape == (len(y), 1) else result
 
@@ -306,6 +313,39 @@ def _label(operator: Operator, target: Any) -> str:
 
 def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(".")
+
+
+def _versions(target: Any) -> str:
+    """Name both versions where an object, or one inside it, was fitted with another scikit-learn."""
+    written = sorted(
+        {
+            str(made)
+            for part in (target, *parts_of(target))
+            if (made := getattr(part, "_sklearn_version", None))
+        }
+    )
+    if not written:
+        return ""
+    import sklearn
+
+    if written == [sklearn.__version__]:
+        return ""
+    return (
+        f" It was fitted with scikit-learn {' and '.join(written)}, and {sklearn.__version__} is installed here; "
+        "replay it with that version, or train the chain again."
+    )
+
+
+def plain_output() -> AbstractContextManager[None]:
+    """Let the configuration of this process change no output: only a step's own set_output is part of a chain."""
+    if "sklearn" not in sys.modules:
+        return nullcontext()
+    import sklearn
+
+    if sklearn.get_config()["transform_output"] == "default":
+        return nullcontext()
+    context: AbstractContextManager[None] = sklearn.config_context(transform_output="default")
+    return context
 
 
 def own_copy(X: Any) -> Any:
@@ -374,13 +414,22 @@ def _inspect(target: Any) -> Facts:
             wanted[method] = need
     return Facts(
         n_features=int(n_features) if isinstance(n_features, int | np.integer) else None,
-        allows_nan=bool(tags and tags.input_tags.allow_nan),
+        allows_nan=allows_nan(target),
         leaves_input=_leaves_input(target),
         classifier=kind == "classifier" or (kind is None and _predicts_classes(target)),
         one_d_targets=bool(tags and tags.target_tags.one_d_labels),
-        plain=_is_sklearn(target) and not any(map(_is_estimator, _made_of(target))),
+        plain=_is_sklearn(target) and not any(map(_is_estimator, made_of(target))),
         wavelengths=wanted,
     )
+
+
+def allows_nan(target: Any) -> bool:
+    """Tell whether an estimator says that it copes with NaN; a FeatureUnion does where all in it do."""
+    inside = getattr(target, "transformer_list", None)
+    if inside:
+        return all(allows_nan(each) for _, each in inside)
+    tags = _tags(target)
+    return bool(tags and tags.input_tags.allow_nan)
 
 
 def _tags(target: Any) -> Any:
@@ -413,22 +462,40 @@ def _leaves_input(target: Any) -> bool:
     """
     if not _is_sklearn(target):
         return False
-    if any(value is False for name, value in target.get_params(deep=False).items() if name in _COPY_FLAGS):
+    if any(value is False for name, value in _parameters(target).items() if name in _COPY_FLAGS):
         return False
-    for part in _made_of(target):
+    for part in made_of(target):
         if not _is_sklearn(part) or (_is_estimator(part) and not _leaves_input(part)):
             return False
     return True
 
 
-def _made_of(target: Any) -> Iterator[Any]:
+def made_of(target: Any) -> Iterator[Any]:
     """Give the estimators, functions and classes among the parameters of an estimator, those in lists too.
 
     Asked for level by level: what is frozen does not tell its parameters with those of the whole.
     """
-    yield from _within(target.get_params(deep=False))
+    yield from _within(_parameters(target))
     # A search uses what it chose, whose parameters need not be those it began with.
     yield from _within(getattr(target, "best_estimator_", None))
+
+
+def _parameters(target: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any]
+    try:
+        found = target.get_params(deep=False)
+    except AttributeError:
+        # Fitted with an older scikit-learn, it lacks a parameter that came later, but can predict all the same.
+        found = vars(target)
+    return found
+
+
+def parts_of(target: Any) -> Iterator[Any]:
+    """Give every estimator inside an estimator, at any depth."""
+    for part in made_of(target) if _is_estimator(target) else ():
+        if _is_estimator(part):
+            yield part
+            yield from parts_of(part)
 
 
 def _within(value: Any) -> Iterator[Any]:
@@ -809,7 +876,8 @@ class _Run:
             return np.hstack([X, *(call(operator, "transform", X, grid) for operator in operators)])
         for operator in operators:
             X = call(operator, "transform", X, grid)
-            if getattr(X, "ndim", 0) < 2:
+            # A step that was told so by set_output gives a frame, which the next step was fitted on.
+            if getattr(X, "ndim", 0) < 2 and not is_frame(X):
                 raise ReplayError(f"{operator.where} did not give a table, but {type(X).__name__}.")
         return X
 

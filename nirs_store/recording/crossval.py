@@ -24,11 +24,14 @@ from nirs_store.recording.inputs import (
     choose_metric,
     content_hash,
     make_folds,
+    take_names,
 )
+from nirs_store.recording.prepare import by_position, refuse_fitted, refuse_missing
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import Layout, Outcome, finite, save_everything
 from nirs_store.recording.steps import class_name, configuration, describe, preprocessing_text, take_apart
 from nirs_store.scores import repeats_of
+from nirs_store.values import native
 
 __all__ = ["record_cross_validation"]
 
@@ -140,9 +143,9 @@ def record_cross_validation(
     ShapeMismatch
         Lengths, channels or column names that do not fit each other.
     InvalidInput
-        NaN or infinities in X or y, no samples, a fold without samples or one that validates with
+        NaN that no imputer fills in, infinities, no samples, a fold without samples or one that validates with
         samples (or groups) it was fitted on, an unknown metric (with the nearest name), something that is not
-        an estimator.
+        an estimator, or one that is fitted already and stays so (FrozenEstimator, a predictor of a store).
     UnknownId
         `run_id` is not a run of this workspace.
     SerializationError
@@ -168,6 +171,11 @@ def record_cross_validation(
     >>> folder.cleanup()
     """
     began = time.perf_counter()
+    refuse_fitted(estimator)
+    refuse_fitted(y_processing, "y_processing")
+    X = native(X, "X")
+    given = estimator
+    estimator = by_position(estimator, _without_names(X, sample_ids))
     parts = take_apart(estimator)
     task = check_estimator(parts, task_type)
     chosen = choose_metric(metric, task)
@@ -183,6 +191,7 @@ def record_cross_validation(
         sample_ids=sample_ids,
         sample_ids_test=sample_ids_test,
         task_type=task,
+        no_missing=refuse_missing(parts),
     )
     split_began = time.perf_counter()
     splitter, folds, labels = make_folds(cv, data, groups, task)
@@ -203,7 +212,7 @@ def record_cross_validation(
     if companions.weights is not None:
         facts["sample_weight_hash"] = content_hash(companions.weights, data.y)
     config = (
-        configuration(estimator, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
+        configuration(given, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
     )
     own_run = run_id is None
     if run_id is None:
@@ -241,6 +250,10 @@ def record_cross_validation(
         duration_ms=duration,
         scores=outcome.table,
     )
+
+
+def _without_names(X: Any, sample_ids: Any) -> Any:
+    return take_names("X", X, sample_ids)[0] if isinstance(sample_ids, str) else X
 
 
 def _check_options(dataset_name: Any, n_jobs: Any, y_processing: Any) -> None:

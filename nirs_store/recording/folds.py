@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from nirs_store.chains.replay import plain_output
 from nirs_store.errors import InvalidInput, SerializationError, ShapeMismatch
 from nirs_store.estimators import describe_estimator
 from nirs_store.ids import sha256_hex
@@ -182,6 +183,12 @@ def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
     -------
     FoldResult
     """
+    # Fitted on frames because of this process's configuration, a chain would want frames everywhere.
+    with plain_output():
+        return _fit_fold(store, job, fold)
+
+
+def _fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
     result = FoldResult(fold.key)
     parts = take_apart(clone(job.estimator))
     # Rows are taken anew for every use: an estimator with copy=False may overwrite what it gets.
@@ -211,7 +218,9 @@ def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
     for partition, rows, X, y in _partitions(job.data, fold):
         for transformer in transformers:
             X = transformer.transform(X)
-        result.predictions[partition] = _predict(parts.model, encoder, job, partition, rows, X, y)
+        found = _predict(parts.model, encoder, job, partition, rows, X, y)
+        _refuse_nan(found, fold.key, describe(parts.model))
+        result.predictions[partition] = found
     result.best_params = json_safe(getattr(parts.model, "best_params_", {}))
     _save(store, job, result, transformers, parts.model, encoder)
     if cache is not None:
@@ -306,6 +315,18 @@ def _predict(
     return Prediction(partition, rows, y, predicted, proba)
 
 
+def _refuse_nan(found: Prediction, fold: str, model: str) -> None:
+    for values in (found.y_pred, found.y_proba):
+        if values is None or values.dtype.kind not in "fc" or np.isfinite(values).all():
+            continue
+        bad = found.rows[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+        raise InvalidInput(
+            f"{model} predicts NaN or infinity for {bad.size} of {found.rows.size} {found.partition} samples of {fold} "
+            f"(first: row {bad[0]}). Spectra and targets are in order, so look at the model: at a function that is "
+            "undone outside its domain, such as a logarithm, or at a fit that did not converge."
+        )
+
+
 def _save(
     store: RecordingStore, job: Job, result: FoldResult, transformers: Sequence[Any], model: Any, encoder: Any
 ) -> None:
@@ -329,6 +350,11 @@ def _timed(result: FoldResult, fold: Fold, step: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if "only supported for dataframes" in str(error):
+            raise InvalidInput(
+                f"{describe(step)} picks columns by name, which only the first steps of a pipeline can, or those after "
+                "a step with set_output. Pick them by position."
+            ) from error
         error.add_note(f"while fitting {describe(step)} in {fold.key} ({fold.train.size} samples)")
         raise
     result.seconds.append(time.perf_counter() - began)

@@ -190,11 +190,15 @@ def check_data(
     sample_ids: Any = None,
     sample_ids_test: Any = None,
     task_type: str,
+    no_missing: str = "Remove these samples or channels, or impute them before.",
 ) -> Data:
-    """Turn spectra and targets, frames included, into arrays that can be fitted and stored."""
+    """Turn spectra and targets, frames included, into arrays that can be fitted and stored.
+
+    `no_missing` says why there may be no NaN in the spectra; empty where there may.
+    """
     X, names = take_names("X", native(X, "X"), sample_ids)
     names_test = None
-    spectra, grid, columns = _spectra("X", X)
+    spectra, grid, columns = _spectra("X", X, no_missing)
     target = _target("y", y, task_type)
     _same_length("X", spectra, "y", target)
     spectra_test = target_test = None
@@ -206,7 +210,7 @@ def check_data(
         # A column that names the samples of X is in X_test too.
         wanted = sample_ids if isinstance(sample_ids, str) and sample_ids_test is None else sample_ids_test
         X_test, names_test = take_names("X_test", native(X_test, "X_test"), wanted, "sample_ids_test")
-        spectra_test, grid_test, columns_test = _spectra("X_test", X_test)
+        spectra_test, grid_test, columns_test = _spectra("X_test", X_test, no_missing)
         target_test = _target("y_test", y_test, task_type)
         _same_length("X_test", spectra_test, "y_test", target_test)
         if spectra_test.shape[1] != spectra.shape[1] or target_test.shape[1:] != target.shape[1:]:
@@ -298,7 +302,9 @@ def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _spectra(name: str, X: Any) -> tuple[NDArray[Any], NDArray[np.float64] | None, Names | None]:
+def _spectra(
+    name: str, X: Any, no_missing: str
+) -> tuple[NDArray[Any], NDArray[np.float64] | None, Names | None]:
     grid = columns = None
     if is_frame(X):
         named = column_names(X)
@@ -317,11 +323,12 @@ def _spectra(name: str, X: Any) -> tuple[NDArray[Any], NDArray[np.float64] | Non
         raise InvalidInput(f"{name} is empty: its shape is {array.shape}.")
     array = array if array.dtype.kind == "f" else array.astype(np.float64)
     bad = ~np.isfinite(array)
-    if bad.any():
+    if bad.any() and (no_missing or np.isinf(array).any()):
+        bad = bad if no_missing else np.isinf(array)
         row, column = np.argwhere(bad)[0]
         raise InvalidInput(
             f"{name} holds {int(bad.sum())} values that are NaN or infinite, first in row {row}, column "
-            f"{column}. Remove these samples or channels, or impute them before."
+            f"{column}. {no_missing or 'Remove these samples or channels.'}"
         )
     return array, grid, columns
 

@@ -27,6 +27,7 @@ from nirs_store.recording.inputs import (
     content_hash,
     make_folds,
 )
+from nirs_store.recording.prepare import refuse_fitted
 from nirs_store.recording.result import POOLED, CrossValidationResult, ScoreRow, score_table
 from nirs_store.recording.rows import finite
 from nirs_store.recording.steps import class_name, describe, parameters, take_apart
@@ -132,6 +133,7 @@ def record_stacking(
     >>> folder.cleanup()
     """
     began = time.perf_counter()
+    refuse_fitted(final_estimator, "final_estimator")
     parts = take_apart(final_estimator)
     if parts.transformers:
         raise InvalidInput("final_estimator: expected one estimator, found a Pipeline of several steps.")

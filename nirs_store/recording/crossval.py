@@ -211,9 +211,7 @@ def record_cross_validation(
         facts["n_groups"] = int(np.unique(labels).size)
     if companions.weights is not None:
         facts["sample_weight_hash"] = content_hash(companions.weights, data.y)
-    config = (
-        configuration(given, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
-    )
+    config = configuration(given, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
     own_run = run_id is None
     if run_id is None:
         run_id = store.begin_run(pipeline_name, config, [{"name": dataset_name, **facts}])

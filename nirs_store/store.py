@@ -27,7 +27,7 @@ from nirs_store.db.layout import as_folder
 from nirs_store.db.session import Engine, Settings
 from nirs_store.display import block, byte_text, field_table
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId
-from nirs_store.history.moments import retention_is_due
+from nirs_store.history.moments import RetentionWatch, retention_is_due
 from nirs_store.lazy import later
 from nirs_store.lazy import polars as pl
 from nirs_store.protocol import RecordingStore
@@ -252,11 +252,14 @@ class Facade:
     _plans: ByteLRU[str, Planned]
     _planned_at: int = 0
     _exported: ByteLRU[str, outgoing.Remembered]
+    _watch: RetentionWatch
     _registry: registry.ArtifactRegistry | None = None
     _loader: loader.ArtifactLoader | None = None
 
     def _keep_to_policy(self, moment: str) -> None:
         """Carry out the workspace's retention if it asks for that now."""
+        if moment == "after_run":
+            self._watch.look()  # another process may have set a policy that goes by time
         if retention_is_due(self._engine, moment):
             from nirs_store.history.retention import Retention
 
@@ -712,7 +715,7 @@ class HistoryMethods(Facade):
     @property
     def retention(self) -> retention_api.Retention:
         """What is kept, and for how long; see `nirs_store.history.retention.Retention`."""
-        return retention_api.Retention(self._engine, self._forget)
+        return retention_api.Retention(self._engine, self._forget, self._watch.look)
 
     def statistics(self, *, runs: int = 10, step: str = "month") -> statistics_api.Statistics:
         """Counts and bytes by type, status and run, what compression and deduplication saved, errors, growth.
@@ -1870,6 +1873,8 @@ class WorkspaceStore(
         self._engine = Engine.open(settings)
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
+        self._watch = RetentionWatch(self._engine, self._keep_to_policy)
+        self._watch.look()
 
     # -- the object ----------------------------------------------------------------------------
 
@@ -1887,6 +1892,7 @@ class WorkspaceStore(
             The last rows could not be written. The store stays open: free space and call again.
         """
         if self._engine.settings.session_id is None:  # a copy in a worker leaves it to the store it came from
+            self._watch.stop()
             self._keep_to_policy("on_close")
         self._engine.close()
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from nirs_store.audit.trail import attempting, guarded, note, store_setting
-from nirs_store.db.database import Connection
-from nirs_store.db.session import Engine, read_settings
+from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.session import Engine, put_setting, read_settings
 from nirs_store.display import byte_text, escape, short
 from nirs_store.errors import InvalidInput, StoreBusy
 from nirs_store.files import rows as file_removal
 from nirs_store.files.api import remove_copies
+from nirs_store.files.names import MODES, PRODUCTION
+from nirs_store.history.clocks import AHEAD, read_clock
 from nirs_store.history.lineage import find_ref
-from nirs_store.history.moments import RETENTION, retention_is_due
+from nirs_store.history.moments import DONE, EVERY, RETENTION, retention_is_due
 from nirs_store.ids import earlier, new_id, now_naive, utcnow
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.gc import delete_run, prune_arrays
@@ -64,14 +67,16 @@ __all__ = [
 # -- What retention asks of the catalog, and how it lets go: chains, runs and versions of files.
 
 
-# Columns: id, name, type, model, dataset, run, made_at, bytes (that only this thing holds), score.
+# Columns: id, name, type, model, dataset, run, made_at, bytes (that only this thing holds), score; of chains the
+# target, of files the mode and what they were evaluated on.
 _CANDIDATES = {
     "chain": """
         SELECT c.chain_id AS id, concat_ws(' > ', nullif(c.preprocessings, ''),
                 regexp_extract(c.model_class, '[^.]*$')) AS name,
             coalesce(t.task_type, '') AS type, c.model_class AS model, p.dataset_name AS dataset,
             p.run_id AS run, c.created_at AS made_at, coalesce(o.bytes, 0)::BIGINT AS bytes,
-            NULL::DOUBLE AS score, NULL::VARCHAR AS metric
+            NULL::DOUBLE AS score, NULL::VARCHAR AS metric,
+            coalesce(c.target, '') AS target, coalesce(c.target_unit, '') AS unit
         FROM chains c LEFT JOIN pipelines p USING (pipeline_id)
             LEFT JOIN (SELECT chain_id, any_value(task_type) AS task_type FROM predictions GROUP BY chain_id) t
                 USING (chain_id)
@@ -97,10 +102,13 @@ _CANDIDATES = {
                 USING (run_id)
         GROUP BY r.run_id, r.name, r.status, r.created_at ORDER BY r.created_at DESC, r.run_id DESC""",
     "file": """
-        SELECT version_id AS id, name || ' v' || version AS name, type, coalesce(model_id, name) AS model,
-            '' AS dataset, coalesce(run_id, '') AS run, created_at AS made_at, stored_bytes AS bytes,
-            NULL::DOUBLE AS score, NULL::VARCHAR AS metric, name AS of_name
-        FROM file_versions ORDER BY created_at DESC, version_id DESC""",
+        SELECT f.version_id AS id, f.name || ' v' || f.version AS name, f.type,
+            coalesce(f.model_id, f.name) AS model, '' AS dataset, coalesce(f.run_id, '') AS run,
+            f.created_at AS made_at, f.stored_bytes AS bytes, NULL::DOUBLE AS score, NULL::VARCHAR AS metric,
+            f.name AS of_name, f.mode, f.status, coalesce(f.suite, e.suite, '') AS suite,
+            coalesce(json_extract_string(f.metadata, '$.target'), '') AS target
+        FROM file_versions f LEFT JOIN evaluations e USING (evaluation_id)
+        ORDER BY f.created_at DESC, f.version_id DESC""",
 }
 
 
@@ -110,15 +118,22 @@ def candidates(con: Connection, kind: str) -> pl.DataFrame:
     return found if "of_name" in found.columns else found.with_columns(pl.col("name").alias("of_name"))
 
 
-def run_values(con: Connection, metric: str | None, highest: bool | None) -> dict[str, float]:
-    """The best validation score of each run's pipelines, of those that name the metric."""
+def run_values(
+    con: Connection, metric: str | None, highest: bool | None
+) -> dict[tuple[str, str, str], dict[str, float]]:
+    """The best validation score of each run's pipelines that name the metric, by data set, target and unit."""
     best = "max" if highest else "min"
     rows = con.execute(
-        f"SELECT run_id, {best}(best_val) FROM pipelines WHERE best_val IS NOT NULL AND NOT isnan(best_val) "
-        "AND ($metric::VARCHAR IS NULL OR lower(metric) = lower($metric)) GROUP BY run_id",
+        f"SELECT coalesce(dataset_name, ''), coalesce(target, ''), coalesce(target_unit, ''), run_id, {best}(best_val) "
+        "FROM pipelines LEFT JOIN (SELECT DISTINCT pipeline_id, target, target_unit FROM chains) USING (pipeline_id) "
+        "WHERE best_val IS NOT NULL AND NOT isnan(best_val) "
+        "AND ($metric::VARCHAR IS NULL OR lower(metric) = lower($metric)) GROUP BY ALL",
         {"metric": metric},
     ).fetchall()
-    return {str(row[0]): float(row[1]) for row in rows}
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    for dataset, target, unit, run_id, value in rows:
+        found.setdefault((dataset, target, unit), {})[str(run_id)] = float(value)
+    return found
 
 
 def file_values(con: Connection, metric: str) -> dict[str, float]:
@@ -387,7 +402,9 @@ def artifacts_of(con: Connection, taken: dict[str, list[str]]) -> list[str]:
 ON = ("chain", "run", "file")
 PER = ("type", "model", "dataset", "run", "name")
 POLICIES = ("keep_all", "keep_top_k", "keep_recent", "keep_champions")
-AUTOMATIC = ("never", "on_close", "after_run")
+AUTOMATIC = ("never", "on_close", "after_run", *EVERY)
+# Types that no rule takes unless it names them: what models were trained on, and their states.
+_KEPT_TYPES = ("training_set", "feature_matrix", "labels", "model_checkpoint")
 
 
 def _one_of(value: Any, allowed: Sequence[str], name: str) -> str:
@@ -418,6 +435,13 @@ def _days(value: Any, name: str) -> float | None:
     return float(value)
 
 
+def _check_mode(mode: Any, on: str) -> None:
+    if mode is not None:
+        _one_of(mode, MODES, "mode")
+        if on != "file":
+            raise InvalidInput(f"mode: only files have one, and this is about {on}s. Nothing was changed.")
+
+
 @dataclass(frozen=True)
 class Rule:
     """One reason to keep things; made by `keep_all`, `keep_top_k`, `keep_recent` and `keep_champions`."""
@@ -430,8 +454,10 @@ class Rule:
     days: float | None = None
     higher_is_better: bool | None = None
     type: str | None = None
+    mode: str | None = None
 
     def __post_init__(self) -> None:
+        _check_mode(self.mode, self.on)
         _one_of(self.policy, POLICIES, "policy")
         _one_of(self.on, ON, "on")
         for name in self.per:
@@ -452,7 +478,8 @@ class Rule:
     def words(self) -> str:
         """The rule for people."""
         each = f" of each {' and '.join(self.per)}" if self.per else ""
-        what = f"{self.on}s" + (f" of type {self.type}" if self.type else "")
+        what = (f"{self.mode} " if self.mode else "") + f"{self.on}s"
+        what += f" of type {self.type}" if self.type else ""
         if self.policy == "keep_top_k":
             return f"the {self.count} best {what}{each} by {self.metric or 'their metric'}"
         if self.policy == "keep_recent":
@@ -474,8 +501,10 @@ class Limit:
     max_count: int | None = None
     max_bytes: int | None = None
     max_age_days: float | None = None
+    mode: str | None = None
 
     def __post_init__(self) -> None:
+        _check_mode(self.mode, self.on)
         _one_of(self.on, ON, "on")
         _count(self.max_count, "max_count", 0)
         _count(self.max_bytes, "max_bytes", 0)
@@ -495,7 +524,8 @@ class Limit:
             )
             if value is not None
         ]
-        return f"{self.on}s{f' of type {self.type}' if self.type else ''}: at most {', '.join(bounds)}"
+        what = (f"{self.mode} " if self.mode else "") + f"{self.on}s"
+        return f"{what}{f' of type {self.type}' if self.type else ''}: at most {', '.join(bounds)}"
 
     def __or__(self, other: Rule | Limit | RetentionPolicy) -> RetentionPolicy:
         return RetentionPolicy((), (self,)) | other
@@ -509,8 +539,9 @@ class RetentionPolicy:
     ----------
     rules : tuple of Rule
     limits : tuple of Limit
-    automatic : {"never", "on_close", "after_run"}
-        When it is carried out without being asked: never, when a store is closed, or when a run is completed.
+    automatic : {"never", "on_close", "after_run", "hourly", "daily", "weekly"}
+        When it is carried out without being asked: never, when a store is closed, when a run is completed, or as
+        often by every store that is open for writing, and on closing where it is due.
 
     Examples
     --------
@@ -530,6 +561,12 @@ class RetentionPolicy:
     def __post_init__(self) -> None:
         _one_of(self.automatic, AUTOMATIC, "automatic")
 
+    def by_date(self, kind: str) -> bool:
+        """Tell whether dates decide what goes of a kind."""
+        return any(bound.on == kind for bound in self.limits) or any(
+            rule.on == kind and rule.policy == "keep_recent" for rule in self.rules
+        )
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of things that it is about."""
@@ -548,7 +585,7 @@ class RetentionPolicy:
         lines = [f"keep {rule.words}" for rule in self.rules]
         lines += [f"limit {bound.words}" for bound in self.limits]
         if self.automatic != "never":
-            lines.append(f"carried out {self.automatic.replace('_', ' ')}")
+            lines.append(f"carried out {self.automatic.replace('_', ' ')}")  # "on close", "daily"
         return "\n".join(lines) or "keep everything"
 
     def to_dict(self) -> dict[str, Any]:
@@ -606,9 +643,9 @@ def _names(per: Any) -> tuple[str, ...]:
     return () if per is None else (per,) if isinstance(per, str) else tuple(per)
 
 
-def keep_all(*, on: str = "chain", type: str | None = None) -> Rule:
-    """Keep everything of a kind (chains, runs or files), or of one type of it."""
-    return Rule("keep_all", on, type=type)
+def keep_all(*, on: str = "chain", type: str | None = None, mode: str | None = None) -> Rule:
+    """Keep everything of a kind (chains, runs or files), or of one type (of files: or mode) of it."""
+    return Rule("keep_all", on, type=type, mode=mode)
 
 
 def keep_top_k(
@@ -619,6 +656,7 @@ def keep_top_k(
     per: str | Sequence[str] | None = None,
     higher_is_better: bool | None = None,
     type: str | None = None,
+    mode: str | None = None,
 ) -> Rule:
     """Keep the best k by a metric.
 
@@ -631,17 +669,20 @@ def keep_top_k(
     on : {"chain", "run", "file"}
         A run counts by its best pipeline.
     per : {"type", "model", "dataset", "run", "name"} or several, optional
-        k of each. Chains of different data sets are never compared, whatever is given.
+        k of each. Scores of different data sets, targets or units are never compared, whatever is given: k of each
+        of them stay.
     higher_is_better : bool, optional
         For a metric that this library does not know.
     type : str, optional
-        Only things of this type.
+        Only things of this type. Training sets and model checkpoints go only by rules that name their type.
+    mode : {"production", "test"}, optional
+        Only files of this mode. Production content goes only by rules that name the mode.
 
     Raises
     ------
     InvalidInput
     """
-    return Rule("keep_top_k", on, k, metric, _names(per), None, higher_is_better, type)
+    return Rule("keep_top_k", on, k, metric, _names(per), None, higher_is_better, type, mode)
 
 
 def keep_recent(
@@ -651,9 +692,10 @@ def keep_recent(
     on: str = "chain",
     per: str | Sequence[str] | None = None,
     type: str | None = None,
+    mode: str | None = None,
 ) -> Rule:
     """Keep the newest (of each type, model, ...), or what was made in the last days, or both."""
-    return Rule("keep_recent", on, count, None, _names(per), days, None, type)
+    return Rule("keep_recent", on, count, None, _names(per), days, None, type, mode)
 
 
 def keep_champions(*, on: str = "chain") -> Rule:
@@ -668,9 +710,10 @@ def limit(
     max_count: int | None = None,
     max_bytes: int | None = None,
     max_age_days: float | None = None,
+    mode: str | None = None,
 ) -> Limit:
     """Bound what the rules keep: the newest stay."""
-    return Limit(on, type, max_count, max_bytes, max_age_days)
+    return Limit(on, type, max_count, max_bytes, max_age_days, mode)
 
 
 # -- Planning retention: what the rules keep, what the limits cut, what has to stay all the same.
@@ -791,17 +834,24 @@ class RetentionResult:
         return f"let go of {what}, {self.files} files ({byte_text(self.bytes)}){later}"
 
 
-def make_plan(engine: Engine, policy: RetentionPolicy) -> RetentionPlan:
-    """Look what a policy would let go of; changes nothing."""
+def make_plan(engine: Engine, policy: RetentionPolicy, now: datetime | None = None) -> RetentionPlan:
+    """Look what a policy would let go of at a moment (default: now); changes nothing."""
     ranks = {rule: _chain_ranks(engine, rule) for rule in policy.rules if _ranks_chains(rule)}
+    moment = utcnow() if now is None else now
 
     def ask(con: Connection) -> RetentionPlan:
         rows = {kind: list(candidates(con, kind).iter_rows(named=True)) for kind in policy.kinds}
-        going: dict[str, dict[str, str]] = {
-            kind: _going(con, policy, kind, found, ranks) for kind, found in rows.items()
-        }
+        going: dict[str, dict[str, str]] = {}
+        held: dict[tuple[str, str], str] = {}
+        for kind, found in rows.items():
+            safe = {row["id"]: why for row in found for why in [_safe(policy, kind, row)] if why}
+            free = [row for row in found if row["id"] not in safe]
+            going[kind] = _going(con, policy, kind, free, ranks, moment)
+            # Told only of what would go otherwise.
+            beyond = _going(con, policy, kind, found, ranks, moment) if safe else {}
+            held |= {(kind, identifier): safe[identifier] for identifier in beyond if identifier in safe}
         taken = {kind: list(why) for kind, why in going.items()}
-        held = settle(con, taken, engine.living_sessions())
+        held |= settle(con, taken, engine.living_sessions())
         by_id = {(kind, row["id"]): row for kind, found in rows.items() for row in found}
         take = [
             Item(kind, identifier, row["name"], row["type"], row["made_at"], int(row["bytes"]), why)
@@ -836,12 +886,37 @@ def settle(con: Connection, taken: dict[str, list[str]], alive: list[str]) -> di
             taken[kind] = [identifier for identifier in ids if (kind, identifier) not in back]
 
 
+def _safe(policy: RetentionPolicy, kind: str, row: Row) -> str | None:
+    """Say why the rules and limits of a policy cannot take a row at all; None where they can."""
+    if policy.by_date(kind) and row["made_at"] > utcnow() + AHEAD:
+        return f"its date, {row['made_at']:%Y-%m-%d}, lies in the future: a clock was or is wrong"
+    if kind != "file":
+        return None
+    parts: tuple[Rule | Limit, ...] = (*policy.rules, *policy.limits)
+    about = [part for part in parts if part.on == kind]
+    if (
+        row["mode"] == PRODUCTION
+        and row["status"] == "completed"
+        and all(p.mode != PRODUCTION for p in about)
+    ):
+        return "it is production content, and no rule names mode='production'"
+    if row["type"] in _KEPT_TYPES and all(part.type != row["type"] for part in about):
+        return f"it is of the type {row['type']}, which no rule names"
+    return None
+
+
+def _is_about(part: Rule | Limit, row: Row) -> bool:
+    """Tell whether a rule or limit says anything about a row."""
+    return part.type in (None, row["type"]) and part.mode in (None, row.get("mode"))
+
+
 def _going(
     con: Connection,
     policy: RetentionPolicy,
     kind: str,
     rows: list[Row],
     ranks: dict[Rule, dict[str, int]],
+    now: datetime,
 ) -> dict[str, str]:
     """Ids that go by the rules and limits of one kind, and why."""
     rules = [rule for rule in policy.rules if rule.on == kind]
@@ -849,23 +924,23 @@ def _going(
     if rules:
         kept: set[str] = set()
         for rule in rules:
-            of_type = [row for row in rows if rule.type is None or row["type"] == rule.type]
-            kept |= _keeps(con, rule, of_type, ranks)
-        # A rule about one type says nothing about the others.
-        about = {rule.type for rule in rules}
+            kept |= _keeps(con, rule, [row for row in rows if _is_about(rule, row)], ranks, now)
+        # A rule about one type or mode says nothing about the others.
         words = " or ".join(f"not {rule.words}" for rule in rules) if len(rules) == 1 else "no rule keeps it"
         going = {
             row["id"]: words
             for row in rows
-            if row["id"] not in kept and (None in about or row["type"] in about)
+            if row["id"] not in kept and any(_is_about(rule, row) for rule in rules)
         }
     for bound in (bound for bound in policy.limits if bound.on == kind):
-        left = [row for row in rows if row["id"] not in going and bound.type in (None, row["type"])]
-        going |= dict.fromkeys(_beyond(bound, left), f"beyond the limit ({bound.words})")
+        left = [row for row in rows if row["id"] not in going and _is_about(bound, row)]
+        going |= dict.fromkeys(_beyond(bound, left, now), f"beyond the limit ({bound.words})")
     return going
 
 
-def _keeps(con: Connection, rule: Rule, rows: list[Row], ranks: dict[Rule, dict[str, int]]) -> set[str]:
+def _keeps(
+    con: Connection, rule: Rule, rows: list[Row], ranks: dict[Rule, dict[str, int]], now: datetime
+) -> set[str]:
     if rule.policy == "keep_all":
         return {row["id"] for row in rows}
     if rule.policy == "keep_champions":
@@ -875,9 +950,11 @@ def _keeps(con: Connection, rule: Rule, rows: list[Row], ranks: dict[Rule, dict[
         if rule.count is not None:
             kept |= {row["id"] for group in _groups(rule, rows) for row in group[: rule.count]}
         if rule.days is not None:
-            since = earlier(utcnow(), days=rule.days)
+            since = earlier(now, days=rule.days)
             kept |= {row["id"] for row in rows if row["made_at"] >= since}
         return kept
+    if rule.on == "run":
+        return _best_runs(con, rule, rows)
     order = ranks.get(rule) or _ranks(con, rule)
     last = len(order)
     return {
@@ -892,19 +969,22 @@ def _groups(rule: Rule, rows: list[Row]) -> Iterable[list[Row]]:
     """Rows a group of `per`, newest first."""
     names = {"name": "of_name"}
     columns = [names.get(name, name) for name in rule.per]
-    if rule.policy == "keep_top_k" and rule.on == "chain":
-        columns.append("dataset")
+    if rule.policy == "keep_top_k":
+        # Scores are compared where they mean the same: one data set, one target in one unit, one suite; and of one
+        # task where each chain counts by the usual metric of its own.
+        columns += {"chain": ["dataset", "target", "unit"], "file": ["suite", "target"]}.get(rule.on, [])
+        columns += ["type"] if rule.on == "chain" and rule.metric is None else []
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in columns), []).append(row)
     return groups.values()
 
 
-def _beyond(bound: Limit, rows: list[Row]) -> list[str]:
+def _beyond(bound: Limit, rows: list[Row], now: datetime) -> list[str]:
     """Ids of what exceeds a limit: the newest stay."""
     going = []
     size = 0
-    oldest = None if bound.max_age_days is None else earlier(utcnow(), days=bound.max_age_days)
+    oldest = None if bound.max_age_days is None else earlier(now, days=bound.max_age_days)
     for place, row in enumerate(rows):
         size += int(row["bytes"])
         if (
@@ -935,14 +1015,31 @@ def _chain_ranks(engine: Engine, rule: Rule) -> dict[str, int]:
     return ranks
 
 
+def _highest(rule: Rule) -> bool:
+    if rule.higher_is_better is not None:
+        return rule.higher_is_better
+    return rule.metric is not None and higher_is_better(rule.metric)
+
+
+def _best_runs(con: Connection, rule: Rule, rows: list[Row]) -> set[str]:
+    """Runs among the best k of each data set and target that they have pipelines for; what has no score ranks last."""
+    highest = _highest(rule)
+    values = run_values(con, rule.metric, highest)
+    scored = {run_id for found in values.values() for run_id in found}
+    kept: set[str] = set()
+    for group in _groups(rule, rows):
+        for found in values.values():
+            of_both = [row["id"] for row in group if row["id"] in found]
+            kept |= set(sorted(of_both, key=found.__getitem__, reverse=highest)[: rule.count])
+        # Places that no score takes go to the newest without one.
+        left = int(rule.count or 0) - len({row["id"] for row in group} & kept)
+        kept |= set([row["id"] for row in group if row["id"] not in scored][: max(left, 0)])
+    return kept
+
+
 def _ranks(con: Connection, rule: Rule) -> dict[str, int]:
-    highest = rule.higher_is_better
-    if highest is None:
-        highest = rule.metric is not None and higher_is_better(rule.metric)
-    if rule.on == "run":
-        values = run_values(con, rule.metric, highest)
-    else:
-        values = file_values(con, str(rule.metric))
+    highest = _highest(rule)
+    values = file_values(con, str(rule.metric))
     ordered = sorted(values, key=lambda identifier: values[identifier], reverse=highest)
     return {identifier: place for place, identifier in enumerate(ordered)}
 
@@ -958,6 +1055,7 @@ def _printable(text: str) -> str:
 
 
 _LOG = logging.getLogger("nirs_store.retention")
+_BY_HAND = "`nirs-store retention run` goes by the clock at once."
 _LISTED = 100
 
 
@@ -984,9 +1082,15 @@ class Retention:
     >>> folder.cleanup()
     """
 
-    def __init__(self, engine: Engine, forget: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        forget: Callable[[], None] = lambda: None,
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._forget = forget
+        self._watch = watch
 
     # -- the policy ----------------------------------------------------------------------------------
 
@@ -1004,9 +1108,12 @@ class Retention:
         ----------
         policy : RetentionPolicy, Rule, Limit or mapping
             Rules and limits are combined with ``|``; a mapping is what ``to_dict`` gives.
-        automatic : {"never", "on_close", "after_run"}, optional
-            Carry it out by itself when a store is closed, or when a run is completed. What went is logged
-            (logger ``nirs_store.retention``) and audited.
+        automatic : {"never", "on_close", "after_run", "hourly", "daily", "weekly"}, optional
+            Carry it out by itself when a store is closed, when a run is completed, or as often in every store that
+            is open for writing (so also in a service that never closes). What went is logged (logger
+            ``nirs_store.retention``) and audited. Ages are then counted up to what earlier sessions bear out, not
+            up to a clock that has just jumped; where the clocks of sessions contradict each other, nothing goes by
+            date.
 
         Raises
         ------
@@ -1019,6 +1126,9 @@ class Retention:
                 made = RetentionPolicy(made.rules, made.limits, automatic)
             kept = made.to_dict()
             store_setting(self._engine, RETENTION, lambda _: kept, "set_retention", kept)
+            if made.automatic in EVERY:
+                self._remember_done()  # the first time is one interval from now
+        self._watch()
         return made
 
     def clear(self) -> None:
@@ -1113,7 +1223,7 @@ class Retention:
         return RetentionResult(taken, len(plan.take) - count, files, size)
 
     def carry_out(self, moment: str) -> RetentionResult | None:
-        """Execute the workspace's policy if it asks for it at this moment ("on_close", "after_run").
+        """Execute the workspace's policy if it asks for it at this moment ("on_close", "after_run", "by_time").
 
         Returns
         -------
@@ -1122,14 +1232,52 @@ class Retention:
         """
         if not retention_is_due(self._engine, moment):
             return None
+        said = moment.replace("_", " ")
         try:
-            result = self.execute(self.plan())
+            policy = self.policy
+            plan = self._plan_by_borne_out_time(policy, said)
+            result = None if plan is None else self.execute(plan)
+            if policy.automatic in EVERY:
+                self._remember_done()
         except StoreBusy as error:
-            _LOG.warning("retention was put off (%s): %s", moment.replace("_", " "), error)
+            _LOG.warning("retention was put off (%s): %s", said, error)
             return None
-        if result.taken:
-            _LOG.warning("retention (%s): %s", moment.replace("_", " "), result)
+        if result is not None and result.taken:
+            _LOG.warning("retention (%s): %s", said, result)
         return result
+
+    def _remember_done(self) -> None:
+        """Let all stores of the workspace count from now; not an act that the audit trail has to tell of."""
+        engine = self._engine
+
+        def work(access: CatalogAccess) -> None:
+            access.transact(lambda con: put_setting(con, DONE, time.time()))
+            access.settle(engine.workspace_settings.reconcile)
+
+        engine.exclusive(work)
+
+    def _plan_by_borne_out_time(self, policy: RetentionPolicy, moment: str) -> RetentionPlan | None:
+        """Plan what goes without being asked; None, with a warning, where clocks contradict each other."""
+        engine = self._engine
+        if not any(policy.by_date(kind) for kind in policy.kinds):
+            return self.plan(policy)
+        clock = engine.query(lambda con: read_clock(con, engine.session_id))
+        whole = self.plan(policy)
+        if clock.contradiction is not None and whole.take:
+            _LOG.warning(
+                "retention was put off (%s), %d would have gone: a clock is wrong, since %s. Set the clocks; %s",
+                moment, len(whole.take), clock.contradiction, _BY_HAND,
+            )  # fmt: skip
+            return None
+        plan = make_plan(engine, policy, clock.believed.replace(tzinfo=UTC))
+        alone = len(whole.take) - len(plan.take)
+        if alone > 0:
+            _LOG.warning(
+                "retention (%s) left %d alone that are too old by this machine's clock: it says %s, and earlier "
+                "sessions bear out %s only (UTC). If the clock is right, they go when work has gone on for a week; %s",
+                moment, alone, f"{clock.says:%Y-%m-%d %H:%M}", f"{clock.believed:%Y-%m-%d %H:%M}", _BY_HAND,
+            )  # fmt: skip
+        return plan
 
     def __repr__(self) -> str:
         return f"<retention of {self._engine.layout.root}>"

@@ -7,11 +7,14 @@ import logging
 import pickle
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from historykit import put_row
 from storekit import begin, chain_of, prediction
@@ -352,7 +355,7 @@ def test_a_policy_that_makes_no_sense_is_refused_with_the_nearest(wrong: Any, wo
 
 def test_a_refused_policy_or_pin_is_noted(store: WorkspaceStore) -> None:
     with pytest.raises(InvalidInput):
-        store.retention.set({"automatic": "daily"})
+        store.retention.set({"automatic": "sometimes"})
     with pytest.raises(UnknownId):
         store.retention.pin("chain:none")
     assert store.audit.query(success=False)["operation"].to_list() == ["set_retention", "pin"]
@@ -393,3 +396,204 @@ def test_it_is_carried_out_on_close_but_not_by_a_worker(
     with WorkspaceStore(folder, read_only=True) as store:
         assert store.list_runs().height == 1
     assert "let go of 1 runs" in caplog.text
+
+
+# -- what no rule takes unless it names it ----------------------------------------------------------------
+
+
+def put_kinds(store: WorkspaceStore) -> dict[str, str]:
+    """Files of several kinds, oldest first; the last is ordinary test content."""
+    X, y = pl.DataFrame({"a": [1, 2]}), pl.Series("y", [0, 1])
+    made = {
+        "production": store.files.put(b"1", "p.txt", type="log", coverage="full"),
+        "training": store.files.put_training_set("t", X, y),
+        "checkpoint": store.files.put_group("c", {"w.pt": b"w"}, type="model_checkpoint"),
+        "matrix": store.files.put(X, "x.parquet", type="feature_matrix"),
+    }
+    for k in range(3):
+        made[f"draft {k}"] = store.files.put(str(k).encode(), f"d{k}.txt", type="log")
+    return {name: version.version_id for name, version in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("policy", "gone"),
+    [
+        (keep_recent(1, on="file"), {"draft 0", "draft 1"}),
+        (limit(on="file", max_count=0), {"draft 0", "draft 1", "draft 2"}),
+        (limit(on="file", max_bytes=0) | keep_all(on="file"), {"draft 0", "draft 1", "draft 2"}),
+        (keep_top_k(1, "rmse", on="file"), {"draft 0", "draft 1"}),
+        (keep_champions(on="file"), {"draft 0", "draft 1", "draft 2"}),
+        (limit(on="file", max_count=0, mode="production"), {"production"}),
+        (limit(on="file", max_count=0, type="feature_matrix"), {"matrix"}),
+        (keep_recent(1, on="file", type="log", mode="test"), {"draft 0", "draft 1"}),
+    ],
+)
+def test_production_and_what_models_come_from_go_only_when_named(
+    store: WorkspaceStore, policy: Any, gone: set[str]
+) -> None:
+    made = put_kinds(store)
+    plan = store.retention.plan(policy)
+    assert {name for name, identifier in made.items() if identifier in {i.id for i in plan.take}} == gone
+    store.retention.execute(plan)
+    assert {name for name, i in made.items() if not store.files.exists(i)} == gone
+
+
+def test_what_stays_because_no_rule_names_it_is_told(store: WorkspaceStore) -> None:
+    put_kinds(store)
+    reasons = {held.reason for held in store.retention.plan(limit(on="file", max_count=0)).held}
+    assert {"it is production content, and no rule names mode='production'"} < reasons
+    with pytest.raises(InvalidInput, match="only files have one"):
+        keep_recent(1, on="run", mode="test")
+
+
+# -- scores are compared where they mean the same ---------------------------------------------------------
+
+
+def targeted(store: WorkspaceStore, error: float, target: str, unit: str | None = None) -> str:
+    chain_id = scored(store, error)
+    sql = "UPDATE chains SET target = ?, target_unit = ? WHERE chain_id = ?"
+    store._engine.change(lambda con: con.execute(sql, [target, unit, chain_id]))
+    return chain_id
+
+
+@pytest.mark.parametrize("on", ["chain", "run"])
+def test_the_best_of_each_target_and_unit_stay(store: WorkspaceStore, on: str) -> None:
+    made = {
+        (target, unit, error): targeted(store, error, target, unit)
+        for target, unit, errors in (
+            ("fat", "%", (2.0, 3.0)),
+            ("fat", "g/kg", (20.0, 30.0)),
+            ("protein", None, (0.1, 0.2)),
+        )
+        for error in errors
+    }
+    store.retention.execute(store.retention.plan(keep_top_k(1, "rmse", on=on)))
+    left = {key for key, chain_id in made.items() if store.get_chain(chain_id)}
+    assert left == {("fat", "%", 2.0), ("fat", "g/kg", 20.0), ("protein", None, 0.1)}
+
+
+def test_the_best_files_of_each_suite_stay(store: WorkspaceStore) -> None:
+    made = {
+        (suite, error): store.files.put(
+            suite.encode(), f"{suite}{error}", type="log", suite=suite, metadata={"rmse": error}
+        ).version_id
+        for suite, errors in (("fat", (2.0, 3.0)), ("protein", (0.1, 0.2)))
+        for error in errors
+    }
+    store.retention.execute(store.retention.plan(keep_top_k(1, "rmse", on="file")))
+    assert {key for key, i in made.items() if store.files.exists(i)} == {("fat", 2.0), ("protein", 0.1)}
+
+
+# -- clocks ------------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+
+
+class Shifted(datetime):
+    """A clock that is wrong by `by`."""
+
+    by = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime.now(tz) + cls.by
+
+
+def session_at(folder: Path, by: timedelta, monkeypatch: pytest.MonkeyPatch, host: str = "here") -> None:
+    """Open the workspace on a machine whose clock says `by` more, record one run, close."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Shifted, "by", by)
+        patch.setattr("nirs_store.ids.datetime", Shifted)
+        patch.setattr("socket.gethostname", lambda: host)
+        with WorkspaceStore(folder) as store:
+            store.complete_run(store.begin_run(f"{host} {by.days}", {}, []), {})
+
+
+@pytest.mark.parametrize(
+    ("sessions", "warned"),
+    [
+        pytest.param([(60, "b")], "bear out", id="one machine is ahead, once"),
+        pytest.param([(60, "b"), (60, "b"), (61, "b")], "bear out", id="and again"),
+        pytest.param([(3650, "a"), (3651, "a"), (1, "a")], "bear out", id="years forward, then back"),
+        pytest.param([(60, "b"), (1, "a"), (61, "b")], "a clock is wrong", id="two machines by turns"),
+        pytest.param([(-60, "b"), (1, "a")], "a clock is wrong", id="one machine is behind"),
+        pytest.param([(12, "a")], "", id="no run is too old"),
+    ],
+)
+def test_automatic_retention_does_not_believe_a_clock_that_jumped(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    sessions: list[tuple[int, str]],
+    warned: str,
+) -> None:
+    with WorkspaceStore(folder) as store:
+        store.retention.set(keep_recent(days=30, on="run"), automatic="on_close")
+    session_at(folder, timedelta(0), monkeypatch, "a")
+    for days, host in sessions:
+        session_at(folder, days * DAY, monkeypatch, host)
+    with WorkspaceStore(folder, read_only=True) as store:
+        assert store.list_runs().height == 1 + len(sessions)
+    assert warned in caplog.text
+    assert "let go" not in caplog.text
+
+
+def test_a_clock_that_others_bear_out_is_believed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WorkspaceStore(folder) as store:
+        store.retention.set(keep_recent(days=30, on="run"), automatic="on_close")
+    for days in (0, 5, 50, 54, 58, 59):
+        session_at(folder, days * DAY, monkeypatch)
+    with WorkspaceStore(folder, read_only=True) as store:
+        assert sorted(store.list_runs()["name"]) == [f"here {days}" for days in (50, 54, 58, 59)]
+
+
+@pytest.mark.parametrize("policy", [keep_recent(2, on="run"), limit(on="run", max_count=2)])
+def test_what_is_dated_in_the_future_neither_goes_nor_counts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, policy: Any
+) -> None:
+    for days in (0, 0, 0, 4000, 4000, 4000):
+        session_at(folder, days * DAY, monkeypatch)
+    with WorkspaceStore(folder) as store:
+        plan = store.retention.plan(policy)
+        assert [item.name for item in plan.take] == ["here 0"]
+        assert store.retention.execute(plan).taken == 1
+        held = store.retention.plan(limit(on="run", max_count=0)).held
+        assert [("future" in each.reason) for each in held] == [True] * 3
+
+
+# -- a policy that goes by time ----------------------------------------------------------------------------
+
+
+def test_a_service_that_never_closes_keeps_to_its_policy(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.retention.set(keep_recent(1, on="run"), automatic="daily")
+    for _ in range(3):
+        scored(store, 0.1)
+    watch = store._watch
+    assert watch.turn()
+    assert store.list_runs().height == 3  # the first time is a day from now
+    now = time.time()
+    monkeypatch.setattr("nirs_store.history.moments.time.time", lambda: now + 90_000)
+    assert watch.turn()
+    assert store.list_runs().height == 1
+    scored(store, 0.2)
+    assert store.list_runs().height == 2  # not again on the same day
+    thread = watch._thread
+    assert thread is not None
+    assert thread.is_alive()
+    store.close()
+    assert not thread.is_alive()
+    assert not watch.turn()
+
+
+def test_a_copy_in_a_worker_and_a_reader_watch_nothing(folder: Path) -> None:
+    with WorkspaceStore(folder) as store:
+        store.retention.set(keep_recent(1, on="run"), automatic="hourly")
+        copy = pickle.loads(pickle.dumps(store))
+        assert copy._watch._thread is None
+        copy.close()
+    with WorkspaceStore(folder, read_only=True) as store:
+        assert store._watch._thread is None
+    with WorkspaceStore(folder) as store:
+        assert store._watch._thread is not None

@@ -23,6 +23,7 @@ def _rule_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--on", type=click.Choice(_KINDS), default="chain", show_default=True, help="Of what."),
         click.option("--type", "of_type", metavar="NAME", help="Only of this type."),
+        click.option("--mode", type=click.Choice(["production", "test"]), help="Only files of this mode."),
         click.option("--all", "everything", is_flag=True, help="Keep all."),
         click.option("--top", type=click.IntRange(1), metavar="K", help="Keep the K best."),
         click.option("--metric", metavar="NAME", help="By which score."),
@@ -66,19 +67,20 @@ def _policy(options: dict[str, Any]) -> Any:
             if isinstance(error, InvalidInput):
                 raise
             raise InvalidInput(f"{options['source']} is not JSON: {error}. Nothing was changed.") from error
-    on, of_type, per = options["on"], options["of_type"], options["per"] or None
+    on, per = options["on"], options["per"] or None
+    about = {"on": on, "type": options["of_type"], "mode": options["mode"]}
     policy = RetentionPolicy()
     if options["everything"]:
-        policy |= keep_all(on=on, type=of_type)
+        policy |= keep_all(**about)
     if options["top"] is not None:
-        policy |= keep_top_k(options["top"], options["metric"], on=on, per=per, type=of_type)
+        policy |= keep_top_k(options["top"], options["metric"], per=per, **about)
     if options["recent"] is not None or options["days"] is not None:
-        policy |= keep_recent(options["recent"], days=options["days"], on=on, per=per, type=of_type)
+        policy |= keep_recent(options["recent"], days=options["days"], per=per, **about)
     if options["champions"]:
         policy |= keep_champions(on=on)
     bounds = {name: options[name] for name in ("max_count", "max_bytes")}
     if options["max_age"] is not None or any(value is not None for value in bounds.values()):
-        policy |= limit(on=on, type=of_type, max_age_days=options["max_age"], **bounds)
+        policy |= limit(max_age_days=options["max_age"], **about, **bounds)
     return policy if policy.kinds else None
 
 

@@ -57,7 +57,7 @@ def test_versions_that_go_leave_the_rest_of_their_series_in_order(
 def test_members_of_a_group_stay_with_it(store: WorkspaceStore) -> None:
     group = store.files.put_group("model", {"weights": b"1", "config": b"2"}, type="model_checkpoint")
     store.retention.pin(("file", group.version_id))
-    plan = store.retention.plan(limit(on="file", max_count=0))
+    plan = store.retention.plan(limit(on="file", max_count=0, type="model_checkpoint"))
     assert plan.take == ()
     assert sum("the group model holds it" in held.reason for held in plan.held) == 2
 

@@ -115,8 +115,8 @@ def show(as_json: bool, workspace: Path) -> None:
 @click.option("--add", is_flag=True, help="Add to the policy that is there.")
 @click.option(
     "--automatic",
-    type=click.Choice(["never", "on_close", "after_run"]),
-    help="Carry it out by itself at this moment.",
+    type=click.Choice(["never", "on_close", "after_run", "hourly", "daily", "weekly"]),
+    help="Carry it out by itself at this moment, or as often.",
 )
 @dry_run_option
 @json_option

@@ -206,7 +206,7 @@ def test_what_was_given_is_quoted_in_few_characters(given: Any) -> None:
         lambda store, huge: store.files.put(huge, "name", type="report"),
         lambda store, huge: store.files.get(huge),
         lambda store, huge: store.replay_chain(huge, X[:1]),
-        lambda store, huge: store.delete_run(huge),
+        lambda store, huge: store.show_run(huge),
         lambda store, huge: store.save_artifact(1, "a.B", "model", huge),
         lambda store, huge: store.tag_run(huge, "x"),
     ],

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-__all__ = ["block", "byte_text", "cell_text", "escape", "field_table", "short", "table"]
+__all__ = ["block", "byte_text", "cell_text", "escape", "field_table", "printable", "short", "table"]
 
 _LONGEST = 200
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -27,6 +27,17 @@ def escape(value: object) -> str:
     '&lt;b title=&#x27;x&#x27;&gt;'
     """
     return html.escape(str(value), quote=True)
+
+
+def printable(text: str) -> str:
+    """Text that steers no terminal: control characters, escapes and marks of direction become spaces.
+
+    Examples
+    --------
+    >>> printable("fat\\x1b[2Jmeat\\u202e")
+    'fat [2Jmeat '
+    """
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def cell_text(value: object, digits: int = 4) -> str:

@@ -50,7 +50,10 @@ def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
 
 
 def sibling_chains(store: ReadsChains, chain_id: str) -> Iterator[ChainData]:
-    """Yield the chains of the run that `chain_id` belongs to, itself included, oldest first."""
+    """Yield the chains of a run whose scores compare with those of `chain_id`, itself included, oldest first.
+
+    They predict the same target, in the same unit, of the same data set.
+    """
     own = chain_data(store, chain_id)
     pipeline = store.get_pipeline(own.chain["pipeline_id"])
     if pipeline is None:
@@ -61,7 +64,10 @@ def sibling_chains(store: ReadsChains, chain_id: str) -> Iterator[ChainData]:
         if row["dataset_name"] != pipeline["dataset_name"]:
             continue
         for identifier in store.get_chains_for_pipeline(row["pipeline_id"]).sort("chain_id")["chain_id"]:
-            yield chain_data(store, identifier)
+            sibling = chain_data(store, identifier)
+            if (sibling.target, sibling.unit) == (own.target, own.unit):
+                sibling.dataset_hash = row["dataset_hash"]
+                yield sibling
 
 
 class ChainData:
@@ -72,8 +78,9 @@ class ChainData:
         self.chain = chain
         self.chain_id: str = chain["chain_id"]
         self.metadata: dict[str, Any] = chain.get("metadata") or {}
-        self.target = str(self.metadata.get("target") or "")
-        self.unit = str(self.metadata.get("target_unit") or "")
+        self.target = str(chain.get("target") or self.metadata.get("target") or "")
+        self.unit = str(chain.get("target_unit") or self.metadata.get("target_unit") or "")
+        self.dataset_hash: str | None = None
         self.wavelength_unit = str(self.metadata.get("wavelength_unit") or "nm")
         self.preprocessings = str(chain.get("preprocessings") or "")
         self.model_class = _class_name(str(chain["model_class"]))
@@ -113,6 +120,48 @@ class ChainData:
             if isinstance(count, int):
                 return count
         return None
+
+    @property
+    def splitter(self) -> tuple[str, str]:
+        """The splitter with its parameters but the seed, and the seed; empty where none was recorded."""
+        for step in self.chain["steps"]:
+            if step.get("operator_type") == "splitter":
+                params = dict(step.get("params") or {})
+                seed = json.dumps(params.pop("random_state", None))
+                words = ", ".join(
+                    f"{name}={value}" for name, value in sorted(params.items()) if value is not None
+                )
+                return f"{_class_name(str(step.get('operator_class')))}({words})", seed
+        return "", ""
+
+    @property
+    def samples(self) -> str:
+        """What tells the samples, measured values included, from others; empty where that was not recorded."""
+        return str(self.metadata.get("data_hash") or self.dataset_hash or "")
+
+    def recipe(self) -> str:
+        """The steps with all parameters but the number of latent variables and the splitter."""
+        steps = []
+        for step in self.chain["steps"]:
+            if step.get("operator_type") == "splitter":
+                continue
+            params = dict(step.get("params") or {})
+            if int(step["step_idx"]) == int(self.chain["model_step_idx"]):
+                params.pop("n_components", None)
+            steps.append([step.get("operator_class"), params])
+        kind = [
+            self.preprocessings,
+            self.model_class,
+            self.chain.get("branch_path"),
+            self.chain.get("source_index"),
+        ]
+        return json.dumps([kind, steps], sort_keys=True, default=str)
+
+    def repeat_sd(self) -> float | None:
+        """Return the standard deviation of the RMSECV over the repeats of this chain's cross-validation."""
+        pooled = self.metadata.get("cross_validation") or {}
+        value = pooled.get("repeat_sd") if self.metadata.get("metric") == "rmse" else None
+        return None if value is None else float(value)
 
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ a process alive and picks a window system on import; a server, a worker and a te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nirs_store.blobs.durable import write_error
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.display import printable
+from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +41,10 @@ __all__ = [
     "save_figure",
     "score_label",
     "tidy",
+    "side_labels",
     "vector",
     "wavelength_words",
+    "wrapped",
 ]
 
 Floats = NDArray[np.float64]
@@ -97,6 +101,22 @@ def label(what: str, target: str = "", unit: str = "") -> str:
 def score_label(metric: str, target: str = "", unit: str = "") -> str:
     """Word a score of a quantity: ``RMSECV of fat (%)``."""
     return label(f"{metric} of" if target else metric, target, unit)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break a heading into lines of at most so many characters, and cut what would fill more than three."""
+    text = printable(text)
+    return "\n".join(textwrap.wrap(shortened(text, 3 * width), width)) or text
+
+
+def side_labels(names: Sequence[str], longest: int = 36) -> list[str]:
+    """Shorten names in the middle for the side of a figure; those that would become alike stay longer."""
+    clean = [printable(name) for name in names]
+    for length in (longest, 2 * longest, 4 * longest):
+        cut = [shortened(name, length) for name in clean]
+        if len(set(cut)) == len(set(clean)):
+            return ["\n".join(textwrap.wrap(name, longest)) or name for name in cut]
+    return [f"{number} {shortened(name, longest)}" for number, name in enumerate(clean, start=1)]
 
 
 def decimals(value: float, digits: int = 3) -> int:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.plots._chain import ReadsChains, chain_data, sibling_chains
-from nirs_store.plots._figure import SERIES, Figure, Floats, decimals, new_figure, score_label, tidy, vector
+from nirs_store.plots._figure import (
+    SERIES,
+    Figure,
+    Floats,
+    decimals,
+    new_figure,
+    score_label,
+    tidy,
+    vector,
+    wrapped,
+)
 
 __all__ = ["chain_rmsecv_vs_components", "rmsecv_vs_components"]
 
@@ -21,6 +33,7 @@ def rmsecv_vs_components(
     unit: str = "",
     title: str = "",
     metric: str = "RMSECV",
+    bands: Mapping[str, ArrayLike] | None = None,
 ) -> Figure:
     """Draw one curve for each preprocessing; a ring marks the lowest point of each.
 
@@ -33,6 +46,8 @@ def rmsecv_vs_components(
         Name and unit of what is predicted.
     title, metric
         Heading, and the name of the score on the axis.
+    bands
+        Standard deviations over repeats by the names of `series`, each of shape ``(k,)``; NaN where unknown.
 
     Returns
     -------
@@ -59,11 +74,15 @@ def rmsecv_vs_components(
     tidy(axes)
     all_numbers: set[int] = set()
     for index, (name, (components, scores)) in enumerate(series.items()):
-        x, y = _curve(name, components, scores)
+        x, y, order = _curve(name, components, scores)
         all_numbers.update(int(value) for value in x)
         colour = SERIES[index % len(SERIES)]
         best = int(np.argmin(y))
-        words = f"{name}: {y[best]:.{decimals(y[best])}f} at {int(x[best])}"
+        words = f"{shortened(name, 60)}: {y[best]:.{decimals(y[best])}f} at {int(x[best])}"
+        if bands is not None and name in bands:
+            spread = np.nan_to_num(np.asarray(bands[name], dtype=np.float64).ravel()[order])
+            axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
+            words += f" ± {spread[best]:.{decimals(y[best])}f}"
         axes.plot(x, y, "o-", color=colour, markersize=4.5, linewidth=1.6, label=words)
         axes.plot(x[best], y[best], "o", markersize=11, mfc="none", mec=colour, mew=1.3)
     if len(all_numbers) <= 25:
@@ -73,16 +92,21 @@ def rmsecv_vs_components(
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Number of latent variables")
     axes.set_ylabel(score_label(metric, target, unit))
-    axes.set_title(title or score_label(metric, target), fontsize=11, loc="left")
-    axes.legend(loc="best", frameon=False, fontsize=9, title="lowest", title_fontsize=9, alignment="left")
+    axes.set_title(wrapped(title or score_label(metric, target), 70), fontsize=11, loc="left")
+    lowest = "lowest" if not bands else "lowest mean ± SD over repeats"
+    figure.legend(
+        loc="outside lower left", frameon=False, fontsize=9, title=lowest, title_fontsize=9, alignment="left"
+    )
     return figure
 
 
 def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
-    """Draw :func:`rmsecv_vs_components` over all chains of the run that `chain_id` belongs to.
+    """Draw :func:`rmsecv_vs_components` over the chains of the run that `chain_id` belongs to.
 
-    A curve joins the chains that differ in the number of latent variables only: same
-    preprocessing, same model, same data set. Chains without latent variables are left out.
+    A curve joins the chains that differ in the number of latent variables only: same target, samples,
+    splitter, preprocessing and parameters of the model. Where each of them was cross-validated with the
+    same seeds, the curve is their mean and a band shows the standard deviation; else each seed has a curve.
+    Chains of another target, unit or data set, and those without latent variables, are left out.
 
     Raises
     ------
@@ -92,29 +116,88 @@ def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
         No chain of the run has latent variables and stored out-of-fold predictions.
     """
     data = chain_data(store, chain_id)
-    series: dict[str, dict[int, float]] = {}
+    families: dict[_Family, _Seeds] = {}
     for sibling in sibling_chains(store, chain_id):
         count, rmsecv = sibling.n_components(load=False), sibling.pooled_rmse()
         if count is None or rmsecv is None:
             continue
-        points = series.setdefault(sibling.preprocessings or "raw", {})
-        points[count] = min(rmsecv, points.get(count, np.inf))
-    if not series:
+        splitter, seed = sibling.splitter
+        model = re.sub(r"\(\d+(, |\))", r"(\1", sibling.model_label()).replace("(, ", "(").removesuffix("()")
+        family = _Family(sibling.preprocessings or "raw", model, splitter, sibling.samples, sibling.recipe())
+        points = families.setdefault(family, {}).setdefault(seed, {})
+        points.setdefault(count, []).append((rmsecv, sibling.repeat_sd()))
+    if not families:
         raise InvalidInput(
             f"No chain in the run of {chain_id!r} has latent variables and out-of-fold predictions; "
             "record a PLS model first."
         )
-    curves: dict[str, tuple[ArrayLike, ArrayLike]] = {
-        name: (list(points), list(points.values())) for name, points in series.items()
-    }
-    return rmsecv_vs_components(curves, target=data.target, unit=data.unit)
+    curves: dict[str, tuple[ArrayLike, ArrayLike]] = {}
+    bands: dict[str, ArrayLike] = {}
+    for name, seeds in _named(families).items():
+        for label, points in _curves(name, seeds).items():
+            counts = sorted(points)
+            curves[label] = (counts, [float(np.mean([value for value, _ in points[n]])) for n in counts])
+            spread = [_spread(points[n]) for n in counts]
+            if np.isfinite(spread).any():
+                bands[label] = spread
+    return rmsecv_vs_components(curves, target=data.target, unit=data.unit, bands=bands)
 
 
-def _curve(name: str, components: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+class _Family(NamedTuple):
+    """What the chains of a curve have in common; the first fields name it where they tell it from the others."""
+
+    preprocessing: str
+    model: str
+    splitter: str
+    samples: str
+    recipe: str
+
+
+_Points = dict[int, list[tuple[float, float | None]]]
+"""RMSECV, and its standard deviation over the repeats of one chain, by the number of latent variables."""
+_Seeds = dict[str, _Points]
+
+
+def _named(families: Mapping[_Family, _Seeds]) -> dict[str, _Seeds]:
+    """Name each family by its preprocessing, and by as much more as it takes to tell it from the others."""
+    named: dict[str, _Seeds] = {}
+    for family, seeds in families.items():
+        name = family.preprocessing
+        alike = [other for other in families if other.preprocessing == family.preprocessing]
+        for field in ("model", "splitter"):
+            if len({getattr(other, field) for other in alike}) > 1:
+                name += f" · {getattr(family, field)}"
+                alike = [other for other in alike if getattr(other, field) == getattr(family, field)]
+        if len({other.samples for other in alike}) > 1:
+            name += f" · samples {family.samples[:6] or 'unknown'}"
+            alike = [other for other in alike if other.samples == family.samples]
+        named[name if len(alike) == 1 else f"{name} · {alike.index(family) + 1}"] = seeds
+    return named
+
+
+def _curves(name: str, seeds: _Seeds) -> dict[str, _Points]:
+    """Join the seeds of a family where each has all numbers of latent variables; else keep them apart."""
+    if len(seeds) == 1:
+        return {name: next(iter(seeds.values()))}
+    if len({frozenset(points) for points in seeds.values()}) > 1:
+        return {f"{name} · seed {seed}": points for seed, points in seeds.items()}
+    numbers = next(iter(seeds.values()))
+    joined = {n: [value for points in seeds.values() for value in points[n]] for n in numbers}
+    return {f"{name} (mean of {len(seeds)} seeds)": joined}
+
+
+def _spread(values: list[tuple[float, float | None]]) -> float:
+    """Return the standard deviation over seeds, else over the repeats of one chain; NaN where there is neither."""
+    if len(values) > 1:
+        return float(np.std([value for value, _ in values], ddof=1))
+    return np.nan if values[0][1] is None else values[0][1]
+
+
+def _curve(name: str, components: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, NDArray[np.intp]]:
     x, y = vector(f"{name}: numbers of latent variables", components), vector(f"{name}: scores", scores)
     if x.size != y.size:
         raise ShapeMismatch(f"{name}: {x.size} numbers of latent variables but {y.size} scores.")
     if not x.size:
         raise InvalidInput(f"{name}: a curve needs at least one point.")
     order = np.argsort(x, kind="stable")
-    return x[order], y[order]
+    return x[order], y[order], order

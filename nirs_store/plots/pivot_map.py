@@ -9,8 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.plots._chain import ReadsChains, chain_data, sibling_chains
-from nirs_store.plots._figure import COLOURS, Figure, Floats, decimals, new_figure, score_label
+from nirs_store.plots._chain import ReadsChains, sibling_chains
+from nirs_store.plots._figure import (
+    COLOURS,
+    Figure,
+    Floats,
+    decimals,
+    new_figure,
+    score_label,
+    side_labels,
+    wrapped,
+)
 
 __all__ = ["chain_heatmap", "heatmap", "heatmap_frame"]
 
@@ -25,6 +34,7 @@ def heatmap(
     unit: str = "",
     lower_is_better: bool = True,
     title: str = "",
+    note: str = "",
 ) -> Figure:
     """Draw scores as a table of coloured cells; the best cell is framed, empty ones are grey.
 
@@ -36,6 +46,8 @@ def heatmap(
         Scores of shape ``(len(rows), len(columns))``; NaN where there is none.
     metric, target, unit, title
         Words for the colour bar and the heading.
+    note
+        A line below the table.
     lower_is_better
         Which end of the scale is good; good is dark.
 
@@ -65,8 +77,13 @@ def heatmap(
     known = np.isfinite(table)
     if not known.any():
         raise InvalidInput("Nothing to draw: no cell of the table holds a score.")
-    longest = max(len(str(name)) for name in rows)
-    figure = new_figure(2.6 + 0.95 * len(columns) + 0.065 * longest, 1.5 + 0.5 * len(rows))
+    down, across = side_labels([str(name) for name in rows]), side_labels([str(name) for name in columns])
+    left, below = _extent(down), _extent(across)
+    crowded = below > 12
+    figure = new_figure(
+        max(2.6 + 0.95 * len(columns) + 0.075 * max(left, 0.85 * below if crowded else 0), 4.5),
+        max(1.5 + 0.5 * len(rows) + (0.05 * below if crowded else 0.0), 2.4),
+    )
     axes = figure.add_subplot()
     axes.set_facecolor("#eeeeee")
     good, bad = _scale(table[known], lower_is_better)
@@ -97,21 +114,29 @@ def heatmap(
         clip_on=False,
         solid_joinstyle="miter",
     )
-    crowded = max(len(str(name)) for name in columns) > 12
     turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(range(len(columns)), list(columns), **turned)
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_xticks(range(len(columns)), across, **turned)
+    axes.set_yticks(range(len(rows)), down)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
-    axes.set_title(title or score_label(metric, target), fontsize=11, loc="left")
+    heading = wrapped(title or score_label(metric, target), max(24, int(11 * figure.get_figwidth())))
+    figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
+    if note:
+        figure.supxlabel(
+            wrapped(note, max(30, int(13 * figure.get_figwidth()))), fontsize=8, x=0.01, ha="left"
+        )
     worst = float(table[known].max() if lower_is_better else table[known].min())
     saturated = not np.isclose(worst, bad) and (worst > bad) is lower_is_better
     extend = ("max" if lower_is_better else "min") if saturated else "neither"
     bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, extend=extend)
-    bar.set_label(score_label(metric, target, unit), fontsize=9)
+    bar.set_label(wrapped(score_label(metric, target, unit), 30), fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2)
     return figure
+
+
+def _extent(labels: Sequence[str]) -> int:
+    return max(len(line) for label in labels for line in label.splitlines() or [""])
 
 
 def _scale(scores: Floats, lower_is_better: bool) -> tuple[float, float]:
@@ -157,8 +182,9 @@ def heatmap_frame(frame: Any, **words: Any) -> Figure:
 def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
     """Draw :func:`heatmap` of pooled RMSECV over the chains of the run that `chain_id` belongs to.
 
-    Rows are preprocessings, columns are models with their number of latent variables; the best
-    chain of a cell counts.
+    Rows are preprocessings, columns are models with their number of latent variables. Only chains of the
+    same target, unit, samples and splitter are in it; where several share a cell (a repeat with another
+    seed, say), the cell is their mean, and the figure says so.
 
     Raises
     ------
@@ -167,18 +193,28 @@ def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
     InvalidInput
         No chain of the run keeps out-of-fold predictions of a regression.
     """
-    data = chain_data(store, chain_id)
-    cells: dict[tuple[str, str], float] = {}
-    for sibling in sibling_chains(store, chain_id):
+    siblings = list(sibling_chains(store, chain_id))
+    data = next(each for each in siblings if each.chain_id == chain_id)
+    cells: dict[tuple[str, str], list[float]] = {}
+    others = 0
+    for sibling in siblings:
+        if (sibling.samples, sibling.splitter[0]) != (data.samples, data.splitter[0]):
+            others += 1
+            continue
         rmsecv = sibling.pooled_rmse()
         if rmsecv is not None:
             key = (sibling.preprocessings or "raw", sibling.model_label())
-            cells[key] = min(rmsecv, cells.get(key, np.inf))
+            cells.setdefault(key, []).append(rmsecv)
     if not cells:
         raise InvalidInput(
             f"No chain in the run of {chain_id!r} keeps out-of-fold predictions of a regression."
         )
     rows = list(dict.fromkeys(row for row, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
-    table = [[cells.get((row, column), np.nan) for column in columns] for row in rows]
-    return heatmap(rows, columns, table, target=data.target, unit=data.unit)
+    table = [[np.mean(cells.get((row, column), [np.nan])) for column in columns] for row in rows]
+    most = max(map(len, cells.values()))
+    notes = [f"A cell is the mean of up to {most} chains." if most > 1 else ""]
+    notes += [f"{others} chains of other samples or splits are left out." if others else ""]
+    return heatmap(
+        rows, columns, table, target=data.target, unit=data.unit, note=" ".join(filter(None, notes))
+    )

@@ -13,7 +13,7 @@ from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Prediction, average_folds
 from nirs_store.recording.inputs import Data
 from nirs_store.recording.result import AVERAGE, POOLED, ScoreRow, score_table
-from nirs_store.recording.steps import Parts, class_name, describe, parameters, preprocessing_text
+from nirs_store.recording.steps import Parts, class_name, describe, parameters, preprocessing_of
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores
 
 __all__ = ["Layout", "Outcome", "finite", "save_everything"]
@@ -172,7 +172,7 @@ def _save_chain(
         _steps(layout, results),
         layout.model_step_idx,
         class_name(model),
-        preprocessing_text(layout.parts.transformers),
+        preprocessing_of(layout.parts),
         "per_fold",
         {result.key: result.model_id for result in results},
         {},
@@ -252,7 +252,7 @@ def _save_predictions(
             None,
             0,
             0.0,
-            preprocessings=preprocessing_text(layout.parts.transformers),
+            preprocessings=preprocessing_of(layout.parts),
         )
         store.save_prediction_arrays(
             prediction_id,

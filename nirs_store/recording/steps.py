@@ -22,6 +22,7 @@ __all__ = [
     "describe",
     "json_safe",
     "parameters",
+    "preprocessing_of",
     "preprocessing_text",
     "take_apart",
 ]
@@ -190,6 +191,29 @@ def describe(step: Any) -> str:
 def preprocessing_text(steps: tuple[Any, ...]) -> str:
     """Join the descriptions of steps with `` > ``, as in ``SNV > SG(deriv=1) > PLS(10)``."""
     return " > ".join(describe(step) for step in steps)
+
+
+def preprocessing_of(parts: Parts) -> str:
+    """Describe the preprocessing of a chain, that inside a model which wraps pipelines (a search, a vote) included.
+
+    Examples
+    --------
+    >>> from sklearn.compose import TransformedTargetRegressor
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> preprocessing_of(take_apart(TransformedTargetRegressor(make_pipeline(StandardScaler(), Ridge()))))
+    'StandardScaler (in TransformedTargetRegressor)'
+    """
+    before = preprocessing_text(parts.transformers)
+    nested = parts.model.get_params(deep=True).values() if hasattr(parts.model, "get_params") else ()
+    inside = [preprocessing_text(tuple(_flatten(each)[:-1])) for each in nested if type(each) is Pipeline]
+    # A pipeline within a pipeline is described with the outer one.
+    texts = [
+        text for text in dict.fromkeys(inside) if text and not any(text != t and text in t for t in inside)
+    ]
+    wrapped = f"{' | '.join(texts)} (in {type(parts.model).__name__})" if texts else ""
+    return " > ".join(text for text in (before, wrapped) if text)
 
 
 def configuration(estimator: Any, cv: Any) -> dict[str, Any]:

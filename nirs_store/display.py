@@ -30,11 +30,11 @@ def escape(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that steers no terminal: control characters, escapes and marks of direction become spaces.
+    """Replace what steers a terminal (control characters, escapes, marks of direction) by spaces.
 
     Examples
     --------
-    >>> printable("fat\\x1b[2Jmeat\\u202e")
+    >>> printable("fat" + chr(27) + "[2Jmeat" + chr(0x202E))
     'fat [2Jmeat '
     """
     return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)

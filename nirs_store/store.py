@@ -478,6 +478,7 @@ class QueryMethods(Facade):
         task_type: str | None = None,
         ascending: bool | None = None,
         target: str | None = None,
+        target_unit: str | None = None,
     ) -> pl.DataFrame:
         """Rank chains by the pooled score of their out-of-fold predictions.
 
@@ -488,8 +489,8 @@ class QueryMethods(Facade):
         metric : str, optional
             E.g. "rmse" (the RMSECV), "r2", "rpd", "balanced_accuracy"; by default the one that all of
             them were recorded with, else that of the task: rmse or balanced accuracy.
-        dataset_name, run_id, pipeline_id, chain_id, model_class, target : str, optional
-            Filters, joined by AND; `model_class` may hold ``%``.
+        dataset_name, run_id, pipeline_id, chain_id, model_class, target, target_unit : str, optional
+            Filters, joined by AND; `model_class` may hold ``%``; an empty target means none was recorded.
         task_type : {"regression", "classification"}, optional
             Needed where both are found and the metric does not tell.
         ascending : bool, optional
@@ -523,6 +524,7 @@ class QueryMethods(Facade):
             chain_id=chain_id,
             model_class=model_class,
             target=target,
+            target_unit=target_unit,
         )
 
     def aggregate_predictions(
@@ -566,17 +568,21 @@ class QueryMethods(Facade):
         dataset_name: str | None = None,
         run_id: str | None = None,
         task_type: str | None = None,
+        target: str | None = None,
     ) -> pivoting.Pivot:
-        """Table of one pooled score: a row a preprocessing, a column a model (or other kinds).
+        """Table of one pooled score: one row per preprocessing, one column per model (or other kinds).
+
+        Scores of several data sets, targets or units are not joined: the rows name them.
 
         Parameters
         ----------
         rows, columns : str
-            preprocessings, model_class, model_name, dataset_name, run_id or run_name.
+            preprocessings, model_class, model_name, dataset_name, run_id, run_name or target.
         metric : str, optional
             As for `top_chains`.
         aggregate : {"best", "min", "max", "mean", "median"}
-            What stands in a cell that several chains share.
+            Which score a cell shows that several chains share; a warning says where these are of
+            different samples or splits.
 
         Returns
         -------
@@ -584,8 +590,12 @@ class QueryMethods(Facade):
             ``.frame`` is a polars.DataFrame; ``.to_markdown()``, ``.to_latex()``, ``.to_csv()``.
         """
         pivoting.check_kinds(rows, columns, aggregate)
-        ranked = self.top_chains(None, metric, dataset_name, run_id, task_type=task_type)
-        return pivoting.make_pivot(ranked, rows, columns, aggregate, metric)
+        scored, named = leaderboard.chain_kinds(
+            self._engine, metric, task_type, dataset_name=dataset_name, run_id=run_id, target=target
+        )
+        return pivoting.make_pivot(
+            scored.with_columns(metric=pl.lit(named)), rows, columns, aggregate, metric
+        )
 
     def compare(self, run_or_chain_ids: Sequence[str], only_differences: bool = True) -> pl.DataFrame:
         """Configuration, environment and scores of runs or chains side by side.

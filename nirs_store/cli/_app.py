@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from nirs_store.cli._group import LazyGroup
+from nirs_store.cli._options import WORKSPACE
 
 __all__ = ["app"]
 
@@ -74,5 +77,15 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     callback=_version,
     help="Show the version and exit.",
 )
-def app() -> None:
+@click.option(
+    "--workspace",
+    "-w",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the workspace; may also be given after the command.",
+)
+@click.pass_context
+def app(ctx: click.Context, workspace: Path | None) -> None:
     """Record, rank, replay and share near-infrared calibration models, in one folder."""
+    if workspace is not None:
+        ctx.meta[WORKSPACE] = workspace

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from nirs_store.display import printable
 from nirs_store.errors import NirsStoreError
 
 __all__ = ["Command", "Group", "LazyGroup"]
@@ -83,8 +84,11 @@ class LazyGroup(Group):
     def invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("NO_COLOR"):
             ctx.color = False
+        from nirs_store.cli._output import clean_output
+
         try:
-            return super().invoke(ctx)
+            with clean_output():
+                return super().invoke(ctx)
         except NirsStoreError as error:
             _say(ctx, str(error), error.exit_code, error)
         except OSError as error:
@@ -101,7 +105,9 @@ _OS_EXIT = 8
 def _say(ctx: click.Context, message: str, code: int, error: BaseException) -> None:
     if ctx.meta.get("nirs_store.debug") or os.environ.get("NIRS_STORE_DEBUG"):
         raise error
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True, color=ctx.color)
+    # Names in it may come from a stranger's archive.
+    lines = "\n".join(printable(line) for line in message.splitlines())
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {lines}", err=True, color=ctx.color)
     ctx.exit(code)
 
 

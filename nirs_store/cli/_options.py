@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from nirs_store.errors import InvalidInput, UntrustedBundle
 
 __all__ = [
+    "WORKSPACE",
     "Choice",
     "as_options",
     "confirm",
@@ -88,8 +90,21 @@ def workspace_option(function: Function) -> Function:
         show_envvar=True,
         show_default="this folder",
         metavar="DIR",
+        callback=_named_before,
         help="Folder of the workspace.",
     )(function)
+
+
+WORKSPACE = "nirs_store.workspace"
+"""Where the program keeps the workspace that was named before the command."""
+
+
+def _named_before(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Return the workspace that was named before the command, where the command names none itself."""
+    before: Path | None = ctx.meta.get(WORKSPACE)
+    if before is None or ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
+        return value
+    return before
 
 
 def json_option(function: Function) -> Function:

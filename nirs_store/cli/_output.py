@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,16 +17,22 @@ from typing import Any
 
 import click
 
+from nirs_store.display import printable
+from nirs_store.errors import shortened
 from nirs_store.lazy import polars as pl
 
 __all__ = [
+    "CleanOutput",
     "cell_text",
+    "clean_output",
     "fitting",
     "flat_text",
     "human_bytes",
     "moment",
     "number",
+    "numbers",
     "on_terminal",
+    "print_data",
     "print_fields",
     "print_json",
     "print_table",
@@ -45,7 +52,51 @@ def on_terminal() -> bool:
 
 def print_json(value: Any) -> None:
     """Print strict JSON: NaN and infinities become null, moments ISO 8601 in UTC."""
-    click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # JSON has a way to say what steers a terminal, so nothing is lost.
+    click.echo(_STEERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def print_data(text: str) -> None:
+    """Print CSV: as it is for a program, without what steers a terminal for a person."""
+    click.echo(text if on_terminal() else text.encode(), nl=False)
+
+
+# What a text may steer a terminal with: control characters but tab and line break, and marks of direction.
+_STEERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Bold, red and back, which this program prints.
+_OURS = re.compile(r"(\x1b\[(?:0|1|31)m)")
+
+
+class CleanOutput:
+    """A text stream that no name can steer a terminal through; everything else is that of `stream`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, with spaces for what steers a terminal."""
+        parts = _OURS.split(text)
+        parts[::2] = [_STEERS.sub(" ", part) for part in parts[::2]]
+        self._stream.write("".join(parts))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def clean_output() -> Iterator[None]:
+    """Clean everything that is printed meanwhile."""
+    before = sys.stdout
+    if before is None:  # the caller closed it
+        yield
+        return
+    sys.stdout = CleanOutput(before)
+    try:
+        yield
+    finally:
+        sys.stdout = before
 
 
 def print_table(
@@ -57,7 +108,8 @@ def print_table(
 ) -> None:
     """Print aligned columns below their names.
 
-    A line that is wider than the terminal is cut in its `flexible` columns; in a pipe nothing is.
+    Where a line is wider than the terminal, its `flexible` columns lose what all rows share and are cut in
+    the middle; in a pipe nothing is cut.
 
     Parameters
     ----------
@@ -70,10 +122,10 @@ def print_table(
     flexible
         Columns that may be shortened with an ellipsis on a terminal.
     """
-    cells = [["-" if cell is None else _one_line(str(cell)) for cell in row] for row in rows]
+    cells = [["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(_width, (name, *(row[i] for row in cells)))) for i, name in enumerate(columns)]
     if on_terminal():
-        _fit(widths, columns, flexible)
+        _fit(cells, widths, columns, flexible)
     click.secho(_line(columns, widths, columns, numeric), bold=True)
     for row in cells:
         click.echo(_line(row, widths, columns, numeric))
@@ -90,7 +142,7 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     known = {name: value for name, value in fields.items() if value not in (None, "", [], {})}
     width = max(map(_width, known), default=0)
     for name, value in known.items():
-        lines = str(value).splitlines() or [""]
+        lines = [printable(line) for line in str(value).splitlines()] or [""]
         click.echo(f"{click.style(_padded(name, width), bold=True)}{_GAP}{lines[0]}")
         for line in lines[1:]:
             click.echo(f"{' ' * width}{_GAP}{line}")
@@ -101,7 +153,45 @@ def number(value: Any, decimals: int = 3) -> str | None:
     if value is None or not math.isfinite(value):
         return None
     text = f"{value:.{decimals}f}"
-    return text if float(text) or not value else f"{value:.{decimals - 1}e}"
+    return text if float(text) or not value else f"{value:.{max(decimals - 1, 1)}e}"
+
+
+# So many significant digits that differ are told apart in a column.
+_DISTINCT = 5
+_MOST_DECIMALS = 9
+
+
+def numbers(values: Sequence[Any], decimals: int = 3) -> list[str | None]:
+    """Format a column of scores with digits that tell its values apart; None for what is no number.
+
+    Three decimals by default, fewer above a thousand, more for small values or ones close together; in
+    exponents where that would fill the screen.
+
+    Examples
+    --------
+    >>> numbers([0.00029, 0.00089, None])
+    ['0.000290', '0.000890', None]
+    """
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
+    largest = max(map(abs, known), default=0.0)
+    places = decimals
+    if largest:
+        exponent = math.floor(math.log10(largest))
+        if exponent > 2:
+            places = max(decimals + 2 - exponent, 0)
+        elif exponent < 0:
+            places = decimals - 1 - exponent
+    distinct = len({f"{value:.{_DISTINCT - 1}e}" for value in known})
+    while places <= _MOST_DECIMALS and len({f"{value:.{places}f}" for value in known}) < distinct:
+        places += 1
+    if places > _MOST_DECIMALS or largest >= 1e9:
+        digits = next(
+            d
+            for d in range(2, _DISTINCT)
+            if d == _DISTINCT - 1 or len({f"{v:.{d}e}" for v in known}) >= distinct
+        )
+        return [None if v is None or not math.isfinite(v) else f"{v:.{digits}e}" for v in values]
+    return [number(value, places) for value in values]
 
 
 def human_bytes(count: int) -> str:
@@ -152,11 +242,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _one_line(text: str) -> str:
-    """Keep names with line breaks, or with escape sequences for the terminal, inside their cell."""
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
-
-
 def _width(text: str) -> int:
     """Give the columns that a text takes on a terminal, where a character may take two or none."""
     if text.isascii():
@@ -172,23 +257,62 @@ def _padded(text: str, width: int, *, right: bool = False) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """Cut a text that is wider, with an ellipsis; of a wide character there is no half."""
+    """Cut a text that is wider in its middle, with an ellipsis; a wide character is never halved."""
     if _width(text) <= width:
         return text
-    kept = text[: max(width - 1, 0)]
-    while kept and _width(kept) >= width:
-        kept = kept[:-1]
-    return kept + "…"
+    kept = max(width, 1)
+    cut = shortened(text, kept)
+    while kept > 1 and _width(cut) > width:
+        kept -= 1
+        cut = shortened(text, kept)
+    return cut
 
 
-def _fit(widths: list[int], columns: Sequence[str], flexible: Sequence[str]) -> None:
+def _fit(cells: list[list[str]], widths: list[int], columns: Sequence[str], flexible: Sequence[str]) -> None:
+    """Narrow the flexible columns, the widest first, until a line fits the terminal; texts stay distinct."""
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - shutil.get_terminal_size().columns
     for index in sorted((i for i, name in enumerate(columns) if name in flexible), key=lambda i: -widths[i]):
         if excess <= 0:
             return
-        cut = min(excess, max(widths[index] - _LEAST_WIDTH, 0))
-        widths[index] -= cut
-        excess -= cut
+        texts = [row[index] for row in cells]
+        target = max(widths[index] - excess, min(_LEAST_WIDTH, widths[index]))
+        lean = [_cut(text, target) for text in texts]
+        if len(set(lean)) < len(set(texts)):
+            shared = without_shared(texts)
+            lean = [_cut(text, target) for text in shared]
+            if len(set(lean)) < len(set(texts)):  # the line wraps rather than that rows look alike
+                lean = shared
+        width = max(map(_width, (columns[index], *lean)))
+        for row, text in zip(cells, lean, strict=True):
+            row[index] = text
+        excess -= widths[index] - width
+        widths[index] = width
+
+
+def without_shared(texts: Sequence[str]) -> list[str]:
+    """Replace what all texts begin and end with by an ellipsis, at the boundaries of words.
+
+    Examples
+    --------
+    >>> without_shared(["SNV > SG(deriv=1) > PLS(4)", "SNV > SG(deriv=1) > PLS(11)"])
+    ['…PLS(4)', '…PLS(11)']
+    """
+    if len(set(texts)) < 2:
+        return list(texts)
+    words = [re.findall(r"[\w.]+|\W", text) for text in texts]
+    least = min(map(len, words))
+    head = next((i for i in range(least) if len({row[i] for row in words}) > 1), least)
+    # A word that names the parameters in parentheses stays with them.
+    while head and words[0][head - 1] in "(=[":
+        head -= 2
+    head = max(head, 0)
+    tail = next((i for i in range(least - head) if len({row[-1 - i] for row in words}) > 1), least - head)
+    tail = tail if tail > 2 else 0
+    head = head if head > 2 else 0
+    return [
+        "".join([*(["…"] if head else []), *row[head : len(row) - tail], *(["…"] if tail else [])])
+        for row in words
+    ]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[str], numeric: Sequence[str]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nirs_store.errors import InvalidInput, UnknownId
+import click
+
+from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries as overview
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["KINDS", "TASKS", "Found", "ask", "find", "open_store", "ranked", "thing"]
+__all__ = ["KINDS", "TASKS", "Found", "ask", "find", "open_store", "ranked", "say_unknown", "thing"]
 
 #: In the order in which an id is looked up.
 KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
@@ -116,35 +119,63 @@ def ranked(
     task: str | None = None,
     dataset: str | None = None,
     run_id: str | None = None,
+    target: str | None = None,
 ) -> list[pl.DataFrame]:
-    """Rank the chains: of each task apart, for their scores do not compare.
+    """Rank the chains: those of each task, and of each target, apart, for their scores do not compare.
 
     Parameters
     ----------
     store
         The workspace.
     n
-        At most so many rows for each task.
-    metric, ascending, task, dataset, run_id
+        At most so many rows for each task and target.
+    metric, ascending, task, dataset, run_id, target
         As for `WorkspaceStore.top_chains`. A metric says which task is meant.
 
     Returns
     -------
     list of polars.DataFrame
-        Tables that have rows, with the columns of `top_chains`, ``task_type``, ``target`` and ``unit``.
+        Tables that have rows, with the columns of `top_chains`, ``task_type`` and ``unit``.
     """
+    known = ask(store, overview.kinds_of_target, dataset, run_id)
+    kinds: list[tuple[str | None, str | None]] = [each for each in known if target in (None, each[0])]
+    if len(kinds) < 2:
+        kinds = [(target, None)]
     frames = []
     for each in [task] if task or metric else TASKS:
-        frame = store.top_chains(n, metric, dataset, run_id, task_type=each, ascending=ascending)
-        if frame.height:
-            kind = "regression" if "rmsecv" in frame.columns else "classification"
-            about = ask(store, overview.targets_of, frame["chain_id"].to_list())
-            frames.append(
-                frame.with_columns(pl.lit(kind).alias("task_type")).join(
-                    about, on="chain_id", how="left", maintain_order="left"
-                )
+        for name, unit in kinds:
+            apart = {} if len(kinds) == 1 else {"target_unit": unit or ""}
+            frame = store.top_chains(
+                n,
+                metric,
+                dataset,
+                run_id,
+                task_type=each,
+                ascending=ascending,
+                target=name if name or len(kinds) == 1 else "",
+                **apart,
             )
+            if frame.height:
+                kind = "regression" if "rmsecv" in frame.columns else "classification"
+                frames.append(frame.with_columns(task_type=pl.lit(kind), unit=pl.col("target_unit")))
     return frames
+
+
+def say_unknown(store: WorkspaceStore, what: str, name: str | None) -> None:
+    """Say on standard error that nothing in the workspace has a data set, tag or target, and name those there are."""
+    if name is None:
+        return
+    known = ask(store, overview.names_of, what)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    there = ", ".join(map(quoted, known[:8])) + (" and more" if len(known) > 8 else "")
+    click.echo(
+        f"Nothing here has the {what} {quoted(name)}.{hint} "
+        + (f"Known: {there}." if known else f"No {what} is known."),
+        err=True,
+    )
 
 
 # -- Naming things of any kind on the command line.

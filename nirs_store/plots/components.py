@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,9 +93,18 @@ def rmsecv_vs_components(
     axes.set_xlabel("Number of latent variables")
     axes.set_ylabel(score_label(metric, target, unit))
     axes.set_title(wrapped(title or score_label(metric, target), 70), fontsize=11, loc="left")
-    lowest = "lowest" if not bands else "lowest mean ± SD over repeats"
-    figure.legend(
-        loc="outside lower left", frameon=False, fontsize=9, title=lowest, title_fontsize=9, alignment="left"
+    handles, texts = axes.get_legend_handles_labels()
+    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.14)}
+    large = len(texts) > 3 or max(map(len, texts)) > 40
+    axes.legend(
+        handles,
+        texts,
+        frameon=False,
+        fontsize=9,
+        title="lowest mean ± SD over repeats" if bands else "lowest",
+        title_fontsize=9,
+        alignment="left",
+        **(below if large else {"loc": "best"}),
     )
     return figure
 

@@ -119,8 +119,10 @@ def heatmap(
     axes.set_yticks(range(len(rows)), down)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
-    heading = wrapped(title or score_label(metric, target), max(24, int(11 * figure.get_figwidth())))
-    figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
+    room = figure.get_figwidth() - 0.075 * left
+    axes.set_title(
+        wrapped(title or score_label(metric, target), max(20, int(11 * room))), fontsize=11, loc="left"
+    )
     if note:
         figure.supxlabel(
             wrapped(note, max(30, int(13 * figure.get_figwidth()))), fontsize=8, x=0.01, ha="left"

@@ -206,14 +206,17 @@ def preprocessing_of(parts: Parts) -> str:
     'StandardScaler (in TransformedTargetRegressor)'
     """
     before = preprocessing_text(parts.transformers)
-    nested = parts.model.get_params(deep=True).values() if hasattr(parts.model, "get_params") else ()
-    inside = [preprocessing_text(tuple(_flatten(each)[:-1])) for each in nested if type(each) is Pipeline]
-    # A pipeline within a pipeline is described with the outer one.
-    texts = [
-        text for text in dict.fromkeys(inside) if text and not any(text != t and text in t for t in inside)
-    ]
+    inside = _pipelines_in(parts.model)
+    nested = {id(each) for outer in inside for each in _pipelines_in(outer)}
+    described = [preprocessing_text(tuple(_flatten(each)[:-1])) for each in inside if id(each) not in nested]
+    texts = [text for text in dict.fromkeys(described) if text]
     wrapped = f"{' | '.join(texts)} (in {type(parts.model).__name__})" if texts else ""
     return " > ".join(text for text in (before, wrapped) if text)
+
+
+def _pipelines_in(estimator: Any) -> list[Any]:
+    found = estimator.get_params(deep=True).values() if hasattr(estimator, "get_params") else ()
+    return [each for each in found if type(each) is Pipeline]
 
 
 def configuration(estimator: Any, cv: Any) -> dict[str, Any]:

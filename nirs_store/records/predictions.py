@@ -155,7 +155,10 @@ def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, 
         if name == "run_id":
             where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")
         elif name in ("target", "target_unit"):
-            where.append(f"{alias}chain_id IN (SELECT chain_id FROM chains WHERE {name} = ${name})")
+            # An empty text asks for those that do not say.
+            where.append(
+                f"{alias}chain_id IN (SELECT chain_id FROM chains WHERE coalesce({name}, '') = ${name})"
+            )
         elif name == "model_class" and "%" in str(value):
             # Only % is a wildcard: class names are full of underscores.
             where.append(f"{alias}model_class LIKE $model_class ESCAPE '\\'")

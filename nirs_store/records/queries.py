@@ -33,8 +33,10 @@ __all__ = [
     "get_pipeline",
     "get_run",
     "is_chain",
+    "kinds_of_target",
     "list_pipelines",
     "list_runs",
+    "names_of",
     "note_of",
     "pipeline_counts",
     "pipeline_log",
@@ -399,3 +401,33 @@ def targets_of(con: Connection, chain_ids: Sequence[str] | None) -> pl.DataFrame
         f"SELECT chain_id, target, target_unit FROM chains WHERE {where}",
         {} if chain_ids is None else {"ids": list(chain_ids)},
     )
+
+
+def kinds_of_target(
+    con: Connection, dataset_name: str | None, run_id: str | None
+) -> list[tuple[str | None, str | None]]:
+    """Return what chains predict, each target with its unit; None where a chain does not say."""
+    rows = execute(
+        con,
+        "SELECT DISTINCT c.target, c.target_unit FROM chains c JOIN pipelines l USING (pipeline_id) "
+        "WHERE ($dataset IS NULL OR l.dataset_name = $dataset) AND ($run IS NULL OR l.run_id = $run) "
+        "ORDER BY ALL NULLS LAST",
+        {"dataset": dataset_name, "run": run_id},
+    ).fetchall()
+    return [(row[0], row[1]) for row in rows]
+
+
+_NAMES = {
+    "data set": (
+        "SELECT dataset_name FROM pipelines UNION SELECT unnest(list_concat("
+        "json_extract_string(datasets, '$[*].name'), json_extract_string(datasets, '$[*]'))) FROM runs"
+    ),
+    "tag": "SELECT unnest(json_extract_string(tags, '$[*]')) FROM runs",
+    "target": "SELECT target FROM chains",
+}
+
+
+def names_of(con: Connection, what: str) -> list[str]:
+    """Return the data sets, tags or targets that the workspace knows, in order."""
+    sql = f"SELECT DISTINCT n FROM ({_NAMES[what]}) AS t(n) WHERE n IS NOT NULL AND NOT starts_with(n, '{{') ORDER BY 1"
+    return [str(row[0]) for row in execute(con, sql, []).fetchall()]

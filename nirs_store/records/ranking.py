@@ -38,9 +38,11 @@ __all__ = [
     "REFIT_FOLDS",
     "SCORED_ARRAYS",
     "SCORE_COLUMNS",
+    "WITH_UNIT",
     "Arrays",
     "aggregate",
     "candidate_chains",
+    "chain_kinds",
     "chain_scores",
     "count_folds",
     "needed_arrays",
@@ -115,11 +117,15 @@ def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filte
             FROM rows GROUP BY chain_id
         )
         SELECT f.chain_id, p.run_id, r.name AS run_name, c.pipeline_id, p.name AS pipeline_name,
-            f.dataset_name, c.preprocessings, f.model_name, c.model_class, f.task_type, f.n_folds,
+            f.dataset_name, p.dataset_hash, c.preprocessings, f.model_name, c.model_class, f.task_type, f.n_folds,
             f.n_samples, {"sqrt(f.mean_value)" if metric == "rmse" else "f.mean_value"} AS pooled, f.fold_sd,
             json_extract(c.metadata, '$.classes')::VARCHAR AS classes,
             json_extract(c.metadata, '$.repeats')::VARCHAR AS repeats,
             TRY_CAST(c.metadata ->> '$.n_samples' AS BIGINT) AS n_data, c.target, c.target_unit,
+            coalesce(list_max(TRY_CAST(json_extract(c.metadata, '$.repeats') AS INTEGER[])) > 0,
+                f.n_samples > n_data, FALSE) AS repeated,
+            CASE WHEN c.steps ->> '$[0].operator_type' = 'splitter' THEN concat(c.steps ->> '$[0].operator_class',
+                regexp_replace(c.steps ->> '$[0].params', '"random_state":[^,}}]*', '')) END AS splitter,
             c.fold_weights::VARCHAR AS fold_weights, c.created_at
         FROM found f JOIN chains c USING (chain_id) JOIN pipelines p USING (pipeline_id)
             LEFT JOIN runs r USING (run_id)
@@ -197,6 +203,8 @@ SCORED_ARRAYS = ("y_true", "y_pred", "y_proba")
 
 # Means over samples: their pooled value follows from the folds' values and sizes alone.
 ADDITIVE = ("rmse", "mae", "bias", "accuracy", "log_loss")
+# Scores in the unit of the target.
+WITH_UNIT = ("rmse", "mae", "bias", "sep")
 # Under which names a score is recorded.
 METRIC_NAMES = {"rmse": ("rmse", "rmsecv", "rmsep", "rmsec")}
 
@@ -472,11 +480,15 @@ def top_chains(
     **filters: Any,
 ) -> pl.DataFrame:
     """Rank chains; see `WorkspaceStore.top_chains`."""
-    at_most = None if n is None else _count(n)
+    at_most, wanted = None if n is None else _count(n), _known_metric(metric)
+    return engine.query(lambda con: _rank(con, at_most, wanted, ascending, task_type, filters))
+
+
+def _known_metric(metric: str | None) -> str | None:
     wanted = None if metric is None else _ALIASES.get(metric, metric)
     if wanted is not None:
         higher_is_better(wanted)  # refuses an unknown name and suggests the nearest
-    return engine.query(lambda con: _rank(con, at_most, wanted, ascending, task_type, filters))
+    return wanted
 
 
 def _count(n: Any) -> int:
@@ -497,17 +509,9 @@ def _rank(
     task_type: str | None,
     filters: Mapping[str, Any],
 ) -> pl.DataFrame:
-    recorded = tasks_and_metrics(con, **filters)
-    task = _one_task([kind for kind, _ in recorded], metric, task_type)
-    known = REGRESSION_SCORES if task == "regression" else CLASSIFICATION_SCORES
-    chosen = metric or _common_metric([name for kind, name in recorded if _task(kind) == task], task)
-    if chosen not in known:
-        raise InvalidInput(f"metric: {chosen!r} does not score a {task}. Expected one of {', '.join(known)}.")
-    descending = higher_is_better(chosen) if ascending is None else not ascending
-    found = candidate_chains(con, chosen, METRIC_NAMES.get(chosen, (chosen,)), **filters)
-    classifies = pl.col("task_type").str.to_lowercase().str.contains("classification")
-    found = found.filter(classifies if task == "classification" else ~classifies)
+    found, task, chosen = _candidates(con, metric, task_type, filters)
     _warn_of_targets(found, chosen)
+    descending = higher_is_better(chosen) if ascending is None else not ascending
     if n is not None and chosen in ADDITIVE and found.height > max(_SCORED_leaderboard, 2 * n):
         decided = pl.col("pooled").is_finite().fill_null(False)
         best = _sorted(found.filter(decided), "pooled", chosen, descending).head(
@@ -518,10 +522,55 @@ def _rank(
     return ranked if n is None else ranked.head(n)
 
 
+def _candidates(
+    con: Connection, metric: str | None, task_type: str | None, filters: Mapping[str, Any]
+) -> tuple[pl.DataFrame, str, str]:
+    """Return the chains of one task, that task, and the metric that they are scored by."""
+    recorded = tasks_and_metrics(con, **filters)
+    task = _one_task([kind for kind, _ in recorded], metric, task_type)
+    known = REGRESSION_SCORES if task == "regression" else CLASSIFICATION_SCORES
+    chosen = metric or _common_metric([name for kind, name in recorded if _task(kind) == task], task)
+    if chosen not in known:
+        raise InvalidInput(f"metric: {chosen!r} does not score a {task}. Expected one of {', '.join(known)}.")
+    found = candidate_chains(con, chosen, METRIC_NAMES.get(chosen, (chosen,)), **filters)
+    classifies = pl.col("task_type").str.to_lowercase().str.contains("classification")
+    return found.filter(classifies if task == "classification" else ~classifies), task, chosen
+
+
+# Chains whose arrays are in memory at once while all of them are scored.
+_BATCH = 200
+
+
+def chain_kinds(
+    engine: Engine, metric: str | None, task_type: str | None, **filters: Any
+) -> tuple[pl.DataFrame, str]:
+    """Return the score of every chain with what tells its kind, and the metric.
+
+    The catalog adds up what the folds recorded where the score follows from it; arrays are read of the
+    other chains alone, some at a time.
+    """
+    wanted = _known_metric(metric)
+
+    def ask(con: Connection) -> tuple[pl.DataFrame, str]:
+        found, task, chosen = _candidates(con, wanted, task_type, filters)
+        decided = pl.col("pooled").is_finite().fill_null(False) & ~pl.col("repeated")
+        if chosen not in ADDITIVE:
+            decided = pl.lit(False)
+        rest = found.filter(~decided)
+        parts = [found.filter(decided).with_columns(score=pl.col("pooled"))]
+        for begin in range(0, rest.height, _BATCH):
+            batch = rest[begin : begin + _BATCH]
+            scores = _scored(con, batch, task, chosen).select("chain_id", "score")
+            parts.append(batch.join(scores, on="chain_id", how="left", maintain_order="left"))
+        return pl.concat(parts), chosen
+
+    return engine.query(ask)
+
+
 def _warn_of_targets(ranked: pl.DataFrame, metric: str) -> None:
     """Warn of scores in one list that are about different targets, or in different units."""
     kinds = ranked.select("target", "target_unit").unique().drop_nulls("target").sort(pl.all())
-    if kinds.height > 1 and metric in ("rmse", "mae", "bias", "sep"):
+    if kinds.height > 1 and metric in WITH_UNIT:
         words = [
             f"{quoted(target)} ({quoted(unit)})" if unit else quoted(target) for target, unit in kinds.rows()
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +32,7 @@ from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries
 from nirs_store.records import queries as overview
 from nirs_store.records.predictions import unknown_column
-from nirs_store.records.ranking import top_chains
+from nirs_store.records.ranking import WITH_UNIT, top_chains
 from nirs_store.records.runs import versions_only
 from nirs_store.scores import higher_is_better
 
@@ -184,7 +185,9 @@ def _best(engine: Engine, **filters: Any) -> dict[str, Any]:
 # -- A score by two kinds: preprocessings down, models across, say.
 
 
-PIVOT_COLUMNS = ("preprocessings", "model_class", "model_name", "dataset_name", "run_id", "run_name")
+PIVOT_COLUMNS = (
+    "preprocessings", "model_class", "model_name", "dataset_name", "run_id", "run_name", "target",
+)  # fmt: skip
 AGGREGATES = ("best", "min", "max", "mean", "median")
 
 
@@ -196,8 +199,8 @@ class Pivot:
     ----------
     frame : polars.DataFrame
         First column: the kinds of `rows`; one column for each kind of `columns`.
-    rows, columns, metric : str
-        What stands where.
+    rows, columns, metric, aggregate : str
+        What is down, what is across, the score, and which score of the chains that share a cell is shown.
 
     Examples
     --------
@@ -217,6 +220,7 @@ class Pivot:
     rows: str
     columns: str
     metric: str
+    aggregate: str = "best"
 
     def to_csv(self) -> str:
         """The table as CSV, with all digits."""
@@ -243,7 +247,7 @@ class Pivot:
         return "\n".join(lines) + "\n"
 
     def _repr_html_(self) -> str:
-        return table(self.frame.columns, self.frame.iter_rows(), caption=self.metric)
+        return table(self.frame.columns, self.frame.iter_rows(), caption=f"{self.aggregate} {self.metric}")
 
     def __str__(self) -> str:
         return self.to_markdown()
@@ -325,6 +329,7 @@ def make_pivot(
     """
     check_kinds(rows, columns, aggregate)
     named = str(ranked["metric"][0]) if ranked.height else metric or "score"
+    ranked = _told_apart(ranked, rows, columns, named)
     scored = ranked.select(pl.col(rows, columns).fill_null(""), pl.col("score").fill_nan(None))
     # A model may be called like the column of the rows; a frame has each name once.
     scored = scored.with_columns(pl.col(columns).replace({rows: f"{rows} "}))
@@ -332,7 +337,41 @@ def make_pivot(
     wide = cells.pivot(on=columns, index=rows, values="score", aggregate_function="first")
     order = sorted(range(wide.height), key=lambda i: _natural(wide[rows][i]))
     wide = wide.select(rows, *sorted((name for name in wide.columns if name != rows), key=_natural))[order]
-    return Pivot(wide, rows, columns, named)
+    return Pivot(wide, rows, columns, named, aggregate)
+
+
+def _told_apart(ranked: pl.DataFrame, rows: str, columns: str, metric: str) -> pl.DataFrame:
+    """Name in the rows what scores may not be joined over: the data set, the target and its unit.
+
+    A warning says where a cell joins chains of other samples or splits.
+    """
+    unit = (
+        pl.when(pl.col("target_unit").is_null()).then(pl.lit("")).otherwise(pl.format(" ({})", "target_unit"))
+    )
+    if "target" in ranked.columns and metric in WITH_UNIT:
+        ranked = ranked.with_columns(about=pl.concat_str(pl.col("target").fill_null("no target"), unit))
+    for name, shown in (("about", "target"), ("dataset_name", "dataset_name")):
+        if name not in ranked.columns or ranked[name].n_unique() < 2:
+            continue
+        if shown in (rows, columns):
+            ranked = ranked.with_columns(pl.col(name).alias(shown))
+        elif shown == "target" or not {"run_id", "run_name"} & {rows, columns}:
+            label = pl.when(pl.col(rows).fill_null("") == "").then(pl.lit("raw")).otherwise(pl.col(rows))
+            ranked = ranked.with_columns(pl.concat_str(label, pl.lit(" · "), pl.col(name)).alias(rows))
+    if {"dataset_hash", "splitter"} <= set(ranked.columns):
+        kinds = ranked.group_by(rows, columns).agg(
+            pl.col("dataset_hash").n_unique().alias("samples"), pl.col("splitter").n_unique().alias("splits")
+        )
+        for name, words in (("samples", "samples"), ("splits", "cross-validations")):
+            mixed = kinds.filter(pl.col(name) > 1).height
+            if mixed:
+                warnings.warn(
+                    f"{mixed} cells of this pivot join scores of different {words}, which do not compare. Name a data "
+                    "set or a run.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+    return ranked
 
 
 def _natural(text: str) -> list[tuple[int, str]]:

@@ -108,13 +108,13 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
-    from nirs_store.cli._output import print_json
+    from nirs_store.cli._output import print_data, print_json
 
     if output is None:
         if as_json:
             print_json(frame.to_dicts())
         else:
-            click.echo(frame.write_csv(), nl=False)
+            print_data(frame.write_csv())
         return
     from nirs_store.blobs.durable import write_file
 

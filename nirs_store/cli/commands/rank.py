@@ -72,6 +72,7 @@ _TASKS = ("regression", "classification")
     help="Of chains that share a cell: best, min, max, mean or median.",
 )
 @click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
+@click.option("--target", metavar="NAME", help="Only chains that predict this.")
 @click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
 @click.option("--task", type=Choice(_TASKS), help="Which task, where a workspace has both.")
 @click.option(
@@ -85,6 +86,7 @@ def command_pivot(
     metric: str | None,
     aggregate: str,
     dataset: str | None,
+    target: str | None,
     run: str | None,
     task: str | None,
     form: str,
@@ -93,16 +95,26 @@ def command_pivot(
 ) -> None:
     """Print a score by preprocessing and model, or by two other columns.
 
-    COLUMN is preprocessings, model_class, model_name, dataset_name, run_id or run_name. In each cell
-    stands the best pooled cross-validated score (an RMSECV, say); CSV and JSON keep all digits.
+    COLUMN is preprocessings, model_class, model_name, dataset_name, run_id, run_name or target. Each cell
+    shows the best pooled cross-validated score (an RMSECV, say); CSV and JSON keep all digits. Several data
+    sets or targets are told apart in the rows.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._output import print_data, print_json
+    from nirs_store.cli._workspace import find, open_store, say_unknown
 
     with open_store(workspace) as store:
+        say_unknown(store, "data set", dataset)
+        say_unknown(store, "target", target)
         run_id = find(store, run, ["run"]).identifier if run else None
         pivot = store.pivot(
-            rows, columns, metric, aggregate=aggregate, dataset_name=dataset, run_id=run_id, task_type=task
+            rows,
+            columns,
+            metric,
+            aggregate=aggregate,
+            dataset_name=dataset,
+            run_id=run_id,
+            task_type=task,
+            target=target,
         )
     if as_json:
         print_json(
@@ -110,6 +122,7 @@ def command_pivot(
                 "rows": pivot.rows,
                 "columns": pivot.columns,
                 "metric": pivot.metric,
+                "aggregate": pivot.aggregate,
                 "cells": pivot.frame.to_dicts(),
             }
         )
@@ -117,11 +130,11 @@ def command_pivot(
         _print_pivot(pivot)
     else:
         text = {"markdown": pivot.to_markdown, "latex": pivot.to_latex, "csv": pivot.to_csv}[form]()
-        click.echo(text, nl=False)
+        print_data(text)
 
 
 def _print_pivot(pivot: Pivot) -> None:
-    from nirs_store.cli._output import print_table
+    from nirs_store.cli._output import numbers, print_table
 
     if not pivot.frame.height:
         click.echo("No chains with out-of-fold predictions.")
@@ -129,12 +142,14 @@ def _print_pivot(pivot: Pivot) -> None:
     first, *whole = pivot.frame.columns
     short = [name.rsplit(".", 1)[-1] for name in whole]
     others = short if pivot.columns == "model_class" and len(set(short)) == len(short) else whole
-    click.echo(f"{pivot.metric} of the pooled out-of-fold predictions")
+    click.echo(f"{pivot.aggregate} {pivot.metric} of the pooled out-of-fold predictions")
+    shown = numbers([value for row in pivot.frame.iter_rows() for value in row[1:]])
+    width = len(whole)
     print_table(
         [first, *others],
         [
-            [row[0] or "raw", *(None if value is None else f"{value:.4g}" for value in row[1:])]
-            for row in pivot.frame.iter_rows()
+            [row[0] or "raw", *shown[place * width : (place + 1) * width]]
+            for place, row in enumerate(pivot.frame.iter_rows())
         ],
         numeric=others,
         flexible=[first],
@@ -159,7 +174,7 @@ def command_sql(query: str, params: tuple[str, ...], as_csv: bool, as_json: bool
     \b
     nirs-store sql "SELECT pipeline, best_val FROM models WHERE run = ?" --param "fat in meat"
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._output import cell_text, flat_text, print_json, print_table
+    from nirs_store.cli._output import cell_text, flat_text, print_data, print_json, print_table
     from nirs_store.cli._workspace import open_store
 
     if as_json and as_csv:
@@ -170,7 +185,7 @@ def command_sql(query: str, params: tuple[str, ...], as_csv: bool, as_json: bool
     if as_json:
         print_json(frame.to_dicts())
     elif as_csv:
-        click.echo(flat_text(frame).write_csv(), nl=False)
+        print_data(flat_text(frame).write_csv())
     else:
         numeric = [name for name, kind in frame.schema.items() if kind.is_numeric()]
         print_table(
@@ -300,6 +315,7 @@ def _files(folder: Path) -> Iterable[Path]:
     help="Only regression or classification.",
 )
 @click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
+@click.option("--target", metavar="NAME", help="Only chains that predict this.")
 @click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
 @json_option
 @workspace_option
@@ -309,6 +325,7 @@ def command(
     ascending: bool | None,
     task: str | None,
     dataset: str | None,
+    target: str | None,
     run: str | None,
     as_json: bool,
     workspace: Path,
@@ -316,22 +333,33 @@ def command(
     """Rank the chains by their cross-validation, best first.
 
     RMSECV is the RMSE over all out-of-fold predictions together, SD its spread over the folds; bias,
-    R2 and RPD belong to the same predictions. RMSEP is that of the refit on test samples.
-    Classifications, in a table of their own, are ranked by balanced accuracy.
+    R2 and RPD belong to the same predictions. RMSEP is that of the refit on test samples. Of a repeated
+    cross-validation the scores are means over the repeats. Each target has a table of its own, and so have
+    classifications, which are ranked by balanced accuracy.
     """
     from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import find, open_store, ranked
+    from nirs_store.cli._workspace import find, open_store, ranked, say_unknown
 
     with open_store(workspace) as store:
+        say_unknown(store, "data set", dataset)
+        say_unknown(store, "target", target)
         run_id = find(store, run, ["run"]).identifier if run else None
         frames = ranked(
-            store, count, metric=metric, ascending=ascending, task=task, dataset=dataset, run_id=run_id
+            store,
+            count,
+            metric=metric,
+            ascending=ascending,
+            task=task,
+            dataset=dataset,
+            run_id=run_id,
+            target=target,
         )
     if as_json:
         print_json([row for frame in frames for row in frame.to_dicts()])
         return
     if not frames:
-        click.echo("No chains with predictions.")
+        narrowed = dataset or target or run or task or metric
+        click.echo("No chains fit." if narrowed else "No chains with predictions.")
     for index, frame in enumerate(frames):
         if index:
             click.echo()
@@ -346,7 +374,8 @@ _DECIMALS = {"rpd": 1, "rpiq": 1}
 
 
 def _print(frame: pl.DataFrame) -> None:
-    from nirs_store.cli._output import number, print_table, short_id
+    from nirs_store.cli._output import numbers, print_table, short_id
+    from nirs_store.display import printable
 
     rows = frame.to_dicts()
     metric = rows[0]["metric"]
@@ -354,24 +383,33 @@ def _print(frame: pl.DataFrame) -> None:
     about = [_about(row) for row in rows]
     several = len(set(about)) > 1
     if not several and about[0]:
-        click.echo(about[0])
-    scores = [_label(metric), "SD", *map(_label, beside), "RMSEP" if metric == "rmse" else "test"]
+        click.echo(printable(about[0]))
+    repeated = any((row["n_repeats"] or 1) > 1 for row in rows)
+    columns: dict[str, list[str | None]] = {
+        _label(metric): numbers([row["score"] for row in rows], _DECIMALS.get(metric, 3)),
+        "SD": numbers([row["score_sd"] for row in rows], 2),
+    }
+    if repeated:
+        columns["SD of repeats"] = numbers([row["repeat_sd"] for row in rows], 2)
+    for name in beside:
+        values = [row[_COLUMNS.get(name, name)] for row in rows]
+        columns[_label(name)] = numbers(values, _DECIMALS.get(name, 3))
+    columns["RMSEP" if metric == "rmse" else "test"] = numbers(
+        [row["test_score"] for row in rows], _DECIMALS.get(metric, 3)
+    )
     print_table(
-        ["", "chain", *(["data"] if several else []), *scores, "id"],
+        ["", "chain", *(["data"] if several else []), *columns, "id"],
         [
             [
                 rank,
                 row["pipeline"],
                 *([about[rank - 1]] if several else []),
-                number(row["score"], _DECIMALS.get(metric, 3)),
-                number(row["score_sd"], 2),
-                *(number(row[_COLUMNS.get(name, name)], _DECIMALS.get(name, 3)) for name in beside),
-                number(row["test_score"], _DECIMALS.get(metric, 3)),
+                *(column[rank - 1] for column in columns.values()),
                 short_id(row["chain_id"]),
             ]
             for rank, row in enumerate(rows, start=1)
         ],
-        numeric=["", *scores],
+        numeric=["", *columns],
         flexible=["chain", "data"],
     )
 

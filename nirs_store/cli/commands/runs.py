@@ -174,10 +174,13 @@ def command(
     import json
 
     from nirs_store.cli._output import moment, print_json, print_table, short_id
-    from nirs_store.cli._workspace import ask, open_store
+    from nirs_store.cli._workspace import ask, open_store, say_unknown
     from nirs_store.records import queries as overview
 
     with open_store(workspace) as store:
+        say_unknown(store, "data set", dataset)
+        for tag in tags:
+            say_unknown(store, "tag", tag)
         runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags)
         ids = runs["run_id"].to_list()
         counts = ask(store, overview.pipeline_counts, ids)

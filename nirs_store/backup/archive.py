@@ -33,7 +33,7 @@ from nirs_store.backup.container import (
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
 from nirs_store.blobs.store import check_suffix
 from nirs_store.db.database import CatalogAccess, Connection
-from nirs_store.db.journal import decode_array, with_targets
+from nirs_store.db.journal import decode_array, sweep_drafts, with_targets
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
@@ -558,11 +558,14 @@ def _write(
         # The session's row comes before any claim of its.
         with engine.recording():
             pass
+    sweep_drafts(target)
     draft = target.with_name(f"{target.name[:80]}.{new_id()}.tmp")
     try:
         with (
             ExitStack() as held,
-            tempfile.TemporaryDirectory(prefix=".nirs_store-", dir=target.parent) as folder,
+            tempfile.TemporaryDirectory(
+                prefix=f".{target.name[:80]}.{new_id()}", suffix=".tmp", dir=target.parent
+            ) as folder,
         ):
             manifest, blobs = engine.query(lambda con: _read_rows(con, engine, chosen, Path(folder), held))
             total, done = manifest.total_bytes, 0
@@ -926,7 +929,10 @@ def restore_archive(
 @contextmanager
 def _staging(engine: Engine) -> Iterator[Path]:
     """A folder on the file system of the blobs, so that a verified file is moved into place in one step."""
-    folder = engine.layout.tmp / f"archive-{new_id()}"
+    # The session lives for others from here on, so that nobody takes the folder for abandoned.
+    with engine.recording():
+        pass
+    folder = engine.layout.tmp / f"archive-{engine.session_id}-{new_id()}"
     ensure_dir(folder)
     try:
         yield folder

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_fi
 from nirs_store.blobs.store import resolve_inside
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
 from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.journal import sweep_drafts
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.lock import open_lock_file, try_lock, unlock
 from nirs_store.db.schema import SCHEMA_VERSION, column_names
@@ -189,6 +191,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return [*self.blobs, *self.extras]
 
 
+_FOLDERS_OF_BACKUPS = ("backups", "catalogs", "blobs")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=2)
+
+
 class _Mark(msgspec.Struct):
     format: str
     format_version: int
@@ -232,33 +241,40 @@ class BackupFolder:
         InvalidInput
             It holds other things, or the backups of another workspace.
         """
-        if not self.mark.exists():
-            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-                raise InvalidInput(
-                    f"target: {self.root} is not empty and holds no backups. Nothing was written; name an empty or new "
-                    "folder."
-                )
-            for folder in (self.root, *(self.root / name for name in ("backups", "catalogs", "blobs"))):
+        if not self._has_backups():
+            self._refuse_foreign()
+            for folder in (self.root, *(self.root / name for name in _FOLDERS_OF_BACKUPS)):
                 ensure_dir(folder)
-            mark = _Mark(_FORMAT, FORMAT_VERSION, workspace_id)
-            write_file(self.mark, msgspec.json.format(msgspec.json.encode(mark)))
+            self._write_mark(workspace_id)
         found = self.check()
         if found != workspace_id:
             raise InvalidInput(
                 f"target: {self.root} holds the backups of another workspace ({found}). Nothing was written; name "
                 "another folder."
             )
+        try:
+            self._read_mark()
+        except (OSError, msgspec.DecodeError, RecursionError):
+            self._write_mark(workspace_id)
 
     def check(self) -> str:
         """Check that this is a folder of backups; gives the workspace's id.
+
+        Where the mark is lost or damaged, the backups say whose they are.
 
         Raises
         ------
         BackupInvalid
         """
         try:
-            mark = msgspec.json.decode(self.mark.read_bytes(), type=_Mark)
-        except (OSError, msgspec.DecodeError) as error:
+            mark = self._read_mark()
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
+            owners = {manifest.workspace_id for manifest in self._look()[0]}
+            if len(owners) == 1:
+                _warn(
+                    f"{self.mark} cannot be read ({error}). The backups say whose they are; they can be used."
+                )
+                return owners.pop()
             raise BackupInvalid(
                 f"{self.root} is no folder of backups: {_MARK} cannot be read ({error}). Nothing was changed; name the "
                 "folder that was given to `nirs-store backup create`."
@@ -270,16 +286,95 @@ class BackupFolder:
             )
         return mark.workspace_id
 
+    def _has_backups(self) -> bool:
+        """Tell whether backups were made here: there is a mark, or, where that was lost, a manifest."""
+        return (self.mark.is_file() and bool(self.mark.stat().st_size)) or bool(self._manifest_paths())
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that holds anything but what a first `create` leaves that was killed.
+
+        Raises
+        ------
+        InvalidInput
+        """
+        foreign: Path | None = self.root
+        if not os.path.lexists(self.root):
+            return
+        if self.root.is_dir():
+            ours = {*_FOLDERS_OF_BACKUPS, "lock", _MARK}
+            foreign = next(
+                (
+                    path
+                    for path in sorted(self.root.iterdir())
+                    if not (path.name in ours or (path.name.startswith(_MARK) and path.name.endswith(".tmp")))
+                    # Before the mark is written, nothing goes into the folders.
+                    or (path.is_dir() and any(path.iterdir()))
+                ),
+                None,
+            )
+        if foreign is not None:
+            raise InvalidInput(
+                f"target: {self.root} is not empty and holds no backups (found {foreign.name!r}). Nothing was written; "
+                "name an empty or new folder."
+            )
+
+    def _read_mark(self) -> _Mark:
+        return msgspec.json.decode(self.mark.read_bytes(), type=_Mark)
+
+    def _write_mark(self, workspace_id: str) -> None:
+        mark = _Mark(_FORMAT, FORMAT_VERSION, workspace_id)
+        write_file(self.mark, msgspec.json.format(msgspec.json.encode(mark)))
+
+    def sweep(self) -> None:
+        """Remove what a `create` or `prune` left that was killed; the folder is locked."""
+        for name in ("backups/*.removed", "catalogs/*.tmp", "blobs/*/*.tmp", "backups/*.tmp"):
+            for path in self.root.glob(name):
+                if path.suffix == ".removed":
+                    # A prune had begun to remove this backup: its catalog goes first, then the note of it.
+                    remove_file(self.catalog(path.stem), missing_ok=True)
+                remove_file(path, missing_ok=True)
+
+    def _manifest_paths(self) -> list[Path]:
+        return sorted((self.root / "backups").glob("*.json"))
+
     def manifests(self) -> list[Manifest]:
-        """All backups, oldest first.
+        """All backups that can be used, oldest first; warns of those that are damaged.
 
         Raises
         ------
         BackupInvalid
+            This is not a folder of backups, or all of them are damaged.
         """
         self.check()
-        found = [self._read(path) for path in (self.root / "backups").glob("*.json")]
-        return sorted(found, key=lambda each: (each.created_at, each.backup_id))
+        found, damaged = self._look()
+        for text in damaged:
+            _warn(text)
+        if damaged and not found:
+            raise BackupInvalid(f"No backup in {self.root} can be used. {damaged[0]} Nothing was changed.")
+        return found
+
+    def _look(self) -> tuple[list[Manifest], list[str]]:
+        """Read all manifests; those that can be used, oldest first, and what is wrong with the others."""
+        found, damaged = [], []
+        for path in self._manifest_paths():
+            try:
+                found.append(self._read(path))
+            except BackupInvalid as error:
+                damaged.append(str(error))
+        known = {path.stem for path in self._manifest_paths()}
+        gone = {path.stem for path in (self.root / "backups").glob("*.removed")}
+        damaged += [
+            f"{path} belongs to a backup whose manifest is missing, or that was killed in its last step. The others "
+            "can be used; remove that file if you do not miss a backup."
+            for path in sorted((self.root / "catalogs").glob("*.duckdb"))
+            if path.stem not in known | gone
+        ]
+        return sorted(found, key=lambda each: (each.created_at, each.backup_id)), damaged
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every backup here can be read, so that it is known which blobs are needed."""
+        return not self._look()[1]
 
     def get(self, backup_id: str | None) -> Manifest:
         """One backup, or the newest.
@@ -296,15 +391,24 @@ class BackupFolder:
         for each in found:
             if each.backup_id == backup_id:
                 return each
+        if os.path.lexists(self.manifest(backup_id)):
+            self._read(self.manifest(backup_id))
         raise UnknownId("backup", backup_id, f"{self.root} has {len(found)} backups.")
 
     def _read(self, path: Path) -> Manifest:
+        rest = "This backup cannot be used; the others in its folder can."
         try:
             found = msgspec.json.decode(path.read_bytes(), type=Manifest)
-        except (OSError, msgspec.DecodeError) as error:
-            raise BackupInvalid(f"{path} cannot be read: {error}. Nothing was changed.") from error
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
+            raise BackupInvalid(f"{path} cannot be read: {error}. {rest}") from error
         if found.backup_id != path.stem:
-            raise BackupInvalid(f"{path} is the manifest of another backup. Nothing was changed.")
+            raise BackupInvalid(f"{path} is the manifest of another backup. {rest}")
+        if found.format_version > FORMAT_VERSION:
+            raise BackupInvalid(
+                f"{path} was made by a newer nirs_store (format {found.format_version}). {rest}"
+            )
+        if found.created_at.tzinfo is None:
+            raise BackupInvalid(f"{path}: created_at has no time zone. {rest}")
         return found
 
     @contextlib.contextmanager
@@ -455,6 +559,7 @@ def restore_backup(
     draft = place.with_name(f".{place.name[:80]}.{new_id()}.tmp")
     try:
         ensure_dir(place.parent)
+        sweep_drafts(place)
         ensure_dir(draft)
         size = _fill(source, manifest, draft, progress)
         check_catalog(draft / "store.duckdb")
@@ -566,7 +671,8 @@ def make_backup(
     """Make and verify a backup; None where the last one is younger than `age`."""
     folder.prepare(engine.query(workspace_id))
     with folder.locked():
-        last = folder.manifests()
+        folder.sweep()
+        last = _usable(folder)
         if age is not None and last and utcnow() - last[-1].created_at < age:
             return None
         # The session's row comes before any claim of its.
@@ -592,6 +698,16 @@ def make_backup(
     return made
 
 
+def _usable(folder: BackupFolder) -> list[Manifest]:
+    """Backups that can be used; none, with a warning, where all are damaged: a new one is needed then most."""
+    try:
+        return folder.manifests()
+    except BackupInvalid as error:
+        folder.check()
+        _warn(str(error))
+        return []
+
+
 def _write(
     engine: Engine,
     folder: BackupFolder,
@@ -601,8 +717,10 @@ def _write(
     progress: Progress | None,
 ) -> Manifest:
     backup_id = new_id()
-    catalog = folder.catalog(backup_id)
-    ensure_dir(catalog.parent)
+    for name in _FOLDERS_OF_BACKUPS:
+        ensure_dir(folder.root / name)
+    # The next backup sweeps a draft that was left by one that was killed.
+    catalog = folder.catalog(backup_id).with_suffix(".tmp")
     moment: list[datetime] = []
 
     def copy(access: CatalogAccess) -> CatalogCopy:
@@ -637,11 +755,13 @@ def _write(
             new_blobs=len(fresh.keys() & {blob.sha256 for blob in blobs}),
             new_bytes=sum(fresh.values()),
         )
-        _verify_new(folder, manifest, set(fresh))
+        _verify_new(folder, manifest, set(fresh), catalog)
+        move_file(catalog, folder.catalog(backup_id))
         write_file(folder.manifest(backup_id), msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     except BaseException as error:
         # Blobs stay: the next backup needs them, and a prune removes what none needs.
-        remove_file(catalog, missing_ok=True)
+        for left in (catalog, folder.catalog(backup_id)):
+            remove_file(left, missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, NirsStoreError):
             raise write_error(folder.root, error) from error
         raise
@@ -725,9 +845,9 @@ def _copy_files(
     return fresh
 
 
-def _verify_new(folder: BackupFolder, manifest: Manifest, fresh: set[str]) -> None:
+def _verify_new(folder: BackupFolder, manifest: Manifest, fresh: set[str], catalog: Path) -> None:
     """Read back what was written, and look that the rest is there whole."""
-    check_catalog(folder.catalog(manifest.backup_id))
+    check_catalog(catalog)
     for file in {each.sha256: each for each in manifest.files}.values():
         place = folder.blob(file.sha256)
         if file.sha256 in fresh and hash_of(place) != file.sha256:
@@ -778,19 +898,20 @@ def plan_prune(folder: BackupFolder, keep_last: int | None, age: timedelta | Non
     keep = [each for each in found if each.backup_id not in gone]
     needed = {file.sha256 for each in keep for file in each.files}
     blobs = {path.name: path.stat().st_size for path in (folder.root / "blobs").glob("*/*") if path.is_file()}
-    unused = sorted(blobs.keys() - needed) if remove else []
+    # A backup whose manifest cannot be read may need any of them, and its manifest may be mended yet.
+    unused = sorted(blobs.keys() - needed) if remove and folder.is_whole else []
     freed = sum(blobs[name] for name in unused) + sum(each.catalog.size for each in remove)
     return PrunePlan(tuple(sorted(gone)), tuple(each.backup_id for each in keep), tuple(unused), freed)
 
 
 def carry_out(folder: BackupFolder, plan: PrunePlan) -> None:
     """Remove what a plan says."""
-    # The manifest first: what is removed by halves is no backup any more.
+    # The manifest first: what is removed by halves is no backup any more, and the next call knows to finish it.
     for backup_id in plan.remove:
-        remove_file(folder.manifest(backup_id), missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            move_file(folder.manifest(backup_id), folder.manifest(backup_id).with_suffix(".removed"))
     fsync_dir(folder.root / "backups")
-    for backup_id in plan.remove:
-        remove_file(folder.catalog(backup_id), missing_ok=True)
+    folder.sweep()
     for digest in plan.blobs:
         remove_file(folder.blob(digest), missing_ok=True)
 
@@ -892,7 +1013,7 @@ class Backups:
         age = None if if_older_than is None else as_duration(if_older_than, "if_older_than")
         folder = BackupFolder(as_folder(target, "target"))
         self._refuse_inside(folder.root)
-        last = folder.manifests() if folder.mark.exists() else []
+        last = _usable(folder) if folder.root.is_dir() and folder._has_backups() else []
         due = age is None or not last or utcnow() - last[-1].created_at >= age
         blobs = {b.content_hash: b.size for b in self._engine.query(lambda con: blob_files(con, None))}
         fresh = [size for digest, size in blobs.items() if not folder.blob(digest).is_file()]
@@ -956,10 +1077,12 @@ class Backups:
         folder = BackupFolder(as_folder(target, "target"))
         folder.check()
         with folder.locked():
+            if not dry_run:
+                self._engine.check_writable()
+                folder.sweep()
             plan = plan_prune(folder, keep_last, age)
             if dry_run or not plan.remove:
                 return plan
-            self._engine.check_writable()
             carry_out(folder, plan)
         self._engine.change(lambda con: forget_backups(con, list(plan.remove)))
         for backup_id in plan.remove:

@@ -11,10 +11,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import stat
 import struct
 import time
 from collections import deque
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,10 @@ __all__ = [
     "decode_array",
     "encode",
     "encode_array",
+    "leftovers",
+    "remove_leftover",
+    "sweep_drafts",
+    "was_left",
     "with_targets",
 ]
 
@@ -265,13 +271,10 @@ class Journal:
         """What was committed until now is the parent's to hear of."""
         self._own.clear()
 
-    def sweep_tmp(self) -> None:
-        """Remove unfinished writes older than an hour."""
-        limit = time.time() - _TMP_AGE
-        for path in self._layout.tmp.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < limit and path.is_file():
-                    remove_file(path, missing_ok=True)
+    def sweep_tmp(self, alive: Container[str]) -> None:
+        """Remove unfinished writes older than an hour, and folders whose session is not alive."""
+        for path in leftovers(self._layout, alive):
+            remove_leftover(path)
 
     def _entry(self, number: int, txid: str) -> Entry:
         return Entry(number, txid, self._layout.segments / f"{number:012d}-{txid}.seg")
@@ -292,6 +295,68 @@ class Journal:
                 entries.append(Entry(int(match[1]), match[2], self._layout.segments / name))
         entries.sort()
         return entries
+
+
+def leftovers(layout: Layout, alive: Container[str]) -> list[Path]:
+    """List what killed programs left in the temporary folder: old files, and folders of sessions that ended.
+
+    A folder is named after what made it and its session, as in ``archive-<session>-<id>``; those of older versions
+    name none, and count as ended when nothing in them was written for an hour.
+    """
+    limit = time.time() - _TMP_AGE
+    places = sorted(layout.tmp.iterdir()) if layout.tmp.is_dir() else []
+    # Copies of compressed files that were being made for programs that read a path.
+    copies = (layout.root / "exports" / "files").glob("*/.*")
+    places += sorted(path for path in copies if path.suffix in (".part", ".old"))
+    return [path for path in places if was_left(path, limit, alive)]
+
+
+def was_left(path: Path, limit: float, alive: Container[str] = ()) -> bool:
+    """Tell whether nothing of a file or folder was written since `limit`, and its session has ended."""
+    try:
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode):
+            return status.st_mtime < limit
+        session = path.name.partition("-")[2][:36]
+        return stat.S_ISDIR(status.st_mode) and session not in alive and max(_written(path)) < limit
+    except FileNotFoundError:
+        return False
+
+
+def _written(folder: Path) -> Iterator[float]:
+    yield os.lstat(folder).st_mtime
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(place, name)).st_mtime
+
+
+def sweep_drafts(target: Path) -> None:
+    """Remove what killed programs left next to a target when they made it: drafts not written to for an hour."""
+    limit = time.time() - _TMP_AGE
+    names = re.compile(rf"\.?{re.escape(target.name[:80])}\.[0-9a-f-]{{36}}\w*\.tmp")
+    if target.parent.is_dir():
+        for path in list(target.parent.iterdir()):
+            if names.fullmatch(path.name) and was_left(path, limit):
+                remove_leftover(path)
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove a file or folder that `leftovers` listed; one that is gone already is no error.
+
+    Raises
+    ------
+    WriteFailed, ReadOnlyStore
+    """
+    if path.is_dir() and not path.is_symlink():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise write_error(path, error) from error
+    else:
+        remove_file(path, missing_ok=True)
 
 
 def new_txid() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,16 @@ from nirs_store.db.apply import DRAGS, OWNERS
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
 from nirs_store.db.connection import Options
 from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims
-from nirs_store.db.journal import Entry, Journal, Rejection, Segment, SegmentDamaged, decode, decode_array
+from nirs_store.db.journal import (
+    Entry,
+    Journal,
+    Rejection,
+    Segment,
+    SegmentDamaged,
+    decode,
+    decode_array,
+    leftovers,
+)
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.schema import CATALOG_ALIAS, SCHEMA_VERSION
 from nirs_store.db.sql import number
@@ -799,9 +807,7 @@ def look_around(layout: Layout) -> Surroundings:
     seen.claimed = read_claims(layout, remove_dead=False)
     seen.dead_claims = [f"journal/claims/{name}" for name in _names(layout.claims) if name not in seen.alive]
     _read_commits(layout, seen)
-    seen.leftovers = [
-        f"journal/tmp/{name}" for name in _names(layout.tmp) if is_old(layout.tmp / name, time.time())
-    ]
+    seen.leftovers = [path.relative_to(layout.root).as_posix() for path in leftovers(layout, seen.alive)]
     return seen
 
 

@@ -460,7 +460,7 @@ def collect(
             access.sweeping = False
 
     result = engine.exclusive(work, beside_removal=True)
-    engine.journal.sweep_tmp()
+    engine.journal.sweep_tmp(engine.living_sessions())
     return result
 
 
@@ -649,5 +649,5 @@ def vacuum(engine: Engine) -> tuple[int, int]:
     # With the catalog closed, the lease is given up at the end, which waits for files that are being deleted: whoever
     # asks for space has it all.
     sizes = engine.exclusive(work, beside_removal=True)
-    engine.journal.sweep_tmp()
+    engine.journal.sweep_tmp(engine.living_sessions())
     return sizes

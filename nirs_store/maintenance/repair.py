@@ -22,8 +22,8 @@ import duckdb
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
 from nirs_store.blobs.store import aside_name, hash_file
 from nirs_store.db.connection import CatalogLocked, Options, attach, migration_copies, schema_version
-from nirs_store.db.database import CatalogAccess, Connection, move_aside, read_claims
-from nirs_store.db.journal import Journal, SegmentDamaged
+from nirs_store.db.database import CatalogAccess, Connection, living, move_aside, read_claims
+from nirs_store.db.journal import Journal, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.lock import Lease
 from nirs_store.db.session import Engine, Settings
@@ -587,9 +587,11 @@ def _clear(engine: Engine, plan: RepairPlan) -> None:
                     journal.reject(entry, reason=f"damaged: {error}", claim="", at=now_naive().isoformat())
         if plan.dead_claims:
             read_claims(layout, remove_dead=True)
-        for path in plan.leftovers:
-            if is_old(layout.root / path, time.time()):
-                remove_file(layout.root / path, missing_ok=True)
+        # Looked for again: since the plan was made, somebody may have come to write there.
+        left = set(leftovers(layout, living(layout))) if plan.leftovers else set()
+        for place in plan.leftovers:
+            if layout.root / place in left:
+                remove_leftover(layout.root / place)
     finally:
         lease.release()
 

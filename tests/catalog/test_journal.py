@@ -134,10 +134,15 @@ def test_unfinished_writes_are_swept_when_they_are_old(layout: Layout) -> None:
     old.write_bytes(b"")
     young.write_bytes(b"")
     inside.mkdir()
-    for path in (old, inside):
+    mine, theirs, busy = (layout.tmp / f"archive-{new_txid()}-{k}" for k in range(3))
+    for path in (mine, theirs, busy):
+        path.mkdir()
+        (path / "blob").write_bytes(b"")
+    for path in (old, inside, *(p for f in (mine, theirs) for p in (f / "blob", f)), busy):
         os.utime(path, (time.time() - 4000,) * 2)
-    Journal(layout).sweep_tmp()
-    assert sorted(p.name for p in layout.tmp.iterdir()) == ["folder", "young"]
+    Journal(layout).sweep_tmp({mine.name.partition("-")[2][:36]})
+    # Left are what is young, what a living session has, and a folder in which something was written just now.
+    assert sorted(p.name for p in layout.tmp.iterdir()) == sorted(["young", mine.name, busy.name])
 
 
 def test_a_lost_sync_of_the_folder_is_not_taken_for_success(

@@ -289,6 +289,7 @@ def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> Non
 def _new_workspace(workspace: Path, dry_run: bool) -> Iterator[WorkspaceStore]:
     """Make a workspace that takes its name when all went well, so that a refused archive leaves none behind."""
     from nirs_store.blobs.durable import ensure_dir, fsync_dir
+    from nirs_store.db.journal import sweep_drafts
     from nirs_store.ids import new_id
     from nirs_store.store import WorkspaceStore
 
@@ -299,6 +300,7 @@ def _new_workspace(workspace: Path, dry_run: bool) -> Iterator[WorkspaceStore]:
         return
     draft = place.with_name(f".{place.name[:80]}.{new_id()}.tmp")
     ensure_dir(place.parent)
+    sweep_drafts(place)
     try:
         with WorkspaceStore(draft) as store:
             yield store

@@ -120,6 +120,42 @@ def moment(value: Any, name: str) -> datetime | None:
     raise InvalidInput(f"{name}: expected a datetime, date or ISO 8601 text, found {type(value).__name__}.")
 
 
+#: Every operation that this version notes.
+OPERATIONS = (
+    "archive", "backup", "begin_pipeline", "begin_run", "cleanup", "cleanup_old_tests", "complete_pipeline",
+    "complete_run", "declare_type", "delete", "delete_evaluation", "delete_prediction", "delete_run", "edit_run",
+    "end_processing", "export_audit", "export_chain", "fail_pipeline", "fail_run", "find_champions", "gc",
+    "import_bundle", "link", "log_step", "pin", "purge_artifacts", "put", "put_group", "record_evaluation",
+    "remove_alias", "remove_backup", "repair", "restore_archive", "restore_backup", "retention", "save_artifact",
+    "save_chain", "save_prediction", "save_prediction_arrays", "set_alias", "set_champion", "set_guard",
+    "set_retention", "set_status", "start_processing", "switch_audit", "unlink", "unpin", "vacuum",
+)  # fmt: skip
+
+
+def _check_operations(con: Connection, operation: Any) -> None:
+    """Refuse an operation that is neither noted by this version nor in the trail.
+
+    Raises
+    ------
+    InvalidInput
+        The nearest is named.
+    """
+    for name in (operation,) if isinstance(operation, str) else tuple(operation or ()):
+        if name in OPERATIONS:
+            continue
+        # What another version of this library noted can be asked for as well.
+        there = [
+            str(row[0]) for row in con.execute("SELECT DISTINCT operation FROM audit_entries").fetchall()
+        ]
+        if name not in there:
+            known = sorted({*OPERATIONS, *there})
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidInput(
+                f"operation: there is none called {name!r}.{hint} It is one of {', '.join(known)}."
+            )
+
+
 def _where(
     operation: str | Sequence[str] | None,
     success: bool | None,
@@ -156,6 +192,7 @@ def audit_frame(
     con: Connection, *, limit: int | None, offset: int = 0, newest_first: bool = False, **filters: Any
 ) -> pl.DataFrame:
     """Entries that fit, in order of their number."""
+    _check_operations(con, filters["operation"])
     where, params = _where(**filters)
     order = "DESC" if newest_first else "ASC"
     return frame(
@@ -170,6 +207,7 @@ def audit_rows(con: Connection, *, by_month: bool, **filters: Any) -> Iterator[d
 
     Entries are numbered as they reach the catalog: around the end of a month that need not be their time.
     """
+    _check_operations(con, filters["operation"])
     where, params = _where(**filters)
     cursor = con.cursor()
     try:
@@ -506,11 +544,18 @@ class AuditReport:
         The last entry.
     breaks : tuple of Break
         Entries that were altered, replaced or removed; the first twenty.
+    kept_head : bool
+        Whether it was compared with the head that this workspace keeps.
+    outside_head : bool
+        Whether it was compared with a head that was kept elsewhere. Without that, entries that were removed from the
+        end, together with the head that the workspace keeps, cannot be noticed.
     """
 
     entries: int
     head: Head
     breaks: tuple[Break, ...] = ()
+    kept_head: bool = False
+    outside_head: bool = False
 
     @property
     def ok(self) -> bool:
@@ -524,11 +569,24 @@ class AuditReport:
             "entries": self.entries,
             "head": self.head._asdict(),
             "breaks": [found._asdict() for found in self.breaks],
+            "kept_head": self.kept_head,
+            "outside_head": self.outside_head,
         }
 
     def __str__(self) -> str:
         if self.ok:
-            return f"The audit trail is whole: {self.entries:,} entries, head {self.head.entry_hash[:12]}."
+            found = f"{self.entries:,} entries, head {self.head.entry_hash[:12]}"
+            if self.outside_head:
+                return f"The audit trail is whole: {found}, compared with a head kept elsewhere."
+            if self.kept_head:
+                return (
+                    f"The audit trail is whole: {found}. It agrees with the head that the workspace keeps; only one "
+                    "kept elsewhere (`nirs-store audit head`) shows entries that were removed together with that."
+                )
+            return (
+                f"No entry that is there was altered: {found}. No kept head was there to compare with, so it cannot be "
+                "told whether the last entries were removed. Give one kept elsewhere (`nirs-store audit head`)."
+            )
         lines = [f"entry {found.number}: {found.reason}" for found in self.breaks]
         return "\n".join(
             [*lines, f"The audit trail is broken in {len(lines)} places ({self.entries:,} entries)."]
@@ -749,7 +807,7 @@ class Audit:
         Raises
         ------
         InvalidInput
-            An unknown kind (the nearest is named), or no moment.
+            An unknown operation or kind (the nearest is named), or no moment.
         """
         filters = {
             "operation": operation,
@@ -831,14 +889,12 @@ class Audit:
         AuditReport
             With ``ok``; prints itself.
         """
-        heads = [
-            *kept_heads(self._engine.layout),
-            *([] if head is None else [as_head(head)]),
-        ]
+        kept = kept_heads(self._engine.layout)
+        given = [] if head is None else [as_head(head)]
 
         def ask(con: Connection) -> AuditReport:
-            entries, breaks = verify_chain(con, heads)
-            return AuditReport(entries, head_of(con), tuple(breaks))
+            entries, breaks = verify_chain(con, [*kept, *given])
+            return AuditReport(entries, head_of(con), tuple(breaks), bool(kept), bool(given))
 
         return self._engine.query(ask)
 

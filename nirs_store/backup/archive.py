@@ -18,6 +18,7 @@ import msgspec
 import pyarrow as pa
 
 from nirs_store.audit.trail import note
+from nirs_store.backup.arrow_member import Unfolds, read_plain
 from nirs_store.backup.container import (
     FORMAT,
     FORMAT_VERSION,
@@ -704,7 +705,7 @@ def parse_manifest(members: Members, name: str, size: int, content: IO[bytes], l
         raise members.invalid("does not begin with a manifest of an allowed size")
     try:
         found = msgspec.json.decode(content.read(), type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise members.invalid(f"has a manifest that cannot be read ({error})") from error
     if found.format != FORMAT:
         raise members.invalid(f"is of the format {found.format[:60]!r}")
@@ -806,14 +807,14 @@ def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack)
     for table, member in manifest.tables.items():
         try:
             source = opened.enter_context(pa.memory_map(str(folder / f"{table}.arrow")))
-            rows = pa.ipc.open_file(source).read_all()
-            rows.validate(full=True)
             schema = arrow_schema(table)
-            unknown = set(rows.column_names) - set(schema.names)
-            if unknown or rows.num_rows != member.rows:
-                raise members.invalid(f"has a table {table!r} of other columns or rows than it says")
+            rows = read_plain(source, member.size, schema)
+            if rows.num_rows != member.rows:
+                raise members.invalid(f"has a table {table!r} of other rows than it says")
             rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, Unfolds) as error:
+            if isinstance(error, NirsStoreError):
+                raise
             raise members.invalid(f"has a table {table!r} that cannot be read ({error})") from error
         key = key_of(table)
         if key not in rows.column_names or len(set(rows[key].to_pylist())) != rows.num_rows:

@@ -327,7 +327,13 @@ class BackupFolder:
 
     def sweep(self) -> None:
         """Remove what a `create` or `prune` left that was killed; the folder is locked."""
-        for name in ("backups/*.removed", "catalogs/*.tmp", "blobs/*/*.tmp", "backups/*.tmp"):
+        for name in (
+            "backups/*.removed",
+            "catalogs/*.tmp",
+            "blobs/*/*.tmp",
+            "backups/*.tmp",
+            f"{_MARK}.*.tmp",
+        ):
             for path in self.root.glob(name):
                 if path.suffix == ".removed":
                     # A prune had begun to remove this backup: its catalog goes first, then the note of it.

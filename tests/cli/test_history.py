@@ -62,7 +62,7 @@ def test_the_trail_is_listed_verified_and_exported(workspace: Workspace, tmp_pat
     assert [entry["operation"] for entry in entries] == ["complete_run", "begin_run"]
     assert "begin_run" in workspace.run("audit", "history", run_id[-8:]).output
     assert "No entries" in workspace.run("audit", "log", "--failed").output
-    assert "whole" in workspace.run("audit", "verify").output
+    assert "No kept head was there" in workspace.run("audit", "verify").output
     head = workspace.run("audit", "head").output.strip()
     workspace.run("audit", "verify", "--head", head)
     broken = workspace.run("audit", "verify", "--head", f"999:{head.partition(':')[2]}", "--json", code=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import os
@@ -9,12 +10,14 @@ import re
 import shutil
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from storekit import begin, chain_of, segments, whole_pipeline
 
 from nirs_store import WorkspaceStore
+from nirs_store.audit import trail as audit
 from nirs_store.audit.trail import attempting, note
 from nirs_store.db.audit_chain import GENESIS, _who, entry_hash
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId
@@ -413,3 +416,64 @@ def test_names_of_the_system_that_are_no_text_hinder_nobody(
             assert store.audit.verify().ok
     finally:
         _who.cache_clear()
+
+
+# -- what a verification could not look at, and operations that do not exist ------------------------------------
+
+
+def test_a_verification_says_which_heads_it_was_compared_with(store: WorkspaceStore) -> None:
+    store.delete_run(store.begin_run("a", {}, []))
+    report = store.audit.verify()
+    assert (report.ok, report.kept_head, report.outside_head) == (True, False, False)
+    assert "No kept head was there" in str(report)
+    head = store.audit.head()
+    report = store.audit.verify()
+    assert (report.kept_head, report.outside_head) == (True, False)
+    assert "only one kept elsewhere" in str(report)
+    assert "compared with a head kept elsewhere" in str(store.audit.verify(head))
+    assert store.audit.verify(head).to_dict()["outside_head"]
+    store._engine.change(lambda con: con.execute("DELETE FROM audit_entries WHERE number = ?", [head.number]))
+    store._engine.layout.audit_head.unlink()
+    assert "No kept head was there" in str(store.audit.verify())
+    assert not store.audit.verify(head).ok
+
+
+@pytest.mark.parametrize(
+    ("operation", "nearest"),
+    [("begin_runs", "begin_run"), (["put", "artefact_save"], None), ("Delete_Run", "delete_run"), ("", None)],
+)
+def test_an_unknown_operation_is_refused_with_the_nearest(
+    store: WorkspaceStore, operation: Any, nearest: str | None
+) -> None:
+    with pytest.raises(InvalidInput, match=f"mean {nearest!r}" if nearest else "there is none called"):
+        store.audit.query(operation)
+
+
+def test_what_another_version_noted_can_be_asked_for(store: WorkspaceStore) -> None:
+    store.delete_run(store.begin_run("a", {}, []))
+    store._engine.change(
+        lambda con: con.execute("UPDATE audit_entries SET operation = 'teleport' WHERE number = 1")
+    )
+    assert store.audit.query("teleport").height == 1
+
+
+def test_every_operation_that_is_noted_can_be_asked_for() -> None:
+    places = {
+        "note": 1,
+        "attempting": 1,
+        "attempted": 0,
+        "guarded": 1,
+        "store_setting": 3,
+        "note_versions": 1,
+    }
+    places |= {"_remove": 0, "_put_all": 1, "_crowning": 0}
+    noted = set()
+    for path in Path(audit.__file__).parents[1].rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call):
+                name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+                place = places.get(name, 99)
+                given = call.args[place] if len(call.args) > place else None
+                noted |= {given.value} if isinstance(given, ast.Constant) else set()
+    assert len(noted) > 30
+    assert noted - {None} <= set(audit.OPERATIONS)

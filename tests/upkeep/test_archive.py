@@ -9,9 +9,11 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from storekit import begin, chain_of, predict, snapshot, whole_pipeline
 
@@ -286,6 +288,66 @@ def test_an_altered_archive_is_refused_and_changes_nothing(
     assert list((untouched.workspace_path / "journal" / "tmp").iterdir()) == []
     assert not (tmp_path / "evil").exists()
     assert [each["success"] for each in noted] == [False]
+
+
+def table_of(rows: pa.Table, **options: Any) -> bytes:
+    """Write a table as an Arrow file, one row a batch."""
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, rows.schema, options=pa.ipc.IpcWriteOptions(**options)) as out:
+        out.write_table(rows, max_chunksize=1)
+    return sink.getvalue()
+
+
+def with_messages(rows: pa.Table, column: pa.Array, **options: Any) -> bytes:
+    place = rows.schema.get_field_index("message")
+    return table_of(rows.set_column(place, pa.field("message", column.type), column), **options)
+
+
+LONG = "A" * (30 << 20)
+UNFOLDING: dict[str, Callable[[pa.Table], bytes]] = {
+    "zstd": lambda rows: with_messages(rows, pa.array([LONG] * len(rows)), compression="zstd"),
+    "lz4": lambda rows: with_messages(rows, pa.array([LONG] * len(rows)), compression="lz4"),
+    "a dictionary": lambda rows: with_messages(rows, pa.array([LONG] * len(rows)).dictionary_encode()),
+    "runs": lambda rows: with_messages(
+        rows, pa.RunEndEncodedArray.from_arrays(pa.array([len(rows)], pa.int32()), pa.array([LONG]))
+    ),
+    "views": lambda rows: with_messages(rows, pa.array([LONG] * len(rows), pa.string_view())),
+    "nothing but length": lambda rows: with_messages(rows, pa.nulls(len(rows))),
+    "a list": lambda rows: with_messages(rows, pa.array([["x"]] * len(rows))),
+    "no Arrow file": lambda rows: b"PAR1" + table_of(rows)[4:],
+    "cut off": lambda rows: table_of(rows)[:400],
+}
+
+
+@pytest.mark.parametrize("how", UNFOLDING)
+def test_a_table_that_unfolds_is_refused_before_it_takes_memory(
+    how: str, packed: dict[str, Path], untouched: WorkspaceStore, tmp_path: Path
+) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members["manifest.json"])
+        entry = manifest["tables"]["logs"]
+        rows = pa.ipc.open_file(members[entry["member"]]).read_all()
+        data = members[entry["member"]] = UNFOLDING[how](rows)
+        entry |= {"size": len(data), "sha256": sha256(data).hexdigest()}
+        members["manifest.json"] = json.dumps(manifest).encode()
+
+    path = Path(shutil.copy(packed["zip"], tmp_path / "altered.zip"))
+    repacked(path, change)
+    before = pa.default_memory_pool().max_memory()
+    for dry_run in (True, False):
+        with pytest.raises(ArchiveInvalid, match="'logs'"):
+            untouched.restore_archive(path, dry_run=dry_run)
+    # The highest that this process ever had: reading one row of what unfolds would raise it.
+    assert pa.default_memory_pool().max_memory() - before < len(LONG)
+
+
+def test_a_manifest_nested_without_end_is_refused(
+    packed: dict[str, Path], untouched: WorkspaceStore, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(packed["zip"], tmp_path / "altered.zip"))
+    repacked(path, lambda members: members.update({"manifest.json": b'{"format":' * 100_000}))
+    with pytest.raises(ArchiveInvalid):
+        untouched.restore_archive(path)
 
 
 def test_a_newer_archive_is_refused(

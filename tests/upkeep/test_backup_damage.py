@@ -200,4 +200,4 @@ def test_killed_at_any_step_costs_nothing(memory: Path, act: str) -> None:
     while killed_and_made_again(memory / str(step), act, step):
         shutil.rmtree(memory / str(step))
         step += 1
-    assert step > 4
+    assert step >= 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -20,16 +20,16 @@ import pyarrow as pa
 
 from nirs_store.db.audit_chain import AUDIT, append_notes
 from nirs_store.db.changes import FAILURES, Change, apply_changes, complete_arrivals, waiting_changes
-from nirs_store.db.journal import Entry, Journal, Rejection, Segment, SegmentDamaged, decode
+from nirs_store.db.journal import Entry, Journal, Rejection, Segment, SegmentDamaged, SegmentNewer, decode
 from nirs_store.db.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.db.sql import Incoming, execute, number
-from nirs_store.errors import StoreBusy, WriteFailed
+from nirs_store.errors import NirsStoreError, SchemaTooNew, WriteFailed
 from nirs_store.ids import now_naive
 
-__all__ = ["DRAGS", "OWNERS", "ApplyReport", "apply_journal"]
+__all__ = ["CHUNK_BYTES", "DRAGS", "OWNERS", "ApplyReport", "applied_ids", "apply_journal"]
 
 _CHUNK_SEGMENTS = 256
-_CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 64 << 20
 _PRUNE_ABOVE = 512
 
 # What a segment itself can be guilty of. Everything else (full disk, no memory, a database that
@@ -93,48 +93,65 @@ class _Work(msgspec.Struct):
     con: duckdb.DuckDBPyConnection
     journal: Journal
     arriving: Incoming
-    # Ids of all commits that are in the catalog.
     applied: set[str]
     report: ApplyReport
+    chunk_bytes: int
+    count_change: Callable[[duckdb.DuckDBPyConnection], None]
+    on_commit: Callable[[Sequence[Entry]], None]
+
+
+def applied_ids(con: duckdb.DuckDBPyConnection) -> set[str]:
+    """Ids of the commits that the catalog holds and that may still lie in the journal."""
+    return {str(row[0]) for row in execute(con, "SELECT txid FROM applied").fetchall()}
 
 
 def apply_journal(
     con: duckdb.DuckDBPyConnection,
     journal: Journal,
+    applied: set[str],
+    report: ApplyReport,
     *,
+    arriving: Incoming,
+    count_change: Callable[[duckdb.DuckDBPyConnection], None],
+    on_commit: Callable[[Sequence[Entry]], None],
     at_most: int | None = None,
-    arriving: Incoming | None = None,
-) -> ApplyReport:
-    """Apply pending segments (all, or the first few), in chunks of one transaction each.
+    chunk_bytes: int = CHUNK_BYTES,
+) -> None:
+    """Apply pending segments (all, or the first few), in chunks of one transaction each; none is removed.
 
-    `arriving` is what the connection has learnt from applying earlier ones; with it, the next few take less time.
+    Parameters
+    ----------
+    applied
+        What `applied_ids` returned, kept up to date here.
+    report
+        What is done is added to it.
+    arriving
+        What the connection has learnt from applying earlier ones.
+    count_change
+        Called inside each transaction.
+    on_commit
+        Called after each, with its segments.
 
     Raises
     ------
     WriteFailed
         The machine refused (full disk, I/O error); nothing is lost, the journal stays.
+    SchemaTooNew
+        A newer version of this library made one of the commits.
     """
     entries = journal.pending()
     if not entries:
-        return ApplyReport()
-    arriving, report = arriving or Incoming(), ApplyReport()
+        return
     try:
         arriving.register(con)
-        applied = {str(row[0]) for row in arriving.run(con, "SELECT txid FROM applied").fetchall()}
         _prune(con, journal, applied, entries)
-        # A crash came between an earlier commit and its unlink; or a commit whose sync failed was
-        # tried again and is here twice.
-        seen: set[str] = set(applied)
-        done: list[Entry] = []
-        todo: list[Entry] = []
-        for entry in entries:
-            (done if entry.txid in seen else todo).append(entry)
-            seen.add(entry.txid)
-        _apply(_Work(con, journal, arriving, applied, report), todo[:at_most])
-        journal.remove([entry for entry in done if entry.txid in applied])
+        # A commit whose sync failed was tried again, and is here twice.
+        todo = {entry.txid: entry for entry in reversed(entries) if entry.txid not in applied}
+        work = _Work(con, journal, arriving, applied, report, chunk_bytes, count_change, on_commit)
+        _apply(work, sorted(todo.values())[:at_most])
     except (duckdb.Error, OSError) as error:
         _rollback(con)
-        if isinstance(error, WriteFailed | StoreBusy):
+        if isinstance(error, NirsStoreError):
             raise
         raise WriteFailed(
             f"The journal could not be applied: {error} Nothing is lost: the commits wait in "
@@ -142,14 +159,13 @@ def apply_journal(
         ) from error
     finally:
         arriving.clear()
-    return report
 
 
 def _apply(work: _Work, todo: list[Entry]) -> None:
     while todo:
-        chunk, todo = _take_chunk(todo)
+        chunk, todo = _take_chunk(todo, work.chunk_bytes)
         try:
-            count = _apply_chunk(work.con, work.arriving, chunk, work.report)
+            count = _apply_chunk(work, chunk)
         except _GUILTY as error:
             _rollback(work.con)
             if len(chunk) == 1:
@@ -159,7 +175,7 @@ def _apply(work: _Work, todo: list[Entry]) -> None:
                     _apply(work, [entry])
             continue
         work.applied.update(entry.txid for entry in chunk[:count])
-        work.journal.remove(chunk[:count])
+        work.on_commit(chunk[:count])
         todo = [*chunk[count:], *todo]
 
 
@@ -173,25 +189,31 @@ def _concatenated(segments: Iterable[Segment]) -> dict[str, pa.Table]:
     }
 
 
-def _take_chunk(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+def _take_chunk(entries: list[Entry], most_bytes: int) -> tuple[list[Entry], list[Entry]]:
     size = 0
     for count, entry in enumerate(entries):
         try:
             size += entry.path.stat().st_size
         except OSError:
             size += 0  # it is read, and found unreadable, in its turn
-        if count and (size > _CHUNK_BYTES or count >= _CHUNK_SEGMENTS):
+        if count and (size > most_bytes or count >= _CHUNK_SEGMENTS):
             return entries[:count], entries[count:]
     return entries, []
 
 
-def _apply_chunk(
-    con: duckdb.DuckDBPyConnection, arriving: Incoming, chunk: Sequence[Entry], report: ApplyReport
-) -> int:
+def _apply_chunk(work: _Work, chunk: Sequence[Entry]) -> int:
     """Apply some segments in one transaction; returns how many, which is all of them nearly always."""
+    con, arriving, report = work.con, work.arriving, work.report
     segments: list[tuple[Entry, Segment]] = []
     for entry in chunk:
-        segment = decode(entry.path.read_bytes())
+        try:
+            segment = decode(entry.path.read_bytes())
+        except SegmentNewer as error:
+            raise SchemaTooNew(
+                f"{entry.path} was committed by a newer version of nirs_store: {error}. It stays there, and nothing "
+                "was changed. Upgrade nirs_store here, or ask with the newer version, which applies it; recording "
+                "goes on."
+            ) from error
         if segment.txid != entry.txid:
             raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
         segments.append((entry, segment))
@@ -223,6 +245,7 @@ def _apply_chunk(
     for name, count in dropped.items():
         last = segments[-1][0].txid
         execute(con, "INSERT INTO dropped VALUES (?, ?, ?, ?)", [last, name, count, now_naive()])
+    work.count_change(con)
     con.execute("COMMIT")
     report.segments += len(segments)
     for name, count in dropped.items():

@@ -22,6 +22,7 @@ import msgspec
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
 from nirs_store.db.audit_chain import append_notes, payload_of
+from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import (
     BLOCK_SIZE,
@@ -87,6 +88,8 @@ _COMMITS_A_MARK = 16
 # Commits beside which putting groups together counts for little.
 MANY = 64
 _DUCKDB_DEFAULT = 100
+# What a checkpoint adds to the file besides the rows.
+_OVERHEAD = 1 << 18
 
 
 class Checkpoint:
@@ -111,8 +114,8 @@ class Checkpoint:
         """Note how many commits were applied."""
         self._commits += commits
 
-    def write(self, con: duckdb.DuckDBPyConnection, *, hurried: bool) -> None:
-        """Make it, if anything was changed.
+    def write(self, con: duckdb.DuckDBPyConnection, *, hurried: bool) -> bool:
+        """Make it, if anything was changed; tells whether it was made.
 
         Parameters
         ----------
@@ -124,10 +127,10 @@ class Checkpoint:
         Raises
         ------
         duckdb.Error
-            On a full disk: the log stays beside the file and holds everything.
+            The log stays beside the file and holds everything, as it does where there is no room.
         """
-        if not self._pending:
-            return
+        if not self._pending or not self._has_room(con):
+            return False
         tidying = (self._tidying and not hurried) or self._marks() >= MOST
         commits = self._commits
         self._pending, self._commits, self._tidying = False, 0, False
@@ -135,7 +138,7 @@ class Checkpoint:
             con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
             with contextlib.suppress(OSError):
                 self._layout.untidied.unlink(missing_ok=True)
-            return
+            return True
         try:
             con.execute("SET GLOBAL max_vacuum_tasks = 0")
             con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
@@ -145,6 +148,17 @@ class Checkpoint:
         # A hint to whoever holds the lease next, in whichever process; without it groups stay small for longer.
         with contextlib.suppress(OSError), self._layout.untidied.open("ab") as marks:
             marks.write(b"." * (1 + commits // _COMMITS_A_MARK))
+        return True
+
+    def _has_room(self, con: duckdb.DuckDBPyConnection) -> bool:
+        """Whether the disk has room for what the log holds; much of that may have been deleted again."""
+        try:
+            logged, free = self._layout.wal.stat().st_size, shutil.disk_usage(self._layout.root).free
+        except OSError:  # there is no log, or nobody can say
+            return True
+        if free >= logged + _OVERHEAD:
+            return True
+        return number(con, f"SELECT coalesce(sum({ARRAY_BYTES}), 0) FROM arrays") + _OVERHEAD <= free
 
     def _marks(self) -> int:
         try:
@@ -446,6 +460,8 @@ def _in_memory(options: Options, spill: Path | None) -> duckdb.DuckDBPyConnectio
         "allow_community_extensions": False,
         # For remote files: eight threads a store that would never have anything to do.
         "async_threads": 0,
+        # Checkpoints are made where there is room for them, see `Checkpoint`: one that fails has filled the disk.
+        "checkpoint_threshold": "1TB",
         # Of files that are made; one that is there has its own.
         "default_block_size": str(BLOCK_SIZE),
         # An in-memory connection would spill into the current folder.
@@ -595,6 +611,7 @@ class Instance:
             root = _in_memory(self._options, self._spill)
             try:
                 root.execute("SET GLOBAL TimeZone = 'UTC'")
+                root.execute("PRAGMA disable_checkpoint_on_shutdown")
                 # The file, its log, and what a checkpoint or the recovery after a crash writes beside them.
                 reached = [self._path] if self.draft is None else [self._path, self.draft]
                 files = [f"{path}{end}" for path in reached for end in _FILE_ENDINGS]

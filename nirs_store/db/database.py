@@ -26,7 +26,8 @@ import msgspec
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_error
 from nirs_store.blobs.store import aside_name
-from nirs_store.db.apply import ApplyReport, apply_journal
+from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
+from nirs_store.db.change_count import ChangeCount
 from nirs_store.db.connection import (
     CatalogLocked,
     Checkpoint,
@@ -38,12 +39,19 @@ from nirs_store.db.connection import (
     open_migrated_copy,
     schema_version,
 )
-from nirs_store.db.journal import Journal
-from nirs_store.db.layout import Layout, give_back, keep_back
+from nirs_store.db.journal import Entry, Journal
+from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left
 from nirs_store.db.lock import Lease, open_lock_file, try_lock, unlock
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import Incoming, translated
-from nirs_store.errors import CatalogDamaged, NirsStoreError, ReadOnlyStore, StoreBusy, StoreClosed
+from nirs_store.errors import (
+    CatalogDamaged,
+    NirsStoreError,
+    ReadOnlyStore,
+    StoreBusy,
+    StoreClosed,
+    WriteFailed,
+)
 
 __all__ = [
     "CatalogAccess",
@@ -67,6 +75,13 @@ __all__ = [
 Connection = duckdb.DuckDBPyConnection
 T = TypeVar("T")
 
+# Applied commits stay in the journal until a checkpoint, which is made as soon as there are so many of them.
+_KEPT_SEGMENTS = 64
+_KEPT_BYTES = 8 << 20
+# Direct changes are in DuckDB's log until then.
+_LOG_BYTES = 16 << 20
+# What one transaction adds on a full disk must fit into the space that is kept back for it.
+_SMALL_BYTES = 1 << 17
 _POLL = 0.010
 _FOREIGN_PID = re.compile(r"PID (\d+)")
 
@@ -103,6 +118,11 @@ class OpenCatalog:
         self.con: Connection | None = None
         # What that connection has learnt from applying; made anew with every connection.
         self._arriving = Incoming()
+        # Ids of the commits that it has found in the catalog or applied; None until it has looked.
+        self._applied: set[str] | None = None
+        self._kept, self._kept_bytes = 0, 0
+        self._changes = ChangeCount(layout)
+        self._told_missing = False
         self._checkpoint = Checkpoint(layout)
         self.instance = Instance(layout.catalog, options, layout.tmp if writable else None)
         self._copy: tempfile.TemporaryDirectory[str] | None = None
@@ -119,6 +139,13 @@ class OpenCatalog:
         """Open it to be changed; errors of all three as for `connect`."""
         self.con = self.connect(read_only=False, deadline=deadline)
         self._arriving = Incoming()
+        self._applied, self._kept, self._kept_bytes = None, 0, 0
+        if self._layout.wal.exists():  # left by a process that was killed, or by a full disk
+            self._checkpoint.need(tidying=False)
+        missing = self._told_of_missing(self.con)
+        if missing:
+            self._checkpoint.need(tidying=False)
+            self.run(lambda con: self._changes.accept(con, missing), self.con)
         if look:
             self._look_at(self.con)
         return self.con
@@ -128,6 +155,7 @@ class OpenCatalog:
         self.con = self.connect(read_only=True, deadline=deadline)
         if not self._is_current(self.con):
             return False
+        self._told_of_missing(self.con)
         self._look_at(self.con)
         return True
 
@@ -140,6 +168,7 @@ class OpenCatalog:
                 self._copy = tempfile.TemporaryDirectory(prefix="nirs_store-")
             self.con = open_migrated_copy(self._layout, Path(self._copy.name), options=self._options)
             self._on_copy = True
+        self._told_of_missing(self.con)
         return self.con
 
     def connect(self, *, read_only: bool, deadline: float, instance: Instance | None = None) -> Connection:
@@ -175,6 +204,20 @@ class OpenCatalog:
                     ) from error
                 time.sleep(_POLL)
 
+    def _told_of_missing(self, con: Connection) -> int:
+        """Warn when the catalog lacks changes; returns how many."""
+        missing = self.run(self._changes.missing, con)
+        if missing and not self._told_missing:
+            self._told_missing = True
+            warnings.warn(
+                f"{self._layout.catalog} lacks at least {missing} changes that were made in it: its log "
+                f"({self._layout.wal.name}) was cut or removed, or the file was replaced by an older one. Commits that "
+                "are still in the journal are applied again; deletions, files, evaluations and settings since then are "
+                "lost. Compare with a backup; `nirs-store check` says what no longer fits.",
+                stacklevel=6,
+            )
+        return missing
+
     def _look_at(self, con: Connection) -> None:
         if self._on_open is not None:
             self.run(self._on_open, con)
@@ -184,17 +227,87 @@ class OpenCatalog:
 
     # -- the journal -------------------------------------------------------------------------
 
-    def apply(self, con: Connection, *, at_most: int | None, tidying: bool) -> ApplyReport:
-        """Apply the journal, or its first segments; errors as for `apply_journal`."""
-        if self._journal.is_empty():
-            return ApplyReport()
+    def nothing_new(self) -> bool:
+        """Whether the catalog holds every commit in the journal, as far as this connection knows."""
+        return self._journal.is_empty(self._applied or ())
+
+    def unapplied(self, con: Connection) -> int:
+        """How many commits in the journal the catalog does not hold."""
+        entries = self._journal.pending()
+        applied = self.run(applied_ids, con) if entries else set()
+        return sum(entry.txid not in applied for entry in entries)
+
+    def apply(self, deadline: float, *, at_most: int | None, tidying: bool) -> Connection:
+        """Apply the journal, or its first segments; opens the catalog if need be. Errors as for `apply_journal`.
+
+        On a full disk a transaction of a few commits finds room where one of many does not, and once they are in
+        the catalog their files make room for the next.
+        """
+        con, report = self.con or self.open(deadline), ApplyReport()
+        if self.nothing_new():
+            return con
+        small = little_is_left(self._layout)
+        while True:
+            done = report.segments
+            try:
+                self._apply(con, report, at_most, tidying=tidying, small=small)
+                break
+            except WriteFailed:
+                if small and report.segments == done:
+                    tell(report)
+                    raise
+                small = True
+                # Nobody can say what the connection is still good for.
+                self._disconnect_at_once()
+                con = self.open(deadline)
+            finally:
+                self._checkpoint.count(report.segments - done)
+        tell(report)
+        return con
+
+    def _apply(
+        self, con: Connection, report: ApplyReport, at_most: int | None, *, tidying: bool, small: bool
+    ) -> None:
+        # Also where all of them are applied: they wait for the checkpoint that a process before this one did not make.
         self._checkpoint.need(tidying=tidying)
-        arriving = self._arriving
-        report = self.run(
-            lambda con: apply_journal(con, self._journal, at_most=at_most, arriving=arriving), con
+        if self._applied is None:
+            self._applied = self.run(applied_ids, con)
+        applied = self._applied
+
+        def on_commit(entries: Sequence[Entry]) -> None:
+            self._checkpoint.need(tidying=tidying)
+            self._kept += len(entries)
+            self._kept_bytes += sum(_size(entry.path) for entry in entries)
+            if small:
+                # Their rows are in DuckDB's log, which is synced: here room counts for more than a second copy.
+                self._release(con, applied)
+                return
+            many = self._kept >= _KEPT_SEGMENTS or self._kept_bytes >= _KEPT_BYTES
+            if many and self._checkpoint.write(con, hurried=True):
+                self._release(con, applied)
+
+        self.run(
+            lambda con: apply_journal(
+                con,
+                self._journal,
+                applied,
+                report,
+                arriving=self._arriving,
+                count_change=self._changes.advance,
+                on_commit=on_commit,
+                at_most=at_most,
+                chunk_bytes=_SMALL_BYTES if small else CHUNK_BYTES,
+            ),
+            con,
         )
-        self._checkpoint.count(report.segments)
-        return report
+
+    def _release(self, con: Connection, applied: set[str]) -> None:
+        """Take the applied commits out of the journal: the file of the catalog holds them by itself."""
+        entries = [entry for entry in self._journal.pending() if entry.txid in applied]
+        if entries:
+            self._changes.publish(con)
+            self._journal.remove(entries)
+        self._kept, self._kept_bytes = 0, 0
 
     def may_tidy(self) -> None:
         """Let the next checkpoint put small row groups together if it is a large one and nobody waits."""
@@ -220,12 +333,16 @@ class OpenCatalog:
             con.execute("BEGIN")
             try:
                 result = work(con)
+                self._changes.advance(con)
                 con.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(duckdb.Error):  # the failing statement may have ended it itself
                     con.execute("ROLLBACK")
                 raise
             self._sync_names()
+            self._changes.publish(con)
+            if _size(self._layout.wal) > _LOG_BYTES:
+                self._checkpoint.write(con, hurried=True)
             return result
 
         self._checkpoint.need(tidying=True)
@@ -250,15 +367,17 @@ class OpenCatalog:
         if con is None:
             return
         try:
-            # On a full disk the log stays beside the file and holds everything.
-            with contextlib.suppress(duckdb.Error):
-                self._checkpoint.write(con, hurried=hurried)
+            # On a full disk the log stays beside the file, and the commits in the journal; nothing is missing.
+            with contextlib.suppress(duckdb.Error, OSError):
+                if self._checkpoint.write(con, hurried=hurried) and self._applied:
+                    self._release(con, self._applied)
         finally:
             if self._on_copy:
                 con.close()
                 self._on_copy = False
             else:
                 self.instance.detach(con)
+            self._applied = None
             # Forgotten last: interrupted before, it is closed by whoever comes next.
             self.con = None
 
@@ -278,7 +397,15 @@ class OpenCatalog:
             _abandoned.append(self.con)
         _abandoned.extend(self.instance.abandon())
         self.con = None
+        self._applied = None
         self._checkpoint = Checkpoint(self._layout)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def tell(report: ApplyReport) -> None:
@@ -762,7 +889,7 @@ class CatalogAccess:
             return
         self._at_work = True
         try:
-            if self._journal.is_empty():
+            if self._opened.nothing_new():
                 return
             if self._lease.mode != "exclusive":
                 self._give_up()
@@ -770,7 +897,7 @@ class CatalogAccess:
                     return
             for _ in range(_TURNS):
                 self._ready_to_write(time.monotonic(), at_most=at_most)
-                if self._journal.is_empty() or self._lease.wanted():
+                if self._opened.nothing_new() or self._lease.wanted():
                     break
             if at_most is not None:  # at the end of a store somebody does wait for the checkpoint
                 self._opened.may_tidy()
@@ -784,14 +911,19 @@ class CatalogAccess:
                 self._at_work = False
                 self._mutex.release()
 
-    def verify(self) -> None:
-        """Look whose catalog this is and at its version, if nobody is in the way; changes nothing."""
+    def verify(self, *, timeout: float) -> None:
+        """Look whose catalog this is, if nobody is in the way, and migrate an older one that may be written."""
         with self._serialised(time.monotonic() + 1.0):
             try:
                 if self._opened.con is None:
                     self._lease.acquire(exclusive=False, timeout=0.0)
                     if not self._opened.open_to_read(time.monotonic()):
-                        self._give_up()  # the first query migrates it
+                        self._give_up()
+                        if (
+                            self._writable
+                        ):  # now, and before anything is recorded that an older process cannot read
+                            self._lease.acquire(exclusive=True, timeout=timeout)
+                            self._opened.open(time.monotonic() + timeout)
             except StoreBusy:
                 # Whoever has it open now checked the same; the next query looks again.
                 return
@@ -958,7 +1090,7 @@ class CatalogAccess:
         if not self._writable:
             return self._ready_read_only(deadline)
         opened = self._opened
-        if opened.con is not None and self._journal.is_empty():
+        if opened.con is not None and opened.nothing_new():
             return opened.con
         if opened.con is None and self._journal.is_empty():
             self._lease.acquire(exclusive=False, timeout=_left(deadline))
@@ -971,8 +1103,8 @@ class CatalogAccess:
         if con is None:
             self._lease.acquire(exclusive=False, timeout=_left(deadline))
             con = self._opened.open_read_only(deadline)
-        waiting = len(self._journal.pending())
-        if waiting and not self._told_pending:
+        waiting = 0 if self._told_pending else self._opened.unapplied(con)
+        if waiting:
             self._told_pending = True
             warnings.warn(
                 f"{self._layout.root} is read-only here: {waiting} commits in its journal could not be applied "
@@ -987,14 +1119,12 @@ class CatalogAccess:
             self._lease.acquire(exclusive=True, timeout=_left(deadline))
         give_back(self._layout)
         opened = self._opened
-        con = opened.con or opened.open(deadline)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
         unsettled = not self.sweeping and not self.removing and bool(aside_files(self._layout))
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
-        report = opened.apply(con, at_most=None if unsettled else at_most, tidying=unsettled)
+        con = opened.apply(deadline, at_most=None if unsettled else at_most, tidying=unsettled)
         if unsettled:
             opened.run(lambda con: settle_aside(con, self._layout, claimed), con)
-        tell(report)
         return con
 
     def _give_up(self) -> None:

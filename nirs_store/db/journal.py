@@ -28,7 +28,7 @@ import xxhash
 
 from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
 from nirs_store.db.layout import Layout
-from nirs_store.db.schema import ADDED_COLUMNS, SEGMENT_TABLES, arrow_schema
+from nirs_store.db.schema import ADDED_COLUMNS, CHANGE_KINDS, SCHEMA_VERSION, SEGMENT_TABLES, arrow_schema
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.ids import new_id
 from nirs_store.values import MOST_BYTES, as_array, from_json, target_of
@@ -40,6 +40,7 @@ __all__ = [
     "Rejection",
     "Segment",
     "SegmentDamaged",
+    "SegmentNewer",
     "StoredArray",
     "decode",
     "decode_array",
@@ -376,6 +377,10 @@ class SegmentDamaged(ValueError):
     """The bytes are not a whole segment of a known format."""
 
 
+class SegmentNewer(Exception):
+    """The bytes are whole, and a newer version of this library wrote them: it is to apply them."""
+
+
 class Segment(msgspec.Struct):
     """A decoded commit."""
 
@@ -402,6 +407,7 @@ def encode(
     header = json.dumps(
         {
             "format": _FORMAT,
+            "schema": SCHEMA_VERSION,
             "txid": txid,
             "claim": claim,
             "session": session,
@@ -454,6 +460,9 @@ def _complete(name: str, table: pa.Table) -> pa.Table:
     for column in schema:
         if column.name in missing:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    unknown = sorted(set(table.column_names) - set(schema.names))
+    if unknown:
+        raise SegmentNewer(f"it has rows of {name} with the columns {', '.join(unknown)}")
     if sorted(table.column_names) != sorted(schema.names) or not table.select(schema.names).schema.equals(
         schema
     ):
@@ -468,25 +477,36 @@ def decode(data: bytes) -> Segment:
     ------
     SegmentDamaged
         When anything about the bytes is off.
+    SegmentNewer
+        When they are whole, and made for a newer version.
     """
-    if len(data) < 28 or data[:8] != _MAGIC:
+    if len(data) < 28 or data[:7] != _MAGIC[:7]:
         raise SegmentDamaged("not a segment: the magic number is missing")
     if xxhash.xxh3_128(memoryview(data)[:-16]).digest() != data[-16:]:
         raise SegmentDamaged("checksum mismatch: the file is torn or altered")
+    if data[:8] != _MAGIC:
+        raise SegmentNewer(f"it begins with {data[:8]!r}")
     (length,) = struct.unpack_from("<I", data, 8)
     try:
         header = json.loads(data[12 : 12 + length])
+        schema = header["schema"] if "schema" in header else SCHEMA_VERSION
+        if header["format"] > _FORMAT or schema > SCHEMA_VERSION:
+            raise SegmentNewer(f"it has the format {header['format']}, schema version {schema}")
         if header["format"] != _FORMAT:
             raise SegmentDamaged(f"segment format {header['format']} is not known here")
         segment = Segment(header["txid"], header["claim"], header["session"], header["created"])
         start = 12 + length
         for name, _, size in header["tables"]:
             if name not in SEGMENT_TABLES:
-                raise SegmentDamaged(f"rows for an unknown table {name!r}")
+                raise SegmentNewer(f"it has rows of a table {name!r}")
             stream = pa.py_buffer(memoryview(data)[start : start + size])
             table = pa.ipc.open_stream(stream).read_all()
             segment.tables[name] = _complete(name, table)
             start += size
+        if "changes" in segment.tables:
+            unknown = set(segment.tables["changes"].column("kind").to_pylist()) - CHANGE_KINDS
+            if unknown:
+                raise SegmentNewer(f"it has changes of the kinds {', '.join(sorted(map(str, unknown)))}")
     except SegmentDamaged:
         raise
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:

@@ -26,6 +26,7 @@ __all__ = [
     "as_folder",
     "give_back",
     "keep_back",
+    "little_is_left",
     "network_filesystem",
     "warn_of_network",
 ]
@@ -252,6 +253,11 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         return self.journal / "untidied"
 
     @cached_property
+    def change_count(self) -> Path:
+        """How many changes the catalog must hold at least; a smaller count in it means that some were lost."""
+        return self.journal / "change-count"
+
+    @cached_property
     def settings(self) -> Path:
         """The workspace's settings as recording calls read them: a copy of the catalog's."""
         return self.journal / "settings.json"
@@ -295,5 +301,13 @@ def keep_back(layout: Layout) -> None:
 def give_back(layout: Layout) -> None:
     """Free the space when next to nothing else is left; to be called with the lease held alone."""
     with contextlib.suppress(OSError):  # what cannot be freed is missed by the operation, which says so
-        if shutil.disk_usage(layout.root).free < _LITTLE:
+        if little_is_left(layout):
             layout.reserve.unlink(missing_ok=True)
+
+
+def little_is_left(layout: Layout) -> bool:
+    """Whether the disk is full, or next to it."""
+    try:
+        return shutil.disk_usage(layout.root).free < _LITTLE
+    except OSError:
+        return False

@@ -17,6 +17,7 @@ __all__ = [
     "ADDED_COLUMNS",
     "BLOCK_SIZE",
     "CATALOG_ALIAS",
+    "CHANGE_KINDS",
     "EVALUATION_TABLES",
     "FILE_TABLES",
     "HISTORY_TABLES",
@@ -552,6 +553,10 @@ TABLES: dict[str, Table] = {
 CHANGES = Table(
     "changes",
     (text("change_id"), text("kind"), text("id"), moment("made_at"), document("payload")),
+)
+# What they may be; an unknown kind is a newer version's.
+CHANGE_KINDS = frozenset(
+    {"complete_pipeline", "fail_pipeline", "complete_run", "fail_run", "edit_run", "end_session", "audit"}
 )
 TAKEOVERS = Table("takeovers", (text("takeover_id"), text("session_id"), text("artifact_id")))
 SEGMENT_TABLES: dict[str, Table] = {

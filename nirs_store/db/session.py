@@ -809,7 +809,7 @@ class Engine:
                     timeout=settings.lock_timeout, may_create=lambda: refuse_lost_catalog(layout)
                 )
             if settings.session_id is None:
-                engine.access.verify()
+                engine.access.verify(timeout=settings.lock_timeout)
                 engine._name_rejections()
                 if writable:
                     warn_of_network(layout.root)

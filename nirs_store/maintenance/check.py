@@ -23,8 +23,9 @@ import pyarrow as pa
 from nirs_store.blobs.store import aside_name, check_hash, hash_file, resolve_inside
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
-from nirs_store.db.apply import DRAGS, OWNERS
+from nirs_store.db.apply import DRAGS, OWNERS, applied_ids
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
+from nirs_store.db.change_count import LOST, ChangeCount
 from nirs_store.db.connection import Options
 from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims
 from nirs_store.db.journal import (
@@ -33,6 +34,7 @@ from nirs_store.db.journal import (
     Rejection,
     Segment,
     SegmentDamaged,
+    SegmentNewer,
     decode,
     decode_array,
     leftovers,
@@ -269,8 +271,16 @@ class Inspection:
 
     def dropped(self) -> dict[str, int]:
         """Rows dropped so far because what they belong to was deleted, by table."""
-        rows = self._rows("SELECT table_name, sum(rows) FROM dropped GROUP BY ALL ORDER BY ALL")
+        rows = self._rows(
+            "SELECT table_name, sum(rows) FROM dropped WHERE table_name <> ? GROUP BY ALL ORDER BY ALL",
+            [LOST],
+        )
         return {str(table): int(count) for table, count in rows}
+
+    def lost(self, layout: Layout) -> int:
+        """Changes that the catalog lacks, noticed now or earlier."""
+        ((noticed,),) = self._rows("SELECT sum(rows) FROM dropped WHERE table_name = ?", [LOST])
+        return int(noticed or 0) + ChangeCount(layout).missing(self._con)
 
     def deferred(self) -> list[tuple[str, str]]:
         """Changes whose row never came: what was to be done, and to which id."""
@@ -702,6 +712,8 @@ class Surroundings:
         Pending commits that can be applied, in order.
     damaged : list of (Entry, str)
         Pending commits that cannot, and why.
+    newer : list of (Entry, str)
+        Pending commits that a newer version of this library has to apply, and why.
     rejected : list of (Rejection, Segment or None)
         Commits set aside earlier; None for those that cannot be decoded.
     strays : list of str
@@ -717,8 +729,14 @@ class Surroundings:
     leftovers: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     damaged: list[tuple[Entry, str]] = field(default_factory=list)
+    newer: list[tuple[Entry, str]] = field(default_factory=list)
     rejected: list[tuple[Rejection, Segment | None]] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
+
+    def leave_out(self, applied: set[str]) -> None:
+        """Forget commits that the catalog holds: they lie in the journal until the next checkpoint."""
+        self.segments = [segment for segment in self.segments if segment.txid not in applied]
+        self.damaged = [found for found in self.damaged if found[0].txid not in applied]
 
     def findings(self) -> list[Finding]:
         """What is to be said about commits and leftovers."""
@@ -747,6 +765,16 @@ class Surroundings:
                 subject=(entry.path.name,),
             )
             for entry, reason in self.damaged
+        ]
+        found += [
+            Finding(
+                "segment_newer",
+                "warning",
+                f"journal/segments/{entry.path.name}",
+                f"a commit of a newer version of nirs_store: {reason}. Its rows were not looked at.",
+                remedy="Upgrade nirs_store here, or ask the store with the newer version, which applies it.",
+            )
+            for entry, reason in self.newer
         ]
         for rejection, segment in self.rejected:
             lost = "" if segment is None else f" It holds {_rows_of(segment)}."
@@ -818,6 +846,8 @@ def read_segment(entry: Entry) -> Segment:
     ------
     SegmentDamaged
         It would be rejected.
+    SegmentNewer
+        A newer version has to apply it.
     FileNotFoundError
         It was applied meanwhile.
     """
@@ -849,12 +879,14 @@ def _read_commits(layout: Layout, seen: Surroundings) -> None:
             seen.segments.append(read_segment(entry))
         except SegmentDamaged as error:
             seen.damaged.append((entry, str(error)))
+        except SegmentNewer as error:
+            seen.newer.append((entry, str(error)))
         except FileNotFoundError:
             continue
     for rejection in journal.rejections():
         try:
             segment = decode(rejection.path.read_bytes())
-        except (SegmentDamaged, OSError):
+        except (SegmentDamaged, SegmentNewer, OSError):
             segment = None
         seen.rejected.append((rejection, segment))
     known = {entry.path.name for entry in entries}
@@ -1409,12 +1441,14 @@ def check(
     findings: list[Finding] = []
     with access.inspecting(timeout=timeout) as connect:
         seen = look_around(layout)
-        findings += seen.findings()
         con = None
         try:
             con = connect()
+            with contextlib.suppress(duckdb.Error):  # said by whoever reads its rows
+                seen.leave_out(applied_ids(con))
         except (CatalogDamaged, ForeignCatalog, SchemaTooNew, WriteFailed) as error:
             findings.append(_unopened(layout, error))
+        findings[:0] = seen.findings()
         structure = Structure()
         if con is not None:
             structure = _look_into(con, layout, seen, read_data=read_data)
@@ -1430,7 +1464,7 @@ def check(
     counts = structure.counts | {
         "files": len(seen.files),
         "bytes": sum(file.size or 0 for file in expected),
-        "segments": len(seen.segments) + len(seen.damaged),
+        "segments": len(seen.segments) + len(seen.damaged) + len(seen.newer),
     }
     return CheckReport.of_findings(str(layout.root), read_data, findings, counts)
 
@@ -1452,6 +1486,18 @@ def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data
         return first
     found = examine(inspection, seen)
     found.findings += found.ask("audit trail", lambda: audit_findings(con, layout)) or []
+    lost = found.ask("lost changes", lambda: inspection.lost(layout))
+    if lost:
+        found.findings.append(
+            Finding(
+                "changes_lost",
+                "warning",
+                "store.duckdb",
+                f"at least {lost:,} changes that were made in the catalog are gone: its log was cut or removed, or the "
+                "file was replaced by an older one. Commits that were in the journal were applied again.",
+                remedy="Compare with a backup: deletions, files, evaluations and settings may be missing.",
+            )
+        )
     version = found.ask("nirs_store_meta", inspection.version)
     if version is not None and version < SCHEMA_VERSION:
         words = f"schema version {version}; opening the store for writing brings it to {SCHEMA_VERSION}."

@@ -25,6 +25,7 @@ from storekit import (
 )
 
 from nirs_store.db import apply as apply_module
+from nirs_store.db import database
 from nirs_store.db.schema import column_names
 from nirs_store.errors import InvalidInput, SegmentRejected, UnknownId, WriteFailed
 from nirs_store.ids import new_id
@@ -63,6 +64,7 @@ def test_a_commit_whose_file_survived_its_application_is_not_applied_again(
         # As after a crash between the transaction and the unlink.
         shutil.copy(path, folder / "journal" / "segments" / path.name)
     assert [store.query_predictions().height, store.list_pipelines().height] == before
+    let_go(store)
     assert segments(folder) == []
     assert list((folder / "journal" / "rejected").iterdir()) == []
 
@@ -107,12 +109,12 @@ def test_the_outcome_does_not_depend_on_how_many_commits_are_applied_at_once(
 def test_a_large_journal_is_applied_in_parts(
     store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apply_module, "_CHUNK_BYTES", 4000)
+    monkeypatch.setattr(database, "CHUNK_BYTES", 4000)
     applied: list[int] = []
     real = apply_module._take_chunk
 
-    def counted(entries: list[Any]) -> tuple[list[Any], list[Any]]:
-        chunk, rest = real(entries)
+    def counted(entries: list[Any], most_bytes: int) -> tuple[list[Any], list[Any]]:
+        chunk, rest = real(entries, most_bytes)
         applied.append(len(chunk))
         return chunk, rest
 
@@ -148,6 +150,7 @@ def test_a_chain_takes_over_what_was_saved_for_it_and_not_what_a_pipeline_let_go
     assert store._engine.query(lambda con: con.execute(held).fetchall()) == [("chain",)]
     # Everything is applied once.
     assert store.list_pipelines().height == 2
+    let_go(store)
     assert segments(folder) == []
 
 
@@ -390,11 +393,11 @@ def test_the_machines_fault_while_commits_are_tried_one_by_one_is_typed_and_leav
     store.begin_run("b", {}, [])
     real = apply_module._apply_chunk
 
-    def fails_alone(con: Any, arriving: Any, chunk: Any, report: Any) -> int:
+    def fails_alone(work: Any, chunk: Any) -> int:
         if len(chunk) == 1:
-            con.execute("BEGIN")
+            work.con.execute("BEGIN")
             raise duckdb.IOException("I/O error")
-        return int(real(con, arriving, chunk, report))
+        return int(real(work, chunk))
 
     with monkeypatch.context() as patch:
         patch.setattr(apply_module, "_apply_chunk", fails_alone)

@@ -74,10 +74,14 @@ def test_an_older_catalog_is_brought_up_to_date_step_by_step_after_a_copy(
     assert kept.read_bytes() == old
 
 
-def test_opening_alone_changes_nothing(filled: Path, library_of_tomorrow: list[Migration]) -> None:
+def test_opening_to_write_migrates_before_anything_is_recorded_and_opening_to_read_changes_nothing(
+    filled: Path, library_of_tomorrow: list[Migration]
+) -> None:
     old = (filled / "store.duckdb").read_bytes()
-    WorkspaceStore(filled).close()
+    WorkspaceStore(filled, read_only=True).close()
     assert (filled / "store.duckdb").read_bytes() == old
+    WorkspaceStore(filled).close()
+    assert version(filled) == AFTER
 
 
 def test_commits_that_wait_are_applied_to_the_new_schema(
@@ -88,7 +92,7 @@ def test_commits_that_wait_are_applied_to_the_new_schema(
         assert store.get_run(run_id) is not None
 
 
-def test_a_step_that_fails_is_rolled_back_and_tried_again_at_the_next_question(
+def test_a_step_that_fails_is_rolled_back_and_tried_again_at_the_next_opening(
     filled: Path, library_of_tomorrow: list[Migration]
 ) -> None:
     def broken(con: duckdb.DuckDBPyConnection) -> None:
@@ -96,15 +100,12 @@ def test_a_step_that_fails_is_rolled_back_and_tried_again_at_the_next_question(
         con.execute("SELECT no_such_column FROM runs")
 
     library_of_tomorrow[1] = Migration(AFTER, "broken", broken)
-    with WorkspaceStore(filled) as store:
-        with pytest.raises(WriteFailed, match="'broken'"):
-            store.list_runs()
-        assert version(filled) == NEXT
-        assert sql(filled, "SELECT mood FROM moods") == [("good",)]
-        # Recording does not depend on it.
-        run_id = store.begin_run("meanwhile", {}, [])
-        library_of_tomorrow[1] = Migration(AFTER, "mended", rename_moods)
-        assert store.get_run(run_id) is not None
+    with pytest.raises(WriteFailed, match="'broken'"):
+        WorkspaceStore(filled)
+    assert version(filled) == NEXT
+    assert sql(filled, "SELECT mood FROM moods") == [("good",)]
+    library_of_tomorrow[1] = Migration(AFTER, "mended", rename_moods)
+    WorkspaceStore(filled).close()
     assert version(filled) == AFTER
 
 
@@ -126,12 +127,12 @@ def test_no_room_for_the_copy_means_no_migration(
         raise OSError(28, "No space left on device")
 
     old = (filled / "store.duckdb").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", full)
+        with pytest.raises(WriteFailed, match="before its migration"):
+            WorkspaceStore(filled)
+    assert (filled / "store.duckdb").read_bytes() == old
     with WorkspaceStore(filled) as store:
-        with monkeypatch.context() as patch:
-            patch.setattr(shutil, "copyfile", full)
-            with pytest.raises(WriteFailed, match="before its migration"):
-                store.list_runs()
-        assert (filled / "store.duckdb").read_bytes() == old
         assert store.list_runs().height == 1
 
 

@@ -121,9 +121,7 @@ def _signed(header: bytes, rest: bytes = b"") -> bytes:
     [
         b"{",
         b"[]",
-        b'{"format": 2}',
         b'{"format": 1, "txid": "t"}',
-        b'{"format": 1, "txid": "t", "claim": "", "session": "", "created": "", "tables": [["users", 1, 0]]}',
         b'{"format": 1, "txid": "t", "claim": "", "session": "", "created": "", "tables": [["runs", 1, 99]]}',
     ],
 )

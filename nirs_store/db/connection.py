@@ -635,6 +635,12 @@ def _explain(error: duckdb.Error, path: Path) -> Exception:
         return WriteFailed(
             f"{path} could not be opened: {text} Nothing was changed; free space and call again."
         )
+    if "WAL file" in text:
+        return CatalogDamaged(
+            f"DuckDB's log {path.name}.wal cannot be read: {text} Nothing was changed. Move the log out of "
+            f"{path.parent} and open the workspace again: the commits that it holds are in the journal too and are applied again. "
+            "Deletions, files, evaluations and settings that it holds are lost without it; a backup has them."
+        )
     return CatalogDamaged(
         f"{path} cannot be opened as a DuckDB catalog: {text} "
         "The file was left as it is. Restore it from a backup or from the copy that the last migration kept."

@@ -489,9 +489,9 @@ def decode(data: bytes) -> Segment:
     (length,) = struct.unpack_from("<I", data, 8)
     try:
         header = json.loads(data[12 : 12 + length])
-        schema = header["schema"] if "schema" in header else SCHEMA_VERSION
-        if header["format"] > _FORMAT or schema > SCHEMA_VERSION:
-            raise SegmentNewer(f"it has the format {header['format']}, schema version {schema}")
+        # Older versions did not name the schema.
+        if header["format"] > _FORMAT or header.get("schema", 0) > SCHEMA_VERSION:
+            raise SegmentNewer(f"it has the format {header['format']}, schema version {header.get('schema')}")
         if header["format"] != _FORMAT:
             raise SegmentDamaged(f"segment format {header['format']} is not known here")
         segment = Segment(header["txid"], header["claim"], header["session"], header["created"])

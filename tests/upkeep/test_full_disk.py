@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from storekit import begin, chain_of, let_go, segments, snapshot, whole_pipeline
+from storekit import begin, chain_of, let_go, prediction, segments, snapshot, whole_pipeline
 
 from nirs_store.db import layout as reserve
 from nirs_store.errors import WriteFailed
@@ -44,6 +44,26 @@ def fill(place: Path) -> None:
             pass
         finally:
             os.close(descriptor)
+
+
+def record_until_full(store: WorkspaceStore, arrays: Any) -> Iterator[str]:
+    """Runs that were recorded whole."""
+    while True:
+        try:
+            run_id = store.begin_run("r", {}, [])
+            pipeline_id = store.begin_pipeline(run_id, "p", {}, [], "corn", "h")
+            with store.transaction():
+                made = store.save_prediction(pipeline_id, None, **prediction())
+                store.save_prediction_arrays(made, *arrays)
+            store.complete_run(run_id, {})
+        except WriteFailed:
+            return
+        yield run_id
+
+
+def fill_all_but(place: Path, left: int) -> None:
+    free = os.statvfs(place).f_bavail * os.statvfs(place).f_bsize
+    (place / "filler").write_bytes(bytes(free - left))
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["at rest", "commits wait"])
@@ -79,6 +99,41 @@ def test_on_a_full_disk_everything_is_answered_and_deletion_and_gc_make_room(
     more = whole_pipeline(store, run_id)
     assert more in store.list_pipelines()["pipeline_id"].to_list()
     store.close()
+
+
+@pytest.mark.parametrize("values", [200, 20_000], ids=["small commits", "large commits"])
+def test_a_disk_that_commits_have_filled_is_looked_at_and_cleaned_up(small_disk: Path, values: int) -> None:
+    """Nobody asked meanwhile, so that all of them wait, and together they need more than there is."""
+    folder = small_disk / "workspace"
+    arrays = np.random.default_rng(1).random((2, values))
+    with WorkspaceStore(folder) as store:
+        store.begin_run("first", {}, [])
+        store.list_runs()
+    store = WorkspaceStore(folder)
+    store._engine._keeper.stop()  # which would apply some of them
+    if values < 1000:
+        fill_all_but(small_disk, 4 << 20)
+    recorded = list(record_until_full(store, arrays))
+    store._engine.abort()
+    assert len(segments(folder)) > 50
+    store = WorkspaceStore(folder)
+    assert set(recorded) <= set(store.list_runs(limit=10_000)["run_id"])
+    for run_id in recorded[:3]:
+        assert store.delete_run(run_id) > 0
+    store.collect_garbage(grace_seconds=0.0)
+    store.close()
+    assert segments(folder) == []
+    with WorkspaceStore(folder) as store:
+        left = set(store.list_runs(limit=10_000)["run_id"])
+        assert set(recorded[3:]) <= left
+        assert not left & set(recorded[:3])
+        for run_id in left:
+            store.delete_run(run_id)
+        store.collect_garbage(grace_seconds=0.0)
+    # What was deleted makes room, though what was there has never been in the file.
+    assert not (folder / "store.duckdb.wal").exists()
+    with WorkspaceStore(folder) as store:
+        assert store.check(read_data=True).errors == ()
 
 
 def test_recording_does_not_take_what_is_kept_back(small_disk: Path) -> None:

@@ -638,7 +638,8 @@ def _explain(error: duckdb.Error, path: Path) -> Exception:
     if "WAL file" in text:
         return CatalogDamaged(
             f"DuckDB's log {path.name}.wal cannot be read: {text} Nothing was changed. Move the log out of "
-            f"{path.parent} and open the workspace again: the commits that it holds are in the journal too and are applied again. "
+            f"{path.parent} and open the workspace again: the commits that it holds are in the journal too and are "
+            "applied again. "
             "Deletions, files, evaluations and settings that it holds are lost without it; a backup has them."
         )
     return CatalogDamaged(

@@ -25,6 +25,7 @@ from nirs_store.chains.folds import (
     step_number,
 )
 from nirs_store.errors import InvalidInput, ReplayError, ShapeMismatch
+from nirs_store.reading.cells import parse_channel, parse_unit
 
 __all__ = [
     "AUGMENTATION",
@@ -125,11 +126,9 @@ def _counted(names: Names) -> bool:
 
 
 def _value(name: str) -> float | str:
-    """Give what a name says: "850.0" is the same wavelength as "850"."""
-    try:
-        return float(name)
-    except ValueError:
-        return name
+    """Give what a name says: "850.0" is the same wavelength as "850", and as "X850,0"."""
+    channel = parse_channel(name)
+    return name if channel is None else channel[0]
 
 
 # -- What a step does when a chain is replayed.
@@ -671,7 +670,9 @@ class ReplayPlan:
     passthrough : bool
         Whether a stacked model gets the spectra beside the predictions.
     columns : tuple of str, or None
-        Names of the calibration's columns, where they were text and no wavelengths.
+        Names of the calibration's columns, where they were text.
+    unit : {"nm", "cm-1", "um"} or None
+        Unit of the stored grid, where it is known.
 
     Examples
     --------
@@ -696,6 +697,7 @@ class ReplayPlan:
     stack_method: str = "predict"
     passthrough: bool = False
     columns: Names | None = field(default=None, compare=False, repr=False)
+    unit: str | None = field(default=None, compare=False, repr=False)
     # What inspection found out about the operators; derived, so it is no part of the value.
     memory: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
@@ -752,6 +754,7 @@ class ReplayPlan:
             stack_method=method,
             passthrough=passthrough,
             columns=_columns(chain),
+            unit=_unit(chain),
         )
 
     @property
@@ -932,6 +935,11 @@ def _columns(chain: Mapping[str, Any]) -> Names | None:
     # Metadata are the caller's own: what has another shape under this name means something else.
     metadata = chain.get("metadata")
     return text_names(metadata.get(COLUMNS)) if isinstance(metadata, Mapping) else None
+
+
+def _unit(chain: Mapping[str, Any]) -> str | None:
+    metadata = chain.get("metadata")
+    return parse_unit(metadata.get("wavelength_unit")) if isinstance(metadata, Mapping) else None
 
 
 def _grid(value: Any) -> NDArray[np.float64] | None:

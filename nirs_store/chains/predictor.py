@@ -23,7 +23,9 @@ __all__ = ["ChainPredictor", "channels", "spread", "to_grid"]
 # -- Bringing spectra to the grid of a calibration, for those who ask for it.
 
 
-def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None) -> NDArray[np.float64]:
+def to_grid(
+    target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None, unit: str | None = None
+) -> NDArray[np.float64]:
     """Interpolate spectra linearly to other wavelengths; nothing is extrapolated.
 
     Parameters
@@ -34,6 +36,8 @@ def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None)
         Spectra; columns of a data frame are named by wavelength.
     wavelengths : array of shape (n_channels,), optional
         Their wavelengths, in the unit of `target`, where X does not name them.
+    unit : {"nm", "cm-1", "um"}, optional
+        That unit, where it is known: names in another one are refused.
 
     Returns
     -------
@@ -55,8 +59,8 @@ def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None)
         raise InvalidInput(
             "resample: the calibration's wavelengths were not recorded, so nothing can be resampled."
         )
-    array, named, _ = read_table(X, "X")
-    own = one_grid(named, None if wavelengths is None else as_grid(wavelengths), "X")
+    array, named, _ = read_table(X, "X", unit)
+    own = one_grid(named, None if wavelengths is None else as_grid(wavelengths, unit), "X")
     if own is None:
         raise InvalidInput(
             "resample: give the wavelengths of X, or a data frame whose columns are named by them."
@@ -70,13 +74,24 @@ def to_grid(target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None)
     if target.min() < own.min() - slack or target.max() > own.max() + slack:
         raise ShapeMismatch(
             f"resample: the calibration needs {target.min():g} to {target.max():g}, X reaches from {own.min():g} to "
-            f"{own.max():g}. Nothing is extrapolated; measure the whole range."
+            f"{own.max():g}. {_too_short(target, own)}"
         )
     order = np.argsort(own)
     x, y = own[order], np.asarray(array, dtype=np.float64)[:, order]
     right = np.clip(np.searchsorted(x, target), 1, x.size - 1)
     share = np.clip((target - x[right - 1]) / (x[right] - x[right - 1]), 0.0, 1.0)
     return np.asarray(y[:, right - 1] * (1.0 - share) + y[:, right] * share)
+
+
+def _too_short(target: NDArray[np.float64], own: NDArray[np.float64]) -> str:
+    turned = 1e7 / own if own.min() > 0 else own
+    if (
+        turned.min() < target.max()
+        and turned.max() > target.min()
+        and not own.max() > target.min() > own.min()
+    ):
+        return "One is in nm, the other in cm-1, it seems: convert the wavelengths first, 1e7 / wavelengths."
+    return "Nothing is extrapolated; measure the whole range."
 
 
 # -- How many channels a chain takes, as far as its fitted objects tell.
@@ -190,7 +205,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
     n_features_in_ : int
         Channels of the spectra; not there where the chain does not tell, or keeps several sources apart.
     feature_names_in_ : ndarray of str
-        The wavelengths of the calibration; not there when they were not recorded.
+        Names of the calibration's columns, or its wavelengths; not there when neither was recorded.
     classes_ : ndarray of shape (n_classes,)
         Labels, for classifiers.
 
@@ -269,7 +284,10 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             A step fails.
         """
         if resample:
-            X, wavelengths = to_grid(self._plan.wavelengths, X, wavelengths), self._plan.wavelengths
+            X, wavelengths = (
+                to_grid(self._plan.wavelengths, X, wavelengths, self._plan.unit),
+                self._plan.wavelengths,
+            )
         if not return_std:
             return predict(self._plan, X, self._objects.__getitem__, wavelengths)
         if self._classifies:
@@ -362,7 +380,9 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
 
     @property
     def feature_names_in_(self) -> NDArray[Any]:
-        """Wavelengths as text, as the columns of a data frame are named."""
+        """Names of the calibration's columns, or its wavelengths as text."""
+        if self._plan.columns is not None:
+            return np.array(self._plan.columns, dtype=object)
         if self._plan.wavelengths is None:
             raise AttributeError("feature_names_in_: the wavelengths of the calibration were not recorded.")
         names = [np.format_float_positional(value, trim="-") for value in self._plan.wavelengths]

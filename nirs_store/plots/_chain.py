@@ -14,6 +14,8 @@ from nirs_store.chains import ReplayPlan, fold_key
 from nirs_store.chains.replay import Workbench
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
+from nirs_store.plots._vector import RegressionVector, regression_vector
+from nirs_store.reading.cells import FARTHEST_NM
 
 __all__ = ["ChainData", "ReadsChains", "chain_data", "sibling_chains"]
 
@@ -81,9 +83,14 @@ class ChainData:
         self.target = str(chain.get("target") or self.metadata.get("target") or "")
         self.unit = str(chain.get("target_unit") or self.metadata.get("target_unit") or "")
         self.dataset_hash: str | None = None
-        self.wavelength_unit = str(self.metadata.get("wavelength_unit") or "nm")
+        self.wavelength_unit = str(self.metadata.get("wavelength_unit") or self._likely_unit())
         self.preprocessings = str(chain.get("preprocessings") or "")
         self.model_class = _class_name(str(chain["model_class"]))
+
+    def _likely_unit(self) -> str:
+        """Take a grid of unknown unit for nm where it can be one in near infrared; else leave the unit open."""
+        grid = self.wavelengths
+        return "nm" if grid is None or (grid.min() >= 300 and grid.max() <= FARTHEST_NM) else ""
 
     @property
     def wavelengths(self) -> Floats | None:
@@ -267,6 +274,28 @@ class ChainData:
                 after = bench.call(operator, "transform", after, self.wavelengths)
             stages.append((name, np.asarray(after, dtype=np.float64)))
         return stages
+
+    def regression_vectors(self) -> dict[str, RegressionVector]:
+        """Return the coefficients of each fold's model, and of the refit (``"final"``), on the channels.
+
+        Raises
+        ------
+        InvalidInput
+            A model has no coefficients, or several targets.
+        """
+        found = {}
+        for fold, identifier in (self.chain["fold_artifacts"] or {"final": None}).items():
+            alone = {"fold_artifacts": {fold: identifier}, "fold_weights": None} if identifier else {}
+            plan = ReplayPlan.from_chain({**self.chain, **alone})
+            try:
+                found[_plain(fold)] = regression_vector(
+                    plan, Workbench(self.store.load_artifact, plan.memory)
+                )
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"The model {self.model_class} of chain {self.chain_id!r} {error}"
+                ) from error
+        return found
 
     def no_arrays(self) -> InvalidInput:
         return InvalidInput(

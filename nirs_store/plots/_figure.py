@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from nirs_store.blobs.durable import write_error
 from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
+from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,9 +127,14 @@ def decimals(value: float, digits: int = 3) -> int:
     return int(np.clip(digits - 1 - np.floor(np.log10(abs(value))), 0, 6))
 
 
-def wavelength_words(unit: str) -> str:
-    """Word the axis of a spectrum; wavenumbers are not wavelengths."""
-    return "Wavenumber (cm⁻¹)" if unit in ("cm-1", "cm^-1", "1/cm", "cm⁻¹") else f"Wavelength ({unit})"
+def wavelength_words(unit: str, grid: Floats | None = None) -> str:
+    """Word the axis of a spectrum; wavenumbers are not wavelengths, and no near-infrared grid in nm is beyond 3500."""
+    known = parse_unit(unit)
+    if known == "cm-1":
+        return "Wavenumber (cm⁻¹)"
+    if not unit or (known == "nm" and grid is not None and grid.max() > FARTHEST_NM):
+        return "Wavelength or wavenumber"
+    return f"Wavelength ({'µm' if known == 'um' else known or unit})"
 
 
 def vector(name: str, values: ArrayLike) -> Floats:

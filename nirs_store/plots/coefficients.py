@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, Figure, Floats, new_figure, tidy, vector, wavelength_words
+from nirs_store.plots._figure import COLOURS, Figure, new_figure, tidy, vector, wavelength_words
 
 __all__ = ["chain_pls_coefficients", "pls_coefficients"]
 
@@ -32,7 +32,7 @@ def pls_coefficients(
     wavelengths
         Shape ``(channels,)`` in `wavelength_unit`; the channel number when not given.
     wavelength_unit
-        ``"nm"`` or ``"cm-1"``.
+        ``"nm"``, ``"cm-1"``, ``"um"`` in any spelling; ``""`` where it is not known.
     folds
         Coefficients of the fold models, shape ``(k, channels)``: drawn as a band from the lowest
         to the highest. A band that crosses zero is a wavelength the folds do not agree about.
@@ -62,7 +62,8 @@ def pls_coefficients(
     if wavelengths is None:
         x, words = np.arange(line.size, dtype=np.float64), "Channel"
     else:
-        x, words = vector("wavelengths", wavelengths), wavelength_words(wavelength_unit)
+        x = vector("wavelengths", wavelengths)
+        words = wavelength_words(wavelength_unit, x)
     if x.size != line.size:
         raise ShapeMismatch(f"{line.size} coefficients but {x.size} wavelengths.")
     figure = new_figure(7.4, 3.8)
@@ -89,36 +90,32 @@ def pls_coefficients(
 def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
     """Draw :func:`pls_coefficients` of a chain's linear model (PLS, ridge, ...).
 
+    Over each channel stands the coefficient of that channel, also where a step before the model selects or reorders
+    channels; 0 where it leaves one out. Where a step makes other variables of them (PCA), the refit is drawn over the
+    number of the variable. A scaled target is taken into account.
+
     Raises
     ------
     UnknownId
         No chain has that id.
     InvalidInput
-        The model has no coefficients, one for each channel.
+        The model has no coefficients; or each fold made variables of its own, and there is no refit.
     """
     data = chain_data(store, chain_id)
-    models = data.models()
-    lines: dict[str, Floats] = {}
-    for fold, model in models.items():
-        coefficients = getattr(model, "coef_", None)
-        if coefficients is None:
-            raise InvalidInput(
-                f"The model {data.model_class} of chain {chain_id!r} has no coefficients; "
-                "choose a linear model such as PLS."
-            )
-        array = np.atleast_2d(np.asarray(coefficients, dtype=np.float64))
-        if array.shape[0] != 1:
-            raise InvalidInput(
-                f"The model of chain {chain_id!r} predicts {array.shape[0]} targets; one can be drawn."
-            )
-        lines[fold] = array[0]
-    final = lines.pop("final", None)
-    own = list(lines.values())
-    line = final if final is not None else np.mean(own, axis=0)
-    grid = data.wavelengths if data.wavelengths is not None and data.wavelengths.size == line.size else None
-    return pls_coefficients(
+    vectors = data.regression_vectors()
+    on_channels = all(each.on_channels for each in vectors.values())
+    of_target = all(each.of_target for each in vectors.values())
+    final = vectors.pop("final", None)
+    own = [each.values for each in vectors.values()] if on_channels else []
+    if final is None and not own:
+        raise InvalidInput(
+            f"The steps of chain {chain_id!r} make variables of their own in each fold, so their coefficients have no "
+            "common axis. Record the chain with a refit (refit=True)."
+        )
+    line = final.values if final is not None else np.mean(own, axis=0)
+    figure = pls_coefficients(
         line,
-        wavelengths=grid,
+        wavelengths=data.wavelengths if on_channels else None,
         wavelength_unit=data.wavelength_unit,
         folds=np.stack(own) if len(own) > 1 else None,
         line_name="mean of the folds" if final is None else "refit",
@@ -126,6 +123,11 @@ def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
         unit=data.unit,
         title=data.title,
     )
+    if not on_channels:
+        figure.axes[0].set_xlabel("Variable of the model (not a channel)")
+    if not of_target:
+        figure.axes[0].set_ylabel("Coefficient (processed target)" if data.is_regression else "Coefficient")
+    return figure
 
 
 def _coefficient_words(target: str, unit: str) -> str:

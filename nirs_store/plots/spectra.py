@@ -37,7 +37,7 @@ def spectra_by_step(
     wavelengths
         Shape ``(channels,)``, in `wavelength_unit`.
     wavelength_unit
-        ``"nm"`` or ``"cm-1"``.
+        ``"nm"``, ``"cm-1"``, ``"um"`` in any spelling; ``""`` where it is not known.
     values
         Measured values of shape ``(n,)``: colours the spectra, with a colour bar.
     target, unit, title
@@ -91,7 +91,7 @@ def spectra_by_step(
         axes.set_title(name, fontsize=10, loc="left")
         axes.set_ylabel("Signal" if axes is not panels[0] else "Spectrum")
         if axes is panels[-1] or not known:
-            axes.set_xlabel(wavelength_words(wavelength_unit) if known else "Channel")
+            axes.set_xlabel(wavelength_words(wavelength_unit, grid) if known else "Channel")
     if mapping is not None:
         bar = figure.colorbar(mapping, ax=list(panels), pad=0.015, aspect=40)
         bar.set_label(label("", target or "value", unit), fontsize=9)

@@ -8,7 +8,16 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["MISSING", "is_missing", "parse_channel", "parse_number", "safe_cell", "tidy"]
+__all__ = [
+    "FARTHEST_NM",
+    "MISSING",
+    "is_missing",
+    "parse_channel",
+    "parse_number",
+    "parse_unit",
+    "safe_cell",
+    "tidy",
+]
 
 # fmt: off
 MISSING = frozenset({
@@ -37,7 +46,7 @@ _GROUPED = {
     for sign, other in ((".", ","), (",", "."))
 }
 _NANOMETRES = r"nm|nanomet(?:er|re)s?"
-_WAVENUMBERS = r"cm ?\^? ?\(?-1\)?|1 ?/ ?cm|/cm|cm\.{1,2}1|wavenumbers?"
+_WAVENUMBERS = r"cm ?\^? ?[({]?-1[)}]?|1 ?/ ?cm|/cm|cm\.{1,2}1|wave ?numbers?"
 _MICROMETRES = r"[u\u00b5]m|microns?|micromet(?:er|re)s?"
 _UNIT = rf"(?P<nm>{_NANOMETRES})|(?P<cm>{_WAVENUMBERS})|(?P<um>{_MICROMETRES})"
 _PREFIX = r"x|wl|wn|nm|spc|spec|nir|abs|absorbance|refl|reflectance|wavelength|wavenumber|lambda|\u03bb"
@@ -46,6 +55,10 @@ _CHANNEL = re.compile(
     rf"(?:[ ._-]*[\[(]? ?(?:{_UNIT}) ?[\])]?\.?)?",
     re.IGNORECASE,
 )
+
+
+FARTHEST_NM = 3500
+"""No near-infrared wavelength in nm lies above; a grid that does holds wavenumbers, or its unit is not known."""
 
 
 def tidy(text: str) -> str:
@@ -123,6 +136,18 @@ def parse_channel(text: object, decimal: str | None = None) -> tuple[float, str 
         # "1,000": as decimal it would be found[1]; a thousand of it only where that alone can be a channel.
         value = found[1] if match["um"] or found[1] >= 100 else value
     return (round(value * 1000, 6) if match["um"] else value), unit
+
+
+def parse_unit(text: object) -> str | None:
+    """Read the unit of a grid, however it is spelled: "nm", "cm-1", "um", or None for any other.
+
+    Examples
+    --------
+    >>> parse_unit("cm^{-1}"), parse_unit("1/cm"), parse_unit("nanometer"), parse_unit("\u00b5m"), parse_unit("THz")
+    ('cm-1', 'cm-1', 'nm', 'um', None)
+    """
+    found = parse_channel(f"1000 {text}")
+    return None if found is None or found[1] is None else "um" if found[0] != 1000 else found[1]
 
 
 def safe_cell(text: str) -> str:

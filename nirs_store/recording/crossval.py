@@ -80,8 +80,9 @@ def record_cross_validation(
         (a search, a TransformedTargetRegressor, a stack) is one model.
     X : array or data frame, shape (n_samples, n_features)
         Spectra, of numpy, polars, pandas or anything with the Arrow C interface (pyarrow, DuckDB), as all
-        other arrays here. Numeric column names of a frame are the wavelengths; other names are kept, and a
-        frame that is predicted later must have the same in the same order.
+        other arrays here. Column names of a frame that are wavelengths ("850.5", "X850.5", "9090,91 cm-1") give
+        the grid; other names are kept, and a frame that is predicted later must have the same in the same order.
+        NaN is for pipelines that begin with an imputer.
     y : array-like, shape (n_samples,) or (n_samples, n_targets)
         Measured values, or labels, which the estimator gets as they are.
     cv : int, splitter or iterable of (train, validation) rows
@@ -120,7 +121,8 @@ def record_cross_validation(
     task_type : str, optional
         ``"regression"`` or ``"classification"``, for a model that does not say it itself.
     target, target_unit, wavelength_unit : str, optional
-        What y is (``"fat"``), its unit (``"%"``) and that of the wavelengths (``"nm"``).
+        What y is (``"fat"``), its unit (``"%"``) and that of the wavelengths (``"nm"``, ``"cm-1"`` or ``"um"``,
+        in any spelling; by default as the column names say).
     artifact_format : str
         Serializer of the fitted objects; ``"cloudpickle"`` takes functions without a module.
     reuse : bool
@@ -191,6 +193,7 @@ def record_cross_validation(
         sample_ids=sample_ids,
         sample_ids_test=sample_ids_test,
         task_type=task,
+        wavelength_unit=wavelength_unit,
         no_missing=refuse_missing(parts),
     )
     split_began = time.perf_counter()
@@ -201,7 +204,7 @@ def record_cross_validation(
     described = preprocessing_text((*parts.transformers, parts.model))
     pipeline_name = described if name is None else name
     data_hash = content_hash(data.X, data.y)
-    facts = _facts(target=target, target_unit=target_unit, wavelength_unit=wavelength_unit) | {
+    facts = _facts(target=target, target_unit=target_unit, wavelength_unit=data.unit) | {
         "preprocessing_chain": described,
         "n_samples": data.X.shape[0],
         "n_features": data.X.shape[1],

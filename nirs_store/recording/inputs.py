@@ -15,8 +15,9 @@ from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.model_selection import check_cv
 
 from nirs_store.chains.plan import Names, require_columns, text_names
-from nirs_store.chains.spectra import differ, same_grid
+from nirs_store.chains.spectra import advice, differ, in_unit, read_header, read_text, same_grid
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
+from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, default_metric, unknown_name
@@ -117,7 +118,9 @@ class Data:
     sample_ids, sample_ids_test : ndarray, shape (n,), or None
         Names of the samples.
     columns : tuple of str, or None
-        Names of the channels, where they are text and no wavelengths.
+        Names of the channels, where they are text that says more than a wavelength.
+    unit : {"nm", "cm-1", "um"} or None
+        That of the wavelengths.
     """
 
     X: NDArray[Any]
@@ -129,6 +132,7 @@ class Data:
     sample_ids: NDArray[Any] | None = None
     sample_ids_test: NDArray[Any] | None = None
     columns: Names | None = None
+    unit: str | None = None
 
     def names(self, partition: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """What samples of a partition are called: their names, or their row numbers where they have none."""
@@ -190,6 +194,7 @@ def check_data(
     sample_ids: Any = None,
     sample_ids_test: Any = None,
     task_type: str,
+    wavelength_unit: str | None = None,
     no_missing: str = "Remove these samples or channels, or impute them before.",
 ) -> Data:
     """Turn spectra and targets, frames included, into arrays that can be fitted and stored.
@@ -198,7 +203,7 @@ def check_data(
     """
     X, names = take_names("X", native(X, "X"), sample_ids)
     names_test = None
-    spectra, grid, columns = _spectra("X", X, no_missing)
+    spectra, grid, unit, columns = _spectra("X", X, no_missing)
     target = _target("y", y, task_type)
     _same_length("X", spectra, "y", target)
     spectra_test = target_test = None
@@ -210,7 +215,7 @@ def check_data(
         # A column that names the samples of X is in X_test too.
         wanted = sample_ids if isinstance(sample_ids, str) and sample_ids_test is None else sample_ids_test
         X_test, names_test = take_names("X_test", native(X_test, "X_test"), wanted, "sample_ids_test")
-        spectra_test, grid_test, columns_test = _spectra("X_test", X_test, no_missing)
+        spectra_test, grid_test, unit_test, columns_test = _spectra("X_test", X_test, no_missing)
         target_test = _target("y_test", y_test, task_type)
         _same_length("X_test", spectra_test, "y_test", target_test)
         if spectra_test.shape[1] != spectra.shape[1] or target_test.shape[1:] != target.shape[1:]:
@@ -218,9 +223,16 @@ def check_data(
                 f"Test samples must have the channels and targets of the others: X {spectra.shape}, X_test "
                 f"{spectra_test.shape}, y {target.shape}, y_test {target_test.shape}."
             )
-        if grid is not None and grid_test is not None and not np.array_equal(grid, grid_test):
-            raise ShapeMismatch("The column names of X and X_test are different wavelengths.")
-        if columns is not None and columns_test is not None:
+        if unit and unit_test and unit != unit_test:
+            raise ShapeMismatch(
+                f"The columns of X are in {unit}, those of X_test in {unit_test}. Convert them."
+            )
+        if grid is not None and grid_test is not None and not same_grid(grid_test, grid):
+            raise ShapeMismatch(
+                f"The column names of X and X_test are different wavelengths: {differ(grid_test, grid)}. "
+                f"{advice(grid_test, grid)}"
+            )
+        if grid is None and columns is not None and columns_test is not None:
             require_columns(columns_test, columns, "X_test", "X")
     classes = None
     if task_type == "classification":
@@ -228,8 +240,8 @@ def check_data(
         if seen.size < 2:
             raise InvalidInput(f"A classification needs two classes at least; y has only {seen.tolist()}.")
         classes = seen if target_test is None else np.unique(np.concatenate([target, target_test]))
-    grid = _grid(wavelengths, grid, spectra.shape[1])
-    return Data(spectra, target, spectra_test, target_test, classes, grid, names, names_test, columns)
+    grid, unit = _grid(wavelengths, grid, unit, wavelength_unit, spectra.shape[1])
+    return Data(spectra, target, spectra_test, target_test, classes, grid, names, names_test, columns, unit)
 
 
 def choose_metric(metric: str | None, task_type: str) -> str:
@@ -304,12 +316,13 @@ def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:
 
 def _spectra(
     name: str, X: Any, no_missing: str
-) -> tuple[NDArray[Any], NDArray[np.float64] | None, Names | None]:
-    grid = columns = None
+) -> tuple[NDArray[Any], NDArray[np.float64] | None, str | None, Names | None]:
+    grid = columns = unit = None
     if is_frame(X):
         named = column_names(X)
-        grid = _column_wavelengths(name, [str(column) for column in named])
-        columns = text_names(named) if grid is None else None
+        grid, unit = _column_wavelengths(name, named)
+        # What says no more than the wavelengths need not be kept.
+        columns = None if grid is not None and all(map(_is_plain, named)) else text_names(named)
     if hasattr(X, "toarray"):
         raise InvalidInput(f"{name} is a sparse matrix; spectra are dense. Pass {name}.toarray().")
     array = as_array(X, name)
@@ -330,14 +343,14 @@ def _spectra(
             f"{name} holds {int(bad.sum())} values that are NaN or infinite, first in row {row}, column "
             f"{column}. {no_missing or 'Remove these samples or channels.'}"
         )
-    return array, grid, columns
+    return array, grid, unit, columns
 
 
-def _column_wavelengths(name: str, columns: list[str]) -> NDArray[np.float64] | None:
-    numbers = [_float_or_none(column) for column in columns]
+def _column_wavelengths(name: str, columns: list[Any]) -> tuple[NDArray[np.float64] | None, str | None]:
+    numbers, unit = read_header(columns, name)
     others = [column for column, number in zip(columns, numbers, strict=True) if number is None]
     if len(others) == len(columns):
-        return None
+        return None, None
     if others:
         raise InvalidInput(
             f"The columns of {name} are named by wavelength, but for {', '.join(map(repr, others[:5]))}"
@@ -345,26 +358,52 @@ def _column_wavelengths(name: str, columns: list[str]) -> NDArray[np.float64] | 
         )
     grid = np.array(numbers, dtype=np.float64)
     # pandas numbers the columns of a bare array from 0, which no spectrum has as a wavelength.
-    return grid if grid.min() > 0 else None
+    return (grid, unit) if grid.min() > 0 else (None, None)
+
+
+def _is_plain(name: Any) -> bool:
+    try:
+        float(name)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _grid(
-    given: Any, from_columns: NDArray[np.float64] | None, n_features: int
-) -> NDArray[np.float64] | None:
-    if given is None:
-        return from_columns
-    grid = _floats("wavelengths", as_array(given, "wavelengths"))
-    if grid.shape != (n_features,) or not np.isfinite(grid).all():
-        raise ShapeMismatch(
-            f"Expected {n_features} finite wavelengths, one a channel of X; found the shape {grid.shape}."
+    given: Any, from_columns: NDArray[np.float64] | None, own: str | None, stated: str | None, n_features: int
+) -> tuple[NDArray[np.float64] | None, str | None]:
+    """Settle the wavelengths and their unit, of which headers, `wavelengths` and `wavelength_unit` may all tell."""
+    unit = None if stated is None else parse_unit(stated)
+    if stated is not None and unit is None:
+        raise InvalidInput(
+            f"wavelength_unit: expected nm, cm-1 or um (or another spelling, such as cm^-1 or 1/cm), found {stated!r}."
         )
-    # As a replay compares them: else the frame that is recorded here could not be predicted with its own chain.
-    if from_columns is not None and not same_grid(from_columns, grid):
-        raise ShapeMismatch(
-            f"`wavelengths` disagrees with the column names of X: {differ(from_columns, grid)}. Pass only one of "
-            "them."
+    if from_columns is not None:
+        from_columns = np.array(in_unit(from_columns.tolist(), own, unit, "X"), dtype=np.float64)
+        unit = unit or own
+    grid = from_columns
+    if given is not None:
+        array, own = read_text(as_array(given, "wavelengths"))
+        unit = unit or own
+        grid = _floats("wavelengths", np.array(in_unit(array.tolist(), own, unit, "X")) if own else array)
+        if grid.shape != (n_features,) or not np.isfinite(grid).all():
+            raise ShapeMismatch(
+                f"Expected {n_features} finite wavelengths, one a channel of X; found the shape {grid.shape}."
+            )
+        # As a replay compares them: else the frame that is recorded here could not be predicted with its own chain.
+        if from_columns is not None and not same_grid(from_columns, grid):
+            raise ShapeMismatch(
+                f"`wavelengths` disagrees with the column names of X: {differ(from_columns, grid)}. Pass only one of "
+                "them."
+            )
+    if grid is not None and unit == "nm" and grid.max() > FARTHEST_NM:
+        warnings.warn(
+            f"wavelength_unit='nm', but the wavelengths go up to {grid.max():g}, beyond the near infrared. If they are "
+            "wavenumbers, record them with wavelength_unit='cm-1'.",
+            RecordingWarning,
+            stacklevel=4,
         )
-    return grid
+    return grid, unit
 
 
 def _target(name: str, y: Any, task_type: str) -> NDArray[Any]:
@@ -443,11 +482,3 @@ def _floats(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
         return as_floats(values)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{name} must hold numbers only: {error}.") from error
-
-
-def _float_or_none(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None

@@ -696,14 +696,10 @@ class EvaluationMethods(Facade):
 class FileMethods(Facade):
     """The files of a workspace."""
 
-    _files: api.Files | None = None
-
     @property
     def files(self) -> api.Files:
         """Files of any kind, with versions; see `nirs_store.files`."""
-        if self._files is None:
-            self._files = api.Files(self._engine)
-        return self._files
+        return api.Files(self._engine, store=self)
 
 
 # -- What became of things: audit trail, lineage, retention, statistics.
@@ -715,12 +711,12 @@ class HistoryMethods(Facade):
     @property
     def audit(self) -> Audit:
         """Who did what and when; see `nirs_store.audit.trail.Audit`."""
-        return Audit(self._engine)
+        return Audit(self._engine, store=self)
 
     @property
     def lineage(self) -> lineage_api.Lineage:
         """What came from what; see `nirs_store.history.lineage.Lineage`."""
-        return lineage_api.Lineage(self._engine)
+        return lineage_api.Lineage(self._engine, store=self)
 
     @property
     def retention(self) -> retention_api.Retention:
@@ -1043,13 +1039,16 @@ class ModelMethods(QueryMethods):
         )
 
     def export_pipeline_config(self, pipeline_id: str, output_path: str | Path) -> Path:
-        """Write a pipeline's configuration as JSON."""
+        """Write a pipeline's expanded configuration as JSON, as it was recorded and as templates are made of it.
+
+        Its name, data set and choices are in what `export_run` writes.
+        """
         from nirs_store.bundle import transfer as exports
 
         return exports.export_pipeline_config(self._engine, pipeline_id, Path(output_path))
 
     def export_run(self, run_id: str, output_path: str | Path) -> Path:
-        """Write a run with its pipelines and chains as YAML."""
+        """Write a run as YAML: its columns at the top, and below them its ``pipelines`` with their ``chains``."""
         from nirs_store.bundle import transfer as exports
 
         return exports.export_run(self._engine, run_id, Path(output_path))
@@ -1362,14 +1361,10 @@ Progress = Callable[[int, int], None]
 class SafekeepingMethods(Facade):
     """What leaves the workspace to be safe, and comes back."""
 
-    _backups: backups_api.Backups | None = None
-
     @property
     def backups(self) -> backups_api.Backups:
         """Backups of this workspace; see `nirs_store.backup.backup`."""
-        if self._backups is None:
-            self._backups = backups_api.Backups(self._engine)
-        return self._backups
+        return backups_api.Backups(self._engine, store=self)
 
     @overload
     def archive(
@@ -1379,6 +1374,7 @@ class SafekeepingMethods(Facade):
         runs: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
         evaluations: Sequence[str] | None = None,
+        model_id: str | None = None,
         overwrite: bool = False,
         dry_run: Literal[False] = False,
         progress: Progress | None = None,
@@ -1392,6 +1388,7 @@ class SafekeepingMethods(Facade):
         runs: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
         evaluations: Sequence[str] | None = None,
+        model_id: str | None = None,
         overwrite: bool = False,
         dry_run: Literal[True],
         progress: Progress | None = None,
@@ -1404,6 +1401,7 @@ class SafekeepingMethods(Facade):
         runs: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
         evaluations: Sequence[str] | None = None,
+        model_id: str | None = None,
         overwrite: bool = False,
         dry_run: bool = False,
         progress: Progress | None = None,
@@ -1418,6 +1416,8 @@ class SafekeepingMethods(Facade):
             Ids. What belongs to them goes with them: a run's pipelines, chains, predictions, evaluations and files.
         files : sequence of str, optional
             Names, patterns (``reports/*``) or version ids.
+        model_id : str, optional
+            Everything of one model instead: files and evaluations that name it, and the run of the chain that it is.
         overwrite : bool
             Replace an existing file.
         dry_run : bool
@@ -1435,6 +1435,12 @@ class SafekeepingMethods(Facade):
         InvalidInput, UnknownId, WriteFailed, BlobMissing, BlobCorrupt
             No file was written.
         """
+        if model_id is not None:
+            if runs is not None or files is not None or evaluations is not None:
+                raise InvalidInput(
+                    "model_id: name it, or runs, files and evaluations; not both. Nothing was written."
+                )
+            runs, files, evaluations = archives.of_model(self._engine, model_id)
         if dry_run:
             return archives.plan_archive(
                 self._engine, path, runs=runs, files=files, evaluations=evaluations, overwrite=overwrite

@@ -23,13 +23,11 @@ def test_a_pipelines_configuration_as_json(store: WorkspaceStore, tmp_path: Path
     )
     path = store.export_pipeline_config(pipeline_id, tmp_path / "deep" / "config.json")
     assert path == tmp_path / "deep" / "config.json"
-    config = json.loads(path.read_text())
-    assert config["expanded_config"] == {"steps": ["SNV"], "ü": None}
-    assert (config["name"], config["dataset_name"], config["generator_choices"]) == (
-        "pls",
-        "corn",
-        [{"_or_": "SNV"}],
-    )
+    assert json.loads(path.read_text()) == {"steps": ["SNV"], "ü": None}
+    for config in ([{"class": "SNV"}, {"class": "PLS"}], None, []):
+        pipeline_id = store.begin_pipeline(run_id, "pls", config, [], "corn", "h")
+        path = store.export_pipeline_config(pipeline_id, tmp_path / "config.json")
+        assert json.loads(path.read_text()) == config
 
 
 def test_a_run_as_yaml_with_its_pipelines_and_chains(store: WorkspaceStore, tmp_path: Path) -> None:
@@ -41,8 +39,9 @@ def test_a_run_as_yaml_with_its_pipelines_and_chains(store: WorkspaceStore, tmp_
     )  # fmt: skip
     whole_pipeline(store, run_id, "second")
     path = store.export_run(run_id, tmp_path / "run.yaml")
-    run = yaml.safe_load(path.read_text())["run"]
+    run = yaml.safe_load(path.read_text())
     assert (run["run_id"], run["status"], run["config"]) == (run_id, "running", {"seed": 1})
+    assert list(run)[:2] == ["run_id", "name"]
     assert [p["name"] for p in run["pipelines"]] == ["run-pls", "second"]
     chain = run["pipelines"][0]["chains"][0]
     assert chain["shared_artifacts"]["_source_map"]["0"]["1"] == [two]

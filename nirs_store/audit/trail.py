@@ -742,8 +742,10 @@ class Audit:
     >>> folder.cleanup()
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, store: object = None) -> None:
         self._engine = engine
+        # Held, so that a store which nothing else holds is not closed under its view.
+        self._store = store
 
     @property
     def guard(self) -> GuardRules:

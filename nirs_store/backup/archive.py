@@ -49,6 +49,7 @@ from nirs_store.errors import (
 )
 from nirs_store.ids import new_id, utcnow
 from nirs_store.records.runs import environment
+from nirs_store.values import as_text
 
 __all__ = [
     "ARCHIVED",
@@ -479,6 +480,34 @@ class Archive:
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         return {**asdict(self), "path": str(self.path)}
+
+
+def of_model(engine: Engine, model_id: str) -> tuple[list[str], list[str], list[str]]:
+    """Find what belongs to a model: runs, versions of files, evaluations.
+
+    Raises
+    ------
+    UnknownId
+        Nothing does.
+    """
+    asked = {"model": as_text(model_id, "model_id")}
+
+    def ask(con: Connection) -> tuple[list[str], list[str], list[str]]:
+        of_chain = (
+            "SELECT p.run_id FROM chains c JOIN pipelines p USING (pipeline_id) WHERE c.chain_id = $model"
+        )
+        files = "SELECT version_id FROM file_versions WHERE model_id = $model ORDER BY version_id"
+        evaluations = "SELECT evaluation_id FROM evaluations WHERE model_id = $model ORDER BY evaluation_id"
+        found = [
+            [str(row[0]) for row in con.execute(sql, asked).fetchall()]
+            for sql in (of_chain, files, evaluations)
+        ]
+        return found[0], found[1], found[2]
+
+    found = engine.query(ask)
+    if not any(found):
+        raise UnknownId("model", model_id, "No file, evaluation or chain names it. Nothing was written.")
+    return found
 
 
 def plan_archive(

@@ -955,8 +955,10 @@ class BackupPlan:
 class Backups:
     """Backups of one workspace. Offered as `store.backups`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, store: object = None) -> None:
         self._engine = engine
+        # Held, so that a store which nothing else holds is not closed under its view.
+        self._store = store
 
     def create(
         self,

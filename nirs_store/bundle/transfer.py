@@ -109,22 +109,12 @@ def _write(path: Path, data: bytes) -> Path:
 
 
 def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) -> Path:
-    """Write a pipeline's configuration as JSON."""
+    """Write a pipeline's expanded configuration, and nothing else, as JSON."""
     row = engine.query(lambda con: queries.get_pipeline(con, pipeline_id, engine.living_sessions()))
     if row is None:
         raise UnknownId("pipeline", pipeline_id, "Nothing was written.")
-    config = {
-        name: row[name]
-        for name in (
-            "pipeline_id",
-            "name",
-            "dataset_name",
-            "dataset_hash",
-            "expanded_config",
-            "generator_choices",
-        )
-    }
-    return _write(Path(output_path), msgspec.json.format(msgspec.json.encode(config), indent=2))
+    config = msgspec.json.encode(row["expanded_config"])
+    return _write(Path(output_path), msgspec.json.format(config, indent=2))
 
 
 def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
@@ -147,7 +137,7 @@ def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
     if run is None:
         raise UnknownId("run", run_id, "Nothing was written.")
     plain = msgspec.json.decode(msgspec.json.encode(run, enc_hook=lambda value: value.tolist()))
-    text = yaml.safe_dump({"run": plain}, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     return _write(Path(output_path), text.encode())
 
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -195,8 +195,17 @@ _SCOPE = ("coverage", "test_name", "model_id", "evaluation_id", "suite", "group"
 class FilesBase:
     """The engine, and the scope of names."""
 
-    def __init__(self, engine: Engine, prefix: str = "", defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        prefix: str = "",
+        defaults: Mapping[str, Any] | None = None,
+        *,
+        store: object = None,
+    ) -> None:
         self._engine = engine
+        # Held, so that a store which nothing else holds is not closed under its view.
+        self._store = store
         self._prefix = prefix
         self._defaults = dict(defaults or {})
         self._types: dict[str, FileType] | None = None
@@ -248,7 +257,10 @@ class FilesBase:
                 defaults[key] = check_word(defaults[key], key, words)
         mode_of(defaults.get("mode"), defaults.get("coverage"), defaults.get("test_name"))
         return type(self)(
-            self._engine, self._prefix + check_name(folder.rstrip("/"), "folder") + "/", defaults
+            self._engine,
+            self._prefix + check_name(folder.rstrip("/"), "folder") + "/",
+            defaults,
+            store=self._store,
         )
 
     @property
@@ -1579,7 +1591,13 @@ class RemoveMethods(GetMethods):
             return self._remove("delete", choose, dry_run)
 
     def cleanup(
-        self, days_old: float = 30, *, dry_run: bool = False, include_production: bool = False, **filters: Any
+        self,
+        days_old: float = 30,
+        *,
+        dry_run: bool = False,
+        include_production: bool = False,
+        of_evaluations: bool = False,
+        **filters: Any,
     ) -> FileRemoval:
         """Remove files stored more than some days ago that nothing needs, and leftovers of programs that died.
 
@@ -1593,6 +1611,9 @@ class RemoveMethods(GetMethods):
             Return the plan and change nothing.
         include_production : bool
             Production content as well.
+        of_evaluations : bool
+            Also what only evaluations name that are not, and never were, a champion's. The evaluations stay, with
+            their scores and tables.
         **filters
             As for `list`: only these.
 
@@ -1619,7 +1640,14 @@ class RemoveMethods(GetMethods):
 
         def choose(con: Connection) -> _Plan:
             old = file_removal.versions(con, where)
-            return _without_needed(con, self._engine, old, production=include_production, sources=True)
+            return _without_needed(
+                con,
+                self._engine,
+                old,
+                production=include_production,
+                sources=True,
+                free=file_removal.evaluations_without_champion(con) if of_evaluations else frozenset(),
+            )
 
         with attempting(self._engine, "cleanup"):
             return self._remove("cleanup", choose, dry_run, leftovers=True)
@@ -1708,9 +1736,15 @@ def _result(plan: _Plan, **more: Any) -> FileRemoval:
 
 
 def _without_needed(
-    con: Connection, engine: Engine, chosen: Sequence[Row_removing], *, production: bool, sources: bool
+    con: Connection,
+    engine: Engine,
+    chosen: Sequence[Row_removing],
+    *,
+    production: bool,
+    sources: bool,
+    free: Collection[str] = frozenset(),
 ) -> _Plan:
-    """Take from what is to go everything that something else needs."""
+    """Take from what is to go everything that something else needs; evaluations in `free` need nothing."""
     aliases, pins, users = file_removal.aliased(con), file_removal.pinned(con), file_removal.dependents(con)
     alive = set(engine.living_sessions())
     plan = _Plan()
@@ -1722,7 +1756,7 @@ def _without_needed(
         else:
             plan.kept.append((row["name"], int(row["version"]), reason))
     while True:
-        needed = _needed(going, users, sources)
+        needed = _needed(going, users, sources, free)
         if not needed:
             plan.gone = list(going.values())
             return plan
@@ -1746,11 +1780,16 @@ def _held(
 
 
 def _needed(
-    going: Mapping[str, Row_removing], users: Mapping[str, list[tuple[str, str]]], sources: bool
+    going: Mapping[str, Row_removing],
+    users: Mapping[str, list[tuple[str, str]]],
+    sources: bool,
+    free: Collection[str],
 ) -> dict[str, str]:
     found = {}
     for version_id in going:
         for kind, user in users.get(version_id, ()):
+            if kind == "evaluation" and user in free:
+                continue
             if user not in going and (sources or kind == "group"):
                 what = "the group" if kind == "group" else f"the {kind}"
                 found[version_id] = f"{what} {user} " + (
@@ -2252,7 +2291,8 @@ class ProcessingRun:
             self._engine, {key: value for key, value in about.items() if value is not None}
         )
         self._place: Path | None = None
-        self.files = type(files)(self._engine, files._prefix, {**files._defaults, **self._active.defaults})
+        defaults = {**files._defaults, **self._active.defaults}
+        self.files = type(files)(self._engine, files._prefix, defaults, store=files._store)
 
     def start(self) -> Self:
         """Record the beginning.

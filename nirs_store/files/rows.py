@@ -44,6 +44,7 @@ __all__ = [
     "descends_from",
     "drop_alias",
     "end_processing",
+    "evaluations_without_champion",
     "exists",
     "fail_versions",
     "find_version",
@@ -567,6 +568,15 @@ def dependents(con: Connection) -> dict[str, list[tuple[str, str]]]:
     ).fetchall():
         found.setdefault(str(version_id), []).append((str(kind), str(user)))
     return found
+
+
+def evaluations_without_champion(con: Connection) -> frozenset[str]:
+    """Evaluations that never made a champion, and whose model is none."""
+    found = con.execute(
+        "SELECT evaluation_id FROM evaluations WHERE model_id NOT IN (SELECT model_id FROM champions) AND "
+        "evaluation_id NOT IN (SELECT evaluation_id FROM champions WHERE evaluation_id IS NOT NULL)"
+    ).fetchall()
+    return frozenset(str(row[0]) for row in found)
 
 
 def forget(con: Connection, gone: Sequence[dict[str, Any]]) -> None:

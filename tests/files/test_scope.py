@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.errors import InvalidInput, UnknownFile
+from nirs_store.errors import InvalidInput, UnknownFile, UnknownId
 from nirs_store.files.api import Files
 
 PLACE = "ensembl/GRCh37/eval"
@@ -190,3 +190,42 @@ def test_labels_may_be_one_column(store: WorkspaceStore, labels: Any, column: st
     assert found.to_dict(as_series=False) == {column: list(labels)}
     with pytest.raises(InvalidInput, match="as many rows"):
         store.files.put_training_set("u", pl.DataFrame({"gc": [0.4]}), labels)
+
+
+# -- what the users of other artifact managers expect ------------------------------------------------------
+
+
+def test_old_files_of_evaluations_go_but_not_those_of_a_champion(store: WorkspaceStore) -> None:
+    for model, score in (("first", 1.0), ("loser", 0.5), ("best", 2.0)):
+        video = store.files.put(model.encode(), f"{model}.mp4", type="video", model_id=model)
+        store.evaluations.record(model, "loop", score, files=[video.version_id], evaluation_id=model)
+    assert len(store.files.cleanup(0)) == 0
+    gone = store.files.cleanup(0, of_evaluations=True)
+    assert [row["name"] for row in gone.versions] == ["loser.mp4"]
+    assert store.evaluations.get("loser") is not None
+    assert store.check().ok
+
+
+def test_an_archive_of_one_model_holds_what_names_it(store: WorkspaceStore, tmp_path: Path) -> None:
+    for model in ("a", "b"):
+        store.files.put(model.encode(), f"{model}.txt", type="log", model_id=model)
+        store.evaluations.record(model, "loop", 1.0, evaluation_id=f"of-{model}")
+    made = store.archive(tmp_path / "a.zip", model_id="a")
+    with WorkspaceStore(tmp_path / "new") as new:
+        new.restore_archive(made.path)
+        assert new.files.list()["name"].to_list() == ["a.txt"]
+        assert new.evaluations.history()["evaluation_id"].to_list() == ["of-a"]
+    for wrong, error in (({"model_id": "nobody"}, UnknownId), ({"model_id": "a", "runs": []}, InvalidInput)):
+        with pytest.raises(error):
+            store.archive(tmp_path / "x.zip", **wrong)
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_a_view_holds_the_store_that_nothing_else_holds(folder: Path, tmp_path: Path) -> None:
+    assert WorkspaceStore(folder).files.within("a").put(b"1", "x", type="log").name == "a/x"
+    assert WorkspaceStore(folder).files.list().height == 1
+    assert WorkspaceStore(folder).backups.create(tmp_path / "backups") is not None
+    assert WorkspaceStore(folder).audit.query("put").height == 1
+    assert WorkspaceStore(folder).retention.pins().is_empty()
+    version = WorkspaceStore(folder).files.list()["version_id"][0]
+    assert WorkspaceStore(folder).lineage.links(("file", version)) is not None

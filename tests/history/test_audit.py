@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nirs_store.audit.trail import attempting, note
 from nirs_store.db.audit_chain import GENESIS, _who, entry_hash
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId
 from nirs_store.ids import utcnow
+from nirs_store.registry import ArtifactRecord
 
 
 def operations(store: WorkspaceStore, **filters: object) -> list[str]:
@@ -477,3 +479,12 @@ def test_every_operation_that_is_noted_can_be_asked_for() -> None:
                 noted |= {given.value} if isinstance(given, ast.Constant) else set()
     assert len(noted) > 30
     assert noted - {None} <= set(audit.OPERATIONS)
+
+
+def test_the_pages_list_all_operations_and_all_keys_of_a_manifest() -> None:
+    pages = Path(__file__).parents[2] / "docs" / "guide"
+    history, artifacts = (
+        (pages / f"{name}.md").read_text(encoding="utf-8") for name in ("history", "artifacts")
+    )
+    assert [name for name in audit.OPERATIONS if f"`{name}`" not in history] == []
+    assert [item.name for item in fields(ArtifactRecord) if f"`{item.name}`" not in artifacts] == []

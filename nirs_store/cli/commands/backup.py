@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     "--file", "files", metavar="NAME", multiple=True, help="A file's name or a pattern; may be repeated."
 )
 @click.option("--evaluation", "evaluations", metavar="ID", multiple=True, help="May be repeated.")
+@click.option(
+    "--model", "model_id", metavar="ID", help="Instead: all files, evaluations and runs of a model."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @dry_run_option
 @json_option
@@ -37,6 +40,7 @@ def command_archive(
     runs: tuple[str, ...],
     files: tuple[str, ...],
     evaluations: tuple[str, ...],
+    model_id: str | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -59,6 +63,7 @@ def command_archive(
                 runs=ids,
                 files=files or None,
                 evaluations=evaluations or None,
+                model_id=model_id,
                 overwrite=overwrite,
                 dry_run=True,
             )
@@ -68,6 +73,7 @@ def command_archive(
                 runs=ids,
                 files=files or None,
                 evaluations=evaluations or None,
+                model_id=model_id,
                 overwrite=overwrite,
                 progress=show,
             )

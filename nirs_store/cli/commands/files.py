@@ -119,6 +119,7 @@ def delete(
 @click.option("--days", type=float, default=30.0, show_default=True, help="Only what was stored before.")
 @click.option("--old-tests", type=int, metavar="N", help="Instead: all tests but the N most recent.")
 @click.option("--include-production", is_flag=True, help="Production content as well.")
+@click.option("--of-evaluations", is_flag=True, help="Also what only evaluations name that made no champion.")
 @dry_run_option
 @yes_option
 @json_option
@@ -127,6 +128,7 @@ def cleanup(
     days: float,
     old_tests: int | None,
     include_production: bool,
+    of_evaluations: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -141,7 +143,9 @@ def cleanup(
         def remove(dry: bool) -> FileRemoval:
             if old_tests is not None:
                 return store.files.cleanup_old_tests(old_tests, dry_run=dry)
-            return store.files.cleanup(days, dry_run=dry, include_production=include_production)
+            return store.files.cleanup(
+                days, dry_run=dry, include_production=include_production, of_evaluations=of_evaluations
+            )
 
         plan = remove(True)
         if not as_json:

@@ -1,0 +1,162 @@
+"""From the bytes of a text file to rows of cells: encoding, separator, and lines that hold no cells.
+
+Uses the standard library only: scripts that predict on their own carry the source of this module.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zlib
+from typing import NamedTuple
+
+from nirs_store.reading.cells import is_missing, parse_number, tidy
+
+__all__ = ["DELIMITERS", "Row", "Unreadable", "decode", "number_like", "split_rows"]
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
+_LARGEST = 2**31
+_SAMPLE_LINES = 60
+_SAMPLE_CHARACTERS = 60_000
+_BINARY = {
+    b"PK\x03\x04": "a ZIP archive or a workbook (.xlsx, .ods): save the sheet as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls): save the sheet as CSV",
+    b"PAR1": "a Parquet file: give it the ending .parquet",
+    b"%PDF": "a PDF document",
+    b"\x89HDF": "an HDF5 file",
+    b"\x89PNG": "a picture",
+    b"BZh": "compressed with bzip2: unpack it",
+    b"\xfd7zXZ": "compressed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it",
+}
+_BOMS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\x00\x00": "utf-32",
+    b"\x00\x00\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+
+
+class Unreadable(ValueError):
+    """A file, or a cell of it, that cannot be read for sure."""
+
+
+class Row(NamedTuple):
+    """Cells of a line, the blanks around them removed, and its number in the file."""
+
+    line: int
+    cells: list[str]
+
+
+def decode(data: bytes, encoding: str | None = None) -> tuple[str, str]:
+    """Decode the text of a file that may be packed with gzip; return the encoding as well.
+
+    Without `encoding` a byte-order mark decides, then UTF-16 is told by its zero bytes; all else is UTF-8 where it
+    can be, and Windows' cp1252 where not.
+    """
+    if data[:2] == b"\x1f\x8b":
+        data = _unpack(data)
+    for magic, words in _BINARY.items():
+        if data.startswith(magic):
+            raise Unreadable(f"this is {words}.")
+    if encoding is None:
+        encoding = next((name for bom, name in _BOMS.items() if data.startswith(bom)), None) or _guess(data)
+    try:
+        text = data.decode(encoding)
+    except LookupError as error:
+        raise Unreadable(f"encoding: Python knows no {encoding!r}; try utf-8, cp1252 or utf-16.") from error
+    except UnicodeError as error:
+        place = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
+        raise Unreadable(
+            f"line {place} is not {encoding} text. Name the encoding it was saved in, e.g. encoding='cp1252' "
+            "(--encoding cp1252)."
+        ) from error
+    if "\x00" in text:
+        raise Unreadable("this is not a text file: it holds zero bytes. Export the spectra as CSV.")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), encoding
+
+
+def _unpack(data: bytes) -> bytes:
+    found, rest = b"", data
+    try:
+        while rest[:2] == b"\x1f\x8b":
+            unpacker = zlib.decompressobj(wbits=31)
+            found += unpacker.decompress(rest, _LARGEST - len(found))
+            if unpacker.unconsumed_tail or len(found) >= _LARGEST:
+                raise Unreadable(f"unpacked, the file is larger than {_LARGEST:,} bytes.")
+            if not unpacker.eof:
+                raise Unreadable("the gzip file ends too early; copy it again.")
+            rest = unpacker.unused_data
+    except zlib.error as error:
+        raise Unreadable(f"the gzip file is damaged: {error}.") from error
+    return found
+
+
+def _guess(data: bytes) -> str:
+    head = data[:4096]
+    if len(head) > 3 and b"\x00" in head:
+        even, odd = head[0::2].count(0), head[1::2].count(0)
+        if max(even, odd) > 0.7 * len(head) / 2 and min(even, odd) * 10 < max(even, odd):
+            return "utf-16-be" if even > odd else "utf-16-le"
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return "latin-1"
+
+
+def number_like(cell: str) -> bool:
+    """Tell whether a cell is a number in one of the two decimal signs."""
+    return parse_number(cell) is not None or parse_number(cell, ",") is not None
+
+
+def split_rows(text: str, delimiter: str | None = None) -> tuple[list[Row], str]:
+    """Split text into rows of cells, without blank lines; return the separator as well."""
+    first, _, rest = text.partition("\n")
+    told = re.fullmatch(r'"?sep=(.|\\t)"?[;,\t ]*', first.strip(" \ufeff"), re.IGNORECASE)
+    skipped = 0
+    if told:
+        delimiter, text, skipped = delimiter or told[1].replace("\\t", "\t"), rest, 1
+    if delimiter is None:
+        delimiter = _find_delimiter(text)
+    elif len(delimiter) != 1 or delimiter in '"\n\r':
+        raise Unreadable(f"delimiter: expected one character such as ',', ';' or a tab, found {delimiter!r}.")
+    if delimiter == " ":
+        text = "\n".join(re.sub(r"[ \t]+", " ", line.strip(" \t")) for line in text.split("\n"))
+    rows = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = skipped + 1
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                rows.append(Row(line, cells))
+            line = skipped + reader.line_num + 1
+    except csv.Error as error:
+        raise Unreadable(
+            f"the cells from line {line} on cannot be told apart ({error}): is a quote missing?"
+        ) from error
+    return rows, delimiter
+
+
+def _find_delimiter(text: str) -> str:
+    """Take the separator that leaves most numbers and fewest cells that are none."""
+    lines = [line for line in text[:_SAMPLE_CHARACTERS].split("\n") if line.strip()][:_SAMPLE_LINES]
+    best, score, share = ",", 0.0, 0.0
+    for delimiter in ",;\t| ":
+        if delimiter == " " and share >= 0.7:
+            break
+        cells = [
+            tidy(cell.strip('"'))
+            for line in lines
+            for cell in (re.split(r"[ \t]+", line.strip()) if delimiter == " " else line.split(delimiter))
+        ]
+        filled = [cell for cell in cells if not is_missing(cell)]
+        numbers = sum(map(number_like, filled))
+        if numbers * numbers > score * len(filled) * 1.001:
+            best, score, share = delimiter, numbers * numbers / len(filled), numbers / len(filled)
+    return best

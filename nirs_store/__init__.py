@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nirs_store.library import PipelineLibrary
     from nirs_store.migration import MigrationReport, migrate_nirs4all
     from nirs_store.protocol import WorkspaceStoreProtocol
+    from nirs_store.reading import Spectra, read_spectra
     from nirs_store.recording import (
         BranchRecorder,
         CrossValidationResult,
@@ -45,6 +46,7 @@ __all__ = [
     "MigrationReport",
     "NirsStoreError",
     "PipelineLibrary",
+    "Spectra",
     "StepArtifacts",
     "WorkspaceStore",
     "WorkspaceStoreProtocol",
@@ -53,6 +55,7 @@ __all__ = [
     "load_bundle",
     "load_tecator",
     "migrate_nirs4all",
+    "read_spectra",
     "record_cross_validation",
     "record_stacking",
     "replay_chain",
@@ -71,6 +74,7 @@ _HOME = {
     "MigrationReport": "nirs_store.migration",
     "NirsStoreError": "nirs_store.errors",
     "PipelineLibrary": "nirs_store.library",
+    "Spectra": "nirs_store.reading",
     "StepArtifacts": "nirs_store.chains.trace",
     "WorkspaceStore": "nirs_store.store",
     "WorkspaceStoreProtocol": "nirs_store.protocol",
@@ -78,6 +82,7 @@ _HOME = {
     "load_bundle": "nirs_store.bundle.reader",
     "load_tecator": "nirs_store.datasets",
     "migrate_nirs4all": "nirs_store.migration",
+    "read_spectra": "nirs_store.reading",
     "record_cross_validation": "nirs_store.recording",
     "record_stacking": "nirs_store.recording",
     "replay_chain": "nirs_store.chains.replay",

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -324,9 +324,39 @@ def as_floats(array: NDArray[Any]) -> NDArray[np.float64]:
     TypeError, ValueError
         Something else, as of numpy; complex numbers too, whose imaginary part numpy would leave out.
     """
-    if array.dtype.kind == "c":
-        raise TypeError("these are complex")
-    return array.astype(np.float64)
+    if array.dtype.kind in "Mmc":
+        raise TypeError(f"found {_STRANGE[array.dtype.kind]} ({array.dtype})")
+    if array.dtype.kind not in "OUS":
+        return array.astype(np.float64)
+    values = [_as_real(value) for value in array.ravel().tolist()]
+    return np.array(values, dtype=np.float64).reshape(array.shape)
+
+
+_STRANGE = {"M": "dates or times", "m": "spans of time", "c": "complex numbers"}
+
+
+def _as_real(value: Any) -> float:
+    """Read one boxed number; text only as it is written in a table."""
+    if value is None:
+        return math.nan
+    if isinstance(value, str | bytes):
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if (
+            re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", text, re.ASCII)
+            or text.strip().lower() == "nan"
+        ):
+            return float(text)
+        raise ValueError(f"found {value!r}")
+    if isinstance(value, date | time | np.datetime64):
+        raise TypeError(f"found dates or times ({value})")
+    if isinstance(value, timedelta | np.timedelta64):
+        raise TypeError(f"found spans of time ({value})")
+    if isinstance(value, complex | np.complexfloating):
+        raise TypeError(f"found complex numbers ({value})")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"found {type(value).__name__} {str(value)[:40]!r}") from error
 
 
 def _unmasked(value: NDArray[Any], name: str) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from nirs_store.db.session import Engine, drop_setting, put_setting, read_settin
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat
 from nirs_store.ids import naive, utcnow
 from nirs_store.lazy import polars as pl
+from nirs_store.reading.cells import safe_cell
 from nirs_store.records import notes as audit_notes
 from nirs_store.records.notes import (
     GUARD,
@@ -512,7 +513,10 @@ def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     for row in rows:
         text.seek(0)
         text.truncate()
-        writer.writerow({**row, "details": None if row["details"] is None else _json(row["details"])})
+        cells = {**row, "details": None if row["details"] is None else _json(row["details"])}
+        writer.writerow(
+            {key: safe_cell(cell) if isinstance(cell, str) else cell for key, cell in cells.items()}
+        )
         yield text.getvalue().encode()
 
 

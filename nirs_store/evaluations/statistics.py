@@ -29,6 +29,7 @@ from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.evaluations import rows
 from nirs_store.evaluations.rows import BETTER, value_of
 from nirs_store.lazy import polars as pl
+from nirs_store.reading.export import frame_csv
 from nirs_store.records.artifacts import read_artifact
 from nirs_store.scores import (
     CLASSIFICATION_SCORES,
@@ -174,7 +175,7 @@ def export_table(
     written: dict[str, Path] = {}
     if format in ("csv", "both"):
         written["csv"] = folder / f"{stem}-{what}.csv"
-        write_file(written["csv"], _flat(table).write_csv().encode())
+        write_file(written["csv"], frame_csv(_flat(table)).encode())
     if format in ("json", "both"):
         written["json"] = folder / f"{stem}-{what}.json"
         text = to_json({"evaluation": dict(facts), what: table.to_dicts()}, what) or ""

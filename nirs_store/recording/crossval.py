@@ -25,6 +25,7 @@ from nirs_store.recording.inputs import (
     content_hash,
     make_folds,
     take_names,
+    target_names,
 )
 from nirs_store.recording.prepare import by_position, refuse_fitted, refuse_missing
 from nirs_store.recording.result import CrossValidationResult
@@ -204,12 +205,15 @@ def record_cross_validation(
     described = preprocessing_text((*parts.transformers, parts.model))
     pipeline_name = described if name is None else name
     data_hash = content_hash(data.X, data.y)
+    names = target_names(y)
     facts = _facts(target=target, target_unit=target_unit, wavelength_unit=data.unit) | {
         "preprocessing_chain": described,
         "n_samples": data.X.shape[0],
         "n_features": data.X.shape[1],
         "data_hash": data_hash,
     }
+    if names is not None:
+        facts["target_names"] = names
     if labels is not None:
         facts["n_groups"] = int(np.unique(labels).size)
     if companions.weights is not None:

@@ -32,6 +32,7 @@ __all__ = [
     "content_hash",
     "make_folds",
     "take_names",
+    "target_names",
 ]
 
 
@@ -433,6 +434,17 @@ def _target(name: str, y: Any, task_type: str) -> NDArray[Any]:
         raise InvalidInput(f"{name} mixes labels of several types; make them all text or all integers.")
     # An object array of text sorts and compares as text does, but cannot be stored by its bytes.
     return np.array(labels) if array.dtype == object else array
+
+
+def target_names(y: Any) -> list[str] | None:
+    """Return the names of several targets that come as the columns of a frame."""
+    y = native(y, "y")
+    names = [str(name) for name in column_names(y)] if is_frame(y) else []
+    return (
+        names
+        if len(names) > 1 and len(set(names)) == len(names) and not all(map(str.isdigit, names))
+        else None
+    )
 
 
 def _ready_made(cv: Any, n: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:

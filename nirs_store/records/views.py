@@ -28,6 +28,7 @@ from nirs_store.db.session import Engine
 from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
+from nirs_store.reading.export import frame_csv
 from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries
 from nirs_store.records import queries as overview
@@ -224,7 +225,7 @@ class Pivot:
 
     def to_csv(self) -> str:
         """The table as CSV, with all digits."""
-        return self.frame.write_csv()
+        return frame_csv(self.frame)
 
     def to_markdown(self, digits: int = 4) -> str:
         """The table as a Markdown table, with so many significant digits."""

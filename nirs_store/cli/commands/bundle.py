@@ -58,10 +58,10 @@ def command_export(chain: str, output: Path | None, safe: bool, probe: Path | No
 
     Without OUTPUT the file goes into the folder exports/ of the workspace.
     """
-    from nirs_store.cli._spectra import read_spectra
+    from nirs_store.cli._spectra import read_file
     from nirs_store.cli._workspace import find, open_store
 
-    X = None if probe is None else read_spectra(probe).X[:_PROBE]
+    X = None if probe is None else read_file(probe).X[:_PROBE]
     with open_store(workspace) as store:
         found = find(store, chain, ["chain"])
         if output is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +11,10 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import json_option, workspace_option
+from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.errors import InvalidInput, NirsStoreError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from nirs_store.library import PipelineLibrary
 
 
@@ -123,7 +125,7 @@ def save(
 )
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--unit", default=None, metavar="UNIT", help="Unit of the target, for tables and figures.")
-@click.option("--wavelength-unit", default="nm", show_default=True, metavar="UNIT", help="nm or cm-1.")
+@click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1 [default: as the file says].")
 @click.option("--groups", default=None, metavar="COLUMN", help="Samples that must stay in one fold.")
 @click.option("--name", default=None, metavar="NAME", help="Name of the run.")
 @click.option(
@@ -136,17 +138,19 @@ def save(
     metavar="PACKAGE",
     help="A package besides scikit-learn and chemotools whose classes the template may name (repeatable).",
 )
+@reading_options
 @workspace_option
 def run(
     template: str,
     data: Path,
     target: str,
     unit: str | None,
-    wavelength_unit: str,
+    wavelength_unit: str | None,
     groups: str | None,
     name: str | None,
     jobs: int,
     packages: tuple[str, ...],
+    reading: dict[str, Any],
     workspace: Path,
 ) -> None:
     """Cross-validate a template on a file of spectra and record it in the workspace.
@@ -158,7 +162,6 @@ def run(
     from sklearn.base import is_classifier
 
     from nirs_store.cli._output import progress
-    from nirs_store.cli._spectra import read_spectra
     from nirs_store.estimators import build_cv, build_estimator
     from nirs_store.recording import record_cross_validation
     from nirs_store.recording.groups import grouped_twin
@@ -167,27 +170,32 @@ def run(
     config = _configuration(template, workspace)
     estimator = build_estimator(config, allow=packages)
     cv = build_cv(config, classifier=is_classifier(estimator), allow=packages)
-    table = read_spectra(data)
-    measured, grouping = table.column(target), None if groups is None else table.column(groups)
-    known = measured.is_not_null().to_numpy()
+    table = read_file(data, reading, groups=groups, wavelength_unit=wavelength_unit)
+    measured = table.column(target)
+    if is_classifier(estimator):
+        y, known = measured.to_numpy(), measured.is_not_null().to_numpy()
+    else:
+        y = table.numbers(target)
+        known = y == y
+    if not known.any():
+        raise InvalidInput(f"{data.name}: the column {target!r} has no value at all.")
     if not known.all():
         click.echo(f"{(~known).sum()} samples without a value of {target!r} are left out.", err=True)
-    _check_target(measured, target, is_classifier(estimator))
-    if grouping is not None:
+    if groups is not None:
         cv = grouped_twin(cv)
         click.echo(f"Samples of one {groups} stay in one fold: {cv}.", err=True)
-    with WorkspaceStore(workspace) as store, progress("folds") as show:
+    with WorkspaceStore(workspace) as store, progress("folds") as show, _fit_errors(template, data):
         result = record_cross_validation(
             store,
             estimator,
             table.X[known],
-            measured.drop_nulls().to_numpy(),
+            y[known],
             cv=cv,
-            groups=None if grouping is None else grouping.to_numpy()[known],
+            groups=None if table.groups is None else table.groups[known],
             dataset_name=data.stem,
             name=name,
             wavelengths=table.wavelengths,
-            wavelength_unit=wavelength_unit,
+            wavelength_unit=table.unit,
             target=target,
             target_unit=unit,
             metric=config.get("metric"),
@@ -236,11 +244,14 @@ def _configuration(template: str, workspace: Path) -> dict[str, Any]:
     return PipelineLibrary(Path(str(workspace_template()))).load_template(name, category)
 
 
-def _check_target(measured: pl.Series, target: str, classifies: bool) -> None:
-    from nirs_store.errors import InvalidInput
-
-    if not classifies and not measured.dtype.is_numeric():
-        raise InvalidInput(
-            f"The column {target!r} holds {measured.drop_nulls()[0]!r}, not numbers, but this template "
-            "predicts numbers. Choose another column, or the template of a classifier."
-        )
+@contextmanager
+def _fit_errors(template: str, data: Path) -> Iterator[None]:
+    """Say in one line why an estimator does not take the spectra; --debug shows the traceback."""
+    try:
+        yield
+    except (NirsStoreError, OSError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        short = reason if len(reason) <= 400 else f"{reason[:397]}..."
+        raise InvalidInput(f"The template {template} cannot be fitted to {data.name}: {short}") from error

@@ -10,6 +10,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import workspace_option
+from nirs_store.cli._spectra import read_file, reading_options
 
 if TYPE_CHECKING:
     from nirs_store.cli._workspace import Found
@@ -33,6 +34,7 @@ _KINDS = {
 @click.option("--data", type=click.Path(path_type=Path), help="Spectra, for the figure 'spectra'.")
 @click.option("--colour-by", metavar="COLUMN", help="With --data: colour the spectra by this column.")
 @click.option("--dpi", type=click.IntRange(20, 1200), default=160, show_default=True, help="Of a bitmap.")
+@reading_options
 @workspace_option
 def command(
     kind: str,
@@ -41,6 +43,7 @@ def command(
     data: Path | None,
     colour_by: str | None,
     dpi: int,
+    reading: dict[str, Any],
     workspace: Path,
 ) -> None:
     """Draw a figure of a chain and save it; a run stands for its best chain.
@@ -70,7 +73,7 @@ def command(
             figure = getattr(plots, name)(store, chain_id)
         else:
             figure = plots.chain_spectra_by_step(
-                store, chain_id, **_spectra(store, chain_id, data, colour_by)
+                store, chain_id, **_spectra(store, chain_id, data, colour_by, reading)
             )
         path = plots.save_figure(figure, output, dpi=dpi)
     click.echo(path)
@@ -102,19 +105,19 @@ def _chain(store: WorkspaceStore, found: Found) -> str:
     raise InvalidInput(f"The run {found.identifier} has no chain with out-of-fold predictions to draw.")
 
 
-def _spectra(store: WorkspaceStore, chain_id: str, data: Path, colour_by: str | None) -> dict[str, Any]:
+def _spectra(
+    store: WorkspaceStore, chain_id: str, data: Path, colour_by: str | None, reading: dict[str, Any]
+) -> dict[str, Any]:
     """Read the spectra; they are coloured by the chain's own target where the file has it."""
-    from nirs_store.cli._spectra import read_spectra
-
-    table = read_spectra(data)
+    table = read_file(data, reading)
     metadata = (store.get_chain(chain_id) or {}).get("metadata") or {}
     target = metadata.get("target")
-    column = colour_by or (target if target in table.labels.columns else None)
+    column = colour_by or (target if target in table.labels else None)
     values = None if column is None else table.column(column)
     if values is not None and not values.dtype.is_numeric():
         from nirs_store.errors import InvalidInput
 
-        raise InvalidInput(f"The column {column!r} of {table.source} does not hold numbers to colour by.")
+        raise InvalidInput(f"The column {column!r} of {data.name} does not hold numbers to colour by.")
     return {
         "X": table.X,
         "wavelengths": table.wavelengths,

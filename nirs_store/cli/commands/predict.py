@@ -10,11 +10,12 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import as_options, trust_options, workspace_option
+from nirs_store.cli._spectra import read_file, reading_options
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from nirs_store.cli._spectra import SpectraTable
+    from nirs_store.reading import Spectra
 
 
 @click.command("predict", cls=Command)
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resample", is_flag=True, help="Interpolate the spectra to the grid of a bundle's calibration."
 )
+@reading_options
 @trust_options
 @workspace_option
 def command(
@@ -33,6 +35,7 @@ def command(
     output: Path | None,
     as_json: bool,
     resample: bool,
+    reading: dict[str, Any],
     allow_pickle: bool,
     trusted_types: tuple[str, ...],
     workspace: Path,
@@ -41,60 +44,79 @@ def command(
 
     The first argument is the id of a chain in the workspace, or a .n4a bundle, which needs no
     workspace. In SPECTRA, columns named by a number are wavelengths; the others are labels, which
-    come back beside the predictions. Predictions are printed as CSV unless --output names a file.
+    come back next to the predictions. Predictions are printed as CSV unless --output names a file,
+    with the separator and decimal sign of SPECTRA.
     """
-    from nirs_store.cli._spectra import read_spectra
-
     _check_output(output)
-    table = read_spectra(spectra)
     if source.lower().endswith(".n4a"):
-        predicted, metadata = _with_bundle(Path(source), table, allow_pickle, trusted_types, resample)
+        from nirs_store.bundle.reader import load_bundle
+
+        with as_options():
+            bundle = load_bundle(Path(source), allow_pickle=allow_pickle, trusted_types=trusted_types)
+        metadata = bundle.chain.get("metadata") or {}
+        table, X = _read(spectra, reading, bundle.chain)
+        predicted = bundle.predict(X, wavelengths=table.wavelengths, resample=resample)
     elif resample:
         raise click.UsageError("--resample goes with a bundle; resample the spectra yourself for a chain.")
     else:
-        predicted, metadata = _with_chain(workspace, source, table)
-    frame = _beside(table, predicted, str(metadata.get("target") or ""))
-    _write(frame, output, as_json)
+        from nirs_store.cli._workspace import find, open_store
+
+        if not spectra.is_file():
+            read_file(spectra, reading)  # says so before a workspace is looked for
+        with open_store(workspace) as store:
+            found = find(store, source, ["chain"])
+            metadata = found.record.get("metadata") or {}
+            table, X = _read(spectra, reading, found.record)
+            predicted = store.replay_chain(found.identifier, X, wavelengths=table.wavelengths)
+    frame = _joined(table, predicted, metadata)
+    _write(frame, table, output, as_json)
     _report(table, predicted, metadata)
 
 
-def _with_chain(workspace: Path, source: str, table: SpectraTable) -> tuple[Any, dict[str, Any]]:
-    from nirs_store.cli._workspace import find, open_store
+def _read(path: Path, reading: dict[str, Any], chain: Any) -> tuple[Spectra, Any]:
+    """Read the spectra, and name their channels as the calibration does where it knows them by text."""
+    import numpy as np
+    import polars as pl
 
-    with open_store(workspace) as store:
-        found = find(store, source, ["chain"])
-        predicted = store.replay_chain(found.identifier, table.X, wavelengths=table.wavelengths)
-    return predicted, found.record.get("metadata") or {}
+    from nirs_store.chains.plan import COLUMNS
+    from nirs_store.reading.cells import parse_channel
+
+    names = (chain.get("metadata") or {}).get(COLUMNS)
+    if not names or chain.get("wavelengths") is not None or reading["header"] is False:
+        table = read_file(path, reading)
+        return table, table.X
+    grid = [channel[0] for channel in map(parse_channel, names) if channel is not None]
+    table = read_file(path, reading, channels=None if len(grid) == len(names) else names)
+    known = (
+        table.wavelengths is not None
+        and len(grid) == table.X.shape[1]
+        and np.allclose(table.wavelengths, grid)
+    )
+    return table, pl.DataFrame(table.X, schema=list(names if known else table.channel_names))
 
 
-def _with_bundle(
-    path: Path, table: SpectraTable, allow_pickle: bool, trusted_types: tuple[str, ...], resample: bool
-) -> tuple[Any, dict[str, Any]]:
-    from nirs_store.bundle.reader import load_bundle
-
-    with as_options():
-        bundle = load_bundle(path, allow_pickle=allow_pickle, trusted_types=trusted_types)
-    predicted = bundle.predict(table.X, wavelengths=table.wavelengths, resample=resample)
-    return predicted, bundle.chain.get("metadata") or {}
-
-
-def _beside(table: SpectraTable, predicted: Any, target: str) -> pl.DataFrame:
-    """Return the labels with the predictions as further columns."""
+def _joined(table: Spectra, predicted: Any, metadata: dict[str, Any]) -> pl.DataFrame:
+    """Return the labels with the predictions as further columns; a name that is taken gets a number."""
     import numpy as np
     import polars as pl
 
     array = np.asarray(predicted)
+    array = array.reshape(len(array), -1)
+    target = str(metadata.get("target") or "")
     stem = f"predicted_{target}" if target else "predicted"
-    if array.ndim == 1 or array.shape[1] == 1:
-        columns = [pl.Series(stem, array.reshape(len(array)))]
-    else:
-        columns = [pl.Series(f"{stem}_{i}", array[:, i]) for i in range(array.shape[1])]
-    taken = [column.name for column in columns]
-    return (
-        table.labels.select(pl.exclude(taken)).hstack(columns)
-        if table.labels.width
-        else pl.DataFrame(columns)
-    )
+    names = [stem] if array.shape[1] == 1 else [f"{stem}_{i}" for i in range(array.shape[1])]
+    targets = metadata.get("target_names") or ()
+    if len(targets) == array.shape[1]:
+        names = [f"predicted_{each}" for each in targets]
+    columns: list[pl.Series] = []
+    for k, name in enumerate(names):
+        taken, number, free = {*table.labels, *(column.name for column in columns)}, 2, name
+        while free in taken:
+            free, number = f"{name}_{number}", number + 1
+        if free != name:
+            click.echo(f"The file has a column {name!r}; the predictions are in {free!r}.", err=True)
+        columns.append(pl.Series(free, array[:, k]))
+    return table.references.hstack(columns) if table.labels else pl.DataFrame(columns)
 
 
 def _check_output(output: Path | None) -> None:
@@ -107,23 +129,29 @@ def _check_output(output: Path | None) -> None:
         )
 
 
-def _write(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
+def _write(frame: pl.DataFrame, table: Spectra, output: Path | None, as_json: bool) -> None:
     from nirs_store.cli._output import print_data, print_json
 
     if output is None:
         if as_json:
             print_json(frame.to_dicts())
         else:
-            print_data(frame.write_csv())
+            print_data(_csv(frame, table))
         return
     from nirs_store.blobs.durable import write_file
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_file(output, _encoded(frame, output.suffix.lower()))
+    write_file(output, _encoded(frame, table, output.suffix.lower()))
     click.echo(f"{frame.height} predictions in {output}", err=True)
 
 
-def _encoded(frame: pl.DataFrame, suffix: str) -> bytes:
+def _csv(frame: pl.DataFrame, table: Spectra) -> str:
+    from nirs_store.reading.export import frame_csv
+
+    return frame_csv(frame, table.dialect.get("delimiter", ","), table.dialect.get("decimal", "."))
+
+
+def _encoded(frame: pl.DataFrame, table: Spectra, suffix: str) -> bytes:
     import io
 
     sink = io.BytesIO()
@@ -132,20 +160,20 @@ def _encoded(frame: pl.DataFrame, suffix: str) -> bytes:
     elif suffix == ".json":
         frame.write_json(sink)
     else:
-        frame.write_csv(sink)
+        return _csv(frame, table).encode()
     return sink.getvalue()
 
 
-def _report(table: SpectraTable, predicted: Any, metadata: dict[str, Any]) -> None:
+def _report(table: Spectra, predicted: Any, metadata: dict[str, Any]) -> None:
     """Say how well it fits where the file holds measured values as well; for people only."""
     import numpy as np
 
     target = str(metadata.get("target") or "")
     array = np.asarray(predicted)
     shown = sys.stderr is not None and sys.stderr.isatty()
-    if not shown or target not in table.labels.columns or array.dtype.kind != "f":
+    if not shown or target not in table.labels or array.dtype.kind != "f":
         return
-    measured = table.labels[target]
+    measured = table.references[target]
     if not measured.dtype.is_numeric() or measured.null_count() or array.size != measured.len():
         return
     from nirs_store.scores import regression_scores

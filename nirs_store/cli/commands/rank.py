@@ -185,7 +185,9 @@ def command_sql(query: str, params: tuple[str, ...], as_csv: bool, as_json: bool
     if as_json:
         print_json(frame.to_dicts())
     elif as_csv:
-        print_data(flat_text(frame).write_csv())
+        from nirs_store.reading.export import frame_csv
+
+        print_data(frame_csv(flat_text(frame)))
     else:
         numeric = [name for name, kind in frame.schema.items() if kind.is_numeric()]
         print_table(

@@ -29,6 +29,13 @@ from typing import Any
 import joblib
 import numpy as np
 
+# Reading files of spectra, as nirs_store does: every script carries the source of these modules.
+# @READER@
+from nirs_store.reading.cells import parse_channel, safe_cell
+from nirs_store.reading.grid import is_counted
+from nirs_store.reading.text import describe, read_text
+
+# @READER@
 # What the chain is, and its fitted objects: SHA-256 of the bytes, and the bytes in base64.
 CHAIN: dict[str, Any] = json.loads(r"""{}""")
 OBJECTS: dict[str, str] = {}
@@ -82,16 +89,12 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
 
 def _named(X: Any) -> Any:
     """Give the wavelengths that the columns of a data frame are named after, if all of them are."""
-    names = list(getattr(X, "columns", ()))
-    try:
-        numbers = np.array([float(name) for name in names])
-    except (TypeError, ValueError):
-        return None
+    found = [parse_channel(name) for name in getattr(X, "columns", ())]
+    numbers = [channel[0] for channel in found if channel is not None]
     # A frame made from an array without names counts its columns; those are not wavelengths.
-    counted = all(isinstance(name, (int, np.integer)) for name in names)
-    if not names or not np.isfinite(numbers).all() or (counted and (numbers == np.arange(len(names))).all()):
+    if not found or len(numbers) < len(found) or is_counted(numbers):
         return None
-    return numbers
+    return np.array(numbers)
 
 
 def _grid(n_channels: int, wavelengths: Any) -> Any:
@@ -145,74 +148,70 @@ def _undo(found: Any, y: Any) -> Any:
     return back.ravel() if back.shape == (len(y), 1) else back
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _read_csv(stream: Any) -> tuple[list[str], Any, Any]:
-    """Read sample names, spectra and wavelengths; the columns whose header is a number are the channels."""
-    text = stream.read().lstrip("\ufeff")
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
-    if not rows:
-        raise ValueError("The file is empty.")
-    if delimiter == ";" and not any("." in cell for cell in rows[-1]):
-        rows = [[cell.replace(",", ".") for cell in row] for row in rows]  # decimal commas
-    header = [_number(cell) for cell in rows[0]]
-    named = any(number is None for number in header) or _is_grid(header)
-    channels = [place for place, number in enumerate(header) if number is not None]
-    stored = CHAIN["wavelengths"]
-    if named and stored is not None:
-        near = {round(value, 2) for value in stored}
-        kept = [place for place in channels if round(header[place] or 0.0, 2) in near]
-        channels = kept if len(kept) == len(stored) else channels
-    body = rows[1:] if named else rows
-    others = [place for place in range(len(rows[0])) if place not in channels]
-    samples = [row[others[0]] if others else str(number) for number, row in enumerate(body, start=1)]
-    spectra = np.array([[float(row[place]) for place in channels] for row in body], dtype=np.float64)
-    grid = np.array([header[place] for place in channels], dtype=np.float64) if named else None
-    return samples, spectra, grid
-
-
-def _is_grid(header: list[float | None]) -> bool:
-    """Tell a row of wavelengths from a spectrum: it rises or falls from channel to channel."""
-    steps = np.diff([number for number in header if number is not None])
-    return len(steps) > 1 and bool((steps > 0).all() or (steps < 0).all()) and abs(header[0] or 0.0) > 100
+def _read(path: str, **reading: Any) -> Any:
+    """Read a file, or standard input; check channels that the calibration knows by their names."""
+    if path == "-":
+        stream = getattr(sys.stdin, "buffer", None)
+        data = stream.read() if stream is not None else sys.stdin.read().encode()
+    else:
+        data = Path(path).read_bytes()
+    names = CHAIN.get("columns") or []
+    grid = [channel[0] for channel in map(parse_channel, names) if channel is not None]
+    by_name = len(grid) < len(names) and reading.get("header") is not False
+    table = read_text(data, channels=names if by_name else None, **reading)
+    known = table.wavelengths is not None and len(grid) == len(names) > 0
+    if known and (len(grid) != len(table.wavelengths) or not np.allclose(table.wavelengths, grid)):
+        raise ValueError(f"X is not on the grid of the model ({names[0]} to {names[-1]}).")
+    return table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read a CSV file of spectra, a sample a row, and write a CSV file of predictions."""
+    """Read a text file of spectra and write a CSV file of predictions."""
     parser = argparse.ArgumentParser(description=str(CHAIN.get("title") or "Predict from spectra."))
     parser.add_argument(
-        "spectra",
-        help="CSV file, a sample a row; columns headed by wavelengths are the spectra; - for standard input",
+        "spectra", help="CSV file; columns headed by wavelengths are the spectra; - for standard input"
     )
     parser.add_argument("-o", "--output", help="CSV file to write; default: the screen")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--decimal", choices=[".", ","], help="decimal sign; default: as found")
+    parser.add_argument("--delimiter", metavar="SIGN", help="separator, or 'tab'; default: as found")
+    parser.add_argument("--encoding", metavar="NAME", help="for example cp1252; default: as found")
+    parser.add_argument(
+        "--orientation",
+        choices=["rows", "columns"],
+        help="one sample per row or per column; default: as found",
+    )
+    parser.add_argument(
+        "--header", action=argparse.BooleanOptionalAction, help="whether the first row names the channels"
+    )
+    given = vars(parser.parse_args(arguments))
+    path, output = given.pop("spectra"), given.pop("output")
+    if given["delimiter"] == "tab":
+        given["delimiter"] = "\t"
     try:
-        if options.spectra == "-":
-            samples, X, wavelengths = _read_csv(sys.stdin)
-        else:
-            with Path(options.spectra).open(newline="", encoding="utf-8") as stream:
-                samples, X, wavelengths = _read_csv(stream)
-        y = predict(X, wavelengths)
+        table = _read(path, **given)
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(describe(table), file=sys.stderr)
+        y = predict(table.X, table.wavelengths)
     except (OSError, ValueError, IndexError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    table = y.reshape(len(y), -1)
+    first = next(iter(table.labels.values()), None)
+    samples = [str(k + 1) for k in range(len(table.X))] if first is None else first
+    predicted = y.reshape(len(y), -1)
     names = [str(CHAIN.get("target") or "prediction")]
-    if table.shape[1] > 1:
-        names = [f"{names[0]}_{number}" for number in range(table.shape[1])]
+    if predicted.shape[1] > 1:
+        names = [f"{names[0]}_{number}" for number in range(predicted.shape[1])]
+    if len(CHAIN.get("target_names") or ()) == predicted.shape[1]:
+        names = CHAIN["target_names"]
     lines = [
-        ["sample", *names],
-        *([sample, *row] for sample, row in zip(samples, table.tolist(), strict=True)),
+        ["sample", *map(safe_cell, names)],
+        *(
+            [safe_cell(sample), *(safe_cell(cell) if isinstance(cell, str) else cell for cell in row)]
+            for sample, row in zip(samples, predicted.tolist(), strict=True)
+        ),
     ]
-    if options.output:
-        with Path(options.output).open("w", newline="", encoding="utf-8") as stream:
+    if output:
+        with Path(output).open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows(lines)
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows(lines)

@@ -6,6 +6,7 @@ with a fixed date. The file appears under its name only when it is complete.
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
 import json
@@ -51,7 +52,7 @@ from nirs_store.bundle.manifest import (
 from nirs_store.bundle.pack import ChainSource, Package, pack_chain, pack_safely
 from nirs_store.bundle.safe import rehearse
 from nirs_store.chains.folds import REFIT, fold_number
-from nirs_store.chains.plan import MODEL, SPLITTER, TARGETS, ReplayPlan
+from nirs_store.chains.plan import COLUMNS, MODEL, SPLITTER, TARGETS, ReplayPlan
 from nirs_store.chains.replay import Workbench, predict
 from nirs_store.chains.spectra import Spectra, read_spectra
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
@@ -378,6 +379,7 @@ def _refuse_too_large(members: list[Entry]) -> None:
 
 
 SUFFIX_script = ".n4a.py"
+_READER = "# @READER@\n"
 _LINE = 100
 
 
@@ -435,12 +437,31 @@ def _script(package: Package, file_name: str) -> str:
     environment = ", ".join(f"{name} {version}" for name, version in read_environment().items())
     described = json.dumps(_chain(package, title), sort_keys=True, indent=1, ensure_ascii=True)
     text = files("nirs_store.bundle").joinpath("standalone.py").read_text("utf-8")
+    head, _, rest = text.partition(_READER)
+    text = f"{head}{_reader_source()}{rest.partition(_READER)[2]}"
     text = text.replace("@TITLE@", title).replace("@ENVIRONMENT@", environment)
     text = text.replace("@FILE@", _plain(file_name))
     # Text of users comes in last, so that nothing in it is taken for a place to fill.
     text = text.replace("OBJECTS: dict[str, str] = {}", f"OBJECTS: dict[str, str] = {_objects(package)}", 1)
     # JSON has no three quotes in a row: one inside a string stands behind a backslash, also in a raw string.
     return text.replace('json.loads(r"""{}""")', f'json.loads(r"""\n{described}\n""")', 1)
+
+
+def _reader_source() -> str:
+    """Return the modules that read text files as one, without what imports them from each other."""
+    parts = []
+    for name in ("cells", "dialect", "grid", "text"):
+        source = files("nirs_store.reading").joinpath(f"{name}.py").read_text("utf-8")
+        lines = source.splitlines()
+        for node in ast.parse(source).body:
+            own = isinstance(node, ast.ImportFrom) and str(node.module).startswith(
+                ("nirs_store", "__future__")
+            )
+            listed = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            if own or listed:
+                lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)  # type: ignore[operator]
+        parts.append(re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip())
+    return "\n\n\n".join(parts) + "\n"
 
 
 def _chain(package: Package, title: str) -> dict[str, Any]:
@@ -467,7 +488,9 @@ def _chain(package: Package, title: str) -> dict[str, Any]:
         "weights": [weights[fold] for fold in folds] if weights else None,
         "targets": [identifier for step in targets for identifier in step["artifact_ids"]],
         "target": _plain(str(metadata.get("target") or "prediction")),
+        "target_names": metadata.get("target_names"),
         "wavelengths": chain["wavelengths"],
+        "columns": metadata.get(COLUMNS) if chain["wavelengths"] is None else None,
     }
 
 

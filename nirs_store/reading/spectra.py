@@ -225,7 +225,8 @@ def read_spectra(
     >>> _ = (folder / "wheat.csv").write_text(text)
     >>> spectra = read_spectra(folder / "wheat.csv", target="moisture", unit="%")
     >>> spectra
-    <Spectra of wheat.csv: 1 sample, 2 channels 9090.91 to 9000.9 cm-1, labels: id, moisture; semicolons; decimal comma>
+    <Spectra of wheat.csv: 1 sample, 2 channels 9090.91 to 9000.9 cm-1, labels: id, moisture; separated by
+    semicolons; decimal comma>
     >>> spectra.y, spectra.ids.tolist()
     (array([12.5]), ['S1'])
     """

@@ -9,8 +9,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,7 +40,6 @@ _FAST = re.compile(r"[0-9eE+.\-\x1f]*")
 _BETWEEN = "\x1f"
 
 
-@dataclass
 class TextTable:
     """Spectra of a text file, and labels as they are written.
 
@@ -64,22 +62,27 @@ class TextTable:
         What else was understood.
     """
 
-    X: Any
-    channels: list[str]
-    wavelengths: Any
-    unit: str | None
-    unit_from: str
-    labels: dict[str, list[str]]
-    places: list[str]
-    delimiter: str = ","
-    decimal: str = "."
-    encoding: str = "utf-8"
-    metadata: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    # Not a data class: scripts are also run by programs that keep no module, which data classes look for.
+    def __init__(
+        self,
+        X: Any,
+        channels: list[str],
+        wavelengths: Any,
+        unit: str | None,
+        unit_from: str,
+        labels: dict[str, list[str]],
+        places: list[str],
+        decimal: str = ".",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.X, self.channels, self.wavelengths = X, channels, wavelengths
+        self.unit, self.unit_from = unit, unit_from
+        self.labels, self.places, self.notes = labels, places, list(notes)
+        self.delimiter, self.decimal, self.encoding = ",", decimal, "utf-8"
+        self.metadata: dict[str, str] = {}
 
 
-@dataclass
-class _Cells:
+class _Cells(NamedTuple):
     """Header and samples, cut out of the lines around them."""
 
     names: list[str]
@@ -87,7 +90,7 @@ class _Cells:
     places: list[str]
     headed: bool
     above: list[Row]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def read_text(
@@ -162,11 +165,9 @@ def describe(table: TextTable) -> str:
         ", ".join(shown) + (", ..." if len(table.labels) > 8 else "") if shown else "none"
     )
     if table.delimiter != ",":
-        parts.append(DELIMITERS.get(table.delimiter, f"separated by {table.delimiter!r}"))
+        parts.append("separated by " + DELIMITERS.get(table.delimiter, repr(table.delimiter)))
     if table.decimal == ",":
         parts.append("decimal comma")
-    if table.encoding not in ("utf-8", "utf-8-sig"):
-        parts.append(table.encoding)
     return "; ".join([*parts, *table.notes])
 
 
@@ -211,7 +212,7 @@ def _metadata(rows: Sequence[Row]) -> dict[str, str]:
         cells = [cell for cell in (cell.lstrip("#%/!* ").strip() for cell in row.cells) if cell]
         if len(cells) == 1:
             key, sign, value = re.match(r"([^:=]*)([:=]?)(.*)", cells[0], re.DOTALL).groups()  # type: ignore[union-attr]
-            cells = [key, value.strip()] if sign else []
+            cells = [key, value.strip()] if sign else [f"line {row.line}", cells[0]]
         for key, value in zip(cells[::2], cells[1::2], strict=False):
             found.setdefault(key.rstrip(":= "), value)
     return found
@@ -370,8 +371,6 @@ def _turned(rows: list[Row], start: int, stop: int) -> _Cells:
             chosen = kinds[0]
             notes.append(f"of {', '.join(heads)} the column {heads[chosen]!r}")
         names, columns, places = names[1:], [columns[chosen][1:]], [places[chosen]]
-    if rows[:top]:
-        notes.append(f"{_lines(rows[:top])} above the table")
     rest = rows[stop:]
     for row in rest:
         if sum(map(number_like, row.cells)) * 2 > width and width > 3 and number_like(row.cells[0]):
@@ -401,8 +400,6 @@ def _standing(rows: list[Row], start: int, headed: bool) -> _Cells:
         raise Unreadable(
             f"it has a header but no spectra below it; line {rest[0].line} is {_shown(rest[0])}."
         )
-    if rows[:start]:
-        notes.append(f"{_lines(rows[:start])} above the table ({_shown(rows[0])})")
     if rest:
         notes.append(f"{_lines(rest)} below the table left out ({_shown(rest[0])})")
     width = max(_width(row) for row in body)

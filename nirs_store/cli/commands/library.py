@@ -175,7 +175,10 @@ def run(
     if is_classifier(estimator):
         y, known = measured.to_numpy(), measured.is_not_null().to_numpy()
     else:
-        y = table.numbers(target)
+        try:
+            y = table.numbers(target)
+        except InvalidInput as error:
+            raise InvalidInput(f"{error} This template predicts numbers; classes need a classifier.") from error
         known = y == y
     if not known.any():
         raise InvalidInput(f"{data.name}: the column {target!r} has no value at all.")

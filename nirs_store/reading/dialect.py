@@ -11,7 +11,7 @@ import re
 import zlib
 from typing import NamedTuple
 
-from nirs_store.reading.cells import is_missing, parse_number, tidy
+from nirs_store.reading.cells import is_missing, parse_channel, parse_number, tidy
 
 __all__ = ["DELIMITERS", "Row", "Unreadable", "decode", "number_like", "split_rows"]
 
@@ -148,15 +148,15 @@ def _find_delimiter(text: str) -> str:
     lines = [line for line in text[:_SAMPLE_CHARACTERS].split("\n") if line.strip()][:_SAMPLE_LINES]
     best, score, share = ",", 0.0, 0.0
     for delimiter in ",;\t| ":
-        if delimiter == " " and share >= 0.7:
-            break
+        if delimiter == " " and (best != "," or share >= 0.7):
+            break  # blanks are in names as well
         cells = [
             tidy(cell.strip('"'))
             for line in lines
             for cell in (re.split(r"[ \t]+", line.strip()) if delimiter == " " else line.split(delimiter))
         ]
         filled = [cell for cell in cells if not is_missing(cell)]
-        numbers = sum(map(number_like, filled))
+        numbers = sum(number_like(cell) or parse_channel(cell) is not None for cell in filled)
         if numbers * numbers > score * len(filled) * 1.001:
             best, score, share = delimiter, numbers * numbers / len(filled), numbers / len(filled)
     return best

@@ -90,10 +90,15 @@ def header_kind(cells: Sequence[str], below: Sequence[str], decimal: str | None 
     heads = any(k < len(below) and number_like(below[k]) for k in words)
     # Spectra seldom reach 100: a row that does, over one that does not, is a header, even a disordered one.
     under = [below[k] for k, (channel, _) in enumerate(found) if channel is not None and k < len(below)]
-    apart = len(values) > 1 and _share(values) >= 0.7 and _share(read_values(under, decimal or ",")) < 0.2
+    apart = (
+        len(values) > 1
+        and len(under) > 0
+        and _share(values) >= 0.7
+        and _share(read_values(under, decimal or ",")) < 0.2
+    )
     if heads or (apart and words):
         return 3
-    if apart and under:
+    if apart:
         return 2 if is_monotone(values) or _share(values) < 1 else 0
     if not is_monotone(values):
         return 0
@@ -121,6 +126,7 @@ def find_channels(names: Sequence[str], decimal: str | None = None) -> Channels:
     run = _longest_run([None if channel is None else channel[0] for channel in parsed])
     if not run:
         raise Unreadable(_no_channels(names))
+    run = _without_labels(names, parsed, run)
     values = [parsed[place][0] for place in run]  # type: ignore[index]
     _check_others(names, parsed, run, values)
     units = {parsed[place][1] for place in run} - {None}  # type: ignore[index]
@@ -148,6 +154,20 @@ def _longest_run(values: Sequence[float | None]) -> list[int]:
             runs.append([run[-1]])  # the last of a run may begin the next
         runs[-1].append(place)
     return max(runs, key=len)
+
+
+def _without_labels(
+    names: Sequence[str], parsed: Sequence[tuple[float, str | None] | None], run: list[int]
+) -> list[int]:
+    """Take names such as X1 off the ends of a run of plain numbers that they do not belong to."""
+    value = {place: channel for place, channel in enumerate(parsed) if channel is not None}
+    for end in (0, -1):
+        place = run[end]
+        rest = [each for each in run if each != place]
+        odd = value[place][1] is None and not number_like(names[place])
+        if odd and all(number_like(names[each]) for each in rest):
+            run = rest if _lies_apart(value[place][0], [value[each][0] for each in rest]) else run
+    return run
 
 
 def _check_others(
@@ -190,7 +210,7 @@ def _check_others(
         )
     for end, other in ((0, 1), (-1, -2)):
         rest = values[1:] if end == 0 else values[:-1]
-        if len(values) > 5 and _lies_apart(values[end], rest):
+        if _lies_apart(values[end], rest):
             raise Unreadable(
                 f"the column {names[run[end]]!r} lies far from the channel {names[run[other]]} next to it. Rename it "
                 "if it is a label, e.g. to 'year 2024'; if it is a channel, name the channels (channels=[...])."
@@ -209,7 +229,7 @@ def _check_others(
 
 
 def _lies_apart(value: float, values: Sequence[float]) -> bool:
-    if len(values) < 4:
+    if len(values) < 3:
         return False
     steps = sorted(abs(b - a) for a, b in itertools.pairwise(values))
     return min(abs(value - values[0]), abs(value - values[-1])) > _FAR * steps[len(steps) // 2]

@@ -225,7 +225,7 @@ def _cut(
     width = _usual_width(rows)
     start = next(k for k, row in enumerate(rows) if _width(row) >= 0.6 * width)
     upright = _upright(rows, start, header, decimal, channels)
-    across = None if channels is not None or orientation == "rows" else _axis(rows, decimal)
+    across = None if channels is not None or orientation == "rows" else _axis(rows, decimal, orientation)
     if orientation == "columns" and across is None:
         raise Unreadable(
             "orientation: no column of wavelengths was found; with orientation='columns' the first column must "
@@ -261,7 +261,9 @@ def _upright(
         return start, True
     if kind == 2:
         # Counts of a detector rise or fall as well, but not in regular steps.
-        regular = is_regular(values) and not (len(lower) == len(values) and is_regular(lower))
+        regular = (
+            len(values) > 5 and is_regular(values) and not (len(lower) == len(values) and is_regular(lower))
+        )
         clear = header_kind(below, [], decimal) < 2 or not (in_range(lower) and in_range(values))
         return (start, True) if clear or regular else None
     if kind == 1 and len(values) > 4 and is_regular(values) and not is_regular(lower):
@@ -276,7 +278,21 @@ def _refuse_unclear(row: Row) -> None:
     )
 
 
-def _axis(rows: list[Row], decimal: str | None) -> tuple[int, int] | None:
+def _head(rows: list[Row], start: int, width: int) -> int:
+    """Return where the rows above the wavelengths begin that belong to the same table."""
+    top = start
+    widest = max(width, len(rows[start].cells))
+    while top > 0 and 1 < len(rows[top - 1].cells) <= widest and (width == 2 or _width(rows[top - 1]) > 1):
+        top -= 1
+    if width == 2:
+        # Of two columns, lines such as "Serial number,123" above the header do not belong to the table.
+        axis = [k for k in range(top, start) if _AXIS.search(rows[k].cells[0])]
+        headed = top < start and _width(rows[start - 1]) > 1
+        top = axis[-1] if axis else start - headed
+    return top
+
+
+def _axis(rows: list[Row], decimal: str | None, orientation: str | None) -> tuple[int, int] | None:
     """Find the longest block of rows whose first cells rise or fall: wavelengths down the first column."""
     firsts = [parse_channel(row.cells[0], decimal) if row.cells[0] else None for row in rows]
     best, start = (0, 0), 0
@@ -293,11 +309,10 @@ def _axis(rows: list[Row], decimal: str | None) -> tuple[int, int] | None:
     if stop - start < 3:
         return None
     grid = [first[0] for first in firsts[start:stop] if first is not None]
-    words = [row.cells[0] for row in rows[max(0, start - 3) : start]]
-    named = any(first[1] for first in firsts[start:stop] if first) or any(
-        _AXIS.search(word) for word in words
-    )
-    if named or (len(grid) >= 10 and in_range(grid) and is_regular(grid)):
+    top = _head(rows, start, max(map(_width, rows[start:stop])))
+    named = any(first[1] for first in firsts[start:stop] if first)
+    named = named or any(_AXIS.search(row.cells[0]) for row in rows[top:start])
+    if named or orientation == "columns" or (len(grid) >= 10 and in_range(grid) and is_regular(grid)):
         return best
     return None
 
@@ -309,8 +324,11 @@ def _prefers_across(
     first, stop = across
     above = rows[first - 1].cells if first else []
     corner = above[0] if above else ""
-    if any(_AXIS.search(row.cells[0]) for row in rows[max(0, first - 3) : first]):
-        return True
+    top = _head(rows, first, max(map(_width, rows[first:stop])))
+    if any(_AXIS.search(row.cells[0]) for row in rows[top:first]):
+        # Over names of samples the word may be any; numbers are names only where wavelengths are below.
+        grid = read_values([row.cells[0] for row in rows[first:stop]])
+        return in_range(grid) or upright is None or not in_range(read_values(rows[upright[0]].cells) or [0.0])
     if upright is None or not upright[1]:
         # No header: two columns are wavelength and value; whole numbers in steps of one may as well be names.
         values = read_values([row.cells[0] for row in rows[first:stop]], None)
@@ -334,13 +352,7 @@ def _prefers_across(
 def _turned(rows: list[Row], start: int, stop: int) -> _Cells:
     """Cut out a table with one sample per column and turn it."""
     width = max(map(_width, rows[start:stop]))
-    top = start
-    while top > 0 and 1 < len(rows[top - 1].cells) <= max(width, len(rows[start].cells)):
-        if width == 2 and top < start:
-            break  # "Serial number,123" is no label of the only sample
-        if _width(rows[top - 1]) < 2:
-            break
-        top -= 1
+    top = _head(rows, start, width)
     block = rows[top:stop]
     for row in block:
         if len(row.cells) < width:

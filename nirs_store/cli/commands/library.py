@@ -178,7 +178,9 @@ def run(
         try:
             y = table.numbers(target)
         except InvalidInput as error:
-            raise InvalidInput(f"{error} This template predicts numbers; classes need a classifier.") from error
+            raise InvalidInput(
+                f"{error} This template predicts numbers; classes need a classifier."
+            ) from error
         known = y == y
     if not known.any():
         raise InvalidInput(f"{data.name}: the column {target!r} has no value at all.")

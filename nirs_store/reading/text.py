@@ -543,11 +543,8 @@ def find_decimal(
         seen: dict[str, str] = {}
         for place, row in zip(places, lines, strict=False):
             cells = [row[k] for k in columns]
-            if not any("," in cell for cell in cells):
-                # Points alone, or none, are seen at once.
-                if "." not in seen:
-                    point = next((c for c in cells if "." in c and _only(c, ".")), None)
-                    seen |= {} if point is None else {".": f"{point!r} ({place})"}
+            joined = _BETWEEN.join(cells)
+            if not {sign for sign in ",." if sign in joined} - seen.keys():
                 continue
             for cell in cells:
                 grouped = grouped or ("," in cell and "." in cell)

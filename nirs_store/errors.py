@@ -20,6 +20,7 @@ message says what was expected, what was found and what to do next::
     ├── BlobCorrupt             OSError         exit 4   file present, hash wrong
     ├── BlobUnreadable          OSError         exit 4   file present, the system does not give its bytes
     ├── ReplayError             RuntimeError    exit 4   a chain that cannot predict
+    │   └── CodeChanged                                  its code is not what was recorded; strict=True
     ├── StoreBusy               TimeoutError    exit 5   somebody else holds the catalog
     ├── StoreClosed             RuntimeError    exit 1   used after close()
     ├── ReadOnlyStore           PermissionError exit 6   write to a read-only workspace
@@ -57,6 +58,8 @@ __all__ = [
     "BundleMissing",
     "BundleTooNew",
     "CatalogDamaged",
+    "CodeChanged",
+    "CodeChangedWarning",
     "ForbiddenContent",
     "ForeignCatalog",
     "InvalidInput",
@@ -207,6 +210,12 @@ class ReplayError(NirsStoreError, RuntimeError):
 
     code = "replay"
     exit_code = 4
+
+
+class CodeChanged(ReplayError):
+    """A chain uses code outside installed packages that is not what it was when the chain was recorded."""
+
+    code = "code_changed"
 
 
 class StoreBusy(NirsStoreError, TimeoutError):
@@ -385,6 +394,10 @@ class BackupInvalid(NirsStoreError, ValueError):
 
     code = "backup_invalid"
     exit_code = 10
+
+
+class CodeChangedWarning(UserWarning):
+    """A chain predicts with code that is not what it was when the chain was recorded."""
 
 
 class RecordingWarning(UserWarning):

@@ -19,8 +19,9 @@ import numpy as np
 
 from nirs_store.audit.trail import Audit, attempted, note
 from nirs_store.blobs.cache import ByteLRU
+from nirs_store.blobs.code import CODE, check_code, refuse_other_python
 from nirs_store.chains.folds import chain_artifact_ids
-from nirs_store.chains.plan import ReplayPlan, check_numbers, check_weights
+from nirs_store.chains.plan import SPLITTER, ReplayPlan, check_numbers, check_weights
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.db.database import Connection
 from nirs_store.db.layout import as_folder
@@ -240,8 +241,8 @@ def _fail(mark: Callable[[str, str], None], identifier: str, error: BaseExceptio
 # -- What all methods of a store work with.
 
 
-Planned = tuple[ReplayPlan, Mapping[str, str]]
-"""A compiled chain, and what its artifacts held then whose ids are a caller's own (see `content_key`)."""
+Planned = tuple[ReplayPlan, Mapping[str, str], Any]
+"""A compiled chain, what its artifacts held then whose ids are a caller's own (see `content_key`), and its code."""
 
 
 class Facade:
@@ -761,7 +762,9 @@ class ModelMethods(QueryMethods):
             self._loader = loading.ArtifactLoader(self._engine, cache=self._objects)
         return self._loader
 
-    def replay_chain(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
+    def replay_chain(
+        self, chain_id: str, X: Any, wavelengths: Any = None, *, strict: bool = False
+    ) -> np.ndarray:
         """Predict new spectra with a stored chain.
 
         A chain that this store has replayed before touches neither lease nor catalog.
@@ -773,6 +776,9 @@ class ModelMethods(QueryMethods):
             stored grid. Several sources are given as a sequence or dict of these.
         wavelengths : array of shape (n_features,), optional
             Reaches the operators that accept it.
+        strict : bool
+            Raise CodeChanged, instead of a CodeChangedWarning, where classes or functions outside installed
+            packages are not what they were when the chain was recorded.
 
         Returns
         -------
@@ -786,15 +792,25 @@ class ModelMethods(QueryMethods):
         """
         from nirs_store.chains.replay import predict
 
-        plan, contents = self._plan(chain_id)
+        plan, contents, code = self._plan(chain_id)
+        if code is not None:
+            # Loading imports what is compared then.
+            for name in plan.artifact_ids:
+                self._load_shared(name, contents.get(name))
+            check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
         if not contents:
             return predict(plan, X, self._load_shared, wavelengths)
         return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
 
-    def predictor(self, chain_id: str) -> FittedPredictor:
+    def predictor(self, chain_id: str, *, strict: bool = False) -> FittedPredictor:
         """Give a chain as a fitted scikit-learn estimator.
 
         It loads all its models now, and needs the store no longer.
+
+        Parameters
+        ----------
+        strict : bool
+            As for `replay_chain`.
 
         Returns
         -------
@@ -813,8 +829,12 @@ class ModelMethods(QueryMethods):
             raise UnknownId("chain", chain_id)
         named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
         artifacts.get_to_know(self._engine, named)
+        code = chain["metadata"].get(CODE)
+        refuse_other_python(code, f"Chain {chain_id}")
         # Loaded anew: what is handed out may be changed by whoever holds it.
-        return ChainPredictor(chain, self.load_artifact)
+        predictor = ChainPredictor(chain, self.load_artifact)
+        check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
+        return predictor
 
     def _plan(self, chain_id: str) -> Planned:
         # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
@@ -830,7 +850,9 @@ class ModelMethods(QueryMethods):
             if chain is None:
                 raise UnknownId("chain", chain_id)
             plan = ReplayPlan.from_chain(chain)
-            planned = (plan, artifacts.get_to_know(self._engine, plan.artifact_ids))
+            code = chain["metadata"].get(CODE)
+            refuse_other_python(code, f"Chain {chain_id}")
+            planned = (plan, artifacts.get_to_know(self._engine, plan.artifact_ids), code)
             self._plans.put(chain_id, planned, 1)
         return planned
 
@@ -839,18 +861,18 @@ class ModelMethods(QueryMethods):
 
         An id of a caller's own can name other content by now, so those are kept by their `content`.
         """
-        missing = object()
         key = content or artifact_id
-        found = self._objects.get(key, missing)
-        if found is missing:
-            found, row = artifacts.load_with_row(self._engine, artifact_id)
+        found = self._objects.get(key)
+        # A class that was defined again since is looked up again.
+        if found is None or not found.is_current:
+            found, row = artifacts.load_held(self._engine, artifact_id)
             if artifacts.content_key(artifact_id, row) != key:
                 self._plans.clear()
                 raise UnknownId(
                     "artifact", artifact_id, "It was deleted, and the id was given to other content since."
                 )
             self._objects.put(key, found, int(row.get("size_bytes") or 0))
-        return found
+        return found.value
 
     @attempted("save_artifact")
     def save_artifact(
@@ -1226,6 +1248,11 @@ class RecordingMethods(Facade):
         ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
         check_numbers(steps, model_step_idx, source_index)
         check_weights(fold_weights, fold_artifacts, steps, model_step_idx)
+        # How the samples were split does not matter to a prediction.
+        used = [step for step in steps if step.get("operator_type") != SPLITTER]
+        needed = chain_artifact_ids(used, fold_artifacts, shared_artifacts)
+        if CODE not in (metadata or {}) and (code := artifacts.code_of(self._engine, needed)):
+            metadata = {**(metadata or {}), CODE: code}
         return records.save_chain(
             self._engine,
             pipeline_id,

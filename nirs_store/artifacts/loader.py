@@ -409,7 +409,7 @@ class ArtifactLoader(View):
         self._engine.check_open()
         said = {"content_hash": record.content_hash.removeprefix("sha256:"), "format": record.format}
         found = self._cache.get(artifacts.content_key(record.blob_id, said))
-        if found is None:
-            found, row = artifacts.load_with_row(self._engine, record.blob_id)
+        if found is None or not found.is_current:
+            found, row = artifacts.load_held(self._engine, record.blob_id)
             self._cache.put(artifacts.content_key(record.blob_id, row), found, record.size_bytes)
-        return found
+        return found.value

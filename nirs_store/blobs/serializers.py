@@ -10,7 +10,6 @@ carries the format's name and points to a `Serializer`, or to something that giv
 
 from __future__ import annotations
 
-import copyreg
 import difflib
 import hashlib
 import io
@@ -29,6 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from nirs_store.blobs.code import PROTOCOL, dump, reliance
 from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat
 from nirs_store.lazy import hold_while_forking, with_room
 
@@ -384,8 +384,7 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 ENTRY_POINT_GROUP = "nirs_store.serializers"
-# Pinned, because the default of a newer Python would give the same model another name.
-PICKLE_PROTOCOL = 5
+PICKLE_PROTOCOL = PROTOCOL
 
 # From so many bytes on an array is worth being opened with ``mmap_mode``.
 _MAPPABLE = 4 << 20
@@ -638,17 +637,19 @@ def _joblib_dumps(obj: Any) -> bytes:
     import numpy as np
 
     buffer: io.BytesIO = _Pieces()
-    pickler = pickle.Pickler(buffer, protocol=PICKLE_PROTOCOL)
     # As joblib does: what a file on this machine backs is stored as the array that it is.
-    pickler.dispatch_table = {**copyreg.dispatch_table, np.memmap: _reduce_mapped}
+    mapped = {np.memmap: _reduce_mapped}
     try:
-        pickler.dump(obj)
+        dump(obj, buffer, mapped)
     except _LargeArray:
-        # Only joblib lays arrays out so that they can be mapped into memory, and to it a large one costs no more.
-        import joblib
-
         buffer = io.BytesIO()
-        joblib.dump(obj, buffer, compress=0, protocol=PICKLE_PROTOCOL)
+        if reliance(obj).values:
+            dump(obj, buffer, mapped, by_value=True)
+        else:
+            # Only joblib lays arrays out so that they can be mapped into memory, and to it a large one costs no more.
+            import joblib
+
+            joblib.dump(obj, buffer, compress=0, protocol=PICKLE_PROTOCOL)
     return buffer.getvalue()
 
 
@@ -667,13 +668,15 @@ def _joblib_loads(data: bytes) -> Any:
 
 
 def _cloudpickle_dumps(obj: Any) -> bytes:
-    import cloudpickle  # type: ignore[import-untyped]
-
-    return bytes(cloudpickle.dumps(obj, protocol=PICKLE_PROTOCOL))
+    buffer = io.BytesIO()
+    dump(obj, buffer, {}, by_value=True)
+    return buffer.getvalue()
 
 
 def _pickle_dumps(obj: Any) -> bytes:
-    return pickle.dumps(obj, protocol=PICKLE_PROTOCOL)
+    buffer = io.BytesIO()
+    dump(obj, buffer, {})
+    return buffer.getvalue()
 
 
 def _bytes_dumps(obj: Any) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
+from nirs_store.blobs.code import CODE, without_text
 from nirs_store.blobs.serializers import get_serializer, normalise_skops
 from nirs_store.bundle.container import clean
 from nirs_store.bundle.manifest import Kind, Role
@@ -1066,6 +1067,12 @@ def _as_stored(chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, kind: K
     return Package(travelling, payloads, None, layout, plan, blobs, layout.notes, kind)
 
 
+def _metadata(chain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that travel: hashes of the code, without its source."""
+    known = dict(chain.get("metadata") or {})
+    return known | {CODE: without_text(known[CODE])} if isinstance(known.get(CODE), Mapping) else known
+
+
 def _pack(
     chain: Mapping[str, Any], plan: ReplayPlan, layout: Layout, blobs: Blobs, kind: Kind = "joblib"
 ) -> Package:
@@ -1122,7 +1129,7 @@ def _pack(
         "source_index": plan.source_index,
         "fold_weights": dict(layout.weights) if layout.weights else None,
         "wavelengths": None if plan.wavelengths is None else plan.wavelengths.tolist(),
-        "metadata": clean(dict(chain.get("metadata") or {})) or None,
+        "metadata": clean(_metadata(chain)) or None,
         "created_at": _text(clean(chain.get("created_at"))),
     }
     payloads = list(packing.payloads.values())

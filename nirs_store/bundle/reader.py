@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from nirs_store.blobs.code import CODE, check_code, refuse_other_python
 from nirs_store.blobs.serializers import with_version
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, agree, disagreement, read_npy, unpacked
 from nirs_store.bundle.contents import Contents, make_chain, read_contents
@@ -192,6 +193,7 @@ def load_bundle(
     allow_pickle: bool = False,
     trusted_types: Iterable[str] = (),
     limits: Limits = DEFAULT_LIMITS,
+    strict: bool = False,
 ) -> Bundle:
     """Open a ``.n4a`` bundle: one that this library exported, or one of version 1.0 from nirs4all.
 
@@ -213,6 +215,9 @@ def load_bundle(
         for every call are written into the file that `nirs_store.blobs.serializers.configuration_file` gives.
     limits : Limits
         How large it may be.
+    strict : bool
+        Raise CodeChanged, instead of a CodeChangedWarning, where classes or functions outside installed packages
+        are not those with which the chain was recorded.
 
     Returns
     -------
@@ -237,10 +242,12 @@ def load_bundle(
     """
     if isinstance(trusted_types, str):
         raise InvalidInput("trusted_types: expected a list of names, found one text. Nothing was opened.")
-    return open_contents(read_contents(Path(path), limits), allow_pickle, tuple(trusted_types))
+    return open_contents(read_contents(Path(path), limits), allow_pickle, tuple(trusted_types), strict)
 
 
-def open_contents(contents: Contents, allow_pickle: bool, trusted_types: Collection[str]) -> Bundle:
+def open_contents(
+    contents: Contents, allow_pickle: bool, trusted_types: Collection[str], strict: bool = False
+) -> Bundle:
     """Load a bundle that was read; see `load_bundle`."""
     path = contents.path
     if contents.kind == "skops":
@@ -256,9 +263,11 @@ def open_contents(contents: Contents, allow_pickle: bool, trusted_types: Collect
                 "anything in it can be checked. Nothing was loaded. If you trust its writer, call "
                 "load_bundle(path, allow_pickle=True); else ask for an export with safe=True."
             )
+        refuse_other_python(_code(contents), str(path))
         objects, caught = unpickle(contents)
         chain, plan = _chain(contents, objects)
     _warn(contents, caught)
+    check_code(_code(contents), str(path), strict=strict, stacklevel=3)
     bundle = Bundle(contents, chain, plan, {contents.hashes[name]: value for name, value in objects.items()})
     _compare_probe(bundle, contents)
     return bundle
@@ -358,6 +367,11 @@ class Bundle(ChainPredictor):
             table(("step", "type", "operator", "parameters"), steps),
             table(("score", "value"), scores) if scores else "",
         )
+
+
+def _code(contents: Contents) -> Any:
+    metadata = (contents.record.chain if contents.record else {}).get("metadata")
+    return metadata.get(CODE) if isinstance(metadata, Mapping) else None
 
 
 def _warn(contents: Contents, caught: Iterable[warnings.WarningMessage]) -> None:

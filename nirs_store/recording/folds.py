@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from nirs_store.blobs.code import digest as code_digest
 from nirs_store.chains.replay import plain_output
 from nirs_store.errors import InvalidInput, SerializationError, ShapeMismatch
 from nirs_store.estimators import describe_estimator
@@ -106,6 +107,10 @@ def _input_hashes(
             described.append(describe_estimator(transformer))
         except SerializationError:
             break
+        code = code_digest(transformer)
+        if code is None:
+            break
+        described += [code] if code else []
         described += [[name, *map(str, values.tolist())] for name, values in options.items()]
         hashes.append(sha256_hex(json.dumps([data, described], sort_keys=True).encode()))
     return hashes + [None] * (len(transformers) - len(hashes))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nirs_store.blobs.code import CODE, describe_code, reliance
 from nirs_store.chains.plan import COLUMNS
 from nirs_store.lazy import polars as pl
 from nirs_store.protocol import RecordingStore
@@ -165,6 +166,10 @@ def _save_chain(
     }
     if classes is not None:
         metadata["classes"] = classes.tolist()
+    # Here, because workers that fitted may have saved the objects; fitted and as given they rely on the same code.
+    code = describe_code(reliance([*layout.parts.transformers, model, layout.encoder]))
+    if code is not None:
+        metadata[CODE] = code
     if layout.data.columns is not None:
         metadata[COLUMNS] = list(layout.data.columns)
     return store.save_chain(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from nirs_store.blobs.code import CODE, Held, Reliance, describe_code, reliance_of
 from nirs_store.blobs.serializers import get_serializer
 from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout
@@ -66,7 +67,19 @@ def save_artifact(
     as_text(artifact_type, "artifact_type")
     serializer = get_serializer(format)
     data = serializer.dumps(obj)
-    return save_bytes(engine, data, serializer.suffix, operator_class, artifact_type, format, pipeline_id)
+    artifact_id = save_bytes(
+        engine, data, serializer.suffix, operator_class, artifact_type, format, pipeline_id
+    )
+    if found := reliance_of(obj, data):
+        # The chain that names the artifact says what code it relies on.
+        engine.known.add(CODE, artifact_id, found)
+    return artifact_id
+
+
+def code_of(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, Any] | None:
+    """Describe the code of artifacts that this session saved; None for installed packages alone."""
+    found = [known for ident in artifact_ids if (known := engine.known.get(CODE, ident))]
+    return describe_code(Reliance.joined(found))
 
 
 def save_bytes(
@@ -441,8 +454,14 @@ def load_artifact(engine: Engine, artifact_id: str) -> Any:
 
 def load_with_row(engine: Engine, artifact_id: str) -> tuple[Any, dict[str, Any]]:
     """Load an artifact anew, and give what its row says."""
+    held, known = load_held(engine, artifact_id)
+    return held.value, known
+
+
+def load_held(engine: Engine, artifact_id: str) -> tuple[Held, dict[str, Any]]:
+    """Load an artifact anew for a cache, and give what its row says."""
     data, known = _read(engine, artifact_id)
-    return get_serializer(known["format"]).loads(data), known
+    return Held(get_serializer(known["format"]).loads(data), data), known
 
 
 def artifact_path(engine: Engine, artifact_id: str) -> Path:

@@ -1,8 +1,8 @@
 """Formats in which an object becomes a blob: joblib, cloudpickle, pickle, bytes, skops and plug-ins.
 
 The bytes decide a blob's name, so a format should give the same bytes for the same object whenever it can.
-joblib, pickle and skops do so for fitted scikit-learn estimators, in every process; cloudpickle does not for
-classes and functions defined in a notebook, which then simply become blobs of their own.
+All do so for fitted scikit-learn estimators, in every process. What a notebook or script defines is stored by value
+(see `nirs_store.blobs.code`) with the place where it was defined, and so becomes a blob of its own in each session.
 
 An installed package adds a format through the entry point group ``nirs_store.serializers``: the entry point
 carries the format's name and points to a `Serializer`, or to something that gives one when called.

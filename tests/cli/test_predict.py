@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, record_cross_validation
+from nirs_store.errors import CodeChangedWarning
 
 
 @pytest.fixture
@@ -83,3 +89,25 @@ def test_unknown_chain_and_missing_files_are_named(run: Any, spectra: Path, tmp_
     assert "No chain has the id 'deadbeef'" in run("predict", "deadbeef", spectra, expect=3).stderr
     assert "none.csv does not exist" in run("predict", "deadbeef", tmp_path / "none.csv", expect=2).stderr
     assert "none.n4a" in run("predict", tmp_path / "none.n4a", spectra, expect=10).stderr
+
+
+def test_code_of_ones_own_that_was_edited_is_said_or_refused(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_code.py").write_text("def treat(X):\n    return X * 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    with WorkspaceStore(tmp_path / "ws") as store:
+        step = FunctionTransformer(importlib.import_module("own_code").treat)
+        model = make_pipeline(step, Ridge())
+        chain_id = record_cross_validation(store, model, X, X[:, 0], cv=2, dataset_name="d").chain_id
+    pl.DataFrame(X, schema=["900", "902", "904"]).write_csv(tmp_path / "new.csv")
+    call = ("predict", chain_id, tmp_path / "new.csv", "-w", tmp_path / "ws")
+    run(*call, "--strict")
+    (tmp_path / "own_code.py").write_text("def treat(X):\n    return X * 3\n")
+    monkeypatch.delitem(sys.modules, "own_code")
+    importlib.invalidate_caches()
+    with pytest.warns(CodeChangedWarning, match="treat of module 'own_code'"):
+        run(*call)
+    assert "treat of module 'own_code'" in run(*call, "--strict", expect=4).stderr

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     "--resample", is_flag=True, help="Interpolate the spectra to the grid of a bundle's calibration."
 )
 @reading_options
+@click.option("--strict", is_flag=True, help="Refuse if code of your own is not what was recorded.")
 @trust_options
 @workspace_option
 def command(
@@ -36,6 +37,7 @@ def command(
     as_json: bool,
     resample: bool,
     reading: dict[str, Any],
+    strict: bool,
     allow_pickle: bool,
     trusted_types: tuple[str, ...],
     workspace: Path,
@@ -52,7 +54,9 @@ def command(
         from nirs_store.bundle.reader import load_bundle
 
         with as_options():
-            bundle = load_bundle(Path(source), allow_pickle=allow_pickle, trusted_types=trusted_types)
+            bundle = load_bundle(
+                Path(source), allow_pickle=allow_pickle, trusted_types=trusted_types, strict=strict
+            )
         metadata = bundle.chain.get("metadata") or {}
         table, X = _read(spectra, reading, bundle.chain)
         predicted = bundle.predict(X, wavelengths=table.wavelengths, resample=resample)
@@ -67,7 +71,7 @@ def command(
             found = find(store, source, ["chain"])
             metadata = found.record.get("metadata") or {}
             table, X = _read(spectra, reading, found.record)
-            predicted = store.replay_chain(found.identifier, X, wavelengths=table.wavelengths)
+            predicted = store.replay_chain(found.identifier, X, wavelengths=table.wavelengths, strict=strict)
     frame = _joined(table, predicted, metadata)
     _write(frame, table, output, as_json)
     _report(table, predicted, metadata)

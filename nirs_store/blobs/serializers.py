@@ -76,7 +76,7 @@ _PLAIN: dict[str, frozenset[str]] = {
         "feature_selection": "GenericUnivariateSelect RFE RFECV SelectFdr SelectFpr SelectFromModel SelectFwe "
         "SelectKBest SelectPercentile SequentialFeatureSelector VarianceThreshold",
         "frozen": "FrozenEstimator",
-        "impute": "MissingIndicator SimpleImputer",
+        "impute": "IterativeImputer KNNImputer MissingIndicator SimpleImputer",
         "kernel_approximation": "RBFSampler",
         "kernel_ridge": "KernelRidge",
         "linear_model": "ARDRegression BayesianRidge ElasticNet ElasticNetCV HuberRegressor Lars LarsCV Lasso "
@@ -154,10 +154,21 @@ _BUNCH = "sklearn.utils._bunch.Bunch"
 #: blobs of its own: those come from an object that lived here, or from an import that somebody allowed.
 WORKSPACE_TYPES: frozenset[str] = frozenset(
     {
+        "numpy.dtype",
+        "numpy.random.mtrand.RandomState",
+        "sklearn.compose._column_transformer._RemainderColsList",
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._mutual_info.mutual_info_classif",
+        "sklearn.feature_selection._mutual_info.mutual_info_regression",
+        "sklearn.feature_selection._univariate_selection.chi2",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.feature_selection._univariate_selection.f_regression",
+        "sklearn.feature_selection._univariate_selection.r_regression",
+        "sklearn.impute._iterative._ImputerTriplet",
         "sklearn.metrics._dist_metrics.EuclideanDistance64",
         "sklearn.metrics._dist_metrics.MinkowskiDistance64",
         "sklearn.metrics._dist_metrics.ManhattanDistance64",
+        "sklearn.multiclass._ConstantPredictor",
         "sklearn.neighbors._ball_tree.BallTree",
         "sklearn.neighbors._ball_tree.BallTree64",
         "sklearn.neighbors._kd_tree.KDTree",
@@ -165,6 +176,26 @@ WORKSPACE_TYPES: frozenset[str] = frozenset(
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
         "sklearn.tree._tree.Tree",
+        *(
+            f"sklearn.model_selection._split.{splitter}"
+            for splitter in (
+                "GroupKFold",
+                "GroupShuffleSplit",
+                "KFold",
+                "LeaveOneGroupOut",
+                "LeaveOneOut",
+                "LeavePGroupsOut",
+                "LeavePOut",
+                "PredefinedSplit",
+                "RepeatedKFold",
+                "RepeatedStratifiedKFold",
+                "ShuffleSplit",
+                "StratifiedGroupKFold",
+                "StratifiedKFold",
+                "StratifiedShuffleSplit",
+                "TimeSeriesSplit",
+            )
+        ),
         *(
             f"sklearn.gaussian_process.kernels.{kernel}"
             for kernel in (

@@ -137,8 +137,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         Decompressed over compressed size of a member; looked at above `ratio_from` bytes.
     ratio_from : int
         Below this size a member may be compressed as well as it can.
-    json_bytes : int
-        Size of a JSON member; ``manifest.json`` may have 1 MiB.
+    total_ratio : float
+        Decompressed size of all members over the size of the file; looked at above `total_ratio_from` bytes.
+    total_ratio_from : int
+        So much any file may unpack to.
+    json_bytes, schema_bytes : int
+        Size of a JSON member, ``manifest.json`` may have 1 MiB; and of what describes a fitted object without pickles.
     name_bytes, depth : int
         Length of a member's name, and how many parts it may have between slashes.
 
@@ -153,7 +157,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int = 4 * _GIB
     ratio: float = 200.0
     ratio_from: int = _MIB
+    total_ratio: float = 20.0
+    total_ratio_from: int = 64 * _MIB
     json_bytes: int = 16 * _MIB
+    schema_bytes: int = 32 * _MIB
     manifest_bytes: int = _MIB
     name_bytes: int = 200
     depth: int = 4
@@ -299,7 +306,17 @@ def check_archive(
         raise _bad(path, "its last member overlaps the directory")
     if total > limits.total_bytes:
         raise _bad(
-            path, f"it promises {total:,} bytes, more than the {limits.total_bytes:,} that are accepted"
+            path,
+            f"it promises {total:,} bytes, more than the {limits.total_bytes:,} that are accepted "
+            "(Limits.total_bytes)",
+        )
+    size = stream.seek(0, os.SEEK_END)
+    most = max(limits.total_ratio_from, int(limits.total_ratio * size))
+    if total > most:
+        raise _bad(
+            path,
+            f"its {size:,} bytes would unpack to {total:,}; at most {most:,} are accepted (Limits.total_ratio="
+            f"{limits.total_ratio:g} times the file, or Limits.total_ratio_from={limits.total_ratio_from:,})",
         )
     return Members(archive, infos, limits)
 

@@ -5,12 +5,14 @@ Both kinds of file that an export writes are made of this: the ``.n4a`` archive 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pickle
 import re
+import sys
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +24,8 @@ from nirs_store.blobs.code import CODE, without_text
 from nirs_store.blobs.serializers import get_serializer, normalise_skops
 from nirs_store.bundle.container import clean
 from nirs_store.bundle.manifest import Kind, Role
-from nirs_store.bundle.trust import audit_payload, list_pickle, load_payload
+from nirs_store.bundle.payload import audit_payload, load_payload
+from nirs_store.bundle.trust import list_pickle
 from nirs_store.chains.folds import (
     REFIT,
     chain_artifact_ids,
@@ -682,7 +685,49 @@ def _weights(plan: ReplayPlan) -> Mapping[str, float] | None:
 # -- Objects on their way into a safe bundle.
 
 
-def skops_payload(value: Any, where: str) -> bytes:
+def without_searches(value: Any) -> tuple[Any, list[str]]:
+    """Put in place of every fitted search the estimator that it found and predicts with.
+
+    Returns
+    -------
+    Any, list of str
+        The object, or a copy of it, and the names of the classes that were replaced.
+    """
+    module = sys.modules.get("sklearn.model_selection._search")
+    if module is None:  # nobody can have fitted one
+        return value, []
+    names: list[str] = []
+    while found := list(_searches(value, module.BaseSearchCV)):
+        memo: dict[int, Any] = {}
+        # Those inside others come last, and are replaced first.
+        for search in reversed(found):
+            names.append(type(search).__name__)
+            memo[id(search)] = copy.deepcopy(getattr(search, "best_estimator_", search.estimator), memo)
+        value = copy.deepcopy(value, memo)
+    return value, names
+
+
+def _searches(value: Any, base: type[Any]) -> Iterator[Any]:
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str | bytes | int | float | type) or id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if isinstance(item, base):
+            yield item
+        if isinstance(item, np.ndarray):
+            waiting += item.ravel().tolist() if item.dtype.hasobject else ()
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif isinstance(item, list | tuple | set):
+            waiting += item
+        else:
+            waiting += getattr(item, "__dict__", {}).values()
+
+
+def skops_payload(value: Any, where: str, notes: list[str] | None = None) -> bytes:
     """Turn a fitted object into a skops payload that can be loaded again.
 
     Parameters
@@ -691,6 +736,8 @@ def skops_payload(value: Any, where: str) -> bytes:
         The object.
     where : str
         Which step it is, for messages.
+    notes : list of str, optional
+        Takes what a person should know: of a search travels the estimator that it found.
 
     Raises
     ------
@@ -701,6 +748,12 @@ def skops_payload(value: Any, where: str) -> bytes:
 
     cls = type(value)
     name = f"{cls.__module__}.{cls.__qualname__}"
+    value, searches = without_searches(value)
+    if searches and notes is not None:
+        notes.append(
+            f"{where}: of {' and '.join(sorted(set(searches)))} the estimator travels that it found and predicts with, "
+            "not the search and its results."
+        )
     try:
         data = normalise_skops(skops.io.dumps(value))
         audit = audit_payload(data, where)
@@ -776,6 +829,7 @@ class Packing:
         self._expressible = expressible
         self._kind = kind
         self.payloads: dict[str, Payload] = {}
+        self.notes: list[str] = []
 
     def add(self, part: Part, name: str, role: Role) -> str | None:
         """Take in one object; give its id, or None for one that travels as the name of its class."""
@@ -802,9 +856,8 @@ class Packing:
     def _add_skops(self, part: Part) -> str:
         assert isinstance(part, Operator)  # nothing is put together for a safe bundle
         # Also what needs no fitting: a class made from its name would be chosen by the bundle's text.
-        data = self._blobs.skops(part.artifact_id) if part.artifact_id is not None else None
-        if data is None:
-            data = skops_payload(self._bench.open(part)[0], part.where)
+        stored = self._blobs.skops(part.artifact_id) if part.artifact_id is not None else None
+        data = _as_travels(stored, part.where, lambda: self._bench.open(part)[0], self.notes)
         digest = sha256_hex(data)
         name = f"blobs/{digest}.skops"
         self.payloads.setdefault(name, Payload(name, "blob", data, digest))
@@ -816,13 +869,13 @@ class Packing:
 
 def pack_nested(
     chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, kind: Kind
-) -> tuple[dict[str, Any], list[Payload], str]:
+) -> tuple[dict[str, Any], list[Payload], list[str]]:
     """Pack a chain as it is stored: only the names of its objects change, to their SHA-256.
 
     Returns
     -------
-    dict, list of Payload, str
-        The chain as it travels, its objects, and a note for readers of version 1.0, which cannot express it.
+    dict, list of Payload, list of str
+        The chain as it travels, its objects, and notes: readers of version 1.0 cannot express it.
 
     Raises
     ------
@@ -836,9 +889,10 @@ def pack_nested(
             "steps, or export a joblib bundle (safe=False)."
         )
     payloads: dict[str, Payload] = {}
+    notes: list[str] = []
     names: dict[str, str] = {}
     for artifact_id in chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"]):
-        data = blobs.data(artifact_id) if kind == "joblib" else _skops(artifact_id, plan, blobs)
+        data = blobs.data(artifact_id) if kind == "joblib" else _skops(artifact_id, plan, blobs, notes)
         digest = names[artifact_id] = sha256_hex(data)
         payloads.setdefault(digest, Payload(f"blobs/{digest}.{kind}", "blob", data, digest))
     created_at = clean(chain.get("created_at"))
@@ -855,15 +909,24 @@ def pack_nested(
         f"Version 1.0 of the format cannot express this chain: {reason}. Only nirs_store can predict with this "
         "bundle."
     )
-    return travelling, list(payloads.values()), note
+    return travelling, list(payloads.values()), [note, *dict.fromkeys(notes)]
 
 
-def _skops(artifact_id: str, plan: ReplayPlan, blobs: Blobs) -> bytes:
-    stored = blobs.skops(artifact_id)
-    if stored is not None:
-        return stored
+def _skops(artifact_id: str, plan: ReplayPlan, blobs: Blobs, notes: list[str]) -> bytes:
     where = next((op.where for op in plan.operators if op.artifact_id == artifact_id), "A model of a fold")
-    return skops_payload(blobs.load(artifact_id), where)
+    return _as_travels(blobs.skops(artifact_id), where, lambda: blobs.load(artifact_id), notes)
+
+
+def _as_travels(stored: bytes | None, where: str, load: Callable[[], Any], notes: list[str]) -> bytes:
+    """Give a payload: the stored one where a reader takes it as it is, else one made of the object."""
+    if stored is not None:
+        try:
+            audit = audit_payload(stored, where)
+        except BundleInvalid:
+            return stored  # the comparison with the stored chain refuses it, and says why
+        if not (audit.refused or audit.needs):
+            return stored
+    return skops_payload(load(), where, notes)
 
 
 # -- Predicting with a chain as it will travel, before it does.
@@ -1062,8 +1125,8 @@ def pack_safely(source: ChainSource, chain_id: str, X: Any = None) -> tuple[Pack
 
 
 def _as_stored(chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, kind: Kind) -> Package:
-    travelling, payloads, note = pack_nested(chain, plan, blobs, kind)
-    layout = Layout((), {}, None, False, (note,))
+    travelling, payloads, notes = pack_nested(chain, plan, blobs, kind)
+    layout = Layout((), {}, None, False, tuple(notes))
     return Package(travelling, payloads, None, layout, plan, blobs, layout.notes, kind)
 
 
@@ -1133,7 +1196,8 @@ def _pack(
         "created_at": _text(clean(chain.get("created_at"))),
     }
     payloads = list(packing.payloads.values())
-    return Package(travelling, payloads, pipeline, layout, plan, blobs, layout.notes, kind)
+    notes = (*layout.notes, *dict.fromkeys(packing.notes))
+    return Package(travelling, payloads, pipeline, layout, plan, blobs, notes, kind)
 
 
 def _text(value: Any) -> str | None:

@@ -128,11 +128,11 @@ def inspect_bundle(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Insp
 def _types(contents: Contents) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if contents.kind == "joblib":
         return contents.pickles.classes, ()
-    from nirs_store.bundle.safe import payload_types
-    from nirs_store.bundle.trust import untrusted
+    from nirs_store.bundle.payload import untrusted
+    from nirs_store.bundle.safe import audit_payloads
 
-    types = payload_types(contents)
-    return tuple(sorted(types)), tuple(untrusted(types))
+    audit = audit_payloads(contents)
+    return tuple(sorted(audit.types)), tuple(untrusted(audit.needs))
 
 
 # -- Loading the objects of a bundle that its reader trusts.
@@ -430,6 +430,8 @@ def _chain(contents: Contents, objects: Mapping[str, Any]) -> tuple[dict[str, An
 
 
 def _compare_probe(bundle: Bundle, contents: Contents) -> None:
+    from joblib import parallel_config
+
     record = contents.record
     if record is None or record.probe is None:
         return
@@ -441,7 +443,9 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
     except (KeyError, ValueError) as exc:
         raise BundleInvalid(f"{contents.path}: its probe spectra cannot be read: {exc}.") from exc
     try:
-        found = bundle.predict(*unpacked(parts, grids, probe.sources))
+        # A model that was fitted with n_jobs starts threads, and no process, before anybody has seen that it predicts.
+        with parallel_config(backend="threading"):
+            found = bundle.predict(*unpacked(parts, grids, probe.sources))
     except MemoryError:
         raise
     except Exception as exc:

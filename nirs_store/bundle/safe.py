@@ -9,12 +9,12 @@ from typing import Any
 from nirs_store.bundle.container import agree, disagreement
 from nirs_store.bundle.contents import Contents
 from nirs_store.bundle.pack import Package
-from nirs_store.bundle.trust import audit_payload, load_payload, refuse_untrusted, untrusted
+from nirs_store.bundle.payload import Audit, audit_payload, load_payload, refuse_untrusted, untrusted
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict
 from nirs_store.errors import BundleInvalid, ReplayError, SerializationError
 
-__all__ = ["load_safely", "payload_types", "rehearse"]
+__all__ = ["audit_payloads", "load_safely", "rehearse"]
 
 
 def rehearse(package: Package, spectra: Any) -> list[str]:
@@ -32,14 +32,14 @@ def rehearse(package: Package, spectra: Any) -> list[str]:
     ReplayError
         It predicts something else.
     """
-    types: set[str] = set()
+    needs: set[str] = set()
     objects: dict[str, Any] = {}
     for payload in package.payloads:
         try:
             audit = audit_payload(payload.data, payload.name)
         except BundleInvalid as exc:
             raise SerializationError(f"{exc} It is an artifact of the store; save the object again.") from exc
-        types |= audit.types
+        needs |= audit.needs
         objects[payload.sha256] = load_payload(payload.data, audit.types)
     expected = predict(package.plan, spectra, package.blobs.load)
     found = predict(ReplayPlan.from_chain(package.chain), spectra, objects.__getitem__)
@@ -48,18 +48,18 @@ def rehearse(package: Package, spectra: Any) -> list[str]:
             f"Chain {package.chain['chain_id']!r} predicts other values after its objects went through skops: "
             f"{disagreement(found, expected)}. Nothing was written. Export a joblib bundle (safe=False)."
         )
-    return untrusted(types)
+    return untrusted(needs)
 
 
-def payload_types(contents: Contents) -> set[str]:
-    """List what the payloads of a safe bundle are made of.
+def audit_payloads(contents: Contents) -> Audit:
+    """Find out what the payloads of a safe bundle are made of.
 
     Raises
     ------
     BundleInvalid
         A payload that no bundle may hold.
     """
-    types: set[str] = set()
+    whole = Audit()
     for name, data in contents.payloads.items():
         audit = audit_payload(data, f"{contents.path}, member {name}", contents.limits)
         if audit.refused:
@@ -67,8 +67,9 @@ def payload_types(contents: Contents) -> set[str]:
                 f"{contents.path}: the member {name} holds what no safe bundle may hold: "
                 f"{', '.join(sorted(audit.refused))}. Nothing was loaded; ask for a new export."
             )
-        types |= audit.types
-    return types
+        whole.types |= audit.types
+        whole.needs |= audit.needs
+    return whole
 
 
 def load_safely(
@@ -95,14 +96,14 @@ def load_safely(
     BundleInvalid
         A payload that is damaged or hostile.
     """
-    types = payload_types(contents)
-    refuse_untrusted(untrusted(types, trusted), contents.path)
+    audit = audit_payloads(contents)
+    refuse_untrusted(untrusted(audit.needs, trusted), contents.path)
     found: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name, data in contents.payloads.items():
             try:
-                found[name] = load_payload(data, types)
+                found[name] = load_payload(data, audit.types)
             except (MemoryError, PermissionError):
                 raise
             except Exception as exc:

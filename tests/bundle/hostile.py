@@ -707,9 +707,6 @@ for _label, _change in {
     "a reader of files": _set(
         "ObjectNode", __module__="sklearn.feature_extraction.text", __class__="CountVectorizer"
     ),
-    "a generator with a chosen state": lambda _: named(
-        "RandomStateNode", "numpy.random.mtrand.RandomState", content=list_node()
-    ),
     "a class of the same name elsewhere": _set("ObjectNode", __module__="sklearn.evil"),
 }.items():
     KINDS.append(Kind(_label, _schema(_change), "UntrustedBundle", "need your trust"))

@@ -279,3 +279,16 @@ def test_limits_reach_load_bundle(plain: Path) -> None:
 )
 def test_the_grammar_of_our_own_names_is_exact(name: str, ours: bool) -> None:
     assert is_own_name(name) is ours
+
+
+def test_what_all_members_unpack_to_is_bounded_by_the_size_of_the_file(archive: Any) -> None:
+    """Each member alone would pass."""
+    members = [(f"m{number}", b"0123456789abcdef" * (1 << 16)) for number in range(5)]
+    path = archive(*members, compression=zipfile.ZIP_DEFLATED)
+    assert len(check(path)) == 6
+    with pytest.raises(BundleInvalid, match=r"would unpack to 5,242,882; at most 1,048,576 .*total_ratio"):
+        check(path, total_ratio_from=1 << 20)
+    assert len(check(path, total_ratio_from=6 << 20)) == 6
+    assert len(check(path, total_ratio_from=1 << 20, total_ratio=1000.0)) == 6
+    with pytest.raises(BundleInvalid, match=r"total_bytes"):
+        check(path, total_bytes=1 << 20)

@@ -21,7 +21,7 @@ from nirs_store import load_bundle
 from nirs_store.blobs.serializers import CHEMOTOOLS, is_plain_estimator
 from nirs_store.bundle import Limits, export_chain, inspect_bundle
 from nirs_store.bundle.pack import skops_payload
-from nirs_store.bundle.trust import untrusted
+from nirs_store.bundle.payload import untrusted
 from nirs_store.errors import BundleInvalid, InvalidInput, ReplayError, SerializationError, UntrustedBundle
 
 CHAINS = [
@@ -303,3 +303,65 @@ def test_payloads_that_the_store_holds_travel_as_they_are(kit: Any, world: Any, 
     with zipfile.ZipFile(path) as archive:
         (name,) = [name for name in archive.namelist() if name.startswith("blobs/")]
         assert archive.read(name) == stored
+
+
+def _searches() -> dict[str, Any]:
+    from scipy.stats import loguniform
+    from sklearn.ensemble import StackingRegressor
+    from sklearn.model_selection import GridSearchCV, KFold, RandomizedSearchCV, RepeatedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    grid = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=KFold(3, shuffle=True, random_state=0), verbose=0)
+    drawn = RandomizedSearchCV(
+        Ridge(), {"alpha": loguniform(1e-3, 1)}, n_iter=3, cv=RepeatedKFold(n_splits=3, n_repeats=2)
+    )
+    whole = GridSearchCV(
+        make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": [1.0, 2.0]}, n_jobs=-1, scoring="r2"
+    )
+    return {
+        "a grid": grid,
+        "drawn at random": drawn,
+        "over a pipeline": whole,
+        "in a pipeline": make_pipeline(StandardScaler(), grid),
+        "a search in a search": GridSearchCV(
+            make_pipeline(StandardScaler(), grid), {"standardscaler__with_std": [True, False]}
+        ),
+        "in a stack": StackingRegressor([("a", grid), ("b", drawn)], final_estimator=Ridge()),
+    }
+
+
+@pytest.mark.parametrize("name", _searches())
+@pytest.mark.parametrize("format", ["joblib", "skops"])
+def test_of_a_search_travels_what_it_predicts_with(
+    name: str, format: str, kit: Any, world: Any, tmp_path: Path
+) -> None:
+    model = _searches()[name].fit(world.X, world.fat)
+    shelf = kit.Shelf()
+    try:
+        kept = shelf.keep(model, format)
+    except SerializationError:
+        pytest.skip("the store itself does not keep it as skops")
+    chain = shelf.chain([{"operator_class": "search"}], {0: kept})
+    path = export_chain(shelf, chain, tmp_path / "search", safe=True)
+    bundle = load_bundle(path)
+    np.testing.assert_allclose(bundle.predict(world.new), model.predict(world.new), rtol=1e-12)
+    assert "not the search and its results" in " ".join(bundle.notes)
+    assert type(model).__name__ == type(_searches()[name]).__name__
+    assert not any("Search" in name for name in inspect_bundle(path).types)
+
+
+@pytest.mark.parametrize("name", ["SimpleImputer", "KNNImputer", "IterativeImputer"])
+def test_imputers_travel_and_fill_in(name: str, kit: Any, world: Any, tmp_path: Path) -> None:
+    import sklearn.experimental.enable_iterative_imputer
+    import sklearn.impute
+
+    holes = world.X[:, :12].copy()
+    holes[::7, 3] = np.nan
+    imputer = getattr(sklearn.impute, name)(add_indicator=True)
+    filled = imputer.fit_transform(holes)
+    shelf = kit.Shelf()
+    steps = [{"operator_class": "fill", "artifact_id": shelf.keep(imputer)}, {"operator_class": "ridge"}]
+    chain = shelf.chain(steps, {0: shelf.keep(Ridge().fit(filled, world.fat))})
+    bundle = load_bundle(export_chain(shelf, chain, tmp_path / "x", safe=True, probe=holes[:4]))
+    np.testing.assert_allclose(bundle.predict(holes[:9]), shelf.replay(chain, holes[:9]), rtol=1e-12)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nirs_store.blobs.serializers import always_trusted, configuration_file, is_plain_estimator
-from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, Members, check_archive, parse_object, read_npy
+from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, check_archive, parse_object, read_npy
 from nirs_store.bundle.positions import (
     FUNCTIONS,
     LOSSES,
@@ -35,6 +35,7 @@ from nirs_store.bundle.positions import (
     name_of,
 )
 from nirs_store.errors import BundleInvalid, UntrustedBundle
+from nirs_store.ids import sha256_hex
 
 __all__ = ["Audit", "audit_payload", "load_payload", "refuse_untrusted", "untrusted"]
 
@@ -123,24 +124,23 @@ def audit_payload(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> A
         members.read(_SCHEMA, limits.schema_bytes), f"{_SCHEMA} of {where}", max_depth=_DEPTH
     )
     _check_protocol(schema, where)
-    walk = _Walk(where)
+    held = {name: members.read(name) for name in sorted(names - {_SCHEMA})}
+    walk = _Walk(where, {name: sha256_hex(content) for name, content in held.items()})
     try:
         walk.visit(schema)
         if not walk.audit.refused:  # else whoever asked refuses it, whatever else it holds
-            walk.check_positions(schema, _arrays(members, names, walk.files, where))
+            walk.check_positions(schema, _arrays(held, walk.files, where))
     except RecursionError:
         raise _invalid(where, "its nodes are nested too deeply") from None
     return walk.audit
 
 
-def _arrays(members: Members, names: set[str], files: set[str], where: str) -> Arrays:
+def _arrays(held: Mapping[str, bytes], files: set[str], where: str) -> Arrays:
     """Read the arrays that a schema names; there may be no others."""
-    if files != names - {_SCHEMA}:
-        odd = sorted(files ^ (names - {_SCHEMA}))[0]
-        raise _invalid(where, f"its schema and its members do not agree about {odd[:80]!r}")
+    if odd := sorted(files ^ held.keys()):
+        raise _invalid(where, f"its schema and its members do not agree about {odd[0][:80]!r}")
     arrays: dict[str, tuple[str, tuple[int, ...], Any]] = {}
-    for name in sorted(files):
-        content = members.read(name)
+    for name, content in held.items():
         if name.endswith(".npy"):
             try:
                 array = read_npy(content)
@@ -213,8 +213,9 @@ def _check_protocol(schema: dict[str, Any], where: str) -> None:
 class _Walk:
     """Visits every node of a schema once."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, digests: Mapping[str, str]) -> None:
         self._where = where
+        self._digests = digests
         self._forms: dict[Any, int] = {}
         self._by_id: dict[int, int] = {}
         self._objects: list[Mapping[str, Any]] = []
@@ -325,7 +326,7 @@ class _Walk:
         self.files.add(file)
         if node["__loader__"] == "NdArrayNode" and node["__class__"] != "ndarray":
             self._scalars.append(node)
-        return file
+        return self._digests.get(file, file)
 
     def _list(self, content: Any) -> tuple[int, ...]:
         if not isinstance(content, list):

@@ -85,9 +85,9 @@ def test_recording_more_predictions_needs_no_more_statements(
     seen: list[Counting] = []
     real = opened_module.apply_journal
 
-    def counted(con: Any, journal: Any, **named: Any) -> Any:
+    def counted(con: Any, *rest: Any, **named: Any) -> Any:
         seen.append(Counting(con))
-        return real(seen[-1], journal, **named)  # type: ignore[arg-type]
+        return real(seen[-1], *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(opened_module, "apply_journal", counted)
     assert store.query_predictions().height == count

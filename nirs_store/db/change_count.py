@@ -18,6 +18,7 @@ __all__ = ["LOST", "ChangeCount"]
 
 LOST = "store.duckdb"
 """What the table `dropped` names where changes of the catalog were lost."""
+_MOST = 10**17
 
 
 class ChangeCount:
@@ -31,7 +32,9 @@ class ChangeCount:
         execute(
             con,
             "INSERT INTO nirs_store_meta VALUES ('change_count', '1') "
-            "ON CONFLICT DO UPDATE SET value = (value::BIGINT + 1)::VARCHAR",
+            # Whatever stands there: an error would be taken for one of the commit that is being applied.
+            "ON CONFLICT DO UPDATE SET value = "
+            f"(least(coalesce(TRY_CAST(value AS BIGINT), 0), {_MOST}) + 1)::VARCHAR",
         )
 
     def publish(self, con: duckdb.DuckDBPyConnection) -> None:
@@ -62,11 +65,14 @@ class ChangeCount:
 
     def _counted(self, con: duckdb.DuckDBPyConnection) -> int:
         rows = execute(con, "SELECT value FROM nirs_store_meta WHERE key = 'change_count'").fetchall()
-        return int(rows[0][0]) if rows and str(rows[0][0]).isdigit() else 0
+        return _number(str(rows[0][0])) if rows else 0
 
     def _published(self) -> int:
         try:
-            text = self._path.read_text()
+            return _number(self._path.read_text())
         except (OSError, ValueError):
             return 0
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < len(str(_MOST)) else 0

@@ -161,6 +161,23 @@ def test_what_is_whole_is_never_called_lost(changed: Path, folder: Path, silent:
         assert "changes_lost" not in [found.kind for found in store.check().findings]
 
 
+@pytest.mark.parametrize("value", ["", "none", "-5", "1e3", "9" * 18, "9" * 5000])
+def test_a_count_that_makes_no_sense_sets_no_commit_aside(folder: Path, silent: None, value: str) -> None:
+    with WorkspaceStore(folder) as store:
+        store.delete_run(begin(store)[0])
+        store._engine.change(
+            lambda con: con.execute(
+                "UPDATE nirs_store_meta SET value = ? WHERE key = 'change_count'", [value]
+            )
+        )
+    (folder / "journal" / "change-count").write_text(value)
+    for name in ("a", "b"):
+        with WorkspaceStore(folder) as store:
+            store.begin_run(name, {}, [])
+            assert name in store.list_runs()["name"]
+    assert list((folder / "journal" / "rejected").iterdir()) == []
+
+
 def test_so_many_commits_are_applied_and_kept_and_no_more(
     store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

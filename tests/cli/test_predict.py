@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -111,3 +113,54 @@ def test_code_of_ones_own_that_was_edited_is_said_or_refused(
     with pytest.warns(CodeChangedWarning, match="treat of module 'own_code'"):
         run(*call)
     assert "treat of module 'own_code'" in run(*call, "--strict", expect=4).stderr
+
+
+@pytest.mark.parametrize(("delimiter", "decimal"), [(";", ","), ("\t", "."), ("|", ",")])
+def test_predictions_come_in_the_dialect_of_the_file(
+    delimiter: str, decimal: str, run: Any, recorded: Any, spectra: Path, replayed: Any, tmp_path: Path
+) -> None:
+    rows = spectra.read_text(encoding="utf-8").splitlines()
+    text = "\n".join(row.replace(",", delimiter).replace(".", decimal) for row in rows)
+    (tmp_path / "new.txt").write_text(text, encoding="utf-16")
+    shown = run("predict", recorded.chains["better"].chain_id, tmp_path / "new.txt").stdout
+    found = [line.split(delimiter) for line in shown.splitlines()]
+    assert found[0] == ["sample", "fat", "predicted_fat"]
+    assert np.allclose([float(row[2].replace(decimal, ".")) for row in found[1:]], replayed)
+
+
+def test_a_column_of_the_user_is_kept_and_text_is_no_formula(
+    run: Any, recorded: Any, spectra: Path, replayed: Any, tmp_path: Path
+) -> None:
+    frame = pl.read_csv(spectra).with_columns(sample=pl.lit("=1+1")).rename({"fat": "predicted_fat"})
+    frame.write_csv(tmp_path / "new.csv")
+    result = run("predict", recorded.chains["better"].chain_id, tmp_path / "new.csv")
+    found = pl.read_csv(io.StringIO(result.stdout))
+    assert found.columns == ["sample", "predicted_fat", "predicted_fat_2"]
+    assert found["predicted_fat"].to_list() == frame["predicted_fat"].to_list()
+    assert np.allclose(found["predicted_fat_2"].to_numpy(), replayed)
+    assert set(found["sample"]) == {"'=1+1"}
+    assert "'predicted_fat_2'" in result.stderr
+
+
+def test_several_targets_name_the_columns_and_channels_of_text_are_found_by_name(
+    run: Any, tmp_path: Path, recorded: Any
+) -> None:
+    meat = recorded.tecator
+    both = pl.DataFrame({"fat": meat.fat[:40], "water": meat.water[:40]})
+    frame = pl.DataFrame(meat.X[:40], schema=[f"band {k}" for k in range(100)])
+    with WorkspaceStore(tmp_path / "ws") as store:
+        chain = record_cross_validation(store, PLSRegression(3), frame, both, cv=3, dataset_name="d").chain_id
+        expected = store.replay_chain(chain, frame[:3])
+        script = store.export_chain(chain, tmp_path / "m", format="n4a.py")
+    new = frame[:3].select(frame.columns[::-1]).with_columns(plot=pl.Series(["a", "b", "c"]))
+    new.write_csv(tmp_path / "new.csv")
+    result = run("predict", chain, tmp_path / "new.csv", "-w", tmp_path / "ws")
+    found = pl.read_csv(io.StringIO(result.stdout))
+    assert found.columns == ["plot", "predicted_fat", "predicted_water"]
+    assert np.allclose(found[:, 1:].to_numpy(), expected)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "new.csv"], capture_output=True, text=True, check=True
+    )
+    carried = pl.read_csv(io.StringIO(done.stdout))
+    assert carried.columns == ["sample", "fat", "water"]
+    assert np.allclose(carried[:, 1:].to_numpy(), expected)

@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.recording import record_cross_validation
-from nirs_store.recording.inputs import choose_metric, content_hash
+from nirs_store.recording.inputs import check_data, choose_metric, content_hash
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12.0)
@@ -156,3 +156,21 @@ def test_the_hash_of_the_data_follows_its_values_and_shape() -> None:
     assert same == content_hash(X, Y)
     assert same != content_hash(with_value(X, (0, 0), 9.0), Y)
     assert content_hash(X, Y) != content_hash(X.reshape(4, 12), Y)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.datetime64("2024-01-01") + np.arange(12), "dates or times"),
+        (np.arange(12).astype("timedelta64[D]"), "spans of time"),
+        (np.array([np.datetime64("2024-01-01")] * 12, dtype=object), "dates or times"),
+        (np.arange(12) + 1j, "complex"),
+        (np.array([1j] * 12, dtype=object), "complex"),
+        (np.array([{}] * 12, dtype=object), "dict"),
+        (["20_24"] * 12, "20_24"),
+        (["<0.5"] * 12, "<0.5"),
+    ],
+)
+def test_targets_that_are_no_numbers_are_refused_in_words(y: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        check_data(np.eye(12), y, task_type="regression")

@@ -1,0 +1,134 @@
+"""What `read_spectra` gives: targets, groups, names, units; Parquet; and text that is no formula in exports."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nirs_store.errors import InvalidInput
+from nirs_store.reading import read_spectra
+from nirs_store.reading.export import frame_csv
+
+TEXT = "plot;id;moisture;protein;kind;850;852;854\nA;007;12,5;6.200;x;0,1;0,2;0,3\nA;008;;930;y;0,4;0,5;0,6\nB;009;11;7.001,5;x;0,7;0,8;0,9\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "s.csv").write_text(TEXT)
+    return tmp_path / "s.csv"
+
+
+def test_targets_groups_and_names_are_columns(path: Path) -> None:
+    found = read_spectra(path, target="moisture", unit="%", groups="plot")
+    assert (found.target, found.target_unit, found.groups.tolist()) == ("moisture", "%", ["A", "A", "B"])  # type: ignore[union-attr]
+    assert np.array_equal(found.y, [12.5, np.nan, 11], equal_nan=True)
+    assert found.ids.tolist() == ["007", "008", "009"]  # type: ignore[union-attr]
+    assert found.labels == ("plot", "id", "moisture", "protein", "kind")
+    both = read_spectra(path, target=["moisture", "protein"], unit=["%", "mg"])
+    assert both.y[:, 1].tolist() == [6200, 930, 7001.5]  # type: ignore[index]
+    assert read_spectra(path, target="kind").y.tolist() == ["x", "y", "x"]  # type: ignore[union-attr]
+    part = found[found.groups == "A"]
+    assert (len(part), part.X.tolist(), part.ids.tolist()) == (
+        2,
+        [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]],
+        ["007", "008"],
+    )  # type: ignore[union-attr]
+    assert repr(found).startswith("<Spectra of s.csv: 3 samples, 3 channels 850 to 854 nm")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": "protien"}, "Did you mean 'protein'"),
+        ({"target": ["moisture", "kind"]}, r"'x' in sample 1 \(line 2\)"),
+        ({"groups": "moisture"}, r"empty in sample 2 \(line 3\)"),
+        ({"id_column": "moisture"}, r"empty in sample 2 \(line 3\)"),
+        ({"wavelength_unit": "THz"}, "'nm' or 'cm-1'"),
+        ({"format": "excel"}, "'text' or 'parquet'"),
+        ({"decimal": ";"}, "decimal: expected"),
+        ({"orientation": "across"}, "orientation: expected"),
+        ({"orientation": "columns"}, "no column of wavelengths"),
+        ({"encoding": "klingon"}, "knows no 'klingon'"),
+        ({"channels": ["850", "851"]}, "no column '851'"),
+    ],
+)
+def test_a_wrong_option_is_answered_in_words(path: Path, options: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        read_spectra(path, **options)
+
+
+@pytest.mark.parametrize("cell", ["<0,5", "> 100", "trace", "12,5 %", "12.5.1"])
+def test_a_reference_value_that_is_no_number_is_shown_with_its_line(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "s.csv").write_text(TEXT.replace("B;009;11", f"B;009;{cell}"))
+    with pytest.raises(InvalidInput, match=r"sample 3 \(line 4\)") as refused:
+        read_spectra(tmp_path / "s.csv", target="moisture")
+    assert repr(cell) in str(refused.value)
+
+
+def test_the_header_and_the_caller_must_agree_on_the_unit(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("id,9000 cm-1,8990 cm-1\na,1,2\n")
+    with pytest.raises(InvalidInput, match="'nm' was given, but the header says 'cm-1'"):
+        read_spectra(tmp_path / "s.csv", wavelength_unit="nm")
+    assert read_spectra(tmp_path / "s.csv", wavelength_unit="1/cm").unit == "cm-1"
+
+
+@pytest.mark.parametrize(
+    ("columns", "X"),
+    [
+        ({"850": [1.5], "852": [2]}, [[1.5, 2]]),
+        ({"850": ["1.5"], "852": ["2"]}, [[1.5, 2]]),
+        ({"850 nm": ["1,5"], "852 nm": [2.0]}, [[1.5, 2]]),
+        ({"850": [1.5], "852": ["oops"]}, "'oops'"),
+        ({"850": [1.5], "852": [None]}, "missing"),
+        ({"850": [1.5], "852": [True]}, r"column 852 .*Boolean"),
+        ({"850": [1.5], "852": [date(2024, 1, 1)]}, r"column 852 .*Date"),
+        ({"a": [1.5]}, "no spectral columns"),
+        ({"850": [], "852": []}, "no spectra"),
+    ],
+)
+def test_parquet_is_read_by_the_same_rules(tmp_path: Path, columns: Any, X: Any) -> None:
+    pl.DataFrame({"sample": ["a"] * len(next(iter(columns.values()))), **columns}).write_parquet(
+        tmp_path / "s.parquet"
+    )
+    if isinstance(X, str):
+        with pytest.raises(InvalidInput, match=X):
+            read_spectra(tmp_path / "s.parquet")
+    else:
+        found = read_spectra(tmp_path / "s.parquet")
+        assert (found.X.tolist(), found.ids.tolist()) == (X, ["a"])  # type: ignore[union-attr]
+
+
+def test_dates_are_no_reference_values(tmp_path: Path) -> None:
+    pl.DataFrame({"day": [date(2024, 1, 1)], "850": [1.0]}).write_parquet(tmp_path / "s.parquet")
+    with pytest.raises(InvalidInput, match="'day' holds dates"):
+        read_spectra(tmp_path / "s.parquet", target="day")
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    for name, words in [
+        ("none.csv", "does not exist"),
+        ("", "is a folder"),
+        ("s.xlsx", "Save the sheet as CSV"),
+    ]:
+        if name == "s.xlsx":
+            (tmp_path / name).write_bytes(b"PK")
+        with pytest.raises(InvalidInput, match=words):
+            read_spectra(tmp_path / name)
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InvalidInput, match="cannot be read as Parquet"):
+        read_spectra(tmp_path / "bad.parquet")
+
+
+def test_text_is_no_formula_and_numbers_stay_numbers() -> None:
+    frame = pl.DataFrame(
+        {"=n": ["=A1", "+1", "-x", "@f", "\tt", "ok", None], "v": [-1.5, 2, 3, 4, 5, 6, None]}
+    )
+    assert frame_csv(frame[:6], ";", ",").splitlines() == [
+        "'=n;v", "'=A1;-1,5", "'+1;2,0", "'-x;3,0", "'@f;4,0", "'\tt;5,0", "ok;6,0"
+    ]  # fmt: skip
+    assert frame_csv(frame[6:]).splitlines()[1] == ","

@@ -12,8 +12,12 @@ import re
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["earlier", "is_id", "naive", "new_id", "now_naive", "sha256_hex", "utcnow"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["content_hash", "earlier", "is_id", "naive", "new_id", "now_naive", "sha256_hex", "utcnow"]
 
 if sys.version_info >= (3, 14):
     from uuid import uuid7
@@ -105,3 +109,12 @@ def naive(moment: datetime) -> datetime:
 def now_naive() -> datetime:
     """The present moment for a TIMESTAMP column."""
     return naive(utcnow())
+
+
+def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:
+    """Hash spectra and targets (SHA-256 of dtypes, shapes and values): the same data, the same text."""
+    digest = hashlib.sha256()
+    for array in (X, y):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as imported
     from nirs_store.bundle import transfer as outgoing
+    from nirs_store.choosing.components import ComponentChoice
+    from nirs_store.choosing.rules import Rule
+    from nirs_store.diagnosing import Diagnosis
     from nirs_store.evaluations import api as evaluations_api
     from nirs_store.files import api
     from nirs_store.history import lineage as lineage_api
@@ -356,6 +359,10 @@ class QueryMethods(Facade):
     def get_chains_for_pipeline(self, pipeline_id: str) -> pl.DataFrame:
         """Chains of a pipeline, in the order in which they were saved."""
         return self._engine.query(lambda con: queries.chains_for_pipeline(con, pipeline_id))
+
+    def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]:
+        """Return what tells the chains of a run apart, oldest first: steps, metadata, target, data set hash."""
+        return self._engine.query(lambda con: queries.chains_of_run(con, run_id))
 
     def get_prediction(self, prediction_id: str, load_arrays: bool = False) -> dict[str, Any] | None:
         """One prediction, or None; with arrays each is an ndarray or None."""
@@ -1088,6 +1095,73 @@ class ModelMethods(QueryMethods):
         return exports.export_predictions_parquet(
             self._engine, Path(output_path), include_arrays=include_arrays, **filters
         )
+
+
+# -- Choosing among chains, and looking inside one.
+
+
+class CalibrationMethods(ModelMethods):
+    """What a calibration is chosen and diagnosed by."""
+
+    def suggest_components(
+        self, chains: str | Sequence[str], rule: Rule = "one_se", **options: Any
+    ) -> ComponentChoice | list[ComponentChoice]:
+        """Suggest a number of latent variables; see `nirs_store.choosing.suggest_components`.
+
+        Parameters
+        ----------
+        chains : str or sequence of str
+            A chain (it stands for its family), chains of one family, or a run (a list of all its families).
+        rule : {"one_se", "randomization", "wold", "min"}
+            The rule.
+        options
+            ``alpha``, ``threshold``, ``n_permutations``, ``seed``.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        from nirs_store.choosing import suggest_components
+
+        return suggest_components(self, chains, rule, **options)
+
+    def transform(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
+        """Return spectra as the model of a chain gets them; see `nirs_store.diagnosing.transform`.
+
+        Raises
+        ------
+        UnknownId, ShapeMismatch, InvalidInput, ReplayError
+        """
+        from nirs_store.diagnosing import transform
+
+        return transform(self, chain_id, X, wavelengths)
+
+    def diagnose(self, chain_id: str, X: Any, y: Any = None, **options: Any) -> Diagnosis:
+        """Diagnose samples: T2, Q, leverage, residuals, named outliers; see `nirs_store.diagnosing.diagnose`.
+
+        Parameters
+        ----------
+        chain_id : str
+            The chain.
+        X : array, data frame or Spectra, shape (n_samples, n_features)
+            The calibration spectra, or new ones.
+        y : array-like, shape (n_samples,), optional
+            Measured values.
+        options
+            ``wavelengths``, ``calibration``, ``sample_ids``, ``alpha``.
+
+        Returns
+        -------
+        Diagnosis
+            ``samples``, ``scores``, ``channels``, ``explained`` are data frames; `nirs_store.plots` draws it.
+
+        Raises
+        ------
+        UnknownId, ShapeMismatch, InvalidInput, ReplayError
+        """
+        from nirs_store.diagnosing import diagnose
+
+        return diagnose(self, chain_id, X, y, **options)
 
 
 # -- Recording: runs, pipelines, chains, predictions, logs. No call waits for another process.
@@ -1828,7 +1902,7 @@ _EXPORTED_BYTES = 8 << 20
 
 class WorkspaceStore(
     RecordingMethods,
-    ModelMethods,
+    CalibrationMethods,
     ViewMethods,
     HistoryMethods,
     UpkeepMethods,

@@ -30,6 +30,7 @@ __all__ = [
     "allows_nan",
     "made_of",
     "mean",
+    "model_input",
     "parts_of",
     "plain_output",
     "predict",
@@ -718,6 +719,24 @@ def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None)
     return run.probabilities()[0]
 
 
+def model_input(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None, *, without: int = 0) -> Array:
+    """Return spectra as the model of a chain gets them; parameters and errors are those of `predict`.
+
+    Parameters
+    ----------
+    without : int
+        Leave out that many of the last steps.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features)
+        After the steps of the refit, or of the first fold where the chain has no refit.
+    """
+    run = _Run(plan, X, load, wavelengths)
+    stages = plan.members[0].stages
+    return np.asarray(run.walk(stages[: len(stages) - without]), dtype=np.float64)
+
+
 def predicted_classes(plan: ReplayPlan, load: Load) -> Array:
     """Give the labels that a classification chain can predict, in the order of `predict_proba`'s columns.
 
@@ -741,7 +760,7 @@ def predicted_classes(plan: ReplayPlan, load: Load) -> Array:
 class _Run:
     """One replay: the spectra after the steps that all members share, and what leads on from there."""
 
-    __slots__ = ("_after_shared", "_bench", "_n_samples", "_plan")
+    __slots__ = ("_after_shared", "_bench", "_given", "_n_samples", "_plan")
 
     def __init__(self, plan: ReplayPlan, X: Any, load: Load, wavelengths: Any) -> None:
         self._plan = plan
@@ -751,6 +770,7 @@ class _Run:
             if plan.stack
             else read_spectra(plan, X, wavelengths, self._adapts, self._fitted_columns)
         )
+        self._given = spectra
         self._bench.finite = spectra.finite
         self._n_samples = len(spectra.parts[0])
         self._after_shared = self._shared(spectra, plan.members[0].stages[: plan.n_shared])
@@ -803,6 +823,10 @@ class _Run:
             return False
         plain = all(self._bench.facts(member.model).plain for member in self._plan.members)
         return plain and magnitude(parts[0]) <= MODERATE
+
+    def walk(self, stages: Sequence[Stage]) -> Any:
+        """Return the spectra that were given, after some steps."""
+        return self._walk(self._given, stages).merged().parts[0]
 
     def _output(self, member: Member, method: str) -> Array:
         spectra = self._walk(self._after_shared, member.stages[self._plan.n_shared :]).merged()

@@ -10,6 +10,15 @@ from __future__ import annotations
 from nirs_store.plots._figure import save_figure
 from nirs_store.plots.coefficients import chain_pls_coefficients, pls_coefficients
 from nirs_store.plots.components import chain_rmsecv_vs_components, rmsecv_vs_components
+from nirs_store.plots.diagnosis import (
+    channel_importance,
+    explained_variance,
+    influence,
+    loadings,
+    normal_residuals,
+    scores,
+    t2_q,
+)
 from nirs_store.plots.evaluations import (
     comparison_matrix,
     leaderboard_intervals,
@@ -31,11 +40,16 @@ __all__ = [
     "chain_residuals",
     "chain_rmsecv_vs_components",
     "chain_spectra_by_step",
+    "channel_importance",
     "comparison_matrix",
+    "explained_variance",
     "fold_stability",
     "heatmap",
     "heatmap_frame",
+    "influence",
     "leaderboard_intervals",
+    "loadings",
+    "normal_residuals",
     "pareto_front",
     "pls_coefficients",
     "predicted_vs_measured",
@@ -44,5 +58,7 @@ __all__ = [
     "robustness_curves",
     "save_figure",
     "score_trend",
+    "scores",
     "spectra_by_step",
+    "t2_q",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains import ReplayPlan, fold_key
+from nirs_store.chains.family import components_of, recipe_of, samples_of, splitter_of
 from nirs_store.chains.replay import Workbench
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
@@ -115,13 +116,9 @@ class ChainData:
 
     def n_components(self, *, load: bool = True) -> int | None:
         """Return the number of latent variables, from the recorded parameters or the model itself."""
-        for step in self.chain["steps"]:
-            if int(step["step_idx"]) == int(self.chain["model_step_idx"]):
-                count = (step.get("params") or {}).get("n_components")
-                if isinstance(count, int):
-                    return count
-        if not load:
-            return None
+        recorded = components_of(self.chain)
+        if recorded is not None or not load:
+            return recorded
         for model in self.models().values():
             count = getattr(getattr(model, "best_estimator_", model), "n_components", None)
             if isinstance(count, int):
@@ -131,38 +128,16 @@ class ChainData:
     @property
     def splitter(self) -> tuple[str, str]:
         """The splitter with its parameters but the seed, and the seed; empty where none was recorded."""
-        for step in self.chain["steps"]:
-            if step.get("operator_type") == "splitter":
-                params = dict(step.get("params") or {})
-                seed = json.dumps(params.pop("random_state", None))
-                words = ", ".join(
-                    f"{name}={value}" for name, value in sorted(params.items()) if value is not None
-                )
-                return f"{_class_name(str(step.get('operator_class')))}({words})", seed
-        return "", ""
+        return splitter_of(self.chain)
 
     @property
     def samples(self) -> str:
         """What tells the samples, measured values included, from others; empty where that was not recorded."""
-        return str(self.metadata.get("data_hash") or self.dataset_hash or "")
+        return samples_of(self.chain, self.dataset_hash)
 
     def recipe(self) -> str:
         """The steps with all parameters but the number of latent variables and the splitter."""
-        steps = []
-        for step in self.chain["steps"]:
-            if step.get("operator_type") == "splitter":
-                continue
-            params = dict(step.get("params") or {})
-            if int(step["step_idx"]) == int(self.chain["model_step_idx"]):
-                params.pop("n_components", None)
-            steps.append([step.get("operator_class"), params])
-        kind = [
-            self.preprocessings,
-            self.model_class,
-            self.chain.get("branch_path"),
-            self.chain.get("source_index"),
-        ]
-        return json.dumps([kind, steps], sort_keys=True, default=str)
+        return recipe_of(self.chain)
 
     def repeat_sd(self) -> float | None:
         """Return the standard deviation of the RMSECV over the repeats of this chain's cross-validation."""

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.ids import content_hash
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
 from nirs_store.recording.groups import Companions, check_companions
@@ -22,7 +23,6 @@ from nirs_store.recording.inputs import (
     check_data,
     check_estimator,
     choose_metric,
-    content_hash,
     make_folds,
     take_names,
     target_names,

@@ -18,10 +18,10 @@ from nirs_store.blobs.code import digest as code_digest
 from nirs_store.chains.replay import plain_output
 from nirs_store.errors import InvalidInput, SerializationError, ShapeMismatch
 from nirs_store.estimators import describe_estimator
-from nirs_store.ids import sha256_hex
+from nirs_store.ids import content_hash, sha256_hex
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.groups import Companions
-from nirs_store.recording.inputs import Data, Fold, content_hash
+from nirs_store.recording.inputs import Data, Fold
 from nirs_store.recording.steps import class_name, describe, json_safe, parameters, take_apart
 from nirs_store.registry import ChainNode
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ __all__ = [
     "check_data",
     "check_estimator",
     "choose_metric",
-    "content_hash",
     "make_folds",
     "take_names",
     "target_names",
@@ -304,15 +302,6 @@ def make_folds(
             if fold.val is not None:
                 refuse_split_groups(index, labels, fold.train, fold.val)
     return splitter, folds, labels
-
-
-def content_hash(X: NDArray[Any], y: NDArray[Any]) -> str:
-    """Hash spectra and targets (SHA-256 of dtypes, shapes and values): the same data, the same text."""
-    digest = hashlib.sha256()
-    for array in (X, y):
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _spectra(

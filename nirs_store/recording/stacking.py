@@ -15,6 +15,7 @@ from nirs_store.artifacts.registry import check_branches
 from nirs_store.chains.plan import COLUMNS, STACKED, Names, require_columns
 from nirs_store.chains.spectra import differ, same_grid
 from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.ids import content_hash
 from nirs_store.recording.bases import Base, gather, open_bases
 from nirs_store.recording.crossval import _facts, _fail, _milliseconds
 from nirs_store.recording.folds import align_probabilities
@@ -24,7 +25,6 @@ from nirs_store.recording.inputs import (
     check_data,
     check_estimator,
     choose_metric,
-    content_hash,
     make_folds,
 )
 from nirs_store.recording.prepare import refuse_fitted

@@ -276,6 +276,19 @@ def get_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
     return row
 
 
+def chains_of_run(con: Connection, run_id: str) -> list[dict[str, Any]]:
+    """Return what tells the chains of a run apart: steps, metadata, target; without their artifacts."""
+    columns = ("chain_id", "steps", "model_step_idx", "model_class", "preprocessings", "branch_path", "source_index",
+               "metadata", "target", "target_unit")  # fmt: skip
+    found = frame(
+        con,
+        f"SELECT {', '.join('c.' + name for name in columns)}, p.dataset_hash FROM chains c "
+        "JOIN pipelines p USING (pipeline_id) WHERE p.run_id = ? ORDER BY c.chain_id",
+        [run_id],
+    )
+    return [decoded(row, "steps", "branch_path", "metadata") or {} for row in found.iter_rows(named=True)]
+
+
 def is_chain(con: Connection, chain_id: str) -> bool:
     """Whether a chain is there: all that may change about one."""
     return bool(execute(con, "SELECT 1 FROM chains WHERE chain_id = ?", [chain_id]).fetchall())

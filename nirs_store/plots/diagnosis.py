@@ -1,0 +1,353 @@
+"""Figures of a diagnosis: T2 against Q, scores, loadings, explained variance, VIP, influence, normal plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nirs_store.display import printable, shortened
+from nirs_store.errors import InvalidInput
+from nirs_store.plots._figure import (
+    COLOURS,
+    DASHES,
+    SERIES,
+    Axes,
+    Figure,
+    Floats,
+    label,
+    new_figure,
+    tidy,
+    wavelength_words,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from nirs_store.diagnosing import Diagnosis
+
+__all__ = [
+    "channel_importance",
+    "explained_variance",
+    "influence",
+    "loadings",
+    "normal_residuals",
+    "scores",
+    "t2_q",
+]
+
+_MOST_NAMES = 8
+
+
+def t2_q(diagnosis: Diagnosis) -> Figure:
+    """Draw Q against Hotelling's T2, each with its limit; flagged samples carry their names.
+
+    Parameters
+    ----------
+    diagnosis
+        What ``store.diagnose`` returned.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> from nirs_store import plots
+    >>> plots.t2_q  # doctest: +ELLIPSIS
+    <function t2_q at ...>
+    """
+    samples, limits = diagnosis.samples, diagnosis.limits
+    t2, q = samples["t2"].to_numpy(), samples["q"].to_numpy()
+    over = t2 > limits["t2"]
+    if limits["q"] is not None:
+        over |= q > limits["q"]
+    axes = _cloud(t2, q, over, samples["sample"].to_list(), diagnosis)
+    _limit(axes, limits["t2"], vertical=True, words=f"limit of T², α = {limits['alpha']:g}")
+    if limits["q"] is not None:
+        _limit(axes, limits["q"], vertical=False, words=f"limit of Q ({limits['q_method']})")
+    if min(t2.min(), q.min()) > 0 and (t2.max() > 100 * np.median(t2) or q.max() > 100 * np.median(q)):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlabel(f"Hotelling's T² ({diagnosis.n_components} latent variables)")
+    axes.set_ylabel("Q (squared residual)")
+    return _finished(axes, diagnosis)
+
+
+def influence(diagnosis: Diagnosis) -> Figure:
+    """Draw the studentised residual of y against leverage, with the conventional limits.
+
+    Raises
+    ------
+    InvalidInput
+        The diagnosis has no reference values, or no residuals of the calibration to compare them with.
+    """
+    residual, leverage = _studentised(diagnosis), diagnosis.samples["leverage"].to_numpy()
+    limits = diagnosis.limits
+    over = (np.abs(residual) > limits["studentised"]) | (leverage > limits["leverage"])
+    axes = _cloud(leverage, residual, over, diagnosis.samples["sample"].to_list(), diagnosis)
+    axes.axhline(0.0, color=COLOURS["faint"], linewidth=1.0, zorder=1)
+    _limit(axes, limits["leverage"], vertical=True, words="3 (A + 1) / n")
+    for sign in (1, -1):
+        words = f"± {limits['studentised']:g}" if sign > 0 else ""
+        _limit(axes, sign * limits["studentised"], vertical=False, words=words)
+    axes.set_xlabel("Leverage")
+    axes.set_ylabel("Studentised residual (predicted − measured)")
+    return _finished(axes, diagnosis)
+
+
+def scores(diagnosis: Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure:
+    """Draw two score vectors against each other, coloured by y, with the ellipse that T2 limits.
+
+    Parameters
+    ----------
+    components
+        Two latent variables, counted from 1.
+
+    Raises
+    ------
+    InvalidInput
+        The model has fewer latent variables.
+    """
+    a, b = components
+    if not (1 <= a <= diagnosis.n_components and 1 <= b <= diagnosis.n_components and a != b):
+        raise InvalidInput(
+            f"components: expected two of 1 to {diagnosis.n_components}; found {components}. "
+            "A model of one latent variable has no score plot."
+        )
+    from nirs_store.diagnosing.latent import t2_limit
+
+    frame, samples = diagnosis.scores, diagnosis.samples
+    x, y = frame[f"t{a}"].to_numpy(), frame[f"t{b}"].to_numpy()
+    centre, spread = diagnosis.score_center_and_spread(a, b)
+    reach = float(np.sqrt(t2_limit(diagnosis.n_calibration, 2, diagnosis.limits["alpha"])))
+    outside = (((np.column_stack([x, y]) - centre) / spread) ** 2).sum(axis=1) > reach**2
+    figure = new_figure(6.6, 5.2)
+    axes = figure.add_subplot()
+    tidy(axes)
+    if "measured" in samples.columns:
+        cloud = axes.scatter(x, y, c=samples["measured"].to_numpy(), cmap="viridis", s=24, zorder=3)
+        bar = figure.colorbar(cloud, ax=axes, pad=0.02, aspect=35)
+        bar.set_label(label("", diagnosis.target or "measured value", diagnosis.unit), fontsize=9)
+        bar.ax.tick_params(labelsize=8, length=2)
+    else:
+        axes.scatter(x, y, color=COLOURS["cv"], s=24, zorder=3)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    ellipse = centre + reach * spread * np.column_stack([np.cos(turn), np.sin(turn)])
+    share = 100 * (1 - diagnosis.limits["alpha"])
+    axes.plot(*ellipse.T, color=COLOURS["line"], linestyle=DASHES, linewidth=1, label=f"{share:g} % ellipse")
+    _names(axes, x, y, outside, samples["sample"].to_list())
+    axes.set_xlabel(f"t{a}")
+    axes.set_ylabel(f"t{b}")
+    axes.legend(loc="best", frameon=False, fontsize=9)
+    return _finished(axes, diagnosis)
+
+
+def loadings(
+    diagnosis: Diagnosis,
+    what: Literal["loadings", "weights"] = "loadings",
+    components: Sequence[int] | None = None,
+) -> Figure:
+    """Draw loadings or weights over wavelength; wavenumbers fall from left to right.
+
+    Parameters
+    ----------
+    what
+        ``"loadings"`` (p), or for a PLS ``"weights"`` (w).
+    components
+        Latent variables counted from 1; the first four when None.
+
+    Raises
+    ------
+    InvalidInput
+        The model has no weights, or not that many latent variables.
+    """
+    letter = {"loadings": "p", "weights": "w"}.get(what)
+    chosen = list(components or range(1, min(4, diagnosis.n_components) + 1))
+    frame = diagnosis.channels
+    missing = [f"{letter}{a}" for a in chosen if f"{letter}{a}" not in frame.columns]
+    if letter is None or missing:
+        raise InvalidInput(f"{what}: this chain has no {', '.join(missing) or what}.")
+    axes = _spectrum_axes(diagnosis)
+    x = _position(diagnosis)
+    axes.axhline(0.0, color=COLOURS["faint"], linewidth=1.0)
+    for place, a in enumerate(chosen):
+        axes.plot(
+            x,
+            frame[f"{letter}{a}"].to_numpy(),
+            color=SERIES[place % len(SERIES)],
+            linewidth=1.4,
+            label=f"{letter}{a}",
+        )
+    axes.set_ylabel(what.capitalize())
+    axes.legend(loc="best", frameon=False, fontsize=9, ncols=2)
+    return _finished(axes, diagnosis)
+
+
+def channel_importance(diagnosis: Diagnosis, what: Literal["vip", "selectivity_ratio"] = "vip") -> Figure:
+    """Draw VIP (with its line at 1) or the selectivity ratio over wavelength.
+
+    Raises
+    ------
+    InvalidInput
+        The chain is not a PLS; or the selectivity ratio is asked for and X was not the calibration set.
+    """
+    if what not in diagnosis.channels.columns:
+        raise InvalidInput(
+            f"{what}: expected a PLS chain of one target, diagnosed with its calibration spectra."
+        )
+    axes = _spectrum_axes(diagnosis)
+    axes.plot(_position(diagnosis), diagnosis.channels[what].to_numpy(), color=COLOURS["cv"], linewidth=1.5)
+    if what == "vip":
+        axes.axhline(1.0, color=COLOURS["line"], linewidth=0.9, linestyle=DASHES)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel({"vip": "VIP", "selectivity_ratio": "Selectivity ratio"}[what])
+    return _finished(axes, diagnosis)
+
+
+def explained_variance(diagnosis: Diagnosis) -> Figure:
+    """Draw the share of the variance of X and y that the first latent variables explain together."""
+    frame = diagnosis.explained
+    figure = new_figure(6.0, 3.8)
+    axes = figure.add_subplot()
+    tidy(axes)
+    for name, colour in (("x", COLOURS["cv"]), ("y", COLOURS["test"])):
+        words = "X" if name == "x" else diagnosis.target or "y"
+        axes.plot(
+            frame["components"].to_numpy(),
+            100 * frame[name].to_numpy(),
+            "o-",
+            color=colour,
+            label=words,
+            markersize=4,
+        )
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("Latent variables")
+    axes.set_ylabel("Explained variance (%)")
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    return _finished(axes, diagnosis)
+
+
+def normal_residuals(diagnosis: Diagnosis) -> Figure:
+    """Draw the ordered residuals against the quantiles of a normal distribution.
+
+    Points on the line come from a normal distribution; ends that bend away are heavy tails or outliers. Plotting
+    positions are (i - 3/8) / (n + 1/4), Blom (1958).
+    """
+    from scipy.stats import norm
+
+    if "residual" not in diagnosis.samples.columns:
+        raise InvalidInput("normal_residuals: diagnose with y, so that there are residuals.")
+    residual = diagnosis.samples["residual"].to_numpy()
+    order = np.argsort(residual, kind="stable")
+    quantiles = norm.ppf((np.arange(1, residual.size + 1) - 0.375) / (residual.size + 0.25))
+    figure = new_figure(5.6, 4.4)
+    axes = figure.add_subplot()
+    tidy(axes)
+    spread = residual.std(ddof=1)
+    axes.plot(
+        quantiles, residual.mean() + spread * quantiles, color=COLOURS["line"], linestyle=DASHES, linewidth=1
+    )
+    axes.scatter(quantiles, residual[order], s=20, color=COLOURS["cv"], zorder=3)
+    far = np.abs(residual[order] - residual.mean()) > 2 * spread
+    _names(axes, quantiles, residual[order], far, [diagnosis.samples["sample"][int(i)] for i in order])
+    axes.set_xlabel("Normal quantile")
+    axes.set_ylabel(label("Predicted − measured", "", diagnosis.unit))
+    return _finished(axes, diagnosis)
+
+
+def _studentised(diagnosis: Diagnosis) -> Floats:
+    samples = diagnosis.samples
+    if "studentised" not in samples.columns or samples["studentised"].is_nan().all():
+        raise InvalidInput(
+            "influence: diagnose with y, of a chain that keeps the predictions of its calibration."
+        )
+    return samples["studentised"].to_numpy()
+
+
+def _cloud(x: Floats, y: Floats, over: NDArray[np.bool_], names: Sequence[str], diagnosis: Diagnosis) -> Axes:
+    figure = new_figure(6.4, 4.6)
+    axes = figure.add_subplot()
+    tidy(axes)
+    for mask, colour, words in (
+        (~over, COLOURS["cv"], f"n = {int((~over).sum())}"),
+        (over, COLOURS["test"], f"beyond a limit: {int(over.sum())}"),
+    ):
+        if mask.any():
+            axes.scatter(
+                x[mask],
+                y[mask],
+                s=24,
+                color=colour,
+                edgecolors="white",
+                linewidths=0.5,
+                zorder=3,
+                label=words,
+            )
+    _names(axes, x, y, over, names)
+    return axes
+
+
+def _names(axes: Axes, x: ArrayLike, y: ArrayLike, which: NDArray[np.bool_], names: Sequence[str]) -> None:
+    """Write names at the points farthest out, at most eight."""
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    places = np.flatnonzero(which)
+    if places.size > _MOST_NAMES:
+        far = sum(np.abs(v - np.median(v)) / (np.ptp(v) or 1.0) for v in (xs, ys))
+        places = places[np.argsort(-np.asarray(far)[places])][:_MOST_NAMES]
+    for i in places.tolist():
+        words = shortened(printable(str(names[i])), 16)
+        left = xs[i] > (xs.min() + xs.max()) / 2
+        axes.annotate(
+            words,
+            (xs[i], ys[i]),
+            xytext=(-5 if left else 5, 3),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=7.5,
+            color="#333333",
+        )
+
+
+def _limit(axes: Axes, value: float, *, vertical: bool, words: str) -> None:
+    draw: Any = axes.axvline if vertical else axes.axhline
+    draw(
+        value,
+        color=COLOURS["line"],
+        linewidth=1.0,
+        linestyle=DASHES if vertical else "dotted",
+        label=words or None,
+        zorder=2,
+    )
+
+
+def _position(diagnosis: Diagnosis) -> Floats:
+    frame = diagnosis.channels
+    return frame["wavelength" if "wavelength" in frame.columns else "channel"].to_numpy().astype(np.float64)
+
+
+def _spectrum_axes(diagnosis: Diagnosis) -> Axes:
+    figure = new_figure(7.4, 3.8)
+    axes: Axes = figure.add_subplot()
+    tidy(axes)
+    if "wavelength" in diagnosis.channels.columns:
+        words = wavelength_words(diagnosis.wavelength_unit or "")
+        axes.set_xlabel(words)
+        if words.startswith("Wavenumber"):
+            axes.xaxis.set_inverted(True)
+    else:
+        axes.set_xlabel("Channel after preprocessing")
+    axes.margins(x=0.01)
+    return axes
+
+
+def _finished(axes: Axes, diagnosis: Diagnosis) -> Figure:
+    axes.set_title(wrapped(diagnosis.title, 70), fontsize=11, loc="left")
+    figure: Any = axes.figure
+    handles, _ = axes.get_legend_handles_labels()
+    if handles and axes.get_legend() is None:
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    drawn: Figure = figure
+    return drawn

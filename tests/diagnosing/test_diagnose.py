@@ -1,0 +1,158 @@
+"""`diagnose` and `transform` of stored chains: the numbers of the model that scikit-learn fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
+
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+from nirs_store.diagnosing import diagnose, transform
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+
+MEAT = load_tecator()
+X, Y = MEAT.X[:120], MEAT.fat[:120]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceStore]:
+    with WorkspaceStore(tmp_path_factory.mktemp("diagnosing") / "ws") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def record(store: WorkspaceStore) -> Any:
+    def made(model: Any, y: Any = Y, **options: Any) -> str:
+        grid = {"wavelengths": MEAT.wavelengths, "wavelength_unit": "nm"}
+        options = {"cv": 3, "dataset_name": "meat", "target": "fat", "target_unit": "%"} | grid | options
+        return record_cross_validation(store, model, X, y, **options).chain_id
+
+    return made
+
+
+def test_a_pls_after_preprocessing_is_diagnosed_at_its_input(store: WorkspaceStore, record: Any) -> None:
+    chain = record(make_pipeline(StandardScaler(), PLSRegression(5)))
+    scaler = StandardScaler().fit(X)
+    pls = PLSRegression(5).fit(scaler.transform(X), Y)
+    assert np.array_equal(transform(store, chain, MEAT.X), scaler.transform(MEAT.X))
+    found = diagnose(store, chain, X, Y, sample_ids=[f"S{i}" for i in range(120)])
+    assert found.is_calibration
+    assert found.space == "PLS"
+    assert np.allclose(found.scores.drop("sample").to_numpy(), pls.x_scores_)
+    residual = pls.predict(scaler.transform(X)).ravel() - Y
+    assert np.allclose(found.samples["residual"], residual)
+    assert found.samples["leverage"].sum() == pytest.approx(6)
+    assert found.explained["y"][-1] == pytest.approx(1 - (residual**2).sum() / ((Y - Y.mean()) ** 2).sum())
+    assert set(found.channels.columns) >= {
+        "wavelength",
+        "p1",
+        "w5",
+        "vip",
+        "coefficient",
+        "selectivity_ratio",
+    }
+
+
+def test_odd_spectra_and_a_wrong_reference_are_named(store: WorkspaceStore, record: Any) -> None:
+    chain = record(PLSRegression(5, scale=False))
+    new, y = MEAT.X[120:130].copy(), MEAT.fat[120:130].copy()
+    new[3] = np.random.default_rng(0).normal(3, 0.3, 100)
+    y[5] += 40
+    found = diagnose(store, chain, new, y, calibration=X, sample_ids=[f"N{i}" for i in range(10)])
+    flags = dict(zip(found.samples["sample"], found.samples["flags"].to_list(), strict=True))
+    assert {"high T2", "high Q"} <= set(flags["N3"])
+    assert flags["N5"] == ["large residual"]
+    assert not found.is_calibration
+    assert found.limits["q_method"] == "Jackson-Mudholkar"
+    assert "N3" in repr(found)
+    assert "N5" in repr(found)
+
+
+def test_without_the_calibration_the_limit_of_q_is_not_known(store: WorkspaceStore, record: Any) -> None:
+    found = diagnose(store, record(PLSRegression(4)), MEAT.X[120:140], MEAT.fat[120:140])
+    assert found.limits["q"] is None
+    assert "not known" in found.limits["q_method"]
+    assert not any("high Q" in flags for flags in found.samples["flags"])
+    assert found.samples["studentised"].is_finite().all()
+
+
+def test_principal_component_regression_is_diagnosed_before_its_pca(
+    store: WorkspaceStore, record: Any
+) -> None:
+    chain = record(make_pipeline(StandardScaler(), PCA(4), LinearRegression()))
+    found = diagnose(store, chain, X, Y)
+    scaled = StandardScaler().fit_transform(X)
+    pca = PCA(4).fit(scaled)
+    rest = scaled - pca.inverse_transform(pca.transform(scaled))
+    assert found.space == "PCA step"
+    assert found.n_components == 4
+    assert np.allclose(found.samples["q"], (rest**2).sum(axis=1))
+
+
+def test_a_model_without_latent_variables_needs_its_calibration(store: WorkspaceStore, record: Any) -> None:
+    chain = record(make_pipeline(StandardScaler(), SVR()))
+    with pytest.raises(InvalidInput, match="calibration"):
+        diagnose(store, chain, MEAT.X[120:])
+    found = diagnose(store, chain, MEAT.X[120:], calibration=X)
+    assert found.space.startswith("PCA of")
+    assert found.n_calibration == 120
+    assert diagnose(store, chain, X, Y).samples["t2"].mean() == pytest.approx(
+        found.n_components * 119 / 120, rel=1e-6
+    )
+
+
+def test_a_classifier_is_diagnosed_without_y(store: WorkspaceStore, record: Any) -> None:
+    labels = np.where(Y > 18, "fat", "lean")
+    chain = record(make_pipeline(PCA(3), LogisticRegression()), labels, target="class", target_unit=None)
+    assert "residual" not in diagnose(store, chain, X).samples.columns
+    with pytest.raises((InvalidInput, ValueError)):
+        diagnose(store, chain, X, Y)
+
+
+def test_bad_input_is_refused(store: WorkspaceStore, record: Any) -> None:
+    chain = record(PLSRegression(3))
+    with pytest.raises(UnknownId):
+        diagnose(store, "no such chain", X)
+    with pytest.raises(ShapeMismatch):
+        diagnose(store, chain, X[:, :99])
+    with pytest.raises(ShapeMismatch, match="one value"):
+        diagnose(store, chain, X, Y[:-1])
+    with pytest.raises(ShapeMismatch, match="fitted on 120"):
+        diagnose(store, chain, MEAT.X[120:], calibration=X[:50])
+    with pytest.raises(InvalidInput, match="alpha"):
+        diagnose(store, chain, X, alpha=5)
+
+
+@pytest.mark.parametrize("unit", ["%", "mg/kg"])
+def test_every_figure_of_a_diagnosis_is_drawn(store: WorkspaceStore, record: Any, unit: str) -> None:
+    plots = pytest.importorskip("nirs_store.plots")
+    grid = 1e7 / MEAT.wavelengths
+    chain = record(
+        PLSRegression(4, scale=False), Y * 1e-6, target_unit=unit, wavelengths=grid, wavelength_unit="cm-1"
+    )
+    found = store.diagnose(chain, X, Y * 1e-6, wavelengths=grid)
+    assert plots.t2_q(found).axes[0].get_xlabel().startswith("Hotelling")
+    low, high = plots.loadings(found).axes[0].get_xlim()
+    assert low > high  # wavenumbers fall from left to right
+    assert plots.explained_variance(found).axes[0].get_lines()
+    assert plots.scores(found, (2, 1)).axes[0].get_xlabel() == "t2"
+    for draw in (
+        plots.influence,
+        plots.normal_residuals,
+        plots.channel_importance,
+        lambda f: plots.loadings(f, "weights", [4]),
+        lambda f: plots.channel_importance(f, "selectivity_ratio"),
+    ):
+        assert draw(found).axes[0].get_title(loc="left")
+    with pytest.raises(InvalidInput, match="components"):
+        plots.scores(found, (1, 5))
+    with pytest.raises(InvalidInput, match="p9"):
+        plots.loadings(found, components=[9])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nirs_store.display import printable, shortened
-from nirs_store.errors import InvalidInput
+from nirs_store.display import printable
+from nirs_store.errors import InvalidInput, shortened
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,

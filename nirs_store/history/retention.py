@@ -1008,7 +1008,7 @@ def _chain_ranks(engine: Engine, rule: Rule) -> dict[str, int]:
     tasks = ("regression", "classification") if rule.metric is None else (None,)
     for task in tasks:
         best = None if rule.higher_is_better is None else not rule.higher_is_better
-        for row in top_chains(engine, None, rule.metric, best, task).iter_rows(named=True):
+        for row in top_chains(engine, None, rule.metric, best, task, mixed=True).iter_rows(named=True):
             score = row["score"]
             if score is not None and score == score:
                 ranks.setdefault(row["chain_id"], len(ranks))

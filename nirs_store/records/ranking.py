@@ -477,11 +477,13 @@ def top_chains(
     metric: str | None,
     ascending: bool | None,
     task_type: str | None,
+    *,
+    mixed: bool = False,
     **filters: Any,
 ) -> pl.DataFrame:
-    """Rank chains; see `WorkspaceStore.top_chains`."""
+    """Rank chains; see `WorkspaceStore.top_chains`. With `mixed`, the caller parts the targets itself: no warning."""
     at_most, wanted = None if n is None else _count(n), _known_metric(metric)
-    return engine.query(lambda con: _rank(con, at_most, wanted, ascending, task_type, filters))
+    return engine.query(lambda con: _rank(con, at_most, wanted, ascending, task_type, filters, mixed=mixed))
 
 
 def _known_metric(metric: str | None) -> str | None:
@@ -508,9 +510,12 @@ def _rank(
     ascending: bool | None,
     task_type: str | None,
     filters: Mapping[str, Any],
+    *,
+    mixed: bool = False,
 ) -> pl.DataFrame:
     found, task, chosen = _candidates(con, metric, task_type, filters)
-    _warn_of_targets(found, chosen)
+    if not mixed:
+        _warn_of_targets(found, chosen)
     descending = higher_is_better(chosen) if ascending is None else not ascending
     if n is not None and chosen in ADDITIVE and found.height > max(_SCORED_leaderboard, 2 * n):
         decided = pl.col("pooled").is_finite().fill_null(False)

@@ -225,6 +225,10 @@ class BackupFolder:
         """Where a backup's manifest is."""
         return self.root / "backups" / f"{backup_id}.json"
 
+    def unfinished(self, backup_id: str) -> Path:
+        """Say that a backup is half made, or half removed: only with a manifest is it one."""
+        return self.root / "backups" / f"{backup_id}.unfinished"
+
     def catalog(self, backup_id: str) -> Path:
         """Where a backup's catalog is."""
         return self.root / "catalogs" / f"{backup_id}.duckdb"
@@ -328,15 +332,15 @@ class BackupFolder:
     def sweep(self) -> None:
         """Remove what a `create` or `prune` left that was killed; the folder is locked."""
         for name in (
-            "backups/*.removed",
+            "backups/*.unfinished",
             "catalogs/*.tmp",
             "blobs/*/*.tmp",
             "backups/*.tmp",
             f"{_MARK}.*.tmp",
         ):
             for path in self.root.glob(name):
-                if path.suffix == ".removed":
-                    # A prune had begun to remove this backup: its catalog goes first, then the note of it.
+                if path.suffix == ".unfinished" and not os.path.lexists(self.manifest(path.stem)):
+                    # Half made or half removed: its catalog goes first, then the note of it.
                     remove_file(self.catalog(path.stem), missing_ok=True)
                 remove_file(path, missing_ok=True)
 
@@ -368,10 +372,10 @@ class BackupFolder:
             except BackupInvalid as error:
                 damaged.append(str(error))
         known = {path.stem for path in self._manifest_paths()}
-        gone = {path.stem for path in (self.root / "backups").glob("*.removed")}
+        gone = {path.stem for path in (self.root / "backups").glob("*.unfinished")}
         damaged += [
-            f"{path} belongs to a backup whose manifest is missing, or that was killed in its last step. The others "
-            "can be used; remove that file if you do not miss a backup."
+            f"{path} belongs to a backup whose manifest is missing. The others can be used; remove that file if you do "
+            "not miss a backup."
             for path in sorted((self.root / "catalogs").glob("*.duckdb"))
             if path.stem not in known | gone
         ]
@@ -762,15 +766,19 @@ def _write(
             new_bytes=sum(fresh.values()),
         )
         _verify_new(folder, manifest, set(fresh), catalog)
+        # The catalog is in its place before the manifest makes it a backup; killed in between, it is swept.
+        write_file(folder.unfinished(backup_id), b"")
         move_file(catalog, folder.catalog(backup_id))
         write_file(folder.manifest(backup_id), msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     except BaseException as error:
         # Blobs stay: the next backup needs them, and a prune removes what none needs.
-        for left in (catalog, folder.catalog(backup_id)):
+        paths = (folder.manifest, folder.catalog, folder.unfinished)
+        for left in (catalog, *(path(backup_id) for path in paths)):
             remove_file(left, missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, NirsStoreError):
             raise write_error(folder.root, error) from error
         raise
+    remove_file(folder.unfinished(backup_id), missing_ok=True)
     return manifest
 
 
@@ -915,7 +923,7 @@ def carry_out(folder: BackupFolder, plan: PrunePlan) -> None:
     # The manifest first: what is removed by halves is no backup any more, and the next call knows to finish it.
     for backup_id in plan.remove:
         with contextlib.suppress(FileNotFoundError):
-            move_file(folder.manifest(backup_id), folder.manifest(backup_id).with_suffix(".removed"))
+            move_file(folder.manifest(backup_id), folder.unfinished(backup_id))
     fsync_dir(folder.root / "backups")
     folder.sweep()
     for digest in plan.blobs:

@@ -180,7 +180,7 @@ def killed_and_made_again(folder: Path, act: str, step: int) -> bool:
         if not (folder / "back").exists() or not any((folder / "back").iterdir()):
             store.backups.restore(folder / "target", folder / "back")
         store.backups.verify(folder / "target")
-    left = [path.name for path in folder.rglob("*") if path.suffix in (".tmp", ".removed")]
+    left = [path.name for path in folder.rglob("*") if path.suffix in (".tmp", ".unfinished")]
     assert [name for name in left if not name.startswith("draft")] == []
     with WorkspaceStore(folder / "back") as store:
         assert store.list_runs().height == 1

@@ -75,6 +75,8 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str]:
         ) from error
     if "\x00" in text:
         raise Unreadable("this is not a text file: it holds zero bytes. Export the spectra as CSV.")
+    if re.match(r'\s*(\{\s*["}]|<(html|\?xml|!doctype|table)\b)', text, re.IGNORECASE):
+        raise Unreadable("this is JSON, HTML or XML, not a table of cells. Export the spectra as CSV.")
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), encoding
 
 

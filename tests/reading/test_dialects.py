@@ -212,6 +212,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "old workbook": (b"\xd0\xcf\x11\xe0....", "xls.*CSV"),
     "picture": (b"\x89PNG\r\n\x1a\n\x00", "picture"),
     "zero bytes": (b"\x00\x01\x02abc" * 10, "not a text file"),
+    "JSON": ('{"850": [1, 2]}', "JSON"),
+    "web page": ("<!DOCTYPE html><html><td>850</td></html>", "HTML"),
     "half a gzip": (gzip.compress(PLAIN.encode())[:-12], "gzip"),
     "counts or a header": ("1200,1310,1450\n1190,1330,1420\n", "header=True or header=False"),
     "names or wavelengths": ("".join(f"{101 + k},0.{k}1,0.{k}2\n" for k in range(12)), "orientation="),

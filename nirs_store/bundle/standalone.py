@@ -29,10 +29,10 @@ from typing import Any
 import joblib
 import numpy as np
 
-# Reading files of spectra, as nirs_store does: every script carries the source of these modules.
+# Reading files of spectra and headers, as nirs_store does: every script carries the source of these modules.
 # @READER@
-from nirs_store.reading.cells import parse_channel, safe_cell
-from nirs_store.reading.grid import is_counted
+from nirs_store.chains.grids import advice, differ, hidden_grid, in_unit, parse_header, same_grid, same_names
+from nirs_store.reading.cells import safe_cell
 from nirs_store.reading.text import describe, read_text
 
 # @READER@
@@ -60,7 +60,7 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
     ndarray
         Predictions, in the unit of the reference values.
     """
-    named = _named(X)
+    named = _named(X) if hasattr(X, "columns") else None
     # Row by row in memory, so that a data frame and the array it shows give the same bits.
     X = np.ascontiguousarray(X) if hasattr(X, "columns") else np.asarray(X)
     if X.dtype.kind not in "fiub":
@@ -69,7 +69,7 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
         raise ValueError(f"X must have the shape (n_samples, n_channels), found {X.shape}.")
     grid = _grid(X.shape[1], named)
     if wavelengths is not None:
-        grid = _grid(X.shape[1], wavelengths)
+        grid = _grid(X.shape[1], _read(wavelengths))
     for step in CHAIN["steps"]:
         objects = [_object(name) for name in step["objects"]]
         if step["kind"] == "feature_augmentation":
@@ -87,14 +87,53 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
     return y
 
 
+def _read(wavelengths: Any) -> Any:
+    """Give wavelengths in the unit of the model, those that are text as well."""
+    given = np.asarray(wavelengths)
+    if given.ndim == 1 and given.dtype.kind in "UOT":
+        numbers = _header(given.tolist())
+        given = given if None in numbers else np.array(numbers)
+    return given
+
+
+def _header(names: Any) -> list[float | None]:
+    try:
+        return in_unit(*parse_header(names), CHAIN.get("unit"))
+    except ValueError as error:
+        raise ValueError(f"X {error}") from error
+
+
 def _named(X: Any) -> Any:
-    """Give the wavelengths that the columns of a data frame are named after, if all of them are."""
-    found = [parse_channel(name) for name in getattr(X, "columns", ())]
-    numbers = [channel[0] for channel in found if channel is not None]
+    """Give the wavelengths that the columns of a data frame are named after; compare other names."""
+    names = list(getattr(X, "column_names", X.columns))  # the columns of pyarrow are no names
+    numbers = _header(names)
+    strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
+    if strange and len(strange) < len(names):
+        raise ValueError(
+            f"X has columns that are not named by a wavelength: {', '.join(strange[:5])}. Drop them."
+        )
+    texts = [str(name) for name in names]
+    stored, text = CHAIN["wavelengths"], all(isinstance(name, str) for name in names)
+    if text and (strange or stored is None):
+        known = CHAIN.get("columns") or _fitted_names()
+        if known and not same_names(texts, known):
+            order = " They are the same in another order." if sorted(texts) == sorted(known) else ""
+            raise ValueError(f"The columns of X are not those that the model was trained on.{order}")
+    if strange:
+        return hidden_grid(texts, None if stored is None else np.array(stored)) if text else None
     # A frame made from an array without names counts its columns; those are not wavelengths.
-    if not found or len(numbers) < len(found) or is_counted(numbers):
-        return None
-    return np.array(numbers)
+    counted = all(isinstance(name, (int, np.integer)) for name in names)
+    return None if counted and numbers == list(range(len(names))) else np.array(numbers, dtype=np.float64)
+
+
+def _fitted_names() -> list[str]:
+    """Names of the columns that the first objects were fitted on."""
+    steps = [step["objects"] for step in CHAIN["steps"]]
+    for name in steps[0] if steps else CHAIN["models"]:
+        names = list(getattr(_object(name), "feature_names_in_", ()))
+        if names and all(isinstance(each, str) for each in names):
+            return names
+    return []
 
 
 def _grid(n_channels: int, wavelengths: Any) -> Any:
@@ -110,12 +149,11 @@ def _grid(n_channels: int, wavelengths: Any) -> Any:
             f"The model was trained on {grid.size} channels ({grid[0]:g} to {grid[-1]:g}), X has "
             f"{n_channels}."
         )
-    if given is not None:
-        spacing = np.abs(np.diff(grid)).min() if grid.size > 1 else 0.0
-        if np.abs(given - grid).max() > max(0.01 * spacing, 1e-9 * np.abs(grid).max()):
-            raise ValueError(
-                f"X is not on the grid of the model ({grid[0]:g} to {grid[-1]:g}); resample it first."
-            )
+    if given is not None and not same_grid(given, grid):
+        raise ValueError(
+            f"X is not on the grid of the model ({grid[0]:g} to {grid[-1]:g}): {differ(given, grid)}. "
+            f"{advice(given, grid)}"
+        )
     return grid
 
 

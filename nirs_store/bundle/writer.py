@@ -52,11 +52,12 @@ from nirs_store.bundle.manifest import (
 from nirs_store.bundle.pack import ChainSource, Package, pack_chain, pack_safely
 from nirs_store.bundle.safe import rehearse
 from nirs_store.chains.folds import REFIT, fold_number
-from nirs_store.chains.plan import COLUMNS, MODEL, SPLITTER, TARGETS, ReplayPlan
+from nirs_store.chains.plan import COLUMNS, MODEL, SPLITTER, TARGETS, ReplayPlan, text_names
 from nirs_store.chains.replay import Workbench, predict
 from nirs_store.chains.spectra import Spectra, read_spectra
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
 from nirs_store.ids import sha256_hex
+from nirs_store.reading.cells import parse_unit
 
 __all__ = ["SUFFIX", "export_chain", "export_script", "target_path"]
 
@@ -450,8 +451,8 @@ def _script(package: Package, file_name: str) -> str:
 def _reader_source() -> str:
     """Return the modules that read text files as one, without what imports them from each other."""
     parts = []
-    for name in ("cells", "dialect", "grid", "text"):
-        source = files("nirs_store.reading").joinpath(f"{name}.py").read_text("utf-8")
+    for name in ("reading/cells", "reading/dialect", "reading/grid", "reading/text", "chains/grids"):
+        source = files("nirs_store").joinpath(*f"{name}.py".split("/")).read_text("utf-8")
         lines = source.splitlines()
         for node in ast.parse(source).body:
             own = isinstance(node, ast.ImportFrom) and str(node.module).startswith(
@@ -490,7 +491,8 @@ def _chain(package: Package, title: str) -> dict[str, Any]:
         "target": _plain(str(metadata.get("target") or "prediction")),
         "target_names": metadata.get("target_names"),
         "wavelengths": chain["wavelengths"],
-        "columns": metadata.get(COLUMNS) if chain["wavelengths"] is None else None,
+        "unit": parse_unit(metadata.get("wavelength_unit")),
+        "columns": text_names(metadata.get(COLUMNS)),
     }
 
 

@@ -24,8 +24,9 @@ from nirs_store.chains.folds import (
     step_ids,
     step_number,
 )
+from nirs_store.chains.grids import name_value, same_names
 from nirs_store.errors import InvalidInput, ReplayError, ShapeMismatch
-from nirs_store.reading.cells import parse_channel, parse_unit
+from nirs_store.reading.cells import parse_unit
 
 __all__ = [
     "AUGMENTATION",
@@ -92,13 +93,13 @@ def require_columns(found: Names, expected: Names, label: str, known: str) -> No
     ShapeMismatch
         Names the first difference.
     """
-    if _agree(found, expected):
+    if same_names(found, expected):
         return
     if len(found) != len(expected):
         differ = f"there are {len(found)}, expected {len(expected)}"
     else:
         place = next(
-            i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if _value(a) != _value(b)
+            i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if name_value(a) != name_value(b)
         )
         differ = f"column {place} is {found[place]!r}, expected {expected[place]!r}"
     order = " They are the same in another order." if sorted(found) == sorted(expected) else ""
@@ -106,29 +107,6 @@ def require_columns(found: Names, expected: Names, label: str, known: str) -> No
         f"The columns of {label} are not those of {known}: {differ}.{order} Put the columns in that order, under "
         "those names; or pass an array, as with X.to_numpy(), where you know that it is in order."
     )
-
-
-def _agree(found: Names, expected: Names) -> bool:
-    # A frame made from an array without names counts its columns: that says nothing about what they are.
-    if found == expected or _counted(found):
-        return True
-    if _counted(expected):
-        return sorted(found) != sorted(expected)
-    return [_value(name) for name in found] == [_value(name) for name in expected]
-
-
-def _counted(names: Names) -> bool:
-    """Tell whether names are those that polars, or pandas as text, give to columns that have none."""
-    return any(
-        all(name == f"{prefix}{number}" for number, name in enumerate(names, start))
-        for prefix, start in (("", 0), ("column_", 0), ("column_", 1))
-    )
-
-
-def _value(name: str) -> float | str:
-    """Give what a name says: "850.0" is the same wavelength as "850", and as "X850,0"."""
-    channel = parse_channel(name)
-    return name if channel is None else channel[0]
 
 
 # -- What a step does when a chain is replayed.

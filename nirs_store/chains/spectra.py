@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,31 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.folds import step_number
+from nirs_store.chains.grids import Grid, advice, differ, hidden_grid, in_unit, parse_header, same_grid
 from nirs_store.chains.plan import Names, ReplayPlan, require_columns, text_names
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.reading.cells import parse_channel
 from nirs_store.values import as_array, as_floats, column_names, is_frame, native
 
 __all__ = [
     "MODERATE",
     "Spectra",
-    "advice",
     "as_grid",
-    "differ",
-    "in_unit",
     "magnitude",
     "one_grid",
-    "other_unit",
     "read_header",
     "read_spectra",
     "read_table",
     "read_text",
-    "same_grid",
 ]
-
-Grid = NDArray[np.float64]
-_POINTS = re.compile(r"\.[0-9]{3},")
-_DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)?")
 
 MODERATE = float(np.finfo(np.float32).max)
 """What a 32-bit number can hold."""
@@ -121,7 +111,7 @@ def read_spectra(
     given = _given(plan, wavelengths, list(blocks), arrays)
     for place, (label, (array, columns, names)) in enumerate(zip(labels, tables, strict=True)):
         if columns is None and names is not None and len(blocks) == 1:
-            columns = _hidden_grid(names, plan.wavelengths)
+            columns = hidden_grid(names, plan.wavelengths)
         given[place] = one_grid(columns, given[place], label)
         _fits(given[place], array, label)
         # Wavelengths in the header are compared as numbers, where the chain has a grid or takes any.
@@ -220,7 +210,7 @@ def _to_numbers(array: NDArray[Any], label: str) -> NDArray[Any]:
 
 def _read_frame(frame: Any, label: str, unit: str | None) -> tuple[NDArray[Any], Grid | None, Names | None]:
     names = column_names(frame)
-    numbers, own = read_header(names, label)
+    numbers, _ = read_header(names, unit, label)
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
     # Where no name is a number the table is as good as an array; mixed ones hold something else beside.
     if strange and len(strange) < len(names):
@@ -229,7 +219,6 @@ def _read_frame(frame: Any, label: str, unit: str | None) -> tuple[NDArray[Any],
             f"{label} has {len(strange)} of {len(names)} columns whose names are not wavelengths: {shown}. "
             "Keep only the spectral columns, named by wavelength; or pass an array, as with X.to_numpy()."
         )
-    numbers = in_unit(numbers, own, unit, label)
     # A frame made from an array without names counts its columns; those are not wavelengths.
     counted = all(isinstance(name, int | np.integer) for name in names) and numbers == list(range(len(names)))
     unnamed = bool(strange) or counted
@@ -238,50 +227,19 @@ def _read_frame(frame: Any, label: str, unit: str | None) -> tuple[NDArray[Any],
     return array, None if unnamed else np.array(numbers, dtype=np.float64), text_names(names)
 
 
-def read_header(names: Sequence[Any], label: str) -> tuple[list[float | None], str | None]:
-    """Read the names of columns as wavelengths, None for each that is none, and their unit where they name it.
-
-    Raises
-    ------
-    InvalidInput
-        Some are in nm, others in cm-1.
-    """
-    texts = [str(name) for name in names]
-    # "9.090" is a number of four digits where "10.000,5" stands next to it.
-    decimal = "," if any(_POINTS.search(text) for text in texts) else None
-    found = [parse_channel(text, decimal) or parse_channel(text) for text in texts]
-    lettered = [text[:1].isalpha() for text in texts]
-    named = [channel[0] for channel, letter in zip(found, lettered, strict=True) if channel and letter]
-    # R writes X9090.91; but x0, x1, ... only counts the columns.
-    if any(not 100 <= value < 1e5 for value in named):
-        found = [None if letter else channel for channel, letter in zip(found, lettered, strict=True)]
-    units = {channel[1] for channel in found if channel is not None} - {None}
-    if len(units) > 1:
-        raise InvalidInput(
-            f"{label} has columns in nm and others in cm-1. Keep the channels of one spectrum, or pass an array."
-        )
-    return [channel[0] if channel else None for channel in found], units.pop() if units else None
-
-
-def in_unit(
-    numbers: Sequence[float | None], found: str | None, expected: str | None, label: str
-) -> list[float | None]:
-    """Give wavelengths that were read in nm or cm-1 in the unit of the calibration.
+def read_header(names: Sequence[Any], unit: str | None, label: str) -> tuple[list[float | None], str | None]:
+    """Read the names of columns as wavelengths in a unit, None for each that is none, and the unit that they name.
 
     Raises
     ------
     ShapeMismatch
-        One is a wavelength, the other a wavenumber.
+        Some are in nm, others in cm-1; or they are in another unit than `unit`.
     """
-    if found == "nm" and expected == "um":
-        return [None if number is None else round(number / 1000, 9) for number in numbers]
-    if found and expected and found != expected:
-        factor = "1e4" if expected == "um" else "1e7"
-        raise ShapeMismatch(
-            f"The wavelengths of {label} are in {found}, those of the calibration in {expected}. Convert them first, "
-            f"{factor} / wavelengths, and put the channels in the order of the calibration."
-        )
-    return list(numbers)
+    try:
+        numbers, own = parse_header(names)
+        return in_unit(numbers, own, unit), own
+    except ValueError as error:
+        raise ShapeMismatch(f"{label} {error}") from error
 
 
 def _given(
@@ -313,8 +271,7 @@ def _given(
 
 def as_grid(value: Any, unit: str | None = None) -> Grid:
     """Read wavelengths given by a caller, as numbers or as text in the unit `unit`; errors as `read_spectra`."""
-    array, own = read_text(as_array(value, "'wavelengths'"))
-    array = np.array(in_unit(array.tolist(), own, unit, "'wavelengths'")) if own else array
+    array, _ = read_text(as_array(value, "'wavelengths'"), unit)
     try:
         grid = as_floats(array)
     except (TypeError, ValueError) as error:
@@ -324,10 +281,10 @@ def as_grid(value: Any, unit: str | None = None) -> Grid:
     return grid
 
 
-def read_text(array: NDArray[Any]) -> tuple[NDArray[Any], str | None]:
+def read_text(array: NDArray[Any], unit: str | None = None) -> tuple[NDArray[Any], str | None]:
     """Read wavelengths that are text ("1100 nm"), and their unit; give any other array back as it is."""
     if array.ndim == 1 and array.dtype.kind in "UOT" and all(isinstance(item, str) for item in array):
-        numbers, own = read_header(array.tolist(), "'wavelengths'")
+        numbers, own = read_header(array.tolist(), unit, "'wavelengths'")
         if None not in numbers:
             return np.array(numbers, dtype=np.float64), own
     return array, None
@@ -343,15 +300,6 @@ def one_grid(columns: Grid | None, given: Grid | None, label: str) -> Grid | Non
             "Pass those that are right."
         )
     return given
-
-
-def _hidden_grid(names: Names, stored: Grid | None) -> Grid | None:
-    """Find the stored wavelengths, in whatever order, in names with other words around them, as "band_850.0"."""
-    found = [_DIGITS.findall(name) for name in names]
-    if stored is None or len(names) != stored.size or any(len(numbers) != 1 for numbers in found):
-        return None
-    grid = np.array([float(numbers[0].replace(",", ".")) for numbers in found])
-    return grid if same_grid(np.sort(grid), np.sort(stored)) else None
 
 
 def _fits(grid: Grid | None, array: NDArray[Any], label: str) -> None:
@@ -403,76 +351,6 @@ def _against_stored(
                 f"{advice(grid, expected)}"
             )
     return tuple(part if grid is None else grid for grid, part in zip(given, parts, strict=True))
-
-
-def same_grid(found: Grid, expected: Grid) -> bool:
-    """Tell whether two grids agree within 1 % of the spacing of the channels, or but for rounding.
-
-    Headers are rounded: to some decimals, by at most a tenth of the spacing, or to 32 bits.
-    """
-    if found.shape != expected.shape:
-        return False
-    apart, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
-    steps = np.abs(np.diff(expected))
-    spacing = float(steps[steps > 0].min()) if steps.any() else 0.0
-    if apart <= max(0.01 * spacing, 1e-9 * largest):
-        return True
-    if apart > 0.1 * spacing:
-        return False
-    decimals = min(_decimals(found), _decimals(expected))
-    return apart <= max(0.5 * 10.0**-decimals * (1 + 1e-6), 1.2e-7 * largest)
-
-
-def _decimals(grid: Grid) -> int:
-    """Count the decimals that a grid is rounded to; 9 where it is not."""
-    slack = 1e-9 * float(np.abs(grid).max())
-    return next((d for d in range(9) if np.abs(grid - np.round(grid, d)).max() <= slack), 9)
-
-
-def differ(found: Grid, expected: Grid) -> str:
-    """Say where two grids that are not the same part."""
-    if found.shape != expected.shape:
-        return f"{found.size} values, expected {expected.size}"
-    if same_grid(np.sort(found), np.sort(expected)):
-        return "the same values in another order"
-    channel = int(np.argmax(np.abs(found - expected)))
-    pairs = ((f"{found[channel]:.{d}g}", f"{expected[channel]:.{d}g}") for d in range(6, 18))
-    first, second = next(pair for pair in pairs if pair[0] != pair[1])
-    return f"channel {channel} is at {first}, expected {second}"
-
-
-def advice(found: Grid, expected: Grid) -> str:
-    """Say what to do with spectra on a grid that is not the expected one."""
-    if same_grid(found[::-1], expected):
-        return "Reverse the channels first: X[:, ::-1] with wavelengths[::-1]."
-    if same_grid(np.sort(found), np.sort(expected)):
-        return "Put the channels in the order of the stored wavelengths first."
-    way = other_unit(found, expected)
-    if way is not None:
-        return f"They are the same channels in another unit: convert the wavelengths first, {way}."
-    return "Resample X to the stored wavelengths first."
-
-
-_CONVERSIONS: tuple[tuple[str, Callable[[Grid], Grid]], ...] = (
-    ("1e7 / wavelengths (nm to cm-1, or cm-1 to nm)", lambda grid: 1e7 / grid),
-    ("1e4 / wavelengths (um to cm-1, or cm-1 to um)", lambda grid: 1e4 / grid),
-    ("1000 * wavelengths (um to nm)", lambda grid: 1000 * grid),
-    ("wavelengths / 1000 (nm to um)", lambda grid: grid / 1000),
-)
-
-
-def other_unit(found: Grid, expected: Grid) -> str | None:
-    """Say how wavelengths become the expected ones, where they are the same in another unit (nm, cm-1, um)."""
-    if found.shape != expected.shape or found.min() <= 0:
-        return None
-    # Rounded in one unit they are less well known in the other: half a channel will do for advice.
-    slack = 0.5 * np.abs(np.gradient(expected)) if expected.size > 1 else 1e-3 * expected
-    for way, convert in _CONVERSIONS:
-        grid = convert(found)
-        for turned, words in ((grid, way), (grid[::-1], f"{way}, and reverse the channels, X[:, ::-1]")):
-            if (np.abs(turned - expected) <= slack).all():
-                return words
-    return None
 
 
 def magnitude(array: NDArray[Any]) -> float:

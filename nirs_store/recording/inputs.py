@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.model_selection import check_cv
 
+from nirs_store.chains.grids import advice, differ, same_grid
 from nirs_store.chains.plan import Names, require_columns, text_names
-from nirs_store.chains.spectra import advice, differ, in_unit, read_header, read_text, same_grid
+from nirs_store.chains.spectra import read_header, read_text
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
@@ -202,7 +203,8 @@ def check_data(
     """
     X, names = take_names("X", native(X, "X"), sample_ids)
     names_test = None
-    spectra, grid, unit, columns = _spectra("X", X, no_missing)
+    stated = _stated_unit(wavelength_unit)
+    spectra, grid, unit, columns = _spectra("X", X, no_missing, stated)
     target = _target("y", y, task_type)
     _same_length("X", spectra, "y", target)
     spectra_test = target_test = None
@@ -214,17 +216,13 @@ def check_data(
         # A column that names the samples of X is in X_test too.
         wanted = sample_ids if isinstance(sample_ids, str) and sample_ids_test is None else sample_ids_test
         X_test, names_test = take_names("X_test", native(X_test, "X_test"), wanted, "sample_ids_test")
-        spectra_test, grid_test, unit_test, columns_test = _spectra("X_test", X_test, no_missing)
+        spectra_test, grid_test, _, columns_test = _spectra("X_test", X_test, no_missing, stated or unit)
         target_test = _target("y_test", y_test, task_type)
         _same_length("X_test", spectra_test, "y_test", target_test)
         if spectra_test.shape[1] != spectra.shape[1] or target_test.shape[1:] != target.shape[1:]:
             raise ShapeMismatch(
                 f"Test samples must have the channels and targets of the others: X {spectra.shape}, X_test "
                 f"{spectra_test.shape}, y {target.shape}, y_test {target_test.shape}."
-            )
-        if unit and unit_test and unit != unit_test:
-            raise ShapeMismatch(
-                f"The columns of X are in {unit}, those of X_test in {unit_test}. Convert them."
             )
         if grid is not None and grid_test is not None and not same_grid(grid_test, grid):
             raise ShapeMismatch(
@@ -239,7 +237,7 @@ def check_data(
         if seen.size < 2:
             raise InvalidInput(f"A classification needs two classes at least; y has only {seen.tolist()}.")
         classes = seen if target_test is None else np.unique(np.concatenate([target, target_test]))
-    grid, unit = _grid(wavelengths, grid, unit, wavelength_unit, spectra.shape[1])
+    grid, unit = _grid(wavelengths, grid, stated or unit, spectra.shape[1])
     return Data(spectra, target, spectra_test, target_test, classes, grid, names, names_test, columns, unit)
 
 
@@ -305,12 +303,12 @@ def make_folds(
 
 
 def _spectra(
-    name: str, X: Any, no_missing: str
+    name: str, X: Any, no_missing: str, stated: str | None
 ) -> tuple[NDArray[Any], NDArray[np.float64] | None, str | None, Names | None]:
     grid = columns = unit = None
     if is_frame(X):
         named = column_names(X)
-        grid, unit = _column_wavelengths(name, named)
+        grid, unit = _column_wavelengths(name, named, stated)
         # What says no more than the wavelengths need not be kept.
         columns = None if grid is not None and all(map(_is_plain, named)) else text_names(named)
     if hasattr(X, "toarray"):
@@ -336,8 +334,10 @@ def _spectra(
     return array, grid, unit, columns
 
 
-def _column_wavelengths(name: str, columns: list[Any]) -> tuple[NDArray[np.float64] | None, str | None]:
-    numbers, unit = read_header(columns, name)
+def _column_wavelengths(
+    name: str, columns: list[Any], stated: str | None
+) -> tuple[NDArray[np.float64] | None, str | None]:
+    numbers, unit = read_header(columns, stated, name)
     others = [column for column, number in zip(columns, numbers, strict=True) if number is None]
     if len(others) == len(columns):
         return None, None
@@ -359,23 +359,24 @@ def _is_plain(name: Any) -> bool:
     return True
 
 
-def _grid(
-    given: Any, from_columns: NDArray[np.float64] | None, own: str | None, stated: str | None, n_features: int
-) -> tuple[NDArray[np.float64] | None, str | None]:
-    """Settle the wavelengths and their unit, of which headers, `wavelengths` and `wavelength_unit` may all tell."""
-    unit = None if stated is None else parse_unit(stated)
-    if stated is not None and unit is None:
+def _stated_unit(text: str | None) -> str | None:
+    unit = None if text is None else parse_unit(text)
+    if text is not None and unit is None:
         raise InvalidInput(
-            f"wavelength_unit: expected nm, cm-1 or um (or another spelling, such as cm^-1 or 1/cm), found {stated!r}."
+            f"wavelength_unit: expected nm, cm-1 or um (or another spelling, such as cm^-1 or 1/cm), found {text!r}."
         )
-    if from_columns is not None:
-        from_columns = np.array(in_unit(from_columns.tolist(), own, unit, "X"), dtype=np.float64)
-        unit = unit or own
+    return unit
+
+
+def _grid(
+    given: Any, from_columns: NDArray[np.float64] | None, unit: str | None, n_features: int
+) -> tuple[NDArray[np.float64] | None, str | None]:
+    """Settle the wavelengths and their unit, of which column names and `wavelengths` may both tell."""
     grid = from_columns
     if given is not None:
-        array, own = read_text(as_array(given, "wavelengths"))
+        array, own = read_text(as_array(given, "wavelengths"), unit)
         unit = unit or own
-        grid = _floats("wavelengths", np.array(in_unit(array.tolist(), own, unit, "X")) if own else array)
+        grid = _floats("wavelengths", array)
         if grid.shape != (n_features,) or not np.isfinite(grid).all():
             raise ShapeMismatch(
                 f"Expected {n_features} finite wavelengths, one a channel of X; found the shape {grid.shape}."

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
 from nirs_store.artifacts.registry import check_branches
+from nirs_store.chains.grids import differ, same_grid
 from nirs_store.chains.plan import COLUMNS, STACKED, Names, require_columns
-from nirs_store.chains.spectra import differ, same_grid
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.ids import content_hash
 from nirs_store.recording.bases import Base, gather, open_bases

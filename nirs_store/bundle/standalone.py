@@ -32,7 +32,7 @@ import numpy as np
 # Reading files of spectra and headers, as nirs_store does: every script carries the source of these modules.
 # @READER@
 from nirs_store.chains.grids import advice, differ, hidden_grid, in_unit, parse_header, same_grid, same_names
-from nirs_store.reading.cells import safe_cell
+from nirs_store.reading.cells import parse_channel, safe_cell
 from nirs_store.reading.text import describe, read_text
 
 # @READER@
@@ -69,7 +69,7 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
         raise ValueError(f"X must have the shape (n_samples, n_channels), found {X.shape}.")
     grid = _grid(X.shape[1], named)
     if wavelengths is not None:
-        grid = _grid(X.shape[1], _read(wavelengths))
+        grid = _grid(X.shape[1], _wavelengths(wavelengths))
     for step in CHAIN["steps"]:
         objects = [_object(name) for name in step["objects"]]
         if step["kind"] == "feature_augmentation":
@@ -87,7 +87,7 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
     return y
 
 
-def _read(wavelengths: Any) -> Any:
+def _wavelengths(wavelengths: Any) -> Any:
     """Give wavelengths in the unit of the model, those that are text as well."""
     given = np.asarray(wavelengths)
     if given.ndim == 1 and given.dtype.kind in "UOT":
@@ -193,7 +193,7 @@ def _read(path: str, **reading: Any) -> Any:
         data = stream.read() if stream is not None else sys.stdin.read().encode()
     else:
         data = Path(path).read_bytes()
-    names = CHAIN.get("columns") or []
+    names = (CHAIN.get("columns") or []) if CHAIN["wavelengths"] is None else []
     grid = [channel[0] for channel in map(parse_channel, names) if channel is not None]
     by_name = len(grid) < len(names) and reading.get("header") is not False
     table = read_text(data, channels=names if by_name else None, **reading)

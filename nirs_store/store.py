@@ -37,8 +37,9 @@ from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries as overview
 from nirs_store.records import runs as records
 from nirs_store.records import user_sql as people_sql
+from nirs_store.records.lookup import whole_ids, whole_ids_of
 from nirs_store.records.runs import capture_environment
-from nirs_store.values import GRACE_SECONDS, as_seconds, as_text, is_text, to_json
+from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text, is_text, to_json
 
 if TYPE_CHECKING:
     from nirs_store.artifacts import loader, registry
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from nirs_store.history import retention as retention_api
     from nirs_store.history import statistics as statistics_api
     from nirs_store.maintenance import check as findings
+    from nirs_store.maintenance import deletion as parts
     from nirs_store.maintenance import gc
     from nirs_store.maintenance import gc as deletion
     from nirs_store.maintenance import gc as storage
@@ -78,6 +80,7 @@ else:
     cleanup = later("nirs_store.artifacts.registry")
     comparison = later("nirs_store.records.views")
     deletion = later("nirs_store.maintenance.gc")
+    parts = later("nirs_store.maintenance.deletion")
     evaluations_api = later("nirs_store.evaluations.api")
     findings = later("nirs_store.maintenance.check")
     gc = later("nirs_store.maintenance.gc")
@@ -289,10 +292,18 @@ class QueryMethods(Facade):
         # Asked inside the question: a session that began after an earlier look would pass for dead.
         return self._engine.living_sessions()
 
+    @whole_ids
     def get_run(self, run_id: str) -> dict[str, Any] | None:
-        """One run with its JSON decoded, or None."""
+        """One run with its JSON decoded, or None; by its id, the end or beginning of one, or its name.
+
+        Raises
+        ------
+        InvalidInput
+            Several runs are meant; their ids are listed.
+        """
         return self._engine.query(lambda con: queries.get_run(con, run_id, self._alive()))
 
+    @whole_ids
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None:
         """One pipeline with its JSON decoded, or None."""
         return self._engine.query(lambda con: queries.get_pipeline(con, pipeline_id, self._alive()))
@@ -346,24 +357,29 @@ class QueryMethods(Facade):
             lambda con: queries.list_runs(con, self._alive(), status, dataset, limit, offset, tags)
         )
 
+    @whole_ids
     def list_pipelines(self, run_id: str | None = None, dataset_name: str | None = None) -> pl.DataFrame:
         """Pipelines, newest first."""
         return self._engine.query(
             lambda con: queries.list_pipelines(con, self._alive(), run_id, dataset_name)
         )
 
+    @whole_ids
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
         """One chain with its JSON decoded and its wavelengths as an array, or None."""
         return self._engine.query(lambda con: queries.get_chain(con, chain_id))
 
+    @whole_ids
     def get_chains_for_pipeline(self, pipeline_id: str) -> pl.DataFrame:
         """Chains of a pipeline, in the order in which they were saved."""
         return self._engine.query(lambda con: queries.chains_for_pipeline(con, pipeline_id))
 
+    @whole_ids
     def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]:
         """Return what tells the chains of a run apart, oldest first: steps, metadata, target, data set hash."""
         return self._engine.query(lambda con: queries.chains_of_run(con, run_id))
 
+    @whole_ids
     def get_prediction(self, prediction_id: str, load_arrays: bool = False) -> dict[str, Any] | None:
         """One prediction, or None; with arrays each is an ndarray or None."""
         return self._engine.query(
@@ -390,6 +406,7 @@ class QueryMethods(Facade):
         known = [each for each in ids if is_text(each)]
         return self._engine.query(lambda con: prediction_queries.load_arrays(con, known))
 
+    @whole_ids
     def query_predictions(
         self,
         dataset_name: str | None = None,
@@ -463,16 +480,19 @@ class QueryMethods(Facade):
             ),
         )
 
+    @whole_ids
     def get_pipeline_log(self, pipeline_id: str) -> pl.DataFrame:
         """Log lines of a pipeline, in order."""
         return self._engine.query(lambda con: queries.pipeline_log(con, pipeline_id))
 
+    @whole_ids
     def get_run_log_summary(self, run_id: str) -> pl.DataFrame:
         """Log counts and total duration (events "end") of a run, a pipeline a row."""
         return self._engine.query(lambda con: queries.run_log_summary(con, run_id, self._alive()))
 
     # -- leaderboards and SQL --------------------------------------------------------------------
 
+    @whole_ids
     def top_chains(
         self,
         n: int | None = 10,
@@ -535,6 +555,7 @@ class QueryMethods(Facade):
             target_unit=target_unit,
         )
 
+    @whole_ids
     def aggregate_predictions(
         self,
         group_by: str | Sequence[str],
@@ -566,6 +587,7 @@ class QueryMethods(Facade):
         }
         return self._engine.query(lambda con: ranking.aggregate(con, group_by, metric, **filters))
 
+    @whole_ids
     def pivot(
         self,
         rows: str = "preprocessings",
@@ -624,7 +646,10 @@ class QueryMethods(Facade):
         ------
         UnknownId, InvalidInput
         """
-        return comparison.compare(self._engine, run_or_chain_ids, only_differences=only_differences)
+        ids = run_or_chain_ids
+        if isinstance(ids, (list, tuple)):
+            ids = whole_ids_of(self._engine, ("chain", "run"), ids)
+        return comparison.compare(self._engine, ids, only_differences=only_differences)
 
     def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
         """Ask the catalog in SQL: exactly one SELECT statement, read-only.
@@ -664,6 +689,7 @@ class EvaluationMethods(Facade):
         replayed: np.ndarray = self.replay_chain(chain_id, X, wavelengths)  # type: ignore[attr-defined]
         return replayed
 
+    @whole_ids
     def capture_environment(
         self,
         run_id: str,
@@ -769,6 +795,7 @@ class ModelMethods(QueryMethods):
             self._loader = loading.ArtifactLoader(self._engine, cache=self._objects)
         return self._loader
 
+    @whole_ids
     def replay_chain(
         self, chain_id: str, X: Any, wavelengths: Any = None, *, strict: bool = False
     ) -> np.ndarray:
@@ -809,6 +836,7 @@ class ModelMethods(QueryMethods):
             return predict(plan, X, self._load_shared, wavelengths)
         return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
 
+    @whole_ids
     def predictor(self, chain_id: str, *, strict: bool = False) -> FittedPredictor:
         """Give a chain as a fitted scikit-learn estimator.
 
@@ -936,6 +964,7 @@ class ModelMethods(QueryMethods):
             self._engine, artifact_id, path, content_hash, operator_class, artifact_type, format, size_bytes
         )
 
+    @whole_ids
     def load_artifact(self, artifact_id: str) -> Any:
         """Load an artifact anew; its bytes are checked first.
 
@@ -945,14 +974,17 @@ class ModelMethods(QueryMethods):
         """
         return artifacts.load_artifact(self._engine, artifact_id)
 
+    @whole_ids
     def read_artifact(self, artifact_id: str) -> bytes:
         """The stored bytes of an artifact, checked against their hash."""
         return artifacts.read_artifact(self._engine, artifact_id)
 
+    @whole_ids
     def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
         """An artifact's record with its `ref_count`, or None."""
         return artifacts.get_artifact(self._engine, artifact_id)
 
+    @whole_ids
     def get_artifact_path(self, artifact_id: str) -> Path:
         """Path of an artifact's file, e.g. for ``joblib.load``.
 
@@ -963,6 +995,7 @@ class ModelMethods(QueryMethods):
         return artifacts.artifact_path(self._engine, artifact_id)
 
     @attempted("export_chain", "chain")
+    @whole_ids
     def export_chain(
         self, chain_id: str, output_path: str | Path, format: str = "n4a", **options: Any
     ) -> Path:
@@ -1067,6 +1100,7 @@ class ModelMethods(QueryMethods):
             name=name,
         )
 
+    @whole_ids
     def export_pipeline_config(self, pipeline_id: str, output_path: str | Path) -> Path:
         """Write a pipeline's expanded configuration as JSON, as it was recorded and as templates are made of it.
 
@@ -1076,12 +1110,14 @@ class ModelMethods(QueryMethods):
 
         return exports.export_pipeline_config(self._engine, pipeline_id, Path(output_path))
 
+    @whole_ids
     def export_run(self, run_id: str, output_path: str | Path) -> Path:
         """Write a run as YAML: its columns at the top, and below them its ``pipelines`` with their ``chains``."""
         from nirs_store.bundle import transfer as exports
 
         return exports.export_run(self._engine, run_id, Path(output_path))
 
+    @whole_ids
     def export_predictions_parquet(
         self, output_path: str | Path, *, include_arrays: bool = False, **filters: Any
     ) -> Path:
@@ -1202,6 +1238,7 @@ class RecordingMethods(Facade):
         self._keep_to_policy("after_run")
 
     @attempted("edit_run", "run")
+    @whole_ids
     def rename_run(self, run_id: str, name: str) -> None:
         """Give a run another name.
 
@@ -1211,19 +1248,22 @@ class RecordingMethods(Facade):
         ------
         UnknownId, InvalidInput
         """
-        records.edit_run(self._engine, run_id, name=as_text(name, "name"))
+        records.edit_run(self._engine, run_id, name=as_name(name, "name"))
 
     @attempted("edit_run", "run")
+    @whole_ids
     def annotate_run(self, run_id: str, note: str) -> None:
         """Set a run's note (free text, replaces the earlier one)."""
         records.edit_run(self._engine, run_id, note=as_text(note, "note"))
 
     @attempted("edit_run", "run")
+    @whole_ids
     def tag_run(self, run_id: str, *tags: str) -> None:
         """Add tags to a run."""
         records.edit_run(self._engine, run_id, add_tags=tags)
 
     @attempted("edit_run", "run")
+    @whole_ids
     def untag_run(self, run_id: str, *tags: str) -> None:
         """Remove tags from a run; one that it does not have is passed over."""
         records.edit_run(self._engine, run_id, remove_tags=tags)
@@ -1615,6 +1655,7 @@ class UpkeepMethods(Facade):
     ) -> deletion.RunDeletion: ...
 
     @attempted("delete_run", "run")
+    @whole_ids
     def delete_run(
         self, run_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
     ) -> int | deletion.RunDeletion:
@@ -1660,7 +1701,111 @@ class UpkeepMethods(Facade):
             gc.collect(self._engine, only=gone.artifacts, wait=False)
         return gone.total_rows
 
+    def _delete_part(
+        self, kind: str, identifier: str, delete_artifacts: bool, dry_run: bool, force: bool
+    ) -> int | parts.Deletion:
+        if dry_run:
+            return self._engine.query(lambda con: parts.plan_deletion(con, kind, identifier))
+        delete = parts.delete_pipeline if kind == "pipeline" else parts.delete_chain
+
+        def work(con: Connection) -> parts.Deletion:
+            gone = delete(con, identifier)
+            if gone.needed_by and not force:
+                cleanup.refuse_needed(gone.needed_by)  # the transaction is rolled back
+            facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
+            note(self._engine, f"delete_{kind}", kind, identifier, details=facts, con=con)
+            return gone
+
+        gone = self._engine.change(work)
+        self._forget()
+        if delete_artifacts and gone.artifacts:
+            gc.collect(self._engine, only=gone.artifacts, wait=False)
+        return gone.total_rows
+
+    @overload
+    def delete_pipeline(
+        self,
+        pipeline_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[False] = False,
+        force: bool = False,
+    ) -> int: ...
+
+    @overload
+    def delete_pipeline(
+        self, pipeline_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
+    ) -> parts.Deletion: ...
+
+    @attempted("delete_pipeline", "pipeline")
+    @whole_ids
+    def delete_pipeline(
+        self, pipeline_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
+    ) -> int | parts.Deletion:
+        """Delete a pipeline with its chains, predictions and logs, in one transaction; its run stays.
+
+        Parameters
+        ----------
+        delete_artifacts, dry_run, force
+            As for `delete_run`.
+
+        Returns
+        -------
+        int or Deletion
+            Rows deleted.
+
+        Raises
+        ------
+        UnknownId
+            No pipeline has that id.
+        InvalidInput
+            A meta-model needs a model of this pipeline. Nothing was changed.
+        """
+        return self._delete_part("pipeline", pipeline_id, delete_artifacts, dry_run, force)
+
+    @overload
+    def delete_chain(
+        self,
+        chain_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[False] = False,
+        force: bool = False,
+    ) -> int: ...
+
+    @overload
+    def delete_chain(
+        self, chain_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
+    ) -> parts.Deletion: ...
+
+    @attempted("delete_chain", "chain")
+    @whole_ids
+    def delete_chain(
+        self, chain_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
+    ) -> int | parts.Deletion:
+        """Delete a chain with its predictions, in one transaction; its pipeline with its log stays.
+
+        Parameters
+        ----------
+        delete_artifacts, dry_run, force
+            As for `delete_run`.
+
+        Returns
+        -------
+        int or Deletion
+            Rows deleted.
+
+        Raises
+        ------
+        UnknownId
+            No chain has that id.
+        InvalidInput
+            A meta-model needs a model of this chain. Nothing was changed.
+        """
+        return self._delete_part("chain", chain_id, delete_artifacts, dry_run, force)
+
     @attempted("delete_prediction", "prediction")
+    @whole_ids
     def delete_prediction(self, prediction_id: str) -> bool:
         """Delete a prediction with its arrays; False when there was none."""
 
@@ -1838,6 +1983,7 @@ class UpkeepMethods(Facade):
 class ViewMethods(Facade):
     """Values that print themselves."""
 
+    @whole_ids
     def show_run(self, run_id: str) -> views.RunView:
         """Look at a run: status, data, note, tags, environment and its pipelines.
 
@@ -1847,6 +1993,7 @@ class ViewMethods(Facade):
         """
         return views.view_run(self._engine, run_id)
 
+    @whole_ids
     def show_chain(self, chain_id: str) -> views.ChainView:
         """Look at a chain: steps, scores, models and artifacts.
 
@@ -1856,6 +2003,7 @@ class ViewMethods(Facade):
         """
         return views.view_chain(self._engine, chain_id)
 
+    @whole_ids
     def chain_predictions(self, chain_id: str, partition: str = "val") -> pl.DataFrame:
         """What a chain predicted for each sample, as a data frame.
 

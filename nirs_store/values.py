@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, quoted
 
 __all__ = [
     "GRACE_SECONDS",
@@ -27,6 +27,7 @@ __all__ = [
     "as_floats",
     "as_int",
     "as_long",
+    "as_name",
     "as_seconds",
     "as_text",
     "askable",
@@ -127,6 +128,22 @@ def as_text(value: Any, name: str) -> str:
     if "\x00" in value:
         raise InvalidInput(f"{name}: text may not hold NUL characters, found {value!r}.")
     return value
+
+
+def as_name(value: Any, name: str) -> str:
+    """Return a text that names something in lists: it has at least one character that can be seen.
+
+    Raises
+    ------
+    InvalidInput
+        As for `as_text`, and for a blank name.
+    """
+    text = as_text(value, name)
+    if not any(sign.isprintable() and not sign.isspace() for sign in text):
+        raise InvalidInput(
+            f"{name}: expected a name that can be seen, found {quoted(text)}. Nothing was recorded."
+        )
+    return text
 
 
 def is_text(value: Any) -> bool:

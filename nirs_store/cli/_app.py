@@ -39,7 +39,7 @@ _COMMANDS = {
     "retention": (f"{_HOME}.retention:command", "Say what a workspace keeps, and let go of the rest."),
     "migrate": (f"{_HOME}.migrate:command", "Bring the work of a nirs4all workspace into another folder."),
     "library": (f"{_HOME}.library:command", "List, save, show and run pipeline templates."),
-    "delete": (f"{_HOME}.maintenance:command_delete", "Delete a run or a prediction."),
+    "delete": (f"{_HOME}.maintenance:command_delete", "Delete a run, pipeline, chain or prediction."),
     "files": (f"{_HOME}.files:command", "Store files of any kind: names, versions, aliases."),
     "artifacts": (f"{_HOME}.artifacts:command", "List fitted objects by their place, and clean them up."),
     "evaluations": (f"{_HOME}.evaluations:command", "List, rank, compare and sum up evaluations of models."),

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nirs_store.errors import InvalidInput, UnknownId, quoted
+from nirs_store.errors import UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries as overview
 from nirs_store.store import WorkspaceStore
@@ -19,9 +19,6 @@ __all__ = ["KINDS", "TASKS", "Found", "ask", "find", "open_store", "ranked", "sa
 
 #: In the order in which an id is looked up.
 KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
-
-_LEAST_CHARACTERS = 4
-_SHOWN = 3
 
 Answer = TypeVar("Answer")
 
@@ -52,7 +49,7 @@ def ask(store: WorkspaceStore, question: Callable[..., Answer], *arguments: Any)
 
 
 def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Found:
-    """Return what `text` names: a whole id, or the beginning or end of one that is not ambiguous.
+    """Return what `text` names: an id, the beginning or end of one that is not ambiguous, or the name of a run.
 
     Parameters
     ----------
@@ -74,19 +71,7 @@ def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Foun
     for kind in kinds:
         record = getters[kind](text)
         if record is not None:
-            return Found(kind, text, record)
-    if len(text) >= _LEAST_CHARACTERS:
-        found = store.find_ids(text, kinds, limit=_SHOWN + 1)
-        for kind in kinds:
-            matches = found.filter(pl.col("kind") == kind)["id"].to_list()
-            if len(matches) > 1:
-                many = len(matches) > _SHOWN
-                raise InvalidInput(
-                    f"{text!r} fits {f'more than {_SHOWN}' if many else len(matches)} {kind}s: "
-                    f"{', '.join(matches[:_SHOWN])}{', ...' if many else ''}. Write more of the id."
-                )
-            if matches:
-                return Found(kind, matches[0], getters[kind](matches[0]) or {})
+            return Found(kind, str(record[f"{kind}_id"]), record)
     raise UnknownId(_either(kinds), text, "'nirs-store runs' and 'nirs-store top' list ids.")
 
 

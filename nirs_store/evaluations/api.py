@@ -41,6 +41,7 @@ from nirs_store.scores import classification_scores, regression_scores
 from nirs_store.values import (
     as_array,
     as_float,
+    as_name,
     as_text,
     column_names,
     from_json,
@@ -657,8 +658,8 @@ def record(
         rate = _rate(success_rate, tables.get("episodes"))
         row: dict[str, Any] = {
             "evaluation_id": identifier,
-            "model_id": _name(model_id, "model_id"),
-            "suite": _name(suite, "suite"),
+            "model_id": as_name(model_id, "model_id"),
+            "suite": as_name(suite, "suite"),
             "chain_id": None if chain_id is None else as_text(chain_id, "chain_id"),
             "run_id": None if run_id is None else as_text(run_id, "run_id"),
             "status": one_of("status", status, STATUSES),
@@ -667,7 +668,7 @@ def record(
             "n_episodes": tables["episodes"].height if "episodes" in tables else None,
             "n_samples": tables["samples"].height if "samples" in tables else None,
             "files": to_json([as_text(each, "files") for each in _listed(files, "files")], "files"),
-            "tags": to_json([as_text(each, "tags") for each in _listed(tags, "tags")], "tags"),
+            "tags": to_json([as_name(each, "tags") for each in _listed(tags, "tags")], "tags"),
             "metadata": to_json(None if metadata is None else dict(metadata), "metadata"),
             "environment": to_json(
                 capture_environment(seeds=seeds, parameters=parameters, container=container), "environment"
@@ -810,25 +811,28 @@ def _scores(scores: Any) -> dict[str, float | None]:
     return {name: None if value is None or math.isnan(value) else value for name, value in found.items()}
 
 
+_ROUNDED = 0.005 + 1e-9
+
+
 def _rate(given: float | None, episodes: pl.DataFrame | None) -> float | None:
-    rate = as_float(given, "success_rate")
-    if rate is None and episodes is not None and "success" in episodes.columns:
+    rate, mean = as_float(given, "success_rate"), None
+    if episodes is not None and "success" in episodes.columns:
         column = episodes["success"]
         if column.dtype == pl.Boolean or column.dtype.is_numeric():
             mean = column.cast(pl.Float64).mean()
-            rate = mean if isinstance(mean, float) else None
+    if isinstance(mean, float):
+        # A figure that was rounded to two decimals says the same.
+        if rate is not None and abs(rate - mean) > _ROUNDED:
+            raise InvalidInput(
+                f"success_rate: found {rate!r}, but of the episodes {mean:.4g} succeeded. Nothing was recorded. Leave "
+                "success_rate out, or give the episodes that it is about."
+            )
+        rate = mean
     if rate is not None and not 0 <= rate <= 1:
         raise InvalidInput(
             f"success_rate: expected a share between 0 and 1, found {rate!r}. Nothing was recorded."
         )
     return rate
-
-
-def _name(value: Any, name: str) -> str:
-    text = as_text(value, name)
-    if not text.strip():
-        raise InvalidInput(f"{name}: expected a name, found {value!r}. Nothing was recorded.")
-    return text
 
 
 def _listed(values: Any, name: str) -> list[Any]:

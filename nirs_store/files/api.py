@@ -78,7 +78,7 @@ from nirs_store.files.rows import Item, find_version, protected, record, record_
 from nirs_store.ids import earlier, is_id, naive, new_id, sha256_hex, utcnow
 from nirs_store.lazy import polars as pl
 from nirs_store.records.notes import check_guard
-from nirs_store.values import as_error, as_text, one_kind, to_json, with_zone
+from nirs_store.values import as_error, as_name, as_text, one_kind, to_json, with_zone
 
 __all__ = [
     "ActiveRun",
@@ -2280,7 +2280,7 @@ class ProcessingRun:
         parameters: Mapping[str, Any] | None,
     ) -> None:
         self.processing_id = new_id()
-        self.name = as_text(name, "name")
+        self.name = as_name(name, "name")
         self.module, self.module_version = module, module_version
         self.status = "pending"
         self._parameters = parameters

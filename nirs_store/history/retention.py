@@ -28,6 +28,7 @@ from nirs_store.history.lineage import find_ref
 from nirs_store.history.moments import DONE, EVERY, RETENTION, retention_is_due
 from nirs_store.ids import earlier, new_id, now_naive, utcnow
 from nirs_store.lazy import polars as pl
+from nirs_store.maintenance.deletion import release_chains
 from nirs_store.maintenance.gc import delete_run, prune_arrays
 from nirs_store.records.queries import frame
 from nirs_store.scores import higher_is_better
@@ -335,7 +336,7 @@ def let_go(con: Connection, taken: dict[str, list[str]]) -> set[str]:
     unnamed: set[str] = set()
     chains = taken.get("chain", [])
     if chains:
-        _let_go_of_chains(con, chains)
+        release_chains(con, chains)
     for run_id in taken.get("run", []):
         delete_run(con, run_id)
     files = taken.get("file", [])
@@ -347,33 +348,6 @@ def let_go(con: Connection, taken: dict[str, list[str]]) -> set[str]:
         unnamed = hashes - file_removal.named_hashes(con, hashes)
     prune_arrays(con)
     return unnamed
-
-
-def _let_go_of_chains(con: Connection, chains: list[str]) -> None:
-    params = {"ids": chains}
-    con.execute("INSERT INTO dead SELECT unnest($ids), 'deleted', $now", {**params, "now": now_naive()})
-    # A record says where in a pipeline an object belongs; without a chain of that pipeline that uses it, nothing.
-    records = (
-        "(SELECT a.record_id FROM artifact_records a JOIN artifact_refs r ON r.artifact_id = a.artifact_id "
-        "AND r.owner_kind = 'chain' AND r.owner_id IN (SELECT unnest($ids)) "
-        "JOIN chains c ON c.chain_id = r.owner_id AND c.pipeline_id = a.pipeline_id "
-        "WHERE NOT EXISTS (SELECT 1 FROM artifact_refs o JOIN chains d ON d.chain_id = o.owner_id "
-        "WHERE o.owner_kind = 'chain' AND o.artifact_id = a.artifact_id AND d.pipeline_id = a.pipeline_id "
-        "AND o.owner_id NOT IN (SELECT unnest($ids))))"
-    )
-    gone = [str(row[0]) for row in con.execute(f"SELECT DISTINCT * FROM {records}", params).fetchall()]
-    for statement, given in (
-        ("DELETE FROM artifact_links WHERE record_id IN (SELECT unnest($ids))", gone),
-        ("DELETE FROM artifact_refs WHERE owner_kind = 'record' AND owner_id IN (SELECT unnest($ids))", gone),
-        ("DELETE FROM artifact_records WHERE record_id IN (SELECT unnest($ids))", gone),
-        (
-            "DELETE FROM artifact_refs WHERE owner_kind = 'chain' AND owner_id IN (SELECT unnest($ids))",
-            chains,
-        ),
-        ("UPDATE predictions SET chain_id = NULL WHERE chain_id IN (SELECT unnest($ids))", chains),
-        ("DELETE FROM chains WHERE chain_id IN (SELECT unnest($ids))", chains),
-    ):
-        con.execute(statement, {"ids": given})
 
 
 def unheld(con: Connection, artifact_ids: Sequence[str]) -> list[str]:

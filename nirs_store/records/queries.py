@@ -44,6 +44,7 @@ __all__ = [
     "prediction_rows",
     "run_log_summary",
     "run_of_chain",
+    "runs_named",
     "targets_of",
 ]
 
@@ -126,6 +127,12 @@ def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int
         return pl.DataFrame(schema={"kind": pl.String, "id": pl.String})
     sql = f"SELECT kind, id FROM ({' UNION ALL '.join(found)}) ORDER BY position, id"
     return frame(con, sql, params)
+
+
+def runs_named(con: Connection, name: str, limit: int) -> list[str]:
+    """Return the ids of the runs that have this name."""
+    rows = execute(con, "SELECT run_id FROM runs WHERE name = ? ORDER BY run_id DESC LIMIT ?", [name, limit])
+    return [str(row[0]) for row in rows.fetchall()]
 
 
 def columns_of(table: str, prefix: str = "") -> str:

@@ -35,6 +35,7 @@ from nirs_store.values import (
     as_floats,
     as_int,
     as_long,
+    as_name,
     as_text,
     target_of,
     to_json,
@@ -284,7 +285,7 @@ def begin_run(
     run_id, named = new_id(), _datasets(datasets)
     row = {
         "run_id": run_id,
-        "name": as_text(name, "name"),
+        "name": as_name(name, "name"),
         "config": to_json(config, "config"),
         "datasets": to_json(named, "datasets"),
         "status": "running",
@@ -305,8 +306,14 @@ def _datasets(given: Any) -> list[Any]:
     if given is None:
         return []
     if isinstance(given, (str, Mapping)):
-        return [given] if given else []
-    return _listed(given, "datasets", "names or dicts")
+        listed = [given] if given else []
+    else:
+        listed = _listed(given, "datasets", "names or dicts")
+    for each in listed:
+        named = each.get("name") if isinstance(each, Mapping) else each
+        if isinstance(named, str):
+            as_name(named, "datasets")
+    return listed
 
 
 def _as_dict(value: Any, name: str) -> dict[Any, Any]:
@@ -347,7 +354,7 @@ def edit_run(
     require(engine, "run", run_id)
     payload: dict[str, Any] = {}
     if name is not None:
-        payload["name"] = as_text(name, "name")
+        payload["name"] = as_name(name, "name")
     if note is not None:
         payload["note"] = as_text(note, "note")
     for key, tags in (("add_tags", add_tags), ("remove_tags", remove_tags)):
@@ -360,7 +367,7 @@ def edit_run(
 
 
 def _tag(tag: Any) -> str:
-    text = as_text(tag, "tag").strip()
+    text = as_name(tag, "tag").strip()
     if not text or "," in text:
         raise InvalidInput(
             f"tag: expected a word or phrase without commas, found {tag!r}. Nothing was changed."
@@ -409,10 +416,11 @@ def begin_pipeline(
     row = {
         "pipeline_id": pipeline_id,
         "run_id": run_id,
-        "name": as_text(name, "name"),
+        "name": as_name(name, "name"),
         "expanded_config": to_json(expanded_config, "expanded_config"),
         "generator_choices": to_json(generator_choices, "generator_choices"),
-        "dataset_name": as_text(dataset_name, "dataset_name"),
+        # Empty where the caller does not say.
+        "dataset_name": dataset_name if dataset_name == "" else as_name(dataset_name, "dataset_name"),
         "dataset_hash": None if dataset_hash is None else as_text(dataset_hash, "dataset_hash"),
         "status": "running",
         "created_at": now_naive(),

@@ -68,9 +68,24 @@ def test_a_prediction_can_be_deleted(run: Any, own_copy: Any) -> None:
     run("delete", identifier, "-y", "-w", own_copy.path, expect=3)
 
 
-def test_a_chain_cannot_be_deleted_alone(run: Any, own_copy: Any) -> None:
-    shown = run("delete", own_copy.chains["better"].chain_id, "-y", "-w", own_copy.path, expect=3).stderr
-    assert "No run or prediction" in shown
+@pytest.mark.parametrize("kind", ["chain", "pipeline"])
+def test_a_chain_or_pipeline_is_planned_and_deleted_alone(
+    run: Any, run_json: Any, own_copy: Any, kind: str
+) -> None:
+    better, at = own_copy.chains["better"], ("-w", own_copy.path)
+    identifier = getattr(better, f"{kind}_id")
+    before = run_json("top", "--json", *at)
+    plan = run_json("delete", identifier[-8:].upper(), "--dry-run", "--json", *at)
+    assert (plan["kind"], plan["id"], plan["rows"]["chains"]) == (kind, identifier, 1)
+    assert plan["artifacts"]
+    assert run_json("top", "--json", *at) == before
+    done = run_json("delete", identifier[-8:], "--yes", "--json", *at)
+    assert done == plan | {"dry_run": False, "deleted": sum(plan["rows"].values())}
+    assert [row["chain_id"] for row in run_json("top", "--json", *at)] == [
+        row["chain_id"] for row in before if row["chain_id"] != better.chain_id
+    ]
+    assert run("show", identifier, *at, expect=3).stderr
+    assert run("check", "--read-data", *at).stdout.startswith("No damage found")
 
 
 def test_gc_respects_the_grace_and_leaves_unknown_files(run: Any, own_copy: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.display import printable
 
 if TYPE_CHECKING:
+    from nirs_store.maintenance.deletion import Deletion
     from nirs_store.maintenance.gc import RunDeletion
 
 
@@ -54,43 +57,69 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
 @click.option("--force", is_flag=True, help="Also models that a meta-model of another run is fed by.")
 @dry_run_option
 @yes_option
+@json_option
 @workspace_option
 def command_delete(
-    identifier: str, keep_artifacts: bool, force: bool, dry_run: bool, yes: bool, workspace: Path
+    identifier: str,
+    keep_artifacts: bool,
+    force: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    workspace: Path,
 ) -> None:
-    """Delete a run with all it recorded, or one prediction.
+    """Delete a run with all it recorded, a pipeline, a chain with its predictions, or one prediction.
 
     The plan is printed first. Models that other runs use stay. On a terminal you are asked;
     elsewhere --yes is needed.
     """
     from nirs_store.cli._options import confirm
+    from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import find, open_store
 
     with open_store(workspace) as store:
-        found = find(store, identifier, ["run", "prediction"])
-        if found.kind == "run":
-            _print_plan(store.delete_run(found.identifier, dry_run=True), keep_artifacts)
-        else:
-            click.echo(f"Prediction {found.identifier} with its arrays")
-        if dry_run or not confirm("Delete this?", yes):
-            return
-        if found.kind == "run":
-            rows = store.delete_run(found.identifier, not keep_artifacts, force=force)
-        else:
-            rows = int(store.delete_prediction(found.identifier))
-    click.echo(f"Deleted {rows} rows." if found.kind == "run" else "Deleted.")
+        found = find(store, identifier, ["run", "pipeline", "chain", "prediction"])
+        facts: dict[str, Any] = {"kind": found.kind, "id": found.identifier, "dry_run": dry_run}
+        deletions: dict[str, Callable[..., Any]] = {
+            "run": store.delete_run, "pipeline": store.delete_pipeline, "chain": store.delete_chain
+        }  # fmt: skip
+        delete = deletions.get(found.kind)
+        if delete is not None:
+            facts |= _plan_of(delete(found.identifier, dry_run=True))
+        if not as_json:
+            _print_plan(facts, keep_artifacts)
+        if not dry_run:
+            if not confirm("Delete this?", yes):
+                return
+            if delete is not None:
+                facts["deleted"] = delete(found.identifier, not keep_artifacts, force=force)
+            else:
+                facts["deleted"] = int(store.delete_prediction(found.identifier))
+    if as_json:
+        print_json(facts)
+    elif not dry_run:
+        click.echo("Deleted." if delete is None else f"Deleted {facts['deleted']} rows.")
 
 
-def _print_plan(plan: RunDeletion, keep_artifacts: bool) -> None:
+def _plan_of(plan: RunDeletion | Deletion) -> dict[str, Any]:
+    names = ("name", "rows", "artifacts", "artifact_bytes", "needed_by")
+    return {name: getattr(plan, name) for name in names}
+
+
+def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
     from nirs_store.cli._output import human_bytes
 
-    click.echo(f"Run {plan.run_id} ({plan.name})")
-    for table, count in plan.rows.items():
+    kind, identifier = facts["kind"], facts["id"]
+    if kind == "prediction":
+        click.echo(f"Prediction {identifier} with its arrays")
+        return
+    click.echo(f"{kind.capitalize()} {identifier} ({printable(facts['name'])})")
+    for table, count in facts["rows"].items():
         click.echo(f"  {count:>8} {table.replace('_', ' ')}")
-    for model, source in plan.needed_by:
+    for model, source in facts["needed_by"]:
         click.echo(f"  meta-model {model} is fed by {source}; --force deletes it all the same")
-    what = "unreferenced, left for a gc" if keep_artifacts else "files that only this run uses"
-    click.echo(f"  {len(plan.artifacts):>8} models, {what} ({human_bytes(plan.artifact_bytes)})")
+    what = "unreferenced, left for a gc" if keep_artifacts else f"files that only this {kind} uses"
+    click.echo(f"  {len(facts['artifacts']):>8} models, {what} ({human_bytes(facts['artifact_bytes'])})")
 
 
 @click.command("gc", cls=Command)

@@ -1,0 +1,177 @@
+"""Deleting one pipeline or one chain: a plan of what would go, and the deletion itself.
+
+Runs and predictions are deleted by `nirs_store.maintenance.gc`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nirs_store.db.changes import delete_pipelines
+from nirs_store.db.database import Connection
+from nirs_store.db.sql import number
+from nirs_store.errors import UnknownId
+from nirs_store.ids import now_naive
+from nirs_store.maintenance.gc import prune_arrays
+from nirs_store.values import askable
+
+__all__ = ["Deletion", "delete_chain", "delete_pipeline", "plan_deletion", "release_chains"]
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """What deleting a pipeline or a chain removes, or has removed.
+
+    Attributes
+    ----------
+    kind : {"pipeline", "chain"}
+    id, name : str
+    rows : dict
+        Rows by table.
+    artifacts : tuple of str
+        Artifacts that nothing else refers to.
+    artifact_bytes : int
+    needed_by : tuple of (str, str)
+        Meta-models of others with the source of theirs that would go.
+    """
+
+    kind: str
+    id: str
+    name: str
+    rows: dict[str, int]
+    artifacts: tuple[str, ...]
+    artifact_bytes: int
+    needed_by: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def total_rows(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+# A record says where in a pipeline an object belongs; without a chain of that pipeline that uses it, nothing.
+_RECORDS_OF_CHAINS = """
+    SELECT DISTINCT a.record_id FROM artifact_records a JOIN artifact_refs r ON r.artifact_id = a.artifact_id
+        AND r.owner_kind = 'chain' AND r.owner_id IN (SELECT unnest($ids))
+    JOIN chains c ON c.chain_id = r.owner_id AND c.pipeline_id = a.pipeline_id
+    WHERE NOT EXISTS (SELECT 1 FROM artifact_refs o JOIN chains d ON d.chain_id = o.owner_id
+        WHERE o.owner_kind = 'chain' AND o.artifact_id = a.artifact_id AND d.pipeline_id = a.pipeline_id
+        AND o.owner_id NOT IN (SELECT unnest($ids)))
+"""
+
+
+def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
+    """Say what deleting a pipeline or a chain would remove; changes nothing.
+
+    Raises
+    ------
+    UnknownId
+    """
+    identifier = askable(identifier)
+    if kind == "pipeline":
+        found = con.execute("SELECT name FROM pipelines WHERE pipeline_id = ?", [identifier]).fetchall()
+        own, records = "pipeline_id = $id", "SELECT record_id FROM artifact_records WHERE pipeline_id = $id"
+    else:
+        found = con.execute(
+            "SELECT concat_ws(' > ', nullif(preprocessings, ''), split_part(model_class, '.', -1)) FROM chains "
+            "WHERE chain_id = ?",
+            [identifier],
+        ).fetchall()
+        own, records = "chain_id = $id", _RECORDS_OF_CHAINS.replace("(SELECT unnest($ids))", "($id)")
+    if not found:
+        raise UnknownId(kind, identifier, "Nothing was deleted.")
+    of_record = f"record_id IN ({records})"
+    tables = {
+        "chains": own,
+        "predictions": own,
+        "prediction_arrays": f"prediction_id IN (SELECT prediction_id FROM predictions WHERE {own})",
+        "artifact_records": of_record,
+        "artifact_links": of_record,
+    }
+    if kind == "pipeline":
+        tables |= {"pipelines": own, "logs": own}
+    params = {"id": identifier}
+    rows = {
+        table: number(con, f"SELECT count(*) FROM {table} WHERE {where}", params)
+        for table, where in tables.items()
+    }
+    held = (
+        f"((r.owner_kind = 'chain' AND r.owner_id IN (SELECT chain_id FROM chains WHERE {own})) "
+        f"OR (r.owner_kind = 'record' AND r.owner_id IN ({records}))"
+        f"{' OR r.pipeline_id = $id' if kind == 'pipeline' else ''})"
+    )
+    only_here = con.execute(
+        f"SELECT b.artifact_id, b.size_bytes FROM blobs b JOIN artifact_refs r USING (artifact_id) "
+        f"GROUP BY ALL HAVING bool_and(coalesce({held}, FALSE)) ORDER BY 1",
+        params,
+    ).fetchall()
+    # A stacked chain names the chains that feed it in its steps.
+    needed = con.execute(
+        "SELECT d.chain_id, c.chain_id FROM chains c JOIN chains d ON contains(d.steps::VARCHAR, c.chain_id) "
+        f"WHERE c.{own} AND NOT (d.{own}) ORDER BY ALL",
+        params,
+    ).fetchall()
+    return Deletion(
+        kind,
+        identifier,
+        str(found[0][0]),
+        {table: count for table, count in rows.items() if count},
+        tuple(str(row[0]) for row in only_here),
+        sum(int(row[1]) for row in only_here),
+        tuple((str(row[0]), str(row[1])) for row in needed),
+    )
+
+
+def delete_pipeline(con: Connection, pipeline_id: str) -> Deletion:
+    """Delete a pipeline and all it owns inside the caller's transaction.
+
+    Raises
+    ------
+    UnknownId
+    """
+    plan = plan_deletion(con, "pipeline", pipeline_id)
+    delete_pipelines(con, [plan.id])
+    prune_arrays(con)
+    return plan
+
+
+def delete_chain(con: Connection, chain_id: str) -> Deletion:
+    """Delete a chain with its predictions inside the caller's transaction; its pipeline stays.
+
+    Raises
+    ------
+    UnknownId
+    """
+    plan = plan_deletion(con, "chain", chain_id)
+    con.execute(
+        "DELETE FROM prediction_arrays WHERE prediction_id IN "
+        "(SELECT prediction_id FROM predictions WHERE chain_id = ?)",
+        [plan.id],
+    )
+    con.execute("DELETE FROM predictions WHERE chain_id = ?", [plan.id])
+    release_chains(con, [plan.id])
+    prune_arrays(con)
+    return plan
+
+
+def release_chains(con: Connection, chains: Sequence[str]) -> None:
+    """Delete chains with their references and records; predictions stay, without the chain that they named."""
+    params = {"ids": list(chains)}
+    con.execute("INSERT INTO dead SELECT unnest($ids), 'deleted', $now", {**params, "now": now_naive()})
+    gone = {"ids": [str(row[0]) for row in con.execute(_RECORDS_OF_CHAINS, params).fetchall()]}
+    of_chains = "owner_kind = 'chain' AND owner_id IN (SELECT unnest($ids))"
+    for statement, given in (
+        ("DELETE FROM artifact_links WHERE record_id IN (SELECT unnest($ids))", gone),
+        ("DELETE FROM artifact_refs WHERE owner_kind = 'record' AND owner_id IN (SELECT unnest($ids))", gone),
+        ("DELETE FROM artifact_records WHERE record_id IN (SELECT unnest($ids))", gone),
+        (f"DELETE FROM artifact_refs WHERE {of_chains}", params),
+        ("UPDATE predictions SET chain_id = NULL WHERE chain_id IN (SELECT unnest($ids))", params),
+        ("DELETE FROM chains WHERE chain_id IN (SELECT unnest($ids))", params),
+    ):
+        con.execute(statement, given)

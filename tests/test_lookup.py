@@ -1,0 +1,149 @@
+"""Ids as people give them; names that can be seen; deleting a chain or a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold
+
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_stacking
+from nirs_store.errors import InvalidInput, UnknownId
+
+MEAT = load_tecator()
+X, Y = MEAT.X[:30, ::20], MEAT.fat[:30]
+
+
+def record(store: Any, alpha: float = 1.0, **words: Any) -> Any:
+    return record_cross_validation(store, Ridge(alpha), X, Y, cv=KFold(3), dataset_name="d", **words)
+
+
+CALLS: dict[str, tuple[str, Any]] = {
+    "replay": ("chain", lambda store, given: store.replay_chain(given, X[:2]).tolist()),
+    "get_chain": ("chain", lambda store, given: store.get_chain(given)["chain_id"]),
+    "predictor": ("chain", lambda store, given: store.predictor(given).predict(X[:2]).tolist()),
+    "show_chain": ("chain", lambda store, given: store.show_chain(given).chain_id),
+    "query": (
+        "chain",
+        lambda store, given: store.query_predictions(chain_id=given)["prediction_id"].to_list(),
+    ),
+    "top": ("run", lambda store, given: store.top_chains(run_id=given)["chain_id"].to_list()),
+    "get_run": ("run", lambda store, given: store.get_run(given)["run_id"]),
+    "tag": ("run", lambda store, given: store.tag_run(given, "seen")),
+    "get_pipeline": ("pipeline", lambda store, given: store.get_pipeline(given)["pipeline_id"]),
+    "log": ("pipeline", lambda store, given: store.get_pipeline_log(given)["log_id"].to_list()),
+    "delete_chain": ("chain", lambda store, given: store.delete_chain(given, dry_run=True)),
+    "delete_pipeline": ("pipeline", lambda store, given: store.delete_pipeline(given, dry_run=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with WorkspaceStore(tmp_path_factory.mktemp("lookup")) as store:
+        yield store, [record(store, alpha, name=f"ridge, {alpha}") for alpha in (1.0, 2.0)]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_end_of_an_id_in_any_case_and_a_result_mean_the_whole(filled: Any, call: str) -> None:
+    store, (result, _) = filled
+    kind, ask = CALLS[call]
+    whole = getattr(result, f"{kind}_id")
+    expected = ask(store, whole)
+    for given in (whole[-8:], whole[-8:].upper(), whole[-12:], result):
+        assert ask(store, given) == expected
+    if kind == "run":
+        assert ask(store, "ridge, 1.0") == expected
+
+
+def test_what_several_have_is_refused_with_their_ids_and_what_none_has_is_unknown(filled: Any) -> None:
+    store, (first, second) = filled
+    for ask in (lambda part: store.get_chain(part), lambda part: store.replay_chain(part, X[:1])):
+        with pytest.raises(InvalidInput, match=f"fits 2 chains: {first.chain_id}, {second.chain_id}"):
+            ask(first.chain_id[:6])
+    with pytest.raises(UnknownId):
+        store.replay_chain("ffffffff", X[:1])
+    assert store.get_run("no such name") is None
+    assert store.get_chain("abc") is None  # too short to be a part
+    twice = store.begin_run("ridge, 2.0", {}, [])
+    with pytest.raises(InvalidInput, match=f"fits 2 runs: {twice}, {second.run_id}"):
+        store.get_run("ridge, 2.0")
+    frame = store.compare([first.chain_id[-8:], second])
+    assert frame.columns == ["item", first.chain_id, second.chain_id]
+
+
+BLANK = ["", "   ", "\n", "\t\r\n", "\x1b\x07", "\u200b", "\u202e", "\u00a0", "\u3000\x85"]
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_name_that_nobody_sees_is_refused(tmp_path: Path, blank: str) -> None:
+    with WorkspaceStore(tmp_path) as store:
+        run = store.begin_run("first", {}, ["d"])
+        for call in (
+            lambda: store.begin_run(blank, {}, []),
+            lambda: store.begin_run("a", {}, ["d", blank]),
+            lambda: store.begin_run("a", {}, [{"name": blank}]),
+            lambda: store.rename_run(run, blank),
+            lambda: store.tag_run(run, blank),
+            lambda: store.begin_pipeline(run, blank, {}, [], "d", None),
+            lambda: store.begin_pipeline(run, "p", {}, [], blank or " ", None),  # "" is for none
+            lambda: store.evaluations.record(blank, "suite", 1.0),
+            lambda: store.evaluations.record("model", blank, 1.0),
+            lambda: store.evaluations.record("model", "suite", 1.0, tags=[blank]),
+        ):
+            with pytest.raises(InvalidInput, match=r"Nothing was (recorded|changed)"):
+                call()
+        assert store.list_runs()["name"].to_list() == ["first"]
+        assert store.get_run(run)["tags"] == []
+        assert store.list_pipelines().height == store.evaluations.list().height == 0
+
+
+def test_a_success_rate_agrees_with_the_episodes(tmp_path: Path) -> None:
+    episodes = [{"episode_id": str(k), "success": k < 2} for k in range(3)]
+    with WorkspaceStore(tmp_path) as store:
+        for wrong in (0.0, 0.6, 0.7, 1.0):
+            with pytest.raises(InvalidInput, match=r"of the episodes 0\.6667 succeeded"):
+                store.evaluations.record("a", "s", 1.0, success_rate=wrong, episodes=episodes)
+        for right in (None, 0.67, 2 / 3):
+            made = store.evaluations.record("a", "s", 1.0, success_rate=right, episodes=episodes)
+            assert np.isclose(store.evaluations.get(made)["success_rate"], 2 / 3)
+
+
+@pytest.mark.parametrize("kind", ["chain", "pipeline"])
+def test_one_part_of_a_run_is_deleted_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    with WorkspaceStore(tmp_path) as store:
+        with store.run("two") as run:
+            gone, kept = (record(store, alpha, run_id=run.run_id) for alpha in (1.0, 2.0))
+        delete = store.delete_chain if kind == "chain" else store.delete_pipeline
+        before = store.replay_chain(kept.chain_id, X)
+        plan = delete(getattr(gone, f"{kind}_id"), dry_run=True)
+        assert store.top_chains().height == 2
+        rows = store.query_predictions().height
+        assert delete(gone) == plan.total_rows
+        assert store.top_chains()["chain_id"].to_list() == [kept.chain_id]
+        assert store.query_predictions().height == rows // 2
+        assert [store.get_artifact(each) for each in plan.artifacts] == [None] * len(plan.artifacts)
+        assert np.array_equal(store.replay_chain(kept, X), before)
+        assert store.list_pipelines().height == (2 if kind == "chain" else 1)
+        assert store.check(read_data=True).ok
+        with pytest.raises(UnknownId):
+            delete(gone)
+        trail = store.sql("SELECT success FROM audit_entries WHERE operation = ?", [f"delete_{kind}"])
+        assert sorted(trail["success"]) == [False, True]
+
+
+def test_what_feeds_a_meta_model_is_deleted_only_by_force(tmp_path: Path) -> None:
+    with WorkspaceStore(tmp_path) as store:
+        base = record(store)
+        stack = record_stacking(store, [base.chain_id], Ridge(), X, Y, cv=KFold(3))
+        before = store.replay_chain(stack.chain_id, X)
+        for delete, given in ((store.delete_chain, base.chain_id), (store.delete_pipeline, base.pipeline_id)):
+            assert delete(given, dry_run=True).needed_by
+            with pytest.raises(InvalidInput, match="--force"):
+                delete(given)
+        assert store.get_chain(base.chain_id) is not None
+        store.delete_chain(base, force=True)
+        assert np.array_equal(store.replay_chain(stack.chain_id, X), before)
+        assert store.check(read_data=True).ok

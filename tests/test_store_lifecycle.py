@@ -74,7 +74,7 @@ DOCUMENTED: dict[str, list[str]] = {
 }  # fmt: skip
 DEFAULTS = {
     "list_runs": {"status": None, "dataset": None, "limit": 100, "offset": 0},
-    "top_predictions": {"metric": "val_score", "ascending": True, "partition": "val", "dataset_name": None, "group_by": None},
+    "top_predictions": {"metric": "val_score", "ascending": None, "partition": "val", "dataset_name": None, "group_by": None},
     "delete_run": {"delete_artifacts": True},
     "log_step": {"duration_ms": None, "message": None, "details": None, "level": "info"},
     "save_chain": {"branch_path": None, "source_index": None},

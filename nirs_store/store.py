@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as imported
     from nirs_store.bundle import transfer as outgoing
+    from nirs_store.choosing import PairedComparison, Review
     from nirs_store.choosing.components import ComponentChoice
     from nirs_store.choosing.rules import Rule
     from nirs_store.diagnosing import Diagnosis
@@ -1160,6 +1161,33 @@ class CalibrationMethods(ModelMethods):
         from nirs_store.choosing import suggest_components
 
         return suggest_components(self, chains, rule, **options)
+
+    def compare_errors(self, first: str, second: str, **options: Any) -> PairedComparison:
+        """Test whether two chains differ on the same out-of-fold samples; see `nirs_store.choosing.compare_errors`.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        from nirs_store.choosing import compare_errors
+
+        return compare_errors(self, first, second, **options)
+
+    def review(self, chain_id: str) -> Review:
+        """Run the coded checks of a chain; see `nirs_store.choosing.review`.
+
+        Returns
+        -------
+        Review
+            Its ``findings``, gravest first, ``frame`` and ``to_dict()``.
+
+        Raises
+        ------
+        UnknownId
+        """
+        from nirs_store.choosing import review
+
+        return review(self, chain_id)
 
     def transform(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
         """Return spectra as the model of a chain gets them; see `nirs_store.diagnosing.transform`.

@@ -173,12 +173,15 @@ def suggest_components(
             "chains: expected at least two numbers of latent variables on the same data, splitter and preprocessing; "
             f"found {sorted({n for row in group if (n := components_of(row)) is not None})}."
         )
-    return _choose(errors_of_run(store, runs[0]), family, group, rule, options)
+    wanted_ids = [str(row["chain_id"]) for row in group]
+    return _choose(errors_of_run(store, runs[0], wanted_ids), family, group, rule, options)
 
 
-def errors_of_run(store: ReadsRuns, run_id: str) -> dict[str, Errors]:
-    """Read the out-of-fold errors of all chains of a run at once; chains without stored numbers are left out."""
+def errors_of_run(store: ReadsRuns, run_id: str, chains: Sequence[str] | None = None) -> dict[str, Errors]:
+    """Read the out-of-fold errors of the chains of a run at once; chains without stored numbers are left out."""
     rows = store.query_predictions(run_id=run_id, partition="val").sort("prediction_id")
+    if chains is not None:
+        rows = rows.filter(pl.col("chain_id").is_in(list(chains)))
     arrays = store.get_prediction_arrays(rows["prediction_id"].to_list())
     parts: dict[str, list[tuple[str, Any, Floats, Floats]]] = {}
     for prediction_id, chain_id, fold in rows.select("prediction_id", "chain_id", "fold_id").iter_rows():

@@ -1,0 +1,360 @@
+"""Coded checks of a chain: what a reviewer of a calibration would ask first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.chains.family import components_of
+from nirs_store.choosing.components import suggest_components
+from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.lazy import polars as pl
+
+__all__ = ["CODES", "Finding", "Review", "review"]
+
+Floats = NDArray[np.float64]
+_ALPHA = 0.05
+
+
+class Check(NamedTuple):
+    """One check: its code, severity, title and the function that finds something or not."""
+
+    code: str
+    severity: str
+    title: str
+    function: Callable[[Material], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes
+    ----------
+    code : str
+        Such as ``"R03"``; the page docs/review/<code>.md says why it matters and what to do.
+    severity : str
+        ``"error"`` (the figures are too good), ``"warning"`` or ``"note"``.
+    title, message : str
+        What was checked, and what was found, with numbers.
+    """
+
+    code: str
+    severity: str
+    title: str
+    message: str
+
+    @property
+    def page(self) -> str:
+        """Return the page of the documentation about this code."""
+        return f"docs/review/{self.code}.md"
+
+
+@dataclass(frozen=True)
+class Review:
+    """The findings about one chain, the gravest first; `checked` names the codes that could be applied."""
+
+    chain_id: str
+    findings: tuple[Finding, ...]
+    checked: tuple[str, ...]
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """Return the findings as a data frame."""
+        names = ("code", "severity", "title", "message")
+        rows = [asdict(each) for each in self.findings]
+        return pl.DataFrame(
+            {name: [row[name] for row in rows] for name in names}, schema=dict.fromkeys(names, pl.String)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "chain_id": self.chain_id,
+            "checked": list(self.checked),
+            "findings": [asdict(f) for f in self.findings],
+        }
+
+    def __repr__(self) -> str:
+        if not self.findings:
+            return f"<Review of {self.chain_id[-8:]}: {len(self.checked)} checks, nothing found>"
+        lines = [f"{each.code} {each.severity}: {each.message}" for each in self.findings]
+        return "\n".join([f"<Review of {self.chain_id[-8:]}: {len(self.checked)} checks>", *lines])
+
+
+class ReadsChains(Protocol):
+    """The part of a store that a review needs."""
+
+    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
+    def query_predictions(self, *, chain_id: str | None = None) -> pl.DataFrame: ...
+    def get_prediction_arrays(self, prediction_ids: list[str]) -> dict[str, dict[str, Any]]: ...
+
+
+class Missing(Exception):
+    """A check cannot be applied: what it needs is not stored."""
+
+
+class Material:
+    """What the checks read of a chain, each part when it is first asked for."""
+
+    def __init__(self, store: Any, chain: dict[str, Any]) -> None:
+        self.store, self.chain = store, chain
+        self.metadata: dict[str, Any] = chain.get("metadata") or {}
+
+    @cached_property
+    def parts(self) -> list[dict[str, Any]]:
+        """Return each stored prediction with its arrays."""
+        rows = self.store.query_predictions(chain_id=self.chain["chain_id"]).sort("prediction_id")
+        arrays = self.store.get_prediction_arrays(rows["prediction_id"].to_list())
+        return [row | arrays.get(row["prediction_id"], {}) for row in rows.iter_rows(named=True)]
+
+    def pooled(self, partition: str, *, final: bool) -> tuple[Floats, Floats]:
+        """Return measured and predicted values of a partition, of the refit or of all folds together."""
+        chosen = [p for p in self.parts if p["partition"] == partition and _is_final(p["fold_id"]) == final]
+        pairs = [(p.get("y_true"), p.get("y_pred")) for p in chosen]
+        if self.metadata.get("task_type", "regression") != "regression" or not pairs:
+            raise Missing
+        measured, predicted = [], []
+        for y_true, y_pred in pairs:
+            if y_true is None or y_pred is None or y_true.size != len(y_true) or y_pred.size != len(y_pred):
+                raise Missing
+            measured.append(np.asarray(y_true, dtype=float).ravel())
+            predicted.append(np.asarray(y_pred, dtype=float).ravel())
+        return np.concatenate(measured), np.concatenate(predicted)
+
+    def unseen(self) -> tuple[str, Floats, Floats]:
+        """Return the test set, else the out-of-fold predictions: name, measured, predicted."""
+        try:
+            return ("test set", *self.pooled("test", final=True))
+        except Missing:
+            return ("cross-validation", *self.pooled("val", final=False))
+
+    def ids(self, partition: str, fold: str | None = None) -> set[Any]:
+        """Return the samples of a partition, by name; raise where samples have no names of their own."""
+        found: set[Any] = set()
+        for part in self.parts:
+            if part["partition"] == partition and fold in (None, part["fold_id"]):
+                names = part.get("sample_indices")
+                if names is None or np.asarray(names).dtype.kind not in "UOST":
+                    raise Missing
+                found |= set(np.asarray(names).tolist())
+        return found
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of the target with a space before it, or nothing."""
+        unit = self.chain.get("target_unit") or self.metadata.get("target_unit")
+        return f" {unit}" if unit else ""
+
+
+def _is_final(fold: Any) -> bool:
+    return str(fold).removeprefix("fold_") == "final"
+
+
+def _split_names(m: Material) -> Iterator[str]:
+    folds = sorted({p["fold_id"] for p in m.parts if p["partition"] == "val" and not _is_final(p["fold_id"])})
+    if not folds:
+        raise Missing
+    for fold in folds:
+        both = m.ids("val", fold) & m.ids("train", fold)
+        if both:
+            yield f"{fold}: {len(both)} samples, for example {sorted(map(str, both))[0]}, are fitted and predicted."
+            return
+
+
+def _test_in_calibration(m: Material) -> Iterator[str]:
+    test, fitted = m.ids("test"), m.ids("train")
+    if not test:
+        raise Missing
+    both = test & fitted
+    if both:
+        first = sorted(map(str, both))[0]
+        yield f"{len(both)} of {len(test)} test samples, for example {first}, are calibration samples too."
+
+
+def _few_samples(m: Material) -> Iterator[str]:
+    count, n = components_of(m.chain), m.metadata.get("n_samples")
+    if count is None or not isinstance(n, int):
+        raise Missing
+    needed = max(24, 6 * (count + 1))
+    if n < needed:
+        yield f"{n} calibration samples for {count} latent variables; at least {needed} are advised."
+
+
+def _test_range(m: Material) -> Iterator[str]:
+    measured, _ = m.pooled("test", final=True)
+    known, _ = m.pooled("train", final=True)
+    outside = int(((measured < known.min()) | (measured > known.max())).sum())
+    if outside:
+        yield (
+            f"{outside} of {measured.size} test samples lie outside the calibration's range of "
+            f"{known.min():.4g} to {known.max():.4g}{m.unit}."
+        )
+
+
+def _bias(m: Material) -> Iterator[str]:
+    from scipy.stats import t
+
+    where, measured, predicted = m.unseen()
+    error, n = predicted - measured, measured.size
+    if n < 10:
+        raise Missing
+    limit = t.ppf(1 - _ALPHA / 2, n - 1) * error.std(ddof=1) / np.sqrt(n)
+    if abs(error.mean()) > limit:
+        yield f"bias {error.mean():+.4g}{m.unit} in the {where}, beyond ±{limit:.4g}{m.unit} (n = {n}, 95 %)."
+
+
+def _slope(m: Material) -> Iterator[str]:
+    from scipy.stats import linregress, t
+
+    where, measured, predicted = m.unseen()
+    n = measured.size
+    if n < 10 or np.ptp(predicted) == 0:
+        raise Missing
+    line = linregress(predicted, measured)
+    if line.stderr > 0 and abs(line.slope - 1) / line.stderr > t.ppf(1 - _ALPHA / 2, n - 2):
+        yield f"slope {line.slope:.4g} of measured on predicted in the {where} differs from 1 (n = {n}, 95 %)."
+
+
+def _overfit(m: Material) -> Iterator[str]:
+    from scipy.stats import f
+
+    known, fitted = m.pooled("train", final=True)
+    measured, predicted = m.pooled("val", final=False)
+    freedom = known.size - (components_of(m.chain) or 0) - 1
+    if freedom < 5:
+        raise Missing
+    sec2 = ((fitted - known) ** 2).sum() / freedom
+    ratio = ((predicted - measured) ** 2).mean() / sec2 if sec2 > 0 else np.inf
+    if ratio > f.ppf(1 - _ALPHA, measured.size, freedom):
+        yield f"RMSECV is {np.sqrt(ratio):.2f} times SEC; the fit does not carry over to samples left out."
+
+
+def _tails(m: Material) -> Iterator[str]:
+    from scipy.stats import kurtosis, kurtosistest
+
+    where, measured, predicted = m.unseen()
+    error = predicted - measured
+    if error.size < 20 or error.std() == 0:
+        raise Missing
+    test = kurtosistest(error, alternative="greater")
+    if test.pvalue < 0.01:
+        excess = kurtosis(error)
+        yield f"residuals of the {where} have heavy tails (excess kurtosis {excess:.2g}, p = {test.pvalue:.1g})."
+
+
+def _one_sample(m: Material) -> Iterator[str]:
+    where, measured, predicted = m.unseen()
+    squares = (predicted - measured) ** 2
+    if squares.size < 10 or squares.sum() == 0:
+        raise Missing
+    share = float(squares.max() / squares.sum())
+    if share > max(0.25, 10 / squares.size):
+        yield f"one sample makes {100 * share:.0f} % of the squared error of the {where} (n = {squares.size})."
+
+
+def _few_values(m: Material) -> Iterator[str]:
+    measured, _ = m.pooled("val", final=False)
+    different = np.unique(measured).size
+    if different < min(10, measured.size):
+        yield f"the reference values take only {different} different values in {measured.size} samples."
+
+
+def _irregular(m: Material) -> Iterator[str]:
+    grid = m.chain.get("wavelengths")
+    if grid is None or len(grid) < 4:
+        raise Missing
+    steps = np.abs(np.diff(np.asarray(grid, dtype=float)))
+    # A grid in one unit is regular in that unit, or in the other (1e7 / x).
+    other = np.abs(np.diff(1e7 / np.asarray(grid, dtype=float))) if np.all(np.asarray(grid) > 0) else steps
+    if min(steps.max() / np.median(steps), other.max() / np.median(other)) > 3:
+        place = int(np.argmax(steps))
+        yield (
+            f"the wavelengths leave a gap between {grid[place]:g} and {grid[place + 1]:g}; "
+            "derivatives across it are wrong."
+        )
+
+
+def _no_refit(m: Material) -> Iterator[str]:
+    if not any(_is_final(fold) for fold in m.chain.get("fold_artifacts") or {}):
+        yield "the chain has no refit on all samples; it predicts with the mean of its folds."
+
+
+def _too_many(m: Material) -> Iterator[str]:
+    count = components_of(m.chain)
+    if count is None:
+        raise Missing
+    try:
+        choice: Any = suggest_components(m.store, str(m.chain["chain_id"]))
+    except InvalidInput as error:
+        raise Missing from error
+    if count > choice.components:
+        yield f"{count} latent variables, where {choice.components} are within one standard error of the lowest RMSECV."
+
+
+#: All checks, by code. Those that need spectra come with data sets.
+CODES: dict[str, Check] = {
+    check.code: check
+    for check in (
+        Check("R01", "error", "samples on both sides of a fold", _split_names),
+        Check("R02", "error", "test samples in the calibration", _test_in_calibration),
+        Check("R03", "warning", "few samples for the latent variables", _few_samples),
+        Check("R04", "warning", "test set outside the calibration range", _test_range),
+        Check("R05", "warning", "significant bias", _bias),
+        Check("R06", "warning", "slope differs from 1", _slope),
+        Check("R07", "warning", "fit and cross-validation far apart", _overfit),
+        Check("R08", "note", "heavy-tailed residuals", _tails),
+        Check("R09", "warning", "one sample carries the error", _one_sample),
+        Check("R10", "note", "few different reference values", _few_values),
+        Check("R11", "warning", "gap in the wavelengths", _irregular),
+        Check("R12", "note", "no refit", _no_refit),
+        Check("R13", "note", "more latent variables than one standard error asks for", _too_many),
+    )
+}
+_GRAVITY = {"error": 0, "warning": 1, "note": 2}
+
+
+def review(store: ReadsChains, chain_id: str) -> Review:
+    """Run the coded checks of a chain that need no spectra.
+
+    Parameters
+    ----------
+    store : WorkspaceStore
+        Where the chain is recorded.
+    chain_id : str
+        The chain.
+
+    Returns
+    -------
+    Review
+        A check that lacks what it needs (names of samples, a test set, a refit) is not in `checked`.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+
+    Notes
+    -----
+    Samples advised: ASTM E1655 (24, or 6 (A + 1) for centred data). Bias, and slope of measured on predicted: t tests
+    at 95 % after ISO 12099. RMSECV against SEC: F test at 95 %. Tails: Anscombe and Glynn's test of kurtosis at 1 %.
+    """
+    chain = store.get_chain(chain_id)
+    if chain is None:
+        raise UnknownId("chain", chain_id)
+    material, found, checked = Material(store, chain), [], []
+    for check in CODES.values():
+        try:
+            found += [
+                Finding(check.code, check.severity, check.title, words) for words in check.function(material)
+            ]
+        except Missing:
+            continue
+        checked.append(check.code)
+    found.sort(key=lambda finding: (_GRAVITY[finding.severity], finding.code))
+    return Review(str(chain["chain_id"]), tuple(found), tuple(checked))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from nirs_store.plots._figure import save_figure
 from nirs_store.plots.coefficients import chain_pls_coefficients, pls_coefficients
-from nirs_store.plots.components import chain_rmsecv_vs_components, rmsecv_vs_components
+from nirs_store.plots.components import chain_rmsecv_vs_components, component_choice, rmsecv_vs_components
 from nirs_store.plots.diagnosis import (
     channel_importance,
     explained_variance,
@@ -42,6 +42,7 @@ __all__ = [
     "chain_spectra_by_step",
     "channel_importance",
     "comparison_matrix",
+    "component_choice",
     "explained_variance",
     "fold_stability",
     "heatmap",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.plots._chain import ReadsChains, chain_data, sibling_chains
 from nirs_store.plots._figure import (
+    COLOURS,
+    DASHES,
     SERIES,
     Figure,
     Floats,
@@ -23,7 +25,10 @@ from nirs_store.plots._figure import (
     wrapped,
 )
 
-__all__ = ["chain_rmsecv_vs_components", "rmsecv_vs_components"]
+if TYPE_CHECKING:
+    from nirs_store.choosing import ComponentChoice
+
+__all__ = ["chain_rmsecv_vs_components", "component_choice", "rmsecv_vs_components"]
 
 
 def rmsecv_vs_components(
@@ -150,6 +155,45 @@ def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
             if np.isfinite(spread).any():
                 bands[label] = spread
     return rmsecv_vs_components(curves, target=data.target, unit=data.unit, bands=bands)
+
+
+def component_choice(choice: ComponentChoice) -> Figure:
+    """Draw what a rule chose: RMSECV with one standard error on either side, the lowest and the chosen number.
+
+    Parameters
+    ----------
+    choice
+        What ``store.suggest_components`` returned.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    table = choice.table
+    numbers, rmsecv, se = (table[name].to_numpy() for name in ("components", "rmsecv", "se"))
+    best = int(np.argmin(rmsecv))
+    figure = new_figure(7.0, 4.2)
+    axes = figure.add_subplot()
+    tidy(axes)
+    bars: dict[str, Any] = {"color": COLOURS["cv"], "ecolor": COLOURS["faint"], "elinewidth": 2, "markersize": 4.5}
+    axes.errorbar(numbers, rmsecv, yerr=se, fmt="o-", label="RMSECV ± SE", **bars)
+    axes.axhline(rmsecv[best], color=COLOURS["calibration"], linewidth=0.9, linestyle=DASHES)
+    digits = decimals(float(rmsecv[best]))
+    axes.plot(
+        numbers[best], rmsecv[best], "o", markersize=11, mfc="none", mec=COLOURS["line"],
+        label=f"lowest: {rmsecv[best]:.{digits}f} at {numbers[best]}",
+    )  # fmt: skip
+    axes.axvline(
+        choice.components, color=COLOURS["test"], linewidth=1.3,
+        label=f"{choice.rule}: {choice.rmsecv:.{digits}f} at {choice.components}",
+    )  # fmt: skip
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlabel("Number of latent variables (0 is the mean)")
+    axes.set_ylabel(score_label("RMSECV", choice.target, choice.unit))
+    axes.set_title(wrapped(choice.preprocessings or "no preprocessing", 70), fontsize=11, loc="left")
+    axes.legend(loc="best", frameon=False, fontsize=9)
+    return figure
 
 
 class _Family(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from nirs_store.cli._options import Choice, json_option, workspace_option
 if TYPE_CHECKING:
     import polars as pl
 
+    from nirs_store.cli._workspace import Found
     from nirs_store.records.views import Pivot
+    from nirs_store.store import WorkspaceStore
 
 
 # -- ``nirs-store compare``.
@@ -39,16 +41,33 @@ def command_compare(identifiers: tuple[str, ...], everything: bool, as_json: boo
     if len(identifiers) < 2:
         raise click.UsageError("Name at least two runs or chains to compare.")
     with open_store(workspace) as store:
-        ids = [find(store, text, ["run", "chain"]).identifier for text in identifiers]
+        things = [find(store, text, ["run", "chain"]) for text in identifiers]
+        ids = [each.identifier for each in things]
         frame = store.compare(ids, only_differences=not everything)
+        verdict = _verdict(store, things)
     if as_json:
         print_json({row["item"]: {name: row[name] for name in ids} for row in frame.iter_rows(named=True)})
         return
+    if verdict:
+        click.echo(verdict)
     if not frame.height:
         click.echo("No differences.")
         return
     shown = [short_id(identifier) for identifier in ids]
     print_table(["item", *shown], frame.iter_rows(), flexible=["item", *shown])
+
+
+def _verdict(store: WorkspaceStore, things: Sequence[Found]) -> str:
+    """Say whether two chains differ on the same samples; nothing where they have none in common."""
+    from nirs_store.errors import InvalidInput
+
+    if len(things) != 2 or any(each.kind != "chain" for each in things):
+        return ""
+    try:
+        found = store.compare_errors(*(each.identifier for each in things))
+    except InvalidInput:
+        return ""
+    return f"Out-of-fold errors on the same samples: {found.verdict}."
 
 
 # -- ``nirs-store pivot``.
@@ -319,6 +338,11 @@ def _files(folder: Path) -> Iterable[Path]:
 @click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
 @click.option("--target", metavar="NAME", help="Only chains that predict this.")
 @click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
+@click.option(
+    "--one-se",
+    is_flag=True,
+    help="Of each family of a run, only the number of latent variables within one SE.",
+)
 @json_option
 @workspace_option
 def command(
@@ -329,6 +353,7 @@ def command(
     dataset: str | None,
     target: str | None,
     run: str | None,
+    one_se: bool,
     as_json: bool,
     workspace: Path,
 ) -> None:
@@ -346,9 +371,10 @@ def command(
         say_unknown(store, "data set", dataset)
         say_unknown(store, "target", target)
         run_id = find(store, run, ["run"]).identifier if run else None
+        chosen = _within_one_se(store, run_id) if one_se else None
         frames = ranked(
             store,
-            count,
+            count if chosen is None else 1_000_000,
             metric=metric,
             ascending=ascending,
             task=task,
@@ -356,6 +382,9 @@ def command(
             run_id=run_id,
             target=target,
         )
+    if chosen is not None:
+        kept = [frame.filter(frame["chain_id"].is_in(chosen)).head(count) for frame in frames]
+        frames = [frame for frame in kept if frame.height]
     if as_json:
         print_json([row for frame in frames for row in frame.to_dicts()])
         return
@@ -366,6 +395,23 @@ def command(
         if index:
             click.echo()
         _print(frame)
+
+
+def _within_one_se(store: WorkspaceStore, run_id: str | None) -> list[str]:
+    """Return the chains that the rule of one standard error takes, of one run or of all."""
+    from nirs_store.errors import InvalidInput
+
+    runs = [run_id] if run_id else store.list_runs(limit=1_000_000)["run_id"].to_list()
+    chosen = []
+    for each in runs:
+        try:
+            choices = store.suggest_components(each)
+        except InvalidInput:
+            continue  # a run without such a family has nothing to choose
+        chosen += (
+            [choice.chain_id for choice in choices if choice.chain_id] if isinstance(choices, list) else []
+        )
+    return chosen
 
 
 #: Score columns beside the one that ranks, and what chemometricians call a score.

@@ -1,0 +1,198 @@
+"""``nirs-store suggest``, ``review`` and ``diagnose``: choose a chain, check it, look inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nirs_store.cli._group import Command
+from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.cli._spectra import read_file, reading_options
+
+if TYPE_CHECKING:
+    from nirs_store.choosing import ComponentChoice
+    from nirs_store.diagnosing import Diagnosis
+
+_RULES = ("one_se", "randomization", "wold", "min")
+_FIGURES = ("t2-q", "influence", "scores", "loadings", "weights", "vip", "selectivity", "explained", "normal")
+
+
+@click.command("suggest", cls=Command)
+@click.argument("identifier", metavar="RUN|CHAIN")
+@click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="How to choose.")
+@click.option("--alpha", type=float, default=0.01, show_default=True, help="Level of the randomization test.")
+@json_option
+@workspace_option
+def command_suggest(identifier: str, rule: Any, alpha: float, as_json: bool, workspace: Path) -> None:
+    """Suggest a number of latent variables for a run or for the family of a chain.
+
+    A family are chains of one run that differ in the number of latent variables only. The rules:
+    one_se takes the fewest within one standard error of the lowest RMSECV, randomization the fewest
+    whose errors are not significantly larger, wold stops where PRESS hardly falls, min takes the lowest.
+    """
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import find, open_store
+
+    with open_store(workspace) as store:
+        found = find(store, identifier, ["run", "chain"]).identifier
+        given = store.suggest_components(found, rule, alpha=alpha)
+    choices = given if isinstance(given, list) else [given]
+    if as_json:
+        print_json([_choice(each) for each in choices])
+        return
+    for index, each in enumerate(choices):
+        if index:
+            click.echo()
+        _print_choice(each)
+
+
+def _choice(choice: ComponentChoice) -> dict[str, Any]:
+    return {
+        "components": choice.components,
+        "chain_id": choice.chain_id,
+        "rule": choice.rule,
+        "preprocessings": choice.preprocessings,
+        "target": choice.target,
+        "unit": choice.unit,
+        "table": choice.table.to_dicts(),
+    }
+
+
+def _print_choice(choice: ComponentChoice) -> None:
+    from nirs_store.cli._output import numbers, print_table, short_id
+
+    what = " ".join(part for part in (choice.target, f"({choice.unit})" if choice.unit else "") if part)
+    click.echo(
+        f"{what or 'target'}, {choice.preprocessings or 'no preprocessing'}: {choice.components} by {choice.rule}"
+    )
+    table = choice.table
+    columns = {
+        "LV": [str(n) for n in table["components"]],
+        "RMSECV": numbers(table["rmsecv"].to_list()),
+        "SE": numbers(table["se"].to_list()),
+        "p": [f"{p:.2g}" if p == p else "" for p in table["p"]],
+        "R": [f"{r:.2f}" if r == r else "" for r in table["wold_r"]],
+        "": ["<" if each else "" for each in table["chosen"]],
+        "chain": ["" if each is None else short_id(each) for each in table["chain_id"]],
+    }
+    print_table(list(columns), zip(*columns.values(), strict=True), numeric=["LV", "RMSECV", "SE", "p", "R"])
+
+
+@click.command("review", cls=Command)
+@click.argument("identifier", metavar="CHAIN")
+@json_option
+@workspace_option
+def command_review(identifier: str, as_json: bool, workspace: Path) -> None:
+    """Check a chain for what a reviewer of a calibration asks first.
+
+    Each finding has a code; docs/review/<code>.md says why it matters and what to do. The exit code
+    is 0 whatever is found; read `findings` of --json in a script.
+    """
+    from nirs_store.cli._output import print_json, print_table
+    from nirs_store.cli._workspace import find, open_store
+
+    with open_store(workspace) as store:
+        found = store.review(find(store, identifier, ["chain"]).identifier)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    if not found.findings:
+        click.echo(f"Nothing found in {len(found.checked)} checks.")
+        return
+    rows = [(each.code, each.severity, each.message) for each in found.findings]
+    print_table(["code", "severity", "finding"], rows, flexible=["finding"])
+
+
+@click.command("diagnose", cls=Command)
+@click.argument("identifier", metavar="CHAIN")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--target", metavar="COLUMN", help="Column of the reference values.")
+@click.option("--id", "id_column", metavar="COLUMN", help="Column of the sample names.")
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Calibration spectra, where FILE holds others.",
+)
+@click.option(
+    "--alpha", type=float, default=0.05, show_default=True, help="Share of normal samples above a limit."
+)
+@click.option("--all", "everything", is_flag=True, help="Every sample, not only the flagged ones.")
+@click.option("--figure", type=Choice(_FIGURES), help=f"Also draw one of {', '.join(_FIGURES)}.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="File of the figure.")
+@reading_options
+@json_option
+@workspace_option
+def command_diagnose(
+    identifier: str,
+    file: Path,
+    target: str | None,
+    id_column: str | None,
+    calibration: Path | None,
+    alpha: float,
+    everything: bool,
+    figure: str | None,
+    output: Path | None,
+    reading: dict[str, Any],
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Diagnose the samples of FILE with a chain: T2, Q, leverage, residuals, outliers by name."""
+    from nirs_store.cli._output import numbers, print_json, print_table
+    from nirs_store.cli._workspace import find, open_store
+
+    if output is not None and figure is None:
+        raise click.UsageError("--output needs --figure.")
+    spectra = read_file(file, reading, target=target, id_column=id_column)
+    fitted = (
+        None if calibration is None else read_file(calibration, reading, target=target, id_column=id_column)
+    )
+    with open_store(workspace) as store:
+        chain_id = find(store, identifier, ["chain"]).identifier
+        found = store.diagnose(chain_id, spectra, calibration=fitted, alpha=alpha)
+        if figure is not None:
+            from nirs_store.plots import save_figure
+
+            folder = store.workspace_path / "exports"
+            path = save_figure(_draw(found, figure), output or folder / f"{figure}_{chain_id[-8:]}.png")
+            click.echo(f"Figure: {path}", err=True)
+    frame = found.samples if everything else found.outliers
+    if as_json:
+        print_json({"limits": found.limits, "space": found.space, "samples": frame.to_dicts()})
+        return
+    limits = found.limits
+    q = "not known" if limits["q"] is None else f"{limits['q']:.4g}"
+    click.echo(
+        f"{found.samples.height} samples, {found.n_components} latent variables ({found.space}); "
+        f"limits: T2 {limits['t2']:.4g}, Q {q}, leverage {limits['leverage']:.3g}"
+    )
+    if not frame.height:
+        click.echo("No sample is flagged.")
+        return
+    shown = [
+        name for name in ("t2", "q", "leverage", "predicted", "measured", "residual") if name in frame.columns
+    ]
+    columns = {"sample": frame["sample"].to_list()}
+    columns |= {name: numbers(frame[name].to_list()) for name in shown if frame[name].dtype.is_numeric()}
+    columns["flags"] = [", ".join(each) for each in frame["flags"].to_list()]
+    print_table(
+        list(columns), zip(*columns.values(), strict=True), numeric=shown, flexible=["sample", "flags"]
+    )
+
+
+def _draw(found: Diagnosis, figure: str) -> Any:
+    from nirs_store import plots
+
+    drawings = {
+        "t2-q": plots.t2_q,
+        "influence": plots.influence,
+        "scores": plots.scores,
+        "loadings": plots.loadings,
+        "weights": lambda each: plots.loadings(each, "weights"),
+        "vip": plots.channel_importance,
+        "selectivity": lambda each: plots.channel_importance(each, "selectivity_ratio"),
+        "explained": plots.explained_variance,
+        "normal": plots.normal_residuals,
+    }
+    return drawings[figure](found)

@@ -1,0 +1,80 @@
+"""`suggest`, `review`, `diagnose`, `compare` of two chains and `top --one-se` as a user types them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
+
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+
+MEAT = load_tecator()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+    folder = tmp_path_factory.mktemp("calibration")
+    with WorkspaceStore(folder / "ws") as store, store.run("meat", datasets=["meat"]) as run:
+        chains = {
+            a: record_cross_validation(
+                store, PLSRegression(a, scale=False), MEAT.X[:100], MEAT.fat[:100], cv=KFold(5), run_id=run.run_id,
+                dataset_name="meat", target="fat", target_unit="%", wavelengths=MEAT.wavelengths, wavelength_unit="nm",
+            ).chain_id
+            for a in (1, 4, 8, 12)
+        }  # fmt: skip
+    X = MEAT.X[:30].copy()
+    X[4] = np.random.default_rng(0).normal(3, 0.5, 100)
+    lines = ["name,fat," + ",".join(f"{w:.2f}" for w in MEAT.wavelengths)]
+    lines += [f"M{i},{MEAT.fat[i]}," + ",".join(f"{v:.5f}" for v in X[i]) for i in range(30)]
+    (folder / "new.csv").write_text("\n".join(lines) + "\n")
+    return folder, chains
+
+
+def test_suggest_prints_the_table_with_the_choice_marked(run: Any, run_json: Any, place: Any) -> None:
+    folder, chains = place
+    printed = run("suggest", chains[4][-8:], "-w", folder / "ws").stdout
+    (choice,) = run_json("suggest", chains[4][-8:], "-w", folder / "ws", "--json")
+    assert printed.splitlines()[0] == f"fat (%), no preprocessing: {choice['components']} by one_se"
+    assert [row["components"] for row in choice["table"]] == [0, 1, 4, 8, 12]
+    assert choice["chain_id"] == chains[choice["components"]]
+
+
+def test_review_names_codes_and_compare_gives_a_verdict(run: Any, run_json: Any, place: Any) -> None:
+    folder, chains = place
+    found = run_json("review", chains[12], "-w", folder / "ws", "--json")
+    assert {each["code"] for each in found["findings"]} & {"R07", "R13"}
+    assert found["findings"][0]["code"] in run("review", chains[12], "-w", folder / "ws").stdout
+    printed = run("compare", chains[1], chains[8], "-w", folder / "ws").stdout
+    assert f"{chains[8][-8:]} is better (p = " in printed.splitlines()[0]
+
+
+def test_diagnose_names_the_odd_sample_and_draws(run: Any, run_json: Any, place: Any, tmp_path: Path) -> None:
+    folder, chains = place
+    asked = (
+        "diagnose",
+        chains[8],
+        folder / "new.csv",
+        "--target",
+        "fat",
+        "--id",
+        "name",
+        "-w",
+        folder / "ws",
+    )
+    found = run_json(*asked, "--json")
+    assert next(each["sample"] for each in found["samples"]) == "M4" or "M4" in str(found["samples"])
+    assert len(run_json(*asked, "--all", "--json")["samples"]) == 30
+    printed = run(*asked, "--figure", "t2-q", "-o", tmp_path / "f.png")
+    assert "M4" in printed.stdout
+    assert (tmp_path / "f.png").stat().st_size > 5000
+
+
+def test_top_within_one_standard_error_is_what_suggest_says(run_json: Any, place: Any) -> None:
+    folder, chains = place
+    (choice,) = run_json("suggest", chains[1], "-w", folder / "ws", "--json")
+    (row,) = run_json("top", "--one-se", "-w", folder / "ws", "--json")
+    assert row["chain_id"] == choice["chain_id"]

@@ -175,7 +175,12 @@ def component_choice(choice: ComponentChoice) -> Figure:
     figure = new_figure(7.0, 4.2)
     axes = figure.add_subplot()
     tidy(axes)
-    bars: dict[str, Any] = {"color": COLOURS["cv"], "ecolor": COLOURS["faint"], "elinewidth": 2, "markersize": 4.5}
+    bars: dict[str, Any] = {
+        "color": COLOURS["cv"],
+        "ecolor": COLOURS["faint"],
+        "elinewidth": 2,
+        "markersize": 4.5,
+    }
     axes.errorbar(numbers, rmsecv, yerr=se, fmt="o-", label="RMSECV ± SE", **bars)
     axes.axhline(rmsecv[best], color=COLOURS["calibration"], linewidth=0.9, linestyle=DASHES)
     digits = decimals(float(rmsecv[best]))

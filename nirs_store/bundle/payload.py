@@ -28,6 +28,7 @@ from nirs_store.bundle.positions import (
     TRIPLET,
     TYPES,
     Arrays,
+    contradiction,
     fits,
     is_accepted,
     is_part,
@@ -412,6 +413,8 @@ class _Walk:
                 kind = kinds.get(key)
                 if kind is None or not fits(value, kind, arrays, named):
                     self.audit.needs.add(f"{name}.{key[:100]}")
+            if odd := contradiction(name, state["content"], arrays):
+                self.audit.needs.add(f"{name}.{odd}")
 
     def _bad(self, what: str) -> BundleInvalid:
         return _invalid(self._where, what)

@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ __all__ = [
     "TRIPLET",
     "TYPES",
     "Arrays",
+    "contradiction",
     "fits",
     "is_accepted",
     "is_part",
@@ -329,6 +331,55 @@ class _Match:
             and all(self.plain(part, texts=False) for part in parts[:2])
             and self.estimator(parts[2])
         )
+
+
+def contradiction(name: str, state: Mapping[str, Any], arrays: Arrays) -> str | None:
+    """Name an attribute that contradicts others of its object where compiled code would not notice.
+
+    An encoder makes a sparse matrix of as many columns as `_n_features_outs` says, and writes where its categories are.
+    """
+    if _short(name) != "sklearn.preprocessing.OneHotEncoder" or not {"categories_", "_n_features_outs"} & set(
+        state
+    ):
+        return None
+    if not _is_json(state.get("_infrequent_enabled"), False):
+        return "_infrequent_enabled"
+    dropped = _children(state.get("_drop_idx_after_grouping"))
+    columns = _children(state.get("_n_features_outs"))
+    for place, categories in enumerate(found := _children(state.get("categories_"))):
+        items, count = _children(categories), 0
+        if categories.get("type") == "numpy":
+            kind, shape, values = arrays[categories["file"]]
+            items = values.ravel().tolist()
+            # Numbers are looked for by halving: they have to be in order, a missing one last.
+            numbers = items[:-1] if kind == "f" and items and items[-1] != items[-1] else items
+            if len(shape) != 1 or kind not in "biufUS" or (kind in "biuf" and not _increasing(numbers)):
+                return "categories_"
+        count = len(items)
+        if dropped:
+            drop = _number(dropped[place]) if place < len(dropped) else -1
+            if drop is not None and not 0 <= drop < count:
+                return "_drop_idx_after_grouping"
+            count -= drop is not None
+        if place >= len(columns) or not _is_json(columns[place], count):
+            return "_n_features_outs"
+    return None if len(found) == len(columns) else "_n_features_outs"
+
+
+def _increasing(values: Any) -> bool:
+    return all(first < second for first, second in pairwise(values))
+
+
+def _children(node: Any) -> Any:
+    content = node.get("content") if isinstance(node, dict) else None
+    return content if isinstance(content, list) else []
+
+
+def _is_json(node: Any, value: Any) -> bool:
+    if not isinstance(node, dict) or node["__loader__"] != "JsonNode":
+        return False
+    found = value_of(node)
+    return type(found) is type(value) and bool(found == value)
 
 
 def name_of(node: Node) -> str:

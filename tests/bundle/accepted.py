@@ -125,7 +125,7 @@ BY_HAND = {
     "class_weight": "none | 'balanced' | 'balanced_subsample' | data | [data]",
     "threshold": "none | number | text",
     "threshold_": "number",
-    "dtype": "dtype",
+    "dtype": "none | dtype",
     "_fit_dtype": "dtype",
     "_fill_dtype": "dtype",
     # What compiled code is made of.
@@ -147,7 +147,7 @@ BY_HAND = {
     "deflation_mode": "'canonical' | 'regression'",
     "_fit_svd_solver": "'arpack' | 'covariance_eigh' | 'full' | 'randomized'",
     "lr_schedule": "'constant' | 'adaptive' | 'invscaling'",
-    "scoring": "none | " + " | ".join(f"'{name}'" for name in sorted(corpus.scorers())),
+    "scoring": "none | 'warn' | " + " | ".join(f"'{name}'" for name in sorted(corpus.scorers())),
     # Splitters, which only fitting uses.
     "RepeatedKFold.cv": "kfold",
     "RepeatedStratifiedKFold.cv": "kfold",

@@ -183,7 +183,7 @@ def unfitted(name: str) -> Iterator[Any]:
     """Yield objects of a class: as they are made, and with each word of a parameter in turn."""
     first = True
     for base in _bases(name):
-        if "max_iter" in base.get_params() and base.get_params()["max_iter"] not in (2, 5):
+        if "max_iter" in base.get_params() and base.get_params()["max_iter"] not in (2, 3, 5):
             base.set_params(max_iter=60)
         yield base
         if first:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
-from joblib import parallel_config
+from joblib import Parallel, delayed, parallel_config
 from sklearn.ensemble import StackingRegressor, VotingRegressor
 from sklearn.feature_selection import SelectFromModel
 from sklearn.impute import KNNImputer
@@ -419,6 +419,8 @@ def fuzz(cases: int, seed: int, listener: Listener) -> Counter[str]:
             if len(json.dumps(schema)) < 200_000:
                 seeds.append((schema, held))
                 use(opened(packed(schema, held), ("sklearn.tree._tree.Tree",)))  # imports what it imports
+    with parallel_config(backend="threading"):
+        Parallel(n_jobs=2)(delayed(abs)(number) for number in range(2))  # imports what threads need
     strange_held = {"000999.npy": members(skops.io.dumps(np.array([b"x"]))).popitem()[1]}
     counts: Counter[str] = Counter()
     for case in range(cases):

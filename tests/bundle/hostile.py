@@ -615,6 +615,22 @@ def _attribute(name: str, text: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _in_place(name: str, node: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Put a node where the model has an attribute."""
+
+    def change(schema: dict[str, Any]) -> None:
+        _first(schema, "ObjectNode")["content"]["content"][name] = node
+
+    return change
+
+
+def _shared_id(schema: dict[str, Any]) -> None:
+    """Give what is allowed the id of what is not; both are one node large."""
+    state = _first(schema, "ObjectNode")["content"]["content"]
+    state["tol"] = {**json_node("1e-6"), "__id__": 7777}
+    state["max_iter"] = {**json_node('"../evil"'), "__id__": 7777}
+
+
 _METHOD = named("MethodNode", "builtins.str", content={"func": "format", "obj": json_node('"x"')})
 _PARTIAL = named(
     "PartialNode",
@@ -652,6 +668,13 @@ _SAYS = {
     "a value that is no JSON": "is not JSON",
     "a cache in somebody's folder": "sets memory",
     "a thousand processes": "sets n_jobs",
+    "an id that two values share": "two different nodes",
+    "a loss that is a pipeline": "makes a sklearn.pipeline.Pipeline",
+    "a list in place of a model": "in place of an estimator",
+    "an object made of a type of Python": "an object is made of builtins.str",
+    "a function that is a class": "names the class sklearn.pipeline.Pipeline",
+    "a key whose type is a class": "names the class sklearn.pipeline.Pipeline",
+    "keys without types": "one type for each",
 }
 
 for _label, _change in {
@@ -686,6 +709,17 @@ for _label, _change in {
     "a value that is no JSON": _set("JsonNode", content="__import__('os')"),
     "a cache in somebody's folder": _attribute("memory", '"/tmp/cache"'),
     "a thousand processes": _attribute("n_jobs", "1000"),
+    "an id that two values share": _shared_id,
+    "a loss that is a pipeline": lambda _: named(
+        "LossNode", "sklearn.pipeline.Pipeline", __reduce__={"args": list_node()}, content=list_node()
+    ),
+    "a list in place of a model": lambda _: list_node(json_node("1")),
+    "an object made of a type of Python": lambda _: named("ObjectNode", "builtins.str"),
+    "a function that is a class": _in_place("tol", named("FunctionNode", "sklearn.pipeline.Pipeline")),
+    "a key whose type is a class": lambda schema: _first(schema, "DictNode")["key_types"][
+        "content"
+    ].__setitem__(0, named("TypeNode", "sklearn.pipeline.Pipeline")),
+    "keys without types": lambda schema: _first(schema, "DictNode")["key_types"].update(content=[]),
 }.items():
     KINDS.append(Kind(_label, _schema(_change), "BundleInvalid", _SAYS[_label]))
 
@@ -706,6 +740,15 @@ for _label, _change in {
     ),
     "a reader of files": _set(
         "ObjectNode", __module__="sklearn.feature_extraction.text", __class__="CountVectorizer"
+    ),
+    "a name where a number belongs": _in_place("tol", json_node('"tofile"')),
+    "a function where a number belongs": _in_place("tol", named("FunctionNode", "numpy.exp")),
+    "a type where a number belongs": _in_place("tol", named("TypeNode", "numpy.float64")),
+    "an attribute that hides a method": lambda schema: _first(schema, "ObjectNode")["content"].update(
+        content={
+            "predict" if key == "tol" else key: value
+            for key, value in _first(schema, "ObjectNode")["content"]["content"].items()
+        }
     ),
     "a class of the same name elsewhere": _set("ObjectNode", __module__="sklearn.evil"),
 }.items():

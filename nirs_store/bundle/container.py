@@ -512,6 +512,7 @@ MAX_DEPTH = 50
 _MAX_INT = 2**53  # what every JSON reader can hold exactly
 _MAX_DIGITS = 40
 _MAX_FLOAT = 400
+_MOST_TOKENS = 2_000_000
 # Possessive, and a string may lack its end: from no place is the rest of the text read twice.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 
@@ -552,8 +553,12 @@ def parse_json(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> Any:
     def constant(text: str) -> Any:
         raise refuse(f"it holds {text}, which JSON does not know")
 
-    if _depth(data) > max_depth:
+    deepest, tokens = _depth(data)
+    if deepest > max_depth:
         raise refuse(f"it is nested deeper than {max_depth} levels")
+    if tokens > _MOST_TOKENS:
+        # Each takes a hundred bytes or more once it is parsed, and two in the file.
+        raise refuse(f"it has more than {_MOST_TOKENS:,} texts and brackets")
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -605,14 +610,17 @@ def clean(value: Any) -> Any:
     return repr(value)
 
 
-def _depth(data: bytes) -> int:
-    """Count nesting without recursion; brackets inside strings do not count."""
-    depth = deepest = 0
+def _depth(data: bytes) -> tuple[int, int]:
+    """Count nesting without recursion, and texts and brackets; brackets inside strings are no depth."""
+    depth = deepest = tokens = 0
     for token in _TOKENS.finditer(data):
+        tokens += 1
         first = token[0][:1]
         if first in b"[{":
             depth += 1
             deepest = max(deepest, depth)
         elif first in b"]}":
             depth -= 1
-    return deepest
+        if tokens > _MOST_TOKENS:
+            break
+    return deepest, tokens

@@ -6,6 +6,7 @@ hook listens to everything that Python reports when a file is opened, a module i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import importlib.util
@@ -404,7 +405,8 @@ def use(model: Any) -> None:
                 _ = method() if call.startswith("get") else method(X)
             except Exception:
                 continue
-    repr(model)
+    with contextlib.suppress(Exception):  # an attribute may be missing
+        repr(model)
 
 
 def fuzz(cases: int, seed: int, listener: Listener) -> Counter[str]:

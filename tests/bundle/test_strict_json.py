@@ -26,6 +26,7 @@ from nirs_store.errors import BundleInvalid
         (b"[" + b"9" * 100_000 + b"]", r"2\*\*53"),
         (b"[" * 60 + b"]" * 60, "deeper"),
         (b'{"a":' * 100_000, "deeper"),
+        (b"[" + b"[]," * 1_000_001 + b"1]", "more than 2,000,000 texts and brackets"),
         (b"\xff\xfe", "utf-8"),
         (b"{", "Expecting"),
         (b"", "Expecting"),
@@ -40,7 +41,7 @@ def test_what_two_readers_could_understand_differently_is_refused(text: bytes, r
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda n: b"{" + b",".join(b'"%x": 1' % k for k in range(n)) + b', "0": 2}', "twice"),
+        (lambda n: b"{" + b",".join(b'"%x": 1' % k for k in range(n // 2)) + b', "0": 2}', "twice"),
         (lambda n: b'{"a": 1}' + b'\\"' * n, "Extra data"),
         (lambda n: b'["' + b'\\"' * n + b"\\", "Unterminated|Invalid"),
         (lambda n: b'"' * (2 * n + 1), "Extra data"),

@@ -227,6 +227,10 @@ class Arrivals:
                 if chain.wrapped:
                     reason = "its model lies in a dict of nirs4all's default engine; it came over, but cannot replay"
                     self._notes.add("chains", reason, chain.row["chain_id"])
+                if chain.unknown:
+                    kinds = ", ".join(chain.unknown)
+                    reason = f"it has steps that only nirs4all can apply ({kinds}); it came over, but cannot predict"
+                    self._notes.add("chains", reason, chain.row["chain_id"])
                 if chain.lost:
                     reason = "an artifact of it is lost; it came over, but cannot predict as it did"
                     self._notes.add("chains", reason, chain.row["chain_id"])

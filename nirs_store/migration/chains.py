@@ -50,7 +50,8 @@ _ROW = frozenset(
         "created_at",
     ]
 )
-_IN_THE_MODEL = "nirs4all preprocessing inside the model"
+_THEIRS = "nirs4all "
+_IN_THE_MODEL = f"{_THEIRS}preprocessing inside the model"
 # Keys of nirs4all's step language whose effect a row of steps cannot express, or was not tried.
 _OWN_WORDS = (
     "feature_augmentation", "concat_transform", "sample_augmentation", "branch", "merge", "merge_sources",
@@ -71,15 +72,23 @@ class ChainRows:
         Ids of artifacts that have no intact file.
     wrapped : bool
         Whether its model is no estimator, but a dict that holds one, as nirs4all's default engine keeps it.
+    unknown : list of str
+        Kinds of its steps that no replay can express.
     """
 
     def __init__(
-        self, row: dict[str, Any], artifacts: dict[str, str], lost: list[str], wrapped: bool
+        self,
+        row: dict[str, Any],
+        artifacts: dict[str, str],
+        lost: list[str],
+        wrapped: bool,
+        unknown: list[str],
     ) -> None:
         self.row = row
         self.artifacts = artifacts
         self.lost = lost
         self.wrapped = wrapped
+        self.unknown = unknown
 
 
 def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Artifacts) -> ChainRows:
@@ -120,6 +129,10 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Arti
                     # Applied here and in the model it would act twice, and nobody would notice.
                     step["operator_type"] = _IN_THE_MODEL
         kept = [_step(step, model, configured, found, bool(models)) for step in steps]
+        for step, made in zip(steps, kept, strict=True):
+            if made["step_idx"] == model and models and _of_a_branch(step, row, folds, artifacts):
+                # The transformers of a branch have the number of its model: nothing says where they apply.
+                made["operator_type"] = f"{_THEIRS}branch"
         sharing = {str(key): found.replace(value) for key, value in shared.items() if found.replace(value)}
         chain_artifact_ids(kept, models, sharing)
         path = json_value(row.get("branch_path"))
@@ -146,6 +159,9 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Arti
         {sha: name for sha, name in found.names.items() if sha in used},
         found.lost,
         not opened and any("dagml_host_replay" in step for step in steps),
+        sorted(
+            {str(step["operator_type"]) for step in kept if str(step["operator_type"]).startswith(_THEIRS)}
+        ),
     )
 
 
@@ -240,6 +256,20 @@ def _step(
     return written
 
 
+def _of_a_branch(
+    step: Mapping[str, Any], row: Mapping[str, Any], folds: Mapping[str, Any], artifacts: Artifacts
+) -> bool:
+    """Tell whether the step of the model names objects of other classes than the model's."""
+    model = str(row.get("model_class") or "").rpartition(".")[2]
+    ids = step.get("artifact_ids") or [step.get("artifact_id")]
+    classes = {
+        artifacts.facts(str(name))[0].rpartition(".")[2]
+        for name in ids
+        if name and name not in folds.values()
+    }
+    return bool(classes - {"", model})
+
+
 def _kind(step: Mapping[str, Any], is_model: bool, config: Any, has_artifacts: bool) -> str:
     if is_model:
         return MODEL
@@ -251,7 +281,7 @@ def _kind(step: Mapping[str, Any], is_model: bool, config: Any, has_artifacts: b
     for word in _OWN_WORDS:
         if word in words and has_artifacts:
             # A kind that a replay refuses by name: better no number than a wrong one.
-            return f"nirs4all {word}"
+            return f"{_THEIRS}{word}"
     if step.get("stateless") and not has_artifacts:
         # nirs4all passes over such steps when it replays: splitters, exclusions.
         return SPLITTER

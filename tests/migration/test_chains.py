@@ -107,6 +107,31 @@ def test_models_that_apply_steps_themselves_are_not_given_transformed_spectra() 
         plan_of(chain.row)
 
 
+def test_a_transformer_with_the_number_of_the_model_is_never_left_out() -> None:
+    """As a branch has it; models of other folds beside a refit are no such thing."""
+
+    class Branch(Files):
+        def facts(self, artifact_id: str) -> tuple[str, str]:
+            return ("sklearn.StandardScaler" if artifact_id == "s" else "sklearn.PLSRegression"), ""
+
+    steps = [
+        {
+            "step_idx": 4,
+            "operator_class": "PLSRegression",
+            "artifact_ids": ["s", "a", "b"],
+            "stateless": False,
+        }
+    ]
+    chain = chain_row(row(steps=steps, shared_artifacts={}), CONFIGURED, Branch())
+    assert chain.unknown == ["nirs4all branch"]
+    with pytest.raises(ReplayError):
+        plan_of(chain.row)
+    steps[0]["artifact_ids"] = ["a", "b", "c"]
+    chain = chain_row(row(steps=steps, shared_artifacts={}), CONFIGURED, Branch())
+    assert chain.unknown == []
+    assert plan_of(chain.row).folds == ("fold_0", "fold_1")
+
+
 def test_a_kind_of_step_that_was_not_tried_is_refused_by_name() -> None:
     configured = [{"feature_augmentation": ["a"]}, *CONFIGURED[1:]]
     chain = chain_row(row(), configured, Files())

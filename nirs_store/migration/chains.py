@@ -129,10 +129,17 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Arti
                     # Applied here and in the model it would act twice, and nobody would notice.
                     step["operator_type"] = _IN_THE_MODEL
         kept = [_step(step, model, configured, found, bool(models)) for step in steps]
-        for step, made in zip(steps, kept, strict=True):
-            if made["step_idx"] == model and models and _of_a_branch(step, row, folds, artifacts):
-                # The transformers of a branch have the number of its model: nothing says where they apply.
-                made["operator_type"] = f"{_THEIRS}branch"
+        branch = [name for step in steps for name in _of_a_branch(step, row, folds, artifacts)]
+        if models and branch:
+            # The transformers of a branch have the number of its model: nothing says where they apply.
+            described = {
+                "step_idx": max(model - 1, 0),
+                "operator_class": "",
+                "operator_type": f"{_THEIRS}branch",
+            }
+            kept.insert(
+                0, {**described, "params": {}, "stateless": False, "artifact_ids": found.replace(branch)}
+            )
         sharing = {str(key): found.replace(value) for key, value in shared.items() if found.replace(value)}
         chain_artifact_ids(kept, models, sharing)
         path = json_value(row.get("branch_path"))
@@ -258,16 +265,14 @@ def _step(
 
 def _of_a_branch(
     step: Mapping[str, Any], row: Mapping[str, Any], folds: Mapping[str, Any], artifacts: Artifacts
-) -> bool:
-    """Tell whether the step of the model names objects of other classes than the model's."""
+) -> list[str]:
+    """List the objects in the step of the model that are of other classes than the model."""
+    if step.get("step_idx") != row.get("model_step_idx"):
+        return []
     model = str(row.get("model_class") or "").rpartition(".")[2]
-    ids = step.get("artifact_ids") or [step.get("artifact_id")]
-    classes = {
-        artifacts.facts(str(name))[0].rpartition(".")[2]
-        for name in ids
-        if name and name not in folds.values()
-    }
-    return bool(classes - {"", model})
+    ids = [str(name) for name in step.get("artifact_ids") or [step.get("artifact_id")] if name]
+    named = {name: artifacts.facts(name)[0].rpartition(".")[2] for name in ids if name not in folds.values()}
+    return [name for name, short in named.items() if short not in ("", model)]
 
 
 def _kind(step: Mapping[str, Any], is_model: bool, config: Any, has_artifacts: bool) -> str:

@@ -42,6 +42,7 @@ from nirs_store.records.runs import capture_environment
 from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text, is_text, to_json
 
 if TYPE_CHECKING:
+    from nirs_store import choosing, diagnosing
     from nirs_store.artifacts import loader, registry
     from nirs_store.artifacts import loader as loading
     from nirs_store.artifacts import registry as cleanup
@@ -52,10 +53,6 @@ if TYPE_CHECKING:
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as imported
     from nirs_store.bundle import transfer as outgoing
-    from nirs_store.choosing import PairedComparison, Review
-    from nirs_store.choosing.components import ComponentChoice
-    from nirs_store.choosing.rules import Rule
-    from nirs_store.diagnosing import Diagnosis
     from nirs_store.evaluations import api as evaluations_api
     from nirs_store.files import api
     from nirs_store.history import lineage as lineage_api
@@ -79,9 +76,11 @@ else:
     backups_api = later("nirs_store.backup.backup")
     bundle_limits = later("nirs_store.bundle.container")
     cleanup = later("nirs_store.artifacts.registry")
+    choosing = later("nirs_store.choosing")
     comparison = later("nirs_store.records.views")
     deletion = later("nirs_store.maintenance.gc")
     parts = later("nirs_store.maintenance.deletion")
+    diagnosing = later("nirs_store.diagnosing")
     evaluations_api = later("nirs_store.evaluations.api")
     findings = later("nirs_store.maintenance.check")
     gc = later("nirs_store.maintenance.gc")
@@ -1141,8 +1140,8 @@ class CalibrationMethods(ModelMethods):
     """What a calibration is chosen and diagnosed by."""
 
     def suggest_components(
-        self, chains: str | Sequence[str], rule: Rule = "one_se", **options: Any
-    ) -> ComponentChoice | list[ComponentChoice]:
+        self, chains: str | Sequence[str], rule: choosing.Rule = "one_se", **options: Any
+    ) -> choosing.ComponentChoice | list[choosing.ComponentChoice]:
         """Suggest a number of latent variables; see `nirs_store.choosing.suggest_components`.
 
         Parameters
@@ -1158,22 +1157,18 @@ class CalibrationMethods(ModelMethods):
         ------
         UnknownId, InvalidInput
         """
-        from nirs_store.choosing import suggest_components
+        return choosing.suggest_components(self, chains, rule, **options)
 
-        return suggest_components(self, chains, rule, **options)
-
-    def compare_errors(self, first: str, second: str, **options: Any) -> PairedComparison:
+    def compare_errors(self, first: str, second: str, **options: Any) -> choosing.PairedComparison:
         """Test whether two chains differ on the same out-of-fold samples; see `nirs_store.choosing.compare_errors`.
 
         Raises
         ------
         UnknownId, InvalidInput
         """
-        from nirs_store.choosing import compare_errors
+        return choosing.compare_errors(self, first, second, **options)
 
-        return compare_errors(self, first, second, **options)
-
-    def review(self, chain_id: str) -> Review:
+    def review(self, chain_id: str) -> choosing.Review:
         """Run the coded checks of a chain; see `nirs_store.choosing.review`.
 
         Returns
@@ -1185,9 +1180,7 @@ class CalibrationMethods(ModelMethods):
         ------
         UnknownId
         """
-        from nirs_store.choosing import review
-
-        return review(self, chain_id)
+        return choosing.review(self, chain_id)
 
     def transform(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
         """Return spectra as the model of a chain gets them; see `nirs_store.diagnosing.transform`.
@@ -1196,11 +1189,20 @@ class CalibrationMethods(ModelMethods):
         ------
         UnknownId, ShapeMismatch, InvalidInput, ReplayError
         """
-        from nirs_store.diagnosing import transform
+        return diagnosing.transform(self, chain_id, X, wavelengths)
 
-        return transform(self, chain_id, X, wavelengths)
+    def permutation_test(
+        self, chain_id: str, X: Any, y: Any = None, **options: Any
+    ) -> diagnosing.PermutationTest:
+        """Cross-validate a chain's recipe with shuffled y; see `nirs_store.diagnosing.permutation_test`.
 
-    def diagnose(self, chain_id: str, X: Any, y: Any = None, **options: Any) -> Diagnosis:
+        Raises
+        ------
+        UnknownId, InvalidInput, ShapeMismatch
+        """
+        return diagnosing.permutation_test(self, chain_id, X, y, **options)
+
+    def diagnose(self, chain_id: str, X: Any, y: Any = None, **options: Any) -> diagnosing.Diagnosis:
         """Diagnose samples: T2, Q, leverage, residuals, named outliers; see `nirs_store.diagnosing.diagnose`.
 
         Parameters
@@ -1223,9 +1225,7 @@ class CalibrationMethods(ModelMethods):
         ------
         UnknownId, ShapeMismatch, InvalidInput, ReplayError
         """
-        from nirs_store.diagnosing import diagnose
-
-        return diagnose(self, chain_id, X, y, **options)
+        return diagnosing.diagnose(self, chain_id, X, y, **options)
 
 
 # -- Recording: runs, pipelines, chains, predictions, logs. No call waits for another process.

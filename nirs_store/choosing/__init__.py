@@ -3,7 +3,7 @@
 from nirs_store.choosing.components import ComponentChoice, suggest_components
 from nirs_store.choosing.pairs import PairedComparison, compare_errors
 from nirs_store.choosing.review import CODES, Finding, Review, review
-from nirs_store.choosing.rules import select_components
+from nirs_store.choosing.rules import Rule, select_components
 
 __all__ = [
     "CODES",
@@ -11,6 +11,7 @@ __all__ = [
     "Finding",
     "PairedComparison",
     "Review",
+    "Rule",
     "compare_errors",
     "review",
     "select_components",

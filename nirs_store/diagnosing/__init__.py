@@ -1,5 +1,6 @@
 """Look inside one chain: scores, residuals, leverage, influence, importance of channels."""
 
 from nirs_store.diagnosing.diagnose import Diagnosis, diagnose, transform
+from nirs_store.diagnosing.permutation import PermutationTest, permutation_test
 
-__all__ = ["Diagnosis", "diagnose", "transform"]
+__all__ = ["Diagnosis", "PermutationTest", "diagnose", "permutation_test", "transform"]

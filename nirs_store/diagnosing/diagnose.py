@@ -62,6 +62,26 @@ class Inside:
         """Tell whether the model brings latent variables of its own."""
         return hasattr(self.model, "x_rotations_") and hasattr(self.model, "x_scores_")
 
+    def steps(self) -> list[Any]:
+        """Return unfitted copies of preprocessing and model.
+
+        Raises
+        ------
+        InvalidInput
+            The chain has branches or steps side by side, or transforms y.
+        """
+        from sklearn.base import clone
+
+        member, bench = self.plan.members[0], Workbench(self.load, self.plan.memory)
+        if (
+            any(stage.augments or stage.branches for stage in member.stages)
+            or self.plan.targets
+            or member.targets
+        ):
+            raise InvalidInput("This chain has branches or transforms y; give a plain sequence of steps.")
+        operators = [operator for stage in member.stages for operator in stage.operators]
+        return [clone(bench.open(operator)[0]) for operator in (*operators, member.model)]
+
     def input(self, X: Any, wavelengths: Any = None) -> Floats:
         """Return spectra in the space that T2 and Q are computed in."""
         return model_input(self.plan, X, self.load, wavelengths, without=self.without)

@@ -8,6 +8,7 @@ the first figure is drawn (``pip install "nirs_store[plot]"``).
 from __future__ import annotations
 
 from nirs_store.plots._figure import save_figure
+from nirs_store.plots.classes import chain_confusion_matrix, confusion_matrix, errors_vs_components
 from nirs_store.plots.coefficients import chain_pls_coefficients, pls_coefficients
 from nirs_store.plots.components import chain_rmsecv_vs_components, component_choice, rmsecv_vs_components
 from nirs_store.plots.diagnosis import (
@@ -16,6 +17,7 @@ from nirs_store.plots.diagnosis import (
     influence,
     loadings,
     normal_residuals,
+    permutation,
     scores,
     t2_q,
 )
@@ -33,6 +35,7 @@ from nirs_store.plots.scatter import chain_predicted_vs_measured, predicted_vs_m
 from nirs_store.plots.spectra import chain_spectra_by_step, spectra_by_step
 
 __all__ = [
+    "chain_confusion_matrix",
     "chain_fold_stability",
     "chain_heatmap",
     "chain_pls_coefficients",
@@ -43,6 +46,8 @@ __all__ = [
     "channel_importance",
     "comparison_matrix",
     "component_choice",
+    "confusion_matrix",
+    "errors_vs_components",
     "explained_variance",
     "fold_stability",
     "heatmap",
@@ -52,6 +57,7 @@ __all__ = [
     "loadings",
     "normal_residuals",
     "pareto_front",
+    "permutation",
     "pls_coefficients",
     "predicted_vs_measured",
     "residuals",

@@ -200,6 +200,26 @@ class ChainData:
         final = _join(self._arrays(self._rows(partition, final=True)))
         return final if final is not None else self._mean_over_folds(partition)
 
+    def labels(self, partition: str) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Return true and predicted labels of each fold (of the refit for the test set)."""
+        rows = self._rows(partition, final=partition == "test")
+        stored = self.store.get_prediction_arrays([row["prediction_id"] for row in rows])
+        pairs = ((each["y_true"], each["y_pred"]) for each in stored.values())
+        return [
+            (np.asarray(t).ravel(), np.asarray(p).ravel())
+            for t, p in pairs
+            if t is not None and p is not None
+        ]
+
+    def sample_names(self, name: str) -> list[str]:
+        """Return the samples of ``pair("cv")`` or ``pair("test")`` by name or row number; empty where not stored."""
+        parts = self._arrays(
+            self._rows("val", final=False) if name == "cv" else self._rows("test", final=True)
+        )
+        if not parts or any(part[2] is None for part in parts):
+            return []
+        return [str(each) for part in parts if part[2] is not None for each in part[2].tolist()]
+
     def pooled_rmse(self) -> float | None:
         """Return the RMSECV: the RMSE of all out-of-fold predictions together."""
         if not self.is_regression:

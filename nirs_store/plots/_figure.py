@@ -37,6 +37,7 @@ __all__ = [
     "Floats",
     "decimals",
     "label",
+    "name_points",
     "new_figure",
     "paired",
     "save_figure",
@@ -61,6 +62,7 @@ COLOURS = {
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8c6d31")
 
 DASHES = (0, (5, 4))
+_MOST_NAMES = 8
 
 _SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".eps", ".ps")
 
@@ -118,6 +120,29 @@ def side_labels(names: Sequence[str], longest: int = 36) -> list[str]:
         if len(set(cut)) == len(set(clean)):
             return ["\n".join(textwrap.wrap(name, longest)) or name for name in cut]
     return [f"{number} {shortened(name, longest)}" for number, name in enumerate(clean, start=1)]
+
+
+def name_points(
+    axes: Axes, x: ArrayLike, y: ArrayLike, which: NDArray[np.bool_], names: Sequence[str]
+) -> None:
+    """Write names at the points farthest out, at most eight."""
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    places = np.flatnonzero(which)
+    if places.size > _MOST_NAMES:
+        far = sum(np.abs(v - np.median(v)) / (np.ptp(v) or 1.0) for v in (xs, ys))
+        places = places[np.argsort(-np.asarray(far)[places])][:_MOST_NAMES]
+    for i in places.tolist():
+        words = shortened(printable(str(names[i])), 16)
+        left = xs[i] > (xs.min() + xs.max()) / 2
+        axes.annotate(
+            words,
+            (xs[i], ys[i]),
+            xytext=(-5 if left else 5, 3),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=7.5,
+            color="#333333",
+        )
 
 
 def decimals(value: float, digits: int = 3) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nirs_store.choosing import ComponentChoice
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.plots._chain import ReadsChains, chain_data, sibling_chains
 from nirs_store.plots._figure import (
@@ -24,9 +25,6 @@ from nirs_store.plots._figure import (
     vector,
     wrapped,
 )
-
-if TYPE_CHECKING:
-    from nirs_store.choosing import ComponentChoice
 
 __all__ = ["chain_rmsecv_vs_components", "component_choice", "rmsecv_vs_components"]
 
@@ -168,6 +166,11 @@ def component_choice(choice: ComponentChoice) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        matplotlib is not installed.
     """
     table = choice.table
     numbers, rmsecv, se = (table[name].to_numpy() for name in ("components", "rmsecv", "se"))

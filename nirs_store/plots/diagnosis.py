@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from nirs_store.display import printable
-from nirs_store.errors import InvalidInput, shortened
+from nirs_store.diagnosing import Diagnosis, PermutationTest
+from nirs_store.errors import InvalidInput
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
@@ -18,14 +18,12 @@ from nirs_store.plots._figure import (
     Figure,
     Floats,
     label,
+    name_points,
     new_figure,
     tidy,
     wavelength_words,
     wrapped,
 )
-
-if TYPE_CHECKING:
-    from nirs_store.diagnosing import Diagnosis
 
 __all__ = [
     "channel_importance",
@@ -33,11 +31,10 @@ __all__ = [
     "influence",
     "loadings",
     "normal_residuals",
+    "permutation",
     "scores",
     "t2_q",
 ]
-
-_MOST_NAMES = 8
 
 
 def t2_q(diagnosis: Diagnosis) -> Figure:
@@ -51,6 +48,11 @@ def t2_q(diagnosis: Diagnosis) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        matplotlib is not installed.
 
     Examples
     --------
@@ -137,7 +139,7 @@ def scores(diagnosis: Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure
     ellipse = centre + reach * spread * np.column_stack([np.cos(turn), np.sin(turn)])
     share = 100 * (1 - diagnosis.limits["alpha"])
     axes.plot(*ellipse.T, color=COLOURS["line"], linestyle=DASHES, linewidth=1, label=f"{share:g} % ellipse")
-    _names(axes, x, y, outside, samples["sample"].to_list())
+    name_points(axes, x, y, outside, samples["sample"].to_list())
     axes.set_xlabel(f"t{a}")
     axes.set_ylabel(f"t{b}")
     axes.legend(loc="best", frameon=False, fontsize=9)
@@ -207,7 +209,13 @@ def channel_importance(diagnosis: Diagnosis, what: Literal["vip", "selectivity_r
 
 
 def explained_variance(diagnosis: Diagnosis) -> Figure:
-    """Draw the share of the variance of X and y that the first latent variables explain together."""
+    """Draw the share of the variance of X and y that the first latent variables explain together.
+
+    Raises
+    ------
+    InvalidInput
+        matplotlib is not installed.
+    """
     frame = diagnosis.explained
     figure = new_figure(6.0, 3.8)
     axes = figure.add_subplot()
@@ -235,6 +243,11 @@ def normal_residuals(diagnosis: Diagnosis) -> Figure:
 
     Points on the line come from a normal distribution; ends that bend away are heavy tails or outliers. Plotting
     positions are (i - 3/8) / (n + 1/4), Blom (1958).
+
+    Raises
+    ------
+    InvalidInput
+        matplotlib is not installed.
     """
     from scipy.stats import norm
 
@@ -252,10 +265,40 @@ def normal_residuals(diagnosis: Diagnosis) -> Figure:
     )
     axes.scatter(quantiles, residual[order], s=20, color=COLOURS["cv"], zorder=3)
     far = np.abs(residual[order] - residual.mean()) > 2 * spread
-    _names(axes, quantiles, residual[order], far, [diagnosis.samples["sample"][int(i)] for i in order])
+    name_points(axes, quantiles, residual[order], far, [diagnosis.samples["sample"][int(i)] for i in order])
     axes.set_xlabel("Normal quantile")
     axes.set_ylabel(label("Predicted − measured", "", diagnosis.unit))
     return _finished(axes, diagnosis)
+
+
+def permutation(test: PermutationTest, *, unit: str = "", title: str = "") -> Figure:
+    """Draw the RMSECV of shuffled reference values as a histogram, and that of the true ones as a line.
+
+    Parameters
+    ----------
+    test
+        What ``store.permutation_test`` returned.
+    unit, title
+        Unit of y, and heading.
+
+    Raises
+    ------
+    InvalidInput
+        matplotlib is not installed.
+    """
+    figure = new_figure(6.0, 3.8)
+    axes = figure.add_subplot()
+    tidy(axes)
+    bins = int(np.clip(np.sqrt(test.permuted.size) * 1.6, 5, 40))
+    words = f"{test.permuted.size} shuffled"
+    axes.hist(test.permuted, bins=bins, color=COLOURS["calibration"], alpha=0.7, label=words)
+    axes.axvline(test.rmsecv, color=COLOURS["test"], linewidth=1.6, label=f"true y (p = {test.p:.2g})")
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label("RMSECV", "", unit))
+    axes.set_ylabel("Shuffles")
+    axes.set_title(wrapped(title or "Permutation test", 70), fontsize=11, loc="left")
+    axes.legend(loc="best", frameon=False, fontsize=9)
+    return figure
 
 
 def _studentised(diagnosis: Diagnosis) -> Floats:
@@ -286,29 +329,8 @@ def _cloud(x: Floats, y: Floats, over: NDArray[np.bool_], names: Sequence[str], 
                 zorder=3,
                 label=words,
             )
-    _names(axes, x, y, over, names)
+    name_points(axes, x, y, over, names)
     return axes
-
-
-def _names(axes: Axes, x: ArrayLike, y: ArrayLike, which: NDArray[np.bool_], names: Sequence[str]) -> None:
-    """Write names at the points farthest out, at most eight."""
-    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    places = np.flatnonzero(which)
-    if places.size > _MOST_NAMES:
-        far = sum(np.abs(v - np.median(v)) / (np.ptp(v) or 1.0) for v in (xs, ys))
-        places = places[np.argsort(-np.asarray(far)[places])][:_MOST_NAMES]
-    for i in places.tolist():
-        words = shortened(printable(str(names[i])), 16)
-        left = xs[i] > (xs.min() + xs.max()) / 2
-        axes.annotate(
-            words,
-            (xs[i], ys[i]),
-            xytext=(-5 if left else 5, 3),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=7.5,
-            color="#333333",
-        )
 
 
 def _limit(axes: Axes, value: float, *, vertical: bool, words: str) -> None:

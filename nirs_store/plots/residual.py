@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, DASHES, Figure, decimals, label, new_figure, paired, tidy
+from nirs_store.plots._figure import (
+    COLOURS,
+    DASHES,
+    Figure,
+    decimals,
+    label,
+    name_points,
+    new_figure,
+    paired,
+    tidy,
+)
 from nirs_store.scores import regression_scores
 
 __all__ = ["chain_residuals", "residuals"]
@@ -20,6 +33,7 @@ def residuals(
     unit: str = "",
     title: str = "",
     set_name: str = "Cross-validation",
+    names: Sequence[Any] | None = None,
 ) -> Figure:
     """Draw predicted minus measured over the predicted value, with their distribution beside.
 
@@ -34,6 +48,8 @@ def residuals(
         Name and unit of what is predicted, for the axes.
     title, set_name
         Heading, and the name of the set of samples for the legend.
+    names
+        Names of the samples, written at points beyond 2 SEP.
 
     Returns
     -------
@@ -73,6 +89,8 @@ def residuals(
     ):
         style = {"s": 22, "color": colour, "edgecolors": "white", "linewidths": 0.5}
         axes.scatter(guess[mask], error[mask], zorder=3, label=words, **style)
+    if names is not None:
+        name_points(axes, guess, error, outside, names)
     reach = 1.12 * max(float(np.abs(error).max()), abs(bias) + 2.0 * sep) or 1.0
     axes.set_ylim(-reach, reach)
     axes.set_xlabel(label("Predicted", target or "value", unit))
@@ -109,5 +127,7 @@ def chain_residuals(store: ReadsChains, chain_id: str) -> Figure:
     for name, words in (("cv", "Cross-validation"), ("test", "Test"), ("calibration", "Calibration")):
         pair = data.pair(name)
         if pair is not None:
-            return residuals(*pair, target=data.target, unit=data.unit, title=data.title, set_name=words)
+            names = data.sample_names(name) if name != "calibration" else None
+            words_of = {"target": data.target, "unit": data.unit, "title": data.title, "set_name": words}
+            return residuals(*pair, names=names or None, **words_of)
     raise data.no_arrays()

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, Axes, Figure, Floats, label, new_figure, paired, tidy
+from nirs_store.plots._figure import (
+    COLOURS,
+    Axes,
+    Figure,
+    Floats,
+    label,
+    name_points,
+    new_figure,
+    paired,
+    tidy,
+)
 from nirs_store.scores import regression_scores
 
 __all__ = ["chain_predicted_vs_measured", "predicted_vs_measured"]
@@ -28,6 +41,7 @@ def predicted_vs_measured(
     unit: str = "",
     n_components: int | None = None,
     title: str = "",
+    names: Mapping[str, Sequence[Any]] | None = None,
 ) -> Figure:
     """Draw predicted against measured values on equal axes with the 1:1 line and a box of scores.
 
@@ -43,6 +57,9 @@ def predicted_vs_measured(
         Number of latent variables (LVs), shown in the box.
     title
         Written above the figure, for example the preprocessing and the model.
+    names
+        Names of the samples of ``"cv"`` and ``"test"``; those farther than 2 SEP from the mean error are written
+        at their points.
 
     Returns
     -------
@@ -99,6 +116,11 @@ def predicted_vs_measured(
         axes.set_title(title, fontsize=11, loc="left")
     axes.legend(loc="lower right", frameon=False, fontsize=9, handletextpad=0.4)
     _box(axes, pairs, n_components)
+    for name, (measured, predicted) in pairs.items():
+        if names is not None and name != "calibration" and name in names:
+            error = predicted - measured
+            far = np.abs(error - error.mean()) > 2 * error.std(ddof=1)
+            name_points(axes, measured, predicted, far, names[name])
     return figure
 
 
@@ -124,6 +146,7 @@ def chain_predicted_vs_measured(store: ReadsChains, chain_id: str) -> Figure:
         unit=data.unit,
         n_components=data.n_components(),
         title=data.title,
+        names={name: found for name in ("cv", "test") if (found := data.sample_names(name))},
     )
 
 

@@ -156,3 +156,16 @@ def test_every_figure_of_a_diagnosis_is_drawn(store: WorkspaceStore, record: Any
         plots.scores(found, (1, 5))
     with pytest.raises(InvalidInput, match="p9"):
         plots.loadings(found, components=[9])
+
+
+def test_a_permutation_test_tells_a_model_from_chance(store: WorkspaceStore, record: Any) -> None:
+    plots = pytest.importorskip("nirs_store.plots")
+    chain = record(make_pipeline(StandardScaler(), PLSRegression(3)))
+    found = store.permutation_test(chain, X[:60, ::5], Y[:60], n_permutations=19)
+    assert found.p == pytest.approx(0.05)
+    assert found.rmsecv < found.permuted.min()
+    noise = np.random.default_rng(0).normal(size=60)
+    assert store.permutation_test(chain, X[:60, ::5], noise, n_permutations=19).p > 0.1
+    assert plots.permutation(found).axes[0].patches
+    with pytest.raises(InvalidInput, match="measured values"):
+        store.permutation_test(chain, X)

@@ -1,0 +1,169 @@
+"""The confusion matrix of a classification, and RMSEC, RMSECV and RMSEP over the number of latent variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.plots._figure import (
+    COLOURS,
+    DASHES,
+    Figure,
+    new_figure,
+    score_label,
+    side_labels,
+    tidy,
+    wrapped,
+)
+
+__all__ = ["chain_confusion_matrix", "confusion_matrix", "errors_vs_components"]
+
+
+def confusion_matrix(
+    true: ArrayLike, predicted: ArrayLike, *, classes: Sequence[Any] | None = None, title: str = ""
+) -> Figure:
+    """Draw how many samples of each class were predicted as each class; shades are shares of the true class.
+
+    Parameters
+    ----------
+    true, predicted
+        Labels, shape ``(n,)``.
+    classes
+        Order of the classes; sorted when None.
+    title
+        Written above the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ShapeMismatch
+        The two differ in length.
+    InvalidInput
+        There are no samples, or a label that `classes` lacks.
+
+    Examples
+    --------
+    >>> from nirs_store.plots import confusion_matrix
+    >>> figure = confusion_matrix(["a", "a", "b"], ["a", "b", "b"])
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['1', '1', '0', '1']
+    """
+    truth, guess = np.asarray(true).ravel(), np.asarray(predicted).ravel()
+    if truth.size != guess.size:
+        raise ShapeMismatch(f"{truth.size} true but {guess.size} predicted labels; they belong in pairs.")
+    if not truth.size:
+        raise InvalidInput("Nothing to draw: no labels were given.")
+    known = (
+        list(dict.fromkeys(classes))
+        if classes is not None
+        else sorted({*truth.tolist(), *guess.tolist()}, key=str)
+    )
+    place = {label: index for index, label in enumerate(known)}
+    strangers = sorted({str(each) for each in (*truth.tolist(), *guess.tolist()) if each not in place})
+    if strangers:
+        raise InvalidInput(
+            f"classes: the labels {strangers[:5]} are not among {[str(k) for k in known[:8]]}."
+        )
+    counts = np.zeros((len(known), len(known)), dtype=int)
+    np.add.at(counts, ([place[t] for t in truth.tolist()], [place[g] for g in guess.tolist()]), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = float(np.clip(2.6 + 0.55 * len(known), 3.6, 9))
+    figure = new_figure(size + 1.2, size)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = side_labels([str(each) for each in known], 20)
+    axes.set_xticks(range(len(known)), names, rotation=45 if max(map(len, names)) > 4 else 0, ha="right")
+    axes.set_yticks(range(len(known)), names)
+    for row in range(len(known)):
+        for column in range(len(known)):
+            dark = shares[row, column] > 0.55
+            axes.text(
+                column, row, str(counts[row, column]), ha="center", va="center", fontsize=9,
+                color="white" if dark else COLOURS["line"],
+            )  # fmt: skip
+    axes.set_xlabel("Predicted")
+    axes.set_ylabel("True")
+    axes.set_title(wrapped(title or "Confusion matrix", 60), fontsize=11, loc="left")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
+    bar.set_label("share of the true class", fontsize=9)
+    return figure
+
+
+def chain_confusion_matrix(store: ReadsChains, chain_id: str) -> Figure:
+    """Draw :func:`confusion_matrix` of a chain's pooled out-of-fold predictions (else its test set's).
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The chain predicts numbers, or none of its predictions keeps its labels.
+    """
+    data = chain_data(store, chain_id)
+    if data.is_regression:
+        raise InvalidInput(f"The chain {chain_id!r} predicts numbers; draw predicted against measured.")
+    pairs = data.labels("val") or data.labels("test")
+    if not pairs:
+        raise data.no_arrays()
+    true, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    return confusion_matrix(true, predicted, classes=data.metadata.get("classes"), title=data.title)
+
+
+def errors_vs_components(
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]], *, target: str = "", unit: str = "", title: str = ""
+) -> Figure:
+    """Draw RMSEC, RMSECV and RMSEP over the number of latent variables.
+
+    Where RMSEC goes on falling and the other two rise, further latent variables fit noise.
+
+    Parameters
+    ----------
+    series
+        ``{"RMSEC": (numbers, values), "RMSECV": ..., "RMSEP": ...}``; any of them may be missing.
+    target, unit, title
+        Words for the axis and the heading.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        An unknown or no curve, or matplotlib is not installed.
+    ShapeMismatch
+        A curve has more numbers than values, or fewer.
+    """
+    styles = {"RMSEC": COLOURS["calibration"], "RMSECV": COLOURS["cv"], "RMSEP": COLOURS["test"]}
+    unknown = sorted(set(series) - set(styles))
+    if unknown or not series:
+        raise InvalidInput(
+            f"series: expected some of {', '.join(styles)}; found {', '.join(unknown) or 'none'}."
+        )
+    figure = new_figure(6.8, 4.2)
+    axes = figure.add_subplot()
+    tidy(axes)
+    for name, (numbers, values) in series.items():
+        x, y = np.asarray(numbers, dtype=float), np.asarray(values, dtype=float)
+        if x.shape != y.shape:
+            raise ShapeMismatch(f"{name}: {x.size} numbers of latent variables but {y.size} values.")
+        order = np.argsort(x)
+        line = DASHES if name == "RMSEC" else "-"
+        axes.plot(
+            x[order], y[order], marker="o", markersize=4, linestyle=line, color=styles[name], label=name
+        )
+    axes.locator_params(axis="x", integer=True)
+    axes.set_ylim(bottom=0.0)
+    axes.set_xlabel("Number of latent variables")
+    axes.set_ylabel(score_label("RMSE", target, unit))
+    axes.set_title(wrapped(title or score_label("RMSE", target), 70), fontsize=11, loc="left")
+    axes.legend(loc="best", frameon=False, fontsize=9)
+    return figure

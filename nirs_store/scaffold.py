@@ -6,6 +6,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from nirs_store.addresses import refuse_address
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.errors import NotAWorkspace
 
@@ -57,6 +58,7 @@ def copy_workspace_template(destination: str | Path, *, overwrite: bool = False)
     >>> "README.md" in [path.name for path in written], again
     (True, [])
     """
+    refuse_address(destination, "destination")
     root = Path(destination)
     if root.exists() and not root.is_dir():
         raise NotAWorkspace(f"{root} is a file, but the workspace must be a folder. Give another path.")

@@ -651,7 +651,14 @@ class QueryMethods(Facade):
             ids = whole_ids_of(self._engine, ("chain", "run"), ids)
         return comparison.compare(self._engine, ids, only_differences=only_differences)
 
-    def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pl.DataFrame:
+    def sql(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = 60.0,
+        max_rows: int | None = 1_000_000,
+    ) -> pl.DataFrame:
         """Ask the catalog in SQL: exactly one SELECT statement, read-only.
 
         Parameters
@@ -660,14 +667,20 @@ class QueryMethods(Facade):
             E.g. ``SELECT name, status FROM runs WHERE name = ?``.
         params : sequence or mapping, optional
             Values for ``?`` or ``$name``.
+        timeout : float, optional
+            Stop the query after this many seconds; None lets it run as long as it takes.
+        max_rows : int, optional
+            Refuse a result with more rows; None for no limit.
 
         Raises
         ------
         InvalidInput
-            Anything but one SELECT, before it runs; or what DuckDB says is wrong with it.
+            Anything but one SELECT, before it runs; what DuckDB says is wrong with it; or it took longer, or gave
+            more rows, than allowed.
         """
         text, values = people_sql.check_text(query), people_sql.check_params(params)
-        return self._engine.query(lambda con: people_sql.ask(con, text, values))
+        limits = people_sql.check_limits(timeout, max_rows)
+        return self._engine.query(lambda con: people_sql.ask(con, text, values, limits))
 
 
 # -- Evaluations of models on suites.

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from nirs_store.addresses import refuse_address
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.db.audit_chain import Break, Head, head_of, read_head, verify_chain
 from nirs_store.db.database import CatalogAccess, Connection
@@ -455,6 +456,7 @@ def export_entries(
         raise UnknownFormat(
             f"format: expected one of {', '.join(FORMATS)}, found {format!r}.{hint} Nothing was written."
         )
+    refuse_address(path, "path")
     path = path.expanduser()
     if format != "jsonl" and path.is_dir():
         raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")

@@ -17,6 +17,7 @@ from typing import IO, Any
 import msgspec
 import pyarrow as pa
 
+from nirs_store.addresses import refuse_address
 from nirs_store.audit.trail import note
 from nirs_store.backup.arrow_member import Unfolds, read_plain
 from nirs_store.backup.container import (
@@ -520,6 +521,7 @@ def plan_archive(
     overwrite: bool = False,
 ) -> ArchivePlan:
     """Look what an archive would hold, and whether it could be written there; writes nothing."""
+    refuse_address(path, "path")
     target = Path(path).expanduser().absolute()
     format_of(target)
     _check_target(engine, target, overwrite)
@@ -546,6 +548,7 @@ def archive(
     progress: Progress | None = None,
 ) -> Archive:
     """Write an archive; see `WorkspaceStore.archive`."""
+    refuse_address(path, "path")
     target = Path(path).expanduser().absolute()
     chosen = {"runs": runs, "files": files, "evaluations": evaluations}
     try:
@@ -939,6 +942,7 @@ def restore_archive(
     progress: Progress | None = None,
 ) -> RestoredArchive:
     """Bring an archive in; see `WorkspaceStore.restore_archive`."""
+    refuse_address(path, "path")
     source = Path(path).expanduser().absolute()
     engine.check_writable()
     try:

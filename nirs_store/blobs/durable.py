@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from nirs_store.addresses import refuse_address
+from nirs_store.blobs.plain import share
 from nirs_store.errors import InvalidInput, NirsStoreError, ReadOnlyStore, WriteFailed
 
 __all__ = [
@@ -50,6 +52,7 @@ _REMEDIES = {
     errno.EEXIST: "Move away what stands in its place",
     errno.ENOTDIR: "Move away what stands in the place of a folder",
     errno.EISDIR: "Move away the folder that stands in its place",
+    errno.ELOOP: "Remove the link",
     errno.ENOENT: "Make the folder",
     errno.EIO: "Check the disk",
 }
@@ -89,7 +92,7 @@ def write_file(
     """
     temporary = (tmp_dir or path.parent) / f"{path.name[:80]}.{secrets.token_hex(8)}.tmp"
     try:
-        _write_all(temporary, data, 0o444 if readonly else 0o666)
+        _write_all(temporary, data, 0o444 if readonly else 0o666, path.parent)
         if replace:
             _rename(temporary, path)
         else:
@@ -153,8 +156,10 @@ def fsync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
-def ensure_dir(path: Path) -> None:
+def ensure_dir(path: Path, *, shared: bool = False) -> None:
     """Make a folder and its missing parents durably; an existing one is left alone.
+
+    With `shared`, what is made gets the rights of the folder above; see `share`.
 
     Raises
     ------
@@ -169,9 +174,13 @@ def ensure_dir(path: Path) -> None:
             break
         folder = folder.parent
     for folder in reversed(missing):
+        # Whatever the path was made of: a folder called "s3:" would look like a place in a cloud.
+        refuse_address(f"{folder.name}/" if folder.name.endswith(":") else "", "path")
         try:
             try:
                 os.mkdir(folder)
+                if shared:
+                    share(folder, folder.parent)
             except FileExistsError:
                 if not os.path.isdir(folder):
                     raise
@@ -284,10 +293,11 @@ def _remove_counted(paths: Sequence[Path]) -> list[int]:
     return sizes
 
 
-def _write_all(temporary: Path, data: Buffer | Iterable[Buffer], mode: int) -> None:
+def _write_all(temporary: Path, data: Buffer | Iterable[Buffer], mode: int, folder: Path) -> None:
     # The mode holds for whoever opens the file later, not for this descriptor.
     descriptor = os.open(temporary, _CREATE, mode)
     try:
+        share(descriptor, folder)
         pieces = (data,) if isinstance(data, _BYTES_LIKE) else data
         for piece in pieces:
             whole = memoryview(piece)

@@ -33,6 +33,7 @@ from nirs_store.blobs.durable import (
     write_error,
     write_file,
 )
+from nirs_store.blobs.plain import open_plain, share
 from nirs_store.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -52,6 +53,7 @@ __all__ = [
     "Identity",
     "VerifiedFiles",
     "aside_name",
+    "blob_inside",
     "check_hash",
     "check_suffix",
     "hash_file",
@@ -89,6 +91,7 @@ class Draft:
         self._hash = hashlib.sha256()
         try:
             self._descriptor: int | None = os.open(self.path, _CREATE, 0o444)
+            share(self._descriptor, folder)
         except OSError as error:
             raise write_error(self.path, error) from error
 
@@ -172,6 +175,8 @@ class Draft:
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+# A user may register files anywhere else in the workspace; artifacts/ is where the store puts its own.
+_MACHINERY = re.compile(r"(journal|store\.duckdb.*)$", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -216,6 +221,27 @@ def aside_name(relative: str) -> str:
     return "%2F".join(quote(part, safe="") for part in relative.split("/"))
 
 
+def blob_inside(root: Path, relative: str) -> Path:
+    """Join the stored path of a blob to its workspace: every path that a row or a file's name gives comes by here.
+
+    Raises
+    ------
+    PathEscapes
+        As for `resolve_inside`, or the path names what the store itself works with.
+    """
+    path = resolve_inside(root, relative)
+    names: Sequence[str] = relative.split("/")
+    if not _is_plain(root, names):
+        # A link, or a part that says nothing: what counts is where it leads.
+        names = Path(os.path.realpath(path)).relative_to(os.path.realpath(root)).parts
+    if _MACHINERY.match(names[0]):
+        raise PathEscapes(
+            f"The path {relative!r} names a part of the workspace {root} itself, where no artifact is kept. Nothing "
+            "was touched."
+        )
+    return path
+
+
 def resolve_inside(root: Path, relative: str | PurePath) -> Path:
     """Join a stored path to its workspace, or refuse.
 
@@ -253,7 +279,7 @@ def resolve_inside(root: Path, relative: str | PurePath) -> Path:
     )
 
 
-def _is_plain(root: Path, names: list[str]) -> bool:
+def _is_plain(root: Path, names: Sequence[str]) -> bool:
     """Tell that nothing between the workspace and the file is a link, which settles it in three looks."""
     place = os.fspath(root)
     for name in names:
@@ -544,7 +570,8 @@ def identity_of(found: os.stat_result) -> Identity:
 def hash_file(path: Path) -> tuple[str, Identity]:
     """Hash a file in pieces of 1 MB; give the SHA-256 and the identity it had when it was opened."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    # Where links lead was settled when the path was resolved.
+    with os.fdopen(open_plain(path, os.O_RDONLY, follow=True), "rb") as file:
         identity = identity_of(os.fstat(file.fileno()))
         while piece := file.read(_PIECE_verified):
             digest.update(piece)
@@ -755,7 +782,7 @@ class BlobStore:
         # A gc may be moving it from the first place to the second, or back.
         for place in (path, self._aside_path(relative), path):
             try:
-                with place.open("rb") as file:
+                with os.fdopen(open_plain(place, os.O_RDONLY, follow=True), "rb") as file:
                     identity = identity_of(os.fstat(file.fileno()))
                     data = file.read()
             except OSError as exc:
@@ -845,9 +872,9 @@ class BlobStore:
         Raises
         ------
         PathEscapes
-            It leads out of the workspace.
+            It leads out of the workspace, or names what the store itself works with.
         """
-        return resolve_inside(self._root, relative)
+        return blob_inside(self._root, relative)
 
     def forget(self, digest: str) -> None:
         """Forget that files of this hash were verified; the next look reads them."""
@@ -898,7 +925,7 @@ class BlobStore:
     def _ensure_shard(self, folder: Path, again: bool) -> None:
         if not again and folder.name in self._shards:
             return
-        ensure_dir(folder)
+        ensure_dir(folder, shared=True)
         self._sync_existing(folder.parent)
         self._shards.add(folder.name)
 

@@ -21,6 +21,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
+from nirs_store.addresses import refuse_address
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.bundle.container import (
     DEFAULT_LIMITS,
@@ -175,6 +176,7 @@ def target_path(output_path: str | Path, suffix: str) -> Path:
     >>> target_path("wheat_v1.2", ".n4a").name
     'wheat_v1.2.n4a'
     """
+    refuse_address(output_path, "output_path")
     path = Path(output_path)
     if "\x00" in str(path):
         raise InvalidInput(f"{str(path)!r} cannot be the name of a file. Nothing was written.")

@@ -18,9 +18,19 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
+from nirs_store.blobs.plain import read_plain
 from nirs_store.db.audit_chain import AUDIT, append_notes
 from nirs_store.db.changes import FAILURES, Change, apply_changes, complete_arrivals, waiting_changes
-from nirs_store.db.journal import Entry, Journal, Rejection, Segment, SegmentDamaged, SegmentNewer, decode
+from nirs_store.db.journal import (
+    Entry,
+    Journal,
+    Rejection,
+    Segment,
+    SegmentDamaged,
+    SegmentNewer,
+    decode,
+    read_entry,
+)
 from nirs_store.db.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.db.sql import Incoming, execute, number
 from nirs_store.errors import NirsStoreError, SchemaTooNew, WriteFailed
@@ -45,6 +55,8 @@ _GUILTY = (
     TypeError,
     KeyError,
     OverflowError,
+    AttributeError,
+    RecursionError,
 )
 
 # Which column of a row names an owner, and which tombstones of that owner drop the row.
@@ -207,15 +219,13 @@ def _apply_chunk(work: _Work, chunk: Sequence[Entry]) -> int:
     segments: list[tuple[Entry, Segment]] = []
     for entry in chunk:
         try:
-            segment = decode(entry.path.read_bytes())
+            segment = read_entry(entry)
         except SegmentNewer as error:
             raise SchemaTooNew(
                 f"{entry.path} was committed by a newer version of nirs_store: {error}. It stays there, and nothing "
                 "was changed. Upgrade nirs_store here, or ask with the newer version, which applies it; recording "
                 "goes on."
             ) from error
-        if segment.txid != entry.txid:
-            raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
         segments.append((entry, segment))
     segments = segments[: _before_takeovers(con, arriving, [segment for _, segment in segments])]
     tables = _concatenated(segment for _, segment in segments)
@@ -425,7 +435,7 @@ def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyR
     claim = ""
     # A damaged segment cannot say who wrote it; its writer knows the transaction by its name.
     with contextlib.suppress(SegmentDamaged, OSError):
-        claim = decode(entry.path.read_bytes()).claim
+        claim = decode(read_plain(entry.path)).claim
     reason = f"{type(error).__name__}: {error}"
     report.rejected.append(journal.reject(entry, reason=reason, claim=claim, at=now_naive().isoformat()))
 

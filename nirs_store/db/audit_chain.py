@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from nirs_store.blobs.plain import read_plain
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import arrow_schema, column_names
 from nirs_store.db.sql import Incoming, execute
+from nirs_store.errors import CatalogDamaged
 from nirs_store.values import from_json, storable
 
 __all__ = [
@@ -227,7 +229,9 @@ def verify_chain(
 def read_head(layout: Layout) -> Head | None:
     """The head that was handed out last; None where none was, or the file is not one."""
     try:
-        found = json.loads(layout.audit_head.read_bytes())
+        found = json.loads(read_plain(layout.audit_head))
         return Head(int(found["number"]), str(found["entry_hash"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    except OSError as error:
+        raise CatalogDamaged(f"{layout.audit_head} cannot be read: {error.strerror or error}.") from error

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -21,9 +22,20 @@ import duckdb
 import msgspec
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
+from nirs_store.blobs.plain import open_plain, share, stat_plain
 from nirs_store.db.audit_chain import append_notes, payload_of
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.layout import Layout
+from nirs_store.db.objects import (
+    OLD_ALIAS,
+    foreign_objects,
+    objects_of,
+    quoted,
+    refuse_altered,
+    refuse_false_meta,
+    remember,
+    was_inspected,
+)
 from nirs_store.db.schema import (
     BLOCK_SIZE,
     CATALOG_ALIAS,
@@ -41,6 +53,7 @@ from nirs_store.errors import (
     ForeignCatalog,
     InvalidInput,
     NirsStoreError,
+    PathEscapes,
     ReadOnlyStore,
     SchemaTooNew,
     StoreBusy,
@@ -64,6 +77,7 @@ __all__ = [
     "clear_draft",
     "compact",
     "create_catalog",
+    "inspect_catalog",
     "keep",
     "make_folders",
     "migrate_catalog",
@@ -72,6 +86,7 @@ __all__ = [
     "open_migrated_copy",
     "pending_migrations",
     "refuse_foreign",
+    "refuse_linked_folders",
     "refuse_lost_catalog",
     "schema_version",
     "take",
@@ -146,8 +161,10 @@ class Checkpoint:
             with contextlib.suppress(duckdb.Error):  # after a fatal error the instance is not used again
                 con.execute(f"SET GLOBAL max_vacuum_tasks = {_DUCKDB_DEFAULT}")
         # A hint to whoever holds the lease next, in whichever process; without it groups stay small for longer.
-        with contextlib.suppress(OSError), self._layout.untidied.open("ab") as marks:
-            marks.write(b"." * (1 + commits // _COMMITS_A_MARK))
+        with contextlib.suppress(OSError):
+            marks = open_plain(self._layout.untidied, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            with os.fdopen(marks, "ab") as file:
+                file.write(b"." * (1 + commits // _COMMITS_A_MARK))
         return True
 
     def _has_room(self, con: duckdb.DuckDBPyConnection) -> bool:
@@ -162,7 +179,7 @@ class Checkpoint:
 
     def _marks(self) -> int:
         try:
-            return self._layout.untidied.stat().st_size
+            return stat_plain(self._layout.untidied).st_size
         except OSError:
             return 0
 
@@ -400,6 +417,9 @@ def _keep_copy(layout: Layout, version: int) -> None:
 
 _FILE_ENDINGS = ("", ".wal", ".wal.checkpoint", ".wal.recovery", ".checkpoint.wal", ".recovery.wal", ".tmp")
 _LOCKED = re.compile(r"[Cc]ould not set lock|[Cc]onflicting lock|being used by another process")
+_OWN = re.compile(r"Unique file handle conflict|already attached")
+_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+_DENIED = re.compile(r"Permission denied|Access is denied")
 _NO_SPACE = re.compile(
     r"No space left|Input/output error|Disk quota|Read-only file system|[Nn]ot enough space"
 )
@@ -411,7 +431,12 @@ _DRAFT = new_id()
 
 
 class CatalogLocked(Exception):
-    """Somebody outside this protocol has the file open."""
+    """A connection outside this protocol has the file open, of another program or of this process (`own`)."""
+
+    def __init__(self, words: str, *, own: bool = False, pid: int | None = None) -> None:
+        super().__init__(words)
+        self.own = own
+        self.pid = pid
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -480,9 +505,36 @@ def _in_memory(options: Options, spill: Path | None) -> duckdb.DuckDBPyConnectio
 
 
 def _attach(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
+    _require_plain(path)
     access = ", READ_ONLY" if read_only else ""
     con.execute(f"ATTACH {_quote(path)} AS {CATALOG_ALIAS} (ROW_GROUP_SIZE {ROW_GROUP_SIZE}{access})")
     con.execute(f"USE {CATALOG_ALIAS}")
+
+
+def _require_plain(path: Path) -> None:
+    """Refuse a catalog that is a link or a pipe: it may be another workspace's, whose lock is not the one held."""
+    for end in _FILE_ENDINGS:
+        if end == ".tmp":
+            continue  # a folder, where DuckDB spills
+        place = Path(f"{path}{end}")
+        try:
+            stat_plain(place)
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            raise _no_right(path, error) from error
+        except OSError as error:
+            raise ForeignCatalog(
+                f"{place} was not opened: {error.strerror}. A workspace has its catalog in a file of its own. Nothing "
+                "was changed. Name the folder where the catalog is, or move away what is in its place."
+            ) from error
+
+
+def _no_right(path: Path, error: BaseException) -> ReadOnlyStore:
+    return ReadOnlyStore(
+        f"{path} could not be opened, because this user may not: {error}. Nothing was changed, and nothing is damaged. "
+        "Let its owner give the right to read and write (chmod g+rw), or open the workspace with read_only=True."
+    )
 
 
 class Instance:
@@ -629,8 +681,15 @@ class Instance:
 
 def _explain(error: duckdb.Error, path: Path) -> Exception:
     text = str(error)
+    if _OWN.search(text):
+        return CatalogLocked("by another DuckDB connection of this process (duckdb.connect)", own=True)
     if _LOCKED.search(text):
-        return CatalogLocked(text)
+        # Not DuckDB's advice to open the file read-only: it would be a second program beside the lock.
+        holder = _HOLDER.search(text)
+        words = f"in another program: {holder[1]} (PID {holder[2]})" if holder else "in another program"
+        return CatalogLocked(words, pid=int(holder[2]) if holder else None)
+    if _DENIED.search(text):
+        return _no_right(path, error)
     if _NO_SPACE.search(text):
         return WriteFailed(
             f"{path} could not be opened: {text} Nothing was changed; free space and call again."
@@ -646,6 +705,30 @@ def _explain(error: duckdb.Error, path: Path) -> Exception:
         f"{path} cannot be opened as a DuckDB catalog: {text} "
         "The file was left as it is. Restore it from a backup or from the copy that the last migration kept."
     )
+
+
+def inspect_catalog(con: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Version of an attached catalog in which nothing of others acts.
+
+    Raises
+    ------
+    ForeignCatalog
+        It is somebody else's, or holds triggers, changed tables and the like.
+    SchemaTooNew
+    """
+    known = was_inspected(path)
+    objects = [] if known else objects_of(con)
+    refuse_false_meta(objects, path)
+    version = schema_version(con, path)
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{path} has schema version {version}; this nirs_store reads up to {SCHEMA_VERSION}. "
+            "It was left untouched. Upgrade nirs_store to open this workspace."
+        )
+    if not known:
+        refuse_altered(con, objects, path)
+        remember(path)
+    return version
 
 
 def schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
@@ -716,6 +799,7 @@ def create_catalog(layout: Layout, instance: Instance) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+            share(draft, layout.root)
             move_file(draft, layout.catalog)
             fsync_dir(layout.root)
         except OSError as error:
@@ -758,12 +842,7 @@ def open_catalog(
 
     con = connect()
     try:
-        version = schema_version(con, layout.catalog)
-        if version > SCHEMA_VERSION:
-            raise SchemaTooNew(
-                f"{layout.catalog} has schema version {version}; this nirs_store reads up to {SCHEMA_VERSION}. "
-                "It was left untouched. Upgrade nirs_store to open this workspace."
-            )
+        version = inspect_catalog(con, layout.catalog)
         if read_only or not pending_migrations(version):
             return con
     except duckdb.Error as error:
@@ -798,7 +877,7 @@ def open_migrated_copy(layout: Layout, folder: Path, *, options: Options) -> duc
 # -- Rewriting the catalog into a new file: the only way DuckDB gives space back.
 
 
-_OLD = "old"
+_OLD = OLD_ALIAS
 _ARRAYS = "arrays"
 
 
@@ -834,6 +913,7 @@ def compact(
             os.fsync(fd)
         finally:
             os.close(fd)
+        _take_rights(draft, layout.catalog)
         move_file(draft, layout.catalog)
         fsync_dir(layout.root)
     except duckdb.Error as error:
@@ -849,9 +929,24 @@ def compact(
         clear_draft(draft)
 
 
+def _take_rights(draft: Path, old: Path) -> None:
+    """Give the new file the owner, group and mode of the old one, so that those who could open it still can."""
+    found = os.stat(old)
+    if os.name != "nt":
+        for owner in (found.st_uid, -1):
+            # Of another user's file the group can be kept, by a member of it; root keeps both.
+            with contextlib.suppress(PermissionError):
+                os.chown(draft, owner, found.st_gid)
+                break
+    os.chmod(draft, stat.S_IMODE(found.st_mode))
+
+
 def _copy(
     con: duckdb.DuckDBPyConnection, layout: Layout, finish: Callable[[duckdb.DuckDBPyConnection], None]
 ) -> None:
+    if foreign_objects(objects_of(con, _OLD)):
+        _copy_everything(con, layout, finish)
+        return
     tables = [table for table in TABLES if table != _ARRAYS]
     con.execute(create_statement(TABLES[_ARRAYS]))
     other = con.cursor()
@@ -875,6 +970,36 @@ def _copy(
     con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
 
 
+def _copy_everything(
+    con: duckdb.DuckDBPyConnection, layout: Layout, finish: Callable[[duckdb.DuckDBPyConnection], None]
+) -> None:
+    """Copy a catalog with what others have put there, in DuckDB's own way: it keeps rows in the order they came."""
+    con.execute(f"COPY FROM DATABASE {_OLD} TO {CATALOG_ALIAS}")
+    lost = {str(each) for each in objects_of(con, _OLD)} - {str(each) for each in objects_of(con)}
+    if lost:
+        raise WriteFailed(
+            f"{layout.catalog} could not be rewritten: DuckDB does not copy {', '.join(sorted(lost))}, which others "
+            "have put there. The old file is in place and unchanged. Move it into a file of its own and call again."
+        )
+    for each in objects_of(con, _OLD):
+        if each.kind == "table":
+            name = f"{quoted(each.schema)}.{quoted(each.name)}"
+            counts = [number(con, f"SELECT count(*) FROM {alias}.{name}") for alias in (_OLD, CATALOG_ALIAS)]
+            if counts[0] != counts[1]:
+                raise _rows_lost(layout, each.name, counts[0], counts[1])
+    con.execute("BEGIN")
+    finish(con)
+    con.execute("COMMIT")
+    con.execute(f"CHECKPOINT {CATALOG_ALIAS}")
+
+
+def _rows_lost(layout: Layout, table: str, before: int, after: int) -> CatalogDamaged:
+    return CatalogDamaged(
+        f"Rewriting {layout.catalog} gave {after} rows of {table} for {before}; the old file is "
+        "in place and unchanged. Run `nirs-store check --read-data`."
+    )
+
+
 def _copy_arrays(con: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     con.execute("BEGIN")
     _copy_tables(con, layout, [_ARRAYS])
@@ -894,10 +1019,7 @@ def _copy_tables(con: duckdb.DuckDBPyConnection, layout: Layout, tables: Sequenc
         new = f"{CATALOG_ALIAS}.{table}"
         after = number(con, f"INSERT INTO {new} ({names}) SELECT {names} FROM {_OLD}.{table}{order}")
         if before != after:
-            raise CatalogDamaged(
-                f"Rewriting {layout.catalog} gave {after} rows of {table} for {before}; the old file is "
-                "in place and unchanged. Run `nirs-store check --read-data`."
-            )
+            raise _rows_lost(layout, table, before, after)
 
 
 # -- The folders of a workspace: made when they are missing, refused when they are somebody else's.
@@ -908,7 +1030,7 @@ def make_folders(layout: Layout, exists: bool) -> bool:
     try:
         ensure_dir(layout.root)
         for folder in layout.folders:
-            ensure_dir(folder)
+            ensure_dir(folder, shared=True)
     except ReadOnlyStore:
         if exists:
             return False
@@ -918,6 +1040,32 @@ def make_folders(layout: Layout, exists: bool) -> bool:
     if exists:
         return False
     raise ReadOnlyStore(f"{layout.root} cannot be written by this user, so no workspace can be made there.")
+
+
+def refuse_linked_folders(layout: Layout) -> None:
+    """Refuse a workspace whose own folders are links: what is swept and deleted there would be somebody else's.
+
+    Raises
+    ------
+    PathEscapes
+    """
+    for folder in layout.folders:
+        try:
+            found = os.lstat(folder)
+        except OSError:
+            continue  # made, or said by whoever needs it
+        linked = stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", None)
+        if not linked or (folder == layout.artifacts and _leads_inside(layout.root, folder)):
+            continue
+        raise PathEscapes(
+            f"{folder} is a link to {os.path.realpath(folder)}; a workspace has its folders itself. Nothing was "
+            "changed. Put the folder in the place of the link; the workspace as a whole may be a link."
+        )
+
+
+def _leads_inside(root: Path, folder: Path) -> bool:
+    inside, real = Path(os.path.realpath(root)), Path(os.path.realpath(folder))
+    return real != inside and real.is_relative_to(inside)
 
 
 def refuse_lost_catalog(layout: Layout) -> None:
@@ -942,11 +1090,12 @@ def refuse_foreign(layout: Layout, options: Options) -> None:
         con = attach(layout.catalog, read_only=True, options=options, spill=None)
     except CatalogLocked as error:
         raise StoreBusy(
-            f"{layout.catalog} is open in another program and has no journal beside it: {error} "
-            "Nothing was changed. Close it there and open the workspace again."
+            f"{layout.catalog} is open {error}, and has no journal beside it. "
+            "Nothing was changed. Close it there and open the workspace again.",
+            pid=error.pid,
         ) from error
     try:
-        schema_version(con, layout.catalog)
+        inspect_catalog(con, layout.catalog)
     except duckdb.Error as error:
         raise CatalogDamaged(f"{layout.catalog} cannot be read: {error} It was left as it is.") from error
     finally:

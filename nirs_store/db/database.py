@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -25,7 +24,8 @@ import duckdb
 import msgspec
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_error
-from nirs_store.blobs.store import aside_name
+from nirs_store.blobs.plain import read_plain, stat_plain
+from nirs_store.blobs.store import aside_name, blob_inside
 from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
 from nirs_store.db.change_count import ChangeCount
 from nirs_store.db.connection import (
@@ -40,13 +40,14 @@ from nirs_store.db.connection import (
     schema_version,
 )
 from nirs_store.db.journal import Entry, Journal
-from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left
+from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, sync_log
 from nirs_store.db.lock import Lease, open_lock_file, try_lock, unlock
 from nirs_store.db.schema import SCHEMA_VERSION
-from nirs_store.db.sql import Incoming, translated
+from nirs_store.db.sql import Incoming, is_interrupt, translated
 from nirs_store.errors import (
     CatalogDamaged,
     NirsStoreError,
+    PathEscapes,
     ReadOnlyStore,
     StoreBusy,
     StoreClosed,
@@ -65,6 +66,7 @@ __all__ = [
     "move_aside",
     "read_claims",
     "settle_aside",
+    "strays_aside",
     "tell",
 ]
 
@@ -83,7 +85,9 @@ _LOG_BYTES = 16 << 20
 # What one transaction adds on a full disk must fit into the space that is kept back for it.
 _SMALL_BYTES = 1 << 17
 _POLL = 0.010
-_FOREIGN_PID = re.compile(r"PID (\d+)")
+_OWN_PATIENCE = 1.0
+# How the system, and `open_plain`, say that something else is in the place of a file.
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENXIO)
 
 # Connections that a forked child inherited: destroying one there would touch the parent's file.
 _abandoned: list[Connection] = []
@@ -181,6 +185,7 @@ class OpenCatalog:
         StoreBusy
             Another program, which knows nothing of the lease, has it open until the deadline.
         """
+        began = time.monotonic()
         while True:
             try:
                 if not self._layout.catalog.exists():
@@ -195,12 +200,14 @@ class OpenCatalog:
                     instance=instance or self.instance,
                 )
             except CatalogLocked as error:
+                # Waiting does not make this process close its own connection, unless another thread does.
+                if error.own:
+                    deadline = min(deadline, began + _OWN_PATIENCE)
                 if time.monotonic() >= deadline:
-                    pid = _FOREIGN_PID.search(str(error))
                     raise StoreBusy(
-                        f"{self._layout.catalog} is open in another program: {error} Close it there and ask "
-                        "again; recording is not affected.",
-                        pid=int(pid[1]) if pid else None,
+                        f"{self._layout.catalog} is open {error}. Close it there and ask again; nothing is damaged, "
+                        "and recording is not affected.",
+                        pid=error.pid,
                     ) from error
                 time.sleep(_POLL)
 
@@ -353,9 +360,8 @@ class OpenCatalog:
         compact(self._layout, self.instance, finish)
 
     def _sync_names(self) -> None:
-        """Make the name of DuckDB's log durable: DuckDB syncs what it writes into it, not the folder."""
         try:
-            fsync_dir(self._layout.root)
+            sync_log(self._layout)
         except OSError as error:
             raise write_error(self._layout.wal, error) from error
 
@@ -473,11 +479,30 @@ class Removal:
 
 
 def aside_files(layout: Layout) -> list[str]:
-    """Relative paths of the blobs that are set aside."""
+    """Relative paths of the blobs that are set aside; what else lies there is left alone."""
     try:
-        return sorted(unquote(name) for name in os.listdir(layout.aside))
+        names = os.listdir(layout.aside)
     except FileNotFoundError:
         return []
+    return sorted(unquote(name) for name in names if _is_aside(layout, name))
+
+
+def strays_aside(layout: Layout) -> list[str]:
+    """Names of what lies among the blobs that are set aside and is none: no gc has put it there."""
+    try:
+        return sorted(name for name in os.listdir(layout.aside) if not _is_aside(layout, name))
+    except FileNotFoundError:
+        return []
+
+
+def _is_aside(layout: Layout, name: str) -> bool:
+    relative = unquote(name)
+    try:
+        blob_inside(layout.root, relative)
+        stat_plain(layout.aside / name)
+    except (PathEscapes, OSError):
+        return False
+    return aside_name(relative) == name
 
 
 def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
@@ -491,6 +516,7 @@ def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
     root, aside = str(layout.root), str(layout.aside)
     try:
         for relative in relative_paths:
+            blob_inside(layout.root, relative)
             with contextlib.suppress(FileNotFoundError):
                 os.replace(os.path.join(root, relative), os.path.join(aside, aside_name(relative)))
         fsync_dir(layout.aside)
@@ -535,8 +561,8 @@ def decide_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[st
         if relative not in named and digest not in claimed and relative not in claimed:
             doomed.append(waiting)
             continue
-        target = layout.root / relative
-        ensure_dir(target.parent)
+        target = blob_inside(layout.root, relative)
+        ensure_dir(target.parent, shared=True)
         if target.exists():
             # Written anew by a save that came after the rename.
             remove_file(waiting, missing_ok=True)
@@ -663,11 +689,14 @@ class ClaimFile:
 
 
 def _is_alive(path: Path) -> bool:
-    """Whether the owner of a claim file lives: its lock cannot be taken."""
+    """Whether the owner of a claim file lives: its lock cannot be taken. What is not a file was never locked."""
     try:
         fd = open_lock_file(path, create=False, writable=os.access(path, os.W_OK))
     except FileNotFoundError:
         return False
+    except OSError as error:
+        # Another user may have shut the others out, or the disk fails: then nobody can say that he is gone.
+        return error.errno not in _NO_FILE
     try:
         if try_lock(fd, exclusive=False):
             unlock(fd)
@@ -696,10 +725,18 @@ def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
     for name in names:
         path = layout.claims / name
         if _is_alive(path):
-            with contextlib.suppress(FileNotFoundError):
-                claimed.update(unquote(line) for line in path.read_text().split())
+            try:
+                text = read_plain(path).decode(errors="replace")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ReadOnlyStore(
+                    f"{path} cannot be read: {error.strerror or error}. It says which blobs another user's store is "
+                    "saving, so nothing was deleted. Let its owner give the right to read it (chmod g+r)."
+                ) from error
+            claimed.update(unquote(line) for line in text.split())
         elif remove_dead:
-            with contextlib.suppress(FileNotFoundError, PermissionError):
+            with contextlib.suppress(OSError):
                 path.unlink()
     return claimed
 
@@ -708,6 +745,7 @@ LINGER = 0.050
 # Segments that a store applies in one turn when nobody asked, and how often it goes on while nobody waits.
 _HELP = 128
 _TURNS = 2
+_PAUSE = 2.0
 
 
 class CatalogAccess:
@@ -741,6 +779,8 @@ class CatalogAccess:
         # Set while the thread that has the mutex must not be let in once more: see `_enter`.
         self._at_work = False
         self._idle_since = 0.0
+        # When the journal may be applied unasked again.
+        self._not_before = 0.0
         self._told_pending = False
         # Set while a gc of this object has blobs aside itself.
         self.sweeping = False
@@ -882,7 +922,11 @@ class CatalogAccess:
         at_most
             Segments in one turn, after which whoever waits is let in; None for the whole journal in one.
         """
-        if not self._writable or not self._mutex.acquire(blocking=False):
+        if (
+            not self._writable
+            or (at_most is not None and time.monotonic() < self._not_before)
+            or not self._mutex.acquire(blocking=False)
+        ):
             return
         if self._closed or self._depth > 0 or self._at_work:
             self._mutex.release()
@@ -902,7 +946,9 @@ class CatalogAccess:
             if at_most is not None:  # at the end of a store somebody does wait for the checkpoint
                 self._opened.may_tidy()
         except (NirsStoreError, duckdb.Error, OSError):
-            # Nobody asked for this; whoever asks meets the same error and is told.
+            # Nobody asked for this; whoever asks meets the same error and is told. Tried after each commit while
+            # another program has the catalog open for an afternoon, it would slow recording down.
+            self._not_before = time.monotonic() + _PAUSE
             return
         finally:
             try:
@@ -1147,7 +1193,10 @@ class _Turn:
     def __enter__(self) -> None:
         self._access._enter(self._deadline)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if is_interrupt(error):
+            self._access._leave(interrupted=True)
+            raise KeyboardInterrupt from None
         # Ctrl-C, an exit, no memory left: what may be raised anywhere, also between two steps.
         interrupted = kind is not None and (not issubclass(kind, Exception) or issubclass(kind, MemoryError))
         self._access._leave(interrupted=interrupted)

@@ -27,9 +27,10 @@ import pyarrow as pa
 import xxhash
 
 from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
-from nirs_store.db.layout import Layout
+from nirs_store.blobs.plain import read_plain, stat_plain
+from nirs_store.db.layout import Layout, sync_log
 from nirs_store.db.schema import ADDED_COLUMNS, CHANGE_KINDS, SCHEMA_VERSION, SEGMENT_TABLES, arrow_schema
-from nirs_store.errors import CatalogDamaged, InvalidInput
+from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
 from nirs_store.ids import new_id
 from nirs_store.values import MOST_BYTES, as_array, from_json, target_of
 
@@ -47,6 +48,7 @@ __all__ = [
     "encode",
     "encode_array",
     "leftovers",
+    "read_entry",
     "remove_leftover",
     "sweep_drafts",
     "was_left",
@@ -133,7 +135,9 @@ def decode_array(array_hash: str, dtype: str, shape: str, data: bytes) -> np.nda
     return array.copy()
 
 
-_NAME = re.compile(r"^(\d{12,})-([0-9a-f-]{36})\.seg$")
+# No more digits: the number above the highest must still be one that the catalog can hold, whoever chose that.
+_NAME = re.compile(r"^(\d{12,15})-([0-9a-f-]{36})\.seg$")
+_MOST_NUMBER = 10**15 - 1
 _TMP_AGE = 3600.0
 _SETTLED = 1.0
 _JOINED = 1 << 20
@@ -158,6 +162,30 @@ class Rejection(msgspec.Struct, frozen=True):
     path: Path
 
 
+def read_entry(entry: Entry) -> Segment:
+    """Read and decode a commit.
+
+    Raises
+    ------
+    SegmentDamaged
+        It cannot be applied, now or ever.
+    OSError
+        The system refuses to read it.
+    """
+    try:
+        stat_plain(entry.path)
+    except FileNotFoundError:
+        raise
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise SegmentDamaged(f"{error.strerror or error}") from error
+    segment = decode(read_plain(entry.path))
+    if segment.txid != entry.txid:
+        raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
+    return segment
+
+
 class Journal:
     """The segments of one workspace."""
 
@@ -170,9 +198,18 @@ class Journal:
 
     def append(self, pieces: list[bytes], txid: str) -> tuple[Entry, int]:
         """Commit one segment durably; returns its entry and how many segments now wait."""
-        numbers = [int(match[1]) for match in map(_NAME.match, self._names()) if match]
-        self._last = max(self._last, *numbers, 0) + 1
-        entry = self._entry(self._last, txid)
+        numbers = [match[1] for match in map(_NAME.match, self._names()) if match]
+        # Of texts of one length the largest is the largest number; parsing all of a long journal takes longer.
+        longest = max(map(len, numbers), default=0)
+        highest = int(max((text for text in numbers if len(text) == longest), default="0"))
+        number = max(self._last, highest) + 1
+        if number > _MOST_NUMBER:
+            raise WriteFailed(
+                f"{self._layout.segments} holds a commit with the number {highest}, above which there is none. Nothing "
+                "was lost: ask the store anything, which applies that commit or sets it aside, and call again."
+            )
+        self._last = number
+        entry = self._entry(number, txid)
         self._own.append(txid)
         # One call to the system instead of one a table: while it lasts, other threads of this process hold it up.
         small = sum(map(len, pieces)) <= _JOINED
@@ -206,10 +243,14 @@ class Journal:
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""
         if entries:
-            # Their rows may be in a log that DuckDB has just made: it syncs what it writes, not the file's name.
-            fsync_dir(self._layout.root)
+            # Their rows may be in a log that DuckDB has just made.
+            sync_log(self._layout)
         for entry in entries:
-            remove_file(entry.path, missing_ok=True)
+            try:
+                remove_file(entry.path, missing_ok=True)
+            except WriteFailed:
+                if not entry.path.is_dir():  # not a commit, whatever it is called
+                    raise
         if entries:
             fsync_dir(self._layout.segments)
 
@@ -236,9 +277,10 @@ class Journal:
             raise write_error(self._layout.rejected, error) from error
         for note in notes:
             try:
-                data = json.loads(note.read_text())
-            except (OSError, ValueError):
-                data = {}
+                data = json.loads(read_plain(note))
+            except (OSError, ValueError, RecursionError):
+                data = None
+            data = data if isinstance(data, dict) else {}
             path = note.with_suffix(".seg")
             found.append(
                 Rejection(
@@ -360,6 +402,11 @@ def remove_leftover(path: Path) -> None:
         remove_file(path, missing_ok=True)
 
 
+def is_commit_name(name: str) -> bool:
+    """Whether a file in the folder of commits is named as one."""
+    return _NAME.match(name) is not None
+
+
 def new_txid() -> str:
     """An id for one commit."""
     return new_id()
@@ -449,6 +496,16 @@ def with_targets(chains: pa.Table) -> pa.Table:
     return chains
 
 
+def _table(name: str, stream: pa.Buffer) -> pa.Table:
+    """Read the rows of a table from untrusted bytes: Arrow believes lengths and offsets until it is told not to."""
+    reader = pa.ipc.open_stream(stream)
+    # Before a batch is read: nothing of another type, or nested, is ever looked into.
+    _complete(name, reader.schema.empty_table())
+    table = reader.read_all()
+    table.validate(full=True)
+    return _complete(name, table)
+
+
 def _complete(name: str, table: pa.Table) -> pa.Table:
     """The table with the columns of today; an older library's rows lack those added since."""
     schema = arrow_schema(name)
@@ -494,22 +551,40 @@ def decode(data: bytes) -> Segment:
             raise SegmentNewer(f"it has the format {header['format']}, schema version {header.get('schema')}")
         if header["format"] != _FORMAT:
             raise SegmentDamaged(f"segment format {header['format']} is not known here")
-        segment = Segment(header["txid"], header["claim"], header["session"], header["created"])
+        words = [header[name] for name in ("txid", "claim", "session", "created")]
+        if not all(isinstance(word, str) for word in words):
+            raise SegmentDamaged("its header holds something else than text")
+        segment = Segment(*words)
         start = 12 + length
-        for name, _, size in header["tables"]:
+        for name, count, size in header["tables"]:
             if name not in SEGMENT_TABLES:
                 raise SegmentNewer(f"it has rows of a table {name!r}")
-            stream = pa.py_buffer(memoryview(data)[start : start + size])
-            table = pa.ipc.open_stream(stream).read_all()
-            segment.tables[name] = _complete(name, table)
+            if name in segment.tables:
+                raise SegmentDamaged(f"rows of {name!r} twice")
+            if not 0 < size <= len(data) - 16 - start:
+                raise SegmentDamaged(f"the rows of {name!r} do not lie in the file")
+            table = _table(name, pa.py_buffer(memoryview(data)[start : start + size]))
+            if table.num_rows != count:
+                raise SegmentDamaged(f"{table.num_rows} rows of {name!r}, where {count} were announced")
+            segment.tables[name] = table
             start += size
+        if start != len(data) - 16:
+            raise SegmentDamaged(f"{len(data) - 16 - start} bytes follow its rows")
         if "changes" in segment.tables:
             unknown = set(segment.tables["changes"].column("kind").to_pylist()) - CHANGE_KINDS
             if unknown:
                 raise SegmentNewer(f"it has changes of the kinds {', '.join(sorted(map(str, unknown)))}")
     except SegmentDamaged:
         raise
-    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        OverflowError,
+        RecursionError,
+        pa.ArrowException,
+    ) as error:
         # OSError too: so Arrow calls a stream that makes no sense, though no file is read here.
         raise SegmentDamaged(f"cannot be decoded: {error}") from error
     return segment

@@ -17,6 +17,9 @@ from typing import Any
 
 import msgspec
 
+from nirs_store.addresses import refuse_address
+from nirs_store.blobs.durable import fsync_dir
+from nirs_store.blobs.plain import replace_plain, share
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import hold_while_forking
 
@@ -28,6 +31,7 @@ __all__ = [
     "keep_back",
     "little_is_left",
     "network_filesystem",
+    "sync_log",
     "warn_of_network",
 ]
 
@@ -148,6 +152,7 @@ def as_folder(value: Any, name: str) -> Path:
             f"{name}: expected the path of a folder (str or Path), found {type(value).__name__} {value!r}. Nothing was "
             "changed."
         )
+    refuse_address(text, name)
     if not text or "\0" in text:
         raise InvalidInput(f"{name}: {text!r} cannot be the name of a folder. Nothing was changed.")
     try:
@@ -281,6 +286,16 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         )
 
 
+def sync_log(layout: Layout) -> None:
+    """Make the name of DuckDB's log durable: DuckDB syncs what it writes into it, not the folder.
+
+    The log is made with the rights of whoever opens the catalog; after a crash others of the group have to read it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        share(layout.wal, layout.root)
+    fsync_dir(layout.root)
+
+
 # -- Space kept back for cleaning up: a file that is given up when the disk is full.
 
 
@@ -292,10 +307,10 @@ _LITTLE = 2 << 20
 def keep_back(layout: Layout) -> None:
     """Make the file when it is not there and there is plenty of space; a part of one does no harm."""
     with contextlib.suppress(OSError):  # it is a convenience: without room or right nothing is kept back
-        if layout.reserve.exists() or shutil.disk_usage(layout.root).free < _PLENTY:
+        if os.path.lexists(layout.reserve) or shutil.disk_usage(layout.root).free < _PLENTY:
             return
         # Random bytes: a file system that compresses would keep nothing for zeros.
-        layout.reserve.write_bytes(os.urandom(RESERVE_BYTES))
+        replace_plain(layout.reserve, os.urandom(RESERVE_BYTES))
 
 
 def give_back(layout: Layout) -> None:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nirs_store.blobs.durable import write_error
+from nirs_store.blobs.plain import open_plain, read_plain, replace_plain, touch_plain
 from nirs_store.db.layout import Layout
 from nirs_store.errors import StoreBusy
 
@@ -33,7 +34,7 @@ def open_lock_file(path: Path, *, create: bool = True, writable: bool = True) ->
     flags = os.O_RDWR if writable else os.O_RDONLY
     if create and writable:
         flags |= os.O_CREAT
-    return os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    return open_plain(path, flags)
 
 
 if sys.platform == "win32":
@@ -163,7 +164,7 @@ class Lease:
     def wanted(self) -> bool:
         """Whether somebody was waiting for the lease within the last 20 ms."""
         try:
-            age = time.time() - self._layout.wait.stat().st_mtime
+            age = time.time() - os.lstat(self._layout.wait).st_mtime
         except OSError:
             return False
         return -_FRESH < age < _FRESH
@@ -192,13 +193,8 @@ class Lease:
     def _announce(self) -> None:
         if not self._writable:
             return
-        try:
-            os.utime(self._layout.wait)
-        except FileNotFoundError:
-            with contextlib.suppress(OSError):
-                self._layout.wait.touch()
-        except OSError:
-            pass  # an announcement is a courtesy; waiting goes on without it
+        with contextlib.suppress(OSError):  # an announcement is a courtesy; waiting goes on without it
+            touch_plain(self._layout.wait)
 
     def _say_who(self) -> None:
         if not self._writable:
@@ -210,7 +206,7 @@ class Lease:
             "mode": self.mode,
         }
         with contextlib.suppress(OSError):  # a full disk must not keep anybody out
-            self._layout.holder.write_text(json.dumps(who))
+            replace_plain(self._layout.holder, json.dumps(who).encode())
 
     def _busy(self, timeout: float) -> StoreBusy:
         who = _read_holder(self._layout.holder)
@@ -232,8 +228,8 @@ class Lease:
 
 def _read_holder(path: Path) -> dict[str, object]:
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
+        data = json.loads(read_plain(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 

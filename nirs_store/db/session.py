@@ -26,9 +26,16 @@ import duckdb
 import msgspec
 
 from nirs_store.blobs.durable import remove_file, write_file
+from nirs_store.blobs.plain import read_plain
 from nirs_store.blobs.store import BlobStore
 from nirs_store.db.audit_chain import AUDIT
-from nirs_store.db.connection import Options, make_folders, refuse_foreign, refuse_lost_catalog
+from nirs_store.db.connection import (
+    Options,
+    make_folders,
+    refuse_foreign,
+    refuse_linked_folders,
+    refuse_lost_catalog,
+)
 from nirs_store.db.database import CatalogAccess, ClaimFile, Connection, living
 from nirs_store.db.journal import Journal, StoredArray, encode, new_txid
 from nirs_store.db.layout import Layout, warn_of_network
@@ -241,8 +248,10 @@ class SettingsMirror:
 
     def _read(self) -> dict[str, Any]:
         try:
-            values = json.loads(self._layout.settings.read_bytes())
-        except ValueError as error:
+            values = json.loads(read_plain(self._layout.settings))
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
             values = error
         if not isinstance(values, dict):
             raise CatalogDamaged(
@@ -790,6 +799,7 @@ class Engine:
             raise NotAWorkspace(
                 f"{settings.root} is a file; a workspace is a folder. Nothing was changed. Name a folder."
             )
+        refuse_linked_folders(layout)
         exists = layout.catalog.exists()
         if not exists and (settings.read_only or not settings.create):
             raise NotAWorkspace(

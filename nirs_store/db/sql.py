@@ -21,10 +21,26 @@ from nirs_store.db.layout import Layout
 from nirs_store.errors import CatalogDamaged, InvalidInput, NirsStoreError, WriteFailed
 from nirs_store.lazy import polars as pl
 
-__all__ = ["Incoming", "execute", "few_rows", "incoming", "number", "parsed", "to_frame", "translated"]
+__all__ = [
+    "Incoming",
+    "TooManyRows",
+    "execute",
+    "few_rows",
+    "incoming",
+    "is_interrupt",
+    "number",
+    "parsed",
+    "to_frame",
+    "translated",
+]
 
 
 # -- What DuckDB and the disk say went wrong, in the words of this library.
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether DuckDB says with this that a signal came: it swallows the KeyboardInterrupt."""
+    return type(error) is RuntimeError and "Query interrupted" in str(error)
 
 
 @contextlib.contextmanager
@@ -37,6 +53,10 @@ def translated(layout: Layout, give_up: Callable[[], None]) -> Iterator[None]:
     """
     try:
         yield
+    except RuntimeError as error:
+        if is_interrupt(error):
+            raise KeyboardInterrupt from None
+        raise
     except (duckdb.FatalException, duckdb.InternalException) as error:
         give_up()
         raise WriteFailed(
@@ -68,12 +88,36 @@ def translated(layout: Layout, give_up: Callable[[], None]) -> Iterator[None]:
 # -- Results as polars data frames, made column by column.
 
 
-def to_frame(relation: duckdb.DuckDBPyRelation) -> pl.DataFrame:
-    """Fetch a result whole; TIMESTAMP columns come back as UTC, as everything in the catalog is."""
-    table: pa.Table = relation.to_arrow_table()
+_ROWS_A_BATCH = 1 << 16
+
+
+class TooManyRows(Exception):
+    """A result has more rows than were allowed."""
+
+
+def to_frame(relation: duckdb.DuckDBPyRelation, *, most: int | None = None) -> pl.DataFrame:
+    """Fetch a result whole; TIMESTAMP columns come back as UTC, as everything in the catalog is.
+
+    Raises
+    ------
+    TooManyRows
+        There are more than `most`; the rest was not fetched.
+    """
+    table: pa.Table = relation.to_arrow_table() if most is None else _at_most(relation, most)
     return pl.DataFrame(
         [_series(name, column) for name, column in zip(table.column_names, table.columns, strict=True)]
     )
+
+
+def _at_most(relation: duckdb.DuckDBPyRelation, most: int) -> pa.Table:
+    with relation.to_arrow_reader(_ROWS_A_BATCH) as reader:
+        batches, count = [], 0
+        for batch in reader:
+            count += batch.num_rows
+            if count > most:
+                raise TooManyRows
+            batches.append(batch)
+        return pa.Table.from_batches(batches, reader.schema)
 
 
 def few_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pl.DataFrame:

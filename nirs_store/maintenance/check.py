@@ -20,14 +20,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import duckdb
 import pyarrow as pa
 
-from nirs_store.blobs.store import aside_name, check_hash, hash_file, resolve_inside
+from nirs_store.blobs.plain import read_plain
+from nirs_store.blobs.store import aside_name, blob_inside, check_hash, hash_file
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.db.apply import DRAGS, OWNERS, applied_ids
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
 from nirs_store.db.change_count import LOST, ChangeCount
-from nirs_store.db.connection import Options
-from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims
+from nirs_store.db.connection import Options, refuse_linked_folders
+from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims, strays_aside
 from nirs_store.db.journal import (
     Entry,
     Journal,
@@ -37,10 +38,13 @@ from nirs_store.db.journal import (
     SegmentNewer,
     decode,
     decode_array,
+    is_commit_name,
     leftovers,
+    read_entry,
 )
 from nirs_store.db.layout import Layout, as_folder
-from nirs_store.db.schema import CATALOG_ALIAS, SCHEMA_VERSION
+from nirs_store.db.objects import altered_views, foreign_objects, objects_of
+from nirs_store.db.schema import CATALOG_ALIAS, SCHEMA_VERSION, VIEWS
 from nirs_store.db.sql import number
 from nirs_store.errors import (
     CatalogDamaged,
@@ -426,13 +430,15 @@ def unreadable(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, str, str |
     try:
         columns = con.execute(
             "SELECT c.table_name, c.column_name FROM duckdb_columns() c JOIN duckdb_tables() t USING (table_oid, "
-            "database_name) WHERE database_name = ? AND NOT c.internal AND t.estimated_size > 0 "
+            "database_name) WHERE database_name = ? AND c.schema_name = 'main' AND NOT c.internal "
+            "AND t.estimated_size > 0 "
             "ORDER BY c.table_name, c.column_index",
             [CATALOG_ALIAS],
         ).fetchall()
         keys = con.execute(
             "SELECT table_name, constraint_column_names[1] FROM duckdb_constraints() WHERE database_name = ? "
-            "AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') AND len(constraint_column_names) = 1 ORDER BY ALL",
+            "AND schema_name = 'main' AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') "
+            "AND len(constraint_column_names) = 1 ORDER BY ALL",
             [CATALOG_ALIAS],
         ).fetchall()
     except duckdb.Error as error:
@@ -716,8 +722,8 @@ class Surroundings:
         Pending commits that a newer version of this library has to apply, and why.
     rejected : list of (Rejection, Segment or None)
         Commits set aside earlier; None for those that cannot be decoded.
-    strays : list of str
-        Files in the folder of commits that are none.
+    strays, aside_strays : list of str
+        Files among the commits, and among the blobs set aside, that are none.
     """
 
     files: set[str] = field(default_factory=set)
@@ -732,6 +738,7 @@ class Surroundings:
     newer: list[tuple[Entry, str]] = field(default_factory=list)
     rejected: list[tuple[Rejection, Segment | None]] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
+    aside_strays: list[str] = field(default_factory=list)
 
     def leave_out(self, applied: set[str]) -> None:
         """Forget commits that the catalog holds: they lie in the journal until the next checkpoint."""
@@ -788,6 +795,17 @@ class Surroundings:
                     remedy="Its rows are not in the catalog; record them again, or keep the file as evidence.",
                 )
             )
+        if self.aside_strays:
+            found.append(
+                Finding(
+                    "unknown_file",
+                    "warning",
+                    "journal/aside",
+                    f"{len(self.aside_strays)} files that no gc has set aside, left alone: "
+                    f"{', '.join(map(repr, self.aside_strays[:5]))}.",
+                    remedy="Look at them, and remove them.",
+                )
+            )
         if self.strays:
             found.append(
                 Finding(
@@ -830,6 +848,7 @@ def look_around(layout: Layout) -> Surroundings:
     seen = Surroundings()
     # A gc that is deciding holds the lease alone; what is aside now was left by one that died.
     seen.aside = set(aside_files(layout))
+    seen.aside_strays = strays_aside(layout)
     seen.files, seen.others = _blob_files(layout)
     seen.alive = set(living(layout))
     seen.claimed = read_claims(layout, remove_dead=False)
@@ -852,14 +871,11 @@ def read_segment(entry: Entry) -> Segment:
         It was applied meanwhile.
     """
     try:
-        segment = decode(entry.path.read_bytes())
+        return read_entry(entry)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SegmentDamaged(f"it cannot be read: {error.strerror or error}") from error
-    if segment.txid != entry.txid:
-        raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
-    return segment
 
 
 def is_old(path: Path, now: float) -> bool:
@@ -885,13 +901,13 @@ def _read_commits(layout: Layout, seen: Surroundings) -> None:
             continue
     for rejection in journal.rejections():
         try:
-            segment = decode(rejection.path.read_bytes())
+            segment = decode(read_plain(rejection.path))
         except (SegmentDamaged, SegmentNewer, OSError):
             segment = None
         seen.rejected.append((rejection, segment))
     known = {entry.path.name for entry in entries}
     # Numbers above the highest seen belong to commits that came while we looked.
-    seen.strays = [n for n in _names(layout.segments) if n not in known and not n.endswith(".seg")]
+    seen.strays = [n for n in _names(layout.segments) if n not in known and not is_commit_name(n)]
 
 
 def _blob_files(layout: Layout) -> tuple[set[str], set[str]]:
@@ -1363,7 +1379,7 @@ def _unknown(path: str, message: str) -> Finding:
 
 def _place(layout: Layout, relative: str) -> Path | None:
     """Where a file is: in its own place, or set aside by a gc."""
-    for place in (resolve_inside(layout.root, relative), layout.aside / aside_name(relative)):
+    for place in (blob_inside(layout.root, relative), layout.aside / aside_name(relative)):
         if place.is_file():
             return place
     return None
@@ -1426,6 +1442,7 @@ def reader_of(layout: Layout) -> CatalogAccess:
             f"{layout.root} is not a workspace: it has neither store.duckdb nor journal/. Nothing was changed. "
             "Name another folder."
         )
+    refuse_linked_folders(layout)
     return CatalogAccess(layout, Journal(layout), writable=False, options=Options(), on_idle=lambda: None)
 
 
@@ -1502,6 +1519,7 @@ def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data
     if version is not None and version < SCHEMA_VERSION:
         words = f"schema version {version}; opening the store for writing brings it to {SCHEMA_VERSION}."
         found.findings.append(Finding("schema_old", "info", "store.duckdb", words))
+    found.findings += found.ask("objects", lambda: _others(con)) or []
     if layout.wal.exists():
         found.findings.append(
             Finding(
@@ -1514,6 +1532,31 @@ def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data
         )
     if read_data:
         _read(con, seen, inspection, found)
+    return found
+
+
+def _others(con: Connection) -> list[Finding]:
+    """What others have put into the catalog; what would act of it was refused at opening."""
+    objects = objects_of(con)
+    found = [
+        Finding(
+            "foreign_object",
+            "info",
+            f"store.duckdb/{each}",
+            "put there by another program. It is left alone, and kept by a vacuum, which then copies rows as they lie.",
+        )
+        for each in foreign_objects(objects)
+    ]
+    found += [
+        Finding(
+            "view_altered",
+            "warning",
+            f"store.duckdb/view {name}",
+            "it selects something else than the view that nirs_store makes: queries that read it may be misled.",
+            remedy=f"Drop it with DuckDB (DROP VIEW {name}) and make it again: {VIEWS[name].split(' AS ')[0]} ...",
+        )
+        for name in altered_views(objects)
+    ]
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nirs_store.blobs.store import blob_inside
 from nirs_store.db.changes import delete_pipelines
 from nirs_store.db.database import (
     CatalogAccess,
@@ -25,6 +26,7 @@ from nirs_store.db.database import (
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
+from nirs_store.errors import PathEscapes
 from nirs_store.ids import earlier, now_naive
 from nirs_store.records.artifacts import dependents_outside
 from nirs_store.records.notes import note
@@ -515,11 +517,26 @@ def _plan(
     candidates = unreferenced(con, expired, only)
     gone = {candidate.artifact_id for candidate in candidates}
     by_path = all_paths(con)
-    files = sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])})
+    # A row that names something else than a blob of this workspace goes; what it names is not touched.
+    files = sorted(
+        {
+            c.artifact_path
+            for c in candidates
+            if gone.issuperset(by_path[c.artifact_path]) and _is_blob(engine.layout.root, c.artifact_path)
+        }
+    )
     size = sum(_size(engine.layout.root, path) for path in files)
     count, array_bytes = (0, 0) if only is not None else unused_arrays(con)
     unknown = () if only is not None else tuple(sorted(_blob_files(engine) - by_path.keys()))
     return GcPlan(tuple(candidates), tuple(files), size, tuple(expired), count, array_bytes, unknown)
+
+
+def _is_blob(root: Path, relative: str) -> bool:
+    try:
+        blob_inside(root, relative)
+    except PathEscapes:
+        return False
+    return True
 
 
 def _size(root: Path, relative: str) -> int:

@@ -20,8 +20,8 @@ from typing import Any
 import duckdb
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
-from nirs_store.blobs.store import aside_name, hash_file
-from nirs_store.db.connection import CatalogLocked, Options, attach, migration_copies, schema_version
+from nirs_store.blobs.store import aside_name, blob_inside, hash_file, resolve_inside
+from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog, migration_copies
 from nirs_store.db.database import CatalogAccess, Connection, living, move_aside, read_claims
 from nirs_store.db.journal import Journal, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout, as_folder
@@ -152,7 +152,7 @@ def move_blobs(
     list of str
         Those that were moved.
     """
-    there = [path for path in (*bad, *orphans) if (layout.root / path).is_file()]
+    there = [path for path in (*bad, *orphans) if blob_inside(layout.root, path).is_file()]
     copies = {path: keep(layout, layout.root / path) for path in there}
     move_aside(layout, there)
     # As in a gc: files aside, then the claims, then (in transact) the journal.
@@ -178,8 +178,8 @@ def keep(layout: Layout, path: Path) -> Path:
     ------
     WriteFailed, ReadOnlyStore
     """
-    folder = quarantine_folder(layout)
-    ensure_dir(folder)
+    folder = resolve_inside(layout.root, quarantine_folder(layout).relative_to(layout.root))
+    ensure_dir(folder, shared=True)
     number = 1
     while True:
         target = folder / (path.name if number == 1 else f"{path.name}.{number}")
@@ -300,13 +300,11 @@ def _is_readable(path: Path) -> bool:
     try:
         con = attach(path, read_only=True, options=Options(whole_indexes=True), spill=None)
     except CatalogLocked as error:
-        raise StoreBusy(
-            f"{path} is open in another program: {error} Close it there and call again."
-        ) from error
+        raise StoreBusy(f"{path} is open {error}. Close it there and call again.", pid=error.pid) from error
     except NirsStoreError:
         return False
     try:
-        schema_version(con, path)
+        inspect_catalog(con, path)
         return all(reason is None for _, _, reason in unreadable(con))
     except (NirsStoreError, duckdb.Error):
         return False

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from nirs_store.addresses import without_secret_words
 from nirs_store.db.journal import encode_array
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, UnknownId
@@ -168,7 +169,8 @@ def versions_only(captured: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _words(command: Sequence[str]) -> list[str]:
     # Names of files need not be valid Unicode.
-    return [str(word).encode("utf-8", "backslashreplace").decode() for word in command]
+    words = [str(word).encode("utf-8", "backslashreplace").decode() for word in command]
+    return without_secret_words(words)
 
 
 def _seeds(seeds: int | Sequence[int] | Mapping[str, int]) -> list[int] | dict[str, int]:

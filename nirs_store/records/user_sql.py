@@ -7,22 +7,94 @@ its configuration locked, so a SELECT cannot read or write files either, nor see
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 
 from nirs_store.db.database import Connection
-from nirs_store.db.sql import to_frame
+from nirs_store.db.sql import TooManyRows, to_frame
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.values import is_text
+from nirs_store.values import as_seconds, is_text
 
-__all__ = ["ask", "check_params", "check_text", "parse", "select"]
+__all__ = ["NO_LIMITS", "Limits", "ask", "check_limits", "check_params", "check_text", "parse", "select"]
 
+T = TypeVar("T")
+
+_PIECE = 0.1
 # Not the query's fault: whoever holds the connection must know.
 _MACHINE = (duckdb.FatalException, duckdb.InternalException, duckdb.IOException)
 _UNCHANGED = "Nothing was run. The store is changed only through its own methods."
+
+
+class Limits(NamedTuple):
+    """How long a query may take, and how many rows it may give; None for any."""
+
+    seconds: float | None
+    rows: int | None
+
+
+NO_LIMITS = Limits(None, None)
+
+
+class _TooLate(Exception):
+    """The time of a query is over."""
+
+
+def check_limits(timeout: Any, max_rows: Any) -> Limits:
+    """Take the limits of a query as a caller gives them.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    seconds = None if timeout is None else as_seconds(timeout, "timeout")
+    if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
+        raise InvalidInput(
+            f"max_rows: expected a whole number from 1 on, or None for all, found {max_rows!r}."
+        )
+    return Limits(seconds, max_rows)
+
+
+def _stoppable(con: Connection, work: Callable[[], T], seconds: float | None) -> T:
+    """Run a query in a thread, so that Ctrl-C and the end of its time stop it: DuckDB looks for signals rarely."""
+    answers: list[T] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            answers.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where it was asked
+            errors.append(error)
+        finally:
+            # Not the thread's own end: to wait for that is not safe to interrupt.
+            done.set()
+
+    thread = threading.Thread(target=run, name="nirs_store query", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return work()  # the interpreter is ending and starts no threads
+    end = None if seconds is None else time.monotonic() + seconds
+    try:
+        while not done.is_set() and (end is None or time.monotonic() < end):
+            # In pieces: on Windows nothing interrupts a wait.
+            done.wait(_PIECE if end is None else max(0.0, min(_PIECE, end - time.monotonic())))
+        late = not done.is_set()
+    finally:
+        while not done.is_set():
+            # Again and again: what comes between two of its statements is lost.
+            con.interrupt()
+            done.wait(_PIECE)
+    if errors:
+        if late and isinstance(errors[0], duckdb.InterruptException):
+            raise _TooLate from errors[0]
+        raise errors[0]
+    return answers[0]
 
 
 def check_text(query: Any) -> str:
@@ -87,7 +159,12 @@ def check_params(params: Any) -> Sequence[Any] | Mapping[str, Any] | None:
     )
 
 
-def ask(con: Connection, query: str, params: Sequence[Any] | Mapping[str, Any] | None) -> pl.DataFrame:
+def ask(
+    con: Connection,
+    query: str,
+    params: Sequence[Any] | Mapping[str, Any] | None,
+    limits: Limits = NO_LIMITS,
+) -> pl.DataFrame:
     """Parse and run one SELECT.
 
     Raises
@@ -95,17 +172,32 @@ def ask(con: Connection, query: str, params: Sequence[Any] | Mapping[str, Any] |
     InvalidInput
         It is something else, and was not run; or what DuckDB says is wrong with it.
     """
-    return select(con, parse(con, query), params)
+    return select(con, parse(con, query), params, limits)
 
 
 def select(
-    con: Connection, statement: duckdb.Statement, params: Sequence[Any] | Mapping[str, Any] | None
+    con: Connection,
+    statement: duckdb.Statement,
+    params: Sequence[Any] | Mapping[str, Any] | None,
+    limits: Limits = NO_LIMITS,
 ) -> pl.DataFrame:
     """Run a parsed SELECT in a read-only transaction; the result is whole when this returns."""
     con.execute("BEGIN TRANSACTION READ ONLY")
     try:
         # The statement as it was parsed, never its text a second time.
-        return to_frame(con.sql(statement, params=params))
+        return _stoppable(
+            con, lambda: to_frame(con.sql(statement, params=params), most=limits.rows), limits.seconds
+        )
+    except TooManyRows as error:
+        raise InvalidInput(
+            f"query: it has more than {limits.rows:,} rows, and was stopped. Add conditions, a LIMIT or a GROUP BY, or "
+            "allow more (max_rows; None for all)."
+        ) from error
+    except _TooLate as error:
+        raise InvalidInput(
+            f"query: it took longer than {limits.seconds:g} s, and was stopped. Ask for less, or allow more time "
+            "(timeout; None for as long as it takes)."
+        ) from error
     except _MACHINE:
         raise
     except duckdb.Error as error:

@@ -266,7 +266,7 @@ def test_a_file_that_the_system_refuses_to_read_is_not_called_damaged(saved, mon
     def refuse(path, *args, **named):
         raise OSError(refusal, os.strerror(refusal), str(path))
 
-    monkeypatch.setattr(store_module.Path, "open", refuse)
+    monkeypatch.setattr(store_module, "open_plain", refuse)
     with pytest.raises(BlobUnreadable, match=rf"{HASH}.*{os.strerror(refusal)}.*disk"):
         saved.read(PATH, HASH)
 
@@ -315,7 +315,7 @@ def test_a_blob_that_comes_back_between_two_looks_is_found_at_the_third(saved, t
     for look in (lambda: saved.read(PATH, HASH) == DATA, lambda: saved.verify(PATH, HASH) == len(DATA)):
         set_aside(tmp_path)
         looked: list[str] = []
-        real_open = type(tmp_path).open
+        real_open = store_module.open_plain
 
         def opened(path, *args, looked=looked, real_open=real_open, **kwargs):
             looked.append(path.parent.name)
@@ -324,7 +324,7 @@ def test_a_blob_that_comes_back_between_two_looks_is_found_at_the_third(saved, t
             return real_open(path, *args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(type(tmp_path), "open", opened)
+            patch.setattr(store_module, "open_plain", opened)
             assert look()
         assert looked == [HASH[:2], "aside", HASH[:2]]
 

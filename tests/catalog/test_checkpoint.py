@@ -156,14 +156,14 @@ def test_the_next_checkpoint_of_the_instance_is_one_as_duckdb_makes_them(
 def test_without_a_place_for_the_marks_everything_else_goes_on(
     store: WorkspaceStore, folder: Path, pipeline_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.open
+    real = checkpoint_module.open_plain
 
     def refuse(path: Path, *rest: Any, **named: Any) -> Any:
         if path == Layout(folder).untidied:
             raise PermissionError(path)
         return real(path, *rest, **named)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(checkpoint_module, "open_plain", refuse)
     ask_after_each(store, pipeline_id, 2)
     assert store.query_predictions().height == 2
     assert marks(folder) == 0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.errors import InvalidInput, StoreClosed
+from nirs_store.errors import InvalidInput, StoreBusy, StoreClosed
 from nirs_store.records import user_sql as people_sql
 
 # A replacement scan would find these: one in the module that asks, one where the query runs.
@@ -286,3 +290,71 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     closed.close()
     with pytest.raises(StoreClosed):
         closed.sql("SELECT 1")
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+ENDLESS = "SELECT count(*) FROM range(100000000000) t(i) WHERE hash(i) % 7 = 3"
+
+
+@pytest.mark.parametrize("query", [ENDLESS, "SELECT i FROM range(100000000000) t(i) WHERE hash(i) = 3"])
+def test_a_query_that_takes_too_long_is_stopped_and_the_next_is_answered(
+    writable: WorkspaceStore, query: str
+) -> None:
+    with pytest.raises(InvalidInput, match=r"longer than 0\.1 s"):
+        writable.sql(query, timeout=0.1)
+    assert writable.sql("SELECT 1 AS one")["one"].to_list() == [1]
+
+
+@pytest.mark.parametrize("rows", [1, 2048, 100_000])
+def test_more_rows_than_allowed_are_refused_and_as_many_are_not(writable: WorkspaceStore, rows: int) -> None:
+    query = "SELECT i, 'x' AS t FROM range(?) t(i) ORDER BY i DESC"
+    assert writable.sql(query, [rows], max_rows=rows)["i"].to_list() == list(range(rows))[::-1]
+    with pytest.raises(InvalidInput, match=f"more than {rows:,} rows"):
+        writable.sql(query, [rows + 1], max_rows=rows)
+    assert writable.sql(query, [rows + 1], max_rows=None).height == rows + 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"max_rows": 0}, "max_rows"),
+        ({"max_rows": 1.5}, "max_rows"),
+        ({"max_rows": True}, "max_rows"),
+    ],
+)
+def test_limits_that_are_none_are_refused(store: WorkspaceStore, limits: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        store.sql("SELECT 1", **limits)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+@pytest.mark.parametrize("way", ["sql", "query", "change"])
+def test_ctrl_c_in_a_question_is_a_keyboard_interrupt_and_the_store_works_on(
+    writable: WorkspaceStore, way: str
+) -> None:
+    engine = writable._engine
+
+    def work(con: Any) -> None:
+        con.execute(f"CREATE TEMP TABLE found AS {ENDLESS}" if way == "change" else ENDLESS)
+
+    stop = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    stop.start()
+    with pytest.raises(KeyboardInterrupt):
+        writable.sql(ENDLESS) if way == "sql" else getattr(engine, way)(work)
+    assert writable.sql("SELECT 1 AS one")["one"].to_list() == [1]
+
+
+def test_another_connection_of_this_process_is_named_and_nothing_is_called_damaged(tmp_path: Path) -> None:
+    with WorkspaceStore(tmp_path) as store:
+        store.begin_run("a", {}, [])
+        store.list_runs()
+        store._engine.access._give_up()
+        with duckdb.connect(str(tmp_path / "store.duckdb"), read_only=True):
+            store.begin_run("b", {}, [])
+            with pytest.raises(StoreBusy, match=r"another DuckDB connection of this process") as caught:
+                store.list_runs()
+        assert "backup" not in str(caught.value)
+        assert store.list_runs().height == 2

@@ -294,11 +294,13 @@ def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> Non
 @contextmanager
 def _new_workspace(workspace: Path, dry_run: bool) -> Iterator[WorkspaceStore]:
     """Make a workspace that takes its name when all went well, so that a refused archive leaves none behind."""
+    from nirs_store.addresses import refuse_address
     from nirs_store.blobs.durable import ensure_dir, fsync_dir
     from nirs_store.db.journal import sweep_drafts
     from nirs_store.ids import new_id
     from nirs_store.store import WorkspaceStore
 
+    refuse_address(workspace, "workspace")
     place = workspace.expanduser().absolute()
     if dry_run:
         with TemporaryDirectory(prefix="nirs_store-") as folder, WorkspaceStore(folder) as store:

@@ -182,9 +182,33 @@ def _print_pivot(pivot: Pivot) -> None:
 @click.argument("query", metavar="QUERY")
 @click.option("--param", "params", multiple=True, metavar="VALUE", help="For each ? of the query, in order.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop the query after so long; 0 for no limit.",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(min=0),
+    default=1_000_000,
+    show_default=True,
+    metavar="N",
+    help="Refuse a result with more rows; 0 for no limit.",
+)
 @json_option
 @workspace_option
-def command_sql(query: str, params: tuple[str, ...], as_csv: bool, as_json: bool, workspace: Path) -> None:
+def command_sql(
+    query: str,
+    params: tuple[str, ...],
+    as_csv: bool,
+    timeout: float,
+    max_rows: int,
+    as_json: bool,
+    workspace: Path,
+) -> None:
     """Ask the catalog in SQL: one SELECT statement, which cannot change anything.
 
     QUERY is the statement, or - to read it from the standard input. The views scores, models,
@@ -200,7 +224,7 @@ def command_sql(query: str, params: tuple[str, ...], as_csv: bool, as_json: bool
         raise click.UsageError("--json and --csv exclude each other.")
     text = sys.stdin.read() if query == "-" else query
     with open_store(workspace) as store:
-        frame = store.sql(text, list(params) or None)
+        frame = store.sql(text, list(params) or None, timeout=timeout or None, max_rows=max_rows or None)
     if as_json:
         print_json(frame.to_dicts())
     elif as_csv:

@@ -1,0 +1,104 @@
+"""Addresses and commands that a user gives: what is not a path, and what must not be written down."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from nirs_store.errors import InvalidInput
+
+__all__ = ["refuse_address", "without_secret_words", "without_secrets"]
+
+
+# -- Addresses that look like paths.
+
+
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):(?=[/\\])")
+_KNOWN_SCHEME = re.compile(
+    r"\s*(md|motherduck|ducklake|file|sqlite|duckdb|postgres(?:ql)?|mysql|jdbc|https?|s?ftp|ssh|s3a?|gs|gcs|r2|azure?|az"
+    r"|abfss?|hdfs)(?:\+[a-z0-9]+)?:",
+    re.IGNORECASE,
+)
+
+
+def refuse_address(value: Any, name: str) -> None:
+    """Refuse an address of a server or a database where the path of a file or folder belongs.
+
+    Also as a `Path`, which leaves one slash of two. A drive of Windows has one letter, a scheme has several.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        return  # no path at all, as the caller says
+    found = isinstance(text, str) and (_SCHEME.match(text) or _KNOWN_SCHEME.match(text))
+    if not found:
+        return
+    if found[1].lower() == "file":
+        advice = "Write the path itself, without file://."
+    else:
+        advice = f"Name a folder of this computer; one that is really called {found[1]}: is named by its absolute path."
+    raise InvalidInput(
+        f"{name}: expected a path, found the address {without_secrets(text)!r}, which nirs_store does not open. "
+        f"Nothing was made. {advice}"
+    )
+
+
+# -- Secrets in what is recorded of a command.
+
+
+_HIDDEN = "***"
+_SECRET = re.compile(
+    r"(.*[-_.])?(pass|password|passwd|passphrase|passcode|pwd|secret|token|credentials?|apikey|auth|authorization|bearer"
+    r"|key|pat)([-_.]?(id|value|string))?",
+    re.IGNORECASE,
+)
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/{1,2})([^/\s@?#]+)@")
+_QUERY = re.compile(r"([?&;])([^=&;#\s]+)=([^&;#\s]*)")
+_ASSIGNED = re.compile(
+    r"\b(\w*(?:password|passwd|secret|token|api_?key|access_?key)\s*[=:]\s*[\"']?)[^\s\"',;&)]+",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(
+    r"\b((?:authorization|x-[a-z-]*(?:key|token))\s*:\s*(?:bearer|basic|token)?\s*)\S.*", re.IGNORECASE
+)
+
+
+def without_secrets(text: str) -> str:
+    """Hide the user's password in an address, and parameters of it that are called as secrets are."""
+    text = _USER.sub(lambda found: f"{found[1]}{_HIDDEN}@", text)
+    for pattern in (_HEADER, _ASSIGNED):
+        text = pattern.sub(lambda found: f"{found[1]}{_HIDDEN}", text)
+    return _QUERY.sub(
+        lambda found: f"{found[1]}{found[2]}={_HIDDEN}" if _SECRET.fullmatch(found[2]) else found[0], text
+    )
+
+
+def without_secret_words(words: Sequence[str]) -> list[str]:
+    """Hide secrets among the words of a command: ``--token x``, ``--token=x``, ``TOKEN=x``, addresses.
+
+    Examples
+    --------
+    >>> without_secret_words(["train.py", "--db-password", "s3cret", "--api-key=abc", "--epochs", "3"])
+    ['train.py', '--db-password', '***', '--api-key=***', '--epochs', '3']
+    """
+    found, hide = [], False
+    for word in words:
+        name, sign, _ = word.partition("=")
+        option = name.startswith(("-", "/"))
+        if hide and not (word.startswith("--") and len(word) > 2):
+            found.append(_HIDDEN)
+            hide = False
+            continue
+        secret = bool(_SECRET.fullmatch(name.lstrip("-/")))
+        if secret and sign:
+            found.append(f"{name}={_HIDDEN}")
+        else:
+            found.append(without_secrets(word))
+        hide = secret and option and not sign
+    return found

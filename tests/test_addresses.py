@@ -1,0 +1,119 @@
+"""Addresses are no paths, and secrets of a command are not written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from nirs_store import WorkspaceStore
+from nirs_store.addresses import refuse_address, without_secret_words
+from nirs_store.cli._app import app
+from nirs_store.errors import InvalidInput
+from nirs_store.maintenance.check import check_workspace
+
+ADDRESSES = (
+    "s3://bucket/ws", "S3://bucket", "gs://b/w", "az://c/w", "abfss://c@a.dfs.core.windows.net/w", "https://host/ws",
+    "postgresql://u:geheim@host/db", "postgresql+psycopg://host/db", "sqlite:///ws.db", "md:ws", "motherduck:ws",
+    "file:///home/ann/ws", "hf://datasets/a/b", "  s3://bucket/ws", "s3:/bucket/ws", "ducklake:meta", "x-store://a",
+)  # fmt: skip
+PATHS = (
+    "C:\\labs\\ws",
+    "C:/labs/ws",
+    "c:ws",
+    "./s3:/ws",
+    "data:2026",
+    "a b/c",
+    "/home/ann/s3:/ws",
+    "~/ws",
+    "ws",
+    ".",
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_address_is_refused_wherever_a_place_to_write_is_named_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, kind: Callable[[str], Any]
+) -> None:
+    with WorkspaceStore(tmp_path / "ws") as store:
+        monkeypatch.chdir(tmp_path)
+        given = kind(address)
+        for way in (
+            WorkspaceStore,
+            check_workspace,
+            store.backups.create,
+            store.archive,
+            store.restore_archive,
+            store.audit.export,
+        ):
+            with pytest.raises(InvalidInput, match="address") as caught:
+                way(given)
+            assert "geheim" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["ws"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_stays_a_path(path: str) -> None:
+    refuse_address(path, "path")
+    # Of the front dot a Path keeps nothing.
+    refuse_address(Path(path).absolute(), "path")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/ws", "md:ws", "https://host/ws"])
+@pytest.mark.parametrize("way", ["argument", "option", "environment"])
+def test_the_command_line_refuses_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {"argument": ["init", address], "option": ["runs", "-w", address], "environment": ["runs"]}[way]
+    environment = {"NIRS_STORE_WORKSPACE": address} if way == "environment" else {}
+    done = CliRunner().invoke(app, words, env=environment)
+    assert done.exit_code == 2
+    assert "address" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_is_made_that_is_called_as_a_scheme_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="address"):
+        WorkspaceStore(Path("gs://bucket/ws").absolute())
+    assert not list(tmp_path.iterdir())
+
+
+SECRET = "hunter2"
+COMMANDS = (
+    ["--password", SECRET], ["--db-password", SECRET], ["--token=" + SECRET], ["--api-key", SECRET], ["--API_KEY=" + SECRET],
+    ["--aws-secret-access-key", SECRET], ["--secret", SECRET], ["--key=" + SECRET], ["AWS_SECRET_ACCESS_KEY=" + SECRET],
+    ["--passphrase", "-" + SECRET], [f"postgresql://ann:{SECRET}@host/db"], [f"--url=https://{SECRET}@host/x"],
+    [f"https://host/x?api_key={SECRET}&n=3"], ["--header", f"Authorization: Bearer {SECRET}"],
+    ["-c", f"connect(password='{SECRET}', n=3)"], ["--auth-token", SECRET, "--token", SECRET],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=str)
+def test_a_secret_of_the_command_is_not_recorded(tmp_path: Path, words: list[str]) -> None:
+    with WorkspaceStore(tmp_path) as store:
+        run_id = store.begin_run("run", {}, [])
+        store.capture_environment(run_id, command=["train.py", *words, "--epochs", "3"])
+        run = store.get_run(run_id)
+    assert run is not None
+    told = json.dumps(run, default=str)
+    assert SECRET not in told
+    assert "***" in told
+    assert run["environment"]["command"][0] == "train.py"
+    assert run["environment"]["command"][-2:] == ["--epochs", "3"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--epochs", "3"], ["--key-file", "id.pub"], ["monkey=3"], ["--n-tokens", "5"], ["a@b.c"], ["--seed=7"]],
+)
+def test_what_is_no_secret_is_recorded(words: list[str]) -> None:
+    assert without_secret_words(words) == words

@@ -10,6 +10,7 @@ import contextlib
 
 import duckdb
 
+from nirs_store.blobs.plain import read_plain, replace_plain
 from nirs_store.db.layout import Layout
 from nirs_store.db.sql import execute
 from nirs_store.ids import now_naive
@@ -41,7 +42,7 @@ class ChangeCount:
         """Note that all changes until now must be found from now on: the journal does not hold them."""
         # A kill in the middle leaves a number that is too small, or none: then less is noticed, and nothing wrong said.
         with contextlib.suppress(OSError):
-            self._path.write_text(str(self._counted(con)))
+            replace_plain(self._path, str(self._counted(con)).encode())
 
     def missing(self, con: duckdb.DuckDBPyConnection) -> int:
         """How many changes the catalog lacks."""
@@ -69,7 +70,7 @@ class ChangeCount:
 
     def _published(self) -> int:
         try:
-            return _number(self._path.read_text())
+            return _number(read_plain(self._path).decode())
         except (OSError, ValueError):
             return 0
 

@@ -40,7 +40,7 @@ from nirs_store.db.connection import (
     schema_version,
 )
 from nirs_store.db.journal import Entry, Journal
-from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, sync_log
+from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, sync_log
 from nirs_store.db.lock import Lease, open_lock_file, try_lock, unlock
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import Incoming, is_interrupt, translated
@@ -282,6 +282,7 @@ class OpenCatalog:
         applied = self._applied
 
         def on_commit(entries: Sequence[Entry]) -> None:
+            share_log(self._layout)
             self._checkpoint.need(tidying=tidying)
             self._kept += len(entries)
             self._kept_bytes += sum(_size(entry.path) for entry in entries)

@@ -31,6 +31,7 @@ __all__ = [
     "keep_back",
     "little_is_left",
     "network_filesystem",
+    "share_log",
     "sync_log",
     "warn_of_network",
 ]
@@ -286,13 +287,15 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         )
 
 
-def sync_log(layout: Layout) -> None:
-    """Make the name of DuckDB's log durable: DuckDB syncs what it writes into it, not the folder.
-
-    The log is made with the rights of whoever opens the catalog; after a crash others of the group have to read it.
-    """
+def share_log(layout: Layout) -> None:
+    """Let the group open DuckDB's log, which is made with the rights of one user: after a crash others read it."""
     with contextlib.suppress(FileNotFoundError):
         share(layout.wal, layout.root)
+
+
+def sync_log(layout: Layout) -> None:
+    """Make the name of DuckDB's log durable: DuckDB syncs what it writes into it, not the folder."""
+    share_log(layout)
     fsync_dir(layout.root)
 
 

@@ -96,7 +96,7 @@ def endless(place: Path) -> None:
 
 
 MACHINERY = (
-    "journal/lock", "journal/wait", "journal/holder", "journal/reserve", "journal/untidied", "journal/settings.json",
+    "journal/lock", "journal/wait", "journal/holder", "journal/change-count", "journal/reserve", "journal/untidied", "journal/settings.json",
     "journal/audit-head.json", "journal/claims/01a22a17-6e52-7775-92f3-3f94d1eba785", "journal/tmp/left.tmp",
     "journal/segments/000000000009-01a22a17-6e52-7775-92f3-3f94d1eba785.seg", "journal/rejected/note.json",
     "journal/aside/artifacts%2Fab%2Fabc.joblib",

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from nirs_store.maintenance import gc as storage
     from nirs_store.maintenance import repair as repairplan
     from nirs_store.records import ranking as leaderboard
-    from nirs_store.records import views
+    from nirs_store.records import search, views
     from nirs_store.records import views as comparison
     from nirs_store.records import views as pivoting
 else:
@@ -93,6 +93,7 @@ else:
     pivoting = later("nirs_store.records.views")
     registry = later("nirs_store.artifacts.registry")
     repairplan = later("nirs_store.maintenance.repair")
+    search = later("nirs_store.records.search")
     retention_api = later("nirs_store.history.retention")
     statistics_api = later("nirs_store.history.statistics")
     storage = later("nirs_store.maintenance.gc")
@@ -342,6 +343,7 @@ class QueryMethods(Facade):
         offset: int = 0,
         *,
         tags: str | Sequence[str] = (),
+        name: str | None = None,
     ) -> pl.DataFrame:
         """Runs, newest first; a run whose session died shows as interrupted.
 
@@ -352,9 +354,11 @@ class QueryMethods(Facade):
             Compared with the names in `datasets`, never with a part of them.
         tags : str or sequence of str, optional
             Only runs that have all of these tags.
+        name : str, optional
+            A part of the name, in any case; with ``*`` or ``?``, a pattern of the whole name.
         """
         return self._engine.query(
-            lambda con: queries.list_runs(con, self._alive(), status, dataset, limit, offset, tags)
+            lambda con: queries.list_runs(con, self._alive(), status, dataset, limit, offset, tags, name)
         )
 
     @whole_ids
@@ -507,6 +511,7 @@ class QueryMethods(Facade):
         ascending: bool | None = None,
         target: str | None = None,
         target_unit: str | None = None,
+        name: str | None = None,
     ) -> pl.DataFrame:
         """Rank chains by the pooled score of their out-of-fold predictions.
 
@@ -521,6 +526,9 @@ class QueryMethods(Facade):
             Filters, joined by AND; `model_class` may hold ``%``; an empty target means none was recorded.
         task_type : {"regression", "classification"}, optional
             Needed where both are found and the metric does not tell.
+        name : str, optional
+            Only chains of runs with this in their names, in any case; with ``*`` or ``?``, a pattern of the
+            whole name.
         ascending : bool, optional
             Order, where it is not to follow from the metric.
 
@@ -533,6 +541,7 @@ class QueryMethods(Facade):
             accuracy, balanced_accuracy, f1, log_loss; ``n_folds``, ``n_samples``; ``target`` and
             ``target_unit``; ``n_repeats`` and ``repeat_sd``. Of a repeated cross-validation the scores are the
             means over its repeats, and ``repeat_sd`` is the standard deviation of ``score`` over them.
+            ``components`` is the number of latent variables, null for a model without.
             A warning says when targets are mixed whose errors do not compare.
 
         Raises
@@ -553,7 +562,47 @@ class QueryMethods(Facade):
             model_class=model_class,
             target=target,
             target_unit=target_unit,
+            run_name=name,
         )
+
+    def search(self, text: str, n: int | None = 20, metric: str | None = None) -> pl.DataFrame:
+        """Find chains by words, best first.
+
+        Parameters
+        ----------
+        text : str
+            All words must be found, in any case, at the beginning of a word in: the name, note and tags of the run;
+            the name and data set of the pipeline; target and unit; preprocessing, model, and the classes and
+            parameters of all steps. ``deriv=2`` or ``lv=12`` asks for a parameter. ``1st``, ``2nd`` and ``3rd``
+            also mean the order of a derivative; ``sg``, ``savgol`` and ``savitzky`` each other; ``snv``, ``msc``,
+            ``pls``, ``plsr`` and ``lv`` also what they are short for.
+        n : int, optional
+            At most so many chains of each target; None for all.
+        metric : str, optional
+            Rank by this, and leave out chains of the task that it does not score.
+
+        Returns
+        -------
+        polars.DataFrame
+            Columns as of `top_chains`, and ``task`` and ``tags``. Chains of one target follow each other; those
+            without predictions come last, without a score.
+
+        Raises
+        ------
+        InvalidInput
+            No word, or an unknown metric.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from nirs_store import WorkspaceStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with WorkspaceStore(folder.name) as store:
+        ...     store.search("moisture sg 2nd").height
+        0
+        >>> folder.cleanup()
+        """
+        return search.search(self._engine, text, n, metric)
 
     @whole_ids
     def aggregate_predictions(

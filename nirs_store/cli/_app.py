@@ -19,6 +19,7 @@ _COMMANDS = {
     "runs": (f"{_HOME}.runs:command", "List the runs of a workspace."),
     "show": (f"{_HOME}.runs:command_show", "Show a run, pipeline, chain, prediction or artifact."),
     "top": (f"{_HOME}.rank:command", "Rank the chains by their cross-validation."),
+    "search": (f"{_HOME}.rank:command_search", "Find chains by words: moisture sg 2nd."),
     "pivot": (f"{_HOME}.rank:command_pivot", "Print a score by preprocessing and model."),
     "suggest": (f"{_HOME}.calibration:command_suggest", "Suggest a number of latent variables."),
     "review": (f"{_HOME}.calibration:command_review", "Check a chain by coded rules."),

@@ -105,6 +105,7 @@ def ranked(
     dataset: str | None = None,
     run_id: str | None = None,
     target: str | None = None,
+    name: str | None = None,
 ) -> list[pl.DataFrame]:
     """Rank the chains: those of each task, and of each target, apart, for their scores do not compare.
 
@@ -114,7 +115,7 @@ def ranked(
         The workspace.
     n
         At most so many rows for each task and target.
-    metric, ascending, task, dataset, run_id, target
+    metric, ascending, task, dataset, run_id, target, name
         As for `WorkspaceStore.top_chains`. A metric says which task is meant.
 
     Returns
@@ -128,7 +129,7 @@ def ranked(
         kinds = [(target, None)]
     frames = []
     for each in [task] if task or metric else TASKS:
-        for name, unit in kinds:
+        for about, unit in kinds:
             apart = {} if len(kinds) == 1 else {"target_unit": unit or ""}
             frame = store.top_chains(
                 n,
@@ -137,7 +138,8 @@ def ranked(
                 run_id,
                 task_type=each,
                 ascending=ascending,
-                target=name if name or len(kinds) == 1 else "",
+                target=about if about or len(kinds) == 1 else "",
+                name=name,
                 **apart,
             )
             if frame.height:

@@ -20,7 +20,16 @@ from nirs_store.errors import InvalidInput, ShapeMismatch, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries
-from nirs_store.records.queries import array_of, arrays_of, columns_of, decoded, frame, one, page_of
+from nirs_store.records.queries import (
+    array_of,
+    arrays_of,
+    columns_of,
+    decoded,
+    frame,
+    named_like,
+    one,
+    page_of,
+)
 from nirs_store.records.runs import require, require_open_pipeline
 from nirs_store.scores import higher_is_better
 from nirs_store.values import as_float, as_int, as_text, to_json
@@ -151,6 +160,17 @@ def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, 
     where, params = ["TRUE"], {}
     for name, value in filters.items():
         if value is None:
+            continue
+        if name == "chain_ids":
+            where.append(f"{alias}chain_id IN (SELECT unnest($chain_ids::VARCHAR[]))")
+            params[name] = value
+            continue
+        if name == "run_name":
+            where.append(
+                f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines JOIN runs r USING (run_id) WHERE "
+                f"{named_like('r.name', 'run_name')})"
+            )
+            params[name] = as_text(value, "name")
             continue
         if name == "run_id":
             where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")

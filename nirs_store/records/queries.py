@@ -36,6 +36,7 @@ __all__ = [
     "kinds_of_target",
     "list_pipelines",
     "list_runs",
+    "named_like",
     "names_of",
     "note_of",
     "pipeline_counts",
@@ -203,6 +204,14 @@ def get_pipeline(con: Connection, pipeline_id: str, alive: list[str]) -> dict[st
     return decoded(row, "expanded_config", "generator_choices")
 
 
+def named_like(column: str, parameter: str) -> str:
+    """Condition that a name holds a text, in any case; with ``*`` or ``?`` the text is a pattern of the whole name."""
+    return (
+        f"CASE WHEN regexp_matches(${parameter}, '[*?]') THEN lower({column}) GLOB "
+        f"replace(lower(${parameter}), '[', '[[]') ELSE contains(lower({column}), lower(${parameter})) END"
+    )
+
+
 def list_runs(
     con: Connection,
     alive: list[str],
@@ -211,6 +220,7 @@ def list_runs(
     limit: int,
     offset: int,
     tags: Sequence[str] = (),
+    name: str | None = None,
 ) -> pl.DataFrame:
     """Runs, newest first."""
     if status is not None and status not in STATUSES:
@@ -227,6 +237,9 @@ def list_runs(
             "OR list_contains(json_extract_string(datasets, '$[*]'), $dataset))"
         )
         params["dataset"] = as_text(dataset, "dataset")
+    if name is not None:
+        where.append(named_like("name", "name"))
+        params["name"] = as_text(name, "name")
     for index, tag in enumerate([tags] if isinstance(tags, str) else tags or ()):
         where.append(f"list_contains(json_extract_string(tags, '$[*]'), $tag_{index})")
         params[f"tag_{index}"] = as_text(tag, "tag")

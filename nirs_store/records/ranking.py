@@ -33,6 +33,7 @@ from nirs_store.values import from_json
 
 __all__ = [
     "ADDITIVE",
+    "COMPONENTS",
     "METRIC_NAMES",
     "NO_FOLDS",
     "REFIT_FOLDS",
@@ -48,6 +49,7 @@ __all__ = [
     "needed_arrays",
     "predictions_of",
     "predictions_of_chain",
+    "rank_matches",
     "tasks_and_metrics",
     "top_chains",
 ]
@@ -486,6 +488,57 @@ def top_chains(
     return engine.query(lambda con: _rank(con, at_most, wanted, ascending, task_type, filters, mixed=mixed))
 
 
+def rank_matches(
+    con: Connection, chain_ids: Sequence[str], n: int | None, metric: str | None, **filters: Any
+) -> pl.DataFrame:
+    """Rank some chains of one target, regressions before classifications; those without predictions come last."""
+    at_most, wanted = None if n is None else _count(n), _known_metric(metric)
+    narrowed = {**filters, "chain_ids": list(chain_ids)}
+    recorded = tasks_and_metrics(con, **narrowed)
+    kinds = sorted({_task(kind) for kind, _ in recorded}, reverse=True)
+    known = {"regression": REGRESSION_SCORES, "classification": CLASSIFICATION_SCORES}
+    frames = [
+        _rank(con, at_most, wanted, None, kind, narrowed, mixed=True).with_columns(task=pl.lit(kind))
+        for kind in kinds
+        if wanted is None or wanted in known[kind]
+    ] or [_rank(con, 0, wanted, None, None, narrowed, mixed=True).with_columns(task=pl.lit(None, pl.String))]
+    ranked = pl.concat(frames, how="diagonal")
+    left = None if at_most is None else max(at_most - ranked.height, 0)
+    if left == 0 or (wanted is not None and recorded):
+        return ranked
+    bare = frame(con, _BARE, {"ids": list(chain_ids), "n": left})
+    return pl.concat([ranked, _with_components(con, bare)], how="diagonal") if bare.height else ranked
+
+
+_BARE = """
+    SELECT c.chain_id, p.run_id, r.name AS run_name, c.pipeline_id, p.name AS pipeline_name, p.dataset_name,
+        c.preprocessings, split_part(c.model_class, '.', -1) AS model_name, c.model_class,
+        concat_ws(' > ', nullif(c.preprocessings, ''), split_part(c.model_class, '.', -1)) AS pipeline,
+        c.created_at, c.target, c.target_unit
+    FROM chains c JOIN pipelines p USING (pipeline_id) LEFT JOIN runs r USING (run_id)
+    WHERE c.chain_id IN (SELECT unnest($ids::VARCHAR[]))
+        AND NOT EXISTS (SELECT 1 FROM predictions q WHERE q.chain_id = c.chain_id)
+    ORDER BY c.created_at DESC, c.chain_id LIMIT $n
+"""
+
+COMPONENTS = (
+    'TRY_CAST(list_filter(from_json(steps, \'[{"step_idx":"INTEGER","params":"JSON"}]\'), '
+    "lambda x: x.step_idx = model_step_idx)[1].params ->> 'n_components' AS BIGINT)"
+)
+"""The number of latent variables of a row of `chains`; NULL for a model without."""
+
+
+def _with_components(con: Connection, found: pl.DataFrame) -> pl.DataFrame:
+    rows = execute(
+        con,
+        f"SELECT chain_id, {COMPONENTS} FROM chains WHERE chain_id IN (SELECT unnest($ids::VARCHAR[]))",
+        {"ids": found["chain_id"].to_list()},
+    ).fetchall()
+    known = dict(rows)
+    values = [known.get(chain_id) for chain_id in found["chain_id"]]
+    return found.with_columns(components=pl.Series(values, dtype=pl.Int64))
+
+
 def _known_metric(metric: str | None) -> str | None:
     wanted = None if metric is None else _ALIASES.get(metric, metric)
     if wanted is not None:
@@ -648,4 +701,4 @@ def _scored(con: Connection, found: pl.DataFrame, task: str, metric: str) -> pl.
         row["pipeline"] = " > ".join(part for part in (chain["preprocessings"], chain["model_name"]) if part)
         row["metric"] = metric
         table.append([row.get(name) for name in schema])
-    return pl.DataFrame(table, schema=schema, orient="row")
+    return _with_components(con, pl.DataFrame(table, schema=schema, orient="row"))

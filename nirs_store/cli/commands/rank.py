@@ -367,6 +367,7 @@ def _files(folder: Path) -> Iterable[Path]:
     is_flag=True,
     help="Of each family of a run, only the number of latent variables within one SE.",
 )
+@click.option("--name", metavar="TEXT", help="Only chains of runs named like this: a part, or a pattern.")
 @json_option
 @workspace_option
 def command(
@@ -378,6 +379,7 @@ def command(
     target: str | None,
     run: str | None,
     one_se: bool,
+    name: str | None,
     as_json: bool,
     workspace: Path,
 ) -> None:
@@ -405,6 +407,7 @@ def command(
             dataset=dataset,
             run_id=run_id,
             target=target,
+            name=name,
         )
     if chosen is not None:
         kept = [frame.filter(frame["chain_id"].is_in(chosen)).head(count) for frame in frames]
@@ -413,7 +416,7 @@ def command(
         print_json([row for frame in frames for row in frame.to_dicts()])
         return
     if not frames:
-        narrowed = dataset or target or run or task or metric
+        narrowed = dataset or target or run or name or task or metric
         click.echo("No chains fit." if narrowed else "No chains with predictions.")
     for index, frame in enumerate(frames):
         if index:
@@ -493,3 +496,57 @@ def _label(metric: str) -> str:
 def _about(row: dict[str, Any]) -> str:
     unit = f"({row['unit']})" if row["unit"] else None
     return " ".join(part for part in (row["dataset_name"], row["target"], unit) if part)
+
+
+# -- ``nirs-store search``.
+
+
+@click.command("search", cls=Command)
+@click.argument("words", nargs=-1, required=True)
+@click.option(
+    "-n", "count", type=click.IntRange(1), default=20, show_default=True, help="At most so many of a target."
+)
+@click.option("--metric", metavar="METRIC", help="Rank by r2, rpd, f1, ...; by default as recorded.")
+@json_option
+@workspace_option
+def command_search(
+    words: tuple[str, ...], count: int, metric: str | None, as_json: bool, workspace: Path
+) -> None:
+    """Find chains by words, best first: nirs-store search moisture sg 2nd.
+
+    All words must be found, each at the beginning of a word: in the run's name, note and tags, the data set, the
+    target and its unit, the preprocessing, the model, and the parameters of the steps. deriv=2 or lv=12 asks for
+    a parameter; 1st and 2nd also mean the order of a derivative.
+    """
+    from nirs_store.cli._output import numbers, print_json, print_table, short_id
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.search(" ".join(words), count, metric)
+    rows = found.to_dicts()
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("No chain fits all words.")
+        return
+    scores = numbers([row["score"] for row in rows], 3)
+    names = ["chain", "target", "LV", "score", "metric", "run", "tags", "id"]
+    print_table(
+        names,
+        [
+            [
+                row["pipeline"],
+                " ".join(filter(None, (row["target"], row["target_unit"] and f"({row['target_unit']})"))),
+                row["components"],
+                score,
+                _label(row["metric"]) if row["metric"] else None,
+                row["run_name"],
+                ", ".join(row["tags"] or []),
+                short_id(row["chain_id"]),
+            ]
+            for row, score in zip(rows, scores, strict=True)
+        ],
+        numeric=["LV", "score"],
+        flexible=["chain", "target", "run", "tags"],
+    )

@@ -156,6 +156,9 @@ _JSON = ("config", "datasets", "summary", "environment")
 @click.option("--status", metavar="STATUS", help=f"Only runs that are {', '.join(_STATUSES)}.")
 @click.option("--dataset", metavar="NAME", help="Only runs on this data set.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag; may be repeated.")
+@click.option(
+    "--name", metavar="TEXT", help="Only runs named like this: a part, or a pattern such as 'corn*'."
+)
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
 @json_option
 @workspace_option
@@ -163,6 +166,7 @@ def command(
     status: str | None,
     dataset: str | None,
     tags: tuple[str, ...],
+    name: str | None,
     limit: int,
     as_json: bool,
     workspace: Path,
@@ -181,7 +185,7 @@ def command(
         say_unknown(store, "data set", dataset)
         for tag in tags:
             say_unknown(store, "tag", tag)
-        runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags)
+        runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags, name=name)
         ids = runs["run_id"].to_list()
         counts = ask(store, overview.pipeline_counts, ids)
     rows = [

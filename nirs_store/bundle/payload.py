@@ -66,7 +66,7 @@ _FIXED: dict[str, frozenset[str]] = {
 # What of these needs no word; everything else that they name does.
 _KNOWN: dict[str, frozenset[str]] = {
     "FunctionNode": FUNCTIONS | SCORES,
-    "TypeNode": TYPES | {"builtins.str", "builtins.bool"},
+    "TypeNode": TYPES | {"builtins.str", "builtins.bool", "numpy.str_"},
     "TreeNode": frozenset(),
     "RandomGeneratorNode": frozenset(),
     "ObjectNode": frozenset(),
@@ -74,7 +74,7 @@ _KNOWN: dict[str, frozenset[str]] = {
 _FILES = {"BytesNode": ".bin", "BytearrayNode": ".bin"}
 # Compiled code reads what these hold, wherever they stand.
 _STRICT = {"RandomStateNode": "random", "LossNode": "loss", "DTypeNode": "dtype"}
-_KEYS = frozenset({"builtins.str", "builtins.int", "builtins.float", "builtins.bool"}) | SCALARS
+_KEYS = frozenset({"builtins.str", "builtins.int", "builtins.float", "builtins.bool", "numpy.str_"}) | SCALARS
 
 
 @dataclass

@@ -30,7 +30,7 @@ from joblib import Parallel, delayed, parallel_config
 from sklearn.ensemble import StackingRegressor, VotingRegressor
 from sklearn.feature_selection import SelectFromModel
 from sklearn.impute import KNNImputer
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegressionCV, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVR
@@ -80,6 +80,15 @@ def test_every_accepted_class_opens_as_it_is(name: str) -> None:
     for model in corpus.fitted(name, every=False):
         needs |= audit_payload(skops_payload(model, name), name).needs
     assert needs <= {"sklearn.tree._tree.Tree"}
+
+
+@pytest.mark.parametrize("target", ["labels", "objects", "classes", "two"])
+@pytest.mark.filterwarnings("ignore")
+def test_labels_of_every_kind_may_be_keys(target: str) -> None:
+    model = LogisticRegressionCV(Cs=2, cv=3, max_iter=20).fit(corpus.X, corpus.TARGETS[target])
+    np.testing.assert_array_equal(
+        opened(skops_payload(model, "x")).predict(corpus.X), model.predict(corpus.X)
+    )
 
 
 @pytest.mark.slow

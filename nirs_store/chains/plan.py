@@ -809,6 +809,16 @@ def _models(chain: Mapping[str, Any]) -> dict[str | None, Operator]:
 
 
 def _no_model(chain: Mapping[str, Any]) -> dict[str | None, Operator]:
+    metadata = chain.get("metadata") or {}
+    if "screening" in metadata or "search" in metadata:
+        raise ReplayError(
+            "This chain is a candidate whose scores were stored but not its fitted model, so it cannot predict. "
+            + (
+                "Keep it: store.screen with the same inputs returns the board, and board.keep(chain_id) fits it again."
+                if "screening" in metadata
+                else "Use the chain that the search chose, or record the search with keep='all'."
+            )
+        )
     raise ReplayError(
         f"The chain has no fitted model: 'fold_artifacts' is empty, and no artifact is named for its model, "
         f"step {chain.get('model_step_idx')!r}. A chain without a model cannot predict."

@@ -37,6 +37,7 @@ def rmsecv_vs_components(
     title: str = "",
     metric: str = "RMSECV",
     bands: Mapping[str, ArrayLike] | None = None,
+    marks: Mapping[str, int] | None = None,
 ) -> Figure:
     """Draw one curve for each preprocessing; a ring marks the lowest point of each.
 
@@ -51,6 +52,8 @@ def rmsecv_vs_components(
         Heading, and the name of the score on the axis.
     bands
         Standard deviations over repeats by the names of `series`, each of shape ``(k,)``; NaN where unknown.
+    marks
+        Numbers of latent variables by the names of `series` that a rule chose; a diamond marks each.
 
     Returns
     -------
@@ -88,6 +91,9 @@ def rmsecv_vs_components(
             words += f" ± {spread[best]:.{decimals(y[best])}f}"
         axes.plot(x, y, "o-", color=colour, markersize=4.5, linewidth=1.6, label=words)
         axes.plot(x[best], y[best], "o", markersize=11, mfc="none", mec=colour, mew=1.3)
+        if marks is not None and name in marks:
+            chosen = np.flatnonzero(x == marks[name])
+            axes.plot(x[chosen], y[chosen], "D", markersize=8, color=colour)
     if len(all_numbers) <= 25:
         axes.set_xticks(sorted(all_numbers))
     else:

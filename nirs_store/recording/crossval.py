@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import joblib
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
 from nirs_store.errors import InvalidInput, NirsStoreError
@@ -34,7 +35,7 @@ from nirs_store.recording.steps import class_name, configuration, describe, prep
 from nirs_store.scores import repeats_of
 from nirs_store.values import native
 
-__all__ = ["record_cross_validation"]
+__all__ = ["chain_facts", "record_cross_validation"]
 
 
 def record_cross_validation(
@@ -65,6 +66,8 @@ def record_cross_validation(
     reuse: bool = False,
     progress: Callable[[int, int], None] | None = None,
     sample_weight: ArrayLike | None = None,
+    keep_folds: bool = True,
+    metadata: Mapping[str, Any] | None = None,
 ) -> CrossValidationResult:
     """Cross-validate an estimator and record trace, models, predictions, scores and logs.
 
@@ -135,6 +138,10 @@ def record_cross_validation(
         Called as ``progress(done, total)`` after every fit.
     sample_weight : array-like, shape (n_samples,), optional
         Weights with which the model, the last step, is fitted. Scores count every sample alike.
+    keep_folds : bool
+        False stores only the refit's fitted objects. Scores and predictions of the folds are stored all the same.
+    metadata : mapping, optional
+        Plain data to keep with the chain.
 
     Returns
     -------
@@ -183,6 +190,8 @@ def record_cross_validation(
     task = check_estimator(parts, task_type)
     chosen = choose_metric(metric, task)
     _check_options(dataset_name, n_jobs, y_processing)
+    if not keep_folds and not refit:
+        raise InvalidInput("keep_folds=False keeps the refit only, so it needs refit=True.")
     if reuse and not hasattr(store, "artifacts"):
         raise InvalidInput("reuse: expected a store with an artifact registry, such as WorkspaceStore.")
     data = check_data(
@@ -204,30 +213,18 @@ def record_cross_validation(
 
     described = preprocessing_text((*parts.transformers, parts.model))
     pipeline_name = described if name is None else name
-    data_hash = content_hash(data.X, data.y)
-    names = target_names(y)
-    facts = _facts(target=target, target_unit=target_unit, wavelength_unit=data.unit) | {
-        "preprocessing_chain": described,
-        "n_samples": data.X.shape[0],
-        "n_features": data.X.shape[1],
-        "data_hash": data_hash,
-    }
-    if names is not None:
-        facts["target_names"] = names
-    if labels is not None:
-        facts["n_groups"] = int(np.unique(labels).size)
-    if companions.weights is not None:
-        facts["sample_weight_hash"] = content_hash(companions.weights, data.y)
+    facts = chain_facts(data, y, labels, companions, described, target, target_unit) | dict(metadata or {})
     config = configuration(given, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
     own_run = run_id is None
     if run_id is None:
         run_id = store.begin_run(pipeline_name, config, [{"name": dataset_name, **facts}])
     pipeline_id = None
     try:
-        pipeline_id = store.begin_pipeline(run_id, pipeline_name, config, [], dataset_name, data_hash)
+        pipeline_id = store.begin_pipeline(run_id, pipeline_name, config, [], dataset_name, facts["data_hash"])
         layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
         layout.repeats = repeats_of([fold.val for fold in folds if fold.val is not None])
         job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse, companions)
+        job = replace(job, keep="all" if keep_folds else "refit")
         _save_shared(store, layout, job, split_ms, len(folds))
         tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds
         results = _collect(_fit_all(store, job, tasks, n_jobs or 1), len(tasks), progress)
@@ -272,8 +269,30 @@ def _check_options(dataset_name: Any, n_jobs: Any, y_processing: Any) -> None:
         raise InvalidInput(f"y_processing must be a transformer that can be undone; it lacks {lacking}.")
 
 
-def _facts(**given: str | None) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}
+def chain_facts(
+    data: Data,
+    y: Any,
+    labels: NDArray[Any] | None,
+    companions: Companions,
+    described: str,
+    target: str | None,
+    target_unit: str | None,
+) -> dict[str, Any]:
+    """Return what a chain's metadata says about the samples it was made of; `y` as it was given."""
+    given = {"target": target, "target_unit": target_unit, "wavelength_unit": data.unit}
+    facts: dict[str, Any] = {key: value for key, value in given.items() if value is not None} | {
+        "preprocessing_chain": described,
+        "n_samples": data.X.shape[0],
+        "n_features": data.X.shape[1],
+        "data_hash": content_hash(data.X, data.y),
+    }
+    if (names := target_names(y)) is not None:
+        facts["target_names"] = names
+    if labels is not None:
+        facts["n_groups"] = int(np.unique(labels).size)
+    if companions.weights is not None:
+        facts["sample_weight_hash"] = content_hash(companions.weights, data.y)
+    return facts
 
 
 def _job(

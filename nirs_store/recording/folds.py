@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from nirs_store.recording.inputs import Data, Fold
 from nirs_store.recording.steps import class_name, describe, json_safe, parameters, take_apart
 from nirs_store.registry import ChainNode
 
-__all__ = ["FoldResult", "Job", "Prediction", "Reuse", "align_probabilities", "average_folds", "fit_fold"]
+__all__ = ["FoldResult", "Job", "Prediction", "Reuse", "align_probabilities", "average_folds", "fit_fold", "predict"]
 
 
 # -- Transformers that an earlier pipeline fitted on the same samples: found by what went into them.
@@ -132,6 +132,8 @@ class Job:
         Look for transformers that an earlier pipeline fitted on the same samples.
     companions : Companions
         Groups and weights of the samples.
+    keep : {"all", "refit", "nothing"}
+        Which fitted objects are stored: those of the folds and of the refit, of the refit only, or none.
     parent_pid : int
         The process that commits; a worker is another one.
     """
@@ -144,6 +146,7 @@ class Job:
     encoder_is_shared: bool = False
     reuse: bool = False
     companions: Companions = field(default_factory=Companions)
+    keep: Literal["all", "refit", "nothing"] = "all"
     parent_pid: int = field(default_factory=os.getpid)
 
 
@@ -223,11 +226,10 @@ def _fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
     for partition, rows, X, y in _partitions(job.data, fold):
         for transformer in transformers:
             X = transformer.transform(X)
-        found = _predict(parts.model, encoder, job, partition, rows, X, y)
-        _refuse_nan(found, fold.key, describe(parts.model))
-        result.predictions[partition] = found
+        result.predictions[partition] = predict(parts.model, encoder, job, fold.key, partition, rows, X, y)
     result.best_params = json_safe(getattr(parts.model, "best_params_", {}))
-    _save(store, job, result, transformers, parts.model, encoder)
+    if job.keep == "all" or (job.keep == "refit" and fold.key == FINAL):
+        _save(store, job, result, transformers, parts.model, encoder)
     if cache is not None:
         cache.remember(transformers, result.transformer_ids)
         if os.getpid() != job.parent_pid:
@@ -301,15 +303,17 @@ def _partitions(data: Data, fold: Fold) -> Iterator[tuple[str, NDArray[np.intp],
         yield "test", np.arange(data.X_test.shape[0]), data.X_test.copy(), data.y_test
 
 
-def _predict(
+def predict(
     model: Any,
     encoder: Any,
     job: Job,
+    fold: str,
     partition: str,
     rows: NDArray[np.intp],
     X: Any,
     y: NDArray[Any],
 ) -> Prediction:
+    """Predict with a fitted model what its transformers made of some samples; refuse NaN and infinity."""
     predicted = np.asarray(model.predict(X))
     if encoder is not None:
         predicted = _decode(encoder, predicted, job.encoder_is_shared)
@@ -317,16 +321,18 @@ def _predict(
     if job.data.classes is not None and hasattr(model, "predict_proba"):
         own = model.classes_ if encoder is None else encoder.inverse_transform(model.classes_)
         proba = align_probabilities(np.asarray(model.predict_proba(X)), own, job.data.classes)
-    return Prediction(partition, rows, y, predicted, proba)
+    found = Prediction(partition, rows, y, predicted, proba)
+    _refuse_nan(found, fold, model)
+    return found
 
 
-def _refuse_nan(found: Prediction, fold: str, model: str) -> None:
+def _refuse_nan(found: Prediction, fold: str, model: Any) -> None:
     for values in (found.y_pred, found.y_proba):
         if values is None or values.dtype.kind not in "fc" or np.isfinite(values).all():
             continue
         bad = found.rows[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
         raise InvalidInput(
-            f"{model} predicts NaN or infinity for {bad.size} of {found.rows.size} {found.partition} samples of {fold} "
+            f"{describe(model)} predicts NaN or infinity for {bad.size} of {found.rows.size} {found.partition} samples of {fold} "
             f"(first: row {bad[0]}). Spectra and targets are in order, so look at the model: at a function that is "
             "undone outside its domain, such as a logarithm, or at a fit that did not converge."
         )

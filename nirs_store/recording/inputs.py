@@ -25,6 +25,7 @@ from nirs_store.values import as_array, as_floats, column_names, index_names, is
 
 __all__ = [
     "Data",
+    "FixedFolds",
     "Fold",
     "check_data",
     "check_estimator",
@@ -138,6 +139,14 @@ class Data:
         """What samples of a partition are called: their names, or their row numbers where they have none."""
         known = self.sample_ids_test if partition == "test" else self.sample_ids
         return rows if known is None else known[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedFolds:
+    """Folds that a splitter has made already: a shuffle without a seed would make others the next time."""
+
+    splitter: Any
+    pairs: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,6 +278,8 @@ def make_folds(
     """
     n = data.X.shape[0]
     labels = read_groups(groups, n)
+    if isinstance(cv, FixedFolds):
+        return cv.splitter, [_fold(index, *pair, n) for index, pair in enumerate(cv.pairs)], labels
     is_splitter = callable(getattr(cv, "split", None)) and hasattr(cv, "get_n_splits")
     if not (is_splitter or cv is None or isinstance(cv, (int, np.integer))):
         splitter: Any = _ready_made(cv, n)

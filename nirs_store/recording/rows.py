@@ -17,7 +17,7 @@ from nirs_store.recording.result import AVERAGE, POOLED, ScoreRow, score_table
 from nirs_store.recording.steps import Parts, class_name, describe, parameters, preprocessing_of
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores
 
-__all__ = ["Layout", "Outcome", "finite", "save_everything"]
+__all__ = ["Layout", "Outcome", "finite", "save_everything", "step_entry"]
 
 _PARTITIONS = ("train", "val", "test")
 
@@ -80,7 +80,9 @@ class Outcome:
     table: pl.DataFrame
 
 
-def save_everything(store: RecordingStore, layout: Layout, results: Sequence[FoldResult]) -> Outcome:
+def save_everything(
+    store: RecordingStore, layout: Layout, results: Sequence[FoldResult], *, logs: bool = True
+) -> Outcome:
     """Save logs, chain and predictions of all folds and of the refit.
 
     Parameters
@@ -88,7 +90,9 @@ def save_everything(store: RecordingStore, layout: Layout, results: Sequence[Fol
     store : WorkspaceStore
     layout : Layout
     results : sequence of FoldResult
-        The folds in order; the refit, if any, last.
+        The folds in order; the refit, if any, last. Those without a stored model leave predictions only.
+    logs : bool
+        Whether to log how long each step took.
 
     Returns
     -------
@@ -103,7 +107,8 @@ def save_everything(store: RecordingStore, layout: Layout, results: Sequence[Fol
         repeats=layout.repeats,
     )
     value = float(pooled[layout.metric])
-    _log_ends(store, layout, results)
+    if logs:
+        _log_ends(store, layout, results)
     chain_id = _save_chain(store, layout, results, pooled)
     rows = [
         row
@@ -179,7 +184,7 @@ def _save_chain(
         class_name(model),
         preprocessing_of(layout.parts),
         "per_fold",
-        {result.key: result.model_id for result in results},
+        {result.key: result.model_id for result in results if result.model_id},
         {},
         wavelengths=layout.data.wavelengths,
         metadata=metadata,
@@ -187,21 +192,23 @@ def _save_chain(
 
 
 def _steps(layout: Layout, results: Sequence[FoldResult]) -> list[dict[str, Any]]:
-    steps = [_step(1, layout.splitter, "splitter") | {"stateless": True, "artifact_id": layout.splitter_id}]
+    results = [result for result in results if result.model_id]
+    steps = [step_entry(1, layout.splitter, "splitter") | {"stateless": True, "artifact_id": layout.splitter_id}]
     for step_idx, step in layout.timed[: len(layout.parts.transformers)]:
         ids = {result.key: [result.transformer_ids[step_idx - 2]] for result in results}
-        steps.append(_step(step_idx, step, "transform") | {"fold_artifact_ids": ids})
+        steps.append(step_entry(step_idx, step, "transform") | {"fold_artifact_ids": ids})
     if layout.encoder is not None:
-        entry = _step(layout.model_step_idx - 1, layout.encoder, "y_processing")
+        entry = step_entry(layout.model_step_idx - 1, layout.encoder, "y_processing")
         if layout.shared_encoder_id is not None:
             entry["artifact_id"] = layout.shared_encoder_id
         else:
             entry["fold_artifact_ids"] = {result.key: [result.encoder_id] for result in results}
         steps.append(entry)
-    return [*steps, _step(layout.model_step_idx, layout.parts.model, "model")]
+    return [*steps, step_entry(layout.model_step_idx, layout.parts.model, "model")]
 
 
-def _step(step_idx: int, value: Any, operator_type: str) -> dict[str, Any]:
+def step_entry(step_idx: int, value: Any, operator_type: str) -> dict[str, Any]:
+    """Describe one step of a chain, without its artifacts."""
     return {
         "step_idx": step_idx,
         "operator_class": class_name(value),
@@ -215,6 +222,8 @@ def _dependencies(layout: Layout, results: Sequence[FoldResult]) -> dict[str, li
     """List for each model the blobs that it stands on: its transformers, encoder and the splitter."""
     needs: dict[str, dict[str, None]] = {}
     for result in results:
+        if not result.model_id:
+            continue
         ids = [*result.transformer_ids, result.encoder_id, layout.shared_encoder_id]
         if result.key != FINAL:
             ids.append(layout.splitter_id)
@@ -246,7 +255,7 @@ def _save_predictions(
             partition,
             val_score,
             value.get("test"),
-            value["train"],
+            value.get("train"),
             layout.metric,
             layout.task_type,
             int(prediction.rows.size),

@@ -1,0 +1,292 @@
+"""The table of candidates of a screening."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nirs_store.choosing.components import ReadsRuns, errors_of_run
+from nirs_store.choosing.rules import RULES, Rule, errors_of_the_mean, select_components
+from nirs_store.display import block, cell_text, escape, printable, short, table
+from nirs_store.errors import InvalidInput, RecordingWarning, UnknownId
+from nirs_store.lazy import polars as pl
+from nirs_store.scores import higher_is_better
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Board", "Row", "text_table"]
+
+_SHOWN = 10
+_CURVES = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate."""
+
+    rank: int
+    preprocessing: str
+    model: str
+    components: int | None
+    value: float
+    scores: Mapping[str, Any]
+    chain_id: str
+    about: dict[str, Any]
+
+    @property
+    def kept(self) -> bool:
+        """Whether its fitted models are stored."""
+        return bool(self.about.get("kept"))
+
+
+class Board:
+    """Candidates of a screening, the best first.
+
+    Attributes
+    ----------
+    run_id : str
+        The run of the screening.
+    metric : str
+        What the candidates are ranked by; ``rmse`` is the RMSE of the pooled out-of-fold predictions, the RMSECV.
+    frame : polars.DataFrame
+        ``rank, preprocessing, model, components``, the metric (``rmsecv`` for rmse), ``fold_sd`` (its standard
+        deviation over the folds), ``se`` (standard error of the out-of-fold errors), ``bias``, ``r2``, ``n``, ``kept``,
+        ``chain_id``. A classification has no ``se``, ``bias`` and ``r2``.
+    failed : dict
+        What could not be fitted, with the message.
+    """
+
+    def __init__(
+        self,
+        store: ReadsRuns,
+        run_id: str,
+        metric: str,
+        task_type: str,
+        rule: Rule,
+        failed: Mapping[str, str],
+        keeper: Callable[[Row], str],
+    ) -> None:
+        self._store, self._task, self._rule, self._keeper = store, task_type, rule, keeper
+        self.run_id, self.metric, self.failed = run_id, metric, dict(failed)
+        self._replaced: dict[str, str] = {}
+        self._load()
+
+    def _load(self) -> None:
+        chains: dict[str, dict[str, Any]] = {}
+        for chain in self._store.get_chains_for_run(self.run_id):
+            about = (chain.get("metadata") or {}).get("screening")
+            if about is None:
+                continue
+            known = chains.get(about["candidate"])
+            # A crash may leave a candidate twice; the one with models counts.
+            if known is None or about["kept"] > known["metadata"]["screening"]["kept"]:
+                chains[about["candidate"]] = chain
+        sign = -1.0 if higher_is_better(self.metric) else 1.0
+
+        def place(chain: dict[str, Any]) -> tuple[float, int]:
+            value = chain["metadata"]["cross_validation"][self.metric]
+            return (np.inf if value is None else sign * value), chain["metadata"]["screening"]["components"] or 0
+
+        ranked = sorted(chains.values(), key=place)
+        self.rows = [_row(rank, chain, self.metric) for rank, chain in enumerate(ranked, start=1)]
+        facts = ranked[0]["metadata"] if ranked else {}
+        self.target, self.unit = str(facts.get("target") or ""), str(facts.get("target_unit") or "")
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """Return the table, one row per candidate."""
+        names = ["bias", "r2"] if self._task == "regression" else []
+        label = "rmsecv" if self.metric == "rmse" else self.metric
+        schema: dict[str, Any] = {
+            "rank": pl.Int64,
+            "preprocessing": pl.String,
+            "model": pl.String,
+            "components": pl.Int64,
+            label: pl.Float64,
+            "fold_sd": pl.Float64,
+        }
+        schema |= {"se": pl.Float64} if names else {}
+        schema |= {name: pl.Float64 for name in names if name != label}
+        schema |= {"n": pl.Int64, "kept": pl.Boolean, "chain_id": pl.String}
+        records = [
+            {
+                **row.scores,
+                "rank": row.rank,
+                "preprocessing": row.preprocessing,
+                "model": row.model,
+                "components": row.components,
+                label: row.value,
+                "se": row.about.get("se"),
+                "kept": row.kept,
+                "chain_id": row.chain_id,
+            }
+            for row in self.rows
+        ]
+        return pl.DataFrame([{name: record.get(name) for name in schema} for record in records], schema=schema)
+
+    def best(self, rule: Rule | None = None) -> str:
+        """Return the chain of the best candidate, with fitted models; it is kept now where it was not.
+
+        Parameters
+        ----------
+        rule : {"one_se", "randomization", "wold", "min"}, optional
+            By default that of the screening. The preprocessing and model with the best score is taken, and of its
+            numbers of components the one that the rule chooses (see `nirs_store.choosing.select_components`).
+            For a model without components, several targets, or a classification the best score decides.
+
+        Returns
+        -------
+        str
+            The chain's id.
+        """
+        return self.keep(self.choose(rule or self._rule).chain_id)
+
+    def choose(self, rule: Rule) -> Row:
+        """Return the candidate that a rule chooses."""
+        if rule not in RULES:
+            raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+        return self._choose(self.rows[0], rule)
+
+    def _choose(self, top: Row, rule: Rule) -> Row:
+        """Return the candidate that a rule chooses among those with the preprocessing and model of `top`."""
+        family = sorted(
+            (row for row in self.rows if _family(row) == _family(top) and row.components is not None),
+            key=lambda row: row.components or 0,
+        )
+        if rule == "min" or len(family) < 2 or self._task != "regression":
+            return top
+        errors = errors_of_run(self._store, self.run_id, [row.chain_id for row in family])
+        if len(errors) < len(family):
+            return top  # several targets: there is not one error per sample
+        each = [errors[row.chain_id] for row in family]
+        matrix = np.column_stack([errors_of_the_mean(each[0].measured), *(one.errors for one in each)])
+        number, _ = select_components(matrix, [0, *(row.components or 0 for row in family)], rule)
+        if number == 0:
+            warnings.warn(
+                f"By {rule} no number of components is better than the mean of y; the smallest is taken.",
+                RecordingWarning,
+                stacklevel=4,
+            )
+            return family[0]
+        return next(row for row in family if row.components == number)
+
+    def keep(self, candidate: str | int) -> str:
+        """Fit a candidate again, store its models, and return the id of its chain; one that is kept stays as it is.
+
+        Parameters
+        ----------
+        candidate : str or int
+            Its chain, or its rank.
+
+        Raises
+        ------
+        UnknownId
+            The board has no such candidate.
+        """
+        wanted = self._replaced.get(candidate, candidate) if isinstance(candidate, str) else candidate
+        row = next((row for row in self.rows if wanted in (row.chain_id, row.rank)), None)
+        if row is None:
+            raise UnknownId("candidate", str(candidate), f"The board has {len(self.rows)} candidates.")
+        if row.kept:
+            return row.chain_id
+        chain_id = self._keeper(row)
+        self._replaced[row.chain_id] = chain_id
+        self._load()
+        return chain_id
+
+    def plot(self, rule: Rule | None = None) -> Figure:
+        """Draw RMSECV against the number of components, one curve per preprocessing; a diamond marks the rule's choice.
+
+        Raises
+        ------
+        InvalidInput
+            No candidate has components, or matplotlib is not installed.
+        """
+        from nirs_store.plots import rmsecv_vs_components
+
+        curves: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            if row.components is not None:
+                curves.setdefault(_family(row), []).append(row)
+        if not curves or self._task != "regression":
+            raise InvalidInput("Nothing to draw: no candidate is a regression with a number of components.")
+        several = len({model for _, model in curves}) > 1
+        shown = list(curves)[:_CURVES]
+        names = {each: f"{each[0]}, {each[1]}" if several else each[0] for each in shown}
+        marks = {names[each]: self._choose(curves[each][0], rule or self._rule).components for each in shown}
+        title = f"RMSECV: {self.target}" if self.target else "RMSECV"
+        if len(curves) > len(shown):
+            title += f" (the best {len(shown)} of {len(curves)})"
+        return rmsecv_vs_components(
+            {
+                names[each]: ([row.components for row in curves[each]], [row.scores["rmse"] for row in curves[each]])
+                for each in shown
+            },
+            target=self.target,
+            unit=self.unit,
+            title=title,
+            marks={name: int(n) for name, n in marks.items() if n is not None},
+        )
+
+    def _heading(self) -> str:
+        words = f"{len(self.rows)} candidates"
+        if self.target:
+            words += f" for {self.target}" + (f" ({self.unit})" if self.unit else "")
+        words += f", {sum(row.kept for row in self.rows)} kept; run {self.run_id}"
+        return words + (f"; {len(self.failed)} failed" if self.failed else "")
+
+    def __repr__(self) -> str:
+        found = self.frame.drop("chain_id")
+        lines = [printable(self._heading()), *text_table(found.columns, found.head(_SHOWN).rows())]
+        if found.height > _SHOWN:
+            lines.append(f"... and {found.height - _SHOWN} more, see board.frame")
+        lines += [printable(f"failed: {label}: {short(error, 100)}") for label, error in self.failed.items()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        found = self.frame
+        more = f"<p>and {found.height - _SHOWN} more</p>" if found.height > _SHOWN else ""
+        lost = "".join(f"<p>failed: {escape(label)}: {escape(error)}</p>" for label, error in self.failed.items())
+        return block(self._heading(), table(found.columns, found.head(_SHOWN).iter_rows()), more, lost)
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return the lines of a table for a terminal; numbers are on the right."""
+    cells = [[printable(short(cell_text(value), 40)) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    numbers = [
+        all(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in column)
+        for column in zip(*rows, strict=True)
+    ] or [False] * len(head)
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numbers, strict=True)
+        ).rstrip()
+        for line in [list(head), *cells]
+    ]
+
+
+def _family(row: Row) -> tuple[str, str]:
+    return row.preprocessing, row.model
+
+
+def _row(rank: int, chain: Mapping[str, Any], metric: str) -> Row:
+    metadata = chain["metadata"]
+    about, scores = metadata["screening"], metadata["cross_validation"]
+    value = scores[metric]
+    return Row(
+        rank,
+        about["preprocessing"],
+        about["model"],
+        about["components"],
+        float("nan") if value is None else float(value),
+        scores,
+        str(chain["chain_id"]),
+        about,
+    )

@@ -1,0 +1,596 @@
+"""Screen preprocessings, models and numbers of components with one cross-validation."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import joblib
+import numpy as np
+import sklearn
+from numpy.typing import ArrayLike, NDArray
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from nirs_store.blobs.code import digest as code_digest
+from nirs_store.choosing.rules import RULES, Rule
+from nirs_store.errors import InvalidInput, NirsStoreError, RecordingWarning, SerializationError
+from nirs_store.estimators import describe_estimator
+from nirs_store.ids import content_hash, sha256_hex
+from nirs_store.lazy import polars as pl
+from nirs_store.protocol import RecordingStore
+from nirs_store.recording.crossval import chain_facts, record_cross_validation
+from nirs_store.recording.folds import FoldResult, Job
+from nirs_store.recording.groups import Companions, check_companions
+from nirs_store.recording.inputs import (
+    Data,
+    FixedFolds,
+    Fold,
+    check_data,
+    check_estimator,
+    choose_metric,
+    make_folds,
+)
+from nirs_store.recording.prepare import refuse_fitted, refuse_missing
+from nirs_store.recording.rows import Layout, finite, save_everything
+from nirs_store.recording.steps import configuration, describe, preprocessing_text, take_apart
+from nirs_store.scores import higher_is_better, repeats_of
+from nirs_store.screening.board import Board, Row
+from nirs_store.screening.given import take_name, take_spectra
+from nirs_store.screening.fit import Group, fit_group
+from nirs_store.screening.preprocessing import named_preprocessings
+from nirs_store.screening.progress import Progress
+
+__all__ = ["Kept", "ScreeningStore", "screen"]
+
+Kept = Literal["best", "all"] | int
+_MODELS: dict[str, Callable[[], Any]] = {
+    "pls": lambda: PLSRegression(scale=False),
+    "pcr": lambda: make_pipeline(PCA(), LinearRegression()),
+}
+_DEFAULT_COMPONENTS = 15
+
+
+class ScreeningStore(RecordingStore, Protocol):
+    """The part of the store's public interface that a screening needs."""
+
+    def list_runs(self, status: str | None = None, dataset: str | None = None, limit: int = 100) -> pl.DataFrame: ...
+    def list_pipelines(self, run_id: str | None = None) -> pl.DataFrame: ...
+    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
+    def get_run(self, run_id: str) -> dict[str, Any] | None: ...
+    def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
+    def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]: ...
+    def query_predictions(self, *, run_id: str | None = None, partition: str | None = None) -> pl.DataFrame: ...
+    def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, Any]]: ...
+    def load_artifact(self, artifact_id: str) -> Any: ...
+    def delete_chain(self, chain_id: str) -> Any: ...
+    def transaction(self) -> Any: ...
+
+
+def screen(
+    store: ScreeningStore,
+    X: Any,
+    y: Any = None,
+    *,
+    preprocess: Any = ("raw",),
+    model: Any = "pls",
+    components: Any = None,
+    cv: Any,
+    dataset_name: str | None = None,
+    name: str | None = None,
+    groups: ArrayLike | None = None,
+    wavelengths: ArrayLike | None = None,
+    sample_ids: ArrayLike | str | None = None,
+    target: str | None = None,
+    target_unit: str | None = None,
+    wavelength_unit: str | None = None,
+    metric: str | None = None,
+    keep: Kept = "best",
+    keep_folds: bool = True,
+    n_jobs: int | None = 1,
+    rule: Rule = "one_se",
+    resume: bool = True,
+    progress: Callable[[int, int, Mapping[str, Any] | None], None] | None = None,
+) -> Board:
+    """Cross-validate every combination of preprocessing, model and number of components; keep few of them.
+
+    A screening is one run, each preprocessing with a model one pipeline, each candidate one chain in it. A candidate
+    leaves its scores and out-of-fold predictions; fitted models are stored only of those that are kept, and these are
+    fitted again on their own, so that a replay gives the stored numbers to the bit.
+
+    Parameters
+    ----------
+    store : WorkspaceStore
+        Where to record.
+    X : Spectra, array or data frame, shape (n_samples, n_features)
+        A `Spectra` brings along y, wavelengths, names, groups, target and unit; what is given by name wins.
+    y : array-like, shape (n_samples,) or (n_samples, n_targets)
+        Measured values, in `target_unit`, or labels.
+    preprocess : str, transformer, sequence of these, or mapping of names to these
+        ``raw``, ``snv``, ``msc``, ``emsc``, ``detrend``, ``sg0``, ``sg1``, ``sg2`` (Savitzky-Golay, by default with
+        15 points and order 2; ``"sg1(11,3)"`` sets both), ``autoscale``, ``center``; ``"snv+sg1"`` joins two.
+    model : {"pls", "pcr"}, estimator, sequence of these, or mapping of names to these
+        ``"pls"`` is ``PLSRegression(n, scale=False)``; an estimator is taken as it is, a pipeline too.
+    components : int or sequence of int, optional
+        Numbers of components; by default 1 to 15 for ``"pls"`` and ``"pcr"``, and that of a given estimator.
+    cv, groups, wavelengths, sample_ids, target, target_unit, wavelength_unit, metric
+        As for `record_cross_validation`.
+    dataset_name : str, optional
+        By default the name of the file without its ending.
+    name : str, optional
+        Name of the run.
+    keep : {"best", "all"} or int
+        Which candidates to keep with their fitted models: the one that `rule` chooses, all, or so many of the best.
+    keep_folds : bool
+        False stores only the refit of a candidate that is kept, not the models of its folds.
+    n_jobs : int
+        Worker processes; -1 for all cores.
+    rule : {"one_se", "randomization", "wold", "min"}
+        How the best is chosen, see `Board.best`.
+    resume : bool
+        Continue a screening of the same inputs that was stopped, or return the one that is finished.
+        False begins another run.
+    progress : callable, optional
+        Called as ``progress(done, total, best)`` with counts of candidates and the best row so far. By default a bar
+        is shown where stderr is a terminal.
+
+    Returns
+    -------
+    Board
+        The table of candidates, best first.
+
+    Raises
+    ------
+    InvalidInput, ShapeMismatch
+        Input that does not fit; nothing was recorded. Or no candidate could be fitted.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import KFold
+    >>> from nirs_store import WorkspaceStore, load_tecator
+    >>> tecator = load_tecator()
+    >>> with WorkspaceStore(getfixture("tmp_path")) as store:
+    ...     board = store.screen(
+    ...         tecator.X, tecator.fat, preprocess=["raw", "snv"], components=range(1, 13), cv=KFold(5),
+    ...         dataset_name="tecator", target="fat", target_unit="%",
+    ...     )
+    ...     board.frame.height, board.frame["preprocessing"][0]
+    (24, 'snv')
+    """
+    y, given = take_spectra(X, y, wavelengths, wavelength_unit, sample_ids, groups, target, target_unit)
+    X, dataset_name = take_name(X, dataset_name)
+    if n_jobs == 0 or not isinstance(n_jobs, (int, type(None))):
+        raise InvalidInput(f"n_jobs is a number of processes, or -1 for all cores; found {n_jobs!r}.")
+    if keep not in ("best", "all") and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
+        raise InvalidInput(f"keep: expected 'best', 'all' or a number of candidates; found {keep!r}.")
+    if rule not in RULES:
+        raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+    groups_of = _plan(preprocess, model, components)
+    plan = _check(store, groups_of, X, y, cv, given, dataset_name, metric, keep_folds, n_jobs or 1)
+    key = plan.key()
+    run_id, finished = _find_run(store, key, dataset_name) if resume and key else (None, False)
+    if run_id is None:
+        run_id = store.begin_run(
+            name or f"Screening of {given['target'] or dataset_name}",
+            {"screening": {"key": key, "candidates": plan.size, **plan.summary()}},
+            [{"name": dataset_name, **plan.facts(plan.groups[0])}],
+        )
+    failed = {} if finished else _work(store, plan, run_id, progress)
+    board = Board(store, run_id, plan.metric, plan.task, rule, failed, plan.keeper(store, run_id))
+    if not board.rows:
+        words = "; ".join(f"{label}: {error}" for label, error in failed.items())
+        store.fail_run(run_id, words)
+        raise InvalidInput(f"No candidate could be fitted. {words}")
+    wanted = (
+        [board.choose(rule)] if keep == "best" else board.rows if keep == "all" else board.rows[: int(keep)]
+    )
+    for row in wanted:
+        board.keep(row.chain_id)
+    if not finished:
+        best = board.rows[0]
+        summary = {"candidates": len(board.rows), "failed": failed, "metric": plan.metric, "best_val": best.value}
+        store.complete_run(run_id, finite(summary) | {"chosen": board.best(rule), "rule": rule})
+    return board
+
+
+# -- What is to be fitted.
+
+
+def _plan(preprocess: Any, model: Any, components: Any) -> list[Group]:
+    preprocessings, models = named_preprocessings(preprocess), _models(model)
+    numbers = None if components is None else _numbers(components)
+    if numbers is not None and not any(_own_parameter(each) for each in models.values()):
+        raise InvalidInput(f"components: {', '.join(models)} has no number of components; leave it out.")
+    return [
+        _group(label, steps, model_name, each, numbers, model_name in _MODELS)
+        for model_name, each in models.items()
+        for label, steps in preprocessings.items()
+    ]
+
+
+def _models(given: Any) -> dict[str, Any]:
+    if isinstance(given, Mapping):
+        pairs = [(str(label), item) for label, item in given.items()]
+    else:
+        items = list(given) if isinstance(given, (list, tuple)) else [given]
+        pairs = [(item if isinstance(item, str) else describe_model(item), item) for item in items]
+    found: dict[str, Any] = {}
+    for label, item in pairs:
+        if label in found:
+            raise InvalidInput(f"model: {label!r} is given twice; give a mapping of names to models.")
+        if isinstance(item, str):
+            if item.lower() not in _MODELS:
+                near = difflib.get_close_matches(item.lower(), _MODELS, n=1, cutoff=0.5)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise InvalidInput(
+                    f"model: unknown name {item[:40]!r}.{hint} Known: {', '.join(_MODELS)}; or give an estimator."
+                )
+            item = _MODELS[item.lower()]()
+        refuse_fitted(item, "model")
+        found[label] = item
+    if not found:
+        raise InvalidInput("model: expected at least one, for example 'pls'; found none.")
+    return found
+
+
+def describe_model(model: Any) -> str:
+    """Name a model by its steps."""
+    if isinstance(model, type) or not hasattr(model, "get_params"):
+        raise InvalidInput(f"model: expected a name or an estimator; found {model!r}.")
+    parts = take_apart(model)
+    return preprocessing_text((*parts.transformers, parts.model))
+
+
+def _numbers(components: Any) -> tuple[int, ...]:
+    items = list(components) if hasattr(components, "__iter__") else [components]
+    if not items or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in items):
+        raise InvalidInput(f"components: expected whole numbers from 1, such as range(1, 16); found {components!r}.")
+    return tuple(sorted({int(n) for n in items}))
+
+
+def _own_parameter(model: Any) -> str | None:
+    """Return the parameter that is a model's number of components; the last step's where several have one."""
+    names = [name for name in model.get_params(deep=True) if name.rpartition("__")[2] == "n_components"]
+    if "n_components" in names or not names:
+        return "n_components" if names else None
+    if isinstance(model, Pipeline):
+        order = [label for label, _ in model.steps]
+        return max(names, key=lambda name: order.index(name.partition("__")[0]))
+    return names[0]
+
+
+def _group(
+    label: str, steps: Sequence[Any], name: str, model: Any, numbers: tuple[int, ...] | None, by_name: bool
+) -> Group:
+    own = _own_parameter(model)
+    estimator = make_pipeline(*steps, model) if steps else model
+    parameter = own if own is None or not steps else f"{estimator.steps[-1][0]}__{own}"
+    counts: tuple[int | None, ...] = (None,)
+    if parameter is not None:
+        present = model.get_params()[str(own)]
+        if numbers is not None:
+            counts = numbers
+        elif by_name:
+            counts = ()  # settled when the smallest fold is known
+        else:
+            counts = (present if isinstance(present, int) else None,)
+    return Group(label, name, estimator, len(steps), parameter, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Checked inputs of a screening."""
+
+    groups: list[Group]
+    X: Any
+    y: Any
+    given: dict[str, Any]
+    data: Data
+    splitter: Any
+    folds: list[Fold]
+    labels: NDArray[Any] | None
+    companions: Companions
+    task: str
+    metric: str
+    dataset_name: str
+    keep_folds: bool
+    n_jobs: int
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return sum(len(group.components) for group in self.groups)
+
+    def key(self) -> str | None:
+        """Return the hash that the same inputs have again; None where a candidate cannot be described."""
+        keys = [group.key for group in self.groups]
+        return None if None in keys else sha256_hex(json.dumps(sorted(map(str, keys))).encode())
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the configuration of the run says."""
+        return {
+            "preprocess": list(dict.fromkeys(group.preprocessing for group in self.groups)),
+            "model": list(dict.fromkeys(group.model for group in self.groups)),
+            "components": sorted({n for group in self.groups for n in group.components if n is not None}),
+            "cv": repr(self.splitter) if hasattr(self.splitter, "split") else f"{len(self.folds)} given folds",
+        }
+
+    def facts(self, group: Group) -> dict[str, Any]:
+        """Return what the metadata of a group's chains say about the samples."""
+        parts = take_apart(group.estimator)
+        described = preprocessing_text((*parts.transformers, parts.model))
+        target, unit = self.given["target"], self.given["target_unit"]
+        return chain_facts(self.data, self.y, self.labels, self.companions, described, target, unit)
+
+    def keeper(self, store: ScreeningStore, run_id: str) -> Callable[[Row], str]:
+        """Return the function that fits a candidate again on its own and replaces its chain by one with models."""
+        groups = {(group.preprocessing, group.model): group for group in self.groups}
+
+        def keep(row: Row) -> str:
+            group = groups[row.preprocessing, row.model]
+            pairs = [(fold.train, fold.val) for fold in self.folds if fold.val is not None]
+            options = {name: self.given[name] for name in ("wavelengths", "wavelength_unit", "sample_ids")}
+            about = {"target": self.given["target"], "target_unit": self.given["target_unit"]}
+            result = record_cross_validation(
+                store,
+                group.candidate(row.components),
+                self.X,
+                self.y,
+                cv=FixedFolds(self.splitter, pairs),
+                groups=self.labels,
+                dataset_name=self.dataset_name,
+                run_id=run_id,
+                metric=self.metric,
+                task_type=self.task,
+                n_jobs=self.n_jobs,
+                keep_folds=self.keep_folds,
+                metadata={"screening": row.about | {"kept": True}},
+                **options,
+                **about,
+            )
+            # Deleted last: a crash before leaves the candidate twice, and the board shows the kept one.
+            store.delete_chain(row.chain_id)
+            return result.chain_id
+
+        return keep
+
+
+def _check(
+    store: ScreeningStore,
+    groups: list[Group],
+    X: Any,
+    y: Any,
+    cv: Any,
+    given: dict[str, Any],
+    dataset_name: str,
+    metric: str | None,
+    keep_folds: bool,
+    n_jobs: int,
+) -> Plan:
+    parts = [take_apart(group.estimator) for group in groups]
+    tasks = {check_estimator(each, None) for each in parts}
+    if len(tasks) > 1:
+        raise InvalidInput("model: expected regressors or classifiers; found both. Screen them one after the other.")
+    task = tasks.pop()
+    # Spectra with NaN need an imputer in every candidate, so one that takes none decides.
+    no_missing = next((words for each in parts if (words := refuse_missing(each))), "")
+    data = check_data(
+        X,
+        y,
+        wavelengths=given["wavelengths"],
+        sample_ids=given["sample_ids"],
+        task_type=task,
+        wavelength_unit=given["wavelength_unit"],
+        no_missing=no_missing,
+    )
+    splitter, folds, labels = make_folds(cv, data, given["groups"], task)
+    for each in parts:
+        companions = check_companions(each, labels, None, data.X.shape[0])
+    most = min(min(fold.train.size for fold in folds), data.X.shape[1])
+    groups = [_limited(group, most) for group in groups]
+    base = [
+        content_hash(data.X, data.y),
+        _hash_of_folds(folds),
+        None if labels is None else content_hash(labels, labels),
+        [dataset_name, given["target"], given["target_unit"], task, choose_metric(metric, task)],
+        [None if data.wavelengths is None else content_hash(data.wavelengths, data.wavelengths), data.unit],
+        sklearn.__version__,
+    ]
+    return Plan(
+        groups=[replace(group, key=_key(group, base)) for group in groups],
+        X=X,
+        y=y,
+        given=given,
+        data=data,
+        splitter=splitter,
+        folds=folds,
+        labels=labels,
+        companions=companions,
+        task=task,
+        metric=choose_metric(metric, task),
+        dataset_name=dataset_name,
+        keep_folds=keep_folds,
+        n_jobs=n_jobs,
+    )
+
+
+def _hash_of_folds(folds: Sequence[Fold]) -> str:
+    rows = [part for fold in folds for part in (fold.train, fold.val) if part is not None]
+    return content_hash(np.concatenate(rows), np.array([part.size for part in rows]))
+
+
+def _limited(group: Group, most: int) -> Group:
+    """Settle the default numbers of components; refuse those that the smallest fold cannot give."""
+    if group.components == ():
+        return replace(group, components=tuple(range(1, min(_DEFAULT_COMPONENTS, most) + 1)))
+    largest = max((n for n in group.components if n is not None), default=0)
+    if largest > most and group.model in _MODELS:
+        raise InvalidInput(
+            f"components: {largest} are more than the smallest fold can give; it is fitted on samples and channels for "
+            f"{most} at most. Nothing was recorded."
+        )
+    return group
+
+
+def _key(group: Group, base: list[Any]) -> str | None:
+    try:
+        described = describe_estimator(group.estimator)
+    except SerializationError:
+        return None
+    code = code_digest(group.estimator)
+    if code is None:
+        return None
+    facts = [base, described, code, group.preprocessing, group.model, list(group.components)]
+    return sha256_hex(json.dumps(facts, sort_keys=True).encode())
+
+
+# -- The work.
+
+
+def _find_run(store: ScreeningStore, key: str, dataset_name: str) -> tuple[str | None, bool]:
+    """Return the newest run of the same inputs that has not failed, and whether it is finished."""
+    runs = store.list_runs(dataset=dataset_name, limit=2**31)
+    for row in runs.filter(pl.col("config").str.contains(key, literal=True)).iter_rows(named=True):
+        if row["status"] != "failed":
+            return str(row["run_id"]), row["status"] == "completed"
+    return None, False
+
+
+def _work(
+    store: ScreeningStore,
+    plan: Plan,
+    run_id: str,
+    progress: Callable[[int, int, Mapping[str, Any] | None], None] | None,
+) -> dict[str, str]:
+    """Fit and record the groups that are missing; return the errors of those that failed."""
+    done = set()
+    for row in store.list_pipelines(run_id).iter_rows(named=True):
+        about = json.loads(row["expanded_config"] or "{}").get("screening") or {}
+        if row["status"] == "completed" and about.get("key"):
+            done.add(about["key"])
+        elif row["status"] == "interrupted":
+            store.fail_pipeline(row["pipeline_id"], "The process ended before this pipeline was recorded whole.")
+    missing = [group for group in plan.groups if group.key is None or group.key not in done]
+    failed: dict[str, str] = {}
+    with Progress(plan.size, plan.metric, progress) as bar:
+        bar.advance(plan.size - sum(len(group.components) for group in missing))
+        job = Job(None, plan.data, "", "", companions=plan.companions, keep="nothing")
+        for group, results in _fit_all(plan, job, missing):
+            if isinstance(results, Exception):
+                label = f"{group.preprocessing}, {group.model}"
+                failed[label] = str(results)
+                warnings.warn(f"{label} could not be fitted: {results}", RecordingWarning, stacklevel=3)
+                _record_failure(store, plan, run_id, group, results)
+                bar.advance(len(group.components))
+                continue
+            bar.advance(len(group.components), _record(store, plan, run_id, group, results))
+    return failed
+
+
+def _fit_all(
+    plan: Plan, job: Job, groups: Sequence[Group]
+) -> Iterator[tuple[Group, list[list[FoldResult]] | Exception]]:
+    """Yield each group with one list of folds per candidate, or with what went wrong."""
+    tasks = [(group, fold) for group in groups for fold in plan.folds]
+    if plan.n_jobs == 1:
+        outcomes: Iterator[Any] = (_try_fit(job, group, fold) for group, fold in tasks)
+    else:
+        workers = joblib.Parallel(n_jobs=plan.n_jobs, return_as="generator")
+        outcomes = workers(joblib.delayed(_try_fit)(job, group, fold) for group, fold in tasks)
+    for group in groups:
+        folds = [next(outcomes) for _ in plan.folds]
+        error = next((each for each in folds if isinstance(each, Exception)), None)
+        yield group, [list(each) for each in zip(*folds, strict=True)] if error is None else error
+
+
+def _try_fit(job: Job, group: Group, fold: Fold) -> list[FoldResult] | Exception:
+    try:
+        return fit_group(job, group, fold)
+    except Exception as error:  # noqa: BLE001 (an estimator may raise anything; it is recorded and shown)
+        error.add_note(f"while fitting {group.preprocessing}, {group.model} in {fold.key}")
+        return error
+
+
+def _begin(store: ScreeningStore, plan: Plan, run_id: str, group: Group) -> tuple[str, dict[str, Any]]:
+    facts = plan.facts(group)
+    config = configuration(group.estimator, plan.splitter) | facts
+    about = {"key": group.key, "preprocessing": group.preprocessing, "model": group.model}
+    config |= {"task_type": plan.task, "metric": plan.metric, "screening": about}
+    name = f"{group.preprocessing}, {group.model}"
+    return store.begin_pipeline(run_id, name, config, [], plan.dataset_name, facts["data_hash"]), facts
+
+
+def _record_failure(
+    store: ScreeningStore, plan: Plan, run_id: str, group: Group, error: Exception
+) -> None:
+    pipeline_id, _ = _begin(store, plan, run_id, group)
+    store.log_step(pipeline_id, 0, type(error).__name__, "error", message=str(error), level="error")
+    store.fail_pipeline(pipeline_id, "".join(traceback.format_exception(error)))
+
+
+def _record(
+    store: ScreeningStore, plan: Plan, run_id: str, group: Group, candidates: Sequence[list[FoldResult]]
+) -> dict[str, Any]:
+    """Record a group as one pipeline, all or nothing; return its best candidate."""
+    began = time.perf_counter()
+    pipeline_id, facts = _begin(store, plan, run_id, group)
+    repeats = repeats_of([fold.val for fold in plan.folds if fold.val is not None])
+    best: dict[str, Any] = {}
+    try:
+        with store.transaction():
+            for n, results in zip(group.components, candidates, strict=True):
+                parts = group.parts(n)
+                about = {
+                    "candidate": f"{group.key or pipeline_id}:{n}",
+                    "preprocessing": group.preprocessing,
+                    "model": group.model,
+                    "components": n,
+                    "se": _standard_error(plan, results),
+                    "kept": False,
+                }
+                described = preprocessing_text((*parts.transformers, parts.model))
+                layout = Layout(
+                    pipeline_id,
+                    plan.dataset_name,
+                    parts,
+                    plan.splitter,
+                    None,
+                    plan.data,
+                    plan.task,
+                    plan.metric,
+                    facts | {"preprocessing_chain": described, "screening": about},
+                    repeats,
+                )
+                value = save_everything(store, layout, results, logs=False).value
+                if not best or (value > best["value"]) == higher_is_better(plan.metric):
+                    best = about | {"value": value}
+        store.complete_pipeline(pipeline_id, best["value"], None, plan.metric, _milliseconds(began))
+    except BaseException as error:
+        try:
+            store.fail_pipeline(pipeline_id, "".join(traceback.format_exception(error)))
+        except NirsStoreError as second:
+            error.add_note(f"The pipeline could not be marked failed either: {second}")
+        raise
+    return best
+
+
+def _standard_error(plan: Plan, results: Sequence[FoldResult]) -> float | None:
+    """Return the standard error of a regression's out-of-fold errors, as the rules use it."""
+    if plan.task != "regression":
+        return None
+    found = [result.predictions["val"] for result in results]
+    errors = np.concatenate([np.asarray(each.y_pred, float).ravel() - each.y_true.ravel() for each in found])
+    return float(errors.std(ddof=1) / np.sqrt(errors.size)) if errors.size > 1 else None
+
+
+def _milliseconds(since: float) -> int:
+    return round((time.perf_counter() - since) * 1000)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from nirs_store.records.runs import capture_environment
     from nirs_store.registry import ArtifactLoader, ArtifactRegistry
+    from nirs_store.screening import optuna_callback, record_search
     from nirs_store.store import WorkspaceStore
 
 __version__ = "0.1.0"
@@ -55,8 +56,10 @@ __all__ = [
     "load_bundle",
     "load_tecator",
     "migrate_nirs4all",
+    "optuna_callback",
     "read_spectra",
     "record_cross_validation",
+    "record_search",
     "record_stacking",
     "replay_chain",
     "restore_backup",
@@ -84,6 +87,8 @@ _HOME = {
     "migrate_nirs4all": "nirs_store.migration",
     "read_spectra": "nirs_store.reading",
     "record_cross_validation": "nirs_store.recording",
+    "optuna_callback": "nirs_store.screening",
+    "record_search": "nirs_store.screening",
     "record_stacking": "nirs_store.recording",
     "replay_chain": "nirs_store.chains.replay",
     "restore_backup": "nirs_store.backup.backup",

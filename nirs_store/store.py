@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from nirs_store.records import search, views
     from nirs_store.records import views as comparison
     from nirs_store.records import views as pivoting
+    from nirs_store.screening import Board, SearchRecord
 else:
     api = later("nirs_store.files.api")
     archive_format = later("nirs_store.backup.container")
@@ -2278,6 +2279,53 @@ class WorkspaceStore(
         """
         self._engine.check_writable()
         return self._engine.recorder.transaction()
+
+    def screen(self, X: Any, y: Any = None, *, cv: Any, **options: Any) -> Board:
+        """Cross-validate preprocessings, models and numbers of components; see `nirs_store.screening.screen`.
+
+        Parameters
+        ----------
+        X : Spectra, array or data frame, shape (n_samples, n_features)
+            The spectra; a `Spectra` brings along everything else.
+        y : array-like, shape (n_samples,) or (n_samples, n_targets), optional
+            Measured values.
+        cv : int, splitter or iterable of (train, validation) rows
+            As in scikit-learn.
+        options
+            ``preprocess``, ``model``, ``components``, ``keep``, ``rule``, ``n_jobs``, ``dataset_name``, ...
+
+        Returns
+        -------
+        Board
+            One row per candidate; ``best()`` returns the chain that a rule chooses.
+
+        Raises
+        ------
+        InvalidInput, ShapeMismatch
+        """
+        from nirs_store.screening import screen
+
+        return screen(self, X, y, cv=cv, **options)
+
+    def record_search(self, search: Any, X: Any, y: Any = None, **options: Any) -> SearchRecord:
+        """Record a search of scikit-learn or a study of Optuna; see `nirs_store.record_search`.
+
+        Parameters
+        ----------
+        search : GridSearchCV, RandomizedSearchCV, a halving search, or optuna.Study
+            Fitted or not.
+        X, y
+            As for `screen`.
+        options
+            ``cv`` (outer folds), ``build``, ``keep``, ``dataset_name``, ...
+
+        Raises
+        ------
+        InvalidInput, ShapeMismatch
+        """
+        from nirs_store.screening import record_search
+
+        return record_search(self, search, X, y, **options)
 
     @contextmanager
     def run(

@@ -220,7 +220,9 @@ def record_cross_validation(
         run_id = store.begin_run(pipeline_name, config, [{"name": dataset_name, **facts}])
     pipeline_id = None
     try:
-        pipeline_id = store.begin_pipeline(run_id, pipeline_name, config, [], dataset_name, facts["data_hash"])
+        pipeline_id = store.begin_pipeline(
+            run_id, pipeline_name, config, [], dataset_name, facts["data_hash"]
+        )
         layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
         layout.repeats = repeats_of([fold.val for fold in folds if fold.val is not None])
         job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse, companions)
@@ -269,6 +271,10 @@ def _check_options(dataset_name: Any, n_jobs: Any, y_processing: Any) -> None:
         raise InvalidInput(f"y_processing must be a transformer that can be undone; it lacks {lacking}.")
 
 
+def _facts(**given: str | None) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
 def chain_facts(
     data: Data,
     y: Any,
@@ -279,8 +285,7 @@ def chain_facts(
     target_unit: str | None,
 ) -> dict[str, Any]:
     """Return what a chain's metadata says about the samples it was made of; `y` as it was given."""
-    given = {"target": target, "target_unit": target_unit, "wavelength_unit": data.unit}
-    facts: dict[str, Any] = {key: value for key, value in given.items() if value is not None} | {
+    facts: dict[str, Any] = _facts(target=target, target_unit=target_unit, wavelength_unit=data.unit) | {
         "preprocessing_chain": described,
         "n_samples": data.X.shape[0],
         "n_features": data.X.shape[1],

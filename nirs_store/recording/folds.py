@@ -25,7 +25,16 @@ from nirs_store.recording.inputs import Data, Fold
 from nirs_store.recording.steps import class_name, describe, json_safe, parameters, take_apart
 from nirs_store.registry import ChainNode
 
-__all__ = ["FoldResult", "Job", "Prediction", "Reuse", "align_probabilities", "average_folds", "fit_fold", "predict"]
+__all__ = [
+    "FoldResult",
+    "Job",
+    "Prediction",
+    "Reuse",
+    "align_probabilities",
+    "average_folds",
+    "fit_fold",
+    "predict",
+]
 
 
 # -- Transformers that an earlier pipeline fitted on the same samples: found by what went into them.
@@ -332,9 +341,9 @@ def _refuse_nan(found: Prediction, fold: str, model: Any) -> None:
             continue
         bad = found.rows[~np.isfinite(values).reshape(len(values), -1).all(axis=1)]
         raise InvalidInput(
-            f"{describe(model)} predicts NaN or infinity for {bad.size} of {found.rows.size} {found.partition} samples of {fold} "
-            f"(first: row {bad[0]}). Spectra and targets are in order, so look at the model: at a function that is "
-            "undone outside its domain, such as a logarithm, or at a fit that did not converge."
+            f"{describe(model)} predicts NaN or infinity for {bad.size} of {found.rows.size} {found.partition} samples "
+            f"of {fold} (first: row {bad[0]}). Spectra and targets are in order, so look at the model: at a function "
+            "that is undone outside its domain, such as a logarithm, or at a fit that did not converge."
         )
 
 

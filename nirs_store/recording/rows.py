@@ -193,7 +193,9 @@ def _save_chain(
 
 def _steps(layout: Layout, results: Sequence[FoldResult]) -> list[dict[str, Any]]:
     results = [result for result in results if result.model_id]
-    steps = [step_entry(1, layout.splitter, "splitter") | {"stateless": True, "artifact_id": layout.splitter_id}]
+    steps = [
+        step_entry(1, layout.splitter, "splitter") | {"stateless": True, "artifact_id": layout.splitter_id}
+    ]
     for step_idx, step in layout.timed[: len(layout.parts.transformers)]:
         ids = {result.key: [result.transformer_ids[step_idx - 2]] for result in results}
         steps.append(step_entry(step_idx, step, "transform") | {"fold_artifact_ids": ids})

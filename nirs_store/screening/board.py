@@ -90,7 +90,9 @@ class Board:
 
         def place(chain: dict[str, Any]) -> tuple[float, int]:
             value = chain["metadata"]["cross_validation"][self.metric]
-            return (np.inf if value is None else sign * value), chain["metadata"]["screening"]["components"] or 0
+            return (np.inf if value is None else sign * value), chain["metadata"]["screening"][
+                "components"
+            ] or 0
 
         ranked = sorted(chains.values(), key=place)
         self.rows = [_row(rank, chain, self.metric) for rank, chain in enumerate(ranked, start=1)]
@@ -127,7 +129,9 @@ class Board:
             }
             for row in self.rows
         ]
-        return pl.DataFrame([{name: record.get(name) for name in schema} for record in records], schema=schema)
+        return pl.DataFrame(
+            [{name: record.get(name) for name in schema} for record in records], schema=schema
+        )
 
     def best(self, rule: Rule | None = None) -> str:
         """Return the chain of the best candidate, with fitted models; it is kept now where it was not.
@@ -224,7 +228,10 @@ class Board:
             title += f" (the best {len(shown)} of {len(curves)})"
         return rmsecv_vs_components(
             {
-                names[each]: ([row.components for row in curves[each]], [row.scores["rmse"] for row in curves[each]])
+                names[each]: (
+                    [row.components or 0 for row in curves[each]],
+                    [row.scores["rmse"] for row in curves[each]],
+                )
                 for each in shown
             },
             target=self.target,
@@ -240,19 +247,25 @@ class Board:
         words += f", {sum(row.kept for row in self.rows)} kept; run {self.run_id}"
         return words + (f"; {len(self.failed)} failed" if self.failed else "")
 
+    def _shown(self, found: pl.DataFrame) -> pl.DataFrame:
+        """Return the first rows, and some that are kept further down."""
+        return pl.concat([found.head(_SHOWN), found[_SHOWN:].filter("kept").head(_SHOWN // 2)])
+
     def __repr__(self) -> str:
         found = self.frame.drop("chain_id")
-        lines = [printable(self._heading()), *text_table(found.columns, found.head(_SHOWN).rows())]
+        lines = [printable(self._heading()), *text_table(found.columns, self._shown(found).rows())]
         if found.height > _SHOWN:
-            lines.append(f"... and {found.height - _SHOWN} more, see board.frame")
+            lines.append(f"... {found.height} in board.frame")
         lines += [printable(f"failed: {label}: {short(error, 100)}") for label, error in self.failed.items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         found = self.frame
-        more = f"<p>and {found.height - _SHOWN} more</p>" if found.height > _SHOWN else ""
-        lost = "".join(f"<p>failed: {escape(label)}: {escape(error)}</p>" for label, error in self.failed.items())
-        return block(self._heading(), table(found.columns, found.head(_SHOWN).iter_rows()), more, lost)
+        more = f"<p>{found.height} in board.frame</p>" if found.height > _SHOWN else ""
+        lost = "".join(
+            f"<p>failed: {escape(label)}: {escape(error)}</p>" for label, error in self.failed.items()
+        )
+        return block(self._heading(), table(found.columns, self._shown(found).iter_rows()), more, lost)
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -260,7 +273,10 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     cells = [[printable(short(cell_text(value), 40)) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     numbers = [
-        all(value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)) for value in column)
+        all(
+            value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+            for value in column
+        )
         for column in zip(*rows, strict=True)
     ] or [False] * len(head)
     return [

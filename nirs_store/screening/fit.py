@@ -82,7 +82,7 @@ def fit_group(job: Job, group: Group, fold: Fold) -> list[FoldResult]:
 
 def _fit_group(job: Job, group: Group, fold: Fold) -> list[FoldResult]:
     rows = fold.val
-    assert rows is not None  # noqa: S101 (every fold of a cross-validation validates)
+    assert rows is not None
     target = job.data.y[fold.train]
     X, X_val = job.data.X[fold.train], job.data.X[rows]
     for step in group.parts(group.components[0]).transformers[: group.shared]:

@@ -89,7 +89,8 @@ def _tidy(text: str) -> str:
 def _by_name(word: str, whole: str) -> list[Any]:
     match = re.fullmatch(r"sg([0-2])(?:\(([0-9]+),([0-9]+)\))?", word)
     if match:
-        return [_savitzky_golay(*(None if part is None else int(part) for part in match.groups()), whole)]
+        deriv, window, order = match.groups()
+        return [_savitzky_golay(int(deriv), int(window or _WINDOW), int(order or _ORDER), whole)]
     if word == "raw":
         return []
     if word in _SCALERS:
@@ -105,12 +106,7 @@ def _by_name(word: str, whole: str) -> list[Any]:
     )
 
 
-def _savitzky_golay(derivative: int | None, window: int | None, order: int | None, whole: str) -> Any:
-    length, degree, deriv = (
-        _WINDOW if window is None else window,
-        _ORDER if order is None else order,
-        derivative or 0,
-    )
+def _savitzky_golay(deriv: int, length: int, degree: int, whole: str) -> Any:
     if length % 2 == 0 or length <= degree or degree < deriv:
         raise InvalidInput(
             f"preprocess: {whole[:40]!r} needs an odd window that is longer than the polynomial order, which is at "

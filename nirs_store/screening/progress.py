@@ -51,8 +51,7 @@ class Progress:
         """Count candidates that are recorded, the best of which is `best`."""
         self._done += count
         if best and (
-            self._best is None
-            or (best["value"] > self._best["value"]) == higher_is_better(self._metric)
+            self._best is None or (best["value"] > self._best["value"]) == higher_is_better(self._metric)
         ):
             self._best = best
         if self._tell is not None and count:
@@ -66,5 +65,7 @@ class Progress:
         about = self._best
         label = "RMSECV" if self._metric == "rmse" else self._metric
         number = "" if about["components"] is None else f", {about['components']} components"
-        words = f"best: {about['preprocessing']}, {about['model']}{number}, {label} {cell_text(about['value'])}"
+        words = (
+            f"best: {about['preprocessing']}, {about['model']}{number}, {label} {cell_text(about['value'])}"
+        )
         return printable(words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import time
 import traceback
@@ -42,15 +41,15 @@ from nirs_store.recording.inputs import (
 )
 from nirs_store.recording.prepare import refuse_fitted, refuse_missing
 from nirs_store.recording.rows import Layout, finite, save_everything
-from nirs_store.recording.steps import configuration, describe, preprocessing_text, take_apart
+from nirs_store.recording.steps import configuration, preprocessing_text, take_apart
 from nirs_store.scores import higher_is_better, repeats_of
 from nirs_store.screening.board import Board, Row
-from nirs_store.screening.given import take_name, take_spectra
 from nirs_store.screening.fit import Group, fit_group
+from nirs_store.screening.given import take_name, take_spectra
 from nirs_store.screening.preprocessing import named_preprocessings
 from nirs_store.screening.progress import Progress
 
-__all__ = ["Kept", "ScreeningStore", "screen"]
+__all__ = ["Kept", "screen"]
 
 Kept = Literal["best", "all"] | int
 _MODELS: dict[str, Callable[[], Any]] = {
@@ -63,13 +62,17 @@ _DEFAULT_COMPONENTS = 15
 class ScreeningStore(RecordingStore, Protocol):
     """The part of the store's public interface that a screening needs."""
 
-    def list_runs(self, status: str | None = None, dataset: str | None = None, limit: int = 100) -> pl.DataFrame: ...
+    def list_runs(
+        self, status: str | None = None, dataset: str | None = None, limit: int = 100
+    ) -> pl.DataFrame: ...
     def list_pipelines(self, run_id: str | None = None) -> pl.DataFrame: ...
     def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
     def get_run(self, run_id: str) -> dict[str, Any] | None: ...
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
     def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]: ...
-    def query_predictions(self, *, run_id: str | None = None, partition: str | None = None) -> pl.DataFrame: ...
+    def query_predictions(
+        self, *, run_id: str | None = None, partition: str | None = None
+    ) -> pl.DataFrame: ...
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, Any]]: ...
     def load_artifact(self, artifact_id: str) -> Any: ...
     def delete_chain(self, chain_id: str) -> Any: ...
@@ -96,6 +99,7 @@ def screen(
     metric: str | None = None,
     keep: Kept = "best",
     keep_folds: bool = True,
+    artifact_format: str = "joblib",
     n_jobs: int | None = 1,
     rule: Rule = "one_se",
     resume: bool = True,
@@ -132,6 +136,8 @@ def screen(
         Which candidates to keep with their fitted models: the one that `rule` chooses, all, or so many of the best.
     keep_folds : bool
         False stores only the refit of a candidate that is kept, not the models of its folds.
+    artifact_format : str
+        Serializer of the fitted objects, as for `record_cross_validation`.
     n_jobs : int
         Worker processes; -1 for all cores.
     rule : {"one_se", "randomization", "wold", "min"}
@@ -175,7 +181,8 @@ def screen(
     if rule not in RULES:
         raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
     groups_of = _plan(preprocess, model, components)
-    plan = _check(store, groups_of, X, y, cv, given, dataset_name, metric, keep_folds, n_jobs or 1)
+    plan = _check(groups_of, X, y, cv, given, dataset_name, metric)
+    plan = replace(plan, keep_folds=keep_folds, artifact_format=artifact_format, n_jobs=n_jobs or 1)
     key = plan.key()
     run_id, finished = _find_run(store, key, dataset_name) if resume and key else (None, False)
     if run_id is None:
@@ -197,7 +204,12 @@ def screen(
         board.keep(row.chain_id)
     if not finished:
         best = board.rows[0]
-        summary = {"candidates": len(board.rows), "failed": failed, "metric": plan.metric, "best_val": best.value}
+        summary = {
+            "candidates": len(board.rows),
+            "failed": failed,
+            "metric": plan.metric,
+            "best_val": best.value,
+        }
         store.complete_run(run_id, finite(summary) | {"chosen": board.best(rule), "rule": rule})
     return board
 
@@ -252,14 +264,20 @@ def describe_model(model: Any) -> str:
 
 def _numbers(components: Any) -> tuple[int, ...]:
     items = list(components) if hasattr(components, "__iter__") else [components]
-    if not items or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in items):
-        raise InvalidInput(f"components: expected whole numbers from 1, such as range(1, 16); found {components!r}.")
+    if not items or not all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in items
+    ):
+        raise InvalidInput(
+            f"components: expected whole numbers from 1, such as range(1, 16); found {components!r}."
+        )
     return tuple(sorted({int(n) for n in items}))
 
 
 def _own_parameter(model: Any) -> str | None:
     """Return the parameter that is a model's number of components; the last step's where several have one."""
-    names = [name for name in model.get_params(deep=True) if name.rpartition("__")[2] == "n_components"]
+    names: list[str] = [
+        name for name in model.get_params(deep=True) if name.rpartition("__")[2] == "n_components"
+    ]
     if "n_components" in names or not names:
         return "n_components" if names else None
     if isinstance(model, Pipeline):
@@ -302,8 +320,9 @@ class Plan:
     task: str
     metric: str
     dataset_name: str
-    keep_folds: bool
-    n_jobs: int
+    keep_folds: bool = True
+    artifact_format: str = "joblib"
+    n_jobs: int = 1
 
     @property
     def size(self) -> int:
@@ -321,7 +340,9 @@ class Plan:
             "preprocess": list(dict.fromkeys(group.preprocessing for group in self.groups)),
             "model": list(dict.fromkeys(group.model for group in self.groups)),
             "components": sorted({n for group in self.groups for n in group.components if n is not None}),
-            "cv": repr(self.splitter) if hasattr(self.splitter, "split") else f"{len(self.folds)} given folds",
+            "cv": repr(self.splitter)
+            if hasattr(self.splitter, "split")
+            else f"{len(self.folds)} given folds",
         }
 
     def facts(self, group: Group) -> dict[str, Any]:
@@ -353,6 +374,7 @@ class Plan:
                 task_type=self.task,
                 n_jobs=self.n_jobs,
                 keep_folds=self.keep_folds,
+                artifact_format=self.artifact_format,
                 metadata={"screening": row.about | {"kept": True}},
                 **options,
                 **about,
@@ -365,7 +387,6 @@ class Plan:
 
 
 def _check(
-    store: ScreeningStore,
     groups: list[Group],
     X: Any,
     y: Any,
@@ -373,13 +394,13 @@ def _check(
     given: dict[str, Any],
     dataset_name: str,
     metric: str | None,
-    keep_folds: bool,
-    n_jobs: int,
 ) -> Plan:
     parts = [take_apart(group.estimator) for group in groups]
     tasks = {check_estimator(each, None) for each in parts}
     if len(tasks) > 1:
-        raise InvalidInput("model: expected regressors or classifiers; found both. Screen them one after the other.")
+        raise InvalidInput(
+            "model: expected regressors or classifiers; found both. Screen them one after the other."
+        )
     task = tasks.pop()
     # Spectra with NaN need an imputer in every candidate, so one that takes none decides.
     no_missing = next((words for each in parts if (words := refuse_missing(each))), "")
@@ -418,8 +439,6 @@ def _check(
         task=task,
         metric=choose_metric(metric, task),
         dataset_name=dataset_name,
-        keep_folds=keep_folds,
-        n_jobs=n_jobs,
     )
 
 
@@ -478,7 +497,9 @@ def _work(
         if row["status"] == "completed" and about.get("key"):
             done.add(about["key"])
         elif row["status"] == "interrupted":
-            store.fail_pipeline(row["pipeline_id"], "The process ended before this pipeline was recorded whole.")
+            store.fail_pipeline(
+                row["pipeline_id"], "The process ended before this pipeline was recorded whole."
+            )
     missing = [group for group in plan.groups if group.key is None or group.key not in done]
     failed: dict[str, str] = {}
     with Progress(plan.size, plan.metric, progress) as bar:
@@ -529,9 +550,7 @@ def _begin(store: ScreeningStore, plan: Plan, run_id: str, group: Group) -> tupl
     return store.begin_pipeline(run_id, name, config, [], plan.dataset_name, facts["data_hash"]), facts
 
 
-def _record_failure(
-    store: ScreeningStore, plan: Plan, run_id: str, group: Group, error: Exception
-) -> None:
+def _record_failure(store: ScreeningStore, plan: Plan, run_id: str, group: Group, error: Exception) -> None:
     pipeline_id, _ = _begin(store, plan, run_id, group)
     store.log_step(pipeline_id, 0, type(error).__name__, "error", message=str(error), level="error")
     store.fail_pipeline(pipeline_id, "".join(traceback.format_exception(error)))

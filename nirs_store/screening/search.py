@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import sklearn
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
@@ -103,6 +101,7 @@ def record_search(
     wavelength_unit: str | None = None,
     metric: str | None = None,
     keep_folds: bool = True,
+    artifact_format: str = "joblib",
     n_jobs: int | None = 1,
 ) -> SearchRecord:
     """Record a search of scikit-learn or a study of Optuna: each candidate, and the winner as a chain with models.
@@ -127,8 +126,10 @@ def record_search(
         search itself.
     run_id : str, optional
         Record into this run, and leave it open.
-    dataset_name, name, groups, wavelengths, sample_ids, target, target_unit, wavelength_unit, metric, keep_folds, n_jobs
+    dataset_name, name, groups, wavelengths, sample_ids, target, target_unit, wavelength_unit, metric
         As for `screen`; `metric` ranks the recorded chains, not the candidates.
+    keep_folds, artifact_format, n_jobs
+        As for `screen`.
 
     Returns
     -------
@@ -153,7 +154,9 @@ def record_search(
     ({'n_components': 12}, 3)
     """
     if not (hasattr(search, "_run_search") or hasattr(search, "trials")):
-        raise InvalidInput(f"search: expected a search of scikit-learn or a study of Optuna; found {search!r}.")
+        raise InvalidInput(
+            f"search: expected a search of scikit-learn or a study of Optuna; found {search!r}."
+        )
     if keep not in ("best", "all") and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise InvalidInput(f"keep: expected 'best', 'all' or a number of candidates; found {keep!r}.")
     y, given = take_spectra(X, y, wavelengths, wavelength_unit, sample_ids, groups, target, target_unit)
@@ -168,12 +171,16 @@ def record_search(
         "dataset_name": dataset_name,
         "metric": metric,
         "keep_folds": keep_folds,
+        "artifact_format": artifact_format,
         "n_jobs": n_jobs,
-        **{key: given[key] for key in ("wavelengths", "wavelength_unit", "sample_ids", "target", "target_unit")},
+        **{
+            key: given[key]
+            for key in ("wavelengths", "wavelength_unit", "sample_ids", "target", "target_unit")
+        },
     }
     work = _Recorder(store, X, y, given, options, keep)
     if is_study:
-        assert build is not None  # noqa: S101 (refused above)
+        assert build is not None
         return work.study(search, build, cv, name, run_id)
     return work.search(search, cv, name, run_id)
 
@@ -217,7 +224,10 @@ class _Recorder:
                 raise
             result = kept[0]
             return self._finish(own, result, candidates, ids, scorer, fitted.best_params_, nested=False)
-        own, run_id = run_id is None, run_id or self._begin(name or f"Nested {type(search).__name__}", search, data)
+        own, run_id = (
+            run_id is None,
+            run_id or self._begin(name or f"Nested {type(search).__name__}", search, data),
+        )
         try:
             result = record_cross_validation(
                 self.store,
@@ -273,7 +283,9 @@ class _Recorder:
         except BaseException as error:
             self._fail(run_id if own else None, error)
             raise
-        return self._finish(own, result, [*candidates, *lost], ids, scorer, candidates[0].params, nested=False)
+        return self._finish(
+            own, result, [*candidates, *lost], ids, scorer, candidates[0].params, nested=False
+        )
 
     def _data(self, task: str, no_missing: str) -> Data:
         return check_data(
@@ -315,7 +327,12 @@ class _Recorder:
         ids: dict[int, str] = {}
         with self.store.transaction():
             for place, each in enumerate(candidates):
-                about = {"scorer": scorer, "rank": each.rank or None, "params": json_safe(each.params), **each.about}
+                about = {
+                    "scorer": scorer,
+                    "rank": each.rank or None,
+                    "params": json_safe(each.params),
+                    **each.about,
+                }
                 trial = about.get("study"), about.get("trial")
                 if each.estimator is None:
                     self.store.log_step(
@@ -342,13 +359,12 @@ class _Recorder:
     ) -> list[CrossValidationResult]:
         """Fit the candidates that are kept again, the winner first, and replace their chains."""
         # A halving search tries a candidate several times; it is kept once, the winner as the search names it.
-        places = sorted(
-            {json.dumps(json_safe(each.params), sort_keys=True): place for place, each in reversed(list(enumerate(candidates)))}.values()
-        )
-        places.sort(key=lambda place: json_safe(candidates[place].params) != json_safe(dict(best_params)))
-        count = 1 if self.keep == "best" else len(places) if self.keep == "all" else int(self.keep)
+        places = {_text(each.params): place for place, each in reversed(list(enumerate(candidates)))}
+        first = places.pop(_text(best_params))
+        wanted = [first, *sorted(places.values())]
+        count = 1 if self.keep == "best" else len(wanted) if self.keep == "all" else int(self.keep)
         results = []
-        for place in places[:count]:
+        for place in wanted[:count]:
             each = candidates[place]
             about = {"scorer": scorer, "rank": each.rank, "params": json_safe(each.params), **each.about}
             result = record_cross_validation(
@@ -419,7 +435,11 @@ def _scorer_name(search: Any) -> str:
     if isinstance(scoring, str):
         return scoring
     if scoring is None:
-        return "accuracy" if getattr(search, "_estimator_type", None) == "classifier" else "the estimator's own score"
+        return (
+            "accuracy"
+            if getattr(search, "_estimator_type", None) == "classifier"
+            else "the estimator's own score"
+        )
     if isinstance(search.refit, str):
         return search.refit
     return str(getattr(scoring, "__name__", None) or scoring)
@@ -462,7 +482,9 @@ def _candidates(fitted: Any, winners: Mapping[str, list[str]] | None = None) -> 
         if winners is not None:
             about["won"] = ", ".join(winners.get(_text(params), []))
         estimator = clone(fitted.estimator).set_params(**clone(params, safe=False))
-        candidates.append(_Candidate(int(found[f"rank_test_{suffix}"][place]), dict(params), about, estimator))
+        candidates.append(
+            _Candidate(int(found[f"rank_test_{suffix}"][place]), dict(params), about, estimator)
+        )
     best = int(fitted.best_index_)
     order = sorted(range(len(candidates)), key=lambda place: (place != best, candidates[place].rank))
     return [candidates[place] for place in order]

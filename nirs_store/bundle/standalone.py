@@ -120,7 +120,7 @@ def _named(X: Any) -> Any:
             order = " They are the same in another order." if sorted(texts) == sorted(known) else ""
             raise ValueError(f"The columns of X are not those that the model was trained on.{order}")
     if strange:
-        return hidden_grid(texts, None if stored is None else np.array(stored)) if text else None
+        return hidden_grid(texts, None if stored is None else np.array(stored))
     # A frame made from an array without names counts its columns; those are not wavelengths.
     counted = all(isinstance(name, (int, np.integer)) for name in names)
     return None if counted and numbers == list(range(len(names))) else np.array(numbers, dtype=np.float64)

@@ -75,13 +75,21 @@ def in_unit(numbers: Sequence[float | None], found: str | None, expected: str | 
     return list(numbers)
 
 
-def hidden_grid(names: Sequence[str], stored: Grid | None) -> Grid | None:
-    """Find the stored wavelengths, in whatever order, in names with other words around them, as "band_850.0"."""
-    found = [_DIGITS.findall(name) for name in names]
-    if stored is None or len(names) != stored.size or any(len(numbers) != 1 for numbers in found):
+def hidden_grid(names: Sequence[Any], stored: Grid | None) -> Grid | None:
+    """Find wavelengths in names with other words around them, as "scan1 850.0", to be compared with the stored ones."""
+    found = [_DIGITS.findall(str(name)) for name in names]
+    if stored is None or len(names) != stored.size or len({len(numbers) for numbers in found}) != 1:
         return None
-    grid = np.array([float(numbers[0].replace(",", ".")) for numbers in found])
-    return grid if same_grid(np.sort(grid), np.sort(stored)) else None
+    for place in range(len(found[0])):
+        grid = np.array([float(numbers[place].replace(",", ".")) for numbers in found])
+        if same_grid(np.sort(grid), np.sort(stored)):
+            return grid
+        steps = np.diff(grid)
+        # Another grid; what rises one by one may as well be counted.
+        ordered = np.all(steps > 0) or np.all(steps < 0)
+        if ordered and (np.abs(steps) != 1).any() and grid.min() >= 100 and grid.max() < 1e5:
+            return grid
+    return None
 
 
 def same_grid(found: Grid, expected: Grid) -> bool:

@@ -659,7 +659,7 @@ def predict(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Ar
     A step of feature augmentation gives ``np.hstack([X, t1.transform(X), t2.transform(X), ...])``.
 
     Wavelengths reach the chain's own steps, not the steps inside an artifact that is a Pipeline.
-    Grids count as the same when they differ by at most 1 % of the spacing of the channels. An
+    Grids count as the same when they differ by at most 1 % of the spacing, or by rounding alone. An
     operator that may write into its input gets a copy of the same memory layout.
 
     Examples

@@ -99,8 +99,10 @@ def read_spectra(
     """
     blocks = _blocks(plan, X)
     labels = ["X"] if len(blocks) == 1 else [f"Source {source} of X" for source in blocks]
+    stored = plan.wavelengths if len(blocks) == 1 else None
     tables = [
-        read_table(block, label, plan.unit) for block, label in zip(blocks.values(), labels, strict=True)
+        read_table(block, label, plan.unit, stored)
+        for block, label in zip(blocks.values(), labels, strict=True)
     ]
     arrays = tuple(array for array, _, _ in tables)
     rows = {len(array) for array in arrays}
@@ -110,8 +112,6 @@ def read_spectra(
         )
     given = _given(plan, wavelengths, list(blocks), arrays)
     for place, (label, (array, columns, names)) in enumerate(zip(labels, tables, strict=True)):
-        if columns is None and names is not None and len(blocks) == 1:
-            columns = hidden_grid(names, plan.wavelengths)
         given[place] = one_grid(columns, given[place], label)
         _fits(given[place], array, label)
         # Wavelengths in the header are compared as numbers, where the chain has a grid or takes any.
@@ -166,15 +166,16 @@ def _is_table(value: Any) -> bool:
 
 
 def read_table(
-    value: Any, label: str, unit: str | None = None
+    value: Any, label: str, unit: str | None = None, stored: Grid | None = None
 ) -> tuple[NDArray[Any], Grid | None, Names | None]:
     """Read one table of spectra, its wavelengths where its columns name them, and names that are text.
 
-    Names in another unit than `unit` are refused. Errors are those of `read_spectra`.
+    Names in another unit than `unit` are refused; in names of other words the `stored` wavelengths are looked for.
+    Errors are those of `read_spectra`.
     """
     columns = names = None
     if is_frame(value):
-        array, columns, names = _read_frame(value, label, unit)
+        array, columns, names = _read_frame(value, label, unit, stored)
     else:
         if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
             raise InvalidInput(f"{label} has masked values. Remove or impute them first.")
@@ -208,7 +209,9 @@ def _to_numbers(array: NDArray[Any], label: str) -> NDArray[Any]:
     raise InvalidInput(f"{label} must hold real numbers, found values of the type {array.dtype}.")
 
 
-def _read_frame(frame: Any, label: str, unit: str | None) -> tuple[NDArray[Any], Grid | None, Names | None]:
+def _read_frame(
+    frame: Any, label: str, unit: str | None, stored: Grid | None
+) -> tuple[NDArray[Any], Grid | None, Names | None]:
     names = column_names(frame)
     numbers, _ = read_header(names, unit, label)
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
@@ -221,10 +224,11 @@ def _read_frame(frame: Any, label: str, unit: str | None) -> tuple[NDArray[Any],
         )
     # A frame made from an array without names counts its columns; those are not wavelengths.
     counted = all(isinstance(name, int | np.integer) for name in names) and numbers == list(range(len(names)))
-    unnamed = bool(strange) or counted
     # Row by row in memory, so that a frame and the array it shows give the same bits.
     array = np.ascontiguousarray(as_array(frame, label))
-    return array, None if unnamed else np.array(numbers, dtype=np.float64), text_names(names)
+    if strange:
+        return array, hidden_grid(names, stored), text_names(names)
+    return array, None if counted else np.array(numbers, dtype=np.float64), text_names(names)
 
 
 def read_header(names: Sequence[Any], unit: str | None, label: str) -> tuple[list[float | None], str | None]:

@@ -122,6 +122,23 @@ def test_another_unit_is_recognised(grid: Any, words: str, ways: list[Any]) -> N
             ways[0](pl.DataFrame(X[:3], schema=grid))
 
 
+@pytest.mark.parametrize("name", ["scan1_{:.2f}", "band {:.2f} of 40", "{:.2f}|mean"])
+def test_names_of_other_words_are_searched_for_wavelengths(name: str, ways: list[Any]) -> None:
+    for predict in ways:
+        frame = pd.DataFrame(X[:3], columns=[name.format(each) for each in CM])
+        np.testing.assert_array_equal(predict(frame), predict(X[:3]))
+        with pytest.raises(ValueError, match="Reverse the channels"):
+            predict(frame[frame.columns[::-1]])
+        with pytest.raises(ValueError, match=r"another unit.*1e7"):
+            predict(frame.set_axis([name.format(each) for each in NM], axis=1))
+        two = frame.set_axis(pd.MultiIndex.from_product([["nir"], frame.columns[::-1]]), axis=1)
+        with pytest.raises(ValueError, match="Reverse the channels"):
+            predict(two)
+        np.testing.assert_array_equal(
+            predict(frame.set_axis([f"ch{k}" for k in range(100, 140)], axis=1)), predict(X[:3])
+        )
+
+
 def test_resampling_does_not_mix_units(ways: list[Any]) -> None:
     with pytest.raises(ValueError, match="1e7 / wavelengths"):
         ways[1](X[:3], NM, resample=True)

@@ -165,3 +165,17 @@ def test_the_axis_says_what_the_grid_is(
 def test_wavenumbers_are_not_called_nm_by_those_who_say_nothing() -> None:
     axes = plots.pls_coefficients([0.1, 0.2], wavelengths=[9000, 4000]).axes[0]
     assert axes.get_xlabel() == "Wavelength or wavenumber"
+
+
+def test_the_channels_of_a_diagnosis_have_their_own_wavelengths(store: WorkspaceStore) -> None:
+    options: dict[str, Any] = {"cv": 3, "dataset_name": "d", "wavelengths": GRID}
+    for kind in ("shuffled", "some"):
+        steps, places = PLACES[kind]
+        chain = record_cross_validation(
+            store, make_pipeline(steps, PLSRegression(2)), X, Y, **options
+        ).chain_id
+        assert store.diagnose(chain, X, Y).channels["wavelength"].to_list() == GRID[places].tolist()
+    chain = record_cross_validation(
+        store, make_pipeline(MIXED["turned and centred"], PLSRegression(2)), X, Y, **options
+    )
+    assert "wavelength" not in store.diagnose(chain.chain_id, X, Y).channels.columns

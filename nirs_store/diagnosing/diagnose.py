@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.chains.origins import channel_origins
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import Workbench, model_input, predict
 from nirs_store.diagnosing.importance import (
@@ -81,6 +82,12 @@ class Inside:
             raise InvalidInput("This chain has branches or transforms y; give a plain sequence of steps.")
         operators = [operator for stage in member.stages for operator in stage.operators]
         return [clone(bench.open(operator)[0]) for operator in (*operators, member.model)]
+
+    def origins(self, grid: Floats) -> NDArray[np.intp] | None:
+        """Return the channel that each column of `input` shows; None where a step mixes them."""
+        stages = self.plan.members[0].stages
+        bench = Workbench(self.load, self.plan.memory)
+        return channel_origins(stages[: len(stages) - self.without], bench, len(grid), grid)
 
     def input(self, X: Any, wavelengths: Any = None) -> Floats:
         """Return spectra in the space that T2 and Q are computed in."""
@@ -205,13 +212,14 @@ class Diagnosis:
     def channels(self) -> pl.DataFrame:
         """Return one row per channel at the model's input: loadings; for a PLS also weights, coefficient and VIP.
 
-        The column `wavelength` is there where preprocessing keeps the channels as they were measured.
+        The column `wavelength` is there where each column shows one channel, in whatever order.
         """
         latent, pls = self._latent, self._inside.model if self._inside.is_pls else None
         columns: dict[str, Any] = {}
         grid = self.wavelengths
-        if grid is not None and len(grid) == len(latent.mean):
-            columns["wavelength"] = grid
+        places = None if grid is None else self._inside.origins(grid)
+        if grid is not None and places is not None and len(places) == len(latent.mean):
+            columns["wavelength"] = grid[places]
         columns["channel"] = np.arange(len(latent.mean))
         for a in range(latent.n_components):
             columns[f"p{a + 1}"] = latent.loadings[:, a]

@@ -15,7 +15,7 @@ import pytest
 from sklearn.cross_decomposition import PLSRegression
 
 from nirs_store import WorkspaceStore, load_bundle, record_cross_validation
-from nirs_store.chains.grids import differ, same_grid
+from nirs_store.chains.grids import differ, parse_header, same_grid
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.spectra import read_spectra
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
@@ -184,6 +184,23 @@ def test_two_numbers_that_differ_are_shown_as_such() -> None:
     assert (
         differ(np.array([1007.9575]), np.array([1007.9600])) == "channel 0 is at 1007.957, expected 1007.96"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "unit"),
+    [
+        (["10.000,5", "9.090"], [10000.5, 9090.0], None),
+        (["10,000.5", "9,090"], [10000.5, 9090.0], None),
+        (["9.090", "8.5"], [9.09, 8.5], None),
+        (["1.1 µm", "1.2 µm"], [1100.0, 1200.0], "nm"),
+        ([850, 852.5, np.float32(855)], [850.0, 852.5, 855.0], None),
+        (["x1", "x2", "y"], [None, None, None], None),
+        (["X850", "X852", "id"], [850.0, 852.0, None], None),
+        (["850", "x1"], [850.0, None], None),
+    ],
+)
+def test_a_header_is_read_as_a_whole(names: list[Any], values: list[Any], unit: str | None) -> None:
+    assert parse_header(names) == (values, unit)
 
 
 # -- What is recorded.

@@ -150,8 +150,8 @@ def blocks(*columns: Any) -> ColumnTransformer:
 
 
 BY_NAME: dict[str, Any] = {
-    "names": lambda: make_pipeline(blocks(NAMES[60:90], NAMES[:20]), PLSRegression(3)),
-    "range": lambda: make_pipeline(blocks(slice("ch 10", "ch 30")), PLSRegression(3)),
+    "names": lambda: make_pipeline(blocks(NAMES[60:90], NAMES[:20]), PLSRegression(3, scale=False)),
+    "range": lambda: make_pipeline(blocks(slice("ch 10", "ch 30")), PLSRegression(3, scale=False)),
     "in a union": lambda: make_pipeline(make_union(blocks(NAMES[:9]), PCA(2)), Ridge()),
     "in a search": lambda: GridSearchCV(make_pipeline(blocks(NAMES[:9]), Ridge()), {"ridge__alpha": [1.0, 2.0]}),
     "with a scaled target": lambda: TransformedTargetRegressor(make_pipeline(blocks(NAMES[5:9]), Ridge())),

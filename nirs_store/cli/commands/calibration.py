@@ -107,12 +107,12 @@ def command_review(identifier: str, as_json: bool, workspace: Path) -> None:
 
 @click.command("diagnose", cls=Command)
 @click.argument("identifier", metavar="CHAIN")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option("--target", metavar="COLUMN", help="Column of the reference values.")
 @click.option("--id", "id_column", metavar="COLUMN", help="Column of the sample names.")
 @click.option(
     "--calibration",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Calibration spectra, where FILE holds others.",
 )
 @click.option(

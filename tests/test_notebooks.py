@@ -61,11 +61,14 @@ def test_a_stored_tutorial_was_executed_in_order_and_tells_nothing_of_the_machin
     assert path.stat().st_size < 200_000
 
 
-def test_there_are_three_tutorials_and_each_leads_to_the_next() -> None:
+def test_each_tutorial_leads_to_the_next() -> None:
     assert [path.name for path in TUTORIALS] == [
         "1-record-and-rank.ipynb",
         "2-replay-share-trust.ipynb",
         "3-housekeeping.ipynb",
+        "4-screen-and-choose.ipynb",
+        "5-diagnose.ipynb",
+        "6-second-instrument.ipynb",
     ]
     for path, following in itertools.pairwise(TUTORIALS):
         assert f"]({following.name})" in nbformat.read(path, as_version=4).cells[-1].source

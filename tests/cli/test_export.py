@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from nirs_store import load_bundle
+from nirs_store import WorkspaceStore, load_bundle
 
 
 def test_a_chain_becomes_a_bundle_in_exports_by_default(run: Any, own_copy: Any) -> None:
@@ -30,9 +30,13 @@ def test_a_chain_becomes_a_python_script(run: Any, recorded: Any, tmp_path: Path
 def test_a_run_a_pipeline_and_predictions_are_written(run: Any, recorded: Any, tmp_path: Path) -> None:
     result = recorded.chains["better"]
     run("export", recorded.run_id, tmp_path / "run.yaml")
-    assert yaml.safe_load((tmp_path / "run.yaml").read_text())["run"]["run_id"] == recorded.run_id
+    assert yaml.safe_load((tmp_path / "run.yaml").read_text())["run_id"] == recorded.run_id
     run("export", result.pipeline_id, tmp_path / "pipeline.json")
-    assert json.loads((tmp_path / "pipeline.json").read_text())["pipeline_id"] == result.pipeline_id
+    stored = json.loads((tmp_path / "pipeline.json").read_text())
+    with WorkspaceStore(recorded.path) as store:
+        pipeline = store.get_pipeline(result.pipeline_id)
+    assert pipeline is not None
+    assert stored == pipeline["expanded_config"]
     run("export", result.chain_id, tmp_path / "chain.parquet", "--arrays")
     frame = pl.read_parquet(tmp_path / "chain.parquet")
     assert set(frame["prediction_id"]) == set(result.prediction_ids)

@@ -164,7 +164,7 @@ def _estimators() -> dict[str, Any]:
         import_module("matplotlib.figure")
     except ModuleNotFoundError as missing:
         raise InvalidInput(
-            f"The demo needs chemotools and matplotlib ({missing}). Install them with: "
+            f"The demo draws figures and needs matplotlib ({missing}). Install it with: "
             'pip install "nirs-store[demo]"'
         ) from missing
     from sklearn.cross_decomposition import PLSRegression

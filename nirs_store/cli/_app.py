@@ -26,6 +26,7 @@ _COMMANDS = {
     "diagnose": (f"{_HOME}.calibration:command_diagnose", "Find outliers among samples with a chain."),
     "compare": (f"{_HOME}.rank:command_compare", "Put runs or chains side by side."),
     "sql": (f"{_HOME}.rank:command_sql", "Ask the catalog with a SELECT statement."),
+    "read": (f"{_HOME}.read:command", "Say what files of spectra hold, and convert them."),
     "predict": (f"{_HOME}.predict:command", "Predict spectra with a chain or a bundle."),
     "plot": (f"{_HOME}.plot:command", "Draw a figure of a chain and save it."),
     "export": (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from nirs_store.display import printable
 
 if TYPE_CHECKING:
     from nirs_store.reading import Spectra
@@ -27,15 +29,49 @@ _OPTIONS = (
         help="One sample per row or per column [default: as found].",
     ),
     click.option("--header/--no-header", default=None, help="Whether the first row names the channels."),
+    click.option(
+        "--format",
+        metavar="NAME",
+        help="text, parquet, excel, jcamp, spc, opus, asd, or that of another package [default: as found].",
+    ),
+    click.option("--sheet", metavar="NAME", help="Sheet of an Excel workbook, by name or number."),
+    click.option(
+        "--block", metavar="NAME", help="Spectrum of an OPUS file (AB, RE, ScSm), or JCAMP-DX block."
+    ),
+    click.option(
+        "--references", type=click.Path(), metavar="FILE", help="Table of reference values by name of sample."
+    ),
+    click.option(
+        "--signal",
+        metavar="WORDS",
+        help="What the values are, where the file does not say: 'reflectance (%)'.",
+    ),
+    click.option(
+        "--to",
+        type=click.Choice(["absorbance", "reflectance", "transmittance"]),
+        help="Convert the values [default: as they are].",
+    ),
 )
 
 
 def reading_options(function: Function) -> Function:
-    """Add the options of `nirs_store.read_spectra` for text files; the command gets them as `reading`."""
+    """Add the options of `nirs_store.read_spectra`; the command gets them as `reading`."""
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        names = ("decimal", "delimiter", "encoding", "orientation", "header")
+        names = (
+            "decimal",
+            "delimiter",
+            "encoding",
+            "orientation",
+            "header",
+            "format",
+            "sheet",
+            "block",
+            "references",
+            "signal",
+            "to",
+        )
         reading = {name: given.pop(name) for name in names}
         if reading["delimiter"] in ("tab", "\\t"):
             reading["delimiter"] = "\t"
@@ -47,10 +83,10 @@ def reading_options(function: Function) -> Function:
     return wrapped  # type: ignore[no-any-return]
 
 
-def read_file(path: Path, reading: dict[str, Any] | None = None, **more: Any) -> Spectra:
+def read_file(path: Path | Sequence[Path], reading: dict[str, Any] | None = None, **more: Any) -> Spectra:
     """Read a file of spectra and say on stderr what was understood."""
     from nirs_store.reading import read_spectra
 
     spectra = read_spectra(path, **(reading or {}), **more)
-    click.echo(f"{path.name}: {spectra.understood}", err=True)
+    click.echo(f"{spectra.source.path.name}: {printable(spectra.understood)}", err=True)
     return spectra

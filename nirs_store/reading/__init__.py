@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
-from nirs_store.reading.spectra import Source, Spectra, read_spectra
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Source", "Spectra", "read_spectra"]
+if TYPE_CHECKING:
+    from nirs_store.reading.measured import Measured
+    from nirs_store.reading.readers import Reader, list_readers
+    from nirs_store.reading.single import spectra_from
+    from nirs_store.reading.spectra import Source, Spectra, read_spectra
+
+__all__ = ["Measured", "Reader", "Source", "Spectra", "list_readers", "read_spectra", "spectra_from"]
+
+# Imported when first asked for: most of the package needs only the reading of cells.
+_HOMES = {
+    "Measured": "measured",
+    "Reader": "readers",
+    "list_readers": "readers",
+    "spectra_from": "single",
+    "Source": "spectra",
+    "Spectra": "spectra",
+    "read_spectra": "spectra",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

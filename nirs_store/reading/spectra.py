@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +14,10 @@ from numpy.typing import NDArray
 
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.reading.cells import is_missing, parse_channel, parse_number
-from nirs_store.reading.dialect import Unreadable
-from nirs_store.reading.grid import find_channels
-from nirs_store.reading.text import TextTable, describe, find_decimal, read_text, spectra_of, unit_by_range
+from nirs_store.reading.cells import is_missing, parse_number
 
 __all__ = ["Source", "Spectra", "read_spectra"]
 
-_TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat", ".asc", ".prn", ".dpt")
-_PARQUET = (".parquet", ".pq")
 _IDS = (
     "id|sample|sample ?id|sample ?name|sample ?number|sample ?no\\.?|name|probe|proben?(nummer|name|nr\\.?)|prüfnummer|"
     "[eé]chantillon|muestra|nom|spectrum|spectrum ?name|file ?name"
@@ -64,11 +58,14 @@ class Spectra:
     groups : ndarray of shape (n,), or None
         Samples that belong together.
     instrument : dict
-        What the lines above the table say, for example the serial number.
+        What the file says of the instrument and the measurement, for example the serial number; ``signal`` says what
+        the values are: absorbance, reflectance, transmittance or others.
     source : Source
-        Path and SHA-256 of the file.
+        Path and SHA-256 of the file; of several, the folder and the SHA-256 of their hashes.
+    sources : tuple of Source
+        All files that were read, that of the reference values as well.
     dialect : dict
-        ``delimiter``, ``decimal`` and ``encoding`` of a text file; empty for Parquet.
+        ``delimiter``, ``decimal`` and ``encoding`` of a text file; empty for other formats.
     understood : str
         One line that says what was read, and how.
     places : tuple of str
@@ -90,6 +87,12 @@ class Spectra:
     groups: NDArray[Any] | None = None
     instrument: Mapping[str, str] = field(default_factory=dict)
     dialect: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def signal(self) -> str | None:
+        """Return what the values are, for example "absorbance"; None where nothing says so."""
+        return self.instrument.get("signal")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -161,9 +164,32 @@ class Spectra:
             values[row] = np.nan if number is None else number
         return values
 
+    def keep(self, store: Any, name: str | None = None) -> str:
+        """Store the files that were read, byte for byte, with what was understood; return the id of the version.
+
+        Parameters
+        ----------
+        store : WorkspaceStore
+        name : str, optional
+            By default the name of the file or folder.
+
+        Returns
+        -------
+        str
+            Id of a file version, for `store.files` and as a source of lineage. Several files are one group.
+
+        Raises
+        ------
+        InvalidInput
+            A file is not what it was when it was read.
+        """
+        from nirs_store.reading.collect import keep
+
+        return keep(self, store, name)
+
 
 def read_spectra(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     target: str | Sequence[str] | None = None,
     unit: str | Sequence[str] | None = None,
@@ -177,14 +203,22 @@ def read_spectra(
     orientation: str | None = None,
     header: bool | None = None,
     channels: Sequence[str] | None = None,
+    sheet: str | int | None = None,
+    block: str | None = None,
+    references: str | Path | None = None,
+    signal: str | None = None,
+    to: str | None = None,
 ) -> Spectra:
     r"""Read a file of spectra. What cannot be read for sure is refused with its line; nothing is left out silently.
 
     Parameters
     ----------
-    path : path
-        A text file (``.csv``, ``.tsv``, ``.txt``, ``.dat``, ``.asc``, ``.prn``, ``.dpt``, also with ``.gz``) or
-        ``.parquet``. Columns named by a number are channels, the others are labels.
+    path : path, or sequence of paths
+        A text file (``.csv``, ``.tsv``, ``.txt``, ``.dat``, ``.asc``, ``.prn``, ``.dpt``, also with ``.gz``),
+        ``.parquet`` or Excel (``.xlsx``): columns named by a number are channels, the others are labels. Or an
+        instrument's file: JCAMP-DX (``.jdx``, ``.dx``), Galactic SPC (``.spc``), Bruker OPUS (``.0``, ...), ASD
+        FieldSpec (``.asd``), or what other packages add. Several files on one grid (a list, a folder, a pattern such
+        as ``"field/*.0"``) become one; the samples are named after them.
     target : str or sequence of str, optional
         The column, or columns, of reference values: they become ``y``.
     unit : str or sequence of str, optional
@@ -195,8 +229,8 @@ def read_spectra(
         The column that names the samples; by default one that is called id, sample, name or alike.
     wavelength_unit : {"nm", "cm-1"}, optional
         Unit of the wavelengths, where the file does not say it.
-    format : {"text", "parquet"}, optional
-        By default what the ending of the name says.
+    format : {"text", "parquet", "excel", "jcamp", "spc", "opus", "asd"} or that of another package, optional
+        By default what the first bytes or the ending of the name say.
     decimal : {".", ","}, optional
         Decimal sign of a text file; by default what its numbers show.
     delimiter, encoding : str, optional
@@ -207,6 +241,17 @@ def read_spectra(
         Whether the first row of the table names the channels; needed where it may as well be a spectrum.
     channels : sequence of str, optional
         Names of the spectral columns, where these are not named by wavelength.
+    sheet : str or int, optional
+        The sheet of a workbook, by name or number; needed where several hold something.
+    block : str, optional
+        Which spectrum of an OPUS file ("AB", "RE", "ScSm", ...), or which block of a JCAMP-DX file (its title).
+    references : path, optional
+        A CSV, Excel or Parquet table of reference values whose first column, or one called id or sample, names the
+        samples as `ids` does. Its columns join the others.
+    signal : str, optional
+        What the values are, where the file does not say it: "absorbance", "reflectance", "transmittance (%)", ...
+    to : {"absorbance", "reflectance", "transmittance"}, optional
+        Convert the values: absorbance is -log10 of reflectance or transmittance. By default they stay as they are.
 
     Returns
     -------
@@ -230,48 +275,26 @@ def read_spectra(
     >>> spectra.y, spectra.ids.tolist()
     (array([12.5]), ['S1'])
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise InvalidInput(f"Spectra are read from a CSV or Parquet file; {path} {what}.")
-    read = _reader(path, format)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from error
-    try:
-        if read is _read_parquet:
-            table, references = _read_parquet(path, channels)
-        else:
-            table = read_text(
-                data,
-                decimal=decimal,
-                delimiter=delimiter,
-                encoding=encoding,
-                orientation=orientation,
-                header=header,
-                channels=channels,
-            )
-            references = pl.DataFrame(
-                {name: _typed(cells, table.decimal) for name, cells in table.labels.items()}
-            )
-        _set_unit(table, wavelength_unit)
-    except Unreadable as error:
-        raise InvalidInput(f"{path.name}: {error}") from error
-    spectra = Spectra(
-        X=table.X,
-        wavelengths=table.wavelengths,
-        unit=table.unit,
-        channel_names=tuple(table.channels),
-        references=references,
-        source=Source(path, hashlib.sha256(data).hexdigest()),
-        understood=describe(table),
-        places=tuple(table.places),
-        instrument=table.metadata,
-        dialect={}
-        if read is _read_parquet
-        else {"delimiter": table.delimiter, "decimal": table.decimal, "encoding": table.encoding},
-    )
+    from nirs_store.reading import collect
+
+    options = {
+        "format": format,
+        "wavelength_unit": wavelength_unit,
+        "decimal": decimal,
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "orientation": orientation,
+        "header": header,
+        "channels": channels,
+        "sheet": sheet,
+        "block": block,
+        "to": to,
+    }
+    spectra = collect.read_all(path, options, references)
+    if references is not None:
+        spectra = collect.join_references(spectra, Path(references), id_column, decimal, encoding)
+    if signal is not None or to is not None:
+        spectra = collect.convert(spectra, signal, to)
     ids = _ids(spectra, id_column)
     marks = None if groups is None else _groups(spectra, groups)
     several = target is not None and not isinstance(target, str)
@@ -285,107 +308,6 @@ def read_spectra(
     )
 
 
-def _reader(path: Path, format: str | None) -> Callable[..., Any]:
-    if format is not None:
-        if format in ("text", "csv", "parquet"):
-            return _read_parquet if format == "parquet" else read_text
-        raise InvalidInput(f"format: expected 'text' or 'parquet', found {format!r}.")
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    last = suffixes[-1] if suffixes else ""
-    if last == ".gz":
-        last = suffixes[-2] if len(suffixes) > 1 else ""
-    elif last in _PARQUET:
-        return _read_parquet
-    if last in _TEXT:
-        return read_text
-    known = ", ".join(_TEXT + _PARQUET)
-    hint = (
-        " Save the sheet as CSV."
-        if last in (".xlsx", ".xls", ".ods")
-        else " If it is text, say format='text'."
-    )
-    raise InvalidInput(f"{path} must end in one of {known}; found {path.suffix or 'no suffix'!r}.{hint}")
-
-
-def _set_unit(table: TextTable, given: str | None) -> None:
-    if given is None:
-        return
-    parsed = parse_channel(f"1000 {given}")
-    if parsed is None or parsed[1] is None or parsed[0] != 1000:
-        raise Unreadable(f"wavelength_unit: expected 'nm' or 'cm-1', found {given!r}.")
-    if table.unit_from == "header" and table.unit not in (None, parsed[1]):
-        raise Unreadable(f"wavelength_unit: {given!r} was given, but the header says {table.unit!r}.")
-    table.unit, table.unit_from = parsed[1], "caller"
-
-
-def _typed(cells: Sequence[str], decimal: str) -> pl.Series:
-    """Turn cells into numbers where all are and none would lose a leading zero."""
-    numbers = [None if is_missing(cell) else parse_number(cell, decimal) for cell in cells]
-    words = any(number is None and not is_missing(cell) for number, cell in zip(numbers, cells, strict=True))
-    if words or any(re.match(r"[+-]?0[0-9]", cell) for cell in cells):
-        empty = ("", "na", "n/a", "nan", "#n/a")
-        return pl.Series(
-            [None if cell.lower() in empty and cell != "Na" else cell for cell in cells], dtype=pl.String
-        )
-    whole = all(number is None or (number.is_integer() and abs(number) < 2**53) for number in numbers)
-    if whole and not any(re.search(r"[eE]", cell) or decimal in cell for cell in cells):
-        return pl.Series([None if number is None else int(number) for number in numbers], dtype=pl.Int64)
-    return pl.Series(numbers, dtype=pl.Float64)
-
-
-def _read_parquet(path: Path, channels: Sequence[str] | None) -> tuple[TextTable, pl.DataFrame]:
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InvalidInput(f"{path} cannot be read as Parquet: {error}") from error
-    names = frame.columns
-    if channels is None:
-        places, values, unit = find_channels(names)
-        channels = [names[place] for place in places]
-    else:
-        missing = [name for name in channels if name not in names]
-        if missing:
-            raise Unreadable(f"it has no column {missing[0]!r}.")
-        values, unit = None, None
-    if not frame.height:
-        raise Unreadable("it has columns but no spectra.")
-    spectra = frame.select(channels)
-    rows = [f"row {row + 1}" for row in range(frame.height)]
-    for name, kind in spectra.schema.items():
-        if not (kind.is_numeric() or kind in (pl.String, pl.Null)):
-            raise Unreadable(f"the column {name} is a channel and must hold numbers; found {kind}.")
-    text = [name for name, kind in spectra.schema.items() if kind == pl.String]
-    decimal = "."
-    if text:
-        cells = [[cell or "" for cell in row] for row in spectra.select(text).iter_rows()]
-        run = range(len(text))
-        decimal = find_decimal(cells, run, [], [], rows)
-        parsed = spectra_of(cells, run, decimal, text, rows)
-        spectra = spectra.with_columns(pl.Series(name, parsed[:, k]) for k, name in enumerate(text))
-    X = np.ascontiguousarray(spectra.select(pl.all().cast(pl.Float64)).to_numpy())
-    bad = np.argwhere(~np.isfinite(X))
-    if bad.size:
-        row, column = bad[0]
-        raise Unreadable(
-            f"it holds {len(bad)} missing or infinite values in the spectra; the first is sample {row + 1} at "
-            f"{spectra.columns[column]}. Fill or leave out such samples first."
-        )
-    grid = np.array(values, dtype=np.float64) if values else None
-    labels = frame.drop(channels)
-    by_range = unit is None and grid is not None
-    table = TextTable(
-        X=X,
-        channels=list(channels),
-        wavelengths=grid,
-        unit=unit_by_range(grid) if by_range else unit,
-        unit_from="range" if by_range else "header",
-        labels={name: [] for name in labels.columns},
-        places=rows,
-        decimal=decimal,
-    )
-    return table, labels
-
-
 def _ids(spectra: Spectra, name: str | None) -> NDArray[Any] | None:
     if name is not None:
         column = spectra.column(name)
@@ -395,13 +317,19 @@ def _ids(spectra: Spectra, name: str | None) -> NDArray[Any] | None:
                 f"{spectra.source.path.name}: id_column {name!r} is empty in sample {row + 1} ({spectra.places[row]})."
             )
         return _plain(column)
-    for each in spectra.labels:
-        if (
-            re.fullmatch(_IDS, each.replace("_", " ").strip(), re.IGNORECASE)
-            and not spectra.references[each].null_count()
-        ):
-            return _plain(spectra.references[each])
-    return None
+    found = id_name(spectra)
+    return None if found is None else _plain(spectra.references[found])
+
+
+def is_id(name: str) -> bool:
+    """Tell a column that is called as names of samples are."""
+    return re.fullmatch(_IDS, name.replace("_", " ").strip(), re.IGNORECASE) is not None
+
+
+def id_name(spectra: Spectra) -> str | None:
+    """Return the first column that is called as names of samples are, and has no gaps."""
+    table = spectra.references
+    return next((each for each in table.columns if is_id(each) and not table[each].null_count()), None)
 
 
 def _groups(spectra: Spectra, name: str) -> NDArray[Any]:

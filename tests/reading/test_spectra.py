@@ -49,7 +49,9 @@ def test_targets_groups_and_names_are_columns(path: Path) -> None:
         ({"groups": "moisture"}, r"empty in sample 2 \(line 3\)"),
         ({"id_column": "moisture"}, r"empty in sample 2 \(line 3\)"),
         ({"wavelength_unit": "THz"}, "'nm' or 'cm-1'"),
-        ({"format": "excel"}, "'text' or 'parquet'"),
+        ({"format": "word"}, "'text', 'parquet', 'excel'"),
+        ({"sheet": "a"}, "does not go with text"),
+        ({"block": "AB"}, "does not go with text"),
         ({"decimal": ";"}, "decimal: expected"),
         ({"orientation": "across"}, "orientation: expected"),
         ({"orientation": "columns"}, "no column of wavelengths"),
@@ -112,10 +114,13 @@ def test_dates_are_no_reference_values(tmp_path: Path) -> None:
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     for name, words in [
         ("none.csv", "does not exist"),
-        ("", "is a folder"),
-        ("s.xlsx", "Save the sheet as CSV"),
+        ("", "holds no file of spectra"),
+        ("*.spc", "No file fits"),
+        ("s.xlsx", "no whole workbook"),
+        ("s.xls", "Save the sheet as .xlsx or CSV"),
+        ("s.0", "OPUS file begins with"),
     ]:
-        if name == "s.xlsx":
+        if name in ("s.xlsx", "s.xls", "s.0"):
             (tmp_path / name).write_bytes(b"PK")
         with pytest.raises(InvalidInput, match=words):
             read_spectra(tmp_path / name)

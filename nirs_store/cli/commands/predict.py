@@ -42,7 +42,7 @@ def command(
     trusted_types: tuple[str, ...],
     workspace: Path,
 ) -> None:
-    """Predict the spectra of a CSV or Parquet file.
+    """Predict the spectra of a CSV, Excel, Parquet or instrument file, or of a folder.
 
     The first argument is the id of a chain in the workspace, or a .n4a bundle, which needs no
     workspace. In SPECTRA, columns named by a number are wavelengths; the others are labels, which
@@ -65,7 +65,7 @@ def command(
     else:
         from nirs_store.cli._workspace import find, open_store
 
-        if not spectra.is_file():
+        if not spectra.exists():
             read_file(spectra, reading)  # says so before a workspace is looked for
         with open_store(workspace) as store:
             found = find(store, source, ["chain"])

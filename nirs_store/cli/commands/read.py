@@ -1,0 +1,88 @@
+"""``nirs-store read``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nirs_store.cli._group import Command
+from nirs_store.cli._spectra import reading_options
+from nirs_store.display import printable
+
+if TYPE_CHECKING:
+    from nirs_store.reading import Spectra
+
+
+@click.command("read", cls=Command)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print what was understood as JSON.")
+@click.option("--csv", "output", type=click.Path(path_type=Path), help="Write the spectra to this CSV file.")
+@click.option("--overwrite", is_flag=True, help="Replace the file of --csv.")
+@click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1, where the file does not say it.")
+@reading_options
+def command(
+    files: tuple[Path, ...],
+    as_json: bool,
+    output: Path | None,
+    overwrite: bool,
+    wavelength_unit: str | None,
+    reading: dict[str, Any],
+) -> None:
+    """Say what files of spectra hold, and convert them to CSV.
+
+    FILE is CSV, Excel, Parquet, JCAMP-DX, Galactic SPC, Bruker OPUS, ASD, or a folder of these.
+    Several files on one grid are read as one; each sample is named after its file.
+    """
+    from nirs_store.cli._output import print_json
+    from nirs_store.errors import OverwriteRefused
+    from nirs_store.reading import read_spectra
+
+    if output is not None and output.exists() and not overwrite:
+        raise OverwriteRefused(f"{output} exists. Name another file, or say --overwrite. Nothing was done.")
+    source: Any = files[0] if len(files) == 1 else list(files)
+    spectra = read_spectra(source, wavelength_unit=wavelength_unit, **reading)
+    if as_json:
+        print_json(_about(spectra))
+    else:
+        click.echo(f"{printable(str(spectra.source.path))}: {printable(spectra.understood)}")
+        for name, value in spectra.instrument.items():
+            click.echo(f"  {printable(name)}: {printable(str(value))}")
+    if output is not None:
+        from nirs_store.blobs.durable import write_file
+        from nirs_store.reading.export import frame_csv
+
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_file(output, frame_csv(_frame(spectra)).encode())
+        click.echo(f"{len(spectra)} spectra in {output}", err=True)
+
+
+def _about(spectra: Spectra) -> dict[str, Any]:
+    grid = spectra.wavelengths
+    return {
+        "path": str(spectra.source.path),
+        "sha256": spectra.source.sha256,
+        "understood": spectra.understood,
+        "samples": len(spectra),
+        "channels": spectra.X.shape[1],
+        "first": None if grid is None else float(grid[0]),
+        "last": None if grid is None else float(grid[-1]),
+        "unit": spectra.unit,
+        "signal": spectra.signal,
+        "ids": None if spectra.ids is None else [str(each) for each in spectra.ids],
+        "labels": list(spectra.labels),
+        "instrument": dict(spectra.instrument),
+        "files": [{"path": str(path), "sha256": sha256} for path, sha256 in spectra.sources],
+    }
+
+
+def _frame(spectra: Spectra) -> Any:
+    """Return the labels and the spectra as one table that reads back the same."""
+    import polars as pl
+
+    unit = f" {spectra.unit}" if spectra.unit else ""
+    names = list(spectra.channel_names)
+    if spectra.wavelengths is not None:
+        names = [f"{value:.10g}{unit}" for value in spectra.wavelengths]
+    return spectra.references.hstack(pl.DataFrame(spectra.X, schema=names, orient="row"))

@@ -1,0 +1,177 @@
+"""Excel workbooks (.xlsx, .xlsm): a sheet becomes rows of text and is read by the same rules as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from typing import Any
+
+from nirs_store.errors import InvalidInput
+from nirs_store.reading.dialect import Unreadable
+
+__all__ = ["sheet_as_text"]
+
+_LARGEST = 2**30
+_MOST_CELLS = 2**25
+_MOST_EMPTY = 10_000
+_RATIO = 200
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')
+
+
+def sheet_as_text(
+    data: bytes, sheet: str | int | None = None, decimal: str | None = None
+) -> tuple[bytes, str]:
+    """Return the cells of a sheet as CSV text, one line per row, and the name of the sheet.
+
+    Parameters
+    ----------
+    data : bytes
+        A workbook.
+    sheet : str or int, optional
+        Name of the sheet, or its number from 1 on. By default the only one that is not empty.
+    decimal : {".", ","}, optional
+        The decimal sign in which numbers are written: that of numbers which the workbook holds as text.
+
+    Raises
+    ------
+    Unreadable
+    InvalidInput
+        openpyxl is not installed.
+    """
+    try:
+        import openpyxl
+    except ImportError as error:
+        raise InvalidInput(
+            'Reading Excel workbooks needs openpyxl. Install it with: pip install "nirs-store[excel]"; or save the '
+            "sheet as CSV."
+        ) from error
+    _check_size(data)
+    try:
+        # Values only: of a formula what Excel computed last.
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+    except Exception as error:
+        raise Unreadable(
+            f"this workbook cannot be opened ({_short(error)}). Save it in Excel once more."
+        ) from error
+    try:
+        chosen = _choose(book, sheet)
+        return _text(data, chosen, decimal or "."), str(chosen.title)
+    except Unreadable:
+        raise
+    except Exception as error:
+        raise Unreadable(
+            f"a sheet cannot be read ({_short(error)}). Save the workbook in Excel once more."
+        ) from error
+    finally:
+        book.close()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:100]
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse archives that unpack to more than a workbook does, before anything is unpacked."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise Unreadable("this is no whole workbook; it was cut off or is damaged.") from error
+    if "xl/workbook.xml" not in {member.filename for member in members}:
+        raise Unreadable("this is no Excel workbook (.xlsx), but another ZIP archive.")
+    size = sum(member.file_size for member in members)
+    if size > _LARGEST or size > max(_RATIO * len(data), 2**24):
+        raise Unreadable(
+            f"this workbook unpacks to {size / 2**20:,.0f} MiB, which is too much. Save the sheet as CSV."
+        )
+
+
+def _choose(book: Any, sheet: str | int | None) -> Any:
+    sheets = list(book.worksheets)
+    names = [each.title for each in sheets]
+    shown = ", ".join(repr(name) for name in names[:10]) or "none"
+    if sheet is None:
+        filled = [each for each in sheets if next(_rows(each), None) is not None]
+        if not filled:
+            raise Unreadable(f"its sheets are empty: {shown}.")
+        if len(filled) > 1:
+            raise Unreadable(
+                f"it has several sheets: {shown}. Say which: sheet={filled[0].title!r} (--sheet)."
+            )
+        return filled[0]
+    if str(sheet) in names:
+        return sheets[names.index(str(sheet))]
+    if str(sheet).isdigit() and 1 <= int(sheet) <= len(sheets):
+        return sheets[int(sheet) - 1]
+    raise Unreadable(f"it has no sheet {sheet!r}; its sheets are {shown}.")
+
+
+def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    """Return the rows that hold anything, with empty ones between; the size that a sheet claims may be false."""
+    sheet.reset_dimensions()
+    empty = cells = 0
+    for row in sheet.iter_rows(values_only=True):
+        cells += len(row) + 1
+        if cells > _MOST_CELLS:
+            raise Unreadable(
+                f"the sheet {sheet.title!r} has more than {_MOST_CELLS:,} cells. Save it as CSV."
+            )
+        if all(value is None for value in row):
+            empty += 1
+            continue
+        if empty > _MOST_EMPTY:
+            raise Unreadable(
+                f"the sheet {sheet.title!r} has {empty:,} empty rows between others. Delete what is below."
+            )
+        for _ in range(empty):
+            yield ()
+        empty = 0
+        yield row
+
+
+def _text(data: bytes, sheet: Any, decimal: str) -> bytes:
+    _check_merged(data, sheet)
+    sink = io.StringIO()
+    writer = csv.writer(sink, delimiter="\t", lineterminator="\n")
+    for row in _rows(sheet):
+        # An empty line holds the place of an empty row, so that messages name the right one.
+        writer.writerow([_cell(value, decimal) for value in row] or [""])
+    if not sink.tell():
+        raise Unreadable(f"the sheet {sheet.title!r} is empty.")
+    return sink.getvalue().encode()
+
+
+def _cell(value: Any, decimal: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float):
+        text = repr(value) if not value.is_integer() or abs(value) >= 1e15 else str(int(value))
+        return text.replace(".", decimal)
+    if isinstance(value, datetime):
+        return value.date().isoformat() if value.time() == time() else value.isoformat(" ")
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return str(value)
+    return re.sub(r"\s+", " ", str(value)).strip()
+
+
+def _check_merged(data: bytes, sheet: Any) -> None:
+    """Refuse cells that are merged over several rows: all but the first of them would be empty."""
+    # openpyxl does not tell of merged cells when it reads row by row.
+    path = str(sheet._worksheet_path).lstrip("/")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        xml = archive.read(path)
+    for found in _MERGED.finditer(xml):
+        left, top, right, bottom = (part.decode() for part in found.groups())
+        if top != bottom:
+            raise Unreadable(
+                f"the cells {left}{top}:{right}{bottom} of the sheet {sheet.title!r} are merged over several rows. "
+                "Unmerge them, and write the value into each row."
+            )

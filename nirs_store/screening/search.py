@@ -16,7 +16,7 @@ from nirs_store.ids import content_hash
 from nirs_store.lazy import polars as pl
 from nirs_store.recording.crossval import record_cross_validation
 from nirs_store.recording.inputs import Data, FixedFolds, check_data, check_estimator, make_folds
-from nirs_store.recording.prepare import refuse_missing
+from nirs_store.recording.prepare import refuse_fitted, refuse_missing
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import finite, step_entry
 from nirs_store.recording.steps import class_name, describe, json_safe, preprocessing_of, take_apart
@@ -205,6 +205,7 @@ class _Recorder:
     keep: Kept
 
     def search(self, search: Any, outer: Any, name: str | None, run_id: str | None) -> SearchRecord:
+        refuse_fitted(search, "search")
         parts = take_apart(search.estimator)
         task = check_estimator(parts, None)
         data = self._data(task, refuse_missing(parts))
@@ -269,6 +270,8 @@ class _Recorder:
             for rank, trial in enumerate(order, start=1)
         ]
         lost = [_Candidate(0, dict(trial.params), _about_trial(study, trial), None) for trial in rest]
+        for candidate in candidates:
+            refuse_fitted(candidate.estimator, "build")
         parts = take_apart(candidates[0].estimator)
         task = check_estimator(parts, None)
         data = self._data(task, refuse_missing(parts))

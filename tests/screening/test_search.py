@@ -7,6 +7,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, HalvingGridSearchCV, KFold, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
@@ -104,6 +105,17 @@ def test_a_fitted_search_is_not_fitted_again_and_others_data_are_refused(store, 
     with pytest.raises(InvalidInput, match="search of scikit-learn"):
         recorded(store, PLSRegression(), spectra)
     assert store.list_runs().height == 1
+
+
+def test_a_search_over_what_is_fitted_already_is_refused(store, spectra):
+    frozen = FrozenEstimator(StandardScaler().fit(spectra[0]))
+    pipeline = make_pipeline(StandardScaler(), Ridge())
+    for search in (
+        GridSearchCV(make_pipeline(frozen, Ridge()), {"ridge__alpha": [1.0]}, cv=INNER),
+        GridSearchCV(pipeline, {"standardscaler": [StandardScaler(), frozen]}, cv=INNER),
+    ):
+        with pytest.raises(InvalidInput, match="fitted already"):
+            recorded(store, search, spectra)
 
 
 def test_nested_scores_are_those_of_the_outer_folds_and_winners_are_marked(store, spectra):

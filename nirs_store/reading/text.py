@@ -186,7 +186,9 @@ def _width(row: Row) -> int:
 
 def _usual_width(rows: Sequence[Row]) -> int:
     counts = Counter(map(_width, rows))
-    return max(counts, key=lambda width: (width * counts[width], width))
+    # One long line among several of one width is a slip, not the table.
+    repeated = {width: count for width, count in counts.items() if count > 1} or counts
+    return max(repeated, key=lambda width: (width * repeated[width], width))
 
 
 def _without_comments(rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -236,6 +238,7 @@ def _cut(
     start, headed = upright if upright is not None else (start, False)
     if upright is None:
         _refuse_unclear(rows[start])
+    _refuse_left_out(rows[:start], rows[start])
     return _standing(rows, start, headed)
 
 
@@ -276,6 +279,18 @@ def _refuse_unclear(row: Row) -> None:
         f"line {row.line} ({', '.join(row.cells[:3])}, ...) may be a header of wavelengths or a spectrum. Say which: "
         "header=True or header=False (--header, --no-header)."
     )
+
+
+def _refuse_left_out(above: Sequence[Row], first: Row) -> None:
+    """Refuse lines above the table that hold numbers as samples or a header do: leaving them out would be silent."""
+    for row in above:
+        filled = [cell for cell in row.cells if cell]
+        if len(filled) > 2 and 2 * sum(map(number_like, filled)) >= len(filled):
+            raise Unreadable(
+                f"line {row.line} ({', '.join(row.cells[:3])}, ...) has {len(filled)} cells and looks like a part of "
+                f"the table, whose other lines have {_width(first)} (from line {first.line}). Give every line as "
+                "many cells."
+            )
 
 
 def _head(rows: list[Row], start: int, width: int) -> int:

@@ -18,6 +18,8 @@ from nirs_store.reading.measured import LARGEST, Measured, check_finite, name_si
 
 __all__ = ["is_jcamp", "read_jcamp"]
 
+# A few characters can stand for any number of repeated values, so the size of the file is no bound.
+_MOST_POINTS = 2**20
 _LABEL = re.compile(r"\s*##(.*?)=(.*)", re.DOTALL)
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _PLAIN = re.compile(rf"{_NUMBER}(?:[Ee][+-]?\d{{1,3}})?")
@@ -93,7 +95,7 @@ def read_jcamp(data: bytes, block: str | None = None) -> Measured:
     if not spectra:
         found = {data[0] for each in blocks for data in each.data}
         raise Unreadable(
-            f"it holds no spectrum (XYDATA or XYPOINTS), but {', '.join(sorted(found)) or 'no data'}."
+            f"it holds no spectrum (XYDATA or XYPOINTS), but {', '.join(sorted(found)) or 'nothing else either'}."
         )
     first, x, _ = spectra[0]
     for each, other, _ in spectra[1:]:
@@ -208,8 +210,8 @@ def _spectrum(
     form = re.sub(r"\s", "", form).upper()
     factors = _number(labels, "XFACTOR", 1.0), _number(labels, "YFACTOR", 1.0)
     count = _number(labels, "NPOINTS")
-    if not 1 <= count <= LARGEST or count != int(count):
-        raise Unreadable(f"##NPOINTS= must be a whole number from 1 to {LARGEST}; found {count:g}.")
+    if not 1 <= count <= _MOST_POINTS or count != int(count):
+        raise Unreadable(f"##NPOINTS= must be a whole number from 1 to {_MOST_POINTS}; found {count:g}.")
     n = int(count)
     if form.startswith("(XY..XY)"):
         x, y = _pairs(below)

@@ -69,7 +69,8 @@ def _read_new(file: Binary, end: str) -> Measured:
     own = bool(flags & _OWN_X)
     count = max(count, 1)
     # Each spectrum has a header at least, so the file bounds their number before anything is allotted.
-    if count * _SUBHEADER > len(file) or (not own and not 1 <= points <= LARGEST // count):
+    least = count * (_SUBHEADER + (0 if own else points * size))
+    if least > len(file) or (not own and not 1 <= points <= LARGEST // count):
         raise Unreadable(
             f"its header names {count} spectra of {points} points; the file has {len(file)} bytes."
         )

@@ -253,6 +253,7 @@ def test_pairs_micrometres_and_exponents_are_read(tmp_path: Path) -> None:
         (("XYDATA", "NTUPLES"), "no spectrum .* but NTUPLES"),
         (("(X++(Y..Y))", "(R..I)"), "expected the form"),
         (("7000", "7000?"), "expected a number, found '?"),
+        (("NPOINTS=15", "NPOINTS=30000000"), "from 1 to 1048576; found 3e"),
     ],
 )
 def test_jcamp_that_fails_a_check_is_refused(change: tuple[str, str], words: str, tmp_path: Path) -> None:

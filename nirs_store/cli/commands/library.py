@@ -121,7 +121,7 @@ def save(
 @command.command("run")
 @click.argument("template", metavar="TEMPLATE")
 @click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="CSV or Parquet file of spectra."
+    "--data", type=click.Path(path_type=Path), required=True, help="File or folder of spectra."
 )
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--unit", default=None, metavar="UNIT", help="Unit of the target, for tables and figures.")

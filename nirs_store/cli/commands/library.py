@@ -120,9 +120,7 @@ def save(
 
 @command.command("run")
 @click.argument("template", metavar="TEMPLATE")
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="File or folder of spectra."
-)
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="File or folder of spectra.")
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
 @click.option("--unit", default=None, metavar="UNIT", help="Unit of the target, for tables and figures.")
 @click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1 [default: as the file says].")

@@ -111,7 +111,7 @@ def run_demo(directory: str | Path, *, console: Console | None = None) -> DemoRe
     samples = _samples()
     console.print(
         f"[bold]Fat in meat from near-infrared spectra[/] (Tecator)\n"
-        f"{len(samples.y)} samples to calibrate with, {len(samples.y_test)} kept aside; "
+        f"{len(samples.y)} samples to calibrate with, {len(samples.y_test)} held out; "
         f"{len(estimators)} chains, {_FOLDS}-fold cross-validation\n",
         soft_wrap=True,
     )

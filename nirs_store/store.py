@@ -2176,7 +2176,7 @@ class WorkspaceStore(
     NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, ReadOnlyStore
         The folder cannot be used; it was left as it was.
     InvalidInput
-        An argument that makes no sense, such as a path that is no UTF-8 or too long.
+        An argument that makes no sense, such as a path that is not UTF-8 or too long.
 
     Examples
     --------

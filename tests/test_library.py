@@ -393,11 +393,11 @@ def test_a_bare_configuration_can_be_imported(library: PipelineLibrary, tmp_path
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no strict JSON"),
-        ("{", "no strict JSON"),
+        ("", "not strict JSON"),
+        ("{", "not strict JSON"),
         ('{"steps": [NaN]}', "NaN is not JSON"),
-        ('{"steps": 1, "steps": 2}', "stands twice"),
-        ("[" * 100_000, "no strict JSON"),
+        ('{"steps": 1, "steps": 2}', "occurs twice"),
+        ("[" * 100_000, "not strict JSON"),
         ("3", "at least one step"),
         ('{"nirs_store_template": 2}', "Update nirs_store"),
         ('{"nirs_store_template": 1}', "lacks the key 'pipeline'"),
@@ -433,9 +433,9 @@ def test_a_damaged_template_is_listed_with_its_fault_and_can_be_replaced_or_dele
     damaged.write_bytes(damaged.read_bytes()[:40])
     entries = {entry["name"]: entry for entry in library.list_templates(tags=["t"])}
     assert entries["good"]["error"] is None
-    assert "no strict JSON" in entries["torn"]["error"]
+    assert "not strict JSON" in entries["torn"]["error"]
     assert entries["torn"]["description"] == ""
-    with pytest.raises(InvalidInput, match="no strict JSON"):
+    with pytest.raises(InvalidInput, match="not strict JSON"):
         library.load_template("torn")
     library.save_template(CONFIG, "torn", overwrite=True)
     assert library.load_template("torn") == CONFIG

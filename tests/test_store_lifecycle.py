@@ -169,7 +169,7 @@ def test_a_relative_path_below_a_folder_that_is_no_utf8_is_refused_too(
     place = tmp_path / os.fsdecode(b"caf\xe9")
     place.mkdir()
     monkeypatch.chdir(place)
-    with pytest.raises(InvalidInput, match="no UTF-8"):
+    with pytest.raises(InvalidInput, match="not UTF-8"):
         WorkspaceStore("ws")
     assert list(place.iterdir()) == []
 

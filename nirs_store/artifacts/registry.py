@@ -409,7 +409,7 @@ class CleanupMethods(View):
     def delete_pipeline_artifacts(
         self, pipeline_id: str, delete_files: bool = False, *, force: bool = False
     ) -> int:
-        """Let go of all artifacts of a pipeline: its records and chains are removed, its scores stay.
+        """Release all artifacts of a pipeline: its records and chains are removed, its scores stay.
 
         Parameters
         ----------
@@ -422,7 +422,7 @@ class CleanupMethods(View):
         Returns
         -------
         int
-            Artifacts let go of.
+            Artifacts released.
 
         Raises
         ------
@@ -858,7 +858,7 @@ class DependencyGraph:
                 stack.append(iter(self.get_dependencies(following)))
             if len(trail) - 1 > max_depth or (heights and len(trail) - 1 + heights[-1] > max_depth):
                 raise InvalidInput(
-                    f"The dependencies of {artifact_id!r} go deeper than {max_depth} steps; that is no pipeline."
+                    f"The dependencies of {artifact_id!r} go deeper than {max_depth} steps; that is not a pipeline."
                 )
         return list(order)
 
@@ -1464,10 +1464,10 @@ def read_manifest(
         folder = file.parent
         try:
             if file.stat().st_size > _MOST_BYTES:
-                raise InvalidInput(f"{file} is larger than {_MOST_BYTES:,} bytes; that is no manifest.")
+                raise InvalidInput(f"{file} is larger than {_MOST_BYTES:,} bytes; that is not a manifest.")
             data = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInput(f"{file} is no manifest: {error}. Nothing was imported.") from error
+            raise InvalidInput(f"{file} is not a manifest: {error}. Nothing was imported.") from error
     if not isinstance(data, Mapping) or "schema_version" not in data:
         raise InvalidInput(
             "A manifest is a mapping with 'schema_version'; this has none, as manifests of version 1 have not. "
@@ -1477,7 +1477,7 @@ def read_manifest(
     if isinstance(version, bool) or version != SCHEMA_VERSION:
         raise InvalidInput(
             f"This manifest has the schema version {version!r}; this library reads version {SCHEMA_VERSION} "
-            "only. Nothing was imported; export it anew with a program that writes that one."
+            "only. Nothing was imported; export it again with a program that writes this version."
         )
     items = data.get("items")
     if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
@@ -1487,12 +1487,14 @@ def read_manifest(
     except (TypeError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
-        raise InvalidInput(f"An item of the manifest is no record: {error}. Nothing was imported.") from error
+        raise InvalidInput(
+            f"An item of the manifest is not a record: {error}. Nothing was imported."
+        ) from error
     for record in found:
         parse_artifact_id(record.artifact_id)
         if not _HASH.fullmatch(str(record.content_hash)):
             raise InvalidInput(
-                f"{record.artifact_id}: {record.content_hash!r} is no SHA-256. Nothing was imported."
+                f"{record.artifact_id}: {record.content_hash!r} is not a SHA-256. Nothing was imported."
             )
     return data, found, folder
 

@@ -133,7 +133,7 @@ def parse_chain(path: str) -> tuple[ChainNode, ...]:
 def _node(part: str) -> ChainNode:
     found = _NODE.fullmatch(part)
     if found is None:
-        raise InvalidInput(f"{part!r} is no node of a chain path; expected {_WANTED}.")
+        raise InvalidInput(f"{part!r} is not a node of a chain path; expected {_WANTED}.")
     marks: dict[str, str] = {}
     for mark in (found[3] or "").split(",") if found[3] else ():
         name, _, value = mark.partition("=")
@@ -214,7 +214,7 @@ def parse_artifact_id(artifact_id: str) -> ParsedId:
     found = _ID.fullmatch(artifact_id) if isinstance(artifact_id, str) else None
     if found is None:
         raise InvalidInput(
-            f"{artifact_id!r} is no id of the artifact layer; expected <pipeline>$<12 hexadecimal digits>:"
+            f"{artifact_id!r} is not an id of the artifact layer; expected <pipeline>$<12 hexadecimal digits>:"
             "<fold, 'final' or 'all'>."
         )
     return ParsedId(found[1], found[2], normalise_fold(found[3]))

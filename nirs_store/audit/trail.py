@@ -462,7 +462,7 @@ def export_entries(
         raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")
     if format == "jsonl" and path.is_file():
         raise InvalidInput(
-            f"{path} is a file; name a folder, which gets a file a month. Nothing was written."
+            f"{path} is a file; name a folder, which gets one file per month. Nothing was written."
         )
 
     def ask(con: Connection) -> tuple[list[Path], Head]:

@@ -619,7 +619,9 @@ def _write(
         if engine.writable:
             engine.recorder.release_claims()
         if target.exists() and not overwrite:
-            raise InvalidInput(f"path: {target} was made by somebody else meanwhile and was left as it is.")
+            raise InvalidInput(
+                f"path: {target} was created by another process meanwhile and was not changed."
+            )
         size = draft.stat().st_size
         move_file(draft, target)
         fsync_dir(target.parent)

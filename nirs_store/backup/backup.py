@@ -280,8 +280,8 @@ class BackupFolder:
                 )
                 return owners.pop()
             raise BackupInvalid(
-                f"{self.root} is no folder of backups: {_MARK} cannot be read ({error}). Nothing was changed; name the "
-                "folder that was given to `nirs-store backup create`."
+                f"{self.root} is not a folder of backups: {_MARK} cannot be read ({error}). Nothing was changed; "
+                "name the folder that was given to `nirs-store backup create`."
             ) from error
         if mark.format != _FORMAT or mark.format_version > FORMAT_VERSION:
             raise BackupInvalid(

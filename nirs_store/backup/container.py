@@ -234,7 +234,7 @@ class _TarMembers(Members):
             position = 0
             while (info := tar.next()) is not None:
                 if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    raise self.invalid(f"has a member {info.name[:100]!r} that is no plain file")
+                    raise self.invalid(f"has a member {info.name[:100]!r} that is not a plain file")
                 if info.offset_data != position + _BLOCK:
                     raise self.invalid("has headers of a kind that this library does not write")
                 limit = self.limits.manifest_bytes if position == 0 else self.limits.total_bytes
@@ -269,7 +269,7 @@ class _ZipMembers(Members):
             raise self.invalid("promises more than is allowed")
         for info in listed:
             if info.is_dir() or info.flag_bits & 0x41 or info.compress_type not in (0, zipfile.ZIP_DEFLATED):
-                raise self.invalid(f"has a member {info.filename[:100]!r} that is no plain file")
+                raise self.invalid(f"has a member {info.filename[:100]!r} that is not a plain file")
             name = self.name(info.filename)
             if name == MANIFEST and info.file_size > self.limits.manifest_bytes:
                 raise self.invalid("has a manifest larger than is allowed")

@@ -49,9 +49,9 @@ _FOLDER_SYNC_UNKNOWN = (errno.EINVAL, errno.ENOTSUP)
 
 _IN_USE = "Close the program that has it open"
 _REMEDIES = {
-    errno.EEXIST: "Move away what stands in its place",
-    errno.ENOTDIR: "Move away what stands in the place of a folder",
-    errno.EISDIR: "Move away the folder that stands in its place",
+    errno.EEXIST: "Move the object in its place",
+    errno.ENOTDIR: "Move the object in the place of a folder",
+    errno.EISDIR: "Move the folder in its place",
     errno.ELOOP: "Remove the link",
     errno.ENOENT: "Make the folder",
     errno.EIO: "Check the disk",

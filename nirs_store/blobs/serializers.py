@@ -578,7 +578,7 @@ def available_formats() -> list[str]:
 def _as_format(serializer: object) -> Format:
     if not isinstance(serializer, Serializer):
         raise InvalidInput(
-            f"{_class_name(serializer)} is no serializer: it needs name, suffix, dumps(obj) and loads(bytes)."
+            f"{_class_name(serializer)} is not a serializer: it needs name, suffix, dumps(obj) and loads(bytes)."
         )
     if not serializer.name:
         raise InvalidInput(f"A format needs a name; found {serializer.name!r}.")
@@ -603,7 +603,7 @@ def _load_plugin(entry_point: EntryPoint) -> Format:
     except Exception as exc:
         raise UnknownFormat(
             f"Format {entry_point.name!r} is offered by {entry_point.value}, which cannot be loaded: "
-            f"{_reason(exc)}. Mend or remove that package."
+            f"{_reason(exc)}. Repair or remove that package."
         ) from exc
     fmt = _as_format(made)
     with _lock:

@@ -204,7 +204,7 @@ def check_suffix(suffix: str) -> str:
     bare = suffix.removeprefix(".")
     if _SUFFIX.fullmatch(bare) is None:
         raise InvalidInput(
-            f"{suffix!r} is no usable file name ending: lower-case letters, digits, '_' or '-' were expected."
+            f"{suffix!r} is not a usable file name suffix: lower-case letters, digits, '_' or '-' were expected."
         )
     return bare
 
@@ -987,8 +987,8 @@ class BlobStore:
 
     def _missing(self, relative: str) -> BlobMissing:
         return BlobMissing(
-            f"{self._root / relative} is missing: neither there nor set aside in {self._aside}. "
-            "Save the same object again to heal it, or bring the file back from a backup."
+            f"{self._root / relative} is missing: neither in its place nor pending deletion in {self._aside}. "
+            "Save the same object again to restore it, or restore the file from a backup."
         )
 
 

@@ -332,7 +332,7 @@ def _check_end(stream: BinaryIO, path: Path, limits: Limits) -> tuple[int, int]:
         if start.startswith(b"PK"):
             what = "it does not end as a ZIP file ends: it was cut off, or something was appended"
         else:
-            what = f"it is no ZIP file ({size:,} bytes)"
+            what = f"it is not a ZIP file ({size:,} bytes)"
             if path.suffix == ".py":
                 what += (
                     "; a .n4a.py file is a Python script, to be run or imported and not loaded as a bundle"
@@ -536,7 +536,7 @@ def parse_json(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> Any:
         found = dict(items)
         if len(found) != len(items):
             twice = min(key for key, count in Counter(key for key, _ in items).items() if count > 1)
-            raise refuse(f"the key {twice[:80]!r} stands there twice")
+            raise refuse(f"the key {twice[:80]!r} occurs twice")
         return found
 
     def integer(text: str) -> int:

@@ -471,8 +471,8 @@ def read_contents(path: Path, limits: Limits) -> Contents:
         names = members.names
         if MANIFEST not in names:
             raise BundleInvalid(
-                f"{path} is a ZIP file without {MANIFEST}, so it is no .n4a bundle. "
-                "If it was one, it was packed anew without it; ask for the original."
+                f"{path} is a ZIP file without {MANIFEST}, so it is not a .n4a bundle. "
+                "If it was one, it was repacked without it; ask for the original."
             )
         raw = members.read(MANIFEST, limits.manifest_bytes)
         manifest = Manifest(parse_object(raw, MANIFEST), path)
@@ -541,9 +541,8 @@ def _read_listed(
         )
     if strange := sorted(there - listed.keys()):
         raise BundleInvalid(
-            f"{path}: the member {strange[0]!r} is not listed in {RECORD}. Nothing was loaded; somebody "
-            "added "
-            "or renamed it. Ask for the original."
+            f"{path}: the member {strange[0]!r} is not listed in {RECORD}. Nothing was loaded; it was "
+            "added or renamed later. Ask for the original."
         )
     if odd := sorted(name for name in there if not is_own_name(name)):
         raise BundleInvalid(

@@ -62,7 +62,7 @@ _ORDINALS = {1: "first", 2: "second", 3: "third"}
 
 # Words for a class, whichever package it comes from; {name} is filled in from its parameters.
 _WORDS = {
-    "StandardNormalVariate": "standard normal variate: each spectrum centred and divided by its standard deviation",
+    "StandardNormalVariate": "standard normal variate: each spectrum centered and divided by its standard deviation",
     "RobustNormalVariate": "robust normal variate, on the lower {percentile} % of each spectrum",
     "MultiplicativeScatterCorrection": "multiplicative scatter correction to the {method} spectrum",
     "ExtendedMultiplicativeScatterCorrection": "extended multiplicative scatter correction of order {order}",
@@ -77,8 +77,8 @@ _WORDS = {
     "ArPls": "baseline by asymmetrically reweighted penalised least squares subtracted",
     "AsLs": "baseline by asymmetric least squares subtracted",
     "RangeCut": "only the channels from {start} to {end}",
-    "StandardScaler": "each channel centred and scaled to unit variance",
-    "RobustScaler": "each channel centred on its median and scaled by its interquartile range",
+    "StandardScaler": "each channel centered and scaled to unit variance",
+    "RobustScaler": "each channel centered on its median and scaled by its interquartile range",
     "MinMaxScaler": "scaled to a fixed range",
     "Normalizer": "each spectrum scaled to unit {norm} norm",
     "PCA": "principal components: {n_components}",
@@ -435,7 +435,7 @@ class Manifest(Mapping[str, Any]):
         if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
             raise BundleInvalid(
                 f"{where}: model_step_index in {MANIFEST} must be a whole number from 0, found {index!r}. "
-                "Without it nobody can tell which member is the model; ask for a new export."
+                "Without it, the member of the model is unknown; ask for a new export."
             )
         self.model_step_index: int | None = index
 
@@ -784,13 +784,13 @@ def in_order(names: Iterable[ArtifactName], notes: list[str]) -> list[ArtifactNa
         if len(found) > 1:
             listed = ", ".join(name.member for name in found)
             notes.append(
-                f"The order of {listed} is only that of the archive; if it was packed anew, it may be wrong."
+                f"The order of {listed} is only that of the archive; if it was repacked, it may be wrong."
             )
         return found
     ordered = sorted(found, key=lambda name: name.sub or 0)
     if ordered != found:
         notes.append(
-            f"Step {found[0].step} stands in the archive in another order than its numbers say; the numbers "
-            "were followed."
+            f"Step {found[0].step} is in the archive in another order than its numbers; the numbers "
+            "were used."
         )
     return ordered

@@ -257,7 +257,7 @@ class _Walk:
         identity = node.get("__id__")
         if identity is not None:
             if isinstance(identity, bool) or not isinstance(identity, int):
-                raise self._bad("a node has an id that is no number")
+                raise self._bad("a node has an id that is not a number")
             # skops takes the first node of an id wherever the id is given again: all of them have to be equal.
             if self._by_id.setdefault(identity, form) != form:
                 raise self._bad("two different nodes have one id")
@@ -422,5 +422,5 @@ class _Walk:
 
 def _invalid(where: str, what: str) -> BundleInvalid:
     return BundleInvalid(
-        f"{where} is no acceptable skops payload: {what}. Nothing was loaded; ask for a new export."
+        f"{where} is not an acceptable skops payload: {what}. Nothing was loaded; ask for a new export."
     )

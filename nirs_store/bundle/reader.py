@@ -259,8 +259,8 @@ def open_contents(
         if not allow_pickle:
             raise UntrustedBundle(
                 f"{path} holds {len(contents.payloads)} pickled objects, which name "
-                f"{contents.pickles.describe()}. Opening a pickle runs code that whoever wrote it has chosen, before "
-                "anything in it can be checked. Nothing was loaded. If you trust its writer, call "
+                f"{contents.pickles.describe()}. Opening a pickle runs code that its author chose, before "
+                "anything in it can be checked. Nothing was loaded. If you trust its author, call "
                 "load_bundle(path, allow_pickle=True); else ask for an export with safe=True."
             )
         refuse_other_python(_code(contents), str(path))

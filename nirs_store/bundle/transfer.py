@@ -178,9 +178,9 @@ def _column(name: str, values: list[np.ndarray | None]) -> pl.Series:
     fine = "ns" in units and bool(kinds)
     if "c" in kinds or units & {"ps", "fs", "as"} or (fine and kinds not in ({"M"}, {"m"})):
         raise InvalidInput(
-            f"{name}: a column of Parquet has no complex numbers, no times finer than nanoseconds, and none beside "
-            f"something else; found arrays of {', '.join(sorted({str(value.dtype) for value in given}))}. Nothing was "
-            "written. Export without arrays, or other predictions."
+            f"{name}: a column of Parquet has no complex numbers, no times finer than nanoseconds, and no mixture "
+            f"of these with other types; found arrays of {', '.join(sorted({str(value.dtype) for value in given}))}. "
+            "Nothing was written. Export without arrays, or other predictions."
         )
     if fine:
         # Python's own times end at microseconds, so numpy gives whole numbers for these.

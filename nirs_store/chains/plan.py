@@ -425,7 +425,7 @@ def _refuse_more_than_models(
         strays |= set().union(*at_model) - models
     if strays:
         raise ReplayError(
-            f"Step {index} is the model, and artifact {min(strays)[:12]} stands at the same step without being one "
+            f"Step {index} is the model, and artifact {min(strays)[:12]} belongs to the same step but is not one "
             "of its models; left out, the prediction would be wrong. Give what acts before the model a "
             "'step_idx' below the model's."
         )

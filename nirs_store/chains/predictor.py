@@ -349,7 +349,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         if params:
             raise InvalidInput(
                 f"A stored chain has no parameters, found {', '.join(sorted(params))}. Nothing was changed. Build "
-                "its estimator anew and fit that."
+                "its estimator again and fit that."
             )
         return self
 

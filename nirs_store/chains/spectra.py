@@ -196,7 +196,7 @@ def _to_array(value: Any, label: str) -> NDArray[Any]:
     try:
         return as_array(value, label)
     except (TypeError, ValueError) as error:
-        raise ShapeMismatch(f"{label} is no table of numbers: {error}.") from error
+        raise ShapeMismatch(f"{label} is not a table of numbers: {error}.") from error
 
 
 def _to_numbers(array: NDArray[Any], label: str) -> NDArray[Any]:

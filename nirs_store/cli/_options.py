@@ -66,7 +66,7 @@ def confirm(question: str, yes: bool) -> bool:
         return True
     if not asks():
         raise InvalidInput(
-            "Nobody can be asked here: add --yes to go on, or --dry-run to look. Nothing was changed."
+            "No terminal for a question: add --yes to continue, or --dry-run to see the plan. Nothing was changed."
         )
     return click.confirm(question)
 
@@ -114,7 +114,7 @@ def json_option(function: Function) -> Function:
 
 def dry_run_option(function: Function) -> Function:
     """Add ``--dry-run``: print the plan and change nothing."""
-    return click.option("--dry-run", is_flag=True, help="Print what would be done and do nothing.")(function)
+    return click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")(function)
 
 
 def yes_option(function: Function) -> Function:
@@ -132,12 +132,12 @@ def trust_options(function: Function) -> Function:
         "trusted_types",
         multiple=True,
         metavar="TYPE",
-        help="Full name of a type that a bundle without pickles may hold as well (repeatable).",
+        help="Full name of an additional type to accept in a bundle without pickles (repeatable).",
     )
     allow = click.option(
         "--allow-pickle",
         is_flag=True,
-        help="Load a bundle that holds pickles. Pickles run code: only for bundles from people you trust.",
+        help="Load a bundle that holds pickles. Pickles run code: use this only for bundles from people you trust.",
     )
     return allow(trust(function))
 

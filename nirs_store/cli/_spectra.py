@@ -21,7 +21,9 @@ _OPTIONS = (
     click.option(
         "--decimal", type=click.Choice([".", ","]), help="Decimal sign of the file [default: as found]."
     ),
-    click.option("--delimiter", metavar="SIGN", help="Separator of the file, or 'tab' [default: as found]."),
+    click.option(
+        "--delimiter", metavar="CHARACTER", help="Separator of the file, or 'tab' [default: as found]."
+    ),
     click.option("--encoding", metavar="NAME", help="Encoding of the file, e.g. cp1252 [default: as found]."),
     click.option(
         "--orientation",

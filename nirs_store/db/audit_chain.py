@@ -165,7 +165,7 @@ def _who(pid: int) -> tuple[str, str]:
     except (OSError, KeyError, ImportError):
         # A container's user need have no name.
         user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
-    # The system's names are bytes, and Python gives what is no UTF-8 in them as characters that cannot be stored.
+    # The system's names are bytes, and Python gives what is not UTF-8 in them as characters that cannot be stored.
     return storable(user), storable(socket.gethostname())
 
 

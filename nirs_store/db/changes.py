@@ -310,7 +310,7 @@ def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: 
 def released_words(count: int) -> str:
     """What the log of a failed pipeline says of its artifacts."""
     return (
-        f"let go of {count} artifact{'' if count == 1 else 's'}; the next gc removes what nothing else holds"
+        f"released {count} artifact{'' if count == 1 else 's'}; the next gc removes what nothing else holds"
     )
 
 

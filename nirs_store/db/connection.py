@@ -117,7 +117,7 @@ class Checkpoint:
         self._tidying = False
 
     def need(self, *, tidying: bool) -> None:
-        """Ask for one when the catalog is let go of, and, with `tidying`, for small row groups to be put together."""
+        """Ask for one when the catalog is released, and, with `tidying`, for small row groups to be put together."""
         self._pending = True
         self._tidying = self._tidying or tidying
 
@@ -633,7 +633,7 @@ class Instance:
         self.detach(con)
 
     def discard(self, con: duckdb.DuckDBPyConnection | None = None) -> None:
-        """Let go of everything; the next `attach` starts with a new instance."""
+        """Release everything; the next `attach` starts with a new instance."""
         root, self._root = self._root, None
         self._attached = False
         if con is not None:
@@ -642,7 +642,7 @@ class Instance:
             root.close()
 
     def put_by(self) -> None:
-        """Let go of it for whoever opens the same catalog next in this process."""
+        """Release it for whoever opens the same catalog next in this process."""
         if self._attached:
             self.discard()
             return
@@ -1090,7 +1090,7 @@ def refuse_foreign(layout: Layout, options: Options) -> None:
         con = attach(layout.catalog, read_only=True, options=options, spill=None)
     except CatalogLocked as error:
         raise StoreBusy(
-            f"{layout.catalog} is open {error}, and has no journal beside it. "
+            f"{layout.catalog} is open {error}, and has no journal next to it. "
             "Nothing was changed. Close it there and open the workspace again.",
             pid=error.pid,
         ) from error

@@ -392,7 +392,7 @@ class OpenCatalog:
         self.disconnect(hurried=True)
 
     def end(self) -> None:
-        """Let go of DuckDB, and of the copy of an older catalog; nothing is open any more."""
+        """Release DuckDB, and of the copy of an older catalog; nothing is open any more."""
         self.instance.put_by()
         if self._copy is not None:
             self._copy.cleanup()
@@ -426,7 +426,7 @@ def tell(report: ApplyReport) -> None:
         )
     for rejection in report.rejected:
         warnings.warn(
-            f"A commit could not be applied and was set aside in {rejection.path}: {rejection.reason}",
+            f"A commit could not be applied and was moved to {rejection.path}: {rejection.reason}",
             stacklevel=6,
         )
 
@@ -620,7 +620,7 @@ class ClaimFile:
         fd = open_lock_file(path)
         try:
             if not try_lock(fd, exclusive=True):
-                raise OSError(f"a new claim file is locked by somebody else: {path}")
+                raise OSError(f"a new claim file is locked by another process: {path}")
             if path is not self._path:
                 os.rename(path, self._path)
         except BaseException:

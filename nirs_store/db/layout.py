@@ -165,7 +165,7 @@ def as_folder(value: Any, name: str) -> Path:
         ) from error
     except UnicodeEncodeError as error:
         raise InvalidInput(
-            f"{name}: {text!r} is no UTF-8, as the catalog needs it of every folder above it. Nothing was changed. "
+            f"{name}: {text!r} is not UTF-8, which the catalog needs for every folder above it. Nothing was changed. "
             "Rename the folder."
         ) from error
     if _is_too_long(folder):

@@ -255,8 +255,8 @@ class SettingsMirror:
             values = error
         if not isinstance(values, dict):
             raise CatalogDamaged(
-                f"{self._layout.settings} cannot be read, so it is not known what may be recorded. Nothing was "
-                "recorded. Remove the file and ask the store anything: it is made anew from the catalog."
+                f"{self._layout.settings} cannot be read, so the guard rules are unknown. Nothing was "
+                "recorded. Remove the file and run any query: the catalog then restores it."
             )
         return values
 
@@ -318,7 +318,7 @@ class Keeper:
                 return
             self._woken = True
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="nirs_store keeper", daemon=True)
+                thread = threading.Thread(target=self._run, name="nirs_store background flusher", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
@@ -995,7 +995,7 @@ class Engine:
             return None
         what = "; ".join(f"{r.path.name}: {r.reason}" for r in rejected)
         return SegmentRejected(
-            f"{len(rejected)} commits of this store could not be applied and were set aside in "
+            f"{len(rejected)} commits of this store could not be applied and were moved to "
             f"{self.layout.rejected}: {what}. Their rows are not in the catalog; everything else is."
         )
 
@@ -1021,7 +1021,7 @@ class Engine:
         return self.access.lingering
 
     def keep(self) -> None:
-        """Do what is due: let go of the catalog, commit the buffer, apply a backlog."""
+        """Do what is due: release the catalog, commit the buffer, apply a backlog."""
         try:
             self.access.expire()
             due = self.recorder.flush_due

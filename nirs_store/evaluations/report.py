@@ -336,7 +336,7 @@ def _advice(
             (
                 "Commit the code and evaluate ",
                 first["model_id"],
-                " again: tracked files differed from the commit, so nobody can repeat it.",
+                " again: tracked files differed from the commit, so it cannot be repeated.",
             )
         )
     return told

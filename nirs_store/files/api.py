@@ -1582,7 +1582,7 @@ class RemoveMethods(GetMethods):
             if plan.kept and not force:
                 words = "; ".join(f"{n} v{v}: {why}" for n, v, why in plan.kept[:5])
                 raise OverwriteRefused(
-                    f"Nothing was deleted. {words}. Delete it all the same with force=True (on the command line: "
+                    f"Nothing was deleted. {words}. Delete it anyway with force=True (on the command line: "
                     "--force)."
                 )
             return _Plan(chosen)
@@ -2218,7 +2218,7 @@ class GroupMethods(MakeMethods, ChangeMethods):
         """
         row = self._row(name, version, test_name)
         if set(row["members"] or {}) != {_FEATURES, _LABELS, _METADATA}:
-            raise InvalidInput(f"{row['name']!r} is no training set but a {row['type']} ({row['kind']}).")
+            raise InvalidInput(f"{row['name']!r} is not a training set but a {row['type']} ({row['kind']}).")
         found = self.get(row["version_id"])
         return TrainingSet(
             found[_FEATURES], found[_LABELS], found[_METADATA], FileVersion.of(row, added=False)

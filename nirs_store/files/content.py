@@ -235,7 +235,7 @@ class FileContent(Content):
         if total != self.size:
             raise InvalidInput(
                 f"source: {self.path} changed while it was read ({self.size:,} bytes, then {total:,}). Nothing was "
-                "stored. Store it once nobody writes to it any more."
+                "stored. Store it when no process writes to it any more."
             )
 
     def sample(self) -> bytes:
@@ -325,7 +325,7 @@ def _on_disk(path: Path) -> Content:
             raise FileNotFoundError
         return FileContent("file", path.stat().st_size, path)
     except FileNotFoundError:
-        state = "is no regular file or folder" if os.path.lexists(path) else "does not exist"
+        state = "is not a regular file or folder" if os.path.lexists(path) else "does not exist"
         raise SourceMissing(
             f"source: {path} {state}. Nothing was stored. Text is taken for a path; give text to be stored as bytes."
         ) from None
@@ -659,7 +659,7 @@ def read_value(engine: Engine, row: Row, kind: str | None = None) -> Any:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
-            reason = f"byte {error.start} is 0x{data[error.start]:02x}, which is no UTF-8 there"
+            reason = f"byte {error.start} is 0x{data[error.start]:02x}, which is not UTF-8 there"
             raise _unlike(row, "text", reason) from error
     return data
 
@@ -779,7 +779,7 @@ def open_stream(engine: Engine, row: Row, mode: str, encoding: str | None) -> IO
             f"mode: expected 'rb' or 'r', found {mode!r}. Stored files are read only; put a new one."
         )
     if row["kind"] in ("metadata", "folder"):
-        raise InvalidInput(f"{row['name']!r} is no single file ({row['kind']}) and cannot be opened.")
+        raise InvalidInput(f"{row['name']!r} is not a single file ({row['kind']}) and cannot be opened.")
     path = verified_blob(engine, row)
     raw: IO[bytes] = path.open("rb")
     if row["compression"] != "none":

@@ -389,7 +389,7 @@ _TYPES: tuple[tuple[str, str, Schema | None], ...] = (
     ),
     ("video_deid", "A de-identified video.", _numbers("faces_blurred")),
     ("audio_raw", "Original or extracted sound.", None),
-    ("audio_phi_intervals", "Where sound identifies somebody.", _SPANS),
+    ("audio_phi_intervals", "Where sound identifies a person.", _SPANS),
     ("audio_deid", "De-identified sound.", None),
     ("text_raw", "An original text or transcript.", None),
     ("text_deid", "A de-identified text or transcript.", None),
@@ -401,7 +401,7 @@ _TYPES: tuple[tuple[str, str, Schema | None], ...] = (
     ("plot", "A figure.", None),
     ("heatmap", "A figure of a matrix.", None),
     ("configuration", "Settings of a program.", None),
-    ("metadata", "What is known about something else.", None),
+    ("metadata", "Metadata of another object.", None),
     ("log", "Lines that a program wrote.", None),
     ("archive", "Several files in one.", None),
     ("file", "Anything else.", None),
@@ -448,7 +448,7 @@ def check_schema(schema: object) -> dict[str, Any]:
         Draft202012Validator.check_schema(plain)
     except SchemaError as error:
         raise InvalidInput(
-            f"metadata_schema: this is no JSON Schema (draft 2020-12): {error.message}. Nothing was declared."
+            f"metadata_schema: this is not a JSON Schema (draft 2020-12): {error.message}. Nothing was declared."
         ) from error
     return plain
 

@@ -725,7 +725,7 @@ class Held:
 
 @dataclass(frozen=True)
 class RetentionPlan:
-    """What a policy would let go of now.
+    """What a policy would delete now.
 
     Attributes
     ----------
@@ -776,7 +776,7 @@ class RetentionPlan:
 
 @dataclass(frozen=True)
 class RetentionResult:
-    """What was let go of.
+    """What was deleted.
 
     Attributes
     ----------
@@ -805,11 +805,11 @@ class RetentionResult:
     def __str__(self) -> str:
         what = ", ".join(f"{len(ids):,} {kind}s" for kind, ids in self.removed.items() if ids) or "nothing"
         later = f"; {self.skipped} stayed after all" if self.skipped else ""
-        return f"let go of {what}, {self.files} files ({byte_text(self.bytes)}){later}"
+        return f"deleted {what}, {self.files} files ({byte_text(self.bytes)}){later}"
 
 
 def make_plan(engine: Engine, policy: RetentionPolicy, now: datetime | None = None) -> RetentionPlan:
-    """Look what a policy would let go of at a moment (default: now); changes nothing."""
+    """Look what a policy would delete at a moment (default: now); changes nothing."""
     ranks = {rule: _chain_ranks(engine, rule) for rule in policy.rules if _ranks_chains(rule)}
     moment = utcnow() if now is None else now
 
@@ -1153,12 +1153,12 @@ class Retention:
     # -- plan, then execute ---------------------------------------------------------------------------
 
     def plan(self, policy: RetentionPolicy | Rule | Limit | Mapping[str, Any] | None = None) -> RetentionPlan:
-        """Look what a policy (default: the workspace's) would let go of; changes nothing."""
+        """Look what a policy (default: the workspace's) would delete; changes nothing."""
         chosen = self.policy if policy is None else _as_policy(policy)
         return make_plan(self._engine, chosen)
 
     def execute(self, plan: RetentionPlan) -> RetentionResult:
-        """Let go of what a plan names, in one transaction, and remove the files that nothing holds then.
+        """Delete what a plan names, in one transaction, and remove the files that nothing holds then.
 
         What has come to be needed since the plan was made stays, and so does what is gone already.
 

@@ -801,7 +801,7 @@ class Surroundings:
                     "unknown_file",
                     "warning",
                     "journal/aside",
-                    f"{len(self.aside_strays)} files that no gc has set aside, left alone: "
+                    f"{len(self.aside_strays)} files that are not pending deletion, left alone: "
                     f"{', '.join(map(repr, self.aside_strays[:5]))}.",
                     remedy="Look at them, and remove them.",
                 )
@@ -812,7 +812,7 @@ class Surroundings:
                     "unknown_file",
                     "info",
                     "journal/segments",
-                    f"{len(self.strays)} files that are no commits, left alone: {', '.join(self.strays[:5])}.",
+                    f"{len(self.strays)} files that are not commits, left alone: {', '.join(self.strays[:5])}.",
                 )
             )
         return found

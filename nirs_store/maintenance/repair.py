@@ -406,7 +406,7 @@ class RepairPlan:
                 tuple(f"chain {chain} to artifact {artifact}" for chain, artifact in self.add_references),
             ),
             ("Set commits that cannot be applied aside in journal/rejected/", self.reject_segments),
-            ("Put back, or remove, what a gc that died had set aside", self.settle_aside),
+            ("Put back, or remove, the pending deletions of a gc that died", self.settle_aside),
             ("Remove unfinished writes", self.leftovers),
             ("Remove claims of stores that died", self.dead_claims),
         ]

@@ -65,7 +65,7 @@ def migrate_nirs4all(
     Raises
     ------
     NotAWorkspace, ForeignCatalog
-        The source is no nirs4all workspace, or the target is something else than a workspace.
+        The source is not a nirs4all workspace, or the target is something else than a workspace.
     StoreBusy
         Somebody is writing to the source; run it again later.
     InvalidInput

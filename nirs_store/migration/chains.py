@@ -238,7 +238,7 @@ def _step(
     step: Any, model: int, configured: Sequence[Any], found: _Artifacts, has_models: bool
 ) -> dict[str, Any]:
     if not isinstance(step, Mapping):
-        raise Unusable("one of its steps is no object")
+        raise Unusable("one of its steps is not an object")
     index = as_int(step.get("step_idx"), "step_idx")
     if index is None:
         raise Unusable("one of its steps has no number")

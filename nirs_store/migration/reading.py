@@ -241,7 +241,7 @@ def open_source(folder: Path) -> ForeignSource:
         Another program has it open.
     """
     if not folder.is_dir():
-        raise NotAWorkspace(f"{folder} is not a folder, so it is no nirs4all workspace. Nothing was read.")
+        raise NotAWorkspace(f"{folder} is not a folder, so it is not a nirs4all workspace. Nothing was read.")
     # A workspace that nirs4all itself converted has both files; the older one is its backup.
     for name, opener in (("store.sqlite", _SQLite), ("store.duckdb", _DuckDB)):
         catalog = folder / name
@@ -255,7 +255,7 @@ def open_source(folder: Path) -> ForeignSource:
                 raise
             return source
     raise NotAWorkspace(
-        f"{folder} is no nirs4all workspace: it has neither store.sqlite nor store.duckdb. Nothing was read. "
+        f"{folder} is not a nirs4all workspace: it has neither store.sqlite nor store.duckdb. Nothing was read. "
         "Name the folder that was given to nirs4all as workspace_path (often called 'workspace')."
     )
 
@@ -359,7 +359,7 @@ def _batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(batch_size=_ROWS, columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise CatalogDamaged(
-            f"{path} cannot be read: {error}. What was migrated so far is kept; restore the file and run the "
+            f"{path} cannot be read: {error}. The migrated part is kept; restore the file and run the "
             "migration again."
         ) from error
 
@@ -411,6 +411,6 @@ def _labels(text: str, prediction_id: str) -> NDArray[Any]:
         return np.asarray(vocabulary[np.array(coded["indices"], dtype=np.int64)].reshape(coded["shape"]))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CatalogDamaged(
-            f"The labels of prediction {prediction_id!r} in the source cannot be read: {error!r}. What was migrated "
-            "so far is kept."
+            f"The labels of prediction {prediction_id!r} in the source cannot be read: {error!r}. The migrated part "
+            "is kept."
         ) from error

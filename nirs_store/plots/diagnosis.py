@@ -95,7 +95,7 @@ def influence(diagnosis: Diagnosis) -> Figure:
         words = f"± {limits['studentised']:g}" if sign > 0 else ""
         _limit(axes, sign * limits["studentised"], vertical=False, words=words)
     axes.set_xlabel("Leverage")
-    axes.set_ylabel("Studentised residual (predicted − measured)")
+    axes.set_ylabel("Studentized residual (predicted − measured)")
     return _finished(axes, diagnosis)
 
 

@@ -72,7 +72,7 @@ def heatmap(
     table: Floats = np.asarray(values, dtype=np.float64)
     if table.shape != (len(rows), len(columns)):
         raise ShapeMismatch(
-            f"values must have the shape ({len(rows)}, {len(columns)}), a row a name; found {table.shape}."
+            f"values must have the shape ({len(rows)}, {len(columns)}), one row per name; found {table.shape}."
         )
     known = np.isfinite(table)
     if not known.any():

@@ -156,7 +156,7 @@ def _line_colours(values: ArrayLike | None, count: int, shown: np.ndarray[Any, A
         return COLOURS["cv"], None
     numbers = vector("values", values)
     if numbers.size != count:
-        raise ShapeMismatch(f"{count} spectra but {numbers.size} values to colour them by.")
+        raise ShapeMismatch(f"{count} spectra but {numbers.size} values to color them by.")
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

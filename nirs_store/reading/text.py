@@ -457,7 +457,7 @@ def _standing(rows: list[Row], start: int, headed: bool) -> _Cells:
     for row, count, cells in zip(body, short, samples, strict=True):
         if count < width and (not headed or any(parse_channel(name) for name in names[count:])):
             if not any(cells[1:]):
-                raise Unreadable(f"line {row.line} ({_shown(row)}) is no row of the table.")
+                raise Unreadable(f"line {row.line} ({_shown(row)}) is not a row of the table.")
             raise Unreadable(f"line {row.line} has {count} cells, others have {width}: it was cut off.")
     return cut
 

@@ -90,7 +90,7 @@ def take_names(label: str, X: Any, given: Any, what: str = "sample_ids") -> tupl
 def _column(label: str, X: Any, name: str, what: str) -> NDArray[Any]:
     if not is_frame(X):
         raise InvalidInput(
-            f"{what}={name!r} names a column, but {label} is no data frame. Pass the names themselves."
+            f"{what}={name!r} names a column, but {label} is not a data frame. Pass the names themselves."
         )
     columns = column_names(X)
     if name not in columns:
@@ -171,7 +171,7 @@ def check_estimator(parts: Parts, task_type: str | None) -> str:
         raise InvalidInput(f"Expected an estimator, found the class {model.__name__}; call it first.")
     for transformer in parts.transformers:
         if not (hasattr(transformer, "transform") and hasattr(transformer, "get_params")):
-            raise InvalidInput(f"{describe(transformer)} stands before the model but has no transform().")
+            raise InvalidInput(f"{describe(transformer)} comes before the model but has no transform().")
     # The class is asked too: a stack shows its predict() only once it is fitted.
     if not all(
         hasattr(model, name) or hasattr(type(model), name) for name in ("fit", "predict", "get_params")
@@ -455,7 +455,7 @@ def _ready_made(cv: Any, n: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp
     pairs = []
     for pair in cv:
         if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise InvalidInput(f"{message}; found an item that is no pair: {pair!r}.")
+            raise InvalidInput(f"{message}; found an item that is not a pair: {pair!r}.")
         pairs.append((_rows(pair[0], n), _rows(pair[1], n)))
     return pairs
 

@@ -497,7 +497,7 @@ def save_prediction_arrays(
     if -1 in lengths.values() or len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {array.shape}" for name, (_, array) in encoded.items())
         raise ShapeMismatch(
-            f"The arrays of prediction {prediction_id} must have one entry a sample, all the same number; found "
+            f"The arrays of prediction {prediction_id} must have one entry per sample, all of equal length; found "
             f"{found}. Nothing was recorded."
         )
     with engine.recording() as buffer:

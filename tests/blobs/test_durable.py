@@ -261,9 +261,9 @@ def test_each_parent_that_got_a_new_folder_is_synced(tmp_path, monkeypatch):
 def test_a_file_where_a_folder_should_be_is_an_error_that_says_so(tmp_path):
     (tmp_path / "a").write_bytes(b"")
 
-    with pytest.raises(WriteFailed, match="Move away"):
+    with pytest.raises(WriteFailed, match="Move the"):
         ensure_dir(tmp_path / "a" / "b")
-    with pytest.raises(WriteFailed, match="Move away"):
+    with pytest.raises(WriteFailed, match="Move the"):
         ensure_dir(tmp_path / "a")
 
 

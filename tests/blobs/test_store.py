@@ -277,7 +277,7 @@ def test_a_folder_in_place_of_a_blob_is_a_missing_blob_and_cannot_be_healed_sile
     with pytest.raises(BlobMissing):
         store.read(PATH, HASH)
     store.put(DATA, "joblib")
-    with pytest.raises(WriteFailed, match="Move away"):
+    with pytest.raises(WriteFailed, match="Move the"):
         store.wait()
     (tmp_path / PATH).rmdir()
 

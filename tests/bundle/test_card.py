@@ -82,7 +82,7 @@ def card(**changes: Any) -> str:
         "| test samples | 43 |",
         "| data set | tecator |",
         "| data set hash | abc123 |",
-        "1. standard normal variate: each spectrum centred and divided by its standard deviation",
+        "1. standard normal variate: each spectrum centered and divided by its standard deviation",
         "2. Savitzky-Golay second derivative (window of 11 channels, polynomial of order 2)",
         "3. partial least squares regression with 8 latent variables (PLSRegression); 2 models, one a fold",
         "| RMSEC | 1.9 % |",

@@ -146,7 +146,7 @@ def test_folders_scripts_and_other_files_are_no_bundles(tmp_path: Path) -> None:
     with pytest.raises(BundleInvalid, match="is a folder"):
         load_bundle(tmp_path)
     (tmp_path / "empty.n4a").touch()
-    with pytest.raises(BundleInvalid, match="no ZIP file"):
+    with pytest.raises(BundleInvalid, match="not a ZIP file"):
         load_bundle(tmp_path / "empty.n4a")
     (tmp_path / "model.n4a.py").write_text("import numpy\n" * 10)
     with pytest.raises(BundleInvalid, match="Python script"):
@@ -163,7 +163,7 @@ def test_a_zip_without_a_manifest_is_no_bundle(kit: Any, tmp_path: Path) -> None
 def test_a_truncated_bundle_is_refused(plain: Path, kept: float) -> None:
     data = plain.read_bytes()
     plain.write_bytes(data[: int(len(data) * kept)])
-    with pytest.raises(BundleInvalid, match=r"cut off|no ZIP"):
+    with pytest.raises(BundleInvalid, match=r"cut off|not a ZIP"):
         load_bundle(plain, allow_pickle=True)
 
 

@@ -278,7 +278,7 @@ def test_a_damaged_commit_is_set_aside_named_told_to_its_writer_and_stops_nobody
     bad = store.begin_run("bad", {}, [])
     damage(segments(folder)[-1])
     after = store.begin_run("after", {}, [])
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="could not be applied"):
         assert set(store.list_runs()["run_id"]) == {good, after}
     # What is damaged cannot say who wrote it; its writer knows.
     with pytest.raises(SegmentRejected, match="checksum"):
@@ -304,13 +304,13 @@ def test_the_writer_of_a_commit_that_was_set_aside_hears_of_it_at_its_next_call_
             {"predictions": [row("predictions", prediction_id="taken", pipeline_id=pipeline_id)]},
             claim=writer._engine._claim.claim_id,
         )
-        with pytest.warns(UserWarning, match="set aside"):
+        with pytest.warns(UserWarning, match="could not be applied"):
             store.list_runs()
         with pytest.raises(SegmentRejected, match=lost.name):
             writer.log_step(pipeline_id, 0, "x", "start")
         writer.log_step(pipeline_id, 0, "x", "start")
         commit_rows(folder, {"logs": [row("logs", log_id=None, pipeline_id=pipeline_id)]})
-        with pytest.warns(UserWarning, match="set aside"):
+        with pytest.warns(UserWarning, match="could not be applied"):
             store.list_runs()
         # Somebody else's is not ours, and ours was told.
         writer.flush()
@@ -321,7 +321,7 @@ def test_a_writer_that_only_closes_hears_of_it_too(store: WorkspaceStore, folder
     writer = WorkspaceStore(folder)
     writer.begin_run("r", {}, [])
     commit_rows(folder, {"runs": [row("runs", run_id=None)]}, claim=writer._engine._claim.claim_id)
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="could not be applied"):
         store.list_runs()
     with pytest.raises(SegmentRejected):
         writer.close()
@@ -357,7 +357,7 @@ def test_rows_that_no_table_takes_are_set_aside_alone(
         },
     )
     store.log_step(pipeline_id, 0, "x", "after")
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="could not be applied"):
         assert store.get_pipeline_log(pipeline_id)["event"].to_list() == ["before", "after"]
     run = store.get_run(run_id)
     assert run is not None
@@ -403,7 +403,7 @@ def test_the_machines_fault_while_commits_are_tried_one_by_one_is_typed_and_leav
         patch.setattr(apply_module, "_apply_chunk", fails_alone)
         with pytest.raises(WriteFailed):
             store.list_runs()
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="could not be applied"):
         assert store.list_runs()["name"].sort().to_list() == ["a", "b"]
 
 

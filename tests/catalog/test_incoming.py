@@ -117,7 +117,7 @@ def test_pipelines_that_are_asked_for_one_by_one_are_all_there_also_around_a_com
         pipeline_id = whole_pipeline(store, run_id, f"p{number}")
         if number == 3:
             commit_rows(folder, {"runs": [tuple(None for _ in column_names("runs"))]})
-            with pytest.warns(UserWarning, match="set aside"):
+            with pytest.warns(UserWarning, match="could not be applied"):
                 store.list_runs()
         found = store.query_predictions(pipeline_id=pipeline_id)
         assert found.height == 2

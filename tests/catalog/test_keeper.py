@@ -29,7 +29,7 @@ def until(condition: object, timeout: float = 5.0) -> None:
 
 
 def keepers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "nirs_store keeper"]
+    return [t for t in threading.enumerate() if t.name == "nirs_store background flusher"]
 
 
 def test_no_thread_runs_before_there_is_something_to_keep() -> None:

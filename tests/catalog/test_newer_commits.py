@@ -122,7 +122,7 @@ def test_damage_is_not_taken_for_a_newer_version(store: WorkspaceStore, folder: 
     store.begin_run("r", {}, [])
     (path,) = segments(folder)
     path.write_bytes(path.read_bytes().replace(b"NIRSSEG1", b"NIRSSEG2"))
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="could not be applied"):
         assert store.list_runs().is_empty()
     with pytest.raises(SegmentRejected):
         store.flush()

@@ -200,7 +200,7 @@ def test_a_store_that_the_collector_finds_in_its_keeper_s_thread_loses_nothing(
             time.sleep(0.01)
     finally:
         gc.enable()
-    assert came == ["nirs_store keeper"]
+    assert came == ["nirs_store background flusher"]
     assert engine._gone
     with WorkspaceStore(folder) as again:
         assert recorded(again) == (4, 7)

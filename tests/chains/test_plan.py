@@ -159,7 +159,7 @@ def test_the_model_step_must_be_a_model() -> None:
     ],
 )
 def test_an_object_beside_the_model_at_its_own_step_is_an_error(changes: dict[str, Any]) -> None:
-    with pytest.raises(ReplayError, match="stands at the same step without being one of its models"):
+    with pytest.raises(ReplayError, match="belongs to the same step but is not one of its models"):
         ReplayPlan.from_chain(chain(**changes))
 
 

@@ -169,7 +169,7 @@ def test_values_beyond_32_bits_are_seen(value: float, moderate: bool) -> None:
         (3.0, r"found \(\)"),
         (X[:0], r"empty.*\(0, 3\)"),
         (X[:, :0], r"empty.*\(2, 0\)"),
-        ([[1.0, 2.0], [3.0]], "no table of numbers"),
+        ([[1.0, 2.0], [3.0]], "not a table of numbers"),
         (X.astype(complex), "complex128"),
         (X.astype(str), "real numbers"),
         (np.array([["a", 1, 2]], dtype=object), "object"),

@@ -161,7 +161,7 @@ def test_a_policy_is_set_shown_and_carried_out(workspace: Workspace) -> None:
     assert plan["result"] is None
     assert workspace.names() == ["third", "second", "first"]
     workspace.run("retention", "run", code=2)  # nobody can be asked
-    assert "Let go of 1 runs" in workspace.run("retention", "run", "--yes").output
+    assert "Deleted 1 runs" in workspace.run("retention", "run", "--yes").output
     assert workspace.names() == ["third", "first"]
     assert "Unpinned" in workspace.run("retention", "unpin", workspace.runs[0]).output
     workspace.run("retention", "run", "--max-count", "0", "--on", "run", "--yes")

@@ -67,7 +67,7 @@ def audit(
         )
         blobs = store._engine.query(lambda con: con.execute("SELECT artifact_id FROM blobs").fetchall())
     half = [f"{name}: {rows}" for name, rows in dangling.items() if rows]
-    half += [str(warning.message) for warning in said if "set aside" in str(warning.message)]
+    half += [str(warning.message) for warning in said if "could not be applied" in str(warning.message)]
     layout = store._engine.layout
     half += [f"set aside: {path.name}" for path in sorted(layout.rejected.glob("*.json"))]
     lost = []

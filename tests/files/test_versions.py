@@ -239,7 +239,7 @@ def test_a_training_set_comes_back_as_frames(store: WorkspaceStore) -> None:
     with pytest.raises(InvalidInput, match="as many rows"):
         store.files.put_training_set("training_data", features, labels.head(1))
     store.files.put_group("other", {"a": b"1"}, type="archive")
-    with pytest.raises(InvalidInput, match="no training set"):
+    with pytest.raises(InvalidInput, match="not a training set"):
         store.files.get_training_set("other")
 
 

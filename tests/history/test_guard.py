@@ -92,7 +92,7 @@ def test_a_mirror_that_cannot_be_read_refuses_and_is_put_right(folder: Path) -> 
     with WorkspaceStore(folder) as store:
         store.audit.guard.forbid(keys=["mrn"])
         (folder / "journal" / "settings.json").write_text("{")
-        with pytest.raises(CatalogDamaged, match="not known what may be recorded"):
+        with pytest.raises(CatalogDamaged, match="guard rules are unknown"):
             store.begin_run("x", {}, [])
     with WorkspaceStore(folder) as store, pytest.raises(ForbiddenContent):
         store.begin_run("x", {"mrn": 1}, [])

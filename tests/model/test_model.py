@@ -106,7 +106,7 @@ def test_a_failed_pipeline_leaves_its_row_and_its_logs(store: ModelStore) -> Non
     assert store.get_chains_for_pipeline(pipeline_id).is_empty()
     log = store.get_pipeline_log(pipeline_id)
     assert log["event"].to_list() == ["start", "cleanup"]
-    assert log["message"].to_list()[1].startswith("let go of 2 artifacts")
+    assert log["message"].to_list()[1].startswith("released 2 artifacts")
     assert (count(store, artifact_id), count(store, early)) == (0, 0)
 
 

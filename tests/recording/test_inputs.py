@@ -101,7 +101,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a word for cv": ({"cv": "ten"}, InvalidInput, "Expected cv as"),
     "an object for cv": ({"cv": object()}, InvalidInput, "Expected cv as"),
     "no folds": ({"cv": []}, InvalidInput, "no fold at all"),
-    "no pair": ({"cv": [ROWS]}, InvalidInput, "no pair"),
+    "no pair": ({"cv": [ROWS]}, InvalidInput, "not a pair"),
     "an empty fold": ({"cv": [(ROWS[:6], ROWS[6:]), (ROWS, [])]}, InvalidInput, "Fold 1 has no samples"),
     "nothing to fit": ({"cv": [([], ROWS)]}, InvalidInput, "Fold 0 has no samples to fit"),
     "rows that are not there": ({"cv": [(ROWS[:6], [11, 12])]}, InvalidInput, "11 to 12 of 12"),

@@ -118,7 +118,7 @@ def test_what_a_failed_run_left_is_released_and_its_log_says_so(store: Workspace
     store.fail_run(run_id, "it broke")
     [line] = store.get_pipeline_log(registry.pipeline_id).iter_rows(named=True)
     assert line["event"] == "cleanup"
-    assert line["message"].startswith("let go of 2 artifacts")
+    assert line["message"].startswith("released 2 artifacts")
     assert lost.blob_id in json.loads(line["details"])["artifact_ids"]
     assert store.artifacts.find_orphaned_artifacts() == [f"artifacts/{lost.path}"]
     assert registry.cleanup_failed_run() == 1
@@ -156,7 +156,7 @@ def test_the_command_line_lists_counts_and_cleans(store: WorkspaceStore, folder:
     assert "25% of the artifacts" in run(folder, "stats", "-v").output
     refused = run(folder, "purge", "--dataset", "corn")
     assert refused.exit_code == 2
-    assert "Nobody can be asked" in refused.output
+    assert "No terminal for a question" in refused.output
     assert run(folder, "purge", "--yes").exit_code == 2
     dry = run(folder, "purge", "--dataset", "corn", "--dry-run")
     assert "1 files that only they hold" in dry.output

@@ -65,5 +65,5 @@ def test_what_is_no_chain_path_is_refused(path: str) -> None:
     "text", ["", "p", "p$abc:all", "p$0123456789ab", "p$0123456789ab:x", "$0123456789ab:all", None]
 )
 def test_what_is_no_id_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="no id of the artifact layer"):
+    with pytest.raises(InvalidInput, match="not an id of the artifact layer"):
         parse_artifact_id(text)

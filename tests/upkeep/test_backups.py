@@ -193,7 +193,7 @@ def test_a_folder_of_other_things_or_of_another_workspace_is_refused(
     with WorkspaceStore(home / "other") as other, pytest.raises(InvalidInput, match="another workspace"):
         other.backups.create(home / "bk")
     assert [path.name for path in (home / "photos").iterdir()] == ["a.jpg"]
-    with pytest.raises(BackupInvalid, match="no folder of backups"):
+    with pytest.raises(BackupInvalid, match="not a folder of backups"):
         store.backups.list(home / "photos")
 
 
@@ -306,7 +306,7 @@ def test_restoring_needs_an_empty_folder_elsewhere(store: WorkspaceStore, home: 
         restore_backup(home / "bk", home / "bk" / "again")
     with pytest.raises(UnknownId, match="backup"):
         restore_backup(home / "bk", home / "again", "nothing")
-    with pytest.raises(BackupInvalid, match="no folder of backups"):
+    with pytest.raises(BackupInvalid, match="not a folder of backups"):
         restore_backup(store.workspace_path, home / "again")
     (home / "empty").mkdir()
     restore_backup(home / "bk", home / "empty")

@@ -67,7 +67,7 @@ def list_artifacts(dataset: str, pipeline: str, verbose: bool, as_json: bool, wo
 @json_option
 @workspace_option
 def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
-    """List the files that nothing holds."""
+    """List the files without references."""
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
 
@@ -84,14 +84,14 @@ def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
 
 
 @command.command("cleanup")
-@click.option("--force", is_flag=True, help="Also what a session that has ended saved within the last hour.")
+@click.option("--force", is_flag=True, help="Also remove what a finished session saved within the last hour.")
 @dry_run_option
 @yes_option
 @_verbose_option
 @json_option
 @workspace_option
 def cleanup(force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool, workspace: Path) -> None:
-    """Remove the files that nothing holds. Those that anything holds stay."""
+    """Remove the files without references. Files with references are kept."""
     from nirs_store.cli._options import confirm
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
@@ -144,7 +144,7 @@ def stats(dataset: str, verbose: bool, as_json: bool, workspace: Path) -> None:
 @command.command("purge")
 @_dataset_option
 @click.option("--pipeline", metavar="ID", default="", help="Only this pipeline.")
-@click.option("--force", is_flag=True, help="Even where a meta-model elsewhere is fed by one of them.")
+@click.option("--force", is_flag=True, help="Also remove artifacts that feed a meta-model elsewhere.")
 @dry_run_option
 @yes_option
 @_verbose_option
@@ -160,9 +160,9 @@ def purge(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Remove all artifacts and chains of a data set or a pipeline; scores and logs stay.
+    """Remove all artifacts and chains of a data set or a pipeline; keep scores and logs.
 
-    What anything else holds stays too.
+    Artifacts with other references are kept too.
     """
     from nirs_store.cli._options import confirm
     from nirs_store.cli._output import print_json
@@ -197,6 +197,6 @@ def _print_plan(plan: PurgePlan, verbose: bool) -> None:
     click.echo(f"  {len(plan.artifacts):>8} files that only they hold ({human_bytes(plan.bytes)})")
     click.echo(f"  {plan.shared:>8} files that something else holds too: they stay")
     for model, source in plan.needed_by:
-        click.echo(f"  meta-model {model} is fed by {source}; --force goes on all the same")
+        click.echo(f"  meta-model {model} is fed by {source}; --force continues anyway")
     for artifact_id in plan.artifacts if verbose else ():
         click.echo(f"  {artifact_id}")

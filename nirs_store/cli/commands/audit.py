@@ -19,16 +19,18 @@ _FORMATS = ("json", "jsonl", "csv")
 
 @click.group("audit", cls=Group)
 def command() -> None:
-    """Read, verify and export the audit trail, and say what must not be stored."""
+    """Read, verify and export the audit trail, and set the rules for forbidden content."""
 
 
 @command.command("log")
 @click.option("--operation", "operations", multiple=True, metavar="NAME", help="Only these operations.")
-@click.option("--failed", is_flag=True, help="Only what was refused or failed.")
-@click.option("--since", metavar="MOMENT", help="From this moment on, e.g. 2026-03-01.")
-@click.option("--until", metavar="MOMENT", help="Before this moment.")
-@click.option("--object", "thing", metavar="KIND[:ID]", help="Only about this kind, or this object.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--failed", is_flag=True, help="Only refused or failed operations.")
+@click.option("--since", metavar="TIME", help="Only entries from this time on, e.g. 2026-03-01.")
+@click.option("--until", metavar="TIME", help="Only entries before this time.")
+@click.option("--object", "thing", metavar="KIND[:ID]", help="Only entries about this kind or this object.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of rows."
+)
 @json_option
 @workspace_option
 def log(
@@ -60,11 +62,11 @@ def log(
 
 
 @command.command("history")
-@click.argument("thing", metavar="THING")
+@click.argument("thing", metavar="OBJECT")
 @json_option
 @workspace_option
 def history(thing: str, as_json: bool, workspace: Path) -> None:
-    """List what became of an object, also of what is deleted (then as kind:id)."""
+    """List the history of an object, even of a deleted one (as kind:id)."""
     from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing
     from nirs_store.errors import UnknownId
@@ -86,12 +88,12 @@ def history(thing: str, as_json: bool, workspace: Path) -> None:
 
 
 @command.command("verify")
-@click.option("--head", metavar="NUMBER:HASH", help="A head that was kept elsewhere.")
+@click.option("--head", metavar="NUMBER:HASH", help="A head that was stored elsewhere.")
 @json_option
 @workspace_option
 @click.pass_context
 def verify(ctx: click.Context, head: str | None, as_json: bool, workspace: Path) -> None:
-    """Look whether entries were altered or removed; exit code 4 when they were."""
+    """Check for changed or removed entries; exit code 4 if any."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -108,7 +110,7 @@ def verify(ctx: click.Context, head: str | None, as_json: bool, workspace: Path)
 @json_option
 @workspace_option
 def head(as_json: bool, workspace: Path) -> None:
-    """Print number and hash of the last entry, to be kept elsewhere; checks expect it from now on."""
+    """Print the number and hash of the last entry to store elsewhere; later checks expect it."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -123,11 +125,11 @@ def head(as_json: bool, workspace: Path) -> None:
 @command.command("export")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="json", show_default=True)
-@click.option("--since", metavar="MOMENT", help="From this moment on.")
-@click.option("--until", metavar="MOMENT", help="Before this moment.")
+@click.option("--since", metavar="TIME", help="Only entries from this time on.")
+@click.option("--until", metavar="TIME", help="Only entries before this time.")
 @workspace_option
 def export(path: Path, form: str, since: str | None, until: str | None, workspace: Path) -> None:
-    """Write entries to a file; with jsonl to a folder, a file a month."""
+    """Write entries to a file; with jsonl to a folder, one file per month."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -139,7 +141,7 @@ def export(path: Path, form: str, since: str | None, until: str | None, workspac
 @click.argument("state", type=click.Choice(["on", "off"]))
 @workspace_option
 def switch(state: str, workspace: Path) -> None:
-    """Switch the trail of a workspace on or off, for every program."""
+    """Turn the trail of a workspace on or off, for every program."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -149,10 +151,12 @@ def switch(state: str, workspace: Path) -> None:
 
 @command.command("guard")
 @click.option("--forbid-key", "keys", multiple=True, metavar="NAME", help="Refuse this key of metadata.")
-@click.option("--forbid", "patterns", multiple=True, metavar="REGEX", help="Refuse what this finds.")
-@click.option("--patients", is_flag=True, help="Refuse the usual keys under which people are identified.")
-@click.option("--allow-key", "fewer_keys", multiple=True, metavar="NAME", help="Take a key away again.")
-@click.option("--allow", "fewer", multiple=True, metavar="REGEX", help="Take a pattern away again.")
+@click.option(
+    "--forbid", "patterns", multiple=True, metavar="REGEX", help="Refuse text that matches this pattern."
+)
+@click.option("--patients", is_flag=True, help="Refuse the usual keys that identify people.")
+@click.option("--allow-key", "fewer_keys", multiple=True, metavar="NAME", help="Remove a key.")
+@click.option("--allow", "fewer", multiple=True, metavar="REGEX", help="Remove a pattern.")
 @dry_run_option
 @json_option
 @workspace_option
@@ -166,7 +170,7 @@ def guard(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """List, add or remove rules of what must not be stored in metadata, notes and tags."""
+    """List, add or remove rules for content that metadata, notes and tags must not contain."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
     from nirs_store.registry import PATIENT_KEYS

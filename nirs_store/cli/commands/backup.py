@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--evaluation", "evaluations", metavar="ID", multiple=True, help="May be repeated.")
 @click.option(
-    "--model", "model_id", metavar="ID", help="Instead: all files, evaluations and runs of a model."
+    "--model", "model_id", metavar="ID", help="Instead, archive all files, evaluations and runs of a model."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @dry_run_option
@@ -46,9 +46,9 @@ def command_archive(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Write runs, files and evaluations with all that belongs to them into one file; without options everything.
+    """Write runs, files and evaluations with all their contents to one file; without options, everything.
 
-    PATH ends with .tar.gz, .tar.zst or .zip. 'nirs-store restore' brings it into another workspace.
+    PATH ends with .tar.gz, .tar.zst or .zip. 'nirs-store restore' restores it into another workspace.
     """
     from nirs_store.backup.archive import Archive, ArchivePlan
     from nirs_store.cli._output import human_bytes, print_json, progress
@@ -96,16 +96,14 @@ _target = click.argument("target", type=click.Path(path_type=Path))
 def command() -> None:
     """Make, list, verify and remove backups in a folder outside the workspace.
 
-    'nirs-store restore TARGET FOLDER' brings one back.
+    'nirs-store restore TARGET FOLDER' restores one.
     """
 
 
 @command.command("create")
 @_target
-@click.option(
-    "--if-older-than", metavar="SPAN", help="Only when the last one is older, for instance 24h or 7d."
-)
-@click.option("--allow-missing", is_flag=True, help="Go on where the file of a blob is lost.")
+@click.option("--if-older-than", metavar="SPAN", help="Only if the last backup is older, e.g. 24h or 7d.")
+@click.option("--allow-missing", is_flag=True, help="Continue if the file of a blob is missing.")
 @dry_run_option
 @json_option
 @workspace_option
@@ -117,7 +115,7 @@ def create(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Make a backup and verify it. Others may go on recording; only new blobs are copied."""
+    """Make a backup and verify it. Other processes can keep recording; only new blobs are copied."""
     from nirs_store.cli._output import human_bytes, print_json, progress
     from nirs_store.cli._workspace import open_store
 
@@ -153,7 +151,7 @@ def create(
 @json_option
 @workspace_option
 def list_backups(target: Path | None, as_json: bool, workspace: Path) -> None:
-    """List the backups in a folder, or those that the workspace remembers."""
+    """List the backups in a folder, or those that the workspace recorded."""
     from nirs_store.cli._output import human_bytes, moment, print_json, print_table
     from nirs_store.cli._workspace import open_store
 
@@ -179,10 +177,10 @@ def list_backups(target: Path | None, as_json: bool, workspace: Path) -> None:
 
 @command.command("verify")
 @_target
-@click.option("--backup", "backup_id", metavar="ID", help="The newest by default.")
+@click.option("--backup", "backup_id", metavar="ID", help="Backup to verify [default: the newest].")
 @json_option
 def verify(target: Path, backup_id: str | None, as_json: bool) -> None:
-    """Read a backup whole and compare every hash."""
+    """Read a whole backup and compare every hash."""
     from nirs_store.backup.backup import verify_backup
     from nirs_store.cli._output import human_bytes, print_json, progress
 
@@ -199,9 +197,7 @@ def verify(target: Path, backup_id: str | None, as_json: bool) -> None:
 @command.command("prune")
 @_target
 @click.option("--keep-last", type=click.IntRange(1), metavar="N", help="Keep the newest N.")
-@click.option(
-    "--max-age", metavar="SPAN", help="Remove older ones, for instance 30d. The newest always stays."
-)
+@click.option("--max-age", metavar="SPAN", help="Remove older ones, e.g. 30d. The newest is always kept.")
 @dry_run_option
 @yes_option
 @json_option
@@ -243,19 +239,20 @@ def prune(
 @click.command("restore", cls=Command)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path), required=False)
-@click.option("--backup", "backup_id", metavar="ID", help="Of a folder of backups; the newest by default.")
+@click.option(
+    "--backup", "backup_id", metavar="ID", help="Backup in a folder of backups [default: the newest]."
+)
 @dry_run_option
 @json_option
 @workspace_option
 def command_restore(
     source: Path, folder: Path | None, backup_id: str | None, dry_run: bool, as_json: bool, workspace: Path
 ) -> None:
-    """Bring an archive into the workspace, or a backup into an empty FOLDER.
+    """Restore an archive into the workspace, or a backup into an empty FOLDER.
 
-    SOURCE is a .tar.gz, .tar.zst or .zip file, or a folder of backups. Everything is verified first; with
-    --dry-run that is all. An archive adds what is not there yet, and makes the workspace where the folder is
-    missing or empty. Models are pickles: restore only what people
-    made whom you trust.
+    SOURCE is a .tar.gz, .tar.zst or .zip file, or a folder of backups. Everything is verified first;
+    --dry-run stops there. An archive adds only what is missing, and creates the workspace if the folder
+    is missing or empty. Models are pickles: restore only archives and backups from people you trust.
     """
     if source.is_dir():
         _backup(source, folder, backup_id, dry_run, as_json)

@@ -31,7 +31,7 @@ _COMMANDS = {
     "bundle",
     cls=LazyGroup,
     commands_table=_COMMANDS,
-    epilog="What is safe and what each refusal means: the page 'Sharing bundles' of the documentation.",
+    epilog="The documentation page 'Sharing bundles' explains the risks and each refusal.",
 )
 def command() -> None:
     """Export, import, inspect and verify models in one file."""
@@ -46,17 +46,17 @@ _PROBE = 20
 @click.command("export", cls=Command)
 @click.argument("chain", metavar="CHAIN")
 @click.argument("output", type=click.Path(path_type=Path), required=False)
-@click.option("--safe", is_flag=True, help="Without pickles: opens for people who do not know you.")
+@click.option("--safe", is_flag=True, help="Write no pickles, so that anyone can open the bundle.")
 @click.option(
     "--probe",
     type=click.Path(path_type=Path),
-    help=f"CSV or Parquet of spectra; the first {_PROBE} travel along, with what the chain predicts for them.",
+    help=f"CSV or Parquet file of spectra; the bundle includes the first {_PROBE} and their predictions.",
 )
 @workspace_option
 def command_export(chain: str, output: Path | None, safe: bool, probe: Path | None, workspace: Path) -> None:
     """Write a chain as a bundle (.n4a).
 
-    Without OUTPUT the file goes into the folder exports/ of the workspace.
+    Without OUTPUT, the file is written to the folder exports/ of the workspace.
     """
     from nirs_store.cli._spectra import read_file
     from nirs_store.cli._workspace import find, open_store
@@ -87,10 +87,10 @@ def command_importing(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Bring a bundle into the workspace, as a run with its chain.
+    """Import a bundle into the workspace as a run with one chain.
 
-    It is checked first; when a check fails, nothing in the workspace has changed. The same content
-    is imported once.
+    The bundle is checked first; a failed check changes nothing in the workspace. The same content is
+    imported once.
     """
     from nirs_store.cli._output import print_fields, print_json
     from nirs_store.cli._workspace import open_store
@@ -111,9 +111,9 @@ def command_importing(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @json_option
 def command_inspect(bundle: Path, as_json: bool) -> None:
-    """Show members, types and card of a bundle, and what opening it would ask of you.
+    """Show the members, types and card of a bundle, and the trust it needs to open.
 
-    Nothing of it is loaded. What the card says was written by whoever made the bundle.
+    Nothing in it is loaded. The author of the bundle wrote its card.
     """
     from dataclasses import asdict
 
@@ -154,9 +154,9 @@ def command_inspect(bundle: Path, as_json: bool) -> None:
 @trust_options
 @json_option
 def command_verify(bundle: Path, allow_pickle: bool, trusted_types: tuple[str, ...], as_json: bool) -> None:
-    """Check a bundle wholly: archive, hashes, types, and that it predicts what it says.
+    """Check a whole bundle: archive, hashes, types, and its probe predictions.
 
-    The last needs loading it, so a bundle with pickles fails without --allow-pickle.
+    The predictions require loading, so a bundle with pickles fails without --allow-pickle.
     """
     import warnings
 
@@ -201,11 +201,11 @@ _SUFFIXES = {
 @click.argument("identifier", metavar="ID")
 @click.argument("output", type=click.Path(path_type=Path), required=False)
 @click.option(
-    "--arrays", is_flag=True, help="With .parquet: also the measured and predicted values, as lists."
+    "--arrays", is_flag=True, help="With .parquet: include the measured and predicted values as lists."
 )
 @workspace_option
 def command_export_(identifier: str, output: Path | None, arrays: bool, workspace: Path) -> None:
-    """Write a chain, a pipeline or a run to a file; the suffix of OUTPUT says how.
+    """Write a chain, a pipeline or a run to a file in the format of OUTPUT's suffix.
 
     \b
     chain     .n4a (a bundle to share), .n4a.py (a Python script that predicts)
@@ -213,7 +213,7 @@ def command_export_(identifier: str, output: Path | None, arrays: bool, workspac
     run       .yaml (the run with its pipelines and chains)
     any       .parquet (its predictions)
 
-    Without OUTPUT the file goes into the folder exports/ of the workspace.
+    Without OUTPUT, the file is written to the folder exports/ of the workspace.
     """  # noqa: D301 (click reads the escape)
     from nirs_store.cli._workspace import find, open_store
 

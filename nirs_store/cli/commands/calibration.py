@@ -21,16 +21,17 @@ _FIGURES = ("t2-q", "influence", "scores", "loadings", "weights", "vip", "select
 
 @click.command("suggest", cls=Command)
 @click.argument("identifier", metavar="RUN|CHAIN")
-@click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="How to choose.")
+@click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule.")
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="Level of the randomization test.")
 @json_option
 @workspace_option
 def command_suggest(identifier: str, rule: Any, alpha: float, as_json: bool, workspace: Path) -> None:
     """Suggest a number of latent variables for a run or for the family of a chain.
 
-    A family are chains of one run that differ in the number of latent variables only. The rules:
-    one_se takes the fewest within one standard error of the lowest RMSECV, randomization the fewest
-    whose errors are not significantly larger, wold stops where PRESS hardly falls, min takes the lowest.
+    A family is a set of chains in one run that differ only in the number of latent variables. Rules: one_se
+    selects the fewest within one standard error of the lowest RMSECV, randomization the fewest whose
+    errors are not significantly larger, wold stops when PRESS hardly falls, min selects the lowest
+    RMSECV.
     """
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import find, open_store
@@ -85,10 +86,10 @@ def _print_choice(choice: ComponentChoice) -> None:
 @json_option
 @workspace_option
 def command_review(identifier: str, as_json: bool, workspace: Path) -> None:
-    """Check a chain for what a reviewer of a calibration asks first.
+    """Check a chain for the common mistakes in a calibration.
 
-    Each finding has a code; docs/review/<code>.md says why it matters and what to do. The exit code
-    is 0 whatever is found; read `findings` of --json in a script.
+    Each finding has a code; docs/review/<code>.md says why it matters and what to do. The exit code is 0
+    even with findings; in a script, read `findings` of --json.
     """
     from nirs_store.cli._output import print_json, print_table
     from nirs_store.cli._workspace import find, open_store
@@ -113,12 +114,12 @@ def command_review(identifier: str, as_json: bool, workspace: Path) -> None:
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
-    help="Calibration spectra, where FILE holds others.",
+    help="Calibration spectra, if FILE contains other samples.",
 )
 @click.option(
     "--alpha", type=float, default=0.05, show_default=True, help="Share of normal samples above a limit."
 )
-@click.option("--all", "everything", is_flag=True, help="Every sample, not only the flagged ones.")
+@click.option("--all", "everything", is_flag=True, help="List every sample, not only the flagged ones.")
 @click.option("--figure", type=Choice(_FIGURES), help=f"Also draw one of {', '.join(_FIGURES)}.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="File of the figure.")
 @reading_options

@@ -14,9 +14,9 @@ from nirs_store.cli._group import Command
     "directory", type=click.Path(path_type=Path), default=Path("nirs-store-demo"), metavar="[DIR]"
 )
 def command(directory: Path) -> None:
-    """Cross-validate real meat spectra and look at everything once, in less than a minute.
+    """Cross-validate real meat spectra and show every feature once, in less than a minute.
 
-    DIR (./nirs-store-demo when not given) must be new, empty or a workspace, which gets another run.
+    DIR (default: ./nirs-store-demo) must be new, empty, or a workspace, to which the demo adds a run.
     """
     from rich.console import Console
 

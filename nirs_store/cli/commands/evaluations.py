@@ -17,20 +17,22 @@ if TYPE_CHECKING:
 
     from nirs_store.store import WorkspaceStore
 
-_metric_option = click.option("--metric", metavar="NAME", help="A score; by default what the suite goes by.")
+_metric_option = click.option(
+    "--metric", metavar="NAME", help="Metric to rank by (default: the suite's metric)."
+)
 _which_option = click.option(
     "--which",
     type=click.Choice(["latest", "best", "all"]),
     default="latest",
     show_default=True,
-    help="Evaluation of each model that counts.",
+    help="Which evaluation of each model to use.",
 )
-_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 
 
 @click.group("evaluations", cls=Group)
 def command() -> None:
-    """List, rank, compare and sum up evaluations of models on suites."""
+    """List, rank, compare and summarize evaluations of models on suites."""
 
 
 @command.command("list")
@@ -64,7 +66,7 @@ def list_evaluations(
 @json_option
 @workspace_option
 def show(evaluation: str, as_json: bool, workspace: Path) -> None:
-    """Show an evaluation with what it was recorded with."""
+    """Show an evaluation with its recorded environment."""
     from nirs_store.cli._output import moment, print_fields, print_json
     from nirs_store.cli._workspace import open_store
 
@@ -115,7 +117,7 @@ def leaderboard(
 def groups(
     suite: str, by: str, metric: str | None, which: str, seed: int, as_json: bool, workspace: Path
 ) -> None:
-    """Give a metric for each group of episodes or samples."""
+    """Show a metric for each group of episodes or samples."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -132,9 +134,9 @@ def groups(
     type=click.Choice(["bh", "by", "holm", "none"]),
     default="bh",
     show_default=True,
-    help="For the number of tests.",
+    help="Correction for multiple tests.",
 )
-@click.option("--pair-by", metavar="COLUMN", help="Says which rows belong together.")
+@click.option("--pair-by", metavar="COLUMN", help="Column that pairs the rows.")
 @json_option
 @workspace_option
 def compare(
@@ -161,7 +163,7 @@ def compare(
 @json_option
 @workspace_option
 def pareto(suite: str, objectives: tuple[str, ...], as_json: bool, workspace: Path) -> None:
-    """Find the models that no other beats in all metrics; write METRIC=lower to say a direction."""
+    """Find the Pareto-optimal models; METRIC=lower sets a direction."""
     from nirs_store.cli._workspace import open_store
 
     stated = dict(each.split("=", 1) for each in objectives if "=" in each)
@@ -183,7 +185,7 @@ def pareto(suite: str, objectives: tuple[str, ...], as_json: bool, workspace: Pa
 @json_option
 @workspace_option
 def robustness(suite: str, by: str, metric: str | None, seed: int, as_json: bool, workspace: Path) -> None:
-    """Follow a metric along a column of numbers."""
+    """Show a metric against a numeric column."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -198,7 +200,7 @@ def robustness(suite: str, by: str, metric: str | None, seed: int, as_json: bool
 @json_option
 @workspace_option
 def trend(suite: str, metric: str | None, model: str | None, as_json: bool, workspace: Path) -> None:
-    """Follow the recorded values over time."""
+    """Show the recorded values over time."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -213,7 +215,7 @@ def trend(suite: str, metric: str | None, model: str | None, as_json: bool, work
 @json_option
 @workspace_option
 def champions(suite: str | None, metric: str | None, history: bool, as_json: bool, workspace: Path) -> None:
-    """List who holds which rank, or how champions followed each other."""
+    """List the present champions by rank, or the history of champions."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -260,7 +262,7 @@ def crown(
 @command.command("summary")
 @click.argument("suite")
 @_metric_option
-@click.option("--by", metavar="COLUMN", help="Look for the weakest group of this column.")
+@click.option("--by", metavar="COLUMN", help="Find the weakest group of this column.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A .md or .html file.")
 @_seed_option
 @json_option
@@ -274,7 +276,7 @@ def summary(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Sum a suite up on a page, with recommendations."""
+    """Summarize a suite on one page, with recommendations."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -317,7 +319,7 @@ def export(evaluation: str, folder: Path, what: str, format: str, as_json: bool,
 @json_option
 @workspace_option
 def delete(evaluation: str, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
-    """Delete an evaluation and what it made champion; others move up."""
+    """Delete an evaluation and its champion ranks; the next ranks move up."""
     from nirs_store.cli._options import confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store

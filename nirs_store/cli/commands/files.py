@@ -29,7 +29,7 @@ _test_option = click.option("--test", "test_name", metavar="NAME", help="The fil
 @click.argument("name")
 @click.argument("alias", required=False)
 @_version_option
-@click.option("--remove", is_flag=True, help="Take the alias away.")
+@click.option("--remove", is_flag=True, help="Remove the alias.")
 @_test_option
 @json_option
 @workspace_option
@@ -42,7 +42,7 @@ def alias(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Let ALIAS mean a version (the newest, unless --version says otherwise). Without ALIAS, list them."""
+    """Set ALIAS to a version (default: the newest). Without ALIAS, list the aliases."""
     from nirs_store.cli._output import print_json, print_table
     from nirs_store.cli._workspace import open_store
 
@@ -63,14 +63,14 @@ def alias(
 @click.command("status", cls=Command)
 @click.argument("name")
 @click.argument("status")
-@click.option("--message", "-m", metavar="TEXT", help="Such as what failed.")
+@click.option("--message", "-m", metavar="TEXT", help="Reason, for example of a failure.")
 @_version_option
 @_test_option
 @workspace_option
 def status(
     name: str, status: str, message: str | None, version: str | None, test_name: str | None, workspace: Path
 ) -> None:
-    """Say how far a file is: pending, in_progress, completed or failed."""
+    """Set the status of a file: pending, in_progress, completed or failed."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -81,7 +81,11 @@ def status(
 @click.argument("name")
 @_version_option
 @_test_option
-@click.option("--force", is_flag=True, help="Also production content, and what an alias, pin or group holds.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also delete production content, and content that an alias, pin or group refers to.",
+)
 @dry_run_option
 @yes_option
 @json_option
@@ -116,10 +120,14 @@ def delete(
 
 
 @click.command("cleanup", cls=Command)
-@click.option("--days", type=float, default=30.0, show_default=True, help="Only what was stored before.")
-@click.option("--old-tests", type=int, metavar="N", help="Instead: all tests but the N most recent.")
-@click.option("--include-production", is_flag=True, help="Production content as well.")
-@click.option("--of-evaluations", is_flag=True, help="Also what only evaluations name that made no champion.")
+@click.option("--days", type=float, default=30.0, show_default=True, help="Only files older than this.")
+@click.option(
+    "--old-tests", type=int, metavar="N", help="Instead, remove all tests except the N most recent."
+)
+@click.option("--include-production", is_flag=True, help="Also remove production content.")
+@click.option(
+    "--of-evaluations", is_flag=True, help="Also remove files that only evaluations without a champion name."
+)
 @dry_run_option
 @yes_option
 @json_option
@@ -134,7 +142,7 @@ def cleanup(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Remove old files that nothing needs, and what programs that died left behind."""
+    """Remove old unneeded files, and leftovers of programs that died."""
     from nirs_store.cli._options import confirm
     from nirs_store.cli._workspace import open_store
 
@@ -175,8 +183,10 @@ def _finish(plan: FileRemoval, as_json: bool) -> None:
 
 CHANGING = (alias, status, delete, cleanup)
 
-_all_option = click.option("--all", "all_versions", is_flag=True, help="Not only the newest version of each.")
-_limit_option = click.option("--limit", "-n", type=click.IntRange(min=0), help="At most so many.")
+_all_option = click.option(
+    "--all", "all_versions", is_flag=True, help="List all versions, not only the newest."
+)
+_limit_option = click.option("--limit", "-n", type=click.IntRange(min=0), help="Maximum number of rows.")
 
 _FILTERS = ("type", "status", "mode", "coverage", "model-id", "evaluation-id", "suite", "run-id")
 
@@ -191,22 +201,24 @@ def _filter_options(function: Any) -> Any:
 
 @click.group("files", cls=Group)
 def command() -> None:
-    """Store files of any kind, and bring them out again: names, versions, aliases."""
+    """Store and retrieve files of any kind: names, versions, aliases."""
 
 
 @command.command("put")
 @click.argument("what", nargs=-1, required=True, metavar="[SOURCE] NAME")
-@click.option("--type", "kind", required=True, metavar="TYPE", help="What it is, as in report or video_raw.")
+@click.option(
+    "--type", "kind", required=True, metavar="TYPE", help="Type of the file, such as report or video_raw."
+)
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Repeatable.")
 @click.option("--metadata", metavar="JSON", help="A JSON object, or @FILE.")
-@click.option("--source", "sources", multiple=True, metavar="NAME", help="What it was made from. Repeatable.")
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Source file. Repeatable.")
 @click.option("--compression", metavar="HOW", help="auto, none, gzip, zip, tar.gz or zstd.")
 @click.option("--mode", metavar="MODE", help="production or test.")
-@click.option("--coverage", metavar="X", help="How much it covers; full means production.")
+@click.option("--coverage", metavar="X", help="Coverage; full means production.")
 @_test_option
-@click.option("--model-id", metavar="ID", help="The model that it belongs to.")
-@click.option("--run-id", metavar="ID", help="The run that it belongs to.")
-@click.option("--force", is_flag=True, help="A new version although production content is there.")
+@click.option("--model-id", metavar="ID", help="Model of the file.")
+@click.option("--run-id", metavar="ID", help="Run of the file.")
+@click.option("--force", is_flag=True, help="Make a new version even over production content.")
 @json_option
 @workspace_option
 def put(
@@ -219,7 +231,7 @@ def put(
     workspace: Path,
     **about: Any,
 ) -> None:
-    """Store a file or folder under a name. Without SOURCE only its metadata are stored."""
+    """Store a file or folder under a name. Without SOURCE, only its metadata is stored."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -274,7 +286,7 @@ def list_files(
     workspace: Path,
     **filters: Any,
 ) -> None:
-    """List files. In PATTERN a * stands for any signs: 'ensembl/*.tsv'."""
+    """List files. In PATTERN, * matches any characters: 'ensembl/*.tsv'."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -298,7 +310,7 @@ def search(
     workspace: Path,
     **filters: Any,
 ) -> None:
-    """Find files that have all WORDS in their names, tags or metadata."""
+    """Find files with all WORDS in their names, tags or metadata."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -313,7 +325,7 @@ def search(
 @json_option
 @workspace_option
 def show(name: str, version: str | None, test_name: str | None, as_json: bool, workspace: Path) -> None:
-    """Show what is known of a file: sizes, hashes, tags, metadata, sources."""
+    """Show the sizes, hashes, tags, metadata and sources of a file."""
     import json
 
     from nirs_store.cli._output import human_bytes, moment, print_fields, print_json
@@ -407,7 +419,7 @@ def summary(pattern: str | None, as_json: bool, workspace: Path) -> None:
 @json_option
 @workspace_option
 def validate(pattern: str | None, as_json: bool, workspace: Path) -> None:
-    """Read every file and compare it with its SHA-256. Exit code 4 when one is not intact."""
+    """Read every file and compare it with its SHA-256. Exit code 4 if one is damaged."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -435,7 +447,7 @@ def _json_object(text: str | None) -> dict[str, Any] | None:
     try:
         found = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
     except ValueError as error:
-        raise InvalidInput(f"--metadata: this is no JSON: {error}. Nothing was stored.") from error
+        raise InvalidInput(f"--metadata: this is not JSON: {error}. Nothing was stored.") from error
     if not isinstance(found, dict):
         raise InvalidInput("--metadata: expected a JSON object. Nothing was stored.")
     return found

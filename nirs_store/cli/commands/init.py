@@ -13,9 +13,9 @@ from nirs_store.cli._group import Command
 @click.command("init", cls=Command)
 @click.argument("directory", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
 def command(directory: Path) -> None:
-    """Make a workspace in DIR (this folder when not given), with pipeline templates and a note.
+    """Create a workspace in DIR (default: this folder), with pipeline templates and a note.
 
-    What is already there is left as it is; a second call changes nothing.
+    Existing files are not changed; a second call changes nothing.
     """
     from nirs_store.scaffold import copy_workspace_template
     from nirs_store.store import WorkspaceStore

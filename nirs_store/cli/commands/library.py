@@ -62,7 +62,7 @@ def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, w
 @click.argument("template", metavar="TEMPLATE")
 @workspace_option
 def show(template: str, workspace: Path) -> None:
-    """Print a template as JSON: what is known about it, and its configuration."""
+    """Print a template as JSON: its metadata and its configuration."""
     from nirs_store.cli._output import print_json
 
     library = _library(workspace)
@@ -75,9 +75,9 @@ def show(template: str, workspace: Path) -> None:
 @click.argument("source", metavar="PIPELINE|CHAIN|FILE")
 @click.argument("name", required=False)
 @click.option("--category", metavar="NAME", default=None, help="Category [default: general].")
-@click.option("--description", default="", help="A line that says what it is.")
+@click.option("--description", default="", help="One-line description.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag (repeatable).")
-@click.option("--overwrite", is_flag=True, help="Replace a template of that name.")
+@click.option("--overwrite", is_flag=True, help="Replace a template with this name.")
 @workspace_option
 def save(
     source: str,
@@ -90,7 +90,7 @@ def save(
 ) -> None:
     """Save a template: the configuration of a recorded pipeline, or a JSON file.
 
-    The id of a chain stands for its pipeline. Without NAME a JSON file keeps its own.
+    The id of a chain means its pipeline. Without NAME, a JSON file keeps its own name.
     """
     library = _library(workspace)
     if source.lower().endswith(".json"):
@@ -134,7 +134,7 @@ def save(
     "packages",
     multiple=True,
     metavar="PACKAGE",
-    help="A package besides scikit-learn and chemotools whose classes the template may name (repeatable).",
+    help="A package other than scikit-learn and chemotools whose classes the template may name (repeatable).",
 )
 @reading_options
 @workspace_option
@@ -154,8 +154,7 @@ def run(
     """Cross-validate a template on a file of spectra and record it in the workspace.
 
     TEMPLATE is a name (or category/name) of the workspace's library, one that nirs_store ships, or a
-    JSON file. A workspace is made when there is none. Samples without a value of the target are
-    left out.
+    JSON file. A workspace is created if there is none. Samples without a target value are skipped.
     """
     from sklearn.base import is_classifier
 

@@ -15,23 +15,25 @@ _type_option = click.option(
     default="derived_from",
     show_default=True,
     metavar="WORD",
-    help="What kind of link.",
+    help="Type of the link.",
 )
 
 
 @click.group("lineage", cls=Group)
 def command() -> None:
-    """Show what came from what, and record links.
+    """Show the lineage of objects, and record links.
 
-    A THING is an id, a part of one as the tables show it, or kind:id (file:..., bundle:...).
+    An OBJECT is an id, the part of one shown in tables, or kind:id (file:..., bundle:...).
     """
 
 
 @command.command("show")
-@click.argument("thing", metavar="THING")
-@click.option("--downstream", "direction", flag_value="downstream", help="What came from it.")
-@click.option("--both", "direction", flag_value="both", help="Both ways.")
-@click.option("--depth", type=click.IntRange(0), metavar="N", help="Follow so many links.")
+@click.argument("thing", metavar="OBJECT")
+@click.option(
+    "--downstream", "direction", flag_value="downstream", help="Show what was made from the object."
+)
+@click.option("--both", "direction", flag_value="both", help="Show both directions.")
+@click.option("--depth", type=click.IntRange(0), metavar="N", help="Maximum number of links to follow.")
 @click.option(
     "--format",
     "form",
@@ -45,7 +47,7 @@ def command() -> None:
 def show(
     thing: str, direction: str | None, depth: int | None, form: str, as_json: bool, workspace: Path
 ) -> None:
-    """Show what something came from, or what came from it."""
+    """Show the sources of an object, or the objects made from it."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing

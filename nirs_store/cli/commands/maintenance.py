@@ -30,10 +30,10 @@ _DAMAGED = 4
 @workspace_option
 @click.pass_context
 def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace: Path) -> None:
-    """Look whether everything recorded is there and belongs together.
+    """Check that everything recorded is present and consistent.
 
-    Nothing is changed, and recording goes on meanwhile. The exit code is 4 when something is damaged or
-    lost, else 0.
+    Nothing is changed, and recording can continue. The exit code is 4 if something is damaged or lost, else
+    0.
     """
     from nirs_store.cli._output import print_json, progress
     from nirs_store.maintenance.check import check_workspace
@@ -53,8 +53,8 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
 
 @click.command("delete", cls=Command)
 @click.argument("identifier", metavar="ID")
-@click.option("--keep-artifacts", is_flag=True, help="Leave the files of models for a later gc.")
-@click.option("--force", is_flag=True, help="Also models that a meta-model of another run is fed by.")
+@click.option("--keep-artifacts", is_flag=True, help="Keep the model files for a later gc.")
+@click.option("--force", is_flag=True, help="Also delete models that feed a meta-model of another run.")
 @dry_run_option
 @yes_option
 @json_option
@@ -68,10 +68,10 @@ def command_delete(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Delete a run with all it recorded, a pipeline, a chain with its predictions, or one prediction.
+    """Delete a run with all its contents, a pipeline, a chain with its predictions, or one prediction.
 
-    The plan is printed first. Models that other runs use stay. On a terminal you are asked;
-    elsewhere --yes is needed.
+    The plan is printed first. Models that other runs use are kept. The command asks for confirmation on a
+    terminal and needs --yes elsewhere.
     """
     from nirs_store.cli._options import confirm
     from nirs_store.cli._output import print_json
@@ -117,7 +117,7 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
     for table, count in facts["rows"].items():
         click.echo(f"  {count:>8} {table.replace('_', ' ')}")
     for model, source in facts["needed_by"]:
-        click.echo(f"  meta-model {model} is fed by {source}; --force deletes it all the same")
+        click.echo(f"  meta-model {model} is fed by {source}; --force deletes it anyway")
     what = "unreferenced, left for a gc" if keep_artifacts else f"files that only this {kind} uses"
     click.echo(f"  {len(facts['artifacts']):>8} models, {what} ({human_bytes(facts['artifact_bytes'])})")
 
@@ -129,16 +129,15 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
     default=3600.0,
     show_default=True,
     metavar="SECONDS",
-    help="Keep what a session saved and no chain took over for so long after the session's end.",
+    help="How long to keep saved objects that no chain names, after the end of their session.",
 )
 @dry_run_option
 @json_option
 @workspace_option
 def command(grace: float, dry_run: bool, as_json: bool, workspace: Path) -> None:
-    """Remove the files of models that nothing refers to.
+    """Remove model files without references.
 
-    The plan is printed: the one that was carried out, or with --dry-run the one that would be. Files
-    that the workspace does not know are reported and left alone.
+    The plan is printed; --dry-run only prints it. Unknown files are reported and kept.
     """
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
@@ -173,17 +172,17 @@ def command(grace: float, dry_run: bool, as_json: bool, workspace: Path) -> None
 @click.option(
     "--restore-catalog",
     is_flag=True,
-    help="When store.duckdb cannot be read: put the newest copy that a migration kept in its place.",
+    help="If store.duckdb cannot be read, replace it with the newest copy that a migration kept.",
 )
 @dry_run_option
 @yes_option
 @workspace_option
 def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: Path) -> None:
-    """Put right what a check found, as far as possible.
+    """Repair what a check found, as far as possible.
 
-    Every byte is read and the plan is printed first. Damaged files move to quarantine/ and are never
-    deleted; what is lost is listed and nothing is invented. On a terminal you are asked; elsewhere --yes
-    is needed.
+    The command reads every byte and prints its plan first. It moves damaged files to quarantine/ and never
+    deletes them; it lists lost data and invents nothing. It asks for confirmation on a terminal and
+    needs --yes elsewhere.
     """
     from nirs_store.cli._options import confirm
     from nirs_store.cli._output import progress
@@ -209,8 +208,8 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
 def command_vacuum(as_json: bool, workspace: Path) -> None:
     """Shrink the catalog after deletions.
 
-    Deleting rows leaves their space in store.duckdb; this writes the file anew without it.
-    Other processes wait meanwhile, and recording goes on.
+    Deleted rows leave unused space in store.duckdb; this command rewrites the file without it. Queries of
+    other processes wait meanwhile; recording continues.
     """
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store

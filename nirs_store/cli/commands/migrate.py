@@ -32,11 +32,11 @@ _UNVERIFIED = 4
 def command(
     ctx: click.Context, source: Path, target: Path, unpickle: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Bring runs, models and predictions of the nirs4all workspace SOURCE into TARGET.
+    """Copy runs, models and predictions of the nirs4all workspace SOURCE into TARGET.
 
-    SOURCE (nirs4all 0.7 to 1.4) is only read. TARGET is made when missing. What came over is compared
-    with the source at the end. Run it again after an interruption, or when SOURCE has grown: only what is
-    missing is added.
+    SOURCE (nirs4all 0.7 to 1.4) is only read. TARGET is created if missing. At the end, everything copied
+    is compared with the source. Run the command again after an interruption, or when SOURCE has grown:
+    it adds only what is missing.
     """
     from nirs_store.cli._output import print_json, progress
     from nirs_store.migration import migrate_nirs4all

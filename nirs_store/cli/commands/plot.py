@@ -32,8 +32,10 @@ _KINDS = {
 @click.argument("identifier", metavar="ID")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A .png, .pdf, .svg, ... file.")
 @click.option("--data", type=click.Path(path_type=Path), help="Spectra, for the figure 'spectra'.")
-@click.option("--colour-by", metavar="COLUMN", help="With --data: colour the spectra by this column.")
-@click.option("--dpi", type=click.IntRange(20, 1200), default=160, show_default=True, help="Of a bitmap.")
+@click.option("--colour-by", metavar="COLUMN", help="With --data: color the spectra by this column.")
+@click.option(
+    "--dpi", type=click.IntRange(20, 1200), default=160, show_default=True, help="Resolution of a bitmap."
+)
 @reading_options
 @workspace_option
 def command(
@@ -46,7 +48,7 @@ def command(
     reading: dict[str, Any],
     workspace: Path,
 ) -> None:
-    """Draw a figure of a chain and save it; a run stands for its best chain.
+    """Draw a figure of a chain and save it; for a run, draw its best chain.
 
     \b
     predicted     predicted against measured: calibration, cross-validation, test
@@ -57,7 +59,7 @@ def command(
     spectra       spectra before and after each preprocessing step (needs --data)
     coefficients  regression coefficients over wavelength
 
-    Without --output the file goes into the folder exports/ of the workspace.
+    Without --output, the file is written to the folder exports/ of the workspace.
     """  # noqa: D301 (click reads the escape)
     from nirs_store.cli._workspace import find, open_store
 
@@ -117,7 +119,7 @@ def _spectra(
     if values is not None and not values.dtype.is_numeric():
         from nirs_store.errors import InvalidInput
 
-        raise InvalidInput(f"The column {column!r} of {data.name} does not hold numbers to colour by.")
+        raise InvalidInput(f"The column {column!r} of {data.name} does not hold numbers to color by.")
     return {
         "X": table.X,
         "wavelengths": table.wavelengths,

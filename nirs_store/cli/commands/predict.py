@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="CHAIN|BUNDLE")
 @click.argument("spectra", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A .csv, .parquet or .json file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of CSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of CSV.")
 @click.option(
     "--resample", is_flag=True, help="Interpolate the spectra to the grid of a bundle's calibration."
 )
 @reading_options
-@click.option("--strict", is_flag=True, help="Refuse if code of your own is not what was recorded.")
+@click.option("--strict", is_flag=True, help="Refuse if your own code differs from the recording.")
 @trust_options
 @workspace_option
 def command(
@@ -44,10 +44,10 @@ def command(
 ) -> None:
     """Predict the spectra of a CSV, Excel, Parquet or instrument file, or of a folder.
 
-    The first argument is the id of a chain in the workspace, or a .n4a bundle, which needs no
-    workspace. In SPECTRA, columns named by a number are wavelengths; the others are labels, which
-    come back next to the predictions. Predictions are printed as CSV unless --output names a file,
-    with the separator and decimal sign of SPECTRA.
+    The first argument is the id of a chain in the workspace, or a .n4a bundle, which needs no workspace. In
+    SPECTRA, numeric column names are wavelengths; the other columns are labels, which are returned next
+    to the predictions. Without --output, predictions are printed as CSV, with the separator and decimal
+    sign of SPECTRA.
     """
     _check_output(output)
     if source.lower().endswith(".n4a"):

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @click.command("compare", cls=Command)
 @click.argument("identifiers", metavar="ID ID...", nargs=-1, required=True)
-@click.option("--all", "everything", is_flag=True, help="Also what is the same everywhere.")
+@click.option("--all", "everything", is_flag=True, help="Also show identical items.")
 @json_option
 @workspace_option
 def command_compare(identifiers: tuple[str, ...], everything: bool, as_json: bool, workspace: Path) -> None:
-    """Put runs or chains side by side: configuration, environment, scores.
+    """Compare the configuration, environment and scores of runs or chains in columns.
 
-    Only what differs is shown; a run stands with the scores of its best chain. The last eight
-    characters of an id are enough.
+    Only differences are shown; the scores of a run are those of its best chain. The last eight characters
+    of an id are enough.
     """
     from nirs_store.cli._output import print_json, print_table, short_id
     from nirs_store.cli._workspace import find, open_store
@@ -78,24 +78,26 @@ _TASKS = ("regression", "classification")
 
 
 @click.command("pivot", cls=Command)
-@click.option("--rows", metavar="COLUMN", default="preprocessings", show_default=True, help="What goes down.")
 @click.option(
-    "--columns", metavar="COLUMN", default="model_class", show_default=True, help="What goes across."
+    "--rows", metavar="COLUMN", default="preprocessings", show_default=True, help="Variable of the rows."
 )
-@click.option("--metric", metavar="METRIC", help="Score of the cells; by default that of the task.")
+@click.option(
+    "--columns", metavar="COLUMN", default="model_class", show_default=True, help="Variable of the columns."
+)
+@click.option("--metric", metavar="METRIC", help="Score in the cells [default: depends on the task].")
 @click.option(
     "--aggregate",
     metavar="HOW",
     default="best",
     show_default=True,
-    help="Of chains that share a cell: best, min, max, mean or median.",
+    help="How to combine chains in one cell: best, min, max, mean or median.",
 )
 @click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
-@click.option("--target", metavar="NAME", help="Only chains that predict this.")
+@click.option("--target", metavar="NAME", help="Only chains that predict this target.")
 @click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
-@click.option("--task", type=Choice(_TASKS), help="Which task, where a workspace has both.")
+@click.option("--task", type=Choice(_TASKS), help="Task, if a workspace has both.")
 @click.option(
-    "--format", "form", type=Choice(_FORMATS), default="table", show_default=True, help="How to print."
+    "--format", "form", type=Choice(_FORMATS), default="table", show_default=True, help="Output format."
 )
 @json_option
 @workspace_option
@@ -115,8 +117,8 @@ def command_pivot(
     """Print a score by preprocessing and model, or by two other columns.
 
     COLUMN is preprocessings, model_class, model_name, dataset_name, run_id, run_name or target. Each cell
-    shows the best pooled cross-validated score (an RMSECV, say); CSV and JSON keep all digits. Several data
-    sets or targets are told apart in the rows.
+    shows the best pooled cross-validated score, such as an RMSECV; CSV and JSON keep all digits.
+    Different data sets or targets get separate rows.
     """
     from nirs_store.cli._output import print_data, print_json
     from nirs_store.cli._workspace import find, open_store, say_unknown
@@ -180,7 +182,9 @@ def _print_pivot(pivot: Pivot) -> None:
 
 @click.command("sql", cls=Command)
 @click.argument("query", metavar="QUERY")
-@click.option("--param", "params", multiple=True, metavar="VALUE", help="For each ? of the query, in order.")
+@click.option(
+    "--param", "params", multiple=True, metavar="VALUE", help="Value for each ? of the query, in order."
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @click.option(
     "--timeout",
@@ -188,7 +192,7 @@ def _print_pivot(pivot: Pivot) -> None:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Stop the query after so long; 0 for no limit.",
+    help="Time limit of the query; 0 for no limit.",
 )
 @click.option(
     "--max-rows",
@@ -209,10 +213,10 @@ def command_sql(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Ask the catalog in SQL: one SELECT statement, which cannot change anything.
+    """Query the catalog with one SELECT statement, which cannot change anything.
 
-    QUERY is the statement, or - to read it from the standard input. The views scores, models,
-    run_overview, log_lines and artifacts have names where the tables have ids. Example:
+    QUERY is the statement, or - to read it from standard input. The views scores, models, run_overview,
+    log_lines and artifacts contain names instead of ids. Example:
 
     \b
     nirs-store sql "SELECT pipeline, best_val FROM models WHERE run = ?" --param "fat in meat"
@@ -248,12 +252,12 @@ def command_sql(
 @click.option(
     "--growth",
     type=click.Choice(["day", "week", "month", "year"]),
-    help="Also what came in each period.",
+    help="Also show the growth per period.",
 )
 @json_option
 @workspace_option
 def command_stats(growth: str | None, as_json: bool, workspace: Path) -> None:
-    """Count what a workspace holds, how large it is, and which runs are the largest."""
+    """Show the contents and size of a workspace, and its largest runs."""
     from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table, short_id
     from nirs_store.cli._workspace import open_store
 
@@ -345,13 +349,13 @@ def _files(folder: Path) -> Iterable[Path]:
 
 @click.command("top", cls=Command)
 @click.option(
-    "-n", "count", type=click.IntRange(1), default=10, show_default=True, help="At most so many chains."
+    "-n", "count", type=click.IntRange(1), default=10, show_default=True, help="Maximum number of chains."
 )
 @click.option(
-    "--metric", metavar="METRIC", help="Rank by r2, rpd, sep, f1, ...; by default as the task asks."
+    "--metric", metavar="METRIC", help="Rank by r2, rpd, sep, f1, ... [default: depends on the task]."
 )
 @click.option(
-    "--ascending/--descending", default=None, help="Smallest or largest first; by default the best first."
+    "--ascending/--descending", default=None, help="Smallest or largest first [default: best first]."
 )
 @click.option(
     "--task",
@@ -360,14 +364,16 @@ def _files(folder: Path) -> Iterable[Path]:
     help="Only regression or classification.",
 )
 @click.option("--dataset", metavar="NAME", help="Only chains of this data set.")
-@click.option("--target", metavar="NAME", help="Only chains that predict this.")
+@click.option("--target", metavar="NAME", help="Only chains that predict this target.")
 @click.option("--run", "run", metavar="RUN", help="Only chains of this run.")
 @click.option(
     "--one-se",
     is_flag=True,
-    help="Of each family of a run, only the number of latent variables within one SE.",
+    help="For each family of a run, list only the number of latent variables within one SE.",
 )
-@click.option("--name", metavar="TEXT", help="Only chains of runs named like this: a part, or a pattern.")
+@click.option(
+    "--name", metavar="TEXT", help="Only chains of runs whose names contain this text, or match a pattern."
+)
 @json_option
 @workspace_option
 def command(
@@ -385,10 +391,10 @@ def command(
 ) -> None:
     """Rank the chains by their cross-validation, best first.
 
-    RMSECV is the RMSE over all out-of-fold predictions together, SD its spread over the folds; bias,
-    R2 and RPD belong to the same predictions. RMSEP is that of the refit on test samples. Of a repeated
-    cross-validation the scores are means over the repeats. Each target has a table of its own, and so have
-    classifications, which are ranked by balanced accuracy.
+    RMSECV is the RMSE over all pooled out-of-fold predictions, SD its spread over the folds; bias, R2 and
+    RPD belong to the same predictions. RMSEP is the error of the refit on the test samples. For a
+    repeated cross-validation, the scores are means over the repeats. Each target has its own table.
+    Classifications have their own table too, ranked by balanced accuracy.
     """
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import find, open_store, ranked, say_unknown
@@ -504,9 +510,14 @@ def _about(row: dict[str, Any]) -> str:
 @click.command("search", cls=Command)
 @click.argument("words", nargs=-1, required=True)
 @click.option(
-    "-n", "count", type=click.IntRange(1), default=20, show_default=True, help="At most so many of a target."
+    "-n",
+    "count",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Maximum number of chains per target.",
 )
-@click.option("--metric", metavar="METRIC", help="Rank by r2, rpd, f1, ...; by default as recorded.")
+@click.option("--metric", metavar="METRIC", help="Rank by r2, rpd, f1, ... [default: the recorded metric].")
 @json_option
 @workspace_option
 def command_search(
@@ -514,9 +525,9 @@ def command_search(
 ) -> None:
     """Find chains by words, best first: nirs-store search moisture sg 2nd.
 
-    All words must be found, each at the beginning of a word: in the run's name, note and tags, the data set, the
-    target and its unit, the preprocessing, the model, and the parameters of the steps. deriv=2 or lv=12 asks for
-    a parameter; 1st and 2nd also mean the order of a derivative.
+    A chain must match all words, each at the beginning of a word: in the run's name, note and tags, the
+    data set, the target and its unit, the preprocessing, the model, and the parameters of the steps.
+    deriv=2 or lv=12 matches a parameter; 1st and 2nd also match the order of a derivative.
     """
     from nirs_store.cli._output import numbers, print_json, print_table, short_id
     from nirs_store.cli._workspace import open_store

@@ -16,27 +16,27 @@ _KINDS = ("chain", "run", "file")
 
 @click.group("retention", cls=Group)
 def command() -> None:
-    """Say what a workspace keeps, and let go of the rest."""
+    """Set what a workspace keeps, and delete the rest."""
 
 
 def _rule_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--on", type=click.Choice(_KINDS), default="chain", show_default=True, help="Of what."),
+        click.option("--on", type=click.Choice(_KINDS), default="chain", show_default=True, help="Kind of object."),
         click.option("--type", "of_type", metavar="NAME", help="Only of this type."),
         click.option("--mode", type=click.Choice(["production", "test"]), help="Only files of this mode."),
-        click.option("--all", "everything", is_flag=True, help="Keep all."),
+        click.option("--all", "everything", is_flag=True, help="Keep everything."),
         click.option("--top", type=click.IntRange(1), metavar="K", help="Keep the K best."),
-        click.option("--metric", metavar="NAME", help="By which score."),
-        click.option("--per", multiple=True, metavar="NAME", help="K of each type, model, dataset, run, name."),
+        click.option("--metric", metavar="NAME", help="Score to rank by."),
+        click.option("--per", multiple=True, metavar="NAME", help="Keep K of each type, model, dataset, run or name."),
         click.option("--recent", type=click.IntRange(1), metavar="N", help="Keep the N newest."),
-        click.option("--days", type=click.FloatRange(0), metavar="D", help="Keep what is not older."),
-        click.option("--champions", is_flag=True, help="Keep what is or was a champion."),
-        click.option("--max-count", type=click.IntRange(0), metavar="N", help="At most so many."),
-        click.option("--max-bytes", type=click.IntRange(0), metavar="BYTES", help="At most so large."),
-        click.option("--max-age", type=click.FloatRange(0), metavar="D", help="At most so many days old."),
+        click.option("--days", type=click.FloatRange(0), metavar="D", help="Keep everything that is not older."),
+        click.option("--champions", is_flag=True, help="Keep present and former champions."),
+        click.option("--max-count", type=click.IntRange(0), metavar="N", help="Maximum number of rows."),
+        click.option("--max-bytes", type=click.IntRange(0), metavar="BYTES", help="Maximum size."),
+        click.option("--max-age", type=click.FloatRange(0), metavar="D", help="Maximum age in days."),
         click.option(
             "--file", "source", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="A policy as --json prints it, instead of these options.",
+            help="A policy file in the form that --json prints, instead of these options.",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -88,7 +88,7 @@ def _policy(options: dict[str, Any]) -> Any:
 @json_option
 @workspace_option
 def show(as_json: bool, workspace: Path) -> None:
-    """Print the policy of a workspace, and what is pinned."""
+    """Print the policy of a workspace and its pins."""
     from nirs_store.cli._output import moment, print_json, print_table, short_id
     from nirs_store.cli._workspace import open_store
 
@@ -112,11 +112,11 @@ def show(as_json: bool, workspace: Path) -> None:
 
 @command.command("set")
 @_rule_options
-@click.option("--add", is_flag=True, help="Add to the policy that is there.")
+@click.option("--add", is_flag=True, help="Add to the existing policy.")
 @click.option(
     "--automatic",
     type=click.Choice(["never", "on_close", "after_run", "hourly", "daily", "weekly"]),
-    help="Carry it out by itself at this moment, or as often.",
+    help="Apply it automatically at this event or interval.",
 )
 @dry_run_option
 @json_option
@@ -124,7 +124,7 @@ def show(as_json: bool, workspace: Path) -> None:
 def set_policy(
     add: bool, automatic: str | None, dry_run: bool, as_json: bool, workspace: Path, **options: Any
 ) -> None:
-    """Set the policy of a workspace; nothing is removed by that. Without options it keeps everything."""
+    """Set the policy of a workspace; this alone deletes nothing. Without options it keeps everything."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
     from nirs_store.registry import RetentionPolicy
@@ -152,9 +152,9 @@ def set_policy(
 @json_option
 @workspace_option
 def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any) -> None:
-    """Let go of what no rule keeps: by the workspace's policy, or by one given here.
+    """Delete everything the retention policy does not keep: the workspace's policy, or one given here.
 
-    The plan is printed first. On a terminal you are asked; elsewhere --yes is needed.
+    The plan is printed first. The command asks for confirmation on a terminal and needs --yes elsewhere.
     """
     from nirs_store.cli._options import confirm
     from nirs_store.cli._output import print_json
@@ -164,7 +164,7 @@ def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any
         plan = store.retention.plan(_policy(options))
         if not as_json:
             click.echo(str(plan))
-        if dry_run or not plan.take or not confirm("Let go of these?", yes):
+        if dry_run or not plan.take or not confirm("Delete these?", yes):
             result = None
         else:
             result = store.retention.execute(plan)
@@ -179,11 +179,11 @@ def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any
 
 
 @command.command("pin")
-@click.argument("thing", metavar="THING")
+@click.argument("thing", metavar="OBJECT")
 @click.option("--reason", metavar="TEXT", help="Why.")
 @workspace_option
 def pin(thing: str, reason: str | None, workspace: Path) -> None:
-    """Keep something whatever the policy says."""
+    """Keep an object regardless of the policy."""
     from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing
 
@@ -193,10 +193,10 @@ def pin(thing: str, reason: str | None, workspace: Path) -> None:
 
 
 @command.command("unpin")
-@click.argument("thing", metavar="THING")
+@click.argument("thing", metavar="OBJECT")
 @workspace_option
 def unpin(thing: str, workspace: Path) -> None:
-    """Take a pin away."""
+    """Remove a pin."""
     from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing
 

@@ -31,7 +31,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 def command_logs(identifier: str, level: str | None, as_json: bool, workspace: Path) -> None:
     """Show the log of a pipeline, or a summary over the pipelines of a run.
 
-    ID is that of a run, a pipeline or a chain; the last eight characters are enough.
+    ID is the id of a run, a pipeline or a chain; the last eight characters are enough.
     """
     from nirs_store.cli._workspace import find, open_store
 
@@ -111,10 +111,10 @@ def _print_log(rows: list[dict[str, object]], as_json: bool) -> None:
 @click.argument("text", metavar="TEXT")
 @workspace_option
 def command_note(run: str, text: str, workspace: Path) -> None:
-    """Write a note to a run; it replaces the one that was there.
+    """Write a note to a run, replacing the previous one.
 
-    TEXT is free; - reads it from the standard input, and '' takes the note away. 'nirs-store show
-    RUN' prints it.
+    TEXT is free text; - reads it from standard input, and '' removes the note. 'nirs-store show RUN' prints
+    it.
     """
     from nirs_store.cli._output import short_id
     from nirs_store.cli._workspace import find, open_store
@@ -135,7 +135,7 @@ def command_note(run: str, text: str, workspace: Path) -> None:
 @click.argument("name", metavar="NAME")
 @workspace_option
 def command_rename(run: str, name: str, workspace: Path) -> None:
-    """Give a run another name; its id stays.
+    """Rename a run; its id stays the same.
 
     The last eight characters of the id are enough.
     """
@@ -157,9 +157,13 @@ _JSON = ("config", "datasets", "summary", "environment")
 @click.option("--dataset", metavar="NAME", help="Only runs on this data set.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Only runs with this tag; may be repeated.")
 @click.option(
-    "--name", metavar="TEXT", help="Only runs named like this: a part, or a pattern such as 'corn*'."
+    "--name",
+    metavar="TEXT",
+    help="Only runs whose names contain this text, or match a pattern such as 'corn*'.",
 )
-@click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of rows."
+)
 @json_option
 @workspace_option
 def command(
@@ -234,9 +238,9 @@ def command(
 @json_option
 @workspace_option
 def command_show(identifier: str, as_json: bool, workspace: Path) -> None:
-    """Show what an id stands for: a run, pipeline, chain, prediction or artifact.
+    """Show the run, pipeline, chain, prediction or artifact with an id.
 
-    The last eight characters of the id, as tables show them, are enough.
+    The last eight characters of the id, as shown in tables, are enough.
     """
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import find, open_store
@@ -473,10 +477,10 @@ _PRINTERS = {
 @click.command("tag", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("tags", metavar="TAG...", nargs=-1, required=True)
-@click.option("--remove", is_flag=True, help="Take the tags away instead.")
+@click.option("--remove", is_flag=True, help="Remove the tags instead.")
 @workspace_option
 def command_tag(run: str, tags: tuple[str, ...], remove: bool, workspace: Path) -> None:
-    """Add tags to a run, or take them away, and print those it has then.
+    """Add or remove tags of a run, and print its current tags.
 
     'nirs-store runs --tag TAG' lists the runs with a tag. A tag may have spaces but no commas.
     """

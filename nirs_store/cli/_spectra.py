@@ -46,7 +46,7 @@ _OPTIONS = (
     click.option(
         "--signal",
         metavar="WORDS",
-        help="What the values are, where the file does not say: 'reflectance (%)'.",
+        help="Kind of the values, if the file does not state it, e.g. 'reflectance (%)'.",
     ),
     click.option(
         "--to",

@@ -44,7 +44,7 @@ def read_asd(data: bytes, to: str | None = None) -> Measured:
     file = Binary(data, "ASD")
     if data[:3] not in _VERSIONS:
         raise Unreadable(
-            f"this is no ASD file: it begins with {data[:3]!r}, not with 'ASD' or 'as2' to 'as8'."
+            f"this is not an ASD file: it begins with {data[:3]!r}, not with 'ASD' or 'as2' to 'as8'."
         )
     version = 1 if data[:3] == b"ASD" else int(data[2:3])
     kind = file.fields("<B", 186, "the header")[0]

@@ -80,9 +80,9 @@ def _check_size(data: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise Unreadable("this is no whole workbook; it was cut off or is damaged.") from error
+        raise Unreadable("this is not a complete workbook; it was cut off or is damaged.") from error
     if "xl/workbook.xml" not in {member.filename for member in members}:
-        raise Unreadable("this is no Excel workbook (.xlsx), but another ZIP archive.")
+        raise Unreadable("this is not an Excel workbook (.xlsx), but another ZIP archive.")
     size = sum(member.file_size for member in members)
     if size > _LARGEST or size > max(_RATIO * len(data), 2**24):
         raise Unreadable(

@@ -165,7 +165,7 @@ def _records(text: str) -> Iterator[tuple[int, str, str, list[tuple[int, str]]]]
             )
         elif line.strip():
             if not label:
-                raise Unreadable(f"this is no JCAMP-DX file: line {number} is before the first ##LABEL=.")
+                raise Unreadable(f"this is not a JCAMP-DX file: line {number} is before the first ##LABEL=.")
             below.append((number, line))
     if label:
         yield start, label, value, below

@@ -80,7 +80,7 @@ def read_opus(data: bytes, block: str | None = None) -> Measured:
     """
     file = Binary(data, "OPUS")
     if data[:4] != OPUS_MAGIC:
-        raise Unreadable(f"this is no OPUS file: it begins with {data[:4]!r}.")
+        raise Unreadable(f"this is not an OPUS file: it begins with {data[:4]!r}.")
     blocks = _directory(file)
     states: dict[int, list[dict[str, Any]]] = {}
     for each in blocks:

@@ -130,12 +130,12 @@ def _load(entry: EntryPoint) -> Reader:
     except Exception as error:
         raise InvalidInput(
             f"The format {entry.name!r} is offered by {entry.value}, which cannot be loaded: "
-            f"{type(error).__name__}: {error}. Mend or remove that package."
+            f"{type(error).__name__}: {error}. Repair or remove that package."
         ) from error
     if not isinstance(reader, Reader):
         raise InvalidInput(
             f"The format {entry.name!r} is offered by {entry.value}, which is {type(reader).__name__}, not a "
-            "nirs_store.reading.Reader. Mend or remove that package."
+            "nirs_store.reading.Reader. Repair or remove that package."
         )
     return reader
 

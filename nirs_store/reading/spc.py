@@ -55,7 +55,7 @@ def read_spc(data: bytes) -> Measured:
             "this is an SPC file of Shimadzu, which has another layout. Export it as JCAMP-DX or CSV."
         )
     raise Unreadable(
-        f"this is no SPC file of Galactic: its version is 0x{version:02X}, not 0x4B, 0x4C or 0x4D."
+        f"this is not an SPC file of Galactic: its version is 0x{version:02X}, not 0x4B, 0x4C or 0x4D."
     )
 
 
@@ -122,7 +122,7 @@ def _read_old(file: Binary) -> Measured:
     flags, _, exponent, points, first, last, x_type, y_type, year = file.fields("<BBhfffBBH", 0, "the header")
     month, day, hour, minute = file.fields("<4B", 20, "the header")
     if flags & (_OWN_X | _X_VALUES):
-        raise Unreadable("it is of the old format 0x4D with X values of its own. Save it anew in GRAMS.")
+        raise Unreadable("it is of the old format 0x4D with X values of its own. Save it again in GRAMS.")
     if not 1 <= points <= LARGEST or points != int(points) or not -128 <= exponent <= 128:
         raise Unreadable(f"its header names {points} points and the exponent {exponent}.")
     n, at = int(points), _OLD_HEADER

@@ -116,7 +116,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         ("none.csv", "does not exist"),
         ("", "holds no file of spectra"),
         ("*.spc", "No file fits"),
-        ("s.xlsx", "no whole workbook"),
+        ("s.xlsx", "not a complete workbook"),
         ("s.xls", "Save the sheet as .xlsx or CSV"),
         ("s.0", "OPUS file begins with"),
     ]:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @click.command("read", cls=Command)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print what was understood as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 @click.option("--csv", "output", type=click.Path(path_type=Path), help="Write the spectra to this CSV file.")
 @click.option("--overwrite", is_flag=True, help="Replace the file of --csv.")
-@click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1, where the file does not say it.")
+@click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1, if the file does not state it.")
 @reading_options
 def command(
     files: tuple[Path, ...],
@@ -30,7 +30,7 @@ def command(
     wavelength_unit: str | None,
     reading: dict[str, Any],
 ) -> None:
-    """Say what files of spectra hold, and convert them to CSV.
+    """Describe files of spectra, and convert them to CSV.
 
     FILE is CSV, Excel, Parquet, JCAMP-DX, Galactic SPC, Bruker OPUS, ASD, or a folder of these.
     Several files on one grid are read as one; each sample is named after its file.

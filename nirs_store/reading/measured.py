@@ -73,7 +73,7 @@ class Binary:
     def _check(self, at: int, size: int, what: str) -> None:
         if at < 0 or size < 0 or at + size > len(self.data):
             raise Unreadable(
-                f"it is not a complete {self.kind} file: {what} should take the bytes {at} to {at + size}, but the file "
+                f"it is not a complete {self.kind} file: {what} should take bytes {at} to {at + size}, but the file "
                 f"has {len(self.data)}. It was cut off or damaged; copy it again."
             )
 

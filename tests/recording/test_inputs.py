@@ -17,8 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.ids import content_hash
 from nirs_store.recording import record_cross_validation
-from nirs_store.recording.inputs import check_data, choose_metric, content_hash
+from nirs_store.recording.inputs import check_data, choose_metric
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12.0)

@@ -295,7 +295,9 @@ def _table(
         key = _key(header, name)
         others = [k for k, each in enumerate(header) if each != key]
         sign = decimal or find_decimal(cells, range(0), others, [], places)
-        columns = {each: typed([row[k] for row in cells], sign) for k, each in enumerate(header)}
+        columns = {
+            each: typed([row[k] for row in cells], sign, decimal is not None) for k, each in enumerate(header)
+        }
         # The names of samples stay text: "007" is not a number.
         columns[key] = pl.Series([row[header.index(key)] or None for row in cells], dtype=pl.String)
         return pl.DataFrame(columns), source, key

@@ -17,8 +17,16 @@ from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.grid import find_channels
 from nirs_store.reading.measured import Measured
 from nirs_store.reading.readers import HEAD, Reader, call_reader, choose_reader
-from nirs_store.reading.spectra import Source, Spectra
-from nirs_store.reading.text import TextTable, describe, find_decimal, read_text, spectra_of, unit_by_range
+from nirs_store.reading.spectra import Source, Spectra, is_id
+from nirs_store.reading.text import (
+    TextTable,
+    describe,
+    find_decimal,
+    in_doubt,
+    read_text,
+    spectra_of,
+    unit_by_range,
+)
 
 __all__ = ["read_one", "sample_name", "spectra_from", "typed"]
 
@@ -38,11 +46,14 @@ def read_one(path: Path, options: Mapping[str, Any]) -> Spectra:
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from error
     reader = choose_reader(path, data[:HEAD], options.get("format"))
-    rest = {name: value for name, value in options.items() if name not in ("format", "wavelength_unit")}
+    own = ("format", "wavelength_unit", "id_column")
+    rest = {name: value for name, value in options.items() if name not in own}
     source = Source(path, hashlib.sha256(data).hexdigest())
     try:
         if reader.name in ("text", "parquet", "excel"):
-            return _read_table(reader, source, data, rest, options.get("wavelength_unit"))
+            return _read_table(
+                reader, source, data, rest, options.get("wavelength_unit"), options.get("id_column")
+            )
         found = call_reader(reader, path, data, rest)
         if isinstance(found, Spectra):
             return found if found.sources else _with_sources(found, source)
@@ -144,7 +155,12 @@ def _spectra(
 
 
 def _read_table(
-    reader: Reader, source: Source, data: bytes, options: Mapping[str, Any], wavelength_unit: str | None
+    reader: Reader,
+    source: Source,
+    data: bytes,
+    options: Mapping[str, Any],
+    wavelength_unit: str | None,
+    id_column: str | None,
 ) -> Spectra:
     own = {"excel": ("sheet",)}.get(reader.name, ())
     unknown = [name for name in ("sheet", "block") if options.get(name) is not None and name not in own]
@@ -170,7 +186,13 @@ def _read_table(
         table = read_text(data, delimiter=options.get("delimiter"), encoding=options.get("encoding"), **given)
         dialect = {"delimiter": table.delimiter, "decimal": table.decimal, "encoding": table.encoding}
     _set_unit(table, wavelength_unit)
-    references = pl.DataFrame({name: typed(cells, table.decimal) for name, cells in table.labels.items()})
+    told = given["decimal"] is not None
+    references = pl.DataFrame(
+        {
+            name: typed(cells, table.decimal, told, ids=name == id_column or is_id(name))
+            for name, cells in table.labels.items()
+        }
+    )
     return _spectra(table, references, source, table.metadata, dialect)
 
 
@@ -189,11 +211,18 @@ def _set_unit(table: TextTable, given: str | None) -> None:
     table.unit, table.unit_from = parsed[1], "caller"
 
 
-def typed(cells: Sequence[str], decimal: str) -> pl.Series:
-    """Turn cells into numbers where all are and none would lose a leading zero."""
+def typed(cells: Sequence[str], decimal: str, told: bool, ids: bool = False) -> pl.Series:
+    """Turn cells into numbers where all are for sure, and none would lose a leading zero or a part of a name."""
     numbers = [None if is_missing(cell) else parse_number(cell, decimal) for cell in cells]
     words = any(number is None and not is_missing(cell) for number, cell in zip(numbers, cells, strict=True))
-    if words or any(re.match(r"[+-]?0[0-9]", cell) for cell in cells):
+    lossy = any(
+        re.match(r"[+-]?0[0-9]", cell)
+        or (ids and not cell.isdigit())
+        or (cell.isdigit() and int(cell) >= 2**53)
+        for cell in cells
+        if not is_missing(cell)
+    )
+    if words or lossy or (not told and in_doubt(cells, decimal)):
         empty = ("", "na", "n/a", "nan", "#n/a")
         return pl.Series(
             [None if cell.lower() in empty and cell != "Na" else cell for cell in cells], dtype=pl.String

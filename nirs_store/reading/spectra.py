@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import is_missing, parse_number
+from nirs_store.reading.dialect import number_like
+from nirs_store.reading.text import in_doubt
 
 __all__ = ["Source", "Spectra", "read_spectra"]
 
@@ -152,8 +154,15 @@ class Spectra:
         if column.dtype not in (pl.String, pl.Null):
             kind = "dates or times" if column.dtype.is_temporal() else f"the type {column.dtype}"
             raise InvalidInput(f"{self.source.path.name}: the column {name!r} holds {kind}, not numbers.")
+        cells = column.to_list()
+        doubt = in_doubt(cells, self.dialect.get("decimal", "."))
+        if doubt is not None:
+            raise InvalidInput(
+                f"{self.source.path.name}: the column {name!r} holds {doubt!r}, which may be a decimal number or "
+                "thousands. Say which: decimal=',' or decimal='.' (--decimal), or write it in the way of the spectra."
+            )
         values = np.full(len(self), np.nan)
-        for row, cell in enumerate(column.to_list()):
+        for row, cell in enumerate(cells):
             number = None if cell is None else parse_number(cell, self.dialect.get("decimal", "."))
             if number is None and cell is not None and not is_missing(cell):
                 raise InvalidInput(
@@ -277,8 +286,12 @@ def read_spectra(
     """
     from nirs_store.reading import collect
 
+    for word, names in (("channels", channels), ("target", None if isinstance(target, str) else target)):
+        if names is not None:
+            _check_names(word, names)
     options = {
         "format": format,
+        "id_column": id_column,
         "wavelength_unit": wavelength_unit,
         "decimal": decimal,
         "delimiter": delimiter,
@@ -306,6 +319,17 @@ def read_spectra(
         target_unit=unit if unit is None or isinstance(unit, str) else tuple(unit),
         y=None if target is None else _targets(spectra, target),
     )
+
+
+def _check_names(word: str, names: Any) -> None:
+    if (
+        isinstance(names, str)
+        or not isinstance(names, Sequence)
+        or not all(isinstance(n, str) for n in names)
+    ):
+        raise InvalidInput(f"{word}: expected names of columns in a list, found {names!r:.60}.")
+    if not names or len(set(names)) < len(names):
+        raise InvalidInput(f"{word}: expected names of columns, each once, found {list(names)!r:.60}.")
 
 
 def _ids(spectra: Spectra, name: str | None) -> NDArray[Any] | None:
@@ -345,13 +369,11 @@ def _groups(spectra: Spectra, name: str) -> NDArray[Any]:
 
 def _targets(spectra: Spectra, target: str | Sequence[str]) -> NDArray[Any]:
     if not isinstance(target, str):
-        if not target:
-            raise InvalidInput("target: expected a column or several, found none.")
         return np.column_stack([spectra.numbers(name) for name in target])
     column = spectra.column(target)
     if column.dtype == pl.String:
         known = [cell for cell in column.to_list() if cell is not None and not is_missing(cell)]
-        numeric = sum(parse_number(cell, spectra.dialect.get("decimal", ".")) is not None for cell in known)
+        numeric = sum(number_like(re.sub(r"^[<>~\u2264\u2265\u2248]=? *|[ %]+$", "", cell)) for cell in known)
         if numeric * 2 < len(known):
             return np.array(column.to_list(), dtype=object)  # classes
     return spectra.numbers(target)

@@ -26,7 +26,7 @@ from nirs_store.reading.grid import (
     unit_in,
 )
 
-__all__ = ["TextTable", "describe", "find_decimal", "read_text", "spectra_of", "unit_by_range"]
+__all__ = ["TextTable", "describe", "find_decimal", "in_doubt", "read_text", "spectra_of", "unit_by_range"]
 
 _AXIS = re.compile(
     r"wave ?(length|number)|lambda|\u03bb|wellen(l|z)|longueur|longitud|nm\b|cm ?-1|^x$", re.IGNORECASE
@@ -37,6 +37,7 @@ _QUANTITY = re.compile(
     re.IGNORECASE,
 )
 _FAST = re.compile(r"[0-9eE+.\-\x1f]*")
+_HALF = re.compile(r"0[0-9]+")
 _BETWEEN = "\x1f"
 
 
@@ -137,6 +138,21 @@ def read_text(
     table = _table(names, samples, cut, decimal, channels)
     table.delimiter, table.encoding = delimiter, encoding
     table.metadata = _metadata([*comments, *cut.above])
+    if delimiter == "," and not (table.X % 1).any():
+        for place, row in zip(cut.places, samples, strict=True):
+            spoilt = next(
+                (
+                    c
+                    for c, name in zip(row[1:], names[1:], strict=True)
+                    if _HALF.fullmatch(c) and name not in table.labels
+                ),
+                None,
+            )
+            if spoilt is not None:
+                raise Unreadable(
+                    f"{place} has the cell {spoilt!r}: do decimal commas separate cells as well? Export the table with "
+                    "semicolons or tabs between the cells."
+                )
     if table.unit is None and table.wavelengths is not None:
         words = [name for name in names if name not in table.channels] + [
             c for row in cut.above for c in row.cells
@@ -239,6 +255,18 @@ def _cut(
     if upright is None:
         _refuse_unclear(rows[start])
     _refuse_left_out(rows[:start], rows[start])
+    if not headed and channels is None:
+        firsts = read_values([row.cells[0] for row in rows[start:]], decimal)
+        if (
+            orientation is None
+            and len(rows) - start == len(firsts) >= 10
+            and in_range(firsts)
+            and is_monotone(firsts)
+        ):
+            raise Unreadable(
+                f"there is no header, and the first column ({rows[start].cells[0]}, ...) may hold wavelengths or names "
+                "of samples. Say orientation='columns' for wavelengths (--orientation); write a header over names."
+            )
     return _standing(rows, start, headed)
 
 
@@ -254,7 +282,7 @@ def _upright(
             if wanted <= set(row.cells):
                 return k, True
     # Rows of units or of titles over several columns may be above the header.
-    while start + 2 < len(rows) and len(set(filter(None, rows[start].cells))) * 2 < _width(rows[start + 1]):
+    while start + 2 < len(rows) and _is_title(rows[start], _width(rows[start + 1])):
         start += 1
     cells = rows[start].cells
     below = rows[start + 1].cells if start + 1 < len(rows) else []
@@ -274,6 +302,12 @@ def _upright(
     return start, not any(map(number_like, cells))
 
 
+def _is_title(row: Row, width: int) -> bool:
+    """Tell a row of titles or units from a sample, which may have the same value in all channels."""
+    filled = [cell for cell in row.cells if cell]
+    return len(set(filled)) * 2 < width and sum(map(number_like, filled)) * 2 <= len(filled)
+
+
 def _refuse_unclear(row: Row) -> None:
     raise Unreadable(
         f"line {row.line} ({', '.join(row.cells[:3])}, ...) may be a header of wavelengths or a spectrum. Say which: "
@@ -289,7 +323,7 @@ def _refuse_left_out(above: Sequence[Row], first: Row) -> None:
             raise Unreadable(
                 f"line {row.line} ({', '.join(row.cells[:3])}, ...) has {len(filled)} cells and looks like a part of "
                 f"the table, whose other lines have {_width(first)} (from line {first.line}). Give every line as "
-                "many cells."
+                "many cells; where decimal commas separate cells as well, separate these by semicolons or tabs."
             )
 
 
@@ -299,6 +333,11 @@ def _head(rows: list[Row], start: int, width: int) -> int:
     widest = max(width, len(rows[start].cells))
     while top > 0 and 1 < len(rows[top - 1].cells) <= widest and (width == 2 or _width(rows[top - 1]) > 1):
         top -= 1
+    for k in range(top - 1, -1, -1):  # rows of labels may be empty, below the one that names the samples
+        if not 1 < len(rows[k].cells) <= widest:
+            break
+        if _width(rows[k]) > 1 and _AXIS.search(rows[k].cells[0]):
+            top = k
     if width == 2:
         # Of two columns, lines such as "Serial number,123" above the header do not belong to the table.
         axis = [k for k in range(top, start) if _AXIS.search(rows[k].cells[0])]
@@ -532,8 +571,10 @@ def _table(
     if inside:
         raise Unreadable(f"column {inside[0] + 1}, within the spectrum, has no name.")
     shown = [titles[k] if cut.headed else str(position + 1) for position, k in enumerate(run)]
+    X = spectra_of(samples, run, decimal, shown, cut.places)
+    _refuse_grids(X, cut.places)
     return TextTable(
-        X=spectra_of(samples, run, decimal, shown, cut.places),
+        X=X,
         channels=shown,
         wavelengths=np.array(values, dtype=np.float64) if values else None,
         unit=unit,
@@ -545,6 +586,23 @@ def _table(
     )
 
 
+def _refuse_grids(X: Any, places: Sequence[str]) -> None:
+    """Refuse a second header among the samples, and one below a row that only counts the channels."""
+    if X.shape[1] < 5:
+        return
+    steps = np.diff(X, axis=1)
+    rows = np.flatnonzero(
+        (X.min(axis=1) >= 100) & (X.max(axis=1) < 1e5) & ((steps > 0).all(axis=1) | (steps < 0).all(axis=1))
+    )
+    if 0 < len(rows) * 2 <= len(X):
+        row = next((row for row in rows if is_regular(X[row].tolist())), None)
+        if row is not None:
+            raise Unreadable(
+                f"{places[row]} ({X[row, 0]:g}, {X[row, 1]:g}, ...) holds wavelengths, not a spectrum. Leave one "
+                "header in the file, above the samples of one instrument, and check the decimal sign."
+            )
+
+
 def find_decimal(
     samples: Sequence[Sequence[str]],
     run: Sequence[int],
@@ -553,7 +611,7 @@ def find_decimal(
     places: Sequence[str],
 ) -> str:
     """Find the decimal sign: in the spectra, else in the header, else in the labels; refuse two, and a doubtful one."""
-    doubtful, grouped = "", False
+    doubtful, grouped, points = "", False, ""
     for lines, columns in ((samples, run), ([headers], range(len(headers))), (samples, labels)):
         seen: dict[str, str] = {}
         for place, row in zip(places, lines, strict=False):
@@ -565,9 +623,14 @@ def find_decimal(
                 grouped = grouped or ("," in cell and "." in cell)
                 for sign in ".,":
                     if sign not in seen and sign in cell and _only(cell, sign):
-                        seen[sign] = f"{cell!r} ({place})"
+                        if sign == "." and columns is run and _is_doubtful(cell):
+                            points = points or f"{cell!r} ({place})"
+                        else:
+                            seen[sign] = f"{cell!r} ({place})"
                 if not doubtful and columns is run and re.search(r"[0-9],[0-9]{3}$", cell):
                     doubtful = f"{cell!r} ({place})"
+            if columns is run and points and "," in seen and not grouped:
+                seen.setdefault(".", points)
             if len(seen) == 2 and columns is run:
                 raise Unreadable(
                     f"two decimal signs: {seen['.']} and {seen[',']}. Write all numbers in one way; if one of them "
@@ -579,12 +642,28 @@ def find_decimal(
                     f"two decimal signs? {doubtful} and {seen['.']}. Say which it is: decimal='.' or decimal=',' "
                     "(--decimal)."
                 )
+            if "," in seen and points:
+                doubtful = points
+                break
             return next(iter(seen))
     if doubtful:
         raise Unreadable(
             f"{doubtful} may be a decimal number or thousands. Say which: decimal=',' or decimal='.' (--decimal)."
         )
     return "."
+
+
+def _is_doubtful(cell: str) -> bool:
+    """Tell a cell such as "1.234" or "12,345", which is a decimal number or thousands."""
+    return re.fullmatch(r"[+-]?[1-9][0-9]{0,2}[.,][0-9]{3}", cell) is not None
+
+
+def in_doubt(cells: Sequence[str | None], decimal: str) -> str | None:
+    """Return a cell with the other sign, of a column where nothing tells whether it is decimal or for thousands."""
+    signed = [cell for cell in cells if cell and ("." in cell or "," in cell)]
+    if any(decimal in cell or not _is_doubtful(cell) for cell in signed):
+        return None
+    return signed[0] if signed else None
 
 
 def _only(cell: str, sign: str) -> bool:

@@ -226,6 +226,42 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "Wavelength (nm),Reference Signal,Sample Signal\n" + "".join(f"{w},1,2\n" for w in GRID),
         "keep the one",
     ),
+    "points for thousands below decimal commas": (
+        body("a;12.345;1.200;150.000", head="id;850,5;852,5;854,5"),
+        "'12.345'.*--decimal",
+    ),
+    "points for thousands after decimal commas": (
+        body("a;3,5;12.345;1.200;150.000", head="id;fat;850;852;854"),
+        "'12.345'.*--decimal",
+    ),
+    "decimal commas between commas": (
+        "850,852,854\n0,51,0,52,0,53\n0,61,0,62,0,63\n",
+        "line 1 .* decimal commas",
+    ),
+    "decimal commas between commas, turned": (
+        "nm,a\n" + "".join(f"{w:.0f},0,0{k}\n" for k, w in enumerate(GRID)),
+        "line 1 has 2 cells, others 3",
+    ),
+    "decimal commas between commas, no header": (
+        "".join(f"{w:.0f},0,{k:02}\n" for k, w in enumerate(GRID)),
+        "'01'.*decimal commas",
+    ),
+    "a row that counts above the wavelengths": (
+        "id,"
+        + ",".join(map(str, range(1, 13)))
+        + "\n,"
+        + PLAIN.split("\n", 1)[0].split(",", 2)[2]
+        + "\na"
+        + ",0.5" * 12
+        + "\n",
+        "line 2 .* holds wavelengths",
+    ),
+    "header twice": (PLAIN + PLAIN, "line 5 .* holds wavelengths"),
+    "another instrument below": (PLAIN + PLAIN.replace(",8", ",18"), "line 5 .* holds wavelengths"),
+    "irregular wavelengths without a header": (
+        "".join(f"{900 + k**1.7:.1f},0.1,0.2,0.3\n" for k in range(20)),
+        "no header.*orientation=",
+    ),
     "broken axis": (turned(",", "nm").replace("860.0", "60.0"), "after 858.0 comes 60.0"),
 }
 
@@ -266,6 +302,8 @@ def test_what_cannot_be_read_for_sure_is_refused_with_its_place(
         ("id\t" + "\t".join(THOUSANDS) + "\na" + "\t0.5" * 12, {}, [[0.5] * 12], [994 + 2 * k for k in range(12)]),
         ("id;" + ";".join(n.translate({44: ".", 46: ","}) for n in THOUSANDS) + "\na" + ";1" * 12, {}, [[1] * 12], [994 + 2 * k for k in range(12)]),
         ("id,850,852,20_24\na,1,2,3\n", {}, [[1, 2]], [850, 852]),
+        ("0,0,0,0\n0.5,0.5,0.5,0.5\n0.1,0.5,0.2,0.3\n", {}, [[0] * 4, [0.5] * 4, [0.1, 0.5, 0.2, 0.3]], None),
+        ("a;1;1;1\nb;0,3;0,1;0,2\n", {}, [[1, 1, 1], [0.3, 0.1, 0.2]], None),
         ("id,X1,850,852,854\na,7,1,2,3\n", {}, [[1, 2, 3]], [850, 852, 854]),
     ],
 )  # fmt: skip

@@ -57,6 +57,11 @@ def test_targets_groups_and_names_are_columns(path: Path) -> None:
         ({"orientation": "columns"}, "no column of wavelengths"),
         ({"encoding": "klingon"}, "knows no 'klingon'"),
         ({"channels": ["850", "851"]}, "no column '851'"),
+        ({"channels": []}, "each once, found"),
+        ({"channels": ["850", "850"]}, "each once, found"),
+        ({"channels": "850"}, "in a list, found '850'"),
+        ({"target": 7}, "in a list, found 7"),
+        ({"target": ["moisture", "moisture"]}, "each once"),
     ],
 )
 def test_a_wrong_option_is_answered_in_words(path: Path, options: Any, words: str) -> None:
@@ -70,6 +75,36 @@ def test_a_reference_value_that_is_no_number_is_shown_with_its_line(tmp_path: Pa
     with pytest.raises(InvalidInput, match=r"sample 3 \(line 4\)") as refused:
         read_spectra(tmp_path / "s.csv", target="moisture")
     assert repr(cell) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "cells", [("<0,5", "<0,5", "1,2"), ("12,5 %", "9 %", "8,1%"), ("1,52.", "1.5", "~2.5")]
+)
+def test_numbers_with_signs_are_no_classes(tmp_path: Path, cells: Any) -> None:
+    (tmp_path / "s.csv").write_text("id;fat;850;852\n" + "".join(f"a;{cell};0,1;0,2\n" for cell in cells))
+    with pytest.raises(InvalidInput, match=r"sample 1 \(line 2\)"):
+        read_spectra(tmp_path / "s.csv", target="fat")
+
+
+@pytest.mark.parametrize("signs", [(",", "."), (".", ",")])
+def test_a_reference_value_that_may_be_thousands_is_refused_until_the_caller_decides(
+    tmp_path: Path, signs: Any
+) -> None:
+    sign, other = signs
+    text = f"id;fat;850;852\na;12{other}512;0{sign}1;0{sign}2\nb;;0{sign}1;0{sign}2\nc;8;0{sign}1;0{sign}2\n"
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(InvalidInput, match=f"'12{other}512', which may be .*--decimal"):
+        read_spectra(tmp_path / "s.csv", target="fat")
+    found = read_spectra(tmp_path / "s.csv", target="fat", decimal=sign).y
+    assert np.array_equal(found, [12512, np.nan, 8], equal_nan=True)  # type: ignore[arg-type]
+
+
+def test_names_of_samples_are_kept_to_the_letter(tmp_path: Path) -> None:
+    names = ["1.10", "1E5", "1,234", "12345678901234567890"]
+    (tmp_path / "s.csv").write_text("sample;lot;850;852\n" + "".join(f"{n};{n};0.1;0.2\n" for n in names))
+    found = read_spectra(tmp_path / "s.csv")
+    assert found.ids.tolist() == found.references["sample"].to_list() == names  # type: ignore[union-attr]
+    assert read_spectra(tmp_path / "s.csv", id_column="lot").ids.tolist() == names  # type: ignore[union-attr]
 
 
 def test_the_header_and_the_caller_must_agree_on_the_unit(tmp_path: Path) -> None:

@@ -31,7 +31,16 @@ import numpy as np
 
 # Reading files of spectra and headers, as nirs_store does: every script carries the source of these modules.
 # @READER@
-from nirs_store.chains.grids import advice, differ, hidden_grid, in_unit, parse_header, same_grid, same_names
+from nirs_store.chains.grids import (
+    advice,
+    differ,
+    flat_names,
+    hidden_grid,
+    in_unit,
+    parse_header,
+    same_grid,
+    same_names,
+)
 from nirs_store.reading.cells import parse_channel, safe_cell
 from nirs_store.reading.text import describe, read_text
 
@@ -105,7 +114,7 @@ def _header(names: Any) -> list[float | None]:
 
 def _named(X: Any) -> Any:
     """Give the wavelengths that the columns of a data frame are named after; compare other names."""
-    names = list(getattr(X, "column_names", X.columns))  # the columns of pyarrow are no names
+    names = flat_names(list(getattr(X, "column_names", X.columns)))  # the columns of pyarrow are no names
     numbers = _header(names)
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
     if strange and len(strange) < len(names):

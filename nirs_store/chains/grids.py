@@ -18,6 +18,7 @@ __all__ = [
     "Grid",
     "advice",
     "differ",
+    "flat_names",
     "hidden_grid",
     "in_unit",
     "name_value",
@@ -31,6 +32,14 @@ Grid = NDArray[np.float64]
 
 _POINTS = re.compile(r"\.[0-9]{3},")
 _DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)?")
+
+
+def flat_names(names: Sequence[Any]) -> list[Any]:
+    """Name each column by the lowest level of a header of several levels that tells the columns apart."""
+    if not names or not all(isinstance(name, tuple) and name for name in names):
+        return list(names)
+    levels = list(zip(*names, strict=True))
+    return list(next((level for level in reversed(levels) if len(set(level)) == len(names)), names))
 
 
 def parse_header(names: Sequence[Any]) -> tuple[list[float | None], str | None]:

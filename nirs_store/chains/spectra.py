@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.folds import step_number
-from nirs_store.chains.grids import Grid, advice, differ, hidden_grid, in_unit, parse_header, same_grid
+from nirs_store.chains.grids import (
+    Grid,
+    advice,
+    differ,
+    flat_names,
+    hidden_grid,
+    in_unit,
+    parse_header,
+    same_grid,
+)
 from nirs_store.chains.plan import Names, ReplayPlan, require_columns, text_names
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.values import as_array, as_floats, column_names, is_frame, native
@@ -212,7 +221,7 @@ def _to_numbers(array: NDArray[Any], label: str) -> NDArray[Any]:
 def _read_frame(
     frame: Any, label: str, unit: str | None, stored: Grid | None
 ) -> tuple[NDArray[Any], Grid | None, Names | None]:
-    names = column_names(frame)
+    names = flat_names(column_names(frame))
     numbers, _ = read_header(names, unit, label)
     strange = [str(name) for name, number in zip(names, numbers, strict=True) if number is None]
     # Where no name is a number the table is as good as an array; mixed ones hold something else beside.

@@ -99,7 +99,7 @@ def header_kind(cells: Sequence[str], below: Sequence[str], decimal: str | None 
     if heads or (apart and words):
         return 3
     if apart:
-        return 2 if is_monotone(values) or _share(values) < 1 else 0
+        return 2 if len(set(values)) == len(values) or _share(values) < 1 else 0
     if not is_monotone(values):
         return 0
     return 2 if in_range(values) or is_counted(values) else 1

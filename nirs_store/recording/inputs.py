@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_clusterer, is_regressor
 from sklearn.model_selection import check_cv
 
-from nirs_store.chains.grids import advice, differ, same_grid
+from nirs_store.chains.grids import advice, differ, flat_names, same_grid
 from nirs_store.chains.plan import Names, require_columns, text_names
 from nirs_store.chains.spectra import read_header, read_text
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
@@ -318,7 +318,7 @@ def _spectra(
 ) -> tuple[NDArray[Any], NDArray[np.float64] | None, str | None, Names | None]:
     grid = columns = unit = None
     if is_frame(X):
-        named = column_names(X)
+        named = flat_names(column_names(X))
         grid, unit = _column_wavelengths(name, named, stated)
         # What says no more than the wavelengths need not be kept.
         columns = None if grid is not None and all(map(_is_plain, named)) else text_names(named)

@@ -48,6 +48,9 @@ FORMS: dict[str, Callable[[float], str]] = {
 TABLES: dict[str, Callable[[Any, list[str]], Any]] = {
     "polars": lambda X, names: pl.DataFrame(X, schema=names),
     "pandas": lambda X, names: pd.DataFrame(X, columns=names),
+    "pandas, two levels": lambda X, names: pd.DataFrame(
+        X, columns=pd.MultiIndex.from_product([["NIR"], names])
+    ),
     "pyarrow": lambda X, names: pa.table(dict(zip(names, X.T, strict=True))),
 }
 

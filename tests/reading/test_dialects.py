@@ -226,6 +226,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "Wavelength (nm),Reference Signal,Sample Signal\n" + "".join(f"{w},1,2\n" for w in GRID),
         "keep the one",
     ),
+    "channels in no order": (
+        "858,850,856,852,854,860\n" + ",".join(["0.5"] * 6) + "\n" + ",".join(["-0.2"] * 6) + "\n",
+        "rise or fall",
+    ),
     "points for thousands below decimal commas": (
         body("a;12.345;1.200;150.000", head="id;850,5;852,5;854,5"),
         "'12.345'.*--decimal",

@@ -369,7 +369,7 @@ def test_every_answer_is_polars_and_goes_to_pandas_and_arrow(trained: Trained) -
         "list_pipelines": store.list_pipelines(),
         "get_chains_for_pipeline": store.get_chains_for_pipeline(chain["pipeline_id"]),
         "query_predictions": store.query_predictions(),
-        "top_predictions": store.top_predictions(3),
+        "top_predictions": store.top_predictions(3, scored_by="rmse"),
         "get_pipeline_log": store.get_pipeline_log(chain["pipeline_id"]),
         "top_chains": store.top_chains(metric="rmse"),
         "aggregate_predictions": store.aggregate_predictions("model_name"),

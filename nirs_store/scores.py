@@ -343,7 +343,8 @@ def pooled_scores(
             return regression_scores(y, yhat)
         return classification_scores(y, yhat, proba, classes)
 
-    each = np.array([score(*part)[chosen] for part in parts], dtype=float)
+    own_score = (lambda y, yhat, *_: regression_scores(y, yhat, names=[chosen])) if regression else score
+    each = np.array([own_score(*part)[chosen] for part in parts], dtype=float)
     has_proba = all(len(part) > 2 and part[2] is not None for part in parts)
     numbers = [0] * len(parts) if repeats is None else list(repeats)
     if len(numbers) != len(parts):

@@ -85,23 +85,25 @@ def _fit_group(job: Job, group: Group, fold: Fold) -> list[FoldResult]:
     assert rows is not None
     target = job.data.y[fold.train]
     X, X_val = job.data.X[fold.train], job.data.X[rows]
-    for step in group.parts(group.components[0]).transformers[: group.shared]:
-        X, X_val = _through(step, job, fold, X, X_val, target)
     counts = [n for n in group.components if n is not None]
-    own = group.parts(max(counts, default=None))
+    largest = max(counts, default=None)
+    parts = group.parts(largest)
+    for step in parts.transformers[: group.shared]:
+        X, X_val = _through(step, job, fold, X, X_val, target)
     cut: dict[int, PLSRegression] = {}
-    if len(counts) > 1 and not own.transformers[group.shared :] and type(own.model) is PLSRegression:
-        cut = truncated_pls(_fit(own.model, job, fold, X.copy(), target), counts)
+    if len(counts) > 1 and len(parts.transformers) == group.shared and type(parts.model) is PLSRegression:
+        cut = truncated_pls(_fit(parts.model, job, fold, X.copy(), target), counts)
     results = []
     for n in group.components:
-        spectra, val = X.copy(), X_val.copy()
+        # Estimators with copy=False overwrite what they get, and the next candidate needs it.
+        spectra, val = (X.copy(), X_val.copy()) if counts[1:] else (X, X_val)
         if n in cut:
             model: Any = cut[n]
         else:
-            parts = group.parts(n)
-            for step in parts.transformers[group.shared :]:
+            own = parts if n == largest else group.parts(n)
+            for step in own.transformers[group.shared :]:
                 spectra, val = _through(step, job, fold, spectra, val, target)
-            model = _fit(parts.model, job, fold, spectra, target)
+            model = _fit(own.model, job, fold, spectra, target)
         found = predict(model, None, job, fold.key, "val", rows, val, job.data.y[rows])
         best = json_safe(getattr(model, "best_params_", {}))
         results.append(FoldResult(fold.key, best_params=best, predictions={"val": found}))

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import joblib
@@ -22,7 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from nirs_store.blobs.code import digest as code_digest
 from nirs_store.choosing.rules import RULES, Rule
-from nirs_store.errors import InvalidInput, NirsStoreError, RecordingWarning, SerializationError
+from nirs_store.errors import InvalidInput, RecordingWarning, SerializationError
 from nirs_store.estimators import describe_estimator
 from nirs_store.ids import content_hash, sha256_hex
 from nirs_store.lazy import polars as pl
@@ -57,6 +58,7 @@ _MODELS: dict[str, Callable[[], Any]] = {
     "pcr": lambda: make_pipeline(PCA(), LinearRegression()),
 }
 _DEFAULT_COMPONENTS = 15
+_COMMIT_SECONDS = 1.0
 
 
 class ScreeningStore(RecordingStore, Protocol):
@@ -189,7 +191,7 @@ def screen(
         run_id = store.begin_run(
             name or f"Screening of {given['target'] or dataset_name}",
             {"screening": {"key": key, "candidates": plan.size, **plan.summary()}},
-            [{"name": dataset_name, **plan.facts(plan.groups[0])}],
+            [{"name": dataset_name, **plan.about_samples}],
         )
     failed = {} if finished else _work(store, plan, run_id, progress)
     board = Board(store, run_id, plan.metric, plan.task, rule, failed, plan.keeper(store, run_id))
@@ -345,12 +347,22 @@ class Plan:
             else f"{len(self.folds)} given folds",
         }
 
+    @cached_property
+    def about_samples(self) -> dict[str, Any]:
+        """What the metadata of all chains say about the samples."""
+        target, unit = self.given["target"], self.given["target_unit"]
+        return chain_facts(self.data, self.y, self.labels, self.companions, "", target, unit)
+
+    @cached_property
+    def repeats(self) -> list[int]:
+        """The repeat that each fold belongs to."""
+        return repeats_of([fold.val for fold in self.folds if fold.val is not None])
+
     def facts(self, group: Group) -> dict[str, Any]:
-        """Return what the metadata of a group's chains say about the samples."""
+        """Return what the configuration of a group says about samples and steps."""
         parts = take_apart(group.estimator)
         described = preprocessing_text((*parts.transformers, parts.model))
-        target, unit = self.given["target"], self.given["target_unit"]
-        return chain_facts(self.data, self.y, self.labels, self.companions, described, target, unit)
+        return self.about_samples | {"preprocessing_chain": described}
 
     def keeper(self, store: ScreeningStore, run_id: str) -> Callable[[Row], str]:
         """Return the function that fits a candidate again on its own and replaces its chain by one with models."""
@@ -502,18 +514,35 @@ def _work(
             )
     missing = [group for group in plan.groups if group.key is None or group.key not in done]
     failed: dict[str, str] = {}
+    pending: list[tuple[Group, list[list[FoldResult]] | Exception]] = []
+    job = Job(None, plan.data, "", "", companions=plan.companions, keep="nothing")
     with Progress(plan.size, plan.metric, progress) as bar:
+
+        def commit() -> None:
+            batch = pending.copy()
+            pending.clear()
+            with store.transaction():
+                rows = [_record(store, plan, run_id, group, results) for group, results in batch]
+            for (group, _), row in zip(batch, rows, strict=True):
+                bar.advance(len(group.components), row)
+
         bar.advance(plan.size - sum(len(group.components) for group in missing))
-        job = Job(None, plan.data, "", "", companions=plan.companions, keep="nothing")
-        for group, results in _fit_all(plan, job, missing):
-            if isinstance(results, Exception):
-                label = f"{group.preprocessing}, {group.model}"
-                failed[label] = str(results)
-                warnings.warn(f"{label} could not be fitted: {results}", RecordingWarning, stacklevel=3)
-                _record_failure(store, plan, run_id, group, results)
-                bar.advance(len(group.components))
-                continue
-            bar.advance(len(group.components), _record(store, plan, run_id, group, results))
+        since = time.monotonic()
+        try:
+            for group, results in _fit_all(plan, job, missing):
+                pending.append((group, results))
+                if isinstance(results, Exception):
+                    label = f"{group.preprocessing}, {group.model}"
+                    failed[label] = str(results)
+                    warnings.warn(f"{label} could not be fitted: {results}", RecordingWarning, stacklevel=4)
+                # A commit waits for the disk, and some candidates take less time than that.
+                if time.monotonic() - since >= _COMMIT_SECONDS:
+                    commit()
+                    since = time.monotonic()
+        finally:
+            # Also when interrupted: what is fitted need not be fitted again.
+            if pending:
+                commit()
     return failed
 
 
@@ -541,64 +570,57 @@ def _try_fit(job: Job, group: Group, fold: Fold) -> list[FoldResult] | Exception
         return error
 
 
-def _begin(store: ScreeningStore, plan: Plan, run_id: str, group: Group) -> tuple[str, dict[str, Any]]:
+def _record(
+    store: ScreeningStore,
+    plan: Plan,
+    run_id: str,
+    group: Group,
+    candidates: Sequence[list[FoldResult]] | Exception,
+) -> dict[str, Any] | None:
+    """Record a group as one pipeline; return its best candidate, None where it could not be fitted."""
+    began = time.perf_counter()
     facts = plan.facts(group)
-    config = configuration(group.estimator, plan.splitter) | facts
     about = {"key": group.key, "preprocessing": group.preprocessing, "model": group.model}
+    config = configuration(group.estimator, plan.splitter) | facts
     config |= {"task_type": plan.task, "metric": plan.metric, "screening": about}
     name = f"{group.preprocessing}, {group.model}"
-    return store.begin_pipeline(run_id, name, config, [], plan.dataset_name, facts["data_hash"]), facts
-
-
-def _record_failure(store: ScreeningStore, plan: Plan, run_id: str, group: Group, error: Exception) -> None:
-    pipeline_id, _ = _begin(store, plan, run_id, group)
-    store.log_step(pipeline_id, 0, type(error).__name__, "error", message=str(error), level="error")
-    store.fail_pipeline(pipeline_id, "".join(traceback.format_exception(error)))
-
-
-def _record(
-    store: ScreeningStore, plan: Plan, run_id: str, group: Group, candidates: Sequence[list[FoldResult]]
-) -> dict[str, Any]:
-    """Record a group as one pipeline, all or nothing; return its best candidate."""
-    began = time.perf_counter()
-    pipeline_id, facts = _begin(store, plan, run_id, group)
-    repeats = repeats_of([fold.val for fold in plan.folds if fold.val is not None])
-    best: dict[str, Any] = {}
-    try:
-        with store.transaction():
-            for n, results in zip(group.components, candidates, strict=True):
-                parts = group.parts(n)
-                about = {
-                    "candidate": f"{group.key or pipeline_id}:{n}",
-                    "preprocessing": group.preprocessing,
-                    "model": group.model,
-                    "components": n,
-                    "se": _standard_error(plan, results),
-                    "kept": False,
-                }
-                described = preprocessing_text((*parts.transformers, parts.model))
-                layout = Layout(
-                    pipeline_id,
-                    plan.dataset_name,
-                    parts,
-                    plan.splitter,
-                    None,
-                    plan.data,
-                    plan.task,
-                    plan.metric,
-                    facts | {"preprocessing_chain": described, "screening": about},
-                    repeats,
-                )
-                value = save_everything(store, layout, results, logs=False).value
-                if not best or (value > best["value"]) == higher_is_better(plan.metric):
-                    best = about | {"value": value}
-        store.complete_pipeline(pipeline_id, best["value"], None, plan.metric, _milliseconds(began))
-    except BaseException as error:
-        try:
-            store.fail_pipeline(pipeline_id, "".join(traceback.format_exception(error)))
-        except NirsStoreError as second:
-            error.add_note(f"The pipeline could not be marked failed either: {second}")
-        raise
+    pipeline_id = store.begin_pipeline(run_id, name, config, [], plan.dataset_name, facts["data_hash"])
+    if isinstance(candidates, Exception):
+        words = "".join(traceback.format_exception(candidates))
+        store.log_step(
+            pipeline_id, 0, type(candidates).__name__, "error", message=str(candidates), level="error"
+        )
+        store.fail_pipeline(pipeline_id, words)
+        return None
+    best: dict[str, Any] | None = None
+    for n, results in zip(group.components, candidates, strict=True):
+        parts = group.parts(n)
+        own = {
+            "candidate": f"{group.key or pipeline_id}:{n}",
+            "preprocessing": group.preprocessing,
+            "model": group.model,
+            "components": n,
+            "se": _standard_error(plan, results),
+            "kept": False,
+        }
+        described = preprocessing_text((*parts.transformers, parts.model))
+        layout = Layout(
+            pipeline_id,
+            plan.dataset_name,
+            parts,
+            plan.splitter,
+            None,
+            plan.data,
+            plan.task,
+            plan.metric,
+            facts | {"preprocessing_chain": described, "screening": own},
+            plan.repeats,
+        )
+        value = save_everything(store, layout, results, logs=False).value
+        if best is None or (value > best["value"]) == higher_is_better(plan.metric):
+            best = own | {"value": value}
+    spent = round((time.perf_counter() - began) * 1000)
+    store.complete_pipeline(pipeline_id, None if best is None else best["value"], None, plan.metric, spent)
     return best
 
 
@@ -609,7 +631,3 @@ def _standard_error(plan: Plan, results: Sequence[FoldResult]) -> float | None:
     found = [result.predictions["val"] for result in results]
     errors = np.concatenate([np.asarray(each.y_pred, float).ravel() - each.y_true.ravel() for each in found])
     return float(errors.std(ddof=1) / np.sqrt(errors.size)) if errors.size > 1 else None
-
-
-def _milliseconds(since: float) -> int:
-    return round((time.perf_counter() - since) * 1000)

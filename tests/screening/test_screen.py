@@ -126,7 +126,7 @@ def test_a_screening_that_was_killed_goes_on_with_what_is_missing(tmp_path, spec
     X, y, _ = spectra
     np.savez(tmp_path / "data.npz", X=X, y=y)
     code = f"""
-        import os, signal
+        import importlib, os, signal
         import numpy as np
         from sklearn.model_selection import KFold
         from nirs_store import WorkspaceStore
@@ -136,6 +136,7 @@ def test_a_screening_that_was_killed_goes_on_with_what_is_missing(tmp_path, spec
                 os.kill(os.getpid(), {int(getattr(signal, "SIGKILL", signal.SIGTERM))})
 
         if __name__ == "__main__":
+            importlib.import_module("nirs_store.screening.screen")._COMMIT_SECONDS = 0
             data = np.load({str(tmp_path / "data.npz")!r})
             with WorkspaceStore({str(tmp_path / "ws")!r}) as store:
                 store.screen(data["X"], data["y"], preprocess=["raw", "center", "autoscale"], components=[1, 2, 3],
@@ -176,6 +177,7 @@ def test_ctrl_c_leaves_what_is_recorded_for_the_next_call(store, spectra, monkey
     def stop(done, total, best):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(screening, "_COMMIT_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         screened(store, spectra, progress=stop)
     told = []

@@ -21,6 +21,7 @@ _COMMANDS = {
     "top": (f"{_HOME}.rank:command", "Rank the chains by their cross-validation."),
     "search": (f"{_HOME}.rank:command_search", "Find chains by words: moisture sg 2nd."),
     "pivot": (f"{_HOME}.rank:command_pivot", "Print a score by preprocessing and model."),
+    "screen": (f"{_HOME}.screen:command", "Screen preprocessings and numbers of components on a file."),
     "suggest": (f"{_HOME}.calibration:command_suggest", "Suggest a number of latent variables."),
     "review": (f"{_HOME}.calibration:command_review", "Check a chain by coded rules."),
     "diagnose": (f"{_HOME}.calibration:command_diagnose", "Find outliers among samples with a chain."),

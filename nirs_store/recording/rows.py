@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from nirs_store.blobs.code import CODE, describe_code, reliance
@@ -61,6 +62,12 @@ class Layout:
     def model_step_idx(self) -> int:
         """Number of the model's step."""
         return self.timed[-1][0]
+
+    @cached_property
+    def words(self) -> tuple[str, str, dict[str, Any], str]:
+        """Description, class and parameters of the model, and the preprocessing: alike in all predictions."""
+        model = self.parts.model
+        return describe(model), class_name(model), parameters(model), preprocessing_of(self.parts)
 
     def seconds(self, result: FoldResult) -> list[float]:
         """Put one fold's durations in the order of `timed`."""
@@ -237,7 +244,7 @@ def _dependencies(layout: Layout, results: Sequence[FoldResult]) -> dict[str, li
 def _save_predictions(
     store: RecordingStore, layout: Layout, result: FoldResult, chain_id: str, *, pooled_value: float
 ) -> list[ScoreRow]:
-    model = layout.parts.model
+    model_name, model_class, params, preprocessings = layout.words
     scores = {name: _scores(layout, each) for name, each in result.predictions.items()}
     value = {name: float(each[layout.metric]) for name, each in scores.items()}
     # The refit validates on nothing; what is known about it is the cross-validation as a whole.
@@ -251,8 +258,8 @@ def _save_predictions(
             layout.pipeline_id,
             chain_id,
             layout.dataset_name,
-            describe(model),
-            class_name(model),
+            model_name,
+            model_class,
             result.key,
             partition,
             val_score,
@@ -263,12 +270,12 @@ def _save_predictions(
             int(prediction.rows.size),
             int(layout.data.X.shape[1]),
             finite(scores[partition]),
-            parameters(model) | result.best_params,
+            params | result.best_params,
             None,
             None,
             0,
             0.0,
-            preprocessings=preprocessing_of(layout.parts),
+            preprocessings=preprocessings,
         )
         store.save_prediction_arrays(
             prediction_id,

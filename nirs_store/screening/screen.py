@@ -351,7 +351,8 @@ class Plan:
     def about_samples(self) -> dict[str, Any]:
         """What the metadata of all chains say about the samples."""
         target, unit = self.given["target"], self.given["target_unit"]
-        return chain_facts(self.data, self.y, self.labels, self.companions, "", target, unit)
+        facts = chain_facts(self.data, self.y, self.labels, self.companions, "", target, unit)
+        return {name: value for name, value in facts.items() if name != "preprocessing_chain"}
 
     @cached_property
     def repeats(self) -> list[int]:

@@ -1,0 +1,129 @@
+"""``nirs-store screen``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nirs_store.cli._group import Command
+from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.cli._spectra import read_file, reading_options
+
+_RULES = ("one_se", "randomization", "wold", "min")
+_SHOWN = 10
+
+
+@click.command("screen", cls=Command)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--target", required=True, metavar="COLUMN", help="The column of measured values.")
+@click.option("--unit", metavar="TEXT", help="Unit of the target.")
+@click.option("--groups", metavar="COLUMN", help="The column of samples that stay in one fold.")
+@click.option(
+    "--preprocess", default="raw,snv,sg1,sg2", show_default=True, help="Names, separated by commas."
+)
+@click.option("--model", type=Choice(("pls", "pcr")), default="pls", show_default=True, help="The model.")
+@click.option("--components", default="1-15", show_default=True, help="Numbers: 1-15 or 2,4,8.")
+@click.option("--cv", type=click.IntRange(2), default=8, show_default=True, help="Number of folds.")
+@click.option("--seed", type=int, help="Shuffle the samples with this seed before they are split.")
+@click.option(
+    "--rule", type=Choice(_RULES), default="one_se", show_default=True, help="How to choose the best."
+)
+@click.option(
+    "--keep", default="best", show_default=True, help="Which models to store: best, all, or a number."
+)
+@click.option("--name", metavar="TEXT", help="Name of the run.")
+@click.option(
+    "--jobs", "-j", type=int, default=1, show_default=True, help="Worker processes; -1 for all cores."
+)
+@reading_options
+@json_option
+@workspace_option
+def command(
+    file: Path,
+    target: str,
+    unit: str | None,
+    groups: str | None,
+    preprocess: str,
+    model: str,
+    components: str,
+    cv: int,
+    seed: int | None,
+    rule: Any,
+    keep: str,
+    name: str | None,
+    jobs: int,
+    reading: dict[str, Any],
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Cross-validate every preprocessing with every number of components, and keep the best model.
+
+    Names of preprocessings: raw, snv, msc, emsc, detrend, sg0, sg1, sg2, autoscale, center. sg1(11,3)
+    sets window and polynomial order, snv+sg1 joins two. The same command goes on where it was stopped.
+    """
+    from sklearn.model_selection import GroupKFold, KFold
+
+    from nirs_store.cli._output import number, print_json, print_table, short_id
+    from nirs_store.cli._workspace import open_store
+
+    numbers = _numbers(components)
+    kept: Any = int(keep) if keep.isdigit() else keep
+    # A comma inside brackets belongs to the name.
+    names = [each.strip() for each in re.split(r",(?![^(]*\))", preprocess) if each.strip()]
+    spectra = read_file(file, reading, target=target, unit=unit, groups=groups)
+    shuffled = {} if seed is None else {"shuffle": True, "random_state": seed}
+    splitter = KFold(cv, **shuffled) if groups is None else GroupKFold(cv, **shuffled)
+    with open_store(workspace) as store:
+        board = store.screen(
+            spectra,
+            preprocess=names,
+            model=model,
+            components=numbers,
+            cv=splitter,
+            rule=rule,
+            keep=kept,
+            name=name,
+            n_jobs=jobs,
+        )
+        best = board.best()
+    frame = board.frame
+    if as_json:
+        print_json({"run_id": board.run_id, "best": best, "rule": rule, "candidates": frame.to_dicts()})
+        return
+    chosen = frame.filter(chain_id=best).row(0, named=True)
+    shown = frame.head(_SHOWN).to_dicts()
+    shown += [chosen] if chosen["rank"] > _SHOWN else []
+    columns = [column for column in frame.columns if column != "chain_id"]
+    rows = [
+        [
+            *(
+                number(row[column]) if isinstance(row[column], float) else row[column]
+                for column in columns[:-1]
+            ),
+            "yes" if row["kept"] else "",
+            short_id(row["chain_id"]),
+        ]
+        for row in shown
+    ]
+    print_table(
+        [*columns, "chain"], rows, numeric=[c for c in columns if c not in ("preprocessing", "model", "kept")]
+    )
+    if frame.height > len(shown):
+        click.echo(f"{frame.height} candidates in the run {short_id(board.run_id)}.")
+    click.echo(
+        f"Best by {rule}: {chosen['preprocessing']}, {chosen['model']} with {chosen['components']} components; "
+        f"chain {short_id(best)}."
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,4})(?:\s*-\s*([0-9]{1,4}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise click.UsageError(f"--components: expected numbers such as 1-15 or 2,4,8; found {text!r}.")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found

@@ -1,0 +1,53 @@
+"""``nirs-store screen``."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+
+from nirs_store import WorkspaceStore, load_tecator
+
+
+@pytest.fixture
+def file(tmp_path):
+    meat = load_tecator()
+    frame = pl.DataFrame({"lot": [row // 2 for row in range(60)], "fat": meat.fat[:60]})
+    frame.hstack(pl.DataFrame(meat.X[:60], schema=[f"{w:.1f}" for w in meat.wavelengths])).write_csv(
+        tmp_path / "meat.csv"
+    )
+    return tmp_path / "meat.csv"
+
+
+def test_a_file_is_screened_and_the_best_is_kept(run, tmp_path, file):
+    with WorkspaceStore(tmp_path / "ws"):
+        pass
+    words = [
+        "screen",
+        str(file),
+        "--target",
+        "fat",
+        "--unit",
+        "%",
+        "--groups",
+        "lot",
+        "--preprocess",
+        "raw,sg1(11,2),snv+center",
+    ]
+    words += ["--components", "2,4-6", "--cv", "4", "-w", str(tmp_path / "ws")]
+    shown = run(*words)
+    assert "12 candidates in the run" in shown.stdout
+    assert "Best by one_se: " in shown.stdout
+    found = json.loads(run(*words, "--json").stdout)
+    assert {row["preprocessing"] for row in found["candidates"]} == {"raw", "sg1(11,2)", "snv+center"}
+    assert [row["chain_id"] for row in found["candidates"] if row["kept"]] == [found["best"]]
+    with WorkspaceStore(tmp_path / "ws") as store:
+        assert store.list_runs().height == 1
+        assert store.get_chain(found["best"])["metadata"]["n_groups"] == 30
+    for option, value, complaint in (
+        ("--components", "5-2", "1-15 or 2,4,8"),
+        ("--preprocess", "snw", "Did you mean 'snv'"),
+    ):
+        refused = run(*words, option, value, expect=2)
+        assert complaint in " ".join(refused.stderr.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from nirs_store.cli._app import app
 CHECKOUT = Path(nirs_store.__file__).parents[1]
 PAGES = [
     page.relative_to(CHECKOUT).as_posix()
-    for pattern in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/**/*.md")
+    for pattern in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/**/*.md", "docs/**/*.ipynb")
     for page in sorted(CHECKOUT.glob(pattern))
     if page.name != "changelog.md"
 ]
@@ -66,6 +67,9 @@ def found_in(text: str) -> list[str]:
 def prose(page: str) -> str:
     """Return a page without code, but with the comments of its code; headings and link targets are names."""
     text = (CHECKOUT / page).read_text(encoding="utf-8")
+    if page.endswith(".ipynb"):
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
     def comments(fence: re.Match[str]) -> str:
         return "\n".join(re.findall(r"(?:^|\s)# (.*)$", fence[0], re.MULTILINE))

@@ -379,7 +379,7 @@ def test_it_is_carried_out_when_a_run_is_completed_and_says_so(
         scored(store, 0.2)
     assert store.list_runs()["name"].to_list() == ["a.PLS 0.2"]
     assert [record.message for record in caplog.records] == [
-        "retention (after run): released 1 runs, 1 files (54 B)"
+        "retention (after run): deleted 1 runs, 1 files (54 B)"
     ]
     assert store.audit.query("retention").height == 1
 
@@ -395,7 +395,7 @@ def test_it_is_carried_out_on_close_but_not_by_a_worker(
         assert store.list_runs().height == 2
     with WorkspaceStore(folder, read_only=True) as store:
         assert store.list_runs().height == 1
-    assert "released 1 runs" in caplog.text
+    assert "deleted 1 runs" in caplog.text
 
 
 # -- what no rule takes unless it names it ----------------------------------------------------------------

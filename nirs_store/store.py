@@ -42,7 +42,7 @@ from nirs_store.records.runs import capture_environment
 from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text, is_text, to_json
 
 if TYPE_CHECKING:
-    from nirs_store import choosing, diagnosing
+    from nirs_store import choosing, diagnosing, screening
     from nirs_store.artifacts import loader, registry
     from nirs_store.artifacts import loader as loading
     from nirs_store.artifacts import registry as cleanup
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     from nirs_store.records import search, views
     from nirs_store.records import views as comparison
     from nirs_store.records import views as pivoting
-    from nirs_store.screening import Board, SearchRecord
 else:
     api = later("nirs_store.files.api")
     archive_format = later("nirs_store.backup.container")
@@ -96,6 +95,7 @@ else:
     repairplan = later("nirs_store.maintenance.repair")
     search = later("nirs_store.records.search")
     retention_api = later("nirs_store.history.retention")
+    screening = later("nirs_store.screening")
     statistics_api = later("nirs_store.history.statistics")
     storage = later("nirs_store.maintenance.gc")
     views = later("nirs_store.records.views")
@@ -2280,7 +2280,7 @@ class WorkspaceStore(
         self._engine.check_writable()
         return self._engine.recorder.transaction()
 
-    def screen(self, X: Any, y: Any = None, *, cv: Any, **options: Any) -> Board:
+    def screen(self, X: Any, y: Any = None, *, cv: Any, **options: Any) -> screening.Board:
         """Cross-validate preprocessings, models and numbers of components; see `nirs_store.screening.screen`.
 
         Parameters
@@ -2303,11 +2303,9 @@ class WorkspaceStore(
         ------
         InvalidInput, ShapeMismatch
         """
-        from nirs_store.screening import screen
+        return screening.screen(self, X, y, cv=cv, **options)
 
-        return screen(self, X, y, cv=cv, **options)
-
-    def record_search(self, search: Any, X: Any, y: Any = None, **options: Any) -> SearchRecord:
+    def record_search(self, search: Any, X: Any, y: Any = None, **options: Any) -> screening.SearchRecord:
         """Record a search of scikit-learn or a study of Optuna; see `nirs_store.record_search`.
 
         Parameters
@@ -2323,9 +2321,7 @@ class WorkspaceStore(
         ------
         InvalidInput, ShapeMismatch
         """
-        from nirs_store.screening import record_search
-
-        return record_search(self, search, X, y, **options)
+        return screening.record_search(self, search, X, y, **options)
 
     @contextmanager
     def run(

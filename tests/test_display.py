@@ -118,7 +118,7 @@ def hostile(
         result = record_cross_validation(
             store, make_pipeline(StandardScaler(), PLSRegression(3)), meat.X[:60], meat.fat[:60],
             cv=KFold(3), dataset_name=NASTY, name=NASTY, wavelengths=meat.wavelengths, target=NASTY,
-            target_unit=NASTY, wavelength_unit=NASTY, sample_ids=[NASTY] * 60,
+            target_unit=NASTY, wavelength_unit="nm", sample_ids=[NASTY] * 60,
         )  # fmt: skip
         store.annotate_run(result.run_id, NASTY)
         store.tag_run(result.run_id, NASTY)

@@ -83,7 +83,7 @@ def test_the_metadata_name_version_python_and_licence(metadata: Message, wheel: 
     assert metadata["License-Expression"] == "MIT"
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("plot", "demo", "pandas", "test", "docs", "bench"),
+        *("plot", "demo", "pandas", "excel", "instruments", "test", "docs", "bench"),
     }
 
 

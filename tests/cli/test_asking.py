@@ -130,7 +130,8 @@ def test_compared_chains_differ_in_steps_and_scores(run: Any, run_json: Any, rec
     assert float(items["score.rmsecv"][better]) == pytest.approx(recorded.chains["better"].rmsecv, rel=1e-5)
     assert "model_class" not in items
     assert "model_class" in run_json("compare", worse, better, "--all", "--json")
-    head, *lines = run("compare", worse, better).stdout.splitlines()
+    verdict, head, *lines = run("compare", worse, better).stdout.splitlines()
+    assert verdict.startswith("Out-of-fold errors on the same samples: ")
     assert head.split() == ["item", worse[-8:], better[-8:]]
     assert len(lines) == len(items)
 

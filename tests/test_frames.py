@@ -373,7 +373,7 @@ def test_every_answer_is_polars_and_goes_to_pandas_and_arrow(trained: Trained) -
         "get_pipeline_log": store.get_pipeline_log(chain["pipeline_id"]),
         "top_chains": store.top_chains(metric="rmse"),
         "aggregate_predictions": store.aggregate_predictions("model_name"),
-        "pivot": store.pivot(columns="chain_id", metric="rmse").frame,
+        "pivot": store.pivot(columns="run_id", metric="rmse").frame,
         "compare": store.compare([trained.fat, trained.kind]),
         "sql": store.sql("SELECT * FROM runs"),
         "chain_predictions": store.chain_predictions(trained.kind),

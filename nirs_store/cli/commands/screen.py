@@ -29,7 +29,7 @@ _SHOWN = 10
 @click.option("--cv", type=click.IntRange(2), default=8, show_default=True, help="Number of folds.")
 @click.option("--seed", type=int, help="Shuffle the samples with this seed before they are split.")
 @click.option(
-    "--rule", type=Choice(_RULES), default="one_se", show_default=True, help="How to choose the best."
+    "--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule."
 )
 @click.option(
     "--keep", default="best", show_default=True, help="Which models to store: best, all, or a number."
@@ -62,7 +62,7 @@ def command(
     """Cross-validate every preprocessing with every number of components, and keep the best model.
 
     Names of preprocessings: raw, snv, msc, emsc, detrend, sg0, sg1, sg2, autoscale, center. sg1(11,3)
-    sets window and polynomial order, snv+sg1 joins two. The same command goes on where it was stopped.
+    sets window and polynomial order, snv+sg1 combines two. The same command resumes an interrupted screening.
     """
     from sklearn.model_selection import GroupKFold, KFold
 

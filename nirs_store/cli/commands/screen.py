@@ -28,9 +28,7 @@ _SHOWN = 10
 @click.option("--components", default="1-15", show_default=True, help="Numbers: 1-15 or 2,4,8.")
 @click.option("--cv", type=click.IntRange(2), default=8, show_default=True, help="Number of folds.")
 @click.option("--seed", type=int, help="Shuffle the samples with this seed before they are split.")
-@click.option(
-    "--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule."
-)
+@click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule.")
 @click.option(
     "--keep", default="best", show_default=True, help="Which models to store: best, all, or a number."
 )

@@ -39,7 +39,7 @@ INSTEAD = {
     r"say where it belongs": "must be added to",
     r"leases?": "lock",
     r"doomed|untidied": "pending delete, uncompacted",
-    r"(set|sets|put|kept|left|stepped) aside": "rejected, pending delete, reserved",
+    r"(set|sets|put|keep|kept|left|stay|stays|stepped) (\w+ )?aside": "rejected, pending delete, reserved",
     r"keepers?|upkeep": "background flusher, maintenance",
     r"(keep|keeps|kept) back": "reserve",
     r"mend|mends|mended|mending": "repair",

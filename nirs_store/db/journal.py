@@ -206,7 +206,7 @@ class Journal:
         if number > _MOST_NUMBER:
             raise WriteFailed(
                 f"{self._layout.segments} holds a commit with the number {highest}, above which there is none. Nothing "
-                "was lost: ask the store anything, which applies that commit or sets it aside, and call again."
+                "was lost: run any query, which applies or rejects that commit, and call again."
             )
         self._last = number
         entry = self._entry(number, txid)

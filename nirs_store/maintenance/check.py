@@ -768,7 +768,7 @@ class Surroundings:
                 "error",
                 f"journal/segments/{entry.path.name}",
                 f"a commit that cannot be applied: {reason}.",
-                remedy="Bring the file back from a backup; `nirs-store repair` sets it aside.",
+                remedy="Bring the file back from a backup; `nirs-store repair` rejects it.",
                 subject=(entry.path.name,),
             )
             for entry, reason in self.damaged

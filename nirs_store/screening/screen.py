@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import time
 import traceback
 import warnings
@@ -199,20 +200,14 @@ def screen(
         words = "; ".join(f"{label}: {error}" for label, error in failed.items())
         store.fail_run(run_id, words)
         raise InvalidInput(f"No candidate could be fitted. {words}")
-    wanted = (
-        [board.choose(rule)] if keep == "best" else board.rows if keep == "all" else board.rows[: int(keep)]
-    )
+    chosen = board.choose(rule)
+    wanted = [chosen] if keep == "best" else board.rows if keep == "all" else board.rows[: int(keep)]
     for row in wanted:
         board.keep(row.chain_id)
     if not finished:
-        best = board.rows[0]
-        summary = {
-            "candidates": len(board.rows),
-            "failed": failed,
-            "metric": plan.metric,
-            "best_val": best.value,
-        }
-        store.complete_run(run_id, finite(summary) | {"chosen": board.best(rule), "rule": rule})
+        summary = {"candidates": len(board.rows), "failed": failed, "metric": plan.metric, "rule": rule}
+        summary |= {"chosen": {name: chosen.about[name] for name in ("preprocessing", "model", "components")}}
+        store.complete_run(run_id, finite(summary | {"best_val": board.rows[0].value}))
     return board
 
 
@@ -220,8 +215,8 @@ def screen(
 
 
 def _plan(preprocess: Any, model: Any, components: Any) -> list[Group]:
-    preprocessings, models = named_preprocessings(preprocess), _models(model)
     numbers = None if components is None else _numbers(components)
+    preprocessings, models = named_preprocessings(preprocess), _models(model, numbers is not None)
     if numbers is not None and not any(_own_parameter(each) for each in models.values()):
         raise InvalidInput(f"components: {', '.join(models)} has no number of components; leave it out.")
     return [
@@ -231,12 +226,13 @@ def _plan(preprocess: Any, model: Any, components: Any) -> list[Group]:
     ]
 
 
-def _models(given: Any) -> dict[str, Any]:
+def _models(given: Any, numbered: bool) -> dict[str, Any]:
+    """Return the models by name; where numbers of components are given, a name leaves out the estimator's own."""
     if isinstance(given, Mapping):
         pairs = [(str(label), item) for label, item in given.items()]
     else:
         items = list(given) if isinstance(given, (list, tuple)) else [given]
-        pairs = [(item if isinstance(item, str) else describe_model(item), item) for item in items]
+        pairs = [(item if isinstance(item, str) else _describe(item, numbered), item) for item in items]
     found: dict[str, Any] = {}
     for label, item in pairs:
         if label in found:
@@ -256,12 +252,12 @@ def _models(given: Any) -> dict[str, Any]:
     return found
 
 
-def describe_model(model: Any) -> str:
-    """Name a model by its steps."""
+def _describe(model: Any, numbered: bool) -> str:
     if isinstance(model, type) or not hasattr(model, "get_params"):
         raise InvalidInput(f"model: expected a name or an estimator; found {model!r}.")
     parts = take_apart(model)
-    return preprocessing_text((*parts.transformers, parts.model))
+    words = preprocessing_text((*parts.transformers, parts.model))
+    return re.sub(r"\(\d+(, |\))", r"(\1", words).replace("(, ", "(").replace("()", "") if numbered else words
 
 
 def _numbers(components: Any) -> tuple[int, ...]:
@@ -465,7 +461,8 @@ def _limited(group: Group, most: int) -> Group:
     if group.components == ():
         return replace(group, components=tuple(range(1, min(_DEFAULT_COMPONENTS, most) + 1)))
     largest = max((n for n in group.components if n is not None), default=0)
-    if largest > most and group.model in _MODELS:
+    of_rank = group.model in _MODELS or isinstance(take_apart(group.estimator).model, PLSRegression)
+    if largest > most and of_rank:
         raise InvalidInput(
             f"components: {largest} are more than the smallest fold can give; it is fitted on samples and channels for "
             f"{most} at most. Nothing was recorded."

@@ -114,6 +114,16 @@ def test_as_many_are_kept_as_asked(store, spectra, keep, count):
     assert again.frame["kept"].all()
 
 
+def test_an_estimator_is_named_without_the_number_it_came_with_and_k_is_k(store, spectra):
+    board = screened(
+        store, spectra, model=PLSRegression(2, scale=False), keep=1, rule="min", preprocess="raw"
+    )
+    assert set(board.frame["model"]) == {"PLS(scale=False)"}
+    board = screened(store, spectra, keep=1, rule="one_se", resume=False)
+    assert board.choose("one_se").rank > 1
+    assert board.frame.filter("kept")["rank"].to_list() == [1]
+
+
 def test_workers_find_the_same(store, spectra):
     alone = screened(store, spectra, model=["pls", Ridge(0.1)], resume=False)
     with_workers = screened(store, spectra, model=["pls", Ridge(0.1)], resume=False, n_jobs=2)
@@ -217,8 +227,10 @@ def test_a_candidate_that_fails_is_named_and_the_others_go_on(store, spectra):
     ("options", "words"),
     [
         ({"components": [50]}, "smallest fold"),
+        ({"components": [2, 50], "model": PLSRegression()}, "smallest fold"),
         ({"components": [0, 1]}, "whole numbers"),
         ({"model": Ridge()}, "no number of components"),
+        ({"model": [PLSRegression(2), PLSRegression(3)]}, "given twice"),
         ({"model": "plsr"}, "Did you mean 'pls'"),
         ({"model": PLSRegression}, "estimator"),
         ({"model": ["pls", LogisticRegression()]}, "found both"),
@@ -291,6 +303,8 @@ def test_a_crash_between_keeping_and_deleting_shows_the_candidate_once(store, sp
     board = screened(store, spectra)
     assert board.frame.height == 16
     assert board.frame["kept"].sum() == 1
+    models = [chain["metadata"]["screening"]["kept"] for chain in store.get_chains_for_run(board.run_id)]
+    assert sum(models) == 1
 
 
 def test_keep_folds_of_a_cross_validation_of_its_own(store, spectra):

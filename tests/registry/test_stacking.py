@@ -116,7 +116,7 @@ def test_all_base_models_travel(store: WorkspaceStore, stack: Any, tmp_path: Pat
     # The final model, a scaler and a PLS, three folds; nothing that its replay does not need.
     assert sum(m.role == "blob" for m in bundle.record.members) == 6
     card = inspect_bundle(path).card
-    assert "fed with the predictions of 2 models: (1) each channel centred" in card
+    assert "fed with the predictions of 2 models: (1) each channel centered" in card
     store.artifacts.export_to_manifest(tmp_path / "out", stack.pipeline_id, with_files=True)
     with WorkspaceStore(tmp_path / "other") as other:
         made = other.artifacts.import_from_manifest(tmp_path / "out")

@@ -58,14 +58,15 @@ if TYPE_CHECKING:
     from nirs_store.history import lineage as lineage_api
     from nirs_store.history import retention as retention_api
     from nirs_store.history import statistics as statistics_api
+    from nirs_store.history import trash as trash_api
     from nirs_store.maintenance import check as findings
     from nirs_store.maintenance import deletion as parts
     from nirs_store.maintenance import gc
     from nirs_store.maintenance import gc as deletion
     from nirs_store.maintenance import gc as storage
     from nirs_store.maintenance import repair as repairplan
+    from nirs_store.records import metrics, search, views
     from nirs_store.records import ranking as leaderboard
-    from nirs_store.records import search, views
     from nirs_store.records import views as comparison
     from nirs_store.records import views as pivoting
 else:
@@ -89,6 +90,7 @@ else:
     lineage_api = later("nirs_store.history.lineage")
     loader = later("nirs_store.artifacts.loader")
     loading = later("nirs_store.artifacts.loader")
+    metrics = later("nirs_store.records.metrics")
     outgoing = later("nirs_store.bundle.transfer")
     pivoting = later("nirs_store.records.views")
     registry = later("nirs_store.artifacts.registry")
@@ -98,6 +100,7 @@ else:
     screening = later("nirs_store.screening")
     statistics_api = later("nirs_store.history.statistics")
     storage = later("nirs_store.maintenance.gc")
+    trash_api = later("nirs_store.history.trash")
     views = later("nirs_store.records.views")
 
 __all__ = [
@@ -495,6 +498,41 @@ class QueryMethods(Facade):
         """Log counts and total duration (events "end") of a run, a pipeline a row."""
         return self._engine.query(lambda con: queries.run_log_summary(con, run_id, self._alive()))
 
+    def get_metrics(
+        self,
+        pipeline_ids: str | Sequence[str],
+        names: str | Sequence[str] | None = None,
+        max_points: int | None = None,
+    ) -> pl.DataFrame:
+        """Read training curves of one or several pipelines.
+
+        Parameters
+        ----------
+        pipeline_ids : str or sequence of str
+        names : str or sequence of str, optional
+            Only these curves.
+        max_points : int, optional
+            Thin longer curves to about so many points: the smallest and the largest value in each of equal spans
+            of steps, so that no peak is lost. NaN counts as the largest.
+
+        Returns
+        -------
+        polars.DataFrame
+            A row a point: ``pipeline_id``, ``pipeline``, ``run_id``, ``name``, ``step``, ``value`` and
+            ``logged_at`` (of its call, or of the first call that one commit brought), by step.
+
+        Raises
+        ------
+        InvalidInput
+        """
+        listed = whole_ids_of(
+            self._engine,
+            ("pipeline",),
+            [pipeline_ids] if isinstance(pipeline_ids, str) else list(pipeline_ids),
+        )
+        chosen = [names] if isinstance(names, str) else names
+        return self._engine.query(lambda con: metrics.get_metrics(con, listed, chosen, max_points))
+
     # -- leaderboards and SQL --------------------------------------------------------------------
 
     @whole_ids
@@ -566,7 +604,9 @@ class QueryMethods(Facade):
             run_name=name,
         )
 
-    def search(self, text: str, n: int | None = 20, metric: str | None = None) -> pl.DataFrame:
+    def search(
+        self, text: str, n: int | None = 20, metric: str | None = None, *, deleted: bool = False
+    ) -> pl.DataFrame:
         """Find chains by words, best first.
 
         Parameters
@@ -581,6 +621,12 @@ class QueryMethods(Facade):
             At most so many chains of each target; None for all.
         metric : str, optional
             Rank by this, and leave out chains of the task that it does not score.
+        deleted : bool
+            Instead, chains that lie in the trash, and all that a retention let go of, with the score that they had:
+            columns ``chain_id``, ``run_id``, ``run_name``, ``pipeline_id``, ``pipeline_name``, ``dataset_name``,
+            ``preprocessings``, ``model_name``, ``model_class``, ``pipeline``, ``metric``, ``score``, ``score_sd``,
+            ``n_samples``, ``created_at``, ``target``, ``target_unit``, ``components``, ``task``, ``tags``,
+            ``deleted_at``, ``trash_id``.
 
         Returns
         -------
@@ -603,7 +649,7 @@ class QueryMethods(Facade):
         0
         >>> folder.cleanup()
         """
-        return search.search(self._engine, text, n, metric)
+        return search.search(self._engine, text, n, metric, deleted=deleted)
 
     @whole_ids
     def aggregate_predictions(
@@ -1583,6 +1629,52 @@ class RecordingMethods(Facade):
             self._engine, pipeline_id, step_idx, operator_class, event, duration_ms, message, details, level
         )
 
+    @attempted("log_metric", "pipeline")
+    def log_metric(self, pipeline_id: str, name: str, value: float, step: int) -> None:
+        """Record one point of a training curve, such as the loss after an epoch.
+
+        It goes with the next commit, as log lines do; NaN and infinities are kept.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        metrics.log_metrics(self._engine, pipeline_id, name, [value], [step])
+
+    @attempted("log_metric", "pipeline")
+    def log_metrics(self, pipeline_id: str, name: str, values: Any, steps: Any = None) -> None:
+        """Record many points of a training curve in one call.
+
+        Parameters
+        ----------
+        pipeline_id : str
+        name : str
+            E.g. "loss", "val/rmse".
+        values : array-like of shape (n_points,)
+            Numbers; NaN and infinities are kept.
+        steps : array-like of shape (n_points,), optional
+            Whole numbers from 0; by default 0, 1, 2, ….
+
+        Raises
+        ------
+        UnknownId, InvalidInput, ShapeMismatch
+            Nothing was recorded.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from nirs_store import WorkspaceStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with WorkspaceStore(folder.name) as store, store.run("net") as run:
+        ...     with run.pipeline("cnn") as pipeline:
+        ...         for epoch, loss in enumerate([0.9, 0.5, 0.4]):
+        ...             store.log_metric(pipeline.pipeline_id, "loss", loss, epoch)
+        ...     store.get_metrics(pipeline.pipeline_id)["value"].to_list()
+        [0.9, 0.5, 0.4]
+        >>> folder.cleanup()
+        """
+        metrics.log_metrics(self._engine, pipeline_id, name, values, steps)
+
 
 # -- Archives of a selection, and backups of everything.
 
@@ -1730,6 +1822,11 @@ class SafekeepingMethods(Facade):
 class UpkeepMethods(Facade):
     """Deletion, garbage collection, vacuum, check, repair."""
 
+    @property
+    def trash(self) -> trash_api.Trash:
+        """What was deleted and can be brought back; see `nirs_store.history.trash.Trash`."""
+        return trash_api.Trash(self._engine, self._forget)
+
     @overload
     def delete_run(
         self,
@@ -1738,30 +1835,45 @@ class UpkeepMethods(Facade):
         *,
         dry_run: Literal[False] = False,
         force: bool = False,
+        now: bool = False,
     ) -> int: ...
 
     @overload
     def delete_run(
-        self, run_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
+        self,
+        run_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[True],
+        force: bool = False,
+        now: bool = False,
     ) -> deletion.RunDeletion: ...
 
     @attempted("delete_run", "run")
     @whole_ids
     def delete_run(
-        self, run_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
+        self,
+        run_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        now: bool = False,
     ) -> int | deletion.RunDeletion:
-        """Delete a run and everything it owns, in one transaction.
+        """Delete a run and everything it owns, in one transaction; `WorkspaceStore.trash` can bring it back.
 
         Parameters
         ----------
         delete_artifacts : bool
-            Also remove the files that nothing else holds. False keeps them for a later gc. Of many, the space is
-            given back while the store goes on; `vacuum` and `close` wait for the last.
+            With `now`, also remove the files that nothing else holds. False keeps them for a later gc. Of many, the
+            space is given back while the store goes on; `vacuum` and `close` wait for the last.
         dry_run : bool
             Return the plan and change nothing.
         force : bool
             Even where a meta-model of another run is fed by a model of this one. Its own stacked chain keeps
             the blobs that it needs to replay.
+        now : bool
+            Delete it for good, past the trash.
 
         Returns
         -------
@@ -1780,7 +1892,7 @@ class UpkeepMethods(Facade):
             needed = [] if force else deletion.needed_elsewhere(con, run_id)
             if needed:
                 cleanup.refuse_needed(needed)
-            gone = deletion.delete_run(con, run_id)
+            gone = deletion.delete_run(con, run_id, now=now)
             if gone.rows:
                 facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
                 note(self._engine, "delete_run", "run", run_id, details=facts, con=con)
@@ -1788,19 +1900,19 @@ class UpkeepMethods(Facade):
 
         gone = self._engine.change(work)
         self._forget()
-        if delete_artifacts and gone.artifacts:
+        if now and delete_artifacts and gone.artifacts:
             gc.collect(self._engine, only=gone.artifacts, wait=False)
         return gone.total_rows
 
     def _delete_part(
-        self, kind: str, identifier: str, delete_artifacts: bool, dry_run: bool, force: bool
+        self, kind: str, identifier: str, delete_artifacts: bool, dry_run: bool, force: bool, now: bool
     ) -> int | parts.Deletion:
         if dry_run:
             return self._engine.query(lambda con: parts.plan_deletion(con, kind, identifier))
         delete = parts.delete_pipeline if kind == "pipeline" else parts.delete_chain
 
         def work(con: Connection) -> parts.Deletion:
-            gone = delete(con, identifier)
+            gone = delete(con, identifier, now=now)
             if gone.needed_by and not force:
                 cleanup.refuse_needed(gone.needed_by)  # the transaction is rolled back
             facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
@@ -1809,7 +1921,7 @@ class UpkeepMethods(Facade):
 
         gone = self._engine.change(work)
         self._forget()
-        if delete_artifacts and gone.artifacts:
+        if now and delete_artifacts and gone.artifacts:
             gc.collect(self._engine, only=gone.artifacts, wait=False)
         return gone.total_rows
 
@@ -1821,23 +1933,36 @@ class UpkeepMethods(Facade):
         *,
         dry_run: Literal[False] = False,
         force: bool = False,
+        now: bool = False,
     ) -> int: ...
 
     @overload
     def delete_pipeline(
-        self, pipeline_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
+        self,
+        pipeline_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[True],
+        force: bool = False,
+        now: bool = False,
     ) -> parts.Deletion: ...
 
     @attempted("delete_pipeline", "pipeline")
     @whole_ids
     def delete_pipeline(
-        self, pipeline_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
+        self,
+        pipeline_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        now: bool = False,
     ) -> int | parts.Deletion:
         """Delete a pipeline with its chains, predictions and logs, in one transaction; its run stays.
 
         Parameters
         ----------
-        delete_artifacts, dry_run, force
+        delete_artifacts, dry_run, force, now
             As for `delete_run`.
 
         Returns
@@ -1852,7 +1977,7 @@ class UpkeepMethods(Facade):
         InvalidInput
             A meta-model needs a model of this pipeline. Nothing was changed.
         """
-        return self._delete_part("pipeline", pipeline_id, delete_artifacts, dry_run, force)
+        return self._delete_part("pipeline", pipeline_id, delete_artifacts, dry_run, force, now)
 
     @overload
     def delete_chain(
@@ -1862,23 +1987,36 @@ class UpkeepMethods(Facade):
         *,
         dry_run: Literal[False] = False,
         force: bool = False,
+        now: bool = False,
     ) -> int: ...
 
     @overload
     def delete_chain(
-        self, chain_id: str, delete_artifacts: bool = True, *, dry_run: Literal[True], force: bool = False
+        self,
+        chain_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: Literal[True],
+        force: bool = False,
+        now: bool = False,
     ) -> parts.Deletion: ...
 
     @attempted("delete_chain", "chain")
     @whole_ids
     def delete_chain(
-        self, chain_id: str, delete_artifacts: bool = True, *, dry_run: bool = False, force: bool = False
+        self,
+        chain_id: str,
+        delete_artifacts: bool = True,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        now: bool = False,
     ) -> int | parts.Deletion:
         """Delete a chain with its predictions, in one transaction; its pipeline with its log stays.
 
         Parameters
         ----------
-        delete_artifacts, dry_run, force
+        delete_artifacts, dry_run, force, now
             As for `delete_run`.
 
         Returns
@@ -1893,15 +2031,15 @@ class UpkeepMethods(Facade):
         InvalidInput
             A meta-model needs a model of this chain. Nothing was changed.
         """
-        return self._delete_part("chain", chain_id, delete_artifacts, dry_run, force)
+        return self._delete_part("chain", chain_id, delete_artifacts, dry_run, force, now)
 
     @attempted("delete_prediction", "prediction")
     @whole_ids
-    def delete_prediction(self, prediction_id: str) -> bool:
-        """Delete a prediction with its arrays; False when there was none."""
+    def delete_prediction(self, prediction_id: str, *, now: bool = False) -> bool:
+        """Delete a prediction with its arrays; False when there was none. `now` passes by the trash."""
 
         def work(con: Connection) -> bool:
-            deleted = deletion.delete_prediction(con, prediction_id)
+            deleted = deletion.delete_prediction(con, prediction_id, now=now)
             if deleted:
                 note(self._engine, "delete_prediction", "prediction", prediction_id, con=con)
             return deleted
@@ -1912,14 +2050,22 @@ class UpkeepMethods(Facade):
 
     @overload
     def gc_artifacts(
-        self, *, dry_run: Literal[False] = False, grace_seconds: float = GRACE_SECONDS
+        self,
+        *,
+        dry_run: Literal[False] = False,
+        grace_seconds: float = GRACE_SECONDS,
+        now: bool = False,
     ) -> int: ...
 
     @overload
-    def gc_artifacts(self, *, dry_run: Literal[True], grace_seconds: float = GRACE_SECONDS) -> gc.GcPlan: ...
+    def gc_artifacts(
+        self, *, dry_run: Literal[True], grace_seconds: float = GRACE_SECONDS, now: bool = False
+    ) -> gc.GcPlan: ...
 
-    def gc_artifacts(self, *, dry_run: bool = False, grace_seconds: float = GRACE_SECONDS) -> int | gc.GcPlan:
-        """Remove artifacts that nothing holds.
+    def gc_artifacts(
+        self, *, dry_run: bool = False, grace_seconds: float = GRACE_SECONDS, now: bool = False
+    ) -> int | gc.GcPlan:
+        """Remove artifacts that nothing holds, and deletions from the trash whose time is over.
 
         Parameters
         ----------
@@ -1927,6 +2073,8 @@ class UpkeepMethods(Facade):
             Return the plan and change nothing.
         grace_seconds : float
             How long what a session saved, and no chain took over, is kept after its end.
+        now : bool
+            Empty the trash whatever its age.
 
         Returns
         -------
@@ -1934,11 +2082,11 @@ class UpkeepMethods(Facade):
             Files removed.
         """
         if dry_run:
-            return gc.plan_gc(self._engine, grace_seconds=grace_seconds)
-        return self.collect_garbage(grace_seconds=grace_seconds).files
+            return gc.plan_gc(self._engine, grace_seconds=grace_seconds, now=now)
+        return self.collect_garbage(grace_seconds=grace_seconds, now=now).files
 
     @attempted("gc")
-    def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS) -> gc.GcResult:
+    def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS, now: bool = False) -> gc.GcResult:
         """Remove artifacts that nothing holds, as `gc_artifacts`, and say which they were.
 
         Returns
@@ -1946,7 +2094,7 @@ class UpkeepMethods(Facade):
         GcResult
             Files and bytes removed, and the plan that was carried out.
         """
-        result = gc.collect(self._engine, grace_seconds=grace_seconds)
+        result = gc.collect(self._engine, grace_seconds=grace_seconds, now=now)
         self._forget()
         return result
 

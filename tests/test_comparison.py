@@ -100,8 +100,8 @@ def test_a_run_of_two_tasks_has_no_best_chain(recorded: Recorded) -> None:
     found = items(store.compare([run.run_id, other.run_id]))
     assert found["name"] == ("both", "none")
     assert "best chain" not in found
-    store.delete_run(run.run_id)
-    store.delete_run(other.run_id)
+    store.delete_run(run.run_id, now=True)
+    store.delete_run(other.run_id, now=True)
 
 
 @pytest.mark.parametrize("ids", ["abc", [], ["one"], ["one", 2], [["a"], ["b"]]])

@@ -127,7 +127,7 @@ def test_the_guides_program_runs_from_recording_to_cleaning_up(workspace: Path, 
     )
     assert pl.read_parquet(table).height == 1
 
-    rows_deleted = store.delete_run(run_id)
+    rows_deleted = store.delete_run(run_id, now=True)
     assert rows_deleted == 5
     removed = store.gc_artifacts()
     assert removed == 0, "the second save of the scaler is held while this session lives"

@@ -190,7 +190,7 @@ def held_ids(path: Path) -> list[str]:
 
 def test_what_was_deleted_can_be_imported_again(origin: Origin, store: WorkspaceStore) -> None:
     first = store.import_bundle(origin.safe)
-    store.delete_run(first.run_id)
+    store.delete_run(first.run_id, now=True)
     second = store.import_bundle(origin.safe)
     assert second.added
     assert second.run_id != first.run_id

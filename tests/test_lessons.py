@@ -155,7 +155,7 @@ def test_rows_go_before_the_files_that_they_name(
         real(path, **named)
 
     monkeypatch.setattr(durable.os, "unlink", unlink)
-    store.delete_run(run_id)
+    store.delete_run(run_id, now=True)
     assert seen == [[]]
 
 

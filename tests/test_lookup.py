@@ -121,7 +121,7 @@ def test_one_part_of_a_run_is_deleted_and_nothing_else(tmp_path: Path, kind: str
         plan = delete(getattr(gone, f"{kind}_id"), dry_run=True)
         assert store.top_chains().height == 2
         rows = store.query_predictions().height
-        assert delete(gone) == plan.total_rows
+        assert delete(gone, now=True) == plan.total_rows
         assert store.top_chains()["chain_id"].to_list() == [kept.chain_id]
         assert store.query_predictions().height == rows // 2
         assert [store.get_artifact(each) for each in plan.artifacts] == [None] * len(plan.artifacts)
@@ -144,6 +144,6 @@ def test_what_feeds_a_meta_model_is_deleted_only_by_force(tmp_path: Path) -> Non
             with pytest.raises(InvalidInput, match="--force"):
                 delete(given)
         assert store.get_chain(base.chain_id) is not None
-        store.delete_chain(base, force=True)
+        store.delete_chain(base, force=True, now=True)
         assert np.array_equal(store.replay_chain(stack.chain_id, X), before)
         assert store.check(read_data=True).ok

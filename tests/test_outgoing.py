@@ -96,7 +96,7 @@ def test_a_chain_that_somebody_else_deleted_is_not_there_though_it_is_remembered
     store.complete_pipeline(pipeline_id, None, None, None, None)
     assert Outgoing(store._engine, chain_id, remembered).get_chain(chain_id) is not None
     with WorkspaceStore(folder) as other:
-        other.delete_run(run_id)
+        other.delete_run(run_id, now=True)
     gone = Outgoing(store._engine, chain_id, remembered)
     assert gone.get_chain(chain_id) is None
     assert gone.get_artifact("anything") is None
@@ -129,5 +129,5 @@ def test_what_is_remembered_is_bounded_and_forgotten_after_a_deletion(
     assert remembered.stats().bytes > first > 0
     store._exported.put(chain_id, remembered.get(chain_id), 1)  # type: ignore[arg-type]
     store.complete_pipeline(pipeline_id, None, None, None, None)
-    store.delete_run(run_id)
+    store.delete_run(run_id, now=True)
     assert len(store._exported) == 0

@@ -110,7 +110,7 @@ def test_edits_are_there_after_reopening(store: WorkspaceStore, folder: Path, ru
 def test_a_deleted_or_unknown_run_cannot_be_edited(store: WorkspaceStore, folder: Path, run_id: str) -> None:
     with WorkspaceStore(folder) as other:
         shown(other, run_id)
-        assert other.delete_run(run_id) > 0
+        assert other.delete_run(run_id, now=True) > 0
     for edit in (store.rename_run, store.annotate_run, store.tag_run, store.untag_run):
         with pytest.raises(UnknownId):
             edit("nobody", "text")

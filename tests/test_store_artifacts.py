@@ -108,7 +108,7 @@ def test_bytes_that_another_process_deleted_can_be_saved_as_an_object(
     chain_of(other, pipeline_id, first)
     other.flush()
     assert store.load_artifact(first) == pickle.dumps({"a": 1}, 5)
-    other.delete_run(run_id)
+    other.delete_run(run_id, now=True)
     assert store.save_artifact({"a": 1}, "dict", "model", "pickle") == first
     assert store.load_artifact(first) == {"a": 1}
 
@@ -203,7 +203,7 @@ def test_a_deletion_by_another_store_is_an_unknown_id_and_not_a_lost_file(
     store.flush()
     with WorkspaceStore(folder) as other:
         assert other.load_artifact(artifact_id) == {"a": 1}
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         for call in (other.load_artifact, other.read_artifact, other.get_artifact_path):
             with pytest.raises(UnknownId, match=artifact_id):
                 call(artifact_id)
@@ -331,7 +331,7 @@ def save_line(store: WorkspaceStore, slope: float) -> tuple[str, str]:
 
 
 def remove(store: WorkspaceStore, run_id: str) -> None:
-    store.delete_run(run_id, delete_artifacts=False)
+    store.delete_run(run_id, delete_artifacts=False, now=True)
     store.artifacts.delete_orphaned_artifacts(dry_run=False, grace_seconds=0.0)
     assert store.get_artifact("my model") is None
 

@@ -441,7 +441,7 @@ def test_the_program_of_the_users_guide_runs(store: WorkspaceStore, tmp_path: Pa
     assert store.list_runs(status="completed").height == 1
     store.export_predictions_parquet(tmp_path / "results.parquet", dataset_name="wheat", partition="val")
     assert pl.read_parquet(tmp_path / "results.parquet").height == 1
-    store.delete_run(run_id)
+    store.delete_run(run_id, now=True)
     store.gc_artifacts()
     store.vacuum()
     let_go(store)

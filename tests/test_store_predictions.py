@@ -207,9 +207,9 @@ def test_what_is_no_list_of_ids_has_no_arrays(store: WorkspaceStore, ids: Any) -
 def test_text_that_cannot_be_an_id_is_the_id_of_nothing(store: WorkspaceStore, pipeline_id: str) -> None:
     prediction_id = predict(store, pipeline_id)
     odd = "\ud800"
-    assert store.delete_run(odd) == 0
+    assert store.delete_run(odd, now=True) == 0
     assert store.delete_run(odd, dry_run=True).total_rows == 0
-    assert store.delete_prediction(odd) is False
+    assert store.delete_prediction(odd, now=True) is False
     assert store.get_chains_for_pipeline(odd).height == 0
     assert store.get_pipeline_log(odd).height == 0
     assert store.get_run_log_summary(odd).height == 0

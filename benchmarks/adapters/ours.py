@@ -127,7 +127,7 @@ class Ours(Adapter):
         return load_bundle(path, allow_pickle="safe" not in path.name).predict(X)
 
     def clean(self, run: str) -> None:
-        self.store.delete_run(run)
+        self.store.delete_run(run, now=True)
         self.store.gc_artifacts()
         self.store.vacuum()
 

@@ -95,6 +95,7 @@ _ORDER = (
     "artifact_records",
     "artifact_links",
     "logs",
+    "metrics",
     "processing_runs",
     "evaluations",
     "champions",
@@ -106,6 +107,10 @@ _ORDER = (
 )
 ARCHIVED = tuple(table for table in _ORDER if table in TABLES)
 _BATCH = 1024
+_NAMED_ARRAYS = (
+    "SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) FROM prediction_arrays "
+    "UNION SELECT wavelengths FROM chains"
+)
 _THERE = "artifact_id IN (SELECT artifact_id FROM blobs)"
 _OBJECTS = {
     "run": "runs",
@@ -166,14 +171,16 @@ def select(
         chosen.keys = dict.fromkeys(ARCHIVED)
         # What only a session holds is not somebody's yet.
         chosen.keys["artifact_refs"] = _keys(
-            con, "artifact_refs", f"owner_kind <> 'session' AND {_THERE}", {}
+            con, "artifact_refs", f"owner_kind NOT IN ('session', 'trash') AND {_THERE}", {}
         )
         chosen.keys["blobs"] = _held(con, chosen.keys["artifact_refs"] or [])
+        # Neither leaves what only the trash names.
+        chosen.keys["arrays"] = _keys(con, "arrays", f"array_hash IN ({_NAMED_ARRAYS})", {})
         return chosen
     found: dict[str, list[str]] = {}
     found["runs"] = _named(con, "run", "runs", runs or ())
     found["pipelines"] = _keys(con, "pipelines", "list_contains($runs, run_id)", found, "runs")
-    for table in ("chains", "predictions", "logs", "artifact_records", "artifact_links"):
+    for table in ("chains", "predictions", "logs", "metrics", "artifact_records", "artifact_links"):
         found[table] = _keys(con, table, "list_contains($pipelines, pipeline_id)", found, "pipelines")
     found["prediction_arrays"] = _keys(
         con, "prediction_arrays", "list_contains($predictions, prediction_id)", found, "predictions"
@@ -883,7 +890,7 @@ def _check_blobs(members: Members, manifest: Manifest, tables: Mapping[str, pa.T
             raise members.invalid(f"names an artifact {row['artifact_id']!r} that is not its hash")
         known.add(row["artifact_id"])
     for row in rows_of(tables, "artifact_refs"):
-        if row["artifact_id"] not in known or row["owner_kind"] == "session":
+        if row["artifact_id"] not in known or row["owner_kind"] in ("session", "trash"):
             raise members.invalid(
                 f"has a reference to an artifact {row['artifact_id'][:64]!r} that it does not hold"
             )

@@ -46,6 +46,7 @@ _COMMANDS = {
     "migrate": (f"{_HOME}.migrate:command", "Copy a nirs4all workspace into another folder."),
     "library": (f"{_HOME}.library:command", "List, save, show and run pipeline templates."),
     "delete": (f"{_HOME}.maintenance:command_delete", "Delete a run, pipeline, chain or prediction."),
+    "trash": (f"{_HOME}.maintenance:command_trash", "List, restore and empty what was deleted."),
     "files": (f"{_HOME}.files:command", "Store files of any kind: names, versions, aliases."),
     "artifacts": (f"{_HOME}.artifacts:command", "List fitted objects by their place, and clean them up."),
     "evaluations": (

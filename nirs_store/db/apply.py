@@ -77,6 +77,7 @@ OWNERS: dict[str, tuple[tuple[str, str], ...]] = {
     "artifact_records": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back")),
     "artifact_links": (("pipeline_id", "deleted"), ("pipeline_id", "rolled_back")),
     "logs": (("pipeline_id", "deleted"),),
+    "metrics": (("pipeline_id", "deleted"),),
 }
 # Rows that travel with everything that names them, by their key: the first one to come stays.
 _REPEATED = {

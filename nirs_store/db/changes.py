@@ -6,7 +6,7 @@ Called with the lease held alone, inside the caller's transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -19,11 +19,14 @@ from nirs_store.ids import new_id, now_naive
 
 __all__ = [
     "FAILURES",
+    "UNLINKED",
     "Change",
+    "Delete",
     "Deleted",
     "apply_changes",
     "complete_arrivals",
     "delete_pipelines",
+    "plain_delete",
     "released_words",
     "roll_back",
     "waiting_changes",
@@ -314,6 +317,20 @@ def released_words(count: int) -> str:
     )
 
 
+UNLINKED = "predictions.chain_id"
+"""Stands for a table: of predictions that stay only the chain that they name is deleted."""
+
+Delete = Callable[[duckdb.DuckDBPyConnection, str, str, Any], int]
+"""Deletes the rows of a table that a condition with parameters names, and counts them."""
+
+
+def plain_delete(con: duckdb.DuckDBPyConnection, table: str, where: str, params: Any) -> int:
+    """Delete rows for good."""
+    if table == UNLINKED:
+        return number(con, f"UPDATE predictions SET chain_id = NULL WHERE {where}", params)
+    return number(con, f"DELETE FROM {table} WHERE {where}", params)
+
+
 _OWNED = {
     "artifact_links": "pipeline_id IN (SELECT unnest($ids))",
     "artifact_records": "pipeline_id IN (SELECT unnest($ids))",
@@ -331,24 +348,27 @@ class Deleted(NamedTuple):
     released: list[str]
 
 
-def delete_children(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> Deleted:
+_HELD = (
+    "pipeline_id IN (SELECT unnest($ids)) OR (owner_kind = 'chain' AND "
+    "owner_id IN (SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest($ids))))"
+)
+
+
+def delete_children(
+    con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], delete: Delete = plain_delete
+) -> Deleted:
     """Delete chains, predictions, arrays and references of pipelines."""
+    params = {"ids": pipeline_ids}
     # References first: they are found through the chains.
-    released = execute(
-        con,
-        "DELETE FROM artifact_refs WHERE pipeline_id IN (SELECT unnest($ids)) OR (owner_kind = 'chain' AND "
-        "owner_id IN (SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest($ids)))) "
-        "RETURNING artifact_id",
-        {"ids": pipeline_ids},
-    ).fetchall()
-    rows = {
-        table: number(con, f"DELETE FROM {table} WHERE {where}", {"ids": pipeline_ids})
-        for table, where in _OWNED.items()
-    }
+    released = execute(con, f"SELECT artifact_id FROM artifact_refs WHERE {_HELD}", params).fetchall()
+    delete(con, "artifact_refs", _HELD, params)
+    rows = {table: delete(con, table, where, params) for table, where in _OWNED.items()}
     return Deleted(rows, sorted({str(row[0]) for row in released}))
 
 
-def delete_pipelines(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) -> Deleted:
+def delete_pipelines(
+    con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], delete: Delete = plain_delete
+) -> Deleted:
     """Delete pipelines with all they own, leaving tombstones."""
     if not pipeline_ids:
         return Deleted({}, [])
@@ -358,8 +378,7 @@ def delete_pipelines(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str]) ->
         "SELECT chain_id, 'deleted', $now FROM chains WHERE pipeline_id IN (SELECT unnest($ids))",
         {"ids": pipeline_ids, "now": now_naive()},
     )
-    rows, released = delete_children(con, pipeline_ids)
-    for table in ("logs", "pipelines"):
-        statement = f"DELETE FROM {table} WHERE pipeline_id IN (SELECT unnest(?))"
-        rows[table] = number(con, statement, [pipeline_ids])
+    rows, released = delete_children(con, pipeline_ids, delete)
+    for table in ("logs", "metrics", "pipelines"):
+        rows[table] = delete(con, table, "pipeline_id IN (SELECT unnest($ids))", {"ids": pipeline_ids})
     return Deleted(rows, released)

@@ -318,10 +318,26 @@ def _targets(con: duckdb.DuckDBPyConnection) -> None:
         "target_unit = nullif(trim(metadata ->> '$.target_unit'), '') "
         "WHERE metadata ->> '$.target' IS NOT NULL OR metadata ->> '$.target_unit' IS NOT NULL"
     )
+    for statement in _STATEMENTS_5:
+        con.execute(statement)
     # The last step that makes views: they name columns of today.
     for name in ("scores", "models", "run_overview", "log_lines"):
         con.execute(VIEWS[name].replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
 
+
+_STATEMENTS_5 = (
+    "CREATE TABLE metrics (metric_id VARCHAR PRIMARY KEY, pipeline_id VARCHAR NOT NULL, name VARCHAR NOT NULL, "
+    "n_points BIGINT NOT NULL, steps BLOB USING COMPRESSION zstd NOT NULL, step_values BLOB USING COMPRESSION zstd "
+    "NOT NULL, logged_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE trash (trash_id VARCHAR PRIMARY KEY, kind VARCHAR NOT NULL, object_id VARCHAR NOT NULL, name "
+    "VARCHAR, operation VARCHAR NOT NULL, counts JSON NOT NULL, holds JSON NOT NULL, size_bytes BIGINT NOT NULL, "
+    "content BLOB NOT NULL, deleted_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE past_chains (chain_id VARCHAR PRIMARY KEY, trash_id VARCHAR, operation VARCHAR NOT NULL, "
+    "pipeline_id VARCHAR NOT NULL, pipeline_name VARCHAR, run_id VARCHAR, run_name VARCHAR, tags JSON, dataset_name "
+    "VARCHAR, preprocessings VARCHAR NOT NULL, model_name VARCHAR, model_class VARCHAR NOT NULL, steps JSON NOT "
+    "NULL, target VARCHAR, target_unit VARCHAR, components INTEGER, task VARCHAR, metric VARCHAR, score DOUBLE, "
+    "score_sd DOUBLE, n_samples BIGINT, created_at TIMESTAMP NOT NULL, deleted_at TIMESTAMP NOT NULL)",
+)
 
 # The version that brought the audit trail.
 _AUDITED_FROM = 4
@@ -330,7 +346,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(2, "environment, note and tags of runs", _run_notes),
     Migration(3, "records of the artifact layer", _artifact_records),
     Migration(4, "files, lineage, audit, evaluations, backups", _files_and_history),
-    Migration(5, "targets of chains; views with plain names", _targets),
+    Migration(5, "targets of chains, training curves, a trash; views with plain names", _targets),
 )
 
 

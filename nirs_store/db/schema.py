@@ -26,6 +26,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SEGMENT_TABLES",
     "TABLES",
+    "TRASH_TABLES",
     "VIEWS",
     "Column",
     "Table",
@@ -309,6 +310,58 @@ EVALUATION_TABLES: tuple[Table, ...] = (
     ),
 )
 
+# -- Tables of what was deleted, and of what is known of chains that were.
+
+
+TRASH_TABLES: tuple[Table, ...] = (
+    # A row for each deletion that can be undone. References of the owner kind "trash" hold its artifacts, and
+    # `holds` names the runs, pipelines, chains, predictions and arrays that the rows in `content` are about.
+    Table(
+        "trash",
+        (
+            key("trash_id"),
+            text("kind"),
+            text("object_id"),
+            text("name", null=True),
+            text("operation"),
+            document("counts", null=False),
+            document("holds", null=False),
+            whole64("size_bytes"),
+            Column("content", "BLOB NOT NULL", pa.binary()),
+            moment("deleted_at", null=False),
+        ),
+    ),
+    # What a search still says of a chain that is gone.
+    Table(
+        "past_chains",
+        (
+            key("chain_id"),
+            text("trash_id", null=True),
+            text("operation"),
+            text("pipeline_id"),
+            text("pipeline_name", null=True),
+            text("run_id", null=True),
+            text("run_name", null=True),
+            document("tags"),
+            text("dataset_name", null=True),
+            text("preprocessings"),
+            text("model_name", null=True),
+            text("model_class"),
+            document("steps", null=False),
+            text("target", null=True),
+            text("target_unit", null=True),
+            whole("components"),
+            text("task", null=True),
+            text("metric", null=True),
+            number("score"),
+            number("score_sd"),
+            Column("n_samples", "BIGINT", LONG),
+            moment("created_at", null=False),
+            moment("deleted_at", null=False),
+        ),
+    ),
+)
+
 SCHEMA_VERSION = 5
 CATALOG_ALIAS = "store"
 # DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
@@ -524,6 +577,20 @@ TABLES: dict[str, Table] = {
                 moment("created_at", null=False),
             ),
         ),
+        # Training curves: a row holds the points of one call, or those that one commit brought of a curve, as 64-bit
+        # whole numbers and floats, lowest byte first. Lists would be rewritten whole at each checkpoint.
+        Table(
+            "metrics",
+            (
+                key("metric_id"),
+                text("pipeline_id"),
+                text("name"),
+                whole64("n_points"),
+                Column("steps", "BLOB USING COMPRESSION zstd NOT NULL", pa.binary()),
+                Column("step_values", "BLOB USING COMPRESSION zstd NOT NULL", pa.binary()),
+                moment("logged_at", null=False),
+            ),
+        ),
         # What the journal needs to be applied exactly once, and what it could not place.
         Table("applied", (key("txid"), whole64("number"), moment("applied_at", null=False))),
         Table("dead", (text("id"), text("kind"), moment("died_at", null=False))),
@@ -546,6 +613,7 @@ TABLES: dict[str, Table] = {
         *FILE_TABLES,
         *HISTORY_TABLES,
         *EVALUATION_TABLES,
+        *TRASH_TABLES,
     )
 }
 
@@ -576,6 +644,7 @@ SEGMENT_TABLES: dict[str, Table] = {
             "artifact_records",
             "artifact_links",
             "logs",
+            "metrics",
         )
     },
     "takeovers": TAKEOVERS,

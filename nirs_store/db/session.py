@@ -612,7 +612,7 @@ class Recorder:
             self._blobs.wait(whole.blobs)
             txid = new_txid()
             pieces = encode(
-                whole.rows,
+                _with_curves(whole.rows),
                 txid=txid,
                 claim=self._claim.claim_id,
                 session=self._session_id,
@@ -663,6 +663,27 @@ def _merged(units: list[Buffer]) -> Buffer:
     for unit in units:
         whole.absorb(unit)
     return whole
+
+
+def _with_curves(rows: Mapping[str, list[tuple[Any, ...]]]) -> Mapping[str, list[tuple[Any, ...]]]:
+    """Join the points of each training curve, which a loop records one by one, into one row a commit."""
+    single = rows.get("metrics", ())
+    if len(single) < 2:
+        return rows
+    curves: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    for row in single:
+        curves.setdefault((row[1], row[2]), []).append(row)
+    joined = [
+        (
+            *parts[0][:3],
+            sum(part[3] for part in parts),
+            b"".join(part[4] for part in parts),
+            b"".join(part[5] for part in parts),
+            parts[0][6],
+        )
+        for parts in curves.values()
+    ]
+    return {**rows, "metrics": joined}
 
 
 # -- What happens to open stores when the process forks.

@@ -30,6 +30,7 @@ from nirs_store.ids import earlier, new_id, now_naive, utcnow
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.deletion import release_chains
 from nirs_store.maintenance.gc import delete_run, prune_arrays
+from nirs_store.maintenance.trash import deleting
 from nirs_store.records.queries import frame
 from nirs_store.scores import higher_is_better
 from nirs_store.values import as_text
@@ -327,18 +328,21 @@ def reasons(con: Connection, kind: str, taken: dict[str, list[str]], alive: Sequ
 # -- letting go ------------------------------------------------------------------------------------
 
 
-def let_go(con: Connection, taken: dict[str, list[str]]) -> set[str]:
+def let_go(con: Connection, taken: dict[str, list[str]], *, now: bool = True) -> set[str]:
     """Delete runs and versions of files, and the models of chains, inside the caller's transaction.
 
-    Of a chain its scores stay: predictions lose the chain that they name. Returns the hashes of contents that
+    Of a chain its scores stay: predictions lose the chain that they name. Unless `now`, the trash keeps runs, each
+    by itself, and chains, all of them together. Returns the hashes of contents that
     no version of a file has any more.
     """
     unnamed: set[str] = set()
     chains = taken.get("chain", [])
     if chains:
-        release_chains(con, chains)
+        name = f"{len(chains)} chains"
+        with deleting(con, "chains", new_id(), name, "retention", chains, now=now) as delete:
+            release_chains(con, chains, delete)
     for run_id in taken.get("run", []):
-        delete_run(con, run_id)
+        delete_run(con, run_id, now=now, operation="retention")
     files = taken.get("file", [])
     if files:
         wanted = ("version_id IN (SELECT unnest($ids))", {"ids": files})
@@ -1157,9 +1161,11 @@ class Retention:
         chosen = self.policy if policy is None else _as_policy(policy)
         return make_plan(self._engine, chosen)
 
-    def execute(self, plan: RetentionPlan) -> RetentionResult:
-        """Delete what a plan names, in one transaction, and remove the files that nothing holds then.
+    def execute(self, plan: RetentionPlan, *, now: bool = False) -> RetentionResult:
+        """Delete what a plan names, in one transaction.
 
+        Runs and chains go to the trash, which keeps their space until it is emptied; of files, versions and blobs
+        are removed at once. With `now`, everything is. What a search says of chains stays known.
         What has come to be needed since the plan was made stays, and so does what is gone already.
 
         Raises
@@ -1171,7 +1177,7 @@ class Retention:
         def work(con: Connection) -> tuple[dict[str, list[str]], list[str], set[str]]:
             taken = _still(con, plan, engine.living_sessions())
             artifacts = artifacts_of(con, taken)
-            unnamed = let_go(con, taken)
+            unnamed = let_go(con, taken, now=now)
             counts = {kind: len(ids) for kind, ids in taken.items() if ids}
             if counts:
                 facts: dict[str, Any] = {"taken": counts, "policy": plan.policy.to_dict()}

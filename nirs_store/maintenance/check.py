@@ -115,6 +115,8 @@ _ASKED: dict[str, tuple[str, ...]] = {
     "artifact_records": ("record_id", "pipeline_id", "artifact_id"),
     "artifact_links": ("link_id", "record_id", "artifact_id", "pipeline_id"),
     "logs": ("log_id", "pipeline_id"),
+    "metrics": ("metric_id", "pipeline_id"),
+    "trash": ("trash_id", "holds"),
     "file_versions": ("version_id", "artifact_id"),
     "evaluations": ("evaluation_id", "episodes_id", "samples_id"),
 }  # fmt: skip
@@ -127,6 +129,7 @@ _RELATIONS = (
     ("predictions", "prediction_id", "chain_id", "chains", "chain_id"),
     ("prediction_arrays", "prediction_id", "prediction_id", "predictions", "prediction_id"),
     ("logs", "log_id", "pipeline_id", "pipelines", "pipeline_id"),
+    ("metrics", "metric_id", "pipeline_id", "pipelines", "pipeline_id"),
     ("artifact_records", "record_id", "pipeline_id", "pipelines", "pipeline_id"),
     ("artifact_links", "link_id", "record_id", "artifact_records", "record_id"),
 )
@@ -335,7 +338,9 @@ class Inspection:
         return (
             f"(SELECT h, owner FROM (SELECT unnest([{names}]) AS h, prediction_id AS owner "
             f"FROM {self._all('prediction_arrays')} UNION ALL "
-            f"SELECT wavelengths, chain_id FROM {self._all('chains')}) WHERE h IS NOT NULL)"
+            f"SELECT wavelengths, chain_id FROM {self._all('chains')} UNION ALL "
+            f"SELECT unnest(json_extract_string(holds, '$.arrays[*]')), trash_id FROM {self._all('trash')}) "
+            "WHERE h IS NOT NULL)"
         )
 
     # -- artifacts -----------------------------------------------------------------------------

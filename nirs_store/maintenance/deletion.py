@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nirs_store.db.changes import delete_pipelines
+from nirs_store.db.changes import UNLINKED, Delete, delete_pipelines, plain_delete
 from nirs_store.db.database import Connection
 from nirs_store.db.sql import number
 from nirs_store.errors import UnknownId
 from nirs_store.ids import now_naive
 from nirs_store.maintenance.gc import prune_arrays
+from nirs_store.maintenance.trash import chains_of, deleting
 from nirs_store.values import askable
 
 __all__ = ["Deletion", "delete_chain", "delete_pipeline", "plan_deletion", "release_chains"]
@@ -95,7 +96,7 @@ def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
         "artifact_links": of_record,
     }
     if kind == "pipeline":
-        tables |= {"pipelines": own, "logs": own}
+        tables |= {"pipelines": own, "logs": own, "metrics": own}
     params = {"id": identifier}
     rows = {
         table: number(con, f"SELECT count(*) FROM {table} WHERE {where}", params)
@@ -128,7 +129,7 @@ def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
     )
 
 
-def delete_pipeline(con: Connection, pipeline_id: str) -> Deletion:
+def delete_pipeline(con: Connection, pipeline_id: str, *, now: bool = True) -> Deletion:
     """Delete a pipeline and all it owns inside the caller's transaction.
 
     Raises
@@ -136,12 +137,14 @@ def delete_pipeline(con: Connection, pipeline_id: str) -> Deletion:
     UnknownId
     """
     plan = plan_deletion(con, "pipeline", pipeline_id)
-    delete_pipelines(con, [plan.id])
+    chains = chains_of(con, [plan.id])
+    with deleting(con, "pipeline", plan.id, plan.name, "delete_pipeline", chains, now=now) as delete:
+        delete_pipelines(con, [plan.id], delete)
     prune_arrays(con)
     return plan
 
 
-def delete_chain(con: Connection, chain_id: str) -> Deletion:
+def delete_chain(con: Connection, chain_id: str, *, now: bool = True) -> Deletion:
     """Delete a chain with its predictions inside the caller's transaction; its pipeline stays.
 
     Raises
@@ -149,29 +152,32 @@ def delete_chain(con: Connection, chain_id: str) -> Deletion:
     UnknownId
     """
     plan = plan_deletion(con, "chain", chain_id)
-    con.execute(
-        "DELETE FROM prediction_arrays WHERE prediction_id IN "
-        "(SELECT prediction_id FROM predictions WHERE chain_id = ?)",
-        [plan.id],
-    )
-    con.execute("DELETE FROM predictions WHERE chain_id = ?", [plan.id])
-    release_chains(con, [plan.id])
+    params = {"id": plan.id}
+    with deleting(con, "chain", plan.id, plan.name, "delete_chain", [plan.id], now=now) as delete:
+        delete(
+            con,
+            "prediction_arrays",
+            "prediction_id IN (SELECT prediction_id FROM predictions WHERE chain_id = $id)",
+            params,
+        )
+        delete(con, "predictions", "chain_id = $id", params)
+        release_chains(con, [plan.id], delete)
     prune_arrays(con)
     return plan
 
 
-def release_chains(con: Connection, chains: Sequence[str]) -> None:
+def release_chains(con: Connection, chains: Sequence[str], delete: Delete = plain_delete) -> None:
     """Delete chains with their references and records; predictions stay, without the chain that they named."""
     params = {"ids": list(chains)}
     con.execute("INSERT INTO dead SELECT unnest($ids), 'deleted', $now", {**params, "now": now_naive()})
     gone = {"ids": [str(row[0]) for row in con.execute(_RECORDS_OF_CHAINS, params).fetchall()]}
-    of_chains = "owner_kind = 'chain' AND owner_id IN (SELECT unnest($ids))"
-    for statement, given in (
-        ("DELETE FROM artifact_links WHERE record_id IN (SELECT unnest($ids))", gone),
-        ("DELETE FROM artifact_refs WHERE owner_kind = 'record' AND owner_id IN (SELECT unnest($ids))", gone),
-        ("DELETE FROM artifact_records WHERE record_id IN (SELECT unnest($ids))", gone),
-        (f"DELETE FROM artifact_refs WHERE {of_chains}", params),
-        ("UPDATE predictions SET chain_id = NULL WHERE chain_id IN (SELECT unnest($ids))", params),
-        ("DELETE FROM chains WHERE chain_id IN (SELECT unnest($ids))", params),
+    listed = "IN (SELECT unnest($ids))"
+    for table, where, given in (
+        ("artifact_links", f"record_id {listed}", gone),
+        ("artifact_refs", f"owner_kind = 'record' AND owner_id {listed}", gone),
+        ("artifact_records", f"record_id {listed}", gone),
+        ("artifact_refs", f"owner_kind = 'chain' AND owner_id {listed}", params),
+        (UNLINKED, f"chain_id {listed}", params),
+        ("chains", f"chain_id {listed}", params),
     ):
-        con.execute(statement, given)
+        delete(con, table, where, given)

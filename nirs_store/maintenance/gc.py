@@ -28,6 +28,8 @@ from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
 from nirs_store.errors import PathEscapes
 from nirs_store.ids import earlier, now_naive
+from nirs_store.maintenance import trash
+from nirs_store.maintenance.trash import chains_of, deleting
 from nirs_store.records.artifacts import dependents_outside
 from nirs_store.records.notes import note
 from nirs_store.values import GRACE_SECONDS, as_seconds, askable
@@ -67,6 +69,7 @@ __all__ = [
 _USED_ARRAYS = """
     SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS array_hash FROM prediction_arrays
     UNION SELECT wavelengths FROM chains
+    UNION SELECT unnest(json_extract_string(holds, '$.arrays[*]')) FROM trash
 """
 
 
@@ -105,6 +108,7 @@ def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
         ("artifact_records", f"pipeline_id IN {pipelines}"),
         ("artifact_links", f"pipeline_id IN {pipelines}"),
         ("logs", f"pipeline_id IN {pipelines}"),
+        ("metrics", f"pipeline_id IN {pipelines}"),
     ):
         rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})
     own = f"(pipeline_id IN {pipelines})"
@@ -133,19 +137,23 @@ def needed_elsewhere(con: Connection, run_id: str) -> list[tuple[str, str]]:
     return dependents_outside(con, _pipelines(con, askable(run_id)))
 
 
-def delete_run(con: Connection, run_id: str) -> RunDeletion:
+def delete_run(
+    con: Connection, run_id: str, *, now: bool = True, operation: str = "delete_run"
+) -> RunDeletion:
     """Delete a run and everything it owns inside the caller's transaction; gives what was deleted.
 
-    Its artifacts are those that nothing references any more.
+    Its artifacts are those that nothing references any more; unless `now`, the trash references them all.
     """
     run_id = askable(run_id)
     named = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
     if not named:
         return RunDeletion(run_id, None, {}, (), 0)
     pipelines = _pipelines(con, run_id)
-    con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [run_id, now_naive()])
-    deleted = delete_pipelines(con, pipelines)
-    con.execute("DELETE FROM runs WHERE run_id = ?", [run_id])
+    name = str(named[0][0])
+    with deleting(con, "run", run_id, name, operation, chains_of(con, pipelines), now=now) as delete:
+        con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [run_id, now_naive()])
+        deleted = delete_pipelines(con, pipelines, delete)
+        delete(con, "runs", "run_id = $id", {"id": run_id})
     prune_arrays(con)
     orphans = con.execute(
         "SELECT artifact_id, size_bytes FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[])) "
@@ -154,7 +162,7 @@ def delete_run(con: Connection, run_id: str) -> RunDeletion:
     ).fetchall()
     return RunDeletion(
         run_id,
-        str(named[0][0]),
+        name,
         {"runs": 1} | {table: count for table, count in deleted.rows.items() if count},
         tuple(str(row[0]) for row in orphans),
         sum(int(row[1]) for row in orphans),
@@ -166,15 +174,19 @@ def _pipelines(con: Connection, run_id: str) -> list[str]:
     return [str(row[0]) for row in found]
 
 
-def delete_prediction(con: Connection, prediction_id: str) -> bool:
+def delete_prediction(con: Connection, prediction_id: str, *, now: bool = True) -> bool:
     """Delete one prediction with its arrays inside the caller's transaction."""
     prediction_id = askable(prediction_id)
-    found = con.execute("SELECT 1 FROM predictions WHERE prediction_id = ?", [prediction_id]).fetchall()
+    found = con.execute(
+        "SELECT concat_ws(' ', model_name, fold_id, partition) FROM predictions WHERE prediction_id = ?",
+        [prediction_id],
+    ).fetchall()
     if not found:
         return False
-    con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [prediction_id, now_naive()])
-    con.execute("DELETE FROM prediction_arrays WHERE prediction_id = ?", [prediction_id])
-    con.execute("DELETE FROM predictions WHERE prediction_id = ?", [prediction_id])
+    with deleting(con, "prediction", prediction_id, str(found[0][0]), "delete_prediction", now=now) as delete:
+        con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [prediction_id, now_naive()])
+        for table in ("prediction_arrays", "predictions"):
+            delete(con, table, "prediction_id = $id", {"id": prediction_id})
     prune_arrays(con)
     return True
 
@@ -274,15 +286,15 @@ def all_paths(con: Connection) -> dict[str, list[str]]:
     return paths
 
 
-def unused_arrays(con: Connection) -> tuple[int, int]:
-    """Count and bytes of arrays that nothing names."""
+def unused_arrays(con: Connection, due: Sequence[str] = ()) -> tuple[int, int]:
+    """Count and bytes of arrays that nothing names but some entries of the trash."""
     row = con.execute(
         f"""
         SELECT count(*), coalesce(sum({ARRAY_BYTES}), 0) FROM arrays WHERE array_hash NOT IN (
-            SELECT h FROM (
-                SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS h FROM prediction_arrays
-                UNION SELECT wavelengths FROM chains) WHERE h IS NOT NULL)
-        """
+            SELECT array_hash FROM ({_USED_ARRAYS} WHERE NOT list_contains(?, trash_id))
+            WHERE array_hash IS NOT NULL)
+        """,
+        [list(due)],
     ).fetchall()[0]
     return int(row[0]), int(row[1])
 
@@ -391,6 +403,8 @@ class GcPlan:
         Arrays in the catalog that no prediction or chain names.
     unknown_files
         Files among the blobs that no row names. They are reported, never deleted.
+    trash
+        Deletions whose time is over: they can no longer be undone after the gc.
     """
 
     artifacts: tuple[Unreferenced, ...]
@@ -400,6 +414,7 @@ class GcPlan:
     unused_arrays: int
     unused_array_bytes: int
     unknown_files: tuple[str, ...]
+    trash: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -412,6 +427,8 @@ class GcPlan:
             f"{len(self.files)} files of {len(self.artifacts)} unreferenced artifacts, {self.bytes:,} bytes; "
             f"{self.unused_arrays} unused arrays, {self.unused_array_bytes:,} bytes"
         )
+        if self.trash:
+            text += f"; {len(self.trash)} deletions leave the trash"
         if self.unknown_files:
             text += f"; {len(self.unknown_files)} unknown files, left alone"
         return text
@@ -426,10 +443,10 @@ class GcResult:
     plan: GcPlan
 
 
-def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS) -> GcPlan:
+def plan_gc(engine: Engine, *, grace_seconds: float = GRACE_SECONDS, now: bool = False) -> GcPlan:
     """Look what a gc would do; changes nothing."""
     grace = as_seconds(grace_seconds, "grace_seconds")
-    return engine.query(lambda con: _plan(con, engine, engine.living_sessions(), grace, None))
+    return engine.query(lambda con: _plan(con, engine, engine.living_sessions(), grace, None, now=now))
 
 
 def collect(
@@ -438,6 +455,7 @@ def collect(
     grace_seconds: float = GRACE_SECONDS,
     only: Sequence[str] | None = None,
     wait: bool = True,
+    now: bool = False,
 ) -> GcResult:
     """Remove artifacts that nothing holds, and unused arrays.
 
@@ -451,13 +469,15 @@ def collect(
         Until all files are deleted. Otherwise many of them are out of reach when this returns and go while the
         store goes on: nobody else gets the catalog, and neither `close` nor a vacuum returns, before they have
         gone. The result says then what was planned.
+    now
+        Empty the trash whatever its age.
     """
     grace = as_seconds(grace_seconds, "grace_seconds")
 
     def work(access: CatalogAccess) -> GcResult:
         access.sweeping = True
         try:
-            return _collect(engine, access, grace, None if only is None else list(only), wait)
+            return _collect(engine, access, grace, None if only is None else list(only), wait, now)
         finally:
             access.sweeping = False
 
@@ -467,14 +487,19 @@ def collect(
 
 
 def _collect(
-    engine: Engine, access: CatalogAccess, grace_seconds: float, only: list[str] | None, wait: bool
+    engine: Engine,
+    access: CatalogAccess,
+    grace_seconds: float,
+    only: list[str] | None,
+    wait: bool,
+    now: bool,
 ) -> GcResult:
     def first(con: Connection) -> GcPlan:
         # Asked here, after the journal was applied: every session that has rows now and is not in the
         # list has ended.
         alive = engine.living_sessions()
         end_dead_sessions(con, alive)
-        return _plan(con, engine, alive, grace_seconds, only)
+        return _plan(con, engine, alive, grace_seconds, only, now=now)
 
     plan = access.transact(first)
     if plan.files:
@@ -485,6 +510,7 @@ def _collect(
     claimed = read_claims(engine.layout, remove_dead=True)
 
     def second(con: Connection) -> list[str]:
+        trash.empty(con, plan.trash)
         if plan.unused_arrays:
             prune_arrays(con)
         gone = delete_unreferenced(
@@ -511,9 +537,17 @@ def _collect(
 
 
 def _plan(
-    con: Connection, engine: Engine, alive: list[str], grace_seconds: float, only: list[str] | None
+    con: Connection,
+    engine: Engine,
+    alive: list[str],
+    grace_seconds: float,
+    only: list[str] | None,
+    *,
+    now: bool = False,
 ) -> GcPlan:
+    due = [] if only is not None else trash.due(con, now=now)
     expired = [] if only is not None else expired_references(con, alive, grace_seconds)
+    expired += trash.references(con, due)
     candidates = unreferenced(con, expired, only)
     gone = {candidate.artifact_id for candidate in candidates}
     by_path = all_paths(con)
@@ -526,9 +560,11 @@ def _plan(
         }
     )
     size = sum(_size(engine.layout.root, path) for path in files)
-    count, array_bytes = (0, 0) if only is not None else unused_arrays(con)
+    count, array_bytes = (0, 0) if only is not None else unused_arrays(con, due)
     unknown = () if only is not None else tuple(sorted(_blob_files(engine) - by_path.keys()))
-    return GcPlan(tuple(candidates), tuple(files), size, tuple(expired), count, array_bytes, unknown)
+    return GcPlan(
+        tuple(candidates), tuple(files), size, tuple(expired), count, array_bytes, unknown, tuple(due)
+    )
 
 
 def _is_blob(root: Path, relative: str) -> bool:
@@ -592,6 +628,10 @@ class StorageReport:
         Files and arrays that nothing holds; `gc_artifacts` removes them.
     unknown_files : int
         Files among the artifacts that no row names; never removed.
+    trash : int
+        Deletions that can be undone.
+    trash_bytes : int
+        What they keep: their rows, and artifacts and arrays that nothing else holds.
     """
 
     files: dict[str, int]
@@ -599,6 +639,8 @@ class StorageReport:
     largest_runs: tuple[RunBytes, ...]
     unreferenced_bytes: int
     unknown_files: int
+    trash: int = 0
+    trash_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -620,16 +662,31 @@ class StorageReport:
 def storage_report(engine: Engine, *, runs: int = 10, grace_seconds: float = GRACE_SECONDS) -> StorageReport:
     """Measure a workspace; changes nothing."""
 
-    def ask(con: Connection) -> tuple[tuple[Shared, ...], tuple[RunBytes, ...]]:
+    def ask(con: Connection) -> tuple[tuple[Shared, ...], tuple[RunBytes, ...], tuple[int, int]]:
         kinds = (*artifact_bytes(con), array_bytes(con))
-        return kinds, tuple(largest_runs(con, runs))
+        return kinds, tuple(largest_runs(con, runs)), _in_trash(con)
 
-    kinds, largest = engine.query(ask)
+    kinds, largest, (entries, kept) = engine.query(ask)
     plan = plan_gc(engine, grace_seconds=grace_seconds)
     root = engine.layout.root
     files = {"catalog": sum(_size_storage(path) for path in (engine.layout.catalog, engine.layout.wal))}
     files |= {name: sum(map(_size_storage, (root / name).rglob("*"))) for name in _FOLDERS}
-    return StorageReport(files, kinds, largest, plan.bytes + plan.unused_array_bytes, len(plan.unknown_files))
+    free = plan.bytes + plan.unused_array_bytes
+    return StorageReport(files, kinds, largest, free, len(plan.unknown_files), entries, kept)
+
+
+def _in_trash(con: Connection) -> tuple[int, int]:
+    """Count the deletions in the trash, and the bytes that nothing but the trash keeps."""
+    count, rows = con.execute("SELECT count(*), coalesce(sum(size_bytes), 0) FROM trash").fetchall()[0]
+    artifacts = number(
+        con,
+        "SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM blobs b WHERE EXISTS (SELECT 1 FROM artifact_refs r "
+        "WHERE r.artifact_id = b.artifact_id) AND NOT EXISTS (SELECT 1 FROM artifact_refs r "
+        "WHERE r.artifact_id = b.artifact_id AND r.owner_kind <> 'trash')",
+    )
+    everything = [str(row[0]) for row in con.execute("SELECT trash_id FROM trash").fetchall()]
+    arrays = unused_arrays(con, everything)[1] - unused_arrays(con)[1]
+    return int(count), int(rows) + artifacts + arrays
 
 
 def _size_storage(path: Path) -> int:
@@ -641,6 +698,11 @@ def _size_storage(path: Path) -> int:
 
 
 # -- Giving the space of deleted rows back to the file system.
+
+
+def _prune(con: Connection) -> None:
+    trash.empty(con, trash.due(con))
+    prune_arrays(con)
 
 
 def vacuum(engine: Engine) -> tuple[int, int]:
@@ -657,7 +719,7 @@ def vacuum(engine: Engine) -> tuple[int, int]:
         note(engine, "vacuum", "workspace", details={"bytes": engine.layout.catalog.stat().st_size}, con=con)
 
     def work(access: CatalogAccess) -> tuple[int, int]:
-        access.transact(prune_arrays)
+        access.transact(_prune)
         access.close_connection()
         before = engine.layout.catalog.stat().st_size
         access.rewrite(finish)

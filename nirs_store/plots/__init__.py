@@ -33,6 +33,7 @@ from nirs_store.plots.pivot_map import chain_heatmap, heatmap, heatmap_frame
 from nirs_store.plots.residual import chain_residuals, residuals
 from nirs_store.plots.scatter import chain_predicted_vs_measured, predicted_vs_measured
 from nirs_store.plots.spectra import chain_spectra_by_step, spectra_by_step
+from nirs_store.plots.training import training_curves
 
 __all__ = [
     "chain_confusion_matrix",
@@ -68,4 +69,5 @@ __all__ = [
     "scores",
     "spectra_by_step",
     "t2_q",
+    "training_curves",
 ]

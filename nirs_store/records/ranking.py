@@ -50,6 +50,7 @@ __all__ = [
     "predictions_of",
     "predictions_of_chain",
     "rank_matches",
+    "scores_of",
     "tasks_and_metrics",
     "top_chains",
 ]
@@ -608,21 +609,34 @@ def chain_kinds(
     other chains alone, some at a time.
     """
     wanted = _known_metric(metric)
+    return engine.query(lambda con: _all_scored(con, wanted, task_type, filters))
 
-    def ask(con: Connection) -> tuple[pl.DataFrame, str]:
-        found, task, chosen = _candidates(con, wanted, task_type, filters)
-        decided = pl.col("pooled").is_finite().fill_null(False) & ~pl.col("repeated")
-        if chosen not in ADDITIVE:
-            decided = pl.lit(False)
-        rest = found.filter(~decided)
-        parts = [found.filter(decided).with_columns(score=pl.col("pooled"))]
-        for begin in range(0, rest.height, _BATCH):
-            batch = rest[begin : begin + _BATCH]
-            scores = _scored(con, batch, task, chosen).select("chain_id", "score")
-            parts.append(batch.join(scores, on="chain_id", how="left", maintain_order="left"))
-        return pl.concat(parts), chosen
 
-    return engine.query(ask)
+def _all_scored(
+    con: Connection, metric: str | None, task_type: str | None, filters: Mapping[str, Any]
+) -> tuple[pl.DataFrame, str]:
+    found, task, chosen = _candidates(con, metric, task_type, filters)
+    decided = pl.col("pooled").is_finite().fill_null(False) & ~pl.col("repeated")
+    if chosen not in ADDITIVE:
+        decided = pl.lit(False)
+    rest = found.filter(~decided)
+    parts = [found.filter(decided).with_columns(score=pl.col("pooled"))]
+    for begin in range(0, rest.height, _BATCH):
+        batch = rest[begin : begin + _BATCH]
+        scores = _scored(con, batch, task, chosen).select("chain_id", "score")
+        parts.append(batch.join(scores, on="chain_id", how="left", maintain_order="left"))
+    return pl.concat(parts), chosen
+
+
+def scores_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
+    """Return the score of each of some chains that has predictions, by the metric that they were recorded with."""
+    narrowed = {"chain_ids": list(chain_ids)}
+    columns = ("chain_id", "model_name", "score", "fold_sd", "n_samples")
+    frames = []
+    for kind in sorted({_task(kind) for kind, _ in tasks_and_metrics(con, **narrowed)}) or ["regression"]:
+        scored, metric = _all_scored(con, None, kind, narrowed)
+        frames.append(scored.select(*columns, task=pl.lit(kind), metric=pl.lit(metric)))
+    return pl.concat(frames)
 
 
 def _warn_of_targets(ranked: pl.DataFrame, metric: str) -> None:

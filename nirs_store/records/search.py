@@ -13,6 +13,7 @@ from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.records import ranking
 from nirs_store.records.queries import frame
+from nirs_store.scores import higher_is_better
 from nirs_store.values import as_text
 
 __all__ = ["SYNONYMS", "search", "words_of"]
@@ -46,6 +47,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 """What a word finds besides itself. After ``@`` come letters with which a word begins, else it is a pattern."""
 
+_PAST_TEXT = (
+    "lower(concat_ws(' ', run_name, array_to_string(json_extract_string(tags, '$[*]'), ' '), pipeline_name, "
+    "dataset_name, target, target_unit, preprocessings, model_class, steps))"
+)
 _MOST_WORDS = 32
 _BOUNDARY = r"(?:^|[^\p{L}\p{N}])"
 # `lv=12`, `n_components=12`, `deriv=2`: a parameter of some step.
@@ -102,10 +107,43 @@ def _matching(words: list[str], text: str) -> tuple[str, dict[str, Any]]:
     return " AND ".join(where), params
 
 
-def search(engine: Engine, text: str, n: int | None, metric: str | None) -> pl.DataFrame:
+def search(
+    engine: Engine, text: str, n: int | None, metric: str | None, *, deleted: bool = False
+) -> pl.DataFrame:
     """Find chains; see `WorkspaceStore.search`."""
     words = words_of(text)
+    if deleted:
+        return engine.query(lambda con: _search_past(con, words, n, metric))
     return engine.query(lambda con: _search(con, words, n, metric))
+
+
+def _search_past(con: Connection, words: list[str], n: int | None, metric: str | None) -> pl.DataFrame:
+    """Find chains that were deleted, the best of each target first."""
+    if metric is not None:
+        higher_is_better(metric)  # refuses an unknown name
+    condition, params = _matching(words, "hay")
+    found = frame(
+        con,
+        f"""
+        SELECT chain_id, run_id, run_name, pipeline_id, pipeline_name, dataset_name, preprocessings, model_name,
+            model_class, concat_ws(' > ', nullif(preprocessings, ''), model_name) AS pipeline, metric, score,
+            score_sd, n_samples, created_at, target, target_unit, components, task,
+            coalesce(json_extract_string(tags, '$[*]'), []) AS tags, deleted_at, trash_id
+        FROM (SELECT *, {_PAST_TEXT} AS hay FROM past_chains)
+        WHERE ({condition}) AND ($metric IS NULL OR metric = $metric) ORDER BY chain_id
+        """,
+        {**params, "metric": metric},
+    )
+    signed = pl.col("score").fill_nan(None) * pl.col("metric").map_elements(
+        lambda name: -1.0 if higher_is_better(name) else 1.0, return_dtype=pl.Float64
+    )
+    about = ["target", "target_unit", "task", "metric"]
+    ranked = found.with_columns(_rank=signed).sort([*about, "_rank"], nulls_last=True, maintain_order=True)
+    return (
+        (ranked if n is None else ranked.group_by(about, maintain_order=True).head(n))
+        .drop("_rank")
+        .select(found.columns)
+    )
 
 
 def _search(con: Connection, words: list[str], n: int | None, metric: str | None) -> pl.DataFrame:

@@ -110,7 +110,7 @@ def test_a_reader_waits_no_longer_than_its_timeout_and_a_writer_not_at_all(
         with pytest.raises(StoreBusy, match=str(child.pid)):
             other.list_runs()
         assert 0.25 < time.monotonic() - start < 5
-        for change in (lambda: other.delete_run(run_id), other.vacuum, other.gc_artifacts):
+        for change in (lambda: other.delete_run(run_id, now=True), other.vacuum, other.gc_artifacts):
             with pytest.raises(StoreBusy):
                 change()
         own = other.begin_run("writers go on", {}, [])
@@ -320,8 +320,8 @@ def test_a_result_that_was_left_unfinished_does_not_spoil_the_next_question(stor
     for call in (
         lambda: store.gc_artifacts(dry_run=True),
         lambda: store.delete_run(run_id, dry_run=True),
-        lambda: store.delete_prediction("nobody"),
-        lambda: store.delete_run("nobody"),
+        lambda: store.delete_prediction("nobody", now=True),
+        lambda: store.delete_run("nobody", now=True),
     ):
         call()
         assert store.list_runs().height == 1
@@ -350,8 +350,8 @@ def test_a_read_only_store_answers_and_makes_no_file(store: WorkspaceStore, fold
             lambda: reader.begin_run("x", {}, []),
             lambda: reader.fail_run(run_id, "x"),
             lambda: reader.save_artifact(1, "int", "model"),
-            lambda: reader.delete_run(run_id),
-            lambda: reader.delete_prediction("x"),
+            lambda: reader.delete_run(run_id, now=True),
+            lambda: reader.delete_prediction("x", now=True),
             lambda: reader.gc_artifacts(),
             reader.vacuum,
             reader.transaction,

@@ -183,7 +183,7 @@ def test_rows_of_a_deleted_run_are_dropped_counted_and_said(store: WorkspaceStor
         run_id, pipeline_id = begin(other)
         chain_id = chain_of(other, pipeline_id)
         other.flush()
-        assert store.delete_run(run_id) == 3
+        assert store.delete_run(run_id, now=True) == 3
         # The other one does not know; it goes on recording, and nothing it does fails.
         late = whole_pipeline(other, run_id)
         predict(other, pipeline_id, chain_id)
@@ -223,7 +223,7 @@ def test_a_prediction_that_names_a_chain_of_a_deleted_run_is_dropped_with_its_ar
         _, elsewhere = begin(other, "builds on it")
         other.save_prediction(elsewhere, chain_id, **prediction())
         late = predict(other, elsewhere, chain_id)
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         other.flush()
         with pytest.warns(UserWarning, match="dropped"):
             assert store.get_prediction(late) is None
@@ -252,7 +252,7 @@ def test_the_id_of_a_deleted_prediction_can_be_given_to_a_new_one(store: Workspa
     _, pipeline_id = begin(store)
     store.save_prediction(pipeline_id, None, **prediction(), prediction_id="mine")
     store.save_prediction_arrays("mine", Y_TRUE, Y_TRUE)
-    assert store.delete_prediction("mine")
+    assert store.delete_prediction("mine", now=True)
     store.save_prediction(pipeline_id, None, **prediction(val_score=0.1), prediction_id="mine")
     store.save_prediction_arrays("mine", Y_TRUE, Y_TRUE + 1)
     found = store.get_prediction("mine", load_arrays=True)
@@ -511,5 +511,5 @@ def test_nothing_is_said_when_nothing_was_dropped(store: WorkspaceStore) -> None
         warnings.simplefilter("error")
         run_id, _ = begin(store)
         whole_pipeline(store, run_id)
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         assert store.list_runs().is_empty()

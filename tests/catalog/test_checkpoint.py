@@ -90,7 +90,7 @@ def test_a_deletion_puts_them_together(store: WorkspaceStore, folder: Path, pipe
     whole_pipeline(store, gone)
     ask_after_each(store, pipeline_id, 3)
     assert groups(folder) > 2
-    store.delete_run(gone)
+    store.delete_run(gone, now=True)
     let_go(store)
     assert (groups(folder), marks(folder)) == (1, 0)
 
@@ -102,7 +102,7 @@ def test_nobody_who_waits_waits_for_that(
     whole_pipeline(store, gone)
     ask_after_each(store, pipeline_id, 3)
     monkeypatch.setattr(access_module.Lease, "wanted", lambda lease: lease.mode == "exclusive")
-    store.delete_run(gone)
+    store.delete_run(gone, now=True)
     let_go(store)
     assert groups(folder) > 1
     assert marks(folder) > 3

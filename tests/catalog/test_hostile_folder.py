@@ -70,7 +70,7 @@ def use(folder: Path) -> None:
             store.list_runs()
             _, pipeline_id = begin(store, "mine")
             store.save_artifact([pipeline_id], "builtins.dict", "model", "joblib")
-            store.delete_run(store.begin_run("gone", {}, []))
+            store.delete_run(store.begin_run("gone", {}, []), now=True)
             store.gc_artifacts(grace_seconds=0)
             store.vacuum()
         with contextlib.suppress(NirsStoreError):

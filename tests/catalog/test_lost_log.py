@@ -110,7 +110,7 @@ def test_a_change_that_no_journal_holds_is_missed_aloud_and_found_by_every_check
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with WorkspaceStore(folder) as store:
-            store.delete_run(begin(store)[0])
+            store.delete_run(begin(store)[0], now=True)
             assert errors(store) == []
             assert "changes_lost" in [found.kind for found in store.check().findings]
             store.vacuum()
@@ -153,7 +153,7 @@ def test_what_is_whole_is_never_called_lost(changed: Path, folder: Path, silent:
     with WorkspaceStore(folder) as store:
         whole_pipeline(store, begin(store)[0])
         store.query_predictions()
-        store.delete_run(begin(store)[0])
+        store.delete_run(begin(store)[0], now=True)
         store.collect_garbage(grace_seconds=0.0)
         store.vacuum()
         whole_pipeline(store, begin(store)[0])
@@ -164,7 +164,7 @@ def test_what_is_whole_is_never_called_lost(changed: Path, folder: Path, silent:
 @pytest.mark.parametrize("value", ["", "none", "-5", "1e3", "9" * 18, "9" * 5000])
 def test_a_count_that_makes_no_sense_sets_no_commit_aside(folder: Path, silent: None, value: str) -> None:
     with WorkspaceStore(folder) as store:
-        store.delete_run(begin(store)[0])
+        store.delete_run(begin(store)[0], now=True)
         store._engine.change(
             lambda con: con.execute(
                 "UPDATE nirs_store_meta SET value = ? WHERE key = 'change_count'", [value]

@@ -44,12 +44,12 @@ def writable(store: WorkspaceStore) -> Iterator[WorkspaceStore]:
     with store.run("passing"):
         pass
     extra = store.list_runs()["run_id"][0]
-    store.delete_run(extra)
+    store.delete_run(extra, now=True)
     yield store
     assert store.list_runs().drop("summary").equals(before)
     with store.run("still records"):
         pass
-    store.delete_run(store.list_runs()["run_id"][0])
+    store.delete_run(store.list_runs()["run_id"][0], now=True)
 
 
 def test_a_select_gives_a_frame(store: WorkspaceStore) -> None:

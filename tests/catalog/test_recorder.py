@@ -201,9 +201,9 @@ def test_a_deletion_elsewhere_does_not_make_a_transaction_forget_its_own_rows(st
     with store.transaction():
         run_id = store.begin_run("kept", {}, [])
         artifact_id = store.save_artifact({"a": 1}, "dict", "model")
-        store.delete_run(doomed)
+        store.delete_run(doomed, now=True)
         pipeline_id = store.begin_pipeline(run_id, "p", {}, [], "corn", "h")
-        store.delete_run("unknown")
+        store.delete_run("unknown", now=True)
         predict(store, pipeline_id, chain_of(store, pipeline_id, artifact_id))
     assert store.query_predictions(run_id=run_id).height == 1
 

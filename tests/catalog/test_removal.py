@@ -55,7 +55,7 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_the_files_of_a_deleted_run_are_gone_when_the_store_is_closed(
     store: WorkspaceStore, folder: Path
 ) -> None:
-    store.delete_run(doomed_run(store))
+    store.delete_run(doomed_run(store), now=True)
     assert blobs(folder) == []
     store.close()
     assert aside_files(store._engine.layout) == []
@@ -66,7 +66,7 @@ def test_the_store_goes_on_and_nobody_else_has_the_catalog_until_the_files_are_g
 ) -> None:
     run_id = doomed_run(store)
     with held_back(monkeypatch) as gate, WorkspaceStore(folder, lock_timeout=0.3) as other:
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         assert len(aside_files(store._engine.layout)) == MANY
         # Longer than the catalog lingers after a question.
         with pytest.raises(StoreBusy):
@@ -82,7 +82,7 @@ def test_a_gc_beside_it_neither_counts_those_files_nor_calls_them_unknown(
 ) -> None:
     run_id = doomed_run(store)
     with held_back(monkeypatch):
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         assert store.gc_artifacts(dry_run=True).unknown_files == ()
         assert store.gc_artifacts() == 0
         assert len(aside_files(store._engine.layout)) == MANY
@@ -93,7 +93,7 @@ def test_what_is_saved_anew_meanwhile_stays(
 ) -> None:
     run_id = doomed_run(store)
     with held_back(monkeypatch):
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         artifact_id = store.save_artifact({"model": 7}, "dict", "model")
         assert store.load_artifact(artifact_id) == {"model": 7}
     store.close()
@@ -107,7 +107,7 @@ def test_files_of_the_same_names_are_set_aside_when_the_first_have_gone(
 ) -> None:
     run_id = doomed_run(store)
     with held_back(monkeypatch) as gate:
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         again = doomed_run(store)
         seen = []
         real = store._engine.access.await_removal
@@ -119,7 +119,7 @@ def test_files_of_the_same_names_are_set_aside_when_the_first_have_gone(
             real()
 
         monkeypatch.setattr(store._engine.access, "await_removal", waiting)
-        store.delete_run(again)
+        store.delete_run(again, now=True)
         assert seen == [(MANY, MANY)]
     store.close()
     assert aside_files(store._engine.layout) == []
@@ -133,7 +133,7 @@ def test_a_vacuum_works_beside_it_and_returns_when_the_files_are_gone(
     rewrite, wait = access.rewrite, access.await_removal
     beside = []
     with held_back(monkeypatch) as gate:
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
 
         def rewriting(finish: Any) -> None:
             rewrite(finish)
@@ -169,7 +169,7 @@ def test_a_program_that_ends_without_closing_leaves_no_files(tmp_path: Path) -> 
             threading.main_thread().join()
             return real(paths)
         removal.remove_files = late
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
     """
     done = python(textwrap.dedent(code), tmp_path / "ws")
     assert (done.returncode, done.stderr) == (0, "")
@@ -188,7 +188,7 @@ def test_files_that_could_not_be_deleted_are_told_and_deleted_by_whoever_comes_n
 
     run_id = doomed_run(store)
     monkeypatch.setattr(removal, "remove_files", refused)
-    store.delete_run(run_id)
+    store.delete_run(run_id, now=True)
     assert len(aside_files(store._engine.layout)) == MANY
     with pytest.warns(UserWarning, match="could not be deleted.*the disk says no"):
         store.vacuum()

@@ -75,7 +75,7 @@ def test_rows_that_take_several_arrays_come_back_all_the_same() -> None:
 @pytest.mark.parametrize("buried", [False, True])
 def test_a_commit_whose_rows_take_several_arrays_is_applied(store: WorkspaceStore, buried: bool) -> None:
     if buried:  # rows are looked at one by one while there are tombstones
-        store.delete_run(begin(store)[0])
+        store.delete_run(begin(store)[0], now=True)
     _, pipeline_id = begin(store)
     with store.transaction():
         ids = [store.save_prediction(pipeline_id, None, **prediction(val_score=i)) for i in range(3)]

@@ -188,6 +188,11 @@ def _deleted(store: WorkspaceStore, now: Picture, run_id: str) -> list[str]:
     return [f"run {run_id} is there again"] if run_id in now["runs"] else []
 
 
+def _kept(store: WorkspaceStore, now: Picture, run_id: str) -> list[str]:
+    there, deleted = run_id in now["runs"], store.trash.list()["object_id"].to_list()
+    return [] if (run_id in deleted) is not there else [f"{run_id}: a run is {there}, in the trash {deleted}"]
+
+
 def _collected(store: WorkspaceStore, now: Picture, orphans: list[str]) -> list[str]:
     return [f"{key} is there again" for key in orphans if store.get_artifact(key) is not None]
 
@@ -210,6 +215,7 @@ _ACKS: dict[str, Any] = {
     "pipeline": _completed("pipelines"),
     "completed": _completed("runs"),
     "deleted": _deleted,
+    "kept": _kept,
     "collected": _collected,
     "exported": _exported,
     "done": _done,

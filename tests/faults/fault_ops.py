@@ -134,8 +134,17 @@ def _complete_pipeline(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -
 
 
 def _delete_run(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
-    store.delete_run(facts["doomed_run"])
+    store.delete_run(facts["doomed_run"], now=True)
     ack("deleted", facts["doomed_run"])
+
+
+def _trash(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
+    run_id = facts["doomed_run"]
+    ack("kept", run_id)
+    store.delete_run(run_id)
+    store.gc_artifacts(grace_seconds=0.0)
+    store.trash.restore(run_id)
+    ack("run", run_id)
 
 
 def _gc(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
@@ -176,6 +185,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("predictions", "usual", _predictions, "call"),
         Operation("complete_pipeline", "usual", _complete_pipeline, threads=("main", "blobs")),
         Operation("delete_run", "usual", _delete_run),
+        Operation("trash", "usual", _trash),
         Operation("gc", "usual", _gc),
         Operation("vacuum", "usual", _vacuum),
         Operation("export_chain", "usual", _export),

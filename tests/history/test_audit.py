@@ -120,8 +120,8 @@ def test_what_destroys_is_noted_in_its_own_transaction(store: WorkspaceStore) ->
     run_id = store.begin_run("run", {}, [])
     whole_pipeline(store, run_id)
     prediction_id = store.query_predictions()["prediction_id"][0]
-    store.delete_prediction(prediction_id)
-    store.delete_run(run_id)
+    store.delete_prediction(prediction_id, now=True)
+    store.delete_run(run_id, now=True)
     store.gc_artifacts()
     store.vacuum()
     assert operations(store)[3:] == ["delete_prediction", "delete_run", "gc", "gc", "vacuum"]
@@ -130,8 +130,8 @@ def test_what_destroys_is_noted_in_its_own_transaction(store: WorkspaceStore) ->
 
 
 def test_deleting_nothing_is_no_entry(store: WorkspaceStore) -> None:
-    assert store.delete_run("nothing") == 0
-    assert store.delete_prediction("nothing") is False
+    assert store.delete_run("nothing", now=True) == 0
+    assert store.delete_prediction("nothing", now=True) is False
     assert operations(store) == []
 
 
@@ -424,7 +424,7 @@ def test_names_of_the_system_that_are_no_text_hinder_nobody(
 
 
 def test_a_verification_says_which_heads_it_was_compared_with(store: WorkspaceStore) -> None:
-    store.delete_run(store.begin_run("a", {}, []))
+    store.delete_run(store.begin_run("a", {}, []), now=True)
     report = store.audit.verify()
     assert (report.ok, report.kept_head, report.outside_head) == (True, False, False)
     assert "No kept head was there" in str(report)
@@ -452,7 +452,7 @@ def test_an_unknown_operation_is_refused_with_the_nearest(
 
 
 def test_what_another_version_noted_can_be_asked_for(store: WorkspaceStore) -> None:
-    store.delete_run(store.begin_run("a", {}, []))
+    store.delete_run(store.begin_run("a", {}, []), now=True)
     store._engine.change(
         lambda con: con.execute("UPDATE audit_entries SET operation = 'teleport' WHERE number = 1")
     )

@@ -168,7 +168,7 @@ def test_depth_and_number_can_be_bounded(store: WorkspaceStore, things: Things) 
 
 def test_what_is_deleted_is_shown_as_gone(store: WorkspaceStore, things: Things) -> None:
     store.lineage.link(things.prediction, things.run2)
-    store.delete_prediction(things.prediction)
+    store.delete_prediction(things.prediction, now=True)
     assert "(not here)" in str(store.lineage.tree(things.run2))
 
 

@@ -148,7 +148,7 @@ def test_of_a_chain_the_models_go_and_the_scores_stay(
     store: WorkspaceStore, three: Sequence[str], folder: Path
 ) -> None:
     plan = store.retention.plan(keep_top_k(1, "rmse"))
-    result = store.retention.execute(plan)
+    result = store.retention.execute(plan, now=True)
     assert (result.taken, result.files, result.bytes) == (2, 2, plan.bytes)
     assert chains(store) == [three[1]]
     assert len(list((folder / "artifacts").rglob("*.joblib"))) == 1
@@ -244,7 +244,7 @@ def test_what_is_being_recorded_stays(store: WorkspaceStore) -> None:
 def test_what_came_to_be_needed_after_the_plan_stays(store: WorkspaceStore, three: Sequence[str]) -> None:
     plan = store.retention.plan(NOTHING)
     store.retention.pin(("chain", three[1]))
-    store.delete_run(run_of(store, three[0]))
+    store.delete_run(run_of(store, three[0]), now=True)
     result = store.retention.execute(plan)
     assert (result.removed["chain"], result.skipped) == ([three[2]], 2)
 
@@ -379,7 +379,7 @@ def test_it_is_carried_out_when_a_run_is_completed_and_says_so(
         scored(store, 0.2)
     assert store.list_runs()["name"].to_list() == ["a.PLS 0.2"]
     assert [record.message for record in caplog.records] == [
-        "retention (after run): deleted 1 runs, 1 files (54 B)"
+        "retention (after run): deleted 1 runs, 0 files (0 B)"
     ]
     assert store.audit.query("retention").height == 1
 

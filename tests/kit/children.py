@@ -150,7 +150,7 @@ def _answers_and_refusals(folder: Path, options: dict[str, Any]) -> dict[str, An
         for name, change in {
             "begin_run": lambda: store.begin_run("new", {}, []),
             "save_artifact": lambda: store.save_artifact(1, "int", "model", "joblib"),
-            "delete_run": lambda: store.delete_run(found["runs"][0]),
+            "delete_run": lambda: store.delete_run(found["runs"][0], now=True),
             "gc": lambda: store.gc_artifacts(),
             "vacuum": lambda: store.vacuum(),
             "fail_run": lambda: store.fail_run(found["runs"][0], "no"),
@@ -191,7 +191,7 @@ def record_until_told(talk: Talk, folder: Path) -> int:
             whole_pipeline(store, run_id, f"p{number}")
             store.complete_run(run_id, {})
             if number % 3 == 2:
-                store.delete_run(run_id)
+                store.delete_run(run_id, now=True)
             number += 1
             if number == 2:
                 talk.say("recording")

@@ -65,7 +65,7 @@ def deleter(talk: Talk, folder: Path) -> None:
     while True:
         run_id, with_artifacts = talk.wait()
         try:
-            store.delete_run(run_id, delete_artifacts=with_artifacts)
+            store.delete_run(run_id, delete_artifacts=with_artifacts, now=True)
             talk.say(("done", None))
         except StoreBusy:
             talk.say(("busy", None))

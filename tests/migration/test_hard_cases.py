@@ -97,9 +97,9 @@ def test_what_was_deleted_here_does_not_come_back(small: Path, tmp_path: Path) -
     migrate_nirs4all(small, tmp_path / "ours")
     with WorkspaceStore(tmp_path / "ours") as store:
         run_id = store.list_runs().filter(pl.col("name") == "by hand")["run_id"][0]
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         prediction_id = store.query_predictions(limit=1)["prediction_id"][0]
-        store.delete_prediction(prediction_id)
+        store.delete_prediction(prediction_id, now=True)
     report = migrate_nirs4all(small, tmp_path / "ours")
     assert {c.added for c in report.counts.values()} == {0}
     assert report.verified

@@ -174,7 +174,7 @@ class ModelStore(ModelRecords):
 
     # -- deletion -----------------------------------------------------------------------------
 
-    def delete_run(self, run_id: str, delete_artifacts: bool = True) -> int:
+    def delete_run(self, run_id: str, delete_artifacts: bool = True, *, now: bool = False) -> int:
         """Delete a run with all it owns; gives the number of rows, 0 for an unknown run."""
         if run_id not in self._open().runs:
             return 0
@@ -187,7 +187,7 @@ class ModelStore(ModelRecords):
                 del self._state.artifacts[artifact_id]
         return deleted
 
-    def delete_prediction(self, prediction_id: str) -> bool:
+    def delete_prediction(self, prediction_id: str, *, now: bool = False) -> bool:
         """Delete a prediction with its arrays; False when there is none."""
         self._open().arrays.pop(prediction_id, None)
         return self._state.predictions.pop(prediction_id, None) is not None

@@ -72,9 +72,9 @@ def test_an_artifact_of_two_chains_survives_the_deletion_of_either(store: ModelS
     for run_id in (first, second):
         chain(store, begin(store, run_id), artifact_id)
     assert count(store, artifact_id) == 2
-    store.delete_run(first)
+    store.delete_run(first, now=True)
     assert store.load_artifact(artifact_id) == "model"
-    store.delete_run(second)
+    store.delete_run(second, now=True)
     assert count(store, artifact_id) is None
     with pytest.raises(UnknownId):
         store.load_artifact(artifact_id)
@@ -86,10 +86,10 @@ def test_deleting_without_artifacts_releases_them_for_gc(store: ModelStore) -> N
     artifact_id = save(store)
     predict(store, pipeline_id, chain(store, pipeline_id, artifact_id))
     store.log_step(pipeline_id, 1, "PLS", "start")
-    assert store.delete_run(run_id, delete_artifacts=False) == 5
+    assert store.delete_run(run_id, delete_artifacts=False, now=True) == 5
     assert count(store, artifact_id) == 0
     assert store.gc_artifacts() == 1
-    assert store.delete_run(run_id) == 0
+    assert store.delete_run(run_id, now=True) == 0
 
 
 def test_a_failed_pipeline_leaves_its_row_and_its_logs(store: ModelStore) -> None:
@@ -165,8 +165,8 @@ def test_arrays_come_back_as_they_were_and_only_once(store: ModelStore) -> None:
     assert "y_true" not in (store.get_prediction(prediction_id) or {})
     with pytest.raises(InvalidInput):
         store.save_prediction_arrays(prediction_id, None, None)
-    assert store.delete_prediction(prediction_id)
-    assert not store.delete_prediction(prediction_id)
+    assert store.delete_prediction(prediction_id, now=True)
+    assert not store.delete_prediction(prediction_id, now=True)
 
 
 def test_arrays_of_different_lengths_are_refused(store: ModelStore) -> None:

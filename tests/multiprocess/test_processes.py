@@ -364,7 +364,7 @@ def test_on_a_full_disk_reading_and_deleting_work_and_nothing_acknowledged_is_lo
         assert set(acknowledged) <= found
         assert len(found) == 6
         assert complete(store, done)
-        assert store.delete_run(other_run) > 0
+        assert store.delete_run(other_run, now=True) > 0
         store.vacuum()
         assert complete(store, done)
     assert list((folder / "journal" / "rejected").iterdir()) == []

@@ -359,7 +359,7 @@ def test_model_and_store_hold_the_same_blobs_with_the_same_references(
         counts.append({artifact_id: each.get_artifact(artifact_id)["ref_count"] for artifact_id in ids})
         # One run, two pipelines, their logs (one says what the failed one released), a chain, and nine
         # predictions with their arrays.
-        assert each.delete_run(result.run_id) == 1 + 2 + (8 + 4 + 1) + 1 + 9 * 2
+        assert each.delete_run(result.run_id, now=True) == 1 + 2 + (8 + 4 + 1) + 1 + 9 * 2
         assert all(each.get_artifact(artifact_id) is None for artifact_id in ids)
     assert counts[0] == counts[1]
     assert len(counts[0]) == 12

@@ -115,7 +115,7 @@ def test_deleting_a_run_counts_and_removes_its_records(
     run_id = store.list_runs()["run_id"][0]
     plan = store.delete_run(run_id, dry_run=True)
     assert plan.rows["artifact_records"] == 1
-    assert store.delete_run(run_id) == plan.total_rows
+    assert store.delete_run(run_id, now=True) == plan.total_rows
     assert registry.records() == []
 
 

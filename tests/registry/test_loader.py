@@ -191,6 +191,6 @@ def test_unknown_and_missing_objects_are_told_apart(
 def test_after_a_deletion_nothing_comes_out_of_the_cache(store: WorkspaceStore, ids: dict[str, str]) -> None:
     store.loader.load_by_id(ids["fold0"])
     [run_id] = store.list_runs(dataset="steps")["run_id"]
-    store.delete_run(run_id)
+    store.delete_run(run_id, now=True)
     with pytest.raises(UnknownId):
         store.loader.load_by_id(ids["fold0"])

@@ -63,7 +63,7 @@ def test_a_second_run_takes_over_its_transformers_and_gives_the_same(
     plain = record(store, pipeline(5.0), meat, reuse=False)
     assert plain.value == pytest.approx(other.value, rel=1e-9)
     # What a later run took over survives the deletion of the one that fitted it.
-    store.delete_run(first.run_id)
+    store.delete_run(first.run_id, now=True)
     store.gc_artifacts(grace_seconds=0)
     assert store.replay_chain(again.chain_id, meat[0]).shape == (215,)
     assert store.check().findings == ()

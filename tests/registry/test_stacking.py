@@ -162,18 +162,18 @@ def test_a_source_cannot_vanish_without_force_and_the_stack_survives_it(tmp_path
         stack = record_stacking(store, [base.chain_id], Ridge(), X, Y)
         expected = store.replay_chain(stack.chain_id, X)
         for attempt in (
-            lambda: store.delete_run(base.run_id),
+            lambda: store.delete_run(base.run_id, now=True),
             lambda: store.artifacts.delete_pipeline_artifacts(base.pipeline_id),
         ):
             with pytest.raises(InvalidInput, match=r"fed by.*force=True"):
                 attempt()
         assert store.get_chain(base.chain_id) is not None
         assert store.delete_run(base.run_id, dry_run=True).needed_by
-        assert store.delete_run(base.run_id, force=True) > 0
+        assert store.delete_run(base.run_id, force=True, now=True) > 0
         store.gc_artifacts(grace_seconds=0)
         np.testing.assert_array_equal(store.replay_chain(stack.chain_id, X), expected)
         assert [f for f in store.check(read_data=True).findings if f.severity != "info"] == []
-        assert store.delete_run(stack.run_id) > 0
+        assert store.delete_run(stack.run_id, now=True) > 0
         assert store.list_runs().is_empty()
 
 

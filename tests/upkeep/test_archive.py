@@ -159,7 +159,7 @@ def test_a_deleted_run_comes_back_from_its_archive(folder: Path, tmp_path: Path)
         run_id = store.begin_run("r", {}, [])
         pipeline_id = whole_pipeline(store, run_id)
         store.archive(tmp_path / "r.zip", runs=[run_id])
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         store.restore_archive(tmp_path / "r.zip")
         assert store.query_predictions(pipeline_id=pipeline_id).height == 2
         # What is recorded into it from now on is not taken for a straggler of the deleted run.

@@ -143,7 +143,7 @@ def test_a_gc_between_catalog_and_blobs_takes_nothing_that_the_backup_needs(
     def delete_first(*args: Any) -> Any:
         # Through a store of its own, as another program would.
         with WorkspaceStore(store.workspace_path) as other:
-            other.delete_run(run_id)
+            other.delete_run(run_id, now=True)
             other.gc_artifacts(grace_seconds=0)
         return copy_files(*args)
 
@@ -232,7 +232,7 @@ def test_backups_are_kept_by_number_and_by_age_and_the_newest_always(
         made = store.backups.create(home / "bk")
         assert made is not None
         ids.append(made.backup_id)
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
     for backup_id, days in zip(ids, (30, 20, 10), strict=True):
         aged(home, backup_id, days)
     before = snapshot(home / "bk")

@@ -208,7 +208,7 @@ def test_pending_rows_of_what_was_deleted_do_not_count(sample: Sample) -> None:
     store = WorkspaceStore(sample.path)
     run_id, pipeline_id = begin(store)
     with WorkspaceStore(sample.path) as other:
-        other.delete_run(run_id)
+        other.delete_run(run_id, now=True)
     with leased(sample.path):
         store.log_step(pipeline_id, 0, "x", "end")
         store.close()

@@ -89,10 +89,10 @@ def test_on_a_full_disk_everything_is_answered_and_deletion_and_gc_make_room(
         assert reader.list_runs().height == 3 if not waiting else True
     assert kept in store.list_pipelines(run_id)["pipeline_id"].to_list()
     assert store.top_predictions(3).height > 0
-    assert store.delete_run(doomed, delete_artifacts=False) > 0
+    assert store.delete_run(doomed, delete_artifacts=False, now=True) > 0
     assert store.gc_artifacts(grace_seconds=0.0) == 1
     assert os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize > 3 << 20
-    assert store.delete_run(last[0]) > 0
+    assert store.delete_run(last[0], now=True) > 0
     assert store.list_runs()["run_id"].to_list() == [run_id]
     assert store.check(read_data=True).errors == ()
     # There is room again, and recording goes on.
@@ -119,7 +119,7 @@ def test_a_disk_that_commits_have_filled_is_looked_at_and_cleaned_up(small_disk:
     store = WorkspaceStore(folder)
     assert set(recorded) <= set(store.list_runs(limit=10_000)["run_id"])
     for run_id in recorded[:3]:
-        assert store.delete_run(run_id) > 0
+        assert store.delete_run(run_id, now=True) > 0
     store.collect_garbage(grace_seconds=0.0)
     store.close()
     assert segments(folder) == []
@@ -128,7 +128,7 @@ def test_a_disk_that_commits_have_filled_is_looked_at_and_cleaned_up(small_disk:
         assert set(recorded[3:]) <= left
         assert not left & set(recorded[:3])
         for run_id in left:
-            store.delete_run(run_id)
+            store.delete_run(run_id, now=True)
         store.collect_garbage(grace_seconds=0.0)
     # What was deleted makes room, though what was there has never been in the file.
     assert not (folder / "store.duckdb.wal").exists()
@@ -182,7 +182,7 @@ def test_it_is_given_back_when_next_to_nothing_is_left_and_kept_again_later(
     let_go(store)
     assert kept.exists()
     has(monkeypatch, 1 << 20)
-    store.delete_run(run_id)
+    store.delete_run(run_id, now=True)
     let_go(store)
     assert not kept.exists()
     has(monkeypatch, 1 << 30)

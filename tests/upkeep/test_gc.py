@@ -33,7 +33,7 @@ def orphan(store: WorkspaceStore, name: str) -> str:
     run_id, pipeline_id = begin(store, name)
     artifact_id = store.save_artifact({name: list(range(50))}, "dict", "model")
     chain_of(store, pipeline_id, artifact_id)
-    store.delete_run(run_id, delete_artifacts=False)
+    store.delete_run(run_id, delete_artifacts=False, now=True)
     return artifact_id
 
 
@@ -242,7 +242,7 @@ def test_a_saver_that_meets_the_same_content_that_a_gc_is_about_to_remove_keeps_
     run_id, pipeline_id = begin(store)
     first = store.save_artifact({"x": np.arange(50.0)}, "dict", "model")
     chain_of(store, pipeline_id, first)
-    store.delete_run(run_id, delete_artifacts=False)
+    store.delete_run(run_id, delete_artifacts=False, now=True)
     child = crew(children.save_between_blob_and_row, folder)
     assert child.hear() == first
     assert len(store.gc_artifacts(dry_run=True).files) == 1

@@ -56,7 +56,7 @@ def every_answer(folder: Path, options: dict[str, Any], out: Path) -> dict[str, 
         refused = []
         for change in (
             lambda: store.begin_run("r", {}, []),
-            lambda: store.delete_run(runs["run_id"][0]),
+            lambda: store.delete_run(runs["run_id"][0], now=True),
             store.gc_artifacts,
             store.vacuum,
             store.repair,

@@ -244,7 +244,7 @@ def test_references_are_recounted(sample: Sample) -> None:
     assert check_workspace(sample.path).ok
     with WorkspaceStore(sample.path) as store:
         assert store.get_artifact(key) == before
-        store.delete_run(store.list_runs()["run_id"][-1])
+        store.delete_run(store.list_runs()["run_id"][-1], now=True)
         assert store.gc_artifacts(grace_seconds=0) == 0, "delete_run removed them"
         assert store.check(read_data=True).ok
 

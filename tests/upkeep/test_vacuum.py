@@ -44,7 +44,7 @@ def test_the_file_shrinks_after_a_large_deletion_and_everything_else_is_there(
     kept = begin(store, "kept")[0]
     pipeline_id = whole_pipeline(store, kept)
     chain_of(store, pipeline_id, wavelengths=[1.0, 2.0])
-    store.delete_run(fill(store, "large"))
+    store.delete_run(fill(store, "large"), now=True)
     let_go(store)
     path = folder / "store.duckdb"
     before, rows = path.stat().st_size, contents(folder)
@@ -96,7 +96,7 @@ def test_space_of_deleted_rows_is_used_again_without_a_vacuum(store: WorkspaceSt
     let_go(store)
     first = path.stat().st_size
     for number in range(5):
-        store.delete_run(run_id)
+        store.delete_run(run_id, now=True)
         run_id = fill(store, f"again {number}")
         let_go(store)
     # Six times as much was stored; what was deleted is free only after the checkpoint that follows.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nirs_store.cli._group import Command
+from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
 from nirs_store.display import printable
 
@@ -55,6 +55,7 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
 @click.argument("identifier", metavar="ID")
 @click.option("--keep-artifacts", is_flag=True, help="Keep the model files for a later gc.")
 @click.option("--force", is_flag=True, help="Also delete models that feed a meta-model of another run.")
+@click.option("--now", is_flag=True, help="Delete for good, without the trash.")
 @dry_run_option
 @yes_option
 @json_option
@@ -63,12 +64,15 @@ def command_delete(
     identifier: str,
     keep_artifacts: bool,
     force: bool,
+    now: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
     workspace: Path,
 ) -> None:
     """Delete a run with all its contents, a pipeline, a chain with its predictions, or one prediction.
+
+    'nirs-store trash restore ID' undoes this within 30 days, unless --now was given.
 
     The plan is printed first. Models that other runs use are kept. The command asks for confirmation on a
     terminal and needs --yes elsewhere.
@@ -92,13 +96,15 @@ def command_delete(
             if not confirm("Delete this?", yes):
                 return
             if delete is not None:
-                facts["deleted"] = delete(found.identifier, not keep_artifacts, force=force)
+                facts["deleted"] = delete(found.identifier, not keep_artifacts, force=force, now=now)
             else:
-                facts["deleted"] = int(store.delete_prediction(found.identifier))
+                facts["deleted"] = int(store.delete_prediction(found.identifier, now=now))
     if as_json:
         print_json(facts)
     elif not dry_run:
         click.echo("Deleted." if delete is None else f"Deleted {facts['deleted']} rows.")
+        if not now:
+            click.echo(f"Undo it with: nirs-store trash restore {found.identifier}")
 
 
 def _plan_of(plan: RunDeletion | Deletion) -> dict[str, Any]:
@@ -131,11 +137,12 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
     metavar="SECONDS",
     help="How long to keep saved objects that no chain names, after the end of their session.",
 )
+@click.option("--now", is_flag=True, help="Also empty the trash, whatever its age.")
 @dry_run_option
 @json_option
 @workspace_option
-def command(grace: float, dry_run: bool, as_json: bool, workspace: Path) -> None:
-    """Remove model files without references.
+def command(grace: float, now: bool, dry_run: bool, as_json: bool, workspace: Path) -> None:
+    """Remove model files without references, and expired entries of the trash.
 
     The plan is printed; --dry-run only prints it. Unknown files are reported and kept.
     """
@@ -144,9 +151,9 @@ def command(grace: float, dry_run: bool, as_json: bool, workspace: Path) -> None
 
     with open_store(workspace) as store:
         if dry_run:
-            plan, removed = store.gc_artifacts(dry_run=True, grace_seconds=grace), None
+            plan, removed = store.gc_artifacts(dry_run=True, grace_seconds=grace, now=now), None
         else:
-            done = store.collect_garbage(grace_seconds=grace)
+            done = store.collect_garbage(grace_seconds=grace, now=now)
             plan, removed = done.plan, done.files
     if as_json:
         print_json({**plan.to_dict(), "dry_run": dry_run, "removed_files": removed})
@@ -158,6 +165,8 @@ def command(grace: float, dry_run: bool, as_json: bool, workspace: Path) -> None
         click.echo(
             f"{plan.unused_arrays} arrays that nothing refers to ({human_bytes(plan.unused_array_bytes)})"
         )
+    if plan.trash:
+        click.echo(f"{len(plan.trash)} deletions that can no longer be undone then")
     if plan.unknown_files:
         click.echo(f"{len(plan.unknown_files)} unknown files, left alone")
         for path in plan.unknown_files:
@@ -224,3 +233,92 @@ def command_vacuum(as_json: bool, workspace: Path) -> None:
         print_json({"before_bytes": before, "after_bytes": after})
         return
     click.echo(f"store.duckdb: {human_bytes(before)} before, {human_bytes(after)} after.")
+
+
+# -- ``nirs-store trash``.
+
+
+@click.group("trash", cls=Group)
+def command_trash() -> None:
+    """List, restore and empty what was deleted."""
+
+
+@command_trash.command("list")
+@json_option
+@workspace_option
+def trash_list(as_json: bool, workspace: Path) -> None:
+    """List what was deleted and can be restored, newest first."""
+    from nirs_store.cli._output import human_bytes, moment, print_json, print_table, short_id
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        rows = store.trash.list().to_dicts()
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("The trash is empty.")
+        return
+    print_table(
+        ["deleted", "what", "name", "rows", "size", "until", "id"],
+        [
+            [
+                moment(row["deleted_at"]),
+                row["kind"],
+                row["name"],
+                row["rows"],
+                human_bytes(row["size_bytes"]),
+                moment(row["until"]),
+                short_id(row["object_id"]),
+            ]
+            for row in rows
+        ],
+        numeric=["rows", "size"],
+        flexible=["name"],
+    )
+
+
+@command_trash.command("restore")
+@click.argument("identifier", metavar="ID")
+@json_option
+@workspace_option
+def trash_restore(identifier: str, as_json: bool, workspace: Path) -> None:
+    """Bring back a deletion by the id of what was deleted, or its last eight characters."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        back = store.trash.restore(identifier)
+    if as_json:
+        print_json([{"kind": kind, "id": each} for kind, each in back])
+        return
+    for kind, each in back:
+        click.echo(f"The {kind} {each} is back.")
+
+
+@command_trash.command("empty")
+@click.option("--older-than", type=click.FloatRange(0), metavar="DAYS", help="Only what was deleted before.")
+@dry_run_option
+@yes_option
+@json_option
+@workspace_option
+def trash_empty(older_than: float | None, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
+    """Remove deletions for good, with the files that nothing else holds."""
+    from nirs_store.cli._options import confirm
+    from nirs_store.cli._output import human_bytes, print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        done = store.trash.empty(older_than, dry_run=True)
+        if not as_json:
+            click.echo(f"{len(done.entries)} deletions in the trash")
+        if not dry_run and done.entries:
+            if not confirm("Remove them for good?", yes):
+                return
+            done = store.trash.empty(older_than)
+    if as_json:
+        print_json({"entries": done.entries, "files": done.files, "bytes": done.bytes, "dry_run": dry_run})
+    elif dry_run:
+        click.echo("Nothing was removed (dry run).")
+    else:
+        click.echo(f"Removed {len(done.entries)} deletions, {done.files} files ({human_bytes(done.bytes)}).")

@@ -518,10 +518,11 @@ def _about(row: dict[str, Any]) -> str:
     help="Maximum number of chains per target.",
 )
 @click.option("--metric", metavar="METRIC", help="Rank by r2, rpd, f1, ... [default: the recorded metric].")
+@click.option("--deleted", is_flag=True, help="Search chains in the trash, and those that retention deleted.")
 @json_option
 @workspace_option
 def command_search(
-    words: tuple[str, ...], count: int, metric: str | None, as_json: bool, workspace: Path
+    words: tuple[str, ...], count: int, metric: str | None, deleted: bool, as_json: bool, workspace: Path
 ) -> None:
     """Find chains by words, best first: nirs-store search moisture sg 2nd.
 
@@ -533,7 +534,7 @@ def command_search(
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
-        found = store.search(" ".join(words), count, metric)
+        found = store.search(" ".join(words), count, metric, deleted=deleted)
     rows = found.to_dicts()
     if as_json:
         print_json(rows)
@@ -542,7 +543,7 @@ def command_search(
         click.echo("No chain fits all words.")
         return
     scores = numbers([row["score"] for row in rows], 3)
-    names = ["chain", "target", "LV", "score", "metric", "run", "tags", "id"]
+    names = ["chain", "target", "LV", "score", "metric", "run", "deleted" if deleted else "tags", "id"]
     print_table(
         names,
         [
@@ -553,11 +554,11 @@ def command_search(
                 score,
                 _label(row["metric"]) if row["metric"] else None,
                 row["run_name"],
-                ", ".join(row["tags"] or []),
+                f"{row['deleted_at']:%Y-%m-%d}" if deleted else ", ".join(row["tags"] or []),
                 short_id(row["chain_id"]),
             ]
             for row, score in zip(rows, scores, strict=True)
         ],
         numeric=["LV", "score"],
-        flexible=["chain", "target", "run", "tags"],
+        flexible=["chain", "target", "run", "deleted" if deleted else "tags"],
     )

@@ -147,11 +147,12 @@ def set_policy(
 
 @command.command("run")
 @_rule_options
+@click.option("--now", is_flag=True, help="Delete for good, without the trash.")
 @dry_run_option
 @yes_option
 @json_option
 @workspace_option
-def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any) -> None:
+def run(now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any) -> None:
     """Delete everything the retention policy does not keep: the workspace's policy, or one given here.
 
     The plan is printed first. The command asks for confirmation on a terminal and needs --yes elsewhere.
@@ -167,7 +168,7 @@ def run(dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any
         if dry_run or not plan.take or not confirm("Delete these?", yes):
             result = None
         else:
-            result = store.retention.execute(plan)
+            result = store.retention.execute(plan, now=now)
     if as_json:
         print_json(
             {**plan.to_dict(), "dry_run": dry_run, "result": None if result is None else result.to_dict()}

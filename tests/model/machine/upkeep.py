@@ -25,12 +25,14 @@ class UpkeepRules(MachineBase):
     @rule(who=WHO, index=WHICH)
     def delete_prediction(self, who: int, index: int) -> None:
         """Delete a prediction with its arrays."""
-        self._change(who, "delete_prediction", {"prediction_id": pick(self.predictions, index)})
+        self._change(who, "delete_prediction", {"prediction_id": pick(self.predictions, index), "now": True})
 
     @rule(who=WHO, run=WHICH, files=st.booleans())
     def delete_run(self, who: int, run: int, files: bool) -> None:
         """Delete a run, with or without its files."""
-        self._change(who, "delete_run", {"run_id": pick(self.runs, run), "delete_artifacts": files})
+        self._change(
+            who, "delete_run", {"run_id": pick(self.runs, run), "delete_artifacts": files, "now": True}
+        )
 
     @rule(who=WHO, grace=st.sampled_from((0.0, 0.0, 3600.0)))
     def collect(self, who: int, grace: float) -> None:

@@ -622,7 +622,7 @@ class QueryMethods(Facade):
         metric : str, optional
             Rank by this, and leave out chains of the task that it does not score.
         deleted : bool
-            Instead, chains that lie in the trash, and all that a retention let go of, with the score that they had:
+            Instead, chains that lie in the trash, and all that retention deleted, with the score that they had:
             columns ``chain_id``, ``run_id``, ``run_name``, ``pipeline_id``, ``pipeline_name``, ``dataset_name``,
             ``preprocessings``, ``model_name``, ``model_class``, ``pipeline``, ``metric``, ``score``, ``score_sd``,
             ``n_samples``, ``created_at``, ``target``, ``target_unit``, ``components``, ``task``, ``tags``,

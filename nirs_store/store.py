@@ -457,6 +457,7 @@ class QueryMethods(Facade):
         *,
         target: str | None = None,
         scored_by: str | None = None,
+        target_unit: str | None = None,
     ) -> pl.DataFrame:
         """Best predictions by a score column, overall or of each group; NULL and NaN rank last.
 
@@ -466,8 +467,8 @@ class QueryMethods(Facade):
             The column to rank by: val_score, test_score or train_score (also n_samples and the like).
         ascending : bool, optional
             Order, where it is not to follow from the metric that the predictions were scored by.
-        partition, dataset_name, target : str, optional
-            Only such predictions.
+        partition, dataset_name, target, target_unit : str, optional
+            Only such predictions. A warning says where errors of several targets are ranked together.
         scored_by : str, optional
             Only predictions whose scores are of this metric, such as ``"r2"``.
 
@@ -484,7 +485,7 @@ class QueryMethods(Facade):
         """
         return self._engine.query(
             lambda con: prediction_queries.top_predictions(
-                con, n, metric, ascending, partition, dataset_name, group_by, target, scored_by
+                con, n, metric, ascending, partition, dataset_name, group_by, target, scored_by, target_unit
             ),
         )
 

@@ -20,6 +20,7 @@ from nirs_store.errors import InvalidInput, quoted
 __all__ = [
     "GRACE_SECONDS",
     "MOST_BYTES",
+    "MOST_ROWS",
     "as_array",
     "as_duration",
     "as_error",
@@ -44,6 +45,9 @@ __all__ = [
     "to_json",
     "with_zone",
 ]
+
+MOST_ROWS = 2**48
+"""More rows than any table has: larger limits count as this one."""
 
 MOST_BYTES = 2**31 - 2
 """The longest text or array that a commit can carry: more than that Arrow does not take as one value."""

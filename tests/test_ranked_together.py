@@ -95,7 +95,15 @@ def test_targets_are_columns_filters_and_a_warning(tmp_path: Path) -> None:
         assert set(ranked.select("target", "target_unit").rows()) == kinds
         assert store.top_chains(target="protein")["target"].to_list() == ["protein"]
         assert store.top_chains(metric="r2").height == 3  # R2 has no unit
-        for rows in (store.query_predictions(), store.top_predictions(50)):
+        with pytest.warns(UserWarning, match="'fat' \\('g/kg'\\), 'protein' .*target="):
+            best = store.top_predictions(50)
+        with pytest.warns(
+            UserWarning, match="'fat' \\('%'\\), 'fat' \\('g/kg'\\)\\. Name one with target_unit="
+        ):
+            store.top_predictions(2, target="fat")
+        assert set(store.top_predictions(9, target="fat", target_unit="%")["target_unit"]) == {"%"}
+        assert store.top_predictions(2, group_by="chain_id").height == 6
+        for rows in (store.query_predictions(), best):
             assert set(rows.select("target", "target_unit").rows()) == kinds
         assert store.query_predictions(target="protein").height == 6
         assert set(store.top_predictions(9, target="protein")["target"]) == {"protein"}
@@ -105,6 +113,18 @@ def test_targets_are_columns_filters_and_a_warning(tmp_path: Path) -> None:
         ]  # fmt: skip
         with pytest.warns(UserWarning, match="different metrics, targets"):
             store.aggregate_predictions("model_name")
+
+
+def test_a_limit_may_be_larger_than_any_table(tmp_path: Path) -> None:
+    with WorkspaceStore(tmp_path) as store:
+        record(store, 2)
+        huge = 10**30
+        assert store.top_chains(huge).height == store.search("PLS", n=huge).height == 1
+        assert store.list_runs(limit=huge).height == 1
+        assert store.list_runs(limit=huge, offset=huge).height == 0
+        assert (
+            store.top_predictions(huge).height == store.query_predictions(limit=huge, partition="val").height
+        )
 
 
 SPLITTERS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from types import NoneType
@@ -38,6 +39,7 @@ __all__ = [
     "ARRAY_NAMES",
     "GROUP_COLUMNS",
     "METRIC_COLUMNS",
+    "WITH_UNIT",
     "ArrayNames",
     "array_names",
     "arrays_named",
@@ -49,6 +51,7 @@ __all__ = [
     "save_prediction_arrays",
     "top_predictions",
     "unknown_column",
+    "warn_of_targets",
 ]
 
 
@@ -86,6 +89,7 @@ ArrayNames = dict[str, dict[str, str | None]]
 # DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
 _FEW = 10_000
 _ALL = 2**63 - 1
+WITH_UNIT = ("rmse", "mse", "mae", "bias", "sep")
 # Up to so many rows, Python values are made into a frame sooner than Arrow is.
 _HANDFUL = 200
 
@@ -324,6 +328,40 @@ def with_targets(con: Connection, predictions: pl.DataFrame) -> pl.DataFrame:
     return predictions.join(about, on="chain_id", how="left", maintain_order="left")
 
 
+def warn_of_targets(kinds: Sequence[tuple[str, str | None]], metric: str) -> None:
+    """Warn of scores in one list that are about different targets, or in different units."""
+    if len(kinds) > 1 and metric in WITH_UNIT:
+        words = [f"{quoted(target)} ({quoted(unit)})" if unit else quoted(target) for target, unit in kinds]
+        several = len({target for target, _ in kinds}) > 1
+        warnings.warn(
+            f"These chains predict different targets, whose {metric} cannot be compared: "
+            f"{', '.join(words[:5])}{' and more' if len(words) > 5 else ''}. "
+            + (
+                "Name one with target=, or rank by r2."
+                if several
+                else "Name one with target_unit=, or rank by r2."
+            ),
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _warn_of_targets(
+    con: Connection, where: str, params: dict[str, Any], metric: str, groups: Sequence[str]
+) -> None:
+    """Warn where errors of several targets are ranked together; those of one chain are of one target."""
+    if not metric.endswith("_score") or {"chain_id", "pipeline_id"} & set(groups):
+        return
+    with_unit = ", ".join(f"'{name}'" for name in (*WITH_UNIT, "rmsec", "rmsecv", "rmsep"))
+    kinds = execute(
+        con,
+        "SELECT DISTINCT target, target_unit FROM chains WHERE target IS NOT NULL AND chain_id IN "
+        f"(SELECT chain_id FROM predictions WHERE {where} AND lower(metric) IN ({with_unit})) ORDER BY ALL",
+        params,
+    ).fetchall()
+    warn_of_targets(kinds, "rmse")
+
+
 def _is_high(metric: str) -> bool:
     # A metric of a caller's own is taken for an error, as it always was.
     try:
@@ -342,6 +380,7 @@ def top_predictions(
     group_by: str | Sequence[str] | None,
     target: str | None = None,
     scored_by: str | None = None,
+    target_unit: str | None = None,
 ) -> pl.DataFrame:
     """Best predictions, overall or of each group; NULL and NaN rank last in either direction."""
     if metric not in METRIC_COLUMNS:
@@ -353,10 +392,15 @@ def top_predictions(
         if group not in GROUP_COLUMNS:
             raise unknown_column("group_by", group, GROUP_COLUMNS)
     where, params = prediction_filters(
-        partition=partition, dataset_name=dataset_name, target=target, metric=scored_by
+        partition=partition,
+        dataset_name=dataset_name,
+        target=target,
+        target_unit=target_unit,
+        metric=scored_by,
     )
     if ascending is None:
         ascending = not metric.endswith("_score") or _low_is_good(con, where, params, metric, groups)
+    _warn_of_targets(con, where, params, metric, groups)
     params.update(page_of(n, 0))
     found = _best(con, n, metric, ascending, groups, where, params)
     return with_targets(con, found)

@@ -18,7 +18,7 @@ from nirs_store.db.schema import column_names
 from nirs_store.db.sql import execute, number, parsed, to_frame
 from nirs_store.errors import CatalogDamaged, InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.values import as_text, askable, from_json, is_text, with_zone
+from nirs_store.values import MOST_ROWS, as_text, askable, from_json, is_text, with_zone
 
 __all__ = [
     "BLOB_NOTE",
@@ -272,7 +272,7 @@ def page_of(limit: int | None, offset: int) -> dict[str, Any]:
     page: dict[str, Any] = {}
     for name, value in (("limit", limit), ("offset", offset)):
         try:
-            page[name] = None if value is None else operator.index(value)
+            page[name] = None if value is None else min(operator.index(value), MOST_ROWS)
         except TypeError:
             page[name] = -1
         if isinstance(value, bool) or (page[name] is not None and page[name] < 0):

@@ -15,10 +15,17 @@ from nirs_store.chains.replay import mean, vote
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import execute
-from nirs_store.errors import InvalidInput, ReplayError, quoted
+from nirs_store.errors import InvalidInput, ReplayError
 from nirs_store.lazy import polars as pl
 from nirs_store.records import predictions as prediction_queries
-from nirs_store.records.predictions import GROUP_COLUMNS, METRIC_COLUMNS, prediction_filters, unknown_column
+from nirs_store.records.predictions import (
+    GROUP_COLUMNS,
+    METRIC_COLUMNS,
+    WITH_UNIT,
+    prediction_filters,
+    unknown_column,
+    warn_of_targets,
+)
 from nirs_store.records.queries import frame
 from nirs_store.scores import (
     CLASSIFICATION_SCORES,
@@ -29,7 +36,7 @@ from nirs_store.scores import (
     mean_scores,
     regression_scores,
 )
-from nirs_store.values import from_json
+from nirs_store.values import MOST_ROWS, from_json
 
 __all__ = [
     "ADDITIVE",
@@ -207,7 +214,6 @@ SCORED_ARRAYS = ("y_true", "y_pred", "y_proba")
 # Means over samples: their pooled value follows from the folds' values and sizes alone.
 ADDITIVE = ("rmse", "mae", "bias", "accuracy", "log_loss")
 # Scores in the unit of the target.
-WITH_UNIT = ("rmse", "mae", "bias", "sep")
 # Under which names a score is recorded.
 METRIC_NAMES = {"rmse": ("rmse", "rmsecv", "rmsep", "rmsec")}
 
@@ -554,7 +560,7 @@ def _count(n: Any) -> int:
         count = -1
     if count < 0:
         raise InvalidInput(f"n: expected a whole number of at least 0, found {n!r}.")
-    return count
+    return min(count, MOST_ROWS)
 
 
 def _rank(
@@ -569,7 +575,8 @@ def _rank(
 ) -> pl.DataFrame:
     found, task, chosen = _candidates(con, metric, task_type, filters)
     if not mixed:
-        _warn_of_targets(found, chosen)
+        kinds = found.select("target", "target_unit").unique().drop_nulls("target").sort(pl.all())
+        warn_of_targets(kinds.rows(), chosen)
     descending = higher_is_better(chosen) if ascending is None else not ascending
     if n is not None and chosen in ADDITIVE and found.height > max(_SCORED_leaderboard, 2 * n):
         decided = pl.col("pooled").is_finite().fill_null(False)
@@ -637,21 +644,6 @@ def scores_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
         scored, metric = _all_scored(con, None, kind, narrowed)
         frames.append(scored.select(*columns, task=pl.lit(kind), metric=pl.lit(metric)))
     return pl.concat(frames)
-
-
-def _warn_of_targets(ranked: pl.DataFrame, metric: str) -> None:
-    """Warn of scores in one list that are about different targets, or in different units."""
-    kinds = ranked.select("target", "target_unit").unique().drop_nulls("target").sort(pl.all())
-    if kinds.height > 1 and metric in WITH_UNIT:
-        words = [
-            f"{quoted(target)} ({quoted(unit)})" if unit else quoted(target) for target, unit in kinds.rows()
-        ]
-        warnings.warn(
-            f"These chains predict different targets, whose {metric} cannot be compared: "
-            f"{', '.join(words[:5])}{' and more' if len(words) > 5 else ''}. Name one with target=, or rank by r2.",
-            UserWarning,
-            stacklevel=2,
-        )
 
 
 def _task(kind: str) -> str:

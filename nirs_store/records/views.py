@@ -32,8 +32,8 @@ from nirs_store.reading.export import frame_csv
 from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries
 from nirs_store.records import queries as overview
-from nirs_store.records.predictions import unknown_column
-from nirs_store.records.ranking import WITH_UNIT, top_chains
+from nirs_store.records.predictions import WITH_UNIT, unknown_column
+from nirs_store.records.ranking import top_chains
 from nirs_store.records.runs import versions_only
 from nirs_store.scores import higher_is_better
 

@@ -208,6 +208,7 @@ def test_weights_reach_the_model_alone(model_store: Any, wrapped: bool) -> None:
         (np.ones(35), Ridge(), "one per sample, 36"),
         (np.full(36, -1.0), Ridge(), "0 or more"),
         (np.zeros(36), Ridge(), "not all 0"),
+        (np.repeat([1.0, 0.0], [1, 35]), Ridge(), "one fold is fitted on have the weight 0"),
         (["heavy"] * 36, Ridge(), "numbers only"),
     ],
 )

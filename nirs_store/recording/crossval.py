@@ -209,6 +209,11 @@ def record_cross_validation(
     split_began = time.perf_counter()
     splitter, folds, labels = make_folds(cv, data, groups, task)
     companions = check_companions(parts, labels, sample_weight, data.X.shape[0])
+    if companions.weights is not None and any(not companions.weights[fold.train].any() for fold in folds):
+        raise InvalidInput(
+            "sample_weight: all samples that one fold is fitted on have the weight 0. Nothing was recorded. Choose "
+            "other folds, or leave the samples without weight out."
+        )
     split_ms = _milliseconds(split_began)
 
     described = preprocessing_text((*parts.transformers, parts.model))

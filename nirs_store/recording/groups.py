@@ -124,11 +124,6 @@ class Companions:
             options["groups"] = self.groups[rows]
         if self.weights is not None and model:
             options["sample_weight"] = self.weights[rows]
-            if not options["sample_weight"].any():
-                raise InvalidInput(
-                    "sample_weight: all samples that one fold is fitted on have the weight 0. Choose other folds, or "
-                    "leave the samples without weight out."
-                )
         return options
 
 

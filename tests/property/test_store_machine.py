@@ -103,7 +103,7 @@ def fail(machine: StoreMachine) -> None:
 
 def delete(machine: StoreMachine) -> None:
     machine.train(0, [5], 1.0)
-    machine.delete_run(0, 0, True, now=True)
+    machine.delete_run(0, 0, True)
 
 
 def regret(machine: StoreMachine) -> None:
@@ -252,7 +252,7 @@ def test_a_failed_pipeline_takes_no_artifact(machine: StoreMachine) -> None:
 def test_what_a_transaction_made_is_known_after_a_deletion_in_it(machine: StoreMachine) -> None:
     machine.transaction(0, False)
     machine.train(0, [5], 1.0)
-    machine.delete_run(0, 1, True, now=True)
+    machine.delete_run(0, 1, True)
     machine.load(0, 5)
     machine.save_prediction(0, 0, 1.0, 0)
     machine.save_prediction(0, 0, 1.0, 0)

@@ -142,7 +142,7 @@ def no_rollback(patch: pytest.MonkeyPatch) -> None:
 
 
 def half_a_deletion(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(transitions, "delete_children", lambda con, ids: transitions.Deleted({}, []))
+    patch.setattr(transitions, "delete_children", lambda con, ids, delete: transitions.Deleted({}, []))
 
 
 def commit_in_spite_of_an_exception(patch: pytest.MonkeyPatch) -> None:

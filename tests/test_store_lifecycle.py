@@ -144,7 +144,7 @@ def test_what_is_no_time_is_refused(store: WorkspaceStore, folder: Path, timeout
     "path",
     [
         None, 5, b"bytes", "", "a\0b", os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9/below"), "x" * 256, "é" * 128,
-        "deep/" * 1000, "~nobody-of-that-name/ws",
+        "deep/" * 1000, "~nobody-of-that-name/ws", "what?", "what?/below", *([] if os.name == "nt" else ["C:\\wheat"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_the_folder_of_a_workspace_is_refused_before_anything_is_made(

@@ -32,7 +32,14 @@ from nirs_store.backup.container import (
     open_members,
     packer,
 )
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
+from nirs_store.blobs.durable import (
+    ensure_dir,
+    fsync_dir,
+    make_read_only,
+    move_file,
+    remove_file,
+    write_error,
+)
 from nirs_store.blobs.store import check_suffix
 from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.journal import decode_array, sweep_drafts, with_targets
@@ -1058,7 +1065,7 @@ def _put(engine: Engine, folder: Path, each: _Placed, *, again: bool) -> Path:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-        os.chmod(source, 0o444)
+        make_read_only(source)
         move_file(source, target)
     except OSError as error:
         if isinstance(error, NirsStoreError):

@@ -20,7 +20,15 @@ import msgspec
 
 from nirs_store.audit.trail import note
 from nirs_store.backup.archive import BlobFile, Progress, blob_files, workspace_id
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
+from nirs_store.blobs.durable import (
+    ensure_dir,
+    fsync_dir,
+    make_read_only,
+    move_file,
+    remove_file,
+    write_error,
+    write_file,
+)
 from nirs_store.blobs.store import resolve_inside
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
 from nirs_store.db.database import CatalogAccess, Connection
@@ -594,13 +602,13 @@ def _bytes_of(manifest: Manifest) -> int:
 def _fill(source: BackupFolder, manifest: Manifest, draft: Path, progress: Progress | None) -> int:
     for made in Layout(draft).folders:
         ensure_dir(made)
-    files = [(source.blob(file.sha256), file, 0o444) for file in manifest.blobs]
-    files += [(source.blob(file.sha256), file, 0o644) for file in manifest.extras]
-    files += [(source.catalog(manifest.backup_id), manifest.catalog, 0o644)]
+    files = [(source.blob(file.sha256), file, True) for file in manifest.blobs]
+    files += [(source.blob(file.sha256), file, False) for file in manifest.extras]
+    files += [(source.catalog(manifest.backup_id), manifest.catalog, False)]
     total, done = _bytes_of(manifest), 0
     seen: set[str] = set()
     folders = {draft}
-    for origin, file, mode in files:
+    for origin, file, fixed in files:
         try:
             target = resolve_inside(draft, file.path)
         except PathEscapes as error:
@@ -621,7 +629,8 @@ def _fill(source: BackupFolder, manifest: Manifest, draft: Path, progress: Progr
         finally:
             os.close(fd)
         _check_file(target, file)
-        os.chmod(target, mode)
+        if fixed:
+            make_read_only(target)
         done += file.size
         if progress is not None:
             progress(done, total)
@@ -744,7 +753,7 @@ def _write(
     try:
         found = engine.exclusive(copy)
         fsync_dir(catalog.parent)
-        os.chmod(catalog, 0o444)
+        make_read_only(catalog)
         blobs = _present(engine, found.blobs, allow_missing)
         extras = list(_extras(engine.layout.root))
         fresh = _copy_files(engine, folder, blobs, extras, progress)
@@ -848,7 +857,7 @@ def _copy_files(
                     os.fsync(fd)
                 finally:
                     os.close(fd)
-                os.chmod(draft, 0o444)
+                make_read_only(draft)
                 move_file(draft, target)
             finally:
                 remove_file(draft, missing_ok=True)

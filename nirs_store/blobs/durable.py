@@ -27,6 +27,7 @@ __all__ = [
     "Buffer",
     "ensure_dir",
     "fsync_dir",
+    "make_read_only",
     "move_file",
     "move_files",
     "remove_file",
@@ -188,6 +189,11 @@ def ensure_dir(path: Path, *, shared: bool = False) -> None:
             fsync_dir(folder.parent)
         except OSError as exc:
             raise write_error(folder, exc) from exc
+
+
+def make_read_only(path: Path) -> None:
+    """Take the right to write away; who may read is what the process's umask said when the file was made."""
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~0o222)
 
 
 def move_file(source: Path, target: Path) -> None:

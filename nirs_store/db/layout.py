@@ -168,6 +168,13 @@ def as_folder(value: Any, name: str) -> Path:
             f"{name}: {text!r} is not UTF-8, which the catalog needs for every folder above it. Nothing was changed. "
             "Rename the folder."
         ) from error
+    # DuckDB takes both for something else than a part of a name.
+    strange = next((sign for sign in "?\\" if sign in str(folder) and sign != os.sep), None)
+    if strange is not None:
+        raise InvalidInput(
+            f"{name}: {text!r} holds {strange!r}, which the catalog can have in no folder above it. Nothing was changed. "
+            "Choose another name."
+        )
     if _is_too_long(folder):
         raise InvalidInput(f"{name}: {text!r} is too long for a folder of this system. Nothing was changed.")
     return folder

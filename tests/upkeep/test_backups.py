@@ -379,3 +379,19 @@ def test_the_catalog_is_copied_under_the_lease(
     monkeypatch.setattr(backup_rows.shutil, "copyfile", look)
     store.backups.create(home / "bk")
     assert seen[0] == ("exclusive", True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_backups_archives_and_what_comes_back_keep_to_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with WorkspaceStore(tmp_path / "ws") as store:
+            whole_pipeline(store)
+            store.backups.create(tmp_path / "backups")
+            store.archive(tmp_path / "all.tar.gz")
+        restore_backup(tmp_path / "backups", tmp_path / "restored")
+        with WorkspaceStore(tmp_path / "from archive") as store:
+            store.restore_archive(tmp_path / "all.tar.gz")
+    finally:
+        os.umask(before)
+    assert [path for path in tmp_path.rglob("*") if path.stat().st_mode & 0o077] == []

@@ -172,8 +172,8 @@ def as_folder(value: Any, name: str) -> Path:
     strange = next((sign for sign in "?\\" if sign in str(folder) and sign != os.sep), None)
     if strange is not None:
         raise InvalidInput(
-            f"{name}: {text!r} holds {strange!r}, which the catalog can have in no folder above it. Nothing was changed. "
-            "Choose another name."
+            f"{name}: {text!r} holds {strange!r}, which no folder above the catalog may have. Nothing was "
+            "changed. Choose another name."
         )
     if _is_too_long(folder):
         raise InvalidInput(f"{name}: {text!r} is too long for a folder of this system. Nothing was changed.")

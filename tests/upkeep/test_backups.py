@@ -386,7 +386,7 @@ def test_backups_archives_and_what_comes_back_keep_to_the_umask(tmp_path: Path) 
     before = os.umask(0o077)
     try:
         with WorkspaceStore(tmp_path / "ws") as store:
-            whole_pipeline(store)
+            whole_pipeline(store, store.begin_run("first", {}, []))
             store.backups.create(tmp_path / "backups")
             store.archive(tmp_path / "all.tar.gz")
         restore_backup(tmp_path / "backups", tmp_path / "restored")

@@ -21,6 +21,7 @@ message says what was expected, what was found and what to do next::
     ├── BlobUnreadable          OSError         exit 4   file present, the system does not give its bytes
     ├── ReplayError             RuntimeError    exit 4   a chain that cannot predict
     │   └── CodeChanged                                  its code is not what was recorded; strict=True
+    ├── OutlierFound            RuntimeError    exit 11  flagged samples; on_outlier="raise", --strict
     ├── StoreBusy               TimeoutError    exit 5   somebody else holds the catalog
     ├── StoreClosed             RuntimeError    exit 1   used after close()
     ├── ReadOnlyStore           PermissionError exit 6   write to a read-only workspace
@@ -66,6 +67,8 @@ __all__ = [
     "LineageCycle",
     "NirsStoreError",
     "NotAWorkspace",
+    "OutlierFound",
+    "OutlierWarning",
     "OverwriteRefused",
     "PathEscapes",
     "ReadOnlyStore",
@@ -216,6 +219,13 @@ class CodeChanged(ReplayError):
     """A chain uses code outside installed packages that is not what it was when the chain was recorded."""
 
     code = "code_changed"
+
+
+class OutlierFound(NirsStoreError, RuntimeError):
+    """Samples lie outside the calibration, and the caller asked for an error."""
+
+    code = "outlier"
+    exit_code = 11
 
 
 class StoreBusy(NirsStoreError, TimeoutError):
@@ -398,6 +408,10 @@ class BackupInvalid(NirsStoreError, ValueError):
 
 class CodeChangedWarning(UserWarning):
     """A chain predicts with code that is not what it was when the chain was recorded."""
+
+
+class OutlierWarning(UserWarning):
+    """A sample lies outside the calibration that predicted it, or nothing says whether it does."""
 
 
 class RecordingWarning(UserWarning):

@@ -27,6 +27,7 @@ from nirs_store.db.database import Connection
 from nirs_store.db.layout import as_folder
 from nirs_store.db.session import Engine, Settings
 from nirs_store.display import block, byte_text, field_table
+from nirs_store.domain import DOMAIN_CLASS, domain_id
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId
 from nirs_store.history.moments import RetentionWatch, retention_is_due
 from nirs_store.lazy import later
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as imported
     from nirs_store.bundle import transfer as outgoing
+    from nirs_store.domain.measure import Domain
     from nirs_store.evaluations import api as evaluations_api
     from nirs_store.files import api
     from nirs_store.history import lineage as lineage_api
@@ -252,7 +254,7 @@ def _fail(mark: Callable[[str, str], None], identifier: str, error: BaseExceptio
 # -- What all methods of a store work with.
 
 
-Planned = tuple[ReplayPlan, Mapping[str, str], Any]
+Planned = tuple[ReplayPlan, Mapping[str, str], Any, Mapping[str, Any]]
 """A compiled chain, what its artifacts held then whose ids are a caller's own (see `content_key`), and its code."""
 
 
@@ -262,6 +264,7 @@ class Facade:
     _engine: Engine
     _objects: ByteLRU[str, Any]
     _plans: ByteLRU[str, Planned]
+    _domains: ByteLRU[str, Domain]
     _planned_at: int = 0
     _exported: ByteLRU[str, outgoing.Remembered]
     _watch: RetentionWatch
@@ -283,6 +286,7 @@ class Facade:
         self._plans.clear()
         self._exported.clear()
         self._objects.clear()
+        self._domains.clear()
         if self._loader is not None:
             self._loader.clear_cache()
 
@@ -936,7 +940,7 @@ class ModelMethods(QueryMethods):
         """
         from nirs_store.chains.replay import predict
 
-        plan, contents, code = self._plan(chain_id)
+        plan, contents, code, _ = self._plan(chain_id)
         if code is not None:
             # Loading imports what is compared then.
             for name in plan.artifact_ids:
@@ -977,9 +981,127 @@ class ModelMethods(QueryMethods):
         code = chain["metadata"].get(CODE)
         refuse_other_python(code, f"Chain {chain_id}")
         # Loaded anew: what is handed out may be changed by whoever holds it.
-        predictor = ChainPredictor(chain, self.load_artifact)
+        predictor = ChainPredictor(chain, self.load_artifact, domain=self._domain_of(chain))
         check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
         return predictor
+
+    @whole_ids
+    def predict(
+        self,
+        chain_id: str,
+        X: Any,
+        wavelengths: Any = None,
+        *,
+        level: float = 0.90,
+        alpha: float = 0.05,
+        scaled: bool = False,
+        margin: float = 5.0,
+        flag: Mapping[str, float] | Sequence[str] = (),
+        sample_ids: Iterable[Any] | None = None,
+        on_outlier: Literal["warn", "raise", "ignore"] = "warn",
+        strict: bool = False,
+    ) -> pl.DataFrame:
+        """Predict new spectra, say how sure each number is, and flag what lies outside the calibration.
+
+        Parameters
+        ----------
+        chain_id, X, wavelengths, strict
+            As for `replay_chain`; X may be what `read_spectra` returned as well.
+        level, alpha, scaled, margin, flag, sample_ids, on_outlier
+            As for `ChainPredictor.predict_details`.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``sample, prediction, lower, upper, t2, q, h, gh, nh, flags``, one row per sample, or per sample and
+            ``target``. The predictions are those of `replay_chain`.
+
+        Raises
+        ------
+        OutlierFound
+            With ``on_outlier="raise"``, where a sample is flagged.
+        UnknownId, ReplayError, ShapeMismatch, InvalidInput, BlobMissing, BlobCorrupt
+        """
+        from nirs_store.chains.predictor import detailed
+        from nirs_store.domain.frame import Reading
+
+        plan, contents, code, about = self._plan(chain_id)
+
+        def load(name: str) -> Any:
+            return self._load_shared(name, contents.get(name))
+
+        if code is not None:
+            for name in plan.artifact_ids:
+                load(name)
+            check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
+        reading = Reading(level, alpha, scaled, margin, flag)
+        domain = self._domain_of(about)
+        return detailed(plan, about, domain, load, X, wavelengths, reading, sample_ids, on_outlier)
+
+    @whole_ids
+    def domain(self, chain_id: str) -> Domain | None:
+        """Return what new samples of a chain are measured with; None where it is not known.
+
+        Returns
+        -------
+        Domain or None
+            Its ``limits(alpha)`` have the limits and the names of their methods, its ``facts`` the reason where
+            something could not be had.
+
+        Raises
+        ------
+        UnknownId, BlobMissing, BlobCorrupt
+        """
+        return self._domain_of(self._plan(chain_id)[3])
+
+    def _domain_of(self, chain: Mapping[str, Any]) -> Domain | None:
+        artifact_id = domain_id(chain["metadata"])
+        if artifact_id is None:
+            return None
+        found = self._domains.get(artifact_id)
+        if found is None:
+            from nirs_store.domain.frame import read_domain
+
+            data = artifacts.read_artifact(self._engine, artifact_id)
+            found = read_domain(data, f"chain {chain['chain_id']}")
+            self._domains.put(artifact_id, found, len(data))
+        return found
+
+    @whole_ids
+    def add_domain(
+        self, chain_id: str, X: Any, y: Any, *, wavelengths: Any = None, sample_ids: Any = None
+    ) -> Domain:
+        """Give a chain a domain from its calibration's spectra; one that it has already is replaced.
+
+        Parameters
+        ----------
+        X, y : array-like
+            The spectra and measured values that the chain was fitted on, in their order.
+        wavelengths : array of shape (n_features,), optional
+            Wavelengths of X.
+        sample_ids : sequence, optional
+            Names of the samples, where the chain was recorded with names.
+
+        Raises
+        ------
+        UnknownId
+            No chain has that id.
+        InvalidInput, ShapeMismatch
+            Not the spectra that the chain was fitted on, or a chain whose models have no one input.
+        """
+        from nirs_store.diagnosing.domain import domain_of_calibration
+
+        domain = domain_of_calibration(self, chain_id, X, y, wavelengths, sample_ids)
+        data = domain.to_bytes()
+        artifact_id = artifacts.save_bytes(self._engine, data, "bin", DOMAIN_CLASS, "domain", "bytes", None)
+
+        def work(con: Connection) -> None:
+            records.set_domain(con, chain_id, artifact_id, self._engine.session_id)
+            note(self._engine, "add_domain", "chain", chain_id, details={"artifact": artifact_id}, con=con)
+
+        self._engine.change(work)
+        self._forget()
+        return domain
 
     def _plan(self, chain_id: str) -> Planned:
         # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
@@ -997,7 +1119,8 @@ class ModelMethods(QueryMethods):
             plan = ReplayPlan.from_chain(chain)
             code = chain["metadata"].get(CODE)
             refuse_other_python(code, f"Chain {chain_id}")
-            planned = (plan, artifacts.get_to_know(self._engine, plan.artifact_ids), code)
+            about = {"chain_id": chain["chain_id"], "metadata": chain["metadata"]}
+            planned = (plan, artifacts.get_to_know(self._engine, plan.artifact_ids), code, about)
             self._plans.put(chain_id, planned, 1)
         return planned
 
@@ -1498,6 +1621,8 @@ class RecordingMethods(Facade):
             A step without a number, or weights that do not fit the folds; nothing was recorded.
         """
         ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
+        if (of_domain := domain_id(metadata)) is not None and of_domain not in ids:
+            ids.append(of_domain)
         check_numbers(steps, model_step_idx, source_index)
         check_weights(fold_weights, fold_artifacts, steps, model_step_idx)
         # How the samples were split does not matter to a prediction.
@@ -2285,6 +2410,7 @@ class ViewMethods(Facade):
 _DURABILITIES = ("pipeline", "call")
 _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
+_CACHED_DOMAINS = 64 << 20
 _EXPORTED_BYTES = 8 << 20
 
 
@@ -2374,6 +2500,7 @@ class WorkspaceStore(
         self._cache_bytes = cache_bytes
         self._objects = ByteLRU(cache_bytes)
         self._plans = ByteLRU(_CACHED_PLANS)
+        self._domains = ByteLRU(_CACHED_DOMAINS)
         self._exported = ByteLRU(_EXPORTED_BYTES)
         self._engine = Engine.open(settings)
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.

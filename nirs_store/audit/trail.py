@@ -126,7 +126,7 @@ def moment(value: Any, name: str) -> datetime | None:
 OPERATIONS = (
     "archive", "backup", "begin_pipeline", "begin_run", "cleanup", "cleanup_old_tests", "complete_pipeline",
     "complete_run", "declare_type", "delete", "delete_evaluation", "delete_prediction", "delete_run",
-    "delete_pipeline", "delete_chain", "edit_run", "empty_trash", "restore_trash", "set_trash",
+    "add_domain", "delete_pipeline", "delete_chain", "edit_run", "empty_trash", "restore_trash", "set_trash",
     "end_processing", "export_audit", "export_chain", "fail_pipeline", "fail_run", "find_champions", "gc",
     "import_bundle", "link", "log_metric", "log_step", "pin", "purge_artifacts", "put", "put_group",
     "record_evaluation", "remove_alias", "remove_backup", "repair",

@@ -578,6 +578,8 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
     probe: Probe | None = None
     card: str | None = None
     facts: dict[str, Any] = msgspec.field(default_factory=dict)
+    # The member that holds the calibration's domain; unset it leaves no trace, as `Probe.wavelengths`.
+    domain: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def parse_record(data: bytes, where: str | Path) -> BundleRecord:

@@ -13,7 +13,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +48,7 @@ from nirs_store.chains.plan import (
 )
 from nirs_store.chains.predictor import channels
 from nirs_store.chains.replay import Workbench, predict, union
+from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import (
     ArtifactMissing,
     BlobCorrupt,
@@ -175,6 +176,10 @@ class Blobs:
         """Give the stored bytes if they are a skops payload, else None; errors as for `data`."""
         raw, format = self._read(artifact_id)
         return raw if format == "skops" else None
+
+    def raw(self, artifact_id: str) -> bytes:
+        """Return the stored bytes as they are; errors as for `data`."""
+        return self._read(artifact_id)[0]
 
     def _read(self, artifact_id: str) -> tuple[bytes, str]:
         if artifact_id not in self._raw:
@@ -1006,6 +1011,8 @@ class Package:
         Its objects.
     kind : {"joblib", "skops"}
         What the payloads are.
+    domain : bytes or None
+        What says whether a sample is inside the calibration.
     """
 
     chain: dict[str, Any]
@@ -1016,6 +1023,7 @@ class Package:
     blobs: Blobs
     notes: tuple[str, ...] = ()
     kind: Kind = "joblib"
+    domain: bytes | None = None
 
     def objects(self) -> dict[str, Any]:
         """Load every payload, as a reader would: SHA-256 to object."""
@@ -1052,7 +1060,7 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
     if plan.nested:
         package = _as_stored(chain, plan, blobs, "joblib")
         _warn_of_main(package)
-        return package
+        return _with_domain(package)
     layout = lay_out(plan, Workbench(blobs.load, plan.memory), blobs.data)
     package = _pack(chain, plan, layout, blobs)
     _warn_of_main(package)
@@ -1063,7 +1071,22 @@ def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
             if agrees is None:
                 reason = "its models had to be put together, and there were no spectra to compare them on; give probe="
             package = _pack(chain, plan, as_it_is(plan, reason), blobs)
-    return package
+    return _with_domain(package)
+
+
+def _with_domain(package: Package) -> Package:
+    """Put the chain's domain into the package, or say why it has to stay behind."""
+    metadata = dict(package.chain.get("metadata") or {})
+    named = domain_id(metadata)
+    if named is None:
+        return package
+    if package.layout.rearranged and len(package.plan.members) > 1:
+        # Its fold models travel with their preprocessing inside, so their input is no longer what was measured.
+        del metadata[DOMAIN]
+        note = "The domain of the calibration is left out, since the models of the folds were put together."
+        chain = package.chain | {"metadata": metadata or None}
+        return replace(package, chain=chain, notes=(*package.notes, note))
+    return replace(package, domain=package.blobs.raw(named))
 
 
 def _warn_of_main(package: Package) -> None:
@@ -1119,9 +1142,9 @@ def pack_safely(source: ChainSource, chain_id: str, X: Any = None) -> tuple[Pack
             "travels. Nothing was written. Give a few spectra: probe=."
         )
     if plan.nested:
-        return _as_stored(chain, plan, blobs, "skops"), spectra
+        return _with_domain(_as_stored(chain, plan, blobs, "skops")), spectra
     layout = as_it_is(plan, "a safe bundle holds no pickles, and readers of version 1.0 know nothing else")
-    return _pack(chain, plan, layout, blobs, "skops"), spectra
+    return _with_domain(_pack(chain, plan, layout, blobs, "skops")), spectra
 
 
 def _as_stored(chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, kind: Kind) -> Package:

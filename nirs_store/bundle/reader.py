@@ -21,9 +21,11 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.chains.replay import predicted_classes
 from nirs_store.display import block, field_table, table
+from nirs_store.domain import DOMAIN, Domain
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
+from nirs_store.ids import sha256_hex
 
-__all__ = ["Bundle", "Inspection", "inspect_bundle", "load_bundle", "unpickle"]
+__all__ = ["Bundle", "Inspection", "domain_bytes", "inspect_bundle", "load_bundle", "unpickle"]
 
 
 # -- Looking into a bundle without making anything of it.
@@ -268,9 +270,47 @@ def open_contents(
         chain, plan = _chain(contents, objects)
     _warn(contents, caught)
     check_code(_code(contents), str(path), strict=strict, stacklevel=3)
-    bundle = Bundle(contents, chain, plan, {contents.hashes[name]: value for name, value in objects.items()})
+    data = domain_bytes(contents)
+    chain["metadata"] = {key: value for key, value in (chain.get("metadata") or {}).items() if key != DOMAIN}
+    if data is not None:
+        chain["metadata"][DOMAIN] = sha256_hex(data)
+    objects = {contents.hashes[name]: value for name, value in objects.items()}
+    bundle = Bundle(contents, chain, plan, objects, _read_domain(contents, data))
     _compare_probe(bundle, contents)
     return bundle
+
+
+def domain_bytes(contents: Contents) -> bytes | None:
+    """Return the calibration's domain as it was stored; None where the bundle has none.
+
+    Raises
+    ------
+    BundleInvalid
+        The member that should hold it does not.
+    """
+    name = None if contents.record is None else contents.record.domain
+    if not isinstance(name, str):
+        return None
+    try:
+        held = read_npy(contents.arrays[name])
+        if held.dtype != "uint8" or held.ndim != 1:
+            raise ValueError("it is not an array of bytes")
+    except (KeyError, ValueError) as exc:
+        raise BundleInvalid(
+            f"{contents.path}: the domain of its calibration cannot be read: {exc}. Ask for a new export."
+        ) from exc
+    return held.tobytes()
+
+
+def _read_domain(contents: Contents, data: bytes | None) -> Domain | None:
+    if data is None:
+        return None
+    try:
+        return Domain.from_bytes(data)
+    except ValueError as exc:
+        raise BundleInvalid(
+            f"{contents.path}: the domain of its calibration cannot be read: {exc}. Ask for a new export."
+        ) from exc
 
 
 class Bundle(ChainPredictor):
@@ -293,9 +333,14 @@ class Bundle(ChainPredictor):
     """
 
     def __init__(
-        self, contents: Contents, chain: dict[str, Any], plan: ReplayPlan, objects: Mapping[str, Any]
+        self,
+        contents: Contents,
+        chain: dict[str, Any],
+        plan: ReplayPlan,
+        objects: Mapping[str, Any],
+        domain: Domain | None = None,
     ) -> None:
-        super().__init__(chain, objects.__getitem__, plan=plan)
+        super().__init__(chain, objects.__getitem__, plan=plan, domain=domain)
         self.path: Path = contents.path
         self.manifest: Manifest = contents.manifest
         self.record: BundleRecord | None = contents.record

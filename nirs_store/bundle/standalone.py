@@ -41,6 +41,7 @@ from nirs_store.chains.grids import (
     same_grid,
     same_names,
 )
+from nirs_store.domain.measure import NOT_KNOWN, Domain
 from nirs_store.reading.cells import parse_channel, safe_cell
 from nirs_store.reading.text import describe, read_text
 
@@ -48,6 +49,8 @@ from nirs_store.reading.text import describe, read_text
 # What the chain is, and its fitted objects: SHA-256 of the bytes, and the bytes in base64.
 CHAIN: dict[str, Any] = json.loads(r"""{}""")
 OBJECTS: dict[str, str] = {}
+# What says whether a sample is inside the calibration: numbers, an npz file in base64; empty where it is not known.
+DOMAIN = ""
 
 _loaded: dict[str, Any] = {}
 
@@ -69,6 +72,42 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
     ndarray
         Predictions, in the unit of the reference values.
     """
+    return _predict(X, wavelengths)[0]
+
+
+def details(X: Any, wavelengths: Any = None, **options: Any) -> dict[str, list[Any]]:
+    """Predict, say how sure each number is, and flag what lies outside the calibration.
+
+    Parameters
+    ----------
+    X, wavelengths
+        As for `predict`.
+    options
+        ``level`` of the interval (0.90), ``alpha``, the share of normal samples that are flagged (0.05), ``scaled``,
+        ``margin`` (5 %) and ``flag``.
+
+    Returns
+    -------
+    dict of list
+        prediction; lower and upper, or set, where they can be given; t2, q, h, gh, nh; flags, a list of words per
+        sample. Of several targets, prediction, lower and upper are lists of lists.
+    """
+    y, inputs, proba = _predict(X, wavelengths)
+    domain = Domain.from_bytes(base64.b64decode(DOMAIN)) if DOMAIN else Domain({})
+    found = domain.measure(inputs[: len(domain.spaces)], y, proba, **options)
+    table: dict[str, Any] = {"prediction": y.tolist()}
+    for name, bound in (("lower", found.lower), ("upper", found.upper)):
+        if bound is not None:
+            table[name] = bound.reshape(y.shape).tolist()
+    if found.sets is not None:
+        table["set"] = found.sets
+    table |= {name: values.tolist() for name, values in found.values.items()}
+    table["flags"] = [list(dict.fromkeys(word for target in row for word in target)) for row in found.flags]
+    return table
+
+
+def _predict(X: Any, wavelengths: Any) -> tuple[Any, list[Any], Any]:
+    """Predict; return what the models got, and a classifier's probabilities of the calibration's classes."""
     named = _named(X) if hasattr(X, "columns") else None
     # Row by row in memory, so that a data frame and the array it shows give the same bits.
     X = np.ascontiguousarray(X) if hasattr(X, "columns") else np.asarray(X)
@@ -79,7 +118,9 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
     grid = _grid(X.shape[1], named)
     if wavelengths is not None:
         grid = _grid(X.shape[1], _wavelengths(wavelengths))
+    before = X
     for step in CHAIN["steps"]:
+        before = X
         objects = [_object(name) for name in step["objects"]]
         if step["kind"] == "feature_augmentation":
             X = np.hstack([X, *(_call(found, "transform", X, grid) for found in objects)])
@@ -93,7 +134,22 @@ def predict(X: Any, wavelengths: Any = None) -> Any:
         y = np.mean(stacked, axis=0) if weights is None else np.average(stacked, axis=0, weights=weights)
     for name in reversed(CHAIN["targets"]):
         y = _undo(_object(name), y)
-    return y
+    if not DOMAIN:
+        return y, [], None
+    facts = Domain.from_bytes(base64.b64decode(DOMAIN)).facts
+    space = before if facts.get("before") else X
+    proba, model = None, _object(CHAIN["models"][0])
+    if facts.get("classes") and len(outputs) == 1 and hasattr(model, "predict_proba"):
+        labels = model.classes_
+        for name in reversed(CHAIN["targets"]):
+            labels = _undo(_object(name), labels)
+        table = np.asarray(_call(model, "predict_proba", X, grid))
+        proba = np.zeros((len(table), len(facts["classes"])))
+        for place, label in enumerate(labels.tolist()):
+            if label not in facts["classes"]:
+                return y, [space] * len(outputs), None
+            proba[:, facts["classes"].index(label)] = table[:, place]
+    return y, [space] * len(outputs), proba
 
 
 def _wavelengths(wavelengths: Any) -> Any:
@@ -230,15 +286,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--header", action=argparse.BooleanOptionalAction, help="whether the first row names the channels"
     )
+    parser.add_argument(
+        "--details", action="store_true", help="add bounds, distances from the calibration and flags"
+    )
     given = vars(parser.parse_args(arguments))
-    path, output = given.pop("spectra"), given.pop("output")
+    path, output, wanted = given.pop("spectra"), given.pop("output"), given.pop("details")
     if given["delimiter"] == "tab":
         given["delimiter"] = "\t"
     try:
         table = _read(path, **given)
         if sys.stderr is not None and sys.stderr.isatty():
             print(describe(table), file=sys.stderr)
-        y = predict(table.X, table.wavelengths)
+        found = details(table.X, table.wavelengths)
+        y = np.asarray(found.pop("prediction"))
     except (OSError, ValueError, IndexError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -250,11 +310,18 @@ def main(arguments: list[str] | None = None) -> int:
         names = [f"{names[0]}_{number}" for number in range(predicted.shape[1])]
     if len(CHAIN.get("target_names") or ()) == predicted.shape[1]:
         names = CHAIN["target_names"]
+    for sample, words in zip(samples, found["flags"], strict=True):
+        if words and words != [NOT_KNOWN]:
+            print(f"warning: {sample}: {', '.join(words)}", file=sys.stderr)
+    further, cells = _further(found, names) if wanted else ([], [[] for _ in samples])
     lines = [
-        ["sample", *map(safe_cell, names)],
+        ["sample", *map(safe_cell, names), *map(safe_cell, further)],
         *(
-            [safe_cell(sample), *(safe_cell(cell) if isinstance(cell, str) else cell for cell in row)]
-            for sample, row in zip(samples, predicted.tolist(), strict=True)
+            [
+                safe_cell(sample),
+                *(safe_cell(cell) if isinstance(cell, str) else cell for cell in (*row, *more)),
+            ]
+            for sample, row, more in zip(samples, predicted.tolist(), cells, strict=True)
         ),
     ]
     if output:
@@ -263,6 +330,18 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
     return 0
+
+
+def _further(found: dict[str, list[Any]], names: list[str]) -> tuple[list[str], list[list[Any]]]:
+    """Lay out what goes beyond the predictions: names of columns, and the cells of each sample."""
+    columns: dict[str, list[Any]] = {}
+    for key, values in found.items():
+        if key in ("lower", "upper"):
+            table = np.reshape(values, (len(values), -1))
+            columns |= {f"{key}_{name}": table[:, place].tolist() for place, name in enumerate(names)}
+        else:
+            columns[key] = ["; ".join(map(str, each)) if isinstance(each, list) else each for each in values]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
 if __name__ == "__main__":

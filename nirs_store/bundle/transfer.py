@@ -19,10 +19,11 @@ from nirs_store.blobs.serializers import configuration_file
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, clean
 from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.manifest import readable
-from nirs_store.bundle.reader import Bundle, open_contents
+from nirs_store.bundle.reader import Bundle, domain_bytes, open_contents
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.session import Engine, KnownIds
+from nirs_store.domain import DOMAIN_CLASS, domain_id
 from nirs_store.errors import InvalidInput, UnknownId, UntrustedBundle
 from nirs_store.lazy import polars as pl
 from nirs_store.records import artifacts, queries, ranking
@@ -325,6 +326,11 @@ def _record(
             contents.kind,
             pipeline_id,
         )
+    of_domain = domain_bytes(contents)
+    if of_domain is not None:
+        ids.append(
+            artifacts.save_bytes(engine, of_domain, "bin", DOMAIN_CLASS, "domain", "bytes", pipeline_id)
+        )
     chain_id = records.save_chain(
         engine,
         pipeline_id,
@@ -390,7 +396,8 @@ class Remembered:
     """What an export has found out about a chain, for the next one of the same chain in this process.
 
     Nothing of it can be out of date: a chain and what is told of its pipeline never change, only disappear, and the
-    figures of merit stand beside all that they were computed from.
+    figures of merit stand beside all that they were computed from. Of a chain that another process gives a domain,
+    this one exports what it knew.
 
     Attributes
     ----------
@@ -501,6 +508,8 @@ def _ask(con: Connection, chain_id: str, known: KnownIds, before: Remembered | N
         pipeline = queries.pipeline_of_chain(con, chain["pipeline_id"])
     run = None if pipeline is None else queries.run_of_chain(con, pipeline["run_id"])
     ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+    if (of_domain := domain_id(chain["metadata"])) is not None:
+        ids.append(of_domain)
     notes = {artifact_id: known.get("artifact", artifact_id) for artifact_id in ids}
     strangers = [ident for ident, note in notes.items() if not artifacts.is_settled(ident, note)]
     if strangers:

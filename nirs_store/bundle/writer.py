@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
@@ -144,6 +145,8 @@ def export_chain(
     else:
         package = pack_chain(source, chain_id, probe)
     described, arrays = _probe(package, probe, predictions)
+    of_domain = _domain(package)
+    arrays += of_domain
     needs_trust = rehearse(package, probe) if safe else []
     stated = _units(package, units)
     told = clean({"seeds": seeds(package.chain["steps"]), **(facts or {})})
@@ -160,6 +163,8 @@ def export_chain(
     )
     members = _members(package, arrays, card)
     record = _record(package, members, described, scores, stated, told)
+    if of_domain:
+        record = msgspec.structs.replace(record, domain=of_domain[0][0])
     whole = [members[0], (RECORD, dump_record(record), "description"), *members[1:]]
     _refuse_too_large(whole)
     ensure_dir(target.parent)
@@ -312,6 +317,14 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
     return described, list(dict(arrays).items())
 
 
+def _domain(package: Package) -> list[tuple[str, bytes]]:
+    """Return the calibration's domain as an array of bytes, which older readers take for one of the probe's."""
+    if package.domain is None:
+        return []
+    data = _npy(np.frombuffer(package.domain, dtype=np.uint8))
+    return [(f"arrays/{sha256_hex(data)}.npy", data)]
+
+
 def _own_grids(package: Package, spectra: Spectra) -> tuple[NDArray[np.float64], ...]:
     """Give the grids of a probe where the chain looks at them and the bundle holds no such elsewhere."""
     plan = package.plan
@@ -446,6 +459,8 @@ def _script(package: Package, file_name: str) -> str:
     text = text.replace("@FILE@", _plain(file_name))
     # Text of users comes in last, so that nothing in it is taken for a place to fill.
     text = text.replace("OBJECTS: dict[str, str] = {}", f"OBJECTS: dict[str, str] = {_objects(package)}", 1)
+    if package.domain is not None:
+        text = text.replace('DOMAIN = ""', f'DOMAIN = """\n{_base64(package.domain)}\n"""', 1)
     # JSON has no three quotes in a row: one inside a string stands behind a backslash, also in a raw string.
     return text.replace('json.loads(r"""{}""")', f'json.loads(r"""\n{described}\n""")', 1)
 
@@ -453,7 +468,14 @@ def _script(package: Package, file_name: str) -> str:
 def _reader_source() -> str:
     """Return the modules that read text files as one, without what imports them from each other."""
     parts = []
-    for name in ("reading/cells", "reading/dialect", "reading/grid", "reading/text", "chains/grids"):
+    for name in (
+        "reading/cells",
+        "reading/dialect",
+        "reading/grid",
+        "reading/text",
+        "chains/grids",
+        "domain/measure",
+    ):
         source = files("nirs_store").joinpath(*f"{name}.py".split("/")).read_text("utf-8")
         lines = source.splitlines()
         for node in ast.parse(source).body:
@@ -501,11 +523,15 @@ def _chain(package: Package, title: str) -> dict[str, Any]:
 def _objects(package: Package) -> str:
     lines = ["{"]
     for payload in {payload.sha256: payload for payload in package.payloads}.values():
-        text = base64.b64encode(payload.data).decode("ascii")
         lines.append(f'    "{payload.sha256}": """')
-        lines += [text[start : start + _LINE] for start in range(0, len(text), _LINE)]
+        lines.append(_base64(payload.data))
         lines.append('""",')
     return "\n".join([*lines, "}"])
+
+
+def _base64(data: bytes) -> str:
+    text = base64.b64encode(data).decode("ascii")
+    return "\n".join(text[start : start + _LINE] for start in range(0, len(text), _LINE))
 
 
 def _plain(text: str) -> str:

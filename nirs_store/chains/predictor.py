@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -12,12 +12,25 @@ from sklearn.utils.metaestimators import available_if
 
 from nirs_store.chains.folds import REFIT
 from nirs_store.chains.plan import Operator, ReplayPlan, Stage, model_ids
-from nirs_store.chains.replay import Workbench, predict, predict_each, predict_proba, predicted_classes
+from nirs_store.chains.replay import (
+    Load,
+    Workbench,
+    align,
+    predict,
+    predict_each,
+    predict_proba,
+    predict_watched,
+    predicted_classes,
+)
 from nirs_store.chains.spectra import as_grid, one_grid, read_table
 from nirs_store.display import block, field_table, short, table
+from nirs_store.domain.frame import OnOutlier, Predicted, Reading, details_frame, report_outliers
+from nirs_store.domain.measure import Domain
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
+from nirs_store.lazy import polars as pl
+from nirs_store.reading import Spectra as ReadSpectra
 
-__all__ = ["ChainPredictor", "channels", "spread", "to_grid"]
+__all__ = ["ChainPredictor", "channels", "detailed", "folds_alone", "spread", "to_grid"]
 
 
 # -- Bringing spectra to the grid of a calibration, for those who ask for it.
@@ -202,6 +215,8 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
     ----------
     chain : dict
         The chain.
+    domain : Domain or None
+        What `predict_details` measures new spectra with; None where it is not known.
     n_features_in_ : int
         Channels of the spectra; not there where the chain does not tell, or keeps several sources apart.
     feature_names_in_ : ndarray of str
@@ -227,11 +242,17 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
     """
 
     def __init__(
-        self, chain: Mapping[str, Any], load: Callable[[str], Any], *, plan: ReplayPlan | None = None
+        self,
+        chain: Mapping[str, Any],
+        load: Callable[[str], Any],
+        *,
+        plan: ReplayPlan | None = None,
+        domain: Domain | None = None,
     ) -> None:
+        self.domain = domain
         self.chain: dict[str, Any] = dict(chain)
         self._plan = plan or ReplayPlan.from_chain(chain)
-        self._folds_plan = _folds_alone(chain, self._plan)
+        self._folds_plan = folds_alone(chain, self._plan)
         wanted = [*self._plan.artifact_ids, *(self._folds_plan.artifact_ids if self._folds_plan else ())]
         self._objects = {artifact_id: load(artifact_id) for artifact_id in wanted}
 
@@ -243,14 +264,21 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("domain", None)
         # Those that were written before have the plan of their time with them.
         self._plan = ReplayPlan.from_chain(self.chain)
-        self._folds_plan = _folds_alone(self.chain, self._plan)
+        self._folds_plan = folds_alone(self.chain, self._plan)
 
     # -- predicting ----------------------------------------------------------------------------
 
     def predict(
-        self, X: Any, wavelengths: Any = None, *, return_std: bool = False, resample: bool = False
+        self,
+        X: Any,
+        wavelengths: Any = None,
+        *,
+        return_std: bool = False,
+        resample: bool = False,
+        details: bool = False,
     ) -> Any:
         """Predict new spectra; the same numbers as ``store.replay_chain``.
 
@@ -265,10 +293,12 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         resample : bool
             Interpolate spectra on another grid linearly to that of the calibration, which has to lie within
             theirs. Without it another grid is an error.
+        details : bool
+            Return the frame of `predict_details`, with its defaults.
 
         Returns
         -------
-        ndarray, or tuple of two
+        ndarray, tuple of two, or data frame
             Of the shape that the estimator gives, in the unit of the reference values. With `return_std` also
             the standard deviation of the predictions of the fold models (see `spread`), of the same shape and
             unit. It tells how far the models disagree about a sample, not how far they are from the truth.
@@ -283,6 +313,10 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         ReplayError
             A step fails.
         """
+        if details:
+            if return_std:
+                raise InvalidInput("details, return_std: give one of them.")
+            return self.predict_details(X, wavelengths, resample=resample)
         if resample:
             X, wavelengths = (
                 to_grid(self._plan.wavelengths, X, wavelengths, self._plan.unit),
@@ -300,6 +334,69 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         y = predict(self._plan, X, self._objects.__getitem__, wavelengths)
         each = predict_each(self._folds_plan, X, self._objects.__getitem__, wavelengths)
         return y, spread(each, self._folds_plan.weights)
+
+    def predict_details(
+        self,
+        X: Any,
+        wavelengths: Any = None,
+        *,
+        level: float = 0.90,
+        alpha: float = 0.05,
+        scaled: bool = False,
+        margin: float = 5.0,
+        flag: Mapping[str, float] | Sequence[str] = (),
+        sample_ids: Iterable[Any] | None = None,
+        on_outlier: OnOutlier = "warn",
+        resample: bool = False,
+    ) -> pl.DataFrame:
+        """Predict new spectra, say how sure each number is, and flag what lies outside the calibration.
+
+        Parameters
+        ----------
+        X : array, data frame or `Spectra`, shape (n_samples, n_channels)
+            Spectra on the grid of the calibration.
+        wavelengths : array of shape (n_channels,), optional
+            Their wavelengths, in the unit of the chain.
+        level : float
+            Of the interval, from the out-of-fold residuals; of a classifier's set of labels.
+        alpha : float
+            Share of normal samples that are flagged ``outside``.
+        scaled : bool
+            Scale the interval by sqrt(1 + h), h being the leverage.
+        margin : float
+            Percent of the calibration's range by which a prediction may leave it before it is ``extrapolated``.
+        flag : sequence of {"h", "gh", "nh"}, or mapping of them to limits
+            Columns that flag as well, by their conventional limits or those given.
+        sample_ids : iterable, optional
+            Names of the samples; rows are numbered from 0 otherwise.
+        on_outlier : {"warn", "raise", "ignore"}
+            What a flag leads to: an `OutlierWarning`, an `OutlierFound` error, or nothing.
+        resample : bool
+            As for `predict`.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``sample, prediction, lower, upper, t2, q, h, gh, nh, flags``; one row per sample, or per sample and
+            ``target`` where there are several. A classifier has ``set`` in place of the bounds. Bounds are null
+            where no interval can be given; ``domain.facts["refused"]`` says why. ``flags`` is a list of words:
+            empty for a sample inside, ``["domain not known"]`` for a chain without a domain.
+
+        Raises
+        ------
+        OutlierFound
+            With ``on_outlier="raise"``, where a sample is flagged.
+        ShapeMismatch, InvalidInput, ReplayError
+            As for `predict`.
+        """
+        if resample:
+            X = to_grid(self._plan.wavelengths, X, wavelengths, self._plan.unit)
+            wavelengths = self._plan.wavelengths
+        reading = Reading(level, alpha, scaled, margin, flag)
+        load = self._objects.__getitem__
+        return detailed(
+            self._plan, self.chain, self.domain, load, X, wavelengths, reading, sample_ids, on_outlier
+        )
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator,unused-ignore]
     def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
@@ -438,7 +535,43 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
-def _folds_alone(chain: Mapping[str, Any], plan: ReplayPlan) -> ReplayPlan | None:
+def detailed(
+    plan: ReplayPlan,
+    chain: Mapping[str, Any],
+    domain: Domain | None,
+    load: Load,
+    X: Any,
+    wavelengths: Any,
+    reading: Reading,
+    sample_ids: Iterable[Any] | None,
+    on_outlier: OnOutlier,
+) -> pl.DataFrame:
+    """Predict with a compiled chain and lay out what its domain says; see `ChainPredictor.predict_details`."""
+    if isinstance(X, ReadSpectra):
+        sample_ids = X.ids if sample_ids is None else sample_ids
+        X, wavelengths = X.X, X.wavelengths if wavelengths is None else wavelengths
+    y, proba, inputs = predict_watched(
+        plan, X, load, wavelengths, before=0 if domain is None else domain.before
+    )
+    known = None if domain is None else domain.facts.get("classes")
+    if proba is not None and known is not None:
+        classes = predicted_classes(plan, load)
+        # A fold or refit that never saw a label says nothing about it.
+        inside = set(classes.tolist()) <= set(known)
+        proba = align(proba, classes, np.asarray(known)) if inside else None
+    spaces = 0 if domain is None else len(domain.spaces)
+    if spaces and (spaces != len(inputs) or np.shape(inputs[0])[1] != len(domain.spaces[0].mean)):  # type: ignore[union-attr]
+        raise ReplayError(
+            f"The domain of chain {chain.get('chain_id')!r} belongs to {spaces} models of "
+            f"{len(domain.spaces[0].mean)} channels, but the chain has others. "  # type: ignore[union-attr]
+            "Nothing was predicted; add the domain again with add_domain."
+        )
+    targets = (chain.get("metadata") or {}).get("target_names")
+    frame = details_frame(domain, Predicted(y, proba, inputs[:spaces]), reading, sample_ids, targets)
+    return report_outliers(frame, on_outlier, f"Chain {chain.get('chain_id') or ''}".strip(), stacklevel=4)
+
+
+def folds_alone(chain: Mapping[str, Any], plan: ReplayPlan) -> ReplayPlan | None:
     """The plan of a chain's fold models without its refit; None where there are fewer than two."""
     if len(plan.members) > 1:
         return plan

@@ -36,6 +36,7 @@ __all__ = [
     "predict",
     "predict_each",
     "predict_proba",
+    "predict_watched",
     "predicted_classes",
     "replay_chain",
     "union",
@@ -562,8 +563,14 @@ class FittedPredictor(Protocol):
         """Change nothing."""
         ...
 
-    def predict(self, X: Any, wavelengths: Any = None, *, return_std: bool = False) -> Any:
+    def predict(
+        self, X: Any, wavelengths: Any = None, *, return_std: bool = False, details: bool = False
+    ) -> Any:
         """Predict new spectra."""
+        ...
+
+    def predict_details(self, X: Any, wavelengths: Any = None, **options: Any) -> Any:
+        """Predict new spectra with intervals and flags."""
         ...
 
     def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
@@ -673,7 +680,34 @@ def predict(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Ar
     >>> predict(plan, [[3.0]], fitted.__getitem__).round(6)
     array([7.])
     """
-    run = _Run(plan, X, load, wavelengths)
+    return _predict(_Run(plan, X, load, wavelengths))
+
+
+def predict_watched(
+    plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None, *, before: int = 0
+) -> tuple[Array, Array | None, list[Any]]:
+    """Predict, and return what the models got as well; parameters and errors are those of `predict`.
+
+    Parameters
+    ----------
+    before : int
+        Return what came in before that many of the last steps, 0 or 1.
+
+    Returns
+    -------
+    tuple of ndarray, ndarray or None, list of ndarray
+        The predictions of `predict`, a classifier's probabilities where it knows them, and the spectra as each
+        member's model gets them.
+    """
+    run = _Run(plan, X, load, wavelengths, watched=True)
+    y = _predict(run)
+    inputs = run.inputs(before)
+    proba = run.probabilities()[0] if run.classifies() and run.knows_probabilities() else None
+    return y, proba, inputs
+
+
+def _predict(run: _Run) -> Array:
+    plan = run.plan
     members = plan.members
     if len(members) == 1:
         y = run.predictions()[0]
@@ -760,20 +794,25 @@ def predicted_classes(plan: ReplayPlan, load: Load) -> Array:
 class _Run:
     """One replay: the spectra after the steps that all members share, and what leads on from there."""
 
-    __slots__ = ("_after_shared", "_bench", "_given", "_n_samples", "_plan")
+    __slots__ = ("_after_shared", "_bench", "_entered", "_given", "_last", "_n_samples", "_seen", "plan")
 
-    def __init__(self, plan: ReplayPlan, X: Any, load: Load, wavelengths: Any) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: ReplayPlan, X: Any, load: Load, wavelengths: Any, *, watched: bool = False
+    ) -> None:
+        self.plan = plan
+        # What went into every model, and into the step before it, by fold.
+        self._seen: dict[str | None, tuple[Spectra, Spectra]] | None = {} if watched else None
         self._bench = Workbench(load, plan.memory)
         spectra = (
             self._stacked(X, wavelengths)
             if plan.stack
             else read_spectra(plan, X, wavelengths, self._adapts, self._fitted_columns)
         )
-        self._given = spectra
+        self._given = self._last = spectra
         self._bench.finite = spectra.finite
         self._n_samples = len(spectra.parts[0])
         self._after_shared = self._shared(spectra, plan.members[0].stages[: plan.n_shared])
+        self._entered = self._last
 
     def _shared(self, spectra: Spectra, stages: Sequence[Stage]) -> Spectra:
         """Take the spectra through the steps that all members share."""
@@ -788,22 +827,22 @@ class _Run:
 
     def _stacked(self, X: Any, wavelengths: Any) -> Spectra:
         """What a stacked model gets in place of spectra: the predictions of its sources, side by side."""
-        ask = predict_proba if self._plan.stack_method == "predict_proba" else predict
-        columns = [np.asarray(ask(base, X, self._bench.load, wavelengths)) for base in self._plan.stack]
+        ask = predict_proba if self.plan.stack_method == "predict_proba" else predict
+        columns = [np.asarray(ask(base, X, self._bench.load, wavelengths)) for base in self.plan.stack]
         table = np.column_stack([_numbers(column) for column in columns])
-        if self._plan.passthrough:
-            own = read_spectra(self._plan, X, wavelengths).merged()
+        if self.plan.passthrough:
+            own = read_spectra(self.plan, X, wavelengths).merged()
             table = np.hstack([table, own.parts[0]])
         return Spectra((table,), (None,), bool(np.isfinite(table).all()))
 
     def predictions(self) -> list[Array]:
         """Predict with every member, its own target transformers undone."""
         given = self.outputs("predict")
-        return [self.undo(m.targets, y) for m, y in zip(self._plan.members, given, strict=True)]
+        return [self.undo(m.targets, y) for m, y in zip(self.plan.members, given, strict=True)]
 
     def outputs(self, method: str) -> list[Array]:
         """Take the spectra through every member's own steps and call its model."""
-        members = self._plan.members
+        members = self.plan.members
         if not self._needs_one_check():
             return [self._output(member, method) for member in members]
         # Every model would look at the same numbers again, and be told the same.
@@ -816,20 +855,28 @@ class _Run:
 
     def _needs_one_check(self) -> bool:
         """Whether all models get the same numbers, finite in every precision, and check no others."""
-        if any(len(member.stages) > self._plan.n_shared for member in self._plan.members):
+        if any(len(member.stages) > self.plan.n_shared for member in self.plan.members):
             return False
         parts = self._after_shared.parts
         if len(parts) > 1 or not isinstance(parts[0], np.ndarray) or parts[0].dtype.kind != "f":
             return False
-        plain = all(self._bench.facts(member.model).plain for member in self._plan.members)
+        plain = all(self._bench.facts(member.model).plain for member in self.plan.members)
         return plain and magnitude(parts[0]) <= MODERATE
+
+    def inputs(self, before: int) -> list[Any]:
+        """Return what every model got, or what came into the step before it."""
+        seen = self._seen or {}
+        return [seen[member.fold][before].merged().parts[0] for member in self.plan.members]
 
     def walk(self, stages: Sequence[Stage]) -> Any:
         """Return the spectra that were given, after some steps."""
         return self._walk(self._given, stages).merged().parts[0]
 
     def _output(self, member: Member, method: str) -> Array:
-        spectra = self._walk(self._after_shared, member.stages[self._plan.n_shared :]).merged()
+        self._last = self._entered
+        spectra = self._walk(self._after_shared, member.stages[self.plan.n_shared :]).merged()
+        if self._seen is not None:
+            self._seen[member.fold] = (spectra, self._last)
         result = np.asarray(self._bench.call(member.model, method, spectra.parts[0], spectra.grids[0]))
         if not result.ndim or len(result) != self._n_samples:
             raise ReplayError(
@@ -844,7 +891,7 @@ class _Run:
 
     def classifies(self) -> bool:
         """Tell whether the members are classifiers; they must agree."""
-        kinds = {self._bench.facts(member.model).classifier for member in self._plan.members}
+        kinds = {self._bench.facts(member.model).classifier for member in self.plan.members}
         if len(kinds) > 1:
             raise ReplayError(
                 "Some models of the folds are classifiers, others are not; they cannot be combined."
@@ -853,12 +900,12 @@ class _Run:
 
     def knows_probabilities(self) -> bool:
         """Tell whether every member has ``predict_proba`` for a single output."""
-        models = [self._bench.open(member.model)[0] for member in self._plan.members]
+        models = [self._bench.open(member.model)[0] for member in self.plan.members]
         return all(hasattr(model, "predict_proba") and _single_output(model) for model in models)
 
     def require_probabilities(self) -> None:
         """Refuse a chain that cannot give probabilities, naming the reason."""
-        for member in self._plan.members:
+        for member in self.plan.members:
             model = self._bench.open(member.model)[0]
             if not hasattr(model, "predict_proba"):
                 raise ReplayError(
@@ -868,16 +915,18 @@ class _Run:
 
     def probabilities(self) -> tuple[Array, Array]:
         """Average the members' probabilities under the labels of all of them."""
-        members = self._plan.members
+        members = self.plan.members
         classes = [_classes(self._bench, member) for member in members]
         known = union(classes)
         each = self.outputs("predict_proba")
         aligned = [align(proba, own, known) for proba, own in zip(each, classes, strict=True)]
-        return mean(aligned, self._plan.weights), known
+        return mean(aligned, self.plan.weights), known
 
     def _walk(self, spectra: Spectra, stages: Sequence[Stage]) -> Spectra:
         groups: tuple[tuple[Operator, ...], ...]
+        last = self._last
         for stage in stages:
+            last = spectra
             if stage.branches:
                 parts = [self._walk(spectra, inside).merged().parts[0] for inside in stage.branches]
                 spectra = Spectra((np.hstack(parts),), (None,), spectra.finite)
@@ -892,6 +941,8 @@ class _Run:
                 for operators, part, grid in zip(groups, spectra.parts, spectra.grids, strict=True)
             )
             spectra = Spectra(applied, spectra.grids, spectra.finite)
+        # After the walks inside branches, so that it is what came into the last step of this one.
+        self._last = last
         return spectra
 
     def _apply(self, stage: Stage, operators: Sequence[Operator], X: Any, grid: Any) -> Any:
@@ -907,7 +958,7 @@ class _Run:
 
     def _adapts(self) -> str:
         """Say how the first operators take wavelengths: "required", "optional", or "" where one does not."""
-        member = self._plan.members[0]
+        member = self.plan.members[0]
         if not member.stages:
             return self._bench.facts(member.model).wavelengths.get("predict", "")
         stage = member.stages[0]
@@ -921,7 +972,7 @@ class _Run:
 
     def _fitted_columns(self) -> list[Names | None]:
         """Names of the columns that the first operators were fitted on, by source."""
-        member = self._plan.members[0]
+        member = self.plan.members[0]
         return [self._names(operators) for operators in _first(member.stages, member.model)]
 
     def _names(self, operators: Sequence[Operator]) -> Names | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
+from nirs_store.domain import DOMAIN_CLASS, Domain
+from nirs_store.domain.build import FoldDomain, LeftOut, build, replicates_split
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ids import content_hash
 from nirs_store.protocol import RecordingStore
@@ -35,7 +37,7 @@ from nirs_store.recording.steps import class_name, configuration, describe, prep
 from nirs_store.scores import repeats_of
 from nirs_store.values import native
 
-__all__ = ["chain_facts", "record_cross_validation"]
+__all__ = ["chain_facts", "domain_of_results", "record_cross_validation"]
 
 
 def record_cross_validation(
@@ -231,10 +233,14 @@ def record_cross_validation(
         layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
         layout.repeats = repeats_of([fold.val for fold in folds if fold.val is not None])
         job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse, companions)
-        job = replace(job, keep="all" if keep_folds else "refit")
+        job = replace(job, keep="all" if keep_folds else "refit", domain="refit" if refit else "folds")
         _save_shared(store, layout, job, split_ms, len(folds))
         tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds
         results = _collect(_fit_all(store, job, tasks, n_jobs or 1), len(tasks), progress)
+        domain = domain_of_results(data, task, folds, results)
+        layout.domain_id = store.save_artifact(
+            domain.to_bytes(), DOMAIN_CLASS, "domain", "bytes", pipeline_id=pipeline_id
+        )
         outcome = save_everything(store, layout, results)
         duration = _milliseconds(began)
         store.complete_pipeline(pipeline_id, outcome.value, outcome.test_value, chosen, duration)
@@ -342,6 +348,26 @@ def _save_shared(store: RecordingStore, layout: Layout, job: Job, split_ms: int,
         )
     for step_idx, step in layout.timed:
         store.log_step(layout.pipeline_id, step_idx, class_name(step), "start", message=describe(step))
+
+
+def domain_of_results(data: Data, task: str, folds: Sequence[Fold], results: Sequence[FoldResult]) -> Domain:
+    """Return what says whether a new sample is inside the calibration, and how sure its prediction is."""
+    of_folds = [result for result in results if result.key != FINAL]
+    fitted = [result.domain for result in results if result.key == FINAL] or [r.domain for r in of_folds]
+    names = data.names("train", np.arange(data.X.shape[0]))
+    split = replicates_split(data.sample_ids, [(fold.train, fold.val) for fold in folds])
+    left_out: list[tuple[LeftOut, FoldDomain | None]] = []
+    for result in of_folds:
+        one = result.predictions["val"]
+        left_out.append((LeftOut(names[one.rows], one.y_true, one.y_pred, one.y_proba), result.domain))
+    return build(
+        [each for each in fitted if each is not None],
+        left_out,
+        data.y,
+        task=task,
+        classes=data.classes,
+        refused="replicates of a sample lie in different folds" if split else "",
+    )
 
 
 def _summary(pipeline_id: str, metric: str, outcome: Outcome) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sklearn.base import clone
 
 from nirs_store.blobs.code import digest as code_digest
 from nirs_store.chains.replay import plain_output
+from nirs_store.domain.build import FoldDomain, FoldWatch
 from nirs_store.errors import InvalidInput, SerializationError, ShapeMismatch
 from nirs_store.estimators import describe_estimator
 from nirs_store.ids import content_hash, sha256_hex
@@ -143,6 +144,8 @@ class Job:
         Groups and weights of the samples.
     keep : {"all", "refit", "nothing"}
         Which fitted objects are stored: those of the folds and of the refit, of the refit only, or none.
+    domain : {"no", "refit", "folds"}
+        Whether the left-out samples are measured, and whose spaces are kept: the refit's or those of all folds.
     parent_pid : int
         The process that commits; a worker is another one.
     """
@@ -156,6 +159,7 @@ class Job:
     reuse: bool = False
     companions: Companions = field(default_factory=Companions)
     keep: Literal["all", "refit", "nothing"] = "all"
+    domain: Literal["no", "refit", "folds"] = "no"
     parent_pid: int = field(default_factory=os.getpid)
 
 
@@ -182,6 +186,7 @@ class FoldResult:
     best_params: dict[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     predictions: dict[str, Prediction] = field(default_factory=dict)
+    domain: FoldDomain | None = None
 
 
 def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
@@ -232,10 +237,17 @@ def _fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
                 spectra = transformer.fit(spectra, encoded, **options).transform(spectra)
     with _timed(result, fold, parts.model):
         parts.model.fit(spectra, encoded, **job.companions.of(parts.model, fold.train, model=True))
+    keep_space = job.domain == "folds" or fold.key == FINAL
+    watch = None if job.domain == "no" else FoldWatch(parts.model, transformers, keep_space=keep_space)
     for partition, rows, X, y in _partitions(job.data, fold):
+        within = X
         for transformer in transformers:
-            X = transformer.transform(X)
+            within, X = X, transformer.transform(X)
+        if watch is not None:
+            # Before the model gets them: one with copy=False may overwrite what it predicts.
+            watch.see(partition, within if watch.before else X)
         result.predictions[partition] = predict(parts.model, encoder, job, fold.key, partition, rows, X, y)
+    result.domain = None if watch is None else watch.found
     result.best_params = json_safe(getattr(parts.model, "best_params_", {}))
     if job.keep == "all" or (job.keep == "refit" and fold.key == FINAL):
         _save(store, job, result, transformers, parts.model, encoder)

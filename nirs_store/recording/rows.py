@@ -10,6 +10,7 @@ from typing import Any
 
 from nirs_store.blobs.code import CODE, describe_code, reliance
 from nirs_store.chains.plan import COLUMNS
+from nirs_store.domain import DOMAIN
 from nirs_store.lazy import polars as pl
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Prediction, average_folds
@@ -31,7 +32,7 @@ class Layout:
     ----------
     encoder : transformer or None
         As passed, not fitted.
-    splitter_id, shared_encoder_id : str or None
+    splitter_id, shared_encoder_id, domain_id : str or None
         Blobs that are saved once for all folds.
     facts : dict
         What goes into the chain's metadata as it is.
@@ -51,6 +52,7 @@ class Layout:
     repeats: list[int] | None = None
     splitter_id: str | None = None
     shared_encoder_id: str | None = None
+    domain_id: str | None = None
 
     @property
     def timed(self) -> list[tuple[int, Any]]:
@@ -184,6 +186,8 @@ def _save_chain(
         metadata[CODE] = code
     if layout.data.columns is not None:
         metadata[COLUMNS] = list(layout.data.columns)
+    if layout.domain_id is not None:
+        metadata[DOMAIN] = layout.domain_id
     return store.save_chain(
         layout.pipeline_id,
         _steps(layout, results),

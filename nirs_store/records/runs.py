@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from nirs_store.addresses import without_secret_words
+from nirs_store.db.database import Connection
 from nirs_store.db.journal import encode_array
 from nirs_store.db.session import Engine
+from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.records import queries
@@ -38,6 +40,7 @@ from nirs_store.values import (
     as_long,
     as_name,
     as_text,
+    from_json,
     target_of,
     to_json,
 )
@@ -57,6 +60,7 @@ __all__ = [
     "require",
     "require_open_pipeline",
     "save_chain",
+    "set_domain",
     "versions_only",
 ]
 
@@ -564,6 +568,33 @@ def save_chain(
                 )
             engine.known.add("chain", chain_id, {"pipeline_id": pipeline_id})
     return chain_id
+
+
+def set_domain(con: Connection, chain_id: str, artifact_id: str, session_id: str) -> None:
+    """Name an artifact as the domain of a chain, which takes it over from the session that saved it."""
+    rows = con.execute("SELECT metadata, pipeline_id FROM chains WHERE chain_id = ?", [chain_id]).fetchall()
+    if not rows:
+        raise UnknownId("chain", chain_id)
+    known, pipeline_id = from_json(rows[0][0]) or {}, rows[0][1]
+    con.execute(
+        "UPDATE chains SET metadata = ? WHERE chain_id = ?",
+        [to_json(known | {DOMAIN: artifact_id}, "metadata"), chain_id],
+    )
+    before = domain_id(known)
+    if before is not None:
+        con.execute(
+            "DELETE FROM artifact_refs WHERE owner_kind = 'chain' AND owner_id = ? AND artifact_id = ?",
+            [chain_id, before],
+        )
+    con.execute(
+        "DELETE FROM artifact_refs WHERE owner_kind = 'session' AND owner_id = ? AND artifact_id = ?",
+        [session_id, artifact_id],
+    )
+    con.execute(
+        "INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, pipeline_id, created_at) "
+        "VALUES (?, ?, 'chain', ?, ?, ?)",
+        [new_id(), artifact_id, chain_id, pipeline_id, now_naive()],
+    )
 
 
 def _wavelengths(values: Any) -> np.ndarray:

@@ -33,7 +33,8 @@ def test_predictions_are_printed_as_csv_beside_the_labels(
 ) -> None:
     result = run("predict", recorded.chains["better"].chain_id[-8:], spectra)
     frame = pl.read_csv(io.StringIO(result.stdout), schema_overrides={"sample": pl.String})
-    assert frame.columns == ["sample", "fat", "predicted_fat"]
+    assert frame.columns == ["sample", "fat", "predicted_fat", "lower_fat", "upper_fat", "flags"]
+    assert (frame["lower_fat"] < frame["predicted_fat"]).all()
     assert frame["sample"][0] == f"0{recorded.tecator.sample_names[60]}"
     assert np.array_equal(frame["predicted_fat"].to_numpy(), replayed)
     assert "20 samples, 100 channels 850 to 1050 nm" in result.stderr
@@ -124,7 +125,7 @@ def test_predictions_come_in_the_dialect_of_the_file(
     (tmp_path / "new.txt").write_text(text, encoding="utf-16")
     shown = run("predict", recorded.chains["better"].chain_id, tmp_path / "new.txt").stdout
     found = [line.split(delimiter) for line in shown.splitlines()]
-    assert found[0] == ["sample", "fat", "predicted_fat"]
+    assert found[0] == ["sample", "fat", "predicted_fat", "lower_fat", "upper_fat", "flags"]
     assert np.allclose([float(row[2].replace(decimal, ".")) for row in found[1:]], replayed)
 
 
@@ -135,7 +136,7 @@ def test_a_column_of_the_user_is_kept_and_text_is_no_formula(
     frame.write_csv(tmp_path / "new.csv")
     result = run("predict", recorded.chains["better"].chain_id, tmp_path / "new.csv")
     found = pl.read_csv(io.StringIO(result.stdout))
-    assert found.columns == ["sample", "predicted_fat", "predicted_fat_2"]
+    assert found.columns[:3] == ["sample", "predicted_fat", "predicted_fat_2"]
     assert found["predicted_fat"].to_list() == frame["predicted_fat"].to_list()
     assert np.allclose(found["predicted_fat_2"].to_numpy(), replayed)
     assert set(found["sample"]) == {"'=1+1"}
@@ -156,11 +157,56 @@ def test_several_targets_name_the_columns_and_channels_of_text_are_found_by_name
     new.write_csv(tmp_path / "new.csv")
     result = run("predict", chain, tmp_path / "new.csv", "-w", tmp_path / "ws")
     found = pl.read_csv(io.StringIO(result.stdout))
-    assert found.columns == ["plot", "predicted_fat", "predicted_water"]
-    assert np.allclose(found[:, 1:].to_numpy(), expected)
+    bounds = ["lower_fat", "lower_water", "upper_fat", "upper_water"]
+    assert found.columns == ["plot", "predicted_fat", "predicted_water", *bounds, "flags"]
+    assert np.allclose(found[:, 1:3].to_numpy(), expected)
     done = subprocess.run(
         [sys.executable, script, tmp_path / "new.csv"], capture_output=True, text=True, check=True
     )
     carried = pl.read_csv(io.StringIO(done.stdout))
     assert carried.columns == ["sample", "fat", "water"]
     assert np.allclose(carried[:, 1:].to_numpy(), expected)
+
+
+def test_a_flagged_sample_is_named_and_strict_ends_with_an_exit_code_of_its_own(
+    run: Any, recorded: Any, spectra: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.csv"
+    frame = pl.read_csv(spectra, schema_overrides={"sample": pl.String})
+    channels = [name for name in frame.columns if name not in ("sample", "fat")]
+    spoilt = frame.head(3).with_columns(pl.col(channels) * 1000)
+    pl.concat([frame.tail(5), spoilt]).write_csv(wrong)
+    chain = recorded.chains["better"].chain_id
+    found = run("predict", chain, wrong)
+    flags = pl.read_csv(io.StringIO(found.stdout))["flags"].to_list()
+    assert flags[-3:] == ["outside; extrapolated"] * 3
+    assert "warning: The calibration flags" in found.stderr
+    strict = run("predict", chain, wrong, "--strict", expect=11)
+    assert strict.stdout == found.stdout
+    assert "--strict" in strict.stderr
+    details = run("predict", chain, wrong, "--details", "--json", "--level", "0.8", expect=0)
+    row = json.loads(details.stdout)[-1]
+    assert {"t2", "q", "h", "gh", "nh"} <= set(row)
+    assert row["flags"] == ["outside", "extrapolated"]
+
+
+def test_a_chain_without_a_domain_says_so_and_passes_strict(run: Any, spectra: Path, tmp_path: Path) -> None:
+    with (
+        WorkspaceStore(tmp_path / "ws") as store,
+        store.run("by hand") as own,
+        own.pipeline("p", dataset_name="d") as pipe,
+    ):
+        X = np.random.default_rng(0).normal(size=(30, 100))
+        model = store.save_artifact(Ridge().fit(X, X[:, 0]), "sklearn.linear_model.Ridge", "model")
+        step = {
+            "step_idx": 1,
+            "operator_class": "sklearn.linear_model.Ridge",
+            "operator_type": "model",
+            "params": {},
+        }
+        chain = store.save_chain(pipe.pipeline_id, [step], 1, "Ridge", "", "single", {"final": model}, {})
+    found = run("predict", chain, spectra, "--strict", "-w", tmp_path / "ws")
+    frame = pl.read_csv(io.StringIO(found.stdout))
+    assert frame.columns[-2:] == ["predicted", "flags"]
+    assert set(frame["flags"]) == {"domain not known"}
+    assert "domain is not known" in found.stderr

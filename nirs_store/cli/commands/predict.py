@@ -15,6 +15,7 @@ from nirs_store.cli._spectra import read_file, reading_options
 if TYPE_CHECKING:
     import polars as pl
 
+    from nirs_store.domain import Domain
     from nirs_store.reading import Spectra
 
 
@@ -27,7 +28,17 @@ if TYPE_CHECKING:
     "--resample", is_flag=True, help="Interpolate the spectra to the grid of a bundle's calibration."
 )
 @reading_options
-@click.option("--strict", is_flag=True, help="Refuse if your own code differs from the recording.")
+@click.option("--details", is_flag=True, help="Add T2, Q, leverage, GH and NH of every sample.")
+@click.option("--level", type=float, default=0.90, show_default=True, help="Level of the interval.")
+@click.option(
+    "--alpha", type=float, default=0.05, show_default=True, help="Share of normal samples that are flagged."
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse if your own code differs from the recording (exit code 4); end with exit code 11 if a sample "
+    "is flagged.",
+)
 @trust_options
 @workspace_option
 def command(
@@ -37,6 +48,9 @@ def command(
     as_json: bool,
     resample: bool,
     reading: dict[str, Any],
+    details: bool,
+    level: float,
+    alpha: float,
     strict: bool,
     allow_pickle: bool,
     trusted_types: tuple[str, ...],
@@ -48,8 +62,13 @@ def command(
     SPECTRA, numeric column names are wavelengths; the other columns are labels, which are returned next
     to the predictions. Without --output, predictions are printed as CSV, with the separator and decimal
     sign of SPECTRA.
+
+    Each prediction has its interval, where the calibration has out-of-fold predictions. The column
+    "flags" is empty for a sample inside the calibration; "outside" and "extrapolated" say that the
+    number should not be relied on, "domain not known" that nothing tells.
     """
     _check_output(output)
+    options: dict[str, Any] = {"level": level, "alpha": alpha, "on_outlier": "ignore"}
     if source.lower().endswith(".n4a"):
         from nirs_store.bundle.reader import load_bundle
 
@@ -59,7 +78,8 @@ def command(
             )
         metadata = bundle.chain.get("metadata") or {}
         table, X = _read(spectra, reading, bundle.chain)
-        predicted = bundle.predict(X, wavelengths=table.wavelengths, resample=resample)
+        found_here = bundle.predict_details(X, table.wavelengths, resample=resample, **options)
+        domain = bundle.domain
     elif resample:
         raise click.UsageError("--resample goes with a bundle; resample the spectra yourself for a chain.")
     else:
@@ -71,10 +91,13 @@ def command(
             found = find(store, source, ["chain"])
             metadata = found.record.get("metadata") or {}
             table, X = _read(spectra, reading, found.record)
-            predicted = store.replay_chain(found.identifier, X, wavelengths=table.wavelengths, strict=strict)
-    frame = _joined(table, predicted, metadata)
+            found_here = store.predict(found.identifier, X, table.wavelengths, strict=strict, **options)
+            domain = store.domain(found.identifier)
+    columns = _columns(found_here, len(table.X), details)
+    frame = _joined(table, columns, metadata)
     _write(frame, table, output, as_json)
-    _report(table, predicted, metadata)
+    _report(table, columns["predicted"], metadata)
+    _warn(found_here, domain, strict)
 
 
 def _read(path: Path, reading: dict[str, Any], chain: Any) -> tuple[Spectra, Any]:
@@ -99,27 +122,56 @@ def _read(path: Path, reading: dict[str, Any], chain: Any) -> tuple[Spectra, Any
     return table, pl.DataFrame(table.X, schema=list(names if known else table.channel_names))
 
 
-def _joined(table: Spectra, predicted: Any, metadata: dict[str, Any]) -> pl.DataFrame:
-    """Return the labels with the predictions as further columns; a name that is taken gets a number."""
-    import numpy as np
+def _columns(frame: pl.DataFrame, n: int, details: bool) -> dict[str, Any]:
+    """Return what a detailed prediction says, each as (n, targets), or as (n,) where it is said of the sample."""
     import polars as pl
 
-    array = np.asarray(predicted)
-    array = array.reshape(len(array), -1)
+    width = frame.height // n if n else 1
+    found: dict[str, Any] = {"predicted": frame["prediction"].to_numpy().reshape(n, width)}
+    for name in ("lower", "upper"):
+        if name in frame.columns and not frame[name].is_null().any():
+            found[name] = frame[name].to_numpy().reshape(n, width)
+    rows = frame.gather_every(width)
+    if "set" in rows.columns and not rows["set"].is_null().any():
+        found["set"] = rows["set"]
+    if details:
+        found |= {name: rows[name] for name in ("t2", "q", "h", "gh", "nh")}
+    words = frame["flags"].to_list()
+    of_sample = [
+        list(dict.fromkeys(word for row in words[k * width : (k + 1) * width] for word in row))
+        for k in range(n)
+    ]
+    return found | {"flags": pl.Series(of_sample, dtype=pl.List(pl.String))}
+
+
+def _names(stem: str, width: int, metadata: dict[str, Any]) -> list[str]:
     target = str(metadata.get("target") or "")
-    stem = f"predicted_{target}" if target else "predicted"
-    names = [stem] if array.shape[1] == 1 else [f"{stem}_{i}" for i in range(array.shape[1])]
     targets = metadata.get("target_names") or ()
-    if len(targets) == array.shape[1]:
-        names = [f"predicted_{each}" for each in targets]
+    if len(targets) == width:
+        return [f"{stem}_{each}" for each in targets]
+    whole = f"{stem}_{target}" if target else stem
+    return [whole] if width == 1 else [f"{whole}_{i}" for i in range(width)]
+
+
+def _joined(table: Spectra, found: dict[str, Any], metadata: dict[str, Any]) -> pl.DataFrame:
+    """Return the labels with the predictions as further columns; a name that is taken gets a number."""
+    import polars as pl
+
+    named: list[tuple[str, Any]] = []
+    for stem, values in found.items():
+        if isinstance(values, pl.Series):
+            named.append((stem, values))
+        else:
+            names = _names(stem, values.shape[1], metadata)
+            named += [(name, values[:, k]) for k, name in enumerate(names)]
     columns: list[pl.Series] = []
-    for k, name in enumerate(names):
+    for name, values in named:
         taken, number, free = {*table.labels, *(column.name for column in columns)}, 2, name
         while free in taken:
             free, number = f"{name}_{number}", number + 1
         if free != name:
-            click.echo(f"The file has a column {name!r}; the predictions are in {free!r}.", err=True)
-        columns.append(pl.Series(free, array[:, k]))
+            click.echo(f"The file has a column {name!r}; the one of the predictions is called {free!r}.", err=True)
+        columns.append(pl.Series(free, values))
     return table.references.hstack(columns) if table.labels else pl.DataFrame(columns)
 
 
@@ -150,6 +202,10 @@ def _write(frame: pl.DataFrame, table: Spectra, output: Path | None, as_json: bo
 
 
 def _csv(frame: pl.DataFrame, table: Spectra) -> str:
+    import polars as pl
+
+    lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
+    frame = frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("; ") for name in lists)
     from nirs_store.reading.export import frame_csv
 
     return frame_csv(frame, table.dialect.get("delimiter", ","), table.dialect.get("decimal", "."))
@@ -166,6 +222,27 @@ def _encoded(frame: pl.DataFrame, table: Spectra, suffix: str) -> bytes:
     else:
         return _csv(frame, table).encode()
     return sink.getvalue()
+
+
+def _warn(frame: pl.DataFrame, domain: Domain | None, strict: bool) -> None:
+    """Say which samples are flagged, and why bounds are missing; end with an error where asked."""
+    import warnings
+
+    from nirs_store.domain.frame import report_outliers
+    from nirs_store.errors import OutlierFound, OutlierWarning
+
+    if domain is not None and domain.facts.get("refused"):
+        click.echo(f"No interval: {domain.facts['refused']}.", err=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", OutlierWarning)
+        report_outliers(frame, "warn", "The calibration")
+    for one in caught:
+        click.echo(f"warning: {one.message}", err=True)
+    flagged = [words for words in frame["flags"].to_list() if words and words != ["domain not known"]]
+    if strict and flagged:
+        raise OutlierFound(
+            "Samples are flagged, and --strict was given. The predictions were written; see their column 'flags'."
+        )
 
 
 def _report(table: Spectra, predicted: Any, metadata: dict[str, Any]) -> None:

@@ -1,0 +1,149 @@
+"""Predictions with their domain and interval as a data frame, and what is said about outliers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.domain.measure import NOT_KNOWN, Domain
+from nirs_store.errors import InvalidInput, OutlierFound, OutlierWarning, ShapeMismatch
+from nirs_store.lazy import polars as pl
+
+__all__ = ["OnOutlier", "Predicted", "Reading", "details_frame", "read_domain", "report_outliers"]
+
+OnOutlier = Literal["warn", "raise", "ignore"]
+_FLAGGABLE = ("h", "gh", "nh")
+
+
+class Predicted(NamedTuple):
+    """What a chain predicts for some samples, and what its models got: see `details_frame`."""
+
+    y: NDArray[Any]
+    proba: NDArray[Any] | None
+    inputs: list[Any]
+
+
+class Reading(NamedTuple):
+    """The options of a detailed prediction; see `ChainPredictor.predict_details`."""
+
+    level: float = 0.90
+    alpha: float = 0.05
+    scaled: bool = False
+    margin: float = 5.0
+    flag: Mapping[str, float] | Sequence[str] = ()
+
+    def check(self) -> None:
+        """Refuse values that no prediction can be read with."""
+        for name in ("level", "alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise InvalidInput(
+                    f"{name}: expected a share between 0 and 1; found {getattr(self, name)!r}."
+                )
+        if not self.margin >= 0:
+            raise InvalidInput(
+                f"margin: expected percent of the calibration's range from 0; found {self.margin!r}."
+            )
+        if isinstance(self.flag, str) or (strange := sorted(set(self.flag) - set(_FLAGGABLE))):
+            found = self.flag if isinstance(self.flag, str) else ", ".join(strange)
+            raise InvalidInput(
+                f"flag: expected names among h, gh, nh, or a mapping of them to limits; found {found!r}."
+            )
+
+
+def read_domain(data: bytes, where: str) -> Domain:
+    """Read a stored domain.
+
+    Raises
+    ------
+    InvalidInput
+        It is damaged, or a newer version wrote it.
+    """
+    try:
+        return Domain.from_bytes(data)
+    except ValueError as error:
+        raise InvalidInput(
+            f"The domain of {where} is not usable: {error}. Add it again with add_domain."
+        ) from error
+
+
+def details_frame(
+    domain: Domain | None,
+    predicted: Predicted,
+    reading: Reading,
+    sample_ids: Iterable[Any] | None,
+    targets: Sequence[str] | None,
+) -> pl.DataFrame:
+    """Lay predictions out: one row per sample, or per sample and target.
+
+    Returns
+    -------
+    polars.DataFrame
+        sample, (target,) prediction, lower and upper (a classifier: set), t2, q, h, gh, nh, flags.
+    """
+    reading.check()
+    y = np.asarray(predicted.y)
+    n = len(y)
+    columns = y.reshape(n, -1)
+    width = columns.shape[1]
+    names = [str(row) for row in range(n)] if sample_ids is None else [str(each) for each in sample_ids]
+    if len(names) != n:
+        raise ShapeMismatch(f"sample_ids: expected one name for each of {n} spectra; found {len(names)}.")
+    found = (domain or Domain({})).measure(predicted.inputs, y, predicted.proba, **reading._asdict())
+    table: dict[str, Any] = {"sample": np.repeat(names, width) if width > 1 else names}
+    if width > 1:
+        known = [str(each) for each in targets or ()]
+        table["target"] = (known if len(known) == width else [str(place) for place in range(width)]) * n
+    table["prediction"] = columns.ravel().tolist() if columns.dtype.kind == "O" else columns.ravel()
+    if found.sets is not None or (domain is not None and domain.facts.get("task") == "classification"):
+        table["set"] = (
+            found.sets if found.sets is not None else pl.Series([None] * n, dtype=pl.List(pl.String))
+        )
+    else:
+        for name, bound in (("lower", found.lower), ("upper", found.upper)):
+            table[name] = np.full(n * width, np.nan) if bound is None else bound.ravel()
+    for name, values in found.values.items():
+        table[name] = np.repeat(values, width)
+    # A classifier of several outputs has one list of words per sample.
+    words = [row * (width if len(row) < width else 1) for row in found.flags]
+    table["flags"] = pl.Series([each for row in words for each in row], dtype=pl.List(pl.String))
+    bounds = [name for name in ("lower", "upper", "t2", "q", "h", "gh", "nh") if name in table]
+    return pl.DataFrame(table).with_columns(pl.col(bounds).fill_nan(None))
+
+
+def report_outliers(
+    frame: pl.DataFrame, on_outlier: OnOutlier, where: str, stacklevel: int = 3
+) -> pl.DataFrame:
+    """Warn of flagged samples, or raise; return the frame.
+
+    Raises
+    ------
+    OutlierFound
+        With "raise", where a sample is flagged.
+    """
+    if on_outlier not in ("warn", "raise", "ignore"):
+        raise InvalidInput(f'on_outlier: expected "warn", "raise" or "ignore"; found {on_outlier!r}.')
+    if on_outlier == "ignore" or not frame.height:
+        return frame
+    rows = [(str(row[0]), list(row[1])) for row in frame.select("sample", "flags").iter_rows() if row[1]]
+    flagged = [
+        (name, kept) for name, words in rows if (kept := [word for word in words if word != NOT_KNOWN])
+    ]
+    if flagged:
+        shown = "; ".join(f"{name}: {', '.join(words)}" for name, words in flagged[:5])
+        text = f"{where} flags {len({name for name, _ in flagged})} of {frame['sample'].n_unique()} samples ({shown}"
+        text += "; ...)." if len(flagged) > 5 else ")."
+        if on_outlier == "raise":
+            raise OutlierFound(f"{text} Look at the spectra; on_outlier='ignore' returns the predictions.")
+        warnings.warn(text, OutlierWarning, stacklevel=stacklevel)
+    if len(flagged) < len(rows) and any(NOT_KNOWN in words for _, words in rows):
+        warnings.warn(
+            f"{where}: its domain is not known, so nothing says whether the samples are inside it. Give it one with "
+            "store.add_domain(chain, X, y).",
+            OutlierWarning,
+            stacklevel=stacklevel,
+        )
+    return frame

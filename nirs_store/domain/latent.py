@@ -1,0 +1,231 @@
+"""The latent space of a fitted model, and how far a spectrum lies from the calibration in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nirs_store.domain.measure import q_limit_of, t2_limit_of
+from nirs_store.errors import InvalidInput, ShapeMismatch
+
+__all__ = ["PCA_STEP", "Latent", "has_latent_variables", "latent_of", "power_sums", "q_limit", "t2_limit"]
+
+Floats = NDArray[np.float64]
+_VARIANCE = 0.99
+PCA_STEP = "PCA step"
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """A centred and scaled space of A latent variables, with the calibration's scores in it.
+
+    Attributes
+    ----------
+    kind : str
+        Where the space comes from: ``"PLS"``, ``"PCA step"`` or ``"PCA of the model's input"``.
+    mean, scale : ndarray, shape (n_features,)
+        Subtracted from a spectrum, then divided by; `scale` is 1 where the model does not scale.
+    rotations, loadings : ndarray, shape (n_features, A)
+        Scores are ``(x - mean) / scale @ rotations``; a spectrum is rebuilt as ``scores @ loadings.T``.
+    center, spread : ndarray, shape (A,)
+        Mean and standard deviation (n - 1) of the calibration's scores.
+    n : int
+        Calibration samples.
+    """
+
+    kind: str
+    mean: Floats
+    scale: Floats
+    rotations: Floats
+    loadings: Floats
+    center: Floats
+    spread: Floats
+    n: int
+
+    @property
+    def n_components(self) -> int:
+        """Return the number of latent variables, A."""
+        return int(self.rotations.shape[1])
+
+    def _centred(self, X: ArrayLike) -> Floats:
+        spectra = np.asarray(X, dtype=float)
+        if spectra.ndim != 2 or spectra.shape[1] != len(self.mean):
+            raise ShapeMismatch(
+                f"X: expected spectra of {len(self.mean)} channels at the model's input; found shape {spectra.shape}."
+            )
+        centred: Floats = (spectra - self.mean) / self.scale
+        return centred
+
+    def scores(self, X: ArrayLike) -> Floats:
+        """Return the scores of spectra at the model's input, shape (n_samples, A)."""
+        scores: Floats = self._centred(X) @ self.rotations
+        return scores
+
+    def t2(self, X: ArrayLike) -> Floats:
+        """Return Hotelling's T2 of each spectrum: the sum over a of (t_a - mean t_a)^2 / s_a^2."""
+        t2: Floats = (((self.scores(X) - self.center) / self.spread) ** 2).sum(axis=1)
+        return t2
+
+    def leverage(self, X: ArrayLike) -> Floats:
+        """Return the leverage of each spectrum: 1/n + T2 / (n - 1) for uncorrelated calibration scores."""
+        return 1.0 / self.n + self.t2(X) / (self.n - 1)
+
+    def residuals(self, X: ArrayLike) -> Floats:
+        """Return what the latent variables do not rebuild, in the centred and scaled space of the model's input."""
+        centred = self._centred(X)
+        residuals: Floats = centred - (centred @ self.rotations) @ self.loadings.T
+        return residuals
+
+    def q(self, X: ArrayLike) -> Floats:
+        """Return Q (SPE) of each spectrum: the squared norm of its residual."""
+        q: Floats = (self.residuals(X) ** 2).sum(axis=1)
+        return q
+
+
+def t2_limit(n: int, n_components: int, alpha: float = 0.05) -> float:
+    """Return the limit of T2 for a new spectrum: A (n^2 - 1) / (n (n - A)) F(1 - alpha; A, n - A).
+
+    Tracy, Young and Mason (1992), Journal of Quality Technology 24, 88-95.
+
+    Raises
+    ------
+    InvalidInput
+        There are not more samples than components, so that the distribution is not defined.
+
+    Examples
+    --------
+    >>> round(t2_limit(50, 3, 0.05), 3)
+    8.94
+    """
+    found = t2_limit_of(n, n_components, alpha)
+    if found is None:
+        raise InvalidInput(f"T2 limit: expected more samples than components; found n={n}, A={n_components}.")
+    return found
+
+
+def q_limit(residuals: ArrayLike, alpha: float = 0.05) -> tuple[float, str]:
+    """Return the limit of Q and the name of the method, from the residuals of the calibration spectra.
+
+    Jackson and Mudholkar (1979), Technometrics 21, 341-349, from the eigenvalues of the residuals' covariance; where
+    that approximation degenerates (h0 <= 0), Box's g chi2(h), with mean and variance of the calibration's Q.
+
+    Parameters
+    ----------
+    residuals : array-like, shape (n_samples, n_features)
+        Of the calibration spectra, from `Latent.residuals`.
+    alpha : float
+        Share of normal spectra above the limit.
+
+    Returns
+    -------
+    tuple of float and str
+        The limit, and ``"Jackson-Mudholkar"`` or ``"Box"``; 0 where the model rebuilds every spectrum.
+    """
+    rest = np.asarray(residuals, dtype=float)
+    q = (rest**2).sum(axis=1)
+    return q_limit_of(power_sums(rest), float(q.mean()), float(q.var(ddof=1)), alpha)
+
+
+def power_sums(residuals: Floats) -> tuple[float, float, float]:
+    """Return the sums of the first three powers of the eigenvalues of the residuals' covariance."""
+    rest = residuals - residuals.mean(axis=0)
+    gram = (rest @ rest.T if len(rest) < rest.shape[1] else rest.T @ rest) / (len(rest) - 1)
+    return float(np.trace(gram)), float((gram**2).sum()), float(((gram @ gram) * gram).sum())
+
+
+def latent_of(model: Any, transformers: Sequence[Any] = (), calibration: ArrayLike | None = None) -> Latent:
+    """Return the latent space of a fitted model.
+
+    Parameters
+    ----------
+    model : fitted estimator
+        A PLSRegression brings its own latent variables.
+    transformers : sequence of fitted transformers
+        Those before the model; a PCA that comes last gives the space (principal component regression), and
+        spectra are then meant as they enter that PCA.
+    calibration : array-like, shape (n_samples, n_features), optional
+        Spectra at the model's input that it was fitted on. Needed where the model has no latent variables: a PCA
+        of them with components for 99 % of the variance, at most n / 3, takes their place.
+
+    Returns
+    -------
+    Latent
+
+    Raises
+    ------
+    InvalidInput
+        The model has no latent variables and `calibration` is missing.
+    """
+    from sklearn.decomposition import PCA
+
+    last = transformers[-1] if len(transformers) else None
+    if has_latent_variables(model):
+        scores = np.asarray(model.x_scores_, dtype=float)
+        return Latent(
+            "PLS",
+            np.asarray(model._x_mean, dtype=float),
+            np.asarray(model._x_std, dtype=float),
+            np.asarray(model.x_rotations_, dtype=float),
+            np.asarray(model.x_loadings_, dtype=float),
+            scores.mean(axis=0),
+            _spread(scores.std(axis=0, ddof=1)),
+            len(scores),
+        )
+    if isinstance(last, PCA):
+        return _from_pca(PCA_STEP, last, whitened=bool(last.whiten))
+    if calibration is None:
+        raise InvalidInput(
+            f"{type(model).__name__} has no latent variables: give the calibration spectra, so that a PCA of the "
+            "model's input can take their place."
+        )
+    return _pca_of(np.asarray(calibration, dtype=float))
+
+
+def has_latent_variables(model: Any) -> bool:
+    """Tell whether a fitted model brings latent variables of its own, as a PLS does."""
+    return hasattr(model, "x_rotations_") and hasattr(model, "x_scores_")
+
+
+def _pca_of(spectra: Floats) -> Latent:
+    """Fit a PCA by the eigenvalues of the smaller of the two products, which is all that 99 % of the variance need."""
+    n, width = spectra.shape
+    mean = spectra.mean(axis=0)
+    centred = spectra - mean
+    wide = n < width
+    values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    most = max(1, min(n // 3, width))
+    total = float(values.sum())
+    enough = int(np.searchsorted(np.cumsum(values), _VARIANCE * total)) + 1 if total else 1
+    kept = min(enough, most)
+    axes = vectors[:, :kept]
+    if wide:
+        axes = centred.T @ axes
+        axes /= np.maximum(np.linalg.norm(axes, axis=0), np.finfo(float).tiny)
+    spread = _spread(np.sqrt(values[:kept] / max(n - 1, 1)))
+    return Latent("PCA of the model's input", mean, np.ones(width), axes, axes, np.zeros(kept), spread, n)
+
+
+def _from_pca(kind: str, pca: Any, *, whitened: bool = False) -> Latent:
+    """Read the space of a fitted PCA; a whitened one has the same T2 and residuals."""
+    axes = np.asarray(pca.components_, dtype=float).T
+    return Latent(
+        kind,
+        np.asarray(pca.mean_, dtype=float),
+        np.ones(len(axes)),
+        axes,
+        axes,
+        np.zeros(axes.shape[1]),
+        _spread(np.sqrt(np.asarray(pca.explained_variance_, dtype=float))),
+        int(pca.n_samples_),
+    )
+
+
+def _spread(deviations: Floats) -> Floats:
+    """Replace deviations of components that are exhausted, so that rounding errors do not blow T2 up."""
+    floor = max(float(deviations.max(initial=0.0)) * 1e-12, np.finfo(float).tiny)
+    return np.where(deviations > floor, deviations, np.inf)

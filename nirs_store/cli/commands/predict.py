@@ -170,7 +170,9 @@ def _joined(table: Spectra, found: dict[str, Any], metadata: dict[str, Any]) -> 
         while free in taken:
             free, number = f"{name}_{number}", number + 1
         if free != name:
-            click.echo(f"The file has a column {name!r}; the one of the predictions is called {free!r}.", err=True)
+            click.echo(
+                f"The file has a column {name!r}; the one of the predictions is called {free!r}.", err=True
+            )
         columns.append(pl.Series(free, values))
     return table.references.hstack(columns) if table.labels else pl.DataFrame(columns)
 

@@ -27,7 +27,7 @@ from nirs_store.db.database import Connection
 from nirs_store.db.layout import as_folder
 from nirs_store.db.session import Engine, Settings
 from nirs_store.display import block, byte_text, field_table
-from nirs_store.domain import DOMAIN_CLASS, domain_id
+from nirs_store.domain import DOMAIN_CLASS, Domain, domain_id
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId
 from nirs_store.history.moments import RetentionWatch, retention_is_due
 from nirs_store.lazy import later
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as imported
     from nirs_store.bundle import transfer as outgoing
-    from nirs_store.domain.measure import Domain
     from nirs_store.evaluations import api as evaluations_api
     from nirs_store.files import api
     from nirs_store.history import lineage as lineage_api

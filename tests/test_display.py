@@ -130,7 +130,7 @@ def test_a_store_shows_what_it_holds(hostile: tuple[WorkspaceStore, CrossValidat
     text = read(store._repr_html_())
     assert "salt & 'pepper'" in text
     assert "runs | 1 | pipelines | 1 | chains | 1 | predictions | 7" in text
-    assert "artifacts | 9 | size of artifacts" in text
+    assert "artifacts | 10 | size of artifacts" in text
     assert repr(store) == f"WorkspaceStore({str(store.workspace_path)!r})"
 
 

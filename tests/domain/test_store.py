@@ -235,6 +235,11 @@ def test_the_domain_lives_as_long_as_its_chain(store: WorkspaceStore, tmp_path: 
     assert store.get_artifact(named) is None or named == first
     store.delete_chain(replaced)
     store.gc_artifacts(grace_seconds=0)
+    store.trash.restore(replaced)
+    assert quiet(store, replaced)["flags"].to_list() == frame["flags"].to_list()
+    store.delete_chain(replaced)
+    store.trash.empty()
+    store.gc_artifacts(grace_seconds=0)
     assert store.get_artifact(first) is None
 
 

@@ -106,7 +106,7 @@ def test_cleaning_up_after_one_of_two_runs_keeps_what_the_other_needs(
     with pytest.raises(UnknownId, match=runs[1].chain_id):
         store.replay_chain(runs[1].chain_id, meat[0])
     orphans = store.artifacts.find_orphaned_artifacts()
-    # Four models, three scalers and the splitter; that of the refit is the one of the run by hand.
-    assert len(orphans) == 8
+    # Four models, three scalers, the domain and the splitter; the scaler of the refit is the one of the run by hand.
+    assert len(orphans) == 9
     assert store.artifacts.delete_orphaned_artifacts(dry_run=False)[0] == orphans
     assert [f for f in store.check(read_data=True).findings if f.severity != "info"] == []

@@ -33,7 +33,7 @@ from nirs_store.history.moments import RetentionWatch, retention_is_due
 from nirs_store.lazy import later
 from nirs_store.lazy import polars as pl
 from nirs_store.protocol import RecordingStore
-from nirs_store.records import artifacts, predictions, queries, ranking
+from nirs_store.records import artifacts, notes, predictions, queries, ranking
 from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries as overview
 from nirs_store.records import runs as records
@@ -945,6 +945,7 @@ class ModelMethods(QueryMethods):
             for name in plan.artifact_ids:
                 self._load_shared(name, contents.get(name))
             check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
+        notes.note_read(self._engine, "replay_chain", "chain", chain_id)
         if not contents:
             return predict(plan, X, self._load_shared, wavelengths)
         return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
@@ -979,8 +980,11 @@ class ModelMethods(QueryMethods):
         artifacts.get_to_know(self._engine, named)
         code = chain["metadata"].get(CODE)
         refuse_other_python(code, f"Chain {chain_id}")
-        # Loaded anew: what is handed out may be changed by whoever holds it.
-        predictor = ChainPredictor(chain, self.load_artifact, domain=self._domain_of(chain))
+        notes.note_read(self._engine, "predictor", "chain", str(chain["chain_id"]))
+        # Loaded again: what is handed out may be changed by its holder.
+        predictor = ChainPredictor(
+            chain, lambda name: artifacts.load_artifact(self._engine, name), domain=self._domain_of(chain)
+        )
         check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
         return predictor
 
@@ -1025,6 +1029,7 @@ class ModelMethods(QueryMethods):
         from nirs_store.domain.frame import Reading
 
         plan, contents, code, about = self._plan(chain_id)
+        notes.note_read(self._engine, "replay_chain", "chain", chain_id)
 
         def load(name: str) -> Any:
             return self._load_shared(name, contents.get(name))
@@ -1204,11 +1209,13 @@ class ModelMethods(QueryMethods):
         ------
         UnknownId (KeyError), BlobMissing (FileNotFoundError), BlobCorrupt
         """
+        notes.note_read(self._engine, "load_artifact", "artifact", artifact_id)
         return artifacts.load_artifact(self._engine, artifact_id)
 
     @whole_ids
     def read_artifact(self, artifact_id: str) -> bytes:
         """The stored bytes of an artifact, checked against their hash."""
+        notes.note_read(self._engine, "load_artifact", "artifact", artifact_id)
         return artifacts.read_artifact(self._engine, artifact_id)
 
     @whole_ids

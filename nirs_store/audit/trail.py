@@ -128,7 +128,8 @@ OPERATIONS = (
     "complete_run", "declare_type", "delete", "delete_evaluation", "delete_prediction", "delete_run",
     "add_domain", "delete_pipeline", "delete_chain", "edit_run", "empty_trash", "restore_trash", "set_trash",
     "end_processing", "export_audit", "export_chain", "fail_pipeline", "fail_run", "find_champions", "gc",
-    "import_bundle", "link", "log_metric", "log_step", "pin", "purge_artifacts", "put", "put_group",
+    "get", "import_bundle", "link", "load_artifact", "log_metric", "log_step", "pin", "predictor", "purge_artifacts",
+    "put", "put_group", "replay_chain",
     "record_evaluation", "remove_alias", "remove_backup", "repair",
     "restore_archive", "restore_backup", "retention", "save_artifact",
     "save_chain", "save_prediction", "save_prediction_arrays", "set_alias", "set_champion", "set_guard",
@@ -765,17 +766,35 @@ class Audit:
         """Whether what this store does is noted now."""
         return audit_notes.auditing(self._engine)
 
-    def switch(self, on: bool) -> None:
-        """Switch the trail of this workspace on or off, for every process; both are noted."""
-        if not isinstance(on, bool):
-            raise InvalidInput(f"on: expected True or False, found {on!r}. Nothing was changed.")
+    @property
+    def reads(self) -> bool:
+        """Whether replays, and reads of models and files, are noted too."""
+        setting = self._engine.workspace_settings.current().get("audit") or {}
+        return self.enabled and bool(setting.get("reads"))
+
+    def switch(self, on: bool, *, reads: bool = False) -> None:
+        """Switch the trail of this workspace on or off, for every process; both are noted.
+
+        Parameters
+        ----------
+        on : bool
+            Whether changes are noted.
+        reads : bool
+            Also note reads: replays (`replay_chain`), predictors, fitted objects and files that are handed out. Each
+            costs a row in the next commit of the store that reads.
+        """
+        if not isinstance(on, bool) or not isinstance(reads, bool) or (reads and not on):
+            raise InvalidInput(
+                f"on, reads: expected True or False, and reads only with on=True; found {on!r}, {reads!r}. "
+                "Nothing was changed."
+            )
         # The note that it was switched off has to come before, the one that it was switched on after.
         store_setting(
             self._engine,
             "audit",
-            lambda _: None if on else {"enabled": False},
+            lambda _: ({"reads": True} if reads else None) if on else {"enabled": False},
             "switch_audit",
-            {"on": on},
+            {"on": on} | ({"reads": True} if reads else {}),
         )
 
     # -- asking --------------------------------------------------------------------------------------

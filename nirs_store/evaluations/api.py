@@ -528,9 +528,30 @@ class Crowning(Questions):
     """What changes champions."""
 
     def set_champion(
-        self, evaluation_id: str, *, metric: str | None = None, rank: int = 1, note: str | None = None
+        self,
+        evaluation_id: str | None = None,
+        *,
+        metric: str | None = None,
+        rank: int = 1,
+        note: str | None = None,
+        model_id: str | None = None,
+        suite: str | None = None,
+        value: float | None = None,
+        better: str | None = None,
+        chain_id: str | None = None,
     ) -> str:
-        """Set a champion of an evaluation's suite by hand; it stays until another is set or found.
+        """Set a champion of a suite by hand; it stays until another is set or found.
+
+        Parameters
+        ----------
+        evaluation_id : str, optional
+            The evaluation that the champion comes from. Without one, give `model_id`, `suite`, `metric` and `value`: an
+            evaluation that holds this one score, tagged ``by hand``, is recorded first.
+        metric, rank, note
+            The metric of the rank (the evaluation's when None), the rank, and why.
+        model_id, suite, value, better, chain_id
+            Without an evaluation: the model, the suite, its score, ``"higher"`` or ``"lower"`` where the suite has no
+            such metric yet, and the chain it is.
 
         Returns
         -------
@@ -542,10 +563,29 @@ class Crowning(Questions):
         UnknownId, InvalidInput
             Nothing was changed.
         """
+        given = {"model_id": model_id, "suite": suite, "metric": metric, "value": value}
+        if evaluation_id is None:
+            missing = [name for name, each in given.items() if each is None]
+            if missing:
+                raise InvalidInput(
+                    f"set_champion: expected an evaluation, or model_id, suite, metric and value; {', '.join(missing)} "
+                    "missing. Nothing was changed."
+                )
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                raise InvalidInput(
+                    f"rank: expected a whole number of at least 1, found {rank!r}. Nothing was changed."
+                )
+            evaluation_id = self.record(  # type: ignore[attr-defined]
+                str(model_id), str(suite), {str(metric): value}, metric=metric, better=better, chain_id=chain_id,
+                champion=False, tags=["by hand"], message=note,
+            )  # fmt: skip
+        elif model_id is not None or suite is not None or value is not None or chain_id is not None:
+            raise InvalidInput("set_champion: give an evaluation, or a model with its score, not both.")
+        chosen = str(evaluation_id)
         made = self._crowning(
             "set_champion",
-            evaluation_id,
-            lambda con: choose(con, evaluation_id, metric, rank, note),
+            chosen,
+            lambda con: choose(con, chosen, metric, rank, note),
         )
         return str(made)
 

@@ -77,7 +77,7 @@ from nirs_store.files.names import (
 from nirs_store.files.rows import Item, find_version, protected, record, record_group, require_version
 from nirs_store.ids import earlier, is_id, naive, new_id, sha256_hex, utcnow
 from nirs_store.lazy import polars as pl
-from nirs_store.records.notes import check_guard
+from nirs_store.records.notes import check_guard, note_read
 from nirs_store.values import as_error, as_name, as_text, one_kind, to_json, with_zone
 
 __all__ = [
@@ -339,6 +339,11 @@ class FilesBase:
         whole, number, test = self._name(name), parse_version(version), self._test(test_name)
         mode = self._mode_for(test)
         return self._engine.query(lambda con: require_version(con, whole, number, test, mode))
+
+    def _read(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Note that a version is read, where the workspace asks for that, and return its row."""
+        note_read(self._engine, "get", "file", str(row["version_id"]), {"name": row["name"]})
+        return row
 
     def _said(self, about: Mapping[str, Any]) -> dict[str, Any]:
         """Give what holds for a file: what its caller says, else this view, else the processing run under way."""
@@ -1207,6 +1212,7 @@ class GetMethods(FilesBase):
         if kind is not None:
             check_word(kind, "kind", _AS)
         row = self._row(name, version, test_name)
+        self._read(row)
         if row["kind"] == "group":
             members = {each: self._row(member) for each, member in (row["members"] or {}).items()}
             if output is None:
@@ -1235,7 +1241,7 @@ class GetMethods(FilesBase):
         ------
         UnknownFile, BlobMissing, BlobCorrupt
         """
-        return open_stream(self._engine, self._row(name, version, test_name), mode, encoding)
+        return open_stream(self._engine, self._read(self._row(name, version, test_name)), mode, encoding)
 
     def path(self, name: str, *, version: int | str | None = None, test_name: str | None = None) -> Path:
         """Give a path at which any program can read the file or folder; it is not to be written to.
@@ -1247,7 +1253,7 @@ class GetMethods(FilesBase):
         ------
         UnknownFile, BlobMissing, BlobCorrupt
         """
-        return materialised(self._engine, self._row(name, version, test_name))
+        return materialised(self._engine, self._read(self._row(name, version, test_name)))
 
     def export(self, pattern: str, output: str | Path, **filters: Any) -> Paths:
         """Write all files that `list` finds into a folder, under their names.

@@ -34,6 +34,7 @@ __all__ = [
     "guard_of",
     "note",
     "note_failure",
+    "note_read",
     "plain_key",
     "short_error",
 ]
@@ -166,6 +167,15 @@ def auditing(engine: Engine) -> bool:
         return False
     found = engine.workspace_settings.current().get("audit")
     return not found or bool(found.get("enabled", True))
+
+
+def note_read(
+    engine: Engine, operation: str, object_kind: str, object_id: str, details: Mapping[str, Any] | None = None
+) -> None:
+    """Note that something was read, where the workspace asks for that."""
+    # Reads must stay cheap: one look at the settings, which are kept in memory.
+    if engine.settings.audit and (engine.workspace_settings.current().get("audit") or {}).get("reads"):
+        note(engine, operation, object_kind, object_id, details=details)
 
 
 def add_note(

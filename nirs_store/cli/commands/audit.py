@@ -139,13 +139,14 @@ def export(path: Path, form: str, since: str | None, until: str | None, workspac
 
 @command.command("switch")
 @click.argument("state", type=click.Choice(["on", "off"]))
+@click.option("--reads", is_flag=True, help="Also record replays, and reads of models and files.")
 @workspace_option
-def switch(state: str, workspace: Path) -> None:
+def switch(state: str, reads: bool, workspace: Path) -> None:
     """Turn the trail of a workspace on or off, for every program."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
-        store.audit.switch(state == "on")
+        store.audit.switch(state == "on", reads=reads)
     click.echo(f"The audit trail is {state}.")
 
 

@@ -24,7 +24,7 @@ def test_reads_are_noted_once_asked_for_and_by_every_process(tmp_path: Path) -> 
             store, PLSRegression(2), MEAT.X[:30], MEAT.fat[:30], cv=3, dataset_name="m"
         )
         artifact = store.get_chain(result.chain_id)["fold_artifacts"]["final"]  # type: ignore[index]
-        store.files.put(b"dried at 60 degrees", "note.txt", type="config")
+        store.files.put(b"dried at 60 degrees", "note.txt", type="configuration")
 
         def read_everything(opened: WorkspaceStore) -> None:
             opened.replay_chain(result.chain_id, MEAT.X[:2])

@@ -1066,7 +1066,11 @@ class ModelMethods(QueryMethods):
         if found is None:
             from nirs_store.domain.frame import read_domain
 
-            data = artifacts.read_artifact(self._engine, artifact_id)
+            try:
+                data = artifacts.read_artifact(self._engine, artifact_id)
+            except UnknownId:
+                # An older version imported the bundle and left out what it does not know: "domain not known".
+                return None
             found = read_domain(data, f"chain {chain['chain_id']}")
             self._domains.put(artifact_id, found, len(data))
         return found

@@ -1086,7 +1086,12 @@ def _with_domain(package: Package) -> Package:
         note = "The domain of the calibration is left out, since the models of the folds were put together."
         chain = package.chain | {"metadata": metadata or None}
         return replace(package, chain=chain, notes=(*package.notes, note))
-    return replace(package, domain=package.blobs.raw(named))
+    try:
+        return replace(package, domain=package.blobs.raw(named))
+    except ArtifactMissing:
+        # An older version imported the chain and left out what it does not know.
+        del metadata[DOMAIN]
+        return replace(package, chain=package.chain | {"metadata": metadata or None})
 
 
 def _warn_of_main(package: Package) -> None:

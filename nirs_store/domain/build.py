@@ -89,9 +89,15 @@ class FoldWatch:
         Fitted.
     keep_space : bool
         Whether new samples are measured with this model later.
+    formulas : bool
+        Whether the limit of Q by Jackson and Mudholkar may be asked for, which needs the eigenvalues of a large
+        matrix. Without it, and without enough left-out samples, Box's approximation is used, and named.
     """
 
-    def __init__(self, model: Any, transformers: Sequence[Any], *, keep_space: bool) -> None:
+    def __init__(
+        self, model: Any, transformers: Sequence[Any], *, keep_space: bool, formulas: bool = True
+    ) -> None:
+        self._formulas = formulas
         self._model = model
         self._transformers = transformers
         self._keep_space = keep_space
@@ -104,7 +110,7 @@ class FoldWatch:
         try:
             if partition == "train":
                 self._latent = _latent(self._model, self._transformers, X)
-                space = _space(self._latent, _numbers(X)) if self._keep_space else None
+                space = _space(self._latent, _numbers(X), self._formulas) if self._keep_space else None
                 self.found = FoldDomain(space=space, kind=self._latent.kind)
             elif partition == "val" and self._latent is not None:
                 self.found = _measured(self.found, self._latent, _numbers(X))
@@ -143,12 +149,13 @@ def _measured(found: FoldDomain, latent: Latent, left_out: Floats) -> FoldDomain
     return replace(found, t2=t2, q=(rest**2).sum(axis=1), h=h)
 
 
-def _space(latent: Latent, train: Floats) -> Space:
+def _space(latent: Latent, train: Floats, formulas: bool) -> Space:
     if len(train) < 2:
         raise InvalidInput("a calibration of one sample has no domain")
     residuals = latent.residuals(train)
     q = (residuals**2).sum(axis=1)
-    sums = np.array([*power_sums(residuals), q.mean(), q.var(ddof=1)])
+    powers = power_sums(residuals) if formulas else (float(q.sum()) / (len(q) - 1), np.nan, np.nan)
+    sums = np.array([*powers, q.mean(), q.var(ddof=1)])
     return Space(
         latent.mean,
         latent.scale,

@@ -99,19 +99,24 @@ def details_frame(
         table["target"] = (known if len(known) == width else [str(place) for place in range(width)]) * n
     table["prediction"] = columns.ravel().tolist() if columns.dtype.kind == "O" else columns.ravel()
     if found.sets is not None or (domain is not None and domain.facts.get("task") == "classification"):
-        table["set"] = (
-            found.sets if found.sets is not None else pl.Series([None] * n, dtype=pl.List(pl.String))
-        )
+        table["set"] = _lists([None] * n if found.sets is None else found.sets)
     else:
         for name, bound in (("lower", found.lower), ("upper", found.upper)):
-            table[name] = np.full(n * width, np.nan) if bound is None else bound.ravel()
+            values = np.full(n * width, np.nan) if bound is None else bound.ravel()
+            table[name] = pl.Series(values, nan_to_null=True)
     for name, values in found.values.items():
-        table[name] = np.repeat(values, width)
+        table[name] = pl.Series(np.repeat(values, width), nan_to_null=True)
     # A classifier of several outputs has one list of words per sample.
     words = [row * (width if len(row) < width else 1) for row in found.flags]
-    table["flags"] = pl.Series([each for row in words for each in row], dtype=pl.List(pl.String))
-    bounds = [name for name in ("lower", "upper", "t2", "q", "h", "gh", "nh") if name in table]
-    return pl.DataFrame(table).with_columns(pl.col(bounds).fill_nan(None))
+    table["flags"] = _lists([each for row in words for each in row]).cast(pl.List(pl.String))
+    return pl.DataFrame(table)
+
+
+def _lists(rows: Sequence[list[Any] | None]) -> pl.Series:
+    """Return a column of lists; few of them differ, and polars looks at each item of those it is given."""
+    known: dict[Any, int] = {}
+    places = [known.setdefault(None if row is None else tuple(row), len(known)) for row in rows]
+    return pl.Series([None if each is None else list(each) for each in known]).gather(places)
 
 
 def report_outliers(
@@ -128,7 +133,8 @@ def report_outliers(
         raise InvalidInput(f'on_outlier: expected "warn", "raise" or "ignore"; found {on_outlier!r}.')
     if on_outlier == "ignore" or not frame.height:
         return frame
-    rows = [(str(row[0]), list(row[1])) for row in frame.select("sample", "flags").iter_rows() if row[1]]
+    some = frame.select("sample", "flags").filter(pl.col("flags").list.len() > 0)
+    rows = [(str(name), list(words)) for name, words in some.iter_rows()]
     flagged = [
         (name, kept) for name, words in rows if (kept := [word for word in words if word != NOT_KNOWN])
     ]

@@ -17,6 +17,7 @@ __all__ = ["PCA_STEP", "Latent", "has_latent_variables", "latent_of", "power_sum
 Floats = NDArray[np.float64]
 _VARIANCE = 0.99
 PCA_STEP = "PCA step"
+_TRIED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,23 +192,47 @@ def has_latent_variables(model: Any) -> bool:
 
 
 def _pca_of(spectra: Floats) -> Latent:
-    """Fit a PCA by the eigenvalues of the smaller of the two products, which is all that 99 % of the variance need."""
+    """Fit a PCA with the components that 99 % of the variance need, and no more."""
     n, width = spectra.shape
     mean = spectra.mean(axis=0)
     centred = spectra - mean
-    wide = n < width
-    values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     most = max(1, min(n // 3, width))
-    total = float(values.sum())
-    enough = int(np.searchsorted(np.cumsum(values), _VARIANCE * total)) + 1 if total else 1
-    kept = min(enough, most)
-    axes = vectors[:, :kept]
-    if wide:
-        axes = centred.T @ axes
-        axes /= np.maximum(np.linalg.norm(axes, axis=0), np.finfo(float).tiny)
+    wanted = _VARIANCE * float((centred**2).sum())
+    # Of spectra few components are needed; twice as many are iterated, so that those have converged.
+    values, axes = np.empty(0), np.empty((width, 0))
+    tried = _TRIED
+    while tried < min(n, width) // 3:
+        values, axes = _leading(centred, tried)
+        if float(values[: tried // 2].sum()) >= wanted:
+            break
+        tried *= 4
+    else:
+        values, axes = _all_components(centred)
+    kept = min(int(np.searchsorted(np.cumsum(values), wanted)) + 1 if wanted else 1, most)
+    axes = np.ascontiguousarray(axes[:, :kept])
     spread = _spread(np.sqrt(values[:kept] / max(n - 1, 1)))
     return Latent("PCA of the model's input", mean, np.ones(width), axes, axes, np.zeros(kept), spread, n)
+
+
+def _leading(centred: Floats, count: int) -> tuple[Floats, Floats]:
+    """Return the sums of squares and axes of the first components by subspace iteration, always the same ones."""
+    axes = np.random.default_rng(0).normal(size=(centred.shape[1], count))
+    for _ in range(3):
+        axes = np.linalg.qr(centred.T @ (centred @ axes))[0]
+    scores = centred @ axes
+    values, turn = np.linalg.eigh(scores.T @ scores)
+    return values[::-1], axes @ turn[:, ::-1]
+
+
+def _all_components(centred: Floats) -> tuple[Floats, Floats]:
+    """Return the same of all components by the eigenvalues of the smaller of the two products."""
+    wide = len(centred) < centred.shape[1]
+    values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    if wide:
+        vectors = centred.T @ vectors
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=0), np.finfo(float).tiny)
+    return values, vectors
 
 
 def _from_pca(kind: str, pca: Any, *, whitened: bool = False) -> Latent:

@@ -61,8 +61,9 @@ def q_limit_of(
     from scipy.stats import chi2, norm
 
     theta1, theta2, theta3 = sums
-    if theta2 == 0:
+    if theta2 == 0 or variance == 0:
         return 0.0, "Box"
+    # Not a number where the eigenvalues were not asked for: then neither condition below holds.
     h0 = 1 - 2 * theta1 * theta3 / (3 * theta2**2)
     base = norm.ppf(1 - alpha) * np.sqrt(2 * theta2 * h0**2) / theta1 + 1 + theta2 * h0 * (h0 - 1) / theta1**2
     if h0 > 0 and base > 0:
@@ -94,7 +95,8 @@ class Space:
     scores : ndarray, shape (n, A)
         Of the calibration samples.
     sums : ndarray, shape (5,)
-        Three power sums of the eigenvalues of the residuals, mean and variance of the calibration's Q.
+        Three power sums of the eigenvalues of the residuals (the last two NaN where they were not computed), mean
+        and variance of the calibration's Q.
     """
 
     def __init__(
@@ -128,6 +130,12 @@ class Space:
         from scipy.spatial import cKDTree
 
         return cKDTree((self.scores - self.center) / self.spread)
+
+    @cached_property
+    def largest_leverage(self) -> float:
+        """Return the largest leverage of a calibration sample."""
+        t2 = (((self.scores - self.center) / self.spread) ** 2).sum(axis=1)
+        return float(1 / self.n + t2.max(initial=0.0) / max(self.n - 1, 1))
 
     def measure(self, X: Any) -> dict[str, Floats]:
         """Return t2, q, h, gh and nh of spectra at the model's input."""
@@ -254,10 +262,9 @@ class Domain:
             }
         space = self.spaces[0]
         a, n = space.components, space.n
-        calibration = (((space.scores - space.center) / space.spread) ** 2).sum(axis=1)
         found: dict[str, Any] = {
             "h": 3 * (a + 1) / n,
-            "h_max": float(1 / n + calibration.max(initial=0.0) / max(n - 1, 1)),
+            "h_max": space.largest_leverage,
             "gh": 3.0,
             "nh": 0.6,
         }
@@ -277,11 +284,8 @@ class Domain:
         return found | {"joint": 1.0, "method": method, "t2": limits[0][0], "q": limits[0][1]}
 
     def _distances(
-        self, values: Sequence[Mapping[str, Floats]], alpha: float
-    ) -> tuple[list[Floats], float | None]:
-        limits = self.limits(alpha)
-        if limits["joint"] is None:
-            return [], None
+        self, values: Sequence[Mapping[str, Floats]], limits: Mapping[str, Any], alpha: float
+    ) -> list[Floats]:
         if limits["method"] == "left-out samples":
             scales = [tuple(self.medians)] * len(values)
         else:
@@ -290,7 +294,7 @@ class Domain:
         return [
             np.maximum(each["t2"] / max(t2, tiny), each["q"] / max(q, tiny))
             for each, (t2, q) in zip(values, scales, strict=True)
-        ], float(limits["joint"])
+        ]
 
     # -- measuring ------------------------------------------------------------------------------
 
@@ -333,19 +337,19 @@ class Domain:
         each = [space.measure(X) for space, X in zip(self.spaces, inputs, strict=True)]
         names = ("t2", "q", "h", "gh", "nh")
         values = {
-            name: np.median([one[name] for one in each], axis=0) if each else np.full(n, np.nan)
-            for name in names
+            name: _middle([one[name] for one in each]) if each else np.full(n, np.nan) for name in names
         }
         words: list[list[str]] = [[] for _ in range(n)]
-        distances, limit = self._distances(each, alpha)
+        conventional = self.limits(alpha)
+        limit = conventional["joint"]
         if limit is None:
             words = [[NOT_KNOWN] for _ in range(n)]
         else:
-            middle, worst = np.median(distances, axis=0), np.max(distances, axis=0)
+            distances = self._distances(each, conventional, alpha)
+            middle, worst = _middle(distances), np.max(distances, axis=0)
             # What is not a number is not inside.
             _add(words, ~(middle <= limit), OUTSIDE)
             _add(words, (middle <= limit) & ~(worst <= limit), SOME_FOLDS)
-        conventional = self.limits(alpha)
         chosen = dict(flag) if isinstance(flag, Mapping) else {name: conventional.get(name) for name in flag}
         for name, most in chosen.items():
             if most is not None:
@@ -363,7 +367,8 @@ class Domain:
     def _extrapolated(
         self, predicted: NDArray[Any], words: list[list[str]], margin: float
     ) -> list[list[list[str]]]:
-        found = [[list(row) for _ in range(predicted.shape[1])] for row in words]
+        one = predicted.shape[1] == 1
+        found = [[row] for row in words] if one else [[list(row) for _ in predicted[0]] for row in words]
         if self.y_range.shape != (predicted.shape[1], 2):
             return found
         slack = (self.y_range[:, 1] - self.y_range[:, 0]) * margin / 100
@@ -482,6 +487,10 @@ class Domain:
         counts = [self.facts.get(key, 0) for key in ("before", "left_out", "n")]
         if not good or not all(isinstance(each, int) and each >= 0 for each in counts):
             raise ValueError("its arrays do not fit each other")
+
+
+def _middle(values: Sequence[Floats]) -> Floats:
+    return values[0] if len(values) == 1 else np.asarray(np.median(values, axis=0), dtype=float)
 
 
 def _add(words: list[list[str]], where: NDArray[np.bool_], word: str) -> None:

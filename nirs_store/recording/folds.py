@@ -127,6 +127,8 @@ def _input_hashes(
 
 
 FINAL = "final"
+# From so many samples on, those that the folds leave out give the limit at any alpha that is asked for.
+_FEW = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +240,10 @@ def _fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
     with _timed(result, fold, parts.model):
         parts.model.fit(spectra, encoded, **job.companions.of(parts.model, fold.train, model=True))
     keep_space = job.domain == "folds" or fold.key == FINAL
-    watch = None if job.domain == "no" else FoldWatch(parts.model, transformers, keep_space=keep_space)
+    watch = None
+    if job.domain != "no":
+        few = fold.train.size < _FEW
+        watch = FoldWatch(parts.model, transformers, keep_space=keep_space, formulas=few)
     for partition, rows, X, y in _partitions(job.data, fold):
         within = X
         for transformer in transformers:

@@ -256,6 +256,17 @@ def test_a_chain_cannot_name_a_domain_that_is_not_there(store: WorkspaceStore) -
         )  # fmt: skip
 
 
+def test_a_chain_whose_domain_an_older_version_left_out_is_not_known_and_still_travels(
+    store: WorkspaceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.export_chain(record(store), tmp_path / "meat.n4a", safe=True)
+    with WorkspaceStore(tmp_path / "other") as other:
+        monkeypatch.setattr("nirs_store.bundle.transfer.domain_bytes", lambda contents: None)
+        imported = other.import_bundle(path).chain_id
+        assert quiet(other, imported)["flags"][0].to_list() == ["domain not known"]
+        assert load_bundle(other.export_chain(imported, tmp_path / "x.n4a", safe=True)).domain is None
+
+
 @pytest.mark.parametrize("safe", [False, True])
 @pytest.mark.parametrize("kind", ["refit", "folds alone", "principal components"])
 def test_a_bundle_carries_the_domain_into_another_workspace(

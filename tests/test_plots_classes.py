@@ -63,3 +63,16 @@ def test_samples_beyond_two_sep_carry_their_names(tmp_path: Path) -> None:
             texts = [text.get_text() for text in draw(store, chain).axes[0].texts]
             assert "cup 7" in texts
             assert "cup 20" not in texts
+
+
+@pytest.mark.parametrize("unit", ["cm-1", "nm"])
+def test_wavenumbers_fall_from_left_to_right_and_wavelengths_rise(unit: str) -> None:
+    grid = np.linspace(4000, 9000, 5) if unit == "cm-1" else np.linspace(1100, 2400, 5)
+    lines = plots.pls_coefficients(np.arange(5.0), wavelengths=grid, wavelength_unit=unit)
+    spectra = plots.spectra_by_step(
+        [("raw", np.ones((3, 5))), ("less", np.ones((3, 4)))], wavelengths=grid, wavelength_unit=unit
+    )
+    for axes in (lines.axes[0], spectra.axes[0]):
+        low, high = axes.get_xlim()
+        assert (low > high) == (unit == "cm-1")
+    assert [axes.get_xlabel() for axes in spectra.axes] == ["", "Channel"]

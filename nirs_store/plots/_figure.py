@@ -38,6 +38,7 @@ __all__ = [
     "decimals",
     "label",
     "name_points",
+    "name_wavelengths",
     "new_figure",
     "paired",
     "save_figure",
@@ -150,6 +151,14 @@ def decimals(value: float, digits: int = 3) -> int:
     if not np.isfinite(value) or value == 0:
         return digits - 1
     return int(np.clip(digits - 1 - np.floor(np.log10(abs(value))), 0, 6))
+
+
+def name_wavelengths(axes: Axes, unit: str, grid: Floats | None = None) -> None:
+    """Name the axis of a spectrum; wavenumbers fall from left to right, as spectroscopists draw them."""
+    words = wavelength_words(unit, grid)
+    axes.set_xlabel(words)
+    if words.startswith("Wavenumber"):
+        axes.xaxis.set_inverted(True)
 
 
 def wavelength_words(unit: str, grid: Floats | None = None) -> str:

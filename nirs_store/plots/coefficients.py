@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, Figure, new_figure, tidy, vector, wavelength_words
+from nirs_store.plots._figure import COLOURS, Figure, name_wavelengths, new_figure, tidy, vector
 
 __all__ = ["chain_pls_coefficients", "pls_coefficients"]
 
@@ -60,10 +60,9 @@ def pls_coefficients(
     array = np.asarray(coefficients, dtype=np.float64)
     line = vector("coefficients", array[0] if array.ndim == 2 and array.shape[0] == 1 else array)
     if wavelengths is None:
-        x, words = np.arange(line.size, dtype=np.float64), "Channel"
+        x = np.arange(line.size, dtype=np.float64)
     else:
         x = vector("wavelengths", wavelengths)
-        words = wavelength_words(wavelength_unit, x)
     if x.size != line.size:
         raise ShapeMismatch(f"{line.size} coefficients but {x.size} wavelengths.")
     figure = new_figure(7.4, 3.8)
@@ -79,7 +78,10 @@ def pls_coefficients(
         axes.fill_between(x, low, high, color=COLOURS["cv"], alpha=0.2, linewidth=0, label=words_of_band)
     axes.plot(x, line, color=COLOURS["cv"], linewidth=1.6, label=line_name)
     axes.margins(x=0.0)
-    axes.set_xlabel(words)
+    if wavelengths is None:
+        axes.set_xlabel("Channel")
+    else:
+        name_wavelengths(axes, wavelength_unit, x)
     axes.set_ylabel(_coefficient_words(target, unit))
     axes.set_title(title or "Regression coefficients", fontsize=11, loc="left")
     if folds is not None:

@@ -19,9 +19,9 @@ from nirs_store.plots._figure import (
     Floats,
     label,
     name_points,
+    name_wavelengths,
     new_figure,
     tidy,
-    wavelength_words,
     wrapped,
 )
 
@@ -355,10 +355,7 @@ def _spectrum_axes(diagnosis: Diagnosis) -> Axes:
     axes: Axes = figure.add_subplot()
     tidy(axes)
     if "wavelength" in diagnosis.channels.columns:
-        words = wavelength_words(diagnosis.wavelength_unit or "")
-        axes.set_xlabel(words)
-        if words.startswith("Wavenumber"):
-            axes.xaxis.set_inverted(True)
+        name_wavelengths(axes, diagnosis.wavelength_unit or "")
     else:
         axes.set_xlabel("Channel after preprocessing")
     axes.margins(x=0.01)

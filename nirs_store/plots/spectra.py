@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, Figure, label, new_figure, tidy, vector, wavelength_words
+from nirs_store.plots._figure import COLOURS, Figure, label, name_wavelengths, new_figure, tidy, vector
 
 __all__ = ["chain_spectra_by_step", "spectra_by_step"]
 
@@ -90,8 +90,10 @@ def spectra_by_step(
         axes.margins(x=0.0)
         axes.set_title(name, fontsize=10, loc="left")
         axes.set_ylabel("Signal" if axes is not panels[0] else "Spectrum")
-        if axes is panels[-1] or not known:
-            axes.set_xlabel(wavelength_words(wavelength_unit, grid) if known else "Channel")
+        if known:
+            name_wavelengths(axes, wavelength_unit, grid)
+        if not known or axes is not panels[-1]:
+            axes.set_xlabel("" if known else "Channel")
     if mapping is not None:
         bar = figure.colorbar(mapping, ax=list(panels), pad=0.015, aspect=40)
         bar.set_label(label("", target or "value", unit), fontsize=9)

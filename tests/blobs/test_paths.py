@@ -84,7 +84,7 @@ def test_what_is_no_hash_cannot_name_a_blob(digest):
 
 @pytest.mark.parametrize("suffix", ["", ".", "a/b", "..", "a.b", "JOBLIB", "x" * 33, "a\n"])
 def test_what_is_no_ending_cannot_name_a_blob(suffix):
-    with pytest.raises(InvalidInput, match="ending"):
+    with pytest.raises(InvalidInput, match="suffix"):
         check_suffix(suffix)
 
 

@@ -229,7 +229,7 @@ def test_a_format_whose_ending_is_no_file_name_is_refused(suffix):
 
 @pytest.mark.usefixtures("registry")
 def test_what_is_no_serializer_is_refused():
-    with pytest.raises(InvalidInput, match="no serializer"):
+    with pytest.raises(InvalidInput, match="is not a serializer"):
         register_serializer(object())
     with pytest.raises(InvalidInput, match="name"):
         register_serializer(Format("", "x", bytes, bytes))

@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 
 def cell_text(value: object, digits: int = 4) -> str:
-    """A value for people: numbers rounded, None as nothing, times to the second, long text cut.
+    """Format a value for people: numbers rounded, None as nothing, times to the second, long text cut.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def short(text: str, longest: int = _LONGEST) -> str:
 
 
 def byte_text(size: int) -> str:
-    """A size in bytes for people, in powers of 1000.
+    """Return a size in bytes for people, in powers of 1000.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def byte_text(size: int) -> str:
 def table(
     head: Sequence[object], rows: Iterable[Sequence[object]], *, caption: str = "", digits: int = 4
 ) -> str:
-    """A table with a row of headings; numbers stand to the right.
+    """Build a table with a heading row; numbers are right-aligned.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def _cell(value: object, digits: int) -> str:
 
 
 def field_table(fields: Mapping[str, Any], *, digits: int = 4) -> str:
-    """A table of names and values, one a row; what is None or empty is left out."""
+    """Build a table of names and values, one per row; None and empty values are left out."""
     rows = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'
         f'<td style="text-align:left">{escape(cell_text(value, digits))}</td></tr>'
@@ -135,5 +135,5 @@ def field_table(fields: Mapping[str, Any], *, digits: int = 4) -> str:
 
 
 def block(title: str, *parts: str) -> str:
-    """A heading (escaped here) above finished pieces of HTML."""
+    """Build a heading (escaped here) above finished pieces of HTML."""
     return f"<div><p><b>{escape(title)}</b></p>{''.join(parts)}</div>"

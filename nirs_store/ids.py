@@ -107,7 +107,7 @@ def naive(moment: datetime) -> datetime:
 
 
 def now_naive() -> datetime:
-    """The present moment for a TIMESTAMP column."""
+    """Return the present moment for a TIMESTAMP column."""
     return naive(utcnow())
 
 

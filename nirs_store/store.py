@@ -352,7 +352,7 @@ class QueryMethods(Facade):
         tags: str | Sequence[str] = (),
         name: str | None = None,
     ) -> pl.DataFrame:
-        """Runs, newest first; a run whose session died shows as interrupted.
+        """Return runs, newest first; a run whose session died shows as interrupted.
 
         Parameters
         ----------
@@ -728,7 +728,7 @@ class QueryMethods(Facade):
         )
 
     def compare(self, run_or_chain_ids: Sequence[str], only_differences: bool = True) -> pl.DataFrame:
-        """Configuration, environment and scores of runs or chains side by side.
+        """Return configuration, environment and scores of runs or chains side by side.
 
         Parameters
         ----------
@@ -871,7 +871,7 @@ class HistoryMethods(Facade):
         return retention_api.Retention(self._engine, self._forget, self._watch.look)
 
     def statistics(self, *, runs: int = 10, step: str = "month") -> statistics_api.Statistics:
-        """Counts and bytes by type, status and run, what compression and deduplication saved, errors, growth.
+        """Return counts and bytes by type, status and run, savings by compression and deduplication, and growth.
 
         Parameters
         ----------
@@ -1133,7 +1133,7 @@ class ModelMethods(QueryMethods):
         return planned
 
     def _load_shared(self, artifact_id: str, content: str | None = None) -> Any:
-        """A loaded object that replay shares; `load_artifact` never hands one out.
+        """Return a loaded object that replay shares; `load_artifact` never hands one out.
 
         An id of a caller's own can name other content by now, so those are kept by their `content`.
         """
@@ -1218,13 +1218,13 @@ class ModelMethods(QueryMethods):
 
     @whole_ids
     def read_artifact(self, artifact_id: str) -> bytes:
-        """The stored bytes of an artifact, checked against their hash."""
+        """Return the stored bytes of an artifact, checked against their hash."""
         notes.note_read(self._engine, "load_artifact", "artifact", artifact_id)
         return artifacts.read_artifact(self._engine, artifact_id)
 
     @whole_ids
     def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
-        """An artifact's record with its `ref_count`, or None."""
+        """Return an artifact's record with its `ref_count`, or None."""
         return artifacts.get_artifact(self._engine, artifact_id)
 
     @whole_ids
@@ -2380,7 +2380,7 @@ class ViewMethods(Facade):
 
     @whole_ids
     def chain_predictions(self, chain_id: str, partition: str = "val") -> pl.DataFrame:
-        """What a chain predicted for each sample, as a data frame.
+        """Return what a chain predicted for each sample, as a data frame.
 
         Parameters
         ----------

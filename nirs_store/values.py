@@ -113,7 +113,7 @@ def target_of(metadata: Any) -> dict[str, str | None]:
 
 
 def as_text(value: Any, name: str) -> str:
-    """A text column that may not be NULL.
+    """Return a text column that may not be NULL.
 
     Raises
     ------
@@ -162,12 +162,12 @@ def is_text(value: Any) -> bool:
 
 
 def askable(identifier: Any) -> Any:
-    """An id as a question can hold it: what UTF-8 cannot hold becomes empty, which is no id of anything either."""
+    """Return an id as a query can hold it; text that UTF-8 cannot hold becomes empty, which is not an id either."""
     return "" if isinstance(identifier, str) and not is_text(identifier) else identifier
 
 
 def as_float(value: Any, name: str) -> float | None:
-    """A DOUBLE column; None stays None and NaN stays NaN (both rank last)."""
+    """Return a DOUBLE column; None stays None and NaN stays NaN (both rank last)."""
     if value is None:
         return None
     try:
@@ -179,7 +179,7 @@ def as_float(value: Any, name: str) -> float | None:
 
 
 def as_seconds(value: Any, name: str) -> float:
-    """A span of time: a number of at least 0, infinity among them.
+    """Return a span of time: a number of at least 0, infinity among them.
 
     Raises
     ------
@@ -194,12 +194,12 @@ def as_seconds(value: Any, name: str) -> float:
 
 
 def as_int(value: Any, name: str) -> int | None:
-    """An INTEGER column; None stays None."""
+    """Return an INTEGER column; None stays None."""
     return _whole(value, name, 32)
 
 
 def as_long(value: Any, name: str) -> int | None:
-    """A BIGINT column; None stays None."""
+    """Return a BIGINT column; None stays None."""
     return _whole(value, name, 64)
 
 
@@ -221,7 +221,7 @@ def _whole(value: Any, name: str, bits: int) -> int | None:
 
 
 def as_error(value: Any) -> str:
-    """The text of an error, whatever it holds: reporting a failure must not fail itself."""
+    """Return the text of an error, whatever it holds: reporting a failure must not fail itself."""
     return storable(str(value))
 
 
@@ -231,7 +231,7 @@ def storable(text: str) -> str:
 
 
 def with_zone(moment: datetime | None) -> datetime | None:
-    """A TIMESTAMP as an aware UTC datetime."""
+    """Return a TIMESTAMP as an aware UTC datetime."""
     return None if moment is None else moment.replace(tzinfo=UTC)
 
 
@@ -242,7 +242,7 @@ _KNOWN = ("numpy", "pandas", "polars")
 
 
 def native(value: Any, name: str = "The table") -> Any:
-    """A value that numpy, polars or pandas can handle: what speaks Arrow becomes polars.
+    """Return a value that numpy, polars or pandas can handle: what speaks Arrow becomes polars.
 
     Parameters
     ----------
@@ -439,7 +439,7 @@ _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)\s*")
 
 
 def as_duration(value: timedelta | float | str, name: str) -> timedelta:
-    """A timedelta, seconds, or a text such as ``"90min"``, ``"24h"``, ``"7d"``.
+    """Return a timedelta, seconds, or a text such as ``"90min"``, ``"24h"``, ``"7d"``.
 
     Raises
     ------

@@ -349,7 +349,7 @@ class PurgePlan:
     needed_by: tuple[tuple[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data."""
+        """Return the plan as plain data."""
         return asdict(self)
 
 
@@ -1595,7 +1595,7 @@ def _take_in(
 
 
 def _bytes_of(engine: Engine, record: ArtifactRecord, folder: Path | None) -> bytes | None:
-    """The bytes that come with the manifest; None for what this workspace has already."""
+    """Return the bytes that come with the manifest; None for what this workspace has already."""
     digest = record.content_hash.removeprefix("sha256:")
     try:
         artifacts.read_artifact(engine, record.blob_id)

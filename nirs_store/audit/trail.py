@@ -86,7 +86,7 @@ _BATCH = 4096
 
 
 def check_kind(kind: Any) -> str:
-    """A kind of object, or an error that names the nearest.
+    """Return a kind of object, or an error that names the nearest.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def check_kind(kind: Any) -> str:
 
 
 def moment(value: Any, name: str) -> datetime | None:
-    """A moment (datetime, date, or ISO 8601 text; without a zone it is UTC) for comparison.
+    """Return a moment (datetime, date, or ISO 8601 text; without a zone it is UTC) for comparison.
 
     Raises
     ------
@@ -572,7 +572,7 @@ class AuditReport:
         return not self.breaks
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
+        """Return the report as plain data."""
         return {
             "ok": self.ok,
             "entries": self.entries,
@@ -603,7 +603,7 @@ class AuditReport:
 
 
 def kept_heads(layout: Layout) -> list[Head]:
-    """The head that was handed out last, as the workspace keeps it."""
+    """Return the head that was handed out last, as the workspace keeps it."""
     head = read_head(layout)
     return [] if head is None else [head]
 
@@ -852,7 +852,7 @@ class Audit:
         )
 
     def history(self, kind: str, identifier: str, *, related: bool = True) -> pl.DataFrame:
-        """What became of an object: entries about it, and (with `related`) about what it belongs to.
+        """Return what became of an object: entries about it, and (with `related`) about what it belongs to.
 
         A chain belongs to its pipeline and run, whose entries tell when it was recorded.
         """
@@ -861,7 +861,7 @@ class Audit:
     # -- handing out and verifying ----------------------------------------------------------------------
 
     def head(self) -> Head:
-        """Number and hash of the last entry; keep it elsewhere, and `verify` shows what is missing since.
+        """Return number and hash of the last entry; keep it elsewhere, and `verify` shows what is missing since.
 
         It is also written into the workspace, where every later check expects it.
         """

@@ -311,7 +311,7 @@ def _files(con: Connection, patterns: Sequence[str]) -> list[str]:
 
 
 def _with_members(con: Connection, versions: list[str]) -> list[str]:
-    """Groups with their members, and the members of those."""
+    """Return groups with their members, and the members of those."""
     if "members" not in column_names("file_versions"):
         return versions
     found, new = versions, versions
@@ -849,7 +849,7 @@ def _copy(members: Members, content: IO[bytes], target: Path, size: int, digest:
 
 
 def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack) -> dict[str, pa.Table]:
-    """The rows, mapped from the staging folder, checked as far as they can be without the catalog."""
+    """Return the rows, mapped from the staging folder, checked as far as they can be without the catalog."""
     members = Members(path, Limits())
     tables: dict[str, pa.Table] = {}
     for table, member in manifest.tables.items():
@@ -904,7 +904,7 @@ def _check_blobs(members: Members, manifest: Manifest, tables: Mapping[str, pa.T
 
 
 def rows_of(tables: Mapping[str, pa.Table], table: str) -> list[dict[str, Any]]:
-    """The rows of a table as dicts; none where the archive lacks it."""
+    """Return the rows of a table as dicts; none where the archive lacks it."""
     found: list[dict[str, Any]] = tables[table].to_pylist() if table in tables else []
     return found
 
@@ -978,7 +978,7 @@ def restore_archive(
 
 @contextmanager
 def _staging(engine: Engine) -> Iterator[Path]:
-    """A folder on the file system of the blobs, so that a verified file is moved into place in one step."""
+    """Return a folder on the file system of the blobs, so that a verified file is moved into place in one step."""
     # The session lives for others from here on, so that nobody takes the folder for abandoned.
     with engine.recording():
         pass

@@ -792,7 +792,7 @@ def _write(
 
 
 def backup_of(manifest: Manifest, root: Path) -> Backup:
-    """What a manifest says."""
+    """Return what a manifest says."""
     return Backup(
         manifest.backup_id,
         root,
@@ -806,7 +806,7 @@ def backup_of(manifest: Manifest, root: Path) -> Backup:
 
 
 def _present(engine: Engine, blobs: Sequence[BlobFile], allow_missing: bool) -> list[File]:
-    """The blobs whose files are there; the error of one that is not says what to do."""
+    """Return the blobs whose files are there; the error of one that is not says what to do."""
     found = []
     for blob in blobs:
         try:

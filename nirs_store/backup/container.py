@@ -99,7 +99,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def format_of(path: Path) -> str:
-    """The format that a name asks for.
+    """Return the format that a name asks for.
 
     Raises
     ------
@@ -209,7 +209,7 @@ class Members:
         raise NotImplementedError
 
     def invalid(self, what: str) -> ArchiveInvalid:
-        """The error of this archive."""
+        """Return the error of this archive."""
         return ArchiveInvalid(
             f"{self.path} {what}. Nothing was restored from it; get the archive again from where it was made."
         )

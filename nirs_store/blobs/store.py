@@ -104,15 +104,15 @@ class Draft:
     closed = False
 
     def writable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readable(self) -> bool:
-        """It is not."""
+        """Return False."""
         return False
 
     def seekable(self) -> bool:
-        """It is not: the hash goes on as the bytes come."""
+        """Return False: the bytes are hashed in the order in which they come."""
         return False
 
     def flush(self) -> None:

@@ -164,7 +164,7 @@ def export_predictions_parquet(
 
 
 def _column(name: str, values: list[np.ndarray | None]) -> pl.Series:
-    """The arrays of a table's rows as one column of lists.
+    """Return the arrays of a table's rows as one column of lists.
 
     Raises
     ------
@@ -467,23 +467,23 @@ class Outgoing:
             remembered.put(chain_id, found.about, found.about.nbytes)
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
-        """The chain."""
+        """Return the chain."""
         return self._found.about.chain if self._found and chain_id == self._chain_id else None
 
     def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
-        """The row of one of its artifacts."""
+        """Return the row of one of its artifacts."""
         return self._found.artifacts.get(artifact_id) if self._found else None
 
     def read_artifact(self, artifact_id: str) -> bytes:
-        """The stored bytes of an artifact, checked against their hash."""
+        """Return the stored bytes of an artifact, checked against their hash."""
         return artifacts.read_artifact(self._engine, artifact_id)
 
     def read_hashed(self, artifact_id: str) -> tuple[bytes, str]:
-        """The same with their hash, which the store has compared once in this process."""
+        """Return the same with their hash, which the store has compared once in this process."""
         return artifacts.read_hashed(self._engine, artifact_id)
 
     def described(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of an export with what the workspace knows about the model; what was given wins."""
+        """Return the options of an export with what the workspace knows about the model; what was given wins."""
         found = self._found
         if found is None or found.about.pipeline is None or found.run is None:
             return dict(options)  # the export says what is missing
@@ -528,7 +528,7 @@ def _ask(con: Connection, chain_id: str, known: KnownIds, before: Remembered | N
 
 
 def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays: Arrays) -> dict[str, Any]:
-    """The scores of a chain, as its row of the leaderboard has them, and what they were computed from."""
+    """Return the scores of a chain, as its row of the leaderboard has them, and what they were computed from."""
     classifies = "classification" in str(predictions[0]["task_type"] or "").lower()
     task = "classification" if classifies else "regression"
     about = chain["metadata"]

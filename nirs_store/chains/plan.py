@@ -353,7 +353,7 @@ def _merged_paths(entry: Mapping[str, Any], where: str, held: list[Entry]) -> li
 
 
 def _of(held: list[Entry], path: tuple[int, ...]) -> list[Entry]:
-    """The steps of one branch, those of its own branches included."""
+    """Return the steps of one branch, those of its own branches included."""
     return [
         item
         for item in held

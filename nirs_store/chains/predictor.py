@@ -139,7 +139,7 @@ def channels(plan: ReplayPlan, bench: Workbench) -> int | None:
 
 
 def _meets(stages: Sequence[Stage], model: Operator | None) -> Iterator[Operator]:
-    """The operators that meet as many channels as come in.
+    """Return the operators that meet as many channels as come in.
 
     One that does not know the number mostly keeps it, so the next is asked.
     """
@@ -158,7 +158,7 @@ Array = NDArray[Any]
 
 
 def spread(each: list[Array], weights: tuple[float, ...] | None = None) -> Array:
-    """Standard deviation of what several models predict for the same samples.
+    """Return standard deviation of what several models predict for the same samples.
 
     Parameters
     ----------
@@ -572,7 +572,7 @@ def detailed(
 
 
 def folds_alone(chain: Mapping[str, Any], plan: ReplayPlan) -> ReplayPlan | None:
-    """The plan of a chain's fold models without its refit; None where there are fewer than two."""
+    """Return the plan of a chain's fold models without its refit; None where there are fewer than two."""
     if len(plan.members) > 1:
         return plan
     # They may be named in the model's step alone.

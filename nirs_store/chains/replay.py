@@ -826,7 +826,7 @@ class _Run:
         return len(operators) == 1 and self._bench.facts(operators[0]).plain
 
     def _stacked(self, X: Any, wavelengths: Any) -> Spectra:
-        """What a stacked model gets in place of spectra: the predictions of its sources, side by side."""
+        """Return the predictions of a stack's sources, side by side: its input in place of spectra."""
         ask = predict_proba if self.plan.stack_method == "predict_proba" else predict
         columns = [np.asarray(ask(base, X, self._bench.load, wavelengths)) for base in self.plan.stack]
         table = np.column_stack([_numbers(column) for column in columns])

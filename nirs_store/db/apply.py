@@ -193,7 +193,7 @@ def _apply(work: _Work, todo: list[Entry]) -> None:
 
 
 def _concatenated(segments: Iterable[Segment]) -> dict[str, pa.Table]:
-    """The rows of some segments by table, without the changes; parents first."""
+    """Return the rows of some segments by table, without the changes; parents first."""
     found = list(segments)
     return {
         name: pa.concat_tables(parts)
@@ -311,7 +311,7 @@ def _waiting(con: duckdb.DuckDBPyConnection, arriving: Incoming) -> tuple[int, i
 def _changes_of(
     segments: Sequence[tuple[Entry, Segment]],
 ) -> tuple[list[Change], list[tuple[datetime, str | None, dict[str, Any]]]]:
-    """Changes of state, with their number and place in the segment, and notes for the audit trail."""
+    """Return changes of state, with their number and place in the segment, and notes for the audit trail."""
     changes: list[Change] = []
     notes: list[tuple[datetime, str | None, dict[str, Any]]] = []
     for entry, segment in segments:

@@ -78,7 +78,7 @@ def entry_hash(row: Mapping[str, Any]) -> str:
 
 
 def head_of(con: duckdb.DuckDBPyConnection) -> Head:
-    """The last entry; number 0 and `GENESIS` where there is none."""
+    """Return the last entry; number 0 and `GENESIS` where there is none."""
     # An aggregate takes half as long as the first row of a sorted table.
     ((number, found),) = execute(
         con, "SELECT max(number), arg_max(entry_hash, number) FROM audit_entries"
@@ -143,7 +143,7 @@ def payload_of(
     message: str | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A note as it travels: what was done, to which kind of object, by whom."""
+    """Return a note as it travels: what was done, to which kind of object, by whom."""
     user, host = _who(os.getpid())
     payload: dict[str, Any] = {"operation": operation, "kind": object_kind, "user": user, "host": host}
     payload["pid"] = os.getpid()
@@ -227,7 +227,7 @@ def verify_chain(
 
 
 def read_head(layout: Layout) -> Head | None:
-    """The head that was handed out last; None where none was, or the file is not one."""
+    """Return the head that was handed out last; None where none was, or the file is not one."""
     try:
         found = json.loads(read_plain(layout.audit_head))
         return Head(int(found["number"]), str(found["entry_hash"]))

@@ -96,7 +96,7 @@ def _final(change: Mapping[str, Any]) -> _Final:
 
 
 def waiting_changes(con: duckdb.DuckDBPyConnection) -> list[Change]:
-    """Changes of earlier chunks whose row had not come."""
+    """Return changes of earlier chunks whose row had not come."""
     return [
         (
             int(number),
@@ -311,7 +311,7 @@ def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: 
 
 
 def released_words(count: int) -> str:
-    """What the log of a failed pipeline says of its artifacts."""
+    """Return what the log of a failed pipeline says of its artifacts."""
     return (
         f"released {count} artifact{'' if count == 1 else 's'}; the next gc removes what nothing else holds"
     )

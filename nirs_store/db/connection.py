@@ -351,12 +351,12 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 def pending_migrations(version: int, steps: Sequence[Migration] | None = None) -> list[Migration]:
-    """Steps that a catalog of this version still needs; writes nothing."""
+    """Return steps that a catalog of this version still needs; writes nothing."""
     return [step for step in (MIGRATIONS if steps is None else steps) if step.to_version > version]
 
 
 def migration_copies(layout: Layout) -> list[Path]:
-    """Copies kept from before earlier migrations, newest version last."""
+    """Return copies kept from before earlier migrations, newest version last."""
     return sorted(layout.journal.glob("before-migration-v*.duckdb"))
 
 
@@ -1085,7 +1085,7 @@ def _leads_inside(root: Path, folder: Path) -> bool:
 
 
 def refuse_lost_catalog(layout: Layout) -> None:
-    """An empty catalog beside blobs or commits would hide that the real one was lost."""
+    """Refuse an empty catalog next to blobs or commits, which would hide that the real one was lost."""
     left = any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.segments, layout.artifacts))
     # Looked for last: whoever makes a workspace makes the catalog before the first blob or commit.
     if left and not layout.catalog.exists():

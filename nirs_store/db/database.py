@@ -837,7 +837,7 @@ class CatalogAccess:
             return self._opened.transact(work, self._ready_to_write(time.monotonic()))
 
     def settle(self, work: Callable[[Connection], T]) -> T:
-        """A last question inside `exclusive`, without applying the journal again."""
+        """Run a last query inside `exclusive`, without applying the journal again."""
         opened = self._opened
         with self._let_in(False):
             con = opened.con or opened.open(time.monotonic(), look=False)

@@ -311,7 +311,7 @@ class Journal:
         return own
 
     def after_fork_in_child(self) -> None:
-        """What was committed until now is the parent's to hear of."""
+        """Forget what was committed until now: only the parent process reports it."""
         self._own.clear()
 
     def sweep_tmp(self, alive: Container[str]) -> None:
@@ -408,7 +408,7 @@ def is_commit_name(name: str) -> bool:
 
 
 def new_txid() -> str:
-    """An id for one commit."""
+    """Return an id for one commit."""
     return new_id()
 
 
@@ -507,7 +507,7 @@ def _table(name: str, stream: pa.Buffer) -> pa.Table:
 
 
 def _complete(name: str, table: pa.Table) -> pa.Table:
-    """The table with the columns of today; an older library's rows lack those added since."""
+    """Return the table with the columns of today; an older library's rows lack those added since."""
     schema = arrow_schema(name)
     if table.schema.equals(schema):
         return table

@@ -137,7 +137,7 @@ _DEEPEST = "/".join(["x" * 64] * 3)
 
 
 def as_folder(value: Any, name: str) -> Path:
-    """The absolute path of a folder that a caller names.
+    """Return the absolute path of a folder that a caller names.
 
     Raises
     ------

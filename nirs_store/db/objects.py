@@ -223,7 +223,7 @@ def altered_views(objects: list[Object]) -> list[str]:
 
 @cache
 def _views() -> dict[str, str]:
-    """The views as this DuckDB writes them."""
+    """Return the views as this DuckDB writes them."""
     with duckdb.connect(":memory:", config={"threads": 1}) as con:
         con.execute("; ".join(create_statements()))
         rows = con.execute("SELECT view_name, sql FROM duckdb_views() WHERE NOT internal").fetchall()

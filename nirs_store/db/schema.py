@@ -71,37 +71,37 @@ REAL = pa.float64()
 
 
 def key(name: str) -> Column:
-    """A text that identifies the row."""
+    """Return a text that identifies the row."""
     return Column(name, "VARCHAR PRIMARY KEY", TEXT)
 
 
 def text(name: str, *, null: bool = False) -> Column:
-    """A text."""
+    """Return a text."""
     return Column(name, "VARCHAR" if null else "VARCHAR NOT NULL", TEXT)
 
 
 def document(name: str, *, null: bool = True) -> Column:
-    """A JSON value."""
+    """Return a JSON value."""
     return Column(name, "JSON" if null else "JSON NOT NULL", TEXT)
 
 
 def moment(name: str, *, null: bool = True) -> Column:
-    """A moment, in UTC."""
+    """Return a moment, in UTC."""
     return Column(name, "TIMESTAMP" if null else "TIMESTAMP NOT NULL", TIME)
 
 
 def number(name: str) -> Column:
-    """A number."""
+    """Return a number."""
     return Column(name, "DOUBLE", REAL)
 
 
 def whole(name: str, *, null: bool = True) -> Column:
-    """A whole number."""
+    """Return a whole number."""
     return Column(name, "INTEGER" if null else "INTEGER NOT NULL", INT)
 
 
 def whole64(name: str) -> Column:
-    """A whole number of 64 bits."""
+    """Return a whole number of 64 bits."""
     return Column(name, "BIGINT NOT NULL", LONG)
 
 

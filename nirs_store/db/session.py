@@ -165,7 +165,7 @@ class KnownIds:
                 known.popitem(last=False)
 
     def get(self, kind: str, identifier: str, default: Any = None) -> Any:
-        """The note of an id, or `default` when it is not known."""
+        """Return the note of an id, or `default` when it is not known."""
         with self._lock:
             known = self._kinds.get(kind)
             return default if known is None else known.get(identifier, default)
@@ -193,7 +193,7 @@ class KnownIds:
             self.clears += 1
 
     def after_fork_in_child(self) -> None:
-        """A lock held by another thread at the fork would never be freed."""
+        """Replace the lock: one held by another thread at the fork would never be freed."""
         self._lock = threading.Lock()
 
 
@@ -229,7 +229,7 @@ class SettingsMirror:
         self._values: dict[str, Any] = {}
 
     def current(self) -> Mapping[str, Any]:
-        """The settings as they are now, whichever process set them.
+        """Return the settings as they are now, whichever process set them.
 
         Raises
         ------
@@ -534,7 +534,7 @@ class Recorder:
         return getattr(self._local, "units", None) is not None
 
     def find(self, table: str, identifier: str) -> dict[str, Any] | None:
-        """The row of that id that this thread's transaction has recorded."""
+        """Return the row of that id that this thread's transaction has recorded."""
         units: list[Buffer] = getattr(self._local, "units", None) or []
         for unit in units:
             for row in unit.rows[table]:
@@ -891,7 +891,7 @@ class Engine:
             self._session_recorded = True
 
     def hand_over(self) -> Settings:
-        """Settings of a copy in another process, which saves on behalf of this store's session.
+        """Return settings of a copy in another process, which saves on behalf of this store's session.
 
         The session begins here if it has not: were its claim not there, others would take for dead what
         the copy records.
@@ -904,7 +904,7 @@ class Engine:
         return replace(self.settings, create=False, session_id=self.session_id)
 
     def _forget_discarded(self, rows: Buffer) -> None:
-        """What a transaction threw away is not known to exist any more."""
+        """Forget what a transaction threw away."""
         for kind, table in (("run", "runs"), ("pipeline", "pipelines"), ("chain", "chains")):
             for row in rows.rows[table]:
                 self.known.forget(kind, row[0])

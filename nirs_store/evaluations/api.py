@@ -361,7 +361,7 @@ class Questions:
 
 
 def _with_gain(found: pl.DataFrame) -> pl.DataFrame:
-    """The improvement in the metric itself as a column of its own."""
+    """Return the improvement in the metric itself as a column of its own."""
     gains = [(from_json(row["improvements"]) or {}).get(row["metric"]) for row in found.iter_rows(named=True)]
     return found.with_columns(pl.Series("improvement", gains, pl.Float64))
 
@@ -824,7 +824,7 @@ def _check_owners(con: Connection, row: Mapping[str, Any]) -> None:
 def _metric(
     con: Connection, row: Mapping[str, Any], found: Mapping[str, float | None], asked: str | None
 ) -> str:
-    """The score that counts: what was asked for, what the suite goes by, else the first one."""
+    """Return the score that counts: what was asked for, what the suite goes by, else the first one."""
     if asked is not None:
         return asked
     before = rows.suite_metric(con, row["suite"])
@@ -1270,7 +1270,7 @@ class Evaluations(Crowning):
         tags: Sequence[str] = (),
         limit: int | None = None,
     ) -> pl.DataFrame:
-        """Evaluations, oldest first; `limit` takes the newest. JSON columns are text.
+        """Return evaluations, oldest first; `limit` takes the newest. JSON columns are text.
 
         Raises
         ------
@@ -1290,7 +1290,7 @@ class Evaluations(Crowning):
         return self._engine.query(lambda con: rows.evaluation_rows(con, filters, tags=wanted, limit=limit))
 
     def history(self, model_id: str | None = None, suite: str | None = None) -> pl.DataFrame:
-        """What was recorded of a model or on a suite, oldest first, with one column a score."""
+        """Return what was recorded of a model or on a suite, oldest first, with one column per score."""
         from nirs_store.values import from_json
 
         found = self.list(model_id=model_id, suite=suite)
@@ -1303,11 +1303,11 @@ class Evaluations(Crowning):
         )
 
     def episodes(self, evaluation_id: str) -> pl.DataFrame | None:
-        """The table of episodes, checked against its hash; None where none was recorded."""
+        """Return the table of episodes, checked against its hash; None where none was recorded."""
         return self._table(evaluation_id, "episodes")
 
     def samples(self, evaluation_id: str) -> pl.DataFrame | None:
-        """The table of samples, checked against its hash; None where none was recorded."""
+        """Return the table of samples, checked against its hash; None where none was recorded."""
         return self._table(evaluation_id, "samples")
 
     def export(

@@ -61,7 +61,7 @@ class Summary:
     sections: tuple[Section, ...]
 
     def to_markdown(self) -> str:
-        """The page as Markdown; names cannot end a cell, start markup or become HTML."""
+        """Return the page as Markdown; names cannot end a cell, start markup or become HTML."""
         parts = [f"# Evaluation of {_markdown(self.suite)}"]
         for section in self.sections:
             parts.append(f"## {section.title}")
@@ -78,7 +78,7 @@ class Summary:
         return "\n\n".join(parts) + "\n"
 
     def to_html(self, *, whole: bool = True) -> str:
-        """The page as HTML, every text escaped; with `whole` a document of its own, else a piece."""
+        """Return the page as HTML, every text escaped; with `whole` a document of its own, else a piece."""
         parts = [f"<h1>Evaluation of {html.escape(self.suite)}</h1>"]
         for section in self.sections:
             parts.append(f"<h2>{html.escape(section.title)}</h2>")
@@ -181,7 +181,7 @@ def summarise(
 
 
 def _pairs(engine: Engine, suite: str, metric: str, board: pl.DataFrame, alpha: float) -> pl.DataFrame | None:
-    """The best model against every other one; None where their tables do not allow it."""
+    """Return the best model against every other one; None where their tables do not allow it."""
     models = board["model_id"].to_list()[:_SHOWN]
     try:
         found = comparisons.compare(

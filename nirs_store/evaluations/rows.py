@@ -111,7 +111,7 @@ def suite_metric(con: Connection, suite: str) -> tuple[str, str] | None:
 
 
 def directions(con: Connection, suite: str, metric: str) -> str | None:
-    """The direction in which a metric of a suite improves, where an evaluation has said it."""
+    """Return the direction in which a metric of a suite improves, if an evaluation states it."""
     rows = con.execute(
         "SELECT better FROM evaluations WHERE suite = ? AND metric = ? ORDER BY created_at LIMIT 1",
         [suite, metric],
@@ -145,7 +145,7 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
 def evaluation_rows(
     con: Connection, filters: Mapping[str, Any], *, tags: Sequence[str] = (), limit: int | None = None
 ) -> pl.DataFrame:
-    """Evaluations as a frame, oldest first; `limit` takes the newest. JSON columns are text."""
+    """Return evaluations as a frame, oldest first; `limit` takes the newest. JSON columns are text."""
     wanted = {name: value for name, value in filters.items() if value is not None}
     unknown = wanted.keys() - set(_FILTERS)
     if unknown:
@@ -229,7 +229,7 @@ def champion_rows(
 
 
 def value_of(evaluation: Mapping[str, Any], metric: str) -> float | None:
-    """The recorded value of a metric."""
+    """Return the recorded value of a metric."""
     if metric == "success_rate" and metric not in evaluation["scores"]:
         rate: float | None = evaluation["success_rate"]
         return rate

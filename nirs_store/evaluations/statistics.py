@@ -140,7 +140,7 @@ def _kinds(rows: Sequence[Any]) -> str:
 
 
 def to_parquet(table: pl.DataFrame) -> bytes:
-    """A table as a Parquet file; the same table gives the same bytes."""
+    """Return a table as a Parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()
     table.write_parquet(buffer, compression="zstd", statistics=False)
     return buffer.getvalue()
@@ -184,7 +184,7 @@ def export_table(
 
 
 def _flat(table: pl.DataFrame) -> pl.DataFrame:
-    """Lists and records as JSON text: a cell of a CSV file holds one value."""
+    """Return lists and records as JSON text: a cell of a CSV file holds one value."""
     nested = [name for name, kind in table.schema.items() if kind.is_nested()]
     return table.with_columns(
         pl.Series(
@@ -238,7 +238,7 @@ def better_of(metric: str, said: str | None = None) -> str:
 
 
 def sort_value(value: float | None, better: str) -> float:
-    """A number that is larger for a better value; what is missing or NaN comes last."""
+    """Return a number that is larger for a better value; what is missing or NaN comes last."""
     if value is None or math.isnan(value):
         return -math.inf
     return {"higher": value, "lower": -value, "zero": -abs(value)}[better]
@@ -281,7 +281,7 @@ def estimate(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """The value of a metric in a table with its interval; the recorded value where the table has none.
+    """Return the value of a metric in a table with its interval; the recorded value where the table has none.
 
     Raises
     ------
@@ -384,7 +384,7 @@ def _statistic(kind: str, metric: str) -> tuple[Callable[..., Any], bool]:
 
 
 def row_values(table: pl.DataFrame, metric: str) -> tuple[NDArray[np.float64], str]:
-    """What each row contributes to a metric, and in which direction that improves.
+    """Return what each row contributes to a metric, and in which direction that improves.
 
     For an RMSE the squared error, for a MAE the absolute one, for an accuracy 1 or 0, else the column.
 
@@ -437,7 +437,7 @@ class Entry:
     table: pl.DataFrame | None
 
     def value(self, metric: str) -> float | None:
-        """The recorded value of a metric."""
+        """Return the recorded value of a metric."""
         return value_of({"scores": self.scores, "success_rate": self.success_rate}, metric)
 
 
@@ -452,7 +452,7 @@ class Entries:
 
 
 def table_of(engine: Engine, row: dict[str, Any], what: str | None = None) -> pl.DataFrame | None:
-    """The episodes or samples of an evaluation (None: whichever it has)."""
+    """Return the episodes or samples of an evaluation (None: whichever it has)."""
     for name in TABLES if what is None else (what,):
         if row[f"{name}_id"] is not None:
             return from_parquet(read_artifact(engine, row[f"{name}_id"]))
@@ -849,7 +849,7 @@ class ModelComparison:
     alpha: float
 
     def matrix(self, value: str = "p_adjusted") -> pl.DataFrame:
-        """A column of the frame as a table of model against model; differences change their sign below the
+        """Return a column of the frame as a table of model against model; differences change their sign below the
         diagonal.
 
         Raises
@@ -1006,7 +1006,7 @@ def _known(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.f
 def _tested(
     a: NDArray[np.float64], b: NDArray[np.float64], test: str, better: str
 ) -> tuple[int, float | None, float | None, float | None, float]:
-    """Number of pairs, mean difference, statistic, p value; the last one is positive where a is better."""
+    """Return number of pairs, mean difference, statistic, p value; the last one is positive where a is better."""
     difference = a - b
     if len(difference) < 2:
         return len(difference), None, None, None, 0.0

@@ -655,7 +655,7 @@ def _name_of(source: Any) -> str:
 
 
 def _said(items: Sequence[Item]) -> dict[str, Any]:
-    """What the audit trail says of a put beside the versions."""
+    """Return what the audit trail says of a put beside the versions."""
     forced = [item.request.name for item in items if item.request.force]
     return {"force": True} if forced else {}
 

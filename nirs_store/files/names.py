@@ -631,7 +631,7 @@ def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, Fi
 
 
 def told(request: Request) -> dict[str, Any]:
-    """What is said of the content, by argument: the workspace's guard looks through it."""
+    """Return what is said of the content, by argument: the workspace's guard looks through it."""
     return {
         "name": request.name,
         "test_name": request.test_name,

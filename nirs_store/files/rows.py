@@ -129,7 +129,7 @@ def find_version(
     version: int | str | None,
     mode: str | None = None,
 ) -> Row | None:
-    """The version of a series by its number, by an alias, or the newest; with a mode, only of that mode."""
+    """Return the version of a series by its number, by an alias, or the newest; with a mode, only of that mode."""
     where = "name = $name AND test_name IS NOT DISTINCT FROM $test"
     params: dict[str, Any] = {"name": name, "test": test_name}
     if mode is not None:
@@ -473,7 +473,7 @@ def versions_of(con: Connection, name: str, test_name: str | None) -> pl.DataFra
 
 
 def counts(con: Connection, where: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    """Counts and bytes of what fits, in all and by type, status, mode and compression."""
+    """Return counts and bytes of what fits, in all and by type, status, mode and compression."""
     text, params = where
     columns = ("type", "status", "mode", "compression", "test_name")
     grouped = rows(
@@ -497,7 +497,7 @@ def counts(con: Connection, where: tuple[str, dict[str, Any]]) -> dict[str, Any]
 
 
 def sources_of(con: Connection, version_id: str) -> list[dict[str, Any]]:
-    """What a version was made from."""
+    """Return what a version was made from."""
     return rows(
         con,
         "SELECT l.source_kind AS kind, l.source_id AS id, l.link_type, v.name, v.version FROM lineage_links l "
@@ -508,7 +508,7 @@ def sources_of(con: Connection, version_id: str) -> list[dict[str, Any]]:
 
 
 def list_processing(con: Connection, name: str | None, alive: Sequence[str]) -> pl.DataFrame:
-    """Processing runs, newest first; one whose session died shows as interrupted."""
+    """Return processing runs, newest first; one whose session died shows as interrupted."""
     return frame(
         con,
         "SELECT p.processing_id, p.name, CASE WHEN p.status = 'in_progress' AND "
@@ -559,7 +559,7 @@ def pinned(con: Connection) -> set[str]:
 
 
 def dependents(con: Connection) -> dict[str, list[tuple[str, str]]]:
-    """What needs a version: groups that hold it, and whatever was made from it; kind and id, by version."""
+    """Return what needs a version: groups that hold it, and whatever was made from it; kind and id, by version."""
     found: dict[str, list[tuple[str, str]]] = {}
     for version_id, kind, user in con.execute(
         "SELECT unnest(json_extract_string(members, '$.*')), 'group', version_id FROM file_versions "
@@ -571,7 +571,7 @@ def dependents(con: Connection) -> dict[str, list[tuple[str, str]]]:
 
 
 def evaluations_without_champion(con: Connection) -> frozenset[str]:
-    """Evaluations that never made a champion, and whose model is none."""
+    """Return evaluations that never made a champion, and whose model is none."""
     found = con.execute(
         "SELECT evaluation_id FROM evaluations WHERE model_id NOT IN (SELECT model_id FROM champions) AND "
         "evaluation_id NOT IN (SELECT evaluation_id FROM champions WHERE evaluation_id IS NOT NULL)"

@@ -28,7 +28,7 @@ __all__ = ["DIRECTIONS", "Lineage", "LineageGraph", "Ref", "check_direction", "f
 
 
 def find_ref(con: Connection, given: Any) -> Ref:
-    """What is meant: ``("chain", id)``, ``"chain:<id>"``, or an id alone.
+    """Parse an object reference: ``("chain", id)``, ``"chain:<id>"``, or an id alone.
 
     Raises
     ------
@@ -139,7 +139,7 @@ class LineageGraph:
         return pl.DataFrame(rows, schema=_schema(), orient="row")
 
     def to_dict(self) -> dict[str, Any]:
-        """The graph as plain data."""
+        """Return the graph as plain data."""
         return {
             "root": str(self.root),
             "direction": self.direction,
@@ -157,7 +157,7 @@ class LineageGraph:
     # -- graphs ----------------------------------------------------------------------------------------
 
     def to_dot(self) -> str:
-        """The graph in the language of Graphviz; recorded links are solid, those that follow are dashed."""
+        """Return the graph in the language of Graphviz; recorded links are solid, those that follow are dashed."""
         number = {ref: f"n{place}" for place, ref in enumerate(self.depths)}
         lines = ["digraph lineage {", "  rankdir=LR;", "  node [shape=box];"]
         lines += [f'  {number[ref]} [label="{_dot(self._label(ref))}"];' for ref in self.depths]
@@ -168,7 +168,7 @@ class LineageGraph:
         return "\n".join([*lines, "}"]) + "\n"
 
     def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart; recorded links are solid, those that follow are dotted."""
+        """Return the graph as a Mermaid flowchart; recorded links are solid, those that follow are dotted."""
         number = {ref: f"n{place}" for place, ref in enumerate(self.depths)}
         lines = ["flowchart LR"]
         lines += [f'  {number[ref]}["{_mermaid(self._label(ref))}"]' for ref in self.depths]
@@ -221,7 +221,7 @@ class LineageGraph:
         return found
 
     def lines(self) -> Iterator[str]:
-        """The tree as text, a line a thing."""
+        """Return the tree as text, one line per object."""
         from rich.console import Console
 
         text = io.StringIO()
@@ -433,7 +433,7 @@ class Lineage:
         return self.graph(thing, "downstream", max_depth=max_depth).frame(_kinds(kinds))
 
     def links(self, thing: Any) -> list[Link]:
-        """The links of something itself, to its sources and to what came from it."""
+        """Return the links of something itself, to its sources and to what came from it."""
 
         def ask(con: Connection) -> list[Link]:
             ref = find_ref(con, thing)

@@ -123,7 +123,7 @@ def candidates(con: Connection, kind: str) -> pl.DataFrame:
 def run_values(
     con: Connection, metric: str | None, highest: bool | None
 ) -> dict[tuple[str, str, str], dict[str, float]]:
-    """The best validation score of each run's pipelines that name the metric, by data set, target and unit."""
+    """Return each run's best validation score in the metric, by data set, target and unit."""
     best = "max" if highest else "min"
     rows = con.execute(
         f"SELECT coalesce(dataset_name, ''), coalesce(target, ''), coalesce(target_unit, ''), run_id, {best}(best_val) "
@@ -139,7 +139,7 @@ def run_values(
 
 
 def file_values(con: Connection, metric: str) -> dict[str, float]:
-    """What versions of files scored: by their own metadata, else by the evaluation that they belong to."""
+    """Return what versions of files scored: by their own metadata, else by the evaluation that they belong to."""
     paths = {"own": f'$."{metric}"', "metrics": f'$.metrics."{metric}"', "scores": f'$.scores."{metric}"'}
     rows = con.execute(
         """
@@ -184,7 +184,7 @@ def champions(con: Connection, kind: str, *, ever: bool) -> set[str]:
 
 
 def pins(con: Connection) -> pl.DataFrame:
-    """What is pinned, oldest first."""
+    """Return what is pinned, oldest first."""
     return frame(con, "SELECT object_kind, object_id, reason, made_at FROM pins ORDER BY made_at, pin_id")
 
 
@@ -567,7 +567,7 @@ class RetentionPolicy:
         return "\n".join(lines) or "keep everything"
 
     def to_dict(self) -> dict[str, Any]:
-        """The policy as plain data, without what is not set."""
+        """Return the policy as plain data, without what is not set."""
         return {
             "rules": [_filled(rule) for rule in self.rules],
             "limits": [_filled(bound) for bound in self.limits],
@@ -751,7 +751,7 @@ class RetentionPlan:
         return sum(item.bytes for item in self.take)
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data."""
+        """Return the plan as plain data."""
         return {
             "policy": self.policy.to_dict(),
             "take": [asdict(item) for item in self.take],
@@ -803,7 +803,7 @@ class RetentionResult:
         return sum(map(len, self.removed.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain data."""
+        """Return the result as plain data."""
         return {**asdict(self), "taken": self.taken}
 
     def __str__(self) -> str:
@@ -1000,7 +1000,7 @@ def _highest(rule: Rule) -> bool:
 
 
 def _best_runs(con: Connection, rule: Rule, rows: list[Row]) -> set[str]:
-    """Runs among the best k of each data set and target that they have pipelines for; what has no score ranks last."""
+    """Return runs among the best k of each data set and target; what has no score ranks last."""
     highest = _highest(rule)
     values = run_values(con, rule.metric, highest)
     scored = {run_id for found in values.values() for run_id in found}
@@ -1151,7 +1151,7 @@ class Retention:
             return engine.change(work)
 
     def pins(self) -> pl.DataFrame:
-        """What is pinned: ``object_kind``, ``object_id``, ``reason``, ``made_at``."""
+        """Return what is pinned: ``object_kind``, ``object_id``, ``reason``, ``made_at``."""
         return self._engine.query(pins)
 
     # -- plan, then execute ---------------------------------------------------------------------------
@@ -1264,7 +1264,7 @@ class Retention:
 
 
 def _still(con: Connection, plan: RetentionPlan, alive: list[str]) -> dict[str, list[str]]:
-    """What of a plan is there and free to go now."""
+    """Return what of a plan is there and free to go now."""
     taken: dict[str, list[str]] = {}
     for kind in plan.policy.kinds:
         there = set(candidates(con, kind)["id"].to_list())

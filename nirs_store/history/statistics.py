@@ -46,7 +46,7 @@ def counts(con: Connection) -> dict[str, int]:
 
 
 def statuses(con: Connection, alive: list[str]) -> dict[str, dict[str, int]]:
-    """Runs, pipelines and files by status; what a dead session left running shows as interrupted."""
+    """Return runs, pipelines and files by status; what a dead session left running shows as interrupted."""
     status = "CASE WHEN status = 'running' AND NOT list_contains($alive, session_id) THEN 'interrupted' ELSE status END"
     found: dict[str, dict[str, int]] = {}
     for name, column in (("runs", status), ("pipelines", status), ("file_versions", "status")):
@@ -74,7 +74,7 @@ def files(con: Connection) -> dict[str, Any]:
 
 
 def by_run(con: Connection, limit: int) -> pl.DataFrame:
-    """The runs with most bytes: pipelines, chains, predictions, artifacts, files, bytes."""
+    """Return the runs with most bytes: pipelines, chains, predictions, artifacts, files, bytes."""
     return frame(
         con,
         """
@@ -102,7 +102,7 @@ def by_run(con: Connection, limit: int) -> pl.DataFrame:
 
 
 def growth(con: Connection, step: str) -> pl.DataFrame:
-    """What came in each day, week, month or year: rows a kind and bytes, with running totals."""
+    """Return what was added per day, week, month or year: rows per kind and bytes, with running totals."""
     parts = " UNION ALL ".join(
         f"SELECT date_trunc('{step}', {moment})::DATE AS since, '{name}' AS kind, {size}::BIGINT AS bytes FROM {table}"
         for name, (table, moment, size) in _GROWING.items()
@@ -179,7 +179,7 @@ class Statistics:
         return {name: failed for name, (_, failed) in self.operations.items() if failed}
 
     def to_dict(self) -> dict[str, Any]:
-        """The statistics as plain data."""
+        """Return the statistics as plain data."""
         return {
             "counts": self.counts,
             "by_status": self.by_status,

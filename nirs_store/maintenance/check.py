@@ -242,7 +242,7 @@ class Inspection:
                 self._con.unregister("incoming")
 
     def _all(self, table: str) -> str:
-        """A table with its pending rows."""
+        """Return a table with its pending rows."""
         columns = ", ".join(_ASKED[table])
         own = f"SELECT {columns} FROM {table}"
         if table in self._lacking:
@@ -259,7 +259,7 @@ class Inspection:
             raise CatalogDamaged(f"the catalog cannot be read: {error}") from error
 
     def version(self) -> int:
-        """Schema version of the catalog."""
+        """Return schema version of the catalog."""
         return int(self._rows("SELECT value FROM nirs_store_meta WHERE key = 'schema_version'")[0][0])
 
     # -- counts --------------------------------------------------------------------------------
@@ -285,12 +285,12 @@ class Inspection:
         return {str(table): int(count) for table, count in rows}
 
     def lost(self, layout: Layout) -> int:
-        """Changes that the catalog lacks, noticed now or earlier."""
+        """Return changes that the catalog lacks, noticed now or earlier."""
         ((noticed,),) = self._rows("SELECT sum(rows) FROM dropped WHERE table_name = ?", [LOST])
         return int(noticed or 0) + ChangeCount(layout).missing(self._con)
 
     def deferred(self) -> list[tuple[str, str]]:
-        """Changes whose row never came: what was to be done, and to which id."""
+        """Return changes whose row never came: what was to be done, and to which id."""
         return [
             (str(kind), str(ident))
             for kind, ident in self._rows(
@@ -562,7 +562,7 @@ class Finding:
     subject: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain data."""
+        """Return the finding as plain data."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -626,11 +626,11 @@ class CheckReport:
         return tuple(sorted({ident for finding in self.findings for ident in finding.affects}))
 
     def of_kind(self, *kinds: str) -> tuple[Finding, ...]:
-        """The findings of some kinds."""
+        """Return the findings of some kinds."""
         return tuple(finding for finding in self.findings if finding.kind in kinds)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
+        """Return the report as plain data."""
         return {
             "workspace": self.workspace,
             "read_data": self.read_data,
@@ -751,7 +751,7 @@ class Surroundings:
         self.damaged = [found for found in self.damaged if found[0].txid not in applied]
 
     def findings(self) -> list[Finding]:
-        """What is to be said about commits and leftovers."""
+        """Return what is to be said about commits and leftovers."""
         return [*self._commits(), *self._remains()]
 
     def _commits(self) -> list[Finding]:
@@ -1004,7 +1004,7 @@ class Structure:
 
 
 def catalog_damaged(what: str, reason: str) -> Finding:
-    """A part of the catalog that cannot be read."""
+    """Report a part of the catalog that cannot be read."""
     return Finding(
         "catalog_damaged",
         "error",
@@ -1220,7 +1220,7 @@ def _references(
 
 
 def stem_of(path: str) -> str:
-    """A file's name without its ending: the hash, for a blob."""
+    """Return a file's name without its ending: the hash, for a blob."""
     return path.rsplit("/", 1)[-1].split(".", 1)[0]
 
 
@@ -1267,7 +1267,7 @@ class Expected:
 def expected_files(
     blobs: Sequence[BlobRow] | None, needed_by: dict[str, list[str]], seen: Surroundings
 ) -> list[Expected]:
-    """The files that rows name; where no rows can be had, those whose name says what they hold."""
+    """Return the files that rows name; where no rows can be had, those whose name says what they hold."""
     if blobs is None:
         return [
             Expected(stem_of(path), path, stem_of(path), None, ())
@@ -1436,7 +1436,7 @@ def check_workspace(
 
 
 def reader_of(layout: Layout) -> CatalogAccess:
-    """A way to the catalog of a folder that nobody opened as a store.
+    """Open the catalog of a folder that is not open as a store.
 
     Raises
     ------
@@ -1541,7 +1541,7 @@ def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data
 
 
 def _others(con: Connection) -> list[Finding]:
-    """What others have put into the catalog; what would act of it was refused at opening."""
+    """Return what others have put into the catalog; what would act of it was refused at opening."""
     objects = objects_of(con)
     found = [
         Finding(
@@ -1586,7 +1586,7 @@ def _read(con: Connection, seen: Surroundings, inspection: Inspection, found: St
 def _look_again(
     access: CatalogAccess, layout: Layout, suspects: list[Expected], timeout: float
 ) -> list[Finding]:
-    """A gc may have removed them meanwhile, or a save healed them: only what is still bad now is."""
+    """Keep what is still bad now: a gc may have removed the rest meanwhile, or a save healed it."""
     with access.inspecting(timeout=timeout) as connect:
         bad = hash_files(layout, suspects)
         try:

@@ -227,7 +227,7 @@ def end_dead_sessions(con: Connection, alive: list[str]) -> None:
 
 
 def expired_references(con: Connection, alive: list[str], grace_seconds: float) -> list[str]:
-    """References of sessions that ended longer than the grace period ago."""
+    """Return references of sessions that ended longer than the grace period ago."""
     now = now_naive()
     return [
         str(row[0])
@@ -352,7 +352,7 @@ def array_bytes(con: Connection) -> Shared:
 
 
 def largest_runs(con: Connection, limit: int) -> list[RunBytes]:
-    """The runs that name most bytes of artifacts and arrays, largest first."""
+    """Return the runs that name most bytes of artifacts and arrays, largest first."""
     rows = con.execute(
         f"""
         WITH named AS (
@@ -417,7 +417,7 @@ class GcPlan:
     trash: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data."""
+        """Return the plan as plain data."""
         plan = asdict(self)
         plan["artifacts"] = [a._asdict() for a in self.artifacts]
         return plan
@@ -653,7 +653,7 @@ class StorageReport:
         return sum(kind.saved_bytes for kind in self.kinds)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
+        """Return the report as plain data."""
         report = asdict(self)
         report["largest_runs"] = [run._asdict() for run in self.largest_runs]
         return {**report, "total_bytes": self.total_bytes, "saved_bytes": self.saved_bytes}

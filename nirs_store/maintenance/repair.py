@@ -244,7 +244,7 @@ _VERSION = re.compile(r"-v(\d+)\.duckdb$")
 
 
 def newest_copy(layout: Layout) -> Path | None:
-    """The copy of the highest schema version that can be read whole; None when there is none."""
+    """Return the copy of the highest schema version that can be read whole; None when there is none."""
     for path in sorted(migration_copies(layout), key=_version, reverse=True):
         if _is_readable(path):
             return path
@@ -378,7 +378,7 @@ class RepairPlan:
         return self.restore_from is None and not any(items for _, items in self._actions())
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data."""
+        """Return the plan as plain data."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -608,5 +608,5 @@ def _references(plan: RepairPlan) -> bool:
 
 
 def _open_anew(engine: Engine) -> None:
-    """The first query brings the schema up to date and applies the journal."""
+    """Query once, which brings the schema up to date and applies the journal."""
     engine.query(lambda con: None)

@@ -245,7 +245,7 @@ class Arrivals:
         return pipeline_row(row, self._session_id)
 
     def _configured(self, pipeline_id: str) -> list[Any]:
-        """The configured steps of a pipeline."""
+        """Return the configured steps of a pipeline."""
         try:
             config = json_value(self._configs.get(pipeline_id))
         except Unusable:

@@ -312,7 +312,7 @@ def _described(config: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _metadata(row: Mapping[str, Any], lost: Sequence[str]) -> dict[str, Any]:
-    """What nirs4all knows of a chain beside, under its own name."""
+    """Return what nirs4all knows of a chain beside, under its own name."""
     own: dict[str, Any] = {}
     for name, value in row.items():
         if name not in _ROW and value is not None:

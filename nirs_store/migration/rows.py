@@ -112,7 +112,7 @@ class Unusable(Exception):
 
 
 def identifier(value: Any) -> str:
-    """An id as it is: it stays the same, so that a second migration finds what the first one brought."""
+    """Return an id unchanged, so that a second migration finds what the first one brought."""
     if not isinstance(value, str) or not value or "\x00" in value or len(value) > 512:
         raise Unusable(f"its id is {value!r}")
     return value
@@ -129,7 +129,7 @@ def json_value(value: Any) -> Any:
 
 
 def moment(value: Any) -> datetime | None:
-    """A moment of either catalog, without a zone; SQLite keeps text."""
+    """Return a moment of either catalog, without a zone; SQLite keeps text."""
     if value is None or value == "":
         return None
     if isinstance(value, datetime):
@@ -141,7 +141,7 @@ def moment(value: Any) -> datetime | None:
 
 
 def run_row(row: Row, session_id: str, projects: Mapping[str, str], generation: str) -> dict[str, Any]:
-    """A run; the project that it belongs to becomes a tag."""
+    """Return a run; the project that it belongs to becomes a tag."""
     datasets = json_value(row.get("datasets"))
     project = projects.get(str(row.get("project_id")))
     return {
@@ -158,7 +158,7 @@ def run_row(row: Row, session_id: str, projects: Mapping[str, str], generation: 
 
 
 def pipeline_row(row: Row, session_id: str) -> dict[str, Any]:
-    """A pipeline."""
+    """Return a pipeline."""
     return {
         "pipeline_id": identifier(row["pipeline_id"]),
         "run_id": identifier(row["run_id"]),
@@ -176,7 +176,7 @@ def pipeline_row(row: Row, session_id: str) -> dict[str, Any]:
 
 
 def prediction_row(row: Row) -> dict[str, Any]:
-    """A prediction's row, without its arrays."""
+    """Return a prediction's row, without its arrays."""
     chain_id = row.get("chain_id")
     return {
         "prediction_id": identifier(row["prediction_id"]),
@@ -199,7 +199,7 @@ def prediction_row(row: Row) -> dict[str, Any]:
 
 
 def log_row(row: Row) -> dict[str, Any]:
-    """A line of a pipeline's log."""
+    """Return a line of a pipeline's log."""
     level = str(row.get("level") or "info").lower()
     return {
         "log_id": identifier(row["log_id"]),

@@ -105,7 +105,7 @@ class ChainData:
         return " > ".join(parts)
 
     def model_label(self) -> str:
-        """The model in words: ``PLS(10)``, as it was recorded, else from its class."""
+        """Name the model, ``PLS(10)``, as it was recorded, else from its class."""
         recorded = str(self.metadata.get("preprocessing_chain") or "")
         before = f"{self.preprocessings} > " if self.preprocessings else ""
         if recorded.startswith(before) and recorded != before:
@@ -136,7 +136,7 @@ class ChainData:
         return samples_of(self.chain, self.dataset_hash)
 
     def recipe(self) -> str:
-        """The steps with all parameters but the number of latent variables and the splitter."""
+        """Return the steps with all parameters but the number of latent variables and the splitter."""
         return recipe_of(self.chain)
 
     def repeat_sd(self) -> float | None:

@@ -225,7 +225,7 @@ def _open(store: WorkspaceStore, chain_id: str) -> Base:
 
 
 def _carried(chain: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stack needs of a chain: the models of the folds stay behind where there is a refit."""
+    """Return what a stack needs of a chain: the models of the folds stay behind where there is a refit."""
     carried = {name: chain[name] for name in _CARRIED}
     folds = normalise_folds(chain["fold_artifacts"], "fold_artifacts")
     steps = []

@@ -242,7 +242,7 @@ class BranchRecorder:
         return entry
 
     def _leading_to(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
-        """Steps on the way to one: those of its own branch and, before a merge, of the branches merged."""
+        """Return steps on the way to one: those of its own branch and, before a merge, of the branches merged."""
         path = entry.get("branch_path", [])
         found: list[dict[str, Any]] = []
         for step in self._steps[: entry["step_idx"] - 1]:

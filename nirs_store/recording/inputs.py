@@ -136,7 +136,7 @@ class Data:
     unit: str | None = None
 
     def names(self, partition: str, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """What samples of a partition are called: their names, or their row numbers where they have none."""
+        """Return the names of a partition's samples, or their row numbers if they have none."""
         known = self.sample_ids_test if partition == "test" else self.sample_ids
         return rows if known is None else known[rows]
 

@@ -133,7 +133,7 @@ def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mappin
 
 
 def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tuple[str, str]:
-    """The ending and format under which these bytes are stored already, or those asked for.
+    """Return the ending and format under which these bytes are stored already, or those asked for.
 
     Two formats can give the same bytes. There must be one file of them, the one that the row names: a
     second would heal nothing and belong to nobody.
@@ -305,7 +305,7 @@ def _in_transaction(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
 
 
 def on_disk(layout: Layout, artifact_id: str) -> dict[str, Any] | None:
-    """What a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
+    """Return what a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
     if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
         return None
     folder = layout.artifacts / artifact_id[:2]
@@ -388,7 +388,7 @@ def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
 
 
 def get_artifact(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
-    """The artifact's row with its reference count."""
+    """Return the artifact's row with its reference count."""
     return engine.query(lambda con: queries.get_artifact(con, artifact_id))
 
 
@@ -402,18 +402,18 @@ def _require_row(engine: Engine, artifact_id: str) -> dict[str, Any]:
 
 
 def read_artifact(engine: Engine, artifact_id: str) -> bytes:
-    """The bytes of an artifact, checked against their hash."""
+    """Return the bytes of an artifact, checked against their hash."""
     return read_hashed(engine, artifact_id)[0]
 
 
 def read_hashed(engine: Engine, artifact_id: str) -> tuple[bytes, str]:
-    """The bytes of an artifact, and the hash that they were checked against."""
+    """Return the bytes of an artifact, and the hash that they were checked against."""
     data, known = _read(engine, artifact_id)
     return data, str(known["content_hash"])
 
 
 def _read(engine: Engine, artifact_id: str) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of an artifact, and the row that they fit."""
+    """Return the bytes of an artifact, and the row that they fit."""
     known = _require_row(engine, artifact_id)
     try:
         return engine.blobs.read(known["artifact_path"], known["content_hash"]), known
@@ -430,7 +430,7 @@ def _read(engine: Engine, artifact_id: str) -> tuple[bytes, dict[str, Any]]:
 def _moved_on(
     engine: Engine, artifact_id: str, before: Mapping[str, Any], error: BlobMissing | BlobCorrupt
 ) -> dict[str, Any]:
-    """The row of an artifact whose file is not as the row known before says; it is asked for anew.
+    """Query the row of an artifact again whose file is not as the known row says.
 
     Raises
     ------
@@ -487,7 +487,7 @@ Link = Mapping[str, Any]
 
 
 def known_record(engine: Engine, record_id: str, *, ask: bool) -> dict[str, Any] | None:
-    """What this process knows of a record: artifact_id, pipeline_id, chain_path.
+    """Return what this process knows of a record: artifact_id, pipeline_id, chain_path.
 
     With `ask` the catalog is asked for what is not known here, for a second at most.
     """
@@ -612,7 +612,7 @@ _FILTERS = {
 
 
 def fetch_records(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
-    """Records that fit all filters, in the order in which they were made, each with its file and links."""
+    """Return records that fit all filters, in the order in which they were made, each with its file and links."""
     params = {name: value for name, value in wanted.items() if value is not None}
     where = " AND ".join(_FILTERS[name] for name in params) or "TRUE"
     cursor = con.execute(
@@ -633,7 +633,7 @@ def fetch_records(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def fetch_links(con: Connection, record_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """What records need: kind, position, target_id, artifact_id, feature_index, by record, in order."""
+    """Return what records need: kind, position, target_id, artifact_id, feature_index, by record, in order."""
     found: dict[str, list[dict[str, Any]]] = {}
     if not record_ids:
         return found
@@ -698,7 +698,7 @@ def fetch_chains(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def fetch_files(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What is known of some artifacts, by id."""
+    """Return what is known of some artifacts, by id."""
     names = (
         "artifact_id",
         "artifact_path",

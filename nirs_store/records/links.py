@@ -206,7 +206,7 @@ def kinds_of(con: Connection, identifier: str) -> list[str]:
 
 
 def names_of(con: Connection, refs: Iterable[Ref]) -> dict[Ref, str]:
-    """What people call some things; those that are gone are left out."""
+    """Return the names of some objects; those that were deleted are left out."""
     found: dict[Ref, str] = {}
     by_kind: dict[str, list[str]] = {}
     for ref in refs:

@@ -62,7 +62,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 def plain_key(key: str) -> str:
-    """A key without case and punctuation: ``Patient-ID``, ``patientId`` and ``patient_id`` are one."""
+    """Normalise a key: ``Patient-ID``, ``patientId`` and ``patient_id`` are one."""
     return "".join(sign for sign in key.casefold() if sign.isalnum())
 
 
@@ -118,13 +118,13 @@ def _hit(patterns: tuple[re.Pattern[str], ...], text: str) -> str | None:
 
 
 def current_guard(engine: Engine) -> Guard | None:
-    """The workspace's guard; None where none is set."""
+    """Return the workspace's guard; None where none is set."""
     setting = engine.workspace_settings.current().get(GUARD)
     return guard_of(setting) if setting else None
 
 
 def guard_of(setting: Any) -> Guard:
-    """The guard as it was kept."""
+    """Return the guard as it was kept."""
     kept = setting or {}
     return Guard(tuple(kept.get("keys") or ()), tuple(kept.get("patterns") or ()))
 
@@ -153,7 +153,7 @@ def check_guard(engine: Engine, values: Mapping[str, Any]) -> None:
 
 
 def as_setting(guard: Guard) -> dict[str, Any]:
-    """The guard as it is kept."""
+    """Return the guard as it is kept."""
     _compiled(guard.patterns)
     return {"keys": list(guard.keys), "patterns": list(guard.patterns)}
 
@@ -259,7 +259,7 @@ def note_failure(
 
 
 def short_error(error: object) -> str:
-    """The line of an error that says what it is."""
+    """Return the line of an error that says what it is."""
     lines = [line for line in as_error(error).splitlines() if line.strip()]
     text = (lines[-1] if lines else "").strip()
     return shortened(text, _LONGEST)

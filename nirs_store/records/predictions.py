@@ -148,7 +148,7 @@ def array_names(
 
 
 def arrays_named(con: Connection, named: ArrayNames) -> dict[str, dict[str, np.ndarray | None]]:
-    """The arrays of predictions whose hashes were looked up."""
+    """Return the arrays of predictions whose hashes were looked up."""
     keys = {key for row in named.values() for key in row.values() if key is not None}
     arrays = arrays_of(con, sorted(keys))
     return {
@@ -196,7 +196,7 @@ def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, 
 
 
 def _comparable(name: str, value: Any) -> Any:
-    """A filter's value in the type of its column; DuckDB would cast the column instead, and fail."""
+    """Convert a filter's value to its column's type; DuckDB would cast the column instead, and fail."""
     sql = {column.name: column.sql for column in TABLES["predictions"].columns}.get(name, "VARCHAR")
     if sql.startswith("INTEGER"):
         return as_int(value, name)
@@ -206,7 +206,7 @@ def _comparable(name: str, value: Any) -> Any:
 
 
 def unknown_column(what: str, name: Any, allowed: Sequence[str]) -> InvalidInput:
-    """The error for a column that is not on the list, with the nearest that is."""
+    """Return the error for a column that is not on the list, with the nearest that is."""
     near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return InvalidInput(f"Invalid {what} column: {name!r}. Expected one of {', '.join(allowed)}.{hint}")
@@ -249,7 +249,7 @@ def _settled(scores: Sequence[float | None], n: int) -> bool:
 def _best_by_score(
     con: Connection, sql: str, params: dict[str, Any], metric: str, ascending: bool
 ) -> pl.DataFrame | None:
-    """The best rows of a question that is ordered by a score alone; None where that does not tell them apart."""
+    """Return the best rows of a query ordered by a score alone; None if the score does not tell them apart."""
     n = params["limit"]
     more = params | {"limit": n + 1}
     if not _is_few(more):
@@ -270,7 +270,7 @@ def _best_by_score(
 def _best_of_groups(
     con: Connection, rows: str, params: dict[str, Any], groups: Sequence[str], metric: str, ascending: bool
 ) -> pl.DataFrame | None:
-    """The best rows of each group; None where a score alone does not tell them apart, as for `_settled`.
+    """Return the best rows of each group; None where a score alone does not tell them apart, as for `_settled`.
 
     DuckDB finds the best by one number with an aggregate, as it would write it itself; by three columns it sorts.
     """
@@ -496,7 +496,7 @@ def save_prediction(engine: Engine, pipeline_id: str, chain_id: str | None, valu
 
 
 def _prediction_id(engine: Engine, given: Any) -> str:
-    """A new id, or the caller's; one that is taken would have the whole commit set aside later."""
+    """Return a new id or the caller's; refuse one that is taken, or the commit would be set aside later."""
     if given is None:
         return new_id()
     prediction_id = as_text(given, "prediction_id")

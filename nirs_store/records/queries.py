@@ -90,7 +90,7 @@ def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
 
 
 def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
-    """The single row of a query as a dict, or None; fetched whole, so nothing is left open.
+    """Return the single row of a query as a dict, or None; fetched whole, so nothing is left open.
 
     The first parameter is the id; what is not text is no id of anything.
     """
@@ -104,7 +104,7 @@ def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
 
 
 def note_of(con: Connection, kind: str, identifier: str) -> dict[str, Any] | None:
-    """What recording calls need to know of an existing row, or None."""
+    """Return what recording calls need to know of an existing row, or None."""
     return one(con, _NOTES[kind], [identifier])
 
 
@@ -169,7 +169,7 @@ def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | 
 
 
 def pipeline_of_chain(con: Connection, pipeline_id: str) -> dict[str, Any] | None:
-    """What a bundle says about a chain's pipeline; none of it ever changes."""
+    """Return what a bundle says about a chain's pipeline; none of it ever changes."""
     return decoded(
         one(
             con,
@@ -180,7 +180,7 @@ def pipeline_of_chain(con: Connection, pipeline_id: str) -> dict[str, Any] | Non
 
 
 def run_of_chain(con: Connection, run_id: str) -> dict[str, Any] | None:
-    """What a bundle says about the run of a chain's pipeline, which may be renamed."""
+    """Return what a bundle says about the run of a chain's pipeline, which may be renamed."""
     run = one(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [run_id])
     return decoded(run, "config", "environment")
 
@@ -222,7 +222,7 @@ def list_runs(
     tags: Sequence[str] = (),
     name: str | None = None,
 ) -> pl.DataFrame:
-    """Runs, newest first."""
+    """Return runs, newest first."""
     if status is not None and status not in STATUSES:
         near = difflib.get_close_matches(str(status), STATUSES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -349,7 +349,7 @@ def get_artifact(con: Connection, artifact_id: str) -> dict[str, Any] | None:
 
 
 def blob_rows(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What is needed to read some artifacts, by id, without counting their references."""
+    """Return what is needed to read some artifacts, by id, without counting their references."""
     names = ("artifact_id", *BLOB_NOTE)
     rows = execute(
         con,
@@ -370,7 +370,7 @@ def pipeline_log(con: Connection, pipeline_id: str) -> pl.DataFrame:
 
 
 def run_log_summary(con: Connection, run_id: str, alive: list[str]) -> pl.DataFrame:
-    """Counts and durations of a run's logs, a pipeline a row."""
+    """Return counts and durations of a run's logs, one row per pipeline."""
     return frame(
         con,
         f"""
@@ -398,7 +398,7 @@ def counts(con: Connection) -> dict[str, int]:
 
 
 def artifacts_of(con: Connection, artifact_ids: Sequence[str]) -> pl.DataFrame:
-    """What is known of some artifacts, by type and id."""
+    """Return what is known of some artifacts, by type and id."""
     return frame(
         con,
         "SELECT artifact_id, artifact_type, operator_class, format, size_bytes, ref_count FROM artifacts "

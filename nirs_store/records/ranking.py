@@ -146,7 +146,7 @@ def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filte
 
 
 def predictions_of_chain(con: Connection, chain_id: str) -> list[dict[str, Any]]:
-    """The prediction rows of one chain, in the order of `predictions_of`, with their task and date."""
+    """Return the prediction rows of one chain, in the order of `predictions_of`, with their task and date."""
     names = (*_SCORED, "task_type", "created_at")
     rows = execute(
         con, f"SELECT {', '.join(names)} FROM predictions WHERE chain_id = ?", [chain_id]
@@ -262,7 +262,7 @@ def _repeats(chain: _Row, folds: Sequence[_Row]) -> list[list[_Row]]:
 
 
 def _repeats_by_size(sizes: Sequence[int], n_data: Any) -> list[int]:
-    """Number the repeats of a chain recorded before they were: samples that come more than once tell."""
+    """Return number the repeats of a chain recorded before they were: samples that come more than once tell."""
     if not isinstance(n_data, int) or sum(sizes) <= n_data or n_data < 1:
         return [0] * len(sizes)
     ends = np.cumsum(sizes)
@@ -279,7 +279,7 @@ def _fold_place(fold_id: Any) -> tuple[int, str]:
 def chain_scores(
     chain: _Row, predictions: Sequence[_Row], arrays: Arrays, task: str, metric: str
 ) -> dict[str, Any]:
-    """The scores of one chain, by the names of a leaderboard's columns.
+    """Return the scores of one chain, by the names of a leaderboard's columns.
 
     Parameters
     ----------
@@ -348,7 +348,7 @@ class _Scorer:
         return found
 
     def spread(self, rows: Sequence[_Row], metric: str, recorded: float | None) -> float | None:
-        """Standard deviation over folds, of all from their arrays or of all as recorded."""
+        """Return standard deviation over folds, of all from their arrays or of all as recorded."""
         if not rows or any(self._parts(row) is None for row in rows):
             return recorded
         names = [metric] if metric in self.names else []
@@ -429,7 +429,7 @@ def _shares(rows: Sequence[_Row], weights: Mapping[str, float] | None) -> list[f
 
 
 def _recorded_mean(rows: Sequence[_Row], name: str) -> float | None:
-    """The recorded score of one prediction, or the pooled one of several where it follows from theirs."""
+    """Return the recorded score of one prediction, or the pooled one of several where it follows from theirs."""
     if len(rows) > 1 and name not in ADDITIVE:
         return None
     values = [_recorded(row, name) for row in rows]

@@ -163,7 +163,7 @@ def capture_environment(
 
 
 def versions_only(captured: Mapping[str, Any] | None) -> dict[str, str]:
-    """The part of an environment that may leave the house with a model: no command line, no parameters."""
+    """Return the part of an environment that may leave with a model: no command line, no parameters."""
     return {
         str(name): value
         for name, value in (captured or {}).items()
@@ -251,7 +251,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None:
-    """What is known of an id; None while the catalog is busy and the id is not known here.
+    """Return what is known of an id; None while the catalog is busy and the id is not known here.
 
     Raises
     ------
@@ -308,7 +308,7 @@ def begin_run(
 
 
 def _datasets(given: Any) -> list[Any]:
-    """The data sets of a run as a list; one by itself, a name or a mapping, is a list of one."""
+    """Normalise `datasets` to a list; a single name or mapping becomes a one-item list."""
     if given is None:
         return []
     if isinstance(given, (str, Mapping)):

@@ -142,7 +142,7 @@ def _kind(statement: duckdb.Statement) -> str:
 
 
 def check_params(params: Any) -> Sequence[Any] | Mapping[str, Any] | None:
-    """The values of a query's parameters, in a form that DuckDB takes.
+    """Return the values of a query's parameters, in a form that DuckDB takes.
 
     Raises
     ------

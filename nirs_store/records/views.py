@@ -224,17 +224,17 @@ class Pivot:
     aggregate: str = "best"
 
     def to_csv(self) -> str:
-        """The table as CSV, with all digits."""
+        """Return the table as CSV, with all digits."""
         return frame_csv(self.frame)
 
     def to_markdown(self, digits: int = 4) -> str:
-        """The table as a Markdown table, with so many significant digits."""
+        """Return the table as a Markdown table, with so many significant digits."""
         head, *body = self._cells(digits, _markdown)
         rule = ["---", *["---:"] * (len(head) - 1)]
         return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body)) + "\n"
 
     def to_latex(self, digits: int = 4) -> str:
-        """The table as a LaTeX ``tabular`` (needs the package booktabs)."""
+        """Return the table as a LaTeX ``tabular`` (needs the package booktabs)."""
         head, *body = self._cells(digits, _latex)
         lines = [
             f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",

@@ -44,7 +44,7 @@ def _rule_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _policy(options: dict[str, Any]) -> Any:
-    """The policy that the options say; None when they say none."""
+    """Return the policy that the options say; None when they say none."""
     import json
 
     from nirs_store.errors import InvalidInput

@@ -27,10 +27,6 @@ def refuse_address(value: Any, name: str) -> None:
     """Refuse an address of a server or a database where the path of a file or folder belongs.
 
     Also as a `Path`, which leaves one slash of two. A drive of Windows has one letter, a scheme has several.
-
-    Raises
-    ------
-    InvalidInput
     """
     try:
         text = os.fspath(value)
@@ -80,13 +76,7 @@ def without_secrets(text: str) -> str:
 
 
 def without_secret_words(words: Sequence[str]) -> list[str]:
-    """Hide secrets among the words of a command: ``--token x``, ``--token=x``, ``TOKEN=x``, addresses.
-
-    Examples
-    --------
-    >>> without_secret_words(["train.py", "--db-password", "s3cret", "--api-key=abc", "--epochs", "3"])
-    ['train.py', '--db-password', '***', '--api-key=***', '--epochs', '3']
-    """
+    """Hide secrets among the words of a command: ``--token x``, ``--token=x``, ``TOKEN=x``, addresses."""
     found, hide = [], False
     for word in words:
         name, sign, _ = word.partition("=")

@@ -95,13 +95,7 @@ _LONGEST_VALUE = 120
 
 
 def shortened(text: str, longest: int) -> str:
-    """Cut a text in the middle, where it says least: what begins it and what ends it stay.
-
-    Examples
-    --------
-    >>> shortened("abcdefghij", 5)
-    'ab…ij'
-    """
+    """Cut a text in the middle, where it says least: what begins it and what ends it stay."""
     if len(text) <= longest:
         return text
     kept = longest - 1

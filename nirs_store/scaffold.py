@@ -14,13 +14,7 @@ __all__ = ["copy_workspace_template", "workspace_template"]
 
 
 def workspace_template() -> Traversable:
-    """Give the folder of files that a new workspace starts with.
-
-    Returns
-    -------
-    Traversable
-        Inside the installed package, or ``workspace_template/`` of a source checkout.
-    """
+    """Give the folder of files that a new workspace starts with."""
     shipped = files("nirs_store") / "workspace_template"
     # The wheel carries the folder; in a checkout it lies beside the package.
     return shipped if shipped.is_dir() else Path(__file__).resolve().parents[1] / "workspace_template"

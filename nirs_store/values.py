@@ -68,13 +68,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_json(value: Any, name: str) -> str | None:
-    """Strict JSON text (NaN and infinities become null); None stays None.
-
-    Raises
-    ------
-    InvalidInput
-        For what JSON cannot hold, and for more than `MOST_BYTES` of it.
-    """
+    """Strict JSON text (NaN and infinities become null); None stays None."""
     if value is None:
         return None
     try:
@@ -113,13 +107,7 @@ def target_of(metadata: Any) -> dict[str, str | None]:
 
 
 def as_text(value: Any, name: str) -> str:
-    """Return a text column that may not be NULL.
-
-    Raises
-    ------
-    InvalidInput
-        For anything but text, for text that UTF-8 cannot hold, and for more than `MOST_BYTES` of it.
-    """
+    """Return a text column that may not be NULL."""
     if not isinstance(value, str):
         raise InvalidInput(
             f"{name}: expected text, found {type(value).__name__} {value!r}. Nothing was recorded."
@@ -135,13 +123,7 @@ def as_text(value: Any, name: str) -> str:
 
 
 def as_name(value: Any, name: str) -> str:
-    """Return a text that names something in lists: it has at least one character that can be seen.
-
-    Raises
-    ------
-    InvalidInput
-        As for `as_text`, and for a blank name.
-    """
+    """Return a text that names something in lists: it has at least one character that can be seen."""
     text = as_text(value, name)
     if not any(sign.isprintable() and not sign.isspace() for sign in text):
         raise InvalidInput(
@@ -179,12 +161,7 @@ def as_float(value: Any, name: str) -> float | None:
 
 
 def as_seconds(value: Any, name: str) -> float:
-    """Return a span of time: a number of at least 0, infinity among them.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return a span of time: a number of at least 0, infinity among them."""
     seconds = float(value) if isinstance(value, Real) else -1.0
     if not seconds >= 0:
         raise InvalidInput(
@@ -242,26 +219,7 @@ _KNOWN = ("numpy", "pandas", "polars")
 
 
 def native(value: Any, name: str = "The table") -> Any:
-    """Return a value that numpy, polars or pandas can handle: what speaks Arrow becomes polars.
-
-    Parameters
-    ----------
-    value : Any
-        Arrays, series and frames of numpy, polars and pandas are passed on, and so is everything
-        that has no Arrow C interface. A stream is read to its end: pass the result on, not the stream.
-    name : str
-        For messages.
-
-    Returns
-    -------
-    Any
-        For Arrow data a `polars.DataFrame` (of a table) or a `polars.Series` (of one column).
-
-    Raises
-    ------
-    InvalidInput
-        Arrow data that polars cannot hold.
-    """
+    """Return a value that numpy, polars or pandas can handle: what speaks Arrow becomes polars."""
     kind = type(value)
     if kind.__module__.partition(".")[0] in _KNOWN:
         return value.collect() if kind.__name__ == "LazyFrame" else value
@@ -288,31 +246,7 @@ def column_names(frame: Any) -> list[Any]:
 
 
 def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
-    """Anything array-like as a numpy array.
-
-    Parameters
-    ----------
-    value : array-like, series or frame
-        As for `native`; a column of lists of one length becomes a matrix.
-    name : str
-        For messages.
-
-    Returns
-    -------
-    ndarray
-        Numbers keep their type. What is missing, or masked, is NaN among numbers; text has the dtype object.
-
-    Raises
-    ------
-    InvalidInput
-        Arrow data that cannot be read, lists of different lengths, and masked values in an array that has no NaN.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> as_array(pl.Series(["beef", "pork"]))
-    array(['beef', 'pork'], dtype=object)
-    """
+    """Anything array-like as a numpy array."""
     value = native(value, name)
     if isinstance(value, np.ndarray):
         # Looked at by its name first: numpy imports its masked arrays when they are asked for.
@@ -338,13 +272,7 @@ def as_array(value: Any, name: str = "The table") -> NDArray[Any]:
 
 
 def as_floats(array: NDArray[Any]) -> NDArray[np.float64]:
-    """Real numbers as float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Something else, as of numpy; complex numbers too, whose imaginary part numpy would leave out.
-    """
+    """Real numbers as float64."""
     if array.dtype.kind in "Mmc":
         raise TypeError(f"found {_STRANGE[array.dtype.kind]} ({array.dtype})")
     if array.dtype.kind not in "OUS":
@@ -413,12 +341,7 @@ def index_names(frame: Any) -> NDArray[Any] | None:
 
 
 def one_of(name: str, value: object, known: Sequence[str]) -> str:
-    """Check a spelling; the nearest is suggested.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Check a spelling; the nearest is suggested."""
     if isinstance(value, str) and value in known:
         return value
     near = difflib.get_close_matches(str(value), known, n=1)
@@ -439,17 +362,7 @@ _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)\s*")
 
 
 def as_duration(value: timedelta | float | str, name: str) -> timedelta:
-    """Return a timedelta, seconds, or a text such as ``"90min"``, ``"24h"``, ``"7d"``.
-
-    Raises
-    ------
-    InvalidInput
-
-    Examples
-    --------
-    >>> as_duration("36h", "max_age")
-    datetime.timedelta(days=1, seconds=43200)
-    """
+    """Return a timedelta, seconds, or a text such as ``"90min"``, ``"24h"``, ``"7d"``."""
     seconds = -1.0
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
@@ -476,11 +389,6 @@ def one_kind(cells: Sequence[Any], name: str) -> list[Any]:
 
     Lists and records are gone through as well: a table library that looks at the first of them only would cut the
     fractions of the others, and drop the keys that it lacks.
-
-    Raises
-    ------
-    InvalidInput
-        A whole number is too large to be kept next to fractions.
     """
     plain = [_plain_number(cell) for cell in cells]
     there = [cell for cell in plain if cell is not None]

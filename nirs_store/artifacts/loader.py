@@ -31,25 +31,7 @@ DEFAULT_BYTES = 256 << 20
 
 
 class LRUCache:
-    """What was used last, bounded in entries and in bytes. A cached None counts as a miss.
-
-    Parameters
-    ----------
-    max_size : int, optional
-        Entries; None for any number.
-    max_bytes : int
-        Sum of the sizes told to `put`.
-    cache : ByteLRU, optional
-        Keep things there, beside what others keep.
-
-    Examples
-    --------
-    >>> cache = LRUCache(max_size=1)
-    >>> cache.put("a", 1)
-    >>> cache.put("b", 2)
-    >>> cache.get("a"), cache.get("b"), cache.stats()["hits"]
-    (None, 2, 1)
-    """
+    """What was used last, bounded in entries and in bytes. A cached None counts as a miss."""
 
     def __init__(
         self,

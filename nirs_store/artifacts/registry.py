@@ -324,21 +324,7 @@ _GRACE = 3600.0
 
 @dataclass(frozen=True)
 class PurgePlan:
-    """What a purge removes.
-
-    Attributes
-    ----------
-    pipelines : tuple of str
-        Whose chains and records go; their rows, scores and logs stay.
-    chains, records : int
-    artifacts : tuple of str
-        That nothing else holds: their files go.
-    bytes : int
-    shared : int
-        Artifacts that something else holds: they stay.
-    needed_by : tuple of (str, str)
-        Meta-models of other pipelines, and the source of theirs that would go.
-    """
+    """What a purge removes."""
 
     pipelines: tuple[str, ...]
     chains: int
@@ -554,12 +540,7 @@ def _purge(engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | No
 
 
 def refuse_needed(needed_by: Sequence[tuple[str, str]]) -> None:
-    """Refuse to remove what meta-models of other pipelines are fed by.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse to remove what meta-models of other pipelines are fed by."""
     model, source = needed_by[0]
     more = f" and {len(needed_by) - 1} more" if len(needed_by) > 1 else ""
     raise InvalidInput(
@@ -987,12 +968,7 @@ class DependencyMethods(FindingMethods):
 
 
 def check_branches(artifact_id: str, branch: list[int], sources: Sequence[ArtifactRecord]) -> None:
-    """Refuse sources of branches that a meta-model is not on; one that is on no branch takes all.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse sources of branches that a meta-model is not on; one that is on no branch takes all."""
     strange = [s for s in sources if branch and s.branch_path != branch[: len(s.branch_path)]]
     if strange:
         raise InvalidInput(
@@ -1444,18 +1420,7 @@ def export_to_manifest(
 def read_manifest(
     manifest: Mapping[str, Any] | str | Path,
 ) -> tuple[Mapping[str, Any], list[ArtifactRecord], Path | None]:
-    """Read and check a manifest.
-
-    Returns
-    -------
-    data, records, folder
-        The folder is None for a mapping.
-
-    Raises
-    ------
-    InvalidInput
-        No manifest, or one of another schema version.
-    """
+    """Read and check a manifest."""
     folder = None
     data: Any = manifest
     if not isinstance(manifest, Mapping):

@@ -54,22 +54,7 @@ _WANTED = "s<step>.<Class>[br=0.1,src=1,sub=2]"
 
 @dataclass(frozen=True, slots=True)
 class ChainNode:
-    """One node of a chain path: an operator at its place.
-
-    Attributes
-    ----------
-    step_index : int
-    class_name : str
-        Without its modules.
-    branch_path : tuple of int
-        Empty before any branching.
-    source_index, substep_index : int or None
-
-    Examples
-    --------
-    >>> str(ChainNode(2, "PCA", (0, 1), source_index=1))
-    's2.PCA[br=0.1,src=1]'
-    """
+    """One node of a chain path: an operator at its place."""
 
     step_index: int
     class_name: str
@@ -99,13 +84,7 @@ class ChainNode:
 
 
 def format_chain(nodes: str | ChainNode | Iterable[ChainNode | str]) -> str:
-    """Write a chain path; one that is text already is checked and given back.
-
-    Examples
-    --------
-    >>> format_chain([ChainNode(1, "MSC"), ChainNode(3, "sklearn.decomposition.PCA")])
-    's1.MSC>s3.PCA'
-    """
+    """Write a chain path; one that is text already is checked and given back."""
     if isinstance(nodes, ChainNode):
         return str(nodes)
     parts = parse_chain(nodes) if isinstance(nodes, str) else nodes
@@ -113,18 +92,7 @@ def format_chain(nodes: str | ChainNode | Iterable[ChainNode | str]) -> str:
 
 
 def parse_chain(path: str) -> tuple[ChainNode, ...]:
-    """Read a chain path.
-
-    Raises
-    ------
-    InvalidInput
-        The text is no chain path; the message names the part that is wrong.
-
-    Examples
-    --------
-    >>> parse_chain("s1.MSC>s2.PCA[br=0.1]")[1].branch_path
-    (0, 1)
-    """
+    """Read a chain path."""
     if not isinstance(path, str):
         raise InvalidInput(f"A chain path is text such as {_WANTED}, found {type(path).__name__}.")
     return tuple(_node(part) for part in path.split(">")) if path else ()
@@ -154,14 +122,7 @@ def chain_hash(path: str, digits: int = SHORT) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ParsedId:
-    """What the id of an artifact says.
-
-    Attributes
-    ----------
-    pipeline_id, chain_hash : str
-    fold_id : str or None
-        "0", "1", …, "final"; None for an object that all folds share.
-    """
+    """What the id of an artifact says."""
 
     pipeline_id: str
     chain_hash: str
@@ -169,13 +130,7 @@ class ParsedId:
 
 
 def normalise_fold(fold_id: object) -> str | None:
-    """Spell a fold as ids do: "0" for ``0``, "0" and "fold_0", "final" for a refit, None for all.
-
-    Examples
-    --------
-    >>> normalise_fold("fold_3"), normalise_fold("refit"), normalise_fold(None)
-    ('3', 'final', None)
-    """
+    """Spell a fold as ids do: "0" for ``0``, "0" and "fold_0", "final" for a refit, None for all."""
     if fold_id is None or fold_id == "all":
         return None
     name = fold_key(fold_id)
@@ -185,13 +140,7 @@ def normalise_fold(fold_id: object) -> str | None:
 def generate_artifact_id(
     pipeline_id: str, chain: str | Sequence[ChainNode], fold_id: object = None, *, digits: int = SHORT
 ) -> str:
-    """Make the id of an artifact from its place.
-
-    Examples
-    --------
-    >>> generate_artifact_id("p1", "s1.MSC>s3.PLSRegression", 2)
-    'p1$b2d93f99f6f1:2'
-    """
+    """Make the id of an artifact from its place."""
     if not pipeline_id:
         raise InvalidInput("pipeline_id: expected the id of a pipeline, found nothing.")
     fold = normalise_fold(fold_id)
@@ -199,18 +148,7 @@ def generate_artifact_id(
 
 
 def parse_artifact_id(artifact_id: str) -> ParsedId:
-    """Read an id.
-
-    Raises
-    ------
-    InvalidInput
-        It is none.
-
-    Examples
-    --------
-    >>> parse_artifact_id("p1$6f2bb0a15ee3:all")
-    ParsedId(pipeline_id='p1', chain_hash='6f2bb0a15ee3', fold_id=None)
-    """
+    """Read an id."""
     found = _ID.fullmatch(artifact_id) if isinstance(artifact_id, str) else None
     if found is None:
         raise InvalidInput(
@@ -481,22 +419,7 @@ def derive_records(
     files: Mapping[str, Mapping[str, Any]],
     said: Iterable[ArtifactRecord] = (),
 ) -> list[ArtifactRecord]:
-    """Read the records of what chains name.
-
-    Parameters
-    ----------
-    chains : iterable of dict
-        In the order of their making; ``steps``, ``fold_artifacts``, ``shared_artifacts`` and so on decoded.
-    files : mapping
-        Artifact to what the catalog knows of its file.
-    said : iterable of ArtifactRecord
-        Records that are stored: what they cover is not derived a second time.
-
-    Returns
-    -------
-    list of ArtifactRecord
-        Each place once, though several chains may share it.
-    """
+    """Read the records of what chains name."""
     covered = {(record.pipeline_id, record.blob_id, record.fold_id): record.artifact_id for record in said}
     taken = {identifier: key[1] for key, identifier in covered.items()}
     made: list[ArtifactRecord] = []

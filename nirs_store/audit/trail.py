@@ -86,12 +86,7 @@ _BATCH = 4096
 
 
 def check_kind(kind: Any) -> str:
-    """Return a kind of object, or an error that names the nearest.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return a kind of object, or an error that names the nearest."""
     if kind not in OBJECT_KINDS:
         near = difflib.get_close_matches(str(kind), OBJECT_KINDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -100,12 +95,7 @@ def check_kind(kind: Any) -> str:
 
 
 def moment(value: Any, name: str) -> datetime | None:
-    """Return a moment (datetime, date, or ISO 8601 text; without a zone it is UTC) for comparison.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return a moment (datetime, date, or ISO 8601 text; without a zone it is UTC) for comparison."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -138,13 +128,7 @@ OPERATIONS = (
 
 
 def _check_operations(con: Connection, operation: Any) -> None:
-    """Refuse an operation that is neither noted by this version nor in the trail.
-
-    Raises
-    ------
-    InvalidInput
-        The nearest is named.
-    """
+    """Refuse an operation that is neither noted by this version nor in the trail."""
     for name in (operation,) if isinstance(operation, str) else tuple(operation or ()):
         if name in OPERATIONS:
             continue
@@ -609,12 +593,7 @@ def kept_heads(layout: Layout) -> list[Head]:
 
 
 def as_head(given: Any) -> Head:
-    """Take what `Audit.head` gave, also as it comes back from JSON.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Take what `Audit.head` gave, also as it comes back from JSON."""
     try:
         if isinstance(given, Mapping):
             return Head(int(given["number"]), str(given["entry_hash"]))
@@ -640,26 +619,7 @@ def note(
     details: Mapping[str, Any] | None = None,
     con: Connection | None = None,
 ) -> None:
-    """Note an operation, or a refused attempt, in the audit trail.
-
-    Parameters
-    ----------
-    engine : Engine
-        Of the open store. One that is read-only, closed or opened with ``audit=False`` takes no notes.
-    operation : str
-        A verb and what it is done to: ``"put_file"``.
-    object_kind, object_id : str, optional
-        What it is about; kinds as in `nirs_store.audit.trail.OBJECT_KINDS`.
-    success : bool
-        False for what was refused or failed. Such a note stays when the transaction around it is given up.
-    message : str, optional
-        Why it failed, or a remark.
-    details : mapping, optional
-        Plain data.
-    con : Connection, optional
-        Inside a transaction of the catalog: the note becomes a part of that transaction. Otherwise it is
-        recorded as everything else, in the commit of this thread that comes next.
-    """
+    """Note an operation, or a refused attempt, in the audit trail."""
     audit_notes.note(
         engine,
         operation,
@@ -722,13 +682,7 @@ def guarded(
     object_kind: str | None = None,
     object_id: str | None = None,
 ) -> None:
-    """Refuse arguments (by name) that the workspace's guard forbids, and note the attempt.
-
-    Raises
-    ------
-    ForbiddenContent
-        Nothing was recorded.
-    """
+    """Refuse arguments (by name) that the workspace's guard forbids, and note the attempt."""
     with attempting(engine, operation, object_kind, object_id):
         check_guard(engine, values)
 

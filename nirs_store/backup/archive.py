@@ -166,12 +166,8 @@ def select(
     files: Sequence[str] | None,
     evaluations: Sequence[str] | None,
 ) -> Selection:
-    """Choose the rows of some runs, files (patterns of names, or ids of versions) and evaluations; None thrice: all.
-
-    Raises
-    ------
-    UnknownId
-        Something that was named is not there.
+    """Choose the rows of some runs, files (patterns of names, or ids of versions) and evaluations; None thrice:
+    all.
     """
     chosen = Selection()
     if runs is None and files is None and evaluations is None:
@@ -498,13 +494,7 @@ class Archive:
 
 
 def of_model(engine: Engine, model_id: str) -> tuple[list[str], list[str], list[str]]:
-    """Find what belongs to a model: runs, versions of files, evaluations.
-
-    Raises
-    ------
-    UnknownId
-        Nothing does.
-    """
+    """Find what belongs to a model: runs, versions of files, evaluations."""
     asked = {"model": as_text(model_id, "model_id")}
 
     def ask(con: Connection) -> tuple[list[str], list[str], list[str]]:
@@ -734,12 +724,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def read_manifest(path: str | Path, *, limits: Limits | None = None) -> Manifest:
-    """Read what an archive says of itself, without verifying the rest.
-
-    Raises
-    ------
-    ArchiveInvalid, SchemaTooNew
-    """
+    """Read what an archive says of itself, without verifying the rest."""
     bounds = limits or Limits()
     with open_members(Path(path), bounds) as members:
         for name, size, content in members:

@@ -22,21 +22,7 @@ class Unfolds(ValueError):
 
 
 def read_plain(source: pa.NativeFile, size: int, schema: pa.Schema) -> pa.Table:
-    """Read a mapped Arrow file without copying it.
-
-    Parameters
-    ----------
-    source : pyarrow.NativeFile
-        At its beginning.
-    size : int
-        Bytes of the file; the table may refer to no more.
-    schema : pyarrow.Schema
-        What the table may hold; it may lack columns.
-
-    Raises
-    ------
-    Unfolds, pyarrow.ArrowException, OSError
-    """
+    """Read a mapped Arrow file without copying it."""
     if bytes(source.read(len(_MAGIC))) != _MAGIC:
         raise Unfolds("it does not begin as an Arrow file")
     # One message after the other, and not as the table of contents at the end says: that may name one a thousand times.

@@ -158,18 +158,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One backup.
-
-    Attributes
-    ----------
-    created_at : datetime
-        Everything committed before is in it.
-    catalog : File
-    blobs, extras : list of File
-        Model files and other blobs; templates of the library.
-    new_blobs, new_bytes : int
-        What this backup added to the folder.
-    """
+    """One backup."""
 
     backup_id: str
     format_version: int
@@ -246,13 +235,7 @@ class BackupFolder:
         return self.root / "blobs" / digest[:2] / digest
 
     def prepare(self, workspace_id: str) -> None:
-        """Make the folder, or check that it holds backups of this workspace.
-
-        Raises
-        ------
-        InvalidInput
-            It holds other things, or the backups of another workspace.
-        """
+        """Make the folder, or check that it holds backups of this workspace."""
         if not self._has_backups():
             self._refuse_foreign()
             for folder in (self.root, *(self.root / name for name in _FOLDERS_OF_BACKUPS)):
@@ -273,10 +256,6 @@ class BackupFolder:
         """Check that this is a folder of backups; gives the workspace's id.
 
         Where the mark is lost or damaged, the backups say whose they are.
-
-        Raises
-        ------
-        BackupInvalid
         """
         try:
             mark = self._read_mark()
@@ -303,12 +282,7 @@ class BackupFolder:
         return (self.mark.is_file() and bool(self.mark.stat().st_size)) or bool(self._manifest_paths())
 
     def _refuse_foreign(self) -> None:
-        """Refuse a folder that holds anything but what a first `create` leaves that was killed.
-
-        Raises
-        ------
-        InvalidInput
-        """
+        """Refuse a folder that holds anything but what a first `create` leaves that was killed."""
         foreign: Path | None = self.root
         if not os.path.lexists(self.root):
             return
@@ -356,13 +330,7 @@ class BackupFolder:
         return sorted((self.root / "backups").glob("*.json"))
 
     def manifests(self) -> list[Manifest]:
-        """All backups that can be used, oldest first; warns of those that are damaged.
-
-        Raises
-        ------
-        BackupInvalid
-            This is not a folder of backups, or all of them are damaged.
-        """
+        """All backups that can be used, oldest first; warns of those that are damaged."""
         self.check()
         found, damaged = self._look()
         for text in damaged:
@@ -395,12 +363,7 @@ class BackupFolder:
         return not self._look()[1]
 
     def get(self, backup_id: str | None) -> Manifest:
-        """One backup, or the newest.
-
-        Raises
-        ------
-        BackupInvalid, UnknownId
-        """
+        """One backup, or the newest."""
         found = self.manifests()
         if backup_id is None:
             if not found:
@@ -431,12 +394,7 @@ class BackupFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder: one at a time makes or removes backups.
-
-        Raises
-        ------
-        StoreBusy
-        """
+        """Hold the folder: one at a time makes or removes backups."""
         try:
             fd = open_lock_file(self.root / "lock")
         except OSError as error:
@@ -472,12 +430,7 @@ class RestoredBackup:
 
 
 def check_catalog(path: Path) -> None:
-    """Read a copy of a catalog whole.
-
-    Raises
-    ------
-    BackupInvalid
-    """
+    """Read a copy of a catalog whole."""
     try:
         con = attach(path, read_only=True, options=Options(whole_indexes=True), spill=None)
     except (NirsStoreError, CatalogLocked) as error:

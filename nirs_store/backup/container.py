@@ -99,12 +99,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def format_of(path: Path) -> str:
-    """Return the format that a name asks for.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return the format that a name asks for."""
     for each in FORMATS:
         if path.name.lower().endswith(f".{each}"):
             return each
@@ -279,13 +274,7 @@ class _ZipMembers(Members):
 
 @contextlib.contextmanager
 def open_members(path: Path, limits: Limits) -> Iterator[Members]:
-    """Open an archive of any of the formats, by what it is and not by its name.
-
-    Raises
-    ------
-    ArchiveInvalid
-        It is none, or damage shows while it is read.
-    """
+    """Open an archive of any of the formats, by what it is and not by its name."""
     try:
         file = path.open("rb")
     except OSError as error:

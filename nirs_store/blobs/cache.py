@@ -21,17 +21,7 @@ D = TypeVar("D")
 
 
 class CacheStats(msgspec.Struct, frozen=True):
-    """What a cache holds and how it has served.
-
-    Attributes
-    ----------
-    hits, misses : int
-        Look-ups that found something, and that did not, since the cache was made.
-    bytes, entries : int
-        What it holds now.
-    max_bytes : int
-        Its bound.
-    """
+    """What a cache holds and how it has served."""
 
     hits: int
     misses: int
@@ -41,23 +31,7 @@ class CacheStats(msgspec.Struct, frozen=True):
 
 
 class ByteLRU(Generic[K, V]):
-    """Thread-safe mapping that forgets what was not used for longest.
-
-    Parameters
-    ----------
-    max_bytes : int
-        Bound of the sum of the sizes told to `put`. 0 keeps nothing.
-    max_entries : int, optional
-        Bound of the number of entries.
-
-    Examples
-    --------
-    >>> cache = ByteLRU[str, str](max_bytes=10)
-    >>> cache.put("a", "first", 6)
-    >>> cache.put("b", "second", 6)
-    >>> cache.get("a"), cache.get("b")
-    (None, 'second')
-    """
+    """Thread-safe mapping that forgets what was not used for longest."""
 
     def __init__(self, max_bytes: int, max_entries: int | None = None) -> None:
         self._lock = threading.Lock()

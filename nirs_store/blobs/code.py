@@ -164,17 +164,7 @@ def _unimportable_by_value(name: object) -> Iterator[None]:
 
 
 def dump(value: Any, buffer: Any, dispatch: Mapping[Any, Any], *, by_value: bool = False) -> None:
-    """Pickle an object into a buffer: by name, or by value where something in it cannot be imported.
-
-    Parameters
-    ----------
-    value : Any
-    buffer : io.BytesIO
-    dispatch : mapping
-        Types to their reducers, as of `pickle.Pickler.dispatch_table`.
-    by_value : bool
-        Begin with cloudpickle.
-    """
+    """Pickle an object into a buffer: by name, or by value where something in it cannot be imported."""
     if not by_value:
         named = _Named(buffer)
         named.dispatch_table = {**copyreg.dispatch_table, **dispatch}
@@ -195,15 +185,7 @@ def dump(value: Any, buffer: Any, dispatch: Mapping[Any, Any], *, by_value: bool
 
 @dataclass(frozen=True)
 class Reliance:
-    """The code outside installed packages that an object needs.
-
-    Attributes
-    ----------
-    modules : dict
-        Names of modules that are looked up on loading, with the classes and functions named in them.
-    values : dict
-        Full name to class or function, of what travels by value.
-    """
+    """The code outside installed packages that an object needs."""
 
     modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -254,14 +236,7 @@ def _leave_out(buffer: pickle.PickleBuffer) -> None:
 
 
 def describe_code(found: Reliance) -> dict[str, Any] | None:
-    """Put code into JSON: hashes of every module it leads to, and the source as far as there is room.
-
-    Returns
-    -------
-    dict or None
-        ``python``; ``modules``: name to ``source`` and ``running`` (hashes), ``names``, ``file``, ``text``;
-        ``by_value``: full name to ``text``. None where the object relies on installed packages alone.
-    """
+    """Put code into JSON: hashes of every module it leads to, and the source as far as there is room."""
     if not found:
         return None
     room = [_MAX_TEXT]
@@ -328,15 +303,7 @@ def _with_imports(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Change:
-    """A module whose code is another one than was recorded.
-
-    Attributes
-    ----------
-    module, file : str
-        Its name, and the file that it has now; empty where there is none.
-    names : tuple of str
-        Classes and functions of it that the chain names; empty for one that others import.
-    """
+    """A module whose code is another one than was recorded."""
 
     module: str
     file: str
@@ -364,12 +331,7 @@ def _same(entry: Mapping[str, Any], state: State) -> bool:
 
 
 def refuse_other_python(code: Any, what: str) -> None:
-    """Refuse bytecode of another Python before it is loaded: running it could crash the interpreter.
-
-    Raises
-    ------
-    ReplayError
-    """
+    """Refuse bytecode of another Python before it is loaded: running it could crash the interpreter."""
     known = _read_description(code)
     recorded = str(known.get("python") or "")
     if known.get("by_value") and recorded != _PYTHON:
@@ -381,21 +343,7 @@ def refuse_other_python(code: Any, what: str) -> None:
 
 
 def check_code(code: Any, what: str, *, strict: bool = False, stacklevel: int = 3) -> None:
-    """Warn if code that a chain uses is not what was recorded with it; its objects are loaded already.
-
-    Parameters
-    ----------
-    code : dict or None
-        As `describe_code` returned it.
-    what : str
-        What predicts, for the message.
-    strict : bool
-        Raise instead.
-
-    Raises
-    ------
-    CodeChanged
-    """
+    """Warn if code that a chain uses is not what was recorded with it; its objects are loaded already."""
     found = changes(_read_description(code))
     if not found:
         return

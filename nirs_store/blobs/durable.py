@@ -67,30 +67,7 @@ def write_file(
     readonly: bool = False,
     replace: bool = True,
 ) -> None:
-    """Write a file so that it is there in full, or not at all, whatever happens.
-
-    Parameters
-    ----------
-    path : Path
-        The target; its folder must exist.
-    data : bytes-like or iterable of bytes-like
-        The content, in one piece or in several.
-    tmp_dir : Path, optional
-        Folder of the unfinished file. It must lie on the file system of `path`. Default: beside the target.
-    readonly : bool
-        Take the permission to write from the finished file.
-    replace : bool
-        Whether an existing target is replaced. If False, it is left as it is and an error is raised.
-
-    Raises
-    ------
-    WriteFailed
-        The system refused: disk full, I/O error, missing folder. No part of a file remains.
-    ReadOnlyStore
-        No permission, or a file system mounted read-only.
-    InvalidInput
-        The target exists and `replace` is False.
-    """
+    """Write a file so that it is there in full, or not at all, whatever happens."""
     temporary = (tmp_dir or path.parent) / f"{path.name[:80]}.{secrets.token_hex(8)}.tmp"
     try:
         _write_all(temporary, data, 0o444 if readonly else 0o666, path.parent)
@@ -138,11 +115,6 @@ def fsync_dir(path: Path) -> None:
     """Sync a folder, so that the names in it survive a power loss.
 
     Does nothing on Windows: a folder cannot be opened there for syncing, and NTFS journals its names.
-
-    Raises
-    ------
-    OSError
-        As the system gave it; the functions of this module turn it into a typed error.
     """
     if _WINDOWS:
         return
@@ -161,11 +133,6 @@ def ensure_dir(path: Path, *, shared: bool = False) -> None:
     """Make a folder and its missing parents durably; an existing one is left alone.
 
     With `shared`, what is made gets the rights of the folder above; see `share`.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-        As for `write_file`; also when a file stands where the folder should be.
     """
     missing: list[Path] = []
     folder = path
@@ -197,15 +164,7 @@ def make_read_only(path: Path) -> None:
 
 
 def move_file(source: Path, target: Path) -> None:
-    """Rename a file durably, replacing the target; source and target lie on one file system.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no source (somebody was faster).
-    WriteFailed, ReadOnlyStore
-        As for `write_file`.
-    """
+    """Rename a file durably, replacing the target; source and target lie on one file system."""
     try:
         _rename(source, target)
         fsync_dir(target.parent)
@@ -218,13 +177,7 @@ def move_file(source: Path, target: Path) -> None:
 
 
 def move_files(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Rename many files durably, as `move_file` does one; each folder is synced once.
-
-    Raises
-    ------
-    FileNotFoundError, WriteFailed, ReadOnlyStore
-        As for `move_file`; some of the files may have been moved.
-    """
+    """Rename many files durably, as `move_file` does one; each folder is synced once."""
     target = None
     try:
         for source, target in pairs:
@@ -238,15 +191,7 @@ def move_files(pairs: Sequence[tuple[Path, Path]]) -> None:
 
 
 def remove_file(path: Path, missing_ok: bool = False) -> None:
-    """Delete a file, also a read-only one.
-
-    Raises
-    ------
-    FileNotFoundError
-        It is not there, and `missing_ok` is False.
-    WriteFailed, ReadOnlyStore
-        The system refused.
-    """
+    """Delete a file, also a read-only one."""
     try:
         _unlink(path)
     except FileNotFoundError:
@@ -257,18 +202,7 @@ def remove_file(path: Path, missing_ok: bool = False) -> None:
 
 
 def remove_files(paths: Sequence[Path]) -> tuple[int, int]:
-    """Delete files, many of them several at a time; one that is gone already does not count.
-
-    Returns
-    -------
-    files, size
-        How many were deleted, and their bytes.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-        The system refused one; others may be gone.
-    """
+    """Delete files, many of them several at a time; one that is gone already does not count."""
     if len(paths) < _MANY:
         sizes = _remove_counted(paths)
     else:

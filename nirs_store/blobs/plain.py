@@ -31,14 +31,7 @@ _KINDS = (
 
 
 def stat_plain(path: Path, *, follow: bool = False) -> os.stat_result:
-    """Return the stat of a regular file.
-
-    Raises
-    ------
-    FileNotFoundError
-    OSError
-        Something else is in its place; with `follow`, a link to a regular file is none of it.
-    """
+    """Return the stat of a regular file."""
     found = os.stat(path) if follow else os.lstat(path)
     _require_regular(found, path)
     return found

@@ -70,20 +70,7 @@ _PIECE = 1 << 26
 
 
 class Draft:
-    """An unfinished blob; has what writers of compressed streams ask of a file: `write`, `flush`, `tell`.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of unfinished files, on the file system of the blobs.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    size : int
-        Bytes written.
-    """
+    """An unfinished blob; has what writers of compressed streams ask of a file: `write`, `flush`, `tell`."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"draft-{secrets.token_hex(12)}.tmp"
@@ -123,12 +110,7 @@ class Draft:
         return self.size
 
     def write(self, piece: Buffer) -> int:
-        """Append a piece.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-        """
+        """Append a piece."""
         view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
         count = view.nbytes
         self._hash.update(view)
@@ -142,12 +124,7 @@ class Draft:
         return count
 
     def finish(self) -> Self:
-        """Sync and close the file; nothing can be written any more.
-
-        Raises
-        ------
-        WriteFailed
-        """
+        """Sync and close the file; nothing can be written any more."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             try:
@@ -181,26 +158,14 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def check_hash(digest: str) -> str:
-    """Give `digest` back if it is a SHA-256 in lower-case hexadecimal.
-
-    Raises
-    ------
-    InvalidInput
-        It is something else.
-    """
+    """Give `digest` back if it is a SHA-256 in lower-case hexadecimal."""
     if _HASH.fullmatch(str(digest)) is None:
         raise InvalidInput(f"{digest!r} is not a SHA-256: 64 lower-case hexadecimal digits were expected.")
     return digest
 
 
 def check_suffix(suffix: str) -> str:
-    """Give a file name ending without its dot.
-
-    Raises
-    ------
-    InvalidInput
-        It holds something else than lower-case letters, digits, ``_`` and ``-``.
-    """
+    """Give a file name ending without its dot."""
     bare = suffix.removeprefix(".")
     if _SUFFIX.fullmatch(bare) is None:
         raise InvalidInput(
@@ -210,24 +175,14 @@ def check_suffix(suffix: str) -> str:
 
 
 def aside_name(relative: str) -> str:
-    """Name of a blob's file while a gc decides about it: its whole path, in one piece.
-
-    Examples
-    --------
-    >>> aside_name("artifacts/ab/abcd.joblib")
-    'artifacts%2Fab%2Fabcd.joblib'
-    """
+    """Name of a blob's file while a gc decides about it: its whole path, in one piece."""
     # By parts, because `quote` is quick with what has nothing to quote.
     return "%2F".join(quote(part, safe="") for part in relative.split("/"))
 
 
 def blob_inside(root: Path, relative: str) -> Path:
-    """Join the stored path of a blob to its workspace: every path that a row or a file's name gives comes by here.
-
-    Raises
-    ------
-    PathEscapes
-        As for `resolve_inside`, or the path names what the store itself works with.
+    """Join the stored path of a blob to its workspace: every path that a row or a file's name gives comes by
+    here.
     """
     path = resolve_inside(root, relative)
     names: Sequence[str] = relative.split("/")
@@ -243,26 +198,7 @@ def blob_inside(root: Path, relative: str) -> Path:
 
 
 def resolve_inside(root: Path, relative: str | PurePath) -> Path:
-    """Join a stored path to its workspace, or refuse.
-
-    Parameters
-    ----------
-    root : Path
-        The workspace.
-    relative : str or PurePath
-        A path below it, with forward slashes.
-
-    Returns
-    -------
-    Path
-        ``root / relative``; it need not exist.
-
-    Raises
-    ------
-    PathEscapes
-        The path is absolute, names a drive, climbs with ``..``, passes a symbolic link that leads outside, or
-        holds a NUL.
-    """
+    """Join a stored path to its workspace, or refuse."""
     text = relative.as_posix() if isinstance(relative, PurePath) else str(relative)
     reason = _objection(text)
     if reason is None:
@@ -331,15 +267,7 @@ class _Write(msgspec.Struct, eq=False):
 
 
 class BackgroundWriter:
-    """Queue of files that are being written.
-
-    Parameters
-    ----------
-    write : callable
-        Called in a thread as ``write(relative, digest, data)``; returns when the file is durable, or raises.
-    max_pending_bytes : int
-        Beyond it `submit` waits. One larger file is let in when nothing else is under way.
-    """
+    """Queue of files that are being written."""
 
     def __init__(
         self,
@@ -372,15 +300,7 @@ class BackgroundWriter:
             return relative in self._pending
 
     def submit(self, relative: str, digest: str, data: bytes) -> None:
-        """Queue a file; a failed write of the same file is tried again instead.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-            There is no room, because earlier writes failed and fail again. This file was not queued.
-        StoreClosed
-            After `close`.
-        """
+        """Queue a file; a failed write of the same file is tried again instead."""
         with self._changed:
             self._check_open()
             if not self._retry_known(relative):
@@ -401,11 +321,6 @@ class BackgroundWriter:
         """Return when the files of these hashes (None: all files) are durable.
 
         What failed before is tried once more.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-            At least one could not be written. Its bytes are kept for the next call.
         """
         wanted = None if digests is None else {digests} if isinstance(digests, str) else set(digests)
         with self._changed:
@@ -584,19 +499,7 @@ _ASIDE_POLL = 0.005
 
 
 class BlobInfo(msgspec.Struct, frozen=True):
-    """Where a blob is, as told by `BlobStore.put`.
-
-    Attributes
-    ----------
-    artifact_id : str
-        SHA-256 of the bytes.
-    path : str
-        File below the workspace, with forward slashes.
-    size : int
-        Bytes.
-    written : bool
-        False if an intact file was there already.
-    """
+    """Where a blob is, as told by `BlobStore.put`."""
 
     artifact_id: str
     path: str
@@ -610,19 +513,6 @@ class BlobStore:
     Saving is asynchronous: `put` queues the bytes, `wait` returns when they are durable. Every method that
     looks at a file first waits for its write, if one is under way here, and raises
     `WriteFailed` if that failed.
-
-    Parameters
-    ----------
-    root : Path
-        The workspace.
-    artifacts_dir : Path
-        Folder of the blobs, below `root`.
-    aside_dir : Path
-        Folder where a gc puts blobs while it decides about them.
-    tmp_dir : Path
-        Folder of unfinished files, on the same file system.
-    max_pending_bytes : int
-        Bytes that may wait to be written before `put` blocks.
     """
 
     def __init__(
@@ -662,27 +552,6 @@ class BlobStore:
 
         An existing file is checked by its size each time and by its hash once in this process; a wrong or
         vanished one is written again.
-
-        Parameters
-        ----------
-        data : bytes-like
-            The content.
-        suffix : str
-            File name ending, with or without a dot.
-        digest : str, optional
-            SHA-256 of `data`, from a caller that had to claim it before anybody looks for the file.
-
-        Returns
-        -------
-        BlobInfo
-            The file is durable only after `wait`.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-            Too many earlier writes failed, and fail again; this blob was not taken.
-        StoreClosed
-            After `close`.
         """
         content = data if isinstance(data, bytes) else bytes(data)
         digest = digest or sha256_hex(content)
@@ -696,33 +565,12 @@ class BlobStore:
         return BlobInfo(digest, relative, len(content), written)
 
     def draft(self) -> Draft:
-        """Begin a blob whose bytes come in pieces and whose name is known at their end; see `adopt`.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-        """
+        """Begin a blob whose bytes come in pieces and whose name is known at their end; see `adopt`."""
         ensure_dir(self._tmp)
         return Draft(self._tmp)
 
     def adopt(self, drafts: Sequence[tuple[Draft, str]]) -> list[BlobInfo]:
-        """Make finished drafts the blobs of their hashes, unless intact files hold the same bytes already.
-
-        Parameters
-        ----------
-        drafts : sequence of (Draft, str)
-            Each with its file name ending.
-
-        Returns
-        -------
-        list of BlobInfo
-            The files are durable, and the drafts are gone.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-            Drafts that had not got their name are still there; those that had are blobs that no row names.
-        """
+        """Make finished drafts the blobs of their hashes, unless intact files hold the same bytes already."""
         found, moves = [], []
         for draft, suffix in drafts:
             relative = self.relative_path(draft.digest, suffix)
@@ -744,40 +592,18 @@ class BlobStore:
         return found
 
     def verified_path(self, relative: str, expected_hash: str) -> Path:
-        """Give the path of a file whose bytes were compared with their hash, now or before in this process.
-
-        Raises
-        ------
-        BlobMissing, BlobCorrupt
-            As for `read`.
-        """
+        """Give the path of a file whose bytes were compared with their hash, now or before in this process."""
         path = self.path_of(relative)
         if not self._verified.knows(relative, expected_hash, identity_of(path.stat())):
             self.verify(relative, expected_hash)
         return path
 
     def wait(self, hashes: Iterable[str] | None = None) -> None:
-        """Return when the blobs of these hashes (None: all) are durable; what failed before is tried again.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-            At least one is not on disk. Its bytes are kept, and the next `wait` or `put` tries again.
-        """
+        """Return when the blobs of these hashes (None: all) are durable; what failed before is tried again."""
         self._writer.wait(hashes)
 
     def read(self, relative: str, expected_hash: str) -> bytes:
-        """Read a file, verified against its hash once in this process for as long as it is the same file.
-
-        Raises
-        ------
-        BlobMissing
-            It is neither in its place nor set aside.
-        BlobCorrupt
-            Its bytes are others than the hash says.
-        BlobUnreadable
-            The system refuses.
-        """
+        """Read a file, verified against its hash once in this process for as long as it is the same file."""
         path = self._settled(relative)
         # A gc may be moving it from the first place to the second, or back.
         for place in (path, self._aside_path(relative), path):
@@ -799,13 +625,7 @@ class BlobStore:
         raise self._missing(relative)
 
     def path_of(self, relative: str) -> Path:
-        """Give the path at which a file can be opened.
-
-        Raises
-        ------
-        BlobMissing
-            There is no such file.
-        """
+        """Give the path at which a file can be opened."""
         path = self._settled(relative)
         if self._waited_for(path, relative):
             return path
@@ -840,18 +660,7 @@ class BlobStore:
         return self.exists(relative)
 
     def verify(self, relative: str, expected_hash: str) -> int:
-        """Read a file in pieces and compare its hash, even if that was done before.
-
-        Returns
-        -------
-        int
-            Its size in bytes.
-
-        Raises
-        ------
-        BlobMissing, BlobCorrupt
-            As for `read`.
-        """
+        """Read a file in pieces and compare its hash, even if that was done before."""
         path = self._settled(relative)
         for place in (path, self._aside_path(relative), path):
             try:
@@ -867,13 +676,7 @@ class BlobStore:
         raise self._missing(relative)
 
     def resolve(self, relative: str) -> Path:
-        """Join a stored path to the workspace.
-
-        Raises
-        ------
-        PathEscapes
-            It leads out of the workspace, or names what the store itself works with.
-        """
+        """Join a stored path to the workspace."""
         return blob_inside(self._root, relative)
 
     def forget(self, digest: str) -> None:
@@ -881,13 +684,7 @@ class BlobStore:
         self._verified.forget(digest)
 
     def close(self) -> None:
-        """Wait for pending writes and end the threads. A second call does nothing.
-
-        Raises
-        ------
-        WriteFailed, ReadOnlyStore
-            Something could not be written; the store stays open and keeps the bytes.
-        """
+        """Wait for pending writes and end the threads. A second call does nothing."""
         self._writer.close()
 
     def after_fork_in_child(self) -> None:

@@ -66,20 +66,7 @@ _PIECE_archive = 1 << 16
 
 
 def stored_archive(members: Sequence[Entry]) -> Iterator[bytes]:
-    """Give the pieces of a ZIP file, in order.
-
-    Parameters
-    ----------
-    members : sequence of (str, bytes, int or None)
-        Names are ASCII; all together they take less than 4 GiB.
-
-    Examples
-    --------
-    >>> import io, zipfile
-    >>> archive = zipfile.ZipFile(io.BytesIO(b"".join(stored_archive([("a", b"first", None)]))))
-    >>> archive.read("a")
-    b'first'
-    """
+    """Give the pieces of a ZIP file, in order."""
     directory, place = [], 0
     waiting: list[bytes] = []
     for name, data, known in members:
@@ -170,28 +157,12 @@ DEFAULT_LIMITS = Limits()
 
 
 def is_own_name(name: str) -> bool:
-    """Tell whether a member's name is one that a bundle of this library can have.
-
-    Examples
-    --------
-    >>> is_own_name("artifacts/step_2_sub0.joblib"), is_own_name("artifacts/../x.joblib")
-    (True, False)
-    """
+    """Tell whether a member's name is one that a bundle of this library can have."""
     return _OWN_NAMES.fullmatch(name) is not None
 
 
 class Members:
-    """The members of an open archive that passed `check_archive`, read with counted bytes.
-
-    Parameters
-    ----------
-    archive : zipfile.ZipFile
-        The open archive.
-    infos : list of zipfile.ZipInfo
-        Its directory, in the order of the file.
-    limits : Limits
-        Bounds for what comes out.
-    """
+    """The members of an open archive that passed `check_archive`, read with counted bytes."""
 
     def __init__(self, archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo], limits: Limits) -> None:
         self._archive = archive
@@ -209,14 +180,7 @@ class Members:
         return self._infos[name].file_size
 
     def read(self, name: str, limit: int | None = None) -> bytes:
-        """Decompress one member.
-
-        Raises
-        ------
-        BundleInvalid
-            More comes out than promised or allowed, less than promised, or the checksum of the archive is
-            wrong.
-        """
+        """Decompress one member."""
         bound = min(self._limits.member_bytes, self._limits.member_bytes if limit is None else limit)
         if self.size(name) > bound:
             raise BundleInvalid(
@@ -255,25 +219,7 @@ class Members:
 def check_archive(
     stream: BinaryIO, path: Path, limits: Limits = DEFAULT_LIMITS, *, stored_only: bool = False
 ) -> Members:
-    """Open an archive after its directory was found acceptable.
-
-    Parameters
-    ----------
-    stream : binary file
-        The open file; it must stay open while members are read.
-    path : Path
-        What to call it in messages.
-    limits : Limits
-        Bounds.
-    stored_only : bool
-        Whether compressed members are refused, as inside another archive.
-
-    Raises
-    ------
-    BundleInvalid
-        Not a ZIP file, truncated, more than it may hold, or a member with a name, mode, method or place that
-        no honest bundle has. Nothing was decompressed.
-    """
+    """Open an archive after its directory was found acceptable."""
     directory_at, count = _check_end(stream, path, limits)
     try:
         archive = zipfile.ZipFile(stream)
@@ -417,13 +363,7 @@ def _bad(path: Path, what: str) -> BundleInvalid:
 
 
 def read_npy(data: bytes) -> NDArray[Any]:
-    """Read an array in numpy's format; nothing of the size that its header states is allocated.
-
-    Raises
-    ------
-    ValueError
-        Not that format, a header that does not fit the length, or an array of Python objects.
-    """
+    """Read an array in numpy's format; nothing of the size that its header states is allocated."""
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
@@ -453,15 +393,7 @@ part in a million is far below what any reference method resolves.
 
 
 def agree(found: NDArray[Any], expected: NDArray[Any], tolerance: float = TOLERANCE) -> bool:
-    """Tell whether two sets of predictions are the same: labels exactly, numbers within the tolerance.
-
-    Examples
-    --------
-    >>> agree(np.array([1.0, 2.0]), np.array([1.0, 2.0 + 1e-9]))
-    True
-    >>> agree(np.array(["a", "b"]), np.array(["a", "a"]))
-    False
-    """
+    """Tell whether two sets of predictions are the same: labels exactly, numbers within the tolerance."""
     if found.shape != expected.shape:
         return False
     if not (_numeric(found) and _numeric(expected)):
@@ -488,13 +420,7 @@ def disagreement(found: NDArray[Any], expected: NDArray[Any]) -> str:
 def unpacked(
     parts: Sequence[NDArray[Any]], grids: Sequence[NDArray[Any]], sources: Sequence[int]
 ) -> tuple[Any, Any]:
-    """Give the arrays of a probe as `predict` takes them: spectra, and wavelengths or None.
-
-    Examples
-    --------
-    >>> unpacked([np.zeros((1, 2))], [], ())
-    (array([[0., 0.]]), None)
-    """
+    """Give the arrays of a probe as `predict` takes them: spectra, and wavelengths or None."""
     X = parts[0] if len(parts) == 1 else dict(zip(sources, parts, strict=False))
     if not grids:
         return X, None
@@ -518,13 +444,7 @@ _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{\]}]', re.DOTALL)
 
 
 def parse_json(data: bytes, member: str, max_depth: int = MAX_DEPTH) -> Any:
-    """Parse the bytes of a member.
-
-    Raises
-    ------
-    BundleInvalid
-        Not UTF-8, not JSON, nested deeper than `max_depth`, a key twice, NaN or Infinity, or an integer above 2**53.
-    """
+    """Parse the bytes of a member."""
 
     def refuse(what: str) -> BundleInvalid:
         return BundleInvalid(

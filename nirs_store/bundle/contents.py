@@ -60,19 +60,7 @@ _NEEDS_MORE = {
 
 @dataclass
 class Outline:
-    """What the names and descriptions say, before anything is loaded.
-
-    Attributes
-    ----------
-    steps : list of (str, list of ArtifactName)
-        Kind and objects of each step before the model, in the order in which they apply.
-    models : dict
-        Fold ("fold_0", "fold_final") or None for the only one, to its member.
-    weights : dict or None
-        Weight of each fold.
-    notes : list of str
-        What a person should know.
-    """
+    """What the names and descriptions say, before anything is loaded."""
 
     steps: list[tuple[int, str, list[ArtifactName]]]
     model_step: int
@@ -90,24 +78,7 @@ class Outline:
 def outline(
     manifest: Manifest, names: list[str], texts: Mapping[str, Mapping[str, Any]], where: Path
 ) -> Outline:
-    """Find out what each artifact is.
-
-    Parameters
-    ----------
-    manifest : Manifest
-        ``manifest.json``.
-    names : list of str
-        All members in the order of the archive.
-    texts : mapping
-        The parsed members of `DESCRIPTIONS` that are there.
-    where : Path
-        The bundle, for messages.
-
-    Raises
-    ------
-    BundleInvalid
-        There is no model, or something that cannot be replayed.
-    """
+    """Find out what each artifact is."""
     for key, what in _NEEDS_MORE.items():
         if manifest.get(key):
             raise BundleInvalid(f"{where} cannot be read without nirs4all: {what} ({key}).")
@@ -168,21 +139,7 @@ def outline(
 def make_chain(
     found: Outline, manifest: Manifest, ids: Mapping[str, str], objects: Mapping[str, Any], where: Path
 ) -> dict[str, Any]:
-    """Make the chain of an outline whose objects are loaded.
-
-    Parameters
-    ----------
-    found : Outline
-        What each member is.
-    manifest : Manifest
-        ``manifest.json``.
-    ids : mapping
-        Member to the SHA-256 of its bytes, which is its id.
-    objects : mapping
-        Member to loaded object.
-    where : Path
-        The bundle, for messages.
-    """
+    """Make the chain of an outline whose objects are loaded."""
     steps: list[dict[str, Any]] = []
     numbers = [index for index, _, _ in found.steps]
     keep = numbers == sorted(set(numbers)) and all(index < found.model_step for index in numbers)
@@ -278,13 +235,7 @@ def _from_trace(
 def _account_for(
     unnamed: Iterable[int], model_step: int, passed_over: Mapping[int, str], notes: list[str], where: Path
 ) -> None:
-    """Say why each step with objects, but without a place in the trace's order, is not applied.
-
-    Raises
-    ------
-    BundleInvalid
-        Nothing says why. The model was trained behind such a step, or its objects would not be there.
-    """
+    """Say why each step with objects, but without a place in the trace's order, is not applied."""
     for index in unnamed:
         reason = passed_over.get(index, "comes after the model" if index > model_step else None)
         if reason is None:
@@ -395,31 +346,7 @@ _CONTENT = (
 
 @dataclass(frozen=True)
 class Contents:
-    """A bundle that was read and checked, but not loaded.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    manifest : Manifest
-        ``manifest.json``.
-    record : BundleRecord or None
-        ``nirs_store.json``; None in a bundle that another program wrote.
-    outline : Outline or None
-        What the names of a foreign bundle say.
-    payloads : dict
-        Member to bytes, of every fitted object that loading needs.
-    arrays : dict
-        Member to bytes, of the probe's arrays.
-    hashes : dict
-        Member to SHA-256, of all of these.
-    sizes : dict
-        Every member of the archive with its size.
-    limits : Limits
-        What it was read with.
-    card : str or None
-        Its card, as its writer wrote it.
-    """
+    """A bundle that was read and checked, but not loaded."""
 
     path: Path
     manifest: Manifest
@@ -456,17 +383,7 @@ class Contents:
 
 
 def read_contents(path: Path, limits: Limits) -> Contents:
-    """Read a bundle up to the point where loading would begin.
-
-    Raises
-    ------
-    BundleMissing
-        No such file.
-    BundleInvalid
-        Not a bundle, or a damaged, hostile or contradictory one.
-    BundleTooNew
-        A newer format version.
-    """
+    """Read a bundle up to the point where loading would begin."""
     with _open(path, limits) as members:
         names = members.names
         if MANIFEST not in names:

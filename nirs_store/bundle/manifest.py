@@ -100,22 +100,7 @@ _WORDS = {
 
 
 def in_words(name: str, params: Mapping[str, Any]) -> str:
-    """Describe a step.
-
-    Parameters
-    ----------
-    name : str
-        Full name of its class.
-    params : mapping
-        Its parameters.
-
-    Examples
-    --------
-    >>> in_words("chemotools.derivative.SavitzkyGolay", {"window_length": 11, "polyorder": 2, "deriv": 1})
-    'Savitzky-Golay first derivative (window of 11 channels, polynomial of order 2) (SavitzkyGolay)'
-    >>> in_words("my.package.Detrend", {"order": 2})
-    'Detrend(order=2)'
-    """
+    """Describe a step."""
     short = name.rpartition(".")[2] or "unknown step"
     if short == "SavitzkyGolay" and "window_length" in params:
         deriv = params.get("deriv", 1)
@@ -136,13 +121,7 @@ def in_words(name: str, params: Mapping[str, Any]) -> str:
 
 
 def seeds(steps: Any) -> list[str]:
-    """List the random states among the parameters of steps, nested ones included, as "KFold 0".
-
-    Examples
-    --------
-    >>> seeds([{"operator_class": "sklearn.model_selection.KFold", "params": {"random_state": 7}}])
-    ['KFold 7']
-    """
+    """List the random states among the parameters of steps, nested ones included, as "KFold 0"."""
     found: dict[str, None] = {}
 
     def visit(owner: str, params: Any) -> None:
@@ -207,25 +186,7 @@ def card_text(
     notes: Sequence[str] = (),
     probe: str = "",
 ) -> str:
-    """Write the card.
-
-    Parameters
-    ----------
-    chain : mapping
-        The chain as it travels.
-    scores, units, facts : mapping
-        As they stand in ``nirs_store.json``.
-    environment : mapping
-        Versions with which the bundle was written.
-    kind : {"joblib", "skops"}
-        What its payloads are.
-    needs_trust : sequence of str
-        Types that whoever opens it has to trust by name.
-    notes : sequence of str
-        What was rearranged.
-    probe : str
-        Where its probe spectra come from.
-    """
+    """Write the card."""
     model: Mapping[str, Any] = next(
         (step for step in chain["steps"] if step.get("operator_type") in (MODEL, STACKED)), {}
     )
@@ -493,35 +454,14 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionOne(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a reader of version 1.0 that knows nothing of this library predicts the same from the bundle.
-
-    Attributes
-    ----------
-    expressible : bool
-        If False the members have names under which such a reader finds no model, and says so.
-    notes : tuple of str
-        What was rearranged to make it so, or why it cannot be.
-    """
+    """Whether a reader of version 1.0 that knows nothing of this library predicts the same from the bundle."""
 
     expressible: bool
     notes: tuple[str, ...] = ()
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """A few spectra and what the chain predicted for them when it was exported.
-
-    Attributes
-    ----------
-    spectra : tuple of str
-        Members that hold them, one a source.
-    expected : str
-        The member that holds the predictions.
-    sources : tuple of int
-        The number of each source; empty where there is nothing to tell apart.
-    wavelengths : tuple of str, optional
-        Members that hold the grid of each; only there where the chain looks at wavelengths and those of the
-        spectra are not the ones that it was trained on. Readers that do not know it go without.
-    """
+    """A few spectra and what the chain predicted for them when it was exported."""
 
     spectra: tuple[str, ...]
     expected: str
@@ -583,15 +523,7 @@ class BundleRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_record(data: bytes, where: str | Path) -> BundleRecord:
-    """Read ``nirs_store.json``.
-
-    Raises
-    ------
-    BundleTooNew
-        A newer version of this library wrote it in a way that this one does not know.
-    BundleInvalid
-        Not the JSON that it must be, or without something that it must have.
-    """
+    """Read ``nirs_store.json``."""
     found = parse_object(data, RECORD)
     number = found.get("record_version")
     if isinstance(number, int) and not isinstance(number, bool) and number > RECORD_VERSION:
@@ -673,21 +605,7 @@ _HASH = re.compile(r"[0-9a-f]{32,64}")
 
 
 class ArtifactName(NamedTuple):
-    """A member that holds a fitted object.
-
-    Attributes
-    ----------
-    member : str
-        Its name in the archive.
-    step : int
-        The step it belongs to.
-    key : str
-        What tells it from the others; of two members with one key the later counts.
-    fold : str or None
-        The part that begins with "fold": "fold0", "foldfinal".
-    sub : int or None
-        Its place within the step, where the name says it.
-    """
+    """A member that holds a fitted object."""
 
     member: str
     step: int
@@ -697,15 +615,7 @@ class ArtifactName(NamedTuple):
 
 
 def parse_artifact_name(member: str) -> ArtifactName | None:
-    """Read the name of a member; None when it names no step.
-
-    Examples
-    --------
-    >>> parse_artifact_name("artifacts/step_3_fold0_PLSRegression_sub0.joblib").key
-    'step_3_fold0'
-    >>> parse_artifact_name("artifacts/step_1_sub0.joblib")[1:]
-    (1, 'step_1_sub0', None, 0)
-    """
+    """Read the name of a member; None when it names no step."""
     stem, dot, _ = member.rpartition("/")[2].rpartition(".")
     parts = (stem if dot else member.rpartition("/")[2]).split("_")
     if len(parts) < 2 or parts[0] != "step" or not _STEP.fullmatch(parts[1]):
@@ -723,18 +633,7 @@ def parse_artifact_name(member: str) -> ArtifactName | None:
 
 
 def by_step(members: Iterable[str]) -> dict[int, dict[str, ArtifactName]]:
-    """Group members by step and key, in the order in which they stand in the archive.
-
-    Parameters
-    ----------
-    members : iterable of str
-        Names of members under ``artifacts/``.
-
-    Raises
-    ------
-    BundleInvalid
-        A name does not say which step it belongs to, or two mean the same object.
-    """
+    """Group members by step and key, in the order in which they stand in the archive."""
     found: dict[int, dict[str, ArtifactName]] = {}
     nameless = []
     for member in members:

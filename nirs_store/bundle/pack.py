@@ -106,13 +106,7 @@ class ChainSource(Protocol):
         ...
 
     def read_artifact(self, artifact_id: str) -> bytes:
-        """Give the stored bytes of an artifact after their hash was verified.
-
-        Raises
-        ------
-        UnknownId, BlobMissing, BlobCorrupt
-            The id is not known, its file is gone, or its bytes do not hash to their name.
-        """
+        """Give the stored bytes of an artifact after their hash was verified."""
         ...
 
 
@@ -149,15 +143,7 @@ class Blobs:
         self._objects: dict[str, Any] = {}
 
     def data(self, artifact_id: str) -> bytes:
-        """Give bytes that joblib can load.
-
-        Raises
-        ------
-        ArtifactMissing
-            The source does not know the artifact.
-        BlobCorrupt
-            Its bytes are not those that its record promises; also whatever the source itself raises.
-        """
+        """Give bytes that joblib can load."""
         if artifact_id not in self._data:
             raw, format = self._read(artifact_id)
             if format not in _READ_BY_JOBLIB:
@@ -254,17 +240,7 @@ def augmented(transformers: Sequence[Any]) -> Any:
 
 
 def undo_targets(model: Any, transformers: Sequence[Any], one_d: bool) -> Any:
-    """Let a fitted regressor undo the target transformers that it was trained behind.
-
-    Parameters
-    ----------
-    model : estimator
-        Predicts transformed targets.
-    transformers : sequence
-        In the order of training; undone in reverse.
-    one_d : bool
-        Whether the model gives predictions of shape (n_samples,).
-    """
+    """Let a fitted regressor undo the target transformers that it was trained behind."""
     from sklearn.compose import TransformedTargetRegressor
 
     undoing = transformers[0] if len(transformers) == 1 else in_sequence(transformers)
@@ -278,19 +254,7 @@ def undo_targets(model: Any, transformers: Sequence[Any], one_d: bool) -> Any:
 def average_probabilities(
     models: Sequence[Any], classes: Sequence[Array], known: Array, weights: Sequence[float] | None
 ) -> Any:
-    """Make one classifier that averages the probabilities of fitted ones.
-
-    Parameters
-    ----------
-    models : sequence of classifier
-        With ``predict_proba``.
-    classes : sequence of ndarray
-        The labels of each, in the order of its columns.
-    known : ndarray of shape (n_classes,)
-        The labels of all of them, sorted.
-    weights : sequence of float or None
-        One a model.
-    """
+    """Make one classifier that averages the probabilities of fitted ones."""
     if all(np.array_equal(known, own) for own in classes):
         return _soft_vote(models, known, weights)
     # A label that a fold never saw has no column there, which VotingClassifier cannot take. What is made in
@@ -339,17 +303,7 @@ def _calling(model: Any, method: str) -> Any:
 
 
 def _largest_sum(columns: Sequence[Any], shares: Array, known: Array) -> Any:
-    """Choose for each sample the label with the largest weighted sum of columns.
-
-    Parameters
-    ----------
-    columns : sequence of transformer
-        Each gives some columns.
-    shares : ndarray of shape (n_classes, n_columns)
-        What each column counts for each label.
-    known : ndarray of shape (n_classes,)
-        The labels.
-    """
+    """Choose for each sample the label with the largest weighted sum of columns."""
     from sklearn.pipeline import FeatureUnion
     from sklearn.svm import LinearSVC
 
@@ -391,19 +345,7 @@ _NEW_OBJECT = re.compile(
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the bundle before its model.
-
-    Attributes
-    ----------
-    index : int
-        The step of the chain that it comes from.
-    kind : str
-        "transform", "feature_augmentation" or "y_processing".
-    parts : tuple
-        The objects that act, in order.
-    by_source, by_fold : dict or None
-        The objects of each source or fold, where the step could only be carried as it is.
-    """
+    """One step of the bundle before its model."""
 
     index: int
     kind: str
@@ -414,23 +356,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Layout:
-    """What is written.
-
-    Attributes
-    ----------
-    steps : tuple of Step
-        In the order in which they apply.
-    models : dict
-        Fold to model; the key is None for a chain that has one model and no folds.
-    weights : dict or None
-        Fold to weight.
-    expressible : bool
-        Whether a reader of version 1.0 predicts the same.
-    notes : tuple of str
-        What was rearranged, or why the chain cannot be expressed.
-    rearranged : bool
-        Whether objects were put together.
-    """
+    """What is written."""
 
     steps: tuple[Step, ...]
     models: Mapping[str | None, Part]
@@ -445,23 +371,7 @@ class _CannotExpress(Exception):
 
 
 def lay_out(plan: ReplayPlan, bench: Workbench, peek: Callable[[str], bytes]) -> Layout:
-    """Bring a chain into the form of version 1.0, or keep it as it is and say why.
-
-    Parameters
-    ----------
-    plan : ReplayPlan
-        The chain.
-    bench : Workbench
-        Loads its objects.
-    peek : callable
-        Gives the bytes of an artifact. Loading is most of the time that an export takes, so an object whose
-        bytes settle the question is not loaded.
-
-    Raises
-    ------
-    ReplayError
-        The chain cannot predict.
-    """
+    """Bring a chain into the form of version 1.0, or keep it as it is and say why."""
     try:
         return _express(plan, bench, peek)
     except _CannotExpress as reason:
@@ -691,13 +601,7 @@ def _weights(plan: ReplayPlan) -> Mapping[str, float] | None:
 
 
 def without_searches(value: Any) -> tuple[Any, list[str]]:
-    """Put in place of every fitted search the estimator that it found and predicts with.
-
-    Returns
-    -------
-    Any, list of str
-        The object, or a copy of it, and the names of the classes that were replaced.
-    """
+    """Put in place of every fitted search the estimator that it found and predicts with."""
     module = sys.modules.get("sklearn.model_selection._search")
     if module is None:  # nobody can have fitted one
         return value, []
@@ -733,22 +637,7 @@ def _searches(value: Any, base: type[Any]) -> Iterator[Any]:
 
 
 def skops_payload(value: Any, where: str, notes: list[str] | None = None) -> bytes:
-    """Turn a fitted object into a skops payload that can be loaded again.
-
-    Parameters
-    ----------
-    value : Any
-        The object.
-    where : str
-        Which step it is, for messages.
-    notes : list of str, optional
-        Takes what a person should know: of a search travels the estimator that it found.
-
-    Raises
-    ------
-    SerializationError
-        skops cannot carry it, or holds it in a way that no reader accepts; the classes are named.
-    """
+    """Turn a fitted object into a skops payload that can be loaded again."""
     import skops.io
 
     cls = type(value)
@@ -875,18 +764,7 @@ class Packing:
 def pack_nested(
     chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, kind: Kind
 ) -> tuple[dict[str, Any], list[Payload], list[str]]:
-    """Pack a chain as it is stored: only the names of its objects change, to their SHA-256.
-
-    Returns
-    -------
-    dict, list of Payload, list of str
-        The chain as it travels, its objects, and notes: readers of version 1.0 cannot express it.
-
-    Raises
-    ------
-    SerializationError
-        A safe bundle cannot carry it.
-    """
+    """Pack a chain as it is stored: only the names of its objects change, to their SHA-256."""
     if kind == "skops" and (made := plan.stateless_classes):
         raise SerializationError(
             f"The chain makes objects from the names of their classes ({', '.join(made)[:200]}), inside branches or "
@@ -940,22 +818,7 @@ def _as_travels(stored: bytes | None, where: str, load: Callable[[], Any], notes
 def predicts_the_same(
     packed: Mapping[str, Any], objects: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, X: Any
 ) -> bool | None:
-    """Compare a chain as it travels with the stored one, to the last bit.
-
-    Parameters
-    ----------
-    packed, objects
-        The chain as it travels, and its objects by id.
-    plan, blobs
-        The chain as it is stored, and its artifacts.
-    X : array or data frame, or None
-        Spectra; None takes made-up ones.
-
-    Returns
-    -------
-    bool or None
-        None when there are no spectra on which the stored chain predicts.
-    """
+    """Compare a chain as it travels with the stored one, to the last bit."""
     spectra = made_up_spectra(plan, blobs) if X is None else X
     if spectra is None:
         return None
@@ -993,27 +856,7 @@ _UNUSED = {"step": "unused"}
 
 @dataclass
 class Package:
-    """What is written, in the order in which it is written.
-
-    Attributes
-    ----------
-    chain : dict
-        The chain as it travels, in JSON values: its artifact ids are the SHA-256 of payloads.
-    payloads : list of Payload
-        Fitted objects.
-    pipeline : list of dict, or None
-        Entries of ``pipeline.json``: what step 1, 2, ... is; None where version 1.0 cannot express the chain.
-    layout : Layout
-        What was rearranged, and why.
-    plan : ReplayPlan
-        The chain as it is stored.
-    blobs : Blobs
-        Its objects.
-    kind : {"joblib", "skops"}
-        What the payloads are.
-    domain : bytes or None
-        What says whether a sample is inside the calibration.
-    """
+    """What is written, in the order in which it is written."""
 
     chain: dict[str, Any]
     payloads: list[Payload]
@@ -1031,27 +874,7 @@ class Package:
 
 
 def pack_chain(source: ChainSource, chain_id: str, X: Any = None) -> Package:
-    """Read a chain and all its objects, and lay them out for a bundle.
-
-    Parameters
-    ----------
-    source : ChainSource
-        Where the chain is.
-    chain_id : str
-        The chain.
-    X : array or data frame, optional
-        Spectra on which a rearranged chain is compared with the stored one. Without them made-up ones are
-        taken.
-
-    Raises
-    ------
-    UnknownId
-        No such chain.
-    ArtifactMissing, BlobMissing, BlobCorrupt
-        One of its artifacts cannot be had.
-    ReplayError
-        The chain cannot predict.
-    """
+    """Read a chain and all its objects, and lay them out for a bundle."""
     chain = source.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id, "Nothing was written.")
@@ -1111,30 +934,7 @@ def _warn_of_main(package: Package) -> None:
 
 
 def pack_safely(source: ChainSource, chain_id: str, X: Any = None) -> tuple[Package, Any]:
-    """Read a chain and all its objects, and turn each into a skops payload.
-
-    Parameters
-    ----------
-    source, chain_id
-        As for `pack_chain`.
-    X : array or data frame, optional
-        Spectra on which the chain as it travels is compared with the stored one. Without them made-up ones are
-        taken.
-
-    Returns
-    -------
-    Package, spectra
-        The spectra are those that were compared on.
-
-    Raises
-    ------
-    SerializationError
-        skops cannot carry an object of the chain; its class is named.
-    InvalidInput
-        There are no spectra to compare on.
-    ReplayError
-        As it travels the chain predicts something else, or it cannot predict at all.
-    """
+    """Read a chain and all its objects, and turn each into a skops payload."""
     chain = source.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id, "Nothing was written.")

@@ -79,18 +79,7 @@ _KEYS = frozenset({"builtins.str", "builtins.int", "builtins.float", "builtins.b
 
 @dataclass
 class Audit:
-    """What was found in a payload.
-
-    Attributes
-    ----------
-    types : set of str
-        Fully qualified names of everything that loading would make, but for plain containers.
-    needs : set of str
-        Those that need the word of whoever opens it, and attributes of accepted classes, as "module.Class.attribute",
-        that are not on the list or hold what the list does not allow.
-    refused : set of str
-        Kinds of contents that no bundle may hold, with the names they carry.
-    """
+    """What was found in a payload."""
 
     types: set[str] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
@@ -98,22 +87,7 @@ class Audit:
 
 
 def audit_payload(data: bytes, where: str, limits: Limits = DEFAULT_LIMITS) -> Audit:
-    """Read a payload as far as its structure goes.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole payload.
-    where : str
-        What to call it in messages.
-    limits : Limits
-        Bounds for the archive that it is.
-
-    Raises
-    ------
-    BundleInvalid
-        It is no skops payload, or one that is damaged or contradicts itself.
-    """
+    """Read a payload as far as its structure goes."""
     if not data.startswith(b"PK"):
         what = "a pickle" if data[:1] == b"\x80" else "something else"
         raise _invalid(where, f"it is {what} in place of a skops payload")
@@ -152,15 +126,7 @@ def _arrays(held: Mapping[str, bytes], files: set[str], where: str) -> Arrays:
 
 
 def untrusted(names: Iterable[str], trusted: Collection[str] = ()) -> list[str]:
-    """List those of some names that need the caller's word.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Types, functions, and attributes as "module.Class.attribute".
-    trusted : collection of str
-        What has it: a class that is named brings its attributes with it.
-    """
+    """List those of some names that need the caller's word."""
     rest = {
         name for name in names if not (is_plain_estimator(name) and is_accepted(name)) and not is_part(name)
     }
@@ -172,13 +138,7 @@ def untrusted(names: Iterable[str], trusted: Collection[str] = ()) -> list[str]:
 
 
 def refuse_untrusted(unknown: Collection[str], where: object) -> None:
-    """Raise if there are types that nobody trusts.
-
-    Raises
-    ------
-    UntrustedBundle
-        The message names them and says how one trusts them.
-    """
+    """Raise if there are types that nobody trusts."""
     if unknown:
         names = ", ".join(sorted(unknown))
         raise UntrustedBundle(

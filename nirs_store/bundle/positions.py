@@ -119,13 +119,7 @@ def _short(name: str) -> str | None:
 
 
 def is_accepted(name: str) -> bool:
-    """Tell whether the list has this class as an estimator.
-
-    Examples
-    --------
-    >>> is_accepted("sklearn.linear_model._ridge.Ridge"), is_accepted("sklearn.svm._classes.SVC")
-    (True, False)
-    """
+    """Tell whether the list has this class as an estimator."""
     return _short(name) in _accepted().classes
 
 
@@ -194,19 +188,7 @@ def _alternatives(tokens: list[str]) -> tuple[tuple[Any, ...], list[str]]:
 
 
 def fits(node: Node, kind: str, arrays: Arrays, named: frozenset[str] | set[str]) -> bool:
-    """Tell whether a node is of a kind.
-
-    Parameters
-    ----------
-    node : mapping
-        A node whose structure was checked.
-    kind : str
-        See the module.
-    arrays : mapping
-        The arrays of the payload, by member.
-    named : set of str
-        Names that need the caller's word anyway: what has one passes where an object or a function may be.
-    """
+    """Tell whether a node is of a kind."""
     return _Match(arrays, named).any(node, parse_kind(kind))
 
 

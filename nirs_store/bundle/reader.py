@@ -281,13 +281,7 @@ def open_contents(
 
 
 def domain_bytes(contents: Contents) -> bytes | None:
-    """Return the calibration's domain as it was stored; None where the bundle has none.
-
-    Raises
-    ------
-    BundleInvalid
-        The member that should hold it does not.
-    """
+    """Return the calibration's domain as it was stored; None where the bundle has none."""
     name = None if contents.record is None else contents.record.domain
     if not isinstance(name, str):
         return None

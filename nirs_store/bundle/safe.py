@@ -18,20 +18,7 @@ __all__ = ["audit_payloads", "load_safely", "rehearse"]
 
 
 def rehearse(package: Package, spectra: Any) -> list[str]:
-    """Load a package as its reader will, and compare what it predicts with the stored chain.
-
-    Returns
-    -------
-    list of str
-        Types that readers have to trust by name.
-
-    Raises
-    ------
-    SerializationError
-        A payload that readers would refuse.
-    ReplayError
-        It predicts something else.
-    """
+    """Load a package as its reader will, and compare what it predicts with the stored chain."""
     needs: set[str] = set()
     objects: dict[str, Any] = {}
     for payload in package.payloads:
@@ -52,13 +39,7 @@ def rehearse(package: Package, spectra: Any) -> list[str]:
 
 
 def audit_payloads(contents: Contents) -> Audit:
-    """Find out what the payloads of a safe bundle are made of.
-
-    Raises
-    ------
-    BundleInvalid
-        A payload that no bundle may hold.
-    """
+    """Find out what the payloads of a safe bundle are made of."""
     whole = Audit()
     for name, data in contents.payloads.items():
         audit = audit_payload(data, f"{contents.path}, member {name}", contents.limits)
@@ -75,27 +56,7 @@ def audit_payloads(contents: Contents) -> Audit:
 def load_safely(
     contents: Contents, trusted: Collection[str]
 ) -> tuple[dict[str, Any], list[warnings.WarningMessage]]:
-    """Load the payloads of a safe bundle after all of them were audited.
-
-    Parameters
-    ----------
-    contents : Contents
-        The bundle.
-    trusted : collection of str
-        Types that the caller trusts.
-
-    Returns
-    -------
-    dict, list
-        Objects by member, and what was warned about on the way.
-
-    Raises
-    ------
-    UntrustedBundle
-        There are types that nobody trusts.
-    BundleInvalid
-        A payload that is damaged or hostile.
-    """
+    """Load the payloads of a safe bundle after all of them were audited."""
     audit = audit_payloads(contents)
     refuse_untrusted(untrusted(audit.needs, trusted), contents.path)
     found: dict[str, Any] = {}

@@ -56,42 +56,12 @@ _loaded: dict[str, Any] = {}
 
 
 def predict(X: Any, wavelengths: Any = None) -> Any:
-    """Predict from spectra.
-
-    Parameters
-    ----------
-    X : array or data frame of shape (n_samples, n_channels)
-        Spectra on the grid of the calibration; columns that are named by numbers are named after their
-        wavelengths.
-    wavelengths : array of shape (n_channels,), optional
-        Their wavelengths; compared, as the names of columns are, with those of the calibration where these are
-        known.
-
-    Returns
-    -------
-    ndarray
-        Predictions, in the unit of the reference values.
-    """
+    """Predict from spectra."""
     return _predict(X, wavelengths)[0]
 
 
 def details(X: Any, wavelengths: Any = None, **options: Any) -> dict[str, list[Any]]:
-    """Predict, say how sure each number is, and flag what lies outside the calibration.
-
-    Parameters
-    ----------
-    X, wavelengths
-        As for `predict`.
-    options
-        ``level`` of the interval (0.90), ``alpha``, the share of normal samples that are flagged (0.05), ``scaled``,
-        ``margin`` (5 %) and ``flag``.
-
-    Returns
-    -------
-    dict of list
-        prediction; lower and upper, or set, where they can be given; t2, q, h, gh, nh; flags, a list of words per
-        sample. Of several targets, prediction, lower and upper are lists of lists.
-    """
+    """Predict, say how sure each number is, and flag what lies outside the calibration."""
     y, inputs, proba = _predict(X, wavelengths)
     domain = Domain.from_bytes(base64.b64decode(DOMAIN)) if DOMAIN else Domain({})
     found = domain.measure(inputs[: len(domain.spaces)], y, proba, **options)

@@ -164,13 +164,7 @@ def export_predictions_parquet(
 
 
 def _column(name: str, values: list[np.ndarray | None]) -> pl.Series:
-    """Return the arrays of a table's rows as one column of lists.
-
-    Raises
-    ------
-    InvalidInput
-        Parquet has no such values.
-    """
+    """Return the arrays of a table's rows as one column of lists."""
     given = [value for value in values if value is not None]
     # Predictions of one column may be (n,) here and (n, 1) there; a column has one nesting.
     depth = max((value.ndim for value in given), default=1)
@@ -398,17 +392,6 @@ class Remembered:
     Nothing of it can be out of date: a chain and what is told of its pipeline never change, only disappear, and the
     figures of merit stand beside all that they were computed from. Of a chain that another process gives a domain,
     this one exports what it knew.
-
-    Attributes
-    ----------
-    chain, pipeline : dict
-        The rows.
-    predictions : list of dict
-        The rows of its predictions.
-    arrays : dict
-        The hashes of their arrays.
-    merits : dict or None
-        The scores that follow; None without predictions.
     """
 
     chain: dict[str, Any]
@@ -434,20 +417,7 @@ class _Found:
 
 
 class Outgoing:
-    """One stored chain, as an export looks things up in it (a `nirs_store.bundle.pack.HashingSource`).
-
-    Parameters
-    ----------
-    engine : Engine
-    chain_id : str
-        A chain that is not there is found missing by the export.
-    remembered : ByteLRU, optional
-        What earlier exports of this process have found out, by chain.
-
-    Raises
-    ------
-    StoreClosed, StoreBusy
-    """
+    """One stored chain, as an export looks things up in it (a `nirs_store.bundle.pack.HashingSource`)."""
 
     def __init__(
         self, engine: Engine, chain_id: str, remembered: ByteLRU[str, Remembered] | None = None

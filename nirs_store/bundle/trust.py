@@ -26,17 +26,7 @@ _PLUMBING = re.compile(
 
 
 class PickleListing(NamedTuple):
-    """What pickles name.
-
-    Attributes
-    ----------
-    classes : tuple of str
-        Fully qualified names, those outside the usual scientific packages first.
-    sklearn_versions : tuple of str
-        Versions of scikit-learn that its estimators were pickled with.
-    complete : bool
-        False when the opcodes could not be followed to the end; there may be more names then.
-    """
+    """What pickles name."""
 
     classes: tuple[str, ...]
     sklearn_versions: tuple[str, ...]
@@ -52,20 +42,7 @@ class PickleListing(NamedTuple):
 
 
 def list_pickle(data: bytes) -> PickleListing:
-    """List the callables that a pickle or joblib file names, compressed or not; nothing is imported or run.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-
-    Examples
-    --------
-    >>> import pickle
-    >>> from fractions import Fraction
-    >>> list_pickle(pickle.dumps(Fraction(1, 3))).classes
-    ('fractions.Fraction',)
-    """
+    """List the callables that a pickle or joblib file names, compressed or not; nothing is imported or run."""
     walk = _Walk_pickles()
     raw = _inflate(data)
     if raw is None:

@@ -174,13 +174,7 @@ def export_chain(
 
 
 def target_path(output_path: str | Path, suffix: str) -> Path:
-    """Give the file that is meant by a path, with the suffix added when it is not there.
-
-    Examples
-    --------
-    >>> target_path("wheat_v1.2", ".n4a").name
-    'wheat_v1.2.n4a'
-    """
+    """Give the file that is meant by a path, with the suffix added when it is not there."""
     refuse_address(output_path, "output_path")
     path = Path(output_path)
     if "\x00" in str(path):

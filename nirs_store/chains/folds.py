@@ -82,32 +82,13 @@ def fold_key(key: object) -> str:
 
 
 def fold_number(key: object) -> int | None:
-    """Give the number of a fold, or None for the refit.
-
-    Examples
-    --------
-    >>> fold_number("fold_12"), fold_number("final")
-    (12, None)
-    """
+    """Give the number of a fold, or None for the refit."""
     name = fold_key(key)
     return None if name == REFIT else int(name.removeprefix("fold_"))
 
 
 def normalise_folds(folds: Mapping[Any, Value] | None, where: str) -> dict[str, Value]:
-    """Spell the keys of a mapping over folds in one way and sort it: by number, the refit last.
-
-    Parameters
-    ----------
-    folds : mapping or None
-        Anything by fold.
-    where : str
-        What the mapping is called, for messages.
-
-    Raises
-    ------
-    InvalidInput
-        If it is not a mapping, a key is no fold, or two spellings of a fold carry different values.
-    """
+    """Spell the keys of a mapping over folds in one way and sort it: by number, the refit last."""
     found: dict[str, Value] = {}
     for key, value in _mapping(folds, where).items():
         try:
@@ -126,11 +107,6 @@ def normalise_weights(
     """Check the weights of a fold ensemble and spell their keys in one way.
 
     The values are kept as they are; `predict` divides by their sum.
-
-    Raises
-    ------
-    InvalidInput
-        If a weight is not a finite number of at least 0, or all are 0.
     """
     if weights is None:
         return None
@@ -148,13 +124,7 @@ def normalise_weights(
 
 
 def id_list(value: object, where: str) -> tuple[str, ...]:
-    """Read one artifact id, a list of them, or None, as a tuple of ids in their order.
-
-    Raises
-    ------
-    InvalidInput
-        If anything in it is not a non-empty string.
-    """
+    """Read one artifact id, a list of them, or None, as a tuple of ids in their order."""
     if value is None:
         return ()
     items: Sequence[object] = value if isinstance(value, list | tuple) else [value]
@@ -236,37 +206,7 @@ def chain_artifact_ids(
     fold_artifacts: Mapping[Any, Any] | None,
     shared_artifacts: Mapping[Any, Any] | None,
 ) -> list[str]:
-    """List every artifact that a chain names, each once, in the order of the steps.
-
-    Parameters
-    ----------
-    steps : sequence of dict
-        The chain's steps; ``artifact_id``, ``artifact_ids`` and ``fold_artifact_ids`` are read.
-    fold_artifacts : mapping
-        Fold to artifact id of the fitted model.
-    shared_artifacts : mapping
-        Index of a step to an id or a list of ids; ``"_source_map"`` maps a step to sources to ids.
-
-    Returns
-    -------
-    list of str
-        Artifacts of the steps first (those of one step: shared, by source, by fold), then what
-        only ``shared_artifacts`` names, then the models by fold number, the refit last.
-
-    Raises
-    ------
-    InvalidInput
-        If something has a shape that no chain can have; the message names the offending key.
-
-    Examples
-    --------
-    >>> chain_artifact_ids(
-    ...     [{"step_idx": 0, "artifact_id": "scaler"}, {"step_idx": 1}],
-    ...     {"final": "refit", "0": "pls"},
-    ...     {"0": ["scaler"], "_source_map": {"0": {"1": ["msc"]}}},
-    ... )
-    ['scaler', 'msc', 'pls', 'refit']
-    """
+    """List every artifact that a chain names, each once, in the order of the steps."""
     if not isinstance(steps, list | tuple):
         raise InvalidInput(f"steps must be a list of dicts, found {type(steps).__name__}.")
     shared = shared_ids(shared_artifacts)
@@ -297,13 +237,7 @@ def chain_artifact_ids(
 
 
 def chain_model_ids(chain: Mapping[str, Any]) -> set[str]:
-    """Collect the artifacts of a chain that are models: its own, and those that feed a stack.
-
-    Examples
-    --------
-    >>> sorted(chain_model_ids({"steps": [], "model_step_idx": 2, "fold_artifacts": {"0": "a", "final": "b"}}))
-    ['a', 'b']
-    """
+    """Collect the artifacts of a chain that are models: its own, and those that feed a stack."""
     folds = normalise_folds(chain.get("fold_artifacts"), "fold_artifacts")
     found = {name for key, value in folds.items() for name in model_id(value, f"fold_artifacts[{key!r}]")}
     for position, step in enumerate(chain["steps"]):
@@ -334,13 +268,7 @@ def stack_sources(step: Mapping[str, Any], where: str) -> list[Mapping[str, Any]
 
 
 def renamed(chain: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Copy a chain with other ids for its artifacts; those that `names` lacks stay.
-
-    Examples
-    --------
-    >>> renamed({"steps": [{"step_idx": 1, "artifact_id": "a"}], "fold_artifacts": {"0": "b"}}, {"a": "x", "b": "y"})
-    {'steps': [{'step_idx': 1, 'artifact_id': 'x'}], 'fold_artifacts': {'0': 'y'}}
-    """
+    """Copy a chain with other ids for its artifacts; those that `names` lacks stay."""
 
     def visit(value: Any) -> Any:
         if isinstance(value, str):

@@ -43,13 +43,7 @@ def flat_names(names: Sequence[Any]) -> list[Any]:
 
 
 def parse_header(names: Sequence[Any]) -> tuple[list[float | None], str | None]:
-    """Read the names of columns as wavelengths, None for each that is none, and the unit that they name.
-
-    Raises
-    ------
-    ValueError
-        Some are in nm, others in cm-1; the message begins after what the names belong to.
-    """
+    """Read the names of columns as wavelengths, None for each that is none, and the unit that they name."""
     texts = [str(name) for name in names]
     # "9.090" is a number of four digits where "10.000,5" stands next to it.
     decimal = "," if any(_POINTS.search(text) for text in texts) else None
@@ -66,13 +60,7 @@ def parse_header(names: Sequence[Any]) -> tuple[list[float | None], str | None]:
 
 
 def in_unit(numbers: Sequence[float | None], found: str | None, expected: str | None) -> list[float | None]:
-    """Give wavelengths that were read in nm or cm-1 in the unit of the calibration.
-
-    Raises
-    ------
-    ValueError
-        One is a wavelength, the other a wavenumber; the message begins after what the numbers belong to.
-    """
+    """Give wavelengths that were read in nm or cm-1 in the unit of the calibration."""
     if found == "nm" and expected == "um":
         return [None if number is None else round(number / 1000, 9) for number in numbers]
     if found and expected and found != expected:

@@ -63,13 +63,7 @@ COLUMNS = "calibration_columns"
 
 
 def text_names(value: Any) -> Names | None:
-    """Read a sequence of names; None where they are not text, all of them.
-
-    Examples
-    --------
-    >>> text_names(["w0", "w1"]), text_names([0, 1]), text_names(None)
-    (('w0', 'w1'), None, None)
-    """
+    """Read a sequence of names; None where they are not text, all of them."""
     if not isinstance(value, list | tuple | np.ndarray):
         return None
     names = tuple(value)
@@ -77,22 +71,7 @@ def text_names(value: Any) -> Names | None:
 
 
 def require_columns(found: Names, expected: Names, label: str, known: str) -> None:
-    """Refuse a frame whose columns are others than those known, or the same in another order.
-
-    Parameters
-    ----------
-    found : tuple of str
-        Names of the frame.
-    expected : tuple of str
-        Those that are known.
-    label, known : str
-        What either belongs to, for the message.
-
-    Raises
-    ------
-    ShapeMismatch
-        Names the first difference.
-    """
+    """Refuse a frame whose columns are others than those known, or the same in another order."""
     if same_names(found, expected):
         return
     if len(found) != len(expected):
@@ -128,22 +107,7 @@ _SPLITTER_NAME = re.compile(r"Split|Fold|^Leave")
 
 
 def step_kind(operator_type: str | None, operator_class: str, has_artifacts: bool) -> str:
-    """Tell what a step is: by its own word, else by the name of its class.
-
-    Parameters
-    ----------
-    operator_type : str or None
-        What the step says; kinds that are not known here come back unchanged.
-    operator_class : str
-        Class of the step, qualified or not.
-    has_artifacts : bool
-        Whether the step left fitted objects behind; a splitter without a word never does.
-
-    Examples
-    --------
-    >>> step_kind(None, "sklearn.model_selection.KFold", False), step_kind("", "SNV", True)
-    ('splitter', 'transform')
-    """
+    """Tell what a step is: by its own word, else by the name of its class."""
     if operator_type is not None and not isinstance(operator_type, str):
         raise InvalidInput(f"operator_type must be text, found {operator_type!r}.")
     if operator_type:
@@ -167,21 +131,7 @@ def check_kind(kind: str, where: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One object of a chain at its place: a fitted artifact, or a class that needs no fitting.
-
-    Attributes
-    ----------
-    step_idx : int
-        The step it belongs to.
-    name : str
-        Its class as the chain states it; may be empty.
-    artifact_id : str or None
-        The fitted object; None for an object that is rebuilt from `name` and `params`.
-    key : str
-        What tells it from the others of the chain.
-    params : mapping
-        Parameters of an object that is rebuilt.
-    """
+    """One object of a chain at its place: a fitted artifact, or a class that needs no fitting."""
 
     step_idx: int
     name: str
@@ -199,25 +149,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a chain with everything that may stand behind it.
-
-    Attributes
-    ----------
-    index : int
-        Its ``step_idx``.
-    position : int
-        Its place among the steps of the same index.
-    kind : str
-        "transform", "y_processing" or "feature_augmentation".
-    ids : tuple of str
-        Artifacts for all folds.
-    by_fold : dict
-        Artifacts of each fold that has its own.
-    sources : dict or None
-        Artifacts of each source; None where sources are not told apart.
-    branches : tuple of tuple of Step
-        What a step that merges branches brings together, in order; empty for every other step.
-    """
+    """One step of a chain with everything that may stand behind it."""
 
     index: int
     position: int
@@ -236,13 +168,7 @@ class Step:
         return f"Step {self.index} ({self.name})" if self.name else f"Step {self.index}"
 
     def operators(self, fold: str | None) -> tuple[Operator, ...]:
-        """List the objects that act at this step for a fold.
-
-        Raises
-        ------
-        ReplayError
-            If there is none and the step is not stateless.
-        """
+        """List the objects that act at this step for a fold."""
         ids = (self.by_fold.get(fold) if fold else None) or self.ids
         if ids:
             return self._fitted(ids)
@@ -272,13 +198,6 @@ def read_steps(chain: Mapping[str, Any]) -> list[Step]:
 
     That order is ``step_idx``, and for steps of one index their order in the list. Left out are
     splitters, other models, steps after the model, and steps of branches that the model is not on.
-
-    Raises
-    ------
-    InvalidInput
-        If a value has a shape that no chain can have.
-    ReplayError
-        If what the chain says contradicts itself or cannot be replayed.
     """
     model_index = _model_index(chain)
     entries = _entries(chain)
@@ -563,22 +482,7 @@ def _settle(steps: list[Step], shared: tuple[str, ...]) -> list[Step]:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step on the way to a model: operators that act one after the other, or side by side.
-
-    Attributes
-    ----------
-    step_idx : int
-        The step of the chain.
-    augments : bool
-        Whether the input is kept and the output of every operator is stacked beside it.
-    operators : tuple of Operator
-        In the order in which they apply; empty when the sources are treated apart.
-    by_source : tuple of (int, tuple of Operator), or None
-        The operators of each source, where sources are treated apart.
-    branches : tuple of tuple of Stage
-        What is done to the input side by side; the results are put beside each other in this order. Empty
-        for a stage without branches.
-    """
+    """One step on the way to a model: operators that act one after the other, or side by side."""
 
     step_idx: int
     augments: bool
@@ -596,21 +500,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One model of the ensemble and what leads to it.
-
-    Attributes
-    ----------
-    fold : str or None
-        "fold_0", "fold_final"; None for a chain with one model and no folds.
-    stages : tuple of Stage
-        What happens to the spectra before the model.
-    model : Operator
-        The model.
-    targets : tuple of Operator
-        Target transformers that this fold fitted for itself, in the order of training.
-    weight : float or None
-        Its weight in the mean; None for a plain mean.
-    """
+    """One model of the ensemble and what leads to it."""
 
     fold: str | None
     stages: tuple[Stage, ...]
@@ -624,44 +514,6 @@ class ReplayPlan:
     """A chain that has been checked and can be replayed any number of times, from any thread.
 
     Make one with `from_chain`; it holds ids, never fitted objects.
-
-    Attributes
-    ----------
-    chain_id : str
-        The chain, for messages; empty when it has no id.
-    members : tuple of Member
-        The refit alone where there is one, else the folds by number, else the only model.
-    n_shared : int
-        How many leading stages are the same for all members, and so are computed once.
-    targets : tuple of Operator
-        Target transformers that all members share, in the order of training; undone after the mean.
-    sources : tuple of int
-        Sources that the chain treats apart; empty for one block of spectra.
-    source_index : int or None
-        The one source that the chain uses.
-    wavelengths : ndarray of shape (n_channels,), or None
-        The stored grid, in the unit that the chain's metadata states. Read-only.
-    stack : tuple of ReplayPlan
-        The chains whose predictions feed a stacked model, in the order of its columns; empty for all others.
-    stack_method : {"predict", "predict_proba"}
-        What they are asked for.
-    passthrough : bool
-        Whether a stacked model gets the spectra beside the predictions.
-    columns : tuple of str, or None
-        Names of the calibration's columns, where they were text.
-    unit : {"nm", "cm-1", "um"} or None
-        Unit of the stored grid, where it is known.
-
-    Examples
-    --------
-    >>> plan = ReplayPlan.from_chain({
-    ...     "steps": [{"step_idx": 0, "artifact_id": "scaler"}, {"step_idx": 1}],
-    ...     "model_step_idx": 1,
-    ...     "fold_artifacts": {"fold_0": "pls_a", "fold_1": "pls_b"},
-    ...     "shared_artifacts": {},
-    ... })
-    >>> plan.folds, plan.artifact_ids
-    (('fold_0', 'fold_1'), ['scaler', 'pls_a', 'pls_b'])
     """
 
     chain_id: str
@@ -681,22 +533,7 @@ class ReplayPlan:
 
     @classmethod
     def from_chain(cls, chain: Mapping[str, Any]) -> ReplayPlan:
-        """Compile a chain as `get_chain` gives it.
-
-        Parameters
-        ----------
-        chain : mapping
-            ``steps`` and ``model_step_idx``; where present also ``fold_artifacts``,
-            ``shared_artifacts``, ``fold_weights``, ``branch_path``, ``source_index``,
-            ``wavelengths``, ``metadata`` and ``chain_id``.
-
-        Raises
-        ------
-        InvalidInput
-            If a value has a shape that no chain can have; the message names its key.
-        ReplayError
-            If a step that should have an artifact has none, or what the chain says contradicts itself.
-        """
+        """Compile a chain as `get_chain` gives it."""
         if not isinstance(chain, Mapping):
             raise InvalidInput(f"A chain must be a dict, found {type(chain).__name__}.")
         source_index = chain.get("source_index")
@@ -947,17 +784,7 @@ def _grid(value: Any) -> NDArray[np.float64] | None:
 
 
 def check_numbers(steps: Sequence[Mapping[str, Any]], model_step_idx: object, source_index: object) -> None:
-    """Check the numbers of the steps, of the model's step and of the source.
-
-    Raises
-    ------
-    InvalidInput
-        One is no whole number from 0, or a step has none.
-
-    Examples
-    --------
-    >>> check_numbers([{"step_idx": 0}], 0, None)
-    """
+    """Check the numbers of the steps, of the model's step and of the source."""
     for position, step in enumerate(steps):
         step_number(step.get("step_idx"), f"steps[{position}]['step_idx']")
     step_number(model_step_idx, "model_step_idx")
@@ -974,17 +801,6 @@ def check_weights(
     """Check that the weights are numbers that can weigh, and fit the models that they are to weigh.
 
     Those of a chain with a refit, or with one model alone, weigh nothing, whatever their folds.
-
-    Raises
-    ------
-    InvalidInput
-
-    Examples
-    --------
-    >>> check_weights({"0": 0.5}, {"fold_0": "a", "fold_1": "b"}, [{"step_idx": 0}], 0)
-    Traceback (most recent call last):
-    ...
-    nirs_store.errors.InvalidInput: fold_weights: expected a weight for each of the models of ['fold_0', 'fold_1'], ...
     """
     named = normalise_weights(weights)
     if named is None:

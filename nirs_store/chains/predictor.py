@@ -39,35 +39,7 @@ __all__ = ["ChainPredictor", "channels", "detailed", "folds_alone", "spread", "t
 def to_grid(
     target: NDArray[np.float64] | None, X: Any, wavelengths: Any = None, unit: str | None = None
 ) -> NDArray[np.float64]:
-    """Interpolate spectra linearly to other wavelengths; nothing is extrapolated.
-
-    Parameters
-    ----------
-    target : ndarray of shape (n_wanted,), or None
-        The grid of the calibration.
-    X : array or data frame of shape (n_samples, n_channels)
-        Spectra; columns of a data frame are named by wavelength.
-    wavelengths : array of shape (n_channels,), optional
-        Their wavelengths, in the unit of `target`, where X does not name them.
-    unit : {"nm", "cm-1", "um"}, optional
-        That unit, where it is known: names in another one are refused.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_wanted)
-
-    Raises
-    ------
-    InvalidInput
-        One of the grids is not known.
-    ShapeMismatch
-        The spectra do not reach as far as the calibration, or wavelengths do not fit the channels or their names.
-
-    Examples
-    --------
-    >>> to_grid(np.array([1.0, 1.5]), [[0.0, 2.0, 4.0]], [0.0, 1.0, 2.0])
-    array([[2., 3.]])
-    """
+    """Interpolate spectra linearly to other wavelengths; nothing is extrapolated."""
     if target is None:
         raise InvalidInput(
             "resample: the calibration's wavelengths were not recorded, so nothing can be resampled."
@@ -111,20 +83,7 @@ def _too_short(target: NDArray[np.float64], own: NDArray[np.float64]) -> str:
 
 
 def channels(plan: ReplayPlan, bench: Workbench) -> int | None:
-    """Give the number of channels that spectra for a chain must have.
-
-    Parameters
-    ----------
-    plan : ReplayPlan
-        The chain.
-    bench : Workbench
-        Opens its objects, and those of the chains that feed it.
-
-    Returns
-    -------
-    int or None
-        None where nothing tells, and where sources are kept apart, each of which has a number of its own.
-    """
+    """Give the number of channels that spectra for a chain must have."""
     if plan.wavelengths is not None:
         return int(plan.wavelengths.size)
     if plan.sources:

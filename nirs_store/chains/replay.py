@@ -51,21 +51,7 @@ Array = NDArray[Any]
 
 
 def mean(values: Sequence[Array], weights: Sequence[float] | None) -> Array:
-    """Average predictions of equal shape over folds.
-
-    Parameters
-    ----------
-    values : sequence of ndarray
-        One array a fold, all of one shape.
-    weights : sequence of float or None
-        One a fold; their sum need not be 1.
-
-    Returns
-    -------
-    ndarray
-        ``np.mean(np.stack(values), axis=0)``, with weights
-        ``np.average(np.stack(values), axis=0, weights=weights)``, to the last bit.
-    """
+    """Average predictions of equal shape over folds."""
     shapes = sorted({value.shape for value in values})
     if len(shapes) > 1:
         raise ReplayError(f"The models of the folds predict arrays of different shapes: {shapes}.")
@@ -76,13 +62,7 @@ def mean(values: Sequence[Array], weights: Sequence[float] | None) -> Array:
 
 
 def union(classes: Sequence[Array]) -> Array:
-    """Sort all labels that any fold knows, each once.
-
-    Raises
-    ------
-    ReplayError
-        If some folds use numbers and others text, which have no common order.
-    """
+    """Sort all labels that any fold knows, each once."""
     if len({"number" if labels.dtype.kind in "biuf" else labels.dtype.kind for labels in classes}) > 1:
         types = sorted({str(labels.dtype) for labels in classes})
         raise ReplayError(f"The models of the folds use labels of different types: {types}.")
@@ -93,22 +73,7 @@ def union(classes: Sequence[Array]) -> Array:
 
 
 def align(proba: Array, classes: Array, known: Array) -> Array:
-    """Put the columns of one fold's probabilities under the labels of all folds.
-
-    Parameters
-    ----------
-    proba : ndarray of shape (n_samples, n_classes)
-        Probabilities, a column for each of `classes`.
-    classes : ndarray of shape (n_classes,)
-        Labels of this fold.
-    known : ndarray of shape (n_known,)
-        Labels of all folds, sorted.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_known)
-        A label that this fold never saw has the probability 0.
-    """
+    """Put the columns of one fold's probabilities under the labels of all folds."""
     if proba.ndim != 2 or proba.shape[1] != len(classes):
         raise ReplayError(
             f"A model knows {len(classes)} classes, but gave probabilities of shape {proba.shape}."
@@ -125,11 +90,6 @@ def vote(labels: Sequence[Array], weights: Sequence[float] | None) -> Array:
 
     Of labels with equally many votes the first in sorted order wins, as in scikit-learn's
     VotingClassifier. Labels of several outputs are voted on one by one.
-
-    Examples
-    --------
-    >>> vote([np.array(["b", "a"]), np.array(["a", "a"])], None).tolist()
-    ['a', 'a']
     """
     known = union([column.ravel() for column in labels])
     shapes = sorted({column.shape for column in labels})
@@ -151,26 +111,7 @@ _COPY_FLAGS = frozenset({"copy", "copy_X"})
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What inspection says about a fitted object; the same for all loads of one artifact.
-
-    Attributes
-    ----------
-    n_features : int or None
-        Channels it was fitted on.
-    allows_nan : bool
-        Whether its scikit-learn tags say that it copes with missing values.
-    leaves_input : bool
-        Whether it can be trusted not to write into what it is given.
-    classifier : bool
-        Whether it predicts labels.
-    one_d_targets : bool
-        Whether its targets are 1-D labels, as for a LabelEncoder.
-    plain : bool
-        Whether it is scikit-learn's own and made of no other estimator: then the numbers that it gets are
-        the only ones whose being finite it checks.
-    wavelengths : mapping
-        Method to "optional" or "required" where it has a parameter of that name.
-    """
+    """What inspection says about a fitted object; the same for all loads of one artifact."""
 
     n_features: int | None
     allows_nan: bool
@@ -182,17 +123,7 @@ class Facts:
 
 
 class Workbench:
-    """Loads the objects of one plan, remembers what is known about them, and calls them.
-
-    Parameters
-    ----------
-    load : callable
-        Artifact id to fitted object.
-    memory : dict
-        Where the findings are kept; belongs to the plan, so that they are made once.
-    finite : bool
-        Whether the spectra are free of NaN and infinities.
-    """
+    """Loads the objects of one plan, remembers what is known about them, and calls them."""
 
     __slots__ = ("_load", "_memory", "finite")
 
@@ -230,17 +161,7 @@ class Workbench:
     def call(
         self, operator: Operator, method: str, X: Any, wavelengths: NDArray[np.float64] | None = None
     ) -> Any:
-        """Call ``transform``, ``predict`` or ``predict_proba`` on spectra.
-
-        Raises
-        ------
-        ShapeMismatch
-            If the object was fitted on another number of channels.
-        InvalidInput
-            If there are missing values that it does not allow, or it needs wavelengths and has none.
-        ReplayError
-            If it has no such method, or fails in it.
-        """
+        """Call ``transform``, ``predict`` or ``predict_proba`` on spectra."""
         target, facts = self.open(operator)
         function = getattr(target, method, None)
         if function is None:
@@ -280,13 +201,7 @@ class Workbench:
             ) from error
 
     def undo(self, operator: Operator, y: NDArray[Any]) -> NDArray[Any]:
-        """Transform predictions back; 1-D values go in as one column and come out 1-D.
-
-        Raises
-        ------
-        ReplayError
-            If the object has no inverse, or fails in it.
-        """
+        """Transform predictions back; 1-D values go in as one column and come out 1-D."""
         target, facts = self.open(operator)
         inverse = getattr(target, "inverse_transform", None)
         if inverse is None:
@@ -621,84 +536,14 @@ def replay_chain(store: ReplaysChains, chain_id: str, X: Any, wavelengths: Any =
 
 
 def predict(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Array:
-    """Predict with a compiled chain.
-
-    Parameters
-    ----------
-    plan : ReplayPlan
-        The chain.
-    X : array or data frame of shape (n_samples, n_channels), or sequence or dict of them
-        Spectra; a data frame's columns must be named after wavelengths. Several sources come as a
-        sequence (numbered from 0) or a dict by number. X is never changed.
-    load : callable
-        Artifact id to fitted object. Objects are shared between calls and never changed.
-    wavelengths : array of shape (n_channels,), or one for each source, optional
-        Passed to every operator whose method has a parameter ``wavelengths``; else the chain's
-        own grid is.
-
-    Returns
-    -------
-    ndarray
-        Of the shape that the estimators give: (n_samples,) or (n_samples, n_targets).
-
-    Raises
-    ------
-    ShapeMismatch
-        If the number of channels, the wavelengths or the sources are not those of the chain.
-    InvalidInput
-        If X is not numeric, or has NaN or infinities that an operator does not allow.
-    ReplayError
-        If an operator cannot be used or fails; the cause is attached.
-
-    Notes
-    -----
-    One model (the refit, or the only one) gives its own ``predict``. Several folds, in ascending
-    order of their number, give ``np.mean(np.stack(predictions), axis=0)``, or with weights
-    ``np.average(np.stack(predictions), axis=0, weights=weights)``, which divides by their sum.
-    Folds of a classifier give the label of the largest mean probability, columns aligned by
-    label and 0 where a fold never saw it; or the majority of their labels where one of them has no
-    ``predict_proba``. Ties go to the label that sorts first.
-
-    Target transformers are undone in reverse order: those that a fold fitted for itself before
-    the mean, those that all folds share after it.
-
-    Sources are kept apart as long as steps have a source map, and are then stacked by ``np.hstack``.
-    A step of feature augmentation gives ``np.hstack([X, t1.transform(X), t2.transform(X), ...])``.
-
-    Wavelengths reach the chain's own steps, not the steps inside an artifact that is a Pipeline.
-    Grids count as the same when they differ by at most 1 % of the spacing, or by rounding alone. An
-    operator that may write into its input gets a copy of the same memory layout.
-
-    Examples
-    --------
-    >>> from sklearn.linear_model import LinearRegression
-    >>> X, y = np.array([[0.0], [1.0], [2.0]]), np.array([1.0, 3.0, 5.0])
-    >>> fitted = {"line": LinearRegression().fit(X, y)}
-    >>> plan = ReplayPlan.from_chain({
-    ...     "steps": [{"step_idx": 0}], "model_step_idx": 0, "fold_artifacts": {"final": "line"},
-    ... })
-    >>> predict(plan, [[3.0]], fitted.__getitem__).round(6)
-    array([7.])
-    """
+    """Predict with a compiled chain."""
     return _predict(_Run(plan, X, load, wavelengths))
 
 
 def predict_watched(
     plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None, *, before: int = 0
 ) -> tuple[Array, Array | None, list[Any]]:
-    """Predict, and return what the models got as well; parameters and errors are those of `predict`.
-
-    Parameters
-    ----------
-    before : int
-        Return what came in before that many of the last steps, 0 or 1.
-
-    Returns
-    -------
-    tuple of ndarray, ndarray or None, list of ndarray
-        The predictions of `predict`, a classifier's probabilities where it knows them, and the spectra as each
-        member's model gets them.
-    """
+    """Predict, and return what the models got as well; parameters and errors are those of `predict`."""
     run = _Run(plan, X, load, wavelengths, watched=True)
     y = _predict(run)
     inputs = run.inputs(before)
@@ -722,30 +567,13 @@ def _predict(run: _Run) -> Array:
 
 
 def predict_each(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> list[Array]:
-    """Predict with every member on its own; parameters and errors are those of `predict`.
-
-    Returns
-    -------
-    list of ndarray
-        One array a member, each transformed back to the unit of the measured targets.
-    """
+    """Predict with every member on its own; parameters and errors are those of `predict`."""
     run = _Run(plan, X, load, wavelengths)
     return [run.undo(plan.targets, y) for y in run.predictions()]
 
 
 def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None) -> Array:
-    """Give class probabilities; parameters and errors are those of `predict`.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_classes)
-        Columns in the order of `predicted_classes`. Several folds are averaged as by `predict`.
-
-    Raises
-    ------
-    ReplayError
-        Also if a model has no ``predict_proba``, or predicts several outputs.
-    """
+    """Give class probabilities; parameters and errors are those of `predict`."""
     run = _Run(plan, X, load, wavelengths)
     run.require_probabilities()
     if len(plan.members) == 1:
@@ -754,36 +582,14 @@ def predict_proba(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None)
 
 
 def model_input(plan: ReplayPlan, X: Any, load: Load, wavelengths: Any = None, *, without: int = 0) -> Array:
-    """Return spectra as the model of a chain gets them; parameters and errors are those of `predict`.
-
-    Parameters
-    ----------
-    without : int
-        Leave out that many of the last steps.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_features)
-        After the steps of the refit, or of the first fold where the chain has no refit.
-    """
+    """Return spectra as the model of a chain gets them; parameters and errors are those of `predict`."""
     run = _Run(plan, X, load, wavelengths)
     stages = plan.members[0].stages
     return np.asarray(run.walk(stages[: len(stages) - without]), dtype=np.float64)
 
 
 def predicted_classes(plan: ReplayPlan, load: Load) -> Array:
-    """Give the labels that a classification chain can predict, in the order of `predict_proba`'s columns.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        Labels as `predict` gives them.
-
-    Raises
-    ------
-    ReplayError
-        If a model is no classifier, or predicts several outputs.
-    """
+    """Give the labels that a classification chain can predict, in the order of `predict_proba`'s columns."""
     bench = Workbench(load, plan.memory)
     known = [_classes(bench, member) for member in plan.members]
     classes = known[0] if len(known) == 1 else union(known)

@@ -42,19 +42,7 @@ MODERATE = float(np.finfo(np.float32).max)
 
 
 class Spectra(msgspec.Struct, eq=False):
-    """Spectra on their way through a chain, in one block or with the sources apart.
-
-    Attributes
-    ----------
-    parts : tuple
-        One table a source, by number of the source; a single one when there is nothing to tell apart.
-    grids : tuple of (ndarray or None)
-        Wavelengths of each part as they were at the beginning of the chain.
-    finite : bool
-        Whether the caller's values are free of NaN and infinities.
-    moderate : bool
-        Whether they stay so as 32-bit numbers, which some estimators turn them into.
-    """
+    """Spectra on their way through a chain, in one block or with the sources apart."""
 
     parts: tuple[Any, ...]
     grids: tuple[Grid | None, ...]
@@ -80,32 +68,7 @@ def read_spectra(
     adapts: Callable[[], str] = str,
     fitted: Callable[[], Sequence[Names | None]] = tuple,
 ) -> Spectra:
-    """Check the spectra of a caller against a plan. Arrays are passed on as they are, never written to.
-
-    Parameters
-    ----------
-    plan : ReplayPlan
-        What they will go through.
-    X : array or data frame of shape (n_samples, n_channels), or sequence or dict of them
-        Of numpy, polars, pandas, or anything with the Arrow C interface. Columns of a data frame that are
-        named by numbers are named after their wavelengths.
-    wavelengths : array of shape (n_channels,), or sequence or dict of them, optional
-        The grid of X.
-    adapts : callable
-        Tells whether the chain begins with an operator that takes wavelengths, and so may get spectra on
-        another grid than the one it was trained on: "required", "optional" (it accepts them, but may well go
-        by the place of a channel, so these stay in the order of the calibration), or "" for no.
-    fitted : callable
-        Gives the names of the columns that the first operators were fitted on, by source, where they know
-        them. Only asked for a frame whose columns are named by text.
-
-    Raises
-    ------
-    InvalidInput
-        If X is not numeric, is empty, or has columns that are not wavelengths.
-    ShapeMismatch
-        If sources, rows, channels, wavelengths or names of columns do not belong together.
-    """
+    """Check the spectra of a caller against a plan. Arrays are passed on as they are, never written to."""
     blocks = _blocks(plan, X)
     labels = ["X"] if len(blocks) == 1 else [f"Source {source} of X" for source in blocks]
     stored = plan.wavelengths if len(blocks) == 1 else None
@@ -241,12 +204,8 @@ def _read_frame(
 
 
 def read_header(names: Sequence[Any], unit: str | None, label: str) -> tuple[list[float | None], str | None]:
-    """Read the names of columns as wavelengths in a unit, None for each that is none, and the unit that they name.
-
-    Raises
-    ------
-    ShapeMismatch
-        Some are in nm, others in cm-1; or they are in another unit than `unit`.
+    """Read the names of columns as wavelengths in a unit, None for each that is none, and the unit that they
+    name.
     """
     try:
         numbers, own = parse_header(names)
@@ -367,13 +326,7 @@ def _against_stored(
 
 
 def magnitude(array: NDArray[Any]) -> float:
-    """Give the largest absolute value of an array, 0 if it is empty, NaN where one of them is NaN.
-
-    Examples
-    --------
-    >>> magnitude(np.array([[1.0, -2.5]])), magnitude(np.array([[np.inf, np.nan]]))
-    (2.5, nan)
-    """
+    """Give the largest absolute value of an array, 0 if it is empty, NaN where one of them is NaN."""
     if not array.size:
         return 0.0
     # NaN comes out of both, and stays in front of whatever it is compared with.

@@ -130,28 +130,7 @@ def apply_journal(
     at_most: int | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> None:
-    """Apply pending segments (all, or the first few), in chunks of one transaction each; none is removed.
-
-    Parameters
-    ----------
-    applied
-        What `applied_ids` returned, kept up to date here.
-    report
-        What is done is added to it.
-    arriving
-        What the connection has learnt from applying earlier ones.
-    count_change
-        Called inside each transaction.
-    on_commit
-        Called after each, with its segments.
-
-    Raises
-    ------
-    WriteFailed
-        The machine refused (full disk, I/O error); nothing is lost, the journal stays.
-    SchemaTooNew
-        A newer version of this library made one of the commits.
-    """
+    """Apply pending segments (all, or the first few), in chunks of one transaction each; none is removed."""
     entries = journal.pending()
     if not entries:
         return

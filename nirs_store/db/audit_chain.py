@@ -190,13 +190,7 @@ def has_trail(con: duckdb.DuckDBPyConnection) -> bool:
 def verify_chain(
     con: duckdb.DuckDBPyConnection, heads: Sequence[Head] = (), *, at_most: int = 20
 ) -> tuple[int, list[Break]]:
-    """Recompute the whole chain; and look whether it still holds the entries that were handed out as its head.
-
-    Returns
-    -------
-    entries, breaks
-        How many entries there are, and the places where something is wrong (the first `at_most`).
-    """
+    """Recompute the whole chain; and look whether it still holds the entries that were handed out as its head."""
     wanted: dict[int, str] = {head.number: head.entry_hash for head in heads if head.number}
     expected, previous, count = 1, GENESIS, 0
     breaks: list[Break] = []

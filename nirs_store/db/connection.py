@@ -130,20 +130,7 @@ class Checkpoint:
         self._commits += commits
 
     def write(self, con: duckdb.DuckDBPyConnection, *, hurried: bool) -> bool:
-        """Make it, if anything was changed; tells whether it was made.
-
-        Parameters
-        ----------
-        con : DuckDBPyConnection
-            To the catalog, which is held alone.
-        hurried : bool
-            Whether somebody waits for the catalog: it is tidied only when it has to be.
-
-        Raises
-        ------
-        duckdb.Error
-            The log stays beside the file and holds everything, as it does where there is no room.
-        """
+        """Make it, if anything was changed; tells whether it was made."""
         if not self._pending or not self._has_room(con):
             return False
         tidying = (self._tidying and not hurried) or self._marks() >= MOST
@@ -366,13 +353,7 @@ def migrate_catalog(
     connect: Callable[[], duckdb.DuckDBPyConnection],
     steps: Sequence[Migration] | None = None,
 ) -> None:
-    """Run the pending steps under the exclusive lease, the catalog being closed.
-
-    Raises
-    ------
-    WriteFailed
-        A step or the copy failed; the catalog is at the last version whose step was committed.
-    """
+    """Run the pending steps under the exclusive lease, the catalog being closed."""
     # Replays a log that a crash left, so that the copy is the whole catalog. Nothing of this
     # process has the file open afterwards: copying it by open() cannot drop a lock in use.
     con = connect()
@@ -470,15 +451,7 @@ def _quote(path: Path) -> str:
 
 
 def attach(path: Path, *, read_only: bool, options: Options, spill: Path | None) -> duckdb.DuckDBPyConnection:
-    """Connect to a catalog file.
-
-    Raises
-    ------
-    CatalogLocked
-        Somebody outside the lease has it open.
-    CatalogDamaged, WriteFailed
-        It cannot be opened.
-    """
+    """Connect to a catalog file."""
     con = _in_memory(options, spill)
     try:
         _attach(con, path, read_only)
@@ -558,14 +531,6 @@ class Instance:
 
     Making one takes 20 ms, opening the file in it 1 ms: a store that shares its catalog with others closes it
     after every few questions. It can reach that file and nothing else.
-
-    Parameters
-    ----------
-    path : Path
-        The catalog.
-    options : Options
-    spill : Path or None
-        Where large sorts may write; None for nowhere.
     """
 
     def __init__(self, path: Path, options: Options, spill: Path | None) -> None:
@@ -620,11 +585,6 @@ class Instance:
 
         Nothing is logged: what the draft was given is in it after a checkpoint, and not before. Both are closed
         when the block ends.
-
-        Raises
-        ------
-        duckdb.Error
-            As DuckDB gave it.
         """
         if self.draft is None:
             raise ValueError("an instance that may write nowhere")  # only read-only stores have one
@@ -724,14 +684,7 @@ def _explain(error: duckdb.Error, path: Path) -> Exception:
 
 
 def inspect_catalog(con: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Version of an attached catalog in which nothing of others acts.
-
-    Raises
-    ------
-    ForeignCatalog
-        It is somebody else's, or holds triggers, changed tables and the like.
-    SchemaTooNew
-    """
+    """Version of an attached catalog in which nothing of others acts."""
     known = was_inspected(path)
     objects = [] if known else objects_of(con)
     refuse_false_meta(objects, path)
@@ -748,13 +701,7 @@ def inspect_catalog(con: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 
 def schema_version(con: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Version of an attached catalog.
-
-    Raises
-    ------
-    ForeignCatalog
-        When the file is somebody else's.
-    """
+    """Version of an attached catalog."""
     try:
         # Asked at every opening, so not by way of a list of all tables.
         rows = execute(con, "SELECT value FROM nirs_store_meta WHERE key = 'schema_version'").fetchall()
@@ -835,13 +782,7 @@ def clear_draft(draft: Path) -> None:
 def open_catalog(
     layout: Layout, *, read_only: bool, options: Options, instance: Instance | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """Attach the workspace's catalog, check whose it is and bring its schema up to date.
-
-    Raises
-    ------
-    ForeignCatalog, SchemaTooNew, CatalogDamaged
-        The file was left untouched.
-    """
+    """Attach the workspace's catalog, check whose it is and bring its schema up to date."""
 
     def connect() -> duckdb.DuckDBPyConnection:
         if instance is not None:
@@ -904,10 +845,6 @@ def compact(
 
     The lease is held alone, the catalog is closed in `instance` and its log was checkpointed. `finish` writes a
     last thing into the new file. Nothing has changed when this raises.
-
-    Raises
-    ------
-    WriteFailed, CatalogDamaged
     """
     if layout.wal.exists():
         # The log belongs to the old file and would be replayed into the new one.
@@ -1059,12 +996,7 @@ def make_folders(layout: Layout, exists: bool) -> bool:
 
 
 def refuse_linked_folders(layout: Layout) -> None:
-    """Refuse a workspace whose own folders are links: what is swept and deleted there would be somebody else's.
-
-    Raises
-    ------
-    PathEscapes
-    """
+    """Refuse a workspace whose own folders are links: what is swept and deleted there would be somebody else's."""
     for folder in layout.folders:
         try:
             found = os.lstat(folder)
@@ -1096,12 +1028,7 @@ def refuse_lost_catalog(layout: Layout) -> None:
 
 
 def refuse_foreign(layout: Layout, options: Options) -> None:
-    """Refuse a store.duckdb that is not ours before anything is made beside it.
-
-    Raises
-    ------
-    ForeignCatalog, SchemaTooNew, CatalogDamaged, StoreBusy
-    """
+    """Refuse a store.duckdb that is not ours before anything is made beside it."""
     try:
         con = attach(layout.catalog, read_only=True, options=options, spill=None)
     except CatalogLocked as error:

@@ -94,17 +94,7 @@ _abandoned: list[Connection] = []
 
 
 class OpenCatalog:
-    """One connection at a time to the catalog of a workspace, or none.
-
-    Parameters
-    ----------
-    layout : Layout
-    journal : Journal
-    writable : bool
-    options : Options
-    on_open : callable, optional
-        Looks at a catalog of the present version that was just opened.
-    """
+    """One connection at a time to the catalog of a workspace, or none."""
 
     def __init__(
         self,
@@ -176,15 +166,7 @@ class OpenCatalog:
         return self.con
 
     def connect(self, *, read_only: bool, deadline: float, instance: Instance | None = None) -> Connection:
-        """Make a connection, of this store's DuckDB or of another one.
-
-        Raises
-        ------
-        CatalogDamaged, ForeignCatalog, SchemaTooNew, WriteFailed
-            It cannot be opened.
-        StoreBusy
-            Another program, which knows nothing of the lease, has it open until the deadline.
-        """
+        """Make a connection, of this store's DuckDB or of another one."""
         began = time.monotonic()
         while True:
             try:
@@ -435,13 +417,7 @@ def tell(report: ApplyReport) -> None:
 
 
 class Removal:
-    """Files of one folder that are being deleted, from now on.
-
-    Parameters
-    ----------
-    folder : Path
-    paths : sequence of Path
-    """
+    """Files of one folder that are being deleted, from now on."""
 
     def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
         self._folder = folder
@@ -507,13 +483,7 @@ def _is_aside(layout: Layout, name: str) -> bool:
 
 
 def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
-    """Set blobs aside; one that is gone already is passed over.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-        What was set aside until then is settled by the next holder of the lease.
-    """
+    """Set blobs aside; one that is gone already is passed over."""
     root, aside = str(layout.root), str(layout.aside)
     try:
         for relative in relative_paths:
@@ -526,13 +496,7 @@ def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
 
 
 def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[str]) -> tuple[int, int]:
-    """Remove what no row names and nobody claims, put everything else back; see `decide_aside`.
-
-    Returns
-    -------
-    files, size
-        Files removed and their bytes.
-    """
+    """Remove what no row names and nobody claims, put everything else back; see `decide_aside`."""
     doomed = decide_aside(con, layout, claimed)
     if not doomed:
         return 0, 0
@@ -595,14 +559,7 @@ class ClaimFile:
         return self._fd is not None
 
     def ensure(self) -> None:
-        """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked.
-
-        Raises
-        ------
-        StoreClosed
-            After `close`; the session must not come to life again.
-        WriteFailed, ReadOnlyStore
-        """
+        """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked."""
         with self._lock:
             if self._fd is not None:
                 return
@@ -629,13 +586,7 @@ class ClaimFile:
         self._fd = fd
 
     def add(self, token: str) -> None:
-        """Claim a blob, by its id or by its path: from here on no gc removes it.
-
-        Raises
-        ------
-        WriteFailed
-            The claim could not be written; the blob is not claimed.
-        """
+        """Claim a blob, by its id or by its path: from here on no gc removes it."""
         self.ensure()
         line = quote(token, safe="/").encode() + b"\n"
         with self._lock:
@@ -794,13 +745,7 @@ class CatalogAccess:
         *,
         timeout: float,
     ) -> T:
-        """Ask a question that sees every commit made before.
-
-        Raises
-        ------
-        StoreBusy
-            The catalog could not be had within `timeout` seconds.
-        """
+        """Ask a question that sees every commit made before."""
         deadline = time.monotonic() + timeout
         with self._serialised(deadline):
             con = self._ready_to_read(deadline)
@@ -886,11 +831,6 @@ class CatalogAccess:
         Nothing is applied, settled or migrated, and no file is made or touched, not even the name of the
         lease's holder. The block gets a function that opens the catalog (`CatalogDamaged`, `ForeignCatalog`,
         `SchemaTooNew` when it cannot be); meanwhile nobody applies, deletes or collects.
-
-        Raises
-        ------
-        StoreBusy
-            The catalog could not be had within `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         with self._serialised(deadline):
@@ -916,13 +856,7 @@ class CatalogAccess:
                 lease.release()
 
     def try_apply(self, at_most: int | None = _HELP) -> None:
-        """Apply the journal if the catalog is free; errors of the machine are left to queries.
-
-        Parameters
-        ----------
-        at_most
-            Segments in one turn, after which whoever waits is let in; None for the whole journal in one.
-        """
+        """Apply the journal if the catalog is free; errors of the machine are left to queries."""
         if (
             not self._writable
             or (at_most is not None and time.monotonic() < self._not_before)

@@ -73,18 +73,7 @@ Of a row that was damaged it counts none, so that a gc goes on; `check` finds th
 
 
 def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
-    """Turn anything array-like into a row of `arrays`.
-
-    Returns
-    -------
-    row, array
-        The row and the array it was made of (for checks of lengths).
-
-    Raises
-    ------
-    InvalidInput
-        For values numpy can only hold as Python objects (other than text), and for arrays of 2 GB or more.
-    """
+    """Turn anything array-like into a row of `arrays`."""
     array = as_array(value, name)
     if array.dtype.names is not None:
         raise InvalidInput(
@@ -117,13 +106,7 @@ def encode_array(value: Any, name: str) -> tuple[StoredArray, np.ndarray]:
 
 
 def decode_array(array_hash: str, dtype: str, shape: str, data: bytes) -> np.ndarray:
-    """Rebuild the array of a row; the bytes are checked against their hash.
-
-    Raises
-    ------
-    CatalogDamaged
-        When they do not fit it.
-    """
+    """Rebuild the array of a row; the bytes are checked against their hash."""
     key = xxhash.xxh3_128(f"{dtype}{shape}".encode())
     key.update(data)
     if key.hexdigest() != array_hash:
@@ -163,15 +146,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 def read_entry(entry: Entry) -> Segment:
-    """Read and decode a commit.
-
-    Raises
-    ------
-    SegmentDamaged
-        It cannot be applied, now or ever.
-    OSError
-        The system refuses to read it.
-    """
+    """Read and decode a commit."""
     try:
         stat_plain(entry.path)
     except FileNotFoundError:
@@ -385,12 +360,7 @@ def sweep_drafts(target: Path) -> None:
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove a file or folder that `leftovers` listed; one that is gone already is no error.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-    """
+    """Remove a file or folder that `leftovers` listed; one that is gone already is no error."""
     if path.is_dir() and not path.is_symlink():
         try:
             shutil.rmtree(path)
@@ -528,15 +498,7 @@ def _complete(name: str, table: pa.Table) -> pa.Table:
 
 
 def decode(data: bytes) -> Segment:
-    """Decode and verify a segment.
-
-    Raises
-    ------
-    SegmentDamaged
-        When anything about the bytes is off.
-    SegmentNewer
-        When they are whole, and made for a newer version.
-    """
+    """Decode and verify a segment."""
     if len(data) < 28 or data[:7] != _MAGIC[:7]:
         raise SegmentDamaged("not a segment: the magic number is missing")
     if xxhash.xxh3_128(memoryview(data)[:-16]).digest() != data[-16:]:

@@ -137,13 +137,7 @@ _DEEPEST = "/".join(["x" * 64] * 3)
 
 
 def as_folder(value: Any, name: str) -> Path:
-    """Return the absolute path of a folder that a caller names.
-
-    Raises
-    ------
-    InvalidInput
-        It is no path, or one that no workspace can have: empty, too long, or no UTF-8, which DuckDB wants.
-    """
+    """Return the absolute path of a folder that a caller names."""
     try:
         text = os.fspath(value)
     except TypeError:

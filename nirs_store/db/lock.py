@@ -97,15 +97,7 @@ _COURTESY = 0.040
 
 
 class Lease:
-    """One process's hold on a workspace's catalog; not thread-safe (the engine's mutex is).
-
-    Parameters
-    ----------
-    layout
-        The workspace.
-    writable
-        False when nothing may be created or touched in the folder.
-    """
+    """One process's hold on a workspace's catalog; not thread-safe (the engine's mutex is)."""
 
     def __init__(self, layout: Layout, *, writable: bool) -> None:
         self._layout = layout
@@ -119,13 +111,7 @@ class Lease:
         return self.mode is not None
 
     def acquire(self, *, exclusive: bool, timeout: float) -> None:
-        """Wait for the lease.
-
-        Raises
-        ------
-        StoreBusy
-            After `timeout` seconds, naming the holder as far as known.
-        """
+        """Wait for the lease."""
         start = time.monotonic()
         if not exclusive:
             while self.wanted() and time.monotonic() - start < _COURTESY:

@@ -98,12 +98,7 @@ def objects_of(con: duckdb.DuckDBPyConnection, alias: str = CATALOG_ALIAS) -> li
 
 
 def refuse_false_meta(objects: list[Object], path: Path) -> None:
-    """Refuse a catalog that would say with code whose it is.
-
-    Raises
-    ------
-    ForeignCatalog
-    """
+    """Refuse a catalog that would say with code whose it is."""
     false = [each for each in objects if each.name == META and each.schema == _MAIN and each.kind != "table"]
     false += [
         each
@@ -115,12 +110,7 @@ def refuse_false_meta(objects: list[Object], path: Path) -> None:
 
 
 def refuse_altered(con: duckdb.DuckDBPyConnection, objects: list[Object], path: Path) -> None:
-    """Refuse a catalog in which something of others would act when this library reads or writes.
-
-    Raises
-    ------
-    ForeignCatalog
-    """
+    """Refuse a catalog in which something of others would act when this library reads or writes."""
     found = [words for each in objects if (words := _objection(each)) is not None]
     names = {each.name for each in objects if each.kind in ("macro", "type")}
     if names:

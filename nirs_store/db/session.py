@@ -229,13 +229,7 @@ class SettingsMirror:
         self._values: dict[str, Any] = {}
 
     def current(self) -> Mapping[str, Any]:
-        """Return the settings as they are now, whichever process set them.
-
-        Raises
-        ------
-        CatalogDamaged
-            The file is not what this library writes: what may be recorded is not known.
-        """
+        """Return the settings as they are now, whichever process set them."""
         try:
             found = self._layout.settings.stat()
             stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
@@ -443,13 +437,7 @@ class Recorder:
                 self._flush_later()
 
     def flush(self) -> None:
-        """Commit everything buffered outside transactions.
-
-        Raises
-        ------
-        WriteFailed
-            The rows stay in the buffer and go with the next commit.
-        """
+        """Commit everything buffered outside transactions."""
         waiting = 0
         with self._mutex:
             while self._sealed is not None or self._units:
@@ -485,13 +473,7 @@ class Recorder:
                 self.flush_due = time.monotonic() + FLUSH_AFTER
 
     def close(self, last: Buffer | None = None) -> None:
-        """Commit everything and take no more rows.
-
-        Raises
-        ------
-        WriteFailed
-            Something could not be committed; the recorder stays open.
-        """
+        """Commit everything and take no more rows."""
         with self._mutex:
             if last is not None:
                 self._add(last)
@@ -809,12 +791,7 @@ class Engine:
 
     @classmethod
     def open(cls, settings: Settings) -> Engine:
-        """Open or create a workspace.
-
-        Raises
-        ------
-        NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, ReadOnlyStore
-        """
+        """Open or create a workspace."""
         layout = Layout(settings.root)
         if settings.root.exists() and not settings.root.is_dir():
             raise NotAWorkspace(
@@ -950,13 +927,7 @@ class Engine:
         return self.access.exclusive(work, timeout=self.settings.lock_timeout, beside_removal=beside_removal)
 
     def look_up(self, ask: Callable[[Connection], T]) -> tuple[bool, T | None]:
-        """Ask within a second, for a recording call that meets an id it does not know.
-
-        Returns
-        -------
-        answered, answer
-            (False, None) while the catalog is busy: the row is then checked when it is applied.
-        """
+        """Ask within a second, for a recording call that meets an id it does not know."""
         self.check_open()
         if not self.recorder.in_transaction:
             self.recorder.flush()
@@ -982,22 +953,7 @@ class Engine:
         return self._closed or self.recorder.closed
 
     def check_open(self, *, closely: bool = True) -> None:
-        """Raise what a call must raise before it does anything.
-
-        Parameters
-        ----------
-        closely : bool
-            False for calls that only buffer rows, or read a file: they come by the thousand, and look for commits
-            that were set aside every few milliseconds only. The commit or question that follows looks closely.
-
-        Raises
-        ------
-        StoreClosed
-        WriteFailed
-            A background commit failed since the last call; its rows are still in the buffer.
-        SegmentRejected
-            A commit of this store could not be applied.
-        """
+        """Raise what a call must raise before it does anything."""
         if self.closed:
             raise StoreClosed
         error, self._background_error = self._background_error, None
@@ -1065,16 +1021,7 @@ class Engine:
     # -- closing and forking -------------------------------------------------------------------
 
     def close(self) -> None:
-        """Commit, end the session, let everything go; a second call does nothing.
-
-        Raises
-        ------
-        WriteFailed
-            What is buffered could not be committed; the store stays open so that it can be
-            tried again.
-        SegmentRejected
-            A commit of this store could not be applied, and no call has said so yet. The store is closed.
-        """
+        """Commit, end the session, let everything go; a second call does nothing."""
         with self._close_lock:
             if self.closed:
                 self._let_go()

@@ -45,12 +45,7 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def translated(layout: Layout, give_up: Callable[[], None]) -> Iterator[None]:
-    """Raise typed errors instead of DuckDB's; `give_up` is called when its connection is of no more use.
-
-    Raises
-    ------
-    WriteFailed, InvalidInput, CatalogDamaged
-    """
+    """Raise typed errors instead of DuckDB's; `give_up` is called when its connection is of no more use."""
     try:
         yield
     except RuntimeError as error:
@@ -96,13 +91,7 @@ class TooManyRows(Exception):
 
 
 def to_frame(relation: duckdb.DuckDBPyRelation, *, most: int | None = None) -> pl.DataFrame:
-    """Fetch a result whole; TIMESTAMP columns come back as UTC, as everything in the catalog is.
-
-    Raises
-    ------
-    TooManyRows
-        There are more than `most`; the rest was not fetched.
-    """
+    """Fetch a result whole; TIMESTAMP columns come back as UTC, as everything in the catalog is."""
     table: pa.Table = relation.to_arrow_table() if most is None else _at_most(relation, most)
     return pl.DataFrame(
         [_series(name, column) for name, column in zip(table.column_names, table.columns, strict=True)]
@@ -121,14 +110,8 @@ def _at_most(relation: duckdb.DuckDBPyRelation, most: int) -> pa.Table:
 
 
 def few_rows(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pl.DataFrame:
-    """Make the frame of a few rows that were fetched as Python values: for them Arrow takes as long as the query.
-
-    Parameters
-    ----------
-    rows : sequence of sequences
-        Values in the order of the columns, moments without a time zone.
-    schema : pyarrow.Schema
-        The columns, as `nirs_store.db.schema.arrow_schema` has them.
+    """Make the frame of a few rows that were fetched as Python values: for them Arrow takes as long as the
+    query.
     """
     columns = _columns(schema)
     moments = [name for name, kind in columns.items() if isinstance(kind, pl.Datetime)]
@@ -177,14 +160,7 @@ _parsed: dict[str, duckdb.Statement] = {}
 
 
 def parsed(con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
-    """One statement, parsed now or before; DuckDB copies it before it runs it.
-
-    Raises
-    ------
-    duckdb.ParserException
-    ValueError
-        The text holds none, or several.
-    """
+    """One statement, parsed now or before; DuckDB copies it before it runs it."""
     found = _parsed.get(sql)
     if found is None:
         (found,) = con.extract_statements(sql)
@@ -195,14 +171,7 @@ def parsed(con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
 
 
 def execute(con: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> duckdb.DuckDBPyConnection:
-    """Run one statement, as the method of a connection does.
-
-    Examples
-    --------
-    >>> con = duckdb.connect()
-    >>> [execute(con, "SELECT ? + 1", [number]).fetchall()[0][0] for number in (1, 2)]
-    [2, 3]
-    """
+    """Run one statement, as the method of a connection does."""
     return con.execute(parsed(con, sql), params)
 
 
@@ -217,17 +186,6 @@ class Incoming:
 
     Registering and taking back a table costs as much as inserting a few rows, because DuckDB makes a view and drops
     it; so does planning a statement anew.
-
-    Examples
-    --------
-    >>> con = duckdb.connect()
-    >>> arriving = Incoming()
-    >>> arriving.register(con)
-    >>> for values in ([1, 2], [3]):
-    ...     arriving.rows = pa.table({"a": values})
-    ...     arriving.run(con, "SELECT sum(a) FROM arriving").fetchall()
-    [(3,)]
-    [(3,)]
     """
 
     def __init__(self, name: str = _ARRIVING) -> None:

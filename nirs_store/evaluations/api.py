@@ -88,14 +88,7 @@ class Questions:
         return self._engine.query(rows.suites)
 
     def champions(self, suite: str | None = None, metric: str | None = None) -> pl.DataFrame:
-        """Who holds which rank now.
-
-        Returns
-        -------
-        polars.DataFrame
-            ``suite, metric, rank, model_id, value``, ``previous_model``, ``improvement`` (in the metric; positive is
-            better), ``improvements`` (JSON, by score), ``chosen_by`` ("found" or "hand"), ``made_at`` and more.
-        """
+        """Who holds which rank now."""
         return _with_gain(self._engine.query(lambda con: rows.champion_rows(con, suite=suite, metric=metric)))
 
     def progression(
@@ -126,32 +119,7 @@ class Questions:
         n_resamples: int = 2000,
         seed: int = 0,
     ) -> pl.DataFrame:
-        """Rank the models of a suite, with bootstrap confidence intervals.
-
-        Parameters
-        ----------
-        suite : str
-        metric : str, optional
-            By default what the suite goes by.
-        models : sequence of str, optional
-            Only these.
-        which : {"latest", "best", "all"}
-            The evaluation of each model that counts.
-        confidence : float
-        n_resamples, seed : int
-            Of `scipy.stats.bootstrap`; the same seed gives the same interval.
-
-        Returns
-        -------
-        polars.DataFrame
-            ``rank, model_id, evaluation_id, metric, value, ci_low, ci_high, n, success_rate, champion,
-            created_at``. Value and interval come from the episodes or samples where these have the metric; else the
-            value is what was recorded, without an interval.
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-        """
+        """Rank the models of a suite, with bootstrap confidence intervals."""
         return boards.leaderboard(
             self._engine,
             suite,
@@ -176,26 +144,7 @@ class Questions:
         n_resamples: int = 2000,
         seed: int = 0,
     ) -> pl.DataFrame:
-        """Give a metric for each group of episodes or samples, for instance each map or instrument.
-
-        Parameters
-        ----------
-        by : str
-            A column of the tables.
-        wide : bool
-            A row a model and a column a group, values only.
-        models, which, confidence, n_resamples, seed
-            As for `leaderboard`.
-
-        Returns
-        -------
-        polars.DataFrame
-            ``model_id``, the group, ``metric, value, ci_low, ci_high, n``.
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-        """
+        """Give a metric for each group of episodes or samples, for instance each map or instrument."""
         return boards.by_group(
             self._engine,
             suite,
@@ -221,24 +170,7 @@ class Questions:
         pair_by: str | None = None,
         alpha: float = 0.05,
     ) -> ModelComparison:
-        """Compare every model with every other on the same episodes or samples.
-
-        Parameters
-        ----------
-        test : {"wilcoxon", "t-test"}
-            `scipy.stats.wilcoxon` or `scipy.stats.ttest_rel`, on what each row contributes to the metric.
-        correction : {"bh", "by", "holm", "none"}
-            For the number of tests.
-        pair_by : str, optional
-            The column that says which rows belong together; by default ``episode_id``, ``sample`` and the like, else
-            the order of the rows.
-        alpha : float
-            Below which corrected p value a difference is called significant.
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-        """
+        """Compare every model with every other on the same episodes or samples."""
         return comparisons.compare(
             self._engine,
             suite,
@@ -259,22 +191,7 @@ class Questions:
         models: Sequence[str] | None = None,
         which: str = "latest",
     ) -> pl.DataFrame:
-        """Find the models that no other beats in all objectives at once.
-
-        Parameters
-        ----------
-        objectives : sequence of str, or mapping of str to {"higher", "lower", "zero"}
-            At least two scores, or columns of the tables.
-
-        Returns
-        -------
-        polars.DataFrame
-            ``model_id, evaluation_id``, the objectives, ``on_front``, ``dominated_by`` (how many models).
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-        """
+        """Find the models that no other beats in all objectives at once."""
         return boards.pareto(self._engine, suite, objectives, models=models, which=which)
 
     def robustness(
@@ -289,17 +206,7 @@ class Questions:
         n_resamples: int = 2000,
         seed: int = 0,
     ) -> pl.DataFrame:
-        """Follow a metric along a column of numbers, for instance the strength of a disturbance.
-
-        Returns
-        -------
-        polars.DataFrame
-            ``model_id``, the level, ``metric, value, ci_low, ci_high, n``, ``change`` (from the lowest level).
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-        """
+        """Follow a metric along a column of numbers, for instance the strength of a disturbance."""
         return boards.robustness(
             self._engine,
             suite,
@@ -313,18 +220,7 @@ class Questions:
         )
 
     def trend(self, suite: str, metric: str | None = None, *, model_id: str | None = None) -> pl.DataFrame:
-        """Follow the recorded values over time.
-
-        Returns
-        -------
-        polars.DataFrame
-            ``created_at, model_id, evaluation_id, metric, value, change`` (from the one before), ``best_so_far``,
-            and, from three values on, ``fitted`` and ``slope_per_day`` of `scipy.stats.theilslopes`.
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-        """
+        """Follow the recorded values over time."""
         return boards.trend(self._engine, suite, metric, model_id=model_id)
 
     def summary(
@@ -338,24 +234,7 @@ class Questions:
         n_resamples: int = 2000,
         seed: int = 0,
     ) -> Summary:
-        """Sum a suite up on a page, with recommendations.
-
-        Parameters
-        ----------
-        by : str, optional
-            A column of the tables to look for the weakest group in.
-        alpha, confidence, n_resamples, seed
-            As for `compare` and `leaderboard`.
-
-        Returns
-        -------
-        Summary
-            ``.to_markdown()``, ``.to_html()``, ``.save(path)``, ``.recommendations``.
-
-        Raises
-        ------
-        UnknownId, InvalidInput
-        """
+        """Sum a suite up on a page, with recommendations."""
         drawing = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
         return summarise(self._engine, suite, metric, by=by, alpha=alpha, **drawing)
 
@@ -896,12 +775,7 @@ _TAKEN = ("sample", "y_true", "y_pred")
 def evaluate(
     X: Any, y: Any, predicted: NDArray[Any], groups: Any
 ) -> tuple[dict[str, float], str, dict[str, Any]]:
-    """Scores, the one that ranks, and the columns of the table of samples.
-
-    Raises
-    ------
-    ShapeMismatch, InvalidInput
-    """
+    """Scores, the one that ranks, and the columns of the table of samples."""
     truth = _column(as_array(y, "y"), "y")
     guess = _column(np.asarray(predicted), "the chain's predictions")
     if len(truth) != len(guess):

@@ -77,13 +77,7 @@ EXPORT_FORMATS = ("csv", "json", "both")
 
 
 def as_table(value: Any, name: str) -> pl.DataFrame:
-    """Take a table of a polars or pandas frame, Arrow data, a mapping of columns, or a list of dicts.
-
-    Raises
-    ------
-    InvalidInput
-        It is none of these, has no rows or no columns, or holds what a table cannot.
-    """
+    """Take a table of a polars or pandas frame, Arrow data, a mapping of columns, or a list of dicts."""
     value = native(value, name)
     try:
         if isinstance(value, pl.DataFrame):
@@ -154,19 +148,7 @@ def from_parquet(data: bytes) -> pl.DataFrame:
 def export_table(
     table: pl.DataFrame, facts: Mapping[str, Any], folder: Path, stem: str, what: str, format: str
 ) -> dict[str, Path]:
-    """Write a table as CSV, as JSON with the facts of its evaluation, or as both.
-
-    Returns
-    -------
-    dict
-        The files by format.
-
-    Raises
-    ------
-    InvalidInput
-        An unknown format.
-    WriteFailed, ReadOnlyStore
-    """
+    """Write a table as CSV, as JSON with the facts of its evaluation, or as both."""
     if format not in EXPORT_FORMATS:
         from nirs_store.scores import unknown_name
 
@@ -281,13 +263,7 @@ def estimate(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Return the value of a metric in a table with its interval; the recorded value where the table has none.
-
-    Raises
-    ------
-    InvalidInput
-        A confidence that is not between 0 and 1, or no resamples.
-    """
+    """Return the value of a metric in a table with its interval; the recorded value where the table has none."""
     if not 0 < confidence < 1:
         raise InvalidInput(f"confidence: expected a number between 0 and 1, found {confidence!r}.")
     if not isinstance(n_resamples, int) or n_resamples < 1:
@@ -387,16 +363,6 @@ def row_values(table: pl.DataFrame, metric: str) -> tuple[NDArray[np.float64], s
     """Return what each row contributes to a metric, and in which direction that improves.
 
     For an RMSE the squared error, for a MAE the absolute one, for an accuracy 1 or 0, else the column.
-
-    Returns
-    -------
-    values, better
-        NaN where the row has nothing; "higher", "lower" or "zero".
-
-    Raises
-    ------
-    InvalidInput
-        The metric has no value a row.
     """
     kind = _kind(table, metric)
     if kind == "regression":
@@ -469,14 +435,7 @@ def entries_of(
     tables: bool = True,
     what: str | None = None,
 ) -> Entries:
-    """Completed evaluations of a suite: the latest or best of each model, or all.
-
-    Raises
-    ------
-    UnknownId
-        No evaluation is of that suite, or of one of the models.
-    InvalidInput
-    """
+    """Completed evaluations of a suite: the latest or best of each model, or all."""
     one_of("which", which, WHICH)
     if what is not None:
         one_of("table", what, TABLES)
@@ -887,11 +846,6 @@ def adjusted(p_values: Sequence[float | None], correction: str) -> list[float | 
 
     ``bh`` and ``by`` (false discovery rate; Benjamini and Hochberg 1995, Benjamini and Yekutieli 2001) are SciPy's,
     ``holm`` is Holm's step-down of the family-wise error rate (Scand. J. Statist. 6, 1979, 65-70).
-
-    Examples
-    --------
-    >>> adjusted([0.01, 0.04, 0.03], "holm")
-    [0.03, 0.06, 0.06]
     """
     known = [index for index, p in enumerate(p_values) if p is not None and not math.isnan(p)]
     found: list[float | None] = [None] * len(p_values)

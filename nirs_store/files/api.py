@@ -219,35 +219,7 @@ class FilesBase:
         test_name: str | None = None,
         **about: Any,
     ) -> Self:
-        """Give a view on one folder of names, with what holds for everything that is put there.
-
-        Parameters
-        ----------
-        folder : str
-            Put before every name, as in ``ensembl/GRCh37/spliceai_eval``.
-        mode, coverage, test_name : str, optional
-            As for `put`.
-        **about
-            Any other argument of `put`.
-
-        Returns
-        -------
-        Files
-            It has all methods; names in its answers are whole. It shows, changes and removes only what lies below
-            its folder and has its mode (as given, or as `coverage` and `test_name` imply), coverage, test name,
-            model, evaluation, suite, group and episode, where these are given.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from nirs_store import WorkspaceStore
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> with WorkspaceStore(folder.name) as store:
-        ...     trial = store.files.within("ensembl/GRCh37", coverage="gene_subset", test_name="chr21")
-        ...     trial.put({"genes": 2}, "sampled.json", type="sampled_genes").name
-        'ensembl/GRCh37/sampled.json'
-        >>> folder.cleanup()
-        """
+        """Give a view on one folder of names, with what holds for everything that is put there."""
         said = {"mode": mode, "coverage": coverage, "test_name": test_name, **about}
         defaults = {**self._defaults, **{key: value for key, value in said.items() if value is not None}}
         if defaults.get("test_name") is not None:
@@ -277,12 +249,7 @@ class FilesBase:
     def _require_shown(
         self, con: Connection, name: str, version: int | str | None, test_name: str | None
     ) -> dict[str, Any]:
-        """Give the row of a version that is to be changed; refuse one that this view does not show.
-
-        Raises
-        ------
-        UnknownFile
-        """
+        """Give the row of a version that is to be changed; refuse one that this view does not show."""
         row = require_version(con, name, version, test_name, self._mode_for(test_name))
         if not self._shows(row, test_name):
             raise UnknownFile(
@@ -330,12 +297,7 @@ class FilesBase:
         return None if found is None else check_label(found, "test_name")
 
     def _row(self, name: object, version: object = None, test_name: str | None = None) -> dict[str, Any]:
-        """Give the row of a version.
-
-        Raises
-        ------
-        UnknownFile
-        """
+        """Give the row of a version."""
         whole, number, test = self._name(name), parse_version(version), self._test(test_name)
         mode = self._mode_for(test)
         return self._engine.query(lambda con: require_version(con, whole, number, test, mode))
@@ -361,18 +323,7 @@ class FilesBase:
     # -- types -------------------------------------------------------------------------------------
 
     def types(self) -> dict[str, FileType]:
-        """Give the types of files by their names: those that come with the library, and those declared here.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from nirs_store import WorkspaceStore
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> with WorkspaceStore(folder.name) as store:
-        ...     store.files.types()["heatmap"].description
-        'A figure of a matrix.'
-        >>> folder.cleanup()
-        """
+        """Give the types of files by their names: those that come with the library, and those declared here."""
         found = self._engine.query(file_rows.declared_types)
         declared = {
             row["type"]: FileType(row["type"], row["description"], row["metadata_schema"], built_in=False)
@@ -384,37 +335,7 @@ class FilesBase:
     def declare_type(
         self, name: str, description: str = "", *, metadata_schema: Mapping[str, Any] | None = None
     ) -> FileType:
-        """Add a type of files to this workspace, or change one that was added.
-
-        Parameters
-        ----------
-        name : str
-            Lower-case letters, digits and ``_``.
-        description : str
-            One line.
-        metadata_schema : dict, optional
-            JSON Schema (draft 2020-12) that the metadata of every file of this type must fit.
-
-        Raises
-        ------
-        InvalidInput
-            No such name, no such schema, or a type that comes with the library.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from nirs_store import WorkspaceStore
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> with WorkspaceStore(folder.name) as store:
-        ...     schema = {"type": "object", "required": ["lamp_hours"]}
-        ...     kind = store.files.declare_type("white_reference", metadata_schema=schema)
-        ...     try:
-        ...         store.files.put(b"1 1 1", "white.txt", type="white_reference")
-        ...     except ValueError as error:
-        ...         print("lamp_hours" in str(error))
-        True
-        >>> folder.cleanup()
-        """
+        """Add a type of files to this workspace, or change one that was added."""
         with attempting(self._engine, "declare_type", str(name)):
             plain = str(name)
             if not plain.isidentifier() or plain != plain.lower() or len(plain) > 64:
@@ -638,12 +559,7 @@ class PutMethods(FilesBase):
 
 
 def _name_of(source: Any) -> str:
-    """Give the name that a path has by itself.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Give the name that a path has by itself."""
     if isinstance(source, (str, os.PathLike)):
         name = Path(os.fsdecode(source)).name
         if name:
@@ -667,12 +583,7 @@ _PREFIX = "work-"
 
 
 def workplace(engine: Engine) -> Path:
-    """Make a folder of this session's.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-    """
+    """Make a folder of this session's."""
     engine.check_writable()
     # The session lives for others from here on, so that nobody takes the folder for abandoned.
     with engine.recording():
@@ -683,12 +594,7 @@ def workplace(engine: Engine) -> Path:
 
 
 def remove_workplace(folder: Path) -> None:
-    """Remove a folder with everything in it.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-    """
+    """Remove a folder with everything in it."""
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:
@@ -872,20 +778,7 @@ Row = Mapping[str, Any]
 
 
 def write_group(engine: Engine, members: Mapping[str, Row], output: Path) -> Path:
-    """Write the members of a group below a folder, once all of them were checked.
-
-    Parameters
-    ----------
-    members : mapping
-        The row of each, by its name in the group.
-    output : Path
-        A new folder; or one that is there, whose files of the same names are replaced and whose others stay.
-
-    Raises
-    ------
-    BlobMissing, BlobCorrupt, InvalidInput, WriteFailed, ReadOnlyStore
-        Nothing was left at the path.
-    """
+    """Write the members of a group below a folder, once all of them were checked."""
     there = output.is_dir()
     for name, row in members.items():
         _refuse_occupied(placed(output, name), row)
@@ -960,12 +853,6 @@ def materialised(engine: Engine, row: Row_reading) -> Path:
 
     That of the blob where it is stored as it is; else that of a copy below ``exports/files/``, which is made anew
     where somebody has altered it.
-
-    Raises
-    ------
-    BlobMissing, BlobCorrupt, WriteFailed, ReadOnlyStore
-    PathEscapes
-        The name cannot be made on this system.
     """
     if row["kind"] == "metadata":
         raise InvalidInput(f"{row['name']!r} has metadata only; there is no file of it.")
@@ -978,12 +865,7 @@ def materialised(engine: Engine, row: Row_reading) -> Path:
 
 
 def remove_copies(engine: Engine, hashes: Iterable[str]) -> None:
-    """Remove the copies of contents that are gone.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-    """
+    """Remove the copies of contents that are gone."""
     for digest in hashes:
         place = _folder_of(engine, digest)
         if place.is_dir():

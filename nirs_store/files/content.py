@@ -90,15 +90,7 @@ def zip_info(name: str) -> zipfile.ZipInfo:
 
 @contextmanager
 def encoding(draft: Draft, compression: str, size: int | None) -> Iterator[Write]:
-    """Give a function that takes pieces of one file and writes them compressed.
-
-    Parameters
-    ----------
-    draft : Draft
-    compression : {"none", "gzip", "zip", "tar.gz", "zstd"}
-    size : int, optional
-        Bytes that will come; tar.gz must know.
-    """
+    """Give a function that takes pieces of one file and writes them compressed."""
     sink = cast("IO[bytes]", draft)
     with ExitStack() as stack:
         if compression == "none":
@@ -219,13 +211,7 @@ class FileContent(Content):
     path: Path
 
     def pieces(self) -> Iterator[memoryview]:
-        """Read the file in pieces of 1 MB, always into the same memory.
-
-        Raises
-        ------
-        InvalidInput
-            It has another size than when it was looked at.
-        """
+        """Read the file in pieces of 1 MB, always into the same memory."""
         buffer = bytearray(PIECE)
         view, total = memoryview(buffer), 0
         with _source(self.path) as file:
@@ -282,15 +268,7 @@ def _places(size: int) -> tuple[int, ...]:
 
 
 def content_of(source: Any, name: str) -> Content | None:
-    """Find out what a source is; None for none.
-
-    Raises
-    ------
-    SourceMissing
-        There is no such file.
-    InvalidInput
-        Something that cannot be stored.
-    """
+    """Find out what a source is; None for none."""
     if source is None:
         return None
     if isinstance(source, (str, os.PathLike)):
@@ -461,21 +439,7 @@ _CODEC_ERRORS = (zlib.error, pa.ArrowException, zipfile.LargeZipFile, tarfile.Ta
 
 @dataclass(frozen=True)
 class Stored:
-    """A source whose bytes are on the disk, in a draft.
-
-    Attributes
-    ----------
-    draft : Draft
-        Synced, and not yet a blob.
-    content_hash : str
-        SHA-256 of the content before compression; of a folder that of its listing, see `listing_hash`.
-    size : int
-        Bytes of the content.
-    compression, note : str
-        What was done, and why it is not what one might expect.
-    ending : str
-        For the name of the blob.
-    """
+    """A source whose bytes are on the disk, in a draft."""
 
     draft: Draft
     content_hash: str
@@ -486,14 +450,7 @@ class Stored:
 
 
 def take_in(blobs: BlobStore, content: Content, name: str, compression: str) -> Stored:
-    """Write a draft of the content.
-
-    Raises
-    ------
-    InvalidInput
-        A file changed while it was read.
-    WriteFailed, ReadOnlyStore
-    """
+    """Write a draft of the content."""
     chosen, note = (compression, None) if compression != "auto" else _by_trial(content)
     stored = None
     if chosen != "none":
@@ -603,13 +560,7 @@ def _copy(pieces: Iterable[memoryview], write: Callable[[memoryview], object], a
 
 
 def listing_hash(files: Iterable[tuple[str, str]], empty: Iterable[str] = ()) -> str:
-    """Hash a folder: the SHA-256 of what ``sha256sum`` prints of its files, sorted, and of its empty folders.
-
-    Examples
-    --------
-    >>> listing_hash([("a.txt", "ab" * 32)])[:12] == listing_hash([("b.txt", "ab" * 32)])[:12]
-    False
-    """
+    """Hash a folder: the SHA-256 of what ``sha256sum`` prints of its files, sorted, and of its empty folders."""
     digest = hashlib.sha256()
     for name, found in sorted(files):
         digest.update(f"{found}  {name}\n".encode())
@@ -634,14 +585,7 @@ _TAR_LIKE = {"tar.gz": "gzip"}
 
 
 def read_value(engine: Engine, row: Row, kind: str | None = None) -> Any:
-    """Give the content as it was put: bytes, plain data, a polars frame; of a group each member by name.
-
-    Raises
-    ------
-    InvalidInput
-        It is a folder, or cannot be read as the kind asked for.
-    BlobMissing, BlobCorrupt
-    """
+    """Give the content as it was put: bytes, plain data, a polars frame; of a group each member by name."""
     what = kind or row["kind"]
     if row["kind"] == "metadata":
         return row["metadata"] or {}
@@ -686,12 +630,7 @@ def _unlike(row: Row, what: str, reason: str) -> InvalidInput:
 
 
 def pieces_of(engine: Engine, row: Row) -> Iterator[bytes]:
-    """Give the content of one file in pieces; the last one comes only if all of them hash to what was stored.
-
-    Raises
-    ------
-    BlobMissing, BlobCorrupt
-    """
+    """Give the content of one file in pieces; the last one comes only if all of them hash to what was stored."""
     path = _blob_of(engine, row)
     digest = hashlib.sha256()
     kept = b""
@@ -713,12 +652,7 @@ def pieces_of(engine: Engine, row: Row) -> Iterator[bytes]:
 
 
 def content_hash(engine: Engine, row: Row) -> str:
-    """Read a file or folder to its end and give its hash.
-
-    Raises
-    ------
-    BlobMissing, BlobCorrupt
-    """
+    """Read a file or folder to its end and give its hash."""
     if row["kind"] == "folder":
         path = _blob_of(engine, row)
         with _corruption(row, path):
@@ -731,18 +665,7 @@ def content_hash(engine: Engine, row: Row) -> str:
 
 
 def write_output(engine: Engine, row: Row, output: Path, *, inside: bool = True) -> Path:
-    """Write the content to a file, or as a folder; gives the path.
-
-    Parameters
-    ----------
-    output : Path
-        With `inside`, an existing folder is where a file is put under its own name.
-
-    Raises
-    ------
-    BlobMissing, BlobCorrupt, InvalidInput, WriteFailed, ReadOnlyStore
-        Nothing was left at the path. PathEscapes where a name in a folder cannot be made on this system.
-    """
+    """Write the content to a file, or as a folder; gives the path."""
     if row["kind"] == "metadata":
         raise InvalidInput(f"{row['name']!r} has metadata only; there is no content to write.")
     inside = inside and row["kind"] != "folder" and output.is_dir()
@@ -788,12 +711,7 @@ def open_stream(engine: Engine, row: Row, mode: str, encoding: str | None) -> IO
 
 
 def verified_blob(engine: Engine, row: Row) -> Path:
-    """Give the path of the blob, compared with its hash now or before in this process.
-
-    Raises
-    ------
-    BlobMissing, BlobCorrupt
-    """
+    """Give the path of the blob, compared with its hash now or before in this process."""
     path = _blob_of(engine, row)
     try:
         relative = path.relative_to(engine.layout.root).as_posix()

@@ -74,15 +74,7 @@ _ALIAS = re.compile(r"[\w][\w.+-]{0,99}")
 
 
 def check_name(name: object, what: str = "name") -> str:
-    """Give a hierarchical name back if it stays in the store.
-
-    Raises
-    ------
-    PathEscapes
-        It is absolute, climbs with ``..``, holds a backslash or a drive.
-    InvalidInput
-        It is empty, too long, or could be taken for an id.
-    """
+    """Give a hierarchical name back if it stays in the store."""
     text = as_text(name, what)
     objection = _objection(text)
     if objection is not None:
@@ -130,13 +122,7 @@ def check_label(text: object, what: str) -> str:
 
 
 def check_alias(alias: object) -> str:
-    """Give an alias back if nobody could take it for a version.
-
-    Raises
-    ------
-    InvalidInput
-        It looks like a version, or is no plain word.
-    """
+    """Give an alias back if nobody could take it for a version."""
     text = as_text(alias, "alias")
     if text.casefold() == LATEST or _LOOKS_LIKE_VERSION.fullmatch(text):
         raise InvalidInput(
@@ -149,18 +135,7 @@ def check_alias(alias: object) -> str:
 
 
 def parse_version(version: object) -> int | str | None:
-    """Read which version is meant.
-
-    Returns
-    -------
-    int, str or None
-        A number, an alias, or None for the newest.
-
-    Raises
-    ------
-    InvalidInput
-        Neither ``v3`` or 3, nor ``latest``, nor an alias.
-    """
+    """Read which version is meant."""
     if version is None:
         return None
     if isinstance(version, int) and not isinstance(version, bool) and version > 0:
@@ -195,13 +170,7 @@ _DEVICE = re.compile(
 
 
 def check_member(name: str) -> None:
-    """Refuse the name of a member that leads out of its folder, on whatever system.
-
-    Raises
-    ------
-    PathEscapes
-        It is absolute, climbs with ``..``, is empty or cannot be the name of a file at all.
-    """
+    """Refuse the name of a member that leads out of its folder, on whatever system."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts:
         raise PathEscapes(
@@ -216,13 +185,7 @@ def check_member(name: str) -> None:
 
 
 def placed(folder: Path, name: str) -> Path:
-    """Give the path of a name below a folder, if this system can hold it there.
-
-    Raises
-    ------
-    PathEscapes
-        As for `check_member`; or the name cannot be made on this system.
-    """
+    """Give the path of a name below a folder, if this system can hold it there."""
     check_member(name)
     objection = _objection_of_windows(name) if _WINDOWS else None
     if objection is not None:
@@ -269,13 +232,7 @@ _SPELLINGS = {"gz": "gzip", "tgz": "tar.gz", "tar_gz": "tar.gz", "zst": "zstd", 
 
 
 def check_word(value: object, what: str, known: Iterable[str]) -> str:
-    """Give a word back as it is spelt here; capitals and hyphens do not matter.
-
-    Raises
-    ------
-    InvalidInput
-        It is none of `known`; the nearest is named.
-    """
+    """Give a word back as it is spelt here; capitals and hyphens do not matter."""
     words = tuple(known)
     text = str(value)
     for candidate in (text, text.lower(), text.lower().replace("-", "_"), _SPELLINGS.get(text.lower(), text)):
@@ -293,13 +250,7 @@ def near(text: str, words: Iterable[str]) -> str:
 
 
 def mode_of(mode: str | None, coverage: str | None, test_name: str | None) -> str:
-    """Give the mode: the one that was asked for, else production for full coverage and test for all else.
-
-    Raises
-    ------
-    InvalidInput
-        A test's name on production content.
-    """
+    """Give the mode: the one that was asked for, else production for full coverage and test for all else."""
     found = mode or (PRODUCTION if coverage in _WHOLE else TEST)
     if test_name is not None and found == PRODUCTION:
         raise InvalidInput(
@@ -413,13 +364,7 @@ BUILT_IN: dict[str, FileType] = {
 
 
 def check_type_name(name: object, known: Mapping[str, FileType]) -> str:
-    """Give a type as it is spelt here; capitals and hyphens do not matter.
-
-    Raises
-    ------
-    InvalidInput
-        There is no such type; the nearest is named.
-    """
+    """Give a type as it is spelt here; capitals and hyphens do not matter."""
     text = str(name)
     plain = text.lower().replace("-", "_")
     for candidate in (text, plain):
@@ -432,12 +377,7 @@ def check_type_name(name: object, known: Mapping[str, FileType]) -> str:
 
 
 def check_schema(schema: object) -> dict[str, Any]:
-    """Give a metadata schema back if it is one.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Give a metadata schema back if it is one."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
@@ -454,13 +394,7 @@ def check_schema(schema: object) -> dict[str, Any]:
 
 
 def check_metadata(kind: FileType, metadata: Mapping[str, Any]) -> None:
-    """Compare metadata with what their type says of them.
-
-    Raises
-    ------
-    InvalidInput
-        They do not fit; every place that does not is named.
-    """
+    """Compare metadata with what their type says of them."""
     if not kind.metadata_schema:
         return
     from jsonschema import Draft202012Validator
@@ -587,12 +521,7 @@ class Request:
 
 
 def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, FileType]) -> Request:
-    """Check everything that can be checked without looking at the catalog.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Check everything that can be checked without looking at the catalog."""
     unknown = about.keys() - _KNOWN
     if unknown:
         raise InvalidInput(f"Unknown arguments: {', '.join(sorted(unknown))}. Nothing was stored.")
@@ -643,13 +572,7 @@ def told(request: Request) -> dict[str, Any]:
 
 
 def tags_of(tags: object) -> tuple[str, ...]:
-    """Give tags without repetition.
-
-    Raises
-    ------
-    InvalidInput
-        One is no text, or empty.
-    """
+    """Give tags without repetition."""
     if isinstance(tags, str):
         tags = (tags,)
     if not isinstance(tags, Iterable):

@@ -657,13 +657,7 @@ def require_version(
     test_name: str | None,
     mode: str | None = None,
 ) -> dict[str, Any]:
-    """Give the row of a version, by its name (of one mode, if one is given) or its id.
-
-    Raises
-    ------
-    UnknownFile
-        There is none; names that are near are told.
-    """
+    """Give the row of a version, by its name (of one mode, if one is given) or its id."""
     if is_id(name):
         found = by_ids(con, [name]).get(name)
         if found is None:
@@ -737,13 +731,7 @@ def protected(head: Mapping[str, Any] | None) -> bool:
 
 
 def record(engine: Engine, items: Sequence[Item]) -> list[FileVersion]:
-    """Record files in one transaction, all or none.
-
-    Raises
-    ------
-    OverwriteRefused, UnknownFile, UnknownId, InvalidInput
-        Nothing was recorded.
-    """
+    """Record files in one transaction, all or none."""
     return engine.exclusive(lambda access: access.transact(lambda con: record_in(con, engine, items)))
 
 
@@ -755,12 +743,7 @@ def record_in(con: Connection, engine: Engine, items: Sequence[Item]) -> list[Fi
 def record_group(
     engine: Engine, group: Item, members: Mapping[str, Item]
 ) -> tuple[FileVersion, list[FileVersion]]:
-    """Record a group and its members in one transaction; gives the group, and members that are new.
-
-    Raises
-    ------
-    As `record`.
-    """
+    """Record a group and its members in one transaction; gives the group, and members that are new."""
 
     def work(con: Connection) -> tuple[FileVersion, list[FileVersion]]:
         request = group.request

@@ -30,15 +30,7 @@ _BEGAN = time.monotonic()
 
 @dataclass(frozen=True)
 class Clock:
-    """What the clock of this machine says, what is believed of it, and why it may be wrong altogether.
-
-    Attributes
-    ----------
-    says, believed : datetime
-        Naive UTC; `believed` is never later.
-    contradiction : str or None
-        Two sessions of which the later one says that it was earlier.
-    """
+    """What the clock of this machine says, what is believed of it, and why it may be wrong altogether."""
 
     says: datetime
     believed: datetime

@@ -28,14 +28,7 @@ __all__ = ["DIRECTIONS", "Lineage", "LineageGraph", "Ref", "check_direction", "f
 
 
 def find_ref(con: Connection, given: Any) -> Ref:
-    """Parse an object reference: ``("chain", id)``, ``"chain:<id>"``, or an id alone.
-
-    Raises
-    ------
-    InvalidInput
-        An unknown kind (the nearest is named), or an id that several kinds of things have.
-    UnknownId
-    """
+    """Parse an object reference: ``("chain", id)``, ``"chain:<id>"``, or an id alone."""
     if isinstance(given, str):
         kind, colon, identifier = given.partition(":")
         if not colon:
@@ -85,13 +78,7 @@ def _schema() -> dict[str, Any]:
 
 
 def check_direction(direction: Any) -> str:
-    """One of `DIRECTIONS`.
-
-    Raises
-    ------
-    InvalidInput
-        With the nearest.
-    """
+    """One of `DIRECTIONS`."""
     if direction not in DIRECTIONS:
         near = difflib.get_close_matches(str(direction), DIRECTIONS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -227,20 +227,7 @@ class Statistics:
 
 
 def statistics(engine: Engine, *, runs: int = 10, step: str = "month") -> Statistics:
-    """Count; changes nothing.
-
-    Parameters
-    ----------
-    runs : int
-        How many of the largest runs.
-    step : {"day", "week", "month", "year"}
-        Periods of the growth.
-
-    Raises
-    ------
-    InvalidInput
-        An unknown step; the nearest is named.
-    """
+    """Count; changes nothing."""
     if step not in STEPS:
         near = difflib.get_close_matches(str(step), STEPS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -176,21 +176,7 @@ class Reference(NamedTuple):
 
 
 class Inspection:
-    """Questions to a catalog that is open read-only, and to the commits that it has not got yet.
-
-    Parameters
-    ----------
-    con
-        The catalog, attached read-only.
-    segments
-        Pending commits in their order. Those that were applied already do not count, and neither do rows
-        that applying would drop because their owner was deleted.
-
-    Raises
-    ------
-    CatalogDamaged
-        From every method: the rows that it asks for cannot be read.
-    """
+    """Questions to a catalog that is open read-only, and to the commits that it has not got yet."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:
         self._con = con
@@ -421,16 +407,6 @@ def unreadable(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, str, str |
     """Read every column and every index; DuckDB verifies the checksum of each block it reads.
 
     Tables that never had a row have no blocks and are passed over.
-
-    Yields
-    ------
-    table, what, reason
-        "columns", "column …" or "index"; the reason is None for what could be read.
-
-    Raises
-    ------
-    CatalogDamaged
-        Not even the names of the tables can be read.
     """
     try:
         columns = con.execute(
@@ -489,13 +465,7 @@ def _differs(con: duckdb.DuckDBPyConnection, table: str, key: str) -> str | None
 
 
 def altered_arrays(con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> Iterator[str]:
-    """Hash every array anew, also those of pending commits; yields the hashes that no longer fit.
-
-    Raises
-    ------
-    CatalogDamaged
-        The arrays cannot be read to their end.
-    """
+    """Hash every array anew, also those of pending commits; yields the hashes that no longer fit."""
     try:
         for batch in con.sql("SELECT array_hash, dtype, shape, data FROM arrays").to_arrow_reader(512):
             yield from _altered(batch)
@@ -703,33 +673,7 @@ LEFTOVER_AGE = 3600.0
 
 @dataclass
 class Surroundings:
-    """One look at the folder.
-
-    Attributes
-    ----------
-    files : set of str
-        Regular files among the blobs, below the workspace.
-    others : set of str
-        What else is there: links, pipes.
-    aside : set of str
-        Blobs that a gc has set aside and not decided about, by the path they come from.
-    claimed : set of str
-        Ids and paths of blobs that living stores are saving.
-    alive : set of str
-        Ids of the living stores' sessions.
-    dead_claims, leftovers : list of str
-        Files of stores that died, and unfinished writes, below the workspace.
-    segments : list of Segment
-        Pending commits that can be applied, in order.
-    damaged : list of (Entry, str)
-        Pending commits that cannot, and why.
-    newer : list of (Entry, str)
-        Pending commits that a newer version of this library has to apply, and why.
-    rejected : list of (Rejection, Segment or None)
-        Commits set aside earlier; None for those that cannot be decoded.
-    strays, aside_strays : list of str
-        Files among the commits, and among the blobs set aside, that are none.
-    """
+    """One look at the folder."""
 
     files: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
@@ -864,17 +808,7 @@ def look_around(layout: Layout) -> Surroundings:
 
 
 def read_segment(entry: Entry) -> Segment:
-    """Decode a pending commit as applying does.
-
-    Raises
-    ------
-    SegmentDamaged
-        It would be rejected.
-    SegmentNewer
-        A newer version has to apply it.
-    FileNotFoundError
-        It was applied meanwhile.
-    """
+    """Decode a pending commit as applying does."""
     try:
         return read_entry(entry)
     except FileNotFoundError:
@@ -972,21 +906,7 @@ _SAVE_AGAIN = "Save the same object again, or bring its file back from a backup.
 
 @dataclass
 class Structure:
-    """What the rows say.
-
-    Attributes
-    ----------
-    findings : list of Finding
-        What does not fit.
-    blobs : list of BlobRow, or None
-        Every artifact that has a row; None when the rows cannot be read.
-    needed_by : dict of str to list of str
-        By artifact: the chains that cannot replay without it.
-    restorable : set of str
-        Files of artifacts that chains name and that have no row.
-    counts : dict of str to int
-        Rows by table.
-    """
+    """What the rows say."""
 
     findings: list[Finding] = field(default_factory=list)
     blobs: list[BlobRow] | None = None
@@ -1239,17 +1159,7 @@ _BRING_BACK = "Save the same object again, or bring the file back from a backup.
 
 @dataclass(frozen=True)
 class Expected:
-    """A file that must be there.
-
-    Attributes
-    ----------
-    artifact_id, path, content_hash : str
-        As its row says, or its name where there is no row.
-    size : int or None
-        Bytes; None where nothing says it.
-    needed_by : tuple of str
-        The chains that cannot replay without it.
-    """
+    """A file that must be there."""
 
     artifact_id: str
     path: str
@@ -1281,13 +1191,7 @@ def expected_files(
 
 
 def look_at(layout: Layout, expected: Iterable[Expected]) -> tuple[list[Finding], list[Expected]]:
-    """Look whether files are there and have their size, without reading them.
-
-    Returns
-    -------
-    findings, present
-        What is wrong, and the files that are worth reading.
-    """
+    """Look whether files are there and have their size, without reading them."""
     findings: list[Finding] = []
     present: list[Expected] = []
     for file in expected:
@@ -1412,36 +1316,13 @@ def check_workspace(
     lock_timeout: float = 30.0,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Check a folder without opening it as a store: also one whose catalog is gone or damaged.
-
-    Parameters
-    ----------
-    root : str or Path
-        The workspace.
-    read_data : bool
-        Read every column, index, array and blob, and compare their checksums.
-    lock_timeout : float
-        Seconds to wait for a process that has the catalog alone.
-    progress : callable, optional
-        Called with the bytes of blobs read so far and those to read.
-
-    Raises
-    ------
-    NotAWorkspace
-        The folder never was one.
-    StoreBusy
-    """
+    """Check a folder without opening it as a store: also one whose catalog is gone or damaged."""
     layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
     return check(reader_of(layout), layout, read_data=read_data, timeout=timeout, progress=progress)
 
 
 def reader_of(layout: Layout) -> CatalogAccess:
-    """Open the catalog of a folder that is not open as a store.
-
-    Raises
-    ------
-    NotAWorkspace
-    """
+    """Open the catalog of a folder that is not open as a store."""
     if not layout.catalog.exists() and not layout.journal.is_dir():
         raise NotAWorkspace(
             f"{layout.root} is not a workspace: it has neither store.duckdb nor journal/. Nothing was changed. "

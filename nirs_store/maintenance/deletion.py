@@ -68,12 +68,7 @@ _RECORDS_OF_CHAINS = """
 
 
 def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
-    """Say what deleting a pipeline or a chain would remove; changes nothing.
-
-    Raises
-    ------
-    UnknownId
-    """
+    """Say what deleting a pipeline or a chain would remove; changes nothing."""
     identifier = askable(identifier)
     if kind == "pipeline":
         found = con.execute("SELECT name FROM pipelines WHERE pipeline_id = ?", [identifier]).fetchall()
@@ -130,12 +125,7 @@ def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
 
 
 def delete_pipeline(con: Connection, pipeline_id: str, *, now: bool = True) -> Deletion:
-    """Delete a pipeline and all it owns inside the caller's transaction.
-
-    Raises
-    ------
-    UnknownId
-    """
+    """Delete a pipeline and all it owns inside the caller's transaction."""
     plan = plan_deletion(con, "pipeline", pipeline_id)
     chains = chains_of(con, [plan.id])
     with deleting(con, "pipeline", plan.id, plan.name, "delete_pipeline", chains, now=now) as delete:
@@ -145,12 +135,7 @@ def delete_pipeline(con: Connection, pipeline_id: str, *, now: bool = True) -> D
 
 
 def delete_chain(con: Connection, chain_id: str, *, now: bool = True) -> Deletion:
-    """Delete a chain with its predictions inside the caller's transaction; its pipeline stays.
-
-    Raises
-    ------
-    UnknownId
-    """
+    """Delete a chain with its predictions inside the caller's transaction; its pipeline stays."""
     plan = plan_deletion(con, "chain", chain_id)
     params = {"id": plan.id}
     with deleting(con, "chain", plan.id, plan.name, "delete_chain", [plan.id], now=now) as delete:

@@ -457,21 +457,7 @@ def collect(
     wait: bool = True,
     now: bool = False,
 ) -> GcResult:
-    """Remove artifacts that nothing holds, and unused arrays.
-
-    Parameters
-    ----------
-    grace_seconds
-        How long what a session saved is kept after its end.
-    only
-        Look at these artifacts only, and expire no references.
-    wait
-        Until all files are deleted. Otherwise many of them are out of reach when this returns and go while the
-        store goes on: nobody else gets the catalog, and neither `close` nor a vacuum returns, before they have
-        gone. The result says then what was planned.
-    now
-        Empty the trash whatever its age.
-    """
+    """Remove artifacts that nothing holds, and unused arrays."""
     grace = as_seconds(grace_seconds, "grace_seconds")
 
     def work(access: CatalogAccess) -> GcResult:
@@ -610,29 +596,7 @@ _FOLDERS = ("artifacts", "journal", "quarantine", "exports", "library")
 
 @dataclass(frozen=True)
 class StorageReport:
-    """Bytes of a workspace.
-
-    Attributes
-    ----------
-    files : dict
-        Bytes on disk by place: ``catalog`` (store.duckdb with its log), ``artifacts``, ``journal``,
-        ``quarantine``, ``exports``, ``library``.
-    kinds : tuple of Shared
-        Artifacts by type ("model", "transformer", …), then the arrays inside the catalog: ``kind``,
-        ``stored`` (how many), ``bytes``, and ``saved_bytes``, which as many copies as there are references would
-        take on top.
-    largest_runs : tuple of RunBytes
-        ``run_id``, ``name``, ``bytes`` of artifacts and arrays that the run names, ``own_bytes`` of those
-        that no other run names.
-    unreferenced_bytes : int
-        Files and arrays that nothing holds; `gc_artifacts` removes them.
-    unknown_files : int
-        Files among the artifacts that no row names; never removed.
-    trash : int
-        Deletions that can be undone.
-    trash_bytes : int
-        What they keep: their rows, and artifacts and arrays that nothing else holds.
-    """
+    """Bytes of a workspace."""
 
     files: dict[str, int]
     kinds: tuple[Shared, ...]
@@ -706,13 +670,7 @@ def _prune(con: Connection) -> None:
 
 
 def vacuum(engine: Engine) -> tuple[int, int]:
-    """Rewrite the catalog without the space of deleted rows.
-
-    Returns
-    -------
-    before, after
-        Bytes of store.duckdb.
-    """
+    """Rewrite the catalog without the space of deleted rows."""
 
     def finish(con: Connection) -> None:
         # Into the new file: a later entry would have to be applied to it, and the old one stays as it was.

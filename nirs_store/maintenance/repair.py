@@ -139,18 +139,6 @@ def move_blobs(
     """Move blobs to quarantine unless they are found good, named or claimed by then.
 
     Called inside `CatalogAccess.exclusive`, with `access.sweeping` set.
-
-    Parameters
-    ----------
-    bad : sequence of str
-        Blobs whose bytes do not fit their name; each is hashed again once nobody can write it.
-    orphans : sequence of str
-        Blobs that no row names; looked for again after the last claim was read.
-
-    Returns
-    -------
-    list of str
-        Those that were moved.
     """
     there = [path for path in (*bad, *orphans) if blob_inside(layout.root, path).is_file()]
     copies = {path: keep(layout, layout.root / path) for path in there}
@@ -172,12 +160,7 @@ def move_blobs(
 
 
 def keep(layout: Layout, path: Path) -> Path:
-    """Give a file a second name in quarantine/, durably; one that is taken gets a number.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
-    """
+    """Give a file a second name in quarantine/, durably; one that is taken gets a number."""
     folder = resolve_inside(layout.root, quarantine_folder(layout).relative_to(layout.root))
     ensure_dir(folder, shared=True)
     number = 1
@@ -252,15 +235,7 @@ def newest_copy(layout: Layout) -> Path | None:
 
 
 def restore_catalog(layout: Layout, copy: Path, *, timeout: float) -> None:
-    """Put a copy in the place of the catalog; the old file is kept in quarantine/.
-
-    Raises
-    ------
-    InvalidInput
-        The catalog can be read; nothing was changed.
-    StoreBusy, WriteFailed, ReadOnlyStore
-        Nothing was lost: the old file is in its place or in quarantine/.
-    """
+    """Put a copy in the place of the catalog; the old file is kept in quarantine/."""
     lease = Lease(layout, writable=True)
     lease.acquire(exclusive=True, timeout=timeout)
     try:
@@ -480,24 +455,14 @@ def plan_workspace_repair(
     lock_timeout: float = 30.0,
     progress: Progress | None = None,
 ) -> RepairPlan:
-    """Plan the repair of a folder without opening it as a store; changes nothing.
-
-    Raises
-    ------
-    NotAWorkspace, StoreBusy
-    """
+    """Plan the repair of a folder without opening it as a store; changes nothing."""
     layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
     access = reader_of(layout)
     return plan_repair(access, layout, restore_catalog=restore_catalog, timeout=timeout, progress=progress)
 
 
 def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float = 30.0) -> None:
-    """Execute a plan on a folder that nobody opened as a store, also one without a catalog.
-
-    Raises
-    ------
-    ReadOnlyStore, StoreBusy, WriteFailed
-    """
+    """Execute a plan on a folder that nobody opened as a store, also one without a catalog."""
     if plan.empty:
         return
     layout, timeout = Layout(as_folder(root, "root")), as_seconds(lock_timeout, "lock_timeout")
@@ -527,13 +492,7 @@ def plan_repair(
 
 
 def execute_repair(engine: Engine, plan: RepairPlan) -> None:
-    """Do what a plan says.
-
-    Raises
-    ------
-    ReadOnlyStore, StoreBusy, WriteFailed
-        What was done until then stays done; call again for the rest.
-    """
+    """Do what a plan says."""
     engine.check_writable()
     if plan.empty:
         return

@@ -277,22 +277,7 @@ def empty(con: Connection, trash_ids: Sequence[str]) -> int:
 
 
 def restore(con: Connection, identifier: str) -> list[tuple[str, str]]:
-    """Bring back a deletion, and first those that took its parents, inside the caller's transaction.
-
-    Returns
-    -------
-    list of (kind, id)
-        What is back, parents first.
-
-    Raises
-    ------
-    UnknownId
-        The trash holds nothing of that id.
-    OverwriteRefused
-        Something has an id that is to come back.
-    InvalidInput
-        A parent is gone, and not in the trash.
-    """
+    """Bring back a deletion, and first those that took its parents, inside the caller's transaction."""
     entry = _entry(con, identifier)
     if entry is None:
         raise UnknownId("deletion", identifier, "`store.trash.list()` names what can be restored.")

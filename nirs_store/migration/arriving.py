@@ -52,13 +52,7 @@ _MAY_BE_DEAD = ("runs", "pipelines", "chains", "predictions", "prediction_arrays
 
 
 def insert_missing(con: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Insert the rows whose key is neither there nor deleted, inside the caller's transaction.
-
-    Returns
-    -------
-    int
-        How many were inserted.
-    """
+    """Insert the rows whose key is neither there nor deleted, inside the caller's transaction."""
     key = KEYS[table]
     unique = {row[key]: dict(row) for row in rows}
     if not unique:
@@ -112,23 +106,7 @@ _CHAINS = 50
 
 @dataclass
 class Batch:
-    """Rows of one table that belong into one transaction.
-
-    Attributes
-    ----------
-    kind : str
-        What a report calls them.
-    table : str
-        Where they go.
-    found : int
-        How many rows of the source these come from.
-    rows : list of dict
-        Those that can be brought over.
-    references, arrays : list of dict
-        Rows that go with them.
-    artifacts : dict
-        SHA-256 to the id that nirs4all gave it, for files that must be there first.
-    """
+    """Rows of one table that belong into one transaction."""
 
     kind: str
     table: str
@@ -145,15 +123,7 @@ class Batch:
 
 
 class Arrivals:
-    """Everything that a source has, in an order in which parents come first.
-
-    Attributes
-    ----------
-    artifacts : ForeignArtifacts
-        Its files.
-    totals : dict
-        Rows by kind.
-    """
+    """Everything that a source has, in an order in which parents come first."""
 
     def __init__(
         self, source: ForeignSource, notes: Notes, session_id: str, *, unpickle: bool = False

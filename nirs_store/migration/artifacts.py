@@ -69,14 +69,7 @@ class ForeignArtifacts:
         return artifact_id in self._preprocessing
 
     def unwrap(self, artifact_id: str) -> dict[str, str] | None:
-        """Take estimator and target transformer out of the dict in which the default engine keeps them.
-
-        Returns
-        -------
-        dict or None
-            "estimator" and perhaps "y_transform" to the id of an artifact of its own; None where nothing may be
-            loaded, the file cannot be loaded here, or it holds something else.
-        """
+        """Take estimator and target transformer out of the dict in which the default engine keeps them."""
         if not self._unpickle or self.resolve(artifact_id) is None:
             return None
         try:
@@ -105,20 +98,7 @@ class ForeignArtifacts:
 
     @contextmanager
     def storing(self, engine: Engine, artifacts: Mapping[str, str]) -> Iterator[list[dict[str, Any]]]:
-        """Store files, durably, and hold them against gc until the block has written rows that name them.
-
-        Parameters
-        ----------
-        engine : Engine
-            Of the target.
-        artifacts : mapping
-            SHA-256 to id.
-
-        Yields
-        ------
-        list of dict
-            A row for the table `blobs` for each.
-        """
+        """Store files, durably, and hold them against gc until the block has written rows that name them."""
         with ExitStack() as claims:
             rows = []
             for sha, artifact_id in artifacts.items():

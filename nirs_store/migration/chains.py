@@ -60,21 +60,7 @@ _OWN_WORDS = (
 
 
 class ChainRows:
-    """A chain's row, what it refers to, and what of it was lost.
-
-    Attributes
-    ----------
-    row : dict
-        For the table `chains`.
-    artifacts : dict
-        SHA-256 to an id that nirs4all gave it.
-    lost : list of str
-        Ids of artifacts that have no intact file.
-    wrapped : bool
-        Whether its model is no estimator, but a dict that holds one, as nirs4all's default engine keeps it.
-    unknown : list of str
-        Kinds of its steps that no replay can express.
-    """
+    """A chain's row, what it refers to, and what of it was lost."""
 
     def __init__(
         self,
@@ -96,20 +82,6 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Arti
 
     A chain that has lost an artifact comes without the references that would let it predict something else:
     its replay is an error, never a wrong number.
-
-    Parameters
-    ----------
-    row : mapping
-        A row of nirs4all's table `chains`.
-    configured : sequence
-        The steps of its pipeline as configured; step n of the chain is entry n - 1.
-    artifacts : Artifacts
-        Those of the source.
-
-    Raises
-    ------
-    Unusable
-        It cannot be read.
     """
     row, opened = _unwrapped(row, artifacts)
     found = _Artifacts(artifacts.resolve)

@@ -149,17 +149,7 @@ class _SQLite:
 
 
 class ForeignSource:
-    """A nirs4all workspace, open for reading.
-
-    Attributes
-    ----------
-    root : Path
-        Its folder.
-    catalog : Path
-        Its catalog file.
-    generation : str
-        "DuckDB" or "SQLite", and where the arrays are.
-    """
+    """A nirs4all workspace, open for reading."""
 
     def __init__(self, root: Path, catalog: Path, database: _Database) -> None:
         self.root = root
@@ -204,13 +194,7 @@ class ForeignSource:
             yield dict(zip(names, row, strict=True))
 
     def check_unchanged(self) -> None:
-        """Make sure that nobody wrote to the catalog while it was read.
-
-        Raises
-        ------
-        StoreBusy
-            Somebody did, so what was read may be half of something.
-        """
+        """Make sure that nobody wrote to the catalog while it was read."""
         if _stamp(self.catalog) != self._before:
             raise StoreBusy(
                 f"{self.catalog} was written to while it was read. Wait until nirs4all has finished and run the "
@@ -229,17 +213,7 @@ class ForeignSource:
 
 
 def open_source(folder: Path) -> ForeignSource:
-    """Open a nirs4all workspace for reading.
-
-    Raises
-    ------
-    NotAWorkspace
-        The folder has no catalog, or one that cannot be read.
-    ForeignCatalog
-        It is the catalog of something else, or of a nirs_store.
-    StoreBusy
-        Another program has it open.
-    """
+    """Open a nirs4all workspace for reading."""
     if not folder.is_dir():
         raise NotAWorkspace(f"{folder} is not a folder, so it is not a nirs4all workspace. Nothing was read.")
     # A workspace that nirs4all itself converted has both files; the older one is its backup.
@@ -311,18 +285,7 @@ _ROWS = 1000
 
 
 class ForeignArrays(NamedTuple):
-    """The arrays of one prediction.
-
-    Attributes
-    ----------
-    prediction_id : str
-    arrays : dict
-        By name, those that are there and fit the number of samples.
-    misfits : tuple of str
-        Names of those that do not fit; nirs4all keeps the weights of folds under "weights", for instance.
-    unplaced : tuple of str
-        Names of what has no place here.
-    """
+    """The arrays of one prediction."""
 
     prediction_id: str
     arrays: dict[str, NDArray[Any]]

@@ -29,18 +29,7 @@ def is_asd(head: bytes) -> bool:
 
 
 def read_asd(data: bytes, to: str | None = None) -> Measured:
-    """Read the spectrum of an ASD file; with a white reference, reflectance is its ratio to that.
-
-    Parameters
-    ----------
-    data : bytes
-    to : str, optional
-        "reflectance" or "absorbance" divides raw counts by the white reference in the file, too.
-
-    Raises
-    ------
-    Unreadable
-    """
+    """Read the spectrum of an ASD file; with a white reference, reflectance is its ratio to that."""
     file = Binary(data, "ASD")
     if data[:3] not in _VERSIONS:
         raise Unreadable(

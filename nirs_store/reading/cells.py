@@ -72,17 +72,8 @@ def is_missing(text: str) -> bool:
 
 
 def parse_number(text: str, decimal: str = ".") -> float | None:
-    """Read a number with this decimal sign; groups of three digits may be separated by a blank, ' or the other sign.
-
-    Returns
-    -------
-    float or None
-        None for everything else: words, gaps, infinities, and what only Python takes for a number ("20_24").
-
-    Examples
-    --------
-    >>> parse_number("6.200,5", ","), parse_number("6 200"), parse_number("20_24"), parse_number("<0.5")
-    (6200.5, 6200.0, None, None)
+    """Read a number with this decimal sign; groups of three digits may be separated by a blank, ' or the other
+    sign.
     """
     text = tidy(text)
     if _PLAIN[decimal].fullmatch(text):
@@ -96,30 +87,7 @@ def parse_number(text: str, decimal: str = ".") -> float | None:
 
 
 def parse_channel(text: object, decimal: str | None = None) -> tuple[float, str | None] | None:
-    """Read the header of a spectral column as a number and its unit.
-
-    Parameters
-    ----------
-    text : object
-        A name as instruments, spreadsheets and R write it; a number counts as its own name.
-    decimal : {".", ","}, optional
-        The decimal sign, where it is known. Without it a point is decimal ("1.000" is 1), and "1,000" is the one
-        of 1 and 1000 that lies between 100 and 100,000, as wavelengths in nm and wavenumbers in cm-1 do.
-
-    Returns
-    -------
-    (value, unit) or None
-        The unit is "nm", "cm-1" or None where the text names none; micrometres come as nanometres. None for what
-        is no channel: words, negative numbers, "20_24", "930.81*". Names that only count, as x0, x1, ..., are read
-        like others: whoever looks at a whole header tells them by their values 0, 1, 2, ...
-
-    Examples
-    --------
-    >>> parse_channel("9090,91"), parse_channel("X9090.91"), parse_channel("9090.91 cm-1")
-    ((9090.91, None), (9090.91, None), (9090.91, 'cm-1'))
-    >>> parse_channel("1.000,0"), parse_channel("1 000,0"), parse_channel("1.1 um"), parse_channel("20_24")
-    ((1000.0, None), (1000.0, None), (1100.0, 'nm'), None)
-    """
+    """Read the header of a spectral column as a number and its unit."""
     match = _CHANNEL.fullmatch(tidy(str(text)))
     if match is None:
         return None
@@ -139,23 +107,11 @@ def parse_channel(text: object, decimal: str | None = None) -> tuple[float, str 
 
 
 def parse_unit(text: object) -> str | None:
-    """Read the unit of a grid, however it is spelled: "nm", "cm-1", "um", or None for any other.
-
-    Examples
-    --------
-    >>> parse_unit("cm^{-1}"), parse_unit("1/cm"), parse_unit("nanometer"), parse_unit("\u00b5m"), parse_unit("THz")
-    ('cm-1', 'cm-1', 'nm', 'um', None)
-    """
+    """Read the unit of a grid, however it is spelled: "nm", "cm-1", "um", or None for any other."""
     found = parse_channel(f"1000 {text}")
     return None if found is None or found[1] is None else "um" if found[0] != 1000 else found[1]
 
 
 def safe_cell(text: str) -> str:
-    """Write text so that no spreadsheet takes it for a formula: with a quote before = + - @, tab or line end.
-
-    Examples
-    --------
-    >>> safe_cell("=1+1"), safe_cell("S1"), safe_cell("-")
-    ("'=1+1", 'S1', "'-")
-    """
+    """Write text so that no spreadsheet takes it for a formula: with a quote before = + - @, tab or line end."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") and text else text

@@ -29,12 +29,7 @@ _SHOWN = 5
 def read_all(
     path: str | Path | Sequence[str | Path], options: Mapping[str, Any], references: str | Path | None = None
 ) -> Spectra:
-    """Read a file, or all files of a folder, pattern or list as one.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Read a file, or all files of a folder, pattern or list as one."""
     if not isinstance(path, str | Path):
         paths = [Path(each) for each in path]
         if not paths:
@@ -195,13 +190,7 @@ def join_references(
     decimal: str | None = None,
     encoding: str | None = None,
 ) -> Spectra:
-    """Add the columns of a table of reference values by the names of the samples.
-
-    Raises
-    ------
-    InvalidInput
-        No row fits a sample, a sample has two, or a column is there already.
-    """
+    """Add the columns of a table of reference values by the names of the samples."""
     name = id_column if id_column in spectra.labels else id_name(spectra)
     if name is None:
         raise InvalidInput(
@@ -308,13 +297,7 @@ def _table(
 
 
 def convert(spectra: Spectra, signal: str | None, to: str | None) -> Spectra:
-    """Name the signal as the caller does, and convert the values.
-
-    Raises
-    ------
-    InvalidInput
-        The file says another signal, or there is no conversion.
-    """
+    """Name the signal as the caller does, and convert the values."""
     named = None if signal is None else name_signal(signal)
     known = spectra.signal
     plain = {None if each is None else each.removesuffix(" (%)") for each in (named, known)}

@@ -25,23 +25,7 @@ _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\
 def sheet_as_text(
     data: bytes, sheet: str | int | None = None, decimal: str | None = None
 ) -> tuple[bytes, str]:
-    """Return the cells of a sheet as CSV text, one line per row, and the name of the sheet.
-
-    Parameters
-    ----------
-    data : bytes
-        A workbook.
-    sheet : str or int, optional
-        Name of the sheet, or its number from 1 on. By default the only one that is not empty.
-    decimal : {".", ","}, optional
-        The decimal sign in which numbers are written: that of numbers which the workbook holds as text.
-
-    Raises
-    ------
-    Unreadable
-    InvalidInput
-        openpyxl is not installed.
-    """
+    """Return the cells of a sheet as CSV text, one line per row, and the name of the sheet."""
     try:
         import openpyxl
     except ImportError as error:

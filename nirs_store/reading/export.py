@@ -9,16 +9,7 @@ __all__ = ["frame_csv"]
 
 
 def frame_csv(frame: pl.DataFrame, delimiter: str = ",", decimal: str = ".") -> str:
-    """Write a frame as CSV; text that begins as a formula does gets a quote before it, numbers stay numbers.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> print(frame_csv(pl.DataFrame({"name": ["=1+1", "S1"], "fat": [-1.5, 2.0]}), ";", ","), end="")
-    name;fat
-    '=1+1;-1,5
-    S1;2,0
-    """
+    """Write a frame as CSV; text that begins as a formula does gets a quote before it, numbers stay numbers."""
     text = [name for name, kind in frame.schema.items() if kind in (pl.String, pl.Categorical, pl.Enum)]
     formula = r"^[=+\-@\t\r\n]"
     cells = [

@@ -115,13 +115,7 @@ def _share(values: Sequence[float]) -> float:
 
 
 def find_channels(names: Sequence[str], decimal: str | None = None) -> Channels:
-    """Find the channels in a header: the longest run of columns whose names rise or fall as numbers.
-
-    Raises
-    ------
-    Unreadable
-        No name is a number; a number does not belong to the run; a name within it is none; the units differ.
-    """
+    """Find the channels in a header: the longest run of columns whose names rise or fall as numbers."""
     parsed = [parse_channel(name, decimal) or parse_channel(name) for name in names]
     run = _longest_run([None if channel is None else channel[0] for channel in parsed])
     if not run:

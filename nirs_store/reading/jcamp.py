@@ -63,19 +63,7 @@ def is_jcamp(head: bytes) -> bool:
 
 
 def read_jcamp(data: bytes, block: str | None = None) -> Measured:
-    """Read the spectra of a JCAMP-DX file; its blocks become samples where they have one grid.
-
-    Parameters
-    ----------
-    data : bytes
-    block : str, optional
-        The title of one block, or its number from 1 on, in place of all.
-
-    Raises
-    ------
-    Unreadable
-        It is none, a check of the format fails, or the blocks have different grids.
-    """
+    """Read the spectra of a JCAMP-DX file; its blocks become samples where they have one grid."""
     text, _ = decode(data)
     blocks = [each for each in _blocks(text) if each.data]
     if block is not None:

@@ -30,26 +30,7 @@ _SIGNALS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Spectra on one grid, as an instrument stored them.
-
-    Attributes
-    ----------
-    X : ndarray, shape (n, channels)
-    wavelengths : ndarray or None
-        Micrometres are nanometres already.
-    unit : {"nm", "cm-1"} or None
-        None where the file names another unit, or none.
-    signal : str or None
-        What the values are: absorbance, reflectance, transmittance, raw, or the file's own words.
-    ids : sequence of str, optional
-        Names of several spectra; one spectrum is named after its file.
-    labels : dict of str to list
-        What is told of each spectrum.
-    instrument : dict of str to str
-        What is told of all.
-    notes : list of str
-        What else was understood.
-    """
+    """Spectra on one grid, as an instrument stored them."""
 
     X: NDArray[np.float64]
     wavelengths: NDArray[np.float64] | None
@@ -119,13 +100,7 @@ def check_finite(X: NDArray[np.float64], wavelengths: NDArray[np.float64] | None
 
 
 def name_signal(text: str) -> str | None:
-    """Name the signal that words such as "log(1/R)", "ABSORBANCE" or "% Reflectance" mean; None for no words.
-
-    Examples
-    --------
-    >>> name_signal("LOG(1/R)"), name_signal("%T"), name_signal("Pounds")
-    ('absorbance', 'transmittance (%)', 'Pounds')
-    """
+    """Name the signal that words such as "log(1/R)", "ABSORBANCE" or "% Reflectance" mean; None for no words."""
     words = tidy(text)
     percent = "%" in words or re.search(r"percent", words, re.IGNORECASE) is not None
     bare = re.sub(r"\(?%\)?|percent|[\[\]]", " ", words, flags=re.IGNORECASE).strip(" ()")
@@ -140,13 +115,7 @@ def name_signal(text: str) -> str | None:
 def to_signal(
     X: NDArray[np.float64], signal: str | None, wanted: str, stated: bool = False
 ) -> NDArray[np.float64]:
-    """Convert reflectance or transmittance to absorbance, A = -log10 R, or back.
-
-    Raises
-    ------
-    Unreadable
-        What the values are is not known, has no conversion, or a value has no logarithm.
-    """
+    """Convert reflectance or transmittance to absorbance, A = -log10 R, or back."""
     if signal == wanted:
         return X
     base = ("reflectance", "transmittance")

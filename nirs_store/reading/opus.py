@@ -64,20 +64,7 @@ class _Block(NamedTuple):
 
 
 def read_opus(data: bytes, block: str | None = None) -> Measured:
-    """Read the spectrum of an OPUS file.
-
-    Parameters
-    ----------
-    data : bytes
-    block : str, optional
-        Which spectrum, as OPUS names it: "AB" absorbance, "LR" log(1/R), "RE" reflectance, "TR" transmittance,
-        "KM" Kubelka-Munk, "ScSm" and "ScRf" the single beams of sample and reference. By default the first of
-        these that is there.
-
-    Raises
-    ------
-    Unreadable
-    """
+    """Read the spectrum of an OPUS file."""
     file = Binary(data, "OPUS")
     if data[:4] != OPUS_MAGIC:
         raise Unreadable(f"this is not an OPUS file: it begins with {data[:4]!r}.")

@@ -30,24 +30,7 @@ TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat", ".asc", ".prn", ".dpt")
 
 @dataclass(frozen=True)
 class Reader:
-    """How one format is read.
-
-    Attributes
-    ----------
-    name : str
-        The name of the format, as ``format=`` takes it.
-    title : str
-        What people call it.
-    suffixes : tuple of str
-        Endings of file names, lower case, with the dot.
-    read : callable, or str
-        ``read(path, **options)`` returns a `Spectra` (made, for example, by `nirs_store.reading.spectra_from`), or a
-        `Measured`; ``"module:function"`` is imported when it is needed. Built-in ones get the bytes of the file.
-    sniff : callable, optional
-        Tells from the first 4,096 bytes of a file that it is of this format.
-    takes_bytes : bool
-        Whether `read` gets the bytes of the file in place of its path.
-    """
+    """How one format is read."""
 
     name: str
     title: str
@@ -108,13 +91,7 @@ _NAMES = {
 
 
 def list_readers() -> dict[str, str]:
-    """Return the formats that can be read and what they are; those of other packages with the package's value.
-
-    Examples
-    --------
-    >>> sorted(list_readers())[:3]
-    ['asd', 'excel', 'jcamp']
-    """
+    """Return the formats that can be read and what they are; those of other packages with the package's value."""
     found = {name: reader.title for name, reader in BUILT_IN.items()}
     return found | {entry.name: entry.value for entry in _entries() if entry.name not in found}
 
@@ -141,13 +118,7 @@ def _load(entry: EntryPoint) -> Reader:
 
 
 def choose_reader(path: Path, head: bytes, format: str | None) -> Reader:
-    """Choose the reader of a file: by `format`, else by its first bytes, else by the ending of its name.
-
-    Raises
-    ------
-    InvalidInput
-        There is no such format, none fits, or the reader of another package cannot be loaded.
-    """
+    """Choose the reader of a file: by `format`, else by its first bytes, else by the ending of its name."""
     if format is not None:
         name = _NAMES.get(format.lower(), format.lower())
         if name in BUILT_IN:
@@ -202,13 +173,7 @@ def _installed(path: Path, suffix: str, head: bytes) -> Reader:
 
 
 def call_reader(reader: Reader, path: Path, data: bytes, options: Mapping[str, Any]) -> Measured | Any:
-    """Call a reader with the options that it takes; refuse others that were given.
-
-    Raises
-    ------
-    Unreadable
-        The file cannot be read, or the reader does not take an option.
-    """
+    """Call a reader with the options that it takes; refuse others that were given."""
     function = reader.function()
     takes = inspect.signature(function).parameters
     some = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values())

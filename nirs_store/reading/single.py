@@ -32,12 +32,7 @@ __all__ = ["read_one", "sample_name", "spectra_from", "typed"]
 
 
 def read_one(path: Path, options: Mapping[str, Any]) -> Spectra:
-    """Read one file by the reader that fits.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Read one file by the reader that fits."""
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InvalidInput(f"Spectra are read from files; {path} {what}.")
@@ -75,23 +70,7 @@ def _with_sources(spectra: Spectra, source: Source) -> Spectra:
 def spectra_from(
     measured: Measured, source: Source | str | Path, title: str = "", wavelength_unit: str | None = None
 ) -> Spectra:
-    """Make `Spectra` of what a reader found; a single spectrum is named after its file.
-
-    Parameters
-    ----------
-    measured : Measured
-    source : Source or path
-        The file; its hash is computed where a path is given.
-    title : str, optional
-        What people call the format.
-    wavelength_unit : str, optional
-        The unit that the caller names where the file has none.
-
-    Raises
-    ------
-    Unreadable
-        The shapes do not fit, or the unit is another.
-    """
+    """Make `Spectra` of what a reader found; a single spectrum is named after its file."""
     if not isinstance(source, Source):
         path = Path(source)
         source = Source(path, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -122,13 +101,7 @@ def spectra_from(
 
 
 def sample_name(path: Path) -> str:
-    """Return the name of a sample after its file: without the ending, unless that is a number, as with OPUS.
-
-    Examples
-    --------
-    >>> sample_name(Path("wheat_01.spc")), sample_name(Path("wheat.0"))
-    ('wheat_01', 'wheat.0')
-    """
+    """Return the name of a sample after its file: without the ending, unless that is a number, as with OPUS."""
     return path.name if re.fullmatch(r"\.\d+", path.suffix) else path.stem
 
 

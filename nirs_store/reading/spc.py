@@ -37,13 +37,7 @@ def is_spc(head: bytes) -> bool:
 
 
 def read_spc(data: bytes) -> Measured:
-    """Read the spectra of an SPC file.
-
-    Raises
-    ------
-    Unreadable
-        It is none, is damaged, or its spectra have different X values.
-    """
+    """Read the spectra of an SPC file."""
     file = Binary(data, "SPC")
     version = file.fields("<BB", 0, "the header")[1]
     if version in (0x4B, 0x4C):

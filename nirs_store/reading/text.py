@@ -42,26 +42,7 @@ _BETWEEN = "\x1f"
 
 
 class TextTable:
-    """Spectra of a text file, and labels as they are written.
-
-    Attributes
-    ----------
-    X : ndarray, shape (n, channels)
-    channels : list of str
-        Names of the channels as they are written.
-    wavelengths : ndarray or None
-        None where channels are only counted or have no header.
-    unit, unit_from : str or None
-        "nm" or "cm-1", and what says so.
-    labels : dict of str to list of str
-    places : list of str
-        Where each sample is in the file, for messages.
-    delimiter, decimal, encoding : str
-    metadata : dict of str to str
-        What the lines above the table say.
-    notes : list of str
-        What else was understood.
-    """
+    """Spectra of a text file, and labels as they are written."""
 
     # Not a data class: scripts are also run by programs that keep no module, which data classes look for.
     def __init__(
@@ -104,24 +85,7 @@ def read_text(
     header: bool | None = None,
     channels: Sequence[str] | None = None,
 ) -> TextTable:
-    """Read the bytes of a text file.
-
-    Parameters
-    ----------
-    data : bytes
-    decimal : {".", ","}, optional
-    delimiter, encoding : str, optional
-    orientation : {"rows", "columns"}, optional
-        Whether a sample is a row or a column.
-    header : bool, optional
-        Whether the first row of the table names the channels.
-    channels : sequence of str, optional
-        Names of the columns that hold the spectra.
-
-    Raises
-    ------
-    Unreadable
-    """
+    """Read the bytes of a text file."""
     if decimal not in (None, ".", ","):
         raise Unreadable(f"decimal: expected '.' or ',', found {decimal!r}.")
     if orientation not in (None, "rows", "columns"):

@@ -26,21 +26,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A chain that feeds a stack.
-
-    Attributes
-    ----------
-    chain_id, name, dataset_name : str
-    chain : dict
-        What the stack carries of it: all that its replay needs, and no more.
-    models : list of ArtifactRecord
-        Its refit, or the models of its folds.
-    wavelengths : ndarray of shape (n_channels,), or None
-    classes : list or None
-        Labels of a classification, in the order of the probabilities.
-    columns : tuple of str, or None
-        Names of the channels, where they were text.
-    """
+    """A chain that feeds a stack."""
 
     chain_id: str
     name: str
@@ -53,12 +39,7 @@ class Base:
 
 
 def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[str] | None) -> list[Base]:
-    """Look the chains up, and refuse those that cannot stand side by side.
-
-    Raises
-    ------
-    UnknownId, InvalidInput, ReplayError
-    """
+    """Look the chains up, and refuse those that cannot stand side by side."""
     ids = list(chain_ids) if not isinstance(chain_ids, str) else [chain_ids]
     if not ids or len(set(ids)) < len(ids):
         raise InvalidInput(f"source_chain_ids: expected different chains, at least one; found {ids}.")
@@ -99,25 +80,7 @@ def gather(
     y: NDArray[Any],
     classes: NDArray[Any] | None,
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Put the out-of-fold predictions of the bases side by side, a row a sample.
-
-    Parameters
-    ----------
-    names : ndarray of shape (n_samples,)
-        Under which the predictions were stored.
-    y : ndarray of shape (n_samples,)
-        Compared with the stored targets.
-    classes : ndarray or None
-        Labels of a classification, whose probabilities are taken.
-
-    Returns
-    -------
-    table, columns
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Put the out-of-fold predictions of the bases side by side, a row a sample."""
     place = {name: row for row, name in enumerate(names.tolist())}
     if len(place) < len(names):
         raise InvalidInput(

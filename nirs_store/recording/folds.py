@@ -133,24 +133,7 @@ _FEW = 200
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What all folds have in common; travels to the workers.
-
-    Attributes
-    ----------
-    encoder : object or None
-        A transformer of the target; `encoder_is_shared` says that it is fitted already, and for
-        all folds alike.
-    reuse : bool
-        Look for transformers that an earlier pipeline fitted on the same samples.
-    companions : Companions
-        Groups and weights of the samples.
-    keep : {"all", "refit", "nothing"}
-        Which fitted objects are stored: those of the folds and of the refit, of the refit only, or none.
-    domain : {"no", "refit", "folds"}
-        Whether the left-out samples are measured, and whose spaces are kept: the refit's or those of all folds.
-    parent_pid : int
-        The process that commits; a worker is another one.
-    """
+    """What all folds have in common; travels to the workers."""
 
     estimator: Any
     data: Data
@@ -195,17 +178,6 @@ def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
     """Fit a fresh copy of the estimator on one fold's training rows and keep all that comes of it.
 
     Every step is fitted on the training rows alone. The blobs are on disk when this returns.
-
-    Parameters
-    ----------
-    store : WorkspaceStore
-        In a worker process a copy that was pickled into it.
-    job, fold
-        What to fit, and on which rows.
-
-    Returns
-    -------
-    FoldResult
     """
     # Fitted on frames because of this process's configuration, a chain would want frames everywhere.
     with plain_output():
@@ -266,31 +238,7 @@ def _fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
 def align_probabilities(
     proba: NDArray[Any], own: Sequence[Any] | NDArray[Any], classes: Sequence[Any] | NDArray[Any]
 ) -> NDArray[Any]:
-    """Put the columns of one model's probabilities into a common order of classes.
-
-    Parameters
-    ----------
-    proba : ndarray, shape (n, len(own))
-        Probabilities, columns in the order of `own`.
-    own, classes : sequence
-        The model's classes and the common ones. A class that a fold lacked gets 0.
-
-    Returns
-    -------
-    ndarray, shape (n, len(classes))
-
-    Raises
-    ------
-    ShapeMismatch
-        `proba` does not have one column for each of `own`.
-    InvalidInput
-        The model knows a class that `classes` lacks.
-
-    Examples
-    --------
-    >>> align_probabilities(np.array([[0.2, 0.8]]), ["a", "c"], ["a", "b", "c"])
-    array([[0.2, 0. , 0.8]])
-    """
+    """Put the columns of one model's probabilities into a common order of classes."""
     place = {label: index for index, label in enumerate(np.asarray(classes).tolist())}
     labels = np.asarray(own).tolist()
     if proba.ndim != 2 or proba.shape[1] != len(labels):

@@ -58,12 +58,8 @@ def read_groups(groups: Any, n: int) -> NDArray[Any] | None:
 
 
 def grouped_twin(splitter: Any) -> Any:
-    """Return the splitter that does the same with whole groups; a splitter that is not known to ignore them as it is.
-
-    Raises
-    ------
-    InvalidInput
-        A splitter of scikit-learn that ignores groups and has no such twin.
+    """Return the splitter that does the same with whole groups; a splitter that is not known to ignore them as
+    it is.
     """
     kind = type(splitter)
     if kind is KFold or kind is StratifiedKFold:
@@ -107,12 +103,7 @@ def refuse_split_groups(
 
 @dataclass(frozen=True, eq=False)
 class Companions:
-    """What goes with the samples when an estimator is fitted.
-
-    Attributes
-    ----------
-    groups, weights : ndarray of shape (n_samples,), or None
-    """
+    """What goes with the samples when an estimator is fitted."""
 
     groups: NDArray[Any] | None = None
     weights: NDArray[np.float64] | None = None
@@ -128,12 +119,7 @@ class Companions:
 
 
 def check_companions(parts: Parts, groups: NDArray[Any] | None, sample_weight: Any, n: int) -> Companions:
-    """Check that the estimator can use what it is given, and is given what it needs.
-
-    Raises
-    ------
-    InvalidInput, ShapeMismatch
-    """
+    """Check that the estimator can use what it is given, and is given what it needs."""
     for step in (*parts.transformers, parts.model):
         _check_inner(step, groups)
     return Companions(groups, None if sample_weight is None else _weights(sample_weight, parts.model, n))

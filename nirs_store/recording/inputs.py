@@ -40,32 +40,7 @@ __all__ = [
 
 
 def take_names(label: str, X: Any, given: Any, what: str = "sample_ids") -> tuple[Any, NDArray[Any] | None]:
-    """Find the names of the samples and take the column that holds them out of the spectra.
-
-    Parameters
-    ----------
-    label : str
-        What X is called, for messages.
-    X : array or frame, shape (n_samples, n_features)
-        As `nirs_store.values.native` leaves it.
-    given : array-like of shape (n_samples,), str, or None
-        The names, or the column of X that holds them. When None a text index of pandas names the
-        samples; any other table has none.
-    what : str
-        What `given` is called, for messages.
-
-    Returns
-    -------
-    X, names
-        The spectra without that column; text or whole numbers, of shape (n_samples,), or None.
-
-    Raises
-    ------
-    InvalidInput
-        No such column, names that are missing or neither text nor whole numbers.
-    ShapeMismatch
-        Another number of names than samples.
-    """
+    """Find the names of the samples and take the column that holds them out of the spectra."""
     if given is None:
         return X, index_names(X)
     if isinstance(given, str):
@@ -105,24 +80,7 @@ _RMSE_BY_SET = ("rmsec", "rmsecv", "rmsep")
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Checked spectra and targets.
-
-    Attributes
-    ----------
-    X, X_test : ndarray, shape (n, n_features)
-        Finite floating-point spectra; X_test may be None.
-    y, y_test : ndarray, shape (n,) or (n, k)
-        Finite numbers, or labels of shape (n,).
-    classes : ndarray or None
-        Sorted labels of a classification, those of y_test included.
-    wavelengths : ndarray, shape (n_features,), or None
-    sample_ids, sample_ids_test : ndarray, shape (n,), or None
-        Names of the samples.
-    columns : tuple of str, or None
-        Names of the channels, where they are text that says more than a wavelength.
-    unit : {"nm", "cm-1", "um"} or None
-        That of the wavelengths.
-    """
+    """Checked spectra and targets."""
 
     X: NDArray[Any]
     y: NDArray[Any]
@@ -159,13 +117,7 @@ class Fold:
 
 
 def check_estimator(parts: Parts, task_type: str | None) -> str:
-    """Find the task of an estimator and refuse what a chain cannot hold.
-
-    Returns
-    -------
-    str
-        ``"regression"`` or ``"classification"``.
-    """
+    """Find the task of an estimator and refuse what a chain cannot hold."""
     model = parts.model
     if isinstance(model, type):
         raise InvalidInput(f"Expected an estimator, found the class {model.__name__}; call it first.")
@@ -269,12 +221,6 @@ def make_folds(
     """Split the samples and check each fold.
 
     With groups a splitter that ignores them is replaced by the one that keeps them together, or refused.
-
-    Returns
-    -------
-    splitter, folds, groups
-        The splitter as scikit-learn resolves it (a number becomes KFold or StratifiedKFold); for
-        ready-made splits the list of their index arrays. The labels of the groups, or None.
     """
     n = data.X.shape[0]
     labels = read_groups(groups, n)

@@ -69,13 +69,7 @@ def _fills(step: Any) -> bool:
 
 
 def by_position(estimator: Any, X: Any) -> Any:
-    """Return an estimator whose first steps pick columns by position, where they did so by the names of `X`.
-
-    Raises
-    ------
-    InvalidInput
-        A name that is not among the columns, or names for an array.
-    """
+    """Return an estimator whose first steps pick columns by position, where they did so by the names of `X`."""
     if not any(_asks_names(column) for step in _first(estimator) for _, _, column in step.transformers):
         return estimator
     copied = clone(estimator)

@@ -26,19 +26,7 @@ _PARTITIONS = ("train", "val", "test")
 
 @dataclass(eq=False)
 class Layout:
-    """The steps of one chain and their numbers: splitter 1, transformers, y_processing, model.
-
-    Attributes
-    ----------
-    encoder : transformer or None
-        As passed, not fitted.
-    splitter_id, shared_encoder_id, domain_id : str or None
-        Blobs that are saved once for all folds.
-    facts : dict
-        What goes into the chain's metadata as it is.
-    repeats : list of int or None
-        The repeat that each fold belongs to.
-    """
+    """The steps of one chain and their numbers: splitter 1, transformers, y_processing, model."""
 
     pipeline_id: str
     dataset_name: str
@@ -92,21 +80,7 @@ class Outcome:
 def save_everything(
     store: RecordingStore, layout: Layout, results: Sequence[FoldResult], *, logs: bool = True
 ) -> Outcome:
-    """Save logs, chain and predictions of all folds and of the refit.
-
-    Parameters
-    ----------
-    store : WorkspaceStore
-    layout : Layout
-    results : sequence of FoldResult
-        The folds in order; the refit, if any, last. Those without a stored model leave predictions only.
-    logs : bool
-        Whether to log how long each step took.
-
-    Returns
-    -------
-    Outcome
-    """
+    """Save logs, chain and predictions of all folds and of the refit."""
     folds = [result for result in results if result.key != FINAL]
     pooled = pooled_scores(
         [_scored(layout, result.predictions["val"]) for result in folds],

@@ -59,28 +59,7 @@ class Parts:
 
 
 def take_apart(estimator: Any) -> Parts:
-    """Flatten a scikit-learn Pipeline, nested ones included, into transformers and a model.
-
-    Parameters
-    ----------
-    estimator : scikit-learn estimator
-        Anything that is not exactly a `sklearn.pipeline.Pipeline` is one model: a subclass may
-        fit in a way of its own, and what wraps a pipeline (a search, a transformed target)
-        decides itself how it is applied.
-
-    Returns
-    -------
-    Parts
-        Without the steps that do nothing (``"passthrough"``, None).
-
-    Examples
-    --------
-    >>> from sklearn.linear_model import Ridge
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
-    >>> take_apart(make_pipeline(make_pipeline(StandardScaler(), "passthrough"), Ridge()))
-    Parts(transformers=(StandardScaler(),), model=Ridge())
-    """
+    """Flatten a scikit-learn Pipeline, nested ones included, into transformers and a model."""
     steps = _flatten(estimator)
     return Parts(tuple(steps[:-1]), steps[-1] if steps else None)
 
@@ -97,14 +76,7 @@ def _flatten(estimator: Any) -> list[Any]:
 
 
 def class_name(value: Any) -> str:
-    """Give the importable name of an object's class, through public modules where they offer it.
-
-    Examples
-    --------
-    >>> from sklearn.cross_decomposition import PLSRegression
-    >>> class_name(PLSRegression())
-    'sklearn.cross_decomposition.PLSRegression'
-    """
+    """Give the importable name of an object's class, through public modules where they offer it."""
     return _qualified(type(value))
 
 
@@ -137,13 +109,7 @@ def _raw_parameters(value: Any) -> dict[str, Any]:
 
 
 def json_safe(value: Any) -> Any:
-    """Make a value fit for strict JSON; what JSON cannot say is given by its repr.
-
-    Examples
-    --------
-    >>> json_safe({"alpha": float("inf"), "grid": (1, 2), "f": len})
-    {'alpha': 'inf', 'grid': [1, 2], 'f': 'builtins.len'}
-    """
+    """Make a value fit for strict JSON; what JSON cannot say is given by its repr."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
@@ -162,14 +128,7 @@ def json_safe(value: Any) -> Any:
 
 
 def describe(step: Any) -> str:
-    """Put a step into a few characters: its short name and the parameters that are not default.
-
-    Examples
-    --------
-    >>> from sklearn.cross_decomposition import PLSRegression
-    >>> describe(PLSRegression(n_components=10, scale=False))
-    'PLS(10, scale=False)'
-    """
+    """Put a step into a few characters: its short name and the parameters that are not default."""
     cls = type(step)
     defaults = _signature(cls)
     values = _raw_parameters(step)
@@ -194,16 +153,8 @@ def preprocessing_text(steps: tuple[Any, ...]) -> str:
 
 
 def preprocessing_of(parts: Parts) -> str:
-    """Describe the preprocessing of a chain, that inside a model which wraps pipelines (a search, a vote) included.
-
-    Examples
-    --------
-    >>> from sklearn.compose import TransformedTargetRegressor
-    >>> from sklearn.linear_model import Ridge
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
-    >>> preprocessing_of(take_apart(TransformedTargetRegressor(make_pipeline(StandardScaler(), Ridge()))))
-    'StandardScaler (in TransformedTargetRegressor)'
+    """Describe the preprocessing of a chain, that inside a model which wraps pipelines (a search, a vote)
+    included.
     """
     before = preprocessing_text(parts.transformers)
     inside = _pipelines_in(parts.model)
@@ -220,20 +171,7 @@ def _pipelines_in(estimator: Any) -> list[Any]:
 
 
 def configuration(estimator: Any, cv: Any) -> dict[str, Any]:
-    """Give a configuration that `nirs_store.estimators` rebuilds, as far as JSON can say it.
-
-    Parameters
-    ----------
-    estimator : scikit-learn estimator
-    cv : splitter or number of folds
-
-    Returns
-    -------
-    dict
-        ``steps`` and ``cv``. A part that holds code or state (a function, a random generator,
-        ready-made splits) is replaced by its class and readable parameters, and listed under
-        ``not_rebuildable``.
-    """
+    """Give a configuration that `nirs_store.estimators` rebuilds, as far as JSON can say it."""
     lost = []
     try:
         config = describe_estimator(estimator)

@@ -120,10 +120,6 @@ def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mappin
 
     For a caller who holds the exclusive lease and found the rows under it: what keeps these artifacts stays, so
     there is nothing to claim and no row to write.
-
-    Raises
-    ------
-    WriteFailed, ReadOnlyStore
     """
     # A registered file is the caller's own, and no blob.
     own = {ident: path for ident, row in rows.items() if (path := Path(row["artifact_path"])).stem == ident}
@@ -137,11 +133,6 @@ def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tu
 
     Two formats can give the same bytes. There must be one file of them, the one that the row names: a
     second would heal nothing and belong to nobody.
-
-    Raises
-    ------
-    InvalidInput
-        The row would load them as something else: as bare bytes, or as an object where bytes are meant.
     """
     known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout, artifact_id)
     if known is not None and (known["format"] == "bytes") != (format == "bytes"):
@@ -266,12 +257,7 @@ def _checked_file(engine: Engine, artifact_id: str, text: str, digest: str, expe
 
 
 def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
-    """Check that a chain can name an artifact, which the caller has claimed; returns what its row says.
-
-    Raises
-    ------
-    ArtifactMissing
-    """
+    """Check that a chain can name an artifact, which the caller has claimed; returns what its row says."""
     known = engine.known.get("artifact", artifact_id)
     if known is not None:
         if engine.blobs.is_coming_or_there(known["artifact_path"]):
@@ -370,11 +356,6 @@ def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
 
     Importing what an object needs takes longer than a connection lingers: the next one's question would open the
     catalog anew.
-
-    Returns
-    -------
-    dict
-        `content_key` of those whose ids are a caller's own.
     """
     notes = {ident: engine.known.get("artifact", ident) for ident in artifact_ids}
     strangers = [ident for ident, known in notes.items() if not is_settled(ident, known)]
@@ -430,15 +411,7 @@ def _read(engine: Engine, artifact_id: str) -> tuple[bytes, dict[str, Any]]:
 def _moved_on(
     engine: Engine, artifact_id: str, before: Mapping[str, Any], error: BlobMissing | BlobCorrupt
 ) -> dict[str, Any]:
-    """Query the row of an artifact again whose file is not as the known row says.
-
-    Raises
-    ------
-    UnknownId
-        The artifact was deleted.
-    BlobMissing, BlobCorrupt
-        The row is the same: what is wrong is the file.
-    """
+    """Query the row of an artifact again whose file is not as the known row says."""
     found = _lookup_anew(engine, artifact_id)
     if found is None:
         raise UnknownId("artifact", artifact_id, "It was deleted.") from error
@@ -503,13 +476,7 @@ def known_record(engine: Engine, record_id: str, *, ask: bool) -> dict[str, Any]
 
 
 def save_record(engine: Engine, values: Mapping[str, Any], links: Sequence[Link]) -> None:
-    """Record one artifact's place; takes over this session's reference to it.
-
-    Raises
-    ------
-    ArtifactMissing, InvalidInput
-        Nothing was recorded.
-    """
+    """Record one artifact's place; takes over this session's reference to it."""
     record_id = as_text(values["record_id"], "artifact_id")
     row: dict[str, Any] = {"created_at": now_naive()}
     for name, value in values.items():

@@ -47,15 +47,7 @@ GUARD = "guard"
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """Where something forbidden was found; never what it was.
-
-    Attributes
-    ----------
-    where : str
-        The argument and the way to the value, e.g. ``config.subject.mrn``.
-    rule : str
-        The key or pattern that refuses it.
-    """
+    """Where something forbidden was found; never what it was."""
 
     where: str
     rule: str
@@ -130,13 +122,7 @@ def guard_of(setting: Any) -> Guard:
 
 
 def check_guard(engine: Engine, values: Mapping[str, Any]) -> None:
-    """Refuse arguments (by name) that hold what the workspace's guard forbids.
-
-    Raises
-    ------
-    ForbiddenContent
-        Says where and by which rule, and does not repeat the value. Nothing was recorded.
-    """
+    """Refuse arguments (by name) that hold what the workspace's guard forbids."""
     guard = current_guard(engine)
     if guard is None:
         return

@@ -299,13 +299,7 @@ def _best_of_groups(
 def _low_is_good(
     con: Connection, where: str, params: dict[str, Any], column: str, groups: Sequence[str]
 ) -> bool:
-    """Tell from the metrics of the rows whether low scores are good.
-
-    Raises
-    ------
-    InvalidInput
-        Rows that would be ranked together were scored by metrics that do not compare.
-    """
+    """Tell from the metrics of the rows whether low scores are good."""
     keys = "".join(f", {group} AS key_{place}" for place, group in enumerate(groups))
     sql = f"SELECT DISTINCT lower(metric){keys} FROM predictions WHERE {where} AND {column} IS NOT NULL ORDER BY 1"
     by_group: dict[tuple[Any, ...], set[str]] = {}

@@ -83,22 +83,7 @@ def tasks_and_metrics(con: Connection, **filters: Any) -> list[tuple[str, str]]:
 
 
 def candidate_chains(con: Connection, metric: str, names: Sequence[str], **filters: Any) -> pl.DataFrame:
-    """One row a chain that has predictions, with what its folds add up to.
-
-    Parameters
-    ----------
-    metric : str
-        A score's name, from a fixed list.
-    names : sequence of str
-        What the column `metric` may call it ("rmse" is also recorded as "rmsecv").
-
-    Returns
-    -------
-    polars.DataFrame
-        `pooled` is the sample-weighted mean over the folds of `metric` (of its square for "rmse"): exact
-        for errors that are means over samples. It is NULL where a fold did not record the metric. `fold_sd`
-        is the standard deviation over the folds.
-    """
+    """One row a chain that has predictions, with what its folds add up to."""
     where, params = prediction_filters("p.", **filters)
     params |= {"others": list(NO_FOLDS), "names": list(names)}
     params |= {"path": f"$.{metric}", "nested": f"$.val.{metric}"}
@@ -279,26 +264,7 @@ def _fold_place(fold_id: Any) -> tuple[int, str]:
 def chain_scores(
     chain: _Row, predictions: Sequence[_Row], arrays: Arrays, task: str, metric: str
 ) -> dict[str, Any]:
-    """Return the scores of one chain, by the names of a leaderboard's columns.
-
-    Parameters
-    ----------
-    chain : mapping
-        ``pooled`` and ``fold_sd``, as `candidate_chains` has them: what its folds add up to where arrays are not
-        stored. ``classes``, ``fold_weights`` and ``repeats`` (the repeat of each fold), decoded.
-    predictions : sequence of mappings
-        Its rows, as `predictions_of` gives them.
-    arrays : mapping
-        Of those in `needed_arrays`; one that is not there was not stored.
-    task : {"regression", "classification"}
-    metric : str
-        What ``score``, ``score_sd``, ``refit_score`` and ``test_score`` are about.
-
-    Returns
-    -------
-    dict
-        NaN where arrays cannot be scored (a model that predicted NaN), None where nothing is known.
-    """
+    """Return the scores of one chain, by the names of a leaderboard's columns."""
     scorer = _Scorer(task, chain["classes"], arrays)
     refits = [p for p in predictions if p["fold_id"] in REFIT_FOLDS]
     folds = _folds(predictions)

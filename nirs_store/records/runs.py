@@ -251,13 +251,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None:
-    """Return what is known of an id; None while the catalog is busy and the id is not known here.
-
-    Raises
-    ------
-    UnknownId
-        No row has that id.
-    """
+    """Return what is known of an id; None while the catalog is busy and the id is not known here."""
     engine.check_writable(closely=False)
     known = engine.known.get(kind, identifier) if isinstance(identifier, str) else None
     if known is not None:
@@ -478,12 +472,7 @@ def fail_pipeline(engine: Engine, pipeline_id: str, error: str) -> None:
 
 
 def require_open_pipeline(engine: Engine, pipeline_id: str) -> None:
-    """Check that a pipeline exists and takes rows, as far as it is known here.
-
-    Raises
-    ------
-    UnknownId, InvalidInput
-    """
+    """Check that a pipeline exists and takes rows, as far as it is known here."""
     note = require(engine, "pipeline", pipeline_id)
     if note is not None and note.get("status") == "failed":
         raise InvalidInput(

@@ -64,13 +64,7 @@ _TEXT = (
 
 
 def words_of(text: Any) -> list[str]:
-    """Return the words of a search, folded.
-
-    Raises
-    ------
-    InvalidInput
-        There is none, or there are very many.
-    """
+    """Return the words of a search, folded."""
     folded = unicodedata.normalize("NFC", as_text(text, "text")).lower()
     words = list(dict.fromkeys(word for word in folded.split() if any(map(str.isalnum, word))))
     if not words or len(words) > _MOST_WORDS:

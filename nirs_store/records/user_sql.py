@@ -45,12 +45,7 @@ class _TooLate(Exception):
 
 
 def check_limits(timeout: Any, max_rows: Any) -> Limits:
-    """Take the limits of a query as a caller gives them.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Take the limits of a query as a caller gives them."""
     seconds = None if timeout is None else as_seconds(timeout, "timeout")
     if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
         raise InvalidInput(
@@ -98,25 +93,14 @@ def _stoppable(con: Connection, work: Callable[[], T], seconds: float | None) ->
 
 
 def check_text(query: Any) -> str:
-    """Refuse what is no query at all, before the catalog is asked for.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse what is no query at all, before the catalog is asked for."""
     if not is_text(query) or not query.strip():
         raise InvalidInput(f"query: expected the text of one SELECT statement, found {query!r}.")
     return str(query)
 
 
 def parse(con: Connection, query: str) -> duckdb.Statement:
-    """Parse a query without running it.
-
-    Raises
-    ------
-    InvalidInput
-        It is not exactly one SELECT statement.
-    """
+    """Parse a query without running it."""
     try:
         statements = con.extract_statements(query)
     except _MACHINE:
@@ -142,13 +126,7 @@ def _kind(statement: duckdb.Statement) -> str:
 
 
 def check_params(params: Any) -> Sequence[Any] | Mapping[str, Any] | None:
-    """Return the values of a query's parameters, in a form that DuckDB takes.
-
-    Raises
-    ------
-    InvalidInput
-        A text or a single value, where a list or a mapping of values belongs.
-    """
+    """Return the values of a query's parameters, in a form that DuckDB takes."""
     if params is None or isinstance(params, Mapping):
         return params
     if isinstance(params, Sequence) and not isinstance(params, (str, bytes)):
@@ -165,13 +143,7 @@ def ask(
     params: Sequence[Any] | Mapping[str, Any] | None,
     limits: Limits = NO_LIMITS,
 ) -> pl.DataFrame:
-    """Parse and run one SELECT.
-
-    Raises
-    ------
-    InvalidInput
-        It is something else, and was not run; or what DuckDB says is wrong with it.
-    """
+    """Parse and run one SELECT."""
     return select(con, parse(con, query), params, limits)
 
 

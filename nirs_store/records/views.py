@@ -98,13 +98,7 @@ def compare(engine: Engine, ids: Sequence[str], *, only_differences: bool) -> pl
 
 
 def flatten(value: Any, prefix: str) -> dict[str, Any]:
-    """Nested plain data as dotted names: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``.
-
-    Examples
-    --------
-    >>> flatten({"steps": [{"class": "PLS"}]}, "config")
-    {'config.steps.0.class': 'PLS'}
-    """
+    """Nested plain data as dotted names: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
     if isinstance(value, Mapping) and value:
         parts = [flatten(item, f"{prefix}.{key}") for key, item in value.items()]
     elif isinstance(value, (list, tuple)) and value:
@@ -293,13 +287,7 @@ def _latex(text: str) -> str:
 
 
 def check_kinds(rows: str, columns: str, aggregate: str) -> None:
-    """Refuse what cannot be a pivot, before anything is asked.
-
-    Raises
-    ------
-    InvalidInput
-        An unknown column or aggregate (the nearest is suggested), or twice the same column.
-    """
+    """Refuse what cannot be a pivot, before anything is asked."""
     for name, value in (("rows", rows), ("columns", columns)):
         if value not in PIVOT_COLUMNS:
             raise unknown_column(name, value, PIVOT_COLUMNS)
@@ -312,22 +300,7 @@ def check_kinds(rows: str, columns: str, aggregate: str) -> None:
 def make_pivot(
     ranked: pl.DataFrame, rows: str, columns: str, aggregate: str, metric: str | None = None
 ) -> Pivot:
-    """Turn ranked chains into a table of their score, a row and a column a kind.
-
-    Parameters
-    ----------
-    ranked : polars.DataFrame
-        As `top_chains` gives it: the kinds, ``metric`` and ``score``.
-    rows, columns, aggregate : str
-        See `WorkspaceStore.pivot`. Chains without a score count for no aggregate.
-    metric : str, optional
-        What the score is called when no chain says it.
-
-    Raises
-    ------
-    InvalidInput
-        An unknown column or aggregate; the nearest is suggested.
-    """
+    """Turn ranked chains into a table of their score, a row and a column a kind."""
     check_kinds(rows, columns, aggregate)
     named = str(ranked["metric"][0]) if ranked.height else metric or "score"
     ranked = _told_apart(ranked, rows, columns, named)
@@ -406,21 +379,7 @@ class Node:
 
 
 def chain_tree(chain: Mapping[str, Any], title: str = "") -> Node:
-    r"""Draw a chain, as `get_chain` gives it.
-
-    Examples
-    --------
-    >>> tree = chain_tree({
-    ...     "steps": [{"step_idx": 1, "operator_class": "a.MSC", "artifact_id": "0123456789"},
-    ...               {"step_idx": 2, "operator_class": "b.PLS", "operator_type": "model"}],
-    ...     "model_step_idx": 2, "fold_artifacts": {"final": "abcdefghij"}, "shared_artifacts": {},
-    ... }, "MSC > PLS")
-    >>> print("\n".join(tree_lines(tree)))
-    MSC > PLS
-    ├── 1 MSC  01234567
-    └── 2 PLS  (model)
-        └── final  abcdefgh
-    """
+    r"""Draw a chain, as `get_chain` gives it."""
     root = Node(title or f"chain {chain.get('chain_id') or ''}".strip())
     shared, sources = shared_ids(chain.get("shared_artifacts")), source_map(chain.get("shared_artifacts"))
     models = normalise_folds(chain.get("fold_artifacts"), "fold_artifacts")
@@ -517,34 +476,7 @@ _CLASS_SCORES = ("accuracy", "balanced_accuracy", "f1", "log_loss")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChainView:
-    r"""A chain: what it does, how good it is, and what it is made of.
-
-    Attributes
-    ----------
-    chain_id, pipeline_id, run_id : str
-    name : str
-        As in ``SNV > SG(deriv=1) > PLS(10)``.
-    run_name, dataset_name : str
-    metadata : dict
-        As recorded: target, target_unit, wavelength_unit, task_type, …
-    wavelengths : ndarray of shape (n_channels,), or None
-    steps : tuple of dict
-        In order; the keys of `get_chain`.
-    folds : tuple of str
-        Keys of the fitted models.
-    artifacts : polars.DataFrame
-        artifact_id, artifact_type, operator_class, format, size_bytes, ref_count.
-    metric : str
-        What the chain is ranked by.
-    scores : dict
-        By name, as in `top_chains`; empty without predictions.
-    n_samples : int
-        Out-of-fold predictions.
-    created_at : datetime
-        UTC.
-    tree : Node
-        Its branches, sources, folds and artifacts; ``print("\\n".join(tree_lines(view.tree)))``.
-    """
+    r"""A chain: what it does, how good it is, and what it is made of."""
 
     chain_id: str
     pipeline_id: str
@@ -621,24 +553,7 @@ class ChainView:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RunView:
-    """A run with its pipelines.
-
-    Attributes
-    ----------
-    run_id, name, status : str
-    datasets : tuple of str
-    note : str
-    tags : tuple of str
-    environment : dict
-        Versions that it was recorded with.
-    config, summary : Any
-        As recorded.
-    error : str or None
-    created_at, completed_at : datetime
-        UTC; the latter None while it runs.
-    pipelines : polars.DataFrame
-        As `list_pipelines` gives them.
-    """
+    """A run with its pipelines."""
 
     run_id: str
     name: str

@@ -45,6 +45,7 @@ message says what was expected, what was found and what to do next::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 __all__ = [
@@ -92,6 +93,23 @@ __all__ = [
 
 _LONGEST_MESSAGE = 2000
 _LONGEST_VALUE = 120
+
+
+def nearest(value: object, known: Iterable[object]) -> str | None:
+    """Return the known word that is nearest to a value, None if none is near."""
+    from difflib import get_close_matches
+
+    words = list(map(str, known))
+    for text in (str(value), str(value).lower()):
+        if near := get_close_matches(text, words, n=1, cutoff=0.5):
+            return near[0]
+    return None
+
+
+def did_you_mean(value: object, known: Iterable[object]) -> str:
+    """Return a sentence that names the nearest known word, with a space before it; empty if none is near."""
+    near = nearest(value, known)
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def shortened(text: str, longest: int) -> str:

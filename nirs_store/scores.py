@@ -30,7 +30,6 @@ Fan, the default of numpy and R).
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -39,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.errors import InvalidInput, ShapeMismatch, did_you_mean
 
 __all__ = [
     "CLASSIFICATION_SCORES",
@@ -407,8 +406,7 @@ def is_figure(value: object) -> bool:
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """Word the refusal of a name that is not known, with the nearest that is."""
     choices = sorted(known)
-    near = difflib.get_close_matches(str(name).lower(), choices, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, choices)
     return f"Unknown {kind}: {name!r}.{hint} Known: {', '.join(choices)}."
 
 

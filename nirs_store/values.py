@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.errors import InvalidInput, quoted
+from nirs_store.errors import InvalidInput, did_you_mean, quoted
 
 __all__ = [
     "GRACE_SECONDS",
@@ -344,8 +343,7 @@ def one_of(name: str, value: object, known: Sequence[str]) -> str:
     """Check a spelling; the nearest is suggested."""
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(value, known)
     raise InvalidInput(
         f"{name}: expected one of {', '.join(known)}, found {value!r}.{hint} Nothing was changed."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import functools
 import io
 import json
@@ -20,7 +19,7 @@ from nirs_store.db.audit_chain import Break, Head, head_of, read_head, verify_ch
 from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.layout import Layout
 from nirs_store.db.session import Engine, drop_setting, put_setting, read_settings
-from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat
+from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, did_you_mean
 from nirs_store.ids import naive, utcnow
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import safe_cell
@@ -88,8 +87,7 @@ _BATCH = 4096
 def check_kind(kind: Any) -> str:
     """Return a kind of object, or an error that names the nearest."""
     if kind not in OBJECT_KINDS:
-        near = difflib.get_close_matches(str(kind), OBJECT_KINDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(kind, OBJECT_KINDS)
         raise InvalidInput(f"Unknown kind {kind!r}: expected one of {', '.join(OBJECT_KINDS)}.{hint}")
     return str(kind)
 
@@ -138,8 +136,7 @@ def _check_operations(con: Connection, operation: Any) -> None:
         ]
         if name not in there:
             known = sorted({*OPERATIONS, *there})
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, known)
             raise InvalidInput(
                 f"operation: there is none called {name!r}.{hint} It is one of {', '.join(known)}."
             )
@@ -437,8 +434,7 @@ def export_entries(
 ) -> tuple[list[Path], Head]:
     """Write the entries; returns the files and the head of the trail at that moment."""
     if format not in FORMATS:
-        near = difflib.get_close_matches(str(format), FORMATS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(format, FORMATS)
         raise UnknownFormat(
             f"format: expected one of {', '.join(FORMATS)}, found {format!r}.{hint} Nothing was written."
         )

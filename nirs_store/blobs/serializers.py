@@ -10,7 +10,6 @@ carries the format's name and points to a `Serializer`, or to something that giv
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
@@ -29,7 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from nirs_store.blobs.code import PROTOCOL, dump, reliance
-from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat
+from nirs_store.errors import InvalidInput, SerializationError, UnknownFormat, did_you_mean
 from nirs_store.lazy import hold_while_forking, with_room
 
 __all__ = [
@@ -541,9 +540,8 @@ def get_serializer(name: str) -> Serializer:
         if entry_point.name == name:
             return _load_plugin(entry_point)
     known = available_formats()
-    near = difflib.get_close_matches(str(name), known, n=1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
-    raise UnknownFormat(f"No format is named {name!r}. {guess}Available: {', '.join(known)}.")
+    guess = did_you_mean(name, known)
+    raise UnknownFormat(f"No format is named {name!r}.{guess} Available: {', '.join(known)}.")
 
 
 def register_serializer(serializer: Serializer, *, replace: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from nirs_store.display import printable
-from nirs_store.errors import NirsStoreError
+from nirs_store.errors import NirsStoreError, did_you_mean
 
 __all__ = ["Command", "Group", "LazyGroup"]
 
@@ -41,8 +40,7 @@ class Group(click.Group):
         known = self.list_commands(ctx)
         if name in known or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise click.UsageError(f"No such command {name!r}.{hint} See '{ctx.command_path} --help'.", ctx=ctx)
 
 

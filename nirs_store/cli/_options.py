@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from nirs_store.errors import InvalidInput, UntrustedBundle
+from nirs_store.errors import InvalidInput, UntrustedBundle, did_you_mean
 
 __all__ = [
     "WORKSPACE",
@@ -46,8 +45,7 @@ class Choice(click.Choice[str]):
         """Return `value` when it is one of the words, else fail with the nearest."""
         if value in self.choices:
             return value
-        near = difflib.get_close_matches(value, self.choices, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(value, self.choices)
         self.fail(f"{value!r} is none of {', '.join(self.choices)}.{hint}", param, ctx)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from nirs_store.errors import UnknownId, quoted
+from nirs_store.errors import UnknownId, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries as overview
 from nirs_store.store import WorkspaceStore
@@ -155,8 +154,7 @@ def say_unknown(store: WorkspaceStore, what: str, name: str | None) -> None:
     known = ask(store, overview.names_of, what)
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, known)
     there = ", ".join(map(quoted, known[:8])) + (" and more" if len(known) > 8 else "")
     click.echo(
         f"Nothing here has the {what} {quoted(name)}.{hint} "

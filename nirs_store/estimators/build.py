@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, did_you_mean
 
 __all__ = ["ALLOWED_PACKAGES", "MAX_DEPTH", "build_cv", "build_estimator", "is_splitter"]
 
@@ -174,7 +173,7 @@ def _resolve(path: str, packages: frozenset[str], where: str) -> type[Any]:
     cls = getattr(module, class_name, None)
     if not isinstance(cls, type) or cls.__module__.split(".")[0] not in packages or not _is_buildable(cls):
         classes = [name for name, value in vars(module).items() if isinstance(value, type)]
-        hint = _nearest(class_name, classes)
+        hint = did_you_mean(class_name, classes)
         raise InvalidInput(f"{where}: {module_name} has no estimator or splitter {class_name!r}.{hint}")
     return cls
 
@@ -196,7 +195,7 @@ def _check_names(cls: type[Any], path: str, params: Mapping[Any, Any], where: st
         if name not in accepted:
             raise InvalidInput(
                 f"{where}: {path} has no parameter {name!r}; it has {', '.join(accepted) or 'none'}."
-                f"{_nearest(str(name), accepted)}"
+                f"{did_you_mean(str(name), accepted)}"
             )
 
 
@@ -258,8 +257,3 @@ def _step_name(given: Any, built: Any, taken: set[str], where: str) -> str:
         number += 1
         name = f"{base}-{number}"
     return name
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {match[0]!r}?" if match else ""

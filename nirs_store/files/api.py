@@ -31,6 +31,7 @@ from nirs_store.errors import (
     OverwriteRefused,
     UnknownFile,
     UnknownId,
+    did_you_mean,
 )
 from nirs_store.files import rows as file_queries
 from nirs_store.files import rows as file_removal
@@ -68,7 +69,6 @@ from nirs_store.files.names import (
     check_type_name,
     check_word,
     mode_of,
-    near,
     parse_version,
     placed,
     tags_of,
@@ -1320,7 +1320,7 @@ class GetMethods(FilesBase):
             if name not in file_queries.FILTERS:
                 raise InvalidInput(
                     f"Unknown filter {name!r}: expected one of {', '.join(file_queries.FILTERS)}."
-                    f"{near(name, file_queries.FILTERS)}"
+                    f"{did_you_mean(name, file_queries.FILTERS)}"
                 )
             if value is not None:
                 said[name] = self._spelt(name, value)

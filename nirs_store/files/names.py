@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nirs_store.errors import InvalidInput, PathEscapes
+from nirs_store.errors import InvalidInput, PathEscapes, did_you_mean
 from nirs_store.ids import is_id
 from nirs_store.values import as_text, to_json, with_zone
 
@@ -40,7 +39,6 @@ __all__ = [
     "file_ending",
     "is_text",
     "mode_of",
-    "near",
     "parse_version",
     "placed",
     "tags_of",
@@ -239,14 +237,8 @@ def check_word(value: object, what: str, known: Iterable[str]) -> str:
         if candidate in words:
             return candidate
     raise InvalidInput(
-        f"{what}: expected one of {', '.join(words)}, found {text!r}.{near(text, words)} Nothing was changed."
+        f"{what}: expected one of {', '.join(words)}, found {text!r}.{did_you_mean(text, words)} Nothing was changed."
     )
-
-
-def near(text: str, words: Iterable[str]) -> str:
-    """Name the nearest word in a sentence of its own, or give nothing."""
-    found = difflib.get_close_matches(text.lower(), list(words), n=1, cutoff=0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def mode_of(mode: str | None, coverage: str | None, test_name: str | None) -> str:
@@ -371,7 +363,7 @@ def check_type_name(name: object, known: Mapping[str, FileType]) -> str:
         if candidate in known:
             return candidate
     raise InvalidInput(
-        f"type: there is no type {text!r} of files.{near(plain, known)} Nothing was stored. "
+        f"type: there is no type {text!r} of files.{did_you_mean(plain, known)} Nothing was stored. "
         "`store.files.types()` lists them; `store.files.declare_type(name)` adds one."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from nirs_store.audit.trail import attempting, check_kind, guarded, note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import escape, short
-from nirs_store.errors import InvalidInput, LineageCycle, UnknownId
+from nirs_store.errors import InvalidInput, LineageCycle, UnknownId, did_you_mean
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import links as lineage_rows
@@ -80,8 +79,7 @@ def _schema() -> dict[str, Any]:
 def check_direction(direction: Any) -> str:
     """One of `DIRECTIONS`."""
     if direction not in DIRECTIONS:
-        near = difflib.get_close_matches(str(direction), DIRECTIONS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(direction, DIRECTIONS)
         raise InvalidInput(f"direction: expected one of {', '.join(DIRECTIONS)}, found {direction!r}.{hint}")
     return str(direction)
 

@@ -6,7 +6,6 @@ to what stays, and whatever is being recorded hold. The plan names them with the
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import time
@@ -19,7 +18,7 @@ from nirs_store.audit.trail import attempting, guarded, note, store_setting
 from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.session import Engine, put_setting, read_settings
 from nirs_store.display import byte_text, escape, short
-from nirs_store.errors import InvalidInput, StoreBusy
+from nirs_store.errors import InvalidInput, StoreBusy, did_you_mean
 from nirs_store.files import rows as file_removal
 from nirs_store.files.api import remove_copies
 from nirs_store.files.names import MODES, PRODUCTION
@@ -387,8 +386,7 @@ _KEPT_TYPES = ("training_set", "feature_matrix", "labels", "model_checkpoint")
 
 def _one_of(value: Any, allowed: Sequence[str], name: str) -> str:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(value, allowed)
         raise InvalidInput(
             f"{name}: expected one of {', '.join(allowed)}, found {value!r}.{hint} Nothing was changed."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from nirs_store.audit.trail import errors_by_operation
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, byte_text, field_table, table
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.gc import Shared, array_bytes, artifact_bytes
 from nirs_store.records.queries import frame
@@ -229,8 +228,7 @@ class Statistics:
 def statistics(engine: Engine, *, runs: int = 10, step: str = "month") -> Statistics:
     """Count; changes nothing."""
     if step not in STEPS:
-        near = difflib.get_close_matches(str(step), STEPS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(step, STEPS)
         raise InvalidInput(f"step: expected one of {', '.join(STEPS)}, found {step!r}.{hint}")
 
     def ask(con: Connection) -> Statistics:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from pathlib import Path
 
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.blobs.store import resolve_inside
-from nirs_store.errors import InvalidInput, TemplateExists, TemplateNotFound
+from nirs_store.errors import InvalidInput, TemplateExists, TemplateNotFound, nearest
 from nirs_store.ids import utcnow
 from nirs_store.library.template import Template, check_name, nfc, read_template, same_name, template_bytes
 
@@ -89,8 +88,8 @@ def _exists(path: Path) -> TemplateExists:
 
 
 def _advice(name: str, files: list[Path]) -> str:
-    close = difflib.get_close_matches(name, [path.stem for path in files], n=1, cutoff=0.5)
-    path = next((file for file in files if close and file.stem == close[0]), None)
+    close = nearest(name, (path.stem for path in files))
+    path = next((file for file in files if file.stem == close), None)
     if path is not None:
         return f" Did you mean {path.stem!r} in {path.parent.name!r}?"
     return (

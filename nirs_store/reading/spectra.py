@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import is_missing, parse_number
 from nirs_store.reading.dialect import number_like
@@ -135,8 +134,7 @@ class Spectra:
         """
         if name in self.references.columns:
             return self.references[name]
-        near = difflib.get_close_matches(name, self.labels, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, self.labels)
         known = ", ".join(self.labels) or "none"
         raise InvalidInput(f"{self.source.path.name} has no column {name!r}.{hint} Labels in it: {known}.")
 

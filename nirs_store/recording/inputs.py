@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from sklearn.model_selection import check_cv
 from nirs_store.chains.grids import advice, differ, flat_names, same_grid
 from nirs_store.chains.plan import Names, require_columns, text_names
 from nirs_store.chains.spectra import read_header, read_text
-from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
+from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, did_you_mean
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
 from nirs_store.recording.steps import Parts, describe
@@ -69,8 +68,7 @@ def _column(label: str, X: Any, name: str, what: str) -> NDArray[Any]:
         )
     columns = column_names(X)
     if name not in columns:
-        near = difflib.get_close_matches(name, map(str, columns), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, columns)
         raise InvalidInput(f"{what}: {label} has no column {name!r}.{hint}")
     return as_array(X[name], what)
 

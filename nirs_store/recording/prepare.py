@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from sklearn.ensemble import StackingClassifier, StackingRegressor, VotingClassi
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from nirs_store.chains.replay import allows_nan, made_of, parts_of
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.values import column_names, is_frame
 
@@ -134,8 +133,7 @@ def _place(column: Any, X: Any) -> Any:
 def _index(name: str, names: list[Any]) -> int:
     if names.count(name) == 1:
         return names.index(name)
-    near = difflib.get_close_matches(name, map(str, names), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near and name not in names else ""
+    hint = "" if name in names else did_you_mean(name, names)
     found = "several" if name in names else "no"
     raise InvalidInput(
         f"ColumnTransformer picks the column {name!r}; X has {found} of that name.{hint} Nothing was recorded."

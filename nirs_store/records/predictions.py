@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from nirs_store.db.journal import encode_array
 from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import execute, few_rows
-from nirs_store.errors import InvalidInput, ShapeMismatch, quoted
+from nirs_store.errors import InvalidInput, ShapeMismatch, did_you_mean, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries
@@ -207,8 +206,7 @@ def _comparable(name: str, value: Any) -> Any:
 
 def unknown_column(what: str, name: Any, allowed: Sequence[str]) -> InvalidInput:
     """Return the error for a column that is not on the list, with the nearest that is."""
-    near = difflib.get_close_matches(str(name), allowed, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, allowed)
     return InvalidInput(f"Invalid {what} column: {name!r}. Expected one of {', '.join(allowed)}.{hint}")
 
 

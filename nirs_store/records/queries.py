@@ -5,7 +5,6 @@ Column names come from fixed lists, values are always bound.
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from nirs_store.db.database import Connection
 from nirs_store.db.journal import decode_array
 from nirs_store.db.schema import column_names
 from nirs_store.db.sql import execute, number, parsed, to_frame
-from nirs_store.errors import CatalogDamaged, InvalidInput
+from nirs_store.errors import CatalogDamaged, InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.values import MOST_ROWS, as_text, askable, from_json, is_text, with_zone
 
@@ -113,8 +112,7 @@ def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int
     wanted = [kinds] if isinstance(kinds, str) else list(ID_COLUMNS if kinds is None else kinds)
     for kind in wanted:
         if kind not in ID_COLUMNS:
-            near = difflib.get_close_matches(str(kind), ID_COLUMNS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(kind, ID_COLUMNS)
             raise InvalidInput(f"Unknown kind {kind!r}: expected one of {', '.join(ID_COLUMNS)}.{hint}")
     params = {"part": as_text(part, "part"), "limit": page_of(limit, 0)["limit"]}
     if not params["part"]:
@@ -224,8 +222,7 @@ def list_runs(
 ) -> pl.DataFrame:
     """Return runs, newest first."""
     if status is not None and status not in STATUSES:
-        near = difflib.get_close_matches(str(status), STATUSES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(status, STATUSES)
         raise InvalidInput(f"Unknown status {status!r}: expected one of {', '.join(STATUSES)}.{hint}")
     where, params = ["TRUE"], {"alive": alive, **page_of(limit, offset)}
     if status is not None:

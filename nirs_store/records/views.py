@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import warnings
@@ -26,7 +25,7 @@ from nirs_store.chains.folds import (
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table
-from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.errors import InvalidInput, UnknownId, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.export import frame_csv
 from nirs_store.records import predictions as prediction_queries
@@ -672,8 +671,7 @@ def chain_predictions(engine: Engine, chain_id: str, partition: str) -> pl.DataF
 
     rows, arrays, classes = engine.query(ask)
     if not rows.height and partition not in _PARTITIONS:
-        near = difflib.get_close_matches(str(partition), _PARTITIONS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(partition, _PARTITIONS)
         raise InvalidInput(
             f"Unknown partition {partition!r}: expected one of {', '.join(_PARTITIONS)}.{hint}"
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.recording.steps import preprocessing_text, take_apart
 
 __all__ = ["NAMES", "named_preprocessings", "transformers_of"]
@@ -98,8 +97,7 @@ def _by_name(word: str, whole: str) -> list[Any]:
     if word in _CHEMOTOOLS:
         module, name, options = _CHEMOTOOLS[word]
         return [_chemotools(module, name)(**options)]
-    near = difflib.get_close_matches(word, NAMES, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(word, NAMES)
     raise InvalidInput(
         f"preprocess: unknown name {word[:40]!r}.{hint} Known: {', '.join(NAMES)}; 'sg1(15,2)' sets window and "
         "polynomial order, 'snv+sg1' joins two. Any transformer can be given in place of a name."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import time
@@ -24,7 +23,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from nirs_store.blobs.code import digest as code_digest
 from nirs_store.choosing.rules import RULES, Rule
-from nirs_store.errors import InvalidInput, RecordingWarning, SerializationError
+from nirs_store.errors import InvalidInput, RecordingWarning, SerializationError, did_you_mean
 from nirs_store.estimators import describe_estimator
 from nirs_store.ids import content_hash, sha256_hex
 from nirs_store.lazy import polars as pl
@@ -239,8 +238,7 @@ def _models(given: Any, numbered: bool) -> dict[str, Any]:
             raise InvalidInput(f"model: {label!r} is given twice; give a mapping of names to models.")
         if isinstance(item, str):
             if item.lower() not in _MODELS:
-                near = difflib.get_close_matches(item.lower(), _MODELS, n=1, cutoff=0.5)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(item, _MODELS)
                 raise InvalidInput(
                     f"model: unknown name {item[:40]!r}.{hint} Known: {', '.join(_MODELS)}; or give an estimator."
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import workspace_option
 from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.errors import did_you_mean
 
 if TYPE_CHECKING:
     from nirs_store.cli._workspace import Found
@@ -83,8 +83,7 @@ def command(
 
 def _function(kind: str, data: Path | None) -> str:
     if kind not in _KINDS:
-        near = difflib.get_close_matches(kind, _KINDS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(kind, _KINDS)
         raise click.UsageError(f"No figure {kind!r}.{hint} Figures: {', '.join(_KINDS)}.")
     if (kind == "spectra") != (data is not None):
         raise click.UsageError(

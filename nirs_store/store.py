@@ -105,19 +105,9 @@ else:
     views = later("nirs_store.records.views")
 
 __all__ = [
-    "EvaluationMethods",
-    "Facade",
-    "FileMethods",
-    "HistoryMethods",
-    "ModelMethods",
     "PipelineContext",
     "Planned",
-    "QueryMethods",
-    "RecordingMethods",
     "RunContext",
-    "SafekeepingMethods",
-    "UpkeepMethods",
-    "ViewMethods",
     "WorkspaceStore",
     "open_run",
 ]
@@ -257,8 +247,57 @@ Planned = tuple[ReplayPlan, Mapping[str, str], Any, Mapping[str, Any]]
 """A compiled chain, what its artifacts held then whose ids are a caller's own (see `content_key`), and its code."""
 
 
-class Facade:
-    """The open engine, and what replay and exports keep in memory."""
+Progress = Callable[[int, int], None]
+_DURABILITIES = ("pipeline", "call")
+_CACHE_BYTES = 256 << 20
+_CACHED_PLANS = 256
+_CACHED_DOMAINS = 64 << 20
+_EXPORTED_BYTES = 8 << 20
+
+
+class WorkspaceStore:
+    """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
+
+    Parameters
+    ----------
+    workspace_path : str or Path
+        The folder; made when missing.
+    read_only : bool
+        Write nothing, create no file.
+    lock_timeout : float
+        Seconds that a query waits for other processes before `StoreBusy`. Recording never waits.
+    durability : {"pipeline", "call"}
+        When recorded rows become durable: at the end of a pipeline (at the latest after one
+        second), or at each call.
+    cache_bytes : int
+        Bound on the loaded models that replay keeps in memory.
+    create : bool
+        False: raise `NotAWorkspace` instead of making a new workspace.
+    threads, memory_limit
+        Passed to DuckDB (e.g. ``2``, ``"1GB"``).
+    audit : bool
+        False: what this object does is not noted in the audit trail.
+
+    Raises
+    ------
+    NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, ReadOnlyStore
+        The folder cannot be used; it was left as it was.
+    InvalidInput
+        An argument that makes no sense, such as a path that is not UTF-8 or too long.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nirs_store import WorkspaceStore
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with WorkspaceStore(folder.name) as store:
+    ...     with store.run("corn", datasets=["corn"]) as run:
+    ...         with run.pipeline("pls", dataset_name="corn") as p:
+    ...             p.complete(best_val=0.12, metric="rmse")
+    ...     store.list_runs()["status"].to_list()
+    ['completed']
+    >>> folder.cleanup()
+    """
 
     _engine: Engine
     _objects: ByteLRU[str, Any]
@@ -269,6 +308,48 @@ class Facade:
     _watch: RetentionWatch
     _registry: registry.ArtifactRegistry | None = None
     _loader: loader.ArtifactLoader | None = None
+    _evaluations: evaluations_api.Evaluations | None = None
+
+    def __init__(
+        self,
+        workspace_path: str | Path,
+        *,
+        read_only: bool = False,
+        lock_timeout: float = 30.0,
+        durability: str = "pipeline",
+        cache_bytes: int = _CACHE_BYTES,
+        create: bool = True,
+        threads: int | None = None,
+        memory_limit: str | None = None,
+        audit: bool = True,
+    ) -> None:
+        if durability not in _DURABILITIES:
+            raise InvalidInput(
+                f"durability: expected one of {', '.join(_DURABILITIES)}, found {durability!r}."
+            )
+        settings = Settings(
+            as_folder(workspace_path, "workspace_path"),
+            read_only=read_only,
+            create=create,
+            lock_timeout=as_seconds(lock_timeout, "lock_timeout"),
+            durability=durability,
+            threads=threads,
+            memory_limit=memory_limit,
+            audit=bool(audit),
+        )
+        self._start(settings, cache_bytes)
+
+    def _start(self, settings: Settings, cache_bytes: int) -> None:
+        self._cache_bytes = cache_bytes
+        self._objects = ByteLRU(cache_bytes)
+        self._plans = ByteLRU(_CACHED_PLANS)
+        self._domains = ByteLRU(_CACHED_DOMAINS)
+        self._exported = ByteLRU(_EXPORTED_BYTES)
+        self._engine = Engine.open(settings)
+        # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
+        self._finalizer = weakref.finalize(self, self._engine.finish)
+        self._watch = RetentionWatch(self._engine, self._keep_to_policy)
+        self._watch.look()
 
     def _keep_to_policy(self, moment: str) -> None:
         """Carry out the workspace's retention if it asks for that now."""
@@ -289,12 +370,7 @@ class Facade:
         if self._loader is not None:
             self._loader.clear_cache()
 
-
-# -- Questions: each sees everything that any process committed before it.
-
-
-class QueryMethods(Facade):
-    """What a person asks afterwards."""
+    # -- Questions: each sees everything that any process committed before it.
 
     def _alive(self) -> list[str]:
         # Asked inside the question: a session that began after an earlier look would pass for dead.
@@ -782,14 +858,7 @@ class QueryMethods(Facade):
         limits = people_sql.check_limits(timeout, max_rows)
         return self._engine.query(lambda con: people_sql.ask(con, text, values, limits))
 
-
-# -- Evaluations of models on suites.
-
-
-class EvaluationMethods(Facade):
-    """What was evaluated, and with what."""
-
-    _evaluations: evaluations_api.Evaluations | None = None
+    # -- Evaluations of models on suites.
 
     @property
     def evaluations(self) -> evaluations_api.Evaluations:
@@ -799,7 +868,7 @@ class EvaluationMethods(Facade):
         return self._evaluations
 
     def _replay_of(self, chain_id: str, X: Any, wavelengths: Any) -> np.ndarray:
-        replayed: np.ndarray = self.replay_chain(chain_id, X, wavelengths)  # type: ignore[attr-defined]
+        replayed: np.ndarray = self.replay_chain(chain_id, X, wavelengths)
         return replayed
 
     @whole_ids
@@ -836,24 +905,14 @@ class EvaluationMethods(Facade):
             raise UnknownId("run", run_id, "It was deleted. Nothing was recorded.")
         return found
 
-
-# -- `store.files`: files of any kind.
-
-
-class FileMethods(Facade):
-    """The files of a workspace."""
+    # -- `store.files`: files of any kind.
 
     @property
     def files(self) -> api.Files:
         """Files of any kind, with versions; see `nirs_store.files`."""
         return api.Files(self._engine, store=self)
 
-
-# -- What became of things: audit trail, lineage, retention, statistics.
-
-
-class HistoryMethods(Facade):
-    """Looking back, and letting go."""
+    # -- What became of things: audit trail, lineage, retention, statistics.
 
     @property
     def audit(self) -> Audit:
@@ -887,12 +946,7 @@ class HistoryMethods(Facade):
         """
         return statistics_api.statistics(self._engine, runs=runs, step=step)
 
-
-# -- Fitted models: saving, loading, replaying, exporting.
-
-
-class ModelMethods(QueryMethods):
-    """Artifacts, chains on new spectra, files to share."""
+    # -- Fitted models: saving, loading, replaying, exporting.
 
     @property
     def artifacts(self) -> registry.ArtifactRegistry:
@@ -1375,12 +1429,7 @@ class ModelMethods(QueryMethods):
             self._engine, Path(output_path), include_arrays=include_arrays, **filters
         )
 
-
-# -- Choosing among chains, and looking inside one.
-
-
-class CalibrationMethods(ModelMethods):
-    """What a calibration is chosen and diagnosed by."""
+    # -- Choosing among chains, and looking inside one.
 
     def suggest_components(
         self, chains: str | Sequence[str], rule: choosing.Rule = "one_se", **options: Any
@@ -1470,12 +1519,7 @@ class CalibrationMethods(ModelMethods):
         """
         return diagnosing.diagnose(self, chain_id, X, y, **options)
 
-
-# -- Recording: runs, pipelines, chains, predictions, logs. No call waits for another process.
-
-
-class RecordingMethods(Facade):
-    """What a training loop calls."""
+    # -- Recording: runs, pipelines, chains, predictions, logs. No call waits for another process.
 
     @attempted("begin_run")
     def begin_run(
@@ -1811,15 +1855,7 @@ class RecordingMethods(Facade):
         """
         metrics.log_metrics(self._engine, pipeline_id, name, values, steps)
 
-
-# -- Archives of a selection, and backups of everything.
-
-
-Progress = Callable[[int, int], None]
-
-
-class SafekeepingMethods(Facade):
-    """What leaves the workspace to be safe, and comes back."""
+    # -- Archives of a selection, and backups of everything.
 
     @property
     def backups(self) -> backups_api.Backups:
@@ -1951,12 +1987,7 @@ class SafekeepingMethods(Facade):
             self._forget()
         return restored
 
-
-# -- Deleting and cleaning: plan, then execute.
-
-
-class UpkeepMethods(Facade):
-    """Deletion, garbage collection, vacuum, check, repair."""
+    # -- Deleting and cleaning: plan, then execute.
 
     @property
     def trash(self) -> trash_api.Trash:
@@ -2351,12 +2382,7 @@ class UpkeepMethods(Facade):
             self._forget()
         return plan
 
-
-# -- Looking at a store in a notebook: what it holds, one run, one chain, its predictions.
-
-
-class ViewMethods(Facade):
-    """Values that print themselves."""
+    # -- Looking at a store in a notebook: what it holds, one run, one chain, its predictions.
 
     @whole_ids
     def show_run(self, run_id: str) -> views.RunView:
@@ -2416,107 +2442,7 @@ class ViewMethods(Facade):
             facts["contents"] = "another process is using the catalog at this moment"
         return block("WorkspaceStore", field_table(facts))
 
-
-_DURABILITIES = ("pipeline", "call")
-_CACHE_BYTES = 256 << 20
-_CACHED_PLANS = 256
-_CACHED_DOMAINS = 64 << 20
-_EXPORTED_BYTES = 8 << 20
-
-
-class WorkspaceStore(
-    RecordingMethods,
-    CalibrationMethods,
-    ViewMethods,
-    HistoryMethods,
-    UpkeepMethods,
-    FileMethods,
-    EvaluationMethods,
-    SafekeepingMethods,
-):
-    """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
-
-    Parameters
-    ----------
-    workspace_path : str or Path
-        The folder; made when missing.
-    read_only : bool
-        Write nothing, create no file.
-    lock_timeout : float
-        Seconds that a query waits for other processes before `StoreBusy`. Recording never waits.
-    durability : {"pipeline", "call"}
-        When recorded rows become durable: at the end of a pipeline (at the latest after one
-        second), or at each call.
-    cache_bytes : int
-        Bound on the loaded models that replay keeps in memory.
-    create : bool
-        False: raise `NotAWorkspace` instead of making a new workspace.
-    threads, memory_limit
-        Passed to DuckDB (e.g. ``2``, ``"1GB"``).
-    audit : bool
-        False: what this object does is not noted in the audit trail.
-
-    Raises
-    ------
-    NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, ReadOnlyStore
-        The folder cannot be used; it was left as it was.
-    InvalidInput
-        An argument that makes no sense, such as a path that is not UTF-8 or too long.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from nirs_store import WorkspaceStore
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> with WorkspaceStore(folder.name) as store:
-    ...     with store.run("corn", datasets=["corn"]) as run:
-    ...         with run.pipeline("pls", dataset_name="corn") as p:
-    ...             p.complete(best_val=0.12, metric="rmse")
-    ...     store.list_runs()["status"].to_list()
-    ['completed']
-    >>> folder.cleanup()
-    """
-
-    def __init__(
-        self,
-        workspace_path: str | Path,
-        *,
-        read_only: bool = False,
-        lock_timeout: float = 30.0,
-        durability: str = "pipeline",
-        cache_bytes: int = _CACHE_BYTES,
-        create: bool = True,
-        threads: int | None = None,
-        memory_limit: str | None = None,
-        audit: bool = True,
-    ) -> None:
-        if durability not in _DURABILITIES:
-            raise InvalidInput(
-                f"durability: expected one of {', '.join(_DURABILITIES)}, found {durability!r}."
-            )
-        settings = Settings(
-            as_folder(workspace_path, "workspace_path"),
-            read_only=read_only,
-            create=create,
-            lock_timeout=as_seconds(lock_timeout, "lock_timeout"),
-            durability=durability,
-            threads=threads,
-            memory_limit=memory_limit,
-            audit=bool(audit),
-        )
-        self._start(settings, cache_bytes)
-
-    def _start(self, settings: Settings, cache_bytes: int) -> None:
-        self._cache_bytes = cache_bytes
-        self._objects = ByteLRU(cache_bytes)
-        self._plans = ByteLRU(_CACHED_PLANS)
-        self._domains = ByteLRU(_CACHED_DOMAINS)
-        self._exported = ByteLRU(_EXPORTED_BYTES)
-        self._engine = Engine.open(settings)
-        # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
-        self._finalizer = weakref.finalize(self, self._engine.finish)
-        self._watch = RetentionWatch(self._engine, self._keep_to_policy)
-        self._watch.look()
+    # -- Opening and closing, and work that records through the store.
 
     # -- the object ----------------------------------------------------------------------------
 

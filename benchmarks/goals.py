@@ -109,6 +109,12 @@ GOALS = (
     Goal("W9", "last hundred against first hundred", _own_ratio("last_ms", "first_ms"), 1.15),
     Goal("W10", "asking after every pipeline, more a pipeline", _own("more_ms"), 30, unit="ms"),
     Goal("W10", "the same beside an asking process", _own("more_beside_ms"), 60, unit="ms"),
+    Goal(
+        "W11", "screening against cross_val_predict and refit of each", _own_ratio("screen_s", "bare_s"), 1.3
+    ),
+    Goal("W11", "suggest_components over all its chains", _own("suggest_s"), 1, unit="s"),
+    Goal("W12", "diagnosis against predictions, T2 and Q in numpy", _own_ratio("diagnose_ms", "bare_ms"), 5),
+    Goal("W13", "a point of a curve by log_metric", _own("point_us"), 50, unit="µs"),
 )
 
 

@@ -22,6 +22,9 @@ class Size:
     writers: tuple[int, ...]
     writer_pipelines: int
     growth: int  # W9
+    screened: tuple[int, int]  # W11: preprocessings and numbers of components
+    diagnosed: int  # W12: spectra
+    points: int  # W13
     peer_predictions: int = 100_000
     safe: bool = True  # W5: bundles without pickles as well
 
@@ -32,7 +35,24 @@ class Size:
 
 
 SIZES = {
-    "full": Size(FULL, SMALL, 200, 500, (100_000, 1_000_000), 20, 100, 20.0, (4, 8), 25, 2000),
-    "short": Size(FULL, SMALL, 20, 50, (20_000,), 2, 10, 2.0, (4,), 3, 100, 20_000, safe=False),
-    "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, 1000),
+    "full": Size(
+        FULL,
+        SMALL,
+        200,
+        500,
+        (100_000, 1_000_000),
+        20,
+        100,
+        20.0,
+        (4, 8),
+        25,
+        2000,
+        (50, 20),
+        10_000,
+        1_000_000,
+    ),
+    "short": Size(
+        FULL, SMALL, 20, 50, (20_000,), 2, 10, 2.0, (4,), 3, 100, (5, 12), 10_000, 20_000, 20_000, safe=False
+    ),
+    "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, (2, 3), 50, 100, 1000),
 }

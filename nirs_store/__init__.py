@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nirs_store.records.runs import capture_environment
     from nirs_store.registry import ArtifactLoader, ArtifactRegistry
     from nirs_store.screening import optuna_callback, record_search
+    from nirs_store.selection import KennardStoneSplit, kennard_stone
     from nirs_store.store import WorkspaceStore
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "CrossValidationResult",
     "ExecutionStep",
     "ExecutionTrace",
+    "KennardStoneSplit",
     "MigrationReport",
     "NirsStoreError",
     "PipelineLibrary",
@@ -53,6 +55,7 @@ __all__ = [
     "WorkspaceStoreProtocol",
     "__version__",
     "capture_environment",
+    "kennard_stone",
     "load_bundle",
     "load_tecator",
     "migrate_nirs4all",
@@ -74,6 +77,7 @@ _HOME = {
     "CrossValidationResult": "nirs_store.recording",
     "ExecutionStep": "nirs_store.chains.trace",
     "ExecutionTrace": "nirs_store.chains.trace",
+    "KennardStoneSplit": "nirs_store.selection",
     "MigrationReport": "nirs_store.migration",
     "NirsStoreError": "nirs_store.errors",
     "PipelineLibrary": "nirs_store.library",
@@ -82,6 +86,7 @@ _HOME = {
     "WorkspaceStore": "nirs_store.store",
     "WorkspaceStoreProtocol": "nirs_store.protocol",
     "capture_environment": "nirs_store.records.runs",
+    "kennard_stone": "nirs_store.selection",
     "load_bundle": "nirs_store.bundle.reader",
     "load_tecator": "nirs_store.datasets",
     "migrate_nirs4all": "nirs_store.migration",

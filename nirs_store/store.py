@@ -1474,6 +1474,20 @@ class WorkspaceStore:
         """
         return choosing.review(self, chain_id)
 
+    def coefficients(self, chain_id: str) -> pl.DataFrame:
+        """Return the regression coefficients of a chain; see `nirs_store.diagnosing.coefficients`.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``wavelength, channel, coefficient`` (of the refit), and one column per fold whose model is stored.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        return diagnosing.coefficients(self, chain_id)
+
     def transform(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
         """Return spectra as the model of a chain gets them; see `nirs_store.diagnosing.transform`.
 

@@ -22,6 +22,9 @@ PEERS: dict[str, tuple[str, ...]] = {
     "W8": ("nirs_store", "plain", "mlflow", "nirs4all"),
     "W9": ("nirs_store",),
     "W10": ("nirs_store",),
+    "W11": ("nirs_store",),
+    "W12": ("nirs_store",),
+    "W13": ("nirs_store",),
     "anatomy": ("nirs_store",),
     "parts": ("floor",),
 }
@@ -36,6 +39,9 @@ _MODULES = {
     "W8": "start.start",
     "W9": "ingest.growth",
     "W10": "asking.asking",
+    "W11": "calibrating.screening",
+    "W12": "calibrating.diagnosing",
+    "W13": "calibrating.curves",
     "anatomy": "anatomy.anatomy",
     "parts": "parts.parts",
 }

@@ -25,6 +25,10 @@ _COMMANDS = {
     "suggest": (f"{_HOME}.calibration:command_suggest", "Suggest a number of latent variables."),
     "review": (f"{_HOME}.calibration:command_review", "Check a chain by coded rules."),
     "diagnose": (f"{_HOME}.calibration:command_diagnose", "Find outliers among samples with a chain."),
+    "coefficients": (
+        f"{_HOME}.calibration:command_coefficients",
+        "Print the regression coefficients of a chain.",
+    ),
     "compare": (f"{_HOME}.rank:command_compare", "Compare runs or chains in columns."),
     "sql": (f"{_HOME}.rank:command_sql", "Query the catalog with a SELECT statement."),
     "read": (f"{_HOME}.read:command", "Describe and convert files of spectra."),

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from nirs_store.chains import ReplayPlan, fold_key
 from nirs_store.chains.family import components_of, recipe_of, samples_of, splitter_of
 from nirs_store.chains.replay import Workbench
+from nirs_store.diagnosing.coefficients import RegressionVector, regression_vectors
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
-from nirs_store.plots._vector import RegressionVector, regression_vector
 from nirs_store.reading.cells import FARTHEST_NM
 
 __all__ = ["ChainData", "ReadsChains", "chain_data", "sibling_chains"]
@@ -278,19 +278,8 @@ class ChainData:
         InvalidInput
             A model has no coefficients, or several targets.
         """
-        found = {}
-        for fold, identifier in (self.chain["fold_artifacts"] or {"final": None}).items():
-            alone = {"fold_artifacts": {fold: identifier}, "fold_weights": None} if identifier else {}
-            plan = ReplayPlan.from_chain({**self.chain, **alone})
-            try:
-                found[_plain(fold)] = regression_vector(
-                    plan, Workbench(self.store.load_artifact, plan.memory)
-                )
-            except InvalidInput as error:
-                raise InvalidInput(
-                    f"The model {self.model_class} of chain {self.chain_id!r} {error}"
-                ) from error
-        return found
+        found = regression_vectors(self.store, self.chain)
+        return {_plain(fold): each for fold, each in found.items()}
 
     def no_arrays(self) -> InvalidInput:
         return InvalidInput(

@@ -14,6 +14,7 @@ from nirs_store.choosing.rules import RULES, Rule, errors_of_the_mean, select_co
 from nirs_store.display import block, cell_text, escape, printable, short, table
 from nirs_store.errors import InvalidInput, RecordingWarning, UnknownId
 from nirs_store.lazy import polars as pl
+from nirs_store.recording.folds import FINAL
 from nirs_store.scores import higher_is_better
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ class Board:
         What the candidates are ranked by; ``rmse`` is the RMSE of the pooled out-of-fold predictions, the RMSECV.
     frame : polars.DataFrame
         ``rank, preprocessing, model, components``, the metric (``rmsecv`` for rmse), ``fold_sd`` (its standard
-        deviation over the folds), ``se`` (standard error of the out-of-fold errors), ``bias``, ``r2``, ``n``, ``kept``,
-        ``chain_id``. A classification has no ``se``, ``bias`` and ``r2``.
+        deviation over the folds), ``se`` (standard error of the out-of-fold errors of one target), ``bias``, ``r2``,
+        ``n``, with a test set ``rmsep`` (of the refit of candidates that are kept; ``test_...`` for another metric),
+        ``kept``, ``chain_id``. A classification has no ``se``, ``bias`` and ``r2``. Scores of several targets are
+        means over them.
     failed : dict
         What could not be fitted, with the message.
     """
@@ -97,7 +100,21 @@ class Board:
         ranked = sorted(chains.values(), key=place)
         self.rows = [_row(rank, chain, self.metric) for rank, chain in enumerate(ranked, start=1)]
         facts = ranked[0]["metadata"] if ranked else {}
-        self.target, self.unit = str(facts.get("target") or ""), str(facts.get("target_unit") or "")
+        self._targets = list(facts.get("target_names") or [])
+        self._tested = self._test_scores()
+        self.target, self.unit = (
+            str(facts.get("target") or ", ".join(self._targets)),
+            str(facts.get("target_unit") or ""),
+        )
+
+    def _test_scores(self) -> dict[str, float]:
+        """Return what the refits score on a test set, by chain."""
+        rows = self._store.query_predictions(run_id=self.run_id, partition="test")
+        return {
+            str(row["chain_id"]): float(row["test_score"])
+            for row in rows.iter_rows(named=True)
+            if row["fold_id"] == FINAL and row["test_score"] is not None
+        }
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -112,9 +129,12 @@ class Board:
             label: pl.Float64,
             "fold_sd": pl.Float64,
         }
-        schema |= {"se": pl.Float64} if names else {}
+        one_target = any(row.about.get("se") is not None for row in self.rows)
+        schema |= {"se": pl.Float64} if names and one_target else {}
         schema |= {name: pl.Float64 for name in names if name != label}
-        schema |= {"n": pl.Int64, "kept": pl.Boolean, "chain_id": pl.String}
+        tested = {"rmse": "rmsep"}.get(self.metric, f"test_{self.metric}")
+        schema |= {"n": pl.Int64} | ({tested: pl.Float64} if self._tested else {})
+        schema |= {"kept": pl.Boolean, "chain_id": pl.String}
         records = [
             {
                 **row.scores,
@@ -124,6 +144,7 @@ class Board:
                 "components": row.components,
                 label: row.value,
                 "se": row.about.get("se"),
+                tested: self._tested.get(row.chain_id),
                 "kept": row.kept,
                 "chain_id": row.chain_id,
             }
@@ -172,7 +193,8 @@ class Board:
         number, _ = select_components(matrix, [0, *(row.components or 0 for row in family)], rule)
         if number == 0:
             warnings.warn(
-                f"By {rule} no number of components is better than the mean of y; the smallest is taken.",
+                f"{top.preprocessing}, {top.model}: by {rule}, no number of components is better than the mean of y; "
+                "the smallest is taken.",
                 RecordingWarning,
                 stacklevel=4,
             )
@@ -244,6 +266,7 @@ class Board:
         words = f"{len(self.rows)} candidates"
         if self.target:
             words += f" for {self.target}" + (f" ({self.unit})" if self.unit else "")
+            words += ", means of the targets" if len(self._targets) > 1 else ""
         words += f", {sum(row.kept for row in self.rows)} kept; run {self.run_id}"
         return words + (f"; {len(self.failed)} failed" if self.failed else "")
 

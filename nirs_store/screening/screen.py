@@ -46,7 +46,7 @@ from nirs_store.recording.steps import configuration, preprocessing_text, take_a
 from nirs_store.scores import higher_is_better, repeats_of
 from nirs_store.screening.board import Board, Row
 from nirs_store.screening.fit import Group, fit_group
-from nirs_store.screening.given import take_name, take_spectra
+from nirs_store.screening.given import take_name, take_spectra, take_test
 from nirs_store.screening.preprocessing import named_preprocessings
 from nirs_store.screening.progress import Progress
 
@@ -104,6 +104,8 @@ def screen(
     artifact_format: str = "joblib",
     n_jobs: int | None = 1,
     rule: Rule = "one_se",
+    X_test: Any = None,
+    y_test: Any = None,
     resume: bool = True,
     progress: Callable[[int, int, Mapping[str, Any] | None], None] | None = None,
 ) -> Board:
@@ -144,6 +146,9 @@ def screen(
         Worker processes; -1 for all cores.
     rule : {"one_se", "randomization", "wold", "min"}
         How the best is chosen, see `Board.best`.
+    X_test, y_test : optional
+        A test set, spectra as `X`: no fold and no choice sees it. The refit of a candidate that is kept predicts it;
+        the board's ``rmsep`` (for a classification ``test``) is that score.
     resume : bool
         Continue a screening of the same inputs that was stopped, or return the one that is finished.
         False begins another run.
@@ -175,6 +180,7 @@ def screen(
     (24, 'snv')
     """
     y, given = take_spectra(X, y, wavelengths, wavelength_unit, sample_ids, groups, target, target_unit)
+    test = take_test(X, X_test, y_test, given)
     X, dataset_name = take_name(X, dataset_name)
     if n_jobs == 0 or not isinstance(n_jobs, (int, type(None))):
         raise InvalidInput(f"n_jobs is a number of processes, or -1 for all cores; found {n_jobs!r}.")
@@ -183,13 +189,13 @@ def screen(
     if rule not in RULES:
         raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
     groups_of = _plan(preprocess, model, components)
-    plan = _check(groups_of, X, y, cv, given, dataset_name, metric)
+    plan = _check(groups_of, X, y, cv, given, dataset_name, metric, test)
     plan = replace(plan, keep_folds=keep_folds, artifact_format=artifact_format, n_jobs=n_jobs or 1)
     key = plan.key()
     run_id, finished = _find_run(store, key, dataset_name) if resume and key else (None, False)
     if run_id is None:
         run_id = store.begin_run(
-            name or f"Screening of {given['target'] or dataset_name}",
+            name or f"Screening of {plan.target or dataset_name}",
             {"screening": {"key": key, "candidates": plan.size, **plan.summary()}},
             [{"name": dataset_name, **plan.about_samples}],
         )
@@ -316,9 +322,15 @@ class Plan:
     task: str
     metric: str
     dataset_name: str
+    test: Mapping[str, Any]
     keep_folds: bool = True
     artifact_format: str = "joblib"
     n_jobs: int = 1
+
+    @property
+    def target(self) -> str:
+        """What is predicted, in words; empty where nothing names it."""
+        return str(self.given["target"] or ", ".join(self.about_samples.get("target_names", [])))
 
     @property
     def size(self) -> int:
@@ -384,6 +396,7 @@ class Plan:
                 artifact_format=self.artifact_format,
                 metadata={"screening": row.about | {"kept": True}},
                 **options,
+                **self.test,
                 **about,
             )
             # Deleted last: a crash before leaves the candidate twice, and the board shows the kept one.
@@ -401,6 +414,7 @@ def _check(
     given: dict[str, Any],
     dataset_name: str,
     metric: str | None,
+    test: Mapping[str, Any],
 ) -> Plan:
     parts = [take_apart(group.estimator) for group in groups]
     tasks = {check_estimator(each, None) for each in parts}
@@ -419,6 +433,7 @@ def _check(
         task_type=task,
         wavelength_unit=given["wavelength_unit"],
         no_missing=no_missing,
+        **test,
     )
     splitter, folds, labels = make_folds(cv, data, given["groups"], task)
     for each in parts:
@@ -433,6 +448,10 @@ def _check(
         [None if data.wavelengths is None else content_hash(data.wavelengths, data.wavelengths), data.unit],
         sklearn.__version__,
     ]
+    if data.X_test is not None and data.y_test is not None:
+        base.append(content_hash(data.X_test, data.y_test))
+        # Candidates are fitted for their cross-validation only; the refit of one that is kept predicts the test set.
+        data = replace(data, X_test=None, y_test=None, sample_ids_test=None)
     return Plan(
         groups=[replace(group, key=_key(group, base)) for group in groups],
         X=X,
@@ -446,6 +465,7 @@ def _check(
         task=task,
         metric=choose_metric(metric, task),
         dataset_name=dataset_name,
+        test=test,
     )
 
 
@@ -621,8 +641,8 @@ def _record(
 
 
 def _standard_error(plan: Plan, results: Sequence[FoldResult]) -> float | None:
-    """Return the standard error of a regression's out-of-fold errors, as the rules use it."""
-    if plan.task != "regression":
+    """Return the standard error of the out-of-fold errors of one target, as the rules use it."""
+    if plan.task != "regression" or plan.data.y.ndim > 1:
         return None
     found = [result.predictions["val"] for result in results]
     errors = np.concatenate([np.asarray(each.y_pred, float).ravel() - each.y_true.ravel() for each in found])

@@ -108,3 +108,12 @@ def test_stored_files_are_measured(memory: Path) -> None:
     assert found["list_rows"] > 0
     assert found["search_rows"] > 0
     assert found["auto_stored_share"] < 0.9
+
+
+@pytest.mark.parametrize("workload", ["W11", "W12", "W13"])
+def test_a_tiny_calibration_answers_its_goals(workload: str, tmp_path: Path) -> None:
+    metrics = workloads.find(workload)("nirs_store", sizes.SIZES["tiny"], tmp_path)
+    rows = [{"workload": workload, "peer": "nirs_store", "round": 0, "metrics": metrics}]
+    wanted = {goal.text for goal in goals.GOALS if goal.workload == workload}
+    assert {goal.text for goal, _ in goals.figures(rows)} == wanted
+    assert all(value > 0 for value in metrics.values())

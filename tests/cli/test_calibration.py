@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +80,29 @@ def test_top_within_one_standard_error_is_what_suggest_says(run_json: Any, place
     (choice,) = run_json("suggest", chains[1], "-w", folder / "ws", "--json")
     (row,) = run_json("top", "--one-se", "-w", folder / "ws", "--json")
     assert row["chain_id"] == choice["chain_id"]
+
+
+def test_coefficients_and_the_tables_of_a_diagnosis_come_as_csv(run: Any, run_json: Any, place: Any) -> None:
+    folder, chains = place
+    asked = ("coefficients", chains[4][-8:], "-w", folder / "ws")
+    rows = list(csv.DictReader(io.StringIO(run(*asked, "--csv").stdout)))
+    with WorkspaceStore(folder / "ws") as store:
+        expected = store.coefficients(chains[4])
+    assert [float(row["fold_4"]) for row in rows] == expected["fold_4"].to_list()
+    assert run_json(*asked, "--json")[0]["coefficient"] == expected["coefficient"][0]
+    head, first = run(*asked).stdout.splitlines()[:2]
+    assert head.split()[:3] == ["wavelength", "channel", "coefficient"]
+    assert first.split()[1] == "0"
+    diagnose = ("diagnose", chains[4], folder / "new.csv", "--target", "fat", "-w", folder / "ws", "--csv")
+    tables = {
+        name: list(csv.DictReader(io.StringIO(run(*diagnose, name).stdout)))
+        for name in ("samples", "scores", "channels")
+    }
+    assert {name: len(table) for name, table in tables.items()} == {
+        "samples": 30,
+        "scores": 30,
+        "channels": 100,
+    }
+    assert {"p4", "w4", "vip"} <= set(tables["channels"][0])
+    assert "expected a PLS chain, its calibration" in run(*diagnose, "explained", expect=2).stderr
+    assert "exclude each other" in run(*diagnose, "samples", "--json", expect=2).stderr

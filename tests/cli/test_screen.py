@@ -45,6 +45,9 @@ def test_a_file_is_screened_and_the_best_is_kept(run, tmp_path, file):
     with WorkspaceStore(tmp_path / "ws") as store:
         assert store.list_runs().height == 1
         assert store.get_chain(found["best"])["metadata"]["n_groups"] == 30
+    tested = json.loads(run(*words, "--test", str(file), "--json", "--keep", "2").stdout)
+    assert all((row["rmsep"] is not None) == row["kept"] for row in tested["candidates"])
+    assert sum(row["kept"] for row in tested["candidates"]) >= 2
     for option, value, complaint in (
         ("--components", "5-2", "1-15 or 2,4,8"),
         ("--preprocess", "snw", "Did you mean 'snv'"),

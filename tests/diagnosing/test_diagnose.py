@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -169,3 +170,40 @@ def test_a_permutation_test_tells_a_model_from_chance(store: WorkspaceStore, rec
     assert plots.permutation(found).axes[0].patches
     with pytest.raises(InvalidInput, match="measured values"):
         store.permutation_test(chain, X)
+
+
+def test_coefficients_are_a_table_of_refit_and_folds_over_wavelength(
+    store: WorkspaceStore, record: Any
+) -> None:
+    chain = record(make_pipeline(StandardScaler(), PLSRegression(4)))
+    found = store.coefficients(chain)
+    assert found.columns == ["wavelength", "channel", "coefficient", "fold_0", "fold_1", "fold_2"]
+    assert np.array_equal(found["wavelength"], MEAT.wavelengths)
+    scaler = StandardScaler().fit(X)
+    pls = PLSRegression(4).fit(scaler.transform(X), Y)
+    assert np.allclose(found["coefficient"], pls.coef_[0])
+    # The prediction changes by the coefficient where one channel of the model's input changes by 1.
+    step = np.zeros((1, 100))
+    step[0, 7] = scaler.scale_[7]
+    change = store.replay_chain(chain, X[:1] + step) - store.replay_chain(chain, X[:1])
+    assert change[0] == pytest.approx(found["coefficient"][7])
+    refit = store.coefficients(record(PLSRegression(4), keep_folds=False))
+    assert refit.columns == ["wavelength", "channel", "coefficient"]
+    folds = store.coefficients(record(PLSRegression(4), refit=False))
+    assert folds.columns == ["wavelength", "channel", "fold_0", "fold_1", "fold_2"]
+
+
+def test_coefficients_of_components_are_counted_and_what_has_none_says_so(
+    store: WorkspaceStore, record: Any
+) -> None:
+    found = store.coefficients(record(make_pipeline(PCA(6), LinearRegression())))
+    assert found.columns == ["variable", "coefficient"]
+    assert found.height == 6
+    with pytest.raises(InvalidInput, match="no coefficients"):
+        store.coefficients(record(RandomForestRegressor(3)))
+    with pytest.raises(InvalidInput, match="2 targets"):
+        store.coefficients(record(PLSRegression(3), np.column_stack([Y, Y])))
+    with pytest.raises(InvalidInput, match="make variables of their own"):
+        store.coefficients(record(make_pipeline(PCA(6), LinearRegression()), refit=False))
+    with pytest.raises(UnknownId):
+        store.coefficients("nothing")

@@ -320,3 +320,57 @@ def test_keep_folds_of_a_cross_validation_of_its_own(store, spectra):
         record_cross_validation(
             store, PLSRegression(4), X, y, cv=CV, dataset_name="x", keep_folds=False, refit=False
         )
+
+
+def test_the_refit_of_what_is_kept_predicts_a_test_set(store, spectra):
+    X, y, grid = spectra
+    board = screened(store, (X[:45], y[:45], grid), X_test=X[45:], y_test=y[45:], keep=2)
+    kept = board.frame.filter("kept")
+    assert kept.height == 2
+    assert board.frame.filter(~pl.col("kept"))["rmsep"].null_count() == 14
+    for row in kept.iter_rows(named=True):
+        error = store.replay_chain(row["chain_id"], X[45:]) - y[45:]
+        assert row["rmsep"] == pytest.approx(np.sqrt((error**2).mean()))
+    chosen = board.keep(9)
+    assert board.frame.filter(chain_id=chosen)["rmsep"][0] > 0
+    # Another test set is another screening; none has no such column.
+    assert screened(store, (X[:45], y[:45], grid), X_test=X[50:], y_test=y[50:]).run_id != board.run_id
+    assert "rmsep" not in screened(store, (X[:45], y[:45], grid)).frame.columns
+    labels = np.where(y > np.median(y), "high", "low")
+    options = {"model": LogisticRegression(), "components": None, "X_test": X[45:], "y_test": labels[45:]}
+    board = screened(store, (X[:45], labels[:45], grid), **options)
+    assert 0 <= board.frame.filter("kept")["test_balanced_accuracy"][0] <= 1
+    with pytest.raises(InvalidInput, match="come together"):
+        screened(store, spectra, X_test=X)
+
+
+def test_a_file_as_test_set_must_have_the_grid_and_the_target(store, spectra, tmp_path):
+    X, y, grid = spectra
+
+    def file(name, rows, wavelengths):
+        frame = pl.DataFrame({"id": [f"r{row}" for row in range(60)], "sugar": y, "starch": y + 1}).hstack(
+            pl.DataFrame(X, schema=[f"{value:.2f}" for value in wavelengths])
+        )
+        frame[rows].write_csv(tmp_path / name)
+        return tmp_path / name
+
+    beet = read_spectra(file("beet.csv", slice(0, 45), grid), target=["sugar", "starch"], unit="%")
+    held = file("held.csv", slice(45, 60), grid)
+    options = {"components": [2, 3], "cv": 3}
+    with pytest.raises(InvalidInput, match="target"):
+        store.screen(beet, X_test=read_spectra(held, target="sugar"), **options)
+    other = read_spectra(file("other.csv", slice(45, 60), grid + 100), target=["sugar", "starch"])
+    with pytest.raises(InvalidInput, match="wavelengths of the calibration"):
+        store.screen(beet, X_test=other, **options)
+    assert store.list_runs().height == 0
+    held = read_spectra(held, target=["sugar", "starch"])
+    board = store.screen(beet, X_test=held, **options)
+    assert "2 candidates for sugar, starch (%), means of the targets" in repr(board)
+    assert "se" not in board.frame.columns
+    error = store.replay_chain(board.best(), held.X) - held.y
+    rmsep = np.sqrt((error**2).mean(axis=0)).mean()
+    assert board.frame.filter("kept")["rmsep"][0] == pytest.approx(rmsep)
+    with pytest.warns(RecordingWarning, match="15 of its samples"):
+        store.screen(
+            beet, X_test=read_spectra(file("same.csv", slice(20, 35), grid), target=beet.target), **options
+        )

@@ -1,4 +1,4 @@
-"""``nirs-store suggest``, ``review`` and ``diagnose``: choose a chain, check it, look inside it."""
+"""``nirs-store suggest``, ``review``, ``diagnose`` and ``coefficients``: choose a chain, check it, look inside it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from nirs_store.cli._options import Choice, json_option, workspace_option
 from nirs_store.cli._spectra import read_file, reading_options
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from nirs_store.choosing import ComponentChoice
     from nirs_store.diagnosing import Diagnosis
 
 _RULES = ("one_se", "randomization", "wold", "min")
+_TABLES = ("samples", "scores", "channels", "explained")
 _FIGURES = ("t2-q", "influence", "scores", "loadings", "weights", "vip", "selectivity", "explained", "normal")
 
 
@@ -120,6 +123,13 @@ def command_review(identifier: str, as_json: bool, workspace: Path) -> None:
     "--alpha", type=float, default=0.05, show_default=True, help="Share of normal samples above a limit."
 )
 @click.option("--all", "everything", is_flag=True, help="List every sample, not only the flagged ones.")
+@click.option(
+    "--csv",
+    "table",
+    type=Choice(_TABLES),
+    help="Print a whole table as CSV: samples; scores; channels (loadings, weights, VIP, selectivity ratio); "
+    "or explained variance.",
+)
 @click.option("--figure", type=Choice(_FIGURES), help=f"Also draw one of {', '.join(_FIGURES)}.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="File of the figure.")
 @reading_options
@@ -133,6 +143,7 @@ def command_diagnose(
     calibration: Path | None,
     alpha: float,
     everything: bool,
+    table: Any,
     figure: str | None,
     output: Path | None,
     reading: dict[str, Any],
@@ -145,6 +156,8 @@ def command_diagnose(
 
     if output is not None and figure is None:
         raise click.UsageError("--output needs --figure.")
+    if table is not None and as_json:
+        raise click.UsageError("--json and --csv exclude each other.")
     spectra = read_file(file, reading, target=target, id_column=id_column)
     fitted = (
         None if calibration is None else read_file(calibration, reading, target=target, id_column=id_column)
@@ -158,6 +171,9 @@ def command_diagnose(
             folder = store.workspace_path / "exports"
             path = save_figure(_draw(found, figure), output or folder / f"{figure}_{chain_id[-8:]}.png")
             click.echo(f"Figure: {path}", err=True)
+    if table is not None:
+        _print_csv(getattr(found, table))
+        return
     frame = found.samples if everything else found.outliers
     if as_json:
         print_json({"limits": found.limits, "space": found.space, "samples": frame.to_dicts()})
@@ -180,6 +196,45 @@ def command_diagnose(
     print_table(
         list(columns), zip(*columns.values(), strict=True), numeric=shown, flexible=["sample", "flags"]
     )
+
+
+@click.command("coefficients", cls=Command)
+@click.argument("identifier", metavar="CHAIN")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with all digits.")
+@json_option
+@workspace_option
+def command_coefficients(identifier: str, as_csv: bool, as_json: bool, workspace: Path) -> None:
+    """Print the regression coefficients of a chain's linear model, one row per channel.
+
+    They belong to the spectra after all preprocessing, in units of the target per unit of signal. With fold models
+    in the store, each fold has a column too.
+    """
+    from nirs_store.cli._output import numbers, print_json, print_table
+    from nirs_store.cli._workspace import find, open_store
+
+    if as_csv and as_json:
+        raise click.UsageError("--json and --csv exclude each other.")
+    with open_store(workspace) as store:
+        frame = store.coefficients(find(store, identifier, ["chain"]).identifier)
+    if as_csv:
+        _print_csv(frame)
+    elif as_json:
+        print_json(frame.to_dicts())
+    else:
+        columns = {
+            name: numbers(frame[name].to_list())
+            if frame[name].dtype.is_float()
+            else [str(n) for n in frame[name]]
+            for name in frame.columns
+        }
+        print_table(list(columns), zip(*columns.values(), strict=True), numeric=list(columns))
+
+
+def _print_csv(frame: pl.DataFrame) -> None:
+    from nirs_store.cli._output import flat_text, print_data
+    from nirs_store.reading.export import frame_csv
+
+    print_data(frame_csv(flat_text(frame)))
 
 
 def _draw(found: Diagnosis, figure: str) -> Any:

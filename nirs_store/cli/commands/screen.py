@@ -32,6 +32,12 @@ _SHOWN = 10
 @click.option(
     "--keep", default="best", show_default=True, help="Which models to store: best, all, or a number."
 )
+@click.option(
+    "--test",
+    "test_file",
+    type=click.Path(path_type=Path),
+    help="File of a test set, read as FILE is: the kept models predict it (RMSEP).",
+)
 @click.option("--name", metavar="TEXT", help="Name of the run.")
 @click.option(
     "--jobs", "-j", type=int, default=1, show_default=True, help="Worker processes; -1 for all cores."
@@ -51,6 +57,7 @@ def command(
     seed: int | None,
     rule: Any,
     keep: str,
+    test_file: Path | None,
     name: str | None,
     jobs: int,
     reading: dict[str, Any],
@@ -72,6 +79,9 @@ def command(
     # A comma inside brackets belongs to the name.
     names = [each.strip() for each in re.split(r",(?![^(]*\))", preprocess) if each.strip()]
     spectra = read_file(file, reading, target=target, unit=unit, groups=groups)
+    test = (
+        None if test_file is None else read_file(test_file, reading, target=target, unit=unit, groups=groups)
+    )
     shuffled = {} if seed is None else {"shuffle": True, "random_state": seed}
     splitter = KFold(cv, **shuffled) if groups is None else GroupKFold(cv, **shuffled)
     with open_store(workspace) as store:
@@ -83,6 +93,7 @@ def command(
             cv=splitter,
             rule=rule,
             keep=kept,
+            X_test=test,
             name=name,
             n_jobs=jobs,
         )

@@ -193,3 +193,44 @@ def test_a_search_still_knows_the_scores_of_what_went(store, way):
     store.trash.empty()
     kept = store.search("oil", deleted=True).height
     assert kept == (gone.height if way.startswith("retention") else 0)
+
+
+def judged(store: WorkspaceStore) -> None:
+    """Two models on one suite; the better one has a table of samples, too."""
+    store.evaluations.record(
+        "base", "harvest", {"rmsep": 0.9}, metric="rmsep", better="lower", evaluation_id="first"
+    )
+    store.evaluations.record_chain(
+        ids(store)["chain"], X, Y, "harvest", model_id="pls", evaluation_id="second"
+    )
+    store.evaluations.set_champion("second")
+
+
+@pytest.mark.parametrize("evaluation", ["first", "second"])
+def test_an_evaluation_comes_back_with_its_table_and_its_ranks(store, evaluation):
+    judged(store)
+    before, samples = digests(store), store.evaluations.samples("second")
+    assert store.evaluations.delete(evaluation)
+    assert store.evaluations.get(evaluation) is None
+    assert store.trash.list()["kind"][0] == "evaluation"
+    store.gc_artifacts(grace_seconds=0)
+    assert store.check(read_data=True).findings == ()
+    assert store.trash.restore(evaluation) == [("evaluation", evaluation)]
+    assert digests(store) == before
+    assert store.evaluations.samples("second").equals(samples)
+    assert store.check(read_data=True).findings == ()
+
+
+def test_a_rank_that_was_given_since_stays_and_now_is_for_good(store):
+    judged(store)
+    store.evaluations.delete("second")
+    store.evaluations.record(
+        "new", "harvest", {"rmsep": 0.1}, metric="rmsep", better="lower", evaluation_id="third"
+    )
+    store.evaluations.set_champion("third")
+    store.trash.restore("second")
+    assert store.evaluations.champions("harvest").filter(rank=1)["model_id"].to_list() == ["new"]
+    store.evaluations.delete("second", now=True)
+    assert store.trash.list().height == 0
+    with pytest.raises(UnknownId):
+        store.trash.restore("second")

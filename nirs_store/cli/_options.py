@@ -52,6 +52,10 @@ class Choice(click.Choice[str]):
 # -- Asking before something is destroyed.
 
 
+FOR_GOOD = "This cannot be undone."
+"""The last line of a plan that does not go through the trash."""
+
+
 def confirm(question: str, yes: bool) -> bool:
     """Ask on a terminal; elsewhere only ``--yes`` is a yes.
 

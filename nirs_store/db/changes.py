@@ -19,6 +19,7 @@ from nirs_store.ids import new_id, now_naive
 
 __all__ = [
     "FAILURES",
+    "PROMOTED",
     "UNLINKED",
     "Change",
     "Delete",
@@ -320,6 +321,9 @@ def released_words(count: int) -> str:
 UNLINKED = "predictions.chain_id"
 """Stands for a table: of predictions that stay only the chain that they name is deleted."""
 
+PROMOTED = "champions.champion_id"
+"""Stands for a table: of champions that a deletion itself made, which go when it is undone."""
+
 Delete = Callable[[duckdb.DuckDBPyConnection, str, str, Any], int]
 """Deletes the rows of a table that a condition with parameters names, and counts them."""
 
@@ -328,6 +332,8 @@ def plain_delete(con: duckdb.DuckDBPyConnection, table: str, where: str, params:
     """Delete rows for good."""
     if table == UNLINKED:
         return number(con, f"UPDATE predictions SET chain_id = NULL WHERE {where}", params)
+    if table == PROMOTED:
+        return 0
     return number(con, f"DELETE FROM {table} WHERE {where}", params)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nirs_store.audit import trail as audit
 from nirs_store.audit.trail import note
+from nirs_store.db.changes import PROMOTED
 from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, NirsStoreError, ShapeMismatch, UnknownId
@@ -35,6 +36,7 @@ from nirs_store.evaluations.statistics import (
 )
 from nirs_store.ids import naive, new_id, now_naive, sha256_hex
 from nirs_store.lazy import polars as pl
+from nirs_store.maintenance import trash
 from nirs_store.records.notes import check_guard
 from nirs_store.records.runs import capture_environment
 from nirs_store.scores import classification_scores, regression_scores
@@ -866,20 +868,26 @@ def plan(con: Connection, evaluation_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def delete(con: Connection, evaluation_id: str) -> bool:
+def delete(con: Connection, evaluation_id: str, *, now: bool) -> bool:
     """Delete an evaluation inside the caller's transaction, and let others follow; False when there was none."""
-    _, left, after = _holders(con, evaluation_id)
-    if not rows.delete_evaluation(con, evaluation_id):
+    found = rows.evaluation_of(con, evaluation_id)
+    if found is None:
         return False
-    for metric, rank in sorted(left.keys() | after.keys()):
-        held, heir = left.get((metric, rank)), after.get((metric, rank))
-        if _same(held, heir):
-            continue
-        evaluation = None if heir is None else rows.evaluation_of(con, heir["evaluation_id"])
-        if heir is not None and evaluation is not None:
-            put(con, evaluation, metric, rank, heir["chosen_by"], heir["note"], held)
-        elif held is not None:
-            vacate(con, held)
+    _, left, after = _holders(con, evaluation_id)
+    known = [str(row[0]) for row in con.execute("SELECT champion_id FROM champions").fetchall()]
+    name = f"{found['model_id']} on {found['suite']}"
+    with trash.deleting(con, "evaluation", evaluation_id, name, "delete_evaluation", now=now) as take:
+        rows.delete_evaluation(con, evaluation_id, take)
+        for metric, rank in sorted(left.keys() | after.keys()):
+            held, heir = left.get((metric, rank)), after.get((metric, rank))
+            if _same(held, heir):
+                continue
+            evaluation = None if heir is None else rows.evaluation_of(con, heir["evaluation_id"])
+            if heir is not None and evaluation is not None:
+                put(con, evaluation, metric, rank, heir["chosen_by"], heir["note"], held)
+            elif held is not None:
+                vacate(con, held)
+        take(con, PROMOTED, "champion_id NOT IN (SELECT unnest(?::VARCHAR[]))", [known])
     return True
 
 
@@ -1108,12 +1116,19 @@ class Evaluations(Crowning):
             **{"metric": metric, **facts},
         )
 
-    def delete(self, evaluation_id: str) -> bool:
-        """Delete an evaluation, its tables' hold and what it made champion; False when there was none.
+    def delete(self, evaluation_id: str, *, now: bool = False) -> bool:
+        """Delete an evaluation with its tables and what it made champion; False when there was none.
 
-        Whoever stands below it moves up a rank; where nobody does, whoever held the rank before holds it again.
+        The models below it move up a rank; where there are none, the model that held the rank before holds it again.
+
+        Parameters
+        ----------
+        evaluation_id : str
+        now : bool
+            False puts it into the trash: `store.trash.restore` brings it back, with its tables and ranks. A rank
+            that was given since stays as it is.
         """
-        deleted = self._engine.change(lambda con: delete(con, evaluation_id))
+        deleted = self._engine.change(lambda con: delete(con, evaluation_id, now=now))
         note(self._engine, "delete_evaluation", "evaluation", evaluation_id, success=deleted)
         return deleted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nirs_store.db.changes import Delete
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.ids import new_id, now_naive
@@ -167,14 +168,11 @@ def evaluation_rows(
     )
 
 
-def delete_evaluation(con: Connection, evaluation_id: str) -> int:
+def delete_evaluation(con: Connection, evaluation_id: str, delete: Delete) -> None:
     """Delete an evaluation, what it made champion and what it holds, inside the caller's transaction."""
-    if not exists(con, "evaluation", evaluation_id):
-        return 0
-    con.execute("DELETE FROM artifact_refs WHERE owner_kind = 'evaluation' AND owner_id = ?", [evaluation_id])
-    con.execute("DELETE FROM champions WHERE evaluation_id = ?", [evaluation_id])
-    con.execute("DELETE FROM evaluations WHERE evaluation_id = ?", [evaluation_id])
-    return 1
+    delete(con, "artifact_refs", "owner_kind = 'evaluation' AND owner_id = ?", [evaluation_id])
+    delete(con, "champions", "evaluation_id = ?", [evaluation_id])
+    delete(con, "evaluations", "evaluation_id = ?", [evaluation_id])
 
 
 def add_champion(con: Connection, row: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nirs_store.db.changes import UNLINKED, Delete, plain_delete
+from nirs_store.db.changes import PROMOTED, UNLINKED, Delete, plain_delete
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import arrow_schema, column_names
 from nirs_store.db.session import read_settings
@@ -40,7 +40,13 @@ __all__ = [
 
 SETTING = "trash"
 KEEP_DAYS = 30.0
-_KEYS = {"runs": "run_id", "pipelines": "pipeline_id", "chains": "chain_id", "predictions": "prediction_id"}
+_KEYS = {
+    "runs": "run_id",
+    "pipelines": "pipeline_id",
+    "chains": "chain_id",
+    "predictions": "prediction_id",
+    "evaluations": "evaluation_id",
+}
 # A child, the column that names its parent, and the parent.
 _PARENTS = (
     ("pipelines", "run_id", "runs"),
@@ -51,7 +57,11 @@ _PARENTS = (
 _ARRAYS = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
 
 
-_LINKS = pa.schema([("prediction_id", pa.string()), ("chain_id", pa.string())])
+# What stands for a table and is not one.
+_SCHEMAS = {
+    UNLINKED: pa.schema([("prediction_id", pa.string()), ("chain_id", pa.string())]),
+    PROMOTED: pa.schema([("champion_id", pa.string())]),
+}
 
 
 def chains_of(con: Connection, pipeline_ids: Sequence[str]) -> list[str]:
@@ -90,10 +100,9 @@ def deleting(
     taken: dict[str, list[pa.Table]] = {}
 
     def delete(con: Connection, table: str, where: str, params: Any) -> int:
-        if table == UNLINKED:
-            rows = con.execute(
-                f"SELECT {', '.join(_LINKS.names)} FROM predictions WHERE {where}", params
-            ).fetchall()
+        if table in _SCHEMAS:
+            names, home = ", ".join(_SCHEMAS[table].names), table.partition(".")[0]
+            rows = con.execute(f"SELECT {names} FROM {home} WHERE {where}", params).fetchall()
             plain_delete(con, table, where, params)
         else:
             # Of a Python list, not by way of Arrow: this is a DB-API result, of which DuckDB would make two copies.
@@ -101,7 +110,7 @@ def deleting(
                 f"DELETE FROM {table} WHERE {where} RETURNING {', '.join(column_names(table))}", params
             ).fetchall()
         if rows:
-            schema = _LINKS if table == UNLINKED else arrow_schema(table)
+            schema = _SCHEMAS[table] if table in _SCHEMAS else arrow_schema(table)
             taken.setdefault(table, []).append(
                 pa.Table.from_struct_array(pa.array(rows, pa.struct(list(schema))))
             )
@@ -341,6 +350,9 @@ def _insert(con: Connection, table: str, rows: pa.Table) -> None:
                 "UPDATE predictions SET chain_id = i.chain_id FROM incoming i "
                 "WHERE predictions.prediction_id = i.prediction_id AND predictions.chain_id IS NULL"
             )
+            return
+        if table == PROMOTED:
+            con.execute("DELETE FROM champions WHERE champion_id IN (SELECT champion_id FROM incoming)")
             return
         key = rows.column_names[0]
         taken = con.execute(f"SELECT {key} FROM {table} SEMI JOIN incoming USING ({key}) LIMIT 1").fetchall()

@@ -91,8 +91,8 @@ def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
 @json_option
 @workspace_option
 def cleanup(force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool, workspace: Path) -> None:
-    """Remove the files without references. Files with references are kept."""
-    from nirs_store.cli._options import confirm
+    """Remove the files without references. Files with references are kept. This cannot be undone."""
+    from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
 
@@ -103,6 +103,8 @@ def cleanup(force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool,
             click.echo(f"{len(files)} files that nothing holds ({human_bytes(size)})")
             for path in files if verbose or dry_run else ():
                 click.echo(f"  {path}")
+            if files:
+                click.echo(FOR_GOOD)
         done = bool(files) and not dry_run and confirm("Remove them?", yes)
         if done:
             files, size = store.artifacts.delete_orphaned_artifacts(dry_run=False, grace_seconds=grace)
@@ -162,9 +164,9 @@ def purge(
 ) -> None:
     """Remove all artifacts and chains of a data set or a pipeline; keep scores and logs.
 
-    Artifacts with other references are kept too.
+    Artifacts with other references are kept too. This cannot be undone.
     """
-    from nirs_store.cli._options import confirm
+    from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import find, open_store
     from nirs_store.registry import ArtifactRegistry
@@ -178,6 +180,7 @@ def purge(
         plan = registry.plan_purge(pipeline_ids=ids, dataset=dataset or None)
         if not as_json:
             _print_plan(plan, verbose)
+            click.echo(FOR_GOOD)
         done = not dry_run and confirm("Remove them for good?", yes)
         if done and pipeline_id:
             registry.delete_pipeline_artifacts(pipeline_id, delete_files=True, force=force)

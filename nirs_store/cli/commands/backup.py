@@ -212,7 +212,7 @@ def prune(
     workspace: Path,
 ) -> None:
     """Remove backups beyond a number or an age, and the blobs that no other backup needs."""
-    from nirs_store.cli._options import confirm
+    from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
 
@@ -224,6 +224,8 @@ def prune(
             )
             for backup_id in plan.remove:
                 click.echo(f"  {backup_id}")
+            if plan.remove:
+                click.echo(FOR_GOOD)
         done = bool(plan.remove) and not dry_run and confirm("Remove them for good?", yes)
         if done:
             plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age)

@@ -314,13 +314,17 @@ def export(evaluation: str, folder: Path, what: str, format: str, as_json: bool,
 
 @command.command("delete")
 @click.argument("evaluation", metavar="ID")
+@click.option("--now", is_flag=True, help="Delete without the trash; this cannot be undone.")
 @dry_run_option
 @yes_option
 @json_option
 @workspace_option
-def delete(evaluation: str, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
-    """Delete an evaluation and its champion ranks; the next ranks move up."""
-    from nirs_store.cli._options import confirm
+def delete(evaluation: str, now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
+    """Delete an evaluation and its champion ranks; the next ranks move up.
+
+    'nirs-store trash restore ID' undoes this within 30 days, unless --now was given.
+    """
+    from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -331,17 +335,22 @@ def delete(evaluation: str, dry_run: bool, yes: bool, as_json: bool, workspace: 
         if not as_json:
             click.echo(f"{identifier}: {found['model_id']} on {found['suite']}")
             for each in ranks:
-                heir = each["next_model"] or "nobody"
+                heir = each["next_model"] or "no model"
                 click.echo(
                     f"  rank {each['rank']} by {each['metric']} goes from {each['model_id']} to {heir}"
                 )
-        done = not dry_run and confirm("Delete it?", yes) and store.evaluations.delete(identifier)
+            if now:
+                click.echo(FOR_GOOD)
+        question = "Delete it for good?" if now else "Delete it?"
+        done = not dry_run and confirm(question, yes) and store.evaluations.delete(identifier, now=now)
     if as_json:
         print_json(
             {"evaluation_id": identifier, "dry_run": dry_run, "deleted": done, "champions": list(ranks)}
         )
     else:
         click.echo("Deleted." if done else "Nothing was deleted.")
+        if done and not now:
+            click.echo(f"Undo it with: nirs-store trash restore {identifier}")
 
 
 def _find(store: WorkspaceStore, text: str) -> str:

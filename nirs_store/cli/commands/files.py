@@ -100,7 +100,7 @@ def delete(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Delete a file with all its versions, or one version."""
+    """Delete a file with all its versions, or one version. This cannot be undone."""
     from nirs_store.cli._options import confirm
     from nirs_store.cli._workspace import open_store
 
@@ -142,7 +142,7 @@ def cleanup(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Remove old unneeded files, and leftovers of programs that died."""
+    """Remove old unneeded files, and leftovers of programs that died. This cannot be undone."""
     from nirs_store.cli._options import confirm
     from nirs_store.cli._workspace import open_store
 
@@ -166,12 +166,16 @@ def cleanup(
 
 
 def _print(plan: FileRemoval) -> None:
+    from nirs_store.cli._options import FOR_GOOD
+
     click.echo(str(plan))
     for row in plan.versions:
         test = f" (test {row['test_name']})" if row["test_name"] else ""
         click.echo(f"  {row['name']}{test} v{row['version']}")
     for name, number, reason in plan.kept:
         click.echo(f"  kept: {name} v{number}, {reason}")
+    if plan.versions or plan.workplaces:
+        click.echo(FOR_GOOD)
 
 
 def _finish(plan: FileRemoval, as_json: bool) -> None:

@@ -77,7 +77,7 @@ def command_delete(
     The plan is printed first. Models that other runs use are kept. The command asks for confirmation on a
     terminal and needs --yes elsewhere.
     """
-    from nirs_store.cli._options import confirm
+    from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import find, open_store
 
@@ -92,6 +92,8 @@ def command_delete(
             facts |= _plan_of(delete(found.identifier, dry_run=True))
         if not as_json:
             _print_plan(facts, keep_artifacts)
+            if now:
+                click.echo(FOR_GOOD)
         if not dry_run:
             if not confirm("Delete this?", yes):
                 return
@@ -304,7 +306,7 @@ def trash_restore(identifier: str, as_json: bool, workspace: Path) -> None:
 @workspace_option
 def trash_empty(older_than: float | None, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
     """Remove deletions for good, with the files that nothing else holds."""
-    from nirs_store.cli._options import confirm
+    from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store
 
@@ -312,6 +314,8 @@ def trash_empty(older_than: float | None, dry_run: bool, yes: bool, as_json: boo
         done = store.trash.empty(older_than, dry_run=True)
         if not as_json:
             click.echo(f"{len(done.entries)} deletions in the trash")
+            if done.entries:
+                click.echo(FOR_GOOD)
         if not dry_run and done.entries:
             if not confirm("Remove them for good?", yes):
                 return

@@ -157,7 +157,7 @@ def run(now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path, **o
 
     The plan is printed first. The command asks for confirmation on a terminal and needs --yes elsewhere.
     """
-    from nirs_store.cli._options import confirm
+    from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -165,6 +165,8 @@ def run(now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path, **o
         plan = store.retention.plan(_policy(options))
         if not as_json:
             click.echo(str(plan))
+            if now and plan.take:
+                click.echo(FOR_GOOD)
         if dry_run or not plan.take or not confirm("Delete these?", yes):
             result = None
         else:

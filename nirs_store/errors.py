@@ -15,7 +15,8 @@ message says what was expected, what was found and what to do next::
     │   └── SourceMissing       FileNotFoundError        a file to be stored that is not there
     ├── UnknownId               KeyError        exit 3   no such run, chain, artifact, ...
     │   ├── ArtifactMissing     FileNotFoundError        named by a chain, but not there
-    │   └── UnknownFile         FileNotFoundError        no stored file, version or alias of that name
+    │   ├── UnknownFile         FileNotFoundError        no stored file, version or alias of that name
+    │   └── CalibrationNotFound                          no calibration, version or alias of that name
     ├── BlobMissing             FileNotFoundError  exit 4   catalog row present, file gone
     ├── BlobCorrupt             OSError         exit 4   file present, hash wrong
     ├── BlobUnreadable          OSError         exit 4   file present, the system does not give its bytes
@@ -34,6 +35,7 @@ message says what was expected, what was found and what to do next::
     ├── TemplateExists          FileExistsError exit 2   the library has one of that name
     ├── TemplateNotFound        FileNotFoundError  exit 3   the library has none of that name
     ├── OverwriteRefused        FileExistsError exit 2   production content, without force
+    ├── CalibrationInUse        RuntimeError    exit 2   an alias, signature or rule forbids it
     ├── ArchiveInvalid          ValueError      exit 10  not an archive, or an altered one
     ├── BackupInvalid           ValueError      exit 10  not a backup, or a damaged one
     └── BundleError             ValueError      exit 10
@@ -59,6 +61,8 @@ __all__ = [
     "BundleInvalid",
     "BundleMissing",
     "BundleTooNew",
+    "CalibrationInUse",
+    "CalibrationNotFound",
     "CatalogDamaged",
     "CodeChanged",
     "CodeChangedWarning",
@@ -352,6 +356,24 @@ class UnknownFile(UnknownId, FileNotFoundError):
         NirsStoreError.__init__(self, message)
         self.kind = "file"
         self.identifier = identifier
+
+
+class CalibrationNotFound(UnknownId):
+    """No calibration has that name, version or alias."""
+
+    code = "calibration_not_found"
+
+    def __init__(self, identifier: object, message: str) -> None:
+        NirsStoreError.__init__(self, message)
+        self.kind = "calibration"
+        self.identifier = identifier
+
+
+class CalibrationInUse(NirsStoreError, RuntimeError):
+    """An alias or a signature needs what was to be deleted, or a rule forbids what was to be changed."""
+
+    code = "calibration_in_use"
+    exit_code = 2
 
 
 class OverwriteRefused(NirsStoreError, FileExistsError):

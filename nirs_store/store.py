@@ -70,12 +70,14 @@ if TYPE_CHECKING:
     from nirs_store.records import ranking as leaderboard
     from nirs_store.records import views as comparison
     from nirs_store.records import views as pivoting
+    from nirs_store.service import api as calibrations_api
 else:
     api = later("nirs_store.files.api")
     archive_format = later("nirs_store.backup.container")
     archive_restore = later("nirs_store.backup.archive")
     archives = later("nirs_store.backup.archive")
     backups_api = later("nirs_store.backup.backup")
+    calibrations_api = later("nirs_store.service.api")
     bundle_limits = later("nirs_store.bundle.container")
     cleanup = later("nirs_store.artifacts.registry")
     choosing = later("nirs_store.choosing")
@@ -1430,6 +1432,11 @@ class WorkspaceStore:
         )
 
     # -- Choosing among chains, and looking inside one.
+
+    @property
+    def calibrations(self) -> calibrations_api.Calibrations:
+        """Named calibrations: versions, aliases, signatures; see `nirs_store.service.api.Calibrations`."""
+        return calibrations_api.Calibrations(self._engine, store=self)
 
     def suggest_components(
         self, chains: str | Sequence[str], rule: choosing.Rule = "one_se", **options: Any

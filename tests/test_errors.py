@@ -19,6 +19,7 @@ _MADE: dict[type[errors.NirsStoreError], Callable[[], errors.NirsStoreError]] = 
     errors.UnknownId: lambda: errors.UnknownId("chain", "c1", "Nothing was recorded."),
     errors.ArtifactMissing: lambda: errors.ArtifactMissing("artifact", "a1", "Save it first."),
     errors.UnknownFile: lambda: errors.UnknownFile("grid.csv", "No stored file is called grid.csv."),
+    errors.CalibrationNotFound: lambda: errors.CalibrationNotFound("fat@v9", "There is no version v9."),
     errors.StoreBusy: lambda: errors.StoreBusy(
         "The catalog is held.", host="here", pid=7, since=datetime(2026, 1, 1, tzinfo=UTC)
     ),

@@ -69,7 +69,7 @@ __all__ = [
 
 OBJECT_KINDS = (
     "run", "pipeline", "chain", "prediction", "artifact", "file", "bundle", "evaluation", "processing",
-    "backup", "archive", "file_type", "workspace",
+    "backup", "archive", "file_type", "workspace", "calibration",
 )  # fmt: skip
 """What entries, links and pins can be about."""
 
@@ -114,11 +114,12 @@ def moment(value: Any, name: str) -> datetime | None:
 OPERATIONS = (
     "archive", "backup", "begin_pipeline", "begin_run", "cleanup", "cleanup_old_tests", "complete_pipeline",
     "complete_run", "declare_type", "delete", "delete_evaluation", "delete_prediction", "delete_run",
-    "add_domain", "delete_pipeline", "delete_chain", "edit_run", "empty_trash", "restore_trash", "set_trash",
+    "add_domain", "delete_calibration", "delete_pipeline", "delete_chain", "edit_run", "empty_trash", "restore_trash",
+    "set_trash",
     "end_processing", "export_audit", "export_chain", "fail_pipeline", "fail_run", "find_champions", "gc",
     "get", "import_bundle", "link", "load_artifact", "log_metric", "log_step", "pin", "predictor", "purge_artifacts",
     "put", "put_group", "replay_chain",
-    "record_evaluation", "remove_alias", "remove_backup", "repair",
+    "record_evaluation", "register_calibration", "remove_alias", "remove_backup", "repair",
     "restore_archive", "restore_backup", "retention", "save_artifact",
     "save_chain", "save_prediction", "save_prediction_arrays", "set_alias", "set_champion", "set_guard",
     "set_retention", "set_status", "start_processing", "switch_audit", "unlink", "unpin", "vacuum",

@@ -326,6 +326,39 @@ _STATEMENTS_5 = (
     "score_sd DOUBLE, n_samples BIGINT, created_at TIMESTAMP NOT NULL, deleted_at TIMESTAMP NOT NULL)",
 )
 
+
+def _service(con: duckdb.DuckDBPyConnection) -> None:
+    for statement in _STATEMENTS_6:
+        con.execute(statement)
+
+
+_STATEMENTS_6 = (
+    "CREATE TABLE calibration_versions (version_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, version INTEGER "
+    "NOT NULL, chain_id VARCHAR NOT NULL, dataset_version_id VARCHAR, correction_id VARCHAR, scope JSON NOT "
+    "NULL, figures JSON NOT NULL, content_hash VARCHAR NOT NULL, author VARCHAR NOT NULL, note VARCHAR, "
+    "metadata JSON, created_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE calibration_aliases (alias_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, alias VARCHAR NOT "
+    "NULL, number INTEGER NOT NULL, version INTEGER, previous INTEGER, set_by VARCHAR NOT NULL, reason VARCHAR, "
+    "set_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE calibration_rules (rule_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, alias VARCHAR NOT "
+    "NULL, number INTEGER NOT NULL, rule JSON, set_by VARCHAR NOT NULL, set_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE calibration_retired (name VARCHAR PRIMARY KEY, version INTEGER NOT NULL)",
+    "CREATE TABLE signatures (signature_id VARCHAR PRIMARY KEY, version_id VARCHAR NOT NULL, signer VARCHAR NOT "
+    "NULL, meaning VARCHAR NOT NULL, note VARCHAR, content_hash VARCHAR NOT NULL, audit_head VARCHAR NOT NULL, "
+    "signed_at TIMESTAMP NOT NULL, algorithm VARCHAR, key_id VARCHAR, signature VARCHAR)",
+    "CREATE TABLE corrections (correction_id VARCHAR PRIMARY KEY, calibration VARCHAR NOT NULL, number INTEGER "
+    "NOT NULL, slope DOUBLE, bias DOUBLE, samples JSON, reason VARCHAR, author VARCHAR NOT NULL, metadata JSON, "
+    "created_at TIMESTAMP NOT NULL, retired_at TIMESTAMP)",
+    "CREATE TABLE measurements (measurement_id VARCHAR PRIMARY KEY, batch_id VARCHAR NOT NULL, calibration "
+    "VARCHAR, version INTEGER, chain_id VARCHAR NOT NULL, correction_id VARCHAR, role VARCHAR NOT NULL, "
+    "sample_id VARCHAR, target VARCHAR, raw DOUBLE, prediction DOUBLE, label VARCHAR, lower DOUBLE, upper "
+    "DOUBLE, flags JSON, instrument VARCHAR, operator VARCHAR, spectrum_hash VARCHAR, spectrum BLOB USING "
+    "COMPRESSION zstd, bundle VARCHAR, metadata JSON, logged_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE sample_references (reference_id VARCHAR PRIMARY KEY, sample_id VARCHAR NOT NULL, target "
+    "VARCHAR, value DOUBLE, label VARCHAR, lab VARCHAR, method VARCHAR, measured_at TIMESTAMP, note VARCHAR, "
+    "added_at TIMESTAMP NOT NULL, added_by VARCHAR)",
+)
+
 # The version that brought the audit trail.
 _AUDITED_FROM = 4
 
@@ -334,6 +367,9 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(3, "records of the artifact layer", _artifact_records),
     Migration(4, "files, lineage, audit, evaluations, backups", _files_and_history),
     Migration(5, "targets of chains, training curves, a trash; views with plain names", _targets),
+    Migration(
+        6, "calibrations in service: versions, aliases, signatures, measurements, references", _service
+    ),
 )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "ROW_GROUP_SIZE",
     "SCHEMA_VERSION",
     "SEGMENT_TABLES",
+    "SERVICE_TABLES",
     "TABLES",
     "TRASH_TABLES",
     "VIEWS",
@@ -362,7 +363,141 @@ TRASH_TABLES: tuple[Table, ...] = (
     ),
 )
 
-SCHEMA_VERSION = 5
+# -- Tables of calibrations in service: names and their versions, what was measured with them, the laboratory's values.
+
+
+SERVICE_TABLES: tuple[Table, ...] = (
+    Table(
+        "calibration_versions",
+        (
+            key("version_id"),
+            text("name"),
+            whole("version", null=False),
+            text("chain_id"),
+            text("dataset_version_id", null=True),
+            text("correction_id", null=True),
+            # Where it may be used: matrix, range, instruments, wavelengths.
+            document("scope", null=False),
+            # Figures of merit at registration.
+            document("figures", null=False),
+            # What the version is made of, by content: the hash of a chain, its artifacts and its domain.
+            text("content_hash"),
+            text("author"),
+            text("note", null=True),
+            document("metadata"),
+            moment("created_at", null=False),
+        ),
+    ),
+    # A row a change, so the history is the table: the highest number of an alias counts, whatever clocks say, and
+    # without a version the alias is gone.
+    Table(
+        "calibration_aliases",
+        (
+            key("alias_id"),
+            text("name"),
+            text("alias"),
+            whole("number", null=False),
+            whole("version"),
+            whole("previous"),
+            text("set_by"),
+            text("reason", null=True),
+            moment("set_at", null=False),
+        ),
+    ),
+    # A row a change as well; without a rule there is none any more.
+    Table(
+        "calibration_rules",
+        (
+            key("rule_id"),
+            text("name"),
+            text("alias"),
+            whole("number", null=False),
+            document("rule"),
+            text("set_by"),
+            moment("set_at", null=False),
+        ),
+    ),
+    # The highest number that a deleted version of a name had: numbers are never given twice.
+    Table("calibration_retired", (key("name"), whole("version", null=False))),
+    Table(
+        "signatures",
+        (
+            key("signature_id"),
+            text("version_id"),
+            text("signer"),
+            text("meaning"),
+            text("note", null=True),
+            text("content_hash"),
+            text("audit_head"),
+            moment("signed_at", null=False),
+            text("algorithm", null=True),
+            text("key_id", null=True),
+            text("signature", null=True),
+        ),
+    ),
+    Table(
+        "corrections",
+        (
+            key("correction_id"),
+            text("calibration"),
+            whole("number", null=False),
+            number("slope"),
+            number("bias"),
+            document("samples"),
+            text("reason", null=True),
+            text("author"),
+            document("metadata"),
+            moment("created_at", null=False),
+            moment("retired_at"),
+        ),
+    ),
+    # A row a sample and target. Labels of a classifier are no numbers.
+    Table(
+        "measurements",
+        (
+            key("measurement_id"),
+            text("batch_id"),
+            text("calibration", null=True),
+            whole("version"),
+            text("chain_id"),
+            text("correction_id", null=True),
+            text("role"),
+            text("sample_id", null=True),
+            text("target", null=True),
+            number("raw"),
+            number("prediction"),
+            text("label", null=True),
+            number("lower"),
+            number("upper"),
+            document("flags"),
+            text("instrument", null=True),
+            text("operator", null=True),
+            text("spectrum_hash", null=True),
+            Column("spectrum", "BLOB USING COMPRESSION zstd", pa.binary()),
+            text("bundle", null=True),
+            document("metadata"),
+            moment("logged_at", null=False),
+        ),
+    ),
+    Table(
+        "sample_references",
+        (
+            key("reference_id"),
+            text("sample_id"),
+            text("target", null=True),
+            number("value"),
+            text("label", null=True),
+            text("lab", null=True),
+            text("method", null=True),
+            moment("measured_at"),
+            text("note", null=True),
+            moment("added_at", null=False),
+            text("added_by", null=True),
+        ),
+    ),
+)
+
+SCHEMA_VERSION = 6
 CATALOG_ALIAS = "store"
 # DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
 # gives any back to a catalog of this size; below 8,192 scans of a million rows slow down visibly.
@@ -614,6 +749,7 @@ TABLES: dict[str, Table] = {
         *HISTORY_TABLES,
         *EVALUATION_TABLES,
         *TRASH_TABLES,
+        *SERVICE_TABLES,
     )
 }
 
@@ -645,6 +781,8 @@ SEGMENT_TABLES: dict[str, Table] = {
             "artifact_links",
             "logs",
             "metrics",
+            "measurements",
+            "sample_references",
         )
     },
     "takeovers": TAKEOVERS,

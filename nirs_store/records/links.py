@@ -66,6 +66,7 @@ _TABLES: dict[str, tuple[str, str, str]] = {
     "evaluation": ("evaluations", "evaluation_id", "concat_ws(' on ', model_id, suite)"),
     "processing": ("processing_runs", "processing_id", "name"),
     "backup": ("backups", "backup_id", "path"),
+    "calibration": ("calibration_versions", "version_id", "name || '@v' || version"),
 }
 KINDS = (*_TABLES, "bundle")
 
@@ -109,6 +110,8 @@ _FOLLOWING: tuple[tuple[str, str, str, str], ...] = (
      "SELECT chain_id AS source_id, evaluation_id AS target_id FROM evaluations"),
     ("evaluated", "run", "evaluation",
      "SELECT run_id AS source_id, evaluation_id AS target_id FROM evaluations WHERE chain_id IS NULL"),
+    ("registered", "chain", "calibration",
+     "SELECT chain_id AS source_id, version_id AS target_id FROM calibration_versions"),
     ("content_of", "artifact", "evaluation",
      "SELECT artifact_id AS source_id, owner_id AS target_id FROM artifact_refs WHERE owner_kind = 'evaluation'"),
 )  # fmt: skip

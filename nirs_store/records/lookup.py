@@ -13,6 +13,7 @@ from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, quoted
 from nirs_store.ids import is_id
 from nirs_store.records import queries
+from nirs_store.records.named import find_version, is_name, named_like
 from nirs_store.values import is_text
 
 __all__ = ["whole_id", "whole_ids", "whole_ids_of"]
@@ -32,8 +33,10 @@ def whole_id(engine: Engine, kind: str, given: Any) -> Any:
         return given
     if not isinstance(given, str):
         return getattr(given, f"{kind}_id", given)
+    if kind == "chain" and is_text(given) and is_name(given):
+        return engine.query(lambda con: find_version(con, given))["chain_id"]
     is_part = _PART.fullmatch(given) is not None
-    if not is_text(given) or not (is_part or (kind == "run" and given.strip())):
+    if not is_text(given) or not (is_part or (kind in ("run", "chain") and given.strip())):
         return given
     found = engine.query(lambda con: _candidates(con, kind, given, is_part))
     if given in found or not found:
@@ -54,6 +57,8 @@ def _candidates(con: Connection, kind: str, given: str, is_part: bool) -> list[s
             found += queries.find_ids(con, part, [kind], _SHOWN + 1)["id"].to_list()
     if not found and kind == "run":
         found = queries.runs_named(con, given, _SHOWN + 1)
+    if kind == "chain":
+        found += named_like(con, given)
     return list(dict.fromkeys(found))
 
 

@@ -1,0 +1,302 @@
+"""Names of calibrations: what ``fat@production``, ``fat@v3`` and ``fat`` mean, and which chains a name needs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, quoted
+from nirs_store.ids import is_id
+from nirs_store.records.queries import one
+from nirs_store.values import as_name, from_json, with_zone
+
+__all__ = [
+    "DEFAULT_ALIAS",
+    "LATEST",
+    "Resolved",
+    "aliases_of",
+    "check_alias",
+    "check_name",
+    "find_version",
+    "held_chains",
+    "is_name",
+    "named_chains",
+    "named_like",
+    "names",
+    "refuse_held",
+    "version_number",
+    "version_row",
+]
+
+DEFAULT_ALIAS = "production"
+"""What a name alone means."""
+LATEST = "latest"
+_LONGEST = 100
+_NUMBER = re.compile(r"[vV]([0-9]{1,9})")
+_JSON = ("scope", "figures", "metadata")
+
+
+class Resolved(NamedTuple):
+    """What a name means now: the name, the number of the version, and its chain."""
+
+    name: str
+    version: int
+    chain_id: str
+
+
+def version_number(selector: str) -> int | None:
+    """Return the number that a selector such as ``v3`` means; None for an alias."""
+    found = _NUMBER.fullmatch(selector)
+    return int(found[1]) if found else None
+
+
+def check_name(value: Any, name: str = "name") -> str:
+    """Return the name of a calibration as it is kept: composed Unicode, no spaces around it.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    text = unicodedata.normalize("NFC", as_name(value, name).strip())
+    wrong = None
+    if not text:
+        wrong = "it is empty"
+    elif len(text) > _LONGEST:
+        wrong = f"it is longer than {_LONGEST} characters"
+    elif "@" in text:
+        wrong = "'@' parts a name from its version or alias"
+    elif not text.isprintable():
+        wrong = "it holds characters that cannot be printed"
+    elif text.startswith("-"):
+        wrong = "a command line takes what begins with '-' for an option"
+    elif is_id(text):
+        wrong = "it looks like the id of a chain"
+    if wrong:
+        raise InvalidInput(
+            f"{name}: expected the name of a calibration such as 'fat in milk', found {quoted(value)}: {wrong}. "
+            "Nothing was changed."
+        )
+    return text
+
+
+def check_alias(value: Any) -> str:
+    """Return an alias as it is kept.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    text = check_name(value, "alias")
+    wrong = None
+    if re.fullmatch(r"[vV]?[0-9]+", text):
+        wrong = "it looks like the number of a version"
+    elif text.casefold() == LATEST:
+        wrong = "'latest' always means the newest version"
+    elif any(character.isspace() for character in text):
+        wrong = "it holds a space"
+    if wrong:
+        raise InvalidInput(
+            f"alias: expected one word such as 'production' or 'candidate', found {quoted(value)}: {wrong}. "
+            "Nothing was changed."
+        )
+    return text
+
+
+def is_name(given: str) -> bool:
+    """Tell whether a text can only be a name with a version or an alias: no id has an ``@``."""
+    return "@" in given
+
+
+def names(con: Connection) -> list[str]:
+    """List the names that have a version, in order."""
+    rows = con.execute("SELECT DISTINCT name FROM calibration_versions ORDER BY name").fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def aliases_of(con: Connection, name: str | None = None) -> dict[tuple[str, str], int]:
+    """Map each present alias (name, alias) to the number of its version."""
+    rows = con.execute(
+        "SELECT name, alias, version FROM (SELECT *, row_number() OVER (PARTITION BY name, alias "
+        "ORDER BY number DESC) AS age FROM calibration_aliases WHERE $name::VARCHAR IS NULL OR name = $name) "
+        "WHERE age = 1 AND version IS NOT NULL ORDER BY name, alias",
+        {"name": name},
+    ).fetchall()
+    return {(str(row[0]), str(row[1])): int(row[2]) for row in rows}
+
+
+def version_row(con: Connection, where: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read one version, JSON decoded."""
+    columns = ", ".join(column_names("calibration_versions"))
+    row = one(con, f"SELECT {columns} FROM calibration_versions WHERE {where}", dict(params))
+    if row is None:
+        return None
+    for name in _JSON:
+        row[name] = from_json(row[name]) or {}
+    row["created_at"] = with_zone(row["created_at"])
+    return row
+
+
+def find_version(con: Connection, given: Any) -> dict[str, Any]:
+    """Read the version that is meant by ``name@alias``, ``name@v3``, ``name@latest``, a name, or its id.
+
+    One look at the catalog: an alias that moves meanwhile gives the old version or the new one, whole.
+
+    Raises
+    ------
+    CalibrationNotFound
+    """
+    if not isinstance(given, str):
+        # What `resolve` and `get` return.
+        name, number = getattr(given, "name", None), getattr(given, "version", None)
+        if isinstance(name, str) and isinstance(number, int):
+            return _numbered(con, name, number)
+        raise InvalidInput(f"calibration: expected a name such as 'fat@production', found {quoted(given)}.")
+    if is_id(given):
+        row = version_row(con, "version_id = $id", {"id": given})
+        if row is None:
+            raise CalibrationNotFound(given, f"No version of a calibration has the id {given!r}.")
+        return row
+    text = unicodedata.normalize("NFC", given.strip())
+    name, at, selector = text.partition("@")
+    if at and not selector:
+        raise CalibrationNotFound(given, f"{quoted(given)} names no version or alias after the '@'.")
+    if "@" in selector:
+        raise CalibrationNotFound(given, f"{quoted(given)} has more than one '@'.")
+    number = version_number(selector)
+    if number is not None:
+        return _numbered(con, name, number)
+    if selector == LATEST:
+        row = version_row(
+            con,
+            "name = $id AND version = (SELECT max(version) FROM calibration_versions WHERE name = $id)",
+            {"id": name},
+        )
+        if row is None:
+            raise _unknown_name(con, name)
+        return row
+    wanted = selector or DEFAULT_ALIAS
+    present = {alias: version for (_, alias), version in aliases_of(con, name).items()}
+    if wanted in present:
+        return _numbered(con, name, present[wanted])
+    if name not in names(con):
+        raise _unknown_name(con, name)
+    near = difflib.get_close_matches(wanted, present, n=1)
+    hint = f" Did you mean {name}@{near[0]}?" if near else ""
+    what = f"no alias {quoted(wanted)}" + ("" if selector else ", which the name alone stands for")
+    listed = ", ".join(present) or "none"
+    raise CalibrationNotFound(
+        given, f"The calibration {quoted(name)} has {what}.{hint} Its aliases: {listed}. A version is named "
+        f"like {name}@v1."
+    )  # fmt: skip
+
+
+def named_like(con: Connection, given: str) -> list[str]:
+    """List the chain that a calibration's name alone means; none where no calibration has the name.
+
+    Raises
+    ------
+    CalibrationNotFound
+        It has no alias that the name alone stands for.
+    """
+    name = unicodedata.normalize("NFC", given.strip())
+    if name not in names(con):
+        return []
+    return [str(find_version(con, name)["chain_id"])]
+
+
+def _numbered(con: Connection, name: str, number: int) -> dict[str, Any]:
+    row = version_row(con, "name = $id AND version = $version", {"id": name, "version": number})
+    if row is not None:
+        return row
+    rows = con.execute(
+        "SELECT version FROM calibration_versions WHERE name = ? ORDER BY version", [name]
+    ).fetchall()
+    if not rows:
+        raise _unknown_name(con, name)
+    there = [f"v{row[0]}" for row in rows]
+    listed = ", ".join(there if len(there) < 10 else [*there[:3], "…", *there[-3:]])
+    raise CalibrationNotFound(
+        f"{name}@v{number}", f"The calibration {quoted(name)} has no version v{number}. It has {listed}."
+    )
+
+
+def _unknown_name(con: Connection, name: str) -> CalibrationNotFound:
+    known = names(con)
+    folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    hint = f" Did you mean {quoted(folded[near[0]])}?" if near else ""
+    if not known:
+        hint = " No calibration is registered in this workspace."
+    return CalibrationNotFound(name, f"There is no calibration called {quoted(name)}.{hint}")
+
+
+def named_chains(con: Connection, chain_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Map chains to what they are called: ``fat@production`` for each alias, and ``fat@v2`` without one."""
+    rows = con.execute(
+        "SELECT chain_id, name, version FROM calibration_versions WHERE chain_id IN (SELECT unnest($ids::VARCHAR[])) "
+        "ORDER BY name, version",
+        {"ids": list(chain_ids)},
+    ).fetchall()
+    if not rows:
+        return {}
+    aliases: dict[tuple[str, int], list[str]] = {}
+    for (name, alias), version in aliases_of(con).items():
+        aliases.setdefault((name, version), []).append(f"{name}@{alias}")
+    found: dict[str, list[str]] = {}
+    for chain_id, name, version in rows:
+        found.setdefault(str(chain_id), []).extend(
+            aliases.get((str(name), int(version)), [f"{name}@v{version}"])
+        )
+    return found
+
+
+# -- Chains that may not be deleted, because an alias or a signature is about them.
+
+
+HELD = """
+    WITH RECURSIVE present AS (
+        SELECT name, alias, version FROM (SELECT *, row_number() OVER (PARTITION BY name, alias ORDER BY number DESC)
+            AS age FROM calibration_aliases) WHERE age = 1 AND version IS NOT NULL
+    ), needed AS (
+        SELECT v.chain_id, 'the alias ' || p.name || '@' || p.alias || ' names it' AS reason
+            FROM calibration_versions v JOIN present p ON p.name = v.name AND p.version = v.version
+        UNION SELECT v.chain_id, 'the calibration ' || v.name || '@v' || v.version || ' is signed'
+            FROM calibration_versions v JOIN signatures s USING (version_id)
+        UNION SELECT s.source, n.reason || ' as a part of the stack ' || n.chain_id FROM needed n JOIN (
+            SELECT chain_id, json_extract_string(unnest(json_extract(steps, '$[*].sources[*]')), '$.chain_id')
+                AS source FROM chains WHERE steps LIKE '%"sources"%') s ON s.chain_id = n.chain_id
+    )
+    SELECT chain_id AS id, reason FROM needed
+"""
+"""Ids of chains that must stay, with the reason."""
+
+
+def held_chains(con: Connection, chain_ids: Sequence[str]) -> dict[str, str]:
+    """Map those of some chains that must stay to the reason."""
+    rows = con.execute(
+        f"SELECT id, min(reason) FROM ({HELD}) WHERE id IN (SELECT unnest($ids::VARCHAR[])) GROUP BY id ORDER BY id",
+        {"ids": list(chain_ids)},
+    ).fetchall()
+    return {str(row[0]): str(row[1]) for row in rows}
+
+
+def refuse_held(con: Connection, chain_ids: Sequence[str]) -> None:
+    """Refuse to delete chains that an alias or a signature is about, inside the caller's transaction.
+
+    Raises
+    ------
+    CalibrationInUse
+    """
+    held = held_chains(con, chain_ids)
+    if held:
+        chain_id, reason = next(iter(held.items()))
+        more = f" (and {len(held) - 1} more)" if len(held) > 1 else ""
+        raise CalibrationInUse(
+            f"Chain {chain_id}{more} cannot be deleted: {reason}. Nothing was deleted. Move or remove the alias, or "
+            "delete the version (store.calibrations.delete), first."
+        )

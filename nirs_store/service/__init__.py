@@ -1,0 +1,1 @@
+"""Calibrations in service: their names and versions, who signed them, and what they measured."""

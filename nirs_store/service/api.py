@@ -1,0 +1,269 @@
+"""`store.calibrations`: names, versions and aliases of calibrations, and what is said and signed about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nirs_store.db.session import Engine
+from nirs_store.lazy import polars as pl
+from nirs_store.records.lookup import whole_ids
+from nirs_store.records.named import Resolved, find_version
+from nirs_store.service import versions
+from nirs_store.service.versions import AliasChange, CalibrationVersion
+
+__all__ = ["Calibrations"]
+
+
+class Calibrations:
+    """Named calibrations of a store, as ``store.calibrations``.
+
+    A name such as ``fat`` has numbered versions, each of them a chain. An alias such as ``production`` points to one
+    version and can be moved. Where a chain id is taken, ``fat@production``, ``fat@v3`` and ``fat@latest`` are taken as
+    well; ``fat`` alone means ``fat@production``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.cross_decomposition import PLSRegression
+    >>> from sklearn.model_selection import KFold
+    >>> from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+    >>> meat, folder = load_tecator(), tempfile.TemporaryDirectory()
+    >>> with WorkspaceStore(folder.name) as store:
+    ...     recorded = record_cross_validation(
+    ...         store, PLSRegression(5), meat.X, meat.fat, cv=KFold(5), dataset_name="meat", target="fat")
+    ...     calibration = store.calibrations.register("fat", recorded.chain_id, scope={"matrix": "meat"})
+    ...     moved = store.calibrations.set_alias("fat", "production", calibration)
+    ...     store.replay_chain("fat@production", meat.X[:3]).shape
+    (3,)
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, engine: Engine, store: Any = None) -> None:
+        self._engine = engine
+        self._store = store
+
+    # -- names and versions ----------------------------------------------------------------------
+
+    @whole_ids
+    def register(
+        self,
+        name: str,
+        chain_id: str,
+        *,
+        scope: Mapping[str, Any] | None = None,
+        note: str | None = None,
+        author: str | None = None,
+        dataset: str | None = None,
+        correction_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        alias: str | None = None,
+    ) -> CalibrationVersion:
+        """Register a chain as the next version of a name.
+
+        Parameters
+        ----------
+        name : str
+            Such as ``fat in milk``; a new name begins with version 1. Numbers are never given twice.
+        chain_id : str
+            The chain, of a completed pipeline.
+        scope : mapping, optional
+            Where the calibration may be used: ``matrix`` and ``instruments`` (a text or several), ``range`` (lowest
+            and highest value, or those by target), ``wavelengths`` (lowest and highest), ``note``. `store.predict`
+            flags what lies outside.
+        note, author : str, optional
+            Free text, and who is responsible for it; the operating system's user by default.
+        dataset, correction_id : str, optional
+            Ids of the version of a data set that it was fitted on, and of a slope and bias correction.
+        metadata : mapping, optional
+            Plain data, for example the reference method and how samples were drawn; the dossier prints it.
+        alias : str, optional
+            An alias that is moved to the new version in the same transaction.
+
+        Returns
+        -------
+        CalibrationVersion
+
+        Raises
+        ------
+        UnknownId, InvalidInput, ForbiddenContent
+            Nothing was registered.
+        CalibrationInUse
+            The alias demands signatures, which a new version cannot have. Nothing was registered.
+        """
+        return versions.register(
+            self._engine,
+            name,
+            chain_id,
+            scope=scope,
+            note_text=note,
+            author=author,
+            dataset_version_id=dataset,
+            correction_id=correction_id,
+            metadata=metadata,
+            alias=alias,
+        )
+
+    def resolve(self, calibration: str) -> Resolved:
+        """Find what a name means now.
+
+        Parameters
+        ----------
+        calibration : str
+            ``fat@production``, ``fat@v3``, ``fat@latest``, or ``fat``, which means ``fat@production``.
+
+        Returns
+        -------
+        Resolved
+            A tuple of name, number of the version, and chain id.
+
+        Raises
+        ------
+        CalibrationNotFound
+            The nearest name or alias is suggested.
+        """
+        row = self._engine.query(lambda con: find_version(con, calibration))
+        return Resolved(row["name"], row["version"], row["chain_id"])
+
+    def get(self, calibration: str) -> CalibrationVersion:
+        """Return one version with the aliases that point to it; names as for `resolve`.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return self._engine.query(lambda con: versions.get(con, calibration))
+
+    def versions(self, name: str) -> pl.DataFrame:
+        """List the versions of a name, newest first.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``version``, ``aliases``, ``chain_id``, ``author``, ``note``, ``created_at``, ``scope`` and ``figures``
+            (JSON), ``signatures`` (their number), ``chain_exists``, ``version_id``.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return self._engine.query(lambda con: versions.list_versions(con, name))
+
+    # -- aliases ---------------------------------------------------------------------------------
+
+    def set_alias(
+        self, name: str, alias: str, version: Any, *, reason: str | None = None, user: str | None = None
+    ) -> CalibrationVersion:
+        """Point an alias to a version, atomically: readers see the old version or the new one.
+
+        Parameters
+        ----------
+        name, alias : str
+            The calibration, and one word such as ``production`` or ``candidate``.
+        version : int or str
+            3, ``v3``, ``latest``, another alias, or what `register` returned.
+        reason, user : str, optional
+            Why, and who did it (the operating system's user by default); both are in the history.
+
+        Returns
+        -------
+        CalibrationVersion
+
+        Raises
+        ------
+        CalibrationNotFound, InvalidInput
+            Nothing was changed.
+        CalibrationInUse
+            The alias demands signatures that the version does not have. Nothing was changed.
+        """
+        return versions.set_alias(self._engine, name, alias, version, reason=reason, user=user)
+
+    def remove_alias(
+        self, name: str, alias: str, *, reason: str | None = None, user: str | None = None
+    ) -> bool:
+        """Remove an alias; its history stays.
+
+        Returns
+        -------
+        bool
+            False when there was no such alias.
+
+        Raises
+        ------
+        CalibrationNotFound
+            There is no such name.
+        """
+        return versions.remove_alias(self._engine, name, alias, reason=reason, user=user)
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Return the aliases of a name with the numbers of their versions.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return self._engine.query(lambda con: versions.alias_table(con, name))
+
+    def history(self, name: str, alias: str | None = None) -> tuple[AliasChange, ...]:
+        """Return the changes of the aliases of a name, or of one alias, oldest first.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return tuple(self._engine.query(lambda con: versions.alias_history(con, name, alias)))
+
+    # -- deleting --------------------------------------------------------------------------------
+
+    def plan_delete(self, calibration: str) -> CalibrationVersion:
+        """Find the version that `delete` would delete; change nothing.
+
+        Raises
+        ------
+        CalibrationNotFound, CalibrationInUse
+        """
+        return self._engine.query(lambda con: versions.plan_delete(con, calibration))
+
+    def delete(self, calibration: str, *, reason: str | None = None) -> CalibrationVersion:
+        """Delete a version with its signatures; its chain stays, and its number is not given again.
+
+        Parameters
+        ----------
+        calibration : str
+            Names as for `resolve`.
+        reason : str, optional
+            Why; a signed version demands one. The audit trail keeps it with all that was known of the version.
+
+        Raises
+        ------
+        CalibrationNotFound
+        CalibrationInUse
+            An alias points to it, or it is signed and no reason was given. Nothing was deleted.
+        """
+        return versions.delete(self._engine, calibration, reason=reason)
+
+    def list(self) -> pl.DataFrame:
+        """List the calibrations, one row per name.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``name``, ``versions`` (their number), ``latest``, ``aliases``, ``target``, ``chain_id`` (of the newest
+            version), ``created_at``.
+        """
+        return self._engine.query(versions.list_names)
+
+    def __repr__(self) -> str:
+        found = self.list()
+        lines = [
+            f"{row['name']}: v{row['latest']} {row['aliases']}".rstrip()
+            for row in found.iter_rows(named=True)
+        ]
+        return "\n".join([f"<Calibrations: {found.height}>", *lines])
+
+    def _repr_html_(self) -> str:
+        from nirs_store.display import block, table
+
+        found = self.list()
+        columns = ("name", "latest", "aliases", "target", "created_at")
+        return block("Calibrations", table(columns, found.select(columns).rows()))

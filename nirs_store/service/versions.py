@@ -1,0 +1,613 @@
+"""Versions of named calibrations, the aliases that point to them, and the rules of aliases."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from nirs_store.audit.trail import note
+from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.db.audit_chain import payload_of
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Engine
+from nirs_store.display import block, field_table
+from nirs_store.domain import DOMAIN, domain_id
+from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, UnknownId, quoted
+from nirs_store.ids import new_id, now_naive
+from nirs_store.lazy import polars as pl
+from nirs_store.records import queries
+from nirs_store.records.named import (
+    aliases_of,
+    check_alias,
+    check_name,
+    find_version,
+    names,
+    version_row,
+)
+from nirs_store.records.notes import check_guard
+from nirs_store.records.queries import frame
+from nirs_store.service.figures import figures_of
+from nirs_store.values import as_text, from_json, to_json, with_zone
+
+__all__ = [
+    "AliasChange",
+    "CalibrationVersion",
+    "Contents",
+    "alias_history",
+    "alias_table",
+    "as_scope",
+    "contents_of",
+    "delete",
+    "get",
+    "insert",
+    "list_names",
+    "list_versions",
+    "plan_delete",
+    "register",
+    "remove_alias",
+    "set_alias",
+    "user_name",
+]
+
+SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a version is made of, as hashes: the chain, its artifacts, its domain (None without one)."""
+
+    chain: str
+    artifacts: str
+    domain: str | None
+
+    @property
+    def digest(self) -> str:
+        """Return one hash of them all."""
+        return digest_of(asdict(self))
+
+
+@dataclass(frozen=True)
+class AliasChange:
+    """One change of an alias: it pointed to `previous` and points to `version` since; None is no version."""
+
+    name: str
+    alias: str
+    version: int | None
+    previous: int | None
+    set_by: str
+    reason: str | None
+    set_at: datetime | None
+
+
+@dataclass(frozen=True)
+class CalibrationVersion:
+    """One version of a named calibration.
+
+    Attributes
+    ----------
+    name, version, version_id : str, int, str
+        ``fat``, 3, and the id of this version in the workspace.
+    chain_id : str
+        The chain; it may have been deleted since (`chain_exists`).
+    aliases : tuple of str
+        Those that point to it now.
+    scope, figures : dict
+        Where it may be used; figures of merit at registration.
+    author, note, metadata, created_at
+        As registered.
+    dataset_version_id, correction_id : str or None
+        The version of a data set that it was fitted on, and its slope and bias correction.
+    content_hash : str
+        Of chain, artifacts and domain at registration.
+    chain_exists : bool
+        Whether the chain is still in the workspace.
+    """
+
+    name: str
+    version: int
+    version_id: str
+    chain_id: str
+    aliases: tuple[str, ...]
+    scope: dict[str, Any]
+    figures: dict[str, Any]
+    author: str
+    note: str | None
+    created_at: datetime | None
+    content_hash: str
+    dataset_version_id: str | None = None
+    correction_id: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    chain_exists: bool = True
+
+    @property
+    def label(self) -> str:
+        """Return ``fat@v3``."""
+        return f"{self.name}@v{self.version}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        created = None if self.created_at is None else self.created_at.isoformat()
+        return {**asdict(self), "aliases": list(self.aliases), "created_at": created}
+
+    def __repr__(self) -> str:
+        aliases = f" ({', '.join(self.aliases)})" if self.aliases else ""
+        gone = "" if self.chain_exists else ", deleted since"
+        return f"<Calibration {self.label}{aliases}: chain {self.chain_id[-8:]}{gone}>"
+
+    def _repr_html_(self) -> str:
+        figures = {key: value for key, value in self.figures.items() if value is not None}
+        facts = {
+            "aliases": ", ".join(self.aliases) or None,
+            "chain": self.chain_id + ("" if self.chain_exists else " (deleted)"),
+            "author": self.author,
+            "registered": self.created_at,
+            "scope": self.scope or None,
+            "note": self.note,
+        }
+        return block(self.label, field_table(facts), field_table(figures))
+
+
+def user_name() -> str:
+    """Return the name of the operating system's user."""
+    return str(payload_of("")["user"]) or "unknown"
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of plain data in one spelling."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def insert(con: Connection, table: str, row: Mapping[str, Any]) -> None:
+    """Insert one row inside the caller's transaction."""
+    columns = column_names(table)
+    marks = ", ".join("?" for _ in columns)
+    con.execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", [row.get(name) for name in columns]
+    )
+
+
+# -- What a version is made of.
+
+
+def contents_of(con: Connection, chain_id: str) -> Contents | None:
+    """Hash a chain, its artifacts and its domain as they are now; None where the chain is gone."""
+    chain = queries.get_chain(con, chain_id)
+    if chain is None:
+        return None
+    metadata = dict(chain["metadata"] or {})
+    domain = domain_id(metadata)
+    metadata.pop(DOMAIN, None)
+    ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+    wanted = sorted({*ids, *([domain] if domain else [])})
+    rows = con.execute(
+        "SELECT artifact_id, content_hash FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[]))",
+        [wanted],
+    ).fetchall()
+    held = {str(row[0]): str(row[1]) for row in rows}
+    grid = chain["wavelengths"]
+    described = {
+        **{
+            name: value
+            for name, value in chain.items()
+            if name not in ("metadata", "wavelengths", "created_at")
+        },
+        "metadata": metadata,
+        "wavelengths": None if grid is None else hashlib.sha256(grid.astype("<f8").tobytes()).hexdigest(),
+        "created_at": None if chain["created_at"] is None else chain["created_at"].isoformat(),
+    }
+    return Contents(
+        digest_of(described),
+        digest_of([[each, held.get(each)] for each in wanted if each != domain]),
+        None if domain is None else digest_of([domain, held.get(domain)]),
+    )
+
+
+# -- Scope.
+
+
+def as_scope(value: Any) -> dict[str, Any]:
+    """Check where a calibration may be used, and return it in one spelling.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(
+            f"scope: expected a dict such as {{'matrix': 'milk', 'range': (2, 6)}}, found {quoted(value)}. Nothing "
+            "was registered."
+        )
+    found: dict[str, Any] = {}
+    for name, each in value.items():
+        if name not in SCOPE_KEYS:
+            near = difflib.get_close_matches(str(name), SCOPE_KEYS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidInput(
+                f"scope: there is no {quoted(name)}.{hint} It may hold {', '.join(SCOPE_KEYS)}. Nothing was registered."
+            )
+        if each is None:
+            continue
+        if name == "note":
+            found[name] = as_text(each, "scope.note")
+        elif name == "wavelengths":
+            found[name] = _interval(each, "scope.wavelengths")
+        elif name == "range":
+            found[name] = (
+                {
+                    as_text(key, "scope.range"): _interval(pair, f"scope.range.{key}")
+                    for key, pair in each.items()
+                }
+                if isinstance(each, Mapping)
+                else _interval(each, "scope.range")
+            )
+        else:
+            listed = [each] if isinstance(each, str) else each
+            if not isinstance(listed, (list, tuple, set, frozenset)) or not listed:
+                raise InvalidInput(
+                    f"scope.{name}: expected a text or a list of texts, found {quoted(each)}. Nothing was registered."
+                )
+            found[name] = sorted({as_text(text, f"scope.{name}").strip() for text in listed})
+    return found
+
+
+def _interval(value: Any, name: str) -> list[float]:
+    try:
+        low, high = (float(each) for each in value)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InvalidInput(
+            f"{name}: expected the lowest and the highest value, found {quoted(value)}. Nothing was registered."
+        )
+    return [low, high]
+
+
+# -- Registering.
+
+
+def register(
+    engine: Engine,
+    name: str,
+    chain_id: str,
+    *,
+    scope: Any = None,
+    note_text: str | None = None,
+    author: str | None = None,
+    dataset_version_id: str | None = None,
+    correction_id: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    alias: str | None = None,
+) -> CalibrationVersion:
+    """Register a chain as the next version of a name; see `Calibrations.register`."""
+    known = check_name(name)
+    row: dict[str, Any] = {
+        "version_id": new_id(),
+        "name": known,
+        "chain_id": as_text(chain_id, "chain_id"),
+        "dataset_version_id": None if dataset_version_id is None else as_text(dataset_version_id, "dataset"),
+        "correction_id": None if correction_id is None else as_text(correction_id, "correction_id"),
+        "scope": to_json(as_scope(scope), "scope"),
+        "author": user_name() if author is None else check_name(author, "author"),
+        "note": None if note_text is None else as_text(note_text, "note"),
+    }
+    wanted = None if alias is None else check_alias(alias)
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidInput(f"metadata: expected a dict, found {quoted(metadata)}. Nothing was registered.")
+    facts = dict(metadata or {})
+    check_guard(
+        engine,
+        {
+            "name": known,
+            "scope": from_json(row["scope"]),
+            "note": note_text,
+            "author": author,
+            "metadata": facts,
+        },
+    )
+
+    def look(con: Connection) -> dict[str, Any]:
+        return figures_of(con, _chain(con, row["chain_id"]))
+
+    row["figures"] = to_json(engine.query(look), "figures")
+
+    def write(con: Connection) -> CalibrationVersion:
+        _chain(con, row["chain_id"])
+        _refuse_look_alike(names(con), known)
+        contents = contents_of(con, row["chain_id"])
+        if contents is None:
+            raise UnknownId("chain", row["chain_id"], "Nothing was registered.")
+        row["version"] = _next_number(con, known)
+        row["content_hash"] = contents.digest
+        row["metadata"] = to_json(facts | {"contents": asdict(contents)}, "metadata")
+        row["created_at"] = now_naive()
+        insert(con, "calibration_versions", row)
+        details = {"name": known, "version": row["version"], "chain_id": row["chain_id"]}
+        details["content_hash"] = row["content_hash"]
+        note(engine, "register_calibration", "calibration", row["version_id"], details=details, con=con)
+        if wanted is not None:
+            _move(engine, con, known, wanted, row["version"], row["author"], "registered")
+        return get(con, row["version_id"])
+
+    return engine.change(write)
+
+
+def _chain(con: Connection, chain_id: str) -> dict[str, Any]:
+    """Read the chain that is to be registered; its pipeline must be complete.
+
+    Raises
+    ------
+    UnknownId, InvalidInput
+    """
+    chain = queries.get_chain(con, chain_id)
+    if chain is None:
+        raise UnknownId("chain", chain_id, "Nothing was registered.")
+    rows = con.execute(
+        "SELECT status FROM pipelines WHERE pipeline_id = ?", [chain["pipeline_id"]]
+    ).fetchall()
+    status = str(rows[0][0]) if rows else "missing"
+    if status != "completed":
+        # What a pipeline recorded goes when it fails.
+        raise InvalidInput(
+            f"chain_id: the pipeline of chain {chain_id} is {status}; a calibration needs one that was completed. "
+            "Nothing was registered. Complete the pipeline first."
+        )
+    return chain
+
+
+def _refuse_look_alike(known: Sequence[str], name: str, what: str = "calibration") -> None:
+    """Refuse a name that differs from a known one by case only: people would take one for the other."""
+    same = [each for each in known if each.casefold() == name.casefold() and each != name]
+    if same and name not in known:
+        raise InvalidInput(
+            f"There is the {what} {quoted(same[0])}, which differs from {quoted(name)} by capital letters only. "
+            f"Nothing was changed. Use {quoted(same[0])}, or another name."
+        )
+
+
+def _next_number(con: Connection, name: str) -> int:
+    ((newest,),) = con.execute(
+        "SELECT greatest((SELECT coalesce(max(version), 0) FROM calibration_versions WHERE name = $name), "
+        "(SELECT coalesce(max(version), 0) FROM calibration_retired WHERE name = $name))",
+        {"name": name},
+    ).fetchall()
+    return int(newest) + 1
+
+
+# -- Reading.
+
+
+def get(con: Connection, given: Any) -> CalibrationVersion:
+    """Read one version with the aliases that point to it now."""
+    return as_version(con, find_version(con, given))
+
+
+def as_version(con: Connection, row: Mapping[str, Any]) -> CalibrationVersion:
+    """Complete a row of `calibration_versions`, read in the same look at the catalog."""
+    aliases = [
+        alias for (_, alias), version in aliases_of(con, row["name"]).items() if version == row["version"]
+    ]
+    there = con.execute("SELECT 1 FROM chains WHERE chain_id = ?", [row["chain_id"]]).fetchall()
+    return CalibrationVersion(**row, aliases=tuple(aliases), chain_exists=bool(there))
+
+
+def list_names(con: Connection) -> pl.DataFrame:
+    """List names: one row per name, with the newest version and the aliases."""
+    rows = con.execute(
+        "SELECT v.name, count(*), max(v.version), arg_max(v.chain_id, v.version), arg_max(c.target, v.version), "
+        "max(v.created_at) FROM calibration_versions v LEFT JOIN chains c USING (chain_id) GROUP BY v.name "
+        "ORDER BY v.name"
+    ).fetchall()
+    aliases: dict[str, dict[str, int]] = {}
+    for (name, alias), version in aliases_of(con).items():
+        aliases.setdefault(name, {})[alias] = version
+    table = [
+        (
+            name,
+            versions,
+            latest,
+            ", ".join(f"{alias}=v{version}" for alias, version in aliases.get(name, {}).items()),
+            target,
+            chain_id,
+            with_zone(created),
+        )
+        for name, versions, latest, chain_id, target, created in rows
+    ]
+    return pl.DataFrame(
+        table,
+        schema={
+            "name": pl.String,
+            "versions": pl.Int64,
+            "latest": pl.Int64,
+            "aliases": pl.String,
+            "target": pl.String,
+            "chain_id": pl.String,
+            "created_at": pl.Datetime("us", "UTC"),
+        },
+        orient="row",
+    )
+
+
+def list_versions(con: Connection, name: str) -> pl.DataFrame:
+    """List the versions of a name, newest first."""
+    known = str(find_version(con, f"{name}@latest")["name"])
+    found = frame(
+        con,
+        "SELECT v.version, v.chain_id, v.author, v.note, v.created_at, v.scope::VARCHAR AS scope, "
+        "v.figures::VARCHAR AS figures, (SELECT count(*) FROM signatures s WHERE s.version_id = v.version_id) AS "
+        "signatures, c.chain_id IS NOT NULL AS chain_exists, v.version_id FROM calibration_versions v "
+        "LEFT JOIN chains c ON c.chain_id = v.chain_id WHERE v.name = $name ORDER BY v.version DESC",
+        {"name": known},
+    )
+    words: dict[int, list[str]] = {}
+    for (_, alias), version in aliases_of(con, known).items():
+        words.setdefault(version, []).append(alias)
+    pointing = [", ".join(words.get(version, ())) for version in found["version"]]
+    return found.insert_column(1, pl.Series("aliases", pointing, dtype=pl.String))
+
+
+# -- Aliases.
+
+
+def set_alias(
+    engine: Engine, name: str, alias: str, version: Any, *, reason: str | None = None, user: str | None = None
+) -> CalibrationVersion:
+    """Point an alias to a version; see `Calibrations.set_alias`."""
+    known, wanted = check_name(name), check_alias(alias)
+    why = None if reason is None else as_text(reason, "reason")
+    by = user_name() if user is None else check_name(user, "user")
+    check_guard(engine, {"alias": wanted, "reason": why, "user": user})
+
+    def write(con: Connection) -> CalibrationVersion:
+        row = of_name(con, known, version)
+        _move(engine, con, known, wanted, int(row["version"]), by, why)
+        return get(con, row["version_id"])
+
+    return engine.change(write)
+
+
+def remove_alias(
+    engine: Engine, name: str, alias: str, *, reason: str | None = None, user: str | None = None
+) -> bool:
+    """Remove an alias; False when there was none."""
+    why = None if reason is None else as_text(reason, "reason")
+    by = user_name() if user is None else check_name(user, "user")
+    check_guard(engine, {"reason": why, "user": user})
+
+    def write(con: Connection) -> bool:
+        known = str(find_version(con, f"{name}@latest")["name"])
+        if (known, alias) not in aliases_of(con, known):
+            return False
+        _move(engine, con, known, alias, None, by, why)
+        return True
+
+    return engine.change(write)
+
+
+def of_name(con: Connection, name: str, version: Any) -> dict[str, Any]:
+    """Read the version of a name that a number, ``v3``, an alias, or a version object means.
+
+    Raises
+    ------
+    CalibrationNotFound, InvalidInput
+    """
+    if isinstance(version, int) and not isinstance(version, bool):
+        return find_version(con, f"{name}@v{version}" if version >= 0 else f"{name}@{version}")
+    if isinstance(version, str) and "@" not in version:
+        row = version_row(con, "version_id = $id", {"id": version})
+        if row is None:
+            row = find_version(con, f"{name}@{version}")
+    else:
+        row = find_version(con, version)
+    if row["name"] != name:
+        raise InvalidInput(
+            f"version: {row['name']}@v{row['version']} is a version of another calibration than {quoted(name)}. "
+            "Nothing was changed. Register its chain under this name first."
+        )
+    return row
+
+
+def _move(
+    engine: Engine, con: Connection, name: str, alias: str, version: int | None, by: str, why: str | None
+) -> None:
+    """Write one change of an alias inside the caller's transaction, where its rule allows it."""
+    before = aliases_of(con, name).get((name, alias))
+    if before == version:
+        return
+    rows = con.execute("SELECT DISTINCT alias FROM calibration_aliases WHERE name = ?", [name]).fetchall()
+    _refuse_look_alike([str(row[0]) for row in rows], alias, "alias")
+    ((number,),) = con.execute(
+        "SELECT coalesce(max(number), 0) + 1 FROM calibration_aliases WHERE name = ?", [name]
+    ).fetchall()
+    insert(
+        con,
+        "calibration_aliases",
+        {
+            "alias_id": new_id(), "name": name, "alias": alias, "number": number, "version": version,
+            "previous": before, "set_by": by, "reason": why, "set_at": now_naive(),
+        },
+    )  # fmt: skip
+    about = find_version(con, f"{name}@v{before if version is None else version}")
+    details = {"name": name, "alias": alias, "version": version, "previous": before, "by": by, "reason": why}
+    operation = "remove_alias" if version is None else "set_alias"
+    note(engine, operation, "calibration", about["version_id"], details=details, con=con)
+
+
+def alias_table(con: Connection, name: str | None) -> dict[str, int]:
+    """Map the present aliases of a name to version numbers."""
+    known = str(find_version(con, f"{name}@latest")["name"])
+    return {alias: version for (_, alias), version in aliases_of(con, known).items()}
+
+
+def alias_history(con: Connection, name: str, alias: str | None) -> list[AliasChange]:
+    """List the changes of the aliases of a name, oldest first."""
+    known = str(find_version(con, f"{name}@latest")["name"])
+    rows = con.execute(
+        "SELECT name, alias, version, previous, set_by, reason, set_at FROM calibration_aliases WHERE name = $name "
+        "AND ($alias::VARCHAR IS NULL OR alias = $alias) ORDER BY number",
+        {"name": known, "alias": alias},
+    ).fetchall()
+    return [AliasChange(a, b, c, d, e, f, with_zone(g)) for a, b, c, d, e, f, g in rows]
+
+
+# -- Deleting.
+
+
+def plan_delete(con: Connection, given: Any) -> CalibrationVersion:
+    """Find the version that is to be deleted; an alias that points to it refuses.
+
+    Raises
+    ------
+    CalibrationNotFound, CalibrationInUse
+    """
+    found = get(con, given)
+    if found.aliases:
+        raise CalibrationInUse(
+            f"{found.label} cannot be deleted: the alias {found.aliases[0]!r} points to it. Nothing was deleted. "
+            "Move or remove the alias first."
+        )
+    return found
+
+
+def delete(engine: Engine, given: Any, *, reason: str | None = None) -> CalibrationVersion:
+    """Delete a version with its signatures; see `Calibrations.delete`."""
+    why = None if reason is None else as_text(reason, "reason").strip()
+    check_guard(engine, {"reason": why})
+
+    def write(con: Connection) -> CalibrationVersion:
+        found = plan_delete(con, given)
+        signed = con.execute(
+            "SELECT signer, meaning FROM signatures WHERE version_id = ? ORDER BY signature_id",
+            [found.version_id],
+        ).fetchall()
+        if signed and not why:
+            by = ", ".join(f"{meaning} by {signer}" for signer, meaning in signed)
+            raise CalibrationInUse(
+                f"{found.label} is signed ({by}). Nothing was deleted. Give a reason to delete it with its signatures."
+            )
+        for table in ("signatures", "calibration_versions"):
+            con.execute(f"DELETE FROM {table} WHERE version_id = ?", [found.version_id])
+        con.execute(
+            "INSERT INTO calibration_retired VALUES ($name, $version) ON CONFLICT DO UPDATE SET version = "
+            "greatest(version, excluded.version)",
+            {"name": found.name, "version": found.version},
+        )
+        details = found.to_dict() | {"reason": why, "signatures": [list(row) for row in signed]}
+        note(engine, "delete_calibration", "calibration", found.version_id, details=details, con=con)
+        return found
+
+    return engine.change(write)
+
+
+def missing(name: str) -> CalibrationNotFound:
+    """Return the error for a name without versions."""
+    return CalibrationNotFound(name, f"There is no calibration called {quoted(name)}.")

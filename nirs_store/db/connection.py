@@ -346,16 +346,19 @@ _STATEMENTS_6 = (
     "CREATE TABLE signatures (signature_id VARCHAR PRIMARY KEY, version_id VARCHAR NOT NULL, signer VARCHAR NOT "
     "NULL, meaning VARCHAR NOT NULL, note VARCHAR, content_hash VARCHAR NOT NULL, audit_head VARCHAR NOT NULL, "
     "signed_at TIMESTAMP NOT NULL, algorithm VARCHAR, key_id VARCHAR, signature VARCHAR)",
-    "CREATE TABLE corrections (correction_id VARCHAR PRIMARY KEY, calibration VARCHAR NOT NULL, number INTEGER "
-    "NOT NULL, slope DOUBLE, bias DOUBLE, samples JSON, reason VARCHAR, author VARCHAR NOT NULL, metadata JSON, "
+    "CREATE TABLE corrections (correction_id VARCHAR PRIMARY KEY, calibration VARCHAR NOT NULL, version INTEGER "
+    "NOT NULL, number INTEGER NOT NULL, slope DOUBLE, bias DOUBLE, samples JSON, reason VARCHAR, author VARCHAR NOT "
+    "NULL, metadata JSON, "
     "created_at TIMESTAMP NOT NULL, retired_at TIMESTAMP)",
-    "CREATE TABLE measurements (measurement_id VARCHAR PRIMARY KEY, batch_id VARCHAR NOT NULL, calibration "
+    "CREATE TABLE measurements (measurement_id VARCHAR NOT NULL, batch_id VARCHAR NOT NULL, calibration "
     "VARCHAR, version INTEGER, chain_id VARCHAR NOT NULL, correction_id VARCHAR, role VARCHAR NOT NULL, "
     "sample_id VARCHAR, target VARCHAR, raw DOUBLE, prediction DOUBLE, label VARCHAR, lower DOUBLE, upper "
     "DOUBLE, flags JSON, instrument VARCHAR, operator VARCHAR, spectrum_hash VARCHAR, spectrum BLOB USING "
-    "COMPRESSION zstd, bundle VARCHAR, metadata JSON, logged_at TIMESTAMP NOT NULL)",
+    "COMPRESSION zstd, bundle VARCHAR, metadata JSON, measured_at TIMESTAMP NOT NULL, logged_at TIMESTAMP NOT "
+    "NULL)",
     "CREATE TABLE sample_references (reference_id VARCHAR PRIMARY KEY, sample_id VARCHAR NOT NULL, target "
-    "VARCHAR, value DOUBLE, label VARCHAR, lab VARCHAR, method VARCHAR, measured_at TIMESTAMP, note VARCHAR, "
+    "VARCHAR, value DOUBLE, label VARCHAR, unit VARCHAR, lab VARCHAR, method VARCHAR, measured_at TIMESTAMP, note "
+    "VARCHAR, replaces VARCHAR, "
     "added_at TIMESTAMP NOT NULL, added_by VARCHAR)",
 )
 

@@ -440,6 +440,8 @@ SERVICE_TABLES: tuple[Table, ...] = (
         (
             key("correction_id"),
             text("calibration"),
+            # What it belongs to: another version is never corrected by it.
+            whole("version", null=False),
             whole("number", null=False),
             number("slope"),
             number("bias"),
@@ -451,11 +453,12 @@ SERVICE_TABLES: tuple[Table, ...] = (
             moment("retired_at"),
         ),
     ),
-    # A row a sample and target. Labels of a classifier are no numbers.
+    # A row a sample and target. Labels of a classifier are no numbers. No index, which every application of the
+    # journal would have to keep up: a commit is applied once, so an id comes once.
     Table(
         "measurements",
         (
-            key("measurement_id"),
+            text("measurement_id"),
             text("batch_id"),
             text("calibration", null=True),
             whole("version"),
@@ -476,6 +479,7 @@ SERVICE_TABLES: tuple[Table, ...] = (
             Column("spectrum", "BLOB USING COMPRESSION zstd", pa.binary()),
             text("bundle", null=True),
             document("metadata"),
+            moment("measured_at", null=False),
             moment("logged_at", null=False),
         ),
     ),
@@ -485,12 +489,16 @@ SERVICE_TABLES: tuple[Table, ...] = (
             key("reference_id"),
             text("sample_id"),
             text("target", null=True),
+            # NULL: withdrawn, as `replaces` says.
             number("value"),
             text("label", null=True),
+            text("unit", null=True),
             text("lab", null=True),
             text("method", null=True),
             moment("measured_at"),
             text("note", null=True),
+            # The row that this one corrects: both stay.
+            text("replaces", null=True),
             moment("added_at", null=False),
             text("added_by", null=True),
         ),

@@ -31,9 +31,9 @@ Fan, the default of numpy and R).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,23 +42,37 @@ from nirs_store.errors import InvalidInput, ShapeMismatch, did_you_mean
 
 __all__ = [
     "CLASSIFICATION_SCORES",
+    "METRICS",
     "REGRESSION_SCORES",
+    "RMSE_BY_SET",
+    "SCORES",
+    "SCORE_COLUMNS",
+    "Metric",
     "classification_scores",
     "default_metric",
+    "direction",
     "higher_is_better",
     "is_figure",
     "mean_scores",
     "pooled_scores",
     "regression_scores",
     "repeats_of",
+    "score_label",
     "unknown_name",
 ]
 
-REGRESSION_SCORES = ("rmse", "mae", "r2", "bias", "sep", "rpd", "rpiq")
-CLASSIFICATION_SCORES = ("accuracy", "balanced_accuracy", "f1", "log_loss")
 
-_LOW = ("rmse", "rmsec", "rmsecv", "rmsep", "mae", "mse", "bias", "sep", "log_loss")
-_HIGH = ("r2", "accuracy", "balanced_accuracy", "f1", "rpd", "rpiq", "roc_auc")
+class Metric(NamedTuple):
+    """A figure of merit: one value per target, from residuals; None where labels are scored together."""
+
+    function: Callable[[_Residuals], NDArray[np.float64]] | None
+    better: Literal["lower", "higher", "zero"]
+    label: str
+    help: str
+    decimals: int = 3
+    in_units: bool = False
+    additive: bool = False
+    """The mean over samples, or its root: pooled from the folds without their predictions."""
 
 
 def higher_is_better(metric: str) -> bool:
@@ -84,11 +98,15 @@ def higher_is_better(metric: str) -> bool:
     >>> higher_is_better("r2"), higher_is_better("rmsecv")
     (True, False)
     """
-    if metric in _HIGH:
-        return True
-    if metric in _LOW:
-        return False
-    raise InvalidInput(unknown_name("metric", metric, _LOW + _HIGH))
+    better = direction(metric)
+    if better is None:
+        raise InvalidInput(unknown_name("metric", metric, _BETTER))
+    return better == "higher"
+
+
+def direction(metric: str) -> Literal["lower", "higher", "zero"] | None:
+    """Return where the best value of a metric lies; None for a name that is not known."""
+    return _BETTER.get(metric)
 
 
 def default_metric(task_type: str) -> str:
@@ -124,7 +142,7 @@ def default_metric(task_type: str) -> str:
 
 
 def regression_scores(
-    y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False, names: Iterable[str] = REGRESSION_SCORES
+    y: ArrayLike, yhat: ArrayLike, *, per_target: bool = False, names: Iterable[str] | None = None
 ) -> dict[str, Any]:
     """Compute the figures of merit of a regression (formulas: see the module).
 
@@ -135,13 +153,13 @@ def regression_scores(
         and averaged with equal weights.
     per_target : bool
         Give lists of k scores instead of their means.
-    names : iterable of str
-        The scores that are wanted; what is not named is not computed.
+    names : iterable of str, optional
+        The scores that are wanted, all by default; what is not named is not computed.
 
     Returns
     -------
     dict
-        The scores of `names` as floats (lists with `per_target`) and ``n``.
+        The scores as floats (lists with `per_target`) and ``n``.
         NaN stands where a score is not defined: ``sep, rpd, rpiq`` of one sample, ``r2`` of a
         constant y. A perfect prediction has an infinite rpd and rpiq.
 
@@ -165,10 +183,11 @@ def regression_scores(
         )
     residuals = _Residuals(measured, predicted - measured)
     scores: dict[str, Any] = {}
-    for name in names:
-        if name not in REGRESSION_SCORES:
+    for name in REGRESSION_SCORES if names is None else names:
+        function = METRICS[name].function if name in METRICS else None
+        if function is None:
             raise InvalidInput(unknown_name("figure of merit", name, REGRESSION_SCORES))
-        values = getattr(residuals, name)
+        values = function(residuals)
         scores[name] = values.tolist() if per_target else float(values.mean())
     scores["n"] = measured.shape[0]
     return scores
@@ -219,6 +238,57 @@ class _Residuals:
     def _deviation(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
         undefined = np.full(squares.shape, math.nan)
         return np.asarray(np.sqrt(squares / (self._n - 1))) if self._n > 1 else undefined
+
+
+METRICS: dict[str, Metric] = {
+    "rmse": Metric(lambda r: r.rmse, "lower", "RMSE", "root mean square error", in_units=True, additive=True),
+    "mae": Metric(lambda r: r.mae, "lower", "MAE", "mean absolute error", in_units=True, additive=True),
+    "bias": Metric(
+        lambda r: r.bias, "zero", "bias", "mean of predicted minus measured", in_units=True, additive=True
+    ),
+    "sep": Metric(
+        lambda r: r.sep, "lower", "SEP", "standard error of prediction, corrected for bias", in_units=True
+    ),
+    "r2": Metric(lambda r: r.r2, "higher", "R²", "coefficient of determination"),
+    "rpd": Metric(
+        lambda r: r.rpd, "higher", "RPD", "standard deviation of the reference values over SEP", decimals=1
+    ),
+    "rpiq": Metric(
+        lambda r: r.rpiq, "higher", "RPIQ", "interquartile range of the reference values over SEP", decimals=1
+    ),
+    "accuracy": Metric(None, "higher", "accuracy", "share of correct labels", additive=True),
+    "balanced_accuracy": Metric(None, "higher", "balanced accuracy", "mean recall of the classes"),
+    "f1": Metric(None, "higher", "F1", "mean over the classes"),
+    "log_loss": Metric(None, "lower", "log loss", "mean of -ln p of the true class", additive=True),
+}
+"""Every figure of merit that this library computes, in the order in which tables show them."""
+
+REGRESSION_SCORES = tuple(name for name, metric in METRICS.items() if metric.function)
+CLASSIFICATION_SCORES = tuple(name for name, metric in METRICS.items() if not metric.function)
+SCORES = {"regression": REGRESSION_SCORES, "classification": CLASSIFICATION_SCORES}
+RMSE_BY_SET = {
+    "rmsec": "root mean square error on the calibration samples",
+    "rmsecv": "of the pooled out-of-fold predictions",
+    "rmsep": "on test samples that no model was fitted on",
+}
+"""What the RMSE is called by the samples that it is computed from."""
+SCORE_COLUMNS = {
+    "regression": ("rmsecv", "rmsec", "rmsep", *(name for name in REGRESSION_SCORES if name != "rmse")),
+    "classification": CLASSIFICATION_SCORES,
+}
+"""Columns of a leaderboard with scores."""
+# Known in both directions, though nothing here computes them.
+_FOREIGN: dict[str, Literal["lower", "higher", "zero"]] = {"mse": "lower", "roc_auc": "higher"}
+_BETTER = (
+    {name: metric.better for name, metric in METRICS.items()} | dict.fromkeys(RMSE_BY_SET, "lower") | _FOREIGN
+)
+
+
+def score_label(metric: str) -> str:
+    """Return what a cross-validated score is called: ``RMSECV``, ``R²``, ``balanced accuracy``."""
+    if metric == "rmse":
+        return "RMSECV"
+    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
 
 
 def classification_scores(
@@ -332,7 +402,7 @@ def pooled_scores(
     parts = [tuple(fold) for fold in folds]
     if not parts:
         raise InvalidInput("A cross-validation has at least one fold; none was given.")
-    known = REGRESSION_SCORES if regression else CLASSIFICATION_SCORES
+    known = SCORES["regression" if regression else "classification"]
     chosen = default_metric(task_type) if metric is None else metric
     if chosen not in known:
         raise InvalidInput(unknown_name(f"metric of a {task_type}", chosen, known))

@@ -22,7 +22,7 @@ from nirs_store.bundle.container import clean, dump_json, parse_object
 from nirs_store.chains.folds import stack_sources
 from nirs_store.chains.plan import MERGE, MODEL, SPLITTER, STACKED, TARGETS
 from nirs_store.errors import BundleInvalid, BundleTooNew
-from nirs_store.scores import is_figure
+from nirs_store.scores import METRICS, RMSE_BY_SET, is_figure
 
 __all__ = [
     "CARD",
@@ -155,23 +155,11 @@ def _short(value: Any) -> str:
 CARD = "card.md"
 _LONGEST = 64 << 10
 
-# Name of a score, the names it is recorded under, what it is.
+# A score's name, its label, what it is, and whether it has the unit of the target.
 _SCORES = (
-    ("RMSEC", ("rmsec",), "root mean square error on the calibration samples"),
-    ("RMSECV", ("rmsecv",), "of the pooled out-of-fold predictions"),
-    ("RMSEP", ("rmsep",), "on test samples that no model was fitted on"),
-    ("bias", ("bias",), "mean of predicted minus measured"),
-    ("SEP", ("sep",), "standard error of prediction, corrected for bias"),
-    ("R²", ("r2",), "coefficient of determination"),
-    ("RPD", ("rpd",), "standard deviation of the reference values over SEP"),
-    ("RPIQ", ("rpiq",), "interquartile range of the reference values over SEP"),
-    ("MAE", ("mae",), "mean absolute error"),
-    ("accuracy", ("accuracy",), "share of correct labels"),
-    ("balanced accuracy", ("balanced_accuracy",), "mean recall of the classes"),
-    ("F1", ("f1",), "mean over the classes"),
-    ("log loss", ("log_loss",), ""),
+    *((name, name.upper(), meaning, True) for name, meaning in RMSE_BY_SET.items()),
+    *((name, each.label, each.help, each.in_units) for name, each in METRICS.items() if name != "rmse"),
 )
-_IN_UNITS = {"RMSEC", "RMSECV", "RMSEP", "bias", "SEP", "MAE"}
 
 
 def card_text(
@@ -269,10 +257,9 @@ def _steps(chain: Mapping[str, Any]) -> list[str]:
 def _scores(scores: Mapping[str, Any], unit: str) -> list[str]:
     named = {str(key).lower().replace(" ", "_"): value for key, value in scores.items()}
     rows = []
-    for label, keys, meaning in _SCORES:
-        value = next((named.pop(key) for key in keys if is_figure(named.get(key))), None)
-        if value is not None:
-            shown = f"{value:.4g}" + (f" {_plain(unit)}" if unit and label in _IN_UNITS else "")
+    for name, label, meaning, in_units in _SCORES:
+        if is_figure(named.get(name)):
+            shown = f"{named.pop(name):.4g}" + (f" {_plain(unit)}" if unit and in_units else "")
             rows.append(f"| {label} | {shown} | {meaning} |")
     others = [f"| {_plain(key)} | {value:.4g} | |" for key, value in named.items() if is_figure(value)]
     if not rows and not others:

@@ -35,7 +35,7 @@ from nirs_store.scores import (
     CLASSIFICATION_SCORES,
     REGRESSION_SCORES,
     classification_scores,
-    higher_is_better,
+    direction,
     regression_scores,
 )
 from nirs_store.values import from_json, native, one_kind, one_of, to_json
@@ -205,18 +205,8 @@ class Interval(NamedTuple):
 
 
 def better_of(metric: str, said: str | None = None) -> str:
-    """In which direction a metric improves: "higher", "lower", or "zero" for a bias.
-
-    What was said counts; else what `nirs_store.scores` knows of the name; else higher is better.
-    """
-    if said is not None:
-        return said
-    if metric == "bias":
-        return "zero"
-    try:
-        return "higher" if higher_is_better(metric) else "lower"
-    except InvalidInput:
-        return "higher"
+    """Return in which direction a metric improves: "higher", "lower", or "zero" for a bias; by default "higher"."""
+    return said or direction(metric) or "higher"
 
 
 def sort_value(value: float | None, better: str) -> float:

@@ -19,7 +19,12 @@ from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, did
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
 from nirs_store.recording.steps import Parts, describe
-from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, default_metric, unknown_name
+from nirs_store.scores import (
+    RMSE_BY_SET,
+    SCORES,
+    default_metric,
+    unknown_name,
+)
 from nirs_store.values import as_array, as_floats, column_names, index_names, is_frame, native
 
 __all__ = [
@@ -71,9 +76,6 @@ def _column(label: str, X: Any, name: str, what: str) -> NDArray[Any]:
         hint = did_you_mean(name, columns)
         raise InvalidInput(f"{what}: {label} has no column {name!r}.{hint}")
     return as_array(X[name], what)
-
-
-_RMSE_BY_SET = ("rmsec", "rmsecv", "rmsep")
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +206,8 @@ def choose_metric(metric: str | None, task_type: str) -> str:
     """Check the name of the metric that ranks this model; RMSECV, RMSEP and RMSEC are the RMSE."""
     if metric is None:
         return default_metric(task_type)
-    chosen = "rmse" if metric in _RMSE_BY_SET else metric
-    known = REGRESSION_SCORES if task_type == "regression" else CLASSIFICATION_SCORES
+    chosen = "rmse" if metric in RMSE_BY_SET else metric
+    known = SCORES[task_type]
     if chosen == "bias":
         raise InvalidInput("The bias has a sign and cannot rank models; choose rmse, sep or another score.")
     if chosen not in known:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nirs_store.display import block, field_table, table
 from nirs_store.lazy import polars as pl
-from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
+from nirs_store.scores import SCORES, score_label
 
 __all__ = ["AVERAGE", "POOLED", "CrossValidationResult", "ScoreRow", "score_table"]
 
@@ -95,7 +95,7 @@ class CrossValidationResult:
         return None if value is None else float(value)
 
     def __repr__(self) -> str:
-        label = "RMSECV" if self.metric == "rmse" else self.metric
+        label = score_label(self.metric)
         spread = "" if math.isnan(self.fold_sd) else f" (SD over folds {self.fold_sd:.4g})"
         if self.n_repeats > 1:
             spread = f" (SD over {self.n_repeats} repeats {self.repeat_sd:.4g})"
@@ -107,7 +107,7 @@ class CrossValidationResult:
         )
 
     def _repr_html_(self) -> str:
-        label = "RMSECV" if self.metric == "rmse" else self.metric
+        label = score_label(self.metric)
         facts = {
             label: self.value,
             "SD over folds": None if math.isnan(self.fold_sd) else self.fold_sd,
@@ -126,7 +126,7 @@ class CrossValidationResult:
 
 def score_table(rows: Sequence[ScoreRow], task_type: str) -> pl.DataFrame:
     """Lay scores out as a table, one row a fold and partition."""
-    names = REGRESSION_SCORES if task_type == "regression" else CLASSIFICATION_SCORES
+    names = SCORES[task_type]
     schema: dict[str, Any] = {"fold_id": pl.String, "partition": pl.String, "n": pl.Int64}
     schema |= dict.fromkeys(names, pl.Float64) | {"prediction_id": pl.String}
     records = [

@@ -31,7 +31,7 @@ from nirs_store.records.queries import (
     page_of,
 )
 from nirs_store.records.runs import require, require_open_pipeline
-from nirs_store.scores import higher_is_better
+from nirs_store.scores import METRICS, higher_is_better
 from nirs_store.values import as_float, as_int, as_text, to_json
 
 __all__ = [
@@ -88,7 +88,7 @@ ArrayNames = dict[str, dict[str, str | None]]
 # DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
 _FEW = 10_000
 _ALL = 2**63 - 1
-WITH_UNIT = ("rmse", "mse", "mae", "bias", "sep")
+WITH_UNIT = ("mse", *(name for name, metric in METRICS.items() if metric.in_units))
 # Up to so many rows, Python values are made into a frame sooner than Arrow is.
 _HANDFUL = 200
 

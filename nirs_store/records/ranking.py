@@ -28,8 +28,9 @@ from nirs_store.records.predictions import (
 )
 from nirs_store.records.queries import frame
 from nirs_store.scores import (
-    CLASSIFICATION_SCORES,
-    REGRESSION_SCORES,
+    METRICS,
+    SCORE_COLUMNS,
+    SCORES,
     classification_scores,
     default_metric,
     higher_is_better,
@@ -197,7 +198,7 @@ SCORED_ARRAYS = ("y_true", "y_pred", "y_proba")
 """The arrays of a prediction that scores are computed from."""
 
 # Means over samples: their pooled value follows from the folds' values and sizes alone.
-ADDITIVE = ("rmse", "mae", "bias", "accuracy", "log_loss")
+ADDITIVE = tuple(name for name, metric in METRICS.items() if metric.additive)
 # Scores in the unit of the target.
 # Under which names a score is recorded.
 METRIC_NAMES = {"rmse": ("rmse", "rmsecv", "rmsep", "rmsec")}
@@ -291,7 +292,7 @@ class _Scorer:
     """Scores of sets of predictions of one chain."""
 
     def __init__(self, task: str, classes: Sequence[Any] | None, arrays: Arrays) -> None:
-        self.names = REGRESSION_SCORES if task == "regression" else CLASSIFICATION_SCORES
+        self.names = SCORES[task]
         self._regression = task == "regression"
         self._classes = classes
         self._arrays = arrays
@@ -440,10 +441,6 @@ _CHAIN_COLUMNS = (
     "model_name",
     "model_class",
 )
-SCORE_COLUMNS = {
-    "regression": ("rmsecv", "rmsec", "rmsep", "mae", "bias", "sep", "r2", "rpd", "rpiq"),
-    "classification": CLASSIFICATION_SCORES,
-}
 
 
 def top_chains(
@@ -469,11 +466,10 @@ def rank_matches(
     narrowed = {**filters, "chain_ids": list(chain_ids)}
     recorded = tasks_and_metrics(con, **narrowed)
     kinds = sorted({_task(kind) for kind, _ in recorded}, reverse=True)
-    known = {"regression": REGRESSION_SCORES, "classification": CLASSIFICATION_SCORES}
     frames = [
         _rank(con, at_most, wanted, None, kind, narrowed, mixed=True).with_columns(task=pl.lit(kind))
         for kind in kinds
-        if wanted is None or wanted in known[kind]
+        if wanted is None or wanted in SCORES[kind]
     ] or [_rank(con, 0, wanted, None, None, narrowed, mixed=True).with_columns(task=pl.lit(None, pl.String))]
     ranked = pl.concat(frames, how="diagonal")
     left = None if at_most is None else max(at_most - ranked.height, 0)
@@ -560,7 +556,7 @@ def _candidates(
     """Return the chains of one task, that task, and the metric that they are scored by."""
     recorded = tasks_and_metrics(con, **filters)
     task = _one_task([kind for kind, _ in recorded], metric, task_type)
-    known = REGRESSION_SCORES if task == "regression" else CLASSIFICATION_SCORES
+    known = SCORES[task]
     chosen = metric or _common_metric([name for kind, name in recorded if _task(kind) == task], task)
     if chosen not in known:
         raise InvalidInput(f"metric: {chosen!r} does not score a {task}. Expected one of {', '.join(known)}.")
@@ -619,7 +615,7 @@ def _task(kind: str) -> str:
 def _common_metric(names: Sequence[str], task: str) -> str:
     """Return the metric that all chains were recorded to be ranked by, else the default of the task."""
     metrics = {_ALIASES.get(name, name) for name in names}
-    known = REGRESSION_SCORES if task == "regression" else CLASSIFICATION_SCORES
+    known = SCORES[task]
     only = metrics.pop() if len(metrics) == 1 else ""
     return only if only in known and only != "bias" else default_metric(task)
 
@@ -629,8 +625,7 @@ def _one_task(types: list[str], metric: str | None, task_type: str | None) -> st
         return "regression" if default_metric(task_type) == "rmse" else "classification"
     tasks = sorted({_task(name) for name in types})
     if metric is not None:
-        kinds = {"regression": REGRESSION_SCORES, "classification": CLASSIFICATION_SCORES}
-        fits = [task for task, names in kinds.items() if metric in names]
+        fits = [task for task, names in SCORES.items() if metric in names]
         tasks = [task for task in tasks if task in fits] or fits
     if len(tasks) > 1:
         raise InvalidInput(

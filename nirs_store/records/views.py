@@ -34,7 +34,7 @@ from nirs_store.records import queries as overview
 from nirs_store.records.predictions import WITH_UNIT, unknown_column
 from nirs_store.records.ranking import top_chains
 from nirs_store.records.runs import versions_only
-from nirs_store.scores import higher_is_better
+from nirs_store.scores import SCORE_COLUMNS, higher_is_better, score_label
 
 __all__ = [
     "AGGREGATES",
@@ -59,24 +59,8 @@ __all__ = [
 # -- Runs or chains side by side: configuration, environment and scores.
 
 
-_SCORES_comparison = (
-    "score",
-    "score_sd",
-    "refit_score",
-    "test_score",
-    "rmsecv",
-    "rmsec",
-    "rmsep",
-    "bias",
-    "sep",
-    "r2",
-    "rpd",
-    "rpiq",
-    "accuracy",
-    "balanced_accuracy",
-    "f1",
-    "log_loss",
-)
+_SCORES = tuple(name for names in SCORE_COLUMNS.values() for name in names)
+_COMPARED = ("score", "score_sd", "refit_score", "test_score", *_SCORES)
 
 
 def compare(engine: Engine, ids: Sequence[str], *, only_differences: bool) -> pl.DataFrame:
@@ -173,7 +157,7 @@ def _best(engine: Engine, **filters: Any) -> dict[str, Any]:
         return {}
     row = best.row(0, named=True)
     facts = {"best chain": row["pipeline"], "metric": row["metric"], "n_folds": row["n_folds"]}
-    return facts | {f"score.{name}": row[name] for name in _SCORES_comparison if row.get(name) is not None}
+    return facts | {f"score.{name}": row[name] for name in _COMPARED if row.get(name) is not None}
 
 
 # -- A score by two kinds: preprocessings down, models across, say.
@@ -469,8 +453,6 @@ def tree_html(node: Node) -> str:
 # What `capture_environment` adds to the versions that every run has.
 _CAPTURED = ("git-dirty", "seeds", "container", "parameters", "command")
 _PARTITIONS = ("train", "val", "test")
-_SCORES = ("rmsecv", "rmsec", "rmsep", "mae", "bias", "sep", "r2", "rpd", "rpiq")
-_CLASS_SCORES = ("accuracy", "balanced_accuracy", "f1", "log_loss")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -495,7 +477,7 @@ class ChainView:
     tree: Node | None = None
 
     def __repr__(self) -> str:
-        label = "RMSECV" if self.metric == "rmse" else self.metric
+        label = score_label(self.metric)
         value = self.scores.get("score")
         spread = self.scores.get("score_sd")
         parts = [] if value is None else [f"{label} {value:.4g}"]
@@ -530,7 +512,7 @@ class ChainView:
             )
             for step in self.steps
         ]
-        scores = [(name, self.scores[name]) for name in (*_SCORES, *_CLASS_SCORES) if name in self.scores]
+        scores = [(name, self.scores[name]) for name in _SCORES if name in self.scores]
         artifacts = [
             (
                 row["artifact_type"],
@@ -608,7 +590,7 @@ def view_chain(engine: Engine, chain_id: str) -> ChainView:
     chain, pipeline, run, artifacts = engine.query(ask)
     ranked = top_chains(engine, 1, None, None, None, chain_id=chain_id)
     best = ranked.row(0, named=True) if ranked.height else {}
-    wanted = ("score", "score_sd", "refit_score", "test_score", *_SCORES, *_CLASS_SCORES)
+    wanted = _COMPARED
     model = str(chain["model_class"]).rpartition(".")[2]
     fallback = " > ".join(part for part in (chain["preprocessings"], model) if part)
     return ChainView(

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nirs_store.display import cell_text, printable
-from nirs_store.scores import higher_is_better
+from nirs_store.scores import higher_is_better, score_label
 
 __all__ = ["Progress"]
 
@@ -63,7 +63,7 @@ class Progress:
         if self._best is None:
             return ""
         about = self._best
-        label = "RMSECV" if self._metric == "rmse" else self._metric
+        label = score_label(self._metric)
         number = "" if about["components"] is None else f", {about['components']} components"
         words = (
             f"best: {about['preprocessing']}, {about['model']}{number}, {label} {cell_text(about['value'])}"

@@ -20,6 +20,7 @@ from nirs_store.recording.prepare import refuse_fitted, refuse_missing
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import finite, step_entry
 from nirs_store.recording.steps import class_name, describe, json_safe, preprocessing_of, take_apart
+from nirs_store.scores import score_label
 from nirs_store.screening.board import text_table
 from nirs_store.screening.given import take_name, take_spectra
 from nirs_store.screening.screen import Kept, ScreeningStore
@@ -64,7 +65,7 @@ class SearchRecord:
     def _heading(self) -> str:
         words = ", ".join(f"{name}={value}" for name, value in self.best_params.items())
         how = "outer folds, nested" if self.nested else "the folds that chose it, so it is optimistic"
-        label = "RMSECV" if self.result.metric == "rmse" else self.result.metric
+        label = score_label(self.result.metric)
         return f"{self.frame.height} candidates; best: {words}; {label} {self.result.value:.4g} on {how}"
 
     def __repr__(self) -> str:

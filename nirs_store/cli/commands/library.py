@@ -162,6 +162,7 @@ def run(
     from nirs_store.estimators import build_cv, build_estimator
     from nirs_store.recording import record_cross_validation
     from nirs_store.recording.groups import grouped_twin
+    from nirs_store.scores import score_label
     from nirs_store.store import WorkspaceStore
 
     config = _configuration(template, workspace)
@@ -204,7 +205,7 @@ def run(
             n_jobs=jobs,
             progress=show,
         )
-    label = "RMSECV" if result.metric == "rmse" else result.metric
+    label = score_label(result.metric)
     click.echo(
         f"{result.name}: {label} {result.value:.4g} (SD over {result.n_folds} folds {result.fold_sd:.2g})"
     )

@@ -449,14 +449,13 @@ def _within_one_se(store: WorkspaceStore, run_id: str | None) -> list[str]:
 
 #: Score columns beside the one that ranks, and what chemometricians call a score.
 _BESIDE = {"regression": ("rmse", "bias", "r2", "rpd"), "classification": ("accuracy", "f1")}
-_LABELS = {"rmse": "RMSECV", "r2": "R²", "rpd": "RPD", "rpiq": "RPIQ", "sep": "SEP", "mae": "MAE", "f1": "F1"}
 _COLUMNS = {"rmse": "rmsecv"}
-_DECIMALS = {"rpd": 1, "rpiq": 1}
 
 
 def _print(frame: pl.DataFrame) -> None:
     from nirs_store.cli._output import numbers, print_table, short_id
     from nirs_store.display import printable
+    from nirs_store.scores import score_label
 
     rows = frame.to_dicts()
     metric = rows[0]["metric"]
@@ -467,16 +466,16 @@ def _print(frame: pl.DataFrame) -> None:
         click.echo(printable(about[0]))
     repeated = any((row["n_repeats"] or 1) > 1 for row in rows)
     columns: dict[str, list[str | None]] = {
-        _label(metric): numbers([row["score"] for row in rows], _DECIMALS.get(metric, 3)),
+        score_label(metric): numbers([row["score"] for row in rows], _decimals(metric)),
         "SD": numbers([row["score_sd"] for row in rows], 2),
     }
     if repeated:
         columns["SD of repeats"] = numbers([row["repeat_sd"] for row in rows], 2)
     for name in beside:
         values = [row[_COLUMNS.get(name, name)] for row in rows]
-        columns[_label(name)] = numbers(values, _DECIMALS.get(name, 3))
+        columns[score_label(name)] = numbers(values, _decimals(name))
     columns["RMSEP" if metric == "rmse" else "test"] = numbers(
-        [row["test_score"] for row in rows], _DECIMALS.get(metric, 3)
+        [row["test_score"] for row in rows], _decimals(metric)
     )
     print_table(
         ["", "chain", *(["data"] if several else []), *columns, "id"],
@@ -495,8 +494,10 @@ def _print(frame: pl.DataFrame) -> None:
     )
 
 
-def _label(metric: str) -> str:
-    return _LABELS.get(metric, metric.replace("_", " "))
+def _decimals(metric: str) -> int:
+    from nirs_store.scores import METRICS
+
+    return METRICS[metric].decimals if metric in METRICS else 3
 
 
 def _about(row: dict[str, Any]) -> str:
@@ -532,6 +533,7 @@ def command_search(
     """
     from nirs_store.cli._output import numbers, print_json, print_table, short_id
     from nirs_store.cli._workspace import open_store
+    from nirs_store.scores import score_label
 
     with open_store(workspace) as store:
         found = store.search(" ".join(words), count, metric, deleted=deleted)
@@ -552,7 +554,7 @@ def command_search(
                 " ".join(filter(None, (row["target"], row["target_unit"] and f"({row['target_unit']})"))),
                 row["components"],
                 score,
-                _label(row["metric"]) if row["metric"] else None,
+                score_label(row["metric"]) if row["metric"] else None,
                 row["run_name"],
                 f"{row['deleted_at']:%Y-%m-%d}" if deleted else ", ".join(row["tags"] or []),
                 short_id(row["chain_id"]),

@@ -335,6 +335,7 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
     from nirs_store.cli._output import fitting, moment, number, print_fields, print_table, short_id
     from nirs_store.plots._chain import chain_data
     from nirs_store.records.views import chain_tree, tree_lines
+    from nirs_store.scores import SCORE_COLUMNS
 
     data = chain_data(store, chain["chain_id"])
     pooled = data.metadata.get("cross_validation") or {}
@@ -350,7 +351,10 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
             if grid is None
             else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {data.wavelength_unit}",
             "cross-val.": ", ".join(
-                f"{name} {number(pooled[name])}" for name in _POOLED if pooled.get(name) is not None
+                f"{name} {number(pooled[name])}"
+                for names in SCORE_COLUMNS.values()
+                for name in names
+                if pooled.get(name) is not None
             ),
             "folds": ", ".join(str(fold) for fold in chain["fold_artifacts"]),
         }
@@ -461,7 +465,6 @@ def _compact(value: Any) -> str | None:
 
 
 _ENVIRONMENT_WIDTH = 64
-_POOLED = ("rmsecv", "bias", "sep", "r2", "rpd", "rpiq", "accuracy", "balanced_accuracy", "f1", "log_loss")
 _PRINTERS = {
     "run": _show_run,
     "pipeline": _show_pipeline,

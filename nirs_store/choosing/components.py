@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -218,6 +218,16 @@ def _families(rows: Sequence[dict[str, Any]]) -> dict[Family, list[dict[str, Any
     return found
 
 
+def searched(chain: Mapping[str, Any]) -> str:
+    """Say why a candidate of a search has no predictions."""
+    if "search" not in (chain.get("metadata") or {}):
+        return ""
+    return (
+        " They are candidates of a search, which keeps scores only: record it with keep='all', or use store.screen, "
+        "which keeps the predictions of all candidates."
+    )
+
+
 def _numbers(group: Sequence[dict[str, Any]]) -> int:
     return len({components_of(row) for row in group})
 
@@ -238,7 +248,7 @@ def _choose(
     if missing:
         raise InvalidInput(
             f"The chains with {missing[:8]} latent variables have no stored out-of-fold predictions "
-            "of one number per sample."
+            f"of one number per sample.{searched(latest[missing[0]])}"
         )
     each = [errors[latest[n]["chain_id"]] for n in numbers]
     if any(one.keys != each[0].keys for one in each[1:]):

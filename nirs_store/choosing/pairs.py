@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.choosing.components import Errors, ReadsRuns, errors_of_run
+from nirs_store.choosing.components import Errors, ReadsRuns, errors_of_run, searched
 from nirs_store.errors import InvalidInput, UnknownId
 
 __all__ = ["PairedComparison", "compare_errors", "paired_p_value"]
@@ -172,6 +172,7 @@ def _by_sample(store: ReadsRuns, chain: dict[str, Any]) -> dict[Any, tuple[float
     if errors is None:
         raise InvalidInput(
             f"compare: the chain {chain['chain_id']!r} has no stored out-of-fold predictions of one number per sample."
+            f"{searched(chain)}"
         )
     collected: dict[Any, list[tuple[float, float]]] = {}
     for (_, name), measured, error in zip(errors.keys, errors.measured, errors.errors, strict=True):

@@ -281,7 +281,10 @@ def _irregular(m: Material) -> Iterator[str]:
 
 
 def _no_refit(m: Material) -> Iterator[str]:
-    if not any(_is_final(fold) for fold in m.chain.get("fold_artifacts") or {}):
+    models = m.chain.get("fold_artifacts") or {}
+    if not models and {"screening", "search"} & set(m.chain.get("metadata") or {}):
+        yield "only the scores of this candidate are stored; it has no fitted model and cannot predict."
+    elif not any(_is_final(fold) for fold in models):
         yield "the chain has no refit on all samples; it predicts with the mean of its folds."
 
 

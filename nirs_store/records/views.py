@@ -483,6 +483,9 @@ class ChainView:
         parts = [] if value is None else [f"{label} {value:.4g}"]
         if parts and spread is not None:
             parts[0] += f" (SD over folds {spread:.4g})"
+        searched = search_facts(self.metadata)
+        if not parts and searched:
+            parts.append(f"score of the search {searched['search']}")
         parts += [f"{len(self.folds)} models", f"dataset {self.dataset_name!r}"]
         return f"<Chain {short(self.name, 80)!r}: {', '.join(parts)}; chain_id={self.chain_id!r}>"
 
@@ -499,7 +502,8 @@ class ChainView:
             "dataset": self.dataset_name,
             "target": f"{self.metadata.get('target') or ''} {f'({unit})' if unit else ''}".strip(),
             "channels": channels,
-            "models": ", ".join(self.folds),
+            **search_facts(self.metadata),
+            "models": ", ".join(self.folds) or "none stored",
             "out-of-fold predictions": self.n_samples or None,
             "recorded": self.created_at,
         }
@@ -530,6 +534,22 @@ class ChainView:
             table(("score", "value"), scores) if scores else "",
             table(("artifact", "operator", "size", "id"), artifacts) if artifacts else "",
         )
+
+
+def search_facts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Describe what a recorded search says of a chain: its rank, its score and those of the splits."""
+    about = metadata.get("search")
+    if not isinstance(about, Mapping) or about.get("score") is None:
+        return {}
+    spread = about.get("score_sd")
+    words = f"{about['score']:.4g}" + (f" (SD {spread:.4g})" if spread is not None else "")
+    facts = {
+        "search": f"{words}, {about.get('scorer')}" + (f"; rank {about['rank']}" if about.get("rank") else "")
+    }
+    splits = [each for each in about.get("split_scores") or [] if each is not None]
+    if splits:
+        facts["splits"] = ", ".join(f"{each:.4g}" for each in splits)
+    return facts
 
 
 @dataclass(frozen=True, eq=False, repr=False)

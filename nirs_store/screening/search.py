@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import ArrayLike
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier, is_regressor
 
 from nirs_store.display import block, field_table, printable, table
 from nirs_store.errors import InvalidInput, ShapeMismatch
@@ -439,11 +439,9 @@ def _scorer_name(search: Any) -> str:
     if isinstance(scoring, str):
         return scoring
     if scoring is None:
-        return (
-            "accuracy"
-            if getattr(search, "_estimator_type", None) == "classifier"
-            else "the estimator's own score"
-        )
+        kinds = ((is_classifier, "accuracy"), (is_regressor, "R2"))
+        known = next((words for kind, words in kinds if kind(search.estimator)), "")
+        return f"{known}, the estimator's own score".removeprefix(", ")
     if isinstance(search.refit, str):
         return search.refit
     return str(getattr(scoring, "__name__", None) or scoring)

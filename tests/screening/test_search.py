@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, HalvingGridSearchCV, KFold, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -180,3 +180,29 @@ def test_a_study_of_optuna_leaves_every_trial(store, spectra):
     assert store.replay_chain(found.chain_id, X).shape == (60,)
     with pytest.raises(InvalidInput, match="build="):
         recorded(store, study, spectra)
+
+
+def test_a_candidate_without_models_shows_its_scores_and_says_why_it_has_no_predictions(store, spectra):
+    found = recorded(store, GridSearchCV(PLSRegression(), GRID, cv=INNER), spectra)
+    assert found.scorer == "mean over splits of R2, the estimator's own score"
+    row = found.frame.row(-1, named=True)
+    view = store.show_chain(row["chain_id"])
+    assert f"score of the search {row['score']:.4g} (SD {row['score_sd']:.4g})" in repr(view)
+    splits = store.get_chain(row["chain_id"])["metadata"]["search"]["split_scores"]
+    page = view._repr_html_()
+    assert ", ".join(f"{each:.4g}" for each in splits) in page
+    assert "none stored" in page
+    assert "cannot predict" in next(
+        each.message for each in store.review(row["chain_id"]).findings if each.code == "R12"
+    )
+    for ask in (
+        lambda: store.suggest_components(found.run_id),
+        lambda: store.compare_errors(row["chain_id"], found.chain_id),
+    ):
+        with pytest.raises(InvalidInput, match=r"keep='all', or use store\.screen"):
+            ask()
+    labels = np.where(spectra[1] > np.median(spectra[1]), "high", "low")
+    grid = GridSearchCV(LogisticRegression(), {"C": [1.0, 10.0]}, cv=3)
+    assert recorded(store, grid, (spectra[0], labels, spectra[2])).scorer.startswith(
+        "mean over splits of accuracy"
+    )

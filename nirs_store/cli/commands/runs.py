@@ -334,7 +334,7 @@ def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
 def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
     from nirs_store.cli._output import fitting, moment, number, print_fields, print_table, short_id
     from nirs_store.plots._chain import chain_data
-    from nirs_store.records.views import chain_tree, tree_lines
+    from nirs_store.records.views import chain_tree, search_facts, tree_lines
     from nirs_store.scores import SCORE_COLUMNS
 
     data = chain_data(store, chain["chain_id"])
@@ -356,7 +356,8 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
                 for name in names
                 if pooled.get(name) is not None
             ),
-            "folds": ", ".join(str(fold) for fold in chain["fold_artifacts"]),
+            **search_facts(data.metadata),
+            "models": ", ".join(str(fold) for fold in chain["fold_artifacts"]) or "none stored",
         }
     )
     click.echo()

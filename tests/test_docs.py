@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import doctest
 import io
@@ -219,6 +220,37 @@ def test_the_format_of_the_serializer_page_is_found_once_it_is_installed(
     found = serializers.get_serializer(format_name)
     monkeypatch.delitem(sys.modules, module)
     assert found.name == format_name
+
+
+def test_the_symptoms_of_the_troubleshooting_page_are_messages_of_the_library() -> None:
+    quoted = re.findall(r"^\| `([^`|]+)` \|", text_of("docs/guide/troubleshooting.md"), re.MULTILINE)
+    assert len(quoted) > 10
+    texts = [
+        node.value
+        for path in Path(nirs_store.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert [symptom for symptom in quoted if not any(symptom in text for text in texts)] == []
+
+
+# What people type into the search of the documentation.
+_SEARCHED = (
+    "outlier", "hotelling", "leverage", "loadings", "vip", "latent variables", "nested cross-validation",
+    "gridsearchcv", "optuna", "kennard-stone", "opus", "jcamp", "spc", "undo", "troubleshooting",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("word", _SEARCHED)
+def test_a_word_that_people_search_is_in_a_heading_of_the_guide(word: str) -> None:
+    headings = [
+        line
+        for page in PAGES
+        if page.startswith("docs/guide/")
+        for line in _FENCE.sub("", text_of(page)).splitlines()
+        if line.startswith("#")
+    ]
+    assert any(word in heading.lower() for heading in headings)
 
 
 @pytest.mark.parametrize("page", PAGES)

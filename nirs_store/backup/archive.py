@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,6 @@ import pyarrow as pa
 
 from nirs_store.addresses import refuse_address
 from nirs_store.audit.trail import note
-from nirs_store.backup.arrow_member import Unfolds, read_plain
 from nirs_store.backup.container import (
     FORMAT,
     FORMAT_VERSION,
@@ -41,6 +41,7 @@ from nirs_store.blobs.durable import (
     write_error,
 )
 from nirs_store.blobs.store import check_suffix
+from nirs_store.db.arrow_rows import Unfolds, read_rows, same_kind
 from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.journal import decode_array, sweep_drafts, with_targets
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema, column_names
@@ -114,6 +115,7 @@ _ORDER = (
 )
 ARCHIVED = tuple(table for table in _ORDER if table in TABLES)
 _BATCH = 1024
+_MAGIC = b"ARROW1\0\0"
 _NAMED_ARRAYS = (
     "SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) FROM prediction_arrays "
     "UNION SELECT wavelengths FROM chains"
@@ -841,7 +843,9 @@ def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack)
         try:
             source = opened.enter_context(pa.memory_map(str(folder / f"{table}.arrow")))
             schema = arrow_schema(table)
-            rows = read_plain(source, member.size, schema)
+            if bytes(source.read(len(_MAGIC))) != _MAGIC:
+                raise Unfolds("it does not begin as an Arrow file")
+            rows = read_rows(source, partial(_check_columns, schema), most=member.size)
             if rows.num_rows != member.rows:
                 raise members.invalid(f"has a table {table!r} of other rows than it says")
             rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
@@ -856,6 +860,14 @@ def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack)
     _check_arrays(members, tables)
     _check_blobs(members, manifest, tables)
     return tables
+
+
+def _check_columns(expected: pa.Schema, found: pa.Schema) -> None:
+    for field in found:
+        if field.name not in expected.names:
+            raise Unfolds(f"it has a column {field.name[:60]!r} that is not known")
+        if not same_kind(field.type, expected.field(field.name).type):
+            raise Unfolds(f"its column {field.name!r} is of the type {str(field.type)[:60]}")
 
 
 def _check_arrays(members: Members, tables: Mapping[str, pa.Table]) -> None:

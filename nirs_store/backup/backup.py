@@ -32,6 +32,7 @@ from nirs_store.blobs.durable import (
 from nirs_store.blobs.store import resolve_inside
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
 from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import sweep_drafts
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.lock import open_lock_file, try_lock, unlock
@@ -437,16 +438,18 @@ def check_catalog(path: Path) -> None:
         raise _damaged(path, str(error)) from error
     try:
         schema_version(con, path)
-        wrong = [
-            f"{table}: {what}: {reason}" for table, what, reason in unreadable(con) if reason is not None
-        ]
-        wrong += [f"array {each}" for each in altered_arrays(con, [])]
+        wrong = interruptible(con, _wrong_in)
     except (NirsStoreError, duckdb.Error) as error:
         raise _damaged(path, str(error)) from error
     finally:
         con.close()
     if wrong:
         raise _damaged(path, "; ".join(wrong[:3]))
+
+
+def _wrong_in(con: Connection) -> list[str]:
+    wrong = [f"{table}: {what}: {reason}" for table, what, reason in unreadable(con) if reason is not None]
+    return wrong + [f"array {each}" for each in altered_arrays(con, [])]
 
 
 def _damaged(path: Path, reason: str) -> BackupInvalid:

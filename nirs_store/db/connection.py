@@ -24,6 +24,7 @@ import msgspec
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
 from nirs_store.blobs.plain import open_plain, share, stat_plain
 from nirs_store.db.audit_chain import append_notes, payload_of
+from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.layout import Layout
 from nirs_store.db.objects import (
@@ -410,7 +411,7 @@ def migrate_catalog(
         con = connect()
         try:
             con.execute("BEGIN")
-            step.apply(con)
+            interruptible(con, step.apply)
             if step.to_version >= _AUDITED_FROM:
                 facts = {"from_version": version, "to_version": step.to_version, "step": step.name}
                 note = (now_naive(), None, payload_of("migrate", "workspace", details=facts))
@@ -899,7 +900,7 @@ def compact(
         # Were the log to come back after a power loss, it must not find the new file.
         fsync_dir(layout.root)
         with instance.rewriting(_OLD) as con:
-            _copy(con, layout, finish)
+            interruptible(con, lambda con: _copy(con, layout, finish))
         fd = os.open(draft, os.O_RDWR)
         try:
             os.fsync(fd)

@@ -39,11 +39,12 @@ from nirs_store.db.connection import (
     open_migrated_copy,
     schema_version,
 )
+from nirs_store.db.interrupts import interruptible, is_interrupt
 from nirs_store.db.journal import Entry, Journal
 from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, sync_log
 from nirs_store.db.lock import Lease, open_lock_file, try_lock, unlock
 from nirs_store.db.schema import SCHEMA_VERSION
-from nirs_store.db.sql import Incoming, is_interrupt, translated
+from nirs_store.db.sql import Incoming, translated
 from nirs_store.errors import (
     CatalogDamaged,
     NirsStoreError,
@@ -312,9 +313,9 @@ class OpenCatalog:
     # -- working on it -----------------------------------------------------------------------
 
     def run(self, work: Callable[[Connection], T], con: Connection) -> T:
-        """Run on the connection; one that an I/O error made invalid is not used again."""
+        """Run on the connection, until Ctrl-C; one that an I/O error made invalid is not used again."""
         with translated(self._layout, self._disconnect_at_once):
-            return work(con)
+            return interruptible(con, work)
 
     def transact(self, work: Callable[[Connection], T], con: Connection) -> T:
         """Change the catalog in a transaction of its own."""

@@ -28,6 +28,7 @@ import xxhash
 
 from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
 from nirs_store.blobs.plain import read_plain, stat_plain
+from nirs_store.db.arrow_rows import read_rows
 from nirs_store.db.layout import Layout, sync_log
 from nirs_store.db.schema import ADDED_COLUMNS, CHANGE_KINDS, SCHEMA_VERSION, SEGMENT_TABLES, arrow_schema
 from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
@@ -468,12 +469,12 @@ def with_targets(chains: pa.Table) -> pa.Table:
 
 def _table(name: str, stream: pa.Buffer) -> pa.Table:
     """Read the rows of a table from untrusted bytes: Arrow believes lengths and offsets until it is told not to."""
-    reader = pa.ipc.open_stream(stream)
-    # Before a batch is read: nothing of another type, or nested, is ever looked into.
-    _complete(name, reader.schema.empty_table())
-    table = reader.read_all()
-    table.validate(full=True)
-    return _complete(name, table)
+
+    def check(found: pa.Schema) -> None:
+        # Nothing of another type, or nested, is ever looked into.
+        _complete(name, found.empty_table())
+
+    return _complete(name, read_rows(stream, check, most=stream.size))
 
 
 def _complete(name: str, table: pa.Table) -> pa.Table:

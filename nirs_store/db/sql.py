@@ -27,7 +27,6 @@ __all__ = [
     "execute",
     "few_rows",
     "incoming",
-    "is_interrupt",
     "number",
     "parsed",
     "to_frame",
@@ -38,20 +37,11 @@ __all__ = [
 # -- What DuckDB and the disk say went wrong, in the words of this library.
 
 
-def is_interrupt(error: BaseException | None) -> bool:
-    """Whether DuckDB says with this that a signal came: it swallows the KeyboardInterrupt."""
-    return type(error) is RuntimeError and "Query interrupted" in str(error)
-
-
 @contextlib.contextmanager
 def translated(layout: Layout, give_up: Callable[[], None]) -> Iterator[None]:
     """Raise typed errors instead of DuckDB's; `give_up` is called when its connection is of no more use."""
     try:
         yield
-    except RuntimeError as error:
-        if is_interrupt(error):
-            raise KeyboardInterrupt from None
-        raise
     except (duckdb.FatalException, duckdb.InternalException) as error:
         give_up()
         raise WriteFailed(

@@ -29,6 +29,7 @@ from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
 from nirs_store.db.change_count import LOST, ChangeCount
 from nirs_store.db.connection import Options, refuse_linked_folders
 from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims, strays_aside
+from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import (
     Entry,
     Journal,
@@ -1354,7 +1355,7 @@ def check(
         findings[:0] = seen.findings()
         structure = Structure()
         if con is not None:
-            structure = _look_into(con, layout, seen, read_data=read_data)
+            structure = interruptible(con, lambda con: _look_into(con, layout, seen, read_data=read_data))
         findings += structure.findings
         if structure.blobs is not None:
             findings += unknown_files(layout, structure.blobs, seen, besides=structure.restorable)

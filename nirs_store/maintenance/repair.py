@@ -23,6 +23,7 @@ from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_fi
 from nirs_store.blobs.store import aside_name, blob_inside, hash_file, resolve_inside
 from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog, migration_copies
 from nirs_store.db.database import CatalogAccess, Connection, living, move_aside, read_claims
+from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import Journal, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.lock import Lease
@@ -280,7 +281,7 @@ def _is_readable(path: Path) -> bool:
         return False
     try:
         inspect_catalog(con, path)
-        return all(reason is None for _, _, reason in unreadable(con))
+        return interruptible(con, lambda con: all(reason is None for _, _, reason in unreadable(con)))
     except (NirsStoreError, duckdb.Error):
         return False
     finally:

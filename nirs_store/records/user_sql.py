@@ -7,14 +7,13 @@ its configuration locked, so a SELECT cannot read or write files either, nor see
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import duckdb
 
 from nirs_store.db.database import Connection
+from nirs_store.db.interrupts import TimeOver, within
 from nirs_store.db.sql import TooManyRows, to_frame
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
@@ -22,9 +21,6 @@ from nirs_store.values import as_seconds, is_text
 
 __all__ = ["NO_LIMITS", "Limits", "ask", "check_limits", "check_params", "check_text", "parse", "select"]
 
-T = TypeVar("T")
-
-_PIECE = 0.1
 # Not the query's fault: whoever holds the connection must know.
 _MACHINE = (duckdb.FatalException, duckdb.InternalException, duckdb.IOException)
 _UNCHANGED = "Nothing was run. The store is changed only through its own methods."
@@ -40,10 +36,6 @@ class Limits(NamedTuple):
 NO_LIMITS = Limits(None, None)
 
 
-class _TooLate(Exception):
-    """The time of a query is over."""
-
-
 def check_limits(timeout: Any, max_rows: Any) -> Limits:
     """Take the limits of a query as a caller gives them."""
     seconds = None if timeout is None else as_seconds(timeout, "timeout")
@@ -52,44 +44,6 @@ def check_limits(timeout: Any, max_rows: Any) -> Limits:
             f"max_rows: expected a whole number from 1 on, or None for all, found {max_rows!r}."
         )
     return Limits(seconds, max_rows)
-
-
-def _stoppable(con: Connection, work: Callable[[], T], seconds: float | None) -> T:
-    """Run a query in a thread, so that Ctrl-C and the end of its time stop it: DuckDB looks for signals rarely."""
-    answers: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            answers.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where it was asked
-            errors.append(error)
-        finally:
-            # Not the thread's own end: to wait for that is not safe to interrupt.
-            done.set()
-
-    thread = threading.Thread(target=run, name="nirs_store query", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        return work()  # the interpreter is ending and starts no threads
-    end = None if seconds is None else time.monotonic() + seconds
-    try:
-        while not done.is_set() and (end is None or time.monotonic() < end):
-            # In pieces: on Windows nothing interrupts a wait.
-            done.wait(_PIECE if end is None else max(0.0, min(_PIECE, end - time.monotonic())))
-        late = not done.is_set()
-    finally:
-        while not done.is_set():
-            # Again and again: what comes between two of its statements is lost.
-            con.interrupt()
-            done.wait(_PIECE)
-    if errors:
-        if late and isinstance(errors[0], duckdb.InterruptException):
-            raise _TooLate from errors[0]
-        raise errors[0]
-    return answers[0]
 
 
 def check_text(query: Any) -> str:
@@ -157,7 +111,7 @@ def select(
     con.execute("BEGIN TRANSACTION READ ONLY")
     try:
         # The statement as it was parsed, never its text a second time.
-        return _stoppable(
+        return within(
             con, lambda: to_frame(con.sql(statement, params=params), most=limits.rows), limits.seconds
         )
     except TooManyRows as error:
@@ -165,7 +119,7 @@ def select(
             f"query: it has more than {limits.rows:,} rows, and was stopped. Add conditions, a LIMIT or a GROUP BY, or "
             "allow more (max_rows; None for all)."
         ) from error
-    except _TooLate as error:
+    except TimeOver as error:
         raise InvalidInput(
             f"query: it took longer than {limits.seconds:g} s, and was stopped. Ask for less, or allow more time "
             "(timeout; None for as long as it takes)."

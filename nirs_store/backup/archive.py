@@ -863,11 +863,11 @@ def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack)
 
 
 def _check_columns(expected: pa.Schema, found: pa.Schema) -> None:
-    for field in found:
-        if field.name not in expected.names:
-            raise Unfolds(f"it has a column {field.name[:60]!r} that is not known")
-        if not same_kind(field.type, expected.field(field.name).type):
-            raise Unfolds(f"its column {field.name!r} is of the type {str(field.type)[:60]}")
+    for column in found:
+        if column.name not in expected.names:
+            raise Unfolds(f"it has a column {column.name[:60]!r} that is not known")
+        if not same_kind(column.type, expected.field(column.name).type):
+            raise Unfolds(f"its column {column.name!r} is of the type {str(column.type)[:60]}")
 
 
 def _check_arrays(members: Members, tables: Mapping[str, pa.Table]) -> None:

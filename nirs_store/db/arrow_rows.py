@@ -27,26 +27,16 @@ class Unfolds(ValueError):
 def read_rows(
     source: pa.NativeFile | pa.Buffer, check: Callable[[pa.Schema], None], *, most: int, packed: bool = False
 ) -> pa.Table:
-    """Read a stream of Arrow rows without copying it.
+    """Read a stream of Arrow rows, from its schema on, without copying it; they may take `most` bytes.
 
-    Parameters
-    ----------
-    source : pyarrow.NativeFile or pyarrow.Buffer
-        The stream, from its schema on.
-    check : callable
-        Raises if the schema is not the right one; before any rows are read.
-    most : int
-        Bytes that the rows may take, such as those of the stream.
-    packed : bool
-        Accept buffers that are compressed with zstd or LZ4, which unfold to at most `most` bytes.
-
-    Raises
-    ------
-    Unfolds, pyarrow.ArrowException, OSError
+    `check` raises if the schema is not the right one. With `packed`, buffers may be compressed with zstd or LZ4.
     """
     # One message after the other, and not as the table of contents of a file says: that may name one a thousand times.
     messages = pa.ipc.MessageReader.open_stream(source)
-    found = pa.ipc.read_schema(messages.read_next_message())
+    first = next(iter(messages), None)
+    if first is None:
+        raise Unfolds("it has no schema")
+    found = pa.ipc.read_schema(first)
     check(found)
     batches, size = [], 0
     for message in messages:

@@ -182,13 +182,7 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 
 
 def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-    """Run statements so that Ctrl-C ends them at once; in the main thread, which alone handles signals.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        Whatever DuckDB made of the signal.
-    """
+    """Run statements so that Ctrl-C ends them at once; in the main thread, which alone handles signals."""
     if threading.current_thread() is not threading.main_thread():
         return work(con)
     watch = _watch
@@ -212,12 +206,7 @@ def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBP
 
 
 def within(con: duckdb.DuckDBPyConnection, work: Callable[[], T], seconds: float | None) -> T:
-    """Run one statement, and interrupt it when its time is over.
-
-    Raises
-    ------
-    TimeOver
-    """
+    """Run one statement; interrupt it, and raise `TimeOver`, when its time is over."""
     if seconds is None:
         return work()
     done, late = threading.Event(), threading.Event()

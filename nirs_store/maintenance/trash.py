@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from nirs_store.db.arrow_rows import Unfolds, read_rows
 from nirs_store.db.changes import PROMOTED, UNLINKED, Delete, plain_delete
 from nirs_store.db.database import Connection
-from nirs_store.db.schema import arrow_schema, column_names
+from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.session import read_settings
 from nirs_store.db.sql import incoming, number
-from nirs_store.errors import InvalidInput, OverwriteRefused, UnknownId
+from nirs_store.errors import CatalogDamaged, InvalidInput, OverwriteRefused, UnknownId
 from nirs_store.ids import earlier, new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import ranking
@@ -57,6 +59,9 @@ _PARENTS = (
 _ARRAYS = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
 
 
+# What the rows of a deletion may unfold to, in bytes, and for each byte that they take.
+_ALWAYS, _SHRINK = 1 << 26, 1000
+_WHOLE = pa.schema([("name", pa.string()), ("rows", pa.large_binary())])
 # What stands for a table and is not one.
 _SCHEMAS = {
     UNLINKED: pa.schema([("prediction_id", pa.string()), ("chain_id", pa.string())]),
@@ -110,7 +115,7 @@ def deleting(
                 f"DELETE FROM {table} WHERE {where} RETURNING {', '.join(column_names(table))}", params
             ).fetchall()
         if rows:
-            schema = _SCHEMAS[table] if table in _SCHEMAS else arrow_schema(table)
+            schema = _schema_of(table)
             taken.setdefault(table, []).append(
                 pa.Table.from_struct_array(pa.array(rows, pa.struct(list(schema))))
             )
@@ -184,10 +189,37 @@ def _encoded(tables: dict[str, pa.Table]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _decoded(content: bytes) -> dict[str, pa.Table]:
-    whole = pa.ipc.open_stream(content).read_all()
-    names, streams = whole.column("name").to_pylist(), whole.column("rows").to_pylist()
-    return {name: pa.ipc.open_stream(rows).read_all() for name, rows in zip(names, streams, strict=True)}
+def _decoded(trash_id: str, content: bytes) -> dict[str, pa.Table]:
+    """Decode the rows of an entry, which anybody may have put into the catalog of a folder that was handed on."""
+    # Rows that are much alike shrink a lot, but not without limit.
+    most = max(_ALWAYS, _SHRINK * len(content))
+    tables: dict[str, pa.Table] = {}
+    try:
+        whole = read_rows(pa.py_buffer(content), partial(_check, _WHOLE), most=len(content))
+        for row in whole.to_pylist():
+            name, rows = row["name"], row["rows"]
+            if name in tables or (name not in _SCHEMAS and name not in TABLES):
+                raise Unfolds(f"it has rows of {str(name)[:60]!r}")
+            check = partial(_check, _schema_of(name))
+            tables[name] = read_rows(pa.py_buffer(rows), check, most=most, packed=True)
+            most -= tables[name].nbytes
+    except (ValueError, TypeError, OSError, pa.ArrowException) as error:
+        raise CatalogDamaged(
+            f"The deletion {trash_id} in the trash cannot be read: {error}. Nothing was changed. Restore what it holds "
+            "from a backup."
+        ) from error
+    return tables
+
+
+def _schema_of(table: str) -> pa.Schema:
+    return _SCHEMAS[table] if table in _SCHEMAS else arrow_schema(table)
+
+
+def _check(expected: pa.Schema, found: pa.Schema) -> None:
+    # An entry of an older version may lack columns; the first is the key.
+    known = [column for column in expected if column.name in found.names or expected is _WHOLE]
+    if list(found) != known or known[:1] != list(expected)[:1]:
+        raise Unfolds(f"it has the columns {', '.join(found.names)[:200]}")
 
 
 # -- What stays known of chains.
@@ -291,7 +323,7 @@ def restore(con: Connection, identifier: str) -> list[tuple[str, str]]:
     if entry is None:
         raise UnknownId("deletion", identifier, "`store.trash.list()` names what can be restored.")
     trash_id, kind, object_id, content = entry
-    tables = _decoded(content)
+    tables = _decoded(trash_id, content)
     back: list[tuple[str, str]] = []
     for child, column, parent in _PARENTS:
         if child not in tables:

@@ -16,6 +16,7 @@ message says what was expected, what was found and what to do next::
     ├── UnknownId               KeyError        exit 3   no such run, chain, artifact, ...
     │   ├── ArtifactMissing     FileNotFoundError        named by a chain, but not there
     │   ├── UnknownFile         FileNotFoundError        no stored file, version or alias of that name
+    │   ├── UnknownDataset      FileNotFoundError        no data set or version of that name
     │   └── CalibrationNotFound                          no calibration, version or alias of that name
     ├── BlobMissing             FileNotFoundError  exit 4   catalog row present, file gone
     ├── BlobCorrupt             OSError         exit 4   file present, hash wrong
@@ -88,6 +89,7 @@ __all__ = [
     "StoreClosed",
     "TemplateExists",
     "TemplateNotFound",
+    "UnknownDataset",
     "UnknownFile",
     "UnknownFormat",
     "UnknownId",
@@ -374,6 +376,17 @@ class CalibrationInUse(NirsStoreError, RuntimeError):
 
     code = "calibration_in_use"
     exit_code = 2
+
+
+class UnknownDataset(UnknownId, FileNotFoundError):
+    """No data set or version of that name."""
+
+    code = "unknown_dataset"
+
+    def __init__(self, identifier: object, message: str) -> None:
+        NirsStoreError.__init__(self, message)
+        self.kind = "dataset"
+        self.identifier = identifier
 
 
 class OverwriteRefused(NirsStoreError, FileExistsError):

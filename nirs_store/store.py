@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as imported
     from nirs_store.bundle import transfer as outgoing
+    from nirs_store.datasets import api as datasets_api
     from nirs_store.evaluations import api as evaluations_api
     from nirs_store.files import api
     from nirs_store.history import lineage as lineage_api
@@ -82,6 +83,7 @@ else:
     cleanup = later("nirs_store.artifacts.registry")
     choosing = later("nirs_store.choosing")
     comparison = later("nirs_store.records.views")
+    datasets_api = later("nirs_store.datasets.api")
     deletion = later("nirs_store.maintenance.gc")
     parts = later("nirs_store.maintenance.deletion")
     diagnosing = later("nirs_store.diagnosing")
@@ -907,12 +909,21 @@ class WorkspaceStore:
             raise UnknownId("run", run_id, "It was deleted. Nothing was recorded.")
         return found
 
-    # -- `store.files`: files of any kind.
+    # -- `store.files` and `store.datasets`: files of any kind, and spectra with references.
 
     @property
     def files(self) -> api.Files:
         """Files of any kind, with versions; see `nirs_store.files`."""
         return api.Files(self._engine, store=self)
+
+    _dataset_samples: ByteLRU[str, Any] | None = None
+
+    @property
+    def datasets(self) -> datasets_api.Datasets:
+        """Data sets: spectra with references, with versions; see `nirs_store.datasets.api.Datasets`."""
+        if self._dataset_samples is None:
+            self._dataset_samples = ByteLRU(datasets_api.CACHE)
+        return datasets_api.Datasets(self._engine, self._dataset_samples, store=self)
 
     # -- What became of things: audit trail, lineage, retention, statistics.
 
@@ -1891,6 +1902,7 @@ class WorkspaceStore:
         runs: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
         evaluations: Sequence[str] | None = None,
+        datasets: Sequence[str] | None = None,
         model_id: str | None = None,
         overwrite: bool = False,
         dry_run: Literal[False] = False,
@@ -1905,6 +1917,7 @@ class WorkspaceStore:
         runs: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
         evaluations: Sequence[str] | None = None,
+        datasets: Sequence[str] | None = None,
         model_id: str | None = None,
         overwrite: bool = False,
         dry_run: Literal[True],
@@ -1918,6 +1931,7 @@ class WorkspaceStore:
         runs: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
         evaluations: Sequence[str] | None = None,
+        datasets: Sequence[str] | None = None,
         model_id: str | None = None,
         overwrite: bool = False,
         dry_run: bool = False,
@@ -1930,9 +1944,12 @@ class WorkspaceStore:
         path : str or Path
             Ends with ``.tar.gz``, ``.tar.zst`` or ``.zip``.
         runs, evaluations : sequence of str, optional
-            Ids. What belongs to them goes with them: a run's pipelines, chains, predictions, evaluations and files.
+            Ids. What belongs to them goes with them: a run's pipelines, chains, predictions, evaluations and files, and
+            the data sets that its chains were recorded from.
         files : sequence of str, optional
             Names, patterns (``reports/*``) or version ids.
+        datasets : sequence of str, optional
+            Names and patterns, for all versions, or ids.
         model_id : str, optional
             Everything of one model instead: files and evaluations that name it, and the run of the chain that it is.
         overwrite : bool
@@ -1945,7 +1962,7 @@ class WorkspaceStore:
         Returns
         -------
         Archive or ArchivePlan
-            Without runs, files and evaluations everything that anything holds is in it.
+            Without runs, files, evaluations and data sets everything that anything holds is in it.
 
         Raises
         ------
@@ -1953,14 +1970,20 @@ class WorkspaceStore:
             No file was written.
         """
         if model_id is not None:
-            if runs is not None or files is not None or evaluations is not None:
+            if any(given is not None for given in (runs, files, evaluations, datasets)):
                 raise InvalidInput(
-                    "model_id: name it, or runs, files and evaluations; not both. Nothing was written."
+                    "model_id: name it, or runs, files, evaluations and data sets; not both. Nothing was written."
                 )
             runs, files, evaluations = archives.of_model(self._engine, model_id)
         if dry_run:
             return archives.plan_archive(
-                self._engine, path, runs=runs, files=files, evaluations=evaluations, overwrite=overwrite
+                self._engine,
+                path,
+                runs=runs,
+                files=files,
+                evaluations=evaluations,
+                datasets=datasets,
+                overwrite=overwrite,
             )
         return archives.archive(
             self._engine,
@@ -1968,6 +1991,7 @@ class WorkspaceStore:
             runs=runs,
             files=files,
             evaluations=evaluations,
+            datasets=datasets,
             overwrite=overwrite,
             progress=progress,
         )

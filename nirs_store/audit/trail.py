@@ -68,7 +68,7 @@ __all__ = [
 
 
 OBJECT_KINDS = (
-    "run", "pipeline", "chain", "prediction", "artifact", "file", "bundle", "evaluation", "processing",
+    "run", "pipeline", "chain", "prediction", "artifact", "file", "dataset", "bundle", "evaluation", "processing",
     "backup", "archive", "file_type", "workspace", "calibration",
 )  # fmt: skip
 """What entries, links and pins can be about."""
@@ -112,6 +112,7 @@ def moment(value: Any, name: str) -> datetime | None:
 
 #: Every operation that this version notes.
 OPERATIONS = (
+    "add_dataset", "delete_dataset", "export_dataset", "get_dataset", "select_dataset",
     "archive", "backup", "begin_pipeline", "begin_run", "cleanup", "cleanup_old_tests", "complete_pipeline",
     "complete_run", "declare_type", "delete", "delete_evaluation", "delete_prediction", "delete_run",
     "add_domain", "delete_calibration", "delete_pipeline", "delete_chain", "edit_run", "empty_trash", "restore_trash",

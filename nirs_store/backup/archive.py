@@ -40,6 +40,7 @@ from nirs_store.blobs.durable import (
     remove_file,
     write_error,
 )
+from nirs_store.blobs.plain_arrow import Unfolds, read_plain
 from nirs_store.blobs.store import check_suffix
 from nirs_store.db.arrow_rows import Unfolds, read_rows, same_kind
 from nirs_store.db.database import CatalogAccess, Connection
@@ -107,6 +108,7 @@ _ORDER = (
     "processing_runs",
     "evaluations",
     "champions",
+    "dataset_versions",
     "file_types",
     "file_versions",
     "file_aliases",
@@ -127,6 +129,7 @@ _OBJECTS = {
     "chain": "chains",
     "prediction": "predictions",
     "file": "file_versions",
+    "dataset": "dataset_versions",
     "evaluation": "evaluations",
     "processing": "processing_runs",
     "artifact": "blobs",
@@ -167,12 +170,14 @@ def select(
     runs: Sequence[str] | None,
     files: Sequence[str] | None,
     evaluations: Sequence[str] | None,
+    datasets: Sequence[str] | None = None,
 ) -> Selection:
-    """Choose the rows of some runs, files (patterns of names, or ids of versions) and evaluations; None thrice:
-    all.
+    """Choose rows: of runs, evaluations, files and data sets (patterns of names, or ids of versions); none named: all.
+
+    With a run go the data sets that its chains name.
     """
     chosen = Selection()
-    if runs is None and files is None and evaluations is None:
+    if runs is None and files is None and evaluations is None and datasets is None:
         chosen.keys = dict.fromkeys(ARCHIVED)
         # What only a session holds is not somebody's yet.
         chosen.keys["artifact_refs"] = _keys(
@@ -212,7 +217,20 @@ def select(
         "runs",
         "evaluations",
     )
-    found["file_versions"] = _with_members(con, _union(_files(con, files or ()), of_others))
+    found["file_versions"] = _with_members(
+        con, _union(_patterns(con, "files", "file_versions", files or ()), of_others)
+    )
+    of_chains = _keys(
+        con,
+        "dataset_versions",
+        "dataset_version_id IN (SELECT unnest([metadata ->> '$.dataset_version_id', "
+        "metadata ->> '$.dataset_test_version_id']) FROM chains WHERE list_contains($chains, chain_id))",
+        found,
+        "chains",
+    )
+    found["dataset_versions"] = _union(
+        _patterns(con, "datasets", "dataset_versions", datasets or ()), of_chains
+    )
     found["file_types"] = []
     if "file_types" in ARCHIVED:
         found["file_types"] = _keys(
@@ -245,6 +263,7 @@ def select(
                     "artifact_records",
                     "evaluations",
                     "file_versions",
+                    "dataset_versions",
                     "pipelines",
                     "runs",
                 )
@@ -292,18 +311,17 @@ def _named(con: Connection, kind: str, table: str, wanted: Sequence[str]) -> lis
     return found
 
 
-def _files(con: Connection, patterns: Sequence[str]) -> list[str]:
+def _patterns(con: Connection, word: str, table: str, patterns: Sequence[str]) -> list[str]:
+    """Find versions by patterns of their names, or by their ids."""
     if isinstance(patterns, str):
         raise InvalidInput(
-            "files: expected a list of names, patterns or ids, found one text. Nothing was done."
+            f"{word}: expected a list of names, patterns or ids, found one text. Nothing was done."
         )
     found: list[str] = []
     for pattern in patterns:
-        keys = _keys(
-            con, "file_versions", "version_id = $one[1] OR name GLOB $one[1]", {"one": [pattern]}, "one"
-        )
+        keys = _keys(con, table, f"{key_of(table)} = $one[1] OR name GLOB $one[1]", {"one": [pattern]}, "one")
         if not keys:
-            raise UnknownId("file", pattern, "No name fits it either. Nothing was done.")
+            raise UnknownId(word.removesuffix("s"), pattern, "No name fits it either. Nothing was done.")
         found = _union(found, keys)
     return found
 
@@ -455,6 +473,15 @@ def _sources(table: str, names: Sequence[str]) -> str:
             f"LEFT JOIN (SELECT {series}, max(version) AS newest FROM file_versions GROUP BY {series}) m ON {same} "
             "WHERE NOT EXISTS (SELECT 1 FROM file_versions t WHERE t.version_id = i.version_id))"
         )
+    if table == "dataset_versions":
+        others = ", ".join(f"i.{name}" for name in names if name != "version")
+        return (
+            f"(SELECT {others}, CASE WHEN m.newest IS NULL THEN i.version ELSE m.newest + "
+            "row_number() OVER (PARTITION BY i.name ORDER BY i.version) END AS version FROM incoming i LEFT JOIN "
+            "(SELECT name, max(version) AS newest FROM (SELECT name, version FROM dataset_versions UNION ALL "
+            "SELECT name, version FROM dataset_retired) GROUP BY name) m ON m.name = i.name "
+            "WHERE NOT EXISTS (SELECT 1 FROM dataset_versions t WHERE t.dataset_version_id = i.dataset_version_id))"
+        )
     if table == "file_aliases":
         return (
             "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM file_aliases t WHERE t.name = i.name "
@@ -524,6 +551,7 @@ def plan_archive(
     runs: Sequence[str] | None = None,
     files: Sequence[str] | None = None,
     evaluations: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> ArchivePlan:
     """Look what an archive would hold, and whether it could be written there; writes nothing."""
@@ -533,7 +561,7 @@ def plan_archive(
     _check_target(engine, target, overwrite)
 
     def ask(con: Connection) -> ArchivePlan:
-        chosen = select(con, runs=runs, files=files, evaluations=evaluations)
+        chosen = select(con, runs=runs, files=files, evaluations=evaluations, datasets=datasets)
         whole = counts(con)
         rows = {table: whole[table] if keys is None else len(keys) for table, keys in chosen.keys.items()}
         blobs = blob_files(con, chosen.keys["blobs"])
@@ -550,13 +578,14 @@ def archive(
     runs: Sequence[str] | None = None,
     files: Sequence[str] | None = None,
     evaluations: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Archive:
     """Write an archive; see `WorkspaceStore.archive`."""
     refuse_address(path, "path")
     target = Path(path).expanduser().absolute()
-    chosen = {"runs": runs, "files": files, "evaluations": evaluations}
+    chosen = {"runs": runs, "files": files, "evaluations": evaluations, "datasets": datasets}
     try:
         format = format_of(target)
         _check_target(engine, target, overwrite)
@@ -649,7 +678,7 @@ def _read_rows(
     held: ExitStack,
 ) -> tuple[Manifest, dict[str, str]]:
     """Write the tables and claim the blobs, in one look at the catalog: no gc comes between."""
-    selection = select(con, runs=chosen["runs"], files=chosen["files"], evaluations=chosen["evaluations"])
+    selection = select(con, **chosen)
     blobs = blob_files(con, selection.keys["blobs"])
     if engine.writable:
         held.enter_context(engine.recorder.claiming(*(blob.artifact_id for blob in blobs)))
@@ -859,6 +888,7 @@ def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack)
         tables[table] = rows
     _check_arrays(members, tables)
     _check_blobs(members, manifest, tables)
+    _check_datasets(members, tables)
     return tables
 
 
@@ -898,6 +928,26 @@ def _check_blobs(members: Members, manifest: Manifest, tables: Mapping[str, pa.T
             raise members.invalid(
                 f"has a reference to an artifact {row['artifact_id'][:64]!r} that it does not hold"
             )
+
+
+def _check_datasets(members: Members, tables: Mapping[str, pa.Table]) -> None:
+    """Refuse versions of data sets whose columns this library would not have written."""
+    held: dict[str, set[str]] = {}
+    for ref in rows_of(tables, "artifact_refs"):
+        if ref["owner_kind"] == "dataset":
+            held.setdefault(ref["owner_id"], set()).add(ref["artifact_id"])
+    for row in rows_of(tables, "dataset_versions"):
+        try:
+            named = {*msgspec.json.decode(row["spectra_ids"], type=list[str]), row["samples_id"]}
+            msgspec.json.decode(row["labels"], type=list[str])
+            for name in ("instrument", "selection", "metadata"):
+                msgspec.json.decode(row[name] or "{}", type=dict[str, Any])
+            counts = (row["version"], row["n_samples"], row["n_channels"])
+            fits = named == held.get(row["dataset_version_id"]) and min(counts) > 0
+        except (msgspec.DecodeError, TypeError, KeyError):
+            fits = False
+        if not fits:
+            raise members.invalid(f"has a data set {str(row.get('name'))[:60]!r} that cannot be read")
 
 
 def rows_of(tables: Mapping[str, pa.Table], table: str) -> list[dict[str, Any]]:

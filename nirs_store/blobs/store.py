@@ -17,9 +17,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import msgspec
@@ -67,6 +67,7 @@ __all__ = [
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _PIECE = 1 << 26
+_SYNC_EARLY = 1 << 26
 
 
 class Draft:
@@ -76,6 +77,8 @@ class Draft:
         self.path = folder / f"draft-{secrets.token_hex(12)}.tmp"
         self.size = 0
         self._hash = hashlib.sha256()
+        self._unsynced = 0
+        self._syncing: Future[None] | None = None
         try:
             self._descriptor: int | None = os.open(self.path, _CREATE, 0o444)
             share(self._descriptor, folder)
@@ -112,12 +115,34 @@ class Draft:
     def write(self, piece: Buffer) -> int:
         """Append a piece."""
         view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
-        count = view.nbytes
         self._hash.update(view)
+        return self._write(view)
+
+    def write_beside(self, piece: memoryview, pool: Executor) -> list[Future[Any]]:
+        """Append a piece in the background, hashed while it is written.
+
+        All of what is returned must have ended before the next piece, and its errors be raised.
+        """
+        pending: list[Future[Any]] = [pool.submit(self._hash.update, piece), pool.submit(self._write, piece)]
+        self._unsynced += piece.nbytes
+        if self._unsynced >= _SYNC_EARLY and hasattr(os, "fdatasync"):
+            # The disk works while the next pieces come; `finish` then has little left to wait for.
+            self._unsynced = 0
+            if self._syncing is not None:
+                pending.append(self._syncing)
+            self._syncing = pool.submit(os.fdatasync, self._open)
+        return pending
+
+    @property
+    def _open(self) -> int:
         assert self._descriptor is not None
+        return self._descriptor
+
+    def _write(self, view: memoryview) -> int:
+        count = view.nbytes
         try:
             while view.nbytes:
-                view = view[os.write(self._descriptor, view[:_PIECE]) :]
+                view = view[os.write(self._open, view[:_PIECE]) :]
         except OSError as error:
             raise write_error(self.path, error) from error
         self.size += count
@@ -125,10 +150,13 @@ class Draft:
 
     def finish(self) -> Self:
         """Sync and close the file; nothing can be written any more."""
+        syncing, self._syncing = self._syncing, None
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             try:
                 try:
+                    if syncing is not None:  # its error is the system's only word about these pieces
+                        syncing.result()
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
@@ -138,6 +166,9 @@ class Draft:
 
     def discard(self) -> None:
         """Remove the file, if it is still there."""
+        if self._syncing is not None:
+            # It must not meet another file under its number.
+            self._syncing.exception()
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):

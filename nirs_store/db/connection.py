@@ -361,6 +361,13 @@ _STATEMENTS_6 = (
     "VARCHAR, value DOUBLE, label VARCHAR, unit VARCHAR, lab VARCHAR, method VARCHAR, measured_at TIMESTAMP, note "
     "VARCHAR, replaces VARCHAR, "
     "added_at TIMESTAMP NOT NULL, added_by VARCHAR)",
+    "CREATE TABLE dataset_versions (dataset_version_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, version "
+    "INTEGER NOT NULL, kind VARCHAR NOT NULL, parent_id VARCHAR, n_samples INTEGER NOT NULL, n_channels INTEGER "
+    "NOT NULL, dtype VARCHAR NOT NULL, unit VARCHAR, first_wavelength DOUBLE, last_wavelength DOUBLE, labels JSON"
+    " NOT NULL, spectra_ids JSON NOT NULL, samples_id VARCHAR NOT NULL, content_hash VARCHAR NOT NULL, size_bytes"
+    " BIGINT NOT NULL, instrument JSON, selection JSON, metadata JSON, note VARCHAR, session_id VARCHAR, "
+    "created_at TIMESTAMP NOT NULL)",
+    "CREATE TABLE dataset_retired (name VARCHAR PRIMARY KEY, version INTEGER NOT NULL)",
 )
 
 # The version that brought the audit trail.
@@ -371,9 +378,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(3, "records of the artifact layer", _artifact_records),
     Migration(4, "files, lineage, audit, evaluations, backups", _files_and_history),
     Migration(5, "targets of chains, training curves, a trash; views with plain names", _targets),
-    Migration(
-        6, "calibrations in service: versions, aliases, signatures, measurements, references", _service
-    ),
+    Migration(6, "calibrations in service: data sets, versions, aliases, signatures, measurements", _service),
 )
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "BLOCK_SIZE",
     "CATALOG_ALIAS",
     "CHANGE_KINDS",
+    "DATASET_TABLES",
     "EVALUATION_TABLES",
     "FILE_TABLES",
     "HISTORY_TABLES",
@@ -505,6 +506,45 @@ SERVICE_TABLES: tuple[Table, ...] = (
     ),
 )
 
+
+# -- Tables of data sets: spectra with references under a name with versions.
+
+
+DATASET_TABLES: tuple[Table, ...] = (
+    # A row per version. Its spectra are rows of one or more blobs, its samples are a table in a blob of their own:
+    # a version that corrects a reference or chooses some samples shares the spectra of another.
+    Table(
+        "dataset_versions",
+        (
+            key("dataset_version_id"),
+            text("name"),
+            whole("version", null=False),
+            text("kind"),
+            text("parent_id", null=True),
+            whole("n_samples", null=False),
+            whole("n_channels", null=False),
+            text("dtype"),
+            text("unit", null=True),
+            number("first_wavelength"),
+            number("last_wavelength"),
+            document("labels", null=False),
+            document("spectra_ids", null=False),
+            text("samples_id"),
+            text("content_hash"),
+            # Bytes that this version brought; what it shares with others is theirs.
+            whole64("size_bytes"),
+            document("instrument"),
+            document("selection"),
+            document("metadata"),
+            text("note", null=True),
+            text("session_id", null=True),
+            moment("created_at", null=False),
+        ),
+    ),
+    # The highest number that a deleted version of a name had: numbers are never given twice.
+    Table("dataset_retired", (key("name"), whole("version", null=False))),
+)
+
 SCHEMA_VERSION = 6
 CATALOG_ALIAS = "store"
 # DuckDB reuses the space of deleted rows a row group at a time, so the default of 122,880 never
@@ -758,6 +798,7 @@ TABLES: dict[str, Table] = {
         *EVALUATION_TABLES,
         *TRASH_TABLES,
         *SERVICE_TABLES,
+        *DATASET_TABLES,
     )
 }
 

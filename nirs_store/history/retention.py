@@ -215,6 +215,7 @@ _EXISTS = """
     UNION ALL SELECT 'chain', chain_id FROM chains UNION ALL SELECT 'prediction', prediction_id FROM predictions
     UNION ALL SELECT 'artifact', artifact_id FROM blobs UNION ALL SELECT 'file', version_id FROM file_versions
     UNION ALL SELECT 'evaluation', evaluation_id FROM evaluations
+    UNION ALL SELECT 'dataset', dataset_version_id FROM dataset_versions
     UNION ALL SELECT 'processing', processing_id FROM processing_runs UNION ALL SELECT 'backup', backup_id FROM backups
     UNION ALL SELECT 'bundle', target_id FROM lineage_links WHERE target_kind = 'bundle')
 """

@@ -21,8 +21,8 @@ __all__ = ["STEPS", "Statistics", "by_run", "counts", "files", "growth", "statis
 
 
 _COUNTED = (
-    "runs", "pipelines", "chains", "predictions", "blobs", "file_versions", "evaluations", "champions",
-    "lineage_links", "audit_entries", "pins", "logs",
+    "runs", "pipelines", "chains", "predictions", "blobs", "file_versions", "dataset_versions", "evaluations",
+    "champions", "lineage_links", "audit_entries", "pins", "logs",
 )  # fmt: skip
 _GROWING = {
     "runs": ("runs", "created_at", "0"),
@@ -31,6 +31,7 @@ _GROWING = {
     "predictions": ("predictions", "created_at", "0"),
     "artifacts": ("blobs", "created_at", "size_bytes"),
     "files": ("file_versions", "created_at", "stored_bytes"),
+    "datasets": ("dataset_versions", "created_at", "size_bytes"),
     "evaluations": ("evaluations", "created_at", "0"),
 }
 STEPS = ("day", "week", "month", "year")
@@ -40,7 +41,7 @@ def counts(con: Connection) -> dict[str, int]:
     """Rows of each table that people know of."""
     each = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in _COUNTED)
     row = frame(con, f"SELECT {each}").row(0, named=True)
-    names = {"blobs": "artifacts", "file_versions": "files"}
+    names = {"blobs": "artifacts", "file_versions": "files", "dataset_versions": "datasets"}
     return {names.get(name, name): int(value) for name, value in row.items()}
 
 

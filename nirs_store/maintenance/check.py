@@ -120,6 +120,7 @@ _ASKED: dict[str, tuple[str, ...]] = {
     "trash": ("trash_id", "holds"),
     "file_versions": ("version_id", "artifact_id"),
     "evaluations": ("evaluation_id", "episodes_id", "samples_id"),
+    "dataset_versions": ("dataset_version_id", "spectra_ids", "samples_id"),
 }  # fmt: skip
 
 # child, its key, the column that names the parent, the parent, the parent's key
@@ -386,6 +387,16 @@ class Inspection:
             for row in self._rows(
                 f"SELECT evaluation_id, episodes_id, samples_id FROM {self._all('evaluations')} "
                 "WHERE coalesce(episodes_id, samples_id) IS NOT NULL ORDER BY evaluation_id"
+            )
+        }
+
+    def stored_spectra(self) -> dict[str, list[str]]:
+        """Files of spectra and samples that versions of data sets hold."""
+        return {
+            str(version): [str(artifact) for artifact in artifacts]
+            for version, artifacts in self._rows(
+                "SELECT dataset_version_id, list_append(json_extract_string(spectra_ids, '$[*]'), samples_id) "
+                f"FROM {self._all('dataset_versions')} ORDER BY dataset_version_id"
             )
         }
 
@@ -901,6 +912,7 @@ _OWNED_IN = {
     "record": "artifact_records",
     "file": "file_versions",
     "evaluation": "evaluations",
+    "dataset": "dataset_versions",
 }
 _SAVE_AGAIN = "Save the same object again, or bring its file back from a backup."
 
@@ -999,13 +1011,14 @@ def _artifacts(inspection: Inspection, seen: Surroundings, found: Structure) -> 
     recorded = found.ask("records", inspection.recorded)
     filed = found.ask("files", inspection.filed)
     evaluated = found.ask("evaluations", inspection.evaluated)
+    spectra = found.ask("data sets", inspection.stored_spectra)
     if found.blobs is None or references is None or chains is None:
         return
-    if recorded is None or filed is None or evaluated is None:
+    if recorded is None or filed is None or evaluated is None or spectra is None:
         return
     named = {chain.chain_id: _named(chain, found) for chain in chains}
     known = {blob.artifact_id for blob in found.blobs}
-    owners = {"chain": named, "record": recorded, "file": filed, "evaluation": evaluated}
+    owners = {"chain": named, "record": recorded, "file": filed, "evaluation": evaluated, "dataset": spectra}
     found.findings += _missing_rows(owners, known, seen, found)
     found.findings += _references(references, owners, known)
     for session_id in found.ask("sessions", inspection.missing_sessions) or ():

@@ -74,18 +74,20 @@ _OWNERS = (
     ("record", "artifact_records", "record_id", "c.pipeline_id"),
     ("file", "file_versions", "version_id", "NULL"),
     ("evaluation", "evaluations", "evaluation_id", "NULL"),
+    ("dataset", "dataset_versions", "dataset_version_id", "NULL"),
 )
 
 
 def remove_references(con: Connection, ref_ids: Sequence[str]) -> int:
-    """Remove references of chains, records, files and evaluations that are gone; gives how many."""
+    """Remove references of chains, records, files, evaluations and data sets that are gone; gives how many."""
     return number(
         con,
         "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND ((owner_kind = 'chain' "
         "AND owner_id NOT IN (SELECT chain_id FROM chains)) OR (owner_kind = 'record' "
         "AND owner_id NOT IN (SELECT record_id FROM artifact_records)) OR (owner_kind = 'file' "
         "AND owner_id NOT IN (SELECT version_id FROM file_versions)) OR (owner_kind = 'evaluation' "
-        "AND owner_id NOT IN (SELECT evaluation_id FROM evaluations)))",
+        "AND owner_id NOT IN (SELECT evaluation_id FROM evaluations)) OR (owner_kind = 'dataset' "
+        "AND owner_id NOT IN (SELECT dataset_version_id FROM dataset_versions)))",
         [list(ref_ids)],
     )
 

@@ -17,7 +17,7 @@ from nirs_store.reading.cells import is_missing, parse_number
 from nirs_store.reading.dialect import number_like
 from nirs_store.reading.text import in_doubt
 
-__all__ = ["Source", "Spectra", "read_spectra"]
+__all__ = ["DatasetRows", "Source", "Spectra", "read_spectra"]
 
 _IDS = (
     "id|sample|sample ?id|sample ?name|sample ?number|sample ?no\\.?|name|probe|proben?(nummer|name|nr\\.?)|prüfnummer|"
@@ -30,6 +30,15 @@ class Source(NamedTuple):
 
     path: Path
     sha256: str
+
+
+class DatasetRows(NamedTuple):
+    """Samples of a stored data set: its id, its name with the version, and their rows in it."""
+
+    dataset_version_id: str
+    name: str
+    rows: NDArray[np.int64]
+    n_samples: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,6 +80,8 @@ class Spectra:
         One line that says what was read, and how.
     places : tuple of str
         Where each sample is in the file, for messages.
+    dataset : DatasetRows or None
+        The stored data set that `store.datasets.get` took them from; their values have its dtype then.
     """
 
     X: NDArray[np.float64]
@@ -89,6 +100,7 @@ class Spectra:
     instrument: Mapping[str, str] = field(default_factory=dict)
     dialect: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+    dataset: DatasetRows | None = None
 
     @property
     def signal(self) -> str | None:
@@ -121,6 +133,7 @@ class Spectra:
             ids=part(self.ids),
             y=part(self.y),
             groups=part(self.groups),
+            dataset=self.dataset and self.dataset._replace(rows=self.dataset.rows[chosen]),
             understood=f"{len(chosen)} of {self.understood}",
         )
 
@@ -363,6 +376,26 @@ def _groups(spectra: Spectra, name: str) -> NDArray[Any]:
             f"({spectra.places[row]}). Each sample needs a group."
         )
     return _plain(column)
+
+
+def targets_of(spectra: Spectra, target: str | Sequence[str], units: Mapping[str, str]) -> Spectra:
+    """Return the spectra with columns as their target; the units are by column.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if isinstance(target, str):
+        unit: Any = units.get(target)
+        return replace(spectra, target=target, target_unit=unit, y=_targets(spectra, target))
+    _check_names("target", target)
+    given = tuple(units.get(name, "") for name in target)
+    return replace(
+        spectra,
+        target=tuple(target),
+        target_unit=given if any(given) else None,
+        y=_targets(spectra, target),
+    )
 
 
 def _targets(spectra: Spectra, target: str | Sequence[str]) -> NDArray[Any]:

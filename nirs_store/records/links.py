@@ -63,6 +63,7 @@ _TABLES: dict[str, tuple[str, str, str]] = {
         "concat_ws(' ', artifact_type, regexp_extract(operator_class, '[^.]*$'))",
     ),
     "file": ("file_versions", "version_id", "name || ' v' || version"),
+    "dataset": ("dataset_versions", "dataset_version_id", "name || '@v' || version"),
     "evaluation": ("evaluations", "evaluation_id", "concat_ws(' on ', model_id, suite)"),
     "processing": ("processing_runs", "processing_id", "name"),
     "backup": ("backups", "backup_id", "path"),
@@ -99,6 +100,18 @@ _FOLLOWING: tuple[tuple[str, str, str, str], ...] = (
      "SELECT c.chain_id AS source_id, json_extract_string(r.config, '$.imported.content_hash') AS target_id "
      "FROM runs r JOIN chains c ON c.chain_id = json_extract_string(r.config, '$.imported.origin.chain_id') "
      "WHERE r.config LIKE '%\"content_hash\"%'"),
+    ("calibrated", "dataset", "chain",
+     "SELECT metadata ->> '$.dataset_version_id' AS source_id, chain_id AS target_id FROM chains "
+     "WHERE metadata LIKE '%\"dataset_version_id\"%'"),
+    ("tested", "dataset", "chain",
+     "SELECT metadata ->> '$.dataset_test_version_id' AS source_id, chain_id AS target_id FROM chains "
+     "WHERE metadata LIKE '%\"dataset_test_version_id\"%'"),
+    ("preceded", "dataset", "dataset",
+     "SELECT parent_id AS source_id, dataset_version_id AS target_id FROM dataset_versions WHERE kind <> 'selection'"),
+    ("selected", "dataset", "dataset",
+     "SELECT parent_id AS source_id, dataset_version_id AS target_id FROM dataset_versions WHERE kind = 'selection'"),
+    ("content_of", "artifact", "dataset",
+     "SELECT artifact_id AS source_id, owner_id AS target_id FROM artifact_refs WHERE owner_kind = 'dataset'"),
     ("produced", "run", "file", "SELECT run_id AS source_id, version_id AS target_id FROM file_versions"),
     ("produced", "processing", "file",
      "SELECT processing_id AS source_id, version_id AS target_id FROM file_versions"),

@@ -74,6 +74,10 @@ def build(folder: Path) -> dict[str, Any]:
             mode="production",
         )
         store.files.set_alias("eval/positions.csv", "best")
+        store.datasets.add("meat", X.astype("float32"), references={"fat": y}, ids=range(len(X)))
+        dataset = store.datasets.add(
+            "meat", X.astype("float32"), references={"fat": y + 1}, ids=range(len(X))
+        )
         evaluation = store.evaluations.record(
             "m", "easy", {"reward": 0.75}, episodes=[{"reward": 0.5}, {"reward": 1.0}]
         )
@@ -131,6 +135,7 @@ def build(folder: Path) -> dict[str, Any]:
         "files": [first.version_id, second.version_id],
         "evaluation": evaluation,
         "predictor": kept,
+        "dataset": [dataset.reference, dataset.content_hash],
         "head": [head.number, head.entry_hash],
         "targets": {recorded.chain_id: ["fat", "%"], waiting: ['["fat","protein"]', "g/kg"]},
     }

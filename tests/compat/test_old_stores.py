@@ -93,6 +93,18 @@ def test_frozen_files_evaluations_and_trails_answer_as_they_did(frozen: tuple[Pa
         assert store.audit.verify(expected["head"]).ok
 
 
+def test_a_frozen_data_set_answers_as_it_did(frozen: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = frozen
+    if "dataset" not in expected:
+        pytest.skip("older than data sets")
+    reference, digest = expected["dataset"]
+    with WorkspaceStore(folder / "workspace") as store:
+        assert store.datasets.version(reference).content_hash == digest
+        found = store.datasets.get(reference, target="fat")
+        assert found.X.dtype == np.float32
+        assert store.datasets.diff("meat@v1", reference).corrected.height == len(found)
+
+
 def test_the_targets_that_frozen_chains_name_in_their_metadata_are_columns(
     frozen: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 )
 @click.option("--evaluation", "evaluations", metavar="ID", multiple=True, help="May be repeated.")
 @click.option(
+    "--dataset", "datasets", metavar="NAME", multiple=True, help="All its versions; may be repeated."
+)
+@click.option(
     "--model", "model_id", metavar="ID", help="Instead, archive all files, evaluations and runs of a model."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -40,13 +43,14 @@ def command_archive(
     runs: tuple[str, ...],
     files: tuple[str, ...],
     evaluations: tuple[str, ...],
+    datasets: tuple[str, ...],
     model_id: str | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Write runs, files and evaluations with all their contents to one file; without options, everything.
+    """Write runs, files, evaluations and data sets with all their contents to one file; without options, everything.
 
     PATH ends with .tar.gz, .tar.zst or .zip. 'nirs-store restore' restores it into another workspace.
     """
@@ -63,6 +67,7 @@ def command_archive(
                 runs=ids,
                 files=files or None,
                 evaluations=evaluations or None,
+                datasets=datasets or None,
                 model_id=model_id,
                 overwrite=overwrite,
                 dry_run=True,
@@ -73,6 +78,7 @@ def command_archive(
                 runs=ids,
                 files=files or None,
                 evaluations=evaluations or None,
+                datasets=datasets or None,
                 model_id=model_id,
                 overwrite=overwrite,
                 progress=show,

@@ -1,0 +1,154 @@
+"""Choose samples of a version, and compare two versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.chains.grids import same_grid
+from nirs_store.datasets import rows as table
+from nirs_store.datasets.given import rows_of
+from nirs_store.datasets.samples import GROUP, HASH, ID, Samples, identity, label, labels_of
+from nirs_store.datasets.version import DatasetDiff, DatasetVersion
+from nirs_store.errors import InvalidInput, quoted
+from nirs_store.lazy import polars as pl
+from nirs_store.reading import Spectra
+from nirs_store.values import as_array, as_text
+
+__all__ = ["askable", "channel_columns", "chosen", "difference", "listing"]
+
+
+def askable(samples: Samples) -> pl.DataFrame:
+    """Return what a condition can be about; a column of the user goes before ours of the same name."""
+    frame = samples.references
+    own = [
+        (name, column) for name, column in (("id", ID), ("group", GROUP)) if column in samples.frame.columns
+    ]
+    first = [samples.frame[column].alias(name) for name, column in own if name not in frame.columns]
+    return pl.DataFrame([*first, *frame.get_columns()])
+
+
+def chosen(samples: Samples, ids: Any, rows: Any, where: str | None) -> NDArray[np.int64]:
+    """Return the rows that are asked for: of all that are given, what fits each."""
+    n = samples.frame.height
+    found = np.arange(n)
+    if rows is not None:
+        found = _row_numbers(rows, n)
+    if where is not None:
+        frame = askable(samples)
+        try:
+            mask = (
+                frame.with_row_index("@row").filter(pl.sql_expr(as_text(where, "where")))["@row"].to_numpy()
+            )
+        except pl.exceptions.PolarsError as error:
+            raise InvalidInput(
+                f"where: {quoted(where)} is not a condition over {', '.join(frame.columns) or 'any column'}: {error}"
+            ) from error
+        found = found[np.isin(found, mask)]
+    if ids is not None:
+        if ID not in samples.frame.columns:
+            raise InvalidInput("ids: the samples of this data set have no names. Choose by rows or where.")
+        named = rows_of(samples.frame, ids, ID)
+        found = named[np.isin(named, found)] if rows is not None or where is not None else named
+    return found
+
+
+def _row_numbers(rows: Any, n: int) -> NDArray[np.int64]:
+    if isinstance(rows, slice):
+        return np.arange(n)[rows]
+    array = np.atleast_1d(as_array(list(rows) if isinstance(rows, range) else rows, "rows"))
+    if array.dtype == bool and array.shape == (n,):
+        return np.flatnonzero(array)
+    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        raise InvalidInput(
+            f"rows: expected row numbers or a mask of {n}; found {array.dtype} of shape {array.shape}."
+        )
+    found = array.astype(np.int64)
+    if found.size and (found.min() < -n or found.max() >= n):
+        raise InvalidInput(f"rows: expected numbers below {n}; found {int(np.abs(found).max())}.")
+    return np.where(found < 0, found + n, found)
+
+
+def channel_columns(spectra: Spectra, taken: Sequence[str]) -> list[str]:
+    """Name the columns of an exported table: wavelengths, or counted channels."""
+    if spectra.wavelengths is None:
+        names = list(spectra.channel_names)
+        return [f"channel {name}" if name in taken else name for name in names]
+    return [repr(float(value)) if value % 1 else str(int(value)) for value in spectra.wavelengths]
+
+
+def listing(rows: Sequence[table.Row]) -> pl.DataFrame:
+    """Make the table of some versions."""
+    versions = [DatasetVersion.of(row) for row in rows]
+    schema: dict[str, Any] = {
+        "name": pl.String, "version": pl.Int64, "kind": pl.String, "samples": pl.Int64, "channels": pl.Int64,
+        "dtype": pl.String, "unit": pl.String, "labels": pl.List(pl.String), "bytes": pl.Int64, "note": pl.String,
+        "created_at": pl.Datetime("us", "UTC"), "dataset_version_id": pl.String,
+    }  # fmt: skip
+    cells = [
+        (
+            v.name, v.version, v.kind, v.n_samples, v.n_channels, v.dtype, v.unit, list(v.labels), v.size_bytes, v.note,
+            v.created_at, v.dataset_version_id,
+        )
+        for v in versions
+    ]  # fmt: skip
+    return pl.DataFrame(cells, schema=schema, orient="row")
+
+
+def difference(old: table.Row, before: Samples, new: table.Row, after: Samples) -> DatasetDiff:
+    """Compare two versions sample by sample."""
+    names = [f"{row['name']}@v{row['version']}" for row in (old, new)]
+    named = ID in before.frame.columns and ID in after.frame.columns
+    key = ID if named else HASH
+    left, right = before.frame, after.frame
+    if named:
+        left, right = (
+            left.with_columns(pl.col(ID).cast(pl.String)),
+            right.with_columns(pl.col(ID).cast(pl.String)),
+        )
+    left = identity(left, [key]).with_row_index("@place")
+    right = identity(right, [key]).with_row_index("@place")
+    on = [key, "@replicate"]
+    first = right.join(left, on=on, how="anti", maintain_order="left")
+    gone = left.join(right, on=on, how="anti", maintain_order="left")
+    both = left.join(right, on=on, suffix="@after", maintain_order="left")
+    shown = ID if named else "@place"
+    known, here = labels_of(before.frame), labels_of(after.frame)
+    changed = both.filter(pl.col(HASH) != pl.col(f"{HASH}@after"))[ID].to_list() if named else []
+    corrected = []
+    for name in [name for name in known if name in here]:
+        column, other = label(name), f"{label(name)}@after"
+        kinds = both.schema[column], both.schema[other]
+        kind = pl.Float64() if all(each.is_numeric() for each in kinds) else pl.String()
+        where = both.filter(pl.col(column).cast(kind).ne_missing(pl.col(other).cast(kind)))
+        corrected.append(
+            where.select(
+                pl.col(shown).cast(pl.String).alias("sample"),
+                pl.lit(name).alias("column"),
+                pl.col(column).cast(pl.String).alias("before"),
+                pl.col(other).cast(pl.String).alias("after"),
+            )
+        )
+    empty = pl.DataFrame(schema=dict.fromkeys(("sample", "column", "before", "after"), pl.String))
+    grids = before.header.grid, after.header.grid
+    same = (grids[0] is None) == (grids[1] is None) and (
+        grids[0] is None
+        or grids[1] is None
+        or (grids[0].shape == grids[1].shape and same_grid(grids[0], grids[1]))
+    )
+    return DatasetDiff(
+        names[0],
+        names[1],
+        tuple(first[shown].to_list()),
+        tuple(gone[shown].to_list()),
+        tuple(changed),
+        pl.concat([empty, *corrected]),
+        tuple(name for name in here if name not in known),
+        tuple(name for name in known if name not in here),
+        not same
+        or before.header.unit != after.header.unit
+        or before.header.n_channels != after.header.n_channels,
+    )

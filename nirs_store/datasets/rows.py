@@ -1,0 +1,286 @@
+"""Rows of data sets: finding what a reference means, adding and deleting versions.
+
+Versions are added and deleted under the lease, in one transaction: numbers never collide, and a blob gets its name
+before the row that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from nirs_store.blobs.store import Draft
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Engine
+from nirs_store.errors import OverwriteRefused, UnknownDataset, quoted
+from nirs_store.ids import new_id, now_naive
+from nirs_store.records.artifacts import on_disk
+from nirs_store.values import from_json, to_json
+
+__all__ = [
+    "BlobsGone",
+    "Item",
+    "delete",
+    "find",
+    "fitted_on",
+    "latest",
+    "list_versions",
+    "paths_of",
+    "record",
+    "require",
+    "users_of",
+]
+
+Row = dict[str, Any]
+_JSON = ("labels", "spectra_ids", "instrument", "selection", "metadata")
+_ALL = ", ".join(column_names("dataset_versions"))
+
+
+class BlobsGone(Exception):
+    """Spectra that were to be shared have been deleted meanwhile."""
+
+
+@dataclass
+class Item:
+    """A version to be recorded: the columns that are known, and the drafts of its blobs."""
+
+    values: dict[str, Any]
+    #: Blobs of spectra that another version has brought, and the draft of those that are new.
+    shared: list[str] = field(default_factory=list)
+    spectra: Draft | None = None
+    samples: Draft | None = None
+
+
+def _rows(con: Connection, sql: str, params: Any) -> list[Row]:
+    cursor = con.execute(sql, params)
+    names = [column[0] for column in cursor.description or ()]
+    return [
+        {name: from_json(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
+        for row in cursor.fetchall()
+    ]
+
+
+def find(con: Connection, name: str, version: int | None) -> Row | None:
+    """Return the row of a version by its number, or of the newest."""
+    which = "ORDER BY version DESC LIMIT 1" if version is None else "AND version = $version"
+    params: dict[str, Any] = {"name": name} if version is None else {"name": name, "version": version}
+    found = _rows(con, f"SELECT {_ALL} FROM dataset_versions WHERE name = $name {which}", params)
+    return found[0] if found else None
+
+
+def latest(con: Connection, name: str) -> Row | None:
+    """Return the row of the newest version."""
+    return find(con, name, None)
+
+
+def require(con: Connection, name: str, version: int | None) -> Row:
+    """Return the row of a version by its name and number, or by its id.
+
+    Raises
+    ------
+    UnknownDataset
+    """
+    by_id = _rows(con, f"SELECT {_ALL} FROM dataset_versions WHERE dataset_version_id = ?", [name])
+    row = by_id[0] if by_id and version is None else find(con, name, version)
+    if row is not None:
+        return row
+    numbers = [
+        r[0]
+        for r in con.execute(
+            "SELECT version FROM dataset_versions WHERE name = ? ORDER BY 1", [name]
+        ).fetchall()
+    ]
+    if numbers:
+        has = ", ".join(f"v{number}" for number in numbers[-10:])
+        raise UnknownDataset(
+            f"{name}@v{version}", f"The data set {quoted(name)} has no version {version}; it has {has}."
+        )
+    near = con.execute(
+        "SELECT DISTINCT name FROM dataset_versions WHERE jaro_winkler_similarity(name, $name) > 0.8 "
+        "ORDER BY jaro_winkler_similarity(name, $name) DESC, name LIMIT 1",
+        {"name": name},
+    ).fetchall()
+    hint = f" Did you mean {near[0][0]!r}?" if near else " `nirs-store datasets list` shows what there is."
+    raise UnknownDataset(name, f"There is no data set {quoted(name)} in this workspace.{hint}")
+
+
+def list_versions(con: Connection, name: str | None) -> list[Row]:
+    """Return the rows of all versions of a name, oldest first; or the newest of each name, by name."""
+    if name is not None:
+        return _rows(con, f"SELECT {_ALL} FROM dataset_versions WHERE name = ? ORDER BY version", [name])
+    newest = "SELECT name, max(version) FROM dataset_versions GROUP BY name"
+    return _rows(
+        con, f"SELECT {_ALL} FROM dataset_versions WHERE (name, version) IN ({newest}) ORDER BY name", []
+    )
+
+
+def paths_of(con: Connection, artifact_ids: Iterable[str]) -> dict[str, str]:
+    """Return the files of blobs by their ids."""
+    found = con.execute(
+        "SELECT artifact_id, artifact_path FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[]))",
+        [list(artifact_ids)],
+    ).fetchall()
+    return {str(artifact_id): str(path) for artifact_id, path in found}
+
+
+def record(engine: Engine, item: Item) -> tuple[Row, bool]:
+    """Record a version; return its row, and whether it is new.
+
+    Raises
+    ------
+    BlobsGone
+        Nothing was recorded.
+    """
+    return engine.exclusive(lambda access: access.transact(lambda con: _record(con, engine, item)))
+
+
+def _record(con: Connection, engine: Engine, item: Item) -> tuple[Row, bool]:
+    name = item.values["name"]
+    head = latest(con, name)
+    if head is not None and head["content_hash"] == item.values["content_hash"]:
+        # The same bytes: should those on the disk be damaged, this mends them.
+        _adopt(
+            con,
+            engine,
+            [(d, e) for d, e in _drafts(item) if d.digest in (*head["spectra_ids"], head["samples_id"])],
+        )
+        return head, False
+    if len(paths_of(con, item.shared)) < len(set(item.shared)):
+        raise BlobsGone
+    retired = con.execute("SELECT version FROM dataset_retired WHERE name = ?", [name]).fetchall()
+    number = max(0 if head is None else int(head["version"]), int(retired[0][0]) if retired else 0) + 1
+    drafts = _drafts(item)
+    spectra = [*item.shared, *([] if item.spectra is None else [item.spectra.digest])]
+    assert item.samples is not None
+    row: Row = {
+        **dict.fromkeys(column_names("dataset_versions")),
+        "dataset_version_id": new_id(),
+        "version": number,
+        "parent_id": None if head is None else head["dataset_version_id"],
+        **item.values,
+        "spectra_ids": spectra,
+        "samples_id": item.samples.digest,
+        "size_bytes": sum(draft.size for draft, _ in drafts),
+        "session_id": engine.session_id,
+        "created_at": now_naive(),
+    }
+    # Nothing is refused any more: only now do blobs get their names.
+    _adopt(con, engine, drafts)
+    _insert(con, "dataset_versions", {**row, **{name: to_json(row.get(name), name) for name in _JSON}})
+    for artifact_id in dict.fromkeys([*spectra, row["samples_id"]]):
+        _insert(
+            con,
+            "artifact_refs",
+            {
+                "ref_id": new_id(),
+                "artifact_id": artifact_id,
+                "owner_kind": "dataset",
+                "owner_id": row["dataset_version_id"],
+                "artifact_type": "dataset",
+                "created_at": row["created_at"],
+            },
+        )
+    return row, True
+
+
+def _drafts(item: Item) -> list[tuple[Draft, str]]:
+    pairs = ((item.spectra, "npy"), (item.samples, "arrow"))
+    return [(draft, ending) for draft, ending in pairs if draft is not None]
+
+
+def _adopt(con: Connection, engine: Engine, drafts: Sequence[tuple[Draft, str]]) -> None:
+    """Give drafts their names among the blobs, and their rows."""
+    paths = paths_of(con, [draft.digest for draft, _ in drafts])
+    placed = []
+    for draft, ending in drafts:
+        # The same bytes may be there under another ending; there must be one file of them.
+        known = on_disk(engine.layout, draft.digest)
+        path = known["artifact_path"] if known else paths.get(draft.digest, "")
+        placed.append((draft, PurePosixPath(path).suffix.lstrip(".") or ending))
+    for info in engine.blobs.adopt(placed):
+        _insert(
+            con,
+            "blobs",
+            {
+                "artifact_id": info.artifact_id,
+                "artifact_path": info.path,
+                "content_hash": info.artifact_id,
+                "operator_class": "",
+                "artifact_type": "dataset",
+                "format": "bytes",
+                "size_bytes": info.size,
+                "created_at": now_naive(),
+            },
+        )
+
+
+def _insert(con: Connection, table: str, values: Mapping[str, Any]) -> None:
+    names = column_names(table)
+    places = ", ".join("?" for _ in names)
+    con.execute(
+        f"INSERT INTO {table} VALUES ({places}) ON CONFLICT DO NOTHING", [values.get(name) for name in names]
+    )
+
+
+# -- who needs a version ---------------------------------------------------------------------------
+
+_CHAINS = (
+    "SELECT chain_id, pipeline_id, target, model_class, preprocessings, created_at, "
+    "metadata ->> '$.dataset_version_id' AS fitted_id, metadata -> '$.dataset_rows' AS fitted_rows, "
+    "metadata ->> '$.dataset_test_version_id' AS test_id, metadata -> '$.dataset_test_rows' AS test_rows "
+    "FROM chains WHERE metadata LIKE '%_version_id\"%'"
+)
+
+
+def fitted_on(con: Connection) -> list[Row]:
+    """Return the chains that were recorded from data sets, oldest first, with the version and the rows of each."""
+    found = _rows(
+        con,
+        f"SELECT c.*, l.name AS pipeline_name, l.run_id FROM ({_CHAINS}) c LEFT JOIN pipelines l USING (pipeline_id) "
+        "WHERE fitted_id IS NOT NULL OR test_id IS NOT NULL ORDER BY c.created_at, c.chain_id",
+        [],
+    )
+    for row in found:
+        for name in ("fitted_rows", "test_rows"):
+            row[name] = from_json(row[name])
+    return found
+
+
+def users_of(con: Connection, version_id: str) -> list[str]:
+    """Say what would lack a version: pins, selections, chains."""
+    found = con.execute(
+        "SELECT 'a pin' FROM pins WHERE object_kind = 'dataset' AND object_id = $id UNION ALL "
+        "SELECT 'the selection ' || name || '@v' || version FROM dataset_versions WHERE parent_id = $id AND "
+        "kind = 'selection' UNION ALL "
+        f"SELECT 'the chain ' || chain_id FROM ({_CHAINS}) WHERE $id IN (fitted_id, test_id)",
+        {"id": version_id},
+    ).fetchall()
+    return [str(row[0]) for row in found]
+
+
+def delete(con: Connection, row: Row, *, force: bool) -> None:
+    """Delete a version with its references; its number is not given again.
+
+    Raises
+    ------
+    OverwriteRefused
+        Something needs it, and force is False.
+    """
+    identifier = row["dataset_version_id"]
+    users = users_of(con, identifier)
+    if users and not force:
+        others = f" and {len(users) - 1} more" if len(users) > 1 else ""
+        raise OverwriteRefused(
+            f"{row['name']}@v{row['version']} is needed by {users[0]}{others}. Nothing was deleted. With force=True "
+            "(on the command line: --force) they stay, and what they say of its samples can no longer be looked up."
+        )
+    con.execute("DELETE FROM artifact_refs WHERE owner_kind = 'dataset' AND owner_id = ?", [identifier])
+    con.execute("DELETE FROM dataset_versions WHERE dataset_version_id = ?", [identifier])
+    con.execute(
+        "INSERT INTO dataset_retired VALUES (?, ?) ON CONFLICT DO UPDATE SET version = greatest(version, "
+        "excluded.version)",
+        [row["name"], row["version"]],
+    )

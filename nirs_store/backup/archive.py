@@ -40,7 +40,6 @@ from nirs_store.blobs.durable import (
     remove_file,
     write_error,
 )
-from nirs_store.blobs.plain_arrow import Unfolds, read_plain
 from nirs_store.blobs.store import check_suffix
 from nirs_store.db.arrow_rows import Unfolds, read_rows, same_kind
 from nirs_store.db.database import CatalogAccess, Connection

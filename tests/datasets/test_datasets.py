@@ -135,7 +135,7 @@ def test_a_selection_is_a_version_of_its_own_and_stores_no_spectra(store: Worksp
         ({"spectra": X[:0]}, "no spectra"),
         ({"spectra": X + 1j}, "real numbers"),
         ({"spectra": np.array([["a", "b"]])}, "numbers"),
-        ({"spectra": np.where(X == X[2, 1], np.inf, X)}, "row 2, channel 1"),
+        ({"spectra": np.where(X[2, 1] == X, np.inf, X)}, "row 2, channel 1"),
         ({"ids": NAMES[:5]}, "12 values"),
         ({"ids": [*NAMES[:11], None]}, "none missing"),
         ({"ids": [*NAMES[:11], " "]}, "1 to 1,000 characters"),

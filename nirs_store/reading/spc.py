@@ -185,6 +185,8 @@ def _date(packed: int) -> str:
     if not packed:
         return ""
     year, month, day = packed >> 20, packed >> 16 & 15, packed >> 11 & 31
+    # Some programs store the year as C does, counted from 1900.
+    year += 1900 if year < 200 else 0
     return f"{year:04}-{month:02}-{day:02} {packed >> 6 & 31:02}:{packed & 63:02}"
 
 

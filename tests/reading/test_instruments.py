@@ -80,6 +80,7 @@ def jcamp(values: list[int], form: str = "DIFDUP", title: str = "wheat", **label
 def spc(
     rows: list[np.ndarray], x: np.ndarray | None = None, exponent: int = -128, short: bool = False,
     x_type: int = 1, y_type: int = 2, end: str = "<", own: bool = False, log: bytes = b"",
+    year: int = 2024,
 ) -> bytes:  # fmt: skip
     n = len(rows[0])
     flags = short * 0x01 | (len(rows) > 1) * 0x04 | (x is not None) * 0x80 | own * 0x40
@@ -97,7 +98,7 @@ def spc(
                 *(int(v) for v in np.round(row * 2.0 ** (bits - exponent))),
             )
     at = 512 + len(body) if log else 0
-    date = 2024 << 20 | 5 << 16 | 17 << 11 | 13 << 6 | 45
+    date = year << 20 | 5 << 16 | 17 << 11 | 13 << 6 | 45
     head = struct.pack(
         f"{end}BBBbIddIBBBBI9s9sH32s130s30sIIBBHf48sfIfB187x", flags, 0x4B if end == "<" else 0x4C, 0, exponent,
         0 if own else n, GRID[0], GRID[-1], len(rows), x_type, y_type, 0, 0, date, b"8 cm-1", b"NIRVANA", 0,
@@ -291,6 +292,11 @@ def test_spc_is_read_in_its_layouts(count: int, options: dict[str, Any], tmp_pat
     assert found.instrument["measured"] == "2024-05-17 13:45"
     if "log" in options:
         assert found.instrument["MODEL"] == "NIRSystems 5000"
+
+
+def test_a_year_of_spc_counted_from_1900_is_read(tmp_path: Path) -> None:
+    found = read_spectra(save(tmp_path, "w.spc", spc([Y], year=117)))
+    assert found.instrument["measured"] == "2017-05-17 13:45"
 
 
 def test_the_old_spc_and_micrometres_are_read(tmp_path: Path) -> None:

@@ -478,7 +478,7 @@ class WorkspaceStore:
         )
 
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
-        """Arrays of many predictions at once, by prediction id; those without arrays are absent.
+        """Arrays of many predictions at once, by the ids as they are given; those without arrays are absent.
 
         Raises
         ------
@@ -495,7 +495,9 @@ class WorkspaceStore:
         if strange:
             raise InvalidInput(f"prediction_ids: expected a list of ids, found {strange[0]!r}.")
         known = [each for each in ids if is_text(each)]
-        return self._engine.query(lambda con: prediction_queries.load_arrays(con, known))
+        whole = whole_ids_of(self._engine, ("prediction",), known)
+        found = self._engine.query(lambda con: prediction_queries.load_arrays(con, whole))
+        return {given: found[each] for given, each in zip(known, whole, strict=True) if each in found}
 
     @whole_ids
     def query_predictions(
@@ -985,9 +987,9 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        X : array of shape (n_samples, n_features), or data frame
-            Spectra; a frame's numeric column names are wavelengths and are compared with the
-            stored grid. Several sources are given as a sequence or dict of these.
+        X : array of shape (n_samples, n_features), data frame, or Spectra
+            Spectra, as `read_spectra` returns them as well; a frame's numeric column names are wavelengths and are
+            compared with the stored grid. Several sources are given as a sequence or dict of these.
         wavelengths : array of shape (n_features,), optional
             Reaches the operators that accept it.
         strict : bool
@@ -1457,7 +1459,8 @@ class WorkspaceStore:
         Parameters
         ----------
         chains : str or sequence of str
-            A chain (it stands for its family), chains of one family, or a run (a list of all its families).
+            A chain (it stands for its family), chains of one family, or a run (a list of all its families). A result
+            of a cross-validation or a search counts as its chain, the board of a screening as its run.
         rule : {"one_se", "randomization", "wold", "min"}
             The rule.
         options
@@ -1467,6 +1470,8 @@ class WorkspaceStore:
         ------
         UnknownId, InvalidInput
         """
+        if not isinstance(chains, str):
+            chains = getattr(chains, "chain_id", getattr(chains, "run_id", chains))
         return choosing.suggest_components(self, chains, rule, **options)
 
     def compare_errors(self, first: str, second: str, **options: Any) -> choosing.PairedComparison:

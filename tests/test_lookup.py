@@ -58,6 +58,20 @@ def test_the_end_of_an_id_in_any_case_and_a_result_mean_the_whole(filled: Any, c
         assert ask(store, "ridge, 1.0") == expected
 
 
+def test_references_and_arrays_take_the_end_of_an_id(filled: Any) -> None:
+    store, (first, second) = filled
+    store.retention.pin(("chain", first.chain_id[-8:]), "the first")
+    store.retention.pin(second.chain_id[-8:])
+    assert set(store.retention.pins()["object_id"]) == {first.chain_id, second.chain_id}
+    assert store.retention.unpin(f"chain:{first.chain_id[-8:]}")
+    with pytest.raises(UnknownId):
+        store.retention.pin(("run", first.chain_id[-8:]))
+    whole = first.prediction_ids[0]
+    found = store.get_prediction_arrays([whole[-8:], whole, "ffffffff"])
+    assert list(found) == [whole[-8:], whole]
+    assert found[whole[-8:]]["y_pred"].tolist() == found[whole]["y_pred"].tolist()
+
+
 def test_what_several_have_is_refused_with_their_ids_and_what_none_has_is_unknown(filled: Any) -> None:
     store, (first, second) = filled
     for ask in (lambda part: store.get_chain(part), lambda part: store.replay_chain(part, X[:1])):

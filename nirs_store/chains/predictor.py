@@ -508,7 +508,6 @@ def detailed(
     """Predict with a compiled chain and lay out what its domain says; see `ChainPredictor.predict_details`."""
     if isinstance(X, ReadSpectra):
         sample_ids = X.ids if sample_ids is None else sample_ids
-        X, wavelengths = X.X, X.wavelengths if wavelengths is None else wavelengths
     y, proba, inputs = predict_watched(
         plan, X, load, wavelengths, before=0 if domain is None else domain.before
     )

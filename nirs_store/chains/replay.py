@@ -18,6 +18,7 @@ from nirs_store.blobs.serializers import always_trusted, configuration_file
 from nirs_store.chains.plan import Member, Names, Operator, ReplayPlan, Stage, text_names
 from nirs_store.chains.spectra import MODERATE, Spectra, magnitude, read_spectra
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
+from nirs_store.reading import Spectra as ReadSpectra
 from nirs_store.values import is_frame
 
 __all__ = [
@@ -606,6 +607,8 @@ class _Run:
         self, plan: ReplayPlan, X: Any, load: Load, wavelengths: Any, *, watched: bool = False
     ) -> None:
         self.plan = plan
+        if isinstance(X, ReadSpectra):
+            X, wavelengths = X.X, X.wavelengths if wavelengths is None else wavelengths
         # What went into every model, and into the step before it, by fold.
         self._seen: dict[str | None, tuple[Spectra, Spectra]] | None = {} if watched else None
         self._bench = Workbench(load, plan.memory)

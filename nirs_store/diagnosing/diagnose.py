@@ -139,7 +139,7 @@ def transform(store: ReadsChains, chain_id: str, X: Any, wavelengths: Any = None
     ----------
     store, chain_id
         Workspace and chain.
-    X : array or data frame, shape (n_samples, n_features)
+    X : array, data frame or `Spectra`, shape (n_samples, n_features)
         Raw spectra on the grid of the calibration.
     wavelengths : array-like, shape (n_features,), optional
         Their wavelengths.

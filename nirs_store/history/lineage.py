@@ -18,6 +18,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records import links as lineage_rows
 from nirs_store.records.links import KINDS, Link, Ref, existing, kinds_of, names_of, neighbours
 from nirs_store.records.notes import check_guard
+from nirs_store.records.queries import ID_COLUMNS, find_ids
 from nirs_store.values import as_text, to_json
 
 __all__ = ["DIRECTIONS", "Lineage", "LineageGraph", "Ref", "check_direction", "find_ref", "walk"]
@@ -41,13 +42,25 @@ def find_ref(con: Connection, given: Any) -> Ref:
         )
     if ref.kind not in KINDS:
         raise InvalidInput(f"{ref.kind}: expected one of {', '.join(KINDS)}. Nothing was changed.")
+    if ref.id and ref not in existing(con, [ref]):
+        ref = Ref(ref.kind, _whole(con, ref.id, [ref.kind]))
     if not ref.id or ref not in existing(con, [ref]):
         raise UnknownId(ref.kind, ref.id, "Nothing was changed.")
     return ref
 
 
+def _whole(con: Connection, part: str, kinds: Sequence[str]) -> str:
+    """Return the one id that begins or ends with a part of four characters or more; else the part."""
+    wanted = [kind for kind in kinds if kind in ID_COLUMNS]
+    found = find_ids(con, part, wanted, 2)["id"].to_list() if len(part) >= 4 and wanted else []
+    return str(found[0]) if len(set(found)) == 1 else part
+
+
 def _by_id(con: Connection, identifier: str) -> Ref:
     kinds = kinds_of(con, as_text(identifier, "id"))
+    if not kinds:
+        identifier = _whole(con, identifier, list(ID_COLUMNS))
+        kinds = kinds_of(con, identifier)
     if not kinds:
         raise UnknownId("object", identifier, "Nothing was changed. Write 'kind:id' for a bundle outside.")
     # An artifact's file has its hash for an id too; whoever gives an id alone means the first kind.

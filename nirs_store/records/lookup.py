@@ -32,6 +32,8 @@ def whole_id(engine: Engine, kind: str, given: Any) -> Any:
     if given is None or (isinstance(given, str) and is_id(given)):
         return given
     if not isinstance(given, str):
+        if kind == "chain" and hasattr(given, "best"):
+            return given.best()  # the board of a screening
         return getattr(given, f"{kind}_id", given)
     if kind == "chain" and is_text(given) and is_name(given):
         return engine.query(lambda con: find_version(con, given))["chain_id"]

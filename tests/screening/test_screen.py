@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from nirs_store import WorkspaceStore, plots, read_spectra, record_cross_validation
-from nirs_store.errors import InvalidInput, RecordingWarning, ReplayError, UnknownId
+from nirs_store.errors import InvalidInput, RecordingWarning, ReplayError, ShapeMismatch, UnknownId
 
 screening = importlib.import_module("nirs_store.screening.screen")  # the package has a function of that name
 CV = KFold(5, shuffle=True, random_state=1)
@@ -374,3 +374,37 @@ def test_a_file_as_test_set_must_have_the_grid_and_the_target(store, spectra, tm
         store.screen(
             beet, X_test=read_spectra(file("same.csv", slice(20, 35), grid), target=beet.target), **options
         )
+
+
+def test_a_board_stands_for_its_run_and_its_best_chain(store, spectra):
+    board = screened(store, spectra)
+    assert store.show_run(board).run_id == board.run_id
+    assert store.show_chain(board).chain_id == board.best()
+    np.testing.assert_array_equal(
+        store.replay_chain(board, spectra[0]), store.replay_chain(board.best(), spectra[0])
+    )
+    choices = store.suggest_components(board)
+    assert sorted(each.preprocessings or "raw" for each in choices) == ["StandardScaler", "raw"]
+    alone = record_cross_validation(
+        store, PLSRegression(2, scale=False), *spectra[:2], cv=CV, dataset_name="bands"
+    )
+    with pytest.raises(InvalidInput, match="two numbers of latent variables"):
+        store.suggest_components(alone)  # taken as its chain
+
+
+def test_spectra_of_a_file_are_predicted_and_transformed_as_they_are(store, spectra, tmp_path):
+    X, y, grid = spectra
+    pl.DataFrame({"sugar": y}).hstack(pl.DataFrame(X, schema=[f"{value:.4f}" for value in grid])).write_csv(
+        tmp_path / "beet.csv"
+    )
+    file = read_spectra(tmp_path / "beet.csv", target="sugar")
+    board = store.screen(file, preprocess="autoscale", components=[2], cv=3)
+    np.testing.assert_array_equal(store.replay_chain(board, file), store.replay_chain(board, file.X))
+    np.testing.assert_array_equal(
+        store.predictor(board.best()).predict(file), store.replay_chain(board, file.X)
+    )
+    np.testing.assert_allclose(store.transform(board, file), StandardScaler().fit_transform(file.X))
+    other = pl.DataFrame({"sugar": y}).hstack(pl.DataFrame(X, schema=[f"{value + 5:.4f}" for value in grid]))
+    other.write_csv(tmp_path / "other.csv")
+    with pytest.raises(ShapeMismatch, match="grid"):
+        store.replay_chain(board, read_spectra(tmp_path / "other.csv"))

@@ -21,7 +21,7 @@ from nirs_store.reading.single import read_one, typed
 from nirs_store.reading.spectra import Source, Spectra, id_name, is_id
 from nirs_store.reading.text import find_decimal
 
-__all__ = ["convert", "join_references", "keep", "read_all"]
+__all__ = ["convert", "join_references", "keep", "read_all", "read_labels"]
 
 _SHOWN = 5
 
@@ -238,6 +238,17 @@ def join_references(
         understood="; ".join([spectra.understood, *notes]),
         dialect=spectra.dialect or ({"decimal": decimal} if decimal else {}),
     )
+
+
+def read_labels(path: Path, decimal: str | None = None, encoding: str | None = None) -> pl.DataFrame:
+    """Read a CSV, Excel or Parquet table of reference values; names of samples stay text.
+
+    Raises
+    ------
+    InvalidInput
+        It cannot be read for sure.
+    """
+    return _table(path, "sample_id", decimal, encoding)[0]
 
 
 def _key(columns: Sequence[str], name: str) -> str:

@@ -1,476 +1,597 @@
-"""Statistics of a calibration in service: agreement with the laboratory, control charts, comparisons.
-
-Everything here works on arrays and frames, and knows no store. Differences are reference - predicted, the sign of
-ISO 12099; `nirs_store.scores` uses predicted - measured.
-"""
+"""Monitoring of a calibration: the log joined with the references of the laboratory, and what follows from it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.audit.trail import moment
+from nirs_store.db.database import Connection
+from nirs_store.db.session import Engine
+from nirs_store.display import block, cell_text, field_table, table
+from nirs_store.errors import CalibrationNotFound, InvalidInput, quoted
 from nirs_store.lazy import polars as pl
+from nirs_store.records.named import DEFAULT_ALIAS, aliases_of, find_version, version_number
+from nirs_store.records.queries import frame
+from nirs_store.service.corrections import Correction, list_corrections
+from nirs_store.service.log import NOT_FLAGGED
+from nirs_store.service.references import COMBINED, CURRENT, Combine
+from nirs_store.service.statistics import (
+    LAMBDA,
+    Agreement,
+    Baseline,
+    Repeats,
+    agreement,
+    control_chart,
+    paired,
+    per_sample,
+)
+from nirs_store.values import from_json, one_of, with_zone
 
-__all__ = [
-    "FEWEST",
-    "LAMBDA",
-    "SIGN",
-    "Agreement",
-    "Baseline",
-    "Repeats",
-    "agreement",
-    "control_chart",
-    "ewma",
-    "paired",
-    "per_sample",
-    "replicate_error",
-]
-
-Floats = NDArray[np.float64]
-Repeats = Literal["mean", "last", "each"]
-
-#: With fewer samples no verdict is given.
-FEWEST = 10
-#: The weight of the newest value in the moving average.
-LAMBDA = 0.4
-SIGN = "difference = reference - predicted"
-_RUN = 9
-_EXACT = 1e-12
-
-
-class Baseline(NamedTuple):
-    """The error of a version when it was registered, which SEP is compared with.
-
-    Attributes
-    ----------
-    error : float
-        SEC, or SECV where the number of fitted parameters is not defined.
-    df : int
-        Its degrees of freedom.
-    kind : str
-        ``"SEC"`` or ``"SECV"``.
-    """
-
-    error: float
-    df: int
-    kind: str
-
-    @classmethod
-    def of(cls, figures: Mapping[str, Any]) -> Baseline | None:
-        """Read it from the figures of a version: SEC with n - p - 1, else SECV with n - 1 degrees of freedom.
-
-        Examples
-        --------
-        >>> Baseline.of({"n_cal": 100, "p": 5, "sec": 0.4, "secv": 0.5})
-        Baseline(error=0.4, df=94, kind='SEC')
-        >>> Baseline.of({"n_cal": 100, "p": None, "sec": 0.1, "secv": 0.5})
-        Baseline(error=0.5, df=99, kind='SECV')
-        """
-        n, p = _number(figures.get("n_cal")), _number(figures.get("p"))
-        sec, secv = _number(figures.get("sec")), _number(figures.get("secv"))
-        if n is not None and p is not None and sec is not None and n - p - 1 >= 1:
-            return cls(sec, int(n - p - 1), "SEC")
-        if n is not None and secv is not None and n >= 2:
-            return cls(secv, int(n - 1), "SECV")
-        return None
+__all__ = ["Monitoring", "Wanted", "figures_of_target", "monitor", "pairs_of", "which_version"]
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How predictions agree with reference values; differences are reference - predicted.
+class Wanted:
+    """Which measurements and references are looked at."""
+
+    name: str
+    version: int | None
+    target: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    instrument: str | None = None
+    lab: str | None = None
+    method: str | None = None
+    combine: Combine = "mean"
+    include_flagged: bool = True
+
+    @property
+    def where(self) -> str:
+        """Return the condition on measurements `m`, with the values of `params`."""
+        parts = ["m.calibration = $name"]
+        for name, sign in (("version", "="), ("instrument", "="), ("since", ">="), ("until", "<")):
+            if getattr(self, name) is not None:
+                column = name if sign == "=" else "measured_at"
+                parts.append(f"m.{column} {sign} ${name}")
+        return " AND ".join(parts)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the values of `where`."""
+        given = {name: getattr(self, name) for name in ("version", "instrument", "since", "until")}
+        return {"name": self.name} | {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Monitoring:
+    """How a calibration does in service; differences are reference - predicted.
 
     Attributes
     ----------
-    n : int
-        Number of samples.
-    bias : float
-        Mean difference.
-    bias_limit : float
-        T_b = t(1 - alpha/2; n - 1) SEP / sqrt(n).
-    sep : float
-        Standard deviation of the differences, with n - 1.
-    sep_limit : float
-        T_UE = SEC sqrt(F(1 - alpha; n - 1, df)); NaN where the version has neither SEC nor SECV.
-    rmsep : float
-        Root mean square of the differences; it includes the bias.
-    slope, intercept : float
-        Of the straight line of reference on predicted.
-    slope_t, slope_t_limit : float
-        t of slope - 1, and t(1 - alpha/2; n - 2).
-    baseline : Baseline or None
-        What `sep_limit` was computed with.
-    alpha : float
-        Level of each test.
+    calibration : str
+        Its name.
+    version : int or None
+        The version that was looked at; None for all of them together.
+    aliases : tuple of str
+        That point to this version now.
+    target, unit : str or None
+    since, until : datetime or None
+        As asked for, in UTC.
+    n_measurements, n_flagged : int
+        Reported predictions, and how many of them carry a flag.
+    agreement : Agreement
+        Bias, SEP, slope and their limits, over the samples with a reference.
+    sel, sel_df : float, int
+        Standard error of the laboratory from replicates, and its degrees of freedom; NaN and 0 without replicates.
+    chart : polars.DataFrame
+        One row per point in time order: ``sample_id, measured_at, version, instrument, reference, prediction,
+        difference, warning, action, ewma, ewma_limit, signals``.
+    by_month, by_instrument, by_version : polars.DataFrame
+        The same figures for parts of the measurements.
+    challengers : polars.DataFrame
+        One row per challenger, compared on the samples that both predicted.
+    corrections : tuple of Correction
+        All of this version, with those that were retired.
+    notes : tuple of str
+        What was left out or could not be told, in words.
     """
 
-    n: int
-    bias: float
-    bias_limit: float
-    sep: float
-    sep_limit: float
-    rmsep: float
-    slope: float
-    intercept: float
-    slope_t: float
-    slope_t_limit: float
-    baseline: Baseline | None
-    alpha: float
+    calibration: str
+    version: int | None
+    aliases: tuple[str, ...]
+    target: str | None
+    unit: str | None
+    since: datetime | None
+    until: datetime | None
+    n_measurements: int
+    n_flagged: int
+    agreement: Agreement
+    sel: float
+    sel_df: int
+    chart: pl.DataFrame
+    by_month: pl.DataFrame
+    by_instrument: pl.DataFrame
+    by_version: pl.DataFrame
+    challengers: pl.DataFrame
+    corrections: tuple[Correction, ...]
+    notes: tuple[str, ...]
 
     @property
-    def enough(self) -> bool:
-        """Tell whether there are enough samples for a verdict."""
-        return self.n >= FEWEST
+    def n(self) -> int:
+        """Return the number of samples with a reference."""
+        return self.agreement.n
 
     @property
-    def bias_significant(self) -> bool | None:
-        """Tell whether the bias differs from 0; None without a verdict."""
-        return self._verdict(abs(self.bias), self.bias_limit)
+    def share_flagged(self) -> float:
+        """Return the share of reported predictions with a flag; NaN without measurements."""
+        return self.n_flagged / self.n_measurements if self.n_measurements else math.nan
 
     @property
-    def sep_exceeds(self) -> bool | None:
-        """Tell whether the SEP is larger than the calibration explains; None without a verdict."""
-        return self._verdict(self.sep, self.sep_limit)
+    def verdict(self) -> str:
+        """Say in words what the tests mean."""
+        return self.agreement.advice
 
     @property
-    def slope_significant(self) -> bool | None:
-        """Tell whether the slope differs from 1; None without a verdict."""
-        return self._verdict(self.slope_t, self.slope_t_limit)
-
-    def _verdict(self, value: float, limit: float) -> bool | None:
-        if not self.enough or math.isnan(value) or math.isnan(limit):
-            return None
-        return bool(value > limit)
-
-    @property
-    def advice(self) -> str:
-        """Say in words what the tests mean for the calibration."""
-        if not self.enough:
-            return f"no verdict: {self.n} of at least {FEWEST} samples with a reference"
-        found = [
-            f"bias {self.bias:+.4g} is beyond {self.bias_limit:.4g}" if self.bias_significant else "",
-            f"slope {self.slope:.4g} differs from 1 (t = {self.slope_t:.3g})" if self.slope_significant else "",
-            f"SEP {self.sep:.4g} is above {self.sep_limit:.4g}" if self.sep_exceeds else "",
-        ]
-        said = "; ".join(each for each in found if each)
-        if not said:
-            return "in agreement with the laboratory"
-        if self.sep_exceeds:
-            return f"{said}: look for the cause, and extend the calibration; a correction cannot lower this SEP"
-        if self.slope_significant:
-            return f"{said}: a slope and bias correction can be justified if the samples cover the range"
-        return f"{said}: a bias correction can be justified"
+    def label(self) -> str:
+        """Return ``fat@v3 (production)``."""
+        which = "all versions" if self.version is None else f"v{self.version}"
+        return f"{self.calibration}@{which}" + (f" ({', '.join(self.aliases)})" if self.aliases else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; what is not defined is None."""
-        plain = {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(self).items()
-        }
-        base = self.baseline
+        """Return plain data for JSON."""
         return {
-            **plain,
-            "baseline": None if base is None else base._asdict(),
-            "sign": SIGN,
-            "bias_significant": self.bias_significant,
-            "sep_exceeds": self.sep_exceeds,
-            "slope_significant": self.slope_significant,
-            "advice": self.advice,
+            "calibration": self.calibration,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "target": self.target,
+            "unit": self.unit,
+            "since": self.since,
+            "until": self.until,
+            "n_measurements": self.n_measurements,
+            "n_flagged": self.n_flagged,
+            "share_flagged": None if math.isnan(self.share_flagged) else self.share_flagged,
+            "agreement": self.agreement.to_dict(),
+            "sel": None if math.isnan(self.sel) else self.sel,
+            "sel_df": self.sel_df,
+            "verdict": self.verdict,
+            "notes": list(self.notes),
+            "corrections": [each.to_dict() for each in self.corrections],
+            **{
+                name: getattr(self, name).to_dicts()
+                for name in ("chart", "by_month", "by_instrument", "by_version", "challengers")
+            },
         }
 
+    def plot(self, **options: Any) -> Any:
+        """Draw the control chart; options as for `nirs_store.plots.control_chart`."""
+        from importlib import import_module
 
-def agreement(
-    reference: Any, predicted: Any, *, baseline: Baseline | None = None, alpha: float = 0.05
-) -> Agreement:
-    """Compare predictions with the reference values of the same samples.
+        return import_module("nirs_store.plots").control_chart(self, **options)
 
-    Parameters
-    ----------
-    reference, predicted : array-like of shape (n_samples,)
-        One pair for each sample, without NaN.
-    baseline : Baseline, optional
-        The error of the calibration when it was registered.
-    alpha : float
-        Level of each test.
+    def _facts(self) -> dict[str, Any]:
+        found = self.agreement
+        unit = f" {self.unit}" if self.unit else ""
+        share = "" if math.isnan(self.share_flagged) else f" ({self.share_flagged:.1%})"
+        base = found.baseline
+        facts: dict[str, Any] = {
+            "measurements": f"{self.n_measurements:,}, {self.n_flagged:,} flagged{share}",
+            "samples with a reference": found.n,
+        }
+        if not found.n:
+            return facts
+        facts["bias (reference - predicted)"] = f"{found.bias:+.4g}{unit}, limit {_text(found.bias_limit)}"
+        limit = "no limit: neither SEC nor SECV is known"
+        if base is not None:
+            limit = f"limit {_text(found.sep_limit)} from {base.kind} {base.error:.4g} with {base.df} df"
+        facts["SEP"] = f"{_text(found.sep)}{unit}, {limit}"
+        facts["slope"] = f"{_text(found.slope)}, t {_text(found.slope_t)}, limit {_text(found.slope_t_limit)}"
+        facts["RMSEP"] = f"{found.rmsep:.4g}{unit}"
+        if self.sel_df:
+            facts["SEL"] = f"{self.sel:.4g}{unit} from replicates, {self.sel_df} df"
+        signals = self.chart["signals"].list.contains("action").sum() if self.chart.height else 0
+        facts["beyond the action limit"] = f"{signals} of {self.chart.height} points"
+        return facts
+
+    def __repr__(self) -> str:
+        lines = [f"{self.label}: {self.verdict}"]
+        lines += [f"  {name}: {value}" for name, value in self._facts().items()]
+        lines += [f"  {each.words}" + (" (retired)" if each.retired_at else "") for each in self.corrections]
+        for row in self.challengers.iter_rows(named=True):
+            lines.append(
+                f"  challenger v{row['version']}: RMSEP {_text(row['rmsep'])} against {_text(row['rmsep_reported'])}, "
+                f"{row['verdict']}"
+            )
+        lines += [f"  note: {each}" for each in self.notes]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        parts = [field_table({"verdict": self.verdict, **self._facts()})]
+        for name in ("by_month", "by_instrument", "by_version", "challengers"):
+            found: pl.DataFrame = getattr(self, name)
+            if found.height:
+                rows = [[cell_text(value) for value in row] for row in found.rows()]
+                parts.append(table(found.columns, rows, caption=name.replace("_", " ")))
+        said = {f"note {place}": each for place, each in enumerate(self.notes, 1)}
+        said |= {each.label: each.words + (" (retired)" if each.retired_at else "") for each in self.corrections}
+        return block(self.label, *parts, field_table(said))
+
+
+def _text(value: float) -> str:
+    return "not defined" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+# -- Which version, and which target.
+
+
+def which_version(
+    con: Connection, calibration: Any, alias: str | None, version: Any
+) -> tuple[dict[str, Any], bool]:
+    """Find the version that is meant, and whether all of the name are.
+
+    A name alone means what its alias "production" points to; without that alias, the newest that has measurements,
+    else the newest.
 
     Raises
     ------
-    ShapeMismatch
-        They differ in length.
+    CalibrationNotFound, InvalidInput
+    """
+    if alias is not None and version is not None:
+        raise InvalidInput("Give an alias or a version, not both.")
+    named = isinstance(calibration, str) and "@" not in calibration
+    if (alias is not None or version is not None) and not named:
+        raise InvalidInput(
+            f"calibration: {quoted(calibration)} names a version already; expected the name alone with alias or version."
+        )
+    if alias is not None:
+        return find_version(con, f"{calibration}@{alias}"), False
+    if version == "all":
+        return find_version(con, f"{calibration}@latest"), True
+    if version is not None:
+        plain = version if isinstance(version, int) and not isinstance(version, bool) else None
+        number = version_number(str(version)) if plain is None else plain
+        if number is None:
+            raise InvalidInput(f'version: expected a number, "v3" or "all"; found {version!r}.')
+        return find_version(con, f"{calibration}@v{number}"), False
+    if not named:
+        return find_version(con, calibration), False
+    newest = find_version(con, f"{calibration}@latest")
+    if (newest["name"], DEFAULT_ALIAS) in aliases_of(con, newest["name"]):
+        return find_version(con, newest["name"]), False
+    used = con.execute(
+        "SELECT max(version) FROM measurements WHERE calibration = ? AND role = 'reported'", [newest["name"]]
+    ).fetchall()
+    if used and used[0][0] is not None:
+        try:
+            return find_version(con, f"{newest['name']}@v{used[0][0]}"), False
+        except CalibrationNotFound:
+            pass  # the version was deleted, its measurements stay
+    return newest, False
+
+
+def figures_of_target(figures: Mapping[str, Any], target: str | None) -> dict[str, Any]:
+    """Return the figures of a version, of one of its targets where there are several."""
+    several = figures.get("targets")
+    if not isinstance(several, Mapping):
+        return dict(figures)
+    return {**figures, **(several.get(target or "") or {})}
+
+
+# -- Reading pairs.
+
+
+def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tuple[pl.DataFrame, list[str]]:
+    """Join measurements with references; returns the pairs in time order, and what was left out in words.
+
+    Columns: ``sample_id, measured_at, version, instrument, batch_id, prediction, raw, reference, n_references,
+    reference_sd``.
+    """
+    unit = _unit(con, wanted)
+    notes: list[str] = []
+    told = {
+        "target": (wanted.target or "").lower(), "calibration": wanted.name.lower(), "lab": wanted.lab,
+        "method": wanted.method, "unit": unit,
+    }  # fmt: skip
+    unclear = _unclear(con)
+    if unclear:
+        notes.append(
+            f"references of {len(unclear)} samples name no target, and these samples were predicted for several: they "
+            "are left out; add them with target=..."
+        )
+    if unit is not None:
+        ((strange,),) = con.execute(
+            f"SELECT count(*) FROM {CURRENT} r WHERE lower(coalesce(r.target, $target)) = $target AND r.unit <> $unit "
+            "AND r.sample_id IN (SELECT sample_id FROM measurements m WHERE m.calibration = $name)",
+            {"target": told["target"], "unit": unit, "name": wanted.name},
+        ).fetchall()
+        if strange:
+            notes.append(f"{strange} references are in another unit than {unit}: they are left out")
+    about = "lower(r.target) = $target" if wanted.target else "lower(r.target) = $calibration"
+    flags = "" if wanted.include_flagged else f" AND {NOT_FLAGGED}"
+    target = " AND (m.target IS NULL OR lower(m.target) = $target)" if wanted.target else ""
+    sql = f"""
+        WITH refs AS (
+            SELECT r.sample_id, {COMBINED[wanted.combine]} AS reference, count(*) AS n_references,
+                stddev_samp(r.value) AS reference_sd
+            FROM {CURRENT} r WHERE ({about} OR (r.target IS NULL AND NOT list_contains($unclear, r.sample_id)))
+                AND ($lab::VARCHAR IS NULL OR r.lab = $lab) AND ($method::VARCHAR IS NULL OR r.method = $method)
+                AND ($unit::VARCHAR IS NULL OR r.unit IS NULL OR r.unit = $unit)
+            GROUP BY r.sample_id)
+        SELECT m.sample_id, m.measured_at, m.version, m.instrument, m.batch_id, m.prediction, m.raw, refs.reference,
+            refs.n_references, refs.reference_sd
+        FROM measurements m JOIN refs USING (sample_id)
+        WHERE {wanted.where} AND m.role = $role AND isfinite(m.prediction){flags}{target}
+        ORDER BY m.measured_at, m.measurement_id"""
+    used = {name: value for name, value in {**told, "unclear": unclear}.items() if f"${name}" in sql}
+    return frame(con, sql, {**used, **wanted.params, "role": role}), notes
+
+
+def _unclear(con: Connection) -> list[str]:
+    """List samples whose references name no target although they were predicted for several."""
+    ((some,),) = con.execute(f"SELECT count(*) FROM {CURRENT} WHERE target IS NULL").fetchall()
+    if not some:
+        return []
+    rows = con.execute(
+        f"SELECT sample_id FROM measurements WHERE role = 'reported' AND sample_id IN (SELECT sample_id FROM {CURRENT} "
+        "WHERE target IS NULL) GROUP BY sample_id HAVING count(DISTINCT coalesce(target, calibration, chain_id)) > 1 "
+        "ORDER BY sample_id"
+    ).fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def _unit(con: Connection, wanted: Wanted) -> str | None:
+    rows = con.execute(
+        "SELECT DISTINCT c.target_unit FROM calibration_versions v JOIN chains c USING (chain_id) WHERE v.name = $name "
+        "AND ($version::INTEGER IS NULL OR v.version = $version) AND c.target_unit IS NOT NULL",
+        {"name": wanted.name, "version": wanted.version},
+    ).fetchall()
+    units = {str(row[0]) for row in rows if not str(row[0]).startswith("[")}
+    return units.pop() if len(units) == 1 else None
+
+
+def _target(counts: pl.DataFrame, chain_target: str | None, asked: str | None) -> str | None:
+    """Return the one target that is looked at.
+
+    Raises
+    ------
     InvalidInput
-        A value is not finite, or alpha is no share.
-
-    Examples
-    --------
-    >>> found = agreement([1.0, 2.0, 3.0, 4.0], [1.1, 2.1, 3.1, 4.1])
-    >>> round(found.bias, 3), found.bias_significant
-    (-0.1, None)
+        There are several and none was asked for, or not this one.
     """
-    if not 0 < alpha < 1:
-        raise InvalidInput(f"alpha: expected a share between 0 and 1; found {alpha!r}.")
-    y, x = _values(reference, "reference"), _values(predicted, "predicted")
-    if y.shape != x.shape:
-        raise ShapeMismatch(f"reference has {y.size} values, predicted {x.size}. Nothing was computed.")
-    n, nan = int(y.size), float("nan")
-    if not n:
-        return Agreement(0, nan, nan, nan, nan, nan, nan, nan, nan, nan, baseline, alpha)
-    d = y - x
-    bias = float(d.mean())
-    sep = float(d.std(ddof=1)) if n > 1 else nan
-    scale = max(float(np.abs(y).max()), float(np.abs(x).max()))
-    # A constant offset leaves nothing but the rounding of the values.
-    sep = 0.0 if sep <= _EXACT * scale else sep
-    slope = intercept = slope_t = slope_limit = nan
-    spread = float(((x - x.mean()) ** 2).sum())
-    if n > 2 and spread > n * (_EXACT * scale) ** 2:
-        slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
-        intercept = float(y.mean() - slope * x.mean())
-        residual = y - intercept - slope * x
-        variance = float((residual**2).sum()) / (n - 2)
-        off = abs(slope - 1.0)
-        if variance > (_EXACT * scale) ** 2:
-            slope_t = off * math.sqrt(spread / variance)
-        else:
-            slope_t = math.inf if off > 1e-9 else 0.0
-        slope_limit = _t(1 - alpha / 2, n - 2)
-    limit = nan
-    if baseline is not None and n > 1:
-        limit = baseline.error * math.sqrt(_f(1 - alpha, n - 1, baseline.df))
-    return Agreement(
-        n,
-        bias,
-        _t(1 - alpha / 2, n - 1) * sep / math.sqrt(n) if n > 1 else nan,
-        sep,
-        limit,
-        float(np.sqrt((d**2).mean())),
-        slope,
-        intercept,
-        slope_t,
-        slope_limit,
-        baseline,
-        alpha,
+    logged = sorted({each for each in counts["target"].to_list() if each is not None}) if counts.height else []
+    if asked is not None:
+        near = {each.casefold(): each for each in logged}
+        if logged and asked.casefold() not in near:
+            one_of("target", asked, logged)
+        return near.get(asked.casefold(), asked)
+    if len(logged) > 1:
+        raise InvalidInput(f"target: expected one of {', '.join(logged)}; the calibration predicts several.")
+    if logged:
+        return logged[0]
+    return None if chain_target is None or chain_target.startswith("[") else chain_target
+
+
+# -- The whole report.
+
+
+def monitor(
+    engine: Engine,
+    calibration: Any,
+    *,
+    since: Any = None,
+    until: Any = None,
+    alias: str | None = None,
+    version: Any = None,
+    target: str | None = None,
+    instrument: str | None = None,
+    lab: str | None = None,
+    method: str | None = None,
+    repeats: Repeats = "mean",
+    combine: Combine = "mean",
+    include_flagged: bool = True,
+    alpha: float = 0.05,
+    ewma_lambda: float = LAMBDA,
+) -> Monitoring:
+    """Compare what a calibration predicted with the laboratory; see `Calibrations.monitor`."""
+    one_of("repeats", repeats, get_args(Repeats))
+    one_of("combine", combine, get_args(Combine))
+    begin, end = moment(since, "since"), moment(until, "until")
+    if begin is not None and end is not None and begin >= end:
+        raise InvalidInput(f"since: expected a moment before until; found {since} and {until}.")
+
+    def ask(con: Connection) -> Monitoring:
+        row, whole = which_version(con, calibration, alias, version)
+        number = None if whole else int(row["version"])
+        wanted = Wanted(
+            row["name"], number, target, begin, end, instrument, lab, method, combine, include_flagged
+        )
+        counts = _counts(con, wanted)
+        chain = con.execute(
+            "SELECT target, target_unit FROM chains WHERE chain_id = ?", [row["chain_id"]]
+        ).fetchall()
+        about = _target(counts, chain[0][0] if chain else None, target)
+        wanted = Wanted(**{**wanted.__dict__, "target": about})
+        pairs, notes = pairs_of(con, wanted)
+        errors = _errors(con, row["name"], about)
+        rows_of = con.execute(
+            "SELECT version, figures::VARCHAR FROM calibration_versions WHERE name = ?", [row["name"]]
+        ).fetchall()
+        figures = {int(each[0]): figures_of_target(from_json(each[1]) or {}, about) for each in rows_of}
+        base = Baseline.of(figures.get(int(row["version"]), {}))
+        rivals = _challengers(con, wanted, pairs, alpha) if "challenger" in counts["role"].to_list() else None
+        made = list_corrections(con, row["name"], number)
+        aliases = tuple(a for (_, a), v in aliases_of(con, row["name"]).items() if v == row["version"] and not whole)
+        reported = counts.filter((pl.col("role") == "reported") & _is_target(about))
+        notes += _left_out(reported, errors, base, number, include_flagged)
+        points = per_sample(pairs, repeats)
+        sel, sel_df = _sel(pairs)
+        return Monitoring(
+            row["name"],
+            number,
+            aliases,
+            about,
+            _unit(con, wanted),
+            with_zone(begin),
+            with_zone(end),
+            int(reported["n"].sum()),
+            int(reported["flagged"].sum()),
+            agreement(points["reference"].to_numpy(), points["prediction"].to_numpy(), baseline=base, alpha=alpha),
+            sel,
+            sel_df,
+            _chart(points, errors, ewma_lambda),
+            _parts(reported, pairs, "month", repeats, base, alpha),
+            _parts(reported, pairs, "instrument", repeats, base, alpha),
+            _parts(
+                reported, pairs, "version", repeats, {v: Baseline.of(f) for v, f in figures.items()}, alpha
+            ),
+            pl.DataFrame() if rivals is None else rivals,
+            tuple(made),
+            tuple(notes),
+        )
+
+    return engine.query(ask)
+
+
+def _is_target(about: str | None) -> pl.Expr:
+    return pl.lit(True) if about is None else pl.col("target").is_null() | (pl.col("target") == about)
+
+
+def _counts(con: Connection, wanted: Wanted) -> pl.DataFrame:
+    """Count measurements by role, target, month, instrument and version."""
+    return frame(
+        con,
+        f"""
+        SELECT m.role, m.target, date_trunc('month', m.measured_at)::DATE AS month, m.instrument, m.version,
+            count(*) AS n, count(*) FILTER (NOT {NOT_FLAGGED}) AS flagged,
+            count(*) FILTER (m.sample_id IS NULL) AS nameless,
+            count(*) FILTER (m.prediction IS NULL AND m.label IS NULL OR NOT isfinite(m.prediction)) AS no_number,
+            count(*) FILTER (m.label IS NOT NULL) AS labels, count(DISTINCT m.correction_id) AS corrected
+        FROM measurements m WHERE {wanted.where} GROUP BY ALL ORDER BY ALL""",
+        wanted.params,
     )
 
 
-def ewma(values: Any, weight: float = LAMBDA, start: float = 0.0) -> Floats:
-    """Return the exponentially weighted moving average z_i = weight x_i + (1 - weight) z_(i-1), with z_0 = start.
-
-    Examples
-    --------
-    >>> ewma([1.0, 1.0], 0.5)
-    array([0.5 , 0.75])
-    """
-    from scipy.signal import lfilter
-
-    _check_weight(weight)
-    found, _ = lfilter([weight], [1.0, weight - 1.0], _values(values, "values"), zi=[(1.0 - weight) * start])
-    return np.asarray(found, dtype=np.float64)
-
-
-def control_chart(
-    difference: Any, sigma: Any, *, weight: float = LAMBDA, limits: tuple[float, float] = (2.0, 3.0)
-) -> pl.DataFrame:
-    """Lay out a control chart around 0, in the order of the differences.
-
-    Parameters
-    ----------
-    difference : array-like of shape (n,)
-        reference - predicted, in time order.
-    sigma : float or array-like of shape (n,)
-        SEP of the version at registration; NaN where it is not known, and then there are no limits.
-    weight : float
-        Of the newest value in the moving average, above 0 and at most 1.
-    limits : (float, float)
-        Warning and action limit in units of `sigma`.
-
-    Returns
-    -------
-    polars.DataFrame
-        ``difference, warning, action, ewma, ewma_limit, signals``. A limit holds on both sides of 0; ``signals`` is
-        a list of words: "action" (beyond the action limit), "warning" (beyond the warning limit), "2 of 3" (two of
-        three in a row beyond the same warning limit), "9 in a row" (nine in a row on one side), "ewma".
-    """
-    d = _values(difference, "difference")
-    s = np.broadcast_to(np.asarray(sigma, dtype=np.float64), d.shape)
-    warning, action = s * limits[0], s * limits[1]
-    average = ewma(d, weight)
-    steps = np.arange(1, d.size + 1)
-    ewma_limit = action * np.sqrt(weight / (2 - weight) * (1 - (1 - weight) ** (2.0 * steps)))
-    with np.errstate(invalid="ignore"):
-        beyond = np.where(np.abs(d) > warning, np.sign(d), 0.0)
-        words = {
-            "action": np.abs(d) > action,
-            "warning": beyond != 0,
-            "2 of 3": _two_of_three(beyond),
-            f"{_RUN} in a row": _runs(np.sign(d)) >= _RUN,
-            "ewma": np.abs(average) > ewma_limit,
-        }
-    return pl.DataFrame(
-        {
-            "difference": d,
-            "warning": pl.Series(warning, nan_to_null=True, dtype=pl.Float64),
-            "action": pl.Series(action, nan_to_null=True, dtype=pl.Float64),
-            "ewma": average,
-            "ewma_limit": pl.Series(ewma_limit, nan_to_null=True, dtype=pl.Float64),
-        }
-    ).with_columns(signals=_words(words, d.size))
-
-
-def _words(found: Mapping[str, NDArray[np.bool_]], n: int) -> pl.Series:
-    """Return a column of lists of the words that hold for each row."""
-    codes = np.zeros(n, dtype=np.int64)
-    for place, hit in enumerate(found.values()):
-        codes += hit.astype(np.int64) << place
-    names = list(found)
-    each = [[name for k, name in enumerate(names) if code >> k & 1] for code in range(1 << len(names))]
-    return pl.Series(each, dtype=pl.List(pl.String)).gather(codes)
-
-
-def _two_of_three(beyond: Floats) -> NDArray[np.bool_]:
-    padded = np.concatenate([np.zeros(2), beyond])
-    window = np.stack([padded[:-2], padded[1:-1], padded[2:]])
-    return np.asarray((beyond != 0) & ((window == beyond).sum(axis=0) >= 2))
-
-
-def _runs(side: Floats) -> NDArray[np.int64]:
-    """Return how many values in a row, up to each, lie on its side of 0; a value of 0 begins a new run."""
-    n = side.size
-    begins = np.ones(n, dtype=bool)
-    begins[1:] = (side[1:] != side[:-1]) | (side[1:] == 0)
-    places = np.arange(n)
-    start = np.maximum.accumulate(np.where(begins, places, 0)) if n else places
-    return np.asarray(np.where(side == 0, 0, places - start + 1))
-
-
-def per_sample(pairs: pl.DataFrame, repeats: Repeats, by: Sequence[str] = ()) -> pl.DataFrame:
-    """Reduce repeated measurements of a sample to one row, in time order.
-
-    Parameters
-    ----------
-    pairs : polars.DataFrame
-        ``sample_id, measured_at, reference, prediction`` and the columns of `by`, in time order.
-    repeats : {"mean", "last", "each"}
-        The mean of the predictions of a sample, the last, or each as a sample of its own (a control sample that is
-        measured every day).
-    by : sequence of str
-        Samples are counted once in each of these groups.
-    """
-    if repeats not in get_args(Repeats):
-        raise InvalidInput(
-            f'repeats: expected "mean", "last" or "each"; found {repeats!r}. Nothing was computed.'
-        )
-    if repeats == "each" or not pairs.height:
-        return pairs
-    others = [name for name in pairs.columns if name not in ("sample_id", "prediction", *by)]
-    prediction = pl.col("prediction").mean() if repeats == "mean" else pl.col("prediction").last()
-    reduced = pairs.group_by("sample_id", *by, maintain_order=True).agg(
-        prediction, *(pl.col(name).last() for name in others)
-    )
-    return reduced.select(pairs.columns).sort("measured_at", maintain_order=True)
-
-
-def replicate_error(values: Any, samples: Any) -> tuple[float, int]:
-    """Return the standard error of the laboratory (SEL) from replicates, and its degrees of freedom.
-
-    SEL = sqrt(sum of squared deviations from each sample's mean / sum of (replicates - 1)).
-
-    Examples
-    --------
-    >>> sel, df = replicate_error([1.0, 3.0, 5.0], ["a", "a", "b"])
-    >>> round(sel, 3), df
-    (1.414, 1)
-    """
-    found = _values(values, "values")
-    _, which, counts = np.unique(np.asarray(samples), return_inverse=True, return_counts=True)
-    df = int((counts - 1).sum())
-    if df < 1:
-        return float("nan"), 0
-    means = np.bincount(which, weights=found) / counts
-    return float(np.sqrt(((found - means[which]) ** 2).sum() / df)), df
-
-
-def paired(reference: Any, first: Any, second: Any, *, alpha: float = 0.05) -> dict[str, Any]:
-    """Compare two predictions of the same samples by their squared errors.
-
-    Returns
-    -------
-    dict
-        ``n, rmsep_first, rmsep_second, mean_difference`` (second - first), ``p`` of the two-sided paired t test of
-        the squared errors, and ``verdict``: no verdict below ten samples.
-    """
-    y = _values(reference, "reference")
-    a, b = _values(first, "first"), _values(second, "second")
-    n = int(y.size)
-    errors_a, errors_b = (y - a) ** 2, (y - b) ** 2
-    p = float("nan")
-    if n > 1:
-        gap = errors_b - errors_a
-        spread = float(gap.std(ddof=1))
-        if spread > _EXACT * float(np.abs(gap).max()):
-            p = 2 * (1 - _t_cdf(abs(float(gap.mean())) / (spread / math.sqrt(n)), n - 1))
-        else:
-            p = 1.0 if abs(float(gap.mean())) <= _EXACT else 0.0
-    rmsep_a = float(np.sqrt(errors_a.mean())) if n else float("nan")
-    rmsep_b = float(np.sqrt(errors_b.mean())) if n else float("nan")
-    verdict = "not distinguishable"
-    if n < FEWEST:
-        verdict = f"no verdict: {n} of at least {FEWEST} samples with a reference"
-    elif p < alpha:
-        verdict = "better" if rmsep_b < rmsep_a else "worse"
-    return {
-        "n": n,
-        "rmsep_first": rmsep_a,
-        "rmsep_second": rmsep_b,
-        "mean_difference": float((b - a).mean()) if n else float("nan"),
-        "p": p,
-        "verdict": verdict,
-    }
-
-
-# -- Values and distributions.
-
-
-def _values(given: Any, name: str) -> Floats:
-    try:
-        found = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name}: expected numbers; found {type(given).__name__}.") from error
-    if found.ndim != 1 or not np.isfinite(found).all():
-        raise InvalidInput(
-            f"{name}: expected finite numbers in one dimension; found shape {found.shape}"
-            f"{'' if np.isfinite(found).all() else ' with NaN or infinite values'}."
-        )
+def _errors(con: Connection, name: str, target: str | None) -> dict[int, tuple[float, str]]:
+    """Return the error at registration by version, SEP or else SECV, and which of them it is."""
+    rows = con.execute(
+        "SELECT version, figures::VARCHAR FROM calibration_versions WHERE name = ?", [name]
+    ).fetchall()
+    found = {}
+    for version, text in rows:
+        figures = figures_of_target(from_json(text) or {}, target)
+        for kind in ("sep", "secv"):
+            value = figures.get(kind)
+            if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
+                found[int(version)] = (float(value), kind.upper())
+                break
     return found
 
 
-def _number(value: Any) -> float | None:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if plain and math.isfinite(value) else None
+def _left_out(
+    reported: pl.DataFrame,
+    errors: Mapping[int, tuple[float, str]],
+    base: Baseline | None,
+    version: int | None,
+    include_flagged: bool,
+) -> list[str]:
+    """Say what the figures do not show by themselves."""
+    notes = []
+    if reported["labels"].sum():
+        notes.append(f"{reported['labels'].sum()} predictions are labels of a classifier: no bias, SEP or chart")
+    if reported["nameless"].sum():
+        notes.append(f"{reported['nameless'].sum()} measurements without a sample id cannot be joined to a reference")
+    if reported["no_number"].sum():
+        notes.append(f"{reported['no_number'].sum()} measurements have no finite prediction: they are left out")
+    if base is not None and base.kind == "SECV":
+        notes.append(
+            "the number of fitted parameters is not defined: SEP is compared with SECV and n - 1 degrees of freedom"
+        )
+    kinds = {errors[v][1] for v in ([version] if version is not None else list(errors)) if v in errors}
+    if "SECV" in kinds:
+        notes.append("no SEP of a test set was registered: the limits of the chart are multiples of SECV")
+    if not kinds:
+        notes.append("no error was registered with the version: the chart has no limits")
+    if not include_flagged and reported["flagged"].sum():
+        notes.append(f"{reported['flagged'].sum()} flagged measurements are left out of bias, SEP and chart")
+    return notes
 
 
-def _check_weight(weight: float) -> None:
-    if not 0 < weight <= 1:
-        raise InvalidInput(f"lambda: expected a weight above 0 and at most 1; found {weight!r}.")
+def _chart(points: pl.DataFrame, errors: Mapping[int, tuple[float, str]], weight: float) -> pl.DataFrame:
+    versions = points["version"].to_list()
+    sigma = np.array([errors.get(v, (math.nan, ""))[0] for v in versions], dtype=np.float64)
+    difference = points["reference"].to_numpy() - points["prediction"].to_numpy()
+    told = points.select("sample_id", "measured_at", "version", "instrument", "reference", "prediction")
+    return told.hstack(control_chart(difference, sigma, weight=weight))
 
 
-def _t(share: float, df: int) -> float:
-    from scipy.special import stdtrit
+def _parts(
+    reported: pl.DataFrame,
+    pairs: pl.DataFrame,
+    by: str,
+    repeats: Repeats,
+    base: Baseline | None | Mapping[int, Baseline | None],
+    alpha: float,
+) -> pl.DataFrame:
+    """Lay out the figures by month, instrument or version."""
+    if by == "month":
+        pairs = pairs.with_columns(month=pl.col("measured_at").dt.truncate("1mo").dt.date())
+    counted = reported.group_by(by).agg(pl.col("n").sum(), pl.col("flagged").sum()).sort(by, nulls_last=True)
+    points = per_sample(pairs, repeats, (by,))
+    rows = []
+    for key, n, flagged in counted.iter_rows():
+        part = points.filter(pl.col(by).eq_missing(pl.lit(key)))
+        own = base.get(key) if isinstance(base, Mapping) else base
+        found = agreement(part["reference"].to_numpy(), part["prediction"].to_numpy(), baseline=own, alpha=alpha)
+        rows.append(
+            (key, n, flagged, flagged / n, found.n, found.bias, found.bias_limit, found.sep, found.rmsep, found.advice)
+        )
+    told = ("n_measurements", "n_flagged", "share_flagged", "n", "bias", "bias_limit", "sep", "rmsep", "verdict")
+    kinds = [pl.Int64, pl.Int64, pl.Float64, pl.Int64, *[pl.Float64] * 4, pl.String]
+    schema = {by: reported.schema[by], **dict(zip(told, kinds, strict=True))}
+    found_ = pl.DataFrame(rows, schema=schema, orient="row")
+    return found_.with_columns(pl.col(pl.Float64).fill_nan(None))
 
-    return float(stdtrit(df, share))
+
+def _sel(pairs: pl.DataFrame) -> tuple[float, int]:
+    """Return SEL from the replicates of the samples, each counted once."""
+    each = pairs.unique("sample_id").filter(pl.col("n_references") > 1)
+    df = int((each["n_references"] - 1).sum()) if each.height else 0
+    if not df:
+        return math.nan, 0
+    squares = float((each["reference_sd"] ** 2 * (each["n_references"] - 1)).sum())
+    return math.sqrt(squares / df), df
 
 
-def _t_cdf(value: float, df: int) -> float:
-    from scipy.special import stdtr
+def _challengers(con: Connection, wanted: Wanted, pairs: pl.DataFrame, alpha: float) -> pl.DataFrame:
+    """Compare each challenger with what was reported, on the measurements that both predicted."""
+    others = Wanted(**{**wanted.__dict__, "version": None})
+    rivals, _ = pairs_of(con, others, role="challenger")
+    mine = pairs.select("batch_id", "sample_id", reported="prediction")
+    both = rivals.join(mine, on=("batch_id", "sample_id"), how="inner")
+    rows = []
+    for version in sorted(set(both["version"].to_list())):
+        part = both.filter(pl.col("version") == version)
+        each = part.group_by("sample_id", maintain_order=True).agg(
+            pl.col("reference").first(), pl.col("prediction").mean(), pl.col("reported").mean()
+        )
+        found = paired(
+            each["reference"].to_numpy(), each["reported"].to_numpy(), each["prediction"].to_numpy(), alpha=alpha
+        )
+        rows.append(
+            {
+                "version": version,
+                "n": found["n"],
+                "rmsep": found["rmsep_second"],
+                "rmsep_reported": found["rmsep_first"],
+                "mean_difference": found["mean_difference"],
+                "p": found["p"],
+                "verdict": found["verdict"],
+            }
+        )
+    return pl.DataFrame(rows)
 
-    return float(stdtr(df, value))
 
-
-def _f(share: float, first: int, second: int) -> float:
-    from scipy.special import fdtri
-
-    return float(fdtri(first, second, share))

@@ -6,7 +6,7 @@ from scipy import stats
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
-from nirs_store.service.monitor import (
+from nirs_store.service.statistics import (
     Baseline,
     agreement,
     control_chart,

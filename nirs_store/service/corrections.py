@@ -1,0 +1,333 @@
+"""Slope and bias corrections: versioned objects with the samples that they came from, applied visibly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.audit.trail import note
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Engine
+from nirs_store.display import block, field_table
+from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.ids import new_id, now_naive
+from nirs_store.lazy import polars as pl
+from nirs_store.records.named import find_version
+from nirs_store.records.notes import check_guard
+from nirs_store.records.queries import frame
+from nirs_store.service.statistics import Agreement, Baseline, agreement
+from nirs_store.service.versions import user_name
+from nirs_store.values import as_name, from_json, one_of, to_json, with_zone
+
+__all__ = ["Correction", "Kind", "active", "apply", "choose", "list_corrections", "retire", "save"]
+
+Kind = Literal["auto", "bias", "slope_bias"]
+Floats = NDArray[np.float64]
+
+#: Share of the calibration's range that samples must span before a slope can be judged: a convention.
+_SPAN = 0.5
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A correction of one version: corrected = slope * prediction + bias.
+
+    Attributes
+    ----------
+    correction_id : str
+    calibration : str
+    version : int
+        What it belongs to. Another version is never corrected by it.
+    number : int
+        Counted per calibration; `label` is "c2" for 2.
+    slope, bias : float
+    samples : tuple of dict
+        ``sample_id, reference, prediction`` (uncorrected) of the samples that it was computed from.
+    reason, author : str
+    figures : dict
+        n, bias, SEP and RMSEP of these samples before and after; after is no independent check.
+    created_at : datetime
+    retired_at : datetime or None
+        Since then it is applied no more.
+    """
+
+    correction_id: str
+    calibration: str
+    version: int
+    number: int
+    slope: float
+    bias: float
+    samples: tuple[Mapping[str, Any], ...]
+    reason: str | None
+    author: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
+    retired_at: datetime | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the short name, such as ``c2``."""
+        return f"c{self.number}"
+
+    @property
+    def words(self) -> str:
+        """Say what is done to a prediction, such as ``corrected by c2: 0.98 y + 0.12``."""
+        sign = "-" if self.bias < 0 else "+"
+        slope = "y" if self.slope == 1 else f"{self.slope:.6g} y"
+        return f"corrected by {self.label}: {slope} {sign} {abs(self.bias):.6g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self) | {"label": self.label, "words": self.words}
+
+    def __repr__(self) -> str:
+        state = f", retired {self.retired_at:%Y-%m-%d}" if self.retired_at else ""
+        return f"<{self.calibration}@v{self.version} {self.words}; {len(self.samples)} samples{state}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "calibration": f"{self.calibration}@v{self.version}",
+            "samples": len(self.samples),
+            "reason": self.reason,
+            "author": self.author,
+            **self.figures,
+            "retired": self.retired_at,
+        }
+        return block(self.words, field_table(facts))
+
+
+def apply(details: pl.DataFrame, correction: Correction) -> pl.DataFrame:
+    """Correct the predictions and bounds of a detailed prediction; ``raw`` and ``correction`` say what was done.
+
+    Raises
+    ------
+    InvalidInput
+        Labels, or several targets: a slope and bias correction is about one number.
+    """
+    numeric = details["prediction"].dtype.is_numeric()
+    if "target" in details.columns or "set" in details.columns or not numeric:
+        raise InvalidInput(
+            f"{correction.calibration}@v{correction.version} is {correction.words}, which is about one number for each "
+            "sample; this version predicts several targets or labels. Retire the correction."
+        )
+    slope, bias = correction.slope, correction.bias
+    raw = details["prediction"]
+    bounds = [details[name] for name in ("lower", "upper")]
+    if slope < 0:
+        bounds.reverse()
+    changed = details.with_columns(
+        raw * slope + bias,
+        *(
+            (bound * slope + bias).alias(name)
+            for name, bound in zip(("lower", "upper"), bounds, strict=True)
+        ),
+    )
+    place = changed.get_column_index("prediction") + 1
+    changed.insert_column(place, raw.alias("raw"))
+    changed.insert_column(place + 1, pl.Series("correction", [correction.words] * changed.height))
+    return changed
+
+
+def choose(
+    pairs: pl.DataFrame,
+    kind: Kind,
+    baseline: Baseline | None,
+    span: Sequence[float] | None,
+    *,
+    force: bool = False,
+    alpha: float = 0.05,
+) -> tuple[float, float, Agreement]:
+    """Compute slope and bias from samples; refuse what their number, range and significance do not justify.
+
+    Parameters
+    ----------
+    pairs : polars.DataFrame
+        ``reference`` and ``prediction`` (uncorrected), one row per sample.
+    kind : {"auto", "bias", "slope_bias"}
+        "auto" takes the slope only where it differs from 1 and the samples span enough, else the bias.
+    span : (float, float), optional
+        Range of the calibration's reference values.
+    force : bool
+        Take `kind` without significance.
+
+    Raises
+    ------
+    InvalidInput
+        There is nothing to correct, or not enough to tell.
+    """
+    one_of("kind", kind, get_args(Kind))
+    found = agreement(pairs["reference"].to_numpy(), pairs["prediction"].to_numpy(), baseline=baseline, alpha=alpha)
+    if found.n < (3 if force else 10):
+        raise InvalidInput(
+            f"A correction needs at least 10 samples with a reference; found {found.n}. Nothing was changed. "
+            "force=True takes 3 and more."
+        )
+    wide, share = _is_wide(pairs, span)
+    narrow = f"the samples span only {share:.0%} of the calibration's range"
+    if kind == "auto":
+        if found.slope_significant and wide:
+            kind = "slope_bias"
+        elif found.bias_significant or force:
+            kind = "bias"
+        else:
+            why = f" (the slope differs from 1, but {narrow})" if found.slope_significant else ""
+            raise InvalidInput(f"Nothing to correct: the bias is not significant{why}. Nothing was changed.")
+    elif not force:
+        if kind == "bias" and not found.bias_significant:
+            raise InvalidInput(
+                f"The bias {found.bias:+.4g} is within {found.bias_limit:.4g}, so it is not significant. "
+                "Nothing was changed. force=True corrects it all the same."
+            )
+        if kind == "slope_bias" and not (found.slope_significant and wide):
+            what = f"the slope {found.slope:.4g} does not differ from 1" if wide else narrow
+            raise InvalidInput(
+                f"A slope correction is not justified: {what}. Nothing was changed. Correct the bias alone, or "
+                "force=True."
+            )
+    if kind == "bias":
+        return 1.0, found.bias, found
+    if not np.isfinite(found.slope):
+        raise InvalidInput("The predictions of the samples do not differ, so there is no slope. Nothing was changed.")
+    return found.slope, found.intercept, found
+
+
+def _is_wide(pairs: pl.DataFrame, span: Sequence[float] | None) -> tuple[bool, float]:
+    if span is None or not pairs.height or not span[1] > span[0]:
+        return True, 1.0
+    values = pairs["reference"].to_numpy()
+    share = float(values.max() - values.min()) / float(span[1] - span[0])
+    return share >= _SPAN, share
+
+
+def save(
+    engine: Engine,
+    calibration: Any,
+    slope: float,
+    bias: float,
+    pairs: pl.DataFrame,
+    *,
+    reason: str | None,
+    author: str | None,
+) -> Correction:
+    """Keep a correction of one version; the one before it is retired in the same transaction."""
+    for name, value in (("slope", slope), ("bias", bias)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+            raise InvalidInput(f"{name}: expected a finite number; found {value!r}. Nothing was changed.")
+    if slope == 0:
+        raise InvalidInput("slope: 0 would give every sample the same value. Nothing was changed.")
+    why = None if reason is None else as_name(reason, "reason")
+    by = user_name() if author is None else as_name(author, "author")
+    told = [name for name in ("sample_id", "reference", "prediction") if name in pairs.columns]
+    samples = pairs.select(told).to_dicts()
+    check_guard(engine, {"reason": why, "author": author, "samples": samples})
+
+    def work(con: Connection) -> Correction:
+        row = find_version(con, calibration)
+        now = now_naive()
+        con.execute(
+            "UPDATE corrections SET retired_at = $now WHERE calibration = $name AND version = $version AND retired_at "
+            "IS NULL",
+            {"now": now, "name": row["name"], "version": row["version"]},
+        )
+        ((number,),) = con.execute(
+            "SELECT coalesce(max(number), 0) + 1 FROM corrections WHERE calibration = ?", [row["name"]]
+        ).fetchall()
+        made = Correction(
+            new_id(), row["name"], int(row["version"]), int(number), float(slope), float(bias), tuple(samples), why,
+            by, _figures(pairs, slope, bias), with_zone(now),
+        )  # fmt: skip
+        values = {
+            "correction_id": made.correction_id, "calibration": made.calibration, "version": made.version,
+            "number": made.number, "slope": made.slope, "bias": made.bias, "samples": to_json(samples, "samples"),
+            "reason": why, "author": by, "metadata": to_json(dict(made.figures), "figures"), "created_at": now,
+        }  # fmt: skip
+        names = column_names("corrections")
+        marks = ", ".join("?" * len(names))
+        con.execute(f"INSERT INTO corrections ({', '.join(names)}) VALUES ({marks})", [values.get(n) for n in names])
+        facts = {"calibration": made.calibration, "version": made.version, "correction": made.words}
+        facts |= {"reason": why, "samples": len(samples)}
+        note(engine, "correct_calibration", "calibration", row["version_id"], details=facts, con=con)
+        return made
+
+    return engine.change(work)
+
+
+def _figures(pairs: pl.DataFrame, slope: float, bias: float) -> dict[str, Any]:
+    if not pairs.height:
+        return {}
+    y, x = pairs["reference"].to_numpy(), pairs["prediction"].to_numpy()
+    found: dict[str, Any] = {"n": pairs.height, "sign": "reference - predicted"}
+    for name, values in (("before", x), ("after", slope * x + bias)):
+        each = agreement(y, values).to_dict()
+        found |= {f"{key}_{name}": each[key] for key in ("bias", "sep", "rmsep")}
+    return found
+
+
+def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | None) -> Correction:
+    """Apply the present correction of a version no more; it stays in the history.
+
+    Raises
+    ------
+    UnknownId
+        The version has none.
+    """
+    why = None if reason is None else as_name(reason, "reason")
+    by = user_name() if user is None else as_name(user, "user")
+    check_guard(engine, {"reason": why, "user": user})
+
+    def work(con: Connection) -> Correction:
+        row = find_version(con, calibration)
+        found = active(con, row)
+        if found is None:
+            raise UnknownId("correction", f"{row['name']}@v{row['version']}", "No correction of it is applied.")
+        now = now_naive()
+        con.execute("UPDATE corrections SET retired_at = ? WHERE correction_id = ?", [now, found.correction_id])
+        facts = {"calibration": row["name"], "version": row["version"], "correction": found.words}
+        facts |= {"reason": why, "by": by}
+        note(engine, "retire_correction", "calibration", row["version_id"], details=facts, con=con)
+        return Correction(**{**{n: getattr(found, n) for n in found.__dataclass_fields__}, "retired_at": with_zone(now)})
+
+    return engine.change(work)
+
+
+_READ = (
+    "SELECT correction_id, calibration, version, number, slope, bias, samples::VARCHAR AS samples, reason, author, "
+    "metadata::VARCHAR AS figures, created_at, retired_at FROM corrections"
+)
+
+
+def active(con: Connection, version: Mapping[str, Any]) -> Correction | None:
+    """Read the correction that is applied to a version now: its newest, else the one that it was registered with."""
+    rows = frame(
+        con,
+        f"{_READ} WHERE retired_at IS NULL AND ((calibration = $name AND version = $version) OR correction_id = $own) "
+        "ORDER BY calibration = $name AND version = $version DESC, number DESC LIMIT 1",
+        {"name": version["name"], "version": version["version"], "own": version.get("correction_id")},
+    )
+    return _made(rows.row(0, named=True)) if rows.height else None
+
+
+def _made(row: Mapping[str, Any]) -> Correction:
+    return Correction(
+        **{
+            **row,
+            "samples": tuple(from_json(row["samples"]) or ()),
+            "figures": from_json(row["figures"]) or {},
+        }
+    )
+
+
+def list_corrections(con: Connection, name: str, version: int | None = None) -> list[Correction]:
+    """Read the corrections of a calibration, oldest first."""
+    rows = frame(
+        con,
+        f"{_READ} WHERE calibration = $name AND ($version::INTEGER IS NULL OR version = $version) ORDER BY number",
+        {"name": name, "version": version},
+    )
+    return [_made(row) for row in rows.iter_rows(named=True)]

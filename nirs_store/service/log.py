@@ -1,0 +1,358 @@
+"""The log of predictions: what was predicted when, for which sample, by which version, and how it was flagged.
+
+Rows travel through the journal: all rows of one call are one commit, and no other process is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nirs_store.audit.trail import attempting, moment, note
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Engine
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.ids import new_id, now_naive, spectrum_hashes
+from nirs_store.lazy import polars as pl
+from nirs_store.records.notes import check_guard
+from nirs_store.records.queries import frame
+from nirs_store.values import as_name, as_text, one_of, to_json
+
+__all__ = ["NOT_FLAGGED", "Entry", "Measurements", "clean_ids", "record"]
+
+Role = Literal["reported", "challenger"]
+
+#: Flags that are no finding about the sample, as SQL.
+NOT_FLAGGED = "(m.flags IS NULL OR m.flags = '[\"domain not known\"]')"
+_ROLES = ("reported", "challenger")
+_SPECTRUM = "<f8"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What all rows of one call have in common."""
+
+    chain_id: str
+    calibration: str | None = None
+    version: int | None = None
+    correction_id: str | None = None
+    target: str | None = None
+    instrument: str | None = None
+    operator: str | None = None
+    measured_at: datetime | Sequence[datetime] | None = None
+    bundle: str | None = None
+    role: Role = "reported"
+
+
+def clean_ids(sample_ids: Iterable[Any] | None, n: int) -> list[str | None]:
+    """Return the names of samples as text; None for a sample without a name.
+
+    Raises
+    ------
+    ShapeMismatch
+        There are more or fewer names than spectra.
+    """
+    if sample_ids is None:
+        return [None] * n
+    if isinstance(sample_ids, str):
+        raise InvalidInput(f"sample_ids: expected one name for each of {n} spectra; found the text {sample_ids!r}.")
+    found: list[str | None] = []
+    for each in sample_ids:
+        missing = each is None or (isinstance(each, (float, np.floating)) and np.isnan(each))
+        plain = int(each) if isinstance(each, (float, np.floating)) and not missing and each == int(each) else each
+        text = "" if missing else as_text(str(plain), "sample_ids").strip()
+        found.append(text or None)
+    if len(found) != n:
+        raise ShapeMismatch(f"sample_ids: expected one name for each of {n} spectra; found {len(found)}.")
+    return found
+
+
+def record(
+    engine: Engine,
+    details: pl.DataFrame,
+    entry: Entry,
+    sample_ids: Sequence[str | None],
+    spectra: NDArray[Any] | None,
+    *,
+    keep_spectra: bool = False,
+    batch_id: str | None = None,
+    commit: bool = True,
+) -> str:
+    """Record the rows of a detailed prediction; returns the id of the batch.
+
+    Parameters
+    ----------
+    details
+        As `ChainPredictor.predict_details` returns it; ``raw`` where a correction was applied.
+    entry
+        What the rows have in common.
+    sample_ids
+        One for each spectrum, as `clean_ids` returns them.
+    spectra
+        One row per sample; their hashes are kept, and the values if asked.
+    commit
+        Commit now, with what waits; else with the next commit.
+
+    Raises
+    ------
+    ForbiddenContent
+        The guard of the workspace refuses a name.
+    ReadOnlyStore, WriteFailed
+    """
+    n = len(sample_ids)
+    width = details.height // n if n else 1
+    check_guard(
+        engine,
+        {
+            "sample_ids": [each for each in sample_ids if each is not None],
+            "instrument": entry.instrument,
+            "operator": entry.operator,
+        },
+    )
+    now = now_naive()
+    batch = batch_id or new_id()
+    hashes, blobs = _of_spectra(spectra, n, keep_spectra)
+    columns = _predicted(details)
+    columns |= {
+        "measurement_id": [new_id() for _ in range(details.height)],
+        "sample_id": _each(sample_ids, width),
+        "target": details["target"].to_list() if "target" in details.columns else [entry.target] * n,
+        "spectrum_hash": _each(hashes, width),
+        "spectrum": _each(blobs, width),
+        "measured_at": _each(_moments(entry.measured_at, n, now), width),
+    }
+    same = {
+        "batch_id": batch,
+        "calibration": entry.calibration,
+        "version": entry.version,
+        "chain_id": entry.chain_id,
+        "correction_id": entry.correction_id,
+        "role": entry.role,
+        "instrument": entry.instrument,
+        "operator": entry.operator,
+        "bundle": entry.bundle,
+        "logged_at": now,
+    }
+    names = column_names("measurements")
+    table = [columns.get(name) or [same.get(name)] * details.height for name in names]
+    with engine.recording(commit=commit) as buffer:
+        buffer.rows["measurements"].extend(zip(*table, strict=True))
+        buffer.nbytes += 300 * details.height + sum(len(blob or b"") for blob in blobs) * width
+    return batch
+
+
+def _each(values: Sequence[Any], width: int) -> list[Any]:
+    return list(values) if width == 1 else [value for value in values for _ in range(width)]
+
+
+def _predicted(details: pl.DataFrame) -> dict[str, list[Any]]:
+    """Return the columns that hold what was predicted; labels of a classifier are kept as text."""
+    flags: dict[tuple[str, ...], str | None] = {(): None}
+    words = [tuple(each) for each in details["flags"].to_list()]
+    for each in set(words):
+        flags.setdefault(each, to_json(list(each), "flags"))
+    found: dict[str, list[Any]] = {"flags": [flags[each] for each in words]}
+    prediction = details["prediction"]
+    if not prediction.dtype.is_numeric() or "set" in details.columns:
+        return found | {"label": [None if each is None else str(each) for each in prediction.to_list()]}
+    values = prediction.cast(pl.Float64)
+    raw = details["raw"].cast(pl.Float64) if "raw" in details.columns else values
+    found |= {"prediction": values.to_list(), "raw": raw.to_list()}
+    for name in ("lower", "upper"):
+        if name in details.columns:
+            found[name] = details[name].to_list()
+    return found
+
+
+def _of_spectra(
+    spectra: NDArray[Any] | None, n: int, keep: bool
+) -> tuple[list[str | None], list[bytes | None]]:
+    if spectra is None:
+        return [None] * n, [None] * n
+    hashes: list[str | None] = [each.hex() for each in spectrum_hashes(spectra)]
+    if not keep:
+        return hashes, [None] * n
+    return hashes, [row.tobytes() for row in np.ascontiguousarray(spectra, dtype=_SPECTRUM)]
+
+
+def _moments(given: Any, n: int, now: datetime) -> list[datetime | None]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        return [moment(given, "measured_at") or now] * n
+    found = [moment(_plain_time(each), "measured_at") or now for each in given]
+    if len(found) != n:
+        raise ShapeMismatch(f"measured_at: expected one moment for each of {n} spectra; found {len(found)}.")
+    return list(found)
+
+
+def _plain_time(value: Any) -> Any:
+    """Return a moment as the standard library has it; pandas and numpy have their own."""
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else value.astype("datetime64[us]").item()
+    return value.to_pydatetime() if hasattr(value, "to_pydatetime") else value
+
+
+# -- Looking at the log.
+
+
+_COLUMNS = (
+    "m.measurement_id, m.batch_id, m.measured_at, m.logged_at, m.sample_id, m.calibration, m.version, m.chain_id, "
+    "m.role, m.target, m.raw, m.prediction, m.label, m.lower, m.upper, "
+    "coalesce(m.flags, '[]')::VARCHAR::VARCHAR[] AS flags, 'c' || k.number AS correction, m.instrument, m.operator, "
+    "m.spectrum_hash, m.spectrum IS NOT NULL AS has_spectrum, m.bundle"
+)
+
+
+class Measurements:
+    """The log of predictions of a store, as ``store.measurements``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.cross_decomposition import PLSRegression
+    >>> from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+    >>> meat, folder = load_tecator(), tempfile.TemporaryDirectory()
+    >>> with WorkspaceStore(folder.name) as store:
+    ...     model = PLSRegression(4, scale=False)
+    ...     chain = record_cross_validation(store, model, meat.X[:80], meat.fat[:80], cv=4, target="fat").chain_id
+    ...     _ = store.predict(chain, meat.X[80:82], sample_ids=["a", "b"], log=True, instrument="bench 2")
+    ...     store.measurements.list().select("sample_id", "instrument", "target").rows()
+    [('a', 'bench 2', 'fat'), ('b', 'bench 2', 'fat')]
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def list(
+        self,
+        calibration: str | None = None,
+        *,
+        version: int | None = None,
+        chain_id: str | None = None,
+        sample_id: str | None = None,
+        instrument: str | None = None,
+        role: str | None = None,
+        flagged: bool | None = None,
+        since: Any = None,
+        until: Any = None,
+        limit: int | None = None,
+    ) -> pl.DataFrame:
+        """List measurements in the order in which they were measured.
+
+        Parameters
+        ----------
+        calibration, version, chain_id, sample_id, instrument : optional
+            Only those of them.
+        role : {"reported", "challenger"}, optional
+            Predictions that were returned, or those that challengers made along with them.
+        flagged : bool, optional
+            Only those with a flag, or without.
+        since, until : datetime, date or ISO 8601 text, optional
+            When they were measured; without a zone it is UTC. `until` itself is left out.
+        limit : int, optional
+            Only the newest so many.
+
+        Returns
+        -------
+        polars.DataFrame
+            One row per sample and target. ``flags`` is a list of words, ``correction`` names what was applied.
+        """
+        if role is not None:
+            one_of("role", role, _ROLES)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise InvalidInput(f"limit: expected a whole number of at least 1; found {limit!r}.")
+        wanted: dict[str, Any] = {
+            "calibration": calibration,
+            "version": version,
+            "chain_id": chain_id,
+            "sample_id": sample_id,
+            "instrument": instrument,
+            "role": role,
+        }
+        where = [f"m.{name} = ${name}" for name, value in wanted.items() if value is not None]
+        values = {name: value for name, value in wanted.items() if value is not None}
+        for name, sign, given in (("since", ">=", since), ("until", "<", until)):
+            at = moment(_plain_time(given), name)
+            if at is not None:
+                where.append(f"m.measured_at {sign} ${name}")
+                values[name] = at
+        if flagged is not None:
+            where.append(f"{'NOT ' if flagged else ''}{NOT_FLAGGED}")
+        newest = "" if limit is None else f" ORDER BY m.measured_at DESC, m.measurement_id DESC LIMIT {limit}"
+        sql = (
+            f"SELECT {_COLUMNS} FROM measurements m LEFT JOIN corrections k ON k.correction_id = m.correction_id "
+            f"WHERE {' AND '.join(where) or 'TRUE'}{newest}"
+        )
+        return self._engine.query(
+            lambda con: frame(con, f"SELECT * FROM ({sql}) ORDER BY measured_at, measurement_id", values)
+        )
+
+    def spectrum(self, measurement_id: str) -> NDArray[np.float64]:
+        """Return the spectrum of a measurement, where it was kept.
+
+        Raises
+        ------
+        UnknownId
+            No measurement has that id.
+        InvalidInput
+            The spectrum was not kept: ``predict(..., keep_spectra=True)`` keeps it.
+        """
+        asked = as_name(measurement_id, "measurement_id")
+        rows = self._engine.query(
+            lambda con: con.execute(
+                "SELECT spectrum FROM measurements WHERE measurement_id = ?", [asked]
+            ).fetchall()
+        )
+        if not rows:
+            raise UnknownId("measurement", asked)
+        if rows[0][0] is None:
+            raise InvalidInput(
+                f"The spectrum of measurement {asked!r} was not kept, only its hash. keep_spectra=True keeps it."
+            )
+        return np.frombuffer(rows[0][0], _SPECTRUM).copy()
+
+    def delete(self, *, before: Any, calibration: str | None = None) -> int:
+        """Delete what was logged before a moment; returns how many rows went. The audit trail keeps the count.
+
+        Parameters
+        ----------
+        before : datetime, date or ISO 8601 text
+            By the time of logging; without a zone it is UTC.
+        calibration : str, optional
+            Only of this one.
+        """
+        limit = moment(_plain_time(before), "before")
+        if limit is None:
+            raise InvalidInput("before: expected a moment; found None. Nothing was deleted.")
+
+        def work(con: Connection) -> int:
+            gone = forget(con, limit, calibration)
+            facts: Mapping[str, Any] = {"rows": gone, "before": f"{limit:%Y-%m-%dT%H:%M:%S}Z"}
+            note(self._engine, "delete_measurements", "calibration", calibration, details=facts, con=con)
+            return gone
+
+        with attempting(self._engine, "delete_measurements", "calibration", calibration):
+            return self._engine.change(work)
+
+    def __len__(self) -> int:
+        found = self._engine.query(lambda con: con.execute("SELECT count(*) FROM measurements").fetchall())
+        return int(found[0][0])
+
+    def __repr__(self) -> str:
+        return f"<log of predictions of {self._engine.layout.root}>"
+
+
+def forget(con: Connection, before: datetime, calibration: str | None = None) -> int:
+    """Delete measurements that were logged before a moment, inside the caller's transaction."""
+    rows = con.execute(
+        "DELETE FROM measurements WHERE logged_at < $before AND ($name::VARCHAR IS NULL OR calibration = $name) "
+        "RETURNING 1",
+        {"before": before, "name": calibration},
+    ).fetchall()
+    return len(rows)

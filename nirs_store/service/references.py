@@ -1,0 +1,364 @@
+"""Reference values of the laboratory: added later and repeatedly, corrected with their history, joined by sample id."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from nirs_store.audit.trail import attempting, moment
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Engine
+from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.ids import new_id, now_naive
+from nirs_store.lazy import polars as pl
+from nirs_store.records.notes import add_note, check_guard
+from nirs_store.records.queries import frame
+from nirs_store.service.log import clean_ids
+from nirs_store.service.statistics import replicate_error
+from nirs_store.service.versions import user_name
+from nirs_store.values import as_array, as_name, is_frame, native, one_of
+
+__all__ = ["COMBINED", "CURRENT", "Combine", "References"]
+
+Combine = Literal["mean", "median", "latest"]
+
+#: Rows that were not corrected or withdrawn since, as a table `r`.
+CURRENT = (
+    "(SELECT * FROM sample_references WHERE value IS NOT NULL AND reference_id NOT IN "
+    "(SELECT replaces FROM sample_references WHERE replaces IS NOT NULL))"
+)
+#: How replicates of a sample become one value, as SQL.
+COMBINED = {
+    "mean": "avg(r.value)",
+    "median": "median(r.value)",
+    "latest": "arg_max(r.value, (coalesce(r.measured_at, r.added_at), r.reference_id))",
+}
+_FIELDS = ("target", "unit", "lab", "method", "measured_at", "note")
+_EXISTING = ("refuse", "skip", "add")
+
+
+class References:
+    """Reference values of a store, as ``store.references``.
+
+    Several values of one sample and target are replicates: monitoring takes their mean by default, and computes
+    the standard error of the laboratory (SEL) from them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from nirs_store import WorkspaceStore
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> with WorkspaceStore(folder.name) as store:
+    ...     _ = store.references.add("4711", [18.1, 18.5], target="fat", lab="north")
+    ...     _ = store.references.add("4711", 18.6, target="fat", lab="south")
+    ...     store.references.combined("fat").select("sample_id", "value", "n").rows()
+    [('4711', 18.4, 3)]
+    >>> folder.cleanup()
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(
+        self,
+        sample_id: Any,
+        value: Any,
+        *,
+        target: str | None = None,
+        unit: str | None = None,
+        lab: str | None = None,
+        method: str | None = None,
+        measured_at: Any = None,
+        note: str | None = None,
+    ) -> list[str]:
+        """Add the value of a sample, or several replicates at once.
+
+        Parameters
+        ----------
+        sample_id : str
+            The name that predictions of the sample are logged with.
+        value : float or sequence of float
+            In the unit of the calibration.
+        target : str, optional
+            What was determined, such as ``"fat"``. A value without a target is used only for samples that were
+            predicted for one target.
+        unit : str, optional
+            Its unit; where the calibration has another one, monitoring leaves the value out and says so.
+        lab, method, note : str, optional
+            Who determined it, how, and what there is to say.
+        measured_at : datetime, date or ISO 8601 text, optional
+            When; without a zone it is UTC.
+
+        Returns
+        -------
+        list of str
+            An id for each value.
+
+        Raises
+        ------
+        InvalidInput, ForbiddenContent
+            Nothing was recorded.
+        """
+        with attempting(self._engine, "add_reference"):
+            name = clean_ids([sample_id], 1)[0]
+            given = [value] if np.ndim(value) == 0 else list(value)
+            about = {
+                "target": target,
+                "unit": unit,
+                "lab": lab,
+                "method": method,
+                "measured_at": measured_at,
+                "note": note,
+            }
+            rows = [_row(name, each, about, "value") for each in given]
+            if not rows:
+                raise InvalidInput("value: expected a number; found an empty list. Nothing was recorded.")
+            return self._write(rows)
+
+    def add_many(
+        self,
+        table: Any,
+        *,
+        sample_id: str | None = None,
+        value: str | None = None,
+        target: str | None = None,
+        unit: str | None = None,
+        lab: str | None = None,
+        method: str | None = None,
+        measured_at: Any = None,
+        existing: str = "refuse",
+    ) -> list[str]:
+        """Add the values of a data frame, or of a CSV, Excel or Parquet file.
+
+        Parameters
+        ----------
+        table : data frame, path, or `nirs_store.reading.Spectra`
+            One row per value. Columns ``target, unit, lab, method, measured_at, note`` are used where they are
+            there; a row without a value is left out.
+        sample_id, value : str, optional
+            Names of the columns with the names of the samples and the values. By default ``sample_id`` (or ``id``,
+            ``sample``), and ``value``, else the column named like `target`.
+        target, unit, lab, method, measured_at : optional
+            For all rows, where the table has no column of that name.
+        existing : {"refuse", "skip", "add"}
+            What becomes of rows that say word for word what is stored already: a file that is added twice must not
+            pass for replicates. "add" takes them as replicates.
+
+        Returns
+        -------
+        list of str
+            Ids of what was added.
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, a value is not a number, or rows are stored already. Nothing was recorded.
+        """
+        with attempting(self._engine, "add_reference"):
+            one_of("existing", existing, _EXISTING)
+            found = _read(table)
+            ids = _column(found, sample_id, ("sample_id", "id", "sample"), "sample_id")
+            values = _column(found, value, ("value", *((target,) if target else ())), "value")
+            if target is None and values != "value" and "target" not in found.columns:
+                target = values
+            fixed = {"target": target, "unit": unit, "lab": lab, "method": method, "measured_at": measured_at}
+            rows = []
+            for place, row in enumerate(found.iter_rows(named=True), 1):
+                if _is_missing(row[values]):
+                    continue
+                about = {name: row[name] if name in row else fixed.get(name) for name in _FIELDS}
+                name = clean_ids([row[ids]], 1)[0]
+                rows.append(_row(name, row[values], about, f"row {place}, {values}"))
+            if not rows:
+                raise InvalidInput("The table has no row with a value. Nothing was recorded.")
+            return self._write(self._new(rows, existing))
+
+    def correct(self, reference_id: str, value: Any, reason: str) -> str:
+        """Replace a value; the old one stays in the history. Returns the id of the new one.
+
+        Raises
+        ------
+        UnknownId
+            No current value has that id.
+        InvalidInput
+            The value is not a number, or no reason was given.
+        """
+        with attempting(self._engine, "correct_reference"):
+            old = self._current(reference_id)
+            row = _row(old["sample_id"], value, {name: old[name] for name in _FIELDS}, "value")
+            row |= {"replaces": reference_id, "note": as_name(reason, "reason")}
+            return self._write([row], "correct_reference")[0]
+
+    def withdraw(self, reference_id: str, reason: str) -> None:
+        """Take a value out of use; it stays in the history.
+
+        Raises
+        ------
+        UnknownId, InvalidInput
+        """
+        with attempting(self._engine, "correct_reference"):
+            old = self._current(reference_id)
+            row = {name: old[name] for name in ("sample_id", *_FIELDS)}
+            row |= {"value": None, "replaces": reference_id, "note": as_name(reason, "reason")}
+            row["measured_at"] = moment(row["measured_at"], "measured_at")
+            self._write([row], "correct_reference")
+
+    def list(self, sample_id: Any = None, *, target: str | None = None, history: bool = False) -> pl.DataFrame:
+        """List values in the order in which they were added.
+
+        Parameters
+        ----------
+        sample_id, target : optional
+            Only those of them.
+        history : bool
+            With values that were corrected or withdrawn since; ``replaces`` names what a row corrects.
+        """
+        name = None if sample_id is None else clean_ids([sample_id], 1)[0]
+        table = "sample_references" if history else CURRENT
+        sql = (
+            f"SELECT r.* FROM {table} r WHERE ($sample::VARCHAR IS NULL OR r.sample_id = $sample) "
+            "AND ($target::VARCHAR IS NULL OR r.target = $target) ORDER BY r.added_at, r.reference_id"
+        )
+        return self._engine.query(lambda con: frame(con, sql, {"sample": name, "target": target}))
+
+    def combined(self, target: str | None = None, *, combine: Combine = "mean") -> pl.DataFrame:
+        """Return one row per sample and target: the combined value, the number of replicates and their spread.
+
+        Parameters
+        ----------
+        target : str, optional
+            Only this one.
+        combine : {"mean", "median", "latest"}
+            How replicates become one value.
+        """
+        one_of("combine", combine, get_args(Combine))
+        sql = (
+            f"SELECT r.sample_id, r.target, {COMBINED[combine]} AS value, count(*) AS n, stddev_samp(r.value) AS sd "
+            f"FROM {CURRENT} r WHERE ($target::VARCHAR IS NULL OR r.target = $target) GROUP BY ALL ORDER BY ALL"
+        )
+        return self._engine.query(lambda con: frame(con, sql, {"target": target}))
+
+    def sel(self, target: str | None = None) -> tuple[float, int]:
+        """Return the standard error of the laboratory from replicates, and its degrees of freedom (0: none)."""
+        rows = self.list(target=target)
+        if not rows.height:
+            return float("nan"), 0
+        named = rows.select(pl.concat_str(pl.col("sample_id"), pl.col("target").fill_null(""), separator="\n"))
+        return replicate_error(rows["value"].to_numpy(), named.to_series().to_numpy())
+
+    def _current(self, reference_id: str) -> dict[str, Any]:
+        asked = as_name(reference_id, "reference_id")
+        sql = f"SELECT r.* FROM {CURRENT} r WHERE r.reference_id = $id"
+        found = self._engine.query(lambda con: frame(con, sql, {"id": asked}))
+        if not found.height:
+            raise UnknownId(
+                "reference", asked, "It was never added, or was corrected since; list(history=True) shows it."
+            )
+        return found.row(0, named=True)
+
+    def _new(self, rows: list[dict[str, Any]], existing: str) -> list[dict[str, Any]]:
+        if existing == "add":
+            return rows
+        names = sorted({str(row["sample_id"]) for row in rows})
+        told = ("sample_id", "value", "target", "unit", "lab", "method", "measured_at")
+        sql = f"SELECT DISTINCT {', '.join(told)} FROM {CURRENT} r WHERE list_contains($names, sample_id)"
+
+        def ask(con: Connection) -> set[tuple[Any, ...]]:
+            return set(con.execute(sql, {"names": names}).fetchall())
+
+        there = self._engine.query(ask)
+        new = [row for row in rows if tuple(row[name] for name in told) not in there]
+        if len(new) < len(rows) and existing == "refuse":
+            raise InvalidInput(
+                f"{len(rows) - len(new)} of {len(rows)} rows are stored already, word for word. Nothing was recorded. "
+                "existing='skip' leaves them out, existing='add' takes them as replicates."
+            )
+        return new
+
+    def _write(self, rows: list[dict[str, Any]], operation: str = "add_reference") -> list[str]:
+        if not rows:
+            return []
+        told = [{name: row.get(name) for name in ("sample_id", "target", "lab", "method", "note")} for row in rows]
+        check_guard(self._engine, {"references": told})
+        now, ids = now_naive(), [new_id() for _ in rows]
+        same = {"added_at": now, "added_by": user_name()}
+        names = column_names("sample_references")
+        with self._engine.recording(commit=True) as buffer:
+            for reference_id, row in zip(ids, rows, strict=True):
+                whole = {**row, **same, "reference_id": reference_id}
+                buffer.rows["sample_references"].append(tuple(whole.get(name) for name in names))
+            buffer.nbytes += 200 * len(rows)
+            facts = {"values": len(rows), "samples": len({row["sample_id"] for row in rows})}
+            one = ids[0] if len(ids) == 1 else None
+            add_note(self._engine, buffer, operation, "reference", one, details=facts)
+        return ids
+
+    def __repr__(self) -> str:
+        return f"<reference values of {self._engine.layout.root}>"
+
+
+def _row(name: str | None, value: Any, about: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a checked row."""
+    if name is None:
+        raise InvalidInput(f"{where}: expected the name of a sample; found none. Nothing was recorded.")
+    if isinstance(value, (bool, str, bytes)) or value is None:
+        raise InvalidInput(f"{where}: expected a number; found {value!r} ({name}). Nothing was recorded.")
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{where}: expected a number; found {value!r} ({name}). Nothing was recorded.") from error
+    if not math.isfinite(number):
+        raise InvalidInput(f"{where}: expected a finite number; found {number} ({name}). Nothing was recorded.")
+    row: dict[str, Any] = {"sample_id": name, "value": number}
+    for field in _FIELDS:
+        given = about.get(field)
+        if field == "measured_at":
+            row[field] = moment(given.to_pydatetime() if hasattr(given, "to_pydatetime") else given, field)
+        else:
+            row[field] = None if given is None else as_name(given, field).strip()
+    return row
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _read(table: Any) -> pl.DataFrame:
+    """Return a table as polars, from a frame or a file."""
+    from nirs_store.reading import Spectra
+    from nirs_store.reading.collect import read_labels
+
+    if isinstance(table, Spectra):
+        frame_ = table.references
+        return frame_ if table.ids is None else frame_.with_columns(sample_id=pl.Series(table.ids.astype(str)))
+    if isinstance(table, (str, Path)):
+        return read_labels(Path(table))
+    given = native(table, "table")
+    if isinstance(given, pl.DataFrame):
+        return given
+    if is_frame(given):
+        return pl.from_pandas(given)
+    if isinstance(given, Mapping):
+        return pl.DataFrame({name: as_array(values, name).tolist() for name, values in given.items()})
+    if isinstance(given, Iterable):
+        return pl.DataFrame(list(given))
+    raise InvalidInput(f"table: expected a data frame or a file; found {type(table).__name__}.")
+
+
+def _column(table: pl.DataFrame, named: str | None, usual: Iterable[str], what: str) -> str:
+    """Return the name of a column, compared without case."""
+    known = {name.casefold(): name for name in table.columns}
+    if named is not None:
+        return one_of(what, named, table.columns)
+    found = next((known[name.casefold()] for name in usual if name.casefold() in known), None)
+    if found is None:
+        raise InvalidInput(
+            f"{what}: no column is called {' or '.join(usual)}; found {', '.join(table.columns)}. Say which one: "
+            f"{what}=... Nothing was recorded."
+        )
+    return found

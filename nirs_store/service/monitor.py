@@ -416,12 +416,11 @@ def monitor(
         about = _target(counts, chain[0][0] if chain else None, target)
         wanted = Wanted(**{**wanted.__dict__, "target": about})
         pairs, notes = pairs_of(con, wanted)
-        errors = _errors(con, row["name"], about)
         rows_of = con.execute(
             "SELECT version, figures::VARCHAR FROM calibration_versions WHERE name = ?", [row["name"]]
         ).fetchall()
         figures = {int(each[0]): figures_of_target(from_json(each[1]) or {}, about) for each in rows_of}
-        base = Baseline.of(figures.get(int(row["version"]), {}))
+        errors, base = _errors(figures), Baseline.of(figures.get(int(row["version"]), {}))
         rivals = _challengers(con, wanted, pairs, alpha) if "challenger" in counts["role"].to_list() else None
         made = list_corrections(con, row["name"], number)
         aliases = tuple(a for (_, a), v in aliases_of(con, row["name"]).items() if v == row["version"] and not whole)
@@ -475,18 +474,14 @@ def _counts(con: Connection, wanted: Wanted) -> pl.DataFrame:
     )
 
 
-def _errors(con: Connection, name: str, target: str | None) -> dict[int, tuple[float, str]]:
+def _errors(figures: Mapping[int, Mapping[str, Any]]) -> dict[int, tuple[float, str]]:
     """Return the error at registration by version, SEP or else SECV, and which of them it is."""
-    rows = con.execute(
-        "SELECT version, figures::VARCHAR FROM calibration_versions WHERE name = ?", [name]
-    ).fetchall()
     found = {}
-    for version, text in rows:
-        figures = figures_of_target(from_json(text) or {}, target)
+    for version, told in figures.items():
         for kind in ("sep", "secv"):
-            value = figures.get(kind)
+            value = told.get(kind)
             if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
-                found[int(version)] = (float(value), kind.upper())
+                found[version] = (float(value), kind.upper())
                 break
     return found
 

@@ -72,6 +72,9 @@ if TYPE_CHECKING:
     from nirs_store.records import views as comparison
     from nirs_store.records import views as pivoting
     from nirs_store.service import api as calibrations_api
+    from nirs_store.service import log as measurement_log
+    from nirs_store.service import predicting, renewal
+    from nirs_store.service import references as sample_references
 else:
     api = later("nirs_store.files.api")
     archive_format = later("nirs_store.backup.container")
@@ -79,6 +82,10 @@ else:
     archives = later("nirs_store.backup.archive")
     backups_api = later("nirs_store.backup.backup")
     calibrations_api = later("nirs_store.service.api")
+    measurement_log = later("nirs_store.service.log")
+    predicting = later("nirs_store.service.predicting")
+    renewal = later("nirs_store.service.renewal")
+    sample_references = later("nirs_store.service.references")
     bundle_limits = later("nirs_store.bundle.container")
     cleanup = later("nirs_store.artifacts.registry")
     choosing = later("nirs_store.choosing")
@@ -977,7 +984,6 @@ class WorkspaceStore:
             self._loader = loading.ArtifactLoader(self._engine, cache=self._objects)
         return self._loader
 
-    @whole_ids
     def replay_chain(
         self, chain_id: str, X: Any, wavelengths: Any = None, *, strict: bool = False
     ) -> np.ndarray:
@@ -1008,6 +1014,9 @@ class WorkspaceStore:
         """
         from nirs_store.chains.replay import predict
 
+        use = predicting.use_of(self._engine, chain_id)
+        predicting.warn_uncorrected(use)
+        chain_id = use.chain_id
         plan, contents, code, _ = self._plan(chain_id)
         if code is not None:
             # Loading imports what is compared then.
@@ -1019,7 +1028,6 @@ class WorkspaceStore:
             return predict(plan, X, self._load_shared, wavelengths)
         return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
 
-    @whole_ids
     def predictor(self, chain_id: str, *, strict: bool = False) -> FittedPredictor:
         """Give a chain as a fitted scikit-learn estimator.
 
@@ -1027,6 +1035,9 @@ class WorkspaceStore:
 
         Parameters
         ----------
+        chain_id : str
+            Of a version of a calibration with a slope and bias correction, the predictor applies the correction it
+            has now, and says so in a warning and when it is printed.
         strict : bool
             As for `replay_chain`.
 
@@ -1042,9 +1053,10 @@ class WorkspaceStore:
         """
         from nirs_store.chains.predictor import ChainPredictor
 
-        chain = self.get_chain(chain_id)
+        use = predicting.use_of(self._engine, chain_id)
+        chain = self.get_chain(use.chain_id)
         if chain is None:
-            raise UnknownId("chain", chain_id)
+            raise UnknownId("chain", use.chain_id)
         named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
         artifacts.get_to_know(self._engine, named)
         code = chain["metadata"].get(CODE)
@@ -1055,9 +1067,9 @@ class WorkspaceStore:
             chain, lambda name: artifacts.load_artifact(self._engine, name), domain=self._domain_of(chain)
         )
         check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
+        predicting.equip(predictor, use, weakref.ref(self))
         return predictor
 
-    @whole_ids
     def predict(
         self,
         chain_id: str,
@@ -1072,6 +1084,11 @@ class WorkspaceStore:
         sample_ids: Iterable[Any] | None = None,
         on_outlier: Literal["warn", "raise", "ignore"] = "warn",
         strict: bool = False,
+        log: bool | None = None,
+        instrument: str | None = None,
+        operator: str | None = None,
+        measured_at: Any = None,
+        keep_spectra: bool = False,
     ) -> pl.DataFrame:
         """Predict new spectra, say how sure each number is, and flag what lies outside the calibration.
 
@@ -1081,21 +1098,52 @@ class WorkspaceStore:
             As for `replay_chain`; X may be what `read_spectra` returned as well.
         level, alpha, scaled, margin, flag, sample_ids, on_outlier
             As for `ChainPredictor.predict_details`.
+        log : bool, optional
+            Keep the predictions in the log, `store.measurements`: by default those of a named calibration, such as
+            ``fat@production``, and not those of a chain. All rows of a call are one commit.
+        instrument, operator : str, optional
+            What and who measured the spectra. An instrument outside the scope of the calibration is flagged.
+        measured_at : datetime, ISO 8601 text, or a sequence of them, optional
+            When; now by default. Without a zone it is UTC.
+        keep_spectra : bool
+            Log the spectra themselves, not only their hashes.
 
         Returns
         -------
         polars.DataFrame
             ``sample, prediction, lower, upper, t2, q, h, gh, nh, flags``, one row per sample, or per sample and
-            ``target``. The predictions are those of `replay_chain`.
+            ``target``. The predictions are those of `replay_chain`; where a slope and bias correction is applied,
+            ``raw`` has these, and ``correction`` says what was done.
 
         Raises
         ------
         OutlierFound
-            With ``on_outlier="raise"``, where a sample is flagged.
+            With ``on_outlier="raise"``, where a sample is flagged. Nothing is logged.
         UnknownId, ReplayError, ShapeMismatch, InvalidInput, BlobMissing, BlobCorrupt
+        ReadOnlyStore, WriteFailed
+            The log could not be written.
         """
+        from nirs_store.domain.frame import Reading, report_outliers
+
+        how = predicting.Logging(log, instrument, operator, measured_at, keep_spectra)
+        use = predicting.use_of(self._engine, chain_id)
+        names = None if sample_ids is None else list(sample_ids)
+        reading = Reading(level, alpha, scaled, margin, flag)
+
+        def predict(chain: str) -> pl.DataFrame:
+            return self._details(chain, X, wavelengths, reading, names, strict)
+
+        found = predicting.finish(use, predict(use.chain_id), instrument)
+        report_outliers(found, on_outlier, use.label)
+        plan, _, _, about = self._plan(use.chain_id)
+        predicting.keep(self._engine, use, plan, found, X, names, how, about, predict)
+        return found
+
+    def _details(
+        self, chain_id: str, X: Any, wavelengths: Any, reading: Any, sample_ids: Any, strict: bool
+    ) -> pl.DataFrame:
+        """Predict with a chain and measure the samples against its domain, without a word about flags."""
         from nirs_store.chains.predictor import detailed
-        from nirs_store.domain.frame import Reading
 
         plan, contents, code, about = self._plan(chain_id)
         notes.note_read(self._engine, "replay_chain", "chain", chain_id)
@@ -1106,10 +1154,64 @@ class WorkspaceStore:
         if code is not None:
             for name in plan.artifact_ids:
                 load(name)
-            check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
-        reading = Reading(level, alpha, scaled, margin, flag)
+            check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=4)
         domain = self._domain_of(about)
-        return detailed(plan, about, domain, load, X, wavelengths, reading, sample_ids, on_outlier)
+        return detailed(plan, about, domain, load, X, wavelengths, reading, sample_ids, "ignore")
+
+    @property
+    def measurements(self) -> measurement_log.Measurements:
+        """The log of predictions; see `nirs_store.service.log.Measurements`."""
+        return measurement_log.Measurements(self._engine)
+
+    @property
+    def references(self) -> sample_references.References:
+        """Reference values of the laboratory; see `nirs_store.service.references.References`."""
+        return sample_references.References(self._engine)
+
+    def derive_chain(
+        self,
+        chain_id: str,
+        before: Any,
+        *,
+        transfer_samples: Any = None,
+        wavelengths: Any = None,
+        name: str | None = None,
+        artifact_format: str = "joblib",
+    ) -> renewal.Transferred:
+        """Put a fitted transformer before a chain, so that it predicts spectra of another instrument.
+
+        Parameters
+        ----------
+        chain_id : str
+            The chain, or the name of a calibration.
+        before : fitted transformer
+            Turns spectra of the other instrument into those of the calibration's: a direct standardization of
+            chemotools, a class of your own.
+        transfer_samples : tuple, Spectra or name of a data set, optional
+            ``(X, y)`` or ``(X, y, sample_ids)``: spectra measured on the other instrument, with reference values.
+            RMSEP without and with the transformer is computed from them; take samples that it was not fitted on.
+        wavelengths : array of shape (n_channels,), optional
+            Grid of the other instrument; that of the calibration by default.
+        name : str, optional
+            Of the new pipeline.
+        artifact_format : str
+            Serializer of the transformer.
+
+        Returns
+        -------
+        Transferred
+            Its ``chain_id`` is a new chain, recorded in a run of its own, with the lineage ``transferred_from``.
+
+        Raises
+        ------
+        UnknownId, InvalidInput, ShapeMismatch, SerializationError
+            Nothing was recorded.
+        """
+        use = predicting.use_of(self._engine, chain_id)
+        return renewal.derive_chain(
+            self, use.chain_id, before, transfer_samples=transfer_samples, wavelengths=wavelengths, name=name,
+            artifact_format=artifact_format,
+        )  # fmt: skip
 
     @whole_ids
     def domain(self, chain_id: str) -> Domain | None:

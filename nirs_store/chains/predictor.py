@@ -209,6 +209,10 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         domain: Domain | None = None,
     ) -> None:
         self.domain = domain
+        #: The slope and bias correction of the calibration that the chain was asked for as, with slope and bias.
+        self.correction: Any = None
+        #: Writes the log of the store that made this predictor; gone in a pickle.
+        self.record: Callable[..., None] | None = None
         self.chain: dict[str, Any] = dict(chain)
         self._plan = plan or ReplayPlan.from_chain(chain)
         self._folds_plan = folds_alone(chain, self._plan)
@@ -219,11 +223,15 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_plan", "_folds_plan")}
+        return {
+            name: value for name, value in state.items() if name not in ("_plan", "_folds_plan", "record")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("domain", None)
+        self.__dict__.setdefault("correction", None)
+        self.record = None
         # Those that were written before have the plan of their time with them.
         self._plan = ReplayPlan.from_chain(self.chain)
         self._folds_plan = folds_alone(self.chain, self._plan)
@@ -238,8 +246,12 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         return_std: bool = False,
         resample: bool = False,
         details: bool = False,
+        log: bool = False,
+        sample_ids: Iterable[Any] | None = None,
+        instrument: str | None = None,
+        operator: str | None = None,
     ) -> Any:
-        """Predict new spectra; the same numbers as ``store.replay_chain``.
+        """Predict new spectra; the same numbers as ``store.replay_chain``, corrected where `correction` is set.
 
         Parameters
         ----------
@@ -254,6 +266,11 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             theirs. Without it another grid is an error.
         details : bool
             Return the frame of `predict_details`, with its defaults.
+        log : bool
+            Keep the predictions in the log of the store that made this predictor. It is never the default here:
+            scorers and other tools of scikit-learn call this method as often as they please.
+        sample_ids, instrument, operator : optional
+            For the log; see ``store.predict``.
 
         Returns
         -------
@@ -272,17 +289,22 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         ReplayError
             A step fails.
         """
-        if details:
+        if details or log:
             if return_std:
-                raise InvalidInput("details, return_std: give one of them.")
-            return self.predict_details(X, wavelengths, resample=resample)
+                raise InvalidInput("details or log, return_std: give one of them.")
+            frame = self.predict_details(
+                X, wavelengths, resample=resample, sample_ids=sample_ids, on_outlier="warn" if details else "ignore",
+                log=log, instrument=instrument, operator=operator,
+            )  # fmt: skip
+            if details:
+                return frame
         if resample:
             X, wavelengths = (
                 to_grid(self._plan.wavelengths, X, wavelengths, self._plan.unit),
                 self._plan.wavelengths,
             )
         if not return_std:
-            return predict(self._plan, X, self._objects.__getitem__, wavelengths)
+            return self._corrected(predict(self._plan, X, self._objects.__getitem__, wavelengths))
         if self._classifies:
             raise InvalidInput("return_std: expected a regression, found a classifier. Use predict_proba().")
         if self._folds_plan is None:
@@ -292,7 +314,11 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             )
         y = predict(self._plan, X, self._objects.__getitem__, wavelengths)
         each = predict_each(self._folds_plan, X, self._objects.__getitem__, wavelengths)
-        return y, spread(each, self._folds_plan.weights)
+        wide = 1.0 if self.correction is None else abs(self.correction.slope)
+        return self._corrected(y), wide * spread(each, self._folds_plan.weights)
+
+    def _corrected(self, y: Array) -> Array:
+        return y if self.correction is None else y * self.correction.slope + self.correction.bias
 
     def predict_details(
         self,
@@ -307,6 +333,11 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         sample_ids: Iterable[Any] | None = None,
         on_outlier: OnOutlier = "warn",
         resample: bool = False,
+        log: bool = False,
+        instrument: str | None = None,
+        operator: str | None = None,
+        measured_at: Any = None,
+        keep_spectra: bool = False,
     ) -> pl.DataFrame:
         """Predict new spectra, say how sure each number is, and flag what lies outside the calibration.
 
@@ -332,6 +363,8 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             What a flag leads to: an `OutlierWarning`, an `OutlierFound` error, or nothing.
         resample : bool
             As for `predict`.
+        log, instrument, operator, measured_at, keep_spectra : optional
+            As for ``store.predict``; a predictor logs nothing unless it is asked to.
 
         Returns
         -------
@@ -351,11 +384,24 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         if resample:
             X = to_grid(self._plan.wavelengths, X, wavelengths, self._plan.unit)
             wavelengths = self._plan.wavelengths
+        if log and self.record is None:
+            raise InvalidInput(
+                "log: no store is at hand: this predictor came from a bundle or a pickle. Ask a store for it: "
+                "store.predictor(...)."
+            )
         reading = Reading(level, alpha, scaled, margin, flag)
         load = self._objects.__getitem__
-        return detailed(
-            self._plan, self.chain, self.domain, load, X, wavelengths, reading, sample_ids, on_outlier
-        )
+        names = None if sample_ids is None else list(sample_ids)
+        found = detailed(self._plan, self.chain, self.domain, load, X, wavelengths, reading, names, "ignore")
+        if self.correction is not None:
+            found = self.correction.apply(found)
+        report_outliers(found, on_outlier, f"Chain {self.chain.get('chain_id') or ''}".strip())
+        if log and self.record is not None:
+            self.record(
+                found, X, names, instrument=instrument, operator=operator, measured_at=measured_at,
+                keep_spectra=keep_spectra,
+            )  # fmt: skip
+        return found
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator,unused-ignore]
     def predict_proba(self, X: Any, wavelengths: Any = None) -> Array:
@@ -466,6 +512,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             if grid is None
             else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),
             "models": ", ".join(self._plan.folds) or "one",
+            "correction": "" if self.correction is None else self.correction.words,
             "chain": str(self.chain.get("chain_id") or ""),
         }
 

@@ -35,6 +35,7 @@ __all__ = [
     "read_spectra",
     "read_table",
     "read_text",
+    "table_of",
 ]
 
 MODERATE = float(np.finfo(np.float32).max)
@@ -116,6 +117,15 @@ def _blocks(plan: ReplayPlan, X: Any) -> dict[int, Any]:
     if wanted and tuple(several) != wanted:
         raise ShapeMismatch(f"The chain was trained on the sources {list(wanted)}; X has {list(several)}.")
     return several
+
+
+def table_of(plan: ReplayPlan, X: Any) -> NDArray[Any]:
+    """Return the values of a caller's spectra as one table, in the caller's order of channels.
+
+    Errors are those of `read_spectra`.
+    """
+    blocks = [read_table(block, "X", plan.unit)[0] for block in _blocks(plan, X).values()]
+    return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
 
 def _several(value: Any) -> dict[int, Any] | None:

@@ -25,7 +25,7 @@ from nirs_store.service.statistics import Agreement, Baseline, agreement
 from nirs_store.service.versions import user_name
 from nirs_store.values import as_name, from_json, one_of, to_json, with_zone
 
-__all__ = ["Correction", "Kind", "active", "apply", "choose", "list_corrections", "retire", "save"]
+__all__ = ["Correction", "Kind", "active", "choose", "list_corrections", "retire", "save"]
 
 Kind = Literal["auto", "bias", "slope_bias"]
 Floats = NDArray[np.float64]
@@ -82,6 +82,37 @@ class Correction:
         slope = "y" if self.slope == 1 else f"{self.slope:.6g} y"
         return f"corrected by {self.label}: {slope} {sign} {abs(self.bias):.6g}"
 
+    def apply(self, details: pl.DataFrame) -> pl.DataFrame:
+        """Correct the predictions and bounds of a detailed prediction; ``raw`` and ``correction`` say what was done.
+
+        Raises
+        ------
+        InvalidInput
+            Labels, or several targets: a slope and bias correction is about one number.
+        """
+        numeric = details["prediction"].dtype.is_numeric()
+        if "target" in details.columns or "set" in details.columns or not numeric:
+            raise InvalidInput(
+                f"{self.calibration}@v{self.version} is {self.words}, which is about one number for each "
+                "sample; this version predicts several targets or labels. Retire the correction."
+            )
+        slope, bias = self.slope, self.bias
+        raw = details["prediction"]
+        bounds = [details[name] for name in ("lower", "upper")]
+        if slope < 0:
+            bounds.reverse()
+        changed = details.with_columns(
+            raw * slope + bias,
+            *(
+                (bound * slope + bias).alias(name)
+                for name, bound in zip(("lower", "upper"), bounds, strict=True)
+            ),
+        )
+        place = changed.get_column_index("prediction") + 1
+        changed.insert_column(place, raw.alias("raw"))
+        changed.insert_column(place + 1, pl.Series("correction", [self.words] * changed.height))
+        return changed
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self) | {"label": self.label, "words": self.words}
@@ -100,38 +131,6 @@ class Correction:
             "retired": self.retired_at,
         }
         return block(self.words, field_table(facts))
-
-
-def apply(details: pl.DataFrame, correction: Correction) -> pl.DataFrame:
-    """Correct the predictions and bounds of a detailed prediction; ``raw`` and ``correction`` say what was done.
-
-    Raises
-    ------
-    InvalidInput
-        Labels, or several targets: a slope and bias correction is about one number.
-    """
-    numeric = details["prediction"].dtype.is_numeric()
-    if "target" in details.columns or "set" in details.columns or not numeric:
-        raise InvalidInput(
-            f"{correction.calibration}@v{correction.version} is {correction.words}, which is about one number for each "
-            "sample; this version predicts several targets or labels. Retire the correction."
-        )
-    slope, bias = correction.slope, correction.bias
-    raw = details["prediction"]
-    bounds = [details[name] for name in ("lower", "upper")]
-    if slope < 0:
-        bounds.reverse()
-    changed = details.with_columns(
-        raw * slope + bias,
-        *(
-            (bound * slope + bias).alias(name)
-            for name, bound in zip(("lower", "upper"), bounds, strict=True)
-        ),
-    )
-    place = changed.get_column_index("prediction") + 1
-    changed.insert_column(place, raw.alias("raw"))
-    changed.insert_column(place + 1, pl.Series("correction", [correction.words] * changed.height))
-    return changed
 
 
 def choose(
@@ -162,7 +161,9 @@ def choose(
         There is nothing to correct, or not enough to tell.
     """
     one_of("kind", kind, get_args(Kind))
-    found = agreement(pairs["reference"].to_numpy(), pairs["prediction"].to_numpy(), baseline=baseline, alpha=alpha)
+    found = agreement(
+        pairs["reference"].to_numpy(), pairs["prediction"].to_numpy(), baseline=baseline, alpha=alpha
+    )
     if found.n < (3 if force else 10):
         raise InvalidInput(
             f"A correction needs at least 10 samples with a reference; found {found.n}. Nothing was changed. "
@@ -193,7 +194,9 @@ def choose(
     if kind == "bias":
         return 1.0, found.bias, found
     if not np.isfinite(found.slope):
-        raise InvalidInput("The predictions of the samples do not differ, so there is no slope. Nothing was changed.")
+        raise InvalidInput(
+            "The predictions of the samples do not differ, so there is no slope. Nothing was changed."
+        )
     return found.slope, found.intercept, found
 
 
@@ -249,7 +252,9 @@ def save(
         }  # fmt: skip
         names = column_names("corrections")
         marks = ", ".join("?" * len(names))
-        con.execute(f"INSERT INTO corrections ({', '.join(names)}) VALUES ({marks})", [values.get(n) for n in names])
+        con.execute(
+            f"INSERT INTO corrections ({', '.join(names)}) VALUES ({marks})", [values.get(n) for n in names]
+        )
         facts = {"calibration": made.calibration, "version": made.version, "correction": made.words}
         facts |= {"reason": why, "samples": len(samples)}
         note(engine, "correct_calibration", "calibration", row["version_id"], details=facts, con=con)
@@ -285,13 +290,19 @@ def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | 
         row = find_version(con, calibration)
         found = active(con, row)
         if found is None:
-            raise UnknownId("correction", f"{row['name']}@v{row['version']}", "No correction of it is applied.")
+            raise UnknownId(
+                "correction", f"{row['name']}@v{row['version']}", "No correction of it is applied."
+            )
         now = now_naive()
-        con.execute("UPDATE corrections SET retired_at = ? WHERE correction_id = ?", [now, found.correction_id])
+        con.execute(
+            "UPDATE corrections SET retired_at = ? WHERE correction_id = ?", [now, found.correction_id]
+        )
         facts = {"calibration": row["name"], "version": row["version"], "correction": found.words}
         facts |= {"reason": why, "by": by}
         note(engine, "retire_correction", "calibration", row["version_id"], details=facts, con=con)
-        return Correction(**{**{n: getattr(found, n) for n in found.__dataclass_fields__}, "retired_at": with_zone(now)})
+        return Correction(
+            **{**{n: getattr(found, n) for n in found.__dataclass_fields__}, "retired_at": with_zone(now)}
+        )
 
     return engine.change(work)
 

@@ -61,11 +61,17 @@ def clean_ids(sample_ids: Iterable[Any] | None, n: int) -> list[str | None]:
     if sample_ids is None:
         return [None] * n
     if isinstance(sample_ids, str):
-        raise InvalidInput(f"sample_ids: expected one name for each of {n} spectra; found the text {sample_ids!r}.")
+        raise InvalidInput(
+            f"sample_ids: expected one name for each of {n} spectra; found the text {sample_ids!r}."
+        )
     found: list[str | None] = []
     for each in sample_ids:
         missing = each is None or (isinstance(each, (float, np.floating)) and np.isnan(each))
-        plain = int(each) if isinstance(each, (float, np.floating)) and not missing and each == int(each) else each
+        plain = (
+            int(each)
+            if isinstance(each, (float, np.floating)) and not missing and each == int(each)
+            else each
+        )
         text = "" if missing else as_text(str(plain), "sample_ids").strip()
         found.append(text or None)
     if len(found) != n:

@@ -218,7 +218,9 @@ class Monitoring:
                 rows = [[cell_text(value) for value in row] for row in found.rows()]
                 parts.append(table(found.columns, rows, caption=name.replace("_", " ")))
         said = {f"note {place}": each for place, each in enumerate(self.notes, 1)}
-        said |= {each.label: each.words + (" (retired)" if each.retired_at else "") for each in self.corrections}
+        said |= {
+            each.label: each.words + (" (retired)" if each.retired_at else "") for each in self.corrections
+        }
         return block(self.label, *parts, field_table(said))
 
 
@@ -362,7 +364,9 @@ def _target(counts: pl.DataFrame, chain_target: str | None, asked: str | None) -
     InvalidInput
         There are several and none was asked for, or not this one.
     """
-    logged = sorted({each for each in counts["target"].to_list() if each is not None}) if counts.height else []
+    logged = (
+        sorted({each for each in counts["target"].to_list() if each is not None}) if counts.height else []
+    )
     if asked is not None:
         near = {each.casefold(): each for each in logged}
         if logged and asked.casefold() not in near:
@@ -423,7 +427,9 @@ def monitor(
         errors, base = _errors(figures), Baseline.of(figures.get(int(row["version"]), {}))
         rivals = _challengers(con, wanted, pairs, alpha) if "challenger" in counts["role"].to_list() else None
         made = list_corrections(con, row["name"], number)
-        aliases = tuple(a for (_, a), v in aliases_of(con, row["name"]).items() if v == row["version"] and not whole)
+        aliases = tuple(
+            a for (_, a), v in aliases_of(con, row["name"]).items() if v == row["version"] and not whole
+        )
         reported = counts.filter((pl.col("role") == "reported") & _is_target(about))
         notes += _left_out(reported, errors, base, number, include_flagged)
         points = per_sample(pairs, repeats)
@@ -438,7 +444,9 @@ def monitor(
             with_zone(end),
             int(reported["n"].sum()),
             int(reported["flagged"].sum()),
-            agreement(points["reference"].to_numpy(), points["prediction"].to_numpy(), baseline=base, alpha=alpha),
+            agreement(
+                points["reference"].to_numpy(), points["prediction"].to_numpy(), baseline=base, alpha=alpha
+            ),
             sel,
             sel_df,
             _chart(points, errors, ewma_lambda),
@@ -496,11 +504,17 @@ def _left_out(
     """Say what the figures do not show by themselves."""
     notes = []
     if reported["labels"].sum():
-        notes.append(f"{reported['labels'].sum()} predictions are labels of a classifier: no bias, SEP or chart")
+        notes.append(
+            f"{reported['labels'].sum()} predictions are labels of a classifier: no bias, SEP or chart"
+        )
     if reported["nameless"].sum():
-        notes.append(f"{reported['nameless'].sum()} measurements without a sample id cannot be joined to a reference")
+        notes.append(
+            f"{reported['nameless'].sum()} measurements without a sample id cannot be joined to a reference"
+        )
     if reported["no_number"].sum():
-        notes.append(f"{reported['no_number'].sum()} measurements have no finite prediction: they are left out")
+        notes.append(
+            f"{reported['no_number'].sum()} measurements have no finite prediction: they are left out"
+        )
     if base is not None and base.kind == "SECV":
         notes.append(
             "the number of fitted parameters is not defined: SEP is compared with SECV and n - 1 degrees of freedom"
@@ -540,11 +554,34 @@ def _parts(
     for key, n, flagged in counted.iter_rows():
         part = points.filter(pl.col(by).eq_missing(pl.lit(key)))
         own = base.get(key) if isinstance(base, Mapping) else base
-        found = agreement(part["reference"].to_numpy(), part["prediction"].to_numpy(), baseline=own, alpha=alpha)
-        rows.append(
-            (key, n, flagged, flagged / n, found.n, found.bias, found.bias_limit, found.sep, found.rmsep, found.advice)
+        found = agreement(
+            part["reference"].to_numpy(), part["prediction"].to_numpy(), baseline=own, alpha=alpha
         )
-    told = ("n_measurements", "n_flagged", "share_flagged", "n", "bias", "bias_limit", "sep", "rmsep", "verdict")
+        rows.append(
+            (
+                key,
+                n,
+                flagged,
+                flagged / n,
+                found.n,
+                found.bias,
+                found.bias_limit,
+                found.sep,
+                found.rmsep,
+                found.advice,
+            )
+        )
+    told = (
+        "n_measurements",
+        "n_flagged",
+        "share_flagged",
+        "n",
+        "bias",
+        "bias_limit",
+        "sep",
+        "rmsep",
+        "verdict",
+    )
     kinds = [pl.Int64, pl.Int64, pl.Float64, pl.Int64, *[pl.Float64] * 4, pl.String]
     schema = {by: reported.schema[by], **dict(zip(told, kinds, strict=True))}
     found_ = pl.DataFrame(rows, schema=schema, orient="row")
@@ -574,7 +611,10 @@ def _challengers(con: Connection, wanted: Wanted, pairs: pl.DataFrame, alpha: fl
             pl.col("reference").first(), pl.col("prediction").mean(), pl.col("reported").mean()
         )
         found = paired(
-            each["reference"].to_numpy(), each["reported"].to_numpy(), each["prediction"].to_numpy(), alpha=alpha
+            each["reference"].to_numpy(),
+            each["reported"].to_numpy(),
+            each["prediction"].to_numpy(),
+            alpha=alpha,
         )
         rows.append(
             {
@@ -588,5 +628,3 @@ def _challengers(con: Connection, wanted: Wanted, pairs: pl.DataFrame, alpha: fl
             }
         )
     return pl.DataFrame(rows)
-
-

@@ -208,7 +208,9 @@ class References:
             row["measured_at"] = moment(row["measured_at"], "measured_at")
             self._write([row], "correct_reference")
 
-    def list(self, sample_id: Any = None, *, target: str | None = None, history: bool = False) -> pl.DataFrame:
+    def list(
+        self, sample_id: Any = None, *, target: str | None = None, history: bool = False
+    ) -> pl.DataFrame:
         """List values in the order in which they were added.
 
         Parameters
@@ -248,7 +250,9 @@ class References:
         rows = self.list(target=target)
         if not rows.height:
             return float("nan"), 0
-        named = rows.select(pl.concat_str(pl.col("sample_id"), pl.col("target").fill_null(""), separator="\n"))
+        named = rows.select(
+            pl.concat_str(pl.col("sample_id"), pl.col("target").fill_null(""), separator="\n")
+        )
         return replicate_error(rows["value"].to_numpy(), named.to_series().to_numpy())
 
     def _current(self, reference_id: str) -> dict[str, Any]:
@@ -283,7 +287,9 @@ class References:
     def _write(self, rows: list[dict[str, Any]], operation: str = "add_reference") -> list[str]:
         if not rows:
             return []
-        told = [{name: row.get(name) for name in ("sample_id", "target", "lab", "method", "note")} for row in rows]
+        told = [
+            {name: row.get(name) for name in ("sample_id", "target", "lab", "method", "note")} for row in rows
+        ]
         check_guard(self._engine, {"references": told})
         now, ids = now_naive(), [new_id() for _ in rows]
         same = {"added_at": now, "added_by": user_name()}
@@ -311,9 +317,13 @@ def _row(name: str | None, value: Any, about: Mapping[str, Any], where: str) -> 
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{where}: expected a number; found {value!r} ({name}). Nothing was recorded.") from error
+        raise InvalidInput(
+            f"{where}: expected a number; found {value!r} ({name}). Nothing was recorded."
+        ) from error
     if not math.isfinite(number):
-        raise InvalidInput(f"{where}: expected a finite number; found {number} ({name}). Nothing was recorded.")
+        raise InvalidInput(
+            f"{where}: expected a finite number; found {number} ({name}). Nothing was recorded."
+        )
     row: dict[str, Any] = {"sample_id": name, "value": number}
     for field in _FIELDS:
         given = about.get(field)
@@ -335,7 +345,9 @@ def _read(table: Any) -> pl.DataFrame:
 
     if isinstance(table, Spectra):
         frame_ = table.references
-        return frame_ if table.ids is None else frame_.with_columns(sample_id=pl.Series(table.ids.astype(str)))
+        return (
+            frame_ if table.ids is None else frame_.with_columns(sample_id=pl.Series(table.ids.astype(str)))
+        )
     if isinstance(table, (str, Path)):
         return read_labels(Path(table))
     given = native(table, "table")

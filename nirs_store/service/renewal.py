@@ -128,7 +128,9 @@ class Updated:
         }
 
     def __repr__(self) -> str:
-        head = f"{self.before.name}: v{self.before.version} -> v{self.after.version}, {self.added} samples added"
+        head = (
+            f"{self.before.name}: v{self.before.version} -> v{self.after.version}, {self.added} samples added"
+        )
         lines = [
             f"  {row['samples']} (n = {row['n']}): RMSE {row['rmse_before']:.4g} -> {row['rmse_after']:.4g}, "
             f"{row['verdict']}"
@@ -194,7 +196,9 @@ def update(
     rows = _comparison(store, before.chain_id, result, old, new)
     if test_samples is not None:
         test = as_samples(store, test_samples, target, "test_samples")
-        rows.append(_compared("test samples", test.y, *_both(store, before.chain_id, result.chain_id, test.X)))
+        rows.append(
+            _compared("test samples", test.y, *_both(store, before.chain_id, result.chain_id, test.X))
+        )
     compared = pl.DataFrame(rows)
     after = store.calibrations.register(
         before.name,
@@ -224,7 +228,9 @@ def _check(old: Samples, new: Samples, metadata: Mapping[str, Any]) -> None:
         )
     grids = [np.asarray(each.wavelengths, dtype=float) for each in (old, new) if each.wavelengths is not None]
     if len(grids) == 2 and not np.allclose(*grids, rtol=1e-6):
-        raise InvalidInput("new_samples: their wavelengths are not those of the old samples. Resample them first.")
+        raise InvalidInput(
+            "new_samples: their wavelengths are not those of the old samples. Resample them first."
+        )
     counted = metadata.get("n_samples")
     if isinstance(counted, int) and counted != len(old.y):
         raise InvalidInput(
@@ -250,7 +256,10 @@ def _splitter(store: Any, chain: Mapping[str, Any]) -> Any:
     if first is None or not first.get("artifact_id"):
         raise InvalidInput("cv: the calibration was recorded without its splitter; say how to split: cv=10.")
     splitter = store.load_artifact(first["artifact_id"])
-    if not hasattr(splitter, "get_n_splits") or type(splitter).__name__ in ("PredefinedSplit", "_CVIterableWrapper"):
+    if not hasattr(splitter, "get_n_splits") or type(splitter).__name__ in (
+        "PredefinedSplit",
+        "_CVIterableWrapper",
+    ):
         raise InvalidInput(
             "cv: the calibration was split by given rows, which do not hold for more samples; say how to split: cv=10."
         )
@@ -276,7 +285,10 @@ def _out_of_fold(store: Any, chain_id: str, n: int, ids: Sequence[str] | None) -
     frame = store.chain_predictions(chain_id)
     if not frame.height or "y_pred" not in frame.columns or frame["sample"].null_count():
         return None
-    means = {str(name): float(value) for name, value in frame.group_by("sample").agg(pl.col("y_pred").mean()).rows()}
+    means = {
+        str(name): float(value)
+        for name, value in frame.group_by("sample").agg(pl.col("y_pred").mean()).rows()
+    }
     for names in (ids, [str(row) for row in range(n)]):
         if names is not None and set(names) == set(means):
             return np.array([means[name] for name in names])
@@ -430,7 +442,9 @@ def derive_chain(
     kind = f"{type(before).__module__}.{type(before).__qualname__}"
     title = name or f"{type(before).__name__} > {metadata.get('preprocessing_chain') or chain['model_class']}"
     with store.run(f"transfer: {title}") as run, run.pipeline(title, dataset_name="transfer") as pipeline:
-        artifact_id = store.save_artifact(before, kind, "transformer", artifact_format, pipeline_id=pipeline.pipeline_id)
+        artifact_id = store.save_artifact(
+            before, kind, "transformer", artifact_format, pipeline_id=pipeline.pipeline_id
+        )
         made = _prepended(chain, artifact_id, kind, before)
         told = {"chain_id": chain["chain_id"], "adapter": kind}
         carried = {key: value for key, value in metadata.items() if key not in _NOT_CARRIED}
@@ -445,7 +459,9 @@ def derive_chain(
         scores: dict[str, float] = {}
         if samples is not None:
             scores = _record(store, pipeline, new_id, chain, metadata, samples)
-    store.lineage.link(("chain", chain["chain_id"]), ("chain", new_id), "transferred_from", metadata=scores or None)
+    store.lineage.link(
+        ("chain", chain["chain_id"]), ("chain", new_id), "transferred_from", metadata=scores or None
+    )
     return Transferred(
         new_id, chain["chain_id"], None if samples is None else len(samples.y), scores.get("rmsep_before"),
         scores.get("rmsep_after"),
@@ -454,7 +470,11 @@ def derive_chain(
 
 def _try(store: Any, chain: Mapping[str, Any], before: Any, samples: Samples | None) -> None:
     """Refuse an adapter whose spectra the chain cannot take, before anything is recorded."""
-    X = samples.X[:1] if samples is not None else np.zeros((1, int(getattr(before, "n_features_in_", 0) or 1)))
+    X = (
+        samples.X[:1]
+        if samples is not None
+        else np.zeros((1, int(getattr(before, "n_features_in_", 0) or 1)))
+    )
     width = (chain.get("metadata") or {}).get("n_features")
     if samples is None and not hasattr(before, "n_features_in_"):
         return
@@ -479,13 +499,18 @@ def _prepended(chain: Mapping[str, Any], artifact_id: str, kind: str, before: An
     for step in steps[place:]:
         step["step_idx"] = int(step["step_idx"]) + 1
     params = before.get_params(deep=False) if hasattr(before, "get_params") else {}
-    plain = {name: value for name, value in params.items() if isinstance(value, (int, float, str, bool, type(None)))}
+    plain = {
+        name: value
+        for name, value in params.items()
+        if isinstance(value, (int, float, str, bool, type(None)))
+    }
     adapter = {
         "step_idx": first, "operator_class": kind, "operator_type": "transform", "params": plain, "stateless": False,
         "artifact_id": artifact_id,
     }  # fmt: skip
     shared = {
-        str(int(key) + (int(key) >= first)): value for key, value in (chain.get("shared_artifacts") or {}).items()
+        str(int(key) + (int(key) >= first)): value
+        for key, value in (chain.get("shared_artifacts") or {}).items()
     }
     name = type(before).__name__
     return {
@@ -503,7 +528,12 @@ def _prepended(chain: Mapping[str, Any], artifact_id: str, kind: str, before: An
 
 
 def _record(
-    store: Any, pipeline: Any, new_id: str, chain: Mapping[str, Any], metadata: Mapping[str, Any], samples: Samples
+    store: Any,
+    pipeline: Any,
+    new_id: str,
+    chain: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    samples: Samples,
 ) -> dict[str, float]:
     """Record the predictions of the transfer samples as a test set; returns RMSEP before and after."""
     before, after = _both(store, chain["chain_id"], new_id, samples.X)

@@ -154,14 +154,18 @@ class Agreement:
             return f"no verdict: {self.n} of at least {FEWEST} samples with a reference"
         found = [
             f"bias {self.bias:+.4g} is beyond {self.bias_limit:.4g}" if self.bias_significant else "",
-            f"slope {self.slope:.4g} differs from 1 (t = {self.slope_t:.3g})" if self.slope_significant else "",
+            f"slope {self.slope:.4g} differs from 1 (t = {self.slope_t:.3g})"
+            if self.slope_significant
+            else "",
             f"SEP {self.sep:.4g} is above {self.sep_limit:.4g}" if self.sep_exceeds else "",
         ]
         said = "; ".join(each for each in found if each)
         if not said:
             return "in agreement with the laboratory"
         if self.sep_exceeds:
-            return f"{said}: look for the cause, and extend the calibration; a correction cannot lower this SEP"
+            return (
+                f"{said}: look for the cause, and extend the calibration; a correction cannot lower this SEP"
+            )
         if self.slope_significant:
             return f"{said}: a slope and bias correction can be justified if the samples cover the range"
         return f"{said}: a bias correction can be justified"

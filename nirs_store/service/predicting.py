@@ -1,0 +1,237 @@
+"""Predictions with a named calibration: its scope, its correction, the log, and the challengers that predict along."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nirs_store.chains.plan import ReplayPlan
+from nirs_store.chains.spectra import table_of
+from nirs_store.db.database import Connection
+from nirs_store.db.session import Engine
+from nirs_store.errors import CalibrationNotFound, InvalidInput, NirsStoreError, StoreClosed, quoted
+from nirs_store.ids import is_id, new_id
+from nirs_store.lazy import polars as pl
+from nirs_store.reading import Spectra
+from nirs_store.records.lookup import whole_id
+from nirs_store.records.named import find_version, names
+from nirs_store.service import corrections, log
+from nirs_store.service.corrections import Correction
+from nirs_store.service.renewal import challengers_of
+from nirs_store.values import as_name
+
+__all__ = ["Logging", "Use", "equip", "finish", "keep", "refuse_corrected", "use_of", "warn_uncorrected"]
+
+Predict = Callable[[str], pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class Use:
+    """What predicts: a chain, and the version of a calibration that it was asked for as."""
+
+    chain_id: str
+    name: str | None = None
+    version: int | None = None
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    correction: Correction | None = None
+
+    @property
+    def label(self) -> str:
+        """Return ``fat@v3``, or the chain."""
+        return f"Chain {self.chain_id}" if self.name is None else f"{self.name}@v{self.version}"
+
+
+@dataclass(frozen=True)
+class Logging:
+    """What a caller says about the log; see `WorkspaceStore.predict`."""
+
+    wanted: bool | None = None
+    instrument: str | None = None
+    operator: str | None = None
+    measured_at: Any = None
+    keep_spectra: bool = False
+
+    def __post_init__(self) -> None:
+        if self.wanted not in (None, True, False):
+            raise InvalidInput(f"log: expected True, False or None; found {self.wanted!r}.")
+        for name in ("instrument", "operator"):
+            if getattr(self, name) is not None:
+                as_name(getattr(self, name), name)
+
+
+def use_of(engine: Engine, given: Any) -> Use:
+    """Find what a caller means by an id of a chain, a part of one, or the name of a calibration, in one look.
+
+    Raises
+    ------
+    CalibrationNotFound, InvalidInput
+    """
+    if isinstance(given, str) and is_id(given):
+        return Use(given)
+    named = isinstance(getattr(given, "name", None), str) and isinstance(getattr(given, "version", None), int)
+    if not isinstance(given, str) and not named:
+        return Use(whole_id(engine, "chain", given))
+
+    def ask(con: Connection) -> Use | None:
+        if isinstance(given, str) and "@" not in given and given.strip() not in names(con):
+            return None
+        return _use(con, find_version(con, given))
+
+    found = engine.query(ask)
+    return Use(whole_id(engine, "chain", given)) if found is None else found
+
+
+def _use(con: Connection, row: Mapping[str, Any]) -> Use:
+    return Use(
+        str(row["chain_id"]), row["name"], int(row["version"]), row["scope"], corrections.active(con, row)
+    )
+
+
+def warn_uncorrected(use: Use, stacklevel: int = 3) -> None:
+    """Say that the numbers of a corrected version are returned as its chain predicts them."""
+    if use.correction is not None:
+        warnings.warn(
+            f"{use.label} is {use.correction.words}, and this returns its predictions without the correction. "
+            "store.predict applies it.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def refuse_corrected(use: Use) -> None:
+    """Refuse to hand out a corrected version in a form that cannot carry its correction.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if use.correction is not None:
+        raise InvalidInput(
+            f"{use.label} is {use.correction.words}, which a bundle cannot carry. Nothing was written. Export its chain "
+            f"{use.chain_id} for the uncorrected predictions, or retire the correction."
+        )
+
+
+def equip(predictor: Any, use: Use, store: Callable[[], Any]) -> None:
+    """Give a predictor the correction that its calibration has now, and the log of its store."""
+    if use.correction is not None:
+        predictor.correction = use.correction
+        warnings.warn(f"{use.label} is {use.correction.words}.", UserWarning, stacklevel=3)
+
+    def record(details: pl.DataFrame, X: Any, sample_ids: Sequence[Any] | None, **said: Any) -> None:
+        here, how = store(), Logging(True, **said)
+        if here is None:
+            raise StoreClosed(
+                "The store of this predictor is closed, so nothing can be logged. Open it again."
+            )
+        plan, _, _, about = here._plan(use.chain_id)
+        keep(
+            here._engine, use, plan, details, X, sample_ids, how, about, lambda chain: _along(here, chain, X)
+        )
+
+    predictor.record = record
+
+
+def _along(store: Any, chain_id: str, X: Any) -> pl.DataFrame:
+    from nirs_store.domain.frame import Reading
+
+    found: pl.DataFrame = store._details(chain_id, X, None, Reading(), None, False)
+    return found
+
+
+def finish(use: Use, details: pl.DataFrame, instrument: str | None) -> pl.DataFrame:
+    """Correct a detailed prediction and flag what lies outside the scope of the version."""
+    if use.correction is not None:
+        details = use.correction.apply(details)
+    known = use.scope.get("instruments")
+    if known and instrument is not None and instrument not in known:
+        details = details.with_columns(pl.col("flags").list.concat(pl.lit(["instrument outside the scope"])))
+    return details
+
+
+# -- The log.
+
+
+def keep(
+    engine: Engine,
+    use: Use,
+    plan: ReplayPlan,
+    details: pl.DataFrame,
+    X: Any,
+    sample_ids: Sequence[Any] | None,
+    how: Logging,
+    about: Mapping[str, Any],
+    predict: Predict,
+) -> None:
+    """Log a detailed prediction, and what the challengers of its calibration predict, in one commit.
+
+    A named calibration is logged unless `log` is False, a chain only if it is True.
+    """
+    if not (use.name is not None if how.wanted is None else how.wanted):
+        return
+    if not engine.writable and how.wanted is None:
+        warnings.warn(
+            f"The prediction with {use.label} is not logged: the workspace is read-only here. log=False says nothing.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return
+    target = (about.get("metadata") or {}).get("target")
+    if isinstance(X, Spectra):
+        sample_ids = X.ids if sample_ids is None else sample_ids
+        X = X.X
+    table = table_of(plan, X)
+    ids = log.clean_ids(sample_ids, len(table))
+    batch = new_id()
+    entry = log.Entry(
+        use.chain_id,
+        use.name,
+        use.version,
+        None if use.correction is None else use.correction.correction_id,
+        str(target) if target else None,
+        how.instrument,
+        how.operator,
+        how.measured_at,
+    )
+    rivals = [] if use.name is None else _rivals(engine, use, predict)
+    log.record(
+        engine, details, entry, ids, table, keep_spectra=how.keep_spectra, batch_id=batch, commit=not rivals
+    )
+    for place, (rival, found) in enumerate(rivals, 1):
+        own = log.Entry(
+            rival.chain_id,
+            rival.name,
+            rival.version,
+            None if rival.correction is None else rival.correction.correction_id,
+            entry.target,
+            how.instrument,
+            how.operator,
+            how.measured_at,
+            role="challenger",
+        )
+        log.record(engine, found, own, ids, table, batch_id=batch, commit=place == len(rivals))
+
+
+def _rivals(engine: Engine, use: Use, predict: Predict) -> list[tuple[Use, pl.DataFrame]]:
+    """Predict with the challengers; one that fails is named, and never hinders what is reported."""
+    found = []
+    for number in challengers_of(engine, str(use.name)):
+        if number == use.version:
+            continue
+        label = f"{use.name}@v{number}"
+        try:
+            rival = engine.query(lambda con, label=label: _use(con, find_version(con, label)))
+            details = predict(rival.chain_id)
+            found.append((rival, details if rival.correction is None else rival.correction.apply(details)))
+        except NirsStoreError as error:
+            end = (
+                " It was deleted: end_challenge takes it off."
+                if isinstance(error, CalibrationNotFound)
+                else ""
+            )
+            warnings.warn(
+                f"The challenger {quoted(label)} could not predict: {error}{end}", UserWarning, stacklevel=5
+            )
+    return found

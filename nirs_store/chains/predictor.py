@@ -212,7 +212,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         #: The slope and bias correction of the calibration that the chain was asked for as, with slope and bias.
         self.correction: Any = None
         #: Writes the log of the store that made this predictor; gone in a pickle.
-        self.record: Callable[..., None] | None = None
+        self._recorder: Callable[..., None] | None = None
         self.chain: dict[str, Any] = dict(chain)
         self._plan = plan or ReplayPlan.from_chain(chain)
         self._folds_plan = folds_alone(chain, self._plan)
@@ -224,14 +224,14 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         return {
-            name: value for name, value in state.items() if name not in ("_plan", "_folds_plan", "record")
+            name: value for name, value in state.items() if name not in ("_plan", "_folds_plan", "_recorder")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("domain", None)
         self.__dict__.setdefault("correction", None)
-        self.record = None
+        self._recorder = None
         # Those that were written before have the plan of their time with them.
         self._plan = ReplayPlan.from_chain(self.chain)
         self._folds_plan = folds_alone(self.chain, self._plan)
@@ -384,7 +384,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         if resample:
             X = to_grid(self._plan.wavelengths, X, wavelengths, self._plan.unit)
             wavelengths = self._plan.wavelengths
-        if log and self.record is None:
+        if log and self._recorder is None:
             raise InvalidInput(
                 "log: no store is at hand: this predictor came from a bundle or a pickle. Ask a store for it: "
                 "store.predictor(...)."
@@ -396,8 +396,8 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         if self.correction is not None:
             found = self.correction.apply(found)
         report_outliers(found, on_outlier, f"Chain {self.chain.get('chain_id') or ''}".strip())
-        if log and self.record is not None:
-            self.record(
+        if log and self._recorder is not None:
+            self._recorder(
                 found, X, names, instrument=instrument, operator=operator, measured_at=measured_at,
                 keep_spectra=keep_spectra,
             )  # fmt: skip

@@ -9,7 +9,13 @@ from nirs_store.db.session import Engine
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
 from nirs_store.records.named import Resolved, find_version
-from nirs_store.service import versions
+from nirs_store.service import corrections, renewal, versions
+from nirs_store.service import monitor as monitoring
+from nirs_store.service.corrections import Correction, Kind
+from nirs_store.service.monitor import Monitoring
+from nirs_store.service.references import Combine
+from nirs_store.service.renewal import Updated
+from nirs_store.service.statistics import Repeats
 from nirs_store.service.versions import AliasChange, CalibrationVersion
 
 __all__ = ["Calibrations"]
@@ -212,6 +218,215 @@ class Calibrations:
         CalibrationNotFound
         """
         return tuple(self._engine.query(lambda con: versions.alias_history(con, name, alias)))
+
+    # -- in service ------------------------------------------------------------------------------
+
+    def monitor(
+        self,
+        calibration: str,
+        *,
+        since: Any = None,
+        until: Any = None,
+        alias: str | None = None,
+        version: int | str | None = None,
+        target: str | None = None,
+        instrument: str | None = None,
+        lab: str | None = None,
+        method: str | None = None,
+        repeats: Repeats = "mean",
+        combine: Combine = "mean",
+        include_flagged: bool = True,
+        alpha: float = 0.05,
+        ewma_lambda: float = 0.4,
+    ) -> Monitoring:
+        """Compare what a calibration predicted with the laboratory; differences are reference - predicted.
+
+        Parameters
+        ----------
+        calibration : str
+            ``fat``, ``fat@production`` or ``fat@v3``. A name alone means the version that "production" points to;
+            without that alias, the newest that has measurements.
+        since, until : datetime, date or ISO 8601 text, optional
+            When the samples were measured; without a zone it is UTC. `until` itself is left out.
+        alias, version : optional
+            With a name alone: which version, or ``version="all"``.
+        target : str, optional
+            Which one, for a calibration of several.
+        instrument : str, optional
+            Only measurements of this one.
+        lab, method : str, optional
+            Only references of this laboratory or method.
+        repeats : {"mean", "last", "each"}
+            What becomes of a sample that was measured several times: its mean or last prediction, or each as a sample
+            of its own (for a control sample that is measured every day).
+        combine : {"mean", "median", "latest"}
+            How replicate references of a sample become one value.
+        include_flagged : bool
+            Whether flagged measurements count in bias, SEP and chart.
+        alpha : float
+            Level of each test.
+        ewma_lambda : float
+            Weight of the newest difference in the moving average, above 0 and at most 1.
+
+        Returns
+        -------
+        Monitoring
+            Bias with its limit, SEP with its limit, slope with its t, RMSEP, share flagged, the control chart, and the
+            figures by month, instrument and version. With fewer than 10 samples there is no verdict.
+
+        Raises
+        ------
+        CalibrationNotFound, InvalidInput
+        """
+        return monitoring.monitor(
+            self._engine, calibration, since=since, until=until, alias=alias, version=version, target=target,
+            instrument=instrument, lab=lab, method=method, repeats=repeats, combine=combine,
+            include_flagged=include_flagged, alpha=alpha, ewma_lambda=ewma_lambda,
+        )  # fmt: skip
+
+    def correct(
+        self,
+        calibration: str,
+        samples: Any = None,
+        *,
+        kind: Kind = "auto",
+        slope: float | None = None,
+        bias: float | None = None,
+        since: Any = None,
+        until: Any = None,
+        instrument: str | None = None,
+        reason: str | None = None,
+        author: str | None = None,
+        alpha: float = 0.05,
+        force: bool = False,
+    ) -> Correction:
+        """Correct the predictions of a version by slope and bias from samples with references, from now on.
+
+        `WorkspaceStore.predict` applies it to predictions of this version by name, with the columns ``raw`` and
+        ``correction``; no other version is corrected. A correction that the version has is retired by the new one.
+
+        Parameters
+        ----------
+        calibration : str
+            Names as for `resolve`: one version.
+        samples : sequence of str, or data frame, optional
+            Names of samples in the log, or a frame with ``reference``, ``prediction`` (uncorrected) and perhaps
+            ``sample_id``. By default all samples of the log with a reference, within `since` and `until`.
+        kind : {"auto", "bias", "slope_bias"}
+            "auto" corrects the slope only where it differs from 1 and the samples span at least half of the
+            calibration's range, else the bias.
+        slope, bias : float, optional
+            Values of your own, in place of those computed: corrected = slope * prediction + bias.
+        since, until, instrument : optional
+            Which measurements are taken, as for `monitor`.
+        reason, author : str, optional
+            Why, and who decided it (the operating system's user by default).
+        alpha : float
+            Level of the tests.
+        force : bool
+            Correct without significance, and from 3 samples on.
+
+        Returns
+        -------
+        Correction
+
+        Raises
+        ------
+        CalibrationNotFound
+        InvalidInput
+            Not enough samples, nothing significant, or a slope that is not justified. Nothing was changed.
+        """
+        return corrections.correct(
+            self._engine, calibration, samples, kind=kind, slope=slope, bias=bias, since=since, until=until,
+            instrument=instrument, reason=reason, author=author, alpha=alpha, force=force,
+        )  # fmt: skip
+
+    def corrections(self, calibration: str) -> tuple[Correction, ...]:
+        """List all corrections of a name, oldest first, with those that were retired.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return tuple(self._engine.query(lambda con: corrections.of_name(con, calibration)))
+
+    def retire_correction(
+        self, calibration: str, *, reason: str | None = None, user: str | None = None
+    ) -> Correction:
+        """Apply the correction of a version no more; it stays in the list, and no earlier one comes back.
+
+        Raises
+        ------
+        CalibrationNotFound
+        UnknownId
+            The version has none.
+        """
+        return corrections.retire(self._engine, calibration, reason=reason, user=user)
+
+    def update(
+        self,
+        calibration: str,
+        new_samples: Any,
+        *,
+        old_samples: Any = None,
+        test_samples: Any = None,
+        cv: Any = None,
+        note: str | None = None,
+    ) -> Updated:
+        """Fit the same recipe on the old and the new samples, and register it as a new version; no alias moves.
+
+        Parameters
+        ----------
+        calibration : str
+            Names as for `resolve`.
+        new_samples : tuple, Spectra, or name of a data set
+            ``(X, y)`` or ``(X, y, sample_ids)``, spectra of a file with their target, or a data set.
+        old_samples : optional
+            Those that the version was fitted on, in the same forms. By default its data set, where it was registered
+            with one.
+        test_samples : optional
+            Samples that neither version was fitted on, for the comparison.
+        cv : optional
+            How to split; by default as the version was.
+        note : str, optional
+            Kept with the new version.
+
+        Returns
+        -------
+        Updated
+            The new version, and its errors next to those of the old one: on the new samples (the old version never
+            saw them, and those of the new version are out of fold), on the old samples, and on the test samples.
+
+        Raises
+        ------
+        CalibrationNotFound
+        InvalidInput, ShapeMismatch
+            The samples do not belong together, or new samples are in the calibration already. Nothing was changed.
+        """
+        return renewal.update(
+            self._store, calibration, new_samples, old_samples=old_samples, test_samples=test_samples, cv=cv,
+            note_text=note,
+        )  # fmt: skip
+
+    def challenge(self, calibration: str, version: int | str) -> int:
+        """Let a version predict along whenever another version of the name is reported and logged.
+
+        What challengers predict is logged with the role "challenger" and never returned; `monitor` compares it on the
+        same samples. Returns the number of the version.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return renewal.challenge(self._engine, calibration, version)
+
+    def end_challenge(self, calibration: str, version: int | str) -> bool:
+        """Let a version predict along no more; False where it did not. What was logged stays."""
+        return renewal.end_challenge(self._engine, calibration, version)
+
+    def challengers(self, calibration: str) -> tuple[int, ...]:
+        """List the versions of a name that predict along."""
+        return tuple(renewal.challengers_of(self._engine, calibration.partition("@")[0]))
 
     # -- deleting --------------------------------------------------------------------------------
 

@@ -21,11 +21,23 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
+from nirs_store.service.log import clean_ids
 from nirs_store.service.statistics import Agreement, Baseline, agreement
 from nirs_store.service.versions import user_name
-from nirs_store.values import as_name, from_json, one_of, to_json, with_zone
+from nirs_store.values import as_name, from_json, is_frame, native, one_of, to_json, with_zone
+from nirs_store.values import column_names as column_names_of
 
-__all__ = ["Correction", "Kind", "active", "choose", "list_corrections", "retire", "save"]
+__all__ = [
+    "Correction",
+    "Kind",
+    "active",
+    "choose",
+    "correct",
+    "list_corrections",
+    "of_name",
+    "retire",
+    "save",
+]
 
 Kind = Literal["auto", "bias", "slope_bias"]
 Floats = NDArray[np.float64]
@@ -131,6 +143,59 @@ class Correction:
             "retired": self.retired_at,
         }
         return block(self.words, field_table(facts))
+
+
+def correct(
+    engine: Engine,
+    calibration: Any,
+    samples: Any,
+    *,
+    kind: Kind,
+    slope: float | None,
+    bias: float | None,
+    since: Any,
+    until: Any,
+    instrument: str | None,
+    reason: str | None,
+    author: str | None,
+    alpha: float,
+    force: bool,
+) -> Correction:
+    """Correct a version by slope and bias from samples; see `Calibrations.correct`."""
+    from nirs_store.service.monitor import figures_of_target, pairs_of_version
+
+    row = engine.query(lambda con: find_version(con, calibration))
+    if is_frame(samples) or isinstance(samples, Mapping):
+        pairs = _given(samples)
+    else:
+        asked = None if samples is None else clean_ids(samples, len(list(samples)))
+        pairs = pairs_of_version(engine, row, since=since, until=until, instrument=instrument, samples=asked)
+    if slope is None and bias is None:
+        figures = figures_of_target(row["figures"], None)
+        span = figures.get("range")
+        slope, bias, _ = choose(pairs, kind, Baseline.of(figures), span, force=force, alpha=alpha)
+    else:
+        slope, bias = 1.0 if slope is None else slope, 0.0 if bias is None else bias
+    # The version, not the alias: that may have moved meanwhile.
+    fixed = f"{row['name']}@v{row['version']}"
+    return save(engine, fixed, slope, bias, pairs, reason=reason, author=author)
+
+
+def _given(samples: Any) -> pl.DataFrame:
+    """Read pairs that a caller brings."""
+    table = native(samples, "samples")
+    columns = list(table) if isinstance(table, Mapping) else column_names_of(table)
+    missing = [name for name in ("reference", "prediction") if name not in columns]
+    if missing:
+        raise InvalidInput(
+            f"samples: expected the columns reference and prediction; found {', '.join(map(str, columns))}. "
+            "Nothing was changed."
+        )
+    found = {name: np.asarray(table[name], dtype=np.float64) for name in ("reference", "prediction")}
+    if not all(np.isfinite(each).all() for each in found.values()):
+        raise InvalidInput("samples: reference and prediction must be finite numbers. Nothing was changed.")
+    named = {"sample_id": [str(each) for each in table["sample_id"]]} if "sample_id" in columns else {}
+    return pl.DataFrame({**named, **found})
 
 
 def choose(
@@ -342,3 +407,9 @@ def list_corrections(con: Connection, name: str, version: int | None = None) -> 
         {"name": name, "version": version},
     )
     return [_made(row) for row in rows.iter_rows(named=True)]
+
+
+def of_name(con: Connection, calibration: Any) -> list[Correction]:
+    """Read the corrections of the calibration that a name means, oldest first."""
+    name = str(calibration).partition("@")[0]
+    return list_corrections(con, str(find_version(con, f"{name}@latest")["name"]))

@@ -24,7 +24,7 @@ from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.values import as_name, as_text, one_of, to_json
 
-__all__ = ["NOT_FLAGGED", "Entry", "Measurements", "clean_ids", "record"]
+__all__ = ["NOT_FLAGGED", "Entry", "Measurements", "clean_ids", "plain_time", "record"]
 
 Role = Literal["reported", "challenger"]
 
@@ -190,13 +190,13 @@ def _of_spectra(
 def _moments(given: Any, n: int, now: datetime) -> list[datetime | None]:
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         return [moment(given, "measured_at") or now] * n
-    found = [moment(_plain_time(each), "measured_at") or now for each in given]
+    found = [moment(plain_time(each), "measured_at") or now for each in given]
     if len(found) != n:
         raise ShapeMismatch(f"measured_at: expected one moment for each of {n} spectra; found {len(found)}.")
     return list(found)
 
 
-def _plain_time(value: Any) -> Any:
+def plain_time(value: Any) -> Any:
     """Return a moment as the standard library has it; pandas and numpy have their own."""
     if isinstance(value, np.datetime64):
         return None if np.isnat(value) else value.astype("datetime64[us]").item()
@@ -284,7 +284,7 @@ class Measurements:
         where = [f"m.{name} = ${name}" for name, value in wanted.items() if value is not None]
         values = {name: value for name, value in wanted.items() if value is not None}
         for name, sign, given in (("since", ">=", since), ("until", "<", until)):
-            at = moment(_plain_time(given), name)
+            at = moment(plain_time(given), name)
             if at is not None:
                 where.append(f"m.measured_at {sign} ${name}")
                 values[name] = at
@@ -333,7 +333,7 @@ class Measurements:
         calibration : str, optional
             Only of this one.
         """
-        limit = moment(_plain_time(before), "before")
+        limit = moment(plain_time(before), "before")
         if limit is None:
             raise InvalidInput("before: expected a moment; found None. Nothing was deleted.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -33,7 +33,15 @@ from nirs_store.service.statistics import (
 )
 from nirs_store.values import from_json, one_of, with_zone
 
-__all__ = ["Monitoring", "Wanted", "figures_of_target", "monitor", "pairs_of", "which_version"]
+__all__ = [
+    "Monitoring",
+    "Wanted",
+    "figures_of_target",
+    "monitor",
+    "pairs_of",
+    "pairs_of_version",
+    "which_version",
+]
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,7 @@ def which_version(
     named = isinstance(calibration, str) and "@" not in calibration
     if (alias is not None or version is not None) and not named:
         raise InvalidInput(
-            f"calibration: {quoted(calibration)} names a version already; expected the name alone with alias or version."
+            f"calibration: {quoted(calibration)} names a version already; give the name alone with alias or version."
         )
     if alias is not None:
         return find_version(con, f"{calibration}@{alias}"), False
@@ -333,6 +341,38 @@ def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tupl
     return frame(con, sql, {**used, **wanted.params, "role": role}), notes
 
 
+def pairs_of_version(
+    engine: Engine,
+    row: Mapping[str, Any],
+    *,
+    since: Any,
+    until: Any,
+    instrument: str | None,
+    samples: Sequence[str | None] | None,
+) -> pl.DataFrame:
+    """Return uncorrected predictions and references of one version, one row per sample, for a correction."""
+
+    def ask(con: Connection) -> pl.DataFrame:
+        wanted = Wanted(
+            row["name"], int(row["version"]), None, moment(since, "since"), moment(until, "until"), instrument
+        )
+        chain = con.execute("SELECT target FROM chains WHERE chain_id = ?", [row["chain_id"]]).fetchall()
+        about = _target(_counts(con, wanted), chain[0][0] if chain else None, None)
+        return pairs_of(con, Wanted(**{**wanted.__dict__, "target": about}))[0]
+
+    pairs = engine.query(ask).with_columns(prediction=pl.col("raw"))
+    if samples is not None:
+        there = set(pairs["sample_id"].to_list())
+        missing = [str(each) for each in samples if each not in there]
+        if missing:
+            raise InvalidInput(
+                f"samples: {len(missing)} of them have no logged prediction of this version with a reference: "
+                f"{', '.join(missing[:5])}. Nothing was changed."
+            )
+        pairs = pairs.filter(pl.col("sample_id").is_in([each for each in samples if each is not None]))
+    return per_sample(pairs, "mean")
+
+
 def _unclear(con: Connection) -> list[str]:
     """List samples whose references name no target although they were predicted for several."""
     ((some,),) = con.execute(f"SELECT count(*) FROM {CURRENT} WHERE target IS NULL").fetchall()
@@ -368,14 +408,14 @@ def _target(counts: pl.DataFrame, chain_target: str | None, asked: str | None) -
         sorted({each for each in counts["target"].to_list() if each is not None}) if counts.height else []
     )
     if asked is not None:
-        near = {each.casefold(): each for each in logged}
+        near: dict[str, str] = {each.casefold(): each for each in logged}
         if logged and asked.casefold() not in near:
             one_of("target", asked, logged)
         return near.get(asked.casefold(), asked)
     if len(logged) > 1:
         raise InvalidInput(f"target: expected one of {', '.join(logged)}; the calibration predicts several.")
     if logged:
-        return logged[0]
+        return str(logged[0])
     return None if chain_target is None or chain_target.startswith("[") else chain_target
 
 
@@ -542,7 +582,7 @@ def _parts(
     pairs: pl.DataFrame,
     by: str,
     repeats: Repeats,
-    base: Baseline | None | Mapping[int, Baseline | None],
+    base: Baseline | Mapping[int, Baseline | None] | None,
     alpha: float,
 ) -> pl.DataFrame:
     """Lay out the figures by month, instrument or version."""
@@ -583,7 +623,7 @@ def _parts(
         "verdict",
     )
     kinds = [pl.Int64, pl.Int64, pl.Float64, pl.Int64, *[pl.Float64] * 4, pl.String]
-    schema = {by: reported.schema[by], **dict(zip(told, kinds, strict=True))}
+    schema: dict[str, Any] = {by: reported.schema[by], **dict(zip(told, kinds, strict=True))}
     found_ = pl.DataFrame(rows, schema=schema, orient="row")
     return found_.with_columns(pl.col(pl.Float64).fill_nan(None))
 

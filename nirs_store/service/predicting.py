@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from nirs_store.chains.plan import ReplayPlan
@@ -83,6 +84,10 @@ def use_of(engine: Engine, given: Any) -> Use:
     return Use(whole_id(engine, "chain", given)) if found is None else found
 
 
+def _named(label: str, con: Connection) -> Use:
+    return _use(con, find_version(con, label))
+
+
 def _use(con: Connection, row: Mapping[str, Any]) -> Use:
     return Use(
         str(row["chain_id"]), row["name"], int(row["version"]), row["scope"], corrections.active(con, row)
@@ -109,8 +114,8 @@ def refuse_corrected(use: Use) -> None:
     """
     if use.correction is not None:
         raise InvalidInput(
-            f"{use.label} is {use.correction.words}, which a bundle cannot carry. Nothing was written. Export its chain "
-            f"{use.chain_id} for the uncorrected predictions, or retire the correction."
+            f"{use.label} is {use.correction.words}, which a bundle cannot carry. Nothing was written. Export its "
+            f"chain {use.chain_id} for the uncorrected predictions, or retire the correction."
         )
 
 
@@ -131,7 +136,7 @@ def equip(predictor: Any, use: Use, store: Callable[[], Any]) -> None:
             here._engine, use, plan, details, X, sample_ids, how, about, lambda chain: _along(here, chain, X)
         )
 
-    predictor.record = record
+    predictor._recorder = record
 
 
 def _along(store: Any, chain_id: str, X: Any) -> pl.DataFrame:
@@ -160,7 +165,7 @@ def keep(
     plan: ReplayPlan,
     details: pl.DataFrame,
     X: Any,
-    sample_ids: Sequence[Any] | None,
+    sample_ids: Iterable[Any] | None,
     how: Logging,
     about: Mapping[str, Any],
     predict: Predict,
@@ -222,7 +227,7 @@ def _rivals(engine: Engine, use: Use, predict: Predict) -> list[tuple[Use, pl.Da
             continue
         label = f"{use.name}@v{number}"
         try:
-            rival = engine.query(lambda con, label=label: _use(con, find_version(con, label)))
+            rival = engine.query(partial(_named, label))
             details = predict(rival.chain_id)
             found.append((rival, details if rival.correction is None else rival.correction.apply(details)))
         except NirsStoreError as error:

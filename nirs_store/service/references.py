@@ -18,7 +18,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.notes import add_note, check_guard
 from nirs_store.records.queries import frame
-from nirs_store.service.log import clean_ids
+from nirs_store.service.log import clean_ids, plain_time
 from nirs_store.service.statistics import replicate_error
 from nirs_store.service.versions import user_name
 from nirs_store.values import as_array, as_name, is_frame, native, one_of
@@ -38,6 +38,8 @@ COMBINED = {
     "median": "median(r.value)",
     "latest": "arg_max(r.value, (coalesce(r.measured_at, r.added_at), r.reference_id))",
 }
+Ids = list[str]
+Rows = list[dict[str, Any]]
 _FIELDS = ("target", "unit", "lab", "method", "measured_at", "note")
 _EXISTING = ("refuse", "skip", "add")
 
@@ -75,7 +77,7 @@ class References:
         method: str | None = None,
         measured_at: Any = None,
         note: str | None = None,
-    ) -> list[str]:
+    ) -> Ids:
         """Add the value of a sample, or several replicates at once.
 
         Parameters
@@ -132,7 +134,7 @@ class References:
         method: str | None = None,
         measured_at: Any = None,
         existing: str = "refuse",
-    ) -> list[str]:
+    ) -> Ids:
         """Add the values of a data frame, or of a CSV, Excel or Parquet file.
 
         Parameters
@@ -265,7 +267,7 @@ class References:
             )
         return found.row(0, named=True)
 
-    def _new(self, rows: list[dict[str, Any]], existing: str) -> list[dict[str, Any]]:
+    def _new(self, rows: Rows, existing: str) -> Rows:
         if existing == "add":
             return rows
         names = sorted({str(row["sample_id"]) for row in rows})
@@ -284,7 +286,7 @@ class References:
             )
         return new
 
-    def _write(self, rows: list[dict[str, Any]], operation: str = "add_reference") -> list[str]:
+    def _write(self, rows: Rows, operation: str = "add_reference") -> Ids:
         if not rows:
             return []
         told = [
@@ -328,7 +330,7 @@ def _row(name: str | None, value: Any, about: Mapping[str, Any], where: str) -> 
     for field in _FIELDS:
         given = about.get(field)
         if field == "measured_at":
-            row[field] = moment(given.to_pydatetime() if hasattr(given, "to_pydatetime") else given, field)
+            row[field] = moment(plain_time(given), field)
         else:
             row[field] = None if given is None else as_name(given, field).strip()
     return row
@@ -354,7 +356,8 @@ def _read(table: Any) -> pl.DataFrame:
     if isinstance(given, pl.DataFrame):
         return given
     if is_frame(given):
-        return pl.from_pandas(given)
+        converted: pl.DataFrame = pl.from_pandas(given)
+        return converted
     if isinstance(given, Mapping):
         return pl.DataFrame({name: as_array(values, name).tolist() for name, values in given.items()})
     if isinstance(given, Iterable):

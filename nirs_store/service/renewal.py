@@ -71,7 +71,7 @@ def as_samples(store: Any, given: Any, target: str | None, name: str) -> Samples
         found = store.datasets.get(given, target=target)
         X, y, ids, wavelengths = found.X, found.y, found.ids, found.wavelengths
     elif isinstance(given, Spectra):
-        y = given.y if given.y is not None else (given.numbers(target) if target in given.labels else None)  # type: ignore[arg-type]
+        y = given.y if given.y is not None else (given.numbers(target) if target in given.labels else None)
         X, ids, wavelengths = given.X, given.ids, given.wavelengths
     elif isinstance(given, tuple) and len(given) in (2, 3):
         X, y, ids = (*given, None)[:3]
@@ -214,8 +214,8 @@ def _dataset_of(store: Any, version: CalibrationVersion) -> Any:
     identifier = version.dataset_version_id
     if identifier is None:
         raise InvalidInput(
-            f"{version.name}@v{version.version}: the store does not hold the samples that it was fitted on. Nothing was "
-            "changed. Give them: old_samples=(X, y)."
+            f"{version.name}@v{version.version}: the store does not hold the samples that it was fitted on. Nothing "
+            "was changed. Give them: old_samples=(X, y)."
         )
     return identifier
 
@@ -227,7 +227,7 @@ def _check(old: Samples, new: Samples, metadata: Mapping[str, Any]) -> None:
             f"new_samples: expected {old.X.shape[1]} channels as in the calibration; found {new.X.shape[1]}."
         )
     grids = [np.asarray(each.wavelengths, dtype=float) for each in (old, new) if each.wavelengths is not None]
-    if len(grids) == 2 and not np.allclose(*grids, rtol=1e-6):
+    if len(grids) == 2 and not np.allclose(grids[0], grids[1], rtol=1e-6):
         raise InvalidInput(
             "new_samples: their wavelengths are not those of the old samples. Resample them first."
         )
@@ -240,8 +240,8 @@ def _check(old: Samples, new: Samples, metadata: Mapping[str, Any]) -> None:
     same = set(spectrum_hashes(old.X)) & set(spectrum_hashes(new.X))
     if same:
         raise InvalidInput(
-            f"new_samples: {len(same)} spectra are in the calibration already. Nothing was changed. Leave them out: they "
-            "would count twice, and once in the fold that validates them."
+            f"new_samples: {len(same)} spectra are in the calibration already. Nothing was changed. Leave them out: "
+            "they would count twice, and once in the fold that validates them."
         )
 
 
@@ -424,8 +424,8 @@ def derive_chain(
     metadata = chain.get("metadata") or {}
     if not hasattr(before, "transform"):
         raise InvalidInput(
-            f"before: expected a fitted transformer; found {type(before).__name__}, which has no transform. Nothing was "
-            "recorded."
+            f"before: expected a fitted transformer; found {type(before).__name__}, which has no transform. Nothing "
+            "was recorded."
         )
     try:
         check_is_fitted(before)

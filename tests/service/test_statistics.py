@@ -27,7 +27,9 @@ def test_agreement_is_what_r_computes():
     assert found.bias == pytest.approx(0.083333333333333634, rel=1e-12)
     assert found.bias_limit == pytest.approx(0.60022236121015216, rel=1e-12)
     assert found.sep == pytest.approx(0.94468208537276799, rel=1e-12)
-    assert (found.slope, found.intercept) == pytest.approx((1.1386955400876513, -2.4097189997421986), rel=1e-12)
+    assert (found.slope, found.intercept) == pytest.approx(
+        (1.1386955400876513, -2.4097189997421986), rel=1e-12
+    )
     assert found.slope_t == pytest.approx(9.1421376985909912, rel=1e-10)
     assert found.slope_t_limit == pytest.approx(2.2281388519862739, rel=1e-12)
     assert found.sep_limit == pytest.approx(0.61897346459143321, rel=1e-10)
@@ -114,7 +116,9 @@ def test_ewma_is_that_of_the_nist_handbook():
 def test_ewma_limits_are_those_of_montgomery():
     chart = control_chart(np.array(MONTGOMERY) - 10, 1.0, weight=0.1, limits=(2.0, 2.7))
     np.testing.assert_allclose(10 + chart["ewma"][:2], [9.945, 9.7495], atol=1e-9)
-    np.testing.assert_allclose(10 + chart["ewma_limit"].to_numpy()[[0, 1, 29]], [10.27, 10.36, 10.62], atol=0.006)
+    np.testing.assert_allclose(
+        10 + chart["ewma_limit"].to_numpy()[[0, 1, 29]], [10.27, 10.36, 10.62], atol=0.006
+    )
     signalled = [row for row, words in enumerate(chart["signals"].to_list(), 1) if "ewma" in words]
     assert signalled == [28, 29, 30]
 

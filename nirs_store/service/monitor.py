@@ -465,7 +465,7 @@ def monitor(
         ).fetchall()
         figures = {int(each[0]): figures_of_target(from_json(each[1]) or {}, about) for each in rows_of}
         errors, base = _errors(figures), Baseline.of(figures.get(int(row["version"]), {}))
-        rivals = _challengers(con, wanted, pairs, alpha) if "challenger" in counts["role"].to_list() else None
+        rivals = _challengers(con, wanted, pairs, alpha)
         made = list_corrections(con, row["name"], number)
         aliases = tuple(
             a for (_, a), v in aliases_of(con, row["name"]).items() if v == row["version"] and not whole
@@ -495,7 +495,7 @@ def monitor(
             _parts(
                 reported, pairs, "version", repeats, {v: Baseline.of(f) for v, f in figures.items()}, alpha
             ),
-            pl.DataFrame() if rivals is None else rivals,
+            rivals,
             tuple(made),
             tuple(notes),
         )
@@ -516,7 +516,7 @@ def _counts(con: Connection, wanted: Wanted) -> pl.DataFrame:
             count(*) AS n, count(*) FILTER (NOT {NOT_FLAGGED}) AS flagged,
             count(*) FILTER (m.sample_id IS NULL) AS nameless,
             count(*) FILTER (m.prediction IS NULL AND m.label IS NULL OR NOT isfinite(m.prediction)) AS no_number,
-            count(*) FILTER (m.label IS NOT NULL) AS labels, count(DISTINCT m.correction_id) AS corrected
+            count(*) FILTER (m.label IS NOT NULL) AS labels, count(m.correction_id) AS corrected
         FROM measurements m WHERE {wanted.where} GROUP BY ALL ORDER BY ALL""",
         wanted.params,
     )
@@ -558,6 +558,11 @@ def _left_out(
     if base is not None and base.kind == "SECV":
         notes.append(
             "the number of fitted parameters is not defined: SEP is compared with SECV and n - 1 degrees of freedom"
+        )
+    if 0 < reported["corrected"].sum():
+        notes.append(
+            f"{reported['corrected'].sum()} of {reported['n'].sum()} measurements were corrected: bias, SEP and chart are "
+            "about what was reported"
         )
     kinds = {errors[v][1] for v in ([version] if version is not None else list(errors)) if v in errors}
     if "SECV" in kinds:
@@ -640,6 +645,11 @@ def _sel(pairs: pl.DataFrame) -> tuple[float, int]:
 
 def _challengers(con: Connection, wanted: Wanted, pairs: pl.DataFrame, alpha: float) -> pl.DataFrame:
     """Compare each challenger with what was reported, on the measurements that both predicted."""
+    some = con.execute(
+        "SELECT 1 FROM measurements WHERE calibration = ? AND role = 'challenger' LIMIT 1", [wanted.name]
+    ).fetchall()
+    if not some:
+        return pl.DataFrame()
     others = Wanted(**{**wanted.__dict__, "version": None})
     rivals, _ = pairs_of(con, others, role="challenger")
     mine = pairs.select("batch_id", "sample_id", reported="prediction")

@@ -1409,7 +1409,6 @@ class WorkspaceStore:
         return artifacts.artifact_path(self._engine, artifact_id)
 
     @attempted("export_chain", "chain")
-    @whole_ids
     def export_chain(
         self, chain_id: str, output_path: str | Path, format: str = "n4a", **options: Any
     ) -> Path:
@@ -1432,6 +1431,8 @@ class WorkspaceStore:
         Raises
         ------
         UnknownId, UnknownFormat, BlobMissing, BlobCorrupt
+        InvalidInput
+            The name of a calibration whose slope and bias correction a bundle cannot carry.
         SerializationError
             With ``safe=True``: an object that skops cannot carry.
         """
@@ -1439,6 +1440,9 @@ class WorkspaceStore:
         from nirs_store import bundle
         from nirs_store.bundle.transfer import Outgoing
 
+        use = predicting.use_of(self._engine, chain_id)
+        predicting.refuse_corrected(use)
+        chain_id = use.chain_id
         self._engine.check_open()
         if format == "n4a":
             outgoing = Outgoing(self._engine, chain_id, self._exported)

@@ -559,10 +559,10 @@ def _left_out(
         notes.append(
             "the number of fitted parameters is not defined: SEP is compared with SECV and n - 1 degrees of freedom"
         )
-    if 0 < reported["corrected"].sum():
+    if reported["corrected"].sum():
         notes.append(
-            f"{reported['corrected'].sum()} of {reported['n'].sum()} measurements were corrected: bias, SEP and chart are "
-            "about what was reported"
+            f"{reported['corrected'].sum()} of {reported['n'].sum()} measurements were corrected: bias, SEP and chart "
+            "are about what was reported"
         )
     kinds = {errors[v][1] for v in ([version] if version is not None else list(errors)) if v in errors}
     if "SECV" in kinds:

@@ -123,7 +123,7 @@ OPERATIONS = (
     "record_evaluation", "register_calibration", "remove_alias", "remove_backup", "repair",
     "restore_archive", "restore_backup", "retention", "save_artifact",
     "save_chain", "save_prediction", "save_prediction_arrays", "set_alias", "set_champion", "set_guard",
-    "set_retention", "set_status", "start_processing", "switch_audit", "unlink", "unpin", "vacuum",
+    "set_retention", "set_rule", "set_status", "sign", "start_processing", "switch_audit", "unlink", "unpin", "vacuum",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from nirs_store.addresses import refuse_address
 from nirs_store.audit.trail import note
+from nirs_store.backup import calibrations
 from nirs_store.backup.container import (
     FORMAT,
     FORMAT_VERSION,
@@ -111,6 +112,11 @@ _ORDER = (
     "file_types",
     "file_versions",
     "file_aliases",
+    "calibration_versions",
+    "calibration_aliases",
+    "calibration_rules",
+    "calibration_retired",
+    "signatures",
     "lineage_links",
     "pins",
 )
@@ -132,6 +138,7 @@ _OBJECTS = {
     "evaluation": "evaluations",
     "processing": "processing_runs",
     "artifact": "blobs",
+    "calibration": "calibration_versions",
 }
 
 
@@ -249,6 +256,10 @@ def select(
         found,
         "file_versions",
     )
+    found["calibration_versions"] = _keys(
+        con, "calibration_versions", "list_contains($chains, chain_id)", found, "chains"
+    )
+    found |= calibrations.select(con, found["calibration_versions"])
     found["artifact_refs"] = _keys(
         con,
         "artifact_refs",
@@ -414,6 +425,7 @@ _SERIES = tuple(name for name in ("name", "test_name") if name in column_names("
 def new_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, int]:
     """How many of some rows are not there yet, by table."""
     found: dict[str, int] = {}
+    tables = calibrations.merged(con, tables)
     for table, rows in tables.items():
         key = key_of(table)
         con.register("incoming", rows.select([key]))
@@ -430,6 +442,7 @@ def new_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, int]:
 def insert_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, int]:
     """Insert the rows that are not there yet, inside the caller's transaction; gives their number by table."""
     added: dict[str, int] = {}
+    tables = calibrations.merged(con, tables)
     for table in ARCHIVED:
         if table not in tables:
             continue
@@ -481,6 +494,8 @@ def _sources(table: str, names: Sequence[str]) -> str:
             "SELECT name, version FROM dataset_retired) GROUP BY name) m ON m.name = i.name "
             "WHERE NOT EXISTS (SELECT 1 FROM dataset_versions t WHERE t.dataset_version_id = i.dataset_version_id))"
         )
+    if table == "calibration_retired":
+        return "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM calibration_retired t WHERE t.name = i.name))"
     if table == "file_aliases":
         return (
             "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM file_aliases t WHERE t.name = i.name "

@@ -30,6 +30,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.deletion import release_chains
 from nirs_store.maintenance.gc import delete_run, prune_arrays
 from nirs_store.maintenance.trash import deleting
+from nirs_store.records.named import HELD
 from nirs_store.records.queries import frame
 from nirs_store.scores import higher_is_better
 from nirs_store.values import as_text
@@ -217,6 +218,7 @@ _EXISTS = """
     UNION ALL SELECT 'evaluation', evaluation_id FROM evaluations
     UNION ALL SELECT 'dataset', dataset_version_id FROM dataset_versions
     UNION ALL SELECT 'processing', processing_id FROM processing_runs UNION ALL SELECT 'backup', backup_id FROM backups
+    UNION ALL SELECT 'calibration', version_id FROM calibration_versions
     UNION ALL SELECT 'bundle', target_id FROM lineage_links WHERE target_kind = 'bundle')
 """
 # Each gives ids of things that must stay and why; `taken_*` are the ids that would go.
@@ -237,6 +239,7 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "SELECT c.chain_id, 'the meta-model ' || k.record_id || ' is fed by its pipeline' FROM chains c "
         "JOIN artifact_links k ON k.kind = 'source' AND split_part(k.target_id, '$', 1) = c.pipeline_id "
         "AND k.pipeline_id <> c.pipeline_id",
+        HELD,
     ),
     "run": (
         "SELECT object_id, 'it is pinned' FROM pins WHERE object_kind = 'run'",
@@ -261,6 +264,8 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "AND o.run_id NOT IN (SELECT unnest($taken_run))",
         "SELECT run_id, 'the file ' || name || ' was made by it' FROM file_versions "
         "WHERE version_id NOT IN (SELECT unnest($taken_file))",
+        f"SELECT l.run_id, h.reason FROM ({HELD}) h JOIN chains c ON c.chain_id = h.id "
+        "JOIN pipelines l USING (pipeline_id)",
     ),
     "file": (
         "SELECT object_id, 'it is pinned' FROM pins WHERE object_kind = 'file'",

@@ -31,8 +31,8 @@ class Emptied:
 class Trash:
     """The trash of a store, as ``store.trash``.
 
-    Deleted runs, pipelines, chains, predictions and evaluations lie here for 30 days, with the artifacts and arrays
-    that they need; a gc and a vacuum remove what is older.
+    Deleted runs, pipelines, chains, predictions, evaluations and versions of calibrations lie here for 30 days, with
+    the artifacts and arrays that they need; a gc and a vacuum remove what is older.
 
     Examples
     --------
@@ -78,9 +78,9 @@ class Trash:
         Returns
         -------
         polars.DataFrame
-            ``trash_id``, ``kind`` ("run", "pipeline", "chain", "prediction", "evaluation"; "chains" of a retention),
-            ``object_id``, ``name``, ``operation``, ``rows``, ``size_bytes`` (of the rows, compressed), ``deleted_at``
-            and ``until``, when a gc may remove it.
+            ``trash_id``, ``kind`` ("run", "pipeline", "chain", "prediction", "evaluation", "calibration"; "chains" of a
+            retention), ``object_id``, ``name``, ``operation``, ``rows``, ``size_bytes`` (of the rows, compressed),
+            ``deleted_at`` and ``until``, when a gc may remove it.
         """
         return self._engine.query(trash.trash_rows)
 

@@ -121,6 +121,9 @@ _ASKED: dict[str, tuple[str, ...]] = {
     "file_versions": ("version_id", "artifact_id"),
     "evaluations": ("evaluation_id", "episodes_id", "samples_id"),
     "dataset_versions": ("dataset_version_id", "spectra_ids", "samples_id"),
+    "calibration_versions": ("version_id", "name", "version", "chain_id"),
+    "calibration_aliases": ("alias_id", "name", "alias", "number", "version"),
+    "signatures": ("signature_id", "version_id"),
 }  # fmt: skip
 
 # child, its key, the column that names the parent, the parent, the parent's key
@@ -300,6 +303,24 @@ class Inspection:
             for child, key, column, parent, parent_key in _RELATIONS
         )
         return [Dangling(*map(str, row)) for row in self._rows(" UNION ALL ".join(parts) + " ORDER BY ALL")]
+
+    def broken_calibrations(self) -> list[tuple[str, str, str]]:
+        """Versions without their chain, aliases and signatures without their version: what, which, why."""
+        versions, aliases = self._all("calibration_versions"), self._all("calibration_aliases")
+        rows = self._rows(
+            f"WITH present AS (SELECT * FROM {aliases} QUALIFY row_number() OVER (PARTITION BY name, alias ORDER BY "
+            "number DESC) = 1) "
+            "SELECT 'alias', p.name || '@' || p.alias, 'it points to the version ' || p.version || ', which is gone.' "
+            f"FROM present p WHERE p.version IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {versions} v WHERE "
+            "v.name = p.name AND v.version = p.version) UNION ALL "
+            "SELECT CASE WHEN EXISTS (SELECT 1 FROM present p WHERE p.name = v.name AND p.version = v.version) "
+            "THEN 'alias' ELSE 'version' END, v.name || '@v' || v.version, 'its chain ' || v.chain_id || ' is gone.' "
+            f"FROM {versions} v WHERE NOT EXISTS (SELECT 1 FROM {self._all('chains')} c WHERE c.chain_id = v.chain_id) "
+            "UNION ALL SELECT 'signature', s.signature_id, 'the version ' || s.version_id || ' is gone.' "
+            f"FROM {self._all('signatures')} s WHERE NOT EXISTS (SELECT 1 FROM {versions} v WHERE "
+            "v.version_id = s.version_id) ORDER BY ALL"
+        )
+        return [(str(row[0]), str(row[1]), str(row[2])) for row in rows]
 
     def missing_arrays(self) -> list[str]:
         """Hashes that predictions or chains name and no row of `arrays` has."""
@@ -962,6 +983,17 @@ def examine(inspection: Inspection, seen: Surroundings) -> Structure:
                 f"its {row.column} is {row.parent}, of which there is no row.",
                 remedy="Its commit may still come, if the program that records it lives. The row is kept.",
             )
+        )
+    for what, which, why in found.ask("calibrations", inspection.broken_calibrations) or ():
+        remedy = {
+            "alias": "Restore the run from the trash or from a backup, or move the alias to a version that is whole.",
+            "version": "It stays as a record; restore the run from the trash or from a backup to use it again.",
+            "signature": "Bring store.duckdb back from a backup if the version is to be kept.",
+        }[what]
+        gone = what == "version"
+        kind = "calibration_gone" if gone else "calibration_broken"
+        found.findings.append(
+            Finding(kind, "info" if gone else "error", f"calibrations/{which}", why, remedy=remedy)
         )
     for array_hash in found.ask("arrays", inspection.missing_arrays) or ():
         users = found.ask("users of arrays", partial(inspection.users_of_array, array_hash))

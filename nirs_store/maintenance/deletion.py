@@ -16,6 +16,7 @@ from nirs_store.errors import UnknownId
 from nirs_store.ids import now_naive
 from nirs_store.maintenance.gc import prune_arrays
 from nirs_store.maintenance.trash import chains_of, deleting
+from nirs_store.records.named import refuse_held
 from nirs_store.values import askable
 
 __all__ = ["Deletion", "delete_chain", "delete_pipeline", "plan_deletion", "release_chains"]
@@ -68,7 +69,7 @@ _RECORDS_OF_CHAINS = """
 
 
 def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
-    """Say what deleting a pipeline or a chain would remove; changes nothing."""
+    """Say what deleting a pipeline or a chain would remove; refuse one that an alias or a signature needs."""
     identifier = askable(identifier)
     if kind == "pipeline":
         found = con.execute("SELECT name FROM pipelines WHERE pipeline_id = ?", [identifier]).fetchall()
@@ -82,6 +83,7 @@ def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
         own, records = "chain_id = $id", _RECORDS_OF_CHAINS.replace("(SELECT unnest($ids))", "($id)")
     if not found:
         raise UnknownId(kind, identifier, "Nothing was deleted.")
+    refuse_held(con, chains_of(con, [identifier]) if kind == "pipeline" else [identifier])
     of_record = f"record_id IN ({records})"
     tables = {
         "chains": own,

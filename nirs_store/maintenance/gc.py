@@ -31,6 +31,7 @@ from nirs_store.ids import earlier, now_naive
 from nirs_store.maintenance import trash
 from nirs_store.maintenance.trash import chains_of, deleting
 from nirs_store.records.artifacts import dependents_outside
+from nirs_store.records.named import refuse_held
 from nirs_store.records.notes import note
 from nirs_store.values import GRACE_SECONDS, as_seconds, askable
 
@@ -94,8 +95,9 @@ class RunDeletion:
 
 
 def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
-    """Count what `delete_run` would remove; changes nothing."""
+    """Count what `delete_run` would remove; refuse a run that an alias or a signature needs."""
     run_id = askable(run_id)
+    refuse_held(con, chains_of(con, _pipelines(con, run_id)))
     row = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
     rows = {"runs": len(row)}
     pipelines = "(SELECT pipeline_id FROM pipelines WHERE run_id = $id)"
@@ -149,6 +151,7 @@ def delete_run(
     if not named:
         return RunDeletion(run_id, None, {}, (), 0)
     pipelines = _pipelines(con, run_id)
+    refuse_held(con, chains_of(con, pipelines))
     name = str(named[0][0])
     with deleting(con, "run", run_id, name, operation, chains_of(con, pipelines), now=now) as delete:
         con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [run_id, now_naive()])

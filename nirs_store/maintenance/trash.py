@@ -48,6 +48,7 @@ _KEYS = {
     "chains": "chain_id",
     "predictions": "prediction_id",
     "evaluations": "evaluation_id",
+    "calibration_versions": "version_id",
 }
 # A child, the column that names its parent, and the parent.
 _PARENTS = (

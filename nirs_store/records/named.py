@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
-from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, quoted
+from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, nearest, quoted
 from nirs_store.ids import is_id
 from nirs_store.records.queries import one
-from nirs_store.values import as_name, from_json, with_zone
+from nirs_store.values import as_name, from_json, one_of, with_zone
 
 __all__ = [
+    "ARCHIVED_NUMBER",
     "DEFAULT_ALIAS",
     "LATEST",
+    "MEANINGS",
     "Resolved",
+    "Rule",
     "aliases_of",
+    "as_rule",
     "check_alias",
     "check_name",
     "find_version",
@@ -36,9 +40,15 @@ __all__ = [
 DEFAULT_ALIAS = "production"
 """What a name alone means."""
 LATEST = "latest"
+ARCHIVED_NUMBER = "archived_version"
+"""The key of a version's metadata that keeps the number that it had where an archive brought it from."""
 _LONGEST = 100
 _NUMBER = re.compile(r"[vV]([0-9]{1,9})")
 _JSON = ("scope", "figures", "metadata")
+
+
+MEANINGS = ("authorship", "review", "responsibility", "approval")
+"""What a signature can say."""
 
 
 class Resolved(NamedTuple):
@@ -47,6 +57,55 @@ class Resolved(NamedTuple):
     name: str
     version: int
     chain_id: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an alias demands of a version.
+
+    Attributes
+    ----------
+    signatures : int
+        Valid signatures of so many different signers.
+    others : int
+        So many of these signers are not the author of the version.
+    meanings : tuple of str
+        Only signatures with one of these meanings count; all do where it is empty.
+    """
+
+    signatures: int = 2
+    others: int = 1
+    meanings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = f" ({' or '.join(self.meanings)})" if self.meanings else ""
+        others = f", {self.others} of them not by the author" if self.others else ""
+        return f"signatures of {self.signatures} persons{what}{others}"
+
+
+def as_rule(value: Any) -> Rule:
+    """Check a rule as it was given or kept.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    given = dict(value)
+    meanings = given.get("meanings") or ()
+    meanings = (meanings,) if isinstance(meanings, str) else tuple(meanings)
+    for meaning in meanings:
+        one_of("meanings", meaning, MEANINGS)
+    counts = [given.get("signatures", 2), given.get("others", 1)]
+    if any(isinstance(each, bool) or not isinstance(each, int) or each < 0 for each in counts):
+        raise InvalidInput(
+            f"rule: expected whole numbers of at least 0, found {counts}. Nothing was changed."
+        )
+    if counts[1] > counts[0] or counts[0] < 1:
+        raise InvalidInput(
+            "rule: expected at least one signature, and not more by others than there are; found "
+            f"{counts[0]} signatures, {counts[1]} by others. Nothing was changed."
+        )
+    return Rule(counts[0], counts[1], tuple(dict.fromkeys(meanings)))
 
 
 def version_number(selector: str) -> int | None:
@@ -185,8 +244,8 @@ def find_version(con: Connection, given: Any) -> dict[str, Any]:
         return _numbered(con, name, present[wanted])
     if name not in names(con):
         raise _unknown_name(con, name)
-    near = difflib.get_close_matches(wanted, present, n=1)
-    hint = f" Did you mean {name}@{near[0]}?" if near else ""
+    near = nearest(wanted, present)
+    hint = f" Did you mean {name}@{near}?" if near else ""
     what = f"no alias {quoted(wanted)}" + ("" if selector else ", which the name alone stands for")
     listed = ", ".join(present) or "none"
     raise CalibrationNotFound(
@@ -228,8 +287,8 @@ def _numbered(con: Connection, name: str, number: int) -> dict[str, Any]:
 def _unknown_name(con: Connection, name: str) -> CalibrationNotFound:
     known = names(con)
     folded = {each.casefold(): each for each in known}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1)
-    hint = f" Did you mean {quoted(folded[near[0]])}?" if near else ""
+    near = nearest(name.casefold(), folded)
+    hint = f" Did you mean {quoted(folded[near])}?" if near else ""
     if not known:
         hint = " No calibration is registered in this workspace."
     return CalibrationNotFound(name, f"There is no calibration called {quoted(name)}.{hint}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from nirs_store.db.session import Engine
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
-from nirs_store.records.named import Resolved, find_version
-from nirs_store.service import corrections, renewal, versions
+from nirs_store.records.named import Resolved, Rule, as_rule, check_name, find_version
+from nirs_store.service import corrections, renewal, signing, versions
 from nirs_store.service import monitor as monitoring
 from nirs_store.service.corrections import Correction, Kind
 from nirs_store.service.monitor import Monitoring
 from nirs_store.service.references import Combine
 from nirs_store.service.renewal import Updated
+from nirs_store.service.signing import Signature, SignatureCheck
 from nirs_store.service.statistics import Repeats
 from nirs_store.service.versions import AliasChange, CalibrationVersion
 
@@ -374,6 +376,18 @@ class Calibrations:
         note: str | None = None,
     ) -> Updated:
         """Fit the same recipe on the old and the new samples, and register it as a new version; no alias moves.
+    # -- signatures and rules --------------------------------------------------------------------
+
+    def sign(
+        self,
+        calibration: str,
+        *,
+        meaning: Literal["authorship", "review", "responsibility", "approval"],
+        signer: str | None = None,
+        note: str | None = None,
+        key: bytes | str | Path | None = None,
+    ) -> Signature:
+        """Sign a version: bind name, time and meaning to its content and to the end of the audit trail.
 
         Parameters
         ----------
@@ -413,6 +427,32 @@ class Calibrations:
 
         What challengers predict is logged with the role "challenger" and never returned; `monitor` compares it on the
         same samples. Returns the number of the version.
+        meaning : {"authorship", "review", "responsibility", "approval"}
+            What the signature says.
+        signer : str, optional
+            The printed name; the operating system's user by default.
+        note : str, optional
+            Free text.
+        key : bytes, str or path, optional
+            A secret of at least 16 bytes, or the file that holds it (a `pathlib.Path`): the signature carries an
+            HMAC-SHA256. Without a key it is a record that anybody who may write to the workspace can make.
+
+        Returns
+        -------
+        Signature
+
+        Raises
+        ------
+        CalibrationNotFound, InvalidInput
+        CalibrationInUse
+            The chain was deleted, or this person has signed with this meaning already.
+        """
+        return signing.sign(
+            self._engine, calibration, meaning=meaning, signer=signer, note_text=note, key=key
+        )
+
+    def signatures(self, calibration: str) -> tuple[Signature, ...]:
+        """Return the signatures of a version, oldest first, as they are stored; `verify_signatures` checks them.
 
         Raises
         ------
@@ -427,6 +467,74 @@ class Calibrations:
     def challengers(self, calibration: str) -> tuple[int, ...]:
         """List the versions of a name that predict along."""
         return tuple(renewal.challengers_of(self._engine, calibration.partition("@")[0]))
+        return tuple(self._engine.query(lambda con: signing.signatures_of(con, calibration)))
+
+    def verify_signatures(
+        self, calibration: str, keys: bytes | str | Path | Sequence[bytes | str | Path] | None = None
+    ) -> SignatureCheck:
+        """Check the signatures of a version against its content, the files of its artifacts and the audit trail.
+
+        Found are: a chain, domain, artifact, scope or other field that changed since; signatures that were altered,
+        copied from another version, brought by an archive, put in by hand, or removed; a cut or altered trail.
+
+        Parameters
+        ----------
+        keys : bytes, str, path or sequence of these, optional
+            The secrets of signatures with a key; without theirs, these are listed as ``unchecked``.
+
+        Raises
+        ------
+        CalibrationNotFound, InvalidInput
+        """
+        return signing.verify_whole(self._engine, calibration, keys)
+
+    def set_rule(
+        self,
+        name: str,
+        alias: str,
+        *,
+        signatures: int = 2,
+        others: int = 1,
+        meanings: str | Sequence[str] = (),
+        user: str | None = None,
+    ) -> None:
+        """Let an alias demand valid signatures of a version before it may point to it.
+
+        Parameters
+        ----------
+        name, alias : str
+            The calibration and the alias; neither needs to exist yet.
+        signatures, others : int
+            Signatures of so many different persons, and of so many who are not the version's author.
+        meanings : str or sequence of str
+            Only these count, for example "approval"; all by default.
+        user : str, optional
+            Who sets the rule; the operating system's user by default.
+
+        Raises
+        ------
+        InvalidInput
+            Nothing was changed.
+
+        Notes
+        -----
+        The rule holds from the next move of the alias on. Only signatures made in this workspace count.
+        """
+        rule = as_rule({"signatures": signatures, "others": others, "meanings": meanings})
+        signing.set_rule(self._engine, name, alias, rule, user=user)
+
+    def remove_rule(self, name: str, alias: str, *, user: str | None = None) -> bool:
+        """Remove the rule of an alias; False when there was none.
+
+        Raises
+        ------
+        InvalidInput
+        """
+        return signing.set_rule(self._engine, name, alias, None, user=user) is not None
+
+    def rules(self, name: str) -> dict[str, Rule]:
+        """Return the aliases of a name that have a rule, with it."""
+        return self._engine.query(lambda con: signing.rules_of(con, check_name(name)))
 
     # -- deleting --------------------------------------------------------------------------------
 
@@ -439,7 +547,7 @@ class Calibrations:
         """
         return self._engine.query(lambda con: versions.plan_delete(con, calibration))
 
-    def delete(self, calibration: str, *, reason: str | None = None) -> CalibrationVersion:
+    def delete(self, calibration: str, *, reason: str | None = None, now: bool = False) -> CalibrationVersion:
         """Delete a version with its signatures; its chain stays, and its number is not given again.
 
         Parameters
@@ -448,6 +556,8 @@ class Calibrations:
             Names as for `resolve`.
         reason : str, optional
             Why; a signed version demands one. The audit trail keeps it with all that was known of the version.
+        now : bool
+            False puts it into the trash: `store.trash.restore` brings it back with its signatures.
 
         Raises
         ------
@@ -455,7 +565,7 @@ class Calibrations:
         CalibrationInUse
             An alias points to it, or it is signed and no reason was given. Nothing was deleted.
         """
-        return versions.delete(self._engine, calibration, reason=reason)
+        return versions.delete(self._engine, calibration, reason=reason, now=now)
 
     def list(self) -> pl.DataFrame:
         """List the calibrations, one row per name.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,18 +9,16 @@ from datetime import datetime
 from typing import Any
 
 from nirs_store.audit.trail import note
-from nirs_store.chains.folds import chain_artifact_ids
-from nirs_store.db.audit_chain import payload_of
 from nirs_store.db.database import Connection
-from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
 from nirs_store.display import block, field_table
-from nirs_store.domain import DOMAIN, domain_id
-from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, UnknownId, quoted
+from nirs_store.errors import CalibrationInUse, InvalidInput, UnknownId, did_you_mean, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
+from nirs_store.maintenance.trash import deleting
 from nirs_store.records import queries
 from nirs_store.records.named import (
+    ARCHIVED_NUMBER,
     aliases_of,
     check_alias,
     check_name,
@@ -33,44 +28,29 @@ from nirs_store.records.named import (
 )
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
+from nirs_store.service.content import contents_of, insert, user_name
 from nirs_store.service.figures import figures_of
+from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, from_json, to_json, with_zone
 
 __all__ = [
     "AliasChange",
     "CalibrationVersion",
-    "Contents",
     "alias_history",
     "alias_table",
     "as_scope",
-    "contents_of",
     "delete",
     "get",
-    "insert",
     "list_names",
     "list_versions",
     "plan_delete",
     "register",
     "remove_alias",
     "set_alias",
-    "user_name",
 ]
 
+RESERVED = frozenset({"contents", ARCHIVED_NUMBER})
 SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a version is made of, as hashes: the chain, its artifacts, its domain (None without one)."""
-
-    chain: str
-    artifacts: str
-    domain: str | None
-
-    @property
-    def digest(self) -> str:
-        """Return one hash of them all."""
-        return digest_of(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -154,62 +134,6 @@ class CalibrationVersion:
         return block(self.label, field_table(facts), field_table(figures))
 
 
-def user_name() -> str:
-    """Return the name of the operating system's user."""
-    return str(payload_of("")["user"]) or "unknown"
-
-
-def digest_of(value: Any) -> str:
-    """Return the SHA-256 of plain data in one spelling."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def insert(con: Connection, table: str, row: Mapping[str, Any]) -> None:
-    """Insert one row inside the caller's transaction."""
-    columns = column_names(table)
-    marks = ", ".join("?" for _ in columns)
-    con.execute(
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", [row.get(name) for name in columns]
-    )
-
-
-# -- What a version is made of.
-
-
-def contents_of(con: Connection, chain_id: str) -> Contents | None:
-    """Hash a chain, its artifacts and its domain as they are now; None where the chain is gone."""
-    chain = queries.get_chain(con, chain_id)
-    if chain is None:
-        return None
-    metadata = dict(chain["metadata"] or {})
-    domain = domain_id(metadata)
-    metadata.pop(DOMAIN, None)
-    ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
-    wanted = sorted({*ids, *([domain] if domain else [])})
-    rows = con.execute(
-        "SELECT artifact_id, content_hash FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[]))",
-        [wanted],
-    ).fetchall()
-    held = {str(row[0]): str(row[1]) for row in rows}
-    grid = chain["wavelengths"]
-    described = {
-        **{
-            name: value
-            for name, value in chain.items()
-            if name not in ("metadata", "wavelengths", "created_at")
-        },
-        "metadata": metadata,
-        "wavelengths": None if grid is None else hashlib.sha256(grid.astype("<f8").tobytes()).hexdigest(),
-        "created_at": None if chain["created_at"] is None else chain["created_at"].isoformat(),
-    }
-    return Contents(
-        digest_of(described),
-        digest_of([[each, held.get(each)] for each in wanted if each != domain]),
-        None if domain is None else digest_of([domain, held.get(domain)]),
-    )
-
-
 # -- Scope.
 
 
@@ -230,10 +154,9 @@ def as_scope(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, each in value.items():
         if name not in SCOPE_KEYS:
-            near = difflib.get_close_matches(str(name), SCOPE_KEYS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidInput(
-                f"scope: there is no {quoted(name)}.{hint} It may hold {', '.join(SCOPE_KEYS)}. Nothing was registered."
+                f"scope: there is no {quoted(name)}.{did_you_mean(name, SCOPE_KEYS)} It may hold "
+                f"{', '.join(SCOPE_KEYS)}. Nothing was registered."
             )
         if each is None:
             continue
@@ -304,6 +227,10 @@ def register(
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidInput(f"metadata: expected a dict, found {quoted(metadata)}. Nothing was registered.")
     facts = dict(metadata or {})
+    for reserved in RESERVED & facts.keys():
+        raise InvalidInput(
+            f"metadata: the key {reserved!r} is kept by the store itself. Nothing was registered."
+        )
     check_guard(
         engine,
         {
@@ -528,6 +455,9 @@ def _move(
     ((number,),) = con.execute(
         "SELECT coalesce(max(number), 0) + 1 FROM calibration_aliases WHERE name = ?", [name]
     ).fetchall()
+    about = find_version(con, f"{name}@v{before if version is None else version}")
+    if version is not None:
+        check_rule(con, about, alias)
     insert(
         con,
         "calibration_aliases",
@@ -536,7 +466,6 @@ def _move(
             "previous": before, "set_by": by, "reason": why, "set_at": now_naive(),
         },
     )  # fmt: skip
-    about = find_version(con, f"{name}@v{before if version is None else version}")
     details = {"name": name, "alias": alias, "version": version, "previous": before, "by": by, "reason": why}
     operation = "remove_alias" if version is None else "set_alias"
     note(engine, operation, "calibration", about["version_id"], details=details, con=con)
@@ -578,7 +507,7 @@ def plan_delete(con: Connection, given: Any) -> CalibrationVersion:
     return found
 
 
-def delete(engine: Engine, given: Any, *, reason: str | None = None) -> CalibrationVersion:
+def delete(engine: Engine, given: Any, *, reason: str | None = None, now: bool = False) -> CalibrationVersion:
     """Delete a version with its signatures; see `Calibrations.delete`."""
     why = None if reason is None else as_text(reason, "reason").strip()
     check_guard(engine, {"reason": why})
@@ -594,8 +523,11 @@ def delete(engine: Engine, given: Any, *, reason: str | None = None) -> Calibrat
             raise CalibrationInUse(
                 f"{found.label} is signed ({by}). Nothing was deleted. Give a reason to delete it with its signatures."
             )
-        for table in ("signatures", "calibration_versions"):
-            con.execute(f"DELETE FROM {table} WHERE version_id = ?", [found.version_id])
+        with deleting(
+            con, "calibration", found.version_id, found.label, "delete_calibration", now=now
+        ) as take:
+            for table in ("signatures", "calibration_versions"):
+                take(con, table, "version_id = $id", {"id": found.version_id})
         con.execute(
             "INSERT INTO calibration_retired VALUES ($name, $version) ON CONFLICT DO UPDATE SET version = "
             "greatest(version, excluded.version)",
@@ -606,8 +538,3 @@ def delete(engine: Engine, given: Any, *, reason: str | None = None) -> Calibrat
         return found
 
     return engine.change(write)
-
-
-def missing(name: str) -> CalibrationNotFound:
-    """Return the error for a name without versions."""
-    return CalibrationNotFound(name, f"There is no calibration called {quoted(name)}.")

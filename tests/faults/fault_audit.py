@@ -35,6 +35,10 @@ _DANGLING = {
     "(SELECT artifact_id FROM blobs)",
     "references of no pipeline": "SELECT ref_id FROM artifact_refs WHERE owner_kind = 'chain' AND owner_id NOT IN "
     "(SELECT chain_id FROM chains)",
+    "aliases of no version": "SELECT alias_id FROM calibration_aliases WHERE version IS NOT NULL AND (name, version) "
+    "NOT IN (SELECT (name, version) FROM calibration_versions)",
+    "aliases and their audit": "SELECT n FROM (SELECT (SELECT count(*) FROM calibration_aliases) - (SELECT count(*) "
+    "FROM audit_entries WHERE operation = 'set_alias' AND success) AS n) WHERE n <> 0",
     "rows applied twice": "SELECT txid FROM applied GROUP BY txid HAVING count(*) > 1",
 }
 
@@ -193,6 +197,17 @@ def _kept(store: WorkspaceStore, now: Picture, run_id: str) -> list[str]:
     return [] if (run_id in deleted) is not there else [f"{run_id}: a run is {there}, in the trash {deleted}"]
 
 
+def _version(store: WorkspaceStore, now: Picture, label: str) -> list[str]:
+    store.calibrations.get(label)
+    return []
+
+
+def _alias(store: WorkspaceStore, now: Picture, alias: str, version: int) -> list[str]:
+    # The operation may have been run again since.
+    found = store.calibrations.resolve(alias)
+    return [] if found.version >= version else [f"{alias} points to v{found.version}"]
+
+
 def _collected(store: WorkspaceStore, now: Picture, orphans: list[str]) -> list[str]:
     return [f"{key} is there again" for key in orphans if store.get_artifact(key) is not None]
 
@@ -216,6 +231,8 @@ _ACKS: dict[str, Any] = {
     "completed": _completed("runs"),
     "deleted": _deleted,
     "kept": _kept,
+    "version": _version,
+    "alias": _alias,
     "collected": _collected,
     "exported": _exported,
     "done": _done,

@@ -147,6 +147,13 @@ def _trash(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
     ack("run", run_id)
 
 
+def _set_alias(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
+    version = store.calibrations.register("fat", facts["kept_chain"])
+    ack("version", version.label)
+    store.calibrations.set_alias("fat", "production", version)
+    ack("alias", "fat@production", version.version)
+
+
 def _gc(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
     store.gc_artifacts(grace_seconds=0.0)
     ack("collected", facts["orphans"])
@@ -186,6 +193,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("complete_pipeline", "usual", _complete_pipeline, threads=("main", "blobs")),
         Operation("delete_run", "usual", _delete_run),
         Operation("trash", "usual", _trash),
+        Operation("set_alias", "usual", _set_alias),
         Operation("gc", "usual", _gc),
         Operation("vacuum", "usual", _vacuum),
         Operation("export_chain", "usual", _export),

@@ -58,6 +58,35 @@ def record_and_wait(talk: Talk, folder: Path) -> None:
     store.close()
 
 
+def promote(talk: Talk, folder: Path, chains: list[str], count: int) -> list[tuple[int, str]]:
+    """Register chains under one name and point one alias to each, as soon as told."""
+    talk.say("ready")
+    talk.wait()
+    made = []
+    with WorkspaceStore(folder) as store:
+        for number in range(count):
+            chain = chains[number % len(chains)]
+            version = store.calibrations.register("fat", chain)
+            store.calibrations.set_alias("fat", "production", version)
+            made.append((version.version, chain))
+    return made
+
+
+def read_alias(talk: Talk, folder: Path) -> list[tuple[int, str, tuple[int, ...]]]:
+    """Read one alias in every way until told; gives what was seen: version, chain, and versions that have the alias."""
+    seen = set()
+    talk.say("ready")
+    with WorkspaceStore(folder) as store:
+        while not talk.told():
+            found = store.calibrations.resolve("fat@production")
+            pointed = store.calibrations.versions("fat").filter(aliases="production")["version"].to_list()
+            seen.add((found.version, found.chain_id, tuple(pointed)))
+            version = store.calibrations.get("fat@production")
+            assert version.aliases == ("production",)
+            seen.add((version.version, version.chain_id, tuple(pointed)))
+    return sorted(seen)
+
+
 def ask(talk: Talk, folder: Path, options: dict[str, Any]) -> Any:
     """Open a store and ask for its runs."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import duckdb
 import numpy as np
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
@@ -36,3 +37,9 @@ def record(store: WorkspaceStore, components: int, values: np.ndarray = Y, **opt
     }
     model = PLSRegression(components, scale=False)
     return record_cross_validation(store, model, X, values, **(settings | options)).chain_id  # type: ignore[arg-type]
+
+
+def alter(folder: Path, statement: str) -> None:
+    """Change the catalog of a workspace that nobody has open, behind the library's back."""
+    with duckdb.connect(str(folder / "store.duckdb")) as con:
+        con.execute(statement)

@@ -1,0 +1,500 @@
+"""Signatures of versions, what they bind, and the rules by which an alias demands them.
+
+A signature is a row that binds who, when, with which meaning, over which content (chain, artifacts, domain, scope,
+figures) and after which entry of the audit trail; an entry of the trail names it in turn. With a key it also carries an
+HMAC-SHA256. Without one it proves as much as the audit trail does: that whoever can write to the workspace wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nirs_store.audit.trail import note as note_plain
+from nirs_store.db.audit_chain import GENESIS, entry_hash, head_of, verify_chain
+from nirs_store.db.database import Connection
+from nirs_store.db.schema import column_names
+from nirs_store.db.session import Engine
+from nirs_store.display import block, table
+from nirs_store.errors import CalibrationInUse, InvalidInput, NirsStoreError, quoted
+from nirs_store.ids import new_id, now_naive
+from nirs_store.records.artifacts import read_artifact
+from nirs_store.records.named import (
+    ARCHIVED_NUMBER,
+    MEANINGS,
+    Rule,
+    as_rule,
+    check_alias,
+    check_name,
+    find_version,
+)
+from nirs_store.records.notes import check_guard, note
+from nirs_store.service.content import Contents, artifacts_of, contents_of, digest_of, insert, user_name
+from nirs_store.values import as_text, from_json, one_of, to_json, with_zone
+
+__all__ = [
+    "Signature",
+    "SignatureCheck",
+    "check_rule",
+    "rules_of",
+    "set_rule",
+    "sign",
+    "signatures_of",
+    "verify",
+    "verify_whole",
+]
+
+_ALGORITHM = "HMAC-SHA256"
+_SHORTEST_KEY = 16
+_FORM = "nirs_store signature 1"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One signature of a version.
+
+    Attributes
+    ----------
+    signature_id, name, version : str, str, int
+    signer, meaning, note : str
+        ``meaning`` is one of "authorship", "review", "responsibility", "approval".
+    signed_at : datetime
+        By the clock of the machine.
+    content_hash : str
+        What was signed: the version with its chain, artifacts and domain.
+    audit_head : str
+        Number and hash of the entry of the audit trail that was the last one.
+    key_id : str or None
+        Which key was used; None without a key.
+    """
+
+    signature_id: str
+    name: str
+    version: int
+    signer: str
+    meaning: str
+    note: str | None
+    signed_at: datetime | None
+    content_hash: str
+    audit_head: str
+    key_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "signed_at": None if self.signed_at is None else self.signed_at.isoformat()}
+
+
+@dataclass(frozen=True)
+class SignatureCheck:
+    """What `verify_signatures` found about one version.
+
+    Attributes
+    ----------
+    calibration : str
+        Such as ``fat@v3``.
+    valid : tuple of Signature
+        Those that hold.
+    problems : tuple of (str, str)
+        Which signature (its id), and what is wrong with it.
+    unchecked : tuple of str
+        Ids of valid signatures whose key was not given: their HMAC was not computed.
+    """
+
+    calibration: str
+    valid: tuple[Signature, ...]
+    problems: tuple[tuple[str, str], ...]
+    unchecked: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether nothing is wrong; a version without signatures is not wrong."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "calibration": self.calibration,
+            "ok": self.ok,
+            "valid": [each.to_dict() for each in self.valid],
+            "problems": [list(each) for each in self.problems],
+            "unchecked": list(self.unchecked),
+        }
+
+    def __repr__(self) -> str:
+        lines = [f"{each.meaning} by {each.signer}, {each.signed_at:%Y-%m-%d %H:%M}" for each in self.valid]
+        lines += [f"NOT VALID {identifier[-8:]}: {why}" for identifier, why in self.problems]
+        return "\n".join([f"<Signatures of {self.calibration}: {len(self.valid)} valid>", *lines])
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[Any, ...]] = [(s.meaning, s.signer, s.signed_at, "valid") for s in self.valid]
+        rows += [("", identifier[-8:], None, why) for identifier, why in self.problems]
+        return block(f"Signatures of {self.calibration}", table(("meaning", "signer", "time", "state"), rows))
+
+
+# -- What is signed.
+
+
+def _content(con: Connection, row: Mapping[str, Any]) -> tuple[str, Contents | None]:
+    """Hash a version with its chain, artifacts and domain as they are now."""
+    contents = contents_of(con, str(row["chain_id"]))
+    # A version that came with an archive may have another number here than where it was signed.
+    metadata = dict(row["metadata"])
+    number = metadata.pop(ARCHIVED_NUMBER, row["version"])
+    created = row["created_at"]
+    described = {name: row[name] for name in row if name not in ("metadata", "version", "created_at")}
+    described |= {
+        "metadata": metadata,
+        "version": number,
+        "created_at": None if created is None else created.isoformat(),
+    }
+    return digest_of([described, None if contents is None else asdict(contents)]), contents
+
+
+def _message(signature: Mapping[str, Any]) -> bytes:
+    """Spell out what a signature binds, always in the same way."""
+    names = (
+        "signature_id",
+        "version_id",
+        "signer",
+        "meaning",
+        "note",
+        "content_hash",
+        "audit_head",
+        "key_id",
+    )
+    moment = signature["signed_at"].isoformat(timespec="microseconds")
+    text = json.dumps(
+        [_FORM, *(signature[name] for name in names), moment], ensure_ascii=False, separators=(",", ":")
+    )
+    return text.encode()
+
+
+def as_key(key: Any) -> bytes | None:
+    """Return a key as bytes: bytes as they are, text as UTF-8, a path by the content of its file.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if key is None:
+        return None
+    if isinstance(key, os.PathLike):
+        try:
+            found = Path(key).read_bytes().strip()
+        except OSError as error:
+            raise InvalidInput(
+                f"key: {key} cannot be read: {error.strerror or error}. Nothing was signed."
+            ) from error
+    elif isinstance(key, str):
+        found = key.encode()
+    elif isinstance(key, (bytes, bytearray)):
+        found = bytes(key)
+    else:
+        raise InvalidInput(
+            f"key: expected bytes, text or a path, found {type(key).__name__}. Nothing was signed."
+        )
+    if len(found) < _SHORTEST_KEY:
+        raise InvalidInput(
+            f"key: expected at least {_SHORTEST_KEY} bytes, found {len(found)}. Nothing was signed. Make one with "
+            "secrets.token_hex(32)."
+        )
+    return found
+
+
+def key_id(key: bytes) -> str:
+    """Return a short name of a key that does not give it away."""
+    return hmac.new(key, b"nirs_store key id", hashlib.sha256).hexdigest()[:16]
+
+
+def sign(
+    engine: Engine,
+    calibration: Any,
+    *,
+    meaning: str,
+    signer: str | None = None,
+    note_text: str | None = None,
+    key: Any = None,
+) -> Signature:
+    """Sign a version; see `Calibrations.sign`."""
+    one_of("meaning", meaning, MEANINGS)
+    by = user_name() if signer is None else check_name(signer, "signer")
+    secret = as_key(key)
+    words = None if note_text is None else as_text(note_text, "note")
+    check_guard(engine, {"signer": signer, "note": words})
+
+    def write(con: Connection) -> Signature:
+        row = find_version(con, calibration)
+        label = f"{row['name']}@v{row['version']}"
+        digest, contents = _content(con, row)
+        if contents is None:
+            raise CalibrationInUse(
+                f"{label} cannot be signed: its chain {row['chain_id']} was deleted. Nothing was signed."
+            )
+        said = con.execute(
+            "SELECT 1 FROM signatures WHERE version_id = $id AND signer = $signer AND meaning = $meaning AND "
+            "content_hash = $digest",
+            {"id": row["version_id"], "signer": by, "meaning": meaning, "digest": digest},
+        ).fetchall()
+        if said:
+            raise CalibrationInUse(
+                f"{by} has signed {label} with the meaning {meaning!r} already. Nothing was signed."
+            )
+        head = head_of(con)
+        signature: dict[str, Any] = {
+            "signature_id": new_id(),
+            "version_id": row["version_id"],
+            "signer": by,
+            "meaning": meaning,
+            "note": words,
+            "content_hash": digest,
+            "audit_head": f"{head.number}:{head.entry_hash}",
+            "signed_at": now_naive(),
+            "key_id": None if secret is None else key_id(secret),
+        }
+        message = _message(signature)
+        if secret is not None:
+            signature["algorithm"] = _ALGORITHM
+            signature["signature"] = hmac.new(secret, message, hashlib.sha256).hexdigest()
+        insert(con, "signatures", signature)
+        details = {
+            "name": row["name"], "version": row["version"], "signature_id": signature["signature_id"],
+            "signer": by, "meaning": meaning, "digest": _digest(signature),
+        }  # fmt: skip
+        # Also where the trail is switched off: a signature counts by its entry.
+        note(engine, "sign", "calibration", row["version_id"], details=details, con=con, always=True)
+        return _signature(row, signature)
+
+    return engine.change(write)
+
+
+def _digest(signature: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_message(signature) + str(signature.get("signature") or "").encode()).hexdigest()
+
+
+def _signature(version: Mapping[str, Any], row: Mapping[str, Any]) -> Signature:
+    names = ("signature_id", "signer", "meaning", "note", "content_hash", "audit_head", "key_id")
+    return Signature(
+        name=version["name"],
+        version=version["version"],
+        signed_at=with_zone(row["signed_at"]),
+        **{name: row[name] for name in names},
+    )
+
+
+def _rows(con: Connection, version_id: str) -> list[dict[str, Any]]:
+    names = column_names("signatures")
+    rows = con.execute(
+        f"SELECT {', '.join(names)} FROM signatures WHERE version_id = ? ORDER BY signature_id", [version_id]
+    ).fetchall()
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def signatures_of(con: Connection, calibration: Any) -> list[Signature]:
+    """List the signatures of a version, oldest first, as they are stored."""
+    version = find_version(con, calibration)
+    return [_signature(version, row) for row in _rows(con, version["version_id"])]
+
+
+# -- Verifying.
+
+
+def verify(con: Connection, calibration: Any, keys: Sequence[bytes] = ()) -> SignatureCheck:
+    """Check every signature of a version against its content, the audit trail, and the keys that were given."""
+    version = find_version(con, calibration)
+    label = f"{version['name']}@v{version['version']}"
+    digest, contents = _content(con, version)
+    rows = _rows(con, version["version_id"])
+    noted = _noted(con, version["version_id"])
+    secrets = {key_id(key): key for key in keys}
+    valid: list[Signature] = []
+    problems: list[tuple[str, str]] = []
+    unchecked: list[str] = []
+    for row in rows:
+        identifier = str(row["signature_id"])
+        entry = noted.pop(identifier, None)
+        why = _wrong(con, row, version, digest, contents, entry)
+        if why is None and row["key_id"] is not None:
+            secret = secrets.get(row["key_id"])
+            if secret is None:
+                unchecked.append(identifier)
+            elif not hmac.compare_digest(
+                hmac.new(secret, _message(row), hashlib.sha256).hexdigest(), str(row["signature"])
+            ):
+                why = "its HMAC is not that of its key"
+        if why is None:
+            valid.append(_signature(version, row))
+        else:
+            problems.append((identifier, why))
+    problems += [(identifier, "the audit trail names it, and it is gone") for identifier in noted]
+    return SignatureCheck(label, tuple(valid), tuple(problems), tuple(unchecked))
+
+
+def _noted(con: Connection, version_id: str) -> dict[str, dict[str, Any]]:
+    """Map signatures that the audit trail names for a version to the details of their entries."""
+    names = column_names("audit_entries")
+    rows = con.execute(
+        f"SELECT {', '.join(names)} FROM audit_entries WHERE object_kind = 'calibration' AND object_id = ? AND "
+        "operation = 'sign' AND success ORDER BY number",
+        [version_id],
+    ).fetchall()
+    found = {}
+    for row in rows:
+        entry = dict(zip(names, row, strict=True))
+        facts = from_json(entry["details"]) or {}
+        whole = entry_hash(entry) == entry["entry_hash"]
+        found[str(facts.get("signature_id"))] = facts | {"number": int(entry["number"]), "whole": whole}
+    return found
+
+
+def _wrong(
+    con: Connection,
+    row: Mapping[str, Any],
+    version: Mapping[str, Any],
+    digest: str,
+    contents: Contents | None,
+    entry: Mapping[str, Any] | None,
+) -> str | None:
+    """Say what is wrong with a signature; None where nothing is."""
+    if row["meaning"] not in MEANINGS:
+        return f"it has no known meaning: {quoted(row['meaning'])}"
+    if contents is None:
+        return "the chain that was signed is gone"
+    if row["content_hash"] != digest:
+        signed = (version["metadata"].get("contents") or {}) if isinstance(version["metadata"], dict) else {}
+        changed = [what for what, value in asdict(contents).items() if signed.get(what) != value]
+        what = ", ".join(changed) or "the version itself"
+        return f"it is about other content: {what} changed since, or it was copied from elsewhere"
+    if entry is None:
+        return "the audit trail of this workspace does not name it: it came from elsewhere, or was put in by hand"
+    if not entry["whole"]:
+        return "its entry in the audit trail was altered"
+    if entry.get("digest") != _digest(row):
+        return "it was altered: the audit trail names it with other content"
+    number, _, head = str(row["audit_head"]).partition(":")
+    if number.isdigit() and int(number) + 1 != int(entry["number"]):
+        return "its entry in the audit trail does not follow the one that it binds"
+    if number != "0" or head != GENESIS:
+        found = con.execute(
+            "SELECT 1 FROM audit_entries WHERE number = TRY_CAST(? AS BIGINT) AND entry_hash = ?",
+            [number, head],
+        ).fetchall()
+        if not found:
+            return "the audit trail does not hold the entry that it binds: the trail was cut or replaced"
+    created = version["created_at"]
+    signed_at = row["signed_at"].replace(tzinfo=UTC)
+    if created is not None and signed_at < created:
+        return f"by its clock it was made before the version ({signed_at:%Y-%m-%d %H:%M} UTC)"
+    return None
+
+
+def verify_whole(engine: Engine, calibration: Any, keys: Any = None) -> SignatureCheck:
+    """Check the signatures of a version, the files of its artifacts, and the whole audit trail."""
+    secrets = keys_of(keys)
+
+    def ask(con: Connection) -> tuple[SignatureCheck, list[str], list[str]]:
+        version = find_version(con, calibration)
+        found = verify(con, version["version_id"], secrets)
+        trail = [f"number {broken.number}: {broken.reason}" for broken in verify_chain(con)[1]]
+        return found, trail, artifacts_of(con, version["chain_id"])
+
+    found, trail, needed = engine.query(ask)
+    problems = [*found.problems, *(("audit trail", why) for why in trail)]
+    for artifact_id in needed:
+        try:
+            read_artifact(engine, artifact_id)
+        except NirsStoreError as error:
+            problems.append((f"artifact {artifact_id}", str(error)))
+    return replace(found, problems=tuple(problems))
+
+
+# -- Rules of aliases.
+
+
+def rules_of(con: Connection, name: str) -> dict[str, Rule]:
+    """Map the aliases of a name to the rules that hold now."""
+    rows = con.execute(
+        "SELECT alias, rule FROM calibration_rules WHERE name = ? QUALIFY row_number() OVER (PARTITION BY alias "
+        "ORDER BY number DESC) = 1 ORDER BY alias",
+        [name],
+    ).fetchall()
+    return {str(alias): as_rule(from_json(rule)) for alias, rule in rows if rule is not None}
+
+
+def set_rule(
+    engine: Engine, name: str, alias: str, rule: Rule | None, *, user: str | None = None
+) -> Rule | None:
+    """Set or remove the rule of an alias; see `Calibrations.set_rule`."""
+    known, wanted = check_name(name), check_alias(alias)
+    by = user_name() if user is None else check_name(user, "user")
+
+    def write(con: Connection) -> Rule | None:
+        before = rules_of(con, known).get(wanted)
+        if before == rule:
+            return before
+        ((number,),) = con.execute(
+            "SELECT coalesce(max(number), 0) + 1 FROM calibration_rules WHERE name = ?", [known]
+        ).fetchall()
+        plain = None if rule is None else asdict(rule)
+        row = {"rule_id": new_id(), "name": known, "alias": wanted, "number": number, "set_by": by}
+        insert(con, "calibration_rules", row | {"rule": to_json(plain, "rule"), "set_at": now_naive()})
+        details = {
+            "name": known,
+            "alias": wanted,
+            "rule": plain,
+            "before": None if before is None else asdict(before),
+        }
+        note_plain(engine, "set_rule", "calibration", details=details | {"by": by}, con=con)
+        return before
+
+    return engine.change(write)
+
+
+def check_rule(con: Connection, version: Mapping[str, Any], alias: str) -> None:
+    """Refuse to point an alias to a version that its rule does not allow, inside the caller's transaction.
+
+    Raises
+    ------
+    CalibrationInUse
+    """
+    rule = rules_of(con, version["name"]).get(alias)
+    if rule is None:
+        return
+    found = verify(con, version["version_id"])
+    counted = [each for each in found.valid if not rule.meanings or each.meaning in rule.meanings]
+    signers = {_person(each.signer) for each in counted}
+    others = signers - {_person(version["author"])}
+    if len(signers) >= rule.signatures and len(others) >= rule.others:
+        return
+    label = f"{version['name']}@v{version['version']}"
+    listed = ", ".join(f"{each.meaning} by {each.signer}" for each in counted) or "none"
+    wrong = f" Not valid: {'; '.join(why for _, why in found.problems)}." if found.problems else ""
+    raise CalibrationInUse(
+        f"The alias {alias!r} demands {rule}; {label} (author {version['author']}) has: {listed}.{wrong} Nothing was "
+        "changed. Let the missing persons sign (store.calibrations.sign) first."
+    )
+
+
+def _person(name: str) -> str:
+    return unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+
+
+def keys_of(keys: Any) -> list[bytes]:
+    """Return one key or several as bytes."""
+    if keys is None:
+        return []
+    given = [keys] if isinstance(keys, (str, bytes, bytearray, os.PathLike)) else list(_iterable(keys))
+    return [key for key in map(as_key, given) if key is not None]
+
+
+def _iterable(keys: Any) -> Iterable[Any]:
+    if isinstance(keys, (list, tuple, set, frozenset)):
+        return keys
+    raise InvalidInput(f"keys: expected a key or a list of keys, found {type(keys).__name__}.")

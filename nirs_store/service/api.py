@@ -376,18 +376,6 @@ class Calibrations:
         note: str | None = None,
     ) -> Updated:
         """Fit the same recipe on the old and the new samples, and register it as a new version; no alias moves.
-    # -- signatures and rules --------------------------------------------------------------------
-
-    def sign(
-        self,
-        calibration: str,
-        *,
-        meaning: Literal["authorship", "review", "responsibility", "approval"],
-        signer: str | None = None,
-        note: str | None = None,
-        key: bytes | str | Path | None = None,
-    ) -> Signature:
-        """Sign a version: bind name, time and meaning to its content and to the end of the audit trail.
 
         Parameters
         ----------
@@ -427,6 +415,38 @@ class Calibrations:
 
         What challengers predict is logged with the role "challenger" and never returned; `monitor` compares it on the
         same samples. Returns the number of the version.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return renewal.challenge(self._engine, calibration, version)
+
+    def end_challenge(self, calibration: str, version: int | str) -> bool:
+        """Let a version predict along no more; False where it did not. What was logged stays."""
+        return renewal.end_challenge(self._engine, calibration, version)
+
+    def challengers(self, calibration: str) -> tuple[int, ...]:
+        """List the versions of a name that predict along."""
+        return tuple(renewal.challengers_of(self._engine, calibration.partition("@")[0]))
+
+    # -- signatures and rules --------------------------------------------------------------------
+
+    def sign(
+        self,
+        calibration: str,
+        *,
+        meaning: Literal["authorship", "review", "responsibility", "approval"],
+        signer: str | None = None,
+        note: str | None = None,
+        key: bytes | str | Path | None = None,
+    ) -> Signature:
+        """Sign a version: bind name, time and meaning to its content and to the end of the audit trail.
+
+        Parameters
+        ----------
+        calibration : str
+            Names as for `resolve`.
         meaning : {"authorship", "review", "responsibility", "approval"}
             What the signature says.
         signer : str, optional
@@ -458,15 +478,6 @@ class Calibrations:
         ------
         CalibrationNotFound
         """
-        return renewal.challenge(self._engine, calibration, version)
-
-    def end_challenge(self, calibration: str, version: int | str) -> bool:
-        """Let a version predict along no more; False where it did not. What was logged stays."""
-        return renewal.end_challenge(self._engine, calibration, version)
-
-    def challengers(self, calibration: str) -> tuple[int, ...]:
-        """List the versions of a name that predict along."""
-        return tuple(renewal.challengers_of(self._engine, calibration.partition("@")[0]))
         return tuple(self._engine.query(lambda con: signing.signatures_of(con, calibration)))
 
     def verify_signatures(

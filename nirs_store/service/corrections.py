@@ -21,9 +21,9 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
+from nirs_store.service.content import user_name
 from nirs_store.service.log import clean_ids
 from nirs_store.service.statistics import Agreement, Baseline, agreement
-from nirs_store.service.versions import user_name
 from nirs_store.values import as_name, from_json, is_frame, native, one_of, to_json, with_zone
 from nirs_store.values import column_names as column_names_of
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from nirs_store.errors import InvalidInput
 
-__all__ = ["refuse_address", "without_secret_words", "without_secrets"]
+__all__ = ["refuse_address", "user_path", "without_secret_words", "without_secrets"]
 
 
 # -- Addresses that look like paths.
@@ -43,6 +44,21 @@ def refuse_address(value: Any, name: str) -> None:
         f"{name}: expected a path, found the address {without_secrets(text)!r}, which nirs_store does not open. "
         f"Nothing was made. {advice}"
     )
+
+
+def user_path(value: str | os.PathLike[str]) -> Path:
+    """Return the path that a user means, with ``~`` as the home folder, as a shell reads it.
+
+    Examples
+    --------
+    >>> user_path("~/wheat.csv") == Path.home() / "wheat.csv", user_path("~$wheat.xlsx").name
+    (True, '~$wheat.xlsx')
+    """
+    path = Path(value)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # not the home of a user: a file may begin with the sign, as Excel's locks do
+        return path
 
 
 # -- Secrets in what is recorded of a command.

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from nirs_store.addresses import user_path
 from nirs_store.datasets import load_tecator
 from nirs_store.errors import InvalidInput, NotAWorkspace
 from nirs_store.lazy import polars as pl
@@ -105,7 +106,7 @@ def run_demo(directory: str | Path, *, console: Console | None = None) -> DemoRe
     """
     began = time.perf_counter()
     console = Console(highlight=False) if console is None else console
-    folder = Path(directory)
+    folder = user_path(directory)
     _check_folder(folder)
     estimators = _estimators()
     samples = _samples()

@@ -6,7 +6,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from nirs_store.addresses import refuse_address
+from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.errors import NotAWorkspace
 
@@ -53,7 +53,7 @@ def copy_workspace_template(destination: str | Path, *, overwrite: bool = False)
     (True, [])
     """
     refuse_address(destination, "destination")
-    root = Path(destination)
+    root = user_path(destination)
     if root.exists() and not root.is_dir():
         raise NotAWorkspace(f"{root} is a file, but the workspace must be a folder. Give another path.")
     written: list[Path] = []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
+from nirs_store.addresses import user_path
 from nirs_store.audit.trail import Audit, attempted, note
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.code import CODE, check_code, refuse_other_python
@@ -38,7 +39,7 @@ from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries as overview
 from nirs_store.records import runs as records
 from nirs_store.records import user_sql as people_sql
-from nirs_store.records.lookup import whole_ids, whole_ids_of
+from nirs_store.records.lookup import whole_id, whole_ids, whole_ids_of
 from nirs_store.records.runs import capture_environment
 from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text, is_text, to_json
 
@@ -1322,6 +1323,7 @@ class WorkspaceStore:
         return found.value
 
     @attempted("save_artifact")
+    @whole_ids
     def save_artifact(
         self,
         obj: Any,
@@ -1447,10 +1449,10 @@ class WorkspaceStore:
         if format == "n4a":
             outgoing = Outgoing(self._engine, chain_id, self._exported)
             written = bundle.export_chain(
-                outgoing, chain_id, Path(output_path), **outgoing.described(options)
+                outgoing, chain_id, user_path(output_path), **outgoing.described(options)
             )
         elif format == "n4a.py":
-            written = bundle.export_script(self, chain_id, Path(output_path), **options)
+            written = bundle.export_script(self, chain_id, user_path(output_path), **options)
         else:
             raise UnknownFormat(
                 f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
@@ -1526,14 +1528,14 @@ class WorkspaceStore:
         """
         from nirs_store.bundle import transfer as exports
 
-        return exports.export_pipeline_config(self._engine, pipeline_id, Path(output_path))
+        return exports.export_pipeline_config(self._engine, pipeline_id, user_path(output_path))
 
     @whole_ids
     def export_run(self, run_id: str, output_path: str | Path) -> Path:
         """Write a run as YAML: its columns at the top, and below them its ``pipelines`` with their ``chains``."""
         from nirs_store.bundle import transfer as exports
 
-        return exports.export_run(self._engine, run_id, Path(output_path))
+        return exports.export_run(self._engine, run_id, user_path(output_path))
 
     @whole_ids
     def export_predictions_parquet(
@@ -1547,7 +1549,7 @@ class WorkspaceStore:
         from nirs_store.bundle import transfer as exports
 
         return exports.export_predictions_parquet(
-            self._engine, Path(output_path), include_arrays=include_arrays, **filters
+            self._engine, user_path(output_path), include_arrays=include_arrays, **filters
         )
 
     # -- Choosing among chains, and looking inside one.
@@ -1589,6 +1591,7 @@ class WorkspaceStore:
         """
         return choosing.compare_errors(self, first, second, **options)
 
+    @whole_ids
     def review(self, chain_id: str) -> choosing.Review:
         """Run the coded checks of a chain; see `nirs_store.choosing.review`.
 
@@ -1617,6 +1620,7 @@ class WorkspaceStore:
         """
         return diagnosing.coefficients(self, chain_id)
 
+    @whole_ids
     def transform(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
         """Return spectra as the model of a chain gets them; see `nirs_store.diagnosing.transform`.
 
@@ -1626,6 +1630,7 @@ class WorkspaceStore:
         """
         return diagnosing.transform(self, chain_id, X, wavelengths)
 
+    @whole_ids
     def permutation_test(
         self, chain_id: str, X: Any, y: Any = None, **options: Any
     ) -> diagnosing.PermutationTest:
@@ -1637,6 +1642,7 @@ class WorkspaceStore:
         """
         return diagnosing.permutation_test(self, chain_id, X, y, **options)
 
+    @whole_ids
     def diagnose(self, chain_id: str, X: Any, y: Any = None, **options: Any) -> diagnosing.Diagnosis:
         """Diagnose samples: T2, Q, leverage, residuals, named outliers; see `nirs_store.diagnosing.diagnose`.
 
@@ -1685,6 +1691,7 @@ class WorkspaceStore:
         return records.begin_run(self._engine, name, config, datasets, environment)
 
     @attempted("complete_run", "run")
+    @whole_ids
     def complete_run(self, run_id: str, summary: dict[str, Any]) -> None:
         """Commit everything and mark the run as completed.
 
@@ -1727,11 +1734,13 @@ class WorkspaceStore:
         records.edit_run(self._engine, run_id, remove_tags=tags)
 
     @attempted("fail_run", "run")
+    @whole_ids
     def fail_run(self, run_id: str, error: str) -> None:
         """Mark the run as failed; what only its unfinished pipelines hold is released."""
         records.fail_run(self._engine, run_id, error)
 
     @attempted("begin_pipeline", "run")
+    @whole_ids
     def begin_pipeline(
         self,
         run_id: str,
@@ -1747,6 +1756,7 @@ class WorkspaceStore:
         )
 
     @attempted("complete_pipeline", "pipeline")
+    @whole_ids
     def complete_pipeline(
         self,
         pipeline_id: str,
@@ -1759,6 +1769,7 @@ class WorkspaceStore:
         records.complete_pipeline(self._engine, pipeline_id, best_val, best_test, metric, duration_ms)
 
     @attempted("fail_pipeline", "pipeline")
+    @whole_ids
     def fail_pipeline(self, pipeline_id: str, error: str) -> None:
         """Mark the pipeline as failed and roll back what it recorded; its row and logs stay.
 
@@ -1768,6 +1779,7 @@ class WorkspaceStore:
         self._plans.clear()
 
     @attempted("save_chain", "pipeline")
+    @whole_ids
     def save_chain(
         self,
         pipeline_id: str,
@@ -1846,6 +1858,7 @@ class WorkspaceStore:
         )
 
     @attempted("save_prediction", "pipeline")
+    @whole_ids
     def save_prediction(
         self,
         pipeline_id: str,
@@ -1904,6 +1917,7 @@ class WorkspaceStore:
         return predictions.save_prediction(self._engine, pipeline_id, chain_id, values)
 
     @attempted("save_prediction_arrays", "prediction")
+    @whole_ids
     def save_prediction_arrays(
         self,
         prediction_id: str,
@@ -1936,6 +1950,7 @@ class WorkspaceStore:
         )
 
     @attempted("log_step", "pipeline")
+    @whole_ids
     def log_step(
         self,
         pipeline_id: str,
@@ -1953,6 +1968,7 @@ class WorkspaceStore:
         )
 
     @attempted("log_metric", "pipeline")
+    @whole_ids
     def log_metric(self, pipeline_id: str, name: str, value: float, step: int) -> None:
         """Record one point of a training curve, such as the loss after an epoch.
 
@@ -1965,6 +1981,7 @@ class WorkspaceStore:
         metrics.log_metrics(self._engine, pipeline_id, name, [value], [step])
 
     @attempted("log_metric", "pipeline")
+    @whole_ids
     def log_metrics(self, pipeline_id: str, name: str, values: Any, steps: Any = None) -> None:
         """Record many points of a training curve in one call.
 

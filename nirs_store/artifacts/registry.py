@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import yaml
 
+from nirs_store.addresses import user_path
 from nirs_store.artifacts.types import (
     SHORT,
     ArtifactRecord,
@@ -48,6 +49,7 @@ from nirs_store.records.artifacts import (
     known_record,
     save_record,
 )
+from nirs_store.records.lookup import whole_ids, whole_ids_of
 from nirs_store.records.queries import get_pipeline
 from nirs_store.records.runs import require_open_pipeline
 
@@ -390,8 +392,10 @@ class CleanupMethods(View):
         self, *, pipeline_ids: Sequence[str] | None = None, dataset: str | None = None
     ) -> PurgePlan:
         """Look what purging pipelines, or a data set, would remove; changes nothing."""
-        return self._engine.query(lambda con: _plan(con, pipeline_ids, dataset))
+        ids = None if pipeline_ids is None else whole_ids_of(self._engine, ("pipeline",), pipeline_ids)
+        return self._engine.query(lambda con: _plan(con, ids, dataset))
 
+    @whole_ids
     def delete_pipeline_artifacts(
         self, pipeline_id: str, delete_files: bool = False, *, force: bool = False
     ) -> int:
@@ -562,6 +566,7 @@ def _collect(engine: Engine, artifact_ids: Sequence[str]) -> int:
 class FindingMethods(CleanupMethods):
     """The part of the registry that looks up."""
 
+    @whole_ids
     def records(
         self, pipeline_id: str | None = None, *, run_id: str | None = None, chain_id: str | None = None
     ) -> list[ArtifactRecord]:
@@ -1402,7 +1407,7 @@ def export_to_manifest(
         "items": [record.to_dict() for record in found.values()],
     }
     if path is not None:
-        target = Path(path)
+        target = user_path(path)
         target = target / _FILE if target.is_dir() or not target.suffix else target
         ensure_dir(target.parent)
         if with_files:
@@ -1424,7 +1429,7 @@ def read_manifest(
     folder = None
     data: Any = manifest
     if not isinstance(manifest, Mapping):
-        file = Path(manifest)
+        file = user_path(manifest)
         file = file / _FILE if file.is_dir() else file
         folder = file.parent
         try:
@@ -1473,7 +1478,7 @@ def import_from_manifest(
 ) -> list[ArtifactRecord]:
     """Register what a manifest lists; see `ArtifactRegistry.import_from_manifest`."""
     data, found, folder = read_manifest(manifest)
-    folder = Path(results_dir) if results_dir is not None else folder
+    folder = user_path(results_dir) if results_dir is not None else folder
     engine = registry._engine
     ordered = _in_order(found)
     files = {record.content_hash: _bytes_of(engine, record, folder) for record in ordered}

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from nirs_store.addresses import refuse_address
+from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.db.audit_chain import Break, Head, head_of, read_head, verify_chain
 from nirs_store.db.database import CatalogAccess, Connection
@@ -441,7 +441,6 @@ def export_entries(
             f"format: expected one of {', '.join(FORMATS)}, found {format!r}.{hint} Nothing was written."
         )
     refuse_address(path, "path")
-    path = path.expanduser()
     if format != "jsonl" and path.is_dir():
         raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")
     if format == "jsonl" and path.is_file():
@@ -846,7 +845,7 @@ class Audit:
         """
         engine = self._engine
         with attempting(engine, "export_audit", "workspace"):
-            written, head = export_entries(engine, Path(path), format, since, until)
+            written, head = export_entries(engine, user_path(path), format, since, until)
         self._keep(head)
         note(
             engine,

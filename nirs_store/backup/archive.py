@@ -18,7 +18,7 @@ from typing import IO, Any
 import msgspec
 import pyarrow as pa
 
-from nirs_store.addresses import refuse_address
+from nirs_store.addresses import refuse_address, user_path
 from nirs_store.audit.trail import note
 from nirs_store.backup import calibrations
 from nirs_store.backup.container import (
@@ -570,7 +570,7 @@ def plan_archive(
 ) -> ArchivePlan:
     """Look what an archive would hold, and whether it could be written there; writes nothing."""
     refuse_address(path, "path")
-    target = Path(path).expanduser().absolute()
+    target = user_path(path).absolute()
     format_of(target)
     _check_target(engine, target, overwrite)
 
@@ -598,7 +598,7 @@ def archive(
 ) -> Archive:
     """Write an archive; see `WorkspaceStore.archive`."""
     refuse_address(path, "path")
-    target = Path(path).expanduser().absolute()
+    target = user_path(path).absolute()
     chosen = {"runs": runs, "files": files, "evaluations": evaluations, "datasets": datasets}
     try:
         format = format_of(target)
@@ -771,7 +771,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 def read_manifest(path: str | Path, *, limits: Limits | None = None) -> Manifest:
     """Read what an archive says of itself, without verifying the rest."""
     bounds = limits or Limits()
-    with open_members(Path(path), bounds) as members:
+    with open_members(user_path(path), bounds) as members:
         for name, size, content in members:
             return parse_manifest(members, name, size, content, bounds)
         raise members.invalid("is empty")
@@ -1020,7 +1020,7 @@ def restore_archive(
 ) -> RestoredArchive:
     """Bring an archive in; see `WorkspaceStore.restore_archive`."""
     refuse_address(path, "path")
-    source = Path(path).expanduser().absolute()
+    source = user_path(path).absolute()
     engine.check_writable()
     try:
         with _staging(engine) as folder, ExitStack() as opened:

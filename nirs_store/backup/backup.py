@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import msgspec
 
+from nirs_store.addresses import user_path
 from nirs_store.audit.trail import note
 from nirs_store.backup.archive import BlobFile, Progress, blob_files, workspace_id
 from nirs_store.blobs.durable import (
@@ -1096,7 +1097,7 @@ class Backups:
 
 def _line(manifest: Manifest, path: str) -> dict[str, Any]:
     return {
-        **backup_of(manifest, Path(path)).__dict__,
+        **backup_of(manifest, user_path(path)).__dict__,
         "path": path,
         **{name: manifest.rows.get(name, 0) for name in ("runs", "chains", "predictions")},
     }

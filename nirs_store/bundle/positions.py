@@ -53,6 +53,7 @@ def _words(text: str, *modules: str) -> frozenset[str]:
 
 
 MOST_JOBS = 64
+MOST_VERBOSE = 10
 SCALARS = _words(
     "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 longdouble intc uintc "
     "longlong ulonglong complex64 complex128",
@@ -324,11 +325,17 @@ def contradiction(name: str, state: Mapping[str, Any], arrays: Arrays) -> str | 
         state
     ):
         return None
-    if not _is_json(state.get("_infrequent_enabled"), False):
+    rare = _is_json(state.get("_infrequent_enabled"), True)
+    if not rare and not _is_json(state.get("_infrequent_enabled"), False):
         return "_infrequent_enabled"
+    categories_of = _children(state.get("categories_"))
+    grouped = _children(state.get("_default_to_infrequent_mappings"))
+    first_rare = _children(state.get("_infrequent_indices"))
+    if rare and not len(grouped) == len(first_rare) == len(categories_of):
+        return "_default_to_infrequent_mappings"
     dropped = _children(state.get("_drop_idx_after_grouping"))
     columns = _children(state.get("_n_features_outs"))
-    for place, categories in enumerate(found := _children(state.get("categories_"))):
+    for place, categories in enumerate(categories_of):
         items, count = _children(categories), 0
         if categories.get("type") == "numpy":
             kind, shape, values = arrays[categories["file"]]
@@ -338,6 +345,14 @@ def contradiction(name: str, state: Mapping[str, Any], arrays: Arrays) -> str | 
             if len(shape) != 1 or kind not in "biufUS" or (kind in "biuf" and not _increasing(numbers)):
                 return "categories_"
         count = len(items)
+        if rare:
+            # An unknown value becomes the first rare one, and goes through the mapping: without one it goes anywhere.
+            if _is_none(grouped[place]) != _is_none(first_rare[place]):
+                return "_infrequent_indices"
+            groups = None if _is_none(grouped[place]) else _groups(grouped[place], count, arrays)
+            if not _is_none(grouped[place]) and groups is None:
+                return "_default_to_infrequent_mappings"
+            count = groups or count
         if dropped:
             drop = _number(dropped[place]) if place < len(dropped) else -1
             if drop is not None and not 0 <= drop < count:
@@ -345,7 +360,17 @@ def contradiction(name: str, state: Mapping[str, Any], arrays: Arrays) -> str | 
             count -= drop is not None
         if place >= len(columns) or not _is_json(columns[place], count):
             return "_n_features_outs"
-    return None if len(found) == len(columns) else "_n_features_outs"
+    return None if len(categories_of) == len(columns) else "_n_features_outs"
+
+
+def _groups(node: Any, count: int, arrays: Arrays) -> int | None:
+    """Count the columns that `count` categories are grouped into; None where the mapping is not one of whole numbers."""
+    if node["__loader__"] != "NdArrayNode" or node.get("type") != "numpy":
+        return None
+    kind, shape, values = arrays[node["file"]]
+    if kind not in "iu" or shape != (count,) or not count or values.min() < 0 or values.max() >= count:
+        return None
+    return int(values.max()) + 1
 
 
 def _increasing(values: Any) -> bool:
@@ -384,11 +409,13 @@ def _number(node: Node) -> float | None:
 
 
 def _quiet(match: _Match, node: Node) -> bool:
-    return (
-        node["__loader__"] == "JsonNode"
-        and value_of(node) in (0, None)
-        and not isinstance(value_of(node), str)
-    )
+    """Match how much an estimator prints while it is fitted or used: that is all that the number does."""
+    value = value_of(node) if node["__loader__"] == "JsonNode" else -1
+    return value is None or (isinstance(value, int) and 0 <= value <= MOST_VERBOSE)
+
+
+def _is_none(node: Any) -> bool:
+    return isinstance(node, dict) and node["__loader__"] == "JsonNode" and value_of(node) is None
 
 
 _ATOMS: dict[str, Callable[[_Match, Node], bool]] = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from nirs_store.addresses import user_path
 from nirs_store.blobs.code import CODE, check_code, refuse_other_python
 from nirs_store.blobs.serializers import with_version
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, agree, disagreement, read_npy, unpacked
@@ -100,7 +101,7 @@ def inspect_bundle(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Insp
     >>> inspect_bundle("wheat.n4a").verdict
     'opens as it is'
     """
-    contents = read_contents(Path(path), limits)
+    contents = read_contents(user_path(path), limits)
     types, needs = _types(contents)
     if contents.kind == "joblib":
         verdict = "needs allow_pickle"
@@ -244,7 +245,7 @@ def load_bundle(
     """
     if isinstance(trusted_types, str):
         raise InvalidInput("trusted_types: expected a list of names, found one text. Nothing was opened.")
-    return open_contents(read_contents(Path(path), limits), allow_pickle, tuple(trusted_types), strict)
+    return open_contents(read_contents(user_path(path), limits), allow_pickle, tuple(trusted_types), strict)
 
 
 def open_contents(

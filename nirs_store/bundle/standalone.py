@@ -34,6 +34,7 @@ import numpy as np
 from nirs_store.chains.grids import (
     advice,
     differ,
+    disordered,
     flat_names,
     hidden_grid,
     in_unit,
@@ -149,11 +150,16 @@ def _named(X: Any) -> Any:
         )
     texts = [str(name) for name in names]
     stored, text = CHAIN["wavelengths"], all(isinstance(name, str) for name in names)
-    if text and (strange or stored is None):
-        known = CHAIN.get("columns") or _fitted_names()
+    if strange or stored is None:
+        known = (CHAIN.get("columns") or _fitted_names()) if text else []
         if known and not same_names(texts, known):
             order = " They are the same in another order." if sorted(texts) == sorted(known) else ""
             raise ValueError(f"The columns of X are not those that the model was trained on.{order}")
+        shown = None if known else disordered(texts)
+        if shown is not None:
+            raise ValueError(
+                f"The columns of X are numbered in another order than they stand in ({shown}, ...)."
+            )
     if strange:
         return hidden_grid(texts, None if stored is None else np.array(stored))
     # A frame made from an array without names counts its columns; those are not wavelengths.

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import yaml
 
+from nirs_store.addresses import user_path
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.blobs.serializers import configuration_file
@@ -115,7 +116,7 @@ def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) 
     if row is None:
         raise UnknownId("pipeline", pipeline_id, "Nothing was written.")
     config = msgspec.json.encode(row["expanded_config"])
-    return _write(Path(output_path), msgspec.json.format(config, indent=2))
+    return _write(user_path(output_path), msgspec.json.format(config, indent=2))
 
 
 def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
@@ -139,7 +140,7 @@ def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
         raise UnknownId("run", run_id, "Nothing was written.")
     plain = msgspec.json.decode(msgspec.json.encode(run, enc_hook=lambda value: value.tolist()))
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    return _write(Path(output_path), text.encode())
+    return _write(user_path(output_path), text.encode())
 
 
 def export_predictions_parquet(
@@ -160,7 +161,7 @@ def export_predictions_parquet(
             table = table.with_columns(_column(name, values))
     sink = io.BytesIO()
     table.write_parquet(sink)
-    return _write(Path(output_path), sink.getvalue())
+    return _write(user_path(output_path), sink.getvalue())
 
 
 def _column(name: str, values: list[np.ndarray | None]) -> pl.Series:
@@ -228,7 +229,7 @@ def import_bundle(
     if isinstance(trusted_types, str):
         raise InvalidInput("trusted_types: expected a list of names, found one text. Nothing was imported.")
     trusted = tuple(trusted_types)
-    contents = read_contents(Path(path), limits)
+    contents = read_contents(user_path(path), limits)
     bundle = open_contents(contents, allow_pickle, trusted)
     if contents.kind == "skops":
         _refuse_forgotten(contents)

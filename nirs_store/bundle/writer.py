@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from nirs_store.addresses import refuse_address
+from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.bundle.container import (
     DEFAULT_LIMITS,
@@ -176,7 +176,7 @@ def export_chain(
 def target_path(output_path: str | Path, suffix: str) -> Path:
     """Give the file that is meant by a path, with the suffix added when it is not there."""
     refuse_address(output_path, "output_path")
-    path = Path(output_path)
+    path = user_path(output_path)
     if "\x00" in str(path):
         raise InvalidInput(f"{str(path)!r} cannot be the name of a file. Nothing was written.")
     # Path.is_dir raises for a name that is too long.
@@ -423,7 +423,7 @@ def export_script(source: ChainSource, chain_id: str, output_path: str | Path) -
     >>> export_script(store, chain_id, "exports/wheat").as_posix()
     'exports/wheat.n4a.py'
     """
-    path = Path(output_path)
+    path = user_path(output_path)
     if path.name.endswith(".n4a"):
         path = path.with_name(path.name.removesuffix(".n4a"))
     target = target_path(path, ".py" if path.name.endswith(".py") else SUFFIX_script)
@@ -465,7 +465,9 @@ def _reader_source() -> str:
     for name in (
         "reading/cells",
         "reading/dialect",
+        "reading/decimals",
         "reading/grid",
+        "reading/summaries",
         "reading/text",
         "chains/grids",
         "domain/measure",

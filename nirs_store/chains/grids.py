@@ -18,6 +18,7 @@ __all__ = [
     "Grid",
     "advice",
     "differ",
+    "disordered",
     "flat_names",
     "hidden_grid",
     "in_unit",
@@ -32,6 +33,7 @@ Grid = NDArray[np.float64]
 
 _POINTS = re.compile(r"\.[0-9]{3},")
 _DIGITS = re.compile(r"[0-9]+(?:[.,][0-9]+)?")
+_NUMBERED = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
 
 
 def flat_names(names: Sequence[Any]) -> list[Any]:
@@ -167,6 +169,28 @@ def same_names(found: Sequence[str], expected: Sequence[str]) -> bool:
     if _counted(expected):
         return sorted(found) != sorted(expected)
     return [name_value(name) for name in found] == [name_value(name) for name in expected]
+
+
+def disordered(names: Sequence[Any]) -> str | None:
+    """Say how columns are numbered that do not stand in the order of their numbers; None where they do, or have none.
+
+    Examples
+    --------
+    >>> disordered(["V2", "V1", "V0"]), disordered(["x1", "x10", "x2"]), disordered([2500, 2499, 2498])
+    ('V2, V1, V0', 'x1, x10, x2', None)
+    """
+    found = [_NUMBERED.fullmatch(str(name)) for name in names]
+    parts = [match.groups() for match in found if match is not None]
+    if len(parts) < max(2, len(names)) or len({(before, after) for before, _, after in parts}) > 1:
+        return None
+    numbers = [int(number) for _, number, _ in parts]
+    # Wavelengths may fall; what counts from 0 or 1 may not.
+    falls = min(numbers) >= 100 and numbers == sorted(numbers, reverse=True)
+    if falls or numbers == sorted(numbers) or len(set(numbers)) < len(numbers):
+        return None
+    place = next(k for k in range(1, len(numbers)) if numbers[k] < numbers[k - 1])
+    start = 0 if place < 3 else place - 1
+    return ("..., " if start else "") + ", ".join(str(name) for name in names[start : start + 3])
 
 
 def _counted(names: Sequence[str]) -> bool:

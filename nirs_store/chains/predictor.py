@@ -22,7 +22,7 @@ from nirs_store.chains.replay import (
     predict_watched,
     predicted_classes,
 )
-from nirs_store.chains.spectra import as_grid, one_grid, read_table
+from nirs_store.chains.spectra import as_grid, one_grid, read_table, require_order
 from nirs_store.display import block, field_table, short, table
 from nirs_store.domain.frame import OnOutlier, Predicted, Reading, details_frame, report_outliers
 from nirs_store.domain.measure import Domain
@@ -44,7 +44,9 @@ def to_grid(
         raise InvalidInput(
             "resample: the calibration's wavelengths were not recorded, so nothing can be resampled."
         )
-    array, named, _ = read_table(X, "X", unit)
+    array, named, names = read_table(X, "X", unit)
+    if named is None:
+        require_order(names or (), "X")
     own = one_grid(named, None if wavelengths is None else as_grid(wavelengths, unit), "X")
     if own is None:
         raise InvalidInput(

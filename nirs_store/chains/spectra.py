@@ -15,6 +15,7 @@ from nirs_store.chains.grids import (
     Grid,
     advice,
     differ,
+    disordered,
     flat_names,
     hidden_grid,
     in_unit,
@@ -35,6 +36,7 @@ __all__ = [
     "read_spectra",
     "read_table",
     "read_text",
+    "require_order",
     "table_of",
 ]
 
@@ -88,8 +90,11 @@ def read_spectra(
         given[place] = one_grid(columns, given[place], label)
         _fits(given[place], array, label)
         # Wavelengths in the header are compared as numbers, where the chain has a grid or takes any.
-        if names is not None and (columns is None or not (plan.wavelengths is not None or adapts())):
-            _against_names(plan, names, label, place, len(blocks), fitted())
+        if columns is not None and (plan.wavelengths is not None or adapts()):
+            continue
+        known = names is not None and _against_names(plan, names, label, place, len(blocks), fitted())
+        if not known:
+            require_order(names or ([] if columns is None else [f"{each:g}" for each in columns]), label)
     grids = _against_stored(plan, given, arrays, adapts)
     largest = [magnitude(array) for array in arrays]
     finite = all(map(math.isfinite, largest))
@@ -293,13 +298,30 @@ def _fits(grid: Grid | None, array: NDArray[Any], label: str) -> None:
 
 def _against_names(
     plan: ReplayPlan, names: Names, label: str, place: int, n_blocks: int, fitted: Sequence[Names | None]
-) -> None:
-    """Compare text over the columns with what the calibration, and the operator that gets them, knew."""
+) -> bool:
+    """Compare text over the columns with what the calibration, and its first operator, knew; tell if either did."""
     # Several sources that are merged at once have no names of their own to be compared with.
     own = fitted[place] if len(fitted) == n_blocks else None
-    for expected in (plan.columns if n_blocks == 1 else None, own):
-        if expected is not None:
-            require_columns(names, expected, label, "the calibration")
+    known = [each for each in (plan.columns if n_blocks == 1 else None, own) if each is not None]
+    for expected in known:
+        require_columns(names, expected, label, "the calibration")
+    return bool(known)
+
+
+def require_order(names: Sequence[Any], label: str) -> None:
+    """Refuse columns that are numbered in another order than they stand in, where only their places are known.
+
+    Raises
+    ------
+    ShapeMismatch
+    """
+    shown = disordered(names)
+    if shown is not None:
+        raise ShapeMismatch(
+            f"The columns of {label} are numbered in another order than they stand in ({shown}, ...), and the channels "
+            "of the calibration are known by their places only. Put the columns in the order of the calibration under "
+            "ascending names; or pass an array, as with X.to_numpy(), where you know that it is in order."
+        )
 
 
 def _against_stored(

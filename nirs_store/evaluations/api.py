@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.addresses import user_path
 from nirs_store.audit import trail as audit
 from nirs_store.audit.trail import note
 from nirs_store.db.changes import PROMOTED
@@ -37,6 +38,7 @@ from nirs_store.evaluations.statistics import (
 from nirs_store.ids import naive, new_id, now_naive, sha256_hex
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance import trash
+from nirs_store.records.lookup import whole_ids
 from nirs_store.records.notes import check_guard
 from nirs_store.records.runs import capture_environment
 from nirs_store.scores import classification_scores, regression_scores
@@ -408,6 +410,7 @@ def _holder(con: Connection, suite: str, metric: str, rank: int) -> dict[str, An
 class Crowning(Questions):
     """What changes champions."""
 
+    @whole_ids
     def set_champion(
         self,
         evaluation_id: str | None = None,
@@ -964,6 +967,7 @@ class Evaluations(Crowning):
 
     # -- recording -----------------------------------------------------------------------------
 
+    @whole_ids
     def record(
         self,
         model_id: str,
@@ -1061,6 +1065,7 @@ class Evaluations(Crowning):
             created_at=created_at,
         )
 
+    @whole_ids
     def record_chain(
         self,
         chain_id: str,
@@ -1148,6 +1153,7 @@ class Evaluations(Crowning):
         """One evaluation with its JSON decoded, or None."""
         return self._engine.query(lambda con: rows.evaluation_of(con, evaluation_id))
 
+    @whole_ids
     def list(
         self,
         *,
@@ -1227,7 +1233,7 @@ class Evaluations(Crowning):
             )
         evaluation = self._require(evaluation_id)
         facts = {name: value for name, value in evaluation.items() if not name.endswith("s_id")}
-        return export_table(table, facts, Path(folder).absolute(), evaluation_id, what, format)
+        return export_table(table, facts, user_path(folder).absolute(), evaluation_id, what, format)
 
     def _table(self, evaluation_id: str, what: str) -> pl.DataFrame | None:
         return table_of(self._engine, self._require(evaluation_id), what)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nirs_store.addresses import refuse_address
+from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.db.session import Engine
 from nirs_store.display import cell_text
@@ -109,7 +109,7 @@ class Summary:
             Another ending.
         """
         refuse_address(path, "path")
-        target = Path(path)
+        target = user_path(path)
         one_of("suffix", target.suffix.lower(), (".md", ".html"))
         ensure_dir(target.absolute().parent)
         text = self.to_markdown() if target.suffix.lower() == ".md" else self.to_html()

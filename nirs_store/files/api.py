@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, Self
 
+from nirs_store.addresses import user_path
 from nirs_store.audit.trail import note
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error
 from nirs_store.blobs.store import Identity, hash_file, identity_of
@@ -77,6 +78,7 @@ from nirs_store.files.names import (
 from nirs_store.files.rows import Item, find_version, protected, record, record_group, require_version
 from nirs_store.ids import earlier, is_id, naive, new_id, sha256_hex, utcnow
 from nirs_store.lazy import polars as pl
+from nirs_store.records.lookup import whole_id
 from nirs_store.records.notes import check_guard, note_read
 from nirs_store.values import as_error, as_name, as_text, one_kind, to_json, with_zone
 
@@ -533,6 +535,8 @@ class PutMethods(FilesBase):
         types: Mapping[str, Any] = {}
         for source, name, about in wanted:
             said = self._said(about)
+            if said.get("run_id") is not None:
+                said = {**said, "run_id": whole_id(self._engine, "run", said["run_id"])}
             if said.get("type") not in types:
                 types = self._known_types(said.get("type"))
             whole = check_name(
@@ -1099,9 +1103,9 @@ class GetMethods(FilesBase):
             members = {each: self._row(member) for each, member in (row["members"] or {}).items()}
             if output is None:
                 return {each: read_value(self._engine, member) for each, member in members.items()}
-            return write_group(self._engine, members, Path(output))
+            return write_group(self._engine, members, user_path(output))
         if output is not None:
-            return write_output(self._engine, row, Path(output))
+            return write_output(self._engine, row, user_path(output))
         return read_value(self._engine, row, kind)
 
     def open(
@@ -1156,7 +1160,7 @@ class GetMethods(FilesBase):
         found = self.list(pattern, **filters)
         # All names are looked at before anything is written.
         wanted = [
-            (row, placed(Path(output), row["name"].removeprefix(self._prefix)))
+            (row, placed(user_path(output), row["name"].removeprefix(self._prefix)))
             for row in found.iter_rows(named=True)
             if row["kind"] not in ("metadata", "group")
         ]

@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 import msgspec
 import pyarrow as pa
 
+from nirs_store.addresses import user_path
 from nirs_store.blobs.durable import ensure_dir, write_error, write_file
 from nirs_store.blobs.store import BlobStore, Draft
 from nirs_store.db.session import Engine
@@ -272,7 +273,7 @@ def content_of(source: Any, name: str) -> Content | None:
     if source is None:
         return None
     if isinstance(source, (str, os.PathLike)):
-        return _on_disk(Path(source))
+        return _on_disk(user_path(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         return MemoryContent("bytes", len(data), data)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nirs_store.addresses import user_path
 from nirs_store.blobs.durable import ensure_dir, remove_file, write_file
 from nirs_store.errors import InvalidInput, NirsStoreError, NotAWorkspace, UnknownId
 from nirs_store.library.folder import TemplateFolder
@@ -56,7 +57,7 @@ class PipelineLibrary:
     """
 
     def __init__(self, workspace_path: str | Path) -> None:
-        self.workspace_path = Path(workspace_path)
+        self.workspace_path = user_path(workspace_path)
         if self.workspace_path.exists() and not self.workspace_path.is_dir():
             raise NotAWorkspace(
                 f"A library lives in a workspace folder, but {self.workspace_path} is a file. Name a folder."
@@ -273,7 +274,7 @@ class PipelineLibrary:
             The system refused.
         """
         template = read_template(self._folder.find(name, category))
-        target = Path(export_path)
+        target = user_path(export_path)
         if target.is_dir():
             target = target / f"{template.name}.json"
         elif not target.suffix:
@@ -315,7 +316,7 @@ class PipelineLibrary:
         TemplateExists, WriteFailed, ReadOnlyStore
             As for `save_template`.
         """
-        template = read_template(Path(import_path), bare=True)
+        template = read_template(user_path(import_path), bare=True)
         template.category = check_name("category", category or template.category)
         template.name = check_name("template name", name or template.name)
         return self._folder.save(template, overwrite)

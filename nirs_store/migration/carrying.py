@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nirs_store.addresses import user_path
 from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.session import Engine, Settings
@@ -79,7 +80,7 @@ def migrate_nirs4all(
     in the target since does not come back.
     """
     as_folder(source, "source"), as_folder(target, "target")
-    there, here = Path(source).expanduser(), Path(target).expanduser()
+    there, here = user_path(source), user_path(target)
     _check_apart(there, here)
     show = on_progress or (lambda what, done, total: None)
     with open_source(there) as opened:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nirs_store.addresses import user_path
 from nirs_store.blobs.durable import write_error
 from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
@@ -225,7 +226,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
     WriteFailed, ReadOnlyStore
         The system refuses to write there.
     """
-    target = Path(path)
+    target = user_path(path)
     if not target.suffix:
         target = target.with_suffix(".png")
     if target.suffix.lower() not in _SUFFIXES:

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
+from nirs_store.reading.decimals import find_decimal
 from nirs_store.reading.dialect import Unreadable, decode, split_rows
 from nirs_store.reading.measured import name_signal, to_signal
 from nirs_store.reading.readers import BUILT_IN, HEAD, choose_reader
 from nirs_store.reading.single import read_one, typed
 from nirs_store.reading.spectra import Source, Spectra, id_name, is_id
-from nirs_store.reading.text import find_decimal
 
 __all__ = ["convert", "join_references", "keep", "read_all", "read_labels"]
 
@@ -31,16 +32,16 @@ def read_all(
 ) -> Spectra:
     """Read a file, or all files of a folder, pattern or list as one."""
     if not isinstance(path, str | Path):
-        paths = [Path(each) for each in path]
+        paths = [user_path(each) for each in path]
         if not paths:
             raise InvalidInput("path: expected a file or several, found an empty list.")
         return _joined(paths, options, _common(paths), [])
-    single = Path(path)
+    single = user_path(path)
     if single.is_dir():
         paths, left = _in_folder(single, options, references)
         return _joined(paths, options, single, left)
-    if not single.exists() and glob.has_magic(str(path)):
-        paths = sorted(Path(each) for each in glob.glob(str(path)) if Path(each).is_file())  # noqa: PTH207
+    if not single.exists() and glob.has_magic(str(single)):
+        paths = sorted(Path(each) for each in glob.glob(str(single)) if Path(each).is_file())  # noqa: PTH207
         if not paths:
             raise InvalidInput(f"No file fits the pattern {str(path)!r}.")
         return _joined(paths, options, _common(paths), [])
@@ -57,7 +58,7 @@ def _in_folder(
     """List the instrument files of a folder, else its tables; what else is there is left out and named."""
     files = sorted(each for each in folder.iterdir() if each.is_file() and not each.name.startswith("."))
     if references is not None:
-        files = [each for each in files if each.resolve() != Path(references).resolve()]
+        files = [each for each in files if each.resolve() != user_path(references).resolve()]
     kinds: dict[Path, bool] = {}
     left = []
     for each in files:
@@ -129,6 +130,9 @@ def _joined(paths: Sequence[Path], options: Mapping[str, Any], place: Path, left
         shown = ", ".join(references.columns[:8]) + (", ..." if len(references.columns) > 8 else "")
         notes = [each for each in about[1:] if all(each in part.understood for part in parts)]
         head = f"{n} samples of {len(parts)} files, {p} channel{'s' * (p != 1)}{grid}, labels: {shown}"
+        for part in parts:
+            left_out = [x for x in part.understood.split("; ") if "left out" in x and x not in notes]
+            notes += [f"{part.source.path.name}: {each}" for each in left_out]
         words = "; ".join([head, *notes])
     if left:
         words += "; " + _names(f"{len(left)} other file{'s' * (len(left) != 1)} left out: ", left)

@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number
+from nirs_store.reading.decimals import find_decimal, in_doubt
 from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.grid import find_channels
 from nirs_store.reading.measured import Measured
 from nirs_store.reading.readers import HEAD, Reader, call_reader, choose_reader
 from nirs_store.reading.spectra import Source, Spectra, is_id
+from nirs_store.reading.summaries import find_summaries, tell_left
 from nirs_store.reading.text import (
     TextTable,
     describe,
-    find_decimal,
-    in_doubt,
     read_text,
     spectra_of,
     unit_by_range,
@@ -72,7 +73,7 @@ def spectra_from(
 ) -> Spectra:
     """Make `Spectra` of what a reader found; a single spectrum is named after its file."""
     if not isinstance(source, Source):
-        path = Path(source)
+        path = user_path(source)
         source = Source(path, hashlib.sha256(path.read_bytes()).hexdigest())
     X = np.asarray(measured.X, dtype=np.float64)
     if X.ndim != 2 or not X.size:
@@ -244,7 +245,13 @@ def _read_parquet(path: Path, channels: Sequence[str] | None) -> tuple[TextTable
             f"{spectra.columns[column]}. Fill or leave out such samples first."
         )
     grid = np.array(values, dtype=np.float64) if values else None
-    labels = frame.drop(channels)
+    labels, notes = frame.drop(channels), []
+    words = [["" if cell is None else str(cell) for cell in row] for row in labels.iter_rows()]
+    left = find_summaries(X, words, rows)
+    if left:
+        notes.append(tell_left(left, rows))
+        kept = [k for k in range(len(X)) if k not in left]
+        X, labels, rows = X[kept], labels[kept], [rows[k] for k in kept]
     by_range = unit is None and grid is not None
     table = TextTable(
         X=X,
@@ -255,5 +262,6 @@ def _read_parquet(path: Path, channels: Sequence[str] | None) -> tuple[TextTable
         labels={name: [] for name in labels.columns},
         places=rows,
         decimal=decimal,
+        notes=notes,
     )
     return table, labels

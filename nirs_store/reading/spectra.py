@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import is_missing, parse_number
+from nirs_store.reading.decimals import in_doubt
 from nirs_store.reading.dialect import number_like
-from nirs_store.reading.text import in_doubt
 
 __all__ = ["DatasetRows", "Source", "Spectra", "read_spectra"]
 
@@ -316,7 +317,7 @@ def read_spectra(
     }
     spectra = collect.read_all(path, options, references)
     if references is not None:
-        spectra = collect.join_references(spectra, Path(references), id_column, decimal, encoding)
+        spectra = collect.join_references(spectra, user_path(references), id_column, decimal, encoding)
     if signal is not None or to is not None:
         spectra = collect.convert(spectra, signal, to)
     ids = _ids(spectra, id_column)

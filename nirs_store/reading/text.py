@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number, tidy
+from nirs_store.reading.decimals import find_decimal
 from nirs_store.reading.dialect import DELIMITERS, Row, Unreadable, decode, number_like, split_rows
 from nirs_store.reading.grid import (
     find_channels,
@@ -25,8 +26,9 @@ from nirs_store.reading.grid import (
     read_values,
     unit_in,
 )
+from nirs_store.reading.summaries import find_summaries, list_summaries, tell_left
 
-__all__ = ["TextTable", "describe", "find_decimal", "in_doubt", "read_text", "spectra_of", "unit_by_range"]
+__all__ = ["TextTable", "describe", "read_text", "spectra_of", "unit_by_range"]
 
 _AXIS = re.compile(
     r"wave ?(length|number)|lambda|\u03bb|wellen(l|z)|longueur|longitud|nm\b|cm ?-1|^x$", re.IGNORECASE
@@ -535,8 +537,21 @@ def _table(
     if inside:
         raise Unreadable(f"column {inside[0] + 1}, within the spectrum, has no name.")
     shown = [titles[k] if cut.headed else str(position + 1) for position, k in enumerate(run)]
-    X = spectra_of(samples, run, decimal, shown, cut.places)
-    _refuse_grids(X, cut.places)
+    places, notes = cut.places, list(cut.notes)
+    summed = list_summaries([[row[k] for k in labels] for row in samples])
+    # Of reference values alone: there is no spectrum that could be one of a sample.
+    bare = {row: summed[row][0] for row in summed if all(is_missing(samples[row][k]) for k in run)}
+    if 0 < len(bare) < len(samples):
+        notes.append(tell_left(bare, places))
+        samples = [row for k, row in enumerate(samples) if k not in bare]
+        places = [place for k, place in enumerate(places) if k not in bare]
+    X = spectra_of(samples, run, decimal, shown, places)
+    left = find_summaries(X, [[row[k] for k in labels] for row in samples], places)
+    if left:
+        notes.append(tell_left(left, places))
+        kept = [k for k in range(len(samples)) if k not in left]
+        X, samples, places = X[kept], [samples[k] for k in kept], [places[k] for k in kept]
+    _refuse_grids(X, places)
     return TextTable(
         X=X,
         channels=shown,
@@ -544,9 +559,9 @@ def _table(
         unit=unit,
         unit_from="header",
         labels={titles[k]: [row[k] for row in samples] for k in labels},
-        places=cut.places,
+        places=places,
         decimal=decimal,
-        notes=cut.notes,
+        notes=notes,
     )
 
 
@@ -565,77 +580,6 @@ def _refuse_grids(X: Any, places: Sequence[str]) -> None:
                 f"{places[row]} ({X[row, 0]:g}, {X[row, 1]:g}, ...) holds wavelengths, not a spectrum. Leave one "
                 "header in the file, above the samples of one instrument, and check the decimal sign."
             )
-
-
-def find_decimal(
-    samples: Sequence[Sequence[str]],
-    run: Sequence[int],
-    labels: Sequence[int],
-    headers: Sequence[str],
-    places: Sequence[str],
-) -> str:
-    """Find the decimal sign: in the spectra, else in the header, else in the labels; refuse two, and a doubtful one."""
-    doubtful, grouped, points = "", False, ""
-    for lines, columns in ((samples, run), ([headers], range(len(headers))), (samples, labels)):
-        seen: dict[str, str] = {}
-        for place, row in zip(places, lines, strict=False):
-            cells = [row[k] for k in columns]
-            joined = _BETWEEN.join(cells)
-            if not {sign for sign in ",." if sign in joined} - seen.keys():
-                continue
-            for cell in cells:
-                grouped = grouped or ("," in cell and "." in cell)
-                for sign in ".,":
-                    if sign not in seen and sign in cell and _only(cell, sign):
-                        if sign == "." and columns is run and _is_doubtful(cell):
-                            points = points or f"{cell!r} ({place})"
-                        else:
-                            seen[sign] = f"{cell!r} ({place})"
-                if not doubtful and columns is run and re.search(r"[0-9],[0-9]{3}$", cell):
-                    doubtful = f"{cell!r} ({place})"
-            if columns is run and points and "," in seen and not grouped:
-                seen.setdefault(".", points)
-            if len(seen) == 2 and columns is run:
-                raise Unreadable(
-                    f"two decimal signs: {seen['.']} and {seen[',']}. Write all numbers in one way; if one of them "
-                    "separates thousands, name the other: decimal='.' or decimal=',' (--decimal)."
-                )
-        if len(seen) == 1:
-            if columns is run and "." in seen and doubtful and not grouped:
-                raise Unreadable(
-                    f"two decimal signs? {doubtful} and {seen['.']}. Say which it is: decimal='.' or decimal=',' "
-                    "(--decimal)."
-                )
-            if "," in seen and points:
-                doubtful = points
-                break
-            return next(iter(seen))
-    if doubtful:
-        raise Unreadable(
-            f"{doubtful} may be a decimal number or thousands. Say which: decimal=',' or decimal='.' (--decimal)."
-        )
-    return "."
-
-
-def _is_doubtful(cell: str) -> bool:
-    """Tell a cell such as "1.234" or "12,345", which is a decimal number or thousands."""
-    return re.fullmatch(r"[+-]?[1-9][0-9]{0,2}[.,][0-9]{3}", cell) is not None
-
-
-def in_doubt(cells: Sequence[str | None], decimal: str) -> str | None:
-    """Return a cell with the other sign, of a column where nothing tells whether it is decimal or for thousands."""
-    signed = [cell for cell in cells if cell and ("." in cell or "," in cell)]
-    if any(decimal in cell or not _is_doubtful(cell) for cell in signed):
-        return None
-    return signed[0] if signed else None
-
-
-def _only(cell: str, sign: str) -> bool:
-    """Tell a number that can be read with this decimal sign alone."""
-    other = "," if sign == "." else "."
-    return parse_number(cell, sign) is not None and (
-        parse_number(cell, other) is None or (sign == "." and "," not in cell and cell.count(".") == 1)
-    )
 
 
 def spectra_of(

@@ -41,9 +41,9 @@ class Base:
 def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[str] | None) -> list[Base]:
     """Look the chains up, and refuse those that cannot stand side by side."""
     ids = list(chain_ids) if not isinstance(chain_ids, str) else [chain_ids]
-    if not ids or len(set(ids)) < len(ids):
+    bases = [_open(store, chain_id) for chain_id in dict.fromkeys(ids)]
+    if not ids or len({base.chain_id for base in bases}) < len(ids):
         raise InvalidInput(f"source_chain_ids: expected different chains, at least one; found {ids}.")
-    bases = [_open(store, chain_id) for chain_id in ids]
     given = list(names) if names is not None else _unique([base.name for base in bases])
     if len(given) != len(bases) or len(set(given)) < len(given):
         raise InvalidInput(f"feature_columns: expected {len(bases)} different names, found {given}.")
@@ -164,6 +164,7 @@ def _open(store: WorkspaceStore, chain_id: str) -> Base:
     chain = store.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id, "Nothing was recorded.")
+    chain_id = str(chain["chain_id"])
     carried = _carried(chain)
     plan = ReplayPlan.from_chain({**carried, "wavelengths": chain["wavelengths"], "chain_id": chain_id})
     wanted = {member.model.artifact_id for member in plan.members}

@@ -19,13 +19,14 @@ from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ids import content_hash
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
-from nirs_store.recording.groups import Companions, check_companions
+from nirs_store.recording.groups import Companions, check_companions, refuse_fixed_inner_folds
 from nirs_store.recording.inputs import (
     Data,
     Fold,
     check_data,
     check_estimator,
     choose_metric,
+    full_run_id,
     make_folds,
     take_names,
     target_names,
@@ -211,6 +212,8 @@ def record_cross_validation(
     split_began = time.perf_counter()
     splitter, folds, labels = make_folds(cv, data, groups, task)
     companions = check_companions(parts, labels, sample_weight, data.X.shape[0])
+    sizes = [len(fold.train) for fold in folds] + [data.X.shape[0]] * refit
+    refuse_fixed_inner_folds((*parts.transformers, parts.model), sizes)
     if companions.weights is not None and any(not companions.weights[fold.train].any() for fold in folds):
         raise InvalidInput(
             "sample_weight: all samples that one fold is fitted on have the weight 0. Nothing was recorded. Choose "
@@ -223,6 +226,7 @@ def record_cross_validation(
     facts = chain_facts(data, y, labels, companions, described, target, target_unit) | dict(metadata or {})
     config = configuration(given, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
     own_run = run_id is None
+    run_id = full_run_id(store, run_id)
     if run_id is None:
         run_id = store.begin_run(pipeline_name, config, [{"name": dataset_name, **facts}])
     pipeline_id = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from sklearn.model_selection import (
     LeaveOneOut,
     LeavePGroupsOut,
     LeavePOut,
+    PredefinedSplit,
     RepeatedKFold,
     RepeatedStratifiedKFold,
     ShuffleSplit,
@@ -34,7 +35,14 @@ from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.values import as_array, as_floats
 
-__all__ = ["Companions", "check_companions", "grouped_twin", "read_groups", "refuse_split_groups"]
+__all__ = [
+    "Companions",
+    "check_companions",
+    "grouped_twin",
+    "read_groups",
+    "refuse_fixed_inner_folds",
+    "refuse_split_groups",
+]
 
 _SHOWN = 5
 _NO_TWIN = (RepeatedKFold, RepeatedStratifiedKFold, StratifiedShuffleSplit, TimeSeriesSplit)
@@ -145,6 +153,41 @@ def _check_inner(step: Any, groups: NDArray[Any] | None) -> None:
             f"{describe(step)} needs groups inside, but scikit-learn hands them on only when asked to. Call "
             "sklearn.set_config(enable_metadata_routing=True) first. Nothing was recorded."
         )
+
+
+def refuse_fixed_inner_folds(steps: Sequence[Any], sizes: Sequence[int]) -> None:
+    """Refuse folds inside an estimator that name rows which a fit on part of the samples does not have.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    for step in steps:
+        for name, value in step.get_params(deep=True).items():
+            rows = _named_rows(value) if name.rpartition("__")[2] == "cv" else 0
+            if rows > min(sizes):
+                raise InvalidInput(
+                    f"{describe(step)} brings folds of its own that are lists of row numbers, up to row {rows - 1} "
+                    f"({name}=...), but it is fitted on {min(sizes)} samples at a time, where a number means another "
+                    "sample. Nothing was recorded. Give it a splitter, e.g. cv=KFold(5), or cv=GroupKFold(5) with "
+                    "groups=, which splits what each fold holds; or record the search over all samples with "
+                    "record_search(...) and no outer cv."
+                )
+
+
+def _named_rows(cv: Any) -> int:
+    """Count the rows that folds made beforehand speak of; 0 for a splitter or a number."""
+    if isinstance(cv, PredefinedSplit):
+        return len(cv.test_fold)
+    pairs = getattr(cv, "cv", cv)  # scikit-learn wraps lists
+    if not isinstance(pairs, list | tuple):
+        return 0
+    try:
+        parts = [np.asarray(part) for pair in pairs for part in pair]
+    except TypeError:
+        return 0  # whatever it is, the estimator says so
+    rows = [len(part) if part.dtype == bool else int(part.max()) + 1 for part in parts if part.size]
+    return max(rows, default=0)
 
 
 def _uses_groups(step: Any) -> bool:

@@ -14,8 +14,9 @@ from sklearn.model_selection import check_cv
 
 from nirs_store.chains.grids import advice, differ, flat_names, same_grid
 from nirs_store.chains.plan import Names, require_columns, text_names
-from nirs_store.chains.spectra import read_header, read_text
+from nirs_store.chains.spectra import read_header, read_text, require_order
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, did_you_mean
+from nirs_store.ids import is_id
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
 from nirs_store.recording.steps import Parts, describe
@@ -34,6 +35,7 @@ __all__ = [
     "check_data",
     "check_estimator",
     "choose_metric",
+    "full_run_id",
     "make_folds",
     "take_names",
     "target_names",
@@ -192,6 +194,10 @@ def check_data(
             )
         if grid is None and columns is not None and columns_test is not None:
             require_columns(columns_test, columns, "X_test", "X")
+        if columns is None and grid_test is None:
+            require_order(columns_test or (), "X_test")
+    if wavelengths is not None and grid is None:
+        require_order(columns or (), "X")
     classes = None
     if task_type == "classification":
         seen = np.unique(target)
@@ -213,6 +219,14 @@ def choose_metric(metric: str | None, task_type: str) -> str:
     if chosen not in known:
         raise InvalidInput(unknown_name(f"metric of a {task_type}", metric, known))
     return chosen
+
+
+def full_run_id(store: Any, run_id: Any) -> Any:
+    """Return the whole id of a run that was given by name or by a part of its id; what is not known as it is."""
+    if run_id is None or is_id(run_id) or not hasattr(store, "get_run"):
+        return run_id
+    row = store.get_run(run_id)
+    return run_id if row is None else row["run_id"]
 
 
 def make_folds(
@@ -268,6 +282,8 @@ def _spectra(
         grid, unit = _column_wavelengths(name, named, stated)
         # What says no more than the wavelengths need not be kept.
         columns = None if grid is not None and all(map(_is_plain, named)) else text_names(named)
+        if grid is None and columns is None:
+            require_order(named, name)  # numbers are not kept with the chain, as names are
     if hasattr(X, "toarray"):
         raise InvalidInput(f"{name} is a sparse matrix; spectra are dense. Pass {name}.toarray().")
     array = as_array(X, name)

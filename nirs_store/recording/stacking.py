@@ -19,12 +19,13 @@ from nirs_store.ids import content_hash
 from nirs_store.recording.bases import Base, gather, open_bases
 from nirs_store.recording.crossval import _facts, _fail, _milliseconds
 from nirs_store.recording.folds import align_probabilities
-from nirs_store.recording.groups import Companions, check_companions
+from nirs_store.recording.groups import Companions, check_companions, refuse_fixed_inner_folds
 from nirs_store.recording.inputs import (
     Data,
     check_data,
     check_estimator,
     choose_metric,
+    full_run_id,
     make_folds,
 )
 from nirs_store.recording.prepare import refuse_fitted
@@ -150,6 +151,7 @@ def record_stacking(
     table = np.hstack([features, data.X]) if passthrough else features
     _splitter, folds, labels = make_folds(cv, data, groups, task)
     with_them = check_companions(parts, labels, None, len(data.y))
+    refuse_fixed_inner_folds((parts.model,), [*(len(fold.train) for fold in folds), len(data.y)])
     fitted = _cross_validate(parts.model, table, data, folds, with_them)
     pooled = pooled_scores(
         [(data.y[rows], *found) for rows, found in fitted],
@@ -167,9 +169,10 @@ def record_stacking(
         "data_hash": data_hash,
         "repeats": repeats_of([rows for rows, _ in fitted]),
         "feature_columns": columns,
-        "source_chain_ids": list(source_chain_ids),
+        "source_chain_ids": [base.chain_id for base in bases],
     }
     own_run = run_id is None
+    run_id = full_run_id(store, run_id)
     if run_id is None:
         run_id = store.begin_run(title, {"stack": facts}, [{"name": dataset}])
     pipeline_id = None

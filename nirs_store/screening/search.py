@@ -15,7 +15,8 @@ from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.ids import content_hash
 from nirs_store.lazy import polars as pl
 from nirs_store.recording.crossval import record_cross_validation
-from nirs_store.recording.inputs import Data, FixedFolds, check_data, check_estimator, make_folds
+from nirs_store.recording.groups import refuse_fixed_inner_folds
+from nirs_store.recording.inputs import Data, FixedFolds, check_data, check_estimator, full_run_id, make_folds
 from nirs_store.recording.prepare import refuse_fitted, refuse_missing
 from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import finite, step_entry
@@ -180,6 +181,7 @@ def record_search(
         },
     }
     work = _Recorder(store, X, y, given, options, keep)
+    run_id = full_run_id(store, run_id)
     if is_study:
         assert build is not None
         return work.study(search, build, cv, name, run_id)
@@ -226,6 +228,8 @@ class _Recorder:
                 raise
             result = kept[0]
             return self._finish(own, result, candidates, ids, scorer, fitted.best_params_, nested=False)
+        # Every outer fold is fitted on fewer samples than there are.
+        refuse_fixed_inner_folds((search,), [data.X.shape[0] - 1])
         own, run_id = (
             run_id is None,
             run_id or self._begin(name or f"Nested {type(search).__name__}", search, data),

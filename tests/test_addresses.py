@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.linear_model import Ridge
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, load_bundle, read_spectra, record_cross_validation
 from nirs_store.addresses import refuse_address, without_secret_words
 from nirs_store.cli._app import app
 from nirs_store.errors import InvalidInput
 from nirs_store.maintenance.check import check_workspace
+from nirs_store.plots import chain_predicted_vs_measured, save_figure
 
 ADDRESSES = (
     "s3://bucket/ws", "S3://bucket", "gs://b/w", "az://c/w", "abfss://c@a.dfs.core.windows.net/w", "https://host/ws",
@@ -117,3 +120,47 @@ def test_a_secret_of_the_command_is_not_recorded(tmp_path: Path, words: list[str
 )
 def test_what_is_no_secret_is_recorded(words: list[str]) -> None:
     assert without_secret_words(words) == words
+
+
+def test_paths_that_users_type_begin_at_their_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.csv").write_text("id,1100,1102,1104\na,1,2,3.5\nb,2,3,4\n")
+    (tmp_path / "~$w.csv").write_text("id,1100,1102,1104\na,1,2,3.5\n")
+    assert (
+        len(read_spectra("~/w.csv")) == len(read_spectra("~/w*.csv")) == len(read_spectra(["~/w.csv"])) == 2
+    )
+    assert len(read_spectra("~$w.csv")) == 1
+    with WorkspaceStore("~/ws") as store:
+        X = np.random.default_rng(0).normal(size=(20, 4))
+        made = record_cross_validation(store, Ridge(), X, X[:, 0], cv=2, dataset_name="d")
+        store.export_chain(made.chain_id, "~/out/a.n4a")
+        load_bundle("~/out/a.n4a", allow_pickle=True)
+        store.import_bundle("~/out/a.n4a", allow_pickle=True)
+        store.export_chain(made.chain_id, "~/out/a.n4a.py", format="n4a.py")
+        store.archive("~/out/all.tar.gz")
+        store.backups.create("~/out/backups")
+        store.files.put("~/w.csv", "w.csv", type="dataset")
+        store.files.get("w.csv", output="~/out/w.csv")
+        store.files.export("*", "~/out/files")
+        store.export_predictions_parquet("~/out/p.parquet")
+        store.export_run(made.run_id, "~/out/run")
+        store.audit.export("~/out/audit.json")
+        save_figure(chain_predicted_vs_measured(store, made.chain_id), "~/out/f.png")
+    with WorkspaceStore("~/other") as other:
+        other.restore_archive("~/out/all.tar.gz")
+    assert not (tmp_path / "~").exists()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {
+        "a.n4a",
+        "a.n4a.py",
+        "all.tar.gz",
+        "backups",
+        "w.csv",
+        "files",
+        "p.parquet",
+        "run",
+        "audit.json",
+        "f.png",
+    }

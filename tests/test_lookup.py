@@ -12,6 +12,7 @@ from sklearn.model_selection import KFold
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_stacking
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.records import lookup
 
 MEAT = load_tecator()
 X, Y = MEAT.X[:30, ::20], MEAT.fat[:30]
@@ -86,6 +87,73 @@ def test_what_several_have_is_refused_with_their_ids_and_what_none_has_is_unknow
         store.get_run("ridge, 2.0")
     frame = store.compare([first.chain_id[-8:], second])
     assert frame.columns == ["item", first.chain_id, second.chain_id]
+
+
+def written(store: Any, short: Any) -> dict[str, Any]:
+    """Record by all calls, each id as `short` has it, and return what is stored."""
+    run = store.begin_run("by parts", {}, [])
+    pipeline = store.begin_pipeline(short(run), "p", {}, [], "d", "h")
+    store.log_step(short(pipeline), 0, "Ridge", "end")
+    store.log_metric(short(pipeline), "loss", 0.5, 1)
+    store.log_metrics(short(pipeline), "loss", [0.4], [2])
+    artifact = store.save_artifact(Ridge().fit(X, Y), "Ridge", "model", pipeline_id=short(pipeline))
+    chain = store.save_chain(
+        short(pipeline), steps=[{"step_idx": 0}], model_step_idx=0, model_class="Ridge", preprocessings="",
+        fold_strategy="none", fold_artifacts={"final": artifact}, shared_artifacts={},
+    )  # fmt: skip
+    scores: dict[str, Any] = dict.fromkeys(("val_score", "test_score", "train_score"))
+    prediction = store.save_prediction(
+        short(pipeline), short(chain), "d", "Ridge", "Ridge", "final", "train", **scores, metric="rmse",
+        task_type="regression", n_samples=2, n_features=2, scores={}, best_params={}, branch_id=None,
+        branch_name=None, exclusion_count=0, exclusion_rate=0.0,
+    )  # fmt: skip
+    store.save_prediction_arrays(short(prediction), Y[:2], Y[:2])
+    store.complete_pipeline(short(pipeline), 1.0, None, "rmse", 5)
+    inside = record(store, run_id=short(run))
+    stack = record_stacking(store, [short(inside.chain_id)], Ridge(), X, Y, cv=KFold(3), run_id=short(run))
+    store.complete_run(short(run), {})
+    evaluation = store.evaluations.record("m", "s", {"rmse": 1.0}, chain_id=short(chain), run_id=short(run))
+    known = store.evaluations.get(evaluation)
+    failed = store.begin_run("fails", {}, [])
+    broken = store.begin_pipeline(short(failed), "p", {}, [], "d", "h")
+    store.fail_pipeline(short(broken), "x")
+    store.fail_run(short(failed), "x")
+    return {
+        "pipeline": store.get_pipeline(pipeline)["run_id"] == run,
+        "steps": store.get_pipeline_log(pipeline).height,
+        "losses": store.get_metrics(pipeline).height,
+        "chain": store.get_chain(chain)["pipeline_id"] == pipeline,
+        "prediction": store.get_prediction(prediction)["chain_id"] == chain,
+        "arrays": list(store.get_prediction_arrays([short(prediction)])) == [short(prediction)],
+        "runs": (inside.run_id, stack.run_id) == (run, run),
+        "bases": store.get_pipeline(stack.pipeline_id)["expanded_config"]["source_chain_ids"]
+        == [inside.chain_id],
+        "evaluation": (known["chain_id"], known["run_id"]) == (chain, run),
+        "listed": store.evaluations.list(chain_id=short(chain)).height,
+        "status": [store.get_run(each)["status"] for each in (run, failed)],
+    }
+
+
+def test_recording_takes_parts_of_ids_and_whole_ones_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkspaceStore(tmp_path / "a") as store, WorkspaceStore(tmp_path / "b") as other:
+        found = written(store, lambda whole: whole[-8:])
+        assert all(found.values())
+        assert found["status"] == ["completed", "failed"]
+        for call in (
+            lambda: store.begin_pipeline("ffffffff", "p", {}, [], "d", "h"),
+            lambda: store.complete_run("ffffffff", {}),
+            lambda: store.log_metric("ffffffff", "loss", 1.0, 1),
+            lambda: record(store, run_id="no such run"),
+        ):
+            with pytest.raises(UnknownId):
+                call()
+        store.begin_run("by parts", {}, [])
+        with pytest.raises(InvalidInput, match="fits 2 runs"):
+            store.begin_pipeline("by parts", "p", {}, [], "d", "h")
+        monkeypatch.setattr(lookup, "_candidates", lambda *_: pytest.fail("a question was asked"))
+        assert written(other, str) == found
 
 
 BLANK = ["", "   ", "\n", "\t\r\n", "\x1b\x07", "\u200b", "\u202e", "\u00a0", "\u3000\x85"]

@@ -364,7 +364,7 @@ def contradiction(name: str, state: Mapping[str, Any], arrays: Arrays) -> str | 
 
 
 def _groups(node: Any, count: int, arrays: Arrays) -> int | None:
-    """Count the columns that `count` categories are grouped into; None where the mapping is not one of whole numbers."""
+    """Count the columns that `count` categories are grouped into; None where the mapping is none of places."""
     if node["__loader__"] != "NdArrayNode" or node.get("type") != "numpy":
         return None
     kind, shape, values = arrays[node["file"]]

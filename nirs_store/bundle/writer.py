@@ -467,6 +467,7 @@ def _reader_source() -> str:
         "reading/dialect",
         "reading/decimals",
         "reading/grid",
+        "reading/doubts",
         "reading/summaries",
         "reading/text",
         "chains/grids",

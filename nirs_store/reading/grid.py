@@ -233,5 +233,6 @@ def _no_channels(names: Sequence[str]) -> str:
     shown = ", ".join(name for name in names[:6]) + (", ..." if len(names) > 6 else "")
     return (
         f"it has no spectral columns: none is named by a number (its wavelength). Found: {shown}. Name each "
-        "spectral column by its wavelength, for example 850.00, '850 nm' or X850; or name them (channels=[...])."
+        "spectral column by its wavelength, for example 850.00, '850 nm' or X850; or name them (channels=[...]). If "
+        "each column is a sample, say so: orientation='columns' (--orientation)."
     )

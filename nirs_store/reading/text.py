@@ -16,6 +16,14 @@ import numpy as np
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number, tidy
 from nirs_store.reading.decimals import find_decimal
 from nirs_store.reading.dialect import DELIMITERS, Row, Unreadable, decode, number_like, split_rows
+from nirs_store.reading.doubts import (
+    refuse_grids,
+    refuse_left_out,
+    refuse_numbered_samples,
+    refuse_odd_ends,
+    refuse_unclear,
+    width_of,
+)
 from nirs_store.reading.grid import (
     find_channels,
     header_kind,
@@ -162,12 +170,8 @@ def unit_by_range(grid: Any) -> str | None:
 # -- Lines around the table.
 
 
-def _width(row: Row) -> int:
-    return next((k for k in range(len(row.cells), 0, -1) if row.cells[k - 1]), 0)
-
-
 def _usual_width(rows: Sequence[Row]) -> int:
-    counts = Counter(map(_width, rows))
+    counts = Counter(map(width_of, rows))
     # One long line among several of one width is a slip, not the table.
     repeated = {width: count for width, count in counts.items() if count > 1} or counts
     return max(repeated, key=lambda width: (width * repeated[width], width))
@@ -180,7 +184,7 @@ def _without_comments(rows: list[Row]) -> tuple[list[Row], list[Row]]:
         sign = re.match(r"#+|%+|//+|!+", row.cells[0])
         if sign is None:
             kept.append(row)
-        elif _width(row) < width or (width == 1 and len(rows) > 1):
+        elif width_of(row) < width or (width == 1 and len(rows) > 1):
             comments.append(row)
         else:
             head = not kept and len(row.cells[0]) > len(sign[0])
@@ -207,7 +211,7 @@ def _cut(
 ) -> _Cells:
     """Find the table in the lines of a file and turn it so that a sample is a row."""
     width = _usual_width(rows)
-    start = next(k for k, row in enumerate(rows) if _width(row) >= 0.6 * width)
+    start = next(k for k, row in enumerate(rows) if width_of(row) >= 0.6 * width)
     upright = _upright(rows, start, header, decimal, channels)
     across = None if channels is not None or orientation == "rows" else _axis(rows, decimal, orientation)
     if orientation == "columns" and across is None:
@@ -219,20 +223,12 @@ def _cut(
         return _turned(rows, *across)
     start, headed = upright if upright is not None else (start, False)
     if upright is None:
-        _refuse_unclear(rows[start])
-    _refuse_left_out(rows[:start], rows[start])
-    if not headed and channels is None:
-        firsts = read_values([row.cells[0] for row in rows[start:]], decimal)
-        if (
-            orientation is None
-            and len(rows) - start == len(firsts) >= 10
-            and in_range(firsts)
-            and is_monotone(firsts)
-        ):
-            raise Unreadable(
-                f"there is no header, and the first column ({rows[start].cells[0]}, ...) may hold wavelengths or names "
-                "of samples. Say orientation='columns' for wavelengths (--orientation); write a header over names."
-            )
+        refuse_unclear(rows[start])
+    refuse_left_out(rows[:start], rows[start])
+    if not headed and channels is None and (orientation is None or header is None):
+        refuse_odd_ends(rows[start:], decimal)
+    if headed and channels is None and orientation is None:
+        refuse_numbered_samples(rows[start], rows[start + 1 :], decimal)
     return _standing(rows, start, headed)
 
 
@@ -248,7 +244,7 @@ def _upright(
             if wanted <= set(row.cells):
                 return k, True
     # Rows of units or of titles over several columns may be above the header.
-    while start + 2 < len(rows) and _is_title(rows[start], _width(rows[start + 1])):
+    while start + 2 < len(rows) and _is_title(rows[start], width_of(rows[start + 1])):
         start += 1
     cells = rows[start].cells
     below = rows[start + 1].cells if start + 1 < len(rows) else []
@@ -274,40 +270,21 @@ def _is_title(row: Row, width: int) -> bool:
     return len(set(filled)) * 2 < width and sum(map(number_like, filled)) * 2 <= len(filled)
 
 
-def _refuse_unclear(row: Row) -> None:
-    raise Unreadable(
-        f"line {row.line} ({', '.join(row.cells[:3])}, ...) may be a header of wavelengths or a spectrum. Say which: "
-        "header=True or header=False (--header, --no-header)."
-    )
-
-
-def _refuse_left_out(above: Sequence[Row], first: Row) -> None:
-    """Refuse lines above the table that hold numbers as samples or a header do: leaving them out would be silent."""
-    for row in above:
-        filled = [cell for cell in row.cells if cell]
-        if len(filled) > 2 and 2 * sum(map(number_like, filled)) >= len(filled):
-            raise Unreadable(
-                f"line {row.line} ({', '.join(row.cells[:3])}, ...) has {len(filled)} cells and looks like a part of "
-                f"the table, whose other lines have {_width(first)} (from line {first.line}). Give every line as "
-                "many cells; where decimal commas separate cells as well, separate these by semicolons or tabs."
-            )
-
-
 def _head(rows: list[Row], start: int, width: int) -> int:
     """Return where the rows above the wavelengths begin that belong to the same table."""
     top = start
     widest = max(width, len(rows[start].cells))
-    while top > 0 and 1 < len(rows[top - 1].cells) <= widest and (width == 2 or _width(rows[top - 1]) > 1):
+    while top > 0 and 1 < len(rows[top - 1].cells) <= widest and (width == 2 or width_of(rows[top - 1]) > 1):
         top -= 1
     for k in range(top - 1, -1, -1):  # rows of labels may be empty, below the one that names the samples
         if not 1 < len(rows[k].cells) <= widest:
             break
-        if _width(rows[k]) > 1 and _AXIS.search(rows[k].cells[0]):
+        if width_of(rows[k]) > 1 and _AXIS.search(rows[k].cells[0]):
             top = k
     if width == 2:
         # Of two columns, lines such as "Serial number,123" above the header do not belong to the table.
         axis = [k for k in range(top, start) if _AXIS.search(rows[k].cells[0])]
-        headed = top < start and _width(rows[start - 1]) > 1
+        headed = top < start and width_of(rows[start - 1]) > 1
         top = axis[-1] if axis else start - headed
     return top
 
@@ -329,7 +306,7 @@ def _axis(rows: list[Row], decimal: str | None, orientation: str | None) -> tupl
     if stop - start < 3:
         return None
     grid = [first[0] for first in firsts[start:stop] if first is not None]
-    top = _head(rows, start, max(map(_width, rows[start:stop])))
+    top = _head(rows, start, max(map(width_of, rows[start:stop])))
     named = any(first[1] for first in firsts[start:stop] if first)
     named = named or any(_AXIS.search(row.cells[0]) for row in rows[top:start])
     if named or orientation == "columns" or (len(grid) >= 10 and in_range(grid) and is_regular(grid)):
@@ -344,7 +321,7 @@ def _prefers_across(
     first, stop = across
     above = rows[first - 1].cells if first else []
     corner = above[0] if above else ""
-    top = _head(rows, first, max(map(_width, rows[first:stop])))
+    top = _head(rows, first, max(map(width_of, rows[first:stop])))
     if any(_AXIS.search(row.cells[0]) for row in rows[top:first]):
         # Over names of samples the word may be any; numbers are names only where wavelengths are below.
         grid = read_values([row.cells[0] for row in rows[first:stop]])
@@ -352,7 +329,7 @@ def _prefers_across(
     if upright is None or not upright[1]:
         # No header: two columns are wavelength and value; whole numbers in steps of one may as well be names.
         values = read_values([row.cells[0] for row in rows[first:stop]], None)
-        if _width(rows[first]) > 2 and all(abs(b - a) == 1 for a, b in itertools.pairwise(values)):
+        if width_of(rows[first]) > 2 and all(abs(b - a) == 1 for a, b in itertools.pairwise(values)):
             raise Unreadable(
                 f"the first column may hold wavelengths or names of samples ({rows[first].cells[0]}, ...). Say which: "
                 "orientation='columns' or 'rows' (--orientation)."
@@ -371,7 +348,7 @@ def _prefers_across(
 
 def _turned(rows: list[Row], start: int, stop: int) -> _Cells:
     """Cut out a table with one sample per column and turn it."""
-    width = max(map(_width, rows[start:stop]))
+    width = max(map(width_of, rows[start:stop]))
     top = _head(rows, start, width)
     block = rows[top:stop]
     for row in block:
@@ -425,28 +402,31 @@ def _standing(rows: list[Row], start: int, headed: bool) -> _Cells:
     if not body:
         raise Unreadable("it has a header but no spectra below it.")
     notes = [] if headed else ["no header"]
+    if headed and len(body) > 1 and (unit := _units_below(body[0])):
+        notes.append(f"line {body[0].line} ({unit}, ...) below the header left out")
+        body = body[1:]
     while body and _is_footer(body[-1], len(rows[start].cells)):
         body = body[:-1]
-    rest = rows[len(rows) - (len(rows) - start - headed - len(body)) :] if len(body) < len(rows) else []
+    rest = [row for row in rows[start + 1 :] if row.line > body[-1].line] if body else list(rows[start + 1 :])
     if not body:
         raise Unreadable(
             f"it has a header but no spectra below it; line {rest[0].line} is {_shown(rest[0])}."
         )
     if rest:
         notes.append(f"{_lines(rest)} below the table left out ({_shown(rest[0])})")
-    width = max(_width(row) for row in body)
+    width = max(width_of(row) for row in body)
     if headed:
         wide = next(k for k in range(len(names), -1, -1) if k == 0 or names[k - 1])
         firsts = [row.cells[0] for row in body]
         named = parse_channel(names[0]) is not None or (
             len(body) > 1 and firsts == [str(k + 1) for k in range(len(body))]
         )
-        if width == wide + 1 and named and all(_width(row) == width for row in body):
+        if width == wide + 1 and named and all(width_of(row) == width for row in body):
             names = ["", *names[:wide]]  # as R writes names of rows
         elif width > wide and width > len(names):
-            row = next(row for row in body if _width(row) > wide)
+            row = next(row for row in body if width_of(row) > wide)
             raise Unreadable(
-                f"line {row.line} has {_width(row)} cells, the header in line {rows[start].line} has {wide} columns."
+                f"line {row.line} has {width_of(row)} cells, the header in line {rows[start].line} has {wide} columns."
             )
         else:
             names = [*names[: max(wide, width)], *[""] * (width - len(names))]
@@ -465,6 +445,14 @@ def _standing(rows: list[Row], start: int, headed: bool) -> _Cells:
                 raise Unreadable(f"line {row.line} ({_shown(row)}) is not a row of the table.")
             raise Unreadable(f"line {row.line} has {count} cells, others have {width}: it was cut off.")
     return cut
+
+
+def _units_below(row: Row) -> str | None:
+    """Return the unit that a row below a header repeats for the channels; None where it is a sample."""
+    filled = [cell for cell in row.cells if cell]
+    unit, count = Counter(filled).most_common(1)[0]
+    words = not any(map(number_like, filled)) and not is_missing(unit)
+    return unit if words and count > 2 and count * 2 > len(filled) else None
 
 
 def _is_footer(row: Row, width: int) -> bool:
@@ -551,7 +539,7 @@ def _table(
         notes.append(tell_left(left, places))
         kept = [k for k in range(len(samples)) if k not in left]
         X, samples, places = X[kept], [samples[k] for k in kept], [places[k] for k in kept]
-    _refuse_grids(X, places)
+    refuse_grids(X, places)
     return TextTable(
         X=X,
         channels=shown,
@@ -563,23 +551,6 @@ def _table(
         decimal=decimal,
         notes=notes,
     )
-
-
-def _refuse_grids(X: Any, places: Sequence[str]) -> None:
-    """Refuse a second header among the samples, and one below a row that only counts the channels."""
-    if X.shape[1] < 5:
-        return
-    steps = np.diff(X, axis=1)
-    rows = np.flatnonzero(
-        (X.min(axis=1) >= 100) & (X.max(axis=1) < 1e5) & ((steps > 0).all(axis=1) | (steps < 0).all(axis=1))
-    )
-    if 0 < len(rows) * 2 <= len(X):
-        row = next((row for row in rows.tolist() if is_regular(X[row].tolist())), None)
-        if row is not None:
-            raise Unreadable(
-                f"{places[row]} ({X[row, 0]:g}, {X[row, 1]:g}, ...) holds wavelengths, not a spectrum. Leave one "
-                "header in the file, above the samples of one instrument, and check the decimal sign."
-            )
 
 
 def spectra_of(

@@ -164,15 +164,18 @@ def refuse_fixed_inner_folds(steps: Sequence[Any], sizes: Sequence[int]) -> None
     """
     for step in steps:
         for name, value in step.get_params(deep=True).items():
-            rows = _named_rows(value) if name.rpartition("__")[2] == "cv" else 0
-            if rows > min(sizes):
-                raise InvalidInput(
-                    f"{describe(step)} brings folds of its own that are lists of row numbers, up to row {rows - 1} "
-                    f"({name}=...), but it is fitted on {min(sizes)} samples at a time, where a number means another "
-                    "sample. Nothing was recorded. Give it a splitter, e.g. cv=KFold(5), or cv=GroupKFold(5) with "
-                    "groups=, which splits what each fold holds; or record the search over all samples with "
-                    "record_search(...) and no outer cv."
-                )
+            if name.rpartition("__")[2] != "cv":
+                continue
+            rows, once = _named_rows(value), isinstance(value, Iterator)
+            if rows <= min(sizes) and not once:
+                continue
+            found = "a generator, which serves one fit" if once else f"row numbers up to {rows - 1}"
+            raise InvalidInput(
+                f"{type(step).__name__} brings folds of its own ({name}=): {found}. It is fitted once per fold of the "
+                f"recording, on {min(sizes)} samples and more, where a row number means another sample. Nothing was "
+                "recorded. Give it a splitter, e.g. cv=KFold(5), or cv=GroupKFold(5) with groups=; or record the "
+                "search on its own folds: record_search(...) without cv."
+            )
 
 
 def _named_rows(cv: Any) -> int:

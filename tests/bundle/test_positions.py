@@ -30,7 +30,7 @@ from joblib import Parallel, delayed, parallel_config
 from sklearn.ensemble import StackingRegressor, VotingRegressor
 from sklearn.feature_selection import SelectFromModel
 from sklearn.impute import KNNImputer
-from sklearn.linear_model import LinearRegression, LogisticRegressionCV, Ridge
+from sklearn.linear_model import LassoLars, LinearRegression, LogisticRegressionCV, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVR
@@ -99,11 +99,7 @@ def test_every_accepted_class_opens_in_every_setting(name: str) -> None:
     for model in corpus.fitted(name):
         audit = audit_payload(normalise_skops(skops.io.dumps(model)), name)
         needs |= audit.needs if not audit.refused else set()
-    # Rare categories that an encoder counts as one are found through an index that nobody checks.
-    assert needs <= {
-        "sklearn.tree._tree.Tree",
-        "sklearn.preprocessing._encoders.OneHotEncoder._infrequent_enabled",
-    }
+    assert needs <= {"sklearn.tree._tree.Tree"}
 
 
 @pytest.mark.parametrize("name", corpus.classes())
@@ -130,6 +126,15 @@ def changed(model: Any, **attributes: Any) -> Any:
 
 def encoder(**attributes: Any) -> Any:
     made = OneHotEncoder(sparse_output=False, drop="first").fit(np.round(corpus.X[:, :2]))
+    made.__dict__.update(attributes)
+    return made
+
+
+def rare(**attributes: Any) -> Any:
+    column = np.array([[0.0]] * 30 + [[1.0]] * 6 + [[2.0]] * 2 + [[3.0]] * 2)
+    made = OneHotEncoder(sparse_output=False, min_frequency=4, handle_unknown="infrequent_if_exist").fit(
+        column
+    )
     made.__dict__.update(attributes)
     return made
 
@@ -164,7 +169,18 @@ RIDGE = Ridge().fit(corpus.X, corpus.Y)
         (encoder(_n_features_outs=[]), "OneHotEncoder._n_features_outs"),
         (encoder(categories_=[np.array([3.0, 1.0, 2.0])] * 2, _n_features_outs=[2, 2]), "OneHotEncoder.categories_"),
         (encoder(_drop_idx_after_grouping=np.array([99, 0], dtype=object)), "OneHotEncoder._drop_idx_after_grouping"),
-        (encoder(_infrequent_enabled=True), "OneHotEncoder._infrequent_enabled"),
+        (encoder(_infrequent_enabled=True), "OneHotEncoder._default_to_infrequent_mappings"),
+        (encoder(_infrequent_enabled=1), "OneHotEncoder._infrequent_enabled"),
+        (rare(_default_to_infrequent_mappings=[np.array([0, 1, 2, 10**6])]), "_default_to_infrequent_mappings"),
+        (rare(_default_to_infrequent_mappings=[np.array([0, 1, -9, 2])]), "_default_to_infrequent_mappings"),
+        (rare(_default_to_infrequent_mappings=[np.array([0, 1, 2])]), "_default_to_infrequent_mappings"),
+        (rare(_default_to_infrequent_mappings=[]), "_default_to_infrequent_mappings"),
+        (rare(_default_to_infrequent_mappings=[None], _n_features_outs=[4]), "OneHotEncoder._infrequent_indices"),
+        (rare(_infrequent_indices=[None]), "OneHotEncoder._infrequent_indices"),
+        (rare(_n_features_outs=[2]), "OneHotEncoder._n_features_outs"),
+        (changed(copy.deepcopy(RIDGE), verbose=-1), "Ridge.verbose"),
+        (changed(copy.deepcopy(RIDGE), verbose="1"), "Ridge.verbose"),
+        (changed(copy.deepcopy(RIDGE), verbose=1.5), "Ridge.verbose"),
         (changed(make_pipeline(RIDGE), steps=[("a", np.zeros(3))]), "Pipeline.steps"),
         (changed(make_pipeline(RIDGE), steps=[("a", "tofile")]), "Pipeline.steps"),
         (changed(make_pipeline(RIDGE), steps=[(RIDGE, "a")]), "Pipeline.steps"),
@@ -180,6 +196,21 @@ def test_what_is_not_on_the_list_needs_a_word_for_the_attribute(model: Any, name
     opened(data, needs)  # the word is enough, for this attribute and no other
     with pytest.raises(UntrustedBundle):
         opened(data, ("sklearn.linear_model._ridge.Ridge.alpha",))
+
+
+@pytest.mark.parametrize("verbose", [True, 1, 10])
+def test_a_model_that_printed_while_it_was_fitted_is_safe(verbose: Any) -> None:
+    data = normalise_skops(skops.io.dumps(LassoLars(verbose=verbose).fit(corpus.X, corpus.Y)))
+    assert not audit_payload(data, "x").needs
+    assert opened(data).verbose == verbose
+
+
+def test_an_encoder_of_rare_categories_is_safe_and_encodes_as_before() -> None:
+    made = rare()
+    data = normalise_skops(skops.io.dumps(made))
+    assert not audit_payload(data, "x").needs
+    seen = np.array([[0.0], [1.0], [2.0], [3.0], [7.0]])
+    np.testing.assert_array_equal(opened(data).transform(seen), made.transform(seen))
 
 
 def test_a_class_that_is_trusted_by_name_brings_its_attributes() -> None:

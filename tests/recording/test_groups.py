@@ -11,8 +11,9 @@ import pytest
 import sklearn
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.ensemble import StackingRegressor
 from sklearn.feature_selection import RFECV, SelectFromModel
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LassoCV, LogisticRegression, Ridge
 from sklearn.model_selection import (
     BaseCrossValidator,
     GridSearchCV,
@@ -35,6 +36,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from nirs_store import record_search
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 from nirs_store.recording import record_cross_validation
 from nirs_store.recording.groups import grouped_twin
@@ -218,3 +220,33 @@ def test_weights_that_cannot_be_used_are_refused(
     with pytest.raises(InvalidInput, match=words):
         record(model_store, model, sample_weight=weights)
     assert model_store.list_runs().is_empty()
+
+
+ROWS = list(KFold(4).split(np.zeros(30)))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GridSearchCV(Ridge(), {"alpha": [1.0, 2.0]}, cv=ROWS),
+        GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=[(np.arange(30) < 20, np.arange(30) >= 20)]),
+        GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=PredefinedSplit(np.arange(30) % 3)),
+        GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=KFold(3).split(np.zeros(30))),
+        make_pipeline(StandardScaler(), LassoCV(cv=tuple(ROWS))),
+        TransformedTargetRegressor(GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=ROWS)),
+        StackingRegressor([("a", Ridge())], cv=ROWS),
+    ],
+    ids=["list", "masks", "predefined", "generator", "in a pipeline", "of a target", "stack"],
+)
+def test_inner_folds_that_name_rows_of_the_whole_data_are_refused(store: Any, estimator: Any) -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    with pytest.raises(InvalidInput, match=r"folds of its own .*splitter, e\.g\. cv=KFold"):
+        record_cross_validation(store, estimator, X, X[:, 0], cv=3, dataset_name="d")
+    if isinstance(estimator, GridSearchCV) and isinstance(estimator.cv, list):
+        with pytest.raises(InvalidInput, match="folds of its own"):
+            record_search(store, estimator, X, X[:, 0], cv=3, dataset_name="d")
+        assert not store.list_runs().height
+        if hasattr(store, "get_chains_for_run"):  # a search on its own folds is what the words advise
+            assert record_search(store, estimator, X, X[:, 0], dataset_name="d").chain_id
+        return
+    assert not store.list_runs().height

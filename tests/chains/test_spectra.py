@@ -121,7 +121,9 @@ def test_where_no_names_are_known_on_either_side_nothing_is_compared() -> None:
     with pytest.raises(ShapeMismatch, match="another order"):
         read_spectra(bare, pl.DataFrame(X).select("column_1", "column_0", "column_2"))
     for metadata in (None, {}, {"calibration_columns": 3}, {"calibration_columns": [1, 2, 3]}):
-        read_spectra(plan(wavelengths=None, metadata=metadata), named("w2", "w1", "w0"))
+        read_spectra(plan(wavelengths=None, metadata=metadata), named("low", "high", "mid"))
+        with pytest.raises(ShapeMismatch, match="numbered in another order"):
+            read_spectra(plan(wavelengths=None, metadata=metadata), named("w2", "w1", "w0"))
         read_spectra(plan(metadata=metadata), named("w2", "w1", "w0"))
 
 

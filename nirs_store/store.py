@@ -39,7 +39,7 @@ from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries as overview
 from nirs_store.records import runs as records
 from nirs_store.records import user_sql as people_sql
-from nirs_store.records.lookup import whole_id, whole_ids, whole_ids_of
+from nirs_store.records.lookup import whole_ids, whole_ids_of
 from nirs_store.records.runs import capture_environment
 from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text, is_text, to_json
 

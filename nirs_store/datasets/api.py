@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.addresses import user_path
 from nirs_store.audit.trail import attempting, note
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import write_file
@@ -564,7 +565,7 @@ class Datasets:
         """
         import io
 
-        target = Path(path).expanduser().absolute()
+        target = user_path(path).absolute()
         ending = target.suffix.lower()
         if ending not in (".parquet", ".csv"):
             raise InvalidInput(

@@ -124,7 +124,7 @@ def test_where_no_names_are_known_on_either_side_nothing_is_compared() -> None:
         read_spectra(plan(wavelengths=None, metadata=metadata), named("low", "high", "mid"))
         with pytest.raises(ShapeMismatch, match="numbered in another order"):
             read_spectra(plan(wavelengths=None, metadata=metadata), named("w2", "w1", "w0"))
-        read_spectra(plan(metadata=metadata), named("w2", "w1", "w0"))
+        read_spectra(plan(metadata=metadata), named("w0", "w1", "w2"))
 
 
 def test_wavelengths_in_a_header_are_compared_with_the_grid_whatever_names_are_known() -> None:

@@ -48,6 +48,16 @@ def test_a_file_is_screened_and_the_best_is_kept(run, tmp_path, file):
     tested = json.loads(run(*words, "--test", str(file), "--json", "--keep", "2").stdout)
     assert all((row["rmsep"] is not None) == row["kept"] for row in tested["candidates"])
     assert sum(row["kept"] for row in tested["candidates"]) >= 2
+    # Scores of 0.01 or of 10 have digits that tell them apart.
+    values = [row["rmsecv"] for row in found["candidates"]]
+    column = [line.split()[4] for line in shown.stdout.splitlines()[1:11]]
+    assert len(set(column)) == len({f"{value:.5g}" for value in values[:10]})
+    frame = pl.read_csv(file).with_columns(water=100 - pl.col("fat"))
+    frame.select("lot", "fat", "water", pl.exclude("lot", "fat", "water")).write_csv(tmp_path / "both.csv")
+    words[1] = str(tmp_path / "both.csv")
+    both = json.loads(run(*words, "--target", "water", "--json").stdout)
+    with WorkspaceStore(tmp_path / "ws") as store:
+        assert store.get_chain(both["best"])["metadata"]["target_names"] == ["fat", "water"]
     for option, value, complaint in (
         ("--components", "5-2", "1-15 or 2,4,8"),
         ("--preprocess", "snw", "Did you mean 'snv'"),

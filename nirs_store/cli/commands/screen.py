@@ -18,7 +18,14 @@ _SHOWN = 10
 
 @click.command("screen", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--target", required=True, metavar="COLUMN", help="The column of measured values.")
+@click.option(
+    "--target",
+    "targets",
+    required=True,
+    multiple=True,
+    metavar="COLUMN",
+    help="The column of measured values; repeat it to predict several targets together.",
+)
 @click.option("--unit", metavar="TEXT", help="Unit of the target.")
 @click.option("--groups", metavar="COLUMN", help="The column of samples that stay in one fold.")
 @click.option(
@@ -47,7 +54,7 @@ _SHOWN = 10
 @workspace_option
 def command(
     file: Path,
-    target: str,
+    targets: tuple[str, ...],
     unit: str | None,
     groups: str | None,
     preprocess: str,
@@ -71,10 +78,11 @@ def command(
     """
     from sklearn.model_selection import GroupKFold, KFold
 
-    from nirs_store.cli._output import number, print_json, print_table, short_id
+    from nirs_store.cli._output import numbers, print_json, print_table, short_id
     from nirs_store.cli._workspace import open_store
 
-    numbers = _numbers(components)
+    counts = _numbers(components)
+    target = targets[0] if len(targets) == 1 else list(targets)
     kept: Any = int(keep) if keep.isdigit() else keep
     # A comma inside brackets belongs to the name.
     names = [each.strip() for each in re.split(r",(?![^(]*\))", preprocess) if each.strip()]
@@ -89,7 +97,7 @@ def command(
             spectra,
             preprocess=names,
             model=model,
-            components=numbers,
+            components=counts,
             cv=splitter,
             rule=rule,
             keep=kept,
@@ -106,19 +114,18 @@ def command(
     shown = frame.head(_SHOWN).to_dicts()
     shown += [chosen] if chosen["rank"] > _SHOWN else []
     columns = [column for column in frame.columns if column != "chain_id"]
-    rows = [
-        [
-            *(
-                number(row[column]) if isinstance(row[column], float) else row[column]
-                for column in columns[:-1]
-            ),
-            "yes" if row["kept"] else "",
-            short_id(row["chain_id"]),
-        ]
-        for row in shown
-    ]
+    cells = {
+        column: numbers([row[column] for row in shown])
+        if frame[column].dtype.is_float()
+        else [row[column] for row in shown]
+        for column in columns
+    }
+    cells["kept"] = ["yes" if row["kept"] else "" for row in shown]
+    cells["chain"] = [short_id(row["chain_id"]) for row in shown]
     print_table(
-        [*columns, "chain"], rows, numeric=[c for c in columns if c not in ("preprocessing", "model", "kept")]
+        list(cells),
+        zip(*cells.values(), strict=True),
+        numeric=[c for c in columns if c not in ("preprocessing", "model", "kept")],
     )
     if frame.height > len(shown):
         click.echo(f"{frame.height} candidates in the run {short_id(board.run_id)}.")

@@ -546,6 +546,7 @@ class ClaimFile:
 
     def __init__(self, layout: Layout, claim_id: str) -> None:
         self.claim_id = claim_id
+        self._layout = layout
         self._path = layout.claims / claim_id
         self._fd: int | None = None
         self._ended = False
@@ -558,6 +559,10 @@ class ClaimFile:
     def exists(self) -> bool:
         """Whether the file was made."""
         return self._fd is not None
+
+    def is_only_one(self) -> bool:
+        """Tell whether no other store object lives that has recorded anything."""
+        return self.exists and living(self._layout) == [self.claim_id]
 
     def ensure(self) -> None:
         """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked."""

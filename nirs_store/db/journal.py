@@ -16,7 +16,7 @@ import stat
 import struct
 import time
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,8 @@ _MOST_NUMBER = 10**15 - 1
 _TMP_AGE = 3600.0
 _SETTLED = 1.0
 _JOINED = 1 << 20
+# A journal of so many commits takes long to list.
+_LONG = 256
 # Of so many commits their writer knows that they were its own, also when damage hides it.
 _REMEMBERED = 65_536
 
@@ -167,30 +169,66 @@ class Journal:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._last = 0
+        # The highest number, how many commits wait, and how many may be added before the folder is listed again.
+        self._last, self._waiting, self._unlisted = 0, 0, 0
+        self._alone_since: int | None = None
         self._rejected_seen: float | None = None
         self._told: set[str] = set()
         self._own: deque[str] = deque(maxlen=_REMEMBERED)
 
-    def append(self, pieces: list[bytes], txid: str) -> tuple[Entry, int]:
-        """Commit one segment durably; returns its entry and how many segments now wait."""
-        numbers = [match[1] for match in map(_NAME.match, self._names()) if match]
-        # Of texts of one length the largest is the largest number; parsing all of a long journal takes longer.
-        longest = max(map(len, numbers), default=0)
-        highest = int(max((text for text in numbers if len(text) == longest), default="0"))
-        number = max(self._last, highest) + 1
+    def append(
+        self, pieces: list[bytes], txid: str, alone: Callable[[], bool] = lambda: False
+    ) -> tuple[Entry, int]:
+        """Commit one segment durably; returns its entry and how many segments now wait.
+
+        `alone` tells whether the caller's is the only claim of a living store object.
+        """
+        # Another store object makes a claim before it commits. While the folder of claims is as it was, nobody else
+        # commits, and the long listing of a journal that cannot be applied is not repeated each time.
+        claims = self._claims_changed()
+        if self._unlisted and claims == self._alone_since:
+            self._unlisted -= 1
+        else:
+            self._list_numbers(claims, alone)
+        number = self._last + 1
         if number > _MOST_NUMBER:
             raise WriteFailed(
-                f"{self._layout.segments} holds a commit with the number {highest}, above which there is none. Nothing "
-                "was lost: run any query, which applies or rejects that commit, and call again."
+                f"{self._layout.segments} holds a commit with the number {self._last}, above which there is none. "
+                "Nothing was lost: run any query, which applies or rejects that commit, and call again."
             )
         self._last = number
+        self._waiting += 1
         entry = self._entry(number, txid)
         self._own.append(txid)
         # One call to the system instead of one a table: while it lasts, other threads of this process hold it up.
         small = sum(map(len, pieces)) <= _JOINED
         write_file(entry.path, b"".join(pieces) if small else pieces, tmp_dir=self._layout.tmp)
-        return entry, len(numbers) + 1
+        return entry, self._waiting
+
+    def _list_numbers(self, claims: int | None, alone: Callable[[], bool]) -> None:
+        # Its time was asked before the listing: whoever comes later changes it. One that is young could change again
+        # and keep its time, which is coarse.
+        settled = claims is not None and time.time() - claims / 1e9 > _SETTLED
+        names = self._names()
+        if len(names) > _LONG and settled and alone():
+            # A claim that was there until a moment ago may have been one of another's last commit.
+            names = self._names()
+            self._alone_since, self._unlisted = claims, len(names) // 8
+        else:
+            self._alone_since, self._unlisted = None, 0
+        numbers = [match[1] for match in map(_NAME.match, names) if match]
+        # Of texts of one length the largest is the largest number; parsing all of a long journal takes longer.
+        longest = max(map(len, numbers), default=0)
+        self._last = max(
+            self._last, int(max((text for text in numbers if len(text) == longest), default="0"))
+        )
+        self._waiting = len(numbers)
+
+    def _claims_changed(self) -> int | None:
+        try:
+            return self._layout.claims.stat().st_mtime_ns
+        except OSError:
+            return None
 
     def pending(self) -> list[Entry]:
         """Segments to apply, in order, without gaps that a concurrent writer could still fill.
@@ -218,6 +256,7 @@ class Journal:
 
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""
+        self._unlisted = 0
         if entries:
             # Their rows may be in a log that DuckDB has just made.
             sync_log(self._layout)
@@ -289,6 +328,7 @@ class Journal:
     def after_fork_in_child(self) -> None:
         """Forget what was committed until now: only the parent process reports it."""
         self._own.clear()
+        self._unlisted = 0
 
     def sweep_tmp(self, alive: Container[str]) -> None:
         """Remove unfinished writes older than an hour, and folders whose session is not alive."""

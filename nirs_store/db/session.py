@@ -608,7 +608,7 @@ class Recorder:
         sealed = self._sealed
         if sealed is None:
             return 0  # they were committed meanwhile
-        _, waiting = self._journal.append(sealed.pieces, sealed.txid)
+        _, waiting = self._journal.append(sealed.pieces, sealed.txid, self._claim.is_only_one)
         self._unapplied_bytes += sum(len(piece) for piece in sealed.pieces)
         if self._sealed is sealed:
             self._sealed = None

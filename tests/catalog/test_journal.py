@@ -170,3 +170,66 @@ def test_reading_an_absent_journal_finds_nothing(tmp_path: Path) -> None:
 def test_txids_sort_by_their_making() -> None:
     made: list[Any] = [new_txid() for _ in range(100)]
     assert made == sorted(made)
+
+
+# -- A journal that cannot be applied for an afternoon.
+
+
+@pytest.fixture
+def long(layout: Layout) -> Journal:
+    """A journal of 300 commits, whose owner has been the only one for a minute."""
+    journal = Journal(layout)
+    for number in range(300):
+        (layout.segments / f"{number:012d}-{new_txid()}.seg").touch()
+    os.utime(layout.claims, (time.time() - 60,) * 2)
+    return journal
+
+
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return what every listing of the journal has found."""
+    found: list[int] = []
+    plain = Journal._names
+
+    def names(journal: Journal) -> list[str]:
+        made = plain(journal)
+        found.append(len(made))
+        return made
+
+    monkeypatch.setattr(Journal, "_names", names)
+    return found
+
+
+def test_who_is_alone_lists_a_long_journal_rarely_and_counts_on(
+    long: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = listings(monkeypatch)
+    made = [long.append([b"x"], new_txid(), lambda: True) for _ in range(100)]
+    assert [(entry.number, waiting) for entry, waiting in made] == [(300 + i, 301 + i) for i in range(100)]
+    assert 2 <= len(found) <= 8
+    long.remove(long.pending()[:200])
+    assert long.append([b"x"], new_txid(), lambda: True)[1] == 201
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_commit_of_another_store_object_is_always_seen(
+    long: Journal, layout: Layout, alone: bool, ended: bool
+) -> None:
+    first, _ = long.append([b"x"], new_txid(), lambda: alone)
+    claim = layout.claims / "other"
+    claim.touch()
+    theirs = [Journal(layout).append([b"y"], new_txid())[0].number for _ in range(3)]
+    if ended:
+        claim.unlink()
+    assert theirs[0] > first.number
+    assert long.append([b"x"], new_txid(), lambda: alone)[0].number == theirs[-1] + 1
+
+
+def test_a_folder_of_claims_that_has_just_changed_is_not_relied_upon(
+    long: Journal, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(layout.claims)
+    found = listings(monkeypatch)
+    for _ in range(20):
+        long.append([b"x"], new_txid(), lambda: True)
+    assert len(found) >= 20

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from nirs_store.maintenance import gc as deletion
     from nirs_store.maintenance import gc as storage
     from nirs_store.maintenance import repair as repairplan
-    from nirs_store.records import metrics, search, views
+    from nirs_store.records import chain_list, metrics, search, views
     from nirs_store.records import ranking as leaderboard
     from nirs_store.records import views as comparison
     from nirs_store.records import views as pivoting
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from nirs_store.service import log as measurement_log
     from nirs_store.service import predicting, renewal
     from nirs_store.service import references as sample_references
+    from nirs_store.ui import server as page
 else:
     api = later("nirs_store.files.api")
     archive_format = later("nirs_store.backup.container")
@@ -89,6 +90,7 @@ else:
     sample_references = later("nirs_store.service.references")
     bundle_limits = later("nirs_store.bundle.container")
     cleanup = later("nirs_store.artifacts.registry")
+    chain_list = later("nirs_store.records.chain_list")
     choosing = later("nirs_store.choosing")
     comparison = later("nirs_store.records.views")
     datasets_api = later("nirs_store.datasets.api")
@@ -105,6 +107,7 @@ else:
     loading = later("nirs_store.artifacts.loader")
     metrics = later("nirs_store.records.metrics")
     outgoing = later("nirs_store.bundle.transfer")
+    page = later("nirs_store.ui.server")
     pivoting = later("nirs_store.records.views")
     registry = later("nirs_store.artifacts.registry")
     repairplan = later("nirs_store.maintenance.repair")
@@ -289,6 +292,8 @@ class WorkspaceStore:
         Passed to DuckDB (e.g. ``2``, ``"1GB"``).
     audit : bool
         False: what this object does is not noted in the audit trail.
+    retention : bool
+        False: this object never carries out the retention policy by itself, neither by time nor when it is closed.
 
     Raises
     ------
@@ -316,6 +321,7 @@ class WorkspaceStore:
     _plans: ByteLRU[str, Planned]
     _domains: ByteLRU[str, Domain]
     _planned_at: int = 0
+    _keeps_to_policy: bool = True
     _exported: ByteLRU[str, outgoing.Remembered]
     _watch: RetentionWatch
     _registry: registry.ArtifactRegistry | None = None
@@ -334,6 +340,7 @@ class WorkspaceStore:
         threads: int | None = None,
         memory_limit: str | None = None,
         audit: bool = True,
+        retention: bool = True,
     ) -> None:
         if durability not in _DURABILITIES:
             raise InvalidInput(
@@ -349,7 +356,26 @@ class WorkspaceStore:
             memory_limit=memory_limit,
             audit=bool(audit),
         )
+        self._keeps_to_policy = retention
         self._start(settings, cache_bytes)
+
+    @classmethod
+    def to_look_at(cls, workspace_path: str | Path) -> Self:
+        """Open an existing workspace to look at it while others record; nothing happens in it by itself.
+
+        Answers see every commit, where the folder may be written. An older catalog is left as it is, and a migrated
+        copy answers. No retention policy is carried out, and nothing is noted in the audit trail.
+
+        Raises
+        ------
+        NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, StoreBusy
+        """
+        quiet: dict[str, Any] = {"create": False, "retention": False, "audit": False}
+        store = cls(workspace_path, read_only=True, **quiet)
+        if store._engine.query(lambda _: store._engine.access.reads_copy):
+            return store
+        store.close()
+        return cls(workspace_path, **quiet)
 
     def _start(self, settings: Settings, cache_bytes: int) -> None:
         self._cache_bytes = cache_bytes
@@ -361,10 +387,13 @@ class WorkspaceStore:
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
         self._watch = RetentionWatch(self._engine, self._keep_to_policy)
-        self._watch.look()
+        if self._keeps_to_policy:
+            self._watch.look()
 
     def _keep_to_policy(self, moment: str) -> None:
         """Carry out the workspace's retention if it asks for that now."""
+        if not self._keeps_to_policy:
+            return
         if moment == "after_run":
             self._watch.look()  # another process may have set a policy that goes by time
         if retention_is_due(self._engine, moment):
@@ -697,6 +726,88 @@ class WorkspaceStore:
             target_unit=target_unit,
             run_name=name,
         )
+
+    @whole_ids
+    def list_chains(
+        self,
+        sort: str = "score",
+        *,
+        descending: bool | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+        text: str | None = None,
+        dataset_name: str | None = None,
+        run_id: str | None = None,
+        model_class: str | None = None,
+        preprocessings: str | None = None,
+        target: str | None = None,
+        target_unit: str | None = None,
+        tag: str | None = None,
+        name: str | None = None,
+        scores: bool = True,
+    ) -> pl.DataFrame:
+        """List one page of all chains, sorted and filtered by the catalog, however many there are.
+
+        Parameters
+        ----------
+        sort : str
+            ``"score"`` (what each chain was recorded with, best first, chains of one target after each other), the
+            name of a score such as ``"r2"``, or pipeline, model_name, preprocessings, components, dataset_name,
+            target, run_name, n_samples, n_folds, score_sd, rmsep, created_at. The order goes by what the folds
+            recorded: exact for errors, the mean over the folds for r2, rpd and the like.
+        descending : bool, optional
+            By default the best first, and the other columns rising.
+        limit, offset : int
+            The page; no limit with None.
+        text : str, optional
+            Words as for `search`.
+        dataset_name, run_id, model_class, preprocessings, target, target_unit, tag : str, optional
+            Filters, joined by AND, compared whole; `model_class` without its module.
+        name : str, optional
+            A part of the run's name, or a pattern with ``*`` and ``?``.
+        scores : bool
+            False: leave out what is computed from arrays (r2, bias, rpd, ...), which takes longest.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``chain_id``, ``pipeline`` in words, ``task``, ``metric``, ``score``, ``score_sd``, ``rmsep``,
+            ``components``, ``n_folds``, ``n_samples``, names and ids of run and pipeline, ``tags``, ``created_at``,
+            the scores of `top_chains`, and ``total``: how many chains match.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown order (the nearest is suggested), or a page that makes no sense.
+        """
+        filters = {
+            "dataset_name": dataset_name,
+            "run_id": run_id,
+            "model_class": model_class,
+            "preprocessings": preprocessings,
+            "target": target,
+            "target_unit": target_unit,
+            "tag": tag,
+            "name": name,
+        }
+        return self._engine.query(
+            lambda con: chain_list.list_chains(con, sort, descending, limit, offset, text, scores, filters)
+        )
+
+    def chain_values(self, *names: str, limit: int = 200) -> dict[str, list[str]]:
+        """Return the values that filters of `list_chains` can take, in order, at most `limit` each.
+
+        Parameters
+        ----------
+        names : str
+            Of dataset_name, model_class, preprocessings, target, tag; all of them by default.
+
+        Raises
+        ------
+        InvalidInput
+            An unknown name.
+        """
+        return self._engine.query(lambda con: chain_list.values_of(con, names, limit))
 
     def search(
         self, text: str, n: int | None = 20, metric: str | None = None, *, deleted: bool = False
@@ -2707,6 +2818,28 @@ class WorkspaceStore:
         InvalidInput, ShapeMismatch
         """
         return screening.record_search(self, search, X, y, **options)
+
+    def ui(self, *, port: int | None = None, allow_changes: bool = False) -> page.Running:
+        """Show this workspace in the browser, from a thread of this process; a notebook shows the link.
+
+        Parameters
+        ----------
+        port : int, optional
+            By default the first free one from 8423 on.
+        allow_changes : bool
+            Whether forms of the page that change the workspace work.
+
+        Returns
+        -------
+        Running
+            With ``url`` and ``close()``; it ends with the process at the latest.
+
+        Raises
+        ------
+        InvalidInput
+            The port is taken, or packages of the extra ``ui`` are missing.
+        """
+        return page.start(self, port=port, may_change=allow_changes)
 
     @contextmanager
     def run(

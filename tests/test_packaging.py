@@ -83,7 +83,7 @@ def test_the_metadata_name_version_python_and_licence(metadata: Message, wheel: 
     assert metadata["License-Expression"] == "MIT"
     assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
     assert set(metadata.get_all("Provides-Extra", [])) == {
-        *("plot", "demo", "pandas", "excel", "instruments", "test", "docs", "bench"),
+        *("plot", "demo", "pandas", "excel", "instruments", "test", "docs", "bench", "ui"),
     }
 
 
@@ -106,6 +106,8 @@ def test_what_modules_import_at_the_top_is_a_dependency(metadata: Message) -> No
     """What only an extra brings may be imported where it is used, never at the top."""
     lines = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     required = {re.split(r"[<>=;\[ ]", line, maxsplit=1)[0].lower() for line in lines}
+    page = {"jinja2", "markupsafe", "starlette"}
+    assert page <= {re.split(r"[<>=]", line)[0].lower() for line in metadata.get_all("Requires-Dist", []) if "'ui'" in line}
     names = {"sklearn": "scikit-learn", "yaml": "pyyaml", "uuid_utils": "uuid-utils"}
     # The machine is for those who test a store, and they have hypothesis; nothing else imports it.
     machine = CHECKOUT / "nirs_store" / "testing" / "machine"
@@ -113,6 +115,8 @@ def test_what_modules_import_at_the_top_is_a_dependency(metadata: Message) -> No
         imported = packages_imported_at_the_top(path)
         if machine in path.parents:
             imported.discard("hypothesis")
+        if CHECKOUT / "nirs_store" / "ui" in path.parents:
+            imported -= page  # loaded by `serve` and `start`, which say what to install
         assert {names.get(package, package) for package in imported} <= required, path
 
 

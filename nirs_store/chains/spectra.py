@@ -32,6 +32,7 @@ __all__ = [
     "as_grid",
     "magnitude",
     "one_grid",
+    "read_for_chain",
     "read_header",
     "read_spectra",
     "read_table",
@@ -363,3 +364,32 @@ def magnitude(array: NDArray[Any]) -> float:
         return 0.0
     # NaN comes out of both, and stays in front of whatever it is compared with.
     return max(-float(array.min()), float(array.max()))
+
+
+def read_for_chain(chain: Mapping[str, Any], read: Callable[..., Any]) -> tuple[Any, Any]:
+    """Read spectra for a chain: returns the table, and X with the names of channels that the calibration knows.
+
+    Parameters
+    ----------
+    chain
+        With its metadata and wavelengths.
+    read
+        Takes ``channels`` (names of columns that are channels) and returns `nirs_store.reading.Spectra`.
+    """
+    import polars as pl
+
+    from nirs_store.chains.plan import COLUMNS
+    from nirs_store.reading.cells import parse_channel
+
+    names = (chain.get("metadata") or {}).get(COLUMNS)
+    if not names or chain.get("wavelengths") is not None:
+        table = read()
+        return table, table.X
+    grid = [channel[0] for channel in map(parse_channel, names) if channel is not None]
+    table = read() if len(grid) == len(names) else read(channels=names)
+    known = (
+        table.wavelengths is not None
+        and len(grid) == table.X.shape[1]
+        and np.allclose(table.wavelengths, grid)
+    )
+    return table, pl.DataFrame(table.X, schema=list(names if known else table.channel_names))

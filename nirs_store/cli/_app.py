@@ -16,6 +16,7 @@ _HOME = "nirs_store.cli.commands"
 _COMMANDS = {
     "init": (f"{_HOME}.init:command", "Create a workspace in a folder."),
     "demo": (f"{_HOME}.demo:command", "Cross-validate real spectra and show every feature once."),
+    "ui": (f"{_HOME}.ui:command", "Show a workspace in the browser."),
     "runs": (f"{_HOME}.runs:command", "List the runs of a workspace."),
     "show": (f"{_HOME}.runs:command_show", "Show a run, pipeline, chain, prediction or artifact."),
     "top": (f"{_HOME}.rank:command", "Rank the chains by their cross-validation."),

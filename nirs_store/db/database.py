@@ -122,7 +122,7 @@ class OpenCatalog:
         self.instance = Instance(layout.catalog, options, layout.tmp if writable else None)
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         # Whether the open connection is one to that copy.
-        self._on_copy = False
+        self.on_copy = False
 
     # -- opening -----------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class OpenCatalog:
             if self._copy is None:
                 self._copy = tempfile.TemporaryDirectory(prefix="nirs_store-")
             self.con = open_migrated_copy(self._layout, Path(self._copy.name), options=self._options)
-            self._on_copy = True
+            self.on_copy = True
         self._told_of_missing(self.con)
         return self.con
 
@@ -362,9 +362,9 @@ class OpenCatalog:
                 if self._checkpoint.write(con, hurried=hurried) and self._applied:
                     self._release(con, self._applied)
         finally:
-            if self._on_copy:
+            if self.on_copy:
                 con.close()
-                self._on_copy = False
+                self.on_copy = False
             else:
                 self.instance.detach(con)
             self._applied = None
@@ -742,6 +742,11 @@ class CatalogAccess:
         self._told_pending = False
         # Set while a gc of this object has blobs aside itself.
         self.sweeping = False
+
+    @property
+    def reads_copy(self) -> bool:
+        """Whether a migrated copy of an older catalog answers."""
+        return self._opened.on_copy
 
     # -- operations --------------------------------------------------------------------------
 

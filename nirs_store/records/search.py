@@ -16,7 +16,7 @@ from nirs_store.records.queries import frame
 from nirs_store.scores import higher_is_better
 from nirs_store.values import as_text
 
-__all__ = ["SYNONYMS", "search", "words_of"]
+__all__ = ["SYNONYMS", "TEXT", "matching", "search", "words_of"]
 
 
 def _derivative(order: int, name: str, word: str) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ _BOUNDARY = r"(?:^|[^\p{L}\p{N}])"
 _PARAMETER = re.compile(r"([\w.]+)=([\w.+-]+)")
 _NAMES = {"lv": "n_components", "lvs": "n_components"}
 # The steps come last: they are long, and what is short is looked at first.
-_TEXT = (
+TEXT = (
     "lower(concat_ws(' ', r.name, r.note, array_to_string(json_extract_string(r.tags, '$[*]'), ' '), l.name, "
     "l.dataset_name, c.target, c.target_unit, c.preprocessings, c.model_class, c.steps))"
 )
@@ -87,7 +87,7 @@ def _pattern(word: str) -> str:
     return "|".join(found)
 
 
-def _matching(words: list[str], text: str) -> tuple[str, dict[str, Any]]:
+def matching(words: list[str], text: str) -> tuple[str, dict[str, Any]]:
     """Return the condition that all words are found in a text, and its parameters."""
     where, params = [], {}
     for number, word in enumerate(words):
@@ -115,7 +115,7 @@ def _search_past(con: Connection, words: list[str], n: int | None, metric: str |
     """Find chains that were deleted, the best of each target first."""
     if metric is not None:
         higher_is_better(metric)  # refuses an unknown name
-    condition, params = _matching(words, "hay")
+    condition, params = matching(words, "hay")
     found = frame(
         con,
         f"""
@@ -141,11 +141,11 @@ def _search_past(con: Connection, words: list[str], n: int | None, metric: str |
 
 
 def _search(con: Connection, words: list[str], n: int | None, metric: str | None) -> pl.DataFrame:
-    condition, params = _matching(words, "hay")
+    condition, params = matching(words, "hay")
     found = execute(
         con,
         f"""
-        WITH texts AS (SELECT c.chain_id, c.target, c.target_unit, {_TEXT} AS hay
+        WITH texts AS (SELECT c.chain_id, c.target, c.target_unit, {TEXT} AS hay
             FROM chains c JOIN pipelines l USING (pipeline_id) LEFT JOIN runs r USING (run_id))
         SELECT coalesce(target, ''), coalesce(target_unit, ''), list(chain_id) FROM texts WHERE {condition}
         GROUP BY ALL ORDER BY ALL

@@ -13,7 +13,8 @@ from nirs_store.cli._group import Command
 @click.argument(
     "directory", type=click.Path(path_type=Path), default=Path("nirs-store-demo"), metavar="[DIR]"
 )
-def command(directory: Path) -> None:
+@click.option("--ui", "show", is_flag=True, help="Show the result in the browser.")
+def command(directory: Path, show: bool) -> None:
     """Cross-validate real meat spectra and show every feature once, in less than a minute.
 
     DIR (default: ./nirs-store-demo) must be new, empty, or a workspace, to which the demo adds a run.
@@ -23,3 +24,8 @@ def command(directory: Path) -> None:
     from nirs_store.demo import run_demo
 
     run_demo(directory, console=Console(highlight=False))
+    if show:
+        from nirs_store.ui.server import serve
+
+        click.echo()
+        serve(directory, say=lambda line: click.echo(line))

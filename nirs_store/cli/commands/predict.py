@@ -102,24 +102,12 @@ def command(
 
 def _read(path: Path, reading: dict[str, Any], chain: Any) -> tuple[Spectra, Any]:
     """Read the spectra, and name their channels as the calibration does where it knows them by text."""
-    import numpy as np
-    import polars as pl
+    from nirs_store.chains.spectra import read_for_chain
 
-    from nirs_store.chains.plan import COLUMNS
-    from nirs_store.reading.cells import parse_channel
-
-    names = (chain.get("metadata") or {}).get(COLUMNS)
-    if not names or chain.get("wavelengths") is not None or reading["header"] is False:
+    if reading["header"] is False:
         table = read_file(path, reading)
         return table, table.X
-    grid = [channel[0] for channel in map(parse_channel, names) if channel is not None]
-    table = read_file(path, reading, channels=None if len(grid) == len(names) else names)
-    known = (
-        table.wavelengths is not None
-        and len(grid) == table.X.shape[1]
-        and np.allclose(table.wavelengths, grid)
-    )
-    return table, pl.DataFrame(table.X, schema=list(names if known else table.channel_names))
+    return read_for_chain(chain, lambda **more: read_file(path, reading, **more))
 
 
 def _columns(frame: pl.DataFrame, n: int, details: bool) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""``nirs-store ui``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nirs_store.cli._group import Command
+from nirs_store.cli._options import workspace_option
+
+
+@click.command("ui", cls=Command)
+@click.option("--port", type=click.IntRange(0, 65535), help="Port [default: the first free one from 8423].")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address to listen at; any other than this machine's own needs a token.",
+)
+@click.option("--token", metavar="TEXT", help="Token that visitors need [default: made where one is needed].")
+@click.option(
+    "--allow-changes", is_flag=True, help="Let the page change the workspace: tags, deletions, retention."
+)
+@click.option("--no-browser", is_flag=True, help="Print the address and open no browser.")
+@workspace_option
+def command(
+    port: int | None, host: str, token: str | None, allow_changes: bool, no_browser: bool, workspace: Path
+) -> None:
+    """Show a workspace in the browser: leaderboards, chains with figures, runs, files, SQL.
+
+    The page needs no internet and no account, and only this machine can reach it unless --host says otherwise. It
+    changes nothing without --allow-changes. Ctrl-C ends it.
+    """
+    from nirs_store.ui.server import serve
+
+    serve(
+        workspace,
+        host=host,
+        port=port,
+        token=token,
+        may_change=allow_changes,
+        browser=not no_browser,
+        say=lambda line: click.echo(line),
+    )

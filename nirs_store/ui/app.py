@@ -1,0 +1,370 @@
+"""The server of the page: routes made from the screens, one way from a request to an answer, one way for errors."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import HTTPConnection
+from starlette.requests import Request as HttpRequest
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nirs_store.errors import (
+    CatalogDamaged,
+    InvalidInput,
+    NirsStoreError,
+    NotAWorkspace,
+    ReadOnlyStore,
+    SchemaTooNew,
+    StoreBusy,
+    UnknownId,
+)
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui.frame import MOST_UPLOADED, Download, Redirect, Request, Screen, Upload, View
+from nirs_store.ui.guard import COOKIE, HEADERS, Guard, Refused
+from nirs_store.ui.words import as_json, filters
+
+__all__ = ["Desk", "all_screens", "make_app", "render"]
+
+#: In the order of the navigation. One file a screen, each with its SCREENS.
+_MODULES = (
+    "overview",
+    "leaderboard",
+    "pivot",
+    "chain",
+    "predict",
+    "compare",
+    "runs",
+    "records",
+    "sql",
+    "health",
+)
+_STATIC = Path(__file__).parent / "static"
+_MOST_FILES = 64
+_STATUS: tuple[tuple[type[NirsStoreError], int], ...] = (
+    (UnknownId, 404),
+    (ReadOnlyStore, 403),
+    (InvalidInput, 400),
+    (StoreBusy, 503),
+)
+
+
+def all_screens() -> list[Screen]:
+    """Return every screen, in the order of the navigation."""
+    found: list[Screen] = []
+    for name in _MODULES:
+        found += import_module(f"nirs_store.ui.screens.{name}").SCREENS
+    return found
+
+
+class Desk:
+    """The workspace of a server, opened when it is first asked for.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the workspace, which need not be there yet.
+    may_change : bool
+        Whether the page may change it.
+    store : WorkspaceStore, optional
+        An open one, which stays open.
+    """
+
+    def __init__(
+        self, folder: Path, *, may_change: bool = False, store: WorkspaceStore | None = None
+    ) -> None:
+        self.folder, self.may_change = folder, may_change
+        self._given, self._own = store, None if store is None else store
+        self._mutex = threading.Lock()
+
+    def store(self) -> WorkspaceStore:
+        """Return the open workspace.
+
+        Raises
+        ------
+        NotAWorkspace, SchemaTooNew, CatalogDamaged, StoreBusy
+        """
+        with self._mutex:
+            if self._own is None:
+                self._own = (
+                    WorkspaceStore(self.folder, create=False, retention=False)
+                    if self.may_change
+                    else WorkspaceStore.to_look_at(self.folder)
+                )
+            return self._own
+
+    def close(self) -> None:
+        """Close the workspace, unless it was given."""
+        with self._mutex:
+            if self._own is not None and self._given is None:
+                self._own.close()
+            self._own = self._given
+
+
+# -- From a request to an answer.
+
+
+class _Shield:
+    """Asks the guard before anything else, bounds what is sent, and puts the headers on every answer."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app, self._guard = app, guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = HTTPConnection(scope)
+        left = MOST_UPLOADED
+
+        async def bounded() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"More than {MOST_UPLOADED >> 20} MB were sent; nothing was done.")
+            return message
+
+        async def headed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name.lower() for name, _ in message["headers"]}
+                more = HEADERS if b"cache-control" in given else HEADERS | {"Cache-Control": "no-store"}
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.lower().encode(), v.encode()) for k, v in more.items()),
+                ]
+            await send(message)
+
+        try:
+            entered = self._guard.check(
+                asked.headers, asked.cookies, asked.query_params.get("token", ""), scope["method"]
+            )
+        except Refused as refused:
+            await _page_of_error(refused.status, str(refused))(scope, receive, headed)
+            return
+        if entered:
+            answer = RedirectResponse(
+                str(asked.url.remove_query_params("token").replace(scheme="", netloc="")), 303
+            )
+            answer.set_cookie(COOKIE, self._guard.session, httponly=True, samesite="strict", path="/")
+            await answer(scope, receive, headed)
+            return
+        await self._app(scope, bounded, headed)
+
+
+class _Answers:
+    """Carries out screens for one desk."""
+
+    def __init__(self, desk: Desk, guard: Guard, screens: Sequence[Screen]) -> None:
+        self.desk, self.guard, self.screens = desk, guard, screens
+        # One answer after the other: the store takes one question at a time anyhow, and what it warns of is collected.
+        self._turn = threading.Lock()
+
+    def route(self, screen: Screen) -> Callable[[HttpRequest], Any]:
+        """Return the endpoint of a screen."""
+
+        async def endpoint(asked: HttpRequest) -> Response:
+            with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as scratch:
+                form: dict[str, list[str]] = {}
+                files: list[Upload] = []
+                if screen.method == "POST":
+                    async with asked.form(
+                        max_files=_MOST_FILES, max_fields=200, max_part_size=1 << 20
+                    ) as sent:
+                        for name, value in sent.multi_items():
+                            if isinstance(value, UploadFile):
+                                files += await run_in_threadpool(_kept, value, Path(scratch), len(files))
+                            else:
+                                form.setdefault(name, []).append(value)
+                    try:
+                        self.guard.check_form("".join(form.get("form_token", [])))
+                    except Refused as refused:
+                        return _page_of_error(refused.status, str(refused))
+                return await run_in_threadpool(self._in_turn, screen, asked, form, files)
+
+        return endpoint
+
+    def _in_turn(self, *asked: Any) -> Response:
+        with self._turn:
+            return self._answer(*asked)
+
+    def _answer(
+        self, screen: Screen, asked: HttpRequest, form: dict[str, list[str]], files: list[Upload]
+    ) -> Response:
+        query: dict[str, list[str]] = {}
+        for name, value in asked.query_params.multi_items():
+            query.setdefault(name, []).append(value)
+        form_wanted = (query.pop("format", [""]))[0] or (
+            "json" if "application/json" in asked.headers.get("accept", "") else ""
+        )
+        try:
+            with _warned() as told:
+                request = Request(
+                    self.desk.store(),
+                    asked.url.path,
+                    dict(asked.path_params),
+                    query,
+                    form,
+                    files,
+                    self.desk.may_change,
+                    self.desk.folder,
+                )
+                if screen.changes:
+                    request.require_changes()
+                found = screen.show(request)
+                if isinstance(found, Redirect):
+                    return RedirectResponse(found.path, 303)
+                if isinstance(found, Download):
+                    return _sent(found.content, found.media_type, found.name)
+                if form_wanted == "json":
+                    return Response(as_json(_data_of(found)), found.status, media_type="application/json")
+                if form_wanted:
+                    if found.table is None:
+                        raise InvalidInput("format: this screen has no table to download.")
+                    content, media_type = found.table.download(form_wanted)
+                    return _sent(content, media_type, f"{found.table.name}.{form_wanted}")
+            return HTMLResponse(self.html(request, found, told), found.status)
+        except NirsStoreError as error:
+            return self._failed(error, form_wanted)
+
+    def html(self, request: Request, view: View, told: Sequence[str] = ()) -> str:
+        """Return a view as a whole document."""
+        return render(
+            view.template,
+            view=view,
+            request=request,
+            navigation=[
+                s for s in self.screens if s.label and (not s.needs or hasattr(request.store, s.needs))
+            ],
+            form_token=self.guard.form_token,
+            told=told,
+            **view.values,
+        )
+
+    def _failed(self, error: NirsStoreError, form_wanted: str) -> Response:
+        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+        words = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if form_wanted == "json":
+            plain = {"error": error.code, "message": str(words)}
+            return Response(as_json(plain), status, media_type="application/json")
+        if isinstance(error, NotAWorkspace) and not isinstance(error, SchemaTooNew | CatalogDamaged):
+            begin = render("begin.html", folder=str(self.desk.folder), words=str(words))
+            return HTMLResponse(begin, 404)
+        return _page_of_error(status, str(words))
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[list[str]]:
+    """Collect what the store warns of: the page shows it."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    told += dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, UserWarning))
+
+
+def _data_of(view: View) -> Any:
+    if view.data is not None:
+        return view.data
+    return view.table.data() if view.table is not None else view.values
+
+
+def _sent(content: bytes, media_type: str, name: str) -> Response:
+    safe = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "._-") else "_" for sign in name)[
+        -120:
+    ]
+    return Response(
+        content, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{safe}"'}
+    )
+
+
+def _kept(sent: UploadFile, scratch: Path, number: int) -> list[Upload]:
+    name = Path(sent.filename or "").name
+    if not name:
+        return []
+    suffix = "".join(
+        sign for sign in Path(name).suffix[:12] if sign.isascii() and (sign.isalnum() or sign == ".")
+    )
+    path = scratch / f"{number}{suffix}"
+    with path.open("wb") as target:
+        while piece := sent.file.read(1 << 20):
+            target.write(piece)
+    return [Upload(name, path)]
+
+
+def _page_of_error(status: int, words: str) -> Response:
+    return HTMLResponse(render("error.html", status=status, words=words), status)
+
+
+# -- Templates.
+
+_templates: Environment | None = None
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template; every value is escaped."""
+    global _templates
+    if _templates is None:
+        _templates = Environment(
+            loader=PackageLoader("nirs_store.ui"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        _templates.filters |= filters()
+        _templates.globals["version"] = version("nirs-store")
+    return _templates.get_template(template).render(**values)
+
+
+def make_app(desk: Desk, guard: Guard) -> Starlette:
+    """Return the page as an ASGI application.
+
+    Parameters
+    ----------
+    desk : Desk
+        Which workspace, and whether it may be changed.
+    guard : Guard
+        Who may ask.
+    """
+    screens = all_screens()
+    answers = _Answers(desk, guard, screens)
+
+    async def refused(_: HttpRequest, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        words = {404: "There is no such page.", 405: "This address does not take that."}.get(status)
+        return _page_of_error(status, words or str(getattr(error, "detail", error)))
+
+    async def broken(_: HttpRequest, error: Exception) -> Response:
+        return _page_of_error(
+            500, f"This screen has a fault ({type(error).__name__}); the terminal shows where."
+        )
+
+    return Starlette(
+        routes=[
+            *(Route(screen.path, answers.route(screen), methods=[screen.method]) for screen in screens),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ],
+        middleware=[
+            Middleware(_Shield, guard=guard),
+            Middleware(GZipMiddleware, minimum_size=2000, compresslevel=3),
+        ],
+        exception_handlers={HTTPException: refused, Exception: broken},
+    )

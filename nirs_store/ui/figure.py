@@ -1,0 +1,426 @@
+"""Figures as SVG, made here: drawn at once, without a script, on paper and in a file alike.
+
+The colours are classes of ``page.css``, the ones of `nirs_store.plots`. Points carry a ``<title>``, which browsers
+show and screen readers read; ``page.js`` shows it without the wait, and marks the same sample in the other figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import ArrayLike, NDArray
+
+from nirs_store.display import printable
+from nirs_store.errors import shortened
+
+__all__ = ["Figure", "ticks"]
+
+Floats = NDArray[np.float64]
+#: More points than these are drawn as one path; only those farthest out keep a title.
+_MOST_TITLED = 2000
+_TITLED_OF_MANY = 200
+#: A line has no more points than a screen has pixels.
+_MOST_ON_LINE = 1500
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Return round numbers within bounds, about as many as wanted.
+
+    Examples
+    --------
+    >>> ticks(0.0, 10.0, 5)
+    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
+    span = high - low
+    if not (math.isfinite(span) and span > 0):
+        return [low]
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if span / (m * power) <= count + 0.5)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+class Figure:
+    """Axes with points, lines, bands and bars; what is drawn first lies below.
+
+    Parameters
+    ----------
+    title : str
+        Read by screen readers, and written above.
+    x, y : str
+        Words at the axes, with the unit.
+    equal : bool
+        One scale for both axes, and the 1:1 line.
+    falling : bool
+        The x axis falls from left to right, as wavenumbers are drawn.
+    whole_x : bool
+        Only whole numbers at the x axis.
+    labels : sequence of str
+        Names of the places 0, 1, ... of the x axis, instead of numbers.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        x: str,
+        y: str,
+        *,
+        equal: bool = False,
+        falling: bool = False,
+        whole_x: bool = False,
+        labels: Sequence[str] = (),
+        zero: bool = False,
+        width: int = 460,
+        height: int = 340,
+    ) -> None:
+        self.title, self.x, self.y = title, x, y
+        self.equal, self.falling, self.whole_x, self.labels, self.zero = equal, falling, whole_x, labels, zero
+        self.width, self.height = width, height if not equal else width - 40
+        self._marks: list[tuple[str, Any, Any, dict[str, Any]]] = []
+        self._legend: list[tuple[str, str, str]] = []
+        self.data: list[dict[str, Any]] = []
+
+    # -- what is drawn ---------------------------------------------------------------------------
+
+    def points(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        kind: str = "s0",
+        *,
+        label: str = "",
+        titles: Sequence[str] | None = None,
+        keys: Sequence[Any] | None = None,
+        links: Sequence[str] | None = None,
+        marker: str = "circle",
+        size: float = 3.2,
+    ) -> Figure:
+        """Draw points; `titles` are shown when pointed at, `keys` name samples that other figures show too."""
+        xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+        known = np.isfinite(xs) & np.isfinite(ys)
+        pick = np.flatnonzero(known).tolist()
+        more = {
+            "titles": None if titles is None else [titles[i] for i in pick],
+            "keys": None if keys is None else [keys[i] for i in pick],
+            "links": None if links is None else [links[i] for i in pick],
+            "shape": marker,
+            "size": size,
+        }
+        self._add("points", xs[known], ys[known], kind, label, marker, **more)
+        return self
+
+    def line(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        kind: str = "line",
+        *,
+        label: str = "",
+        title: str = "",
+        dashed: bool = False,
+    ) -> Figure:
+        """Draw a line; it breaks where a value is missing."""
+        xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+        step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
+        self._add("line", xs[::step], ys[::step], kind, label, "line", dashed=dashed, title=title)
+        return self
+
+    def band(
+        self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "faint", *, label: str = ""
+    ) -> Figure:
+        """Fill the space between two lines."""
+        xs = np.asarray(x, float).ravel()
+        both = np.column_stack([np.asarray(low, float).ravel(), np.asarray(high, float).ravel()])
+        step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
+        self._add("band", xs[::step], both[::step], kind, label, "band")
+        return self
+
+    def bars(
+        self,
+        x: ArrayLike,
+        y: ArrayLike,
+        kind: str = "s0",
+        *,
+        label: str = "",
+        width: float = 0.8,
+        titles: Sequence[str] | None = None,
+    ) -> Figure:
+        """Draw bars from zero."""
+        self.zero = True
+        xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+        self._add("bars", xs, ys, kind, label, "band", bar=width, titles=titles)
+        return self
+
+    def across(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
+        """Draw a dashed line across the figure at a value of y."""
+        self._marks.append(("across", np.empty(0), np.array([value], float), {"kind": kind}))
+        self._name(label, kind, "dashed")
+        return self
+
+    def upright(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
+        """Draw a dashed upright line at a value of x."""
+        self._marks.append(("upright", np.array([value], float), np.empty(0), {"kind": kind}))
+        self._name(label, kind, "dashed")
+        return self
+
+    def histogram(self, values: ArrayLike, kind: str = "s0", *, label: str = "") -> Figure:
+        """Draw how often values occur."""
+        known = np.asarray(values, float).ravel()
+        known = known[np.isfinite(known)]
+        if known.size:
+            counts, edges = np.histogram(known, bins=min(40, max(5, math.ceil(2 * known.size ** (1 / 3)))))
+            titles = [f"{a:.4g} to {b:.4g}: {n}" for a, b, n in zip(edges, edges[1:], counts, strict=False)]
+            self.bars(
+                (edges[:-1] + edges[1:]) / 2,
+                counts,
+                kind,
+                label=label,
+                width=edges[1] - edges[0],
+                titles=titles,
+            )
+        return self
+
+    def _add(self, what: str, x: Any, y: Any, kind: str, label: str, marker: str, **more: Any) -> None:
+        self._marks.append((what, x, y, {"kind": kind, **more}))
+        self._name(label, kind, marker)
+        self.data.append({"mark": what, "name": label or kind, "x": x, "y": y})
+
+    def _name(self, label: str, kind: str, marker: str) -> None:
+        if label and (label, kind, marker) not in self._legend:
+            self._legend.append((label, kind, marker))
+
+    # -- how -------------------------------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        return any(np.isfinite(y).any() for what, _, y, _ in self._marks if what not in ("across", "upright"))
+
+    def svg(self) -> Markup:
+        """Return the figure as an element; nothing where there is nothing to draw."""
+        if not self:
+            return Markup("")
+        left, right, top, bottom = 58, 20, 12, 44
+        if self.labels:
+            bottom += min(90, 5 * max((len(shortened(each, 18)) for each in self.labels), default=0))
+        legend_rows = self._legend_rows(self.width - left - right)
+        top += 17 * len(legend_rows)
+        height = self.height + 17 * len(legend_rows) + (bottom - 44)
+        x0, x1, y0, y1 = self._limits()
+        wide, high = self.width - left - right, height - top - bottom
+
+        def px(value: Any) -> Any:
+            share = (value - x0) / (x1 - x0)
+            return left + wide * ((1 - share) if self.falling else share)
+
+        def py(value: Any) -> Any:
+            return top + high * (1 - (value - y0) / (y1 - y0))
+
+        parts = [
+            f'<svg class="figure" viewBox="0 0 {self.width} {height}" role="img" '
+            f'aria-label="{escape(printable(self.title))}">'
+        ]
+        parts += self._axes(px, py, (x0, x1, y0, y1), (left, self.width - right, top, top + high), height)
+        parts.append(
+            f'<svg x="{left}" y="{top}" width="{wide}" height="{high}" viewBox="{left} {top} {wide} {high}">'
+        )
+        for what, x, y, more in self._marks:
+            parts += self._draw(what, x, y, more, px, py, (left, self.width - right, top, top + high))
+        parts.append("</svg>")
+        parts += _legend(legend_rows, left)
+        parts.append("</svg>")
+        return Markup("".join(parts))
+
+    def _limits(self) -> tuple[float, float, float, float]:
+        xs, ys = [], []
+        for what, x, y, more in self._marks:
+            if what == "bars":
+                half = more["bar"] / 2
+                xs += [x - half, x + half]
+            else:
+                xs.append(x)
+            ys.append(np.asarray(y).ravel())
+        x0, x1 = _span(xs, 0.0 if self._is_full_width() else 0.04)
+        y0, y1 = _span(ys, 0.06)
+        if self.zero:
+            y0, y1 = (0.0 if y0 <= 0 <= y1 or y0 > 0 else y0), max(y1, 0.0)
+            y0 = min(y0, *(float(np.nanmin(y)) * 1.06 for y in ys if y.size and np.isfinite(y).any()), 0.0)
+        if self.equal:
+            x0 = y0 = min(x0, y0)
+            x1 = y1 = max(x1, y1)
+        return x0, x1, y0, y1
+
+    def _is_full_width(self) -> bool:
+        return all(what in ("line", "band", "across", "upright") for what, *_ in self._marks)
+
+    def _axes(
+        self,
+        px: Any,
+        py: Any,
+        limits: tuple[float, float, float, float],
+        box: tuple[float, float, float, float],
+        height: float,
+    ) -> list[str]:
+        x0, x1, y0, y1 = limits
+        left, right, top, bottom = box
+        parts = ['<g class="axes">']
+        yt = ticks(y0, y1, 5)
+        for value, words in zip(yt, _numbers(yt), strict=True):
+            y = py(value)
+            parts.append(
+                f'<path d="M{left:.1f} {y:.1f}H{right:.1f}"/>'
+                f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
+            )
+        if self.labels:
+            for place, name in enumerate(self.labels):
+                x = px(place)
+                parts.append(
+                    f'<text x="{x:.1f}" y="{bottom + 14:.1f}" text-anchor="end" '
+                    f'transform="rotate(-40 {x:.1f} {bottom + 14:.1f})">{escape(shortened(printable(name), 18))}'
+                    f"<title>{escape(printable(name))}</title></text>"
+                )
+        else:
+            xt = [t for t in ticks(x0, x1, 6) if not self.whole_x or float(t).is_integer()]
+            for value, words in zip(xt, _numbers(xt), strict=True):
+                x = px(value)
+                parts.append(
+                    f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
+                    f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{words}</text>'
+                )
+        parts.append(f'<path class="frame" d="M{left} {top}V{bottom}H{right}"/>')
+        middle = (left + right) / 2
+        parts.append(
+            f'<text class="name" x="{middle:.0f}" y="{height - 8:.0f}" text-anchor="middle">'
+            f"{escape(shortened(printable(self.x), 60))}</text>"
+            f'<text class="name" transform="translate(13 {(top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+            f"{escape(shortened(printable(self.y), 46))}</text></g>"
+        )
+        if self.equal:
+            parts.append(f'<path class="one" d="M{px(x0):.1f} {py(x0):.1f}L{px(x1):.1f} {py(x1):.1f}"/>')
+        return parts
+
+    def _draw(
+        self,
+        what: str,
+        x: Any,
+        y: Any,
+        more: dict[str, Any],
+        px: Any,
+        py: Any,
+        box: tuple[float, float, float, float],
+    ) -> Iterable[str]:
+        kind = more["kind"]
+        if what == "line":
+            dash = " dashed" if more["dashed"] else ""
+            title = f"<title>{escape(printable(more['title']))}</title>" if more["title"] else ""
+            return [f'<path class="line {kind}{dash}" d="{_path(px(x), py(y))}">{title}</path>']
+        if what == "band":
+            known = np.isfinite(y).all(axis=1)
+            there = _path(px(x[known]), py(y[known, 0]))
+            back = _path(px(x[known])[::-1], py(y[known, 1])[::-1])
+            return [f'<path class="band {kind}" d="{there}{back.replace("M", "L", 1)}Z"/>'] if there else []
+        if what == "across":
+            return [f'<path class="line dashed {kind}" d="M{box[0]} {py(y[0]):.1f}H{box[1]}"/>']
+        if what == "upright":
+            return [f'<path class="line dashed {kind}" d="M{px(x[0]):.1f} {box[2]}V{box[3]}"/>']
+        if what == "bars":
+            half, base, titles = more["bar"] / 2, py(0.0), more["titles"]
+            drawn = []
+            for i, (a, b) in enumerate(zip(x, y, strict=True)):
+                if not np.isfinite(b):
+                    continue
+                left, right = sorted((px(a - half), px(a + half)))
+                words = f"<title>{escape(printable(titles[i]))}</title>" if titles else ""
+                drawn.append(
+                    f'<rect class="bar {kind}" x="{left + 0.5:.1f}" y="{min(base, py(b)):.1f}" '
+                    f'width="{max(right - left - 1, 1):.1f}" height="{abs(py(b) - base):.1f}">{words}</rect>'
+                )
+            return drawn
+        return self._points(x, y, more, px, py)
+
+    def _points(self, x: Floats, y: Floats, more: dict[str, Any], px: Any, py: Any) -> list[str]:
+        kind, size, titles = more["kind"], more["size"], more["titles"]
+        parts, places = [], range(x.size)
+        if x.size > _MOST_TITLED:
+            dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(px(x), py(y), strict=True))
+            parts.append(f'<path class="dots {kind}" d="{dots}"/>')
+            far = np.abs(y - np.median(y)) if not self.equal else np.abs(y - x)
+            places = np.argsort(-far)[:_TITLED_OF_MANY].tolist()
+        for i in places:
+            a, b = float(px(x[i])), float(py(y[i]))
+            if more["shape"] == "triangle":
+                s = size * 1.25
+                shape = f'path d="M{a:.1f} {b - s:.1f}L{a + s:.1f} {b + s * 0.8:.1f}H{a - s:.1f}Z"'
+                end = "path"
+            else:
+                shape, end = f'circle cx="{a:.1f}" cy="{b:.1f}" r="{size}"', "circle"
+            key = "" if more["keys"] is None else f' data-key="{escape(printable(str(more["keys"][i])))}"'
+            words = "" if titles is None else f"<title>{escape(printable(titles[i]))}</title>"
+            mark = f'<{shape} class="mark {kind}"{key}>{words}</{end}>'
+            parts.append(
+                mark if more["links"] is None else f'<a href="{escape(more["links"][i])}">{mark}</a>'
+            )
+        return parts
+
+    def _legend_rows(self, wide: float) -> list[list[tuple[str, str, str]]]:
+        rows: list[list[tuple[str, str, str]]] = []
+        used = wide + 1.0
+        for label, kind, marker in self._legend[:12]:
+            words = shortened(printable(label), 40)
+            need = 26 + 6.2 * len(words)
+            if used + need > wide:
+                rows.append([])
+                used = 0.0
+            rows[-1].append((words, kind, marker))
+            used += need
+        return rows
+
+
+def _legend(rows: list[list[tuple[str, str, str]]], left: float) -> Iterable[str]:
+    for number, row in enumerate(rows):
+        x, y = left, 12 + 17 * number
+        for words, kind, marker in row:
+            if marker == "circle":
+                sign = f'<circle class="mark {kind}" cx="{x + 8:.0f}" cy="{y - 4}" r="4"/>'
+            elif marker == "triangle":
+                sign = f'<path class="mark {kind}" d="M{x + 8:.0f} {y - 9}l5 8h-10z"/>'
+            elif marker == "band":
+                sign = f'<rect class="band {kind}" x="{x + 1:.0f}" y="{y - 9}" width="14" height="9"/>'
+            else:
+                dash = " dashed" if marker == "dashed" else ""
+                sign = f'<path class="line {kind}{dash}" d="M{x:.0f} {y - 4}h16"/>'
+            yield f'{sign}<text class="legend" x="{x + 20:.0f}" y="{y}">{escape(words)}</text>'
+            x += 26 + 6.2 * len(words)
+
+
+def _span(parts: Sequence[Any], margin: float) -> tuple[float, float]:
+    known = np.concatenate([np.asarray(part, float).ravel() for part in parts])
+    known = known[np.isfinite(known)]
+    if not known.size:
+        return 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    wide = (high - low) or abs(high) or 1.0
+    if high == low:
+        margin = max(margin, 0.5)
+    return low - margin * wide, high + margin * wide
+
+
+def _numbers(values: Sequence[float]) -> list[str]:
+    largest = max((abs(v) for v in values), default=0.0)
+    if largest and (largest >= 1e6 or largest < 1e-4):
+        return [f"{v:.3g}".replace("-", "−") for v in values]
+    places = max((len(f"{v:.10f}".rstrip("0").partition(".")[2]) for v in values), default=0)
+    return [f"{v:.{places}f}".replace("-", "−") for v in values]
+
+
+def _path(x: Floats, y: Floats) -> str:
+    parts, pen = [], "M"
+    for a, b in zip(x.tolist(), y.tolist(), strict=True):
+        if math.isfinite(a) and math.isfinite(b):
+            parts.append(f"{pen}{a:.1f} {b:.1f}")
+            pen = "L"
+        else:
+            pen = "M"
+    return "".join(parts)

@@ -1,0 +1,195 @@
+"""One screen is a function that takes a `Request` and returns a `View`; this file holds both, and the list entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from nirs_store.errors import InvalidInput, ReadOnlyStore, quoted
+
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
+    from nirs_store.ui.table import Table
+
+__all__ = ["MOST_UPLOADED", "Download", "Redirect", "Request", "Screen", "Upload", "View", "address"]
+
+#: Bytes of one request; a hundred thousand spectra as CSV are sent in parts.
+MOST_UPLOADED = 64 << 20
+_LONGEST_VALUE = 20_000
+
+
+def address(path: str, **values: Any) -> str:
+    """Return an address within the page; empty values are left out, lists are repeated.
+
+    Examples
+    --------
+    >>> address("/chains", dataset="corn & oil", q="", show=["a", "b"])
+    '/chains?dataset=corn+%26+oil&show=a&show=b'
+    """
+    pairs = [
+        (name, each)
+        for name, value in values.items()
+        for each in (value if isinstance(value, list | tuple) else [value])
+        if each not in (None, "", False)
+    ]
+    return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was sent, already on the disk, under a name of ours with the sender's suffix."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a browser asked for.
+
+    Attributes
+    ----------
+    store : WorkspaceStore
+    path : str
+        The path of the address.
+    parts : mapping
+        Variable parts of the path, such as ``chain_id``.
+    query, form : mapping of str to sequence of str
+        Values of the address, and of what was posted.
+    files : sequence of Upload
+    may_change : bool
+        Whether the page was started with ``--allow-changes``.
+    folder : Path
+    """
+
+    store: WorkspaceStore
+    path: str
+    parts: Mapping[str, str]
+    query: Mapping[str, Sequence[str]]
+    form: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: Sequence[Upload] = ()
+    may_change: bool = False
+    folder: Path = Path()
+    static: bool = False
+
+    def text(self, name: str, default: str = "") -> str:
+        """Return one value of the form or the address, cut where nobody could have typed it."""
+        found = self.form.get(name) or self.query.get(name) or [default]
+        return found[0][:_LONGEST_VALUE]
+
+    def texts(self, name: str) -> list[str]:
+        """Return all values of a name, each once."""
+        found = self.form.get(name) or self.query.get(name) or []
+        return list(dict.fromkeys(each for each in found if each))
+
+    def number(self, name: str, default: int, low: int, high: int) -> int:
+        """Return a whole number of the address within bounds."""
+        text = self.text(name)
+        if not text:
+            return default
+        try:
+            return min(max(int(text), low), high)
+        except ValueError:
+            raise InvalidInput(f"{name}: expected a whole number, found {quoted(text)}.") from None
+
+    def level(self, name: str, default: float) -> float:
+        """Return a share between 0 and 1 of the form or the address."""
+        text = self.text(name)
+        try:
+            value = float(text) if text else default
+        except ValueError:
+            value = -1.0
+        if not 0 < value < 1:
+            raise InvalidInput(f"{name}: expected a number between 0 and 1, found {quoted(text)}.")
+        return value
+
+    def here(self, **changed: Any) -> str:
+        """Return the present address with some values changed."""
+        return address(self.path, **{**{key: list(values) for key, values in self.query.items()}, **changed})
+
+    def require_changes(self) -> None:
+        """Refuse a change where the page only shows.
+
+        Raises
+        ------
+        ReadOnlyStore
+        """
+        if not self.may_change:
+            raise ReadOnlyStore(
+                "This page only shows the workspace; nothing was changed. Start it with: nirs-store ui --allow-changes"
+            )
+
+
+@dataclass
+class View:
+    """What is shown: a template with its values, and the same as data for programs.
+
+    Attributes
+    ----------
+    template : str
+        A file of ``templates/``.
+    title : str
+    values : dict
+        What the template uses.
+    data : Any
+        The answer to ``Accept: application/json``; by default the rows of `table`.
+    table : Table or None
+        What ``?format=csv`` and ``?format=parquet`` send.
+    refresh : int
+        Seconds after which the parts marked ``data-live`` are asked for again; 0 never.
+    """
+
+    template: str
+    title: str
+    values: dict[str, Any] = field(default_factory=dict)
+    data: Any = None
+    table: Table | None = None
+    refresh: int = 0
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to keep: its bytes or its place."""
+
+    name: str
+    content: bytes
+    media_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """Go there: the answer to a change that was made."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Screen:
+    """One entry of the list of screens.
+
+    Attributes
+    ----------
+    path : str
+        Such as ``/chains/{chain_id}``.
+    show : callable
+        Takes a `Request`; returns a `View`, a `Download` or a `Redirect`.
+    label : str
+        In the navigation; empty for a screen that others lead to.
+    method : str
+        ``"POST"`` for what changes the workspace, or takes a file.
+    needs : str
+        An attribute of the store that must exist, for the screen to be listed.
+    changes : bool
+        Only with ``--allow-changes``.
+    """
+
+    path: str
+    show: Callable[[Request], View | Download | Redirect]
+    label: str = ""
+    method: str = "GET"
+    needs: str = ""
+    changes: bool = False

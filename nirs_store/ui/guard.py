@@ -1,0 +1,131 @@
+"""Who may ask: host, origin, token and cookie, a token in every form, and the headers of every answer."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+__all__ = ["COOKIE", "Guard", "Refused", "is_local"]
+
+COOKIE = "nirs_store_page"
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+#: Nothing from elsewhere, nothing inline: what a name in a workspace says can never run.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Refused(Exception):
+    """A request that is not answered, and why."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+def is_local(host: str) -> bool:
+    """Tell whether only this machine can reach an address.
+
+    Examples
+    --------
+    >>> is_local("localhost"), is_local("127.0.0.5"), is_local("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+@dataclass
+class Guard:
+    """The rules of one server.
+
+    Attributes
+    ----------
+    host : str
+        The address that it listens at.
+    token : str
+        What a visitor must bring; empty where everybody of this machine is let in.
+    form_token : str
+        What each form carries; no other page can read it.
+    """
+
+    host: str = "127.0.0.1"
+    token: str = ""
+    form_token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    session: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+
+    def check(self, headers: Mapping[str, str], cookies: Mapping[str, str], given: str, method: str) -> bool:
+        """Let a request in; true where it brought the token in its address, and gets a cookie instead.
+
+        Raises
+        ------
+        Refused
+        """
+        host = headers.get("host", "")
+        if not self._known_host(host):
+            raise Refused(421, "This page answers only to its own address; open the one that it printed.")
+        _check_origin(headers, host, method)
+        if method not in ("GET", "HEAD", "POST"):
+            raise Refused(405, "This page answers GET and POST.")
+        if not self.token:
+            return False
+        if hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.session.encode()):
+            return False
+        bearer = headers.get("authorization", "")
+        brought = given or (bearer[7:] if bearer.lower().startswith("bearer ") else "")
+        if hmac.compare_digest(brought.encode(), self.token.encode()):
+            return bool(given)
+        raise Refused(401, "This page needs its token; open the address that it printed when it was started.")
+
+    def check_form(self, brought: str) -> None:
+        """Refuse a POST whose form does not come from this page.
+
+        Raises
+        ------
+        Refused
+        """
+        if not hmac.compare_digest(brought.encode(), self.form_token.encode()):
+            raise Refused(
+                403, "This form is out of date, or not of this page; nothing was done. Reload the page."
+            )
+
+    def _known_host(self, header: str) -> bool:
+        try:
+            name = (urlsplit(f"//{header}").hostname or "").lower()
+        except ValueError:
+            return False
+        if name in _LOCAL or name == self.host.strip("[]").lower():
+            return True
+        if is_local(self.host):
+            return False
+        # Numbers cannot be rebound to another address, and the machine's own names are its own.
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in {socket.gethostname().lower(), socket.getfqdn().lower()}
+        return True
+
+
+def _check_origin(headers: Mapping[str, str], host: str, method: str) -> None:
+    """Refuse what another page sends: a link from there may be followed, nothing may be fetched or posted."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    followed = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    foreign = site in ("cross-site", "same-site") and not followed
+    if foreign or (origin is not None and urlsplit(origin).netloc.lower() != host.lower()):
+        raise Refused(403, "This request comes from another page; nothing was done.")

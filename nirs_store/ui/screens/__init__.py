@@ -1,0 +1,1 @@
+"""One file a screen: its functions, and SCREENS, the list of them."""

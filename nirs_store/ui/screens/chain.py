@@ -1,0 +1,223 @@
+"""One chain: what it does, how good it is, where it comes from, and its models as files."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId, quoted
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._chain import chain_data
+from nirs_store.plots._figure import label
+from nirs_store.ui import chart
+from nirs_store.ui.figure import Figure
+from nirs_store.ui.frame import Download, Request, Screen, View
+from nirs_store.ui.table import Column, table_of
+
+__all__ = ["SCREENS", "chain_values"]
+
+_SCORES = {
+    "rmsecv": "RMSECV", "score_sd": "± SD over the folds", "repeat_sd": "± SD over repeats", "rmsep": "RMSEP",
+    "rmsec": "RMSEC", "bias": "Bias", "sep": "SEP", "mae": "MAE", "r2": "R²", "rpd": "RPD", "rpiq": "RPIQ",
+    "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "log_loss": "Log loss",
+}  # fmt: skip
+_UNITLESS = ("r2", "rpd", "rpiq", "accuracy", "balanced_accuracy", "f1", "log_loss")
+FORMULAS = {
+    "rmsecv": "sqrt(mean((predicted − measured)²)) of the pooled out-of-fold predictions",
+    "rmsep": "the RMSE on test samples", "rmsec": "the RMSE on the calibration samples",
+    "bias": "mean(predicted − measured)", "sep": "SD of predicted − measured, corrected for bias",
+    "mae": "mean(|predicted − measured|)", "r2": "1 − SSE / SS of the measured values",
+    "rpd": "SD(measured) / SEP", "rpiq": "IQR(measured) / SEP", "score_sd": "SD of the folds' scores",
+}  # fmt: skip
+
+
+def chain_values(request: Request) -> dict[str, Any]:
+    """Return what every part about one chain begins with.
+
+    Raises
+    ------
+    UnknownId
+    """
+    store = request.store
+    shown = store.show_chain(request.parts["chain_id"])
+    return {"chain": shown, "unit": str(shown.metadata.get("target_unit") or "")}
+
+
+def show(request: Request) -> View:
+    """Show a chain with its figures, scores and provenance."""
+    store, values = request.store, chain_values(request)
+    shown = values["chain"]
+    chain_id = shown.chain_id
+    run = store.get_run(shown.run_id) or {}
+    pipeline = store.get_pipeline(shown.pipeline_id) or {}
+    figures = [
+        chart.predicted_vs_measured(store, chain_id),
+        chart.residuals(store, chain_id),
+        chart.rmsecv_vs_components(store, chain_id),
+        chart.fold_scores(store, chain_id),
+        chart.score_plot(store, chain_id),
+        chart.loadings(store, chain_id),
+    ]
+    try:
+        review = store.review(chain_id).findings
+    except InvalidInput:
+        review = ()
+    artifacts = table_of(
+        request,
+        shown.artifacts,
+        [
+            Column("artifact_type", "Kind"),
+            Column("operator_class", "Class"),
+            Column("format", "Format"),
+            Column("size_bytes", "Size", "bytes"),
+            Column("ref_count", "Used by", "whole"),
+            Column("artifact_id", "Id", "id"),
+        ],
+        prefix="a_",
+        size=25,
+    )
+    scores = [(words, shown.scores[name], FORMULAS.get(name, ""), "" if name in _UNITLESS else values["unit"])
+              for name, words in _SCORES.items() if name in shown.scores]  # fmt: skip
+    values |= {
+        "figures": [each for each in figures if each],
+        "scores": scores,
+        "review": review,
+        "confusion": chart.confusion(store, chain_id),
+        "artifacts": artifacts,
+        "run": run,
+        "provenance": _provenance(shown, run, pipeline),
+        "environment": run.get("environment") or {},
+        "lineage": _lineage(store, chain_id),
+    }
+    return View("chain.html", shown.name, values, data=_data(shown, values))
+
+
+def _provenance(shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
+    environment = run.get("environment") or {}
+    grid = shown.wavelengths
+    unit = shown.metadata.get("wavelength_unit") or ""
+    session = {name: environment.get(name) for name in ("user", "host") if environment.get(name)}
+    return {
+        "Recorded": shown.created_at,
+        "By": ", ".join(str(each) for each in session.values()),
+        "Data set": shown.dataset_name,
+        "Data set hash": pipeline.get("dataset_hash") or shown.metadata.get("data_hash"),
+        "Samples": shown.metadata.get("n_samples"),
+        "Channels": f"{grid.size}: {grid[0]:g} to {grid[-1]:g} {unit}"
+        if grid is not None and grid.size
+        else None,
+        "Commit": environment.get("git") or environment.get("git_commit"),
+        "Pipeline": shown.pipeline_id,
+    }
+
+
+def _lineage(store: Any, chain_id: str) -> list[str]:
+    try:
+        return list(store.lineage.graph(chain_id, max_depth=2).lines())[:60]
+    except NirsStoreError:
+        return []
+
+
+def _data(shown: Any, values: dict[str, Any]) -> dict[str, Any]:
+    plain = ("chain_id", "pipeline_id", "run_id", "name", "run_name", "dataset_name", "metadata", "steps", "folds",
+             "metric", "scores", "n_samples", "created_at", "wavelengths", "artifacts")  # fmt: skip
+    return {name: getattr(shown, name) for name in plain} | {
+        "review": [vars(each) for each in values["review"]],
+        "provenance": values["provenance"],
+        "figures": values["figures"],
+    }
+
+
+def predictions(request: Request) -> View:
+    """List what the chain predicted for each sample."""
+    values = chain_values(request)
+    partition = request.text("partition", "val")
+    frame = request.store.chain_predictions(values["chain"].chain_id, partition)
+    columns = [Column(name, name.replace("y_true", "measured").replace("y_pred", "predicted").replace("_", " "),
+                      "number" if frame.schema[name].is_float() else "text") for name in frame.columns]  # fmt: skip
+    if {"y_true", "y_pred"} <= set(frame.columns) and frame["y_pred"].dtype.is_float():
+        frame = frame.with_columns(error=pl.col("y_pred") - pl.col("y_true"))
+        columns.append(Column("error", kind="number"))
+    table = table_of(request, frame, columns, size=100, name=f"predictions_{partition}")
+    return View(
+        "predictions.html",
+        f"Predictions of {values['chain'].name}",
+        values | {"table": table, "partition": partition},
+        table=table,
+    )
+
+
+def inside(request: Request) -> View:
+    """Open the fitted model, which may be a pickle, and draw what is in it: only where it was asked for."""
+    values = chain_values(request)
+    data = chain_data(request.store, values["chain"].chain_id)
+    figures: list[Figure] = []
+    why = ""
+    try:
+        vectors = data.regression_vectors()
+        first = next(iter(vectors.values()))
+        grid = data.wavelengths
+        fits = first.on_channels and grid is not None and grid.size == first.values.size
+        axis = grid if fits and grid is not None else range(first.values.size)
+        words = label("Coefficient", "", f"{data.unit} per unit" if first.of_target and data.unit else "")
+        figure = chart.spectrum_figure("Coefficients", axis, data.wavelength_unit if fits else None, words)
+        for fold, vector in vectors.items():
+            if fold != "final" and vector.values.size == first.values.size:
+                figure.line(axis, vector.values, "faint", title=f"fold {fold}")
+        best = vectors.get("final", first)
+        figure.line(axis, best.values, "cv", label="refit" if "final" in vectors else "first fold").across(
+            0.0, "line"
+        )
+        figures.append(figure)
+    except NirsStoreError as error:
+        why = str(error)
+    return View("inside.html", f"Inside {values['chain'].name}", values | {"figures": figures, "why": why})
+
+
+_EXPORTS = {
+    "safe": ("n4a", {"safe": True}),
+    "n4a": ("n4a", {}),
+    "script": ("n4a.py", {}),
+}
+
+
+def export(request: Request) -> Download:
+    """Send the chain as a bundle or a script, or its predictions as Parquet."""
+    shown, kind = chain_values(request)["chain"], request.text("kind")
+    stem = f"{shown.metadata.get('target') or 'chain'}_{shown.chain_id[-8:]}"
+    with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
+        if kind == "predictions":
+            path = request.store.export_predictions_parquet(
+                Path(folder) / "predictions.parquet", include_arrays=True, chain_id=shown.chain_id
+            )
+            return Download(f"{stem}.parquet", path.read_bytes())
+        if kind not in _EXPORTS:
+            raise UnknownFormat(
+                f"kind: expected one of {', '.join(_EXPORTS)}, predictions; found {quoted(kind)}."
+            )
+        form, options = _EXPORTS[kind]
+        path = request.store.export_chain(shown.chain_id, Path(folder) / f"{stem}.{form}", form, **options)
+        return Download(path.name, path.read_bytes())
+
+
+def prediction(request: Request) -> View:
+    """Lead from a prediction to its chain."""
+    found = request.store.get_prediction(request.parts["prediction_id"])
+    if found is None:
+        raise UnknownId("prediction", request.parts["prediction_id"])
+    return View(
+        "record.html",
+        "Prediction",
+        {"record": found, "link": f"/chains/{found['chain_id']}" if found["chain_id"] else ""},
+        data=found,
+    )
+
+
+SCREENS = (
+    Screen("/chains/{chain_id}", show),
+    Screen("/chains/{chain_id}/predictions", predictions),
+    Screen("/chains/{chain_id}/inside", inside, method="POST"),
+    Screen("/chains/{chain_id}/export", export, method="POST"),
+    Screen("/predictions/{prediction_id}", prediction),
+)

@@ -1,0 +1,117 @@
+"""Compare chains or runs: only what differs, their errors on the same samples, overlaid figures."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._figure import label
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui.figure import Figure
+from nirs_store.ui.frame import Request, Screen, View
+from nirs_store.ui.table import Column, table_of
+
+__all__ = ["SCREENS"]
+
+_MOST, _PAIRS, _LINES = 50, 15, 8
+
+
+def show(request: Request) -> View:
+    """Compare what was ticked."""
+    store, ids = request.store, request.texts("id")
+    if len(ids) < 2:
+        return View("compare.html", "Compare", {"table": None, "ids": ids}, data={"ids": ids})
+    if len(ids) > _MOST:
+        raise InvalidInput(f"id: at most {_MOST} chains or runs are compared at once, found {len(ids)}.")
+    everything = bool(request.text("all"))
+    frame = store.compare(ids, only_differences=not everything)
+    ids = frame.columns[1:]
+    chains = [each for each in ids if store.get_chain(each) is not None]
+    names = {each: _name(store, each, each in chains) for each in ids}
+    columns = [Column("item", "", sorts=False)] + [
+        Column(each, names[each], link=None, hint=each, sorts=False) for each in ids
+    ]
+    table = table_of(request, frame, columns, size=500, empty="No differences.", name="comparison")
+    values: dict[str, Any] = {
+        "table": table,
+        "ids": ids,
+        "links": [(f"/{'chains' if each in chains else 'runs'}/{each}", names[each]) for each in ids],
+        "everything": everything,
+        "tests": _tests(store, chains, names),
+        "figures": [f for f in (_errors(store, chains, names), _side_by_side(store, chains, names)) if f],
+    }
+    return View("compare.html", f"Compare {len(ids)} {'chains' if chains else 'runs'}", values, table=table)
+
+
+def _name(store: WorkspaceStore, identifier: str, is_chain: bool) -> str:
+    if is_chain:
+        return f"{store.show_chain(identifier).name} · {identifier[-8:]}"
+    return f"{(store.get_run(identifier) or {}).get('name', '')} · {identifier[-8:]}"
+
+
+def _tests(store: WorkspaceStore, chains: list[str], names: dict[str, str]) -> list[dict[str, Any]]:
+    """Test pairs of chains on the samples that both left out; pairs without any are not listed."""
+    found = []
+    for first, second in list(combinations(chains, 2))[:_PAIRS]:
+        try:
+            tested = store.compare_errors(first, second)
+        except InvalidInput:
+            continue
+        found.append({"first": names[first], "second": names[second], "tested": tested})
+    return found
+
+
+def _predicted(store: WorkspaceStore, chain_id: str) -> pl.DataFrame | None:
+    """Return measured and predicted by sample, averaged over repeats."""
+    try:
+        frame = store.chain_predictions(chain_id)
+    except NirsStoreError:
+        return None
+    if not {"sample", "y_true", "y_pred"} <= set(frame.columns) or not frame["y_pred"].dtype.is_float():
+        return None
+    return (
+        frame.drop_nulls("sample").group_by(pl.col("sample").cast(pl.String)).agg(pl.mean("y_true", "y_pred"))
+    )
+
+
+def _errors(store: WorkspaceStore, chains: list[str], names: dict[str, str]) -> Figure | None:
+    figure = Figure("Residuals out of fold", "Measured", "Predicted − measured")
+    for place, chain_id in enumerate(chains[:_LINES]):
+        frame = _predicted(store, chain_id)
+        if frame is not None and frame.height:
+            error = frame["y_pred"] - frame["y_true"]
+            samples = frame["sample"].to_list()
+            titles = [f"{s}\n{names[chain_id]}\nerror {e:.4g}" for s, e in zip(samples, error, strict=True)]
+            figure.points(
+                frame["y_true"], error, f"s{place}", label=names[chain_id], titles=titles, keys=samples
+            )
+    return figure.across(0.0, "line") if figure else None
+
+
+def _side_by_side(store: WorkspaceStore, chains: list[str], names: dict[str, str]) -> Figure | None:
+    """Draw the predictions of the first two chains for the same samples against each other."""
+    if len(chains) < 2:
+        return None
+    first, second = (_predicted(store, each) for each in chains[:2])
+    if first is None or second is None:
+        return None
+    both = first.join(second, on="sample", suffix="_2")
+    if not both.height:
+        return None
+    figure = Figure(
+        "The same samples",
+        label("Predicted by", names[chains[0]]),
+        label("Predicted by", names[chains[1]]),
+        equal=True,
+    )
+    samples = both["sample"].to_list()
+    far = np.abs((both["y_pred"] - both["y_pred_2"]).to_numpy())
+    titles = [f"{s}\ndifference {d:.4g}" for s, d in zip(samples, far, strict=True)]
+    return figure.points(both["y_pred"], both["y_pred_2"], "cv", titles=titles, keys=samples)
+
+
+SCREENS = (Screen("/compare", show),)

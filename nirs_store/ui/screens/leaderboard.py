@@ -1,0 +1,131 @@
+"""All chains: sorted, filtered and cut into pages by the catalog, so that length does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
+from nirs_store.ui.frame import Request, Screen, View
+from nirs_store.ui.table import PAGE, Column, Table
+
+__all__ = ["SCREENS", "chain_columns", "chain_link"]
+
+_FILTERS = ("dataset_name", "target", "model_class", "preprocessings", "tag")
+_LABELS = dict(zip(_FILTERS, ("Data", "Target", "Model", "Preprocessing", "Tag"), strict=True))
+
+
+def chain_link(row: Mapping[str, Any]) -> str:
+    """Return the address of a row's chain."""
+    return f"/chains/{row['chain_id']}"
+
+
+def chain_columns(tasks: set[str]) -> list[Column]:
+    """Return the columns of a list of chains of these tasks."""
+    regression, both = "regression" in tasks or not tasks, len(tasks) > 1
+    hints = {
+        "rmsecv": "RMSE of the pooled out-of-fold predictions",
+        "rmsep": "RMSE on test samples",
+        "rpd": "SD of the measured values / SEP",
+        "rpiq": "Interquartile range of the measured values / SEP",
+        "bias": "Mean of predicted - measured",
+    }
+    columns = [
+        Column("pipeline", "Chain", link=chain_link),
+        Column("components", "LVs", "whole", hint="Latent variables"),
+    ]
+    if regression:
+        columns.append(Column("score", "RMSECV" if not both else "Score", "number", hint=hints["rmsecv"]))
+    else:
+        columns.append(Column("score", "Score", "number", hint="The metric that the chain was recorded with"))
+    columns.append(Column("score_sd", "± SD", "number", like="score", hint="SD of the score over the folds"))
+    if regression:
+        columns += [
+            Column("rmsep", "RMSEP", "number", like="score", hint=hints["rmsep"]),
+            Column("bias", "Bias", "number", like="score", hint=hints["bias"]),
+            Column("r2", "R²", "number", places=4),
+            Column("rpd", "RPD", "number", places=2, hint=hints["rpd"]),
+        ]
+    if not regression or both:
+        columns += [
+            Column(name, name.replace("_", " "), "number", hidden=both) for name in CLASSIFICATION_SCORES
+        ]
+    columns += [
+        Column("n_samples", "n", "whole", hint="Out-of-fold predictions"),
+        Column("dataset_name", "Data", longest=24),
+        Column("target", "Target", longest=24),
+        Column("target_unit", "Unit", longest=12, sorts=False),
+        Column("run_name", "Run", longest=28, link=lambda row: f"/runs/{row['run_id']}"),
+        Column("created_at", "Recorded", "time"),
+        Column("chain_id", "Id", "id", link=chain_link, sorts=False),
+        Column("metric", "Metric", sorts=False, hidden=True),
+        Column("n_folds", "Folds", "whole", hidden=True),
+        Column("preprocessings", "Preprocessing", hidden=True),
+        Column("model_name", "Model", hidden=True),
+        Column("tags", "Tags", sorts=False, hidden=True),
+    ]
+    columns += [
+        Column(name, name.upper(), "number", hidden=True) for name in ("mae", "sep", "rpiq") if regression
+    ]
+    return columns
+
+
+def _choices(
+    known: Mapping[str, list[str]], chosen: Mapping[str, Any]
+) -> list[tuple[str, str, list[str], str]]:
+    """Return each filter that has values: its name, label, values, and the one chosen."""
+    return [
+        (name, _LABELS[name], [value for value in known[name] if value], chosen[name] or "")
+        for name in _FILTERS
+        if any(known[name])
+    ]
+
+
+def show(request: Request) -> View:
+    """List chains."""
+    store = request.store
+    filters = {name: request.text(name) or None for name in (*_FILTERS, "run_id", "name")}
+    sort, down = request.text("sort", "score"), request.text("down")
+    descending = None if not request.text("sort") else bool(down)
+    options: dict[str, Any] = {"descending": descending, "text": request.text("q") or None, **filters}
+    size = request.number("size", PAGE, 1, 500)
+    page = request.number("page", 1, 1, 10_000_000)
+    chosen = request.texts("show")
+    frame = store.list_chains(sort, limit=size, offset=(page - 1) * size, **options)
+    if page > 1 and not frame.height:
+        page, frame = 1, store.list_chains(sort, limit=size, **options)
+    tasks = set(frame["task"].drop_nulls().to_list())
+    table = Table(
+        frame.drop("total"),
+        chain_columns(tasks),
+        request,
+        int(frame["total"][0]) if frame.height else 0,
+        first=(page - 1) * size,
+        size=size,
+        sort=sort,
+        descending=bool(down),
+        ticks="chain_id",
+        ranks=True,
+        empty="No chain matches."
+        if any(filters.values()) or options["text"]
+        else "No chain was recorded yet.",
+        everything=lambda: store.list_chains(sort, limit=None, scores=False, **options).drop("total"),
+        chosen=chosen,
+        name="chains",
+    )
+    kinds = frame.select("target", "target_unit", "metric").unique().height if frame.height else 0
+    known = store.chain_values(*_FILTERS)
+    return View(
+        "leaderboard.html",
+        "Leaderboard",
+        {
+            "table": table,
+            "filters": _choices(known, filters),
+            "run": store.get_run(filters["run_id"]) if filters["run_id"] else None,
+            "mixed": kinds > 1 and sort in ("score", *REGRESSION_SCORES, *CLASSIFICATION_SCORES),
+        },
+        table=table,
+    )
+
+
+SCREENS = (Screen("/chains", show, "Leaderboard"),)

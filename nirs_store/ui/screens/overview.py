@@ -1,0 +1,106 @@
+"""The first screen: what is best, what is going on, what needs attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from nirs_store.errors import InvalidInput
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui.chart import predicted_vs_measured
+from nirs_store.ui.frame import Request, Screen, View
+from nirs_store.ui.screens.leaderboard import chain_columns
+from nirs_store.ui.table import Table
+
+__all__ = ["SCREENS"]
+
+_FIRST, _BOARDS, _REVIEWED = 6, 6, 3
+
+
+def show(request: Request) -> View:
+    """Show the best chains of each data set, the runs being recorded, findings and size."""
+    store = request.store
+    counts = store.sql(
+        "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM pipelines) AS pipelines, "
+        "(SELECT count(*) FROM chains) AS chains, (SELECT count(*) FROM predictions) AS predictions, "
+        "(SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM blobs) AS model_bytes"
+    ).row(0, named=True)
+    boards = _boards(request)
+    chosen = request.text("chain") or (boards[0]["table"].frame["chain_id"][0] if boards else "")
+    figure, findings = None, []
+    if chosen:
+        figure = predicted_vs_measured(store, chosen)
+        findings = _findings(store, boards)
+    return View(
+        "overview.html",
+        "Overview",
+        {
+            "counts": counts,
+            "boards": boards,
+            "live": live(store),
+            "chosen": store.show_chain(chosen) if chosen else None,
+            "figure": figure,
+            "findings": findings,
+            "more_boards": max(0, len(_kinds(store)) - _BOARDS),
+        },
+        refresh=2,
+    )
+
+
+def _kinds(store: WorkspaceStore) -> list[dict[str, Any]]:
+    return store.sql(
+        "SELECT l.dataset_name, coalesce(c.target, '') AS target, coalesce(c.target_unit, '') AS target_unit, "
+        "max(c.created_at) AS newest FROM chains c JOIN pipelines l USING (pipeline_id) "
+        "GROUP BY ALL ORDER BY newest DESC LIMIT 200"
+    ).to_dicts()
+
+
+def _boards(request: Request) -> list[dict[str, Any]]:
+    """Return the first rows of the leaderboard of each data set and target, the newest first."""
+    boards = []
+    for kind in _kinds(request.store)[:_BOARDS]:
+        about = {name: kind[name] for name in ("dataset_name", "target", "target_unit")}
+        frame = request.store.list_chains(limit=_FIRST, **about)
+        if not frame.height:
+            continue
+        tasks = set(frame["task"].drop_nulls().to_list())
+        left_out = ("dataset_name", "target", "target_unit", "run_name", "created_at", "chain_id")
+        columns = [
+            replace(c, longest=34) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
+        ]
+        table = Table(frame, columns, request, int(frame["total"][0]), ranks=True)
+        boards.append({"about": about, "table": table, "total": table.total})
+    return boards
+
+
+def live(store: WorkspaceStore) -> list[dict[str, Any]]:
+    """Return the runs that are being recorded, with what is done of them and the best so far."""
+    running = store.list_runs(status="running", limit=20)
+    found = []
+    for run in running.iter_rows(named=True):
+        done = store.sql(
+            "SELECT count(*) AS n, count(*) FILTER (status = 'completed') AS done, "
+            "count(*) FILTER (status = 'failed') AS failed FROM pipelines WHERE run_id = ?",
+            [run["run_id"]],
+        ).row(0, named=True)
+        best = store.list_chains(limit=1, run_id=run["run_id"], scores=False)
+        found.append({"run": run, **done, "best": best.row(0, named=True) if best.height else None})
+    return found
+
+
+def _findings(store: WorkspaceStore, boards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the review says of the best chains, gravest first."""
+    found: list[dict[str, Any]] = []
+    for board in boards[:_REVIEWED]:
+        row = board["table"].frame.row(0, named=True)
+        try:
+            review = store.review(row["chain_id"])
+        except InvalidInput:
+            continue
+        found += [
+            {"chain_id": row["chain_id"], "pipeline": row["pipeline"], "finding": f} for f in review.findings
+        ]
+    return sorted(found, key=lambda each: ("error", "warning", "note").index(each["finding"].severity))[:8]
+
+
+SCREENS = (Screen("/", show, "Overview"),)

@@ -1,0 +1,239 @@
+"""The other lists: files, evaluations, champions, lineage, audit trail, retention, backups, trash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nirs_store.errors import UnknownId
+from nirs_store.lazy import polars as pl
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui.frame import Request, Screen, View, address
+from nirs_store.ui.screens.graph import lineage_graph
+from nirs_store.ui.table import Column, table_of
+
+__all__ = ["SCREENS"]
+
+_MOST = 20_000
+
+
+def _list(
+    title: str,
+    read: Callable[[WorkspaceStore], pl.DataFrame],
+    columns: Sequence[Column],
+    empty: str,
+    **values: Any,
+) -> Callable[[Request], View]:
+    """Return a screen that is one list."""
+
+    def show(request: Request) -> View:
+        name = title.lower().replace(" ", "_")
+        table = table_of(request, read(request.store), columns, empty=empty, name=name)
+        return View("list.html", title, {"table": table, "words": "", **values}, table=table)
+
+    return show
+
+
+def _linked(kind: str, name: str) -> Callable[[Any], str]:
+    return lambda row: f"/{kind}/{row[name]}" if row[name] else ""
+
+
+def _thing(row: Any) -> str:
+    """Return where a thing of the audit trail or of a lineage is shown."""
+    places = {"run": "runs", "chain": "chains", "pipeline": "pipelines", "prediction": "predictions"}
+    kind, identifier = row["object_kind"], row["object_id"]
+    return f"/{places[kind]}/{identifier}" if kind in places and identifier else ""
+
+
+_FILES = (
+    Column("name", link=lambda row: address("/files/versions", name=row["name"], test_name=row["test_name"])),
+    Column("version", kind="whole"), Column("type"), Column("kind"), Column("status", kind="status"), Column("mode"),
+    Column("size_bytes", "Size", "bytes"), Column("stored_bytes", "Stored", "bytes", hidden=True), Column("tags"),
+    Column("created_at", "Put", "time"), Column("run_id", "Run", "id", link=_linked("runs", "run_id")),
+    Column("message", hidden=True), Column("test_name", "Test", hidden=True), Column("suite", hidden=True),
+    Column("metadata", hidden=True), Column("content_hash", "Hash", "id", hidden=True),
+)  # fmt: skip
+_EVALUATIONS = (
+    Column("model_id", "Model", longest=36), Column("suite"), Column("metric"),
+    Column("value", "Score", "number"), Column("status", kind="status"), Column("success_rate", "Success", "number"),
+    Column("n_episodes", "Episodes", "whole"), Column("n_samples", "Samples", "whole"), Column("tags"),
+    Column("chain_id", "Chain", "id", link=_linked("chains", "chain_id")), Column("created_at", "Recorded", "time"),
+    Column("scores", longest=80, hidden=True), Column("message", hidden=True),
+    Column("evaluation_id", "Id", "id", hidden=True),
+)  # fmt: skip
+_CHAMPIONS = (
+    Column("suite"), Column("metric"), Column("rank", kind="whole"), Column("model_id", "Model"),
+    Column("value", "Score", "number"), Column("previous_model", "Before"), Column("improvement", kind="number"),
+    Column("chosen_by"), Column("note"), Column("made_at", "Since", "time"),
+)  # fmt: skip
+_AUDIT = (
+    Column("number", "#", "whole"), Column("made_at", "When", "time"), Column("user"), Column("host"),
+    Column("operation"), Column("object_kind", "Kind"), Column("object_id", "Object", "id", link=_thing),
+    Column("success", "Done"), Column("message", longest=80), Column("details", longest=80),
+    Column("pid", "Process", hidden=True), Column("entry_hash", "Hash", "id", hidden=True),
+)  # fmt: skip
+_TRASH = (
+    Column("name"), Column("kind"), Column("operation"), Column("rows", kind="whole"),
+    Column("size_bytes", "Size", "bytes"),
+    Column("deleted_at", "Deleted", "time"), Column("until", "Kept until", "time"), Column("object_id", "Id", "id"),
+)  # fmt: skip
+_BACKUPS = (
+    Column("created_at", "Made", "time"), Column("path", longest=80), Column("size_bytes", "Size", "bytes"),
+    Column("n_blobs", "Objects", "whole"), Column("status", kind="status"), Column("backup_id", "Id", "id"),
+)  # fmt: skip
+
+
+def _evaluations(store: WorkspaceStore) -> pl.DataFrame:
+    frame = store.evaluations.list(limit=_MOST).reverse()
+    values = [_score(scores, metric) for scores, metric in zip(frame["scores"], frame["metric"], strict=True)]
+    return frame.with_columns(value=pl.Series(values, dtype=pl.Float64))
+
+
+def _score(scores: str | None, metric: str) -> float | None:
+    from nirs_store.values import from_json
+
+    found = (from_json(scores) or {}).get(metric) if scores else None
+    found = found.get("value", found.get("mean")) if isinstance(found, dict) else found
+    return float(found) if isinstance(found, int | float) else None
+
+
+def versions(request: Request) -> View:
+    """List the versions of a file, with what became of it."""
+    name, test = request.text("name"), request.text("test_name") or None
+    frame = request.store.files.versions(name, test_name=test)
+    if not frame.height:
+        raise UnknownId("file", name)
+    columns = [
+        Column(
+            n,
+            kind="bytes" if n.endswith("_bytes") else "text",
+            hidden=n
+            in ("version_id", "episode", "module", "module_version", "processing_id", "evaluation_id"),
+        )
+        for n in frame.columns
+    ]
+    table = table_of(request, frame, columns, name="versions")
+    return View(
+        "list.html", name, {"table": table, "words": "Every version of this file, newest first."}, table=table
+    )
+
+
+def lineage(request: Request) -> View:
+    """Show where a thing came from and what it led to."""
+    asked = request.text("id")
+    links = request.store.sql(
+        "SELECT source_kind, source_id, link_type, target_kind, target_id, created_at FROM lineage_links "
+        "ORDER BY created_at DESC LIMIT 2000"
+    )
+    columns = (
+        Column("source_kind", "From"),
+        Column("source_id", "", "id", link=lambda r: address("/lineage", id=r["source_id"])),
+        Column("link_type", "Link"), Column("target_kind", "To"),
+        Column("target_id", " ", "id", link=lambda r: address("/lineage", id=r["target_id"])),
+        Column("created_at", "Recorded", "time"),
+    )  # fmt: skip
+    table = table_of(request, links, columns, empty="No link was recorded.", name="lineage")
+    graph = request.store.lineage.graph(asked, max_depth=3) if asked else None
+    values = {"table": table, "asked": asked, "graph": graph, "drawn": lineage_graph(graph) if graph else ""}
+    return View("lineage.html", "Lineage", values, data={"links": links, "graph": graph}, table=table)
+
+
+def retention(request: Request) -> View:
+    """Show the policy, the pins and what would go now."""
+    kept = request.store.retention
+    plan = kept.plan()
+    rows = [(i.kind, i.name, i.why, i.bytes, i.id) for i in plan.take]
+    schema = {"kind": pl.String, "name": pl.String, "why": pl.String, "bytes": pl.Int64, "id": pl.String}
+    columns = (
+        Column("kind"),
+        Column("name"),
+        Column("why", "Why it would go", longest=100),
+        Column("bytes", "Size", "bytes"),
+        Column(
+            "id",
+            "Id",
+            "id",
+            link=lambda r: f"/{r['kind']}s/{r['id']}" if r["kind"] in ("run", "chain") else "",
+        ),
+    )
+    table = table_of(
+        request,
+        pl.DataFrame(rows, schema=schema, orient="row"),
+        columns,
+        empty="Nothing would go.",
+        name="retention",
+    )
+    pins = table_of(
+        request,
+        kept.pins(),
+        (
+            Column("object_kind", "Kind"),
+            Column("object_id", "Id", "id", link=_thing),
+            Column("reason"),
+            Column("made_at", "Since", "time"),
+        ),
+        prefix="p_",
+        empty="Nothing is pinned.",
+    )
+    values = {"table": table, "pins": pins, "policy": kept.policy, "plan": plan}
+    return View(
+        "retention.html",
+        "Retention",
+        values,
+        data={"policy": kept.policy, "plan": plan, "pins": pins},
+        table=table,
+    )
+
+
+SCREENS = (
+    Screen(
+        "/files",
+        _list("Files", lambda s: s.files.list(limit=_MOST), _FILES, "No file was put here yet."),
+        "Files",
+    ),
+    Screen("/files/versions", versions),
+    Screen(
+        "/evaluations",
+        _list("Evaluations", _evaluations, _EVALUATIONS, "No evaluation was recorded yet."),
+        "Evaluations",
+    ),
+    Screen(
+        "/champions",
+        _list("Champions", lambda s: s.evaluations.champions(), _CHAMPIONS, "No champion was chosen yet."),
+        "Champions",
+    ),
+    Screen("/lineage", lineage, "Lineage"),
+    Screen(
+        "/audit",
+        _list(
+            "Audit trail",
+            lambda s: s.audit.query(limit=_MOST, newest_first=True),
+            _AUDIT,
+            "Nothing was noted yet.",
+            words="Newest first. Check the chain of hashes with: nirs-store audit verify",
+        ),
+        "Audit trail",
+    ),
+    Screen("/retention", retention, "Retention"),
+    Screen(
+        "/backups",
+        _list(
+            "Backups",
+            lambda s: s.backups.list(),
+            _BACKUPS,
+            "No backup was made yet: nirs-store backup create FOLDER",
+        ),
+        "Backups",
+    ),
+    Screen(
+        "/trash",
+        _list(
+            "Trash",
+            lambda s: s.trash.list(),
+            _TRASH,
+            "The trash is empty.",
+            words="Deletions can be undone until the date shown: nirs-store trash restore ID",
+        ),
+        "Trash",
+    ),
+)

@@ -1,0 +1,210 @@
+"""Runs: the list, and one run with its notes, tags, pipelines, curves and log, live while it is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nirs_store.errors import UnknownId
+from nirs_store.lazy import polars as pl
+from nirs_store.ui.figure import Figure
+from nirs_store.ui.frame import Request, Screen, View
+from nirs_store.ui.screens.leaderboard import chain_columns
+from nirs_store.ui.table import Column, Table, table_of
+
+__all__ = ["SCREENS"]
+
+_MOST = 2000
+_TIMES = ("created_at", "completed_at")
+_SHOWN = ("run_id", "name", "status", "datasets", "note", "tags", "environment", "config", "summary", "error", *_TIMES,
+          "pipelines")  # fmt: skip
+_STATUSES = ("running", "completed", "failed", "interrupted")
+
+
+def listing(request: Request) -> View:
+    """List runs, newest first."""
+    status, tag = request.text("status") or None, request.texts("tag")
+    frame = request.store.list_runs(status, request.text("dataset") or None, limit=_MOST, tags=tag)
+    frame = _with_counts(request, frame)
+    table = table_of(
+        request,
+        frame,
+        [
+            Column("name", "Run", link=lambda row: f"/runs/{row['run_id']}"),
+            Column("status", kind="status"),
+            Column("data", longest=32),
+            Column("n", "Pipelines", "whole"),
+            Column("best", "Best", "number", hint="Best validation score of its pipelines"),
+            Column("tags", "Tags", "list"),
+            Column("note", longest=40),
+            Column("created_at", "Begun", "time"),
+            Column("completed_at", "Ended", "time"),
+            Column("run_id", "Id", "id", link=lambda row: f"/runs/{row['run_id']}", sorts=False),
+        ],
+        empty="No run matches." if request.query else "No run was recorded yet.",
+        ticks="run_id",
+        name="runs",
+    )
+    more = {
+        "table": table,
+        "statuses": _STATUSES,
+        "status": status or "",
+        "cut": _MOST if frame.height == _MOST else 0,
+    }
+    return View("runs.html", "Runs", more, table=table, refresh=3)
+
+
+def _with_counts(request: Request, frame: pl.DataFrame) -> pl.DataFrame:
+    ids = frame["run_id"].to_list()
+    counts = request.store.sql(
+        "SELECT run_id, count(*) AS n, min(best_val) AS best FROM pipelines "
+        "WHERE run_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY run_id",
+        [ids],
+    )
+    names = pl.col("datasets").str.json_decode(pl.List(pl.Struct({"name": pl.String})))
+    made = frame.with_columns(
+        names.list.eval(pl.element().struct.field("name")).list.join(", ").alias("data"),
+        pl.col("tags").str.json_decode(pl.List(pl.String)).alias("tags"),
+    )
+    return made.join(counts, on="run_id", how="left", maintain_order="left").select(
+        "name",
+        "status",
+        "data",
+        pl.col("n").fill_null(0),
+        "best",
+        "tags",
+        "note",
+        "created_at",
+        "completed_at",
+        "run_id",
+    )
+
+
+def one(request: Request) -> View:
+    """Show a run."""
+    store = request.store
+    shown = store.show_run(request.parts["run_id"])
+    run_id = store.get_run(request.parts["run_id"])["run_id"]  # type: ignore[index]
+    pipelines = table_of(
+        request,
+        shown.pipelines,
+        [
+            Column("name", "Pipeline", link=lambda row: f"/pipelines/{row['pipeline_id']}"),
+            Column("status", kind="status"),
+            Column("dataset_name", "Data", longest=24),
+            Column("metric"),
+            Column("best_val", "Best val", "number"),
+            Column("best_test", "Best test", "number", like="best_val"),
+            Column("duration_ms", "ms", "whole"),
+            Column("created_at", "Begun", "time"),
+            Column("error", longest=60, hidden=True),
+            Column("pipeline_id", "Id", "id", sorts=False),
+        ],
+        prefix="p_",
+        empty="No pipeline was begun yet.",
+        name="pipelines",
+    )
+    best = store.list_chains(limit=8, run_id=run_id)
+    tasks = set(best["task"].drop_nulls().to_list())
+    left_out = ("run_name", "created_at", "chain_id", "dataset_name")
+    columns = [c for c in chain_columns(tasks) if not c.hidden and c.name not in left_out]
+    chains = Table(best, columns, request, int(best["total"][0]) if best.height else 0, ranks=True)
+    done = shown.pipelines["status"].value_counts()
+    values = {
+        "run": shown,
+        "run_id": run_id,
+        "pipelines": pipelines,
+        "chains": chains,
+        "done": dict(done.iter_rows()),
+        "progress": _progress(shown.pipelines),
+        "log": store.get_run_log_summary(run_id)
+        .filter(pl.col("warning_count") + pl.col("error_count") > 0)
+        .head(50),
+    }
+    data = {name: getattr(shown, name) for name in _SHOWN}
+    return View(
+        "run.html",
+        shown.name,
+        values,
+        data=data,
+        table=pipelines,
+        refresh=2 if shown.status == "running" else 0,
+    )
+
+
+def _progress(pipelines: pl.DataFrame) -> Figure | None:
+    """Draw the scores of the pipelines in the order in which they were begun, with the best so far."""
+    known = pipelines.sort("created_at").filter(pl.col("best_val").is_finite())
+    if known.height < 3:
+        return None
+    metric = known["metric"].drop_nulls().to_list()
+    figure = Figure(
+        "Scores in the order of recording",
+        "Pipeline",
+        f"Best {metric[0] if metric else 'score'}",
+        whole_x=True,
+    )
+    place = range(1, known.height + 1)
+    links = [f"/pipelines/{each}" for each in known["pipeline_id"].to_list()]
+    figure.points(
+        place, known["best_val"], "cv", titles=[str(name) for name in known["name"].to_list()], links=links
+    )
+    low = not metric or metric[0] not in ("r2", "accuracy", "balanced_accuracy", "f1", "rpd", "rpiq")
+    figure.line(
+        place,
+        known["best_val"].cum_min() if low else known["best_val"].cum_max(),
+        "test",
+        label="best so far",
+    )
+    return figure
+
+
+def pipeline(request: Request) -> View:
+    """Show a pipeline with its chains, curves and log."""
+    store = request.store
+    found = store.get_pipeline(request.parts["pipeline_id"])
+    if found is None:
+        raise UnknownId("pipeline", request.parts["pipeline_id"])
+    log = table_of(
+        request,
+        store.get_pipeline_log(found["pipeline_id"]),
+        [
+            Column("created_at", "When", "time"),
+            Column("step_idx", "Step", "whole"),
+            Column("event"),
+            Column("level"),
+            Column("operator_class", "Operator"),
+            Column("duration_ms", "ms", "whole"),
+            Column("message", longest=120),
+        ],
+        empty="Nothing was logged.",
+        name="log",
+    )
+    curves = store.get_metrics(found["pipeline_id"], max_points=600)
+    figures = []
+    for (name,), part in curves.group_by("name", maintain_order=True):
+        figures.append(Figure(str(name), "Step", str(name)).line(part["step"], part["value"], "cv"))
+    chains = store.get_chains_for_pipeline(found["pipeline_id"]).select(
+        "chain_id", "preprocessings", "model_class"
+    )
+    values: dict[str, Any] = {
+        "pipeline": found,
+        "log": log,
+        "figures": figures[:12],
+        "chains": chains.to_dicts(),
+    }
+    refresh = 2 if found["status"] == "running" else 0
+    return View(
+        "pipeline.html",
+        found["name"],
+        values,
+        data=found | {"chains": chains, "log": log},
+        table=log,
+        refresh=refresh,
+    )
+
+
+SCREENS = (
+    Screen("/runs", listing, "Runs"),
+    Screen("/runs/{run_id}", one),
+    Screen("/pipelines/{pipeline_id}", pipeline),
+)

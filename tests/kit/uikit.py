@@ -1,0 +1,63 @@
+"""A client of the page, and workspaces to show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
+from starlette.testclient import TestClient
+
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+from nirs_store.ui.app import Desk, make_app
+from nirs_store.ui.guard import Guard
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J\u202e" + "n" * 10_000
+
+
+class Page:
+    """A client of the page, and what it needs to send a form."""
+
+    def __init__(self, folder: Path, *, may_change: bool = False, guard: Guard | None = None) -> None:
+        self.folder, self.guard = folder, guard or Guard()
+        self.desk = Desk(folder, may_change=may_change)
+        self.client = TestClient(make_app(self.desk, self.guard), base_url="http://127.0.0.1:8423")
+
+    def get(self, path: str, **options: Any) -> Any:
+        return self.client.get(path, **options)
+
+    def html(self, path: str) -> str:
+        answer = self.get(path)
+        assert answer.status_code == 200, answer.text[:2000]
+        return str(answer.text)
+
+    def json(self, path: str) -> Any:
+        answer = self.get(path, headers={"Accept": "application/json"})
+        assert answer.status_code == 200, answer.text[:2000]
+        return answer.json()
+
+    def post(self, path: str, data: dict[str, Any] | None = None, **options: Any) -> Any:
+        return self.client.post(path, data={"form_token": self.guard.form_token, **(data or {})}, **options)
+
+
+def record(folder: Path, name: str = "corn", *, note: str = "") -> None:
+    """Record three chains of one run on a part of real spectra."""
+    spectra = load_tecator()
+    X, y = spectra.X[::4, ::5], spectra.fat[::4]
+    with WorkspaceStore(folder) as store, store.run(name, {"seed": 1}, [name]) as run:
+        for components in (1, 2, 3):
+            record_cross_validation(
+                store, PLSRegression(components), X[:40], y[:40], X_test=X[40:], y_test=y[40:], cv=KFold(3),
+                dataset_name=name, run_id=run.run_id, wavelengths=spectra.wavelengths[::5], wavelength_unit="nm",
+                target=name, target_unit="%", sample_ids=[f"{name[:20]}{i}" for i in range(40)],
+            )  # fmt: skip
+        store.tag_run(run.run_id, name[:200])
+        store.annotate_run(run.run_id, note or name)
+
+
+def addresses(html: str) -> set[str]:
+    """Return the addresses within the page that a document leads to."""
+    found = re.findall(r'(?:href|action)="(/[^"#]*)', html)
+    return {each.replace("&amp;", "&") for each in found if not each.startswith("/static")}

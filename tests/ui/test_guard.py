@@ -1,0 +1,260 @@
+"""Who may ask the page, and that nothing is changed by whoever may only look."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uikit import HOSTILE, Page, addresses
+
+from nirs_store import WorkspaceStore
+from nirs_store.errors import InvalidInput
+from nirs_store.ui import app, server
+from nirs_store.ui.guard import COOKIE, Guard, is_local
+
+TOKEN = "a token of some length"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.5", "", "localhost@evil.example"]
+)
+def test_another_host_name_is_refused(page: Page, host: str) -> None:
+    answer = page.get("/", headers={"Host": host})
+    assert answer.status_code == 421
+    assert "corn" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9", "[::1]:8423"])
+def test_names_of_this_machine_are_answered(page: Page, host: str) -> None:
+    assert page.get("/", headers={"Host": host}).status_code == 200
+
+
+def test_a_page_for_others_takes_their_numbers_and_no_foreign_name(recorded: Path, open_page: Any) -> None:
+    page = open_page(recorded, guard=Guard("0.0.0.0", TOKEN))
+    ask = {"Authorization": f"Bearer {TOKEN}"}
+    assert page.get("/", headers={"Host": "192.168.1.7:8423", **ask}).status_code == 200
+    assert page.get("/", headers={"Host": "evil.example", **ask}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+    ],
+)
+def test_what_another_page_sends_is_refused(page: Page, chain_id: str, headers: dict[str, str]) -> None:
+    assert page.get("/", headers=headers).status_code == 403
+    assert page.post(f"/chains/{chain_id}/export", {"kind": "script"}, headers=headers).status_code == 403
+
+
+def test_a_link_from_elsewhere_may_be_followed(page: Page) -> None:
+    assert (
+        page.get("/", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}).status_code
+        == 200
+    )
+
+
+@pytest.mark.parametrize("brought", ["", "x", "a token of some lengt", TOKEN + "x", "é"])
+def test_without_the_token_nothing_is_told(recorded: Path, open_page: Any, brought: str) -> None:
+    page = open_page(recorded, guard=Guard(token=TOKEN))
+    for path in ("/", "/chains?format=json", "/static/page.css"):
+        page.client.cookies.set(COOKIE, "x")
+        answer = page.get(path, params={"token": brought} if brought else {})
+        assert answer.status_code == 401
+        assert "corn" not in answer.text
+
+
+def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_get(
+    recorded: Path, open_page: Any
+) -> None:
+    page = open_page(recorded, guard=Guard(token=TOKEN))
+    answer = page.get("/chains", params={"token": TOKEN, "q": "pls"}, follow_redirects=False)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/chains?q=pls"
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert TOKEN not in cookie
+    assert page.get("/chains").status_code == 200
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong"])
+def test_a_form_without_the_token_of_the_page_does_nothing(
+    page: Page, chain_id: str, token: str | None
+) -> None:
+    data = {"kind": "script"} | ({} if token is None else {"form_token": token})
+    answer = page.client.post(f"/chains/{chain_id}/export", data=data)
+    assert answer.status_code == 403
+    assert "nothing was done" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/", "/chains", "/static/page.css", "/nothing/here", "/chains/unknown"])
+def test_every_answer_forbids_scripts_and_requests_to_elsewhere(page: Page, path: str) -> None:
+    policy = dict(
+        part.strip().split(" ", 1) for part in page.get(path).headers["content-security-policy"].split(";")
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert page.get(path).headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_documents_hold_no_script_and_no_style_of_their_own(page: Page, chain_id: str) -> None:
+    for path in ("/", "/chains", f"/chains/{chain_id}"):
+        text = page.html(path)
+        assert text.count("<script") == 1
+        for forbidden in (" style=", "<style", "http://", "https://"):
+            assert forbidden not in text
+
+
+def test_a_body_that_is_too_large_is_refused(
+    page: Page, chain_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MOST_UPLOADED", 10_000)
+    answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("big.csv", b"1,2\n" * 10_000)})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_refused(page: Page, method: str) -> None:
+    assert page.client.request(method, "/chains").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("LOCALHOST", True),
+        ("0.0.0.0", False),
+        ("10.1.2.3", False),
+        ("example.org", False),
+    ],
+)
+def test_a_token_is_made_where_others_can_reach_the_page(host: str, local: bool) -> None:
+    assert is_local(host) is local
+    assert (server._token(host, None) == "") is local
+    with pytest.raises(InvalidInput, match="at least"):
+        server._token(host, "short")
+
+
+# -- A page that only shows.
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Return every file with a hash of its bytes; who holds the lock is no content."""
+    passing = ("holder", "lock")
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in passing
+    }
+
+
+def walk(page: Page, most: int = 90) -> dict[str, Any]:
+    """Follow the links of the page, a few of each kind, and return the answer of each address."""
+    seen: dict[str, Any] = {}
+    waiting = ["/"]
+    kinds: dict[str, int] = {}
+    while waiting and len(seen) < most:
+        path = waiting.pop(0)
+        kind = "/".join(path.partition("?")[0].split("/")[:2])
+        if path in seen or kinds.get(kind, 0) >= 6:
+            continue
+        kinds[kind] = kinds.get(kind, 0) + 1
+        answer = page.get(path)
+        seen[path] = answer
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            waiting += sorted(addresses(answer.text))
+    return seen
+
+
+def posts() -> list[str]:
+    return [screen.path for screen in app.all_screens() if screen.method == "POST"]
+
+
+def test_no_request_changes_a_byte_where_the_page_only_shows(
+    recorded: Path, tmp_path: Path, open_page: Callable[..., Page], spectra: Path, chain_id: str
+) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(recorded, folder)
+    with WorkspaceStore(folder) as store:
+        run_id = store.list_runs()["run_id"][0]
+    before = snapshot(folder)
+    page = open_page(folder)
+    walk(page)
+    for path in posts():
+        for kind, identifier in (("chain", chain_id), ("run", run_id)):
+            target = path.format(chain_id=chain_id, run_id=run_id, key="x")
+            data = {"kind": kind, "id": identifier, "tags": "new", "note": "new", "confirm": "1", "sure": "1"}
+            page.post(target, data, files={"spectra": ("new.csv", spectra.read_bytes())})
+    page.desk.close()
+    assert snapshot(folder) == before
+
+
+def test_a_folder_that_may_not_be_written_is_shown(
+    recorded: Path, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(recorded, folder)
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    try:
+        page = open_page(folder)
+        assert "corn" in page.html("/")
+        page.desk.close()
+    finally:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o700)
+
+
+def test_every_link_of_a_recorded_workspace_leads_somewhere(page: Page) -> None:
+    seen = walk(page)
+    assert len(seen) > 20
+    assert {path: each.status_code for path, each in seen.items() if each.status_code != 200} == {}
+
+
+def test_names_that_are_markup_stay_text_on_every_screen(
+    hostile: Path, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(hostile)
+    seen = walk(page)
+    assert {path: each.status_code for path, each in seen.items() if each.status_code != 200} == {}
+    for answer in seen.values():
+        if not answer.headers["content-type"].startswith("text/html"):
+            continue
+        assert "<script>alert" not in answer.text
+        assert "<img" not in answer.text
+        shown = html.unescape(re.sub(r"(?s)<pre>.*?</pre>|<[^>]*>", " ", answer.text))
+        assert "<script>" in shown or "n" * 20 not in shown
+        assert not {"\x1b", "\u202e"} & set(shown)
+        # The whole name is never shown, whatever its length; what was recorded as a document is.
+        assert "n" * 2100 not in shown
+    assert HOSTILE[:20] in page.json("/chains")["rows"][0]["dataset_name"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the folder of the test is made for POSIX")
+def test_a_pickle_is_not_opened_to_show_a_page(
+    page: Page, chain_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a stored object was opened")
+
+    page.desk.store()
+    monkeypatch.setattr("nirs_store.blobs.serializers.loads", refuse, raising=False)
+    monkeypatch.setattr("pickle.load", refuse)
+    monkeypatch.setattr("pickle.loads", refuse)
+    monkeypatch.setattr("joblib.load", refuse)
+    monkeypatch.setattr(type(page.desk.store()), "load_artifact", refuse)
+    assert {each.status_code for each in walk(page).values()} == {200}

@@ -1,0 +1,133 @@
+"""Each screen shows what was recorded, as a page and as data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from uikit import Page
+
+from nirs_store import WorkspaceStore
+
+
+def test_a_folder_without_a_workspace_says_how_to_begin(
+    tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(tmp_path / "nothing <here>")
+    answer = page.get("/")
+    assert answer.status_code == 404
+    assert "nirs-store demo --ui" in answer.text
+    assert "nothing &lt;here&gt;" in answer.text
+    assert not (tmp_path / "nothing <here>").exists()
+    WorkspaceStore(tmp_path / "nothing <here>").close()
+    assert page.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/chains"])
+def test_an_empty_workspace_is_shown(empty: Path, open_page: Callable[..., Page], path: str) -> None:
+    assert "recorded" in open_page(empty).html(path)
+
+
+def test_the_overview_begins_with_the_best_chains_and_their_figure(page: Page, chain_id: str) -> None:
+    html = page.html("/")
+    assert "corn: corn (%)" in html
+    assert html.index("PLS(3)") < html.index("PLS(1)")
+    assert '<svg class="figure"' in html
+    assert "corn7" in html
+    assert page.json("/")["counts"]["chains"] == 3
+
+
+def test_the_leaderboard_sorts_filters_and_pages_in_the_address(page: Page) -> None:
+    best = page.json("/chains")["rows"]
+    assert [row["components"] for row in best] == [3, 2, 1]
+    assert best[0]["score"] < best[1]["score"] < best[2]["score"]
+    assert best[0]["r2"] > best[2]["r2"]
+    assert [row["components"] for row in page.json("/chains?sort=components&down=")["rows"]] == [1, 2, 3]
+    assert [
+        row["components"] for row in page.json("/chains?sort=components&down=1&size=1&page=2")["rows"]
+    ] == [2]
+    assert page.json("/chains?size=1&page=99")["first"] == 0
+    assert page.json("/chains?q=lv%3D2")["total"] == 1
+    assert page.json("/chains?dataset_name=wheat")["total"] == 0
+    assert page.json("/chains?tag=corn&target=corn&model_class=PLSRegression")["total"] == 3
+    html = page.html("/chains?show=pipeline&show=rpd&size=1")
+    assert "RPD" in html
+    assert "RMSEP" not in html.partition("<tbody>")[0].partition("<thead>")[2]
+    assert 'href="/chains?show=pipeline&amp;show=rpd&amp;size=1&amp;page=2"' in html
+
+
+@pytest.mark.parametrize("wrong", ["sort=nothing", "page=x", "size=1e9", "format=xml"])
+def test_an_address_that_makes_no_sense_is_refused_in_words(page: Page, wrong: str) -> None:
+    answer = page.get(f"/chains?{wrong}")
+    assert answer.status_code == 400
+    assert "expected" in answer.text
+
+
+def test_a_list_is_downloaded_whole(page: Page) -> None:
+    csv = page.get("/chains?size=1&format=csv")
+    assert csv.headers["content-disposition"] == 'attachment; filename="chains.csv"'
+    assert pl.read_csv(csv.content).height == 3
+    assert pl.read_parquet(io.BytesIO(page.get("/chains?size=1&format=parquet").content)).height == 3
+
+
+def test_a_chain_shows_figures_scores_and_where_it_comes_from(page: Page, chain_id: str) -> None:
+    html = page.html(f"/chains/{chain_id}")
+    for words in ("Predicted against measured", "Residuals", "RMSECV against latent variables", "RMSE of each fold", "Loadings",
+                  "RMSEP", "Data set hash", "850 to", "scikit-learn"):  # fmt: skip
+        assert words in html
+    data = page.json(f"/chains/{chain_id}")
+    assert data["scores"]["rmsecv"] == pytest.approx(data["scores"]["score"])
+    marks = data["figures"][0]["marks"]
+    assert [len(each["x"]) for each in marks] == [40, 40, 14]
+    assert page.get("/chains/unknown").status_code == 404
+
+
+def test_predictions_are_listed_by_sample(page: Page, chain_id: str) -> None:
+    rows = page.json(f"/chains/{chain_id}/predictions?size=1000")["rows"]
+    assert {row["sample"] for row in rows} == {f"corn{i}" for i in range(40)}
+    assert rows[0]["error"] == pytest.approx(rows[0]["y_pred"] - rows[0]["y_true"])
+
+
+def test_a_dropped_file_is_predicted_with_intervals_and_flags(
+    page: Page, chain_id: str, spectra: Path
+) -> None:
+    answer = page.post(
+        f"/chains/{chain_id}/predict", {"level": "0.5"}, files={"spectra": ("new.csv", spectra.read_bytes())}
+    )
+    assert answer.status_code == 200
+    address = answer.url.path
+    assert "RMSEP" in answer.text
+    assert "As the model sees them" in answer.text
+    rows = page.json(address)["rows"]
+    assert [row["sample"] for row in rows] == [f"new{i}" for i in range(5)]
+    with WorkspaceStore(page.folder, read_only=True, create=False) as store:
+        from nirs_store import read_spectra
+
+        table = read_spectra(spectra)
+        told = store.predict(chain_id, table.X, table.wavelengths, level=0.5, on_outlier="ignore")
+    assert [row["prediction"] for row in rows] == pytest.approx(told["prediction"].to_list())
+    assert [row["lower"] for row in rows] == pytest.approx(told["lower"].to_list())
+    assert pl.read_csv(page.get(f"{address}?format=csv").content).height == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"sample,corn\na,1\n", b"PK\x03\x04"])
+def test_a_file_that_is_no_spectra_is_refused_in_words(page: Page, chain_id: str, content: bytes) -> None:
+    answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("../../<x>.csv", content)})
+    assert answer.status_code == 400
+    assert "<x>" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins"), [("safe", b"PK"), ("n4a", b"PK"), ("script", b"#!"), ("predictions", b"PAR1")]
+)
+def test_a_chain_is_taken_along_as_a_file(page: Page, chain_id: str, kind: str, begins: bytes) -> None:
+    answer = page.post(f"/chains/{chain_id}/export", {"kind": kind})
+    assert answer.content.startswith(begins)
+    assert answer.headers["content-disposition"].startswith('attachment; filename="corn_')
+
+
+def test_the_fitted_model_is_opened_where_it_was_asked_for(page: Page, chain_id: str) -> None:
+    assert "Coefficients" in page.post(f"/chains/{chain_id}/inside").text

@@ -107,7 +107,11 @@ def test_what_modules_import_at_the_top_is_a_dependency(metadata: Message) -> No
     lines = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     required = {re.split(r"[<>=;\[ ]", line, maxsplit=1)[0].lower() for line in lines}
     page = {"jinja2", "markupsafe", "starlette"}
-    assert page <= {re.split(r"[<>=]", line)[0].lower() for line in metadata.get_all("Requires-Dist", []) if "'ui'" in line}
+    assert page <= {
+        re.split(r"[<>=]", line)[0].lower()
+        for line in metadata.get_all("Requires-Dist", [])
+        if "'ui'" in line
+    }
     names = {"sklearn": "scikit-learn", "yaml": "pyyaml", "uuid_utils": "uuid-utils"}
     # The machine is for those who test a store, and they have hypothesis; nothing else imports it.
     machine = CHECKOUT / "nirs_store" / "testing" / "machine"

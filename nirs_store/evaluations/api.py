@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,8 @@ class Crowning(Questions):
                     f"set_champion: expected an evaluation, or model_id, suite, metric and value; {', '.join(missing)} "
                     "missing. Nothing was changed."
                 )
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise InvalidInput(f"value: expected a finite number, found {value!r}. Nothing was changed.")
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
                 raise InvalidInput(
                     f"rank: expected a whole number of at least 1, found {rank!r}. Nothing was changed."

@@ -105,11 +105,14 @@ def refuse_grids(X: Any, places: Sequence[str]) -> None:
     if X.shape[1] < 5:
         return
     steps = np.diff(X, axis=1)
+    size = np.abs(X)
     rows = np.flatnonzero(
-        (X.min(axis=1) >= 100) & (X.max(axis=1) < 1e5) & ((steps > 0).all(axis=1) | (steps < 0).all(axis=1))
+        (size.min(axis=1) >= 100)
+        & (size.max(axis=1) < 1e5)
+        & ((steps > 0).all(axis=1) | (steps < 0).all(axis=1))
     )
     if 0 < len(rows) * 2 <= len(X):
-        row = next((row for row in rows.tolist() if is_regular(X[row].tolist())), None)
+        row = next((row for row in rows.tolist() if is_regular(size[row].tolist())), None)
         if row is not None:
             raise Unreadable(
                 f"{places[row]} ({X[row, 0]:g}, {X[row, 1]:g}, ...) holds wavelengths, not a spectrum. Leave one "

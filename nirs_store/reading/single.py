@@ -154,7 +154,7 @@ def _read_table(
         except Unreadable as error:
             raise Unreadable(f"sheet {sheet!r}: {_rows(str(error))}") from error
         table.delimiter, table.places = ",", [_rows(place) for place in table.places]
-        table.notes.append(f"Excel sheet {sheet!r}")
+        table.notes = [*map(_rows, table.notes), f"Excel sheet {sheet!r}"]
         dialect: dict[str, str] = {}
     else:
         table = read_text(data, delimiter=options.get("delimiter"), encoding=options.get("encoding"), **given)

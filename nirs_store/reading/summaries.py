@@ -166,9 +166,10 @@ def find_summaries(X: Any, labels: Sequence[Sequence[str]], places: Sequence[str
     if doubtful and len(doubtful) < 2 * len(words):
         row = doubtful[0]
         name, (kind, _) = named[row]
+        others = "other row" if len(rest) == 1 else f"other {len(rest)} rows"
         raise Unreadable(
-            f"{places[row]} is called {name!r}, but its numbers are not the {_SAID.get(kind, kind)} of the other "
-            f"{len(rest)} rows. Delete the row if it sums up samples; if it is a sample, name it otherwise, "
+            f"{places[row]} is called {name!r}, but its numbers are not the {_SAID.get(kind, kind)} of the "
+            f"{others}. Delete the row if it sums up samples; if it is a sample, name it otherwise, "
             f"e.g. 'sample {name[:20]}'."
         )
     return left
@@ -216,7 +217,8 @@ def _sums_up(X: Any, row: int, kind: str, rest: Sequence[int], nameless: bool = 
     if kind == "n" and (X[row] == X[row, 0]).all() and X[row, 0] % 1 == 0 and X[row, 0] > 1:
         return True
     for rows in _blocks(row, rest):
-        if len(rows) < (3 if nameless else 2):
+        one = kind in ("mean", "median", "min", "max")
+        if len(rows) < (3 if nameless else 1 if one else 2):
             continue
         # A few channels first: hundreds of rows may be called after a summary.
         for channels in (slice(None, None, max(1, X.shape[1] // 16)), slice(None)):

@@ -34,7 +34,7 @@ from nirs_store.reading.grid import (
     read_values,
     unit_in,
 )
-from nirs_store.reading.summaries import find_summaries, list_summaries, tell_left
+from nirs_store.reading.summaries import find_summaries, list_summaries, summary_of, tell_left
 
 __all__ = ["TextTable", "describe", "read_text", "spectra_of", "unit_by_range"]
 
@@ -440,11 +440,17 @@ def _standing(rows: list[Row], start: int, headed: bool) -> _Cells:
     places = [f"line {row.line}" for row in body]
     cut = _Cells(names, samples, places, headed, rows[:start], notes)
     for row, count, cells in zip(body, short, samples, strict=True):
+        if headed and summary_of(cells[0]) and not any(_channel_cells(names, cells)):
+            continue  # it sums up reference values alone, as an Excel sheet ends such a row
         if count < width and (not headed or any(parse_channel(name) for name in names[count:])):
             if not any(cells[1:]):
                 raise Unreadable(f"line {row.line} ({_shown(row)}) is not a row of the table.")
             raise Unreadable(f"line {row.line} has {count} cells, others have {width}: it was cut off.")
     return cut
+
+
+def _channel_cells(names: Sequence[str], cells: Sequence[str]) -> list[str]:
+    return [cell for name, cell in zip(names, cells, strict=True) if parse_channel(name) is not None]
 
 
 def _units_below(row: Row) -> str | None:

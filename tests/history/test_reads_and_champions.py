@@ -73,4 +73,9 @@ def test_a_champion_is_set_by_its_score_alone(tmp_path: Path) -> None:
             store.evaluations.set_champion(champion["evaluation_id"], value=1.0)
         with pytest.raises(InvalidInput, match="rank"):
             store.evaluations.set_champion(model_id="x", suite="harvest", metric="rmse", value=1, rank=0)
+        for value in (float("nan"), float("inf"), "1.0", True):
+            count = store.evaluations.list().height
+            with pytest.raises(InvalidInput, match="finite number"):
+                store.evaluations.set_champion(model_id="x", suite="harvest", metric="rmse", value=value)
+            assert store.evaluations.list().height == count
         assert store.evaluations.list().height == before

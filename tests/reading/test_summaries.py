@@ -110,6 +110,32 @@ def test_what_one_of_several_files_leaves_out_is_told(tmp_path: Path) -> None:
     assert "1.csv: left out 'Mean'" in read_spectra([tmp_path / "0.csv", tmp_path / "1.csv"]).understood
 
 
+def test_a_workbook_names_its_rows_and_one_sample_has_a_mean(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    rows = [(name, 3.5, *map(float, x)) for name, x in zip(NAMES, X, strict=True)]
+    for row in [
+        ("id", "fat", *GRID),
+        *rows,
+        (),
+        ("Mittelwert", 3.5, *map(float, MEAN)),
+        ("Stabw", 1.0),
+        ("n", 9),
+    ]:
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    found = read_spectra(tmp_path / "t.xlsx")
+    assert found.X.tolist() == X.tolist()
+    assert "'Mittelwert' (row 12)" in found.understood
+    assert "'Stabw' (row 13), 'n' (row 14)" in found.understood
+    assert len(read_spectra(table(tmp_path, [SAMPLES[0], ("Mean", *X[0])]))) == 1
+
+
+def test_a_header_of_negative_numbers_is_not_a_spectrum(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"line 1 .*holds wavelengths"):
+        read_spectra(table(tmp_path, SAMPLES, ("id", *(-w for w in GRID))))
+
+
 def test_words_of_summaries() -> None:
     assert summary_of("STABW.N") == ("sd", True)
     assert summary_of("Mean spectrum") == ("mean", True)

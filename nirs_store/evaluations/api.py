@@ -462,7 +462,7 @@ class Crowning(Questions):
                 raise InvalidInput(
                     f"rank: expected a whole number of at least 1, found {rank!r}. Nothing was changed."
                 )
-            evaluation_id = self.record(  # type: ignore[attr-defined]
+            evaluation_id = self.record(
                 str(model_id), str(suite), {str(metric): value}, metric=metric, better=better, chain_id=chain_id,
                 champion=False, tags=["by hand"], message=note,
             )  # fmt: skip

@@ -1207,7 +1207,7 @@ class WorkspaceStore:
         Parameters
         ----------
         chain_id, X, wavelengths, strict
-            As for `replay_chain`; X may be what `read_spectra` returned as well.
+            As for `replay_chain`; X may be what `read_spectra` returned, or a stored data set (``"corn@v2"``), as well.
         level, alpha, scaled, margin, flag, sample_ids, on_outlier
             As for `ChainPredictor.predict_details`.
         log : bool, optional
@@ -1239,6 +1239,7 @@ class WorkspaceStore:
 
         how = predicting.Logging(log, instrument, operator, measured_at, keep_spectra)
         use = predicting.use_of(self._engine, chain_id)
+        X = self._stored(X, use.chain_id)
         names = None if sample_ids is None else list(sample_ids)
         reading = Reading(level, alpha, scaled, margin, flag)
 
@@ -1341,6 +1342,12 @@ class WorkspaceStore:
         """
         return self._domain_of(self._plan(chain_id)[3])
 
+    def _stored(self, X: Any, chain_id: str) -> Any:
+        """Return the samples of a stored data set that X names; anything else as it is."""
+        if isinstance(X, str) or hasattr(X, "dataset_version_id"):
+            return self.datasets.for_chain(X, chain_id)
+        return X
+
     def _domain_of(self, chain: Mapping[str, Any]) -> Domain | None:
         artifact_id = domain_id(chain["metadata"])
         if artifact_id is None:
@@ -1360,14 +1367,15 @@ class WorkspaceStore:
 
     @whole_ids
     def add_domain(
-        self, chain_id: str, X: Any, y: Any, *, wavelengths: Any = None, sample_ids: Any = None
+        self, chain_id: str, X: Any = None, y: Any = None, *, wavelengths: Any = None, sample_ids: Any = None
     ) -> Domain:
         """Give a chain a domain from its calibration's spectra; one that it has already is replaced.
 
         Parameters
         ----------
-        X, y : array-like
-            The spectra and measured values that the chain was fitted on, in their order.
+        X, y : array-like, optional
+            The spectra and measured values that the chain was fitted on, in their order. Not needed for a chain that
+            was recorded from a stored data set.
         wavelengths : array of shape (n_features,), optional
             Wavelengths of X.
         sample_ids : sequence, optional
@@ -1382,6 +1390,10 @@ class WorkspaceStore:
         """
         from nirs_store.diagnosing.domain import domain_of_calibration
 
+        X = self.datasets.of_chain(chain_id) if X is None else self._stored(X, chain_id)
+        y = getattr(X, "y", None) if y is None else y
+        if y is None:
+            raise InvalidInput("y: expected the measured values that the chain was fitted on; found None.")
         domain = domain_of_calibration(self, chain_id, X, y, wavelengths, sample_ids)
         data = domain.to_bytes()
         artifact_id = artifacts.save_bytes(self._engine, data, "bin", DOMAIN_CLASS, "domain", "bytes", None)
@@ -1751,18 +1763,19 @@ class WorkspaceStore:
         ------
         UnknownId, InvalidInput, ShapeMismatch
         """
-        return diagnosing.permutation_test(self, chain_id, X, y, **options)
+        return diagnosing.permutation_test(self, chain_id, self._stored(X, chain_id), y, **options)
 
     @whole_ids
-    def diagnose(self, chain_id: str, X: Any, y: Any = None, **options: Any) -> diagnosing.Diagnosis:
+    def diagnose(self, chain_id: str, X: Any = None, y: Any = None, **options: Any) -> diagnosing.Diagnosis:
         """Diagnose samples: T2, Q, leverage, residuals, named outliers; see `nirs_store.diagnosing.diagnose`.
 
         Parameters
         ----------
         chain_id : str
             The chain.
-        X : array, data frame or Spectra, shape (n_samples, n_features)
-            The calibration spectra, or new ones.
+        X : array, data frame, Spectra or str, optional, shape (n_samples, n_features)
+            The calibration spectra, or new ones; ``"corn@v2"`` is a stored data set. By default the calibration, of a
+            chain that was recorded from one.
         y : array-like, shape (n_samples,), optional
             Measured values.
         options
@@ -1777,6 +1790,7 @@ class WorkspaceStore:
         ------
         UnknownId, ShapeMismatch, InvalidInput, ReplayError
         """
+        X = self.datasets.of_chain(chain_id) if X is None else self._stored(X, chain_id)
         return diagnosing.diagnose(self, chain_id, X, y, **options)
 
     # -- Recording: runs, pipelines, chains, predictions, logs. No call waits for another process.
@@ -2781,8 +2795,9 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        X : Spectra, array or data frame, shape (n_samples, n_features)
-            The spectra; a `Spectra` brings along everything else.
+        X : Spectra, array, data frame or str, shape (n_samples, n_features)
+            The spectra; a `Spectra` brings along everything else, and so does a stored data set (``"corn@v2"``, with
+            its `target`).
         y : array-like, shape (n_samples,) or (n_samples, n_targets), optional
             Measured values.
         cv : int, splitter or iterable of (train, validation) rows

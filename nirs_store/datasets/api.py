@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nirs_store.addresses import user_path
 from nirs_store.audit.trail import attempting, note
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import write_file
-from nirs_store.chains.grids import differ, same_grid
 from nirs_store.datasets import rows as table
+from nirs_store.datasets import usage
 from nirs_store.datasets.compare import askable, channel_columns, chosen, difference, listing
-from nirs_store.datasets.given import Given, take
-from nirs_store.datasets.matrix import BLOCK, take_rows, write_rows
+from nirs_store.datasets.given import take
+from nirs_store.datasets.reader import CACHE, Reader
 from nirs_store.datasets.samples import (
-    GROUP,
-    HASH,
-    ID,
-    PART,
-    ROW,
-    Header,
     Samples,
-    label,
-    labels_of,
 )
 from nirs_store.datasets.version import DatasetDiff, DatasetVersion, check_name, parse_reference
+from nirs_store.datasets.writer import add, claiming, discard, finish
 from nirs_store.db.session import Engine
-from nirs_store.errors import BlobCorrupt, BlobMissing, InvalidInput, ShapeMismatch, quoted
-from nirs_store.ids import spectrum_hashes
+from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
-from nirs_store.reading.spectra import DatasetRows, Source
+from nirs_store.records.lookup import whole_ids
 from nirs_store.records.notes import check_guard, note_read
+from nirs_store.records.queries import get_chain
 from nirs_store.values import as_text, to_json
 
-__all__ = ["CACHE", "Datasets", "ranges_of", "rows_in"]
-
-CACHE = 64 << 20
-# More files a version would make reading scattered rows slow; the next version then brings its spectra anew.
-_MOST_PARTS = 64
+__all__ = ["CACHE", "Datasets"]
 
 
 class Datasets:
@@ -76,7 +63,7 @@ class Datasets:
         self._engine = engine
         # Held, so that a store which nothing else holds is not closed under its view.
         self._store = store
-        self._samples: ByteLRU[str, Samples] = ByteLRU(CACHE) if cache is None else cache
+        self._reader = Reader(engine, cache)
 
     # -- bringing in ---------------------------------------------------------------------------------
 
@@ -160,110 +147,11 @@ class Datasets:
             values = {"name": name, "kind": "added", "metadata": about or None, "note": said}
             for share in (True, False):
                 try:
-                    row, added = self._add(values, given, share=share, other_grid=other_grid)
+                    row, added = add(self._reader, values, given, share=share, other_grid=other_grid)
                     break
                 except table.BlobsGone:
                     continue
         return self._noted("add_dataset", row, added)
-
-    def _add(
-        self, values: dict[str, Any], given: Given, *, share: bool, other_grid: bool
-    ) -> tuple[table.Row, bool]:
-        head = self._engine.query(lambda con: table.latest(con, values["name"]))
-        item = table.Item(dict(values))
-        claimed = [] if head is None else head["spectra_ids"]
-        try:
-            with self._claiming(claimed):
-                old = None if head is None else self._samples_of(head)
-                if head is not None and old is not None and not other_grid:
-                    _refuse_other_grid(head, old.header, given.header)
-                hashes: list[bytes] | None = None
-                places = np.full(len(given.X), -1)
-                parts = np.zeros(len(given.X), dtype=np.int32)
-                if head is not None and old is not None and share:
-                    hashes = spectrum_hashes_of(given.X)
-                    parts, places = self._known_rows(head, old, given.X, hashes)
-                    if (places >= 0).any():
-                        item.shared = list(head["spectra_ids"])
-                fresh = np.flatnonzero(places < 0)
-                if fresh.size:
-                    item.spectra = self._engine.blobs.draft()
-                    brought = write_rows(
-                        item.spectra, given.X if fresh.size == len(given.X) else given.X[fresh]
-                    )
-                    item.spectra.finish()
-                    hashes = brought if hashes is None else hashes
-                    parts[fresh], places[fresh] = len(item.shared), np.arange(fresh.size)
-                assert hashes is not None
-                self._finish(item, given.header, _frame(given, hashes, parts, places))
-                return table.record(self._engine, item)
-        finally:
-            _discard(item)
-
-    @contextmanager
-    def _claiming(self, artifact_ids: Sequence[str]) -> Iterator[None]:
-        """Hold files that a new version is to share against a gc."""
-        # The session's row comes before any claim of its.
-        with self._engine.recording():
-            pass
-        with self._engine.recorder.claiming(*artifact_ids):
-            yield
-        self._engine.recorder.release_claims()
-
-    def _known_rows(
-        self, head: table.Row, old: Samples, X: NDArray[Any], hashes: Sequence[bytes]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Find the spectra that the newest version holds: part and row of each, row -1 where it does not."""
-        parts, places = np.zeros(len(X), dtype=np.int32), np.full(len(X), -1, dtype=np.int64)
-        if old.header.dtype != X.dtype.str.lstrip("<|") or len(head["spectra_ids"]) >= _MOST_PARTS:
-            return parts, places
-        if old.header.n_channels != X.shape[1]:
-            return parts, places
-        there: dict[bytes, list[int]] = {}
-        for row, digest in enumerate(old.hashes):
-            there.setdefault(digest, []).append(row)
-        # Each stored spectrum serves one sample: replicates with the same values are stored each.
-        pairs = [(new, there[digest].pop()) for new, digest in enumerate(hashes) if there.get(digest)]
-        if not pairs:
-            return parts, places
-        new, known = np.array(pairs, dtype=np.int64).T
-        step = max(1, BLOCK // (X.shape[1] * X.itemsize))
-        kept = np.zeros(new.size, dtype=bool)
-        paths = self._paths(head)
-        try:
-            for start in range(0, new.size, step):
-                some = slice(start, start + step)
-                stored, given = self._read(head, old, known[some], paths), np.ascontiguousarray(X[new[some]])
-                kept[some] = (stored.view(np.uint8) == given.view(np.uint8)).all(axis=1)
-        except (BlobMissing, BlobCorrupt):
-            return parts, places  # storing them again heals what is damaged
-        new, known = new[kept], known[kept]
-        parts[new] = old.frame[PART].to_numpy()[known]
-        places[new] = old.frame[ROW].to_numpy()[known]
-        return parts, places
-
-    def _finish(self, item: table.Item, header: Header, frame: pl.DataFrame) -> None:
-        """Complete a version: name only the files that it uses, write its samples, fill its columns."""
-        parts = [part for part in frame[PART].unique().sort().to_list() if part < len(item.shared)]
-        numbers = {part: number for number, part in enumerate([*parts, len(item.shared)])}
-        frame = frame.with_columns(pl.col(PART).replace_strict(numbers, return_dtype=pl.Int32))
-        item.shared = [item.shared[part] for part in parts]
-        samples = Samples(header, frame)
-        item.samples = self._engine.blobs.draft()
-        item.samples.write(samples.to_bytes())
-        item.samples.finish()
-        grid = header.wavelengths
-        item.values |= {
-            "n_samples": frame.height,
-            "n_channels": header.n_channels,
-            "dtype": np.dtype(header.dtype).name,
-            "unit": header.unit,
-            "first_wavelength": None if grid is None else grid[0],
-            "last_wavelength": None if grid is None else grid[-1],
-            "labels": labels_of(frame),
-            "content_hash": samples.content_hash(),
-            "instrument": header.instrument or None,
-        }
 
     def _noted(self, operation: str, row: table.Row, added: bool) -> DatasetVersion:
         version = DatasetVersion.of(row, added=added)
@@ -311,66 +199,11 @@ class Datasets:
             No such column, sample or row; or a condition that cannot be read.
         BlobMissing, BlobCorrupt
         """
-        row = self._row(reference)
-        samples = self._samples_of(row)
+        row = self._reader.row(reference)
+        samples = self._reader.samples_of(row)
         some = chosen(samples, ids, rows, where)
         note_read(self._engine, "get_dataset", "dataset", row["dataset_version_id"], {"name": row["name"]})
-        return self._spectra(row, samples, some, target)
-
-    def _spectra(
-        self, row: table.Row, samples: Samples, some: NDArray[np.int64], target: str | Sequence[str] | None
-    ) -> Spectra:
-        from nirs_store.reading.spectra import targets_of
-
-        header, name = samples.header, f"{row['name']}@v{row['version']}"
-        part = Samples(header, samples.frame[some])
-        source = Source(Path(name), row["content_hash"])
-        grid = header.grid
-        names = header.channel_names or ([] if grid is None else [f"{value:g}" for value in grid])
-        understood = DatasetVersion.of(row)._shape()
-        if some.size < row["n_samples"]:
-            understood = f"{some.size:,} of {understood}"
-        spectra = Spectra(
-            X=self._read(row, samples, some, self._paths(row)),
-            wavelengths=grid,
-            unit=header.unit,
-            channel_names=tuple(names or map(str, range(1, header.n_channels + 1))),
-            references=part.references,
-            source=source,
-            understood=understood,
-            places=tuple(f"row {place}" for place in some.tolist()),
-            ids=part.names(ID),
-            groups=part.names(GROUP),
-            instrument=dict(header.instrument),
-            sources=(source,),
-            dataset=DatasetRows(row["dataset_version_id"], name, some, row["n_samples"]),
-        )
-        return spectra if target is None else targets_of(spectra, target, header.units)
-
-    def _paths(self, row: table.Row) -> dict[str, str]:
-        return self._engine.query(lambda con: table.paths_of(con, row["spectra_ids"]), notes=False)
-
-    def _read(
-        self, row: table.Row, samples: Samples, some: NDArray[np.int64], paths: Mapping[str, str]
-    ) -> NDArray[Any]:
-        frame, ids = samples.frame, row["spectra_ids"]
-        hashes = frame[HASH].gather(some).to_list()
-
-        def path_of(part: int) -> Path:
-            if ids[part] not in paths:
-                raise BlobMissing(
-                    f"{row['name']}@v{row['version']}: the row of its spectra is missing. Run `nirs-store check`."
-                )
-            return self._engine.blobs.path_of(paths[ids[part]])
-
-        return take_rows(
-            path_of,
-            frame[PART].to_numpy()[some],
-            frame[ROW].to_numpy()[some],
-            hashes,
-            np.dtype(samples.header.dtype).newbyteorder("<"),
-            samples.header.n_channels,
-        )
+        return self._reader.spectra(row, samples, some, target)
 
     def version(self, reference: str | DatasetVersion) -> DatasetVersion:
         """Return what is known of a version, without reading its samples.
@@ -379,7 +212,7 @@ class Datasets:
         ------
         UnknownDataset, InvalidInput
         """
-        return DatasetVersion.of(self._row(reference))
+        return DatasetVersion.of(self._reader.row(reference))
 
     def samples(self, reference: str | DatasetVersion) -> pl.DataFrame:
         """Return the samples of a version without their spectra: ``id``, ``group`` and the references.
@@ -388,7 +221,7 @@ class Datasets:
         ------
         UnknownDataset, InvalidInput, BlobMissing, BlobCorrupt
         """
-        return askable(self._samples_of(self._row(reference)))
+        return askable(self._reader.samples_of(self._reader.row(reference)))
 
     def list(self) -> pl.DataFrame:
         """List the data sets by name, each with its newest version."""
@@ -463,13 +296,13 @@ class Datasets:
                 raise InvalidInput("Expected one of ids, rows and where. Nothing was stored.")
             said = None if note is None else as_text(note, "note")
             check_guard(self._engine, {"name": name, "note": said, "where": where})
-            row = self._row(reference)
+            row = self._reader.row(reference)
             if row["name"] == name:
                 raise InvalidInput(
                     f"name: a selection of {name!r} needs a name of its own, for example {name + '-test'!r}. Nothing "
                     "was stored."
                 )
-            samples = self._samples_of(row)
+            samples = self._reader.samples_of(row)
             some = chosen(samples, ids, rows, where)
             if invert:
                 some = np.setdiff1d(np.arange(samples.frame.height), some)
@@ -488,15 +321,15 @@ class Datasets:
                 shared=list(row["spectra_ids"]),
             )
             try:
-                with self._claiming(item.shared):
-                    self._finish(item, samples.header, samples.frame[some])
+                with claiming(self._engine, item.shared):
+                    finish(self._engine, item, samples.header, samples.frame[some])
                     found, added = table.record(self._engine, item)
             except table.BlobsGone:
                 raise InvalidInput(
                     f"{row['name']}@v{row['version']} was deleted meanwhile. Nothing was stored."
                 ) from None
             finally:
-                _discard(item)
+                discard(item)
         return self._noted("select_dataset", found, added)
 
     def diff(self, before: str | DatasetVersion, after: str | DatasetVersion) -> DatasetDiff:
@@ -506,8 +339,101 @@ class Datasets:
         ------
         UnknownDataset, InvalidInput, BlobMissing, BlobCorrupt
         """
-        old, new = self._row(before), self._row(after)
-        return difference(old, self._samples_of(old), new, self._samples_of(new))
+        old, new = self._reader.row(before), self._reader.row(after)
+        return difference(old, self._reader.samples_of(old), new, self._reader.samples_of(new))
+
+    # -- what chains have seen -----------------------------------------------------------------------
+
+    def chains_of(self, sample: str | int | None = None, *, spectra: Any = None) -> pl.DataFrame:
+        """List the chains that have seen a sample, of those that were recorded from stored data sets.
+
+        Parameters
+        ----------
+        sample : str or int, optional
+            Its name, in any data set.
+        spectra : array-like, shape (n_channels,) or (n, n_channels), optional
+            Or its spectrum, whatever it is called: found where the values are the same to the bit.
+
+        Returns
+        -------
+        polars.DataFrame
+            One row per chain and role, oldest first: ``chain_id, role`` ("calibration" or "test"), ``dataset, target,
+            preprocessing, model, pipeline, run_id, created_at``.
+
+        Raises
+        ------
+        InvalidInput
+            Neither is given, or both.
+        BlobMissing, BlobCorrupt
+        """
+        if (sample is None) == (spectra is None):
+            raise InvalidInput("Expected the name of a sample, or spectra=.")
+        chains = self._engine.query(table.fitted_on)
+        ids = {chain[f"{prefix}_id"] for chain in chains for prefix in usage.ROLES.values()} - {None}
+        rows = self._engine.query(lambda con: table.by_ids(con, ids))
+        versions = {
+            row["dataset_version_id"]: (
+                DatasetVersion.of(row),
+                usage.sought_rows(self._reader.samples_of(row), sample, spectra),
+            )
+            for row in rows
+        }
+        return usage.chains_frame(chains, versions)
+
+    @whole_ids
+    def of_chain(self, chain_id: str, role: str = "calibration") -> Spectra:
+        """Return the samples that a chain was fitted on, or tested with, with its target as ``y``.
+
+        Parameters
+        ----------
+        chain_id : str
+        role : {"calibration", "test"}
+
+        Raises
+        ------
+        UnknownId
+        UnknownDataset
+            The data set has been deleted.
+        InvalidInput
+            The chain was not recorded from a stored data set.
+        BlobMissing, BlobCorrupt
+        """
+        chain = self._chain(chain_id)
+        part = usage.part_of(chain, role, lambda version_id: int(self._reader.row(version_id)["n_samples"]))
+        row = self._reader.row(part.version_id)
+        return self._reader.spectra(row, self._reader.samples_of(row), part.rows, _target_of(chain, row))
+
+    def for_chain(self, reference: str | DatasetVersion, chain_id: str) -> Spectra:
+        """Return a version with the target of a chain as ``y``, where it has a column of that name.
+
+        Raises
+        ------
+        UnknownId, UnknownDataset, InvalidInput, BlobMissing, BlobCorrupt
+        """
+        return self.get(reference, target=_target_of(self._chain(chain_id), self._reader.row(reference)))
+
+    def in_common(self, reference: str | DatasetVersion, other: str | DatasetVersion) -> pl.DataFrame:
+        """List the spectra that two versions share, told by their values: ``sample, sample_other, row, row_other``.
+
+        Between a calibration set and its test set there should be none.
+
+        Raises
+        ------
+        UnknownDataset, InvalidInput, BlobMissing, BlobCorrupt
+        """
+        first, second = (self._reader.samples_of(self._reader.row(each)) for each in (reference, other))
+        return usage.in_common(first, np.arange(first.frame.height), second, np.arange(second.frame.height))
+
+    def _is_name(self, text: str) -> bool:
+        return self._engine.query(lambda con: table.latest(con, text)) is not None
+
+    def _chain(self, chain_id: str) -> dict[str, Any]:
+        chain = self._engine.query(lambda con: get_chain(con, chain_id))
+        if chain is None:
+            raise UnknownId("chain", chain_id)
+        return chain
+
+    # -- letting go and taking out -------------------------------------------------------------------
 
     def delete(self, reference: str | DatasetVersion, *, force: bool = False) -> DatasetVersion:
         """Delete a version; the next gc removes the files that no other version shares.
@@ -538,7 +464,7 @@ class Datasets:
                 raise InvalidInput(
                     f"Name the version to delete, as in '{reference}@v1'. Nothing was deleted; `versions` lists them."
                 )
-            row = self._row(reference)
+            row = self._reader.row(reference)
             self._engine.change(lambda con: table.delete(con, row, force=force))
         version = DatasetVersion.of(row)
         facts = {"name": version.name, "version": version.version, "force": force}
@@ -572,7 +498,7 @@ class Datasets:
                 f"path: expected the ending .parquet or .csv, found {quoted(target.name)}. Nothing was written."
             )
         spectra = self.get(reference, ids=ids, rows=rows, where=where)
-        samples = self._samples_of(self._row(reference))
+        samples = self._reader.samples_of(self._reader.row(reference))
         assert spectra.dataset is not None
         left = askable(samples)[spectra.dataset.rows]
         names = channel_columns(spectra, left.columns)
@@ -595,99 +521,11 @@ class Datasets:
         )
         return target
 
-    # -- finding rows --------------------------------------------------------------------------------
 
-    def _is_name(self, text: str) -> bool:
-        return self._engine.query(lambda con: table.latest(con, text)) is not None
-
-    def _row(self, reference: object) -> table.Row:
-        """Return the row of a version.
-
-        Raises
-        ------
-        UnknownDataset, InvalidInput
-        """
-        if isinstance(reference, DatasetVersion):
-            return self._engine.query(lambda con: table.require(con, reference.dataset_version_id, None))
-        name, version = parse_reference(as_text(reference, "reference"))
-        return self._engine.query(lambda con: table.require(con, name, version))
-
-    def _samples_of(self, row: table.Row) -> Samples:
-        """Return the samples of a version, compared with what its row says of them."""
-        known = self._samples.get(row["samples_id"])
-        name = f"{row['name']}@v{row['version']}"
-        if known is None:
-            paths = self._engine.query(lambda con: table.paths_of(con, [row["samples_id"]]))
-            if row["samples_id"] not in paths:
-                raise BlobMissing(
-                    f"The samples of {name} are missing: their row is gone. Run `nirs-store check`."
-                )
-            data = self._engine.blobs.read(paths[row["samples_id"]], row["samples_id"])
-            known = Samples.read(data, name, len(row["spectra_ids"]))
-            self._samples.put(row["samples_id"], known, len(data))
-        if (known.frame.height, known.header.n_channels) != (row["n_samples"], row["n_channels"]):
-            raise BlobCorrupt(f"{name} is not what its row says: run `nirs-store check --read-data`.")
-        return known
-
-
-def spectrum_hashes_of(X: NDArray[Any]) -> list[bytes]:
-    """Hash the spectra of a matrix block by block."""
-    step = max(1, BLOCK // (X.shape[1] * X.itemsize))
-    return [digest for start in range(0, len(X), step) for digest in spectrum_hashes(X[start : start + step])]
-
-
-def ranges_of(rows: NDArray[np.int64], n: int) -> list[list[int]] | None:
-    """Write ascending rows as ``[start, stop]`` pairs; None where they are all."""
-    if rows.size == n:
-        return None
-    ordered = np.unique(rows)
-    breaks = np.flatnonzero(np.diff(ordered) != 1)
-    starts = ordered[np.concatenate([[0], breaks + 1])] if ordered.size else ordered
-    stops = ordered[np.concatenate([breaks, [ordered.size - 1]])] + 1 if ordered.size else ordered
-    return [[int(start), int(stop)] for start, stop in zip(starts, stops, strict=True)]
-
-
-def rows_in(ranges: Sequence[Sequence[int]] | None, n: int) -> NDArray[np.int64]:
-    """Return the rows that `ranges_of` wrote."""
-    if ranges is None:
-        return np.arange(n)
-    return np.concatenate([np.arange(start, min(stop, n)) for start, stop in ranges] or [np.arange(0)])
-
-
-def _discard(item: table.Item) -> None:
-    for draft in (item.spectra, item.samples):
-        if draft is not None:
-            draft.discard()
-
-
-def _frame(
-    given: Given, hashes: Sequence[bytes], parts: NDArray[np.int32], places: NDArray[np.int64]
-) -> pl.DataFrame:
-    columns = []
-    if given.ids is not None:
-        columns.append(given.ids.alias(ID))
-    if given.groups is not None:
-        columns.append(given.groups.alias(GROUP))
-    columns += [given.references[name].alias(label(name)) for name in given.references.columns]
-    columns += [
-        pl.Series(HASH, hashes, dtype=pl.Binary),
-        pl.Series(PART, parts.astype(np.int32)),
-        pl.Series(ROW, places.astype(np.int64)),
-    ]
-    return pl.DataFrame(columns)
-
-
-def _refuse_other_grid(head: table.Row, old: Header, new: Header) -> None:
-    name = f"{head['name']}@v{head['version']}"
-    if new.n_channels != old.n_channels:
-        what = f"{new.n_channels} channels, {name} has {old.n_channels}"
-    elif old.grid is not None and new.grid is not None and not same_grid(new.grid, old.grid):
-        what = f"other wavelengths than {name}: {differ(new.grid, old.grid)}"
-    elif old.unit is not None and new.unit is not None and old.unit != new.unit:
-        what = f"wavelengths in {new.unit}, {name} has them in {old.unit}"
-    else:
-        return
-    raise ShapeMismatch(
-        f"X has {what}. Chains of the one cannot predict the other. Nothing was stored. Give another name, or allow it "
-        "with other_grid=True (on the command line: --other-grid)."
-    )
+def _target_of(chain: Mapping[str, Any], row: table.Row) -> str | list[str] | None:
+    """Return the target of a chain, where a version has a column of that name."""
+    several = (chain.get("metadata") or {}).get("target_names")
+    if isinstance(several, list) and set(several) <= set(row["labels"]):
+        return [str(name) for name in several]
+    target = (chain.get("metadata") or {}).get("target")
+    return target if target in row["labels"] else None

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nirs_store.blobs.store import Draft
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
@@ -23,6 +26,7 @@ from nirs_store.values import from_json, to_json
 __all__ = [
     "BlobsGone",
     "Item",
+    "by_ids",
     "delete",
     "find",
     "fitted_on",
@@ -31,6 +35,7 @@ __all__ = [
     "paths_of",
     "record",
     "require",
+    "rows_in",
     "users_of",
 ]
 
@@ -105,6 +110,12 @@ def require(con: Connection, name: str, version: int | None) -> Row:
     ).fetchall()
     hint = f" Did you mean {near[0][0]!r}?" if near else " `nirs-store datasets list` shows what there is."
     raise UnknownDataset(name, f"There is no data set {quoted(name)} in this workspace.{hint}")
+
+
+def by_ids(con: Connection, version_ids: Iterable[str]) -> list[Row]:
+    """Return the rows of versions by their ids, of those that are there."""
+    sql = f"SELECT {_ALL} FROM dataset_versions WHERE dataset_version_id IN (SELECT unnest(?::VARCHAR[]))"
+    return _rows(con, sql, [list(version_ids)])
 
 
 def list_versions(con: Connection, name: str | None) -> list[Row]:
@@ -223,6 +234,16 @@ def _insert(con: Connection, table: str, values: Mapping[str, Any]) -> None:
     con.execute(
         f"INSERT INTO {table} VALUES ({places}) ON CONFLICT DO NOTHING", [values.get(name) for name in names]
     )
+
+
+# -- which rows of a version a chain was fitted on -------------------------------------------------
+
+
+def rows_in(ranges: Sequence[Sequence[int]] | None, n: int) -> NDArray[np.int64]:
+    """Return the rows that `DatasetRows.ranges` wrote."""
+    if ranges is None:
+        return np.arange(n)
+    return np.concatenate([np.arange(start, min(stop, n)) for start, stop in ranges] or [np.arange(0)])
 
 
 # -- who needs a version ---------------------------------------------------------------------------

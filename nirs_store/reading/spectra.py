@@ -41,6 +41,16 @@ class DatasetRows(NamedTuple):
     rows: NDArray[np.int64]
     n_samples: int
 
+    @property
+    def ranges(self) -> list[list[int]] | None:
+        """Return the row numbers, in their order, as ``[start, stop]`` pairs; None where they are all, in order."""
+        rows = self.rows
+        if np.array_equal(rows, np.arange(self.n_samples)):
+            return None
+        starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1)
+        stops = np.append(starts[1:], rows.size)
+        return [[int(rows[a]), int(rows[b - 1]) + 1] for a, b in zip(starts, stops, strict=True)]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Spectra:

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
+from nirs_store.datasets.version import DatasetVersion
 from nirs_store.domain import DOMAIN_CLASS, Domain
 from nirs_store.domain.build import FoldDomain, LeftOut, build, replicates_split
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ids import content_hash
 from nirs_store.protocol import RecordingStore
+from nirs_store.reading import Spectra
 from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
+from nirs_store.recording.given import resolve, take_name, take_spectra, take_test
 from nirs_store.recording.groups import Companions, check_companions, refuse_fixed_inner_folds
 from nirs_store.recording.inputs import (
     Data,
@@ -44,11 +47,12 @@ __all__ = ["chain_facts", "domain_of_results", "record_cross_validation"]
 def record_cross_validation(
     store: RecordingStore,
     estimator: Any,
-    X: Any,
-    y: Any,
+    X: Any = None,
+    y: Any = None,
     *,
     cv: Any,
-    dataset_name: str,
+    dataset_name: str | None = None,
+    dataset: str | DatasetVersion | None = None,
     name: str | None = None,
     run_id: str | None = None,
     groups: ArrayLike | None = None,
@@ -62,7 +66,7 @@ def record_cross_validation(
     y_test: Any = None,
     y_processing: Any = None,
     task_type: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     target_unit: str | None = None,
     wavelength_unit: str | None = None,
     artifact_format: str = "joblib",
@@ -89,13 +93,17 @@ def record_cross_validation(
         Spectra, of numpy, polars, pandas or anything with the Arrow C interface (pyarrow, DuckDB), as all
         other arrays here. Column names of a frame that are wavelengths ("850.5", "X850.5", "9090,91 cm-1") give
         the grid; other names are kept, and a frame that is predicted later must have the same in the same order.
-        NaN is for pipelines that begin with an imputer.
+        NaN is for pipelines that begin with an imputer. Or what `read_spectra` or `store.datasets.get` returned,
+        which brings along what belongs to it; what is given by name wins.
     y : array-like, shape (n_samples,) or (n_samples, n_targets)
         Measured values, or labels, which the estimator gets as they are.
     cv : int, splitter or iterable of (train, validation) rows
         As in scikit-learn.
-    dataset_name : str
-        The name under which predictions are found again.
+    dataset_name : str, optional
+        The name under which predictions are found again; by default that of the data set or file.
+    dataset : str, optional
+        A stored data set, as in ``"corn@v2"``, in place of X and y; `target` names its column. The chain then says
+        which version and which rows it was fitted on. Samples without a value are left out, with a warning.
     name : str, optional
         Name of the pipeline, and of the run when one is begun here; a description such as
         ``SNV > SG(deriv=1) > PLS(10)`` when None.
@@ -121,7 +129,8 @@ def record_cross_validation(
     n_jobs : int
         Worker processes for joblib; -1 for all cores. 1 works in this process.
     X_test, y_test : optional
-        Samples that no fold is fitted on: predicted by every fold and by the refit.
+        Samples that no fold is fitted on: predicted by every fold and by the refit. A stored data set as well, as in
+        ``X_test="corn-test@v1"``.
     y_processing : scikit-learn transformer, optional
         Transforms y before fitting and predictions back. For a regression it is fitted on each
         fold's training samples; for a classification (a LabelEncoder) once, on the labels.
@@ -186,6 +195,24 @@ def record_cross_validation(
     began = time.perf_counter()
     refuse_fitted(estimator)
     refuse_fitted(y_processing, "y_processing")
+    X, y, about, test, dataset_name = _take(
+        store,
+        X,
+        y,
+        dataset,
+        X_test,
+        y_test,
+        dataset_name,
+        (wavelengths, wavelength_unit, sample_ids, groups, target, target_unit),
+    )
+    wavelengths, wavelength_unit, sample_ids = (
+        about[n] for n in ("wavelengths", "wavelength_unit", "sample_ids")
+    )
+    groups, target, target_unit = (about[n] for n in ("groups", "target", "target_unit"))
+    if isinstance(target, (list, tuple)):
+        raise InvalidInput(f"target: expected one name for this y, found {target!r}.")
+    X_test, y_test = test.get("X_test"), test.get("y_test")
+    sample_ids_test = test.get("sample_ids_test") if sample_ids_test is None else sample_ids_test
     X = native(X, "X")
     given = estimator
     estimator = by_position(estimator, _without_names(X, sample_ids))
@@ -223,7 +250,8 @@ def record_cross_validation(
 
     described = preprocessing_text((*parts.transformers, parts.model))
     pipeline_name = described if name is None else name
-    facts = chain_facts(data, y, labels, companions, described, target, target_unit) | dict(metadata or {})
+    facts = chain_facts(data, y, labels, companions, described, about["target"], target_unit)
+    facts |= about["stored"] | about["stored_test"] | dict(metadata or {})
     config = configuration(given, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
     own_run = run_id is None
     run_id = full_run_id(store, run_id)
@@ -273,6 +301,32 @@ def record_cross_validation(
 
 def _without_names(X: Any, sample_ids: Any) -> Any:
     return take_names("X", X, sample_ids)[0] if isinstance(sample_ids, str) else X
+
+
+def _take(
+    store: RecordingStore,
+    X: Any,
+    y: Any,
+    dataset: Any,
+    X_test: Any,
+    y_test: Any,
+    dataset_name: str | None,
+    named: tuple[Any, ...],
+) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
+    """Take stored data sets and `Spectra` apart; arrays stay as they are."""
+    target = named[4]
+    if dataset is not None:
+        if X is not None:
+            raise InvalidInput("dataset: it is what is fitted on; X was given as well. Nothing was recorded.")
+        X = dataset
+    X, X_test = resolve(store, X, target), resolve(store, X_test, target, "X_test")
+    if X is None:
+        raise InvalidInput("X: expected spectra, or dataset='corn@v2'; found None. Nothing was recorded.")
+    y, about = take_spectra(X, y, *named)
+    test = take_test(X, X_test, y_test, about)
+    if isinstance(X, Spectra):
+        X, dataset_name = take_name(X, dataset_name)
+    return X, y, about, test, dataset_name
 
 
 def _check_options(dataset_name: Any, n_jobs: Any, y_processing: Any) -> None:

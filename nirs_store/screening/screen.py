@@ -30,6 +30,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.crossval import chain_facts, record_cross_validation
 from nirs_store.recording.folds import FoldResult, Job
+from nirs_store.recording.given import resolve, take_name, take_spectra, take_test
 from nirs_store.recording.groups import Companions, check_companions
 from nirs_store.recording.inputs import (
     Data,
@@ -46,7 +47,6 @@ from nirs_store.recording.steps import configuration, preprocessing_text, take_a
 from nirs_store.scores import higher_is_better, repeats_of
 from nirs_store.screening.board import Board, Row
 from nirs_store.screening.fit import Group, fit_group
-from nirs_store.screening.given import take_name, take_spectra, take_test
 from nirs_store.screening.preprocessing import named_preprocessings
 from nirs_store.screening.progress import Progress
 
@@ -120,7 +120,8 @@ def screen(
     store : WorkspaceStore
         Where to record.
     X : Spectra, array or data frame, shape (n_samples, n_features)
-        A `Spectra` brings along y, wavelengths, names, groups, target and unit; what is given by name wins.
+        A `Spectra` brings along y, wavelengths, names, groups, target and unit; what is given by name wins. A stored
+        data set is named, as in ``"corn@v2"``, with its `target`.
     y : array-like, shape (n_samples,) or (n_samples, n_targets)
         Measured values, in `target_unit`, or labels.
     preprocess : str, transformer, sequence of these, or mapping of names to these
@@ -179,6 +180,7 @@ def screen(
     ...     board.frame.height, board.frame["preprocessing"][0]
     (24, 'snv')
     """
+    X, X_test = resolve(store, X, target), resolve(store, X_test, target, "X_test")
     y, given = take_spectra(X, y, wavelengths, wavelength_unit, sample_ids, groups, target, target_unit)
     test = take_test(X, X_test, y_test, given)
     X, dataset_name = take_name(X, dataset_name)
@@ -358,6 +360,7 @@ class Plan:
         """What the metadata of all chains say about the samples."""
         target, unit = self.given["target"], self.given["target_unit"]
         facts = chain_facts(self.data, self.y, self.labels, self.companions, "", target, unit)
+        facts |= self.given["stored"]
         return {name: value for name, value in facts.items() if name != "preprocessing_chain"}
 
     @cached_property
@@ -394,7 +397,11 @@ class Plan:
                 n_jobs=self.n_jobs,
                 keep_folds=self.keep_folds,
                 artifact_format=self.artifact_format,
-                metadata={"screening": row.about | {"kept": True}},
+                metadata={
+                    "screening": row.about | {"kept": True},
+                    **self.given["stored"],
+                    **self.given["stored_test"],
+                },
                 **options,
                 **self.test,
                 **about,

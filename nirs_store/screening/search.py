@@ -15,6 +15,7 @@ from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.ids import content_hash
 from nirs_store.lazy import polars as pl
 from nirs_store.recording.crossval import record_cross_validation
+from nirs_store.recording.given import resolve, take_name, take_spectra
 from nirs_store.recording.groups import refuse_fixed_inner_folds
 from nirs_store.recording.inputs import Data, FixedFolds, check_data, check_estimator, full_run_id, make_folds
 from nirs_store.recording.prepare import refuse_fitted, refuse_missing
@@ -23,7 +24,6 @@ from nirs_store.recording.rows import finite, step_entry
 from nirs_store.recording.steps import class_name, describe, json_safe, preprocessing_of, take_apart
 from nirs_store.scores import score_label
 from nirs_store.screening.board import text_table
-from nirs_store.screening.given import take_name, take_spectra
 from nirs_store.screening.screen import Kept, ScreeningStore
 
 __all__ = ["SearchRecord", "optuna_callback", "record_search"]
@@ -161,6 +161,7 @@ def record_search(
         )
     if keep not in ("best", "all") and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise InvalidInput(f"keep: expected 'best', 'all' or a number of candidates; found {keep!r}.")
+    X = resolve(store, X, target)
     y, given = take_spectra(X, y, wavelengths, wavelength_unit, sample_ids, groups, target, target_unit)
     X, dataset_name = take_name(X, dataset_name)
     is_study = hasattr(search, "trials")
@@ -243,6 +244,7 @@ class _Recorder:
                 cv=outer,
                 groups=self.given["groups"],
                 run_id=run_id,
+                metadata=self.given["stored"],
                 **self.options,
             )
             chain = self.store.get_chain(result.chain_id) or {}
@@ -383,7 +385,7 @@ class _Recorder:
                 cv=folds,
                 groups=labels,
                 run_id=run_id,
-                metadata={"search": about | {"kept": True}},
+                metadata={"search": about | {"kept": True}, **self.given["stored"]},
                 **self.options,
             )
             self.store.delete_chain(ids[place])

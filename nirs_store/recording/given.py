@@ -1,25 +1,74 @@
-"""Take `Spectra` apart into what a cross-validation is given."""
+"""Take `Spectra` and stored data sets apart into what a cross-validation is given."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nirs_store.chains.grids import advice, differ, same_grid
+from nirs_store.datasets.version import DatasetVersion
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
 
-__all__ = ["take_name", "take_spectra"]
+__all__ = ["resolve", "take_name", "take_spectra", "take_test"]
+
+
+def resolve(store: Any, X: Any, target: Any, word: str = "X") -> Any:
+    """Return the samples of a stored data set that X names, without those whose target is not known.
+
+    What is no name of a data set is returned as it is.
+
+    Raises
+    ------
+    InvalidInput, UnknownDataset
+    """
+    if isinstance(X, (str, DatasetVersion)):
+        if target is None:
+            labels = ", ".join(store.datasets.version(X).labels) or "none"
+            raise InvalidInput(f"target: expected a column of {X}. Its columns: {labels}.")
+        X = store.datasets.get(X, target=target)
+    if not isinstance(X, Spectra) or X.dataset is None or X.y is None:
+        return X
+    columns = X.y if X.y.ndim == 2 else X.y.reshape(-1, 1)
+    # Labels that are missing are None, numbers NaN: neither equals itself or holds text.
+    missing = np.array([any(cell is None or cell != cell for cell in row) for row in columns.tolist()])
+    if not missing.any():
+        return X
+    if missing.all():
+        raise InvalidInput(f"target: no sample of {X.dataset.name} has a value of {X.target!r}.")
+    warnings.warn(
+        f"{word}: {int(missing.sum())} of {len(X)} samples of {X.dataset.name} have no value of {X.target!r} and are "
+        "left out.",
+        RecordingWarning,
+        stacklevel=4,
+    )
+    return X[~missing]
+
+
+def stored_facts(X: Any, prefix: str = "dataset") -> dict[str, Any]:
+    """Say in a chain's metadata from which version of a data set its samples are, and which rows of it."""
+    if not isinstance(X, Spectra) or X.dataset is None:
+        return {}
+    return {
+        f"{prefix}_version_id": X.dataset.dataset_version_id,
+        prefix: X.dataset.name,
+        f"{prefix}_rows": X.dataset.ranges,
+    }
 
 
 def take_spectra(X: Any, y: Any, *named: Any) -> tuple[Any, dict[str, Any]]:
     """Take `Spectra` apart; what was given by name wins."""
     names = ("wavelengths", "wavelength_unit", "sample_ids", "groups", "target", "target_unit")
     given = dict(zip(names, named, strict=True))
+    if (
+        isinstance(given["target"], (list, tuple))
+        and isinstance(X, Spectra)
+        and X.target == tuple(given["target"])
+    ):
+        given["target"] = None  # the columns that were asked for; they are named below
     if isinstance(X, Spectra):
         several = isinstance(X.target, tuple)
         units = {X.target_unit} if isinstance(X.target_unit, (str, type(None))) else set(X.target_unit)
@@ -41,10 +90,10 @@ def take_spectra(X: Any, y: Any, *named: Any) -> tuple[Any, dict[str, Any]]:
             )
     if y is None:
         raise InvalidInput("y: expected measured values, one per sample; found None.")
-    return y, given
+    return y, given | {"stored": stored_facts(X), "stored_test": {}}
 
 
-def take_test(X: Any, X_test: Any, y_test: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def take_test(X: Any, X_test: Any, y_test: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return a test set as `record_cross_validation` takes it; warn of samples that are in the calibration too."""
     if not isinstance(X_test, Spectra):
         return {} if X_test is None and y_test is None else {"X_test": X_test, "y_test": y_test}
@@ -54,6 +103,7 @@ def take_test(X: Any, X_test: Any, y_test: Any, given: Mapping[str, Any]) -> dic
             f"{X_test.target!r}. Read it with read_spectra(..., target={X.target!r})."
         )
     y_test = take_spectra(X_test, y_test, *[None] * 6)[0]
+    given["stored_test"] = stored_facts(X_test, "dataset_test")
     grid = given["wavelengths"]
     if grid is not None and X_test.wavelengths is not None:
         grid = np.asarray(grid, dtype=float)
@@ -83,7 +133,8 @@ def take_test(X: Any, X_test: Any, y_test: Any, given: Mapping[str, Any]) -> dic
 def take_name(X: Any, dataset_name: Any) -> tuple[Any, str]:
     """Return the spectra as an array or frame, and the name of the data set: by default that of the file."""
     if isinstance(X, Spectra):
-        X, dataset_name = X.X, dataset_name or X.source.path.stem
+        own = X.source.path.stem if X.dataset is None else X.dataset.name
+        X, dataset_name = X.X, dataset_name or own
     if not isinstance(dataset_name, str) or not dataset_name.strip():
         raise InvalidInput(f"dataset_name: expected a name for these spectra; found {dataset_name!r}.")
     return X, dataset_name

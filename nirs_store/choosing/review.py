@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from nirs_store.chains.family import components_of
 from nirs_store.choosing.components import suggest_components
-from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.errors import InvalidInput, UnknownDataset, UnknownId
+from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
+from nirs_store.reading import Spectra
 
 __all__ = ["CODES", "Finding", "Review", "review"]
 
@@ -145,6 +147,43 @@ class Material:
                 found |= set(np.asarray(names).tolist())
         return found
 
+    @cached_property
+    def calibration(self) -> Spectra:
+        """Return the stored samples that the chain was fitted on; raise where they are in no data set."""
+        return self._samples("calibration")
+
+    @cached_property
+    def test(self) -> Spectra:
+        """Return the stored samples of its test set."""
+        return self._samples("test")
+
+    def _samples(self, role: str) -> Spectra:
+        datasets = getattr(self.store, "datasets", None)
+        if datasets is None:
+            raise Missing
+        try:
+            found: Spectra = datasets.of_chain(self.chain["chain_id"], role)
+        except (InvalidInput, UnknownDataset) as error:
+            raise Missing from error
+        return found
+
+    def rows(self, partition: str, fold: str) -> NDArray[np.intp]:
+        """Return the rows of the calibration that a fold has in a partition; raise where names do not tell them."""
+        ids, n = self.calibration.ids, len(self.calibration)
+        if ids is not None and np.unique(ids).size < n:
+            raise Missing
+        place = {name: row for row, name in enumerate(range(n) if ids is None else ids.tolist())}
+        found = []
+        for part in self.parts:
+            if part["partition"] == partition and part["fold_id"] == fold:
+                names = part.get("sample_indices")
+                if names is None:
+                    raise Missing
+                found += [place.get(name, -1) for name in np.asarray(names).tolist()]
+        if -1 in found:
+            raise Missing
+        return np.array(found, dtype=np.intp)
+
     @property
     def unit(self) -> str:
         """Return the unit of the target with a space before it, or nothing."""
@@ -269,7 +308,12 @@ def _irregular(m: Material) -> Iterator[str]:
     grid = m.chain.get("wavelengths")
     if grid is None or len(grid) < 4:
         raise Missing
-    steps = np.abs(np.diff(np.asarray(grid, dtype=float)))
+    ordered = np.diff(np.asarray(grid, dtype=float))
+    if not (np.all(ordered > 0) or np.all(ordered < 0)):
+        place = int(np.argmax(ordered <= 0 if ordered[0] > 0 else ordered >= 0))
+        yield f"the wavelengths neither rise nor fall: {grid[place]:g} is followed by {grid[place + 1]:g}."
+        return
+    steps = np.abs(ordered)
     # A grid in one unit is regular in that unit, or in the other (1e7 / x).
     other = np.abs(np.diff(1e7 / np.asarray(grid, dtype=float))) if np.all(np.asarray(grid) > 0) else steps
     if min(steps.max() / np.median(steps), other.max() / np.median(other)) > 3:
@@ -278,6 +322,86 @@ def _irregular(m: Material) -> Iterator[str]:
             f"the wavelengths leave a gap between {grid[place]:g} and {grid[place + 1]:g}; "
             "derivatives across it are wrong."
         )
+
+
+def _test_spectra(m: Material) -> Iterator[str]:
+    known = dict(zip(spectrum_hashes(m.calibration.X), _labels(m.calibration), strict=True))
+    both = [
+        (name, known[digest])
+        for name, digest in zip(_labels(m.test), spectrum_hashes(m.test.X), strict=True)
+        if digest in known
+    ]
+    if both:
+        yield (
+            f"{len(both)} of {len(m.test)} test spectra are in the calibration to the last digit, for example "
+            f"{both[0][0]}, there {both[0][1]}."
+        )
+
+
+def _replicates(m: Material) -> Iterator[str]:
+    folds = sorted({p["fold_id"] for p in m.parts if p["partition"] == "val" and not _is_final(p["fold_id"])})
+    if not folds:
+        raise Missing
+    labels = _labels(m.calibration)
+    marks = {"spectrum": spectrum_hashes(m.calibration.X)}
+    if m.calibration.groups is not None:
+        marks["group"] = m.calibration.groups.tolist()
+    for fold in folds:
+        fitted, left_out = m.rows("train", fold), m.rows("val", fold)
+        for word, mark in marks.items():
+            there = {mark[row] for row in fitted}
+            split = [row for row in left_out if mark[row] in there]
+            if split:
+                shown = f" ({mark[split[0]]})" if word == "group" else ""
+                yield (
+                    f"{fold}: {len(split)} left-out samples, for example {labels[split[0]]}, have the same "
+                    f"{word}{shown} as samples that the fold is fitted on."
+                )
+                return
+
+
+def _constant(m: Material) -> Iterator[str]:
+    X, labels = np.asarray(m.calibration.X, dtype=float), _labels(m.calibration)
+    flat = np.flatnonzero(np.ptp(X, axis=1) == 0)
+    if flat.size:
+        yield f"{flat.size} spectra have the same value in every channel, for example {labels[flat[0]]}."
+
+
+def _saturated(m: Material) -> Iterator[str]:
+    X, labels = np.asarray(m.calibration.X, dtype=float), _labels(m.calibration)
+    least = max(5, X.shape[1] // 50)
+    if X.shape[1] <= least:
+        raise Missing
+    # A detector that has reached its end gives the same value again and again, at the top or at the bottom.
+    for word, end in (("highest", X.max(axis=1)), ("lowest", X.min(axis=1))):
+        at_end = (end[:, None] == X) & (np.ptp(X, axis=1) > 0)[:, None]
+        windows = np.lib.stride_tricks.sliding_window_view(at_end, least, axis=1)
+        rows = np.flatnonzero(np.any(np.all(windows, axis=2), axis=1))
+        if rows.size:
+            yield (
+                f"{rows.size} spectra stay at their {word} value over {least} neighbouring channels or more, for "
+                f"example {labels[rows[0]]}."
+            )
+
+
+def _duplicated(m: Material) -> Iterator[str]:
+    labels, again = _labels(m.calibration), []
+    first: dict[bytes, int] = {}
+    for row, digest in enumerate(spectrum_hashes(m.calibration.X)):
+        if digest in first:
+            again.append((first[digest], row))
+        first.setdefault(digest, row)
+    if again:
+        y = m.calibration.y
+        other = 0 if y is None else sum(bool(np.any(y[a] != y[b])) for a, b in again)
+        values = f"; {other} of them with other reference values" if other else ""
+        a, b = again[0]
+        yield f"{len(again)} spectra are stored twice, for example {labels[a]} and {labels[b]}{values}."
+
+
+def _labels(spectra: Spectra) -> list[str]:
+    """Name samples: by their names, else by their rows."""
+    return list(spectra.places) if spectra.ids is None else [str(name) for name in spectra.ids.tolist()]
 
 
 def _no_refit(m: Material) -> Iterator[str]:
@@ -300,7 +424,7 @@ def _too_many(m: Material) -> Iterator[str]:
         yield f"{count} latent variables, where {choice.components} are within one standard error of the lowest RMSECV."
 
 
-#: All checks, by code. Those that need spectra come with data sets.
+#: All checks, by code. R14 to R18 need a chain that was recorded from a stored data set.
 CODES: dict[str, Check] = {
     check.code: check
     for check in (
@@ -317,13 +441,18 @@ CODES: dict[str, Check] = {
         Check("R11", "warning", "gap in the wavelengths", _irregular),
         Check("R12", "note", "no refit", _no_refit),
         Check("R13", "note", "more latent variables than one standard error asks for", _too_many),
+        Check("R14", "error", "test spectra in the calibration", _test_spectra),
+        Check("R15", "error", "replicates on both sides of a fold", _replicates),
+        Check("R16", "warning", "constant spectra", _constant),
+        Check("R17", "warning", "saturated spectra", _saturated),
+        Check("R18", "note", "duplicated spectra", _duplicated),
     )
 }
 _GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
 def review(store: ReadsChains, chain_id: str) -> Review:
-    """Run the coded checks of a chain that need no spectra.
+    """Run the coded checks of a chain; those of its spectra where it was recorded from a stored data set.
 
     Parameters
     ----------

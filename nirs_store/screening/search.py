@@ -327,8 +327,10 @@ class _Recorder:
         scorer: str,
     ) -> dict[int, str]:
         """Record all candidates without models as one pipeline; return the chains by the candidates' places."""
-        facts = {key: self.options[key] for key in ("target", "target_unit") if self.options[key] is not None}
-        facts["data_hash"] = content_hash(data.X, data.y)
+        facts: dict[str, Any] = {
+            key: self.options[key] for key in ("target", "target_unit") if self.options[key] is not None
+        }
+        facts |= {"data_hash": content_hash(data.X, data.y), **self.given["stored"]}
         known = _recorded_trials(self.store, run_id)
         config = facts | {"search": {"scorer": scorer, "candidates": len(candidates)}}
         pipeline_id = self.store.begin_pipeline(

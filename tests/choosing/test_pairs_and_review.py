@@ -89,7 +89,7 @@ def test_a_sound_chain_has_nothing_grave(store: WorkspaceStore, record: Any) -> 
     )  # fmt: skip
     found = store.review(chain)
     assert found.findings == ()
-    assert set(found.checked) >= set(CODES) - {"R13"}
+    assert set(found.checked) >= set(list(CODES)[:12])
 
 
 def codes(store: WorkspaceStore, chain: str) -> set[str]:

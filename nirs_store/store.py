@@ -1201,6 +1201,7 @@ class WorkspaceStore:
         operator: str | None = None,
         measured_at: Any = None,
         keep_spectra: bool = False,
+        matrix: str | None = None,
     ) -> pl.DataFrame:
         """Predict new spectra, say how sure each number is, and flag what lies outside the calibration.
 
@@ -1219,6 +1220,9 @@ class WorkspaceStore:
             When; now by default. Without a zone it is UTC.
         keep_spectra : bool
             Log the spectra themselves, not only their hashes.
+        matrix : str, optional
+            What was measured, for example "milk". A matrix outside the scope of the calibration is flagged, as are its
+            range and wavelengths: "outside scope: range".
 
         Returns
         -------
@@ -1246,7 +1250,10 @@ class WorkspaceStore:
         def predict(chain: str) -> pl.DataFrame:
             return self._details(chain, X, wavelengths, reading, names, strict)
 
-        found = predicting.finish(use, predict(use.chain_id), instrument)
+        grid = getattr(X, "wavelengths", None) if wavelengths is None else wavelengths
+        found = predicting.finish(
+            use, predict(use.chain_id), instrument=instrument, matrix=matrix, wavelengths=grid
+        )
         report_outliers(found, on_outlier, use.label)
         plan, _, _, about = self._plan(use.chain_id)
         predicting.keep(self._engine, use, plan, found, X, names, how, about, predict)
@@ -1539,7 +1546,8 @@ class WorkspaceStore:
     ) -> Path:
         """Write a chain as a ``.n4a`` bundle, or as a Python script with format "n4a.py".
 
-        The bundle carries a card with what this workspace knows: scores, data set, versions, seeds.
+        The bundle carries a card with what this workspace knows: scores, data set, versions, seeds; and the name and
+        version of a calibration, such as ``fat@v3``, where it was asked for by name.
 
         Parameters
         ----------
@@ -1571,6 +1579,9 @@ class WorkspaceStore:
         self._engine.check_open()
         if format == "n4a":
             outgoing = Outgoing(self._engine, chain_id, self._exported)
+            if use.name is not None:
+                called = {"calibration": use.label, "calibration_scope": dict(use.scope)}
+                options["facts"] = called | dict(options.get("facts") or {})
             written = bundle.export_chain(
                 outgoing, chain_id, user_path(output_path), **outgoing.described(options)
             )

@@ -279,6 +279,7 @@ def _origin(
     ]
     return [
         ("date", str(facts.get("created_at") or chain.get("created_at") or "")[:19].replace("T", " ")),
+        ("calibration", facts.get("calibration")),
         ("run", facts.get("run_name")),
         ("pipeline", facts.get("pipeline_name")),
         ("validation", "; ".join(splitters)),

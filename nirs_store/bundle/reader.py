@@ -383,6 +383,7 @@ class Bundle(ChainPredictor):
         target_unit = str(self.units.get("target_unit") or "")
         facts = {
             "file": self.path.name,
+            "calibration": self.facts.get("calibration"),
             "target": f"{target} ({target_unit})" if target and target_unit else target,
             "channels": None if grid is None else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),
             "models": ", ".join(fold for fold in self._plan.folds if fold) or "one",

@@ -30,6 +30,10 @@ _COMMANDS = {
         f"{_HOME}.calibration:command_coefficients",
         "Print the regression coefficients of a chain.",
     ),
+    "calibrations": (
+        f"{_HOME}.calibrations:command",
+        "Name calibrations: versions, aliases, signatures, dossiers.",
+    ),
     "compare": (f"{_HOME}.rank:command_compare", "Compare runs or chains in columns."),
     "sql": (f"{_HOME}.rank:command_sql", "Query the catalog with a SELECT statement."),
     "read": (f"{_HOME}.read:command", "Describe and convert files of spectra."),

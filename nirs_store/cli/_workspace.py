@@ -14,7 +14,18 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records import queries as overview
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["KINDS", "TASKS", "Found", "ask", "find", "open_store", "ranked", "say_unknown", "thing"]
+__all__ = [
+    "KINDS",
+    "TASKS",
+    "Found",
+    "ask",
+    "find",
+    "named_chain",
+    "open_store",
+    "ranked",
+    "say_unknown",
+    "thing",
+]
 
 #: In the order in which an id is looked up.
 KINDS = ("run", "pipeline", "chain", "prediction", "artifact")
@@ -72,6 +83,15 @@ def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Foun
         if record is not None:
             return Found(kind, str(record[f"{kind}_id"]), record)
     raise UnknownId(_either(kinds), text, "'nirs-store runs' and 'nirs-store top' list ids.")
+
+
+def named_chain(store: WorkspaceStore, text: str) -> tuple[str, str]:
+    """Return what predicts or is exported as ``fat@v3`` or the id of a chain, and that id; an alias is read once."""
+    from nirs_store.service.predicting import use_of
+
+    use = use_of(store._engine, text)
+    found = find(store, use.chain_id, ["chain"]).identifier
+    return (found if use.name is None else use.label), found
 
 
 def _getters(store: WorkspaceStore) -> dict[str, Callable[[str], dict[str, Any] | None]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from nirs_store.db.session import Engine
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
-from nirs_store.records.named import Resolved, Rule, as_rule, check_name, find_version
+from nirs_store.records.named import Resolved, Rule, as_rule, check_name, find_version, named_chains
 from nirs_store.service import corrections, renewal, signing, versions
 from nirs_store.service import monitor as monitoring
 from nirs_store.service.corrections import Correction, Kind
@@ -156,6 +156,17 @@ class Calibrations:
         CalibrationNotFound
         """
         return self._engine.query(lambda con: versions.list_versions(con, name))
+
+    def names_of(self, chain_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Map chains to what they are called: ``fat@production`` for each alias, ``fat@v2`` for a version without one.
+
+        Parameters
+        ----------
+        chain_ids : sequence of str
+            Whole ids; those that no calibration names are left out.
+        """
+        found = self._engine.query(lambda con: named_chains(con, chain_ids))
+        return {chain: tuple(words) for chain, words in found.items()}
 
     # -- aliases ---------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from nirs_store.records.named import find_version, names
 from nirs_store.service import corrections, log
 from nirs_store.service.corrections import Correction
 from nirs_store.service.renewal import challengers_of
+from nirs_store.service.scope import outside
 from nirs_store.values import as_name
 
 __all__ = ["Logging", "Use", "equip", "finish", "keep", "refuse_corrected", "use_of", "warn_uncorrected"]
@@ -146,14 +147,11 @@ def _along(store: Any, chain_id: str, X: Any) -> pl.DataFrame:
     return found
 
 
-def finish(use: Use, details: pl.DataFrame, instrument: str | None) -> pl.DataFrame:
+def finish(use: Use, details: pl.DataFrame, **said: Any) -> pl.DataFrame:
     """Correct a detailed prediction and flag what lies outside the scope of the version."""
     if use.correction is not None:
         details = use.correction.apply(details)
-    known = use.scope.get("instruments")
-    if known and instrument is not None and instrument not in known:
-        details = details.with_columns(pl.col("flags").list.concat(pl.lit(["instrument outside the scope"])))
-    return details
+    return outside(use.scope, details, **said) if use.scope else details
 
 
 # -- The log.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -12,7 +11,7 @@ from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, field_table
-from nirs_store.errors import CalibrationInUse, InvalidInput, UnknownId, did_you_mean, quoted
+from nirs_store.errors import CalibrationInUse, InvalidInput, UnknownId, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.trash import deleting
@@ -30,6 +29,7 @@ from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import contents_of, insert, user_name
 from nirs_store.service.figures import figures_of
+from nirs_store.service.scope import as_scope
 from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, from_json, to_json, with_zone
 
@@ -38,7 +38,6 @@ __all__ = [
     "CalibrationVersion",
     "alias_history",
     "alias_table",
-    "as_scope",
     "delete",
     "get",
     "list_names",
@@ -50,7 +49,6 @@ __all__ = [
 ]
 
 RESERVED = frozenset({"contents", ARCHIVED_NUMBER})
-SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
 
 
 @dataclass(frozen=True)
@@ -132,67 +130,6 @@ class CalibrationVersion:
             "note": self.note,
         }
         return block(self.label, field_table(facts), field_table(figures))
-
-
-# -- Scope.
-
-
-def as_scope(value: Any) -> dict[str, Any]:
-    """Check where a calibration may be used, and return it in one spelling.
-
-    Raises
-    ------
-    InvalidInput
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise InvalidInput(
-            f"scope: expected a dict such as {{'matrix': 'milk', 'range': (2, 6)}}, found {quoted(value)}. Nothing "
-            "was registered."
-        )
-    found: dict[str, Any] = {}
-    for name, each in value.items():
-        if name not in SCOPE_KEYS:
-            raise InvalidInput(
-                f"scope: there is no {quoted(name)}.{did_you_mean(name, SCOPE_KEYS)} It may hold "
-                f"{', '.join(SCOPE_KEYS)}. Nothing was registered."
-            )
-        if each is None:
-            continue
-        if name == "note":
-            found[name] = as_text(each, "scope.note")
-        elif name == "wavelengths":
-            found[name] = _interval(each, "scope.wavelengths")
-        elif name == "range":
-            found[name] = (
-                {
-                    as_text(key, "scope.range"): _interval(pair, f"scope.range.{key}")
-                    for key, pair in each.items()
-                }
-                if isinstance(each, Mapping)
-                else _interval(each, "scope.range")
-            )
-        else:
-            listed = [each] if isinstance(each, str) else each
-            if not isinstance(listed, (list, tuple, set, frozenset)) or not listed:
-                raise InvalidInput(
-                    f"scope.{name}: expected a text or a list of texts, found {quoted(each)}. Nothing was registered."
-                )
-            found[name] = sorted({as_text(text, f"scope.{name}").strip() for text in listed})
-    return found
-
-
-def _interval(value: Any, name: str) -> list[float]:
-    try:
-        low, high = (float(each) for each in value)
-    except (TypeError, ValueError):
-        low, high = math.nan, math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InvalidInput(
-            f"{name}: expected the lowest and the highest value, found {quoted(value)}. Nothing was registered."
-        )
-    return [low, high]
 
 
 # -- Registering.

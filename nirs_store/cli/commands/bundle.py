@@ -59,14 +59,14 @@ def command_export(chain: str, output: Path | None, safe: bool, probe: Path | No
     Without OUTPUT, the file is written to the folder exports/ of the workspace.
     """
     from nirs_store.cli._spectra import read_file
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import named_chain, open_store
 
     X = None if probe is None else read_file(probe).X[:_PROBE]
     with open_store(workspace) as store:
-        found = find(store, chain, ["chain"])
+        label, chain_id = named_chain(store, chain)
         if output is None:
-            output = store.workspace_path / "exports" / f"chain_{found.identifier[-8:]}.n4a"
-        path = store.export_chain(found.identifier, output, safe=safe, probe=X)
+            output = store.workspace_path / "exports" / f"chain_{chain_id[-8:]}.n4a"
+        path = store.export_chain(label, output, safe=safe, probe=X)
     click.echo(path)
 
 
@@ -215,18 +215,23 @@ def command_export_(identifier: str, output: Path | None, arrays: bool, workspac
 
     Without OUTPUT, the file is written to the folder exports/ of the workspace.
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import Found, find, named_chain, open_store
 
     with open_store(workspace) as store:
-        found = find(store, identifier, list(_SUFFIXES))
+        label = ""
+        if "@" in identifier:
+            label, chain_id = named_chain(store, identifier)
+            found = Found("chain", chain_id, {})
+        else:
+            found = find(store, identifier, list(_SUFFIXES))
         known = _SUFFIXES[found.kind]
         if output is None:
             output = store.workspace_path / "exports" / f"{found.kind}_{found.identifier[-8:]}{known[0]}"
-        path = _write(store, found, output, arrays)
+        path = _write(store, found, output, arrays, label or found.identifier)
     click.echo(path)
 
 
-def _write(store: WorkspaceStore, found: Found, output: Path, arrays: bool) -> Path:
+def _write(store: WorkspaceStore, found: Found, output: Path, arrays: bool, label: str) -> Path:
     from nirs_store.errors import UnknownFormat
 
     name = output.name.lower()
@@ -243,6 +248,4 @@ def _write(store: WorkspaceStore, found: Found, output: Path, arrays: bool) -> P
         return store.export_run(found.identifier, output)
     if found.kind == "pipeline":
         return store.export_pipeline_config(found.identifier, output)
-    return store.export_chain(
-        found.identifier, output, format="n4a.py" if name.endswith(".n4a.py") else "n4a"
-    )
+    return store.export_chain(label, output, format="n4a.py" if name.endswith(".n4a.py") else "n4a")

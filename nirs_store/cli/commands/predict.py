@@ -11,6 +11,7 @@ import click
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import as_options, trust_options, workspace_option
 from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.display import printable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("predict", cls=Command)
-@click.argument("source", metavar="CHAIN|BUNDLE")
+@click.argument("source", metavar="CHAIN|NAME|BUNDLE")
 @click.argument("spectra", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A .csv, .parquet or .json file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of CSV.")
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     help="Refuse if your own code differs from the recording (exit code 4); end with exit code 11 if a sample "
     "is flagged.",
 )
+@click.option("--instrument", metavar="NAME", help="Instrument, for the log and the scope of a calibration.")
+@click.option("--operator", metavar="NAME", help="Who measured the spectra, for the log.")
+@click.option("--matrix", metavar="NAME", help="What was measured, for the scope of a calibration.")
+@click.option(
+    "--log/--no-log",
+    default=None,
+    help="Keep the predictions in the log [default: those of a named calibration].",
+)
 @trust_options
 @workspace_option
 def command(
@@ -52,16 +61,20 @@ def command(
     level: float,
     alpha: float,
     strict: bool,
+    instrument: str | None,
+    operator: str | None,
+    matrix: str | None,
+    log: bool | None,
     allow_pickle: bool,
     trusted_types: tuple[str, ...],
     workspace: Path,
 ) -> None:
     """Predict the spectra of a CSV, Excel, Parquet or instrument file, or of a folder.
 
-    The first argument is the id of a chain in the workspace, or a .n4a bundle, which needs no workspace. In
-    SPECTRA, numeric column names are wavelengths; the other columns are labels, which are returned next
-    to the predictions. Without --output, predictions are printed as CSV, with the separator and decimal
-    sign of SPECTRA.
+    The first argument is the id of a chain in the workspace, the name of a calibration such as
+    fat@production or fat@v3, or a .n4a bundle, which needs no workspace. In SPECTRA, numeric column names
+    are wavelengths; the other columns are labels, which are returned next to the predictions. Without
+    --output, predictions are printed as CSV, with the separator and decimal sign of SPECTRA.
 
     Each prediction has its interval, where the calibration has out-of-fold predictions. The column
     "flags" is empty for a sample inside the calibration; "outside" and "extrapolated" say that the
@@ -84,15 +97,34 @@ def command(
         raise click.UsageError("--resample goes with a bundle; resample the spectra yourself for a chain.")
     else:
         from nirs_store.cli._workspace import find, open_store
+        from nirs_store.service.predicting import use_of
 
         if not spectra.exists():
             read_file(spectra, reading)  # says so before a workspace is looked for
         with open_store(workspace) as store:
-            found = find(store, source, ["chain"])
+            # Looked up once: an alias that moves meanwhile does not change what predicts.
+            use = use_of(store._engine, source)
+            found = find(store, use.chain_id, ["chain"])
             metadata = found.record.get("metadata") or {}
             table, X = _read(spectra, reading, found.record)
-            found_here = store.predict(found.identifier, X, table.wavelengths, strict=strict, **options)
+            who: dict[str, Any] = {
+                "instrument": instrument,
+                "operator": operator,
+                "matrix": matrix,
+                "log": log,
+            }
+            found_here = store.predict(
+                found.identifier if use.name is None else f"{use.name}@v{use.version}",
+                X,
+                table.wavelengths,
+                strict=strict,
+                sample_ids=table.ids,
+                **who,
+                **options,
+            )
             domain = store.domain(found.identifier)
+            if use.name is not None:
+                click.echo(f"calibration: {printable(use.label)}", err=True)
     columns = _columns(found_here, len(table.X), details)
     frame = _joined(table, columns, metadata)
     _write(frame, table, output, as_json)

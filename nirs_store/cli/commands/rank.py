@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -415,11 +415,13 @@ def command(
             target=target,
             name=name,
         )
+        called = store.calibrations.names_of([each for frame in frames for each in frame["chain_id"]])
     if chosen is not None:
         kept = [frame.filter(frame["chain_id"].is_in(chosen)).head(count) for frame in frames]
         frames = [frame for frame in kept if frame.height]
     if as_json:
-        print_json([row for frame in frames for row in frame.to_dicts()])
+        rows = [row for frame in frames for row in frame.to_dicts()]
+        print_json([row | {"calibrations": called.get(row["chain_id"], ())} for row in rows])
         return
     if not frames:
         narrowed = dataset or target or run or name or task or metric
@@ -427,7 +429,7 @@ def command(
     for index, frame in enumerate(frames):
         if index:
             click.echo()
-        _print(frame)
+        _print(frame, called)
 
 
 def _within_one_se(store: WorkspaceStore, run_id: str | None) -> list[str]:
@@ -452,7 +454,7 @@ _BESIDE = {"regression": ("rmse", "bias", "r2", "rpd"), "classification": ("accu
 _COLUMNS = {"rmse": "rmsecv"}
 
 
-def _print(frame: pl.DataFrame) -> None:
+def _print(frame: pl.DataFrame, called: Mapping[str, Sequence[str]]) -> None:
     from nirs_store.cli._output import numbers, print_table, short_id
     from nirs_store.display import printable
     from nirs_store.scores import score_label
@@ -477,14 +479,16 @@ def _print(frame: pl.DataFrame) -> None:
     columns["RMSEP" if metric == "rmse" else "test"] = numbers(
         [row["test_score"] for row in rows], _decimals(metric)
     )
+    named = any(row["chain_id"] in called for row in rows)
     print_table(
-        ["", "chain", *(["data"] if several else []), *columns, "id"],
+        ["", "chain", *(["data"] if several else []), *columns, *(["calibration"] if named else []), "id"],
         [
             [
                 rank,
                 row["pipeline"],
                 *([about[rank - 1]] if several else []),
                 *(column[rank - 1] for column in columns.values()),
+                *([", ".join(called.get(row["chain_id"], ()))] if named else []),
                 short_id(row["chain_id"]),
             ]
             for rank, row in enumerate(rows, start=1)

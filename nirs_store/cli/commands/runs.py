@@ -343,6 +343,9 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
     print_fields(
         {
             "chain": chain["chain_id"],
+            "calibration": ", ".join(
+                store.calibrations.names_of([chain["chain_id"]]).get(chain["chain_id"], ())
+            ),
             "what": data.title,
             "pipeline": chain["pipeline_id"],
             "recorded": moment(chain["created_at"]),

@@ -1,0 +1,437 @@
+"""``nirs-store calibrations``: names, versions, aliases, signatures, dossiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nirs_store.cli._group import Group
+from nirs_store.cli._options import Choice, dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.display import printable
+
+if TYPE_CHECKING:
+    from nirs_store.service.versions import CalibrationVersion
+    from nirs_store.store import WorkspaceStore
+
+_MEANINGS = ("authorship", "review", "responsibility", "approval")
+_which = click.argument("calibration", metavar="NAME@VERSION")
+_by = click.option("--by", "user", metavar="NAME", help="Who does it [default: the user of the system].")
+_key_file = click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="File with a secret of at least 16 bytes.",
+)
+
+
+@click.group("calibrations", cls=Group)
+def command() -> None:
+    """Name calibrations: versions, aliases, signatures, dossiers.
+
+    NAME@VERSION is fat@v3, fat@production, fat@latest, or fat, which means fat@production.
+    """
+
+
+@command.command("list")
+@json_option
+@workspace_option
+def list_(as_json: bool, workspace: Path) -> None:
+    """List the calibrations."""
+    from nirs_store.cli._output import moment, print_json, print_table
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.calibrations.list()
+    if as_json:
+        print_json(found.to_dicts())
+        return
+    if not found.height:
+        click.echo("No calibrations. Register a chain: nirs-store calibrations register NAME CHAIN")
+        return
+    rows = [
+        (row["name"], f"v{row['latest']}", row["aliases"], row["target"], moment(row["created_at"]))
+        for row in found.iter_rows(named=True)
+    ]
+    print_table(["name", "latest", "aliases", "target", "registered"], rows, flexible=["name", "aliases"])
+
+
+@command.command("show")
+@click.argument("calibration", metavar="NAME[@VERSION]")
+@json_option
+@workspace_option
+def show(calibration: str, as_json: bool, workspace: Path) -> None:
+    """Show the versions of a name with its aliases, or one version with its signatures."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        one = "@" in calibration
+        facts = _version(store, calibration) if one else _name(store, calibration)
+    if as_json:
+        print_json(facts)
+    elif one:
+        _print_version(facts)
+    else:
+        _print_name(facts)
+
+
+def _version(store: WorkspaceStore, calibration: str) -> dict[str, Any]:
+    found = store.calibrations.get(calibration)
+    label = found.label
+    return found.to_dict() | {
+        "label": label,
+        "signatures": [each.to_dict() for each in store.calibrations.signatures(label)],
+    }
+
+
+def _name(store: WorkspaceStore, name: str) -> dict[str, Any]:
+    versions = store.calibrations.versions(name)
+    history = store.calibrations.history(name)
+    return {
+        "name": name,
+        "versions": versions.to_dicts(),
+        "aliases": store.calibrations.aliases(name),
+        "rules": {alias: str(rule) for alias, rule in store.calibrations.rules(name).items()},
+        "history": [vars(each) for each in history],
+    }
+
+
+def _print_name(facts: dict[str, Any]) -> None:
+    import json
+
+    from nirs_store.cli._output import moment, numbers, print_table, short_id
+
+    figures = [json.loads(row["figures"]) for row in facts["versions"]]
+    table = {
+        "version": [f"v{row['version']}" for row in facts["versions"]],
+        "aliases": [row["aliases"] for row in facts["versions"]],
+        "SECV": numbers([each.get("secv") for each in figures]),
+        "SEP": numbers([each.get("sep") for each in figures]),
+        "signed": [row["signatures"] or "" for row in facts["versions"]],
+        "chain": [
+            short_id(row["chain_id"]) + ("" if row["chain_exists"] else " (deleted)")
+            for row in facts["versions"]
+        ],
+        "author": [row["author"] for row in facts["versions"]],
+        "registered": [moment(row["created_at"]) for row in facts["versions"]],
+        "note": [row["note"] for row in facts["versions"]],
+    }
+    numeric = ["SECV", "SEP", "signed"]
+    print_table(list(table), zip(*table.values(), strict=True), numeric=numeric, flexible=["note", "aliases"])
+    for alias, rule in facts["rules"].items():
+        click.echo(f"The alias {printable(alias)!r} demands {rule}.")
+    if facts["history"]:
+        click.echo()
+        rows = [
+            (each["alias"], _number(each["previous"]), _number(each["version"]), each["set_by"],
+             moment(each["set_at"]), each["reason"])
+            for each in reversed(facts["history"])
+        ]  # fmt: skip
+        print_table(["alias", "from", "to", "by", "when", "reason"], rows, flexible=["reason"])
+
+
+def _number(version: int | None) -> str:
+    return "-" if version is None else f"v{version}"
+
+
+def _print_version(facts: dict[str, Any]) -> None:
+    from nirs_store.cli._output import cell_text, moment, print_fields, print_table
+
+    scope = "; ".join(f"{key}: {_words(value)}" for key, value in facts["scope"].items())
+    print_fields(
+        {
+            "calibration": facts["label"],
+            "aliases": ", ".join(facts["aliases"]),
+            "chain": facts["chain_id"] + ("" if facts["chain_exists"] else " (deleted)"),
+            "data set": facts["dataset_version_id"],
+            "correction": facts["correction_id"],
+            "scope": scope,
+            "author": facts["author"],
+            "registered": facts["created_at"],
+            "note": facts["note"],
+        }
+    )
+    click.echo()
+    print_fields({name: cell_text(value) for name, value in facts["figures"].items() if value is not None})
+    if facts["signatures"]:
+        click.echo()
+        rows = [
+            (each["meaning"], each["signer"], moment(each["signed_at"]), each["key_id"], each["note"])
+            for each in facts["signatures"]
+        ]
+        print_table(["meaning", "signer", "when", "key", "note"], rows, flexible=["note"])
+        click.echo(f"Check them with: nirs-store calibrations verify {printable(facts['label'])}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(each)}" for key, each in value.items())
+    if isinstance(value, list) and len(value) == 2 and not isinstance(value[0], str):
+        return f"{value[0]:g} to {value[1]:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@command.command("register")
+@click.argument("name")
+@click.argument("chain", metavar="CHAIN")
+@click.option("--alias", metavar="WORD", help="Alias to point to the new version, e.g. candidate.")
+@click.option("--matrix", multiple=True, metavar="TEXT", help="Scope: what may be measured (repeatable).")
+@click.option("--instrument", multiple=True, metavar="TEXT", help="Scope: an instrument (repeatable).")
+@click.option("--range", "limits", nargs=2, type=float, metavar="LOW HIGH", help="Scope: predicted values.")
+@click.option(
+    "--wavelengths", nargs=2, type=float, metavar="LOW HIGH", help="Scope: first and last wavelength."
+)
+@click.option("--dataset", metavar="ID", help="Version of a data set that it was fitted on.")
+@click.option("--author", metavar="NAME", help="Author [default: the user of the system].")
+@click.option("--note", "-m", metavar="TEXT", help="Free text.")
+@click.option(
+    "--fact", "facts", multiple=True, metavar="KEY=TEXT", help="A fact for the dossier (repeatable)."
+)
+@json_option
+@workspace_option
+def register(
+    name: str,
+    chain: str,
+    alias: str | None,
+    matrix: tuple[str, ...],
+    instrument: tuple[str, ...],
+    limits: tuple[float, float] | None,
+    wavelengths: tuple[float, float] | None,
+    dataset: str | None,
+    author: str | None,
+    note: str | None,
+    facts: tuple[str, ...],
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Register a chain as the next version of NAME.
+
+    Facts that the dossier asks for: reference_method, reference_error, instrument, sampling, sample_preparation,
+    purpose. Example:
+
+    \b
+    nirs-store calibrations register fat 3fd52bb4 --range 0 60 --fact "reference_method=ISO 1443"
+    """  # noqa: D301 (click reads the escape)
+    from nirs_store.cli._workspace import find, open_store
+
+    scope = {
+        "matrix": list(matrix) or None,
+        "instruments": list(instrument) or None,
+        "range": limits,
+        "wavelengths": wavelengths,
+    }
+    pairs = [each.partition("=") for each in facts]
+    if any(not sign or not key.strip() for key, sign, _ in pairs):
+        raise click.UsageError("--fact: expected KEY=TEXT, e.g. reference_method=ISO 1443.")
+    with open_store(workspace) as store:
+        found = store.calibrations.register(
+            name,
+            find(store, chain, ["chain"]).identifier,
+            scope={key: value for key, value in scope.items() if value},
+            note=note,
+            author=author,
+            dataset=dataset,
+            metadata={key.strip(): value.strip() for key, _, value in pairs},
+            alias=alias,
+        )
+    _say(found, as_json, "Registered")
+
+
+def _say(found: CalibrationVersion, as_json: bool, what: str) -> None:
+    from nirs_store.cli._output import print_json
+
+    if as_json:
+        print_json(found.to_dict() | {"label": found.label})
+    else:
+        aliases = f" ({', '.join(found.aliases)})" if found.aliases else ""
+        click.echo(f"{what} {printable(found.label + aliases)}")
+
+
+@command.command("alias")
+@click.argument("name")
+@click.argument("alias", required=False)
+@click.argument("version", required=False)
+@click.option("--remove", is_flag=True, help="Remove the alias; its history stays.")
+@click.option("--reason", "-m", metavar="TEXT", help="Why; kept in the history.")
+@_by
+@json_option
+@workspace_option
+def alias(
+    name: str,
+    alias: str | None,
+    version: str | None,
+    remove: bool,
+    reason: str | None,
+    user: str | None,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Point ALIAS of NAME to VERSION (v3, latest, another alias). Without ALIAS, list the aliases."""
+    from nirs_store.cli._output import print_json, print_table
+    from nirs_store.cli._workspace import open_store
+
+    if remove and (alias is None or version is not None):
+        raise click.UsageError("--remove takes a name and an alias.")
+    if alias is not None and version is None and not remove:
+        raise click.UsageError("Name the version: v3, latest, or another alias.")
+    with open_store(workspace) as store:
+        if remove and alias is not None:
+            store.calibrations.remove_alias(name, alias, reason=reason, user=user)
+        elif alias is not None:
+            store.calibrations.set_alias(name, alias, version, reason=reason, user=user)
+        found = store.calibrations.aliases(name)
+    if as_json:
+        print_json(found)
+    elif found:
+        print_table(["alias", "version"], [(word, f"v{number}") for word, number in found.items()])
+    else:
+        click.echo("No aliases.")
+
+
+@command.command("rule")
+@click.argument("name")
+@click.argument("alias")
+@click.option("--signatures", type=click.IntRange(1), default=2, show_default=True, help="Different signers.")
+@click.option(
+    "--others", type=click.IntRange(0), default=1, show_default=True, help="Signers who are not the author."
+)
+@click.option(
+    "--meaning", "meanings", multiple=True, type=Choice(_MEANINGS), help="Only these count (repeatable)."
+)
+@click.option("--remove", is_flag=True, help="Remove the rule.")
+@_by
+@workspace_option
+def rule(
+    name: str,
+    alias: str,
+    signatures: int,
+    others: int,
+    meanings: tuple[str, ...],
+    remove: bool,
+    user: str | None,
+    workspace: Path,
+) -> None:
+    """Let ALIAS of NAME demand signatures before it points to a version."""
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        if remove:
+            there = store.calibrations.remove_rule(name, alias, user=user)
+            click.echo("Removed." if there else "There was no rule.")
+            return
+        store.calibrations.set_rule(
+            name, alias, signatures=signatures, others=others, meanings=meanings, user=user
+        )
+        click.echo(f"The alias {printable(alias)!r} demands {store.calibrations.rules(name)[alias]}.")
+
+
+@command.command("sign")
+@_which
+@click.option("--meaning", type=Choice(_MEANINGS), required=True, help="What the signature says.")
+@click.option("--signer", metavar="NAME", help="Printed name [default: the user of the system].")
+@click.option("--note", "-m", metavar="TEXT", help="Free text.")
+@_key_file
+@json_option
+@workspace_option
+def sign(
+    calibration: str,
+    meaning: Any,
+    signer: str | None,
+    note: str | None,
+    key_file: Path | None,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Sign a version: bind name, time and meaning to its content.
+
+    Without a key the signature is a record that anybody who may write to the workspace can make.
+    """
+    from nirs_store.cli._output import moment, print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.calibrations.sign(calibration, meaning=meaning, signer=signer, note=note, key=key_file)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    label = f"{found.name}@v{found.version}"
+    click.echo(printable(f"{found.meaning} of {label} by {found.signer}, {moment(found.signed_at)}"))
+
+
+@command.command("verify")
+@_which
+@click.option(
+    "--key-file",
+    "key_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File with a secret (repeatable).",
+)
+@json_option
+@workspace_option
+@click.pass_context
+def verify(
+    ctx: click.Context, calibration: str, key_files: tuple[Path, ...], as_json: bool, workspace: Path
+) -> None:
+    """Check the signatures of a version, what was signed, and the audit trail; exit code 4 if anything is wrong."""
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        found = store.calibrations.verify_signatures(calibration, key_files)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        for line in repr(found).splitlines():
+            click.echo(printable(line))
+        if found.unchecked:
+            click.echo(
+                f"{len(found.unchecked)} signatures with a key that was not given: --key-file checks them."
+            )
+    ctx.exit(0 if found.ok else 4)
+
+
+@command.command("delete")
+@_which
+@click.option("--reason", "-m", metavar="TEXT", help="Why; a signed version demands a reason.")
+@click.option("--now", is_flag=True, help="Delete without the trash; this cannot be undone.")
+@dry_run_option
+@yes_option
+@json_option
+@workspace_option
+def delete(
+    calibration: str,
+    reason: str | None,
+    now: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Delete a version with its signatures; its chain stays, and its number is not given again.
+
+    'nirs-store trash restore ID' undoes this within 30 days, unless --now was given. A version that an alias
+    points to is refused.
+    """
+    from nirs_store.cli._options import FOR_GOOD, confirm
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        plan = store.calibrations.plan_delete(calibration)
+        signatures = store.calibrations.signatures(plan.label)
+        if not as_json:
+            click.echo(f"{printable(plan.label)} with {len(signatures)} signatures; its chain stays")
+            if now:
+                click.echo(FOR_GOOD)
+        if not dry_run:
+            if not confirm("Delete this?", yes):
+                return
+            store.calibrations.delete(plan.version_id, reason=reason, now=now)
+    if as_json:
+        print_json(plan.to_dict() | {"label": plan.label, "dry_run": dry_run, "signatures": len(signatures)})
+    elif not dry_run:
+        click.echo("Deleted.")
+        if not now:
+            click.echo(f"Undo it with: nirs-store trash restore {plan.version_id}")

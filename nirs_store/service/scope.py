@@ -1,0 +1,124 @@
+"""Where a calibration may be used: matrix, range, instruments, wavelengths; and what lies outside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nirs_store.errors import InvalidInput, did_you_mean, quoted
+from nirs_store.lazy import polars as pl
+from nirs_store.values import as_text
+
+__all__ = ["as_scope", "outside"]
+
+SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
+# Grids are compared to a thousandth of a channel's distance from its neighbours, which units round away.
+_SLACK = 1e-6
+
+
+def as_scope(value: Any) -> dict[str, Any]:
+    """Check where a calibration may be used, and return it in one spelling.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(
+            f"scope: expected a dict such as {{'matrix': 'milk', 'range': (2, 6)}}, found {quoted(value)}. Nothing "
+            "was registered."
+        )
+    found: dict[str, Any] = {}
+    for name, each in value.items():
+        if name not in SCOPE_KEYS:
+            raise InvalidInput(
+                f"scope: there is no {quoted(name)}.{did_you_mean(name, SCOPE_KEYS)} It may hold "
+                f"{', '.join(SCOPE_KEYS)}. Nothing was registered."
+            )
+        if each is None:
+            continue
+        if name == "note":
+            found[name] = as_text(each, "scope.note")
+        elif name == "wavelengths":
+            found[name] = _interval(each, "scope.wavelengths")
+        elif name == "range":
+            found[name] = (
+                {
+                    as_text(key, "scope.range"): _interval(pair, f"scope.range.{key}")
+                    for key, pair in each.items()
+                }
+                if isinstance(each, Mapping)
+                else _interval(each, "scope.range")
+            )
+        else:
+            listed = [each] if isinstance(each, str) else each
+            if not isinstance(listed, (list, tuple, set, frozenset)) or not listed:
+                raise InvalidInput(
+                    f"scope.{name}: expected a text or a list of texts, found {quoted(each)}. Nothing was registered."
+                )
+            found[name] = sorted({as_text(text, f"scope.{name}").strip() for text in listed})
+    return found
+
+
+def _interval(value: Any, name: str) -> list[float]:
+    try:
+        low, high = (float(each) for each in value)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InvalidInput(
+            f"{name}: expected the lowest and the highest value, found {quoted(value)}. Nothing was registered."
+        )
+    return [low, high]
+
+
+def outside(
+    scope: Mapping[str, Any],
+    details: pl.DataFrame,
+    *,
+    instrument: str | None = None,
+    matrix: str | None = None,
+    wavelengths: Any = None,
+) -> pl.DataFrame:
+    """Flag what lies outside the scope of a version in a detailed prediction; what is not said is not checked."""
+    words = [
+        f"outside scope: {what}"
+        for what, known, said in (
+            ("matrix", scope.get("matrix"), matrix),
+            ("instrument", scope.get("instruments"), instrument),
+        )
+        if known and said is not None and _plain(said) not in map(_plain, known)
+    ]
+    grid = scope.get("wavelengths")
+    if grid and wavelengths is not None and len(wavelengths):
+        values = np.asarray(wavelengths, dtype=float)
+        slack = _SLACK * max(abs(grid[0]), abs(grid[1]))
+        if values.min() < grid[0] - slack or values.max() > grid[1] + slack:
+            words.append("outside scope: wavelengths")
+    flags = pl.col("flags")
+    if words:
+        details = details.with_columns(flags.list.concat(pl.lit(words)))
+    limits = scope.get("range")
+    if limits and details["prediction"].dtype.is_numeric():
+        found = pl.col("prediction")
+        beyond = pl.lit(False)
+        if isinstance(limits, Mapping):
+            several = "target" in details.columns
+            for target, (low, high) in limits.items():
+                if several or len(limits) == 1:
+                    of_target = (pl.col("target") == target) if several else pl.lit(True)
+                    beyond = beyond | (of_target & ((found < low) | (found > high)))
+        else:
+            beyond = (found < limits[0]) | (found > limits[1])
+        added = flags.list.concat(pl.lit(["outside scope: range"]))
+        details = details.with_columns(flags=pl.when(beyond).then(added).otherwise(flags))
+    return details
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()

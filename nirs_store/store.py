@@ -1215,7 +1215,7 @@ class WorkspaceStore:
             Keep the predictions in the log, `store.measurements`: by default those of a named calibration, such as
             ``fat@production``, and not those of a chain. All rows of a call are one commit.
         instrument, operator : str, optional
-            What and who measured the spectra. An instrument outside the scope of the calibration is flagged.
+            The instrument, and who measured the spectra. An instrument outside the scope of the calibration is flagged.
         measured_at : datetime, ISO 8601 text, or a sequence of them, optional
             When; now by default. Without a zone it is UTC.
         keep_spectra : bool

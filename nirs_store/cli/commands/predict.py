@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--instrument", metavar="NAME", help="Instrument, for the log and the scope of a calibration.")
 @click.option("--operator", metavar="NAME", help="Who measured the spectra, for the log.")
-@click.option("--matrix", metavar="NAME", help="What was measured, for the scope of a calibration.")
+@click.option("--matrix", metavar="NAME", help="Kind of sample, for the scope of a calibration.")
 @click.option(
     "--log/--no-log",
     default=None,

@@ -427,6 +427,8 @@ class CleanupMethods(View):
     def purge_dataset_artifacts(self, confirm: bool = False, *, force: bool = False) -> tuple[list[str], int]:
         """Remove all artifacts of the registry's data set but those that something else holds.
 
+        This cannot be undone.
+
         Returns
         -------
         artifacts, size

@@ -57,41 +57,65 @@ def coefficients(store: ReadsChains, chain_id: str) -> pl.DataFrame:
         ``wavelength`` (where the chain has wavelengths), ``channel`` (from 0), ``coefficient`` of the refit, and one
         column per fold whose model is stored (``fold_0``, ...). The coefficients belong to the spectra after all
         preprocessing, in units of the target per unit of signal; a channel that a step leaves out has 0. Where a step
-        makes other variables of the channels (PCA), ``variable`` counts these instead.
+        makes other variables of the channels (PCA), ``variable`` counts these instead. Of several targets, each has
+        columns of its own: ``coefficient_moisture``, ``fold_0_moisture``, ...; so has each class of a classifier of
+        three or more.
 
     Raises
     ------
     UnknownId
         No chain has that id.
     InvalidInput
-        The model has no coefficients or several targets, or its fitted models are not stored.
+        The model has no coefficients.
+    ReplayError
+        Its fitted models are not stored.
     """
     chain = store.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id)
-    vectors = regression_vectors(store, chain)
-    final = vectors.pop(_FINAL, None)
-    on_channels = all(each.on_channels for each in (final, *vectors.values()) if each is not None)
-    if final is not None and not on_channels:
-        vectors = {}  # each fold made variables of its own
-    if final is None and not on_channels:
-        raise InvalidInput(
-            f"The steps of chain {chain_id!r} make variables of their own in each fold, so their coefficients have no "
-            "common axis. Record the chain with a refit (refit=True)."
-        )
-    columns: dict[str, Any] = {} if final is None else {"coefficient": final.values}
-    columns |= {fold: each.values for fold, each in vectors.items()}
+    names = _outputs(store, chain)
+    columns: dict[str, Any] = {}
+    on_channels = True
+    for output, name in enumerate(names):
+        vectors = regression_vectors(store, chain, output if len(names) > 1 else None)
+        on_channels = all(each.on_channels for each in vectors.values())
+        final = vectors.pop(_FINAL, None)
+        if final is None and not on_channels:
+            raise InvalidInput(
+                f"The steps of chain {chain_id!r} make variables of their own in each fold, so their coefficients have "
+                "no common axis. Record the chain with a refit (refit=True)."
+            )
+        label = f"_{name}" if name else ""
+        columns |= {} if final is None else {f"coefficient{label}": final.values}
+        # Of a step such as a PCA, each fold made variables of its own.
+        columns |= {fold + label: each.values for fold, each in vectors.items() if on_channels}
     width = len(next(iter(columns.values())))
     grid = chain.get("wavelengths")
-    start: dict[str, Any] = (
-        {"wavelength": np.asarray(grid, dtype=float)} if on_channels and grid is not None else {}
-    )
+    start: dict[str, Any] = {}
+    if on_channels and grid is not None:
+        start["wavelength"] = np.asarray(grid, dtype=float)
     start["channel" if on_channels else "variable"] = np.arange(width)
     return pl.DataFrame(start | columns)
 
 
-def regression_vectors(store: ReadsChains, chain: Mapping[str, Any]) -> dict[str, RegressionVector]:
+def _outputs(store: ReadsChains, chain: Mapping[str, Any]) -> list[str]:
+    """Return the names of a model's several targets or classes; one empty name where it has one vector."""
+    plan = ReplayPlan.from_chain(chain)
+    model = Workbench(store.load_artifact, plan.memory).open(plan.members[0].model)[0]
+    count = len(np.atleast_2d(getattr(model, "coef_", 0.0)))
+    if count == 1:
+        return [""]
+    metadata = chain.get("metadata") or {}
+    names = metadata.get("target_names") or metadata.get("classes") or []
+    return [str(each) for each in (names if len(names) == count else range(count))]
+
+
+def regression_vectors(
+    store: ReadsChains, chain: Mapping[str, Any], output: int | None = None
+) -> dict[str, RegressionVector]:
     """Return the coefficients of each fold's model, and of the refit (``"fold_final"``), on the channels.
+
+    `output` counts the targets of a model that has several.
 
     Raises
     ------
@@ -103,15 +127,17 @@ def regression_vectors(store: ReadsChains, chain: Mapping[str, Any]) -> dict[str
         alone = {"fold_artifacts": {fold: identifier}, "fold_weights": None} if identifier else {}
         plan = ReplayPlan.from_chain({**chain, **alone})
         try:
-            found[fold_key(fold)] = regression_vector(plan, Workbench(store.load_artifact, plan.memory))
+            found[fold_key(fold)] = regression_vector(
+                plan, Workbench(store.load_artifact, plan.memory), output
+            )
         except InvalidInput as error:
             name = str(chain["model_class"]).rpartition(".")[2]
             raise InvalidInput(f"The model {name} of chain {chain['chain_id']!r} {error}") from error
     return found
 
 
-def regression_vector(plan: ReplayPlan, bench: Workbench) -> RegressionVector:
-    """Find the coefficients of a plan's first member.
+def regression_vector(plan: ReplayPlan, bench: Workbench, output: int | None = None) -> RegressionVector:
+    """Find the coefficients of a plan's first member, for one of its targets.
 
     Raises
     ------
@@ -124,10 +150,10 @@ def regression_vector(plan: ReplayPlan, bench: Workbench) -> RegressionVector:
     if found is None:
         raise InvalidInput("has no coefficients; choose a linear model such as PLS.")
     array = np.atleast_2d(np.asarray(found, dtype=np.float64))
-    if array.shape[0] != 1:
+    if array.shape[0] != 1 and output is None:
         raise InvalidInput(f"predicts {array.shape[0]} targets; choose a chain of one target.")
-    own = array[0]
-    factor = None if facts.classifier else _to_target(plan, member, bench, own)
+    own = array[output or 0]
+    factor = None if facts.classifier else _to_target(plan, member, bench, own, output or 0, len(array))
     values = own if factor is None else own * factor
     width = None if plan.stack else channels(plan, bench)
     places = None if width is None else channel_origins(member.stages, bench, width, plan.wavelengths)
@@ -138,19 +164,27 @@ def regression_vector(plan: ReplayPlan, bench: Workbench) -> RegressionVector:
     return RegressionVector(whole, True, factor is not None)
 
 
-def _to_target(plan: ReplayPlan, member: Member, bench: Workbench, own: Floats) -> float | None:
+def _to_target(
+    plan: ReplayPlan, member: Member, bench: Workbench, own: Floats, output: int, outputs: int
+) -> float | None:
     """Find what a unit of the model's answer is in units of the target; None where that is no constant."""
     norm = float(own @ own)
     direction = own / norm if norm else own
-    y = np.arange(3.0)
+    steps = np.arange(3.0)
+    y = steps if outputs == 1 else np.outer(steps, np.eye(outputs)[output])
     try:
         # A model with a link function has coefficients, too, but not of its predictions.
-        made = np.ravel(bench.call(member.model, "predict", np.outer(y, direction), None))
+        made = np.asarray(
+            bench.call(member.model, "predict", np.outer(steps, direction), None), dtype=np.float64
+        )
         for target in (*reversed(member.targets), *reversed(plan.targets)):
             y = bench.undo(target, y)
     except NirsStoreError:
         return None
-    steps = np.diff(np.asarray(y, dtype=np.float64))
-    if not np.allclose(np.diff(made), bool(norm), rtol=1e-5) or not np.isclose(steps[0], steps[1], rtol=1e-6):
+    if made.size != steps.size * outputs:
         return None
-    return float(steps[0])
+    predicted = np.diff(made.reshape(steps.size, outputs)[:, output])
+    units = np.diff(np.asarray(y, dtype=np.float64).reshape(steps.size, outputs)[:, output])
+    if not np.allclose(predicted, bool(norm), rtol=1e-5) or not np.isclose(units[0], units[1], rtol=1e-6):
+        return None
+    return float(units[0])

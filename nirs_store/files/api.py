@@ -1439,7 +1439,7 @@ class RemoveMethods(GetMethods):
         force: bool = False,
         dry_run: bool = False,
     ) -> FileRemoval:
-        """Delete a file with all its versions, or one version of it.
+        """Delete a file with all its versions, or one version of it. This cannot be undone.
 
         Its blob goes too where nothing else holds it. A version number is never given again.
 
@@ -1493,7 +1493,7 @@ class RemoveMethods(GetMethods):
     ) -> FileRemoval:
         """Remove files stored more than some days ago that nothing needs, and leftovers of programs that died.
 
-        Kept are: production content; what an alias, a pin or a group holds; what something that stays was made
+        This cannot be undone. Kept are: production content; what an alias, a pin or a group holds; what something that stays was made
         from; what is under way in a program that lives.
 
         Parameters

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
@@ -193,6 +194,32 @@ def test_coefficients_are_a_table_of_refit_and_folds_over_wavelength(
     assert folds.columns == ["wavelength", "channel", "fold_0", "fold_1", "fold_2"]
 
 
+@pytest.mark.parametrize("y_processing", [None, StandardScaler()])
+def test_each_of_several_targets_has_coefficients_in_its_unit(
+    store: WorkspaceStore, record: Any, y_processing: Any
+) -> None:
+    both = pl.DataFrame({"fat": Y, "water": 80 - 0.7 * Y + np.sin(np.arange(120.0))})
+    chain = record(
+        PLSRegression(4, scale=False), both, target=None, target_unit=None, y_processing=y_processing
+    )
+    found = store.coefficients(chain)
+    step = np.zeros((1, 100))
+    step[0, 7] = 1e-3
+    change = (store.replay_chain(chain, X[:1] + step) - store.replay_chain(chain, X[:1]))[0] / 1e-3
+    assert found["coefficient_fat"][7] == pytest.approx(change[0], rel=1e-6)
+    assert found["coefficient_water"][7] == pytest.approx(change[1], rel=1e-6)
+    assert {"fold_0_fat", "fold_2_water"} < set(found.columns)
+
+
+def test_targets_without_names_are_counted_and_classes_named(store: WorkspaceStore, record: Any) -> None:
+    named = {"target": None, "target_unit": None}
+    found = store.coefficients(record(PLSRegression(3), np.column_stack([Y, -Y]), **named))
+    np.testing.assert_allclose(found["coefficient_1"], -found["coefficient_0"])
+    labels = np.array(["low", "mid", "high"])[np.digitize(Y, [10, 20])]
+    found = store.coefficients(record(LogisticRegression(max_iter=500), labels, **named))
+    assert {"coefficient_high", "coefficient_low", "fold_2_mid"} < set(found.columns)
+
+
 def test_coefficients_of_components_are_counted_and_what_has_none_says_so(
     store: WorkspaceStore, record: Any
 ) -> None:
@@ -201,8 +228,6 @@ def test_coefficients_of_components_are_counted_and_what_has_none_says_so(
     assert found.height == 6
     with pytest.raises(InvalidInput, match="no coefficients"):
         store.coefficients(record(RandomForestRegressor(3)))
-    with pytest.raises(InvalidInput, match="2 targets"):
-        store.coefficients(record(PLSRegression(3), np.column_stack([Y, Y])))
     with pytest.raises(InvalidInput, match="make variables of their own"):
         store.coefficients(record(make_pipeline(PCA(6), LinearRegression()), refit=False))
     with pytest.raises(UnknownId):

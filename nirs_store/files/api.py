@@ -1493,7 +1493,9 @@ class RemoveMethods(GetMethods):
     ) -> FileRemoval:
         """Remove files stored more than some days ago that nothing needs, and leftovers of programs that died.
 
-        This cannot be undone. Kept are: production content; what an alias, a pin or a group holds; what something that stays was made
+        This cannot be undone.
+
+        Kept are: production content; what an alias, a pin or a group holds; what something that stays was made
         from; what is under way in a program that lives.
 
         Parameters

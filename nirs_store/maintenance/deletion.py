@@ -76,7 +76,8 @@ def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
         own, records = "pipeline_id = $id", "SELECT record_id FROM artifact_records WHERE pipeline_id = $id"
     else:
         found = con.execute(
-            "SELECT concat_ws(' > ', nullif(preprocessings, ''), split_part(model_class, '.', -1)) FROM chains "
+            "SELECT coalesce(nullif(json_extract_string(metadata, '$.preprocessing_chain'), ''), "
+            "concat_ws(' > ', nullif(preprocessings, ''), split_part(model_class, '.', -1))) FROM chains "
             "WHERE chain_id = ?",
             [identifier],
         ).fetchall()

@@ -390,7 +390,7 @@ class _Recorder:
                 metadata={"search": about | {"kept": True}, **self.given["stored"]},
                 **self.options,
             )
-            self.store.delete_chain(ids[place])
+            self.store.delete_chain(ids[place], now=True)
             ids[place] = result.chain_id
             each.about["kept"] = True
             results.append(result)

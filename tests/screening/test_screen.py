@@ -378,6 +378,7 @@ def test_a_file_as_test_set_must_have_the_grid_and_the_target(store, spectra, tm
 
 def test_a_board_stands_for_its_run_and_its_best_chain(store, spectra):
     board = screened(store, spectra)
+    assert store.trash.list().height == 0  # what replaces candidates is no deletion of the user
     assert store.show_run(board).run_id == board.run_id
     assert store.show_chain(board).chain_id == board.best()
     np.testing.assert_array_equal(

@@ -185,6 +185,7 @@ def test_a_study_of_optuna_leaves_every_trial(store, spectra):
 def test_a_candidate_without_models_shows_its_scores_and_says_why_it_has_no_predictions(store, spectra):
     found = recorded(store, GridSearchCV(PLSRegression(), GRID, cv=INNER), spectra)
     assert found.scorer == "mean over splits of R2, the estimator's own score"
+    assert store.trash.list().height == 0
     row = found.frame.row(-1, named=True)
     view = store.show_chain(row["chain_id"])
     assert f"score of the search {row['score']:.4g} (SD {row['score_sd']:.4g})" in repr(view)

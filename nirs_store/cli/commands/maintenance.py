@@ -123,7 +123,8 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
         return
     click.echo(f"{kind.capitalize()} {identifier} ({printable(facts['name'])})")
     for table, count in facts["rows"].items():
-        click.echo(f"  {count:>8} {table.replace('_', ' ')}")
+        words = table.replace("_", " ")
+        click.echo(f"  {count:>8} {words.removesuffix('s') if count == 1 else words}")
     for model, source in facts["needed_by"]:
         click.echo(f"  meta-model {model} is fed by {source}; --force deletes it anyway")
     what = "unreferenced, left for a gc" if keep_artifacts else f"files that only this {kind} uses"

@@ -293,7 +293,7 @@ def test_an_unseeded_shuffle_splits_once_for_candidates_and_what_is_kept(store, 
 
 
 def test_a_crash_between_keeping_and_deleting_shows_the_candidate_once(store, spectra, monkeypatch):
-    def crash(self, chain_id):
+    def crash(self, chain_id, **_):
         raise OSError("power")
 
     with monkeypatch.context() as patched:

@@ -18,6 +18,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.reading.decimals import find_decimal
 from nirs_store.reading.dialect import Unreadable, decode, split_rows
 from nirs_store.reading.measured import name_signal, to_signal
+from nirs_store.reading.parquet import parquet_frame
 from nirs_store.reading.readers import BUILT_IN, HEAD, choose_reader
 from nirs_store.reading.single import read_one, typed
 from nirs_store.reading.spectra import Source, Spectra, id_name, is_id
@@ -271,7 +272,7 @@ def _table(
     try:
         kind = choose_reader(path, data[:HEAD], None).name
         if kind == "parquet":
-            table = pl.read_parquet(path)
+            table = parquet_frame(path)
             return table, source, _key(table.columns, name)
         delimiter = None
         if kind == "excel":

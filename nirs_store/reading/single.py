@@ -18,6 +18,7 @@ from nirs_store.reading.decimals import find_decimal, in_doubt
 from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.grid import find_channels
 from nirs_store.reading.measured import Measured
+from nirs_store.reading.parquet import parquet_frame
 from nirs_store.reading.readers import HEAD, Reader, call_reader, choose_reader
 from nirs_store.reading.spectra import Source, Spectra, is_id
 from nirs_store.reading.summaries import find_summaries, tell_left
@@ -209,7 +210,7 @@ def typed(cells: Sequence[str], decimal: str, told: bool, ids: bool = False) -> 
 
 def _read_parquet(path: Path, channels: Sequence[str] | None) -> tuple[TextTable, pl.DataFrame]:
     try:
-        frame = pl.read_parquet(path)
+        frame = parquet_frame(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InvalidInput(f"{path} cannot be read as Parquet: {error}") from error
     names = frame.columns

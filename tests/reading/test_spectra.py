@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nirs_store.errors import InvalidInput
@@ -172,3 +174,37 @@ def test_text_is_no_formula_and_numbers_stay_numbers() -> None:
         "'=n;v", "'=A1;-1,5", "'+1;2,0", "'-x;3,0", "'@f;4,0", "'\tt;5,0", "ok;6,0"
     ]  # fmt: skip
     assert frame_csv(frame[6:]).splitlines()[1] == ","
+
+
+# -- Parquet files that are larger than they look.
+
+
+def _alike(rows: int, columns: int, value: object = 0.0) -> Any:
+    return pa.table(
+        {str(1000 + number): pa.array([value]).take(pa.array([0] * rows)) for number in range(columns)}
+    )
+
+
+@pytest.mark.parametrize("how", ["rows", "groups", "columns", "text"])
+def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "small.parquet"
+    rows, columns = {"columns": (2000, 700)}.get(how, (40_000, 2))
+    table = _alike(rows, columns)
+    if how == "text":
+        table = table.append_column("note", pa.array(["A" * 2000]).take(pa.array([0] * rows)))
+    pq.write_table(table, path, row_group_size=1000 if how == "groups" else None, compression="zstd")
+    assert read_spectra(path).X.shape == (rows, columns)
+    # A limit that is reached without making gigabytes first.
+    monkeypatch.setattr("nirs_store.reading.parquet._MOST", 10_000_000 if how != "text" else 20_000_000)
+    with pytest.raises(InvalidInput, match="too much"):
+        read_spectra(path)
+
+
+def test_a_damaged_parquet_file_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "cut.parquet"
+    pq.write_table(_alike(5, 5), path)
+    path.write_bytes(path.read_bytes()[:-30] + path.read_bytes()[-8:])
+    with pytest.raises(InvalidInput, match="cannot be read as Parquet"):
+        read_spectra(path)

@@ -41,7 +41,7 @@ from nirs_store.ui.frame import MOST_UPLOADED, Download, Redirect, Request, Scre
 from nirs_store.ui.guard import COOKIE, HEADERS, Guard, Refused
 from nirs_store.ui.words import as_json, filters
 
-__all__ = ["Desk", "all_screens", "make_app", "render"]
+__all__ = ["STATIC", "Desk", "all_screens", "document", "make_app", "render"]
 
 #: In the order of the navigation. One file a screen, each with its SCREENS.
 _MODULES = (
@@ -53,10 +53,11 @@ _MODULES = (
     "compare",
     "runs",
     "records",
+    "changes",
     "sql",
     "health",
 )
-_STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent / "static"
 _MOST_FILES = 64
 _STATUS: tuple[tuple[type[NirsStoreError], int], ...] = (
     (UnknownId, 404),
@@ -240,23 +241,11 @@ class _Answers:
                         raise InvalidInput("format: this screen has no table to download.")
                     content, media_type = found.table.download(form_wanted)
                     return _sent(content, media_type, f"{found.table.name}.{form_wanted}")
-            return HTMLResponse(self.html(request, found, told), found.status)
+            return HTMLResponse(
+                document(request, found, self.screens, told, self.guard.form_token), found.status
+            )
         except NirsStoreError as error:
             return self._failed(error, form_wanted)
-
-    def html(self, request: Request, view: View, told: Sequence[str] = ()) -> str:
-        """Return a view as a whole document."""
-        return render(
-            view.template,
-            view=view,
-            request=request,
-            navigation=[
-                s for s in self.screens if s.label and (not s.needs or hasattr(request.store, s.needs))
-            ],
-            form_token=self.guard.form_token,
-            told=told,
-            **view.values,
-        )
 
     def _failed(self, error: NirsStoreError, form_wanted: str) -> Response:
         status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
@@ -334,6 +323,25 @@ def render(template: str, **values: Any) -> str:
     return _templates.get_template(template).render(**values)
 
 
+def document(
+    request: Request,
+    view: View,
+    screens: Sequence[Screen],
+    told: Sequence[str] = (),
+    form_token: str = "",
+) -> str:
+    """Return a view as a whole document."""
+    return render(
+        view.template,
+        view=view,
+        request=request,
+        navigation=[s for s in screens if s.label and (not s.needs or hasattr(request.store, s.needs))],
+        form_token=form_token,
+        told=told,
+        **view.values,
+    )
+
+
 def make_app(desk: Desk, guard: Guard) -> Starlette:
     """Return the page as an ASGI application.
 
@@ -360,7 +368,7 @@ def make_app(desk: Desk, guard: Guard) -> Starlette:
     return Starlette(
         routes=[
             *(Route(screen.path, answers.route(screen), methods=[screen.method]) for screen in screens),
-            Mount("/static", StaticFiles(directory=_STATIC)),
+            Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
             Middleware(_Shield, guard=guard),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from nirs_store.store import WorkspaceStore
 
-__all__ = ["PORT", "Running", "serve", "start"]
+__all__ = ["PORT", "Running", "needed", "serve", "start"]
 
 PORT = 8423
 _TRIED = 20
@@ -50,6 +50,17 @@ def listen(host: str, port: int | None) -> socket.socket:
             ) from error
         return found
     raise InvalidInput(f"The ports {PORT} to {PORT + _TRIED - 1} are taken; name another one with --port.")
+
+
+@contextlib.contextmanager
+def needed() -> Iterator[None]:
+    """Say how to install what the page needs, where an import within fails."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise InvalidInput(
+            f'The page needs more packages ({missing}). Install them with: python -m pip install "nirs-store[ui]"'
+        ) from missing
 
 
 def _token(host: str, token: str | None) -> str:
@@ -100,14 +111,10 @@ def _prepared(
     may_change: bool,
     store: WorkspaceStore | None,
 ) -> Iterator[tuple[uvicorn.Server, socket.socket, str]]:
-    try:
+    with needed():
         import uvicorn
 
         from nirs_store.ui.app import Desk, make_app
-    except ModuleNotFoundError as missing:
-        raise InvalidInput(
-            f'The page needs more packages ({missing}). Install them with: python -m pip install "nirs-store[ui]"'
-        ) from missing
     from nirs_store.ui.guard import Guard
 
     guard = Guard(host, _token(host, token))

@@ -131,3 +131,132 @@ def test_a_chain_is_taken_along_as_a_file(page: Page, chain_id: str, kind: str, 
 
 def test_the_fitted_model_is_opened_where_it_was_asked_for(page: Page, chain_id: str) -> None:
     assert "Coefficients" in page.post(f"/chains/{chain_id}/inside").text
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/runs?q=corn&status=completed", "corn"),
+        ("/pivot", "RMSECV, best of each cell"),
+        ("/pivot?rows=target&columns=model_name&metric=r2&aggregate=mean", "r2, mean of each cell"),
+        ("/sql", "predictions"),
+        ("/health", "No damage found"),
+        ("/files", "No file was put here yet."),
+        ("/evaluations", "No evaluation was recorded yet."),
+        ("/champions", "No champion was chosen yet."),
+        ("/lineage", "No link was recorded."),
+        ("/audit", "begin_run"),
+        ("/retention", "keep everything"),
+        ("/backups", "No backup was made yet"),
+        ("/trash", "The trash is empty."),
+    ],
+)
+def test_the_other_screens_show_what_there_is(page: Page, path: str, words: str) -> None:
+    assert words in page.html(path)
+    assert page.json(path) is not None
+
+
+def test_a_run_shows_its_pipelines_and_how_it_was_recorded(page: Page) -> None:
+    run_id = page.json("/runs")["rows"][0]["run_id"]
+    html = page.html(f"/runs/{run_id}")
+    for words in ("completed", "PLS(3)", "scikit-learn", "seed=1", "Scores in the order of recording"):
+        assert words in html
+    assert len(page.json(f"/runs/{run_id}")["pipelines"]) == 3
+    pipeline_id = page.json(f"/runs/{run_id}")["pipelines"][0]["pipeline_id"]
+    assert "Log" in page.html(f"/pipelines/{pipeline_id}")
+
+
+def test_chains_are_compared_on_what_differs_and_on_their_samples(page: Page) -> None:
+    ids = [row["chain_id"] for row in page.json("/chains")["rows"]]
+    html = page.html(f"/compare?id={ids[0]}&id={ids[2]}")
+    assert "n_components" in html
+    assert "n = 40" in html
+    assert "The same samples" in html
+    assert "dataset" not in {row["item"] for row in page.json(f"/compare?id={ids[0]}&id={ids[2]}")["rows"]}
+    assert "Tick two to fifty" in page.html(f"/compare?id={ids[0]}")
+    assert page.get("/compare?" + "&".join(f"id={i}" for i in range(51))).status_code == 400
+
+
+def test_a_query_is_asked_and_only_a_query(page: Page) -> None:
+    rows = page.json("/sql?query=SELECT+name,+42.5+AS+answer+FROM+runs")["rows"]
+    assert rows == [{"name": "corn", "answer": 42.5}]
+    for wrong in (
+        "DELETE FROM runs",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "COPY runs TO 'x'",
+    ):
+        answer = page.get("/sql", params={"query": wrong})
+        assert answer.status_code == 400, wrong
+        assert "root:" not in answer.text
+
+
+def test_a_query_without_end_is_stopped(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nirs_store.ui.screens import sql
+
+    monkeypatch.setattr(sql, "_SECONDS", 0.2)
+    monkeypatch.setattr(sql, "_MOST", 5)
+    assert (
+        "longer than"
+        in page.get("/sql", params={"query": "SELECT count(*) FROM range(99999999) a, range(99999) b"}).text
+    )
+    assert "more than 5 rows" in page.get("/sql", params={"query": "SELECT * FROM range(9)"}).text
+
+
+def test_csv_files_hold_no_formulas(page: Page) -> None:
+    answer = page.get("/sql", params={"query": "SELECT '=1+1' AS a, -1.5 AS b", "format": "csv"})
+    assert answer.text.splitlines()[1] == "'=1+1,-1.5"
+
+
+# -- With --allow-changes.
+
+
+def test_tags_and_notes_are_set(changing: Page) -> None:
+    run_id = changing.json("/runs")["rows"][0]["run_id"]
+    changing.post(f"/runs/{run_id}/tag", {"tags": "frozen, oil", "note": "new lamp"})
+    row = changing.json("/runs")["rows"][0]
+    assert (sorted(row["tags"]), row["note"]) == (["frozen", "oil"], "new lamp")
+
+
+@pytest.mark.parametrize("kind", ["run", "chain"])
+def test_a_deletion_is_planned_then_confirmed_then_undone(changing: Page, chain_id: str, kind: str) -> None:
+    run_id = changing.json("/runs")["rows"][0]["run_id"]
+    identifier = run_id if kind == "run" else chain_id
+    asked = changing.post("/delete", {"kind": kind, "id": identifier})
+    assert "trash for 30 days" in asked.text
+    assert changing.json("/chains")["total"] == 3
+    assert changing.post("/delete", {"kind": kind, "id": identifier, "sure": "1"}).url.path == "/trash"
+    assert changing.json("/chains")["total"] == (0 if kind == "run" else 2)
+    entry = changing.json("/trash")["rows"][0]["trash_id"]
+    changing.post("/trash/restore", {"id": entry})
+    assert changing.json("/chains")["total"] == 3
+
+
+def test_retention_deletes_what_was_shown_and_nothing_else(changing: Page) -> None:
+    from nirs_store.registry import keep_top_k
+
+    store = changing.desk.store()
+    store.retention.set(keep_top_k(1))
+    asked = changing.post("/retention/run")
+    assert "2 would go" in asked.text
+    planned = " ".join(sorted(item.id for item in store.retention.plan().take))
+    store.retention.set(keep_top_k(2))
+    assert "has changed" in changing.post("/retention/run", {"sure": "1", "planned": planned}).text
+    assert changing.json("/chains")["total"] == 3
+    planned = " ".join(sorted(item.id for item in store.retention.plan().take))
+    changing.post("/retention/run", {"sure": "1", "planned": planned})
+    assert changing.json("/chains")["total"] == 2
+
+
+def test_a_clean_up_is_planned_then_confirmed(changing: Page) -> None:
+    store = changing.desk.store()
+    store.delete_chain(changing.json("/chains")["rows"][2]["chain_id"], now=True, delete_artifacts=False)
+    assert "unreferenced" in changing.post("/gc").text
+    assert changing.post("/gc", {"sure": "1"}).url.path == "/health"
+
+
+def test_changes_are_refused_where_the_page_only_shows(page: Page, chain_id: str) -> None:
+    answer = page.post("/delete", {"kind": "chain", "id": chain_id, "sure": "1"})
+    assert answer.status_code == 403
+    assert "--allow-changes" in answer.text
+    assert page.json("/chains")["total"] == 3

@@ -24,17 +24,34 @@ from nirs_store.cli._options import workspace_option
     "--allow-changes", is_flag=True, help="Let the page change the workspace: tags, deletions, retention."
 )
 @click.option("--no-browser", is_flag=True, help="Print the address and open no browser.")
+@click.option(
+    "--export", "folder", type=click.Path(path_type=Path), help="Write the pages into a new folder instead."
+)
 @workspace_option
 def command(
-    port: int | None, host: str, token: str | None, allow_changes: bool, no_browser: bool, workspace: Path
+    port: int | None,
+    host: str,
+    token: str | None,
+    allow_changes: bool,
+    no_browser: bool,
+    folder: Path | None,
+    workspace: Path,
 ) -> None:
     """Show a workspace in the browser: leaderboards, chains with figures, runs, files, SQL.
 
     The page needs no internet and no account, and only this machine can reach it unless --host says otherwise. It
     changes nothing without --allow-changes. Ctrl-C ends it.
     """
-    from nirs_store.ui.server import serve
+    from nirs_store.ui.server import needed, serve
 
+    if folder is not None:
+        from nirs_store.store import WorkspaceStore
+
+        with needed():
+            from nirs_store.ui.export import export_pages
+        with WorkspaceStore.to_look_at(workspace) as store:
+            export_pages(store, folder, lambda line: click.echo(line, err=True))
+        return
     serve(
         workspace,
         host=host,

@@ -42,6 +42,9 @@ def show(request: Request) -> View:
     frame = frame.with_columns(
         pl.col(pl.Binary).bin.size().alias(name) for name, kind in frame.schema.items() if kind == pl.Binary
     )
+    frame = frame.with_columns(
+        pl.col(name).cast(pl.Float64) for name, kind in frame.schema.items() if kind.is_decimal()
+    )
     columns = [
         Column(
             name, name, "number" if kind.is_float() else "whole" if kind.is_integer() else "text", longest=80

@@ -1,0 +1,212 @@
+"""Sharing without a server: a report in one file, and the pages as files that open from the disk."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from markupsafe import Markup
+
+from nirs_store.blobs.durable import write_file
+from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.ui.app import STATIC, all_screens, document, render
+from nirs_store.ui.frame import Request, Screen, View
+
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
+
+__all__ = ["export_pages", "write_pdf", "write_report"]
+
+_ASSETS = ("page.css", "page.js", "icon.svg")
+#: So many pages of each kind of thing; the best and newest come first.
+_MOST = 200
+_ROWS = 500
+_REPORTED = 3
+_HREF = re.compile(r' (?:href|src)="(/[^"]*)"')
+_MAIN = re.compile(r"<main[^>]*>(.*)</main>", re.DOTALL)
+_BROWSERS = tuple(
+    [
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+        "google-chrome-stable",
+        "chrome",
+        "msedge",
+        "microsoft-edge",
+    ]
+)
+
+
+def _matching(screens: Sequence[Screen], path: str) -> tuple[Screen, dict[str, str]] | None:
+    for screen in screens:
+        if screen.method == "GET":
+            found = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(screen.path)), path)
+            if found is not None:
+                return screen, found.groupdict()
+    return None
+
+
+def _page(store: WorkspaceStore, screens: Sequence[Screen], address: str) -> str | None:
+    """Return one screen as a document without forms; None where there is no such screen."""
+    split = urlsplit(address)
+    match = _matching(screens, split.path)
+    if match is None:
+        return None
+    screen, parts = match
+    query = {"size": [str(_ROWS)], **parse_qs(split.query)}
+    request = Request(store, split.path, parts, query, folder=store.workspace_path, static=True)
+    view = screen.show(request)
+    return document(request, view, screens) if isinstance(view, View) else None
+
+
+def export_pages(
+    store: WorkspaceStore, folder: Path, say: Callable[[str], None] = lambda _: None
+) -> list[Path]:
+    """Write the pages as files: lists of up to 500 rows, and up to 200 chains, runs and pipelines.
+
+    Parameters
+    ----------
+    store
+        Open.
+    folder
+        New or empty.
+    say
+        Takes a line of progress.
+
+    Raises
+    ------
+    InvalidInput
+        The folder holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput(f"{folder} is not an empty folder; name a new one. Nothing was written.")
+    screens = all_screens()
+    waiting = [
+        "/",
+        *(
+            screen.path
+            for screen in screens
+            if screen.label and (not screen.needs or hasattr(store, screen.needs))
+        ),
+    ]
+    pages: dict[str, str] = {}
+    kinds: dict[str, int] = {}
+    while waiting:
+        address = waiting.pop(0)
+        # Other orders and filters of a list are left out: a file cannot answer them.
+        kind = "/".join(address.split("/")[:2])
+        if address in pages or "?" in address or kinds.get(kind, 0) > _MOST:
+            continue
+        try:
+            html = _page(store, screens, address)
+        except NirsStoreError:
+            continue
+        if html is None:
+            continue
+        kinds[kind] = kinds.get(kind, 0) + 1
+        pages[address] = html
+        waiting += _HREF.findall(html)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _ASSETS:
+        shutil.copy(STATIC / name, folder / name)
+    written = []
+    for address, html in pages.items():
+        path = folder / _file_name(address)
+        write_file(path, _HREF.sub(lambda found: _linked(found[1], pages), html).encode())
+        written.append(path)
+    say(f"{len(written)} pages in {folder}; open {folder / 'index.html'}")
+    return written
+
+
+def _file_name(address: str) -> str:
+    return f"{address.strip('/').replace('/', '-') or 'index'}.html"
+
+
+def _linked(address: str, pages: dict[str, str]) -> str:
+    """Return the link to a page that was written, and none where it was not."""
+    if address.startswith("/static/"):
+        name = address.removeprefix("/static/").partition("?")[0]
+        return f' src="{name}"' if name.endswith(".js") else f' href="{name}"'
+    plain = address.partition("#")[0]
+    return f' href="{_file_name(plain)}"' if plain in pages else ""
+
+
+def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) -> Path:
+    """Write a run, with its best chains, or a chain as one file that needs no network.
+
+    Parameters
+    ----------
+    store
+        Open.
+    kind : {"run", "chain"}
+    identifier
+        Its whole id.
+    path
+        Where to.
+    """
+    screens = all_screens()
+    addresses = [f"/{kind}s/{identifier}"]
+    if kind == "run":
+        best = store.list_chains(limit=_REPORTED, run_id=identifier, scores=False)
+        addresses += [f"/chains/{each}" for each in best["chain_id"].to_list()]
+    parts = []
+    for address in addresses:
+        html = _page(store, screens, address) or ""
+        found = _MAIN.search(html)
+        # What the rest of the workspace holds is not in this file.
+        parts.append(Markup(_HREF.sub("", found[1] if found else "")))
+    shown = store.show_run(identifier).name if kind == "run" else store.show_chain(identifier).name
+    html = render("report.html", parts=parts, shown=shown, folder=store.workspace_path.name, head=_inline())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, html.encode())
+    return path
+
+
+def _inline() -> Markup:
+    """Return the style and script of a file of its own, and a policy that allows these two alone."""
+    css, js = ((STATIC / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js))
+    policy = f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'"
+    return Markup(
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{css}</style>\n'
+        f'<script type="module">{js}</script>'
+    )
+
+
+def write_pdf(report: Path, path: Path) -> Path:
+    """Print a report with a browser of this machine.
+
+    Raises
+    ------
+    InvalidInput
+        None was found, or it failed.
+    """
+    browser: Any = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if browser is None:
+        raise InvalidInput(
+            "A PDF needs Chromium, Chrome or Edge, and none was found. Print the HTML file instead."
+        )
+    with tempfile.TemporaryDirectory(prefix="nirs_store-") as profile:
+        call = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={profile}",
+                f"--print-to-pdf={path.resolve()}", report.resolve().as_uri()]  # fmt: skip
+        done = subprocess.run(_as_root(call), capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode or not path.exists():
+        raise InvalidInput(
+            f"{Path(browser).name} could not print {report.name}: {done.stderr.strip()[-300:]}"
+        )
+    return path
+
+
+def _as_root(call: list[str]) -> list[str]:
+    """Leave out Chromium's sandbox where it refuses to work with it: for the administrator, in containers."""
+    import os
+
+    return [*call, "--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else call

@@ -1,0 +1,124 @@
+"""Files that need no server, and the server itself as users start it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from uikit import HOSTILE
+
+from nirs_store import WorkspaceStore
+from nirs_store.cli._app import app
+from nirs_store.errors import InvalidInput
+from nirs_store.ui import export, server
+
+
+def run(*arguments: str) -> str:
+    told = CliRunner().invoke(app, list(arguments))
+    assert told.exit_code == 0, told.output
+    return told.output
+
+
+@pytest.mark.parametrize("kind", ["chain", "run"])
+def test_a_report_is_one_file_with_its_figures(
+    recorded: Path, tmp_path: Path, kind: str, chain_id: str
+) -> None:
+    identifier = chain_id if kind == "chain" else "corn"
+    path = tmp_path / "deep" / "report.html"
+    run("report", identifier, "-o", str(path), "-w", str(recorded))
+    html = path.read_text(encoding="utf-8")
+    assert html.count('<svg class="figure"') >= (5 if kind == "chain" else 15)
+    assert "Predicted against measured" in html
+    assert not re.search(r'(?:href|src)="', html)
+    assert "<form" not in html
+    assert "default-src 'none'" in html
+    assert html.count("<style>") == html.count("<script") == 1
+
+
+def test_names_in_a_report_stay_text(hostile: Path, tmp_path: Path) -> None:
+    with WorkspaceStore(hostile, create=False) as store:
+        chain_id = store.list_chains(limit=1)["chain_id"][0]
+    run("report", chain_id, "-o", str(tmp_path / "r.html"), "-w", str(hostile))
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    assert HOSTILE[:8].replace("<", "&lt;") in html
+
+
+def test_a_report_of_another_kind_of_file_is_refused(recorded: Path, tmp_path: Path, chain_id: str) -> None:
+    told = CliRunner().invoke(app, ["report", chain_id, "-o", str(tmp_path / "r.docx"), "-w", str(recorded)])
+    assert told.exit_code == 2
+    assert "Nothing was written" in told.output
+
+
+def test_without_a_browser_a_pdf_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(InvalidInput, match="Chromium"):
+        export.write_pdf(tmp_path / "r.html", tmp_path / "r.pdf")
+
+
+def test_the_pages_are_written_as_files_that_lead_to_each_other(recorded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pages"
+    run("ui", "--export", str(folder), "-w", str(recorded))
+    pages = {path.name for path in folder.iterdir()}
+    assert {"index.html", "chains.html", "runs.html", "pivot.html", "page.css", "page.js"} <= pages
+    assert len([name for name in pages if name.startswith("chains-")]) == 3
+    for path in folder.glob("*.html"):
+        html = path.read_text(encoding="utf-8")
+        leads = set(re.findall(r'(?:href|src)="([^"#]+)', html))
+        assert leads <= pages, path.name
+        assert "<form" not in html, path.name
+    told = CliRunner().invoke(app, ["ui", "--export", str(folder), "-w", str(recorded)])
+    assert told.exit_code == 2
+    assert "not an empty folder" in told.output
+
+
+# -- The server.
+
+
+def test_an_open_store_shows_itself_from_a_thread(recorded: Path, tmp_path: Path) -> None:
+    shutil.copytree(recorded, tmp_path / "w")
+    with WorkspaceStore(tmp_path / "w") as store, store.ui() as page:
+        assert page.url in page._repr_html_()
+        asked = urllib.request.Request(f"{page.url}chains", headers={"Accept": "application/json"})
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            assert json.load(answer)["total"] == 3
+    with pytest.raises(OSError):
+        urllib.request.urlopen(page.url, timeout=5)
+    with WorkspaceStore(tmp_path / "w") as store:
+        assert store.list_runs().height == 1
+
+
+def test_a_port_that_is_taken_is_passed_over_or_named(recorded: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        with pytest.raises(InvalidInput, match="--port"):
+            server.listen("127.0.0.1", port)
+    with server.listen("127.0.0.1", None) as first, server.listen("127.0.0.1", None) as second:
+        assert first.getsockname()[1] != second.getsockname()[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal of POSIX")
+def test_the_command_serves_until_ctrl_c(recorded: Path) -> None:
+    call = [sys.executable, "-m", "nirs_store", "ui", "-w", str(recorded), "--port", "0", "--no-browser"]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        url = re.search(r"http://\S+", child.stdout.readline())
+        assert url is not None
+        assert "read-only" in child.stdout.readline()
+        with urllib.request.urlopen(url[0], timeout=60) as answer:
+            assert b"corn" in answer.read()
+        child.send_signal(signal.SIGINT)
+        out, errors = child.communicate(timeout=60)
+    assert (child.returncode, errors) == (0, "")

@@ -147,7 +147,7 @@ def rmsecv_vs_components(store: WorkspaceStore, chain_id: str) -> Figure | None:
         values[known],
         "cv",
         titles=[titles[i] for i in pick],
-        links=[links[i] or "#" for i in pick],
+        links=[links[i] for i in pick],
     )
     figure.upright(choice.components, "s1", label=f"chosen: {choice.components} (one SE)")
     own = chain_data(store, chain_id).n_components(load=False)

@@ -32,16 +32,14 @@ _ROWS = 500
 _REPORTED = 3
 _HREF = re.compile(r' (?:href|src)="(/[^"]*)"')
 _MAIN = re.compile(r"<main[^>]*>(.*)</main>", re.DOTALL)
-_BROWSERS = tuple(
-    [
-        "chromium",
-        "chromium-browser",
-        "google-chrome",
-        "google-chrome-stable",
-        "chrome",
-        "msedge",
-        "microsoft-edge",
-    ]
+_BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+    "microsoft-edge",
 )
 
 

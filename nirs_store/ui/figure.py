@@ -359,9 +359,8 @@ class Figure:
             key = "" if more["keys"] is None else f' data-key="{escape(printable(str(more["keys"][i])))}"'
             words = "" if titles is None else f"<title>{escape(printable(titles[i]))}</title>"
             mark = f'<{shape} class="mark {kind}"{key}>{words}</{end}>'
-            parts.append(
-                mark if more["links"] is None else f'<a href="{escape(more["links"][i])}">{mark}</a>'
-            )
+            link = more["links"][i] if more["links"] is not None else ""
+            parts.append(f'<a href="{escape(link)}">{mark}</a>' if link else mark)
         return parts
 
     def _legend_rows(self, wide: float) -> list[list[tuple[str, str, str]]]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from uikit import HOSTILE
 
 from nirs_store import WorkspaceStore
 from nirs_store.cli._app import app
@@ -51,7 +50,7 @@ def test_names_in_a_report_stay_text(hostile: Path, tmp_path: Path) -> None:
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<script>alert" not in html
     assert "<img" not in html
-    assert HOSTILE[:8].replace("<", "&lt;") in html
+    assert "&lt;script&gt;" in html
 
 
 def test_a_report_of_another_kind_of_file_is_refused(recorded: Path, tmp_path: Path, chain_id: str) -> None:
@@ -71,7 +70,7 @@ def test_the_pages_are_written_as_files_that_lead_to_each_other(recorded: Path, 
     run("ui", "--export", str(folder), "-w", str(recorded))
     pages = {path.name for path in folder.iterdir()}
     assert {"index.html", "chains.html", "runs.html", "pivot.html", "page.css", "page.js"} <= pages
-    assert len([name for name in pages if name.startswith("chains-")]) == 3
+    assert len([name for name in pages if re.fullmatch(r"chains-[0-9a-f-]{36}.html", name)]) == 3
     for path in folder.glob("*.html"):
         html = path.read_text(encoding="utf-8")
         leads = set(re.findall(r'(?:href|src)="([^"#]+)', html))
@@ -120,5 +119,5 @@ def test_the_command_serves_until_ctrl_c(recorded: Path) -> None:
         with urllib.request.urlopen(url[0], timeout=60) as answer:
             assert b"corn" in answer.read()
         child.send_signal(signal.SIGINT)
-        out, errors = child.communicate(timeout=60)
+        _, errors = child.communicate(timeout=60)
     assert (child.returncode, errors) == (0, "")

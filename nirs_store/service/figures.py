@@ -30,7 +30,8 @@ Pair = tuple[NDArray[Any], NDArray[Any]]
 
 def targets_of(chain: Mapping[str, Any]) -> list[str | None]:
     """List the names of what a chain predicts; several are kept as a JSON list."""
-    found = chain.get("target") or (chain.get("metadata") or {}).get("target")
+    metadata = chain.get("metadata") or {}
+    found = metadata.get("target_names") or chain.get("target") or metadata.get("target")
     if isinstance(found, str) and found.startswith("["):
         found = from_json(found)
     if isinstance(found, (list, tuple)):

@@ -193,7 +193,7 @@ def keep(
         use.name,
         use.version,
         None if use.correction is None else use.correction.correction_id,
-        str(target) if target else None,
+        target if isinstance(target, str) and target else None,
         how.instrument,
         how.operator,
         how.measured_at,

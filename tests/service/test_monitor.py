@@ -1,0 +1,334 @@
+"""Monitoring of named calibrations through the store."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from servicekit import GRID, MEAT, Recorded, X, Y, record
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.neighbors import KNeighborsClassifier
+
+from nirs_store import WorkspaceStore, record_cross_validation
+from nirs_store.errors import CalibrationNotFound, InvalidInput
+from nirs_store.lazy import polars as pl
+from nirs_store.service.statistics import replicate_error
+
+LATER, TRUE = MEAT.X[120:180, ::4], MEAT.fat[120:180]
+IDS = [f"s{row}" for row in range(60)]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DAYS = [START + timedelta(days=5 * row) for row in range(60)]
+
+
+@pytest.fixture
+def fat(store: WorkspaceStore, recorded: Recorded) -> WorkspaceStore:
+    store.calibrations.register("fat", recorded.second, alias="production")
+    return store
+
+
+def measure(
+    store: WorkspaceStore, name: str = "fat", rows: slice = slice(None), **options: Any
+) -> pl.DataFrame:
+    settings = {"sample_ids": IDS[rows], "measured_at": DAYS[rows], "on_outlier": "ignore"}
+    return store.predict(name, LATER[rows], **(settings | options))
+
+
+def refer(store: WorkspaceStore, rows: slice = slice(None), **options: Any) -> None:
+    settings = {"target": "fat"} | options
+    store.references.add_many({"sample_id": IDS[rows], "value": TRUE[rows]}, **settings)
+
+
+def test_the_figures_are_those_of_the_log_and_the_laboratory(fat: WorkspaceStore, recorded: Recorded) -> None:
+    refer(fat)  # references may come before the predictions
+    predicted = measure(fat)["prediction"].to_numpy()
+    found = fat.calibrations.monitor("fat")
+    d = TRUE - predicted
+    assert (found.n, found.n_measurements, found.version) == (60, 60, 1)
+    assert found.agreement.bias == pytest.approx(d.mean())
+    assert found.agreement.sep == pytest.approx(d.std(ddof=1))
+    low, high = stats.t.interval(0.95, 59, d.mean(), d.std(ddof=1) / math.sqrt(60))
+    assert found.agreement.bias_limit == pytest.approx((high - low) / 2)
+    line = stats.linregress(predicted, TRUE)
+    assert found.agreement.slope == pytest.approx(line.slope)
+    assert found.agreement.slope_t == pytest.approx(abs(line.slope - 1) / line.stderr)
+    figures = fat.calibrations.get("fat").figures
+    limit = figures["sec"] * math.sqrt(stats.f.isf(0.05, 59, figures["n_cal"] - 4 - 1))
+    assert found.agreement.sep_limit == pytest.approx(limit)
+    np.testing.assert_allclose(found.chart["difference"], d)
+    np.testing.assert_allclose(found.chart["action"], 3 * figures["sep"])
+    assert found.chart["measured_at"].is_sorted()
+    assert found.by_month["n"].sum() == 60
+    assert found.by_version["bias"].to_list() == [pytest.approx(d.mean())]
+    assert found.share_flagged == pytest.approx(found.n_flagged / 60)
+    told = json.loads(json.dumps(found.to_dict(), default=str))
+    assert told["agreement"]["sign"] == "difference = reference - predicted"
+    assert "bias (reference - predicted)" in repr(found)
+    assert "<table>" in found._repr_html_()
+
+
+def test_a_drift_is_seen_in_the_month_in_which_it_begins(fat: WorkspaceStore) -> None:
+    refer(fat)
+    measure(fat, rows=slice(0, 30))
+    fat.predict("fat", LATER[30:] * 1.05, sample_ids=IDS[30:], measured_at=DAYS[30:], on_outlier="ignore")
+    early = fat.calibrations.monitor("fat", until=DAYS[30])
+    late = fat.calibrations.monitor("fat", since=DAYS[30].isoformat())
+    assert not early.agreement.bias_significant
+    assert late.agreement.bias_significant or late.agreement.sep_exceeds
+    assert late.chart["signals"].list.len().sum() > early.chart["signals"].list.len().sum()
+    assert early.n == late.n == 30
+
+
+def test_few_samples_have_no_verdict(fat: WorkspaceStore) -> None:
+    nothing = fat.calibrations.monitor("fat")
+    assert nothing.n == 0
+    assert "no verdict" in repr(nothing)
+    assert math.isnan(nothing.share_flagged)
+    measure(fat, rows=slice(0, 2))
+    assert fat.calibrations.monitor("fat").n == 0
+    refer(fat, slice(0, 2))
+    two = fat.calibrations.monitor("fat")
+    assert two.n == 2
+    assert two.verdict == "no verdict: 2 of at least 10 samples with a reference"
+    assert two.agreement.bias_significant is None
+    assert two._repr_html_()
+
+
+def test_a_model_without_a_number_of_parameters_is_compared_with_secv(store: WorkspaceStore) -> None:
+    forest = record_cross_validation(
+        store, RandomForestRegressor(10, random_state=0), X, Y, cv=3, dataset_name="meat", wavelengths=GRID,
+        target="fat",
+    )  # fmt: skip
+    store.calibrations.register("forest", forest.chain_id)
+    measure(store, "forest@v1", rows=slice(0, 20))
+    refer(store, slice(0, 20))
+    found = store.calibrations.monitor("forest")
+    base = found.agreement.baseline
+    figures = store.calibrations.get("forest@v1").figures
+    assert base is not None
+    assert (base.kind, base.df, base.error) == ("SECV", len(Y) - 1, figures["secv"])
+    assert any("number of fitted parameters is not defined" in note for note in found.notes)
+    assert any("multiples of SECV" in note for note in found.notes)
+
+
+def test_a_classifier_is_counted_and_not_judged(store: WorkspaceStore) -> None:
+    labels = np.where(Y > 20, "fat", "lean")
+    chain = record_cross_validation(
+        store, KNeighborsClassifier(3), X, labels, cv=3, dataset_name="meat", wavelengths=GRID, target="kind"
+    ).chain_id
+    store.calibrations.register("kind", chain, alias="production")
+    found = measure(store, "kind")
+    assert store.measurements.list("kind")["label"].to_list() == found["prediction"].to_list()
+    report = store.calibrations.monitor("kind")
+    assert report.n == 0
+    assert any("labels of a classifier" in note for note in report.notes)
+    with pytest.raises(InvalidInput, match="at least 10 samples"):
+        store.calibrations.correct("kind")
+
+
+def test_each_of_several_targets_is_looked_at_alone(store: WorkspaceStore) -> None:
+    both = np.column_stack([MEAT.fat, MEAT.water])
+    chain = record(store, 4, both[:90], target=["fat", "water"], target_unit=None)
+    store.calibrations.register("meat", chain, alias="production")
+    found = measure(store, "meat")
+    assert store.measurements.list()["target"].to_list() == ["fat", "water"] * 60
+    store.references.add_many({"sample_id": IDS, "value": MEAT.water[120:180]}, target="water")
+    with pytest.raises(InvalidInput, match="one of fat, water"):
+        store.calibrations.monitor("meat")
+    water = store.calibrations.monitor("meat", target="water")
+    d = MEAT.water[120:180] - found.filter(pl.col("target") == "water")["prediction"].to_numpy()
+    assert water.agreement.bias == pytest.approx(d.mean())
+    assert water.agreement.baseline is not None
+    assert store.calibrations.monitor("meat", target="fat").n == 0
+    with pytest.raises(InvalidInput, match="Did you mean"):
+        store.calibrations.monitor("meat", target="watr")
+
+
+def test_references_without_a_target_count_only_where_one_was_predicted(
+    fat: WorkspaceStore, recorded: Recorded
+) -> None:
+    measure(fat)
+    fat.references.add_many({"sample_id": IDS, "value": TRUE})
+    assert fat.calibrations.monitor("fat").n == 60
+    water = record(fat, 4, MEAT.water[:90], target="water")
+    fat.calibrations.register("water", water, alias="production")
+    measure(fat, "water", rows=slice(0, 20))
+    found = fat.calibrations.monitor("fat")
+    assert found.n == 40
+    assert any("20 samples name no target" in note for note in found.notes)
+    assert fat.calibrations.monitor("water").n == 0
+    refer(fat, slice(0, 20))
+    assert fat.calibrations.monitor("fat").n == 60
+
+
+def test_units_laboratories_and_replicates(fat: WorkspaceStore) -> None:
+    measure(fat)
+    refer(fat, slice(0, 30), unit="%", lab="north")
+    refer(fat, slice(0, 15), unit="%", lab="south", measured_at="2026-05-01")
+    refer(fat, slice(30, 60), unit="g/kg")
+    found = fat.calibrations.monitor("fat")
+    assert found.n == 30
+    assert any("30 references are in another unit than %" in note for note in found.notes)
+    assert fat.calibrations.monitor("fat", lab="south").n == 15
+    rows = fat.references.list().filter(pl.col("unit") == "%")
+    sel, df = replicate_error(rows["value"].to_numpy(), rows["sample_id"].to_numpy())
+    assert (
+        (found.sel, found.sel_df) == (pytest.approx(sel, abs=1e-12), df) == (pytest.approx(0, abs=1e-12), 15)
+    )
+
+
+@pytest.mark.parametrize(("repeats", "n"), [("mean", 12), ("last", 12), ("each", 24)])
+def test_a_sample_that_was_logged_twice_counts_as_asked(fat: WorkspaceStore, repeats: Any, n: int) -> None:
+    rows = slice(0, 12)
+    refer(fat, rows)
+    first = measure(fat, rows=rows)["prediction"].to_numpy()
+    second = fat.predict(
+        "fat", LATER[rows] * 1.01, sample_ids=IDS[rows], measured_at=DAYS[20:32], on_outlier="ignore"
+    )["prediction"].to_numpy()
+    used = {"mean": (first + second) / 2, "last": second, "each": np.concatenate([first, second])}[repeats]
+    found = fat.calibrations.monitor("fat", repeats=repeats)
+    assert found.n == n
+    assert found.agreement.bias == pytest.approx((np.resize(TRUE[rows], n) - used).mean())
+
+
+def test_instruments_versions_and_measurements_without_names(fat: WorkspaceStore, recorded: Recorded) -> None:
+    refer(fat)
+    measure(fat, rows=slice(0, 20), instrument="A")
+    measure(fat, rows=slice(20, 40), instrument="B")
+    fat.predict("fat", LATER[:3], on_outlier="ignore")
+    found = fat.calibrations.monitor("fat")
+    assert found.by_instrument["instrument"].to_list() == ["A", "B", None]
+    assert found.by_instrument["n"].to_list() == [20, 20, 0]
+    assert any("3 measurements without a sample id" in note for note in found.notes)
+    assert fat.calibrations.monitor("fat", instrument="B").n == 20
+    fat.calibrations.register("fat", recorded.first)
+    measure(fat, "fat@v2", rows=slice(40, 60))
+    assert fat.calibrations.monitor("fat").n == 40
+    whole = fat.calibrations.monitor("fat", version="all")
+    assert whole.n == 60
+    assert whole.by_version["version"].to_list() == [1, 2]
+    assert whole.chart["action"].n_unique() == 2
+    assert fat.calibrations.monitor("fat@v2").n == fat.calibrations.monitor("fat", version=2).n == 20
+
+
+def test_what_cannot_be_monitored_is_refused(fat: WorkspaceStore) -> None:
+    for wrong in (
+        {"calibration": "fat@v1", "version": 1},
+        {"alias": "production", "version": 1},
+        {"version": "newest"},
+        {"since": "2026-02-01", "until": "2026-01-01"},
+        {"since": "spring"},
+        {"repeats": "first"},
+        {"combine": "sum"},
+        {"alpha": 1.0},
+        {"ewma_lambda": 0.0},
+    ):
+        with pytest.raises(InvalidInput):
+            fat.calibrations.monitor(**({"calibration": "fat"} | wrong))
+    for unknown in ({"calibration": "fit"}, {"alias": "prodution"}, {"version": 9}):
+        with pytest.raises(CalibrationNotFound):
+            fat.calibrations.monitor(**({"calibration": "fat"} | unknown))
+
+
+# -- Corrections.
+
+
+def test_a_correction_is_applied_in_sight_and_can_be_taken_back(fat: WorkspaceStore, tmp_path: Any) -> None:
+    fat.references.add_many({"sample_id": IDS, "value": TRUE * 1.1 + 2}, target="fat")
+    raw = measure(fat)
+    made = fat.calibrations.correct("fat", reason="a new reference method")
+    line = stats.linregress(raw["prediction"], TRUE * 1.1 + 2)
+    assert (made.slope, made.bias) == (pytest.approx(line.slope), pytest.approx(line.intercept))
+    assert len(made.samples) == 60
+    assert made.figures["rmsep_after"] < made.figures["rmsep_before"]
+    found = measure(fat)
+    assert found["raw"].to_list() == raw["prediction"].to_list()
+    for name in ("prediction", "lower", "upper"):
+        np.testing.assert_allclose(found[name], raw[name] * made.slope + made.bias)
+    assert set(found["correction"]) == {made.words}
+    assert made.words.startswith("corrected by c1: ")
+    log = fat.measurements.list("fat")
+    assert log["correction"].to_list() == [None, "c1"] * 60
+    assert log["raw"].to_list() == np.repeat(raw["prediction"].to_numpy(), 2).tolist()
+    with pytest.warns(UserWarning, match="corrected by c1"):
+        predictor = fat.predictor("fat@production")
+    np.testing.assert_array_equal(predictor.predict(LATER), found["prediction"].to_numpy())
+    assert made.words in repr(predictor)
+    with pytest.warns(UserWarning, match="without the correction"):
+        np.testing.assert_array_equal(fat.replay_chain("fat", LATER), raw["prediction"].to_numpy())
+    with pytest.raises(InvalidInput, match="a bundle cannot carry"):
+        fat.export_chain("fat@production", tmp_path / "fat.n4a")
+    assert not (tmp_path / "fat.n4a").exists()
+    assert made.words in repr(fat.calibrations.monitor("fat"))
+    fat.calibrations.retire_correction("fat", reason="the old method is back")
+    assert "raw" not in measure(fat).columns
+    assert [each.retired_at is None for each in fat.calibrations.corrections("fat")] == [False]
+    assert fat.export_chain("fat@production", tmp_path / "fat.n4a").exists()
+
+
+def test_a_correction_belongs_to_one_version_and_replaces_the_one_before(
+    fat: WorkspaceStore, recorded: Recorded
+) -> None:
+    fat.calibrations.correct("fat", bias=1.0)
+    second = fat.calibrations.correct("fat", slope=0.5, bias=1.0)
+    assert (second.label, second.words) == ("c2", "corrected by c2: 0.5 y + 1")
+    assert [each.retired_at is None for each in fat.calibrations.corrections("fat")] == [False, True]
+    fat.calibrations.register("fat", recorded.first, alias="production")
+    assert "raw" not in fat.predict("fat", LATER[:1], on_outlier="ignore").columns
+    assert "raw" in fat.predict("fat@v1", LATER[:1], on_outlier="ignore").columns
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "outcome"),
+    [
+        (lambda x: x, {}, "the bias is not significant"),
+        (lambda x: x + 0.5, {}, "c1: y + 0.5"),
+        (lambda x: x + 0.5, {"kind": "slope_bias"}, "does not differ from 1"),
+        (lambda x: 1.2 * x, {}, "c1: 1.2 y"),
+        (lambda x: x, {"kind": "bias"}, "is within"),
+        (lambda x: x, {"kind": "bias", "force": True}, "c1: y"),
+    ],
+)
+def test_a_slope_is_corrected_only_where_that_is_justified(
+    fat: WorkspaceStore, make: Any, options: dict[str, Any], outcome: str
+) -> None:
+    x = np.linspace(2, 50, 30)
+    noise = np.tile([0.05, -0.05, -0.05, 0.05, 0.0], 6)
+    frame = pl.DataFrame({"prediction": x, "reference": make(x) + noise - noise.mean()})
+    if outcome.startswith("c1"):
+        assert outcome in fat.calibrations.correct("fat", frame, **options).words
+    else:
+        with pytest.raises(InvalidInput, match=outcome):
+            fat.calibrations.correct("fat", frame, **options)
+        assert fat.calibrations.corrections("fat") == ()
+
+
+def test_a_narrow_range_justifies_no_slope(fat: WorkspaceStore) -> None:
+    x = np.linspace(20, 24, 30)
+    frame = {"prediction": x, "reference": 1.5 * (x - 22) + 23 + np.tile([0.02, -0.02], 15)}
+    assert fat.calibrations.correct("fat", frame).slope == 1.0
+    with pytest.raises(InvalidInput, match="span only"):
+        fat.calibrations.correct("fat", frame, kind="slope_bias")
+
+
+def test_samples_of_a_correction_must_be_known(fat: WorkspaceStore) -> None:
+    measure(fat)
+    refer(fat, slice(0, 30))
+    made = fat.calibrations.correct("fat", IDS[:12], force=True, kind="bias")
+    assert [each["sample_id"] for each in made.samples] == IDS[:12]
+    for wrong in (
+        IDS[25:35],
+        ["nobody"],
+        {"prediction": [1.0]},
+        {"prediction": [1.0], "reference": [np.nan]},
+    ):
+        with pytest.raises(InvalidInput):
+            fat.calibrations.correct("fat", wrong, force=True)
+    for wrong in ({"slope": 0.0}, {"bias": float("nan")}, {"slope": True}):
+        with pytest.raises(InvalidInput):
+            fat.calibrations.correct("fat", **wrong)  # type: ignore[arg-type]
+    assert len(fat.calibrations.corrections("fat")) == 1

@@ -237,11 +237,14 @@ def _check(old: Samples, new: Samples, metadata: Mapping[str, Any]) -> None:
             f"old_samples: the calibration was fitted on {counted} samples; found {len(old.y)} with a reference. "
             "Nothing was changed."
         )
-    same = set(spectrum_hashes(old.X)) & set(spectrum_hashes(new.X))
+    known = set(spectrum_hashes(old.X))
+    same = [row for row, each in enumerate(spectrum_hashes(new.X)) if each in known]
     if same:
+        rows = ", ".join(new.ids[row] if new.ids else str(row) for row in same[:10])
+        which = f"{'samples' if new.ids else 'rows'} {rows}{', ...' if len(same) > 10 else ''}"
         raise InvalidInput(
-            f"new_samples: {len(same)} spectra are in the calibration already. Nothing was changed. Leave them out: "
-            "they would count twice, and once in the fold that validates them."
+            f"new_samples: {len(same)} spectra are in the calibration already ({which}). Nothing was changed. Leave "
+            "them out: they would count twice, and once in the fold that validates them."
         )
 
 

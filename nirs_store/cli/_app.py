@@ -39,6 +39,11 @@ _COMMANDS = {
     "sql": (f"{_HOME}.rank:command_sql", "Query the catalog with a SELECT statement."),
     "read": (f"{_HOME}.read:command", "Describe and convert files of spectra."),
     "predict": (f"{_HOME}.predict:command", "Predict spectra with a chain or a bundle."),
+    "measurements": (f"{_HOME}.service:command_measurements", "List and delete logged predictions."),
+    "references": (
+        f"{_HOME}.service:command_references",
+        "Add, correct and list reference values of the laboratory.",
+    ),
     "plot": (f"{_HOME}.plot:command", "Draw a figure of a chain and save it."),
     "export": (
         f"{_HOME}.bundle:command_export_",

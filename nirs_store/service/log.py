@@ -17,6 +17,7 @@ from nirs_store.audit.trail import attempting, moment, note
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
+from nirs_store.db.sql import number
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive, spectrum_hashes
 from nirs_store.lazy import polars as pl
@@ -323,7 +324,7 @@ class Measurements:
             )
         return np.frombuffer(rows[0][0], _SPECTRUM).copy()
 
-    def delete(self, *, before: Any, calibration: str | None = None) -> int:
+    def delete(self, *, before: Any, calibration: str | None = None, dry_run: bool = False) -> int:
         """Delete what was logged before a moment; returns how many rows went. The audit trail keeps the count.
 
         Parameters
@@ -332,6 +333,8 @@ class Measurements:
             By the time of logging; without a zone it is UTC.
         calibration : str, optional
             Only of this one.
+        dry_run : bool
+            Only count.
         """
         limit = moment(plain_time(before), "before")
         if limit is None:
@@ -343,6 +346,10 @@ class Measurements:
             note(self._engine, "delete_measurements", "calibration", calibration, details=facts, con=con)
             return gone
 
+        if dry_run:
+            sql = f"SELECT count(*) FROM measurements WHERE {_BEFORE}"
+            values = {"before": limit, "name": calibration}
+            return int(self._engine.query(lambda con: con.execute(sql, values).fetchall())[0][0])
         with attempting(self._engine, "delete_measurements", "calibration", calibration):
             return self._engine.change(work)
 
@@ -354,11 +361,9 @@ class Measurements:
         return f"<log of predictions of {self._engine.layout.root}>"
 
 
+_BEFORE = "logged_at < $before AND ($name::VARCHAR IS NULL OR calibration = $name)"
+
+
 def forget(con: Connection, before: datetime, calibration: str | None = None) -> int:
     """Delete measurements that were logged before a moment, inside the caller's transaction."""
-    rows = con.execute(
-        "DELETE FROM measurements WHERE logged_at < $before AND ($name::VARCHAR IS NULL OR calibration = $name) "
-        "RETURNING 1",
-        {"before": before, "name": calibration},
-    ).fetchall()
-    return len(rows)
+    return number(con, f"DELETE FROM measurements WHERE {_BEFORE}", {"before": before, "name": calibration})

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     default=None,
     help="Keep the predictions in the log [default: those of a named calibration].",
 )
+@click.option("--measured-at", metavar="MOMENT", help="When they were measured, for the log [default: now].")
+@click.option("--keep-spectra", is_flag=True, help="Log the spectra themselves, not only their hashes.")
 @trust_options
 @workspace_option
 def command(
@@ -65,6 +67,8 @@ def command(
     operator: str | None,
     matrix: str | None,
     log: bool | None,
+    measured_at: str | None,
+    keep_spectra: bool,
     allow_pickle: bool,
     trusted_types: tuple[str, ...],
     workspace: Path,
@@ -74,7 +78,8 @@ def command(
     The first argument is the id of a chain in the workspace, the name of a calibration such as
     fat@production or fat@v3, or a .n4a bundle, which needs no workspace. In SPECTRA, numeric column names
     are wavelengths; the other columns are labels, which are returned next to the predictions. Without
-    --output, predictions are printed as CSV, with the separator and decimal sign of SPECTRA.
+    --output, predictions are printed as CSV, with the separator and decimal sign of SPECTRA. The
+    predictions of a named calibration are logged: see 'nirs-store measurements list'.
 
     Each prediction has its interval, where the calibration has out-of-fold predictions. The column
     "flags" is empty for a sample inside the calibration; "outside" and "extrapolated" say that the
@@ -83,6 +88,8 @@ def command(
     _check_output(output)
     options: dict[str, Any] = {"level": level, "alpha": alpha, "on_outlier": "ignore"}
     if source.lower().endswith(".n4a"):
+        if log or instrument or operator or measured_at or keep_spectra:
+            raise click.UsageError("A bundle has no log; predict with a calibration of a workspace.")
         from nirs_store.bundle.reader import load_bundle
 
         with as_options():
@@ -112,6 +119,8 @@ def command(
                 "operator": operator,
                 "matrix": matrix,
                 "log": log,
+                "measured_at": measured_at,
+                "keep_spectra": keep_spectra,
             }
             found_here = store.predict(
                 found.identifier if use.name is None else f"{use.name}@v{use.version}",
@@ -148,10 +157,12 @@ def _columns(frame: pl.DataFrame, n: int, details: bool) -> dict[str, Any]:
 
     width = frame.height // n if n else 1
     found: dict[str, Any] = {"predicted": frame["prediction"].to_numpy().reshape(n, width)}
-    for name in ("lower", "upper"):
+    for name in ("raw", "lower", "upper"):
         if name in frame.columns and not frame[name].is_null().any():
             found[name] = frame[name].to_numpy().reshape(n, width)
     rows = frame.gather_every(width)
+    if "correction" in rows.columns:
+        found["correction"] = rows["correction"]
     if "set" in rows.columns and not rows["set"].is_null().any():
         found["set"] = rows["set"]
     if details:

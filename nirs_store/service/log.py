@@ -292,13 +292,12 @@ class Measurements:
         if flagged is not None:
             where.append(f"{'NOT ' if flagged else ''}{NOT_FLAGGED}")
         newest = "" if limit is None else f" ORDER BY m.measured_at DESC, m.measurement_id DESC LIMIT {limit}"
+        some = f"SELECT m.* FROM measurements m WHERE {' AND '.join(where) or 'TRUE'}{newest}"
         sql = (
-            f"SELECT {_COLUMNS} FROM measurements m LEFT JOIN corrections k ON k.correction_id = m.correction_id "
-            f"WHERE {' AND '.join(where) or 'TRUE'}{newest}"
+            f"SELECT {_COLUMNS} FROM ({some}) m LEFT JOIN corrections k ON k.correction_id = m.correction_id "
+            "ORDER BY m.measured_at, m.measurement_id"
         )
-        return self._engine.query(
-            lambda con: frame(con, f"SELECT * FROM ({sql}) ORDER BY measured_at, measurement_id", values)
-        )
+        return self._engine.query(lambda con: frame(con, sql, values))
 
     def spectrum(self, measurement_id: str) -> NDArray[np.float64]:
         """Return the spectrum of a measurement, where it was kept.

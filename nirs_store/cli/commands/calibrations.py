@@ -9,6 +9,7 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import Choice, dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli.commands import service
 from nirs_store.display import printable
 
 if TYPE_CHECKING:
@@ -31,6 +32,15 @@ def command() -> None:
 
     NAME@VERSION is fat@v3, fat@production, fat@latest, or fat, which means fat@production.
     """
+
+
+for _each in (
+    service.command_monitor,
+    service.command_correct,
+    service.command_update,
+    service.command_challenge,
+):
+    command.add_command(_each)
 
 
 @command.command("list")

@@ -573,9 +573,7 @@ def detailed(
             f"{len(domain.spaces[0].mean)} channels, but the chain has others. "  # type: ignore[union-attr]
             "Nothing was predicted; add the domain again with add_domain."
         )
-    metadata = chain.get("metadata") or {}
-    named = metadata.get("target")
-    targets = metadata.get("target_names") or (named if isinstance(named, list) else None)
+    targets = (chain.get("metadata") or {}).get("target_names")
     frame = details_frame(domain, Predicted(y, proba, inputs[:spaces]), reading, sample_ids, targets)
     return report_outliers(frame, on_outlier, f"Chain {chain.get('chain_id') or ''}".strip(), stacklevel=4)
 

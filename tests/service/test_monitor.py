@@ -131,8 +131,8 @@ def test_a_classifier_is_counted_and_not_judged(store: WorkspaceStore) -> None:
 
 
 def test_each_of_several_targets_is_looked_at_alone(store: WorkspaceStore) -> None:
-    both = np.column_stack([MEAT.fat, MEAT.water])
-    chain = record(store, 4, both[:90], target=["fat", "water"], target_unit=None)
+    both = pl.DataFrame({"fat": MEAT.fat[:90], "water": MEAT.water[:90]})
+    chain = record(store, 4, both, target=None, target_unit=None)  # type: ignore[arg-type]
     store.calibrations.register("meat", chain, alias="production")
     found = measure(store, "meat")
     assert store.measurements.list()["target"].to_list() == ["fat", "water"] * 60

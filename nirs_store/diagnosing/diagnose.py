@@ -330,8 +330,15 @@ def diagnose(
     """
     if not 0 < alpha < 1:
         raise InvalidInput(f"alpha: expected a share between 0 and 1; found {alpha!r}.")
-    X, y, wavelengths, sample_ids = _given(X, y, wavelengths, sample_ids)
     found = inside(store, chain_id)
+    if y is None:
+        y = _references(X, found.chain)
+    X, y, wavelengths, sample_ids = _given(X, y, wavelengths, sample_ids)
+    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+        raise InvalidInput(
+            f"y: expected the values of one target; found {np.shape(y)[1]}. Give those of the target that the chain "
+            "predicts; a chain of several targets cannot be diagnosed."
+        )
     spectra = found.input(X, wavelengths)
     measured = None if y is None else np.asarray(y, dtype=float).reshape(-1)
     if measured is not None and len(measured) != len(spectra):
@@ -397,6 +404,16 @@ def diagnose(
         _input=spectra,
         _y=measured,
     )
+
+
+def _references(X: Any, chain: Mapping[str, Any]) -> Any:
+    """Return the values of the chain's target where `Spectra` have several; else None."""
+    from nirs_store.reading import Spectra
+
+    target = (chain.get("metadata") or {}).get("target")
+    if isinstance(X, Spectra) and isinstance(X.target, tuple) and X.y is not None and target in X.target:
+        return X.y[:, X.target.index(target)]
+    return None
 
 
 def _given(X: Any, y: Any, wavelengths: Any, sample_ids: Any) -> tuple[Any, Any, Any, Any]:

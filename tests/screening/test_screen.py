@@ -367,6 +367,10 @@ def test_a_file_as_test_set_must_have_the_grid_and_the_target(store, spectra, tm
     board = store.screen(beet, X_test=held, **options)
     assert "2 candidates for sugar, starch (%), means of the targets" in repr(board)
     assert "se" not in board.frame.columns
+    with pytest.raises(InvalidInput, match="one target; found 2"):
+        store.diagnose(board, beet)
+    one = store.screen(read_spectra(tmp_path / "beet.csv", target="starch"), **options)
+    assert store.diagnose(one, beet).samples["measured"].to_list() == beet.y[:, 1].tolist()
     error = store.replay_chain(board.best(), held.X) - held.y
     rmsep = np.sqrt((error**2).mean(axis=0)).mean()
     assert board.frame.filter("kept")["rmsep"][0] == pytest.approx(rmsep)

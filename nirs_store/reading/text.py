@@ -336,6 +336,10 @@ def _prefers_across(
             )
         return True
     head = read_values(rows[upright[0]].cells, None)
+    if is_counted(head):
+        firsts = read_values([row.cells[0] for row in rows[first:stop]], None)
+        if all(abs(b - a) == 1 for a, b in itertools.pairwise(firsts)):
+            refuse_numbered_samples(rows[upright[0]], rows[first:stop], None)
     if not head or is_counted(head) or not in_range(head):
         return not corner or upright[0] != first - 1 or not head
     if not corner and upright[0] == first - 1 and is_regular(head) and len(head) > 2:

@@ -186,3 +186,11 @@ def test_names_and_references_of_a_table_without_a_header_are_not_channels(
         read_spectra(path)
     assert read_spectra(path, header=False, orientation="rows").X.shape == (len(rows), 15)
     assert read_spectra(table(tmp_path, X, None)).X.tolist() == X.tolist()
+
+
+def test_numbers_of_samples_below_a_header_that_counts_are_not_taken_for_wavelengths(tmp_path: Path) -> None:
+    path = table(tmp_path, [(str(1501 + k), *X[k % N]) for k in range(12)], ["", *range(1, 15)])
+    with pytest.raises(InvalidInput, match="counts 1, 2"):
+        read_spectra(path)
+    assert read_spectra(path, orientation="rows").X.shape == (12, 14)
+    assert read_spectra(path, orientation="columns").X.shape == (14, 12)

@@ -857,6 +857,25 @@ class WorkspaceStore:
         return search.search(self._engine, text, n, metric, deleted=deleted)
 
     @whole_ids
+    def past_chains(self, run_id: str | None = None) -> pl.DataFrame:
+        """Return what is kept of deleted chains: of those in the trash, and of all that retention deleted.
+
+        Parameters
+        ----------
+        run_id : str, optional
+            Only chains of that run.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``chain_id, run_id, run_name, pipeline_id, pipeline_name, dataset_name, preprocessings, model_name,
+            model_class, steps`` (JSON), ``components, target, target_unit, task, metric, score, score_sd, n_samples,
+            operation`` (what deleted it), ``trash_id, created_at, deleted_at``, and the ``dataset_hash`` of the
+            pipeline where that is still there; oldest deletion first.
+        """
+        return search.past_chains(self._engine, run_id)
+
+    @whole_ids
     def aggregate_predictions(
         self,
         group_by: str | Sequence[str],

@@ -361,7 +361,8 @@ def test_coefficients_of_a_chain_are_those_of_the_refit(recorded: Any) -> None:
     refit = make_pipeline(StandardScaler(), PLSRegression(5)).fit(TECATOR.X[ROWS], TECATOR.fat[ROWS])
     assert np.allclose(axes.lines[1].get_ydata(), refit[-1].coef_[0])
     assert np.allclose(axes.lines[1].get_xdata(), TECATOR.wavelengths)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["range of 3 folds", "refit"]
+    legend = axes.figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["range of 3 folds", "refit"]
     with pytest.raises(InvalidInput, match=r"SVR.*has no coefficients"):
         plots.chain_pls_coefficients(store, chains["svr"].chain_id)
 

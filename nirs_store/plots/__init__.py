@@ -10,7 +10,13 @@ from __future__ import annotations
 from nirs_store.plots._figure import save_figure
 from nirs_store.plots.classes import chain_confusion_matrix, confusion_matrix, errors_vs_components
 from nirs_store.plots.coefficients import chain_pls_coefficients, pls_coefficients
-from nirs_store.plots.components import chain_rmsecv_vs_components, component_choice, rmsecv_vs_components
+from nirs_store.plots.components import (
+    chain_rmsecv_vs_components,
+    component_choice,
+    components_frame,
+    rmsecv_vs_components,
+)
+from nirs_store.plots.control import control_chart, control_frame
 from nirs_store.plots.diagnosis import (
     channel_importance,
     explained_variance,
@@ -29,10 +35,11 @@ from nirs_store.plots.evaluations import (
     score_trend,
 )
 from nirs_store.plots.folds import chain_fold_stability, fold_stability
-from nirs_store.plots.pivot_map import chain_heatmap, heatmap, heatmap_frame
+from nirs_store.plots.intervals import prediction_intervals
+from nirs_store.plots.pivot_map import chain_heatmap, heatmap, heatmap_cells, heatmap_frame
 from nirs_store.plots.residual import chain_residuals, residuals
 from nirs_store.plots.scatter import chain_predicted_vs_measured, predicted_vs_measured
-from nirs_store.plots.spectra import chain_spectra_by_step, spectra_by_step
+from nirs_store.plots.spectra import chain_spectra_by_step, raw_spectra, spectra_by_step
 from nirs_store.plots.training import training_curves
 
 __all__ = [
@@ -47,11 +54,15 @@ __all__ = [
     "channel_importance",
     "comparison_matrix",
     "component_choice",
+    "components_frame",
     "confusion_matrix",
+    "control_chart",
+    "control_frame",
     "errors_vs_components",
     "explained_variance",
     "fold_stability",
     "heatmap",
+    "heatmap_cells",
     "heatmap_frame",
     "influence",
     "leaderboard_intervals",
@@ -61,6 +72,8 @@ __all__ = [
     "permutation",
     "pls_coefficients",
     "predicted_vs_measured",
+    "prediction_intervals",
+    "raw_spectra",
     "residuals",
     "rmsecv_vs_components",
     "robustness_curves",

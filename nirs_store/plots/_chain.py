@@ -31,8 +31,8 @@ class ReadsChains(Protocol):
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
-    def list_pipelines(self, run_id: str | None = None) -> Any: ...
-    def get_chains_for_pipeline(self, pipeline_id: str) -> Any: ...
+    def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]: ...
+    def past_chains(self, run_id: str | None = None) -> Any: ...
     def query_predictions(self, *, chain_id: str | None = None) -> Any: ...
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
     def load_artifact(self, artifact_id: str) -> Any: ...
@@ -55,26 +55,33 @@ def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
 def sibling_chains(store: ReadsChains, chain_id: str) -> Iterator[ChainData]:
     """Yield the chains of a run whose scores compare with those of `chain_id`, itself included, oldest first.
 
-    They predict the same target, in the same unit, of the same data set.
+    They predict the same target, in the same unit, of the same data set. Those that a retention deleted come last.
     """
     own = chain_data(store, chain_id)
     pipeline = store.get_pipeline(own.chain["pipeline_id"])
     if pipeline is None:
         yield own
         return
-    pipelines = store.list_pipelines(run_id=pipeline["run_id"]).sort("pipeline_id")
-    for row in pipelines.iter_rows(named=True):
-        if row["dataset_name"] != pipeline["dataset_name"]:
-            continue
-        for identifier in store.get_chains_for_pipeline(row["pipeline_id"]).sort("chain_id")["chain_id"]:
-            sibling = chain_data(store, identifier)
-            if (sibling.target, sibling.unit) == (own.target, own.unit):
-                sibling.dataset_hash = row["dataset_hash"]
-                yield sibling
+    for row in store.get_chains_for_run(pipeline["run_id"]):
+        sibling = ChainData(store, row)
+        if (row["dataset_name"], sibling.target, sibling.unit) == (
+            pipeline["dataset_name"],
+            own.target,
+            own.unit,
+        ):
+            sibling.dataset_hash = row["dataset_hash"]
+            yield sibling
+    past = store.past_chains(run_id=pipeline["run_id"]).sort("chain_id")
+    for row in past.iter_rows(named=True):
+        about = (row["target"] or "", row["target_unit"] or "", row["dataset_name"], row["operation"])
+        if about == (own.target, own.unit, pipeline["dataset_name"], "retention"):
+            yield PastChain(store, row)
 
 
 class ChainData:
     """A chain with its predictions, arrays and models, each read when it is first asked for."""
+
+    deleted = False
 
     def __init__(self, store: ReadsChains, chain: dict[str, Any]) -> None:
         self.store = store
@@ -331,6 +338,25 @@ class ChainData:
         measured = np.empty(samples.size)
         measured[slot] = np.concatenate([part[0] for part in parts])
         return measured, total / count
+
+
+class PastChain(ChainData):
+    """A chain that is gone: how it was made, and its score."""
+
+    deleted = True
+
+    def __init__(self, store: ReadsChains, row: dict[str, Any]) -> None:
+        steps = json.loads(row["steps"])
+        fitted = [step for step in steps if step.get("operator_type") != "splitter"]
+        model = [step for step in fitted if step.get("operator_class") == row["model_class"]] or fitted
+        placed = {"steps": steps, "model_step_idx": model[-1]["step_idx"] if model else -1}
+        super().__init__(store, {**row, **placed})
+        self.dataset_hash = row["dataset_hash"]
+
+    def pooled_rmse(self) -> float | None:
+        """Return the RMSECV that the chain had; None where it was ranked by another score."""
+        known = self.chain["metric"] == "rmse" and self.chain["score"] is not None
+        return float(self.chain["score"]) if known else None
 
 
 def _join(parts: Sequence[Predicted]) -> tuple[Floats, Floats] | None:

@@ -36,14 +36,19 @@ __all__ = [
     "Axes",
     "Figure",
     "Floats",
+    "colour_bar",
     "decimals",
+    "heading",
     "label",
     "name_points",
     "name_wavelengths",
     "new_figure",
+    "number",
     "paired",
+    "point_style",
     "save_figure",
     "score_label",
+    "short_dates",
     "side_labels",
     "tidy",
     "vector",
@@ -64,7 +69,7 @@ COLOURS = {
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8c6d31")
 
 DASHES = (0, (5, 4))
-_MOST_NAMES = 8
+_TICKS = "{x:.10g}"
 
 _SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".eps", ".ps")
 
@@ -88,19 +93,48 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def tidy(axes: Axes) -> None:
-    """Take away what carries no information: two spines and heavy ticks; add a light grid."""
+def tidy(axes: Axes, *, dates: bool = False) -> None:
+    """Take away what carries no information: two spines and heavy ticks; add a light grid.
+
+    Ticks are written in full (``2e-06``): the exponent that matplotlib writes above an axis collides with the heading.
+    """
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#666666")
     axes.tick_params(colors="#444444", labelsize=9)
     axes.grid(True, color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
+    axes.yaxis.set_major_formatter(_TICKS)
+    if not dates:
+        axes.xaxis.set_major_formatter(_TICKS)
+        # Long numbers, such as 1000000, need more room than matplotlib leaves them.
+        axes.locator_params(axis="x", nbins=7)
+
+
+def heading(axes: Axes, text: str, width: int = 70) -> None:
+    """Write the heading of a figure, broken into lines where it is long."""
+    axes.set_title(wrapped(text, width), fontsize=11, loc="left")
+
+
+def colour_bar(figure: Figure, mapping: Any, axes: Any, words: str) -> Any:
+    """Add a colour bar with its label."""
+    bar: Any = figure.colorbar(mapping, ax=axes, pad=0.02, aspect=35, format=_TICKS)
+    bar.set_label(wrapped(words, 40), fontsize=9)
+    bar.ax.tick_params(labelsize=8, length=2)
+    bar.outline.set_visible(False)
+    return bar
+
+
+def point_style(count: int, size: float = 22.0) -> dict[str, Any]:
+    """Return size, edge and opacity of points; thousands of them are small and let others shine through."""
+    if count <= 300:
+        return {"s": size, "edgecolors": "white", "linewidths": 0.5, "alpha": 0.9}
+    return {"s": max(size * (300 / count) ** 0.5, 6.0), "linewidths": 0.0, "alpha": 0.55}
 
 
 def label(what: str, target: str = "", unit: str = "") -> str:
     """Join a word, a quantity and its unit: ``Measured fat (%)``."""
     words = " ".join(part for part in (what, target) if part)
-    return f"{words} ({unit})" if unit else words
+    return wrapped(f"{words} ({unit})" if unit else words, 60)
 
 
 def score_label(metric: str, target: str = "", unit: str = "") -> str:
@@ -125,26 +159,105 @@ def side_labels(names: Sequence[str], longest: int = 36) -> list[str]:
 
 
 def name_points(
-    axes: Axes, x: ArrayLike, y: ArrayLike, which: NDArray[np.bool_], names: Sequence[str]
+    axes: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    which: NDArray[np.bool_],
+    names: Sequence[Any],
+    most: int = 8,
 ) -> None:
-    """Write names at the points farthest out, at most eight."""
+    """Write names at the points farthest out, where they cover neither each other nor points.
+
+    Call it last: it lays the figure out to know where the points are.
+    """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    places = np.flatnonzero(which)
-    if places.size > _MOST_NAMES:
-        far = sum(np.abs(v - np.median(v)) / (np.ptp(v) or 1.0) for v in (xs, ys))
-        places = places[np.argsort(-np.asarray(far)[places])][:_MOST_NAMES]
+    places = np.flatnonzero(np.asarray(which, dtype=bool) & np.isfinite(xs) & np.isfinite(ys))
+    if not places.size:
+        return
+    if places.size > most:
+        far = sum(np.abs(v - np.nanmedian(v)) / (np.nanmax(v) - np.nanmin(v) or 1.0) for v in (xs, ys))
+        places = places[np.argsort(-np.asarray(far)[places], kind="stable")][:most]
+    figure: Any = axes.figure
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
+    scale = figure.dpi / 72
+    # All in points from here on: offsets of a label are in points, whatever the resolution of the file.
+    dots = axes.transData.transform(np.column_stack([xs, ys]))
+    dots = dots[np.isfinite(dots).all(axis=1)] / scale
+    inside = np.asarray(axes.get_window_extent(renderer).extents) / scale
+    taken = [
+        np.asarray(each.get_window_extent(renderer).extents) / scale
+        for each in (axes.get_legend(), *axes.texts)
+        if each is not None
+    ]
     for i in places.tolist():
-        words = shortened(printable(str(names[i])), 16)
-        left = xs[i] > (xs.min() + xs.max()) / 2
-        axes.annotate(
-            words,
+        words = axes.annotate(
+            shortened(printable(str(names[i])), 16),
             (xs[i], ys[i]),
-            xytext=(-5 if left else 5, 3),
+            xytext=(0, 0),
             textcoords="offset points",
-            ha="right" if left else "left",
+            ha="center",
+            va="center",
             fontsize=7.5,
             color="#333333",
+            zorder=5,
         )
+        box = words.get_window_extent(renderer)
+        size = np.array([box.width, box.height]) / scale
+        point = axes.transData.transform((xs[i], ys[i])) / scale
+        offset, placed = _best_place(point, size, dots, taken, inside)
+        words.set_position((float(offset[0]), float(offset[1])))
+        taken.append(placed)
+        near = np.clip(point, placed[:2], placed[2:])
+        if np.hypot(*(near - point)) > 10:
+            end = axes.transData.inverted().transform(near * scale)
+            axes.plot([xs[i], end[0]], [ys[i], end[1]], color="#999999", linewidth=0.6, zorder=2.5)
+            dots = np.vstack([dots, _between(point, near)])
+
+
+def _best_place(
+    point: Floats, size: Floats, dots: Floats, taken: Sequence[Floats], inside: Floats
+) -> tuple[Floats, Floats]:
+    """Find the offset of a label's middle that covers least: labels, then the edge, points, and the way there."""
+    best: tuple[float, Floats, Floats] | None = None
+    for gap in (5.0, 12.0, 22.0, 34.0, 48.0, 64.0, 82.0, 102.0):
+        for turn in np.pi * np.array([0, 1, 0.25, 0.75, 1.75, 1.25, 0.5, 1.5, 0.12, 0.88, 1.12, 1.88]):
+            way = np.array([np.cos(turn), np.sin(turn)])
+            offset = way * (gap + size / 2)
+            low, high = point + offset - size / 2, point + offset + size / 2
+            box = np.concatenate([low, high])
+            covered = sum(
+                max(0.0, min(high[0] + 1, other[2]) - max(low[0] - 1, other[0]))
+                * max(0.0, min(high[1] + 1, other[3]) - max(low[1] - 1, other[1]))
+                for other in taken
+            )
+            cut = np.maximum(inside[:2] - low, 0).sum() + np.maximum(high - inside[2:], 0).sum()
+            hidden = int(((dots > low - 2) & (dots < high + 2)).all(axis=1).sum())
+            way_there = _between(point, np.clip(point, low, high)) if gap > 10 else dots[:0]
+            crossed = sum(
+                int(((way_there > other[:2]) & (way_there < other[2:])).all(axis=1).sum()) for other in taken
+            )
+            cost = 1000.0 * covered + 300.0 * cut + 20.0 * crossed + 8.0 * hidden + 0.5 * gap
+            if best is None or cost < best[0]:
+                best = (cost, offset, box)
+        if best is not None and best[0] <= 0.5 * gap:
+            break
+    assert best is not None
+    return best[1], best[2]
+
+
+def _between(start: Floats, end: Floats) -> Floats:
+    """Return points on a line, one every three points of length."""
+    count = max(2, int(np.hypot(*(end - start)) / 3))
+    return start + np.linspace(0.1, 1, count)[:, None] * (end - start)
+
+
+def short_dates(axes: Any) -> None:
+    """Write dates as short as their range allows."""
+    dates: Any = import_module("matplotlib.dates")
+    locator = dates.AutoDateLocator(maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
 
 
 def decimals(value: float, digits: int = 3) -> int:
@@ -152,6 +265,15 @@ def decimals(value: float, digits: int = 3) -> int:
     if not np.isfinite(value) or value == 0:
         return digits - 1
     return int(np.clip(digits - 1 - np.floor(np.log10(abs(value))), 0, 6))
+
+
+def number(value: float, like: float | None = None, digits: int = 3, *, sign: str = "") -> str:
+    """Write a number with so many significant figures of itself, or with as many decimals as `like` needs."""
+    size = abs(value if like is None else like)
+    if np.isfinite(size) and size and not 1e-4 <= size < 1e6:
+        # A bias of 1e-15 next to an error of 1e-6 is zero.
+        return f"{value if abs(value) > 1e-6 * size else 0.0:{sign}.{digits - 1}e}"
+    return f"{value + 0.0:{sign}.{decimals(size, digits)}f}"
 
 
 def name_wavelengths(axes: Axes, unit: str, grid: Floats | None = None) -> None:

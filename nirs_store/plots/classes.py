@@ -14,11 +14,13 @@ from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
     Figure,
+    colour_bar,
+    heading,
     new_figure,
     score_label,
     side_labels,
     tidy,
-    wrapped,
+    vector,
 )
 
 __all__ = ["chain_confusion_matrix", "confusion_matrix", "errors_vs_components"]
@@ -80,20 +82,23 @@ def confusion_matrix(
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = side_labels([str(each) for each in known], 20)
-    axes.set_xticks(range(len(known)), names, rotation=45 if max(map(len, names)) > 4 else 0, ha="right")
+    small = float(np.clip(9 * 16 / len(known), 4, 9))
+    turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(known)), names, **(turned if max(map(len, names)) > 4 else {}))
     axes.set_yticks(range(len(known)), names)
+    axes.tick_params(labelsize=small, length=0)
+    axes.spines[:].set_visible(False)
     for row in range(len(known)):
         for column in range(len(known)):
             dark = shares[row, column] > 0.55
             axes.text(
-                column, row, str(counts[row, column]), ha="center", va="center", fontsize=9,
+                column, row, str(counts[row, column]), ha="center", va="center", fontsize=small,
                 color="white" if dark else COLOURS["line"],
             )  # fmt: skip
     axes.set_xlabel("Predicted")
     axes.set_ylabel("True")
-    axes.set_title(wrapped(title or "Confusion matrix", 60), fontsize=11, loc="left")
-    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
-    bar.set_label("share of the true class", fontsize=9)
+    heading(axes, title or "Confusion matrix", max(24, int(9 * size)))
+    colour_bar(figure, image, axes, "share of the true class")
     return figure
 
 
@@ -152,7 +157,7 @@ def errors_vs_components(
     axes = figure.add_subplot()
     tidy(axes)
     for name, (numbers, values) in series.items():
-        x, y = np.asarray(numbers, dtype=float), np.asarray(values, dtype=float)
+        x, y = vector(f"{name}: numbers of latent variables", numbers), vector(f"{name}: values", values)
         if x.shape != y.shape:
             raise ShapeMismatch(f"{name}: {x.size} numbers of latent variables but {y.size} values.")
         order = np.argsort(x)
@@ -164,6 +169,6 @@ def errors_vs_components(
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Number of latent variables")
     axes.set_ylabel(score_label("RMSE", target, unit))
-    axes.set_title(wrapped(title or score_label("RMSE", target), 70), fontsize=11, loc="left")
+    heading(axes, title or score_label("RMSE", target))
     axes.legend(loc="best", frameon=False, fontsize=9)
     return figure

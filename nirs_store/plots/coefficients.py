@@ -7,7 +7,16 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, Figure, name_wavelengths, new_figure, tidy, vector
+from nirs_store.plots._figure import (
+    COLOURS,
+    Figure,
+    heading,
+    name_wavelengths,
+    new_figure,
+    tidy,
+    vector,
+    wrapped,
+)
 
 __all__ = ["chain_pls_coefficients", "pls_coefficients"]
 
@@ -82,10 +91,10 @@ def pls_coefficients(
         axes.set_xlabel("Channel")
     else:
         name_wavelengths(axes, wavelength_unit, x)
-    axes.set_ylabel(_coefficient_words(target, unit))
-    axes.set_title(title or "Regression coefficients", fontsize=11, loc="left")
+    axes.set_ylabel(wrapped(_coefficient_words(target, unit), 45))
+    heading(axes, title or "Regression coefficients")
     if folds is not None:
-        axes.legend(loc="best", frameon=False, fontsize=9)
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure
 
 

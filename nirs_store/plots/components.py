@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nirs_store.choosing import ComponentChoice
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
+from nirs_store.lazy import polars as pl
 from nirs_store.plots._chain import ReadsChains, chain_data, sibling_chains
 from nirs_store.plots._figure import (
     COLOURS,
@@ -18,15 +19,15 @@ from nirs_store.plots._figure import (
     SERIES,
     Figure,
     Floats,
-    decimals,
+    heading,
     new_figure,
+    number,
     score_label,
     tidy,
     vector,
-    wrapped,
 )
 
-__all__ = ["chain_rmsecv_vs_components", "component_choice", "rmsecv_vs_components"]
+__all__ = ["chain_rmsecv_vs_components", "component_choice", "components_frame", "rmsecv_vs_components"]
 
 
 def rmsecv_vs_components(
@@ -38,6 +39,7 @@ def rmsecv_vs_components(
     metric: str = "RMSECV",
     bands: Mapping[str, ArrayLike] | None = None,
     marks: Mapping[str, int] | None = None,
+    deleted: Mapping[str, Collection[int]] | None = None,
 ) -> Figure:
     """Draw one curve for each preprocessing; a ring marks the lowest point of each.
 
@@ -54,6 +56,9 @@ def rmsecv_vs_components(
         Standard deviations over repeats by the names of `series`, each of shape ``(k,)``; NaN where unknown.
     marks
         Numbers of latent variables by the names of `series` that a rule chose; a diamond marks each.
+    deleted
+        Numbers of latent variables by the names of `series` of chains that are gone, of which the scores are kept:
+        their points are hollow.
 
     Returns
     -------
@@ -79,21 +84,29 @@ def rmsecv_vs_components(
     axes = figure.add_subplot()
     tidy(axes)
     all_numbers: set[int] = set()
+    hollow = False
     for index, (name, (components, scores)) in enumerate(series.items()):
         x, y, order = _curve(name, components, scores)
         all_numbers.update(int(value) for value in x)
         colour = SERIES[index % len(SERIES)]
         best = int(np.argmin(y))
-        words = f"{shortened(name, 60)}: {y[best]:.{decimals(y[best])}f} at {int(x[best])}"
+        words = f"{shortened(name, 60)}: {number(y[best])} at {int(x[best])}"
         if bands is not None and name in bands:
             spread = np.nan_to_num(np.asarray(bands[name], dtype=np.float64).ravel()[order])
             axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
-            words += f" ± {spread[best]:.{decimals(y[best])}f}"
+            words += f" ± {number(spread[best], y[best])}"
         axes.plot(x, y, "o-", color=colour, markersize=4.5, linewidth=1.6, label=words)
+        gone = np.isin(x, list((deleted or {}).get(name, ())))
+        if gone.any():
+            axes.plot(x[gone], y[gone], "o", color=colour, mfc="white", markersize=5, linestyle="none")
+            hollow = True
         axes.plot(x[best], y[best], "o", markersize=11, mfc="none", mec=colour, mew=1.3)
         if marks is not None and name in marks:
             chosen = np.flatnonzero(x == marks[name])
             axes.plot(x[chosen], y[chosen], "D", markersize=8, color=colour)
+    if hollow:
+        line = COLOURS["line"]
+        axes.plot([], [], "o", color=line, mfc="white", markersize=5, label="hollow: deleted, score kept")
     if len(all_numbers) <= 25:
         axes.set_xticks(sorted(all_numbers))
     else:
@@ -101,7 +114,7 @@ def rmsecv_vs_components(
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Number of latent variables")
     axes.set_ylabel(score_label(metric, target, unit))
-    axes.set_title(wrapped(title or score_label(metric, target), 70), fontsize=11, loc="left")
+    heading(axes, title or score_label(metric, target))
     handles, texts = axes.get_legend_handles_labels()
     below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.14)}
     large = len(texts) > 3 or max(map(len, texts)) > 40
@@ -119,12 +132,7 @@ def rmsecv_vs_components(
 
 
 def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
-    """Draw :func:`rmsecv_vs_components` over the chains of the run that `chain_id` belongs to.
-
-    A curve joins the chains that differ in the number of latent variables only: same target, samples,
-    splitter, preprocessing and parameters of the model. Where each of them was cross-validated with the
-    same seeds, the curve is their mean and a band shows the standard deviation; else each seed has a curve.
-    Chains of another target, unit or data set, and those without latent variables, are left out.
+    """Draw :func:`rmsecv_vs_components` of what `components_frame` returns.
 
     Raises
     ------
@@ -133,7 +141,41 @@ def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
     InvalidInput
         No chain of the run has latent variables and stored out-of-fold predictions.
     """
+    frame = components_frame(store, chain_id)
     data = chain_data(store, chain_id)
+    curves: dict[str, tuple[ArrayLike, ArrayLike]] = {}
+    bands: dict[str, ArrayLike] = {}
+    deleted: dict[str, list[int]] = {}
+    for (name,), points in frame.group_by("curve", maintain_order=True):
+        curves[str(name)] = (points["components"].to_list(), points["rmsecv"].to_list())
+        deleted[str(name)] = points.filter("deleted")["components"].to_list()
+        if points["sd"].is_finite().any():
+            bands[str(name)] = points["sd"].to_numpy()
+    return rmsecv_vs_components(curves, target=data.target, unit=data.unit, bands=bands, deleted=deleted)
+
+
+def components_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+    """Return RMSECV by the number of latent variables, over the chains of the run that `chain_id` belongs to.
+
+    A curve joins the chains that differ in the number of latent variables only: same target, samples,
+    splitter, preprocessing and parameters of the model. Where each of them was cross-validated with the
+    same seeds, the curve is their mean and a band shows the standard deviation; else each seed has a curve.
+    Chains of another target, unit or data set, and those without latent variables, are left out. Chains that a
+    retention deleted are in it with the score that they had.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``curve, components, rmsecv, sd`` (over seeds or repeats, else NaN), ``n_chains, deleted`` (whether all chains
+        of the point are gone).
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        No chain of the run has latent variables and stored out-of-fold predictions.
+    """
     families: dict[_Family, _Seeds] = {}
     for sibling in sibling_chains(store, chain_id):
         count, rmsecv = sibling.n_components(load=False), sibling.pooled_rmse()
@@ -143,22 +185,36 @@ def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
         model = re.sub(r"\(\d+(, |\))", r"(\1", sibling.model_label()).replace("(, ", "(").removesuffix("()")
         family = _Family(sibling.preprocessings or "raw", model, splitter, sibling.samples, sibling.recipe())
         points = families.setdefault(family, {}).setdefault(seed, {})
-        points.setdefault(count, []).append((rmsecv, sibling.repeat_sd()))
+        points.setdefault(count, []).append(_Point(rmsecv, sibling.repeat_sd(), sibling.deleted))
     if not families:
         raise InvalidInput(
             f"No chain in the run of {chain_id!r} has latent variables and out-of-fold predictions; "
             "record a PLS model first."
         )
-    curves: dict[str, tuple[ArrayLike, ArrayLike]] = {}
-    bands: dict[str, ArrayLike] = {}
+    rows = []
     for name, seeds in _named(families).items():
         for label, points in _curves(name, seeds).items():
-            counts = sorted(points)
-            curves[label] = (counts, [float(np.mean([value for value, _ in points[n]])) for n in counts])
-            spread = [_spread(points[n]) for n in counts]
-            if np.isfinite(spread).any():
-                bands[label] = spread
-    return rmsecv_vs_components(curves, target=data.target, unit=data.unit, bands=bands)
+            for count in sorted(points):
+                values = [point.rmsecv for point in points[count]]
+                rows.append(
+                    (
+                        label,
+                        count,
+                        float(np.mean(values)),
+                        _spread(points[count]),
+                        len(values),
+                        all(point.deleted for point in points[count]),
+                    )
+                )
+    schema = {
+        "curve": pl.String,
+        "components": pl.Int64,
+        "rmsecv": pl.Float64,
+        "sd": pl.Float64,
+        "n_chains": pl.Int64,
+        "deleted": pl.Boolean,
+    }
+    return pl.DataFrame(rows, schema, orient="row")
 
 
 def component_choice(choice: ComponentChoice) -> Figure:
@@ -192,21 +248,20 @@ def component_choice(choice: ComponentChoice) -> Figure:
     }
     axes.errorbar(numbers, rmsecv, yerr=se, fmt="o-", label="RMSECV ± SE", **bars)
     axes.axhline(rmsecv[best], color=COLOURS["calibration"], linewidth=0.9, linestyle=DASHES)
-    digits = decimals(float(rmsecv[best]))
     axes.plot(
         numbers[best], rmsecv[best], "o", markersize=11, mfc="none", mec=COLOURS["line"],
-        label=f"lowest: {rmsecv[best]:.{digits}f} at {numbers[best]}",
+        label=f"lowest: {number(float(rmsecv[best]))} at {numbers[best]}",
     )  # fmt: skip
     axes.axvline(
         choice.components, color=COLOURS["test"], linewidth=1.3,
-        label=f"{choice.rule}: {choice.rmsecv:.{digits}f} at {choice.components}",
+        label=f"{choice.rule}: {number(choice.rmsecv, float(rmsecv[best]))} at {choice.components}",
     )  # fmt: skip
     axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Number of latent variables (0 is the mean)")
     axes.set_ylabel(score_label("RMSECV", choice.target, choice.unit))
-    axes.set_title(wrapped(choice.preprocessings or "no preprocessing", 70), fontsize=11, loc="left")
-    axes.legend(loc="best", frameon=False, fontsize=9)
+    heading(axes, choice.preprocessings or "no preprocessing")
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -220,8 +275,16 @@ class _Family(NamedTuple):
     recipe: str
 
 
-_Points = dict[int, list[tuple[float, float | None]]]
-"""RMSECV, and its standard deviation over the repeats of one chain, by the number of latent variables."""
+class _Point(NamedTuple):
+    """RMSECV of a chain, its standard deviation over the repeats, and whether the chain is gone."""
+
+    rmsecv: float
+    sd: float | None
+    deleted: bool
+
+
+_Points = dict[int, list[_Point]]
+"""Chains by their number of latent variables."""
 _Seeds = dict[str, _Points]
 
 
@@ -253,11 +316,11 @@ def _curves(name: str, seeds: _Seeds) -> dict[str, _Points]:
     return {f"{name} (mean of {len(seeds)} seeds)": joined}
 
 
-def _spread(values: list[tuple[float, float | None]]) -> float:
+def _spread(points: list[_Point]) -> float:
     """Return the standard deviation over seeds, else over the repeats of one chain; NaN where there is neither."""
-    if len(values) > 1:
-        return float(np.std([value for value, _ in values], ddof=1))
-    return np.nan if values[0][1] is None else values[0][1]
+    if len(points) > 1:
+        return float(np.std([point.rmsecv for point in points], ddof=1))
+    return np.nan if points[0].sd is None else points[0].sd
 
 
 def _curve(name: str, components: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats, NDArray[np.intp]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nirs_store.diagnosing import Diagnosis, PermutationTest
 from nirs_store.errors import InvalidInput
+from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
@@ -17,12 +18,14 @@ from nirs_store.plots._figure import (
     Axes,
     Figure,
     Floats,
+    colour_bar,
+    heading,
     label,
     name_points,
     name_wavelengths,
     new_figure,
+    point_style,
     tidy,
-    wrapped,
 )
 
 __all__ = [
@@ -65,7 +68,7 @@ def t2_q(diagnosis: Diagnosis) -> Figure:
     over = t2 > limits["t2"]
     if limits["q"] is not None:
         over |= q > limits["q"]
-    axes = _cloud(t2, q, over, samples["sample"].to_list(), diagnosis)
+    axes = _cloud(t2, q, over)
     _limit(axes, limits["t2"], vertical=True, words=f"limit of T², α = {limits['alpha']:g}")
     if limits["q"] is not None:
         _limit(axes, limits["q"], vertical=False, words=f"limit of Q ({limits['q_method']})")
@@ -74,7 +77,7 @@ def t2_q(diagnosis: Diagnosis) -> Figure:
         axes.set_yscale("log")
     axes.set_xlabel(f"Hotelling's T² ({diagnosis.n_components} latent variables)")
     axes.set_ylabel("Q (squared residual)")
-    return _finished(axes, diagnosis)
+    return _finished(axes, diagnosis, (t2, q, over))
 
 
 def influence(diagnosis: Diagnosis) -> Figure:
@@ -88,15 +91,15 @@ def influence(diagnosis: Diagnosis) -> Figure:
     residual, leverage = _studentised(diagnosis), diagnosis.samples["leverage"].to_numpy()
     limits = diagnosis.limits
     over = (np.abs(residual) > limits["studentised"]) | (leverage > limits["leverage"])
-    axes = _cloud(leverage, residual, over, diagnosis.samples["sample"].to_list(), diagnosis)
+    axes = _cloud(leverage, residual, over)
     axes.axhline(0.0, color=COLOURS["faint"], linewidth=1.0, zorder=1)
     _limit(axes, limits["leverage"], vertical=True, words="3 (A + 1) / n")
     for sign in (1, -1):
         words = f"± {limits['studentised']:g}" if sign > 0 else ""
         _limit(axes, sign * limits["studentised"], vertical=False, words=words)
     axes.set_xlabel("Leverage")
-    axes.set_ylabel("Studentized residual (predicted − measured)")
-    return _finished(axes, diagnosis)
+    axes.set_ylabel("Studentized residual\n(predicted − measured)")
+    return _finished(axes, diagnosis, (leverage, residual, over))
 
 
 def scores(diagnosis: Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure:
@@ -128,22 +131,23 @@ def scores(diagnosis: Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure
     figure = new_figure(6.6, 5.2)
     axes = figure.add_subplot()
     tidy(axes)
-    if "measured" in samples.columns:
-        cloud = axes.scatter(x, y, c=samples["measured"].to_numpy(), cmap="viridis", s=24, zorder=3)
-        bar = figure.colorbar(cloud, ax=axes, pad=0.02, aspect=35)
-        bar.set_label(label("", diagnosis.target or "measured value", diagnosis.unit), fontsize=9)
-        bar.ax.tick_params(labelsize=8, length=2)
-    else:
-        axes.scatter(x, y, color=COLOURS["cv"], s=24, zorder=3)
+    style = point_style(x.size, 24)
+    measured = samples["measured"].to_numpy() if "measured" in samples.columns else np.full(x.size, np.nan)
+    known = np.isfinite(measured)
+    if known.any():
+        cloud = axes.scatter(x[known], y[known], c=measured[known], cmap="viridis", zorder=3, **style)
+        colour_bar(figure, cloud, axes, label("", diagnosis.target or "measured value", diagnosis.unit))
+    if not known.all():
+        words = f"no reference value: {int((~known).sum())}" if known.any() else None
+        colour = COLOURS["calibration"] if known.any() else COLOURS["cv"]
+        axes.scatter(x[~known], y[~known], color=colour, zorder=3, label=words, **style)
     turn = np.linspace(0, 2 * np.pi, 200)
     ellipse = centre + reach * spread * np.column_stack([np.cos(turn), np.sin(turn)])
     share = 100 * (1 - diagnosis.limits["alpha"])
     axes.plot(*ellipse.T, color=COLOURS["line"], linestyle=DASHES, linewidth=1, label=f"{share:g} % ellipse")
-    name_points(axes, x, y, outside, samples["sample"].to_list())
     axes.set_xlabel(f"t{a}")
     axes.set_ylabel(f"t{b}")
-    axes.legend(loc="best", frameon=False, fontsize=9)
-    return _finished(axes, diagnosis)
+    return _finished(axes, diagnosis, (x, y, outside))
 
 
 def loadings(
@@ -183,7 +187,6 @@ def loadings(
             label=f"{letter}{a}",
         )
     axes.set_ylabel(what.capitalize())
-    axes.legend(loc="best", frameon=False, fontsize=9, ncols=2)
     return _finished(axes, diagnosis)
 
 
@@ -253,7 +256,10 @@ def normal_residuals(diagnosis: Diagnosis) -> Figure:
 
     if "residual" not in diagnosis.samples.columns:
         raise InvalidInput("normal_residuals: diagnose with y, so that there are residuals.")
-    residual = diagnosis.samples["residual"].to_numpy()
+    known = diagnosis.samples.filter(pl.col("residual").is_finite())
+    if known.height < 3:
+        raise InvalidInput(f"normal_residuals: expected at least 3 residuals; found {known.height}.")
+    residual = known["residual"].to_numpy()
     order = np.argsort(residual, kind="stable")
     quantiles = norm.ppf((np.arange(1, residual.size + 1) - 0.375) / (residual.size + 0.25))
     figure = new_figure(5.6, 4.4)
@@ -263,12 +269,11 @@ def normal_residuals(diagnosis: Diagnosis) -> Figure:
     axes.plot(
         quantiles, residual.mean() + spread * quantiles, color=COLOURS["line"], linestyle=DASHES, linewidth=1
     )
-    axes.scatter(quantiles, residual[order], s=20, color=COLOURS["cv"], zorder=3)
+    axes.scatter(quantiles, residual[order], color=COLOURS["cv"], zorder=3, **point_style(residual.size, 20))
     far = np.abs(residual[order] - residual.mean()) > 2 * spread
-    name_points(axes, quantiles, residual[order], far, [diagnosis.samples["sample"][int(i)] for i in order])
     axes.set_xlabel("Normal quantile")
     axes.set_ylabel(label("Predicted − measured", "", diagnosis.unit))
-    return _finished(axes, diagnosis)
+    return _finished(axes, diagnosis, (quantiles, residual[order], far), known["sample"][order].to_list())
 
 
 def permutation(test: PermutationTest, *, unit: str = "", title: str = "") -> Figure:
@@ -296,8 +301,8 @@ def permutation(test: PermutationTest, *, unit: str = "", title: str = "") -> Fi
     axes.set_xlim(left=0)
     axes.set_xlabel(label("RMSECV", "", unit))
     axes.set_ylabel("Shuffles")
-    axes.set_title(wrapped(title or "Permutation test", 70), fontsize=11, loc="left")
-    axes.legend(loc="best", frameon=False, fontsize=9)
+    heading(axes, title or "Permutation test")
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -310,7 +315,7 @@ def _studentised(diagnosis: Diagnosis) -> Floats:
     return samples["studentised"].to_numpy()
 
 
-def _cloud(x: Floats, y: Floats, over: NDArray[np.bool_], names: Sequence[str], diagnosis: Diagnosis) -> Axes:
+def _cloud(x: Floats, y: Floats, over: NDArray[np.bool_]) -> Axes:
     figure = new_figure(6.4, 4.6)
     axes = figure.add_subplot()
     tidy(axes)
@@ -322,14 +327,11 @@ def _cloud(x: Floats, y: Floats, over: NDArray[np.bool_], names: Sequence[str], 
             axes.scatter(
                 x[mask],
                 y[mask],
-                s=24,
                 color=colour,
-                edgecolors="white",
-                linewidths=0.5,
                 zorder=3,
                 label=words,
+                **point_style(x.size, 24),
             )
-    name_points(axes, x, y, over, names)
     return axes
 
 
@@ -362,11 +364,19 @@ def _spectrum_axes(diagnosis: Diagnosis) -> Axes:
     return axes
 
 
-def _finished(axes: Axes, diagnosis: Diagnosis) -> Figure:
-    axes.set_title(wrapped(diagnosis.title, 70), fontsize=11, loc="left")
+def _finished(
+    axes: Axes,
+    diagnosis: Diagnosis,
+    named: tuple[Floats, Floats, NDArray[np.bool_]] | None = None,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Write the heading and the legend, and then the names of the points that `named` marks."""
+    heading(axes, diagnosis.title)
     figure: Any = axes.figure
     handles, _ = axes.get_legend_handles_labels()
     if handles and axes.get_legend() is None:
         figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    if named is not None:
+        name_points(axes, *named, diagnosis.samples["sample"].to_list() if names is None else names)
     drawn: Figure = figure
     return drawn

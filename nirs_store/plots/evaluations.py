@@ -11,9 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from nirs_store.errors import InvalidInput
+from nirs_store.display import printable
+from nirs_store.errors import InvalidInput, shortened
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._figure import COLOURS, DASHES, SERIES, Figure, new_figure, tidy
+from nirs_store.plots._figure import (
+    COLOURS,
+    DASHES,
+    SERIES,
+    Figure,
+    heading,
+    name_points,
+    new_figure,
+    short_dates,
+    side_labels,
+    tidy,
+)
 
 __all__ = [
     "comparison_matrix",
@@ -23,6 +35,7 @@ __all__ = [
     "score_trend",
 ]
 
+_MOST_ROWS = 60
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 
 
@@ -66,20 +79,21 @@ def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
     _need(board, {"model_id", "metric", "value", "ci_low", "ci_high", "champion"}, "leaderboard")
     shown = board.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan())
     _need(shown, {"value"}, "leaderboard with values")
-    rows = list(shown.iter_rows(named=True))
-    longest = max(len(row["model_id"]) for row in rows)
-    figure = new_figure(4.6 + 0.065 * longest, 1.2 + 0.34 * len(rows))
+    rows = list(shown.head(_MOST_ROWS).iter_rows(named=True))
+    names = side_labels([row["model_id"] for row in rows])
+    figure = new_figure(4.6 + 0.065 * max(map(len, names)), 1.2 + 0.34 * len(rows))
     axes = figure.add_subplot()
+    tidy(axes)
     for place, row in enumerate(rows):
         colour = COLOURS["test"] if row["champion"] else COLOURS["cv"]
         if row["ci_low"] is not None:
             axes.plot([row["ci_low"], row["ci_high"]], [place, place], color=colour, linewidth=2)
         axes.plot(row["value"], place, "o", color=colour, markersize=6)
-    axes.set_yticks(range(len(rows)), [row["model_id"] for row in rows])
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(str(rows[0]["metric"]))
-    axes.set_title(title, fontsize=11, loc="left")
-    tidy(axes)
+    cut = f"the best {len(rows)} of {shown.height}" if shown.height > len(rows) else ""
+    heading(axes, " · ".join(filter(None, (title, cut))))
     return figure
 
 
@@ -104,15 +118,17 @@ def comparison_matrix(comparison: Any, *, alpha: float | None = None, title: str
         raise InvalidInput(f"comparison: expected what `compare` gives, found {type(comparison).__name__}.")
     bound = comparison.alpha if alpha is None else alpha
     table = comparison.matrix()
-    names = [str(name) for name in table["model"]]
+    names = side_labels([str(name) for name in table["model"]], 30)
     values = np.array(
         [
             [math.nan if cell is None else float(cell) for cell in table[column]]
             for column in table.columns[1:]
         ]
     ).T
-    longest = max(map(len, names))
-    figure = new_figure(2.2 + 0.8 * len(names) + 0.065 * longest, 1.6 + 0.5 * len(names))
+    longest = max(len(line) for name in names for line in name.splitlines())
+    wide, high = min(0.8, 20 / len(names)), min(0.5, 14 / len(names))
+    size = min(9.0, 9 * wide / 0.55)
+    figure = new_figure(2.2 + wide * len(names) + 0.065 * longest, 1.6 + high * len(names) + 0.04 * longest)
     axes = figure.add_subplot()
     axes.set_facecolor("#eeeeee")
     known = np.isfinite(values)
@@ -123,16 +139,16 @@ def comparison_matrix(comparison: Any, *, alpha: float | None = None, title: str
         vmax=1.4,
         aspect="auto",
     )
-    for i, j in np.argwhere(known):
+    for i, j in np.argwhere(known) if size >= 4.5 else []:
         text = f"{values[i, j]:.3f}" if values[i, j] >= 0.001 else "<0.001"
         colour = "white" if values[i, j] < bound else "#222222"
-        axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
+        axes.text(j, i, text, ha="center", va="center", fontsize=size, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    axes.tick_params(length=0, labelsize=9)
+    axes.tick_params(length=0, labelsize=size)
     axes.spines[:].set_visible(False)
     words = f"p of {comparison.metric}: {comparison.test}, corrected ({comparison.correction})"
-    axes.set_title(title or words, fontsize=10, loc="left")
+    heading(axes, title or words, max(24, int(10 * wide * len(names))))
     return figure
 
 
@@ -160,18 +176,20 @@ def pareto_front(points: pl.DataFrame, *, title: str = "") -> Figure:
     _need(shown, {x, y}, "pareto with values")
     figure = new_figure(5.6, 4.2)
     axes = figure.add_subplot()
+    tidy(axes)
     front = shown.filter(pl.col("on_front")).sort(x)
     axes.plot(front[x].to_list(), front[y].to_list(), color=COLOURS["faint"], linestyle=DASHES)
     for row in shown.iter_rows(named=True):
         colour = COLOURS["test"] if row["on_front"] else COLOURS["calibration"]
         axes.plot(row[x], row[y], "o", color=colour)
-        axes.annotate(
-            row["model_id"], (row[x], row[y]), xytext=(5, 4), textcoords="offset points", fontsize=8
-        )
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.set_title(title, fontsize=11, loc="left")
-    tidy(axes)
+    heading(axes, title)
+    ids = shown["model_id"].to_list()
+    on_front = shown["on_front"].to_numpy()
+    # Those on the front have a name, and where there is room the others too.
+    named = np.ones(len(ids), dtype=bool) if len(ids) <= 12 else on_front
+    name_points(axes, shown[x].to_numpy(), shown[y].to_numpy(), named, ids, most=12)
     return figure
 
 
@@ -192,10 +210,12 @@ def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
     level = curves.columns[1]
     figure = new_figure(6.2, 4.0)
     axes = figure.add_subplot()
+    tidy(axes)
     models = curves["model_id"].unique(maintain_order=True)
     for model, colour, marker in zip(models, cycle(SERIES), cycle(_MARKERS), strict=False):
         own = curves.filter((pl.col("model_id") == model) & pl.col("value").is_not_null())
-        axes.plot(own[level].to_list(), own["value"].to_list(), marker=marker, color=colour, label=model)
+        words = shortened(printable(str(model)), 40)
+        axes.plot(own[level].to_list(), own["value"].to_list(), marker=marker, color=colour, label=words)
         band = own.drop_nulls(["ci_low", "ci_high"])
         axes.fill_between(
             band[level].to_list(),
@@ -206,9 +226,8 @@ def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
         )
     axes.set_xlabel(level)
     axes.set_ylabel(str(curves["metric"][0]))
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.legend(fontsize=8, frameon=False)
-    tidy(axes)
+    heading(axes, title)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -228,20 +247,21 @@ def score_trend(trend: pl.DataFrame, *, title: str = "") -> Figure:
     _need(trend, {"created_at", "model_id", "metric", "value", "best_so_far", "fitted"}, "trend")
     figure = new_figure(7.0, 3.8)
     axes = figure.add_subplot()
+    tidy(axes, dates=True)
     when: Any = trend["created_at"].to_list()
     axes.step(when, trend["best_so_far"].to_list(), where="post", color=COLOURS["faint"], label="best so far")
     models = trend["model_id"].unique(maintain_order=True)
     for model, colour, marker in zip(models, cycle(SERIES), cycle(_MARKERS), strict=False):
         own = trend.filter((pl.col("model_id") == model) & pl.col("value").is_not_null())
         moments: Any = own["created_at"].to_list()
-        axes.plot(moments, own["value"].to_list(), marker, color=colour, label=model)
+        words = shortened(printable(str(model)), 40)
+        axes.plot(moments, own["value"].to_list(), marker, color=colour, label=words)
     if trend["fitted"].null_count() < trend.height:
         axes.plot(
             when, trend["fitted"].to_list(), color=COLOURS["line"], linestyle=DASHES, label="Theil-Sen line"
         )
     axes.set_ylabel(str(trend["metric"][0]))
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.legend(fontsize=8, frameon=False)
-    axes.tick_params(axis="x", rotation=25)
-    tidy(axes)
+    heading(axes, title)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False)
+    short_dates(axes)
     return figure

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, DASHES, Figure, decimals, new_figure, score_label, tidy, vector
+from nirs_store.plots._figure import (
+    COLOURS,
+    DASHES,
+    Figure,
+    heading,
+    new_figure,
+    number,
+    score_label,
+    side_labels,
+    tidy,
+    vector,
+)
 
 __all__ = ["chain_fold_stability", "fold_stability"]
 
@@ -63,12 +75,13 @@ def fold_stability(
         raise InvalidInput("Nothing to draw: no folds were given.")
     marks = {"Validation": validation, "Training": train, "Test": test}
     style = {"Validation": ("o", "cv"), "Training": ("_", "calibration"), "Test": ("^", "test")}
-    figure = new_figure(max(5.6, 1.8 + 0.48 * len(names)), 4.2)
+    figure = new_figure(float(np.clip(1.8 + 0.48 * len(names), 5.6, 14.0)), 4.2)
     axes = figure.add_subplot()
     tidy(axes)
     axes.grid(False, axis="x")
     position = np.arange(len(names))
     top = 0.0
+    size = float(np.clip(60 * 30 / len(names), 10, 60))
     for words, values in marks.items():
         if values is None:
             continue
@@ -77,27 +90,34 @@ def fold_stability(
             raise ShapeMismatch(f"{len(names)} folds but {scores.size} {words.lower()} scores.")
         marker, colour = style[words][0], COLOURS[style[words][1]]
         axes.scatter(
-            position, scores, marker=marker, s=60, color=colour, linewidths=1.8, zorder=4, label=words
+            position, scores, marker=marker, s=size, color=colour, linewidths=1.8, zorder=4, label=words
         )
         top = max(top, float(scores.max()))
         if words == "Validation" and scores.size > 1:
             mean, spread = float(scores.mean()), float(scores.std(ddof=1))
-            places = decimals(mean)
             axes.axhspan(mean - spread, mean + spread, color=colour, alpha=0.10, linewidth=0, zorder=1)
             axes.vlines(position, mean, scores, color=colour, alpha=0.35, linewidth=1.2, zorder=2)
-            words = f"mean {mean:.{places}f} ± {spread:.{places}f}"
+            words = f"mean {number(mean)} ± {number(spread, mean)}"
             axes.axhline(mean, color=colour, linewidth=1.0, label=words, zorder=2)
             top = max(top, mean + spread)
     if pooled is not None:
-        words = f"pooled {pooled:.{decimals(pooled)}f}"
+        words = f"pooled {number(pooled)}"
         axes.axhline(pooled, color=COLOURS["line"], linewidth=1.2, linestyle=DASHES, label=words, zorder=3)
         top = max(top, pooled)
-    axes.set_xticks(position, names)
+    # One name in so many where there are hundreds, as in leave-one-out.
+    every = -(-len(names) // 30)
+    long = max(map(len, names)) > 4
+    turned: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(
+        position[::every],
+        side_labels(names[::every], 20),
+        **turned,
+    )
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0.0, 1.12 * top or 1.0)
     axes.set_xlabel("Fold")
     axes.set_ylabel(score_label(metric, target, unit))
-    axes.set_title(title or "Fold stability", fontsize=11, loc="left")
+    heading(axes, title or "Fold stability")
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
     return figure
 

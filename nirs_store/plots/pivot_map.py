@@ -9,19 +9,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.plots._chain import ReadsChains, sibling_chains
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._chain import ChainData, ReadsChains, sibling_chains
 from nirs_store.plots._figure import (
     COLOURS,
     Figure,
     Floats,
-    decimals,
+    heading,
     new_figure,
+    number,
     score_label,
     side_labels,
     wrapped,
 )
 
-__all__ = ["chain_heatmap", "heatmap", "heatmap_frame"]
+__all__ = ["chain_heatmap", "heatmap", "heatmap_cells", "heatmap_frame"]
 
 
 def heatmap(
@@ -35,6 +37,7 @@ def heatmap(
     lower_is_better: bool = True,
     title: str = "",
     note: str = "",
+    deleted: ArrayLike | None = None,
 ) -> Figure:
     """Draw scores as a table of coloured cells; the best cell is framed, empty ones are grey.
 
@@ -50,6 +53,9 @@ def heatmap(
         A line below the table.
     lower_is_better
         Which end of the scale is good; good is dark.
+    deleted
+        Truth values of the shape of `values`: cells of chains that are gone, of which the score is kept. They are
+        hollow: white with a coloured frame.
 
     Returns
     -------
@@ -80,9 +86,11 @@ def heatmap(
     down, across = side_labels([str(name) for name in rows]), side_labels([str(name) for name in columns])
     left, below = _extent(down), _extent(across)
     crowded = below > 12
+    # A table of hundreds is a picture of colours: cells shrink, and their numbers and some names go.
+    wide, high = min(0.95, 24 / len(columns)), min(0.5, 16 / len(rows))
     figure = new_figure(
-        max(2.6 + 0.95 * len(columns) + 0.075 * max(left, 0.85 * below if crowded else 0), 4.5),
-        max(1.5 + 0.5 * len(rows) + (0.05 * below if crowded else 0.0), 2.4),
+        max(2.6 + wide * len(columns) + 0.075 * max(left, 0.85 * below if crowded else 0), 4.5),
+        max(1.5 + high * len(rows) + (0.05 * below if crowded else 0.0), 2.4),
     )
     axes = figure.add_subplot()
     axes.set_facecolor("#eeeeee")
@@ -94,15 +102,20 @@ def heatmap(
         vmax=max(good, bad),
         aspect="auto",
     )
-    places = decimals(good)
-    for i, j in np.argwhere(known):
-        depth = (table[i, j] - bad) / (good - bad)
-        colour = "white" if depth > 0.55 else "#222222"
-        axes.text(j, i, f"{table[i, j]:.{places}f}", ha="center", va="center", fontsize=9, color=colour)
+    gone = np.zeros(table.shape, dtype=bool) if deleted is None else np.asarray(deleted, dtype=bool) & known
+    size = min(9.0, 9 * wide / 0.55, 9 * high / 0.2)
     for edge in np.arange(0.5, len(columns) - 1):
-        axes.axvline(edge, color="white", linewidth=1.5)
+        axes.axvline(edge, color="white", linewidth=1.5 if wide > 0.3 else 0.3)
     for edge in np.arange(0.5, len(rows) - 1):
-        axes.axhline(edge, color="white", linewidth=1.5)
+        axes.axhline(edge, color="white", linewidth=1.5 if high > 0.2 else 0.3)
+    for i, j in np.argwhere(gone):
+        # A cell of the table's own colour, with a white one inside.
+        axes.bar(j, 0.72, 0.86, bottom=i - 0.36, color="white", linewidth=0)
+    for i, j in np.argwhere(known) if size >= 4.5 else []:
+        depth = (table[i, j] - bad) / (good - bad)
+        colour = "white" if depth > 0.55 and not gone[i, j] else "#222222"
+        words = number(table[i, j], good)
+        axes.text(j, i, words, ha="center", va="center", fontsize=size, color=colour)
     masked = np.where(known, table, np.inf if lower_is_better else -np.inf)
     best = int(np.argmin(masked) if lower_is_better else np.argmax(masked))
     i, j = divmod(best, len(columns))
@@ -115,14 +128,17 @@ def heatmap(
         solid_joinstyle="miter",
     )
     turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    axes.set_xticks(range(len(columns)), across, **turned)
-    axes.set_yticks(range(len(rows)), down)
+    every, each = int(np.ceil(0.2 / wide)), int(np.ceil(0.16 / high))
+    axes.set_xticks(range(0, len(columns), every), across[::every], **turned)
+    axes.set_yticks(range(0, len(rows), each), down[::each])
+    axes.set_xlim(-0.5, len(columns) - 0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
     room = figure.get_figwidth() - 0.075 * left
-    axes.set_title(
-        wrapped(title or score_label(metric, target), max(20, int(11 * room))), fontsize=11, loc="left"
-    )
+    heading(axes, title or score_label(metric, target), max(20, int(11 * room)))
+    if gone.any():
+        note = f"{note} Hollow cells: deleted, score kept.".strip()
     if note:
         figure.supxlabel(
             wrapped(note, max(30, int(13 * figure.get_figwidth()))), fontsize=8, x=0.01, ha="left"
@@ -130,7 +146,7 @@ def heatmap(
     worst = float(table[known].max() if lower_is_better else table[known].min())
     saturated = not np.isclose(worst, bad) and (worst > bad) is lower_is_better
     extend = ("max" if lower_is_better else "min") if saturated else "neither"
-    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, extend=extend)
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, extend=extend, format="{x:.10g}")
     bar.set_label(wrapped(score_label(metric, target, unit), 30), fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2)
@@ -181,12 +197,17 @@ def heatmap_frame(frame: Any, **words: Any) -> Figure:
     return heatmap([str(name) for name in frame[names[0]]], names[1:], np.column_stack(columns), **words)
 
 
-def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
-    """Draw :func:`heatmap` of pooled RMSECV over the chains of the run that `chain_id` belongs to.
+def heatmap_cells(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+    """Return the RMSECV of each preprocessing and model, over the chains of the run that `chain_id` belongs to.
 
-    Rows are preprocessings, columns are models with their number of latent variables. Only chains of the
-    same target, unit, samples and splitter are in it; where several share a cell (a repeat with another
-    seed, say), the cell is their mean, and the figure says so.
+    Only chains of the same target, unit, samples and splitter are in it; where several share a cell (a repeat with
+    another seed, say), the value is their mean. Chains that a retention deleted are in it with the score that they
+    had.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``preprocessing, model, rmsecv, n_chains, deleted`` (whether all chains of the cell are gone).
 
     Raises
     ------
@@ -195,9 +216,44 @@ def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
     InvalidInput
         No chain of the run keeps out-of-fold predictions of a regression.
     """
+    return _cells(store, chain_id)[0]
+
+
+def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
+    """Draw :func:`heatmap` of what `heatmap_cells` returns; a note says where a cell is a mean.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        No chain of the run keeps out-of-fold predictions of a regression.
+    """
+    frame, others, data = _cells(store, chain_id)
+    rows = frame["preprocessing"].unique(maintain_order=True).to_list()
+    columns = frame["model"].unique(maintain_order=True).to_list()
+    table, gone = np.full((len(rows), len(columns)), np.nan), np.zeros((len(rows), len(columns)), dtype=bool)
+    for row, column, rmsecv, _, deleted in frame.iter_rows():
+        place = rows.index(row), columns.index(column)
+        table[place], gone[place] = rmsecv, deleted
+    most = int(frame["n_chains"].max())  # type: ignore[arg-type]
+    notes = [f"A cell is the mean of up to {most} chains." if most > 1 else ""]
+    notes += [f"{others} chains of other samples or splits are left out." if others else ""]
+    return heatmap(
+        rows,
+        columns,
+        table,
+        target=data.target,
+        unit=data.unit,
+        note=" ".join(filter(None, notes)),
+        deleted=gone,
+    )
+
+
+def _cells(store: ReadsChains, chain_id: str) -> tuple[pl.DataFrame, int, ChainData]:
     siblings = list(sibling_chains(store, chain_id))
     data = next(each for each in siblings if each.chain_id == chain_id)
-    cells: dict[tuple[str, str], list[float]] = {}
+    cells: dict[tuple[str, str], list[tuple[float, bool]]] = {}
     others = 0
     for sibling in siblings:
         if (sibling.samples, sibling.splitter[0]) != (data.samples, data.splitter[0]):
@@ -206,17 +262,26 @@ def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
         rmsecv = sibling.pooled_rmse()
         if rmsecv is not None:
             key = (sibling.preprocessings or "raw", sibling.model_label())
-            cells.setdefault(key, []).append(rmsecv)
+            cells.setdefault(key, []).append((rmsecv, sibling.deleted))
     if not cells:
         raise InvalidInput(
             f"No chain in the run of {chain_id!r} keeps out-of-fold predictions of a regression."
         )
-    rows = list(dict.fromkeys(row for row, _ in cells))
-    columns = list(dict.fromkeys(column for _, column in cells))
-    table = [[np.mean(cells.get((row, column), [np.nan])) for column in columns] for row in rows]
-    most = max(map(len, cells.values()))
-    notes = [f"A cell is the mean of up to {most} chains." if most > 1 else ""]
-    notes += [f"{others} chains of other samples or splits are left out." if others else ""]
-    return heatmap(
-        rows, columns, table, target=data.target, unit=data.unit, note=" ".join(filter(None, notes))
-    )
+    rows = [
+        (
+            row,
+            model,
+            float(np.mean([value for value, _ in found])),
+            len(found),
+            all(gone for _, gone in found),
+        )
+        for (row, model), found in cells.items()
+    ]
+    schema = {
+        "preprocessing": pl.String,
+        "model": pl.String,
+        "rmsecv": pl.Float64,
+        "n_chains": pl.Int64,
+        "deleted": pl.Boolean,
+    }
+    return pl.DataFrame(rows, schema, orient="row"), others, data

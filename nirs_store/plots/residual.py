@@ -13,11 +13,13 @@ from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
     Figure,
-    decimals,
+    heading,
     label,
     name_points,
     new_figure,
+    number,
     paired,
+    point_style,
     tidy,
 )
 from nirs_store.scores import regression_scores
@@ -35,7 +37,7 @@ def residuals(
     set_name: str = "Cross-validation",
     names: Sequence[Any] | None = None,
 ) -> Figure:
-    """Draw predicted minus measured over the predicted value, with their distribution beside.
+    """Draw predicted minus measured over the predicted value, with their distribution at the side.
 
     The solid line is the bias, the dashed lines lie two SEP above and below it: about one
     sample in twenty falls outside when the errors are normal.
@@ -78,38 +80,30 @@ def residuals(
     for part in (axes, side):
         tidy(part)
         part.axhline(0.0, color=COLOURS["faint"], linewidth=1.0, zorder=1)
-        part.axhline(bias, color=COLOURS["line"], linewidth=1.2, zorder=2)
+        words = f"bias {number(bias, sep, sign='+')}" if part is axes else None
+        part.axhline(bias, color=COLOURS["line"], linewidth=1.2, zorder=2, label=words)
         for sign in (-2.0, 2.0):
+            words = f"bias ± 2 SEP, SEP {number(sep)}" if part is axes and sign > 0 else None
             level = bias + sign * sep
-            part.axhline(level, color=COLOURS["line"], linewidth=0.9, linestyle=DASHES, zorder=2)
+            part.axhline(level, color=COLOURS["line"], linewidth=0.9, linestyle=DASHES, zorder=2, label=words)
     outside = np.abs(error - bias) > 2.0 * sep
     for mask, colour, words in (
         (~outside, COLOURS["cv"], f"{set_name}, n = {error.size}"),
         (outside, COLOURS["test"], f"beyond 2 SEP: {int(outside.sum())}"),
     ):
-        style = {"s": 22, "color": colour, "edgecolors": "white", "linewidths": 0.5}
-        axes.scatter(guess[mask], error[mask], zorder=3, label=words, **style)
-    if names is not None:
-        name_points(axes, guess, error, outside, names)
+        axes.scatter(guess[mask], error[mask], zorder=3, color=colour, label=words, **point_style(error.size))
     reach = 1.12 * max(float(np.abs(error).max()), abs(bias) + 2.0 * sep) or 1.0
     axes.set_ylim(-reach, reach)
     axes.set_xlabel(label("Predicted", target or "value", unit))
     axes.set_ylabel(label("Predicted − measured", "", unit))
-    axes.set_title(title or label("Residuals of", target or "the prediction"), fontsize=11, loc="left")
+    heading(axes, title or label("Residuals of", target or "the prediction"))
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     bins = int(np.clip(np.sqrt(error.size) * 1.6, 5, 30))
     side.hist(error, bins=bins, orientation="horizontal", color=COLOURS["cv"], alpha=0.55)
-    side.set_xlabel("samples")
-    side.text(
-        0.98,
-        0.985,
-        f"bias {bias:+.{decimals(sep)}f}\nSEP {sep:.{decimals(sep)}f}",
-        transform=side.transAxes,
-        ha="right",
-        va="top",
-        fontsize=8.5,
-        linespacing=1.4,
-    )
+    side.set_xlabel("Samples")
+    side.locator_params(axis="x", nbins=3, integer=True)
+    if names is not None:
+        name_points(axes, guess, error, outside, names)
     return figure
 
 

@@ -15,10 +15,12 @@ from nirs_store.plots._figure import (
     Axes,
     Figure,
     Floats,
+    heading,
     label,
     name_points,
     new_figure,
     paired,
+    point_style,
     tidy,
 )
 from nirs_store.scores import regression_scores
@@ -98,29 +100,32 @@ def predicted_vs_measured(
         axes.scatter(
             measured,
             predicted,
-            s=size,
             marker=marker,
-            facecolors="none" if hollow else COLOURS[name],
-            edgecolors=COLOURS[name] if hollow else "white",
-            linewidths=0.9 if hollow else 0.5,
-            alpha=0.9,
             zorder=order,
             label=words,
+            facecolors="none" if hollow else COLOURS[name],
+            **point_style(measured.size, size)
+            | ({"edgecolors": COLOURS[name], "linewidths": 0.9} if hollow else {}),
         )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal", adjustable="box")
     axes.set_xlabel(label("Measured", target or "value", unit))
     axes.set_ylabel(label("Predicted", target or "value", unit))
-    if title:
-        axes.set_title(title, fontsize=11, loc="left")
+    heading(axes, title, 60)
     axes.legend(loc="lower right", frameon=False, fontsize=9, handletextpad=0.4)
     _box(axes, pairs, n_components)
-    for name, (measured, predicted) in pairs.items():
-        if names is not None and name != "calibration" and name in names:
-            error = predicted - measured
-            far = np.abs(error - error.mean()) > 2 * error.std(ddof=1)
-            name_points(axes, measured, predicted, far, names[name])
+    named = [name for name in pairs if names is not None and name != "calibration" and name in names]
+    if names is not None and named:
+        errors = [pairs[name][1] - pairs[name][0] for name in named]
+        # Those of all sets together, so that no name covers one of another set.
+        name_points(
+            axes,
+            np.concatenate([pairs[name][0] for name in named]),
+            np.concatenate([pairs[name][1] for name in named]),
+            np.concatenate([np.abs(e - e.mean()) > 2 * e.std(ddof=1) for e in errors]),
+            [each for name in named for each in names[name]],
+        )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Spectra before and after each preprocessing step."""
+"""Spectra, coloured by a reference or a group, and before and after each preprocessing step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,122 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.display import printable
+from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.plots._chain import ReadsChains, chain_data
-from nirs_store.plots._figure import COLOURS, Figure, label, name_wavelengths, new_figure, tidy, vector
+from nirs_store.plots._figure import (
+    COLOURS,
+    SERIES,
+    Figure,
+    Floats,
+    colour_bar,
+    heading,
+    label,
+    name_wavelengths,
+    new_figure,
+    tidy,
+    vector,
+    wrapped,
+)
 
-__all__ = ["chain_spectra_by_step", "spectra_by_step"]
+__all__ = ["chain_spectra_by_step", "raw_spectra", "spectra_by_step"]
 
 _MOST_LINES = 300
+
+
+def raw_spectra(
+    X: Any,
+    *,
+    wavelengths: ArrayLike | None = None,
+    wavelength_unit: str | None = None,
+    values: ArrayLike | None = None,
+    groups: Sequence[Any] | None = None,
+    colour_by: str | None = None,
+    target: str = "",
+    unit: str = "",
+    title: str = "",
+) -> Figure:
+    """Draw spectra, coloured by a reference value or by a group; wavenumbers fall from left to right.
+
+    Parameters
+    ----------
+    X
+        Array of shape ``(n, channels)``, or what `read_spectra` returned, which brings its wavelengths, unit,
+        reference values and groups. NaN leaves a gap.
+    wavelengths
+        Shape ``(channels,)``; the channel number when not known.
+    wavelength_unit
+        ``"nm"``, ``"cm-1"``, ``"um"`` in any spelling; ``""`` where it is not known.
+    values
+        Numbers of shape ``(n,)`` that color the lines; NaN is grey.
+    groups
+        Words of shape ``(n,)`` that color the lines; the eight largest groups have a colour.
+    colour_by
+        A target or another column of what `read_spectra` returned; numbers count as values, words as groups.
+    target, unit, title
+        Words for the colours and the heading.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        At most 300 spectra are drawn, evenly chosen; the heading says so.
+
+    Raises
+    ------
+    InvalidInput
+        No spectrum, no such column, or matplotlib is not installed.
+    ShapeMismatch
+        Lengths that differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nirs_store.plots import raw_spectra
+    >>> grid = [6000, 5000, 4000]
+    >>> figure = raw_spectra(np.ones((4, 3)), wavelengths=grid, wavelength_unit="cm-1", groups=list("abab"))
+    >>> figure.axes[0].get_xlabel(), figure.axes[0].xaxis.get_inverted()
+    ('Wavenumber (cm⁻¹)', True)
+    """
+    if hasattr(X, "references"):
+        read, X = X, X.X
+        wavelengths = read.wavelengths if wavelengths is None else wavelengths
+        wavelength_unit = (read.unit or "") if wavelength_unit is None else wavelength_unit
+        if values is None and groups is None:
+            values, groups, target, unit = _colours_of(read, colour_by, target, unit)
+    elif colour_by is not None:
+        raise InvalidInput("colour_by: an array has no columns; give values or groups.")
+    lines = np.asarray(X, dtype=np.float64)
+    if lines.ndim != 2 or not lines.size:
+        raise InvalidInput(f"Nothing to draw: expected spectra, one per row; found the shape {lines.shape}.")
+    grid = None if wavelengths is None else vector("wavelengths", wavelengths)
+    if grid is not None and grid.size != lines.shape[1]:
+        raise ShapeMismatch(f"{lines.shape[1]} channels but {grid.size} wavelengths.")
+    count = len(lines)
+    shown = _shown(count)
+    figure = new_figure(7.4, 4.2)
+    axes = figure.add_subplot()
+    tidy(axes)
+    colours, mapping, legend = (
+        _line_colours(values, count, shown)
+        if groups is None or values is not None
+        else _group_colours(groups, count, shown)
+    )
+    x = np.arange(lines.shape[1], dtype=np.float64) if grid is None else grid
+    _draw_lines(axes, x, lines[shown], colours)
+    axes.set_ylabel("Signal")
+    if grid is None:
+        axes.set_xlabel("Channel")
+    else:
+        name_wavelengths(axes, "nm" if wavelength_unit is None else wavelength_unit, grid)
+    if mapping is not None:
+        colour_bar(figure, mapping, axes, label("", target or "value", unit))
+    if legend:
+        for words, colour in legend.items():
+            axes.plot([], [], color=colour, linewidth=2, label=words)
+        figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9, title=target or None)
+    drawn = f"{count} spectra" if shown.size == count else f"{shown.size} of {count} spectra"
+    heading(axes, f"{title} ({drawn})" if title else drawn)
+    return figure
 
 
 def spectra_by_step(
@@ -74,32 +183,31 @@ def spectra_by_step(
                 f"{name}: expected {count} spectra, a row each; found the shape {spectra.shape}."
             )
     grid = None if wavelengths is None else vector("wavelengths", wavelengths)
-    shown = np.unique(np.linspace(0, count - 1, min(count, _MOST_LINES)).astype(int))
-    colours, mapping = _line_colours(values, count, shown)
+    if not count:
+        raise InvalidInput(f"Nothing to draw: {arrays[0][0]} has no spectrum.")
+    shown = _shown(count)
+    colours, mapping, legend = _line_colours(values, count, shown)
     figure = new_figure(7.4, 0.7 + 2.2 * len(arrays))
     panels = figure.subplots(len(arrays), 1, squeeze=False)[:, 0]
-    alpha = float(np.clip(12.0 / max(shown.size, 1), 0.25, 0.9))
-    from_collections = _line_collection()
     for axes, (name, spectra) in zip(panels, arrays, strict=True):
         tidy(axes)
         known = grid is not None and grid.size == spectra.shape[1]
         x = grid if grid is not None and known else np.arange(spectra.shape[1], dtype=np.float64)
-        segments = np.stack([np.broadcast_to(x, (shown.size, x.size)), spectra[shown]], axis=-1)
-        axes.add_collection(from_collections(segments, colors=colours, linewidths=0.8, alpha=alpha))
-        axes.autoscale_view()
-        axes.margins(x=0.0)
-        axes.set_title(name, fontsize=10, loc="left")
+        _draw_lines(axes, x, spectra[shown], colours)
+        axes.set_title(wrapped(name, 80), fontsize=10, loc="left")
         axes.set_ylabel("Signal" if axes is not panels[0] else "Spectrum")
         if known:
             name_wavelengths(axes, wavelength_unit, grid)
         if not known or axes is not panels[-1]:
             axes.set_xlabel("" if known else "Channel")
     if mapping is not None:
-        bar = figure.colorbar(mapping, ax=list(panels), pad=0.015, aspect=40)
-        bar.set_label(label("", target or "value", unit), fontsize=9)
-        bar.ax.tick_params(labelsize=8, length=2)
+        colour_bar(figure, mapping, list(panels), label("", target or "value", unit))
+    for words, colour in legend.items():
+        panels[0].plot([], [], color=colour, linewidth=2, label=words)
+    if legend:
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.suptitle(wrapped(title, 75), fontsize=11, x=0.01, ha="left")
     return figure
 
 
@@ -146,21 +254,89 @@ def chain_spectra_by_step(
     )
 
 
-def _line_collection() -> Any:
+def _shown(count: int) -> np.ndarray[Any, Any]:
+    return np.unique(np.linspace(0, count - 1, min(count, _MOST_LINES)).astype(int))
+
+
+def _draw_lines(axes: Any, x: Floats, lines: Floats, colours: Any) -> None:
+    """Draw one line per spectrum over sorted positions."""
     from matplotlib.collections import LineCollection
 
-    return LineCollection
+    order = np.argsort(x, kind="stable")
+    alpha = float(np.clip(12.0 / max(len(lines), 1), 0.25, 0.9))
+    segments = np.stack([np.broadcast_to(x[order], lines.shape), lines[:, order]], axis=-1)
+    axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=0.8, alpha=alpha))
+    axes.autoscale_view()
+    axes.margins(x=0.0)
+    if lines.shape[1] == 1:
+        # A line of one point cannot be seen.
+        axes.scatter(segments[:, 0, 0], segments[:, 0, 1], c=colours, s=16, alpha=0.8)
 
 
-def _line_colours(values: ArrayLike | None, count: int, shown: np.ndarray[Any, Any]) -> tuple[Any, Any]:
-    """Return the colours of the lines that are shown and what a colour bar needs to explain them."""
+def _colours_of(
+    read: Any, colour_by: str | None, target: str, unit: str
+) -> tuple[ArrayLike | None, Sequence[Any] | None, str, str]:
+    """Return values or groups of what `read_spectra` returned, and what they are called."""
+    targets = [read.target] if isinstance(read.target, str) else list(read.target or ())
+    units = [read.target_unit] if isinstance(read.target_unit, str | None) else list(read.target_unit)
+    y = None if read.y is None else np.asarray(read.y).reshape(len(read.X), -1)
+    if colour_by is None and y is None and read.groups is not None:
+        return None, list(read.groups), target or "group", ""
+    chosen = colour_by if colour_by is not None else (targets[0] if targets else None)
+    if chosen is None:
+        return None, None, target, unit
+    if chosen in targets and y is not None:
+        column: Any = y[:, targets.index(chosen)]
+        known = units[targets.index(chosen)] if len(units) == len(targets) else None
+    elif chosen in read.references.columns:
+        column, known = read.references[chosen].to_numpy(), None
+    else:
+        names = ", ".join(read.references.columns) or "none"
+        raise InvalidInput(f"colour_by: no column {chosen!r}; the columns are: {names}.")
+    if np.asarray(column).dtype.kind in "fiub":
+        return column, None, target or chosen, unit or known or ""
+    return None, list(column), target or chosen, ""
+
+
+def _line_colours(
+    values: ArrayLike | None, count: int, shown: np.ndarray[Any, Any]
+) -> tuple[Any, Any, dict[str, str]]:
+    """Return the colours of the lines that are shown, and what a colour bar and a legend need to explain them."""
     if values is None:
-        return COLOURS["cv"], None
-    numbers = vector("values", values)
-    if numbers.size != count:
-        raise ShapeMismatch(f"{count} spectra but {numbers.size} values to color them by.")
+        return COLOURS["cv"], None, {}
+    try:
+        numbers = np.asarray(values, dtype=np.float64).reshape(len(np.asarray(values)), -1)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput("values must be numbers; give words as groups.") from error
+    if numbers.shape != (count, 1):
+        found = f"{len(numbers)} values" if numbers.shape[1] == 1 else f"values of the shape {numbers.shape}"
+        raise ShapeMismatch(f"{count} spectra but {found} to color them by.")
+    known = np.isfinite(numbers[:, 0])
+    if not known.any():
+        raise InvalidInput(f"values: all {count} are missing; draw the spectra without them.")
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Normalize, to_rgba
 
-    mapping = ScalarMappable(Normalize(float(numbers.min()), float(numbers.max())), cmap="viridis")
-    return mapping.to_rgba(numbers[shown]), mapping
+    mapping = ScalarMappable(Normalize(numbers[known].min(), numbers[known].max()), cmap="viridis")
+    colours = mapping.to_rgba(np.where(known, numbers[:, 0], numbers[known].min())[shown])
+    colours[~known[shown]] = to_rgba(COLOURS["faint"])
+    left = int((~known).sum())
+    return colours, mapping, {f"no reference value: {left}": COLOURS["faint"]} if left else {}
+
+
+def _group_colours(
+    groups: Sequence[Any], count: int, shown: np.ndarray[Any, Any]
+) -> tuple[Any, Any, dict[str, str]]:
+    """Give the largest groups a colour each, and the others grey."""
+    names = [str(each) for each in groups]
+    if len(names) != count:
+        raise ShapeMismatch(f"{count} spectra but {len(names)} groups.")
+    sizes = {name: names.count(name) for name in dict.fromkeys(names)}
+    ranked = sorted(sizes, key=lambda name: -sizes[name])[: len(SERIES)]
+    kept = [name for name in sizes if name in ranked]
+    colours = dict(zip(kept, SERIES, strict=False))
+    legend = {f"{shortened(printable(name), 24)} ({sizes[name]})": colours[name] for name in kept}
+    if len(sizes) > len(kept):
+        others = sum(size for name, size in sizes.items() if name not in colours)
+        legend[f"{len(sizes) - len(kept)} other groups ({others})"] = COLOURS["faint"]
+    return [colours.get(names[i], COLOURS["faint"]) for i in shown], None, legend

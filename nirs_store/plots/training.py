@@ -6,7 +6,7 @@ import numpy as np
 
 from nirs_store.errors import InvalidInput, shortened
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._figure import SERIES, Figure, new_figure, tidy, wrapped
+from nirs_store.plots._figure import SERIES, Figure, heading, new_figure, tidy
 
 __all__ = ["training_curves"]
 
@@ -80,9 +80,9 @@ def training_curves(frame: pl.DataFrame, *, title: str = "", log: bool | None = 
         axes.set_yscale("log")
     axes.set_xlabel("Step")
     axes.set_ylabel(", ".join(names) if len(names) < 4 else "Value")
-    axes.set_title(wrapped(title or "Training curves", 70), fontsize=11, loc="left")
+    heading(axes, title or "Training curves")
     if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside lower left", ncols=1 if len(curves) < 5 else 2, frameon=False, fontsize=9)
     return figure
 
 

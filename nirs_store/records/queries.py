@@ -299,7 +299,7 @@ def chains_of_run(con: Connection, run_id: str) -> list[dict[str, Any]]:
                "metadata", "target", "target_unit")  # fmt: skip
     found = frame(
         con,
-        f"SELECT {', '.join('c.' + name for name in columns)}, p.dataset_hash FROM chains c "
+        f"SELECT {', '.join('c.' + name for name in columns)}, p.dataset_name, p.dataset_hash FROM chains c "
         "JOIN pipelines p USING (pipeline_id) WHERE p.run_id = ? ORDER BY c.chain_id",
         [run_id],
     )

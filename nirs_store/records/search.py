@@ -16,7 +16,7 @@ from nirs_store.records.queries import frame
 from nirs_store.scores import higher_is_better
 from nirs_store.values import as_text
 
-__all__ = ["SYNONYMS", "TEXT", "matching", "search", "words_of"]
+__all__ = ["SYNONYMS", "TEXT", "matching", "past_chains", "search", "words_of"]
 
 
 def _derivative(order: int, name: str, word: str) -> tuple[str, ...]:
@@ -137,6 +137,24 @@ def _search_past(con: Connection, words: list[str], n: int | None, metric: str |
         (ranked if n is None else ranked.group_by(about, maintain_order=True).head(n))
         .drop("_rank")
         .select(found.columns)
+    )
+
+
+def past_chains(engine: Engine, run_id: str | None) -> pl.DataFrame:
+    """Return what is kept of deleted chains; see `WorkspaceStore.past_chains`."""
+    return engine.query(
+        lambda con: frame(
+            con,
+            """
+            SELECT p.chain_id, p.run_id, p.run_name, p.pipeline_id, p.pipeline_name, p.dataset_name, p.preprocessings,
+                p.model_name, p.model_class, p.steps::VARCHAR AS steps, p.components, p.target, p.target_unit, p.task,
+                p.metric, p.score, p.score_sd, p.n_samples, p.operation, p.trash_id, p.created_at, p.deleted_at,
+                l.dataset_hash
+            FROM past_chains p LEFT JOIN pipelines l USING (pipeline_id)
+            WHERE $run IS NULL OR p.run_id = $run ORDER BY p.deleted_at, p.chain_id
+            """,
+            {"run": run_id},
+        )
     )
 
 

@@ -1,0 +1,217 @@
+"""Control chart of a calibration in service: reference minus predicted over time, with limits and EWMA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nirs_store.errors import InvalidInput
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._figure import (
+    COLOURS,
+    DASHES,
+    Figure,
+    heading,
+    label,
+    name_points,
+    new_figure,
+    number,
+    point_style,
+    short_dates,
+    tidy,
+)
+
+__all__ = ["control_chart", "control_frame"]
+
+
+def control_frame(
+    frame: pl.DataFrame,
+    *,
+    center: float | None = None,
+    sep: float | None = None,
+    lam: float | None = None,
+) -> pl.DataFrame:
+    """Return the limits and the EWMA of a control chart, one row per point, in the order of time.
+
+    Parameters
+    ----------
+    frame
+        Columns ``time`` (dates or numbers) and ``value`` (reference minus predicted, in the unit of the target). Points
+        without a finite value are left out. Columns ``center``, ``sep`` and ``lam`` are used where the parameters are
+        None, so that limits can change with the version of a calibration; others are kept.
+    center
+        What the values should lie around; 0 when neither is given.
+    sep
+        Standard error of prediction.
+    lam
+        Weight of the newest point in the EWMA, above 0 and at most 1; 0.4 when neither is given.
+
+    Returns
+    -------
+    polars.DataFrame
+        The columns of `frame`, and ``center, sep, lam, ewma, ewma_low, ewma_high`` and ``signal``: "beyond 3 SEP",
+        "beyond 2 SEP", "EWMA", or empty. A value beyond 3 SEP is called that, even where the EWMA is out as well.
+
+    Raises
+    ------
+    InvalidInput
+        A column is missing, no SEP is known, a number cannot be used, or no point is left.
+
+    Notes
+    -----
+    ewma(i) = lam value(i) + (1 - lam) ewma(i-1), ewma(0) = center, with the limits
+    center ± 3 SEP sqrt(lam / (2 - lam) (1 - (1 - lam)^(2i))): Montgomery, Introduction to Statistical Quality Control,
+    and NIST/SEMATECH e-Handbook 6.3.2.4 (which prints the limits for large i). It starts again where the center, the
+    SEP or lam changes.
+    """
+    missing = [name for name in ("time", "value") if name not in frame.columns]
+    if missing:
+        raise InvalidInput(f"frame: it lacks the columns {', '.join(missing)}; expected time and value.")
+    if not frame["value"].dtype.is_numeric():
+        raise InvalidInput(f"frame: the column value must hold numbers; found {frame['value'].dtype}.")
+    shown = frame.filter(pl.col("value").cast(pl.Float64).is_finite() & pl.col("time").is_not_null())
+    if not shown.height:
+        raise InvalidInput(f"Nothing to draw: none of {frame.height} points has a time and a finite value.")
+    given = {"center": center, "sep": sep, "lam": lam}
+    defaults = {"center": 0.0, "sep": None, "lam": 0.4}
+    for name, value in given.items():
+        chosen = defaults[name] if value is None and name not in frame.columns else value
+        if chosen is not None:
+            shown = shown.with_columns(pl.lit(float(chosen)).alias(name))
+    if "sep" not in shown.columns:
+        raise InvalidInput("sep: expected the standard error of prediction, as a number or a column.")
+    for name, good, words in (
+        ("center", pl.col("center").is_finite(), "a finite number"),
+        ("sep", pl.col("sep").is_finite() & (pl.col("sep") > 0), "a number above 0"),
+        ("lam", (pl.col("lam") > 0) & (pl.col("lam") <= 1), "a number above 0 and at most 1"),
+    ):
+        wrong = shown.filter(~good.fill_null(False))
+        if wrong.height:
+            raise InvalidInput(f"{name}: expected {words}; found {wrong[name][0]!r}.")
+    shown = shown.sort("time", maintain_order=True).with_columns(
+        pl.col("value", "center", "sep", "lam").cast(pl.Float64)
+    )
+    middle, spread, weight, values = (shown[name].to_numpy() for name in ("center", "sep", "lam", "value"))
+    ewma, reach = np.empty(values.size), np.empty(values.size)
+    last, age = 0.0, 0
+    for i, value in enumerate(values):
+        now = (middle[i], spread[i], weight[i])
+        if i == 0 or now != (middle[i - 1], spread[i - 1], weight[i - 1]):
+            last, age = middle[i], 0
+        age += 1
+        last = ewma[i] = weight[i] * value + (1 - weight[i]) * last
+        reach[i] = 3 * spread[i] * np.sqrt(weight[i] / (2 - weight[i]) * (1 - (1 - weight[i]) ** (2 * age)))
+    far = np.abs(values - middle) / spread
+    signal = np.select(
+        [far > 3, np.abs(ewma - middle) > reach, far > 2], ["beyond 3 SEP", "EWMA", "beyond 2 SEP"], ""
+    )
+    return shown.with_columns(
+        ewma=ewma, ewma_low=middle - reach, ewma_high=middle + reach, signal=pl.Series(signal.tolist())
+    )
+
+
+def control_chart(
+    frame: pl.DataFrame,
+    *,
+    center: float | None = None,
+    sep: float | None = None,
+    lam: float | None = None,
+    target: str = "",
+    unit: str = "",
+    title: str = "",
+) -> Figure:
+    """Draw reference minus predicted over time, with ±2 and ±3 SEP, the EWMA and its limits.
+
+    Points beyond 3 SEP are orange; they carry their names where the frame has a column ``sample``. A ring marks each
+    point at which the EWMA is beyond its limits.
+
+    Parameters
+    ----------
+    frame, center, sep, lam
+        As for `control_frame`, which returns what is drawn.
+    target, unit, title
+        Words for the axis and the heading.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InvalidInput
+        As for `control_frame`; or matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> from nirs_store.plots import control_chart
+    >>> points = pl.DataFrame({"time": [1, 2, 3], "value": [0.1, -0.2, 0.9]})
+    >>> figure = control_chart(points, sep=0.25, target="fat", unit="%")
+    >>> figure.axes[0].get_ylabel()
+    'Reference − predicted fat (%)'
+    """
+    shown = control_frame(frame, center=center, sep=sep, lam=lam)
+    dates = shown["time"].dtype.is_temporal()
+    when: Any = np.array(shown["time"].to_list()) if dates else shown["time"].to_numpy()
+    values, middle, spread = (shown[name].to_numpy() for name in ("value", "center", "sep"))
+    beyond = np.abs(values - middle) > 3 * spread
+    out = ((shown["ewma"] > shown["ewma_high"]) | (shown["ewma"] < shown["ewma_low"])).to_numpy()
+    figure = new_figure(8.0, 4.4)
+    axes = figure.add_subplot()
+    tidy(axes, dates=dates)
+    line = COLOURS["line"]
+    axes.plot(when, middle, color=line, linewidth=0.9, drawstyle="steps-post")
+    limits: tuple[tuple[int, Any, float], ...] = ((2, "dotted", 0.9), (3, DASHES, 1.1))
+    for times, style, width in limits:
+        for sign in (1, -1):
+            words = f"± {times} SEP" + (f", SEP {number(spread[-1])}" if times == 3 else "")
+            axes.plot(
+                when,
+                middle + sign * times * spread,
+                color=line,
+                linestyle=style,
+                linewidth=width,
+                drawstyle="steps-post",
+                label=words if sign > 0 else None,
+            )
+    axes.fill_between(
+        when,
+        shown["ewma_low"].to_numpy(),
+        shown["ewma_high"].to_numpy(),
+        color=COLOURS["cv"],
+        alpha=0.12,
+        linewidth=0,
+        label="limits of the EWMA",
+    )
+    for mask, colour, words in (
+        (~beyond, COLOURS["calibration"], f"n = {int((~beyond).sum())}"),
+        (beyond, COLOURS["test"], f"beyond 3 SEP: {int(beyond.sum())}"),
+    ):
+        if mask.any():
+            axes.scatter(
+                when[mask], values[mask], color=colour, zorder=3, label=words, **point_style(values.size, 24)
+            )
+    ewma = shown["ewma"].to_numpy()
+    axes.plot(
+        when, ewma, color=COLOURS["cv"], linewidth=1.5, zorder=4, label=f"EWMA, λ = {shown['lam'][-1]:g}"
+    )
+    if out.any():
+        axes.plot(
+            when[out], ewma[out], "o", mfc="none", mec="#CC79A7", markersize=7, zorder=5,
+            label=f"EWMA beyond its limits: {int(out.sum())}",
+        )  # fmt: skip
+    left = frame.height - shown.height
+    if left:
+        axes.plot([], [], " ", label=f"not drawn, no value: {left}")
+    axes.set_ylabel(label("Reference − predicted", target, unit))
+    axes.set_xlabel("" if dates else "Time")
+    heading(axes, title or label("Control chart", f"of {target}" if target else ""), 80)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    if dates:
+        short_dates(axes)
+    if "sample" in shown.columns and beyond.any():
+        axis: Any = axes.xaxis
+        where = axis.convert_units(when) if dates else when
+        name_points(axes, where, values, beyond, shown["sample"].to_list())
+    return figure

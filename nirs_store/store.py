@@ -44,7 +44,7 @@ from nirs_store.records.runs import capture_environment
 from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text, is_text, to_json
 
 if TYPE_CHECKING:
-    from nirs_store import choosing, diagnosing, screening
+    from nirs_store import choosing, diagnosing, plots, screening
     from nirs_store.artifacts import loader, registry
     from nirs_store.artifacts import loader as loading
     from nirs_store.artifacts import registry as cleanup
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from nirs_store.maintenance import gc as deletion
     from nirs_store.maintenance import gc as storage
     from nirs_store.maintenance import repair as repairplan
+    from nirs_store.plots._figure import Figure
     from nirs_store.records import chain_list, metrics, search, views
     from nirs_store.records import ranking as leaderboard
     from nirs_store.records import views as comparison
@@ -78,6 +79,8 @@ if TYPE_CHECKING:
     from nirs_store.service import references as sample_references
     from nirs_store.ui import server as page
 else:
+    # As in nirs_store.plots: matplotlib is not imported for the sake of an annotation.
+    Figure = Any
     api = later("nirs_store.files.api")
     archive_format = later("nirs_store.backup.container")
     archive_restore = later("nirs_store.backup.archive")
@@ -109,6 +112,7 @@ else:
     outgoing = later("nirs_store.bundle.transfer")
     page = later("nirs_store.ui.server")
     pivoting = later("nirs_store.records.views")
+    plots = later("nirs_store.plots")
     registry = later("nirs_store.artifacts.registry")
     repairplan = later("nirs_store.maintenance.repair")
     search = later("nirs_store.records.search")
@@ -1822,6 +1826,49 @@ class WorkspaceStore:
         """
         X = self.datasets.of_chain(chain_id) if X is None else self._stored(X, chain_id)
         return diagnosing.diagnose(self, chain_id, X, y, **options)
+
+    @whole_ids
+    def plot(self, kind: str, chain_id: str, X: Any = None, y: Any = None, **options: Any) -> Figure:
+        """Draw a figure of a chain; ``nirs_store.plots.save_figure`` writes it to a file.
+
+        Parameters
+        ----------
+        kind : str
+            ``predicted``, ``residuals``, ``components``, ``choice``, ``errors``, ``folds``, ``heatmap``,
+            ``coefficients``, ``confusion``, ``training``; with spectra ``spectra``, ``raw``, ``intervals``, ``t2-q``,
+            ``influence``, ``scores``, ``loadings``, ``weights``, ``vip``, ``selectivity``, ``explained``, ``normal``,
+            ``permutation``. `nirs_store.plots.KINDS` says what each shows.
+        chain_id : str
+            The chain.
+        X : array or Spectra, optional
+            Spectra, for the figures that need them.
+        y : array-like, optional
+            Measured values of X.
+        options
+            Those of `predict` for ``intervals``, of `diagnose` and of the figure for diagnoses, of
+            `permutation_test`, and of `nirs_store.plots.raw_spectra` for ``raw``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        UnknownId, InvalidInput, ShapeMismatch, ReplayError
+        """
+        return plots.chain_figure(self, kind, chain_id, X, y, **options)
+
+    @whole_ids
+    def plot_data(
+        self, kind: str, chain_id: str, X: Any = None, y: Any = None, **options: Any
+    ) -> pl.DataFrame:
+        """Return the data frame that a figure shows; the parameters are those of `plot`.
+
+        Raises
+        ------
+        UnknownId, InvalidInput, ShapeMismatch, ReplayError
+        """
+        return plots.chain_figure_data(self, kind, chain_id, X, y, **options)
 
     # -- Recording: runs, pipelines, chains, predictions, logs. No call waits for another process.
 

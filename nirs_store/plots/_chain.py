@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -52,30 +52,28 @@ def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
     return ChainData(store, chain)
 
 
-def sibling_chains(store: ReadsChains, chain_id: str) -> Iterator[ChainData]:
-    """Yield the chains of a run whose scores compare with those of `chain_id`, itself included, oldest first.
+def sibling_chains(store: ReadsChains, chain_id: str) -> list[ChainData]:
+    """Return the chains of a run whose scores compare with those of `chain_id`, itself included, oldest first.
 
-    They predict the same target, in the same unit, of the same data set. Those that a retention deleted come last.
+    They predict the same target, in the same unit, of the same data set. Those that a retention deleted are among
+    them, with the score that they had.
     """
     own = chain_data(store, chain_id)
     pipeline = store.get_pipeline(own.chain["pipeline_id"])
     if pipeline is None:
-        yield own
-        return
-    for row in store.get_chains_for_run(pipeline["run_id"]):
-        sibling = ChainData(store, row)
-        if (row["dataset_name"], sibling.target, sibling.unit) == (
-            pipeline["dataset_name"],
-            own.target,
-            own.unit,
-        ):
-            sibling.dataset_hash = row["dataset_hash"]
-            yield sibling
-    past = store.past_chains(run_id=pipeline["run_id"]).sort("chain_id")
-    for row in past.iter_rows(named=True):
-        about = (row["target"] or "", row["target_unit"] or "", row["dataset_name"], row["operation"])
-        if about == (own.target, own.unit, pipeline["dataset_name"], "retention"):
-            yield PastChain(store, row)
+        return [own]
+    live = [ChainData(store, row) for row in store.get_chains_for_run(pipeline["run_id"])]
+    past = [
+        PastChain(store, row)
+        for row in store.past_chains(run_id=pipeline["run_id"]).iter_rows(named=True)
+        if row["operation"] == "retention"
+    ]
+    about = (pipeline["dataset_name"], own.target, own.unit)
+    alike = [each for each in (*live, *past) if (each.chain["dataset_name"], each.target, each.unit) == about]
+    for each in alike:
+        each.dataset_hash = each.chain["dataset_hash"]
+    # Ids rise with the time of recording.
+    return sorted(alike, key=lambda each: each.chain_id)
 
 
 class ChainData:
@@ -349,9 +347,15 @@ class PastChain(ChainData):
         steps = json.loads(row["steps"])
         fitted = [step for step in steps if step.get("operator_type") != "splitter"]
         model = [step for step in fitted if step.get("operator_class") == row["model_class"]] or fitted
-        placed = {"steps": steps, "model_step_idx": model[-1]["step_idx"] if model else -1}
+        named, before = str(row["model_name"] or ""), str(row["preprocessings"] or "")
+        # As `record_cross_validation` names models: PLS(4, scale=False).
+        about = " > ".join(filter(None, (before, named))) if named.endswith(")") else ""
+        placed = {
+            "steps": steps,
+            "model_step_idx": model[-1]["step_idx"] if model else -1,
+            "metadata": {"preprocessing_chain": about},
+        }
         super().__init__(store, {**row, **placed})
-        self.dataset_hash = row["dataset_hash"]
 
     def pooled_rmse(self) -> float | None:
         """Return the RMSECV that the chain had; None where it was ranked by another score."""

@@ -40,8 +40,10 @@ __all__ = [
     "decimals",
     "heading",
     "label",
+    "legend_below",
     "name_points",
     "name_wavelengths",
+    "name_y",
     "new_figure",
     "number",
     "paired",
@@ -110,9 +112,28 @@ def tidy(axes: Axes, *, dates: bool = False) -> None:
         axes.locator_params(axis="x", nbins=7)
 
 
-def heading(axes: Axes, text: str, width: int = 70) -> None:
-    """Write the heading of a figure, broken into lines where it is long."""
-    axes.set_title(wrapped(text, width), fontsize=11, loc="left")
+def heading(axes: Axes, text: str, width: int | None = None) -> None:
+    """Write the heading of a figure, broken into lines where it is wider than the axes."""
+    figure: Any = axes.figure
+    axes.set_title(wrapped(text, width or int(9.3 * figure.get_figwidth() - 4)), fontsize=11, loc="left")
+
+
+def name_y(axes: Axes, text: str) -> None:
+    """Name the y axis, broken into lines where the name is longer than the axis."""
+    figure: Any = axes.figure
+    axes.set_ylabel(wrapped(text, int(7.5 * figure.get_figheight())))
+
+
+def legend_below(figure: Figure, title: str | None = None) -> None:
+    """Put the legend below the axes, where it covers nothing, in as many columns as there is room for."""
+    longest = max(
+        (len(words) for axes in figure.axes for words in axes.get_legend_handles_labels()[1]), default=0
+    )
+    columns = int(np.clip(13 * figure.get_figwidth() / (longest + 7), 1, 3)) if longest else 1
+    figure.legend(
+        loc="outside lower left", ncols=columns, frameon=False, fontsize=9, title=title, title_fontsize=9,
+        alignment="left",
+    )  # fmt: skip
 
 
 def colour_bar(figure: Figure, mapping: Any, axes: Any, words: str) -> Any:
@@ -165,10 +186,11 @@ def name_points(
     which: NDArray[np.bool_],
     names: Sequence[Any],
     most: int = 8,
+    avoid: Floats | None = None,
 ) -> None:
     """Write names at the points farthest out, where they cover neither each other nor points.
 
-    Call it last: it lays the figure out to know where the points are.
+    Call it last: it lays the figure out to know where the points are. `avoid` has other places to keep free, (k, 2).
     """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     places = np.flatnonzero(np.asarray(which, dtype=bool) & np.isfinite(xs) & np.isfinite(ys))
@@ -182,7 +204,9 @@ def name_points(
     renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
     scale = figure.dpi / 72
     # All in points from here on: offsets of a label are in points, whatever the resolution of the file.
-    dots = axes.transData.transform(np.column_stack([xs, ys]))
+    # The points that get a name count several times: a name must not hide one of them.
+    spots = np.vstack([np.column_stack([xs, ys]), *[np.column_stack([xs, ys])[places]] * 6])
+    dots = axes.transData.transform(spots if avoid is None else np.vstack([spots, avoid]))
     dots = dots[np.isfinite(dots).all(axis=1)] / scale
     inside = np.asarray(axes.get_window_extent(renderer).extents) / scale
     taken = [

@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._chain import ChainData, ReadsChains, chain_data, sibling_chains
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
     Figure,
     colour_bar,
     heading,
+    legend_below,
+    name_y,
     new_figure,
     score_label,
     side_labels,
@@ -23,7 +26,14 @@ from nirs_store.plots._figure import (
     vector,
 )
 
-__all__ = ["chain_confusion_matrix", "confusion_matrix", "errors_vs_components"]
+__all__ = [
+    "chain_confusion_matrix",
+    "chain_errors_vs_components",
+    "confusion_frame",
+    "confusion_matrix",
+    "errors_frame",
+    "errors_vs_components",
+]
 
 
 def confusion_matrix(
@@ -77,7 +87,7 @@ def confusion_matrix(
     counts = np.zeros((len(known), len(known)), dtype=int)
     np.add.at(counts, ([place[t] for t in truth.tolist()], [place[g] for g in guess.tolist()]), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = float(np.clip(2.6 + 0.55 * len(known), 3.6, 9))
+    size = float(np.clip(2.6 + 0.55 * len(known), 4.4, 9))
     figure = new_figure(size + 1.2, size)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -97,7 +107,7 @@ def confusion_matrix(
             )  # fmt: skip
     axes.set_xlabel("Predicted")
     axes.set_ylabel("True")
-    heading(axes, title or "Confusion matrix", max(24, int(9 * size)))
+    heading(axes, title or "Confusion matrix", max(28, int(9 * size)))
     colour_bar(figure, image, axes, "share of the true class")
     return figure
 
@@ -113,13 +123,91 @@ def chain_confusion_matrix(store: ReadsChains, chain_id: str) -> Figure:
         The chain predicts numbers, or none of its predictions keeps its labels.
     """
     data = chain_data(store, chain_id)
+    true, predicted = _labels(data)
+    return confusion_matrix(true, predicted, classes=data.metadata.get("classes"), title=data.title)
+
+
+def confusion_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+    """Return what :func:`chain_confusion_matrix` draws: ``true, predicted, count``, one row per pair that occurs.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The chain predicts numbers, or none of its predictions keeps its labels.
+    """
+    true, predicted = _labels(chain_data(store, chain_id))
+    pairs = pl.DataFrame({"true": true.tolist(), "predicted": predicted.tolist()}, strict=False)
+    return pairs.group_by("true", "predicted").agg(count=pl.len()).sort("true", "predicted")
+
+
+def errors_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+    """Return RMSEC, RMSECV and RMSEP of the chains of the run that differ in the number of latent variables only.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``components, error`` ("RMSEC", "RMSECV", "RMSEP"), ``value`` in the unit of the target; repeats are averaged.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The chain classifies or has no latent variables, or no predictions are stored.
+    """
+    siblings = sibling_chains(store, chain_id)
+    own = next(each for each in siblings if each.chain_id == chain_id)
+    alike = [
+        each
+        for each in siblings
+        if not each.deleted
+        and (each.samples, each.splitter[0], each.recipe()) == (own.samples, own.splitter[0], own.recipe())
+    ]
+    rows = []
+    for each in alike:
+        count = each.n_components(load=False)
+        if count is None:
+            raise InvalidInput(f"The chain {chain_id!r} ({own.model_class}) has no latent variables.")
+        for error, name in (("RMSEC", "calibration"), ("RMSECV", "cv"), ("RMSEP", "test")):
+            pair = each.pair(name)
+            if pair is not None:
+                rows.append((count, error, float(np.sqrt(np.mean((pair[1] - pair[0]) ** 2)))))
+    if not rows:
+        raise own.no_arrays()
+    schema = {"components": pl.Int64, "error": pl.String, "value": pl.Float64}
+    found = pl.DataFrame(rows, schema, orient="row")
+    return found.group_by("components", "error").agg(pl.col("value").mean()).sort("error", "components")
+
+
+def chain_errors_vs_components(store: ReadsChains, chain_id: str) -> Figure:
+    """Draw :func:`errors_vs_components` of what `errors_frame` returns.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The chain classifies or has no latent variables, or no predictions are stored.
+    """
+    data, frame = chain_data(store, chain_id), errors_frame(store, chain_id)
+    series = {
+        str(name): (rows["components"].to_numpy(), rows["value"].to_numpy())
+        for (name,), rows in frame.group_by("error", maintain_order=True)
+    }
+    title = data.preprocessings or "no preprocessing"
+    return errors_vs_components(series, target=data.target, unit=data.unit, title=title)
+
+
+def _labels(data: ChainData) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the true and the predicted labels of a chain, pooled over the folds."""
     if data.is_regression:
-        raise InvalidInput(f"The chain {chain_id!r} predicts numbers; draw predicted against measured.")
+        raise InvalidInput(f"The chain {data.chain_id!r} predicts numbers; draw predicted against measured.")
     pairs = data.labels("val") or data.labels("test")
     if not pairs:
         raise data.no_arrays()
-    true, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    return confusion_matrix(true, predicted, classes=data.metadata.get("classes"), title=data.title)
+    return np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs])
 
 
 def errors_vs_components(
@@ -168,7 +256,7 @@ def errors_vs_components(
     axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Number of latent variables")
-    axes.set_ylabel(score_label("RMSE", target, unit))
+    name_y(axes, score_label("RMSE", target, unit))
     heading(axes, title or score_label("RMSE", target))
-    axes.legend(loc="best", frameon=False, fontsize=9)
+    legend_below(figure)
     return figure

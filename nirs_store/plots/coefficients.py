@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._chain import ChainData, ReadsChains, chain_data
 from nirs_store.plots._figure import (
     COLOURS,
     Figure,
+    Floats,
     heading,
+    legend_below,
     name_wavelengths,
+    name_y,
     new_figure,
     tidy,
     vector,
-    wrapped,
 )
 
-__all__ = ["chain_pls_coefficients", "pls_coefficients"]
+__all__ = ["chain_pls_coefficients", "coefficients_frame", "pls_coefficients"]
 
 
 def pls_coefficients(
@@ -89,12 +94,13 @@ def pls_coefficients(
     axes.margins(x=0.0)
     if wavelengths is None:
         axes.set_xlabel("Channel")
+        axes.locator_params(axis="x", integer=True)
     else:
         name_wavelengths(axes, wavelength_unit, x)
-    axes.set_ylabel(wrapped(_coefficient_words(target, unit), 45))
+    name_y(axes, _coefficient_words(target, unit))
     heading(axes, title or "Regression coefficients")
     if folds is not None:
-        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+        legend_below(figure)
     return figure
 
 
@@ -113,6 +119,62 @@ def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
         The model has no coefficients; or each fold made variables of its own, and there is no refit.
     """
     data = chain_data(store, chain_id)
+    found = _lines(data)
+    figure = pls_coefficients(
+        found.line,
+        wavelengths=data.wavelengths if found.on_channels else None,
+        wavelength_unit=data.wavelength_unit,
+        folds=np.stack(found.own) if len(found.own) > 1 else None,
+        line_name="refit" if found.refitted else "mean of the folds",
+        target=data.target,
+        unit=data.unit,
+        title=data.title,
+    )
+    if not found.on_channels:
+        figure.axes[0].set_xlabel("Variable of the model (not a channel)")
+    if not found.of_target:
+        figure.axes[0].set_ylabel("Coefficient (processed target)" if data.is_regression else "Coefficient")
+    return figure
+
+
+def coefficients_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+    """Return what :func:`chain_pls_coefficients` draws, one row per channel (or variable of the model).
+
+    Returns
+    -------
+    polars.DataFrame
+        ``channel`` (from 0), ``wavelength`` where known, ``coefficient``, and ``low`` and ``high`` over the folds
+        where there are at least two.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        As for :func:`chain_pls_coefficients`.
+    """
+    data = chain_data(store, chain_id)
+    found = _lines(data)
+    columns: dict[str, Any] = {"channel": np.arange(found.line.size)}
+    if found.on_channels and data.wavelengths is not None:
+        columns["wavelength"] = data.wavelengths
+    columns["coefficient"] = found.line
+    if len(found.own) > 1:
+        columns |= {"low": np.min(found.own, axis=0), "high": np.max(found.own, axis=0)}
+    return pl.DataFrame(columns)
+
+
+class _Lines(NamedTuple):
+    """Coefficients of the refit or the mean of the folds, those of the folds, and what they belong to."""
+
+    line: Floats
+    own: list[Floats]
+    refitted: bool
+    on_channels: bool
+    of_target: bool
+
+
+def _lines(data: ChainData) -> _Lines:
     vectors = data.regression_vectors()
     on_channels = all(each.on_channels for each in vectors.values())
     of_target = all(each.of_target for each in vectors.values())
@@ -120,25 +182,11 @@ def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
     own = [each.values for each in vectors.values()] if on_channels else []
     if final is None and not own:
         raise InvalidInput(
-            f"The steps of chain {chain_id!r} make variables of their own in each fold, so their coefficients have no "
-            "common axis. Record the chain with a refit (refit=True)."
+            f"The steps of chain {data.chain_id!r} make variables of their own in each fold, so their coefficients "
+            "have no common axis. Record the chain with a refit (refit=True)."
         )
     line = final.values if final is not None else np.mean(own, axis=0)
-    figure = pls_coefficients(
-        line,
-        wavelengths=data.wavelengths if on_channels else None,
-        wavelength_unit=data.wavelength_unit,
-        folds=np.stack(own) if len(own) > 1 else None,
-        line_name="mean of the folds" if final is None else "refit",
-        target=data.target,
-        unit=data.unit,
-        title=data.title,
-    )
-    if not on_channels:
-        figure.axes[0].set_xlabel("Variable of the model (not a channel)")
-    if not of_target:
-        figure.axes[0].set_ylabel("Coefficient (processed target)" if data.is_regression else "Coefficient")
-    return figure
+    return _Lines(line, own, final is not None, on_channels, of_target)
 
 
 def _coefficient_words(target: str, unit: str) -> str:

@@ -20,6 +20,8 @@ from nirs_store.plots._figure import (
     Figure,
     Floats,
     heading,
+    legend_below,
+    name_y,
     new_figure,
     number,
     score_label,
@@ -80,7 +82,7 @@ def rmsecv_vs_components(
     """
     if not series:
         raise InvalidInput("Nothing to draw: series must hold at least one curve.")
-    figure = new_figure(7.0, 4.4)
+    figure = new_figure(7.0, 4.4 + 0.1 * min(len(series), 60))
     axes = figure.add_subplot()
     tidy(axes)
     all_numbers: set[int] = set()
@@ -113,21 +115,9 @@ def rmsecv_vs_components(
         axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Number of latent variables")
-    axes.set_ylabel(score_label(metric, target, unit))
+    name_y(axes, score_label(metric, target, unit))
     heading(axes, title or score_label(metric, target))
-    handles, texts = axes.get_legend_handles_labels()
-    below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.0, -0.14)}
-    large = len(texts) > 3 or max(map(len, texts)) > 40
-    axes.legend(
-        handles,
-        texts,
-        frameon=False,
-        fontsize=9,
-        title="lowest mean ± SD over repeats" if bands else "lowest",
-        title_fontsize=9,
-        alignment="left",
-        **(below if large else {"loc": "best"}),
-    )
+    legend_below(figure, "lowest mean ± SD over repeats" if bands else "lowest")
     return figure
 
 
@@ -259,9 +249,9 @@ def component_choice(choice: ComponentChoice) -> Figure:
     axes.locator_params(axis="x", integer=True)
     axes.set_ylim(bottom=0.0)
     axes.set_xlabel("Number of latent variables (0 is the mean)")
-    axes.set_ylabel(score_label("RMSECV", choice.target, choice.unit))
+    name_y(axes, score_label("RMSECV", choice.target, choice.unit))
     heading(axes, choice.preprocessings or "no preprocessing")
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    legend_below(figure)
     return figure
 
 

@@ -14,7 +14,9 @@ from nirs_store.plots._figure import (
     Figure,
     heading,
     label,
+    legend_below,
     name_points,
+    name_y,
     new_figure,
     number,
     point_style,
@@ -182,6 +184,7 @@ def control_chart(
         color=COLOURS["cv"],
         alpha=0.12,
         linewidth=0,
+        step="post",
         label="limits of the EWMA",
     )
     for mask, colour, words in (
@@ -198,16 +201,16 @@ def control_chart(
     )
     if out.any():
         axes.plot(
-            when[out], ewma[out], "o", mfc="none", mec="#CC79A7", markersize=7, zorder=5,
+            when[out], ewma[out], "o", mfc="none", mec="#CC79A7", markersize=7 if values.size <= 300 else 3, zorder=5,
             label=f"EWMA beyond its limits: {int(out.sum())}",
         )  # fmt: skip
     left = frame.height - shown.height
     if left:
         axes.plot([], [], " ", label=f"not drawn, no value: {left}")
-    axes.set_ylabel(label("Reference − predicted", target, unit))
+    name_y(axes, label("Reference − predicted", target, unit))
     axes.set_xlabel("" if dates else "Time")
-    heading(axes, title or label("Control chart", f"of {target}" if target else ""), 80)
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    heading(axes, title or label("Control chart", f"of {target}" if target else ""))
+    legend_below(figure)
     if dates:
         short_dates(axes)
     if "sample" in shown.columns and beyond.any():

@@ -21,8 +21,10 @@ from nirs_store.plots._figure import (
     colour_bar,
     heading,
     label,
+    legend_below,
     name_points,
     name_wavelengths,
+    name_y,
     new_figure,
     point_style,
     tidy,
@@ -237,7 +239,6 @@ def explained_variance(diagnosis: Diagnosis) -> Figure:
     axes.set_ylim(0, 103)
     axes.set_xlabel("Latent variables")
     axes.set_ylabel("Explained variance (%)")
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
     return _finished(axes, diagnosis)
 
 
@@ -272,7 +273,7 @@ def normal_residuals(diagnosis: Diagnosis) -> Figure:
     axes.scatter(quantiles, residual[order], color=COLOURS["cv"], zorder=3, **point_style(residual.size, 20))
     far = np.abs(residual[order] - residual.mean()) > 2 * spread
     axes.set_xlabel("Normal quantile")
-    axes.set_ylabel(label("Predicted − measured", "", diagnosis.unit))
+    name_y(axes, label("Predicted − measured", "", diagnosis.unit))
     return _finished(axes, diagnosis, (quantiles, residual[order], far), known["sample"][order].to_list())
 
 
@@ -302,7 +303,7 @@ def permutation(test: PermutationTest, *, unit: str = "", title: str = "") -> Fi
     axes.set_xlabel(label("RMSECV", "", unit))
     axes.set_ylabel("Shuffles")
     heading(axes, title or "Permutation test")
-    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    legend_below(figure)
     return figure
 
 
@@ -375,7 +376,7 @@ def _finished(
     figure: Any = axes.figure
     handles, _ = axes.get_legend_handles_labels()
     if handles and axes.get_legend() is None:
-        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+        legend_below(figure)
     if named is not None:
         name_points(axes, *named, diagnosis.samples["sample"].to_list() if names is None else names)
     drawn: Figure = figure

@@ -20,11 +20,14 @@ from nirs_store.plots._figure import (
     SERIES,
     Figure,
     heading,
+    legend_below,
     name_points,
+    name_y,
     new_figure,
     short_dates,
     side_labels,
     tidy,
+    wrapped,
 )
 
 __all__ = [
@@ -81,7 +84,9 @@ def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
     _need(shown, {"value"}, "leaderboard with values")
     rows = list(shown.head(_MOST_ROWS).iter_rows(named=True))
     names = side_labels([row["model_id"] for row in rows])
-    figure = new_figure(4.6 + 0.065 * max(map(len, names)), 1.2 + 0.34 * len(rows))
+    cut = f"the best {len(rows)} of {shown.height}" if shown.height > len(rows) else ""
+    words = wrapped(" · ".join(filter(None, (title, cut))), 40)
+    figure = new_figure(4.6 + 0.065 * max(map(len, names)), 1.2 + 0.34 * len(rows) + 0.18 * words.count("\n"))
     axes = figure.add_subplot()
     tidy(axes)
     for place, row in enumerate(rows):
@@ -92,8 +97,7 @@ def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(str(rows[0]["metric"]))
-    cut = f"the best {len(rows)} of {shown.height}" if shown.height > len(rows) else ""
-    heading(axes, " · ".join(filter(None, (title, cut))))
+    axes.set_title(words, fontsize=11, loc="left")
     return figure
 
 
@@ -183,7 +187,7 @@ def pareto_front(points: pl.DataFrame, *, title: str = "") -> Figure:
         colour = COLOURS["test"] if row["on_front"] else COLOURS["calibration"]
         axes.plot(row[x], row[y], "o", color=colour)
     axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    name_y(axes, y)
     heading(axes, title)
     ids = shown["model_id"].to_list()
     on_front = shown["on_front"].to_numpy()
@@ -225,9 +229,9 @@ def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
             alpha=0.15,
         )
     axes.set_xlabel(level)
-    axes.set_ylabel(str(curves["metric"][0]))
+    name_y(axes, str(curves["metric"][0]))
     heading(axes, title)
-    figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False)
+    legend_below(figure)
     return figure
 
 
@@ -260,8 +264,8 @@ def score_trend(trend: pl.DataFrame, *, title: str = "") -> Figure:
         axes.plot(
             when, trend["fitted"].to_list(), color=COLOURS["line"], linestyle=DASHES, label="Theil-Sen line"
         )
-    axes.set_ylabel(str(trend["metric"][0]))
+    name_y(axes, str(trend["metric"][0]))
     heading(axes, title)
-    figure.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False)
+    legend_below(figure)
     short_dates(axes)
     return figure

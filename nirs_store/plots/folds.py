@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.lazy import polars as pl
 from nirs_store.plots._chain import ReadsChains, chain_data
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
     Figure,
+    Floats,
     heading,
+    legend_below,
+    name_y,
     new_figure,
     number,
     score_label,
@@ -23,7 +27,7 @@ from nirs_store.plots._figure import (
     vector,
 )
 
-__all__ = ["chain_fold_stability", "fold_stability"]
+__all__ = ["chain_fold_stability", "fold_stability", "folds_frame"]
 
 
 def fold_stability(
@@ -116,9 +120,9 @@ def fold_stability(
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(0.0, 1.12 * top or 1.0)
     axes.set_xlabel("Fold")
-    axes.set_ylabel(score_label(metric, target, unit))
+    name_y(axes, score_label(metric, target, unit))
     heading(axes, title or "Fold stability")
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    legend_below(figure)
     return figure
 
 
@@ -132,17 +136,13 @@ def chain_fold_stability(store: ReadsChains, chain_id: str) -> Figure:
     InvalidInput
         The chain has no predictions of validation samples.
     """
-    data = chain_data(store, chain_id)
-    folds = data.fold_names()
-    if not folds:
-        raise InvalidInput(f"The chain {chain_id!r} has no predictions of the partition 'val'.")
-    metric = data.score_name()
-    regression = data.is_regression
+    data, frame = chain_data(store, chain_id), folds_frame(store, chain_id)
+    regression, metric = data.is_regression, data.score_name()
     return fold_stability(
-        folds,
-        [data.fold_score(fold, "val", metric) for fold in folds],
-        train=_complete([data.fold_score(fold, "train", metric) for fold in folds]),
-        test=_complete([data.fold_score(fold, "test", metric) for fold in folds]),
+        frame["fold"].to_list(),
+        frame["validation"].to_numpy(),
+        train=_complete(frame["train"]),
+        test=_complete(frame["test"]),
         pooled=data.pooled_rmse() if regression else None,
         metric=metric.upper() if regression else metric.replace("_", " "),
         target=data.target,
@@ -151,5 +151,32 @@ def chain_fold_stability(store: ReadsChains, chain_id: str) -> Figure:
     )
 
 
-def _complete(scores: list[float]) -> list[float] | None:
-    return scores if np.isfinite(scores).all() else None
+def folds_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+    """Return the score of each fold: RMSE for a regression, else the metric that was recorded.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``fold, validation, train, test``; NaN where a score was not recorded.
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The chain has no predictions of validation samples.
+    """
+    data = chain_data(store, chain_id)
+    folds = data.fold_names()
+    if not folds:
+        raise InvalidInput(f"The chain {chain_id!r} has no predictions of the partition 'val'.")
+    parts = {"validation": "val", "train": "train", "test": "test"}
+    scores = {
+        name: [data.fold_score(fold, partition, data.score_name()) for fold in folds]
+        for name, partition in parts.items()
+    }
+    return pl.DataFrame({"fold": folds, **scores})
+
+
+def _complete(scores: pl.Series) -> Floats | None:
+    return scores.to_numpy() if scores.is_finite().all() else None

@@ -14,7 +14,9 @@ from nirs_store.plots._figure import (
     Figure,
     heading,
     label,
+    legend_below,
     name_points,
+    name_y,
     new_figure,
     point_style,
     side_labels,
@@ -121,11 +123,12 @@ def prediction_intervals(
     else:
         axes.set_xlabel("Sample, in the order of the frame")
         axes.margins(x=0.02)
-    axes.set_ylabel(label("Predicted", target or "value", unit))
+    name_y(axes, label("Predicted", target or "value", unit))
     heading(axes, title or label("Predictions with intervals", f"of {target}" if target else ""))
-    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    legend_below(figure)
     if square or y.size > 30:
-        name_points(axes, x, y, flagged, names)
+        bars = [lower + share * (upper - lower) for share in (0.0, 0.25, 0.75, 1.0)]
+        name_points(axes, x, y, flagged, names, avoid=np.column_stack([np.tile(x, 4), np.concatenate(bars)]))
     return figure
 
 

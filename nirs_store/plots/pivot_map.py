@@ -85,9 +85,9 @@ def heatmap(
         raise InvalidInput("Nothing to draw: no cell of the table holds a score.")
     down, across = side_labels([str(name) for name in rows]), side_labels([str(name) for name in columns])
     left, below = _extent(down), _extent(across)
-    crowded = below > 12
     # A table of hundreds is a picture of colours: cells shrink, and their numbers and some names go.
     wide, high = min(0.95, 24 / len(columns)), min(0.5, 16 / len(rows))
+    crowded = 0.08 * below > wide
     figure = new_figure(
         max(2.6 + wide * len(columns) + 0.075 * max(left, 0.85 * below if crowded else 0), 4.5),
         max(1.5 + high * len(rows) + (0.05 * below if crowded else 0.0), 2.4),
@@ -110,7 +110,7 @@ def heatmap(
         axes.axhline(edge, color="white", linewidth=1.5 if high > 0.2 else 0.3)
     for i, j in np.argwhere(gone):
         # A cell of the table's own colour, with a white one inside.
-        axes.bar(j, 0.72, 0.86, bottom=i - 0.36, color="white", linewidth=0)
+        axes.bar(j, 0.72, 0.86, bottom=i - 0.36, color="white", edgecolor="#999999", linewidth=0.6)
     for i, j in np.argwhere(known) if size >= 4.5 else []:
         depth = (table[i, j] - bad) / (good - bad)
         colour = "white" if depth > 0.55 and not gone[i, j] else "#222222"
@@ -146,7 +146,7 @@ def heatmap(
     worst = float(table[known].max() if lower_is_better else table[known].min())
     saturated = not np.isclose(worst, bad) and (worst > bad) is lower_is_better
     extend = ("max" if lower_is_better else "min") if saturated else "neither"
-    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, extend=extend, format="{x:.10g}")
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, aspect=30, extend=extend, format="{x:.10g}")
     bar.set_label(wrapped(score_label(metric, target, unit), 30), fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2)
@@ -251,7 +251,7 @@ def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
 
 
 def _cells(store: ReadsChains, chain_id: str) -> tuple[pl.DataFrame, int, ChainData]:
-    siblings = list(sibling_chains(store, chain_id))
+    siblings = sibling_chains(store, chain_id)
     data = next(each for each in siblings if each.chain_id == chain_id)
     cells: dict[tuple[str, str], list[tuple[float, bool]]] = {}
     others = 0

@@ -15,7 +15,9 @@ from nirs_store.plots._figure import (
     Figure,
     heading,
     label,
+    legend_below,
     name_points,
+    name_y,
     new_figure,
     number,
     paired,
@@ -95,9 +97,9 @@ def residuals(
     reach = 1.12 * max(float(np.abs(error).max()), abs(bias) + 2.0 * sep) or 1.0
     axes.set_ylim(-reach, reach)
     axes.set_xlabel(label("Predicted", target or "value", unit))
-    axes.set_ylabel(label("Predicted − measured", "", unit))
+    name_y(axes, label("Predicted − measured", "", unit))
     heading(axes, title or label("Residuals of", target or "the prediction"))
-    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    legend_below(figure)
     bins = int(np.clip(np.sqrt(error.size) * 1.6, 5, 30))
     side.hist(error, bins=bins, orientation="horizontal", color=COLOURS["cv"], alpha=0.55)
     side.set_xlabel("Samples")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput
+from nirs_store.lazy import polars as pl
 from nirs_store.plots._chain import ReadsChains, chain_data
 from nirs_store.plots._figure import (
     COLOURS,
@@ -18,14 +19,16 @@ from nirs_store.plots._figure import (
     heading,
     label,
     name_points,
+    name_y,
     new_figure,
+    number,
     paired,
     point_style,
     tidy,
 )
 from nirs_store.scores import regression_scores
 
-__all__ = ["chain_predicted_vs_measured", "predicted_vs_measured"]
+__all__ = ["chain_predicted_vs_measured", "predicted_frame", "predicted_vs_measured"]
 
 _SETS = {
     "calibration": ("RMSEC", "Calibration", "o", 18.0),
@@ -111,8 +114,8 @@ def predicted_vs_measured(
     axes.set_ylim(low, high)
     axes.set_aspect("equal", adjustable="box")
     axes.set_xlabel(label("Measured", target or "value", unit))
-    axes.set_ylabel(label("Predicted", target or "value", unit))
-    heading(axes, title, 60)
+    name_y(axes, label("Predicted", target or "value", unit))
+    heading(axes, title)
     axes.legend(loc="lower right", frameon=False, fontsize=9, handletextpad=0.4)
     _box(axes, pairs, n_components)
     named = [name for name in pairs if names is not None and name != "calibration" and name in names]
@@ -155,6 +158,37 @@ def chain_predicted_vs_measured(store: ReadsChains, chain_id: str) -> Figure:
     )
 
 
+def predicted_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+    """Return what :func:`chain_predicted_vs_measured` draws, one row per sample and set.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``set`` ("calibration", "cv", "test"), ``sample`` (name or row number, null where not stored), ``measured,
+        predicted, residual`` (predicted minus measured).
+
+    Raises
+    ------
+    UnknownId
+        No chain has that id.
+    InvalidInput
+        The chain classifies, or none of its predictions keeps its arrays.
+    """
+    data = chain_data(store, chain_id)
+    parts = []
+    for name in _SETS:
+        pair = data.pair(name)
+        if pair is None:
+            continue
+        names: list[Any] = data.sample_names(name) if name != "calibration" else []
+        table = {"measured": pair[0], "predicted": pair[1], "residual": pair[1] - pair[0]}
+        known = pl.Series("sample", names if len(names) == pair[0].size else [None] * pair[0].size, pl.String)
+        parts.append(pl.DataFrame(table).select(pl.lit(name).alias("set"), known, *table))
+    if not parts:
+        raise data.no_arrays()
+    return pl.concat(parts)
+
+
 def _limits(pairs: list[tuple[Floats, Floats]]) -> tuple[float, float]:
     values = np.concatenate([part for pair in pairs for part in pair])
     low, high = float(values.min()), float(values.max())
@@ -163,12 +197,12 @@ def _limits(pairs: list[tuple[Floats, Floats]]) -> tuple[float, float]:
 
 
 def _box(axes: Axes, pairs: dict[str, tuple[Floats, Floats]], n_components: int | None) -> None:
-    rows = [f"{'':16}{'n':>5}{'bias':>9}{'SEP':>9}{'R²':>7}{'RPD':>6}"]
+    rows = [f"{'':16}{'n':>6}{'bias':>11}{'SEP':>11}{'R²':>7}{'RPD':>6}"]
     for name, (measured, predicted) in pairs.items():
         scores = regression_scores(measured, predicted)
         rmse = float(scores["rmse"])
         error, bias, sep = (_short(float(scores[key]), rmse) for key in ("rmse", "bias", "sep"))
-        words = f"{_SETS[name][0]:<7}{error:>8} {int(scores['n']):>5}{bias:>9}{sep:>9}"
+        words = f"{_SETS[name][0]:<7}{error:>9}{int(scores['n']):>6}{bias:>11}{sep:>11}"
         rows.append(f"{words}{scores['r2']:>7.3f}{scores['rpd']:>6.1f}")
     if n_components is not None:
         rows.append(f"LVs    {n_components:>8}")
@@ -188,9 +222,11 @@ def _box(axes: Axes, pairs: dict[str, tuple[Floats, Floats]], n_components: int 
 
 
 def _short(value: float, rmse: float) -> str:
-    """Three decimals below ten, four significant figures above: what fits seven characters."""
+    """Three decimals below ten, four significant figures above: what fits nine characters."""
     if not np.isfinite(value):
         return "-"
+    if rmse >= 1e5:
+        return number(value, 1e6)
     if abs(value) >= 10:
         return f"{value:.4g}"
     # A least-squares fit has a bias of 1e-15 on its own samples: that is zero, not a number to read.

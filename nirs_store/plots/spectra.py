@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
+from nirs_store.lazy import polars as pl
 from nirs_store.plots._chain import ReadsChains, chain_data
 from nirs_store.plots._figure import (
     COLOURS,
@@ -19,6 +20,7 @@ from nirs_store.plots._figure import (
     colour_bar,
     heading,
     label,
+    legend_below,
     name_wavelengths,
     new_figure,
     tidy,
@@ -26,7 +28,7 @@ from nirs_store.plots._figure import (
     wrapped,
 )
 
-__all__ = ["chain_spectra_by_step", "raw_spectra", "spectra_by_step"]
+__all__ = ["chain_spectra_by_step", "raw_spectra", "spectra_by_step", "spectra_frame"]
 
 _MOST_LINES = 300
 
@@ -113,6 +115,7 @@ def raw_spectra(
     axes.set_ylabel("Signal")
     if grid is None:
         axes.set_xlabel("Channel")
+        axes.locator_params(axis="x", integer=True)
     else:
         name_wavelengths(axes, "nm" if wavelength_unit is None else wavelength_unit, grid)
     if mapping is not None:
@@ -120,7 +123,7 @@ def raw_spectra(
     if legend:
         for words, colour in legend.items():
             axes.plot([], [], color=colour, linewidth=2, label=words)
-        figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=9, title=target or None)
+        legend_below(figure, None if mapping is not None else target or None)
     drawn = f"{count} spectra" if shown.size == count else f"{shown.size} of {count} spectra"
     heading(axes, f"{title} ({drawn})" if title else drawn)
     return figure
@@ -194,7 +197,7 @@ def spectra_by_step(
         known = grid is not None and grid.size == spectra.shape[1]
         x = grid if grid is not None and known else np.arange(spectra.shape[1], dtype=np.float64)
         _draw_lines(axes, x, spectra[shown], colours)
-        axes.set_title(wrapped(name, 80), fontsize=10, loc="left")
+        axes.set_title(wrapped(name, 60 if mapping is not None else 75), fontsize=10, loc="left")
         axes.set_ylabel("Signal" if axes is not panels[0] else "Spectrum")
         if known:
             name_wavelengths(axes, wavelength_unit, grid)
@@ -205,7 +208,7 @@ def spectra_by_step(
     for words, colour in legend.items():
         panels[0].plot([], [], color=colour, linewidth=2, label=words)
     if legend:
-        figure.legend(loc="outside lower left", frameon=False, fontsize=9)
+        legend_below(figure)
     if title:
         figure.suptitle(wrapped(title, 75), fontsize=11, x=0.01, ha="left")
     return figure
@@ -254,6 +257,41 @@ def chain_spectra_by_step(
     )
 
 
+def spectra_frame(
+    stages: Sequence[tuple[str, ArrayLike]], *, wavelengths: ArrayLike | None = None
+) -> pl.DataFrame:
+    """Return the spectra of :func:`spectra_by_step` as one long frame.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``step, sample`` (row number), ``channel``, ``wavelength`` (null where a step has other channels), ``value``.
+
+    Raises
+    ------
+    InvalidInput
+        The wavelengths are not numbers.
+    """
+    grid = None if wavelengths is None else vector("wavelengths", wavelengths)
+    parts = []
+    for name, spectra in stages:
+        lines = np.atleast_2d(np.asarray(spectra, dtype=np.float64))
+        samples, channels = lines.shape
+        known = grid is not None and grid.size == channels
+        place = pl.Series(np.tile(grid, samples)) if grid is not None and known else pl.lit(None, pl.Float64)
+        table = {
+            "sample": np.repeat(np.arange(samples), channels),
+            "channel": np.tile(np.arange(channels), samples),
+            "value": lines.ravel(),
+        }
+        parts.append(
+            pl.DataFrame(table).select(
+                pl.lit(name).alias("step"), "sample", "channel", place.alias("wavelength"), "value"
+            )
+        )
+    return pl.concat(parts)
+
+
 def _shown(count: int) -> np.ndarray[Any, Any]:
     return np.unique(np.linspace(0, count - 1, min(count, _MOST_LINES)).astype(int))
 
@@ -263,6 +301,10 @@ def _draw_lines(axes: Any, x: Floats, lines: Floats, colours: Any) -> None:
     from matplotlib.collections import LineCollection
 
     order = np.argsort(x, kind="stable")
+    if isinstance(colours, list):
+        # The groups without a colour lie below the others.
+        ranked = sorted(range(len(lines)), key=lambda i: colours[i] != COLOURS["faint"])
+        lines, colours = lines[ranked], [colours[i] for i in ranked]
     alpha = float(np.clip(12.0 / max(len(lines), 1), 0.25, 0.9))
     segments = np.stack([np.broadcast_to(x[order], lines.shape), lines[:, order]], axis=-1)
     axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=0.8, alpha=alpha))

@@ -6,7 +6,15 @@ import numpy as np
 
 from nirs_store.errors import InvalidInput, shortened
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._figure import SERIES, Figure, heading, new_figure, tidy
+from nirs_store.plots._figure import (
+    SERIES,
+    Figure,
+    heading,
+    legend_below,
+    name_y,
+    new_figure,
+    tidy,
+)
 
 __all__ = ["training_curves"]
 
@@ -55,7 +63,7 @@ def training_curves(frame: pl.DataFrame, *, title: str = "", log: bool | None = 
     pipelines = list(dict.fromkeys(str(key[0]) for key in curves))
     names = list(dict.fromkeys(str(key[1]) for key in curves))
     called = _called(frame, pipelines)
-    figure = new_figure(7.0, 4.4)
+    figure = new_figure(7.0, 4.2 + 0.1 * len(curves))
     axes = figure.add_subplot()
     tidy(axes)
     known: list[np.ndarray] = []
@@ -79,10 +87,10 @@ def training_curves(frame: pl.DataFrame, *, title: str = "", log: bool | None = 
     if log:
         axes.set_yscale("log")
     axes.set_xlabel("Step")
-    axes.set_ylabel(", ".join(names) if len(names) < 4 else "Value")
+    name_y(axes, ", ".join(names) if len(names) < 4 else "Value")
     heading(axes, title or "Training curves")
     if len(curves) > 1:
-        figure.legend(loc="outside lower left", ncols=1 if len(curves) < 5 else 2, frameon=False, fontsize=9)
+        legend_below(figure)
     return figure
 
 

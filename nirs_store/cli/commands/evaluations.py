@@ -27,6 +27,9 @@ _which_option = click.option(
     show_default=True,
     help="Which evaluation of each model to use.",
 )
+_figure_option = click.option(
+    "--figure", type=click.Path(path_type=Path), help="Also draw a figure to this .png, .pdf, .svg, ... file."
+)
 _seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 
 
@@ -86,6 +89,7 @@ def show(evaluation: str, as_json: bool, workspace: Path) -> None:
 @_which_option
 @click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True)
 @_seed_option
+@_figure_option
 @json_option
 @workspace_option
 def leaderboard(
@@ -94,6 +98,7 @@ def leaderboard(
     which: str,
     confidence: float,
     seed: int,
+    figure: Path | None,
     as_json: bool,
     workspace: Path,
 ) -> None:
@@ -102,6 +107,7 @@ def leaderboard(
 
     with open_store(workspace) as store:
         frame = store.evaluations.leaderboard(suite, metric, which=which, confidence=confidence, seed=seed)
+    _draw("leaderboard_intervals", frame, figure)
     shown = ("rank", "model_id", "metric", "value", "ci_low", "ci_high", "n", "success_rate", "champion")
     _print(frame, as_json, shown)
 
@@ -137,6 +143,7 @@ def groups(
     help="Correction for multiple tests.",
 )
 @click.option("--pair-by", metavar="COLUMN", help="Column that pairs the rows.")
+@_figure_option
 @json_option
 @workspace_option
 def compare(
@@ -145,6 +152,7 @@ def compare(
     test: str,
     correction: str,
     pair_by: str | None,
+    figure: Path | None,
     as_json: bool,
     workspace: Path,
 ) -> None:
@@ -153,6 +161,7 @@ def compare(
 
     with open_store(workspace) as store:
         found = store.evaluations.compare(suite, metric, test=test, correction=correction, pair_by=pair_by)
+    _draw("comparison_matrix", found, figure)
     shown = ("model_a", "model_b", "n", "mean_difference", "p_value", "p_adjusted", "better")
     _print(found.frame, as_json, shown)
 
@@ -160,9 +169,12 @@ def compare(
 @command.command("pareto")
 @click.argument("suite")
 @click.argument("objectives", metavar="METRIC METRIC...", nargs=-1, required=True)
+@_figure_option
 @json_option
 @workspace_option
-def pareto(suite: str, objectives: tuple[str, ...], as_json: bool, workspace: Path) -> None:
+def pareto(
+    suite: str, objectives: tuple[str, ...], figure: Path | None, as_json: bool, workspace: Path
+) -> None:
     """Find the Pareto-optimal models; METRIC=lower sets a direction."""
     from nirs_store.cli._workspace import open_store
 
@@ -174,6 +186,7 @@ def pareto(suite: str, objectives: tuple[str, ...], as_json: bool, workspace: Pa
             from nirs_store.evaluations.statistics import better_of
 
             found = store.evaluations.pareto(suite, {n: stated.get(n) or better_of(n) for n in names})
+    _draw("pareto_front", found, figure)
     _print(found, as_json, ("model_id", *names, "on_front", "dominated_by"))
 
 
@@ -182,14 +195,18 @@ def pareto(suite: str, objectives: tuple[str, ...], as_json: bool, workspace: Pa
 @click.argument("by", metavar="COLUMN")
 @_metric_option
 @_seed_option
+@_figure_option
 @json_option
 @workspace_option
-def robustness(suite: str, by: str, metric: str | None, seed: int, as_json: bool, workspace: Path) -> None:
+def robustness(
+    suite: str, by: str, metric: str | None, seed: int, figure: Path | None, as_json: bool, workspace: Path
+) -> None:
     """Show a metric against a numeric column."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
         frame = store.evaluations.robustness(suite, by, metric, seed=seed)
+    _draw("robustness_curves", frame, figure)
     _print(frame, as_json, frame.columns)
 
 
@@ -197,15 +214,27 @@ def robustness(suite: str, by: str, metric: str | None, seed: int, as_json: bool
 @click.argument("suite")
 @_metric_option
 @click.option("--model", metavar="ID", help="Only this model.")
+@_figure_option
 @json_option
 @workspace_option
-def trend(suite: str, metric: str | None, model: str | None, as_json: bool, workspace: Path) -> None:
+def trend(
+    suite: str, metric: str | None, model: str | None, figure: Path | None, as_json: bool, workspace: Path
+) -> None:
     """Show the recorded values over time."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
         frame = store.evaluations.trend(suite, metric, model_id=model)
+    _draw("score_trend", frame, figure)
     _print(frame, as_json, ("created_at", "model_id", "metric", "value", "change", "best_so_far"))
+
+
+def _draw(name: str, found: Any, path: Path | None) -> None:
+    if path is None:
+        return
+    from nirs_store import plots
+
+    click.echo(f"Figure: {plots.save_figure(getattr(plots, name)(found), path)}", err=True)
 
 
 @command.command("champions")

@@ -16,22 +16,49 @@ if TYPE_CHECKING:
     from nirs_store.cli._workspace import Found
     from nirs_store.store import WorkspaceStore
 
-_KINDS = {
-    "predicted": "chain_predicted_vs_measured",
-    "residuals": "chain_residuals",
-    "components": "chain_rmsecv_vs_components",
-    "folds": "chain_fold_stability",
-    "heatmap": "chain_heatmap",
-    "spectra": "chain_spectra_by_step",
-    "coefficients": "chain_pls_coefficients",
-}
+# Those of nirs_store.plots.KINDS, which costs an import of numpy.
+_RECORDED = (
+    "predicted",
+    "residuals",
+    "components",
+    "choice",
+    "errors",
+    "folds",
+    "heatmap",
+    "coefficients",
+    "confusion",
+    "training",
+)
+_OF_SPECTRA = (
+    "spectra",
+    "raw",
+    "intervals",
+    "t2-q",
+    "influence",
+    "scores",
+    "loadings",
+    "weights",
+    "vip",
+    "selectivity",
+    "explained",
+    "normal",
+    "permutation",
+)
+_FRAMES = (".csv", ".parquet")
 
 
 @click.command("plot", cls=Command)
 @click.argument("kind", metavar="FIGURE")
 @click.argument("identifier", metavar="ID")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="A .png, .pdf, .svg, ... file.")
-@click.option("--data", type=click.Path(path_type=Path), help="Spectra, for the figure 'spectra'.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="A .png, .pdf, .svg, ... file; .csv or .parquet for the data of the figure.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Spectra, for the figures that need them.")
+@click.option("--target", metavar="COLUMN", help="With --data: column of the measured values.")
+@click.option("--id", "id_column", metavar="COLUMN", help="With --data: column of the sample names.")
 @click.option("--colour-by", metavar="COLUMN", help="With --data: color the spectra by this column.")
 @click.option(
     "--dpi", type=click.IntRange(20, 1200), default=160, show_default=True, help="Resolution of a bitmap."
@@ -43,6 +70,8 @@ def command(
     identifier: str,
     output: Path | None,
     data: Path | None,
+    target: str | None,
+    id_column: str | None,
     colour_by: str | None,
     dpi: int,
     reading: dict[str, Any],
@@ -54,44 +83,85 @@ def command(
     predicted     predicted against measured: calibration, cross-validation, test
     residuals     predicted minus measured
     components    RMSECV against the number of latent variables, over the chains of the run
+    choice        RMSECV with standard errors, and the number that the one-SE rule chooses
+    errors        RMSEC, RMSECV and RMSEP against the number of latent variables
     folds         the score of each fold
     heatmap       RMSECV by preprocessing and model, over the chains of the run
-    spectra       spectra before and after each preprocessing step (needs --data)
     coefficients  regression coefficients over wavelength
+    confusion     classes: true against predicted, out of fold
+    training      training curves of the chain's pipeline
+
+    These need --data:
+
+    \b
+    spectra       spectra before and after each preprocessing step
+    raw           spectra colored by a reference value or a group
+    intervals     predictions with their intervals; flagged samples
+    t2-q          Q against Hotelling's T2, with limits
+    influence     studentized residual against leverage
+    scores        two score vectors with the ellipse
+    loadings      loadings over wavelength
+    weights       weights of a PLS over wavelength
+    vip           VIP over wavelength
+    selectivity   selectivity ratio over wavelength
+    explained     explained variance of X and y
+    normal        normal plot of the residuals
+    permutation   RMSECV with shuffled reference values
 
     Without --output, the file is written to the folder exports/ of the workspace.
     """  # noqa: D301 (click reads the escape)
     from nirs_store.cli._workspace import find, open_store
 
-    name = _function(kind, data)
+    _check(kind, data)
     with open_store(workspace) as store:
         found = find(store, identifier, ["chain", "run"])
         chain_id = _chain(store, found)
         if output is None:
             output = store.workspace_path / "exports" / f"{kind}_{found.identifier[-8:]}.png"
-        from nirs_store import plots
-
-        if data is None:
-            figure = getattr(plots, name)(store, chain_id)
+        given: dict[str, Any] = {}
+        if data is not None:
+            given = _spectra(store, chain_id, kind, data, target, id_column, colour_by, reading)
+        if output.suffix.lower() in _FRAMES:
+            _write(store.plot_data(kind, chain_id, **given), output)
         else:
-            figure = plots.chain_spectra_by_step(
-                store, chain_id, **_spectra(store, chain_id, data, colour_by, reading)
-            )
-        path = plots.save_figure(figure, output, dpi=dpi)
-    click.echo(path)
+            from nirs_store.plots import save_figure
+
+            save_figure(store.plot(kind, chain_id, **given), output, dpi=dpi)
+    click.echo(output if output.suffix else output.with_suffix(".png"))
 
 
-def _function(kind: str, data: Path | None) -> str:
-    if kind not in _KINDS:
-        hint = did_you_mean(kind, _KINDS)
-        raise click.UsageError(f"No figure {kind!r}.{hint} Figures: {', '.join(_KINDS)}.")
-    if (kind == "spectra") != (data is not None):
+def _check(kind: str, data: Path | None) -> None:
+    known = [*_RECORDED, *_OF_SPECTRA]
+    if kind not in known:
+        hint = did_you_mean(kind, known)
+        raise click.UsageError(f"No figure {kind!r}.{hint} Figures: {', '.join(known)}.")
+    if (kind in _OF_SPECTRA) != (data is not None):
         raise click.UsageError(
-            "The figure 'spectra' needs --data: a workspace keeps models, not spectra."
+            f"The figure {kind!r} needs --data: a workspace keeps models, not spectra."
             if data is None
-            else f"--data goes with the figure 'spectra' only, not with {kind!r}."
+            else f"--data goes with the figures {', '.join(_OF_SPECTRA)}, not with {kind!r}."
         )
-    return _KINDS[kind]
+
+
+def _write(frame: Any, path: Path) -> None:
+    """Write the data of a figure; lists become text, which CSV can hold."""
+    import io
+
+    import polars as pl
+
+    from nirs_store.blobs.durable import write_file
+    from nirs_store.reading.export import frame_csv
+
+    if path.suffix.lower() == ".csv":
+        lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
+        text = frame.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join("; "))
+        content = frame_csv(text).encode()
+    else:
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        content = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)
 
 
 def _chain(store: WorkspaceStore, found: Found) -> str:
@@ -107,20 +177,29 @@ def _chain(store: WorkspaceStore, found: Found) -> str:
 
 
 def _spectra(
-    store: WorkspaceStore, chain_id: str, data: Path, colour_by: str | None, reading: dict[str, Any]
+    store: WorkspaceStore,
+    chain_id: str,
+    kind: str,
+    data: Path,
+    target: str | None,
+    id_column: str | None,
+    colour_by: str | None,
+    reading: dict[str, Any],
 ) -> dict[str, Any]:
-    """Read the spectra; they are coloured by the chain's own target where the file has it."""
-    table = read_file(data, reading)
+    """Read the spectra; the measured values are the chain's own target where the file has it."""
+    from nirs_store.errors import InvalidInput
+
+    table = read_file(data, reading, id_column=id_column)
     metadata = (store.get_chain(chain_id) or {}).get("metadata") or {}
-    target = metadata.get("target")
-    column = colour_by or (target if target in table.labels else None)
+    own = metadata.get("target")
+    if colour_by is not None and kind not in ("spectra", "raw"):
+        raise click.UsageError("--colour-by goes with the figures spectra and raw.")
+    if kind == "raw" and target is None:
+        named = colour_by or (own if own in table.labels else None)
+        return {"X": table, **({} if named is None else {"colour_by": named})}
+    column = colour_by or target or (own if own in table.labels else None)
     values = None if column is None else table.column(column)
     if values is not None and not values.dtype.is_numeric():
-        from nirs_store.errors import InvalidInput
-
-        raise InvalidInput(f"The column {column!r} of {data.name} does not hold numbers to color by.")
-    return {
-        "X": table.X,
-        "wavelengths": table.wavelengths,
-        "values": None if values is None else values.to_numpy(),
-    }
+        use = "color by" if colour_by is not None else "compare with"
+        raise InvalidInput(f"The column {column!r} of {data.name} does not hold numbers to {use}.")
+    return {"X": table, "y": None if values is None else values.to_numpy()}

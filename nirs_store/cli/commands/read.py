@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
 @click.option("--csv", "output", type=click.Path(path_type=Path), help="Write the spectra to this CSV file.")
-@click.option("--overwrite", is_flag=True, help="Replace the file of --csv.")
+@click.option("--overwrite", is_flag=True, help="Replace the file of --csv or --figure.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw the spectra to this file.")
+@click.option("--colour-by", metavar="COLUMN", help="With --figure: color the spectra by this column.")
 @click.option("--wavelength-unit", metavar="UNIT", help="nm or cm-1, if the file does not state it.")
 @reading_options
 def command(
@@ -27,6 +29,8 @@ def command(
     as_json: bool,
     output: Path | None,
     overwrite: bool,
+    figure: Path | None,
+    colour_by: str | None,
     wavelength_unit: str | None,
     reading: dict[str, Any],
 ) -> None:
@@ -39,8 +43,11 @@ def command(
     from nirs_store.errors import OverwriteRefused
     from nirs_store.reading import read_spectra
 
-    if output is not None and output.exists() and not overwrite:
-        raise OverwriteRefused(f"{output} exists. Name another file, or say --overwrite. Nothing was done.")
+    for path in (output, figure):
+        if path is not None and path.exists() and not overwrite:
+            raise OverwriteRefused(f"{path} exists. Name another file, or say --overwrite. Nothing was done.")
+    if colour_by is not None and figure is None:
+        raise click.UsageError("--colour-by goes with --figure.")
     source: Any = files[0] if len(files) == 1 else list(files)
     spectra = read_spectra(source, wavelength_unit=wavelength_unit, **reading)
     if as_json:
@@ -56,6 +63,11 @@ def command(
         output.parent.mkdir(parents=True, exist_ok=True)
         write_file(output, frame_csv(_frame(spectra)).encode())
         click.echo(f"{len(spectra)} spectra in {output}", err=True)
+    if figure is not None:
+        from nirs_store.plots import raw_spectra, save_figure
+
+        drawn = raw_spectra(spectra, colour_by=colour_by, title=spectra.source.path.name)
+        click.echo(f"Figure: {save_figure(drawn, figure)}", err=True)
 
 
 def _about(spectra: Spectra) -> dict[str, Any]:

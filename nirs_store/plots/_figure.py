@@ -149,7 +149,7 @@ def point_style(count: int, size: float = 22.0) -> dict[str, Any]:
     """Return size, edge and opacity of points; thousands of them are small and let others shine through."""
     if count <= 300:
         return {"s": size, "edgecolors": "white", "linewidths": 0.5, "alpha": 0.9}
-    return {"s": max(size * (300 / count) ** 0.5, 6.0), "linewidths": 0.0, "alpha": 0.55}
+    return {"s": max(size * (300 / count) ** 0.5, 8.0), "linewidths": 0.0, "alpha": 0.55}
 
 
 def label(what: str, target: str = "", unit: str = "") -> str:

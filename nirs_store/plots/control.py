@@ -193,7 +193,12 @@ def control_chart(
     ):
         if mask.any():
             axes.scatter(
-                when[mask], values[mask], color=colour, zorder=3, label=words, **point_style(values.size, 24)
+                when[mask],
+                values[mask],
+                color=colour,
+                zorder=3,
+                label=words,
+                **point_style(int(mask.sum()), 24),
             )
     ewma = shown["ewma"].to_numpy()
     axes.plot(

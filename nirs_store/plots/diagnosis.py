@@ -331,7 +331,7 @@ def _cloud(x: Floats, y: Floats, over: NDArray[np.bool_]) -> Axes:
                 color=colour,
                 zorder=3,
                 label=words,
-                **point_style(x.size, 24),
+                **point_style(int(mask.sum()), 24),
             )
     return axes
 

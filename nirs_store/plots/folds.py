@@ -79,7 +79,8 @@ def fold_stability(
         raise InvalidInput("Nothing to draw: no folds were given.")
     marks = {"Validation": validation, "Training": train, "Test": test}
     style = {"Validation": ("o", "cv"), "Training": ("_", "calibration"), "Test": ("^", "test")}
-    figure = new_figure(float(np.clip(1.8 + 0.48 * len(names), 5.6, 14.0)), 4.2)
+    long = max(map(len, names)) > 4
+    figure = new_figure(float(np.clip(1.8 + 0.48 * len(names), 5.6, 14.0)), 5.0 if long else 4.2)
     axes = figure.add_subplot()
     tidy(axes)
     axes.grid(False, axis="x")
@@ -110,7 +111,6 @@ def fold_stability(
         top = max(top, pooled)
     # One name in so many where there are hundreds, as in leave-one-out.
     every = -(-len(names) // 30)
-    long = max(map(len, names)) > 4
     turned: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(
         position[::every],

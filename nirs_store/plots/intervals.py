@@ -95,7 +95,9 @@ def prediction_intervals(
     ):
         if mask.any():
             axes.vlines(x[mask], lower[mask], upper[mask], color=colour, alpha=0.55, linewidth=thin, zorder=2)
-            axes.scatter(x[mask], y[mask], color=colour, zorder=3, label=words, **point_style(y.size, 24))
+            axes.scatter(
+                x[mask], y[mask], color=colour, zorder=3, label=words, **point_style(int(mask.sum()), 24)
+            )
     for count, words in (
         (int((known & ~(np.isfinite(lower) & np.isfinite(upper))).sum()), "no interval"),
         (int((~known).sum()), "not drawn, no value"),

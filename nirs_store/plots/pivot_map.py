@@ -111,7 +111,7 @@ def heatmap(
     for i, j in np.argwhere(gone):
         # A cell of the table's own colour, with a white one inside.
         axes.bar(j, 0.72, 0.86, bottom=i - 0.36, color="white", edgecolor="#999999", linewidth=0.6)
-    for i, j in np.argwhere(known) if size >= 4.5 else []:
+    for i, j in np.argwhere(known) if size >= 6 else []:
         depth = (table[i, j] - bad) / (good - bad)
         colour = "white" if depth > 0.55 and not gone[i, j] else "#222222"
         words = number(table[i, j], good)

@@ -93,7 +93,9 @@ def residuals(
         (~outside, COLOURS["cv"], f"{set_name}, n = {error.size}"),
         (outside, COLOURS["test"], f"beyond 2 SEP: {int(outside.sum())}"),
     ):
-        axes.scatter(guess[mask], error[mask], zorder=3, color=colour, label=words, **point_style(error.size))
+        axes.scatter(
+            guess[mask], error[mask], zorder=3, color=colour, label=words, **point_style(int(mask.sum()))
+        )
     reach = 1.12 * max(float(np.abs(error).max()), abs(bias) + 2.0 * sep) or 1.0
     axes.set_ylim(-reach, reach)
     axes.set_xlabel(label("Predicted", target or "value", unit))

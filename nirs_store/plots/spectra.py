@@ -305,7 +305,7 @@ def _draw_lines(axes: Any, x: Floats, lines: Floats, colours: Any) -> None:
         # The groups without a colour lie below the others.
         ranked = sorted(range(len(lines)), key=lambda i: colours[i] != COLOURS["faint"])
         lines, colours = lines[ranked], [colours[i] for i in ranked]
-    alpha = float(np.clip(12.0 / max(len(lines), 1), 0.25, 0.9))
+    alpha = float(np.clip(25.0 / max(len(lines), 1), 0.35, 0.9))
     segments = np.stack([np.broadcast_to(x[order], lines.shape), lines[:, order]], axis=-1)
     axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=0.8, alpha=alpha))
     axes.autoscale_view()

@@ -302,7 +302,8 @@ def test_every_figure_of_a_chain_has_a_name_and_its_data(tmp_path: Path) -> None
             if name == "permutation":
                 given["n_permutations"] = 5
             figure, data = store.plot(name, chain, **given), store.plot_data(name, chain, **given)
-            assert figure.axes and data.height, name
+            assert figure.axes, name
+            assert data.height, name
             drawn[name] = figure.axes[0], data
         axes, data = drawn["predicted"]
         for marks, part in zip(axes.collections, ("calibration", "cv"), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from nirs_store import WorkspaceStore, load_tecator, plots, read_spectra, record_cross_validation
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.history.retention import keep_top_k
+from nirs_store.service.statistics import control_chart as limits_of
 
 TECATOR = load_tecator()
 
@@ -188,6 +190,27 @@ def test_the_chart_draws_limits_and_names_what_is_beyond_them() -> None:
     assert levels == {0.0, 2.0, -2.0, 3.0, -3.0}
     assert [text.get_text() for text in axes.texts] == ["c"]
     assert {"beyond 3 SEP: 1", "not drawn, no value: 1", "EWMA, λ = 0.4"} <= set(legend(figure))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_monitoring_is_drawn_with_its_own_limits(known: bool) -> None:
+    difference = np.array([0.2, -0.3, 4.0, 0.1])
+    start = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
+    points = pl.DataFrame(
+        {"sample_id": list("abcd"), "measured_at": [start + dt.timedelta(days=i) for i in range(4)]}
+    )
+    chart = points.hstack(limits_of(difference, np.full(4, 1.0 if known else np.nan)))
+    monitoring = SimpleNamespace(chart=chart, target="fat", unit="%", label="fat@v3 (production)")
+    figure = plots.control_chart(monitoring)
+    axes = figure.axes[0]
+    assert axes.get_title(loc="left") == "fat@v3 (production)"
+    assert axes.get_ylabel() == "Reference − predicted fat (%)"
+    line = next(each for each in axes.lines if each.get_label() == "EWMA")
+    assert np.allclose(line.get_ydata(), chart["ewma"])
+    assert [text.get_text() for text in axes.texts] == (["c"] if known else [])
+    assert ("± 3 SEP, SEP 1.00" if known else "± 3 SEP: not known") in legend(figure)
+    with pytest.raises(InvalidInput, match="brings its own"):
+        plots.control_chart(monitoring, sep=2.0)
 
 
 def test_limits_change_with_the_version_and_the_ewma_starts_again() -> None:

@@ -97,7 +97,7 @@ def test_the_repeats_of_one_chain_make_a_band_too(recorder: Any) -> None:
     figure = plots.chain_rmsecv_vs_components(recorder.store, results[0].chain_id)
     assert curves(figure) == {"raw": [round(result.rmsecv, 6) for result in results]}
     assert len(figure.axes[0].collections) == 1
-    assert f"± {results[1].repeat_sd:.2f}" in figure.axes[0].get_legend().get_texts()[0].get_text()
+    assert f"± {results[1].repeat_sd:.2f}" in figure.legends[0].get_texts()[0].get_text()
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def heading(axes: Axes, text: str, width: int | None = None) -> None:
 def name_y(axes: Axes, text: str) -> None:
     """Name the y axis, broken into lines where the name is longer than the axis."""
     figure: Any = axes.figure
-    axes.set_ylabel(wrapped(text, int(7.5 * figure.get_figheight())))
+    axes.set_ylabel(wrapped(text, int(10 * figure.get_figheight())))
 
 
 def legend_below(figure: Figure, title: str | None = None) -> None:

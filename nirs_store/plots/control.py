@@ -114,7 +114,7 @@ def control_frame(
 
 
 def control_chart(
-    frame: pl.DataFrame,
+    frame: Any,
     *,
     center: float | None = None,
     sep: float | None = None,
@@ -131,7 +131,8 @@ def control_chart(
     Parameters
     ----------
     frame, center, sep, lam
-        As for `control_frame`, which returns what is drawn.
+        As for `control_frame`, which returns what is drawn; or what ``store.calibrations.monitor`` returned, which
+        brings its limits and its EWMA, and words for the axis and the heading.
     target, unit, title
         Words for the axis and the heading.
 
@@ -153,7 +154,13 @@ def control_chart(
     >>> figure.axes[0].get_ylabel()
     'Reference − predicted fat (%)'
     """
-    shown = control_frame(frame, center=center, sep=sep, lam=lam)
+    if hasattr(frame, "chart"):
+        if (center, sep, lam) != (None, None, None):
+            raise InvalidInput("center, sep, lam: a monitoring brings its own; give them with a frame only.")
+        target, unit, title = target or frame.target or "", unit or frame.unit or "", title or frame.label
+        frame, shown = frame.chart, _monitored(frame.chart)
+    else:
+        shown = control_frame(frame, center=center, sep=sep, lam=lam)
     dates = shown["time"].dtype.is_temporal()
     when: Any = np.array(shown["time"].to_list()) if dates else shown["time"].to_numpy()
     values, middle, spread = (shown[name].to_numpy() for name in ("value", "center", "sep"))
@@ -168,6 +175,8 @@ def control_chart(
     for times, style, width in limits:
         for sign in (1, -1):
             words = f"± {times} SEP" + (f", SEP {number(spread[-1])}" if times == 3 else "")
+            if not np.isfinite(spread).any():
+                words = f"± {times} SEP: not known"
             axes.plot(
                 when,
                 middle + sign * times * spread,
@@ -201,9 +210,8 @@ def control_chart(
                 **point_style(int(mask.sum()), 24),
             )
     ewma = shown["ewma"].to_numpy()
-    axes.plot(
-        when, ewma, color=COLOURS["cv"], linewidth=1.5, zorder=4, label=f"EWMA, λ = {shown['lam'][-1]:g}"
-    )
+    words = f"EWMA, λ = {shown['lam'][-1]:g}" if "lam" in shown.columns else "EWMA"
+    axes.plot(when, ewma, color=COLOURS["cv"], linewidth=1.5, zorder=4, label=words)
     if out.any():
         axes.plot(
             when[out], ewma[out], "o", mfc="none", mec="#CC79A7", markersize=7 if values.size <= 300 else 3, zorder=5,
@@ -223,3 +231,22 @@ def control_chart(
         where = axis.convert_units(when) if dates else when
         name_points(axes, where, values, beyond, shown["sample"].to_list())
     return figure
+
+
+def _monitored(chart: pl.DataFrame) -> pl.DataFrame:
+    """Lay the chart of a monitoring out as `control_frame` does; an unknown SEP is NaN."""
+    if not chart.height:
+        raise InvalidInput("Nothing to draw: no sample of this monitoring has a reference value.")
+    action, reach = (
+        pl.col(name).cast(pl.Float64).fill_null(float("nan")) for name in ("action", "ewma_limit")
+    )
+    return chart.select(
+        pl.col("measured_at").alias("time"),
+        pl.col("difference").alias("value"),
+        pl.col("sample_id").alias("sample"),
+        pl.lit(0.0).alias("center"),
+        (action / 3).alias("sep"),
+        "ewma",
+        (-reach).alias("ewma_low"),
+        reach.alias("ewma_high"),
+    )

@@ -178,9 +178,9 @@ class Monitoring:
 
     def plot(self, **options: Any) -> Any:
         """Draw the control chart; options as for `nirs_store.plots.control_chart`."""
-        from importlib import import_module
+        from nirs_store.plots import control_chart as draw
 
-        return import_module("nirs_store.plots").control_chart(self, **options)
+        return draw(self, **options)
 
     def _facts(self) -> dict[str, Any]:
         found = self.agreement

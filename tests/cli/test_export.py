@@ -72,11 +72,28 @@ def test_spectra_are_drawn_from_a_file(run: Any, recorded: Any, spectra: Path, t
     assert "<svg" in target.read_text(encoding="utf-8")
     assert "needs --data" in run("plot", "spectra", chain_id, expect=2).stderr
     assert (
-        "goes with the figure 'spectra' only"
+        "--data goes with the figures spectra, raw, intervals"
         in run("plot", "folds", chain_id, "--data", spectra, expect=2).stderr
     )
     shown = run("plot", "spectra", chain_id, "--data", spectra, "--colour-by", "sample", expect=2).stderr
     assert "does not hold numbers" in shown
+
+
+def test_the_data_of_a_figure_are_written_as_a_table(
+    run: Any, recorded: Any, spectra: Path, tmp_path: Path
+) -> None:
+    chain_id = recorded.chains["better"].chain_id
+    shown = tmp_path / "data.csv"
+    run("plot", "intervals", chain_id, "--data", spectra, "-o", shown)
+    table = pl.read_csv(shown)
+    assert table.columns[:2] == ["sample", "prediction"]
+    assert table.height == pl.read_csv(spectra).height
+    run("plot", "components", chain_id, "-o", tmp_path / "data.parquet")
+    assert pl.read_parquet(tmp_path / "data.parquet")["rmsecv"].dtype == pl.Float64
+    assert "--figure" in run("read", spectra, "--colour-by", "fat", expect=2).stderr
+    run("read", spectra, "--figure", tmp_path / "raw.svg")
+    run("read", spectra, "--figure", tmp_path / "raw.svg", "--colour-by", "fat", "--overwrite")
+    assert "<svg" in (tmp_path / "raw.svg").read_text(encoding="utf-8")
 
 
 def test_a_misspelt_figure_is_answered_with_the_nearest(run: Any, recorded: Any) -> None:

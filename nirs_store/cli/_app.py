@@ -63,6 +63,7 @@ _COMMANDS = {
     "delete": (f"{_HOME}.maintenance:command_delete", "Delete a run, pipeline, chain or prediction."),
     "trash": (f"{_HOME}.maintenance:command_trash", "List, restore and empty what was deleted."),
     "files": (f"{_HOME}.files:command", "Store files of any kind: names, versions, aliases."),
+    "datasets": (f"{_HOME}.datasets:command", "Store spectra with references: names, versions, selections."),
     "artifacts": (f"{_HOME}.artifacts:command", "List fitted objects by their place, and clean them up."),
     "evaluations": (
         f"{_HOME}.evaluations:command",

@@ -14,7 +14,7 @@ from nirs_store.display import printable
 if TYPE_CHECKING:
     from nirs_store.reading import Spectra
 
-__all__ = ["read_file", "reading_options"]
+__all__ = ["read_file", "reading_options", "stored_name"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _OPTIONS = (
@@ -83,6 +83,11 @@ def reading_options(function: Function) -> Function:
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
+
+
+def stored_name(file: Path) -> str | None:
+    """Return the name of a stored data set that stands where a file is expected, as in corn@v2."""
+    return str(file) if "@" in file.name and not file.exists() else None
 
 
 def read_file(path: Path | Sequence[Path], reading: dict[str, Any] | None = None, **more: Any) -> Spectra:

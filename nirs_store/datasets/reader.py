@@ -43,7 +43,7 @@ class Reader:
         source = Source(Path(name), row["content_hash"])
         grid = header.grid
         names = header.channel_names or ([] if grid is None else [f"{value:g}" for value in grid])
-        understood = DatasetVersion.of(row)._shape()
+        understood = DatasetVersion.of(row).contents
         if some.size < row["n_samples"]:
             understood = f"{some.size:,} of {understood}"
         spectra = Spectra(

@@ -136,18 +136,25 @@ class DatasetVersion:
         return self.reference
 
     def __repr__(self) -> str:
-        return f"<DatasetVersion {self.reference}: {self._shape()}>"
+        return f"<DatasetVersion {self.reference}: {self.contents}>"
 
-    def _shape(self) -> str:
-        grid = ""
-        if self.first_wavelength is not None:
-            grid = f" {self.first_wavelength:g} to {self.last_wavelength:g} {self.unit or ''}".rstrip()
+    @property
+    def grid_text(self) -> str:
+        """Say how many channels there are, and from where to where: ``700, 1100 to 2498 nm``."""
+        if self.first_wavelength is None:
+            return f"{self.n_channels:,}"
+        return f"{self.n_channels:,}, {self.first_wavelength:g} to {self.last_wavelength:g} {self.unit or ''}".rstrip()
+
+    @property
+    def contents(self) -> str:
+        """Say in a line what is in it."""
         samples = "1 sample" if self.n_samples == 1 else f"{self.n_samples:,} samples"
-        return f"{samples}, {self.n_channels:,} channels{grid}, {self.dtype}"
+        count, _, grid = self.grid_text.partition(", ")
+        return f"{samples}, {count} channels{f' {grid}' if grid else ''}, {self.dtype}"
 
     def _repr_html_(self) -> str:
         facts = {
-            "contents": self._shape(),
+            "contents": self.contents,
             "columns": ", ".join(self.labels),
             "kind": self.kind,
             "brought": byte_text(self.size_bytes),
@@ -206,7 +213,8 @@ class DatasetDiff:
             if found
         ]
         if self.corrected.height:
-            parts.append(f"{self.corrected.height:,} references corrected")
+            n = self.corrected.height
+            parts.append("1 reference corrected" if n == 1 else f"{n:,} references corrected")
         if self.columns_added or self.columns_removed:
             parts.append("other columns")
         if self.grid_changed:

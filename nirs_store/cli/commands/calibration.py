@@ -9,7 +9,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, workspace_option
-from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.cli._spectra import read_file, reading_options, stored_name
 
 if TYPE_CHECKING:
     import polars as pl
@@ -150,7 +150,10 @@ def command_diagnose(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Diagnose the samples of FILE with a chain: T2, Q, leverage, residuals, outliers by name."""
+    """Diagnose the samples of FILE with a chain: T2, Q, leverage, residuals, outliers by name.
+
+    FILE may be a stored data set, as in corn@v2.
+    """
     from nirs_store.cli._output import numbers, print_json, print_table
     from nirs_store.cli._workspace import find, open_store
 
@@ -158,12 +161,14 @@ def command_diagnose(
         raise click.UsageError("--output needs --figure.")
     if table is not None and as_json:
         raise click.UsageError("--json and --csv exclude each other.")
-    spectra = read_file(file, reading, target=target, id_column=id_column)
-    fitted = (
-        None if calibration is None else read_file(calibration, reading, target=target, id_column=id_column)
-    )
+
+    def read(path: Path) -> Any:
+        return stored_name(path) or read_file(path, reading, target=target, id_column=id_column)
+
+    spectra, fitted = read(file), None if calibration is None else read(calibration)
     with open_store(workspace) as store:
         chain_id = find(store, identifier, ["chain"]).identifier
+        fitted = store.datasets.get(fitted) if isinstance(fitted, str) else fitted
         found = store.diagnose(chain_id, spectra, calibration=fitted, alpha=alpha)
         if figure is not None:
             from nirs_store.plots import save_figure

@@ -10,7 +10,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import as_options, trust_options, workspace_option
-from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.cli._spectra import read_file, reading_options, stored_name
 from nirs_store.display import printable
 
 if TYPE_CHECKING:
@@ -106,14 +106,18 @@ def command(
         from nirs_store.cli._workspace import find, open_store
         from nirs_store.service.predicting import use_of
 
-        if not spectra.exists():
+        if not spectra.exists() and stored_name(spectra) is None:
             read_file(spectra, reading)  # says so before a workspace is looked for
         with open_store(workspace) as store:
             # Looked up once: an alias that moves meanwhile does not change what predicts.
             use = use_of(store._engine, source)
             found = find(store, use.chain_id, ["chain"])
             metadata = found.record.get("metadata") or {}
-            table, X = _read(spectra, reading, found.record)
+            stored = stored_name(spectra)
+            if stored is None:
+                table, X = _read(spectra, reading, found.record)
+            else:
+                table = X = store.datasets.for_chain(stored, found.identifier)
             who: dict[str, Any] = {
                 "instrument": instrument,
                 "operator": operator,

@@ -10,7 +10,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, workspace_option
-from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.cli._spectra import read_file, reading_options, stored_name
 
 _RULES = ("one_se", "randomization", "wold", "min")
 _SHOWN = 10
@@ -73,6 +73,8 @@ def command(
 ) -> None:
     """Cross-validate every preprocessing with every number of components, and keep the best model.
 
+    FILE may be a stored data set, as in corn@v2.
+
     Names of preprocessings: raw, snv, msc, emsc, detrend, sg0, sg1, sg2, autoscale, center. sg1(11,3)
     sets window and polynomial order, snv+sg1 combines two. The same command resumes an interrupted screening.
     """
@@ -86,13 +88,19 @@ def command(
     kept: Any = int(keep) if keep.isdigit() else keep
     # A comma inside brackets belongs to the name.
     names = [each.strip() for each in re.split(r",(?![^(]*\))", preprocess) if each.strip()]
-    spectra = read_file(file, reading, target=target, unit=unit, groups=groups)
-    test = (
-        None if test_file is None else read_file(test_file, reading, target=target, unit=unit, groups=groups)
-    )
+
+    def read(path: Path) -> Any:
+        return stored_name(path) or read_file(path, reading, target=target, unit=unit, groups=groups)
+
+    spectra, test = read(file), None if test_file is None else read(test_file)
     shuffled = {} if seed is None else {"shuffle": True, "random_state": seed}
-    splitter = KFold(cv, **shuffled) if groups is None else GroupKFold(cv, **shuffled)
+    splitter: Any = KFold(cv, **shuffled) if groups is None else GroupKFold(cv, **shuffled)
     with open_store(workspace) as store:
+        if isinstance(spectra, str):
+            if groups is not None:
+                raise click.UsageError("--groups: a data set has its groups already; leave the option out.")
+            spectra = store.datasets.get(spectra, target=target)
+            splitter = splitter if spectra.groups is None else GroupKFold(cv, **shuffled)
         board = store.screen(
             spectra,
             preprocess=names,
@@ -102,6 +110,7 @@ def command(
             rule=rule,
             keep=kept,
             X_test=test,
+            target=target if isinstance(test, str) else None,
             name=name,
             n_jobs=jobs,
         )

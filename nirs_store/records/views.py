@@ -500,7 +500,7 @@ class ChainView:
             "chain": self.chain_id,
             "run": self.run_name,
             "dataset": self.dataset_name,
-            "target": f"{self.metadata.get('target') or ''} {f'({unit})' if unit else ''}".strip(),
+            "target": f"{target_words(self.metadata)} {f'({unit})' if unit else ''}".strip(),
             "channels": channels,
             **search_facts(self.metadata),
             "models": ", ".join(self.folds) or "none stored",
@@ -534,6 +534,11 @@ class ChainView:
             table(("score", "value"), scores) if scores else "",
             table(("artifact", "operator", "size", "id"), artifacts) if artifacts else "",
         )
+
+
+def target_words(metadata: Mapping[str, Any]) -> str:
+    """Return the target of a chain, or the names of several; empty where nothing names it."""
+    return str(metadata.get("target") or ", ".join(map(str, metadata.get("target_names") or [])))
 
 
 def search_facts(metadata: Mapping[str, Any]) -> dict[str, str]:

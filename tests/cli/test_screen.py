@@ -58,6 +58,7 @@ def test_a_file_is_screened_and_the_best_is_kept(run, tmp_path, file):
     both = json.loads(run(*words, "--target", "water", "--json").stdout)
     with WorkspaceStore(tmp_path / "ws") as store:
         assert store.get_chain(both["best"])["metadata"]["target_names"] == ["fat", "water"]
+    assert "fat, water (%)" in run("show", both["best"], "-w", str(tmp_path / "ws")).stdout
     for option, value, complaint in (
         ("--components", "5-2", "1-15 or 2,4,8"),
         ("--preprocess", "snw", "Did you mean 'snv'"),

@@ -334,11 +334,12 @@ def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
 def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
     from nirs_store.cli._output import fitting, moment, number, print_fields, print_table, short_id
     from nirs_store.plots._chain import chain_data
-    from nirs_store.records.views import chain_tree, search_facts, tree_lines
+    from nirs_store.records.views import chain_tree, search_facts, target_words, tree_lines
     from nirs_store.scores import SCORE_COLUMNS
 
     data = chain_data(store, chain["chain_id"])
     pooled = data.metadata.get("cross_validation") or {}
+    target = data.target or target_words(data.metadata)
     grid = data.wavelengths
     print_fields(
         {
@@ -349,7 +350,7 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
             "what": data.title,
             "pipeline": chain["pipeline_id"],
             "recorded": moment(chain["created_at"]),
-            "target": f"{data.target} ({data.unit})" if data.unit else data.target,
+            "target": f"{target} ({data.unit})" if data.unit else target,
             "channels": None
             if grid is None
             else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {data.wavelength_unit}",

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from nirs_store.addresses import refuse_address, user_path
 from nirs_store.audit.trail import note
-from nirs_store.backup import calibrations
+from nirs_store.backup import calibrations, measured
 from nirs_store.backup.container import (
     FORMAT,
     FORMAT_VERSION,
@@ -117,6 +117,9 @@ _ORDER = (
     "calibration_rules",
     "calibration_retired",
     "signatures",
+    "corrections",
+    "measurements",
+    "sample_references",
     "lineage_links",
     "pins",
 )
@@ -260,6 +263,7 @@ def select(
         con, "calibration_versions", "list_contains($chains, chain_id)", found, "chains"
     )
     found |= calibrations.select(con, found["calibration_versions"])
+    found |= measured.select(con, found["chains"], found["calibration_versions"])
     found["artifact_refs"] = _keys(
         con,
         "artifact_refs",
@@ -455,8 +459,10 @@ def insert_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, in
             names = [name for name in column_names(table) if name in rows.column_names]
             columns = ", ".join(names)
             source = _sources(table, names)
+            # Without an index there is no conflict: `_sources` leaves out what is there.
+            clash = "" if table == "measurements" else " ON CONFLICT DO NOTHING"
             added[table] = number(
-                con, f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {source} ON CONFLICT DO NOTHING"
+                con, f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {source}{clash}"
             )
         finally:
             con.unregister("incoming")
@@ -496,6 +502,11 @@ def _sources(table: str, names: Sequence[str]) -> str:
         )
     if table == "calibration_retired":
         return "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM calibration_retired t WHERE t.name = i.name))"
+    if table == "measurements":
+        return (
+            "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM measurements t WHERE "
+            "t.measurement_id = i.measurement_id) QUALIFY row_number() OVER (PARTITION BY i.measurement_id) = 1)"
+        )
     if table == "file_aliases":
         return (
             "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM file_aliases t WHERE t.name = i.name "

@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from nirs_store.backup.measured import MEASURED
+from nirs_store.backup.measured import merged as merge_measured
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import TABLES
 from nirs_store.errors import ArchiveInvalid, InvalidInput, RecordingWarning
@@ -66,10 +68,10 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
         A name or an alias that could not have been made here, or an alias that points to nothing.
     """
     found = dict(tables)
-    if not any(table in found for table in _TABLES):
+    if not any(table in found for table in (*_TABLES, *MEASURED)):
         return found
     rows = {table: found[table].to_pylist() if table in found else [] for table in _TABLES}
-    here = {str(row[0]) for row in con.execute("SELECT version_id FROM calibration_versions").fetchall()}
+    here = dict(con.execute("SELECT version_id, version FROM calibration_versions").fetchall())
     newest = {
         str(row[0]): int(row[1])
         for row in con.execute(
@@ -80,6 +82,7 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
     }
     _check(rows)
     fresh = [row for row in rows["calibration_versions"] if row["version_id"] not in here]
+    places = {row["version_id"]: (row["name"], row["version"]) for row in rows["calibration_versions"]}
     for row in sorted(fresh, key=lambda row: (row["name"], row["version"])):
         if row["name"] in newest:
             newest[row["name"]] += 1
@@ -92,7 +95,12 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
         "signatures": [row for row in rows["signatures"] if row["version_id"] in arriving],
         **{table: [row for row in rows[table] if row["name"] not in newest] for table in _BY_NAME},
     }
-    _tell(con, rows, kept)
+    numbers = {
+        places[row["version_id"]]: here.get(row["version_id"], row["version"])
+        for row in rows["calibration_versions"]
+    }
+    left = merge_measured(con, found, numbers, {places[version_id] for version_id in arriving})
+    _tell(con, rows, kept, left)
     for table in _TABLES:
         if table in found:
             found[table] = pa.Table.from_pylist(kept[table], schema=found[table].schema)
@@ -154,10 +162,13 @@ def _invalid(words: str) -> ArchiveInvalid:
 
 
 def _tell(
-    con: Connection, rows: Mapping[str, list[dict[str, Any]]], kept: Mapping[str, list[dict[str, Any]]]
+    con: Connection,
+    rows: Mapping[str, list[dict[str, Any]]],
+    kept: Mapping[str, list[dict[str, Any]]],
+    corrections: int,
 ) -> None:
-    """Warn of aliases, rules and signatures that stay out and are not here."""
-    left: dict[str, int] = {}
+    """Warn of aliases, rules, signatures and corrections that stay out and are not here."""
+    left: dict[str, int] = {"corrections": corrections} if corrections else {}
     for table in ("calibration_aliases", "calibration_rules", "signatures"):
         key = TABLES[table].columns[0].name
         out = {row[key] for row in rows[table]} - {row[key] for row in kept[table]}

@@ -69,6 +69,7 @@ __all__ = [
 # -- What retention asks of the catalog, and how it lets go: chains, runs and versions of files.
 
 
+_DAY = "coalesce(calibration, chain_id) || ' ' || strftime(logged_at, '%Y-%m-%d')"
 # Columns: id, name, type, model, dataset, run, made_at, bytes (that only this thing holds), score; of chains the
 # target, of files the mode and what they were evaluated on.
 _CANDIDATES = {
@@ -111,6 +112,12 @@ _CANDIDATES = {
             coalesce(json_extract_string(f.metadata, '$.target'), '') AS target
         FROM file_versions f LEFT JOIN evaluations e USING (evaluation_id)
         ORDER BY f.created_at DESC, f.version_id DESC""",
+    # Measurements go by days: there may be millions.
+    "measurement": f"""
+        SELECT {_DAY} AS id, coalesce(calibration, chain_id) || ', ' || count(*) || ' measurements' AS name, '' AS type,
+            coalesce(calibration, chain_id) AS model, '' AS dataset, '' AS run, max(logged_at) AS made_at,
+            coalesce(sum(octet_length(spectrum)), 0)::BIGINT AS bytes, NULL::DOUBLE AS score, NULL::VARCHAR AS metric
+        FROM measurements GROUP BY {_DAY}, coalesce(calibration, chain_id) ORDER BY made_at DESC, id DESC""",
 }
 
 
@@ -165,6 +172,7 @@ _MODELS = """
     WHERE $ever OR c.age = 1
 """
 _CHAMPIONS = {
+    "measurement": "SELECT NULL::VARCHAR WHERE $ever AND FALSE",
     "chain": f"SELECT DISTINCT chain_id FROM chains WHERE chain_id IN (SELECT chain_id FROM ({_MODELS}))",
     "run": (
         f"SELECT run_id FROM ({_MODELS}) WHERE run_id IS NOT NULL UNION SELECT p.run_id FROM chains c "
@@ -223,6 +231,7 @@ _EXISTS = """
 """
 # Each gives ids of things that must stay and why; `taken_*` are the ids that would go.
 _REASONS: dict[str, tuple[str, ...]] = {
+    "measurement": (),
     "chain": (
         "SELECT object_id, 'it is pinned' FROM pins WHERE object_kind = 'chain'",
         "SELECT c.chain_id, 'its pipeline is pinned' FROM chains c JOIN pins p ON p.object_kind = 'pipeline' "
@@ -280,6 +289,7 @@ _REASONS: dict[str, tuple[str, ...]] = {
 }
 # Recorded links: the thing itself, or something of a run, is the source of what stays.
 _LINEAGE = {
+    "measurement": "SELECT 'measurement' AS kind, unnest($ids) AS id, unnest($ids) AS owner",
     "chain": "SELECT 'chain' AS kind, unnest($ids) AS id, unnest($ids) AS owner",
     "file": "SELECT 'file' AS kind, unnest($ids) AS id, unnest($ids) AS owner",
     "run": (
@@ -294,7 +304,7 @@ _LINEAGE = {
 
 def reasons(con: Connection, kind: str, taken: dict[str, list[str]], alive: Sequence[str]) -> dict[str, str]:
     """Why some of what would be taken has to stay, by id."""
-    params: dict[str, Any] = {f"taken_{name}": taken.get(name, []) for name in ("chain", "run", "file")}
+    params: dict[str, Any] = {f"taken_{name}": taken.get(name, []) for name in ON}
     ids = params[f"taken_{kind}"]
     found: dict[str, str] = {}
     for sql in _REASONS[kind]:
@@ -348,6 +358,9 @@ def let_go(con: Connection, taken: dict[str, list[str]], *, now: bool = True) ->
             release_chains(con, chains, delete)
     for run_id in taken.get("run", []):
         delete_run(con, run_id, now=now, operation="retention")
+    days = taken.get("measurement", [])
+    if days:
+        con.execute(f"DELETE FROM measurements WHERE {_DAY} IN (SELECT unnest(?::VARCHAR[]))", [days])
     files = taken.get("file", [])
     if files:
         wanted = ("version_id IN (SELECT unnest($ids))", {"ids": files})
@@ -382,7 +395,7 @@ def artifacts_of(con: Connection, taken: dict[str, list[str]]) -> list[str]:
 # -- What is to be kept: rules, limits and their combination, as values that can be stored.
 
 
-ON = ("chain", "run", "file")
+ON = ("chain", "run", "file", "measurement")
 PER = ("type", "model", "dataset", "run", "name")
 POLICIES = ("keep_all", "keep_top_k", "keep_recent", "keep_champions")
 AUTOMATIC = ("never", "on_close", "after_run", *EVERY)
@@ -417,6 +430,10 @@ def _days(value: Any, name: str) -> float | None:
     return float(value)
 
 
+def _many(kind: str) -> str:
+    return "days of measurements" if kind == "measurement" else f"{kind}s"
+
+
 def _check_mode(mode: Any, on: str) -> None:
     if mode is not None:
         _one_of(mode, MODES, "mode")
@@ -446,6 +463,10 @@ class Rule:
             _one_of(name, PER, "per")
         _count(self.count, "count")
         _days(self.days, "days")
+        if self.on == "measurement" and self.policy in ("keep_top_k", "keep_champions"):
+            raise InvalidInput(
+                f"{self.policy}: measurements have no score. Keep those of the last days. Nothing was changed."
+            )
         if self.policy == "keep_top_k":
             if self.count is None:
                 raise InvalidInput("keep_top_k: expected how many to keep. Nothing was changed.")
@@ -460,7 +481,7 @@ class Rule:
     def words(self) -> str:
         """The rule for people."""
         each = f" of each {' and '.join(self.per)}" if self.per else ""
-        what = (f"{self.mode} " if self.mode else "") + f"{self.on}s"
+        what = (f"{self.mode} " if self.mode else "") + _many(self.on)
         what += f" of type {self.type}" if self.type else ""
         if self.policy == "keep_top_k":
             return f"the {self.count} best {what}{each} by {self.metric or 'their metric'}"
@@ -506,7 +527,7 @@ class Limit:
             )
             if value is not None
         ]
-        what = (f"{self.mode} " if self.mode else "") + f"{self.on}s"
+        what = (f"{self.mode} " if self.mode else "") + _many(self.on)
         return f"{what}{f' of type {self.type}' if self.type else ''}: at most {', '.join(bounds)}"
 
     def __or__(self, other: Rule | Limit | RetentionPolicy) -> RetentionPolicy:
@@ -648,7 +669,7 @@ def keep_top_k(
     metric : str, optional
         As on the leaderboard; without one each chain counts by the usual metric of its task. Of files: a number in
         their metadata (also below ``metrics`` or ``scores``), or a score of the evaluation that they belong to.
-    on : {"chain", "run", "file"}
+    on : {"chain", "run", "file", "measurement"}
         A run counts by its best pipeline.
     per : {"type", "model", "dataset", "run", "name"} or several, optional
         k of each. Scores of different data sets, targets or units are never compared, whatever is given: k of each
@@ -775,7 +796,9 @@ class RetentionPlan:
             lines.append(f"{len(self.held)} stay although no rule keeps them:")
             lines += _shown(f"  {h.kind} {h.id[-8:]}  {short(h.name, 50)}  {h.reason}" for h in self.held)
         if self.kept:
-            lines.append("stay: " + ", ".join(f"{count:,} {kind}s" for kind, count in self.kept.items()))
+            lines.append(
+                "stay: " + ", ".join(f"{count:,} {_many(kind)}" for kind, count in self.kept.items())
+            )
         return "\n".join(_printable(line) for line in lines)
 
     def _repr_html_(self) -> str:
@@ -811,7 +834,9 @@ class RetentionResult:
         return {**asdict(self), "taken": self.taken}
 
     def __str__(self) -> str:
-        what = ", ".join(f"{len(ids):,} {kind}s" for kind, ids in self.removed.items() if ids) or "nothing"
+        what = (
+            ", ".join(f"{len(ids):,} {_many(kind)}" for kind, ids in self.removed.items() if ids) or "nothing"
+        )
         later = f"; {self.skipped} stayed after all" if self.skipped else ""
         return f"deleted {what}, {self.files} files ({byte_text(self.bytes)}){later}"
 

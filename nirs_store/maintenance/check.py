@@ -124,6 +124,9 @@ _ASKED: dict[str, tuple[str, ...]] = {
     "calibration_versions": ("version_id", "name", "version", "chain_id"),
     "calibration_aliases": ("alias_id", "name", "alias", "number", "version"),
     "signatures": ("signature_id", "version_id"),
+    "measurements": ("measurement_id", "correction_id"),
+    "corrections": ("correction_id",),
+    "sample_references": ("reference_id", "replaces"),
 }  # fmt: skip
 
 # child, its key, the column that names the parent, the parent, the parent's key
@@ -318,7 +321,13 @@ class Inspection:
             f"FROM {versions} v WHERE NOT EXISTS (SELECT 1 FROM {self._all('chains')} c WHERE c.chain_id = v.chain_id) "
             "UNION ALL SELECT 'signature', s.signature_id, 'the version ' || s.version_id || ' is gone.' "
             f"FROM {self._all('signatures')} s WHERE NOT EXISTS (SELECT 1 FROM {versions} v WHERE "
-            "v.version_id = s.version_id) ORDER BY ALL"
+            "v.version_id = s.version_id) UNION ALL SELECT 'correction', m.correction_id, 'it is gone, and ' || "
+            f"count(*) || ' measurements were corrected by it.' FROM {self._all('measurements')} m WHERE "
+            f"m.correction_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {self._all('corrections')} k WHERE "
+            "k.correction_id = m.correction_id) GROUP BY m.correction_id UNION ALL SELECT 'reference', "
+            f"r.reference_id, 'the value that it corrects, ' || r.replaces || ', is gone.' FROM "
+            f"{self._all('sample_references')} r WHERE r.replaces IS NOT NULL AND NOT EXISTS (SELECT 1 FROM "
+            f"{self._all('sample_references')} o WHERE o.reference_id = r.replaces) ORDER BY ALL"
         )
         return [(str(row[0]), str(row[1]), str(row[2])) for row in rows]
 
@@ -989,6 +998,8 @@ def examine(inspection: Inspection, seen: Surroundings) -> Structure:
             "alias": "Restore the run from the trash or from a backup, or move the alias to a version that is whole.",
             "version": "It stays as a record; restore the run from the trash or from a backup to use it again.",
             "signature": "Bring store.duckdb back from a backup if the version is to be kept.",
+            "correction": "Bring store.duckdb back from a backup: the uncorrected predictions are in the log.",
+            "reference": "Bring store.duckdb back from a backup if the history is to be kept.",
         }[what]
         gone = what == "version"
         kind = "calibration_gone" if gone else "calibration_broken"

@@ -210,7 +210,7 @@ def plain_time(value: Any) -> Any:
 _COLUMNS = (
     "m.measurement_id, m.batch_id, m.measured_at, m.logged_at, m.sample_id, m.calibration, m.version, m.chain_id, "
     "m.role, m.target, m.raw, m.prediction, m.label, m.lower, m.upper, "
-    "coalesce(m.flags, '[]')::VARCHAR::VARCHAR[] AS flags, 'c' || k.number AS correction, m.instrument, m.operator, "
+    "coalesce(TRY_CAST(m.flags AS VARCHAR[]), []) AS flags, 'c' || k.number AS correction, m.instrument, m.operator, "
     "m.spectrum_hash, m.spectrum IS NOT NULL AS has_spectrum, m.bundle"
 )
 

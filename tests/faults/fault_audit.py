@@ -39,6 +39,9 @@ _DANGLING = {
     "NOT IN (SELECT (name, version) FROM calibration_versions)",
     "aliases and their audit": "SELECT n FROM (SELECT (SELECT count(*) FROM calibration_aliases) - (SELECT count(*) "
     "FROM audit_entries WHERE operation = 'set_alias' AND success) AS n) WHERE n <> 0",
+    "halves of a logged prediction": "SELECT batch_id FROM measurements GROUP BY batch_id HAVING count(*) <> 12 OR "
+    "count(DISTINCT measurement_id) <> 12",
+    "one of two replicates": "SELECT sample_id FROM sample_references GROUP BY sample_id HAVING count(*) <> 2",
     "rows applied twice": "SELECT txid FROM applied GROUP BY txid HAVING count(*) > 1",
 }
 
@@ -208,6 +211,16 @@ def _alias(store: WorkspaceStore, now: Picture, alias: str, version: int) -> lis
     return [] if found.version >= version else [f"{alias} points to v{found.version}"]
 
 
+def _logged(store: WorkspaceStore, now: Picture, names: list[str]) -> list[str]:
+    there = set(store.measurements.list()["sample_id"].to_list())
+    return [f"{name} was not logged" for name in names if name not in there]
+
+
+def _referred(store: WorkspaceStore, now: Picture, name: str) -> list[str]:
+    found = store.references.list(name).height
+    return [] if found == 2 else [f"{name} has {found} references"]
+
+
 def _collected(store: WorkspaceStore, now: Picture, orphans: list[str]) -> list[str]:
     return [f"{key} is there again" for key in orphans if store.get_artifact(key) is not None]
 
@@ -233,6 +246,8 @@ _ACKS: dict[str, Any] = {
     "kept": _kept,
     "version": _version,
     "alias": _alias,
+    "logged": _logged,
+    "referred": _referred,
     "collected": _collected,
     "exported": _exported,
     "done": _done,

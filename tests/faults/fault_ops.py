@@ -154,6 +154,15 @@ def _set_alias(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
     ack("alias", "fat@production", version.version)
 
 
+def _log(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
+    for _ in range(2):
+        names = [os.urandom(8).hex() for _ in _SPECTRA]
+        store.predict(facts["kept_chain"], _SPECTRA, sample_ids=names, log=True, on_outlier="ignore")
+        ack("logged", names)
+        store.references.add(names[0], [1.0, 2.0])
+        ack("referred", names[0])
+
+
 def _gc(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
     store.gc_artifacts(grace_seconds=0.0)
     ack("collected", facts["orphans"])
@@ -194,6 +203,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("delete_run", "usual", _delete_run),
         Operation("trash", "usual", _trash),
         Operation("set_alias", "usual", _set_alias),
+        Operation("log", "usual", _log),
         Operation("gc", "usual", _gc),
         Operation("vacuum", "usual", _vacuum),
         Operation("export_chain", "usual", _export),

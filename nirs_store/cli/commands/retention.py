@@ -11,7 +11,7 @@ import click
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
 
-_KINDS = ("chain", "run", "file")
+_KINDS = ("chain", "run", "file", "measurement")
 
 
 @click.group("retention", cls=Group)

@@ -10,9 +10,10 @@ from nirs_store.db.session import Engine
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
 from nirs_store.records.named import Resolved, Rule, as_rule, check_name, find_version, named_chains
-from nirs_store.service import corrections, renewal, signing, versions
+from nirs_store.service import corrections, renewal, signing, validation, versions
 from nirs_store.service import monitor as monitoring
 from nirs_store.service.corrections import Correction, Kind
+from nirs_store.service.dossier import Dossier
 from nirs_store.service.monitor import Monitoring
 from nirs_store.service.references import Combine
 from nirs_store.service.renewal import Updated
@@ -81,8 +82,11 @@ class Calibrations:
             flags what lies outside.
         note, author : str, optional
             Free text, and who is responsible for it; the operating system's user by default.
-        dataset, correction_id : str, optional
-            Ids of the version of a data set that it was fitted on, and of a slope and bias correction.
+        dataset : str, optional
+            The version of a data set that it was fitted on, such as ``corn@v2``; by default the one that the chain was
+            recorded with, if any.
+        correction_id : str, optional
+            Of a slope and bias correction.
         metadata : mapping, optional
             Plain data, for example the reference method and how samples were drawn; the dossier prints it.
         alias : str, optional
@@ -99,6 +103,8 @@ class Calibrations:
         CalibrationInUse
             The alias demands signatures, which a new version cannot have. Nothing was registered.
         """
+        if dataset is not None:
+            dataset = self._store.datasets.version(dataset).dataset_version_id
         return versions.register(
             self._engine,
             name,
@@ -557,6 +563,32 @@ class Calibrations:
     def rules(self, name: str) -> dict[str, Rule]:
         """Return the aliases of a name that have a rule, with it."""
         return self._engine.query(lambda con: signing.rules_of(con, check_name(name)))
+
+    def dossier(self, calibration: str, *, keys: Any = None, figures: bool = True) -> Dossier:
+        """Collect what a validation asks for about a version, and what is missing of it.
+
+        The lists are those of ICH Q2 and Q14 and of ASTM E1655: reference method, instrument, samples, recipe, figures
+        of merit, domain, coded checks, changes since the last version, history, signatures.
+
+        Parameters
+        ----------
+        calibration : str
+            Names as for `resolve`.
+        keys : optional
+            As for `verify_signatures`.
+        figures : bool
+            Whether to draw figures into it, which needs matplotlib.
+
+        Returns
+        -------
+        Dossier
+            ``save("fat.html")`` or ``save("fat.pdf")`` writes it, ``missing`` lists the holes.
+
+        Raises
+        ------
+        CalibrationNotFound, InvalidInput
+        """
+        return validation.collect(self._store, calibration, keys=keys, figures=figures)
 
     # -- deleting --------------------------------------------------------------------------------
 

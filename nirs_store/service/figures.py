@@ -100,10 +100,21 @@ def _of_target(
         errors = tested[1] - tested[0]
         found |= {"rmsep": _rmse(errors), "sep": _sd(errors), "bias": _plain(errors.mean())}
         found["n_test"] = len(errors)
+        found |= _line(*tested)
     known = fitted or out_of_fold
     if known is not None:
         found |= {"range": [_plain(known[0].min()), _plain(known[0].max())], "sd": _sd(known[0])}
     return found
+
+
+def _line(y: Floats, predicted: Floats) -> dict[str, Any]:
+    """Fit reference values on predicted ones, as ISO 12099 does."""
+    centred = predicted - predicted.mean()
+    spread = float(centred @ centred)
+    if len(y) < 3 or spread == 0:
+        return {}
+    slope = float(centred @ (y - y.mean())) / spread
+    return {"slope": _plain(slope), "intercept": _plain(y.mean() - slope * predicted.mean())}
 
 
 def _pooled(

@@ -179,10 +179,14 @@ def register(
         },
     )
 
-    def look(con: Connection) -> dict[str, Any]:
-        return figures_of(con, _chain(con, row["chain_id"]))
+    def look(con: Connection) -> tuple[str | None, Any]:
+        chain = _chain(con, row["chain_id"])
+        recorded = (chain["metadata"] or {}).get("dataset_version_id")
+        return to_json(figures_of(con, chain), "figures"), recorded
 
-    row["figures"] = to_json(engine.query(look), "figures")
+    row["figures"], recorded = engine.query(look)
+    if row["dataset_version_id"] is None and isinstance(recorded, str):
+        row["dataset_version_id"] = recorded
 
     def write(con: Connection) -> CalibrationVersion:
         _chain(con, row["chain_id"])

@@ -101,6 +101,17 @@ def test_a_name_is_taken_by_the_other_commands(
         assert "Error" in run("predict", wrong, spectra, expect=3).output
 
 
+def test_a_dossier_is_written_and_its_holes_are_named(
+    fat: Any, run: Any, run_json: Any, tmp_path: Path
+) -> None:
+    said = run("calibrations", "dossier", "fat@production", "--no-figures", "--output", tmp_path / "fat.html")
+    assert "Reference method: laboratory" in said.stderr
+    assert "ISO 1443" in (tmp_path / "fat.html").read_text()
+    path = run("calibrations", "dossier", "fat@v1", "--no-figures").stdout.strip()
+    assert Path(path).parent == fat.path / "exports"
+    assert "Scope: instruments" in run_json("calibrations", "dossier", "fat@v1", "--json")["missing"]
+
+
 def test_what_an_alias_needs_is_not_deleted(fat: Any, run: Any) -> None:
     better = fat.chains["better"].chain_id
     for thing in (better, fat.run_id):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
-import numpy as np
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 
@@ -27,7 +26,7 @@ class Recorded(NamedTuple):
     second: str
 
 
-def record(store: WorkspaceStore, components: int, values: np.ndarray = Y, **options: object) -> str:
+def record(store: WorkspaceStore, components: int, values: Any = Y, **options: object) -> str:
     """Record one small cross-validation."""
     settings: dict[str, object] = {
         "cv": KFold(3),

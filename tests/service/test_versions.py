@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from servicekit import NEW, Recorded, X, Y, record
 
@@ -66,8 +67,8 @@ def test_figures_are_those_of_the_formulas(store: WorkspaceStore, recorded: Reco
 
 
 def test_several_targets_and_classes_have_figures_of_their_own(store: WorkspaceStore) -> None:
-    both = np.column_stack([Y, 100 - Y + np.sin(np.arange(len(Y)))])
-    chain = record(store, 3, both, target=["fat", "rest"])
+    both = pl.DataFrame({"fat": Y, "rest": 100 - Y + np.sin(np.arange(len(Y)))})
+    chain = record(store, 3, both, target=None)
     figures = store.calibrations.register("both", chain).figures
     assert set(figures["targets"]) == {"fat", "rest"}
     assert figures["targets"]["fat"]["secv"] > 0

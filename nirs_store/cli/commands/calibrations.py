@@ -402,6 +402,52 @@ def verify(
     ctx.exit(0 if found.ok else 4)
 
 
+@command.command("dossier")
+@_which
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="A .html, .pdf or .json file.")
+@click.option("--no-figures", is_flag=True, help="Draw no figures.")
+@click.option(
+    "--key-file",
+    "key_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File with a secret, to check signatures (repeatable).",
+)
+@json_option
+@workspace_option
+def dossier(
+    calibration: str,
+    output: Path | None,
+    no_figures: bool,
+    key_files: tuple[Path, ...],
+    as_json: bool,
+    workspace: Path,
+) -> None:
+    """Write one page with what a validation asks for about a version; holes are marked as missing.
+
+    Without --output, the file is written to the folder exports/ of the workspace. It collects records, and is not a
+    statement that a standard or regulation is met.
+    """
+    from nirs_store.cli._output import print_json
+    from nirs_store.cli._workspace import open_store
+
+    with open_store(workspace) as store:
+        version = store.calibrations.get(calibration)
+        drawn = not (no_figures or (as_json and output is None))
+        found = store.calibrations.dossier(version.label, keys=key_files, figures=drawn)
+        if output is None and not as_json:
+            output = store.workspace_path / "exports" / f"dossier_{version.version_id[-8:]}.html"
+    written = None if output is None else found.save(output)
+    if as_json:
+        print_json(found.to_dict() | {"path": None if written is None else str(written)})
+        return
+    click.echo(written)
+    if found.missing:
+        click.echo(f"{len(found.missing)} items are missing:", err=True)
+        for each in found.missing:
+            click.echo(f"  {printable(each)}", err=True)
+
+
 @command.command("delete")
 @_which
 @click.option("--reason", "-m", metavar="TEXT", help="Why; a signed version demands a reason.")

@@ -71,7 +71,7 @@ class Column:
     @property
     def heading(self) -> str:
         """The label, or the name in words."""
-        return self.label or self.name.replace("_", " ")
+        return self.label or self.name.replace("_", " ").capitalize()
 
 
 def decimals_of(values: Sequence[float | None]) -> int | None:
@@ -108,6 +108,8 @@ class Table:
         Rows that match, on all pages.
     ticks : str
         Name of a column whose value a tick box sends; empty for none.
+    picks, picked : str
+        An address that the tick value is added to, for the number of a row to lead to; and the value that was chosen.
     everything : callable, optional
         Returns all matching rows for a download; `frame` by default.
     """
@@ -121,6 +123,8 @@ class Table:
     sort: str = ""
     descending: bool = False
     ticks: str = ""
+    picks: str = ""
+    picked: str = ""
     ranks: bool = False
     prefix: str = ""
     empty: str = "Nothing here yet."

@@ -30,6 +30,11 @@ def show(request: Request) -> View:
     everything = bool(request.text("all"))
     frame = store.compare(ids, only_differences=not everything)
     ids = frame.columns[1:]
+    # The scores are what people look for first.
+    score = pl.col("item").str.starts_with("score.")
+    frame = pl.concat([frame.filter(score), frame.filter(~score)]).with_columns(
+        pl.col("item").str.strip_prefix("score.")
+    )
     chains = [each for each in ids if store.get_chain(each) is not None]
     names = {each: _name(store, each, each in chains) for each in ids}
     columns = [Column("item", "", sorts=False)] + [

@@ -34,7 +34,9 @@ def lineage_graph(graph: Any) -> Markup:
         f'<svg class="figure graph" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="Lineage">'
     ]
     for link in graph.links:
-        if link.source in place and link.target in place:
+        # Within a column only what was recorded is drawn: what the parts of one thing need of each other is no news.
+        apart = link.link_id or sides.get(link.source) != sides.get(link.target)
+        if apart and link.source in place and link.target in place:
             (x1, y1), (x2, y2) = place[link.source], place[link.target]
             left, right = (x1 + _WIDE, x2) if x1 <= x2 else (x1, x2 + _WIDE)
             middle, y1, y2 = (left + right) / 2, y1 + _HIGH / 2, y2 + _HIGH / 2

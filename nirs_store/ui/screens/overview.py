@@ -27,6 +27,8 @@ def show(request: Request) -> View:
     ).row(0, named=True)
     boards = _boards(request)
     chosen = request.text("chain") or (boards[0]["table"].frame["chain_id"][0] if boards else "")
+    for board in boards:
+        board["table"].picked = chosen
     figure, findings = None, []
     if chosen:
         figure = predicted_vs_measured(store, chosen)
@@ -66,9 +68,11 @@ def _boards(request: Request) -> list[dict[str, Any]]:
         tasks = set(frame["task"].drop_nulls().to_list())
         left_out = ("dataset_name", "target", "target_unit", "run_name", "created_at", "chain_id")
         columns = [
-            replace(c, longest=34) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
+            replace(c, longest=28) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
         ]
-        table = Table(frame, columns, request, int(frame["total"][0]), ranks=True)
+        table = Table(
+            frame, columns, request, int(frame["total"][0]), ranks=True, ticks="chain_id", picks="/?chain="
+        )
         boards.append({"about": about, "table": table, "total": table.total})
     return boards
 

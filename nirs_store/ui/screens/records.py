@@ -135,6 +135,7 @@ def lineage(request: Request) -> View:
     table = table_of(request, links, columns, empty="No link was recorded.", name="lineage")
     graph = request.store.lineage.graph(asked, max_depth=3) if asked else None
     values = {"table": table, "asked": asked, "graph": graph, "drawn": lineage_graph(graph) if graph else ""}
+    values["place"] = _thing({"object_kind": graph.root.kind, "object_id": graph.root.id}) if graph else ""
     return View("lineage.html", "Lineage", values, data={"links": links, "graph": graph}, table=table)
 
 

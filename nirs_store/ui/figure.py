@@ -218,8 +218,10 @@ class Figure:
         def py(value: Any) -> Any:
             return top + high * (1 - (value - y0) / (y1 - y0))
 
+        # Links within an image are not reached with the keyboard.
+        linked = any(more.get("links") for _, _, _, more in self._marks)
         parts = [
-            f'<svg class="figure" viewBox="0 0 {self.width} {height}" role="img" '
+            f'<svg class="figure" viewBox="0 0 {self.width} {height}" role="{"group" if linked else "img"}" '
             f'aria-label="{escape(printable(self.title))}">'
         ]
         parts += self._axes(px, py, (x0, x1, y0, y1), (left, self.width - right, top, top + high), height)

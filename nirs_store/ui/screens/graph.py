@@ -31,7 +31,7 @@ def lineage_graph(graph: Any) -> Markup:
     }
     width, height = 20 + len(order) * (_WIDE + _GAP) - _GAP, 20 + tallest * _ROW
     parts = [
-        f'<svg class="figure graph" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="Lineage">'
+        f'<svg class="figure graph" viewBox="0 0 {width} {height}" width="{width}" role="group" aria-label="Lineage">'
     ]
     for link in graph.links:
         # Within a column only what was recorded is drawn: what the parts of one thing need of each other is no news.

@@ -127,9 +127,9 @@ def lineage(request: Request) -> View:
     )
     columns = (
         Column("source_kind", "From"),
-        Column("source_id", "", "id", link=lambda r: address("/lineage", id=r["source_id"])),
+        Column("source_id", "From id", "id", link=lambda r: address("/lineage", id=r["source_id"])),
         Column("link_type", "Link"), Column("target_kind", "To"),
-        Column("target_id", " ", "id", link=lambda r: address("/lineage", id=r["target_id"])),
+        Column("target_id", "To id", "id", link=lambda r: address("/lineage", id=r["target_id"])),
         Column("created_at", "Recorded", "time"),
     )  # fmt: skip
     table = table_of(request, links, columns, empty="No link was recorded.", name="lineage")

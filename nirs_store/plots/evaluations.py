@@ -183,9 +183,9 @@ def pareto_front(points: pl.DataFrame, *, title: str = "") -> Figure:
     tidy(axes)
     front = shown.filter(pl.col("on_front")).sort(x)
     axes.plot(front[x].to_list(), front[y].to_list(), color=COLOURS["faint"], linestyle=DASHES)
-    for row in shown.iter_rows(named=True):
-        colour = COLOURS["test"] if row["on_front"] else COLOURS["calibration"]
-        axes.plot(row[x], row[y], "o", color=colour)
+    for part, colour in ((False, COLOURS["calibration"]), (True, COLOURS["test"])):
+        own = shown.filter(pl.col("on_front") == part)
+        axes.plot(own[x].to_list(), own[y].to_list(), "o", color=colour, linestyle="none")
     axes.set_xlabel(x)
     name_y(axes, y)
     heading(axes, title)

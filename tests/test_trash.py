@@ -204,6 +204,7 @@ def judged(store: WorkspaceStore) -> None:
         ids(store)["chain"], X, Y, "harvest", model_id="pls", evaluation_id="second"
     )
     store.evaluations.set_champion("second")
+    store.evaluations.set_champion("first", rank=2)
 
 
 @pytest.mark.parametrize("evaluation", ["first", "second"])
@@ -212,6 +213,8 @@ def test_an_evaluation_comes_back_with_its_table_and_its_ranks(store, evaluation
     before, samples = digests(store), store.evaluations.samples("second")
     assert store.evaluations.delete(evaluation)
     assert store.evaluations.get(evaluation) is None
+    moved_up = store.evaluations.champions("harvest").filter(rank=1)["model_id"].to_list()
+    assert moved_up == ["pls" if evaluation == "first" else "base"]
     assert store.trash.list()["kind"][0] == "evaluation"
     store.gc_artifacts(grace_seconds=0)
     assert store.check(read_data=True).findings == ()

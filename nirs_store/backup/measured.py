@@ -104,7 +104,7 @@ def _check(tables: Mapping[str, pa.Table]) -> None:
             raise ArchiveInvalid("The archive has a correction that could not be made. Nothing was restored.")
         if not _is(row["metadata"], dict):
             raise ArchiveInvalid(
-                "The archive has a correction whose figures are no object. Nothing was restored."
+                "The archive has a correction whose figures are not an object. Nothing was restored."
             )
     for value in tables["sample_references"]["value"].to_pylist() if "sample_references" in tables else ():
         if value is not None and not math.isfinite(value):

@@ -248,7 +248,7 @@ def choose(
         if kind == "bias" and not found.bias_significant:
             raise InvalidInput(
                 f"The bias {found.bias:+.4g} is within {found.bias_limit:.4g}, so it is not significant. "
-                "Nothing was changed. force=True corrects it all the same."
+                "Nothing was changed. force=True corrects it anyway."
             )
         if kind == "slope_bias" and not (found.slope_significant and wide):
             what = f"the slope {found.slope:.4g} does not differ from 1" if wide else narrow

@@ -107,7 +107,7 @@ def command_references() -> None:
     "--sample-column", metavar="NAME", help="Column of sample ids [default: sample_id, id or sample]."
 )
 @click.option("--value-column", metavar="NAME", help="Column of values [default: value, or the target's].")
-@click.option("--target", metavar="NAME", help="What was determined, such as fat.")
+@click.option("--target", metavar="NAME", help="Name of the target, such as fat.")
 @click.option("--unit", metavar="NAME", help="Unit of the values.")
 @click.option("--lab", metavar="NAME", help="Laboratory.")
 @click.option("--method", metavar="NAME", help="Method.")

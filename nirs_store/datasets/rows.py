@@ -271,12 +271,13 @@ def fitted_on(con: Connection) -> list[Row]:
 
 
 def users_of(con: Connection, version_id: str) -> list[str]:
-    """Say what would lack a version: pins, selections, chains."""
+    """Say what would lack a version: pins, selections, calibrations, chains."""
     found = con.execute(
         "SELECT 'a pin' FROM pins WHERE object_kind = 'dataset' AND object_id = $id UNION ALL "
         "SELECT 'the selection ' || name || '@v' || version FROM dataset_versions WHERE parent_id = $id AND "
         "kind = 'selection' UNION ALL "
-        f"SELECT 'the chain ' || chain_id FROM ({_CHAINS}) WHERE $id IN (fitted_id, test_id)",
+        "SELECT 'the calibration ' || name || '@v' || version FROM calibration_versions WHERE dataset_version_id = $id "
+        f"UNION ALL SELECT 'the chain ' || chain_id FROM ({_CHAINS}) WHERE $id IN (fitted_id, test_id)",
         {"id": version_id},
     ).fetchall()
     return [str(row[0]) for row in found]

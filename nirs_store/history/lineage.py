@@ -17,6 +17,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import links as lineage_rows
 from nirs_store.records.links import KINDS, Link, Ref, existing, kinds_of, names_of, neighbours
+from nirs_store.records.named import find_version, is_name
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import ID_COLUMNS, find_ids
 from nirs_store.values import as_text, to_json
@@ -51,6 +52,9 @@ def find_ref(con: Connection, given: Any) -> Ref:
 
 def _whole(con: Connection, part: str, kinds: Sequence[str]) -> str:
     """Return the one id that begins or ends with a part of four characters or more; else the part."""
+    if is_name(part) and {"chain", "calibration"} & set(kinds):
+        row = find_version(con, part)
+        return str(row["chain_id"] if "chain" in kinds else row["version_id"])
     wanted = [kind for kind in kinds if kind in ID_COLUMNS]
     found = find_ids(con, part, wanted, 2)["id"].to_list() if len(part) >= 4 and wanted else []
     return str(found[0]) if len(set(found)) == 1 else part

@@ -22,7 +22,7 @@ __all__ = ["STEPS", "Statistics", "by_run", "counts", "files", "growth", "statis
 
 _COUNTED = (
     "runs", "pipelines", "chains", "predictions", "blobs", "file_versions", "dataset_versions", "evaluations",
-    "champions", "lineage_links", "audit_entries", "pins", "logs",
+    "champions", "calibration_versions", "lineage_links", "audit_entries", "pins", "logs",
 )  # fmt: skip
 _GROWING = {
     "runs": ("runs", "created_at", "0"),

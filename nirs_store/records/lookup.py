@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
-from nirs_store.errors import InvalidInput, quoted
+from nirs_store.errors import CalibrationNotFound, InvalidInput, quoted
 from nirs_store.ids import is_id
 from nirs_store.records import queries
 from nirs_store.records.named import find_version, is_name, named_like
@@ -87,10 +87,17 @@ def whole_ids_of(engine: Engine, kinds: Sequence[str], given: Sequence[Any]) -> 
     """Return the whole ids of things of several kinds, tried in that order."""
     found = []
     for each in given:
-        meant = each
+        meant, unknown = each, None
         for kind in kinds:
-            meant = whole_id(engine, kind, each)
+            try:
+                meant = whole_id(engine, kind, each)
+            except CalibrationNotFound as error:
+                unknown = error  # a run may have the name of a calibration
+                continue
             if meant is not each and meant != each:
                 break
+        else:
+            if unknown is not None:
+                raise unknown
         found.append(meant)
     return found

@@ -13,7 +13,7 @@ from nirs_store.db.schema import column_names
 from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, nearest, quoted
 from nirs_store.ids import is_id
 from nirs_store.records.queries import one
-from nirs_store.values import as_name, from_json, one_of, with_zone
+from nirs_store.values import as_name, from_json, is_text, one_of, with_zone
 
 __all__ = [
     "ARCHIVED_NUMBER",
@@ -29,6 +29,7 @@ __all__ = [
     "find_version",
     "held_chains",
     "is_name",
+    "known_name",
     "named_chains",
     "named_like",
     "names",
@@ -215,6 +216,8 @@ def find_version(con: Connection, given: Any) -> dict[str, Any]:
         if isinstance(name, str) and isinstance(number, int):
             return _numbered(con, name, number)
         raise InvalidInput(f"calibration: expected a name such as 'fat@production', found {quoted(given)}.")
+    if not is_text(given):
+        raise CalibrationNotFound(given, f"There is no calibration called {quoted(given)}.")
     if is_id(given):
         row = version_row(con, "version_id = $id", {"id": given})
         if row is None:
@@ -252,6 +255,17 @@ def find_version(con: Connection, given: Any) -> dict[str, Any]:
         given, f"The calibration {quoted(name)} has {what}.{hint} Its aliases: {listed}. A version is named "
         f"like {name}@v1."
     )  # fmt: skip
+
+
+def known_name(con: Connection, given: Any) -> str:
+    """Return the name of a calibration that has a version; of ``fat@v1`` it is ``fat``.
+
+    Raises
+    ------
+    CalibrationNotFound
+    """
+    selected = not isinstance(given, str) or is_name(given) or is_id(given)
+    return str(find_version(con, given if selected else f"{given}@{LATEST}")["name"])
 
 
 def named_like(con: Connection, given: str) -> list[str]:
@@ -337,6 +351,8 @@ HELD = """
 
 def held_chains(con: Connection, chain_ids: Sequence[str]) -> dict[str, str]:
     """Map those of some chains that must stay to the reason."""
+    if not con.execute("SELECT 1 FROM calibration_versions LIMIT 1").fetchall():
+        return {}
     rows = con.execute(
         f"SELECT id, min(reason) FROM ({HELD}) WHERE id IN (SELECT unnest($ids::VARCHAR[])) GROUP BY id ORDER BY id",
         {"ids": list(chain_ids)},

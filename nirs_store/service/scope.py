@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from nirs_store.errors import InvalidInput, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_text
 
-__all__ = ["as_scope", "outside"]
+__all__ = ["as_scope", "check_targets", "outside"]
 
 SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
 # Grids are compared to a thousandth of a channel's distance from its neighbours, which units round away.
@@ -75,6 +75,22 @@ def _interval(value: Any, name: str) -> list[float]:
             f"{name}: expected the lowest and the highest value, found {quoted(value)}. Nothing was registered."
         )
     return [low, high]
+
+
+def check_targets(scope: Mapping[str, Any], targets: Sequence[str | None]) -> None:
+    """Refuse limits of a target that the chain does not predict.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    limits, known = scope.get("range"), [each for each in targets if each]
+    for name in limits if isinstance(limits, Mapping) and known else ():
+        if name not in known:
+            raise InvalidInput(
+                f"scope.range: the chain does not predict {quoted(name)}.{did_you_mean(name, known)} It predicts "
+                f"{', '.join(known)}. Nothing was registered."
+            )
 
 
 def outside(

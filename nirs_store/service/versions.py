@@ -22,14 +22,15 @@ from nirs_store.records.named import (
     check_alias,
     check_name,
     find_version,
+    known_name,
     names,
     version_row,
 )
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import contents_of, insert, user_name
-from nirs_store.service.figures import figures_of
-from nirs_store.service.scope import as_scope
+from nirs_store.service.figures import figures_of, targets_of
+from nirs_store.service.scope import as_scope, check_targets
 from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, from_json, to_json, with_zone
 
@@ -181,6 +182,7 @@ def register(
 
     def look(con: Connection) -> tuple[str | None, Any]:
         chain = _chain(con, row["chain_id"])
+        check_targets(from_json(row["scope"]), targets_of(chain))
         recorded = (chain["metadata"] or {}).get("dataset_version_id")
         return to_json(figures_of(con, chain), "figures"), recorded
 
@@ -307,7 +309,7 @@ def list_names(con: Connection) -> pl.DataFrame:
 
 def list_versions(con: Connection, name: str) -> pl.DataFrame:
     """List the versions of a name, newest first."""
-    known = str(find_version(con, f"{name}@latest")["name"])
+    known = known_name(con, name)
     found = frame(
         con,
         "SELECT v.version, v.chain_id, v.author, v.note, v.created_at, v.scope::VARCHAR AS scope, "
@@ -352,7 +354,7 @@ def remove_alias(
     check_guard(engine, {"reason": why, "user": user})
 
     def write(con: Connection) -> bool:
-        known = str(find_version(con, f"{name}@latest")["name"])
+        known = known_name(con, name)
         if (known, alias) not in aliases_of(con, known):
             return False
         _move(engine, con, known, alias, None, by, why)
@@ -398,6 +400,11 @@ def _move(
     ).fetchall()
     about = find_version(con, f"{name}@v{before if version is None else version}")
     if version is not None:
+        if not con.execute("SELECT 1 FROM chains WHERE chain_id = ?", [about["chain_id"]]).fetchall():
+            raise CalibrationInUse(
+                f"The alias {alias!r} cannot point to {name}@v{version}: its chain {about['chain_id']} was deleted. "
+                "Nothing was changed. Restore it from the trash, or choose another version."
+            )
         check_rule(con, about, alias)
     insert(
         con,
@@ -414,13 +421,13 @@ def _move(
 
 def alias_table(con: Connection, name: str | None) -> dict[str, int]:
     """Map the present aliases of a name to version numbers."""
-    known = str(find_version(con, f"{name}@latest")["name"])
+    known = known_name(con, name)
     return {alias: version for (_, alias), version in aliases_of(con, known).items()}
 
 
 def alias_history(con: Connection, name: str, alias: str | None) -> list[AliasChange]:
     """List the changes of the aliases of a name, oldest first."""
-    known = str(find_version(con, f"{name}@latest")["name"])
+    known = known_name(con, name)
     rows = con.execute(
         "SELECT name, alias, version, previous, set_by, reason, set_at FROM calibration_aliases WHERE name = $name "
         "AND ($alias::VARCHAR IS NULL OR alias = $alias) ORDER BY number",

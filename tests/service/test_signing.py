@@ -14,7 +14,7 @@ import pytest
 from servicekit import NEW, Recorded, X, Y, alter
 from storekit import let_go
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, restore_backup
 from nirs_store.errors import CalibrationInUse, InvalidInput
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -223,3 +223,21 @@ def test_check_names_an_alias_of_nothing(recorded: Recorded) -> None:
     with WorkspaceStore(recorded.folder) as store:
         found = store.check().of_kind("calibration_broken")
     assert len(found) == 2
+
+
+def test_signatures_count_where_the_trail_is_off_and_hold_in_a_copy(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    with WorkspaceStore(recorded.folder, audit=False) as store:
+        signed(store, recorded)
+        assert store.calibrations.verify_signatures("fat@v1").ok
+    with WorkspaceStore(recorded.folder) as store:
+        store.audit.switch(False)
+        store.calibrations.sign("fat@v1", meaning="review", signer="Linus")
+        assert len(store.calibrations.verify_signatures("fat@v1").valid) == 3
+        store.backups.create(tmp_path / "backups")
+        store.vacuum()
+        assert store.calibrations.verify_signatures("fat@v1").ok
+    restore_backup(tmp_path / "backups", tmp_path / "again")
+    with WorkspaceStore(tmp_path / "again") as store:
+        assert len(store.calibrations.verify_signatures("fat@v1").valid) == 3

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from servicekit import NEW, Recorded, X, Y, record
+from servicekit import GRID, NEW, Recorded, X, Y, record
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, record_cross_validation
 from nirs_store.errors import (
     CalibrationInUse,
     CalibrationNotFound,
+    ForbiddenContent,
     InvalidInput,
     NirsStoreError,
+    OutlierFound,
+    OutlierWarning,
+    ReadOnlyStore,
     UnknownId,
 )
 
@@ -73,9 +80,6 @@ def test_several_targets_and_classes_have_figures_of_their_own(store: WorkspaceS
     assert set(figures["targets"]) == {"fat", "rest"}
     assert figures["targets"]["fat"]["secv"] > 0
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.model_selection import KFold
-
-    from nirs_store import record_cross_validation
 
     labels = np.where(np.median(Y) < Y, "fat", "lean")
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5)
@@ -217,3 +221,133 @@ def test_a_chain_of_an_open_pipeline_is_not_registered(store: WorkspaceStore) ->
     assert store.calibrations.register("fat", chain).figures["n_cal"] is None
     with pytest.raises((UnknownId, NirsStoreError)):
         store.calibrations.register("fat", "no such chain")
+
+
+@pytest.mark.parametrize(
+    "given", ["", " ", "@", "fat@ v1", "fat @v1", "\ud800@v1", "fat\x00@v1", "f" * 5000, "fat@v99999999999"]
+)
+def test_nothing_that_is_asked_for_gives_more_than_an_error(
+    store: WorkspaceStore, recorded: Recorded, given: str
+) -> None:
+    store.calibrations.register("fat", recorded.first, alias="production")
+    for ask in (store.calibrations.get, store.calibrations.versions, store.calibrations.aliases):
+        with pytest.raises((CalibrationNotFound, InvalidInput)):
+            ask(given)
+    for strange in (None, 3, b"fat", ["fat"]):
+        with pytest.raises((CalibrationNotFound, InvalidInput)):
+            store.calibrations.get(strange)  # type: ignore[arg-type]
+
+
+def test_a_run_may_have_the_name_of_a_calibration(store: WorkspaceStore, recorded: Recorded) -> None:
+    store.calibrations.register("fat", recorded.first)
+    runs = store.list_runs()["run_id"].to_list()
+    store.rename_run(runs[0], "fat")
+    assert store.compare(["fat", runs[1]], only_differences=False).height
+    with pytest.raises(CalibrationNotFound):
+        store.compare(["fat@production", runs[1]])
+
+
+def test_an_alias_is_not_pointed_to_what_cannot_predict(store: WorkspaceStore, recorded: Recorded) -> None:
+    store.calibrations.register("fat", recorded.first)
+    store.delete_chain(recorded.first)
+    with pytest.raises(CalibrationInUse, match="was deleted"):
+        store.calibrations.set_alias("fat", "production", 1)
+    with pytest.raises(CalibrationInUse, match="was deleted"):
+        store.calibrations.sign("fat@v1", meaning="review")
+
+
+def test_the_scope_flags_what_lies_outside(store: WorkspaceStore, recorded: Recorded) -> None:
+    scope = {
+        "matrix": ["Minced  meat", "sausage"],
+        "instruments": "Lab 1",
+        "range": (10, 20),
+        "wavelengths": (850, 1050),
+    }
+    store.calibrations.register("fat", recorded.second, scope=scope, alias="production")
+
+    def flags(**said: Any) -> list[set[str]]:
+        found = store.predict("fat", NEW, on_outlier="ignore", **said)
+        words = [{word.removeprefix("outside scope: ") for word in row if word.startswith("outside scope")}
+                 for row in found["flags"]]  # fmt: skip
+        for row, value in zip(words, found["prediction"], strict=True):
+            assert ("range" in row) is not (10 <= value <= 20)
+        return [row - {"range"} for row in words]
+
+    assert flags(matrix="minced meat", instrument="lab 1", wavelengths=GRID) == [set()] * len(NEW)
+    assert flags(matrix="milk", instrument="Lab 2") == [{"matrix", "instrument"}] * len(NEW)
+    with pytest.warns(OutlierWarning, match="outside scope"):
+        store.predict("fat", NEW)
+    with pytest.raises(OutlierFound, match="fat@v1"):
+        store.predict("fat", NEW, matrix="milk", on_outlier="raise")
+    # A chain has no scope, and a challenger's own does not count.
+    assert not any(
+        "scope" in str(row) for row in store.predict(recorded.second, NEW, on_outlier="ignore")["flags"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        ({"matrices": "meat"}, "Did you mean 'matrix'"),
+        ({"range": (3, 1)}, "lowest and the highest"),
+        ({"range": (0, float("inf"))}, "lowest and the highest"),
+        ({"range": {"fet": (0, 60)}}, "Did you mean 'fat'"),
+        ({"instruments": []}, "a text or a list"),
+        ({"wavelengths": "850"}, "lowest and the highest"),
+        ("meat", "expected a dict"),
+    ],
+)
+def test_a_scope_that_says_nothing_is_refused(
+    store: WorkspaceStore, recorded: Recorded, scope: Any, words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        store.calibrations.register("fat", recorded.first, scope=scope)
+    assert store.calibrations.list().height == 0
+
+
+def test_a_read_only_store_reads_names_and_changes_none(recorded: Recorded) -> None:
+    with WorkspaceStore(recorded.folder) as store:
+        store.calibrations.register("fat", recorded.first, alias="production")
+        expected = store.replay_chain("fat", NEW)
+    with WorkspaceStore(recorded.folder, read_only=True) as store:
+        assert np.array_equal(store.replay_chain("fat", NEW), expected)
+        changes: list[Callable[[], Any]] = [
+            lambda: store.calibrations.register("fat", recorded.second),
+            lambda: store.calibrations.set_alias("fat", "candidate", 1),
+            lambda: store.calibrations.sign("fat", meaning="review"),
+            lambda: store.calibrations.set_rule("fat", "production"),
+            lambda: store.calibrations.delete("fat@v1"),
+        ]
+        for change in changes:
+            with pytest.raises(ReadOnlyStore):
+                change()
+
+
+def test_the_guard_and_the_lineage_know_calibrations(store: WorkspaceStore, recorded: Recorded) -> None:
+    version = store.calibrations.register("fat", recorded.first)
+    links = {(str(link.source), str(link.target)) for link in store.lineage.links("fat@v1")}
+    assert (f"chain:{recorded.first}", f"calibration:{version.version_id}") in links
+    store.retention.pin("fat@v1", "kept")
+    assert store.retention.pins().row(0)[:2] == ("chain", recorded.first)
+    assert store.audit.history("calibration", version.version_id).height == 1
+    assert store.statistics().counts["calibration_versions"] == 1
+    store.audit.guard.forbid(keys=["mrn"], patterns=["secret"])
+    for options in ({"metadata": {"MRN": 3}}, {"note": "a secret"}, {"scope": {"matrix": "secret"}}):
+        with pytest.raises(ForbiddenContent):
+            store.calibrations.register("fat", recorded.second, **options)  # type: ignore[arg-type]
+    with pytest.raises(ForbiddenContent):
+        store.calibrations.set_alias("fat", "production", 1, reason="secret")
+    assert store.calibrations.versions("fat").height == 1
+
+
+def test_a_version_knows_the_data_set_of_its_chain(store: WorkspaceStore) -> None:
+    store.datasets.add("meat", X, references={"fat": Y}, wavelengths=GRID)
+    model = PLSRegression(3, scale=False)
+    chain = record_cross_validation(store, model, dataset="meat@v1", target="fat", cv=KFold(3)).chain_id
+    expected = store.datasets.version("meat@v1").dataset_version_id
+    assert store.calibrations.register("fat", chain).dataset_version_id == expected
+    assert store.calibrations.register("fat", chain, dataset="meat@v1").dataset_version_id == expected
+    with pytest.raises(NirsStoreError, match="meet"):
+        store.calibrations.register("fat", chain, dataset="meet@v1")
+    with pytest.raises(NirsStoreError, match="needed by the calibration fat@v1"):
+        store.datasets.delete("meat@v1")

@@ -180,9 +180,10 @@ def test_what_an_alias_or_a_signature_needs_is_not_deleted(store: WorkspaceStore
                 delete(**options)
     from nirs_store.registry import keep_recent
 
-    plan = store.retention.plan(keep_recent(1, on="run"))
-    assert "the alias fat@production names it" in str(plan.to_dict())
-    store.retention.execute(plan)
+    for kind in ("run", "chain"):
+        plan = store.retention.plan(keep_recent(1, on=kind))
+        assert "the alias fat@production names it" in str(plan.to_dict())
+        store.retention.execute(plan)
     assert store.get_chain(recorded.first) is not None
     store.calibrations.remove_alias("fat", "production")
     store.calibrations.sign("fat@v1", meaning="review", signer="Ada")

@@ -117,6 +117,8 @@ GOALS = (
     Goal(
         "W13", "a point by log_metric against a flushed line of JSON", _own_ratio("point_us", "line_us"), 25
     ),
+    Goal("W14", "adding spectra against Polars' fastest write", _own_ratio("add_s", "polars_s"), 3),
+    Goal("W14", "1,000 scattered rows", _own("rows_ms"), 100, unit="ms"),
 )
 
 

@@ -25,6 +25,7 @@ class Size:
     screened: tuple[int, int]  # W11: preprocessings and numbers of components
     diagnosed: int  # W12: spectra
     points: int  # W13
+    spectra: int  # W14
     peer_predictions: int = 100_000
     safe: bool = True  # W5: bundles without pickles as well
 
@@ -50,9 +51,26 @@ SIZES = {
         (50, 20),
         10_000,
         1_000_000,
+        100_000,
     ),
     "short": Size(
-        FULL, SMALL, 20, 50, (20_000,), 2, 10, 2.0, (4,), 3, 100, (5, 12), 10_000, 20_000, 20_000, safe=False
+        FULL,
+        SMALL,
+        20,
+        50,
+        (20_000,),
+        2,
+        10,
+        2.0,
+        (4,),
+        3,
+        100,
+        (5, 12),
+        10_000,
+        20_000,
+        10_000,
+        20_000,
+        safe=False,
     ),
-    "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, (2, 3), 50, 100, 1000),
+    "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, (2, 3), 50, 100, 50, 1000),
 }

@@ -25,6 +25,7 @@ PEERS: dict[str, tuple[str, ...]] = {
     "W11": ("nirs_store",),
     "W12": ("nirs_store",),
     "W13": ("nirs_store",),
+    "W14": ("nirs_store",),
     "anatomy": ("nirs_store",),
     "parts": ("floor",),
 }
@@ -42,6 +43,7 @@ _MODULES = {
     "W11": "calibrating.screening",
     "W12": "calibrating.diagnosing",
     "W13": "calibrating.curves",
+    "W14": "keeping.datasets",
     "anatomy": "anatomy.anatomy",
     "parts": "parts.parts",
 }

@@ -208,12 +208,13 @@ def _numbers(X: Any) -> NDArray[Any]:
 
 def _names(values: Any, word: str, n: int) -> pl.Series:
     """Read names or groups: text or whole numbers, one per sample, none missing."""
-    array = as_array(values, word)
-    if array.shape != (n,):
+    # A list is not sent through numpy, which would make one long text type of it.
+    cells = list(values) if isinstance(values, (list, tuple, range)) else as_array(values, word).tolist()
+    if not isinstance(cells, list) or len(cells) != n:
+        found = len(cells) if isinstance(cells, list) else "a single value"
         raise ShapeMismatch(
-            f"{word}: expected {n} values, one per spectrum; found the shape {array.shape}. Nothing was stored."
+            f"{word}: expected {n} values, one per spectrum; found {found}. Nothing was stored."
         )
-    cells = array.tolist()
     kinds = {type(cell) for cell in cells}
     if kinds == {int}:
         try:

@@ -138,7 +138,11 @@ class Datasets:
                 instrument=instrument,
                 units=units,
             )
-            about = {**given.metadata, **dict(metadata or {})}
+            if metadata is not None and not isinstance(metadata, Mapping):
+                raise InvalidInput(
+                    f"metadata: expected a mapping, found {type(metadata).__name__}. Nothing was stored."
+                )
+            about = {**given.metadata, **(metadata or {})}
             to_json(about, "metadata")
             said = None if note is None else as_text(note, "note")
             check_guard(
@@ -306,6 +310,8 @@ class Datasets:
             some = chosen(samples, ids, rows, where)
             if invert:
                 some = np.setdiff1d(np.arange(samples.frame.height), some)
+            if np.unique(some).size < some.size:
+                raise InvalidInput("rows: a row is named twice. Nothing was stored.")
             if not some.size:
                 raise InvalidInput("The selection holds no samples. Nothing was stored.")
             how = {"of": f"{row['name']}@v{row['version']}", "invert": invert}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from nirs_store.chains.grids import flat_names
@@ -144,6 +145,11 @@ def _of_spectra(spectra: Spectra) -> Given:
 
 
 def _of_table(X: Any, ids: Any, groups: Any) -> Given:
+    if X is None or isinstance(X, (str, bytes)):
+        raise InvalidInput(
+            f"X: expected spectra as an array or data frame, or what read_spectra returned; found {quoted(X)}. Nothing "
+            "was stored."
+        )
     if not is_frame(X):
         for word, value in (("ids", ids), ("groups", groups)):
             if isinstance(value, str):
@@ -209,17 +215,21 @@ def _numbers(X: Any) -> NDArray[Any]:
 def _names(values: Any, word: str, n: int) -> pl.Series:
     """Read names or groups: text or whole numbers, one per sample, none missing."""
     # A list is not sent through numpy, which would make one long text type of it.
-    cells = list(values) if isinstance(values, (list, tuple, range)) else as_array(values, word).tolist()
+    plain = isinstance(values, (list, tuple, range, Iterator))
+    cells = list(values) if plain else as_array(values, word).tolist()
     if not isinstance(cells, list) or len(cells) != n:
         found = len(cells) if isinstance(cells, list) else "a single value"
         raise ShapeMismatch(
             f"{word}: expected {n} values, one per spectrum; found {found}. Nothing was stored."
         )
     kinds = {type(cell) for cell in cells}
+    if any(issubclass(kind, np.generic) for kind in kinds):
+        cells = [cell.item() if isinstance(cell, np.generic) else cell for cell in cells]
+        kinds = {type(cell) for cell in cells}
     if kinds == {int}:
         try:
             return pl.Series(word, cells, dtype=pl.Int64)
-        except (OverflowError, pl.exceptions.PolarsError):
+        except (OverflowError, TypeError, pl.exceptions.PolarsError):
             kinds, cells = {str}, [str(cell) for cell in cells]
     if kinds != {str}:
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
@@ -245,6 +255,10 @@ def _references(values: Any, n: int) -> pl.DataFrame:
     if is_frame(table):
         names = [str(name) for name in flat_names(column_names(table))]
         is_polars = type(table).__module__.partition(".")[0] == "polars"
+        if len(set(names)) < len(names):
+            raise InvalidInput(
+                "references: two columns have one name. Nothing was stored. Rename one of them."
+            )
         columns = {
             name: table[table.columns[place]] if is_polars else table.iloc[:, place]
             for place, name in enumerate(names)
@@ -270,6 +284,11 @@ def _series(name: str, values: Any) -> pl.Series:
         raise InvalidInput("references: a column has no name. Nothing was stored. Name it.")
     if isinstance(values, pl.Series):
         return values.alias(name)
+    if type(values).__module__.partition(".")[0] == "pandas":
+        try:
+            return pl.Series(name, pl.from_pandas(values, nan_to_null=True))
+        except (TypeError, ValueError, OverflowError, pa.ArrowException, pl.exceptions.PolarsError):
+            pass  # objects of several kinds are looked at one by one
     array = as_array(values, name)
     if array.ndim != 1:
         raise ShapeMismatch(

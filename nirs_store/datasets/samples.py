@@ -76,18 +76,13 @@ class Samples(msgspec.Struct, frozen=True):
             if bytes(source.read(len(_MAGIC))) != _MAGIC:
                 raise Unfolds("it does not begin as an Arrow file")
             table = read_rows(source, _check_kinds, most=len(data))
-            header = msgspec.json.decode((table.schema.metadata or {})[_HEADER], type=Header)
+            said = (table.schema.metadata or {}).get(_HEADER)
+            if said is None:
+                raise Unfolds("it does not say what holds for all samples")
+            header = msgspec.json.decode(said, type=Header)
             frame = pl.DataFrame(pl.from_arrow(table.replace_schema_metadata(None)))
             _check(header, frame, parts)
-        except (
-            pa.ArrowException,
-            Unfolds,
-            msgspec.DecodeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            RecursionError,
-        ) as error:
+        except (pa.ArrowException, Unfolds, msgspec.DecodeError, OSError, TypeError, ValueError) as error:
             raise BlobCorrupt(
                 f"The samples of {name} cannot be read: {error}. Nothing was changed; run `nirs-store check "
                 "--read-data`, and restore the file from a backup."

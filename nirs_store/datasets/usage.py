@@ -63,7 +63,9 @@ def sought_rows(samples: Samples, sample: Any, spectra: Any) -> NDArray[np.int64
     frame = samples.frame
     if spectra is not None:
         found = np.atleast_2d(as_array(spectra, "spectra"))
-        if found.shape[1] != samples.header.n_channels or found.dtype.kind not in "fiu":
+        if found.dtype.kind not in "fiu" or found.ndim != 2:
+            raise InvalidInput(f"spectra: expected numbers, found {found.dtype} of shape {found.shape}.")
+        if found.shape[1] != samples.header.n_channels:
             return np.arange(0)
         return np.flatnonzero(frame[HASH].is_in(spectrum_hashes(found)).to_numpy())
     if ID not in frame.columns:

@@ -23,6 +23,7 @@ from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.chains.replay import predicted_classes
 from nirs_store.display import block, field_table, table
 from nirs_store.domain import DOMAIN, Domain
+from nirs_store.domain.scope import as_scope
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
 from nirs_store.ids import sha256_hex
 
@@ -342,6 +343,10 @@ class Bundle(ChainPredictor):
         own = contents.record.version_1_0.notes if contents.record else ()
         self.notes: tuple[str, ...] = own + tuple(contents.outline.notes if contents.outline else ())
         self._loaded = dict(objects)
+        try:
+            self.scope = as_scope(self.facts.get("calibration_scope"))
+        except InvalidInput as error:
+            raise BundleInvalid(f"{self.path} has a scope that cannot be read ({error})") from error
 
     def object_of(self, artifact_id: str) -> Any:
         """Give a fitted object of the chain by its id; it is shared, so do not change it."""
@@ -356,6 +361,11 @@ class Bundle(ChainPredictor):
     def scores(self) -> dict[str, Any]:
         """Figures of merit that the writer stated, by name."""
         return dict(self.record.scores) if self.record else {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the writer stated beside: ``calibration`` is the name and version, such as ``fat@v3``."""
+        return dict(self.record.facts) if self.record else {}
 
     @property
     def units(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from nirs_store.chains.spectra import as_grid, one_grid, read_table, require_ord
 from nirs_store.display import block, field_table, short, table
 from nirs_store.domain.frame import OnOutlier, Predicted, Reading, details_frame, report_outliers
 from nirs_store.domain.measure import Domain
+from nirs_store.domain.scope import outside
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra as ReadSpectra
@@ -213,6 +214,8 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         self.domain = domain
         #: The slope and bias correction of the calibration that the chain was asked for as, with slope and bias.
         self.correction: Any = None
+        #: Where the calibration may be used that the chain was asked for as: matrix, range, instruments, wavelengths.
+        self.scope: Mapping[str, Any] = {}
         #: Writes the log of the store that made this predictor; gone in a pickle.
         self._recorder: Callable[..., None] | None = None
         self.chain: dict[str, Any] = dict(chain)
@@ -233,6 +236,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         super().__setstate__(state)
         self.__dict__.setdefault("domain", None)
         self.__dict__.setdefault("correction", None)
+        self.__dict__.setdefault("scope", {})
         self._recorder = None
         # Those that were written before have the plan of their time with them.
         self._plan = ReplayPlan.from_chain(self.chain)
@@ -340,6 +344,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         operator: str | None = None,
         measured_at: Any = None,
         keep_spectra: bool = False,
+        matrix: str | None = None,
     ) -> pl.DataFrame:
         """Predict new spectra, say how sure each number is, and flag what lies outside the calibration.
 
@@ -367,6 +372,8 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             As for `predict`.
         log, instrument, operator, measured_at, keep_spectra : optional
             As for ``store.predict``; a predictor logs nothing unless it is asked to.
+        matrix : str, optional
+            What was measured; like `instrument` it is compared with the scope of a named calibration.
 
         Returns
         -------
@@ -397,6 +404,8 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         found = detailed(self._plan, self.chain, self.domain, load, X, wavelengths, reading, names, "ignore")
         if self.correction is not None:
             found = self.correction.apply(found)
+        grid = getattr(X, "wavelengths", None) if wavelengths is None else wavelengths
+        found = outside(self.scope, found, instrument=instrument, matrix=matrix, wavelengths=grid)
         report_outliers(found, on_outlier, f"Chain {self.chain.get('chain_id') or ''}".strip())
         if log and self._recorder is not None:
             self._recorder(

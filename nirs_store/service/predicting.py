@@ -12,6 +12,7 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.spectra import table_of
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
+from nirs_store.domain.scope import outside
 from nirs_store.errors import CalibrationNotFound, InvalidInput, NirsStoreError, StoreClosed, quoted
 from nirs_store.ids import is_id, new_id
 from nirs_store.lazy import polars as pl
@@ -21,7 +22,6 @@ from nirs_store.records.named import find_version, names
 from nirs_store.service import corrections, log
 from nirs_store.service.corrections import Correction
 from nirs_store.service.renewal import challengers_of
-from nirs_store.service.scope import outside
 from nirs_store.values import as_name
 
 __all__ = ["Logging", "Use", "equip", "finish", "keep", "refuse_corrected", "use_of", "warn_uncorrected"]
@@ -122,6 +122,7 @@ def refuse_corrected(use: Use) -> None:
 
 def equip(predictor: Any, use: Use, store: Callable[[], Any]) -> None:
     """Give a predictor the correction that its calibration has now, and the log of its store."""
+    predictor.scope = use.scope
     if use.correction is not None:
         predictor.correction = use.correction
         warnings.warn(f"{use.label} is {use.correction.words}.", UserWarning, stacklevel=3)
@@ -151,7 +152,7 @@ def finish(use: Use, details: pl.DataFrame, **said: Any) -> pl.DataFrame:
     """Correct a detailed prediction and flag what lies outside the scope of the version."""
     if use.correction is not None:
         details = use.correction.apply(details)
-    return outside(use.scope, details, **said) if use.scope else details
+    return outside(use.scope, details, **said)
 
 
 # -- The log.

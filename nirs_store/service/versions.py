@@ -11,6 +11,7 @@ from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, field_table
+from nirs_store.domain.scope import as_scope, check_targets
 from nirs_store.errors import CalibrationInUse, InvalidInput, UnknownId, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
@@ -30,7 +31,6 @@ from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import contents_of, insert, user_name
 from nirs_store.service.figures import figures_of, targets_of
-from nirs_store.service.scope import as_scope, check_targets
 from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, from_json, to_json, with_zone
 

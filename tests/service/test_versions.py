@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,10 @@ from servicekit import GRID, NEW, Recorded, X, Y, record
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 
-from nirs_store import WorkspaceStore, record_cross_validation
+from nirs_store import WorkspaceStore, load_bundle, record_cross_validation
+from nirs_store.bundle import inspect_bundle
 from nirs_store.errors import (
+    BundleInvalid,
     CalibrationInUse,
     CalibrationNotFound,
     ForbiddenContent,
@@ -351,3 +355,37 @@ def test_a_version_knows_the_data_set_of_its_chain(store: WorkspaceStore) -> Non
         store.calibrations.register("fat", chain, dataset="meet@v1")
     with pytest.raises(NirsStoreError, match="needed by the calibration fat@v1"):
         store.datasets.delete("meat@v1")
+
+
+def test_predictors_and_bundles_keep_name_and_scope(
+    store: WorkspaceStore, recorded: Recorded, tmp_path: Path
+) -> None:
+    scope = {"matrix": "meat", "range": (10, 20), "note": "pilot"}
+    store.calibrations.register("fat", recorded.second, scope=scope, alias="production")
+    expected = store.predict("fat", NEW, matrix="milk", on_outlier="ignore", log=False)
+    assert {"outside scope: matrix", "outside scope: range"} <= {
+        word for row in expected["flags"] for word in row
+    }
+    predictor = store.predictor("fat")
+    for safe in (False, True):
+        path = store.export_chain("fat@production", tmp_path / f"{safe}.n4a", safe=safe)
+        bundle = load_bundle(path, allow_pickle=not safe)
+        assert (bundle.facts["calibration"], bundle.scope["note"]) == ("fat@v1", "pilot")
+        assert "fat@v1" in bundle._repr_html_()
+        assert "fat@v1" in (inspect_bundle(path).card or "")
+        for each in (predictor, pickle.loads(pickle.dumps(predictor)), bundle):
+            found = each.predict_details(NEW, matrix="milk", on_outlier="ignore")
+            assert found["flags"].to_list() == expected["flags"].to_list()
+    imported = WorkspaceStore(tmp_path / "other")
+    with imported:
+        run = imported.import_bundle(tmp_path / "True.n4a")
+        assert imported.get_run(run.run_id)["config"]["facts"]["calibration"] == "fat@v1"  # type: ignore[index]
+        # The name is a fact about the file; here nothing is registered by it.
+        assert imported.calibrations.list().height == 0
+    plain = load_bundle(store.export_chain(recorded.second, tmp_path / "plain.n4a"), allow_pickle=True)
+    assert ("calibration" in plain.facts, dict(plain.scope)) == (False, {})
+    odd = store.export_chain(
+        "fat", tmp_path / "odd.n4a", safe=True, facts={"calibration_scope": {"range": "all"}}
+    )
+    with pytest.raises(BundleInvalid, match="scope"):
+        load_bundle(odd)

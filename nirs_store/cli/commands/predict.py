@@ -98,7 +98,9 @@ def command(
             )
         metadata = bundle.chain.get("metadata") or {}
         table, X = _read(spectra, reading, bundle.chain)
-        found_here = bundle.predict_details(X, table.wavelengths, resample=resample, **options)
+        found_here = bundle.predict_details(
+            X, table.wavelengths, resample=resample, instrument=instrument, matrix=matrix, **options
+        )
         domain = bundle.domain
     elif resample:
         raise click.UsageError("--resample goes with a bundle; resample the spectra yourself for a chain.")

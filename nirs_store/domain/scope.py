@@ -102,6 +102,8 @@ def outside(
     wavelengths: Any = None,
 ) -> pl.DataFrame:
     """Flag what lies outside the scope of a version in a detailed prediction; what is not said is not checked."""
+    if not scope:
+        return details
     words = [
         f"outside scope: {what}"
         for what, known, said in (

@@ -64,10 +64,11 @@ def as_samples(store: Any, given: Any, target: str | None, name: str) -> Samples
     InvalidInput, ShapeMismatch
         It has no reference values, or they do not fit the spectra.
     """
+    from nirs_store.datasets.version import DatasetVersion
     from nirs_store.reading import Spectra
 
     wavelengths = None
-    if isinstance(given, str):
+    if isinstance(given, (str, DatasetVersion)):
         found = store.datasets.get(given, target=target)
         X, y, ids, wavelengths = found.X, found.y, found.ids, found.wavelengths
     elif isinstance(given, Spectra):
@@ -168,10 +169,10 @@ def update(
     target = metadata.get("target")
     if "classif" in str(metadata.get("task_type")) or (isinstance(target, str) and target.startswith("[")):
         raise InvalidInput(f"{calibration}: updating needs a calibration of one number per sample.")
-    source = old_samples if old_samples is not None else _dataset_of(store, before)
+    source = old_samples if old_samples is not None else _dataset_of(store, before, metadata)
     old = as_samples(store, source, target, "old_samples")
     new = as_samples(store, new_samples, target, "new_samples")
-    _check(old, new, metadata)
+    _check(old, new, metadata, chain.get("wavelengths"))
     estimator = _pipeline(found.steps())
     splitter = cv if cv is not None else _splitter(store, chain)
     ids = None if old.ids is None or new.ids is None else [*old.ids, *new.ids]
@@ -210,26 +211,35 @@ def update(
     return Updated(before, after, compared, len(new.y))
 
 
-def _dataset_of(store: Any, version: CalibrationVersion) -> Any:
-    identifier = version.dataset_version_id
+def _dataset_of(store: Any, version: CalibrationVersion, metadata: Mapping[str, Any]) -> Any:
+    """Return the samples that a version was fitted on, from the data set that it was recorded or registered with."""
+    from nirs_store.datasets.rows import rows_in
+
+    identifier = metadata.get("dataset_version_id") or version.dataset_version_id
     if identifier is None:
         raise InvalidInput(
             f"{version.name}@v{version.version}: the store does not hold the samples that it was fitted on. Nothing "
             "was changed. Give them: old_samples=(X, y)."
         )
-    return identifier
+    whole = store.datasets.version(identifier)
+    return store.datasets.get(
+        whole, target=metadata.get("target"), rows=rows_in(metadata.get("dataset_rows"), whole.n_samples)
+    )
 
 
-def _check(old: Samples, new: Samples, metadata: Mapping[str, Any]) -> None:
+def _check(old: Samples, new: Samples, metadata: Mapping[str, Any], grid: Any) -> None:
     """Refuse spectra that do not belong together, and new samples that are old ones."""
     if old.X.shape[1] != new.X.shape[1]:
         raise ShapeMismatch(
             f"new_samples: expected {old.X.shape[1]} channels as in the calibration; found {new.X.shape[1]}."
         )
-    grids = [np.asarray(each.wavelengths, dtype=float) for each in (old, new) if each.wavelengths is not None]
-    if len(grids) == 2 and not np.allclose(grids[0], grids[1], rtol=1e-6):
+    grids = [
+        np.asarray(each, dtype=float) for each in (grid, old.wavelengths, new.wavelengths) if each is not None
+    ]
+    if any(len(each) != len(grids[0]) or not np.allclose(each, grids[0], rtol=1e-6) for each in grids):
         raise InvalidInput(
-            "new_samples: their wavelengths are not those of the old samples. Resample them first."
+            "new_samples, old_samples: their wavelengths are not those of the calibration. Nothing was changed. "
+            "Resample them first."
         )
     counted = metadata.get("n_samples")
     if isinstance(counted, int) and counted != len(old.y):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from servicekit import GRID, MEAT, Recorded, X, Y
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from nirs_store import WorkspaceStore, load_bundle, read_spectra
+from nirs_store import WorkspaceStore, load_bundle, read_spectra, record_cross_validation
 from nirs_store.errors import CalibrationNotFound, InvalidInput, ShapeMismatch, UnknownId
 
 # Some spectra of Tecator come twice.
@@ -214,3 +216,20 @@ def test_years_are_counted_in_utc(fat: WorkspaceStore) -> None:
     fat.predict("fat", TEST[:1], measured_at=datetime(2026, 1, 1, tzinfo=UTC), on_outlier="ignore")
     assert fat.measurements.list(since="2026-01-01", until="2026-01-01T01:00+00:00").height == 1
     assert fat.measurements.list(since="2026-01-01T02:00+01:00").height == 0
+
+
+def test_a_data_set_tells_what_a_version_was_fitted_on(store: WorkspaceStore) -> None:
+    both = MEAT.X[:, ::4]
+    named = [f"m{row}" for row in range(len(both))]
+    store.datasets.add("meat", both, references={"fat": MEAT.fat}, ids=named, wavelengths=GRID, unit="nm")
+    old = store.datasets.get("meat", target="fat", rows=slice(0, 90))
+    chain = record_cross_validation(store, PLSRegression(4, scale=False), old, cv=KFold(3)).chain_id
+    store.calibrations.register("fat", chain)
+    found = store.calibrations.update("fat@v1", store.datasets.get("meat", target="fat", rows=_FRESH))
+    assert found.added == 40
+    assert found.comparison["samples"].to_list() == ["new samples", "old samples"]
+    turned = store.datasets.add(
+        "turned", NEW[:, ::-1], references={"fat": NEW_Y}, wavelengths=GRID[::-1], unit="nm"
+    )
+    with pytest.raises(InvalidInput, match="wavelengths are not those"):
+        store.calibrations.update("fat@v1", turned)

@@ -404,21 +404,17 @@ def paired(reference: Any, first: Any, second: Any, *, alpha: float = 0.05) -> d
     Returns
     -------
     dict
-        ``n, rmsep_first, rmsep_second, mean_difference`` (second - first), ``p`` of the two-sided paired t test of
-        the squared errors, and ``verdict``: no verdict below ten samples.
+        ``n, rmsep_first, rmsep_second, mean_difference`` (second - first), ``p`` of the two-sided randomization test of
+        the paired squared errors (`nirs_store.choosing.paired_p_value`), and ``verdict``: none below ten samples.
     """
+    from nirs_store.choosing.pairs import paired_p_value
+
     y = _values(reference, "reference")
     a, b = _values(first, "first"), _values(second, "second")
     n = int(y.size)
     errors_a, errors_b = (y - a) ** 2, (y - b) ** 2
-    p = float("nan")
-    if n > 1:
-        gap = errors_b - errors_a
-        spread = float(gap.std(ddof=1))
-        if spread > _EXACT * float(np.abs(gap).max()):
-            p = 2 * (1 - _t_cdf(abs(float(gap.mean())) / (spread / math.sqrt(n)), n - 1))
-        else:
-            p = 1.0 if abs(float(gap.mean())) <= _EXACT else 0.0
+    flips = int(max(999, min(9999, 2e7 // max(n, 1))))
+    p = paired_p_value(errors_a, errors_b, n_permutations=flips) if n > 1 else float("nan")
     rmsep_a = float(np.sqrt(errors_a.mean())) if n else float("nan")
     rmsep_b = float(np.sqrt(errors_b.mean())) if n else float("nan")
     verdict = "not distinguishable"
@@ -466,12 +462,6 @@ def _t(share: float, df: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(df, share))
-
-
-def _t_cdf(value: float, df: int) -> float:
-    from scipy.special import stdtr
-
-    return float(stdtr(df, value))
 
 
 def _f(share: float, first: int, second: int) -> float:

@@ -118,6 +118,13 @@ GOALS = (
         "W13", "a point by log_metric against a flushed line of JSON", _own_ratio("point_us", "line_us"), 25
     ),
     Goal("W14", "adding spectra against Polars' fastest write", _own_ratio("add_s", "polars_s"), 3),
+    Goal(
+        "W15",
+        "1,000 predictions that are logged against not logged",
+        _own_ratio("logged_ms", "unlogged_ms"),
+        1.5,
+    ),
+    Goal("W15", "a monthly chart", _own("month_ms"), 300, unit="ms"),
     Goal("W14", "1,000 scattered rows", _own("rows_ms"), 100, unit="ms"),
 )
 

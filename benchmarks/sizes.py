@@ -26,6 +26,7 @@ class Size:
     diagnosed: int  # W12: spectra
     points: int  # W13
     spectra: int  # W14
+    measured: int  # W15: logged predictions
     peer_predictions: int = 100_000
     safe: bool = True  # W5: bundles without pickles as well
 
@@ -52,6 +53,7 @@ SIZES = {
         10_000,
         1_000_000,
         100_000,
+        1_000_000,
     ),
     "short": Size(
         FULL,
@@ -69,8 +71,9 @@ SIZES = {
         10_000,
         20_000,
         10_000,
+        100_000,
         20_000,
         safe=False,
     ),
-    "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, (2, 3), 50, 100, 50, 1000),
+    "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, (2, 3), 50, 100, 50, 2000, 1000),
 }

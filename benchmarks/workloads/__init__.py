@@ -26,6 +26,7 @@ PEERS: dict[str, tuple[str, ...]] = {
     "W12": ("nirs_store",),
     "W13": ("nirs_store",),
     "W14": ("nirs_store",),
+    "W15": ("nirs_store",),
     "anatomy": ("nirs_store",),
     "parts": ("floor",),
 }
@@ -44,6 +45,7 @@ _MODULES = {
     "W12": "calibrating.diagnosing",
     "W13": "calibrating.curves",
     "W14": "keeping.datasets",
+    "W15": "monitoring.monitoring",
     "anatomy": "anatomy.anatomy",
     "parts": "parts.parts",
 }

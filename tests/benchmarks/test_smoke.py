@@ -110,7 +110,7 @@ def test_stored_files_are_measured(memory: Path) -> None:
     assert found["auto_stored_share"] < 0.9
 
 
-@pytest.mark.parametrize("workload", ["W11", "W12", "W13", "W14"])
+@pytest.mark.parametrize("workload", ["W11", "W12", "W13", "W14", "W15"])
 def test_a_tiny_calibration_answers_its_goals(workload: str, tmp_path: Path) -> None:
     metrics = workloads.find(workload)("nirs_store", sizes.SIZES["tiny"], tmp_path)
     rows = [{"workload": workload, "peer": "nirs_store", "round": 0, "metrics": metrics}]

@@ -11,6 +11,7 @@ import numpy as np
 from nirs_store.bundle import load_bundle
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import TABLES
+from nirs_store.errors import UnknownDataset
 from nirs_store.store import WorkspaceStore
 
 __all__ = ["audit", "picture"]
@@ -39,6 +40,10 @@ _DANGLING = {
     "NOT IN (SELECT (name, version) FROM calibration_versions)",
     "aliases and their audit": "SELECT n FROM (SELECT (SELECT count(*) FROM calibration_aliases) - (SELECT count(*) "
     "FROM audit_entries WHERE operation = 'set_alias' AND success) AS n) WHERE n <> 0",
+    "data sets without their files": "SELECT dataset_version_id FROM dataset_versions v WHERE "
+    "(SELECT count(*) FROM artifact_refs WHERE owner_id = dataset_version_id) <> json_array_length(spectra_ids) + 1",
+    "files of no data set": "SELECT ref_id FROM artifact_refs WHERE owner_kind = 'dataset' AND owner_id NOT IN "
+    "(SELECT dataset_version_id FROM dataset_versions)",
     "halves of a logged prediction": "SELECT batch_id FROM measurements GROUP BY batch_id HAVING count(*) <> 12 OR "
     "count(DISTINCT measurement_id) <> 12",
     "one of two replicates": "SELECT sample_id FROM sample_references GROUP BY sample_id HAVING count(*) <> 2",
@@ -221,6 +226,22 @@ def _referred(store: WorkspaceStore, now: Picture, name: str) -> list[str]:
     return [] if found == 2 else [f"{name} has {found} references"]
 
 
+def _dataset(
+    store: WorkspaceStore, now: Picture, reference: str, digest: str, spectra: list[list[float]]
+) -> list[str]:
+    try:
+        version, found = store.datasets.version(reference), store.datasets.get(reference).X
+    except UnknownDataset:
+        # A version that the operation goes on to delete.
+        return [] if reference.startswith("corn") and reference.endswith("@v1") else [f"{reference} is gone"]
+    return [] if version.content_hash == digest and found.tolist() == spectra else [f"{reference} is another"]
+
+
+def _let_go(store: WorkspaceStore, now: Picture, name: str) -> list[str]:
+    numbers = store.datasets.versions(name)["version"].to_list()
+    return [] if numbers == [2] else [f"{name} has the versions {numbers}"]
+
+
 def _collected(store: WorkspaceStore, now: Picture, orphans: list[str]) -> list[str]:
     return [f"{key} is there again" for key in orphans if store.get_artifact(key) is not None]
 
@@ -248,6 +269,8 @@ _ACKS: dict[str, Any] = {
     "alias": _alias,
     "logged": _logged,
     "referred": _referred,
+    "dataset": _dataset,
+    "let go": _let_go,
     "collected": _collected,
     "exported": _exported,
     "done": _done,

@@ -163,6 +163,17 @@ def _log(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
         ack("referred", names[0])
 
 
+def _datasets(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
+    spectra, name = _SPECTRA + time.time_ns() % 1000, f"corn {time.time_ns()}"
+    for grown in (spectra[:8], spectra):
+        version = store.datasets.add(name, grown, ids=range(len(grown)))
+        ack("dataset", version.reference, version.content_hash, grown.tolist())
+    chosen = store.datasets.select(version, "test", rows=[1, 9])
+    ack("dataset", chosen.reference, chosen.content_hash, spectra[[1, 9]].tolist())
+    store.datasets.delete(f"{name}@v1")
+    ack("let go", name)
+
+
 def _gc(store: WorkspaceStore, facts: dict[str, Any], ack: Ack) -> None:
     store.gc_artifacts(grace_seconds=0.0)
     ack("collected", facts["orphans"])
@@ -204,6 +215,7 @@ OPERATIONS: dict[str, Operation] = {
         Operation("trash", "usual", _trash),
         Operation("set_alias", "usual", _set_alias),
         Operation("log", "usual", _log),
+        Operation("datasets", "usual", _datasets),
         Operation("gc", "usual", _gc),
         Operation("vacuum", "usual", _vacuum),
         Operation("export_chain", "usual", _export),

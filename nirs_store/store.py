@@ -749,6 +749,7 @@ class WorkspaceStore:
         tag: str | None = None,
         name: str | None = None,
         scores: bool = True,
+        per_kind: int | None = None,
     ) -> pl.DataFrame:
         """List one page of all chains, sorted and filtered by the catalog, however many there are.
 
@@ -771,6 +772,8 @@ class WorkspaceStore:
             A part of the run's name, or a pattern with ``*`` and ``?``.
         scores : bool
             False: leave out what is computed from arrays (r2, bias, rpd, ...), which takes longest.
+        per_kind : int, optional
+            At most so many, the best, of each data set, target, unit and task.
 
         Returns
         -------
@@ -795,7 +798,9 @@ class WorkspaceStore:
             "name": name,
         }
         return self._engine.query(
-            lambda con: chain_list.list_chains(con, sort, descending, limit, offset, text, scores, filters)
+            lambda con: chain_list.list_chains(
+                con, sort, descending, limit, offset, text, scores, per_kind, filters
+            )
         )
 
     def chain_values(self, *names: str, limit: int = 200) -> dict[str, list[str]]:

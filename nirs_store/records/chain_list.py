@@ -11,9 +11,10 @@ from nirs_store.db.sql import execute
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.records import ranking, search
+from nirs_store.records.predictions import load_arrays
 from nirs_store.records.queries import frame, named_like, page_of
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, higher_is_better
-from nirs_store.values import as_text
+from nirs_store.values import as_text, from_json
 
 __all__ = ["FILTERS", "SORTS", "list_chains", "values_of"]
 
@@ -55,6 +56,7 @@ def list_chains(
     offset: int,
     text: str | None,
     scores: bool,
+    per_kind: int | None,
     filters: Mapping[str, str | None],
 ) -> pl.DataFrame:
     """Return one page of chains; see `WorkspaceStore.list_chains`."""
@@ -64,10 +66,11 @@ def list_chains(
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InvalidInput(f"sort: expected one of {', '.join(names)}; found {sort!r}.{hint}")
     where, holds, params = _conditions(filters, text)
-    found = _page(con, sort, descending, where, holds, params | page_of(limit, offset))
-    if not scores or not found.height:
-        return found
-    return _with_scores(con, found)
+    params |= page_of(limit, offset) | {"per_kind": page_of(per_kind, 0)["limit"]}
+    found = _page(con, sort, descending, where, holds, params)
+    if scores and found.height:
+        found = _with_scores(con, found)
+    return found.drop("classes", "fold_weights", "repeats", "n_data", "recorded_metric", "pooled", "fold_sd")
 
 
 def _conditions(filters: Mapping[str, str | None], text: str | None) -> tuple[str, str, dict[str, Any]]:
@@ -108,8 +111,8 @@ def _page(
         f"""
         WITH kept AS (
             SELECT c.chain_id, c.pipeline_id, c.preprocessings, c.model_class, c.target, c.target_unit, c.created_at,
-                c.steps, c.model_step_idx, l.run_id, l.dataset_name, l.name AS pipeline_name, r.name AS run_name,
-                r.tags, {"''" if holds == "TRUE" else search.TEXT} AS hay
+                c.steps, c.model_step_idx, c.metadata, c.fold_weights, l.run_id, l.dataset_name,
+                l.name AS pipeline_name, r.name AS run_name, r.tags, {"''" if holds == "TRUE" else search.TEXT} AS hay
             FROM chains c JOIN pipelines l USING (pipeline_id) LEFT JOIN runs r USING (run_id)
             WHERE {where} AND ({holds})
         ), rows AS (
@@ -128,7 +131,8 @@ def _page(
             SELECT chain_id, any_value(model_name) AS model_name,
                 any_value(CASE WHEN contains(lower(task_type), 'classification') THEN 'classification'
                     ELSE 'regression' END) AS task,
-                any_value(about) AS metric, list_contains($high, any_value(about)) AS higher,
+                any_value(about) AS metric, any_value(named) AS recorded_metric,
+                list_contains($high, any_value(about)) AS higher,
                 count(DISTINCT fold_id) FILTER (is_fold) AS n_folds,
                 coalesce(sum(n_samples) FILTER (is_fold), 0)::BIGINT AS n_samples,
                 CASE WHEN any_value(about) = 'rmse'
@@ -147,8 +151,14 @@ def _page(
             coalesce(s.model_name, split_part(c.model_class, '.', -1)) AS model_name, c.model_class,
             concat_ws(' > ', nullif(c.preprocessings, ''), model_name) AS pipeline, {ranking.COMPONENTS} AS components,
             c.target, c.target_unit, s.task, s.metric, s.score, s.score_sd, t.rmsep, s.n_folds, s.n_samples,
-            coalesce(json_extract_string(c.tags, '$[*]'), []) AS tags, c.created_at, count(*) OVER () AS total
+            coalesce(json_extract_string(c.tags, '$[*]'), []) AS tags, c.created_at, count(*) OVER () AS total,
+            json_extract(c.metadata, '$.classes')::VARCHAR AS classes, c.fold_weights::VARCHAR AS fold_weights,
+            json_extract(c.metadata, '$.repeats')::VARCHAR AS repeats,
+            TRY_CAST(c.metadata ->> '$.n_samples' AS BIGINT) AS n_data, s.recorded_metric,
+            s.score AS pooled, s.score_sd AS fold_sd
         FROM kept c LEFT JOIN scored s USING (chain_id) LEFT JOIN tested t USING (chain_id)
+        QUALIFY $per_kind IS NULL OR row_number() OVER (
+            PARTITION BY c.dataset_name, c.target, c.target_unit, s.task ORDER BY {order}, c.chain_id) <= $per_kind
         ORDER BY {order}, c.chain_id LIMIT $limit OFFSET $offset
         """,
         params,
@@ -157,25 +167,45 @@ def _page(
 
 def _with_scores(con: Connection, found: pl.DataFrame) -> pl.DataFrame:
     """Add what is computed from the arrays, of the chains of one page."""
-    parts = []
-    for task in found["task"].drop_nulls().unique().to_list():
-        ids = found.filter(pl.col("task") == task)["chain_id"].to_list()
-        parts.append(ranking.rank_matches(con, ids, None, None).drop("task"))
-    whole = pl.concat(parts, how="diagonal") if parts else None
-    if whole is None or not whole.height:
-        return found
-    exact = [name for name in ("score", "score_sd") if name in whole.columns]
-    names = ["rmsecv", "rmsec", *_SCORES, "refit_score", "test_score", "n_repeats", "repeat_sd"]
-    more = [name for name in names if name in whole.columns and name != "rmse"]
-    joined = found.join(
-        whole.select("chain_id", *more, *(pl.col(n).alias(f"{n}_exact") for n in exact),
-                     *([pl.col("rmsep").alias("rmsep_exact")] if "rmsep" in whole.columns else [])),
-        on="chain_id", how="left", maintain_order="left",
-    )  # fmt: skip
-    kept = [f"{name}_exact" for name in (*exact, "rmsep") if f"{name}_exact" in joined.columns]
-    return joined.with_columns(
-        pl.coalesce(name, name.removesuffix("_exact")).alias(name.removesuffix("_exact")) for name in kept
-    ).drop(kept)
+    predictions: dict[str, list[dict[str, Any]]] = {}
+    for row in ranking.predictions_of(con, found["chain_id"].to_list()).iter_rows(named=True):
+        predictions.setdefault(row["chain_id"], []).append(row)
+    needed = [
+        row["prediction_id"]
+        for rows in predictions.values()
+        for row in rows
+        # What a refit scored is recorded whole; folds are scored together, so their arrays are needed.
+        if row["fold_id"] not in ranking.NO_FOLDS
+        and (row["partition"] == "val" or (row["partition"] == "test" and not _has_refit_test(rows)))
+    ]
+    arrays = load_arrays(con, needed, ranking.SCORED_ARRAYS)
+    names = [
+        "rmsecv",
+        "rmsec",
+        *_SCORES,
+        "refit_score",
+        "test_score",
+        "repeat_sd",
+        "score",
+        "score_sd",
+        "rmsep",
+    ]
+    columns: dict[str, list[Any]] = {name: [] for name in dict.fromkeys(names) if name != "rmse"}
+    for chain in found.iter_rows(named=True):
+        known = chain | {name: from_json(chain[name]) for name in ("classes", "fold_weights", "repeats")}
+        own = predictions.get(chain["chain_id"], [])
+        metric = chain["recorded_metric"] or "rmse"
+        scored = (
+            ranking.chain_scores(known, own, arrays, chain["task"], metric) if own and chain["task"] else {}
+        )
+        for name, values in columns.items():
+            value = scored.get(name)
+            values.append(chain[name] if value is None and name in ("score", "score_sd", "rmsep") else value)
+    return found.with_columns(pl.Series(name, values, dtype=pl.Float64) for name, values in columns.items())
+
+
+def _has_refit_test(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row["partition"] == "test" and row["fold_id"] in ranking.REFIT_FOLDS for row in rows)
 
 
 _VALUES = {

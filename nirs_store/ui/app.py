@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -27,12 +28,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nirs_store.errors import (
-    CatalogDamaged,
     InvalidInput,
     NirsStoreError,
     NotAWorkspace,
     ReadOnlyStore,
-    SchemaTooNew,
     StoreBusy,
     UnknownId,
 )
@@ -59,6 +58,8 @@ _MODULES = (
 )
 STATIC = Path(__file__).parent / "static"
 _MOST_FILES = 64
+#: Answers that are given again, and how large one may be.
+_MOST_KEPT, _MOST_KEPT_BYTES = 48, 1 << 20
 _STATUS: tuple[tuple[type[NirsStoreError], int], ...] = (
     (UnknownId, 404),
     (ReadOnlyStore, 403),
@@ -177,6 +178,7 @@ class _Answers:
         self.desk, self.guard, self.screens = desk, guard, screens
         # One answer after the other: the store takes one question at a time anyhow, and what it warns of is collected.
         self._turn = threading.Lock()
+        self._kept: OrderedDict[tuple[str, ...], tuple[bytes, int, str]] = OrderedDict()
 
     def route(self, screen: Screen) -> Callable[[HttpRequest], Any]:
         """Return the endpoint of a screen."""
@@ -217,8 +219,13 @@ class _Answers:
         )
         try:
             with _warned() as told:
+                store = self.desk.store()
+                key = (str(asked.url), form_wanted, _stamp(store)) if screen.keeps else ()
+                if key and key in self._kept:
+                    self._kept.move_to_end(key)
+                    return _fresh(self._kept[key])
                 request = Request(
-                    self.desk.store(),
+                    store,
                     asked.url.path,
                     dict(asked.path_params),
                     query,
@@ -235,17 +242,24 @@ class _Answers:
                 if isinstance(found, Download):
                     return _sent(found.content, found.media_type, found.name)
                 if form_wanted == "json":
-                    return Response(as_json(_data_of(found)), found.status, media_type="application/json")
+                    plain = as_json(_data_of(found))
+                    return self._keep(key, (plain, found.status, "application/json"))
                 if form_wanted:
                     if found.table is None:
                         raise InvalidInput("format: this screen has no table to download.")
                     content, media_type = found.table.download(form_wanted)
                     return _sent(content, media_type, f"{found.table.name}.{form_wanted}")
-            return HTMLResponse(
-                document(request, found, self.screens, told, self.guard.form_token), found.status
-            )
+            html = document(request, found, self.screens, told, self.guard.form_token)
+            return self._keep(key, (html.encode(), found.status, "text/html"))
         except NirsStoreError as error:
             return self._failed(error, form_wanted)
+
+    def _keep(self, key: tuple[str, ...], answer: tuple[bytes, int, str]) -> Response:
+        if key and len(answer[0]) < _MOST_KEPT_BYTES:
+            self._kept[key] = answer
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return _fresh(answer)
 
     def _failed(self, error: NirsStoreError, form_wanted: str) -> Response:
         status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
@@ -253,10 +267,21 @@ class _Answers:
         if form_wanted == "json":
             plain = {"error": error.code, "message": str(words)}
             return Response(as_json(plain), status, media_type="application/json")
-        if isinstance(error, NotAWorkspace) and not isinstance(error, SchemaTooNew | CatalogDamaged):
+        if isinstance(error, NotAWorkspace):
             begin = render("begin.html", folder=str(self.desk.folder), words=str(words))
             return HTMLResponse(begin, 404)
         return _page_of_error(status, str(words))
+
+
+def _fresh(answer: tuple[bytes, int, str]) -> Response:
+    # A new object each time: the middleware writes into its headers.
+    return Response(answer[0], answer[1], media_type=answer[2])
+
+
+def _stamp(store: WorkspaceStore) -> str:
+    """Return what changes with every transaction of the catalog."""
+    found = store.sql("SELECT value FROM nirs_store_meta WHERE key = 'change_count'")
+    return str(found["value"][0]) if found.height else ""
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, InvalidInput, NirsStoreError
 from nirs_store.plots._chain import ChainData, chain_data
 from nirs_store.plots._figure import label, wavelength_words
 from nirs_store.scores import regression_scores
@@ -216,7 +216,14 @@ def spectrum_figure(title: str, axis: Any, unit: str | None, y: str, **options: 
 
 
 def _space(store: WorkspaceStore, chain_id: str) -> Any:
-    domain = store.domain(chain_id)
+    try:
+        domain = store.domain(chain_id)
+    except (
+        BlobMissing,
+        BlobCorrupt,
+        BlobUnreadable,
+    ):  # the health screen names it; the other figures are shown
+        return None
     return None if domain is None or not domain.spaces else domain.spaces[0]
 
 

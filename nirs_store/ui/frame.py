@@ -185,6 +185,8 @@ class Screen:
         An attribute of the store that must exist, for the screen to be listed.
     changes : bool
         Only with ``--allow-changes``.
+    keeps : bool
+        Its answer follows from the catalog alone, and is given again until something is recorded or changed.
     """
 
     path: str
@@ -193,3 +195,4 @@ class Screen:
     method: str = "GET"
     needs: str = ""
     changes: bool = False
+    keeps: bool = False

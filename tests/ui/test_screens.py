@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,3 +262,94 @@ def test_changes_are_refused_where_the_page_only_shows(page: Page, chain_id: str
     assert answer.status_code == 403
     assert "--allow-changes" in answer.text
     assert page.json("/chains")["total"] == 3
+
+
+def test_a_damaged_workspace_says_what_is_wrong(
+    recorded: Path, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(recorded, folder)
+    catalog = folder / "store.duckdb"
+    catalog.write_bytes(b"\x00" * 4096 + catalog.read_bytes()[4096:])
+    page = open_page(folder)
+    for path in ("/", "/chains", "/health"):
+        answer = page.get(path)
+        assert answer.status_code == 500
+        assert "Restore it from a backup" in answer.text
+
+
+def test_a_lost_object_is_found_and_predicting_says_so(
+    recorded: Path, tmp_path: Path, open_page: Callable[..., Page], chain_id: str, spectra: Path
+) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(recorded, folder)
+    shutil.rmtree(folder / "artifacts")
+    page = open_page(folder)
+    assert "Predicted against measured" in page.html(f"/chains/{chain_id}")
+    assert "blob_missing" in page.html("/health")
+    answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("new.csv", spectra.read_bytes())})
+    assert answer.status_code == 500
+    assert "missing" in answer.text
+
+
+def test_an_older_workspace_is_shown_and_left_as_it_is(
+    tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    stores = sorted((Path(__file__).parents[1] / "compat" / "stores").glob("*.zip"))
+    with zipfile.ZipFile(stores[0]) as archive:
+        archive.extractall(tmp_path)
+    folder = tmp_path / "workspace"
+    before = (folder / "store.duckdb").read_bytes()
+    page = open_page(folder)
+    for path in ("/", "/chains", "/runs", "/health"):
+        assert page.get(path).status_code == 200, path
+    with zipfile.ZipFile(stores[0]) as archive:
+        pending = [name for name in archive.namelist() if "journal/segments/" in name and not name.endswith("/")]
+    assert pending, "commits wait in its journal"
+    fresh = open_page(folder)
+    assert "commits in its journal could not be applied" in fresh.html("/")
+    page.desk.close()
+    assert (folder / "store.duckdb").read_bytes() == before
+
+
+def test_an_answer_is_kept_until_something_is_recorded(
+    tmp_path: Path, recorded: Path, open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(recorded, folder)
+    page = open_page(folder)
+    first = page.html("/chains")
+    asked: list[str] = []
+    plain = WorkspaceStore.list_chains
+    monkeypatch.setattr(WorkspaceStore, "list_chains", lambda *a, **k: asked.append("") or plain(*a, **k))
+    assert page.html("/chains") == first
+    assert page.json("/chains")["total"] == 3
+    assert page.json("/chains")["total"] == 3
+    assert len(asked) == 1
+    with WorkspaceStore(folder) as store:
+        store.rename_run(store.list_runs()["run_id"][0], "another name")
+    assert "another name" in page.html("/chains")
+    with WorkspaceStore(folder) as store:
+        store.delete_chain(page.json("/chains")["rows"][0]["chain_id"])
+    assert page.json("/chains")["total"] == 2
+    with WorkspaceStore(folder) as store, store.run("newer", datasets=["corn"]) as run:
+        with run.pipeline("p", dataset_name="corn") as pipeline:
+            store.save_chain(
+                pipeline.pipeline_id,
+                [{"step_idx": 1, "operator_class": "m.PLS", "operator_type": "model", "params": {}}],
+                1,
+                "m.PLS",
+                "",
+                "shared",
+                {},
+                {},
+            )
+            pipeline.complete()
+        store.flush()
+        assert page.json("/chains")["total"] == 3
+
+
+def test_what_goes_on_and_what_a_reviewer_would_ask_have_their_own_addresses(page: Page) -> None:
+    assert page.json("/now")["counts"]["runs"] == 1
+    assert {each["code"] for each in page.json("/findings")} >= {"R03"} or page.json("/findings") == []
+    assert 'id="findings"' in page.html("/findings")

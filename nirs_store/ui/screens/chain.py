@@ -215,8 +215,8 @@ def prediction(request: Request) -> View:
 
 
 SCREENS = (
-    Screen("/chains/{chain_id}", show),
-    Screen("/chains/{chain_id}/predictions", predictions),
+    Screen("/chains/{chain_id}", show, keeps=True),
+    Screen("/chains/{chain_id}/predictions", predictions, keeps=True),
     Screen("/chains/{chain_id}/inside", inside, method="POST"),
     Screen("/chains/{chain_id}/export", export, method="POST"),
     Screen("/predictions/{prediction_id}", prediction),

@@ -119,4 +119,4 @@ def _side_by_side(store: WorkspaceStore, chains: list[str], names: dict[str, str
     return figure.points(both["y_pred"], both["y_pred_2"], "cv", titles=titles, keys=samples)
 
 
-SCREENS = (Screen("/compare", show),)
+SCREENS = (Screen("/compare", show, keeps=True),)

@@ -51,14 +51,8 @@ def show(request: Request) -> View:
          Column("own_bytes", "Only here", "bytes")],
         prefix="r_",
     )  # fmt: skip
-    values: dict[str, Any] = {
-        "report": report,
-        "table": table,
-        "storage": storage,
-        "plan": plan,
-        "kinds": kinds,
-        "largest": largest,
-    }
+    values: dict[str, Any] = {"report": report, "table": table, "kinds": kinds, "largest": largest}
+    values |= {"storage": storage, "plan": plan}
     data = {"ok": report.ok, "findings": findings, "storage": storage, "gc": plan}
     return View("health.html", "Health", values, data=data, table=table)
 

@@ -128,4 +128,4 @@ def show(request: Request) -> View:
     )
 
 
-SCREENS = (Screen("/chains", show, "Leaderboard"),)
+SCREENS = (Screen("/chains", show, "Leaderboard", keeps=True),)

@@ -18,35 +18,30 @@ _FIRST, _BOARDS, _REVIEWED = 6, 6, 3
 
 
 def show(request: Request) -> View:
-    """Show the best chains of each data set, the runs being recorded, findings and size."""
+    """Show the best chains of each data set with the figure of one; what goes on comes from an address of its own."""
     store = request.store
-    counts = store.sql(
+    kinds = _kinds(store)
+    boards = _boards(request, kinds[:_BOARDS])
+    chosen = request.text("chain") or (boards[0]["table"].frame["chain_id"][0] if boards else "")
+    for board in boards:
+        board["table"].picked = chosen
+    values = {
+        "counts": _counts(store),
+        "live": live(store),
+        "boards": boards,
+        "chosen": store.show_chain(chosen) if chosen else None,
+        "figure": predicted_vs_measured(store, chosen) if chosen else None,
+        "more_boards": max(0, len(kinds) - _BOARDS),
+    }
+    return View("overview.html", "Overview", values, refresh=2)
+
+
+def _counts(store: WorkspaceStore) -> dict[str, int]:
+    return store.sql(
         "SELECT (SELECT count(*) FROM runs) AS runs, (SELECT count(*) FROM pipelines) AS pipelines, "
         "(SELECT count(*) FROM chains) AS chains, (SELECT count(*) FROM predictions) AS predictions, "
         "(SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM blobs) AS model_bytes"
     ).row(0, named=True)
-    boards = _boards(request)
-    chosen = request.text("chain") or (boards[0]["table"].frame["chain_id"][0] if boards else "")
-    for board in boards:
-        board["table"].picked = chosen
-    figure, findings = None, []
-    if chosen:
-        figure = predicted_vs_measured(store, chosen)
-        findings = _findings(store, boards)
-    return View(
-        "overview.html",
-        "Overview",
-        {
-            "counts": counts,
-            "boards": boards,
-            "live": live(store),
-            "chosen": store.show_chain(chosen) if chosen else None,
-            "figure": figure,
-            "findings": findings,
-            "more_boards": max(0, len(_kinds(store)) - _BOARDS),
-        },
-        refresh=2,
-    )
 
 
 def _kinds(store: WorkspaceStore) -> list[dict[str, Any]]:
@@ -57,24 +52,36 @@ def _kinds(store: WorkspaceStore) -> list[dict[str, Any]]:
     ).to_dicts()
 
 
-def _boards(request: Request) -> list[dict[str, Any]]:
+def _boards(request: Request, kinds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the first rows of the leaderboard of each data set and target, the newest first."""
     boards = []
-    for kind in _kinds(request.store)[:_BOARDS]:
+    for kind in kinds:
         about = {name: kind[name] for name in ("dataset_name", "target", "target_unit")}
         frame = request.store.list_chains(limit=_FIRST, **about)
-        if not frame.height:
-            continue
         tasks = set(frame["task"].drop_nulls().to_list())
         left_out = ("dataset_name", "target", "target_unit", "run_name", "created_at", "chain_id")
         columns = [
             replace(c, longest=28) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
         ]
+        total = int(frame["total"][0])
         table = Table(
-            frame, columns, request, int(frame["total"][0]), ranks=True, ticks="chain_id", picks="/?chain="
+            frame.drop("total"), columns, request, total, ranks=True, ticks="chain_id", picks="/?chain="
         )
-        boards.append({"about": about, "table": table, "total": table.total})
+        boards.append({"about": about, "table": table, "total": total})
     return boards
+
+
+def now(request: Request) -> View:
+    """Show what goes on: asked for again and again, so it asks the catalog for little."""
+    store = request.store
+    return View("now.html", "Now", {"counts": _counts(store), "live": live(store)}, refresh=2)
+
+
+def findings(request: Request) -> View:
+    """Show what the review says of the best chains: later than the rest, as it takes longer."""
+    found = _findings(request.store, _boards(request, _kinds(request.store)[:_REVIEWED]))
+    data = [{"chain_id": each["chain_id"], **vars(each["finding"])} for each in found]
+    return View("findings.html", "What a reviewer would ask", {"findings": found}, data=data)
 
 
 def live(store: WorkspaceStore) -> list[dict[str, Any]]:
@@ -95,7 +102,7 @@ def live(store: WorkspaceStore) -> list[dict[str, Any]]:
 def _findings(store: WorkspaceStore, boards: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what the review says of the best chains, gravest first."""
     found: list[dict[str, Any]] = []
-    for board in boards[:_REVIEWED]:
+    for board in boards:
         row = board["table"].frame.row(0, named=True)
         try:
             review = store.review(row["chain_id"])
@@ -107,4 +114,8 @@ def _findings(store: WorkspaceStore, boards: list[dict[str, Any]]) -> list[dict[
     return sorted(found, key=lambda each: ("error", "warning", "note").index(each["finding"].severity))[:8]
 
 
-SCREENS = (Screen("/", show, "Overview"),)
+SCREENS = (
+    Screen("/", show, "Overview", keeps=True),
+    Screen("/now", now),
+    Screen("/findings", findings, keeps=True),
+)

@@ -84,4 +84,4 @@ def _cells(
     return found
 
 
-SCREENS = (Screen("/pivot", show, "Pivot"),)
+SCREENS = (Screen("/pivot", show, "Pivot", keeps=True),)

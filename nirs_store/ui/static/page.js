@@ -46,23 +46,26 @@
   });
   addEventListener("popstate", () => show(location.href, false));
 
-  // -- Live parts: asked for again while the page is looked at, and left alone where nothing changed.
+  // -- Parts that come from an address: later ones once, live ones again and again while the page is looked at.
+  async function fill(part, from) {
+    const page = new DOMParser().parseFromString(await (await fetch(from, { headers: { Accept: "text/html" } })).text(), "text/html");
+    const next = page.getElementById(part.id);
+    if (next && next.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) part.replaceWith(document.importNode(next, true));
+  }
   async function again() {
     const seconds = main() && Number(main().dataset.refresh);
+    const began = performance.now();
     if (seconds && !document.hidden) {
       try {
-        const text = await (await fetch(location.href, { headers: { Accept: "text/html" } })).text();
-        const page = new DOMParser().parseFromString(text, "text/html");
-        document.querySelectorAll("[data-live]").forEach((part) => {
-          const next = page.getElementById(part.id);
-          if (next && next.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) part.replaceWith(document.importNode(next, true));
-        });
+        for (const part of document.querySelectorAll("[data-live]")) await fill(part, part.dataset.from || location.href);
         document.body.classList.remove("lost");
       } catch { document.body.classList.add("lost"); }
     }
-    setTimeout(again, 1000 * (seconds || 5));
+    // A recording beside it comes first: the page takes a twentieth of the time at most.
+    setTimeout(again, Math.max(1000 * (seconds || 5), 20 * (performance.now() - began)));
   }
   setTimeout(again, 1500);
+  document.querySelectorAll("[data-later]").forEach((part) => fill(part, part.dataset.later).catch(() => {}));
 
   // -- Figures: what a mark is, at once; and the same sample in the other figures.
   const tip = document.createElement("div");

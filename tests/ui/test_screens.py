@@ -304,7 +304,9 @@ def test_an_older_workspace_is_shown_and_left_as_it_is(
     for path in ("/", "/chains", "/runs", "/health"):
         assert page.get(path).status_code == 200, path
     with zipfile.ZipFile(stores[0]) as archive:
-        pending = [name for name in archive.namelist() if "journal/segments/" in name and not name.endswith("/")]
+        pending = [
+            name for name in archive.namelist() if "journal/segments/" in name and not name.endswith("/")
+        ]
     assert pending, "commits wait in its journal"
     fresh = open_page(folder)
     assert "commits in its journal could not be applied" in fresh.html("/")

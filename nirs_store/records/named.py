@@ -46,6 +46,10 @@ ARCHIVED_NUMBER = "archived_version"
 _LONGEST = 100
 _NUMBER = re.compile(r"[vV]([0-9]{1,9})")
 _JSON = ("scope", "figures", "metadata")
+_POINTED = (
+    "name = $id AND version = (SELECT version FROM calibration_aliases WHERE name = $id AND alias = $alias "
+    "ORDER BY number DESC LIMIT 1)"
+)
 
 
 MEANINGS = ("authorship", "review", "responsibility", "approval")
@@ -242,6 +246,9 @@ def find_version(con: Connection, given: Any) -> dict[str, Any]:
             raise _unknown_name(con, name)
         return row
     wanted = selector or DEFAULT_ALIAS
+    row = version_row(con, _POINTED, {"id": name, "alias": wanted})
+    if row is not None:
+        return row
     present = {alias: version for (_, alias), version in aliases_of(con, name).items()}
     if wanted in present:
         return _numbered(con, name, present[wanted])

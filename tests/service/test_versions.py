@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from servicekit import GRID, NEW, Recorded, X, Y, record
+from servicekit import GRID, NEW, Recorded, X, Y, alter, record
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 
@@ -206,6 +206,25 @@ def test_an_alias_moves_with_history_and_audit(store: WorkspaceStore, recorded: 
         calibrations.set_alias("fat", "production", "other@v1")
 
 
+def test_the_last_move_counts_whatever_the_clocks_say(recorded: Recorded) -> None:
+    with WorkspaceStore(recorded.folder) as store:
+        store.calibrations.register("fat", recorded.first, alias="production")
+    # Of a machine whose clock is ten years ahead; its ids sort by its time too.
+    alter(
+        recorded.folder,
+        "UPDATE calibration_aliases SET set_at = set_at + INTERVAL 10 YEARS, alias_id = 'f' || alias_id",
+    )
+    with WorkspaceStore(recorded.folder) as store:
+        store.calibrations.register("fat", recorded.second)
+        store.calibrations.set_alias("fat", "production", 2)
+        assert store.calibrations.resolve("fat").version == 2
+        assert store.calibrations.aliases("fat") == {"production": 2}
+        assert store.calibrations.versions("fat")["aliases"].to_list() == ["production", ""]
+        with pytest.raises(CalibrationInUse, match="fat@production"):
+            store.delete_chain(recorded.second)
+        assert store.delete_chain(recorded.first)
+
+
 def test_what_an_alias_points_to_is_not_deleted(store: WorkspaceStore, recorded: Recorded) -> None:
     store.calibrations.register("fat", recorded.first, alias="production")
     with pytest.raises(CalibrationInUse, match="'production' points to it"):
@@ -351,6 +370,7 @@ def test_a_version_knows_the_data_set_of_its_chain(store: WorkspaceStore) -> Non
     expected = store.datasets.version("meat@v1").dataset_version_id
     assert store.calibrations.register("fat", chain).dataset_version_id == expected
     assert store.calibrations.register("fat", chain, dataset="meat@v1").dataset_version_id == expected
+    assert "meat@v1, 90 samples" in store.calibrations.dossier("fat@v1", figures=False).to_html()
     with pytest.raises(NirsStoreError, match="meet"):
         store.calibrations.register("fat", chain, dataset="meet@v1")
     with pytest.raises(NirsStoreError, match="needed by the calibration fat@v1"):

@@ -444,7 +444,14 @@ def _is_calibration(chain: Mapping[str, Any], X: Any, y: Any) -> bool:
     known = (chain.get("metadata") or {}).get("data_hash")
     if known is None or y is None:
         return False
-    return bool(content_hash(np.asarray(X), np.asarray(y)) == known)
+    return bool(data_hash(X, y) == known)
+
+
+def data_hash(X: Any, y: Any) -> str:
+    """Hash spectra and values as a cross-validation does: whole numbers are fitted as 64-bit floats."""
+    spectra, values = np.asarray(X), np.asarray(y)
+    spectra = spectra if spectra.dtype.kind == "f" else spectra.astype(np.float64)
+    return content_hash(spectra, values.astype(np.float64) if values.dtype.kind in "biuf" else values)
 
 
 def _limits(latent: Latent, fitted_on: Floats | None, alpha: float) -> dict[str, Any]:

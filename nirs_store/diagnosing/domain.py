@@ -12,10 +12,10 @@ from nirs_store.chains.folds import REFIT, fold_key
 from nirs_store.chains.plan import Member, ReplayPlan
 from nirs_store.chains.predictor import folds_alone
 from nirs_store.chains.replay import Workbench, predict_watched
+from nirs_store.diagnosing.diagnose import data_hash
 from nirs_store.domain.build import FoldDomain, FoldWatch, LeftOut, build, is_pca_step
 from nirs_store.domain.measure import Domain
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
-from nirs_store.ids import content_hash
 from nirs_store.reading import Spectra
 from nirs_store.values import as_array
 
@@ -205,7 +205,7 @@ def _check_calibration(
 ) -> None:
     """Refuse spectra that the chain was not fitted on, as far as anything tells."""
     about = chain.get("metadata") or {}
-    if about.get("data_hash") is not None and content_hash(np.asarray(X), y) == about["data_hash"]:
+    if about.get("data_hash") is not None and data_hash(X, y) == about["data_hash"]:
         return
     train = stored.get((REFIT, "train"))
     if train is not None and plan.members[0].fold == REFIT:

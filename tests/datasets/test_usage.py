@@ -103,6 +103,14 @@ def test_stored_samples_go_where_spectra_go(store: WorkspaceStore) -> None:
     assert store.add_domain(chain).to_bytes() == before.to_bytes()
 
 
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_spectra_of_any_dtype_are_known_as_the_calibration(store: WorkspaceStore, dtype: str) -> None:
+    add(store, spectra=(X * 1000).astype(dtype))
+    chain = record(store)
+    assert store.diagnose(chain).is_calibration
+    assert store.diagnose(store.screen("meat", target="fat", components=[2], cv=3).best()).is_calibration
+
+
 def test_an_archived_run_brings_its_data_set(store: WorkspaceStore, tmp_path: Path) -> None:
     add(store)
     store.datasets.add("other", X)

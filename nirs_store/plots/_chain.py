@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from nirs_store.chains import ReplayPlan, fold_key
 from nirs_store.chains.family import components_of, recipe_of, samples_of, splitter_of
 from nirs_store.chains.replay import Workbench
-from nirs_store.diagnosing.coefficients import RegressionVector, regression_vectors
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
 from nirs_store.reading.cells import FARTHEST_NM
+
+if TYPE_CHECKING:
+    from nirs_store.diagnosing.coefficients import RegressionVector
 
 __all__ = ["ChainData", "ReadsChains", "chain_data", "sibling_chains"]
 
@@ -283,6 +285,9 @@ class ChainData:
         InvalidInput
             A model has no coefficients, or several targets.
         """
+        # It loads scikit-learn, which figures from recorded values do without.
+        from nirs_store.diagnosing.coefficients import regression_vectors
+
         found = regression_vectors(self.store, self.chain)
         return {_plain(fold): each for fold, each in found.items()}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.diagnosing import Diagnosis, PermutationTest
 from nirs_store.errors import InvalidInput
+from nirs_store.lazy import later
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import (
     COLOURS,
@@ -30,6 +30,12 @@ from nirs_store.plots._figure import (
     tidy,
 )
 
+if TYPE_CHECKING:
+    from nirs_store import diagnosing
+else:
+    # It loads scikit-learn, which only these figures need.
+    diagnosing = later("nirs_store.diagnosing")
+
 __all__ = [
     "channel_importance",
     "explained_variance",
@@ -42,7 +48,7 @@ __all__ = [
 ]
 
 
-def t2_q(diagnosis: Diagnosis) -> Figure:
+def t2_q(diagnosis: diagnosing.Diagnosis) -> Figure:
     """Draw Q against Hotelling's T2, each with its limit; flagged samples carry their names.
 
     Parameters
@@ -82,7 +88,7 @@ def t2_q(diagnosis: Diagnosis) -> Figure:
     return _finished(axes, diagnosis, (t2, q, over))
 
 
-def influence(diagnosis: Diagnosis) -> Figure:
+def influence(diagnosis: diagnosing.Diagnosis) -> Figure:
     """Draw the studentised residual of y against leverage, with the conventional limits.
 
     Raises
@@ -104,7 +110,7 @@ def influence(diagnosis: Diagnosis) -> Figure:
     return _finished(axes, diagnosis, (leverage, residual, over))
 
 
-def scores(diagnosis: Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure:
+def scores(diagnosis: diagnosing.Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure:
     """Draw two score vectors against each other, coloured by y, with the ellipse that T2 limits.
 
     Parameters
@@ -153,7 +159,7 @@ def scores(diagnosis: Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure
 
 
 def loadings(
-    diagnosis: Diagnosis,
+    diagnosis: diagnosing.Diagnosis,
     what: Literal["loadings", "weights"] = "loadings",
     components: Sequence[int] | None = None,
 ) -> Figure:
@@ -192,7 +198,7 @@ def loadings(
     return _finished(axes, diagnosis)
 
 
-def channel_importance(diagnosis: Diagnosis, what: Literal["vip", "selectivity_ratio"] = "vip") -> Figure:
+def channel_importance(diagnosis: diagnosing.Diagnosis, what: Literal["vip", "selectivity_ratio"] = "vip") -> Figure:
     """Draw VIP (with its line at 1) or the selectivity ratio over wavelength.
 
     Raises
@@ -213,7 +219,7 @@ def channel_importance(diagnosis: Diagnosis, what: Literal["vip", "selectivity_r
     return _finished(axes, diagnosis)
 
 
-def explained_variance(diagnosis: Diagnosis) -> Figure:
+def explained_variance(diagnosis: diagnosing.Diagnosis) -> Figure:
     """Draw the share of the variance of X and y that the first latent variables explain together.
 
     Raises
@@ -242,7 +248,7 @@ def explained_variance(diagnosis: Diagnosis) -> Figure:
     return _finished(axes, diagnosis)
 
 
-def normal_residuals(diagnosis: Diagnosis) -> Figure:
+def normal_residuals(diagnosis: diagnosing.Diagnosis) -> Figure:
     """Draw the ordered residuals against the quantiles of a normal distribution.
 
     Points on the line come from a normal distribution; ends that bend away are heavy tails or outliers. Plotting
@@ -277,7 +283,7 @@ def normal_residuals(diagnosis: Diagnosis) -> Figure:
     return _finished(axes, diagnosis, (quantiles, residual[order], far), known["sample"][order].to_list())
 
 
-def permutation(test: PermutationTest, *, unit: str = "", title: str = "") -> Figure:
+def permutation(test: diagnosing.PermutationTest, *, unit: str = "", title: str = "") -> Figure:
     """Draw the RMSECV of shuffled reference values as a histogram, and that of the true ones as a line.
 
     Parameters
@@ -307,7 +313,7 @@ def permutation(test: PermutationTest, *, unit: str = "", title: str = "") -> Fi
     return figure
 
 
-def _studentised(diagnosis: Diagnosis) -> Floats:
+def _studentised(diagnosis: diagnosing.Diagnosis) -> Floats:
     samples = diagnosis.samples
     if "studentised" not in samples.columns or samples["studentised"].is_nan().all():
         raise InvalidInput(
@@ -348,12 +354,12 @@ def _limit(axes: Axes, value: float, *, vertical: bool, words: str) -> None:
     )
 
 
-def _position(diagnosis: Diagnosis) -> Floats:
+def _position(diagnosis: diagnosing.Diagnosis) -> Floats:
     frame = diagnosis.channels
     return frame["wavelength" if "wavelength" in frame.columns else "channel"].to_numpy().astype(np.float64)
 
 
-def _spectrum_axes(diagnosis: Diagnosis) -> Axes:
+def _spectrum_axes(diagnosis: diagnosing.Diagnosis) -> Axes:
     figure = new_figure(7.4, 3.8)
     axes: Axes = figure.add_subplot()
     tidy(axes)
@@ -367,7 +373,7 @@ def _spectrum_axes(diagnosis: Diagnosis) -> Axes:
 
 def _finished(
     axes: Axes,
-    diagnosis: Diagnosis,
+    diagnosis: diagnosing.Diagnosis,
     named: tuple[Floats, Floats, NDArray[np.bool_]] | None = None,
     names: Sequence[str] | None = None,
 ) -> Figure:

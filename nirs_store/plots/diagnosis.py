@@ -198,7 +198,9 @@ def loadings(
     return _finished(axes, diagnosis)
 
 
-def channel_importance(diagnosis: diagnosing.Diagnosis, what: Literal["vip", "selectivity_ratio"] = "vip") -> Figure:
+def channel_importance(
+    diagnosis: diagnosing.Diagnosis, what: Literal["vip", "selectivity_ratio"] = "vip"
+) -> Figure:
     """Draw VIP (with its line at 1) or the selectivity ratio over wavelength.
 
     Raises

@@ -13,9 +13,8 @@ from _pytest.doctest import DoctestItem
 # Modules whose examples speak of `store`, `chain_id`, `X` and wheat.n4a.
 _WITH_WORKSPACE = (
     "nirs_store.bundle.reader",
-    "nirs_store.bundle.reader",
     "nirs_store.bundle.writer",
-    "nirs_store.bundle.writer",
+    "nirs_store.files.api",
     "nirs_store.store",
     "nirs_store.artifacts.loader",
 )

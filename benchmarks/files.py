@@ -21,7 +21,7 @@ import duckdb
 
 from benchmarks.clock import alternately, peak_memory
 from nirs_store import WorkspaceStore
-from nirs_store.files import rows as file_queries
+from nirs_store.files import rows as file_rows
 
 _BATCH = 1000
 _TYPES = ("splice_positions", "analysis_sequences", "episode_data", "report")
@@ -77,7 +77,7 @@ def ask(folder: Path, *, repeats: int = 15) -> dict[str, float]:
         }
         for name, (call, given) in questions.items():
             pattern = given.pop("pattern", None)
-            where = file_queries.condition(pattern, {}, **given)  # type: ignore[arg-type]
+            where = file_rows.condition(pattern, {}, **given)  # type: ignore[arg-type]
 
             # A copy: DuckDB opens no file twice.
             copy = folder.parent / "bare.duckdb"
@@ -85,7 +85,7 @@ def ask(folder: Path, *, repeats: int = 15) -> dict[str, float]:
             con = duckdb.connect(str(copy), read_only=True)
 
             def bare(con: Any = con, where: tuple[str, dict[str, object]] = where) -> object:
-                return con.sql(file_queries.list_sql(where[0]), params=where[1]).pl()
+                return con.sql(file_rows.list_sql(where[0]), params=where[1]).pl()
 
             # In blocks: a store lets go of the catalog 50 ms after a question, and opening it anew is another cost.
             ours, theirs = alternately(repeats, call, bare, block=5)

@@ -1,5 +1,6 @@
 """Files of any kind: names and versions over the blobs of a workspace; see `WorkspaceStore.files`.
 
-`content` and `codecs` turn what a caller has into bytes, `intake` writes them as a draft, `record` decides what
-the put means and records it, `reading` brings content out checked, `removing` plans and executes deletions.
+`api` is the index. `put` stores (`content` turns what a caller has into a draft), `find` and `output` bring files
+out, `change` alters and deletes, `groups` and `runs` are about several files; `scope` says what a view shows, and
+`rows` and `names` what the catalog and the words mean.
 """

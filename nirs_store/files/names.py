@@ -18,6 +18,7 @@ __all__ = [
     "BUILT_IN",
     "COMPRESSIONS",
     "COVERAGES",
+    "KINDS",
     "LATEST",
     "MODES",
     "PRODUCTION",
@@ -36,6 +37,7 @@ __all__ = [
     "check_schema",
     "check_type_name",
     "check_word",
+    "described",
     "file_ending",
     "is_text",
     "mode_of",
@@ -49,7 +51,7 @@ __all__ = [
 
 
 # kind of an object that a file can be made from: its table and key
-_KINDS = {
+KINDS = {
     "file": ("file_versions", "version_id"),
     "chain": ("chains", "chain_id"),
     "artifact": ("blobs", "artifact_id"),
@@ -59,7 +61,7 @@ _KINDS = {
     "evaluation": ("evaluations", "evaluation_id"),
     "processing": ("processing_runs", "processing_id"),
 }
-SOURCE_KINDS = (*_KINDS, "bundle")
+SOURCE_KINDS = (*KINDS, "bundle")
 
 LATEST = "latest"
 _LONGEST = 1024
@@ -551,7 +553,7 @@ def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, Fi
     )
 
 
-def told(request: Request) -> dict[str, Any]:
+def described(request: Request) -> dict[str, Any]:
     """Return what is said of the content, by argument: the workspace's guard looks through it."""
     return {
         "name": request.name,

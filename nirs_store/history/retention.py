@@ -19,9 +19,9 @@ from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.session import Engine, put_setting, read_settings
 from nirs_store.display import byte_text, escape, short
 from nirs_store.errors import InvalidInput, StoreBusy, did_you_mean
-from nirs_store.files import rows as file_removal
-from nirs_store.files.api import remove_copies
 from nirs_store.files.names import MODES, PRODUCTION
+from nirs_store.files.output import remove_copies
+from nirs_store.files.rows import delete_versions, versions
 from nirs_store.history.clocks import AHEAD, read_clock
 from nirs_store.history.lineage import find_ref
 from nirs_store.history.moments import DONE, EVERY, RETENTION, retention_is_due
@@ -364,10 +364,7 @@ def let_go(con: Connection, taken: dict[str, list[str]], *, now: bool = True) ->
     files = taken.get("file", [])
     if files:
         wanted = ("version_id IN (SELECT unnest($ids))", {"ids": files})
-        gone = file_removal.versions(con, wanted)
-        file_removal.forget(con, gone)
-        hashes = {str(row["content_hash"]) for row in gone if row["content_hash"]}
-        unnamed = hashes - file_removal.named_hashes(con, hashes)
+        unnamed = delete_versions(con, versions(con, wanted))
     prune_arrays(con)
     return unnamed
 

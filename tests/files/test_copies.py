@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nirs_store.errors import BlobCorrupt, WriteFailed
-from nirs_store.files import api as copies
+from nirs_store.files import output as copies
 from nirs_store.store import WorkspaceStore
 
 TEXT = b"wavelength\tvalue\n" * 600

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nirs_store.errors import InvalidInput, OverwriteRefused
-from nirs_store.files.api import workplace
+from nirs_store.files.runs import scratch
 from nirs_store.store import WorkspaceStore
 
 
@@ -234,7 +234,7 @@ def test_the_run_of_a_program_that_died_shows_as_interrupted_and_its_leftovers_g
     assert store.files.cleanup(dry_run=True).workplaces == 0
     other._engine.abort()  # as a kill would: nothing is ended
     assert store.files.processing_runs()["status"].to_list() == ["interrupted"]
-    own = workplace(store._engine)
+    own = scratch(store._engine)
     left = list((store.workspace_path / "journal" / "tmp").iterdir())
     assert len(left) == 2
     assert store.files.cleanup(dry_run=True).workplaces == 1

@@ -126,12 +126,12 @@ def put_made(
     source.mkdir(exist_ok=True)
     name = f"made/{source.name}"
 
-    def write(draft: object, content: object, compression: str, advance: object) -> str:
+    def write(draft: object, *_: object) -> list[tuple[str, str]]:
         draft.write(data)  # type: ignore[attr-defined]
-        return intake.listing_hash([("x", "0" * 64)])
+        return [("x", "0" * 64)]
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "_write_folder", write)
+        patch.setattr(intake, "_write_members", write)
         store.files.put(source, name, type="file", compression=compression)
     return name
 

@@ -26,9 +26,7 @@ from nirs_store.errors import (
     UnknownFile,
     UnknownId,
 )
-from nirs_store.files import content as codecs
-from nirs_store.files import content as intake
-from nirs_store.files import content as progress
+from nirs_store.files import content
 from nirs_store.store import WorkspaceStore
 
 TEXT = b"position\tscore\n" + b"".join(b"%d\t0.5\n" % n for n in range(3000))
@@ -169,7 +167,7 @@ def test_a_compression_that_fails_falls_back_to_none_and_says_so(
     def broken(*_: object) -> None:
         raise MemoryError("no window")
 
-    monkeypatch.setattr(intake, "encoding", broken)
+    monkeypatch.setattr(content, "encoding", broken)
     with pytest.warns(UserWarning, match="stored uncompressed: zstd failed"):
         version = store.files.put(TEXT, "x.txt", type="log", compression="zstd")
     assert version.compression == "none"
@@ -181,7 +179,7 @@ def test_a_compression_that_fails_falls_back_to_none_and_says_so(
 def test_auto_takes_back_a_compression_that_did_not_help(
     store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "compressed_size", lambda sample: 1)
+    monkeypatch.setattr(content, "compressed_size", lambda sample: 1)
     version = store.files.put(os.urandom(50_000), "noise.bin", type="file")
     assert version.compression == "none"
     assert "did not shrink" in (version.compression_note or "")
@@ -189,8 +187,8 @@ def test_auto_takes_back_a_compression_that_did_not_help(
 
 def test_content_in_many_pieces_comes_back(store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nirs_store.files.content.PIECE", 1000)
-    monkeypatch.setattr("nirs_store.files.content.PIECE", 777)
-    for compression in codecs.SUFFIXES:
+    monkeypatch.setattr("nirs_store.files.output.PIECE", 777)
+    for compression in content.SUFFIXES:
         store.files.put(TEXT, "x.txt", type="log", compression=compression, metadata={"how": compression})
         assert store.files.get("x.txt") == TEXT
 
@@ -361,21 +359,13 @@ def test_bad_input_is_refused_with_a_typed_error_and_changes_nothing(store: Work
     assert not drafts(store)
 
 
-def test_what_is_refused_is_audited(store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    noted: list[tuple[Any, ...]] = []
-
-    def note(
-        engine: object, operation: str, kind: str, ident: str, *, success: bool = True, **_: object
-    ) -> None:
-        noted.append((operation, kind, ident, success))
-
-    monkeypatch.setattr("nirs_store.files.api.note", note)
+def test_what_is_refused_is_audited(store: WorkspaceStore) -> None:
     for arguments, error, _ in BAD:
         with pytest.raises(error):
             store.files.put(**{"source": b"content", "name": "x", "type": "log", **arguments})
-    assert noted == [("put", "file", "x", False)] * len(BAD)
     version = store.files.put(b"content", "x", type="log")
-    assert noted[-1] == ("put", "file", version.version_id, True)
+    noted = store.audit.query("put").select("object_kind", "object_id", "success").rows()
+    assert noted == [("file", "x", False)] * len(BAD) + [("file", version.version_id, True)]
 
 
 def test_a_missing_source_is_a_file_not_found(store: WorkspaceStore) -> None:
@@ -395,14 +385,14 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
 ) -> None:
     source = tmp_path / "growing.log"
     source.write_bytes(TEXT)
-    trial = intake._by_trial
+    trial = content._by_trial
 
-    def grow(content: Any) -> Any:
+    def grow(found: Any) -> Any:
         with source.open("ab") as file:
             file.write(b"more")
-        return trial(content)
+        return trial(found)
 
-    monkeypatch.setattr(intake, "_by_trial", grow)
+    monkeypatch.setattr(content, "_by_trial", grow)
     with pytest.raises(InvalidInput, match="changed while it was read"):
         store.files.put(source, "growing.log", type="log")
     assert not blobs(store)
@@ -468,11 +458,11 @@ def test_memory_does_not_grow_with_the_file(store: WorkspaceStore, tmp_path: Pat
 
 
 def test_a_bar_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    with progress.showing("storing x", 1 << 30) as advance:
+    with content.showing("storing x", 1 << 30) as advance:
         advance(1 << 29)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    with progress.showing("storing [x]", 1 << 30) as advance:
+    with content.showing("storing [x]", 1 << 30) as advance:
         advance(1 << 29)
     assert "storing [x]" in capsys.readouterr().err

@@ -39,7 +39,7 @@ class Table:
         names, documents = self._columns, _documents(self._name)
         if unknown := {name for row in rows for name in row}.difference(names):
             raise KeyError(f"{self._name} has no columns {sorted(unknown)}")
-        values = [[_encoded(row.get(name), name in documents, name) for name in names] for row in rows]
+        values = [[to_json(row.get(n), n) if n in documents else row.get(n) for n in names] for row in rows]
         into = f"INSERT {conflict} INTO {self._name}"
         if len(rows) == 1:
             execute(self._con, f"{into} VALUES ({', '.join('?' * len(names))})", values[0])
@@ -69,7 +69,7 @@ class Table:
             self._con,
             f"UPDATE {self._name} SET {', '.join(f'{name} = ?' for name in values)} WHERE {text} "
             f"RETURNING {self._columns[0]}",
-            [*(_encoded(value, name in documents, name) for name, value in values.items()), *params],
+            [*(to_json(v, name) if name in documents else v for name, v in values.items()), *params],
         )
 
     def delete(self, **equal: Any) -> list[Row]:
@@ -96,10 +96,6 @@ def column(con: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> list
 @cache
 def _documents(table: str) -> frozenset[str]:
     return frozenset(each.name for each in TABLES[table].columns if each.sql.startswith("JSON"))
-
-
-def _encoded(value: Any, is_json: bool, name: str) -> Any:
-    return to_json(value, name) if is_json else value
 
 
 def _condition(equal: Mapping[str, Any]) -> tuple[str, list[Any]]:

@@ -237,7 +237,8 @@ def record(con: Connection, engine: Engine, items: Sequence[Item]) -> list[FileV
     """Decide for each item whether it is a new version, and record all of them in the caller's transaction."""
     now = now_naive()
     heads = latest_versions(con, {item.request.name for item in items})
-    retired = {row["series"]: int(row["version"]) for row in Table(con, "file_retired").where()}
+    keys = {series_key(item.request.name, item.request.test_name) for item in items}
+    retired = {row["series"]: row["version"] for row in Table(con, "file_retired").where(series=keys)}
     sources = _sources(con, items)
     for kind in ("run", "processing"):
         _require(

@@ -1267,12 +1267,12 @@ class WorkspaceStore:
         ReadOnlyStore, WriteFailed
             The log could not be written.
         """
-        from nirs_store.domain.frame import Reading, report_outliers
+        from nirs_store.domain.frame import Reading, as_names, report_outliers
 
         how = predicting.Logging(log, instrument, operator, measured_at, keep_spectra)
         use = predicting.use_of(self._engine, chain_id)
         X = self._stored(X, use.chain_id)
-        names = None if sample_ids is None else list(sample_ids)
+        names = as_names(sample_ids)
         reading = Reading(level, alpha, scaled, margin, flag)
 
         def predict(chain: str) -> pl.DataFrame:

@@ -94,6 +94,7 @@ def check_kind(kind: Any) -> str:
 
 def moment(value: Any, name: str) -> datetime | None:
     """Return a moment (datetime, date, or ISO 8601 text; without a zone it is UTC) for comparison."""
+    value = _plain_time(value)
     if value is None:
         return None
     if isinstance(value, str):
@@ -108,6 +109,18 @@ def moment(value: Any, name: str) -> datetime | None:
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day)
     raise InvalidInput(f"{name}: expected a datetime, date or ISO 8601 text, found {type(value).__name__}.")
+
+
+def _plain_time(value: Any) -> Any:
+    """Return a moment of numpy or pandas as the standard library has it; "not a time" is None."""
+    if type(value).__module__.partition(".")[0] not in ("numpy", "pandas"):
+        return value
+    if getattr(getattr(value, "dtype", None), "kind", "") == "M":
+        return None if value != value else value.astype("datetime64[us]").item()
+    if hasattr(value, "to_pydatetime"):
+        # NaT is a datetime, and equals nothing.
+        return None if value != value else value.to_pydatetime(warn=False)
+    return value
 
 
 #: Every operation that this version notes.

@@ -24,7 +24,7 @@ from nirs_store.chains.replay import (
 )
 from nirs_store.chains.spectra import as_grid, one_grid, read_table, require_order
 from nirs_store.display import block, field_table, short, table
-from nirs_store.domain.frame import OnOutlier, Predicted, Reading, details_frame, report_outliers
+from nirs_store.domain.frame import OnOutlier, Predicted, Reading, as_names, details_frame, report_outliers
 from nirs_store.domain.measure import Domain
 from nirs_store.domain.scope import outside
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
@@ -400,7 +400,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             )
         reading = Reading(level, alpha, scaled, margin, flag)
         load = self._objects.__getitem__
-        names = None if sample_ids is None else list(sample_ids)
+        names = as_names(sample_ids)
         found = detailed(self._plan, self.chain, self.domain, load, X, wavelengths, reading, names, "ignore")
         if self.correction is not None:
             found = self.correction.apply(found)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from nirs_store.domain.measure import NOT_KNOWN, Domain
 from nirs_store.errors import InvalidInput, OutlierFound, OutlierWarning, ShapeMismatch
 from nirs_store.lazy import polars as pl
+from nirs_store.values import as_text
 
-__all__ = ["OnOutlier", "Predicted", "Reading", "details_frame", "read_domain", "report_outliers"]
+__all__ = ["OnOutlier", "Predicted", "Reading", "as_names", "details_frame", "read_domain", "report_outliers"]
 
 OnOutlier = Literal["warn", "raise", "ignore"]
 _FLAGGABLE = ("h", "gh", "nh")
@@ -70,6 +71,21 @@ def read_domain(data: bytes, where: str) -> Domain:
         ) from error
 
 
+def as_names(sample_ids: Any) -> list[Any] | None:
+    """Return names of samples as a list, so that a generator can be read twice.
+
+    Raises
+    ------
+    InvalidInput
+        One text, or what holds nothing.
+    """
+    if sample_ids is None:
+        return None
+    if isinstance(sample_ids, (str, bytes)) or not isinstance(sample_ids, Iterable):
+        raise InvalidInput(f"sample_ids: expected one name for each spectrum; found {sample_ids!r}.")
+    return list(sample_ids)
+
+
 def details_frame(
     domain: Domain | None,
     predicted: Predicted,
@@ -89,7 +105,12 @@ def details_frame(
     n = len(y)
     columns = y.reshape(n, -1)
     width = columns.shape[1]
-    names = [str(row) for row in range(n)] if sample_ids is None else [str(each) for each in sample_ids]
+    given = as_names(sample_ids)
+    names = (
+        [str(row) for row in range(n)]
+        if given is None
+        else [as_text(str(each), "sample_ids") for each in given]
+    )
     if len(names) != n:
         raise ShapeMismatch(f"sample_ids: expected one name for each of {n} spectra; found {len(names)}.")
     found = (domain or Domain({})).measure(predicted.inputs, y, predicted.proba, **reading._asdict())

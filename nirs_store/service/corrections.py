@@ -15,7 +15,8 @@ from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
 from nirs_store.display import block, field_table
-from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.domain.frame import as_names
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version
@@ -168,7 +169,8 @@ def correct(
     if is_frame(samples) or isinstance(samples, Mapping):
         pairs = _given(samples)
     else:
-        asked = None if samples is None else clean_ids(samples, len(list(samples)))
+        listed = as_names(samples)
+        asked = None if listed is None else clean_ids(listed, len(listed))
         pairs = pairs_of_version(engine, row, since=since, until=until, instrument=instrument, samples=asked)
     if slope is None and bias is None:
         figures = figures_of_target(row["figures"], None)
@@ -191,9 +193,22 @@ def _given(samples: Any) -> pl.DataFrame:
             f"samples: expected the columns reference and prediction; found {', '.join(map(str, columns))}. "
             "Nothing was changed."
         )
-    found = {name: np.asarray(table[name], dtype=np.float64) for name in ("reference", "prediction")}
-    if not all(np.isfinite(each).all() for each in found.values()):
+    try:
+        found = {name: np.asarray(table[name], dtype=np.float64) for name in ("reference", "prediction")}
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"samples: reference and prediction must be numbers: {error}. Nothing was changed."
+        ) from error
+    if not all(each.ndim == 1 and np.isfinite(each).all() for each in found.values()):
         raise InvalidInput("samples: reference and prediction must be finite numbers. Nothing was changed.")
+    if (
+        len(
+            {each.size for each in found.values()}
+            | ({len(table["sample_id"])} if "sample_id" in columns else set())
+        )
+        > 1
+    ):
+        raise ShapeMismatch("samples: its columns have different lengths. Nothing was changed.")
     named = {"sample_id": [str(each) for each in table["sample_id"]]} if "sample_id" in columns else {}
     return pl.DataFrame({**named, **found})
 

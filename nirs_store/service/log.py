@@ -18,14 +18,16 @@ from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
+from nirs_store.domain.frame import as_names
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive, spectrum_hashes
 from nirs_store.lazy import polars as pl
+from nirs_store.records.named import find_version
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.values import as_name, as_text, one_of, to_json
 
-__all__ = ["NOT_FLAGGED", "Entry", "Measurements", "clean_ids", "plain_time", "record"]
+__all__ = ["NOT_FLAGGED", "Entry", "Measurements", "clean_ids", "record"]
 
 Role = Literal["reported", "challenger"]
 
@@ -59,22 +61,19 @@ def clean_ids(sample_ids: Iterable[Any] | None, n: int) -> list[str | None]:
     ShapeMismatch
         There are more or fewer names than spectra.
     """
-    if sample_ids is None:
+    given = as_names(sample_ids)
+    if given is None:
         return [None] * n
-    if isinstance(sample_ids, str):
-        raise InvalidInput(
-            f"sample_ids: expected one name for each of {n} spectra; found the text {sample_ids!r}."
-        )
     found: list[str | None] = []
-    for each in sample_ids:
-        missing = each is None or (isinstance(each, (float, np.floating)) and np.isnan(each))
-        plain = (
-            int(each)
-            if isinstance(each, (float, np.floating)) and not missing and each == int(each)
-            else each
-        )
-        text = "" if missing else as_text(str(plain), "sample_ids").strip()
-        found.append(text or None)
+    for each in given:
+        if isinstance(each, (bool, np.bool_, bytes)):
+            raise InvalidInput(f"sample_ids: expected text or numbers; found {each!r}.")
+        plain = each
+        if isinstance(each, (float, np.floating)):
+            plain = None if np.isnan(each) else int(each) if float(each).is_integer() else each
+        # NA and NaT of pandas are equal to nothing.
+        missing = plain is None or type(plain).__name__ in ("NAType", "NaTType")
+        found.append(None if missing else as_text(str(plain), "sample_ids").strip() or None)
     if len(found) != n:
         raise ShapeMismatch(f"sample_ids: expected one name for each of {n} spectra; found {len(found)}.")
     return found
@@ -191,17 +190,10 @@ def _of_spectra(
 def _moments(given: Any, n: int, now: datetime) -> list[datetime | None]:
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         return [moment(given, "measured_at") or now] * n
-    found = [moment(plain_time(each), "measured_at") or now for each in given]
+    found = [moment(each, "measured_at") or now for each in given]
     if len(found) != n:
         raise ShapeMismatch(f"measured_at: expected one moment for each of {n} spectra; found {len(found)}.")
     return list(found)
-
-
-def plain_time(value: Any) -> Any:
-    """Return a moment as the standard library has it; pandas and numpy have their own."""
-    if isinstance(value, np.datetime64):
-        return None if np.isnat(value) else value.astype("datetime64[us]").item()
-    return value.to_pydatetime() if hasattr(value, "to_pydatetime") else value
 
 
 # -- Looking at the log.
@@ -255,7 +247,7 @@ class Measurements:
         Parameters
         ----------
         calibration, version, chain_id, sample_id, instrument : optional
-            Only those of them.
+            Only those of them; ``fat@v3`` names a version as well.
         role : {"reported", "challenger"}, optional
             Predictions that were returned, or those that challengers made along with them.
         flagged : bool, optional
@@ -269,6 +261,12 @@ class Measurements:
         -------
         polars.DataFrame
             One row per sample and target. ``flags`` is a list of words, ``correction`` names what was applied.
+
+        Raises
+        ------
+        CalibrationNotFound
+            Nothing was logged under that name, and no calibration has it.
+        InvalidInput
         """
         if role is not None:
             one_of("role", role, _ROLES)
@@ -282,10 +280,13 @@ class Measurements:
             "instrument": instrument,
             "role": role,
         }
+        if calibration is not None and "@" in calibration:
+            meant = self._engine.query(lambda con: find_version(con, calibration))
+            wanted |= {"calibration": meant["name"], "version": meant["version"]}
         where = [f"m.{name} = ${name}" for name, value in wanted.items() if value is not None]
         values = {name: value for name, value in wanted.items() if value is not None}
         for name, sign, given in (("since", ">=", since), ("until", "<", until)):
-            at = moment(plain_time(given), name)
+            at = moment(given, name)
             if at is not None:
                 where.append(f"m.measured_at {sign} ${name}")
                 values[name] = at
@@ -297,7 +298,16 @@ class Measurements:
             f"SELECT {_COLUMNS} FROM ({some}) m LEFT JOIN corrections k ON k.correction_id = m.correction_id "
             "ORDER BY m.measured_at, m.measurement_id"
         )
-        return self._engine.query(lambda con: frame(con, sql, values))
+
+        def ask(con: Connection) -> pl.DataFrame:
+            found = frame(con, sql, values)
+            if not found.height and calibration is not None and not _is_logged(con, wanted["calibration"]):
+                find_version(
+                    con, f"{wanted['calibration']}@latest"
+                )  # says that there is none, and names the nearest
+            return found
+
+        return self._engine.query(ask)
 
     def spectrum(self, measurement_id: str) -> NDArray[np.float64]:
         """Return the spectrum of a measurement, where it was kept.
@@ -335,7 +345,7 @@ class Measurements:
         dry_run : bool
             Only count.
         """
-        limit = moment(plain_time(before), "before")
+        limit = moment(before, "before")
         if limit is None:
             raise InvalidInput("before: expected a moment; found None. Nothing was deleted.")
 
@@ -358,6 +368,10 @@ class Measurements:
 
     def __repr__(self) -> str:
         return f"<log of predictions of {self._engine.layout.root}>"
+
+
+def _is_logged(con: Connection, name: str) -> bool:
+    return bool(con.execute("SELECT 1 FROM measurements WHERE calibration = ? LIMIT 1", [name]).fetchall())
 
 
 _BEFORE = "logged_at < $before AND ($name::VARCHAR IS NULL OR calibration = $name)"

@@ -22,7 +22,7 @@ from nirs_store.records.named import find_version, names
 from nirs_store.service import corrections, log
 from nirs_store.service.corrections import Correction
 from nirs_store.service.renewal import challengers_of
-from nirs_store.values import as_name
+from nirs_store.values import as_name, index_names, is_frame
 
 __all__ = ["Logging", "Use", "equip", "finish", "keep", "refuse_corrected", "use_of", "warn_uncorrected"]
 
@@ -186,6 +186,8 @@ def keep(
     if isinstance(X, Spectra):
         sample_ids = X.ids if sample_ids is None else sample_ids
         X = X.X
+    elif sample_ids is None and is_frame(X):
+        sample_ids = index_names(X)
     table = table_of(plan, X)
     ids = log.clean_ids(sample_ids, len(table))
     batch = new_id()

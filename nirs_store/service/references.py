@@ -13,13 +13,13 @@ from nirs_store.audit.trail import attempting, moment
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
-from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.notes import add_note, check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import user_name
-from nirs_store.service.log import clean_ids, plain_time
+from nirs_store.service.log import clean_ids
 from nirs_store.service.statistics import replicate_error
 from nirs_store.values import as_array, as_name, is_frame, native, one_of
 
@@ -330,9 +330,11 @@ def _row(name: str | None, value: Any, about: Mapping[str, Any], where: str) -> 
     for field in _FIELDS:
         given = about.get(field)
         if field == "measured_at":
-            row[field] = moment(plain_time(given), field)
+            row[field] = moment(given, field)
         else:
-            row[field] = None if given is None else as_name(given, field).strip()
+            # A laboratory may be a number in a table.
+            said = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+            row[field] = None if said is None else as_name(said, field).strip()
     return row
 
 
@@ -359,6 +361,8 @@ def _read(table: Any) -> pl.DataFrame:
         converted: pl.DataFrame = pl.from_pandas(given)
         return converted
     if isinstance(given, Mapping):
+        if len({np.size(values) for values in given.values()}) > 1:
+            raise ShapeMismatch("table: its columns have different lengths. Nothing was recorded.")
         return pl.DataFrame({name: as_array(values, name).tolist() for name, values in given.items()})
     if isinstance(given, Iterable):
         return pl.DataFrame(list(given))

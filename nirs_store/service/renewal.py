@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nirs_store.audit.trail import store_setting
 from nirs_store.chains.folds import REFIT
-from nirs_store.chains.plan import SPLITTER
+from nirs_store.chains.plan import COLUMNS, SPLITTER
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, cell_text, field_table, table
@@ -84,7 +84,12 @@ def as_samples(store: Any, given: Any, target: str | None, name: str) -> Samples
     if y is None:
         raise InvalidInput(f"{name}: expected reference values; found none. Nothing was changed.")
     table_ = np.asarray(as_array(X, name))
-    values = np.asarray(as_array(y, name), dtype=np.float64)
+    try:
+        values = np.asarray(as_array(y, name), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{name}: expected numbers as reference values: {error}. Nothing was changed."
+        ) from error
     if table_.ndim != 2 or values.shape != (len(table_),):
         raise ShapeMismatch(
             f"{name}: expected spectra and one value for each; found {table_.shape} and {values.shape}."
@@ -386,7 +391,8 @@ class Transferred:
     n : int or None
         Number of transfer samples with reference values.
     rmsep_before, rmsep_after : float or None
-        Of these samples, measured on the other instrument, without and with the adapter.
+        Of these samples, measured on the other instrument, without and with the adapter. `rmsep_before` is None where
+        the other instrument has other channels.
     """
 
     chain_id: str
@@ -396,8 +402,10 @@ class Transferred:
     rmsep_after: float | None
 
     def __repr__(self) -> str:
-        if self.n is None:
+        if self.rmsep_after is None:
             return f"<chain {self.chain_id}, transferred from {self.transferred_from}; not compared>"
+        if self.rmsep_before is None:
+            return f"<chain {self.chain_id}, transferred from {self.transferred_from}: RMSEP {self.rmsep_after:.4g}>"
         return (
             f"<chain {self.chain_id}, transferred from {self.transferred_from}: RMSEP {self.rmsep_before:.4g} -> "
             f"{self.rmsep_after:.4g}, n = {self.n}>"
@@ -461,12 +469,20 @@ def derive_chain(
         made = _prepended(chain, artifact_id, kind, before)
         told = {"chain_id": chain["chain_id"], "adapter": kind}
         carried = {key: value for key, value in metadata.items() if key not in _NOT_CARRIED}
+        grid = chain.get("wavelengths") if wavelengths is None else wavelengths
+        width = getattr(before, "n_features_in_", None)
+        if isinstance(width, (int, np.integer)) and width != metadata.get("n_features", width):
+            # The other instrument has other channels; the names and the grid of the old ones say nothing of them.
+            carried = {key: value for key, value in carried.items() if key != COLUMNS} | {
+                "n_features": int(width)
+            }
+            grid = wavelengths
         if samples is not None:
             told |= {"n": len(samples.y), "data_hash": _hash(samples)}
         new_id = store.save_chain(
             pipeline.pipeline_id,
             **made,
-            wavelengths=chain.get("wavelengths") if wavelengths is None else wavelengths,
+            wavelengths=grid,
             metadata={**carried, "transferred_from": told},
         )
         scores: dict[str, float] = {}
@@ -549,9 +565,13 @@ def _record(
     samples: Samples,
 ) -> dict[str, float]:
     """Record the predictions of the transfer samples as a test set; returns RMSEP before and after."""
-    before, after = _both(store, chain["chain_id"], new_id, samples.X)
+    after = np.asarray(store.replay_chain(new_id, samples.X), dtype=float).ravel()
     found = regression_scores(samples.y, after)
-    scores = {"rmsep_before": regression_scores(samples.y, before)["rmse"], "rmsep_after": found["rmse"]}
+    scores = {"rmsep_after": float(found["rmse"])}
+    if samples.X.shape[1] == metadata.get("n_features", samples.X.shape[1]):
+        # With other channels there is nothing to compare with.
+        before = np.asarray(store.replay_chain(chain["chain_id"], samples.X), dtype=float).ravel()
+        scores["rmsep_before"] = float(regression_scores(samples.y, before)["rmse"])
     prediction_id = store.save_prediction(
         pipeline.pipeline_id, new_id, "transfer", chain["model_class"].rpartition(".")[2], chain["model_class"], REFIT,
         "test", None, found["rmse"], None, "rmse", str(metadata.get("task_type") or "regression"), len(samples.y),

@@ -215,7 +215,7 @@ def agreement(
     >>> round(found.bias, 3), found.bias_significant
     (-0.1, None)
     """
-    if not 0 < alpha < 1:
+    if not (_is_number(alpha) and 0 < alpha < 1):
         raise InvalidInput(f"alpha: expected a share between 0 and 1; found {alpha!r}.")
     y, x = _values(reference, "reference"), _values(predicted, "predicted")
     if y.shape != x.shape:
@@ -453,8 +453,12 @@ def _number(value: Any) -> float | None:
     return float(value) if plain and math.isfinite(value) else None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def _check_weight(weight: float) -> None:
-    if not 0 < weight <= 1:
+    if not (_is_number(weight) and 0 < weight <= 1):
         raise InvalidInput(f"lambda: expected a weight above 0 and at most 1; found {weight!r}.")
 
 

@@ -14,6 +14,7 @@ from servicekit import GRID, NEW, Recorded
 
 from nirs_store import WorkspaceStore, load_bundle
 from nirs_store.errors import (
+    CalibrationNotFound,
     ForbiddenContent,
     InvalidInput,
     OutlierFound,
@@ -115,6 +116,8 @@ def test_an_instrument_outside_the_scope_is_flagged_and_logged_so(fat: Workspace
         (np.array([1.0, 2.0, np.nan, 4.0, 5.0, 6.0]), ["1", "2", None, "4", "5", "6"]),
         (["a", " b ", "", None, "a", "é"], ["a", "b", None, None, "a", "é"]),
         (pl.Series(IDS), IDS),
+        ((name for name in IDS), IDS),
+        ([pd.NA, pd.NaT, None, float("nan"), 1.5, "é"], [None, None, None, None, "1.5", "é"]),
         (None, [None] * 6),
     ],
 )
@@ -130,6 +133,10 @@ def test_wrong_words_about_the_log_leave_no_trace(fat: WorkspaceStore) -> None:
     for wrong, error in (
         ({"sample_ids": IDS[:2]}, ShapeMismatch),
         ({"sample_ids": "s1"}, InvalidInput),
+        ({"sample_ids": 6}, InvalidInput),
+        ({"sample_ids": [b"a"] * 6}, InvalidInput),
+        ({"sample_ids": ["\ud800"] * 6}, InvalidInput),
+        ({"measured_at": 1767225600}, InvalidInput),
         ({"instrument": " "}, InvalidInput),
         ({"log": "yes"}, InvalidInput),
         ({"measured_at": "yesterday"}, InvalidInput),
@@ -252,6 +259,49 @@ def test_what_is_no_reference_is_refused(store: WorkspaceStore, wrong: dict[str,
     with pytest.raises(InvalidInput):
         store.references.add(wrong.pop("sample_id"), wrong.pop("value"), **wrong)  # type: ignore[arg-type]
     assert store.references.list(history=True).height == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.datetime64("2026-05-01T10:00"),
+        pd.Timestamp("2026-05-01T12:00", tz="Europe/Berlin"),
+        pd.Series([pd.Timestamp("2026-05-01T10:00")] * 6),
+        np.array(["2026-05-01T10:00"] * 6, dtype="datetime64[ns]"),
+        [
+            "2026-05-01T10:00Z",
+            pd.NaT,
+            np.datetime64("NaT"),
+            None,
+            "2026-05-01T10:00",
+            datetime(2026, 5, 1, 10),
+        ],
+    ],
+)
+def test_moments_of_numpy_and_pandas_are_moments(fat: WorkspaceStore, given: object) -> None:
+    fat.predict("fat", NEW, measured_at=given, on_outlier="ignore")
+    found = fat.measurements.list(until="2026-05-02")["measured_at"]
+    assert set(found) == {datetime(2026, 5, 1, 10, tzinfo=UTC)}
+    assert len(found) == (3 if isinstance(given, list) else 6)
+    fat.flush()  # nothing that cannot be written waits in the buffer
+
+
+def test_a_pandas_frame_names_its_samples(fat: WorkspaceStore) -> None:
+    fat.predict("fat", pd.DataFrame(NEW, columns=GRID, index=IDS), on_outlier="ignore")
+    assert fat.measurements.list("fat@v1")["sample_id"].to_list() == IDS
+    with pytest.raises(CalibrationNotFound, match="Did you mean 'fat'"):
+        fat.measurements.list("fta")
+
+
+def test_a_transaction_that_is_given_up_logs_nothing(fat: WorkspaceStore) -> None:
+    def give_up() -> None:
+        with fat.transaction():
+            fat.predict("fat", NEW, on_outlier="ignore")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        give_up()
+    assert len(fat.measurements) == 0
 
 
 def test_a_frame_with_wavelengths_is_hashed_like_its_values(fat: WorkspaceStore) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from servicekit import GRID, MEAT, Recorded, X, Y, record
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -225,6 +226,8 @@ def test_what_cannot_be_monitored_is_refused(fat: WorkspaceStore) -> None:
         {"repeats": "first"},
         {"combine": "sum"},
         {"alpha": 1.0},
+        {"alpha": "5 %"},
+        {"ewma_lambda": "0.4"},
         {"ewma_lambda": 0.0},
     ):
         with pytest.raises(InvalidInput):
@@ -332,3 +335,40 @@ def test_samples_of_a_correction_must_be_known(fat: WorkspaceStore) -> None:
         with pytest.raises(InvalidInput):
             fat.calibrations.correct("fat", **wrong)  # type: ignore[arg-type]
     assert len(fat.calibrations.corrections("fat")) == 1
+
+
+class Root(RegressorMixin, BaseEstimator):  # type: ignore[misc,unused-ignore]
+    """Predicts no number for small spectra."""
+
+    def fit(self, X: Any, y: Any) -> Root:
+        self.n_features_in_ = np.shape(X)[1]
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return np.sqrt(np.asarray(X).mean(axis=1) - 1.0) * 10
+
+
+def test_predictions_that_are_no_numbers_are_counted_and_left_out(store: WorkspaceStore) -> None:
+    with np.errstate(invalid="ignore"):
+        chain = record_cross_validation(
+            store, Root(), X, Y, cv=3, dataset_name="meat", target="fat", artifact_format="cloudpickle"
+        ).chain_id
+        store.calibrations.register("root", chain, alias="production")
+        store.predict("root", LATER[:12], sample_ids=IDS[:12], on_outlier="ignore")
+        store.predict("root", LATER[12:24] * 0.1, sample_ids=IDS[12:24], on_outlier="ignore")
+    refer(store)
+    found = store.calibrations.monitor("root")
+    assert (found.n, found.n_measurements) == (12, 24)
+    assert any("12 measurements have no finite prediction" in note for note in found.notes)
+    assert found.by_version["n"].to_list() == [12]
+
+
+def test_a_constant_reference_and_a_clock_that_goes_back_have_their_words(fat: WorkspaceStore) -> None:
+    measure(fat, measured_at=DAYS[::-1])
+    fat.references.add_many({"sample_id": IDS, "value": [20.0] * 60}, target="fat")
+    found = fat.calibrations.monitor("fat")
+    assert found.chart["measured_at"].is_sorted()
+    assert found.chart["sample_id"].to_list() == IDS[::-1]
+    assert found.agreement.sep_exceeds
+    assert fat.predict("fat", LATER[:1], measured_at="2099-01-01", on_outlier="ignore").height == 1
+    assert fat.calibrations.monitor("fat", until="2027-01-01").n_measurements == 60

@@ -198,6 +198,7 @@ def test_direct_standardization_of_chemotools(fat: WorkspaceStore, recorded: Rec
         (object(), None, InvalidInput, "no transform"),
         (StandardScaler().fit(X[:, :9]), None, ShapeMismatch, "takes 25 channels"),
         (StandardScaler().fit(X[:, :9]), (TEST, TEST_Y), InvalidInput, "cannot transform"),
+        (StandardScaler().fit(X), (TEST, ["a"] * 40), InvalidInput, "expected numbers"),
         (FunctionTransformer(np.copy).fit(X), (TEST, None), InvalidInput, "expected reference values"),
     ],
 )
@@ -233,3 +234,35 @@ def test_a_data_set_tells_what_a_version_was_fitted_on(store: WorkspaceStore) ->
     )
     with pytest.raises(InvalidInput, match="wavelengths are not those"):
         store.calibrations.update("fat@v1", turned)
+
+
+class Coarser(TransformerMixin, BaseEstimator):  # type: ignore[misc,unused-ignore]
+    """Takes every fourth channel of an instrument with four times as many."""
+
+    def fit(self, X: Any, y: Any = None) -> Coarser:
+        self.n_features_in_ = np.shape(X)[1]
+        return self
+
+    def transform(self, X: Any) -> Any:
+        return np.asarray(X)[:, ::4]
+
+
+@pytest.mark.parametrize("grid", [None, MEAT.wavelengths])
+def test_an_instrument_with_other_channels(fat: WorkspaceStore, recorded: Recorded, grid: Any) -> None:
+    fine = MEAT.X[160:200]
+    found = fat.derive_chain(
+        "fat",
+        Coarser().fit(MEAT.X),
+        transfer_samples=(fine, TEST_Y),
+        wavelengths=grid,
+        artifact_format="cloudpickle",
+    )
+    assert found.rmsep_before is None
+    expected = fat.replay_chain(recorded.second, TEST)
+    assert found.rmsep_after == pytest.approx(np.sqrt(np.mean((expected - TEST_Y) ** 2)))
+    np.testing.assert_array_equal(fat.replay_chain(found.chain_id, fine), expected)
+    predictor = fat.predictor(found.chain_id)
+    assert predictor.n_features_in_ == 100
+    assert (predictor.wavelengths is None) == (grid is None)
+    with pytest.raises(ShapeMismatch):
+        fat.predict(found.chain_id, TEST, on_outlier="ignore")

@@ -209,6 +209,8 @@ def _table(table: Table) -> str:
 
 def save(dossier: Dossier, path: Any) -> Path:
     """Write a dossier; see `Dossier.save`."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidInput(f"path: expected the name of a file, found {quoted(path)}. Nothing was written.")
     refuse_address(path, "path")
     target = user_path(path).absolute()
     suffix = target.suffix.lower()

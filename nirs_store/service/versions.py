@@ -431,7 +431,7 @@ def alias_history(con: Connection, name: str, alias: str | None) -> list[AliasCh
     rows = con.execute(
         "SELECT name, alias, version, previous, set_by, reason, set_at FROM calibration_aliases WHERE name = $name "
         "AND ($alias::VARCHAR IS NULL OR alias = $alias) ORDER BY number",
-        {"name": known, "alias": alias},
+        {"name": known, "alias": None if alias is None else as_text(alias, "alias")},
     ).fetchall()
     return [AliasChange(a, b, c, d, e, f, with_zone(g)) for a, b, c, d, e, f, g in rows]
 

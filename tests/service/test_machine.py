@@ -187,4 +187,4 @@ def test_a_few_orders_keep_every_promise(recorded: Recorded) -> None:
 
 @pytest.mark.slow
 def test_many_orders_keep_every_promise(recorded: Recorded) -> None:
-    _run(recorded, 60, 50)
+    _run(recorded, 20, 40)

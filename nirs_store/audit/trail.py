@@ -136,7 +136,9 @@ OPERATIONS = (
     "record_evaluation", "register_calibration", "remove_alias", "remove_backup", "repair",
     "restore_archive", "restore_backup", "retention", "save_artifact",
     "save_chain", "save_prediction", "save_prediction_arrays", "set_alias", "set_champion", "set_guard",
-    "set_retention", "set_rule", "set_status", "sign", "start_processing", "switch_audit", "unlink", "unpin", "vacuum",
+    "add_reference", "challenge", "correct_calibration", "correct_reference", "delete_measurements", "end_challenge",
+    "retire_correction", "set_retention", "set_rule", "set_status", "sign", "start_processing",
+    "switch_audit", "unlink", "unpin", "vacuum",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from nirs_store import Spectra, WorkspaceStore, read_spectra
+from nirs_store.datasets import rows, writer
 from nirs_store.errors import (
     BlobCorrupt,
     InvalidInput,
@@ -300,3 +301,38 @@ def test_an_export_is_read_again(store: WorkspaceStore, tmp_path: Path, ending: 
     assert again.ids.tolist() == NAMES[:6]
     with pytest.raises(InvalidInput, match="exists"):
         store.datasets.export("corn", path)
+
+
+@pytest.mark.parametrize("moment", ["before it is held", "while it is held"])
+def test_a_version_that_is_deleted_while_it_is_shared_costs_nothing(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    add(store)
+    module, name = (writer, "claiming") if moment == "before it is held" else (rows, "record")
+    original, other = getattr(module, name), WorkspaceStore(store.workspace_path)
+    gone: list[str] = []
+
+    def late(*given: Any) -> Any:
+        if not gone:
+            gone.append(other.datasets.delete("corn@v1", force=True).reference)
+            other.gc_artifacts(grace_seconds=0)
+        return original(*given)
+
+    monkeypatch.setattr(module, name, late)
+    made = add(store, references={"fat": FAT + 1})
+    other.close()
+    store.gc_artifacts(grace_seconds=0)
+    assert gone
+    assert made.reference == "corn@v2"
+    np.testing.assert_array_equal(store.datasets.get(made).X, X)
+    assert store.check(read_data=True).ok
+
+
+def test_samples_without_names_are_told_by_their_spectra(store: WorkspaceStore) -> None:
+    store.datasets.add("corn", X, references={"fat": FAT})
+    store.datasets.add("corn", np.vstack([X[3:], X[:1] * 2]), references={"fat": [*FAT[3:11], 99, 5]})
+    found = store.datasets.diff("corn@v1", "corn@v2")
+    assert (found.added, found.removed, found.changed) == ((9,), (0, 1, 2), ())
+    assert found.corrected.rows() == [("11", "fat", "12.0", "99.0")]
+    with pytest.raises(InvalidInput, match="have no names"):
+        store.datasets.get("corn", ids=["S1"])

@@ -20,6 +20,7 @@ _MADE: dict[type[errors.NirsStoreError], Callable[[], errors.NirsStoreError]] = 
     errors.ArtifactMissing: lambda: errors.ArtifactMissing("artifact", "a1", "Save it first."),
     errors.UnknownFile: lambda: errors.UnknownFile("grid.csv", "No stored file is called grid.csv."),
     errors.CalibrationNotFound: lambda: errors.CalibrationNotFound("fat@v9", "There is no version v9."),
+    errors.UnknownDataset: lambda: errors.UnknownDataset("corn@v9", "The data set 'corn' has no version 9."),
     errors.StoreBusy: lambda: errors.StoreBusy(
         "The catalog is held.", host="here", pid=7, since=datetime(2026, 1, 1, tzinfo=UTC)
     ),

@@ -16,12 +16,15 @@ from nirs_store.backup.measured import MEASURED
 from nirs_store.backup.measured import merged as merge_measured
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import TABLES
+from nirs_store.domain.scope import as_scope
 from nirs_store.errors import ArchiveInvalid, InvalidInput, RecordingWarning
 from nirs_store.records.named import ARCHIVED_NUMBER, as_rule, check_alias, check_name
 from nirs_store.values import from_json, to_json
 
 __all__ = ["merged", "select"]
 
+# Numbers that leave room to count on.
+_HIGHEST = 2**31 - 2**20
 _TABLES = (
     "calibration_versions",
     "calibration_aliases",
@@ -114,16 +117,29 @@ def _check(rows: Mapping[str, list[dict[str, Any]]]) -> None:
         if any(row.get(name) is None for row in rows[table] for name in needed):
             raise _invalid(f"has a row of {table} without {', '.join(needed)}")
     numbers = [(row["name"], row["version"]) for row in rows["calibration_versions"]]
-    if len(set(numbers)) < len(numbers) or any(not 0 < number < 2**31 - 2**20 for _, number in numbers):
+    if len(set(numbers)) < len(numbers) or any(not 0 < number < _HIGHEST for _, number in numbers):
         raise _invalid("has a version of a calibration twice, or one of an impossible number")
+    counted = [row["version"] for row in rows["calibration_retired"]]
+    counted += [
+        row["number"] for table in ("calibration_aliases", "calibration_rules") for row in rows[table]
+    ]
+    if any(not 0 < number < _HIGHEST for number in counted):
+        raise _invalid("has an alias, a rule or a retired version of an impossible number")
     for table in ("calibration_versions", *_BY_NAME):
         for row in rows[table]:
             _same(check_name, row["name"])
             if "alias" in row:
                 _same(check_alias, row["alias"])
     for row in rows["calibration_versions"]:
-        for column in ("scope", "figures", "metadata"):
-            _object(row[column], column)
+        plain = {column: _object(row[column], column) or {} for column in ("scope", "figures", "metadata")}
+        try:
+            as_scope(plain["scope"])
+        except InvalidInput as error:
+            raise _invalid(f"has a calibration with a scope that could not be given ({error})") from error
+        parts = [plain["metadata"].get("contents") or {}, targets := plain["figures"].get("targets") or {}]
+        parts += targets.values() if isinstance(targets, dict) else ()
+        if not all(isinstance(part, dict) for part in parts):
+            raise _invalid("has a calibration with figures or hashes of another form")
     for row in rows["calibration_rules"]:
         if (rule := _object(row["rule"], "rule")) is not None:
             try:

@@ -379,7 +379,7 @@ def _wrong(
     if entry.get("digest") != _digest(row):
         return "it was altered: the audit trail names it with other content"
     number, _, head = str(row["audit_head"]).partition(":")
-    if number.isdigit() and int(number) + 1 != int(entry["number"]):
+    if number.isdecimal() and int(number) + 1 != int(entry["number"]):
         return "its entry in the audit trail does not follow the one that it binds"
     if number != "0" or head != GENESIS:
         found = con.execute(

@@ -131,6 +131,20 @@ HOSTILE: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Any]]] = {
     "a huge number": ("calibration_versions", lambda rows: rows[0].update(version=2**31 - 1)),
     "no JSON": ("calibration_versions", lambda rows: rows[0].update(scope="{")),
     "a list for a scope": ("calibration_versions", lambda rows: rows[0].update(scope="[1]")),
+    "limits that are no numbers": (
+        "calibration_versions",
+        lambda rows: rows[0].update(scope='{"range": "ab"}'),
+    ),
+    "an unknown scope": ("calibration_versions", lambda rows: rows[0].update(scope='{"evil": 1}')),
+    "figures of another form": (
+        "calibration_versions",
+        lambda rows: rows[0].update(figures='{"targets": [1]}'),
+    ),
+    "hashes of another form": (
+        "calibration_versions",
+        lambda rows: rows[0].update(metadata='{"contents": "x"}'),
+    ),
+    "a last alias": ("calibration_aliases", lambda rows: rows[0].update(number=2**31 - 1)),
     "an alias of nothing": ("calibration_aliases", lambda rows: rows[-1].update(version=9)),
     "an alias like a version": ("calibration_aliases", lambda rows: rows[0].update(alias="v1")),
     "an alias without number": ("calibration_aliases", lambda rows: rows[0].update(number=None)),

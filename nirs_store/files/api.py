@@ -14,6 +14,7 @@ from nirs_store.files.change import FileRemoval, FileValidation
 from nirs_store.files.find import FileSummary
 from nirs_store.files.groups import TrainingSet
 from nirs_store.files.names import FileType, FileVersion
+from nirs_store.files.output import copy_of, open_stream
 from nirs_store.files.rows import all_types, list_processing
 from nirs_store.files.runs import ProcessingRun, remove_abandoned
 from nirs_store.files.scope import Scope
@@ -181,7 +182,7 @@ class Files:
         Parameters
         ----------
         items : iterable of dict
-            Arguments of `put` a file, with ``source`` and ``name`` (which a path has by itself).
+            The arguments of `put` for each file, with ``source`` and ``name`` (which a path has by itself).
         **about
             Arguments that hold for all that do not say otherwise.
 
@@ -247,17 +248,17 @@ class Files:
         ----------
         name : str
         compute : callable
-            Called without arguments; gives bytes, plain data, a data frame, or the path of a file.
+            Called without arguments; returns bytes, plain data, a data frame, or the path of a file.
         inputs : plain data, optional
             What the result depends on. Where it differs from what the stored result was made with, it is
-            computed anew.
+            computed again.
         **about
             As for `put`. With ``force=True`` it is computed in any case.
 
         Returns
         -------
         Any
-            As `get` gives it, so that the first call and the second give the same.
+            As `get` returns it, so that the first call and the second give the same.
 
         Raises
         ------
@@ -277,7 +278,7 @@ class Files:
     def should_overwrite(
         self, name: str, force: bool = False, *, mode: str | None = None, test_name: str | None = None
     ) -> bool:
-        """Tell whether a `put` of other content under this name would be taken.
+        """Tell whether a `put` of other content under this name would be accepted.
 
         True with `force`; True where nothing is there; True for test content; False for production content.
 
@@ -444,19 +445,20 @@ class Files:
         ------
         UnknownFile, BlobMissing, BlobCorrupt
         """
-        return find.open_file(self._scope, name, mode, version, test_name, encoding)
+        row = self._scope.read(name, version, test_name)
+        return open_stream(self._scope.engine, row, mode, encoding)
 
     def path(self, name: str, *, version: int | str | None = None, test_name: str | None = None) -> Path:
         """Return a path at which any program can read the file or folder; it is not to be written to.
 
         The blob itself where it is stored as it is; a copy below ``exports/files/`` where it is compressed. Its
-        files are read-only; one that was altered all the same is found by its hash and made anew.
+        files are read-only; one that was altered all the same is found by its hash and made again.
 
         Raises
         ------
         UnknownFile, BlobMissing, BlobCorrupt
         """
-        return find.path_of(self._scope, name, version, test_name)
+        return copy_of(self._scope.engine, self._scope.read(name, version, test_name))
 
     def export(self, pattern: str, output: str | Path, **filters: Any) -> Paths:
         """Write all files that `list` finds into a folder, under their names.
@@ -534,7 +536,7 @@ class Files:
         Parameters
         ----------
         pattern : str, optional
-            ``*`` stands for any signs, ``/`` among them, ``?`` for one, ``[ab]`` for one of these.
+            ``*`` stands for any characters, ``/`` among them, ``?`` for one, ``[ab]`` for one of these.
         tags : str or sequence of str, optional
             Only files that have all of them.
         all_versions : bool
@@ -550,16 +552,16 @@ class Files:
         Returns
         -------
         polars.DataFrame
-            A row a version; ``tags`` and ``metadata`` are JSON texts.
+            One row per version; ``tags`` and ``metadata`` are JSON texts.
 
         Raises
         ------
         InvalidInput
             An unknown filter, status or type; the nearest is named.
         """
-        return find.list_matching(
-            self._scope, pattern, tags=tags, all_versions=all_versions, since=since, before=before, limit=limit,
-            offset=offset, **filters,
+        return find.matching(
+            self._scope, pattern, filters, tags=tags, all_versions=all_versions, since=since, before=before,
+            limit=limit, offset=offset,
         )  # fmt: skip
 
     def search(
@@ -578,9 +580,9 @@ class Files:
         Returns
         -------
         polars.DataFrame
-            As `list` gives it.
+            As `list` returns it.
         """
-        return find.search(self._scope, words, all_versions, limit, filters)
+        return find.matching(self._scope, None, filters, words=words, all_versions=all_versions, limit=limit)
 
     def summary(
         self, pattern: str | None = None, *, all_versions: bool = True, **filters: Any
@@ -785,7 +787,7 @@ class Files:
         return change.cleanup_old_tests(self._scope, keep_recent, dry_run)
 
     def cleanup_temp(self) -> int:
-        """Remove temporary folders of programs that have died; gives how many."""
+        """Remove temporary folders of programs that have died; returns how many."""
         return remove_abandoned(self._scope.engine)
 
     # -- processing runs -----------------------------------------------------------------------------
@@ -824,5 +826,5 @@ class Files:
     def processing_runs(self, name: str | None = None) -> pl.DataFrame:
         """List processing runs, newest first; one whose program died shows as interrupted."""
         engine = self._scope.engine
-        # The living are asked for after the rows were read.
+        # Asked for inside the query, once the journal is applied: a session that is missing then has ended.
         return engine.query(lambda con: list_processing(con, name, engine.living_sessions()))

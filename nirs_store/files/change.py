@@ -37,19 +37,6 @@ from nirs_store.ids import earlier, is_id, new_id, now_naive, utcnow
 from nirs_store.records.notes import check_guard
 from nirs_store.values import as_text
 
-__all__ = [
-    "FileRemoval",
-    "FileValidation",
-    "cleanup",
-    "cleanup_old_tests",
-    "declare_type",
-    "delete",
-    "remove_alias",
-    "set_alias",
-    "set_status",
-    "validate",
-]
-
 Version = int | str | None
 
 

@@ -31,22 +31,6 @@ from nirs_store.files.names import file_ending, is_text
 from nirs_store.lazy import polars as pl
 from nirs_store.values import is_frame, native, to_json
 
-__all__ = [
-    "MEMBER",
-    "PIECE",
-    "SUFFIXES",
-    "Content",
-    "FileContent",
-    "FolderContent",
-    "MemoryContent",
-    "Stored",
-    "content_of",
-    "listing_hash",
-    "showing",
-    "table_format",
-    "take_in",
-]
-
 PIECE = 1 << 20
 SUFFIXES = {"gzip": "gz", "zip": "zip", "tar.gz": "tgz", "zstd": "zst"}
 #: What the only file of a zip or tar is called.
@@ -68,13 +52,13 @@ class MemoryContent:
     data: bytes = field(repr=False)
 
     def pieces(self) -> Iterator[memoryview]:
-        """Give the bytes in pieces."""
+        """Yield the bytes in pieces."""
         whole = memoryview(self.data)
         for start in range(0, len(whole), PIECE):
             yield whole[start : start + PIECE]
 
     def sample(self) -> bytes:
-        """Give some bytes of the beginning, the middle and the end."""
+        """Return some bytes of the beginning, the middle and the end."""
         return b"".join(self.data[start : start + _SAMPLE] for start in _places(self.size))
 
 
@@ -228,7 +212,7 @@ def _folder(root: Path) -> FolderContent:
 
 
 def table_format(name: str) -> str | None:
-    """Give the format of a table by the ending of its name; None for another ending than .parquet, .csv, .tsv."""
+    """Return the format of a table by the ending of its name, or None."""
     return _FORMATS.get(_ending(name))
 
 
@@ -290,7 +274,7 @@ _WORTH_A_BAR = 32 << 20
 
 @contextmanager
 def showing(words: str, total: int) -> Iterator[Advance]:
-    """Give a function that takes the bytes done since the last call; the bar is gone at the end."""
+    """Return a function that takes the bytes done since the last call; the bar is gone at the end."""
     if total < _WORTH_A_BAR or sys.stderr is None or not sys.stderr.isatty():
         yield lambda count: None
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nirs_store.addresses import user_path
 from nirs_store.db.database import Connection
@@ -14,28 +14,12 @@ from nirs_store.db.table import Row, Table
 from nirs_store.display import block, byte_text, field_table
 from nirs_store.errors import InvalidInput
 from nirs_store.files.names import FileVersion, check_word, placed, tags_of
-from nirs_store.files.output import copy_of, open_stream, read_value, write_group, write_output
+from nirs_store.files.output import read_value, write_group, write_output
 from nirs_store.files.rows import aliases_of, counts, find_version, list_files, sources_of, versions_of
 from nirs_store.files.scope import Scope
 from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
-from nirs_store.records.notes import note_read
 from nirs_store.values import as_text, with_zone
-
-__all__ = [
-    "FileSummary",
-    "aliases",
-    "export",
-    "find",
-    "get",
-    "list_matching",
-    "metadata",
-    "open_file",
-    "path_of",
-    "search",
-    "summary",
-    "versions",
-]
 
 _KINDS = ("bytes", "text", "json", "table")
 _HIDDEN = ("session_id", "members", "group_name")
@@ -44,13 +28,6 @@ Version = int | str | None
 
 
 # -- bringing out --------------------------------------------------------------------------------
-
-
-def _row_to_read(scope: Scope, name: object, version: Version, test_name: str | None) -> Row:
-    """Return the row of a version, and note that it is read where the workspace asks for that."""
-    row = scope.row(name, version, test_name)
-    note_read(scope.engine, "get", "file", str(row["version_id"]), {"name": row["name"]})
-    return row
 
 
 def get(
@@ -64,7 +41,7 @@ def get(
     """Return the content of a version, or write it to a path."""
     if kind is not None:
         check_word(kind, "kind", _KINDS)
-    row = _row_to_read(scope, name, version, test_name)
+    row = scope.read(name, version, test_name)
     if row["kind"] == "group":
         members = {each: scope.row(version_id) for each, version_id in (row["members"] or {}).items()}
         if output is None:
@@ -75,23 +52,11 @@ def get(
     return read_value(scope.engine, row, kind)
 
 
-def open_file(
-    scope: Scope, name: object, mode: str, version: Version, test_name: str | None, encoding: str | None
-) -> IO[Any]:
-    """Open a version for reading."""
-    return open_stream(scope.engine, _row_to_read(scope, name, version, test_name), mode, encoding)
-
-
-def path_of(scope: Scope, name: object, version: Version, test_name: str | None) -> Path:
-    """Return a path at which any program can read a version."""
-    return copy_of(scope.engine, _row_to_read(scope, name, version, test_name))
-
-
 def export(scope: Scope, pattern: str, output: str | Path, filters: Mapping[str, Any]) -> list[Path]:
     """Write all files that a list finds into a folder; all names are checked before anything is written."""
     wanted = [
         (row, placed(user_path(output), row["name"].removeprefix(scope.prefix)))
-        for row in list_matching(scope, pattern, **filters).iter_rows(named=True)
+        for row in matching(scope, pattern, filters).iter_rows(named=True)
         if row["kind"] not in ("metadata", "group")
     ]
     _refuse_clashes(wanted)
@@ -178,36 +143,25 @@ def aliases(scope: Scope, name: object, test_name: str | None) -> dict[str, int]
 # -- many ----------------------------------------------------------------------------------------
 
 
-def list_matching(
+def matching(
     scope: Scope,
     pattern: str | None,
+    filters: Mapping[str, Any],
     *,
+    words: str | None = None,
     tags: Iterable[str] | str = (),
-    all_versions: bool = False,
-    since: datetime | None = None,
-    before: datetime | None = None,
     limit: int | None = None,
     offset: int = 0,
-    **filters: Any,
+    **more: Any,
 ) -> pl.DataFrame:
-    """Return the versions that fit."""
-    where = scope.where(
-        pattern, filters, tags=tags_of(tags), all_versions=all_versions, since=since, before=before
-    )
+    """Return the versions that fit; with `words` those that have all of them in names, tags or metadata."""
+    sought = () if words is None else as_text(words, "words").split()
+    if words is not None and not sought:
+        raise InvalidInput("words: expected at least one word, found none.")
+    where = scope.where(pattern, filters, words=sought, tags=tags_of(tags), **more)
     if (limit is not None and limit < 0) or offset < 0:
         raise InvalidInput(f"limit, offset: expected at least 0, found {limit!r} and {offset!r}.")
     return scope.engine.query(lambda con: list_files(con, where, limit, offset))
-
-
-def search(
-    scope: Scope, words: str, all_versions: bool, limit: int | None, filters: Mapping[str, Any]
-) -> pl.DataFrame:
-    """Return the versions that have all of some words in their names, tags or metadata."""
-    sought = as_text(words, "words").split()
-    if not sought:
-        raise InvalidInput("words: expected at least one word, found none.")
-    where = scope.where(None, filters, words=sought, all_versions=all_versions)
-    return scope.engine.query(lambda con: list_files(con, where, limit, 0))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from nirs_store.files.scope import Scope, note_versions
 from nirs_store.lazy import polars as pl
 from nirs_store.values import one_kind
 
-__all__ = ["TrainingSet", "create_group", "get_training_set", "put_group", "put_training_set"]
-
 _FEATURES, _LABELS, _METADATA = "feature_matrix.parquet", "labels.parquet", "metadata.json"
 # Members are what their names say; any other is of the group's own type.
 _MEMBER_TYPES = {

@@ -14,39 +14,6 @@ from nirs_store.errors import InvalidInput, PathEscapes, did_you_mean
 from nirs_store.ids import is_id
 from nirs_store.values import as_text, to_json, with_zone
 
-__all__ = [
-    "BUILT_IN",
-    "COMPRESSIONS",
-    "COVERAGES",
-    "KINDS",
-    "LATEST",
-    "MODES",
-    "PRODUCTION",
-    "SOURCE_KINDS",
-    "STATUSES",
-    "TEST",
-    "FileType",
-    "FileVersion",
-    "Request",
-    "check_alias",
-    "check_label",
-    "check_member",
-    "check_metadata",
-    "check_name",
-    "check_request",
-    "check_schema",
-    "check_type_name",
-    "check_word",
-    "described",
-    "file_ending",
-    "is_text",
-    "mode_of",
-    "parse_version",
-    "placed",
-    "tags_of",
-]
-
-
 # -- Rows of stored files: finding what a name means now, adding versions, aliases, types, processing runs.
 
 
@@ -74,7 +41,7 @@ _ALIAS = re.compile(r"[\w][\w.+-]{0,99}")
 
 
 def check_name(name: object, what: str = "name") -> str:
-    """Give a hierarchical name back if it stays in the store."""
+    """Return a hierarchical name back if it stays in the store."""
     text = as_text(name, what)
     objection = _objection(text)
     if objection is not None:
@@ -114,7 +81,7 @@ def _objection(text: str) -> str | None:
 
 
 def check_label(text: object, what: str) -> str:
-    """Give back a test's name: one part of a path."""
+    """Return back a test's name: one part of a path."""
     label = check_name(text, what)
     if "/" in label:
         raise InvalidInput(f"{what}: expected a name without '/', found {label!r}.")
@@ -122,7 +89,7 @@ def check_label(text: object, what: str) -> str:
 
 
 def check_alias(alias: object) -> str:
-    """Give an alias back if nobody could take it for a version."""
+    """Return an alias back if nobody could take it for a version."""
     text = as_text(alias, "alias")
     if text.casefold() == LATEST or _LOOKS_LIKE_VERSION.fullmatch(text):
         raise InvalidInput(
@@ -152,7 +119,7 @@ def parse_version(version: object) -> int | str | None:
 
 
 def file_ending(text: str) -> str:
-    """Give the ending of a name for the file of its blob: letters and digits, or ``bin``."""
+    """Return the ending of a name for the file of its blob: letters and digits, or ``bin``."""
     ending = text.rpartition("/")[2].rpartition(".")
     found = ending[2].lower() if ending[0] else ""
     return found if re.fullmatch(r"[a-z0-9]{1,16}", found) else "bin"
@@ -185,7 +152,7 @@ def check_member(name: str) -> None:
 
 
 def placed(folder: Path, name: str) -> Path:
-    """Give the path of a name below a folder, if this system can hold it there."""
+    """Return the path of a name below a folder, if this system can hold it there."""
     check_member(name)
     objection = _objection_of_windows(name) if _WINDOWS else None
     if objection is not None:
@@ -232,7 +199,7 @@ _SPELLINGS = {"gz": "gzip", "tgz": "tar.gz", "tar_gz": "tar.gz", "zst": "zstd", 
 
 
 def check_word(value: object, what: str, known: Iterable[str]) -> str:
-    """Give a word back as it is spelt here; capitals and hyphens do not matter."""
+    """Return a word back as it is spelt here; capitals and hyphens do not matter."""
     words = tuple(known)
     text = str(value)
     for candidate in (text, text.lower(), text.lower().replace("-", "_"), _SPELLINGS.get(text.lower(), text)):
@@ -244,7 +211,7 @@ def check_word(value: object, what: str, known: Iterable[str]) -> str:
 
 
 def mode_of(mode: str | None, coverage: str | None, test_name: str | None) -> str:
-    """Give the mode: the one that was asked for, else production for full coverage and test for all else."""
+    """Return the mode: the one that was asked for, else production for full coverage and test for all else."""
     found = mode or (PRODUCTION if coverage in _WHOLE else TEST)
     if test_name is not None and found == PRODUCTION:
         raise InvalidInput(
@@ -358,7 +325,7 @@ BUILT_IN: dict[str, FileType] = {
 
 
 def check_type_name(name: object, known: Mapping[str, FileType]) -> str:
-    """Give a type as it is spelt here; capitals and hyphens do not matter."""
+    """Return a type as it is spelt here; capitals and hyphens do not matter."""
     text = str(name)
     plain = text.lower().replace("-", "_")
     for candidate in (text, plain):
@@ -371,7 +338,7 @@ def check_type_name(name: object, known: Mapping[str, FileType]) -> str:
 
 
 def check_schema(schema: object) -> dict[str, Any]:
-    """Give a metadata schema back if it is one."""
+    """Return a metadata schema back if it is one."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
@@ -388,7 +355,7 @@ def check_schema(schema: object) -> dict[str, Any]:
 
 
 def check_metadata(kind: FileType, metadata: Mapping[str, Any]) -> None:
-    """Compare metadata with what their type says of them."""
+    """Refuse metadata that do not fit what their type says of them."""
     if not kind.metadata_schema:
         return
     from jsonschema import Draft202012Validator
@@ -419,15 +386,8 @@ def check_metadata(kind: FileType, metadata: Mapping[str, Any]) -> None:
 
 
 _TEXTS = (
-    "run_id",
-    "model_id",
-    "evaluation_id",
-    "suite",
-    "episode",
-    "module",
-    "module_version",
-    "processing_id",
-)
+    "run_id", "model_id", "evaluation_id", "suite", "episode", "module", "module_version", "processing_id",
+)  # fmt: skip
 _KNOWN = frozenset(
     (
         *_TEXTS, "type", "sources", "tags", "metadata", "compression", "mode", "coverage", "test_name", "group",
@@ -507,7 +467,6 @@ class Request:
     compression: str
     tags: tuple[str, ...]
     metadata: Mapping[str, Any]
-    metadata_text: str | None
     sources: tuple[tuple[str, str], ...]
     texts: Mapping[str, str | None]
     message: str | None
@@ -521,35 +480,37 @@ def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, Fi
         raise InvalidInput(f"Unknown arguments: {', '.join(sorted(unknown))}. Nothing was stored.")
     if about.get("type") is None:
         raise InvalidInput("type: expected what the file is, as in 'report'. Nothing was stored.")
-    kind = check_type_name(about["type"], types)
-    test_name = None if about.get("test_name") is None else check_label(about["test_name"], "test_name")
-    coverage = None if about.get("coverage") is None else check_word(about["coverage"], "coverage", COVERAGES)
-    mode = None if about.get("mode") is None else check_word(about["mode"], "mode", MODES)
-    status = None if about.get("status") is None else check_word(about["status"], "status", STATUSES)
-    metadata = about.get("metadata")
-    if metadata is None:
-        metadata = {}
+
+    def word(key: str, known: Sequence[str]) -> str | None:
+        return None if about.get(key) is None else check_word(about[key], key, known)
+
+    def text(key: str) -> str | None:
+        return None if about.get(key) is None else as_text(about[key], key)
+
+    metadata = {} if about.get("metadata") is None else about["metadata"]
     if not isinstance(metadata, Mapping):
         raise InvalidInput(f"metadata: expected a dict, found {type(metadata).__name__}. Nothing was stored.")
+    kind = check_type_name(about["type"], types)
     check_metadata(types[kind], metadata)
-    texts = {key: None if about.get(key) is None else as_text(about[key], key) for key in _TEXTS}
-    texts["group_name"] = None if about.get("group") is None else as_text(about["group"], "group")
+    # Refuses metadata that are not plain data before anything is written.
+    to_json(metadata, "metadata")
+    test_name = None if about.get("test_name") is None else check_label(about["test_name"], "test_name")
+    coverage, mode = word("coverage", COVERAGES), word("mode", MODES)
     return Request(
-        check_name(name),
-        test_name,
-        kind,
-        mode_of(mode, coverage, test_name),
-        mode is not None or coverage is not None,
-        coverage,
-        status,
-        check_word(about.get("compression") or "auto", "compression", COMPRESSIONS),
-        tags_of(about.get("tags") or ()),
-        metadata,
-        to_json(metadata, "metadata") if metadata else None,
-        _sources(about.get("sources") or ()),
-        texts,
-        None if about.get("message") is None else as_text(about["message"], "message"),
-        bool(about.get("force")),
+        name=check_name(name),
+        test_name=test_name,
+        type=kind,
+        mode=mode_of(mode, coverage, test_name),
+        mode_said=mode is not None or coverage is not None,
+        coverage=coverage,
+        status=word("status", STATUSES),
+        compression=word("compression", COMPRESSIONS) or "auto",
+        tags=tags_of(about.get("tags") or ()),
+        metadata=metadata,
+        sources=_sources(about.get("sources") or ()),
+        texts={**{key: text(key) for key in _TEXTS}, "group_name": text("group")},
+        message=text("message"),
+        force=bool(about.get("force")),
     )
 
 
@@ -566,7 +527,7 @@ def described(request: Request) -> dict[str, Any]:
 
 
 def tags_of(tags: object) -> tuple[str, ...]:
-    """Give tags without repetition."""
+    """Return tags without repetition."""
     if isinstance(tags, str):
         tags = (tags,)
     if not isinstance(tags, Iterable):

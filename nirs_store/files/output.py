@@ -39,16 +39,6 @@ from nirs_store.files.names import check_member, placed
 from nirs_store.lazy import polars as pl
 from nirs_store.records import artifacts
 
-__all__ = [
-    "check_content",
-    "copy_of",
-    "open_stream",
-    "read_value",
-    "remove_copies",
-    "write_group",
-    "write_output",
-]
-
 Row = Mapping[str, Any]
 _WINDOWS = os.name == "nt"
 _CODEC_ERRORS = (EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, pa.ArrowException, KeyError)

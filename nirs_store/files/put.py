@@ -46,21 +46,6 @@ from nirs_store.records.lookup import whole_id
 from nirs_store.records.notes import check_guard
 from nirs_store.values import to_json
 
-__all__ = [
-    "Item",
-    "check",
-    "create",
-    "get_or_compute",
-    "prepared",
-    "protected",
-    "put",
-    "put_many",
-    "record",
-    "refuse_other_content",
-    "should_overwrite",
-    "transact",
-]
-
 T = TypeVar("T")
 
 _WRITERS = 4
@@ -416,7 +401,7 @@ def _refuse_cycles(con: Connection, version_id: str, links: Sequence[tuple[str, 
 def _adopt(
     con: Connection, engine: Engine, placed: Sequence[tuple[Row, Stored, bool]], now: datetime
 ) -> None:
-    """Give drafts their names among the blobs, and record the blobs and who holds them."""
+    """Let drafts take their names among the blobs, and record the blobs and who holds them."""
     kinds: dict[str, str] = {}
     drafts: dict[str, tuple[Draft, str]] = {}
     if placed:

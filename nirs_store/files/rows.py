@@ -19,30 +19,6 @@ from nirs_store.records.links import insert_links
 from nirs_store.records.queries import frame
 from nirs_store.values import to_json
 
-__all__ = [
-    "FILTERS",
-    "Where",
-    "add_links",
-    "aliases_of",
-    "all_types",
-    "condition",
-    "counts",
-    "delete_versions",
-    "dependents",
-    "existing",
-    "fail_versions",
-    "find_version",
-    "latest_versions",
-    "list_files",
-    "list_processing",
-    "list_sql",
-    "require_version",
-    "series_key",
-    "sources_of",
-    "versions",
-    "versions_of",
-]
-
 Where = tuple[str, dict[str, Any]]
 
 

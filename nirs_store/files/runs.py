@@ -23,9 +23,6 @@ from nirs_store.values import as_error, as_name, to_json
 if TYPE_CHECKING:
     from nirs_store.files.api import Files
 
-__all__ = ["ProcessingRun", "abandoned", "remove_abandoned", "remove_scratch", "scratch"]
-
-
 # -- Scratch folders for files in the making, below the store's own temporary folder -------------
 
 _PREFIX = "work-"

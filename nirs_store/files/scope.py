@@ -29,18 +29,8 @@ from nirs_store.files.names import (
 )
 from nirs_store.files.rows import FILTERS, Where, all_types, condition, require_version
 from nirs_store.ids import is_id, naive
+from nirs_store.records.notes import note_read
 from nirs_store.values import as_text
-
-__all__ = [
-    "ActiveRun",
-    "Scope",
-    "Which",
-    "activate",
-    "active_run",
-    "deactivate",
-    "note_versions",
-    "types_for",
-]
 
 # A name or an id, a version, a test's name and a mode.
 Which = tuple[str, int | str | None, str | None, str | None]
@@ -111,6 +101,12 @@ class Scope:
         """Return the row of a version."""
         which = self.which(name, version, test_name)
         return self.engine.query(lambda con: require_version(con, *which))
+
+    def read(self, name: object, version: object = None, test_name: str | None = None) -> Row:
+        """Return the row of a version, and note that it is read where the workspace asks for that."""
+        row = self.row(name, version, test_name)
+        note_read(self.engine, "get", "file", str(row["version_id"]), {"name": row["name"]})
+        return row
 
     def shown(self, con: Connection, which: Which) -> Row:
         """Return the row of a version that is to be changed; refuse one that this view does not show."""

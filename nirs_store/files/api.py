@@ -476,7 +476,7 @@ class Files:
         BlobMissing, BlobCorrupt, WriteFailed
             What came before it stays.
         """
-        return find.export(self._scope, pattern, output, filters)
+        return find.export(self._scope, self.list(pattern, **filters), output)
 
     # -- asking --------------------------------------------------------------------------------------
 

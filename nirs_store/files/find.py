@@ -52,11 +52,11 @@ def get(
     return read_value(scope.engine, row, kind)
 
 
-def export(scope: Scope, pattern: str, output: str | Path, filters: Mapping[str, Any]) -> list[Path]:
-    """Write all files that a list finds into a folder; all names are checked before anything is written."""
+def export(scope: Scope, found: pl.DataFrame, output: str | Path) -> list[Path]:
+    """Write all files of a list into a folder; all names are checked before anything is written."""
     wanted = [
         (row, placed(user_path(output), row["name"].removeprefix(scope.prefix)))
-        for row in matching(scope, pattern, filters).iter_rows(named=True)
+        for row in found.iter_rows(named=True)
         if row["kind"] not in ("metadata", "group")
     ]
     _refuse_clashes(wanted)

@@ -13,7 +13,7 @@ from nirs_store.plots._figure import label
 from nirs_store.ui import chart
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Download, Request, Screen, View
-from nirs_store.ui.table import Column, table_of
+from nirs_store.ui.table import Column, decimals_of, number_text, table_of
 
 __all__ = ["SCREENS", "chain_values"]
 
@@ -22,7 +22,7 @@ _SCORES = {
     "rmsec": "RMSEC", "bias": "Bias", "sep": "SEP", "mae": "MAE", "r2": "R²", "rpd": "RPD", "rpiq": "RPIQ",
     "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "f1": "F1", "log_loss": "Log loss",
 }  # fmt: skip
-_UNITLESS = ("r2", "rpd", "rpiq", "accuracy", "balanced_accuracy", "f1", "log_loss")
+_PLACES = {"r2": 4, "rpd": 2, "rpiq": 2, "accuracy": 4, "balanced_accuracy": 4, "f1": 4, "log_loss": 4}
 FORMULAS = {
     "rmsecv": "sqrt(mean((predicted − measured)²)) of the pooled out-of-fold predictions",
     "rmsep": "the RMSE on test samples", "rmsec": "the RMSE on the calibration samples",
@@ -77,8 +77,17 @@ def show(request: Request) -> View:
         prefix="a_",
         size=25,
     )
-    scores = [(words, shown.scores[name], FORMULAS.get(name, ""), "" if name in _UNITLESS else values["unit"])
-              for name, words in _SCORES.items() if name in shown.scores]  # fmt: skip
+    shared = decimals_of([shown.scores.get("rmsecv")])
+    scores = [
+        (
+            words,
+            number_text(shown.scores[name], _PLACES.get(name, shared)),
+            FORMULAS.get(name, ""),
+            _unit(name, values),
+        )
+        for name, words in _SCORES.items()
+        if name in shown.scores
+    ]
     values |= {
         "figures": [each for each in figures if each],
         "scores": scores,
@@ -91,6 +100,10 @@ def show(request: Request) -> View:
         "lineage": _lineage(store, chain_id),
     }
     return View("chain.html", shown.name, values, data=_data(shown, values))
+
+
+def _unit(name: str, values: dict[str, Any]) -> str:
+    return "" if name in _PLACES else str(values["unit"])
 
 
 def _provenance(shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:

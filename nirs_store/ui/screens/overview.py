@@ -10,11 +10,13 @@ from nirs_store.store import WorkspaceStore
 from nirs_store.ui.chart import predicted_vs_measured
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.screens.leaderboard import chain_columns
+from nirs_store.ui.screens.runs import run_columns, with_counts
 from nirs_store.ui.table import Table
 
 __all__ = ["SCREENS"]
 
-_FIRST, _BOARDS, _REVIEWED = 6, 6, 3
+_FIRST, _BOARDS, _REVIEWED, _LATEST = 6, 6, 3, 5
+_OF_RUNS = ("name", "status", "n", "best", "created_at")
 
 
 def show(request: Request) -> View:
@@ -28,6 +30,7 @@ def show(request: Request) -> View:
     values = {
         "counts": _counts(store),
         "live": live(store),
+        "latest": _latest(request),
         "boards": boards,
         "chosen": store.show_chain(chosen) if chosen else None,
         "figure": predicted_vs_measured(store, chosen) if chosen else None,
@@ -42,6 +45,12 @@ def _counts(store: WorkspaceStore) -> dict[str, int]:
         "(SELECT count(*) FROM chains) AS chains, (SELECT count(*) FROM predictions) AS predictions, "
         "(SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM blobs) AS model_bytes"
     ).row(0, named=True)
+
+
+def _latest(request: Request) -> Table:
+    frame = with_counts(request.store, request.store.list_runs(limit=_LATEST))
+    columns = [replace(column, sorts=False) for column in run_columns() if column.name in _OF_RUNS]
+    return Table(frame, columns, request, frame.height)
 
 
 def _kinds(store: WorkspaceStore) -> list[dict[str, Any]]:
@@ -74,7 +83,12 @@ def _boards(request: Request, kinds: list[dict[str, Any]]) -> list[dict[str, Any
 def now(request: Request) -> View:
     """Show what goes on: asked for again and again, so it asks the catalog for little."""
     store = request.store
-    return View("now.html", "Now", {"counts": _counts(store), "live": live(store)}, refresh=2)
+    return View(
+        "now.html",
+        "Now",
+        {"counts": _counts(store), "live": live(store), "latest": _latest(request)},
+        refresh=2,
+    )
 
 
 def findings(request: Request) -> View:

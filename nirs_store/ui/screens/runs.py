@@ -6,17 +6,21 @@ from typing import Any
 
 from nirs_store.errors import UnknownId
 from nirs_store.lazy import polars as pl
+from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, higher_is_better
+from nirs_store.store import WorkspaceStore
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.screens.leaderboard import chain_columns
 from nirs_store.ui.table import Column, Table, table_of
+from nirs_store.values import from_json
 
-__all__ = ["SCREENS"]
+__all__ = ["SCREENS", "run_columns", "with_counts"]
 
 _MOST = 2000
 _TIMES = ("created_at", "completed_at")
 _SHOWN = ("run_id", "name", "status", "datasets", "note", "tags", "environment", "config", "summary", "error", *_TIMES,
           "pipelines")  # fmt: skip
+_SCORES = (*REGRESSION_SCORES, *CLASSIFICATION_SCORES)
 _STATUSES = ("running", "completed", "failed", "interrupted")
 
 
@@ -24,22 +28,11 @@ def listing(request: Request) -> View:
     """List runs, newest first."""
     status, tag = request.text("status") or None, request.texts("tag")
     frame = request.store.list_runs(status, request.text("dataset") or None, limit=_MOST, tags=tag)
-    frame = _with_counts(request, frame)
+    frame = with_counts(request.store, frame)
     table = table_of(
         request,
         frame,
-        [
-            Column("name", "Run", link=lambda row: f"/runs/{row['run_id']}"),
-            Column("status", kind="status"),
-            Column("data", longest=32),
-            Column("n", "Pipelines", "whole"),
-            Column("best", "Best", "number", hint="Best validation score of its pipelines"),
-            Column("tags", "Tags", "list"),
-            Column("note", longest=40),
-            Column("created_at", "Begun", "time"),
-            Column("completed_at", "Ended", "time"),
-            Column("run_id", "Id", "id", link=lambda row: f"/runs/{row['run_id']}", sorts=False),
-        ],
+        run_columns(),
         empty="No run matches." if request.query else "No run was recorded yet.",
         ticks="run_id",
         name="runs",
@@ -53,30 +46,42 @@ def listing(request: Request) -> View:
     return View("runs.html", "Runs", more, table=table, refresh=3)
 
 
-def _with_counts(request: Request, frame: pl.DataFrame) -> pl.DataFrame:
-    ids = frame["run_id"].to_list()
-    counts = request.store.sql(
-        "SELECT run_id, count(*) AS n, min(best_val) AS best FROM pipelines "
-        "WHERE run_id IN (SELECT unnest(?::VARCHAR[])) GROUP BY run_id",
-        [ids],
+def run_columns() -> list[Column]:
+    """Return the columns of a list of runs."""
+    return [
+        Column("name", "Run", link=lambda row: f"/runs/{row['run_id']}"),
+        Column("status", kind="status"),
+        Column("data", longest=32),
+        Column("n", "Pipelines", "whole"),
+        Column("best", "Best", "number", hint="Best validation score of its pipelines"),
+        Column("tags", "Tags", "list"),
+        Column("note", longest=40),
+        Column("created_at", "Begun", "time"),
+        Column("completed_at", "Ended", "time"),
+        Column("run_id", "Id", "id", link=lambda row: f"/runs/{row['run_id']}", sorts=False),
+    ]
+
+
+def with_counts(store: WorkspaceStore, frame: pl.DataFrame) -> pl.DataFrame:
+    """Add to a list of runs how many pipelines each has, and its best score."""
+    counts = store.sql(
+        "SELECT run_id, count(*) AS n, CASE WHEN list_contains($high, any_value(lower(metric))) THEN max(best_val) "
+        "ELSE min(best_val) END AS best FROM pipelines WHERE run_id IN (SELECT unnest($ids::VARCHAR[])) "
+        "GROUP BY run_id",
+        {"ids": frame["run_id"].to_list(), "high": [name for name in _SCORES if higher_is_better(name)]},
     )
-    names = pl.col("datasets").str.json_decode(pl.List(pl.Struct({"name": pl.String})))
     made = frame.with_columns(
-        names.list.eval(pl.element().struct.field("name")).list.join(", ").alias("data"),
-        pl.col("tags").str.json_decode(pl.List(pl.String)).alias("tags"),
+        pl.Series("data", [_names(each) for each in frame["datasets"]], dtype=pl.String),
+        pl.Series("tags", [from_json(each) or [] for each in frame["tags"]], dtype=pl.List(pl.String)),
     )
     return made.join(counts, on="run_id", how="left", maintain_order="left").select(
-        "name",
-        "status",
-        "data",
-        pl.col("n").fill_null(0),
-        "best",
-        "tags",
-        "note",
-        "created_at",
-        "completed_at",
-        "run_id",
+        "name", "status", "data", pl.col("n").fill_null(0), "best", "tags", "note", *_TIMES, "run_id"
     )
+
+
+def _names(datasets: str | None) -> str:
+    found = from_json(datasets) or []
+    return ", ".join(str(each.get("name", "") if isinstance(each, dict) else each) for each in found)
 
 
 def one(request: Request) -> View:
@@ -148,7 +153,7 @@ def _progress(pipelines: pl.DataFrame) -> Figure | None:
     figure.points(
         place, known["best_val"], "cv", titles=[str(name) for name in known["name"].to_list()], links=links
     )
-    low = not metric or metric[0] not in ("r2", "accuracy", "balanced_accuracy", "f1", "rpd", "rpiq")
+    low = not metric or metric[0] not in _SCORES or not higher_is_better(metric[0])
     figure.line(
         place,
         known["best_val"].cum_min() if low else known["best_val"].cum_max(),

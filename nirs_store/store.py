@@ -1790,6 +1790,11 @@ class WorkspaceStore:
         ------
         UnknownId, ShapeMismatch, InvalidInput, ReplayError
         """
+        from nirs_store.reading import Spectra
+
+        X = self._stored(X, chain_id)
+        if isinstance(X, Spectra):
+            X, wavelengths = X.X, X.wavelengths if wavelengths is None else wavelengths
         return diagnosing.transform(self, chain_id, X, wavelengths)
 
     @whole_ids

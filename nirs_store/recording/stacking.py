@@ -16,9 +16,11 @@ from nirs_store.chains.grids import differ, same_grid
 from nirs_store.chains.plan import COLUMNS, STACKED, Names, require_columns
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.ids import content_hash
+from nirs_store.reading import Spectra
 from nirs_store.recording.bases import Base, gather, open_bases
 from nirs_store.recording.crossval import _facts, _fail, _milliseconds
 from nirs_store.recording.folds import align_probabilities
+from nirs_store.recording.given import resolve, take_spectra
 from nirs_store.recording.groups import Companions, check_companions, refuse_fixed_inner_folds
 from nirs_store.recording.inputs import (
     Data,
@@ -46,7 +48,7 @@ def record_stacking(
     source_chain_ids: Sequence[str],
     final_estimator: Any,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     cv: Any = 5,
     dataset_name: str | None = None,
@@ -77,7 +79,8 @@ def record_stacking(
     final_estimator : scikit-learn regressor or classifier
         Not changed.
     X : array or data frame, shape (n_samples, n_features)
-        The spectra that the sources were recorded with; used as they are only with `passthrough`.
+        The spectra that the sources were recorded with; used as they are only with `passthrough`. Or what
+        `read_spectra` returned, or a stored data set, as in ``"corn@v2"``, with its `target`.
     y : array-like, shape (n_samples,)
         Measured values, or labels; compared with those stored.
     cv : int, splitter or iterable of (train, validation) rows
@@ -140,7 +143,19 @@ def record_stacking(
         raise InvalidInput("final_estimator: expected one estimator, found a Pipeline of several steps.")
     task = check_estimator(parts, task_type)
     chosen = choose_metric(metric, task)
-    data = check_data(X, y, sample_ids=sample_ids, task_type=task)
+    X = resolve(store, X, target)
+    y, about = take_spectra(X, y, None, None, sample_ids, groups, target, target_unit)
+    sample_ids, groups, target, target_unit = (
+        about[word] for word in ("sample_ids", "groups", "target", "target_unit")
+    )
+    data = check_data(
+        X.X if isinstance(X, Spectra) else X,
+        y,
+        sample_ids=sample_ids,
+        task_type=task,
+        wavelengths=about["wavelengths"],
+        wavelength_unit=about["wavelength_unit"],
+    )
     bases = open_bases(store, source_chain_ids, feature_columns)
     if passthrough:
         _require_channels(bases, data)
@@ -170,6 +185,7 @@ def record_stacking(
         "repeats": repeats_of([rows for rows, _ in fitted]),
         "feature_columns": columns,
         "source_chain_ids": [base.chain_id for base in bases],
+        **about["stored"],
     }
     own_run = run_id is None
     run_id = full_run_id(store, run_id)

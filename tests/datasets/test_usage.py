@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 
-from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_search
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_search, record_stacking
 from nirs_store.errors import InvalidInput, OverwriteRefused, RecordingWarning, UnknownDataset
 
 MEAT = load_tecator()
@@ -95,6 +96,11 @@ def test_stored_samples_go_where_spectra_go(store: WorkspaceStore) -> None:
     details = store.predict(chain, "meat@v1", on_outlier="ignore")
     np.testing.assert_array_equal(details["prediction"].to_numpy(), store.replay_chain(chain, X).ravel())
     assert details["sample"].to_list() == NAMES
+    np.testing.assert_array_equal(store.transform(chain, "meat"), store.transform(chain, X))
+    stack = record_stacking(store, [chain], Ridge(), "meat", target="fat").chain_id
+    assert set(store.datasets.chains_of("m2")["chain_id"]) == {chain, stack}
+    by_hand = record_stacking(store, [chain], Ridge(), X, FAT, sample_ids=NAMES).chain_id
+    np.testing.assert_array_equal(store.replay_chain(stack, X), store.replay_chain(by_hand, X))
     whole = store.diagnose(chain)
     assert whole.is_calibration
     assert store.diagnose(chain, "meat").samples.equals(whole.samples)

@@ -523,7 +523,9 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             if grid is None
             else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),
             "models": ", ".join(self._plan.folds) or "one",
-            "correction": "" if self.correction is None else self.correction.words,
+            "corrected by": ""
+            if self.correction is None
+            else self.correction.words.removeprefix("corrected by "),
             "chain": str(self.chain.get("chain_id") or ""),
         }
 

@@ -303,7 +303,7 @@ class References:
             buffer.nbytes += 200 * len(rows)
             facts = {"values": len(rows), "samples": len({row["sample_id"] for row in rows})}
             one = ids[0] if len(ids) == 1 else None
-            add_note(self._engine, buffer, operation, "reference", one, details=facts)
+            add_note(self._engine, buffer, operation, None, one, details=facts)
         return ids
 
     def __repr__(self) -> str:

@@ -308,8 +308,10 @@ def _numbered(con: Connection, name: str, number: int) -> dict[str, Any]:
 def _unknown_name(con: Connection, name: str) -> CalibrationNotFound:
     known = names(con)
     folded = {each.casefold(): each for each in known}
-    near = nearest(name.casefold(), folded)
+    longer = next((each for each in folded if name and name.casefold() in each), None)
+    near = longer or nearest(name.casefold(), folded)
     hint = f" Did you mean {quoted(folded[near])}?" if near else ""
+    hint += f" There are: {', '.join(known[:5])}{' and more' if len(known) > 5 else ''}."
     if not known:
         hint = " No calibration is registered in this workspace."
     return CalibrationNotFound(name, f"There is no calibration called {quoted(name)}.{hint}")

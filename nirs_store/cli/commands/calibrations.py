@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -146,7 +147,7 @@ def _number(version: int | None) -> str:
 
 
 def _print_version(facts: dict[str, Any]) -> None:
-    from nirs_store.cli._output import cell_text, moment, print_fields, print_table
+    from nirs_store.cli._output import cell_text, print_fields, print_table
 
     scope = "; ".join(f"{key}: {_words(value)}" for key, value in facts["scope"].items())
     print_fields(
@@ -158,7 +159,7 @@ def _print_version(facts: dict[str, Any]) -> None:
             "correction": facts["correction_id"],
             "scope": scope,
             "author": facts["author"],
-            "registered": facts["created_at"],
+            "registered": _time(facts["created_at"]),
             "note": facts["note"],
         }
     )
@@ -167,11 +168,15 @@ def _print_version(facts: dict[str, Any]) -> None:
     if facts["signatures"]:
         click.echo()
         rows = [
-            (each["meaning"], each["signer"], moment(each["signed_at"]), each["key_id"], each["note"])
+            (each["meaning"], each["signer"], _time(each["signed_at"]), each["key_id"], each["note"])
             for each in facts["signatures"]
         ]
         print_table(["meaning", "signer", "when", "key", "note"], rows, flexible=["note"])
-        click.echo(f"Check them with: nirs-store calibrations verify {printable(facts['label'])}")
+        click.echo(f"Check them with: nirs-store calibrations verify {quote(printable(facts['label']))}")
+
+
+def _time(text: str) -> str:
+    return f"{text[:19].replace('T', ' ')}Z"
 
 
 def _words(value: Any) -> str:

@@ -81,7 +81,19 @@ def build(folder: Path) -> dict[str, Any]:
         evaluation = store.evaluations.record(
             "m", "easy", {"reward": 0.75}, episodes=[{"reward": 0.5}, {"reward": 1.0}]
         )
+        store.calibrations.set_rule("fat", "production", signatures=1, others=0)
+        store.calibrations.register(
+            "fat", recorded.chain_id, scope={"matrix": "meat", "range": (0, 60)}, author="Ada"
+        )
+        store.calibrations.sign("fat@v1", meaning="approval", signer="Grace", key=b"a frozen key of bytes")
+        store.calibrations.set_alias("fat", "production", 1)
         store.retention.pin(recorded.chain_id, "frozen")
+        version = store.calibrations.get("fat@production")
+        store_facts = [
+            version.version_id,
+            version.content_hash,
+            store.calibrations.signatures("fat")[0].content_hash,
+        ]
         head = store.audit.head()
         store.archive(folder / "whole.zip")
         waiting = store.save_chain(
@@ -135,6 +147,7 @@ def build(folder: Path) -> dict[str, Any]:
         "files": [first.version_id, second.version_id],
         "evaluation": evaluation,
         "predictor": kept,
+        "calibration": store_facts,
         "dataset": [dataset.reference, dataset.content_hash],
         "head": [head.number, head.entry_hash],
         "targets": {recorded.chain_id: ["fat", "%"], waiting: ['["fat","protein"]', "g/kg"]},

@@ -105,6 +105,23 @@ def test_a_frozen_data_set_answers_as_it_did(frozen: tuple[Path, dict[str, Any]]
         assert store.datasets.diff("meat@v1", reference).corrected.height == len(found)
 
 
+def test_a_frozen_calibration_means_what_it_did_and_its_signature_holds(
+    frozen: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, expected = frozen
+    if "calibration" not in expected:
+        pytest.skip("older than these")
+    version_id, content, signed = expected["calibration"]
+    with WorkspaceStore(folder / "workspace") as store:
+        version = store.calibrations.get("fat@production")
+        assert (version.version_id, version.content_hash) == (version_id, content)
+        assert version.chain_id == expected["chain_id"]
+        found = store.calibrations.verify_signatures("fat", b"a frozen key of bytes")
+        assert found.ok
+        assert [each.content_hash for each in found.valid] == [signed]
+        assert list(store.calibrations.rules("fat")) == ["production"]
+
+
 def test_the_targets_that_frozen_chains_name_in_their_metadata_are_columns(
     frozen: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -350,7 +350,13 @@ class Datasets:
 
     # -- what chains have seen -----------------------------------------------------------------------
 
-    def chains_of(self, sample: str | int | None = None, *, spectra: Any = None) -> pl.DataFrame:
+    def chains_of(
+        self,
+        sample: str | int | None = None,
+        *,
+        spectra: Any = None,
+        dataset: str | DatasetVersion | None = None,
+    ) -> pl.DataFrame:
         """List the chains that have seen a sample, of those that were recorded from stored data sets.
 
         Parameters
@@ -359,22 +365,29 @@ class Datasets:
             Its name, in any data set.
         spectra : array-like, shape (n_channels,) or (n, n_channels), optional
             Or its spectrum, whatever it is called: found where the values are the same to the bit.
+        dataset : str or DatasetVersion, optional
+            Or any sample of one version, ``"corn@v2"``, of the chains that were recorded from this version.
 
         Returns
         -------
         polars.DataFrame
             One row per chain and role, oldest first: ``chain_id, role`` ("calibration" or "test"), ``dataset, target,
-            preprocessing, model, pipeline, run_id, created_at``.
+            preprocessing, model, pipeline, run_id, created_at``, and how many of the ``samples`` it has seen.
 
         Raises
         ------
         InvalidInput
-            Neither is given, or both.
+            None of them is given, or several.
+        UnknownDataset
         BlobMissing, BlobCorrupt
         """
-        if (sample is None) == (spectra is None):
-            raise InvalidInput("Expected the name of a sample, or spectra=.")
+        if sum(each is not None for each in (sample, spectra, dataset)) != 1:
+            raise InvalidInput("Expected the name of a sample, spectra= or dataset=, and one of them.")
         chains = self._engine.query(table.fitted_on)
+        if dataset is not None:
+            whole = self.version(dataset)
+            every = {whole.dataset_version_id: (whole, np.arange(whole.n_samples))}
+            return usage.chains_frame(chains, every, only=True)
         ids = {chain[f"{prefix}_id"] for chain in chains for prefix in usage.ROLES.values()} - {None}
         rows = self._engine.query(lambda con: table.by_ids(con, ids))
         versions = {

@@ -76,8 +76,10 @@ def sought_rows(samples: Samples, sample: Any, spectra: Any) -> NDArray[np.int64
 def chains_frame(
     chains: list[table.Row],
     versions: Mapping[str, tuple[DatasetVersion, NDArray[np.int64]]],
+    *,
+    only: bool = False,
 ) -> pl.DataFrame:
-    """List the chains that have seen rows of the versions; warn of those whose data set is gone."""
+    """List the chains that have seen rows of the versions; warn of those whose data set is gone, unless only these count."""
     cells, gone = [], 0
     for chain in chains:
         for role, prefix in ROLES.items():
@@ -85,16 +87,17 @@ def chains_frame(
             if version_id is None:
                 continue
             if version_id not in versions:
-                gone += 1
+                gone += not only
                 continue
             version, sought = versions[version_id]
             rows = table.rows_in(chain[f"{prefix}_rows"], version.n_samples)
-            if np.isin(sought, rows).any():
+            seen = int(np.isin(sought, rows).sum())
+            if seen:
                 cells.append(
                     (
                         chain["chain_id"], role, version.reference, chain["target"], chain["preprocessings"],
                         chain["model_class"].rpartition(".")[2], chain["pipeline_name"], chain["run_id"],
-                        chain["created_at"],
+                        chain["created_at"], seen,
                     )
                 )  # fmt: skip
     if gone:
@@ -105,7 +108,10 @@ def chains_frame(
             stacklevel=3,
         )
     names = ("chain_id", "role", "dataset", "target", "preprocessing", "model", "pipeline", "run_id")
-    schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {"created_at": pl.Datetime("us")}
+    schema: dict[str, Any] = dict.fromkeys(names, pl.String) | {
+        "created_at": pl.Datetime("us"),
+        "samples": pl.Int64,
+    }
     frame = pl.DataFrame(cells, schema=schema, orient="row")
     return frame.with_columns(pl.col("created_at").dt.replace_time_zone("UTC"))
 

@@ -318,6 +318,7 @@ class Calibrations:
         author: str | None = None,
         alpha: float = 0.05,
         force: bool = False,
+        dry_run: bool = False,
     ) -> Correction:
         """Correct the predictions of a version by slope and bias from samples with references, from now on.
 
@@ -344,6 +345,8 @@ class Calibrations:
             Level of the tests.
         force : bool
             Correct without significance, and from 3 samples on.
+        dry_run : bool
+            Only compute what would be kept.
 
         Returns
         -------
@@ -358,6 +361,7 @@ class Calibrations:
         return corrections.correct(
             self._engine, calibration, samples, kind=kind, slope=slope, bias=bias, since=since, until=until,
             instrument=instrument, reason=reason, author=author, alpha=alpha, force=force,
+            dry_run=dry_run,
         )  # fmt: skip
 
     def corrections(self, calibration: str) -> tuple[Correction, ...]:

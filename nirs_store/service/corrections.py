@@ -161,6 +161,7 @@ def correct(
     author: str | None,
     alpha: float,
     force: bool,
+    dry_run: bool = False,
 ) -> Correction:
     """Correct a version by slope and bias from samples; see `Calibrations.correct`."""
     from nirs_store.service.monitor import figures_of_target, pairs_of_version
@@ -180,7 +181,7 @@ def correct(
         slope, bias = 1.0 if slope is None else slope, 0.0 if bias is None else bias
     # The version, not the alias: that may have moved meanwhile.
     fixed = f"{row['name']}@v{row['version']}"
-    return save(engine, fixed, slope, bias, pairs, reason=reason, author=author)
+    return save(engine, fixed, slope, bias, pairs, reason=reason, author=author, dry_run=dry_run)
 
 
 def _given(samples: Any) -> pl.DataFrame:
@@ -297,8 +298,9 @@ def save(
     *,
     reason: str | None,
     author: str | None,
+    dry_run: bool = False,
 ) -> Correction:
-    """Keep a correction of one version; the one before it is retired in the same transaction."""
+    """Keep a correction of one version, unless it is only planned; the one before it is retired in the same transaction."""
     for name, value in (("slope", slope), ("bias", bias)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
             raise InvalidInput(f"{name}: expected a finite number; found {value!r}. Nothing was changed.")
@@ -310,21 +312,24 @@ def save(
     samples = pairs.select(told).to_dicts()
     check_guard(engine, {"reason": why, "author": author, "samples": samples})
 
-    def work(con: Connection) -> Correction:
+    def plan(con: Connection) -> Correction:
         row = find_version(con, calibration)
+        ((number,),) = con.execute(
+            "SELECT coalesce(max(number), 0) + 1 FROM corrections WHERE calibration = ?", [row["name"]]
+        ).fetchall()
+        return Correction(
+            new_id(), row["name"], int(row["version"]), int(number), float(slope), float(bias), tuple(samples), why,
+            by, _figures(pairs, slope, bias), with_zone(now_naive()),
+        )  # fmt: skip
+
+    def work(con: Connection) -> Correction:
+        made, row = plan(con), find_version(con, calibration)
         now = now_naive()
         con.execute(
             "UPDATE corrections SET retired_at = $now WHERE calibration = $name AND version = $version AND retired_at "
             "IS NULL",
             {"now": now, "name": row["name"], "version": row["version"]},
         )
-        ((number,),) = con.execute(
-            "SELECT coalesce(max(number), 0) + 1 FROM corrections WHERE calibration = ?", [row["name"]]
-        ).fetchall()
-        made = Correction(
-            new_id(), row["name"], int(row["version"]), int(number), float(slope), float(bias), tuple(samples), why,
-            by, _figures(pairs, slope, bias), with_zone(now),
-        )  # fmt: skip
         values = {
             "correction_id": made.correction_id, "calibration": made.calibration, "version": made.version,
             "number": made.number, "slope": made.slope, "bias": made.bias, "samples": to_json(samples, "samples"),
@@ -340,7 +345,7 @@ def save(
         note(engine, "correct_calibration", "calibration", row["version_id"], details=facts, con=con)
         return made
 
-    return engine.change(work)
+    return engine.query(plan) if dry_run else engine.change(work)
 
 
 def _figures(pairs: pl.DataFrame, slope: float, bias: float) -> dict[str, Any]:

@@ -146,6 +146,16 @@ class Monitoring:
         return self.agreement.advice
 
     @property
+    def alarms(self) -> tuple[str, ...]:
+        """Say what is out of control: what the tests find, and what the chart says of the newest point; empty if nothing is."""
+        found = [self.verdict] if self.agreement.needs_attention else []
+        newest = self.chart["signals"].to_list()[-1] if self.chart.height else []
+        signals = [word for word in newest if word != "warning"]
+        if signals:
+            found.append(f"the newest point of the control chart signals: {', '.join(signals)}")
+        return tuple(found)
+
+    @property
     def label(self) -> str:
         """Return ``fat@v3 (production)``."""
         which = "all versions" if self.version is None else f"v{self.version}"
@@ -168,6 +178,7 @@ class Monitoring:
             "sel": None if math.isnan(self.sel) else self.sel,
             "sel_df": self.sel_df,
             "verdict": self.verdict,
+            "alarms": list(self.alarms),
             "notes": list(self.notes),
             "corrections": [each.to_dict() for each in self.corrections],
             **{

@@ -163,22 +163,51 @@ class References:
         """
         with attempting(self._engine, "add_reference"):
             one_of("existing", existing, _EXISTING)
-            found = _read(table)
-            ids = _column(found, sample_id, ("sample_id", "id", "sample"), "sample_id")
-            values = _column(found, value, ("value", *((target,) if target else ())), "value")
-            if target is None and values != "value" and "target" not in found.columns:
-                target = values
-            fixed = {"target": target, "unit": unit, "lab": lab, "method": method, "measured_at": measured_at}
-            rows = []
-            for place, row in enumerate(found.iter_rows(named=True), 1):
-                if _is_missing(row[values]):
-                    continue
-                about = {name: row[name] if name in row else fixed.get(name) for name in _FIELDS}
-                name = clean_ids([row[ids]], 1)[0]
-                rows.append(_row(name, row[values], about, f"row {place}, {values}"))
-            if not rows:
-                raise InvalidInput("The table has no row with a value. Nothing was recorded.")
+            about = {"target": target, "unit": unit, "lab": lab, "method": method, "measured_at": measured_at}
+            rows = _rows_of(table, sample_id, value, about)
             return self._write(self._new(rows, existing))
+
+    def plan_many(
+        self,
+        table: Any,
+        *,
+        sample_id: str | None = None,
+        value: str | None = None,
+        target: str | None = None,
+        unit: str | None = None,
+        lab: str | None = None,
+        method: str | None = None,
+        measured_at: Any = None,
+    ) -> pl.DataFrame:
+        """Return the rows that `add_many` would read from a table, and record nothing; parameters as there.
+
+        Returns
+        -------
+        polars.DataFrame
+            ``sample_id, value, target, unit, lab, method, measured_at, note``; ``stored``, whether the same is there
+            already, word for word; and ``measured``, how many logged predictions of the sample there are.
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, or a value is not a number.
+        """
+        about = {"target": target, "unit": unit, "lab": lab, "method": method, "measured_at": measured_at}
+        rows = _rows_of(table, sample_id, value, about)
+        new = self._new([{**row, "place": place} for place, row in enumerate(rows)], "skip")
+        left = {row["place"] for row in new}
+        sql = (
+            "SELECT sample_id, count(*) FROM measurements WHERE list_contains($names, sample_id) AND role = 'reported' "
+            "GROUP BY sample_id"
+        )
+        names = sorted({str(row["sample_id"]) for row in rows})
+        logged = self._engine.query(lambda con: dict(con.execute(sql, {"names": names}).fetchall()))
+        schema: dict[str, Any] = {"sample_id": pl.String, "value": pl.Float64, **dict.fromkeys(_FIELDS, pl.String)}
+        found = pl.DataFrame(rows, schema=schema | {"measured_at": pl.Datetime("us")}, orient="row")
+        return found.with_columns(
+            stored=pl.Series([place not in left for place in range(len(rows))]),
+            measured=pl.Series([logged.get(row["sample_id"], 0) for row in rows], dtype=pl.Int64),
+        )
 
     def correct(self, reference_id: str, value: Any, reason: str) -> str:
         """Replace a value; the old one stays in the history. Returns the id of the new one.
@@ -336,6 +365,25 @@ def _row(name: str | None, value: Any, about: Mapping[str, Any], where: str) -> 
             said = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
             row[field] = None if said is None else as_name(said, field).strip()
     return row
+
+
+def _rows_of(table: Any, sample_id: str | None, value: str | None, about: Mapping[str, Any]) -> Rows:
+    """Read the rows of a table that have a value."""
+    found = _read(table)
+    ids = _column(found, sample_id, ("sample_id", "id", "sample"), "sample_id")
+    target = about["target"]
+    values = _column(found, value, ("value", *((target,) if target else ())), "value")
+    if target is None and values != "value" and "target" not in found.columns:
+        target = values
+    fixed = {**about, "target": target}
+    rows = []
+    for place, row in enumerate(found.iter_rows(named=True), 1):
+        if not _is_missing(row[values]):
+            own = {name: row[name] if name in row else fixed.get(name) for name in _FIELDS}
+            rows.append(_row(clean_ids([row[ids]], 1)[0], row[values], own, f"row {place}, {values}"))
+    if not rows:
+        raise InvalidInput("The table has no row with a value. Nothing was recorded.")
+    return rows
 
 
 def _is_missing(value: Any) -> bool:

@@ -148,6 +148,11 @@ class Agreement:
         return bool(value > limit)
 
     @property
+    def needs_attention(self) -> bool:
+        """Tell whether a test found something; False without a verdict."""
+        return bool(self.bias_significant or self.sep_exceeds or self.slope_significant)
+
+    @property
     def advice(self) -> str:
         """Say in words what the tests mean for the calibration."""
         if not self.enough:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from nirs_store.display import printable
 from nirs_store.errors import shortened
 
-__all__ = ["Figure", "ticks"]
+__all__ = ["Figure", "ticks", "time_ticks"]
 
 Floats = NDArray[np.float64]
 #: More points than these are drawn as one path; only those farthest out keep a title.
@@ -44,6 +45,35 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
+_DAY = 86_400.0
+_STEPS = (60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0, _DAY, 2 * _DAY, 7 * _DAY, 14 * _DAY)
+
+
+def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str]]:
+    """Return moments within bounds, as seconds since 1970, with the words for them.
+
+    Examples
+    --------
+    >>> [words for _, words in time_ticks(1767225600.0, 1767225600.0 + 200 * 86400)]
+    ['2026-01', '2026-03', '2026-05', '2026-07']
+    """
+    span = (high - low) / count
+    step = next((each for each in _STEPS if span <= each), None)
+    if step is not None:
+        form = "%H:%M" if high - low < _DAY else "%m-%d %H:%M" if step < _DAY else "%Y-%m-%d"
+        places = [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        return [(each, f"{_moment(each):{form}}") for each in places[:: 2 if step >= _DAY and len(places) > 5 else 1]]
+    months = next((each for each in (1, 2, 3, 6, 12, 24, 60, 120) if span <= each * 31 * _DAY), 600)
+    first, last = _moment(low), _moment(high)
+    numbers = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
+    moments = [datetime(n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in numbers if n % months == 0 and n >= 12]
+    return [(each.timestamp(), f"{each:%Y-%m}") for each in moments if low <= each.timestamp() <= high]
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 class Figure:
     """Axes with points, lines, bands and bars; what is drawn first lies below.
 
@@ -61,6 +91,8 @@ class Figure:
         Only whole numbers at the x axis.
     labels : sequence of str
         Names of the places 0, 1, ... of the x axis, instead of numbers.
+    times : bool
+        x are seconds since 1970, and dates (UTC) are written at the axis.
     """
 
     def __init__(
@@ -74,11 +106,13 @@ class Figure:
         whole_x: bool = False,
         labels: Sequence[str] = (),
         zero: bool = False,
+        times: bool = False,
         width: int = 460,
         height: int = 340,
     ) -> None:
         self.title, self.x, self.y = title, x, y
         self.equal, self.falling, self.whole_x, self.labels, self.zero = equal, falling, whole_x, labels, zero
+        self.times = times
         self.width, self.height = width, height if not equal else width - 40
         self._marks: list[tuple[str, Any, Any, dict[str, Any]]] = []
         self._legend: list[tuple[str, str, str]] = []
@@ -139,6 +173,12 @@ class Figure:
         self._add("band", xs[::step], both[::step], kind, label, "band")
         return self
 
+    def spans(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "s0", *, label: str = "") -> Figure:
+        """Draw upright lines from low to high: intervals of single values."""
+        both = np.column_stack([np.asarray(low, float).ravel(), np.asarray(high, float).ravel()])
+        self._add("spans", np.asarray(x, float).ravel(), both, kind, label, "line")
+        return self
+
     def bars(
         self,
         x: ArrayLike,
@@ -158,13 +198,13 @@ class Figure:
     def across(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
         """Draw a dashed line across the figure at a value of y."""
         self._marks.append(("across", np.empty(0), np.array([value], float), {"kind": kind}))
-        self._name(label, kind, "dashed")
+        self.entry(label, kind, "dashed")
         return self
 
     def upright(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
         """Draw a dashed upright line at a value of x."""
         self._marks.append(("upright", np.array([value], float), np.empty(0), {"kind": kind}))
-        self._name(label, kind, "dashed")
+        self.entry(label, kind, "dashed")
         return self
 
     def histogram(self, values: ArrayLike, kind: str = "s0", *, label: str = "") -> Figure:
@@ -186,10 +226,11 @@ class Figure:
 
     def _add(self, what: str, x: Any, y: Any, kind: str, label: str, marker: str, **more: Any) -> None:
         self._marks.append((what, x, y, {"kind": kind, **more}))
-        self._name(label, kind, marker)
+        self.entry(label, kind, marker)
         self.data.append({"mark": what, "name": label or kind, "x": x, "y": y})
 
-    def _name(self, label: str, kind: str, marker: str) -> None:
+    def entry(self, label: str, kind: str, marker: str) -> None:
+        """Put a line into the legend, once."""
         if label and (label, kind, marker) not in self._legend:
             self._legend.append((label, kind, marker))
 
@@ -285,7 +326,7 @@ class Figure:
                 )
         else:
             xt = [t for t in ticks(x0, x1, 6) if not self.whole_x or float(t).is_integer()]
-            for value, words in zip(xt, _numbers(xt), strict=True):
+            for value, words in time_ticks(x0, x1) if self.times else zip(xt, _numbers(xt), strict=True):
                 x = px(value)
                 parts.append(
                     f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
@@ -323,6 +364,10 @@ class Figure:
             there = _path(px(x[known]), py(y[known, 0]))
             back = _path(px(x[known])[::-1], py(y[known, 1])[::-1])
             return [f'<path class="band {kind}" d="{there}{back.replace("M", "L", 1)}Z"/>'] if there else []
+        if what == "spans":
+            known = np.isfinite(y).all(axis=1)
+            ends = zip(px(x[known]), py(y[known, 0]), py(y[known, 1]), strict=True)
+            return [f'<path class="line span {kind}" d="{"".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in ends)}"/>']
         if what == "across":
             return [f'<path class="line dashed {kind}" d="M{box[0]} {py(y[0]):.1f}H{box[1]}"/>']
         if what == "upright":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
 from starlette.testclient import TestClient
@@ -61,3 +63,35 @@ def addresses(html: str) -> set[str]:
     """Return the addresses within the page that a document leads to."""
     found = re.findall(r'(?:href|action)="(/[^"#]*)', html)
     return {each.replace("&amp;", "&") for each in found if not each.startswith("/static")}
+
+
+def put_into_service(store: WorkspaceStore, name: str, *, drift: float = 0.0) -> None:
+    """Add a data set in two versions, a calibration in two versions, and a log with references over eight months."""
+    spectra = load_tecator()
+    X, y, grid = spectra.X[::2, ::4], spectra.fat[::2].copy(), spectra.wavelengths[::4]
+    ids = [f"{name[:20]}{i}" for i in range(60)]
+    label = "".join(sign for sign in name if sign.isprintable())[:100]
+    kind = ["lean" if value < 12 else "fatty" for value in y]
+    about = {"wavelengths": grid, "unit": "nm", "ids": ids[:60]}
+    for values, note in ((np.where(np.arange(60) == 3, 99.0, y[:60]), "as measured"), (y[:60], "sample 3 corrected")):
+        store.datasets.add(label, X[:60], references={label: values, "kind": kind[:60]}, note=note, units={label: "%"}, **about)
+    with store.run(f"calibrations of {name[:40]}", datasets=[label]) as run:
+        for components in (2, 5):
+            chain = record_cross_validation(
+                store, PLSRegression(components), cv=KFold(3), run_id=run.run_id, dataset=f"{label}@v2", target=label,
+                target_unit="%",
+            ).chain_id  # fmt: skip
+            version = store.calibrations.register(label, chain, note=f"{components} latent variables", author=label[:60])
+    store.calibrations.set_alias(label, "production", 1, reason="the first", user="anna")
+    store.calibrations.set_alias(label, "production", version, reason=name[:200], user="anna")
+    store.calibrations.sign(label, meaning="approval", signer="anna")
+    begin = datetime(2026, 1, 5, tzinfo=UTC)
+    for batch in range(8):
+        some = np.arange(60 + 5 * batch, 65 + 5 * batch)
+        when = [begin + timedelta(days=30 * batch + int(i) % 5) for i in some]
+        named = [f"{name[:20]} measured {i}" for i in some]
+        store.predict(label, X[some], grid, sample_ids=named, measured_at=when, instrument=f"bench {batch % 2}",
+                      on_outlier="ignore")  # fmt: skip
+        if batch < 7:
+            for sample, value in zip(named, y[some], strict=True):
+                store.references.add(sample, float(value) + drift * batch, target=label, unit="%", lab="north")

@@ -1,0 +1,429 @@
+"""Calibrations in service: the list, one with its control chart and log, and its dossier."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, quoted
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._figure import label
+from nirs_store.service.monitor import Monitoring
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui.chart import short
+from nirs_store.ui.figure import Figure
+from nirs_store.ui.frame import Download, Request, Screen, View
+from nirs_store.ui.screens.datasets import asked_for, named_address
+from nirs_store.ui.table import Column, Table, table_of
+from nirs_store.values import from_json
+
+__all__ = ["SCREENS", "alarms", "calibration_address", "current_correction"]
+
+_MONITORED, _LOGGED, _INTERVALS, _ALARMS = 200, 20_000, 300, 8
+_CALM = "domain not known"
+
+
+def calibration_address(name: str, version: int | str = "", **values: Any) -> str:
+    """Return the address of a calibration, or of one version of it."""
+    return named_address("/calibrations", name, f"@v{version}" if version else "", **values)
+
+
+# -- The list.
+
+
+def _in_use(store: WorkspaceStore) -> pl.DataFrame:
+    """Return for each name how much was measured, and when last; without references there is nothing to monitor."""
+    return store.sql(
+        "SELECT calibration AS name, count(*) AS measurements, max(measured_at) AS last_measured, "
+        "bool_or(sample_id IN (SELECT sample_id FROM sample_references WHERE value IS NOT NULL)) AS compared "
+        "FROM measurements WHERE role = 'reported' AND calibration IS NOT NULL GROUP BY ALL"
+    )
+
+
+def alarms(store: WorkspaceStore) -> list[dict[str, Any]]:
+    """Return the calibrations that are out of control, with what is wrong, for the overview."""
+    found = []
+    used = _in_use(store).filter("compared").sort("last_measured", descending=True, nulls_last=True)
+    for name in used["name"].to_list()[:_MONITORED]:
+        report = _monitored(store, name)
+        if report is not None and report.alarms:
+            found.append({"name": name, "link": calibration_address(name), "words": "; ".join(report.alarms)})
+    return found[:_ALARMS]
+
+
+def _monitored(store: WorkspaceStore, name: str) -> Monitoring | None:
+    try:
+        return store.calibrations.monitor(name)
+    except InvalidInput:  # several targets: one has to be named
+        return None
+
+
+def listing(request: Request) -> View:
+    """List calibrations with their aliases and what the control chart says."""
+    store = request.store
+    known = store.calibrations.list().join(_in_use(store), on="name", how="left", maintain_order="left")
+    verdicts = {}
+    for row in known.filter(pl.col("compared").fill_null(False)).head(_MONITORED).iter_rows(named=True):
+        report = _monitored(store, row["name"])
+        words = report.alarms if report is not None else ()
+        verdicts[row["name"]] = (
+            "" if report is None else "; ".join(words) or report.verdict,
+            "out of control" if words else "in control" if report is not None and report.agreement.enough else "open",
+        )
+    names = known["name"].to_list()
+    frame = known.with_columns(
+        state=pl.Series([verdicts.get(name, ("", ""))[1] for name in names], dtype=pl.String),
+        verdict=pl.Series([verdicts.get(name, ("", ""))[0] for name in names], dtype=pl.String),
+    )
+    columns = (
+        Column("name", "Calibration", link=lambda row: calibration_address(row["name"])),
+        Column("state", kind="status"), Column("aliases"), Column("versions", kind="whole"), Column("target"),
+        Column("measurements", "Measured", "whole"), Column("last_measured", "Last", "time"),
+        Column("verdict", "Against the laboratory", "wrap", longest=300),
+        Column("latest", "Newest version", "whole", hidden=True), Column("created_at", "Registered", "time", hidden=True),
+        Column("chain_id", "Chain", "id", link=lambda row: f"/chains/{row['chain_id']}", hidden=True),
+    )  # fmt: skip
+    empty = "No calibration was registered yet: nirs-store register NAME CHAIN"
+    table = table_of(request, frame.drop("compared"), columns, empty=empty, name="calibrations")
+    return View("list.html", "Calibrations", {"table": table, "words": ""}, table=table)
+
+
+# -- One calibration.
+
+
+def one(request: Request) -> View:
+    """Show a calibration: how it does in service, its versions, aliases, signatures, corrections and log."""
+    store, asked = request.store, asked_for(request, "calibration")
+    name = asked.partition("@")[0]
+    options = _options(request)
+    why, report = "", None
+    try:
+        report = store.calibrations.monitor(asked, **options)
+    except InvalidInput as error:
+        store.calibrations.get(asked if "@" in asked else f"{name}@latest")
+        why = str(error)
+    number = report.version if report is not None else None
+    version = store.calibrations.get(f"{name}@v{number}" if number is not None else f"{name}@latest")
+    log = _log(request, name, None if options.get("version") == "all" else version.version)
+    current = current_correction(store, name, version.version)
+    values = {
+        "calibration": version,
+        "base": calibration_address(name),
+        "why": why,
+        "report": report,
+        "figures": _figures(report, log.frame if log.total <= log.size else _logged(request, name, number)),
+        "cards": [] if report is None else _cards(report),
+        "parts_of": [] if report is None else _parts(request, report),
+        "versions": _versions(request, name),
+        "aliases": store.calibrations.aliases(name),
+        "history": _history(request, name),
+        "rules": store.calibrations.rules(name),
+        "signatures": store.calibrations.signatures(version.label),
+        "corrections": store.calibrations.corrections(name)[::-1],
+        "corrected": current,
+        "challengers": store.calibrations.challengers(name),
+        "open": _without_reference(store, name),
+        "instruments": _instruments(store, name),
+        "chosen": {key: request.text(key) for key in ("since", "until", "instrument", "version", "flagged")},
+        "scope": version.scope,
+        "unit": report.unit if report is not None else None,
+    }
+    data = {
+        "calibration": version,
+        "monitoring": report,
+        **{name: values[name] for name in ("versions", "aliases", "rules", "signatures", "corrections", "challengers")},
+        "history": values["history"],
+        "measurements": log,
+        "figures": values["figures"],
+    }
+    return View("calibration.html", version.label if "@" in asked else name, values | {"table": log}, data=data,
+                table=log)  # fmt: skip
+
+
+def _options(request: Request) -> dict[str, Any]:
+    """Return what of the address `Calibrations.monitor` takes."""
+    found: dict[str, Any] = {key: request.text(key) for key in ("since", "until", "instrument", "target") if request.text(key)}
+    if request.text("version") and "@" not in asked_for(request, "calibration"):
+        found["version"] = request.text("version")
+    return found
+
+
+def _cards(report: Monitoring) -> list[tuple[str, str, bool]]:
+    """Return the figures of the comparison: value, words, and whether it is beyond its limit."""
+    found, unit = report.agreement, f" {report.unit}" if report.unit else ""
+
+    def known(value: float, words: str = "") -> str:
+        return f"{short(value)}{words}" if np.isfinite(value) else "not defined"
+
+    share = f", {report.share_flagged:.0%} flagged" if report.n_measurements else ""
+    cards = [
+        (f"{report.n_measurements:,}".replace(",", "\u202f"), f"measurements{share}", False),
+        (f"{report.n:,}".replace(",", "\u202f"), "samples with a reference", False),
+    ]
+    if report.n:
+        cards += [
+            (f"{'+' if found.bias > 0 else ''}{known(found.bias, unit)}", f"bias, limit ±{known(found.bias_limit)}", bool(found.bias_significant)),
+            (known(found.sep, unit), f"SEP, limit {known(found.sep_limit)}", bool(found.sep_exceeds)),
+            (known(found.slope), f"slope, t {known(found.slope_t)} (limit {known(found.slope_t_limit)})", bool(found.slope_significant)),
+            (known(found.rmsep, unit), "RMSEP", False),
+        ]  # fmt: skip
+    if report.sel_df:
+        cards.append((known(report.sel, unit), f"SEL of the laboratory, {report.sel_df} df", False))
+    return cards
+
+
+def _parts(request: Request, report: Monitoring) -> list[tuple[str, Table]]:
+    """Return the figures by month, version and instrument, and the challengers."""
+    shared = (
+        Column("n_measurements", "Measured", "whole"), Column("share_flagged", "Flagged", "number", places=3),
+        Column("n", "With reference", "whole"), Column("bias", kind="number", like="sep"),
+        Column("bias_limit", "Limit of the bias", "number", like="sep"), Column("sep", "SEP", "number"),
+        Column("rmsep", "RMSEP", "number", like="sep"), Column("verdict", kind="wrap", longest=300),
+    )  # fmt: skip
+    rivals = (
+        Column("version", kind="whole"), Column("n", "Samples", "whole"), Column("rmsep", "RMSEP", "number"),
+        Column("rmsep_reported", "RMSEP of what was reported", "number"), Column("p", kind="number"),
+        Column("verdict", kind="wrap", longest=300),
+    )  # fmt: skip
+    found = []
+    for title, name, frame in (
+        ("By month", "month", report.by_month),
+        ("By version", "version", report.by_version),
+        ("By instrument", "instrument", report.by_instrument),
+        ("Challengers", "", report.challengers),
+    ):
+        if name == "month":
+            frame = frame.with_columns(pl.col("month").dt.strftime("%Y-%m"))
+        if frame.height and (name in ("", "month") or frame.height > 1):
+            columns = rivals if not name else (Column(name, kind="whole" if name == "version" else "text"), *shared)
+            shown = table_of(request, frame.reverse() if name == "month" else frame, columns, prefix=f"{name or 'rival'}_", size=60)
+            found.append((title, shown))
+    return found
+
+
+def _versions(request: Request, name: str) -> Table:
+    frame = request.store.calibrations.versions(name)
+    figures = [from_json(each) or {} for each in frame["figures"].to_list()]
+    for key in ("rmsecv", "rmsep"):
+        values = [_plain(each.get(key)) for each in figures]
+        frame = frame.with_columns(pl.Series(key, values, dtype=pl.Float64))
+    columns = (
+        Column("version", kind="whole", link=lambda row: calibration_address(name, row["version"])),
+        Column("aliases"), Column("rmsecv", "RMSECV", "number"), Column("rmsep", "RMSEP", "number", like="rmsecv"),
+        Column("author", longest=30), Column("note", longest=60), Column("signatures", kind="whole"),
+        Column("chain_id", "Chain", "id", link=lambda row: f"/chains/{row['chain_id']}" if row["chain_exists"] else ""),
+        Column("created_at", "Registered", "time"),
+    )  # fmt: skip
+    return table_of(request, frame.drop("figures", "scope"), columns, prefix="v_", size=25)
+
+
+def _plain(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
+
+
+def _history(request: Request, name: str) -> Table:
+    changes = request.store.calibrations.history(name)
+    frame = pl.DataFrame(
+        [(c.set_at, c.alias, c.previous, c.version, c.set_by, c.reason) for c in reversed(changes)],
+        schema={"set_at": pl.Datetime("us", "UTC"), "alias": pl.String, "previous": pl.Int64, "version": pl.Int64,
+                "set_by": pl.String, "reason": pl.String},
+        orient="row",
+    )  # fmt: skip
+    columns = (Column("set_at", "When", "time"), Column("alias"), Column("previous", "From version", "whole"),
+               Column("version", "To version", "whole"), Column("set_by", "By", longest=30), Column("reason", longest=80))  # fmt: skip
+    return table_of(request, frame, columns, prefix="h_", size=25, empty="No alias was set yet.")
+
+
+def current_correction(store: WorkspaceStore, name: str, version: int) -> Any:
+    """Return the correction that is applied to a version now."""
+    live = [c for c in store.calibrations.corrections(name) if c.version == version and c.retired_at is None]
+    return live[-1] if live else None
+
+
+# -- The log of predictions.
+
+_LOG = (
+    Column("measured_at", "Measured", "time"), Column("sample_id", "Sample", longest=40), Column("version", kind="whole"),
+    Column("prediction", kind="number"), Column("lower", kind="number", like="prediction"),
+    Column("upper", kind="number", like="prediction"), Column("flags", kind="list"), Column("label", hidden=True),
+    Column("instrument", longest=30), Column("operator", longest=30), Column("target", hidden=True),
+    Column("raw", "Before the correction", "number", like="prediction", hidden=True), Column("correction", longest=40),
+    Column("logged_at", "Logged", "time", hidden=True),
+    Column("measurement_id", "Id", "id", hidden=True), Column("batch_id", "Batch", "id", hidden=True),
+    Column("spectrum_hash", "Spectrum", "id", hidden=True),
+)  # fmt: skip
+
+
+def _logged(request: Request, name: str, version: int | None) -> pl.DataFrame:
+    flagged = {"yes": True, "no": False}.get(request.text("flagged"))
+    some: dict[str, Any] = {key: request.text(key) or None for key in ("since", "until", "instrument")}
+    frame = request.store.measurements.list(
+        name, version=version, role="reported", flagged=flagged, limit=_LOGGED, **some
+    ).reverse()
+    return frame.with_columns(pl.col("flags").list.set_difference([_CALM])) if frame.height else frame
+
+
+def _log(request: Request, name: str, version: int | None) -> Table:
+    frame = _logged(request, name, version)
+    columns = [each for each in _LOG if each.name in frame.columns]
+    return table_of(request, frame, columns, size=25, empty="Nothing was measured with it in this time.", name=f"log_{name}")
+
+
+def _instruments(store: WorkspaceStore, name: str) -> list[str]:
+    return store.sql(
+        "SELECT DISTINCT instrument FROM measurements WHERE calibration = ? AND instrument IS NOT NULL ORDER BY 1 LIMIT 200",
+        [name],
+    )["instrument"].to_list()
+
+
+def _without_reference(store: WorkspaceStore, name: str) -> list[str]:
+    """Return the newest samples that the laboratory has not told a value of yet."""
+    return store.sql(
+        "SELECT sample_id FROM measurements WHERE calibration = ? AND role = 'reported' AND sample_id IS NOT NULL AND "
+        "sample_id NOT IN (SELECT sample_id FROM sample_references WHERE value IS NOT NULL AND sample_id IS NOT NULL) "
+        "GROUP BY sample_id ORDER BY max(measured_at) DESC, sample_id LIMIT 200",
+        [name],
+    )["sample_id"].to_list()
+
+
+# -- Figures.
+
+
+def _figures(report: Monitoring | None, log: pl.DataFrame) -> list[Figure]:
+    figures = [] if report is None else [_control(report), _agreement(report)]
+    return [each for each in [*figures, _intervals(report, log)] if each]
+
+
+def _seconds(moments: pl.Series) -> Any:
+    zoned = moments.dtype.time_zone if isinstance(moments.dtype, pl.Datetime) else None
+    naive = moments.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if zoned else moments
+    return naive.cast(pl.Datetime("us")).to_physical().cast(pl.Float64).to_numpy() / 1e6
+
+
+def _control(report: Monitoring) -> Figure | None:
+    """Draw reference minus predicted over time with its limits, the moving average, and what signals."""
+    chart = report.chart.filter(pl.col("measured_at").is_not_null())
+    if not chart.height:
+        return None
+    figure = Figure("Control chart", "", label("Reference − predicted", report.target or "", report.unit or ""), times=True,
+                    width=720, height=360)  # fmt: skip
+    when, values = _seconds(chart["measured_at"]), chart["difference"].to_numpy()
+    ewma, reach = chart["ewma"].to_numpy(), chart["ewma_limit"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    figure.band(when, -reach, reach, "cv", label="limits of the EWMA")
+    figure.across(0.0, "line")
+    for times, name, kind in ((2, "warning", "faint"), (3, "action", "limit")):
+        limit = chart[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        if np.isfinite(limit).any():
+            figure.line(when, limit, kind, label=f"± {times} SEP", dashed=True).line(when, -limit, kind, dashed=True)
+    figure.line(when, ewma, "cv", label="EWMA")
+    signals = chart["signals"].to_list()
+    titles = [
+        f"{row['sample_id']}\n{row['measured_at']:%Y-%m-%d %H:%M}\nreference {short(row['reference'])}\n"
+        f"predicted {short(row['prediction'])}\ndifference {short(row['difference'])}"
+        + (f"\n{', '.join(row['signals'])}" if row["signals"] else "")
+        for row in chart.iter_rows(named=True)
+    ]
+    beyond = np.array(["action" in words for words in signals], dtype=bool)
+    noted = ~beyond & np.array([bool(words) for words in signals], dtype=bool)
+    keys = chart["sample_id"].to_list()
+    for mask, kind, words in ((~beyond & ~noted, "cal", "in control"), (noted, "s4", "signals"), (beyond, "test", "beyond 3 SEP")):
+        pick = np.flatnonzero(mask).tolist()
+        if pick:
+            figure.points(when[pick], values[pick], kind, label=words, titles=[titles[i] for i in pick],
+                          keys=[keys[i] for i in pick])  # fmt: skip
+    return figure
+
+
+def _agreement(report: Monitoring) -> Figure | None:
+    """Draw predicted against reference of what was measured in service."""
+    chart = report.chart
+    if not chart.height:
+        return None
+    figure = Figure("Predicted against the laboratory", label("Reference", report.target or "", report.unit or ""),
+                    label("Predicted", report.target or "", report.unit or ""), equal=True)  # fmt: skip
+    titles = [f"{s}\nreference {short(r)}\npredicted {short(p)}" for s, r, p in
+              chart.select("sample_id", "reference", "prediction").iter_rows()]  # fmt: skip
+    return figure.points(chart["reference"], chart["prediction"], "cv", titles=titles, keys=chart["sample_id"].to_list(),
+                         label=f"RMSEP {short(report.agreement.rmsep)}, n {chart.height}")  # fmt: skip
+
+
+def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
+    """Draw the newest predictions with their intervals over time."""
+    if not log.height or "prediction" not in log.columns:
+        return None
+    target = report.target if report is not None else None
+    some = log.filter(pl.col("prediction").is_finite() & pl.col("measured_at").is_not_null())
+    some = some.filter(pl.col("target") == target) if target is not None else some
+    some = some.head(_INTERVALS).reverse()
+    if not some.height:
+        return None
+    title = "Predictions with their intervals" + (f", the newest {some.height}" if log.height > some.height else "")
+    unit = report.unit if report is not None else None
+    figure = Figure(title, "", label("Predicted", target or "", unit or ""), times=True)
+    when, values = _seconds(some["measured_at"]), some["prediction"].to_numpy()
+    lower, upper = (some[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in ("lower", "upper"))
+    flags = [list(each or ()) for each in some["flags"].to_list()]
+    titles = [
+        f"{s or 'without a name'}\n{short(p)}" + (f" ({short(lo)} to {short(up)})" if np.isfinite(lo) else "")
+        + (f"\n{', '.join(words)}" if words else "")
+        for s, p, lo, up, words in zip(some["sample_id"].to_list(), values, lower, upper, flags, strict=True)
+    ]  # fmt: skip
+    flagged = np.array([bool(words) for words in flags], dtype=bool)
+    keys = some["sample_id"].to_list()
+    for mask, kind, words in ((~flagged, "cv", "predicted"), (flagged, "limit", "flagged")):
+        pick = np.flatnonzero(mask).tolist()
+        if pick:
+            figure.spans(when[pick], lower[pick], upper[pick], kind)
+            figure.points(when[pick], values[pick], kind, label=f"{words}: {len(pick)}", titles=[titles[i] for i in pick],
+                          keys=[keys[i] for i in pick], size=2.6)  # fmt: skip
+    return figure
+
+
+# -- Dossier and signatures.
+
+
+def dossier(request: Request) -> View:
+    """Show what a validation asks for, and what is missing of it."""
+    name = asked_for(request, "calibration")
+    found = request.store.calibrations.dossier(name, figures=False)
+    values = {"dossier": found, "base": calibration_address(*_split(found.calibration))}
+    return View("dossier.html", f"Dossier of {found.calibration}", values, data=found)
+
+
+def _split(label_: str) -> tuple[str, str]:
+    name, _, number = label_.rpartition("@v")
+    return name, number
+
+
+def save_dossier(request: Request) -> Download:
+    """Send the dossier with its figures as HTML, PDF or JSON; figures may open stored objects."""
+    kind = request.text("kind")
+    if kind not in ("html", "pdf", "json"):
+        raise UnknownFormat(f"kind: expected html, pdf or json; found {quoted(kind)}.")
+    found = request.store.calibrations.dossier(asked_for(request, "calibration"), figures=kind != "json")
+    with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
+        path = found.save(Path(folder) / f"dossier.{kind}")
+        return Download(f"dossier_{found.calibration.replace('@', '_')}.{kind}", path.read_bytes())
+
+
+def signatures(request: Request) -> View:
+    """Check the signatures of a version against its content, its files and the audit trail."""
+    store = request.store
+    version = store.calibrations.get(asked_for(request, "calibration"))
+    found = store.calibrations.verify_signatures(version.label)
+    values = {"check": found, "calibration": version, "base": calibration_address(version.name, version.version)}
+    return View("signatures.html", f"Signatures of {version.label}", values, data=found)
+
+
+SCREENS = (
+    Screen("/calibrations", listing, "Calibrations"),
+    Screen("/calibrations/{calibration}", one),
+    Screen("/calibrations/{calibration}/dossier", dossier),
+    Screen("/calibrations/{calibration}/signatures", signatures),
+    Screen("/calibrations/{calibration}/dossier", save_dossier, method="POST"),
+)

@@ -1,0 +1,262 @@
+"""Data sets: the list, and one version with its spectra, references, samples, differences and chains."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from nirs_store.errors import InvalidInput, UnknownFormat, quoted
+from nirs_store.lazy import polars as pl
+from nirs_store.plots._figure import label
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui import chart
+from nirs_store.ui.figure import Figure
+from nirs_store.ui.frame import Download, Request, Screen, View, address
+from nirs_store.ui.table import Column, Table, decimals_of, number_text, table_of
+
+__all__ = ["SCREENS", "named_address"]
+
+#: So many lines can still be told apart; they are taken evenly over the value that colors them.
+_DRAWN, _CHANNELS, _GROUPS, _SHADES, _HISTOGRAMS, _NAMED = 150, 350, 8, 6, 6, 60
+
+
+def named_address(path: str, name: str, version: str = "", **values: Any) -> str:
+    """Return the address of a thing with a name; a name that a path cannot hold goes into the query.
+
+    Examples
+    --------
+    >>> named_address("/datasets", "fat in milk", "@v2")
+    '/datasets/fat%20in%20milk@v2'
+    >>> named_address("/datasets", "a/b", "@v2")
+    '/datasets/_?name=a%2Fb%40v2'
+    """
+    plain = "/" not in name and name not in ("_", ".", "..")
+    if plain:
+        return address(f"{path}/{quote(name + version, safe='@')}", **values)
+    return address(f"{path}/_", name=name + version, **values)
+
+
+def asked_for(request: Request, part: str) -> str:
+    """Return the name in an address that `named_address` made."""
+    return request.text("name") or request.parts[part]
+
+
+def _link(row: Mapping[str, Any]) -> str:
+    return named_address("/datasets", row["name"], f"@v{row['version']}")
+
+
+_VERSIONS = (
+    Column("name", "Data set", link=_link), Column("version", kind="whole", link=_link),
+    Column("samples", kind="whole"), Column("channels", kind="whole"), Column("unit"),
+    Column("labels", "References", "list"), Column("kind"), Column("dtype", "Numbers", hidden=True),
+    Column("bytes", "Brought", "bytes", hint="Bytes that are new in this version"), Column("note", longest=60),
+    Column("created_at", "Added", "time"), Column("dataset_version_id", "Id", "id", hidden=True),
+)  # fmt: skip
+
+
+def listing(request: Request) -> View:
+    """List data sets, each with its newest version."""
+    empty = "No data set was added yet: nirs-store datasets add NAME FILE"
+    table = table_of(request, request.store.datasets.list(), _VERSIONS, empty=empty, name="datasets")
+    words = "The newest version of each; a version never changes."
+    return View("list.html", "Data sets", {"table": table, "words": words}, table=table)
+
+
+def one(request: Request) -> View:
+    """Show one version."""
+    store = request.store
+    version = store.datasets.version(asked_for(request, "reference"))
+    samples = store.datasets.samples(version)
+    versions = store.datasets.versions(version.name).reverse()
+    sample = request.text("sample")
+    chains = _chains(request, version.reference, sample)
+    colors = [name for name in samples.columns if name != "id" and _colors(samples[name])]
+    color = request.text("color", next((name for name in version.labels if name in colors), ""))
+    if color and color not in colors:
+        raise InvalidInput(f"color: expected one of {', '.join(colors) or 'no column'}, found {quoted(color)}.")
+    against = request.text("against") or _before(versions, version)
+    values = {
+        "dataset": version,
+        "facts": _facts(version),
+        "spectra": _spectra(store, version, samples, color),
+        "drawn": min(_DRAWN, version.n_samples),
+        "histograms": _histograms(store, version, samples),
+        "colors": colors,
+        "color": color,
+        "others": [r for r in versions["version"].to_list() if r != version.version],
+        "against": against,
+        "diff": store.datasets.diff(f"{version.name}@v{against}", version) if against else None,
+        "named": _NAMED,
+        "sample": sample,
+        "chains": chains,
+        "calibrations": _calibrations(store, version),
+        "versions": table_of(request, versions, [c for c in _VERSIONS if c.name != "name"], prefix="v_"),
+        "base": named_address("/datasets", version.name, f"@v{version.version}"),
+    }
+    table = _samples(request, samples, version)
+    data = {"version": version, "versions": versions, "diff": values["diff"], "chains": chains, "samples": table}
+    data["figures"] = [values["spectra"], *values["histograms"]]
+    return View("dataset.html", version.reference, values | {"table": table}, data=data, table=table)
+
+
+def _before(versions: pl.DataFrame, version: Any) -> str:
+    older = [each for each in versions["version"].to_list() if each < version.version]
+    return str(max(older)) if older else ""
+
+
+def _facts(version: Any) -> dict[str, Any]:
+    made = version.selection or {}
+    rule = f"where {made['where']}" if made.get("where") else f"chosen by {made.get('by', '')}"
+    turned = ", all others" if made.get("invert") else ""
+    return {
+        "Selection": f"of {made.get('of')}, {rule}{turned}" if made else None,
+        "Note": version.note,
+        "Wavelengths": version.grid_text,
+        "Numbers": version.dtype,
+        **{f"Instrument: {name}": value for name, value in version.instrument.items()},
+        **{name: value for name, value in version.metadata.items() if value not in (None, {}, [])},
+        "Hash of the content": version.content_hash,
+        "Id": version.dataset_version_id,
+    }
+
+
+def _calibrations(store: WorkspaceStore, version: Any) -> list[tuple[str, int]]:
+    found = store.sql(
+        "SELECT name, version FROM calibration_versions WHERE dataset_version_id = ? ORDER BY name, version",
+        [version.dataset_version_id],
+    )
+    return list(found.iter_rows())
+
+
+def _samples(request: Request, samples: pl.DataFrame, version: Any) -> Table:
+    frame = samples.with_row_index("row")
+    base = named_address("/datasets", version.name, f"@v{version.version}")
+    joint = "&" if "?" in base else "?"
+    columns = [Column("row", "Row", "whole")]
+    for name, kind in samples.schema.items():
+        shown = "number" if kind.is_float() else "whole" if kind.is_integer() else "text"
+        seen = None
+        if name == "id":
+            seen = lambda row: f"{base}{joint}sample={quote(str(row['id']), safe='')}#chains"  # noqa: E731
+        columns.append(Column(name, name, shown if name != "id" else "text", link=seen, longest=40))
+    return table_of(request, frame, columns, size=25, empty="The samples have no names and no references.",
+                    name=version.reference.replace("@", "_"))  # fmt: skip
+
+
+def _chains(request: Request, reference: str, sample: str) -> Table:
+    datasets = request.store.datasets
+    found = datasets.chains_of(sample) if sample else datasets.chains_of(dataset=reference)
+    columns = (
+        Column("pipeline", "Pipeline", link=lambda row: f"/chains/{row['chain_id']}"),
+        Column("role", hint="Fitted on the samples, or tested with them"),
+        *([] if sample else [Column("samples", kind="whole")]),
+        *([Column("dataset", "Data set")] if sample else []),
+        Column("target"), Column("preprocessing", longest=40), Column("model"),
+        Column("run_id", "Run", "id", link=lambda row: f"/runs/{row['run_id']}"), Column("created_at", "Recorded", "time"),
+        Column("chain_id", "Id", "id", link=lambda row: f"/chains/{row['chain_id']}"),
+    )  # fmt: skip
+    empty = "No chain was recorded from it." if not sample else "No chain has seen this sample."
+    return table_of(request, found.reverse(), columns, prefix="c_", size=20, empty=empty)
+
+
+# -- Figures.
+
+
+def _colors(column: pl.Series) -> str:
+    """Say how a column can color spectra: as numbers, as groups, or not."""
+    known = column.drop_nulls()
+    if column.dtype.is_numeric():
+        return "number" if known.len() and (known.cast(pl.Float64).is_finite()).any() else ""
+    return "group" if known.len() and known.dtype in (pl.String, pl.Boolean, pl.Categorical) else ""
+
+
+def _spectra(store: WorkspaceStore, version: Any, samples: pl.DataFrame, color: str) -> Figure:
+    """Draw some spectra, evenly over the values of a column, in its colors."""
+    n = version.n_samples
+    kind = _colors(samples[color]) if color else ""
+    order = samples[color].rank("ordinal").fill_null(n).to_numpy().argsort(kind="stable") if kind else np.arange(n)
+    rows = np.sort(order[np.unique(np.linspace(0, n - 1, min(n, _DRAWN)).astype(int))]) if n else order[:0]
+    read = store.datasets.get(version, rows=rows)
+    grid = read.wavelengths if read.wavelengths is not None else np.arange(version.n_channels)
+    unit = (version.unit or "") if read.wavelengths is not None else None
+    figure = chart.spectrum_figure("Spectra", grid, unit, str(version.instrument.get("signal") or "Signal"), width=720)
+    if unit is None:
+        figure.x = "Channel"
+    some = np.unique(np.linspace(0, len(grid) - 1, min(len(grid), _CHANNELS)).astype(int))
+    shown = samples[rows] if samples.width else samples
+    classes, legend = _classes(samples[color], shown[color], kind) if kind else (["cv"] * len(rows), {})
+    names = [str(each) for each in read.ids] if read.ids is not None else [f"row {row}" for row in rows]
+    cells = shown[color].to_list() if kind else [None] * len(rows)
+    for k in sorted(range(len(rows)), key=lambda k: classes[k] != "faint"):
+        title = names[k] if not kind else f"{names[k]}\n{color} {_value(cells[k])}"
+        figure.line(grid[some], read.X[k, some], f"{classes[k]} thin", title=title)
+    for words, name in legend.items():
+        figure.entry(words, name, "line")
+    return figure
+
+
+def _value(value: Any) -> str:
+    return "not known" if value is None else chart.short(value) if isinstance(value, float) else str(value)
+
+
+def _classes(every: pl.Series, shown: pl.Series, kind: str) -> tuple[list[str], dict[str, str]]:
+    """Return the color of each spectrum, and the legend."""
+    if kind == "group":
+        counts = every.cast(pl.String).drop_nulls().value_counts(sort=True)
+        largest = dict.fromkeys(counts[every.name].to_list()[:_GROUPS])
+        color = {name: f"s{place}" for place, name in enumerate(sorted(largest))}
+        found = [color.get(each, "faint") if each is not None else "faint" for each in shown.cast(pl.String).to_list()]
+        legend = dict(color) | ({"others": "faint"} if "faint" in found else {})
+        return found, legend
+    values = every.cast(pl.Float64).to_numpy()
+    low, high = float(np.nanmin(values[np.isfinite(values)])), float(np.nanmax(values[np.isfinite(values)]))
+    wide = (high - low) or 1.0
+    found = []
+    for each in shown.cast(pl.Float64).to_list():
+        known = each is not None and np.isfinite(each)
+        found.append(f"v{min(int(_SHADES * (each - low) / wide), _SHADES - 1)}" if known else "faint")
+    edges = [low + wide * k / _SHADES for k in range(_SHADES + 1)]
+    places = decimals_of(edges)
+    legend = {f"{number_text(edges[k], places)} to {number_text(edges[k + 1], places)}": f"v{k}"
+              for k in range(_SHADES) if f"v{k}" in found}  # fmt: skip
+    return found, legend | ({"no value": "faint"} if "faint" in found else {})
+
+
+def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> list[Figure]:
+    numbers = [name for name in version.labels if samples[name].dtype.is_numeric()][:_HISTOGRAMS]
+    # The units come with the targets of a single row.
+    told = store.datasets.get(version, rows=[0], target=numbers).target_unit if numbers and samples.height else None
+    units: Sequence[str] = told if isinstance(told, tuple) else [""] * len(numbers)
+    figures = []
+    for name, unit in zip(numbers, units, strict=True):
+        values = samples[name].cast(pl.Float64).to_numpy()
+        known = values[np.isfinite(values)]
+        if known.size:
+            spread = f", SD {chart.short(float(known.std(ddof=1)))}" if known.size > 1 else ""
+            title = f"{name}: n {known.size}, mean {chart.short(float(known.mean()))}{spread}"
+            figure = Figure(title, label("", name, unit), "Samples", height=250)
+            figures.append(figure.histogram(known, "cv"))
+    return figures
+
+
+def export(request: Request) -> Download:
+    """Send a version with its spectra as a table."""
+    version = request.store.datasets.version(asked_for(request, "reference"))
+    kind = request.text("kind")
+    if kind not in ("csv", "parquet"):
+        raise UnknownFormat(f"kind: expected csv or parquet; found {quoted(kind)}.")
+    with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
+        path = request.store.datasets.export(version, Path(folder) / f"spectra.{kind}")
+        return Download(f"{version.name}_v{version.version}.{kind}", path.read_bytes())
+
+
+SCREENS = (
+    Screen("/datasets", listing, "Data sets"),
+    Screen("/datasets/{reference}", one),
+    Screen("/datasets/{reference}/export", export, method="POST"),
+)

@@ -17,7 +17,7 @@ _COMMANDS = {
     "init": (f"{_HOME}.init:command", "Create a workspace in a folder."),
     "demo": (f"{_HOME}.demo:command", "Cross-validate real spectra and show every feature once."),
     "ui": (f"{_HOME}.ui:command", "Show a workspace in the browser."),
-    "report": (f"{_HOME}.report:command", "Write a run or a chain into one HTML or PDF file."),
+    "report": (f"{_HOME}.report:command", "Write a run, a chain or a calibration into one HTML or PDF file."),
     "runs": (f"{_HOME}.runs:command", "List the runs of a workspace."),
     "show": (f"{_HOME}.runs:command_show", "Show a run, pipeline, chain, prediction or artifact."),
     "top": (f"{_HOME}.rank:command", "Rank the chains by their cross-validation."),

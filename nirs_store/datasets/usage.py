@@ -79,7 +79,7 @@ def chains_frame(
     *,
     only: bool = False,
 ) -> pl.DataFrame:
-    """List the chains that have seen rows of the versions; warn of those whose data set is gone, unless only these count."""
+    """List the chains that have seen rows of the versions; warn of those whose data set is gone, unless `only`."""
     cells, gone = [], 0
     for chain in chains:
         for role, prefix in ROLES.items():

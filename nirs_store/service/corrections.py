@@ -300,7 +300,7 @@ def save(
     author: str | None,
     dry_run: bool = False,
 ) -> Correction:
-    """Keep a correction of one version, unless it is only planned; the one before it is retired in the same transaction."""
+    """Keep a correction of one version, or only plan it; the one before it is retired in the same transaction."""
     for name, value in (("slope", slope), ("bias", bias)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
             raise InvalidInput(f"{name}: expected a finite number; found {value!r}. Nothing was changed.")

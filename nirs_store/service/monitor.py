@@ -147,7 +147,7 @@ class Monitoring:
 
     @property
     def alarms(self) -> tuple[str, ...]:
-        """Say what is out of control: what the tests find, and what the chart says of the newest point; empty if nothing is."""
+        """Say what is out of control: what the tests find, and what the chart signals at its newest point."""
         found = [self.verdict] if self.agreement.needs_attention else []
         newest = self.chart["signals"].to_list()[-1] if self.chart.height else []
         signals = [word for word in newest if word != "warning"]

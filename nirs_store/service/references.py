@@ -202,7 +202,11 @@ class References:
         )
         names = sorted({str(row["sample_id"]) for row in rows})
         logged = self._engine.query(lambda con: dict(con.execute(sql, {"names": names}).fetchall()))
-        schema: dict[str, Any] = {"sample_id": pl.String, "value": pl.Float64, **dict.fromkeys(_FIELDS, pl.String)}
+        schema: dict[str, Any] = {
+            "sample_id": pl.String,
+            "value": pl.Float64,
+            **dict.fromkeys(_FIELDS, pl.String),
+        }
         found = pl.DataFrame(rows, schema=schema | {"measured_at": pl.Datetime("us")}, orient="row")
         return found.with_columns(
             stored=pl.Series([place not in left for place in range(len(rows))]),

@@ -28,6 +28,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nirs_store.errors import (
+    CalibrationInUse,
     InvalidInput,
     NirsStoreError,
     NotAWorkspace,
@@ -68,6 +69,7 @@ _STATUS: tuple[tuple[type[NirsStoreError], int], ...] = (
     (ReadOnlyStore, 403),
     (InvalidInput, 400),
     (StoreBusy, 503),
+    (CalibrationInUse, 409),
 )
 
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from markupsafe import Markup
 
@@ -55,7 +55,7 @@ def _matching(screens: Sequence[Screen], path: str) -> tuple[Screen, dict[str, s
 def _page(store: WorkspaceStore, screens: Sequence[Screen], address: str) -> str | None:
     """Return one screen as a document without forms; None where there is no such screen."""
     split = urlsplit(address)
-    match = _matching(screens, split.path)
+    match = _matching(screens, unquote(split.path))
     if match is None:
         return None
     screen, parts = match
@@ -125,7 +125,14 @@ def export_pages(
 
 
 def _file_name(address: str) -> str:
-    return f"{address.strip('/').replace('/', '-') or 'index'}.html"
+    """Return the name of a page's file: plain signs, and a hash where the address has others."""
+    plain = re.sub(r"[^\w@.-]", "-", unquote(address).strip("/"), flags=re.ASCII)[:100]
+    same = plain == address.strip("/").replace("/", "-")
+    return (
+        f"{plain if same else f'{plain}-{hashlib.sha256(address.encode()).hexdigest()[:8]}'}.html"
+        if plain
+        else "index.html"
+    )
 
 
 def _linked(address: str, pages: dict[str, str]) -> str:
@@ -138,20 +145,22 @@ def _linked(address: str, pages: dict[str, str]) -> str:
 
 
 def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) -> Path:
-    """Write a run, with its best chains, or a chain as one file that needs no network.
+    """Write a run, with its best chains, a chain, or a calibration with its dossier as one file that needs no network.
 
     Parameters
     ----------
     store
         Open.
-    kind : {"run", "chain"}
+    kind : {"run", "chain", "calibration"}
     identifier
-        Its whole id.
+        Its whole id; of a calibration, its name, or a version such as ``fat@v2``.
     path
         Where to.
     """
     screens = all_screens()
     addresses = [f"/{kind}s/{identifier}"]
+    if kind == "calibration":
+        addresses = [f"/calibrations/_{end}?name={quote(identifier, safe='')}" for end in ("", "/dossier")]
     if kind == "run":
         best = store.list_chains(limit=_REPORTED, run_id=identifier, scores=False)
         addresses += [f"/chains/{each}" for each in best["chain_id"].to_list()]
@@ -161,7 +170,11 @@ def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) 
         found = _MAIN.search(html)
         # What the rest of the workspace holds is not in this file.
         parts.append(Markup(_HREF.sub("", found[1] if found else "")))
-    shown = store.show_run(identifier).name if kind == "run" else store.show_chain(identifier).name
+    named = {
+        "run": lambda: store.show_run(identifier).name,
+        "chain": lambda: store.show_chain(identifier).name,
+    }
+    shown = named.get(kind, lambda: identifier)()
     html = render("report.html", parts=parts, shown=shown, folder=store.workspace_path.name, head=_inline())
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, html.encode())

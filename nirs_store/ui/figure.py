@@ -46,7 +46,19 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 _DAY = 86_400.0
-_STEPS = (60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0, _DAY, 2 * _DAY, 7 * _DAY, 14 * _DAY)
+_STEPS = (
+    60.0,
+    300.0,
+    900.0,
+    3600.0,
+    3 * 3600.0,
+    6 * 3600.0,
+    12 * 3600.0,
+    _DAY,
+    2 * _DAY,
+    7 * _DAY,
+    14 * _DAY,
+)
 
 
 def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str]]:
@@ -62,7 +74,10 @@ def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str
     if step is not None:
         form = "%H:%M" if high - low < _DAY else "%m-%d %H:%M" if step < _DAY else "%Y-%m-%d"
         places = [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        return [(each, f"{_moment(each):{form}}") for each in places[:: 2 if step >= _DAY and len(places) > 5 else 1]]
+        return [
+            (each, f"{_moment(each):{form}}")
+            for each in places[:: 2 if step >= _DAY and len(places) > 5 else 1]
+        ]
     months = next((each for each in (1, 2, 3, 6, 12, 24, 60, 120) if span <= each * 31 * _DAY), 600)
     first, last = _moment(low), _moment(high)
     numbers = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
@@ -173,7 +188,9 @@ class Figure:
         self._add("band", xs[::step], both[::step], kind, label, "band")
         return self
 
-    def spans(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "s0", *, label: str = "") -> Figure:
+    def spans(
+        self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "s0", *, label: str = ""
+    ) -> Figure:
         """Draw upright lines from low to high: intervals of single values."""
         both = np.column_stack([np.asarray(low, float).ravel(), np.asarray(high, float).ravel()])
         self._add("spans", np.asarray(x, float).ravel(), both, kind, label, "line")
@@ -367,7 +384,9 @@ class Figure:
         if what == "spans":
             known = np.isfinite(y).all(axis=1)
             ends = zip(px(x[known]), py(y[known, 0]), py(y[known, 1]), strict=True)
-            return [f'<path class="line span {kind}" d="{"".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in ends)}"/>']
+            return [
+                f'<path class="line span {kind}" d="{"".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in ends)}"/>'
+            ]
         if what == "across":
             return [f'<path class="line dashed {kind}" d="M{box[0]} {py(y[0]):.1f}H{box[1]}"/>']
         if what == "upright":
@@ -415,7 +434,7 @@ class Figure:
         used = wide + 1.0
         for label, kind, marker in self._legend[:12]:
             words = shortened(printable(label), 40)
-            need = 26 + 6.2 * len(words)
+            need = 32 + 6.2 * len(words)
             if used + need > wide:
                 rows.append([])
                 used = 0.0
@@ -438,7 +457,7 @@ def _legend(rows: list[list[tuple[str, str, str]]], left: float) -> Iterable[str
                 dash = " dashed" if marker == "dashed" else ""
                 sign = f'<path class="line {kind}{dash}" d="M{x:.0f} {y - 4}h16"/>'
             yield f'{sign}<text class="legend" x="{x + 20:.0f}" y="{y}">{escape(words)}</text>'
-            x += 26 + 6.2 * len(words)
+            x += 32 + 6.2 * len(words)
 
 
 def _span(parts: Sequence[Any], margin: float) -> tuple[float, float]:

@@ -80,6 +80,12 @@ def test_the_chains_that_have_seen_a_sample_are_found_by_name_and_by_spectrum(st
     assert seen(sample="m4") == {(chain, "test"), *screened}
     assert seen(sample="m5") == {(chain, "calibration"), *screened, *tried}
     assert seen(spectra=X[5].astype(np.float64)) == seen(sample="m5")
+    assert seen(dataset="cal@v1") == {(chain, "calibration"), *tried}
+    assert seen(dataset="test") == {(chain, "test")}
+    counted = store.datasets.chains_of(dataset="cal@v1")["samples"]
+    assert set(counted) == {len(X) - len(range(0, len(X), 4))}
+    with pytest.raises(InvalidInput, match="one of them"):
+        store.datasets.chains_of("m5", dataset="cal@v1")
     assert seen(sample="nobody") == seen(spectra=X[5] + 1e-9) == set()
     with pytest.raises(OverwriteRefused, match="the chain"):
         store.datasets.delete("cal@v1")

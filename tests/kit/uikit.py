@@ -73,15 +73,27 @@ def put_into_service(store: WorkspaceStore, name: str, *, drift: float = 0.0) ->
     label = "".join(sign for sign in name if sign.isprintable())[:100]
     kind = ["lean" if value < 12 else "fatty" for value in y]
     about = {"wavelengths": grid, "unit": "nm", "ids": ids[:60]}
-    for values, note in ((np.where(np.arange(60) == 3, 99.0, y[:60]), "as measured"), (y[:60], "sample 3 corrected")):
-        store.datasets.add(label, X[:60], references={label: values, "kind": kind[:60]}, note=note, units={label: "%"}, **about)
+    for values, note in (
+        (np.where(np.arange(60) == 3, 99.0, y[:60]), "as measured"),
+        (y[:60], "sample 3 corrected"),
+    ):
+        store.datasets.add(
+            label,
+            X[:60],
+            references={label: values, "kind": kind[:60]},
+            note=note,
+            units={label: "%"},
+            **about,
+        )
     with store.run(f"calibrations of {name[:40]}", datasets=[label]) as run:
         for components in (2, 5):
             chain = record_cross_validation(
                 store, PLSRegression(components), cv=KFold(3), run_id=run.run_id, dataset=f"{label}@v2", target=label,
                 target_unit="%",
             ).chain_id  # fmt: skip
-            version = store.calibrations.register(label, chain, note=f"{components} latent variables", author=label[:60])
+            version = store.calibrations.register(
+                label, chain, note=f"{components} latent variables", author=label[:60]
+            )
     store.calibrations.set_alias(label, "production", 1, reason="the first", user="anna")
     store.calibrations.set_alias(label, "production", version, reason=name[:200], user="anna")
     store.calibrations.sign(label, meaning="approval", signer="anna")
@@ -94,4 +106,6 @@ def put_into_service(store: WorkspaceStore, name: str, *, drift: float = 0.0) ->
                       on_outlier="ignore")  # fmt: skip
         if batch < 7:
             for sample, value in zip(named, y[some], strict=True):
-                store.references.add(sample, float(value) + drift * batch, target=label, unit="%", lab="north")
+                store.references.add(
+                    sample, float(value) + drift * batch, target=label, unit="%", lab="north"
+                )

@@ -372,3 +372,52 @@ def test_a_constant_reference_and_a_clock_that_goes_back_have_their_words(fat: W
     assert found.agreement.sep_exceeds
     assert fat.predict("fat", LATER[:1], measured_at="2099-01-01", on_outlier="ignore").height == 1
     assert fat.calibrations.monitor("fat", until="2027-01-01").n_measurements == 60
+
+
+def test_alarms_say_what_is_out_of_control(fat: WorkspaceStore) -> None:
+    predicted = measure(fat)["prediction"].to_numpy()
+    assert fat.calibrations.monitor("fat").alarms == ()
+    noise = np.tile([0.1, -0.1], 30)
+    fat.references.add_many({"sample_id": IDS, "value": predicted + noise}, target="fat")
+    assert fat.calibrations.monitor("fat").alarms == ()
+    fat.references.add_many({"sample_id": IDS[-1:], "value": predicted[-1:] + 80.0}, target="fat")
+    (newest,) = fat.calibrations.monitor("fat", since=DAYS[-3]).alarms
+    assert "action" in newest
+    assert fat.calibrations.monitor("fat", since=DAYS[-13], until=DAYS[-1]).alarms == ()
+    fat.references.add_many({"sample_id": IDS, "value": predicted + 9.0}, target="fat")
+    (verdict, *_) = fat.calibrations.monitor("fat").to_dict()["alarms"]
+    assert verdict.startswith("bias")
+
+
+def test_a_planned_correction_keeps_nothing_and_is_the_one_that_is_made(fat: WorkspaceStore) -> None:
+    measure(fat)
+    fat.references.add_many({"sample_id": IDS, "value": TRUE + 3.0}, target="fat")
+    plan = fat.calibrations.correct("fat", kind="bias", dry_run=True)
+    assert fat.calibrations.corrections("fat") == ()
+    made = fat.calibrations.correct("fat", kind="bias")
+    assert (plan.slope, plan.bias, plan.number, plan.samples) == (
+        made.slope,
+        made.bias,
+        made.number,
+        made.samples,
+    )
+    with pytest.raises(InvalidInput):
+        fat.calibrations.correct("fat", bias=math.nan, dry_run=True)
+
+
+def test_planned_references_are_those_that_are_added(fat: WorkspaceStore) -> None:
+    measure(fat, rows=slice(0, 2))
+    refer(fat, slice(1, 2))
+    table = {"id": [IDS[0], IDS[1], "unknown", IDS[0]], "fat": [TRUE[0], TRUE[1], 7.0, math.nan]}
+    plan = fat.references.plan_many(table, target="fat", lab="north")
+    assert plan["stored"].to_list() == [False, False, False]
+    plan = fat.references.plan_many(table, target="fat")
+    assert plan.select("sample_id", "stored", "measured").rows() == [
+        (IDS[0], False, 1), (IDS[1], True, 1), ("unknown", False, 0),
+    ]  # fmt: skip
+    assert fat.references.list().height == 1
+    added = fat.references.add_many(plan.drop("stored", "measured"), existing="skip")
+    assert len(added) == 2
+    assert fat.references.list("unknown")["value"].to_list() == [7.0]
+    with pytest.raises(InvalidInput, match="expected a number"):
+        fat.references.plan_many({"id": ["a"], "value": ["much"]})

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("starlette", reason='the page needs: python -m pip install "nirs-store[ui]"')
 
-from uikit import HOSTILE, Page, record
+from uikit import HOSTILE, Page, put_into_service, record
 
 from nirs_store import WorkspaceStore, load_tecator
 
@@ -27,6 +27,18 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "workspace"
     record(folder, HOSTILE, note="=cmd|' /C calc'!A0")
+    with WorkspaceStore(folder) as store:
+        put_into_service(store, HOSTILE, drift=1.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def serving(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with data sets and a calibration that drifts."""
+    folder = tmp_path_factory.mktemp("serving") / "workspace"
+    shutil.copytree(recorded, folder)
+    with WorkspaceStore(folder) as store:
+        put_into_service(store, "protein", drift=1.0)
     return folder
 
 

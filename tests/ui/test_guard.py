@@ -185,19 +185,21 @@ def posts() -> list[str]:
 
 
 def test_no_request_changes_a_byte_where_the_page_only_shows(
-    recorded: Path, tmp_path: Path, open_page: Callable[..., Page], spectra: Path, chain_id: str
+    serving: Path, tmp_path: Path, open_page: Callable[..., Page], spectra: Path
 ) -> None:
     folder = tmp_path / "workspace"
-    shutil.copytree(recorded, folder)
+    shutil.copytree(serving, folder)
     with WorkspaceStore(folder) as store:
-        run_id = store.list_runs()["run_id"][0]
+        run_id, chain_id = store.list_runs()["run_id"][0], store.list_chains(limit=1)["chain_id"][0]
     before = snapshot(folder)
     page = open_page(folder)
-    walk(page)
+    seen = walk(page)
+    assert any(path.startswith("/calibrations/") for path in seen)
     for path in posts():
         for kind, identifier in (("chain", chain_id), ("run", run_id)):
-            target = path.format(chain_id=chain_id, run_id=run_id, key="x")
+            target = path.format(chain_id=chain_id, run_id=run_id, key="x", calibration="_", reference="_")
             data = {"kind": kind, "id": identifier, "tags": "new", "note": "new", "confirm": "1", "sure": "1"}
+            data |= {"name": "protein", "alias": "production", "version": "1", "sample": "s", "value": "1"}
             page.post(target, data, files={"spectra": ("new.csv", spectra.read_bytes())})
     page.desk.close()
     assert snapshot(folder) == before

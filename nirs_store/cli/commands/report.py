@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import workspace_option
 
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
+
 
 @click.command("report", cls=Command)
-@click.argument("identifier", metavar="RUN|CHAIN")
+@click.argument("identifier", metavar="RUN|CHAIN|CALIBRATION")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="An .html or .pdf file [default: report.html]."
 )
 @workspace_option
 def command(identifier: str, output: Path | None, workspace: Path) -> None:
-    """Write a run or a chain with its figures into one HTML file that opens without network.
+    """Write a run, a chain or a calibration with its figures into one HTML file that opens without network.
 
+    A calibration is named as everywhere, "fat" or "fat@v2"; its dossier follows its figures in service.
     A name that ends in .pdf prints the report with a browser of this machine (Chromium, Chrome or Edge).
     """
     import tempfile
 
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import open_store
     from nirs_store.errors import UnknownFormat
     from nirs_store.ui.server import needed
 
@@ -33,12 +38,26 @@ def command(identifier: str, output: Path | None, workspace: Path) -> None:
     with needed():
         from nirs_store.ui.export import write_pdf, write_report
     with open_store(workspace) as store:
-        found = find(store, identifier, ["run", "chain"])
+        kind, whole = _named(store, identifier)
         if path.suffix.lower() != ".pdf":
-            write_report(store, found.kind, found.identifier, path)
+            write_report(store, kind, whole, path)
         else:
             with tempfile.TemporaryDirectory(prefix="nirs_store-") as folder:
-                write_pdf(
-                    write_report(store, found.kind, found.identifier, Path(folder) / "report.html"), path
-                )
-    click.echo(f"Report of the {found.kind} {found.identifier[-8:]} in {path}", err=True)
+                write_pdf(write_report(store, kind, whole, Path(folder) / "report.html"), path)
+    click.echo(f"Report of the {kind} {whole if kind == 'calibration' else whole[-8:]} in {path}", err=True)
+
+
+def _named(store: WorkspaceStore, identifier: str) -> tuple[str, str]:
+    """Return what is meant, and its whole id: a run, a calibration or a chain, in this order."""
+    from nirs_store.cli._workspace import find
+    from nirs_store.errors import UnknownId
+
+    try:
+        return "run", find(store, identifier, ["run"]).identifier
+    except UnknownId:
+        pass
+    try:
+        store.calibrations.get(identifier if "@" in identifier else f"{identifier}@latest")
+        return "calibration", identifier
+    except UnknownId:
+        return "chain", find(store, identifier, ["chain"]).identifier

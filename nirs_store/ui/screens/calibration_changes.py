@@ -1,9 +1,10 @@
-"""What changes a calibration, with ``--allow-changes`` only: references, aliases and corrections, each planned first."""
+"""Changes of a calibration, with ``--allow-changes`` only: references, aliases, corrections, each planned first."""
 
 from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from nirs_store.errors import InvalidInput, UnknownId, quoted
@@ -37,7 +38,9 @@ def references(request: Request) -> View | Redirect:
     if sure(request):
         key = request.text("key")
         if key not in _plans:
-            raise UnknownId("plan", key, "Plans are kept while the page runs, the last 16; enter the values again.")
+            raise UnknownId(
+                "plan", key, "Plans are kept while the page runs, the last 16; enter the values again."
+            )
         rows, name = _plans[key]
         store.references.add_many(rows.drop("stored", "measured"), existing="skip")
         del _plans[key]
@@ -55,18 +58,29 @@ def references(request: Request) -> View | Redirect:
     if stored:
         lines.append(f"{stored} are stored already, word for word, and would be left out.")
     if unknown:
-        lines.append(f"{unknown} are of samples that were never predicted here: they wait for a prediction of this name.")
+        lines.append(
+            f"{unknown} are of samples that were never predicted here: they wait for a prediction of this name."
+        )
     span = version.figures.get("range")
     if span:
         beyond = rows.filter((pl.col("value") < span[0]) | (pl.col("value") > span[1])).height
-        lines += [f"{beyond} lie outside the range of the calibration, {short(span[0])} to {short(span[1])}."] * bool(beyond)
+        lines += [
+            f"{beyond} lie outside the range of the calibration, {short(span[0])} to {short(span[1])}."
+        ] * bool(beyond)
     columns = (
         Column("sample_id", "Sample", longest=40), Column("value", kind="number"), Column("target"), Column("unit"),
         Column("lab"), Column("method"), Column("measured_at", "Determined", "time"), Column("note", longest=40),
         Column("measured", "Predictions", "whole"), Column("stored", "Stored already"),
     )  # fmt: skip
     table = table_of(request, rows, columns, size=1000)
-    values = {"plan": lines, "table": table, "key": key, "name": name, "back": calibration_address(name), "new": rows.height - stored}
+    values = {
+        "plan": lines,
+        "table": table,
+        "key": key,
+        "name": name,
+        "back": calibration_address(name),
+        "new": rows.height - stored,
+    }
     return View("references.html", f"Add references of {name}?", values, data={"plan": lines, "rows": rows})
 
 
@@ -78,7 +92,9 @@ def _typed(request: Request) -> list[dict[str, Any]]:
         try:
             number = float(text.strip().replace(",", "."))
         except ValueError:
-            raise InvalidInput(f"{quoted(sample)}: expected a number, found {quoted(text)}. Nothing was recorded.") from None
+            raise InvalidInput(
+                f"{quoted(sample)}: expected a number, found {quoted(text)}. Nothing was recorded."
+            ) from None
         rows.append({"sample_id": sample.strip(), "value": number})
     if not rows:
         raise InvalidInput("Expected a value of at least one sample, or a file. Nothing was recorded.")
@@ -106,18 +122,24 @@ def alias(request: Request) -> View | Redirect:
             calibrations.set_alias(name, word, new.version, reason=reason or None)
         return Redirect(calibration_address(name))
     was = "" if before is None else f" It points to v{before} now."
-    lines = [f"{word} would be removed.{was}" if new is None else f"{word} would point to v{new.version}.{was}"]
+    lines = [
+        f"{word} would be removed.{was}" if new is None else f"{word} would point to v{new.version}.{was}"
+    ]
     for each in [] if new is None else [before, new.version]:
         lines += _about(request, name, each)
     rule = calibrations.rules(name).get(word)
     if rule is not None and new is not None:
         signed = len(calibrations.signatures(new.label))
         meanings = f" with the meaning {' or '.join(rule.meanings)}" if rule.meanings else ""
-        lines.append(f"The alias demands {rule.signatures} signatures{meanings}, {rule.others} not by the author; v{new.version} has {signed}.")
-    lines.append("Whoever predicts by this name gets the other version from then on.")
+        lines.append(
+            f"The alias demands {rule.signatures} signatures{meanings}, {rule.others} not by the author; "
+            f"v{new.version} has {signed}."
+        )
+    lines.append("Predictions by this alias use the other version from then on.")
     title = f"Remove {word} of {name}?" if new is None else f"Point {word} of {name} to v{new.version}?"
     return confirm(request, title, lines, "Remove it" if new is None else "Move the alias", calibration_address(name),
-                   danger=new is None, name=name, alias=word, version=wanted, reason=reason, planned=str(before))  # fmt: skip
+                   danger=new is None, name=name, alias=word, version=wanted, reason=reason,
+                   planned=str(before))  # fmt: skip
 
 
 def _about(request: Request, name: str, version: int | None) -> list[str]:
@@ -154,13 +176,25 @@ def correct(request: Request) -> View | Redirect:
         _unchanged(request, marks)
         calibrations.correct(version.label, **options)
         return Redirect(calibration_address(name))
-    lines = [plan.words, *(f"{key.replace('_', ' ')}: {value}" for key, value in plan.figures.items())]
+    lines = [f"{plan.words}, from {len(plan.samples)} samples", *_effect(plan.figures)]
     live = current_correction(request.store, name, version.version)
     if live:
         lines.append(f"It would retire {live.words}.")
     lines.append("Predictions by name carry it from then on; what was logged stays as it is.")
     return confirm(request, f"Correct {version.label}?", lines, "Correct it", calibration_address(name),
                    danger=False, name=name, version=str(version.version), planned=marks, **fields)  # fmt: skip
+
+
+def _effect(figures: Mapping[str, Any]) -> list[str]:
+    """Say what a correction does to the samples that it was computed from."""
+    lines = []
+    for key, words in (("bias", "Bias"), ("sep", "SEP"), ("rmsep", "RMSEP")):
+        before, after = figures.get(f"{key}_before"), figures.get(f"{key}_after")
+        if before is not None and after is not None:
+            # What is left of a bias after its correction is the rounding of the computer.
+            after = 0.0 if abs(after) < 1e-9 * abs(before) else after
+            lines.append(f"{words} of these samples: {short(before)} before, {short(after)} after")
+    return lines
 
 
 def retire(request: Request) -> View | Redirect:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, quoted
+from nirs_store.errors import InvalidInput, UnknownFormat, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import label
 from nirs_store.service.monitor import Monitoring
@@ -22,15 +20,15 @@ from nirs_store.ui.screens.datasets import asked_for, named_address
 from nirs_store.ui.table import Column, Table, table_of
 from nirs_store.values import from_json
 
-__all__ = ["SCREENS", "alarms", "calibration_address", "current_correction"]
+__all__ = ["SCREENS", "alarms", "calibration_address", "current_correction", "is_compared"]
 
 _MONITORED, _LOGGED, _INTERVALS, _ALARMS = 200, 20_000, 300, 8
 _CALM = "domain not known"
 
 
-def calibration_address(name: str, version: int | str = "", **values: Any) -> str:
+def calibration_address(name: str, version: int | str = "", end: str = "") -> str:
     """Return the address of a calibration, or of one version of it."""
-    return named_address("/calibrations", name, f"@v{version}" if version else "", **values)
+    return named_address("/calibrations", name, f"@v{version}" if version else "", end)
 
 
 # -- The list.
@@ -56,6 +54,20 @@ def alarms(store: WorkspaceStore) -> list[dict[str, Any]]:
     return found[:_ALARMS]
 
 
+def is_compared(store: WorkspaceStore) -> bool:
+    """Tell whether there is anything to compare: predictions in the log, and references."""
+    found = store.sql(
+        "SELECT EXISTS (SELECT 1 FROM measurements) AND EXISTS (SELECT 1 FROM sample_references)"
+    )
+    return bool(found.item())
+
+
+def out_of_control(request: Request) -> View:
+    """Show the calibrations that are out of control: later than the rest of the overview, as it takes longer."""
+    found = alarms(request.store)
+    return View("alarms.html", "Calibrations out of control", {"alarms": found}, data=found)
+
+
 def _monitored(store: WorkspaceStore, name: str) -> Monitoring | None:
     try:
         return store.calibrations.monitor(name)
@@ -73,7 +85,11 @@ def listing(request: Request) -> View:
         words = report.alarms if report is not None else ()
         verdicts[row["name"]] = (
             "" if report is None else "; ".join(words) or report.verdict,
-            "out of control" if words else "in control" if report is not None and report.agreement.enough else "open",
+            "out of control"
+            if words
+            else "in control"
+            if report is not None and report.agreement.enough
+            else "open",
         )
     names = known["name"].to_list()
     frame = known.with_columns(
@@ -85,7 +101,8 @@ def listing(request: Request) -> View:
         Column("state", kind="status"), Column("aliases"), Column("versions", kind="whole"), Column("target"),
         Column("measurements", "Measured", "whole"), Column("last_measured", "Last", "time"),
         Column("verdict", "Against the laboratory", "wrap", longest=300),
-        Column("latest", "Newest version", "whole", hidden=True), Column("created_at", "Registered", "time", hidden=True),
+        Column("latest", "Newest version", "whole", hidden=True),
+        Column("created_at", "Registered", "time", hidden=True),
         Column("chain_id", "Chain", "id", link=lambda row: f"/chains/{row['chain_id']}", hidden=True),
     )  # fmt: skip
     empty = "No calibration was registered yet: nirs-store register NAME CHAIN"
@@ -113,7 +130,9 @@ def one(request: Request) -> View:
     current = current_correction(store, name, version.version)
     values = {
         "calibration": version,
-        "base": calibration_address(name),
+        "links": {
+            end: calibration_address(name, version.version, f"/{end}") for end in ("dossier", "signatures")
+        },
         "why": why,
         "report": report,
         "figures": _figures(report, log.frame if log.total <= log.size else _logged(request, name, number)),
@@ -136,7 +155,10 @@ def one(request: Request) -> View:
     data = {
         "calibration": version,
         "monitoring": report,
-        **{name: values[name] for name in ("versions", "aliases", "rules", "signatures", "corrections", "challengers")},
+        **{
+            name: values[name]
+            for name in ("versions", "aliases", "rules", "signatures", "corrections", "challengers")
+        },
         "history": values["history"],
         "measurements": log,
         "figures": values["figures"],
@@ -147,9 +169,12 @@ def one(request: Request) -> View:
 
 def _options(request: Request) -> dict[str, Any]:
     """Return what of the address `Calibrations.monitor` takes."""
-    found: dict[str, Any] = {key: request.text(key) for key in ("since", "until", "instrument", "target") if request.text(key)}
+    found: dict[str, Any] = {
+        key: request.text(key) for key in ("since", "until", "instrument", "target") if request.text(key)
+    }
     if request.text("version") and "@" not in asked_for(request, "calibration"):
-        found["version"] = request.text("version")
+        asked = request.text("version")
+        found["version"] = asked if asked == "all" else f"v{asked.removeprefix('v')}"
     return found
 
 
@@ -166,12 +191,18 @@ def _cards(report: Monitoring) -> list[tuple[str, str, bool]]:
         (f"{report.n:,}".replace(",", "\u202f"), "samples with a reference", False),
     ]
     if report.n:
+        slope = f"slope, t {known(found.slope_t)} (limit {known(found.slope_t_limit)})"
+        sign = "+" if found.bias > 0 else ""
         cards += [
-            (f"{'+' if found.bias > 0 else ''}{known(found.bias, unit)}", f"bias, limit ±{known(found.bias_limit)}", bool(found.bias_significant)),
+            (
+                sign + known(found.bias, unit),
+                f"bias, limit ±{known(found.bias_limit)}",
+                bool(found.bias_significant),
+            ),
             (known(found.sep, unit), f"SEP, limit {known(found.sep_limit)}", bool(found.sep_exceeds)),
-            (known(found.slope), f"slope, t {known(found.slope_t)} (limit {known(found.slope_t_limit)})", bool(found.slope_significant)),
+            (known(found.slope), slope, bool(found.slope_significant)),
             (known(found.rmsep, unit), "RMSEP", False),
-        ]  # fmt: skip
+        ]
     if report.sel_df:
         cards.append((known(report.sel, unit), f"SEL of the laboratory, {report.sel_df} df", False))
     return cards
@@ -200,8 +231,16 @@ def _parts(request: Request, report: Monitoring) -> list[tuple[str, Table]]:
         if name == "month":
             frame = frame.with_columns(pl.col("month").dt.strftime("%Y-%m"))
         if frame.height and (name in ("", "month") or frame.height > 1):
-            columns = rivals if not name else (Column(name, kind="whole" if name == "version" else "text"), *shared)
-            shown = table_of(request, frame.reverse() if name == "month" else frame, columns, prefix=f"{name or 'rival'}_", size=60)
+            columns = (
+                rivals if not name else (Column(name, kind="whole" if name == "version" else "text"), *shared)
+            )
+            shown = table_of(
+                request,
+                frame.reverse() if name == "month" else frame,
+                columns,
+                prefix=f"{name or 'rival'}_",
+                size=60,
+            )
             found.append((title, shown))
     return found
 
@@ -235,7 +274,8 @@ def _history(request: Request, name: str) -> Table:
         orient="row",
     )  # fmt: skip
     columns = (Column("set_at", "When", "time"), Column("alias"), Column("previous", "From version", "whole"),
-               Column("version", "To version", "whole"), Column("set_by", "By", longest=30), Column("reason", longest=80))  # fmt: skip
+               Column("version", "To version", "whole"),
+               Column("set_by", "By", longest=30), Column("reason", longest=80))  # fmt: skip
     return table_of(request, frame, columns, prefix="h_", size=25, empty="No alias was set yet.")
 
 
@@ -248,7 +288,8 @@ def current_correction(store: WorkspaceStore, name: str, version: int) -> Any:
 # -- The log of predictions.
 
 _LOG = (
-    Column("measured_at", "Measured", "time"), Column("sample_id", "Sample", longest=40), Column("version", kind="whole"),
+    Column("measured_at", "Measured", "time"), Column("sample_id", "Sample", longest=40),
+    Column("version", kind="whole"),
     Column("prediction", kind="number"), Column("lower", kind="number", like="prediction"),
     Column("upper", kind="number", like="prediction"), Column("flags", kind="list"), Column("label", hidden=True),
     Column("instrument", longest=30), Column("operator", longest=30), Column("target", hidden=True),
@@ -271,12 +312,20 @@ def _logged(request: Request, name: str, version: int | None) -> pl.DataFrame:
 def _log(request: Request, name: str, version: int | None) -> Table:
     frame = _logged(request, name, version)
     columns = [each for each in _LOG if each.name in frame.columns]
-    return table_of(request, frame, columns, size=25, empty="Nothing was measured with it in this time.", name=f"log_{name}")
+    return table_of(
+        request,
+        frame,
+        columns,
+        size=25,
+        empty="Nothing was measured with it in this time.",
+        name=f"log_{name}",
+    )
 
 
 def _instruments(store: WorkspaceStore, name: str) -> list[str]:
     return store.sql(
-        "SELECT DISTINCT instrument FROM measurements WHERE calibration = ? AND instrument IS NOT NULL ORDER BY 1 LIMIT 200",
+        "SELECT DISTINCT instrument FROM measurements WHERE calibration = ? AND instrument IS NOT NULL "
+        "ORDER BY 1 LIMIT 200",
         [name],
     )["instrument"].to_list()
 
@@ -294,9 +343,9 @@ def _without_reference(store: WorkspaceStore, name: str) -> list[str]:
 # -- Figures.
 
 
-def _figures(report: Monitoring | None, log: pl.DataFrame) -> list[Figure]:
-    figures = [] if report is None else [_control(report), _agreement(report)]
-    return [each for each in [*figures, _intervals(report, log)] if each]
+def _figures(report: Monitoring | None, log: pl.DataFrame) -> dict[str, Figure]:
+    drawn = {} if report is None else {"control": _control(report), "agreement": _agreement(report)}
+    return {name: each for name, each in {**drawn, "intervals": _intervals(report, log)}.items() if each}
 
 
 def _seconds(moments: pl.Series) -> Any:
@@ -310,16 +359,22 @@ def _control(report: Monitoring) -> Figure | None:
     chart = report.chart.filter(pl.col("measured_at").is_not_null())
     if not chart.height:
         return None
-    figure = Figure("Control chart", "", label("Reference − predicted", report.target or "", report.unit or ""), times=True,
+    words = label("Reference − predicted", report.target or "", report.unit or "")
+    figure = Figure("Control chart", "", words, times=True,
                     width=720, height=360)  # fmt: skip
     when, values = _seconds(chart["measured_at"]), chart["difference"].to_numpy()
-    ewma, reach = chart["ewma"].to_numpy(), chart["ewma_limit"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    ewma, reach = (
+        chart["ewma"].to_numpy(),
+        chart["ewma_limit"].cast(pl.Float64).fill_null(float("nan")).to_numpy(),
+    )
     figure.band(when, -reach, reach, "cv", label="limits of the EWMA")
     figure.across(0.0, "line")
     for times, name, kind in ((2, "warning", "faint"), (3, "action", "limit")):
         limit = chart[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         if np.isfinite(limit).any():
-            figure.line(when, limit, kind, label=f"± {times} SEP", dashed=True).line(when, -limit, kind, dashed=True)
+            figure.line(when, limit, kind, label=f"± {times} SEP", dashed=True).line(
+                when, -limit, kind, dashed=True
+            )
     figure.line(when, ewma, "cv", label="EWMA")
     signals = chart["signals"].to_list()
     titles = [
@@ -331,7 +386,11 @@ def _control(report: Monitoring) -> Figure | None:
     beyond = np.array(["action" in words for words in signals], dtype=bool)
     noted = ~beyond & np.array([bool(words) for words in signals], dtype=bool)
     keys = chart["sample_id"].to_list()
-    for mask, kind, words in ((~beyond & ~noted, "cal", "in control"), (noted, "s4", "signals"), (beyond, "test", "beyond 3 SEP")):
+    for mask, kind, words in (
+        (~beyond & ~noted, "cal", "in control"),
+        (noted, "s4", "signals"),
+        (beyond, "test", "beyond 3 SEP"),
+    ):
         pick = np.flatnonzero(mask).tolist()
         if pick:
             figure.points(when[pick], values[pick], kind, label=words, titles=[titles[i] for i in pick],
@@ -348,7 +407,8 @@ def _agreement(report: Monitoring) -> Figure | None:
                     label("Predicted", report.target or "", report.unit or ""), equal=True)  # fmt: skip
     titles = [f"{s}\nreference {short(r)}\npredicted {short(p)}" for s, r, p in
               chart.select("sample_id", "reference", "prediction").iter_rows()]  # fmt: skip
-    return figure.points(chart["reference"], chart["prediction"], "cv", titles=titles, keys=chart["sample_id"].to_list(),
+    return figure.points(chart["reference"], chart["prediction"], "cv", titles=titles,
+                         keys=chart["sample_id"].to_list(),
                          label=f"RMSEP {short(report.agreement.rmsep)}, n {chart.height}")  # fmt: skip
 
 
@@ -362,11 +422,17 @@ def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
     some = some.head(_INTERVALS).reverse()
     if not some.height:
         return None
-    title = "Predictions with their intervals" + (f", the newest {some.height}" if log.height > some.height else "")
+    title = "Predictions with their intervals" + (
+        f", the newest {some.height}" if log.height > some.height else ""
+    )
     unit = report.unit if report is not None else None
-    figure = Figure(title, "", label("Predicted", target or "", unit or ""), times=True)
+    figure = Figure(
+        title, "", label("Predicted", target or "", unit or ""), times=True, width=720, height=300
+    )
     when, values = _seconds(some["measured_at"]), some["prediction"].to_numpy()
-    lower, upper = (some[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in ("lower", "upper"))
+    lower, upper = (
+        some[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in ("lower", "upper")
+    )
     flags = [list(each or ()) for each in some["flags"].to_list()]
     titles = [
         f"{s or 'without a name'}\n{short(p)}" + (f" ({short(lo)} to {short(up)})" if np.isfinite(lo) else "")
@@ -379,8 +445,8 @@ def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
         pick = np.flatnonzero(mask).tolist()
         if pick:
             figure.spans(when[pick], lower[pick], upper[pick], kind)
-            figure.points(when[pick], values[pick], kind, label=f"{words}: {len(pick)}", titles=[titles[i] for i in pick],
-                          keys=[keys[i] for i in pick], size=2.6)  # fmt: skip
+            figure.points(when[pick], values[pick], kind, label=f"{words}: {len(pick)}",
+                          titles=[titles[i] for i in pick], keys=[keys[i] for i in pick], size=2.6)  # fmt: skip
     return figure
 
 
@@ -416,12 +482,17 @@ def signatures(request: Request) -> View:
     store = request.store
     version = store.calibrations.get(asked_for(request, "calibration"))
     found = store.calibrations.verify_signatures(version.label)
-    values = {"check": found, "calibration": version, "base": calibration_address(version.name, version.version)}
+    values = {
+        "check": found,
+        "calibration": version,
+        "base": calibration_address(version.name, version.version),
+    }
     return View("signatures.html", f"Signatures of {version.label}", values, data=found)
 
 
 SCREENS = (
     Screen("/calibrations", listing, "Calibrations"),
+    Screen("/alarms", out_of_control, keeps=True),
     Screen("/calibrations/{calibration}", one),
     Screen("/calibrations/{calibration}/dossier", dossier),
     Screen("/calibrations/{calibration}/signatures", signatures),

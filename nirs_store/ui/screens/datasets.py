@@ -25,7 +25,7 @@ __all__ = ["SCREENS", "named_address"]
 _DRAWN, _CHANNELS, _GROUPS, _SHADES, _HISTOGRAMS, _NAMED = 150, 350, 8, 6, 6, 60
 
 
-def named_address(path: str, name: str, version: str = "", **values: Any) -> str:
+def named_address(path: str, name: str, version: str = "", end: str = "", **values: Any) -> str:
     """Return the address of a thing with a name; a name that a path cannot hold goes into the query.
 
     Examples
@@ -37,8 +37,8 @@ def named_address(path: str, name: str, version: str = "", **values: Any) -> str
     """
     plain = "/" not in name and name not in ("_", ".", "..")
     if plain:
-        return address(f"{path}/{quote(name + version, safe='@')}", **values)
-    return address(f"{path}/_", name=name + version, **values)
+        return address(f"{path}/{quote(name + version, safe='@')}{end}", **values)
+    return address(f"{path}/_{end}", name=name + version, **values)
 
 
 def asked_for(request: Request, part: str) -> str:
@@ -78,14 +78,17 @@ def one(request: Request) -> View:
     colors = [name for name in samples.columns if name != "id" and _colors(samples[name])]
     color = request.text("color", next((name for name in version.labels if name in colors), ""))
     if color and color not in colors:
-        raise InvalidInput(f"color: expected one of {', '.join(colors) or 'no column'}, found {quoted(color)}.")
+        raise InvalidInput(
+            f"color: expected one of {', '.join(colors) or 'no column'}, found {quoted(color)}."
+        )
     against = request.text("against") or _before(versions, version)
+    spectra, histograms = _spectra(store, version, samples, color), _histograms(store, version, samples)
     values = {
         "dataset": version,
         "facts": _facts(version),
-        "spectra": _spectra(store, version, samples, color),
+        "spectra": spectra,
         "drawn": min(_DRAWN, version.n_samples),
-        "histograms": _histograms(store, version, samples),
+        "histograms": histograms,
         "colors": colors,
         "color": color,
         "others": [r for r in versions["version"].to_list() if r != version.version],
@@ -99,8 +102,14 @@ def one(request: Request) -> View:
         "base": named_address("/datasets", version.name, f"@v{version.version}"),
     }
     table = _samples(request, samples, version)
-    data = {"version": version, "versions": versions, "diff": values["diff"], "chains": chains, "samples": table}
-    data["figures"] = [values["spectra"], *values["histograms"]]
+    data = {
+        "version": version,
+        "versions": versions,
+        "diff": values["diff"],
+        "chains": chains,
+        "samples": table,
+        "figures": [spectra, *histograms],
+    }
     return View("dataset.html", version.reference, values | {"table": table}, data=data, table=table)
 
 
@@ -134,10 +143,11 @@ def _calibrations(store: WorkspaceStore, version: Any) -> list[tuple[str, int]]:
 
 
 def _samples(request: Request, samples: pl.DataFrame, version: Any) -> Table:
-    frame = samples.with_row_index("row")
+    number = "row" if "row" not in samples.columns else "row number"
+    frame = samples.with_row_index(number) if number not in samples.columns else samples
     base = named_address("/datasets", version.name, f"@v{version.version}")
     joint = "&" if "?" in base else "?"
-    columns = [Column("row", "Row", "whole")]
+    columns = [Column(number, "Row", "whole")] if number not in samples.columns else []
     for name, kind in samples.schema.items():
         shown = "number" if kind.is_float() else "whole" if kind.is_integer() else "text"
         seen = None
@@ -154,10 +164,10 @@ def _chains(request: Request, reference: str, sample: str) -> Table:
     columns = (
         Column("pipeline", "Pipeline", link=lambda row: f"/chains/{row['chain_id']}"),
         Column("role", hint="Fitted on the samples, or tested with them"),
-        *([] if sample else [Column("samples", kind="whole")]),
-        *([Column("dataset", "Data set")] if sample else []),
+        Column("dataset", "Data set") if sample else Column("samples", kind="whole"),
         Column("target"), Column("preprocessing", longest=40), Column("model"),
-        Column("run_id", "Run", "id", link=lambda row: f"/runs/{row['run_id']}"), Column("created_at", "Recorded", "time"),
+        Column("run_id", "Run", "id", link=lambda row: f"/runs/{row['run_id']}"),
+        Column("created_at", "Recorded", "time"),
         Column("chain_id", "Id", "id", link=lambda row: f"/chains/{row['chain_id']}"),
     )  # fmt: skip
     empty = "No chain was recorded from it." if not sample else "No chain has seen this sample."
@@ -179,12 +189,18 @@ def _spectra(store: WorkspaceStore, version: Any, samples: pl.DataFrame, color: 
     """Draw some spectra, evenly over the values of a column, in its colors."""
     n = version.n_samples
     kind = _colors(samples[color]) if color else ""
-    order = samples[color].rank("ordinal").fill_null(n).to_numpy().argsort(kind="stable") if kind else np.arange(n)
+    order = (
+        samples[color].rank("ordinal").fill_null(n).to_numpy().argsort(kind="stable")
+        if kind
+        else np.arange(n)
+    )
     rows = np.sort(order[np.unique(np.linspace(0, n - 1, min(n, _DRAWN)).astype(int))]) if n else order[:0]
     read = store.datasets.get(version, rows=rows)
     grid = read.wavelengths if read.wavelengths is not None else np.arange(version.n_channels)
     unit = (version.unit or "") if read.wavelengths is not None else None
-    figure = chart.spectrum_figure("Spectra", grid, unit, str(version.instrument.get("signal") or "Signal"), width=720)
+    figure = chart.spectrum_figure(
+        "Spectra", grid, unit, str(version.instrument.get("signal") or "Signal"), width=720
+    )
     if unit is None:
         figure.x = "Channel"
     some = np.unique(np.linspace(0, len(grid) - 1, min(len(grid), _CHANNELS)).astype(int))
@@ -210,7 +226,10 @@ def _classes(every: pl.Series, shown: pl.Series, kind: str) -> tuple[list[str], 
         counts = every.cast(pl.String).drop_nulls().value_counts(sort=True)
         largest = dict.fromkeys(counts[every.name].to_list()[:_GROUPS])
         color = {name: f"s{place}" for place, name in enumerate(sorted(largest))}
-        found = [color.get(each, "faint") if each is not None else "faint" for each in shown.cast(pl.String).to_list()]
+        found = [
+            color.get(each, "faint") if each is not None else "faint"
+            for each in shown.cast(pl.String).to_list()
+        ]
         legend = dict(color) | ({"others": "faint"} if "faint" in found else {})
         return found, legend
     values = every.cast(pl.Float64).to_numpy()
@@ -230,7 +249,11 @@ def _classes(every: pl.Series, shown: pl.Series, kind: str) -> tuple[list[str], 
 def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> list[Figure]:
     numbers = [name for name in version.labels if samples[name].dtype.is_numeric()][:_HISTOGRAMS]
     # The units come with the targets of a single row.
-    told = store.datasets.get(version, rows=[0], target=numbers).target_unit if numbers and samples.height else None
+    told = (
+        store.datasets.get(version, rows=[0], target=numbers).target_unit
+        if numbers and samples.height
+        else None
+    )
     units: Sequence[str] = told if isinstance(told, tuple) else [""] * len(numbers)
     figures = []
     for name, unit in zip(numbers, units, strict=True):

@@ -9,6 +9,7 @@ from nirs_store.errors import InvalidInput
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.chart import predicted_vs_measured
 from nirs_store.ui.frame import Request, Screen, View
+from nirs_store.ui.screens.calibrations import alarms, is_compared
 from nirs_store.ui.screens.leaderboard import chain_columns
 from nirs_store.ui.screens.runs import run_columns, with_counts
 from nirs_store.ui.table import Table
@@ -31,6 +32,8 @@ def show(request: Request) -> View:
         "counts": _counts(store),
         "live": live(store),
         "latest": _latest(request),
+        "alarms": alarms(store) if request.static else [],
+        "monitored": is_compared(store),
         "boards": boards,
         "chosen": store.show_chain(chosen) if chosen else None,
         "figure": predicted_vs_measured(store, chosen) if chosen else None,

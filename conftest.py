@@ -17,6 +17,7 @@ _WITH_WORKSPACE = (
     "nirs_store.files.api",
     "nirs_store.store",
     "nirs_store.artifacts.loader",
+    "nirs_store.artifacts.registry",
 )
 
 

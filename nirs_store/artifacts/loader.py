@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from nirs_store.artifacts.registry import ArtifactRegistry, View, check_branches, select
+from nirs_store.artifacts import find
+from nirs_store.artifacts.manifest import read_manifest
+from nirs_store.artifacts.registry import ArtifactRegistry
 from nirs_store.artifacts.types import (
     ArtifactRecord,
     ArtifactType,
     ChainNode,
     format_chain,
-    normalise_fold,
     parse_artifact_id,
-    parse_chain,
 )
+from nirs_store.artifacts.view import View
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.errors import BlobMissing, InvalidInput, UnknownId
 from nirs_store.records import artifacts
@@ -43,7 +44,7 @@ class LRUCache:
         self.max_size = max_size if cache is None else None
 
     def get(self, key: str) -> Any:
-        """Give a value, or None."""
+        """Return a value, or None."""
         return self._cache.get(key)
 
     def put(self, key: str, value: Any, nbytes: int = 0) -> None:
@@ -74,7 +75,7 @@ class LRUCache:
         self.max_size = max_size
 
     def stats(self) -> dict[str, Any]:
-        """Give size, max_size, bytes, max_bytes, hits, misses and hit_rate."""
+        """Return size, max_size, bytes, max_bytes, hits, misses and hit_rate."""
         found = self._cache.stats()
         asked = found.hits + found.misses
         return {
@@ -89,7 +90,6 @@ class LRUCache:
 
 
 _LOG = logging.getLogger("nirs_store.artifacts")
-_MODELS = (ArtifactType.MODEL, ArtifactType.META_MODEL)
 
 
 class ArtifactLoader(View):
@@ -155,8 +155,6 @@ class ArtifactLoader(View):
         InvalidInput
             No manifest, or one of another schema version.
         """
-        from nirs_store.artifacts.registry import read_manifest
-
         data, records, _ = read_manifest(manifest)
         loader = cls(workspace, str(data.get("dataset") or ""), results_dir, cache_size)
         loader._listed = records
@@ -182,31 +180,20 @@ class ArtifactLoader(View):
         ------
         UnknownId
         """
-        path, fold = format_chain(chain), normalise_fold(fold_id)
-        found = [r for r in self._all() if r.chain_path == path and r.fold_id == fold]
-        if not found:
-            raise UnknownId("artifact at the place", path)
-        return self._load(found[-1])
+        found = find.at_place(self._all(), chain, fold_id)
+        if found is None:
+            raise UnknownId("artifact at the place", format_chain(chain))
+        return self._load(found)
 
     def load_by_chain_prefix(self, chain: str | Sequence[ChainNode]) -> list[tuple[str, Any]]:
         """Load everything whose chain path begins with these operators: [(id, object)]."""
-        nodes = parse_chain(format_chain(chain))
-        return [
-            (r.artifact_id, self._load(r))
-            for r in self._all()
-            if parse_chain(r.chain_path)[: len(nodes)] == nodes
-        ]
+        return [(r.artifact_id, self._load(r)) for r in find.beginning_with(self._all(), chain)]
 
     def find_artifact_by_custom_name(
         self, custom_name: str, step_index: int | None = None, pipeline_id: str | None = None
     ) -> ArtifactRecord | None:
-        """Give the newest record of a name, or None."""
-        found = [
-            r
-            for r in self._all(pipeline_id)
-            if r.custom_name == custom_name and step_index in (None, r.step_index)
-        ]
-        return found[-1] if found else None
+        """Return the newest record of a name, or None."""
+        return find.named(self._all(pipeline_id), custom_name, step_index)
 
     # -- several -------------------------------------------------------------------------------------
 
@@ -234,7 +221,9 @@ class ArtifactLoader(View):
         BlobMissing, BlobCorrupt
         """
         loaded = []
-        for record in select(self._all(pipeline_id), step_index, branch_path, source_index, fold_id):
+        for record in find.taking_part(
+            self._all(pipeline_id), step_index, branch_path, source_index, fold_id
+        ):
             try:
                 loaded.append((record.artifact_id, self._load(record)))
             except BlobMissing:
@@ -257,17 +246,8 @@ class ArtifactLoader(View):
         pipeline_id: str | None = None,
     ) -> list[tuple[int, Any]]:
         """Load the models of all folds: [(fold, model)] by number."""
-        found = [
-            r
-            for r in self._all(pipeline_id)
-            if (r.fold_id or "").isdecimal()
-            and r.artifact_type in _MODELS
-            and step_index in (None, r.step_index)
-            and (branch_path is None or r.branch_path == list(branch_path))
-        ]
-        return [
-            (int(r.fold_id or 0), self._load(r)) for r in sorted(found, key=lambda r: int(r.fold_id or 0))
-        ]
+        found = find.fold_models(self._all(pipeline_id), step_index, branch_path)
+        return [(fold, self._load(record)) for fold, record in found]
 
     # -- meta-models ---------------------------------------------------------------------------------
 
@@ -292,7 +272,7 @@ class ArtifactLoader(View):
             raise InvalidInput(f"{artifact_id!r} is a {record.artifact_type}, not a meta-model.")
         sources = [self._record(each) for each in config.source_ids]
         if validate_branch:
-            check_branches(artifact_id, record.branch_path, sources)
+            find.check_branches(artifact_id, record.branch_path, sources)
         return (
             self._load(record),
             [(source.artifact_id, self._load(source)) for source in sources],
@@ -354,15 +334,12 @@ class ArtifactLoader(View):
             self._records.clear()
 
     def get_cache_info(self) -> dict[str, Any]:
-        """Give cached_count, max_size, bytes, max_bytes, hits, misses, hit_rate, total_artifacts, artifacts_by_type."""
+        """Return figures of the cache, and the number of artifacts, in all and by type."""
         stats = self._cache.stats()
-        by_type: dict[str, int] = {}
         records = self._all()
-        for record in records:
-            by_type[str(record.artifact_type)] = by_type.get(str(record.artifact_type), 0) + 1
         return {"cached_count": stats.pop("size"), **stats} | {
             "total_artifacts": len(records),
-            "artifacts_by_type": dict(sorted(by_type.items())),
+            "artifacts_by_type": find.counted_by_type(records),
         }
 
     # -- inside --------------------------------------------------------------------------------------

@@ -202,7 +202,7 @@ class MetaModelConfig:
         return [str(source["artifact_id"]) for source in ordered]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data."""
+        """Return plain data."""
         return {
             "source_models": [dict(source) for source in self.source_models],
             "feature_columns": list(self.feature_columns),
@@ -332,11 +332,11 @@ class ArtifactRecord:
         return self.artifact_type == ArtifactType.META_MODEL
 
     def get_branch_path_str(self) -> str:
-        """Give the branch path as text: ``0.1``."""
+        """Return the branch path as text: ``0.1``."""
         return ".".join(map(str, self.branch_path))
 
     def get_fold_str(self) -> str:
-        """Give the fold as ids spell it: ``0``, ``final``, ``all``."""
+        """Return the fold as ids spell it: ``0``, ``final``, ``all``."""
         return "all" if self.fold_id is None else self.fold_id
 
     def matches_context(
@@ -356,7 +356,7 @@ class ArtifactRecord:
         return fold_id is None or self.fold_id in (None, normalise_fold(fold_id))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data; moments as ISO 8601."""
+        """Return plain data; moments as ISO 8601."""
         data = {item.name: getattr(self, item.name) for item in fields(self)}
         data["created_at"] = None if self.created_at is None else self.created_at.isoformat()
         data["meta_config"] = None if self.meta_config is None else self.meta_config.to_dict()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from nirs_store.artifacts.registry import check_branches
+from nirs_store.artifacts.find import check_branches
 from nirs_store.chains.grids import differ, same_grid
 from nirs_store.chains.plan import COLUMNS, STACKED, Names, require_columns
 from nirs_store.errors import InvalidInput, ShapeMismatch

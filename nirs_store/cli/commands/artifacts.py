@@ -11,7 +11,7 @@ from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
 
 if TYPE_CHECKING:
-    from nirs_store.artifacts.registry import PurgePlan
+    from nirs_store.artifacts.purge import PurgePlan
 
 _dataset_option = click.option("--dataset", metavar="NAME", default="", help="Only this data set.")
 _verbose_option = click.option("--verbose", "-v", is_flag=True, help="Name every file.")

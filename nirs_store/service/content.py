@@ -15,6 +15,12 @@ from nirs_store.db.schema import column_names
 from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.records import queries
 
+# Columns that came later are not hashed: what was signed stays signed.
+_HASHED = (
+    "chain_id", "pipeline_id", "steps", "model_step_idx", "model_class", "preprocessings", "fold_strategy",
+    "fold_artifacts", "shared_artifacts", "branch_path", "source_index", "fold_weights", "target", "target_unit",
+)  # fmt: skip
+
 __all__ = ["Contents", "artifacts_of", "contents_of", "digest_of", "insert", "user_name"]
 
 
@@ -81,11 +87,7 @@ def contents_of(con: Connection, chain_id: str) -> Contents | None:
     held = {str(row[0]): str(row[1]) for row in rows}
     grid = chain["wavelengths"]
     described = {
-        **{
-            name: value
-            for name, value in chain.items()
-            if name not in ("metadata", "wavelengths", "created_at")
-        },
+        **{name: chain[name] for name in _HASHED},
         "metadata": metadata,
         "wavelengths": None if grid is None else hashlib.sha256(grid.astype("<f8").tobytes()).hexdigest(),
         "created_at": None if chain["created_at"] is None else chain["created_at"].isoformat(),

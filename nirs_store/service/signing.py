@@ -38,6 +38,7 @@ from nirs_store.records.named import (
 )
 from nirs_store.records.notes import check_guard, note
 from nirs_store.service.content import Contents, artifacts_of, contents_of, digest_of, insert, user_name
+from nirs_store.service.corrections import active
 from nirs_store.values import as_text, from_json, one_of, to_json, with_zone
 
 __all__ = [
@@ -55,6 +56,11 @@ __all__ = [
 _ALGORITHM = "HMAC-SHA256"
 _SHORTEST_KEY = 16
 _FORM = "nirs_store signature 1"
+# Columns of a version that came later are not hashed: what was signed stays signed.
+_HASHED = (
+    "version_id", "name", "chain_id", "dataset_version_id", "correction_id", "scope", "figures", "content_hash",
+    "author", "note",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,12 +155,16 @@ def _content(con: Connection, row: Mapping[str, Any]) -> tuple[str, Contents | N
     metadata = dict(row["metadata"])
     number = metadata.pop(ARCHIVED_NUMBER, row["version"])
     created = row["created_at"]
-    described = {name: row[name] for name in row if name not in ("metadata", "version", "created_at")}
+    described = {name: row[name] for name in _HASHED}
     described |= {
         "metadata": metadata,
         "version": number,
         "created_at": None if created is None else created.isoformat(),
     }
+    applied = active(con, row)
+    if applied is not None:
+        # It changes what is reported, so who signs a version signs its correction.
+        described["correction"] = [applied.correction_id, applied.slope, applied.bias]
     return digest_of([described, None if contents is None else asdict(contents)]), contents
 
 
@@ -370,7 +380,7 @@ def _wrong(
     if row["content_hash"] != digest:
         signed = (version["metadata"].get("contents") or {}) if isinstance(version["metadata"], dict) else {}
         changed = [what for what, value in asdict(contents).items() if signed.get(what) != value]
-        what = ", ".join(changed) or "the version itself"
+        what = ", ".join(changed) or "the version itself, or its slope and bias correction"
         return f"it is about other content: {what} changed since, or it was copied from elsewhere"
     if entry is None:
         return "the audit trail of this workspace does not name it: it came from elsewhere, or was put in by hand"

@@ -102,6 +102,28 @@ def test_another_domain_or_artifact_is_found(store: WorkspaceStore, recorded: Re
     assert any("domain" in why for _, why in store.calibrations.verify_signatures("fat@v1").problems)
 
 
+def test_a_correction_is_signed_with_its_version(store: WorkspaceStore, recorded: Recorded) -> None:
+    calibrations = store.calibrations
+    calibrations.set_rule("fat", "production", signatures=2, others=1)
+    signed(store, recorded)
+    ids = [f"s{number}" for number in range(24)]
+    found = store.predict("fat@v1", X[:24], sample_ids=ids, on_outlier="ignore")
+    for name, value in zip(ids, found["prediction"], strict=True):
+        store.references.add(name, value + 1.5 + 0.1 * np.sin(value), target="fat")
+    calibrations.correct("fat@v1", kind="bias")
+    assert any("correction" in why for _, why in calibrations.verify_signatures("fat@v1").problems)
+    with pytest.raises(CalibrationInUse, match="correction"):
+        calibrations.set_alias("fat", "production", 1)
+    for signer in ("Ada", "Grace"):
+        calibrations.sign("fat@v1", meaning="review", signer=signer)
+    calibrations.set_alias("fat", "production", 1)
+    calibrations.retire_correction("fat@v1")
+    assert {each.meaning for each in calibrations.verify_signatures("fat@v1").valid} == {
+        "authorship",
+        "approval",
+    }
+
+
 def test_a_signature_does_not_count_for_another_version(recorded: Recorded) -> None:
     with WorkspaceStore(recorded.folder) as store:
         signed(store, recorded)

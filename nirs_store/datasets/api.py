@@ -34,6 +34,9 @@ from nirs_store.values import as_text, to_json
 __all__ = ["CACHE", "Datasets"]
 
 
+_SHOWN = 10
+
+
 class Datasets:
     """The data sets of a store, as ``store.datasets``.
 
@@ -64,6 +67,14 @@ class Datasets:
         # Held, so that a store which nothing else holds is not closed under its view.
         self._store = store
         self._reader = Reader(engine, cache)
+
+    def __repr__(self) -> str:
+        names = self.list()["name"].to_list()
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"<Datasets: {', '.join(names[:_SHOWN]) or 'none'}{more}>"
+
+    def _repr_html_(self) -> str:
+        return self.list()._repr_html_()
 
     # -- bringing in ---------------------------------------------------------------------------------
 

@@ -634,7 +634,7 @@ class CheckReport:
 
     @property
     def affected(self) -> tuple[str, ...]:
-        """Ids of all chains and predictions that something found affects."""
+        """Ids of all chains, predictions and versions of data sets that something found affects."""
         return tuple(sorted({ident for finding in self.findings for ident in finding.affects}))
 
     def of_kind(self, *kinds: str) -> tuple[Finding, ...]:
@@ -1060,6 +1060,9 @@ def _artifacts(inspection: Inspection, seen: Surroundings, found: Structure) -> 
     if recorded is None or filed is None or evaluated is None or spectra is None:
         return
     named = {chain.chain_id: _named(chain, found) for chain in chains}
+    for version, held in spectra.items():
+        for artifact_id in held:
+            found.needed_by.setdefault(artifact_id, []).append(version)
     known = {blob.artifact_id for blob in found.blobs}
     owners = {"chain": named, "record": recorded, "file": filed, "evaluation": evaluated, "dataset": spectra}
     found.findings += _missing_rows(owners, known, seen, found)

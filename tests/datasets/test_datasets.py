@@ -222,7 +222,9 @@ def test_damage_is_never_served_and_adding_again_heals_it(store: WorkspaceStore)
         path.write_bytes(damaged)
         with pytest.raises(BlobCorrupt):
             store.datasets.get("corn")
-        assert not store.check(read_data=True).ok
+        report = store.check(read_data=True)
+        assert not report.ok
+        assert store.datasets.version("corn").dataset_version_id in report.affected
     path.write_bytes(whole[:-200] + b"\1" * 8 + whole[-192:])
     assert store.datasets.get("corn", rows=[0]).X.shape == (1, GRID.size)
     add(store, note="again")

@@ -558,7 +558,7 @@ class Finding:
     message : str
         What was expected and what was found.
     affects : tuple of str
-        Ids of the chains that cannot replay, and of the predictions that cannot be read, because of it.
+        Ids of the chains that cannot replay, and of the predictions and data sets that cannot be read, because of it.
     remedy : str
         What to do; empty for a fact.
     subject : tuple of str

@@ -49,6 +49,7 @@ _MODULES = (
     "leaderboard",
     "pivot",
     "chain",
+    "inside",
     "predict",
     "compare",
     "calibrations",

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from uikit import Page
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 
 
 def test_a_folder_without_a_workspace_says_how_to_begin(
@@ -132,7 +136,36 @@ def test_a_chain_is_taken_along_as_a_file(page: Page, chain_id: str, kind: str, 
 
 
 def test_the_fitted_model_is_opened_where_it_was_asked_for(page: Page, chain_id: str) -> None:
-    assert "Coefficients" in page.post(f"/chains/{chain_id}/inside").text
+    told = page.post(f"/chains/{chain_id}/inside").text
+    assert "Coefficients" in told
+    assert "The calibration spectra are not at hand" in told
+
+
+def test_spectra_of_a_stored_data_set_are_drawn_by_step_and_distance(
+    folder: Path, open_page: Callable[..., Page]
+) -> None:
+    made = load_tecator()
+    with WorkspaceStore(folder) as store:
+        store.datasets.add(
+            "meat",
+            made.X[:40, ::5],
+            references={"fat": made.fat[:40]},
+            wavelengths=made.wavelengths[::5],
+            unit="nm",
+        )
+        kept = store.datasets.get("meat", target="fat")
+        model = make_pipeline(StandardScaler(), PLSRegression(3))
+        chain_id = record_cross_validation(store, model, kept, cv=KFold(3)).chain_id
+    page = open_page(folder)
+    told = page.post(f"/chains/{chain_id}/inside").text
+    for words in (
+        "Coefficients",
+        "Spectra",
+        "After StandardScaler",
+        "Calibration samples: T² and Q",
+        "limit, α",
+    ):
+        assert words in told
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,7 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId, quoted
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import chain_data
-from nirs_store.plots._figure import label
 from nirs_store.ui import chart
-from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Download, Request, Screen, View
 from nirs_store.ui.table import Column, decimals_of, number_text, table_of
 
@@ -115,6 +112,7 @@ def _provenance(shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> di
         "Recorded": shown.created_at,
         "By": ", ".join(str(each) for each in session.values()),
         "Data set": shown.dataset_name,
+        "Version of the data set": shown.metadata.get("dataset_version_id"),
         "Data set hash": pipeline.get("dataset_hash") or shown.metadata.get("data_hash"),
         "Samples": shown.metadata.get("n_samples"),
         "Channels": f"{grid.size}: {grid[0]:g} to {grid[-1]:g} {unit}"
@@ -161,33 +159,6 @@ def predictions(request: Request) -> View:
     )
 
 
-def inside(request: Request) -> View:
-    """Open the fitted model, which may be a pickle, and draw what is in it: only where it was asked for."""
-    values = chain_values(request)
-    data = chain_data(request.store, values["chain"].chain_id)
-    figures: list[Figure] = []
-    why = ""
-    try:
-        vectors = data.regression_vectors()
-        first = next(iter(vectors.values()))
-        grid = data.wavelengths
-        fits = first.on_channels and grid is not None and grid.size == first.values.size
-        axis = grid if fits and grid is not None else range(first.values.size)
-        words = label("Coefficient", "", f"{data.unit} per unit" if first.of_target and data.unit else "")
-        figure = chart.spectrum_figure("Coefficients", axis, data.wavelength_unit if fits else None, words)
-        for fold, vector in vectors.items():
-            if fold != "final" and vector.values.size == first.values.size:
-                figure.line(axis, vector.values, "faint", title=f"fold {fold}")
-        best = vectors.get("final", first)
-        figure.line(axis, best.values, "cv", label="refit" if "final" in vectors else "first fold").across(
-            0.0, "line"
-        )
-        figures.append(figure)
-    except NirsStoreError as error:
-        why = str(error)
-    return View("inside.html", f"Inside {values['chain'].name}", values | {"figures": figures, "why": why})
-
-
 _EXPORTS = {
     "safe": ("n4a", {"safe": True}),
     "n4a": ("n4a", {}),
@@ -230,7 +201,6 @@ def prediction(request: Request) -> View:
 SCREENS = (
     Screen("/chains/{chain_id}", show, keeps=True),
     Screen("/chains/{chain_id}/predictions", predictions, keeps=True),
-    Screen("/chains/{chain_id}/inside", inside, method="POST"),
     Screen("/chains/{chain_id}/export", export, method="POST"),
     Screen("/predictions/{prediction_id}", prediction),
 )

@@ -78,7 +78,7 @@ def predict(request: Request) -> Redirect:
         if domain is not None and domain.facts.get("refused")
         else []
     )
-    frame, more = _joined(table, found, chain.metadata)
+    frame, more = _joined(table, found, chain.metadata, column)
     names = ", ".join(each.name for each in request.files)
     figures = _figures(request, chain, table, X, frame, domain, alpha, ids)
     key = secrets.token_urlsafe(12)
@@ -88,7 +88,9 @@ def predict(request: Request) -> Redirect:
     return Redirect(f"/predicted/{key}")
 
 
-def _joined(table: Any, found: pl.DataFrame, metadata: dict[str, Any]) -> tuple[pl.DataFrame, list[str]]:
+def _joined(
+    table: Any, found: pl.DataFrame, metadata: dict[str, Any], column: str | None
+) -> tuple[pl.DataFrame, list[str]]:
     """Put the labels of the file before the predictions, one row per sample and target."""
     width = found.height // max(len(table.X), 1)
     labels = (
@@ -96,6 +98,8 @@ def _joined(table: Any, found: pl.DataFrame, metadata: dict[str, Any]) -> tuple[
         if table.labels and width > 1
         else table.references
     )
+    if column is not None:
+        labels = labels.drop(column)
     taken = set(found.columns)
     labels = labels.rename({name: f"{name} (file)" for name in labels.columns if name in taken})
     frame = labels.hstack(found.get_columns()) if labels.width else found
@@ -144,7 +148,9 @@ def _figures(
         )
         place = np.arange(1, len(values) + 1)
         if "lower" in frame.columns and not frame["lower"].is_null().all():
-            figure.band(place, frame["lower"].to_numpy(), frame["upper"].to_numpy(), "cv", label="interval")
+            figure.spans(
+                place, frame["lower"].to_numpy(), frame["upper"].to_numpy(), "faint", label="interval"
+            )
         flagged = _flagged(frame)
         titles = [
             f"{n}\n{chart.short(v)}{' ' + unit if unit else ''}" for n, v in zip(names, values, strict=True)
@@ -186,8 +192,15 @@ def _spectra(request: Request, chain: Any, table: Any, X: Any, domain: Any, ids:
     grid = table.wavelengths if table.wavelengths is not None else np.arange(table.X.shape[1])
     unit = str(chain.metadata.get("wavelength_unit") or "") if table.wavelengths is not None else None
     sent = chart.spectrum_figure("Spectra of the file", grid, unit, "Signal")
+    known = _calibration(request, chain)
+    if (
+        known is not None
+        and np.shape(known.wavelengths) == np.shape(grid)
+        and np.allclose(known.wavelengths, grid)
+    ):
+        sent.band(grid, known.X.min(axis=0), known.X.max(axis=0), "cal", label="range of the calibration")
     for row in dict.fromkeys(some.tolist()):
-        sent.line(grid, table.X[row], "cv", title=ids[row])
+        sent.line(grid, table.X[row], "thin", title=ids[row])
     figures = [sent]
     space = domain.spaces[0] if domain is not None and domain.spaces else None
     if space is None or domain.before or not some.size:
@@ -199,9 +212,9 @@ def _spectra(request: Request, chain: Any, table: Any, X: Any, domain: Any, ids:
     if seen.shape[1] != space.mean.size:
         return figures
     calibration = (space.scores @ space.loadings.T) * space.scale + space.mean
-    known = chain.wavelengths
-    fits = known is not None and known.size == space.mean.size
-    axis = known if fits else np.arange(space.mean.size)
+    own = chain.wavelengths
+    fits = own is not None and own.size == space.mean.size
+    axis = own if fits else np.arange(space.mean.size)
     model = chart.spectrum_figure(
         "As the model sees them", axis, unit if fits else None, "After the preprocessing"
     )
@@ -209,8 +222,15 @@ def _spectra(request: Request, chain: Any, table: Any, X: Any, domain: Any, ids:
         axis, calibration.min(axis=0), calibration.max(axis=0), "cal", label="range of the calibration"
     )
     for row in dict.fromkeys(some.tolist()):
-        model.line(axis, seen[row], "cv", title=ids[row])
+        model.line(axis, seen[row], "thin", title=ids[row])
     return [*figures, model]
+
+
+def _calibration(request: Request, chain: Any) -> Any:
+    try:
+        return request.store.datasets.of_chain(chain.chain_id)
+    except NirsStoreError:  # most chains are not recorded from a stored data set
+        return None
 
 
 def predicted(request: Request) -> View:
@@ -229,9 +249,9 @@ def predicted(request: Request) -> View:
     columns = [
         Column(name, {"t2": "T²", "q": "Q", "h": "Leverage", "gh": "GH", "nh": "NH"}.get(name, ""),
                "number" if frame.schema[name].is_float() else kinds.get(name, "text"), hidden=name in hidden)
-        for name in frame.columns
+        for name in sorted(frame.columns, key=lambda name: name != "sample")
     ]  # fmt: skip
-    table = table_of(request, frame, columns, size=100, name="predicted")
+    table = table_of(request, frame, columns, size=25, name="predicted")
     count = int(_flagged(frame).sum())
     return View(
         "predicted.html",

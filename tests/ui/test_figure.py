@@ -20,9 +20,7 @@ def parsed(figure: Figure) -> ElementTree.Element:
 
 def test_every_text_is_escaped() -> None:
     figure = Figure(EVIL, EVIL, EVIL, labels=[EVIL, "b"])
-    figure.points(
-        [0, 1], [1, 2], label=EVIL, titles=[EVIL, EVIL], keys=[EVIL, EVIL], links=["/x?<\"'&", ""]
-    )
+    figure.points([0, 1], [1, 2], label=EVIL, titles=[EVIL, EVIL], keys=[EVIL, EVIL], links=["/x?<\"'&", ""])
     figure.line([0, 1], [1, 2], title=EVIL, label=EVIL).bars([0, 1], [1, 2], titles=[EVIL, EVIL], label=EVIL)
     figure.band([0, 1], [0, 1], [1, 2], label=EVIL).across(1.0, label=EVIL).upright(0.5, label=EVIL)
     text = str(figure.svg())

@@ -1734,7 +1734,7 @@ class WorkspaceStore:
         rule : {"one_se", "randomization", "wold", "min"}
             The rule.
         options
-            ``alpha``, ``threshold``, ``n_permutations``, ``seed``.
+            ``alpha``, ``threshold``, ``n_permutations``, ``seed``; ``target``, one of several that the chains predict.
 
         Raises
         ------
@@ -1754,8 +1754,15 @@ class WorkspaceStore:
         return choosing.compare_errors(self, first, second, **options)
 
     @whole_ids
-    def review(self, chain_id: str) -> choosing.Review:
+    def review(self, chain_id: str, *, target: str | int | None = None) -> choosing.Review:
         """Run the coded checks of a chain; see `nirs_store.choosing.review`.
+
+        Parameters
+        ----------
+        chain_id : str
+            The chain.
+        target : str or int, optional
+            One target of a chain that predicts several; by default each is checked.
 
         Returns
         -------
@@ -1766,7 +1773,7 @@ class WorkspaceStore:
         ------
         UnknownId
         """
-        return choosing.review(self, chain_id)
+        return choosing.review(self, chain_id, target)
 
     def coefficients(self, chain_id: str) -> pl.DataFrame:
         """Return the regression coefficients of a chain; see `nirs_store.diagnosing.coefficients`.
@@ -1823,7 +1830,8 @@ class WorkspaceStore:
         y : array-like, shape (n_samples,), optional
             Measured values.
         options
-            ``wavelengths``, ``calibration``, ``sample_ids``, ``alpha``.
+            ``wavelengths``, ``calibration``, ``sample_ids``, ``alpha``; ``target``, one of several that the chain
+            predicts.
 
         Returns
         -------
@@ -1856,7 +1864,8 @@ class WorkspaceStore:
             Measured values of X.
         options
             Those of `predict` for ``intervals``, of `diagnose` and of the figure for diagnoses, of
-            `permutation_test`, and of `nirs_store.plots.raw_spectra` for ``raw``.
+            `permutation_test`, and of `nirs_store.plots.raw_spectra` for ``raw``. ``target`` names one of several
+            targets, for every figure that shows one.
 
         Returns
         -------

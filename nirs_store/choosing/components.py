@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.family import Family, components_of, family_of
+from nirs_store.chains.one_target import one_target, place_of, say_which, targets_of
 from nirs_store.choosing.rules import Rule, errors_of_the_mean, select_components
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
@@ -27,7 +28,7 @@ class ReadsRuns(Protocol):
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
     def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]: ...
     def query_predictions(
-        self, *, run_id: str | None = None, partition: str | None = None
+        self, *, run_id: str | None = None, chain_id: str | None = None, partition: str | None = None
     ) -> pl.DataFrame: ...
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, Any]]: ...
 
@@ -81,6 +82,20 @@ class Errors:
     keys: list[tuple[str, Any]]
     measured: Floats
     errors: Floats
+    named: bool
+
+    @property
+    def samples(self) -> list[Any]:
+        """Return the sample of each error; a repeated cross-validation brings samples several times."""
+        return [name for _, name in self.keys] if self.named else list(self.keys)
+
+    def of_the_mean(self) -> Floats:
+        """Return the errors of a model without components for the same folds and samples."""
+        place: dict[Any, int] = {}
+        rows = [place.setdefault(sample, len(place)) for sample in self.samples]
+        first = np.unique(rows, return_index=True)[1]
+        found: Floats = errors_of_the_mean(self.measured[first])[rows]
+        return found
 
 
 def suggest_components(
@@ -92,6 +107,7 @@ def suggest_components(
     threshold: float = 0.95,
     n_permutations: int = 999,
     seed: int = 0,
+    target: str | int | None = None,
 ) -> ComponentChoice | list[ComponentChoice]:
     """Suggest a number of latent variables by a rule.
 
@@ -105,11 +121,14 @@ def suggest_components(
         family. A run stands for all its families.
     rule, alpha, threshold, n_permutations, seed
         As for `select_components`.
+    target : str or int, optional
+        Which target, by name or counted from 0, of chains that predict several. A run without it gives a choice for
+        each of them.
 
     Returns
     -------
     ComponentChoice, or for a run a list of them
-        One per family of at least two chains, the lowest RMSECV first.
+        One per family of at least two chains and target, the lowest RMSECV first.
 
     Raises
     ------
@@ -125,17 +144,15 @@ def suggest_components(
         "n_permutations": n_permutations,
         "seed": seed,
     }
-    if isinstance(chains, str) and store.get_chain(chains) is None:
+    unnarrowed, store = store, one_target(store, target)
+    if isinstance(chains, str) and unnarrowed.get_chain(chains) is None:
         if store.get_run(chains) is None:
             raise UnknownId("run or chain", chains)
         members = store.get_chains_for_run(chains)
-        found = _families(members)
-        errors = errors_of_run(store, chains)
-        choices = [
-            _choose(errors, family, group, rule, options)
-            for family, group in found.items()
-            if _numbers(group) > 1
-        ]
+        names = {name: None for row in members for name in targets_of(row)} if target is None else {}
+        choices = _choices(store, chains, rule, options, target)
+        for name in names:
+            choices += _choices(one_target(store, name), chains, rule, options, name)
         if not choices:
             raise InvalidInput(
                 f"The run {chains!r} has no chains that differ in the number of latent variables only."
@@ -174,7 +191,22 @@ def suggest_components(
             f"found {sorted({n for row in group if (n := components_of(row)) is not None})}."
         )
     wanted_ids = [str(row["chain_id"]) for row in group]
-    return _choose(errors_of_run(store, runs[0], wanted_ids), family, group, rule, options)
+    return _choose(store, errors_of_run(store, runs[0], wanted_ids), family, group, rule, options)
+
+
+def _choices(
+    store: ReadsRuns, run_id: str, rule: Rule, options: dict[str, Any], target: str | int | None
+) -> list[ComponentChoice]:
+    """Choose for each family of a run: with a target for those that predict it, else for those of one target."""
+    errors = errors_of_run(store, run_id)
+    found = _families(store.get_chains_for_run(run_id))
+    return [
+        _choose(store, errors, family, group, rule, options)
+        for family, group in found.items()
+        if _numbers(group) > 1
+        and not targets_of(group[0])
+        and (target is None or place_of(group[0]) is not None or family.target == target)
+    ]
 
 
 def errors_of_run(store: ReadsRuns, run_id: str, chains: Sequence[str] | None = None) -> dict[str, Errors]:
@@ -184,6 +216,7 @@ def errors_of_run(store: ReadsRuns, run_id: str, chains: Sequence[str] | None = 
         rows = rows.filter(pl.col("chain_id").is_in(list(chains)))
     arrays = store.get_prediction_arrays(rows["prediction_id"].to_list())
     parts: dict[str, list[tuple[str, Any, Floats, Floats]]] = {}
+    unnamed = set()
     for prediction_id, chain_id, fold in rows.select("prediction_id", "chain_id", "fold_id").iter_rows():
         stored = arrays.get(prediction_id) or {}
         if chain_id is None or stored.get("y_true") is None or stored.get("y_pred") is None:
@@ -196,6 +229,8 @@ def errors_of_run(store: ReadsRuns, run_id: str, chains: Sequence[str] | None = 
         ):
             continue
         ids = stored.get("sample_indices")
+        if ids is None:
+            unnamed.add(chain_id)
         names = np.arange(len(measured)) if ids is None else np.asarray(ids)
         parts.setdefault(chain_id, []).append(
             (str(fold), names, measured.astype(float).ravel(), predicted.astype(float).ravel())
@@ -205,6 +240,7 @@ def errors_of_run(store: ReadsRuns, run_id: str, chains: Sequence[str] | None = 
             [(fold, name) for fold, names, _, _ in each for name in names.tolist()],
             np.concatenate([measured for _, _, measured, _ in each]),
             np.concatenate([predicted - measured for _, _, measured, predicted in each]),
+            chain_id not in unnamed,
         )
         for chain_id, each in parts.items()
     }
@@ -228,11 +264,21 @@ def searched(chain: Mapping[str, Any]) -> str:
     )
 
 
+def several(store: ReadsRuns, chain: Mapping[str, Any]) -> str:
+    """Say how to name one of the targets of a chain that predicts several."""
+    rows = store.query_predictions(chain_id=chain["chain_id"], partition="val").head(1)
+    arrays = store.get_prediction_arrays(rows["prediction_id"].to_list())
+    widths = [np.shape(each["y_pred"]) for each in arrays.values() if each.get("y_pred") is not None]
+    words = say_which(chain, widths[0][1] if widths and len(widths[0]) > 1 else None)
+    return f" {words}" if words else ""
+
+
 def _numbers(group: Sequence[dict[str, Any]]) -> int:
     return len({components_of(row) for row in group})
 
 
 def _choose(
+    store: ReadsRuns,
     errors: dict[str, Errors],
     family: Family,
     group: Sequence[dict[str, Any]],
@@ -248,15 +294,15 @@ def _choose(
     if missing:
         raise InvalidInput(
             f"The chains with {missing[:8]} latent variables have no stored out-of-fold predictions "
-            f"of one number per sample.{searched(latest[missing[0]])}"
+            f"of one number per sample.{searched(latest[missing[0]])}{several(store, latest[missing[0]])}"
         )
     each = [errors[latest[n]["chain_id"]] for n in numbers]
     if any(one.keys != each[0].keys for one in each[1:]):
         raise InvalidInput(
             "The chains were validated on different folds; record them with one splitter and seed."
         )
-    matrix = np.column_stack([errors_of_the_mean(each[0].measured), *(one.errors for one in each)])
-    chosen, columns = select_components(matrix, [0, *numbers], rule, **options)
+    matrix = np.column_stack([each[0].of_the_mean(), *(one.errors for one in each)])
+    chosen, columns = select_components(matrix, [0, *numbers], rule, samples=each[0].samples, **options)
     table = pl.DataFrame(
         {
             "components": [0, *numbers],

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.choosing.components import Errors, ReadsRuns, errors_of_run, searched
+from nirs_store.chains.family import family_of
+from nirs_store.chains.one_target import one_target
+from nirs_store.choosing.components import Errors, ReadsRuns, errors_of_run, searched, several
 from nirs_store.errors import InvalidInput, UnknownId
 
 __all__ = ["PairedComparison", "compare_errors", "paired_p_value"]
@@ -101,6 +103,7 @@ def compare_errors(
     alpha: float = 0.05,
     n_permutations: int = 9999,
     seed: int = 0,
+    target: str | int | None = None,
 ) -> PairedComparison:
     """Test whether two chains differ in their out-of-fold errors on the same samples.
 
@@ -115,6 +118,8 @@ def compare_errors(
         Level below which they count as different.
     n_permutations, seed : int
         Of the randomization test.
+    target : str or int, optional
+        Which target, by name or counted from 0, where a chain predicts several; the other may predict it alone.
 
     Returns
     -------
@@ -127,9 +132,11 @@ def compare_errors(
     InvalidInput
         The chains have fewer than 5 samples in common, measured values that differ, or other targets.
     """
+    store = one_target(store, target)
     rows = [_chain(store, each) for each in (first, second)]
-    targets = [(row.get("target") or "", row.get("target_unit") or "") for row in rows]
-    if targets[0] != targets[1]:
+    targets = [family_of(row)[:2] for row in rows]
+    names, units = ([pair[i] for pair in targets] for i in (0, 1))
+    if names[0] != names[1] or (units[0] != units[1] and all(units)):
         raise InvalidInput(
             f"compare: expected chains of one target and unit; found {targets[0]} and {targets[1]}."
         )
@@ -172,10 +179,10 @@ def _by_sample(store: ReadsRuns, chain: dict[str, Any]) -> dict[Any, tuple[float
     if errors is None:
         raise InvalidInput(
             f"compare: the chain {chain['chain_id']!r} has no stored out-of-fold predictions of one number per sample."
-            f"{searched(chain)}"
+            f"{searched(chain)}{several(store, chain)}"
         )
     collected: dict[Any, list[tuple[float, float]]] = {}
-    for (_, name), measured, error in zip(errors.keys, errors.measured, errors.errors, strict=True):
+    for name, measured, error in zip(errors.samples, errors.measured, errors.errors, strict=True):
         collected.setdefault(name, []).append((measured, error**2))
     return {
         name: (float(np.mean([m for m, _ in each])), float(np.mean([s for _, s in each])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.family import components_of
+from nirs_store.chains.one_target import one_target, targets_of
 from nirs_store.choosing.components import suggest_components
 from nirs_store.errors import InvalidInput, UnknownDataset, UnknownId
 from nirs_store.ids import spectrum_hashes
@@ -122,11 +123,17 @@ class Material:
         if self.metadata.get("task_type", "regression") != "regression" or not pairs:
             raise Missing
         measured, predicted = [], []
-        for y_true, y_pred in pairs:
+        seen: set[Any] = set()
+        for part, (y_true, y_pred) in zip(chosen, pairs, strict=True):
             if y_true is None or y_pred is None or y_true.size != len(y_true) or y_pred.size != len(y_pred):
                 raise Missing
-            measured.append(np.asarray(y_true, dtype=float).ravel())
-            predicted.append(np.asarray(y_pred, dtype=float).ravel())
+            # Repeats of a cross-validation predict the same samples again; tests count each sample once.
+            names = part.get("sample_indices")
+            ids = [] if names is None else np.asarray(names).tolist()
+            new = np.array([name not in seen for name in ids] or [True] * len(y_true), dtype=bool)
+            seen.update(ids)
+            measured.append(np.asarray(y_true, dtype=float).ravel()[new])
+            predicted.append(np.asarray(y_pred, dtype=float).ravel()[new])
         return np.concatenate(measured), np.concatenate(predicted)
 
     def unseen(self) -> tuple[str, Floats, Floats]:
@@ -269,7 +276,10 @@ def _overfit(m: Material) -> Iterator[str]:
     if freedom < 5:
         raise Missing
     sec2 = ((fitted - known) ** 2).sum() / freedom
-    ratio = ((predicted - measured) ** 2).mean() / sec2 if sec2 > 0 else np.inf
+    press = ((predicted - measured) ** 2).mean()
+    if sec2 == 0 == press:
+        raise Missing
+    ratio = press / sec2 if sec2 > 0 else np.inf
     if ratio > f.ppf(1 - _ALPHA, measured.size, freedom):
         yield f"RMSECV is {np.sqrt(ratio):.2f} times SEC; the fit does not carry over to samples left out."
 
@@ -448,10 +458,12 @@ CODES: dict[str, Check] = {
         Check("R18", "note", "duplicated spectra", _duplicated),
     )
 }
+#: Those that read the values of a target.
+_OF_TARGET = {"R04", "R05", "R06", "R07", "R08", "R09", "R10", "R13"}
 _GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
-def review(store: ReadsChains, chain_id: str) -> Review:
+def review(store: ReadsChains, chain_id: str, target: str | int | None = None) -> Review:
     """Run the coded checks of a chain; those of its spectra where it was recorded from a stored data set.
 
     Parameters
@@ -460,6 +472,9 @@ def review(store: ReadsChains, chain_id: str) -> Review:
         Where the chain is recorded.
     chain_id : str
         The chain.
+    target : str or int, optional
+        One target, by name or counted from 0, of a chain that predicts several; by default each is checked, and
+        findings about one begin with its name.
 
     Returns
     -------
@@ -476,17 +491,33 @@ def review(store: ReadsChains, chain_id: str) -> Review:
     Samples advised: ASTM E1655 (24, or 6 (A + 1) for centred data). Bias, and slope of measured on predicted: t tests
     at 95 % after ISO 12099. RMSECV against SEC: F test at 95 %. Tails: Anscombe and Glynn's test of kurtosis at 1 %.
     """
-    chain = store.get_chain(chain_id)
+    chain = one_target(store, target).get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id)
-    material, found, checked = Material(store, chain), [], []
-    for check in CODES.values():
-        try:
-            found += [
-                Finding(check.code, check.severity, check.title, words) for words in check.function(material)
-            ]
-        except Missing:
-            continue
-        checked.append(check.code)
+    each = [target] if target is not None else _targets(store, chain)
+    found, checked = [], []
+    for name in each:
+        seen = one_target(store, name)
+        material = Material(seen, seen.get_chain(chain_id))
+        label = f"{material.metadata.get('target')}: " if len(each) > 1 else ""
+        for check in CODES.values():
+            if check.code not in _OF_TARGET and name != each[0]:
+                continue
+            try:
+                messages = list(check.function(material))
+            except Missing:
+                continue
+            start = label if check.code in _OF_TARGET else ""
+            found += [Finding(check.code, check.severity, check.title, start + words) for words in messages]
+            checked.append(check.code)
     found.sort(key=lambda finding: (_GRAVITY[finding.severity], finding.code))
-    return Review(str(chain["chain_id"]), tuple(found), tuple(checked))
+    return Review(str(chain["chain_id"]), tuple(found), tuple(sorted(set(checked))))
+
+
+def _targets(store: ReadsChains, chain: dict[str, Any]) -> Sequence[str | int | None]:
+    """Return the targets of a chain by name, else by number; None for the only one."""
+    rows = store.query_predictions(chain_id=chain["chain_id"]).head(1)
+    arrays = store.get_prediction_arrays(rows["prediction_id"].to_list())
+    shapes = [np.shape(each["y_true"]) for each in arrays.values() if each.get("y_true") is not None]
+    width = shapes[0][1] if shapes and len(shapes[0]) > 1 else 1
+    return targets_of(chain) or (range(width) if width > 1 else [None])

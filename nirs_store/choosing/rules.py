@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -90,12 +90,13 @@ def select_components(
     threshold: float = 0.95,
     n_permutations: int = 999,
     seed: int = 0,
+    samples: Sequence[Hashable] | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Choose a number of components from the out-of-fold errors of each.
 
     Parameters
     ----------
-    errors : array-like, shape (n_samples, n_models)
+    errors : array-like, shape (n_predictions, n_models)
         Predicted minus measured, one column per number of components, all for the same samples.
     components : sequence of int, length n_models
         Rising numbers of components; 0 is the mean of y.
@@ -110,6 +111,9 @@ def select_components(
         Wold's R above which a further component is not taken.
     n_permutations, seed : int
         Of the randomization test.
+    samples : sequence, length n_predictions, optional
+        The sample of each row, where a repeated cross-validation predicts samples several times: the standard error
+        and the randomization test then count samples, not predictions. By default each row is a sample of its own.
 
     Returns
     -------
@@ -144,17 +148,31 @@ def select_components(
         raise InvalidInput(f"components: expected rising numbers; found {numbers[:12]}.")
     if not 0 < alpha < 1 or not 0 < threshold <= 1 or n_permutations < 1:
         raise InvalidInput("alpha and threshold lie between 0 and 1, and n_permutations is at least 1.")
+    if samples is not None and len(samples) != len(matrix):
+        raise ShapeMismatch(f"samples: expected one per row of errors ({len(matrix)}); found {len(samples)}.")
     rmsecv = np.sqrt((matrix**2).mean(axis=0))
     best = int(np.argmin(rmsecv))
+    # Predictions of one sample depend on each other, so that they count as one.
+    squares = matrix**2 if samples is None else _means(matrix**2, samples)
     columns: dict[str, Any] = {
         "rmsecv": rmsecv,
-        "se": matrix.std(axis=0, ddof=1) / np.sqrt(len(matrix)),
-        "p": p_values(matrix, best, n_permutations=n_permutations, seed=seed)
+        "se": matrix.std(axis=0, ddof=1) / np.sqrt(len(squares)),
+        "p": p_values(np.sqrt(squares), best, n_permutations=n_permutations, seed=seed)
         if rule == "randomization"
         else np.full(len(numbers), np.nan),
         "wold_r": wold_ratios(matrix),
     }
     return numbers[RULES[rule](columns, best, alpha, threshold)], columns
+
+
+def _means(rows: Floats, samples: Sequence[Hashable]) -> Floats:
+    """Average the rows of each sample, in the order in which the samples first come."""
+    codes: dict[Hashable, int] = {}
+    places = np.array([codes.setdefault(each, len(codes)) for each in samples])
+    sums = np.zeros((len(codes), rows.shape[1]))
+    np.add.at(sums, places, rows)
+    means: Floats = sums / np.bincount(places)[:, None]
+    return means
 
 
 def _one_se(columns: dict[str, Any], best: int, alpha: float, threshold: float) -> int:

@@ -151,7 +151,7 @@ def regression_vector(plan: ReplayPlan, bench: Workbench, output: int | None = N
         raise InvalidInput("has no coefficients; choose a linear model such as PLS.")
     array = np.atleast_2d(np.asarray(found, dtype=np.float64))
     if array.shape[0] != 1 and output is None:
-        raise InvalidInput(f"predicts {array.shape[0]} targets; choose a chain of one target.")
+        raise InvalidInput(f"predicts {array.shape[0]} targets; name one with target=....")
     own = array[output or 0]
     factor = None if facts.classifier else _to_target(plan, member, bench, own, output or 0, len(array))
     values = own if factor is None else own * factor

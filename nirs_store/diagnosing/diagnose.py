@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.chains import fold_key
+from nirs_store.chains.one_target import column, one_target, place_of, say_which
 from nirs_store.chains.origins import channel_origins
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import Workbench, model_input, predict
@@ -28,6 +30,7 @@ __all__ = ["Diagnosis", "Inside", "diagnose", "inside", "transform"]
 
 Floats = NDArray[np.float64]
 _LARGE = 3.0
+_FINAL = fold_key("final")
 
 
 class ReadsChains(Protocol):
@@ -57,6 +60,17 @@ class Inside:
     model: Any
     transformers: tuple[Any, ...]
     without: int
+
+    @property
+    def place(self) -> int | None:
+        """Return which of several targets is looked at; None where there is one."""
+        return place_of(self.chain)
+
+    @property
+    def refitted(self) -> bool:
+        """Tell whether the model was fitted on all calibration samples, not on those of a fold."""
+        folds = self.chain.get("fold_artifacts")
+        return not folds or any(fold_key(fold) == _FINAL for fold in folds)
 
     @property
     def is_pls(self) -> bool:
@@ -96,6 +110,13 @@ class Inside:
     def predict(self, X: Any, wavelengths: Any = None) -> NDArray[Any]:
         """Predict as ``store.replay_chain`` does."""
         return predict(self.plan, X, self.load, wavelengths)
+
+    def undo(self, answers: Floats) -> Floats:
+        """Bring answers of the model into the unit of the measured values."""
+        bench = Workbench(self.load, self.plan.memory)
+        for target in (*reversed(self.plan.members[0].targets), *reversed(self.plan.targets)):
+            answers = np.asarray(bench.undo(target, answers), dtype=float)
+        return answers
 
     def latent(self, calibration: Floats | None) -> Latent:
         """Return the latent space; `calibration` is at the model's input."""
@@ -212,6 +233,9 @@ class Diagnosis:
     def channels(self) -> pl.DataFrame:
         """Return one row per channel at the model's input: loadings; for a PLS also weights, coefficient and VIP.
 
+        Of a model of several targets, coefficient and selectivity ratio belong to the target that was asked for; the
+        latent variables and the VIP serve all of them.
+
         The column `wavelength` is there where each column shows one channel, in whatever order.
         """
         latent, pls = self._latent, self._inside.model if self._inside.is_pls else None
@@ -226,11 +250,10 @@ class Diagnosis:
         if pls is not None:
             for a in range(latent.n_components):
                 columns[f"w{a + 1}"] = np.asarray(pls.x_weights_)[:, a]
-            if np.asarray(pls.coef_).shape[0] == 1:
-                columns["coefficient"] = np.asarray(pls.coef_)[0]
+            columns["coefficient"] = np.asarray(pls.coef_)[self._inside.place or 0]
             columns["vip"] = vip(pls)
-            if self.is_calibration and "coefficient" in columns:
-                columns["selectivity_ratio"] = selectivity_ratio(pls.coef_, self._input)
+            if self.is_calibration:
+                columns["selectivity_ratio"] = selectivity_ratio(columns["coefficient"], self._input)
         return pl.DataFrame(columns)
 
     @cached_property
@@ -244,7 +267,8 @@ class Diagnosis:
         """
         if not (self._inside.is_pls and self.is_calibration and self._y is not None):
             raise InvalidInput("explained: expected a PLS chain, its calibration spectra and y.")
-        x, y = explained_variance(self._inside.model, self._input, self._y)
+        found = self._inside
+        x, y = explained_variance(found.model, self._input, self._y, found.place or 0, found.undo)
         return pl.DataFrame({"components": np.arange(1, len(x) + 1), "x": x, "y": y})
 
     def __repr__(self) -> str:
@@ -270,6 +294,7 @@ def diagnose(
     calibration: Any = None,
     sample_ids: Any = None,
     alpha: float = 0.05,
+    target: str | int | None = None,
 ) -> Diagnosis:
     """Diagnose samples with a stored chain: T2, Q, leverage, residuals, named outliers.
 
@@ -291,6 +316,9 @@ def diagnose(
         Names of the samples; rows are numbered from 0 otherwise.
     alpha : float
         Share of normal samples above each limit.
+    target : str or int, optional
+        Which target, by name or counted from 0, of a chain that predicts several. `y` then has its values, or one
+        column per target of the chain.
 
     Returns
     -------
@@ -301,8 +329,8 @@ def diagnose(
     UnknownId
         No chain has that id.
     InvalidInput
-        The model has no latent variables and the calibration spectra are not at hand; several targets; a classifier
-        with `y`.
+        The model has no latent variables and the calibration spectra are not at hand; several targets, and none
+        was named; a classifier with `y`.
     ShapeMismatch
         Lengths or channels that do not fit.
 
@@ -330,40 +358,47 @@ def diagnose(
     """
     if not 0 < alpha < 1:
         raise InvalidInput(f"alpha: expected a share between 0 and 1; found {alpha!r}.")
-    found = inside(store, chain_id)
+    found = inside(one_target(store, target), chain_id)
     if y is None:
         y = _references(X, found.chain)
     X, y, wavelengths, sample_ids = _given(X, y, wavelengths, sample_ids)
-    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
-        raise InvalidInput(
-            f"y: expected the values of one target; found {np.shape(y)[1]}. Give those of the target that the chain "
-            "predicts; a chain of several targets cannot be diagnosed."
-        )
+    several = np.ndim(y) == 2 and np.shape(y)[1] > 1
+    if several and found.place is None:
+        which = say_which(found.chain) or "Give those of the target that the chain predicts."
+        raise InvalidInput(f"y: expected the values of one target; found {np.shape(y)[1]}. {which}")
     spectra = found.input(X, wavelengths)
-    measured = None if y is None else np.asarray(y, dtype=float).reshape(-1)
+    measured = None if y is None else column(y, found.place).astype(float).reshape(-1)
     if measured is not None and len(measured) != len(spectra):
         raise ShapeMismatch(
             f"y: expected one value for each of {len(spectra)} spectra; found {len(measured)}."
         )
     names = _names(sample_ids, len(spectra))
-    is_calibration = _is_calibration(found.chain, X, y)
+    stored = _refit_values(store, found.chain)
+    is_calibration = found.refitted and _is_calibration(found, X, y, measured, stored)
     fitted_on = spectra if is_calibration else None
     if calibration is not None:
         given = _given(calibration, None, None, None)
         fitted_on = found.input(given[0], given[2])
     latent = found.latent(fitted_on)
     if fitted_on is not None and len(fitted_on) != latent.n:
+        whose = (
+            "the model was" if found.refitted else "the chain has no refit; the model of its first fold was"
+        )
         raise ShapeMismatch(
-            f"calibration: the model was fitted on {latent.n} spectra; found {len(fitted_on)}. Give those spectra."
+            f"calibration: {whose} fitted on {latent.n} spectra; found {len(fitted_on)}. Give those spectra."
         )
     predicted = np.asarray(found.predict(X, wavelengths))
     if predicted.ndim == 2 and predicted.shape[1] == 1:
         predicted = predicted[:, 0]
-    if predicted.ndim > 1:
+    if predicted.ndim > 1 and found.place is None:
         raise InvalidInput(
-            f"The chain {chain_id!r} predicts {predicted.shape[1]} targets; diagnose chains of one target."
+            f"The chain {chain_id!r} predicts {predicted.shape[1]} targets. "
+            f"{say_which(found.chain, predicted.shape[1])}"
         )
+    predicted = column(predicted, found.place)
     limits = _limits(latent, fitted_on, alpha)
+    if fitted_on is None and not found.refitted:
+        limits["q_method"] = "not known: the chain has no refit on all calibration samples"
     columns: dict[str, Any] = {
         "sample": names,
         "t2": latent.t2(spectra),
@@ -377,7 +412,7 @@ def diagnose(
         residual = predicted - measured
         columns |= {"measured": measured, "residual": residual}
         columns["studentised"] = _studentised(
-            store, found, residual, columns["leverage"], latent, is_calibration
+            stored, found.place, residual, columns["leverage"], latent, is_calibration
         )
     columns["flags"] = _flags(columns, limits)
     scores = latent.scores(spectra)
@@ -439,12 +474,18 @@ def _names(sample_ids: Any, n: int) -> list[str]:
     return names
 
 
-def _is_calibration(chain: Mapping[str, Any], X: Any, y: Any) -> bool:
+def _is_calibration(
+    found: Inside, X: Any, y: Any, measured: Floats | None, stored: tuple[Floats, Floats] | None
+) -> bool:
     """Tell whether spectra and values are those that the chain was fitted on, by their hash."""
-    known = (chain.get("metadata") or {}).get("data_hash")
-    if known is None or y is None:
+    known = (found.chain.get("metadata") or {}).get("data_hash")
+    if known is None or y is None or measured is None:
         return False
-    return bool(data_hash(X, y) == known)
+    values = [y]
+    # Of several targets one may be given.
+    if stored is not None and np.array_equal(column(stored[0], found.place).reshape(-1), measured):
+        values += [stored[0], stored[0].reshape(-1)]
+    return any(data_hash(X, each) == known for each in values)
 
 
 def data_hash(X: Any, y: Any) -> str:
@@ -470,27 +511,33 @@ def _limits(latent: Latent, fitted_on: Floats | None, alpha: float) -> dict[str,
 
 
 def _studentised(
-    store: Any, found: Inside, residual: Floats, leverage: Floats, latent: Latent, is_calibration: bool
+    stored: tuple[Floats, Floats] | None,
+    place: int | None,
+    residual: Floats,
+    leverage: Floats,
+    latent: Latent,
+    is_calibration: bool,
 ) -> Floats:
     if is_calibration:
         return studentised_residuals(residual, leverage, latent.n_components)
-    stored = _calibration_residuals(store, found.chain)
-    freedom = 0 if stored is None else len(stored) - latent.n_components - 1
-    if stored is None or freedom < 1:
+    known = None if stored is None else column(np.subtract(stored[1], stored[0]), place).ravel()
+    freedom = 0 if known is None else len(known) - latent.n_components - 1
+    if known is None or freedom < 1:
         return np.full(len(residual), np.nan)
-    sec = np.sqrt((stored**2).sum() / freedom)
+    sec = np.sqrt((known**2).sum() / freedom)
     result: Floats = residual / (sec * np.sqrt(1 + leverage))
     return result
 
 
-def _calibration_residuals(store: Any, chain: Mapping[str, Any]) -> Floats | None:
-    """Return the residuals of the refit on its own samples, where they are stored."""
+def _refit_values(store: Any, chain: Mapping[str, Any]) -> tuple[Floats, Floats] | None:
+    """Return the measured and predicted values of the refit on its own samples, where they are stored."""
     rows = store.query_predictions(chain_id=chain["chain_id"], partition="train", fold_id="final")
     for prediction_id in rows["prediction_id"].to_list():
         arrays = store.get_prediction_arrays([prediction_id]).get(prediction_id) or {}
-        if arrays.get("y_true") is not None and arrays.get("y_pred") is not None:
-            difference: Floats = np.subtract(arrays["y_pred"], arrays["y_true"], dtype=float)
-            return difference.ravel()
+        measured, predicted = arrays.get("y_true"), arrays.get("y_pred")
+        if measured is not None and predicted is not None and np.asarray(predicted).dtype.kind in "fiu":
+            shape = np.shape(measured)
+            return np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float).reshape(shape)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,16 @@ def vip(pls: Any) -> Floats:
     Returns
     -------
     ndarray, shape (n_features,)
+        NaN where the model explains nothing of y.
     """
     weights, scores = np.asarray(pls.x_weights_, dtype=float), np.asarray(pls.x_scores_, dtype=float)
-    explained = (np.asarray(pls.y_loadings_, dtype=float) ** 2).sum(axis=0) * (scores**2).sum(axis=0)
+    # Of a y that is explained before the last component, the rest has neither weights nor scores.
+    used = np.linalg.norm(weights, axis=0) > 0
+    weights, scores = weights[:, used], scores[:, used]
+    explained = (np.asarray(pls.y_loadings_, dtype=float)[:, used] ** 2).sum(axis=0) * (scores**2).sum(axis=0)
     shares = (weights / np.linalg.norm(weights, axis=0)) ** 2
+    if not explained.any():
+        return np.full(len(weights), np.nan)
     result: Floats = np.sqrt(len(weights) * shares @ explained / explained.sum())
     return result
 
@@ -44,9 +51,11 @@ def selectivity_ratio(coefficients: ArrayLike, X: ArrayLike) -> Floats:
     Returns
     -------
     ndarray, shape (n_features,)
-        Infinite for a channel that the projection explains whole.
+        Infinite for a channel that the projection explains whole; NaN where all coefficients are 0.
     """
     vector = np.asarray(coefficients, dtype=float).ravel()
+    if not vector.any():
+        return np.full(len(vector), np.nan)
     spectra = np.asarray(X, dtype=float)
     centred = spectra - spectra.mean(axis=0)
     scores = centred @ (vector / np.linalg.norm(vector))
@@ -56,7 +65,13 @@ def selectivity_ratio(coefficients: ArrayLike, X: ArrayLike) -> Floats:
     return ratio
 
 
-def explained_variance(pls: Any, X: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+def explained_variance(
+    pls: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    target: int | None = None,
+    undo: Callable[[Floats], Floats] | None = None,
+) -> tuple[Floats, Floats]:
     """Return the shares of the variance of X and of y that 1 to A latent variables explain together.
 
     Parameters
@@ -64,23 +79,32 @@ def explained_variance(pls: Any, X: ArrayLike, y: ArrayLike) -> tuple[Floats, Fl
     pls : fitted PLSRegression
     X, y : array-like
         Calibration spectra at the model's input, and measured values.
+    target : int, optional
+        Which of the model's targets `y` holds, counted from 0; by default y has all of them.
+    undo : callable, optional
+        Brings the model's answers, shape (n_samples, n_targets), into the unit of `y`, where the model was fitted on
+        transformed values.
 
     Returns
     -------
     tuple of ndarray
-        Two arrays of shape (A,), cumulative, between 0 and 1.
+        Two arrays of shape (A,), cumulative, at most 1. Of a constant y the shares are NaN.
     """
     spectra, values = np.asarray(X, dtype=float), np.asarray(y, dtype=float).reshape(len(np.asarray(y)), -1)
     x = (spectra - pls._x_mean) / pls._x_std
-    t = (values - pls._y_mean) / pls._y_std
-    scores = x @ pls.x_rotations_
-    found = []
-    for block, loadings in ((x, pls.x_loadings_), (t, pls.y_loadings_)):
-        rest = [
-            ((block - scores[:, :a] @ loadings[:, :a].T) ** 2).sum() for a in range(1, scores.shape[1] + 1)
-        ]
-        found.append(1 - np.array(rest) / (block**2).sum())
-    return found[0], found[1]
+    scores, columns = x @ pls.x_rotations_, slice(None) if target is None else [target]
+    numbers = range(1, scores.shape[1] + 1)
+    rest_x = [((x - scores[:, :a] @ pls.x_loadings_[:, :a].T) ** 2).sum() for a in numbers]
+    # Weighed as the model weighs its targets; the share of one target has no unit.
+    spread = np.asarray(pls._y_std, dtype=float)[columns]
+    rest_y = []
+    for a in numbers:
+        answer = (scores[:, :a] @ pls.y_loadings_[:, :a].T) * pls._y_std + pls._y_mean
+        answer = answer if undo is None else np.asarray(undo(answer)).reshape(answer.shape)
+        rest_y.append((((values - answer[:, columns]) / spread) ** 2).sum())
+    whole = (((values - values.mean(axis=0)) / spread) ** 2).sum()
+    explained = 1 - np.array(rest_y) / whole if whole > 0 else np.full(len(rest_y), np.nan)
+    return 1 - np.array(rest_x) / (x**2).sum(), explained
 
 
 def studentised_residuals(residuals: ArrayLike, leverage: ArrayLike, n_components: int) -> Floats:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nirs_store.chains import ReplayPlan, fold_key
 from nirs_store.chains.family import components_of, recipe_of, samples_of, splitter_of
+from nirs_store.chains.one_target import place_of, say_which
 from nirs_store.chains.replay import Workbench
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
@@ -288,7 +289,7 @@ class ChainData:
         # It loads scikit-learn, which figures from recorded values do without.
         from nirs_store.diagnosing.coefficients import regression_vectors
 
-        found = regression_vectors(self.store, self.chain)
+        found = regression_vectors(self.store, self.chain, place_of(self.chain))
         return {_plain(fold): each for fold, each in found.items()}
 
     def no_arrays(self) -> InvalidInput:
@@ -320,7 +321,8 @@ class ChainData:
         predicted = np.asarray(arrays["y_pred"], dtype=np.float64)
         if measured.ndim == 2 and measured.shape[1] > 1:
             raise InvalidInput(
-                f"The chain {self.chain_id!r} predicts {measured.shape[1]} targets; one can be drawn."
+                f"The chain {self.chain_id!r} predicts {measured.shape[1]} targets; one can be drawn. "
+                f"{say_which(self.chain, measured.shape[1])}"
             )
         indices = arrays.get("sample_indices")
         where = None if indices is None else np.asarray(indices)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nirs_store.chains.one_target import column, one_target, place_of
+from nirs_store.choosing import suggest_components
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.plots import diagnosis as diagnostic
@@ -57,7 +59,9 @@ def chain_figure(
         No such figure, or it needs spectra.
     """
     found = _kind(kind, X)
-    return found.draw(store, chain_id, X, y, **options) if found.spectra else found.draw(store, chain_id)
+    if found.spectra:
+        return found.draw(store, chain_id, X, y, **options)
+    return found.draw(one_target(store, options.get("target")), chain_id)
 
 
 def chain_figure_data(
@@ -71,7 +75,9 @@ def chain_figure_data(
         No such figure, or it needs spectra.
     """
     found = _kind(kind, X)
-    return found.data(store, chain_id, X, y, **options) if found.spectra else found.data(store, chain_id)
+    if found.spectra:
+        return found.data(store, chain_id, X, y, **options)
+    return found.data(one_target(store, options.get("target")), chain_id)
 
 
 def _kind(name: str, X: Any) -> Kind:
@@ -104,7 +110,7 @@ def _permutation_rows(store: Any, chain_id: str, X: Any, y: Any = None, **option
 
 
 def _draw_permutation(store: Any, chain_id: str, X: Any, y: Any = None, **options: Any) -> Figure:
-    data = chain_data(store, chain_id)
+    data = chain_data(one_target(store, options.get("target")), chain_id)
     test = store.permutation_test(chain_id, X, y, **options)
     return diagnostic.permutation(test, unit=data.unit, title=f"Permutation test of {data.title}")
 
@@ -128,7 +134,8 @@ def _intervals(
 def _draw_intervals(
     store: Any, chain_id: str, X: Any, y: Any = None, *, target: str | None = None, **options: Any
 ) -> Figure:
-    found, data = _intervals(store, chain_id, X, y, target=target, **options), chain_data(store, chain_id)
+    found = _intervals(store, chain_id, X, y, target=target, **options)
+    data = chain_data(one_target(store, target), chain_id)
     measured = found["measured"].to_numpy() if "measured" in found.columns else None
     if measured is not None and not np.isfinite(measured).any():
         measured = None
@@ -160,8 +167,13 @@ def _plain_spectra(X: Any) -> Any:
     return X.X if hasattr(X, "references") else X
 
 
-def _draw_steps(store: Any, chain_id: str, X: Any, y: Any = None, **options: Any) -> Figure:
+def _draw_steps(
+    store: Any, chain_id: str, X: Any, y: Any = None, *, target: str | int | None = None, **options: Any
+) -> Figure:
+    store = one_target(store, target)
     values = y if y is not None else options.pop("values", None)
+    if values is not None and target is not None:
+        values = column(values, place_of(store.get_chain(chain_id) or {}))
     return chain_spectra_by_step(store, chain_id, _plain_spectra(X), values=values, **options)
 
 
@@ -169,6 +181,10 @@ def _step_rows(store: Any, chain_id: str, X: Any, y: Any = None, **options: Any)
     data = chain_data(store, chain_id)
     grid = options.get("wavelengths", data.wavelengths)
     return spectra_frame(data.stages(np.asarray(_plain_spectra(X), dtype=np.float64)), wavelengths=grid)
+
+
+def _choice(store: Any, chain_id: str) -> Any:
+    return suggest_components(store, chain_id)
 
 
 def _metrics(store: Any, chain_id: str) -> pl.DataFrame:
@@ -213,8 +229,8 @@ KINDS: dict[str, Kind] = {
     ),
     "choice": Kind(
         "RMSECV with standard errors, and the number that the one-SE rule chooses", False,
-        lambda store, chain_id: component_choice(store.suggest_components(chain_id)),
-        lambda store, chain_id: store.suggest_components(chain_id).table,
+        lambda store, chain_id: component_choice(_choice(store, chain_id)),
+        lambda store, chain_id: _choice(store, chain_id).table,
     ),
     "errors": Kind(
         "RMSEC, RMSECV and RMSEP against the number of latent variables",

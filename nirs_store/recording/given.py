@@ -90,7 +90,10 @@ def take_spectra(X: Any, y: Any, *named: Any) -> tuple[Any, dict[str, Any]]:
             )
     if y is None:
         raise InvalidInput("y: expected measured values, one per sample; found None.")
-    return y, given | {"stored": stored_facts(X), "stored_test": {}}
+    stored = stored_facts(X)
+    if isinstance(X, Spectra) and isinstance(X.target, tuple) and isinstance(X.target_unit, tuple):
+        stored["target_units"] = list(X.target_unit)
+    return y, given | {"stored": stored, "stored_test": {}}
 
 
 def take_test(X: Any, X_test: Any, y_test: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +103,8 @@ def take_test(X: Any, X_test: Any, y_test: Any, given: dict[str, Any]) -> dict[s
     if isinstance(X, Spectra) and y_test is None and X_test.target != X.target:
         raise InvalidInput(
             f"X_test: expected the target {X.target!r} of the calibration; {X_test.source.path.name} was read with "
-            f"{X_test.target!r}. Read it with read_spectra(..., target={X.target!r})."
+            f"{X_test.target!r}. Read it with read_spectra(..., target={X.target!r}); if it is the same quantity under "
+            "another name, pass X_test=test.X, y_test=test.y."
         )
     y_test = take_spectra(X_test, y_test, *[None] * 6)[0]
     given["stored_test"] = stored_facts(X_test, "dataset_test")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nirs_store.chains.one_target import one_target
 from nirs_store.choosing.components import ReadsRuns, errors_of_run
-from nirs_store.choosing.rules import RULES, Rule, errors_of_the_mean, select_components
+from nirs_store.choosing.rules import RULES, Rule, select_components
 from nirs_store.display import block, cell_text, escape, printable, short, table
 from nirs_store.errors import InvalidInput, RecordingWarning, UnknownId
 from nirs_store.lazy import polars as pl
@@ -154,7 +155,7 @@ class Board:
             [{name: record.get(name) for name in schema} for record in records], schema=schema
         )
 
-    def best(self, rule: Rule | None = None) -> str:
+    def best(self, rule: Rule | None = None, *, target: str | int | None = None) -> str:
         """Return the chain of the best candidate, with fitted models; it is kept now where it was not.
 
         Parameters
@@ -163,21 +164,33 @@ class Board:
             By default that of the screening. The preprocessing and model with the best score is taken, and of its
             numbers of components the one that the rule chooses (see `nirs_store.choosing.select_components`).
             For a model without components, several targets, or a classification the best score decides.
+        target : str or int, optional
+            Of several targets the one that counts, by name or from 0: the RMSECV of this target ranks the candidates,
+            and the rule reads its errors.
 
         Returns
         -------
         str
             The chain's id.
         """
-        return self.keep(self.choose(rule or self._rule).chain_id)
+        return self.keep(self.choose(rule or self._rule, target=target).chain_id)
 
-    def choose(self, rule: Rule) -> Row:
-        """Return the candidate that a rule chooses."""
+    def choose(self, rule: Rule, *, target: str | int | None = None) -> Row:
+        """Return the candidate that a rule chooses, for one of several targets if named."""
         if rule not in RULES:
             raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
-        return self._choose(self.rows[0], rule)
+        if target is None:
+            return self._choose(self.rows[0], rule)
+        view: ReadsRuns = one_target(self._store, target)
+        view.get_chain(self.rows[0].chain_id)  # refuses a target that the candidates do not predict
+        errors = errors_of_run(view, self.run_id, [row.chain_id for row in self.rows])
+        lowest = min(
+            (row for row in self.rows if row.chain_id in errors),
+            key=lambda row: (np.mean(errors[row.chain_id].errors ** 2), row.components or 0),
+        )
+        return self._choose(lowest, rule, view)
 
-    def _choose(self, top: Row, rule: Rule) -> Row:
+    def _choose(self, top: Row, rule: Rule, store: ReadsRuns | None = None) -> Row:
         """Return the candidate that a rule chooses among those with the preprocessing and model of `top`."""
         family = sorted(
             (row for row in self.rows if _family(row) == _family(top) and row.components is not None),
@@ -185,12 +198,13 @@ class Board:
         )
         if rule == "min" or len(family) < 2 or self._task != "regression":
             return top
-        errors = errors_of_run(self._store, self.run_id, [row.chain_id for row in family])
+        errors = errors_of_run(store or self._store, self.run_id, [row.chain_id for row in family])
         if len(errors) < len(family):
             return top  # several targets: there is not one error per sample
         each = [errors[row.chain_id] for row in family]
-        matrix = np.column_stack([errors_of_the_mean(each[0].measured), *(one.errors for one in each)])
-        number, _ = select_components(matrix, [0, *(row.components or 0 for row in family)], rule)
+        matrix = np.column_stack([each[0].of_the_mean(), *(one.errors for one in each)])
+        numbers = [0, *(row.components or 0 for row in family)]
+        number, _ = select_components(matrix, numbers, rule, samples=each[0].samples)
         if number == 0:
             warnings.warn(
                 f"{top.preprocessing}, {top.model}: by {rule}, no number of components is better than the mean of y; "

@@ -73,7 +73,7 @@ class ScreeningStore(RecordingStore, Protocol):
     def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
     def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]: ...
     def query_predictions(
-        self, *, run_id: str | None = None, partition: str | None = None
+        self, *, run_id: str | None = None, chain_id: str | None = None, partition: str | None = None
     ) -> pl.DataFrame: ...
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, Any]]: ...
     def load_artifact(self, artifact_id: str) -> Any: ...
@@ -654,4 +654,6 @@ def _standard_error(plan: Plan, results: Sequence[FoldResult]) -> float | None:
         return None
     found = [result.predictions["val"] for result in results]
     errors = np.concatenate([np.asarray(each.y_pred, float).ravel() - each.y_true.ravel() for each in found])
-    return float(errors.std(ddof=1) / np.sqrt(errors.size)) if errors.size > 1 else None
+    # Each repeat of a repeated cross-validation predicts the same samples.
+    n = errors.size / len(set(plan.repeats))
+    return float(errors.std(ddof=1) / np.sqrt(n)) if errors.size > 1 else None

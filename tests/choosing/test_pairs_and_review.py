@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.dummy import DummyRegressor
-from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.model_selection import KFold, RepeatedKFold, ShuffleSplit
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.choosing import CODES, compare_errors, review
 from nirs_store.choosing.pairs import paired_p_value
+from nirs_store.choosing.review import Material
 from nirs_store.errors import InvalidInput, UnknownId
 
 MEAT = load_tecator()
@@ -144,3 +145,30 @@ class DummyOfNoise(DummyRegressor):
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         return 100 * np.asarray(X)[:, 40] - 280
+
+
+def test_repeats_do_not_make_a_rule_or_a_check_surer(tmp_path: Path) -> None:
+    with WorkspaceStore(tmp_path / "ws") as store:
+        chains = {}
+        for repeats in (1, 8):
+            cv = RepeatedKFold(n_splits=5, n_repeats=repeats, random_state=0)
+            with store.run(f"{repeats}", datasets=["meat"]) as run:
+                options = {"cv": cv, "dataset_name": "meat", "run_id": run.run_id, "keep_folds": False}
+                made = [
+                    record_cross_validation(
+                        store, PLSRegression(n, scale=False), X[:60], FAT[:60], **options
+                    ).chain_id
+                    for n in (2, 4, 6)
+                ]
+            chains[repeats] = made
+        one, many = (store.suggest_components(chains[n][0]).table for n in (1, 8))
+        # The standard error of 60 samples, not of 480 predictions.
+        assert many["se"].to_numpy() == pytest.approx(one["se"].to_numpy(), rel=0.25)
+        assert many["rmsecv"][0] == pytest.approx(one["rmsecv"][0])  # the mean of the others
+        cv = RepeatedKFold(n_splits=5, n_repeats=8, random_state=0)
+        board = store.screen(X[:60], FAT[:60], components=[2, 4, 6], cv=cv, dataset_name="meat")
+        ranked = board.frame.sort("components")
+        assert ranked["se"].to_numpy() == pytest.approx(many["se"].to_numpy()[1:])
+        material = Material(store, store.get_chain(chains[8][1]))
+        measured, _ = material.pooled("val", final=False)
+        assert sorted(measured) == sorted(FAT[:60])

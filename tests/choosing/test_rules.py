@@ -83,3 +83,19 @@ def test_a_p_value_does_not_depend_on_the_unit() -> None:
 def test_bad_input_is_refused(errors: Any, components: Any, options: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         select_components(errors, components, **options)
+
+
+def test_repeats_of_a_cross_validation_count_each_sample_once() -> None:
+    rng = np.random.default_rng(5)
+    once = rng.normal(size=(40, 3)) * [3.0, 1.2, 1.0]
+    copies = np.tile(once, (10, 1))
+    names = [*range(40)] * 10
+    for rule in ("one_se", "randomization"):
+        expected, columns = select_components(once, [1, 2, 3], rule)
+        found, repeated = select_components(copies, [1, 2, 3], rule, samples=names)
+        assert found == expected
+        assert repeated["rmsecv"] == pytest.approx(columns["rmsecv"])
+        assert repeated["se"] == pytest.approx(columns["se"], rel=0.02)
+        assert repeated["p"] == pytest.approx(columns["p"], nan_ok=True)
+    with pytest.raises(ShapeMismatch, match="one per row"):
+        select_components(once, [1, 2, 3], samples=names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -232,3 +234,65 @@ def test_coefficients_of_components_are_counted_and_what_has_none_says_so(
         store.coefficients(record(make_pipeline(PCA(6), LinearRegression()), refit=False))
     with pytest.raises(UnknownId):
         store.coefficients("nothing")
+
+
+def test_the_permutation_test_pools_the_errors_and_keeps_replicates_together(
+    store: WorkspaceStore, record: Any
+) -> None:
+    chain = record(PLSRegression(3, scale=False))
+    sample = np.repeat(np.arange(30), 3)
+    spectra = X[sample] + np.random.default_rng(0).normal(0, 1e-4, (90, X.shape[1]))
+    found = store.permutation_test(chain, spectra, Y[sample], groups=sample, n_permutations=19)
+    out = cross_val_predict(
+        PLSRegression(3, scale=False), spectra, Y[sample], cv=GroupKFold(5), groups=sample
+    ).ravel()
+    assert found.rmsecv == pytest.approx(np.sqrt(((out - Y[sample]) ** 2).mean()))
+    # Shuffled within a sample, the values would stay what they are, and p would be 1.
+    assert found.p == pytest.approx(0.05)
+    assert np.unique(found.permuted).size > 10
+    again = store.permutation_test(
+        chain, spectra, Y[sample] + np.arange(90) / 1e6, groups=sample, n_permutations=4
+    )
+    assert again.permuted == pytest.approx(np.full(4, again.rmsecv), rel=1e-3)
+    with pytest.raises(ShapeMismatch, match="groups"):
+        store.permutation_test(chain, spectra, Y[sample], groups=sample[:5])
+
+
+def test_explained_y_is_in_the_unit_of_a_transformed_target(store: WorkspaceStore, record: Any) -> None:
+    plain = record(PLSRegression(4, scale=False))
+    scaled = record(PLSRegression(4, scale=False), y_processing=StandardScaler())
+    expected = diagnose(store, plain, X, Y).explained
+    assert diagnose(store, scaled, X, Y).explained["y"].to_numpy() == pytest.approx(expected["y"].to_numpy())
+
+
+def test_a_chain_without_refit_is_diagnosed_without_the_limit_of_q(
+    store: WorkspaceStore, record: Any
+) -> None:
+    chain = record(PLSRegression(3), refit=False)
+    found = diagnose(store, chain, X, Y)
+    assert not found.is_calibration
+    assert found.limits["q"] is None
+    assert "no refit" in found.limits["q_method"]
+    with pytest.raises(ShapeMismatch, match="no refit"):
+        diagnose(store, chain, X, Y, calibration=X)
+
+
+def test_whole_numbers_are_recognized_as_the_calibration(store: WorkspaceStore, record: Any) -> None:
+    whole = np.rint(Y).astype(int)
+    chain = record(PLSRegression(3), y=whole)
+    assert diagnose(store, chain, X, whole).is_calibration
+    assert diagnose(store, chain, X, whole.tolist()).is_calibration
+    assert not diagnose(store, chain, X, whole + 1).is_calibration
+
+
+def test_a_constant_y_gives_no_importance_and_no_warning(store: WorkspaceStore, record: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chain = record(PLSRegression(2, scale=False), y=np.full(120, 3.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = diagnose(store, chain, X, np.full(120, 3.0))
+        assert found.channels["vip"].is_nan().all()
+        assert found.channels["selectivity_ratio"].is_nan().all()
+        assert found.explained["y"].is_nan().all()
+    assert "R07" not in store.review(chain).checked

@@ -26,9 +26,12 @@ _FIGURES = ("t2-q", "influence", "scores", "loadings", "weights", "vip", "select
 @click.argument("identifier", metavar="RUN|CHAIN")
 @click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule.")
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="Level of the randomization test.")
+@click.option("--target", metavar="NAME", help="One target of chains that predict several.")
 @json_option
 @workspace_option
-def command_suggest(identifier: str, rule: Any, alpha: float, as_json: bool, workspace: Path) -> None:
+def command_suggest(
+    identifier: str, rule: Any, alpha: float, target: str | None, as_json: bool, workspace: Path
+) -> None:
     """Suggest a number of latent variables for a run or for the family of a chain.
 
     A family is a set of chains in one run that differ only in the number of latent variables. Rules: one_se
@@ -41,7 +44,7 @@ def command_suggest(identifier: str, rule: Any, alpha: float, as_json: bool, wor
 
     with open_store(workspace) as store:
         found = find(store, identifier, ["run", "chain"]).identifier
-        given = store.suggest_components(found, rule, alpha=alpha)
+        given = store.suggest_components(found, rule, alpha=alpha, target=target)
     choices = given if isinstance(given, list) else [given]
     if as_json:
         print_json([_choice(each) for each in choices])
@@ -86,9 +89,14 @@ def _print_choice(choice: ComponentChoice) -> None:
 
 @click.command("review", cls=Command)
 @click.argument("identifier", metavar="CHAIN")
+@click.option(
+    "--target",
+    metavar="NAME",
+    help="One target of a chain that predicts several; by default, each is checked.",
+)
 @json_option
 @workspace_option
-def command_review(identifier: str, as_json: bool, workspace: Path) -> None:
+def command_review(identifier: str, target: str | None, as_json: bool, workspace: Path) -> None:
     """Check a chain for the common mistakes in a calibration.
 
     Each finding has a code; docs/review/<code>.md says why it matters and what to do. The exit code is 0
@@ -98,7 +106,7 @@ def command_review(identifier: str, as_json: bool, workspace: Path) -> None:
     from nirs_store.cli._workspace import find, open_store
 
     with open_store(workspace) as store:
-        found = store.review(find(store, identifier, ["chain"]).identifier)
+        found = store.review(find(store, identifier, ["chain"]).identifier, target=target)
     if as_json:
         print_json(found.to_dict())
         return
@@ -169,7 +177,9 @@ def command_diagnose(
     with open_store(workspace) as store:
         chain_id = find(store, identifier, ["chain"]).identifier
         fitted = store.datasets.get(fitted) if isinstance(fitted, str) else fitted
-        found = store.diagnose(chain_id, spectra, calibration=fitted, alpha=alpha)
+        several = ((store.get_chain(chain_id) or {}).get("metadata") or {}).get("target_names") or ()
+        one = target if target in several else None
+        found = store.diagnose(chain_id, spectra, calibration=fitted, alpha=alpha, target=one)
         if figure is not None:
             from nirs_store.plots import save_figure
 

@@ -57,7 +57,11 @@ _FRAMES = (".csv", ".parquet")
     help="A .png, .pdf, .svg, ... file; .csv or .parquet for the data of the figure.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Spectra, for the figures that need them.")
-@click.option("--target", metavar="COLUMN", help="With --data: column of the measured values.")
+@click.option(
+    "--target",
+    metavar="COLUMN",
+    help="Target to draw, of a chain that predicts several; with --data also the column of its values.",
+)
 @click.option("--id", "id_column", metavar="COLUMN", help="With --data: column of the sample names.")
 @click.option("--colour-by", metavar="COLUMN", help="With --data: color the spectra by this column.")
 @click.option(
@@ -121,6 +125,9 @@ def command(
         given: dict[str, Any] = {}
         if data is not None:
             given = _spectra(store, chain_id, kind, data, target, id_column, colour_by, reading)
+        if target is not None and (data is None or kind not in ("spectra", "raw")):
+            several = ((store.get_chain(chain_id) or {}).get("metadata") or {}).get("target_names") or ()
+            given |= {"target": target} if data is None or target in several else {}
         if output.suffix.lower() in _FRAMES:
             _write(store.plot_data(kind, chain_id, **given), output)
         else:

@@ -283,6 +283,18 @@ def test_a_correction_belongs_to_one_version_and_replaces_the_one_before(
     fat.calibrations.register("fat", recorded.first, alias="production")
     assert "raw" not in fat.predict("fat", LATER[:1], on_outlier="ignore").columns
     assert "raw" in fat.predict("fat@v1", LATER[:1], on_outlier="ignore").columns
+    fat.calibrations.correct("fat@v2", bias=3.0)
+    for version, label in (("fat@v1", "c2"), ("fat@v2", "c3")):
+        assert label in fat.predict(version, LATER[:1], on_outlier="ignore")["correction"][0]
+
+
+def test_a_correction_is_computed_from_uncorrected_predictions(fat: WorkspaceStore) -> None:
+    refer(fat)
+    fat.calibrations.correct("fat", bias=50.0)
+    corrected = measure(fat)
+    made = fat.calibrations.correct("fat", kind="bias", force=True)
+    assert made.bias == pytest.approx((TRUE - corrected["raw"].to_numpy()).mean())
+    assert [each["prediction"] for each in made.samples] == corrected["raw"].to_list()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from nirs_store.errors import (
     ForbiddenContent,
     InvalidInput,
     OutlierFound,
+    ReadOnlyStore,
     ShapeMismatch,
     StoreClosed,
     UnknownId,
@@ -157,6 +158,15 @@ def test_a_read_only_store_predicts_and_says_that_nothing_is_logged(
     with pytest.raises(StoreClosed):
         predictor.predict(NEW, log=True)
     assert predictor.predict(NEW).shape == (6,)
+    with WorkspaceStore(recorded.folder, read_only=True) as reader:
+        with pytest.warns(UserWarning, match="is not logged"):
+            found = reader.predict("fat", NEW, on_outlier="ignore")
+        assert found.height == len(NEW)
+        with pytest.raises(ReadOnlyStore):
+            reader.predict("fat", NEW, log=True, on_outlier="ignore")
+        with pytest.raises(ReadOnlyStore):
+            reader.references.add("a", 1.0)
+        assert reader.calibrations.monitor("fat").n_measurements == len(reader.measurements) == 0
 
 
 def _log(folder: Path, worker: int, calls: int) -> None:

@@ -13,16 +13,16 @@ from nirs_store import WorkspaceStore
 
 
 @pytest.fixture(scope="session")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     folder = tmp_path_factory.mktemp("calibrations") / "workspace"
     with WorkspaceStore(folder) as store:
         return Recorded(folder, record(store, 2, **TESTED), record(store, 4, **TESTED))
 
 
 @pytest.fixture
-def recorded(_made: Recorded, tmp_path: Path) -> Recorded:
-    shutil.copytree(_made.folder, tmp_path / "workspace")
-    return _made._replace(folder=tmp_path / "workspace")
+def recorded(made: Recorded, tmp_path: Path) -> Recorded:
+    shutil.copytree(made.folder, tmp_path / "workspace")
+    return made._replace(folder=tmp_path / "workspace")
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,27 @@ def test_processes_register_one_name_and_move_one_alias(recorded: Recorded, crew
         assert store.audit.verify().ok
 
 
-@pytest.fixture
-def elsewhere(recorded: Recorded, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def packed(made: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of a workspace with two signed versions, an alias, a rule and history."""
-    with WorkspaceStore(recorded.folder) as store:
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(made.folder, folder / "workspace")
+    with WorkspaceStore(folder / "workspace") as store:
         calibrations = store.calibrations
-        for chain in (recorded.first, recorded.second):
+        for chain in (made.first, made.second):
             version = calibrations.register("fat", chain, author="Eve")
             for signer in ("Eve", "Mallory"):
                 calibrations.sign(version.label, meaning="approval", signer=signer)
             calibrations.set_alias("fat", "production", version)
         calibrations.set_rule("fat", "production")
-        store.archive(tmp_path / "elsewhere.zip")
-    return tmp_path / "elsewhere.zip"
+        store.archive(folder / "elsewhere.zip")
+    return folder
+
+
+@pytest.fixture
+def elsewhere(packed: Path, tmp_path: Path) -> Path:
+    """A copy of that archive."""
+    return Path(shutil.copy(packed / "elsewhere.zip", tmp_path))
 
 
 def test_an_archive_brings_calibrations_whole_where_the_name_is_new(elsewhere: Path, tmp_path: Path) -> None:
@@ -121,6 +130,14 @@ def _rewritten(path: Path, table: str, change: Callable[[list[dict[str, Any]]], 
             archive.writestr(name, data)
 
 
+@pytest.fixture
+def bare(tmp_path: Path, empty: Path) -> Iterator[WorkspaceStore]:
+    """A store in which nothing was recorded."""
+    shutil.copytree(empty, tmp_path / "bare")
+    with WorkspaceStore(tmp_path / "bare") as opened:
+        yield opened
+
+
 HOSTILE: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Any]]] = {
     "a name with an @": ("calibration_versions", lambda rows: rows[0].update(name="fat@v9")),
     "a name that clears the screen": ("calibration_versions", lambda rows: rows[0].update(name="f\x1b[2J")),
@@ -154,23 +171,25 @@ HOSTILE: dict[str, tuple[str, Callable[[list[dict[str, Any]]], Any]]] = {
 
 @pytest.mark.parametrize(("table", "change"), HOSTILE.values(), ids=list(HOSTILE))
 def test_a_hostile_archive_is_refused(
-    elsewhere: Path, tmp_path: Path, table: str, change: Callable[[list[dict[str, Any]]], None]
+    elsewhere: Path, bare: WorkspaceStore, table: str, change: Callable[[list[dict[str, Any]]], None]
 ) -> None:
     _rewritten(elsewhere, table, change)
-    with WorkspaceStore(tmp_path / "new") as store:
-        for dry_run in (True, False):
-            with pytest.raises(ArchiveInvalid):
-                store.restore_archive(elsewhere, dry_run=dry_run)
-        assert store.calibrations.list().height == store.list_runs().height == 0
+    for dry_run in (True, False):
+        with pytest.raises(ArchiveInvalid):
+            bare.restore_archive(elsewhere, dry_run=dry_run)
+    assert bare.calibrations.list().height == bare.list_runs().height == 0
 
 
-def test_forged_signatures_for_a_version_that_is_here_stay_out(elsewhere: Path, recorded: Recorded) -> None:
-    _rewritten(
-        elsewhere,
-        "signatures",
-        lambda rows: [row.update(signature_id=f"forged {i}") for i, row in enumerate(rows)],
-    )
-    with WorkspaceStore(recorded.folder) as store:
+def test_forged_signatures_for_a_version_that_is_here_stay_out(
+    elsewhere: Path, packed: Path, tmp_path: Path
+) -> None:
+    def forge(rows: list[dict[str, Any]]) -> None:
+        for number, row in enumerate(rows):
+            row["signature_id"] = f"forged {number}"
+
+    _rewritten(elsewhere, "signatures", forge)
+    shutil.copytree(packed / "workspace", tmp_path / "own")
+    with WorkspaceStore(tmp_path / "own") as store:
         before = store.calibrations.signatures("fat@v1")
         with pytest.warns(RecordingWarning, match="4 signatures"):
             store.restore_archive(elsewhere)

@@ -83,17 +83,7 @@ def all_screens() -> list[Screen]:
 
 
 class Desk:
-    """The workspace of a server, opened when it is first asked for.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the workspace, which need not be there yet.
-    may_change : bool
-        Whether the page may change it.
-    store : WorkspaceStore, optional
-        An open one, which stays open.
-    """
+    """The workspace of a server, opened when it is first asked for."""
 
     def __init__(
         self, folder: Path, *, may_change: bool = False, store: WorkspaceStore | None = None
@@ -103,12 +93,7 @@ class Desk:
         self._mutex = threading.Lock()
 
     def store(self) -> WorkspaceStore:
-        """Return the open workspace.
-
-        Raises
-        ------
-        NotAWorkspace, SchemaTooNew, CatalogDamaged, StoreBusy
-        """
+        """Return the open workspace."""
         with self._mutex:
             if self._own is None:
                 self._own = (
@@ -355,11 +340,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def document(
-    request: Request,
-    view: View,
-    screens: Sequence[Screen],
-    told: Sequence[str] = (),
-    form_token: str = "",
+    request: Request, view: View, screens: Sequence[Screen], told: Sequence[str] = (), form_token: str = ""
 ) -> str:
     """Return a view as a whole document."""
     return render(
@@ -374,15 +355,7 @@ def document(
 
 
 def make_app(desk: Desk, guard: Guard) -> Starlette:
-    """Return the page as an ASGI application.
-
-    Parameters
-    ----------
-    desk : Desk
-        Which workspace, and whether it may be changed.
-    guard : Guard
-        Who may ask.
-    """
+    """Return the page as an ASGI application."""
     screens = all_screens()
     answers = _Answers(desk, guard, screens)
 

@@ -143,11 +143,7 @@ def rmsecv_vs_components(store: WorkspaceStore, chain_id: str) -> Figure | None:
     titles = [f"{n} LVs: RMSECV {short(v)}" for n, v in zip(numbers, values, strict=True)]
     pick = np.flatnonzero(known).tolist()
     figure.points(
-        numbers[known],
-        values[known],
-        "cv",
-        titles=[titles[i] for i in pick],
-        links=[links[i] for i in pick],
+        numbers[known], values[known], "cv", titles=[titles[i] for i in pick], links=[links[i] for i in pick]
     )
     figure.upright(choice.components, "s1", label=f"chosen: {choice.components} (one SE)")
     own = chain_data(store, chain_id).n_components(load=False)

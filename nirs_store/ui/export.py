@@ -145,18 +145,7 @@ def _linked(address: str, pages: dict[str, str]) -> str:
 
 
 def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) -> Path:
-    """Write a run, with its best chains, a chain, or a calibration with its dossier as one file that needs no network.
-
-    Parameters
-    ----------
-    store
-        Open.
-    kind : {"run", "chain", "calibration"}
-    identifier
-        Its whole id; of a calibration, its name, or a version such as ``fat@v2``.
-    path
-        Where to.
-    """
+    """Write a run with its best chains, a chain, or a calibration with its dossier as one file without network."""
     screens = all_screens()
     addresses = [f"/{kind}s/{identifier}"]
     if kind == "calibration":
@@ -193,13 +182,7 @@ def _inline() -> Markup:
 
 
 def write_pdf(report: Path, path: Path) -> Path:
-    """Print a report with a browser of this machine.
-
-    Raises
-    ------
-    InvalidInput
-        None was found, or it failed.
-    """
+    """Print a report with a browser of this machine."""
     browser: Any = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
         raise InvalidInput(

@@ -46,19 +46,7 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 _DAY = 86_400.0
-_STEPS = (
-    60.0,
-    300.0,
-    900.0,
-    3600.0,
-    3 * 3600.0,
-    6 * 3600.0,
-    12 * 3600.0,
-    _DAY,
-    2 * _DAY,
-    7 * _DAY,
-    14 * _DAY,
-)
+_STEPS = (60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0, *(k * _DAY for k in (1, 2, 7, 14)))
 
 
 def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str]]:
@@ -90,25 +78,7 @@ def _moment(seconds: float) -> datetime:
 
 
 class Figure:
-    """Axes with points, lines, bands and bars; what is drawn first lies below.
-
-    Parameters
-    ----------
-    title : str
-        Read by screen readers, and written above.
-    x, y : str
-        Words at the axes, with the unit.
-    equal : bool
-        One scale for both axes, and the 1:1 line.
-    falling : bool
-        The x axis falls from left to right, as wavenumbers are drawn.
-    whole_x : bool
-        Only whole numbers at the x axis.
-    labels : sequence of str
-        Names of the places 0, 1, ... of the x axis, instead of numbers.
-    times : bool
-        x are seconds since 1970, and dates (UTC) are written at the axis.
-    """
+    """Axes with points, lines, bands and bars; what is drawn first lies below."""
 
     def __init__(
         self,

@@ -48,22 +48,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Request:
-    """What a browser asked for.
-
-    Attributes
-    ----------
-    store : WorkspaceStore
-    path : str
-        The path of the address.
-    parts : mapping
-        Variable parts of the path, such as ``chain_id``.
-    query, form : mapping of str to sequence of str
-        Values of the address, and of what was posted.
-    files : sequence of Upload
-    may_change : bool
-        Whether the page was started with ``--allow-changes``.
-    folder : Path
-    """
+    """What a browser asked for."""
 
     store: WorkspaceStore
     path: str
@@ -71,9 +56,9 @@ class Request:
     query: Mapping[str, Sequence[str]]
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     files: Sequence[Upload] = ()
-    may_change: bool = False
+    may_change: bool = False  # whether the page was started with --allow-changes
     folder: Path = Path()
-    static: bool = False
+    static: bool = False  # a file is written: no forms, no live parts
 
     def text(self, name: str, default: str = "") -> str:
         """Return one value of the form or the address, cut where nobody could have typed it."""
@@ -111,12 +96,7 @@ class Request:
         return address(self.path, **{**{key: list(values) for key, values in self.query.items()}, **changed})
 
     def require_changes(self) -> None:
-        """Refuse a change where the page only shows.
-
-        Raises
-        ------
-        ReadOnlyStore
-        """
+        """Refuse a change where the page only shows."""
         if not self.may_change:
             raise ReadOnlyStore(
                 "This page only shows the workspace; nothing was changed. Start it with: nirs-store ui --allow-changes"
@@ -125,29 +105,14 @@ class Request:
 
 @dataclass
 class View:
-    """What is shown: a template with its values, and the same as data for programs.
-
-    Attributes
-    ----------
-    template : str
-        A file of ``templates/``.
-    title : str
-    values : dict
-        What the template uses.
-    data : Any
-        The answer to ``Accept: application/json``; by default the rows of `table`.
-    table : Table or None
-        What ``?format=csv`` and ``?format=parquet`` send.
-    refresh : int
-        Seconds after which the parts marked ``data-live`` are asked for again; 0 never.
-    """
+    """What is shown: a template with its values, and the same as data for programs."""
 
     template: str
     title: str
     values: dict[str, Any] = field(default_factory=dict)
-    data: Any = None
-    table: Table | None = None
-    refresh: int = 0
+    data: Any = None  # the answer to Accept: application/json; by default the rows of `table`
+    table: Table | None = None  # what ?format=csv and ?format=parquet send
+    refresh: int = 0  # seconds after which the parts marked data-live are asked for again
     status: int = 200
 
 
@@ -169,30 +134,12 @@ class Redirect:
 
 @dataclass(frozen=True)
 class Screen:
-    """One entry of the list of screens.
-
-    Attributes
-    ----------
-    path : str
-        Such as ``/chains/{chain_id}``.
-    show : callable
-        Takes a `Request`; returns a `View`, a `Download` or a `Redirect`.
-    label : str
-        In the navigation; empty for a screen that others lead to.
-    method : str
-        ``"POST"`` for what changes the workspace, or takes a file.
-    needs : str
-        An attribute of the store that must exist, for the screen to be listed.
-    changes : bool
-        Only with ``--allow-changes``.
-    keeps : bool
-        Its answer follows from the catalog alone, and is given again until something is recorded or changed.
-    """
+    """One entry of the list of screens."""
 
     path: str
     show: Callable[[Request], View | Download | Redirect]
-    label: str = ""
-    method: str = "GET"
-    needs: str = ""
-    changes: bool = False
-    keeps: bool = False
+    label: str = ""  # in the navigation; empty for a screen that others lead to
+    method: str = "GET"  # POST for what changes the workspace, or takes a file
+    needs: str = ""  # an attribute of the store that must exist
+    changes: bool = False  # only with --allow-changes
+    keeps: bool = False  # follows from the catalog alone: given again until something changes

@@ -53,17 +53,7 @@ def is_local(host: str) -> bool:
 
 @dataclass
 class Guard:
-    """The rules of one server.
-
-    Attributes
-    ----------
-    host : str
-        The address that it listens at.
-    token : str
-        What a visitor must bring; empty where everybody of this machine is let in.
-    form_token : str
-        What each form carries; no other page can read it.
-    """
+    """The rules of one server."""
 
     host: str = "127.0.0.1"
     token: str = ""
@@ -71,12 +61,7 @@ class Guard:
     session: str = field(default_factory=lambda: secrets.token_urlsafe(24))
 
     def check(self, headers: Mapping[str, str], cookies: Mapping[str, str], given: str, method: str) -> bool:
-        """Let a request in; true where it brought the token in its address, and gets a cookie instead.
-
-        Raises
-        ------
-        Refused
-        """
+        """Let a request in; true where it brought the token in its address, and gets a cookie instead."""
         host = headers.get("host", "")
         if not self._known_host(host):
             raise Refused(421, "This page answers only to its own address; open the one that it printed.")
@@ -94,12 +79,7 @@ class Guard:
         raise Refused(401, "This page needs its token; open the address that it printed when it was started.")
 
     def check_form(self, brought: str) -> None:
-        """Refuse a POST whose form does not come from this page.
-
-        Raises
-        ------
-        Refused
-        """
+        """Refuse a POST whose form does not come from this page."""
         if not hmac.compare_digest(brought.encode(), self.form_token.encode()):
             raise Refused(
                 403, "This form is out of date, or not of this page; nothing was done. Reload the page."

@@ -27,13 +27,7 @@ _LEAST_TOKEN = 12
 
 
 def listen(host: str, port: int | None) -> socket.socket:
-    """Return a listening socket: at the port, or at the first free one from `PORT` on.
-
-    Raises
-    ------
-    InvalidInput
-        The port is taken, or the host is not one of this machine.
-    """
+    """Return a listening socket: at the port, or at the first free one from `PORT` on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for tried in [port] if port is not None else range(PORT, PORT + _TRIED):
         found = socket.socket(family, socket.SOCK_STREAM)
@@ -72,13 +66,7 @@ def _token(host: str, token: str | None) -> str:
 
 
 class Running:
-    """A page that is being served by a thread of this process.
-
-    Attributes
-    ----------
-    url : str
-        The address, with the token where one is needed.
-    """
+    """A page that is being served by a thread of this process, at the address `url`."""
 
     def __init__(self, url: str, stop: Callable[[], None]) -> None:
         self.url, self._stop = url, stop
@@ -191,7 +179,6 @@ def start(store: WorkspaceStore, *, port: int | None = None, may_change: bool = 
                 heard,
                 url,
             ):
-                server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
                 holder.append((server, url))
                 ready.set()
                 server.run([heard])

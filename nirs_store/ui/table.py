@@ -32,40 +32,17 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
-
-    Attributes
-    ----------
-    name : str
-        Of the frame.
-    label : str
-        Its heading.
-    kind : {"text", "number", "whole", "bytes", "time", "id", "list", "status"}
-    link : callable, optional
-        Takes the row, returns an address or an empty text.
-    hint : str
-        What the heading says when pointed at.
-    sorts : bool
-        Whether it may be sorted by.
-    hidden : bool
-        Shown only when it was chosen.
-    longest : int
-        Longer texts are cut in the middle.
-    like : str
-        A column whose decimals this one shares: errors and biases are read side by side.
-    places : int, optional
-        Decimals, where they are always the same.
-    """
+    """One column."""
 
     name: str
     label: str = ""
-    kind: str = "text"
+    kind: str = "text"  # text, number, whole, bytes, time, id, list, status
     link: Callable[[Mapping[str, Any]], str] | None = None
-    hint: str = ""
+    hint: str = ""  # what the heading says when pointed at
     sorts: bool = True
-    hidden: bool = False
+    hidden: bool = False  # shown only when it was chosen
     longest: int = _LONGEST
-    like: str = ""
+    like: str = ""  # a column whose decimals this one shares: errors are read side by side
     places: int | None = None
 
     @property
@@ -97,22 +74,7 @@ def number_text(value: float | None, decimals: int | None = None) -> str:
 
 @dataclass
 class Table:
-    """Rows of one page of a list, with what leads to the others.
-
-    Attributes
-    ----------
-    frame : polars.DataFrame
-        The rows shown, or with `table_of` all that match.
-    columns : sequence of Column
-    total : int
-        Rows that match, on all pages.
-    ticks : str
-        Name of a column whose value a tick box sends; empty for none.
-    picks, picked : str
-        An address that the tick value is added to, for the number of a row to lead to; and the value that was chosen.
-    everything : callable, optional
-        Returns all matching rows for a download; `frame` by default.
-    """
+    """Rows of one page of a list, with what leads to the others."""
 
     frame: pl.DataFrame
     columns: Sequence[Column]
@@ -122,8 +84,8 @@ class Table:
     size: int = PAGE
     sort: str = ""
     descending: bool = False
-    ticks: str = ""
-    picks: str = ""
+    ticks: str = ""  # a column whose value a tick box sends
+    picks: str = ""  # an address that the tick value is added to: the number of a row leads there
     picked: str = ""
     ranks: bool = False
     prefix: str = ""
@@ -217,15 +179,7 @@ def table_of(
     size: int = PAGE,
     **options: Any,
 ) -> Table:
-    """Sort, filter and cut a frame as the address asks: for lists that are read whole anyhow.
-
-    Parameters
-    ----------
-    sort, descending
-        The order where the address names none; an empty name keeps the frame's.
-    prefix
-        Before the names in the address, where a page has several tables.
-    """
+    """Sort, filter and cut a frame as the address asks: for lists that are read whole anyhow."""
     if not frame.width:
         frame = pl.DataFrame(schema={column.name: pl.String for column in columns})
     words = request.text(prefix + "q")

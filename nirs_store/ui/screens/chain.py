@@ -30,12 +30,7 @@ FORMULAS = {
 
 
 def chain_values(request: Request) -> dict[str, Any]:
-    """Return what every part about one chain begins with.
-
-    Raises
-    ------
-    UnknownId
-    """
+    """Return what every part about one chain begins with."""
     store = request.store
     shown = store.show_chain(request.parts["chain_id"])
     return {"chain": shown, "unit": str(shown.metadata.get("target_unit") or "")}
@@ -159,11 +154,7 @@ def predictions(request: Request) -> View:
     )
 
 
-_EXPORTS = {
-    "safe": ("n4a", {"safe": True}),
-    "n4a": ("n4a", {}),
-    "script": ("n4a.py", {}),
-}
+_EXPORTS = {"safe": ("n4a", {"safe": True}), "n4a": ("n4a", {}), "script": ("n4a.py", {})}
 
 
 def export(request: Request) -> Download:

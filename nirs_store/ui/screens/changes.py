@@ -21,15 +21,7 @@ def confirm(
     danger: bool = True,
     **fields: str,
 ) -> View:
-    """Return the question before a change: the plan, and a form that sends the same again with ``sure``.
-
-    Parameters
-    ----------
-    plan
-        What would happen, a line each.
-    fields
-        What the form sends.
-    """
+    """Return the question before a change: the plan, and a form that sends the same again with ``sure``."""
     values = {"plan": plan, "button": button, "back": back, "fields": fields, "danger": danger}
     return View("confirm.html", title, values, data={"title": title, "plan": plan})
 

@@ -15,23 +15,19 @@ from nirs_store.ui.table import Column, table_of
 __all__ = ["SCREENS"]
 
 _MOST = 20_000
+_HIDDEN = ("version_id", "episode", "module", "module_version", "processing_id", "evaluation_id")
 
 
-def _list(
-    title: str,
-    read: Callable[[WorkspaceStore], pl.DataFrame],
-    columns: Sequence[Column],
-    empty: str,
-    **values: Any,
-) -> Callable[[Request], View]:
-    """Return a screen that is one list."""
+def _list(title: str, read: Callable[[WorkspaceStore], pl.DataFrame], columns: Sequence[Column], empty: str,
+          words: str = "") -> Screen:  # fmt: skip
+    """Return a screen that is one list, at the address of its title."""
+    path = title.lower().replace(" trail", "")
 
     def show(request: Request) -> View:
-        name = title.lower().replace(" ", "_")
-        table = table_of(request, read(request.store), columns, empty=empty, name=name)
-        return View("list.html", title, {"table": table, "words": "", **values}, table=table)
+        table = table_of(request, read(request.store), columns, empty=empty, name=path)
+        return View("list.html", title, {"table": table, "words": words}, table=table)
 
-    return show
+    return Screen(f"/{path}", show, title)
 
 
 def _linked(kind: str, name: str) -> Callable[[Any], str]:
@@ -83,6 +79,16 @@ _BACKUPS = (
 )  # fmt: skip
 
 
+_PLANNED = (
+    Column("kind"), Column("name"), Column("why", "Why it would go", longest=100), Column("bytes", "Size", "bytes"),
+    Column("object_id", "Id", "id", link=_thing),
+)  # fmt: skip
+_PINS = (
+    Column("object_kind", "Kind"), Column("object_id", "Id", "id", link=_thing), Column("reason"),
+    Column("made_at", "Since", "time"),
+)  # fmt: skip
+
+
 def _evaluations(store: WorkspaceStore) -> pl.DataFrame:
     frame = store.evaluations.list(limit=_MOST).reverse()
     values = [_score(scores, metric) for scores, metric in zip(frame["scores"], frame["metric"], strict=True)]
@@ -104,18 +110,12 @@ def versions(request: Request) -> View:
     if not frame.height:
         raise UnknownId("file", name)
     columns = [
-        Column(
-            n,
-            kind="bytes" if n.endswith("_bytes") else "text",
-            hidden=n
-            in ("version_id", "episode", "module", "module_version", "processing_id", "evaluation_id"),
-        )
-        for n in frame.columns
+        Column(each, kind="bytes" if each.endswith("_bytes") else "text", hidden=each in _HIDDEN)
+        for each in frame.columns
     ]
     table = table_of(request, frame, columns, name="versions")
-    return View(
-        "list.html", name, {"table": table, "words": "Every version of this file, newest first."}, table=table
-    )
+    words = "Every version of this file, newest first."
+    return View("list.html", name, {"table": table, "words": words}, table=table)
 
 
 def lineage(request: Request) -> View:
@@ -143,98 +143,26 @@ def retention(request: Request) -> View:
     """Show the policy, the pins and what would go now."""
     kept = request.store.retention
     plan = kept.plan()
-    rows = [(i.kind, i.name, i.why, i.bytes, i.id) for i in plan.take]
-    schema = {"kind": pl.String, "name": pl.String, "why": pl.String, "bytes": pl.Int64, "id": pl.String}
-    columns = (
-        Column("kind"),
-        Column("name"),
-        Column("why", "Why it would go", longest=100),
-        Column("bytes", "Size", "bytes"),
-        Column(
-            "id",
-            "Id",
-            "id",
-            link=lambda r: f"/{r['kind']}s/{r['id']}" if r["kind"] in ("run", "chain") else "",
-        ),
-    )
-    table = table_of(
-        request,
-        pl.DataFrame(rows, schema=schema, orient="row"),
-        columns,
-        empty="Nothing would go.",
-        name="retention",
-    )
-    pins = table_of(
-        request,
-        kept.pins(),
-        (
-            Column("object_kind", "Kind"),
-            Column("object_id", "Id", "id", link=_thing),
-            Column("reason"),
-            Column("made_at", "Since", "time"),
-        ),
-        prefix="p_",
-        empty="Nothing is pinned.",
-    )
+    rows = [(i.kind, i.name, i.why, i.bytes, i.kind, i.id) for i in plan.take]
+    names = ("kind", "name", "why", "bytes", "object_kind", "object_id")
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String()) | {"bytes": pl.Int64()}, orient="row")
+    table = table_of(request, frame, _PLANNED, empty="Nothing would go.", name="retention")
+    pins = table_of(request, kept.pins(), _PINS, prefix="p_", empty="Nothing is pinned.")
     values = {"table": table, "pins": pins, "policy": kept.policy, "plan": plan}
-    return View(
-        "retention.html",
-        "Retention",
-        values,
-        data={"policy": kept.policy, "plan": plan, "pins": pins},
-        table=table,
-    )
+    data = {"policy": kept.policy, "plan": plan, "pins": pins}
+    return View("retention.html", "Retention", values, data=data, table=table)
 
 
 SCREENS = (
-    Screen(
-        "/files",
-        _list("Files", lambda s: s.files.list(limit=_MOST), _FILES, "No file was put here yet."),
-        "Files",
-    ),
+    _list("Files", lambda s: s.files.list(limit=_MOST), _FILES, "No file was put here yet."),
     Screen("/files/versions", versions),
-    Screen(
-        "/evaluations",
-        _list("Evaluations", _evaluations, _EVALUATIONS, "No evaluation was recorded yet."),
-        "Evaluations",
-    ),
-    Screen(
-        "/champions",
-        _list("Champions", lambda s: s.evaluations.champions(), _CHAMPIONS, "No champion was chosen yet."),
-        "Champions",
-    ),
+    _list("Evaluations", _evaluations, _EVALUATIONS, "No evaluation was recorded yet."),
+    _list("Champions", lambda s: s.evaluations.champions(), _CHAMPIONS, "No champion was chosen yet."),
     Screen("/lineage", lineage, "Lineage"),
-    Screen(
-        "/audit",
-        _list(
-            "Audit trail",
-            lambda s: s.audit.query(limit=_MOST, newest_first=True),
-            _AUDIT,
-            "Nothing was noted yet.",
-            words="Newest first. Check the chain of hashes with: nirs-store audit verify",
-        ),
-        "Audit trail",
-    ),
+    _list("Audit trail", lambda s: s.audit.query(limit=_MOST, newest_first=True), _AUDIT, "Nothing was noted yet.",
+          "Newest first. Check the chain of hashes with: nirs-store audit verify"),
     Screen("/retention", retention, "Retention"),
-    Screen(
-        "/backups",
-        _list(
-            "Backups",
-            lambda s: s.backups.list(),
-            _BACKUPS,
-            "No backup was made yet: nirs-store backup create FOLDER",
-        ),
-        "Backups",
-    ),
-    Screen(
-        "/trash",
-        _list(
-            "Trash",
-            lambda s: s.trash.list(),
-            _TRASH,
-            "The trash is empty.",
-            words="Deletions can be undone until the date shown: nirs-store trash restore ID",
-        ),
-        "Trash",
-    ),
-)
+    _list("Backups", lambda s: s.backups.list(), _BACKUPS, "No backup was made yet: nirs-store backup create FOLDER"),
+    _list("Trash", lambda s: s.trash.list(), _TRASH, "The trash is empty.",
+          "Deletions can be undone until the date shown: nirs-store trash restore ID"),
+)  # fmt: skip

@@ -80,7 +80,7 @@ def put_group(
             group.content_hash = listing_hash(hashes)
 
             def work(con: Connection) -> tuple[FileVersion, list[FileVersion]]:
-                head = find_version(con, group.request.name, None, group.request.test_name)
+                head = find_version(con, group.request.name, None, group.request.row["test_name"])
                 if (
                     head
                     and protected(head)

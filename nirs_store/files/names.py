@@ -41,7 +41,7 @@ _ALIAS = re.compile(r"[\w][\w.+-]{0,99}")
 
 
 def check_name(name: object, what: str = "name") -> str:
-    """Return a hierarchical name back if it stays in the store."""
+    """Return a hierarchical name if it stays in the store."""
     text = as_text(name, what)
     objection = _objection(text)
     if objection is not None:
@@ -71,7 +71,7 @@ def _objection(text: str) -> str | None:
     if _DRIVE.match(text):
         return "it names a drive"
     if not text.isprintable():
-        return "it holds a sign that cannot be printed"
+        return "it holds a character that cannot be printed"
     parts = text.split("/")
     if any(part in ("..", ".") for part in parts):
         return "it climbs with '.' or '..'"
@@ -81,7 +81,7 @@ def _objection(text: str) -> str | None:
 
 
 def check_label(text: object, what: str) -> str:
-    """Return back a test's name: one part of a path."""
+    """Return a test's name: if it is one part of a path."""
     label = check_name(text, what)
     if "/" in label:
         raise InvalidInput(f"{what}: expected a name without '/', found {label!r}.")
@@ -89,7 +89,7 @@ def check_label(text: object, what: str) -> str:
 
 
 def check_alias(alias: object) -> str:
-    """Return an alias back if nobody could take it for a version."""
+    """Return an alias if it cannot be taken for a version."""
     text = as_text(alias, "alias")
     if text.casefold() == LATEST or _LOOKS_LIKE_VERSION.fullmatch(text):
         raise InvalidInput(
@@ -173,10 +173,10 @@ def is_text(name: str) -> bool:
 
 
 def _objection_of_windows(name: str) -> str | None:
-    sign = _NOT_ON_WINDOWS.search(name)
-    if sign is not None:
+    forbidden = _NOT_ON_WINDOWS.search(name)
+    if forbidden is not None:
         # A colon names a drive at the beginning and a hidden stream of a file elsewhere.
-        return f"Windows allows no {sign[0]!r} in the name of a file"
+        return f"Windows allows no {forbidden[0]!r} in the name of a file"
     for part in PurePosixPath(name).parts:
         if part.endswith((" ", ".")):
             return f"Windows drops the end of {part!r}"
@@ -199,7 +199,7 @@ _SPELLINGS = {"gz": "gzip", "tgz": "tar.gz", "tar_gz": "tar.gz", "zst": "zstd", 
 
 
 def check_word(value: object, what: str, known: Iterable[str]) -> str:
-    """Return a word back as it is spelt here; capitals and hyphens do not matter."""
+    """Return a word as it is spelt here; capitals and hyphens do not matter."""
     words = tuple(known)
     text = str(value)
     for candidate in (text, text.lower(), text.lower().replace("-", "_"), _SPELLINGS.get(text.lower(), text)):
@@ -338,7 +338,7 @@ def check_type_name(name: object, known: Mapping[str, FileType]) -> str:
 
 
 def check_schema(schema: object) -> dict[str, Any]:
-    """Return a metadata schema back if it is one."""
+    """Return a metadata schema if it is one."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
@@ -386,12 +386,13 @@ def check_metadata(kind: FileType, metadata: Mapping[str, Any]) -> None:
 
 
 _TEXTS = (
-    "run_id", "model_id", "evaluation_id", "suite", "episode", "module", "module_version", "processing_id",
+    "run_id", "model_id", "evaluation_id", "suite", "group", "episode", "module", "module_version", "processing_id",
+    "message",
 )  # fmt: skip
 _KNOWN = frozenset(
     (
-        *_TEXTS, "type", "sources", "tags", "metadata", "compression", "mode", "coverage", "test_name", "group",
-        "force", "status", "message",
+        *_TEXTS, "type", "sources", "tags", "metadata", "compression", "mode", "coverage", "test_name", "force",
+        "status",
     )
 )  # fmt: skip
 
@@ -455,22 +456,24 @@ class FileVersion:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A file to be stored, as the caller described it; columns that are texts are in `texts`."""
+    """A file to be stored, as its caller described it: columns of its row, and what decides how it is stored."""
 
-    name: str
-    test_name: str | None
-    type: str
-    mode: str
-    mode_said: bool
-    coverage: str | None
-    status: str | None
-    compression: str
-    tags: tuple[str, ...]
-    metadata: Mapping[str, Any]
+    row: dict[str, Any]
     sources: tuple[tuple[str, str], ...]
-    texts: Mapping[str, str | None]
-    message: str | None
+    compression: str
+    mode_said: bool
     force: bool
+
+    @property
+    def name(self) -> str:
+        """Its whole name."""
+        return str(self.row["name"])
+
+    def described(self) -> dict[str, Any]:
+        """Return what is said of the content, by argument: the workspace's guard looks through it."""
+        return {
+            key: value for key, value in self.row.items() if key not in ("type", "mode", "coverage", "status")
+        }
 
 
 def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, FileType]) -> Request:
@@ -484,9 +487,6 @@ def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, Fi
     def word(key: str, known: Sequence[str]) -> str | None:
         return None if about.get(key) is None else check_word(about[key], key, known)
 
-    def text(key: str) -> str | None:
-        return None if about.get(key) is None else as_text(about[key], key)
-
     metadata = {} if about.get("metadata") is None else about["metadata"]
     if not isinstance(metadata, Mapping):
         raise InvalidInput(f"metadata: expected a dict, found {type(metadata).__name__}. Nothing was stored.")
@@ -496,34 +496,26 @@ def check_request(name: object, about: Mapping[str, Any], types: Mapping[str, Fi
     to_json(metadata, "metadata")
     test_name = None if about.get("test_name") is None else check_label(about["test_name"], "test_name")
     coverage, mode = word("coverage", COVERAGES), word("mode", MODES)
+    texts = {key: None if about.get(key) is None else as_text(about[key], key) for key in _TEXTS}
+    row = {
+        "name": check_name(name),
+        "test_name": test_name,
+        "type": kind,
+        "mode": mode_of(mode, coverage, test_name),
+        "coverage": coverage,
+        "status": word("status", STATUSES),
+        "tags": list(tags_of(about.get("tags") or ())),
+        "metadata": dict(metadata),
+        "group_name": texts.pop("group"),
+        **texts,
+    }
     return Request(
-        name=check_name(name),
-        test_name=test_name,
-        type=kind,
-        mode=mode_of(mode, coverage, test_name),
+        row,
+        _sources(about.get("sources") or ()),
+        word("compression", COMPRESSIONS) or "auto",
         mode_said=mode is not None or coverage is not None,
-        coverage=coverage,
-        status=word("status", STATUSES),
-        compression=word("compression", COMPRESSIONS) or "auto",
-        tags=tags_of(about.get("tags") or ()),
-        metadata=metadata,
-        sources=_sources(about.get("sources") or ()),
-        texts={**{key: text(key) for key in _TEXTS}, "group_name": text("group")},
-        message=text("message"),
         force=bool(about.get("force")),
     )
-
-
-def described(request: Request) -> dict[str, Any]:
-    """Return what is said of the content, by argument: the workspace's guard looks through it."""
-    return {
-        "name": request.name,
-        "test_name": request.test_name,
-        "tags": list(request.tags),
-        "metadata": dict(request.metadata),
-        "message": request.message,
-        **request.texts,
-    }
 
 
 def tags_of(tags: object) -> tuple[str, ...]:
@@ -534,7 +526,7 @@ def tags_of(tags: object) -> tuple[str, ...]:
         raise InvalidInput(f"tags: expected texts, found {type(tags).__name__}. Nothing was stored.")
     found = tuple(dict.fromkeys(as_text(tag, "tags") for tag in tags))
     if any(not tag.strip() or not tag.isprintable() for tag in found):
-        raise InvalidInput(f"tags: a tag has at least one sign, and all can be printed; found {found!r}.")
+        raise InvalidInput(f"tags: each tag must be a non-empty printable text; found {found!r}.")
     return found
 
 

@@ -72,12 +72,14 @@ def read_value(engine: Engine, row: Row, kind: str | None = None) -> Any:
         reason = f"byte {error.start} is 0x{data[error.start]:02x}, which is not UTF-8 there"
         raise _unlike(row, what, reason) from error
     except (ValueError, msgspec.DecodeError, pl.exceptions.PolarsError) as error:
-        raise _unlike(row, "JSON" if what == "json" else f"{form or ''} table".strip(), str(error)) from error
+        raise _unlike(
+            row, "JSON" if what == "json" else f"a {form or ''} table".replace("  ", " "), str(error)
+        ) from error
 
 
 def _unlike(row: Row, what: str, reason: str) -> InvalidInput:
     return InvalidInput(
-        f"{row['name']!r} v{row['version']} is no {what}: {reason}. It is unchanged; read it with kind='bytes'."
+        f"{row['name']!r} v{row['version']} is not {what}: {reason}. It is unchanged; read it with kind='bytes'."
     )
 
 

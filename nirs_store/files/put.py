@@ -26,7 +26,6 @@ from nirs_store.files.names import (
     Request,
     check_request,
     check_word,
-    described,
 )
 from nirs_store.files.output import read_value
 from nirs_store.files.rows import (
@@ -54,6 +53,11 @@ _DONE = "completed"
 _COMING = ("pending", "in_progress")
 # What an announced version keeps when its content comes.
 _KEPT = ("version_id", "name", "test_name", "version", "is_latest", "created_at")
+# What is said of content that is there already is added, where nothing was said before.
+_FILLED = (
+    "run_id", "model_id", "evaluation_id", "suite", "group_name", "episode", "module", "module_version",
+    "processing_id",
+)  # fmt: skip
 _COMPUTED_FROM = "computed_from"
 
 # A source, a name, and what is said of the file.
@@ -173,7 +177,7 @@ def check(
     if said.get("type") not in types:
         types.update(types_for(scope.engine, said.get("type")))
     request = check_request(name, said, types)
-    check_guard(scope.engine, described(request))
+    check_guard(scope.engine, request.described())
     return request
 
 
@@ -222,12 +226,12 @@ def record(con: Connection, engine: Engine, items: Sequence[Item]) -> list[FileV
     """Decide for each item whether it is a new version, and record all of them in the caller's transaction."""
     now = now_naive()
     heads = latest_versions(con, {item.request.name for item in items})
-    keys = {series_key(item.request.name, item.request.test_name) for item in items}
+    keys = {series_key(item.request.name, item.request.row["test_name"]) for item in items}
     retired = {row["series"]: row["version"] for row in Table(con, "file_retired").where(series=keys)}
     sources = _sources(con, items)
     for kind in ("run", "processing"):
         _require(
-            con, kind, {item.request.texts[f"{kind}_id"] for item in items} - {None}, "Nothing was stored."
+            con, kind, {item.request.row[f"{kind}_id"] for item in items} - {None}, "Nothing was stored."
         )
     new: dict[str, Row] = {}
     rows: list[Row] = []
@@ -238,7 +242,7 @@ def record(con: Connection, engine: Engine, items: Sequence[Item]) -> list[FileV
     superseded: list[str] = []
     for item in items:
         request, stored = item.request, item.stored
-        key = series_key(request.name, request.test_name)
+        key = series_key(request.name, request.row["test_name"])
         head = new.get(key) or heads.get(key)
         if head is not None and _is_there(con, head, item, fresh=key in new):
             row, added = head, False
@@ -301,7 +305,7 @@ def refuse_other_content(head: Row | None, item: Item) -> None:
 
 def _same_content(head: Row, item: Item) -> bool:
     if item.stored is None and item.members is None:
-        described = (item.kind, dict(item.request.metadata), item.request.status or _DONE)
+        described = (item.kind, item.request.row["metadata"], item.request.row["status"] or _DONE)
         return described == (head["kind"], head["metadata"] or {}, head["status"])
     digest = item.content_hash if item.stored is None else item.stored.content_hash
     # What failed is not there, whatever it holds.
@@ -310,25 +314,24 @@ def _same_content(head: Row, item: Item) -> bool:
 
 def _is_there(con: Connection, head: Row, item: Item, *, fresh: bool) -> bool:
     """Tell whether the content is there as it is described now; add what is said of it for the first time."""
-    request = item.request
-    known = head["metadata"] or {}
+    said, known = item.request.row, head["metadata"] or {}
     if (
         not _same_content(head, item)
-        or any(known.get(key, value) != value for key, value in request.metadata.items())
-        or request.type != head["type"]
-        or (request.mode == PRODUCTION) > (head["mode"] == PRODUCTION)
+        or any(known.get(key, value) != value for key, value in said["metadata"].items())
+        or said["type"] != head["type"]
+        or (said["mode"] == PRODUCTION) > (head["mode"] == PRODUCTION)
     ):
         return False
     values: dict[str, Any] = {
-        name: text for name, text in request.texts.items() if text is not None and head.get(name) is None
+        name: said[name] for name in _FILLED if said[name] is not None and head.get(name) is None
     }
-    tags = list(dict.fromkeys([*(head["tags"] or ()), *request.tags]))
+    tags = list(dict.fromkeys([*(head["tags"] or ()), *said["tags"]]))
     if tags != (head["tags"] or []):
         values["tags"] = tags
-    if not request.metadata.keys() <= known.keys():
-        values["metadata"] = {**known, **request.metadata}
-    if request.status is not None and request.status != head["status"]:
-        values |= {"status": request.status, "message": request.message}
+    if not said["metadata"].keys() <= known.keys():
+        values["metadata"] = {**known, **said["metadata"]}
+    if said["status"] not in (None, head["status"]):
+        values |= {"status": said["status"], "message": said["message"]}
     if values and fresh:
         return False  # its row is not written yet
     if values:
@@ -341,19 +344,13 @@ def _is_there(con: Connection, head: Row, item: Item, *, fresh: bool) -> bool:
 
 def _row(engine: Engine, item: Item, head: Row | None, retired: int, now: datetime) -> Row:
     request, stored = item.request, item.stored
-    # Content that replaces production content is production content, unless its caller says otherwise.
-    stays = protected(head) and not request.mode_said
-    return {
+    row = {
+        **request.row,
         "version_id": new_id(),
-        "name": request.name,
-        "test_name": request.test_name,
         "version": max(retired, 0 if head is None else int(head["version"])) + 1,
         "is_latest": True,
-        "type": request.type,
         "kind": item.kind,
-        "status": request.status or _DONE,
-        "mode": PRODUCTION if stays else request.mode,
-        "coverage": request.coverage,
+        "status": request.row["status"] or _DONE,
         "artifact_id": None,
         "content_hash": item.content_hash if stored is None else stored.content_hash,
         "size_bytes": 0 if stored is None else stored.size,
@@ -361,14 +358,15 @@ def _row(engine: Engine, item: Item, head: Row | None, retired: int, now: dateti
         "compression": "none" if stored is None else stored.compression,
         "compression_note": None if stored is None else stored.note,
         "members": item.members,
-        "tags": list(request.tags),
-        "metadata": dict(request.metadata) or None,
-        "message": request.message,
+        "metadata": request.row["metadata"] or None,
         "session_id": engine.session_id,
         "created_at": now,
         "updated_at": now,
-        **request.texts,
     }
+    if protected(head) and not request.mode_said:
+        # Content that replaces production content is production content, unless its caller says otherwise.
+        row["mode"] = PRODUCTION
+    return row
 
 
 def _sources(con: Connection, items: Sequence[Item]) -> dict[tuple[str, str], str]:

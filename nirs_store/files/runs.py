@@ -16,7 +16,7 @@ from nirs_store.db.table import Table
 from nirs_store.errors import InvalidInput
 from nirs_store.files.names import FileVersion, check_name, check_word
 from nirs_store.files.rows import fail_versions
-from nirs_store.files.scope import ActiveRun, activate, deactivate
+from nirs_store.files.scope import ACTIVE, ActiveRun
 from nirs_store.ids import is_id, new_id, now_naive
 from nirs_store.values import as_error, as_name, to_json
 
@@ -130,7 +130,7 @@ class ProcessingRun:
                 pass
             self._engine.change(lambda con: Table(con, "processing_runs").insert([row]))
         self.status = "in_progress"
-        activate(self._active)
+        ACTIVE.set((*ACTIVE.get(), self._active))
         note(self._engine, "start_processing", "processing", self.processing_id, details={"name": self.name})
         return self
 
@@ -163,7 +163,8 @@ class ProcessingRun:
             marked = self._engine.change(work)
             self.status = found
         finally:
-            deactivate(self._active)
+            # Runs may end in any order.
+            ACTIVE.set(tuple(run for run in ACTIVE.get() if run is not self._active))
             if self._scratch is not None:
                 remove_scratch(self._scratch)
                 self._scratch = None

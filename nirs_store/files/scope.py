@@ -201,22 +201,13 @@ class ActiveRun:
     touched: set[str] = field(default_factory=set)
 
 
-_ACTIVE: ContextVar[tuple[ActiveRun, ...]] = ContextVar("nirs_store_processing", default=())
+#: The runs of this thread or task, the innermost last.
+ACTIVE: ContextVar[tuple[ActiveRun, ...]] = ContextVar("nirs_store_processing", default=())
 
 
 def active_run(engine: Engine) -> ActiveRun | None:
     """Return the innermost run of a store."""
-    return next((run for run in reversed(_ACTIVE.get()) if run.engine is engine), None)
-
-
-def activate(run: ActiveRun) -> None:
-    """Make a run the innermost one."""
-    _ACTIVE.set((*_ACTIVE.get(), run))
-
-
-def deactivate(run: ActiveRun) -> None:
-    """End a run, in whatever order runs end."""
-    _ACTIVE.set(tuple(each for each in _ACTIVE.get() if each is not run))
+    return next((run for run in reversed(ACTIVE.get()) if run.engine is engine), None)
 
 
 # -- What the audit trail hears of changed versions.

@@ -301,11 +301,11 @@ def test_a_pandas_frame_that_is_no_table_is_refused_with_the_column(store: Works
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("text", "b.bin", "'b.bin' v1 is no text: byte 2 is 0xff"),
-        ("json", "b.bin", "'b.bin' v1 is no JSON"),
-        ("table", "b.bin", r"'b.bin' v1 is no table: expected a name that ends with \.parquet"),
-        ("table", "b.parquet", "'b.parquet' v1 is no parquet table"),
-        ("table", "b.csv", "'b.csv' v1 is no csv table"),
+        ("text", "b.bin", "'b.bin' v1 is not text: byte 2 is 0xff"),
+        ("json", "b.bin", "'b.bin' v1 is not JSON"),
+        ("table", "b.bin", r"'b.bin' v1 is not a table: expected a name that ends with \.parquet"),
+        ("table", "b.parquet", "'b.parquet' v1 is not a parquet table"),
+        ("table", "b.csv", "'b.csv' v1 is not a csv table"),
     ],
 )
 def test_a_file_is_not_read_as_what_it_is_not(
@@ -341,7 +341,7 @@ BAD: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"coverage": "chromosom"}, InvalidInput, "'chromosome'"),
     ({"compression": "gzpi"}, InvalidInput, "'gzip'"),
     ({"metadata": [1]}, InvalidInput, "expected a dict"),
-    ({"tags": [""]}, InvalidInput, "at least one sign"),
+    ({"tags": [""]}, InvalidInput, "non-empty printable"),
     ({"run_id": "nobody"}, UnknownId, "No run"),
     ({"sources": [("chain", "nobody")]}, UnknownId, "No chain"),
     ({"sources": ["nobody"]}, UnknownFile, "nobody"),

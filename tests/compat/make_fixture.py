@@ -85,8 +85,20 @@ def build(folder: Path) -> dict[str, Any]:
         store.calibrations.register(
             "fat", recorded.chain_id, scope={"matrix": "meat", "range": (0, 60)}, author="Ada"
         )
+        store.calibrations.correct("fat@v1", bias=0.5, reason="frozen")
         store.calibrations.sign("fat@v1", meaning="approval", signer="Grace", key=b"a frozen key of bytes")
         store.calibrations.set_alias("fat", "production", 1)
+        store.predict(
+            "fat",
+            X[:12],
+            sample_ids=range(12),
+            instrument="bench 1",
+            measured_at="2026-03-01",
+            on_outlier="ignore",
+        )
+        store.references.add_many({"sample_id": range(12), "value": y[:12]}, target="fat", unit="%")
+        store.references.correct(store.references.list("0")["reference_id"][0], 1.0, "frozen")
+        monitored = store.calibrations.monitor("fat").agreement
         store.retention.pin(recorded.chain_id, "frozen")
         version = store.calibrations.get("fat@production")
         store_facts = [
@@ -148,6 +160,7 @@ def build(folder: Path) -> dict[str, Any]:
         "evaluation": evaluation,
         "predictor": kept,
         "calibration": store_facts,
+        "monitored": [monitored.n, monitored.bias, monitored.sep, monitored.sep_limit],
         "dataset": [dataset.reference, dataset.content_hash],
         "head": [head.number, head.entry_hash],
         "targets": {recorded.chain_id: ["fat", "%"], waiting: ['["fat","protein"]', "g/kg"]},

@@ -122,6 +122,21 @@ def test_a_frozen_calibration_means_what_it_did_and_its_signature_holds(
         assert list(store.calibrations.rules("fat")) == ["production"]
 
 
+def test_a_frozen_log_is_monitored_as_it_was(frozen: tuple[Path, dict[str, Any]]) -> None:
+    folder, expected = frozen
+    if "monitored" not in expected:
+        pytest.skip("older than these")
+    with WorkspaceStore(folder / "workspace") as store:
+        found = store.calibrations.monitor("fat").agreement
+        assert [found.n, found.bias, found.sep, found.sep_limit] == pytest.approx(expected["monitored"])
+        log = store.measurements.list("fat")
+        np.testing.assert_allclose(log["prediction"] - log["raw"], 0.5)
+        assert store.references.list(history=True).height == store.references.list().height + 1
+        assert store.predict("fat", np.ones((1, 10)), log=False, on_outlier="ignore")["correction"][
+            0
+        ].endswith("y + 0.5")
+
+
 def test_the_targets_that_frozen_chains_name_in_their_metadata_are_columns(
     frozen: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -388,3 +390,27 @@ def test_what_goes_on_and_what_a_reviewer_would_ask_have_their_own_addresses(pag
     assert page.json("/now")["counts"]["runs"] == 1
     assert {each["code"] for each in page.json("/findings")} >= {"R03"} or page.json("/findings") == []
     assert 'id="findings"' in page.html("/findings")
+
+
+def test_a_run_whose_writer_was_killed_is_shown_as_interrupted(
+    folder: Path, empty: Path, open_page: Callable[..., Page]
+) -> None:
+    shutil.copytree(empty, folder)
+    code = (
+        "import sys, nirs_store\n"
+        f"store = nirs_store.WorkspaceStore({str(folder)!r})\n"
+        "run_id = store.begin_run('killed', {}, [{'name': 'corn'}])\n"
+        "store.flush()\nprint(run_id, flush=True)\nsys.stdin.read()"
+    )
+    page = open_page(folder)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        run_id = child.stdout.readline().strip()
+        assert [each["run"]["name"] for each in page.json("/now")["live"]] == ["killed"]
+        child.kill()
+        child.wait(30)
+    assert page.json("/now")["live"] == []
+    assert page.json("/runs")["rows"][0]["status"] == "interrupted"
+    assert "interrupted" in page.html(f"/runs/{run_id}")

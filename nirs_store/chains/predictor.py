@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -203,6 +204,14 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
     (array([7.]), 1.0)
     """
 
+    # On the class: an estimator of scikit-learn sets nothing but its parameters when it is made.
+    #: The slope and bias correction of the calibration that the chain was asked for as, with slope and bias.
+    correction: Any = None
+    #: Where the calibration may be used that the chain was asked for as; what lies outside is flagged.
+    scope: Mapping[str, Any] = MappingProxyType({})
+    # Writes the log of the store that made this predictor; a pickle has none.
+    _recorder: Callable[..., None] | None = None
+
     def __init__(
         self,
         chain: Mapping[str, Any],
@@ -212,12 +221,6 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         domain: Domain | None = None,
     ) -> None:
         self.domain = domain
-        #: The slope and bias correction of the calibration that the chain was asked for as, with slope and bias.
-        self.correction: Any = None
-        #: Where the calibration may be used that the chain was asked for as: matrix, range, instruments, wavelengths.
-        self.scope: Mapping[str, Any] = {}
-        #: Writes the log of the store that made this predictor; gone in a pickle.
-        self._recorder: Callable[..., None] | None = None
         self.chain: dict[str, Any] = dict(chain)
         self._plan = plan or ReplayPlan.from_chain(chain)
         self._folds_plan = folds_alone(chain, self._plan)
@@ -235,9 +238,6 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.setdefault("domain", None)
-        self.__dict__.setdefault("correction", None)
-        self.__dict__.setdefault("scope", {})
-        self._recorder = None
         # Those that were written before have the plan of their time with them.
         self._plan = ReplayPlan.from_chain(self.chain)
         self._folds_plan = folds_alone(self.chain, self._plan)

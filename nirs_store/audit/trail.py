@@ -24,6 +24,7 @@ from nirs_store.ids import naive, utcnow
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import safe_cell
 from nirs_store.records import notes as audit_notes
+from nirs_store.records.named import find_version, is_name
 from nirs_store.records.notes import (
     GUARD,
     Guard,
@@ -241,12 +242,16 @@ _CONTAINERS = {
         ),
     ),
     "pipeline": (("run", "SELECT run_id FROM pipelines WHERE pipeline_id = $id"),),
+    "calibration": (("chain", "SELECT chain_id FROM calibration_versions WHERE version_id = $id"),),
 }
 
 
 def history(con: Connection, kind: str, identifier: str, *, related: bool) -> pl.DataFrame:
     """Entries about an object, and about the pipeline and run that it belongs to."""
     check_kind(kind)
+    if kind in ("chain", "calibration") and isinstance(identifier, str) and is_name(identifier):
+        row = find_version(con, identifier)
+        identifier = str(row["chain_id" if kind == "chain" else "version_id"])
     parts = [f"object_kind = '{kind}' AND object_id = $id"]
     for container, sql in _CONTAINERS.get(kind, ()) if related else ():
         parts.append(f"object_kind = '{container}' AND object_id IN ({sql})")

@@ -40,6 +40,7 @@ from nirs_store.files.rows import (
 from nirs_store.files.runs import remove_scratch, scratch
 from nirs_store.files.scope import Scope, note_versions, types_for
 from nirs_store.ids import is_id, new_id, now_naive, sha256_hex
+from nirs_store.records import named
 from nirs_store.records.artifacts import on_disk
 from nirs_store.records.lookup import whole_id
 from nirs_store.records.notes import check_guard
@@ -376,8 +377,12 @@ def _sources(con: Connection, items: Sequence[Item]) -> dict[tuple[str, str], st
         found[kind, source] = source
         if kind == "file" and not is_id(source):
             found[kind, source] = str(require_version(con, source, None, None)["version_id"])
+        elif kind == "chain" and named.is_name(source):
+            found[kind, source] = str(named.find_version(con, source)["chain_id"])
     for kind in {kind for kind, _ in found}:
-        ids = {each for (of, source), each in found.items() if of == kind and source == each}
+        ids = {
+            each for (of, source), each in found.items() if of == kind and (source == each or kind == "chain")
+        }
         _require(con, kind, ids, "It was named as a source. Nothing was stored.")
     return found
 

@@ -22,6 +22,7 @@ from nirs_store.domain.frame import as_names
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive, spectrum_hashes
 from nirs_store.lazy import polars as pl
+from nirs_store.records.lookup import whole_ids
 from nirs_store.records.named import find_version
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
@@ -228,6 +229,7 @@ class Measurements:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    @whole_ids
     def list(
         self,
         calibration: str | None = None,

@@ -116,6 +116,16 @@ def test_a_name_is_taken_wherever_a_chain_id_is(
     assert store.export_chain("fat@v1", tmp_path / "fat.n4a").is_file()
     assert store.compare_errors("fat@v1", "fat@v2").second == recorded.second
     assert store.top_chains(chain_id="fat").height == 1
+    assert store.measurements.list(chain_id="fat").height == len(NEW)
+    stored = store.files.put(b"x", "fat.txt", type="report", sources=[("chain", "fat@v1")])
+    assert f"chain:{recorded.first}" in {
+        str(link.source) for link in store.lineage.links(f"file:{stored.version_id}")
+    }
+    assert store.audit.history("calibration", "fat@v2")["operation"].to_list()[:2] == [
+        "register_calibration",
+        "set_alias",
+    ]
+    assert store.audit.history("chain", "fat@v1").height
 
 
 @pytest.mark.parametrize(
@@ -352,7 +362,7 @@ def test_the_guard_and_the_lineage_know_calibrations(store: WorkspaceStore, reco
     assert (f"chain:{recorded.first}", f"calibration:{version.version_id}") in links
     store.retention.pin("fat@v1", "kept")
     assert store.retention.pins().row(0)[:2] == ("chain", recorded.first)
-    assert store.audit.history("calibration", version.version_id).height == 1
+    assert store.audit.history("calibration", version.version_id, related=False).height == 1
     assert store.statistics().counts["calibration_versions"] == 1
     store.audit.guard.forbid(keys=["mrn"], patterns=["secret"])
     for options in ({"metadata": {"MRN": 3}}, {"note": "a secret"}, {"scope": {"matrix": "secret"}}):

@@ -204,8 +204,12 @@ def test_deletion_minds_what_needs_a_version_and_gives_no_number_twice(store: Wo
     # The selection holds the spectra that it needs.
     np.testing.assert_array_equal(store.datasets.get("half").X, X[:3])
     assert add(store).version == 2
-    store.datasets.delete("half@v1")
-    store.datasets.delete("corn@v2")
+    assert add(store, note="again", references={"fat": FAT + 1}).version == 3
+    for reference in ("half@v1", "corn@v3", "corn@v2"):
+        store.datasets.delete(reference)
+    # The higher number went first, and counts.
+    assert add(store).version == 4
+    store.datasets.delete("corn@v4")
     store.gc_artifacts(grace_seconds=0)
     assert stored_bytes(store) == 0
     assert store.check(read_data=True).ok

@@ -59,6 +59,9 @@ def test_a_chain_says_which_version_and_rows_it_was_fitted_on(store: WorkspaceSt
     assert found is not None
     assert (found["target"], found["target_unit"]) == ("fat", "%")
     assert found["metadata"]["dataset_rows"] == [[0, 3], [4, 40], [41, len(X)]]
+    # The sample is in the data set, and the chain has left it out.
+    assert store.datasets.chains_of("m3").is_empty()
+    assert store.datasets.chains_of("m4")["chain_id"].to_list() == [chain]
     with pytest.raises(InvalidInput, match="only their hash was kept"):
         store.datasets.of_chain(again)
 

@@ -219,8 +219,11 @@ class Measurements:
     >>> meat, folder = load_tecator(), tempfile.TemporaryDirectory()
     >>> with WorkspaceStore(folder.name) as store:
     ...     model = PLSRegression(4, scale=False)
-    ...     chain = record_cross_validation(store, model, meat.X[:80], meat.fat[:80], cv=4, target="fat").chain_id
-    ...     _ = store.predict(chain, meat.X[80:82], sample_ids=["a", "b"], log=True, instrument="bench 2")
+    ...     chain = record_cross_validation(
+    ...         store, model, meat.X[:80], meat.fat[:80], cv=4, dataset_name="meat", target="fat"
+    ...     ).chain_id
+    ...     named = {"sample_ids": ["a", "b"], "instrument": "bench 2", "on_outlier": "ignore"}
+    ...     _ = store.predict(chain, meat.X[80:82], log=True, **named)
     ...     store.measurements.list().select("sample_id", "instrument", "target").rows()
     [('a', 'bench 2', 'fat'), ('b', 'bench 2', 'fat')]
     >>> folder.cleanup()

@@ -20,6 +20,7 @@ from nirs_store.audit.trail import note
 from nirs_store.db.changes import PROMOTED
 from nirs_store.db.database import CatalogAccess, Connection
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.errors import InvalidInput, NirsStoreError, ShapeMismatch, UnknownId
 from nirs_store.evaluations import rows
 from nirs_store.evaluations import statistics as boards
@@ -308,23 +309,21 @@ def put(
     before = None if held is None else rows.evaluation_of(con, held["evaluation_id"])
     champion_id = new_id()
     gained = improvements(con, evaluation, before)
-    rows.add_champion(
-        con,
-        {
-            "champion_id": champion_id,
-            "suite": evaluation["suite"],
-            "metric": metric,
-            "model_id": evaluation["model_id"],
-            "evaluation_id": evaluation["evaluation_id"],
-            "rank": rank,
-            "value": value_of(evaluation, metric),
-            "previous_id": None if held is None else held["champion_id"],
-            "improvements": to_json(gained, "improvements"),
-            "chosen_by": chosen_by,
-            "note": words,
-            "made_at": now_naive(),
-        },
-    )
+    row = {
+        "champion_id": champion_id,
+        "suite": evaluation["suite"],
+        "metric": metric,
+        "model_id": evaluation["model_id"],
+        "evaluation_id": evaluation["evaluation_id"],
+        "rank": rank,
+        "value": value_of(evaluation, metric),
+        "previous_id": None if held is None else held["champion_id"],
+        "improvements": gained,
+        "chosen_by": chosen_by,
+        "note": words,
+        "made_at": now_naive(),
+    }
+    Table(con, "champions").insert([row])
     return champion_id
 
 
@@ -397,7 +396,8 @@ def vacate(con: Connection, held: Mapping[str, Any]) -> None:
     """Write that nobody holds a rank any more."""
     names = ("suite", "metric", "rank", "model_id", "evaluation_id")
     empty = {"champion_id": new_id(), "previous_id": held["champion_id"], "chosen_by": "vacant"}
-    rows.add_champion(con, {**{name: held[name] for name in names}, **empty, "made_at": now_naive()})
+    row = {**{name: held[name] for name in names}, **empty, "made_at": now_naive()}
+    Table(con, "champions").insert([row])
 
 
 def _holder(con: Connection, suite: str, metric: str, rank: int) -> dict[str, Any] | None:
@@ -590,19 +590,20 @@ def record(
             "chain_id": None if chain_id is None else as_text(chain_id, "chain_id"),
             "run_id": None if run_id is None else as_text(run_id, "run_id"),
             "status": one_of("status", status, STATUSES),
-            "scores": to_json(found, "scores"),
+            "scores": dict(found),
             "success_rate": rate,
             "n_episodes": tables["episodes"].height if "episodes" in tables else None,
             "n_samples": tables["samples"].height if "samples" in tables else None,
-            "files": to_json([as_text(each, "files") for each in _listed(files, "files")], "files"),
-            "tags": to_json([as_name(each, "tags") for each in _listed(tags, "tags")], "tags"),
-            "metadata": to_json(None if metadata is None else dict(metadata), "metadata"),
-            "environment": to_json(
-                capture_environment(seeds=seeds, parameters=parameters, container=container), "environment"
-            ),
+            "files": [as_text(each, "files") for each in _listed(files, "files")],
+            "tags": [as_name(each, "tags") for each in _listed(tags, "tags")],
+            "metadata": None if metadata is None else dict(metadata),
+            "environment": capture_environment(seeds=seeds, parameters=parameters, container=container),
             "message": None if message is None else as_text(message, "message"),
             "created_at": now_naive() if created_at is None else _moment(created_at),
         }
+        for name in ("scores", "files", "tags", "metadata", "environment"):
+            # Refused here, before a table is written, if it is not plain data.
+            to_json(row[name], name)
         if better is not None:
             one_of("better", better, BETTER)
         if metric is not None and metric not in found and metric != "success_rate":
@@ -655,13 +656,13 @@ def _store(
 
         def write(con: Connection) -> None:
             row["metric"], row["better"] = _check(con, row, found, metric, better)
-            rows.add_evaluation(con, row)
+            Table(con, "evaluations").insert([row])
             for artifact_id, (_, known) in blobs.items():
                 rows.hold_blob(con, row["evaluation_id"], artifact_id, known)
             # That of its chain follows from its row.
-            rows.link_sources(con, row["evaluation_id"], _file_sources(row))
+            rows.link_files(con, row["evaluation_id"], row["files"])
             if champion and row["status"] == "completed":
-                crown(con, row | {"scores": dict(found)})
+                crown(con, row)
 
         def work(access: CatalogAccess) -> None:
             access.transact(write)
@@ -669,12 +670,6 @@ def _store(
         engine.exclusive(work)
     if blobs:
         engine.recorder.release_claims()
-
-
-def _file_sources(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from nirs_store.values import from_json
-
-    return [("file", version_id) for version_id in from_json(row["files"]) or ()]
 
 
 def _check(
@@ -1189,8 +1184,6 @@ class Evaluations(Crowning):
 
     def history(self, model_id: str | None = None, suite: str | None = None) -> pl.DataFrame:
         """Return what was recorded of a model or on a suite, oldest first, with one column per score."""
-        from nirs_store.values import from_json
-
         found = self.list(model_id=model_id, suite=suite)
         names = ("evaluation_id", "model_id", "suite", "status", "metric", "success_rate", "created_at")
         scores = [from_json(text) for text in found["scores"]] if found.height else []

@@ -8,98 +8,65 @@ from typing import Any
 from nirs_store.db.changes import Delete
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
+from nirs_store.db.table import Table
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.records.links import insert_links
-from nirs_store.records.queries import frame, one
-from nirs_store.values import from_json, with_zone
+from nirs_store.records.queries import frame
+from nirs_store.values import is_text, with_zone
 
 __all__ = [
     "BETTER",
     "STATUSES",
-    "add_champion",
-    "add_evaluation",
     "champion_rows",
     "delete_evaluation",
     "evaluation_of",
     "evaluation_rows",
     "exists",
     "hold_blob",
-    "link_sources",
+    "link_files",
     "suite_metric",
     "suites",
     "value_of",
 ]
 
-_JSON = ("scores", "files", "tags", "metadata", "environment")
-_KEYS = {
-    "run": ("runs", "run_id"),
-    "chain": ("chains", "chain_id"),
-    "evaluation": ("evaluations", "evaluation_id"),
-}
 _FILTERS = ("model_id", "suite", "chain_id", "run_id", "status", "metric")
 
 
 def exists(con: Connection, kind: str, identifier: str) -> bool:
-    """Whether a run, chain or evaluation has that id."""
-    table, key = _KEYS[kind]
-    return bool(con.execute(f"SELECT 1 FROM {table} WHERE {key} = ?", [identifier]).fetchall())
-
-
-def _insert(con: Connection, table: str, row: Mapping[str, Any]) -> None:
-    names = column_names(table)
-    unknown = row.keys() - set(names)
-    if unknown:
-        raise KeyError(f"{table} has no columns {sorted(unknown)}")
-    marks = ", ".join("?" for _ in names)
-    con.execute(
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})", [row.get(name) for name in names]
-    )
-
-
-def add_evaluation(con: Connection, row: Mapping[str, Any]) -> None:
-    """Insert one evaluation inside the caller's transaction."""
-    _insert(con, "evaluations", row)
+    """Tell whether a run, chain or evaluation has that id."""
+    return bool(Table(con, f"{kind}s").keys(**{f"{kind}_id": identifier}))
 
 
 def hold_blob(con: Connection, evaluation_id: str, artifact_id: str, known: Mapping[str, Any]) -> None:
     """Let an evaluation hold a blob: its row, unless it is there, and a reference."""
-    now = now_naive()
-    names = ("artifact_path", "content_hash", "operator_class", "artifact_type", "format", "size_bytes")
-    con.execute(
-        f"INSERT INTO blobs (artifact_id, {', '.join(names)}, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT DO NOTHING",
-        [artifact_id, *(known[name] for name in names), now],
-    )
+    made = {"artifact_id": artifact_id, "created_at": now_naive()}
+    Table(con, "blobs").insert([{**known, **made}], "OR IGNORE")
     reference = {
         "ref_id": new_id(),
-        "artifact_id": artifact_id,
         "owner_kind": "evaluation",
         "owner_id": evaluation_id,
         "operator_class": known["operator_class"],
         "artifact_type": known["artifact_type"],
-        "created_at": now,
     }
-    _insert(con, "artifact_refs", reference)
+    Table(con, "artifact_refs").insert([reference | made])
 
 
-def link_sources(con: Connection, evaluation_id: str, sources: Sequence[tuple[str, str]]) -> None:
-    """Say in the lineage what an evaluation was made from: (kind, id) each."""
-    rows = [
-        {
-            "link_id": new_id(),
-            "source_kind": kind,
-            "source_id": identifier,
-            "target_kind": "evaluation",
-            "target_id": evaluation_id,
-            "link_type": "derived_from",
-            "metadata": None,
-            "created_at": now_naive(),
-        }
-        for kind, identifier in sources
-    ]
-    if rows:
-        insert_links(con, rows)
+def link_files(con: Connection, evaluation_id: str, version_ids: Sequence[str]) -> None:
+    """Say in the lineage which files an evaluation was made from."""
+    Table(con, "lineage_links").insert(
+        [
+            {
+                "link_id": new_id(),
+                "source_kind": "file",
+                "source_id": version_id,
+                "target_kind": "evaluation",
+                "target_id": evaluation_id,
+                "link_type": "derived_from",
+                "created_at": now_naive(),
+            }
+            for version_id in version_ids
+        ],
+    )
 
 
 def suite_metric(con: Connection, suite: str) -> tuple[str, str] | None:
@@ -128,19 +95,12 @@ def suites(con: Connection) -> list[str]:
 
 
 def evaluation_of(con: Connection, evaluation_id: str) -> dict[str, Any] | None:
-    """One evaluation, JSON decoded."""
-    names = ", ".join(column_names("evaluations"))
-    row = one(con, f"SELECT {names} FROM evaluations WHERE evaluation_id = ?", [evaluation_id])
-    return None if row is None else _decoded(row)
-
-
-def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    for name in _JSON:
-        row[name] = from_json(row[name])
-    row["created_at"] = with_zone(row["created_at"])
-    row["tags"] = row["tags"] or []
-    row["files"] = row["files"] or []
-    return row
+    """Return one evaluation."""
+    found = Table(con, "evaluations").where(evaluation_id=evaluation_id) if is_text(evaluation_id) else []
+    for row in found:
+        row["created_at"] = with_zone(row["created_at"])
+        row |= {"tags": row["tags"] or [], "files": row["files"] or []}
+    return found[0] if found else None
 
 
 def evaluation_rows(
@@ -173,11 +133,6 @@ def delete_evaluation(con: Connection, evaluation_id: str, delete: Delete) -> No
     delete(con, "artifact_refs", "owner_kind = 'evaluation' AND owner_id = ?", [evaluation_id])
     delete(con, "champions", "evaluation_id = ?", [evaluation_id])
     delete(con, "evaluations", "evaluation_id = ?", [evaluation_id])
-
-
-def add_champion(con: Connection, row: Mapping[str, Any]) -> None:
-    """Insert one change of a champion inside the caller's transaction."""
-    _insert(con, "champions", row)
 
 
 def champion_rows(

@@ -15,7 +15,6 @@ from nirs_store.errors import UnknownFile
 from nirs_store.files.names import BUILT_IN, KINDS, FileType
 from nirs_store.ids import is_id, new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.records.links import insert_links
 from nirs_store.records.queries import frame
 from nirs_store.values import to_json
 
@@ -291,8 +290,7 @@ def add_links(con: Connection, links: Sequence[tuple[str, str, str]]) -> None:
     there = Table(con, "lineage_links").where(target_id=list({target for *_, target in links}), **kinds)
     known = {(row["source_kind"], row["source_id"], row["target_id"]) for row in there}
     now = now_naive()
-    insert_links(
-        con,
+    Table(con, "lineage_links").insert(
         [
             {
                 "link_id": new_id(),

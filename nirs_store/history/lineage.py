@@ -11,6 +11,7 @@ from typing import Any
 from nirs_store.audit.trail import attempting, check_kind, guarded, note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.display import escape, short
 from nirs_store.errors import InvalidInput, LineageCycle, UnknownId, did_you_mean
 from nirs_store.ids import new_id, now_naive
@@ -356,7 +357,8 @@ class Lineage:
         kind = as_text(link_type, "link_type").strip()
         if not kind:
             raise InvalidInput("link_type: expected a word, found an empty text. Nothing was recorded.")
-        values = to_json(None if metadata is None else dict(metadata), "metadata")
+        values = None if metadata is None else dict(metadata)
+        to_json(values, "metadata")  # refused here if it is not plain data
         engine = self._engine
         told = {"metadata": metadata, "link_type": kind}
         if dry_run:
@@ -529,7 +531,9 @@ def _unlinkable(
     return refs, to, count
 
 
-def _record(con: Connection, source: Ref, target: Ref, link_type: str, metadata: str | None) -> str:
+def _record(
+    con: Connection, source: Ref, target: Ref, link_type: str, metadata: Mapping[str, Any] | None
+) -> str:
     for link in lineage_rows.neighbours(con, [target], upstream=True):
         if link.source == source and link.link_type == link_type and link.link_id is not None:
             return link.link_id
@@ -543,7 +547,7 @@ def _record(con: Connection, source: Ref, target: Ref, link_type: str, metadata:
         "metadata": metadata,
         "created_at": now_naive(),
     }
-    lineage_rows.insert_links(con, [row])
+    Table(con, lineage_rows.EXPLICIT).insert([row])
     return str(row["link_id"])
 
 

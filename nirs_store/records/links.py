@@ -6,11 +6,10 @@ it cannot say something else than they do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from nirs_store.db.database import Connection
-from nirs_store.db.schema import column_names
 from nirs_store.db.sql import number
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "Ref",
     "delete_links",
     "existing",
-    "insert_links",
     "kinds_of",
     "names_of",
     "neighbours",
@@ -129,17 +127,6 @@ _FOLLOWING: tuple[tuple[str, str, str, str], ...] = (
      "SELECT artifact_id AS source_id, owner_id AS target_id FROM artifact_refs WHERE owner_kind = 'evaluation'"),
 )  # fmt: skip
 EXPLICIT = "lineage_links"
-
-
-def insert_links(con: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert recorded links (a dict of the table's columns each) inside the caller's transaction."""
-    names = column_names(EXPLICIT)
-    marks = ", ".join("?" for _ in names)
-    for row in rows:
-        con.execute(
-            f"INSERT INTO {EXPLICIT} ({', '.join(names)}) VALUES ({marks}) ON CONFLICT DO NOTHING",
-            [row.get(name) for name in names],
-        )
 
 
 def delete_links(con: Connection, source: Ref, target: Ref, link_type: str | None) -> list[str]:

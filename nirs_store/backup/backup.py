@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -40,6 +40,7 @@ from nirs_store.db.lock import open_lock_file, try_lock, unlock
 from nirs_store.db.schema import SCHEMA_VERSION, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
+from nirs_store.db.table import Table
 from nirs_store.errors import (
     BackupInvalid,
     BlobMissing,
@@ -55,7 +56,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.check import altered_arrays, unreadable
 from nirs_store.records.queries import frame
 from nirs_store.records.runs import environment
-from nirs_store.values import as_duration, to_json
+from nirs_store.values import as_duration
 
 __all__ = [
     "Backup",
@@ -67,7 +68,6 @@ __all__ = [
     "Manifest",
     "PrunePlan",
     "RestoredBackup",
-    "add_backup",
     "backup_of",
     "backup_rows",
     "carry_out",
@@ -121,15 +121,6 @@ def copy_catalog(engine: Engine, access: CatalogAccess, draft: Path) -> CatalogC
     finally:
         os.close(fd)
     return found
-
-
-def add_backup(con: Connection, row: Mapping[str, Any]) -> None:
-    """Remember a backup, inside the caller's transaction."""
-    names = column_names("backups")
-    marks = ", ".join("?" for _ in names)
-    con.execute(
-        f"INSERT INTO backups ({', '.join(names)}) VALUES ({marks})", [row.get(name) for name in names]
-    )
 
 
 def forget_backups(con: Connection, ids: list[str]) -> int:
@@ -667,10 +658,10 @@ def make_backup(
         "n_blobs": made.n_blobs,
         "catalog_hash": manifest.catalog.sha256,
         "status": "completed",
-        "details": to_json({"new_bytes": made.new_bytes, "new_blobs": made.new_blobs}, "details"),
+        "details": {"new_bytes": made.new_bytes, "new_blobs": made.new_blobs},
         "created_at": naive(made.created_at),
     }
-    engine.change(lambda con: add_backup(con, row))
+    engine.change(lambda con: Table(con, "backups").insert([row]))
     return made
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
-from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.display import block, field_table
 from nirs_store.domain.frame import as_names
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
@@ -25,7 +25,7 @@ from nirs_store.records.queries import frame
 from nirs_store.service.content import user_name
 from nirs_store.service.log import clean_ids
 from nirs_store.service.statistics import Agreement, Baseline, agreement
-from nirs_store.values import as_name, from_json, is_frame, native, one_of, to_json, with_zone
+from nirs_store.values import as_name, from_json, is_frame, native, one_of, with_zone
 from nirs_store.values import column_names as column_names_of
 
 __all__ = [
@@ -332,14 +332,10 @@ def save(
         )
         values = {
             "correction_id": made.correction_id, "calibration": made.calibration, "version": made.version,
-            "number": made.number, "slope": made.slope, "bias": made.bias, "samples": to_json(samples, "samples"),
-            "reason": why, "author": by, "metadata": to_json(dict(made.figures), "figures"), "created_at": now,
+            "number": made.number, "slope": made.slope, "bias": made.bias, "samples": samples, "reason": why,
+            "author": by, "metadata": dict(made.figures), "created_at": now,
         }  # fmt: skip
-        names = column_names("corrections")
-        marks = ", ".join("?" * len(names))
-        con.execute(
-            f"INSERT INTO corrections ({', '.join(names)}) VALUES ({marks})", [values.get(n) for n in names]
-        )
+        Table(con, "corrections").insert([values])
         facts = {"calibration": made.calibration, "version": made.version, "correction": made.words}
         facts |= {"reason": why, "samples": len(samples)}
         note(engine, "correct_calibration", "calibration", row["version_id"], details=facts, con=con)

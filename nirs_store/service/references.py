@@ -57,9 +57,9 @@ class References:
     >>> folder = tempfile.TemporaryDirectory()
     >>> with WorkspaceStore(folder.name) as store:
     ...     _ = store.references.add("4711", [18.1, 18.5], target="fat", lab="north")
-    ...     _ = store.references.add("4711", 18.6, target="fat", lab="south")
+    ...     _ = store.references.add("4711", 18.9, target="fat", lab="south")
     ...     store.references.combined("fat").select("sample_id", "value", "n").rows()
-    [('4711', 18.4, 3)]
+    [('4711', 18.5, 3)]
     >>> folder.cleanup()
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from nirs_store.display import printable
-from nirs_store.errors import NirsStoreError, did_you_mean
+from nirs_store.errors import NirsStoreError, did_you_mean, quoted
 
 __all__ = ["Command", "Group", "LazyGroup"]
 
@@ -41,7 +41,9 @@ class Group(click.Group):
         if name in known or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         hint = did_you_mean(name, known)
-        raise click.UsageError(f"No such command {name!r}.{hint} See '{ctx.command_path} --help'.", ctx=ctx)
+        raise click.UsageError(
+            f"No such command {quoted(name)}.{hint} See '{ctx.command_path} --help'.", ctx=ctx
+        )
 
 
 class LazyGroup(Group):

@@ -26,6 +26,7 @@ from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
+from nirs_store.reading.export import frame_csv
 from nirs_store.records.lookup import whole_ids
 from nirs_store.records.notes import check_guard, note_read
 from nirs_store.records.queries import get_chain
@@ -540,7 +541,7 @@ class Datasets:
         if ending == ".parquet":
             frame.write_parquet(sink)
         else:
-            frame.write_csv(sink)
+            sink.write(frame_csv(frame).encode())
         write_file(target, sink.getvalue(), replace=overwrite)
         note(
             self._engine,

@@ -28,6 +28,7 @@ from nirs_store.recording.inputs import (
     Fold,
     check_data,
     check_estimator,
+    check_index,
     choose_metric,
     full_run_id,
     make_folds,
@@ -224,6 +225,7 @@ def record_cross_validation(
         raise InvalidInput("keep_folds=False keeps the refit only, so it needs refit=True.")
     if reuse and not hasattr(store, "artifacts"):
         raise InvalidInput("reuse: expected a store with an artifact registry, such as WorkspaceStore.")
+    check_index(X=X, groups=groups, sample_weight=sample_weight, sample_ids=sample_ids)
     data = check_data(
         X,
         y,

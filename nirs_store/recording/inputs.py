@@ -15,7 +15,7 @@ from sklearn.model_selection import check_cv
 from nirs_store.chains.grids import advice, differ, flat_names, same_grid
 from nirs_store.chains.plan import Names, require_columns, text_names
 from nirs_store.chains.spectra import read_header, read_text, require_order
-from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, did_you_mean
+from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, did_you_mean, quoted
 from nirs_store.ids import is_id
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 from nirs_store.recording.groups import grouped_twin, read_groups, refuse_split_groups
@@ -34,6 +34,7 @@ __all__ = [
     "Fold",
     "check_data",
     "check_estimator",
+    "check_index",
     "choose_metric",
     "full_run_id",
     "make_folds",
@@ -118,6 +119,31 @@ class Fold:
     val: NDArray[np.intp] | None
 
 
+def check_index(**tables: Any) -> None:
+    """Compare the pandas indexes of tables whose rows are joined by their places.
+
+    Warns where the first merely counts its rows: the others may keep the labels they had before a selection.
+
+    Raises
+    ------
+    InvalidInput
+        Two indexes have the same labels in another order.
+    """
+    indexed = [(name, each.index) for name, each in tables.items() if hasattr(each, "iloc")]
+    for name, index in indexed[1:]:
+        first, expected = indexed[0]
+        if len(index) != len(expected) or index.equals(expected) or set(index) != set(expected):
+            continue
+        message = (
+            f"The index of {name} has the labels of {first} in another order, and rows are joined by their places. "
+            f"Where the labels name the samples, pass {name}.loc[{first}.index]; where the rows are in order, "
+            f"{name}.to_numpy()."
+        )
+        if list(expected) != list(range(len(expected))):
+            raise InvalidInput(f"{message} Nothing was recorded.")
+        warnings.warn(message, RecordingWarning, stacklevel=3)
+
+
 def check_estimator(parts: Parts, task_type: str | None) -> str:
     """Find the task of an estimator and refuse what a chain cannot hold."""
     model = parts.model
@@ -164,6 +190,8 @@ def check_data(
 
     `no_missing` says why there may be no NaN in the spectra; empty where there may.
     """
+    check_index(X=X, y=y)
+    check_index(X_test=X_test, y_test=y_test)
     X, names = take_names("X", native(X, "X"), sample_ids)
     names_test = None
     stated = _stated_unit(wavelength_unit)
@@ -393,6 +421,12 @@ def _target(name: str, y: Any, task_type: str) -> NDArray[Any]:
     missing = [row for row, label in enumerate(labels) if label is None or label != label]
     if missing:
         raise InvalidInput(f"{name} lacks {len(missing)} labels, first in row {missing[0]}.")
+    strange = labels[0] if array.dtype.kind not in "mMcV" else array[0]
+    if not isinstance(strange, str | bytes | bool | int | float | np.bool_):
+        raise InvalidInput(
+            f"{name} holds labels of the type {type(strange).__name__} (first: {quoted(strange)}); expected text, whole "
+            "numbers or True and False. Nothing was recorded. Convert them first, for example with .astype(str)."
+        )
     if len({type(label) for label in labels}) > 1:
         raise InvalidInput(f"{name} mixes labels of several types; make them all text or all integers.")
     # An object array of text sorts and compares as text does, but cannot be stored by its bytes.

@@ -38,6 +38,7 @@ from nirs_store.recording.inputs import (
     Fold,
     check_data,
     check_estimator,
+    check_index,
     choose_metric,
     make_folds,
 )
@@ -433,6 +434,7 @@ def _check(
     task = tasks.pop()
     # Spectra with NaN need an imputer in every candidate, so one that takes none decides.
     no_missing = next((words for each in parts if (words := refuse_missing(each))), "")
+    check_index(X=X, groups=given["groups"], sample_ids=given["sample_ids"])
     data = check_data(
         X,
         y,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
@@ -342,3 +343,16 @@ def test_samples_without_names_are_told_by_their_spectra(store: WorkspaceStore) 
     assert found.corrected.rows() == [("11", "fat", "12.0", "99.0")]
     with pytest.raises(InvalidInput, match="have no names"):
         store.datasets.get("corn", ids=["S1"])
+
+
+def test_no_cell_of_an_exported_csv_is_a_formula(store: WorkspaceStore, tmp_path: Path) -> None:
+    signs = ["=1+1", "+1", "-1", "@A1", "\t=1", "\r=1"]
+    store.datasets.add(
+        "d", X[:6], references={"fat": range(6)}, ids=signs, groups=[f"{sign}g" for sign in signs]
+    )
+    path = store.datasets.export("d", tmp_path / "d.csv")
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))[1:]
+    assert [row[:2] for row in rows] == [[f"'{sign}", f"'{sign}g"] for sign in signs]
+    exact = pl.read_parquet(store.datasets.export("d", tmp_path / "d.parquet"))
+    assert exact[:, 0].to_list() == signs

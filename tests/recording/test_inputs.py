@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from scipy import sparse
@@ -16,7 +18,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 from nirs_store.ids import content_hash
 from nirs_store.recording import record_cross_validation
 from nirs_store.recording.inputs import check_data, choose_metric
@@ -75,6 +77,37 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a missing label": (
         {"estimator": LogisticRegression(), "y": np.array(["a", None] * 6, dtype=object)},
         InvalidInput, "lacks 6 labels, first in row 1",
+    ),
+    "dates for labels": (
+        {"estimator": LogisticRegression(), "y": np.datetime64("2024-01-01") + ROWS // 6},
+        InvalidInput, "of the type datetime64",
+    ),
+    "spans for labels": (
+        {"estimator": LogisticRegression(), "y": pl.Series(ROWS // 6 * 1000).cast(pl.Duration("ms"))},
+        InvalidInput, "of the type timedelta",
+    ),
+    "boxed dates for labels": (
+        {"estimator": LogisticRegression(), "y": pl.Series([date(2024, 1, 1 + row // 6) for row in ROWS])},
+        InvalidInput, "expected text, whole numbers",
+    ),
+    "complex labels": (
+        {"estimator": LogisticRegression(), "y": ROWS // 6 * 1j}, InvalidInput, "of the type complex",
+    ),
+    "targets in another order": (
+        {"X": pd.DataFrame(X, index=[f"s{row}" for row in ROWS]), "y": pd.Series(Y, index=[f"s{row}" for row in ROWS[::-1]])},
+        InvalidInput, r"index of y has the labels of X in another order.*y\.loc\[X\.index\]",
+    ),
+    "test targets in another order": (
+        {"X_test": pd.DataFrame(X, index=ROWS + 20), "y_test": pd.Series(Y, index=np.roll(ROWS + 20, 1))},
+        InvalidInput, "index of y_test",
+    ),
+    "groups in another order": (
+        {"X": pd.DataFrame(X, index=ROWS + 5), "groups": pd.Series(ROWS // 2, index=np.roll(ROWS + 5, 3))},
+        InvalidInput, "index of groups",
+    ),
+    "weights in another order": (
+        {"estimator": Ridge(), "X": pd.DataFrame(X, index=ROWS * 2), "sample_weight": pd.Series(Y + 1, index=ROWS[::-1] * 2)},
+        InvalidInput, "index of sample_weight",
     ),
     "mixed labels": (
         {"estimator": LogisticRegression(), "y": np.array(["a", 1] * 6, dtype=object)}, InvalidInput, "mixes",
@@ -175,3 +208,16 @@ def test_the_hash_of_the_data_follows_its_values_and_shape() -> None:
 def test_targets_that_are_no_numbers_are_refused_in_words(y: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         check_data(np.eye(12), y, task_type="regression")
+
+
+def test_targets_of_a_selection_are_joined_by_place_with_a_word() -> None:
+    y = pd.Series(Y, index=ROWS[::-1])
+    with pytest.warns(RecordingWarning, match=r"y\.to_numpy\(\)"):
+        data = check_data(pd.DataFrame(X), y, task_type="regression")
+    np.testing.assert_array_equal(data.y, Y)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("index", [ROWS, ROWS + 100, [*ROWS[:-1], 99]])
+def test_other_indexes_are_joined_by_place_without_a_word(index: Any) -> None:
+    check_data(pd.DataFrame(X), pd.Series(Y, index=index), task_type="regression")

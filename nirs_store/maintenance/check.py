@@ -1465,7 +1465,7 @@ def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data
     if version is not None and version < SCHEMA_VERSION:
         words = f"schema version {version}; opening the store for writing brings it to {SCHEMA_VERSION}."
         found.findings.append(Finding("schema_old", "info", "store.duckdb", words))
-    found.findings += found.ask("objects", lambda: _others(con)) or []
+    found.findings += found.ask("objects", lambda: _others(con, version)) or []
     if layout.wal.exists():
         found.findings.append(
             Finding(
@@ -1481,8 +1481,11 @@ def _look_into(con: Connection, layout: Layout, seen: Surroundings, *, read_data
     return found
 
 
-def _others(con: Connection) -> list[Finding]:
-    """Return what others have put into the catalog; what would act of it was refused at opening."""
+def _others(con: Connection, version: int | None) -> list[Finding]:
+    """Return what others have put into the catalog; what would act of it was refused at opening.
+
+    Views of an older schema differ honestly, and are made again when the store is opened for writing.
+    """
     objects = objects_of(con)
     found = [
         Finding(
@@ -1501,7 +1504,7 @@ def _others(con: Connection) -> list[Finding]:
             "it selects something else than the view that nirs_store makes: queries that read it may be misled.",
             remedy=f"Drop it with DuckDB (DROP VIEW {name}) and make it again: {VIEWS[name].split(' AS ')[0]} ...",
         )
-        for name in altered_views(objects)
+        for name in (altered_views(objects) if version == SCHEMA_VERSION else ())
     ]
     return found
 

@@ -424,8 +424,8 @@ def _target(name: str, y: Any, task_type: str) -> NDArray[Any]:
     strange = labels[0] if array.dtype.kind not in "mMcV" else array[0]
     if not isinstance(strange, str | bytes | bool | int | float | np.bool_):
         raise InvalidInput(
-            f"{name} holds labels of the type {type(strange).__name__} (first: {quoted(strange)}); expected text, whole "
-            "numbers or True and False. Nothing was recorded. Convert them first, for example with .astype(str)."
+            f"{name} holds labels of the type {type(strange).__name__} (first: {quoted(strange)}); expected text, "
+            "whole numbers or True and False. Nothing was recorded. Convert them first, for example with .astype(str)."
         )
     if len({type(label) for label in labels}) > 1:
         raise InvalidInput(f"{name} mixes labels of several types; make them all text or all integers.")

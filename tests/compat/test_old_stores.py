@@ -210,4 +210,6 @@ def test_a_frozen_store_is_read_where_nothing_may_be_written(frozen: tuple[Path,
             expected["predicted"],
             rtol=1e-9,
         )
+        # Its tables and views are as its version made them: no damage, and nobody's work.
+        assert [str(each) for each in store.check().findings if each.severity != "info"] == []
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

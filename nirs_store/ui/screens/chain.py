@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId, quoted
+from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.ui import chart
 from nirs_store.ui.frame import Download, Request, Screen, View
@@ -43,18 +43,15 @@ def show(request: Request) -> View:
     chain_id = shown.chain_id
     run = store.get_run(shown.run_id) or {}
     pipeline = store.get_pipeline(shown.pipeline_id) or {}
+    drawn = chart.ChainFigures(store, chain_id)
     figures = [
-        chart.predicted_vs_measured(store, chain_id),
-        chart.residuals(store, chain_id),
-        chart.rmsecv_vs_components(store, chain_id),
-        chart.fold_scores(store, chain_id),
-        chart.score_plot(store, chain_id),
-        chart.loadings(store, chain_id),
+        drawn.predicted_vs_measured(),
+        drawn.residuals(),
+        drawn.rmsecv_vs_components(),
+        drawn.fold_scores(),
+        drawn.score_plot(),
+        drawn.loadings(),
     ]
-    try:
-        review = store.review(chain_id).findings
-    except InvalidInput:
-        review = ()
     artifacts = table_of(
         request,
         shown.artifacts,
@@ -83,13 +80,13 @@ def show(request: Request) -> View:
     values |= {
         "figures": [each for each in figures if each],
         "scores": scores,
-        "review": review,
-        "confusion": chart.confusion(store, chain_id),
+        # In a file everything is there at once; on the page it comes a moment later.
+        "review": _findings(store, chain_id) if request.static else None,
+        "confusion": drawn.confusion(),
         "artifacts": artifacts,
         "run": run,
         "provenance": _provenance(shown, run, pipeline),
         "environment": run.get("environment") or {},
-        "lineage": _lineage(store, chain_id),
     }
     return View("chain.html", shown.name, values, data=_data(shown, values))
 
@@ -118,18 +115,25 @@ def _provenance(shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> di
     }
 
 
-def _lineage(store: Any, chain_id: str) -> list[str]:
+def _findings(store: Any, chain_id: str) -> tuple[Any, ...]:
     try:
-        return list(store.lineage.graph(chain_id, max_depth=2).lines())[:60]
-    except NirsStoreError:
-        return []
+        return tuple(store.review(chain_id).findings)
+    except InvalidInput:
+        return ()
+
+
+def review(request: Request) -> View:
+    """Show what a reviewer would ask."""
+    values = chain_values(request)
+    found = _findings(request.store, values["chain"].chain_id)
+    data = [vars(each) for each in found]
+    return View("review.html", f"Review of {values['chain'].name}", values | {"review": found}, data=data)
 
 
 def _data(shown: Any, values: dict[str, Any]) -> dict[str, Any]:
     plain = ("chain_id", "pipeline_id", "run_id", "name", "run_name", "dataset_name", "metadata", "steps", "folds",
              "metric", "scores", "n_samples", "created_at", "wavelengths", "artifacts")  # fmt: skip
     return {name: getattr(shown, name) for name in plain} | {
-        "review": [vars(each) for each in values["review"]],
         "provenance": values["provenance"],
         "figures": values["figures"],
     }
@@ -191,6 +195,7 @@ def prediction(request: Request) -> View:
 
 SCREENS = (
     Screen("/chains/{chain_id}", show, keeps=True),
+    Screen("/chains/{chain_id}/review", review, keeps=True),
     Screen("/chains/{chain_id}/predictions", predictions, keeps=True),
     Screen("/chains/{chain_id}/export", export, method="POST"),
     Screen("/predictions/{prediction_id}", prediction),

@@ -7,7 +7,7 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput
 from nirs_store.store import WorkspaceStore
-from nirs_store.ui.chart import predicted_vs_measured
+from nirs_store.ui.chart import ChainFigures
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.screens.calibrations import alarms, is_compared
 from nirs_store.ui.screens.leaderboard import chain_columns
@@ -36,7 +36,7 @@ def show(request: Request) -> View:
         "monitored": is_compared(store),
         "boards": boards,
         "chosen": store.show_chain(chosen) if chosen else None,
-        "figure": predicted_vs_measured(store, chosen) if chosen else None,
+        "figure": ChainFigures(store, chosen).predicted_vs_measured() if chosen else None,
         "more_boards": max(0, len(kinds) - _BOARDS),
     }
     return View("overview.html", "Overview", values, refresh=2)

@@ -19,6 +19,7 @@
     main().replaceWith(document.importNode(next, true));
     document.title = page.title;
     if (keep) history.pushState(null, "", url);
+    later();
     [...main().querySelectorAll("details")].forEach((each, i) => { if (open[i]) each.open = true; });
     if (at) {
       const same = [...main().querySelectorAll(`[name="${CSS.escape(at[0])}"]`)].find((each) => at[3] !== "checkbox" || each.value === at[1]);
@@ -65,7 +66,10 @@
     setTimeout(again, Math.max(1000 * (seconds || 5), 20 * (performance.now() - began)));
   }
   setTimeout(again, 1500);
-  document.querySelectorAll("[data-later]").forEach((part) => fill(part, part.dataset.later).catch(() => {}));
+  function later() {
+    document.querySelectorAll("[data-later]").forEach((part) => fill(part, part.dataset.later).catch(() => {}));
+  }
+  later();
 
   // -- Figures: what a mark is, at once; and the same sample in the other figures.
   const tip = document.createElement("div");

@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nirs_store.artifacts.graph import DependencyGraph
     from nirs_store.artifacts.loader import ArtifactLoader, LRUCache
-    from nirs_store.artifacts.registry import ArtifactRegistry, DependencyGraph
+    from nirs_store.artifacts.registry import ArtifactRegistry
     from nirs_store.artifacts.types import (
         ArtifactRecord,
         ArtifactType,
@@ -57,7 +58,7 @@ _HOME = {
     "ArtifactRegistry": "nirs_store.artifacts.registry",
     "ArtifactType": "nirs_store.artifacts.types",
     "ChainNode": "nirs_store.artifacts.types",
-    "DependencyGraph": "nirs_store.artifacts.registry",
+    "DependencyGraph": "nirs_store.artifacts.graph",
     "LRUCache": "nirs_store.artifacts.loader",
     "MetaModelConfig": "nirs_store.artifacts.types",
     "RetentionPolicy": "nirs_store.history.retention",

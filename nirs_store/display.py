@@ -12,7 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-__all__ = ["block", "byte_text", "cell_text", "escape", "field_table", "printable", "short", "table"]
+__all__ = [
+    "block",
+    "byte_text",
+    "cell_text",
+    "escape",
+    "field_table",
+    "printable",
+    "short",
+    "table",
+    "with_unit",
+]
 
 _LONGEST = 200
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -77,6 +87,21 @@ def short(text: str, longest: int = _LONGEST) -> str:
     'abcd…'
     """
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def with_unit(name: str, unit: str | None) -> str:
+    """Put a unit in brackets after a name that does not end with it already, as many column headers do.
+
+    Examples
+    --------
+    >>> with_unit("fat", "%"), with_unit("fat (%)", "%"), with_unit("protein g/kg", "g/kg")
+    ('fat (%)', 'fat (%)', 'protein g/kg')
+    >>> with_unit("", "%"), with_unit("fat", None)
+    ('(%)', 'fat')
+    """
+    if not unit or name.endswith((f"({unit})", f"[{unit}]", f" {unit}", f"_{unit}", f"/{unit}")):
+        return name
+    return f"{name} ({unit})".strip()
 
 
 def byte_text(size: int) -> str:

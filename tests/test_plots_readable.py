@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,33 @@ def test_a_name_is_near_its_point_and_eight_are_written_at_most() -> None:
         assert np.allclose(points[i], text.xy)
         assert text.get_text().split()[-1] == str(i)
         assert np.hypot(*text.get_position()) < 160
+
+
+@pytest.mark.parametrize("name", ["$x^$", "$\\nosuch$", "$$", "US$ 5", "$x_{1}$"])
+def test_dollar_signs_are_no_mathematics(name: str, tmp_path: Path) -> None:
+    measured = np.arange(12.0)
+    predicted = measured + np.r_[4.0, np.zeros(11)]
+    words = {"target": name, "unit": name, "title": name}
+    diagnosed = plots.predicted_vs_measured(test=(measured, predicted), names={"test": [name] * 12}, **words)
+    figures = [
+        diagnosed,
+        plots.residuals(measured, predicted, names=[name] * 12, **words),
+        plots.confusion_matrix([name, "b"], ["b", name], title=name),
+        plots.rmsecv_vs_components({name: ([1, 2], [2.0, 1.0]), "b": ([1, 2], [2.0, 1.5])}, **words),
+        plots.heatmap([name, "b"], ["c", name], [[1.0, 2.0], [3.0, 4.0]]),
+        plots.raw_spectra(np.random.default_rng(0).random((4, 5)), groups=[name, name, "b", "b"]),
+        plots.pls_coefficients([1.0, 2.0, 3.0], **words),
+    ]
+    for figure in figures:
+        plots.save_figure(figure, tmp_path / "figure.png", dpi=30)
+    assert diagnosed.axes[0].get_xlabel().replace("\\$", "$").startswith(f"Measured {name}")
+
+
+def test_a_long_name_of_a_curve_and_of_a_colour_bar_stay_within_the_figure() -> None:
+    long = "Starch of the kernels after drying at 105 °C over night, from the second lot of the harvest"
+    figure = plots.rmsecv_vs_components({long: ([1, 2], [2.0, 1.0]), "b": ([1, 2], [2.0, 1.5])})
+    bar = plots.raw_spectra(
+        np.random.default_rng(0).random((4, 5)), values=np.arange(4.0), target=long, unit="%"
+    )
+    for each in (figure, bar):
+        assert not unreadable(each)

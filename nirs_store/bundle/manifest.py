@@ -21,6 +21,7 @@ import msgspec
 from nirs_store.bundle.container import clean, dump_json, parse_object
 from nirs_store.chains.folds import stack_sources
 from nirs_store.chains.plan import MERGE, MODEL, SPLITTER, STACKED, TARGETS
+from nirs_store.display import with_unit
 from nirs_store.errors import BundleInvalid, BundleTooNew
 from nirs_store.scores import METRICS, RMSE_BY_SET, is_figure
 
@@ -180,7 +181,7 @@ def card_text(
     )
     name = str(chain.get("model_class") or model.get("operator_class") or "model").rpartition(".")[2]
     target, unit = str(units.get("target") or ""), str(units.get("target_unit") or "")
-    what = f"{target} ({unit})" if target and unit else target
+    what = with_unit(target, unit) if target else target
     lines = [f"# {_plain(name)} for {_plain(what)}" if what else f"# {_plain(name)}", ""]
     lines += _table(_subject(chain, units, facts, what))
     lines += ["", "## From spectrum to prediction", ""]

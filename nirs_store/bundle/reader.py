@@ -21,7 +21,7 @@ from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.chains.replay import predicted_classes
-from nirs_store.display import block, field_table, table
+from nirs_store.display import block, field_table, table, with_unit
 from nirs_store.domain import DOMAIN, Domain
 from nirs_store.domain.scope import as_scope
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
@@ -394,7 +394,7 @@ class Bundle(ChainPredictor):
         facts = {
             "file": self.path.name,
             "calibration": self.facts.get("calibration"),
-            "target": f"{target} ({target_unit})" if target and target_unit else target,
+            "target": with_unit(target, target_unit) if target else target,
             "channels": None if grid is None else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),
             "models": ", ".join(fold for fold in self._plan.folds if fold) or "one",
             "format": self.manifest.format_version,

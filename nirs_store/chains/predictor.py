@@ -24,7 +24,7 @@ from nirs_store.chains.replay import (
     predicted_classes,
 )
 from nirs_store.chains.spectra import as_grid, one_grid, read_table, require_order
-from nirs_store.display import block, field_table, short, table
+from nirs_store.display import block, field_table, short, table, with_unit
 from nirs_store.domain.frame import OnOutlier, Predicted, Reading, as_names, details_frame, report_outliers
 from nirs_store.domain.measure import Domain
 from nirs_store.domain.scope import outside
@@ -518,7 +518,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         unit = str(metadata.get("wavelength_unit") or "")
         target, target_unit = str(metadata.get("target") or ""), str(metadata.get("target_unit") or "")
         return {
-            "predicts": f"{target} ({target_unit})" if target and target_unit else target,
+            "predicts": with_unit(target, target_unit) if target else target,
             "channels": getattr(self, "n_features_in_", None)
             if grid is None
             else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),

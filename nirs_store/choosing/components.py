@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nirs_store.chains.family import Family, components_of, family_of
 from nirs_store.chains.one_target import one_target, place_of, say_which, targets_of
 from nirs_store.choosing.rules import Rule, errors_of_the_mean, select_components
+from nirs_store.display import with_unit
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
 
@@ -67,7 +68,7 @@ class ComponentChoice:
 
     def __repr__(self) -> str:
         best = self.table.sort("rmsecv").row(0, named=True)
-        words = f"{self.target} ({self.unit})" if self.unit else self.target or "y"
+        words = with_unit(self.target, self.unit) or "y"
         return (
             f"<{self.components} latent variables by {self.rule} for {words} "
             f"after {self.preprocessings or 'no preprocessing'}: "

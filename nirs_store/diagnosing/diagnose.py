@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -143,14 +143,16 @@ def inside(store: ReadsChains, chain_id: str) -> Inside:
         raise InvalidInput(
             f"The chain {chain['chain_id']!r} combines several sources or chains; diagnose the chains that feed it."
         )
-    bench = Workbench(store.load_artifact, plan.memory)
+    # Kept, so that a diagnosis can be read after its store was closed.
+    load = cache(store.load_artifact)
+    bench = Workbench(load, plan.memory)
     member = plan.members[0]
     simple = [stage for stage in member.stages if not (stage.augments or stage.branches)]
     last = simple[-1].operators if simple and simple[-1] is member.stages[-1] else ()
     transformers = tuple(bench.open(operator)[0] for operator in last)
     model = bench.open(member.model)[0]
     pcr = len(transformers) == 1 and isinstance(transformers[0], PCA) and not hasattr(model, "x_rotations_")
-    return Inside(chain, plan, store.load_artifact, model, transformers, int(pcr))
+    return Inside(chain, plan, load, model, transformers, int(pcr))
 
 
 def transform(store: ReadsChains, chain_id: str, X: Any, wavelengths: Any = None) -> Floats:

@@ -6,6 +6,7 @@ a process alive and picks a window system on import; a server, a worker and a te
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nirs_store.addresses import user_path
 from nirs_store.blobs.durable import write_error
-from nirs_store.display import printable
+from nirs_store.display import printable, with_unit
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 
@@ -130,16 +131,18 @@ def legend_below(figure: Figure, title: str | None = None) -> None:
         (len(words) for axes in figure.axes for words in axes.get_legend_handles_labels()[1]), default=0
     )
     columns = int(np.clip(13 * figure.get_figwidth() / (longest + 7), 1, 3)) if longest else 1
-    figure.legend(
+    legend = figure.legend(
         loc="outside lower left", ncols=columns, frameon=False, fontsize=9, title=title, title_fontsize=9,
         alignment="left",
     )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_text(wrapped(text.get_text(), int(11 * figure.get_figwidth())))
 
 
 def colour_bar(figure: Figure, mapping: Any, axes: Any, words: str) -> Any:
     """Add a colour bar with its label."""
     bar: Any = figure.colorbar(mapping, ax=axes, pad=0.02, aspect=35, format=_TICKS)
-    bar.set_label(wrapped(words, 40), fontsize=9)
+    bar.set_label(wrapped(words, min(40, int(10 * figure.get_figheight()))), fontsize=9)
     bar.ax.tick_params(labelsize=8, length=2)
     bar.outline.set_visible(False)
     return bar
@@ -155,7 +158,7 @@ def point_style(count: int, size: float = 22.0) -> dict[str, Any]:
 def label(what: str, target: str = "", unit: str = "") -> str:
     """Join a word, a quantity and its unit: ``Measured fat (%)``."""
     words = " ".join(part for part in (what, target) if part)
-    return wrapped(f"{words} ({unit})" if unit else words, 60)
+    return wrapped(with_unit(words, unit), 60)
 
 
 def score_label(metric: str, target: str = "", unit: str = "") -> str:
@@ -165,8 +168,13 @@ def score_label(metric: str, target: str = "", unit: str = "") -> str:
 
 def wrapped(text: str, width: int) -> str:
     """Break a heading into lines of at most so many characters, and cut what would fill more than three."""
-    text = printable(text)
-    return "\n".join(textwrap.wrap(shortened(text, 3 * width), width)) or text
+    text = printable(text.replace("\n", " "))
+    return plain("\n".join(textwrap.wrap(shortened(text, 3 * width), width)) or text)
+
+
+def plain(text: str) -> str:
+    """Escape dollar signs, between which matplotlib would read, or refuse, mathematics."""
+    return re.sub(r"(?<!\\)\$", r"\$", text)
 
 
 def side_labels(names: Sequence[str], longest: int = 36) -> list[str]:
@@ -175,8 +183,8 @@ def side_labels(names: Sequence[str], longest: int = 36) -> list[str]:
     for length in (longest, 2 * longest, 4 * longest):
         cut = [shortened(name, length) for name in clean]
         if len(set(cut)) == len(set(clean)):
-            return ["\n".join(textwrap.wrap(name, longest)) or name for name in cut]
-    return [f"{number} {shortened(name, longest)}" for number, name in enumerate(clean, start=1)]
+            return [plain("\n".join(textwrap.wrap(name, longest)) or name) for name in cut]
+    return [plain(f"{number} {shortened(name, longest)}") for number, name in enumerate(clean, start=1)]
 
 
 def name_points(
@@ -216,7 +224,7 @@ def name_points(
     ]
     for i in places.tolist():
         words = axes.annotate(
-            shortened(printable(str(names[i])), 16),
+            plain(shortened(printable(str(names[i])), 16)),
             (xs[i], ys[i]),
             xytext=(0, 0),
             textcoords="offset points",

@@ -24,6 +24,7 @@ from nirs_store.plots._figure import (
     name_points,
     name_y,
     new_figure,
+    plain,
     short_dates,
     side_labels,
     tidy,
@@ -96,7 +97,7 @@ def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
         axes.plot(row["value"], place, "o", color=colour, markersize=6)
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(str(rows[0]["metric"]))
+    axes.set_xlabel(plain(str(rows[0]["metric"])))
     axes.set_title(words, fontsize=11, loc="left")
     return figure
 
@@ -186,7 +187,7 @@ def pareto_front(points: pl.DataFrame, *, title: str = "") -> Figure:
     for part, colour in ((False, COLOURS["calibration"]), (True, COLOURS["test"])):
         own = shown.filter(pl.col("on_front") == part)
         axes.plot(own[x].to_list(), own[y].to_list(), "o", color=colour, linestyle="none")
-    axes.set_xlabel(x)
+    axes.set_xlabel(plain(x))
     name_y(axes, y)
     heading(axes, title)
     ids = shown["model_id"].to_list()
@@ -218,7 +219,7 @@ def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
     models = curves["model_id"].unique(maintain_order=True)
     for model, colour, marker in zip(models, cycle(SERIES), cycle(_MARKERS), strict=False):
         own = curves.filter((pl.col("model_id") == model) & pl.col("value").is_not_null())
-        words = shortened(printable(str(model)), 40)
+        words = plain(shortened(printable(str(model)), 40))
         axes.plot(own[level].to_list(), own["value"].to_list(), marker=marker, color=colour, label=words)
         band = own.drop_nulls(["ci_low", "ci_high"])
         axes.fill_between(
@@ -228,7 +229,7 @@ def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
             color=colour,
             alpha=0.15,
         )
-    axes.set_xlabel(level)
+    axes.set_xlabel(plain(level))
     name_y(axes, str(curves["metric"][0]))
     heading(axes, title)
     legend_below(figure)
@@ -258,7 +259,7 @@ def score_trend(trend: pl.DataFrame, *, title: str = "") -> Figure:
     for model, colour, marker in zip(models, cycle(SERIES), cycle(_MARKERS), strict=False):
         own = trend.filter((pl.col("model_id") == model) & pl.col("value").is_not_null())
         moments: Any = own["created_at"].to_list()
-        words = shortened(printable(str(model)), 40)
+        words = plain(shortened(printable(str(model)), 40))
         axes.plot(moments, own["value"].to_list(), marker, color=colour, label=words)
     if trend["fitted"].null_count() < trend.height:
         axes.plot(

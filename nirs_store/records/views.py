@@ -24,7 +24,7 @@ from nirs_store.chains.folds import (
 )
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
-from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table
+from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table, with_unit
 from nirs_store.errors import InvalidInput, UnknownId, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.export import frame_csv
@@ -500,7 +500,7 @@ class ChainView:
             "chain": self.chain_id,
             "run": self.run_name,
             "dataset": self.dataset_name,
-            "target": f"{target_words(self.metadata)} {f'({unit})' if unit else ''}".strip(),
+            "target": with_unit(target_words(self.metadata), unit),
             "channels": channels,
             **search_facts(self.metadata),
             "models": ", ".join(self.folds) or "none stored",

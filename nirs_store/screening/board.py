@@ -12,7 +12,7 @@ import numpy as np
 from nirs_store.chains.one_target import one_target
 from nirs_store.choosing.components import ReadsRuns, errors_of_run
 from nirs_store.choosing.rules import RULES, Rule, select_components
-from nirs_store.display import block, cell_text, escape, printable, short, table
+from nirs_store.display import block, cell_text, escape, printable, short, table, with_unit
 from nirs_store.errors import InvalidInput, RecordingWarning, UnknownId
 from nirs_store.lazy import polars as pl
 from nirs_store.recording.folds import FINAL
@@ -279,7 +279,7 @@ class Board:
     def _heading(self) -> str:
         words = f"{len(self.rows)} candidates"
         if self.target:
-            words += f" for {self.target}" + (f" ({self.unit})" if self.unit else "")
+            words += f" for {with_unit(self.target, self.unit)}"
             words += ", means of the targets" if len(self._targets) > 1 else ""
         words += f", {sum(row.kept for row in self.rows)} kept; run {self.run_id}"
         return words + (f"; {len(self.failed)} failed" if self.failed else "")

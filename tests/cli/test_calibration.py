@@ -106,3 +106,75 @@ def test_coefficients_and_the_tables_of_a_diagnosis_come_as_csv(run: Any, run_js
     assert {"p4", "w4", "vip"} <= set(tables["channels"][0])
     assert "expected a PLS chain, its calibration" in run(*diagnose, "explained", expect=2).stderr
     assert "exclude each other" in run(*diagnose, "samples", "--json", expect=2).stderr
+
+
+def test_one_of_several_targets_is_named(run: Any, run_json: Any, tmp_path: Path) -> None:
+    lines = ["name,fat (%),protein," + ",".join(f"{w:.2f}" for w in MEAT.wavelengths)]
+    lines += [
+        f"M{i},{MEAT.fat[i]},{MEAT.protein[i]}," + ",".join(f"{v:.5f}" for v in MEAT.X[i]) for i in range(60)
+    ]
+    file, place = tmp_path / "two.csv", ("-w", tmp_path / "ws")
+    file.write_text("\n".join(lines) + "\n")
+    run("init", tmp_path / "ws")
+    screened = (
+        "screen",
+        file,
+        "--target",
+        "fat (%)",
+        "--target",
+        "protein",
+        "--components",
+        "2-4",
+        "--cv",
+        "3",
+    )
+    found = run_json(*screened, "--json", *place)
+    both = run_json("suggest", found["run_id"], "--json", *place)
+    assert {each["target"] for each in both} == {"fat (%)", "protein"}
+    (choice,) = run_json("suggest", found["best"], "--target", "protein", "--json", *place)
+    assert choice in both
+    assert "target='fat (%)' or 'protein'" in run("suggest", found["best"], *place, expect=2).stderr
+    rows = run_json("diagnose", found["best"], file, "--target", "protein", "--all", "--json", *place)[
+        "samples"
+    ]
+    assert [row["measured"] for row in rows] == pytest.approx(MEAT.protein[:60].tolist())
+    assert {"R03"} <= set(
+        run_json("review", found["best"], "--target", "protein", "--json", *place)["checked"]
+    )
+    run("plot", "predicted", found["best"], "--target", "protein", "-o", tmp_path / "p.csv", *place)
+    table = list(csv.DictReader((tmp_path / "p.csv").open()))
+    assert max(float(row["measured"]) for row in table) == max(MEAT.protein[:60])
+    run(
+        "plot", "t2-q", found["best"], "--target", "protein", "--data", file, "-o", tmp_path / "t.csv", *place
+    )
+    assert len(list(csv.DictReader((tmp_path / "t.csv").open()))) == 60
+    # A unit that the name ends with is not said twice.
+    one = run_json(
+        "screen",
+        file,
+        "--target",
+        "fat (%)",
+        "--unit",
+        "%",
+        "--components",
+        "2,3",
+        "--cv",
+        "3",
+        "--json",
+        *place,
+    )
+    assert run("suggest", one["best"], *place).stdout.startswith("fat (%), ")
+    assert "(%) (%)" not in run("show", one["best"], *place).stdout + run("top", *place).stdout
+
+
+def test_calibration_spectra_need_no_reference_values_and_the_table_has_wavelengths(
+    run: Any, place: Any
+) -> None:
+    folder, chains = place
+    lines = ["name," + ",".join(f"{w:.2f}" for w in MEAT.wavelengths)]
+    lines += [f"C{i}," + ",".join(repr(float(v)) for v in MEAT.X[i]) for i in range(100)]
+    (folder / "calibration.csv").write_text("\n".join(lines) + "\n")
+    asked = ("diagnose", chains[4], folder / "new.csv", "--target", "fat", "-w", folder / "ws")
+    assert "Q not known" not in run(*asked, "--calibration", folder / "calibration.csv").stdout
+    rows = list(csv.DictReader(io.StringIO(run(*asked, "--csv", "channels").stdout)))
+    assert [float(row["wavelength"]) for row in rows] == pytest.approx(MEAT.wavelengths)

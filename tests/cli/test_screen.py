@@ -65,3 +65,21 @@ def test_a_file_is_screened_and_the_best_is_kept(run, tmp_path, file):
     ):
         refused = run(*words, option, value, expect=2)
         assert complaint in " ".join(refused.stderr.split())
+
+
+def test_a_test_set_needs_no_groups_and_a_stopped_screening_says_how_to_go_on(
+    run, tmp_path, file, monkeypatch
+):
+    with WorkspaceStore(tmp_path / "ws"):
+        pass
+    pl.read_csv(file).drop("lot").write_csv(tmp_path / "test.csv")
+    words = ["screen", str(file), "--target", "fat", "--groups", "lot", "--components", "2,3", "--cv", "3"]
+    words += ["-w", str(tmp_path / "ws")]
+    found = json.loads(run(*words, "--test", str(tmp_path / "test.csv"), "--json").stdout)
+    assert any(row["rmsep"] for row in found["candidates"])
+
+    def stopped(*_given, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WorkspaceStore, "screen", stopped)
+    assert "same command continues" in run(*words, expect=1).stderr

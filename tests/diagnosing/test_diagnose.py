@@ -296,3 +296,23 @@ def test_a_constant_y_gives_no_importance_and_no_warning(store: WorkspaceStore, 
         assert found.channels["selectivity_ratio"].is_nan().all()
         assert found.explained["y"].is_nan().all()
     assert "R07" not in store.review(chain).checked
+
+
+def test_a_diagnosis_is_whole_after_its_store_was_closed(tmp_path: Any) -> None:
+    model = make_pipeline(StandardScaler(), PLSRegression(3))
+    with WorkspaceStore(tmp_path / "ws") as closed:
+        chain = record_cross_validation(
+            closed,
+            model,
+            X,
+            Y,
+            cv=3,
+            dataset_name="meat",
+            wavelengths=MEAT.wavelengths,
+            y_processing=StandardScaler(),
+        ).chain_id
+        found, early = (closed.diagnose(chain, X, Y) for _ in range(2))
+        expected, explained = early.channels, early.explained
+    assert "wavelength" in found.channels.columns
+    assert found.channels.equals(expected)
+    assert found.explained.equals(explained)

@@ -10,6 +10,7 @@ import click
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, workspace_option
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
+from nirs_store.display import with_unit
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,7 +71,7 @@ def _choice(choice: ComponentChoice) -> dict[str, Any]:
 def _print_choice(choice: ComponentChoice) -> None:
     from nirs_store.cli._output import numbers, print_table, short_id
 
-    what = " ".join(part for part in (choice.target, f"({choice.unit})" if choice.unit else "") if part)
+    what = with_unit(choice.target, choice.unit)
     click.echo(
         f"{what or 'target'}, {choice.preprocessings or 'no preprocessing'}: {choice.components} by {choice.rule}"
     )
@@ -173,7 +174,11 @@ def command_diagnose(
     def read(path: Path) -> Any:
         return stored_name(path) or read_file(path, reading, target=target, id_column=id_column)
 
-    spectra, fitted = read(file), None if calibration is None else read(calibration)
+    spectra = read(file)
+    # Their reference values are not needed, and the column may have another name.
+    fitted = None
+    if calibration is not None:
+        fitted = stored_name(calibration) or read_file(calibration, reading)
     with open_store(workspace) as store:
         chain_id = find(store, identifier, ["chain"]).identifier
         fitted = store.datasets.get(fitted) if isinstance(fitted, str) else fitted

@@ -12,6 +12,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.display import with_unit
 
 if TYPE_CHECKING:
     import polars as pl
@@ -505,8 +506,8 @@ def _decimals(metric: str) -> int:
 
 
 def _about(row: dict[str, Any]) -> str:
-    unit = f"({row['unit']})" if row["unit"] else None
-    return " ".join(part for part in (row["dataset_name"], row["target"], unit) if part)
+    target = with_unit(row["target"] or "", row["unit"])
+    return " ".join(part for part in (row["dataset_name"], target) if part)
 
 
 # -- ``nirs-store search``.
@@ -555,7 +556,7 @@ def command_search(
         [
             [
                 row["pipeline"],
-                " ".join(filter(None, (row["target"], row["target_unit"] and f"({row['target_unit']})"))),
+                with_unit(row["target"] or "", row["target_unit"]),
                 row["components"],
                 score,
                 score_label(row["metric"]) if row["metric"] else None,

@@ -12,6 +12,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.display import with_unit
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -350,7 +351,7 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
             "what": data.title,
             "pipeline": chain["pipeline_id"],
             "recorded": moment(chain["created_at"]),
-            "target": f"{target} ({data.unit})" if data.unit else target,
+            "target": with_unit(target, data.unit),
             "channels": None
             if grid is None
             else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {data.wavelength_unit}",

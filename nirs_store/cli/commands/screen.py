@@ -89,10 +89,11 @@ def command(
     # A comma inside brackets belongs to the name.
     names = [each.strip() for each in re.split(r",(?![^(]*\))", preprocess) if each.strip()]
 
-    def read(path: Path) -> Any:
+    def read(path: Path, groups: str | None) -> Any:
         return stored_name(path) or read_file(path, reading, target=target, unit=unit, groups=groups)
 
-    spectra, test = read(file), None if test_file is None else read(test_file)
+    # A test set is not split, so that it needs no groups.
+    spectra, test = read(file, groups), None if test_file is None else read(test_file, None)
     shuffled = {} if seed is None else {"shuffle": True, "random_state": seed}
     splitter: Any = KFold(cv, **shuffled) if groups is None else GroupKFold(cv, **shuffled)
     with open_store(workspace) as store:
@@ -101,19 +102,23 @@ def command(
                 raise click.UsageError("--groups: a data set has its groups already; leave the option out.")
             spectra = store.datasets.get(spectra, target=target)
             splitter = splitter if spectra.groups is None else GroupKFold(cv, **shuffled)
-        board = store.screen(
-            spectra,
-            preprocess=names,
-            model=model,
-            components=counts,
-            cv=splitter,
-            rule=rule,
-            keep=kept,
-            X_test=test,
-            target=target if isinstance(test, str) else None,
-            name=name,
-            n_jobs=jobs,
-        )
+        try:
+            board = store.screen(
+                spectra,
+                preprocess=names,
+                model=model,
+                components=counts,
+                cv=splitter,
+                rule=rule,
+                keep=kept,
+                X_test=test,
+                target=target if isinstance(test, str) else None,
+                name=name,
+                n_jobs=jobs,
+            )
+        except KeyboardInterrupt:
+            click.echo("Stopped. The same command continues with the candidates that are missing.", err=True)
+            raise
         best = board.best()
     frame = board.frame
     if as_json:

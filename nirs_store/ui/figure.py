@@ -223,6 +223,10 @@ class Figure:
 
     # -- how -------------------------------------------------------------------------------------
 
+    @property
+    def _turned(self) -> bool:
+        return any(len(each) > 4 for each in self.labels)
+
     def __bool__(self) -> bool:
         return any(np.isfinite(y).any() for what, _, y, _ in self._marks if what not in ("across", "upright"))
 
@@ -231,7 +235,7 @@ class Figure:
         if not self:
             return Markup("")
         left, right, top, bottom = 58, 20, 12, 44
-        if self.labels:
+        if self._turned:
             bottom += min(90, 5 * max((len(shortened(each, 18)) for each in self.labels), default=0))
         legend_rows = self._legend_rows(self.width - left - right)
         top += 17 * len(legend_rows)
@@ -297,7 +301,9 @@ class Figure:
         left, right, top, bottom = box
         parts = ['<g class="axes">']
         yt = ticks(y0, y1, 5)
-        for value, words in zip(yt, _numbers(yt), strict=True):
+        numbers, factor = _numbers(yt)
+        parts.append(f'<text x="4" y="{top - 4:.0f}">{factor}</text>' if factor else "")
+        for value, words in zip(yt, numbers, strict=True):
             y = py(value)
             parts.append(
                 f'<path d="M{left:.1f} {y:.1f}H{right:.1f}"/>'
@@ -306,14 +312,16 @@ class Figure:
         if self.labels:
             for place, name in enumerate(self.labels):
                 x = px(place)
-                parts.append(
-                    f'<text x="{x:.1f}" y="{bottom + 14:.1f}" text-anchor="end" '
-                    f'transform="rotate(-40 {x:.1f} {bottom + 14:.1f})">{escape(shortened(printable(name), 18))}'
-                    f"<title>{escape(printable(name))}</title></text>"
-                )
+                turned = f' text-anchor="end" transform="rotate(-40 {x:.1f} {bottom + 14:.1f})"'
+                turned = turned if self._turned else ' text-anchor="middle"'
+                words = f"{escape(shortened(printable(name), 18))}<title>{escape(printable(name))}</title>"
+                parts.append(f'<text x="{x:.1f}" y="{bottom + 14:.1f}"{turned}>{words}</text>')
         else:
             xt = [t for t in ticks(x0, x1, 6) if not self.whole_x or float(t).is_integer()]
-            for value, words in time_ticks(x0, x1) if self.times else zip(xt, _numbers(xt), strict=True):
+            numbers, factor = _numbers(xt)
+            if factor and not self.times:
+                parts.append(f'<text x="{right:.0f}" y="{bottom + 30:.0f}" text-anchor="end">{factor}</text>')
+            for value, words in time_ticks(x0, x1) if self.times else zip(xt, numbers, strict=True):
                 x = px(value)
                 parts.append(
                     f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
@@ -442,12 +450,14 @@ def _span(parts: Sequence[Any], margin: float) -> tuple[float, float]:
     return low - margin * wide, high + margin * wide
 
 
-def _numbers(values: Sequence[float]) -> list[str]:
+def _numbers(values: Sequence[float]) -> tuple[list[str], str]:
+    """Write the numbers of an axis, and the power of ten that is written once at its end."""
     largest = max((abs(v) for v in values), default=0.0)
-    if largest and (largest >= 1e6 or largest < 1e-4):
-        return [f"{v:.3g}".replace("-", "−") for v in values]
-    places = max((len(f"{v:.10f}".rstrip("0").partition(".")[2]) for v in values), default=0)
-    return [f"{v:.{places}f}".replace("-", "−") for v in values]
+    power = 0 if not largest or 1e-3 <= largest < 1e5 else math.floor(math.log10(largest) + 1e-9)
+    shown = [v / 10.0**power for v in values]
+    places = max((len(f"{v:.8f}".rstrip("0").partition(".")[2]) for v in shown), default=0)
+    factor = "×10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) if power else ""
+    return [f"{v:.{places}f}".replace("-", "−") for v in shown], factor
 
 
 def _path(x: Floats, y: Floats) -> str:

@@ -14,7 +14,7 @@ from nirs_store.errors import InvalidInput, quoted, shortened
 from nirs_store.lazy import polars as pl
 from nirs_store.ui.frame import Request
 
-__all__ = ["Cell", "Column", "Table", "decimals_of", "number_text", "table_of"]
+__all__ = ["Cell", "Column", "Table", "decimals_of", "number_text", "seen", "table_of"]
 
 PAGE = 50
 _LONGEST = 60
@@ -229,12 +229,21 @@ def _holding(frame: pl.DataFrame, words: str) -> pl.Expr:
     return found
 
 
+def seen(value: Any, places: int | None) -> int | None:
+    """Return the decimals of one value: more than its column's where these would hide it."""
+    # Errors in units of very different size may share a column.
+    hidden = places is not None and isinstance(value, float) and 0 < abs(value) < 10.0 ** (1 - places)
+    return decimals_of([value]) if hidden else places
+
+
 def _cell(column: Column, row: Mapping[str, Any], decimals: int | None) -> Cell:
     value = row.get(column.name)
     href = column.link(row) if column.link is not None and value is not None else ""
     if value is None:
         return Cell("", kind=column.kind)
     if column.kind == "number" and isinstance(value, int | float):
+        measure = row.get(column.like) if column.like else value
+        decimals = decimals if column.places is not None else seen(measure, decimals)
         return Cell(number_text(float(value), decimals), repr(value), href, "number")
     if column.kind == "whole" and isinstance(value, int):
         return Cell(f"{value:,}".replace(",", "\u202f"), "", href, "number")

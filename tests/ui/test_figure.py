@@ -6,9 +6,12 @@ import re
 from xml.etree import ElementTree
 
 import numpy as np
+import polars as pl
 import pytest
 
 from nirs_store.ui.figure import Figure, ticks
+from nirs_store.ui.frame import Request
+from nirs_store.ui.table import Column, Table
 
 EVIL = "<script>x</script>\"'&\x1b\u202e"
 
@@ -56,8 +59,12 @@ def test_wavenumbers_fall_from_left_to_right() -> None:
 def test_values_of_any_size_get_few_and_readable_ticks(scale: float) -> None:
     figure = Figure("t", "x", "y").points(np.arange(5) * scale, np.arange(5) * scale)
     texts = [t.text or "" for t in parsed(figure).iter("text") if not t.get("class")]
-    assert 6 <= len(texts) <= 18
-    assert all(len(text) <= 9 for text in texts)
+    assert 6 <= len(texts) <= 20
+    assert all(len(text) <= 6 for text in texts)
+    powers = {text for text in texts if text.startswith("×10")}
+    exponent = round(np.log10(scale))
+    superscript = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    assert powers == ({f"×10{superscript}"} if abs(exponent) > 5 else set())
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 7.5), (2.0, 2.0), (0.1, 0.3), (-1e-7, 1e-7)])
@@ -99,3 +106,11 @@ def test_a_line_breaks_where_a_value_is_missing_and_keeps_its_length() -> None:
     assert path.count("M") == 2
     long = Figure("t", "x", "y").line(np.arange(50_000), np.sin(np.arange(50_000)))
     assert len(str(long.svg())) < 60_000
+
+
+def test_a_small_value_is_not_rounded_away_next_to_large_ones() -> None:
+    request = Request(None, "/", {}, {})  # type: ignore[arg-type]
+    frame = pl.DataFrame({"score": [2.0, 7e-6, 7e6, None], "bias": [1e-15, 2e-6, 1.0, None]})
+    columns = [Column("score", kind="number"), Column("bias", kind="number", like="score")]
+    cells = [[cell.text for cell in row] for _, row in Table(frame, columns, request, 4).rows()]
+    assert cells == [["2.000", "0.000"], ["7.000e−06", "2.000e−06"], ["7000000.000", "1.000"], ["", ""]]

@@ -8,7 +8,7 @@ import numpy as np
 
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, higher_is_better
 from nirs_store.ui.frame import Request, Screen, View, address
-from nirs_store.ui.table import decimals_of, number_text
+from nirs_store.ui.table import decimals_of, number_text, seen
 
 __all__ = ["SCREENS"]
 
@@ -78,7 +78,8 @@ def _cells(
             wanted = {key: value for key, value in filters.items() if value}
             wanted |= {rows: _short(first or "", rows), columns: _short(name, columns)}
             asked = {key: value for key, value in wanted.items() if key in _LISTED}
-            text = number_text(float(table[place, column]), places)
+            value = float(table[place, column])
+            text = number_text(value, seen(value, places))
             cells.append((text, f"h{shades[place, column]}", address("/chains", **asked)))
         found.append((_short(first or "", rows) or "none", cells))
     return found

@@ -1303,7 +1303,7 @@ class WorkspaceStore:
             for name in plan.artifact_ids:
                 load(name)
             check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=4)
-        domain = self._domain_of(about)
+        domain = self._domain_now(chain_id)
         return detailed(plan, about, domain, load, X, wavelengths, reading, sample_ids, "ignore")
 
     @property
@@ -1375,13 +1375,20 @@ class WorkspaceStore:
         ------
         UnknownId, BlobMissing, BlobCorrupt
         """
-        return self._domain_of(self._plan(chain_id)[3])
+        return self._domain_now(chain_id)
 
     def _stored(self, X: Any, chain_id: str) -> Any:
         """Return the samples of a stored data set that X names; anything else as it is."""
         if isinstance(X, str) or hasattr(X, "dataset_version_id"):
             return self.datasets.for_chain(X, chain_id)
         return X
+
+    def _domain_now(self, chain_id: str) -> Domain | None:
+        # Asked each time: another store can give a chain its domain, or replace it, while this one has a plan of it.
+        metadata = self._engine.query(lambda con: queries.metadata_of_chain(con, chain_id))
+        if metadata is None:
+            raise UnknownId("chain", chain_id)
+        return self._domain_of({"chain_id": chain_id, "metadata": metadata})
 
     def _domain_of(self, chain: Mapping[str, Any]) -> Domain | None:
         artifact_id = domain_id(chain["metadata"])

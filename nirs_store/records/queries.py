@@ -307,8 +307,14 @@ def chains_of_run(con: Connection, run_id: str) -> list[dict[str, Any]]:
 
 
 def is_chain(con: Connection, chain_id: str) -> bool:
-    """Whether a chain is there: all that may change about one."""
+    """Whether a chain is there."""
     return bool(execute(con, "SELECT 1 FROM chains WHERE chain_id = ?", [chain_id]).fetchall())
+
+
+def metadata_of_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
+    """Return the metadata of a chain, which can be given a domain later; None where the chain is not there."""
+    row = decoded(one(con, "SELECT metadata FROM chains WHERE chain_id = ?", [chain_id]), "metadata")
+    return None if row is None else row["metadata"] or {}
 
 
 def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:

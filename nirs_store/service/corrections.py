@@ -260,6 +260,10 @@ def choose(
         else:
             why = f" (the slope differs from 1, but {narrow})" if found.slope_significant else ""
             raise InvalidInput(f"Nothing to correct: the bias is not significant{why}. Nothing was changed.")
+    elif kind == "slope_bias" and not np.isfinite(found.slope):
+        raise InvalidInput(
+            "The predictions or the references of the samples do not differ, so there is no slope. Nothing was changed."
+        )
     elif not force:
         if kind == "bias" and not found.bias_significant:
             raise InvalidInput(
@@ -274,10 +278,6 @@ def choose(
             )
     if kind == "bias":
         return 1.0, found.bias, found
-    if not np.isfinite(found.slope):
-        raise InvalidInput(
-            "The predictions of the samples do not differ, so there is no slope. Nothing was changed."
-        )
     return found.slope, found.intercept, found
 
 

@@ -100,7 +100,7 @@ class Agreement:
     rmsep : float
         Root mean square of the differences; it includes the bias.
     slope, intercept : float
-        Of the straight line of reference on predicted.
+        Of the straight line of reference on predicted; NaN where the references or the predictions do not differ.
     slope_t, slope_t_limit : float
         t of slope - 1, and t(1 - alpha/2; n - 2).
     baseline : Baseline or None
@@ -232,11 +232,14 @@ def agreement(
     bias = float(d.mean())
     sep = float(d.std(ddof=1)) if n > 1 else nan
     scale = max(float(np.abs(y).max()), float(np.abs(x).max()))
-    # A constant offset leaves nothing but the rounding of the values.
+    # A constant offset, or none, leaves nothing but the rounding of the values.
     sep = 0.0 if sep <= _EXACT * scale else sep
+    bias = 0.0 if abs(bias) <= _EXACT * scale else bias
     slope = intercept = slope_t = slope_limit = nan
     spread = float(((x - x.mean()) ** 2).sum())
-    if n > 2 and spread > n * (_EXACT * scale) ** 2:
+    # References that do not differ, of one control sample, give a slope of 0 whatever was predicted: no slope.
+    least = n * (_EXACT * scale) ** 2
+    if n > 2 and spread > least and float(((y - y.mean()) ** 2).sum()) > least:
         slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
         intercept = float(y.mean() - slope * x.mean())
         residual = y - intercept - slope * x

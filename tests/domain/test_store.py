@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from nirs_store import BranchRecorder, WorkspaceStore, load_bundle, load_tecator, record_cross_validation
 from nirs_store.domain import DOMAIN
-from nirs_store.errors import ArtifactMissing, BundleInvalid, InvalidInput, OutlierWarning
+from nirs_store.errors import ArtifactMissing, BundleInvalid, InvalidInput, OutlierWarning, UnknownId
 
 meat = load_tecator()
 X, y = meat.X[:120], meat.fat[:120]
@@ -194,6 +194,24 @@ def test_a_chain_of_an_older_version_is_not_known_until_it_is_given_its_spectra(
     assert kept is not None
     assert kept.limits()["method"] == "left-out samples"
     assert store.audit.query(operation="add_domain").height == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*is read-only here:UserWarning")
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_domain_of_another_store_is_seen_at_the_next_prediction(
+    store: WorkspaceStore, read_only: bool
+) -> None:
+    old = without_domain(store, record(store))
+    with WorkspaceStore(store.workspace_path, read_only=read_only) as open_already:
+        before = quiet(open_already, old)
+        assert before["flags"].to_list() == [["domain not known"]] * len(NEW)
+        store.add_domain(old, X, y)
+        assert quiet(open_already, old).equals(quiet(store, old))
+        assert "outside" in quiet(open_already, old)["flags"][-1]
+        assert open_already.domain(old) is not None
+        store.delete_chain(old)
+        with pytest.raises(UnknownId):
+            open_already.predict(old, NEW)
 
 
 def test_a_chain_with_branches_is_given_the_domain_of_what_its_model_gets(store: WorkspaceStore) -> None:

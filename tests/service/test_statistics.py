@@ -8,6 +8,7 @@ from scipy import stats
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
+from nirs_store.service.corrections import choose
 from nirs_store.service.statistics import (
     Baseline,
     agreement,
@@ -80,6 +81,11 @@ def test_the_baseline_is_sec_where_p_is_defined_and_secv_elsewhere(figures, expe
         ([5.0] * 12, [4.0] * 12, "bias +1 is beyond 0"),
         (np.arange(12) * 2.0, np.arange(12.0), "slope 2 differs"),
         (1e6 + np.arange(12), 1e6 + np.arange(12) + 0.1, "a bias correction"),
+        ([0.1 + 0.2] * 12, [0.3] * 12, "in agreement"),
+        (np.arange(12) * 0.1, np.arange(12) / 10, "in agreement"),
+        # One control sample: its reference does not change, whatever is predicted.
+        ([5.0] * 12, 5 + 0.2 * np.cos(np.arange(12) * np.pi), "in agreement"),
+        ([5.0] * 12, 4 + 0.2 * np.cos(np.arange(12) * np.pi), "beyond 0.1327: a bias correction"),
     ],
 )
 def test_few_constant_and_perfect_values_have_their_words(reference, predicted, words):
@@ -88,6 +94,17 @@ def test_few_constant_and_perfect_values_have_their_words(reference, predicted, 
     assert found.to_dict()["sign"] == "difference = reference - predicted"
     if len(reference) < 10:
         assert {found.bias_significant, found.slope_significant, found.sep_exceeds} == {None}
+
+
+@pytest.mark.parametrize("constant", ["reference", "prediction"])
+def test_values_that_do_not_differ_have_no_slope_to_correct(constant):
+    moving = 5 + 0.2 * np.cos(np.arange(12) * np.pi)
+    pairs = pl.DataFrame({"reference": moving, "prediction": moving} | {constant: np.full(12, 4.0)})
+    assert np.isnan(agreement(pairs["reference"], pairs["prediction"]).slope)
+    for force in (False, True):
+        with pytest.raises(InvalidInput, match="there is no slope"):
+            choose(pairs, "slope_bias", None, None, force=force)
+        assert choose(pairs, "auto", None, None, force=force)[0] == 1.0
 
 
 def test_what_is_no_number_is_refused():

@@ -75,6 +75,7 @@ class _Samples:
     y: NDArray[np.float64]
     X_test: NDArray[np.float64]
     y_test: NDArray[np.float64]
+    names: list[str]
     names_test: list[str]
     wavelengths: NDArray[np.float64]
 
@@ -197,6 +198,7 @@ def _samples() -> _Samples:
         y=tecator.fat[calibration],
         X_test=tecator.X[aside],
         y_test=tecator.fat[aside],
+        names=[tecator.sample_names[row] for row in calibration],
         names_test=[tecator.sample_names[row] for row in aside],
         wavelengths=tecator.wavelengths,
     )
@@ -209,6 +211,17 @@ def _record(
 
     config = {"chains": list(estimators), "folds": _FOLDS, "held_out": len(samples.y_test)}
     results: list[CrossValidationResult] = []
+    # The spectra are kept as well: chains name the version that they were fitted on, and the page draws them.
+    store.datasets.add(
+        "tecator",
+        samples.X,
+        references={_TARGET: samples.y},
+        ids=samples.names,
+        wavelengths=samples.wavelengths,
+        unit="nm",
+        units={_TARGET: _UNIT},
+    )
+    kept = store.datasets.get("tecator", target=_TARGET)
     with (
         store.run("tecator fat demo", config, [{"name": "tecator", "n_samples": len(samples.y)}]) as run,
         _progress(console, len(estimators)) as show,
@@ -219,8 +232,7 @@ def _record(
                 record_cross_validation(
                     store,
                     estimator,
-                    samples.X,
-                    samples.y,
+                    kept,
                     X_test=samples.X_test,
                     y_test=samples.y_test,
                     cv=KFold(_FOLDS, shuffle=True, random_state=0),

@@ -114,7 +114,8 @@ def _accepted() -> _Accepted:
 def _short(name: str) -> str | None:
     """Leave out private modules, which move from one version to the next; None where others are in between."""
     parts = name.split(".")
-    if len(parts) < 3 or not all(part.startswith("_") for part in parts[2:-1]):
+    # __init__ and __main__ would run a package a second time, or its program.
+    if len(parts) < 3 or not all(part.startswith("_") and part[1:2] != "_" for part in parts[2:-1]):
         return None
     return f"{parts[0]}.{parts[1]}.{parts[-1]}"
 

@@ -38,7 +38,7 @@ from sklearn.svm import SVR
 from nirs_store.blobs.serializers import always_trusted, normalise_skops
 from nirs_store.bundle.pack import skops_payload
 from nirs_store.bundle.payload import audit_payload, load_payload, untrusted
-from nirs_store.bundle.positions import kinds_of, parse_kind
+from nirs_store.bundle.positions import is_accepted, kinds_of, parse_kind
 from nirs_store.errors import BundleError, BundleInvalid, UntrustedBundle
 
 
@@ -108,6 +108,12 @@ def test_no_attribute_on_the_list_hides_a_method(name: str) -> None:
     for key, kind in (kinds_of(f"{cls.__module__}.{cls.__qualname__}") or {}).items():
         assert not callable(getattr(cls, key, None)), key
         assert parse_kind(kind)
+
+
+@pytest.mark.parametrize("module", ["__init__", "__main__", "_base.__init__", "__pycache__._base"])
+def test_a_module_that_would_run_a_package_again_needs_a_word(module: str) -> None:
+    assert is_accepted("sklearn.linear_model._ridge.Ridge")
+    assert untrusted([f"sklearn.linear_model.{module}.Ridge"]) == [f"sklearn.linear_model.{module}.Ridge"]
 
 
 # -- Objects that are not what they seem.

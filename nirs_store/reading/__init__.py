@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nirs_store.reading.collect import read_spectra
     from nirs_store.reading.measured import Measured
     from nirs_store.reading.readers import Reader, list_readers
     from nirs_store.reading.single import spectra_from
-    from nirs_store.reading.spectra import Source, Spectra, read_spectra
+    from nirs_store.reading.spectra import Source, Spectra
 
 __all__ = ["Measured", "Reader", "Source", "Spectra", "list_readers", "read_spectra", "spectra_from"]
 
@@ -21,7 +22,7 @@ _HOMES = {
     "spectra_from": "single",
     "Source": "spectra",
     "Spectra": "spectra",
-    "read_spectra": "spectra",
+    "read_spectra": "collect",
 }
 
 

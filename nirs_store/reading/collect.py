@@ -1,4 +1,4 @@
-"""Several files as one `Spectra`, reference values from a table of their own, conversion, and keeping the originals."""
+"""Read spectra of one file or several, with reference values from a table of their own, and convert them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput
@@ -20,12 +21,158 @@ from nirs_store.reading.dialect import Unreadable, decode, split_rows
 from nirs_store.reading.measured import name_signal, to_signal
 from nirs_store.reading.parquet import parquet_frame
 from nirs_store.reading.readers import BUILT_IN, HEAD, choose_reader
-from nirs_store.reading.single import read_one, typed
-from nirs_store.reading.spectra import Source, Spectra, id_name, is_id
+from nirs_store.reading.single import read_one, sample_name, typed
+from nirs_store.reading.spectra import Source, Spectra, check_names, id_name, is_id, plain, values_of
 
-__all__ = ["convert", "join_references", "keep", "read_all", "read_labels"]
+__all__ = ["convert", "join_references", "read_all", "read_labels", "read_spectra"]
 
 _SHOWN = 5
+
+
+def read_spectra(
+    path: str | Path | Sequence[str | Path],
+    *,
+    target: str | Sequence[str] | None = None,
+    unit: str | Sequence[str] | None = None,
+    groups: str | None = None,
+    id_column: str | None = None,
+    wavelength_unit: str | None = None,
+    format: str | None = None,
+    decimal: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    orientation: str | None = None,
+    header: bool | None = None,
+    channels: Sequence[str] | None = None,
+    sheet: str | int | None = None,
+    block: str | None = None,
+    references: str | Path | None = None,
+    signal: str | None = None,
+    to: str | None = None,
+) -> Spectra:
+    r"""Read a file of spectra. What cannot be read for sure is refused with its line; nothing is left out silently.
+
+    Parameters
+    ----------
+    path : path, or sequence of paths
+        A text file (``.csv``, ``.tsv``, ``.txt``, ``.dat``, ``.asc``, ``.prn``, ``.dpt``, also with ``.gz``),
+        ``.parquet`` or Excel (``.xlsx``): columns named by a number are channels, the others are labels. Or an
+        instrument's file: JCAMP-DX (``.jdx``, ``.dx``), Galactic SPC (``.spc``), Bruker OPUS (``.0``, ...), ASD
+        FieldSpec (``.asd``), or what other packages add. Several files on one grid (a list, a folder, a pattern such
+        as ``"field/*.0"``) become one; the samples are named after them.
+    target : str or sequence of str, optional
+        The column, or columns, of reference values: they become ``y``.
+    unit : str or sequence of str, optional
+        Unit of the target, for tables and figures.
+    groups : str, optional
+        The column that says which samples belong together.
+    id_column : str, optional
+        The column that names the samples; by default one that is called id, sample, name or alike.
+    wavelength_unit : {"nm", "cm-1"}, optional
+        Unit of the wavelengths, where the file does not say it.
+    format : {"text", "parquet", "excel", "jcamp", "spc", "opus", "asd"} or that of another package, optional
+        By default what the first bytes or the ending of the name say.
+    decimal : {".", ","}, optional
+        Decimal sign of a text file; by default what its numbers show.
+    delimiter, encoding : str, optional
+        Separator and encoding of a text file; by default what fits.
+    orientation : {"rows", "columns"}, optional
+        Whether a sample is a row or a column; by default where the wavelengths are.
+    header : bool, optional
+        Whether the first row of the table names the channels; needed where it may as well be a spectrum.
+    channels : sequence of str, optional
+        Names of the spectral columns, where these are not named by wavelength.
+    sheet : str or int, optional
+        The sheet of a workbook, by name or number; needed where several hold something.
+    block : str, optional
+        Which spectrum of an OPUS file ("AB", "RE", "ScSm", ...), or which block of a JCAMP-DX file (its title).
+    references : path, optional
+        A CSV, Excel or Parquet table of reference values whose first column, or one called id or sample, names the
+        samples as `ids` does. Its columns join the others.
+    signal : str, optional
+        What the values are, where the file does not say it: "absorbance", "reflectance", "transmittance (%)", ...
+    to : {"absorbance", "reflectance", "transmittance"}, optional
+        Convert the values: absorbance is -log10 of reflectance or transmittance. By default they stay as they are.
+
+    Returns
+    -------
+    Spectra
+
+    Raises
+    ------
+    InvalidInput
+        There is no such file, it cannot be read for sure, or it has no such column.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> folder = getfixture("tmp_path")
+    >>> text = "id;moisture;9090,91 cm-1;9000,9 cm-1\nS1;12,5;0,512;0,498\n"
+    >>> _ = (folder / "wheat.csv").write_text(text)
+    >>> spectra = read_spectra(folder / "wheat.csv", target="moisture", unit="%")
+    >>> spectra
+    <Spectra of wheat.csv: 1 sample, 2 channels 9090.91 to 9000.9 cm-1, labels: id, moisture; separated by
+    semicolons; decimal comma>
+    >>> spectra.y, spectra.ids.tolist()
+    (array([12.5]), ['S1'])
+    """
+    for word, names in (("channels", channels), ("target", None if isinstance(target, str) else target)):
+        if names is not None:
+            check_names(word, names)
+    options = {
+        "format": format,
+        "id_column": id_column,
+        "wavelength_unit": wavelength_unit,
+        "decimal": decimal,
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "orientation": orientation,
+        "header": header,
+        "channels": channels,
+        "sheet": sheet,
+        "block": block,
+        "to": to,
+    }
+    spectra = read_all(path, options, references)
+    if references is not None:
+        spectra = join_references(spectra, user_path(references), id_column, decimal, encoding)
+    if signal is not None or to is not None:
+        spectra = convert(spectra, signal, to)
+    ids = _ids(spectra, id_column)
+    marks = None if groups is None else _groups(spectra, groups)
+    several = target is not None and not isinstance(target, str)
+    return replace(
+        spectra,
+        ids=ids,
+        groups=marks,
+        target=tuple(target) if target is not None and several else target,  # type: ignore[arg-type]
+        target_unit=unit if unit is None or isinstance(unit, str) else tuple(unit),
+        y=None if target is None else values_of(spectra, target),
+    )
+
+
+def _ids(spectra: Spectra, name: str | None) -> NDArray[Any] | None:
+    if name is not None:
+        column = spectra.column(name)
+        if column.null_count():
+            row = int(column.is_null().arg_true()[0])
+            raise InvalidInput(
+                f"{spectra.source.path.name}: id_column {name!r} is empty in sample {row + 1} ({spectra.places[row]})."
+            )
+        return plain(column)
+    found = id_name(spectra)
+    return None if found is None else plain(spectra.references[found])
+
+
+def _groups(spectra: Spectra, name: str) -> NDArray[Any]:
+    column = spectra.column(name)
+    if column.null_count():
+        row = int(column.is_null().arg_true()[0])
+        raise InvalidInput(
+            f"{spectra.source.path.name}: the column of groups {name!r} is empty in sample {row + 1} "
+            f"({spectra.places[row]}). Each sample needs a group."
+        )
+    return plain(column)
 
 
 def read_all(
@@ -152,8 +299,6 @@ def _joined(paths: Sequence[Path], options: Mapping[str, Any], place: Path, left
 
 
 def _sample_names(paths: Sequence[Path]) -> list[str]:
-    from nirs_store.reading.single import sample_name
-
     names = [sample_name(path) for path in paths]
     if len(set(names)) < len(names):
         names = [path.name for path in paths]
@@ -334,33 +479,3 @@ def convert(spectra: Spectra, signal: str | None, to: str | None) -> Spectra:
         understood=words,
         instrument=dict(spectra.instrument) | ({"signal": kind} if kind else {}),
     )
-
-
-def keep(spectra: Spectra, store: Any, name: str | None) -> str:
-    """Store the files that were read; several as one group."""
-    contents: dict[str, bytes] = {}
-    for source in spectra.sources or (spectra.source,):
-        try:
-            data = source.path.read_bytes()
-        except OSError as error:
-            raise InvalidInput(
-                f"{source.path} cannot be read any more: {error.strerror or error}."
-            ) from error
-        if hashlib.sha256(data).hexdigest() != source.sha256:
-            raise InvalidInput(f"{source.path} has changed since it was read. Read it again, then keep it.")
-        member = source.path.name
-        while member in contents:
-            member = f"{len(contents)}-{member}"
-        contents[member] = data
-    about = {
-        "type": "spectra",
-        "metadata": {
-            "understood": spectra.understood,
-            "instrument": dict(spectra.instrument),
-            "sha256": spectra.source.sha256,
-        },
-    }
-    name = name or spectra.source.path.resolve().name
-    if len(contents) == 1:
-        return str(store.files.put(next(iter(contents.values())), name, **about).version_id)
-    return str(store.files.put_group(name, contents, **about).version_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +12,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import is_missing, parse_number
 from nirs_store.reading.decimals import in_doubt
 from nirs_store.reading.dialect import number_like
 
-__all__ = ["DatasetRows", "Source", "Spectra", "read_spectra"]
+__all__ = [
+    "DatasetRows",
+    "Source",
+    "Spectra",
+    "check_names",
+    "id_name",
+    "is_id",
+    "plain",
+    "targets_of",
+    "values_of",
+]
 
 _IDS = (
     "id|sample|sample ?id|sample ?name|sample ?number|sample ?no\\.?|name|probe|proben?(nummer|name|nr\\.?)|prüfnummer|"
@@ -214,136 +224,38 @@ class Spectra:
         InvalidInput
             A file is not what it was when it was read.
         """
-        from nirs_store.reading.collect import keep
-
-        return keep(self, store, name)
-
-
-def read_spectra(
-    path: str | Path | Sequence[str | Path],
-    *,
-    target: str | Sequence[str] | None = None,
-    unit: str | Sequence[str] | None = None,
-    groups: str | None = None,
-    id_column: str | None = None,
-    wavelength_unit: str | None = None,
-    format: str | None = None,
-    decimal: str | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    orientation: str | None = None,
-    header: bool | None = None,
-    channels: Sequence[str] | None = None,
-    sheet: str | int | None = None,
-    block: str | None = None,
-    references: str | Path | None = None,
-    signal: str | None = None,
-    to: str | None = None,
-) -> Spectra:
-    r"""Read a file of spectra. What cannot be read for sure is refused with its line; nothing is left out silently.
-
-    Parameters
-    ----------
-    path : path, or sequence of paths
-        A text file (``.csv``, ``.tsv``, ``.txt``, ``.dat``, ``.asc``, ``.prn``, ``.dpt``, also with ``.gz``),
-        ``.parquet`` or Excel (``.xlsx``): columns named by a number are channels, the others are labels. Or an
-        instrument's file: JCAMP-DX (``.jdx``, ``.dx``), Galactic SPC (``.spc``), Bruker OPUS (``.0``, ...), ASD
-        FieldSpec (``.asd``), or what other packages add. Several files on one grid (a list, a folder, a pattern such
-        as ``"field/*.0"``) become one; the samples are named after them.
-    target : str or sequence of str, optional
-        The column, or columns, of reference values: they become ``y``.
-    unit : str or sequence of str, optional
-        Unit of the target, for tables and figures.
-    groups : str, optional
-        The column that says which samples belong together.
-    id_column : str, optional
-        The column that names the samples; by default one that is called id, sample, name or alike.
-    wavelength_unit : {"nm", "cm-1"}, optional
-        Unit of the wavelengths, where the file does not say it.
-    format : {"text", "parquet", "excel", "jcamp", "spc", "opus", "asd"} or that of another package, optional
-        By default what the first bytes or the ending of the name say.
-    decimal : {".", ","}, optional
-        Decimal sign of a text file; by default what its numbers show.
-    delimiter, encoding : str, optional
-        Separator and encoding of a text file; by default what fits.
-    orientation : {"rows", "columns"}, optional
-        Whether a sample is a row or a column; by default where the wavelengths are.
-    header : bool, optional
-        Whether the first row of the table names the channels; needed where it may as well be a spectrum.
-    channels : sequence of str, optional
-        Names of the spectral columns, where these are not named by wavelength.
-    sheet : str or int, optional
-        The sheet of a workbook, by name or number; needed where several hold something.
-    block : str, optional
-        Which spectrum of an OPUS file ("AB", "RE", "ScSm", ...), or which block of a JCAMP-DX file (its title).
-    references : path, optional
-        A CSV, Excel or Parquet table of reference values whose first column, or one called id or sample, names the
-        samples as `ids` does. Its columns join the others.
-    signal : str, optional
-        What the values are, where the file does not say it: "absorbance", "reflectance", "transmittance (%)", ...
-    to : {"absorbance", "reflectance", "transmittance"}, optional
-        Convert the values: absorbance is -log10 of reflectance or transmittance. By default they stay as they are.
-
-    Returns
-    -------
-    Spectra
-
-    Raises
-    ------
-    InvalidInput
-        There is no such file, it cannot be read for sure, or it has no such column.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> folder = getfixture("tmp_path")
-    >>> text = "id;moisture;9090,91 cm-1;9000,9 cm-1\nS1;12,5;0,512;0,498\n"
-    >>> _ = (folder / "wheat.csv").write_text(text)
-    >>> spectra = read_spectra(folder / "wheat.csv", target="moisture", unit="%")
-    >>> spectra
-    <Spectra of wheat.csv: 1 sample, 2 channels 9090.91 to 9000.9 cm-1, labels: id, moisture; separated by
-    semicolons; decimal comma>
-    >>> spectra.y, spectra.ids.tolist()
-    (array([12.5]), ['S1'])
-    """
-    from nirs_store.reading import collect
-
-    for word, names in (("channels", channels), ("target", None if isinstance(target, str) else target)):
-        if names is not None:
-            _check_names(word, names)
-    options = {
-        "format": format,
-        "id_column": id_column,
-        "wavelength_unit": wavelength_unit,
-        "decimal": decimal,
-        "delimiter": delimiter,
-        "encoding": encoding,
-        "orientation": orientation,
-        "header": header,
-        "channels": channels,
-        "sheet": sheet,
-        "block": block,
-        "to": to,
-    }
-    spectra = collect.read_all(path, options, references)
-    if references is not None:
-        spectra = collect.join_references(spectra, user_path(references), id_column, decimal, encoding)
-    if signal is not None or to is not None:
-        spectra = collect.convert(spectra, signal, to)
-    ids = _ids(spectra, id_column)
-    marks = None if groups is None else _groups(spectra, groups)
-    several = target is not None and not isinstance(target, str)
-    return replace(
-        spectra,
-        ids=ids,
-        groups=marks,
-        target=tuple(target) if target is not None and several else target,  # type: ignore[arg-type]
-        target_unit=unit if unit is None or isinstance(unit, str) else tuple(unit),
-        y=None if target is None else _targets(spectra, target),
-    )
+        contents: dict[str, bytes] = {}
+        for source in self.sources or (self.source,):
+            try:
+                data = source.path.read_bytes()
+            except OSError as error:
+                raise InvalidInput(
+                    f"{source.path} cannot be read any more: {error.strerror or error}."
+                ) from error
+            if hashlib.sha256(data).hexdigest() != source.sha256:
+                raise InvalidInput(
+                    f"{source.path} has changed since it was read. Read it again, then keep it."
+                )
+            member = source.path.name
+            while member in contents:
+                member = f"{len(contents)}-{member}"
+            contents[member] = data
+        about = {
+            "type": "spectra",
+            "metadata": {
+                "understood": self.understood,
+                "instrument": dict(self.instrument),
+                "sha256": self.source.sha256,
+            },
+        }
+        name = name or self.source.path.resolve().name
+        if len(contents) == 1:
+            return str(store.files.put(next(iter(contents.values())), name, **about).version_id)
+        return str(store.files.put_group(name, contents, **about).version_id)
 
 
-def _check_names(word: str, names: Any) -> None:
+def check_names(word: str, names: Any) -> None:
+    """Raise where these are not different names of columns."""
     if (
         isinstance(names, str)
         or not isinstance(names, Sequence)
@@ -352,19 +264,6 @@ def _check_names(word: str, names: Any) -> None:
         raise InvalidInput(f"{word}: expected names of columns in a list, found {names!r:.60}.")
     if not names or len(set(names)) < len(names):
         raise InvalidInput(f"{word}: expected names of columns, each once, found {list(names)!r:.60}.")
-
-
-def _ids(spectra: Spectra, name: str | None) -> NDArray[Any] | None:
-    if name is not None:
-        column = spectra.column(name)
-        if column.null_count():
-            row = int(column.is_null().arg_true()[0])
-            raise InvalidInput(
-                f"{spectra.source.path.name}: id_column {name!r} is empty in sample {row + 1} ({spectra.places[row]})."
-            )
-        return _plain(column)
-    found = id_name(spectra)
-    return None if found is None else _plain(spectra.references[found])
 
 
 def is_id(name: str) -> bool:
@@ -378,17 +277,6 @@ def id_name(spectra: Spectra) -> str | None:
     return next((each for each in table.columns if is_id(each) and not table[each].null_count()), None)
 
 
-def _groups(spectra: Spectra, name: str) -> NDArray[Any]:
-    column = spectra.column(name)
-    if column.null_count():
-        row = int(column.is_null().arg_true()[0])
-        raise InvalidInput(
-            f"{spectra.source.path.name}: the column of groups {name!r} is empty in sample {row + 1} "
-            f"({spectra.places[row]}). Each sample needs a group."
-        )
-    return _plain(column)
-
-
 def targets_of(spectra: Spectra, target: str | Sequence[str], units: Mapping[str, str]) -> Spectra:
     """Return the spectra with columns as their target; the units are by column.
 
@@ -398,18 +286,19 @@ def targets_of(spectra: Spectra, target: str | Sequence[str], units: Mapping[str
     """
     if isinstance(target, str):
         unit: Any = units.get(target)
-        return replace(spectra, target=target, target_unit=unit, y=_targets(spectra, target))
-    _check_names("target", target)
+        return replace(spectra, target=target, target_unit=unit, y=values_of(spectra, target))
+    check_names("target", target)
     given = tuple(units.get(name, "") for name in target)
     return replace(
         spectra,
         target=tuple(target),
         target_unit=given if any(given) else None,
-        y=_targets(spectra, target),
+        y=values_of(spectra, target),
     )
 
 
-def _targets(spectra: Spectra, target: str | Sequence[str]) -> NDArray[Any]:
+def values_of(spectra: Spectra, target: str | Sequence[str]) -> NDArray[Any]:
+    """Return one or several columns as reference values; text stays where they are classes."""
     if not isinstance(target, str):
         return np.column_stack([spectra.numbers(name) for name in target])
     column = spectra.column(target)
@@ -421,6 +310,6 @@ def _targets(spectra: Spectra, target: str | Sequence[str]) -> NDArray[Any]:
     return spectra.numbers(target)
 
 
-def _plain(column: pl.Series) -> NDArray[Any]:
+def plain(column: pl.Series) -> NDArray[Any]:
     """Return a column as numpy numbers or text."""
     return np.array(column.to_list()) if column.dtype == pl.String else np.asarray(column.to_numpy())

@@ -24,6 +24,7 @@ from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import user_name
 from nirs_store.service.log import clean_ids
+from nirs_store.service.pairs import figures_of_target, pairs_of_version
 from nirs_store.service.statistics import Agreement, Baseline, agreement
 from nirs_store.values import as_name, from_json, is_frame, native, one_of, with_zone
 from nirs_store.values import column_names as column_names_of
@@ -164,8 +165,6 @@ def correct(
     dry_run: bool = False,
 ) -> Correction:
     """Correct a version by slope and bias from samples; see `Calibrations.correct`."""
-    from nirs_store.service.monitor import figures_of_target, pairs_of_version
-
     row = engine.query(lambda con: find_version(con, calibration))
     if is_frame(samples) or isinstance(samples, Mapping):
         pairs = _given(samples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -14,13 +14,20 @@ from nirs_store.audit.trail import moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, cell_text, field_table, table
-from nirs_store.errors import CalibrationNotFound, InvalidInput, quoted
+from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.records.named import DEFAULT_ALIAS, aliases_of, find_version, version_number
-from nirs_store.records.queries import frame
+from nirs_store.records.named import aliases_of
 from nirs_store.service.corrections import Correction, list_corrections
-from nirs_store.service.log import NOT_FLAGGED
-from nirs_store.service.references import COMBINED, CURRENT, Combine
+from nirs_store.service.pairs import (
+    Wanted,
+    counts_of,
+    figures_of_target,
+    pairs_of,
+    target_of,
+    unit_of,
+    which_version,
+)
+from nirs_store.service.references import Combine
 from nirs_store.service.statistics import (
     LAMBDA,
     Agreement,
@@ -33,47 +40,7 @@ from nirs_store.service.statistics import (
 )
 from nirs_store.values import from_json, one_of, with_zone
 
-__all__ = [
-    "Monitoring",
-    "Wanted",
-    "figures_of_target",
-    "monitor",
-    "pairs_of",
-    "pairs_of_version",
-    "which_version",
-]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which measurements and references are looked at."""
-
-    name: str
-    version: int | None
-    target: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    instrument: str | None = None
-    lab: str | None = None
-    method: str | None = None
-    combine: Combine = "mean"
-    include_flagged: bool = True
-
-    @property
-    def where(self) -> str:
-        """Return the condition on measurements `m`, with the values of `params`."""
-        parts = ["m.calibration = $name"]
-        for name, sign in (("version", "="), ("instrument", "="), ("since", ">="), ("until", "<")):
-            if getattr(self, name) is not None:
-                column = name if sign == "=" else "measured_at"
-                parts.append(f"m.{column} {sign} ${name}")
-        return " AND ".join(parts)
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Return the values of `where`."""
-        given = {name: getattr(self, name) for name in ("version", "instrument", "since", "until")}
-        return {"name": self.name} | {name: value for name, value in given.items() if value is not None}
+__all__ = ["Monitoring", "monitor"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,189 +214,6 @@ def _text(value: float) -> str:
     return "not defined" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-# -- Which version, and which target.
-
-
-def which_version(
-    con: Connection, calibration: Any, alias: str | None, version: Any
-) -> tuple[dict[str, Any], bool]:
-    """Find the version that is meant, and whether all of the name are.
-
-    A name alone means what its alias "production" points to; without that alias, the newest that has measurements,
-    else the newest.
-
-    Raises
-    ------
-    CalibrationNotFound, InvalidInput
-    """
-    if alias is not None and version is not None:
-        raise InvalidInput("Give an alias or a version, not both.")
-    named = isinstance(calibration, str) and "@" not in calibration
-    if (alias is not None or version is not None) and not named:
-        raise InvalidInput(
-            f"calibration: {quoted(calibration)} names a version already; give the name alone with alias or version."
-        )
-    if alias is not None:
-        return find_version(con, f"{calibration}@{alias}"), False
-    if version == "all":
-        return find_version(con, f"{calibration}@latest"), True
-    if version is not None:
-        plain = version if isinstance(version, int) and not isinstance(version, bool) else None
-        number = version_number(str(version)) if plain is None else plain
-        if number is None:
-            raise InvalidInput(f'version: expected a number, "v3" or "all"; found {version!r}.')
-        return find_version(con, f"{calibration}@v{number}"), False
-    if not named:
-        return find_version(con, calibration), False
-    newest = find_version(con, f"{calibration}@latest")
-    if (newest["name"], DEFAULT_ALIAS) in aliases_of(con, newest["name"]):
-        return find_version(con, newest["name"]), False
-    used = con.execute(
-        "SELECT max(version) FROM measurements WHERE calibration = ? AND role = 'reported'", [newest["name"]]
-    ).fetchall()
-    if used and used[0][0] is not None:
-        try:
-            return find_version(con, f"{newest['name']}@v{used[0][0]}"), False
-        except CalibrationNotFound:
-            pass  # the version was deleted, its measurements stay
-    return newest, False
-
-
-def figures_of_target(figures: Mapping[str, Any], target: str | None) -> dict[str, Any]:
-    """Return the figures of a version, of one of its targets where there are several."""
-    several = figures.get("targets")
-    if not isinstance(several, Mapping):
-        return dict(figures)
-    return {**figures, **(several.get(target or "") or {})}
-
-
-# -- Reading pairs.
-
-
-def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tuple[pl.DataFrame, list[str]]:
-    """Join measurements with references; returns the pairs in time order, and what was left out in words.
-
-    Columns: ``sample_id, measured_at, version, instrument, batch_id, prediction, raw, reference, n_references,
-    reference_sd``.
-    """
-    unit = _unit(con, wanted)
-    notes: list[str] = []
-    told = {
-        "target": (wanted.target or "").lower(), "calibration": wanted.name.lower(), "lab": wanted.lab,
-        "method": wanted.method, "unit": unit,
-    }  # fmt: skip
-    unclear = _unclear(con)
-    if unclear:
-        notes.append(
-            f"references of {len(unclear)} samples name no target, and these samples were predicted for several: they "
-            "are left out; add them with target=..."
-        )
-    if unit is not None:
-        ((strange,),) = con.execute(
-            f"SELECT count(*) FROM {CURRENT} r WHERE lower(coalesce(r.target, $target)) = $target AND r.unit <> $unit "
-            "AND r.sample_id IN (SELECT sample_id FROM measurements m WHERE m.calibration = $name)",
-            {"target": told["target"], "unit": unit, "name": wanted.name},
-        ).fetchall()
-        if strange:
-            notes.append(f"{strange} references are in another unit than {unit}: they are left out")
-    about = "lower(r.target) = $target" if wanted.target else "lower(r.target) = $calibration"
-    flags = "" if wanted.include_flagged else f" AND {NOT_FLAGGED}"
-    target = " AND (m.target IS NULL OR lower(m.target) = $target)" if wanted.target else ""
-    sql = f"""
-        WITH refs AS (
-            SELECT r.sample_id, {COMBINED[wanted.combine]} AS reference, count(*) AS n_references,
-                stddev_samp(r.value) AS reference_sd
-            FROM {CURRENT} r WHERE ({about} OR (r.target IS NULL AND NOT list_contains($unclear, r.sample_id)))
-                AND ($lab::VARCHAR IS NULL OR r.lab = $lab) AND ($method::VARCHAR IS NULL OR r.method = $method)
-                AND ($unit::VARCHAR IS NULL OR r.unit IS NULL OR r.unit = $unit)
-            GROUP BY r.sample_id)
-        SELECT m.sample_id, m.measured_at, m.version, m.instrument, m.batch_id, m.prediction, m.raw, refs.reference,
-            refs.n_references, refs.reference_sd
-        FROM measurements m JOIN refs USING (sample_id)
-        WHERE {wanted.where} AND m.role = $role AND isfinite(m.prediction){flags}{target}
-        ORDER BY m.measured_at, m.measurement_id"""
-    used = {name: value for name, value in {**told, "unclear": unclear}.items() if f"${name}" in sql}
-    return frame(con, sql, {**used, **wanted.params, "role": role}), notes
-
-
-def pairs_of_version(
-    engine: Engine,
-    row: Mapping[str, Any],
-    *,
-    since: Any,
-    until: Any,
-    instrument: str | None,
-    samples: Sequence[str | None] | None,
-) -> pl.DataFrame:
-    """Return uncorrected predictions and references of one version, one row per sample, for a correction."""
-
-    def ask(con: Connection) -> pl.DataFrame:
-        wanted = Wanted(
-            row["name"], int(row["version"]), None, moment(since, "since"), moment(until, "until"), instrument
-        )
-        chain = con.execute("SELECT target FROM chains WHERE chain_id = ?", [row["chain_id"]]).fetchall()
-        about = _target(_counts(con, wanted), chain[0][0] if chain else None, None)
-        return pairs_of(con, Wanted(**{**wanted.__dict__, "target": about}))[0]
-
-    pairs = engine.query(ask).with_columns(prediction=pl.col("raw"))
-    if samples is not None:
-        there = set(pairs["sample_id"].to_list())
-        missing = [str(each) for each in samples if each not in there]
-        if missing:
-            raise InvalidInput(
-                f"samples: {len(missing)} of them have no logged prediction of this version with a reference: "
-                f"{', '.join(missing[:5])}. Nothing was changed."
-            )
-        pairs = pairs.filter(pl.col("sample_id").is_in([each for each in samples if each is not None]))
-    return per_sample(pairs, "mean")
-
-
-def _unclear(con: Connection) -> list[str]:
-    """List samples whose references name no target although they were predicted for several."""
-    ((some,),) = con.execute(f"SELECT count(*) FROM {CURRENT} WHERE target IS NULL").fetchall()
-    if not some:
-        return []
-    rows = con.execute(
-        f"SELECT sample_id FROM measurements WHERE role = 'reported' AND sample_id IN (SELECT sample_id FROM {CURRENT} "
-        "WHERE target IS NULL) GROUP BY sample_id HAVING count(DISTINCT coalesce(target, calibration, chain_id)) > 1 "
-        "ORDER BY sample_id"
-    ).fetchall()
-    return [str(row[0]) for row in rows]
-
-
-def _unit(con: Connection, wanted: Wanted) -> str | None:
-    rows = con.execute(
-        "SELECT DISTINCT c.target_unit FROM calibration_versions v JOIN chains c USING (chain_id) WHERE v.name = $name "
-        "AND ($version::INTEGER IS NULL OR v.version = $version) AND c.target_unit IS NOT NULL",
-        {"name": wanted.name, "version": wanted.version},
-    ).fetchall()
-    units = {str(row[0]) for row in rows if not str(row[0]).startswith("[")}
-    return units.pop() if len(units) == 1 else None
-
-
-def _target(counts: pl.DataFrame, chain_target: str | None, asked: str | None) -> str | None:
-    """Return the one target that is looked at.
-
-    Raises
-    ------
-    InvalidInput
-        There are several and none was asked for, or not this one.
-    """
-    logged = (
-        sorted({each for each in counts["target"].to_list() if each is not None}) if counts.height else []
-    )
-    if asked is not None:
-        near: dict[str, str] = {each.casefold(): each for each in logged}
-        if logged and asked.casefold() not in near:
-            one_of("target", asked, logged)
-        return near.get(asked.casefold(), asked)
-    if len(logged) > 1:
-        raise InvalidInput(f"target: expected one of {', '.join(logged)}; the calibration predicts several.")
-    if logged:
-        return str(logged[0])
-    return None if chain_target is None or chain_target.startswith("[") else chain_target
-
-
 # -- The whole report.
 
 
@@ -464,11 +248,11 @@ def monitor(
         wanted = Wanted(
             row["name"], number, target, begin, end, instrument, lab, method, combine, include_flagged
         )
-        counts = _counts(con, wanted)
+        counts = counts_of(con, wanted)
         chain = con.execute(
             "SELECT target, target_unit FROM chains WHERE chain_id = ?", [row["chain_id"]]
         ).fetchall()
-        about = _target(counts, chain[0][0] if chain else None, target)
+        about = target_of(counts, chain[0][0] if chain else None, target)
         wanted = Wanted(**{**wanted.__dict__, "target": about})
         pairs, notes = pairs_of(con, wanted)
         rows_of = con.execute(
@@ -490,7 +274,7 @@ def monitor(
             number,
             aliases,
             about,
-            _unit(con, wanted),
+            unit_of(con, wanted),
             with_zone(begin),
             with_zone(end),
             int(reported["n"].sum()),
@@ -516,21 +300,6 @@ def monitor(
 
 def _is_target(about: str | None) -> pl.Expr:
     return pl.lit(True) if about is None else pl.col("target").is_null() | (pl.col("target") == about)
-
-
-def _counts(con: Connection, wanted: Wanted) -> pl.DataFrame:
-    """Count measurements by role, target, month, instrument and version."""
-    return frame(
-        con,
-        f"""
-        SELECT m.role, m.target, date_trunc('month', m.measured_at)::DATE AS month, m.instrument, m.version,
-            count(*) AS n, count(*) FILTER (NOT {NOT_FLAGGED}) AS flagged,
-            count(*) FILTER (m.sample_id IS NULL) AS nameless,
-            count(*) FILTER (m.prediction IS NULL AND m.label IS NULL OR NOT isfinite(m.prediction)) AS no_number,
-            count(*) FILTER (m.label IS NOT NULL) AS labels, count(m.correction_id) AS corrected
-        FROM measurements m WHERE {wanted.where} GROUP BY ALL ORDER BY ALL""",
-        wanted.params,
-    )
 
 
 def _errors(figures: Mapping[int, Mapping[str, Any]]) -> dict[int, tuple[float, str]]:

@@ -6,9 +6,8 @@ before the row that names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from nirs_store.blobs.store import Draft
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table, fetch
 from nirs_store.errors import OverwriteRefused, UnknownDataset, quoted
 from nirs_store.ids import new_id, now_naive
-from nirs_store.records.artifacts import on_disk
-from nirs_store.values import from_json, to_json
+from nirs_store.records.artifacts import adopt, hold
 
 __all__ = [
     "BlobsGone",
@@ -40,8 +39,6 @@ __all__ = [
 ]
 
 Row = dict[str, Any]
-_JSON = ("labels", "spectra_ids", "instrument", "selection", "metadata")
-_ALL = ", ".join(column_names("dataset_versions"))
 
 
 class BlobsGone(Exception):
@@ -59,21 +56,10 @@ class Item:
     samples: Draft | None = None
 
 
-def _rows(con: Connection, sql: str, params: Any) -> list[Row]:
-    cursor = con.execute(sql, params)
-    names = [column[0] for column in cursor.description or ()]
-    return [
-        {name: from_json(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
-        for row in cursor.fetchall()
-    ]
-
-
 def find(con: Connection, name: str, version: int | None) -> Row | None:
     """Return the row of a version by its number, or of the newest."""
-    which = "ORDER BY version DESC LIMIT 1" if version is None else "AND version = $version"
-    params: dict[str, Any] = {"name": name} if version is None else {"name": name, "version": version}
-    found = _rows(con, f"SELECT {_ALL} FROM dataset_versions WHERE name = $name {which}", params)
-    return found[0] if found else None
+    wanted = {"name": name} if version is None else {"name": name, "version": version}
+    return next(iter(Table(con, "dataset_versions").where("version DESC", 1, **wanted)), None)
 
 
 def latest(con: Connection, name: str) -> Row | None:
@@ -88,7 +74,7 @@ def require(con: Connection, name: str, version: int | None) -> Row:
     ------
     UnknownDataset
     """
-    by_id = _rows(con, f"SELECT {_ALL} FROM dataset_versions WHERE dataset_version_id = ?", [name])
+    by_id = Table(con, "dataset_versions").where(dataset_version_id=name)
     row = by_id[0] if by_id and version is None else find(con, name, version)
     if row is not None:
         return row
@@ -114,18 +100,15 @@ def require(con: Connection, name: str, version: int | None) -> Row:
 
 def by_ids(con: Connection, version_ids: Iterable[str]) -> list[Row]:
     """Return the rows of versions by their ids, of those that are there."""
-    sql = f"SELECT {_ALL} FROM dataset_versions WHERE dataset_version_id IN (SELECT unnest(?::VARCHAR[]))"
-    return _rows(con, sql, [list(version_ids)])
+    return Table(con, "dataset_versions").where(dataset_version_id=list(version_ids))
 
 
 def list_versions(con: Connection, name: str | None) -> list[Row]:
     """Return the rows of all versions of a name, oldest first; or the newest of each name, by name."""
     if name is not None:
-        return _rows(con, f"SELECT {_ALL} FROM dataset_versions WHERE name = ? ORDER BY version", [name])
+        return Table(con, "dataset_versions").where("version", name=name)
     newest = "SELECT name, max(version) FROM dataset_versions GROUP BY name"
-    return _rows(
-        con, f"SELECT {_ALL} FROM dataset_versions WHERE (name, version) IN ({newest}) ORDER BY name", []
-    )
+    return fetch(con, f"FROM dataset_versions WHERE (name, version) IN ({newest}) ORDER BY name")
 
 
 def paths_of(con: Connection, artifact_ids: Iterable[str]) -> dict[str, str]:
@@ -151,19 +134,17 @@ def record(engine: Engine, item: Item) -> tuple[Row, bool]:
 def _record(con: Connection, engine: Engine, item: Item) -> tuple[Row, bool]:
     name = item.values["name"]
     head = latest(con, name)
+    pairs = ((item.spectra, "npy"), (item.samples, "arrow"))
+    drafts = [(draft, ending, "dataset") for draft, ending in pairs if draft is not None]
     if head is not None and head["content_hash"] == item.values["content_hash"]:
         # The same bytes: should those on the disk be damaged, this mends them.
-        _adopt(
-            con,
-            engine,
-            [(d, e) for d, e in _drafts(item) if d.digest in (*head["spectra_ids"], head["samples_id"])],
-        )
+        there = (*head["spectra_ids"], head["samples_id"])
+        adopt(con, engine, [each for each in drafts if each[0].digest in there])
         return head, False
     if len(paths_of(con, item.shared)) < len(set(item.shared)):
         raise BlobsGone
     retired = con.execute("SELECT version FROM dataset_retired WHERE name = ?", [name]).fetchall()
     number = max(0 if head is None else int(head["version"]), int(retired[0][0]) if retired else 0) + 1
-    drafts = _drafts(item)
     spectra = [*item.shared, *([] if item.spectra is None else [item.spectra.digest])]
     assert item.samples is not None
     row: Row = {
@@ -174,66 +155,16 @@ def _record(con: Connection, engine: Engine, item: Item) -> tuple[Row, bool]:
         **item.values,
         "spectra_ids": spectra,
         "samples_id": item.samples.digest,
-        "size_bytes": sum(draft.size for draft, _ in drafts),
+        "size_bytes": sum(draft.size for draft, *_ in drafts),
         "session_id": engine.session_id,
         "created_at": now_naive(),
     }
     # Nothing is refused any more: only now do blobs get their names.
-    _adopt(con, engine, drafts)
-    _insert(con, "dataset_versions", {**row, **{name: to_json(row.get(name), name) for name in _JSON}})
-    for artifact_id in dict.fromkeys([*spectra, row["samples_id"]]):
-        _insert(
-            con,
-            "artifact_refs",
-            {
-                "ref_id": new_id(),
-                "artifact_id": artifact_id,
-                "owner_kind": "dataset",
-                "owner_id": row["dataset_version_id"],
-                "artifact_type": "dataset",
-                "created_at": row["created_at"],
-            },
-        )
+    adopt(con, engine, drafts)
+    Table(con, "dataset_versions").insert([row])
+    blobs = dict.fromkeys([*spectra, row["samples_id"]])
+    hold(con, "dataset", [(row["dataset_version_id"], artifact_id, "dataset") for artifact_id in blobs])
     return row, True
-
-
-def _drafts(item: Item) -> list[tuple[Draft, str]]:
-    pairs = ((item.spectra, "npy"), (item.samples, "arrow"))
-    return [(draft, ending) for draft, ending in pairs if draft is not None]
-
-
-def _adopt(con: Connection, engine: Engine, drafts: Sequence[tuple[Draft, str]]) -> None:
-    """Give drafts their names among the blobs, and their rows."""
-    paths = paths_of(con, [draft.digest for draft, _ in drafts])
-    placed = []
-    for draft, ending in drafts:
-        # The same bytes may be there under another ending; there must be one file of them.
-        known = on_disk(engine.layout, draft.digest)
-        path = known["artifact_path"] if known else paths.get(draft.digest, "")
-        placed.append((draft, PurePosixPath(path).suffix.lstrip(".") or ending))
-    for info in engine.blobs.adopt(placed):
-        _insert(
-            con,
-            "blobs",
-            {
-                "artifact_id": info.artifact_id,
-                "artifact_path": info.path,
-                "content_hash": info.artifact_id,
-                "operator_class": "",
-                "artifact_type": "dataset",
-                "format": "bytes",
-                "size_bytes": info.size,
-                "created_at": now_naive(),
-            },
-        )
-
-
-def _insert(con: Connection, table: str, values: Mapping[str, Any]) -> None:
-    names = column_names(table)
-    places = ", ".join("?" for _ in names)
-    con.execute(
-        f"INSERT INTO {table} VALUES ({places}) ON CONFLICT DO NOTHING", [values.get(name) for name in names]
-    )
 
 
 # -- which rows of a version a chain was fitted on -------------------------------------------------
@@ -258,16 +189,11 @@ _CHAINS = (
 
 def fitted_on(con: Connection) -> list[Row]:
     """Return the chains that were recorded from data sets, oldest first, with the version and the rows of each."""
-    found = _rows(
+    return fetch(
         con,
         f"SELECT c.*, l.name AS pipeline_name, l.run_id FROM ({_CHAINS}) c LEFT JOIN pipelines l USING (pipeline_id) "
         "WHERE fitted_id IS NOT NULL OR test_id IS NOT NULL ORDER BY c.created_at, c.chain_id",
-        [],
     )
-    for row in found:
-        for name in ("fitted_rows", "test_rows"):
-            row[name] = from_json(row[name])
-    return found
 
 
 def users_of(con: Connection, version_id: str) -> list[str]:

@@ -11,6 +11,7 @@ from nirs_store.db.schema import column_names
 from nirs_store.db.table import Table
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
+from nirs_store.records.artifacts import hold
 from nirs_store.records.queries import frame
 from nirs_store.values import is_text, with_zone
 
@@ -39,16 +40,11 @@ def exists(con: Connection, kind: str, identifier: str) -> bool:
 
 def hold_blob(con: Connection, evaluation_id: str, artifact_id: str, known: Mapping[str, Any]) -> None:
     """Let an evaluation hold a blob: its row, unless it is there, and a reference."""
-    made = {"artifact_id": artifact_id, "created_at": now_naive()}
-    Table(con, "blobs").insert([{**known, **made}], "OR IGNORE")
-    reference = {
-        "ref_id": new_id(),
-        "owner_kind": "evaluation",
-        "owner_id": evaluation_id,
-        "operator_class": known["operator_class"],
-        "artifact_type": known["artifact_type"],
-    }
-    Table(con, "artifact_refs").insert([reference | made])
+    Table(con, "blobs").insert(
+        [{**known, "artifact_id": artifact_id, "created_at": now_naive()}], "OR IGNORE"
+    )
+    held = [(evaluation_id, artifact_id, str(known["artifact_type"]))]
+    hold(con, "evaluation", held, known["operator_class"])
 
 
 def link_files(con: Connection, evaluation_id: str, version_ids: Sequence[str]) -> None:

@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nirs_store.audit.trail import attempting
-from nirs_store.blobs.store import Draft
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Row, Table
@@ -41,7 +40,7 @@ from nirs_store.files.runs import remove_scratch, scratch
 from nirs_store.files.scope import Scope, note_versions, types_for
 from nirs_store.ids import is_id, new_id, now_naive, sha256_hex
 from nirs_store.records import named
-from nirs_store.records.artifacts import on_disk
+from nirs_store.records.artifacts import adopt, hold
 from nirs_store.records.lookup import whole_id
 from nirs_store.records.notes import check_guard
 from nirs_store.values import to_json
@@ -276,7 +275,12 @@ def record(con: Connection, engine: Engine, items: Sequence[Item]) -> list[FileV
         links += made_from
         outcomes.append((row, added))
     # Nothing is refused any more: only now do blobs get their names.
-    _adopt(con, engine, placed, now)
+    adopt(con, engine, [(stored.draft, stored.ending, row["type"]) for row, stored, _ in placed])
+    hold(
+        con,
+        "file",
+        [(row["version_id"], row["artifact_id"], row["type"]) for row, _, added in placed if added],
+    )
     table = Table(con, "file_versions")
     if superseded:
         table.update({"is_latest": False}, version_id=superseded)
@@ -399,49 +403,3 @@ def _refuse_cycles(con: Connection, version_id: str, links: Sequence[tuple[str, 
         raise InvalidInput(
             f"sources: {', '.join(files)} would be made from itself in the end (a cycle). Nothing was stored."
         )
-
-
-def _adopt(
-    con: Connection, engine: Engine, placed: Sequence[tuple[Row, Stored, bool]], now: datetime
-) -> None:
-    """Let drafts take their names among the blobs, and record the blobs and who holds them."""
-    kinds: dict[str, str] = {}
-    drafts: dict[str, tuple[Draft, str]] = {}
-    if placed:
-        there = Table(con, "blobs").where(artifact_id={stored.draft.digest for _, stored, _ in placed})
-        paths = {blob["artifact_id"]: blob["artifact_path"] for blob in there}
-    for row, stored, _ in placed:
-        digest = stored.draft.digest
-        if digest not in drafts:
-            # The same bytes may be there under another ending; there must be one file of them.
-            known = on_disk(engine.layout, digest)
-            path = known["artifact_path"] if known else paths.get(digest, "")
-            drafts[digest] = stored.draft, PurePosixPath(path).suffix.lstrip(".") or stored.ending
-            kinds[digest] = row["type"]
-    blobs = [
-        {
-            "artifact_id": info.artifact_id,
-            "artifact_path": info.path,
-            "content_hash": info.artifact_id,
-            "operator_class": "",
-            "artifact_type": kinds[info.artifact_id],
-            "format": "bytes",
-            "size_bytes": info.size,
-            "created_at": now,
-        }
-        for info in (engine.blobs.adopt(list(drafts.values())) if drafts else ())
-    ]
-    Table(con, "blobs").insert(blobs, "OR IGNORE")
-    held = [
-        {
-            "ref_id": new_id(),
-            "artifact_id": row["artifact_id"],
-            "owner_kind": "file",
-            "owner_id": row["version_id"],
-            "artifact_type": row["type"],
-            "created_at": now,
-        }
-        for row, _, added in placed
-        if added
-    ]
-    Table(con, "artifact_refs").insert(held)

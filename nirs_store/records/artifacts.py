@@ -5,36 +5,39 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nirs_store.blobs.code import CODE, Held, Reliance, describe_code, reliance_of
 from nirs_store.blobs.serializers import get_serializer
+from nirs_store.blobs.store import Draft
 from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Buffer, Engine
 from nirs_store.db.sql import number
+from nirs_store.db.table import Table, fetch
 from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive, sha256_hex
 from nirs_store.records import queries
 from nirs_store.records.queries import note_of
-from nirs_store.values import as_int, as_long, as_text, from_json, to_json, with_zone
+from nirs_store.values import as_int, as_long, as_text, to_json, with_zone
 
 __all__ = [
     "RECORD",
     "add_blob_row",
     "add_link",
+    "adopt",
     "artifact_path",
     "content_key",
     "dependents_outside",
     "fetch_chains",
     "fetch_files",
-    "fetch_links",
     "fetch_records",
     "forget_inputs",
     "get_artifact",
     "get_to_know",
+    "hold",
     "is_settled",
     "known_record",
     "load_artifact",
@@ -315,6 +318,47 @@ def on_disk(layout: Layout, artifact_id: str) -> dict[str, Any] | None:
     return None
 
 
+def adopt(con: Connection, engine: Engine, drafts: Sequence[tuple[Draft, str, str]]) -> None:
+    """Let drafts (with an ending and an artifact type each) take their names among the blobs, and record the blobs."""
+    there = Table(con, "blobs").where(artifact_id={draft.digest for draft, *_ in drafts})
+    paths = {blob["artifact_id"]: str(blob["artifact_path"]) for blob in there}
+    placed: dict[str, tuple[Draft, str]] = {}
+    kinds: dict[str, str] = {}
+    for draft, ending, kind in drafts:
+        if draft.digest not in placed:
+            # The same bytes may be there under another ending; there must be one file of them.
+            known = on_disk(engine.layout, draft.digest)
+            path = known["artifact_path"] if known else paths.get(draft.digest, "")
+            placed[draft.digest] = draft, PurePosixPath(path).suffix.lstrip(".") or ending
+            kinds[draft.digest] = kind
+    blobs = [
+        {
+            "artifact_id": info.artifact_id,
+            "artifact_path": info.path,
+            "content_hash": info.artifact_id,
+            "operator_class": "",
+            "artifact_type": kinds[info.artifact_id],
+            "format": "bytes",
+            "size_bytes": info.size,
+            "created_at": now_naive(),
+        }
+        for info in (engine.blobs.adopt(list(placed.values())) if placed else ())
+    ]
+    Table(con, "blobs").insert(blobs, "OR IGNORE")
+
+
+def hold(
+    con: Connection, owner_kind: str, held: Iterable[tuple[str, str, str]], operator_class: str | None = None
+) -> None:
+    """Let owners hold blobs: the id of the owner, the blob and its artifact type, each."""
+    same = {"owner_kind": owner_kind, "operator_class": operator_class, "created_at": now_naive()}
+    rows = [
+        {"ref_id": new_id(), "owner_id": owner_id, "artifact_id": artifact_id, "artifact_type": kind, **same}
+        for owner_id, artifact_id, kind in held
+    ]
+    Table(con, "artifact_refs").insert(rows)
+
+
 def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     known = engine.known.get("artifact", artifact_id) if isinstance(artifact_id, str) else None
     if known is None:
@@ -557,7 +601,6 @@ def _hold(buffer: Buffer, artifact_id: str, known: dict[str, Any], record_id: st
 
 # -- asking ------------------------------------------------------------------------------------
 
-_CHAIN_JSON = ("steps", "fold_artifacts", "shared_artifacts", "branch_path", "metadata")
 _OF_CHAINS = {
     "dataset_name": "p.dataset_name = $dataset_name",
     "pipeline_id": "c.pipeline_id = $pipeline_id",
@@ -582,36 +625,21 @@ def fetch_records(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
     """Return records that fit all filters, in the order in which they were made, each with its file and links."""
     params = {name: value for name, value in wanted.items() if value is not None}
     where = " AND ".join(_FILTERS[name] for name in params) or "TRUE"
-    cursor = con.execute(
+    rows = fetch(
+        con,
         f"SELECT {_COLUMNS}, b.artifact_path, b.content_hash, b.format, b.size_bytes, p.dataset_name "
         "FROM artifact_records r LEFT JOIN blobs b USING (artifact_id) LEFT JOIN pipelines p USING (pipeline_id) "
         f"WHERE {where} ORDER BY r.created_at, r.record_id",
         params,
     )
-    names = [column[0] for column in cursor.description or ()]
-    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    links = fetch_links(con, [str(row["record_id"]) for row in rows])
+    links: dict[str, list[dict[str, Any]]] = {}
+    of_rows = {row["record_id"] for row in rows}
+    for link in Table(con, "artifact_links").where("record_id, position, link_id", record_id=of_rows):
+        links.setdefault(link["record_id"], []).append(link)
     for row in rows:
-        for name in _JSON:
-            row[name] = from_json(row[name])
         row["created_at"] = with_zone(row["created_at"])
-        row["links"] = links.get(str(row["record_id"]), [])
+        row["links"] = links.get(row["record_id"], [])
     return rows
-
-
-def fetch_links(con: Connection, record_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return what records need: kind, position, target_id, artifact_id, feature_index, by record, in order."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    if not record_ids:
-        return found
-    names = ("kind", "position", "target_id", "artifact_id", "feature_index")
-    for record_id, *values in con.execute(
-        f"SELECT record_id, {', '.join(names)} FROM artifact_links WHERE record_id IN (SELECT unnest(?)) "
-        "ORDER BY record_id, position, link_id",
-        [list(record_ids)],
-    ).fetchall():
-        found.setdefault(str(record_id), []).append(dict(zip(names, values, strict=True)))
-    return found
 
 
 def dependents_outside(con: Connection, pipeline_ids: Sequence[str]) -> list[tuple[str, str]]:
@@ -641,41 +669,18 @@ def fetch_chains(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
     """Chains of a pipeline, run or data set in the order of their making, JSON decoded, with what they name."""
     params = {name: value for name, value in wanted.items() if value is not None}
     where = " AND ".join(_OF_CHAINS[name] for name in params) or "TRUE"
-    columns = (
-        "chain_id",
-        "pipeline_id",
-        *_CHAIN_JSON,
-        "model_step_idx",
-        "model_class",
-        "source_index",
-        "created_at",
-    )
-    cursor = con.execute(
-        f"SELECT {', '.join(f'c.{name}' for name in columns)}, p.dataset_name, p.dataset_hash FROM chains c "
+    rows = fetch(
+        con,
+        "SELECT c.chain_id, c.pipeline_id, c.steps, c.fold_artifacts, c.shared_artifacts, c.branch_path, c.metadata, "
+        "c.model_step_idx, c.model_class, c.source_index, c.created_at, p.dataset_name, p.dataset_hash FROM chains c "
         f"LEFT JOIN pipelines p USING (pipeline_id) WHERE {where} ORDER BY c.created_at, c.chain_id",
         params,
     )
-    names = [column[0] for column in cursor.description or ()]
-    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     for row in rows:
-        for name in _CHAIN_JSON:
-            row[name] = from_json(row[name])
         row["created_at"] = with_zone(row["created_at"])
     return rows
 
 
 def fetch_files(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return what is known of some artifacts, by id."""
-    names = (
-        "artifact_id",
-        "artifact_path",
-        "content_hash",
-        "operator_class",
-        "artifact_type",
-        "format",
-        "size_bytes",
-    )
-    rows = con.execute(
-        f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))", [list(artifact_ids)]
-    ).fetchall()
-    return {str(row[0]): dict(zip(names, row, strict=True)) for row in rows}
+    """Return the rows of some blobs, by id."""
+    return {row["artifact_id"]: row for row in Table(con, "blobs").where(artifact_id=artifact_ids)}

@@ -202,6 +202,12 @@ def test_a_name_is_near_its_point_and_eight_are_written_at_most() -> None:
         assert np.hypot(*text.get_position()) < 160
 
 
+def test_a_small_negative_bias_is_not_minus_zero() -> None:
+    figure = plots.residuals(np.arange(10.0), np.arange(10.0) + np.r_[3e4, -3e4, -1.0, np.zeros(7)])
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert "bias +0" in labels
+
+
 @pytest.mark.parametrize("name", ["$x^$", "$\\nosuch$", "$$", "US$ 5", "$x_{1}$"])
 def test_dollar_signs_are_no_mathematics(name: str, tmp_path: Path) -> None:
     measured = np.arange(12.0)

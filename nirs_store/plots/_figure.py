@@ -305,7 +305,9 @@ def number(value: float, like: float | None = None, digits: int = 3, *, sign: st
     if np.isfinite(size) and size and not 1e-4 <= size < 1e6:
         # A bias of 1e-15 next to an error of 1e-6 is zero.
         return f"{value if abs(value) > 1e-6 * size else 0.0:{sign}.{digits - 1}e}"
-    return f"{value + 0.0:{sign}.{decimals(size, digits)}f}"
+    places = decimals(size, digits)
+    # Rounded first, so that a small negative value is not written as -0.
+    return f"{round(value, places) + 0.0:{sign}.{places}f}"
 
 
 def name_wavelengths(axes: Axes, unit: str, grid: Floats | None = None) -> None:

@@ -122,13 +122,18 @@ def _intervals(
     found: pl.DataFrame = store.predict(chain_id, X, **{"on_outlier": "ignore", **options})
     measured = y if y is not None else getattr(X, "y", None)
     values = None if measured is None else np.asarray(measured)
+    if target is not None and "target" in found.columns:
+        name = chain_data(one_target(store, target), chain_id).target
+        several = found["target"].n_unique()
+        found = found.filter(pl.col("target") == name)
+        if values is not None and values.size == several * found.height:
+            values = column(values, place_of(one_target(store, target).get_chain(chain_id)))
     if values is not None and values.dtype.kind in "fiu" and values.size == found.height:
         # Of several targets there is one row per sample and target, in the order of the values.
         found = found.with_columns(measured=pl.Series(values.ravel().astype(np.float64)))
     elif y is not None:
         raise InvalidInput(f"y: expected {found.height} numbers, found the shape {np.shape(y)}.")
-    several = "target" in found.columns and target is not None
-    return found.filter(pl.col("target") == target) if several else found
+    return found
 
 
 def _draw_intervals(
@@ -140,7 +145,7 @@ def _draw_intervals(
     if measured is not None and not np.isfinite(measured).any():
         measured = None
     return prediction_intervals(
-        found, measured=measured, target=target or data.target, unit=data.unit, title=data.title
+        found, measured=measured, target=data.target, unit=data.unit, title=data.title
     )
 
 

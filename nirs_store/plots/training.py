@@ -58,7 +58,9 @@ def training_curves(frame: pl.DataFrame, *, title: str = "", log: bool | None = 
             f"frame: it lacks the columns {', '.join(missing)}. Give what get_metrics returns."
         )
     curves = frame.partition_by("pipeline_id", "name", maintain_order=True, as_dict=True)
-    if not curves or len(curves) > _MOST:
+    if not curves:
+        raise InvalidInput("There are no training curves to draw; log_metric and log_metrics record them.")
+    if len(curves) > _MOST:
         raise InvalidInput(f"frame: expected 1 to {_MOST} curves, found {len(curves)}.")
     pipelines = list(dict.fromkeys(str(key[0]) for key in curves))
     names = list(dict.fromkeys(str(key[1]) for key in curves))

@@ -10,7 +10,7 @@ import numpy as np
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import execute
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.runs import require
@@ -58,7 +58,7 @@ def _values(given: Any) -> np.ndarray:
         found = plain.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(
-            f"values: expected numbers, found {type(given).__name__}. Nothing was recorded."
+            f"values: expected numbers, found {shortened(repr(given), 60)}. Nothing was recorded."
         ) from error
     if found.ndim != 1:
         raise ShapeMismatch(f"values: expected one dimension, found {found.shape}. Nothing was recorded.")

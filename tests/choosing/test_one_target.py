@@ -134,6 +134,10 @@ def test_figures_show_the_target_alone(made: Any) -> None:
     assert store.plot_data("coefficients", chain, target="protein")[
         "coefficient"
     ].to_numpy() == pytest.approx(PLSRegression(7, scale=False).fit(X, Y).coef_[1])
+    for given in (Y, Y[:, 1]):
+        shown = store.plot_data("intervals", chain, X, given, target="protein")
+        assert shown["measured"].to_numpy() == pytest.approx(Y[:, 1])
+        assert set(shown["target"]) == {"protein"}
     axes = pytest.importorskip("matplotlib") and store.plot("predicted", chain, target="protein").axes[0]
     assert "protein" in axes.get_xlabel()
 

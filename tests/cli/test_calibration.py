@@ -148,6 +148,20 @@ def test_one_of_several_targets_is_named(run: Any, run_json: Any, tmp_path: Path
         "plot", "t2-q", found["best"], "--target", "protein", "--data", file, "-o", tmp_path / "t.csv", *place
     )
     assert pl.read_csv(tmp_path / "t.csv").height == 60
+    run(
+        "plot",
+        "intervals",
+        found["best"],
+        "--target",
+        "protein",
+        "--data",
+        file,
+        "-o",
+        tmp_path / "i.csv",
+        *place,
+    )
+    assert pl.read_csv(tmp_path / "i.csv")["measured"].to_list() == pytest.approx(MEAT.protein[:60].tolist())
+    assert "no training curves" in run("plot", "training", found["best"], *place, expect=2).stderr
     # A unit that the name ends with is not said twice.
     one = run_json(
         "screen",

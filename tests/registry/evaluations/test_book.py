@@ -86,7 +86,7 @@ def test_a_table_may_come_as_list_polars_pandas_or_arrow_and_is_stored_once(
 def test_gc_keeps_a_table_until_its_evaluation_is_deleted(store: WorkspaceStore) -> None:
     made = store.evaluations.record("a", "s", 0.5, episodes=EPISODES)
     assert store.gc_artifacts(grace_seconds=0) == 0
-    assert store.evaluations.delete(made)
+    assert store.evaluations.delete(made, now=True)
     assert store.gc_artifacts(grace_seconds=0) == 1
     assert not store.evaluations.delete(made)
     assert store.evaluations.champions().height == 0

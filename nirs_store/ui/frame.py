@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from nirs_store.errors import InvalidInput, ReadOnlyStore, quoted
 
@@ -93,7 +93,10 @@ class Request:
 
     def here(self, **changed: Any) -> str:
         """Return the present address with some values changed."""
-        return address(self.path, **{**{key: list(values) for key, values in self.query.items()}, **changed})
+        return address(
+            quote(self.path, safe="/@"),
+            **{**{key: list(values) for key, values in self.query.items()}, **changed},
+        )
 
     def require_changes(self) -> None:
         """Refuse a change where the page only shows."""

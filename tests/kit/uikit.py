@@ -61,7 +61,7 @@ def record(folder: Path, name: str = "corn", *, note: str = "") -> None:
 
 def addresses(html: str) -> set[str]:
     """Return the addresses within the page that a document leads to."""
-    found = re.findall(r'(?:href|action)="(/[^"#]*)', html)
+    found = re.findall(r'href="(/[^"#]*)', html)
     return {each.replace("&amp;", "&") for each in found if not each.startswith("/static")}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,17 +32,54 @@ def browser() -> Iterator[Any]:
         made.close()
 
 
+#: What a person who cannot see, or cannot point, needs of every screen; looked for where axe-core is not installed.
+BARRIERS = """() => {
+    const wrong = [], say = (what, each) => wrong.push(what + ": " + each.outerHTML.slice(0, 120));
+    const named = each => each.getAttribute("aria-label") || each.title || each.labels?.length || each.textContent.trim();
+    for (const each of document.querySelectorAll("input:not([type=hidden]), select, textarea, button, a[href], summary"))
+        if (!named(each) && !each.querySelector("svg a, .mark") && !each.closest("svg")) say("no name", each);
+    for (const each of document.querySelectorAll("svg.figure, img")) if (!each.getAttribute("aria-label") && !each.alt) say("no words", each);
+    for (const each of document.querySelectorAll("[tabindex]")) if (each.tabIndex > 0) say("own order", each);
+    const ids = [...document.querySelectorAll("[id]")].map(each => each.id);
+    ids.filter((each, i) => ids.indexOf(each) !== i).forEach(each => wrong.push("id twice: " + each));
+    if (document.querySelectorAll("h1").length !== 1) wrong.push("not one h1");
+    if (!document.documentElement.lang || !document.title) wrong.push("no language or title");
+    return wrong;
+}"""
+#: Words whose contrast with what lies under them is below 4.5, by the formula of WCAG 2.
+FAINT = """() => {
+    const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const parts = color => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = color; pen.fillRect(0, 0, 1, 1); return pen.getImageData(0, 0, 1, 1).data; };
+    const light = c => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => { const v = c[i] / 255; return sum + w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
+    const under = each => { for (let at = each; at; at = at.parentElement) { const c = parts(getComputedStyle(at).backgroundColor); if (c[3] === 255) return c; } return parts("Canvas"); };
+    const found = new Set();
+    for (const each of document.querySelectorAll("body *")) {
+        const own = [...each.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+        if (!own || ["SCRIPT", "OPTION", "TITLE", "title"].includes(each.tagName) || !each.getClientRects().length || each.closest(".unseen, .skip")) continue;
+        const style = getComputedStyle(each);
+        const a = light(parts(each.closest("svg") ? style.fill : style.color)), b = light(under(each));
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (ratio < 4.5) found.add(`${ratio.toFixed(2)} ${each.tagName}.${each.getAttribute("class")} ${each.textContent.trim().slice(0, 30)}`);
+    }
+    return [...found];
+}"""
+CUT = """() => [...document.querySelectorAll("h1, h2, p, dd, .card, button, label, figcaption")]
+    .filter(each => each.offsetParent && each.scrollWidth > each.clientWidth + 1 && each.clientWidth)
+    .map(each => each.textContent.slice(0, 60))"""
+
+
 class Tab:
     """A tab that remembers errors and requests to other hosts."""
 
-    def __init__(self, browser: Any, url: str, width: int = 1280) -> None:
+    def __init__(self, browser: Any, url: str, width: int = 1280, scheme: str = "light") -> None:
         self.url, self.width, self.wrong = url.rstrip("/"), width, []
-        self.context = browser.new_context(viewport={"width": width, "height": 800})
+        self.context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         self.page = self.context.new_page()
         self.page.on(
             "console", lambda said: said.type in ("error", "warning") and self.wrong.append(said.text)
         )
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("dialog", lambda _: self.wrong.append("a script of a name ran"))
         self.page.on("request", lambda asked: asked.url.startswith(self.url) or self.wrong.append(asked.url))
 
     def open(self, path: str) -> str:
@@ -49,12 +89,8 @@ class Tab:
     def check(self, where: str) -> None:
         assert self.wrong == [], where
         assert self.page.evaluate("document.documentElement.scrollWidth") <= self.width, where
-        cut = self.page.evaluate(
-            """() => [...document.querySelectorAll("h1, h2, p, dd, .card, button, label, figcaption")]
-               .filter(each => each.offsetParent && each.scrollWidth > each.clientWidth + 1 && each.clientWidth)
-               .map(each => each.textContent.slice(0, 60))"""
-        )
-        assert cut == [], where
+        assert self.page.evaluate(CUT) == [], where
+        assert self.page.evaluate(BARRIERS) == [], where
 
 
 @pytest.fixture
@@ -67,31 +103,177 @@ def opened(recorded: Path, browser: Any, tmp_path: Path) -> Iterator[Tab]:
         tab.context.close()
 
 
-def walk(tab: Tab) -> None:
-    paths = [screen.path for screen in all_screens() if screen.label]
-    for path in ("/chains", "/runs"):
-        found = sorted(a for a in addresses(tab.open(path)) if a.startswith(f"{path}/") and "?" not in a)
-        paths += found[:1]
-    for path in paths:
-        tab.open(path)
+def walk(tab: Tab, most: int = 1) -> Iterator[str]:
+    """Open the screens that the navigation and links lead to, so many of each kind, and check each."""
+    shown = {screen.path for screen in all_screens() if screen.method == "GET"}
+    waiting, seen, kinds = ["/"], set[str](), dict[str, int]()
+    while waiting:
+        path = waiting.pop(0)
+        plain = path.partition("?")[0]
+        kind = next((each for each in shown if re.fullmatch(re.sub(r"{\w+}", "[^/]+", each), plain)), "")
+        if path in seen or not kind or "format=" in path or kinds.get(kind, 0) >= most:
+            continue
+        kinds[kind] = kinds.get(kind, 0) + 1
+        seen.add(path)
+        waiting += sorted(addresses(tab.open(path)), key=lambda each: ("?" in each, each))
         tab.check(f"{path} at {tab.width}")
+        yield path
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_screen_has_errors_or_is_cut_off(browser: Any, recorded: Path, width: int) -> None:
-    with WorkspaceStore.to_look_at(recorded) as store, server.start(store) as page:
+def test_no_screen_has_errors_or_is_cut_off(browser: Any, serving: Path, width: int) -> None:
+    with WorkspaceStore.to_look_at(serving) as store, server.start(store) as page:
         tab = Tab(browser, page.url, width)
-        walk(tab)
+        seen = [path.split("/")[1].partition("?")[0] for path in walk(tab)]
         tab.context.close()
+    assert {"", "chains", "runs", "calibrations", "datasets", "alarms", "sql", "health", "lineage"} <= set(
+        seen
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
-def test_names_of_any_kind_break_no_screen(browser: Any, hostile: Path, width: int) -> None:
-    with WorkspaceStore.to_look_at(hostile) as store, server.start(store) as page:
+@pytest.mark.parametrize("kind", ["hostile", "empty"])
+def test_names_of_any_kind_and_none_at_all_break_no_screen(
+    browser: Any, kind: str, width: int, request: pytest.FixtureRequest
+) -> None:
+    with WorkspaceStore.to_look_at(request.getfixturevalue(kind)) as store, server.start(store) as page:
         tab = Tab(browser, page.url, width)
-        tab.page.on("dialog", lambda _: tab.wrong.append("a script of a name ran"))
-        walk(tab)
+        assert len(list(walk(tab, most=3))) >= 18
+        tab.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_screen_can_be_read_by_everybody(
+    browser: Any, serving: Path, tmp_path: Path, scheme: str
+) -> None:
+    """Contrast in both color schemes, with the forms of ``--allow-changes``; and axe-core where it is installed."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        Axe = None
+    shutil.copytree(serving, tmp_path / "workspace")
+    found: dict[str, Any] = {}
+    with WorkspaceStore(tmp_path / "workspace") as store, server.start(store, may_change=True) as page:
+        tab = Tab(browser, page.url, scheme=scheme)
+        for path in walk(tab):
+            if faint := tab.page.evaluate(FAINT):
+                found[path] = faint
+            if Axe is not None and (broken := Axe().run(tab.page).response["violations"]):
+                found[f"{path}, axe"] = [(each["id"], each["nodes"][0]["html"][:200]) for each in broken]
+        tab.context.close()
+    assert found == {}
+
+
+def test_the_keyboard_reaches_everything_and_is_seen(browser: Any, serving: Path) -> None:
+    with WorkspaceStore.to_look_at(serving) as store, server.start(store) as page:
+        tab = Tab(browser, page.url)
+        for path in ("/chains", "/calibrations/protein"):
+            tab.open(path)
+            tab.page.keyboard.press("Tab")
+            sync_api.expect(tab.page.locator(":focus")).to_have_text("Skip to the content")
+            tab.page.keyboard.press("Enter")
+            assert tab.page.evaluate("location.hash") == "#main"
+            tab.open(path)
+            wanted = tab.page.evaluate(
+                """() => [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, summary, [tabindex='0']")]
+                   .filter(each => each.checkVisibility() && (!each.closest("details:not([open])") || each.tagName === "SUMMARY")).length"""
+            )
+            reached = 0
+            for _ in range(3 * wanted):
+                tab.page.keyboard.press("Tab")
+                state = tab.page.evaluate(
+                    """() => { const each = document.activeElement, again = each === window.last;
+                       const seen = each === document.body || (each.dataset.was && !again);
+                       window.last = each; each.dataset.was = "1";
+                       return [seen, getComputedStyle(each).outlineStyle, each.outerHTML.slice(0, 99), again]; }"""
+                )
+                if state[0]:
+                    break
+                # A date has three fields, which are one element.
+                reached += not state[3]
+                assert state[1] != "none", state[2]
+            assert reached >= wanted, path
+        tab.context.close()
+
+
+def test_paper_shows_figures_and_tables_and_nothing_to_click(
+    browser: Any, serving: Path, tmp_path: Path
+) -> None:
+    with WorkspaceStore.to_look_at(serving) as store, server.start(store) as page:
+        tab = Tab(browser, page.url, scheme="dark")
+        tab.page.emulate_media(media="print")
+        for path in ("/", "/calibrations/protein", "/datasets/protein"):
+            tab.open(path)
+            for gone in ("nav", "form", "button", ".pager", ".skip"):
+                for each in tab.page.locator(gone).all():
+                    assert not each.is_visible(), (path, gone)
+            assert tab.page.locator("svg.figure").first.is_visible()
+            assert (
+                tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+            )
+            assert tab.page.evaluate(FAINT) == [], path
+        assert tab.page.pdf().startswith(b"%PDF")
+        tab.context.close()
+
+
+def test_references_dropped_on_a_calibration_are_shown_and_added(
+    browser: Any, serving: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(serving, tmp_path / "workspace")
+    (tmp_path / "lab.csv").write_text("sample_id,value\nprotein measured 95,12.5\n", encoding="utf-8")
+    with WorkspaceStore(tmp_path / "workspace") as store, server.start(store, may_change=True) as page:
+        tab = Tab(browser, page.url)
+        tab.open("/calibrations/protein")
+        tab.page.fill(".drop input[name=lab]", "north")
+        tab.page.set_input_files("input[type=file]", tmp_path / "lab.csv")
+        tab.page.click("text=Add 1 value")
+        tab.page.wait_for_url("**/calibrations/protein")
+        tab.check("references")
+        tab.context.close()
+        assert store.references.list("protein measured 95").select("value", "lab").rows() == [(12.5, "north")]
+
+
+RECORDER = """
+import sys
+import numpy as np
+from nirs_store import WorkspaceStore
+with WorkspaceStore(sys.argv[1]) as store, store.run("by another process", datasets=["corn"]) as run:
+    for number, _ in enumerate(sys.stdin):
+        with run.pipeline(f"number {number}", dataset_name="corn"):
+            store.flush()
+"""
+
+
+@pytest.mark.slow
+def test_a_recording_of_another_process_is_followed_and_outlived(
+    browser: Any, recorded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(recorded, tmp_path / "workspace")
+    with WorkspaceStore.to_look_at(tmp_path / "workspace") as store, server.start(store) as page:
+        tab = Tab(browser, page.url)
+        tab.open("/")
+        command = [sys.executable, "-c", RECORDER, str(tmp_path / "workspace")]
+        writer = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0)
+        assert writer.stdin is not None
+        try:
+            for done in (1, 2, 3):
+                writer.stdin.write(b"\n")
+                live = tab.page.locator("#live")
+                sync_api.expect(live).to_contain_text(
+                    f"by another process: {done} of {done} p", timeout=60_000
+                )
+        finally:
+            writer.kill()
+            writer.wait()
+        tab.open("/runs")
+        tab.check("/runs after the writer was killed")
+        tab.page.click("text=by another process")
+        sync_api.expect(tab.page.locator("h1")).to_have_text("by another process")
+        tab.check("the run whose writer was killed")
+        tab.open("/")
+        tab.check("/ after the writer was killed")
         tab.context.close()
 
 
@@ -147,7 +329,7 @@ def test_exported_pages_open_from_the_disk(browser: Any, recorded: Path, tmp_pat
     with WorkspaceStore.to_look_at(recorded) as store:
         export_pages(store, tmp_path / "pages")
     tab = Tab(browser, (tmp_path / "pages").as_uri())
-    for path in ("/index.html", "/chains.html", "/runs.html"):
+    for path in ("/index.html", "/chains.html", "/runs.html", "/calibrations.html"):
         tab.open(path)
         tab.check(path)
     tab.context.close()

@@ -43,6 +43,33 @@ def test_a_report_is_one_file_with_its_figures(
     assert html.count("<style>") == html.count("<script") == 1
 
 
+@pytest.mark.parametrize("name", ["protein", "protein@v1"])
+def test_a_report_of_a_calibration_has_its_chart_and_its_dossier(
+    serving: Path, tmp_path: Path, name: str
+) -> None:
+    run("report", name, "-o", str(tmp_path / "fat.html"), "-w", str(serving))
+    html = (tmp_path / "fat.html").read_text(encoding="utf-8")
+    assert ("Control chart" in html) is (name == "protein")
+    assert "Figures of merit" in html
+    assert not re.search(r'(?:href|src)="', html)
+    assert "<form" not in html
+    with pytest.raises(AssertionError, match="No chain"):
+        run("report", "nothing", "-o", str(tmp_path / "no.html"), "-w", str(serving))
+
+
+def test_calibrations_and_data_sets_are_exported_under_names_that_any_disk_takes(tmp_path: Path) -> None:
+    with WorkspaceStore(tmp_path / "workspace") as store:
+        for name in ("fat in milk", "a:b*c?", "Zürich"):
+            store.datasets.add(name, [[1.0, 2.0]])
+        export.export_pages(store, tmp_path / "pages")
+    names = {path.name for path in (tmp_path / "pages").iterdir()}
+    assert all(re.fullmatch(r"[A-Za-z0-9_@.-]+", name) for name in names)
+    html = (tmp_path / "pages" / "datasets.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="(datasets-[^"]*)"', html)
+    assert len(set(links)) == 3
+    assert set(links) <= names
+
+
 def test_names_in_a_report_stay_text(hostile: Path, tmp_path: Path) -> None:
     with WorkspaceStore(hostile, create=False) as store:
         chain_id = store.list_chains(limit=1)["chain_id"][0]

@@ -240,6 +240,7 @@ def _parts(request: Request, report: Monitoring) -> list[tuple[str, Table]]:
                 columns,
                 prefix=f"{name or 'rival'}_",
                 size=60,
+                name=title,
             )
             found.append((title, shown))
     return found
@@ -258,7 +259,7 @@ def _versions(request: Request, name: str) -> Table:
         Column("chain_id", "Chain", "id", link=lambda row: f"/chains/{row['chain_id']}" if row["chain_exists"] else ""),
         Column("created_at", "Registered", "time"),
     )  # fmt: skip
-    return table_of(request, frame.drop("figures", "scope"), columns, prefix="v_", size=25)
+    return table_of(request, frame.drop("figures", "scope"), columns, prefix="v_", size=25, name="versions")
 
 
 def _plain(value: Any) -> float | None:
@@ -276,7 +277,9 @@ def _history(request: Request, name: str) -> Table:
     columns = (Column("set_at", "When", "time"), Column("alias"), Column("previous", "From version", "whole"),
                Column("version", "To version", "whole"),
                Column("set_by", "By", longest=30), Column("reason", longest=80))  # fmt: skip
-    return table_of(request, frame, columns, prefix="h_", size=25, empty="No alias was set yet.")
+    return table_of(
+        request, frame, columns, prefix="h_", size=25, name="aliases", empty="No alias was set yet."
+    )
 
 
 def current_correction(store: WorkspaceStore, name: str, version: int) -> Any:

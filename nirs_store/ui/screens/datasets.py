@@ -98,7 +98,9 @@ def one(request: Request) -> View:
         "sample": sample,
         "chains": chains,
         "calibrations": _calibrations(store, version),
-        "versions": table_of(request, versions, [c for c in _VERSIONS if c.name != "name"], prefix="v_"),
+        "versions": table_of(
+            request, versions, [c for c in _VERSIONS if c.name != "name"], prefix="v_", name="versions"
+        ),
         "base": named_address("/datasets", version.name, f"@v{version.version}"),
     }
     table = _samples(request, samples, version)
@@ -171,7 +173,7 @@ def _chains(request: Request, reference: str, sample: str) -> Table:
         Column("chain_id", "Id", "id", link=lambda row: f"/chains/{row['chain_id']}"),
     )  # fmt: skip
     empty = "No chain was recorded from it." if not sample else "No chain has seen this sample."
-    return table_of(request, found.reverse(), columns, prefix="c_", size=20, empty=empty)
+    return table_of(request, found.reverse(), columns, prefix="c_", size=20, empty=empty, name="chains")
 
 
 # -- Figures.

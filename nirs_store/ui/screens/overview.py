@@ -53,7 +53,7 @@ def _counts(store: WorkspaceStore) -> dict[str, int]:
 def _latest(request: Request) -> Table:
     frame = with_counts(request.store, request.store.list_runs(limit=_LATEST))
     columns = [replace(column, sorts=False) for column in run_columns() if column.name in _OF_RUNS]
-    return Table(frame, columns, request, frame.height)
+    return Table(frame, columns, request, frame.height, name="runs")
 
 
 def _kinds(store: WorkspaceStore) -> list[dict[str, Any]]:
@@ -77,8 +77,9 @@ def _boards(request: Request, kinds: list[dict[str, Any]]) -> list[dict[str, Any
         ]
         total = int(frame["total"][0])
         table = Table(
-            frame.drop("total"), columns, request, total, ranks=True, ticks="chain_id", picks="/?chain="
-        )
+            frame.drop("total"), columns, request, total, ranks=True, ticks="chain_id", picks="/?chain=",
+            name=" ".join(about.values()),
+        )  # fmt: skip
         boards.append({"about": about, "table": table, "total": total})
     return boards
 

@@ -112,7 +112,9 @@ def one(request: Request) -> View:
     tasks = set(best["task"].drop_nulls().to_list())
     left_out = ("run_name", "created_at", "chain_id", "dataset_name")
     columns = [c for c in chain_columns(tasks) if not c.hidden and c.name not in left_out]
-    chains = Table(best, columns, request, int(best["total"][0]) if best.height else 0, ranks=True)
+    chains = Table(
+        best, columns, request, int(best["total"][0]) if best.height else 0, ranks=True, name="chains"
+    )
     done = shown.pipelines["status"].value_counts()
     values = {
         "run": shown,

@@ -108,7 +108,7 @@ def test_a_figure_compares_pipelines_and_leaves_gaps(store):
     store.log_metrics(one, "loss", [100.0, math.nan, 0.5])
     store.log_metrics(two, "loss", [50.0, 2.0, 0.4])
     axes = training_curves(store.get_metrics([one, two])).axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert [label[-8:] for label in labels] == [one[-8:], two[-8:]]
     assert axes.get_yscale() == "log"
     assert np.isnan(axes.lines[0].get_ydata()[1])

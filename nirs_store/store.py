@@ -155,7 +155,7 @@ class PipelineContext:
     def complete(
         self, best_val: float | None = None, best_test: float | None = None, metric: str | None = None
     ) -> None:
-        """Say what is written when the block ends normally."""
+        """Set what is recorded when the block ends normally."""
         self.best_val, self.best_test, self.metric = best_val, best_test, metric
 
     def __repr__(self) -> str:
@@ -365,10 +365,10 @@ class WorkspaceStore:
 
     @classmethod
     def to_look_at(cls, workspace_path: str | Path) -> Self:
-        """Open an existing workspace to look at it while others record; nothing happens in it by itself.
+        """Open an existing workspace for reading while other processes record; it starts no maintenance.
 
-        Answers see every commit, where the folder may be written. An older catalog is left as it is, and a migrated
-        copy answers. No retention policy is carried out, and nothing is noted in the audit trail.
+        Queries see every commit if the folder is writable. An older catalog is not changed; a migrated copy answers the
+        queries. No retention policy runs, and the audit trail gets no entries.
 
         Raises
         ------
@@ -423,7 +423,7 @@ class WorkspaceStore:
 
     @whole_ids
     def get_run(self, run_id: str) -> dict[str, Any] | None:
-        """One run with its JSON decoded, or None; by its id, the end or beginning of one, or its name.
+        """Return one run with its JSON decoded, or None; by its id, the beginning or end of its id, or its name.
 
         Raises
         ------
@@ -440,7 +440,7 @@ class WorkspaceStore:
     def find_ids(
         self, part: str, kinds: str | Sequence[str] | None = None, *, limit: int | None = 10
     ) -> pl.DataFrame:
-        """Whole ids that begin or end with a part of one, such as the eight characters of a table.
+        """Find whole ids that begin or end with a part, such as the eight characters that tables show.
 
         Parameters
         ----------
@@ -508,7 +508,7 @@ class WorkspaceStore:
 
     @whole_ids
     def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]:
-        """Return what tells the chains of a run apart, oldest first: steps, metadata, target, data set hash."""
+        """Return what distinguishes the chains of a run, oldest first: steps, metadata, target, data set hash."""
         return self._engine.query(lambda con: queries.chains_of_run(con, run_id))
 
     @whole_ids
@@ -622,7 +622,7 @@ class WorkspaceStore:
 
     @whole_ids
     def get_run_log_summary(self, run_id: str) -> pl.DataFrame:
-        """Log counts and total duration (events "end") of a run, a pipeline a row."""
+        """Return log counts and total duration (events "end") of a run, one row per pipeline."""
         return self._engine.query(lambda con: queries.run_log_summary(con, run_id, self._alive()))
 
     def get_metrics(
@@ -826,18 +826,18 @@ class WorkspaceStore:
         Parameters
         ----------
         text : str
-            All words must be found, in any case, at the beginning of a word in: the name, note and tags of the run;
-            the name and data set of the pipeline; target and unit; preprocessing, model, and the classes and
-            parameters of all steps. ``deriv=2`` or ``lv=12`` asks for a parameter. ``1st``, ``2nd`` and ``3rd``
-            also mean the order of a derivative; ``sg``, ``savgol`` and ``savitzky`` each other; ``snv``, ``msc``,
-            ``pls``, ``plsr`` and ``lv`` also what they are short for.
+            Words that a chain must all match. Case is ignored, and a word matches the beginning of a word in: the name,
+            note and tags of the run; the name and data set of the pipeline; target and unit; preprocessing, model, and
+            the classes and parameters of all steps. ``deriv=2`` or ``lv=12`` matches a parameter. ``1st``, ``2nd`` and
+            ``3rd`` also match the order of a derivative; ``sg``, ``savgol`` and ``savitzky`` match each other; ``snv``,
+            ``msc``, ``pls``, ``plsr`` and ``lv`` also match their long forms.
         n : int, optional
-            At most so many chains of each target; None for all.
+            Maximum number of chains per target; None for all.
         metric : str, optional
-            Rank by this, and leave out chains of the task that it does not score.
+            Rank by this metric, and leave out chains whose task it does not score.
         deleted : bool
-            Instead, chains that lie in the trash, and all that retention deleted, with the score that they had:
-            columns ``chain_id``, ``run_id``, ``run_name``, ``pipeline_id``, ``pipeline_name``, ``dataset_name``,
+            Instead, find chains in the trash, and all that retention deleted, with their last score. Columns:
+            ``chain_id``, ``run_id``, ``run_name``, ``pipeline_id``, ``pipeline_name``, ``dataset_name``,
             ``preprocessings``, ``model_name``, ``model_class``, ``pipeline``, ``metric``, ``score``, ``score_sd``,
             ``n_samples``, ``created_at``, ``target``, ``target_unit``, ``components``, ``task``, ``tags``,
             ``deleted_at``, ``trash_id``.
@@ -845,8 +845,8 @@ class WorkspaceStore:
         Returns
         -------
         polars.DataFrame
-            Columns as of `top_chains`, and ``task`` and ``tags``. Chains of one target follow each other; those
-            without predictions come last, without a score.
+            The columns of `top_chains`, plus ``task`` and ``tags``. Chains are grouped by target; those without
+            predictions come last, without a score.
 
         Raises
         ------
@@ -867,7 +867,7 @@ class WorkspaceStore:
 
     @whole_ids
     def past_chains(self, run_id: str | None = None) -> pl.DataFrame:
-        """Return what is kept of deleted chains: of those in the trash, and of all that retention deleted.
+        """Return what remains of deleted chains: those in the trash, and all that retention deleted.
 
         Parameters
         ----------
@@ -929,7 +929,7 @@ class WorkspaceStore:
         task_type: str | None = None,
         target: str | None = None,
     ) -> pivoting.Pivot:
-        """Table of one pooled score: one row per preprocessing, one column per model (or other kinds).
+        """Return a table of one pooled score: one row per preprocessing, one column per model (or other kinds).
 
         Scores of several data sets, targets or units are not joined: the rows name them.
 
@@ -988,7 +988,7 @@ class WorkspaceStore:
         timeout: float | None = 60.0,
         max_rows: int | None = 1_000_000,
     ) -> pl.DataFrame:
-        """Ask the catalog in SQL: exactly one SELECT statement, read-only.
+        """Query the catalog with exactly one SELECT statement, read-only.
 
         Parameters
         ----------
@@ -1004,8 +1004,8 @@ class WorkspaceStore:
         Raises
         ------
         InvalidInput
-            Anything but one SELECT, before it runs; what DuckDB says is wrong with it; or it took longer, or gave
-            more rows, than allowed.
+            The query is not a single SELECT statement (found before it runs), DuckDB reports an error, or it exceeds
+            `timeout` or `max_rows`.
         """
         text, values = people_sql.check_text(query), people_sql.check_params(params)
         limits = people_sql.check_limits(timeout, max_rows)
@@ -1034,7 +1034,7 @@ class WorkspaceStore:
         parameters: Mapping[str, Any] | None = None,
         command: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Capture what it takes to repeat a run that has begun, and keep it with the run.
+        """Capture what is needed to repeat a run that has begun, and store it with the run.
 
         Parameters
         ----------
@@ -1045,7 +1045,7 @@ class WorkspaceStore:
         Returns
         -------
         dict
-            What was captured; `compare`, `show_run` and `get_run` show it.
+            The captured environment; `compare`, `show_run` and `get_run` show it.
 
         Raises
         ------
@@ -1083,7 +1083,7 @@ class WorkspaceStore:
 
     @property
     def lineage(self) -> lineage_api.Lineage:
-        """What came from what; see `nirs_store.history.lineage.Lineage`."""
+        """Origins of objects; see `nirs_store.history.lineage.Lineage`."""
         return lineage_api.Lineage(self._engine, store=self)
 
     @property
@@ -1099,7 +1099,7 @@ class WorkspaceStore:
         runs : int
             How many of the largest runs to name.
         step : {"day", "week", "month", "year"}
-            Periods of the growth.
+            Period by which growth is counted.
 
         Returns
         -------
@@ -1169,7 +1169,7 @@ class WorkspaceStore:
         return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
 
     def predictor(self, chain_id: str, *, strict: bool = False) -> FittedPredictor:
-        """Give a chain as a fitted scikit-learn estimator.
+        """Return a chain as a fitted scikit-learn estimator.
 
         It loads all its models now, and needs the store no longer.
 
@@ -1231,38 +1231,38 @@ class WorkspaceStore:
         keep_spectra: bool = False,
         matrix: str | None = None,
     ) -> pl.DataFrame:
-        """Predict new spectra, say how sure each number is, and flag what lies outside the calibration.
+        """Predict new spectra with intervals, and flag samples outside the calibration.
 
         Parameters
         ----------
         chain_id, X, wavelengths, strict
-            As for `replay_chain`; X may be what `read_spectra` returned, or a stored data set (``"corn@v2"``), as well.
+            As for `replay_chain`; X may also be the result of `read_spectra`, or a stored data set (``"corn@v2"``).
         level, alpha, scaled, margin, flag, sample_ids, on_outlier
             As for `ChainPredictor.predict_details`.
         log : bool, optional
-            Keep the predictions in the log, `store.measurements`: by default those of a named calibration, such as
-            ``fat@production``, and not those of a chain. All rows of a call are one commit.
+            Log the predictions in `store.measurements`. By default, predictions of a named calibration such as
+            ``fat@production`` are logged, and those of a chain are not. All rows of a call are one commit.
         instrument, operator : str, optional
             The instrument, and who measured the spectra. An instrument outside the scope of the calibration is flagged.
         measured_at : datetime, ISO 8601 text, or a sequence of them, optional
-            When; now by default. Without a zone it is UTC.
+            When they were measured; now by default. UTC if no time zone is given.
         keep_spectra : bool
             Log the spectra themselves, not only their hashes.
         matrix : str, optional
-            What was measured, for example "milk". A matrix outside the scope of the calibration is flagged, as are its
-            range and wavelengths: "outside scope: range".
+            What was measured, for example "milk". A matrix, range or
+            wavelengths outside the scope of the calibration are flagged, as in "outside scope: range".
 
         Returns
         -------
         polars.DataFrame
             ``sample, prediction, lower, upper, t2, q, h, gh, nh, flags``, one row per sample, or per sample and
-            ``target``. The predictions are those of `replay_chain`; where a slope and bias correction is applied,
-            ``raw`` has these, and ``correction`` says what was done.
+            ``target``. The predictions are those of `replay_chain`. If a slope and bias correction is
+            applied, ``raw`` has the uncorrected predictions, and ``correction`` describes the correction.
 
         Raises
         ------
         OutlierFound
-            With ``on_outlier="raise"``, where a sample is flagged. Nothing is logged.
+            With ``on_outlier="raise"``, if a sample is flagged. Nothing is logged.
         UnknownId, ReplayError, ShapeMismatch, InvalidInput, BlobMissing, BlobCorrupt
         ReadOnlyStore, WriteFailed
             The log could not be written.
@@ -1326,20 +1326,20 @@ class WorkspaceStore:
         name: str | None = None,
         artifact_format: str = "joblib",
     ) -> renewal.Transferred:
-        """Put a fitted transformer before a chain, so that it predicts spectra of another instrument.
+        """Put a fitted transformer in front of a chain, so that it predicts spectra of another instrument.
 
         Parameters
         ----------
         chain_id : str
             The chain, or the name of a calibration.
         before : fitted transformer
-            Turns spectra of the other instrument into those of the calibration's: a direct standardization of
-            chemotools, a class of your own.
+            It converts spectra of the other instrument to those of the calibration's instrument: a direct
+            standardization of chemotools, or a class of your own.
         transfer_samples : tuple, Spectra or name of a data set, optional
             ``(X, y)`` or ``(X, y, sample_ids)``: spectra measured on the other instrument, with reference values.
-            RMSEP without and with the transformer is computed from them; take samples that it was not fitted on.
+            They give the RMSEP without and with the transformer; use samples that it was not fitted on.
         wavelengths : array of shape (n_channels,), optional
-            Grid of the other instrument; that of the calibration by default.
+            Wavelengths of the other instrument; by default those of the calibration.
         name : str, optional
             Of the new pipeline.
         artifact_format : str
@@ -1348,7 +1348,7 @@ class WorkspaceStore:
         Returns
         -------
         Transferred
-            Its ``chain_id`` is a new chain, recorded in a run of its own, with the lineage ``transferred_from``.
+            Its ``chain_id`` is a new chain, recorded in its own run, with the lineage ``transferred_from``.
 
         Raises
         ------
@@ -1363,7 +1363,7 @@ class WorkspaceStore:
 
     @whole_ids
     def domain(self, chain_id: str) -> Domain | None:
-        """Return what new samples of a chain are measured with; None where it is not known.
+        """Return the domain by which new samples of a chain are judged, or None if the chain has none.
 
         Returns
         -------
@@ -1411,7 +1411,7 @@ class WorkspaceStore:
     def add_domain(
         self, chain_id: str, X: Any = None, y: Any = None, *, wavelengths: Any = None, sample_ids: Any = None
     ) -> Domain:
-        """Give a chain a domain from its calibration's spectra; one that it has already is replaced.
+        """Compute the domain of a chain from its calibration spectra, replacing any earlier one.
 
         Parameters
         ----------
@@ -1545,7 +1545,7 @@ class WorkspaceStore:
 
     @whole_ids
     def load_artifact(self, artifact_id: str) -> Any:
-        """Load an artifact anew; its bytes are checked first.
+        """Load an artifact from its file, after checking its bytes.
 
         Raises
         ------
@@ -1567,7 +1567,7 @@ class WorkspaceStore:
 
     @whole_ids
     def get_artifact_path(self, artifact_id: str) -> Path:
-        """Path of an artifact's file, e.g. for ``joblib.load``.
+        """Return the path of an artifact's file, e.g. for ``joblib.load``.
 
         Raises
         ------
@@ -1642,7 +1642,7 @@ class WorkspaceStore:
         limits: bundle_limits.Limits | None = None,
         name: str | None = None,
     ) -> imported.ImportedBundle:
-        """Bring a bundle into this workspace, as a run with its chain.
+        """Import a bundle into this workspace, as a run with its chain.
 
         The bundle is opened as by `load_bundle` first, with all its checks; only when every one has passed is it
         recorded, in one transaction, its objects byte for byte. The same content is imported once.
@@ -1691,7 +1691,7 @@ class WorkspaceStore:
 
     @whole_ids
     def export_pipeline_config(self, pipeline_id: str, output_path: str | Path) -> Path:
-        """Write a pipeline's expanded configuration as JSON, as it was recorded and as templates are made of it.
+        """Write the expanded configuration of a pipeline as JSON; templates use the same form.
 
         Its name, data set and choices are in what `export_run` writes.
         """
@@ -1798,7 +1798,7 @@ class WorkspaceStore:
 
     @whole_ids
     def transform(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
-        """Return spectra as the model of a chain gets them; see `nirs_store.diagnosing.transform`.
+        """Return the model's input for some spectra, after all preprocessing; see `nirs_store.diagnosing.transform`.
 
         Raises
         ------
@@ -1832,8 +1832,8 @@ class WorkspaceStore:
         chain_id : str
             The chain.
         X : array, data frame, Spectra or str, optional, shape (n_samples, n_features)
-            The calibration spectra, or new ones; ``"corn@v2"`` is a stored data set. By default the calibration, of a
-            chain that was recorded from one.
+            The calibration spectra, or new ones; ``"corn@v2"`` is a stored data set. By default the calibration
+            spectra, if the chain was recorded from a data set.
         y : array-like, shape (n_samples,), optional
             Measured values.
         options
@@ -1958,13 +1958,13 @@ class WorkspaceStore:
     @attempted("edit_run", "run")
     @whole_ids
     def untag_run(self, run_id: str, *tags: str) -> None:
-        """Remove tags from a run; one that it does not have is passed over."""
+        """Remove tags from a run; tags that it does not have are ignored."""
         records.edit_run(self._engine, run_id, remove_tags=tags)
 
     @attempted("fail_run", "run")
     @whole_ids
     def fail_run(self, run_id: str, error: str) -> None:
-        """Mark the run as failed; what only its unfinished pipelines hold is released."""
+        """Mark the run as failed; release what only its unfinished pipelines hold."""
         records.fail_run(self._engine, run_id, error)
 
     @attempted("begin_pipeline", "run")
@@ -1999,7 +1999,7 @@ class WorkspaceStore:
     @attempted("fail_pipeline", "pipeline")
     @whole_ids
     def fail_pipeline(self, pipeline_id: str, error: str) -> None:
-        """Mark the pipeline as failed and roll back what it recorded; its row and logs stay.
+        """Mark the pipeline as failed and roll back its records; its row and logs stay.
 
         A second call, and a call after the pipeline was completed, change nothing.
         """
@@ -2171,7 +2171,7 @@ class WorkspaceStore:
         ------
         UnknownId, ShapeMismatch
         InvalidInput
-            The prediction has its arrays already.
+            The prediction already has arrays.
         """
         predictions.save_prediction_arrays(
             self._engine, prediction_id, y_true, y_pred, y_proba, sample_indices, weights
@@ -2360,7 +2360,7 @@ class WorkspaceStore:
         limits: archive_format.Limits | None = None,
         progress: Progress | None = None,
     ) -> archive_restore.RestoredArchive:
-        """Bring an archive into this workspace; what is there already is not doubled.
+        """Restore an archive into this workspace, without duplicating what is already there.
 
         Everything is verified first: names, sizes, hashes. Models in it are pickles as they were in the workspace
         that it came from: bring in only archives of people whom you trust.
@@ -2392,7 +2392,7 @@ class WorkspaceStore:
 
     @property
     def trash(self) -> trash_api.Trash:
-        """What was deleted and can be brought back; see `nirs_store.history.trash.Trash`."""
+        """Deleted objects that can be restored; see `nirs_store.history.trash.Trash`."""
         return trash_api.Trash(self._engine, self._forget)
 
     @overload
@@ -2428,20 +2428,20 @@ class WorkspaceStore:
         force: bool = False,
         now: bool = False,
     ) -> int | deletion.RunDeletion:
-        """Delete a run and everything it owns, in one transaction; `WorkspaceStore.trash` can bring it back.
+        """Delete a run and everything it owns, in one transaction; `WorkspaceStore.trash` can restore it.
 
         Parameters
         ----------
         delete_artifacts : bool
-            With `now`, also remove the files that nothing else holds. False keeps them for a later gc. Of many, the
-            space is given back while the store goes on; `vacuum` and `close` wait for the last.
+            With `now`, also remove the files that nothing else needs. False keeps them for a later gc. Many files are
+            removed in the background; `vacuum` and `close` wait for the last.
         dry_run : bool
             Return the plan and change nothing.
         force : bool
-            Even where a meta-model of another run is fed by a model of this one. Its own stacked chain keeps
+            Delete even if a model of this run feeds a meta-model of another run. Its own stacked chain keeps
             the blobs that it needs to replay.
         now : bool
-            Delete it for good, past the trash.
+            Delete permanently, without the trash.
 
         Returns
         -------
@@ -2604,7 +2604,7 @@ class WorkspaceStore:
     @attempted("delete_prediction", "prediction")
     @whole_ids
     def delete_prediction(self, prediction_id: str, *, now: bool = False) -> bool:
-        """Delete a prediction with its arrays; False when there was none. `now` passes by the trash."""
+        """Delete a prediction with its arrays; return False if there was none. `now` skips the trash."""
 
         def work(con: Connection) -> bool:
             deleted = deletion.delete_prediction(con, prediction_id, now=now)
@@ -2633,7 +2633,7 @@ class WorkspaceStore:
     def gc_artifacts(
         self, *, dry_run: bool = False, grace_seconds: float = GRACE_SECONDS, now: bool = False
     ) -> int | gc.GcPlan:
-        """Remove artifacts that nothing holds, and deletions from the trash whose time is over.
+        """Remove artifacts without references, and expired entries of the trash.
 
         Parameters
         ----------
@@ -2655,7 +2655,7 @@ class WorkspaceStore:
 
     @attempted("gc")
     def collect_garbage(self, *, grace_seconds: float = GRACE_SECONDS, now: bool = False) -> gc.GcResult:
-        """Remove artifacts that nothing holds, as `gc_artifacts`, and say which they were.
+        """Remove artifacts without references, as `gc_artifacts` does, and return which they were.
 
         Returns
         -------
@@ -2674,7 +2674,7 @@ class WorkspaceStore:
         vacuum(self._engine)
 
     def storage_report(self, *, runs: int = 10) -> storage.StorageReport:
-        """Tell where the workspace's bytes are; changes nothing.
+        """Report what uses the space of the workspace; change nothing.
 
         Parameters
         ----------
@@ -2703,7 +2703,7 @@ class WorkspaceStore:
         return storage.storage_report(self._engine, runs=runs)
 
     def check(self, *, read_data: bool = False) -> findings.CheckReport:
-        """Look whether everything recorded is there and belongs together; changes nothing.
+        """Check that everything recorded is present and consistent; change nothing.
 
         The journal is not applied; its commits are read where they lie, and their rows count. A catalog that
         cannot be opened is a finding, and the rest is checked all the same. Also for read-only stores.
@@ -2741,7 +2741,7 @@ class WorkspaceStore:
 
     @attempted("repair")
     def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> repairplan.RepairPlan:
-        """Put right what can be put right without inventing anything.
+        """Repair what can be repaired without inventing data.
 
         Blobs that do not fit their hash, and old ones that nothing names, move to ``quarantine/``; references
         are recounted; commits that cannot be applied are set aside; leftovers are removed. Rows whose data are
@@ -2787,7 +2787,7 @@ class WorkspaceStore:
 
     @whole_ids
     def show_run(self, run_id: str) -> views.RunView:
-        """Look at a run: status, data, note, tags, environment and its pipelines.
+        """Show a run: status, data, note, tags, environment and its pipelines.
 
         Raises
         ------
@@ -2797,7 +2797,7 @@ class WorkspaceStore:
 
     @whole_ids
     def show_chain(self, chain_id: str) -> views.ChainView:
-        """Look at a chain: steps, scores, models and artifacts.
+        """Show a chain: steps, scores, models and artifacts.
 
         Raises
         ------
@@ -2807,7 +2807,7 @@ class WorkspaceStore:
 
     @whole_ids
     def chain_predictions(self, chain_id: str, partition: str = "val") -> pl.DataFrame:
-        """Return what a chain predicted for each sample, as a data frame.
+        """Return the predictions of a chain for each sample, as a data frame.
 
         Parameters
         ----------
@@ -2853,7 +2853,7 @@ class WorkspaceStore:
         return self._engine.layout.root
 
     def close(self) -> None:
-        """Commit what is buffered and let everything go; a second call does nothing.
+        """Commit what is buffered and release all resources; a second call does nothing.
 
         Raises
         ------
@@ -2885,7 +2885,7 @@ class WorkspaceStore:
         self._engine.flush()
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Make everything that this thread records in a `with` block one commit.
+        """Combine everything that this thread records in a `with` block into one commit.
 
         An exception discards the block's rows (blobs stay until a gc). Queries inside the block
         do not see its rows.
@@ -2920,7 +2920,7 @@ class WorkspaceStore:
         return screening.screen(self, X, y, cv=cv, **options)
 
     def record_search(self, search: Any, X: Any, y: Any = None, **options: Any) -> screening.SearchRecord:
-        """Record a search of scikit-learn or a study of Optuna; see `nirs_store.record_search`.
+        """Record a scikit-learn search or an Optuna study; see `nirs_store.record_search`.
 
         Parameters
         ----------
@@ -2979,7 +2979,7 @@ class WorkspaceStore:
         datasets : sequence
             Names, or dicts with a ``name``; one by itself counts as a list of one.
         environment : mapping, optional
-            What `nirs_store.capture_environment` gave.
+            The result of `nirs_store.capture_environment`.
         """
         with open_run(self, name, config, datasets, environment) as run:
             yield run

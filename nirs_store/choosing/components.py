@@ -36,12 +36,12 @@ class ReadsRuns(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ComponentChoice:
-    """A number of latent variables, the rule that chose it, and the table it was chosen from.
+    """A chosen number of latent variables, with the rule and the table that it was chosen from.
 
     Attributes
     ----------
     components : int
-        The chosen number; 0 where no model is distinguishable from the mean of y.
+        The chosen number; 0 if no model is distinguishable from the mean of y.
     chain_id : str or None
         The chain with that number; None for 0.
     rule : str

@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Review:
-    """The findings about one chain, the gravest first; `checked` names the codes that could be applied."""
+    """The findings about one chain, the most severe first; `checked` lists the codes that were applied."""
 
     chain_id: str
     findings: tuple[Finding, ...]
@@ -464,7 +464,7 @@ _GRAVITY = {"error": 0, "warning": 1, "note": 2}
 
 
 def review(store: ReadsChains, chain_id: str, target: str | int | None = None) -> Review:
-    """Run the coded checks of a chain; those of its spectra where it was recorded from a stored data set.
+    """Run the coded checks of a chain; checks of its spectra need a chain recorded from a stored data set.
 
     Parameters
     ----------

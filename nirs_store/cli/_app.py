@@ -33,7 +33,7 @@ _COMMANDS = {
     ),
     "calibrations": (
         f"{_HOME}.calibrations:command",
-        "Name calibrations: versions, aliases, signatures, dossiers.",
+        "Manage named calibrations: versions, aliases, signatures.",
     ),
     "compare": (f"{_HOME}.rank:command_compare", "Compare runs or chains in columns."),
     "sql": (f"{_HOME}.rank:command_sql", "Query the catalog with a SELECT statement."),
@@ -42,7 +42,7 @@ _COMMANDS = {
     "measurements": (f"{_HOME}.service:command_measurements", "List and delete logged predictions."),
     "references": (
         f"{_HOME}.service:command_references",
-        "Add, correct and list reference values of the laboratory.",
+        "Add, correct and list laboratory reference values.",
     ),
     "plot": (f"{_HOME}.plot:command", "Draw a figure of a chain and save it."),
     "export": (
@@ -61,7 +61,7 @@ _COMMANDS = {
     "migrate": (f"{_HOME}.migrate:command", "Copy a nirs4all workspace into another folder."),
     "library": (f"{_HOME}.library:command", "List, save, show and run pipeline templates."),
     "delete": (f"{_HOME}.maintenance:command_delete", "Delete a run, pipeline, chain or prediction."),
-    "trash": (f"{_HOME}.maintenance:command_trash", "List, restore and empty what was deleted."),
+    "trash": (f"{_HOME}.maintenance:command_trash", "List, restore and remove deleted objects."),
     "files": (f"{_HOME}.files:command", "Store files of any kind: names, versions, aliases."),
     "datasets": (f"{_HOME}.datasets:command", "Store spectra with references: names, versions, selections."),
     "artifacts": (f"{_HOME}.artifacts:command", "List fitted objects by their place, and clean them up."),

@@ -41,17 +41,20 @@ _OPTIONS = (
         "--block", metavar="NAME", help="Spectrum of an OPUS file (AB, RE, ScSm), or JCAMP-DX block."
     ),
     click.option(
-        "--references", type=click.Path(), metavar="FILE", help="Table of reference values by name of sample."
+        "--references",
+        type=click.Path(),
+        metavar="FILE",
+        help="Table of reference values, joined by sample name.",
     ),
     click.option(
         "--signal",
         metavar="WORDS",
-        help="Kind of the values, if the file does not state it, e.g. 'reflectance (%)'.",
+        help="Kind of values, if the file does not state it, e.g. 'reflectance (%)'.",
     ),
     click.option(
         "--to",
         type=click.Choice(["absorbance", "reflectance", "transmittance"]),
-        help="Convert the values [default: as they are].",
+        help="Convert the values to this kind [default: no conversion].",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""`Datasets`: what `store.datasets` is."""
+"""`Datasets`, the view behind `store.datasets`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _SHOWN = 10
 class Datasets:
     """The data sets of a store, as ``store.datasets``.
 
-    A data set is spectra with references, names of samples, groups and what holds for all of them, under a name with
-    versions. A version never changes. Everywhere a version is named by ``"corn@v2"``, the newest by ``"corn"``.
+    A data set holds spectra with references, sample names, groups and metadata, in versions under one name. A version
+    never changes. ``"corn@v2"`` names a version everywhere, and ``"corn"`` the newest one.
 
     Examples
     --------
@@ -77,7 +77,7 @@ class Datasets:
     def _repr_html_(self) -> str:
         return self.list()._repr_html_()
 
-    # -- bringing in ---------------------------------------------------------------------------------
+    # -- adding ---------------------------------------------------------------------------------
 
     def add(
         self,
@@ -95,22 +95,22 @@ class Datasets:
         note: str | None = None,
         other_grid: bool = False,
     ) -> DatasetVersion:
-        """Store spectra with what belongs to them as a new version of a name.
+        """Store spectra with their references, names and metadata as a new version of a name.
 
-        Spectra that the newest version holds already are not stored twice: a version with corrected references, or
-        with some samples more, costs no more than what is new in it.
+        Spectra that the newest version already contains are not stored again, so a version with corrected references
+        or additional samples takes space only for what is new.
 
         Parameters
         ----------
         name : str
         X : Spectra, array or data frame, shape (n_samples, n_channels)
-            What `read_spectra` returned brings everything along. Columns of a frame that are named by wavelength are
-            the spectra, the others the references. The dtype is kept. NaN may be there, infinity may not.
+            The result of `read_spectra` contains everything. In a data frame, columns named by wavelength are the
+            spectra, and the others are the references. The dtype is kept. NaN is allowed, infinity is not.
         references : data frame, or mapping of names to values, optional
-            Reference values and other columns, one row per spectrum; added to those that X has.
+            Reference values and other columns, one row per spectrum, in addition to those of X.
         ids, groups : array-like of shape (n_samples,), or str, optional
-            Names of the samples, which replicates may share, and which samples belong together. A str is a column of
-            X.
+            Sample names, which replicates may share, and groups of samples that belong together. A str names a
+            column of X.
         wavelengths : array-like of shape (n_channels,), optional
         unit : {"nm", "cm-1", "um"}, optional
             Unit of the wavelengths.
@@ -121,9 +121,9 @@ class Datasets:
         metadata : mapping, optional
             Plain data about the version.
         note : str, optional
-            Why there is this version.
+            Why this version was made.
         other_grid : bool
-            Allow other wavelengths than the newest version of the name has.
+            Allow wavelengths other than those of the newest version.
 
         Returns
         -------
@@ -187,32 +187,32 @@ class Datasets:
         rows: Any = None,
         where: str | None = None,
     ) -> Spectra:
-        """Return samples of a version as `read_spectra` returns them, for every method that takes spectra.
+        """Return samples of a version as `Spectra`, for every method that takes spectra.
 
         Parameters
         ----------
         reference : str or DatasetVersion
             ``"corn@v2"``, ``"corn"`` for the newest version, or an id.
         target : str or sequence of str, optional
-            The column, or columns, of reference values: they become ``y``, NaN where one is missing.
+            The column or columns of reference values that become ``y``; missing values are NaN.
         ids : names, optional
-            Only these samples, in this order; replicates all come.
+            Only these samples, in this order, with all their replicates.
         rows : row numbers, mask or slice, optional
             Only these rows.
         where : str, optional
-            Only samples for which a condition holds: ``"moisture < 12 AND year = 2023"``, over the references, ``id``
+            Only samples that meet a condition: ``"moisture < 12 AND year = 2023"``, over the references, ``id``
             and ``group``.
 
         Returns
         -------
         Spectra
-            ``X`` has the dtype that was stored. Every spectrum was compared with its hash.
+            ``X`` has the stored dtype. Every spectrum is checked against its hash.
 
         Raises
         ------
         UnknownDataset
         InvalidInput
-            No such column, sample or row; or a condition that cannot be read.
+            There is no such column, sample or row, or the condition is invalid.
         BlobMissing, BlobCorrupt
         """
         row = self._reader.row(reference)
@@ -222,7 +222,7 @@ class Datasets:
         return self._reader.spectra(row, samples, some, target)
 
     def version(self, reference: str | DatasetVersion) -> DatasetVersion:
-        """Return what is known of a version, without reading its samples.
+        """Return the facts about a version, without reading its samples.
 
         Raises
         ------
@@ -269,17 +269,17 @@ class Datasets:
     ) -> DatasetVersion:
         """Store some samples of a version as a version of another name: a calibration set, a test set.
 
-        Its spectra are those of the version, which are not stored twice.
+        The selection shares the spectra of the version.
 
         Parameters
         ----------
         reference : str or DatasetVersion
         name : str
-            Of the selection; the next version of it, where there is one.
+            Name of the selection; if it exists, this makes its next version.
         ids, rows, where
             As for `get`; one of them.
         invert : bool
-            All other samples instead.
+            Select all other samples instead.
         note : str, optional
 
         Returns
@@ -351,7 +351,7 @@ class Datasets:
         return self._noted("select_dataset", found, added)
 
     def diff(self, before: str | DatasetVersion, after: str | DatasetVersion) -> DatasetDiff:
-        """Tell how a version differs from another: samples added, removed and changed, references corrected.
+        """Compare two versions: samples added, removed and changed, references corrected.
 
         Raises
         ------
@@ -376,20 +376,20 @@ class Datasets:
         sample : str or int, optional
             Its name, in any data set.
         spectra : array-like, shape (n_channels,) or (n, n_channels), optional
-            Or its spectrum, whatever it is called: found where the values are the same to the bit.
+            Or its spectrum, under any name; the values must be equal to the bit.
         dataset : str or DatasetVersion, optional
-            Or any sample of one version, ``"corn@v2"``, of the chains that were recorded from this version.
+            Or any sample of one version, ``"corn@v2"``: list the chains that were recorded from this version.
 
         Returns
         -------
         polars.DataFrame
             One row per chain and role, oldest first: ``chain_id, role`` ("calibration" or "test"), ``dataset, target,
-            preprocessing, model, pipeline, run_id, created_at``, and how many of the ``samples`` it has seen.
+            preprocessing, model, pipeline, run_id, created_at``, and the number of ``samples`` it has seen.
 
         Raises
         ------
         InvalidInput
-            None of them is given, or several.
+            None of these arguments is given, or several are.
         UnknownDataset
         BlobMissing, BlobCorrupt
         """
@@ -435,7 +435,7 @@ class Datasets:
         return self._reader.spectra(row, self._reader.samples_of(row), part.rows, _target_of(chain, row))
 
     def for_chain(self, reference: str | DatasetVersion, chain_id: str) -> Spectra:
-        """Return a version with the target of a chain as ``y``, where it has a column of that name.
+        """Return a version with the target of a chain as ``y``, if it has a column of that name.
 
         Raises
         ------
@@ -444,9 +444,9 @@ class Datasets:
         return self.get(reference, target=_target_of(self._chain(chain_id), self._reader.row(reference)))
 
     def in_common(self, reference: str | DatasetVersion, other: str | DatasetVersion) -> pl.DataFrame:
-        """List the spectra that two versions share, told by their values: ``sample, sample_other, row, row_other``.
+        """List the spectra with equal values in two versions: ``sample, sample_other, row, row_other``.
 
-        Between a calibration set and its test set there should be none.
+        A calibration set and its test set should share none.
 
         Raises
         ------
@@ -464,7 +464,7 @@ class Datasets:
             raise UnknownId("chain", chain_id)
         return chain
 
-    # -- letting go and taking out -------------------------------------------------------------------
+    # -- deleting and exporting -------------------------------------------------------------------
 
     def delete(self, reference: str | DatasetVersion, *, force: bool = False) -> DatasetVersion:
         """Delete a version; the next gc removes the files that no other version shares.
@@ -474,7 +474,7 @@ class Datasets:
         reference : str or DatasetVersion
             With its version: ``"corn@v2"``.
         force : bool
-            Also where a pin, a selection or a recorded chain needs it.
+            Delete even if a pin, a selection or a recorded chain needs it.
 
         Returns
         -------
@@ -512,7 +512,7 @@ class Datasets:
         rows: Any = None,
         where: str | None = None,
     ) -> Path:
-        """Write samples of a version as a table that other programs read: Parquet, or CSV by the ending of the path.
+        """Write samples of a version as a table for other programs: Parquet or CSV, by the suffix of the path.
 
         Columns are ``id``, ``group``, the references, then the channels, named by wavelength.
 

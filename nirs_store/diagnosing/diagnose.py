@@ -156,7 +156,7 @@ def inside(store: ReadsChains, chain_id: str) -> Inside:
 
 
 def transform(store: ReadsChains, chain_id: str, X: Any, wavelengths: Any = None) -> Floats:
-    """Return spectra as the model of a chain gets them: after all preprocessing.
+    """Return the model's input for some spectra: the spectra after all preprocessing.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def transform(store: ReadsChains, chain_id: str, X: Any, wavelengths: Any = None
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What `diagnose` found, as frames of one row per sample, per channel or per latent variable.
+    """Result of `diagnose`, as data frames with one row per sample, channel or latent variable.
 
     Attributes
     ----------
@@ -305,22 +305,22 @@ def diagnose(
     store, chain_id
         Workspace and chain.
     X : array, data frame or `Spectra`, shape (n_samples, n_features)
-        Raw spectra: the calibration's own, or new ones. What `read_spectra` returned brings its reference values,
+        Raw spectra: those of the calibration, or new ones. The result of `read_spectra` includes reference values,
         wavelengths and names.
     y : array-like, shape (n_samples,), optional
         Measured values, in the unit of the target.
     wavelengths : array-like, shape (n_features,), optional
         Wavelengths of X.
     calibration : array or `Spectra`, optional
-        The calibration spectra, where X holds others and the limit of Q is wanted, or the model has no latent
-        variables.
+        The calibration spectra. Needed if X holds other spectra and you want the limit of Q, or if the model has no
+        latent variables.
     sample_ids : sequence of str, optional
         Names of the samples; rows are numbered from 0 otherwise.
     alpha : float
         Share of normal samples above each limit.
     target : str or int, optional
-        Which target, by name or counted from 0, of a chain that predicts several. `y` then has its values, or one
-        column per target of the chain.
+        One target of a chain that predicts several, by name or counted from 0. `y` then has the values of this
+        target, or one column per target of the chain.
 
     Returns
     -------
@@ -331,17 +331,17 @@ def diagnose(
     UnknownId
         No chain has that id.
     InvalidInput
-        The model has no latent variables and the calibration spectra are not at hand; several targets, and none
-        was named; a classifier with `y`.
+        The model has no latent variables and the calibration spectra are missing; the chain has several targets and
+        none was named; or `y` was given for a classifier.
     ShapeMismatch
-        Lengths or channels that do not fit.
+        Lengths or channels do not match.
 
     Notes
     -----
     Formulas and sources are those of `t2_limit`, `q_limit` and `studentised_residuals`. A sample is flagged
-    ``high T2`` or ``high Q`` above the limit, ``high leverage`` above 3 (A + 1) / n, ``large residual`` where the
-    studentised residual exceeds 3. For samples that the chain was not fitted on, the residual is divided by
-    SEC sqrt(1 + h), where the residuals of the calibration are stored.
+    ``high T2`` or ``high Q`` above the limit, ``high leverage`` above 3 (A + 1) / n, ``large residual`` if the
+    studentized residual is beyond ± 3. For samples that the chain was not fitted on, the residual is divided by
+    SEC sqrt(1 + h), if the residuals of the calibration are stored.
 
     Examples
     --------

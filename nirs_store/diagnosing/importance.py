@@ -108,7 +108,7 @@ def explained_variance(
 
 
 def studentised_residuals(residuals: ArrayLike, leverage: ArrayLike, n_components: int) -> Floats:
-    """Return internally studentised calibration residuals, r_i / (s sqrt(1 - h_i)), s^2 = sum r^2 / (n - A - 1).
+    """Return internally studentized calibration residuals, r_i / (s sqrt(1 - h_i)), s^2 = sum r^2 / (n - A - 1).
 
     Martens and Naes (1989), Multivariate Calibration, section 5.3. NaN where a sample has leverage 1 or no degree of
     freedom is left.

@@ -1,4 +1,4 @@
-"""The latent space of a fitted model, and how far a spectrum lies from the calibration in it."""
+"""The latent space of a fitted model, and the distance of a spectrum from the calibration in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRIED = 16
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """A centred and scaled space of A latent variables, with the calibration's scores in it.
+    """A centered and scaled space of A latent variables, with the calibration's scores in it.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Latent:
         return 1.0 / self.n + self.t2(X) / (self.n - 1)
 
     def residuals(self, X: ArrayLike) -> Floats:
-        """Return what the latent variables do not rebuild, in the centred and scaled space of the model's input."""
+        """Return what the latent variables do not explain, in the centered and scaled space of the model's input."""
         centred = self._centred(X)
         residuals: Floats = centred - (centred @ self.rotations) @ self.loadings.T
         return residuals
@@ -111,20 +111,21 @@ def t2_limit(n: int, n_components: int, alpha: float = 0.05) -> float:
 def q_limit(residuals: ArrayLike, alpha: float = 0.05) -> tuple[float, str]:
     """Return the limit of Q and the name of the method, from the residuals of the calibration spectra.
 
-    Jackson and Mudholkar (1979), Technometrics 21, 341-349, from the eigenvalues of the residuals' covariance; where
-    that approximation degenerates (h0 <= 0), Box's g chi2(h), with mean and variance of the calibration's Q.
+    The limit is that of Jackson and Mudholkar (1979), Technometrics 21, 341-349, from the eigenvalues of the residuals'
+    covariance. If that approximation degenerates (h0 <= 0), it is Box's g chi2(h), with mean and variance of the
+    calibration's Q.
 
     Parameters
     ----------
     residuals : array-like, shape (n_samples, n_features)
-        Of the calibration spectra, from `Latent.residuals`.
+        Residuals of the calibration spectra, from `Latent.residuals`.
     alpha : float
         Share of normal spectra above the limit.
 
     Returns
     -------
     tuple of float and str
-        The limit, and ``"Jackson-Mudholkar"`` or ``"Box"``; 0 where the model rebuilds every spectrum.
+        The limit, and ``"Jackson-Mudholkar"`` or ``"Box"``; 0 if the model explains every spectrum completely.
     """
     rest = np.asarray(residuals, dtype=float)
     q = (rest**2).sum(axis=1)
@@ -187,7 +188,7 @@ def latent_of(model: Any, transformers: Sequence[Any] = (), calibration: ArrayLi
 
 
 def has_latent_variables(model: Any) -> bool:
-    """Tell whether a fitted model brings latent variables of its own, as a PLS does."""
+    """Tell whether a fitted model has latent variables of its own, as PLS does."""
     return hasattr(model, "x_rotations_") and hasattr(model, "x_scores_")
 
 

@@ -199,7 +199,7 @@ class Measured(NamedTuple):
 
 
 class Domain:
-    """What the calibration says about new samples: their distance from it, and how sure a prediction is.
+    """Domain of a calibration: the distance of new samples from it, and the interval of a prediction.
 
     Attributes
     ----------
@@ -245,7 +245,7 @@ class Domain:
     # -- limits ---------------------------------------------------------------------------------
 
     def limits(self, alpha: float = 0.05) -> dict[str, Any]:
-        """Return the limit by which a sample is flagged outside, its method, and the conventional ones of the columns.
+        """Return the limit above which a sample is outside, its method, and the conventional limits of the columns.
 
         Returns
         -------
@@ -436,12 +436,12 @@ class Domain:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Domain:
-        """Read a domain; nothing in it can run, and no array is larger than the file.
+        """Read a domain; it cannot contain code, and no array can be larger than the file.
 
         Raises
         ------
         ValueError
-            Not such a file, or arrays that do not fit each other.
+            The file is not a domain, or its arrays do not match each other.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -1,4 +1,4 @@
-"""Where a calibration may be used: matrix, range, instruments, wavelengths; and what lies outside."""
+"""Scope of a calibration: matrix, range, instruments and wavelengths for which it may be used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SLACK = 1e-6
 
 
 def as_scope(value: Any) -> dict[str, Any]:
-    """Check where a calibration may be used, and return it in one spelling.
+    """Check a scope, and return it in its normal form.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def outside(
     matrix: str | None = None,
     wavelengths: Any = None,
 ) -> pl.DataFrame:
-    """Flag what lies outside the scope of a version in a detailed prediction; what is not said is not checked."""
+    """Flag what is outside the scope of a version in a detailed prediction; check only what the caller states."""
     if not scope:
         return details
     words = [

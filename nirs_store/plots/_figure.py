@@ -359,14 +359,14 @@ def paired(name: str, pair: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
-    """Save a figure; the suffix says the format, ``.png`` when there is none.
+    """Save a figure in the format of the suffix; ``.png`` if there is none.
 
     Parameters
     ----------
     figure
-        What a function of :mod:`nirs_store.plots` returned.
+        A figure from a function of :mod:`nirs_store.plots`.
     path
-        Where to; folders in between are made.
+        The file to write; missing folders are created.
     dpi
         Pixels per inch of a bitmap.
 
@@ -378,9 +378,9 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
     Raises
     ------
     InvalidInput
-        The suffix is no format that can be written.
+        The suffix is not a format that can be written.
     WriteFailed, ReadOnlyStore
-        The system refuses to write there.
+        The system does not allow writing there.
     """
     target = user_path(path)
     if not target.suffix:

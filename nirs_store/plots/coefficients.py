@@ -1,4 +1,4 @@
-"""PLS regression coefficients over wavelength: which bands a calibration leans on."""
+"""PLS regression coefficients over wavelength: which bands a calibration uses."""
 
 from __future__ import annotations
 

@@ -55,12 +55,12 @@ def rmsecv_vs_components(
     title, metric
         Heading, and the name of the score on the axis.
     bands
-        Standard deviations over repeats by the names of `series`, each of shape ``(k,)``; NaN where unknown.
+        Standard deviations over repeats, by the names of `series`, each of shape ``(k,)``; NaN if unknown.
     marks
-        Numbers of latent variables by the names of `series` that a rule chose; a diamond marks each.
+        Numbers of latent variables that a rule chose, by the names of `series`; a diamond marks each.
     deleted
-        Numbers of latent variables by the names of `series` of chains that are gone, of which the scores are kept:
-        their points are hollow.
+        Numbers of latent variables of deleted chains whose scores are kept, by the names of `series`; their points are
+        hollow.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def rmsecv_vs_components(
     InvalidInput
         `series` is empty, values are missing, or matplotlib is not installed.
     ShapeMismatch
-        A curve has more numbers of latent variables than scores, or fewer.
+        A curve has a different number of latent variables and scores.
 
     Examples
     --------

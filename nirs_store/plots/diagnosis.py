@@ -49,7 +49,7 @@ __all__ = [
 
 
 def t2_q(diagnosis: diagnosing.Diagnosis) -> Figure:
-    """Draw Q against Hotelling's T2, each with its limit; flagged samples carry their names.
+    """Draw Q against Hotelling's T2, each with its limit; flagged samples are labeled with their names.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def t2_q(diagnosis: diagnosing.Diagnosis) -> Figure:
 
 
 def influence(diagnosis: diagnosing.Diagnosis) -> Figure:
-    """Draw the studentised residual of y against leverage, with the conventional limits.
+    """Draw the studentized residual of y against leverage, with the conventional limits.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def influence(diagnosis: diagnosing.Diagnosis) -> Figure:
 
 
 def scores(diagnosis: diagnosing.Diagnosis, components: tuple[int, int] = (1, 2)) -> Figure:
-    """Draw two score vectors against each other, coloured by y, with the ellipse that T2 limits.
+    """Draw two score vectors against each other, colored by y, with the ellipse of the T2 limit.
 
     Parameters
     ----------

@@ -53,12 +53,12 @@ def _need(frame: pl.DataFrame, columns: set[str], question: str) -> None:
 
 
 def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
-    """Draw a leaderboard: a point a model with its confidence interval, the best above.
+    """Draw a leaderboard: one point per model with its confidence interval, the best on top.
 
     Parameters
     ----------
     board
-        What `store.evaluations.leaderboard` gave.
+        Result of `store.evaluations.leaderboard`.
     title
         Heading; the metric by default.
 
@@ -69,7 +69,7 @@ def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
     Raises
     ------
     InvalidInput
-        Another frame, no model with a value, or matplotlib is not installed.
+        The frame is not a leaderboard, no model has a value, or matplotlib is not installed.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def pareto_front(points: pl.DataFrame, *, title: str = "") -> Figure:
 
 
 def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
-    """Draw a metric along a disturbance, a line a model with its interval as a band.
+    """Draw a metric against a disturbance: one line per model, with its interval as a band.
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ def fold_stability(
 
 
 def chain_fold_stability(store: ReadsChains, chain_id: str) -> Figure:
-    """Draw :func:`fold_stability` of a chain: RMSE a fold for a regression, else the stored metric.
+    """Draw :func:`fold_stability` of a chain: RMSE per fold for a regression, else the stored metric.
 
     Raises
     ------

@@ -39,17 +39,17 @@ def prediction_intervals(
 ) -> Figure:
     """Draw predictions with bars from lower to upper, against the sample or the measured value.
 
-    Flagged samples are orange and carry their names.
+    Flagged samples are orange and labeled with their names.
 
     Parameters
     ----------
     frame
-        What `WorkspaceStore.predict` or a predictor with ``details=True`` returned.
+        Result of `WorkspaceStore.predict`, or of a predictor with ``details=True``.
     measured
-        Measured values of shape ``(n,)``, one for each row that is drawn; NaN where there is none. The predictions are
-        drawn against them, with the 1:1 line.
+        Measured values of shape ``(n,)``, one for each row; NaN if there is none. The predictions are drawn against
+        them, with the 1:1 line.
     target
-        Name of what is predicted. Of a frame of several targets, the one to draw.
+        Name of the target; if the frame has several, the one to draw.
     unit, title
         Unit of the target, and heading.
 
@@ -60,8 +60,8 @@ def prediction_intervals(
     Raises
     ------
     InvalidInput
-        Another frame, no sample, classes instead of numbers, several targets without `target`, no measured value, or
-        matplotlib is not installed.
+        The frame is of another kind, it has no samples, classes instead of numbers, several targets without `target`,
+        or no measured value; or matplotlib is not installed.
     ShapeMismatch
         `measured` has another length.
 

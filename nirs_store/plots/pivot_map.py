@@ -39,7 +39,7 @@ def heatmap(
     note: str = "",
     deleted: ArrayLike | None = None,
 ) -> Figure:
-    """Draw scores as a table of coloured cells; the best cell is framed, empty ones are grey.
+    """Draw scores as a table of colored cells; the best cell is framed, empty ones are gray.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Spectra, coloured by a reference or a group, and before and after each preprocessing step."""
+"""Spectra, colored by a reference or a group, and before and after each preprocessing step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def raw_spectra(
     unit: str = "",
     title: str = "",
 ) -> Figure:
-    """Draw spectra, coloured by a reference value or by a group; wavenumbers fall from left to right.
+    """Draw spectra, colored by a reference value or by a group; wavenumbers fall from left to right.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def spectra_by_step(
     unit: str = "",
     title: str = "",
 ) -> Figure:
-    """Draw spectra in one panel a stage, from the raw ones to those the model sees.
+    """Draw spectra in one panel per step, from the raw spectra to the model's input.
 
     Parameters
     ----------

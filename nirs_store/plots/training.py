@@ -24,7 +24,7 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def training_curves(frame: pl.DataFrame, *, title: str = "", log: bool | None = None) -> Figure:
-    """Draw curves over the steps: a colour for each pipeline, a dash for each name.
+    """Draw curves over the steps: one color per pipeline, one dash pattern per name.
 
     Parameters
     ----------

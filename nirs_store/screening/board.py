@@ -156,7 +156,7 @@ class Board:
         )
 
     def best(self, rule: Rule | None = None, *, target: str | int | None = None) -> str:
-        """Return the chain of the best candidate, with fitted models; it is kept now where it was not.
+        """Return the chain of the best candidate with fitted models; keep it first if necessary.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class Board:
         return next(row for row in family if row.components == number)
 
     def keep(self, candidate: str | int) -> str:
-        """Fit a candidate again, store its models, and return the id of its chain; one that is kept stays as it is.
+        """Fit a candidate again, store its models, and return the id of its chain; do nothing if it is already kept.
 
         Parameters
         ----------

@@ -30,13 +30,13 @@ class Group:
     estimator : scikit-learn estimator
         Preprocessing and model in one; never fitted itself.
     shared : int
-        How many leading transformers are the same for all candidates.
+        Number of leading transformers that all candidates share.
     parameter : str or None
-        The parameter of `estimator` that is the number of components.
+        The parameter of `estimator` that sets the number of components.
     components : tuple of int or None
         One entry per candidate; (None,) for a model without components.
     key : str or None
-        Hash of everything a result depends on; None where a part cannot be described.
+        Hash of everything that the result depends on; None if a part cannot be described.
     """
 
     preprocessing: str

@@ -110,7 +110,7 @@ def screen(
     resume: bool = True,
     progress: Callable[[int, int, Mapping[str, Any] | None], None] | None = None,
 ) -> Board:
-    """Cross-validate every combination of preprocessing, model and number of components; keep few of them.
+    """Cross-validate every combination of preprocessing, model and number of components, and keep the best.
 
     A screening is one run, each preprocessing with a model one pipeline, each candidate one chain in it. A candidate
     leaves its scores and out-of-fold predictions; fitted models are stored only of those that are kept, and these are

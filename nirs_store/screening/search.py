@@ -106,7 +106,7 @@ def record_search(
     artifact_format: str = "joblib",
     n_jobs: int | None = 1,
 ) -> SearchRecord:
-    """Record a search of scikit-learn or a study of Optuna: each candidate, and the winner as a chain with models.
+    """Record a scikit-learn search or an Optuna study: each candidate, and the winner as a chain with models.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`store.calibrations`: names, versions and aliases of calibrations, and what is said and signed about them."""
+"""`store.calibrations`: names, versions, aliases, signatures and monitoring of calibrations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Calibrations:
     """Named calibrations of a store, as ``store.calibrations``.
 
     A name such as ``fat`` has numbered versions, each of them a chain. An alias such as ``production`` points to one
-    version and can be moved. Where a chain id is taken, ``fat@production``, ``fat@v3`` and ``fat@latest`` are taken as
-    well; ``fat`` alone means ``fat@production``.
+    version and can be moved. Wherever a chain id is accepted, so are ``fat@production``, ``fat@v3`` and
+    ``fat@latest``; ``fat`` alone means ``fat@production``.
 
     Examples
     --------
@@ -73,13 +73,13 @@ class Calibrations:
         Parameters
         ----------
         name : str
-            Such as ``fat in milk``; a new name begins with version 1. Numbers are never given twice.
+            Such as ``fat in milk``; a new name begins with version 1. No number is used twice.
         chain_id : str
             The chain, of a completed pipeline.
         scope : mapping, optional
-            Where the calibration may be used: ``matrix`` and ``instruments`` (a text or several), ``range`` (lowest
-            and highest value, or those by target), ``wavelengths`` (lowest and highest), ``note``. `store.predict`
-            flags what lies outside.
+            Where the calibration may be used: ``matrix`` and ``instruments`` (one name or several), ``range`` (lowest
+            and highest value, or a dict of these by target), ``wavelengths`` (lowest and highest), ``note``.
+            `store.predict` flags what is outside.
         note, author : str, optional
             Free text, and who is responsible for it; the operating system's user by default.
         dataset : str, optional
@@ -101,7 +101,7 @@ class Calibrations:
         UnknownId, InvalidInput, ForbiddenContent
             Nothing was registered.
         CalibrationInUse
-            The alias demands signatures, which a new version cannot have. Nothing was registered.
+            The alias requires signatures, which a new version cannot have. Nothing was registered.
         """
         if dataset is not None:
             dataset = self._store.datasets.version(dataset).dataset_version_id
@@ -164,12 +164,12 @@ class Calibrations:
         return self._engine.query(lambda con: versions.list_versions(con, name))
 
     def names_of(self, chain_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Map chains to what they are called: ``fat@production`` for each alias, ``fat@v2`` for a version without one.
+        """Map chain ids to names: ``fat@production`` for each alias, ``fat@v2`` for a version without one.
 
         Parameters
         ----------
         chain_ids : sequence of str
-            Whole ids; those that no calibration names are left out.
+            Whole ids; chains without a name are left out.
         """
         found = self._engine.query(lambda con: named_chains(con, chain_ids))
         return {chain: tuple(words) for chain, words in found.items()}
@@ -264,22 +264,22 @@ class Calibrations:
         ----------
         calibration : str
             ``fat``, ``fat@production`` or ``fat@v3``. A name alone means the version that "production" points to;
-            without that alias, the newest that has measurements.
+            without that alias, the newest version that has measurements.
         since, until : datetime, date or ISO 8601 text, optional
-            When the samples were measured; without a zone it is UTC. `until` itself is left out.
+            When the samples were measured; UTC if no time zone is given. `until` is exclusive.
         alias, version : optional
             With a name alone: which version, or ``version="all"``.
         target : str, optional
-            Which one, for a calibration of several.
+            The target, if the calibration has several.
         instrument : str, optional
-            Only measurements of this one.
+            Only measurements of this instrument.
         lab, method : str, optional
             Only references of this laboratory or method.
         repeats : {"mean", "last", "each"}
-            What becomes of a sample that was measured several times: its mean or last prediction, or each as a sample
-            of its own (for a control sample that is measured every day).
+            How a sample that was measured several times counts: by the mean of its predictions, the last one, or each
+            as a sample of its own (for a control sample that is measured every day).
         combine : {"mean", "median", "latest"}
-            How replicate references of a sample become one value.
+            How to combine replicate references of a sample.
         include_flagged : bool
             Whether flagged measurements count in bias, SEP and chart.
         alpha : float
@@ -320,33 +320,33 @@ class Calibrations:
         force: bool = False,
         dry_run: bool = False,
     ) -> Correction:
-        """Correct the predictions of a version by slope and bias from samples with references, from now on.
+        """Correct future predictions of a version by slope and bias, computed from samples with references.
 
-        `WorkspaceStore.predict` applies it to predictions of this version by name, with the columns ``raw`` and
-        ``correction``; no other version is corrected. A correction that the version has is retired by the new one.
+        `WorkspaceStore.predict` applies the correction when this version is called by name, and adds the columns
+        ``raw`` and ``correction``; no other version is corrected. The new correction retires the previous one.
 
         Parameters
         ----------
         calibration : str
             Names as for `resolve`: one version.
         samples : sequence of str, or data frame, optional
-            Names of samples in the log, or a frame with ``reference``, ``prediction`` (uncorrected) and perhaps
-            ``sample_id``. By default all samples of the log with a reference, within `since` and `until`.
+            Names of samples in the log, or a data frame with ``reference``, ``prediction`` (uncorrected) and optionally
+            ``sample_id``. By default all logged samples with a reference between `since` and `until`.
         kind : {"auto", "bias", "slope_bias"}
-            "auto" corrects the slope only where it differs from 1 and the samples span at least half of the
-            calibration's range, else the bias.
+            "auto" corrects the slope only if it differs from 1 and the samples span at least half of the
+            calibration's range; otherwise it corrects the bias.
         slope, bias : float, optional
-            Values of your own, in place of those computed: corrected = slope * prediction + bias.
+            Use these instead of computing them: corrected = slope * prediction + bias.
         since, until, instrument : optional
-            Which measurements are taken, as for `monitor`.
+            Which measurements to use, as for `monitor`.
         reason, author : str, optional
             Why, and who decided it (the operating system's user by default).
         alpha : float
             Level of the tests.
         force : bool
-            Correct without significance, and from 3 samples on.
+            Correct even without significance, and with as few as 3 samples.
         dry_run : bool
-            Only compute what would be kept.
+            Only compute the correction; store nothing.
 
         Returns
         -------
@@ -365,7 +365,7 @@ class Calibrations:
         )  # fmt: skip
 
     def corrections(self, calibration: str) -> tuple[Correction, ...]:
-        """List all corrections of a name, oldest first, with those that were retired.
+        """List all corrections of a name, including retired ones, oldest first.
 
         Raises
         ------
@@ -376,7 +376,7 @@ class Calibrations:
     def retire_correction(
         self, calibration: str, *, reason: str | None = None, user: str | None = None
     ) -> Correction:
-        """Apply the correction of a version no more; it stays in the list, and no earlier one comes back.
+        """Stop applying the correction of a version; it stays in the list, and no earlier one is applied again.
 
         Raises
         ------
@@ -396,7 +396,7 @@ class Calibrations:
         cv: Any = None,
         note: str | None = None,
     ) -> Updated:
-        """Fit the same recipe on the old and the new samples, and register it as a new version; no alias moves.
+        """Fit the same recipe to the old and the new samples, and register it as a new version; no alias moves.
 
         Parameters
         ----------
@@ -405,14 +405,13 @@ class Calibrations:
         new_samples : tuple, Spectra, or name of a data set
             ``(X, y)`` or ``(X, y, sample_ids)``, spectra of a file with their target, or a data set.
         old_samples : optional
-            Those that the version was fitted on, in the same forms. By default its data set, where it was registered
-            with one.
+            The samples that the version was fitted on, in the same forms. By default its data set, if it has one.
         test_samples : optional
             Samples that neither version was fitted on, for the comparison.
         cv : optional
-            How to split; by default as the version was.
+            The splitter; by default that of the version.
         note : str, optional
-            Kept with the new version.
+            Free text, kept with the new version.
 
         Returns
         -------
@@ -432,10 +431,10 @@ class Calibrations:
         )  # fmt: skip
 
     def challenge(self, calibration: str, version: int | str) -> int:
-        """Let a version predict along whenever another version of the name is reported and logged.
+        """Make a version a challenger: it predicts whenever another version of the name is logged.
 
-        What challengers predict is logged with the role "challenger" and never returned; `monitor` compares it on the
-        same samples. Returns the number of the version.
+        Predictions of challengers are logged with the role "challenger" and never returned; `monitor` compares them on
+        the same samples. Returns the number of the version.
 
         Raises
         ------
@@ -444,11 +443,11 @@ class Calibrations:
         return renewal.challenge(self._engine, calibration, version)
 
     def end_challenge(self, calibration: str, version: int | str) -> bool:
-        """Let a version predict along no more; False where it did not. What was logged stays."""
+        """End the challenge of a version; return False if it was not a challenger. The log keeps its predictions."""
         return renewal.end_challenge(self._engine, calibration, version)
 
     def challengers(self, calibration: str) -> tuple[int, ...]:
-        """List the versions of a name that predict along."""
+        """List the challengers of a name, by version number."""
         return tuple(renewal.challengers_of(self._engine, calibration.partition("@")[0]))
 
     # -- signatures and rules --------------------------------------------------------------------
@@ -476,7 +475,7 @@ class Calibrations:
             Free text.
         key : bytes, str or path, optional
             A secret of at least 16 bytes, or the file that holds it (a `pathlib.Path`): the signature carries an
-            HMAC-SHA256. Without a key it is a record that anybody who may write to the workspace can make.
+            HMAC-SHA256. Without a key, anyone with write access to the workspace can make one.
 
         Returns
         -------
@@ -493,7 +492,7 @@ class Calibrations:
         )
 
     def signatures(self, calibration: str) -> tuple[Signature, ...]:
-        """Return the signatures of a version, oldest first, as they are stored; `verify_signatures` checks them.
+        """Return the stored signatures of a version, oldest first; `verify_signatures` checks them.
 
         Raises
         ------
@@ -506,13 +505,14 @@ class Calibrations:
     ) -> SignatureCheck:
         """Check the signatures of a version against its content, the files of its artifacts and the audit trail.
 
-        Found are: a chain, domain, artifact, scope or other field that changed since; signatures that were altered,
-        copied from another version, brought by an archive, put in by hand, or removed; a cut or altered trail.
+        It finds a chain, domain, artifact, scope or other field that changed since; signatures that were altered,
+        copied from another version, restored from an archive, inserted by hand, or removed; and a truncated or altered
+        trail.
 
         Parameters
         ----------
         keys : bytes, str, path or sequence of these, optional
-            The secrets of signatures with a key; without theirs, these are listed as ``unchecked``.
+            The secrets of signatures with a key; a signature whose key is not given is listed as ``unchecked``.
 
         Raises
         ------
@@ -530,14 +530,14 @@ class Calibrations:
         meanings: str | Sequence[str] = (),
         user: str | None = None,
     ) -> None:
-        """Let an alias demand valid signatures of a version before it may point to it.
+        """Require valid signatures of a version before an alias may point to it.
 
         Parameters
         ----------
         name, alias : str
             The calibration and the alias; neither needs to exist yet.
         signatures, others : int
-            Signatures of so many different persons, and of so many who are not the version's author.
+            Number of different signers, and of signers who are not the author of the version.
         meanings : str or sequence of str
             Only these count, for example "approval"; all by default.
         user : str, optional
@@ -550,7 +550,7 @@ class Calibrations:
 
         Notes
         -----
-        The rule holds from the next move of the alias on. Only signatures made in this workspace count.
+        The rule applies to later moves of the alias. Only signatures made in this workspace count.
         """
         rule = as_rule({"signatures": signatures, "others": others, "meanings": meanings})
         signing.set_rule(self._engine, name, alias, rule, user=user)
@@ -565,14 +565,14 @@ class Calibrations:
         return signing.set_rule(self._engine, name, alias, None, user=user) is not None
 
     def rules(self, name: str) -> dict[str, Rule]:
-        """Return the aliases of a name that have a rule, with it."""
+        """Return the rules of a name, by alias."""
         return self._engine.query(lambda con: signing.rules_of(con, check_name(name)))
 
     def dossier(self, calibration: str, *, keys: Any = None, figures: bool = True) -> Dossier:
-        """Collect what a validation asks for about a version, and what is missing of it.
+        """Collect what a validation asks for about a version, and list what is missing.
 
-        The lists are those of ICH Q2 and Q14 and of ASTM E1655: reference method, instrument, samples, recipe, figures
-        of merit, domain, coded checks, changes since the last version, history, signatures.
+        The contents follow the lists of ICH Q2 and Q14 and of ASTM E1655: reference method, instrument, samples,
+        recipe, figures of merit, domain, coded checks, changes since the last version, history, signatures.
 
         Parameters
         ----------
@@ -586,7 +586,7 @@ class Calibrations:
         Returns
         -------
         Dossier
-            ``save("fat.html")`` or ``save("fat.pdf")`` writes it, ``missing`` lists the holes.
+            ``save("fat.html")`` or ``save("fat.pdf")`` writes it, ``missing`` lists what is missing.
 
         Raises
         ------
@@ -597,7 +597,7 @@ class Calibrations:
     # -- deleting --------------------------------------------------------------------------------
 
     def plan_delete(self, calibration: str) -> CalibrationVersion:
-        """Find the version that `delete` would delete; change nothing.
+        """Return the version that `delete` would delete; change nothing.
 
         Raises
         ------
@@ -606,16 +606,16 @@ class Calibrations:
         return self._engine.query(lambda con: versions.plan_delete(con, calibration))
 
     def delete(self, calibration: str, *, reason: str | None = None, now: bool = False) -> CalibrationVersion:
-        """Delete a version with its signatures; its chain stays, and its number is not given again.
+        """Delete a version with its signatures; its chain stays, and its number is not used again.
 
         Parameters
         ----------
         calibration : str
             Names as for `resolve`.
         reason : str, optional
-            Why; a signed version demands one. The audit trail keeps it with all that was known of the version.
+            Why; required for a signed version. The audit trail records it with all facts about the version.
         now : bool
-            False puts it into the trash: `store.trash.restore` brings it back with its signatures.
+            False moves it to the trash, from which `store.trash.restore` brings it back with its signatures.
 
         Raises
         ------

@@ -252,20 +252,20 @@ class Measurements:
         Parameters
         ----------
         calibration, version, chain_id, sample_id, instrument : optional
-            Only those of them; ``fat@v3`` names a version as well.
+            Only measurements with these; ``fat@v3`` names a version too.
         role : {"reported", "challenger"}, optional
-            Predictions that were returned, or those that challengers made along with them.
+            Returned predictions, or those of challengers.
         flagged : bool, optional
-            Only those with a flag, or without.
+            Only measurements with a flag, or only those without.
         since, until : datetime, date or ISO 8601 text, optional
-            When they were measured; without a zone it is UTC. `until` itself is left out.
+            When they were measured; UTC if no time zone is given. `until` is exclusive.
         limit : int, optional
-            Only the newest so many.
+            Only this many, the newest.
 
         Returns
         -------
         polars.DataFrame
-            One row per sample and target. ``flags`` is a list of words, ``correction`` names what was applied.
+            One row per sample and target. ``flags`` is a list of words, ``correction`` names the applied correction.
 
         Raises
         ------
@@ -315,7 +315,7 @@ class Measurements:
         return self._engine.query(ask)
 
     def spectrum(self, measurement_id: str) -> NDArray[np.float64]:
-        """Return the spectrum of a measurement, where it was kept.
+        """Return the spectrum of a measurement, if it was kept.
 
         Raises
         ------
@@ -339,14 +339,14 @@ class Measurements:
         return np.frombuffer(rows[0][0], _SPECTRUM).copy()
 
     def delete(self, *, before: Any, calibration: str | None = None, dry_run: bool = False) -> int:
-        """Delete what was logged before a moment; returns how many rows went. The audit trail keeps the count.
+        """Delete measurements logged before a time, and return how many. The audit trail records the count.
 
         Parameters
         ----------
         before : datetime, date or ISO 8601 text
-            By the time of logging; without a zone it is UTC.
+            The time of logging; UTC if no time zone is given.
         calibration : str, optional
-            Only of this one.
+            Only measurements of this calibration.
         dry_run : bool
             Only count.
         """

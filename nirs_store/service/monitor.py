@@ -45,21 +45,21 @@ __all__ = ["Monitoring", "monitor"]
 
 @dataclass(frozen=True, eq=False)
 class Monitoring:
-    """How a calibration does in service; differences are reference - predicted.
+    """Figures of a calibration in service; differences are reference - predicted.
 
     Attributes
     ----------
     calibration : str
         Its name.
     version : int or None
-        The version that was looked at; None for all of them together.
+        The evaluated version; None for all versions together.
     aliases : tuple of str
-        That point to this version now.
+        Aliases that point to this version now.
     target, unit : str or None
     since, until : datetime or None
-        As asked for, in UTC.
+        As requested, in UTC.
     n_measurements, n_flagged : int
-        Reported predictions, and how many of them carry a flag.
+        Number of returned predictions, and of those with a flag.
     agreement : Agreement
         Bias, SEP, slope and their limits, over the samples with a reference.
     sel, sel_df : float, int
@@ -68,13 +68,13 @@ class Monitoring:
         One row per point in time order: ``sample_id, measured_at, version, instrument, reference, prediction,
         difference, warning, action, ewma, ewma_limit, signals``.
     by_month, by_instrument, by_version : polars.DataFrame
-        The same figures for parts of the measurements.
+        The same figures by month, instrument and version.
     challengers : polars.DataFrame
         One row per challenger, compared on the samples that both predicted.
     corrections : tuple of Correction
-        All of this version, with those that were retired.
+        All corrections of this version, including retired ones.
     notes : tuple of str
-        What was left out or could not be told, in words.
+        What was left out or could not be determined, in words.
     """
 
     calibration: str

@@ -1,4 +1,4 @@
-"""Predictions with a named calibration: its scope, its correction, the log, and the challengers that predict along."""
+"""Predictions with a named calibration: its scope, its correction, the log, and its challengers."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ _EXISTING = ("refuse", "skip", "add")
 class References:
     """Reference values of a store, as ``store.references``.
 
-    Several values of one sample and target are replicates: monitoring takes their mean by default, and computes
-    the standard error of the laboratory (SEL) from them.
+    Several values of one sample and target are replicates: monitoring uses their mean by default, and computes the
+    standard error of the laboratory (SEL) from them.
 
     Examples
     --------
@@ -90,11 +90,11 @@ class References:
             What was determined, such as ``"fat"``. A value without a target is used only for samples that were
             predicted for one target.
         unit : str, optional
-            Its unit; where the calibration has another one, monitoring leaves the value out and says so.
+            Its unit; if the calibration has another unit, monitoring leaves the value out and says so.
         lab, method, note : str, optional
-            Who determined it, how, and what there is to say.
+            Who determined it, how, and free text.
         measured_at : datetime, date or ISO 8601 text, optional
-            When; without a zone it is UTC.
+            When it was determined; UTC if no time zone is given.
 
         Returns
         -------
@@ -140,16 +140,16 @@ class References:
         Parameters
         ----------
         table : data frame, path, or `nirs_store.reading.Spectra`
-            One row per value. Columns ``target, unit, lab, method, measured_at, note`` are used where they are
-            there; a row without a value is left out.
+            One row per value. The columns ``target, unit, lab, method, measured_at, note`` are used if present; a row
+            without a value is left out.
         sample_id, value : str, optional
             Names of the columns with the names of the samples and the values. By default ``sample_id`` (or ``id``,
-            ``sample``), and ``value``, else the column named like `target`.
+            ``sample``), and ``value`` or the column named like `target`.
         target, unit, lab, method, measured_at : optional
-            For all rows, where the table has no column of that name.
+            For all rows, if the table has no such column.
         existing : {"refuse", "skip", "add"}
-            What becomes of rows that say word for word what is stored already: a file that is added twice must not
-            pass for replicates. "add" takes them as replicates.
+            What to do with rows that are already stored unchanged. A file that is added twice must not count as
+            replicates, so it is refused by default; "add" stores its rows as replicates.
 
         Returns
         -------
@@ -184,8 +184,8 @@ class References:
         Returns
         -------
         polars.DataFrame
-            ``sample_id, value, target, unit, lab, method, measured_at, note``; ``stored``, whether the same is there
-            already, word for word; and ``measured``, how many logged predictions of the sample there are.
+            ``sample_id, value, target, unit, lab, method, measured_at, note``; ``stored``, whether the
+            same row is already stored; and ``measured``, the number of logged predictions of the sample.
 
         Raises
         ------
@@ -214,7 +214,7 @@ class References:
         )
 
     def correct(self, reference_id: str, value: Any, reason: str) -> str:
-        """Replace a value; the old one stays in the history. Returns the id of the new one.
+        """Replace a value, and return the id of the new one; the old value stays in the history.
 
         Raises
         ------
@@ -253,7 +253,7 @@ class References:
         sample_id, target : optional
             Only those of them.
         history : bool
-            With values that were corrected or withdrawn since; ``replaces`` names what a row corrects.
+            Include values that were corrected or withdrawn; ``replaces`` gives the id of the corrected value.
         """
         name = None if sample_id is None else clean_ids([sample_id], 1)[0]
         table = "sample_references" if history else CURRENT
@@ -264,14 +264,14 @@ class References:
         return self._engine.query(lambda con: frame(con, sql, {"sample": name, "target": target}))
 
     def combined(self, target: str | None = None, *, combine: Combine = "mean") -> pl.DataFrame:
-        """Return one row per sample and target: the combined value, the number of replicates and their spread.
+        """Return the combined value, the number of replicates and their spread, one row per sample and target.
 
         Parameters
         ----------
         target : str, optional
             Only this one.
         combine : {"mean", "median", "latest"}
-            How replicates become one value.
+            How to combine replicates.
         """
         one_of("combine", combine, get_args(Combine))
         sql = (
@@ -281,7 +281,7 @@ class References:
         return self._engine.query(lambda con: frame(con, sql, {"target": target}))
 
     def sel(self, target: str | None = None) -> tuple[float, int]:
-        """Return the standard error of the laboratory from replicates, and its degrees of freedom (0: none)."""
+        """Return the standard error of the laboratory from replicates, and its degrees of freedom (0 without any)."""
         rows = self.list(target=target)
         if not rows.height:
             return float("nan"), 0

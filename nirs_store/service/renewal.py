@@ -1,4 +1,4 @@
-"""Renewing a calibration: updates with new samples, challengers that predict along, transfer to another instrument."""
+"""Renewing a calibration: updates with new samples, challengers, transfer to another instrument."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class Updated:
     before, after : CalibrationVersion
         The version that was updated, and the new one. No alias was moved.
     comparison : polars.DataFrame
-        One row per set of samples: ``samples, n, rmse_before, rmse_after, p, verdict``. Predictions of samples that a
-        version was fitted on are those of its cross-validation, out of fold.
+        One row per set of samples: ``samples, n, rmse_before, rmse_after, p, verdict``. For samples that a version was
+        fitted on, its out-of-fold predictions are compared.
     added : int
         Number of new samples.
     """
@@ -334,13 +334,13 @@ def _compared(words: str, y: Any, first: Any, second: Any) -> dict[str, Any]:
 
 
 def challengers_of(engine: Engine, name: str) -> list[int]:
-    """List the versions of a name that predict along; reads no catalog."""
+    """List the challengers of a name without reading the catalog."""
     found = (engine.workspace_settings.current().get(CHALLENGERS) or {}).get(name) or []
     return [int(each) for each in found]
 
 
 def challenge(engine: Engine, calibration: Any, version: Any) -> int:
-    """Let a version predict along with what is reported; see `Calibrations.challenge`."""
+    """Make a version a challenger; see `Calibrations.challenge`."""
     row = engine.query(lambda con: _version(con, calibration, version))
     name, number = row["name"], int(row["version"])
 
@@ -353,7 +353,7 @@ def challenge(engine: Engine, calibration: Any, version: Any) -> int:
 
 
 def end_challenge(engine: Engine, calibration: Any, version: Any) -> bool:
-    """Let a version predict along no more; False where it did not."""
+    """End the challenge of a version; return False if it was not a challenger."""
     name = str(calibration).partition("@")[0]
     number = int(str(version).lstrip("vV")) if str(version).lstrip("vV").isdigit() else -1
     if number not in challengers_of(engine, name):
@@ -391,8 +391,8 @@ class Transferred:
     n : int or None
         Number of transfer samples with reference values.
     rmsep_before, rmsep_after : float or None
-        Of these samples, measured on the other instrument, without and with the adapter. `rmsep_before` is None where
-        the other instrument has other channels.
+        Of these samples, measured on the other instrument, without and with the adapter. `rmsep_before` is None if the
+        other instrument has other channels.
     """
 
     chain_id: str
@@ -436,7 +436,7 @@ def derive_chain(
     name: str | None = None,
     artifact_format: str = "joblib",
 ) -> Transferred:
-    """Put a fitted transformer before a chain; see `WorkspaceStore.derive_chain`."""
+    """Put a fitted transformer in front of a chain; see `WorkspaceStore.derive_chain`."""
     from sklearn.utils.validation import check_is_fitted
 
     chain = store.get_chain(chain_id)

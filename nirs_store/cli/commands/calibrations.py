@@ -29,7 +29,7 @@ _key_file = click.option(
 
 @click.group("calibrations", cls=Group)
 def command() -> None:
-    """Name calibrations: versions, aliases, signatures, dossiers.
+    """Manage named calibrations: versions, aliases, signatures, dossiers.
 
     NAME@VERSION is fat@v3, fat@production, fat@latest, or fat, which means fat@production.
     """
@@ -327,7 +327,7 @@ def rule(
     user: str | None,
     workspace: Path,
 ) -> None:
-    """Let ALIAS of NAME demand signatures before it points to a version."""
+    """Require signatures of a version before ALIAS of NAME may point to it."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -360,7 +360,7 @@ def sign(
 ) -> None:
     """Sign a version: bind name, time and meaning to its content.
 
-    Without a key the signature is a record that anybody who may write to the workspace can make.
+    Without a key, anyone with write access to the workspace can make such a signature.
     """
     from nirs_store.cli._output import moment, print_json
     from nirs_store.cli._workspace import open_store
@@ -428,10 +428,10 @@ def dossier(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Write one page with what a validation asks for about a version; holes are marked as missing.
+    """Write one page with what a validation asks for about a version; the page marks what is missing.
 
-    Without --output, the file is written to the folder exports/ of the workspace. It collects records, and is not a
-    statement that a standard or regulation is met.
+    Without --output, the file is written to the folder exports/ of the workspace. It collects records; it does not
+    state that a standard or regulation is met.
     """
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
@@ -455,7 +455,7 @@ def dossier(
 
 @command.command("delete")
 @_which
-@click.option("--reason", "-m", metavar="TEXT", help="Why; a signed version demands a reason.")
+@click.option("--reason", "-m", metavar="TEXT", help="Why; required for a signed version.")
 @click.option("--now", is_flag=True, help="Delete without the trash; this cannot be undone.")
 @dry_run_option
 @yes_option
@@ -470,7 +470,7 @@ def delete(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Delete a version with its signatures; its chain stays, and its number is not given again.
+    """Delete a version with its signatures; its chain stays, and its number is not used again.
 
     'nirs-store trash restore ID' undoes this within 30 days, unless --now was given. A version that an alias
     points to is refused.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _id_option = click.option("--id", "ids", metavar="SAMPLE", multiple=True, help="A sample; may be repeated.")
 _where_option = click.option(
-    "--where", metavar="CONDITION", help="Samples for which it holds, e.g. 'moisture < 12 AND year = 2023'."
+    "--where", metavar="CONDITION", help="Samples that meet it, e.g. 'moisture < 12 AND year = 2023'."
 )
 
 
@@ -40,8 +40,8 @@ def command() -> None:
     help="Unit of a column, e.g. moisture=%; may be repeated.",
 )
 @click.option("--wavelength-unit", metavar="UNIT", help="nm, cm-1 or um.")
-@click.option("--note", "-m", metavar="TEXT", help="Why there is this version.")
-@click.option("--other-grid", is_flag=True, help="Allow other wavelengths than the newest version has.")
+@click.option("--note", "-m", metavar="TEXT", help="Why this version was made.")
+@click.option("--other-grid", is_flag=True, help="Allow wavelengths other than those of the newest version.")
 @reading_options
 @json_option
 @workspace_option
@@ -246,7 +246,7 @@ def chains(sample: str, as_json: bool, workspace: Path) -> None:
 @json_option
 @workspace_option
 def common(first: str, second: str, as_json: bool, workspace: Path) -> None:
-    """List the spectra that two data sets share, told by their values: between calibration and test, none."""
+    """List the spectra that two data sets share; a calibration set and its test set should share none."""
     from nirs_store.cli._output import print_json, print_table
     from nirs_store.cli._workspace import open_store
 
@@ -265,7 +265,7 @@ def common(first: str, second: str, as_json: bool, workspace: Path) -> None:
 
 @command.command("delete", cls=Command)
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also where a pin, a selection or a chain needs it.")
+@click.option("--force", is_flag=True, help="Delete even if a pin, a selection or a chain needs it.")
 @yes_option
 @workspace_option
 def delete(name: str, force: bool, yes: bool, workspace: Path) -> None:

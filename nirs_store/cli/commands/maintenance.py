@@ -55,7 +55,7 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
 @click.argument("identifier", metavar="ID")
 @click.option("--keep-artifacts", is_flag=True, help="Keep the model files for a later gc.")
 @click.option("--force", is_flag=True, help="Also delete models that feed a meta-model of another run.")
-@click.option("--now", is_flag=True, help="Delete for good, without the trash.")
+@click.option("--now", is_flag=True, help="Delete permanently, without the trash.")
 @dry_run_option
 @yes_option
 @json_option
@@ -243,7 +243,7 @@ def command_vacuum(as_json: bool, workspace: Path) -> None:
 
 @click.group("trash", cls=Group)
 def command_trash() -> None:
-    """List, restore and empty what was deleted."""
+    """List, restore and permanently remove deleted objects."""
 
 
 @command_trash.command("list")
@@ -286,7 +286,7 @@ def trash_list(as_json: bool, workspace: Path) -> None:
 @json_option
 @workspace_option
 def trash_restore(identifier: str, as_json: bool, workspace: Path) -> None:
-    """Bring back a deletion by the id of what was deleted, or its last eight characters."""
+    """Restore a deleted object by its id, or the last eight characters of it."""
     from nirs_store.cli._output import print_json
     from nirs_store.cli._workspace import open_store
 
@@ -300,13 +300,15 @@ def trash_restore(identifier: str, as_json: bool, workspace: Path) -> None:
 
 
 @command_trash.command("empty")
-@click.option("--older-than", type=click.FloatRange(0), metavar="DAYS", help="Only what was deleted before.")
+@click.option(
+    "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Only what was deleted longer ago."
+)
 @dry_run_option
 @yes_option
 @json_option
 @workspace_option
 def trash_empty(older_than: float | None, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
-    """Remove deletions for good, with the files that nothing else holds."""
+    """Permanently remove deleted objects, with the files that nothing else needs."""
     from nirs_store.cli._options import FOR_GOOD, confirm
     from nirs_store.cli._output import human_bytes, print_json
     from nirs_store.cli._workspace import open_store

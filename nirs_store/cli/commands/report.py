@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 )
 @workspace_option
 def command(identifier: str, output: Path | None, workspace: Path) -> None:
-    """Write a run, a chain or a calibration with its figures into one HTML file that opens without network.
+    """Write a run, a chain or a calibration with its figures to one HTML file, which opens without a network.
 
-    A calibration is named as everywhere, "fat" or "fat@v2"; its dossier follows its figures in service.
-    A name that ends in .pdf prints the report with a browser of this machine (Chromium, Chrome or Edge).
+    Name a calibration as "fat" or "fat@v2"; its report has the figures in service and the dossier.
+    If --output ends in .pdf, a browser on this machine (Chromium, Chrome or Edge) prints the report.
     """
     import tempfile
 

@@ -32,7 +32,9 @@ _SHOWN = 10
     "--preprocess", default="raw,snv,sg1,sg2", show_default=True, help="Names, separated by commas."
 )
 @click.option("--model", type=Choice(("pls", "pcr")), default="pls", show_default=True, help="The model.")
-@click.option("--components", default="1-15", show_default=True, help="Numbers: 1-15 or 2,4,8.")
+@click.option(
+    "--components", default="1-15", show_default=True, help="Numbers of components, as 1-15 or 2,4,8."
+)
 @click.option("--cv", type=click.IntRange(2), default=8, show_default=True, help="Number of folds.")
 @click.option("--seed", type=int, help="Shuffle the samples with this seed before they are split.")
 @click.option("--rule", type=Choice(_RULES), default="one_se", show_default=True, help="Selection rule.")

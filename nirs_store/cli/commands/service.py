@@ -24,8 +24,10 @@ __all__ = [
     "command_update",
 ]
 
-_since = click.option("--since", metavar="MOMENT", help="Measured from then on, such as 2026-03-01; UTC.")
-_until = click.option("--until", metavar="MOMENT", help="Measured before then.")
+_since = click.option(
+    "--since", metavar="MOMENT", help="Measured at or after this time, e.g. 2026-03-01; UTC."
+)
+_until = click.option("--until", metavar="MOMENT", help="Measured before this time.")
 
 
 @click.group("measurements", cls=Group)
@@ -38,12 +40,14 @@ def command_measurements() -> None:
 @click.option("--sample", metavar="ID", help="Only this sample.")
 @click.option("--instrument", metavar="NAME", help="Only this instrument.")
 @click.option(
-    "--role", type=Choice(("reported", "challenger")), help="Returned predictions, or challengers'."
+    "--role", type=Choice(("reported", "challenger")), help="Returned predictions, or those of challengers."
 )
-@click.option("--flagged/--not-flagged", default=None, help="Only with a flag, or without.")
+@click.option(
+    "--flagged/--not-flagged", default=None, help="Only measurements with a flag, or only those without."
+)
 @_since
 @_until
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="The newest N.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the newest N.")
 @json_option
 @workspace_option
 def list_measurements(
@@ -58,7 +62,7 @@ def list_measurements(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """List measurements, oldest first; of CALIBRATION only, if it is given."""
+    """List measurements, oldest first: all, or those of CALIBRATION."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -76,16 +80,16 @@ def list_measurements(
 
 @command_measurements.command("delete")
 @click.option(
-    "--before", required=True, metavar="MOMENT", help="Logged before then, such as 2025-01-01; UTC."
+    "--before", required=True, metavar="MOMENT", help="Logged before this time, e.g. 2025-01-01; UTC."
 )
-@click.option("--calibration", metavar="NAME", help="Only of this calibration.")
+@click.option("--calibration", metavar="NAME", help="Only measurements of this calibration.")
 @dry_run_option
 @yes_option
 @workspace_option
 def delete_measurements(
     before: str, calibration: str | None, dry_run: bool, yes: bool, workspace: Path
 ) -> None:
-    """Delete old measurements for good; the audit trail keeps their number."""
+    """Delete old measurements permanently; the audit trail records how many."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
@@ -98,7 +102,7 @@ def delete_measurements(
 
 @click.group("references", cls=Group)
 def command_references() -> None:
-    """Add, correct and list reference values of the laboratory."""
+    """Add, correct and list laboratory reference values."""
 
 
 @command_references.command("add")
@@ -117,7 +121,7 @@ def command_references() -> None:
     type=Choice(("refuse", "skip", "add")),
     default="refuse",
     show_default=True,
-    help="What to do with rows that are stored already, word for word.",
+    help="What to do with rows that are already stored, unchanged.",
 )
 @workspace_option
 def add_references(
@@ -134,8 +138,8 @@ def add_references(
 ) -> None:
     """Add the values of a CSV, Excel or Parquet FILE, one row per value.
 
-    Columns target, unit, lab, method, measured_at and note are used where they are there. Several values of one
-    sample are replicates.
+    The columns target, unit, lab, method, measured_at and note are used if present. Several values of one sample
+    are replicates.
     """
     from nirs_store.cli._workspace import open_store
 
@@ -167,7 +171,7 @@ def correct_reference(reference_id: str, value: float | None, reason: str, works
 @command_references.command("list")
 @click.option("--sample", metavar="ID", help="Only this sample.")
 @click.option("--target", metavar="NAME", help="Only this target.")
-@click.option("--history", is_flag=True, help="With values that were corrected or withdrawn.")
+@click.option("--history", is_flag=True, help="Include values that were corrected or withdrawn.")
 @json_option
 @workspace_option
 def list_references(
@@ -190,7 +194,7 @@ def list_references(
 @_since
 @_until
 @click.option("--version", metavar="N|all", help="Version, or all [default: what production points to].")
-@click.option("--target", metavar="NAME", help="Which one, for a calibration of several.")
+@click.option("--target", metavar="NAME", help="Target, if the calibration has several.")
 @click.option("--instrument", metavar="NAME", help="Only this instrument.")
 @click.option("--lab", metavar="NAME", help="Only references of this laboratory.")
 @click.option(
@@ -276,11 +280,13 @@ def _end(found: Monitoring, strict: bool) -> None:
 @_since
 @_until
 @click.option("--instrument", metavar="NAME", help="Only measurements of this instrument.")
-@click.option("--slope", type=float, help="A slope of your own.")
-@click.option("--bias", type=float, help="A bias of your own.")
+@click.option("--slope", type=float, help="Use this slope instead of computing one.")
+@click.option("--bias", type=float, help="Use this bias instead of computing one.")
 @click.option("--reason", metavar="TEXT", help="Why.")
-@click.option("--force", is_flag=True, help="Correct without significance, and from 3 samples on.")
-@click.option("--retire", is_flag=True, help="Apply the present correction no more.")
+@click.option(
+    "--force", is_flag=True, help="Correct even without significance, and with as few as 3 samples."
+)
+@click.option("--retire", is_flag=True, help="Stop applying the current correction.")
 @json_option
 @workspace_option
 def command_correct(
@@ -322,9 +328,9 @@ def command_correct(
 @click.argument("calibration")
 @click.argument("new_samples", metavar="FILE|DATASET")
 @click.option("--old", metavar="FILE|DATASET", help="Samples of the version [default: its data set].")
-@click.option("--test", metavar="FILE|DATASET", help="Samples to compare the versions on.")
+@click.option("--test", metavar="FILE|DATASET", help="Samples on which to compare the versions.")
 @click.option("--cv", type=click.IntRange(2), metavar="N", help="Number of folds [default: as recorded].")
-@click.option("--note", metavar="TEXT", help="Kept with the new version.")
+@click.option("--note", metavar="TEXT", help="Free text, kept with the new version.")
 @json_option
 @workspace_option
 def command_update(
@@ -337,9 +343,9 @@ def command_update(
     as_json: bool,
     workspace: Path,
 ) -> None:
-    """Fit the recipe of CALIBRATION on the old and the new samples, as a new version; no alias moves.
+    """Fit the recipe of CALIBRATION to the old and the new samples, as a new version; no alias moves.
 
-    A FILE of spectra holds the reference values in a column named like the target.
+    A FILE must have the reference values in a column named like the target.
     """
     from nirs_store.cli._output import print_json
     from nirs_store.cli._spectra import read_file
@@ -366,19 +372,19 @@ def command_update(
 @click.command("challenge", cls=Command)
 @click.argument("calibration")
 @click.argument("version", required=False)
-@click.option("--end", is_flag=True, help="Let the version predict along no more.")
+@click.option("--end", is_flag=True, help="End the challenge of the version.")
 @workspace_option
 def command_challenge(calibration: str, version: str | None, end: bool, workspace: Path) -> None:
-    """Let VERSION of CALIBRATION predict along with what is reported; without VERSION, list the challengers."""
+    """Make VERSION a challenger: its predictions are logged, not returned. Without VERSION, list the challengers."""
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store:
         calibrations = store.calibrations
         if version is not None and end:
             done = calibrations.end_challenge(calibration, version)
-            click.echo(f"{version} predicts along no more" if done else f"{version} did not predict along")
+            click.echo(f"{version} is no longer a challenger" if done else f"{version} was not a challenger")
         elif version is not None:
-            click.echo(f"v{calibrations.challenge(calibration, version)} predicts along")
+            click.echo(f"v{calibrations.challenge(calibration, version)} is a challenger")
         else:
             listed = calibrations.challengers(calibration)
             click.echo(", ".join(f"v{each}" for each in listed) or "no challengers")

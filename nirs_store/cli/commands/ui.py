@@ -17,15 +17,15 @@ from nirs_store.cli._options import workspace_option
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    help="Address to listen at; any other than this machine's own needs a token.",
+    help="Address to listen on; other machines then need a token.",
 )
-@click.option("--token", metavar="TEXT", help="Token that visitors need [default: made where one is needed].")
+@click.option("--token", metavar="TEXT", help="Token that visitors need [default: generated if needed].")
 @click.option(
     "--allow-changes", is_flag=True, help="Let the page change the workspace: tags, deletions, retention."
 )
-@click.option("--no-browser", is_flag=True, help="Print the address and open no browser.")
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
 @click.option(
-    "--export", "folder", type=click.Path(path_type=Path), help="Write the pages into a new folder instead."
+    "--export", "folder", type=click.Path(path_type=Path), help="Write the pages to a new folder instead."
 )
 @workspace_option
 def command(
@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Show a workspace in the browser: leaderboards, chains with figures, runs, files, SQL.
 
-    The page needs no internet and no account, and only this machine can reach it unless --host says otherwise. It
-    changes nothing without --allow-changes. Ctrl-C ends it.
+    The page needs neither internet nor an account. Only this machine can reach it unless you pass --host, and it
+    changes nothing unless you pass --allow-changes. Press Ctrl-C to stop it.
     """
     from nirs_store.ui.server import needed, serve
 

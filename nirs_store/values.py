@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from numbers import Real
@@ -14,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.errors import InvalidInput, did_you_mean, quoted
+from nirs_store.errors import InvalidInput, RecordingWarning, did_you_mean, quoted
 
 __all__ = [
     "GRACE_SECONDS",
@@ -31,6 +32,7 @@ __all__ = [
     "as_seconds",
     "as_text",
     "askable",
+    "check_index",
     "column_names",
     "from_json",
     "index_names",
@@ -334,6 +336,31 @@ def index_names(frame: Any) -> NDArray[Any] | None:
     if names.ndim != 1 or not names.size or not all(isinstance(each, str) for each in names.tolist()):
         return None
     return names.astype(np.str_)
+
+
+def check_index(**tables: Any) -> None:
+    """Compare the pandas indexes of tables whose rows are joined by their places.
+
+    Warns where the first merely counts its rows: the others may keep the labels they had before a selection.
+
+    Raises
+    ------
+    InvalidInput
+        Two indexes have the same labels in another order.
+    """
+    indexed = [(name, each.index) for name, each in tables.items() if hasattr(each, "iloc")]
+    for name, index in indexed[1:]:
+        first, expected = indexed[0]
+        if len(index) != len(expected) or index.equals(expected) or set(index) != set(expected):
+            continue
+        message = (
+            f"The index of {name} has the labels of {first} in another order, and rows are joined by their places. "
+            f"Where the labels name the samples, pass {name}.loc[{first}.index]; where the rows are in order, "
+            f"{name}.to_numpy()."
+        )
+        if list(expected) != list(range(len(expected))):
+            raise InvalidInput(f"{message} Nothing was stored.")
+        warnings.warn(message, RecordingWarning, stacklevel=3)
 
 
 # -- Recording an evaluation: everything is checked, blobs are durable, then rows and champion in one transaction.

@@ -19,7 +19,16 @@ from nirs_store.reading import Spectra
 from nirs_store.reading.cells import parse_unit
 from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.grid import find_channels
-from nirs_store.values import as_array, as_floats, as_text, column_names, index_names, is_frame, native
+from nirs_store.values import (
+    as_array,
+    as_floats,
+    as_text,
+    check_index,
+    column_names,
+    index_names,
+    is_frame,
+    native,
+)
 
 __all__ = ["Given", "take"]
 
@@ -71,6 +80,12 @@ def take(
     InvalidInput, ShapeMismatch
         Nothing was stored.
     """
+    single = (
+        {f"references[{name!r}]": each for name, each in references.items()}
+        if type(references) is dict
+        else {}
+    )
+    check_index(X=X, references=references, ids=ids, groups=groups, **single)
     found = _of_spectra(X) if isinstance(X, Spectra) else _of_table(native(X, "X"), ids, groups)
     found.X = checked_matrix(found.X)
     n, channels = found.X.shape

@@ -28,7 +28,6 @@ from nirs_store.recording.inputs import (
     Fold,
     check_data,
     check_estimator,
-    check_index,
     choose_metric,
     full_run_id,
     make_folds,
@@ -40,7 +39,7 @@ from nirs_store.recording.result import CrossValidationResult
 from nirs_store.recording.rows import Layout, Outcome, finite, save_everything
 from nirs_store.recording.steps import class_name, configuration, describe, preprocessing_text, take_apart
 from nirs_store.scores import repeats_of
-from nirs_store.values import native
+from nirs_store.values import check_index, native
 
 __all__ = ["chain_facts", "domain_of_results", "record_cross_validation"]
 

@@ -26,7 +26,7 @@ from nirs_store.scores import (
     default_metric,
     unknown_name,
 )
-from nirs_store.values import as_array, as_floats, column_names, index_names, is_frame, native
+from nirs_store.values import as_array, as_floats, check_index, column_names, index_names, is_frame, native
 
 __all__ = [
     "Data",
@@ -34,7 +34,6 @@ __all__ = [
     "Fold",
     "check_data",
     "check_estimator",
-    "check_index",
     "choose_metric",
     "full_run_id",
     "make_folds",
@@ -117,31 +116,6 @@ class Fold:
     key: str
     train: NDArray[np.intp]
     val: NDArray[np.intp] | None
-
-
-def check_index(**tables: Any) -> None:
-    """Compare the pandas indexes of tables whose rows are joined by their places.
-
-    Warns where the first merely counts its rows: the others may keep the labels they had before a selection.
-
-    Raises
-    ------
-    InvalidInput
-        Two indexes have the same labels in another order.
-    """
-    indexed = [(name, each.index) for name, each in tables.items() if hasattr(each, "iloc")]
-    for name, index in indexed[1:]:
-        first, expected = indexed[0]
-        if len(index) != len(expected) or index.equals(expected) or set(index) != set(expected):
-            continue
-        message = (
-            f"The index of {name} has the labels of {first} in another order, and rows are joined by their places. "
-            f"Where the labels name the samples, pass {name}.loc[{first}.index]; where the rows are in order, "
-            f"{name}.to_numpy()."
-        )
-        if list(expected) != list(range(len(expected))):
-            raise InvalidInput(f"{message} Nothing was recorded.")
-        warnings.warn(message, RecordingWarning, stacklevel=3)
 
 
 def check_estimator(parts: Parts, task_type: str | None) -> str:

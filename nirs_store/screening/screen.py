@@ -38,7 +38,6 @@ from nirs_store.recording.inputs import (
     Fold,
     check_data,
     check_estimator,
-    check_index,
     choose_metric,
     make_folds,
 )
@@ -50,6 +49,7 @@ from nirs_store.screening.board import Board, Row
 from nirs_store.screening.fit import Group, fit_group
 from nirs_store.screening.preprocessing import named_preprocessings
 from nirs_store.screening.progress import Progress
+from nirs_store.values import check_index
 
 __all__ = ["Kept", "screen"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -343,6 +344,16 @@ def test_samples_without_names_are_told_by_their_spectra(store: WorkspaceStore) 
     assert found.corrected.rows() == [("11", "fat", "12.0", "99.0")]
     with pytest.raises(InvalidInput, match="have no names"):
         store.datasets.get("corn", ids=["S1"])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_references_in_another_order_than_the_spectra_are_refused(store: WorkspaceStore, whole: bool) -> None:
+    table = pd.DataFrame(X, columns=[str(each) for each in GRID], index=NAMES)
+    fat = pd.Series(FAT, index=NAMES)[::-1]
+    with pytest.raises(InvalidInput, match=r"another order.*\.loc\[X\.index\]"):
+        store.datasets.add("d", table, references=fat.to_frame("fat") if whole else {"fat": fat})
+    store.datasets.add("d", table, references={"fat": fat.loc[NAMES]})
+    np.testing.assert_array_equal(store.datasets.get("d", target="fat").y, FAT)
 
 
 def test_no_cell_of_an_exported_csv_is_a_formula(store: WorkspaceStore, tmp_path: Path) -> None:

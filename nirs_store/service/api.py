@@ -86,7 +86,7 @@ class Calibrations:
             The version of a data set that it was fitted on, such as ``corn@v2``; by default the one that the chain was
             recorded with, if any.
         correction_id : str, optional
-            Of a slope and bias correction.
+            Of a slope and bias correction, of this name or another: the new version gets a copy of it.
         metadata : mapping, optional
             Plain data, for example the reference method and how samples were drawn; the dossier prints it.
         alias : str, optional

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -22,11 +22,11 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
-from nirs_store.service.content import user_name
+from nirs_store.service.content import insert, user_name
 from nirs_store.service.log import clean_ids
 from nirs_store.service.pairs import figures_of_target, pairs_of_version
 from nirs_store.service.statistics import Agreement, Baseline, agreement
-from nirs_store.values import as_name, from_json, is_frame, native, one_of, with_zone
+from nirs_store.values import as_name, from_json, is_frame, native, one_of, to_json, with_zone
 from nirs_store.values import column_names as column_names_of
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "of_name",
     "retire",
     "save",
+    "take_over",
 ]
 
 Kind = Literal["auto", "bias", "slope_bias"]
@@ -313,12 +314,9 @@ def save(
 
     def plan(con: Connection) -> Correction:
         row = find_version(con, calibration)
-        ((number,),) = con.execute(
-            "SELECT coalesce(max(number), 0) + 1 FROM corrections WHERE calibration = ?", [row["name"]]
-        ).fetchall()
         return Correction(
-            new_id(), row["name"], int(row["version"]), int(number), float(slope), float(bias), tuple(samples), why,
-            by, _figures(pairs, slope, bias), with_zone(now_naive()),
+            new_id(), row["name"], int(row["version"]), _next_number(con, row["name"]), float(slope), float(bias),
+            tuple(samples), why, by, _figures(pairs, slope, bias), with_zone(now_naive()),
         )  # fmt: skip
 
     def work(con: Connection) -> Correction:
@@ -341,6 +339,43 @@ def save(
         return made
 
     return engine.query(plan) if dry_run else engine.change(work)
+
+
+def _next_number(con: Connection, name: str) -> int:
+    ((number,),) = con.execute(
+        "SELECT coalesce(max(number), 0) + 1 FROM corrections WHERE calibration = ?", [name]
+    ).fetchall()
+    return int(number)
+
+
+def _insert(con: Connection, made: Correction) -> None:
+    plain = {
+        "samples": to_json(list(made.samples), "samples"),
+        "metadata": to_json(dict(made.figures), "figures"),
+    }
+    insert(con, "corrections", {**vars(made), **plain, "created_at": now_naive()})
+
+
+def take_over(con: Connection, correction_id: str, name: str, version: int, author: str) -> str:
+    """Copy a correction for a version that is being registered; returns the id of the copy.
+
+    A copy, because each version's correction is replaced and retired alone.
+
+    Raises
+    ------
+    UnknownId
+    """
+    rows = frame(con, f"{_READ} WHERE correction_id = ?", [correction_id])
+    if not rows.height:
+        raise UnknownId("correction", correction_id, "Nothing was registered.")
+    found = _made(rows.row(0, named=True))
+    reason = f"as {found.label} of {found.calibration}@v{found.version}"
+    made = replace(
+        found, correction_id=new_id(), calibration=name, version=version, number=_next_number(con, name),
+        reason=reason if found.reason is None else f"{reason}: {found.reason}", author=author, retired_at=None,
+    )  # fmt: skip
+    _insert(con, made)
+    return made.correction_id
 
 
 def _figures(pairs: pl.DataFrame, slope: float, bias: float) -> dict[str, Any]:
@@ -380,9 +415,7 @@ def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | 
         facts = {"calibration": row["name"], "version": row["version"], "correction": found.words}
         facts |= {"reason": why, "by": by}
         note(engine, "retire_correction", "calibration", row["version_id"], details=facts, con=con)
-        return Correction(
-            **{**{n: getattr(found, n) for n in found.__dataclass_fields__}, "retired_at": with_zone(now)}
-        )
+        return replace(found, retired_at=with_zone(now))
 
     return engine.change(work)
 
@@ -394,11 +427,14 @@ _READ = (
 
 
 def active(con: Connection, version: Mapping[str, Any]) -> Correction | None:
-    """Read the correction that is applied to a version now: its newest, else the one that it was registered with."""
+    """Read the correction that is applied to a version now."""
+    # Older workspaces have versions registered with a correction of another version: it counts until they have one of
+    # their own, and does not come back when that is retired.
+    mine = "calibration = $name AND version = $version"
     rows = frame(
         con,
-        f"{_READ} WHERE retired_at IS NULL AND ((calibration = $name AND version = $version) OR correction_id = $own) "
-        "ORDER BY calibration = $name AND version = $version DESC, number DESC LIMIT 1",
+        f"{_READ} WHERE retired_at IS NULL AND (({mine}) OR (correction_id = $own AND NOT EXISTS (SELECT 1 FROM "
+        f"corrections WHERE {mine}))) ORDER BY number DESC LIMIT 1",
         {"name": version["name"], "version": version["version"], "own": version.get("correction_id")},
     )
     return _made(rows.row(0, named=True)) if rows.height else None

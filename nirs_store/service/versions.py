@@ -30,6 +30,7 @@ from nirs_store.records.named import (
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import contents_of, insert, user_name
+from nirs_store.service.corrections import take_over
 from nirs_store.service.figures import figures_of, targets_of
 from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, from_json, to_json, with_zone
@@ -197,6 +198,8 @@ def register(
         if contents is None:
             raise UnknownId("chain", row["chain_id"], "Nothing was registered.")
         row["version"] = _next_number(con, known)
+        if correction_id is not None:
+            row["correction_id"] = take_over(con, row["correction_id"], known, row["version"], row["author"])
         row["content_hash"] = contents.digest
         row["metadata"] = to_json(facts | {"contents": asdict(contents)}, "metadata")
         row["created_at"] = now_naive()

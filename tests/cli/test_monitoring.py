@@ -67,10 +67,12 @@ def test_a_correction_comes_and_goes(fat: Any, lab: Path, spectra: Path, run: An
     assert after[0]["correction"] == made["words"]
     assert after[0]["raw_fat"] == plain[0]["predicted_fat"]
     assert after[0]["predicted_fat"] == pytest.approx(plain[0]["predicted_fat"] + made["bias"])
-    assert "corrected by c1" in run("calibrations", "monitor", "fat").stdout
+    for shown in (("monitor", "fat"), ("show", "fat"), ("show", "fat@v2")):
+        assert made["words"] in run("calibrations", *shown).stdout
     assert "a bundle cannot carry" in run("bundle", "export", "fat@production", "x.n4a", expect=2).output
     assert "retired" in run("calibrations", "correct", "fat", "--retire").stdout
     assert "correction" not in run_json("predict", "fat", spectra, "--json")[0]
+    assert "corrected by" not in run("calibrations", "show", "fat").stdout
 
 
 def test_a_reference_is_corrected_and_withdrawn(fat: Any, lab: Path, run: Any, run_json: Any) -> None:

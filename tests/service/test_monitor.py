@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.neighbors import KNeighborsClassifier
 
 from nirs_store import WorkspaceStore, record_cross_validation
-from nirs_store.errors import CalibrationNotFound, InvalidInput
+from nirs_store.errors import CalibrationNotFound, InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
 from nirs_store.service.statistics import replicate_error
 
@@ -286,6 +287,39 @@ def test_a_correction_belongs_to_one_version_and_replaces_the_one_before(
     fat.calibrations.correct("fat@v2", bias=3.0)
     for version, label in (("fat@v1", "c2"), ("fat@v2", "c3")):
         assert label in fat.predict(version, LATER[:1], on_outlier="ignore")["correction"][0]
+
+
+def test_a_version_registered_with_a_correction_has_a_copy_of_its_own(
+    fat: WorkspaceStore, recorded: Recorded, tmp_path: Path
+) -> None:
+    calibrations = fat.calibrations
+    given = calibrations.correct("fat", slope=0.5, bias=1.0, reason="a new lamp").correction_id
+    with pytest.raises(UnknownId, match="Nothing was registered"):
+        calibrations.register("cream", recorded.first, correction_id=f"{given[:-1]}x")
+    for name in ("fat", "cream"):
+        calibrations.register(name, recorded.first, correction_id=given)
+
+    def labels() -> list[str | None]:
+        found = [
+            fat.predict(each, LATER[:1], on_outlier="ignore") for each in ("fat@v1", "fat@v2", "cream@v1")
+        ]
+        return [each["correction"][0][13:15] if "correction" in each.columns else None for each in found]
+
+    assert labels() == ["c1", "c2", "c1"]
+    (copy,) = calibrations.corrections("cream")
+    assert (copy.slope, copy.bias, copy.reason) == (0.5, 1.0, "as c1 of fat@v1: a new lamp")
+    assert "corrected by c1" in repr(calibrations.monitor("cream@v1"))
+    # What happens to the one leaves the others alone.
+    calibrations.retire_correction("fat@v1")
+    assert labels() == [None, "c2", "c1"]
+    calibrations.correct("fat@v2", bias=3.0)
+    calibrations.retire_correction("fat@v2")
+    assert labels() == [None, None, "c1"]
+    predicted = fat.predict("cream@v1", LATER[:1], on_outlier="ignore")
+    fat.archive(tmp_path / "all.tar.gz")
+    with WorkspaceStore(tmp_path / "other") as other:
+        other.restore_archive(tmp_path / "all.tar.gz")
+        assert other.predict("cream@v1", LATER[:1], on_outlier="ignore").equals(predicted)
 
 
 def test_a_correction_is_computed_from_uncorrected_predictions(fat: WorkspaceStore) -> None:

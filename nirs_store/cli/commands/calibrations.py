@@ -92,7 +92,15 @@ def _version(store: WorkspaceStore, calibration: str) -> dict[str, Any]:
     label = found.label
     return found.to_dict() | {
         "label": label,
+        "correction": _corrections(store, found.name).get(found.version),
         "signatures": [each.to_dict() for each in store.calibrations.signatures(label)],
+    }
+
+
+def _corrections(store: WorkspaceStore, name: str) -> dict[int, str]:
+    """Say in words how each version is corrected now."""
+    return {
+        each.version: each.words for each in store.calibrations.corrections(name) if each.retired_at is None
     }
 
 
@@ -103,6 +111,7 @@ def _name(store: WorkspaceStore, name: str) -> dict[str, Any]:
         "name": name,
         "versions": versions.to_dicts(),
         "aliases": store.calibrations.aliases(name),
+        "corrections": {f"v{version}": words for version, words in _corrections(store, name).items()},
         "rules": {alias: str(rule) for alias, rule in store.calibrations.rules(name).items()},
         "history": [vars(each) for each in history],
     }
@@ -130,6 +139,8 @@ def _print_name(facts: dict[str, Any]) -> None:
     }
     numeric = ["SECV", "SEP", "signed"]
     print_table(list(table), zip(*table.values(), strict=True), numeric=numeric, flexible=["note", "aliases"])
+    for version, words in facts["corrections"].items():
+        click.echo(f"{version} is {words}.")
     for alias, rule in facts["rules"].items():
         click.echo(f"The alias {printable(alias)!r} demands {rule}.")
     if facts["history"]:
@@ -156,7 +167,7 @@ def _print_version(facts: dict[str, Any]) -> None:
             "aliases": ", ".join(facts["aliases"]),
             "chain": facts["chain_id"] + ("" if facts["chain_exists"] else " (deleted)"),
             "data set": facts["dataset_version_id"],
-            "correction": facts["correction_id"],
+            "correction": facts["correction"],
             "scope": scope,
             "author": facts["author"],
             "registered": _time(facts["created_at"]),

@@ -15,10 +15,9 @@ from nirs_store.db.session import Engine
 from nirs_store.display import cell_text
 from nirs_store.display import table as html_table
 from nirs_store.errors import InvalidInput
-from nirs_store.evaluations import rows
-from nirs_store.evaluations import statistics as boards
-from nirs_store.evaluations import statistics as comparisons
-from nirs_store.evaluations.statistics import sort_value
+from nirs_store.evaluations import boards, rows
+from nirs_store.evaluations.rows import sort_value
+from nirs_store.evaluations.statistics import Drawing, compare
 from nirs_store.lazy import polars as pl
 from nirs_store.values import from_json, one_of
 
@@ -147,17 +146,17 @@ def _words(parts: Sequence[str]) -> str:
 
 
 def summarise(
-    engine: Engine, suite: str, metric: str | None, *, by: str | None, alpha: float, **drawing: Any
+    engine: Engine, suite: str, metric: str | None, by: str | None, alpha: float, drawing: Drawing
 ) -> Summary:
     """See `Evaluations.summary`."""
-    board = boards.leaderboard(engine, suite, metric, models=None, which="best", **drawing)
+    board = boards.leaderboard(engine, suite, metric, None, "best", drawing)
     if not board.height:
         raise InvalidInput(f"suite: {suite!r} has no completed evaluation.")
     chosen = str(board["metric"][0])
     # The board has checked the metric, which may be one of the tables.
-    trend = boards.trend(engine, suite, chosen, model_id=None, checked=False)
+    trend = boards.trend(engine, suite, chosen, None, checked=False)
     held = engine.query(lambda con: rows.champion_rows(con, suite=suite, metric=chosen, rank=1)).to_dicts()
-    better = engine.query(lambda con: rows.directions(con, suite, chosen))
+    better = engine.query(lambda con: rows.direction_of(con, suite, chosen))
     pairs = _pairs(engine, suite, chosen, board, alpha)
     first = board.row(0, named=True)
     advice = _advice(engine, board, trend, held[0] if held else None, pairs, alpha, better)
@@ -169,7 +168,7 @@ def summarise(
     if pairs is not None and pairs.height:
         sections.append(_pair_section(pairs, first["model_id"]))
     if by is not None:
-        groups = boards.by_group(engine, suite, by, chosen, models=None, which="best", wide=False, **drawing)
+        groups = boards.by_group(engine, suite, by, chosen, None, "best", False, drawing)
         there = set(groups["model_id"])
         # The best of those that have a table.
         model = next(each for each in board["model_id"] if each in there)
@@ -184,17 +183,7 @@ def _pairs(engine: Engine, suite: str, metric: str, board: pl.DataFrame, alpha: 
     """Return the best model against every other one; None where their tables do not allow it."""
     models = board["model_id"].to_list()[:_SHOWN]
     try:
-        found = comparisons.compare(
-            engine,
-            suite,
-            metric,
-            models=models,
-            which="best",
-            test="wilcoxon",
-            correction="holm",
-            pair_by=None,
-            alpha=alpha,
-        )
+        found = compare(engine, suite, metric, models, "best", "wilcoxon", "holm", None, alpha)
     except InvalidInput:
         return None  # said among the recommendations
     return found.frame.filter((pl.col("model_a") == models[0]) | (pl.col("model_b") == models[0]))

@@ -1,4 +1,4 @@
-"""What a table of episodes or samples says about a metric: its value, its interval, its value a row.
+"""What a table says about a metric: its value with an interval, and whether two models differ in it.
 
 A metric is a score of this library where the table has ``y_true`` and ``y_pred``, else the mean of the column
 of that name. Intervals are bootstrap intervals of `scipy.stats.bootstrap` (rows are drawn, pairs stay together).
@@ -6,179 +6,36 @@ of that name. Intervals are bootstrap intervals of `scipy.stats.bootstrap` (rows
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.blobs.durable import ensure_dir, write_file
-from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import table as html_table
-from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.errors import InvalidInput
 from nirs_store.evaluations import rows
-from nirs_store.evaluations.rows import BETTER, value_of
+from nirs_store.evaluations.rows import better_of
+from nirs_store.evaluations.tables import Entry, entries_of
 from nirs_store.lazy import polars as pl
-from nirs_store.reading.export import frame_csv
-from nirs_store.records.artifacts import read_artifact
 from nirs_store.scores import (
     CLASSIFICATION_SCORES,
     REGRESSION_SCORES,
     classification_scores,
-    direction,
     regression_scores,
 )
-from nirs_store.values import from_json, native, one_kind, one_of, to_json
+from nirs_store.values import one_of
 
-__all__ = [
-    "CORRECTIONS",
-    "EXPORT_FORMATS",
-    "TABLES",
-    "TESTS",
-    "WHICH",
-    "Entries",
-    "Entry",
-    "Interval",
-    "ModelComparison",
-    "adjusted",
-    "as_table",
-    "better_of",
-    "by_group",
-    "compare",
-    "entries_of",
-    "estimate",
-    "export_table",
-    "from_parquet",
-    "leaderboard",
-    "pareto",
-    "robustness",
-    "row_values",
-    "sort_value",
-    "table_of",
-    "to_parquet",
-    "trend",
-]
+__all__ = ["Drawing", "Interval", "ModelComparison", "adjusted", "compare", "estimate", "row_values"]
 
-
-# -- Tables of episodes and samples: taken from anybody, kept as Parquet, handed out as CSV or JSON.
-
-
-EXPORT_FORMATS = ("csv", "json", "both")
-
-
-def as_table(value: Any, name: str) -> pl.DataFrame:
-    """Take a table of a polars or pandas frame, Arrow data, a mapping of columns, or a list of dicts."""
-    value = native(value, name)
-    try:
-        if isinstance(value, pl.DataFrame):
-            table = value
-        elif type(value).__module__.partition(".")[0] == "pandas":
-            table = pl.from_pandas(value)
-        elif isinstance(value, Mapping):
-            table = pl.DataFrame(
-                {
-                    str(c): one_kind(cells, f"{name}.{c}") if isinstance(cells, list | tuple) else cells
-                    for c, cells in value.items()
-                }
-            )
-        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            rows = list(value)
-            if not all(isinstance(row, Mapping) for row in rows):
-                raise InvalidInput(
-                    f"{name}: expected a dict a row, found {_kinds(rows)}. Nothing was recorded."
-                )
-            # A column that the first rows lack is a column all the same.
-            columns = list(dict.fromkeys(str(key) for row in rows for key in row))
-            plain = [{str(key): cell for key, cell in row.items()} for row in rows]
-            table = pl.DataFrame(
-                {
-                    c: pl.Series(c, one_kind([row.get(c) for row in plain], f"{name}.{c}"), strict=True)
-                    for c in columns
-                }
-            )
-        else:
-            raise InvalidInput(
-                f"{name}: expected a data frame or a list of dicts, found {type(value).__name__}. "
-                "Nothing was recorded."
-            )
-    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        why = str(error).strip().partition("\n")[0]
-        raise InvalidInput(
-            f"{name}: expected columns of one kind of value each, found otherwise: {why}. Nothing was recorded."
-        ) from error
-    if not table.height or not table.width:
-        raise InvalidInput(f"{name}: expected at least one row, found none. Leave it out instead.")
-    opaque = [column for column, kind in table.schema.items() if kind == pl.Object]
-    if opaque:
-        raise InvalidInput(
-            f"{name}: the columns {', '.join(opaque)} hold Python objects. Turn them into text or numbers; "
-            "nothing was recorded."
-        )
-    return table
-
-
-def _kinds(rows: Sequence[Any]) -> str:
-    return ", ".join(sorted({type(row).__name__ for row in rows}))
-
-
-def to_parquet(table: pl.DataFrame) -> bytes:
-    """Return a table as a Parquet file; the same table gives the same bytes."""
-    buffer = io.BytesIO()
-    table.write_parquet(buffer, compression="zstd", statistics=False)
-    return buffer.getvalue()
-
-
-def from_parquet(data: bytes) -> pl.DataFrame:
-    """Read what `to_parquet` wrote."""
-    return pl.read_parquet(io.BytesIO(data))
-
-
-def export_table(
-    table: pl.DataFrame, facts: Mapping[str, Any], folder: Path, stem: str, what: str, format: str
-) -> dict[str, Path]:
-    """Write a table as CSV, as JSON with the facts of its evaluation, or as both."""
-    if format not in EXPORT_FORMATS:
-        from nirs_store.scores import unknown_name
-
-        raise InvalidInput(unknown_name("format", format, EXPORT_FORMATS))
-    ensure_dir(folder)
-    written: dict[str, Path] = {}
-    if format in ("csv", "both"):
-        written["csv"] = folder / f"{stem}-{what}.csv"
-        write_file(written["csv"], frame_csv(_flat(table)).encode())
-    if format in ("json", "both"):
-        written["json"] = folder / f"{stem}-{what}.json"
-        text = to_json({"evaluation": dict(facts), what: table.to_dicts()}, what) or ""
-        write_file(written["json"], msgspec.json.format(text.encode(), indent=2))
-    return written
-
-
-def _flat(table: pl.DataFrame) -> pl.DataFrame:
-    """Return lists and records as JSON text: a cell of a CSV file holds one value."""
-    nested = [name for name, kind in table.schema.items() if kind.is_nested()]
-    return table.with_columns(
-        pl.Series(
-            name, [None if cell is None else to_json(_items(cell), name) for cell in table[name]], pl.String
-        )
-        for name in nested
-    )
-
-
-def _items(cell: Any) -> Any:
-    return cell.to_list() if isinstance(cell, pl.Series) else cell
-
+# Confidence, number of resamples, seed.
+Drawing = tuple[float, int, int]
 
 # An RMSE is called by the set that it was computed on.
 _ALIASES = {"rmsep": "rmse", "rmsecv": "rmse", "rmsec": "rmse"}
@@ -204,20 +61,8 @@ class Interval(NamedTuple):
     n: int
 
 
-def better_of(metric: str, said: str | None = None) -> str:
-    """Return in which direction a metric improves: "higher", "lower", or "zero" for a bias; by default "higher"."""
-    return said or direction(metric) or "higher"
-
-
-def sort_value(value: float | None, better: str) -> float:
-    """Return a number that is larger for a better value; what is missing or NaN comes last."""
-    if value is None or math.isnan(value):
-        return -math.inf
-    return {"higher": value, "lower": -value, "zero": -abs(value)}[better]
-
-
 def _kind(table: pl.DataFrame, metric: str) -> str | None:
-    """How a table gives a metric: "regression", "classification", the name of a column, or not at all."""
+    """Return how a table has a metric: "regression", "classification", the name of a column, or not at all."""
     if metric == _SUCCESS and "success" in table.columns:
         return "success"
     if {"y_true", "y_pred"} <= set(table.columns):
@@ -247,7 +92,6 @@ def _columns(table: pl.DataFrame, kind: str) -> list[NDArray[Any]]:
 def estimate(
     table: pl.DataFrame | None,
     metric: str,
-    *,
     recorded: float | None = None,
     confidence: float = 0.95,
     n_resamples: int = 2000,
@@ -372,392 +216,11 @@ def row_values(table: pl.DataFrame, metric: str) -> tuple[NDArray[np.float64], s
     )
 
 
-# -- The evaluations that a question is about, each with its table.
+# -- every model against every other, on the same episodes or samples ------------------------------
 
 
-WHICH = ("latest", "best", "all")
-TABLES = ("episodes", "samples")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One evaluation with what was recorded of the metric."""
-
-    evaluation_id: str
-    model_id: str
-    scores: dict[str, float | None]
-    success_rate: float | None
-    recorded: float | None
-    created_at: datetime
-    row: dict[str, Any]
-    table: pl.DataFrame | None
-
-    def value(self, metric: str) -> float | None:
-        """Return the recorded value of a metric."""
-        return value_of({"scores": self.scores, "success_rate": self.success_rate}, metric)
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Evaluations of a suite, oldest first, and what they are ranked by."""
-
-    suite: str
-    metric: str
-    better: str
-    items: tuple[Entry, ...]
-
-
-def table_of(engine: Engine, row: dict[str, Any], what: str | None = None) -> pl.DataFrame | None:
-    """Return the episodes or samples of an evaluation (None: whichever it has)."""
-    for name in TABLES if what is None else (what,):
-        if row[f"{name}_id"] is not None:
-            return from_parquet(read_artifact(engine, row[f"{name}_id"]))
-    return None
-
-
-def entries_of(
-    engine: Engine,
-    suite: str,
-    metric: str | None,
-    *,
-    models: Sequence[str] | None = None,
-    which: str = "latest",
-    tables: bool = True,
-    what: str | None = None,
-) -> Entries:
-    """Completed evaluations of a suite: the latest or best of each model, or all."""
-    one_of("which", which, WHICH)
-    if what is not None:
-        one_of("table", what, TABLES)
-
-    def ask(con: Connection) -> tuple[tuple[str, str] | None, str | None, pl.DataFrame, list[str]]:
-        default = rows.suite_metric(con, suite)
-        said = None if default is None else rows.directions(con, suite, metric or default[0])
-        found = rows.evaluation_rows(con, {"suite": suite, "status": "completed"})
-        return default, said, found, rows.suites(con)
-
-    default, said, found, known = engine.query(ask)
-    if default is None:
-        raise UnknownId("suite", suite, f"There are: {', '.join(known) or 'none'}.")
-    chosen = metric or default[0]
-    better = better_of(chosen, said)
-    kept = [_entry(row, chosen) for row in found.to_dicts()]
-    if models is not None:
-        if isinstance(models, str):
-            raise InvalidInput("models: expected a list of model ids, found one text.")
-        missing = sorted(set(models) - {entry.model_id for entry in kept})
-        if missing:
-            raise UnknownId("model", missing[0], f"Suite {suite!r} has {', '.join(_models(kept)) or 'none'}.")
-        kept = [entry for entry in kept if entry.model_id in set(models)]
-    if which != "all":
-        kept = _one_a_model(kept, better, best=which == "best")
-    if tables:
-        kept = [Entry(**{**entry.__dict__, "table": table_of(engine, entry.row, what)}) for entry in kept]
-    return Entries(suite, chosen, better, tuple(kept))
-
-
-def _models(entries: Sequence[Entry]) -> list[str]:
-    return list(dict.fromkeys(entry.model_id for entry in entries))
-
-
-def _entry(row: dict[str, Any], metric: str) -> Entry:
-    scores = from_json(row["scores"])
-    recorded = value_of({"scores": scores, "success_rate": row["success_rate"]}, metric)
-    return Entry(
-        row["evaluation_id"],
-        row["model_id"],
-        scores,
-        row["success_rate"],
-        recorded,
-        row["created_at"],
-        row,
-        None,
-    )
-
-
-def _one_a_model(entries: Sequence[Entry], better: str, *, best: bool) -> list[Entry]:
-    chosen: dict[str, Entry] = {}
-    for entry in entries:
-        before = chosen.get(entry.model_id)
-        if (
-            before is None
-            or not best
-            or sort_value(entry.recorded, better) > sort_value(before.recorded, better)
-        ):
-            chosen[entry.model_id] = entry
-    return list(chosen.values())
-
-
-# -- Leaderboards, tables by group, robustness curves, Pareto fronts, trends: all as polars data frames.
-
-
-@cache
-def _board() -> dict[str, Any]:
-    return {
-        "rank": pl.Int32,
-        "model_id": pl.String,
-        "evaluation_id": pl.String,
-        "metric": pl.String,
-        "value": pl.Float64,
-        "ci_low": pl.Float64,
-        "ci_high": pl.Float64,
-        "n": pl.Int64,
-        "success_rate": pl.Float64,
-        "champion": pl.Boolean,
-        "created_at": pl.Datetime("us", "UTC"),
-    }
-
-
-def leaderboard(
-    engine: Engine, suite: str, metric: str | None, *, models: Any, which: str, **drawing: Any
-) -> pl.DataFrame:
-    """See `Evaluations.leaderboard`."""
-    found = entries_of(engine, suite, metric, models=models, which=which)
-    held = engine.query(lambda con: rows.champion_rows(con, suite=suite, metric=found.metric, rank=1))
-    champions = set(held["evaluation_id"])
-    lines = []
-    for entry in found.items:
-        interval = estimate(entry.table, found.metric, recorded=entry.recorded, **drawing)
-        lines.append((entry, interval))
-    _check_metric(found, metric, (interval.value for _, interval in lines))
-    strengths = [sort_value(interval.value, found.better) for _, interval in lines]
-    order = sorted(range(len(lines)), key=lambda i: (-strengths[i], lines[i][0].model_id))
-    table = [
-        {
-            # Equal values share a rank.
-            "rank": 1 + sum(strength > strengths[i] for strength in strengths),
-            "model_id": lines[i][0].model_id,
-            "evaluation_id": lines[i][0].evaluation_id,
-            "metric": found.metric,
-            **_cells(lines[i][1]),
-            "success_rate": lines[i][0].success_rate,
-            "champion": lines[i][0].evaluation_id in champions,
-            "created_at": lines[i][0].created_at,
-        }
-        for i in order
-    ]
-    return pl.DataFrame(table, schema=_board())
-
-
-def _check_metric(found: Entries, asked: str | None, values: Iterable[float | None]) -> None:
-    """Refuse a metric that nothing has: a typing error would else be a table without values."""
-    if asked is None or not found.items or any(value is not None for value in values):
-        return
-    known = {"success_rate"}
-    for entry in found.items:
-        known |= entry.scores.keys()
-        if entry.table is not None:
-            known |= {name for name in entry.table.columns if entry.table[name].dtype.is_numeric()}
-    one_of("metric", asked, sorted(known))
-
-
-def _cells(interval: Interval) -> dict[str, Any]:
-    return {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "n": interval.n}
-
-
-def _grouped(found: Entries, by: str, drawing: Mapping[str, Any]) -> list[tuple[Entry, Any, Interval]]:
-    lines: list[tuple[Entry, Any, Interval]] = []
-    known: set[str] = set()
-    for entry in found.items:
-        if entry.table is None:
-            continue
-        known |= set(entry.table.columns)
-        if by not in entry.table.columns:
-            continue
-        for group in entry.table[by].unique(maintain_order=True):
-            part = entry.table.filter(pl.col(by).eq_missing(pl.lit(group)))
-            lines.append((entry, group, estimate(part, found.metric, **drawing)))
-    if not lines:
-        if known:
-            one_of("by", by, sorted(known))
-        raise InvalidInput(
-            f"by: no evaluation of {found.suite!r} has a table of episodes or samples. Record them with the evaluation."
-        )
-    if all(interval.value is None for _, _, interval in lines):
-        raise InvalidInput(
-            f"metric: {found.metric!r} is neither a column of the tables of {found.suite!r} nor a score of y_true and "
-            f"y_pred. Their columns: {', '.join(sorted(known))}."
-        )
-    return lines
-
-
-def by_group(
-    engine: Engine,
-    suite: str,
-    by: str,
-    metric: str | None,
-    *,
-    models: Any,
-    which: str,
-    wide: bool,
-    **drawing: Any,
-) -> pl.DataFrame:
-    """See `Evaluations.by_group`."""
-    found = entries_of(engine, suite, metric, models=models, which=which)
-    lines = _grouped(found, by, drawing)
-    groups = sorted({group for _, group, _ in lines}, key=_natural)
-    table = pl.DataFrame(
-        [
-            {"model_id": entry.model_id, by: group, "metric": found.metric, **_cells(interval)}
-            for entry, group, interval in sorted(
-                lines, key=lambda line: (line[0].model_id, groups.index(line[1]))
-            )
-        ],
-        infer_schema_length=None,
-    )
-    if not wide:
-        return table
-    names = table.with_columns(pl.col(by).cast(pl.String).fill_null("(none)"))
-    return names.pivot(on=by, index="model_id", values="value", aggregate_function="first")
-
-
-def _natural(value: Any) -> tuple[int, float, str]:
-    if value is None:
-        return (2, 0.0, "")
-    if isinstance(value, int | float):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))
-
-
-def robustness(
-    engine: Engine, suite: str, by: str, metric: str | None, *, models: Any, which: str, **drawing: Any
-) -> pl.DataFrame:
-    """See `Evaluations.robustness`."""
-    found = entries_of(engine, suite, metric, models=models, which=which)
-    lines = _grouped(found, by, drawing)
-    if not all(isinstance(level, int | float) and not isinstance(level, bool) for _, level, _ in lines):
-        raise InvalidInput(
-            f"by: a curve needs a column of numbers; {by!r} holds others. Use by_group for a table of kinds."
-        )
-    table = []
-    for model in dict.fromkeys(entry.model_id for entry, _, _ in lines):
-        curve = sorted((level, interval) for entry, level, interval in lines if entry.model_id == model)
-        start = curve[0][1].value
-        for level, interval in curve:
-            change = None
-            if start is not None and interval.value is not None:
-                change = interval.value - start
-            table.append(
-                {
-                    "model_id": model,
-                    by: float(level),
-                    "metric": found.metric,
-                    **_cells(interval),
-                    "change": change,
-                }
-            )
-    return pl.DataFrame(table, infer_schema_length=None)
-
-
-def pareto(
-    engine: Engine, suite: str, objectives: Sequence[str] | Mapping[str, str], *, models: Any, which: str
-) -> pl.DataFrame:
-    """See `Evaluations.pareto`."""
-    if isinstance(objectives, str) or len(objectives) < 2:
-        raise InvalidInput("objectives: expected at least two metrics, as a list or as a dict of directions.")
-    found = entries_of(engine, suite, None, models=models, which=which)
-    stated = dict(objectives) if isinstance(objectives, Mapping) else {}
-    names = list(objectives)
-    better: dict[str, str] = {}
-    for name in names:
-        if name in stated:
-            better[name] = one_of(f"objectives[{name!r}]", stated[name], BETTER)
-        else:
-            said = engine.query(lambda con, name=name: rows.directions(con, suite, name))  # type: ignore[misc]
-            better[name] = better_of(name, said)
-    known = sorted({name for entry in found.items for name in entry.scores} | {"success_rate"})
-    points = []
-    for entry in found.items:
-        values = [_objective(entry, name) for name in names]
-        points.append((entry, values))
-    for position, name in enumerate(names):
-        if all(values[position] is None for _, values in points):
-            one_of("objectives", name, known)
-            raise InvalidInput(f"objectives: no evaluation of {suite!r} has a value of {name!r}.")
-    strengths = np.array(
-        [
-            [sort_value(value, better[name]) for name, value in zip(names, values, strict=True)]
-            for _, values in points
-        ]
-    )
-    table = []
-    for index, (entry, values) in enumerate(points):
-        whole = bool(np.isfinite(strengths[index]).all())
-        above = (strengths >= strengths[index]).all(axis=1) & (strengths > strengths[index]).any(axis=1)
-        table.append(
-            {
-                "model_id": entry.model_id,
-                "evaluation_id": entry.evaluation_id,
-                **dict(zip(names, values, strict=True)),
-                "on_front": whole and not above.any(),
-                "dominated_by": int(above.sum()),
-            }
-        )
-    frame = pl.DataFrame(table, infer_schema_length=None)
-    return frame.sort(
-        ["on_front", names[0]], descending=[True, better[names[0]] == "higher"], nulls_last=True
-    )
-
-
-def _objective(entry: Entry, name: str) -> float | None:
-    value = entry.value(name)
-    if value is None:
-        value = estimate(entry.table, name, n_resamples=1).value
-    return None if value is None or math.isnan(value) else value
-
-
-def trend(
-    engine: Engine, suite: str, metric: str | None, *, model_id: str | None, checked: bool = True
-) -> pl.DataFrame:
-    """See `Evaluations.trend`; unless `checked`, a metric that only tables have is a trend without values."""
-    models = None if model_id is None else [model_id]
-    found = entries_of(engine, suite, metric, models=models, which="all", tables=False)
-    if checked:
-        _check_metric(found, metric, (entry.recorded for entry in found.items))
-    values = [math.nan if entry.recorded is None else entry.recorded for entry in found.items]
-    begun = found.items[0].created_at if found.items else None
-    days = np.array([(entry.created_at - begun).total_seconds() / 86400 for entry in found.items if begun])
-    slope, fitted = _line(days, np.array(values))
-    best: float | None = None
-    table = []
-    for index, (entry, value) in enumerate(zip(found.items, values, strict=True)):
-        if sort_value(value, found.better) > sort_value(best, found.better):
-            best = value
-        before = values[index - 1] if index else math.nan
-        table.append(
-            {
-                "created_at": entry.created_at,
-                "model_id": entry.model_id,
-                "evaluation_id": entry.evaluation_id,
-                "metric": found.metric,
-                "value": entry.recorded,
-                "change": None if math.isnan(before) or math.isnan(value) else value - before,
-                "best_so_far": best,
-                "fitted": fitted[index],
-                "slope_per_day": slope,
-            }
-        )
-    if not table:
-        raise UnknownId("suite", suite, "It has no completed evaluation.")
-    return pl.DataFrame(table, infer_schema_length=None)
-
-
-def _line(days: np.ndarray, values: np.ndarray) -> tuple[float | None, list[float | None]]:
-    """Theil and Sen's line through the values over time: one bad evaluation does not bend it."""
-    known = np.isfinite(values)
-    if known.sum() < 3 or np.ptp(days[known]) == 0:
-        return None, [None] * len(values)
-    from scipy.stats import theilslopes
-
-    found = theilslopes(values[known], days[known])
-    return float(found.slope), [float(found.intercept + found.slope * day) for day in days]
-
-
-# -- Every model against every other on the same episodes or samples: paired tests, corrected for their number.
-
-
-TESTS = ("t-test", "wilcoxon")
-CORRECTIONS = ("bh", "by", "holm", "none")
+_TESTS = ("t-test", "wilcoxon")
+_CORRECTIONS = ("bh", "by", "holm", "none")
 _PAIRS = ("episode_id", "sample", "sample_id", "episode", "seed")
 
 
@@ -862,8 +325,7 @@ def compare(
     engine: Engine,
     suite: str,
     metric: str | None,
-    *,
-    models: Any,
+    models: Sequence[str] | None,
     which: str,
     test: str,
     correction: str,
@@ -871,13 +333,13 @@ def compare(
     alpha: float,
 ) -> ModelComparison:
     """See `Evaluations.compare`."""
-    one_of("test", test, TESTS)
-    one_of("correction", correction, CORRECTIONS)
+    one_of("test", test, _TESTS)
+    one_of("correction", correction, _CORRECTIONS)
     if not 0 < alpha < 1:
         raise InvalidInput(f"alpha: expected a number between 0 and 1, found {alpha!r}.")
     if which == "all":
         raise InvalidInput("which: a comparison takes one evaluation a model: 'latest' or 'best'.")
-    found = entries_of(engine, suite, metric, models=models, which=which)
+    found = entries_of(engine, suite, metric, models, which)
     entries = sorted((e for e in found.items if e.table is not None), key=lambda e: e.model_id)
     if len(entries) < 2:
         without = [e.model_id for e in found.items if e.table is None]
@@ -885,7 +347,7 @@ def compare(
             f"A comparison needs two models of {suite!r} with episodes or samples; found {len(entries)}"
             + (f" (without a table: {', '.join(without)})." if without else ".")
         )
-    said = engine.query(lambda con: rows.directions(con, suite, found.metric))
+    said = engine.query(lambda con: rows.direction_of(con, suite, found.metric))
     lines = []
     for a, b in itertools.combinations(entries, 2):
         mine, theirs, better = _paired(a, b, found.metric, pair_by)

@@ -183,7 +183,7 @@ def pareto(
     with open_store(workspace) as store:
         found = store.evaluations.pareto(suite, names)
         if stated:
-            from nirs_store.evaluations.statistics import better_of
+            from nirs_store.evaluations.rows import better_of
 
             found = store.evaluations.pareto(suite, {n: stated.get(n) or better_of(n) for n in names})
     _draw("pareto_front", found, figure)

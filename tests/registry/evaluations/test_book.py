@@ -17,9 +17,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import LogisticRegression
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
-from nirs_store.audit import trail as audit
 from nirs_store.errors import ForbiddenContent, InvalidInput, ReadOnlyStore, ShapeMismatch, UnknownId
-from nirs_store.evaluations import api as recording
 from nirs_store.scores import regression_scores
 
 EPISODES = [
@@ -86,6 +84,10 @@ def test_a_table_may_come_as_list_polars_pandas_or_arrow_and_is_stored_once(
 def test_gc_keeps_a_table_until_its_evaluation_is_deleted(store: WorkspaceStore) -> None:
     made = store.evaluations.record("a", "s", 0.5, episodes=EPISODES)
     assert store.gc_artifacts(grace_seconds=0) == 0
+    assert store.evaluations.delete(made)
+    assert store.gc_artifacts(grace_seconds=0) == 0, "the trash holds it"
+    store.trash.restore(made)
+    assert store.evaluations.episodes(made) is not None
     assert store.evaluations.delete(made, now=True)
     assert store.gc_artifacts(grace_seconds=0) == 1
     assert not store.evaluations.delete(made)
@@ -183,15 +185,15 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceSto
     ],
 )
 def test_bad_input_is_refused_audited_and_changes_nothing(
-    untouched: WorkspaceStore, bad: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+    untouched: WorkspaceStore, bad: dict[str, Any], words: str
 ) -> None:
-    noted: list[dict[str, Any]] = []
-    monkeypatch.setattr(recording, "note", lambda *args, **more: noted.append(more))
+    before = untouched.audit.query(operation="record_evaluation").height
     given: dict[str, Any] = {"model_id": "a", "suite": "s", "scores": {"score": 0.5}} | bad
     with pytest.raises(InvalidInput, match=words):
         untouched.evaluations.record(**given)
     assert untouched.evaluations.list().height == 0
-    assert [each["success"] for each in noted] == [False]
+    noted = untouched.audit.query(operation="record_evaluation")
+    assert noted["success"].to_list()[before:] == [False]
     assert list((untouched.workspace_path / "artifacts").rglob("*.parquet")) == []
 
 
@@ -439,12 +441,23 @@ def test_a_chain_needs_a_value_a_sample(store: WorkspaceStore) -> None:
     assert store.evaluations.list().height == 0
 
 
-def test_a_change_is_audited(store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    noted: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(recording, "note", lambda engine, *args, **more: noted.append((*args, more)))
-    store.evaluations.record("a", "s", 1.0, evaluation_id="e")
-    assert noted[0][:3] == ("record_evaluation", "evaluation", "e")
-    assert audit.note is not None
+def test_changes_and_refused_champions_are_audited(store: WorkspaceStore) -> None:
+    evaluations = store.evaluations
+    evaluations.record("a", "s", 1.0, evaluation_id="e")
+    evaluations.find_champions("s")
+    with pytest.raises(UnknownId):
+        evaluations.set_champion("nothing")
+    with pytest.raises(InvalidInput):
+        evaluations.find_champions("s", top=0)
+    evaluations.delete("e")
+    noted = store.audit.query(object_kind="evaluation")
+    assert noted.select("operation", "object_id", "success").rows() == [
+        ("record_evaluation", "e", True),
+        ("find_champions", "s", True),
+        ("set_champion", "nothing", False),
+        ("find_champions", "s", False),
+        ("delete_evaluation", "e", True),
+    ]
 
 
 def test_evaluations_keep_the_moment_that_was_given(store: WorkspaceStore) -> None:

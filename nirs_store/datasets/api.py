@@ -309,7 +309,9 @@ class Datasets:
             self._engine.check_writable()
             check_name(name)
             if sum(each is not None for each in (ids, rows, where)) != 1:
-                raise InvalidInput("Expected one of ids, rows and where. Nothing was stored.")
+                raise InvalidInput(
+                    "Expected one of ids, rows and where (on the command line: --id or --where). Nothing was stored."
+                )
             said = None if note is None else as_text(note, "note")
             check_guard(self._engine, {"name": name, "note": said, "where": where})
             row = self._reader.row(reference)

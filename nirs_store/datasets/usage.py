@@ -102,8 +102,8 @@ def chains_frame(
                 )  # fmt: skip
     if gone:
         warnings.warn(
-            f"{gone} chains were recorded from data sets that have been deleted; whether they have seen the sample is "
-            "not known.",
+            f"Chains were recorded from data sets that have been deleted ({gone} in all): whether they have seen the "
+            "sample is not known.",
             RecordingWarning,
             stacklevel=3,
         )

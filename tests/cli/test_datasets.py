@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from nirs_store import WorkspaceStore, load_tecator
+from nirs_store.cli import main
 from nirs_store.cli._app import app
 
 MEAT = load_tecator()
@@ -46,6 +48,9 @@ def test_data_sets_from_adding_to_deleting(run: Any, tmp_path: Path) -> None:
     assert json.loads(run("datasets", "diff", "meat@v1", "meat", "--json"))["corrected"] == [
         {"sample": "m7", "column": "fat", "before": str(MEAT.fat[7]), "after": str(MEAT.fat[7] + 1)}
     ]
+    for sample, where in (("m3", "is in meat@v1, meat@v2"), ("m33x", "is in no data set")):
+        told = run("datasets", "chains", sample)
+        assert f"No chain that was recorded from a data set has seen it. {sample!r} {where}." in told
     run("datasets", "select", "meat@v1", "lean", "--where", "fat < 10")
     run("datasets", "select", "meat@v1", "two", "--id", "m3", "--id", "m4")
     assert "m3" in run("datasets", "common", "two", "meat")
@@ -65,6 +70,21 @@ def test_data_sets_from_adding_to_deleting(run: Any, tmp_path: Path) -> None:
     assert "needed by the selection" in run("datasets", "delete", "meat@v1", "--yes", code=2)
     run("datasets", "delete", "two@v1", "--yes")
     assert [row["name"] for row in json.loads(run("datasets", "list", "--json"))] == ["lean", "meat"]
+
+
+def test_a_warning_has_one_line_without_code(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run("datasets", "add", "meat", "meat.csv")
+    run("screen", "meat@v1", "--target", "fat", "--components", "2", "--preprocess", "raw")
+    run("datasets", "delete", "meat@v1", "--yes", "--force")
+    with warnings.catch_warnings(action="default"), pytest.raises(SystemExit) as ended:
+        main(["datasets", "chains", "m3", "--workspace", "workspace"])
+    told = capsys.readouterr()
+    assert ended.value.code == 0
+    assert told.err.startswith(
+        "warning: Chains were recorded from data sets that have been deleted (1 in all)"
+    )
+    assert len(told.err.splitlines()) == 1
+    assert "'m3' is in no data set" in told.out
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import click
 from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import confirm, json_option, workspace_option, yes_option
 from nirs_store.cli._spectra import read_file, reading_options
+from nirs_store.errors import quoted
 
 if TYPE_CHECKING:
     import polars as pl
 
     from nirs_store.datasets.version import DatasetVersion
+    from nirs_store.store import WorkspaceStore
 
 _id_option = click.option("--id", "ids", metavar="SAMPLE", multiple=True, help="A sample; may be repeated.")
 _where_option = click.option(
@@ -217,11 +219,13 @@ def chains(sample: str, as_json: bool, workspace: Path) -> None:
 
     with open_store(workspace) as store:
         found = store.datasets.chains_of(sample)
+        holding = [] if as_json or found.height else _holding(store, sample)
     if as_json:
         print_json(found.to_dicts())
         return
     if found.is_empty():
-        click.echo("No chain has seen it.")
+        where = f"is in {', '.join(holding)}" if holding else "is in no data set"
+        click.echo(f"No chain that was recorded from a data set has seen it. {quoted(sample)} {where}.")
         return
     print_table(
         ["chain", "role", "dataset", "target", "pipeline", "recorded"],
@@ -238,6 +242,23 @@ def chains(sample: str, as_json: bool, workspace: Path) -> None:
         ],
         flexible=["dataset", "pipeline"],
     )
+
+
+def _holding(store: WorkspaceStore, sample: str) -> list[str]:
+    """Name the versions that have a sample."""
+    import polars as pl
+
+    references = [
+        f"{name}@v{version}"
+        for name in store.datasets.list()["name"]
+        for version in store.datasets.versions(name)["version"]
+    ]
+    return [
+        reference
+        for reference in references
+        if "id" in (frame := store.datasets.samples(reference)).columns
+        and frame["id"].cast(pl.String).eq(sample).any()
+    ]
 
 
 @command.command("common", cls=Command)

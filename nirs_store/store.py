@@ -756,14 +756,14 @@ class WorkspaceStore:
         Parameters
         ----------
         sort : str
-            ``"score"`` (what each chain was recorded with, best first, chains of one target after each other), the
+            ``"score"`` (the score that each chain was recorded with, best first, grouped by target), the
             name of a score such as ``"r2"``, or pipeline, model_name, preprocessings, components, dataset_name,
-            target, run_name, n_samples, n_folds, score_sd, rmsep, created_at. The order goes by what the folds
-            recorded: exact for errors, the mean over the folds for r2, rpd and the like.
+            target, run_name, n_samples, n_folds, score_sd, rmsep, created_at. Sorting uses the recorded
+            scores of the folds: exact for errors, the mean over the folds for r2, rpd and the like.
         descending : bool, optional
-            By default the best first, and the other columns rising.
+            By default, scores are sorted best first, and other columns in ascending order.
         limit, offset : int
-            The page; no limit with None.
+            The page to return; None for no limit.
         text : str, optional
             Words as for `search`.
         dataset_name, run_id, model_class, preprocessings, target, target_unit, tag : str, optional
@@ -771,9 +771,9 @@ class WorkspaceStore:
         name : str, optional
             A part of the run's name, or a pattern with ``*`` and ``?``.
         scores : bool
-            False: leave out what is computed from arrays (r2, bias, rpd, ...), which takes longest.
+            False leaves out scores that are computed from arrays (r2, bias, rpd, ...), which take longest.
         per_kind : int, optional
-            At most so many, the best, of each data set, target, unit and task.
+            At most this many, the best ones, per data set, target, unit and task.
 
         Returns
         -------
@@ -785,7 +785,7 @@ class WorkspaceStore:
         Raises
         ------
         InvalidInput
-            An unknown order (the nearest is suggested), or a page that makes no sense.
+            The sort key is unknown (the error suggests the nearest), or the page is invalid.
         """
         filters = {
             "dataset_name": dataset_name,
@@ -1500,12 +1500,12 @@ class WorkspaceStore:
     ) -> str:
         """Store a fitted object under the SHA-256 of its bytes; identical bytes are stored once.
 
-        This session holds a reference until a chain takes it over.
+        This session holds a reference until a chain refers to the object.
 
         Parameters
         ----------
         format : str
-            joblib, cloudpickle, pickle, skops, bytes, or one of an installed package.
+            joblib, cloudpickle, pickle, skops, bytes, or a format of an installed package.
         pipeline_id : str, optional
             Release the reference if that pipeline fails.
 
@@ -2053,9 +2053,9 @@ class WorkspaceStore:
         UnknownId
             No such pipeline.
         ArtifactMissing
-            An artifact that the chain names is not there; nothing was recorded.
+            An artifact that the chain names is missing; nothing was recorded.
         InvalidInput
-            A step without a number, or weights that do not fit the folds; nothing was recorded.
+            A step has no number, or the weights do not match the folds; nothing was recorded.
         """
         ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
         if (of_domain := domain_id(metadata)) is not None and of_domain not in ids:

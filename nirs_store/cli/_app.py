@@ -21,11 +21,11 @@ _COMMANDS = {
     "runs": (f"{_HOME}.runs:command", "List the runs of a workspace."),
     "show": (f"{_HOME}.runs:command_show", "Show a run, pipeline, chain, prediction or artifact."),
     "top": (f"{_HOME}.rank:command", "Rank the chains by their cross-validation."),
-    "search": (f"{_HOME}.rank:command_search", "Find chains by words: moisture sg 2nd."),
+    "search": (f"{_HOME}.rank:command_search", "Find chains by words, such as moisture sg 2nd."),
     "pivot": (f"{_HOME}.rank:command_pivot", "Print a score by preprocessing and model."),
     "screen": (f"{_HOME}.screen:command", "Screen preprocessings and numbers of components on a file."),
     "suggest": (f"{_HOME}.calibration:command_suggest", "Suggest a number of latent variables."),
-    "review": (f"{_HOME}.calibration:command_review", "Check a chain by coded rules."),
+    "review": (f"{_HOME}.calibration:command_review", "Check a chain for common mistakes."),
     "diagnose": (f"{_HOME}.calibration:command_diagnose", "Find outliers among samples with a chain."),
     "coefficients": (
         f"{_HOME}.calibration:command_coefficients",

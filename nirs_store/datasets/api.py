@@ -128,12 +128,12 @@ class Datasets:
         Returns
         -------
         DatasetVersion
-            With ``added=False`` where the newest version has the same content: then nothing was stored.
+            ``added`` is False if the newest version has the same content; then nothing was stored.
 
         Raises
         ------
         InvalidInput, ShapeMismatch
-            Something does not fit, the wavelengths differ from those of the newest version, or a guard refuses it.
+            The inputs do not match, the wavelengths differ from those of the newest version, or a guard refuses it.
         WriteFailed, ReadOnlyStore
             In every case nothing was stored.
         """

@@ -46,14 +46,14 @@ def domain_of_calibration(
     """Make the domain of a chain from its calibration; see ``store.add_domain``.
 
     The refit's space comes from the spectra, the joint limit from the stored fold models, and the interval from the
-    stored out-of-fold predictions. What is missing of these is missing in the domain, which says so.
+    stored out-of-fold predictions. If one of these is missing, the domain lacks that part and says so.
 
     Raises
     ------
     UnknownId
         No chain has that id.
     InvalidInput, ShapeMismatch
-        Not the spectra that the chain was fitted on.
+        The spectra are not those that the chain was fitted on.
     """
     chain = store.get_chain(chain_id)
     if chain is None:

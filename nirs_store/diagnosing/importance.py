@@ -46,12 +46,12 @@ def selectivity_ratio(coefficients: ArrayLike, X: ArrayLike) -> Floats:
     coefficients : array-like, shape (n_features,)
         Regression vector of one target at the model's input.
     X : array-like, shape (n_samples, n_features)
-        Calibration spectra at the model's input; centred here.
+        Calibration spectra at the model's input; this function centers them.
 
     Returns
     -------
     ndarray, shape (n_features,)
-        Infinite for a channel that the projection explains whole; NaN where all coefficients are 0.
+        Infinite for a channel that the projection explains completely; NaN if all coefficients are 0.
     """
     vector = np.asarray(coefficients, dtype=float).ravel()
     if not vector.any():

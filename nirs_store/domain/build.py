@@ -81,17 +81,17 @@ def _within(model: Any) -> Any:
 
 
 class FoldWatch:
-    """Watch what one fitted model gets: its training samples first, then those that it left out.
+    """Observe the input of one fitted model: first its training samples, then those that it left out.
 
     Parameters
     ----------
     model, transformers
         Fitted.
     keep_space : bool
-        Whether new samples are measured with this model later.
+        Whether new samples will be measured with this model.
     formulas : bool
-        Whether the limit of Q by Jackson and Mudholkar may be asked for, which needs the eigenvalues of a large
-        matrix. Without it, and without enough left-out samples, Box's approximation is used, and named.
+        Whether Jackson and Mudholkar's limit of Q may be requested, which needs the eigenvalues of a large matrix.
+        Without it, and without enough left-out samples, Box's approximation is used; the method's name says so.
     """
 
     def __init__(
@@ -186,12 +186,12 @@ def build(
     classes: NDArray[Any] | None = None,
     refused: str = "",
 ) -> Domain:
-    """Put the domain together.
+    """Build the domain from the parts of a cross-validation.
 
     Parameters
     ----------
     fits : sequence of FoldDomain
-        Of the refit alone, or of every fold.
+        That of the refit alone, or those of all folds.
     left_out : sequence of (LeftOut, FoldDomain or None)
         Of every fold.
     y : ndarray

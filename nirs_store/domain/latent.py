@@ -29,9 +29,9 @@ class Latent:
     kind : str
         Where the space comes from: ``"PLS"``, ``"PCA step"`` or ``"PCA of the model's input"``.
     mean, scale : ndarray, shape (n_features,)
-        Subtracted from a spectrum, then divided by; `scale` is 1 where the model does not scale.
+        `mean` is subtracted from a spectrum, which is then divided by `scale` (1 if the model does not scale).
     rotations, loadings : ndarray, shape (n_features, A)
-        Scores are ``(x - mean) / scale @ rotations``; a spectrum is rebuilt as ``scores @ loadings.T``.
+        Scores are ``(x - mean) / scale @ rotations``; a spectrum is reconstructed as ``scores @ loadings.T``.
     center, spread : ndarray, shape (A,)
         Mean and standard deviation (n - 1) of the calibration's scores.
     n : int

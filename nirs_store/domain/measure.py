@@ -315,21 +315,21 @@ class Domain:
         Parameters
         ----------
         inputs : sequence of ndarray
-            The spectra as each space's model gets them.
+            The spectra at the input of each space's model.
         y : ndarray, shape (n,) or (n, targets)
             The predictions.
         proba : ndarray, shape (n, n_classes), optional
             Probabilities, columns in the order of ``facts["classes"]``.
         level : float
-            Of the interval.
+            Level of the interval.
         alpha : float
             Share of normal samples above the limit.
         scaled : bool
             Scale the interval by sqrt(1 + h).
         margin : float
-            Percent of the calibration's range of y that a prediction may lie beyond it.
+            How far a prediction may be outside the calibration's range of y, in percent of that range.
         flag : iterable of {"h", "gh", "nh"}, or mapping to limits
-            Columns that flag as well.
+            Further columns that flag samples.
         """
         predicted = np.asarray(y)
         n = len(predicted)

@@ -44,12 +44,12 @@ def pls_coefficients(
     coefficients
         Shape ``(channels,)`` or ``(1, channels)``: unit of the target per unit of (preprocessed) signal.
     wavelengths
-        Shape ``(channels,)`` in `wavelength_unit`; the channel number when not given.
+        Shape ``(channels,)`` in `wavelength_unit`; by default the channel number.
     wavelength_unit
         ``"nm"``, ``"cm-1"``, ``"um"`` in any spelling; ``""`` where it is not known.
     folds
         Coefficients of the fold models, shape ``(k, channels)``: drawn as a band from the lowest
-        to the highest. A band that crosses zero is a wavelength the folds do not agree about.
+        to the highest. Where the band crosses zero, the folds disagree on the sign.
     line_name, target, unit, title
         Words for the line where there is a band, for the axis and the heading.
 
@@ -107,16 +107,16 @@ def pls_coefficients(
 def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
     """Draw :func:`pls_coefficients` of a chain's linear model (PLS, ridge, ...).
 
-    Over each channel stands the coefficient of that channel, also where a step before the model selects or reorders
-    channels; 0 where it leaves one out. Where a step makes other variables of them (PCA), the refit is drawn over the
-    number of the variable. A scaled target is taken into account.
+    Each coefficient is drawn over its own channel, even if a step before the model selects or reorders channels; a
+    channel that a step drops has 0. If a step makes new variables (PCA), the refit is drawn over the number of the
+    variable. A scaled target is taken into account.
 
     Raises
     ------
     UnknownId
         No chain has that id.
     InvalidInput
-        The model has no coefficients; or each fold made variables of its own, and there is no refit.
+        The model has no coefficients; or each fold made its own variables, and there is no refit.
     """
     data = chain_data(store, chain_id)
     found = _lines(data)

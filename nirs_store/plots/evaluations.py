@@ -204,7 +204,7 @@ def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
     Parameters
     ----------
     curves
-        What `store.evaluations.robustness` gave.
+        Result of `store.evaluations.robustness`.
 
     Raises
     ------

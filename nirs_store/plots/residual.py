@@ -41,8 +41,8 @@ def residuals(
 ) -> Figure:
     """Draw predicted minus measured over the predicted value, with their distribution at the side.
 
-    The solid line is the bias, the dashed lines lie two SEP above and below it: about one
-    sample in twenty falls outside when the errors are normal.
+    The solid line is the bias, and the dashed lines are two SEP above and below it: about one sample in twenty is
+    outside if the errors are normal.
 
     Parameters
     ----------

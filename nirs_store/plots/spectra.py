@@ -50,20 +50,20 @@ def raw_spectra(
     Parameters
     ----------
     X
-        Array of shape ``(n, channels)``, or what `read_spectra` returned, which brings its wavelengths, unit,
-        reference values and groups. NaN leaves a gap.
+        Array of shape ``(n, channels)``, or the result of `read_spectra`, which includes wavelengths, unit, reference
+        values and groups. NaN leaves a gap.
     wavelengths
         Shape ``(channels,)``; the channel number when not known.
     wavelength_unit
         ``"nm"``, ``"cm-1"``, ``"um"`` in any spelling; ``""`` where it is not known.
     values
-        Numbers of shape ``(n,)`` that color the lines; NaN is grey.
+        Numbers of shape ``(n,)`` that color the lines; NaN is gray.
     groups
-        Words of shape ``(n,)`` that color the lines; the eight largest groups have a colour.
+        Words of shape ``(n,)`` that color the lines; the eight largest groups have a color.
     colour_by
-        A target or another column of what `read_spectra` returned; numbers count as values, words as groups.
+        A target or another column of the result of `read_spectra`; numbers count as values, words as groups.
     target, unit, title
-        Words for the colours and the heading.
+        Words for the colors and the heading.
 
     Returns
     -------

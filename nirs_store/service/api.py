@@ -86,9 +86,9 @@ class Calibrations:
             The version of a data set that it was fitted on, such as ``corn@v2``; by default the one that the chain was
             recorded with, if any.
         correction_id : str, optional
-            Of a slope and bias correction, of this name or another: the new version gets a copy of it.
+            Id of a slope and bias correction, of this name or another; the new version gets a copy of it.
         metadata : mapping, optional
-            Plain data, for example the reference method and how samples were drawn; the dossier prints it.
+            Plain data, for example the reference method and the sampling; the dossier prints it.
         alias : str, optional
             An alias that is moved to the new version in the same transaction.
 
@@ -119,7 +119,7 @@ class Calibrations:
         )
 
     def resolve(self, calibration: str) -> Resolved:
-        """Find what a name means now.
+        """Return the version and chain that a name means now.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class Calibrations:
         Raises
         ------
         CalibrationNotFound
-            The nearest name or alias is suggested.
+            There is no such name or alias; the error suggests the nearest.
         """
         row = self._engine.query(lambda con: find_version(con, calibration))
         return Resolved(row["name"], row["version"], row["chain_id"])

@@ -58,7 +58,7 @@ class Correction:
     correction_id : str
     calibration : str
     version : int
-        What it belongs to. Another version is never corrected by it.
+        The version that it corrects, and no other.
     number : int
         Counted per calibration; `label` is "c2" for 2.
     slope, bias : float
@@ -66,10 +66,10 @@ class Correction:
         ``sample_id, reference, prediction`` (uncorrected) of the samples that it was computed from.
     reason, author : str
     figures : dict
-        n, bias, SEP and RMSEP of these samples before and after; after is no independent check.
+        n, bias, SEP and RMSEP of these samples before and after; the values after are not an independent check.
     created_at : datetime
     retired_at : datetime or None
-        Since then it is applied no more.
+        When it stopped being applied.
     """
 
     correction_id: str
@@ -92,13 +92,13 @@ class Correction:
 
     @property
     def words(self) -> str:
-        """Say what is done to a prediction, such as ``corrected by c2: 0.98 y + 0.12``."""
+        """Describe the correction in words, such as ``corrected by c2: 0.98 y + 0.12``."""
         sign = "-" if self.bias < 0 else "+"
         slope = "y" if self.slope == 1 else f"{self.slope:.6g} y"
         return f"corrected by {self.label}: {slope} {sign} {abs(self.bias):.6g}"
 
     def apply(self, details: pl.DataFrame) -> pl.DataFrame:
-        """Correct the predictions and bounds of a detailed prediction; ``raw`` and ``correction`` say what was done.
+        """Correct the predictions and bounds of a detailed prediction; ``raw`` and ``correction`` record it.
 
         Raises
         ------
@@ -300,7 +300,7 @@ def save(
     author: str | None,
     dry_run: bool = False,
 ) -> Correction:
-    """Keep a correction of one version, or only plan it; the one before it is retired in the same transaction."""
+    """Store a correction of one version, or only plan it; retire the previous one in the same transaction."""
     for name, value in (("slope", slope), ("bias", bias)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
             raise InvalidInput(f"{name}: expected a finite number; found {value!r}. Nothing was changed.")
@@ -390,7 +390,7 @@ def _figures(pairs: pl.DataFrame, slope: float, bias: float) -> dict[str, Any]:
 
 
 def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | None) -> Correction:
-    """Apply the present correction of a version no more; it stays in the history.
+    """Stop applying the current correction of a version; it stays in the history.
 
     Raises
     ------

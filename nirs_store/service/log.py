@@ -91,20 +91,20 @@ def record(
     batch_id: str | None = None,
     commit: bool = True,
 ) -> str:
-    """Record the rows of a detailed prediction; returns the id of the batch.
+    """Record the rows of a detailed prediction, and return the id of the batch.
 
     Parameters
     ----------
     details
-        As `ChainPredictor.predict_details` returns it; ``raw`` where a correction was applied.
+        As `ChainPredictor.predict_details` returns it; with ``raw`` if a correction was applied.
     entry
         What the rows have in common.
     sample_ids
         One for each spectrum, as `clean_ids` returns them.
     spectra
-        One row per sample; their hashes are kept, and the values if asked.
+        One row per sample; hashes are kept, and values on request.
     commit
-        Commit now, with what waits; else with the next commit.
+        Commit now, together with buffered rows; otherwise with the next commit.
 
     Raises
     ------
@@ -260,7 +260,7 @@ class Measurements:
         since, until : datetime, date or ISO 8601 text, optional
             When they were measured; UTC if no time zone is given. `until` is exclusive.
         limit : int, optional
-            Only this many, the newest.
+            Return only this many, the newest ones.
 
         Returns
         -------

@@ -48,7 +48,7 @@ CHALLENGERS = "challengers"
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Spectra with reference values, and names where they have some."""
+    """Spectra with reference values, and sample names if known."""
 
     X: NDArray[Any]
     y: NDArray[np.float64]
@@ -387,11 +387,11 @@ class Transferred:
     chain_id : str
         The new chain: the adapter, then the old chain.
     transferred_from : str
-        The old one.
+        The old chain.
     n : int or None
         Number of transfer samples with reference values.
     rmsep_before, rmsep_after : float or None
-        Of these samples, measured on the other instrument, without and with the adapter. `rmsep_before` is None if the
+        RMSEP of these samples on the other instrument, without and with the adapter. `rmsep_before` is None if the
         other instrument has other channels.
     """
 

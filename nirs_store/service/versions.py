@@ -77,7 +77,7 @@ class CalibrationVersion:
     chain_id : str
         The chain; it may have been deleted since (`chain_exists`).
     aliases : tuple of str
-        Those that point to it now.
+        Aliases that point to it now.
     scope, figures : dict
         Where it may be used; figures of merit at registration.
     author, note, metadata, created_at
@@ -85,7 +85,7 @@ class CalibrationVersion:
     dataset_version_id, correction_id : str or None
         The version of a data set that it was fitted on, and its slope and bias correction.
     content_hash : str
-        Of chain, artifacts and domain at registration.
+        Hash of chain, artifacts and domain at registration.
     chain_exists : bool
         Whether the chain is still in the workspace.
     """

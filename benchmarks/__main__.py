@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 # Of the short form only when they are asked for by name: most of their time is that of starting processes.
-_LONG = ("W7", "parts")
+_LONG = ("W7", "W16", "parts")
 
 
 def _run(given: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ class Size:
     measured: int  # W15: logged predictions
     peer_predictions: int = 100_000
     safe: bool = True  # W5: bundles without pickles as well
+    looked: int = 6667  # W16: chains, of fifteen predictions each
 
     @property
     def starts(self) -> int:
@@ -75,5 +76,7 @@ SIZES = {
         20_000,
         safe=False,
     ),
-    "tiny": Size(TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, (2, 3), 50, 100, 50, 2000, 1000),
+    "tiny": Size(
+        TINY, TINY, 3, 3, (1000,), 1, 2, 0.2, (2,), 1, 3, (2, 3), 50, 100, 50, 2000, 1000, looked=30
+    ),
 }

@@ -27,6 +27,7 @@ PEERS: dict[str, tuple[str, ...]] = {
     "W13": ("nirs_store",),
     "W14": ("nirs_store",),
     "W15": ("nirs_store",),
+    "W16": ("nirs_store",),
     "anatomy": ("nirs_store",),
     "parts": ("floor",),
 }
@@ -46,6 +47,7 @@ _MODULES = {
     "W13": "calibrating.curves",
     "W14": "keeping.datasets",
     "W15": "monitoring.monitoring",
+    "W16": "looking.looking",
     "anatomy": "anatomy.anatomy",
     "parts": "parts.parts",
 }

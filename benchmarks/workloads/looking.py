@@ -64,6 +64,7 @@ def looking(peer: str, size: Size, folder: Path) -> dict[str, float]:
             for name, path in screens.items():
                 # Another page of the list each time: an answer that is kept would be measured otherwise.
                 each = [_opened(chromium, process, url + path.format(k + 1)) for k in range(_ROUNDS)]
+                found |= {f"{name}_first_{key}": value for key, value in each[0].items()}
                 found |= {f"{name}_{key}": median([one[key] for one in each]) for key in each[0]}
             chromium.close()
         found["memory_mb"] = process.memory_info().rss / 2**20

@@ -336,3 +336,12 @@ def test_moments_at_an_axis_are_round_and_few(days: float, first: str) -> None:
 
 def test_addresses_of_names_are_quoted_once() -> None:
     assert quote("a b") in named_address("/x", "a b")
+
+
+def test_the_audit_trail_leads_to_data_sets_and_calibrations(served: Page) -> None:
+    rows = served.json("/audit?size=1000")["rows"]
+    for kind, title in (("dataset", "protein@v"), ("calibration", "protein@v")):
+        found = [row["object_id"] for row in rows if row["object_kind"] == kind and row["success"]]
+        link = f"/{kind}s/{found[0]}"
+        assert f'href="{link}"' in served.html("/audit?size=1000")
+        assert title in served.html(link).partition("<h1>")[2][:40]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nirs_store.errors import InvalidInput, UnknownFormat, quoted
+from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import label
 from nirs_store.service.monitor import Monitoring
@@ -115,7 +116,7 @@ def listing(request: Request) -> View:
 
 def one(request: Request) -> View:
     """Show a calibration: how it does in service, its versions, aliases, signatures, corrections and log."""
-    store, asked = request.store, asked_for(request, "calibration")
+    store, asked = request.store, _named(request)
     name = asked.partition("@")[0]
     options = _options(request)
     why, report = "", None
@@ -167,12 +168,22 @@ def one(request: Request) -> View:
                 table=log)  # fmt: skip
 
 
+def _named(request: Request) -> str:
+    """Return the name that is asked for; the id of a version, as the audit trail has it, becomes its name."""
+    asked = asked_for(request, "calibration")
+    if not is_id(asked):
+        return asked
+    sql = "SELECT name || '@v' || version FROM calibration_versions WHERE version_id = ?"
+    found = request.store.sql(sql, [asked])
+    return str(found.item()) if found.height else asked
+
+
 def _options(request: Request) -> dict[str, Any]:
     """Return what of the address `Calibrations.monitor` takes."""
     found: dict[str, Any] = {
         key: request.text(key) for key in ("since", "until", "instrument", "target") if request.text(key)
     }
-    if request.text("version") and "@" not in asked_for(request, "calibration"):
+    if request.text("version") and "@" not in _named(request):
         asked = request.text("version")
         found["version"] = asked if asked == "all" else f"v{asked.removeprefix('v')}"
     return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nirs_store.errors import UnknownId
+from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.frame import Request, Screen, View, address
@@ -36,9 +37,11 @@ def _linked(kind: str, name: str) -> Callable[[Any], str]:
 
 def _thing(row: Any) -> str:
     """Return where a thing of the audit trail or of a lineage is shown."""
-    places = {"run": "runs", "chain": "chains", "pipeline": "pipelines", "prediction": "predictions"}
+    places = {"run": "runs", "chain": "chains", "pipeline": "pipelines", "prediction": "predictions",
+              "dataset": "datasets", "calibration": "calibrations"}  # fmt: skip
     kind, identifier = row["object_kind"], row["object_id"]
-    return f"/{places[kind]}/{identifier}" if kind in places and identifier else ""
+    # What failed may have been noted under a name that nothing has.
+    return f"/{places[kind]}/{identifier}" if kind in places and identifier and is_id(identifier) else ""
 
 
 _FILES = (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         parse_artifact_id,
     )
     from nirs_store.audit.trail import PATIENT_KEYS
-    from nirs_store.history.retention import (
+    from nirs_store.history.policy import (
         RetentionPolicy,
         keep_all,
         keep_champions,
@@ -61,12 +61,12 @@ _HOME = {
     "DependencyGraph": "nirs_store.artifacts.graph",
     "LRUCache": "nirs_store.artifacts.loader",
     "MetaModelConfig": "nirs_store.artifacts.types",
-    "RetentionPolicy": "nirs_store.history.retention",
-    "keep_all": "nirs_store.history.retention",
-    "keep_champions": "nirs_store.history.retention",
-    "keep_recent": "nirs_store.history.retention",
-    "keep_top_k": "nirs_store.history.retention",
-    "limit": "nirs_store.history.retention",
+    "RetentionPolicy": "nirs_store.history.policy",
+    "keep_all": "nirs_store.history.policy",
+    "keep_champions": "nirs_store.history.policy",
+    "keep_recent": "nirs_store.history.policy",
+    "keep_top_k": "nirs_store.history.policy",
+    "limit": "nirs_store.history.policy",
     "generate_artifact_id": "nirs_store.artifacts.types",
     "parse_artifact_id": "nirs_store.artifacts.types",
 }

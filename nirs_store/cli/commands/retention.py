@@ -48,7 +48,7 @@ def _policy(options: dict[str, Any]) -> Any:
     import json
 
     from nirs_store.errors import InvalidInput
-    from nirs_store.history.retention import (
+    from nirs_store.history.policy import (
         RetentionPolicy,
         keep_all,
         keep_champions,

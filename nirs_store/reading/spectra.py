@@ -290,10 +290,7 @@ def targets_of(spectra: Spectra, target: str | Sequence[str], units: Mapping[str
     check_names("target", target)
     given = tuple(units.get(name, "") for name in target)
     return replace(
-        spectra,
-        target=tuple(target),
-        target_unit=given if any(given) else None,
-        y=values_of(spectra, target),
+        spectra, target=tuple(target), target_unit=given if any(given) else None, y=values_of(spectra, target)
     )
 
 

@@ -127,7 +127,8 @@ def one(request: Request) -> View:
         why = str(error)
     number = report.version if report is not None else None
     version = store.calibrations.get(f"{name}@v{number}" if number is not None else f"{name}@latest")
-    log = _log(request, name, None if options.get("version") == "all" else version.version)
+    logged = _logged(request, name, None if options.get("version") == "all" else version.version)
+    log = _log(request, name, logged)
     current = current_correction(store, name, version.version)
     values = {
         "calibration": version,
@@ -136,7 +137,7 @@ def one(request: Request) -> View:
         },
         "why": why,
         "report": report,
-        "figures": _figures(report, log.frame if log.total <= log.size else _logged(request, name, number)),
+        "figures": _figures(report, logged),
         "cards": [] if report is None else _cards(report),
         "parts_of": [] if report is None else _parts(request, report),
         "versions": _versions(request, name),
@@ -151,6 +152,7 @@ def one(request: Request) -> View:
         "instruments": _instruments(store, name),
         "chosen": {key: request.text(key) for key in ("since", "until", "instrument", "version", "flagged")},
         "scope": version.scope,
+        "cut": _LOGGED if logged.height == _LOGGED else 0,
         "unit": report.unit if report is not None else None,
     }
     data = {
@@ -323,8 +325,7 @@ def _logged(request: Request, name: str, version: int | None) -> pl.DataFrame:
     return frame.with_columns(pl.col("flags").list.set_difference([_CALM])) if frame.height else frame
 
 
-def _log(request: Request, name: str, version: int | None) -> Table:
-    frame = _logged(request, name, version)
+def _log(request: Request, name: str, frame: pl.DataFrame) -> Table:
     columns = [each for each in _LOG if each.name in frame.columns]
     return table_of(
         request,
@@ -505,9 +506,9 @@ def signatures(request: Request) -> View:
 
 
 SCREENS = (
-    Screen("/calibrations", listing, "Calibrations"),
+    Screen("/calibrations", listing, "Calibrations", keeps=True),
     Screen("/alarms", out_of_control, keeps=True),
-    Screen("/calibrations/{calibration}", one),
+    Screen("/calibrations/{calibration}", one, keeps=True),
     Screen("/calibrations/{calibration}/dossier", dossier),
     Screen("/calibrations/{calibration}/signatures", signatures),
     Screen("/calibrations/{calibration}/dossier", save_dossier, method="POST"),

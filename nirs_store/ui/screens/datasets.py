@@ -281,7 +281,7 @@ def export(request: Request) -> Download:
 
 
 SCREENS = (
-    Screen("/datasets", listing, "Data sets"),
-    Screen("/datasets/{reference}", one),
+    Screen("/datasets", listing, "Data sets", keeps=True),
+    Screen("/datasets/{reference}", one, keeps=True),
     Screen("/datasets/{reference}/export", export, method="POST"),
 )

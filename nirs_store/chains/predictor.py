@@ -380,7 +380,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         polars.DataFrame
             ``sample, prediction, lower, upper, t2, q, h, gh, nh, flags``; one row per sample, or per sample and
             ``target`` where there are several. A classifier has ``set`` in place of the bounds. Bounds are null
-            where no interval can be given; ``domain.facts["refused"]`` says why. ``flags`` is a list of words:
+            where no interval can be given; ``domain.no_interval(level)`` says why. ``flags`` is a list of words:
             empty for a sample inside, ``["domain not known"]`` for a chain without a domain.
 
         Raises

@@ -383,7 +383,7 @@ class Domain:
         n = int(self.facts.get("left_out", 0))
         found = ranked(values, n, level)
         if found is None:
-            need = math.ceil(1 / (1 - level) - 1 - 1e-9)
+            need = math.ceil((1 - 1e-9) / (1 - level) - 1)
             return None, f"a level of {level:g} needs at least {need} left-out samples, found {n}"
         return found, ""
 
@@ -400,6 +400,12 @@ class Domain:
             return None, refused
         half = np.array([value for value, _ in found], dtype=float)[None, :]
         return (half * np.sqrt(1 + h)[:, None] if scaled else half), ""
+
+    def no_interval(self, level: float = 0.90, scaled: bool = False) -> str:
+        """Say why there is no interval, or set of labels, at a level; empty text where there is one."""
+        if self.facts.get("task") == "classification":
+            return self._rank(self.errors.ravel(), level)[1]
+        return self._half_width(np.empty(0), level, scaled)[1]
 
     def _sets(self, proba: Any, level: float) -> tuple[list[list[Any]] | None, str]:
         most, refused = self._rank(self.errors.ravel(), level)

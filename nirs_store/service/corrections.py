@@ -16,7 +16,7 @@ from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
 from nirs_store.display import block, field_table
 from nirs_store.domain.frame import as_names
-from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.errors import CalibrationNotFound, InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version
@@ -248,7 +248,7 @@ def choose(
     if found.n < (3 if force else 10):
         raise InvalidInput(
             f"A correction needs at least 10 samples with a reference; found {found.n}. Nothing was changed. "
-            "force=True takes 3 and more."
+            "force=True (on the command line: --force) takes 3 and more."
         )
     wide, share = _is_wide(pairs, span)
     narrow = f"the samples span only {share:.0%} of the calibration's range"
@@ -268,7 +268,7 @@ def choose(
         if kind == "bias" and not found.bias_significant:
             raise InvalidInput(
                 f"The bias {found.bias:+.4g} is within {found.bias_limit:.4g}, so it is not significant. "
-                "Nothing was changed. force=True corrects it anyway."
+                "Nothing was changed. force=True (on the command line: --force) corrects it anyway."
             )
         if kind == "slope_bias" and not (found.slope_significant and wide):
             what = f"the slope {found.slope:.4g} does not differ from 1" if wide else narrow
@@ -405,9 +405,8 @@ def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | 
         row = find_version(con, calibration)
         found = active(con, row)
         if found is None:
-            raise UnknownId(
-                "correction", f"{row['name']}@v{row['version']}", "No correction of it is applied."
-            )
+            label = f"{row['name']}@v{row['version']}"
+            raise CalibrationNotFound(label, f"{label} has no correction to retire. Nothing was changed.")
         now = now_naive()
         con.execute(
             "UPDATE corrections SET retired_at = ? WHERE correction_id = ?", [now, found.correction_id]

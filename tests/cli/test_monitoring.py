@@ -73,6 +73,9 @@ def test_a_correction_comes_and_goes(fat: Any, lab: Path, spectra: Path, run: An
     assert "retired" in run("calibrations", "correct", "fat", "--retire").stdout
     assert "correction" not in run_json("predict", "fat", spectra, "--json")[0]
     assert "corrected by" not in run("calibrations", "show", "fat").stdout
+    again = run("calibrations", "correct", "fat", "--retire", expect=3)
+    assert "fat@v2 has no correction to retire" in again.stderr
+    assert run("calibrations", "verify", "fat").stdout == "fat@v2 has no signatures.\n"
 
 
 def test_a_reference_is_corrected_and_withdrawn(fat: Any, lab: Path, run: Any, run_json: Any) -> None:

@@ -184,6 +184,9 @@ def test_a_flagged_sample_is_named_and_strict_ends_with_an_exit_code_of_its_own(
     strict = run("predict", chain, wrong, "--strict", expect=11)
     assert strict.stdout == found.stdout
     assert "--strict" in strict.stderr
+    assert "No interval" not in found.stderr
+    bare = run("predict", chain, wrong, "--level", "0.9999", expect=0)
+    assert "No interval: a level of 0.9999 needs at least 9999 left-out samples" in bare.stderr
     details = run("predict", chain, wrong, "--details", "--json", "--level", "0.8", expect=0)
     row = json.loads(details.stdout)[-1]
     assert {"t2", "q", "h", "gh", "nh"} <= set(row)

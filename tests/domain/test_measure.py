@@ -230,3 +230,15 @@ def test_a_spectrum_gives_the_same_alone_and_in_a_batch_where_q_is_all_but_round
     for row in (0, 63, 64, 214):
         for name, values in space.measure(meat.X[row : row + 1]).items():
             assert values[0] == pytest.approx(batch[name][row], rel=1e-12, abs=0), name
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_why_there_is_no_interval_is_said_for_each_level(scaled: bool) -> None:
+    domain, fitted = of_a_fit(100, 5, folds=True)
+    predicted = fitted.predict(meat.X[100:103])
+    for level in (0.5, 0.9, 0.98, 0.99, 0.9999):
+        found = domain.measure([meat.X[100:103]], predicted, level=level, scaled=scaled)
+        assert (found.lower is None) is bool(domain.no_interval(level, scaled))
+        assert domain.no_interval(level, scaled) == found.refused
+    assert domain.no_interval(0.98) == ""
+    assert domain.no_interval(0.99) == "a level of 0.99 needs at least 99 left-out samples, found 50"

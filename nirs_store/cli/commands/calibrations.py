@@ -408,6 +408,8 @@ def verify(
         found = store.calibrations.verify_signatures(calibration, key_files)
     if as_json:
         print_json(found.to_dict())
+    elif not (found.valid or found.problems or found.unchecked):
+        click.echo(f"{printable(found.calibration)} has no signatures.")
     else:
         for line in repr(found).splitlines():
             click.echo(printable(line))

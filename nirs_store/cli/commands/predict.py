@@ -144,7 +144,7 @@ def command(
     frame = _joined(table, columns, metadata)
     _write(frame, table, output, as_json)
     _report(table, columns["predicted"], metadata)
-    _warn(found_here, domain, strict)
+    _warn(found_here, domain, level, strict)
 
 
 def _read(path: Path, reading: dict[str, Any], chain: Any) -> tuple[Spectra, Any]:
@@ -263,15 +263,15 @@ def _encoded(frame: pl.DataFrame, table: Spectra, suffix: str) -> bytes:
     return sink.getvalue()
 
 
-def _warn(frame: pl.DataFrame, domain: Domain | None, strict: bool) -> None:
+def _warn(frame: pl.DataFrame, domain: Domain | None, level: float, strict: bool) -> None:
     """Say which samples are flagged, and why bounds are missing; end with an error where asked."""
     import warnings
 
     from nirs_store.domain.frame import report_outliers
     from nirs_store.errors import OutlierFound, OutlierWarning
 
-    if domain is not None and domain.facts.get("refused"):
-        click.echo(f"No interval: {domain.facts['refused']}.", err=True)
+    if domain is not None and (why := domain.no_interval(level)):
+        click.echo(f"No interval: {why}.", err=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", OutlierWarning)
         report_outliers(frame, "warn", "The calibration")

@@ -32,12 +32,16 @@ _MARKS = re.compile(r"([\\`*_{}\[\]()#!|<>~])")
 _BULLET = re.compile(r"^([-+]|\d+(?=[.)]))(?=\W?(?:\s|$))")
 
 
+# Every second part is a name or a value.
+Sentence = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading, sentences (each with the names in it kept apart), and a table."""
 
     title: str
-    sentences: tuple[tuple[str, ...], ...] = ()
+    sentences: tuple[Sentence, ...] = ()
     head: tuple[str, ...] = ()
     lines: tuple[tuple[Any, ...], ...] = ()
     listed: bool = False
@@ -131,7 +135,7 @@ def _markdown(text: str) -> str:
 
 
 def _alternate(parts: Sequence[str], escape: Any) -> list[str]:
-    """Every second part is a name or a value that somebody else chose."""
+    """Return the parts of a sentence, with each name or value in it escaped."""
     return [escape(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
@@ -141,8 +145,13 @@ _FEW = 30
 _WIDE = 0.2
 
 
-def _words(parts: Sequence[str]) -> str:
-    return "".join(parts)
+def _say(template: str, *names: Any) -> Sentence:
+    """Return a sentence with the names and values in it kept apart, so that they can be escaped."""
+    texts = template.split("{}")
+    return (
+        texts[0],
+        *(part for name, text in zip(names, texts[1:], strict=True) for part in (str(name), text)),
+    )
 
 
 def summarise(
@@ -161,7 +170,7 @@ def summarise(
     first = board.row(0, named=True)
     advice = _advice(engine, board, trend, held[0] if held else None, pairs, alpha, better)
     sections = [
-        Section("In short", _in_short(board, trend, held[0] if held else None)),
+        Section("In short", tuple(_in_short(board, trend, held[0] if held else None))),
         Section("Recommendations", tuple(advice), listed=True),
         _board_section(board),
     ]
@@ -176,7 +185,7 @@ def summarise(
         sections.append(_group_section(own, by, model))
         advice.append(_weakest(own, by, model, better))
         sections[1] = Section("Recommendations", tuple(advice), listed=True)
-    return Summary(suite, chosen, tuple(map(_words, advice)), tuple(sections))
+    return Summary(suite, chosen, tuple("".join(each) for each in advice), tuple(sections))
 
 
 def _pairs(engine: Engine, suite: str, metric: str, board: pl.DataFrame, alpha: float) -> pl.DataFrame | None:
@@ -193,45 +202,25 @@ def _number(value: Any) -> str:
     return cell_text(value) or "unknown"
 
 
-def _in_short(
-    board: pl.DataFrame, trend: pl.DataFrame, held: dict[str, Any] | None
-) -> tuple[tuple[str, ...], ...]:
-    first = board.row(0, named=True)
-    told: list[tuple[str, ...]] = [
-        (
-            "",
-            first["model_id"],
-            " is best of ",
-            str(board.height),
-            " models with ",
-            first["metric"],
-            " = ",
-            _number(first["value"]),
-            f"{_interval(first)}.",
-        )
-    ]
+def _in_short(board: pl.DataFrame, trend: pl.DataFrame, held: dict[str, Any] | None) -> list[Sentence]:
+    first, last = board.row(0, named=True), trend.row(-1, named=True)
+    best = f"{{}} is best of {{}} models with {{}} = {{}}{_interval(first)}."
+    told = [_say(best, first["model_id"], board.height, first["metric"], _number(first["value"]))]
     if held is not None:
         gained = (from_json(held["improvements"]) or {}).get(held["metric"])
         how = "set by hand" if held["chosen_by"] == "hand" else "found automatically"
-        since = f"{held['made_at']:%Y-%m-%d}"
-        told.append(("Champion since ", since, " is ", held["model_id"], f" ({how})."))
-        if held["previous_model"] is not None and gained is not None:
-            told.append(("It followed ", held["previous_model"], " and is better by ", _number(gained), "."))
-    last = trend.row(-1, named=True)
-    told.append(
-        (
-            "",
-            str(trend.height),
-            " evaluations were recorded, the latest on ",
-            f"{last['created_at']:%Y-%m-%d}",
-            ".",
+        told.append(
+            _say(f"Champion since {{}} is {{}} ({how}).", f"{held['made_at']:%Y-%m-%d}", held["model_id"])
         )
-    )
+        if held["previous_model"] is not None and gained is not None:
+            told.append(_say("It followed {} and is better by {}.", held["previous_model"], _number(gained)))
+    latest = f"{last['created_at']:%Y-%m-%d}"
+    told.append(_say("{} evaluations were recorded, the latest on {}.", trend.height, latest))
     if last["slope_per_day"] is not None and (last["created_at"] - trend["created_at"][0]).days >= 1:
         told.append(
-            ("Over time the values change by ", _number(last["slope_per_day"]), " a day (Theil-Sen).")
+            _say("Over time the values change by {} a day (Theil-Sen).", _number(last["slope_per_day"]))
         )
-    return tuple(told)
+    return told
 
 
 def _interval(row: dict[str, Any]) -> str:
@@ -248,109 +237,71 @@ def _advice(
     pairs: pl.DataFrame | None,
     alpha: float,
     better: str | None,
-) -> list[tuple[str, ...]]:
+) -> list[Sentence]:
     first = board.row(0, named=True)
-    told: list[tuple[str, ...]] = []
-    ahead = [] if pairs is None else [row["significant"] for row in pairs.iter_rows(named=True)]
-    if board.height == 1:
+    model = first["model_id"]
+    told = [_lead(board, pairs, alpha)]
+    if held is not None and held["evaluation_id"] != first["evaluation_id"] and held["model_id"] != model:
         told.append(
-            (
-                "Evaluate a second model on this suite: ",
-                first["model_id"],
-                " has nothing to be compared with.",
+            _say(
+                "The champion {} is no longer best: {} scores better. Set it, or have champions found again.",
+                held["model_id"], model,
             )
-        )
-    elif ahead and all(ahead):
-        told.append(
-            (
-                "Use ",
-                first["model_id"],
-                f": its lead over every other model is significant (corrected, {alpha:g}).",
-            )
-        )
-    elif pairs is not None and pairs.height:
-        rivals = [
-            row["model_b"] if row["model_a"] == first["model_id"] else row["model_a"]
-            for row in pairs.iter_rows(named=True)
-            if not row["significant"]
-        ]
-        told.append(
-            (
-                "Take ",
-                first["model_id"],
-                " with care: its lead over ",
-                ", ".join(rivals[:3]),
-                " is not significant. Prefer the simpler model, or evaluate on more data.",
-            )
-        )
-    else:
-        told.append(
-            (
-                "Take ",
-                first["model_id"],
-                ", but record episodes or samples of each model: without them no test can tell whether it leads by "
-                "chance.",
-            )
-        )
-    if (
-        held is not None
-        and held["evaluation_id"] != first["evaluation_id"]
-        and held["model_id"] != first["model_id"]
-    ):
-        told.append(
-            (
-                "The champion ",
-                held["model_id"],
-                " is no longer best: ",
-                first["model_id"],
-                " scores better. Set it, or have champions found again.",
-            )
-        )
+        )  # fmt: skip
     if first["ci_low"] is None:
-        told.append(("No interval can be given for ", first["model_id"], ": record its episodes or samples."))
+        told.append(_say("No interval can be given for {}: record its episodes or samples.", model))
     else:
         width = first["ci_high"] - first["ci_low"]
         if first["n"] < _FEW or width > _WIDE * abs(first["value"] or 0.0):
-            told.append(
-                (
-                    "Evaluate ",
-                    first["model_id"],
-                    f" on more data: the interval rests on {first['n']} rows and is {_number(width)} wide.",
-                )
-            )
+            rests = f"the interval rests on {first['n']} rows and is {{}} wide."
+            told.append(_say(f"Evaluate {{}} on more data: {rests}", model, _number(width)))
     told += _later(trend, first, better)
-    dirty = engine.query(lambda con: rows.evaluation_of(con, first["evaluation_id"]))
-    if dirty is not None and (dirty["environment"] or {}).get("git-dirty"):
+    recorded = engine.query(lambda con: rows.evaluation_of(con, first["evaluation_id"]))
+    if recorded is not None and (recorded["environment"] or {}).get("git-dirty"):
         told.append(
-            (
-                "Commit the code and evaluate ",
-                first["model_id"],
-                " again: tracked files differed from the commit, so it cannot be repeated.",
+            _say(
+                "Commit the code and evaluate {} again: tracked files differed from the commit, so it cannot be "
+                "repeated.",
+                model,
             )
         )
     return told
 
 
-def _later(trend: pl.DataFrame, first: dict[str, Any], better: str | None) -> list[tuple[str, ...]]:
+def _lead(board: pl.DataFrame, pairs: pl.DataFrame | None, alpha: float) -> Sentence:
+    """Say whether the first model of a leaderboard leads by more than chance."""
+    model = board["model_id"][0]
+    if board.height == 1:
+        return _say("Evaluate a second model on this suite: {} has nothing to be compared with.", model)
+    if pairs is None or not pairs.height:
+        return _say(
+            "Take {}, but record episodes or samples of each model: without them no test can tell whether it leads by "
+            "chance.",
+            model,
+        )
+    equal = pairs.filter(~pl.col("significant").fill_null(False))
+    if not equal.height:
+        return _say(
+            f"Use {{}}: its lead over every other model is significant (corrected, {alpha:g}).", model
+        )
+    rivals = [b if a == model else a for a, b in equal.select("model_a", "model_b").rows()]
+    return _say(
+        "Take {} with care: its lead over {} is not significant. Prefer the simpler model, or evaluate on more data.",
+        model, ", ".join(rivals[:3]),
+    )  # fmt: skip
+
+
+def _later(trend: pl.DataFrame, first: dict[str, Any], better: str | None) -> list[Sentence]:
     own = trend.filter(pl.col("model_id") == first["model_id"])
     last = own.row(-1, named=True)
     if last["evaluation_id"] == first["evaluation_id"] or last["value"] is None:
         return []
     best = own.filter(pl.col("evaluation_id") == first["evaluation_id"]).row(0, named=True)
     way = better or "higher"
-    if sort_value(last["value"], way) < sort_value(best["value"], way):
-        return [
-            (
-                "Find out why ",
-                first["model_id"],
-                " fell from ",
-                _number(best["value"]),
-                " to ",
-                _number(last["value"]),
-                " since its best evaluation.",
-            )
-        ]
-    return []
+    if not sort_value(last["value"], way) < sort_value(best["value"], way):
+        return []
+    fell = "Find out why {} fell from {} to {} since its best evaluation."
+    return [_say(fell, first["model_id"], _number(best["value"]), _number(last["value"]))]
 
 
 def _board_section(board: pl.DataFrame) -> Section:
@@ -362,27 +313,18 @@ def _board_section(board: pl.DataFrame) -> Section:
 def _pair_section(pairs: pl.DataFrame, best: str) -> Section:
     head = ("model", "against", "n", "mean difference", "p corrected", "significant")
     names = ("model_a", "model_b", "n", "mean_difference", "p_adjusted", "significant")
-    told = (("Wilcoxon's signed-rank test on the same rows, corrected after Holm, for ", best, "."),)
-    return Section("Comparison", told, head, tuple(pairs.select(names).rows()))
+    told = _say("Wilcoxon's signed-rank test on the same rows, corrected after Holm, for {}.", best)
+    return Section("Comparison", (told,), head, tuple(pairs.select(names).rows()))
 
 
 def _group_section(groups: pl.DataFrame, by: str, model: str) -> Section:
     names = (by, "value", "ci_low", "ci_high", "n")
-    told = (("Of ", model, ", by ", by, "."),)
-    return Section("By group", told, (by, "value", "from", "to", "n"), tuple(groups.select(names).rows()))
+    told = _say("Of {}, by {}.", model, by)
+    return Section("By group", (told,), (by, "value", "from", "to", "n"), tuple(groups.select(names).rows()))
 
 
-def _weakest(groups: pl.DataFrame, by: str, model: str, better: str | None) -> tuple[str, ...]:
+def _weakest(groups: pl.DataFrame, by: str, model: str, better: str | None) -> Sentence:
     way = better or "higher"
     worst = min(groups.iter_rows(named=True), key=lambda row: sort_value(row["value"], way))
-    return (
-        "Work on ",
-        by,
-        " = ",
-        _number(worst[by]),
-        ": there ",
-        model,
-        " reaches only ",
-        _number(worst["value"]),
-        ".",
-    )
+    shown = _number(worst[by]), model, _number(worst["value"])
+    return _say("Work on {} = {}: there {} reaches only {}.", by, *shown)

@@ -37,6 +37,7 @@ __all__ = [
     "correct",
     "list_corrections",
     "of_name",
+    "refuse_several",
     "retire",
     "save",
     "take_over",
@@ -167,6 +168,7 @@ def correct(
 ) -> Correction:
     """Correct a version by slope and bias from samples; see `Calibrations.correct`."""
     row = engine.query(lambda con: find_version(con, calibration))
+    refuse_several(row["figures"], f"{row['name']}@v{row['version']}")
     if is_frame(samples) or isinstance(samples, Mapping):
         pairs = _given(samples)
     else:
@@ -182,6 +184,21 @@ def correct(
     # The version, not the alias: that may have moved meanwhile.
     fixed = f"{row['name']}@v{row['version']}"
     return save(engine, fixed, slope, bias, pairs, reason=reason, author=author, dry_run=dry_run)
+
+
+def refuse_several(figures: Mapping[str, Any], label: str) -> None:
+    """Refuse a correction of a version that does not predict one number for each sample.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    labels = figures.get("task") == "classification"
+    if labels or isinstance(figures.get("targets"), Mapping):
+        raise InvalidInput(
+            f"{label} predicts {'labels' if labels else 'several targets'}; a slope and bias correction is about one "
+            "number for each sample. Nothing was changed."
+        )
 
 
 def _given(samples: Any) -> pl.DataFrame:

@@ -172,7 +172,7 @@ class Monitoring:
         if not found.n:
             return facts
         facts["bias (reference - predicted)"] = f"{found.bias:+.4g}{unit}, limit {_text(found.bias_limit)}"
-        limit = "no limit: neither SEC nor SECV is known"
+        limit = "no limit"
         if base is not None:
             limit = f"limit {_text(found.sep_limit)} from {base.kind} {base.error:.4g} with {base.df} df"
         facts["SEP"] = f"{_text(found.sep)}{unit}, {limit}"
@@ -259,7 +259,11 @@ def monitor(
             "SELECT version, figures::VARCHAR FROM calibration_versions WHERE name = ?", [row["name"]]
         ).fetchall()
         figures = {int(each[0]): figures_of_target(from_json(each[1]) or {}, about) for each in rows_of}
-        errors, base = _errors(figures), Baseline.of(figures.get(int(row["version"]), {}))
+        errors, bases = _errors(figures), {each: Baseline.of(found) for each, found in figures.items()}
+        # Several versions have one limit together only where their errors are equal.
+        measured = sorted(set(pairs["version"].to_list())) if whole else [int(row["version"])]
+        limits = {bases.get(each) for each in measured}
+        base = next(iter(limits)) if len(limits) == 1 else None
         rivals = _challengers(con, wanted, pairs, alpha)
         made = list_corrections(con, row["name"], number)
         aliases = tuple(
@@ -267,6 +271,13 @@ def monitor(
         )
         reported = counts.filter((pl.col("role") == "reported") & _is_target(about))
         notes += _left_out(reported, errors, base, number, include_flagged)
+        if limits and base is None:
+            several = "the versions differ in SEC or SECV: by_version has a limit for each"
+            notes.append(
+                f"SEP has no limit: {several if len(limits) > 1 else 'neither SEC nor SECV is known'}"
+            )
+        if number is not None and not reported.height:
+            notes += _of_others(con, wanted)
         points = per_sample(pairs, repeats)
         sel, sel_df = _sel(pairs)
         return Monitoring(
@@ -287,15 +298,27 @@ def monitor(
             _chart(points, errors, ewma_lambda),
             _parts(reported, pairs, "month", repeats, base, alpha),
             _parts(reported, pairs, "instrument", repeats, base, alpha),
-            _parts(
-                reported, pairs, "version", repeats, {v: Baseline.of(f) for v, f in figures.items()}, alpha
-            ),
+            _parts(reported, pairs, "version", repeats, bases, alpha),
             rivals,
             tuple(made),
             tuple(notes),
         )
 
     return engine.query(ask)
+
+
+def _of_others(con: Connection, wanted: Wanted) -> list[str]:
+    """Say which other versions have measurements, for one that has none."""
+    others = Wanted(**{**wanted.__dict__, "version": None})
+    rows = con.execute(
+        f"SELECT m.version, count(*) FROM measurements m WHERE {others.where} AND m.role = 'reported' "
+        "GROUP BY m.version ORDER BY m.version",
+        others.params,
+    ).fetchall()
+    if not rows:
+        return []
+    told = ", ".join(f"v{version} has {count}" for version, count in rows)
+    return [f"v{wanted.version} has no measurements yet; {told}: ask for that version, or for all of them"]
 
 
 def _is_target(about: str | None) -> pl.Expr:

@@ -30,7 +30,7 @@ from nirs_store.records.named import (
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import contents_of, insert, user_name
-from nirs_store.service.corrections import take_over
+from nirs_store.service.corrections import refuse_several, take_over
 from nirs_store.service.figures import figures_of, targets_of
 from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, from_json, to_json, with_zone
@@ -188,6 +188,8 @@ def register(
         return to_json(figures_of(con, chain), "figures"), recorded
 
     row["figures"], recorded = engine.query(look)
+    if correction_id is not None:
+        refuse_several(from_json(row["figures"]) or {}, f"Chain {row['chain_id']}")
     if row["dataset_version_id"] is None and isinstance(recorded, str):
         row["dataset_version_id"] = recorded
 

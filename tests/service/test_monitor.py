@@ -128,8 +128,8 @@ def test_a_classifier_is_counted_and_not_judged(store: WorkspaceStore) -> None:
     report = store.calibrations.monitor("kind")
     assert report.n == 0
     assert any("labels of a classifier" in note for note in report.notes)
-    with pytest.raises(InvalidInput, match="at least 10 samples"):
-        store.calibrations.correct("kind")
+    with pytest.raises(InvalidInput, match="predicts labels; a slope and bias correction"):
+        store.calibrations.correct("kind", bias=1.0)
 
 
 def test_each_of_several_targets_is_looked_at_alone(store: WorkspaceStore) -> None:
@@ -148,6 +148,10 @@ def test_each_of_several_targets_is_looked_at_alone(store: WorkspaceStore) -> No
     assert store.calibrations.monitor("meat", target="fat").n == 0
     with pytest.raises(InvalidInput, match="Did you mean"):
         store.calibrations.monitor("meat", target="watr")
+    for how in ({}, {"bias": 1.0}, {"samples": {"reference": TRUE, "prediction": TRUE + 1}}):
+        with pytest.raises(InvalidInput, match="predicts several targets; a slope and bias correction"):
+            store.calibrations.correct("meat", **how)
+    assert "raw" not in measure(store, "meat").columns
 
 
 def test_references_without_a_target_count_only_where_one_was_predicted(
@@ -208,8 +212,18 @@ def test_instruments_versions_and_measurements_without_names(fat: WorkspaceStore
     assert any("3 measurements without a sample id" in note for note in found.notes)
     assert fat.calibrations.monitor("fat", instrument="B").n == 20
     fat.calibrations.register("fat", recorded.first)
+    nothing, one = fat.calibrations.monitor("fat@v2"), fat.calibrations.monitor("fat@v1")
+    assert any("v2 has no measurements yet; v1 has 43" in note for note in nothing.notes)
+    assert not any("no measurements yet" in note for note in one.notes)
+    # The newest version has another SEC, and measured nothing.
+    whole = fat.calibrations.monitor("fat", version="all")
+    assert whole.agreement.baseline == one.agreement.baseline is not None
+    assert whole.agreement.baseline != nothing.agreement.baseline
     measure(fat, "fat@v2", rows=slice(40, 60))
     assert fat.calibrations.monitor("fat").n == 40
+    whole = fat.calibrations.monitor("fat", version="all")
+    assert whole.agreement.sep_exceeds is None
+    assert any("the versions differ in SEC" in note for note in whole.notes)
     whole = fat.calibrations.monitor("fat", version="all")
     assert whole.n == 60
     assert whole.by_version["version"].to_list() == [1, 2]

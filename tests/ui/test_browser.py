@@ -106,7 +106,8 @@ def opened(recorded: Path, browser: Any, tmp_path: Path) -> Iterator[Tab]:
 def walk(tab: Tab, most: int = 1) -> Iterator[str]:
     """Open the screens that the navigation and links lead to, so many of each kind, and check each."""
     shown = {screen.path for screen in all_screens() if screen.method == "GET"}
-    waiting, seen, kinds = ["/"], set[str](), dict[str, int]()
+    # Parts of the overview, which take the place of the links to them.
+    waiting, seen, kinds = ["/", "/alarms", "/findings", "/now"], set[str](), dict[str, int]()
     while waiting:
         path = waiting.pop(0)
         plain = path.partition("?")[0]

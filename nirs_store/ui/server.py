@@ -160,6 +160,8 @@ def serve(
     with _prepared(Path(folder), host, port, token, may_change, None) as (server, heard, url):
         say(f"The page of {Path(folder).resolve()} is at {url}")
         say(("Changes are allowed." if may_change else "It is read-only.") + " Ctrl-C ends it.")
+        if "?token=" in url:
+            say("Elsewhere, use this machine's name in the address. The connection is not encrypted.")
         if browser:
             threading.Timer(0.3, webbrowser.open, [url]).start()
         with contextlib.suppress(KeyboardInterrupt):

@@ -162,20 +162,21 @@ def snapshot(folder: Path) -> dict[str, str]:
     }
 
 
-def walk(page: Page, most: int = 90) -> dict[str, Any]:
-    """Follow the links of the page, a few of each kind, and return the answer of each address."""
+def walk(page: Page) -> dict[str, Any]:
+    """Follow the links of the page, one of each kind, and return the answer of each address."""
     seen: dict[str, Any] = {}
-    waiting = ["/"]
-    kinds: dict[str, int] = {}
-    while waiting and len(seen) < most:
-        path = waiting.pop(0)
-        kind = "/".join(path.partition("?")[0].split("/")[:2])
-        if path in seen or kinds.get(kind, 0) >= 6:
+    waiting, kinds = ["/"], set[str]()
+    while waiting:
+        address = waiting.pop(0)
+        path, _, query = address.partition("?")
+        names = "&".join(sorted({part.partition("=")[0] for part in query.split("&")}))
+        kind = f"{re.sub(r'[0-9a-f-]{36}', 'ID', path)}?{names}"
+        if kind in kinds:
             continue
-        kinds[kind] = kinds.get(kind, 0) + 1
-        answer = page.get(path)
-        seen[path] = answer
-        if answer.headers.get("content-type", "").startswith("text/html"):
+        kinds.add(kind)
+        answer = seen[address] = page.get(address)
+        # Orders and filters of a list lead to each other without end.
+        if not query and answer.headers.get("content-type", "").startswith("text/html"):
             waiting += sorted(addresses(answer.text))
     return seen
 

@@ -6,19 +6,22 @@ import io
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from sklearn.cross_decomposition import PLSRegression
-from sklearn.model_selection import KFold
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold, RepeatedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from uikit import Page
 
-from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_stacking
 
 
 def test_a_folder_without_a_workspace_says_how_to_begin(
@@ -414,3 +417,60 @@ def test_a_run_whose_writer_was_killed_is_shown_as_interrupted(
     assert page.json("/now")["live"] == []
     assert page.json("/runs")["rows"][0]["status"] == "interrupted"
     assert "interrupted" in page.html(f"/runs/{run_id}")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chains of every kind: two targets, classes, repeats, no refit, a stack, and one with nothing but steps."""
+    folder = tmp_path_factory.mktemp("kinds") / "workspace"
+    made = load_tecator()
+    X, y = made.X[:40, ::10], made.fat[:40]
+    cv = KFold(3, shuffle=True, random_state=0)
+    with WorkspaceStore(folder) as store, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        both = np.column_stack([y, made.water[:40]])
+        record_cross_validation(store, PLSRegression(2), X, both, cv=cv, dataset_name="two")
+        classes = np.where(y > 15, "high <b>", "low")
+        record_cross_validation(store, LogisticRegression(), X, classes, cv=cv, dataset_name="classes")
+        repeated = RepeatedKFold(n_splits=3, n_repeats=2, random_state=0)
+        record_cross_validation(store, PLSRegression(2), X, y, cv=repeated, dataset_name="repeats")
+        record_cross_validation(store, Ridge(), X, y, cv=cv, dataset_name="folds", refit=False)
+        base = record_cross_validation(store, Ridge(), X, y, cv=cv, dataset_name="base")
+        record_stacking(store, [base.chain_id], Ridge(), X, y, cv=cv)
+        with store.run("bare") as run, run.pipeline("bare", dataset_name="bare") as pipeline:
+            identifier = pipeline.pipeline_id
+            step = {"step_idx": 1, "operator_class": "m.PLS", "operator_type": "model", "params": {}}
+            store.save_chain(identifier, [step], 1, "m.PLS", "", "shared", {}, {})
+            store.log_metrics(identifier, "loss", [3.0, float("nan"), 1.0])
+            store.log_step(identifier, 1, "m.PLS", "end", 5, "<b>done</b>", {"a": 1}, "warning")
+            store.files.put(b"a,b\n", "eval/<x>.csv", type="report")
+            pipeline.complete()
+    return folder
+
+
+def test_chains_of_every_kind_are_shown_compared_and_predicted(
+    kinds: Path, open_page: Callable[..., Page], spectra: Path
+) -> None:
+    page = open_page(kinds)
+    rows = page.json("/chains?size=50")["rows"]
+    assert len(rows) == 7
+    told = {}
+    for row in rows:
+        told[row["dataset_name"]] = page.html(f"/chains/{row['chain_id']}")
+        page.html(f"/chains/{row['chain_id']}/review")
+        page.html(f"/chains/{row['chain_id']}/predictions")
+        page.html(f"/lineage?id={row['chain_id']}")
+        page.html(f"/pipelines/{row['pipeline_id']}")
+        assert page.post(f"/chains/{row['chain_id']}/inside").status_code == 200
+    assert "predicted class" in told["classes"]
+    assert "high &lt;b&gt;" in told["classes"]
+    assert "RMSECV" in told["repeats"]
+    assert "Predicted against measured" in told["folds"]
+    assert "No predictions of this chain were recorded" in told["bare"]
+    assert page.get("/compare?" + "&".join(f"id={row['chain_id']}" for row in rows)).status_code == 200
+    assert "loss" in page.html(
+        f"/pipelines/{next(r['pipeline_id'] for r in rows if r['dataset_name'] == 'bare')}"
+    )
+    assert "eval/&lt;x&gt;.csv" in page.html("/files")
+    for path in ("/", "/pivot", "/pivot?task=classification", "/runs", "/chains?sort=f1"):
+        page.html(path)

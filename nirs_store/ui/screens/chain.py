@@ -64,7 +64,7 @@ def show(request: Request) -> View:
             Column("artifact_id", "Id", "id"),
         ],
         prefix="a_",
-        size=25,
+        size=200,
     )
     shared = decimals_of([shown.scores.get("rmsecv")])
     scores = [

@@ -834,7 +834,7 @@ class Audit:
     def head(self) -> Head:
         """Return number and hash of the last entry; keep it elsewhere, and `verify` shows what is missing since.
 
-        It is also written into the workspace, where every later check expects it.
+        It is also written into the workspace, where every later check expects it, unless the store has ``audit=False``.
         """
         head = self._engine.query(head_of)
         self._keep(head)
@@ -899,7 +899,8 @@ class Audit:
         return self._engine.query(ask)
 
     def _keep(self, head: Head) -> None:
-        if self._engine.writable:
+        # A store that was opened to look at notes nothing, this neither.
+        if self._engine.writable and self._engine.settings.audit:
             write_file(self._engine.layout.audit_head, json.dumps(head._asdict()).encode())
 
     def __repr__(self) -> str:

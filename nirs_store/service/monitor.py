@@ -29,6 +29,7 @@ from nirs_store.service.pairs import (
 )
 from nirs_store.service.references import Combine
 from nirs_store.service.statistics import (
+    FEWEST,
     LAMBDA,
     Agreement,
     Baseline,
@@ -372,8 +373,14 @@ def _left_out(
         notes.append("no SEP of a test set was registered: the limits of the chart are multiples of SECV")
     if not kinds:
         notes.append("no error was registered with the version: the chart has no limits")
-    if not include_flagged and reported["flagged"].sum():
-        notes.append(f"{reported['flagged'].sum()} flagged measurements are left out of bias, SEP and chart")
+    n, flagged = int(reported["n"].sum()), int(reported["flagged"].sum())
+    if 2 * flagged > n >= FEWEST:
+        notes.append(
+            f"{flagged / n:.0%} of the measurements are flagged: the instrument or the samples have changed; look for "
+            "the cause before you correct"
+        )
+    if not include_flagged and flagged:
+        notes.append(f"{flagged} flagged measurements are left out of bias, SEP and chart")
     return notes
 
 

@@ -252,6 +252,16 @@ def test_what_cannot_be_monitored_is_refused(fat: WorkspaceStore) -> None:
             fat.calibrations.monitor(**({"calibration": "fat"} | unknown))
 
 
+@pytest.mark.parametrize(("strange", "said"), [(9, False), (10, False), (11, True), (20, True)])
+def test_a_majority_of_flagged_measurements_is_noted(fat: WorkspaceStore, strange: int, said: bool) -> None:
+    spectra = np.vstack([X[: 20 - strange], X[:strange] * 1000])
+    flags = fat.predict("fat", spectra, on_outlier="ignore", alpha=0.001)["flags"]
+    assert (flags.list.len() > 0).sum() == strange
+    found = [note for note in fat.calibrations.monitor("fat").notes if "before you correct" in note]
+    assert found == [f"{strange / 20:.0%} of the measurements are flagged: the instrument or the samples have changed; "
+                     "look for the cause before you correct"] * said  # fmt: skip
+
+
 # -- Corrections.
 
 

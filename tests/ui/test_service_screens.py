@@ -14,9 +14,11 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
 from uikit import Page
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.ui.figure import time_ticks
 from nirs_store.ui.screens.datasets import named_address
 
@@ -345,3 +347,25 @@ def test_the_audit_trail_leads_to_data_sets_and_calibrations(served: Page) -> No
         link = f"/{kind}s/{found[0]}"
         assert f'href="{link}"' in served.html("/audit?size=1000")
         assert title in served.html(link).partition("<h1>")[2][:40]
+
+
+def test_each_of_several_targets_is_monitored(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    meat = load_tecator()
+    both, names = pl.DataFrame({"fat": meat.fat[:60], "water": meat.water[:60]}), [f"s{i}" for i in range(40)]
+    with WorkspaceStore(tmp_path / "two") as store:
+        chain = record_cross_validation(
+            store, PLSRegression(4), meat.X[:60, ::4], both, cv=KFold(3), dataset_name="meat"
+        ).chain_id
+        store.calibrations.register("meat", chain, alias="production")
+        store.predict("meat", meat.X[60:100, ::4], sample_ids=names, on_outlier="ignore")
+        store.references.add_many({"sample_id": names, "value": meat.fat[60:100]}, target="fat")
+        store.references.add_many({"sample_id": names, "value": meat.water[60:100] + 30}, target="water")
+    page = open_page(tmp_path / "two")
+    (row,) = page.json("/calibrations")["rows"]
+    assert row["state"] == "out of control"
+    assert "water: bias" in row["verdict"]
+    assert "fat: bias" not in row["verdict"]
+    assert "water: bias" in page.html("/alarms")
+    assert 'name="target"' in page.html("/calibrations/meat")
+    assert "Control chart" not in page.html("/calibrations/meat")
+    assert page.json("/calibrations/meat?target=water")["monitoring"]["target"] == "water"

@@ -49,9 +49,9 @@ def alarms(store: WorkspaceStore) -> list[dict[str, Any]]:
     found = []
     used = _in_use(store).filter("compared").sort("last_measured", descending=True, nulls_last=True)
     for name in used["name"].to_list()[:_MONITORED]:
-        report = _monitored(store, name)
-        if report is not None and report.alarms:
-            found.append({"name": name, "link": calibration_address(name), "words": "; ".join(report.alarms)})
+        state, words = _verdict(_monitored(store, name))
+        if state == "out of control":
+            found.append({"name": name, "link": calibration_address(name), "words": words})
     return found[:_ALARMS]
 
 
@@ -69,11 +69,25 @@ def out_of_control(request: Request) -> View:
     return View("alarms.html", "Calibrations out of control", {"alarms": found}, data=found)
 
 
-def _monitored(store: WorkspaceStore, name: str) -> Monitoring | None:
+def _monitored(store: WorkspaceStore, name: str) -> list[Monitoring]:
+    """Monitor a calibration, each of its targets alone."""
     try:
-        return store.calibrations.monitor(name)
-    except InvalidInput:  # several targets: one has to be named
-        return None
+        return [store.calibrations.monitor(name)]
+    except InvalidInput:
+        targets = _said(store, name, "target")
+        return [store.calibrations.monitor(name, target=each) for each in targets] if len(targets) > 1 else []
+
+
+def _verdict(reports: list[Monitoring]) -> tuple[str, str]:
+    """Return the state of a calibration in two words, and what is said of it; the target where there are several."""
+    wrong = [each for each in reports if each.alarms]
+    known = wrong or [each for each in reports if each.agreement.enough]
+    state = "out of control" if wrong else "in control" if known else "open" if reports else ""
+    words = [
+        (f"{each.target}: " if len(reports) > 1 else "") + ("; ".join(each.alarms) or each.verdict)
+        for each in known or reports
+    ]
+    return state, "; ".join(words)
 
 
 def listing(request: Request) -> View:
@@ -82,20 +96,11 @@ def listing(request: Request) -> View:
     known = store.calibrations.list().join(_in_use(store), on="name", how="left", maintain_order="left")
     verdicts = {}
     for row in known.filter(pl.col("compared").fill_null(False)).head(_MONITORED).iter_rows(named=True):
-        report = _monitored(store, row["name"])
-        words = report.alarms if report is not None else ()
-        verdicts[row["name"]] = (
-            "" if report is None else "; ".join(words) or report.verdict,
-            "out of control"
-            if words
-            else "in control"
-            if report is not None and report.agreement.enough
-            else "open",
-        )
+        verdicts[row["name"]] = _verdict(_monitored(store, row["name"]))
     names = known["name"].to_list()
     frame = known.with_columns(
-        state=pl.Series([verdicts.get(name, ("", ""))[1] for name in names], dtype=pl.String),
-        verdict=pl.Series([verdicts.get(name, ("", ""))[0] for name in names], dtype=pl.String),
+        state=pl.Series([verdicts.get(name, ("", ""))[0] for name in names], dtype=pl.String),
+        verdict=pl.Series([verdicts.get(name, ("", ""))[1] for name in names], dtype=pl.String),
     )
     columns = (
         Column("name", "Calibration", link=lambda row: calibration_address(row["name"])),
@@ -149,8 +154,11 @@ def one(request: Request) -> View:
         "corrected": current,
         "challengers": store.calibrations.challengers(name),
         "open": _without_reference(store, name),
-        "instruments": _instruments(store, name),
-        "chosen": {key: request.text(key) for key in ("since", "until", "instrument", "version", "flagged")},
+        "instruments": _said(store, name, "instrument"),
+        "targets": _said(store, name, "target"),
+        "chosen": {
+            key: request.text(key) for key in ("since", "until", "instrument", "target", "version", "flagged")
+        },
         "scope": version.scope,
         "cut": _LOGGED if logged.height == _LOGGED else 0,
         "unit": report.unit if report is not None else None,
@@ -337,12 +345,10 @@ def _log(request: Request, name: str, frame: pl.DataFrame) -> Table:
     )
 
 
-def _instruments(store: WorkspaceStore, name: str) -> list[str]:
-    return store.sql(
-        "SELECT DISTINCT instrument FROM measurements WHERE calibration = ? AND instrument IS NOT NULL "
-        "ORDER BY 1 LIMIT 200",
-        [name],
-    )["instrument"].to_list()
+def _said(store: WorkspaceStore, name: str, column: str) -> list[str]:
+    """Return the instruments, or the targets, that the log of a calibration names."""
+    found = store.sql("SELECT DISTINCT instrument, target FROM measurements WHERE calibration = ?", [name])
+    return sorted(found[column].drop_nulls().unique().to_list())[:200]
 
 
 def _without_reference(store: WorkspaceStore, name: str) -> list[str]:

@@ -22,6 +22,9 @@ from nirs_store.values import as_array
 __all__ = ["domain_of_calibration"]
 
 
+_BLIND = "the model sees the predictions of other chains, not spectra; look at the domains of those chains"
+
+
 class ReadsPredictions(Protocol):
     """The part of a store that a domain is made from."""
 
@@ -81,6 +84,8 @@ def domain_of_calibration(
     rows = _rows(stored, names, measured)
     _check_calibration(chain, plan, stored, rows, X, measured, predicted)
     refit = plan.members[0].fold == REFIT or folds is None
+    # Base models turn strange spectra into ordinary numbers: a space of predictions would call these inside.
+    blind = bool(plan.stack) and not plan.passthrough
     fits = [_fit(store, plan.members[0], inputs[0], before, None, None)] if refit else []
     left_out: list[tuple[LeftOut, FoldDomain | None]] = []
     members: Mapping[str | None, tuple[Member, Any]] = {}
@@ -91,6 +96,8 @@ def domain_of_calibration(
             else predict_watched(folds, X, store.load_artifact, wavelengths, before=before)[2]
         )
         members = {member.fold: (member, each) for member, each in zip(folds.members, of_folds, strict=True)}
+    if blind:
+        fits, members = [FoldDomain(unknown=_BLIND)], {}
     whole = np.arange(len(measured))
     for (fold, partition), one in stored.items():
         if partition != "val" or fold == REFIT:

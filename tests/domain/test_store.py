@@ -19,12 +19,19 @@ import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.model_selection import KFold, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nirs_store import BranchRecorder, WorkspaceStore, load_bundle, load_tecator, record_cross_validation
+from nirs_store import (
+    BranchRecorder,
+    WorkspaceStore,
+    load_bundle,
+    load_tecator,
+    record_cross_validation,
+    record_stacking,
+)
 from nirs_store.domain import DOMAIN
 from nirs_store.errors import ArtifactMissing, BundleInvalid, InvalidInput, OutlierWarning, UnknownId
 
@@ -231,6 +238,26 @@ def test_a_chain_with_branches_is_given_the_domain_of_what_its_model_gets(store:
     domain = store.domain(chain)
     assert domain is not None
     assert domain.facts["refused"] == "no out-of-fold predictions"
+
+
+@pytest.mark.parametrize("passthrough", [False, True])
+def test_a_stack_that_sees_no_spectra_never_calls_them_inside(
+    store: WorkspaceStore, passthrough: bool
+) -> None:
+    bases = [record(store), record(store, PLSRegression(8, scale=False))]
+    stack = record_stacking(
+        store, bases, Ridge(), X, y, cv=KFold(5), dataset_name="meat", passthrough=passthrough
+    ).chain_id
+    strange = np.vstack([NEW[:1], np.full((1, X.shape[1]), X.mean()), X[:1] * 1000])
+    assert quiet(store, stack, strange)["flags"].to_list() == [["domain not known"]] * 3
+    domain = store.add_domain(stack, X, y)
+    frame = quiet(store, stack, strange)
+    if passthrough:
+        assert ["outside" in words for words in frame["flags"]] == [False, True, True]
+        return
+    assert frame["flags"].to_list() == [["domain not known"]] * 2 + [["domain not known", "extrapolated"]]
+    assert frame["lower"].null_count() == 0
+    assert "predictions of other chains" in domain.limits()["method"]
 
 
 def test_the_domain_lives_as_long_as_its_chain(store: WorkspaceStore, tmp_path: Path) -> None:

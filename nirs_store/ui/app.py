@@ -217,7 +217,7 @@ class _Answers:
                     return _fresh(self._kept[key])
                 request = Request(
                     store,
-                    asked.url.path,
+                    asked.scope["path"],
                     dict(asked.path_params),
                     query,
                     form,

@@ -133,6 +133,8 @@ def test_any_name_has_an_address(tmp_path: Path, open_page: Callable[..., Page],
     seen = markup.unescape(re.findall(r'<td><a href="([^"#]*)#chains"', page.html(link))[0])
     assert "sample=s%2F1" in seen
     assert "Chains that have seen s/1" in page.html(seen)
+    sort = markup.unescape(re.findall(r'<th[^>]*><a href="([^"]*sort=id[^"]*)"', page.html(link))[0])
+    assert page.json(sort)["version"]["name"] == name
 
 
 # -- Calibrations.
@@ -257,8 +259,9 @@ def test_references_of_a_file_are_shown_and_then_added_once(servant: Page, sent:
     assert "1 are of samples that were never predicted" in plan.text
     references = servant.desk.store().references
     assert not references.list("protein measured 95").height
-    for _ in range(2):
-        servant.client.post("/calibrations/_/references", data=fields(plan.text))
+    twice = servant.post("/calibrations/_/references", asked, files={"file": ("lab.csv", sent)})
+    for each in (plan, plan, twice):
+        servant.client.post("/calibrations/_/references", data=fields(each.text))
         assert references.list("protein measured 95")["value"].to_list() == [12.5]
     again = servant.post("/calibrations/_/references", asked, files={"file": ("lab.csv", sent)})
     assert "2 are stored already" in again.text

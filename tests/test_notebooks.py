@@ -69,6 +69,7 @@ def test_each_tutorial_leads_to_the_next() -> None:
         "4-screen-and-choose.ipynb",
         "5-diagnose.ipynb",
         "6-second-instrument.ipynb",
+        "7-a-year-of-a-calibration.ipynb",
     ]
     for path, following in itertools.pairwise(TUTORIALS):
         assert f"]({following.name})" in nbformat.read(path, as_version=4).cells[-1].source

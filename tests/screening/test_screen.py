@@ -84,7 +84,7 @@ def test_the_best_is_kept_and_replays_to_the_bit_the_others_say_why_not(store, s
 def test_figures_and_rules_take_candidates_without_models(store, spectra):
     board = screened(store, spectra)
     figure = board.plot()
-    assert [text.get_text().split(":")[0] for text in figure.axes[0].get_legend().get_texts()] == [
+    assert [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()] == [
         *dict.fromkeys(row.preprocessing for row in board.rows)
     ]
     assert sum(line.get_marker() == "D" for line in figure.axes[0].lines) == 2

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ import numpy as np
 
 from nirs_store.chains.one_target import column, one_target, place_of
 from nirs_store.choosing import suggest_components
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.plots import diagnosis as diagnostic
 from nirs_store.plots._chain import chain_data
@@ -82,9 +81,7 @@ def chain_figure_data(
 
 def _kind(name: str, X: Any) -> Kind:
     if name not in KINDS:
-        near = difflib.get_close_matches(str(name), KINDS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InvalidInput(f"No figure {name!r}.{hint} Figures: {', '.join(KINDS)}.")
+        raise InvalidInput(f"No figure {name!r}.{did_you_mean(name, KINDS)} Figures: {', '.join(KINDS)}.")
     found = KINDS[name]
     if found.spectra and X is None:
         raise InvalidInput(f"The figure {name!r} needs spectra, X: a chain keeps models, not spectra.")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nirs_store.db.database import Connection
 from nirs_store.db.sql import execute
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.records import ranking, search
 from nirs_store.records.predictions import load_arrays
@@ -62,8 +61,7 @@ def list_chains(
     """Return one page of chains; see `WorkspaceStore.list_chains`."""
     if sort != "score" and sort not in SORTS and sort not in _SCORES:
         names = ("score", *_SCORES, *SORTS)
-        near = difflib.get_close_matches(str(sort), names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(sort, names)
         raise InvalidInput(f"sort: expected one of {', '.join(names)}; found {sort!r}.{hint}")
     where, holds, params = _conditions(filters, text)
     params |= page_of(limit, offset) | {"per_kind": page_of(per_kind, 0)["limit"]}

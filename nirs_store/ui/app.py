@@ -37,7 +37,7 @@ from nirs_store.errors import (
     UnknownId,
 )
 from nirs_store.store import WorkspaceStore
-from nirs_store.ui.frame import MOST_UPLOADED, Download, Redirect, Request, Screen, Upload, View
+from nirs_store.ui.frame import MOST_UPLOADED, Download, Redirect, Request, Screen, Upload, View, stamp
 from nirs_store.ui.guard import COOKIE, HEADERS, Guard, Refused
 from nirs_store.ui.words import as_json, filters
 
@@ -211,7 +211,7 @@ class _Answers:
         try:
             with _warned() as told:
                 store = self.desk.store()
-                key = (str(asked.url), form_wanted, _stamp(store)) if screen.keeps else ()
+                key = (str(asked.url), form_wanted, stamp(store)) if screen.keeps else ()
                 if key and key in self._kept:
                     self._kept.move_to_end(key)
                     return _fresh(self._kept[key])
@@ -267,12 +267,6 @@ class _Answers:
 def _fresh(answer: tuple[bytes, int, str]) -> Response:
     # A new object each time: the middleware writes into its headers.
     return Response(answer[0], answer[1], media_type=answer[2])
-
-
-def _stamp(store: WorkspaceStore) -> str:
-    """Return what changes with every transaction of the catalog."""
-    found = store.sql("SELECT value FROM nirs_store_meta WHERE key = 'change_count'")
-    return str(found["value"][0]) if found.height else ""
 
 
 @contextlib.contextmanager

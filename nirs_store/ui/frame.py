@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
     from nirs_store.ui.table import Table
 
-__all__ = ["MOST_UPLOADED", "Download", "Redirect", "Request", "Screen", "Upload", "View", "address"]
+__all__ = ["MOST_UPLOADED", "Download", "Redirect", "Request", "Screen", "Upload", "View", "address", "stamp"]
 
 #: Bytes of one request; a hundred thousand spectra as CSV are sent in parts.
 MOST_UPLOADED = 64 << 20
@@ -36,6 +36,12 @@ def address(path: str, **values: Any) -> str:
         if each not in (None, "", False)
     ]
     return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+def stamp(store: WorkspaceStore) -> str:
+    """Return what changes with every transaction of the catalog."""
+    found = store.sql("SELECT value FROM nirs_store_meta WHERE key = 'change_count'")
+    return str(found["value"][0]) if found.height else ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from sklearn.preprocessing import StandardScaler
 from uikit import Page
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_stacking
+from nirs_store.choosing import CODES
+from nirs_store.errors import InvalidInput
 
 
 def test_a_folder_without_a_workspace_says_how_to_begin(
@@ -70,11 +73,65 @@ def test_the_leaderboard_sorts_filters_and_pages_in_the_address(page: Page) -> N
     assert 'href="/chains?show=pipeline&amp;show=rpd&amp;size=1&amp;page=2"' in html
 
 
-@pytest.mark.parametrize("wrong", ["sort=nothing", "page=x", "size=1e9", "format=xml"])
+def test_the_leaderboard_filters_by_review_code(
+    recorded: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkspaceStore(recorded, read_only=True, create=False) as store:
+        chains = store.list_chains()["chain_id"].to_list()
+        codes = {each: {f.code for f in store.review(each).findings} for each in chains}
+    counted = Counter(code for found in codes.values() for code in found)
+    code = next(code for code in sorted(counted) if counted[code] < len(chains))
+    wanted = [each for each in chains if code in codes[each]]
+    told = page.json(f"/chains?review={code.lower()}&size=1")
+    assert (told["total"], told["reviewed"], told["matching"]) == (len(wanted), 3, 3)
+    assert [
+        page.json(f"/chains?review={code}&size=1&page={n + 1}")["rows"][0]["chain_id"]
+        for n in range(len(wanted))
+    ] == wanted
+    assert (
+        pl.read_csv(page.get(f"/chains?review={code}&size=1&format=csv").content)["chain_id"].to_list()
+        == wanted
+    )
+    html = page.html(f"/chains?review={code}&show=pipeline&show=review")
+    assert f'<option value="{code}" selected>' in html
+    assert "Reviewed: all 3 chains" in html
+    never = next(each for each in CODES if each not in counted)
+    assert page.json(f"/chains?review={never}")["total"] == 0
+    # What was reviewed is kept until the catalog changes, and what is cut off is said.
+    monkeypatch.setattr(WorkspaceStore, "review", lambda *_: pytest.fail("reviewed twice"))
+    monkeypatch.setattr("nirs_store.ui.screens.leaderboard._REVIEWED", 2)
+    assert "Reviewed: the best 2 of 3 chains" in page.html(f"/chains?review={code}&sort=&size=9")
+    assert "Reviewed: the first 2 of 3 chains" in page.html(f"/chains?review={code}&sort=components&down=1")
+
+
+def test_a_chain_that_cannot_be_reviewed_is_counted(changing: Page, chain_id: str) -> None:
+    before = changing.json("/chains?review=R03")
+    changing.desk.store().tag_run(
+        before["rows"][0]["run_id"] if before["rows"] else changing.json("/chains")["rows"][0]["run_id"],
+        "new",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise InvalidInput("nothing to review")
+
+        patch.setattr(WorkspaceStore, "review", fail)
+        after = changing.get("/chains?review=R03")
+    assert "3 of them cannot be reviewed" in after.text
+    assert before["reviewed"] == 3
+
+
+@pytest.mark.parametrize("wrong", ["sort=nothing", "page=x", "size=1e9", "format=xml", "review=R99"])
 def test_an_address_that_makes_no_sense_is_refused_in_words(page: Page, wrong: str) -> None:
     answer = page.get(f"/chains?{wrong}")
     assert answer.status_code == 400
     assert "expected" in answer.text
+
+
+def test_a_review_code_that_is_unknown_is_refused_with_the_nearest(page: Page) -> None:
+    answer = page.get("/chains?review=R3", headers={"Accept": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_input")
+    assert "Did you mean 'R" in answer.json()["message"]
 
 
 def test_a_list_is_downloaded_whole(page: Page) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from nirs_store.choosing.review import CODES
+from nirs_store.errors import InvalidInput, NirsStoreError, did_you_mean, quoted
+from nirs_store.lazy import polars as pl
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES
-from nirs_store.ui.frame import Request, Screen, View
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui.frame import Request, Screen, View, stamp
 from nirs_store.ui.table import PAGE, Column, Table
 
 __all__ = ["SCREENS", "chain_columns", "chain_link"]
 
 _FILTERS = ("dataset_name", "target", "model_class", "preprocessings", "tag")
+#: Codes are computed, not stored: so many chains are reviewed, the first ones of the order.
+_REVIEWED = 200
 _LABELS = dict(zip(_FILTERS, ("Data", "Target", "Model", "Preprocessing", "Tag"), strict=True))
 
 
@@ -81,9 +88,39 @@ def _choices(
     ]
 
 
+#: The codes of the chains that were reviewed, None for those that cannot be; of the catalog as it is now.
+_codes: WeakKeyDictionary[WorkspaceStore, tuple[str, dict[str, list[str] | None]]] = WeakKeyDictionary()
+
+
+def _reviewed(store: WorkspaceStore, frame: pl.DataFrame) -> pl.DataFrame:
+    """Add the review codes of each chain; null where it cannot be reviewed."""
+    now = stamp(store)
+    if store not in _codes or _codes[store][0] != now:
+        _codes[store] = (now, {})
+    known = _codes[store][1]
+    for chain_id in frame["chain_id"]:
+        if chain_id not in known:
+            try:
+                known[chain_id] = sorted({each.code for each in store.review(chain_id).findings})
+            except NirsStoreError:
+                known[chain_id] = None
+    found = [known[chain_id] for chain_id in frame["chain_id"]]
+    return frame.with_columns(review=pl.Series(found, dtype=pl.List(pl.String)))
+
+
+def _code(request: Request) -> str:
+    """Return the review code that is asked for, or nothing."""
+    asked = request.text("review").strip().upper()
+    if asked and asked not in CODES:
+        known = list(CODES)
+        raise InvalidInput(f"review: expected one of the codes {known[0]} to {known[-1]}, "
+                           f"found {quoted(request.text('review'))}.{did_you_mean(asked, known)}")  # fmt: skip
+    return asked
+
+
 def show(request: Request) -> View:
     """List chains."""
-    store = request.store
+    store, code = request.store, _code(request)
     filters = {name: request.text(name) or None for name in (*_FILTERS, "run_id", "name")}
     sort, down = request.text("sort", "score"), request.text("down")
     descending = None if not request.text("sort") else bool(down)
@@ -91,13 +128,26 @@ def show(request: Request) -> View:
     size = request.number("size", PAGE, 1, 500)
     page = request.number("page", 1, 1, 10_000_000)
     chosen = request.texts("show")
-    frame = store.list_chains(sort, limit=size, offset=(page - 1) * size, **options)
-    if page > 1 and not frame.height:
-        page, frame = 1, store.list_chains(sort, limit=size, **options)
+    told: dict[str, Any] = {}
+    if code:
+        best = store.list_chains(sort, limit=_REVIEWED, **options)
+        known = _reviewed(store, best)
+        told = {
+            "reviewed": known["review"].count(),
+            "looked_at": best.height,
+            "matching": int(best["total"][0]) if best.height else 0,
+        }
+        found = known.filter(pl.col("review").list.contains(code)).with_columns(total=pl.len().cast(pl.Int64))
+        page = min(page, max(1, -(-found.height // size)))
+        frame = found.slice((page - 1) * size, size)
+    else:
+        frame = store.list_chains(sort, limit=size, offset=(page - 1) * size, **options)
+        if page > 1 and not frame.height:
+            page, frame = 1, store.list_chains(sort, limit=size, **options)
     tasks = set(frame["task"].drop_nulls().to_list())
     table = Table(
         frame.drop("total"),
-        chain_columns(tasks),
+        [*chain_columns(tasks), *([Column("review", "Review", "list", sorts=False)] if code else [])],
         request,
         int(frame["total"][0]) if frame.height else 0,
         first=(page - 1) * size,
@@ -107,9 +157,11 @@ def show(request: Request) -> View:
         ticks="chain_id",
         ranks=True,
         empty="No chain matches."
-        if any(filters.values()) or options["text"]
+        if code or any(filters.values()) or options["text"]
         else "No chain was recorded yet.",
-        everything=lambda: store.list_chains(sort, limit=None, scores=False, **options).drop("total"),
+        everything=lambda: (
+            found if code else store.list_chains(sort, limit=None, scores=False, **options)
+        ).drop("total"),
         chosen=chosen,
         name="chains",
     )
@@ -121,9 +173,14 @@ def show(request: Request) -> View:
         {
             "table": table,
             "filters": _choices(known, filters),
+            "code": code,
+            "codes": {each.code: f"{each.code} {each.title}" for each in CODES.values()},
+            "told": told,
+            "ordered": bool(request.text("sort")),
             "run": store.get_run(filters["run_id"]) if filters["run_id"] else None,
             "mixed": kinds > 1 and sort in ("score", *REGRESSION_SCORES, *CLASSIFICATION_SCORES),
         },
+        data=table.data() | told,
         table=table,
     )
 

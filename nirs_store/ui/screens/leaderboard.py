@@ -175,7 +175,7 @@ def show(request: Request) -> View:
             "filters": _choices(known, filters),
             "code": code,
             "codes": {each.code: f"{each.code} {each.title}" for each in CODES.values()},
-            "told": told,
+            "review": told,
             "ordered": bool(request.text("sort")),
             "run": store.get_run(filters["run_id"]) if filters["run_id"] else None,
             "mixed": kinds > 1 and sort in ("score", *REGRESSION_SCORES, *CLASSIFICATION_SCORES),

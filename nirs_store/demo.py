@@ -337,7 +337,7 @@ def _write_spectra(samples: _Samples, folder: Path) -> Path:
 
 def _print_closing(result: DemoResult, console: Console) -> None:
     folder, best = result.workspace, result.best.chain_id[-8:]
-    console.print(f"\nDone in {result.seconds:.0f} s. Everything lies in [bold]{folder}[/]:", soft_wrap=True)
+    console.print(f"\nDone in {result.seconds:.0f} s. Everything is in [bold]{folder}[/]:", soft_wrap=True)
     for path, words in (
         ("store.duckdb", "the catalog: runs, chains, predictions, logs"),
         ("artifacts/", "every fitted object, once, named by its SHA-256"),

@@ -125,7 +125,7 @@ def test_the_figure_is_a_png(demo: Demo) -> None:
 def test_the_closing_words_name_files_that_exist_and_commands_that_work(
     demo: Demo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = demo.printed.split("Everything lies in")[1]
+    words = demo.printed.split("Everything is in")[1]
     for name in ("store.duckdb", "artifacts/", "exports/tecator_fat.n4a", "exports/tecator_fat.png"):
         assert name in words
         assert (demo.result.workspace / name).exists()

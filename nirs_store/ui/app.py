@@ -44,23 +44,8 @@ from nirs_store.ui.words import as_json, filters
 __all__ = ["STATIC", "Desk", "all_screens", "document", "make_app", "render"]
 
 #: In the order of the navigation. One file a screen, each with its SCREENS.
-_MODULES = (
-    "overview",
-    "leaderboard",
-    "pivot",
-    "chain",
-    "inside",
-    "predict",
-    "compare",
-    "calibrations",
-    "calibration_changes",
-    "datasets",
-    "runs",
-    "records",
-    "changes",
-    "sql",
-    "health",
-)
+_MODULES = ("overview", "leaderboard", "pivot", "chain", "inside", "predict", "compare", "calibrations",
+            "calibration_changes", "datasets", "runs", "records", "changes", "sql", "health")  # fmt: skip
 STATIC = Path(__file__).parent / "static"
 _MOST_FILES = 64
 #: Answers that are given again, and how large one may be.
@@ -338,10 +323,10 @@ def document(
 ) -> str:
     """Return a view as a whole document."""
     return render(
-        view.template,
+        "base.html",
         view=view,
         request=request,
-        navigation=[s for s in screens if s.label and (not s.needs or hasattr(request.store, s.needs))],
+        navigation=[screen for screen in screens if screen.label],
         form_token=form_token,
         told=told,
         **view.values,

@@ -61,7 +61,7 @@ class ChainFigures:
             BlobMissing,
             BlobCorrupt,
             BlobUnreadable,
-        ):  # the health screen names it; the other figures are shown
+        ):  # the health screen names it; other figures are shown
             return None
         return None if domain is None or not domain.spaces else domain.spaces[0]
 
@@ -72,31 +72,21 @@ class ChainFigures:
         if not pairs:
             return None
         target = data.target or "value"
-        figure = Figure(
-            "Predicted against measured",
-            label("Measured", target, data.unit),
-            label("Predicted", target, data.unit),
-            equal=True,
-        )
+        axes = (label(words, target, data.unit) for words in ("Measured", "Predicted"))
+        figure = Figure("Predicted against measured", *axes, equal=True)
         for name, kind, words in _SETS:
             if name in pairs:
                 measured, predicted, names = pairs[name]
                 scores = regression_scores(measured, predicted)
+                called = zip(names or [words] * len(measured), measured, predicted, strict=True)
                 titles = [
                     f"{sample}\nmeasured {short(m)}\npredicted {short(p)}\nerror {short(p - m)}"
-                    for sample, m, p in zip(
-                        names or [words] * len(measured), measured, predicted, strict=True
-                    )
+                    for sample, m, p in called
                 ]
+                marks: dict[str, Any] = {"marker": "triangle", "size": 4.2} if name == "test" else {}
+                entry = f"{words}: RMSE {short(scores['rmse'])}, n {len(measured)}"
                 figure.points(
-                    measured,
-                    predicted,
-                    kind,
-                    label=f"{words}: RMSE {short(scores['rmse'])}, n {len(measured)}",
-                    titles=titles,
-                    keys=names or None,
-                    marker="triangle" if name == "test" else "circle",
-                    size=4.2 if name == "test" else 3.2,
+                    measured, predicted, kind, label=entry, titles=titles, keys=names or None, **marks
                 )
         return figure
 
@@ -142,26 +132,14 @@ class ChainFigures:
         table = choice.table.sort("components")
         numbers, values = table["components"].to_numpy(), table["rmsecv"].to_numpy()
         spread = table["se"].fill_null(0.0).to_numpy()
-        figure = Figure(
-            "RMSECV against latent variables",
-            "Latent variables",
-            label("RMSECV", "", choice.unit),
-            whole_x=True,
-            zero=True,
-        )
+        words = label("RMSECV", "", choice.unit)
+        figure = Figure("RMSECV against latent variables", "Latent variables", words, whole_x=True, zero=True)
         known = numbers > 0 if numbers.size > 4 else numbers >= 0
         figure.band(numbers[known], (values - spread)[known], (values + spread)[known], "cv", label="± SE")
         figure.line(numbers[known], values[known], "cv")
         links = [f"/chains/{each}" if each else "" for each in table["chain_id"].to_list()]
         titles = [f"{n} LVs: RMSECV {short(v)}" for n, v in zip(numbers, values, strict=True)]
-        pick = np.flatnonzero(known).tolist()
-        figure.points(
-            numbers[known],
-            values[known],
-            "cv",
-            titles=[titles[i] for i in pick],
-            links=[links[i] for i in pick],
-        )
+        figure.points(numbers, values, "cv", titles=titles, links=links, where=known)
         figure.upright(choice.components, "s1", label=f"chosen: {choice.components} (one SE)")
         own = self.data.n_components(load=False)
         if own is not None and own != choice.components:

@@ -32,15 +32,8 @@ _ROWS = 500
 _REPORTED = 3
 _HREF = re.compile(r' (?:href|src)="(/[^"]*)"')
 _MAIN = re.compile(r"<main[^>]*>(.*)</main>", re.DOTALL)
-_BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "msedge",
-    "microsoft-edge",
-)
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
+             "microsoft-edge")  # fmt: skip
 
 
 def _matching(screens: Sequence[Screen], path: str) -> tuple[Screen, dict[str, str]] | None:
@@ -87,14 +80,7 @@ def export_pages(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"{folder} is not an empty folder; name a new one. Nothing was written.")
     screens = all_screens()
-    waiting = [
-        "/",
-        *(
-            screen.path
-            for screen in screens
-            if screen.label and (not screen.needs or hasattr(store, screen.needs))
-        ),
-    ]
+    waiting = ["/", *(screen.path for screen in screens if screen.label)]
     pages: dict[str, str] = {}
     kinds: dict[str, int] = {}
     while waiting:

@@ -117,10 +117,15 @@ class Figure:
         links: Sequence[str] | None = None,
         marker: str = "circle",
         size: float = 3.2,
+        where: ArrayLike | None = None,
     ) -> Figure:
-        """Draw points; `titles` are shown when pointed at, `keys` name samples that other figures show too."""
+        """Draw points, some or all; `titles` are shown when pointed at, `keys` name samples of other figures too."""
         xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
         known = np.isfinite(xs) & np.isfinite(ys)
+        if where is not None:
+            known &= np.asarray(where, bool)
+            if not known.any():
+                return self
         pick = np.flatnonzero(known).tolist()
         more = {
             "titles": None if titles is None else [titles[i] for i in pick],

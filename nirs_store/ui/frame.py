@@ -149,6 +149,5 @@ class Screen:
     show: Callable[[Request], View | Download | Redirect]
     label: str = ""  # in the navigation; empty for a screen that others lead to
     method: str = "GET"  # POST for what changes the workspace, or takes a file
-    needs: str = ""  # an attribute of the store that must exist
     changes: bool = False  # only with --allow-changes
     keeps: bool = False  # follows from the catalog alone: given again until something changes

@@ -73,14 +73,8 @@ def references(request: Request) -> View | Redirect:
         Column("measured", "Predictions", "whole"), Column("stored", "Stored already"),
     )  # fmt: skip
     table = table_of(request, rows, columns, size=1000)
-    values = {
-        "plan": lines,
-        "table": table,
-        "key": key,
-        "name": name,
-        "back": calibration_address(name),
-        "new": rows.height - stored,
-    }
+    values = {"plan": lines, "table": table, "key": key, "name": name, "new": rows.height - stored}
+    values["back"] = calibration_address(name)
     return View("references.html", f"Add references of {name}?", values, data={"plan": lines, "rows": rows})
 
 

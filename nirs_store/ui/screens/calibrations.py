@@ -213,13 +213,9 @@ def _cards(report: Monitoring) -> list[tuple[str, str, bool]]:
     ]
     if report.n:
         slope = f"slope, t {known(found.slope_t)} (limit {known(found.slope_t_limit)})"
-        sign = "+" if found.bias > 0 else ""
+        sign, bias = "+" if found.bias > 0 else "", f"bias, limit ±{known(found.bias_limit)}"
         cards += [
-            (
-                sign + known(found.bias, unit),
-                f"bias, limit ±{known(found.bias_limit)}",
-                bool(found.bias_significant),
-            ),
+            (sign + known(found.bias, unit), bias, bool(found.bias_significant)),
             (known(found.sep, unit), f"SEP, limit {known(found.sep_limit)}", bool(found.sep_exceeds)),
             (known(found.slope), slope, bool(found.slope_significant)),
             (known(found.rmsep, unit), "RMSEP", False),
@@ -255,14 +251,8 @@ def _parts(request: Request, report: Monitoring) -> list[tuple[str, Table]]:
             columns = (
                 rivals if not name else (Column(name, kind="whole" if name == "version" else "text"), *shared)
             )
-            shown = table_of(
-                request,
-                frame.reverse() if name == "month" else frame,
-                columns,
-                prefix=f"{name or 'rival'}_",
-                size=60,
-                name=title,
-            )
+            frame = frame.reverse() if name == "month" else frame
+            shown = table_of(request, frame, columns, prefix=f"{name or 'rival'}_", size=60, name=title)
             found.append((title, shown))
     return found
 
@@ -335,14 +325,8 @@ def _logged(request: Request, name: str, version: int | None) -> pl.DataFrame:
 
 def _log(request: Request, name: str, frame: pl.DataFrame) -> Table:
     columns = [each for each in _LOG if each.name in frame.columns]
-    return table_of(
-        request,
-        frame,
-        columns,
-        size=25,
-        empty="Nothing was measured with it in this time.",
-        name=f"log_{name}",
-    )
+    empty = "Nothing was measured with it in this time."
+    return table_of(request, frame, columns, size=25, empty=empty, name=f"log_{name}")
 
 
 def _said(store: WorkspaceStore, name: str, column: str) -> list[str]:
@@ -375,23 +359,23 @@ def _seconds(moments: pl.Series) -> Any:
     return naive.cast(pl.Datetime("us")).to_physical().cast(pl.Float64).to_numpy() / 1e6
 
 
+def _floats(values: pl.Series) -> Any:
+    return values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
 def _control(report: Monitoring) -> Figure | None:
     """Draw reference minus predicted over time with its limits, the moving average, and what signals."""
     chart = report.chart.filter(pl.col("measured_at").is_not_null())
     if not chart.height:
         return None
     words = label("Reference − predicted", report.target or "", report.unit or "")
-    figure = Figure("Control chart", "", words, times=True,
-                    width=720, height=360)  # fmt: skip
+    figure = Figure("Control chart", "", words, times=True, width=720, height=360)
     when, values = _seconds(chart["measured_at"]), chart["difference"].to_numpy()
-    ewma, reach = (
-        chart["ewma"].to_numpy(),
-        chart["ewma_limit"].cast(pl.Float64).fill_null(float("nan")).to_numpy(),
-    )
+    ewma, reach = chart["ewma"].to_numpy(), _floats(chart["ewma_limit"])
     figure.band(when, -reach, reach, "cv", label="limits of the EWMA")
     figure.across(0.0, "line")
     for times, name, kind in ((2, "warning", "faint"), (3, "action", "limit")):
-        limit = chart[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        limit = _floats(chart[name])
         if np.isfinite(limit).any():
             figure.line(when, limit, kind, label=f"± {times} SEP", dashed=True).line(
                 when, -limit, kind, dashed=True
@@ -412,10 +396,7 @@ def _control(report: Monitoring) -> Figure | None:
         (noted, "s4", "signals"),
         (beyond, "test", "beyond 3 SEP"),
     ):
-        pick = np.flatnonzero(mask).tolist()
-        if pick:
-            figure.points(when[pick], values[pick], kind, label=words, titles=[titles[i] for i in pick],
-                          keys=[keys[i] for i in pick])  # fmt: skip
+        figure.points(when, values, kind, label=words, titles=titles, keys=keys, where=mask)
     return figure
 
 
@@ -451,9 +432,7 @@ def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
         title, "", label("Predicted", target or "", unit or ""), times=True, width=720, height=300
     )
     when, values = _seconds(some["measured_at"]), some["prediction"].to_numpy()
-    lower, upper = (
-        some[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in ("lower", "upper")
-    )
+    lower, upper = _floats(some["lower"]), _floats(some["upper"])
     flags = [list(each or ()) for each in some["flags"].to_list()]
     titles = [
         f"{s or 'without a name'}\n{short(p)}" + (f" ({short(lo)} to {short(up)})" if np.isfinite(lo) else "")
@@ -463,11 +442,10 @@ def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
     flagged = np.array([bool(words) for words in flags], dtype=bool)
     keys = some["sample_id"].to_list()
     for mask, kind, words in ((~flagged, "cv", "predicted"), (flagged, "limit", "flagged")):
-        pick = np.flatnonzero(mask).tolist()
-        if pick:
-            figure.spans(when[pick], lower[pick], upper[pick], kind)
-            figure.points(when[pick], values[pick], kind, label=f"{words}: {len(pick)}",
-                          titles=[titles[i] for i in pick], keys=[keys[i] for i in pick], size=2.6)  # fmt: skip
+        figure.spans(when[mask], lower[mask], upper[mask], kind)
+        figure.points(
+            when, values, kind, label=f"{words}: {mask.sum()}", titles=titles, keys=keys, size=2.6, where=mask
+        )
     return figure
 
 
@@ -503,11 +481,7 @@ def signatures(request: Request) -> View:
     store = request.store
     version = store.calibrations.get(asked_for(request, "calibration"))
     found = store.calibrations.verify_signatures(version.label)
-    values = {
-        "check": found,
-        "calibration": version,
-        "base": calibration_address(version.name, version.version),
-    }
+    values = {"check": found, "base": calibration_address(version.name, version.version)}
     return View("signatures.html", f"Signatures of {version.label}", values, data=found)
 
 

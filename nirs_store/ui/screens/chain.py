@@ -29,6 +29,12 @@ FORMULAS = {
 }  # fmt: skip
 
 
+_ARTIFACTS = (
+    Column("artifact_type", "Kind"), Column("operator_class", "Class"), Column("format", "Format"),
+    Column("size_bytes", "Size", "bytes"), Column("ref_count", "Used by", "whole"), Column("artifact_id", "Id", "id"),
+)  # fmt: skip
+
+
 def chain_values(request: Request) -> dict[str, Any]:
     """Return what every part about one chain begins with."""
     store = request.store
@@ -45,38 +51,16 @@ def show(request: Request) -> View:
     pipeline = store.get_pipeline(shown.pipeline_id) or {}
     drawn = chart.ChainFigures(store, chain_id)
     figures = [
-        drawn.predicted_vs_measured(),
-        drawn.residuals(),
-        drawn.rmsecv_vs_components(),
-        drawn.fold_scores(),
-        drawn.score_plot(),
-        drawn.loadings(),
-    ]
-    artifacts = table_of(
-        request,
-        shown.artifacts,
-        [
-            Column("artifact_type", "Kind"),
-            Column("operator_class", "Class"),
-            Column("format", "Format"),
-            Column("size_bytes", "Size", "bytes"),
-            Column("ref_count", "Used by", "whole"),
-            Column("artifact_id", "Id", "id"),
-        ],
-        prefix="a_",
-        size=200,
-    )
+        drawn.predicted_vs_measured(), drawn.residuals(), drawn.rmsecv_vs_components(), drawn.fold_scores(),
+        drawn.score_plot(), drawn.loadings(),
+    ]  # fmt: skip
+    artifacts = table_of(request, shown.artifacts, _ARTIFACTS, prefix="a_", size=200)
     shared = decimals_of([shown.scores.get("rmsecv")])
-    scores = [
-        (
-            words,
-            number_text(shown.scores[name], _PLACES.get(name, shared)),
-            FORMULAS.get(name, ""),
-            _unit(name, values),
-        )
-        for name, words in _SCORES.items()
-        if name in shown.scores
-    ]
+    scores = []
+    for name, words in _SCORES.items():
+        if name in shown.scores:
+            text = number_text(shown.scores[name], _PLACES.get(name, shared))
+            scores.append((words, text, FORMULAS.get(name, ""), "" if name in _PLACES else values["unit"]))
     values |= {
         "figures": [each for each in figures if each],
         "scores": scores,
@@ -89,10 +73,6 @@ def show(request: Request) -> View:
         "environment": run.get("environment") or {},
     }
     return View("chain.html", shown.name, values, data=_data(shown, values))
-
-
-def _unit(name: str, values: dict[str, Any]) -> str:
-    return "" if name in _PLACES else str(values["unit"])
 
 
 def _provenance(shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
@@ -133,10 +113,7 @@ def review(request: Request) -> View:
 def _data(shown: Any, values: dict[str, Any]) -> dict[str, Any]:
     plain = ("chain_id", "pipeline_id", "run_id", "name", "run_name", "dataset_name", "metadata", "steps", "folds",
              "metric", "scores", "n_samples", "created_at", "wavelengths", "artifacts")  # fmt: skip
-    return {name: getattr(shown, name) for name in plain} | {
-        "provenance": values["provenance"],
-        "figures": values["figures"],
-    }
+    return {name: getattr(shown, name) for name in plain} | {n: values[n] for n in ("provenance", "figures")}
 
 
 def predictions(request: Request) -> View:
@@ -150,12 +127,8 @@ def predictions(request: Request) -> View:
         frame = frame.with_columns(error=pl.col("y_pred") - pl.col("y_true"))
         columns.append(Column("error", kind="number"))
     table = table_of(request, frame, columns, size=100, name=f"predictions_{partition}")
-    return View(
-        "predictions.html",
-        f"Predictions of {values['chain'].name}",
-        values | {"table": table, "partition": partition},
-        table=table,
-    )
+    values |= {"table": table, "partition": partition}
+    return View("predictions.html", f"Predictions of {values['chain'].name}", values, table=table)
 
 
 _EXPORTS = {"safe": ("n4a", {"safe": True}), "n4a": ("n4a", {}), "script": ("n4a.py", {})}
@@ -185,12 +158,8 @@ def prediction(request: Request) -> View:
     found = request.store.get_prediction(request.parts["prediction_id"])
     if found is None:
         raise UnknownId("prediction", request.parts["prediction_id"])
-    return View(
-        "record.html",
-        "Prediction",
-        {"record": found, "link": f"/chains/{found['chain_id']}" if found["chain_id"] else ""},
-        data=found,
-    )
+    link = f"/chains/{found['chain_id']}" if found["chain_id"] else ""
+    return View("record.html", "Prediction", {"record": found, "link": link}, data=found)
 
 
 SCREENS = (

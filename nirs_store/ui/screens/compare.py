@@ -107,12 +107,8 @@ def _side_by_side(store: WorkspaceStore, chains: list[str], names: dict[str, str
     both = first.join(second, on="sample", suffix="_2")
     if not both.height:
         return None
-    figure = Figure(
-        "The same samples",
-        label("Predicted by", names[chains[0]]),
-        label("Predicted by", names[chains[1]]),
-        equal=True,
-    )
+    axes = (label("Predicted by", names[each]) for each in chains[:2])
+    figure = Figure("The same samples", *axes, equal=True)
     samples = both["sample"].to_list()
     far = np.abs((both["y_pred"] - both["y_pred_2"]).to_numpy())
     titles = [f"{s}\ndifference {d:.4g}" for s, d in zip(samples, far, strict=True)]

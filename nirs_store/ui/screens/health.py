@@ -20,17 +20,11 @@ def show(request: Request) -> View:
     table = table_of(
         request,
         findings,
-        [
-            Column("severity", kind="status"),
-            Column("kind"),
-            Column("where", longest=44),
-            Column("message", longest=120),
-            Column("affects", "Chains and predictions", "whole"),
-            Column("remedy", longest=120),
-        ],
+        [Column("severity", kind="status"), Column("kind"), Column("where", longest=44), Column("message", longest=120),
+         Column("affects", "Chains and predictions", "whole"), Column("remedy", longest=120)],
         empty="Nothing was found.",
         name="findings",
-    )
+    )  # fmt: skip
     storage = store.storage_report()
     plan = store.gc_artifacts(dry_run=True)
     kinds = table_of(

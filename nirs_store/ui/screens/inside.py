@@ -89,15 +89,7 @@ def _distances(request: Request, data: ChainData, spectra: Any) -> list[Figure]:
     figure = Figure("Calibration samples: T² and Q", "Hotelling T²", "Q residual")
     flagged = np.array([bool(words) for words in flags])
     for mask, kind, words in ((~flagged, "cv", "samples"), (flagged, "limit", "flagged")):
-        pick = np.flatnonzero(mask)
-        figure.points(
-            samples["t2"].to_numpy()[pick],
-            samples["q"].to_numpy()[pick],
-            kind,
-            label=words if pick.size else "",
-            titles=[titles[i] for i in pick],
-            keys=[names[i] for i in pick],
-        )
+        figure.points(samples["t2"], samples["q"], kind, label=words, titles=titles, keys=names, where=mask)
     figure.upright(found.limits["t2"], label=f"limit, α = {found.limits['alpha']:g}")
     if found.limits["q"] is not None:
         figure.across(found.limits["q"])

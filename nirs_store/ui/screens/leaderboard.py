@@ -131,13 +131,13 @@ def show(request: Request) -> View:
     told: dict[str, Any] = {}
     if code:
         best = store.list_chains(sort, limit=_REVIEWED, **options)
-        known = _reviewed(store, best)
+        seen = _reviewed(store, best)
         told = {
-            "reviewed": known["review"].count(),
+            "reviewed": seen["review"].count(),
             "looked_at": best.height,
             "matching": int(best["total"][0]) if best.height else 0,
         }
-        found = known.filter(pl.col("review").list.contains(code)).with_columns(total=pl.len().cast(pl.Int64))
+        found = seen.filter(pl.col("review").list.contains(code)).with_columns(total=pl.len().cast(pl.Int64))
         page = min(page, max(1, -(-found.height // size)))
         frame = found.slice((page - 1) * size, size)
     else:

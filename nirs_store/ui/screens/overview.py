@@ -87,12 +87,8 @@ def _boards(request: Request, kinds: list[dict[str, Any]]) -> list[dict[str, Any
 def now(request: Request) -> View:
     """Show what goes on: asked for again and again, so it asks the catalog for little."""
     store = request.store
-    return View(
-        "now.html",
-        "Now",
-        {"counts": _counts(store), "live": live(store), "latest": _latest(request)},
-        refresh=2,
-    )
+    values = {"counts": _counts(store), "live": live(store), "latest": _latest(request)}
+    return View("now.html", "Now", values, refresh=2)
 
 
 def findings(request: Request) -> View:

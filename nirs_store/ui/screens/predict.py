@@ -114,38 +114,22 @@ def _joined(
         if both.height >= 2:
             scores = regression_scores(both[target].to_numpy(), both["prediction"].to_numpy())
             unit = f" {metadata['target_unit']}" if metadata.get("target_unit") else ""
-            words = ", ".join(
-                [
-                    f"RMSEP {chart.short(scores['rmse'])}{unit}",
-                    f"bias {chart.short(scores['bias'])}",
-                    f"R² {scores['r2']:.3f}",
-                    f"n {both.height}",
-                ]
-            )
+            words = f"RMSEP {chart.short(scores['rmse'])}{unit}, bias {chart.short(scores['bias'])}"
+            words += f", R² {scores['r2']:.3f}, n {both.height}"
             return frame, [f"Against the column {target!r} of the file: {words}."]
     return frame, []
 
 
 def _figures(
-    request: Request,
-    chain: Any,
-    table: Any,
-    X: Any,
-    frame: pl.DataFrame,
-    domain: Any,
-    alpha: float,
-    ids: list[Any],
-) -> list[Figure]:
+    request: Request, chain: Any, table: Any, X: Any, frame: pl.DataFrame, domain: Any, alpha: float, ids: list[Any]
+) -> list[Figure]:  # fmt: skip
     names = [str(each) for each in frame["sample"].to_list()] if "sample" in frame.columns else []
     figures = []
     unit = str(chain.metadata.get("target_unit") or "")
     if frame["prediction"].dtype.is_numeric() and frame.height:
         values = frame["prediction"].to_numpy()
-        figure = Figure(
-            "Predictions",
-            "Sample, as in the file",
-            label(str(chain.metadata.get("target") or "Predicted"), "", unit),
-        )
+        words = label(str(chain.metadata.get("target") or "Predicted"), "", unit)
+        figure = Figure("Predictions", "Sample, as in the file", words)
         place = np.arange(1, len(values) + 1)
         if "lower" in frame.columns and not frame["lower"].is_null().all():
             figure.spans(
@@ -156,16 +140,7 @@ def _figures(
             f"{n}\n{chart.short(v)}{' ' + unit if unit else ''}" for n, v in zip(names, values, strict=True)
         ]
         for mask, kind, words in ((~flagged, "cv", "predicted"), (flagged, "limit", "flagged")):
-            pick = np.flatnonzero(mask)
-            if pick.size:
-                figure.points(
-                    place[pick],
-                    values[pick],
-                    kind,
-                    label=words,
-                    titles=[titles[i] for i in pick],
-                    keys=[names[i] for i in pick],
-                )
+            figure.points(place, values, kind, label=words, titles=titles, keys=names, where=mask)
         figures.append(figure)
     if {"t2", "q"} <= set(frame.columns) and frame["t2"].dtype.is_float() and not frame["t2"].is_nan().all():
         figure = Figure("Distance from the calibration", "Hotelling T²", "Q residual")
@@ -184,11 +159,8 @@ def _flagged(frame: pl.DataFrame) -> np.ndarray:
 
 def _spectra(request: Request, chain: Any, table: Any, X: Any, domain: Any, ids: list[str]) -> list[Figure]:
     """Draw the spectra as they were sent, and as the model sees them over the band of its calibration."""
-    some = (
-        np.linspace(0, len(table.X) - 1, min(len(table.X), _DRAWN)).astype(int)
-        if len(table.X)
-        else np.empty(0, int)
-    )
+    n = len(table.X)
+    some = np.unique(np.linspace(0, n - 1, min(n, _DRAWN)).astype(int)).tolist() if n else []
     grid = table.wavelengths if table.wavelengths is not None else np.arange(table.X.shape[1])
     unit = str(chain.metadata.get("wavelength_unit") or "") if table.wavelengths is not None else None
     sent = chart.spectrum_figure("Spectra of the file", grid, unit, "Signal")
@@ -199,11 +171,11 @@ def _spectra(request: Request, chain: Any, table: Any, X: Any, domain: Any, ids:
         and np.allclose(known.wavelengths, grid)
     ):
         sent.band(grid, known.X.min(axis=0), known.X.max(axis=0), "cal", label="range of the calibration")
-    for row in dict.fromkeys(some.tolist()):
+    for row in some:
         sent.line(grid, table.X[row], "thin", title=ids[row])
     figures = [sent]
     space = domain.spaces[0] if domain is not None and domain.spaces else None
-    if space is None or domain.before or not some.size:
+    if space is None or domain.before or not some:
         return figures
     try:
         seen = request.store.transform(chain.chain_id, X, table.wavelengths)
@@ -221,7 +193,7 @@ def _spectra(request: Request, chain: Any, table: Any, X: Any, domain: Any, ids:
     model.band(
         axis, calibration.min(axis=0), calibration.max(axis=0), "cal", label="range of the calibration"
     )
-    for row in dict.fromkeys(some.tolist()):
+    for row in some:
         model.line(axis, seen[row], "thin", title=ids[row])
     return [*figures, model]
 
@@ -244,21 +216,17 @@ def predicted(request: Request) -> View:
         )
     chain = request.store.show_chain(result.chain_id)
     frame = result.frame
-    hidden = ("h", "gh", "nh")
-    kinds = {"flags": "list"}
+    hidden = {"h": "Leverage", "gh": "GH", "nh": "NH"}
+    words = hidden | {"t2": "T²", "q": "Q"}
     columns = [
-        Column(name, {"t2": "T²", "q": "Q", "h": "Leverage", "gh": "GH", "nh": "NH"}.get(name, ""),
-               "number" if frame.schema[name].is_float() else kinds.get(name, "text"), hidden=name in hidden)
+        Column(name, words.get(name, ""), "number" if frame.schema[name].is_float() else "list" if name == "flags" else "text",
+               hidden=name in hidden)
         for name in sorted(frame.columns, key=lambda name: name != "sample")
     ]  # fmt: skip
     table = table_of(request, frame, columns, size=25, name="predicted")
     count = int(_flagged(frame).sum())
-    return View(
-        "predicted.html",
-        f"Predicted: {result.source}",
-        {"table": table, "result": result, "chain": chain, "flagged": count},
-        table=table,
-    )
+    values = {"table": table, "result": result, "chain": chain, "flagged": count}
+    return View("predicted.html", f"Predicted: {result.source}", values, table=table)
 
 
 SCREENS = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nirs_store.errors import UnknownId
 from nirs_store.lazy import polars as pl
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, higher_is_better
@@ -29,37 +27,23 @@ def listing(request: Request) -> View:
     status, tag = request.text("status") or None, request.texts("tag")
     frame = request.store.list_runs(status, request.text("dataset") or None, limit=_MOST, tags=tag)
     frame = with_counts(request.store, frame)
-    table = table_of(
-        request,
-        frame,
-        run_columns(),
-        empty="No run matches." if request.query else "No run was recorded yet.",
-        ticks="run_id",
-        name="runs",
-    )
-    more = {
-        "table": table,
-        "statuses": _STATUSES,
-        "status": status or "",
-        "cut": _MOST if frame.height == _MOST else 0,
-    }
+    empty = "No run matches." if request.query else "No run was recorded yet."
+    table = table_of(request, frame, run_columns(), empty=empty, ticks="run_id", name="runs")
+    cut = _MOST if frame.height == _MOST else 0
+    more = {"table": table, "statuses": _STATUSES, "status": status or "", "cut": cut}
     return View("runs.html", "Runs", more, table=table, refresh=3)
 
 
 def run_columns() -> list[Column]:
     """Return the columns of a list of runs."""
     return [
-        Column("name", "Run", link=lambda row: f"/runs/{row['run_id']}"),
-        Column("status", kind="status"),
-        Column("data", longest=32),
-        Column("n", "Pipelines", "whole"),
+        Column("name", "Run", link=lambda row: f"/runs/{row['run_id']}"), Column("status", kind="status"),
+        Column("data", longest=32), Column("n", "Pipelines", "whole"),
         Column("best", "Best", "number", hint="Best validation score of its pipelines"),
-        Column("tags", "Tags", "list"),
-        Column("note", longest=40),
-        Column("created_at", "Begun", "time"),
-        Column("completed_at", "Ended", "time"),
+        Column("tags", "Tags", "list"), Column("note", longest=40),
+        Column("created_at", "Begun", "time"), Column("completed_at", "Ended", "time"),
         Column("run_id", "Id", "id", link=lambda row: f"/runs/{row['run_id']}", sorts=False),
-    ]
+    ]  # fmt: skip
 
 
 def with_counts(store: WorkspaceStore, frame: pl.DataFrame) -> pl.DataFrame:
@@ -84,30 +68,26 @@ def _names(datasets: str | None) -> str:
     return ", ".join(str(each.get("name", "") if isinstance(each, dict) else each) for each in found)
 
 
+_PIPELINES = (
+    Column("name", "Pipeline", link=lambda row: f"/pipelines/{row['pipeline_id']}"), Column("status", kind="status"),
+    Column("dataset_name", "Data", longest=24), Column("metric"), Column("best_val", "Best val", "number"),
+    Column("best_test", "Best test", "number", like="best_val"), Column("duration_ms", "ms", "whole"),
+    Column("created_at", "Begun", "time"), Column("error", longest=60, hidden=True),
+    Column("pipeline_id", "Id", "id", sorts=False),
+)  # fmt: skip
+_LOG = (
+    Column("created_at", "When", "time"), Column("step_idx", "Step", "whole"), Column("event"), Column("level"),
+    Column("operator_class", "Operator"), Column("duration_ms", "ms", "whole"), Column("message", longest=120),
+)  # fmt: skip
+
+
 def one(request: Request) -> View:
     """Show a run."""
     store = request.store
     shown = store.show_run(request.parts["run_id"])
     run_id = store.get_run(request.parts["run_id"])["run_id"]  # type: ignore[index]
-    pipelines = table_of(
-        request,
-        shown.pipelines,
-        [
-            Column("name", "Pipeline", link=lambda row: f"/pipelines/{row['pipeline_id']}"),
-            Column("status", kind="status"),
-            Column("dataset_name", "Data", longest=24),
-            Column("metric"),
-            Column("best_val", "Best val", "number"),
-            Column("best_test", "Best test", "number", like="best_val"),
-            Column("duration_ms", "ms", "whole"),
-            Column("created_at", "Begun", "time"),
-            Column("error", longest=60, hidden=True),
-            Column("pipeline_id", "Id", "id", sorts=False),
-        ],
-        prefix="p_",
-        empty="No pipeline was begun yet.",
-        name="pipelines",
-    )
+    empty = "No pipeline was begun yet."
+    pipelines = table_of(request, shown.pipelines, _PIPELINES, prefix="p_", empty=empty, name="pipelines")
     best = store.list_chains(limit=8, run_id=run_id)
     tasks = set(best["task"].drop_nulls().to_list())
     left_out = ("run_name", "created_at", "chain_id", "dataset_name")
@@ -128,14 +108,8 @@ def one(request: Request) -> View:
         .head(50),
     }
     data = {name: getattr(shown, name) for name in _SHOWN}
-    return View(
-        "run.html",
-        shown.name,
-        values,
-        data=data,
-        table=pipelines,
-        refresh=2 if shown.status == "running" else 0,
-    )
+    refresh = 2 if shown.status == "running" else 0
+    return View("run.html", shown.name, values, data=data, table=pipelines, refresh=refresh)
 
 
 def _progress(pipelines: pl.DataFrame) -> Figure | None:
@@ -144,25 +118,16 @@ def _progress(pipelines: pl.DataFrame) -> Figure | None:
     if known.height < 3:
         return None
     metric = known["metric"].drop_nulls().to_list()
-    figure = Figure(
-        "Scores in the order of recording",
-        "Pipeline",
-        f"Best {metric[0] if metric else 'score'}",
-        whole_x=True,
-    )
+    words = f"Best {metric[0] if metric else 'score'}"
+    figure = Figure("Scores in the order of recording", "Pipeline", words, whole_x=True)
     place = range(1, known.height + 1)
     links = [f"/pipelines/{each}" for each in known["pipeline_id"].to_list()]
     figure.points(
         place, known["best_val"], "cv", titles=[str(name) for name in known["name"].to_list()], links=links
     )
     low = not metric or metric[0] not in _SCORES or not higher_is_better(metric[0])
-    figure.line(
-        place,
-        known["best_val"].cum_min() if low else known["best_val"].cum_max(),
-        "test",
-        label="best so far",
-    )
-    return figure
+    best = known["best_val"].cum_min() if low else known["best_val"].cum_max()
+    return figure.line(place, best, "test", label="best so far")
 
 
 def pipeline(request: Request) -> View:
@@ -171,21 +136,8 @@ def pipeline(request: Request) -> View:
     found = store.get_pipeline(request.parts["pipeline_id"])
     if found is None:
         raise UnknownId("pipeline", request.parts["pipeline_id"])
-    log = table_of(
-        request,
-        store.get_pipeline_log(found["pipeline_id"]),
-        [
-            Column("created_at", "When", "time"),
-            Column("step_idx", "Step", "whole"),
-            Column("event"),
-            Column("level"),
-            Column("operator_class", "Operator"),
-            Column("duration_ms", "ms", "whole"),
-            Column("message", longest=120),
-        ],
-        empty="Nothing was logged.",
-        name="log",
-    )
+    rows = store.get_pipeline_log(found["pipeline_id"])
+    log = table_of(request, rows, _LOG, empty="Nothing was logged.", name="log")
     curves = store.get_metrics(found["pipeline_id"], max_points=600)
     figures = []
     for (name,), part in curves.group_by("name", maintain_order=True):
@@ -193,21 +145,10 @@ def pipeline(request: Request) -> View:
     chains = store.get_chains_for_pipeline(found["pipeline_id"]).select(
         "chain_id", "preprocessings", "model_class"
     )
-    values: dict[str, Any] = {
-        "pipeline": found,
-        "log": log,
-        "figures": figures[:12],
-        "chains": chains.to_dicts(),
-    }
+    values = {"pipeline": found, "log": log, "figures": figures[:12], "chains": chains.to_dicts()}
+    data = found | {"chains": chains, "log": log}
     refresh = 2 if found["status"] == "running" else 0
-    return View(
-        "pipeline.html",
-        found["name"],
-        values,
-        data=found | {"chains": chains, "log": log},
-        table=log,
-        refresh=refresh,
-    )
+    return View("pipeline.html", found["name"], values, data=data, table=log, refresh=refresh)
 
 
 SCREENS = (

@@ -13,29 +13,15 @@ __all__ = ["SCREENS"]
 
 _SECONDS, _MOST = 10.0, 100_000
 _EXAMPLE = "SELECT pipeline, dataset, best_val\nFROM models\nORDER BY best_val\nLIMIT 20"
-_INNER = (
-    "applied",
-    "dead",
-    "deferred",
-    "dropped",
-    "nirs_store_meta",
-    "sessions",
-    "arrays",
-    "prediction_arrays",
-    "trash",
-)
+_INNER = ("applied", "dead", "deferred", "dropped", "nirs_store_meta", "sessions", "arrays", "prediction_arrays",
+          "trash")  # fmt: skip
 
 
 def show(request: Request) -> View:
     """Ask a query of the address, and show its result."""
     asked = request.text("query")
-    values: dict[str, Any] = {
-        "asked": asked,
-        "example": _EXAMPLE,
-        "tables": _tables(request),
-        "table": None,
-        "figure": None,
-    }
+    values: dict[str, Any] = {"asked": asked, "example": _EXAMPLE, "tables": _tables(request)}
+    values |= {"table": None, "figure": None}
     if not asked.strip():
         return View("sql.html", "SQL", values, data={"tables": values["tables"]})
     frame = request.store.sql(asked, timeout=_SECONDS, max_rows=_MOST)

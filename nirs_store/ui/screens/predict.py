@@ -217,9 +217,9 @@ def predicted(request: Request) -> View:
     chain = request.store.show_chain(result.chain_id)
     frame = result.frame
     hidden = {"h": "Leverage", "gh": "GH", "nh": "NH"}
-    words = hidden | {"t2": "T²", "q": "Q"}
+    words, kinds = hidden | {"t2": "T²", "q": "Q"}, {"flags": "list"}
     columns = [
-        Column(name, words.get(name, ""), "number" if frame.schema[name].is_float() else "list" if name == "flags" else "text",
+        Column(name, words.get(name, ""), "number" if frame.schema[name].is_float() else kinds.get(name, "text"),
                hidden=name in hidden)
         for name in sorted(frame.columns, key=lambda name: name != "sample")
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import threading
 import warnings
@@ -271,21 +272,16 @@ def _data_of(view: View) -> Any:
 
 
 def _sent(content: bytes, media_type: str, name: str) -> Response:
-    safe = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "._-") else "_" for sign in name)[
-        -120:
-    ]
-    return Response(
-        content, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{safe}"'}
-    )
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-120:]
+    headers = {"Content-Disposition": f'attachment; filename="{safe}"'}
+    return Response(content, media_type=media_type, headers=headers)
 
 
 def _kept(sent: UploadFile, scratch: Path, number: int) -> list[Upload]:
     name = Path(sent.filename or "").name
     if not name:
         return []
-    suffix = "".join(
-        sign for sign in Path(name).suffix[:12] if sign.isascii() and (sign.isalnum() or sign == ".")
-    )
+    suffix = re.sub(r"[^A-Za-z0-9.]", "", Path(name).suffix[:12])
     path = scratch / f"{number}{suffix}"
     with path.open("wb") as target:
         while piece := sent.file.read(1 << 20):
@@ -307,12 +303,9 @@ def render(template: str, **values: Any) -> str:
     global _templates
     if _templates is None:
         _templates = Environment(
-            loader=PackageLoader("nirs_store.ui"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
+            trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=StrictUndefined
         )
+        _templates.loader = PackageLoader("nirs_store.ui")
         _templates.filters |= filters()
         _templates.globals["version"] = version("nirs-store")
     return _templates.get_template(template).render(**values)

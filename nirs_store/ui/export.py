@@ -61,22 +61,7 @@ def _page(store: WorkspaceStore, screens: Sequence[Screen], address: str) -> str
 def export_pages(
     store: WorkspaceStore, folder: Path, say: Callable[[str], None] = lambda _: None
 ) -> list[Path]:
-    """Write the pages as files: lists of up to 500 rows, and up to 200 chains, runs and pipelines.
-
-    Parameters
-    ----------
-    store
-        Open.
-    folder
-        New or empty.
-    say
-        Takes a line of progress.
-
-    Raises
-    ------
-    InvalidInput
-        The folder holds something else.
-    """
+    """Write the pages into an empty folder: lists of up to 500 rows, and up to 200 chains, runs and pipelines."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"{folder} is not an empty folder; name a new one. Nothing was written.")
     screens = all_screens()

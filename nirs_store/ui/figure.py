@@ -21,6 +21,7 @@ from nirs_store.errors import shortened
 __all__ = ["Figure", "ticks", "time_ticks"]
 
 Floats = NDArray[np.float64]
+Box = tuple[float, float, float, float]
 #: More points than these are drawn as one path; only those farthest out keep a title.
 _MOST_TITLED = 2000
 _TITLED_OF_MANY = 200
@@ -127,31 +128,17 @@ class Figure:
             if not known.any():
                 return self
         pick = np.flatnonzero(known).tolist()
-        more = {
-            "titles": None if titles is None else [titles[i] for i in pick],
-            "keys": None if keys is None else [keys[i] for i in pick],
-            "links": None if links is None else [links[i] for i in pick],
-            "shape": marker,
-            "size": size,
-        }
-        self._add("points", xs[known], ys[known], kind, label, marker, **more)
-        return self
+        given = {"titles": titles, "keys": keys, "links": links}
+        more = {name: None if each is None else [each[i] for i in pick] for name, each in given.items()}
+        return self._add("points", xs[known], ys[known], kind, label, marker, shape=marker, size=size, **more)
 
     def line(
-        self,
-        x: ArrayLike,
-        y: ArrayLike,
-        kind: str = "line",
-        *,
-        label: str = "",
-        title: str = "",
-        dashed: bool = False,
-    ) -> Figure:
+        self, x: ArrayLike, y: ArrayLike, kind: str = "line", *, label: str = "", title: str = "", dashed: bool = False
+    ) -> Figure:  # fmt: skip
         """Draw a line; it breaks where a value is missing."""
         xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
         step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
-        self._add("line", xs[::step], ys[::step], kind, label, "line", dashed=dashed, title=title)
-        return self
+        return self._add("line", xs[::step], ys[::step], kind, label, "line", dashed=dashed, title=title)
 
     def band(
         self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "faint", *, label: str = ""
@@ -160,42 +147,34 @@ class Figure:
         xs = np.asarray(x, float).ravel()
         both = np.column_stack([np.asarray(low, float).ravel(), np.asarray(high, float).ravel()])
         step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
-        self._add("band", xs[::step], both[::step], kind, label, "band")
-        return self
+        return self._add("band", xs[::step], both[::step], kind, label, "band")
 
     def spans(
         self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "s0", *, label: str = ""
     ) -> Figure:
         """Draw upright lines from low to high: intervals of single values."""
         both = np.column_stack([np.asarray(low, float).ravel(), np.asarray(high, float).ravel()])
-        self._add("spans", np.asarray(x, float).ravel(), both, kind, label, "line")
-        return self
+        return self._add("spans", np.asarray(x, float).ravel(), both, kind, label, "line")
 
     def bars(
-        self,
-        x: ArrayLike,
-        y: ArrayLike,
-        kind: str = "s0",
-        *,
-        label: str = "",
-        width: float = 0.8,
+        self, x: ArrayLike, y: ArrayLike, kind: str = "s0", *, label: str = "", width: float = 0.8,
         titles: Sequence[str] | None = None,
-    ) -> Figure:
+    ) -> Figure:  # fmt: skip
         """Draw bars from zero."""
         self.zero = True
         xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
-        self._add("bars", xs, ys, kind, label, "band", bar=width, titles=titles)
-        return self
+        return self._add("bars", xs, ys, kind, label, "band", bar=width, titles=titles)
 
     def across(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
         """Draw a dashed line across the figure at a value of y."""
-        self._marks.append(("across", np.empty(0), np.array([value], float), {"kind": kind}))
-        self.entry(label, kind, "dashed")
-        return self
+        return self._rule("across", np.empty(0), np.array([value], float), kind, label)
 
     def upright(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
         """Draw a dashed upright line at a value of x."""
-        self._marks.append(("upright", np.array([value], float), np.empty(0), {"kind": kind}))
+        return self._rule("upright", np.array([value], float), np.empty(0), kind, label)
+
+    def _rule(self, what: str, x: Floats, y: Floats, kind: str, label: str) -> Figure:
+        self._marks.append((what, x, y, {"kind": kind}))
         self.entry(label, kind, "dashed")
         return self
 
@@ -206,20 +185,15 @@ class Figure:
         if known.size:
             counts, edges = np.histogram(known, bins=min(40, max(5, math.ceil(2 * known.size ** (1 / 3)))))
             titles = [f"{a:.4g} to {b:.4g}: {n}" for a, b, n in zip(edges, edges[1:], counts, strict=False)]
-            self.bars(
-                (edges[:-1] + edges[1:]) / 2,
-                counts,
-                kind,
-                label=label,
-                width=edges[1] - edges[0],
-                titles=titles,
-            )
+            middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
+            self.bars(middles, counts, kind, label=label, width=width, titles=titles)
         return self
 
-    def _add(self, what: str, x: Any, y: Any, kind: str, label: str, marker: str, **more: Any) -> None:
+    def _add(self, what: str, x: Any, y: Any, kind: str, label: str, marker: str, **more: Any) -> Figure:
         self._marks.append((what, x, y, {"kind": kind, **more}))
         self.entry(label, kind, marker)
         self.data.append({"mark": what, "name": label or kind, "x": x, "y": y})
+        return self
 
     def entry(self, label: str, kind: str, marker: str) -> None:
         """Put a line into the legend, once."""
@@ -272,7 +246,7 @@ class Figure:
         parts.append("</svg>")
         return Markup("".join(parts))
 
-    def _limits(self) -> tuple[float, float, float, float]:
+    def _limits(self) -> Box:
         xs, ys = [], []
         for what, x, y, more in self._marks:
             if what == "bars":
@@ -294,16 +268,8 @@ class Figure:
     def _is_full_width(self) -> bool:
         return all(what in ("line", "band", "across", "upright") for what, *_ in self._marks)
 
-    def _axes(
-        self,
-        px: Any,
-        py: Any,
-        limits: tuple[float, float, float, float],
-        box: tuple[float, float, float, float],
-        height: float,
-    ) -> list[str]:
-        x0, x1, y0, y1 = limits
-        left, right, top, bottom = box
+    def _axes(self, px: Any, py: Any, limits: Box, box: Box, height: float) -> list[str]:
+        (x0, x1, y0, y1), (left, right, top, bottom) = limits, box
         parts = ['<g class="axes">']
         yt = ticks(y0, y1, 5)
         numbers, factor = _numbers(yt)
@@ -345,14 +311,7 @@ class Figure:
         return parts
 
     def _draw(
-        self,
-        what: str,
-        x: Any,
-        y: Any,
-        more: dict[str, Any],
-        px: Any,
-        py: Any,
-        box: tuple[float, float, float, float],
+        self, what: str, x: Any, y: Any, more: dict[str, Any], px: Any, py: Any, box: Box
     ) -> Iterable[str]:
         kind = more["kind"]
         if what == "line":

@@ -135,28 +135,7 @@ def serve(
     browser: bool = True,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page until Ctrl-C.
-
-    Parameters
-    ----------
-    folder
-        The workspace; without one there, the page says how to begin.
-    host, port
-        Where to listen; by default this machine alone can reach it, at the first free port.
-    token
-        What a visitor must bring; made for a host that others can reach.
-    may_change
-        Whether forms that change the workspace work.
-    browser
-        Open it.
-    say
-        Takes the lines to print.
-
-    Raises
-    ------
-    InvalidInput
-        The port is taken, a token is too short, or packages of the extra ``ui`` are missing.
-    """
+    """Serve the page until Ctrl-C; refuse a taken port, a short token, or missing packages of the extra ``ui``."""
     with _prepared(Path(folder), host, port, token, may_change, None) as (server, heard, url):
         say(f"The page of {Path(folder).resolve()} is at {url}")
         say(("Changes are allowed." if may_change else "It is read-only.") + " Ctrl-C ends it.")

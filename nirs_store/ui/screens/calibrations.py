@@ -25,6 +25,17 @@ __all__ = ["SCREENS", "alarms", "calibration_address", "current_correction", "is
 
 _MONITORED, _LOGGED, _INTERVALS, _ALARMS = 200, 20_000, 300, 8
 _CALM = "domain not known"
+_CHOSEN = ("since", "until", "instrument", "target", "version", "flagged")
+_ALSO_AS_DATA = (
+    "versions",
+    "aliases",
+    "rules",
+    "signatures",
+    "corrections",
+    "challengers",
+    "history",
+    "figures",
+)
 
 
 def calibration_address(name: str, version: int | str = "", end: str = "") -> str:
@@ -135,11 +146,10 @@ def one(request: Request) -> View:
     logged = _logged(request, name, None if options.get("version") == "all" else version.version)
     log = _log(request, name, logged)
     current = current_correction(store, name, version.version)
+    number, ends = version.version, ("dossier", "signatures")
     values = {
         "calibration": version,
-        "links": {
-            end: calibration_address(name, version.version, f"/{end}") for end in ("dossier", "signatures")
-        },
+        "links": {end: calibration_address(name, number, f"/{end}") for end in ends},
         "why": why,
         "report": report,
         "figures": _figures(report, logged),
@@ -156,23 +166,13 @@ def one(request: Request) -> View:
         "open": _without_reference(store, name),
         "instruments": _said(store, name, "instrument"),
         "targets": _said(store, name, "target"),
-        "chosen": {
-            key: request.text(key) for key in ("since", "until", "instrument", "target", "version", "flagged")
-        },
+        "chosen": {key: request.text(key) for key in _CHOSEN},
         "scope": version.scope,
         "cut": _LOGGED if logged.height == _LOGGED else 0,
         "unit": report.unit if report is not None else None,
     }
-    data = {
-        "calibration": version,
-        "monitoring": report,
-        **{
-            name: values[name]
-            for name in ("versions", "aliases", "rules", "signatures", "corrections", "challengers")
-        },
-        "history": values["history"],
-        "measurements": log,
-        "figures": values["figures"],
+    data = {"calibration": version, "monitoring": report, "measurements": log} | {
+        key: values[key] for key in _ALSO_AS_DATA
     }
     return View("calibration.html", version.label if "@" in asked else name, values | {"table": log}, data=data,
                 table=log)  # fmt: skip

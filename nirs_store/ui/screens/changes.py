@@ -105,10 +105,11 @@ def retention(request: Request) -> View | Redirect:
     )
 
 
-SCREENS = (
-    Screen("/runs/{run_id}/tag", tag, method="POST", changes=True),
-    Screen("/delete", delete, method="POST", changes=True),
-    Screen("/trash/restore", restore, method="POST", changes=True),
-    Screen("/gc", gc, method="POST", changes=True),
-    Screen("/retention/run", retention, method="POST", changes=True),
-)
+_ASKED = {
+    "/runs/{run_id}/tag": tag,
+    "/delete": delete,
+    "/trash/restore": restore,
+    "/gc": gc,
+    "/retention/run": retention,
+}
+SCREENS = tuple(Screen(path, show, method="POST", changes=True) for path, show in _ASKED.items())

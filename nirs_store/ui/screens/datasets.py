@@ -83,35 +83,19 @@ def one(request: Request) -> View:
         )
     against = request.text("against") or _before(versions, version)
     spectra, histograms = _spectra(store, version, samples, color), _histograms(store, version, samples)
+    diff = store.datasets.diff(f"{version.name}@v{against}", version) if against else None
+    shown = [each for each in _VERSIONS if each.name != "name"]
     values = {
-        "dataset": version,
-        "facts": _facts(version),
-        "spectra": spectra,
-        "drawn": min(_DRAWN, version.n_samples),
-        "histograms": histograms,
-        "colors": colors,
-        "color": color,
-        "others": [r for r in versions["version"].to_list() if r != version.version],
-        "against": against,
-        "diff": store.datasets.diff(f"{version.name}@v{against}", version) if against else None,
-        "named": _NAMED,
-        "sample": sample,
-        "chains": chains,
-        "calibrations": _calibrations(store, version),
-        "versions": table_of(
-            request, versions, [c for c in _VERSIONS if c.name != "name"], prefix="v_", name="versions"
-        ),
+        "dataset": version, "facts": _facts(version), "spectra": spectra, "histograms": histograms,
+        "drawn": min(_DRAWN, version.n_samples), "colors": colors, "color": color, "against": against, "diff": diff,
+        "others": [r for r in versions["version"].to_list() if r != version.version], "named": _NAMED,
+        "sample": sample, "chains": chains, "calibrations": _calibrations(store, version),
+        "versions": table_of(request, versions, shown, prefix="v_", name="versions"),
         "base": named_address("/datasets", version.name, f"@v{version.version}"),
-    }
+    }  # fmt: skip
     table = _samples(request, samples, version)
-    data = {
-        "version": version,
-        "versions": versions,
-        "diff": values["diff"],
-        "chains": chains,
-        "samples": table,
-        "figures": [spectra, *histograms],
-    }
+    data = {"version": version, "versions": versions, "diff": diff, "chains": chains, "samples": table}
+    data["figures"] = [spectra, *histograms]
     return View("dataset.html", version.reference, values | {"table": table}, data=data, table=table)
 
 

@@ -132,11 +132,8 @@ def show(request: Request) -> View:
     if code:
         best = store.list_chains(sort, limit=_REVIEWED, **options)
         seen = _reviewed(store, best)
-        told = {
-            "reviewed": seen["review"].count(),
-            "looked_at": best.height,
-            "matching": int(best["total"][0]) if best.height else 0,
-        }
+        matching = int(best["total"][0]) if best.height else 0
+        told = {"reviewed": seen["review"].count(), "looked_at": best.height, "matching": matching}
         found = seen.filter(pl.col("review").list.contains(code)).with_columns(total=pl.len().cast(pl.Int64))
         page = min(page, max(1, -(-found.height // size)))
         frame = found.slice((page - 1) * size, size)

@@ -37,15 +37,11 @@ def show(request: Request) -> View:
         "names": [_short(name, columns) for name in names],
         "whole_names": names,
         "rows": _cells(frame, names, pivot.metric, rows, columns, filters) if names else [],
-        "kinds": _KINDS,
-        "aggregates": _AGGREGATES,
+        "kinds": _KINDS, "aggregates": _AGGREGATES, "known": known, "chosen": filters,
         "metrics": REGRESSION_SCORES if task != "classification" else CLASSIFICATION_SCORES,
-        "tasks": recorded if len(recorded) > 1 else [],
-        "task": task or "",
-        "known": known,
-        "chosen": filters,
+        "tasks": recorded if len(recorded) > 1 else [], "task": task or "",
         "cut": pivot.frame.height > _MOST or len(pivot.frame.columns) > _MOST + 1,
-    }
+    }  # fmt: skip
     data = {"rows": rows, "columns": columns, "metric": pivot.metric, "aggregate": how, "table": pivot.frame}
     return View("pivot.html", "Pivot", values, data=data)
 

@@ -961,6 +961,11 @@ class Structure:
         """Ask; a question that damage leaves without an answer becomes a finding."""
         try:
             return question()
+        except duckdb.InterruptException:
+            raise
+        except duckdb.Error as error:
+            self.findings.append(catalog_damaged(what, f"the catalog cannot be read: {error}"))
+            return None
         except CatalogDamaged as error:
             self.findings.append(catalog_damaged(what, str(error)))
             return None

@@ -135,11 +135,11 @@ def _stop_around(talk: Talk, store: WorkspaceStore) -> None:
         _stop(talk, "blob written")
         return info
 
-    def stopping_append(pieces: list[bytes], txid: str) -> Any:
+    def stopping_append(*args: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
-            return append(pieces, txid)
+            return append(*args)
         _stop(talk, "before the commit")
-        result = append(pieces, txid)
+        result = append(*args)
         _stop(talk, "committed")
         return result
 

@@ -41,7 +41,9 @@ def test_an_archive_brings_them_into_an_empty_workspace(
             assert table(other, name) == table(fat, name)
         assert len(table(other, "sample_references")) == len(NEW) + whole
         # As text, because a slope that is not defined is NaN, which equals nothing.
-        assert str(other.calibrations.monitor("fat").agreement) == str(fat.calibrations.monitor("fat").agreement)
+        assert str(other.calibrations.monitor("fat").agreement) == str(
+            fat.calibrations.monitor("fat").agreement
+        )
         before = {name: table(other, name) for name in ("measurements", "corrections", "sample_references")}
         other.restore_archive(tmp_path / "a.zip")
         assert {name: table(other, name) for name in before} == before

@@ -189,7 +189,13 @@ def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBP
     block = _Block(con, watch.block)
     try:
         watch.arm(block)
-        return work(con)
+        found = work(con)
+        if block.stopped or watch.heard():
+            # DuckDB took the signal, and whoever asked made nothing of its error.
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(0)
+            raise KeyboardInterrupt
+        return found
     except Exception as error:
         # DuckDB may have seen the signal before the other thread did, and somebody have made another error of that.
         if block.stopped or is_interrupt(error) or watch.heard():

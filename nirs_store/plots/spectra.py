@@ -83,7 +83,7 @@ def raw_spectra(
     >>> from nirs_store.plots import raw_spectra
     >>> grid = [6000, 5000, 4000]
     >>> figure = raw_spectra(np.ones((4, 3)), wavelengths=grid, wavelength_unit="cm-1", groups=list("abab"))
-    >>> figure.axes[0].get_xlabel(), figure.axes[0].xaxis.get_inverted()
+    >>> figure.axes[0].get_xlabel(), bool(figure.axes[0].xaxis.get_inverted())
     ('Wavenumber (cm⁻¹)', True)
     """
     if hasattr(X, "references"):

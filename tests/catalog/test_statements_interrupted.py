@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,6 +60,20 @@ def test_a_statement_inside_another_ends_both(con: duckdb.DuckDBPyConnection) ->
         with pytest.raises(KeyboardInterrupt):
             interruptible(con, lambda con: interruptible(other, run(ENDLESS)) + run("SELECT 1")(con))
         assert interruptible(other, run("SELECT 1")) == interruptible(con, run("SELECT 1")) == [(1,)]
+
+
+def test_an_interruption_that_is_swallowed_is_not_lost(con: duckdb.DuckDBPyConnection) -> None:
+    def swallowing(con: duckdb.DuckDBPyConnection) -> str:
+        with contextlib.suppress(BaseException):
+            con.execute(ENDLESS)
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(0.01)
+        return "as if nothing had been"
+
+    press()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(con, swallowing)
+    assert interruptible(con, run("SELECT 1")) == [(1,)]
 
 
 def test_an_error_in_place_of_the_interruption_is_not_believed(con: duckdb.DuckDBPyConnection) -> None:

@@ -407,7 +407,7 @@ class ArtifactRegistry(View):
         return self._engine.change(lambda con: forget_inputs(con, name))
 
     def load_artifact(self, record: ArtifactRecord) -> Any:
-        """Load the object of a record anew; its bytes are checked first."""
+        """Load the object of a record again; its bytes are checked first."""
         return artifacts.load_artifact(self._engine, record.blob_id)
 
     # -- dependencies ---------------------------------------------------------------------------------
@@ -635,7 +635,7 @@ class ArtifactRegistry(View):
     def cleanup_failed_run(self) -> int:
         """Remove the files of what was registered since `start_run` and nothing holds now.
 
-        The store itself lets go of what a failed pipeline recorded and writes that into its log; this frees
+        The store itself deletes what a failed pipeline recorded and says so in its log; this frees
         the space at once. What another run holds stays.
 
         Returns

@@ -73,7 +73,7 @@ def read_plain(path: Path, *, follow: bool = False) -> bytes:
 
 
 def replace_plain(path: Path, data: bytes) -> None:
-    """Write a small file anew, without a sync; a link or another name of the old file is left as it is."""
+    """Write a small file again, without a sync; a link or another name of the old file is left as it is."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     descriptor = open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)

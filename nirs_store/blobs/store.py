@@ -737,7 +737,7 @@ class BlobStore:
                 if again or not isinstance(exc.__cause__, FileNotFoundError):
                     raise
                 ensure_dir(self._tmp)
-        # A gc may set it aside in this moment; being claimed, it comes back, and is then looked at anew.
+        # A gc may set it aside in this moment; being claimed, it comes back, and is then looked at again.
         with contextlib.suppress(FileNotFoundError):
             self._verified.remember(relative, digest, identity_of(path.stat()))
 
@@ -767,7 +767,7 @@ class BlobStore:
                 return True
             found_hash, identity = hash_file(path)
         except OSError:
-            # Missing or unreadable: writing it anew heals it, or says why it cannot be.
+            # Missing or unreadable: writing it again heals it, or says why it cannot be.
             return False
         if found_hash != digest:
             return False

@@ -92,7 +92,7 @@ __all__ = [
 
 @runtime_checkable
 class ChainSource(Protocol):
-    """Whoever can name chains and hand out the bytes of their artifacts.
+    """An object that can name chains and return the bytes of their artifacts.
 
     `WorkspaceStore` is one; a test may be a dict with three methods.
     """

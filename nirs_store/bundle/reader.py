@@ -44,7 +44,7 @@ class Inspection:
     kind : {"joblib", "skops"}
         With pickles, or without.
     verdict : {"opens as it is", "needs trusted_types", "needs allow_pickle"}
-        What `load_bundle` asks of whoever opens it.
+        What `load_bundle` requires to open it.
     needs_trust : tuple of str
         Types that must be trusted by name.
     types : tuple of str

@@ -22,7 +22,7 @@ from nirs_store.lazy import polars as pl
 
 __all__ = ["add", "claiming", "discard", "finish"]
 
-# More files a version would make reading scattered rows slow; the next version then brings its spectra anew.
+# More files a version would make reading scattered rows slow; the next version then brings its spectra again.
 _MOST_PARTS = 64
 
 

@@ -246,7 +246,7 @@ def _apply_chunk(work: _Work, chunk: Sequence[Entry]) -> int:
 def _before_takeovers(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequence[Segment]) -> int:
     """How many segments can be applied at once.
 
-    Within a chunk, takeovers come before changes. A failed pipeline lets go of the references that were saved within
+    Within a chunk, takeovers come before changes. A failed pipeline drops the references that were saved within
     it, so a takeover that was made after the failure must not find one of these and take it in place of its own.
     """
     kinds = [

@@ -111,7 +111,7 @@ class OpenCatalog:
         self._options = options
         self._on_open = on_open
         self.con: Connection | None = None
-        # What that connection has learnt from applying; made anew with every connection.
+        # What that connection has learnt from applying; made again with every connection.
         self._arriving = Incoming()
         # Ids of the commits that it has found in the catalog or applied; None until it has looked.
         self._applied: set[str] | None = None
@@ -530,7 +530,7 @@ def decide_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[st
         target = blob_inside(layout.root, relative)
         ensure_dir(target.parent, shared=True)
         if target.exists():
-            # Written anew by a save that came after the rename.
+            # Written again by a save that came after the rename.
             remove_file(waiting, missing_ok=True)
         else:
             move_file(waiting, target)
@@ -984,7 +984,7 @@ class CatalogAccess:
             self._mutex.release()
 
     def after_fork_in_child(self, on_idle: Callable[[], None]) -> None:
-        """Start anew; what could not be closed before the fork is never touched."""
+        """Start again; what could not be closed before the fork is never touched."""
         self._on_idle = on_idle
         self._opened.abandon()
         self._removal = None  # its thread is the parent's

@@ -59,7 +59,7 @@ class _Watch:
         # Where a signal arrives, and where it is read.
         self._ends: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
-        # The descriptor of whoever else wants to hear of signals, such as an event loop.
+        # The wakeup descriptor that was set before, such as that of an event loop.
         self._other = -1
 
     def arm(self, block: _Block) -> None:
@@ -105,7 +105,7 @@ class _Watch:
         """Give the descriptor back in a forked child: it is the parent that reads there."""
         if self._ends is not None:
             found = signal.set_wakeup_fd(-1)
-            with contextlib.suppress(OSError, ValueError):  # closed by whoever it belonged to
+            with contextlib.suppress(OSError, ValueError):  # closed by its owner
                 signal.set_wakeup_fd(found if found != self._ends[0].fileno() else self._other)
 
     def _make_ends(self) -> tuple[socket.socket, socket.socket]:
@@ -152,7 +152,7 @@ class _Watch:
         with self._lock:
             block = self.block
             while block is not None:
-                with contextlib.suppress(duckdb.Error):  # closed by whoever opened it
+                with contextlib.suppress(duckdb.Error):  # closed by its owner
                     block.con.interrupt()
                 block = block.outer
 
@@ -191,7 +191,7 @@ def interruptible(con: duckdb.DuckDBPyConnection, work: Callable[[duckdb.DuckDBP
         watch.arm(block)
         found = work(con)
         if block.stopped or watch.heard():
-            # DuckDB took the signal, and whoever asked made nothing of its error.
+            # DuckDB took the signal, and the caller dropped its error.
             with contextlib.suppress(KeyboardInterrupt):
                 time.sleep(0)
             raise KeyboardInterrupt

@@ -206,7 +206,7 @@ class Journal:
         return entry, self._waiting
 
     def _list_numbers(self, claims: int | None, alone: Callable[[], bool]) -> None:
-        # Its time was asked before the listing: whoever comes later changes it. One that is young could change again
+        # Its time was asked before the listing: a later commit changes it. One that is young could change again
         # and keep its time, which is coarse.
         settled = claims is not None and time.time() - claims / 1e9 > _SETTLED
         names = self._names()

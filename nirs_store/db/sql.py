@@ -1,7 +1,7 @@
 """Statements that are parsed once.
 
 Of a question to a few rows, DuckDB spends up to a third on the text. What is asked again and again is kept parsed;
-it is bound and planned anew each time, so it says nothing about a catalog.
+it is bound and planned again each time, so it says nothing about a catalog.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Incoming:
     """What one connection makes of rows: a name that is registered once, and statements that it knows.
 
     Registering and taking back a table costs as much as inserting a few rows, because DuckDB makes a view and drops
-    it; so does planning a statement anew.
+    it; so does planning a statement again.
     """
 
     def __init__(self, name: str = _ARRIVING) -> None:

@@ -105,7 +105,7 @@ class Evaluations:
         status : {"completed", "failed", "in_progress", "pending"}
             Only completed evaluations are ranked.
         champion : bool
-            Make it champion if it is better than whoever leads (and was not set by hand).
+            Make it champion if it is better than the present one (unless that was set by hand).
         files : sequence of str
             Ids of file versions that belong to it.
         tags, metadata

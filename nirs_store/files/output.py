@@ -339,7 +339,7 @@ def copy_of(engine: Engine, row: Row) -> Path:
     where it was altered.
     """
     if row["kind"] == "metadata":
-        raise InvalidInput(f"{row['name']!r} has metadata only; there is no file of it.")
+        raise InvalidInput(f"{row['name']!r} has metadata only, no file.")
     if row["kind"] != "folder" and row["compression"] == "none":
         return _verified_blob(engine, row)
     target = placed(_copies(engine) / str(row["content_hash"]), PurePosixPath(row["name"]).name)

@@ -90,7 +90,7 @@ class Trash:
         Parameters
         ----------
         identifier : str
-            Id of the deletion, or of anything that it took, or the end of one. Chains that one retention let go of
+            Id of the deletion, or of anything that it deleted, or the end of one. Chains that one retention deleted
             come back together.
 
         Returns

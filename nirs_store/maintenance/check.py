@@ -507,7 +507,7 @@ def _differs(con: duckdb.DuckDBPyConnection, table: str, key: str) -> str | None
 
 
 def altered_arrays(con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> Iterator[str]:
-    """Hash every array anew, also those of pending commits; yields the hashes that no longer fit."""
+    """Hash every array again, also those of pending commits; yields the hashes that no longer fit."""
     try:
         for batch in con.sql("SELECT array_hash, dtype, shape, data FROM arrays").to_arrow_reader(512):
             yield from _altered(batch)

@@ -163,7 +163,7 @@ def move_blobs(
 
 
 def keep(layout: Layout, path: Path) -> Path:
-    """Give a file a second name in quarantine/, durably; one that is taken gets a number."""
+    """Link a file into quarantine/, durably; if the name is in use, a number is added."""
     folder = resolve_inside(layout.root, quarantine_folder(layout).relative_to(layout.root))
     ensure_dir(folder, shared=True)
     number = 1
@@ -216,7 +216,7 @@ def _is_bad(layout: Layout, path: str) -> bool:
 def _put_back(layout: Layout, path: str) -> None:
     waiting, target = layout.aside / aside_name(path), layout.root / path
     if target.exists():
-        # Written anew by a save that came after the rename.
+        # Written again by a save that came after the rename.
         remove_file(waiting, missing_ok=True)
     else:
         with contextlib.suppress(FileNotFoundError):

@@ -28,7 +28,7 @@ def verify(
 ) -> None:
     """Compare everything that is in the target with the source, and every file with its SHA-256.
 
-    The source is read anew: this does not trust what the carrying remembers.
+    The source is read again: this does not trust what the carrying remembers.
     """
     arrivals = Arrivals(source, Notes(), "", unpickle=unpickle)
     differing: dict[str, list[str]] = {}

@@ -78,7 +78,7 @@ def record_cross_validation(
 ) -> CrossValidationResult:
     """Cross-validate an estimator and record trace, models, predictions, scores and logs.
 
-    Every step of a Pipeline is fitted anew on each fold's training samples, so nothing leaks from
+    Every step of a Pipeline is fitted again on each fold's training samples, so nothing leaks from
     the validation samples into preprocessing. What is bad in the input raises before anything is
     recorded; what goes wrong later marks the pipeline failed, with the traceback, and is raised.
 
@@ -144,7 +144,7 @@ def record_cross_validation(
     reuse : bool
         Take over transformers that an earlier pipeline of this workspace fitted with the same parameters on the
         same samples, and fit only what is new. Found are those that were themselves recorded with `reuse`;
-        `ArtifactRegistry.invalidate_cache` has them fitted anew. Not for transformers whose ``fit_transform``
+        `ArtifactRegistry.invalidate_cache` has them fitted again. Not for transformers whose ``fit_transform``
         means something else than ``fit`` and ``transform`` (scikit-learn's TargetEncoder).
     progress : callable, optional
         Called as ``progress(done, total)`` after every fit.

@@ -187,7 +187,7 @@ def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
 def _fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
     result = FoldResult(fold.key)
     parts = take_apart(clone(job.estimator))
-    # Rows are taken anew for every use: an estimator with copy=False may overwrite what it gets.
+    # Rows are taken again for every use: an estimator with copy=False may overwrite what it gets.
     spectra, target = job.data.X[fold.train], job.data.y[fold.train]
     encoder = job.encoder
     with _timed(result, fold, job.encoder):

@@ -119,7 +119,7 @@ def save_bytes(
 
 
 def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, bytes]) -> None:
-    """Write the lost or damaged files of artifacts anew, from bytes by their hash.
+    """Write the lost or damaged files of artifacts again, from bytes by their hash.
 
     For a caller who holds the exclusive lease and found the rows under it: what keeps these artifacts stays, so
     there is nothing to claim and no row to write.
@@ -380,7 +380,7 @@ def _lookup_anew(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
 def is_settled(artifact_id: str, known: Mapping[str, Any] | None) -> bool:
     """Whether what is known of an artifact holds for ever: its id is the hash of its content.
 
-    An id of a caller's own can be deleted and registered anew with other content, by another process too.
+    An id of a caller's own can be deleted and registered again with other content, by another process too.
     """
     return known is not None and known["content_hash"] == artifact_id
 
@@ -399,7 +399,7 @@ def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
     """Ask for all of these that are not known for sure in one question, so that loading each asks nothing.
 
     Importing what an object needs takes longer than a connection lingers: the next one's question would open the
-    catalog anew.
+    catalog again.
     """
     notes = {ident: engine.known.get("artifact", ident) for ident in artifact_ids}
     strangers = [ident for ident, known in notes.items() if not is_settled(ident, known)]
@@ -465,18 +465,18 @@ def _moved_on(
 
 
 def load_artifact(engine: Engine, artifact_id: str) -> Any:
-    """Load an artifact anew; the caller may change what it gets."""
+    """Load an artifact again; the caller may change what it gets."""
     return load_with_row(engine, artifact_id)[0]
 
 
 def load_with_row(engine: Engine, artifact_id: str) -> tuple[Any, dict[str, Any]]:
-    """Load an artifact anew, and give what its row says."""
+    """Load an artifact again, and give what its row says."""
     held, known = load_held(engine, artifact_id)
     return held.value, known
 
 
 def load_held(engine: Engine, artifact_id: str) -> tuple[Held, dict[str, Any]]:
-    """Load an artifact anew for a cache, and give what its row says."""
+    """Load an artifact again for a cache, and give what its row says."""
     data, known = _read(engine, artifact_id)
     return Held(get_serializer(known["format"]).loads(data), data), known
 

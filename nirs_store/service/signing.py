@@ -2,7 +2,7 @@
 
 A signature is a row that binds who, when, with which meaning, over which content (chain, artifacts, domain, scope,
 figures) and after which entry of the audit trail; an entry of the trail names it in turn. With a key it also carries an
-HMAC-SHA256. Without one it proves as much as the audit trail does: that whoever can write to the workspace wrote it.
+HMAC-SHA256. Without one it proves as much as the audit trail does: somebody who can write to the workspace wrote it.
 """
 
 from __future__ import annotations

@@ -17,11 +17,9 @@ from nirs_store.datasets import usage
 from nirs_store.datasets.compare import askable, channel_columns, chosen, difference, listing
 from nirs_store.datasets.given import take
 from nirs_store.datasets.reader import CACHE, Reader
-from nirs_store.datasets.samples import (
-    Samples,
-)
+from nirs_store.datasets.samples import Samples
 from nirs_store.datasets.version import DatasetDiff, DatasetVersion, check_name, parse_reference
-from nirs_store.datasets.writer import add, claiming, discard, finish
+from nirs_store.datasets.writer import add, claiming, discard, finish, readable, refuse_other_grid
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
@@ -107,7 +105,8 @@ class Datasets:
             The result of `read_spectra` contains everything. In a data frame, columns named by wavelength are the
             spectra, and the others are the references. The dtype is kept. NaN is allowed, infinity is not.
         references : data frame, or mapping of names to values, optional
-            Reference values and other columns, one row per spectrum, in addition to those of X.
+            Reference values and other columns, one row per spectrum, in addition to those of X. As in X, NaN is
+            allowed, infinity is not.
         ids, groups : array-like of shape (n_samples,), or str, optional
             Sample names, which replicates may share, and groups of samples that belong together. A str names a
             column of X.
@@ -275,7 +274,7 @@ class Datasets:
         ----------
         reference : str or DatasetVersion
         name : str
-            Name of the selection; if it exists, this makes its next version.
+            Name of the selection; if it exists, this makes its next version, which must have the same wavelengths.
         ids, rows, where
             As for `get`; one of them.
         invert : bool
@@ -288,6 +287,8 @@ class Datasets:
 
         Raises
         ------
+        ShapeMismatch
+            The newest version of the name has other wavelengths.
         UnknownDataset, InvalidInput, WriteFailed, ReadOnlyStore
             In every case nothing was stored.
 
@@ -328,6 +329,10 @@ class Datasets:
                 raise InvalidInput("rows: a row is named twice. Nothing was stored.")
             if not some.size:
                 raise InvalidInput("The selection holds no samples. Nothing was stored.")
+            head = self._engine.query(lambda con: table.latest(con, name))
+            old = None if head is None else readable(self._reader, head)
+            if head is not None and old is not None:
+                refuse_other_grid(head, old.header, samples.header, "The selection", "Give another name.")
             how = {"of": f"{row['name']}@v{row['version']}", "invert": invert}
             how |= {"where": where} if where is not None else {"by": "ids" if ids is not None else "rows"}
             item = table.Item(
@@ -342,7 +347,7 @@ class Datasets:
             )
             try:
                 with claiming(self._engine, item.shared):
-                    finish(self._engine, item, samples.header, samples.frame[some])
+                    finish(self._engine, item, Samples(samples.header, samples.frame[some]), head, old)
                     found, added = table.record(self._engine, item)
             except table.BlobsGone:
                 raise InvalidInput(

@@ -106,6 +106,7 @@ def take(
             f"references: expected {n} rows, one per spectrum; found {found.references.height}. Nothing was stored."
         )
     found.references = pl.DataFrame([_plain_column(found.references[c]) for c in found.references.columns])
+    _refuse_infinite(found)
     if wavelengths is not None:
         found.wavelengths = _grid(wavelengths, channels)
     if unit is not None:
@@ -345,6 +346,18 @@ def _plain_column(column: pl.Series) -> pl.Series:
         f"references: {quoted(column.name)} is of the type {kind}; expected numbers, text, dates or yes and no. "
         "Nothing was stored."
     )
+
+
+def _refuse_infinite(given: Given) -> None:
+    for column in given.references.get_columns():
+        if not column.dtype.is_float() or not column.is_infinite().any():
+            continue
+        row = int(column.is_infinite().arg_true()[0])
+        name = "" if given.ids is None else f" of the sample {quoted(given.ids[row])}"
+        raise InvalidInput(
+            f"references: {quoted(column.name)}{name} is {column[row]} in row {row} (counted from 0). Nothing was "
+            "stored. Give a number, or NaN where the value is missing."
+        )
 
 
 def _grid(values: Any, channels: int) -> NDArray[np.float64]:

@@ -54,6 +54,8 @@ class Item:
     shared: list[str] = field(default_factory=list)
     spectra: Draft | None = None
     samples: Draft | None = None
+    #: The newest version, if its samples are known to be others though its hash is the same.
+    unlike: str | None = None
 
 
 def find(con: Connection, name: str, version: int | None) -> Row | None:
@@ -136,7 +138,8 @@ def _record(con: Connection, engine: Engine, item: Item) -> tuple[Row, bool]:
     head = latest(con, name)
     pairs = ((item.spectra, "npy"), (item.samples, "arrow"))
     drafts = [(draft, ending, "dataset") for draft, ending in pairs if draft is not None]
-    if head is not None and head["content_hash"] == item.values["content_hash"]:
+    same = head is not None and head["content_hash"] == item.values["content_hash"]
+    if head is not None and same and head["dataset_version_id"] != item.unlike:
         # The same bytes: should those on the disk be damaged, this mends them.
         there = (*head["spectra_ids"], head["samples_id"])
         adopt(con, engine, [each for each in drafts if each[0].digest in there])

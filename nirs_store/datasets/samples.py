@@ -6,6 +6,7 @@ Columns that users named begin with ``:``, the others with ``@``; no name of the
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,7 +120,7 @@ class Samples(msgspec.Struct, frozen=True):
             if name in (PART, ROW):
                 continue
             column = self.frame[name]
-            values = b"".join(column.to_list()) if name == HASH else msgspec.json.encode(column.to_list())
+            values = b"".join(column.to_list()) if name == HASH else msgspec.json.encode(_cells(column))
             digest.update(msgspec.json.encode([name, str(column.dtype), len(values)]))
             digest.update(values)
         return digest.hexdigest()
@@ -138,6 +139,14 @@ def labels_of(frame: pl.DataFrame) -> list[str]:
 def identity(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """Count the samples of one name, so that each row is told from its replicates."""
     return frame.with_columns(pl.int_range(pl.len()).over(list(names)).alias("@replicate"))
+
+
+def _cells(column: pl.Series) -> list[Any]:
+    """Return the values of a column; what JSON has no number for is text, as JSON makes null of it."""
+    cells: list[Any] = column.to_list()
+    if column.dtype.is_float() and not column.is_finite().all():
+        return [repr(cell) if cell is not None and not math.isfinite(cell) else cell for cell in cells]
+    return cells
 
 
 def _check_kinds(found: pa.Schema) -> None:

@@ -20,7 +20,7 @@ from nirs_store.errors import BlobCorrupt, BlobMissing, ShapeMismatch
 from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 
-__all__ = ["add", "claiming", "discard", "finish"]
+__all__ = ["add", "claiming", "discard", "finish", "readable", "refuse_other_grid"]
 
 # More files a version would make reading scattered rows slow; the next version then brings its spectra again.
 _MOST_PARTS = 64
@@ -42,9 +42,12 @@ def add(
     claimed = [] if head is None else head["spectra_ids"]
     try:
         with claiming(engine, claimed):
-            old = None if head is None else _readable(reader, head)
+            old = None if head is None else readable(reader, head)
             if head is not None and old is not None and not other_grid:
-                _refuse_other_grid(head, old.header, given.header)
+                refuse_other_grid(
+                    head, old.header, given.header, "X",
+                    "Give another name, or allow it with other_grid=True (on the command line: --other-grid).",
+                )  # fmt: skip
             hashes: list[bytes] | None = None
             places = np.full(len(given.X), -1)
             parts = np.zeros(len(given.X), dtype=np.int32)
@@ -61,13 +64,13 @@ def add(
                 hashes = brought if hashes is None else hashes
                 parts[fresh], places[fresh] = len(item.shared), np.arange(fresh.size)
             assert hashes is not None
-            finish(engine, item, given.header, _frame(given, hashes, parts, places))
+            finish(engine, item, Samples(given.header, _frame(given, hashes, parts, places)), head, old)
             return table.record(engine, item)
     finally:
         discard(item)
 
 
-def _readable(reader: Reader, head: table.Row) -> Samples | None:
+def readable(reader: Reader, head: table.Row) -> Samples | None:
     """Return the samples of the newest version; none where they are damaged, so that it can be stored again."""
     try:
         return reader.samples_of(head)
@@ -119,8 +122,11 @@ def _known_rows(
     return parts, places
 
 
-def finish(engine: Engine, item: table.Item, header: Header, frame: pl.DataFrame) -> None:
+def finish(
+    engine: Engine, item: table.Item, samples: Samples, head: table.Row | None, old: Samples | None
+) -> None:
     """Complete a version: name only the files that it uses, write its samples, fill its columns."""
+    header, frame = samples.header, samples.frame
     parts = [part for part in frame[PART].unique().sort().to_list() if part < len(item.shared)]
     numbers = {part: number for number, part in enumerate([*parts, len(item.shared)])}
     frame = frame.with_columns(pl.col(PART).replace_strict(numbers, return_dtype=pl.Int32))
@@ -141,6 +147,9 @@ def finish(engine: Engine, item: table.Item, header: Header, frame: pl.DataFrame
         "content_hash": samples.content_hash(),
         "instrument": header.instrument or None,
     }
+    # Older versions of this library hashed infinite references as missing ones.
+    if head is not None and old is not None and head["content_hash"] == item.values["content_hash"]:
+        item.unlike = head["dataset_version_id"] if old.content_hash() != head["content_hash"] else None
 
 
 def _hashes_of(X: NDArray[Any]) -> list[bytes]:
@@ -173,7 +182,13 @@ def _frame(
     return pl.DataFrame(columns)
 
 
-def _refuse_other_grid(head: table.Row, old: Header, new: Header) -> None:
+def refuse_other_grid(head: table.Row, old: Header, new: Header, what_is_new: str, advice: str) -> None:
+    """Refuse channels, wavelengths or a unit that the newest version of the name does not have.
+
+    Raises
+    ------
+    ShapeMismatch
+    """
     name = f"{head['name']}@v{head['version']}"
     if new.n_channels != old.n_channels:
         what = f"{new.n_channels} channels, {name} has {old.n_channels}"
@@ -184,6 +199,5 @@ def _refuse_other_grid(head: table.Row, old: Header, new: Header) -> None:
     else:
         return
     raise ShapeMismatch(
-        f"X has {what}. Chains of the one cannot predict the other. Nothing was stored. Give another name, or allow it "
-        "with other_grid=True (on the command line: --other-grid)."
+        f"{what_is_new} has {what}. Chains of the one cannot predict the other. Nothing was stored. {advice}"
     )

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from nirs_store import Spectra, WorkspaceStore, read_spectra
-from nirs_store.datasets import rows, writer
+from nirs_store.datasets import given, rows, samples, writer
 from nirs_store.errors import (
     BlobCorrupt,
     InvalidInput,
@@ -147,6 +147,10 @@ def test_a_selection_is_a_version_of_its_own_and_stores_no_spectra(store: Worksp
         ({"groups": [1.5] * 12}, "whole numbers"),
         ({"references": {"fat": FAT[:3]}}, "3 values for 12"),
         ({"references": FAT}, "moisture"),
+        ({"references": {"fat": [*FAT[:11], np.inf]}}, "'fat' of the sample 'S11' is inf in row 11"),
+        ({"references": pl.DataFrame({"p": [1.0] * 12, "fat": [-np.inf, None, *FAT[2:]]})}, "is -inf in row 0"),
+        ({"references": {"fat": np.where(FAT == 3, np.inf, FAT).astype("float32")}}, "'S2' is inf"),
+        ({"references": {"fat": [float("inf"), None, *FAT[2:]]}, "ids": None}, "'fat' is inf in row 0"),
         ({"references": {"fat": [object()] * 12}}, "fat"),
         ({"wavelengths": GRID[:-1]}, "finite values"),
         ({"unit": "furlong"}, "nm, cm-1"),
@@ -182,6 +186,55 @@ def test_another_grid_under_the_same_name_is_asked_for(store: WorkspaceStore, ot
         add(store, **other)
     allowed = add(store, **other, other_grid=True)
     assert store.datasets.diff("corn@v1", allowed).grid_changed
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"spectra": X[:, :-1], "wavelengths": GRID[:-1]}, "24 channels"),
+        ({"wavelengths": GRID + 1}, "other wavelengths"),
+        ({"unit": "um"}, "in um"),
+    ],
+)
+def test_a_selection_keeps_the_grid_of_its_name(
+    store: WorkspaceStore, other: dict[str, Any], words: str
+) -> None:
+    add(store)
+    add(store, "other", **other)
+    store.datasets.select("corn", "test", rows=[0, 1])
+    with pytest.raises(ShapeMismatch, match=f"(?s){words}.*Nothing was stored. Give another name"):
+        store.datasets.select("other", "test", rows=[0, 1])
+    with pytest.raises(ShapeMismatch, match=words):
+        store.datasets.select("other", "corn", rows=[0, 1])
+    assert store.datasets.versions("test").height == store.datasets.versions("corn").height == 1
+    assert store.datasets.select("corn", "test", rows=[5]).version == 2
+
+
+def test_infinite_references_of_older_versions_are_told_from_missing_ones(
+    store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older versions stored infinities, and hashed them as JSON does: as null."""
+    old, new = [1.0, np.inf, *FAT[2:]], [1.0, None, *FAT[2:]]
+    with monkeypatch.context() as older:
+        older.setattr(given, "_refuse_infinite", lambda found: None)
+        older.setattr(samples, "_cells", lambda column: column.to_list())
+        first = add(store, references={"fat": old})
+    before = store.datasets.version("corn@v1").content_hash
+    part = store.datasets.select("corn", "part", rows=[0, 1])
+    with monkeypatch.context() as older:
+        older.setattr(given, "_refuse_infinite", lambda found: None)
+        other = add(store, "other", references={"fat": [1.0, -np.inf, *FAT[2:]]})
+        assert add(store, "other", references={"fat": old}).version == 2
+        assert not add(store, "other", references={"fat": old}).added
+    second = add(store, references={"fat": new})
+    assert (second.added, second.version) == (True, 2)
+    assert not add(store, references={"fat": new}).added
+    assert store.datasets.get("corn", target="fat").y[:2].tolist() == pytest.approx([1, np.nan], nan_ok=True)
+    assert store.datasets.get("corn@v1", target="fat").y[1] == np.inf
+    # Finite and missing values are hashed as ever; what is stored is not hashed again.
+    assert first.content_hash == before == second.content_hash != other.content_hash
+    chosen = store.datasets.select("corn", "part", rows=[0, 1])
+    assert (chosen.version, chosen.content_hash == part.content_hash) == (2, False)
 
 
 @pytest.mark.parametrize("reference", ["con", "corn@v7", "corn@0", "corn@best", "", None, "corn@v1@v1"])

@@ -21,7 +21,7 @@ from nirs_store.diagnosing.importance import (
     studentised_residuals,
     vip,
 )
-from nirs_store.diagnosing.latent import Latent, latent_of, q_limit, t2_limit
+from nirs_store.domain.latent import Latent, latent_of, q_limit, t2_limit
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import content_hash
 from nirs_store.lazy import polars as pl

@@ -129,7 +129,7 @@ def scores(diagnosis: diagnosing.Diagnosis, components: tuple[int, int] = (1, 2)
             f"components: expected two of 1 to {diagnosis.n_components}; found {components}. "
             "A model of one latent variable has no score plot."
         )
-    from nirs_store.diagnosing.latent import t2_limit
+    from nirs_store.domain.latent import t2_limit
 
     frame, samples = diagnosis.scores, diagnosis.samples
     x, y = frame[f"t{a}"].to_numpy(), frame[f"t{b}"].to_numpy()

@@ -18,7 +18,7 @@ from nirs_store.diagnosing.importance import (
     studentised_residuals,
     vip,
 )
-from nirs_store.diagnosing.latent import latent_of, q_limit, t2_limit
+from nirs_store.domain.latent import latent_of, q_limit, t2_limit
 from nirs_store.errors import InvalidInput, ShapeMismatch
 
 outliers = pytest.importorskip("chemotools.outliers")

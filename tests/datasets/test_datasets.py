@@ -148,7 +148,10 @@ def test_a_selection_is_a_version_of_its_own_and_stores_no_spectra(store: Worksp
         ({"references": {"fat": FAT[:3]}}, "3 values for 12"),
         ({"references": FAT}, "moisture"),
         ({"references": {"fat": [*FAT[:11], np.inf]}}, "'fat' of the sample 'S11' is inf in row 11"),
-        ({"references": pl.DataFrame({"p": [1.0] * 12, "fat": [-np.inf, None, *FAT[2:]]})}, "is -inf in row 0"),
+        (
+            {"references": pl.DataFrame({"p": [1.0] * 12, "fat": [-np.inf, None, *FAT[2:]]})},
+            "is -inf in row 0",
+        ),
         ({"references": {"fat": np.where(FAT == 3, np.inf, FAT).astype("float32")}}, "'S2' is inf"),
         ({"references": {"fat": [float("inf"), None, *FAT[2:]]}, "ids": None}, "'fat' is inf in row 0"),
         ({"references": {"fat": [object()] * 12}}, "fat"),

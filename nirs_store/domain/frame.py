@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.domain.measure import NOT_KNOWN, Domain
-from nirs_store.errors import InvalidInput, OutlierFound, OutlierWarning, ShapeMismatch
+from nirs_store.errors import InvalidInput, OutlierFound, OutlierWarning, ShapeMismatch, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_text
 
@@ -37,22 +39,55 @@ class Reading(NamedTuple):
     margin: float = 5.0
     flag: Mapping[str, float] | Sequence[str] = ()
 
-    def check(self) -> None:
-        """Refuse values that no prediction can be read with."""
-        for name in ("level", "alpha"):
-            if not 0 < getattr(self, name) < 1:
+    def check(self) -> Reading:
+        """Refuse values that no prediction can be read with; return the others as plain numbers and names."""
+        shares = {name: _number(getattr(self, name)) for name in ("level", "alpha")}
+        for name, share in shares.items():
+            if not 0 < share < 1:
                 raise InvalidInput(
-                    f"{name}: expected a share between 0 and 1; found {getattr(self, name)!r}."
+                    f"{name}: expected a share between 0 and 1, such as {self._field_defaults[name]}; found "
+                    f"{quoted(getattr(self, name))}."
                 )
-        if not self.margin >= 0:
+        margin = _number(self.margin)
+        if not margin >= 0:
             raise InvalidInput(
-                f"margin: expected percent of the calibration's range from 0; found {self.margin!r}."
+                f"margin: expected percent of the calibration's range, a number from 0; found {quoted(self.margin)}."
             )
-        if isinstance(self.flag, str) or (strange := sorted(set(self.flag) - set(_FLAGGABLE))):
-            found = self.flag if isinstance(self.flag, str) else ", ".join(strange)
+        if not isinstance(self.scaled, (bool, np.bool_)):
+            raise InvalidInput(f"scaled: expected True or False; found {quoted(self.scaled)}.")
+        return Reading(scaled=bool(self.scaled), margin=margin, flag=_flagging(self.flag), **shares)
+
+
+def _number(value: Any) -> float:
+    """Return a real number; NaN, which every check refuses, for what is none."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0:
+        value = value.item()
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+def _flagging(flag: Any) -> dict[str, float] | tuple[str, ...]:
+    """Check which columns flag samples; an iterator is read once."""
+    several = isinstance(flag, Iterable) and not isinstance(flag, (str, bytes))
+    listed = list(flag) if several else [flag]
+    strange = [name for name in listed if not several or not isinstance(name, str) or name not in _FLAGGABLE]
+    if strange:
+        raise InvalidInput(
+            f"flag: expected names among {', '.join(_FLAGGABLE)}, or a mapping of them to limits; found "
+            f"{quoted(strange[0])}."
+        )
+    if not isinstance(flag, Mapping):
+        # Some are strings of numpy.
+        return tuple(dict.fromkeys(map(str, listed)))
+    limits = {str(name): _number(flag[name]) for name in listed}
+    for name, limit in limits.items():
+        if not limit >= 0:
             raise InvalidInput(
-                f"flag: expected names among h, gh, nh, or a mapping of them to limits; found {found!r}."
+                f"flag: expected a limit of {name}, a number from 0; found {quoted(flag[name])}."
             )
+    return limits
 
 
 def read_domain(data: bytes, where: str) -> Domain:
@@ -100,7 +135,7 @@ def details_frame(
     polars.DataFrame
         sample, (target,) prediction, lower and upper (a classifier: set), t2, q, h, gh, nh, flags.
     """
-    reading.check()
+    reading = reading.check()
     y = np.asarray(predicted.y)
     n = len(y)
     columns = y.reshape(n, -1)
@@ -150,8 +185,8 @@ def report_outliers(
     OutlierFound
         With "raise", where a sample is flagged.
     """
-    if on_outlier not in ("warn", "raise", "ignore"):
-        raise InvalidInput(f'on_outlier: expected "warn", "raise" or "ignore"; found {on_outlier!r}.')
+    if not isinstance(on_outlier, str) or on_outlier not in ("warn", "raise", "ignore"):
+        raise InvalidInput(f'on_outlier: expected "warn", "raise" or "ignore"; found {quoted(on_outlier)}.')
     if on_outlier == "ignore" or not frame.height:
         return frame
     some = frame.select("sample", "flags").filter(pl.col("flags").list.len() > 0)

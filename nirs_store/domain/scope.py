@@ -77,15 +77,20 @@ def _interval(value: Any, name: str) -> list[float]:
     return [low, high]
 
 
-def check_targets(scope: Mapping[str, Any], targets: Sequence[str | None]) -> None:
-    """Refuse limits of a target that the chain does not predict.
+def check_targets(scope: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse limits of a target that predictions of the chain do not name: nothing would check them.
 
     Raises
     ------
     InvalidInput
     """
-    limits, known = scope.get("range"), [each for each in targets if each]
-    for name in limits if isinstance(limits, Mapping) and known else ():
+    limits = scope.get("range")
+    for name in limits if isinstance(limits, Mapping) else ():
+        if not known:
+            raise InvalidInput(
+                f"scope.range: expected (lowest, highest), because the chain has no target name; found limits of "
+                f"{quoted(name)}. Nothing was registered. Leave the name out, or record the chain with target=."
+            )
         if name not in known:
             raise InvalidInput(
                 f"scope.range: the chain does not predict {quoted(name)}.{did_you_mean(name, known)} It predicts "

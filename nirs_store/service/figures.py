@@ -22,7 +22,7 @@ from nirs_store.records.ranking import (
 from nirs_store.scores import classification_scores
 from nirs_store.values import from_json
 
-__all__ = ["figures_of", "targets_of"]
+__all__ = ["figures_of", "names_in_predictions", "targets_of"]
 
 Floats = NDArray[np.float64]
 Pair = tuple[NDArray[Any], NDArray[Any]]
@@ -37,6 +37,15 @@ def targets_of(chain: Mapping[str, Any]) -> list[str | None]:
     if isinstance(found, (list, tuple)):
         return [None if each is None else str(each) for each in found]
     return [None if found in (None, "") else str(found)]
+
+
+def names_in_predictions(chain: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
+    """List what a detailed prediction calls the targets: by number where there are several without names."""
+    named, told = (chain.get("metadata") or {}).get("target_names") or [], targets_of(chain)
+    width = max(len(named), len(told), len(figures.get("targets") or ()))
+    if width > 1 and len(named) != width:
+        return [str(place) for place in range(width)]
+    return [name for name in told if name]
 
 
 def figures_of(con: Connection, chain: Mapping[str, Any]) -> dict[str, Any]:

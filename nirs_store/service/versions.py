@@ -31,7 +31,7 @@ from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
 from nirs_store.service.content import contents_of, insert, user_name
 from nirs_store.service.corrections import refuse_several, take_over
-from nirs_store.service.figures import figures_of, targets_of
+from nirs_store.service.figures import figures_of, names_in_predictions
 from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, from_json, to_json, with_zone
 
@@ -183,9 +183,10 @@ def register(
 
     def look(con: Connection) -> tuple[str | None, Any]:
         chain = _chain(con, row["chain_id"])
-        check_targets(from_json(row["scope"]), targets_of(chain))
+        figures = figures_of(con, chain)
+        check_targets(from_json(row["scope"]), names_in_predictions(chain, figures))
         recorded = (chain["metadata"] or {}).get("dataset_version_id")
-        return to_json(figures_of(con, chain), "figures"), recorded
+        return to_json(figures, "figures"), recorded
 
     row["figures"], recorded = engine.query(look)
     if correction_id is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import runpy
 import subprocess
@@ -10,12 +11,15 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -51,6 +55,12 @@ def record(store: Any, estimator: Any = None, values: Any = y, spectra: Any = X,
     estimator = PLSRegression(5, scale=False) if estimator is None else estimator
     settings = {"cv": KFold(5, shuffle=True, random_state=0), "dataset_name": "meat"} | options
     return record_cross_validation(store, estimator, spectra, values, **settings).chain_id
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WorkspaceStore, str]]:
+    with WorkspaceStore(tmp_path_factory.mktemp("known") / "ws") as opened:
+        yield opened, record(opened)
 
 
 def quiet(store: Any, chain: str, spectra: Any = NEW, **options: Any) -> pl.DataFrame:
@@ -150,21 +160,52 @@ def test_a_classifier_has_sets_of_labels_that_hold_the_right_one_as_often_as_ask
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"level": 1.0}, "level"),
-        ({"alpha": 0}, "alpha"),
-        ({"margin": -1}, "margin"),
-        ({"flag": "gh"}, "flag"),
-        ({"flag": ["t2"]}, "flag"),
-        ({"on_outlier": "stop"}, "on_outlier"),
+        *(
+            ({"level": each}, "level: .* such as 0.9")
+            for each in (1.0, 1, "0.9", math.nan, True, None, [0.9], 1j)
+        ),
+        *(({"alpha": each}, "alpha: .*0.05") for each in (0, "a", np.array([0.1, 0.2]), Decimal("0.1"))),
+        *(({"margin": each}, "margin") for each in (-1, "a", math.nan, True, None, 10**400)),
+        *(({"scaled": each}, "scaled") for each in ("no", 1, None)),
+        *(({"flag": each}, "flag: expected names among h, gh, nh") for each in ("gh", b"h", None, 5, 2.5)),
+        *(
+            ({"flag": each}, "flag: expected names")
+            for each in (["t2"], ["h", 5], [["h"]], {"q": 1}, {None: 1})
+        ),
+        *(
+            ({"flag": {"h": each}}, "flag: expected a limit of h")
+            for each in ("a", None, math.nan, -1, True, [1])
+        ),
+        *(({"on_outlier": each}, "on_outlier") for each in ("stop", None, np.array(["warn", "raise"]))),
         ({"sample_ids": ["a"]}, "sample_ids"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(
-    options: dict[str, Any], words: str, store: WorkspaceStore
+    options: dict[str, Any], words: str, known: tuple[WorkspaceStore, str]
 ) -> None:
-    chain = record(store)
+    store, chain = known
     with pytest.raises(InvalidInput, match=words):
         store.predict(chain, NEW, **options)
+    if "sample_ids" not in options:
+        with pytest.raises(InvalidInput, match=words):
+            store.predictor(chain).predict_details(NEW, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        ({"level": np.float32(0.5), "margin": np.array(3)}, {"level": 0.5, "margin": 3.0}),
+        ({"level": Fraction(1, 2), "scaled": np.True_}, {"level": 0.5, "scaled": True}),
+        ({"flag": iter(["h", "h", np.str_("gh")])}, {"flag": ("h", "gh")}),
+        ({"flag": {"nh": np.int64(1)}}, {"flag": {"nh": 1.0}}),
+    ],
+)
+def test_options_are_read_as_the_plain_values_they_mean(
+    options: dict[str, Any], plain: dict[str, Any], known: tuple[WorkspaceStore, str]
+) -> None:
+    found, expected = (quiet(*known, **each) for each in (options, plain))
+    assert_frame_equal(found, expected)
+    assert not found.equals(quiet(*known))
 
 
 def test_replicates_in_different_folds_leave_no_interval_and_say_so(store: WorkspaceStore) -> None:

@@ -338,6 +338,45 @@ def test_a_scope_that_says_nothing_is_refused(
     assert store.calibrations.list().height == 0
 
 
+BOTH = np.column_stack([Y, 100 - Y])
+
+
+@pytest.mark.parametrize(
+    ("values", "target", "limits", "words"),
+    [
+        (Y, None, {"fat": (0, 60)}, "no target name"),
+        (Y, None, {"0": (0, 60)}, "no target name"),
+        (Y, None, {"fat": (0, 60), "rest": (40, 99)}, "no target name"),
+        (BOTH, None, {"fat": (0, 60)}, "predicts 0, 1"),
+        (BOTH, None, {"0": (0, 60), "2": (0, 60)}, "predict '2'"),
+        (BOTH, "fat", {"fat": (0, 60)}, "predicts 0, 1"),
+        (pl.DataFrame({"fat": Y, "rest": 100 - Y}), None, {"0": (0, 60)}, "predicts fat, rest"),
+    ],
+)
+def test_limits_that_nothing_would_check_are_refused(
+    store: WorkspaceStore, values: Any, target: str | None, limits: dict[str, Any], words: str
+) -> None:
+    chain = record(store, 2, values, target=target)
+    with pytest.raises(InvalidInput, match=f"{words}.*Nothing was registered"):
+        store.calibrations.register("meat", chain, scope={"range": limits})
+    assert store.calibrations.list().height == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [(BOTH, ["0", "1"]), (pl.DataFrame({"fat": Y, "1": 100 - Y}), ["fat", "1"])],
+)
+def test_limits_by_the_names_in_the_predictions_are_checked(
+    store: WorkspaceStore, values: Any, names: list[str]
+) -> None:
+    chain = record(store, 2, values, target=None)
+    store.calibrations.register("meat", chain, scope={"range": {names[1]: (200, 300)}}, alias="production")
+    found = store.predict("meat", NEW, on_outlier="ignore").select(
+        "target", beyond=pl.col("flags").list.contains("outside scope: range")
+    )
+    assert found.rows() == [(name, name == names[1]) for _ in NEW for name in names]
+
+
 def test_a_read_only_store_reads_names_and_changes_none(recorded: Recorded) -> None:
     with WorkspaceStore(recorded.folder) as store:
         store.calibrations.register("fat", recorded.first, alias="production")

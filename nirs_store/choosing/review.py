@@ -349,6 +349,16 @@ def _test_spectra(m: Material) -> Iterator[str]:
 
 
 def _replicates(m: Material) -> Iterator[str]:
+    earlier = m.metadata.get("updated_from")
+    if isinstance(earlier, str) and "n_groups" not in m.metadata:
+        chain = m.store.get_chain(earlier)
+        groups = ((chain or {}).get("metadata") or {}).get("n_groups")
+        if groups is not None:
+            yield (
+                f"the version that this one updates kept {groups} groups together; this one was recorded without "
+                "groups, so replicates may be on both sides of a fold."
+            )
+            return
     folds = sorted({p["fold_id"] for p in m.parts if p["partition"] == "val" and not _is_final(p["fold_id"])})
     if not folds:
         raise Missing

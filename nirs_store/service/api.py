@@ -395,8 +395,13 @@ class Calibrations:
         test_samples: Any = None,
         cv: Any = None,
         note: str | None = None,
+        groups: Any = None,
+        old_groups: Any = None,
     ) -> Updated:
         """Fit the same recipe to the old and the new samples, and register it as a new version; no alias moves.
+
+        If the old samples are in a stored data set, all samples are stored as a version of the data set
+        ``"<name> update"``, and the new version is recorded from that; the next update then finds them.
 
         Parameters
         ----------
@@ -412,6 +417,10 @@ class Calibrations:
             The splitter; by default that of the version.
         note : str, optional
             Free text, kept with the new version.
+        groups, old_groups : array-like or str, optional
+            Groups of the new and of the old samples, one label per sample, or the name of a column of the spectra or
+            the data set; by default the groups that these have. Samples of one group stay in one fold. A version that
+            was recorded with groups needs them for both.
 
         Returns
         -------
@@ -427,7 +436,7 @@ class Calibrations:
         """
         return renewal.update(
             self._store, calibration, new_samples, old_samples=old_samples, test_samples=test_samples, cv=cv,
-            note_text=note,
+            note_text=note, groups=groups, old_groups=old_groups,
         )  # fmt: skip
 
     def challenge(self, calibration: str, version: int | str) -> int:
@@ -443,12 +452,22 @@ class Calibrations:
         return renewal.challenge(self._engine, calibration, version)
 
     def end_challenge(self, calibration: str, version: int | str) -> bool:
-        """End the challenge of a version; return False if it was not a challenger. The log keeps its predictions."""
+        """End the challenge of a version; return False if it was not a challenger. The log keeps its predictions.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
         return renewal.end_challenge(self._engine, calibration, version)
 
     def challengers(self, calibration: str) -> tuple[int, ...]:
-        """List the challengers of a name, by version number."""
-        return tuple(renewal.challengers_of(self._engine, calibration.partition("@")[0]))
+        """List the challengers of a name, by version number.
+
+        Raises
+        ------
+        CalibrationNotFound
+        """
+        return renewal.list_challengers(self._engine, calibration)
 
     # -- signatures and rules --------------------------------------------------------------------
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,90 +18,49 @@ from nirs_store.chains.plan import COLUMNS, SPLITTER
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, cell_text, field_table, table
-from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
-from nirs_store.ids import spectrum_hashes
+from nirs_store.errors import (
+    CalibrationNotFound,
+    InvalidInput,
+    OverwriteRefused,
+    RecordingWarning,
+    ShapeMismatch,
+    UnknownDataset,
+    UnknownId,
+    quoted,
+)
+from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
-from nirs_store.records.named import find_version
+from nirs_store.records.named import find_version, known_name
 from nirs_store.scores import regression_scores
+from nirs_store.service.samples import (
+    Samples,
+    as_samples,
+    check_channels,
+    common_groups,
+    refuse_known,
+    seen,
+)
 from nirs_store.service.statistics import paired
-from nirs_store.values import as_array
 
 if TYPE_CHECKING:
+    from nirs_store.datasets.version import DatasetVersion
+    from nirs_store.reading import Spectra
     from nirs_store.service.versions import CalibrationVersion
 
 __all__ = [
     "CHALLENGERS",
-    "Samples",
     "Transferred",
     "Updated",
-    "as_samples",
     "challenge",
     "challengers_of",
     "derive_chain",
     "end_challenge",
+    "list_challengers",
     "update",
 ]
 
 #: The setting that lists the challengers by name.
 CHALLENGERS = "challengers"
-
-
-# -- Samples in the forms that people have them.
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Spectra with reference values, and sample names if known."""
-
-    X: NDArray[Any]
-    y: NDArray[np.float64]
-    ids: tuple[str, ...] | None
-    wavelengths: Any = None
-
-
-def as_samples(store: Any, given: Any, target: str | None, name: str) -> Samples:
-    """Read ``(X, y)``, ``(X, y, sample_ids)``, a `Spectra` with its target, or the name of a data set.
-
-    Raises
-    ------
-    InvalidInput, ShapeMismatch
-        It has no reference values, or they do not fit the spectra.
-    """
-    from nirs_store.datasets.version import DatasetVersion
-    from nirs_store.reading import Spectra
-
-    wavelengths = None
-    if isinstance(given, (str, DatasetVersion)):
-        found = store.datasets.get(given, target=target)
-        X, y, ids, wavelengths = found.X, found.y, found.ids, found.wavelengths
-    elif isinstance(given, Spectra):
-        y = given.y if given.y is not None else (given.numbers(target) if target in given.labels else None)
-        X, ids, wavelengths = given.X, given.ids, given.wavelengths
-    elif isinstance(given, tuple) and len(given) in (2, 3):
-        X, y, ids = (*given, None)[:3]
-    else:
-        raise InvalidInput(
-            f"{name}: expected (X, y), (X, y, sample_ids), spectra of a file, or the name of a data set; found "
-            f"{type(given).__name__}."
-        )
-    if y is None:
-        raise InvalidInput(f"{name}: expected reference values; found none. Nothing was changed.")
-    table_ = np.asarray(as_array(X, name))
-    try:
-        values = np.asarray(as_array(y, name), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"{name}: expected numbers as reference values: {error}. Nothing was changed."
-        ) from error
-    if table_.ndim != 2 or values.shape != (len(table_),):
-        raise ShapeMismatch(
-            f"{name}: expected spectra and one value for each; found {table_.shape} and {values.shape}."
-        )
-    known = np.isfinite(values)
-    if not known.any():
-        raise InvalidInput(f"{name}: expected reference values; all are missing. Nothing was changed.")
-    named = None if ids is None else tuple(str(each) for each in np.asarray(ids)[known])
-    return Samples(table_[known], values[known], named, wavelengths)
 
 
 # -- Updating.
@@ -113,16 +75,22 @@ class Updated:
     before, after : CalibrationVersion
         The version that was updated, and the new one. No alias was moved.
     comparison : polars.DataFrame
-        One row per set of samples: ``samples, n, rmse_before, rmse_after, p, verdict``. For samples that a version was
-        fitted on, its out-of-fold predictions are compared.
+        One row per set of samples: ``samples, n, fitted, rmse_before, rmse_after, p, verdict``. For samples that a
+        version was fitted on, its out-of-fold predictions are compared. Replicates that share a name count once, with
+        their mean.
+        `fitted` counts the test samples of which a version was fitted on the spectrum or the group: leave them out.
     added : int
         Number of new samples.
+    dataset : str or None
+        The stored data set with the old and the new samples, such as ``"fat update@v1"``; None where the old samples
+        are in no data set. Then the next update needs `old_samples` again.
     """
 
     before: CalibrationVersion
     after: CalibrationVersion
     comparison: pl.DataFrame
     added: int
+    dataset: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -130,6 +98,7 @@ class Updated:
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "added": self.added,
+            "dataset": self.dataset,
             "comparison": self.comparison.to_dicts(),
         }
 
@@ -138,19 +107,27 @@ class Updated:
             f"{self.before.name}: v{self.before.version} -> v{self.after.version}, {self.added} samples added"
         )
         lines = [
-            f"  {row['samples']} (n = {row['n']}): RMSE {row['rmse_before']:.4g} -> {row['rmse_after']:.4g}, "
-            f"{row['verdict']}"
+            f"  {row['samples']} (n = {row['n']}{_fitted(row['fitted'])}): RMSE {row['rmse_before']:.4g} -> "
+            f"{row['rmse_after']:.4g}, {row['verdict']}"
             for row in self.comparison.iter_rows(named=True)
         ]
-        return "\n".join([head, *lines, "  no alias was moved"])
+        return "\n".join([head, *lines, f"  samples: {self._stored}", "  no alias was moved"])
+
+    @property
+    def _stored(self) -> str:
+        return self.dataset or "not stored; the next update needs old_samples="
 
     def _repr_html_(self) -> str:
         rows = [[cell_text(value) for value in row] for row in self.comparison.rows()]
         return block(
             f"{self.before.name}: v{self.before.version} to v{self.after.version}",
-            field_table({"samples added": self.added, "aliases": "none was moved"}),
+            field_table({"samples added": self.added, "samples": self._stored, "aliases": "none was moved"}),
             table(self.comparison.columns, rows),
         )
+
+
+def _fitted(count: int) -> str:
+    return f", {count} of which were fitted, so its errors are too low" if count else ""
 
 
 def update(
@@ -162,6 +139,8 @@ def update(
     test_samples: Any = None,
     cv: Any = None,
     note_text: str | None = None,
+    groups: Any = None,
+    old_groups: Any = None,
 ) -> Updated:
     """Fit the same recipe on the old and the new samples; see `Calibrations.update`."""
     from nirs_store.diagnosing.diagnose import inside
@@ -171,40 +150,82 @@ def update(
     found = inside(store, before.chain_id)
     chain = found.chain
     metadata = chain.get("metadata") or {}
-    target = metadata.get("target")
+    target, grid = metadata.get("target"), chain.get("wavelengths")
     if "classif" in str(metadata.get("task_type")) or (isinstance(target, str) and target.startswith("[")):
         raise InvalidInput(f"{calibration}: updating needs a calibration of one number per sample.")
-    source = old_samples if old_samples is not None else _dataset_of(store, before, metadata)
-    old = as_samples(store, source, target, "old_samples")
-    new = as_samples(store, new_samples, target, "new_samples")
-    _check(old, new, metadata, chain.get("wavelengths"))
+    if "sample_weight_hash" in metadata:
+        raise InvalidInput(
+            f"{before.name}@v{before.version}: it was fitted with sample_weight, which the store does not hold. "
+            "Nothing was changed. Record all samples with their weights by record_cross_validation, and register that "
+            "chain."
+        )
+    source = old_samples if old_samples is not None else _samples_of(store, before, metadata)
+    old = as_samples(store, source, target, "old_samples", old_groups, "old_groups")
+    new = as_samples(store, new_samples, target, "new_samples", groups)
+    test = None if test_samples is None else as_samples(store, test_samples, target, "test_samples")
+    width = int(metadata.get("n_features") or old.X.shape[1])
+    for word, each in (("old_samples", old), ("new_samples", new), ("test_samples", test)):
+        if each is not None:
+            check_channels(each, word, width, grid if grid is not None else old.wavelengths)
+    counted = metadata.get("n_samples")
+    if isinstance(counted, int) and counted != len(old.y):
+        raise InvalidInput(
+            f"old_samples: the calibration was fitted on {counted} samples; found {len(old.y)} with a reference. "
+            "Nothing was changed."
+        )
+    refuse_known(old, new)
+    labels, comparable = common_groups(f"{before.name}@v{before.version}", old, new, metadata.get("n_groups"))
     estimator = _pipeline(found.steps())
     splitter = cv if cv is not None else _splitter(store, chain)
+    # Whatever the old version cannot predict is refused here, before anything is recorded.
+    of_new = _replayed(store, before.chain_id, new.X)
+    of_test = None if test is None else _replayed(store, before.chain_id, test.X)
     ids = None if old.ids is None or new.ids is None else [*old.ids, *new.ids]
-    grid = chain.get("wavelengths")
-    result = record_cross_validation(
-        store,
-        estimator,
-        np.vstack([old.X, new.X]),
-        np.concatenate([old.y, new.y]),
-        cv=splitter,
-        dataset_name=f"{before.name} update",
-        name=f"{before.name}: update of v{before.version}",
-        wavelengths=grid,
-        sample_ids=ids,
-        metric=metadata.get("metric"),
-        target=target,
-        target_unit=metadata.get("target_unit"),
-        wavelength_unit=metadata.get("wavelength_unit"),
-        metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)},
-    )
-    store.lineage.link(("chain", before.chain_id), ("chain", result.chain_id), "updated_from")
-    rows = _comparison(store, before.chain_id, result, old, new)
-    if test_samples is not None:
-        test = as_samples(store, test_samples, target, "test_samples")
-        rows.append(
-            _compared("test samples", test.y, *_both(store, before.chain_id, result.chain_id, test.X))
+    # Out-of-fold predictions are found by name: a name in both sets tells neither sample.
+    shared = seen(new, old, by_name=ids is not None)
+    if shared.any():
+        warnings.warn(
+            f"new_samples: {int(shared.sum())} of {shared.size} share a name or a group with old ones; they are left "
+            "out of the comparison, because the old version was fitted on samples like them.",
+            RecordingWarning,
+            stacklevel=3,
         )
+    X: Any = np.vstack([old.X, new.X])
+    y: Any = np.concatenate([old.y, new.y])
+    enlarged = None
+    if _is_stored(store, source, _dataset_id(before, metadata)):
+        enlarged = _enlarge(store, before, metadata, grid, (old, new), X, y, ids, labels)
+    try:
+        if enlarged is not None:
+            X, y = store.datasets.get(enlarged, target=target or _UNNAMED), None
+        result = record_cross_validation(
+            store,
+            estimator,
+            X,
+            y,
+            cv=splitter,
+            dataset_name=_title(before),
+            name=f"{before.name}: update of v{before.version}",
+            wavelengths=grid,
+            sample_ids=ids,
+            groups=labels,
+            metric=metadata.get("metric"),
+            target=target,
+            target_unit=metadata.get("target_unit"),
+            wavelength_unit=metadata.get("wavelength_unit"),
+            metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)},
+        )
+    except BaseException:
+        if enlarged is not None and enlarged.added:
+            with contextlib.suppress(OverwriteRefused):  # another update may have found it and use it
+                store.datasets.delete(enlarged)
+        raise
+    store.lineage.link(("chain", before.chain_id), ("chain", result.chain_id), "updated_from")
+    rows = _comparison(store, before.chain_id, result, old, new, of_new, shared, comparable=comparable)
+    if test is not None:
+        of_after = _replayed(store, result.chain_id, test.X)
+        known = int(np.count_nonzero(seen(test, old) | seen(test, new)))
+        rows.append(_compared("test samples", test.y, of_test, of_after, known=known))
     compared = pl.DataFrame(rows)
     after = store.calibrations.register(
         before.name,
@@ -213,54 +234,87 @@ def update(
         note=note_text or f"update of v{before.version} with {len(new.y)} samples",
         metadata={"updated_from": before.version, "comparison": rows},
     )
-    return Updated(before, after, compared, len(new.y))
+    return Updated(before, after, compared, len(new.y), None if enlarged is None else enlarged.reference)
 
 
-def _dataset_of(store: Any, version: CalibrationVersion, metadata: Mapping[str, Any]) -> Any:
+#: The column of the references where a chain does not say what it predicts.
+_UNNAMED = "reference"
+
+
+def _title(version: CalibrationVersion) -> str:
+    return f"{version.name} update"
+
+
+def _dataset_id(version: CalibrationVersion, metadata: Mapping[str, Any]) -> Any:
+    return metadata.get("dataset_version_id") or version.dataset_version_id
+
+
+def _samples_of(store: Any, version: CalibrationVersion, metadata: Mapping[str, Any]) -> Spectra:
     """Return the samples that a version was fitted on, from the data set that it was recorded or registered with."""
     from nirs_store.datasets.rows import rows_in
 
-    identifier = metadata.get("dataset_version_id") or version.dataset_version_id
+    identifier = _dataset_id(version, metadata)
     if identifier is None:
         raise InvalidInput(
             f"{version.name}@v{version.version}: the store does not hold the samples that it was fitted on. Nothing "
             "was changed. Give them: old_samples=(X, y)."
         )
     whole = store.datasets.version(identifier)
-    return store.datasets.get(
-        whole, target=metadata.get("target"), rows=rows_in(metadata.get("dataset_rows"), whole.n_samples)
+    target = metadata.get("target")
+    if target is None and _UNNAMED in whole.labels:
+        target = _UNNAMED
+    found: Spectra = store.datasets.get(
+        whole, target=target, rows=rows_in(metadata.get("dataset_rows"), whole.n_samples)
     )
+    return found
 
 
-def _check(old: Samples, new: Samples, metadata: Mapping[str, Any], grid: Any) -> None:
-    """Refuse spectra that do not belong together, and new samples that are old ones."""
-    if old.X.shape[1] != new.X.shape[1]:
-        raise ShapeMismatch(
-            f"new_samples: expected {old.X.shape[1]} channels as in the calibration; found {new.X.shape[1]}."
-        )
-    grids = [
-        np.asarray(each, dtype=float) for each in (grid, old.wavelengths, new.wavelengths) if each is not None
-    ]
-    if any(len(each) != len(grids[0]) or not np.allclose(each, grids[0], rtol=1e-6) for each in grids):
-        raise InvalidInput(
-            "new_samples, old_samples: their wavelengths are not those of the calibration. Nothing was changed. "
-            "Resample them first."
-        )
-    counted = metadata.get("n_samples")
-    if isinstance(counted, int) and counted != len(old.y):
-        raise InvalidInput(
-            f"old_samples: the calibration was fitted on {counted} samples; found {len(old.y)} with a reference. "
-            "Nothing was changed."
-        )
-    known = set(spectrum_hashes(old.X))
-    same = [row for row, each in enumerate(spectrum_hashes(new.X)) if each in known]
-    if same:
-        rows = ", ".join(new.ids[row] if new.ids else str(row) for row in same[:10])
-        which = f"{'samples' if new.ids else 'rows'} {rows}{', ...' if len(same) > 10 else ''}"
-        raise InvalidInput(
-            f"new_samples: {len(same)} spectra are in the calibration already ({which}). Nothing was changed. Leave "
-            "them out: they would count twice, and once in the fold that validates them."
-        )
+def _is_stored(store: Any, source: Any, identifier: Any) -> bool:
+    """Tell whether the old samples are in a data set: the one that was given, or that of the version."""
+    from nirs_store.datasets.version import DatasetVersion
+
+    if isinstance(source, (str, DatasetVersion)) or getattr(source, "dataset", None) is not None:
+        return True
+    try:
+        return identifier is not None and bool(store.datasets.version(identifier).n_samples)
+    except UnknownDataset:
+        return False
+
+
+def _enlarge(
+    store: Any,
+    before: CalibrationVersion,
+    metadata: Mapping[str, Any],
+    grid: Any,
+    parts: tuple[Samples, Samples],
+    X: NDArray[Any],
+    y: NDArray[np.float64],
+    ids: Sequence[str] | None,
+    labels: NDArray[Any] | None,
+) -> DatasetVersion:
+    """Store the old and the new samples as a version of a data set that is named after the calibration.
+
+    Not as a version of the old data set: that may hold other samples as well, such as a test set.
+    """
+    old, new = parts
+    column, unit = metadata.get("target") or _UNNAMED, metadata.get("target_unit")
+    added: DatasetVersion = store.datasets.add(
+        _title(before),
+        X,
+        references={column: y},
+        ids=ids,
+        groups=labels,
+        wavelengths=grid if grid is not None else old.wavelengths,
+        unit=metadata.get("wavelength_unit") or old.unit,
+        units={column: unit} if unit else None,
+        instrument={
+            key: word for key, word in old.instrument.items() if new.instrument.get(key, word) == word
+        },
+        metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)},
+        note=f"samples of {before.name}@v{before.version}, and {len(new.y)} new ones",
+        other_grid=True,
+    )
+    return added
 
 
 def _pipeline(steps: Sequence[Any]) -> Any:
@@ -284,17 +338,32 @@ def _splitter(store: Any, chain: Mapping[str, Any]) -> Any:
     return splitter
 
 
-def _comparison(store: Any, chain_id: str, result: Any, old: Samples, new: Samples) -> list[dict[str, Any]]:
+def _comparison(
+    store: Any,
+    chain_id: str,
+    result: Any,
+    old: Samples,
+    new: Samples,
+    of_new: NDArray[np.float64],
+    shared: NDArray[np.bool_],
+    *,
+    comparable: bool,
+) -> list[dict[str, Any]]:
     """Compare on the new samples, which the old version never saw, and on the old ones, out of fold in both."""
     whole = None if old.ids is None or new.ids is None else (*old.ids, *new.ids)
     after = _out_of_fold(store, result.chain_id, len(old.y) + len(new.y), whole)
+    if after is None:
+        return []
     rows = []
-    if after is not None:
-        earlier = np.asarray(store.replay_chain(chain_id, new.X), dtype=float).ravel()
-        rows.append(_compared("new samples", new.y, earlier, after[len(old.y) :]))
-        before = _out_of_fold(store, chain_id, len(old.y), old.ids)
-        if before is not None:
-            rows.append(_compared("old samples", old.y, before, after[: len(old.y)]))
+    if not shared.all():
+        rows.append(_compared("new samples", new.y, of_new, after[len(old.y) :], ~shared, new.ids))
+    before = _out_of_fold(store, chain_id, len(old.y), old.ids)
+    if before is not None and comparable:
+        # A name that is in both sets has the mean of both.
+        there = set(new.ids or ()) if whole is not None else set()
+        own = np.array([name not in there for name in old.ids or range(len(old.y))], dtype=bool)
+        if own.any():
+            rows.append(_compared("old samples", old.y, before, after[: len(old.y)], own, old.ids))
     return rows
 
 
@@ -313,16 +382,30 @@ def _out_of_fold(store: Any, chain_id: str, n: int, ids: Sequence[str] | None) -
     return None
 
 
-def _both(store: Any, first: str, second: str, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    one, other = (np.asarray(store.replay_chain(each, X), dtype=float).ravel() for each in (first, second))
-    return one, other
+def _replayed(store: Any, chain_id: str, X: Any) -> NDArray[np.float64]:
+    return np.asarray(store.replay_chain(chain_id, X), dtype=float).ravel()
 
 
-def _compared(words: str, y: Any, first: Any, second: Any) -> dict[str, Any]:
+def _compared(
+    words: str,
+    y: Any,
+    first: Any,
+    second: Any,
+    mask: Any = slice(None),
+    names: Sequence[str] | None = None,
+    known: int = 0,
+) -> dict[str, Any]:
+    y, first, second = y[mask], first[mask], second[mask]
+    if names is not None:
+        # Replicates that share a name are told by it only: the mean of each sample counts, in both versions.
+        cells = {"name": np.array(names)[mask].tolist(), "y": y, "first": first, "second": second}
+        means = pl.DataFrame(cells).group_by("name", maintain_order=True).mean()
+        y, first, second = (means[each].to_numpy() for each in ("y", "first", "second"))
     found = paired(y, first, second)
     return {
         "samples": words,
         "n": found["n"],
+        "fitted": known,
         "rmse_before": found["rmsep_first"],
         "rmse_after": found["rmsep_second"],
         "p": found["p"],
@@ -339,10 +422,16 @@ def challengers_of(engine: Engine, name: str) -> list[int]:
     return [int(each) for each in found]
 
 
+def list_challengers(engine: Engine, calibration: Any) -> tuple[int, ...]:
+    """List the challengers of a calibration; see `Calibrations.challengers`."""
+    name = _plain_name(calibration)
+    left = challengers_of(engine, name) if name is not None else []
+    return tuple(left or challengers_of(engine, engine.query(lambda con: known_name(con, calibration))))
+
+
 def challenge(engine: Engine, calibration: Any, version: Any) -> int:
     """Make a version a challenger; see `Calibrations.challenge`."""
-    row = engine.query(lambda con: _version(con, calibration, version))
-    name, number = row["name"], int(row["version"])
+    name, number = engine.query(lambda con: _version(con, calibration, version))
 
     def put(setting: Any) -> dict[str, Any]:
         kept = dict(setting or {})
@@ -354,8 +443,13 @@ def challenge(engine: Engine, calibration: Any, version: Any) -> int:
 
 def end_challenge(engine: Engine, calibration: Any, version: Any) -> bool:
     """End the challenge of a version; return False if it was not a challenger."""
-    name = str(calibration).partition("@")[0]
-    number = int(str(version).lstrip("vV")) if str(version).lstrip("vV").isdigit() else -1
+    try:
+        name, number = engine.query(lambda con: _version(con, calibration, version))
+    except CalibrationNotFound:
+        # A version that was deleted may still be listed; only its number can name it.
+        name, number = _plain_name(calibration) or "", _number(version)
+        if number not in challengers_of(engine, name):
+            raise
     if number not in challengers_of(engine, name):
         return False
 
@@ -368,11 +462,39 @@ def end_challenge(engine: Engine, calibration: Any, version: Any) -> bool:
     return True
 
 
-def _version(con: Connection, calibration: Any, version: Any) -> dict[str, Any]:
-    name = str(getattr(calibration, "name", calibration)).partition("@")[0]
-    number = getattr(version, "version", version)
-    selector = f"v{number}" if isinstance(number, int) and not isinstance(number, bool) else str(number)
-    return find_version(con, f"{name}@{selector}")
+def _plain_name(calibration: Any) -> str | None:
+    given = getattr(calibration, "name", calibration)
+    return unicodedata.normalize("NFC", given.strip()).partition("@")[0] if isinstance(given, str) else None
+
+
+def _number(version: Any) -> int:
+    """Read the number out of 3, "3", "v3", "fat@v3" or a version; -1 where it is an alias."""
+    given = str(getattr(version, "version", version)).strip().rpartition("@")[2]
+    digits = given[1:] if given[:1] in ("v", "V") else given
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
+
+
+def _version(con: Connection, calibration: Any, version: Any) -> tuple[str, int]:
+    """Resolve a version of a calibration, by number, alias, whole name or id, or as `get` returned it."""
+    name = known_name(con, calibration)
+    if isinstance(version, str) and ("@" in version or is_id(version)):
+        row = find_version(con, version)
+    elif isinstance(version, str) or isinstance(getattr(version, "version", version), (int, np.integer)):
+        number = _number(version)
+        own = getattr(version, "name", name)
+        row = find_version(
+            con, f"{own}@{version.strip() if isinstance(version, str) and number < 0 else f'v{number}'}"
+        )
+    else:
+        raise InvalidInput(
+            f"version: expected a number, an alias such as 'candidate', or a version; found {type(version).__name__}. "
+            "Nothing was changed."
+        )
+    if row["name"] != name:
+        raise InvalidInput(
+            f"version: expected one of {quoted(name)}; found {row['name']}@v{row['version']}. Nothing was changed."
+        )
+    return name, int(row["version"])
 
 
 # -- Transfer.

@@ -11,11 +11,19 @@ import pytest
 from servicekit import GRID, MEAT, Recorded, X, Y
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, read_spectra, record_cross_validation
-from nirs_store.errors import CalibrationNotFound, InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.errors import (
+    CalibrationNotFound,
+    InvalidInput,
+    RecordingWarning,
+    ShapeMismatch,
+    UnknownDataset,
+    UnknownId,
+)
 
 # Some spectra of Tecator come twice.
 _HELD = {row.tobytes() for row in X}
@@ -266,3 +274,230 @@ def test_an_instrument_with_other_channels(fat: WorkspaceStore, recorded: Record
     assert (predictor.wavelengths is None) == (grid is None)
     with pytest.raises(ShapeMismatch):
         fat.predict(found.chain_id, TEST, on_outlier="ignore")
+
+
+# Replicates: each of 30 old samples three times, 15 new ones twice.
+_OLD_GROUPS, _NEW_GROUPS = np.repeat(np.arange(30), 3), np.repeat(np.arange(100, 115), 2)
+_RNG = np.random.default_rng(3)
+REPLICATED = X[::3].repeat(3, axis=0) + _RNG.normal(0, 1e-4, X.shape)
+REPLICATED_Y = Y[::3].repeat(3)
+MORE = NEW[:15].repeat(2, axis=0) + _RNG.normal(0, 1e-4, (30, X.shape[1]))
+MORE_Y = NEW_Y[:15].repeat(2)
+
+
+def grouped(store: WorkspaceStore, **options: Any) -> Any:
+    """Register a version that kept replicates together."""
+    given = {"X": REPLICATED, "y": REPLICATED_Y, "groups": _OLD_GROUPS, "target": "fat"} | options
+    chain = record_cross_validation(store, PLSRegression(4), cv=5, dataset_name="twins", **given).chain_id
+    return store.calibrations.register("twins", chain)
+
+
+def one_sided(store: WorkspaceStore, chain_id: str, groups: np.ndarray) -> bool:
+    """Tell whether each group is in one fold only."""
+    frame = store.chain_predictions(chain_id).sort("sample")
+    folds = dict(zip(frame["sample"].to_list(), frame["fold_id"].to_list(), strict=True))
+    return all(len({folds[row] for row in np.flatnonzero(groups == g).tolist()}) == 1 for g in set(groups))
+
+
+@pytest.mark.parametrize("cv", [None, 4, KFold(3, shuffle=True, random_state=0)])
+@pytest.mark.filterwarnings("ignore:.*ignores groups")
+def test_groups_stay_together_in_an_update(store: WorkspaceStore, cv: Any) -> None:
+    grouped(store)
+    found = store.calibrations.update(
+        "twins@latest", (MORE, MORE_Y), old_samples=(REPLICATED, REPLICATED_Y), cv=cv,
+        groups=_NEW_GROUPS, old_groups=_OLD_GROUPS.astype(float),
+    )  # fmt: skip
+    chain = store.get_chain(found.after.chain_id)
+    assert chain is not None
+    assert chain["metadata"]["n_groups"] == 45
+    assert one_sided(store, found.after.chain_id, np.concatenate([_OLD_GROUPS, _NEW_GROUPS]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({}, InvalidInput, "old_samples and new_samples have none.*Give old_groups= and groups="),
+        ({"cv": 4, "groups": _NEW_GROUPS}, InvalidInput, "Give old_groups="),
+        ({"old_groups": _OLD_GROUPS}, InvalidInput, "new_samples have none"),
+        ({"groups": _NEW_GROUPS, "old_groups": np.arange(90)}, InvalidInput, "recorded with 30 groups"),
+        ({"groups": _NEW_GROUPS[:9], "old_groups": _OLD_GROUPS}, ShapeMismatch, "one label per sample, 30"),
+        ({"groups": "batch"}, InvalidInput, "names a column"),
+    ],
+)
+def test_a_version_with_groups_is_not_updated_without_them(
+    store: WorkspaceStore, options: Any, error: type[Exception], words: str
+) -> None:
+    grouped(store)
+    runs = store.list_runs().height
+    with pytest.raises(error, match=words):
+        store.calibrations.update(
+            "twins@latest", (MORE, MORE_Y), old_samples=(REPLICATED, REPLICATED_Y), **options
+        )
+    assert store.list_runs().height == runs
+
+
+def test_samples_like_those_that_were_fitted_prove_nothing(store: WorkspaceStore) -> None:
+    grouped(store)
+    labels = np.where(_NEW_GROUPS < 105, 7, _NEW_GROUPS)  # ten new spectra are of an old sample
+    with pytest.warns(RecordingWarning, match="10 of 30 share a name or a group"):
+        found = store.calibrations.update(
+            "twins@latest", (MORE, MORE_Y), old_samples=(REPLICATED, REPLICATED_Y),
+            groups=labels, old_groups=_OLD_GROUPS, test_samples=(MORE[:12], MORE_Y[:12]),
+        )  # fmt: skip
+    rows = {row["samples"]: row for row in found.comparison.to_dicts()}
+    assert {name: (row["n"], row["fitted"]) for name, row in rows.items()} == {
+        "new samples": (20, 0), "old samples": (90, 0), "test samples": (12, 12),
+    }  # fmt: skip
+    assert "12 of which were fitted" in repr(found)
+
+
+def test_replicates_that_share_a_name_are_compared_by_their_mean(store: WorkspaceStore) -> None:
+    names, more = [f"s{g}" for g in _OLD_GROUPS], [f"s{g}" for g in _NEW_GROUPS]
+    before = grouped(store, sample_ids=names)
+    found = store.calibrations.update(
+        "twins@latest", (MORE, MORE_Y, more), old_samples=(REPLICATED, REPLICATED_Y, names),
+        groups=_NEW_GROUPS, old_groups=_OLD_GROUPS,
+    )  # fmt: skip
+    row = found.comparison.row(0, named=True)
+    means = store.replay_chain(before.chain_id, MORE).reshape(15, 2).mean(axis=1)
+    assert row["n"] == 15
+    assert row["rmse_before"] == pytest.approx(np.sqrt(np.mean((means - MORE_Y[::2]) ** 2)))
+
+
+def test_groups_that_a_version_did_not_have_are_kept_and_said(store: WorkspaceStore) -> None:
+    grouped(store, groups=None)
+    with pytest.warns(RecordingWarning) as said:
+        found = store.calibrations.update(
+            "twins@latest", (MORE, MORE_Y), old_samples=(REPLICATED, REPLICATED_Y), old_groups=_OLD_GROUPS
+        )
+    assert any("was recorded without groups" in str(each.message) for each in said)
+    assert found.comparison["samples"].to_list() == ["new samples"]
+    assert one_sided(store, found.after.chain_id, np.append(_OLD_GROUPS, np.arange(100, 130)))
+
+
+def test_a_review_sees_an_update_that_lost_its_groups(store: WorkspaceStore) -> None:
+    before = grouped(store)
+    lost = record_cross_validation(
+        store, PLSRegression(4), REPLICATED, REPLICATED_Y, cv=5, dataset_name="twins",
+        metadata={"updated_from": before.chain_id},
+    )  # fmt: skip
+    found = {each.code: each.message for each in store.review(lost.chain_id).findings}
+    assert "kept 30 groups together" in found["R15"]
+    assert "R15" not in {each.code for each in store.review(before.chain_id).findings}
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_an_update_of_a_stored_data_set_can_be_updated_and_reviewed(
+    store: WorkspaceStore, arrays: bool
+) -> None:
+    store.datasets.add(
+        "twins", REPLICATED, references={"fat": REPLICATED_Y}, groups=_OLD_GROUPS, wavelengths=GRID, unit="nm"
+    )
+    store.datasets.add("more", MORE, references={"fat": MORE_Y}, groups=_NEW_GROUPS)
+    grouped(store, X=None, y=None, groups=None, dataset="twins")
+    new = (MORE[:20], MORE_Y[:20]) if arrays else store.datasets.get("more", target="fat", rows=slice(0, 20))
+    first = store.calibrations.update("twins@latest", new, groups=_NEW_GROUPS[:20] if arrays else None)
+    assert first.dataset == "twins update@v1"
+    assert first.after.dataset_version_id == store.datasets.version("twins update@v1").dataset_version_id
+    kept = store.datasets.of_chain(first.after.chain_id)
+    np.testing.assert_array_equal(kept.X, np.vstack([REPLICATED, MORE[:20]]))
+    assert kept.groups is not None
+    assert kept.unit == "nm"
+    assert {"R15", "R16", "R17", "R18"} <= set(store.review(first.after.chain_id).checked)
+    second = store.calibrations.update("twins@latest", (MORE[20:], MORE_Y[20:]), groups=_NEW_GROUPS[20:])
+    assert second.dataset == "twins update@v2"
+    assert len(store.datasets.of_chain(second.after.chain_id)) == 120
+    assert store.datasets.version("twins").version == 1
+    # What fails leaves no data set behind.
+    versions = store.datasets.versions("twins update").height
+    with pytest.raises(InvalidInput):
+        store.calibrations.update("twins@latest", (NEW[20:], NEW_Y[20:]), groups=np.arange(900, 920), cv=5000)
+    assert store.datasets.versions("twins update").height == versions
+
+
+def test_arrays_that_are_in_no_data_set_stay_outside_and_it_is_said(fat: WorkspaceStore) -> None:
+    found = fat.calibrations.update("fat", (NEW, NEW_Y), old_samples=(X, Y))
+    assert found.dataset is None
+    assert found.after.dataset_version_id is None
+    assert "not stored; the next update needs old_samples=" in repr(found)
+
+
+_FEW = [f"n{row}" for row in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "error", "words"),
+    [
+        ((TEST[:, :9], TEST_Y), ShapeMismatch, "found 9"),
+        ((TEST, TEST_Y[:5]), ShapeMismatch, "one value for each"),
+        ((TEST, TEST_Y, _FEW), ShapeMismatch, "one name a sample"),
+        ((TEST, TEST_Y, "abc"), InvalidInput, "not a data frame"),
+        ((TEST, TEST_Y, [None] * 40), InvalidInput, "expected text or whole numbers"),
+        ((TEST, TEST_Y, [_FEW] * 40), ShapeMismatch, "one name a sample"),
+        ((TEST.astype(str).astype(object) + "x", TEST_Y), InvalidInput, "must hold numbers"),
+        ((np.full(TEST.shape, "wet"), TEST_Y), InvalidInput, "must hold real numbers"),
+        ((TEST * 1j, TEST_Y), InvalidInput, "found complex"),
+        ((np.where(TEST[3, 3] == TEST, np.inf, TEST), TEST_Y), InvalidInput, "infinite"),
+        ((np.full(TEST.shape, np.nan), TEST_Y), InvalidInput, "NaN"),
+        ((TEST, ["wet"] * 40), InvalidInput, "expected numbers as reference"),
+        ("nowhere", UnknownDataset, "no data set"),
+    ],
+)
+@pytest.mark.parametrize("role", ["new_samples", "test_samples"])
+def test_bad_samples_are_refused_before_anything_is_recorded(
+    fat: WorkspaceStore, role: str, samples: Any, error: type[Exception], words: str
+) -> None:
+    runs = fat.list_runs().height
+    given = {"new_samples": (NEW, NEW_Y)} | {role: samples}
+    with pytest.raises(error, match=words):
+        fat.calibrations.update("fat", old_samples=(X, Y), **given)
+    assert fat.list_runs().height == runs
+
+
+def test_test_samples_on_another_grid_are_refused(fat: WorkspaceStore) -> None:
+    fat.datasets.add("other", TEST, references={"fat": TEST_Y}, wavelengths=GRID + 40, unit="nm")
+    runs = fat.list_runs().height
+    with pytest.raises(InvalidInput, match="test_samples: their wavelengths are not those"):
+        fat.calibrations.update("fat", (NEW, NEW_Y), old_samples=(X, Y), test_samples="other")
+    assert fat.list_runs().height == runs
+
+
+def test_weights_are_not_dropped(store: WorkspaceStore) -> None:
+    chain = record_cross_validation(
+        store, Ridge(), X, Y, cv=3, dataset_name="meat", sample_weight=np.linspace(1, 2, len(Y))
+    ).chain_id
+    store.calibrations.register("weighted", chain, alias="production")
+    with pytest.raises(InvalidInput, match="fitted with sample_weight"):
+        store.calibrations.update("weighted", (NEW, NEW_Y), old_samples=(X, Y))
+
+
+@pytest.mark.parametrize(
+    "version", ["candidate", "latest", "v2", "V2", "2", 2, np.int64(2), "fat@candidate", "object"]
+)
+def test_a_challenge_ends_as_it_began(fat: WorkspaceStore, recorded: Recorded, version: Any) -> None:
+    made = fat.calibrations.register("fat", recorded.first, alias="candidate")
+    given = made if version == "object" else version
+    assert fat.calibrations.challenge("fat", given) == 2
+    assert fat.calibrations.challengers("fat@production") == (2,)
+    assert fat.calibrations.end_challenge("fat@v1", given)
+    assert not fat.calibrations.end_challenge(made, given)
+    assert fat.calibrations.challengers("fat") == ()
+
+
+def test_unknown_names_of_challengers_are_errors(fat: WorkspaceStore, recorded: Recorded) -> None:
+    fat.calibrations.register("fat", recorded.first, alias="candidate")
+    other = fat.calibrations.register("protein", recorded.first)
+    fat.calibrations.challenge("fat", 2)
+    for method in (fat.calibrations.challenge, fat.calibrations.end_challenge):
+        for wrong in (("fatt", 2), ("fat", "candidat"), ("fat", 7), ("fat", "v7")):
+            with pytest.raises(CalibrationNotFound):
+                method(*wrong)
+        for strange in (other, "protein@v1", None, 2.5):
+            with pytest.raises(InvalidInput, match="version: expected"):
+                method("fat", strange)
+    with pytest.raises(CalibrationNotFound):
+        fat.calibrations.challengers("fatt")
+    fat.calibrations.remove_alias("fat", "candidate")
+    fat.calibrations.delete("fat@v2")
+    assert fat.calibrations.end_challenge("fat", "2")  # deleted, but still listed
+    assert fat.calibrations.challengers("fat") == ()

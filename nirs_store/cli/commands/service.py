@@ -330,6 +330,9 @@ def command_correct(
 @click.option("--old", metavar="FILE|DATASET", help="Samples of the version [default: its data set].")
 @click.option("--test", metavar="FILE|DATASET", help="Samples on which to compare the versions.")
 @click.option("--cv", type=click.IntRange(2), metavar="N", help="Number of folds [default: as recorded].")
+@click.option(
+    "--groups", metavar="COLUMN", help="Column of the new samples, and of --old, that names their groups."
+)
 @click.option("--note", metavar="TEXT", help="Free text, kept with the new version.")
 @json_option
 @workspace_option
@@ -339,6 +342,7 @@ def command_update(
     old: str | None,
     test: str | None,
     cv: int | None,
+    groups: str | None,
     note: str | None,
     as_json: bool,
     workspace: Path,
@@ -362,6 +366,8 @@ def command_update(
             test_samples=samples(test),
             cv=cv,
             note=note,
+            groups=groups,
+            old_groups=groups if old is not None else None,
         )
     if as_json:
         print_json(found.to_dict())

@@ -219,6 +219,7 @@ def test_no_module_is_imported_because_a_stored_chain_names_it(
         f"open({str(tmp_path / 'canary')!r}, 'w')\nclass Shift: transform = print\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name.rpartition(".")[0], raising=False)
     before = set(sys.modules)
     with pytest.raises(ReplayError, match="nothing was imported"):
         run(None, steps=stateless(name))

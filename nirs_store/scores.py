@@ -109,6 +109,11 @@ def direction(metric: str) -> Literal["lower", "higher", "zero"] | None:
     return _BETTER.get(metric)
 
 
+def is_classification(task: object) -> bool:
+    """Tell whether a task predicts labels, however many classes its name speaks of."""
+    return "classification" in str(task).lower()
+
+
 def default_metric(task_type: str) -> str:
     """Return the metric that models of a task are ranked by when the user names none.
 

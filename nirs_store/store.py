@@ -1268,6 +1268,7 @@ class WorkspaceStore:
             The log could not be written.
         """
         from nirs_store.domain.frame import Reading, as_names, report_outliers
+        from nirs_store.domain.scope import finish
 
         how = predicting.Logging(log, instrument, operator, measured_at, keep_spectra)
         use = predicting.use_of(self._engine, chain_id)
@@ -1279,9 +1280,8 @@ class WorkspaceStore:
             return self._details(chain, X, wavelengths, reading, names, strict)
 
         grid = getattr(X, "wavelengths", None) if wavelengths is None else wavelengths
-        found = predicting.finish(
-            use, predict(use.chain_id), instrument=instrument, matrix=matrix, wavelengths=grid
-        )
+        said = {"instrument": instrument, "matrix": matrix, "wavelengths": grid}
+        found = finish(predict(use.chain_id), use.correction, use.scope, **said)
         report_outliers(found, on_outlier, use.label)
         plan, _, _, about = self._plan(use.chain_id)
         predicting.keep(self._engine, use, plan, found, X, names, how, about, predict)

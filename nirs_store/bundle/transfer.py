@@ -40,7 +40,7 @@ from nirs_store.records.ranking import (
     needed_arrays,
 )
 from nirs_store.records.runs import versions_only
-from nirs_store.scores import default_metric, is_figure
+from nirs_store.scores import default_metric, is_classification, is_figure
 
 __all__ = [
     "ImportedBundle",
@@ -500,7 +500,7 @@ def _ask(con: Connection, chain_id: str, known: KnownIds, before: Remembered | N
 
 def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays: Arrays) -> dict[str, Any]:
     """Return the scores of a chain, as its row of the leaderboard has them, and what they were computed from."""
-    classifies = "classification" in str(predictions[0]["task_type"] or "").lower()
+    classifies = is_classification(predictions[0]["task_type"])
     task = "classification" if classifies else "regression"
     about = chain["metadata"]
     known = {"classes": about.get("classes"), "fold_weights": chain["fold_weights"]}

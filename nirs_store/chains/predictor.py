@@ -27,7 +27,7 @@ from nirs_store.chains.spectra import as_grid, one_grid, read_table, require_ord
 from nirs_store.display import block, field_table, short, table, with_unit
 from nirs_store.domain.frame import OnOutlier, Predicted, Reading, as_names, details_frame, report_outliers
 from nirs_store.domain.measure import Domain
-from nirs_store.domain.scope import outside
+from nirs_store.domain.scope import finish
 from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMismatch
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra as ReadSpectra
@@ -402,10 +402,9 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         load = self._objects.__getitem__
         names = as_names(sample_ids)
         found = detailed(self._plan, self.chain, self.domain, load, X, wavelengths, reading, names, "ignore")
-        if self.correction is not None:
-            found = self.correction.apply(found)
         grid = getattr(X, "wavelengths", None) if wavelengths is None else wavelengths
-        found = outside(self.scope, found, instrument=instrument, matrix=matrix, wavelengths=grid)
+        said = {"instrument": instrument, "matrix": matrix, "wavelengths": grid}
+        found = finish(found, self.correction, self.scope, **said)
         report_outliers(found, on_outlier, f"Chain {self.chain.get('chain_id') or ''}".strip())
         if log and self._recorder is not None:
             self._recorder(

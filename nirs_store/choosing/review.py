@@ -252,7 +252,8 @@ def _bias(m: Material) -> Iterator[str]:
         raise Missing
     limit = t.ppf(1 - _ALPHA / 2, n - 1) * error.std(ddof=1) / np.sqrt(n)
     if abs(error.mean()) > limit:
-        yield f"bias {error.mean():+.4g}{m.unit} in the {where}, beyond ±{limit:.4g}{m.unit} (n = {n}, 95 %)."
+        bias = f"bias (predicted - measured) {error.mean():+.4g}{m.unit}"
+        yield f"{bias} in the {where}, beyond ±{limit:.4g}{m.unit} (n = {n}, 95 %)."
 
 
 def _slope(m: Material) -> Iterator[str]:

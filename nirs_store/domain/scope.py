@@ -12,7 +12,7 @@ from nirs_store.errors import InvalidInput, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_text
 
-__all__ = ["as_scope", "check_targets", "outside"]
+__all__ = ["as_scope", "check_targets", "finish", "outside"]
 
 SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
 # Grids are compared to a thousandth of a channel's distance from its neighbours, which units round away.
@@ -96,6 +96,12 @@ def check_targets(scope: Mapping[str, Any], known: Sequence[str]) -> None:
                 f"scope.range: the chain does not predict {quoted(name)}.{did_you_mean(name, known)} It predicts "
                 f"{', '.join(known)}. Nothing was registered."
             )
+
+
+def finish(details: pl.DataFrame, correction: Any, scope: Mapping[str, Any], **said: Any) -> pl.DataFrame:
+    """Correct a detailed prediction, and flag what is outside the scope; `said` is as for `outside`."""
+    # Corrected first: the range of a scope is about what is reported.
+    return outside(scope, details if correction is None else correction.apply(details), **said)
 
 
 def outside(

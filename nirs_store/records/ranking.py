@@ -34,6 +34,7 @@ from nirs_store.scores import (
     classification_scores,
     default_metric,
     higher_is_better,
+    is_classification,
     mean_scores,
     regression_scores,
 )
@@ -609,7 +610,7 @@ def scores_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
 
 
 def _task(kind: str) -> str:
-    return "classification" if "classification" in kind.lower() else "regression"
+    return "classification" if is_classification(kind) else "regression"
 
 
 def _common_metric(names: Sequence[str], task: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.db.audit_chain import payload_of
 from nirs_store.db.database import Connection
-from nirs_store.db.schema import column_names
 from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.records import queries
 
@@ -21,7 +20,7 @@ _HASHED = (
     "fold_artifacts", "shared_artifacts", "branch_path", "source_index", "fold_weights", "target", "target_unit",
 )  # fmt: skip
 
-__all__ = ["Contents", "artifacts_of", "contents_of", "digest_of", "insert", "user_name"]
+__all__ = ["Contents", "artifacts_of", "contents_of", "digest_of", "user_name"]
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,6 @@ def digest_of(value: Any) -> str:
     """Return the SHA-256 of plain data in one spelling."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def insert(con: Connection, table: str, row: Mapping[str, Any]) -> None:
-    """Insert one row inside the caller's transaction."""
-    columns = column_names(table)
-    marks = ", ".join("?" for _ in columns)
-    con.execute(
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", [row.get(name) for name in columns]
-    )
 
 
 def _named(chain: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,17 +17,18 @@ from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
 from nirs_store.display import block, field_table
 from nirs_store.domain.frame import as_names
-from nirs_store.errors import CalibrationNotFound, InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.errors import CalibrationNotFound, InvalidInput, ShapeMismatch, UnknownId, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.records.named import find_version
+from nirs_store.records.named import find_version, known_name
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
-from nirs_store.service.content import insert, user_name
+from nirs_store.scores import is_classification
+from nirs_store.service.content import user_name
 from nirs_store.service.log import clean_ids
 from nirs_store.service.pairs import figures_of_target, pairs_of_version
-from nirs_store.service.statistics import Agreement, Baseline, agreement
-from nirs_store.values import as_name, from_json, is_frame, native, one_of, to_json, with_zone
+from nirs_store.service.statistics import BIAS, Agreement, Baseline, agreement
+from nirs_store.values import as_name, from_json, is_frame, native, one_of, with_zone
 from nirs_store.values import column_names as column_names_of
 
 __all__ = [
@@ -68,6 +70,7 @@ class Correction:
     reason, author : str
     figures : dict
         n, bias, SEP and RMSEP of these samples before and after; the values after are not an independent check.
+        ``bias_before`` and ``bias_after`` are reference - predicted, as ``sign`` says.
     created_at : datetime
     retired_at : datetime or None
         When it stopped being applied.
@@ -135,7 +138,9 @@ class Correction:
 
     def __repr__(self) -> str:
         state = f", retired {self.retired_at:%Y-%m-%d}" if self.retired_at else ""
-        return f"<{self.calibration}@v{self.version} {self.words}; {len(self.samples)} samples{state}>"
+        before = self.figures.get("bias_before")
+        bias = "" if before is None else f", {BIAS} {before:+.4g} before"
+        return f"<{self.calibration}@v{self.version} {self.words}; {len(self.samples)} samples{bias}{state}>"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -143,10 +148,14 @@ class Correction:
             "samples": len(self.samples),
             "reason": self.reason,
             "author": self.author,
-            **self.figures,
+            **{_shown(name): value for name, value in self.figures.items() if name != "sign"},
             "retired": self.retired_at,
         }
         return block(self.words, field_table(facts))
+
+
+def _shown(name: str) -> str:
+    return f"{name} (reference - predicted)" if name.startswith("bias_") else name
 
 
 def correct(
@@ -193,7 +202,7 @@ def refuse_several(figures: Mapping[str, Any], label: str) -> None:
     ------
     InvalidInput
     """
-    labels = figures.get("task") == "classification"
+    labels = is_classification(figures.get("task"))
     if labels or isinstance(figures.get("targets"), Mapping):
         raise InvalidInput(
             f"{label} predicts {'labels' if labels else 'several targets'}; a slope and bias correction is about one "
@@ -284,7 +293,7 @@ def choose(
     elif not force:
         if kind == "bias" and not found.bias_significant:
             raise InvalidInput(
-                f"The bias {found.bias:+.4g} is within {found.bias_limit:.4g}, so it is not significant. "
+                f"The {BIAS} {found.bias:+.4g} is within {found.bias_limit:.4g}, so it is not significant. "
                 "Nothing was changed. force=True (on the command line: --force) corrects it anyway."
             )
         if kind == "slope_bias" and not (found.slope_significant and wide):
@@ -319,8 +328,11 @@ def save(
 ) -> Correction:
     """Store a correction of one version, or only plan it; retire the previous one in the same transaction."""
     for name, value in (("slope", slope), ("bias", bias)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise InvalidInput(f"{name}: expected a finite number; found {value!r}. Nothing was changed.")
+        if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(_as_float(value)):
+            raise InvalidInput(
+                f"{name}: expected a finite number; found {quoted(value)}. Nothing was changed."
+            )
+    slope, bias = float(slope), float(bias)
     if slope == 0:
         raise InvalidInput("slope: 0 would give every sample the same value. Nothing was changed.")
     why = None if reason is None else as_name(reason, "reason")
@@ -358,6 +370,13 @@ def save(
     return engine.query(plan) if dry_run else engine.change(work)
 
 
+def _as_float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+
+
 def _next_number(con: Connection, name: str) -> int:
     ((number,),) = con.execute(
         "SELECT coalesce(max(number), 0) + 1 FROM corrections WHERE calibration = ?", [name]
@@ -366,11 +385,14 @@ def _next_number(con: Connection, name: str) -> int:
 
 
 def _insert(con: Connection, made: Correction) -> None:
-    plain = {
-        "samples": to_json(list(made.samples), "samples"),
-        "metadata": to_json(dict(made.figures), "figures"),
+    row = {
+        **vars(made),
+        "samples": list(made.samples),
+        "metadata": dict(made.figures),
+        "created_at": now_naive(),
     }
-    insert(con, "corrections", {**vars(made), **plain, "created_at": now_naive()})
+    del row["figures"]
+    Table(con, "corrections").insert([row])
 
 
 def take_over(con: Connection, correction_id: str, name: str, version: int, author: str) -> str:
@@ -477,6 +499,5 @@ def list_corrections(con: Connection, name: str, version: int | None = None) -> 
 
 
 def of_name(con: Connection, calibration: Any) -> list[Correction]:
-    """Read the corrections of the calibration that a name means, oldest first."""
-    name = str(calibration).partition("@")[0]
-    return list_corrections(con, str(find_version(con, f"{name}@latest")["name"]))
+    """Read the corrections of the calibration that a name or a version means, oldest first."""
+    return list_corrections(con, known_name(con, calibration))

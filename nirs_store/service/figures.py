@@ -19,10 +19,10 @@ from nirs_store.records.ranking import (
     needed_arrays,
     predictions_of_chain,
 )
-from nirs_store.scores import classification_scores
+from nirs_store.scores import classification_scores, is_classification
 from nirs_store.values import from_json
 
-__all__ = ["figures_of", "names_in_predictions", "targets_of"]
+__all__ = ["figures_of", "labelled", "names_in_predictions", "targets_of"]
 
 Floats = NDArray[np.float64]
 Pair = tuple[NDArray[Any], NDArray[Any]]
@@ -57,7 +57,8 @@ def figures_of(con: Connection, chain: Mapping[str, Any]) -> dict[str, Any]:
         ``task``, ``n_cal``, ``p`` (latent variables; None for a model without), and for each target ``sec`` (with
         n - p - 1 degrees of freedom), ``rmsec``, ``secv`` and ``rmsecv`` (out of fold), ``sep``, ``rmsep``, ``bias``
         and ``n_test`` (test set), ``bias_cv``, ``r2_cv``, ``range`` and ``sd`` of the measured values. A chain of
-        one target has them at the top, a chain of several in ``targets``, by name.
+        one target has them at the top, a chain of several in ``targets``, by name. ``bias`` and ``bias_cv`` are
+        predicted - reference, the sign of recorded scores and the opposite of that in service.
     """
     rows = predictions_of_chain(con, str(chain["chain_id"]))
     arrays = predictions.load_arrays(con, needed_arrays(rows), SCORED_ARRAYS)
@@ -68,7 +69,7 @@ def figures_of(con: Connection, chain: Mapping[str, Any]) -> dict[str, Any]:
     task = str(metadata.get("task_type") or (rows[0]["task_type"] if rows else "regression"))
     p = components_of(chain)
     found: dict[str, Any] = {"task": task, "n_cal": _count(metadata, fitted, out_of_fold), "p": p}
-    if "classification" in task.lower():
+    if is_classification(task):
         for name, pair in (("cv", out_of_fold), ("test", tested)):
             if pair is not None:
                 scores = classification_scores(pair[0], pair[1])
@@ -85,6 +86,17 @@ def figures_of(con: Connection, chain: Mapping[str, Any]) -> dict[str, Any]:
         for place, label in enumerate(labels)
     }
     return found | (each[labels[0]] if width == 1 else {"targets": each})
+
+
+def labelled(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the known figures for a reader: each bias says its sign."""
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        if name == "targets" and isinstance(value, Mapping):
+            found[name] = {target: labelled(own) for target, own in value.items()}
+        elif value is not None:
+            found[f"{name} (predicted - reference)" if name in ("bias", "bias_cv") else name] = value
+    return found
 
 
 def _of_target(

@@ -19,7 +19,7 @@ from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
 from nirs_store.domain.frame import as_names
-from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId, quoted
 from nirs_store.ids import new_id, now_naive, spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
@@ -252,7 +252,7 @@ class Measurements:
         Parameters
         ----------
         calibration, version, chain_id, sample_id, instrument : optional
-            Only measurements with these; ``fat@v3`` names a version too.
+            Only measurements with these; ``fat@v3`` names a version too, and takes no `version`.
         role : {"reported", "challenger"}, optional
             Returned predictions, or those of challengers.
         flagged : bool, optional
@@ -285,7 +285,11 @@ class Measurements:
             "instrument": instrument,
             "role": role,
         }
-        if calibration is not None and "@" in calibration:
+        if calibration is not None and (not isinstance(calibration, str) or "@" in calibration):
+            if version is not None:
+                raise InvalidInput(
+                    f"calibration: {quoted(calibration)} names a version already; give the name alone with version."
+                )
             meant = self._engine.query(lambda con: find_version(con, calibration))
             wanted |= {"calibration": meant["name"], "version": meant["version"]}
         where = [f"m.{name} = ${name}" for name, value in wanted.items() if value is not None]

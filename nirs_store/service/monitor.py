@@ -29,6 +29,7 @@ from nirs_store.service.pairs import (
 )
 from nirs_store.service.references import Combine
 from nirs_store.service.statistics import (
+    BIAS,
     FEWEST,
     LAMBDA,
     Agreement,
@@ -62,14 +63,15 @@ class Monitoring:
     n_measurements, n_flagged : int
         Number of returned predictions, and of those with a flag.
     agreement : Agreement
-        Bias, SEP, slope and their limits, over the samples with a reference.
+        Bias (reference - predicted), SEP, slope and their limits, over the samples with a reference. For all versions
+        together, a sample counts once for each version that predicted it.
     sel, sel_df : float, int
         Standard error of the laboratory from replicates, and its degrees of freedom; NaN and 0 without replicates.
     chart : polars.DataFrame
         One row per point in time order: ``sample_id, measured_at, version, instrument, reference, prediction,
         difference, warning, action, ewma, ewma_limit, signals``.
     by_month, by_instrument, by_version : polars.DataFrame
-        The same figures by month, instrument and version.
+        The same figures by month, instrument and version; ``bias`` is reference - predicted.
     challengers : polars.DataFrame
         One row per challenger, compared on the samples that both predicted.
     corrections : tuple of Correction
@@ -100,7 +102,7 @@ class Monitoring:
 
     @property
     def n(self) -> int:
-        """Return the number of samples with a reference."""
+        """Return the number of samples with a reference, counted once for each version."""
         return self.agreement.n
 
     @property
@@ -172,7 +174,7 @@ class Monitoring:
         }
         if not found.n:
             return facts
-        facts["bias (reference - predicted)"] = f"{found.bias:+.4g}{unit}, limit {_text(found.bias_limit)}"
+        facts[BIAS] = f"{found.bias:+.4g}{unit}, limit {_text(found.bias_limit)}"
         limit = "no limit"
         if base is not None:
             limit = f"limit {_text(found.sep_limit)} from {base.kind} {base.error:.4g} with {base.df} df"
@@ -203,7 +205,8 @@ class Monitoring:
             found: pl.DataFrame = getattr(self, name)
             if found.height:
                 rows = [[cell_text(value) for value in row] for row in found.rows()]
-                parts.append(table(found.columns, rows, caption=name.replace("_", " ")))
+                columns = [BIAS if each == "bias" else each for each in found.columns]
+                parts.append(table(columns, rows, caption=name.replace("_", " ")))
         said = {f"note {place}": each for place, each in enumerate(self.notes, 1)}
         said |= {
             each.label: each.words + (" (retired)" if each.retired_at else "") for each in self.corrections
@@ -279,7 +282,9 @@ def monitor(
             )
         if number is not None and not reported.height:
             notes += _of_others(con, wanted)
-        points = per_sample(pairs, repeats)
+        # Predictions of two versions are never averaged: the mean would be the error of neither.
+        points = per_sample(pairs, repeats, ("version",))
+        notes += _twice(points) if repeats != "each" else []
         sel, sel_df = _sel(pairs)
         return Monitoring(
             row["name"],
@@ -320,6 +325,15 @@ def _of_others(con: Connection, wanted: Wanted) -> list[str]:
         return []
     told = ", ".join(f"v{version} has {count}" for version, count in rows)
     return [f"v{wanted.version} has no measurements yet; {told}: ask for that version, or for all of them"]
+
+
+def _twice(points: pl.DataFrame) -> list[str]:
+    """Say how many samples count once for each of several versions."""
+    several = points.height - points["sample_id"].n_unique()
+    if not several:
+        return []
+    shared = points.group_by("sample_id").len().filter(pl.col("len") > 1).height
+    return [f"{shared} samples were predicted by several versions: each counts once for each version"]
 
 
 def _is_target(about: str | None) -> pl.Expr:
@@ -404,7 +418,7 @@ def _parts(
     if by == "month":
         pairs = pairs.with_columns(month=pl.col("measured_at").dt.truncate("1mo").dt.date())
     counted = reported.group_by(by).agg(pl.col("n").sum(), pl.col("flagged").sum()).sort(by, nulls_last=True)
-    points = per_sample(pairs, repeats, (by,))
+    points = per_sample(pairs, repeats, tuple(dict.fromkeys((by, "version"))))
     rows = []
     for key, n, flagged in counted.iter_rows():
         part = points.filter(pl.col(by).eq_missing(pl.lit(key)))
@@ -462,12 +476,12 @@ def _challengers(con: Connection, wanted: Wanted, pairs: pl.DataFrame, alpha: fl
         return pl.DataFrame()
     others = Wanted(**{**wanted.__dict__, "version": None})
     rivals, _ = pairs_of(con, others, role="challenger")
-    mine = pairs.select("batch_id", "sample_id", reported="prediction")
+    mine = pairs.select("batch_id", "sample_id", reported="prediction", reported_by="version")
     both = rivals.join(mine, on=("batch_id", "sample_id"), how="inner")
     rows = []
     for version in sorted(set(both["version"].to_list())):
         part = both.filter(pl.col("version") == version)
-        each = part.group_by("sample_id", maintain_order=True).agg(
+        each = part.group_by("sample_id", "reported_by", maintain_order=True).agg(
             pl.col("reference").first(), pl.col("prediction").mean(), pl.col("reported").mean()
         )
         found = paired(

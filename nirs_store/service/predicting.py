@@ -12,7 +12,6 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.spectra import table_of
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
-from nirs_store.domain.scope import outside
 from nirs_store.errors import CalibrationNotFound, InvalidInput, NirsStoreError, StoreClosed, quoted
 from nirs_store.ids import is_id, new_id
 from nirs_store.lazy import polars as pl
@@ -24,7 +23,7 @@ from nirs_store.service.corrections import Correction
 from nirs_store.service.renewal import challengers_of
 from nirs_store.values import as_name, index_names, is_frame
 
-__all__ = ["Logging", "Use", "equip", "finish", "keep", "refuse_corrected", "use_of", "warn_uncorrected"]
+__all__ = ["Logging", "Use", "equip", "keep", "refuse_corrected", "use_of", "warn_uncorrected"]
 
 Predict = Callable[[str], pl.DataFrame]
 
@@ -146,13 +145,6 @@ def _along(store: Any, chain_id: str, X: Any) -> pl.DataFrame:
 
     found: pl.DataFrame = store._details(chain_id, X, None, Reading(), None, False)
     return found
-
-
-def finish(use: Use, details: pl.DataFrame, **said: Any) -> pl.DataFrame:
-    """Correct a detailed prediction and flag what lies outside the scope of the version."""
-    if use.correction is not None:
-        details = use.correction.apply(details)
-    return outside(use.scope, details, **said)
 
 
 # -- The log.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from nirs_store.audit.trail import attempting, moment
+from nirs_store.audit.trail import attempting, moment, note
 from nirs_store.db.database import Connection
-from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
@@ -27,10 +27,13 @@ __all__ = ["COMBINED", "CURRENT", "Combine", "References"]
 
 Combine = Literal["mean", "median", "latest"]
 
-#: Rows that were not corrected or withdrawn since, as a table `r`.
+#: Rows that were not corrected or withdrawn since, as a table `r`; of two corrections of one row (of two transactions,
+#: or of an older version of the library) the later one counts.
 CURRENT = (
     "(SELECT * FROM sample_references WHERE value IS NOT NULL AND reference_id NOT IN "
-    "(SELECT replaces FROM sample_references WHERE replaces IS NOT NULL))"
+    "(SELECT replaces FROM sample_references WHERE replaces IS NOT NULL UNION ALL "
+    "SELECT reference_id FROM sample_references WHERE replaces IS NOT NULL "
+    "QUALIFY row_number() OVER (PARTITION BY replaces ORDER BY added_at DESC, reference_id DESC) > 1))"
 )
 #: How replicates of a sample become one value, as SQL.
 COMBINED = {
@@ -165,7 +168,10 @@ class References:
             one_of("existing", existing, _EXISTING)
             about = {"target": target, "unit": unit, "lab": lab, "method": method, "measured_at": measured_at}
             rows = _rows_of(table, sample_id, value, about)
-            return self._write(self._new(rows, existing))
+            if existing == "add":
+                return self._write(rows)
+            self._guard(rows)
+            return self._decide(lambda con: _new(con, rows, existing))
 
     def plan_many(
         self,
@@ -194,7 +200,8 @@ class References:
         """
         about = {"target": target, "unit": unit, "lab": lab, "method": method, "measured_at": measured_at}
         rows = _rows_of(table, sample_id, value, about)
-        new = self._new([{**row, "place": place} for place, row in enumerate(rows)], "skip")
+        placed = [{**row, "place": place} for place, row in enumerate(rows)]
+        new = self._engine.query(lambda con: _new(con, placed, "skip"))
         left = {row["place"] for row in new}
         sql = (
             "SELECT sample_id, count(*) FROM measurements WHERE list_contains($names, sample_id) AND role = 'reported' "
@@ -224,10 +231,15 @@ class References:
             The value is not a number, or no reason was given.
         """
         with attempting(self._engine, "correct_reference"):
-            old = self._current(reference_id)
-            row = _row(old["sample_id"], value, {name: old[name] for name in _FIELDS}, "value")
-            row |= {"replaces": reference_id, "note": as_name(reason, "reason")}
-            return self._write([row], "correct_reference")[0]
+            asked, why = as_name(reference_id, "reference_id"), as_name(reason, "reason")
+            check_guard(self._engine, {"references": [{"note": why}]})
+
+            def work(con: Connection) -> Rows:
+                old = _current(con, asked)
+                row = _row(old["sample_id"], value, {name: old[name] for name in _FIELDS}, "value")
+                return [row | {"replaces": asked, "note": why}]
+
+            return self._decide(work, "correct_reference")[0]
 
     def withdraw(self, reference_id: str, reason: str) -> None:
         """Take a value out of use; it stays in the history.
@@ -237,11 +249,16 @@ class References:
         UnknownId, InvalidInput
         """
         with attempting(self._engine, "correct_reference"):
-            old = self._current(reference_id)
-            row = {name: old[name] for name in ("sample_id", *_FIELDS)}
-            row |= {"value": None, "replaces": reference_id, "note": as_name(reason, "reason")}
-            row["measured_at"] = moment(row["measured_at"], "measured_at")
-            self._write([row], "correct_reference")
+            asked, why = as_name(reference_id, "reference_id"), as_name(reason, "reason")
+            check_guard(self._engine, {"references": [{"note": why}]})
+
+            def work(con: Connection) -> Rows:
+                old = _current(con, asked)
+                row = {name: old[name] for name in ("sample_id", *_FIELDS)}
+                row["measured_at"] = moment(row["measured_at"], "measured_at")
+                return [row | {"value": None, "replaces": asked, "note": why}]
+
+            self._decide(work, "correct_reference")
 
     def list(
         self, sample_id: Any = None, *, target: str | None = None, history: bool = False
@@ -290,57 +307,84 @@ class References:
         )
         return replicate_error(rows["value"].to_numpy(), named.to_series().to_numpy())
 
-    def _current(self, reference_id: str) -> dict[str, Any]:
-        asked = as_name(reference_id, "reference_id")
-        sql = f"SELECT r.* FROM {CURRENT} r WHERE r.reference_id = $id"
-        found = self._engine.query(lambda con: frame(con, sql, {"id": asked}))
-        if not found.height:
-            raise UnknownId(
-                "reference", asked, "It was never added, or was corrected since; list(history=True) shows it."
-            )
-        return found.row(0, named=True)
+    def _guard(self, rows: Rows) -> None:
+        names = ("sample_id", "target", "lab", "method", "note")
+        check_guard(self._engine, {"references": [{name: row.get(name) for name in names} for row in rows]})
 
-    def _new(self, rows: Rows, existing: str) -> Rows:
-        if existing == "add":
-            return rows
-        names = sorted({str(row["sample_id"]) for row in rows})
-        told = ("sample_id", "value", "target", "unit", "lab", "method", "measured_at")
-        sql = f"SELECT DISTINCT {', '.join(told)} FROM {CURRENT} r WHERE list_contains($names, sample_id)"
+    def _decide(self, choose: Callable[[Connection], Rows], operation: str = "add_reference") -> Ids:
+        """Record the rows that are chosen, where the choice depends on what is stored already."""
+        if self._engine.recorder.in_transaction:
+            # Committed with the transaction or not at all.
+            return self._write(self._engine.query(choose), operation)
 
-        def ask(con: Connection) -> set[tuple[Any, ...]]:
-            return set(con.execute(sql, {"names": names}).fetchall())
+        def work(con: Connection) -> Ids:
+            # Chosen under the lock: what another process records meanwhile is chosen after this is stored.
+            rows = _whole(choose(con))
+            Table(con, "sample_references").insert(rows)
+            if rows:
+                one, facts = _told(rows)
+                note(self._engine, operation, None, one, details=facts, con=con)
+            return [row["reference_id"] for row in rows]
 
-        there = self._engine.query(ask)
-        new = [row for row in rows if tuple(row[name] for name in told) not in there]
-        if len(new) < len(rows) and existing == "refuse":
-            raise InvalidInput(
-                f"{len(rows) - len(new)} of {len(rows)} rows are stored already, word for word. Nothing was recorded. "
-                "existing='skip' leaves them out, existing='add' takes them as replicates."
-            )
-        return new
+        return self._engine.change(work)
 
     def _write(self, rows: Rows, operation: str = "add_reference") -> Ids:
         if not rows:
             return []
-        told = [
-            {name: row.get(name) for name in ("sample_id", "target", "lab", "method", "note")} for row in rows
-        ]
-        check_guard(self._engine, {"references": told})
-        now, ids = now_naive(), [new_id() for _ in rows]
-        same = {"added_at": now, "added_by": user_name()}
-        names = column_names("sample_references")
+        self._guard(rows)
+        whole = _whole(rows)
         with self._engine.recording(commit=True) as buffer:
-            for reference_id, row in zip(ids, rows, strict=True):
-                whole = {**row, **same, "reference_id": reference_id}
-                buffer.rows["sample_references"].append(tuple(whole.get(name) for name in names))
-            buffer.nbytes += 200 * len(rows)
-            facts = {"values": len(rows), "samples": len({row["sample_id"] for row in rows})}
-            one = ids[0] if len(ids) == 1 else None
+            for row in whole:
+                buffer.add("sample_references", row)
+            one, facts = _told(whole)
             add_note(self._engine, buffer, operation, None, one, details=facts)
-        return ids
+        return [row["reference_id"] for row in whole]
 
     def __repr__(self) -> str:
         return f"<reference values of {self._engine.layout.root}>"
+
+
+def _whole(rows: Rows) -> Rows:
+    """Return rows as they are stored: each with an id, a time and a user."""
+    same = {"added_at": now_naive(), "added_by": user_name()}
+    return [{**row, **same, "reference_id": new_id()} for row in rows]
+
+
+def _told(rows: Rows) -> tuple[str | None, dict[str, int]]:
+    """Return what the audit trail says about stored rows: the id of a single one, and how many they are."""
+    facts = {"values": len(rows), "samples": len({row["sample_id"] for row in rows})}
+    return (rows[0]["reference_id"] if len(rows) == 1 else None), facts
+
+
+def _current(con: Connection, reference_id: str) -> dict[str, Any]:
+    found = frame(con, f"SELECT r.* FROM {CURRENT} r WHERE r.reference_id = $id", {"id": reference_id})
+    if not found.height:
+        raise UnknownId(
+            "reference", reference_id,
+            "It was never added, or was corrected since; list(history=True) shows it.",
+        )  # fmt: skip
+    return found.row(0, named=True)
+
+
+def _new(con: Connection, rows: Rows, existing: str) -> Rows:
+    """Return the rows that are not stored yet.
+
+    Raises
+    ------
+    InvalidInput
+        Some are, and they are to be refused.
+    """
+    names = sorted({str(row["sample_id"]) for row in rows})
+    told = ("sample_id", "value", "target", "unit", "lab", "method", "measured_at")
+    sql = f"SELECT DISTINCT {', '.join(told)} FROM {CURRENT} r WHERE list_contains($names, sample_id)"
+    there = set(con.execute(sql, {"names": names}).fetchall())
+    new = [row for row in rows if tuple(row[name] for name in told) not in there]
+    if len(new) < len(rows) and existing == "refuse":
+        raise InvalidInput(
+            f"{len(rows) - len(new)} of {len(rows)} rows are stored already, word for word. Nothing was recorded. "
+            "existing='skip' leaves them out, existing='add' takes them as replicates."
+        )
+    return new
 
 
 def _row(name: str | None, value: Any, about: Mapping[str, Any], where: str) -> dict[str, Any]:

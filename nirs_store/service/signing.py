@@ -23,6 +23,7 @@ from nirs_store.db.audit_chain import GENESIS, entry_hash, head_of, verify_chain
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.display import block, table
 from nirs_store.errors import CalibrationInUse, InvalidInput, NirsStoreError, quoted
 from nirs_store.ids import new_id, now_naive
@@ -37,9 +38,9 @@ from nirs_store.records.named import (
     find_version,
 )
 from nirs_store.records.notes import check_guard, note
-from nirs_store.service.content import Contents, artifacts_of, contents_of, digest_of, insert, user_name
+from nirs_store.service.content import Contents, artifacts_of, contents_of, digest_of, user_name
 from nirs_store.service.corrections import active
-from nirs_store.values import as_text, from_json, one_of, to_json, with_zone
+from nirs_store.values import as_text, from_json, one_of, with_zone
 
 __all__ = [
     "Signature",
@@ -187,8 +188,10 @@ def _message(signature: Mapping[str, Any]) -> bytes:
     return text.encode()
 
 
-def as_key(key: Any) -> bytes | None:
+def as_key(key: Any, undone: str = "Nothing was signed.") -> bytes | None:
     """Return a key as bytes: bytes as they are, text as UTF-8, a path by the content of its file.
+
+    `undone` ends each error.
 
     Raises
     ------
@@ -200,20 +203,16 @@ def as_key(key: Any) -> bytes | None:
         try:
             found = Path(key).read_bytes().strip()
         except OSError as error:
-            raise InvalidInput(
-                f"key: {key} cannot be read: {error.strerror or error}. Nothing was signed."
-            ) from error
+            raise InvalidInput(f"key: {key} cannot be read: {error.strerror or error}. {undone}") from error
     elif isinstance(key, str):
         found = key.encode()
     elif isinstance(key, (bytes, bytearray)):
         found = bytes(key)
     else:
-        raise InvalidInput(
-            f"key: expected bytes, text or a path, found {type(key).__name__}. Nothing was signed."
-        )
+        raise InvalidInput(f"key: expected bytes, text or a path, found {type(key).__name__}. {undone}")
     if len(found) < _SHORTEST_KEY:
         raise InvalidInput(
-            f"key: expected at least {_SHORTEST_KEY} bytes, found {len(found)}. Nothing was signed. Make one with "
+            f"key: expected at least {_SHORTEST_KEY} bytes, found {len(found)}. {undone} Make one with "
             "secrets.token_hex(32)."
         )
     return found
@@ -273,7 +272,7 @@ def sign(
         if secret is not None:
             signature["algorithm"] = _ALGORITHM
             signature["signature"] = hmac.new(secret, message, hashlib.sha256).hexdigest()
-        insert(con, "signatures", signature)
+        Table(con, "signatures").insert([signature])
         details = {
             "name": row["name"], "version": row["version"], "signature_id": signature["signature_id"],
             "signer": by, "meaning": meaning, "digest": _digest(signature),
@@ -450,7 +449,7 @@ def set_rule(
         ).fetchall()
         plain = None if rule is None else asdict(rule)
         row = {"rule_id": new_id(), "name": known, "alias": wanted, "number": number, "set_by": by}
-        insert(con, "calibration_rules", row | {"rule": to_json(plain, "rule"), "set_at": now_naive()})
+        Table(con, "calibration_rules").insert([row | {"rule": plain, "set_at": now_naive()}])
         details = {
             "name": known,
             "alias": wanted,
@@ -493,14 +492,17 @@ def _person(name: str) -> str:
 
 
 def keys_of(keys: Any) -> list[bytes]:
-    """Return one key or several as bytes."""
+    """Return one key or several as bytes, to check signatures with."""
     if keys is None:
         return []
     given = [keys] if isinstance(keys, (str, bytes, bytearray, os.PathLike)) else list(_iterable(keys))
-    return [key for key in map(as_key, given) if key is not None]
+    found = [as_key(key, "Nothing was checked.") for key in given]
+    return [key for key in found if key is not None]
 
 
 def _iterable(keys: Any) -> Iterable[Any]:
     if isinstance(keys, (list, tuple, set, frozenset)):
         return keys
-    raise InvalidInput(f"keys: expected a key or a list of keys, found {type(keys).__name__}.")
+    raise InvalidInput(
+        f"keys: expected a key or a list of keys, found {type(keys).__name__}. Nothing was checked."
+    )

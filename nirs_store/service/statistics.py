@@ -18,6 +18,7 @@ from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
 
 __all__ = [
+    "BIAS",
     "FEWEST",
     "LAMBDA",
     "SIGN",
@@ -40,6 +41,8 @@ FEWEST = 10
 #: The weight of the newest value in the moving average.
 LAMBDA = 0.4
 SIGN = "difference = reference - predicted"
+#: What a number of bias in service is labelled with; the bias of recorded scores has the opposite sign.
+BIAS = "bias (reference - predicted)"
 _RUN = 9
 _EXACT = 1e-12
 
@@ -90,7 +93,7 @@ class Agreement:
     n : int
         Number of samples.
     bias : float
-        Mean difference.
+        Mean difference, reference - predicted.
     bias_limit : float
         T_b = t(1 - alpha/2; n - 1) SEP / sqrt(n).
     sep : float
@@ -158,7 +161,7 @@ class Agreement:
         if not self.enough:
             return f"no verdict: {self.n} of at least {FEWEST} samples with a reference"
         found = [
-            f"bias {self.bias:+.4g} is beyond {self.bias_limit:.4g}" if self.bias_significant else "",
+            f"{BIAS} {self.bias:+.4g} is beyond {self.bias_limit:.4g}" if self.bias_significant else "",
             f"slope {self.slope:.4g} differs from 1 (t = {self.slope_t:.3g})"
             if self.slope_significant
             else "",
@@ -306,9 +309,15 @@ def control_chart(
         ``difference, warning, action, ewma, ewma_limit, signals``. A limit holds on both sides of 0; ``signals`` is
         a list of words: "action" (beyond the action limit), "warning" (beyond the warning limit), "2 of 3" (two of
         three in a row beyond the same warning limit), "9 in a row" (nine in a row on one side), "ewma".
+
+    Raises
+    ------
+    InvalidInput
+    ShapeMismatch
+        `sigma` has another length than `difference`.
     """
     d = _values(difference, "difference")
-    s = np.broadcast_to(np.asarray(sigma, dtype=np.float64), d.shape)
+    s = _sigma(sigma, d.size)
     warning, action = s * limits[0], s * limits[1]
     average = ewma(d, weight)
     steps = np.arange(1, d.size + 1)
@@ -331,6 +340,19 @@ def control_chart(
             "ewma_limit": pl.Series(ewma_limit, nan_to_null=True, dtype=pl.Float64),
         }
     ).with_columns(signals=_words(words, d.size))
+
+
+def _sigma(given: Any, n: int) -> Floats:
+    """Return one error for each difference; NaN where it is not known."""
+    try:
+        found = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"sigma: expected numbers; found {type(given).__name__}.") from error
+    if found.ndim and found.shape != (n,):
+        raise ShapeMismatch(
+            f"sigma: expected one number, or one for each of {n} differences; found shape {found.shape}."
+        )
+    return np.broadcast_to(found, (n,))
 
 
 def _words(found: Mapping[str, NDArray[np.bool_]], n: int) -> pl.Series:

@@ -14,6 +14,7 @@ from nirs_store.bundle.manifest import in_words, seeds
 from nirs_store.errors import NirsStoreError
 from nirs_store.ids import utcnow
 from nirs_store.records.runs import environment
+from nirs_store.scores import is_classification
 from nirs_store.service.dossier import Dossier, Item, Part, Table, plain
 from nirs_store.service.figures import targets_of
 from nirs_store.service.versions import CalibrationVersion
@@ -183,7 +184,7 @@ def _samples(about: _About) -> Part:
         )
         least = max(20, 4 * p)
         notes.append(f"It advises at least {least} validation samples; there are {tested or 0}.")
-    if version.figures.get("task") and "classification" in str(version.figures["task"]):
+    if is_classification(version.figures.get("task")):
         notes.append("A classification: figures of merit of a regression do not apply.")
     return Part("Samples", tuple(items), notes=tuple(notes))
 
@@ -236,7 +237,7 @@ def _recipe(about: _About) -> Part:
 def _merits(about: _About) -> Part:
     figures = about.version.figures
     tables = []
-    if "classification" in str(figures.get("task") or ""):
+    if is_classification(figures.get("task")):
         rows = tuple((key, value) for key, value in figures.items() if isinstance(value, float))
         tables.append(Table("At registration", ("score", "value"), rows))
         items: list[Item] = [Item("balanced accuracy, cross-validation", figures.get("balanced_accuracy_cv"))]
@@ -274,7 +275,7 @@ def _bias(figures: Mapping[str, Any]) -> str | None:
 
     limit = float(t.ppf(0.975, n - 1)) * sep / n**0.5
     verdict = "significant" if abs(bias) > limit else "not significant"
-    return f"{verdict}: |{bias:.4g}| against t(0.975; {n - 1}) SEP / sqrt(n) = {limit:.4g}"
+    return f"{verdict}: |{bias:.4g}| (predicted - reference) against t(0.975; {n - 1}) SEP / sqrt(n) = {limit:.4g}"
 
 
 def _domain(about: _About) -> Part:
@@ -425,7 +426,7 @@ def _drawn(about: _About) -> Part:
     wanted: dict[str, Callable[..., Any]] = {}
     if about.chain is not None:
         plots = import_module("nirs_store.plots")
-        if "classification" in str(about.version.figures.get("task") or ""):
+        if is_classification(about.version.figures.get("task")):
             wanted = {"Confusion matrix": plots.chain_confusion_matrix}
         else:
             wanted = {

@@ -10,6 +10,7 @@ from typing import Any
 from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.display import block, field_table
 from nirs_store.domain.scope import as_scope, check_targets
 from nirs_store.errors import CalibrationInUse, InvalidInput, UnknownId, quoted
@@ -29,11 +30,11 @@ from nirs_store.records.named import (
 )
 from nirs_store.records.notes import check_guard
 from nirs_store.records.queries import frame
-from nirs_store.service.content import contents_of, insert, user_name
+from nirs_store.service.content import contents_of, user_name
 from nirs_store.service.corrections import refuse_several, take_over
-from nirs_store.service.figures import figures_of, names_in_predictions
+from nirs_store.service.figures import figures_of, labelled, names_in_predictions
 from nirs_store.service.signing import check_rule
-from nirs_store.values import as_text, from_json, to_json, with_zone
+from nirs_store.values import as_text, with_zone
 
 __all__ = [
     "AliasChange",
@@ -79,7 +80,8 @@ class CalibrationVersion:
     aliases : tuple of str
         Aliases that point to it now.
     scope, figures : dict
-        Where it may be used; figures of merit at registration.
+        Where it may be used; figures of merit at registration, of which ``bias`` and ``bias_cv`` are
+        predicted - reference.
     author, note, metadata, created_at
         As registered.
     dataset_version_id, correction_id : str or None
@@ -122,7 +124,6 @@ class CalibrationVersion:
         return f"<Calibration {self.label}{aliases}: chain {self.chain_id[-8:]}{gone}>"
 
     def _repr_html_(self) -> str:
-        figures = {key: value for key, value in self.figures.items() if value is not None}
         facts = {
             "aliases": ", ".join(self.aliases) or None,
             "chain": self.chain_id + ("" if self.chain_exists else " (deleted)"),
@@ -131,7 +132,7 @@ class CalibrationVersion:
             "scope": self.scope or None,
             "note": self.note,
         }
-        return block(self.label, field_table(facts), field_table(figures))
+        return block(self.label, field_table(facts), field_table(labelled(self.figures)))
 
 
 # -- Registering.
@@ -158,7 +159,7 @@ def register(
         "chain_id": as_text(chain_id, "chain_id"),
         "dataset_version_id": None if dataset_version_id is None else as_text(dataset_version_id, "dataset"),
         "correction_id": None if correction_id is None else as_text(correction_id, "correction_id"),
-        "scope": to_json(as_scope(scope), "scope"),
+        "scope": as_scope(scope),
         "author": user_name() if author is None else check_name(author, "author"),
         "note": None if note_text is None else as_text(note_text, "note"),
     }
@@ -174,23 +175,23 @@ def register(
         engine,
         {
             "name": known,
-            "scope": from_json(row["scope"]),
+            "scope": row["scope"],
             "note": note_text,
             "author": author,
             "metadata": facts,
         },
     )
 
-    def look(con: Connection) -> tuple[str | None, Any]:
+    def look(con: Connection) -> tuple[dict[str, Any], Any]:
         chain = _chain(con, row["chain_id"])
         figures = figures_of(con, chain)
-        check_targets(from_json(row["scope"]), names_in_predictions(chain, figures))
+        check_targets(row["scope"], names_in_predictions(chain, figures))
         recorded = (chain["metadata"] or {}).get("dataset_version_id")
-        return to_json(figures, "figures"), recorded
+        return figures, recorded
 
     row["figures"], recorded = engine.query(look)
     if correction_id is not None:
-        refuse_several(from_json(row["figures"]) or {}, f"Chain {row['chain_id']}")
+        refuse_several(row["figures"], f"Chain {row['chain_id']}")
     if row["dataset_version_id"] is None and isinstance(recorded, str):
         row["dataset_version_id"] = recorded
 
@@ -204,9 +205,9 @@ def register(
         if correction_id is not None:
             row["correction_id"] = take_over(con, row["correction_id"], known, row["version"], row["author"])
         row["content_hash"] = contents.digest
-        row["metadata"] = to_json(facts | {"contents": asdict(contents)}, "metadata")
+        row["metadata"] = facts | {"contents": asdict(contents)}
         row["created_at"] = now_naive()
-        insert(con, "calibration_versions", row)
+        Table(con, "calibration_versions").insert([row])
         details = {"name": known, "version": row["version"], "chain_id": row["chain_id"]}
         details["content_hash"] = row["content_hash"]
         note(engine, "register_calibration", "calibration", row["version_id"], details=details, con=con)
@@ -412,14 +413,11 @@ def _move(
                 "Nothing was changed. Restore it from the trash, or choose another version."
             )
         check_rule(con, about, alias)
-    insert(
-        con,
-        "calibration_aliases",
-        {
-            "alias_id": new_id(), "name": name, "alias": alias, "number": number, "version": version,
-            "previous": before, "set_by": by, "reason": why, "set_at": now_naive(),
-        },
-    )  # fmt: skip
+    row = {
+        "alias_id": new_id(), "name": name, "alias": alias, "number": number, "version": version,
+        "previous": before, "set_by": by, "reason": why, "set_at": now_naive(),
+    }  # fmt: skip
+    Table(con, "calibration_aliases").insert([row])
     details = {"name": name, "alias": alias, "version": version, "previous": before, "by": by, "reason": why}
     operation = "remove_alias" if version is None else "set_alias"
     note(engine, operation, "calibration", about["version_id"], details=details, con=con)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -319,3 +321,87 @@ def test_a_frame_with_wavelengths_is_hashed_like_its_values(fat: WorkspaceStore)
     fat.predict("fat", frame, on_outlier="ignore")
     fat.predict("fat", NEW, on_outlier="ignore")
     assert fat.measurements.list()["spectrum_hash"].n_unique() == len(NEW)
+
+
+def test_a_version_is_named_once(fat: WorkspaceStore) -> None:
+    fat.predict("fat", NEW, on_outlier="ignore")
+    for named in ("fat@v1", "fat@production", fat.calibrations.get("fat")):
+        assert fat.measurements.list(named).height == len(NEW)  # type: ignore[arg-type]
+        for number in (1, 2):
+            with pytest.raises(InvalidInput, match="names a version already"):
+                fat.measurements.list(named, version=number)  # type: ignore[arg-type]
+
+
+# -- Reference values of several processes.
+
+
+def _race(folder: Path, gate: Any, reference_ids: list[str], worker: int, said: Any) -> None:
+    with WorkspaceStore(folder) as store:
+        len(store.measurements)  # opened before the race begins
+        for turn, reference_id in enumerate(reference_ids):
+            row = [{"sample_id": f"row {turn}", "value": 1.0, "target": "fat"}]
+            calls: list[Callable[[], object]] = [
+                lambda r=reference_id: store.references.correct(r, 10.0 + worker, "read again"),  # type: ignore[misc]
+                lambda row=row: store.references.add_many(row),  # type: ignore[misc]
+                lambda row=row: store.references.add_many(
+                    [row[0] | {"sample_id": "skipped"}], existing="skip"
+                ),  # type: ignore[misc]
+            ]
+            for number, call in enumerate(calls):
+                gate.wait()
+                try:
+                    said.put((turn, number, bool(call())))
+                except (InvalidInput, UnknownId):
+                    said.put((turn, number, False))
+
+
+def test_of_two_that_decide_at_once_one_wins(store: WorkspaceStore, recorded: Recorded) -> None:
+    turns = 6
+    ids = store.references.add("s", [float(turn) for turn in range(turns)], target="fat")
+    store.close()
+    context = multiprocessing.get_context("spawn")
+    gate, said = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=_race, args=(recorded.folder, gate, ids, n, said)) for n in range(2)]
+    for worker in workers:
+        worker.start()
+    answers = sorted(said.get(timeout=300) for _ in range(turns * 3 * 2))
+    for worker in workers:
+        worker.join()
+    with WorkspaceStore(recorded.folder) as opened:
+        now = opened.references.list()
+        assert now.filter(sample_id="s").height == turns
+        assert set(now.filter(sample_id="s")["value"]) <= {10.0, 11.0}
+        assert opened.references.list("s", history=True).height == 2 * turns
+        assert now.filter(pl.col("sample_id").str.starts_with("row")).height == turns
+        assert now.filter(sample_id="skipped").height == 1
+    won = [(turn, number) for turn, number, good in answers if good]
+    assert won == sorted({*((t, n) for t in range(turns) for n in (0, 1)), (0, 2)})
+
+
+def test_of_two_corrections_of_one_value_the_later_counts(store: WorkspaceStore) -> None:
+    (first,) = store.references.add("s", 1.0, target="fat")
+    (other,) = store.references.add("t", 1.0, target="fat")
+    with store.transaction():  # does not see its own rows
+        store.references.correct(first, 2.0, "read again")
+        store.references.correct(first, 3.0, "and again")
+        store.references.correct(other, 2.0, "read again")
+        store.references.withdraw(other, "another sample")
+    assert store.references.list()["value"].to_list() == [3.0]
+    assert store.references.sel("fat")[1] == 0
+    assert store.references.list(history=True).height == 6
+    with pytest.raises(UnknownId):
+        store.references.withdraw(other, "again")
+
+
+def test_a_correction_in_a_transaction_that_is_given_up_is_not_made(store: WorkspaceStore) -> None:
+    (first,) = store.references.add("s", 1.0, target="fat")
+
+    def give_up() -> None:
+        with store.transaction():
+            store.references.correct(first, 2.0, "read again")
+            store.references.add_many([{"sample_id": "t", "value": 1.0}])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        give_up()
+    assert store.references.list()["value"].to_list() == [1.0]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from servicekit import GRID, MEAT, Recorded, X, Y, record
+from servicekit import GRID, MEAT, Recorded, X, Y, alter, record
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.neighbors import KNeighborsClassifier
@@ -491,3 +491,80 @@ def test_planned_references_are_those_that_are_added(fat: WorkspaceStore) -> Non
     assert fat.references.list("unknown")["value"].to_list() == [7.0]
     with pytest.raises(InvalidInput, match="expected a number"):
         fat.references.plan_many({"id": ["a"], "value": ["much"]})
+
+
+def test_versions_that_predicted_the_same_samples_are_never_averaged(
+    fat: WorkspaceStore, recorded: Recorded
+) -> None:
+    fat.calibrations.register("fat", recorded.first)
+    refer(fat)
+    first = measure(fat, "fat@v1", slice(0, 12), instrument="A")["prediction"].to_numpy()
+    second = measure(fat, "fat@v2", slice(6, 18), instrument="A")["prediction"].to_numpy()
+    found = fat.calibrations.monitor("fat", version="all")
+    chart = found.chart.sort("version", "sample_id").select("sample_id", "version", "prediction")
+    expected = [(s, 1, p) for s, p in zip(IDS[:12], first, strict=True)]
+    expected += [(s, 2, p) for s, p in zip(IDS[6:18], second, strict=True)]
+    assert chart.rows() == sorted(expected, key=lambda row: (row[1], row[0]))
+    errors = np.concatenate([TRUE[:12] - first, TRUE[6:18] - second])
+    assert found.n == 24
+    assert found.agreement.rmsep == pytest.approx(np.sqrt((errors**2).mean()))
+    for part in (found.by_version, found.by_instrument, found.by_month):
+        assert part["n"].sum() == 24
+    assert found.by_instrument["bias"].to_list() == [pytest.approx(errors.mean())]
+    assert any("6 samples were predicted by several versions" in note for note in found.notes)
+    assert fat.calibrations.monitor("fat@v2").n == 12
+
+
+def test_a_challenger_is_compared_with_each_reported_version(fat: WorkspaceStore, recorded: Recorded) -> None:
+    fat.calibrations.register("fat", recorded.first)
+    fat.calibrations.register("fat", recorded.first)
+    fat.calibrations.challenge("fat", 3)
+    assert fat.calibrations.challengers(fat.calibrations.get("fat@v1")) == (3,)  # type: ignore[arg-type]
+    refer(fat)
+    reported = [measure(fat, f"fat@v{v}", slice(0, 12))["prediction"].to_numpy() for v in (1, 2)]
+    (row,) = fat.calibrations.monitor("fat", version="all").challengers.to_dicts()
+    errors = np.concatenate([TRUE[:12] - each for each in reported])
+    assert row["n"] == 24
+    assert row["rmsep_reported"] == pytest.approx(np.sqrt((errors**2).mean()))
+
+
+@pytest.mark.parametrize("task", ["binary_classification", "multiclass_classification"])
+def test_no_classifier_takes_a_correction(store: WorkspaceStore, recorded: Recorded, task: str) -> None:
+    store.close()
+    alter(
+        recorded.folder,
+        f"UPDATE predictions SET task_type = '{task}'; UPDATE chains SET metadata = json_merge_patch(metadata, "
+        f'\'{{"task_type": "{task}"}}\')',
+    )
+    with WorkspaceStore(recorded.folder) as opened:
+        opened.calibrations.register("kind", recorded.first)
+        assert opened.calibrations.get("kind@v1").figures["task"] == task
+        with pytest.raises(InvalidInput, match="predicts labels"):
+            opened.calibrations.correct("kind@v1", bias=1.0)
+        assert opened.calibrations.corrections("kind") == ()
+
+
+@pytest.mark.parametrize("number", [np.float32(0.25), np.int64(1), np.float64(0.5), np.uint8(2), 3])
+def test_numbers_of_numpy_correct_too(fat: WorkspaceStore, number: Any) -> None:
+    made = fat.calibrations.correct("fat", slope=number, bias=number)
+    assert type(made.slope) is type(made.bias) is float
+    assert (made.slope, made.bias) == (float(number), float(number))
+    assert fat.calibrations.corrections(fat.calibrations.get("fat")) == fat.calibrations.corrections("fat")  # type: ignore[arg-type]
+    for wrong in (np.bool_(True), np.float32("nan"), 10**400, "1", 1j):
+        with pytest.raises(InvalidInput, match="bias: expected a finite number"):
+            fat.calibrations.correct("fat", bias=wrong)  # type: ignore[arg-type]
+
+
+def test_each_number_of_a_bias_names_its_sign(fat: WorkspaceStore) -> None:
+    refer(fat)
+    measure(fat)
+    version, report = fat.calibrations.get("fat"), fat.calibrations.monitor("fat")
+    for name in ("bias", "bias_cv"):
+        assert f"{name} (predicted - reference)" in version._repr_html_()
+    assert ">bias<" not in version._repr_html_() + report._repr_html_()
+    assert "bias (reference - predicted)" in report._repr_html_()
+    pairs = {"reference": TRUE[:12], "prediction": TRUE[:12] - 0.5}
+    made = fat.calibrations.correct("fat", pairs, kind="bias")
+    assert made.figures["bias_before"] == pytest.approx(0.5)
+    assert "bias (reference - predicted) +0.5 before" in repr(made)
+    assert "bias_before (reference - predicted)" in made._repr_html_()

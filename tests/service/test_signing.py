@@ -264,3 +264,13 @@ def test_signatures_count_where_the_trail_is_off_and_hold_in_a_copy(
     restore_backup(tmp_path / "backups", tmp_path / "again")
     with WorkspaceStore(tmp_path / "again") as store:
         assert len(store.calibrations.verify_signatures("fat@v1").valid) == 3
+
+
+@pytest.mark.parametrize("keys", [[1], [None, 2.5], 7, ["short"], [Path("nowhere") / "key"]])
+def test_keys_that_are_none_say_that_nothing_was_checked(
+    store: WorkspaceStore, recorded: Recorded, keys: Any
+) -> None:
+    store.calibrations.register("fat", recorded.first)
+    with pytest.raises(InvalidInput, match="Nothing was checked") as error:
+        store.calibrations.verify_signatures("fat@v1", keys=keys)
+    assert "signed" not in str(error.value)

@@ -78,7 +78,7 @@ def test_the_baseline_is_sec_where_p_is_defined_and_secv_elsewhere(figures, expe
         ([1.0], [2.0], "no verdict: 1"),
         ([1.0, 2.0], [1.5, 2.5], "no verdict: 2"),
         ([5.0] * 12, [5.0] * 12, "in agreement"),
-        ([5.0] * 12, [4.0] * 12, "bias +1 is beyond 0"),
+        ([5.0] * 12, [4.0] * 12, "bias (reference - predicted) +1 is beyond 0"),
         (np.arange(12) * 2.0, np.arange(12.0), "slope 2 differs"),
         (1e6 + np.arange(12), 1e6 + np.arange(12) + 0.1, "a bias correction"),
         ([0.1 + 0.2] * 12, [0.3] * 12, "in agreement"),
@@ -204,3 +204,29 @@ def test_repeated_measurements_of_a_sample_count_once(repeats, expected):
     assert sorted(per_sample(pairs, repeats)["prediction"]) == sorted(expected)
     with pytest.raises(InvalidInput):
         per_sample(pairs, "median")
+
+
+def test_a_sample_of_two_versions_counts_once_for_each():
+    pairs = pl.DataFrame(
+        {
+            "sample_id": ["a", "a", "a", "b"],
+            "measured_at": [1, 2, 3, 4],
+            "version": [1, 2, 2, 2],
+            "reference": [2.0, 2.0, 2.0, 7.0],
+            "prediction": [1.0, 4.0, 6.0, 7.0],
+        }
+    )
+    found = per_sample(pairs, "mean", ("version",))
+    assert found.select("sample_id", "version", "prediction").rows() == [
+        ("a", 1, 1.0),
+        ("a", 2, 5.0),
+        ("b", 2, 7.0),
+    ]
+
+
+@pytest.mark.parametrize("sigma", [[0.1, 0.2], np.full((3, 1), 0.1), [0.1], np.zeros((1, 3))])
+def test_errors_of_another_length_are_refused(sigma):
+    with pytest.raises(ShapeMismatch, match="sigma: expected one number, or one for each of 3 differences"):
+        control_chart([0.1, 0.2, 0.3], sigma)
+    with pytest.raises(InvalidInput, match="sigma: expected numbers"):
+        control_chart([0.1, 0.2, 0.3], "wide")

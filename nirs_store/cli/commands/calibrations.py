@@ -159,6 +159,7 @@ def _number(version: int | None) -> str:
 
 def _print_version(facts: dict[str, Any]) -> None:
     from nirs_store.cli._output import cell_text, print_fields, print_table
+    from nirs_store.service.figures import labelled
 
     scope = "; ".join(f"{key}: {_words(value)}" for key, value in facts["scope"].items())
     print_fields(
@@ -175,7 +176,7 @@ def _print_version(facts: dict[str, Any]) -> None:
         }
     )
     click.echo()
-    print_fields({name: cell_text(value) for name, value in facts["figures"].items() if value is not None})
+    print_fields({name: cell_text(value) for name, value in labelled(facts["figures"]).items()})
     if facts["signatures"]:
         click.echo()
         rows = [

@@ -301,7 +301,8 @@ def _report(table: Spectra, predicted: Any, metadata: dict[str, Any]) -> None:
     scores = regression_scores(measured.to_numpy(), array.ravel())
     unit = f" {metadata['target_unit']}" if metadata.get("target_unit") else ""
     click.echo(
-        f"against the column {target!r}: RMSEP {scores['rmse']:.3f}{unit}, bias {scores['bias']:+.3f}, "
+        f"against the column {target!r}: RMSEP {scores['rmse']:.3f}{unit}, bias (predicted - measured) "
+        f"{scores['bias']:+.3f}, "
         f"R² {scores['r2']:.3f}, n {scores['n']}",
         err=True,
     )

@@ -244,12 +244,23 @@ def command_monitor(
 
 
 def _print_monitoring(found: Monitoring) -> None:
+    from nirs_store.lazy import polars as pl
+    from nirs_store.service.statistics import BIAS
+
     click.echo(repr(found))
-    for frame in (found.by_month, found.by_instrument):
+    for frame in (found.by_month, found.by_instrument, found.by_version):
         if frame.height > 1:
             click.echo()
             _print(
-                frame.select(frame.columns[0], "n_measurements", "n_flagged", "n", "bias", "sep", "verdict"),
+                frame.select(
+                    frame.columns[0],
+                    "n_measurements",
+                    "n_flagged",
+                    "n",
+                    pl.col("bias").alias(BIAS),
+                    "sep",
+                    "verdict",
+                ),
                 False,
             )
     signalled = (
@@ -257,7 +268,14 @@ def _print_monitoring(found: Monitoring) -> None:
     )
     if signalled.height:
         click.echo()
-        _print(signalled.select("measured_at", "sample_id", "difference", "ewma", "signals").tail(20), False)
+        told = [
+            "measured_at",
+            "sample_id",
+            *(["version"] if found.version is None else []),
+            "difference",
+            "ewma",
+        ]
+        _print(signalled.select(*told, "signals").tail(20), False)
 
 
 def _end(found: Monitoring, strict: bool) -> None:

@@ -182,7 +182,7 @@ def correct(request: Request) -> View | Redirect:
 def _effect(figures: Mapping[str, Any]) -> list[str]:
     """Say what a correction does to the samples that it was computed from."""
     lines = []
-    for key, words in (("bias", "Bias"), ("sep", "SEP"), ("rmsep", "RMSEP")):
+    for key, words in (("bias", "Bias (reference - predicted)"), ("sep", "SEP"), ("rmsep", "RMSEP")):
         before, after = figures.get(f"{key}_before"), figures.get(f"{key}_after")
         if before is not None and after is not None:
             # What is left of a bias after its correction is the rounding of the computer.

@@ -13,6 +13,7 @@ from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import label
 from nirs_store.service.monitor import Monitoring
+from nirs_store.service.statistics import BIAS
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.chart import short
 from nirs_store.ui.figure import Figure
@@ -213,7 +214,7 @@ def _cards(report: Monitoring) -> list[tuple[str, str, bool]]:
     ]
     if report.n:
         slope = f"slope, t {known(found.slope_t)} (limit {known(found.slope_t_limit)})"
-        sign, bias = "+" if found.bias > 0 else "", f"bias, limit ±{known(found.bias_limit)}"
+        sign, bias = "+" if found.bias > 0 else "", f"{BIAS}, limit ±{known(found.bias_limit)}"
         cards += [
             (sign + known(found.bias, unit), bias, bool(found.bias_significant)),
             (known(found.sep, unit), f"SEP, limit {known(found.sep_limit)}", bool(found.sep_exceeds)),
@@ -229,7 +230,7 @@ def _parts(request: Request, report: Monitoring) -> list[tuple[str, Table]]:
     """Return the figures by month, version and instrument, and the challengers."""
     shared = (
         Column("n_measurements", "Measured", "whole"), Column("share_flagged", "Flagged", "number", places=3),
-        Column("n", "With reference", "whole"), Column("bias", kind="number", like="sep"),
+        Column("n", "With reference", "whole"), Column("bias", "Bias, reference - predicted", "number", like="sep"),
         Column("bias_limit", "Limit of the bias", "number", like="sep"), Column("sep", "SEP", "number"),
         Column("rmsep", "RMSEP", "number", like="sep"), Column("verdict", kind="wrap", longest=300),
     )  # fmt: skip

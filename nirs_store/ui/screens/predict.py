@@ -114,8 +114,8 @@ def _joined(
         if both.height >= 2:
             scores = regression_scores(both[target].to_numpy(), both["prediction"].to_numpy())
             unit = f" {metadata['target_unit']}" if metadata.get("target_unit") else ""
-            words = f"RMSEP {chart.short(scores['rmse'])}{unit}, bias {chart.short(scores['bias'])}"
-            words += f", R² {scores['r2']:.3f}, n {both.height}"
+            words = f"RMSEP {chart.short(scores['rmse'])}{unit}, bias (predicted - measured) "
+            words += f"{chart.short(scores['bias'])}, R² {scores['r2']:.3f}, n {both.height}"
             return frame, [f"Against the column {target!r} of the file: {words}."]
     return frame, []
 

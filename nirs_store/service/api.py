@@ -9,14 +9,7 @@ from typing import Any, Literal
 from nirs_store.db.session import Engine
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
-from nirs_store.records.named import (
-    Resolved,
-    Rule,
-    as_rule,
-    check_name,
-    find_version,
-    named_chains,
-)
+from nirs_store.records.named import Resolved, Rule, as_rule, check_name, find_version, named_chains
 from nirs_store.service import corrections, renewal, signing, validation, versions
 from nirs_store.service import monitor as monitoring
 from nirs_store.service.corrections import Correction, Kind

@@ -1,4 +1,4 @@
-"""The tables: one list of columns that DDL, Arrow batches and queries are all made from.
+"""The tables: one text of DDL that Arrow batches and queries are made from too.
 
 Nothing but this file and the migrations holds DDL. There are no foreign keys (DuckDB cannot
 delete a parent and its children in one transaction when one is declared); `check` looks for
@@ -7,543 +7,12 @@ dangling references instead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
 import pyarrow as pa
-
-__all__ = [
-    "ADDED_COLUMNS",
-    "BLOCK_SIZE",
-    "CATALOG_ALIAS",
-    "CHANGE_KINDS",
-    "DATASET_TABLES",
-    "EVALUATION_TABLES",
-    "FILE_TABLES",
-    "HISTORY_TABLES",
-    "LONG",
-    "ROW_GROUP_SIZE",
-    "SCHEMA_VERSION",
-    "SEGMENT_TABLES",
-    "SERVICE_TABLES",
-    "TABLES",
-    "TRASH_TABLES",
-    "VIEWS",
-    "Column",
-    "Table",
-    "arrow_schema",
-    "column_names",
-    "create_statement",
-    "create_statements",
-    "document",
-    "flag",
-    "key",
-    "moment",
-    "number",
-    "text",
-    "whole",
-    "whole64",
-]
-
-
-# -- What the tables are described with: columns that DDL, Arrow batches and queries are all made from.
-
-
-class Column(NamedTuple):
-    """One column: its name, DuckDB type (with constraints) and Arrow type."""
-
-    name: str
-    sql: str
-    arrow: pa.DataType
-
-
-class Table(NamedTuple):
-    """One table and the columns whose value names an owner (looked up among the tombstones)."""
-
-    name: str
-    columns: tuple[Column, ...]
-
-
-TEXT = pa.string()
-TIME = pa.timestamp("us")
-INT = pa.int32()
-LONG = pa.int64()
-REAL = pa.float64()
-
-
-def key(name: str) -> Column:
-    """Return a text that identifies the row."""
-    return Column(name, "VARCHAR PRIMARY KEY", TEXT)
-
-
-def text(name: str, *, null: bool = False) -> Column:
-    """Return a text."""
-    return Column(name, "VARCHAR" if null else "VARCHAR NOT NULL", TEXT)
-
-
-def document(name: str, *, null: bool = True) -> Column:
-    """Return a JSON value."""
-    return Column(name, "JSON" if null else "JSON NOT NULL", TEXT)
-
-
-def moment(name: str, *, null: bool = True) -> Column:
-    """Return a moment, in UTC."""
-    return Column(name, "TIMESTAMP" if null else "TIMESTAMP NOT NULL", TIME)
-
-
-def number(name: str) -> Column:
-    """Return a number."""
-    return Column(name, "DOUBLE", REAL)
-
-
-def whole(name: str, *, null: bool = True) -> Column:
-    """Return a whole number."""
-    return Column(name, "INTEGER" if null else "INTEGER NOT NULL", INT)
-
-
-def whole64(name: str) -> Column:
-    """Return a whole number of 64 bits."""
-    return Column(name, "BIGINT NOT NULL", LONG)
-
-
-def flag(name: str) -> Column:
-    """Yes or no."""
-    return Column(name, "BOOLEAN NOT NULL", pa.bool_())
-
-
-def create_statement(table: Table) -> str:
-    """DDL of a table."""
-    return f"CREATE TABLE {table.name} ({', '.join(f'{c.name} {c.sql}' for c in table.columns)})"
-
-
-# -- Tables of files of any kind: their versions, aliases and processing runs.
-
-
-FILE_TABLES: tuple[Table, ...] = (
-    # A row a version. A name is one series of versions, and one more for each test; `is_latest` marks the newest
-    # of a series, so that listing what is there today is one scan.
-    Table(
-        "file_versions",
-        (
-            key("version_id"),
-            text("name"),
-            text("test_name", null=True),
-            whole("version", null=False),
-            flag("is_latest"),
-            text("type"),
-            text("kind"),
-            text("status"),
-            text("mode"),
-            text("coverage", null=True),
-            text("model_id", null=True),
-            text("evaluation_id", null=True),
-            text("suite", null=True),
-            text("group_name", null=True),
-            text("episode", null=True),
-            text("module", null=True),
-            text("module_version", null=True),
-            text("run_id", null=True),
-            text("processing_id", null=True),
-            text("artifact_id", null=True),
-            text("content_hash", null=True),
-            whole64("size_bytes"),
-            whole64("stored_bytes"),
-            text("compression"),
-            text("compression_note", null=True),
-            # Of a group: its members, a version id a name.
-            document("members"),
-            document("tags"),
-            document("metadata"),
-            text("message", null=True),
-            text("session_id", null=True),
-            moment("created_at", null=False),
-            moment("updated_at", null=False),
-        ),
-    ),
-    Table(
-        "file_aliases",
-        (
-            key("alias_id"),
-            text("name"),
-            text("test_name", null=True),
-            text("alias"),
-            text("version_id"),
-            moment("made_at", null=False),
-        ),
-    ),
-    # The highest number that a deleted version of a series had: numbers are never given twice.
-    Table("file_retired", (key("series"), whole("version", null=False))),
-    # Types that somebody declared here, beside those that come with the library.
-    Table(
-        "file_types",
-        (key("type"), text("description"), document("metadata_schema"), moment("made_at", null=False)),
-    ),
-    Table(
-        "processing_runs",
-        (
-            key("processing_id"),
-            text("name"),
-            text("status"),
-            text("module", null=True),
-            text("module_version", null=True),
-            document("parameters"),
-            text("message", null=True),
-            text("session_id", null=True),
-            moment("started_at", null=False),
-            moment("ended_at"),
-        ),
-    ),
-)
-
-
-# -- Tables of what became of things: typed links, the audit trail, settings of the workspace, pins.
-
-
-HISTORY_TABLES: tuple[Table, ...] = (
-    Table(
-        "lineage_links",
-        (
-            key("link_id"),
-            text("source_kind"),
-            text("source_id"),
-            text("target_kind"),
-            text("target_id"),
-            text("link_type"),
-            document("metadata"),
-            moment("created_at", null=False),
-        ),
-    ),
-    # Append-only; each entry holds the hash of the one before it. Its number is its name: no index, which
-    # every application of the journal would have to keep up.
-    Table(
-        "audit_entries",
-        (
-            whole64("number"),
-            moment("made_at", null=False),
-            text("user_name"),
-            text("host"),
-            whole("pid", null=False),
-            text("operation"),
-            text("object_kind", null=True),
-            text("object_id", null=True),
-            Column("success", "BOOLEAN NOT NULL", pa.bool_()),
-            text("message", null=True),
-            document("details"),
-            text("previous_hash"),
-            text("entry_hash"),
-        ),
-    ),
-    Table("settings", (key("key"), document("value"), moment("changed_at", null=False))),
-    Table(
-        "pins",
-        (
-            key("pin_id"),
-            text("object_kind"),
-            text("object_id"),
-            text("reason", null=True),
-            moment("made_at", null=False),
-        ),
-    ),
-)
-
-
-# -- Tables of evaluations, of the champions they made, and of backups.
-
-
-EVALUATION_TABLES: tuple[Table, ...] = (
-    Table(
-        "evaluations",
-        (
-            key("evaluation_id"),
-            text("model_id"),
-            text("suite"),
-            text("chain_id", null=True),
-            text("run_id", null=True),
-            text("status"),
-            text("metric"),
-            text("better"),
-            document("scores", null=False),
-            number("success_rate"),
-            whole("n_episodes"),
-            whole("n_samples"),
-            # Parquet blobs, held by a reference of the evaluation.
-            text("episodes_id", null=True),
-            text("samples_id", null=True),
-            document("files"),
-            document("tags"),
-            document("metadata"),
-            document("environment"),
-            text("message", null=True),
-            moment("created_at", null=False),
-        ),
-    ),
-    Table(
-        "champions",
-        (
-            key("champion_id"),
-            text("suite"),
-            text("metric"),
-            # A row a change: who holds a rank now is its newest row.
-            text("model_id"),
-            text("evaluation_id"),
-            whole("rank", null=False),
-            number("value"),
-            text("previous_id", null=True),
-            document("improvements"),
-            text("chosen_by"),
-            text("note", null=True),
-            moment("made_at", null=False),
-        ),
-    ),
-    Table(
-        "backups",
-        (
-            key("backup_id"),
-            text("path"),
-            text("parent_id", null=True),
-            whole64("size_bytes"),
-            whole("n_blobs", null=False),
-            text("catalog_hash"),
-            text("status"),
-            document("details"),
-            moment("created_at", null=False),
-        ),
-    ),
-)
-
-# -- Tables of what was deleted, and of what is known of chains that were.
-
-
-TRASH_TABLES: tuple[Table, ...] = (
-    # A row for each deletion that can be undone. References of the owner kind "trash" hold its artifacts, and
-    # `holds` names the runs, pipelines, chains, predictions and arrays that the rows in `content` are about.
-    Table(
-        "trash",
-        (
-            key("trash_id"),
-            text("kind"),
-            text("object_id"),
-            text("name", null=True),
-            text("operation"),
-            document("counts", null=False),
-            document("holds", null=False),
-            whole64("size_bytes"),
-            Column("content", "BLOB NOT NULL", pa.binary()),
-            moment("deleted_at", null=False),
-        ),
-    ),
-    # What a search still says of a chain that is gone.
-    Table(
-        "past_chains",
-        (
-            key("chain_id"),
-            text("trash_id", null=True),
-            text("operation"),
-            text("pipeline_id"),
-            text("pipeline_name", null=True),
-            text("run_id", null=True),
-            text("run_name", null=True),
-            document("tags"),
-            text("dataset_name", null=True),
-            text("preprocessings"),
-            text("model_name", null=True),
-            text("model_class"),
-            document("steps", null=False),
-            text("target", null=True),
-            text("target_unit", null=True),
-            whole("components"),
-            text("task", null=True),
-            text("metric", null=True),
-            number("score"),
-            number("score_sd"),
-            Column("n_samples", "BIGINT", LONG),
-            moment("created_at", null=False),
-            moment("deleted_at", null=False),
-        ),
-    ),
-)
-
-# -- Tables of calibrations in service: names and their versions, what was measured with them, the laboratory's values.
-
-
-SERVICE_TABLES: tuple[Table, ...] = (
-    Table(
-        "calibration_versions",
-        (
-            key("version_id"),
-            text("name"),
-            whole("version", null=False),
-            text("chain_id"),
-            text("dataset_version_id", null=True),
-            text("correction_id", null=True),
-            # Where it may be used: matrix, range, instruments, wavelengths.
-            document("scope", null=False),
-            # Figures of merit at registration.
-            document("figures", null=False),
-            # What the version is made of, by content: the hash of a chain, its artifacts and its domain.
-            text("content_hash"),
-            text("author"),
-            text("note", null=True),
-            document("metadata"),
-            moment("created_at", null=False),
-        ),
-    ),
-    # A row a change, so the history is the table: the highest number of an alias counts, whatever clocks say, and
-    # without a version the alias is gone.
-    Table(
-        "calibration_aliases",
-        (
-            key("alias_id"),
-            text("name"),
-            text("alias"),
-            whole("number", null=False),
-            whole("version"),
-            whole("previous"),
-            text("set_by"),
-            text("reason", null=True),
-            moment("set_at", null=False),
-        ),
-    ),
-    # A row a change as well; without a rule there is none any more.
-    Table(
-        "calibration_rules",
-        (
-            key("rule_id"),
-            text("name"),
-            text("alias"),
-            whole("number", null=False),
-            document("rule"),
-            text("set_by"),
-            moment("set_at", null=False),
-        ),
-    ),
-    # The highest number that a deleted version of a name had: numbers are never given twice.
-    Table("calibration_retired", (key("name"), whole("version", null=False))),
-    Table(
-        "signatures",
-        (
-            key("signature_id"),
-            text("version_id"),
-            text("signer"),
-            text("meaning"),
-            text("note", null=True),
-            text("content_hash"),
-            text("audit_head"),
-            moment("signed_at", null=False),
-            text("algorithm", null=True),
-            text("key_id", null=True),
-            text("signature", null=True),
-        ),
-    ),
-    Table(
-        "corrections",
-        (
-            key("correction_id"),
-            text("calibration"),
-            # What it belongs to: another version is never corrected by it.
-            whole("version", null=False),
-            whole("number", null=False),
-            number("slope"),
-            number("bias"),
-            document("samples"),
-            text("reason", null=True),
-            text("author"),
-            document("metadata"),
-            moment("created_at", null=False),
-            moment("retired_at"),
-        ),
-    ),
-    # A row a sample and target. Labels of a classifier are no numbers. No index, which every application of the
-    # journal would have to keep up: a commit is applied once, so an id comes once.
-    Table(
-        "measurements",
-        (
-            text("measurement_id"),
-            text("batch_id"),
-            text("calibration", null=True),
-            whole("version"),
-            text("chain_id"),
-            text("correction_id", null=True),
-            text("role"),
-            text("sample_id", null=True),
-            text("target", null=True),
-            number("raw"),
-            number("prediction"),
-            text("label", null=True),
-            number("lower"),
-            number("upper"),
-            document("flags"),
-            text("instrument", null=True),
-            text("operator", null=True),
-            text("spectrum_hash", null=True),
-            Column("spectrum", "BLOB USING COMPRESSION zstd", pa.binary()),
-            text("bundle", null=True),
-            document("metadata"),
-            moment("measured_at", null=False),
-            moment("logged_at", null=False),
-        ),
-    ),
-    Table(
-        "sample_references",
-        (
-            key("reference_id"),
-            text("sample_id"),
-            text("target", null=True),
-            # NULL: withdrawn, as `replaces` says.
-            number("value"),
-            text("label", null=True),
-            text("unit", null=True),
-            text("lab", null=True),
-            text("method", null=True),
-            moment("measured_at"),
-            text("note", null=True),
-            # The row that this one corrects: both stay.
-            text("replaces", null=True),
-            moment("added_at", null=False),
-            text("added_by", null=True),
-        ),
-    ),
-)
-
-
-# -- Tables of data sets: spectra with references under a name with versions.
-
-
-DATASET_TABLES: tuple[Table, ...] = (
-    # A row per version. Its spectra are rows of one or more blobs, its samples are a table in a blob of their own:
-    # a version that corrects a reference or chooses some samples shares the spectra of another.
-    Table(
-        "dataset_versions",
-        (
-            key("dataset_version_id"),
-            text("name"),
-            whole("version", null=False),
-            text("kind"),
-            text("parent_id", null=True),
-            whole("n_samples", null=False),
-            whole("n_channels", null=False),
-            text("dtype"),
-            text("unit", null=True),
-            number("first_wavelength"),
-            number("last_wavelength"),
-            document("labels", null=False),
-            document("spectra_ids", null=False),
-            text("samples_id"),
-            text("content_hash"),
-            # Bytes that this version brought; what it shares with others is theirs.
-            whole64("size_bytes"),
-            document("instrument"),
-            document("selection"),
-            document("metadata"),
-            text("note", null=True),
-            text("session_id", null=True),
-            moment("created_at", null=False),
-        ),
-    ),
-    # The highest number that a deleted version of a name had: numbers are never given twice.
-    Table("dataset_retired", (key("name"), whole("version", null=False))),
-)
 
 SCHEMA_VERSION = 6
 CATALOG_ALIAS = "store"
@@ -555,287 +24,287 @@ ROW_GROUP_SIZE = 8192
 BLOCK_SIZE = 32_768
 
 
-TABLES: dict[str, Table] = {
-    t.name: t
-    for t in (
-        Table("nirs_store_meta", (key("key"), text("value"))),
-        Table(
-            "sessions",
-            (
-                key("session_id"),
-                text("host"),
-                whole("pid"),
-                moment("started_at", null=False),
-                moment("ended_at"),
-            ),
-        ),
-        Table(
-            "runs",
-            (
-                key("run_id"),
-                text("name"),
-                document("config"),
-                document("datasets"),
-                text("status"),
-                moment("created_at", null=False),
-                moment("completed_at"),
-                document("summary"),
-                text("error", null=True),
-                text("session_id", null=True),
-                document("environment"),
-                text("note", null=True),
-                document("tags"),
-            ),
-        ),
-        Table(
-            "pipelines",
-            (
-                key("pipeline_id"),
-                text("run_id"),
-                text("name"),
-                document("expanded_config"),
-                document("generator_choices"),
-                text("dataset_name"),
-                text("dataset_hash", null=True),
-                text("status"),
-                moment("created_at", null=False),
-                moment("completed_at"),
-                number("best_val"),
-                number("best_test"),
-                text("metric", null=True),
-                Column("duration_ms", "BIGINT", LONG),
-                text("error", null=True),
-                text("session_id", null=True),
-            ),
-        ),
-        Table(
-            "chains",
-            (
-                key("chain_id"),
-                text("pipeline_id"),
-                document("steps", null=False),
-                whole("model_step_idx", null=False),
-                text("model_class"),
-                text("preprocessings"),
-                text("fold_strategy"),
-                document("fold_artifacts"),
-                document("shared_artifacts"),
-                document("branch_path"),
-                whole("source_index"),
-                document("fold_weights"),
-                text("wavelengths", null=True),
-                document("metadata"),
-                moment("created_at", null=False),
-                # What the chain predicts, as its metadata say: scores of two targets are never compared.
-                text("target", null=True),
-                text("target_unit", null=True),
-            ),
-        ),
-        Table(
-            "predictions",
-            (
-                key("prediction_id"),
-                text("pipeline_id"),
-                text("chain_id", null=True),
-                text("dataset_name"),
-                text("model_name"),
-                text("model_class"),
-                text("fold_id"),
-                text("partition"),
-                number("val_score"),
-                number("test_score"),
-                number("train_score"),
-                text("metric"),
-                text("task_type"),
-                whole("n_samples"),
-                whole("n_features"),
-                document("scores"),
-                document("best_params"),
-                text("preprocessings"),
-                whole("branch_id"),
-                text("branch_name", null=True),
-                whole("exclusion_count"),
-                number("exclusion_rate"),
-                moment("created_at", null=False),
-            ),
-        ),
-        Table(
-            "arrays",
-            (
-                key("array_hash"),
-                text("dtype"),
-                text("shape"),
-                # What DuckDB would choose by itself takes four times as long to find out that it gains nothing on
-                # floating-point numbers, and leaves labels more than twice as large.
-                Column("data", "BLOB USING COMPRESSION zstd NOT NULL", pa.binary()),
-            ),
-        ),
-        Table(
-            "prediction_arrays",
-            (
-                key("prediction_id"),
-                text("pipeline_id", null=True),
-                text("y_true", null=True),
-                text("y_pred", null=True),
-                text("y_proba", null=True),
-                text("sample_indices", null=True),
-                text("weights", null=True),
-            ),
-        ),
-        Table(
-            "blobs",
-            (
-                key("artifact_id"),
-                text("artifact_path"),
-                text("content_hash"),
-                text("operator_class"),
-                text("artifact_type"),
-                text("format"),
-                whole64("size_bytes"),
-                moment("created_at", null=False),
-            ),
-        ),
-        Table(
-            "artifact_refs",
-            (
-                key("ref_id"),
-                text("artifact_id"),
-                text("owner_kind"),
-                text("owner_id"),
-                text("pipeline_id", null=True),
-                text("operator_class", null=True),
-                text("artifact_type", null=True),
-                moment("created_at", null=False),
-            ),
-        ),
-        # What the artifact layer says of a fitted object: where in a pipeline it belongs, and what it needs.
-        Table(
-            "artifact_records",
-            (
-                key("record_id"),
-                text("artifact_id"),
-                text("pipeline_id"),
-                text("chain_path"),
-                document("branch_path"),
-                whole("source_index"),
-                whole("step_index"),
-                whole("substep_index"),
-                text("fold_id", null=True),
-                text("artifact_type"),
-                text("class_name"),
-                text("custom_name", null=True),
-                document("params"),
-                document("feature_columns"),
-                text("input_data_hash", null=True),
-                text("dataset_hash", null=True),
-                text("library_version"),
-                moment("created_at", null=False),
-            ),
-        ),
-        Table(
-            "artifact_links",
-            (
-                key("link_id"),
-                text("record_id"),
-                text("pipeline_id"),
-                text("kind"),
-                whole("position", null=False),
-                text("target_id"),
-                text("artifact_id"),
-                whole("feature_index"),
-            ),
-        ),
-        Table(
-            "logs",
-            (
-                key("log_id"),
-                text("pipeline_id"),
-                whole("step_idx", null=False),
-                text("operator_class", null=True),
-                text("event"),
-                Column("duration_ms", "BIGINT", LONG),
-                text("message", null=True),
-                document("details"),
-                text("level"),
-                moment("created_at", null=False),
-            ),
-        ),
-        # Training curves: a row holds the points of one call, or those that one commit brought of a curve, as 64-bit
-        # whole numbers and floats, lowest byte first. Lists would be rewritten whole at each checkpoint.
-        Table(
-            "metrics",
-            (
-                key("metric_id"),
-                text("pipeline_id"),
-                text("name"),
-                whole64("n_points"),
-                Column("steps", "BLOB USING COMPRESSION zstd NOT NULL", pa.binary()),
-                Column("step_values", "BLOB USING COMPRESSION zstd NOT NULL", pa.binary()),
-                moment("logged_at", null=False),
-            ),
-        ),
-        # What the journal needs to be applied exactly once, and what it could not place.
-        Table("applied", (key("txid"), whole64("number"), moment("applied_at", null=False))),
-        Table("dead", (text("id"), text("kind"), moment("died_at", null=False))),
-        Table(
-            "deferred",
-            (
-                key("change_id"),
-                whole64("number"),
-                whole("position", null=False),
-                text("kind"),
-                text("id"),
-                moment("made_at", null=False),
-                document("payload"),
-            ),
-        ),
-        Table(
-            "dropped",
-            (text("txid"), text("table_name"), whole64("rows"), moment("made_at", null=False)),
-        ),
-        *FILE_TABLES,
-        *HISTORY_TABLES,
-        *EVALUATION_TABLES,
-        *TRASH_TABLES,
-        *SERVICE_TABLES,
-        *DATASET_TABLES,
-    )
+class Column(NamedTuple):
+    """One column: its name, DuckDB type (with constraints) and Arrow type."""
+
+    name: str
+    sql: str
+    arrow: pa.DataType
+
+
+class Table(NamedTuple):
+    """One table and its columns; the first one identifies a row."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+
+_ARROW = {
+    "VARCHAR": pa.string(),
+    "JSON": pa.string(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "BLOB": pa.binary(),
 }
 
+
+def _tables(ddl: str) -> dict[str, Table]:
+    """Read CREATE TABLE statements; no type in them holds a comma."""
+    found = {}
+    for name, inner in re.findall(r"CREATE TABLE (\w+) \((.*?)\);", re.sub(r"--.*", "", ddl), re.DOTALL):
+        parts = (" ".join(part.split()).split(" ", 1) for part in inner.split(","))
+        found[name] = Table(name, tuple(Column(c, sql, _ARROW[sql.split(" ")[0]]) for c, sql in parts))
+    return found
+
+
+def create_statement(table: Table) -> str:
+    """DDL of a table."""
+    return f"CREATE TABLE {table.name} ({', '.join(f'{c.name} {c.sql}' for c in table.columns)})"
+
+
+TABLES = _tables("""
+CREATE TABLE nirs_store_meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
+CREATE TABLE sessions (
+    session_id VARCHAR PRIMARY KEY, host VARCHAR NOT NULL, pid INTEGER, started_at TIMESTAMP NOT NULL,
+    ended_at TIMESTAMP
+);
+CREATE TABLE runs (
+    run_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, config JSON, datasets JSON, status VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL, completed_at TIMESTAMP, summary JSON, error VARCHAR, session_id VARCHAR,
+    environment JSON, note VARCHAR, tags JSON
+);
+CREATE TABLE pipelines (
+    pipeline_id VARCHAR PRIMARY KEY, run_id VARCHAR NOT NULL, name VARCHAR NOT NULL, expanded_config JSON,
+    generator_choices JSON, dataset_name VARCHAR NOT NULL, dataset_hash VARCHAR, status VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL, completed_at TIMESTAMP, best_val DOUBLE, best_test DOUBLE, metric VARCHAR,
+    duration_ms BIGINT, error VARCHAR, session_id VARCHAR
+);
+CREATE TABLE chains (
+    chain_id VARCHAR PRIMARY KEY, pipeline_id VARCHAR NOT NULL, steps JSON NOT NULL, model_step_idx INTEGER NOT NULL,
+    model_class VARCHAR NOT NULL, preprocessings VARCHAR NOT NULL, fold_strategy VARCHAR NOT NULL,
+    fold_artifacts JSON, shared_artifacts JSON, branch_path JSON, source_index INTEGER, fold_weights JSON,
+    wavelengths VARCHAR, metadata JSON, created_at TIMESTAMP NOT NULL, target VARCHAR, target_unit VARCHAR
+);
+CREATE TABLE predictions (
+    prediction_id VARCHAR PRIMARY KEY, pipeline_id VARCHAR NOT NULL, chain_id VARCHAR, dataset_name VARCHAR NOT NULL,
+    model_name VARCHAR NOT NULL, model_class VARCHAR NOT NULL, fold_id VARCHAR NOT NULL, partition VARCHAR NOT NULL,
+    val_score DOUBLE, test_score DOUBLE, train_score DOUBLE, metric VARCHAR NOT NULL, task_type VARCHAR NOT NULL,
+    n_samples INTEGER, n_features INTEGER, scores JSON, best_params JSON, preprocessings VARCHAR NOT NULL,
+    branch_id INTEGER, branch_name VARCHAR, exclusion_count INTEGER, exclusion_rate DOUBLE,
+    created_at TIMESTAMP NOT NULL
+);
+-- What DuckDB would choose to compress `data` takes four times as long to find out that it gains nothing on floating
+-- point numbers, and leaves labels more than twice as large.
+CREATE TABLE arrays (
+    array_hash VARCHAR PRIMARY KEY, dtype VARCHAR NOT NULL, shape VARCHAR NOT NULL,
+    data BLOB USING COMPRESSION zstd NOT NULL
+);
+CREATE TABLE prediction_arrays (
+    prediction_id VARCHAR PRIMARY KEY, pipeline_id VARCHAR, y_true VARCHAR, y_pred VARCHAR, y_proba VARCHAR,
+    sample_indices VARCHAR, weights VARCHAR
+);
+CREATE TABLE blobs (
+    artifact_id VARCHAR PRIMARY KEY, artifact_path VARCHAR NOT NULL, content_hash VARCHAR NOT NULL,
+    operator_class VARCHAR NOT NULL, artifact_type VARCHAR NOT NULL, format VARCHAR NOT NULL,
+    size_bytes BIGINT NOT NULL, created_at TIMESTAMP NOT NULL
+);
+CREATE TABLE artifact_refs (
+    ref_id VARCHAR PRIMARY KEY, artifact_id VARCHAR NOT NULL, owner_kind VARCHAR NOT NULL, owner_id VARCHAR NOT NULL,
+    pipeline_id VARCHAR, operator_class VARCHAR, artifact_type VARCHAR, created_at TIMESTAMP NOT NULL
+);
+-- What the artifact layer says of a fitted object: where in a pipeline it belongs, and what it needs.
+CREATE TABLE artifact_records (
+    record_id VARCHAR PRIMARY KEY, artifact_id VARCHAR NOT NULL, pipeline_id VARCHAR NOT NULL,
+    chain_path VARCHAR NOT NULL, branch_path JSON, source_index INTEGER, step_index INTEGER, substep_index INTEGER,
+    fold_id VARCHAR, artifact_type VARCHAR NOT NULL, class_name VARCHAR NOT NULL, custom_name VARCHAR, params JSON,
+    feature_columns JSON, input_data_hash VARCHAR, dataset_hash VARCHAR, library_version VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL
+);
+CREATE TABLE artifact_links (
+    link_id VARCHAR PRIMARY KEY, record_id VARCHAR NOT NULL, pipeline_id VARCHAR NOT NULL, kind VARCHAR NOT NULL,
+    position INTEGER NOT NULL, target_id VARCHAR NOT NULL, artifact_id VARCHAR NOT NULL, feature_index INTEGER
+);
+CREATE TABLE logs (
+    log_id VARCHAR PRIMARY KEY, pipeline_id VARCHAR NOT NULL, step_idx INTEGER NOT NULL, operator_class VARCHAR,
+    event VARCHAR NOT NULL, duration_ms BIGINT, message VARCHAR, details JSON, level VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL
+);
+-- Training curves: a row holds the points of one call, or those that one commit brought of a curve, as 64-bit
+-- whole numbers and floats, lowest byte first. Lists would be rewritten whole at each checkpoint.
+CREATE TABLE metrics (
+    metric_id VARCHAR PRIMARY KEY, pipeline_id VARCHAR NOT NULL, name VARCHAR NOT NULL, n_points BIGINT NOT NULL,
+    steps BLOB USING COMPRESSION zstd NOT NULL, step_values BLOB USING COMPRESSION zstd NOT NULL,
+    logged_at TIMESTAMP NOT NULL
+);
+-- What the journal needs to be applied exactly once, and what it could not place.
+CREATE TABLE applied (txid VARCHAR PRIMARY KEY, number BIGINT NOT NULL, applied_at TIMESTAMP NOT NULL);
+CREATE TABLE dead (id VARCHAR NOT NULL, kind VARCHAR NOT NULL, died_at TIMESTAMP NOT NULL);
+CREATE TABLE deferred (
+    change_id VARCHAR PRIMARY KEY, number BIGINT NOT NULL, position INTEGER NOT NULL, kind VARCHAR NOT NULL,
+    id VARCHAR NOT NULL, made_at TIMESTAMP NOT NULL, payload JSON
+);
+CREATE TABLE dropped (
+    txid VARCHAR NOT NULL, table_name VARCHAR NOT NULL, rows BIGINT NOT NULL, made_at TIMESTAMP NOT NULL
+);
+-- Files of any kind. A name is one series of versions, and one more for each test; `is_latest` marks the newest of a
+-- series, so that listing what is there today is one scan. `members` of a group: a version id a name.
+CREATE TABLE file_versions (
+    version_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, test_name VARCHAR, version INTEGER NOT NULL,
+    is_latest BOOLEAN NOT NULL, type VARCHAR NOT NULL, kind VARCHAR NOT NULL, status VARCHAR NOT NULL,
+    mode VARCHAR NOT NULL, coverage VARCHAR, model_id VARCHAR, evaluation_id VARCHAR, suite VARCHAR,
+    group_name VARCHAR, episode VARCHAR, module VARCHAR, module_version VARCHAR, run_id VARCHAR,
+    processing_id VARCHAR, artifact_id VARCHAR, content_hash VARCHAR, size_bytes BIGINT NOT NULL,
+    stored_bytes BIGINT NOT NULL, compression VARCHAR NOT NULL, compression_note VARCHAR, members JSON, tags JSON,
+    metadata JSON, message VARCHAR, session_id VARCHAR, created_at TIMESTAMP NOT NULL, updated_at TIMESTAMP NOT NULL
+);
+CREATE TABLE file_aliases (
+    alias_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, test_name VARCHAR, alias VARCHAR NOT NULL,
+    version_id VARCHAR NOT NULL, made_at TIMESTAMP NOT NULL
+);
+-- The highest number that a deleted version of a series had: numbers are never given twice.
+CREATE TABLE file_retired (series VARCHAR PRIMARY KEY, version INTEGER NOT NULL);
+-- Types that somebody declared here, next to those that come with the library.
+CREATE TABLE file_types (
+    type VARCHAR PRIMARY KEY, description VARCHAR NOT NULL, metadata_schema JSON, made_at TIMESTAMP NOT NULL
+);
+CREATE TABLE processing_runs (
+    processing_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, status VARCHAR NOT NULL, module VARCHAR,
+    module_version VARCHAR, parameters JSON, message VARCHAR, session_id VARCHAR, started_at TIMESTAMP NOT NULL,
+    ended_at TIMESTAMP
+);
+-- What became of things: typed links, the audit trail, settings of the workspace, pins.
+CREATE TABLE lineage_links (
+    link_id VARCHAR PRIMARY KEY, source_kind VARCHAR NOT NULL, source_id VARCHAR NOT NULL,
+    target_kind VARCHAR NOT NULL, target_id VARCHAR NOT NULL, link_type VARCHAR NOT NULL, metadata JSON,
+    created_at TIMESTAMP NOT NULL
+);
+-- Append-only; each entry holds the hash of the one before it. Its number is its name: no index, which every
+-- application of the journal would have to keep up.
+CREATE TABLE audit_entries (
+    number BIGINT NOT NULL, made_at TIMESTAMP NOT NULL, user_name VARCHAR NOT NULL, host VARCHAR NOT NULL,
+    pid INTEGER NOT NULL, operation VARCHAR NOT NULL, object_kind VARCHAR, object_id VARCHAR,
+    success BOOLEAN NOT NULL, message VARCHAR, details JSON, previous_hash VARCHAR NOT NULL,
+    entry_hash VARCHAR NOT NULL
+);
+CREATE TABLE settings (key VARCHAR PRIMARY KEY, value JSON, changed_at TIMESTAMP NOT NULL);
+CREATE TABLE pins (
+    pin_id VARCHAR PRIMARY KEY, object_kind VARCHAR NOT NULL, object_id VARCHAR NOT NULL, reason VARCHAR,
+    made_at TIMESTAMP NOT NULL
+);
+-- Evaluations; `episodes_id` and `samples_id` are Parquet blobs, held by a reference of the evaluation.
+CREATE TABLE evaluations (
+    evaluation_id VARCHAR PRIMARY KEY, model_id VARCHAR NOT NULL, suite VARCHAR NOT NULL, chain_id VARCHAR,
+    run_id VARCHAR, status VARCHAR NOT NULL, metric VARCHAR NOT NULL, better VARCHAR NOT NULL, scores JSON NOT NULL,
+    success_rate DOUBLE, n_episodes INTEGER, n_samples INTEGER, episodes_id VARCHAR, samples_id VARCHAR, files JSON,
+    tags JSON, metadata JSON, environment JSON, message VARCHAR, created_at TIMESTAMP NOT NULL
+);
+-- A row a change: who holds a rank now is its newest row.
+CREATE TABLE champions (
+    champion_id VARCHAR PRIMARY KEY, suite VARCHAR NOT NULL, metric VARCHAR NOT NULL, model_id VARCHAR NOT NULL,
+    evaluation_id VARCHAR NOT NULL, rank INTEGER NOT NULL, value DOUBLE, previous_id VARCHAR, improvements JSON,
+    chosen_by VARCHAR NOT NULL, note VARCHAR, made_at TIMESTAMP NOT NULL
+);
+CREATE TABLE backups (
+    backup_id VARCHAR PRIMARY KEY, path VARCHAR NOT NULL, parent_id VARCHAR, size_bytes BIGINT NOT NULL,
+    n_blobs INTEGER NOT NULL, catalog_hash VARCHAR NOT NULL, status VARCHAR NOT NULL, details JSON,
+    created_at TIMESTAMP NOT NULL
+);
+-- A row for each deletion that can be undone. References of the owner kind 'trash' hold its artifacts, and `holds`
+-- names the runs, pipelines, chains, predictions and arrays that the rows in `content` are about.
+CREATE TABLE trash (
+    trash_id VARCHAR PRIMARY KEY, kind VARCHAR NOT NULL, object_id VARCHAR NOT NULL, name VARCHAR,
+    operation VARCHAR NOT NULL, counts JSON NOT NULL, holds JSON NOT NULL, size_bytes BIGINT NOT NULL,
+    content BLOB NOT NULL, deleted_at TIMESTAMP NOT NULL
+);
+-- What a search still says of a chain that is gone.
+CREATE TABLE past_chains (
+    chain_id VARCHAR PRIMARY KEY, trash_id VARCHAR, operation VARCHAR NOT NULL, pipeline_id VARCHAR NOT NULL,
+    pipeline_name VARCHAR, run_id VARCHAR, run_name VARCHAR, tags JSON, dataset_name VARCHAR,
+    preprocessings VARCHAR NOT NULL, model_name VARCHAR, model_class VARCHAR NOT NULL, steps JSON NOT NULL,
+    target VARCHAR, target_unit VARCHAR, components INTEGER, task VARCHAR, metric VARCHAR, score DOUBLE,
+    score_sd DOUBLE, n_samples BIGINT, created_at TIMESTAMP NOT NULL, deleted_at TIMESTAMP NOT NULL
+);
+-- Calibrations in service. `scope` says where one may be used: matrix, range, instruments, wavelengths; `figures` are
+-- the figures of merit at registration; `content_hash` covers the chain, its artifacts and its domain.
+CREATE TABLE calibration_versions (
+    version_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, version INTEGER NOT NULL, chain_id VARCHAR NOT NULL,
+    dataset_version_id VARCHAR, correction_id VARCHAR, scope JSON NOT NULL, figures JSON NOT NULL,
+    content_hash VARCHAR NOT NULL, author VARCHAR NOT NULL, note VARCHAR, metadata JSON, created_at TIMESTAMP NOT NULL
+);
+-- A row a change, so the history is the table: the highest number of an alias counts, whatever clocks say, and
+-- without a version the alias is gone.
+CREATE TABLE calibration_aliases (
+    alias_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, alias VARCHAR NOT NULL, number INTEGER NOT NULL,
+    version INTEGER, previous INTEGER, set_by VARCHAR NOT NULL, reason VARCHAR, set_at TIMESTAMP NOT NULL
+);
+-- A row a change as well; without a rule there is none any more.
+CREATE TABLE calibration_rules (
+    rule_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, alias VARCHAR NOT NULL, number INTEGER NOT NULL, rule JSON,
+    set_by VARCHAR NOT NULL, set_at TIMESTAMP NOT NULL
+);
+-- The highest number that a deleted version of a name had.
+CREATE TABLE calibration_retired (name VARCHAR PRIMARY KEY, version INTEGER NOT NULL);
+CREATE TABLE signatures (
+    signature_id VARCHAR PRIMARY KEY, version_id VARCHAR NOT NULL, signer VARCHAR NOT NULL, meaning VARCHAR NOT NULL,
+    note VARCHAR, content_hash VARCHAR NOT NULL, audit_head VARCHAR NOT NULL, signed_at TIMESTAMP NOT NULL,
+    algorithm VARCHAR, key_id VARCHAR, signature VARCHAR
+);
+-- A correction belongs to one version; another version is never corrected by it.
+CREATE TABLE corrections (
+    correction_id VARCHAR PRIMARY KEY, calibration VARCHAR NOT NULL, version INTEGER NOT NULL,
+    number INTEGER NOT NULL, slope DOUBLE, bias DOUBLE, samples JSON, reason VARCHAR, author VARCHAR NOT NULL,
+    metadata JSON, created_at TIMESTAMP NOT NULL, retired_at TIMESTAMP
+);
+-- A row a sample and target. Labels of a classifier are not numbers. No index, which every application of the journal
+-- would have to keep up: a commit is applied once, so an id comes once.
+CREATE TABLE measurements (
+    measurement_id VARCHAR NOT NULL, batch_id VARCHAR NOT NULL, calibration VARCHAR, version INTEGER,
+    chain_id VARCHAR NOT NULL, correction_id VARCHAR, role VARCHAR NOT NULL, sample_id VARCHAR, target VARCHAR,
+    raw DOUBLE, prediction DOUBLE, label VARCHAR, lower DOUBLE, upper DOUBLE, flags JSON, instrument VARCHAR,
+    operator VARCHAR, spectrum_hash VARCHAR, spectrum BLOB USING COMPRESSION zstd, bundle VARCHAR, metadata JSON,
+    measured_at TIMESTAMP NOT NULL, logged_at TIMESTAMP NOT NULL
+);
+-- Values of the laboratory. NULL: withdrawn, as `replaces` says, which names the row that this one corrects: both stay.
+CREATE TABLE sample_references (
+    reference_id VARCHAR PRIMARY KEY, sample_id VARCHAR NOT NULL, target VARCHAR, value DOUBLE, label VARCHAR,
+    unit VARCHAR, lab VARCHAR, method VARCHAR, measured_at TIMESTAMP, note VARCHAR, replaces VARCHAR,
+    added_at TIMESTAMP NOT NULL, added_by VARCHAR
+);
+-- Spectra with references under a name with versions. The spectra of a version are rows of one or more blobs, its
+-- samples are a table in a blob of their own: a version that corrects a reference or chooses some samples shares the
+-- spectra of another. `size_bytes` are those that this version brought.
+CREATE TABLE dataset_versions (
+    dataset_version_id VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, version INTEGER NOT NULL, kind VARCHAR NOT NULL,
+    parent_id VARCHAR, n_samples INTEGER NOT NULL, n_channels INTEGER NOT NULL, dtype VARCHAR NOT NULL, unit VARCHAR,
+    first_wavelength DOUBLE, last_wavelength DOUBLE, labels JSON NOT NULL, spectra_ids JSON NOT NULL,
+    samples_id VARCHAR NOT NULL, content_hash VARCHAR NOT NULL, size_bytes BIGINT NOT NULL, instrument JSON,
+    selection JSON, metadata JSON, note VARCHAR, session_id VARCHAR, created_at TIMESTAMP NOT NULL
+);
+-- The highest number that a deleted version of a name had.
+CREATE TABLE dataset_retired (name VARCHAR PRIMARY KEY, version INTEGER NOT NULL);
+""")
+
 # Streams that travel in a segment but are not tables of their own.
-CHANGES = Table(
-    "changes",
-    (text("change_id"), text("kind"), text("id"), moment("made_at"), document("payload")),
-)
+_STREAMS = _tables("""
+CREATE TABLE changes (change_id VARCHAR, kind VARCHAR, id VARCHAR, made_at TIMESTAMP, payload JSON);
+CREATE TABLE takeovers (takeover_id VARCHAR, session_id VARCHAR, artifact_id VARCHAR);
+""")
 # What they may be; an unknown kind is a newer version's.
 CHANGE_KINDS = frozenset(
     {"complete_pipeline", "fail_pipeline", "complete_run", "fail_run", "edit_run", "end_session", "audit"}
 )
-TAKEOVERS = Table("takeovers", (text("takeover_id"), text("session_id"), text("artifact_id")))
+# Parents first: the order in which a segment's rows are inserted.
+_COMMITTED = (
+    "sessions runs pipelines chains predictions arrays prediction_arrays blobs artifact_refs "
+    "artifact_records artifact_links logs metrics measurements sample_references"
+)
 SEGMENT_TABLES: dict[str, Table] = {
-    # Parents first: the order in which a segment's rows are inserted.
-    **{
-        name: TABLES[name]
-        for name in (
-            "sessions",
-            "runs",
-            "pipelines",
-            "chains",
-            "predictions",
-            "arrays",
-            "prediction_arrays",
-            "blobs",
-            "artifact_refs",
-            "artifact_records",
-            "artifact_links",
-            "logs",
-            "metrics",
-            "measurements",
-            "sample_references",
-        )
-    },
-    "takeovers": TAKEOVERS,
-    "changes": CHANGES,
+    **{name: TABLES[name] for name in _COMMITTED.split()},
+    "takeovers": _STREAMS["takeovers"],
+    "changes": _STREAMS["changes"],
 }
 
 # Columns that segments of an older library lack: NULL there, or filled from what they say elsewhere.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import clone
@@ -15,6 +16,9 @@ from benchmarks import fixture
 from benchmarks.clock import alternately, timed
 from benchmarks.sizes import Size
 from nirs_store import WorkspaceStore, record_cross_validation
+from nirs_store.recording.crossval import domain_of_results
+from nirs_store.recording.folds import FINAL, Job, fit_fold
+from nirs_store.recording.inputs import Fold, check_data
 from nirs_store.screening.preprocessing import named_preprocessings
 
 _FOLDS = KFold(8, shuffle=True, random_state=0)
@@ -60,7 +64,7 @@ def _each(X: np.ndarray, y: np.ndarray, names: list[str], numbers: range) -> Non
 
 
 def diagnosing(peer: str, size: Size, folder: Path) -> dict[str, float]:
-    """Milliseconds to diagnose many spectra, and to compute predictions, T2 and Q of them in numpy."""
+    """Milliseconds to diagnose many spectra, and to compute predictions, T2 and Q in numpy; then of the domain."""
     X, y = fixture.spectra(80, 700, 31)
     new = np.tile(X, (size.diagnosed // len(X) + 1, 1))[: size.diagnosed]
     measured = np.tile(y, size.diagnosed // len(y) + 1)[: size.diagnosed]
@@ -76,7 +80,39 @@ def diagnosing(peer: str, size: Size, folder: Path) -> dict[str, float]:
     with WorkspaceStore(folder / "diagnose") as store:
         chain = record_cross_validation(store, clone(pls), X, y, cv=_FOLDS, dataset_name="corn").chain_id
         ours, direct = alternately(3, lambda: store.diagnose(chain, new, measured, calibration=X), bare)
-    return {"spectra": float(size.diagnosed), "diagnose_ms": 1e3 * ours, "bare_ms": 1e3 * direct}
+        found = {"spectra": float(size.diagnosed), "diagnose_ms": 1e3 * ours, "bare_ms": 1e3 * direct}
+        return found | _domain(store, min(500, size.diagnosed), min(1000, size.diagnosed))
+
+
+def _domain(store: WorkspaceStore, calibrated: int, predicted: int) -> dict[str, float]:
+    """Milliseconds of ten folds with their domain and without, of recording them, and of predictions with details."""
+    X, y = fixture.spectra(calibrated, 700, 32)
+    model, folds = PLSRegression(8, scale=False), KFold(10, shuffle=True, random_state=0)
+    data = check_data(X, y, task_type="regression")
+    of_folds = [Fold(f"fold_{k}", *rows) for k, rows in enumerate(folds.split(X))]
+    nothing: Any = None  # no model is kept, so no store is asked
+
+    def fit(domain: Literal["refit", "no"]) -> None:
+        job = Job(model, data, "", "joblib", keep="nothing", domain=domain)
+        done = [fit_fold(nothing, job, each) for each in [*of_folds, Fold(FINAL, np.arange(len(X)), None)]]
+        if domain != "no":
+            domain_of_results(data, "regression", of_folds, done).to_bytes()
+
+    def record() -> str:
+        return record_cross_validation(store, model, X, y, cv=folds, dataset_name="domain").chain_id
+
+    with_it, without, recorded = alternately(5, lambda: fit("refit"), lambda: fit("no"), record)
+    predictor = store.predictor(record())
+    new = np.tile(X, (predicted // len(X) + 1, 1))[:predicted]
+    details, bare, single = alternately(
+        20,
+        lambda: predictor.predict_details(new, on_outlier="ignore"),
+        lambda: predictor.predict(new),
+        lambda: predictor.predict_details(new[:1], on_outlier="ignore"),
+    )
+    times = {"folds": with_it, "folds_bare": without, "recorded": recorded}
+    times |= {"details": details, "predict": bare, "single": single}
+    return {f"{name}_ms": 1e3 * seconds for name, seconds in times.items()}
 
 
 def curves(peer: str, size: Size, folder: Path) -> dict[str, float]:

@@ -19,7 +19,6 @@ from nirs_store.domain.build import FoldDomain, LeftOut, build, replicates_split
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ids import content_hash
 from nirs_store.protocol import RecordingStore
-from nirs_store.reading import Spectra
 from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
 from nirs_store.recording.given import resolve, take_name, take_spectra, take_test
 from nirs_store.recording.groups import Companions, check_companions, refuse_fixed_inner_folds
@@ -100,7 +99,8 @@ def record_cross_validation(
     cv : int, splitter or iterable of (train, validation) rows
         As in scikit-learn.
     dataset_name : str, optional
-        The name under which predictions are found again; by default that of the data set or file.
+        The name under which predictions are found again; by default that of the data set or file. Arrays and frames
+        need one.
     dataset : str, optional
         A stored data set, as in ``"corn@v2"``, in place of X and y; `target` names its column. The chain then says
         which version and which rows it was fitted on. Samples without a value are left out, with a warning.
@@ -136,9 +136,11 @@ def record_cross_validation(
         fold's training samples; for a classification (a LabelEncoder) once, on the labels.
     task_type : str, optional
         ``"regression"`` or ``"classification"``, for a model that does not say it itself.
-    target, target_unit, wavelength_unit : str, optional
-        What y is (``"fat"``), its unit (``"%"``) and that of the wavelengths (``"nm"``, ``"cm-1"`` or ``"um"``,
-        in any spelling; by default as the column names say).
+    target : str or sequence of str, optional
+        What y is (``"fat"``); one name per column where y has several (``["fat", "water"]``).
+    target_unit, wavelength_unit : str, optional
+        Unit of y (``"%"``) and that of the wavelengths (``"nm"``, ``"cm-1"`` or ``"um"``, in any spelling; by default
+        as the column names say).
     artifact_format : str
         Serializer of the fitted objects; ``"cloudpickle"`` takes functions without a module.
     reuse : bool
@@ -163,7 +165,7 @@ def record_cross_validation(
     Raises
     ------
     ShapeMismatch
-        Lengths, channels or column names that do not fit each other.
+        Lengths, channels or column names that do not fit each other, more or fewer names than columns of y.
     InvalidInput
         NaN that no imputer fills in, infinities, no samples, a fold without samples or one that validates with
         samples (or groups) it was fitted on, an unknown metric (with the nearest name), something that is not
@@ -209,8 +211,6 @@ def record_cross_validation(
         about[n] for n in ("wavelengths", "wavelength_unit", "sample_ids")
     )
     groups, target, target_unit = (about[n] for n in ("groups", "target", "target_unit"))
-    if isinstance(target, (list, tuple)):
-        raise InvalidInput(f"target: expected one name for this y, found {target!r}.")
     X_test, y_test = test.get("X_test"), test.get("y_test")
     sample_ids_test = test.get("sample_ids_test") if sample_ids_test is None else sample_ids_test
     X = native(X, "X")
@@ -219,7 +219,7 @@ def record_cross_validation(
     parts = take_apart(estimator)
     task = check_estimator(parts, task_type)
     chosen = choose_metric(metric, task)
-    _check_options(dataset_name, n_jobs, y_processing)
+    _check_options(n_jobs, y_processing)
     if not keep_folds and not refit:
         raise InvalidInput("keep_folds=False keeps the refit only, so it needs refit=True.")
     if reuse and not hasattr(store, "artifacts"):
@@ -325,14 +325,11 @@ def _take(
         raise InvalidInput("X: expected spectra, or dataset='corn@v2'; found None. Nothing was recorded.")
     y, about = take_spectra(X, y, *named)
     test = take_test(X, X_test, y_test, about)
-    if isinstance(X, Spectra):
-        X, dataset_name = take_name(X, dataset_name)
+    X, dataset_name = take_name(X, dataset_name)
     return X, y, about, test, dataset_name
 
 
-def _check_options(dataset_name: Any, n_jobs: Any, y_processing: Any) -> None:
-    if not isinstance(dataset_name, str) or not dataset_name.strip():
-        raise InvalidInput(f"dataset_name must be a text that is not empty; found {dataset_name!r}.")
+def _check_options(n_jobs: Any, y_processing: Any) -> None:
     if n_jobs == 0 or not isinstance(n_jobs, (int, type(None))):
         raise InvalidInput(f"n_jobs is a number of processes, or -1 for all cores; found {n_jobs!r}.")
     needed = ("fit", "transform", "inverse_transform", "get_params")

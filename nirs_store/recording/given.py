@@ -12,6 +12,8 @@ from nirs_store.datasets.version import DatasetVersion
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
+from nirs_store.reading.spectra import check_names
+from nirs_store.values import as_array, column_names, is_frame, native
 
 __all__ = ["resolve", "take_name", "take_spectra", "take_test"]
 
@@ -60,15 +62,12 @@ def stored_facts(X: Any, prefix: str = "dataset") -> dict[str, Any]:
 
 
 def take_spectra(X: Any, y: Any, *named: Any) -> tuple[Any, dict[str, Any]]:
-    """Take `Spectra` apart; what was given by name wins."""
+    """Take `Spectra` apart; what was given by name wins. Several names of targets go into the stored facts."""
     names = ("wavelengths", "wavelength_unit", "sample_ids", "groups", "target", "target_unit")
     given = dict(zip(names, named, strict=True))
-    if (
-        isinstance(given["target"], (list, tuple))
-        and isinstance(X, Spectra)
-        and X.target == tuple(given["target"])
-    ):
-        given["target"] = None  # the columns that were asked for; they are named below
+    names_of = given["target"]
+    if names_of is not None and not isinstance(names_of, str):
+        given["target"] = _one_name(X, y, names_of)
     if isinstance(X, Spectra):
         several = isinstance(X.target, tuple)
         units = {X.target_unit} if isinstance(X.target_unit, (str, type(None))) else set(X.target_unit)
@@ -93,7 +92,37 @@ def take_spectra(X: Any, y: Any, *named: Any) -> tuple[Any, dict[str, Any]]:
     stored = stored_facts(X)
     if isinstance(X, Spectra) and isinstance(X.target, tuple) and isinstance(X.target_unit, tuple):
         stored["target_units"] = list(X.target_unit)
+    if names_of is not None and not isinstance(names_of, str) and len(names_of) > 1:
+        stored["target_names"] = list(names_of)
     return y, given | {"stored": stored, "stored_test": {}}
+
+
+def _one_name(X: Any, y: Any, names: Any) -> str | None:
+    """Check names for the columns of y; return the name of a single column, None for several."""
+    check_names("target", names)
+    if any(not name.strip() for name in names):
+        raise InvalidInput(f"target: expected names that are not empty; found {list(names)!r:.60}.")
+    if y is None and isinstance(X, Spectra) and X.target is not None:
+        columns = [X.target] if isinstance(X.target, str) else list(X.target)
+        if columns != list(names):
+            raise InvalidInput(
+                f"target: the spectra were read with {columns!r:.60}; found {list(names)!r:.60}. Read them with "
+                f"target={list(names)!r:.60}, or pass y."
+            )
+    elif y is not None:
+        shape = as_array(y, "y").shape
+        width = shape[1] if len(shape) > 1 else 1
+        if len(names) != width:
+            raise ShapeMismatch(
+                f"target: expected one name per column of y, {width}; found {len(names)}: {list(names)!r:.60}."
+            )
+        frame = native(y, "y")
+        columns = [str(name) for name in column_names(frame)] if is_frame(frame) else []
+        if columns != list(names) and set(columns) == set(names):
+            raise InvalidInput(
+                f"target: the columns of y are {columns!r:.60}; found them in another order: {list(names)!r:.60}."
+            )
+    return names[0] if len(names) == 1 else None
 
 
 def take_test(X: Any, X_test: Any, y_test: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -140,5 +169,8 @@ def take_name(X: Any, dataset_name: Any) -> tuple[Any, str]:
         own = X.source.path.stem if X.dataset is None else X.dataset.name
         X, dataset_name = X.X, dataset_name or own
     if not isinstance(dataset_name, str) or not dataset_name.strip():
-        raise InvalidInput(f"dataset_name: expected a name for these spectra; found {dataset_name!r}.")
+        raise InvalidInput(
+            f"dataset_name: expected a name for these spectra, such as dataset_name='corn' (arrays bring none along); "
+            f"found {dataset_name!r}."
+        )
     return X, dataset_name

@@ -61,7 +61,7 @@ def record_stacking(
     passthrough: bool = False,
     branch_path: Sequence[int] | None = None,
     task_type: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     target_unit: str | None = None,
     artifact_format: str = "joblib",
 ) -> CrossValidationResult:

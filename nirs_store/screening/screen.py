@@ -96,7 +96,7 @@ def screen(
     groups: ArrayLike | None = None,
     wavelengths: ArrayLike | None = None,
     sample_ids: ArrayLike | str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     target_unit: str | None = None,
     wavelength_unit: str | None = None,
     metric: str | None = None,
@@ -135,7 +135,7 @@ def screen(
     cv, groups, wavelengths, sample_ids, target, target_unit, wavelength_unit, metric
         As for `record_cross_validation`.
     dataset_name : str, optional
-        By default the name of the file without its ending.
+        By default the name of the data set, or of the file without its ending. Arrays and frames need one.
     name : str, optional
         Name of the run.
     keep : {"best", "all"} or int
@@ -458,6 +458,8 @@ def _check(
         [None if data.wavelengths is None else content_hash(data.wavelengths, data.wavelengths), data.unit],
         sklearn.__version__,
     ]
+    if "target_names" in given["stored"]:
+        base.append(given["stored"]["target_names"])
     if data.X_test is not None and data.y_test is not None:
         base.append(content_hash(data.X_test, data.y_test))
         # Candidates are fitted for their cross-validation only; the refit of one that is kept predicts the test set.

@@ -98,7 +98,7 @@ def record_search(
     groups: ArrayLike | None = None,
     wavelengths: ArrayLike | None = None,
     sample_ids: ArrayLike | str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     target_unit: str | None = None,
     wavelength_unit: str | None = None,
     metric: str | None = None,

@@ -117,3 +117,27 @@ def test_a_tiny_calibration_answers_its_goals(workload: str, tmp_path: Path) -> 
     wanted = {goal.text for goal in goals.GOALS if goal.workload == workload}
     assert {goal.text for goal, _ in goals.figures(rows)} == wanted
     assert all(value > 0 for value in metrics.values())
+
+
+def test_the_page_has_goals_and_a_slow_screen_is_listed_as_missed() -> None:
+    metrics = {
+        "leaderboard_server_ms": 180.0,
+        "sort_server_ms": 49.0,
+        "filter_server_ms": 20.0,
+        "memory_mb": 266.0,
+    }
+    rows = [{"workload": "W16", "peer": "nirs_store", "round": 0, "metrics": metrics}]
+    reached = {goal.text: goals.verdict(goal, values) for goal, values in goals.figures(rows)}
+    assert reached == {
+        "another page of the leaderboard, the server's time": False,
+        "another order, the server's time": True,
+        "a filter, the server's time": True,
+        "memory of the server": False,
+    }
+
+
+@pytest.mark.parametrize(("more", "recorded", "reached"), [(6, 200, True), (6, 100, False), (4, 10, True)])
+def test_the_domain_may_cost_5_percent_or_5_ms(more: float, recorded: float, reached: bool) -> None:
+    metrics = {"folds_ms": 50.0 + more, "folds_bare_ms": 50.0, "recorded_ms": recorded}
+    rows = [{"workload": "W12", "peer": "nirs_store", "round": 0, "metrics": metrics}]
+    assert [goals.verdict(goal, values) for goal, values in goals.figures(rows)] == [reached]

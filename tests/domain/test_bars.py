@@ -14,6 +14,8 @@ from nirs_store.errors import OutlierFound, OutlierWarning
 DATASETS = ("tecator", "coffee", "fermentation")
 MODELS = ("pls", "pcr", "svr", "forest")
 COVERAGE = {"pls": (0.87, 0.93), "pcr": (0.85, 0.95), "svr": (0.85, 0.95), "forest": (0.85, 0.95)}
+# Of 42 calibration samples the 39th residual counts: the share is coarser than that of Tecator's 151.
+COVERAGE_OF_FEW = (0.85, 0.96)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -43,11 +45,14 @@ def test_few_normal_samples_are_flagged_and_intervals_cover_some_splits(kind: st
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dataset", ["tecator", "coffee"])
 @pytest.mark.parametrize("kind", MODELS)
-def test_few_normal_samples_are_flagged_and_intervals_cover_over_200_splits(kind: str, bars: Any) -> None:
-    found = bars.rates(kind, "tecator", 200)
+def test_few_normal_samples_are_flagged_and_intervals_cover_over_200_splits(
+    kind: str, dataset: str, bars: Any
+) -> None:
+    found = bars.rates(kind, dataset, 200)
     assert found["flagged"] <= 0.05 + 0.03
-    low, high = COVERAGE[kind]
+    low, high = COVERAGE[kind] if dataset == "tecator" else COVERAGE_OF_FEW
     assert low <= found["covered"] <= high
 
 

@@ -178,7 +178,7 @@ def record_stacking(
     value = float(pooled[chosen])
     title = name or f"{describe(parts.model)} on {len(bases)} models"
     data_hash = content_hash(data.X, data.y)
-    facts = _facts(target=target, target_unit=target_unit) | {
+    facts = _facts(target=about["target"], target_unit=target_unit) | {
         "task_type": task,
         "metric": chosen,
         "data_hash": data_hash,

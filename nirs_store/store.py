@@ -750,6 +750,8 @@ class WorkspaceStore:
         name: str | None = None,
         scores: bool = True,
         per_kind: int | None = None,
+        model_name: str | None = None,
+        run_name: str | None = None,
     ) -> pl.DataFrame:
         """List one page of all chains, sorted and filtered by the catalog, however many there are.
 
@@ -767,13 +769,16 @@ class WorkspaceStore:
         text : str, optional
             Words as for `search`.
         dataset_name, run_id, model_class, preprocessings, target, target_unit, tag : str, optional
-            Filters, joined by AND, compared whole; `model_class` without its module.
+            Filters, joined by AND, compared whole; `model_class` without its module. An empty preprocessing, target
+            or unit finds the chains without one.
         name : str, optional
             A part of the run's name, or a pattern with ``*`` and ``?``.
         scores : bool
             False leaves out scores that are computed from arrays (r2, bias, rpd, ...), which take longest.
         per_kind : int, optional
             At most this many, the best ones, per data set, target, unit and task.
+        model_name, run_name : str, optional
+            Further filters, compared whole.
 
         Returns
         -------
@@ -796,6 +801,8 @@ class WorkspaceStore:
             "target_unit": target_unit,
             "tag": tag,
             "name": name,
+            "model_name": model_name,
+            "run_name": run_name,
         }
         return self._engine.query(
             lambda con: chain_list.list_chains(

@@ -39,10 +39,13 @@ FILTERS = {
     "dataset_name": "l.dataset_name = $dataset_name",
     "run_id": "l.run_id = $run_id",
     "model_class": "split_part(c.model_class, '.', -1) = $model_class",
-    "preprocessings": "c.preprocessings = $preprocessings",
+    "model_name": "coalesce((SELECT any_value(q.model_name) FROM predictions q WHERE q.chain_id = c.chain_id), "
+    "split_part(c.model_class, '.', -1)) = $model_name",
+    "preprocessings": "coalesce(c.preprocessings, '') = $preprocessings",
     "target": "coalesce(c.target, '') = $target",
     "target_unit": "coalesce(c.target_unit, '') = $target_unit",
     "tag": "list_contains(json_extract_string(r.tags, '$[*]'), $tag)",
+    "run_name": "coalesce(r.name, '') = $run_name",
     "name": named_like("r.name", "name"),
 }
 

@@ -19,6 +19,7 @@ from nirs_store.blobs.durable import write_file
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ui.app import STATIC, all_screens, document, render
 from nirs_store.ui.frame import Request, Screen, View
+from nirs_store.ui.screens.inside import inside
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -30,6 +31,8 @@ _ASSETS = ("page.css", "page.js", "icon.svg")
 _MOST = 200
 _ROWS = 500
 _REPORTED = 3
+#: Where the style and script of exported pages come from: the folder, on a disk or on a server.
+_BESIDE = ("'self' file:", "'self' file:", "; img-src 'self' file:")
 _HREF = re.compile(r' (?:href|src)="(/[^"]*)"')
 _MAIN = re.compile(r"<main[^>]*>(.*)</main>", re.DOTALL)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge",
@@ -89,6 +92,7 @@ def export_pages(
     written = []
     for address, html in pages.items():
         path = folder / _file_name(address)
+        html = html.replace("<head>", f"<head>\n{_policy(*_BESIDE)}", 1)
         write_file(path, _HREF.sub(lambda found: _linked(found[1], pages), html).encode())
         written.append(path)
     say(f"{len(written)} pages in {folder}; open {folder / 'index.html'}")
@@ -116,7 +120,10 @@ def _linked(address: str, pages: dict[str, str]) -> str:
 
 
 def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) -> Path:
-    """Write a run with its best chains, a chain, or a calibration with its dossier as one file without network."""
+    """Write a run with its best chains, a chain, or a calibration with its dossier as one file without network.
+
+    Of a chain recorded from a stored data set, the models are loaded for the figures of what is inside them.
+    """
     screens = all_screens()
     addresses = [f"/{kind}s/{identifier}"]
     if kind == "calibration":
@@ -125,8 +132,14 @@ def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) 
         best = store.list_chains(limit=_REPORTED, run_id=identifier, scores=False)
         addresses += [f"/chains/{each}" for each in best["chain_id"].to_list()]
     parts = []
-    for address in addresses:
-        html = _page(store, screens, address) or ""
+    pages = [_page(store, screens, address) or "" for address in addresses]
+    if kind == "chain" and store.show_chain(identifier).metadata.get("dataset_version_id"):
+        # The spectra are at hand, and the command was given by who trusts the store: models are loaded.
+        asked = Request(
+            store, addresses[0], {"chain_id": identifier}, {}, folder=store.workspace_path, static=True
+        )
+        pages.append(document(asked, inside(asked), screens))
+    for html in pages:
         found = _MAIN.search(html)
         # What the rest of the workspace holds is not in this file.
         parts.append(Markup(_HREF.sub("", found[1] if found else "")))
@@ -145,11 +158,14 @@ def _inline() -> Markup:
     """Return the style and script of a file of its own, and a policy that allows these two alone."""
     css, js = ((STATIC / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js))
-    policy = f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'"
-    return Markup(
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{css}</style>\n'
-        f'<script type="module">{js}</script>'
-    )
+    policy = _policy(f"'sha256-{style}'", f"'sha256-{script}'")
+    return Markup(f'{policy}\n<style>{css}</style>\n<script type="module">{js}</script>')
+
+
+def _policy(style: str, script: str, more: str = "") -> str:
+    """Return the policy of a file, which allows a style and a script and nothing else."""
+    content = f"default-src 'none'; style-src {style}; script-src {script}{more}"
+    return f'<meta http-equiv="Content-Security-Policy" content="{content}">'
 
 
 def write_pdf(report: Path, path: Path) -> Path:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from nirs_store.display import byte_text, cell_text, printable
-from nirs_store.errors import InvalidInput, quoted, shortened
+from nirs_store.errors import InvalidInput, did_you_mean, quoted, shortened
 from nirs_store.lazy import polars as pl
 from nirs_store.ui.frame import Request
 
@@ -94,6 +96,15 @@ class Table:
     chosen: list[str] = field(default_factory=list)
     name: str = "table"
 
+    def __post_init__(self) -> None:
+        """Leave out columns that this list does not have: an address may be older than its columns."""
+        names = [column.name for column in self.columns]
+        for name in self.chosen:
+            if name not in names:
+                hint = did_you_mean(name, names)
+                warnings.warn(f"show: {quoted(name)} is not a column of this list.{hint}", stacklevel=2)
+        self.chosen = [name for name in self.chosen if name in names]
+
     @property
     def shown(self) -> list[Column]:
         """The columns that are shown: those chosen in the address, or the usual ones."""
@@ -161,11 +172,21 @@ class Table:
         from nirs_store.reading.export import frame_csv
 
         flat = [
-            pl.col(name).map_elements(cell_text, return_dtype=pl.String)
+            pl.Series(name, [_whole_text(value) for value in whole[name].to_list()], dtype=pl.String)
             for name, kind in whole.schema.items()
             if kind.is_nested() or kind == pl.Object or kind == pl.Binary
         ]
         return frame_csv(whole.with_columns(flat)).encode(), "text/csv; charset=utf-8"
+
+
+def _whole_text(value: Any) -> str | None:
+    """Write a value of several parts as one cell of a file, whole."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
+        return ", ".join("" if each is None else str(each) for each in value)
+    is_nested = isinstance(value, list | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_nested else value and str(value)
 
 
 def table_of(

@@ -43,6 +43,19 @@ def test_a_report_is_one_file_with_its_figures(
     assert html.count("<style>") == html.count("<script") == 1
 
 
+def test_a_report_of_a_chain_from_a_stored_data_set_shows_what_is_inside(
+    serving: Path, tmp_path: Path
+) -> None:
+    with WorkspaceStore(serving, read_only=True, create=False) as store:
+        chain_id = store.calibrations.get("protein@v1").chain_id
+    run("report", chain_id, "-o", str(tmp_path / "r.html"), "-w", str(serving))
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    for words in ("Coefficients", "Spectra", "Calibration samples: T² and Q"):
+        assert f"<figcaption>{words}</figcaption>" in html
+    assert not re.search(r'(?:href|src)="', html)
+    assert "Back to the chain" not in html
+
+
 @pytest.mark.parametrize("name", ["protein", "protein@v1"])
 def test_a_report_of_a_calibration_has_its_chart_and_its_dossier(
     serving: Path, tmp_path: Path, name: str
@@ -103,6 +116,7 @@ def test_the_pages_are_written_as_files_that_lead_to_each_other(recorded: Path, 
         leads = set(re.findall(r'(?:href|src)="([^"#]+)', html))
         assert leads <= pages, path.name
         assert "<form" not in html, path.name
+        assert html.index("default-src 'none'; style-src 'self' file:") < html.index("<script"), path.name
     told = CliRunner().invoke(app, ["ui", "--export", str(folder), "-w", str(recorded)])
     assert told.exit_code == 2
     assert "not an empty folder" in told.output

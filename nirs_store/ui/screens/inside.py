@@ -14,7 +14,7 @@ from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.screens.chain import chain_values
 
-__all__ = ["SCREENS"]
+__all__ = ["SCREENS", "inside"]
 
 _DRAWN = 80
 

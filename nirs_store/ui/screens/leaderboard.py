@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,11 +14,17 @@ from nirs_store.store import WorkspaceStore
 from nirs_store.ui.frame import Request, Screen, View, stamp
 from nirs_store.ui.table import PAGE, Column, Table
 
-__all__ = ["SCREENS", "chain_columns", "chain_link"]
+__all__ = ["NONE", "SCREENS", "chain_columns", "chain_link", "findings_of", "flags_of"]
 
+#: What an address says for chains without a target, a preprocessing and the like: an empty value means all.
+NONE = "(none)"
+#: Filters that other screens lead to; a sentence names them.
+_LED = ("model_name", "run_name", "target_unit")
 _FILTERS = ("dataset_name", "target", "model_class", "preprocessings", "tag")
 #: Codes are computed, not stored, at about 50 ms a chain: so many are reviewed, the first ones of the order.
 _REVIEWED = 100
+#: So many runs, the newest, can be chosen from a list; others by their name.
+_RUNS = 200
 _LABELS = dict(zip(_FILTERS, ("Data", "Target", "Model", "Preprocessing", "Tag"), strict=True))
 
 
@@ -82,29 +88,46 @@ def _choices(
 ) -> list[tuple[str, str, list[str], str]]:
     """Return each filter that has values: its name, label, values, and the one chosen."""
     return [
-        (name, _LABELS[name], [value for value in known[name] if value], chosen[name] or "")
+        (name, _LABELS[name], [value or NONE for value in known[name]], chosen[name] or "")
         for name in _FILTERS
         if any(known[name])
     ]
 
 
-#: The codes of the chains that were reviewed, None for those that cannot be; of the catalog as it is now.
-_codes: WeakKeyDictionary[WorkspaceStore, tuple[str, dict[str, list[str] | None]]] = WeakKeyDictionary()
+#: The findings of the chains that were reviewed, None for those that cannot be; of the catalog as it is now.
+_known: WeakKeyDictionary[WorkspaceStore, tuple[str, dict[str, tuple[Any, ...] | None]]] = WeakKeyDictionary()
+
+
+def _of_now(store: WorkspaceStore) -> dict[str, tuple[Any, ...] | None]:
+    now = stamp(store)
+    if store not in _known or _known[store][0] != now:
+        _known[store] = (now, {})
+    return _known[store][1]
+
+
+def findings_of(store: WorkspaceStore, chain_ids: Iterable[str]) -> list[tuple[Any, ...] | None]:
+    """Review chains, each once until something is recorded; None where one cannot be reviewed."""
+    known = _of_now(store)
+    chain_ids = list(chain_ids)
+    for chain_id in chain_ids:
+        if chain_id not in known:
+            try:
+                known[chain_id] = tuple(store.review(chain_id).findings)
+            except NirsStoreError:
+                known[chain_id] = None
+    return [known[chain_id] for chain_id in chain_ids]
+
+
+def flags_of(store: WorkspaceStore, chain_ids: Iterable[str]) -> list[str]:
+    """Return how many findings the review of each chain has; a dash where it was not reviewed yet."""
+    known = _of_now(store)
+    return ["–" if known.get(each) is None else str(len(known[each] or ())) for each in chain_ids]
 
 
 def _reviewed(store: WorkspaceStore, frame: pl.DataFrame) -> pl.DataFrame:
     """Add the review codes of each chain; null where it cannot be reviewed."""
-    now = stamp(store)
-    if store not in _codes or _codes[store][0] != now:
-        _codes[store] = (now, {})
-    known = _codes[store][1]
-    for chain_id in frame["chain_id"]:
-        if chain_id not in known:
-            try:
-                known[chain_id] = sorted({each.code for each in store.review(chain_id).findings})
-            except NirsStoreError:
-                known[chain_id] = None
-    found = [known[chain_id] for chain_id in frame["chain_id"]]
+    reviews = findings_of(store, frame["chain_id"])
+    found = [None if each is None else sorted({f.code for f in each}) for each in reviews]
     return frame.with_columns(review=pl.Series(found, dtype=pl.List(pl.String)))
 
 
@@ -121,7 +144,8 @@ def _code(request: Request) -> str:
 def show(request: Request) -> View:
     """List chains."""
     store, code = request.store, _code(request)
-    filters = {name: request.text(name) or None for name in (*_FILTERS, "run_id", "name")}
+    asked = {name: request.text(name) or None for name in (*_FILTERS, *_LED, "run_id", "name")}
+    filters = {name: "" if value == NONE else value for name, value in asked.items()}
     sort, down = request.text("sort", "score"), request.text("down")
     descending = None if not request.text("sort") else bool(down)
     options: dict[str, Any] = {"descending": descending, "text": request.text("q") or None, **filters}
@@ -154,7 +178,7 @@ def show(request: Request) -> View:
         ticks="chain_id",
         ranks=True,
         empty="No chain matches."
-        if code or any(filters.values()) or options["text"]
+        if code or any(asked.values()) or options["text"]
         else "No chain was recorded yet.",
         everything=lambda: (
             found if code else store.list_chains(sort, limit=None, scores=False, **options)
@@ -169,7 +193,11 @@ def show(request: Request) -> View:
         "Leaderboard",
         {
             "table": table,
-            "filters": _choices(known, filters),
+            "filters": _choices(known, asked),
+            "led": {name.replace("_", " "): asked[name] for name in _LED if asked[name]},
+            "shows_all": request.here(page="", **dict.fromkeys(_LED, "")),
+            "name": asked["name"] or "",
+            "runs": dict(store.list_runs(limit=_RUNS).select("run_id", "name").iter_rows()),
             "code": code,
             "codes": {each.code: f"{each.code} {each.title}" for each in CODES.values()},
             "review": told,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nirs_store.errors import InvalidInput
+from nirs_store.lazy import polars as pl
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.chart import ChainFigures
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.screens.calibrations import alarms, is_compared
-from nirs_store.ui.screens.leaderboard import chain_columns
+from nirs_store.ui.screens.leaderboard import chain_columns, chain_link, findings_of, flags_of
 from nirs_store.ui.screens.runs import run_columns, with_counts
-from nirs_store.ui.table import Table
+from nirs_store.ui.table import Column, Table
 
 __all__ = ["SCREENS"]
 
-_FIRST, _BOARDS, _REVIEWED, _LATEST = 6, 6, 3, 5
+_FIRST, _BOARDS, _REVIEWED, _LATEST, _TOLD = 6, 6, 3, 5, 8
 _OF_RUNS = ("name", "status", "n", "best", "created_at")
 
 
@@ -76,12 +77,21 @@ def _boards(request: Request, kinds: list[dict[str, Any]]) -> list[dict[str, Any
             replace(c, longest=28) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
         ]
         total = int(frame["total"][0])
+        place = next(place for place, column in enumerate(columns) if column.name == "n_samples") + 1
+        columns.insert(
+            place, Column("flags", "Flags", link=_to_review, hint="Findings of the review", sorts=False)
+        )
+        flags = pl.Series(flags_of(request.store, frame["chain_id"]), dtype=pl.String)
         table = Table(
-            frame.drop("total"), columns, request, total, ranks=True, ticks="chain_id", picks="/?chain=",
-            name=" ".join(about.values()),
+            frame.drop("total").with_columns(flags=flags), columns, request, total, ranks=True, ticks="chain_id",
+            picks="/?chain=", name=" ".join(about.values()),
         )  # fmt: skip
         boards.append({"about": about, "table": table, "total": total})
     return boards
+
+
+def _to_review(row: Mapping[str, Any]) -> str:
+    return f"{chain_link(row)}#review"
 
 
 def now(request: Request) -> View:
@@ -92,10 +102,36 @@ def now(request: Request) -> View:
 
 
 def findings(request: Request) -> View:
-    """Show what the review says of the best chains: later than the rest, as it takes longer."""
-    found = _findings(request.store, _boards(request, _kinds(request.store)[:_REVIEWED]))
-    data = [{"chain_id": each["chain_id"], **vars(each["finding"])} for each in found]
-    return View("findings.html", "What a reviewer would ask", {"findings": found}, data=data)
+    """Show what needs attention, later than the rest as it takes longer: what is damaged, what a reviewer would ask."""
+    store = request.store
+    best: dict[str, str] = {}
+    for kind in _kinds(store)[:_REVIEWED]:
+        about = {name: kind[name] for name in ("dataset_name", "target", "target_unit")}
+        rows = store.list_chains(limit=1, scores=False, **about).select("chain_id", "pipeline").rows()
+        best |= dict(rows)
+    reviews = findings_of(store, best)
+    found = [
+        {"chain_id": chain_id, "pipeline": best[chain_id], "finding": finding}
+        for chain_id, review in zip(best, reviews, strict=True)
+        for finding in review or ()
+    ]
+    found.sort(key=lambda each: ("error", "warning", "note").index(each["finding"].severity))
+    # Sizes and names of files are compared, no bytes are read.
+    report = store.check()
+    trouble = [
+        each for each in report.findings if each.severity == "error" or each.kind == "segment_rejected"
+    ]
+    values = {
+        "findings": found[:_TOLD],
+        "trouble": trouble[:_TOLD],
+        "more_trouble": len(trouble) - len(trouble[:_TOLD]),
+        "flags": dict(zip(best, flags_of(store, best), strict=True)),
+    }
+    data = {
+        "reviewed": [{"chain_id": each["chain_id"], **vars(each["finding"])} for each in found],
+        "damaged": trouble,
+    }
+    return View("findings.html", "What needs attention", values, data=data)
 
 
 def live(store: WorkspaceStore) -> list[dict[str, Any]]:
@@ -113,23 +149,8 @@ def live(store: WorkspaceStore) -> list[dict[str, Any]]:
     return found
 
 
-def _findings(store: WorkspaceStore, boards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the review says of the best chains, gravest first."""
-    found: list[dict[str, Any]] = []
-    for board in boards:
-        row = board["table"].frame.row(0, named=True)
-        try:
-            review = store.review(row["chain_id"])
-        except InvalidInput:
-            continue
-        found += [
-            {"chain_id": row["chain_id"], "pipeline": row["pipeline"], "finding": f} for f in review.findings
-        ]
-    return sorted(found, key=lambda each: ("error", "warning", "note").index(each["finding"].severity))[:8]
-
-
 SCREENS = (
     Screen("/", show, "Overview", keeps=True),
     Screen("/now", now),
-    Screen("/findings", findings, keeps=True),
+    Screen("/findings", findings),
 )

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, higher_is_better
+from nirs_store.store import WorkspaceStore
 from nirs_store.ui.frame import Request, Screen, View, address
+from nirs_store.ui.screens.leaderboard import NONE
 from nirs_store.ui.table import decimals_of, number_text, seen
 
 __all__ = ["SCREENS"]
 
 _KINDS = ("preprocessings", "model_class", "model_name", "dataset_name", "run_name", "target")
-_LISTED = ("preprocessings", "model_class", "dataset_name", "target")
 _AGGREGATES = ("best", "min", "max", "mean", "median")
 _MOST = 200
 
@@ -36,7 +37,9 @@ def show(request: Request) -> View:
         "pivot": pivot,
         "names": [_short(name, columns) for name in names],
         "whole_names": names,
-        "rows": _cells(frame, names, pivot.metric, rows, columns, filters) if names else [],
+        "rows": _cells(frame, names, pivot.metric, columns, _behind(request.store, frame, rows, columns, filters))
+        if names
+        else [],
         "kinds": _KINDS, "aggregates": _AGGREGATES, "known": known, "chosen": filters,
         "metrics": REGRESSION_SCORES if task != "classification" else CLASSIFICATION_SCORES,
         "tasks": recorded if len(recorded) > 1 else [], "task": task or "",
@@ -51,7 +54,7 @@ def _short(name: str, kind: str) -> str:
 
 
 def _cells(
-    frame: Any, names: list[str], metric: str, rows: str, columns: str, filters: dict[str, Any]
+    frame: Any, names: list[str], metric: str, columns: str, behind: dict[tuple[str, str], dict[str, str]]
 ) -> list[Any]:
     """Return each row's name and cells: text, shade from 0 (poor) to 9 (best), and the chains behind it."""
     table = frame.select(names).to_numpy().astype(float)
@@ -71,14 +74,48 @@ def _cells(
             if not good[place, column]:
                 cells.append(("", "", ""))
                 continue
-            wanted = {key: value for key, value in filters.items() if value}
-            wanted |= {rows: _short(first or "", rows), columns: _short(name, columns)}
-            asked = {key: value for key, value in wanted.items() if key in _LISTED}
+            asked = behind.get((first or "", name))
             value = float(table[place, column])
             text = number_text(value, seen(value, places))
-            cells.append((text, f"h{shades[place, column]}", address("/chains", **asked)))
-        found.append((_short(first or "", rows) or "none", cells))
+            cells.append((text, f"h{shades[place, column]}", address("/chains", **asked) if asked else ""))
+        found.append((_short(first or "", frame.columns[0]) or "none", cells))
     return found
+
+
+def _behind(
+    store: WorkspaceStore, frame: Any, rows: str, columns: str, filters: dict[str, Any]
+) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the filters of the leaderboard that lead to the chains of each cell.
+
+    A pivot names in its rows what its scores may not be joined over, so a cell is found by all that it may be called.
+    """
+    kinds = store.sql(
+        "SELECT DISTINCT coalesce(c.preprocessings, '') AS preprocessings, c.model_class, coalesce((SELECT any_value("
+        "q.model_name) FROM predictions q WHERE q.chain_id = c.chain_id), split_part(c.model_class, '.', -1)) AS "
+        "model_name, l.dataset_name, coalesce(r.name, '') AS run_name, coalesce(c.target, '') AS target, "
+        "coalesce(c.target_unit, '') AS target_unit FROM chains c JOIN pipelines l USING (pipeline_id) "
+        "LEFT JOIN runs r USING (run_id)"
+    ).to_dicts()
+    kept = {key: value for key, value in filters.items() if value}
+    kinds = [kind for kind in kinds if all(kind[key] == value for key, value in kept.items())]
+    wanted = set(frame[rows].fill_null("").to_list())
+    for told in ((), ("target",), ("dataset_name",), ("target", "dataset_name")):
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        for kind in kinds:
+            about = (kind["target"] or "no target") + (
+                f" ({kind['target_unit']})" if kind["target_unit"] else ""
+            )
+            names = {"target": about, "dataset_name": kind["dataset_name"]}
+            shown = kind | {key: names[key] for key in told if key in (rows, columns)}
+            added = [names[key] for key in told if key not in (rows, columns)]
+            row = " · ".join([shown[rows] or "raw", *added]) if added else shown[rows]
+            asked = {key: _short(kind[key], key) for key in dict.fromkeys((rows, columns, *told))}
+            if "target" in told:
+                asked["target_unit"] = kind["target_unit"]
+            found[row, shown[columns]] = kept | {key: value or NONE for key, value in asked.items()}
+        if wanted <= {row for row, _ in found}:
+            return found
+    return {}
 
 
 SCREENS = (Screen("/pivot", show, "Pivot", keeps=True),)

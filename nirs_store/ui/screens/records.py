@@ -16,6 +16,7 @@ from nirs_store.ui.table import Column, table_of
 __all__ = ["SCREENS"]
 
 _MOST = 20_000
+_LINKS = 2000
 _HIDDEN = ("version_id", "episode", "module", "module_version", "processing_id", "evaluation_id")
 
 
@@ -25,8 +26,10 @@ def _list(title: str, read: Callable[[WorkspaceStore], pl.DataFrame], columns: S
     path = title.lower().replace(" trail", "")
 
     def show(request: Request) -> View:
-        table = table_of(request, read(request.store), columns, empty=empty, name=path)
-        return View("list.html", title, {"table": table, "words": words}, table=table)
+        frame = read(request.store)
+        table = table_of(request, frame, columns, empty=empty, name=path)
+        cut = _MOST if frame.height == _MOST else 0
+        return View("list.html", title, {"table": table, "words": words, "cut": cut}, table=table)
 
     return Screen(f"/{path}", show, title)
 
@@ -118,7 +121,7 @@ def versions(request: Request) -> View:
     ]
     table = table_of(request, frame, columns, name="versions")
     words = "Every version of this file, newest first."
-    return View("list.html", name, {"table": table, "words": words}, table=table)
+    return View("list.html", name, {"table": table, "words": words, "cut": 0}, table=table)
 
 
 def lineage(request: Request) -> View:
@@ -126,7 +129,8 @@ def lineage(request: Request) -> View:
     asked = request.text("id")
     links = request.store.sql(
         "SELECT source_kind, source_id, link_type, target_kind, target_id, created_at FROM lineage_links "
-        "ORDER BY created_at DESC LIMIT 2000"
+        "ORDER BY created_at DESC LIMIT $most",
+        {"most": _LINKS},
     )
     columns = (
         Column("source_kind", "From"),
@@ -138,6 +142,7 @@ def lineage(request: Request) -> View:
     table = table_of(request, links, columns, empty="No link was recorded.", name="lineage")
     graph = request.store.lineage.graph(asked, max_depth=3) if asked else None
     values = {"table": table, "asked": asked, "graph": graph, "drawn": lineage_graph(graph) if graph else ""}
+    values["cut"] = _LINKS if links.height == _LINKS else 0
     values["place"] = _thing({"object_kind": graph.root.kind, "object_id": graph.root.id}) if graph else ""
     return View("lineage.html", "Lineage", values, data={"links": links, "graph": graph}, table=table)
 

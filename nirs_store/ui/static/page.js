@@ -52,6 +52,8 @@
     const page = new DOMParser().parseFromString(await (await fetch(from, { headers: { Accept: "text/html" } })).text(), "text/html");
     const next = page.getElementById(part.id);
     if (next && next.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) part.replaceWith(document.importNode(next, true));
+    const links = [...document.links];
+    page.querySelectorAll("[data-fills]").forEach((each) => links.filter((link) => link.pathname + link.hash === each.getAttribute("href")).forEach((link) => { link.textContent = each.textContent; }));
   }
   async function again() {
     const seconds = main() && Number(main().dataset.refresh);

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from nirs_store.records import views as pivoting
     from nirs_store.service import api as calibrations_api
     from nirs_store.service import log as measurement_log
-    from nirs_store.service import predicting, renewal
+    from nirs_store.service import predicting, transfer
     from nirs_store.service import references as sample_references
     from nirs_store.ui import server as page
 else:
@@ -89,8 +89,8 @@ else:
     calibrations_api = later("nirs_store.service.api")
     measurement_log = later("nirs_store.service.log")
     predicting = later("nirs_store.service.predicting")
-    renewal = later("nirs_store.service.renewal")
     sample_references = later("nirs_store.service.references")
+    transfer = later("nirs_store.service.transfer")
     bundle_limits = later("nirs_store.bundle.container")
     cleanup = later("nirs_store.artifacts.registry")
     chain_list = later("nirs_store.records.chain_list")
@@ -1332,7 +1332,7 @@ class WorkspaceStore:
         wavelengths: Any = None,
         name: str | None = None,
         artifact_format: str = "joblib",
-    ) -> renewal.Transferred:
+    ) -> transfer.Transferred:
         """Put a fitted transformer in front of a chain, so that it predicts spectra of another instrument.
 
         Parameters
@@ -1355,7 +1355,9 @@ class WorkspaceStore:
         Returns
         -------
         Transferred
-            Its ``chain_id`` is a new chain, recorded in its own run, with the lineage ``transferred_from``.
+            Its ``chain_id`` is a new chain, recorded in its own run, with the lineage ``transferred_from``. It keeps
+            the domain of the old chain, which judges the transformed spectra, but not its intervals, because these
+            come from errors on the calibration's instrument.
 
         Raises
         ------
@@ -1363,7 +1365,8 @@ class WorkspaceStore:
             Nothing was recorded.
         """
         use = predicting.use_of(self._engine, chain_id)
-        return renewal.derive_chain(
+        predicting.warn_uncorrected(use, "the new chain does not have this correction")
+        return transfer.derive_chain(
             self, use.chain_id, before, transfer_samples=transfer_samples, wavelengths=wavelengths, name=name,
             artifact_format=artifact_format,
         )  # fmt: skip

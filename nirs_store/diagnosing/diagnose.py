@@ -83,19 +83,35 @@ class Inside:
         Raises
         ------
         InvalidInput
-            The chain has branches or steps side by side, or transforms y.
+            The chain has branches or steps side by side, transforms y, or was transferred to another instrument.
+        """
+        steps, targets = self.recipe()
+        if targets:
+            raise InvalidInput("This chain transforms y; give a plain sequence of steps.")
+        return steps
+
+    def recipe(self) -> tuple[list[Any], list[Any]]:
+        """Return unfitted copies of preprocessing and model, and of what transforms y.
+
+        Raises
+        ------
+        InvalidInput
+            The chain has branches or steps side by side, or was transferred to another instrument.
         """
         from sklearn.base import clone
 
         member, bench = self.plan.members[0], Workbench(self.load, self.plan.memory)
-        if (
-            any(stage.augments or stage.branches for stage in member.stages)
-            or self.plan.targets
-            or member.targets
-        ):
-            raise InvalidInput("This chain has branches or transforms y; give a plain sequence of steps.")
+        if any(stage.augments or stage.branches or stage.by_source for stage in member.stages):
+            raise InvalidInput("This chain has branches; give a plain sequence of steps.")
+        if "transferred_from" in (self.chain.get("metadata") or {}):
+            raise InvalidInput(
+                "This chain was transferred to another instrument: its first step was fitted on pairs of spectra, and "
+                "a new fit would lose it. Give the chain that it was transferred from."
+            )
         operators = [operator for stage in member.stages for operator in stage.operators]
-        return [clone(bench.open(operator)[0]) for operator in (*operators, member.model)]
+        steps = [clone(bench.open(operator)[0]) for operator in (*operators, member.model)]
+        targets = [clone(bench.open(operator)[0]) for operator in (*self.plan.targets, *member.targets)]
+        return steps, targets
 
     def origins(self, grid: Floats) -> NDArray[np.intp] | None:
         """Return the channel that each column of `input` shows; None where a step mixes them."""

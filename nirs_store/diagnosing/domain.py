@@ -61,6 +61,11 @@ def domain_of_calibration(
     chain = store.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id)
+    if "transferred_from" in (chain.get("metadata") or {}):
+        raise InvalidInput(
+            f"Chain {chain['chain_id']!r} was transferred to another instrument: no spectra of that were used to fit "
+            "it. Nothing was changed. Give the chain that it was transferred from a domain, and derive it again."
+        )
     if isinstance(X, Spectra):
         sample_ids = X.ids if sample_ids is None else sample_ids
         X, wavelengths = X.X, X.wavelengths if wavelengths is None else wavelengths

@@ -432,7 +432,8 @@ class Calibrations:
         ------
         CalibrationNotFound
         InvalidInput, ShapeMismatch
-            The samples do not belong together, or new samples are in the calibration already. Nothing was changed.
+            The samples do not belong together, new samples are in the calibration already, or the recipe cannot be
+            repeated: weights, branches, or a transfer to another instrument. Nothing was changed.
         """
         return renewal.update(
             self._store, calibration, new_samples, old_samples=old_samples, test_samples=test_samples, cv=cv,

@@ -94,12 +94,15 @@ def _use(con: Connection, row: Mapping[str, Any]) -> Use:
     )
 
 
-def warn_uncorrected(use: Use, stacklevel: int = 3) -> None:
-    """Say that the numbers of a corrected version are returned as its chain predicts them."""
+def warn_uncorrected(
+    use: Use,
+    what: str = "this returns its predictions without the correction. store.predict applies it",
+    stacklevel: int = 3,
+) -> None:
+    """Say that the correction of a version has no part in what a caller gets."""
     if use.correction is not None:
         warnings.warn(
-            f"{use.label} is {use.correction.words}, and this returns its predictions without the correction. "
-            "store.predict applies it.",
+            f"{use.label} is {use.correction.words}, and {what}.",
             UserWarning,
             stacklevel=stacklevel,
         )

@@ -1,4 +1,4 @@
-"""Renewing a calibration: updates with new samples, challengers, transfer to another instrument."""
+"""Renewing a calibration: updates with new samples, and challengers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.audit.trail import store_setting
-from nirs_store.chains.folds import REFIT
-from nirs_store.chains.plan import COLUMNS, SPLITTER
+from nirs_store.chains.folds import REFIT, model_id, normalise_folds
+from nirs_store.chains.plan import COLUMNS, SPLITTER, text_names
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, cell_text, field_table, table
@@ -23,7 +23,6 @@ from nirs_store.errors import (
     InvalidInput,
     OverwriteRefused,
     RecordingWarning,
-    ShapeMismatch,
     UnknownDataset,
     UnknownId,
     quoted,
@@ -31,7 +30,7 @@ from nirs_store.errors import (
 from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version, known_name
-from nirs_store.scores import regression_scores
+from nirs_store.service.corrections import active
 from nirs_store.service.samples import (
     Samples,
     as_samples,
@@ -49,11 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHALLENGERS",
-    "Transferred",
     "Updated",
     "challenge",
     "challengers_of",
-    "derive_chain",
     "end_challenge",
     "list_challengers",
     "update",
@@ -143,30 +140,33 @@ def update(
     old_groups: Any = None,
 ) -> Updated:
     """Fit the same recipe on the old and the new samples; see `Calibrations.update`."""
-    from nirs_store.diagnosing.diagnose import inside
     from nirs_store.recording import record_cross_validation
 
     before = store.calibrations.get(calibration)
-    found = inside(store, before.chain_id)
-    chain = found.chain
+    chain = store.get_chain(before.chain_id)
+    if chain is None:
+        raise UnknownId("chain", before.chain_id, "Nothing was changed.")
     metadata = chain.get("metadata") or {}
     target, grid = metadata.get("target"), chain.get("wavelengths")
     if "classif" in str(metadata.get("task_type")) or (isinstance(target, str) and target.startswith("[")):
         raise InvalidInput(f"{calibration}: updating needs a calibration of one number per sample.")
+    _refuse_transferred(store, before, chain)
     if "sample_weight_hash" in metadata:
         raise InvalidInput(
             f"{before.name}@v{before.version}: it was fitted with sample_weight, which the store does not hold. "
             "Nothing was changed. Record all samples with their weights by record_cross_validation, and register that "
             "chain."
         )
+    estimator, y_processing = _recipe(store, before)
     source = old_samples if old_samples is not None else _samples_of(store, before, metadata)
     old = as_samples(store, source, target, "old_samples", old_groups, "old_groups")
     new = as_samples(store, new_samples, target, "new_samples", groups)
     test = None if test_samples is None else as_samples(store, test_samples, target, "test_samples")
+    columns = text_names(metadata.get(COLUMNS))
     width = int(metadata.get("n_features") or old.X.shape[1])
     for word, each in (("old_samples", old), ("new_samples", new), ("test_samples", test)):
         if each is not None:
-            check_channels(each, word, width, grid if grid is not None else old.wavelengths)
+            check_channels(each, word, width, grid if grid is not None else old.wavelengths, columns)
     counted = metadata.get("n_samples")
     if isinstance(counted, int) and counted != len(old.y):
         raise InvalidInput(
@@ -175,12 +175,28 @@ def update(
         )
     refuse_known(old, new)
     labels, comparable = common_groups(f"{before.name}@v{before.version}", old, new, metadata.get("n_groups"))
-    estimator = _pipeline(found.steps())
     splitter = cv if cv is not None else _splitter(store, chain)
     # Whatever the old version cannot predict is refused here, before anything is recorded.
     of_new = _replayed(store, before.chain_id, new.X)
     of_test = None if test is None else _replayed(store, before.chain_id, test.X)
+    of_old = _out_of_fold(store, before.chain_id, old.y, old.ids) if comparable else None
+    corrected = store._engine.query(lambda con: active(con, find_version(con, before.version_id)))
+    if corrected is not None:
+        warnings.warn(
+            f"{before.name}@v{before.version} is {corrected.words}. The comparison and the new version are without "
+            "this correction.",
+            RecordingWarning,
+            stacklevel=3,
+        )
     ids = None if old.ids is None or new.ids is None else [*old.ids, *new.ids]
+    if ids is None and (old.ids is not None or new.ids is not None):
+        bare = "old_samples" if old.ids is None else "new_samples"
+        warnings.warn(
+            f"{bare} have no names, so the update keeps none: its predictions are found by row number. Give them as "
+            "(X, y, sample_ids).",
+            RecordingWarning,
+            stacklevel=3,
+        )
     # Out-of-fold predictions are found by name: a name in both sets tells neither sample.
     shared = seen(new, old, by_name=ids is not None)
     if shared.any():
@@ -210,10 +226,14 @@ def update(
             sample_ids=ids,
             groups=labels,
             metric=metadata.get("metric"),
+            y_processing=y_processing,
+            task_type="regression" if metadata.get("task_type") else None,
+            **_kept(store, chain),
             target=target,
             target_unit=metadata.get("target_unit"),
             wavelength_unit=metadata.get("wavelength_unit"),
-            metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)},
+            metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)}
+            | ({} if columns is None else {COLUMNS: list(columns)}),
         )
     except BaseException:
         if enlarged is not None and enlarged.added:
@@ -221,7 +241,7 @@ def update(
                 store.datasets.delete(enlarged)
         raise
     store.lineage.link(("chain", before.chain_id), ("chain", result.chain_id), "updated_from")
-    rows = _comparison(store, before.chain_id, result, old, new, of_new, shared, comparable=comparable)
+    rows = _comparison(store, result, old, new, of_new, of_old, shared)
     if test is not None:
         of_after = _replayed(store, result.chain_id, test.X)
         known = int(np.count_nonzero(seen(test, old) | seen(test, new)))
@@ -317,10 +337,61 @@ def _enlarge(
     return added
 
 
-def _pipeline(steps: Sequence[Any]) -> Any:
+def _refuse_transferred(store: Any, version: CalibrationVersion, chain: Mapping[str, Any]) -> None:
+    """Refuse a chain whose adapter would be fitted again, on spectra of both instruments.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    told = (chain.get("metadata") or {}).get("transferred_from")
+    if told is None:
+        return
+    adapter = next(step["artifact_id"] for step in chain["steps"] if step.get("operator_type") != SPLITTER)
+    source = str(told["chain_id"])
+    known = store.calibrations.names_of([source]).get(source)
+    update = f"Update {known[0]}" if known else f"Register its chain {source} under a name, and update that"
+    raise InvalidInput(
+        f"{version.name}@v{version.version} was transferred to another instrument: a fit of old and new spectra would "
+        f"mix the instruments and lose the adapter. Nothing was changed. {update} with the new spectra as the adapter "
+        f"transforms them, store.load_artifact({adapter!r}).transform(X); then put the adapter in front of the new "
+        "chain with store.derive_chain."
+    )
+
+
+def _recipe(store: Any, version: CalibrationVersion) -> tuple[Any, Any]:
+    """Return an unfitted estimator, and what transforms y (or None)."""
     from sklearn.pipeline import make_pipeline
 
-    return steps[0] if len(steps) == 1 else make_pipeline(*steps)
+    from nirs_store.diagnosing.diagnose import inside
+
+    try:
+        steps, targets = inside(store, version.chain_id).recipe()
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{version.name}@v{version.version} cannot be updated, because its chain is not a plain sequence of steps. "
+            "Nothing was changed. Record all samples in the same way, and register that chain."
+        ) from error
+    if len(targets) > 1:
+        raise InvalidInput(
+            f"{version.name}@v{version.version} cannot be updated, because its chain transforms y in {len(targets)} "
+            "steps. Nothing was changed. Record all samples in the same way, and register that chain."
+        )
+    return (steps[0] if len(steps) == 1 else make_pipeline(*steps)), next(iter(targets), None)
+
+
+def _kept(store: Any, chain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which models the recording kept, and in which format."""
+    models = normalise_folds(chain["fold_artifacts"], "fold_artifacts")
+    if not models:
+        return {}
+    first = next(iter(models.values()))
+    artifact = store.get_artifact(model_id(first, "fold_artifacts")[0]) or {}
+    return {
+        "artifact_format": artifact.get("format") or "joblib",
+        "refit": REFIT in models,
+        "keep_folds": set(models) != {REFIT},
+    }
 
 
 def _splitter(store: Any, chain: Mapping[str, Any]) -> Any:
@@ -340,50 +411,61 @@ def _splitter(store: Any, chain: Mapping[str, Any]) -> Any:
 
 def _comparison(
     store: Any,
-    chain_id: str,
     result: Any,
     old: Samples,
     new: Samples,
     of_new: NDArray[np.float64],
+    of_old: NDArray[np.float64] | None,
     shared: NDArray[np.bool_],
-    *,
-    comparable: bool,
 ) -> list[dict[str, Any]]:
     """Compare on the new samples, which the old version never saw, and on the old ones, out of fold in both."""
     whole = None if old.ids is None or new.ids is None else (*old.ids, *new.ids)
-    after = _out_of_fold(store, result.chain_id, len(old.y) + len(new.y), whole)
+    after = _out_of_fold(store, result.chain_id, np.append(old.y, new.y), whole)
     if after is None:
         return []
     rows = []
     if not shared.all():
         rows.append(_compared("new samples", new.y, of_new, after[len(old.y) :], ~shared, new.ids))
-    before = _out_of_fold(store, chain_id, len(old.y), old.ids)
-    if before is not None and comparable:
+    if of_old is not None:
         # A name that is in both sets has the mean of both.
         there = set(new.ids or ()) if whole is not None else set()
         own = np.array([name not in there for name in old.ids or range(len(old.y))], dtype=bool)
         if own.any():
-            rows.append(_compared("old samples", old.y, before, after[: len(old.y)], own, old.ids))
+            rows.append(_compared("old samples", old.y, of_old, after[: len(old.y)], own, old.ids))
     return rows
 
 
-def _out_of_fold(store: Any, chain_id: str, n: int, ids: Sequence[str] | None) -> NDArray[np.float64] | None:
+def _out_of_fold(
+    store: Any, chain_id: str, y: NDArray[np.float64], ids: Sequence[str] | None
+) -> NDArray[np.float64] | None:
     """Return out-of-fold predictions in the order of the samples, found by name or row; None where neither tells."""
     frame = store.chain_predictions(chain_id)
-    if not frame.height or "y_pred" not in frame.columns or frame["sample"].null_count():
+    if not frame.height or not {"y_pred", "y_true"} <= set(frame.columns) or frame["sample"].null_count():
         return None
-    means = {
-        str(name): float(value)
-        for name, value in frame.group_by("sample").agg(pl.col("y_pred").mean()).rows()
-    }
-    for names in (ids, [str(row) for row in range(n)]):
-        if names is not None and set(names) == set(means):
-            return np.array([means[name] for name in names])
-    return None
+    means = frame.group_by("sample").agg(pl.col("y_pred", "y_true").mean()).rows()
+    predicted = {str(name): float(value) for name, value, _ in means}
+    if ids is not None and set(ids) == predicted.keys():
+        return np.array([predicted[name] for name in ids])
+    rows = [str(row) for row in range(len(y))]
+    if set(rows) != predicted.keys():
+        return None
+    measured = {str(name): np.nan if value is None else float(value) for name, _, value in means}
+    if not np.allclose([measured[row] for row in rows], y, rtol=1e-5):
+        warnings.warn(
+            "old_samples: their values, in this order, are not those that the version was fitted on. The versions are "
+            "not compared on them.",
+            RecordingWarning,
+            stacklevel=4,
+        )
+        return None
+    return np.array([predicted[row] for row in rows])
 
 
 def _replayed(store: Any, chain_id: str, X: Any) -> NDArray[np.float64]:
-    return np.asarray(store.replay_chain(chain_id, X), dtype=float).ravel()
+    found = np.asarray(store.replay_chain(chain_id, X), dtype=float).reshape(len(X), -1)
+    if found.shape[1] != 1:
+        raise InvalidInput(f"Updating needs a calibration of one number per sample; found {found.shape[1]}.")
+    return found[:, 0]
 
 
 def _compared(
@@ -495,217 +577,3 @@ def _version(con: Connection, calibration: Any, version: Any) -> tuple[str, int]
             f"version: expected one of {quoted(name)}; found {row['name']}@v{row['version']}. Nothing was changed."
         )
     return name, int(row["version"])
-
-
-# -- Transfer.
-
-
-@dataclass(frozen=True, eq=False)
-class Transferred:
-    """A chain for another instrument.
-
-    Attributes
-    ----------
-    chain_id : str
-        The new chain: the adapter, then the old chain.
-    transferred_from : str
-        The old chain.
-    n : int or None
-        Number of transfer samples with reference values.
-    rmsep_before, rmsep_after : float or None
-        RMSEP of these samples on the other instrument, without and with the adapter. `rmsep_before` is None if the
-        other instrument has other channels.
-    """
-
-    chain_id: str
-    transferred_from: str
-    n: int | None
-    rmsep_before: float | None
-    rmsep_after: float | None
-
-    def __repr__(self) -> str:
-        if self.rmsep_after is None:
-            return f"<chain {self.chain_id}, transferred from {self.transferred_from}; not compared>"
-        if self.rmsep_before is None:
-            return f"<chain {self.chain_id}, transferred from {self.transferred_from}: RMSEP {self.rmsep_after:.4g}>"
-        return (
-            f"<chain {self.chain_id}, transferred from {self.transferred_from}: RMSEP {self.rmsep_before:.4g} -> "
-            f"{self.rmsep_after:.4g}, n = {self.n}>"
-        )
-
-    def _repr_html_(self) -> str:
-        facts = {
-            "chain": self.chain_id,
-            "transferred from": self.transferred_from,
-            "samples": self.n,
-            "RMSEP before": self.rmsep_before,
-            "RMSEP after": self.rmsep_after,
-        }
-        return block("Transferred chain", field_table(facts))
-
-
-#: What the new chain cannot take over: it is about how the old one was fitted and split.
-_NOT_CARRIED = ("cross_validation", "repeats", "data_hash", "code", "updated_from")
-
-
-def derive_chain(
-    store: Any,
-    chain_id: str,
-    before: Any,
-    *,
-    transfer_samples: Any = None,
-    wavelengths: Any = None,
-    name: str | None = None,
-    artifact_format: str = "joblib",
-) -> Transferred:
-    """Put a fitted transformer in front of a chain; see `WorkspaceStore.derive_chain`."""
-    from sklearn.utils.validation import check_is_fitted
-
-    chain = store.get_chain(chain_id)
-    if chain is None:
-        raise UnknownId("chain", chain_id)
-    metadata = chain.get("metadata") or {}
-    if not hasattr(before, "transform"):
-        raise InvalidInput(
-            f"before: expected a fitted transformer; found {type(before).__name__}, which has no transform. Nothing "
-            "was recorded."
-        )
-    try:
-        check_is_fitted(before)
-    except Exception as error:
-        raise InvalidInput(
-            f"before: {type(before).__name__} is not fitted: {error} Nothing was recorded."
-        ) from error
-    if any(step.get("operator_type") == "sources" or step.get("sources") for step in chain["steps"]):
-        raise InvalidInput("A stack cannot be transferred as a whole: transfer the chains that feed it.")
-    samples = None
-    if transfer_samples is not None:
-        samples = as_samples(store, transfer_samples, metadata.get("target"), "transfer_samples")
-    _try(store, chain, before, samples)
-    kind = f"{type(before).__module__}.{type(before).__qualname__}"
-    title = name or f"{type(before).__name__} > {metadata.get('preprocessing_chain') or chain['model_class']}"
-    with store.run(f"transfer: {title}") as run, run.pipeline(title, dataset_name="transfer") as pipeline:
-        artifact_id = store.save_artifact(
-            before, kind, "transformer", artifact_format, pipeline_id=pipeline.pipeline_id
-        )
-        made = _prepended(chain, artifact_id, kind, before)
-        told = {"chain_id": chain["chain_id"], "adapter": kind}
-        carried = {key: value for key, value in metadata.items() if key not in _NOT_CARRIED}
-        grid = chain.get("wavelengths") if wavelengths is None else wavelengths
-        width = getattr(before, "n_features_in_", None)
-        if isinstance(width, (int, np.integer)) and width != metadata.get("n_features", width):
-            # The other instrument has other channels; the names and the grid of the old ones say nothing of them.
-            carried = {key: value for key, value in carried.items() if key != COLUMNS} | {
-                "n_features": int(width)
-            }
-            grid = wavelengths
-        if samples is not None:
-            told |= {"n": len(samples.y), "data_hash": _hash(samples)}
-        new_id = store.save_chain(
-            pipeline.pipeline_id,
-            **made,
-            wavelengths=grid,
-            metadata={**carried, "transferred_from": told},
-        )
-        scores: dict[str, float] = {}
-        if samples is not None:
-            scores = _record(store, pipeline, new_id, chain, metadata, samples)
-    store.lineage.link(
-        ("chain", chain["chain_id"]), ("chain", new_id), "transferred_from", metadata=scores or None
-    )
-    return Transferred(
-        new_id, chain["chain_id"], None if samples is None else len(samples.y), scores.get("rmsep_before"),
-        scores.get("rmsep_after"),
-    )  # fmt: skip
-
-
-def _try(store: Any, chain: Mapping[str, Any], before: Any, samples: Samples | None) -> None:
-    """Refuse an adapter whose spectra the chain cannot take, before anything is recorded."""
-    X = (
-        samples.X[:1]
-        if samples is not None
-        else np.zeros((1, int(getattr(before, "n_features_in_", 0) or 1)))
-    )
-    width = (chain.get("metadata") or {}).get("n_features")
-    if samples is None and not hasattr(before, "n_features_in_"):
-        return
-    try:
-        out = np.asarray(before.transform(X))
-    except Exception as error:
-        raise InvalidInput(
-            f"before: {type(before).__name__} cannot transform the spectra: {error} Nothing was recorded."
-        ) from error
-    if out.ndim != 2 or (isinstance(width, int) and out.shape[1] != width):
-        raise ShapeMismatch(
-            f"before: the chain takes {width} channels; {type(before).__name__} returns the shape {out.shape[1:]}. "
-            "Nothing was recorded."
-        )
-
-
-def _prepended(chain: Mapping[str, Any], artifact_id: str, kind: str, before: Any) -> dict[str, Any]:
-    """Return what `save_chain` takes: the adapter as the first step after the splitter, the others one further."""
-    steps = [dict(step) for step in chain["steps"]]
-    place = sum(step.get("operator_type") == SPLITTER for step in steps[:1])
-    first = int(steps[place]["step_idx"]) if place < len(steps) else 1
-    for step in steps[place:]:
-        step["step_idx"] = int(step["step_idx"]) + 1
-    params = before.get_params(deep=False) if hasattr(before, "get_params") else {}
-    plain = {
-        name: value
-        for name, value in params.items()
-        if isinstance(value, (int, float, str, bool, type(None)))
-    }
-    adapter = {
-        "step_idx": first, "operator_class": kind, "operator_type": "transform", "params": plain, "stateless": False,
-        "artifact_id": artifact_id,
-    }  # fmt: skip
-    shared = {
-        str(int(key) + (int(key) >= first)): value
-        for key, value in (chain.get("shared_artifacts") or {}).items()
-    }
-    name = type(before).__name__
-    return {
-        "steps": [*steps[:place], adapter, *steps[place:]],
-        "model_step_idx": int(chain["model_step_idx"]) + 1,
-        "model_class": chain["model_class"],
-        "preprocessings": f"{name} > {chain['preprocessings']}" if chain["preprocessings"] else name,
-        "fold_strategy": chain["fold_strategy"],
-        "fold_artifacts": chain["fold_artifacts"],
-        "shared_artifacts": {**shared, str(first): artifact_id},
-        "branch_path": chain.get("branch_path"),
-        "source_index": chain.get("source_index"),
-        "fold_weights": chain.get("fold_weights"),
-    }
-
-
-def _record(
-    store: Any,
-    pipeline: Any,
-    new_id: str,
-    chain: Mapping[str, Any],
-    metadata: Mapping[str, Any],
-    samples: Samples,
-) -> dict[str, float]:
-    """Record the predictions of the transfer samples as a test set; returns RMSEP before and after."""
-    after = np.asarray(store.replay_chain(new_id, samples.X), dtype=float).ravel()
-    found = regression_scores(samples.y, after)
-    scores = {"rmsep_after": float(found["rmse"])}
-    if samples.X.shape[1] == metadata.get("n_features", samples.X.shape[1]):
-        # With other channels there is nothing to compare with.
-        before = np.asarray(store.replay_chain(chain["chain_id"], samples.X), dtype=float).ravel()
-        scores["rmsep_before"] = float(regression_scores(samples.y, before)["rmse"])
-    prediction_id = store.save_prediction(
-        pipeline.pipeline_id, new_id, "transfer", chain["model_class"].rpartition(".")[2], chain["model_class"], REFIT,
-        "test", None, found["rmse"], None, "rmse", str(metadata.get("task_type") or "regression"), len(samples.y),
-        int(samples.X.shape[1]), {"test": found}, {}, None, None, 0, 0.0, str(chain["preprocessings"]),
-    )  # fmt: skip
-    names = None if samples.ids is None else np.array(samples.ids)
-    store.save_prediction_arrays(prediction_id, samples.y, after, sample_indices=names)
-    pipeline.complete(best_test=scores["rmsep_after"], metric="rmse")
-    return scores
-
-
-def _hash(samples: Samples) -> str:
-    from nirs_store.ids import content_hash
-
-    return content_hash(np.ascontiguousarray(samples.X), samples.y)

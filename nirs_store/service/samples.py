@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.grids import advice, differ, same_grid
+from nirs_store.chains.plan import Names, require_columns
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, quoted
 from nirs_store.ids import spectrum_hashes
 from nirs_store.values import as_array
@@ -29,6 +30,7 @@ class Samples:
     groups: NDArray[Any] | None = None
     unit: str | None = None
     instrument: Mapping[str, str] = field(default_factory=dict)
+    columns: Names | None = None
 
 
 def as_samples(
@@ -105,6 +107,7 @@ def as_samples(
         _labels(groups, known, groups_name),
         unit or data.unit,
         instrument,
+        data.columns,
     )
 
 
@@ -124,7 +127,7 @@ def _labels(groups: Any, known: NDArray[np.bool_], name: str) -> NDArray[Any] | 
     return labels.astype(str)[known]
 
 
-def check_channels(samples: Samples, word: str, width: int, grid: Any) -> None:
+def check_channels(samples: Samples, word: str, width: int, grid: Any, columns: Names | None = None) -> None:
     """Refuse spectra that do not have the channels of the calibration.
 
     Raises
@@ -135,6 +138,8 @@ def check_channels(samples: Samples, word: str, width: int, grid: Any) -> None:
         raise ShapeMismatch(
             f"{word}: expected {width} channels as in the calibration; found {samples.X.shape[1]}. Nothing was changed."
         )
+    if columns is not None and samples.columns is not None:
+        require_columns(samples.columns, columns, word, "the calibration")
     if grid is None or samples.wavelengths is None:
         return
     found, expected = np.asarray(samples.wavelengths, dtype=float), np.asarray(grid, dtype=float)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from servicekit import GRID, MEAT, Recorded, X, Y
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import KFold
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.model_selection import GroupShuffleSplit, KFold, RepeatedKFold
+from sklearn.preprocessing import FunctionTransformer, PowerTransformer, StandardScaler
 
 from nirs_store import WorkspaceStore, load_bundle, read_spectra, record_cross_validation
 from nirs_store.errors import (
@@ -501,3 +503,141 @@ def test_unknown_names_of_challengers_are_errors(fat: WorkspaceStore, recorded: 
     fat.calibrations.delete("fat@v2")
     assert fat.calibrations.end_challenge("fat", "2")  # deleted, but still listed
     assert fat.calibrations.challengers("fat") == ()
+
+
+def test_a_transferred_version_is_not_updated_and_the_way_is_said(
+    fat: WorkspaceStore, recorded: Recorded
+) -> None:
+    adapter = StandardScaler(with_mean=False).fit(X)
+    adapter.scale_ = np.linspace(1.02, 1.08, X.shape[1])
+    moved = fat.derive_chain("fat", adapter)
+    again = fat.derive_chain(moved.chain_id, StandardScaler(with_mean=False, with_std=False).fit(X))
+    both = ("other bench", moved.chain_id), ("third bench", again.chain_id)
+    for name, chain in both:
+        fat.calibrations.register(name, chain, alias="production")
+    runs = fat.list_runs().height
+    words = {}
+    for name, _ in both:
+        with pytest.raises(InvalidInput, match="was transferred to another instrument") as said:
+            fat.calibrations.update(name, (other_instrument(NEW), NEW_Y), old_samples=(X, Y))
+        words[name] = str(said.value)
+    with pytest.raises(InvalidInput, match="would lose it"):
+        fat.permutation_test(moved.chain_id, X, Y, cv=3, n_permutations=1)
+    assert fat.list_runs().height == runs
+    assert "Update other bench@production" in words["third bench"]
+    # What the words advise.
+    assert "Update fat@production with" in words["other bench"]
+    kept = fat.load_artifact(words["other bench"].split("load_artifact('")[1].partition("'")[0])
+    found = fat.calibrations.update(
+        "fat@production", (kept.transform(other_instrument(NEW)), NEW_Y), old_samples=(X, Y)
+    )
+    last = fat.derive_chain(found.after.chain_id, kept)
+    expected = fat.replay_chain(found.after.chain_id, kept.transform(other_instrument(TEST)))
+    np.testing.assert_array_equal(fat.replay_chain(last.chain_id, other_instrument(TEST)), expected)
+
+
+def test_a_transferred_chain_has_no_interval_of_the_first_instrument(
+    fat: WorkspaceStore, recorded: Recorded, tmp_path: Path
+) -> None:
+    moved = fat.derive_chain("fat", StandardScaler(with_mean=False, with_std=False).fit(X))
+    for chain in (moved.chain_id, fat.derive_chain(moved.chain_id, StandardScaler().fit(X)).chain_id):
+        found = fat.predict(chain, TEST, on_outlier="ignore")
+        assert found["lower"].null_count() == found["upper"].null_count() == len(TEST)
+        domain = fat.domain(chain)
+        assert domain is not None
+        assert "another instrument" in domain.no_interval()
+    of_a, of_b = (
+        fat.predict(chain, TEST, on_outlier="ignore") for chain in (recorded.second, moved.chain_id)
+    )
+    assert of_a["lower"].null_count() == 0
+    for name in ("prediction", "t2", "q", "nh", "flags"):
+        assert of_b[name].to_list() == of_a[name].to_list()
+    bundle = load_bundle(fat.export_chain(moved.chain_id, tmp_path / "moved.n4a"), allow_pickle=True)
+    assert bundle.predict_details(TEST, on_outlier="ignore")["lower"].null_count() == len(TEST)
+    with pytest.raises(InvalidInput, match="was transferred to another instrument"):
+        fat.add_domain(moved.chain_id, X, Y)
+    dossier = fat.calibrations.register("other bench", moved.chain_id).label
+    assert any(
+        "prediction interval" in each for each in fat.calibrations.dossier(dossier, figures=False).missing
+    )
+
+
+def _of(store: WorkspaceStore, version: Any) -> dict[str, Any]:
+    chain = store.get_chain(version.chain_id)
+    assert chain is not None
+    return chain
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (PLSRegression(3), {"y_processing": PowerTransformer(), "keep_folds": False}),
+        (Ridge(), {"y_processing": StandardScaler(), "artifact_format": "skops", "cv": RepeatedKFold(n_splits=3, n_repeats=2, random_state=1)}),
+        (TransformedTargetRegressor(Ridge(), transformer=StandardScaler()), {"refit": False, "task_type": "regression", "metric": "mae"}),
+        (PLSRegression(3), {"artifact_format": "cloudpickle", "groups": np.arange(90) // 3, "cv": GroupShuffleSplit(4, random_state=2)}),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::nirs_store.errors.OutlierWarning")
+def test_an_update_records_as_the_version_was_recorded(
+    store: WorkspaceStore, model: Any, options: dict[str, Any]
+) -> None:
+    chain = record_cross_validation(
+        store, model, X, Y, **({"cv": KFold(3), "dataset_name": "meat"} | options)
+    )
+    store.calibrations.register("fat", chain.chain_id, alias="production")
+    labels = {"groups": np.arange(90, 130), "old_groups": options["groups"]} if "groups" in options else {}
+    found = store.calibrations.update("fat", (NEW, NEW_Y), old_samples=(X, Y), **labels)
+    before, after = (_of(store, each) for each in (found.before, found.after))
+    assert [(s["operator_class"], s["params"]) for s in after["steps"]] == [
+        (s["operator_class"], s["params"]) for s in before["steps"]
+    ]
+    assert list(after["fold_artifacts"]) == list(before["fold_artifacts"])
+    for name in ("task_type", "metric", "repeats", "preprocessing_chain"):
+        assert after["metadata"].get(name) == before["metadata"].get(name)
+    formats = [
+        {(store.get_artifact(each) or {})["format"] for each in c["fold_artifacts"].values()}
+        for c in (before, after)
+    ]
+    assert formats[0] == formats[1] == {options.get("artifact_format", "joblib")}
+    expected = record_cross_validation(
+        store, model, np.vstack([X, NEW]), np.append(Y, NEW_Y),
+        **({"cv": KFold(3), "dataset_name": "meat"} | options | ({} if not labels else {"groups": np.append(labels["old_groups"], labels["groups"])})),
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        store.replay_chain(found.after.chain_id, TEST),
+        store.replay_chain(expected.chain_id, TEST),
+        rtol=1e-12,
+    )
+
+
+def test_old_samples_in_another_order_are_not_compared(fat: WorkspaceStore) -> None:
+    with pytest.warns(RecordingWarning, match="in this order, are not those"):
+        found = fat.calibrations.update("fat", (NEW, NEW_Y), old_samples=(X[::-1], Y[::-1]))
+    assert found.comparison["samples"].to_list() == ["new samples"]
+
+
+def test_what_an_update_leaves_behind_is_said(fat: WorkspaceStore) -> None:
+    shifted = {"prediction": Y[:30], "reference": Y[:30] + 1 + np.tile([0.1, -0.1], 15)}
+    fat.calibrations.correct("fat", shifted, reason="a new cuvette")
+    with pytest.warns(RecordingWarning) as said:
+        found = fat.calibrations.update(
+            "fat", (NEW, NEW_Y), old_samples=(X, Y, [f"o{row}" for row in range(len(Y))])
+        )
+    words = " ".join(str(each.message) for each in said)
+    assert "fat@v1 is corrected by c1" in words
+    assert "new_samples have no names" in words
+    assert not [each for each in fat.calibrations.corrections("fat") if each.version == found.after.version]
+    with pytest.warns(UserWarning, match="the new chain does not have this correction"):
+        fat.derive_chain("fat", StandardScaler().fit(X))
+
+
+def test_names_of_columns_outlive_an_update(store: WorkspaceStore) -> None:
+    names = [f"band {place}" for place in range(X.shape[1])]
+    frame, more = pl.DataFrame(X, schema=names), pl.DataFrame(NEW, schema=names)
+    chain = record_cross_validation(store, PLSRegression(3), frame, Y, cv=3, dataset_name="meat").chain_id
+    store.calibrations.register("fat", chain, alias="production")
+    with pytest.raises(ShapeMismatch, match="same in another order"):
+        store.calibrations.update("fat", (more[:, ::-1], NEW_Y), old_samples=(frame, Y))
+    found = store.calibrations.update("fat", (more, NEW_Y), old_samples=(X, Y))
+    with pytest.raises(ShapeMismatch, match="same in another order"):
+        store.replay_chain(found.after.chain_id, more[:, ::-1])

@@ -28,21 +28,13 @@ from nirs_store.blobs.plain import read_plain, stat_plain
 from nirs_store.blobs.store import aside_name, blob_inside
 from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
 from nirs_store.db.change_count import ChangeCount
-from nirs_store.db.connection import (
-    CatalogLocked,
-    Checkpoint,
-    Instance,
-    Options,
-    compact,
-    create_catalog,
-    open_catalog,
-    open_migrated_copy,
-    schema_version,
-)
+from nirs_store.db.compact import Checkpoint, compact
+from nirs_store.db.connection import CatalogLocked, Instance, Options, create_catalog, schema_version
 from nirs_store.db.interrupts import interruptible, is_interrupt
 from nirs_store.db.journal import Entry, Journal
 from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, sync_log
 from nirs_store.db.lock import Lease, open_lock_file, try_lock, unlock
+from nirs_store.db.migrations import open_catalog, open_migrated_copy
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import Incoming, translated
 from nirs_store.errors import (
@@ -176,12 +168,7 @@ class OpenCatalog:
                         f"{self._layout.catalog} is missing. Restore it from a backup, or from a copy that a "
                         "migration kept; the blobs and the journal are untouched."
                     )
-                return open_catalog(
-                    self._layout,
-                    read_only=read_only,
-                    options=self._options,
-                    instance=instance or self.instance,
-                )
+                return open_catalog(self._layout, instance or self.instance, read_only=read_only)
             except CatalogLocked as error:
                 # Waiting does not make this process close its own connection, unless another thread does.
                 if error.own:

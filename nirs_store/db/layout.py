@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import sys
 import threading
 import warnings
@@ -18,9 +19,9 @@ from typing import Any
 import msgspec
 
 from nirs_store.addresses import refuse_address
-from nirs_store.blobs.durable import fsync_dir
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file
 from nirs_store.blobs.plain import replace_plain, share
-from nirs_store.errors import InvalidInput
+from nirs_store.errors import CatalogDamaged, InvalidInput, PathEscapes, ReadOnlyStore
 from nirs_store.lazy import hold_while_forking
 
 __all__ = [
@@ -300,6 +301,17 @@ def sync_log(layout: Layout) -> None:
     fsync_dir(layout.root)
 
 
+def put_in_place(draft: Path, target: Path) -> None:
+    """Sync a file that another library has written, and give it its name durably."""
+    fd = os.open(draft, os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    move_file(draft, target)
+    fsync_dir(target.parent)
+
+
 # -- Space kept back for cleaning up: a file that is given up when the disk is full.
 
 
@@ -330,3 +342,55 @@ def little_is_left(layout: Layout) -> bool:
         return shutil.disk_usage(layout.root).free < _LITTLE
     except OSError:
         return False
+
+
+# -- The folders of a workspace: made when they are missing, refused when they are somebody else's.
+
+
+def make_folders(layout: Layout, exists: bool) -> bool:
+    """Make what is missing; False when an existing workspace cannot be written."""
+    try:
+        ensure_dir(layout.root)
+        for folder in layout.folders:
+            ensure_dir(folder, shared=True)
+    except ReadOnlyStore:
+        if exists:
+            return False
+        raise
+    if os.access(layout.root, os.W_OK) and os.access(layout.segments, os.W_OK):
+        return True
+    if exists:
+        return False
+    raise ReadOnlyStore(f"{layout.root} cannot be written by this user, so no workspace can be made there.")
+
+
+def refuse_linked_folders(layout: Layout) -> None:
+    """Refuse a workspace whose own folders are links: what is swept and deleted there would be somebody else's."""
+    for folder in layout.folders:
+        try:
+            found = os.lstat(folder)
+        except OSError:
+            continue  # made, or said by whoever needs it
+        linked = stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", None)
+        if not linked or (folder == layout.artifacts and _leads_inside(layout.root, folder)):
+            continue
+        raise PathEscapes(
+            f"{folder} is a link to {os.path.realpath(folder)}; a workspace has its folders itself. Nothing was "
+            "changed. Put the folder in the place of the link; the workspace as a whole may be a link."
+        )
+
+
+def _leads_inside(root: Path, folder: Path) -> bool:
+    inside, real = Path(os.path.realpath(root)), Path(os.path.realpath(folder))
+    return real != inside and real.is_relative_to(inside)
+
+
+def refuse_lost_catalog(layout: Layout) -> None:
+    """Refuse an empty catalog next to blobs or commits, which would hide that the real one was lost."""
+    left = any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.segments, layout.artifacts))
+    # Looked for last: whoever makes a workspace makes the catalog before the first blob or commit.
+    if left and not layout.catalog.exists():
+        raise CatalogDamaged(
+            f"{layout.root} has blobs or commits but no store.duckdb: the catalog was lost or moved. Nothing was "
+            "changed. Restore store.duckdb from a backup or from a copy kept in journal/, or name another folder."
+        )

@@ -29,16 +29,16 @@ from nirs_store.blobs.durable import remove_file, write_file
 from nirs_store.blobs.plain import read_plain
 from nirs_store.blobs.store import BlobStore
 from nirs_store.db.audit_chain import AUDIT
-from nirs_store.db.connection import (
-    Options,
-    make_folders,
-    refuse_foreign,
-    refuse_linked_folders,
-    refuse_lost_catalog,
-)
+from nirs_store.db.connection import Options, refuse_foreign
 from nirs_store.db.database import CatalogAccess, ClaimFile, Connection, living
 from nirs_store.db.journal import Journal, StoredArray, encode, new_txid
-from nirs_store.db.layout import Layout, warn_of_network
+from nirs_store.db.layout import (
+    Layout,
+    make_folders,
+    refuse_linked_folders,
+    refuse_lost_catalog,
+    warn_of_network,
+)
 from nirs_store.db.schema import column_names
 from nirs_store.errors import (
     CatalogDamaged,

@@ -27,7 +27,7 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.db.apply import DRAGS, OWNERS, applied_ids
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
 from nirs_store.db.change_count import LOST, ChangeCount
-from nirs_store.db.connection import Options, refuse_linked_folders
+from nirs_store.db.connection import Options
 from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims, strays_aside
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import (
@@ -43,7 +43,7 @@ from nirs_store.db.journal import (
     leftovers,
     read_entry,
 )
-from nirs_store.db.layout import Layout, as_folder
+from nirs_store.db.layout import Layout, as_folder, refuse_linked_folders
 from nirs_store.db.objects import altered_views, foreign_objects, objects_of
 from nirs_store.db.schema import CATALOG_ALIAS, SCHEMA_VERSION, VIEWS
 from nirs_store.db.sql import number

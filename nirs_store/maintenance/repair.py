@@ -21,12 +21,13 @@ import duckdb
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
 from nirs_store.blobs.store import aside_name, blob_inside, hash_file, resolve_inside
-from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog, migration_copies
+from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog
 from nirs_store.db.database import CatalogAccess, Connection, living, move_aside, read_claims
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import Journal, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.lock import Lease
+from nirs_store.db.migrations import migration_copies
 from nirs_store.db.session import Engine, Settings
 from nirs_store.db.sql import number
 from nirs_store.errors import InvalidInput, NirsStoreError, StoreBusy

@@ -11,10 +11,10 @@ import pytest
 from storekit import begin, let_go, snapshot, sql, whole_pipeline
 
 from nirs_store.db import connection as connection_module
-from nirs_store.db import connection as migrations
 from nirs_store.db import database as opened_module
-from nirs_store.db.connection import Migration, migration_copies, pending_migrations
+from nirs_store.db import migrations
 from nirs_store.db.layout import Layout
+from nirs_store.db.migrations import Migration, migration_copies, pending_migrations
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.errors import WriteFailed
 from nirs_store.store import WorkspaceStore

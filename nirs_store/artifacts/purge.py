@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nirs_store.audit.trail import attempting, note
@@ -13,7 +13,9 @@ from nirs_store.db.sql import number
 from nirs_store.db.table import Table, column, fetch
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import now_naive
+from nirs_store.maintenance.trash import chains_of
 from nirs_store.records.artifacts import dependents_outside
+from nirs_store.records.named import held_chains, refuse_held
 
 # What a pipeline holds: by the column, and through its chains.
 _OWN = (
@@ -24,7 +26,11 @@ _OWN = (
 
 @dataclass(frozen=True)
 class PurgePlan:
-    """What a purge removes."""
+    """What a purge removes.
+
+    `needed_by` pairs what needs something of it with that; `held` maps the chains among these to the alias or
+    signature that needs them, which no purge overrides.
+    """
 
     pipelines: tuple[str, ...]
     chains: int
@@ -33,6 +39,7 @@ class PurgePlan:
     bytes: int
     shared: int
     needed_by: tuple[tuple[str, str], ...]
+    held: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -44,7 +51,7 @@ def plan_purge(con: Connection, pipeline_ids: Sequence[str] | None, dataset: str
     if pipeline_ids is None:
         pipeline_ids = [] if dataset is None else sorted(Table(con, "pipelines").keys(dataset_name=dataset))
     ids = {"ids": list(pipeline_ids)}
-    held = fetch(
+    blobs = fetch(
         con,
         f"""
         SELECT b.artifact_id, b.size_bytes,
@@ -58,14 +65,16 @@ def plan_purge(con: Connection, pipeline_ids: Sequence[str] | None, dataset: str
         number(con, f"SELECT count(*) FROM {table} WHERE list_contains($ids, pipeline_id)", ids)
         for table in ("chains", "artifact_records")
     )
+    held = held_chains(con, chains_of(con, pipeline_ids))
     return PurgePlan(
         pipelines=tuple(pipeline_ids),
         chains=chains,
         records=records,
-        artifacts=tuple(row["artifact_id"] for row in held if not row["shared"]),
-        bytes=sum(int(row["size_bytes"]) for row in held if not row["shared"]),
-        shared=sum(row["shared"] for row in held),
-        needed_by=tuple(dependents_outside(con, pipeline_ids)),
+        artifacts=tuple(row["artifact_id"] for row in blobs if not row["shared"]),
+        bytes=sum(int(row["size_bytes"]) for row in blobs if not row["shared"]),
+        shared=sum(row["shared"] for row in blobs),
+        needed_by=(*((why, chain_id) for chain_id, why in held.items()), *dependents_outside(con, pipeline_ids)),
+        held=held,
     )
 
 
@@ -75,6 +84,7 @@ def purge(engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | Non
     def work(con: Connection) -> PurgePlan:
         plan = plan_purge(con, pipeline_ids, dataset)
         ids = list(plan.pipelines)
+        refuse_held(con, list(plan.held))
         if plan.needed_by and not force:
             refuse_needed(plan.needed_by)
         running = column(

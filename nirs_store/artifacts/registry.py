@@ -586,6 +586,8 @@ class ArtifactRegistry(View):
         ------
         InvalidInput
             A meta-model needs one of them, or the pipeline is being recorded. Nothing was changed.
+        CalibrationInUse
+            An alias or a signature needs one of its chains, whatever `force` is. Nothing was changed.
         """
         plan = purge(self._engine, [pipeline_id], None, force)
         if delete_files and plan.artifacts:
@@ -609,6 +611,8 @@ class ArtifactRegistry(View):
         InvalidInput
             Without `confirm`, without a data set, or where a meta-model of another data set needs one of them
             (see `delete_pipeline_artifacts`). Nothing was changed.
+        CalibrationInUse
+            An alias or a signature needs one of the chains, whatever `force` is. Nothing was changed.
         """
         if not self.dataset:
             raise InvalidInput("purge_dataset_artifacts: the registry was made without a data set. Name one.")

@@ -109,8 +109,10 @@ _ORDER = (
     "evaluations",
     "champions",
     "dataset_versions",
+    "dataset_retired",
     "file_types",
     "file_versions",
+    "file_retired",
     "file_aliases",
     "calibration_versions",
     "calibration_aliases",
@@ -125,6 +127,9 @@ _ORDER = (
 )
 ARCHIVED = tuple(table for table in _ORDER if table in TABLES)
 _BATCH = 1024
+# As `series_key` in files/rows.py writes it.
+_SERIES_KEY = "coalesce(test_name, '') || chr(10) || name"
+_RETIRED = ("dataset_retired", "file_retired", "calibration_retired")
 _MAGIC = b"ARROW1\0\0"
 _NAMED_ARRAYS = (
     "SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) FROM prediction_arrays "
@@ -249,6 +254,20 @@ def select(
             found,
             "file_versions",
         )
+    found["dataset_retired"] = _keys(
+        con,
+        "dataset_retired",
+        "name IN (SELECT name FROM dataset_versions WHERE list_contains($dataset_versions, dataset_version_id))",
+        found,
+        "dataset_versions",
+    )
+    found["file_retired"] = _keys(
+        con,
+        "file_retired",
+        f"series IN (SELECT {_SERIES_KEY} FROM file_versions WHERE list_contains($file_versions, version_id))",
+        found,
+        "file_versions",
+    )
     found["file_aliases"] = _keys(
         con, "file_aliases", "list_contains($file_versions, version_id)", found, "file_versions"
     )
@@ -461,6 +480,8 @@ def insert_rows(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, in
             source = _sources(table, names)
             # Without an index there is no conflict: `_sources` leaves out what is there.
             clash = "" if table == "measurements" else " ON CONFLICT DO NOTHING"
+            if table in _RETIRED:
+                clash = " ON CONFLICT DO UPDATE SET version = excluded.version"
             added[table] = number(
                 con, f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {source}{clash}"
             )
@@ -488,7 +509,9 @@ def _sources(table: str, names: Sequence[str]) -> str:
         return (
             f"(SELECT {others}, CASE WHEN m.newest IS NULL THEN i.version ELSE m.newest + "
             f"row_number() OVER (PARTITION BY {ours} ORDER BY i.version) END AS version FROM incoming i "
-            f"LEFT JOIN (SELECT {series}, max(version) AS newest FROM file_versions GROUP BY {series}) m ON {same} "
+            f"LEFT JOIN (SELECT {series}, max(version) AS newest FROM (SELECT {series}, version FROM file_versions "
+            "UNION ALL SELECT split_part(series, chr(10), 2), nullif(split_part(series, chr(10), 1), ''), version FROM "
+            f"file_retired) GROUP BY {series}) m ON {same} "
             "WHERE NOT EXISTS (SELECT 1 FROM file_versions t WHERE t.version_id = i.version_id))"
         )
     if table == "dataset_versions":
@@ -500,8 +523,13 @@ def _sources(table: str, names: Sequence[str]) -> str:
             "SELECT name, version FROM dataset_retired) GROUP BY name) m ON m.name = i.name "
             "WHERE NOT EXISTS (SELECT 1 FROM dataset_versions t WHERE t.dataset_version_id = i.dataset_version_id))"
         )
-    if table == "calibration_retired":
-        return "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM calibration_retired t WHERE t.name = i.name))"
+    if table in _RETIRED:
+        # A number that either workspace has given away is never given again.
+        key = key_of(table)
+        return (
+            f"(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM {table} t WHERE t.{key} = i.{key} AND "
+            "t.version >= i.version))"
+        )
     if table == "measurements":
         return (
             "(SELECT * FROM incoming i WHERE NOT EXISTS (SELECT 1 FROM measurements t WHERE "
@@ -914,6 +942,9 @@ def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack)
     _check_arrays(members, tables)
     _check_blobs(members, manifest, tables)
     _check_datasets(members, tables)
+    for table in ("dataset_retired", "file_retired"):
+        if any(row["version"] is None or not 0 < row["version"] < 2**30 for row in rows_of(tables, table)):
+            raise members.invalid(f"has a row of {table} with an impossible number")
     return tables
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from nirs_store.backup.measured import MEASURED
+from nirs_store.backup.measured import MEASURED, deleted_places
 from nirs_store.backup.measured import merged as merge_measured
 from nirs_store.db.database import Connection
-from nirs_store.db.schema import TABLES
+from nirs_store.db.schema import TABLES, arrow_schema
 from nirs_store.domain.scope import as_scope
 from nirs_store.errors import ArchiveInvalid, InvalidInput, RecordingWarning
 from nirs_store.records.named import ARCHIVED_NUMBER, as_rule, check_alias, check_name
@@ -84,6 +84,7 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
         ).fetchall()
     }
     _check(rows)
+    known = set(newest)
     fresh = [row for row in rows["calibration_versions"] if row["version_id"] not in here]
     places = {row["version_id"]: (row["name"], row["version"]) for row in rows["calibration_versions"]}
     for row in sorted(fresh, key=lambda row: (row["name"], row["version"])):
@@ -96,17 +97,30 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
     kept = {
         "calibration_versions": rows["calibration_versions"],
         "signatures": [row for row in rows["signatures"] if row["version_id"] in arriving],
-        **{table: [row for row in rows[table] if row["name"] not in newest] for table in _BY_NAME},
+        **{table: [row for row in rows[table] if row["name"] not in known] for table in _BY_NAME},
     }
     numbers = {
         places[row["version_id"]]: here.get(row["version_id"], row["version"])
         for row in rows["calibration_versions"]
     }
-    left = merge_measured(con, found, numbers, {places[version_id] for version_id in arriving})
-    _tell(con, rows, kept, left)
+    # What a version predicted that its workspace has deleted belongs to no version of this one: where the name is known
+    # here its number may mean another version, so it gets one that no version has, nor ever will have.
+    retired = {row["name"]: row["version"] for row in kept["calibration_retired"]}
+    coming = {places[version_id] for version_id in arriving}
+    for place, number in deleted_places(con, found, numbers).items():
+        if number is None:
+            name, number = place
+            if name in known:
+                number = newest[name] = newest[name] + 1
+            retired[name] = max(retired.get(name, 0), number)
+            coming.add(place)
+        numbers[place] = number
+    kept["calibration_retired"] = [{"name": name, "version": number} for name, number in retired.items()]
+    corrected = merge_measured(con, found, numbers, coming)
+    _tell(con, rows, kept, corrected)
     for table in _TABLES:
-        if table in found:
-            found[table] = pa.Table.from_pylist(kept[table], schema=found[table].schema)
+        if table in found or kept[table]:
+            found[table] = pa.Table.from_pylist(kept[table], schema=found[table].schema if table in found else arrow_schema(table))
     return found
 
 
@@ -181,18 +195,26 @@ def _tell(
     con: Connection,
     rows: Mapping[str, list[dict[str, Any]]],
     kept: Mapping[str, list[dict[str, Any]]],
-    corrections: int,
+    corrected: tuple[int, int],
 ) -> None:
-    """Warn of aliases, rules, signatures and corrections that stay out and are not here."""
-    left: dict[str, int] = {"corrections": corrections} if corrections else {}
+    """Warn of what stays out and is not here, and of corrections that come in retired."""
+    out, retired = corrected
+    left: dict[str, int] = {"corrections": out} if out else {}
+    if retired:
+        warnings.warn(
+            f"{retired} corrections of versions that this workspace has already came in as retired: they explain the "
+            "measurements that were made with them, and correct nothing here.",
+            RecordingWarning,
+            stacklevel=2,
+        )
     for table in ("calibration_aliases", "calibration_rules", "signatures"):
         key = TABLES[table].columns[0].name
-        out = {row[key] for row in rows[table]} - {row[key] for row in kept[table]}
+        missing = {row[key] for row in rows[table]} - {row[key] for row in kept[table]}
         there = con.execute(
-            f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?::VARCHAR[]))", [sorted(out)]
+            f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?::VARCHAR[]))", [sorted(missing)]
         ).fetchall()
-        if len(out) > len(there):
-            left[table.removeprefix("calibration_")] = len(out) - len(there)
+        if len(missing) > len(there):
+            left[table.removeprefix("calibration_")] = len(missing) - len(there)
     if left:
         words = ", ".join(f"{count} {what}" for what, count in left.items())
         warnings.warn(

@@ -1,7 +1,7 @@
 """Measurements, references and corrections in an archive: which leave with versions, and how they come in elsewhere.
 
-What comes in never changes a number that this workspace predicts: a correction comes only with a version that is new
-here, and measurements follow their version to the number that it gets.
+What comes in never changes a number that this workspace predicts: a correction of a version that is here already comes
+in as retired, and measurements follow their version to the number that it gets.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import pyarrow as pa
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import TABLES
 from nirs_store.errors import ArchiveInvalid
+from nirs_store.ids import now_naive
 from nirs_store.values import from_json
 
-__all__ = ["MEASURED", "Numbers", "merged", "select"]
+__all__ = ["MEASURED", "Numbers", "deleted_places", "merged", "select"]
 
 MEASURED = ("corrections", "measurements", "sample_references")
 Numbers = Mapping[tuple[str, int], int]
 """The number here of each version of the archive, by its name and number there."""
+# Numbers that leave room to count on.
+_HIGHEST = 2**30
 
 
 def select(con: Connection, chains: Sequence[str], versions: Sequence[str]) -> dict[str, list[str]]:
@@ -29,8 +32,10 @@ def select(con: Connection, chains: Sequence[str], versions: Sequence[str]) -> d
     predicted = "SELECT {} FROM measurements WHERE chain_id IN (SELECT unnest($chains::VARCHAR[]))"
     wanted = {
         "corrections": (
-            "SELECT c.correction_id FROM corrections c JOIN calibration_versions v ON v.name = c.calibration AND "
-            "v.version = c.version WHERE v.version_id IN (SELECT unnest($versions::VARCHAR[])) ORDER BY 1"
+            "SELECT correction_id FROM corrections c WHERE EXISTS (SELECT 1 FROM calibration_versions v WHERE "
+            "v.name = c.calibration AND v.version = c.version AND v.version_id IN (SELECT "
+            # Those of deleted versions too, where measurements were made with them.
+            f"unnest($versions::VARCHAR[]))) OR correction_id IN ({predicted.format('correction_id')}) ORDER BY 1"
         ),
         "measurements": predicted.format("measurement_id") + " ORDER BY 1",
         "sample_references": (
@@ -48,10 +53,39 @@ def select(con: Connection, chains: Sequence[str], versions: Sequence[str]) -> d
     }
 
 
+def deleted_places(
+    con: Connection, tables: Mapping[str, pa.Table], numbers: Numbers
+) -> dict[tuple[str, int], int | None]:
+    """Find versions with measurements that the archive lacks, and the number that their chain has here, if any.
+
+    A chain is what predicted: a version of the name with that chain here, or measurements by it, are of this version.
+    """
+    if "measurements" not in tables:
+        return {}
+    rows = tables["measurements"].select(["calibration", "version", "chain_id"])
+    found: dict[tuple[str, int], int | None] = {}
+    for row in rows.group_by(rows.column_names).aggregate([]).sort_by("chain_id").to_pylist():
+        name, version, chain_id = row["calibration"], row["version"], row["chain_id"]
+        if name is None or version is None or (name, version) in numbers or found.get((name, version)):
+            continue
+        if not 0 < version < _HIGHEST:
+            raise ArchiveInvalid(
+                "The archive has a measurement by a version of an impossible number. Nothing was restored."
+            )
+        here = con.execute(
+            "SELECT version FROM (SELECT version, 0 AS place FROM calibration_versions WHERE name = $name AND "
+            "chain_id = $chain UNION ALL SELECT version, 1 FROM measurements WHERE calibration = $name AND "
+            "chain_id = $chain AND version IS NOT NULL) ORDER BY place, version LIMIT 1",
+            {"name": name, "chain": chain_id},
+        ).fetchall()
+        found[name, version] = int(here[0][0]) if here else None
+    return found
+
+
 def merged(
     con: Connection, tables: dict[str, pa.Table], numbers: Numbers, arriving: set[tuple[str, int]]
-) -> int:
-    """Fit the rows of `tables` into this workspace; returns how many corrections stay out.
+) -> tuple[int, int]:
+    """Fit the rows of `tables` into this workspace; returns how many corrections stay out, or come in retired.
 
     Parameters
     ----------
@@ -64,7 +98,7 @@ def merged(
         Something that this library would not have written.
     """
     _check(tables)
-    left = 0
+    left = retired = 0
     if "corrections" in tables:
         rows = tables["corrections"].to_pylist()
         here = {str(row[0]) for row in con.execute("SELECT correction_id FROM corrections").fetchall()}
@@ -72,12 +106,19 @@ def merged(
         kept = []
         for row in sorted(rows, key=lambda row: (row["calibration"], row["number"])):
             place = (row["calibration"], row["version"])
-            if row["correction_id"] not in here and place in arriving:
-                if row["calibration"] in newest:
-                    newest[row["calibration"]] += 1
-                    row["number"] = newest[row["calibration"]]
-                kept.append(row | {"version": numbers[place]})
-            left += row["correction_id"] not in here and place not in arriving
+            if row["correction_id"] in here:
+                continue
+            if place not in numbers:
+                left += 1
+                continue
+            if row["calibration"] in newest:
+                newest[row["calibration"]] += 1
+                row["number"] = newest[row["calibration"]]
+            if place not in arriving and row["retired_at"] is None:
+                # It must not correct what this workspace predicts, and measurements that come in name it.
+                row["retired_at"] = now_naive()
+                retired += 1
+            kept.append(row | {"version": numbers[place]})
         tables["corrections"] = pa.Table.from_pylist(kept, schema=tables["corrections"].schema)
     moved = {place: number for place, number in numbers.items() if place[1] != number}
     if "measurements" in tables and moved:
@@ -86,7 +127,7 @@ def merged(
         now = [moved.get(place, place[1]) for place in zip(names, versions, strict=True)]
         at = table.schema.get_field_index("version")
         tables["measurements"] = table.set_column(at, table.schema.field(at), pa.array(now, pa.int32()))
-    return left
+    return left, retired
 
 
 def _check(tables: Mapping[str, pa.Table]) -> None:

@@ -67,7 +67,10 @@ def write_file(
     readonly: bool = False,
     replace: bool = True,
 ) -> None:
-    """Write a file so that it is there in full, or not at all, whatever happens."""
+    """Write a file so that it is there in full, or not at all, whatever happens.
+
+    `tmp_dir` must lie on the file system of `path`: from another one the rename would not be atomic.
+    """
     temporary = (tmp_dir or path.parent) / f"{path.name[:80]}.{secrets.token_hex(8)}.tmp"
     try:
         _write_all(temporary, data, 0o444 if readonly else 0o666, path.parent)

@@ -601,7 +601,10 @@ class BlobStore:
         return Draft(self._tmp)
 
     def adopt(self, drafts: Sequence[tuple[Draft, str]]) -> list[BlobInfo]:
-        """Make finished drafts the blobs of their hashes, unless intact files hold the same bytes already."""
+        """Make finished drafts the blobs of their hashes, unless intact files hold the same bytes already.
+
+        After a failure, drafts that were not renamed are still there; those that were are blobs that no row names.
+        """
         found, moves = [], []
         for draft, suffix in drafts:
             relative = self.relative_path(draft.digest, suffix)

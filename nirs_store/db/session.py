@@ -927,7 +927,10 @@ class Engine:
         return self.access.exclusive(work, timeout=self.settings.lock_timeout, beside_removal=beside_removal)
 
     def look_up(self, ask: Callable[[Connection], T]) -> tuple[bool, T | None]:
-        """Ask within a second, for a recording call that meets an id it does not know."""
+        """Ask within a second, for a recording call that meets an id it does not know.
+
+        (False, None) means that the catalog is busy: the row is then checked when it is applied.
+        """
         self.check_open()
         if not self.recorder.in_transaction:
             self.recorder.flush()
@@ -953,7 +956,11 @@ class Engine:
         return self._closed or self.recorder.closed
 
     def check_open(self, *, closely: bool = True) -> None:
-        """Raise what a call must raise before it does anything."""
+        """Raise what a call must raise before it does anything.
+
+        `closely=False` is for calls that only buffer rows or read a file: they come by the thousand, so they look for
+        rejected commits every few milliseconds only. That is safe because the commit or query that follows looks closely.
+        """
         if self.closed:
             raise StoreClosed
         error, self._background_error = self._background_error, None

@@ -61,7 +61,8 @@ _CANDIDATES = {
     "measurement": f"""
         SELECT {DAY} AS id, coalesce(calibration, chain_id) || ', ' || count(*) || ' measurements' AS name, '' AS type,
             coalesce(calibration, chain_id) AS model, '' AS dataset, '' AS run, max(logged_at) AS made_at,
-            coalesce(sum(octet_length(spectrum)), 0)::BIGINT AS bytes, NULL::DOUBLE AS score, NULL::VARCHAR AS metric
+            coalesce(sum(octet_length(spectrum)), 0)::BIGINT AS bytes, NULL::DOUBLE AS score, NULL::VARCHAR AS metric,
+            model AS of_name
         FROM measurements GROUP BY {DAY}, coalesce(calibration, chain_id) ORDER BY made_at DESC, id DESC""",
 }
 

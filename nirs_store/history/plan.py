@@ -274,6 +274,8 @@ def _groups(rule: Rule, rows: list[Row]) -> Iterable[list[Row]]:
     """Return the rows of each group of `per`, newest first."""
     names = {"name": "of_name"}
     columns = [names.get(name, name) for name in rule.per]
+    # Days of two calibrations are not alternatives: one that is used often would push out the days of the other.
+    columns += ["of_name"] if rule.on == "measurement" else []
     if rule.policy == "keep_top_k":
         # Scores are compared where they mean the same: one data set, one target in one unit, one suite; and of one
         # task where each chain counts by the usual metric of its own.
@@ -289,8 +291,13 @@ def _beyond(bound: Limit, rows: list[Row], now: datetime) -> list[str]:
     """Return the ids of what exceeds a limit: the newest stay."""
     going = []
     size = 0
+    places: dict[str, int] = {}
     oldest = None if bound.max_age_days is None else earlier(now, days=bound.max_age_days)
-    for place, row in enumerate(rows):
+    for row in rows:
+        # Days of measurements are counted per calibration, as rules count them; bytes are those of all.
+        counted = row["of_name"] if bound.on == "measurement" else ""
+        place = places.get(counted, 0)
+        places[counted] = place + 1
         size += int(row["bytes"])
         if (
             (bound.max_count is not None and place >= bound.max_count)

@@ -93,7 +93,8 @@ class Rule:
     @property
     def words(self) -> str:
         """Say the rule in words."""
-        each = f" of each {' and '.join(self.per)}" if self.per else ""
+        per = (*self.per, "calibration") if self.on == "measurement" else self.per
+        each = f" of each {' and '.join(per)}" if per else ""
         what = (f"{self.mode} " if self.mode else "") + many(self.on)
         what += f" of type {self.type}" if self.type else ""
         if self.policy == "keep_top_k":
@@ -134,7 +135,7 @@ class Limit:
         bounds = [
             words
             for value, words in (
-                (self.max_count, f"{self.max_count} of them"),
+                (self.max_count, f"{self.max_count} of {'each calibration' if self.on == 'measurement' else 'them'}"),
                 (self.max_bytes, f"{self.max_bytes or 0:,} bytes"),
                 (self.max_age_days, f"{self.max_age_days or 0:g} days of age"),
             )

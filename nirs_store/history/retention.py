@@ -189,7 +189,8 @@ class Retention:
         """Delete what a plan names, in one transaction.
 
         Runs and chains go to the trash, which keeps their space until it is emptied; of files, versions and blobs
-        are removed at once. With `now`, everything is. What a search says of chains stays known.
+        are removed at once, and measurements too: that cannot be undone. With `now`, everything is. Of a planned day
+        of measurements, rows logged after the plan was made stay. What a search says of chains stays known.
         What has come to be needed since the plan was made stays, and so does what is gone already.
 
         Raises
@@ -201,7 +202,7 @@ class Retention:
         def work(con: Connection) -> tuple[dict[str, list[str]], list[str], set[str]]:
             taken = still_free(con, plan, engine.living_sessions())
             artifacts = _artifacts_of(con, taken)
-            unnamed = _delete(con, taken, now=now)
+            unnamed = _delete(con, taken, plan, now=now)
             counts = {kind: len(ids) for kind, ids in taken.items() if ids}
             if counts:
                 facts: dict[str, Any] = {"taken": counts, "policy": plan.policy.to_dict()}
@@ -285,7 +286,7 @@ class Retention:
         return f"<retention of {self._engine.layout.root}>"
 
 
-def _delete(con: Connection, taken: Mapping[str, list[str]], *, now: bool) -> set[str]:
+def _delete(con: Connection, taken: Mapping[str, list[str]], plan: RetentionPlan, *, now: bool) -> set[str]:
     """Delete runs and versions of files, and the models of chains, inside the caller's transaction.
 
     Of a chain its scores stay: predictions lose the chain that they name. Unless `now`, the trash keeps runs, each
@@ -300,9 +301,15 @@ def _delete(con: Connection, taken: Mapping[str, list[str]], *, now: bool) -> se
             release_chains(con, chains, delete)
     for run_id in taken.get("run", []):
         delete_run(con, run_id, now=now, operation="retention")
-    days = taken.get("measurement", [])
-    if days:
-        con.execute(f"DELETE FROM measurements WHERE {DAY} IN (SELECT unnest(?::VARCHAR[]))", [days])
+    gone = set(taken.get("measurement", []))
+    if gone:
+        # A prediction of the same day that was logged since the plan was made is not part of the plan.
+        days = [(item.id, item.made_at) for item in plan.take if item.kind == "measurement" and item.id in gone]
+        con.execute(
+            "DELETE FROM measurements USING (SELECT unnest($ids::VARCHAR[]) AS day, unnest($last::TIMESTAMP[]) AS last) d "
+            f"WHERE {DAY} = d.day AND logged_at <= d.last",
+            {"ids": [day for day, _ in days], "last": [last for _, last in days]},
+        )
     files = taken.get("file", [])
     if files:
         wanted = ("version_id IN (SELECT unnest($ids))", {"ids": files})

@@ -184,7 +184,10 @@ class Reference(NamedTuple):
 
 
 class Inspection:
-    """Questions to a catalog that is open read-only, and to the commits that it has not got yet."""
+    """Questions to a catalog that is open read-only, and to the commits that it has not got yet.
+
+    Pending rows whose owner was deleted do not count: applying them would drop them.
+    """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, segments: Sequence[Segment]) -> None:
         self._con = con

@@ -460,7 +460,11 @@ def collect(
     wait: bool = True,
     now: bool = False,
 ) -> GcResult:
-    """Remove artifacts that nothing holds, and unused arrays."""
+    """Remove artifacts that nothing holds, and unused arrays; with `only`, look at these and expire no references.
+
+    With `wait=False`, many files are out of reach when this returns and are deleted while the store goes on: until they
+    are gone no other process gets the catalog, and `close` and a vacuum wait. The result then says what was planned.
+    """
     grace = as_seconds(grace_seconds, "grace_seconds")
 
     def work(access: CatalogAccess) -> GcResult:

@@ -136,10 +136,12 @@ def _page(
                 list_contains($high, any_value(about)) AS higher,
                 count(DISTINCT fold_id) FILTER (is_fold) AS n_folds,
                 coalesce(sum(n_samples) FILTER (is_fold), 0)::BIGINT AS n_samples,
-                CASE WHEN any_value(about) = 'rmse'
+                -- Over all folds or not at all, as top_chains has it: a mean of some is not comparable.
+                count(*) FILTER (is_fold) = count(value) AS is_whole,
+                CASE WHEN NOT is_whole THEN NULL WHEN any_value(about) = 'rmse'
                     THEN sqrt(sum(weight * value * value) / sum(weight) FILTER (is_fold))
                     ELSE sum(weight * value) / sum(weight) FILTER (is_fold) END AS score,
-                stddev_samp(value) AS score_sd
+                CASE WHEN is_whole THEN stddev_samp(value) END AS score_sd
             FROM rows GROUP BY chain_id
         ), tested AS (
             SELECT q.chain_id, any_value(coalesce(TRY_CAST(q.scores ->> '$.rmse' AS DOUBLE),

@@ -49,7 +49,12 @@ class Wanted:
     @property
     def where(self) -> str:
         """Return the condition on measurements `m`, with the values of `params`."""
-        parts = ["m.calibration = $name"]
+        # A row by another chain than the version has is somebody else's version of the same number.
+        parts = [
+            "m.calibration = $name",
+            "NOT EXISTS (SELECT 1 FROM calibration_versions v WHERE v.name = m.calibration AND v.version = m.version AND "
+            "v.chain_id <> m.chain_id)",
+        ]
         for name, sign in (("version", "="), ("instrument", "="), ("since", ">="), ("until", "<")):
             if getattr(self, name) is not None:
                 column = name if sign == "=" else "measured_at"

@@ -6,11 +6,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from servicekit import NEW, Recorded
+from click.testing import CliRunner
+from servicekit import NEW, Recorded, record
 
 from nirs_store import WorkspaceStore
+from nirs_store.cli._app import app
 from nirs_store.errors import RecordingWarning
-from nirs_store.registry import limit
+from nirs_store.history.policy import Limit, Rule
+from nirs_store.registry import keep_recent, limit
 
 IDS = [f"s{row}" for row in range(len(NEW))]
 
@@ -63,8 +66,6 @@ def test_what_comes_in_changes_no_number_that_is_predicted_here(
             other.restore_archive(tmp_path / "b.zip")
         assert other.predict("fat@v1", NEW, log=False, on_outlier="ignore").equals(mine)
     with WorkspaceStore(tmp_path / "fourth") as fourth:
-        from servicekit import record
-
         own = record(fourth, 3)
         fourth.calibrations.register("fat", own, alias="production")
         fourth.calibrations.correct("fat", bias=5.0)
@@ -119,3 +120,131 @@ def test_check_misses_a_correction_and_a_corrected_reference(fat: WorkspaceStore
     assert len(found) == 2
     assert "6 measurements were corrected by it" in found[0]
     assert first in found[1]
+
+
+def deleted_version(store: WorkspaceStore, name: str, chains: tuple[str, str], ids: list[str]) -> None:
+    """Predict with the second version of a name, correct it first, and delete it: its measurements stay."""
+    store.calibrations.register(name, chains[0], alias="production")
+    store.calibrations.register(name, chains[1])
+    store.calibrations.correct(f"{name}@v2", bias=3.0)
+    store.predict(f"{name}@v2", NEW, sample_ids=ids, on_outlier="ignore")
+    store.references.add_many({"sample_id": ids, "value": [40.0] * len(ids)}, target=name)
+    store.calibrations.delete(f"{name}@v2")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_measurements_of_a_deleted_version_never_become_those_of_another(
+    store: WorkspaceStore, recorded: Recorded, tmp_path: Path, whole: bool
+) -> None:
+    deleted_version(store, "fat", (recorded.first, recorded.second), IDS)
+    store.archive(tmp_path / "a.zip", runs=None if whole else store.list_runs()["run_id"].to_list())
+    with WorkspaceStore(tmp_path / "other") as other:
+        for components in (1, 3):
+            other.calibrations.register("fat", record(other, components), alias="production")
+        other.calibrations.correct("fat@v2", bias=5.0)
+        mine = other.predict("fat@v2", NEW, log=False, on_outlier="ignore")
+        with pytest.warns(RecordingWarning):
+            other.restore_archive(tmp_path / "a.zip")
+        assert other.calibrations.monitor("fat", version=2).n_measurements == 0
+        assert other.predict("fat@v2", NEW, log=False, on_outlier="ignore").equals(mine)
+        # v1 of the archive became v3; the deleted one is v4, and the next is neither.
+        assert other.measurements.list("fat")["version"].unique().to_list() == [4]
+        assert other.calibrations.register("fat", recorded.second).version == 5
+        assert other.check().ok
+        before = table(other, "measurements"), table(other, "corrections"), table(other, "calibration_retired")
+        with pytest.warns(RecordingWarning, match="1 aliases"):
+            other.restore_archive(tmp_path / "a.zip")
+        assert before == (
+            table(other, "measurements"), table(other, "corrections"), table(other, "calibration_retired")
+        )  # fmt: skip
+    with WorkspaceStore(tmp_path / "empty") as empty:
+        empty.restore_archive(tmp_path / "a.zip")
+        assert empty.measurements.list("fat")["version"].unique().to_list() == [2]
+        assert empty.calibrations.register("fat", recorded.second).version == 3
+
+
+def test_the_monitor_leaves_out_what_another_chain_predicted(
+    fat: WorkspaceStore, recorded: Recorded
+) -> None:
+    fat.calibrations.register("fat", recorded.second)
+    fat.calibrations.challenge("fat", 2)
+    fat.predict("fat", NEW, sample_ids=IDS, on_outlier="ignore")
+    twice = 2 * len(NEW)
+    assert fat.calibrations.monitor("fat").n_measurements == twice
+    challengers = len(fat.calibrations.monitor("fat").challengers)
+    fat._engine.change(
+        lambda con: con.execute(
+            "UPDATE measurements SET chain_id = ? WHERE sample_id IN ('s0', 's1') AND role = 'reported'",
+            [recorded.second],
+        ).fetchall()
+    )
+    report = fat.calibrations.monitor("fat")
+    assert report.n_measurements == twice - 4
+    assert len(report.challengers) == challengers == 1
+
+
+def test_a_correction_made_elsewhere_comes_in_retired_and_check_finds_nothing(
+    fat: WorkspaceStore, tmp_path: Path
+) -> None:
+    fat.archive(tmp_path / "a.zip")
+    with WorkspaceStore(tmp_path / "other") as other:
+        other.restore_archive(tmp_path / "a.zip")
+        other.calibrations.correct("fat", bias=7.0)
+        mine = other.predict("fat", NEW, log=False, on_outlier="ignore")
+        fat.calibrations.correct("fat", bias=2.0)
+        fat.predict("fat", NEW, sample_ids=[f"t{row}" for row in range(len(NEW))], on_outlier="ignore")
+        fat.archive(tmp_path / "b.zip")
+        with pytest.warns(RecordingWarning, match="1 corrections .* retired"):
+            other.restore_archive(tmp_path / "b.zip")
+        assert other.check().ok
+        assert other.predict("fat", NEW, log=False, on_outlier="ignore").equals(mine)
+        found = other.calibrations.corrections("fat")
+        assert [(c.number, c.bias, c.retired_at is None) for c in found] == [
+            (1, 1.0, False), (2, 7.0, True), (3, 2.0, False)
+        ]  # fmt: skip
+
+
+def logged(store: WorkspaceStore, days: dict[str, tuple[int, ...]]) -> None:
+    """Let each calibration have been used so many days ago."""
+    for name, ages in days.items():
+        for age in ages:
+            store.predict(name, NEW[:1], sample_ids=[f"{name}{age}"], on_outlier="ignore")
+            store._engine.change(
+                lambda con, name=name, age=age: con.execute(
+                    "UPDATE measurements SET logged_at = logged_at - to_days(?) WHERE sample_id = ?", [age, f"{name}{age}"]
+                ).fetchall()
+            )
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        keep_recent(2, on="measurement"),
+        keep_recent(2, on="measurement", per="name"),
+        keep_recent(2, on="measurement", per="model"),
+        limit(on="measurement", max_count=2),
+    ],
+)
+def test_retention_counts_the_days_of_each_calibration(
+    store: WorkspaceStore, recorded: Recorded, policy: Rule | Limit
+) -> None:
+    for name, chain in (("busy", recorded.first), ("rare", recorded.second)):
+        store.calibrations.register(name, chain, alias="production")
+    logged(store, {"busy": (1, 2, 3, 4), "rare": (30, 60, 90)})
+    assert "of each" in str(store.retention.plan(policy))
+    store.retention.execute(store.retention.plan(policy))
+    assert set(store.measurements.list()["sample_id"]) == {"busy1", "busy2", "rare30", "rare60"}
+
+
+def test_retention_deletes_nothing_that_was_logged_after_the_plan(fat: WorkspaceStore) -> None:
+    plan = fat.retention.plan(limit(on="measurement", max_count=0))
+    fat.predict("fat", NEW[:2], sample_ids=["later", "later still"], on_outlier="ignore")
+    fat.retention.execute(plan)
+    assert sorted(fat.measurements.list()["sample_id"]) == ["later", "later still"]
+
+
+def test_the_command_says_that_deleted_measurements_do_not_come_back(fat: WorkspaceStore) -> None:
+    folder = str(fat.workspace_path)
+    fat.close()
+    arguments = ["retention", "run", "--on", "measurement", "--max-count", "0", "--dry-run", "-w", folder]
+    assert "cannot be undone" in CliRunner().invoke(app, arguments).output

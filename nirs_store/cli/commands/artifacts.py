@@ -199,7 +199,10 @@ def _print_plan(plan: PurgePlan, verbose: bool) -> None:
     click.echo(f"  {plan.chains:>8} chains, {plan.records} records")
     click.echo(f"  {len(plan.artifacts):>8} files that only they hold ({human_bytes(plan.bytes)})")
     click.echo(f"  {plan.shared:>8} files that something else holds too: they stay")
-    for model, source in plan.needed_by:
-        click.echo(f"  meta-model {model} is fed by {source}; --force continues anyway")
+    for needing, needed in plan.needed_by:
+        if needed in plan.held:
+            click.echo(f"  chain {needed} cannot be removed: {needing}")
+        else:
+            click.echo(f"  meta-model {needing} is fed by {needed}; --force continues anyway")
     for artifact_id in plan.artifacts if verbose else ():
         click.echo(f"  {artifact_id}")

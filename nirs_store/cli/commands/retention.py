@@ -165,8 +165,11 @@ def run(now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path, **o
         plan = store.retention.plan(_policy(options))
         if not as_json:
             click.echo(str(plan))
-            if now and plan.take:
+            kinds = {item.kind for item in plan.take}
+            if now and plan.take or kinds and kinds <= {"file", "measurement"}:
                 click.echo(FOR_GOOD)
+            elif "measurement" in kinds:
+                click.echo("Of the measurements, this cannot be undone.")
         if dry_run or not plan.take or not confirm("Delete these?", yes):
             result = None
         else:

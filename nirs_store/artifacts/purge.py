@@ -73,7 +73,10 @@ def plan_purge(con: Connection, pipeline_ids: Sequence[str] | None, dataset: str
         artifacts=tuple(row["artifact_id"] for row in blobs if not row["shared"]),
         bytes=sum(int(row["size_bytes"]) for row in blobs if not row["shared"]),
         shared=sum(row["shared"] for row in blobs),
-        needed_by=(*((why, chain_id) for chain_id, why in held.items()), *dependents_outside(con, pipeline_ids)),
+        needed_by=(
+            *((why, chain_id) for chain_id, why in held.items()),
+            *dependents_outside(con, pipeline_ids),
+        ),
         held=held,
     )
 

@@ -120,7 +120,8 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
     _tell(con, rows, kept, corrected)
     for table in _TABLES:
         if table in found or kept[table]:
-            found[table] = pa.Table.from_pylist(kept[table], schema=found[table].schema if table in found else arrow_schema(table))
+            schema = found[table].schema if table in found else arrow_schema(table)
+            found[table] = pa.Table.from_pylist(kept[table], schema=schema)
     return found
 
 

@@ -959,7 +959,7 @@ class Engine:
         """Raise what a call must raise before it does anything.
 
         `closely=False` is for calls that only buffer rows or read a file: they come by the thousand, so they look for
-        rejected commits every few milliseconds only. That is safe because the commit or query that follows looks closely.
+        rejected commits every few milliseconds only. That is safe: the commit or query that follows looks closely.
         """
         if self.closed:
             raise StoreClosed

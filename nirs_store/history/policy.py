@@ -135,7 +135,10 @@ class Limit:
         bounds = [
             words
             for value, words in (
-                (self.max_count, f"{self.max_count} of {'each calibration' if self.on == 'measurement' else 'them'}"),
+                (
+                    self.max_count,
+                    f"{self.max_count} of {'each calibration' if self.on == 'measurement' else 'them'}",
+                ),
                 (self.max_bytes, f"{self.max_bytes or 0:,} bytes"),
                 (self.max_age_days, f"{self.max_age_days or 0:g} days of age"),
             )

@@ -304,7 +304,9 @@ def _delete(con: Connection, taken: Mapping[str, list[str]], plan: RetentionPlan
     gone = set(taken.get("measurement", []))
     if gone:
         # A prediction of the same day that was logged since the plan was made is not part of the plan.
-        days = [(item.id, item.made_at) for item in plan.take if item.kind == "measurement" and item.id in gone]
+        days = [
+            (item.id, item.made_at) for item in plan.take if item.kind == "measurement" and item.id in gone
+        ]
         con.execute(
             "DELETE FROM measurements USING (SELECT unnest($ids::VARCHAR[]) AS day, unnest($last::TIMESTAMP[]) AS last) d "
             f"WHERE {DAY} = d.day AND logged_at <= d.last",

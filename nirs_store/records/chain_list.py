@@ -137,7 +137,7 @@ def _page(
                 count(DISTINCT fold_id) FILTER (is_fold) AS n_folds,
                 coalesce(sum(n_samples) FILTER (is_fold), 0)::BIGINT AS n_samples,
                 -- Over all folds or not at all, as top_chains has it: a mean of some is not comparable.
-                count(*) FILTER (is_fold) = count(value) AS is_whole,
+                count(*) FILTER (is_fold) = count(value) FILTER (NOT isnan(value)) AS is_whole,
                 CASE WHEN NOT is_whole THEN NULL WHEN any_value(about) = 'rmse'
                     THEN sqrt(sum(weight * value * value) / sum(weight) FILTER (is_fold))
                     ELSE sum(weight * value) / sum(weight) FILTER (is_fold) END AS score,

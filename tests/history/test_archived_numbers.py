@@ -14,16 +14,16 @@ Put = Callable[[WorkspaceStore, int], int]
 
 
 def put_dataset(store: WorkspaceStore, value: int) -> int:
-    return int(store.datasets.put("corn", np.full((2, 3), float(value)), wavelengths=[1.0, 2.0, 3.0]).version)
+    return int(store.datasets.add("corn", np.full((2, 3), float(value)), wavelengths=[1.0, 2.0, 3.0]).version)
 
 
 def put_file(store: WorkspaceStore, value: int) -> int:
-    return int(store.files.put(f"{value}".encode(), "notes", type="other").version)
+    return int(store.files.put(f"{value}".encode(), "notes", type="log").version)
 
 
 def put_test_file(store: WorkspaceStore, value: int) -> int:
     return int(
-        store.files.put(f"{value}".encode(), "notes", type="other", mode="test", test_name="bench").version
+        store.files.put(f"{value}".encode(), "notes", type="log", mode="test", test_name="bench").version
     )
 
 

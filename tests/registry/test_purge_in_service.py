@@ -71,9 +71,7 @@ def test_a_purge_leaves_what_is_in_service(
     assert ArtifactRegistry(store, "meat 2").purge_dataset_artifacts(confirm=True)[0]
 
 
-def test_the_command_names_what_holds_a_chain(
-    store: WorkspaceStore, chains: list[str], folder: Path
-) -> None:
+def test_the_command_names_what_holds_a_chain(store: WorkspaceStore, chains: list[str], folder: Path) -> None:
     hold(store, "alias")
     store.close()
     arguments = ["artifacts", "purge", "--dataset", "meat 1", "--workspace", str(folder), "--force"]

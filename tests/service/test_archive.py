@@ -151,7 +151,11 @@ def test_measurements_of_a_deleted_version_never_become_those_of_another(
         assert other.measurements.list("fat")["version"].unique().to_list() == [4]
         assert other.calibrations.register("fat", recorded.second).version == 5
         assert other.check().ok
-        before = table(other, "measurements"), table(other, "corrections"), table(other, "calibration_retired")
+        before = (
+            table(other, "measurements"),
+            table(other, "corrections"),
+            table(other, "calibration_retired"),
+        )
         with pytest.warns(RecordingWarning, match="1 aliases"):
             other.restore_archive(tmp_path / "a.zip")
         assert before == (
@@ -163,9 +167,7 @@ def test_measurements_of_a_deleted_version_never_become_those_of_another(
         assert empty.calibrations.register("fat", recorded.second).version == 3
 
 
-def test_the_monitor_leaves_out_what_another_chain_predicted(
-    fat: WorkspaceStore, recorded: Recorded
-) -> None:
+def test_the_monitor_leaves_out_what_another_chain_predicted(fat: WorkspaceStore, recorded: Recorded) -> None:
     fat.calibrations.register("fat", recorded.second)
     fat.calibrations.challenge("fat", 2)
     fat.predict("fat", NEW, sample_ids=IDS, on_outlier="ignore")
@@ -211,7 +213,8 @@ def logged(store: WorkspaceStore, days: dict[str, tuple[int, ...]]) -> None:
             store.predict(name, NEW[:1], sample_ids=[f"{name}{age}"], on_outlier="ignore")
             store._engine.change(
                 lambda con, name=name, age=age: con.execute(
-                    "UPDATE measurements SET logged_at = logged_at - to_days(?) WHERE sample_id = ?", [age, f"{name}{age}"]
+                    "UPDATE measurements SET logged_at = logged_at - to_days(?) WHERE sample_id = ?",
+                    [age, f"{name}{age}"],
                 ).fetchall()
             )
 

@@ -166,7 +166,7 @@ def run(now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path, **o
         if not as_json:
             click.echo(str(plan))
             kinds = {item.kind for item in plan.take}
-            if now and plan.take or kinds and kinds <= {"file", "measurement"}:
+            if kinds and (now or kinds <= {"file", "measurement"}):
                 click.echo(FOR_GOOD)
             elif "measurement" in kinds:
                 click.echo("Of the measurements, this cannot be undone.")

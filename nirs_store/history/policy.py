@@ -93,7 +93,10 @@ class Rule:
     @property
     def words(self) -> str:
         """Say the rule in words."""
-        per = (*self.per, "calibration") if self.on == "measurement" else self.per
+        per = self.per
+        if self.on == "measurement":
+            # Its name and its model are the calibration; see `_groups` in plan.py.
+            per = (*(key for key in per if key not in ("name", "model")), "calibration")
         each = f" of each {' and '.join(per)}" if per else ""
         what = (f"{self.mode} " if self.mode else "") + many(self.on)
         what += f" of type {self.type}" if self.type else ""

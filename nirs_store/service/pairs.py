@@ -10,7 +10,7 @@ from typing import Any
 from nirs_store.audit.trail import moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
-from nirs_store.errors import CalibrationNotFound, InvalidInput, quoted
+from nirs_store.errors import InvalidInput, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import DEFAULT_ALIAS, aliases_of, find_version, version_number
 from nirs_store.records.queries import frame
@@ -102,14 +102,14 @@ def which_version(
     newest = find_version(con, f"{calibration}@latest")
     if (newest["name"], DEFAULT_ALIAS) in aliases_of(con, newest["name"]):
         return find_version(con, newest["name"]), False
+    # By the chain too: rows of a deleted version may bear any number.
     used = con.execute(
-        "SELECT max(version) FROM measurements WHERE calibration = ? AND role = 'reported'", [newest["name"]]
+        "SELECT max(v.version) FROM calibration_versions v JOIN measurements m ON m.calibration = v.name AND "
+        "m.version = v.version AND m.chain_id = v.chain_id WHERE v.name = ? AND m.role = 'reported'",
+        [newest["name"]],
     ).fetchall()
     if used and used[0][0] is not None:
-        try:
-            return find_version(con, f"{newest['name']}@v{used[0][0]}"), False
-        except CalibrationNotFound:
-            pass  # the version was deleted, its measurements stay
+        return find_version(con, f"{newest['name']}@v{used[0][0]}"), False
     return newest, False
 
 

@@ -366,8 +366,8 @@ def _service(about: _About) -> Part:
         for each in calibrations.corrections(version.name)
     )  # fmt: skip
     count = about.store.sql(
-        "SELECT count(*) FROM measurements WHERE calibration = ? AND version = ? AND role = 'reported'",
-        [version.name, version.version],
+        "SELECT count(*) FROM measurements WHERE calibration = ? AND version = ? AND chain_id = ? AND role = 'reported'",
+        [version.name, version.version, version.chain_id],
     ).item()
     tables = (
         Table("Moves of aliases", ("when", "alias", "from", "to", "by", "reason"), moves),

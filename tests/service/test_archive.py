@@ -182,7 +182,31 @@ def test_the_monitor_leaves_out_what_another_chain_predicted(fat: WorkspaceStore
     )
     report = fat.calibrations.monitor("fat")
     assert report.n_measurements == twice - 4
+    assert logged_of(fat, "fat@v1") == twice - 4
     assert len(report.challengers) == challengers == 1
+
+
+def logged_of(store: WorkspaceStore, version: str) -> object:
+    """Return the number of logged predictions that the dossier of a version states."""
+    part = next(
+        part
+        for part in store.calibrations.dossier(version, figures=False).parts
+        if part.title == "In service"
+    )
+    return part.items[0].value
+
+
+def test_a_name_alone_means_the_newest_version_with_measurements_of_its_own(
+    store: WorkspaceStore, recorded: Recorded
+) -> None:
+    for chain in (recorded.first, recorded.second):
+        store.calibrations.register("fat", chain)
+        store.predict("fat@latest", NEW, sample_ids=IDS, on_outlier="ignore")
+    store.references.add_many({"sample_id": IDS, "value": [10.0] * len(NEW)}, target="fat")
+    store.calibrations.delete("fat@v2")
+    store.calibrations.register("fat", recorded.second)
+    report = store.calibrations.monitor("fat")
+    assert (report.version, report.n_measurements) == (1, len(NEW))
 
 
 def test_a_correction_made_elsewhere_comes_in_retired_and_check_finds_nothing(
@@ -234,7 +258,7 @@ def test_retention_counts_the_days_of_each_calibration(
     for name, chain in (("busy", recorded.first), ("rare", recorded.second)):
         store.calibrations.register(name, chain, alias="production")
     logged(store, {"busy": (1, 2, 3, 4), "rare": (30, 60, 90)})
-    assert "of each" in str(store.retention.plan(policy))
+    assert "of each calibration" in str(store.retention.plan(policy))
     store.retention.execute(store.retention.plan(policy))
     assert set(store.measurements.list()["sample_id"]) == {"busy1", "busy2", "rare30", "rare60"}
 

@@ -205,6 +205,12 @@ def test_a_name_alone_means_the_newest_version_with_measurements_of_its_own(
     store.references.add_many({"sample_id": IDS, "value": [10.0] * len(NEW)}, target="fat")
     store.calibrations.delete("fat@v2")
     store.calibrations.register("fat", recorded.second)
+    # An archive of an older version of this library could bring such a row.
+    store._engine.change(
+        lambda con: con.execute(
+            "UPDATE measurements SET version = 3, chain_id = ? WHERE version = 2", [recorded.first]
+        ).fetchall()
+    )
     report = store.calibrations.monitor("fat")
     assert (report.version, report.n_measurements) == (1, len(NEW))
 

@@ -52,8 +52,8 @@ class Wanted:
         # A row by another chain than the version has is somebody else's version of the same number.
         parts = [
             "m.calibration = $name",
-            "NOT EXISTS (SELECT 1 FROM calibration_versions v WHERE v.name = m.calibration AND v.version = m.version AND "
-            "v.chain_id <> m.chain_id)",
+            "NOT EXISTS (SELECT 1 FROM calibration_versions v WHERE v.name = m.calibration AND v.version = m.version "
+            "AND v.chain_id <> m.chain_id)",
         ]
         for name, sign in (("version", "="), ("instrument", "="), ("since", ">="), ("until", "<")):
             if getattr(self, name) is not None:

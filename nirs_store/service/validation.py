@@ -366,7 +366,8 @@ def _service(about: _About) -> Part:
         for each in calibrations.corrections(version.name)
     )  # fmt: skip
     count = about.store.sql(
-        "SELECT count(*) FROM measurements WHERE calibration = ? AND version = ? AND chain_id = ? AND role = 'reported'",
+        "SELECT count(*) FROM measurements WHERE calibration = ? AND version = ? AND chain_id = ? "
+        "AND role = 'reported'",
         [version.name, version.version, version.chain_id],
     ).item()
     tables = (

@@ -308,8 +308,8 @@ def _delete(con: Connection, taken: Mapping[str, list[str]], plan: RetentionPlan
             (item.id, item.made_at) for item in plan.take if item.kind == "measurement" and item.id in gone
         ]
         con.execute(
-            "DELETE FROM measurements USING (SELECT unnest($ids::VARCHAR[]) AS day, unnest($last::TIMESTAMP[]) AS last) "
-            f"d WHERE {DAY} = d.day AND logged_at <= d.last",
+            "DELETE FROM measurements USING (SELECT unnest($ids::VARCHAR[]) AS day, unnest($last::TIMESTAMP[]) AS last"
+            f") d WHERE {DAY} = d.day AND logged_at <= d.last",
             {"ids": [day for day, _ in days], "last": [last for _, last in days]},
         )
     files = taken.get("file", [])

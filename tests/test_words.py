@@ -120,7 +120,9 @@ def test_messages_use_plain_words() -> None:
         f"{module}:{line}": words
         for module in MODULES
         for line, text in texts(ast.parse((CHECKOUT / module).read_text(encoding="utf-8")))
-        if " " in text and not re.match(r"\s*(SELECT|WITH|CREATE TABLE)\b", text) and (words := found_in(text))
+        if " " in text
+        and not re.match(r"\s*(SELECT|WITH|CREATE TABLE)\b", text)
+        and (words := found_in(text))
     }
     assert wrong == {}
 

@@ -29,11 +29,13 @@ __all__ = [
     "find_version",
     "held_chains",
     "is_name",
+    "known_aliases",
     "known_name",
     "named_chains",
     "named_like",
     "names",
     "refuse_held",
+    "refuse_look_alike",
     "version_number",
     "version_row",
 ]
@@ -179,6 +181,31 @@ def is_name(given: str) -> bool:
 def names(con: Connection) -> list[str]:
     """List the names that have a version, in order."""
     rows = con.execute("SELECT DISTINCT name FROM calibration_versions ORDER BY name").fetchall()
+    return [str(row[0]) for row in rows]
+
+
+def refuse_look_alike(known: Sequence[str], name: str, what: str = "calibration") -> None:
+    """Refuse a name that differs from a known one by case only: people would take one for the other.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    same = [each for each in known if each.casefold() == name.casefold() and each != name]
+    if same and name not in known:
+        raise InvalidInput(
+            f"There is the {what} {quoted(same[0])}, which differs from {quoted(name)} by capital letters only. "
+            f"Nothing was changed. Use {quoted(same[0])}, or another name."
+        )
+
+
+def known_aliases(con: Connection, name: str) -> list[str]:
+    """List the aliases that a name has or had, and those with a rule."""
+    rows = con.execute(
+        "SELECT alias FROM calibration_aliases WHERE name = $name UNION SELECT alias FROM calibration_rules WHERE "
+        "name = $name ORDER BY alias",
+        {"name": name},
+    ).fetchall()
     return [str(row[0]) for row in rows]
 
 

@@ -281,6 +281,6 @@ def plain(value: Any) -> Any:
     """Put intervals, lists and mappings into words."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {plain(each)}" for key, each in value.items()) or None
-    if isinstance(value, list) and len(value) == 2 and not isinstance(value[0], str):
+    if isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value):
         return f"{value[0]:g} to {value[1]:g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else value

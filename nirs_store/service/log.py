@@ -350,13 +350,28 @@ class Measurements:
         before : datetime, date or ISO 8601 text
             The time of logging; UTC if no time zone is given.
         calibration : str, optional
-            Only measurements of this calibration.
+            Only measurements of this calibration, all its versions: the name alone.
         dry_run : bool
             Only count.
+
+        Raises
+        ------
+        CalibrationNotFound
+            Nothing was logged under that name, and no calibration has it.
+        InvalidInput
         """
         limit = moment(before, "before")
         if limit is None:
             raise InvalidInput("before: expected a moment; found None. Nothing was deleted.")
+        if calibration is not None:
+            if not isinstance(calibration, str) or "@" in calibration:
+                raise InvalidInput(
+                    f"calibration: expected a name alone, such as 'fat'; found {quoted(calibration)}. Nothing was "
+                    "deleted. Measurements are deleted for all versions of a name."
+                )
+            if not self._engine.query(lambda con: _is_logged(con, calibration)):
+                # Says that there is none, and names the nearest.
+                self._engine.query(lambda con: find_version(con, f"{calibration}@latest"))
 
         def work(con: Connection) -> int:
             gone = forget(con, limit, calibration)

@@ -27,7 +27,7 @@ from nirs_store.errors import (
     UnknownId,
     quoted,
 )
-from nirs_store.ids import is_id
+from nirs_store.ids import is_id, spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version, known_name
 from nirs_store.service.corrections import active
@@ -174,6 +174,7 @@ def update(
             "Nothing was changed."
         )
     refuse_known(old, new)
+    _warn_of_mixtures(old, new)
     labels, comparable = common_groups(f"{before.name}@v{before.version}", old, new, metadata.get("n_groups"))
     splitter = cv if cv is not None else _splitter(store, chain)
     # Whatever the old version cannot predict is refused here, before anything is recorded.
@@ -335,6 +336,32 @@ def _enlarge(
         other_grid=True,
     )
     return added
+
+
+#: What tells instruments apart, and how spectra are expressed; the rest is about single measurements.
+_IDENTITY = ("instrument", "name", "model", "serial", "serial number", "instrument number", "signal")
+
+
+def _warn_of_mixtures(old: Samples, new: Samples) -> None:
+    """Warn of two instruments, and of new spectra that come twice: one may validate the fit of the other."""
+    told = [key for key in _IDENTITY if key in old.instrument and key in new.instrument]
+    differ = [key for key in told if old.instrument[key] != new.instrument[key]]
+    if differ:
+        shown = "; ".join(f"{key}: {old.instrument[key]} and {new.instrument[key]}" for key in differ)
+        warnings.warn(
+            f"new_samples were measured in another way than old_samples ({shown}). The update mixes them. For another "
+            "instrument, see store.derive_chain.",
+            RecordingWarning,
+            stacklevel=4,
+        )
+    twice = len(new.y) - len(set(spectrum_hashes(new.X)))
+    if twice and new.groups is None:
+        warnings.warn(
+            f"new_samples: {twice} spectra come twice, and may be on both sides of a fold. Leave them out, or give "
+            "groups=.",
+            RecordingWarning,
+            stacklevel=4,
+        )
 
 
 def _refuse_transferred(store: Any, version: CalibrationVersion, chain: Mapping[str, Any]) -> None:

@@ -36,6 +36,9 @@ from nirs_store.records.named import (
     check_alias,
     check_name,
     find_version,
+    known_aliases,
+    names,
+    refuse_look_alike,
 )
 from nirs_store.records.notes import check_guard, note
 from nirs_store.service.content import Contents, artifacts_of, contents_of, digest_of, user_name
@@ -441,6 +444,8 @@ def set_rule(
     by = user_name() if user is None else check_name(user, "user")
 
     def write(con: Connection) -> Rule | None:
+        refuse_look_alike(names(con), known)
+        refuse_look_alike(known_aliases(con, known), wanted, "alias")
         before = rules_of(con, known).get(wanted)
         if before == rule:
             return before

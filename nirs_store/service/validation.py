@@ -132,7 +132,13 @@ def _identity(about: _About) -> Part:
         Item("chain", version.chain_id),
         Item("hash of chain, artifacts and domain", version.content_hash),
     ]  # fmt: skip
-    known = {"contents", "archived_version", *FACTS}
+    told = about.metadata.get("transferred_from")
+    if told:
+        source = str(told.get("chain_id"))
+        listed = about.store.calibrations.names_of([source]).get(source, ())
+        items.append(Item("transferred from", ", ".join([*listed, f"chain {source}"])))
+        items.append(Item("adapter", told.get("adapter")))
+    known = {"contents", "archived_version", "comparison", *FACTS}
     items += [Item(str(key), value) for key, value in version.metadata.items() if key not in known]
     return Part("The calibration", tuple(items), notes=(_SENTENCE,))
 
@@ -317,8 +323,9 @@ def _changes(about: _About) -> Part:
     version = about.version
     known = about.store.calibrations.versions(version.name)["version"].to_list()
     before = max((number for number in known if number < version.version), default=None)
+    updated = _updated(version)
     if before is None:
-        return Part("Changes since the last version", notes=("There is no earlier version.",))
+        return Part("Changes since the last version", tables=updated, notes=("There is no earlier version.",))
     last = about.store.calibrations.get(f"{version.name}@v{before}")
     names = sorted({*last.figures, *version.figures} - {"targets"})
     rows = [
@@ -332,7 +339,7 @@ def _changes(about: _About) -> Part:
         if last.scope.get(key) != version.scope.get(key)
     ]
     head = ("", last.label, version.label)
-    tables = [Table("Figures and scope", head, tuple(rows))]
+    tables = [*updated, Table("Figures and scope", head, tuple(rows))]
     notes = []
     if last.chain_id == version.chain_id:
         notes.append("Both versions are the same chain.")
@@ -351,6 +358,16 @@ def _changes(about: _About) -> Part:
     return Part(
         "Changes since the last version", (Item("last version", last.label),), tuple(tables), tuple(notes)
     )
+
+
+def _updated(version: CalibrationVersion) -> tuple[Table, ...]:
+    """Lay out how an update compared itself with the version that it updates."""
+    rows = version.metadata.get("comparison")
+    if "updated_from" not in version.metadata or not isinstance(rows, list) or not rows:
+        return ()
+    head = tuple(str(name) for name in rows[0])
+    cells = tuple(tuple(row.get(name) for name in head) for row in rows)
+    return (Table(f"Update of v{version.metadata['updated_from']}", head, cells),)
 
 
 def _service(about: _About) -> Part:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
+
+import numpy as np
 
 from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
@@ -24,8 +26,10 @@ from nirs_store.records.named import (
     check_alias,
     check_name,
     find_version,
+    known_aliases,
     known_name,
     names,
+    refuse_look_alike,
     version_row,
 )
 from nirs_store.records.notes import check_guard
@@ -197,7 +201,7 @@ def register(
 
     def write(con: Connection) -> CalibrationVersion:
         _chain(con, row["chain_id"])
-        _refuse_look_alike(names(con), known)
+        refuse_look_alike(names(con), known)
         contents = contents_of(con, row["chain_id"])
         if contents is None:
             raise UnknownId("chain", row["chain_id"], "Nothing was registered.")
@@ -239,16 +243,6 @@ def _chain(con: Connection, chain_id: str) -> dict[str, Any]:
             "Nothing was registered. Complete the pipeline first."
         )
     return chain
-
-
-def _refuse_look_alike(known: Sequence[str], name: str, what: str = "calibration") -> None:
-    """Refuse a name that differs from a known one by case only: people would take one for the other."""
-    same = [each for each in known if each.casefold() == name.casefold() and each != name]
-    if same and name not in known:
-        raise InvalidInput(
-            f"There is the {what} {quoted(same[0])}, which differs from {quoted(name)} by capital letters only. "
-            f"Nothing was changed. Use {quoted(same[0])}, or another name."
-        )
 
 
 def _next_number(con: Connection, name: str) -> int:
@@ -377,7 +371,7 @@ def of_name(con: Connection, name: str, version: Any) -> dict[str, Any]:
     ------
     CalibrationNotFound, InvalidInput
     """
-    if isinstance(version, int) and not isinstance(version, bool):
+    if isinstance(version, (int, np.integer)) and not isinstance(version, bool):
         return find_version(con, f"{name}@v{version}" if version >= 0 else f"{name}@{version}")
     if isinstance(version, str) and "@" not in version:
         row = version_row(con, "version_id = $id", {"id": version})
@@ -400,8 +394,7 @@ def _move(
     before = aliases_of(con, name).get((name, alias))
     if before == version:
         return
-    rows = con.execute("SELECT DISTINCT alias FROM calibration_aliases WHERE name = ?", [name]).fetchall()
-    _refuse_look_alike([str(row[0]) for row in rows], alias, "alias")
+    refuse_look_alike(known_aliases(con, name), alias, "alias")
     ((number,),) = con.execute(
         "SELECT coalesce(max(number), 0) + 1 FROM calibration_aliases WHERE name = ?", [name]
     ).fetchall()

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from servicekit import Recorded, X, Y, record
+from servicekit import MEAT, Recorded, X, Y, record
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import KFold
+from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, record_cross_validation
 from nirs_store.errors import CalibrationNotFound, InvalidInput
@@ -160,3 +161,26 @@ def test_a_browser_prints_it(store: WorkspaceStore, recorded: Recorded, tmp_path
     data = store.calibrations.dossier("fat@v1").save(tmp_path / "a.pdf").read_bytes()
     assert data.startswith(b"%PDF")
     assert len(data) > 20_000
+
+
+@pytest.mark.parametrize("value", [[{"a": 1}, {"b": 2}], [[1, 2], [3, 4]], [1, None], [True, "x"]])
+def test_pairs_that_are_no_interval_are_printed(
+    store: WorkspaceStore, recorded: Recorded, value: object
+) -> None:
+    store.calibrations.register("fat", recorded.first, metadata={"lims": value})
+    assert "lims" in store.calibrations.dossier("fat@v1", figures=False).to_html()
+
+
+def test_an_update_and_a_transfer_are_told(store: WorkspaceStore, recorded: Recorded) -> None:
+    store.calibrations.register("fat", recorded.second)
+    known = {row.tobytes() for row in X}
+    rows = [row for row in range(120, 160) if MEAT.X[row, ::4].tobytes() not in known]
+    found = store.calibrations.update("fat@v1", (MEAT.X[rows, ::4], MEAT.fat[rows]), old_samples=(X, Y))
+    page = Page(store.calibrations.dossier("fat@v2", figures=False).to_html()).text
+    assert "Update of v1" in page
+    assert f"{found.comparison['rmse_after'][0]:.5g}" in page
+    moved = store.derive_chain("fat@v2", StandardScaler().fit(X))
+    store.calibrations.register("bench 2", moved.chain_id)
+    page = Page(store.calibrations.dossier("bench 2@v1", figures=False).to_html()).text
+    assert f"fat@v2, chain {found.after.chain_id}" in page
+    assert "sklearn.preprocessing._data.StandardScaler" in page

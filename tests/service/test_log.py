@@ -206,6 +206,24 @@ def test_old_measurements_go_and_the_audit_trail_tells(fat: WorkspaceStore) -> N
         fat.measurements.spectrum("nothing")
 
 
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("fatt", CalibrationNotFound, "Did you mean 'fat'"),
+        ("fat@v1", InvalidInput, "a name alone"),
+        (1, InvalidInput, "a name alone"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_measurements_of_no_calibration_are_not_zero_rows(
+    fat: WorkspaceStore, name: Any, error: type[Exception], words: str, dry_run: bool
+) -> None:
+    fat.predict("fat", NEW, on_outlier="ignore")
+    with pytest.raises(error, match=words):
+        fat.measurements.delete(before="2100-01-01", calibration=name, dry_run=dry_run)
+    assert len(fat.measurements) == len(NEW)
+
+
 # -- Reference values.
 
 

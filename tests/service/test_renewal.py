@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -641,3 +642,30 @@ def test_names_of_columns_outlive_an_update(store: WorkspaceStore) -> None:
     found = store.calibrations.update("fat", (more, NEW_Y), old_samples=(X, Y))
     with pytest.raises(ShapeMismatch, match="same in another order"):
         store.replay_chain(found.after.chain_id, more[:, ::-1])
+
+
+def test_mixtures_and_doubles_are_said(store: WorkspaceStore) -> None:
+    def add(name: str, spectra: Any, values: Any, **about: str) -> Any:
+        store.datasets.add(
+            name, spectra, references={"fat": values}, wavelengths=GRID, unit="nm", instrument=about
+        )
+        return store.datasets.get(name, target="fat")
+
+    old = add("old", X, Y, instrument="A", measured="May")
+    chain = record_cross_validation(store, PLSRegression(3), old, cv=3).chain_id
+    store.calibrations.register("fat", chain, alias="production")
+    other = add(
+        "new",
+        np.vstack([NEW[:20], NEW[:2]]),
+        np.append(NEW_Y[:20], NEW_Y[:2]),
+        instrument="B",
+        measured="June",
+    )
+    with pytest.warns(RecordingWarning) as said:
+        store.calibrations.update("fat", other)
+    words = " ".join(str(each.message) for each in said)
+    assert "(instrument: A and B). The update mixes them" in words
+    assert "2 spectra come twice" in words
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RecordingWarning)
+        store.calibrations.update("fat", add("more", NEW[20:], NEW_Y[20:], instrument="A", measured="July"))

@@ -274,3 +274,16 @@ def test_keys_that_are_none_say_that_nothing_was_checked(
     with pytest.raises(InvalidInput, match="Nothing was checked") as error:
         store.calibrations.verify_signatures("fat@v1", keys=keys)
     assert "signed" not in str(error.value)
+
+
+def test_a_rule_is_not_set_next_to_the_alias_that_is_meant(store: WorkspaceStore, recorded: Recorded) -> None:
+    store.calibrations.register("fat", recorded.first, alias="production")
+    store.calibrations.set_rule("fat", "approved")
+    for name, alias in (("fat", "Production"), ("Fat", "production"), ("fat", "APPROVED")):
+        with pytest.raises(InvalidInput, match="capital letters only"):
+            store.calibrations.set_rule(name, alias)
+    with pytest.raises(InvalidInput, match="capital letters only"):
+        store.calibrations.set_alias("fat", "Approved", np.int64(1))
+    assert list(store.calibrations.rules("fat")) == ["approved"]
+    with pytest.raises(CalibrationInUse):
+        store.calibrations.set_alias("fat", "approved", np.int64(1))

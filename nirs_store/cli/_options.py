@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ __all__ = [
     "confirm",
     "dry_run_option",
     "json_option",
+    "store_option",
     "trust_options",
     "workspace_option",
     "yes_option",
@@ -95,6 +97,20 @@ def workspace_option(function: Function) -> Function:
         callback=_named_before,
         help="Folder of the workspace.",
     )(function)
+
+
+def store_option(function: Function) -> Function:
+    """Add ``--workspace/-w``, open that workspace, and call the command with the store first."""
+
+    @functools.wraps(function)
+    def command(*, workspace: Path, **given: Any) -> Any:
+        from nirs_store.cli._workspace import open_store
+
+        with open_store(workspace) as store:
+            return function(store, **given)
+
+    wrapped: Any = workspace_option(command)
+    return wrapped  # type: ignore[no-any-return]
 
 
 WORKSPACE = "nirs_store.workspace"

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    dry_run_option,
+    json_option,
+    store_option,
+    yes_option,
+)
+from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from nirs_store.artifacts.purge import PurgePlan
+    from nirs_store.store import WorkspaceStore
 
 _dataset_option = click.option("--dataset", metavar="NAME", default="", help="Only this data set.")
 _verbose_option = click.option("--verbose", "-v", is_flag=True, help="Name every file.")
@@ -28,16 +36,14 @@ def command() -> None:
 @click.option("--pipeline", metavar="ID", default="", help="Only this pipeline.")
 @_verbose_option
 @json_option
-@workspace_option
-def list_artifacts(dataset: str, pipeline: str, verbose: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def list_artifacts(store: WorkspaceStore, dataset: str, pipeline: str, verbose: bool, as_json: bool) -> None:
     """List artifacts by their place: registered ones, and those that chains name."""
-    from nirs_store.cli._output import human_bytes, print_json, print_table
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
     from nirs_store.registry import ArtifactRegistry
 
-    with open_store(workspace) as store:
-        pipeline_id = find(store, pipeline, ["pipeline"]).identifier if pipeline else ""
-        records = ArtifactRegistry(store, dataset, pipeline_id).records()
+    pipeline_id = find(store, pipeline, ["pipeline"]).identifier if pipeline else ""
+    records = ArtifactRegistry(store, dataset, pipeline_id).records()
     if as_json:
         print_json([record.to_dict() for record in records])
         return
@@ -65,14 +71,10 @@ def list_artifacts(dataset: str, pipeline: str, verbose: bool, as_json: bool, wo
 @command.command("list-orphaned")
 @_verbose_option
 @json_option
-@workspace_option
-def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def list_orphaned(store: WorkspaceStore, verbose: bool, as_json: bool) -> None:
     """List the files without references."""
-    from nirs_store.cli._output import human_bytes, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        plan = store.gc_artifacts(dry_run=True)
+    plan = store.gc_artifacts(dry_run=True)
     if as_json:
         print_json(
             {"files": list(plan.files), "bytes": plan.bytes, "unknown_files": list(plan.unknown_files)}
@@ -89,25 +91,22 @@ def list_orphaned(verbose: bool, as_json: bool, workspace: Path) -> None:
 @yes_option
 @_verbose_option
 @json_option
-@workspace_option
-def cleanup(force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def cleanup(
+    store: WorkspaceStore, force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool
+) -> None:
     """Remove the files without references. Files with references are kept. This cannot be undone."""
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import human_bytes, print_json
-    from nirs_store.cli._workspace import open_store
-
     grace = 0.0 if force else _GRACE
-    with open_store(workspace) as store:
-        files, size = store.artifacts.delete_orphaned_artifacts(grace_seconds=grace)
-        if not as_json:
-            click.echo(f"{len(files)} files that nothing holds ({human_bytes(size)})")
-            for path in files if verbose or dry_run else ():
-                click.echo(f"  {path}")
-            if files:
-                click.echo(FOR_GOOD)
-        done = bool(files) and not dry_run and confirm("Remove them?", yes)
-        if done:
-            files, size = store.artifacts.delete_orphaned_artifacts(dry_run=False, grace_seconds=grace)
+    files, size = store.artifacts.delete_orphaned_artifacts(grace_seconds=grace)
+    if not as_json:
+        click.echo(f"{len(files)} files that nothing holds ({human_bytes(size)})")
+        for path in files if verbose or dry_run else ():
+            click.echo(f"  {path}")
+        if files:
+            click.echo(FOR_GOOD)
+    done = bool(files) and not dry_run and confirm("Remove them?", yes)
+    if done:
+        files, size = store.artifacts.delete_orphaned_artifacts(dry_run=False, grace_seconds=grace)
     if as_json:
         print_json({"files": files, "bytes": size, "dry_run": dry_run, "removed": done})
     else:
@@ -118,15 +117,12 @@ def cleanup(force: bool, dry_run: bool, yes: bool, verbose: bool, as_json: bool,
 @_dataset_option
 @_verbose_option
 @json_option
-@workspace_option
-def stats(dataset: str, verbose: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def stats(store: WorkspaceStore, dataset: str, verbose: bool, as_json: bool) -> None:
     """Count artifacts, their files, and what deduplication saves."""
-    from nirs_store.cli._output import human_bytes, print_fields, print_json
-    from nirs_store.cli._workspace import open_store
     from nirs_store.registry import ArtifactRegistry
 
-    with open_store(workspace) as store:
-        found = ArtifactRegistry(store, dataset).get_stats()
+    found = ArtifactRegistry(store, dataset).get_stats()
     if as_json:
         print_json(found)
         return
@@ -151,8 +147,9 @@ def stats(dataset: str, verbose: bool, as_json: bool, workspace: Path) -> None:
 @yes_option
 @_verbose_option
 @json_option
-@workspace_option
+@store_option
 def purge(
+    store: WorkspaceStore,
     dataset: str,
     pipeline: str,
     force: bool,
@@ -160,32 +157,28 @@ def purge(
     yes: bool,
     verbose: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Remove all artifacts and chains of a data set or a pipeline; keep scores and logs.
 
     Artifacts with other references are kept too. This cannot be undone.
     """
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
     from nirs_store.registry import ArtifactRegistry
 
     if bool(dataset) == bool(pipeline):
         raise click.UsageError("Name a data set with --dataset, or a pipeline with --pipeline.")
-    with open_store(workspace) as store:
-        registry = ArtifactRegistry(store, dataset)
-        pipeline_id = find(store, pipeline, ["pipeline"]).identifier if pipeline else ""
-        ids = [pipeline_id] if pipeline_id else None
-        plan = registry.plan_purge(pipeline_ids=ids, dataset=dataset or None)
-        if not as_json:
-            _print_plan(plan, verbose)
-            click.echo(FOR_GOOD)
-        done = not dry_run and confirm("Remove them for good?", yes)
-        if done and pipeline_id:
-            registry.delete_pipeline_artifacts(pipeline_id, delete_files=True, force=force)
-        elif done:
-            registry.purge_dataset_artifacts(confirm=True, force=force)
+    registry = ArtifactRegistry(store, dataset)
+    pipeline_id = find(store, pipeline, ["pipeline"]).identifier if pipeline else ""
+    ids = [pipeline_id] if pipeline_id else None
+    plan = registry.plan_purge(pipeline_ids=ids, dataset=dataset or None)
+    if not as_json:
+        _print_plan(plan, verbose)
+        click.echo(FOR_GOOD)
+    done = not dry_run and confirm("Remove them for good?", yes)
+    if done and pipeline_id:
+        registry.delete_pipeline_artifacts(pipeline_id, delete_files=True, force=force)
+    elif done:
+        registry.purge_dataset_artifacts(confirm=True, force=force)
     if as_json:
         print_json({**plan.to_dict(), "dry_run": dry_run, "removed": done})
     else:
@@ -193,7 +186,6 @@ def purge(
 
 
 def _print_plan(plan: PurgePlan, verbose: bool) -> None:
-    from nirs_store.cli._output import human_bytes
 
     click.echo(f"  {len(plan.pipelines):>8} pipelines lose their artifacts; scores and logs stay")
     click.echo(f"  {plan.chains:>8} chains, {plan.records} records")

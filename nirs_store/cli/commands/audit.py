@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option
+from nirs_store.cli._options import dry_run_option, json_option, store_option
+from nirs_store.cli._output import moment, print_json, print_table, short_id
 from nirs_store.lazy import polars as pl
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ def command() -> None:
     "--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number of rows."
 )
 @json_option
-@workspace_option
+@store_option
 def log(
+    store: WorkspaceStore,
     operations: tuple[str, ...],
     failed: bool,
     since: str | None,
@@ -41,64 +43,54 @@ def log(
     thing: str | None,
     limit: int,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """List entries, newest first."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        kind, identifier = _about(store, thing or "")
-        entries = store.audit.query(
-            operations or None,
-            False if failed else None,
-            since,
-            until,
-            kind,
-            identifier,
-            limit=limit,
-            newest_first=True,
-        )
+    kind, identifier = _about(store, thing or "")
+    entries = store.audit.query(
+        operations or None,
+        False if failed else None,
+        since,
+        until,
+        kind,
+        identifier,
+        limit=limit,
+        newest_first=True,
+    )
     _print(entries, as_json)
 
 
 @command.command("history")
 @click.argument("thing", metavar="OBJECT")
 @json_option
-@workspace_option
-def history(thing: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def history(store: WorkspaceStore, thing: str, as_json: bool) -> None:
     """List the history of an object, even of a deleted one (as kind:id)."""
-    from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing
     from nirs_store.errors import UnknownId
 
-    with open_store(workspace) as store:
-        kind, colon, identifier = thing.partition(":")
-        try:
-            found = find_thing(store, thing)
-        except UnknownId:
-            if not colon:
-                raise
-            found = thing
-        if isinstance(found, tuple):
-            kind, identifier = found
-        elif not colon:
-            raise UnknownId("object", thing, "Write kind:id for what is no longer there.")
-        entries = store.audit.history(kind, identifier)
+    kind, colon, identifier = thing.partition(":")
+    try:
+        found = find_thing(store, thing)
+    except UnknownId:
+        if not colon:
+            raise
+        found = thing
+    if isinstance(found, tuple):
+        kind, identifier = found
+    elif not colon:
+        raise UnknownId("object", thing, "Write kind:id for what is no longer there.")
+    entries = store.audit.history(kind, identifier)
     _print(entries, as_json)
 
 
 @command.command("verify")
 @click.option("--head", metavar="NUMBER:HASH", help="A head that was stored elsewhere.")
 @json_option
-@workspace_option
+@store_option
 @click.pass_context
-def verify(ctx: click.Context, head: str | None, as_json: bool, workspace: Path) -> None:
+def verify(ctx: click.Context, store: WorkspaceStore, head: str | None, as_json: bool) -> None:
     """Check for changed or removed entries; exit code 4 if any."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        report = store.audit.verify(None if head is None else head.split(":", 1))
+    report = store.audit.verify(None if head is None else head.split(":", 1))
     if as_json:
         print_json(report.to_dict())
     else:
@@ -108,14 +100,10 @@ def verify(ctx: click.Context, head: str | None, as_json: bool, workspace: Path)
 
 @command.command("head")
 @json_option
-@workspace_option
-def head(as_json: bool, workspace: Path) -> None:
+@store_option
+def head(store: WorkspaceStore, as_json: bool) -> None:
     """Print the number and hash of the last entry to store elsewhere; later checks expect it."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.audit.head()
+    found = store.audit.head()
     if as_json:
         print_json(found._asdict())
     else:
@@ -127,26 +115,20 @@ def head(as_json: bool, workspace: Path) -> None:
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="json", show_default=True)
 @click.option("--since", metavar="TIME", help="Only entries from this time on.")
 @click.option("--until", metavar="TIME", help="Only entries before this time.")
-@workspace_option
-def export(path: Path, form: str, since: str | None, until: str | None, workspace: Path) -> None:
+@store_option
+def export(store: WorkspaceStore, path: Path, form: str, since: str | None, until: str | None) -> None:
     """Write entries to a file; with jsonl to a folder, one file per month."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        for written in store.audit.export(path, form, since=since, until=until):
-            click.echo(str(written))
+    for written in store.audit.export(path, form, since=since, until=until):
+        click.echo(str(written))
 
 
 @command.command("switch")
 @click.argument("state", type=click.Choice(["on", "off"]))
 @click.option("--reads", is_flag=True, help="Also record replays, and reads of models and files.")
-@workspace_option
-def switch(state: str, reads: bool, workspace: Path) -> None:
+@store_option
+def switch(store: WorkspaceStore, state: str, reads: bool) -> None:
     """Turn the trail of a workspace on or off, for every program."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        store.audit.switch(state == "on", reads=reads)
+    store.audit.switch(state == "on", reads=reads)
     click.echo(f"The audit trail is {state}.")
 
 
@@ -160,8 +142,9 @@ def switch(state: str, reads: bool, workspace: Path) -> None:
 @click.option("--allow", "fewer", multiple=True, metavar="REGEX", help="Remove a pattern.")
 @dry_run_option
 @json_option
-@workspace_option
+@store_option
 def guard(
+    store: WorkspaceStore,
     keys: tuple[str, ...],
     patterns: tuple[str, ...],
     patients: bool,
@@ -169,23 +152,19 @@ def guard(
     fewer: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """List, add or remove rules for content that metadata, notes and tags must not contain."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
     from nirs_store.registry import PATIENT_KEYS
 
     more = (*keys, *(PATIENT_KEYS if patients else ()))
-    with open_store(workspace) as store:
-        rules = store.audit.guard
-        found = rules.plan(
-            forbid_keys=more, forbid_patterns=patterns, allow_keys=fewer_keys, allow_patterns=fewer
-        )
-        if not dry_run and (more or patterns):
-            rules.forbid(keys=more, patterns=patterns)
-        if not dry_run and (fewer_keys or fewer):
-            rules.allow(keys=fewer_keys, patterns=fewer)
+    rules = store.audit.guard
+    found = rules.plan(
+        forbid_keys=more, forbid_patterns=patterns, allow_keys=fewer_keys, allow_patterns=fewer
+    )
+    if not dry_run and (more or patterns):
+        rules.forbid(keys=more, patterns=patterns)
+    if not dry_run and (fewer_keys or fewer):
+        rules.allow(keys=fewer_keys, patterns=fewer)
     if as_json:
         print_json(found)
         return
@@ -229,8 +208,6 @@ def _about(store: WorkspaceStore, thing: str) -> tuple[str | None, str | None]:
 def _print(entries: pl.DataFrame, as_json: bool) -> None:
     import json
 
-    from nirs_store.cli._output import moment, print_json, print_table
-
     if as_json:
         print_json([{**row, "details": json.loads(row["details"] or "null")} for row in entries.to_dicts()])
         return
@@ -260,7 +237,6 @@ def _object(row: dict[str, Any]) -> str:
     """Give kind and short id of what an entry is about, with the name of a file; only ids are shortened."""
     import json
 
-    from nirs_store.cli._output import short_id
     from nirs_store.ids import is_id
 
     kind, identifier = row["object_kind"], row["object_id"]

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    dry_run_option,
+    json_option,
+    store_option,
+    workspace_option,
+    yes_option,
+)
+from nirs_store.cli._output import human_bytes, moment, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -55,7 +64,6 @@ def command_archive(
     PATH ends with .tar.gz, .tar.zst or .zip. 'nirs-store restore' restores it into another workspace.
     """
     from nirs_store.backup.archive import Archive, ArchivePlan
-    from nirs_store.cli._output import human_bytes, print_json, progress
     from nirs_store.cli._workspace import find, open_store
 
     with open_store(workspace) as store, progress("Archiving") as show:
@@ -112,35 +120,29 @@ def command() -> None:
 @click.option("--allow-missing", is_flag=True, help="Continue if the file of a blob is missing.")
 @dry_run_option
 @json_option
-@workspace_option
+@store_option
 def create(
+    store: WorkspaceStore,
     target: Path,
     if_older_than: str | None,
     allow_missing: bool,
     dry_run: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Make a backup and verify it. Other processes can keep recording; only new blobs are copied."""
-    from nirs_store.cli._output import human_bytes, print_json, progress
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        if dry_run:
-            plan = store.backups.plan(target, if_older_than=if_older_than)
-            if as_json:
-                print_json({**plan.to_dict(), "dry_run": True})
-            else:
-                size = human_bytes(plan.new_bytes)
-                click.echo(
-                    f"{plan.new_blobs} new blobs ({size}) and the catalog" if plan.due else "Not due yet."
-                )
-                click.echo("Nothing was written (dry run).")
-            return
-        with progress("Backing up") as show:
-            made = store.backups.create(
-                target, if_older_than=if_older_than, allow_missing=allow_missing, progress=show
-            )
+    if dry_run:
+        plan = store.backups.plan(target, if_older_than=if_older_than)
+        if as_json:
+            print_json({**plan.to_dict(), "dry_run": True})
+        else:
+            size = human_bytes(plan.new_bytes)
+            click.echo(f"{plan.new_blobs} new blobs ({size}) and the catalog" if plan.due else "Not due yet.")
+            click.echo("Nothing was written (dry run).")
+        return
+    with progress("Backing up") as show:
+        made = store.backups.create(
+            target, if_older_than=if_older_than, allow_missing=allow_missing, progress=show
+        )
     if as_json:
         print_json(None if made is None else made.to_dict())
     elif made is None:
@@ -155,14 +157,10 @@ def create(
 @command.command("list")
 @click.argument("target", type=click.Path(path_type=Path), required=False)
 @json_option
-@workspace_option
-def list_backups(target: Path | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def list_backups(store: WorkspaceStore, target: Path | None, as_json: bool) -> None:
     """List the backups in a folder, or those that the workspace recorded."""
-    from nirs_store.cli._output import human_bytes, moment, print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.backups.list(target)
+    frame = store.backups.list(target)
     rows = list(frame.iter_rows(named=True))
     if as_json:
         print_json(rows)
@@ -188,7 +186,6 @@ def list_backups(target: Path | None, as_json: bool, workspace: Path) -> None:
 def verify(target: Path, backup_id: str | None, as_json: bool) -> None:
     """Read a whole backup and compare every hash."""
     from nirs_store.backup.backup import verify_backup
-    from nirs_store.cli._output import human_bytes, print_json, progress
 
     with progress("Verifying") as show:
         found = verify_backup(target, backup_id, progress=show)
@@ -207,34 +204,29 @@ def verify(target: Path, backup_id: str | None, as_json: bool) -> None:
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
+@store_option
 def prune(
+    store: WorkspaceStore,
     target: Path,
     keep_last: int | None,
     max_age: str | None,
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Remove backups beyond a number or an age, and the blobs that no other backup needs."""
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import human_bytes, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age, dry_run=True)
-        if not as_json:
-            click.echo(
-                f"{len(plan.remove)} backups to remove ({human_bytes(plan.bytes)}), {len(plan.keep)} to keep"
-            )
-            for backup_id in plan.remove:
-                click.echo(f"  {backup_id}")
-            if plan.remove:
-                click.echo(FOR_GOOD)
-        done = bool(plan.remove) and not dry_run and confirm("Remove them for good?", yes)
-        if done:
-            plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age)
+    plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age, dry_run=True)
+    if not as_json:
+        click.echo(
+            f"{len(plan.remove)} backups to remove ({human_bytes(plan.bytes)}), {len(plan.keep)} to keep"
+        )
+        for backup_id in plan.remove:
+            click.echo(f"  {backup_id}")
+        if plan.remove:
+            click.echo(FOR_GOOD)
+    done = bool(plan.remove) and not dry_run and confirm("Remove them for good?", yes)
+    if done:
+        plan = store.backups.prune(target, keep_last=keep_last, max_age=max_age)
     if as_json:
         print_json({**plan.to_dict(), "dry_run": dry_run, "removed": done})
     else:
@@ -273,7 +265,6 @@ def command_restore(
 
 
 def _archive(source: Path, dry_run: bool, as_json: bool, workspace: Path) -> None:
-    from nirs_store.cli._output import human_bytes, print_json, progress
     from nirs_store.cli._workspace import open_store
 
     new = not workspace.exists() or (workspace.is_dir() and not any(workspace.iterdir()))
@@ -327,7 +318,6 @@ def _new_workspace(workspace: Path, dry_run: bool) -> Iterator[WorkspaceStore]:
 
 def _backup(source: Path, folder: Path | None, backup_id: str | None, dry_run: bool, as_json: bool) -> None:
     from nirs_store.backup.backup import restore_backup
-    from nirs_store.cli._output import human_bytes, print_json, progress
 
     if folder is None:
         raise click.UsageError("Name the empty FOLDER that the backup is to be brought back into.")

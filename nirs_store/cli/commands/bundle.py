@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from nirs_store.cli._group import Command, LazyGroup
-from nirs_store.cli._options import as_options, json_option, trust_options, workspace_option
+from nirs_store.cli._options import as_options, json_option, store_option, trust_options, workspace_option
+from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from nirs_store.cli._workspace import Found
@@ -52,21 +53,22 @@ _PROBE = 20
     type=click.Path(path_type=Path),
     help=f"CSV or Parquet file of spectra; the bundle includes the first {_PROBE} and their predictions.",
 )
-@workspace_option
-def command_export(chain: str, output: Path | None, safe: bool, probe: Path | None, workspace: Path) -> None:
+@store_option
+def command_export(
+    store: WorkspaceStore, chain: str, output: Path | None, safe: bool, probe: Path | None
+) -> None:
     """Write a chain as a bundle (.n4a).
 
     Without OUTPUT, the file is written to the folder exports/ of the workspace.
     """
     from nirs_store.cli._spectra import read_file
-    from nirs_store.cli._workspace import named_chain, open_store
+    from nirs_store.cli._workspace import named_chain
 
     X = None if probe is None else read_file(probe).X[:_PROBE]
-    with open_store(workspace) as store:
-        label, chain_id = named_chain(store, chain)
-        if output is None:
-            output = store.workspace_path / "exports" / f"chain_{chain_id[-8:]}.n4a"
-        path = store.export_chain(label, output, safe=safe, probe=X)
+    label, chain_id = named_chain(store, chain)
+    if output is None:
+        output = store.workspace_path / "exports" / f"chain_{chain_id[-8:]}.n4a"
+    path = store.export_chain(label, output, safe=safe, probe=X)
     click.echo(path)
 
 
@@ -92,7 +94,6 @@ def command_importing(
     The bundle is checked first; a failed check changes nothing in the workspace. The same content is
     imported once.
     """
-    from nirs_store.cli._output import print_fields, print_json
     from nirs_store.cli._workspace import open_store
 
     with open_store(workspace) as store, as_options():
@@ -118,7 +119,6 @@ def command_inspect(bundle: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     from nirs_store.bundle.reader import inspect_bundle
-    from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table
 
     found = inspect_bundle(bundle)
     if as_json:
@@ -161,7 +161,6 @@ def command_verify(bundle: Path, allow_pickle: bool, trusted_types: tuple[str, .
     import warnings
 
     from nirs_store.bundle.reader import inspect_bundle, load_bundle
-    from nirs_store.cli._output import print_json
 
     found = inspect_bundle(bundle)
     with as_options(), warnings.catch_warnings(record=True) as caught:
@@ -203,8 +202,8 @@ _SUFFIXES = {
 @click.option(
     "--arrays", is_flag=True, help="With .parquet: include the measured and predicted values as lists."
 )
-@workspace_option
-def command_export_(identifier: str, output: Path | None, arrays: bool, workspace: Path) -> None:
+@store_option
+def command_export_(store: WorkspaceStore, identifier: str, output: Path | None, arrays: bool) -> None:
     """Write a chain, a pipeline or a run to a file in the format of OUTPUT's suffix.
 
     \b
@@ -215,19 +214,18 @@ def command_export_(identifier: str, output: Path | None, arrays: bool, workspac
 
     Without OUTPUT, the file is written to the folder exports/ of the workspace.
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import Found, find, named_chain, open_store
+    from nirs_store.cli._workspace import Found, find, named_chain
 
-    with open_store(workspace) as store:
-        label = ""
-        if "@" in identifier:
-            label, chain_id = named_chain(store, identifier)
-            found = Found("chain", chain_id, {})
-        else:
-            found = find(store, identifier, list(_SUFFIXES))
-        known = _SUFFIXES[found.kind]
-        if output is None:
-            output = store.workspace_path / "exports" / f"{found.kind}_{found.identifier[-8:]}{known[0]}"
-        path = _write(store, found, output, arrays, label or found.identifier)
+    label = ""
+    if "@" in identifier:
+        label, chain_id = named_chain(store, identifier)
+        found = Found("chain", chain_id, {})
+    else:
+        found = find(store, identifier, list(_SUFFIXES))
+    known = _SUFFIXES[found.kind]
+    if output is None:
+        output = store.workspace_path / "exports" / f"{found.kind}_{found.identifier[-8:]}{known[0]}"
+    path = _write(store, found, output, arrays, label or found.identifier)
     click.echo(path)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.cli._options import Choice, json_option, store_option
+from nirs_store.cli._output import flat_text, numbers, print_data, print_json, print_table, short_id
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
 from nirs_store.display import with_unit
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from nirs_store.choosing import ComponentChoice
     from nirs_store.diagnosing import Diagnosis
+    from nirs_store.store import WorkspaceStore
 
 _RULES = ("one_se", "randomization", "wold", "min")
 _TABLES = ("samples", "scores", "channels", "explained")
@@ -29,9 +31,9 @@ _FIGURES = ("t2-q", "influence", "scores", "loadings", "weights", "vip", "select
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="Level of the randomization test.")
 @click.option("--target", metavar="NAME", help="One target of chains that predict several.")
 @json_option
-@workspace_option
+@store_option
 def command_suggest(
-    identifier: str, rule: Any, alpha: float, target: str | None, as_json: bool, workspace: Path
+    store: WorkspaceStore, identifier: str, rule: Any, alpha: float, target: str | None, as_json: bool
 ) -> None:
     """Suggest a number of latent variables for a run or for the family of a chain.
 
@@ -40,12 +42,10 @@ def command_suggest(
     errors are not significantly larger, wold stops when PRESS hardly falls, min selects the lowest
     RMSECV.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
-    with open_store(workspace) as store:
-        found = find(store, identifier, ["run", "chain"]).identifier
-        given = store.suggest_components(found, rule, alpha=alpha, target=target)
+    found = find(store, identifier, ["run", "chain"]).identifier
+    given = store.suggest_components(found, rule, alpha=alpha, target=target)
     choices = given if isinstance(given, list) else [given]
     if as_json:
         print_json([_choice(each) for each in choices])
@@ -69,7 +69,6 @@ def _choice(choice: ComponentChoice) -> dict[str, Any]:
 
 
 def _print_choice(choice: ComponentChoice) -> None:
-    from nirs_store.cli._output import numbers, print_table, short_id
 
     what = with_unit(choice.target, choice.unit)
     click.echo(
@@ -96,18 +95,16 @@ def _print_choice(choice: ComponentChoice) -> None:
     help="One target of a chain that predicts several; by default, each is checked.",
 )
 @json_option
-@workspace_option
-def command_review(identifier: str, target: str | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def command_review(store: WorkspaceStore, identifier: str, target: str | None, as_json: bool) -> None:
     """Check a chain for the common mistakes in a calibration.
 
     Each finding has a code; docs/review/<code>.md says why it matters and what to do. The exit code is 0
     even with findings; in a script, read `findings` of --json.
     """
-    from nirs_store.cli._output import print_json, print_table
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
-    with open_store(workspace) as store:
-        found = store.review(find(store, identifier, ["chain"]).identifier, target=target)
+    found = store.review(find(store, identifier, ["chain"]).identifier, target=target)
     if as_json:
         print_json(found.to_dict())
         return
@@ -143,8 +140,9 @@ def command_review(identifier: str, target: str | None, as_json: bool, workspace
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="File of the figure.")
 @reading_options
 @json_option
-@workspace_option
+@store_option
 def command_diagnose(
+    store: WorkspaceStore,
     identifier: str,
     file: Path,
     target: str | None,
@@ -157,14 +155,12 @@ def command_diagnose(
     output: Path | None,
     reading: dict[str, Any],
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Diagnose the samples of FILE with a chain: T2, Q, leverage, residuals, outliers by name.
 
     FILE may be a stored data set, as in corn@v2.
     """
-    from nirs_store.cli._output import numbers, print_json, print_table
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
     if output is not None and figure is None:
         raise click.UsageError("--output needs --figure.")
@@ -179,18 +175,17 @@ def command_diagnose(
     fitted = None
     if calibration is not None:
         fitted = stored_name(calibration) or read_file(calibration, reading)
-    with open_store(workspace) as store:
-        chain_id = find(store, identifier, ["chain"]).identifier
-        fitted = store.datasets.get(fitted) if isinstance(fitted, str) else fitted
-        several = ((store.get_chain(chain_id) or {}).get("metadata") or {}).get("target_names") or ()
-        one = target if target in several else None
-        found = store.diagnose(chain_id, spectra, calibration=fitted, alpha=alpha, target=one)
-        if figure is not None:
-            from nirs_store.plots import save_figure
+    chain_id = find(store, identifier, ["chain"]).identifier
+    fitted = store.datasets.get(fitted) if isinstance(fitted, str) else fitted
+    several = ((store.get_chain(chain_id) or {}).get("metadata") or {}).get("target_names") or ()
+    one = target if target in several else None
+    found = store.diagnose(chain_id, spectra, calibration=fitted, alpha=alpha, target=one)
+    if figure is not None:
+        from nirs_store.plots import save_figure
 
-            folder = store.workspace_path / "exports"
-            path = save_figure(_draw(found, figure), output or folder / f"{figure}_{chain_id[-8:]}.png")
-            click.echo(f"Figure: {path}", err=True)
+        folder = store.workspace_path / "exports"
+        path = save_figure(_draw(found, figure), output or folder / f"{figure}_{chain_id[-8:]}.png")
+        click.echo(f"Figure: {path}", err=True)
     if table is not None:
         _print_csv(getattr(found, table))
         return
@@ -222,20 +217,18 @@ def command_diagnose(
 @click.argument("identifier", metavar="CHAIN")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with all digits.")
 @json_option
-@workspace_option
-def command_coefficients(identifier: str, as_csv: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def command_coefficients(store: WorkspaceStore, identifier: str, as_csv: bool, as_json: bool) -> None:
     """Print the regression coefficients of a chain's linear model, one row per channel.
 
     They belong to the spectra after all preprocessing, in units of the target per unit of signal. With fold models
     in the store, each fold has a column too.
     """
-    from nirs_store.cli._output import numbers, print_json, print_table
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
     if as_csv and as_json:
         raise click.UsageError("--json and --csv exclude each other.")
-    with open_store(workspace) as store:
-        frame = store.coefficients(find(store, identifier, ["chain"]).identifier)
+    frame = store.coefficients(find(store, identifier, ["chain"]).identifier)
     if as_csv:
         _print_csv(frame)
     elif as_json:
@@ -251,7 +244,6 @@ def command_coefficients(identifier: str, as_csv: bool, as_json: bool, workspace
 
 
 def _print_csv(frame: pl.DataFrame) -> None:
-    from nirs_store.cli._output import flat_text, print_data
     from nirs_store.reading.export import frame_csv
 
     print_data(frame_csv(flat_text(frame)))

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import Choice, dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    Choice,
+    confirm,
+    dry_run_option,
+    json_option,
+    store_option,
+    yes_option,
+)
+from nirs_store.cli._output import cell_text, moment, numbers, print_fields, print_json, print_table, short_id
 from nirs_store.cli.commands import service
 from nirs_store.display import printable
 
@@ -46,14 +55,10 @@ for _each in (
 
 @command.command("list")
 @json_option
-@workspace_option
-def list_(as_json: bool, workspace: Path) -> None:
+@store_option
+def list_(store: WorkspaceStore, as_json: bool) -> None:
     """List the calibrations."""
-    from nirs_store.cli._output import moment, print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.calibrations.list()
+    found = store.calibrations.list()
     if as_json:
         print_json(found.to_dicts())
         return
@@ -70,15 +75,11 @@ def list_(as_json: bool, workspace: Path) -> None:
 @command.command("show")
 @click.argument("calibration", metavar="NAME[@VERSION]")
 @json_option
-@workspace_option
-def show(calibration: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def show(store: WorkspaceStore, calibration: str, as_json: bool) -> None:
     """Show the versions of a name with its aliases, or one version with its signatures."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        one = "@" in calibration
-        facts = _version(store, calibration) if one else _name(store, calibration)
+    one = "@" in calibration
+    facts = _version(store, calibration) if one else _name(store, calibration)
     if as_json:
         print_json(facts)
     elif one:
@@ -120,8 +121,6 @@ def _name(store: WorkspaceStore, name: str) -> dict[str, Any]:
 def _print_name(facts: dict[str, Any]) -> None:
     import json
 
-    from nirs_store.cli._output import moment, numbers, print_table, short_id
-
     figures = [json.loads(row["figures"]) for row in facts["versions"]]
     table = {
         "version": [f"v{row['version']}" for row in facts["versions"]],
@@ -158,7 +157,6 @@ def _number(version: int | None) -> str:
 
 
 def _print_version(facts: dict[str, Any]) -> None:
-    from nirs_store.cli._output import cell_text, print_fields, print_table
     from nirs_store.service.figures import labelled
 
     scope = "; ".join(f"{key}: {_words(value)}" for key, value in facts["scope"].items())
@@ -216,8 +214,9 @@ def _words(value: Any) -> str:
     "--fact", "facts", multiple=True, metavar="KEY=TEXT", help="A fact for the dossier (repeatable)."
 )
 @json_option
-@workspace_option
+@store_option
 def register(
+    store: WorkspaceStore,
     name: str,
     chain: str,
     alias: str | None,
@@ -230,7 +229,6 @@ def register(
     note: str | None,
     facts: tuple[str, ...],
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Register a chain as the next version of NAME.
 
@@ -240,7 +238,7 @@ def register(
     \b
     nirs-store calibrations register fat 3fd52bb4 --range 0 60 --fact "reference_method=ISO 1443"
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
     scope = {
         "matrix": list(matrix) or None,
@@ -251,22 +249,20 @@ def register(
     pairs = [each.partition("=") for each in facts]
     if any(not sign or not key.strip() for key, sign, _ in pairs):
         raise click.UsageError("--fact: expected KEY=TEXT, e.g. reference_method=ISO 1443.")
-    with open_store(workspace) as store:
-        found = store.calibrations.register(
-            name,
-            find(store, chain, ["chain"]).identifier,
-            scope={key: value for key, value in scope.items() if value},
-            note=note,
-            author=author,
-            dataset=dataset,
-            metadata={key.strip(): value.strip() for key, _, value in pairs},
-            alias=alias,
-        )
+    found = store.calibrations.register(
+        name,
+        find(store, chain, ["chain"]).identifier,
+        scope={key: value for key, value in scope.items() if value},
+        note=note,
+        author=author,
+        dataset=dataset,
+        metadata={key.strip(): value.strip() for key, _, value in pairs},
+        alias=alias,
+    )
     _say(found, as_json, "Registered")
 
 
 def _say(found: CalibrationVersion, as_json: bool, what: str) -> None:
-    from nirs_store.cli._output import print_json
 
     if as_json:
         print_json(found.to_dict() | {"label": found.label})
@@ -283,8 +279,9 @@ def _say(found: CalibrationVersion, as_json: bool, what: str) -> None:
 @click.option("--reason", "-m", metavar="TEXT", help="Why; kept in the history.")
 @_by
 @json_option
-@workspace_option
+@store_option
 def alias(
+    store: WorkspaceStore,
     name: str,
     alias: str | None,
     version: str | None,
@@ -292,22 +289,17 @@ def alias(
     reason: str | None,
     user: str | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Point ALIAS of NAME to VERSION (v3, latest, another alias). Without ALIAS, list the aliases."""
-    from nirs_store.cli._output import print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
     if remove and (alias is None or version is not None):
         raise click.UsageError("--remove takes a name and an alias.")
     if alias is not None and version is None and not remove:
         raise click.UsageError("Name the version: v3, latest, or another alias.")
-    with open_store(workspace) as store:
-        if remove and alias is not None:
-            store.calibrations.remove_alias(name, alias, reason=reason, user=user)
-        elif alias is not None:
-            store.calibrations.set_alias(name, alias, version, reason=reason, user=user)
-        found = store.calibrations.aliases(name)
+    if remove and alias is not None:
+        store.calibrations.remove_alias(name, alias, reason=reason, user=user)
+    elif alias is not None:
+        store.calibrations.set_alias(name, alias, version, reason=reason, user=user)
+    found = store.calibrations.aliases(name)
     if as_json:
         print_json(found)
     elif found:
@@ -328,8 +320,9 @@ def alias(
 )
 @click.option("--remove", is_flag=True, help="Remove the rule.")
 @_by
-@workspace_option
+@store_option
 def rule(
+    store: WorkspaceStore,
     name: str,
     alias: str,
     signatures: int,
@@ -337,20 +330,16 @@ def rule(
     meanings: tuple[str, ...],
     remove: bool,
     user: str | None,
-    workspace: Path,
 ) -> None:
     """Require signatures of a version before ALIAS of NAME may point to it."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        if remove:
-            there = store.calibrations.remove_rule(name, alias, user=user)
-            click.echo("Removed." if there else "There was no rule.")
-            return
-        store.calibrations.set_rule(
-            name, alias, signatures=signatures, others=others, meanings=meanings, user=user
-        )
-        click.echo(f"The alias {printable(alias)!r} demands {store.calibrations.rules(name)[alias]}.")
+    if remove:
+        there = store.calibrations.remove_rule(name, alias, user=user)
+        click.echo("Removed." if there else "There was no rule.")
+        return
+    store.calibrations.set_rule(
+        name, alias, signatures=signatures, others=others, meanings=meanings, user=user
+    )
+    click.echo(f"The alias {printable(alias)!r} demands {store.calibrations.rules(name)[alias]}.")
 
 
 @command.command("sign")
@@ -360,25 +349,21 @@ def rule(
 @click.option("--note", "-m", metavar="TEXT", help="Free text.")
 @_key_file
 @json_option
-@workspace_option
+@store_option
 def sign(
+    store: WorkspaceStore,
     calibration: str,
     meaning: Any,
     signer: str | None,
     note: str | None,
     key_file: Path | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Sign a version: bind name, time and meaning to its content.
 
     Without a key, anyone with write access to the workspace can make such a signature.
     """
-    from nirs_store.cli._output import moment, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.calibrations.sign(calibration, meaning=meaning, signer=signer, note=note, key=key_file)
+    found = store.calibrations.sign(calibration, meaning=meaning, signer=signer, note=note, key=key_file)
     if as_json:
         print_json(found.to_dict())
         return
@@ -396,17 +381,13 @@ def sign(
     help="File with a secret (repeatable).",
 )
 @json_option
-@workspace_option
+@store_option
 @click.pass_context
 def verify(
-    ctx: click.Context, calibration: str, key_files: tuple[Path, ...], as_json: bool, workspace: Path
+    ctx: click.Context, store: WorkspaceStore, calibration: str, key_files: tuple[Path, ...], as_json: bool
 ) -> None:
     """Check the signatures of a version, what was signed, and the audit trail; exit code 4 if anything is wrong."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.calibrations.verify_signatures(calibration, key_files)
+    found = store.calibrations.verify_signatures(calibration, key_files)
     if as_json:
         print_json(found.to_dict())
     elif not (found.valid or found.problems or found.unchecked):
@@ -433,29 +414,25 @@ def verify(
     help="File with a secret, to check signatures (repeatable).",
 )
 @json_option
-@workspace_option
+@store_option
 def dossier(
+    store: WorkspaceStore,
     calibration: str,
     output: Path | None,
     no_figures: bool,
     key_files: tuple[Path, ...],
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Write one page with what a validation asks for about a version; the page marks what is missing.
 
     Without --output, the file is written to the folder exports/ of the workspace. It collects records; it does not
     state that a standard or regulation is met.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        version = store.calibrations.get(calibration)
-        drawn = not (no_figures or (as_json and output is None))
-        found = store.calibrations.dossier(version.label, keys=key_files, figures=drawn)
-        if output is None and not as_json:
-            output = store.workspace_path / "exports" / f"dossier_{version.version_id[-8:]}.html"
+    version = store.calibrations.get(calibration)
+    drawn = not (no_figures or (as_json and output is None))
+    found = store.calibrations.dossier(version.label, keys=key_files, figures=drawn)
+    if output is None and not as_json:
+        output = store.workspace_path / "exports" / f"dossier_{version.version_id[-8:]}.html"
     written = None if output is None else found.save(output)
     if as_json:
         print_json(found.to_dict() | {"path": None if written is None else str(written)})
@@ -474,36 +451,31 @@ def dossier(
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
+@store_option
 def delete(
+    store: WorkspaceStore,
     calibration: str,
     reason: str | None,
     now: bool,
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Delete a version with its signatures; its chain stays, and its number is not used again.
 
     'nirs-store trash restore ID' undoes this within 30 days, unless --now was given. A version that an alias
     points to is refused.
     """
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        plan = store.calibrations.plan_delete(calibration)
-        signatures = store.calibrations.signatures(plan.label)
-        if not as_json:
-            click.echo(f"{printable(plan.label)} with {len(signatures)} signatures; its chain stays")
-            if now:
-                click.echo(FOR_GOOD)
-        if not dry_run:
-            if not confirm("Delete this?", yes):
-                return
-            store.calibrations.delete(plan.version_id, reason=reason, now=now)
+    plan = store.calibrations.plan_delete(calibration)
+    signatures = store.calibrations.signatures(plan.label)
+    if not as_json:
+        click.echo(f"{printable(plan.label)} with {len(signatures)} signatures; its chain stays")
+        if now:
+            click.echo(FOR_GOOD)
+    if not dry_run:
+        if not confirm("Delete this?", yes):
+            return
+        store.calibrations.delete(plan.version_id, reason=reason, now=now)
     if as_json:
         print_json(plan.to_dict() | {"label": plan.label, "dry_run": dry_run, "signatures": len(signatures)})
     elif not dry_run:

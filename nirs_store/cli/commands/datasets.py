@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import confirm, json_option, workspace_option, yes_option
+from nirs_store.cli._options import FOR_GOOD, confirm, json_option, store_option, yes_option
+from nirs_store.cli._output import human_bytes, moment, print_fields, print_json, print_table, short_id
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.errors import quoted
 
@@ -46,8 +47,9 @@ def command() -> None:
 @click.option("--other-grid", is_flag=True, help="Allow wavelengths other than those of the newest version.")
 @reading_options
 @json_option
-@workspace_option
+@store_option
 def add(
+    store: WorkspaceStore,
     name: str,
     file: tuple[Path, ...],
     id_column: str | None,
@@ -58,12 +60,8 @@ def add(
     other_grid: bool,
     reading: dict[str, Any],
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Store the spectra of FILE (or several on one grid) as the next version of NAME."""
-    from nirs_store.cli._output import human_bytes, print_json
-    from nirs_store.cli._workspace import open_store
-
     wrong = next((each for each in units if "=" not in each), None)
     if wrong is not None:
         raise click.UsageError(f"--unit: expected COLUMN=UNIT, as in moisture=%; found {wrong!r}.")
@@ -74,14 +72,13 @@ def add(
         groups=groups,
         wavelength_unit=wavelength_unit,
     )
-    with open_store(workspace) as store:
-        made = store.datasets.add(
-            name,
-            spectra,
-            units=dict(each.split("=", 1) for each in units),
-            note=note,
-            other_grid=other_grid,
-        )
+    made = store.datasets.add(
+        name,
+        spectra,
+        units=dict(each.split("=", 1) for each in units),
+        note=note,
+        other_grid=other_grid,
+    )
     if as_json:
         print_json({**made.to_dict(), "added": made.added})
     elif made.added:
@@ -94,40 +91,30 @@ def add(
 
 @command.command("list", cls=Command)
 @json_option
-@workspace_option
-def list_datasets(as_json: bool, workspace: Path) -> None:
+@store_option
+def list_datasets(store: WorkspaceStore, as_json: bool) -> None:
     """List the data sets, each with its newest version."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.datasets.list()
+    found = store.datasets.list()
     _print_versions(found, as_json)
 
 
 @command.command("versions", cls=Command)
 @click.argument("name")
 @json_option
-@workspace_option
-def versions(name: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def versions(store: WorkspaceStore, name: str, as_json: bool) -> None:
     """List the versions of NAME, oldest first."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.datasets.versions(name)
+    found = store.datasets.versions(name)
     _print_versions(found, as_json)
 
 
 @command.command("show", cls=Command)
 @click.argument("name")
 @json_option
-@workspace_option
-def show(name: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def show(store: WorkspaceStore, name: str, as_json: bool) -> None:
     """Show a version, NAME@v2, or the newest, NAME."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.datasets.version(name)
+    found = store.datasets.version(name)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -138,14 +125,10 @@ def show(name: str, as_json: bool, workspace: Path) -> None:
 @click.argument("before")
 @click.argument("after")
 @json_option
-@workspace_option
-def diff(before: str, after: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def diff(store: WorkspaceStore, before: str, after: str, as_json: bool) -> None:
     """Compare two versions: samples added, removed and changed, references corrected."""
-    from nirs_store.cli._output import print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.datasets.diff(before, after)
+    found = store.datasets.diff(before, after)
     if as_json:
         print_json(found.to_dict())
         return
@@ -165,8 +148,9 @@ def diff(before: str, after: str, as_json: bool, workspace: Path) -> None:
 @click.option("--invert", is_flag=True, help="All other samples instead.")
 @click.option("--note", "-m", metavar="TEXT", help="Why these samples.")
 @json_option
-@workspace_option
+@store_option
 def select(
+    store: WorkspaceStore,
     source: str,
     name: str,
     ids: tuple[str, ...],
@@ -174,16 +158,9 @@ def select(
     invert: bool,
     note: str | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Store some samples of SOURCE (such as corn@v2) as the next version of NAME: a calibration or test set."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        made = store.datasets.select(
-            source, name, ids=list(ids) or None, where=where, invert=invert, note=note
-        )
+    made = store.datasets.select(source, name, ids=list(ids) or None, where=where, invert=invert, note=note)
     if as_json:
         print_json({**made.to_dict(), "added": made.added})
     else:
@@ -196,30 +173,23 @@ def select(
 @_id_option
 @_where_option
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@workspace_option
+@store_option
 def export(
-    name: str, path: Path, ids: tuple[str, ...], where: str | None, overwrite: bool, workspace: Path
+    store: WorkspaceStore, name: str, path: Path, ids: tuple[str, ...], where: str | None, overwrite: bool
 ) -> None:
     """Write NAME (or NAME@v2) as a table: PATH ends with .parquet or .csv."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        written = store.datasets.export(name, path, ids=list(ids) or None, where=where, overwrite=overwrite)
+    written = store.datasets.export(name, path, ids=list(ids) or None, where=where, overwrite=overwrite)
     click.echo(f"Wrote {written}")
 
 
 @command.command("chains", cls=Command)
 @click.argument("sample")
 @json_option
-@workspace_option
-def chains(sample: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def chains(store: WorkspaceStore, sample: str, as_json: bool) -> None:
     """List the chains that have seen SAMPLE, of those recorded from data sets."""
-    from nirs_store.cli._output import moment, print_json, print_table, short_id
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.datasets.chains_of(sample)
-        holding = [] if as_json or found.height else _holding(store, sample)
+    found = store.datasets.chains_of(sample)
+    holding = [] if as_json or found.height else _holding(store, sample)
     if as_json:
         print_json(found.to_dicts())
         return
@@ -265,14 +235,10 @@ def _holding(store: WorkspaceStore, sample: str) -> list[str]:
 @click.argument("first")
 @click.argument("second")
 @json_option
-@workspace_option
-def common(first: str, second: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def common(store: WorkspaceStore, first: str, second: str, as_json: bool) -> None:
     """List the spectra that two data sets share; a calibration set and its test set should share none."""
-    from nirs_store.cli._output import print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.datasets.in_common(first, second)
+    found = store.datasets.in_common(first, second)
     if as_json:
         print_json(found.to_dicts())
     elif found.is_empty():
@@ -288,26 +254,21 @@ def common(first: str, second: str, as_json: bool, workspace: Path) -> None:
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Delete even if a pin, a selection or a chain needs it.")
 @yes_option
-@workspace_option
-def delete(name: str, force: bool, yes: bool, workspace: Path) -> None:
+@store_option
+def delete(store: WorkspaceStore, name: str, force: bool, yes: bool) -> None:
     """Delete a version, NAME@v2; 'nirs-store gc' then frees its files."""
-    from nirs_store.cli._options import FOR_GOOD
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.datasets.version(name)
-        if not yes:
-            _print_version(found)
-            click.echo(FOR_GOOD)
-        if not confirm(f"Delete {found.reference}?", yes):
-            click.echo("Nothing was deleted.")
-            return
-        store.datasets.delete(name, force=force)
+    found = store.datasets.version(name)
+    if not yes:
+        _print_version(found)
+        click.echo(FOR_GOOD)
+    if not confirm(f"Delete {found.reference}?", yes):
+        click.echo("Nothing was deleted.")
+        return
+    store.datasets.delete(name, force=force)
     click.echo(f"Deleted {found.reference}.")
 
 
 def _print_version(found: DatasetVersion) -> None:
-    from nirs_store.cli._output import human_bytes, moment, print_fields
 
     chosen = found.selection or {}
     print_fields(
@@ -328,7 +289,6 @@ def _print_version(found: DatasetVersion) -> None:
 
 
 def _print_versions(frame: pl.DataFrame, as_json: bool) -> None:
-    from nirs_store.cli._output import human_bytes, moment, print_json, print_table
 
     rows = frame.to_dicts()
     if as_json:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    dry_run_option,
+    json_option,
+    store_option,
+    yes_option,
+)
+from nirs_store.cli._output import moment, print_fields, print_json, print_table, short_id
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,21 +53,18 @@ def command() -> None:
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only with this tag; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The newest N.")
 @json_option
-@workspace_option
+@store_option
 def list_evaluations(
+    store: WorkspaceStore,
     model: str | None,
     suite: str | None,
     status: str | None,
     tags: tuple[str, ...],
     limit: int | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """List evaluations, oldest first."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.evaluations.list(model_id=model, suite=suite, status=status, tags=tags, limit=limit)
+    frame = store.evaluations.list(model_id=model, suite=suite, status=status, tags=tags, limit=limit)
     shown = ("evaluation_id", "suite", "model_id", "status", "metric", "scores", "success_rate", "created_at")
     _print(frame, as_json, shown)
 
@@ -67,14 +72,10 @@ def list_evaluations(
 @command.command("show")
 @click.argument("evaluation", metavar="ID")
 @json_option
-@workspace_option
-def show(evaluation: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def show(store: WorkspaceStore, evaluation: str, as_json: bool) -> None:
     """Show an evaluation with its recorded environment."""
-    from nirs_store.cli._output import moment, print_fields, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.evaluations.get(_find(store, evaluation)) or {}
+    found = store.evaluations.get(_find(store, evaluation)) or {}
     if as_json:
         print_json(found)
         return
@@ -91,8 +92,9 @@ def show(evaluation: str, as_json: bool, workspace: Path) -> None:
 @_seed_option
 @_figure_option
 @json_option
-@workspace_option
+@store_option
 def leaderboard(
+    store: WorkspaceStore,
     suite: str,
     metric: str | None,
     which: str,
@@ -100,13 +102,9 @@ def leaderboard(
     seed: int,
     figure: Path | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Rank the models of a suite, with bootstrap confidence intervals."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.evaluations.leaderboard(suite, metric, which=which, confidence=confidence, seed=seed)
+    frame = store.evaluations.leaderboard(suite, metric, which=which, confidence=confidence, seed=seed)
     _draw("leaderboard_intervals", frame, figure)
     shown = ("rank", "model_id", "metric", "value", "ci_low", "ci_high", "n", "success_rate", "champion")
     _print(frame, as_json, shown)
@@ -119,15 +117,12 @@ def leaderboard(
 @_which_option
 @_seed_option
 @json_option
-@workspace_option
+@store_option
 def groups(
-    suite: str, by: str, metric: str | None, which: str, seed: int, as_json: bool, workspace: Path
+    store: WorkspaceStore, suite: str, by: str, metric: str | None, which: str, seed: int, as_json: bool
 ) -> None:
     """Show a metric for each group of episodes or samples."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.evaluations.by_group(suite, by, metric, which=which, seed=seed)
+    frame = store.evaluations.by_group(suite, by, metric, which=which, seed=seed)
     _print(frame, as_json, frame.columns)
 
 
@@ -145,8 +140,9 @@ def groups(
 @click.option("--pair-by", metavar="COLUMN", help="Column that pairs the rows.")
 @_figure_option
 @json_option
-@workspace_option
+@store_option
 def compare(
+    store: WorkspaceStore,
     suite: str,
     metric: str | None,
     test: str,
@@ -154,13 +150,9 @@ def compare(
     pair_by: str | None,
     figure: Path | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Compare every model with every other on the same episodes or samples."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.evaluations.compare(suite, metric, test=test, correction=correction, pair_by=pair_by)
+    found = store.evaluations.compare(suite, metric, test=test, correction=correction, pair_by=pair_by)
     _draw("comparison_matrix", found, figure)
     shown = ("model_a", "model_b", "n", "mean_difference", "p_value", "p_adjusted", "better")
     _print(found.frame, as_json, shown)
@@ -171,21 +163,18 @@ def compare(
 @click.argument("objectives", metavar="METRIC METRIC...", nargs=-1, required=True)
 @_figure_option
 @json_option
-@workspace_option
+@store_option
 def pareto(
-    suite: str, objectives: tuple[str, ...], figure: Path | None, as_json: bool, workspace: Path
+    store: WorkspaceStore, suite: str, objectives: tuple[str, ...], figure: Path | None, as_json: bool
 ) -> None:
     """Find the Pareto-optimal models; METRIC=lower sets a direction."""
-    from nirs_store.cli._workspace import open_store
-
     stated = dict(each.split("=", 1) for each in objectives if "=" in each)
     names = [each.split("=", 1)[0] for each in objectives]
-    with open_store(workspace) as store:
-        found = store.evaluations.pareto(suite, names)
-        if stated:
-            from nirs_store.evaluations.rows import better_of
+    found = store.evaluations.pareto(suite, names)
+    if stated:
+        from nirs_store.evaluations.rows import better_of
 
-            found = store.evaluations.pareto(suite, {n: stated.get(n) or better_of(n) for n in names})
+        found = store.evaluations.pareto(suite, {n: stated.get(n) or better_of(n) for n in names})
     _draw("pareto_front", found, figure)
     _print(found, as_json, ("model_id", *names, "on_front", "dominated_by"))
 
@@ -197,15 +186,18 @@ def pareto(
 @_seed_option
 @_figure_option
 @json_option
-@workspace_option
+@store_option
 def robustness(
-    suite: str, by: str, metric: str | None, seed: int, figure: Path | None, as_json: bool, workspace: Path
+    store: WorkspaceStore,
+    suite: str,
+    by: str,
+    metric: str | None,
+    seed: int,
+    figure: Path | None,
+    as_json: bool,
 ) -> None:
     """Show a metric against a numeric column."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.evaluations.robustness(suite, by, metric, seed=seed)
+    frame = store.evaluations.robustness(suite, by, metric, seed=seed)
     _draw("robustness_curves", frame, figure)
     _print(frame, as_json, frame.columns)
 
@@ -216,15 +208,17 @@ def robustness(
 @click.option("--model", metavar="ID", help="Only this model.")
 @_figure_option
 @json_option
-@workspace_option
+@store_option
 def trend(
-    suite: str, metric: str | None, model: str | None, figure: Path | None, as_json: bool, workspace: Path
+    store: WorkspaceStore,
+    suite: str,
+    metric: str | None,
+    model: str | None,
+    figure: Path | None,
+    as_json: bool,
 ) -> None:
     """Show the recorded values over time."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.evaluations.trend(suite, metric, model_id=model)
+    frame = store.evaluations.trend(suite, metric, model_id=model)
     _draw("score_trend", frame, figure)
     _print(frame, as_json, ("created_at", "model_id", "metric", "value", "change", "best_so_far"))
 
@@ -242,14 +236,13 @@ def _draw(name: str, found: Any, path: Path | None) -> None:
 @_metric_option
 @click.option("--history", is_flag=True, help="Every change, oldest first.")
 @json_option
-@workspace_option
-def champions(suite: str | None, metric: str | None, history: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def champions(
+    store: WorkspaceStore, suite: str | None, metric: str | None, history: bool, as_json: bool
+) -> None:
     """List the present champions by rank, or the history of champions."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        book = store.evaluations
-        frame = book.progression(suite, metric, rank=None) if history else book.champions(suite, metric)
+    book = store.evaluations
+    frame = book.progression(suite, metric, rank=None) if history else book.champions(suite, metric)
     shown = ("suite", "metric", "rank", "model_id", "value", "previous_model", "improvement", "chosen_by")
     _print(frame, as_json, (*shown, "made_at"))
 
@@ -261,25 +254,21 @@ def champions(suite: str | None, metric: str | None, history: bool, as_json: boo
 @click.option("--note", metavar="TEXT", help="Why.")
 @dry_run_option
 @json_option
-@workspace_option
+@store_option
 def crown(
+    store: WorkspaceStore,
     evaluation: str,
     metric: str | None,
     rank: int,
     note: str | None,
     dry_run: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Set a champion by hand."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        identifier = _find(store, evaluation)
-        found = store.evaluations.plan_champion(identifier, metric=metric, rank=rank)
-        if not dry_run:
-            store.evaluations.set_champion(identifier, metric=metric, rank=rank, note=note)
+    identifier = _find(store, evaluation)
+    found = store.evaluations.plan_champion(identifier, metric=metric, rank=rank)
+    if not dry_run:
+        store.evaluations.set_champion(identifier, metric=metric, rank=rank, note=note)
     if as_json:
         told = {"suite": found["suite"], "model_id": found["model_id"], "evaluation_id": identifier}
         print_json({**told, "rank": rank, "dry_run": dry_run})
@@ -295,22 +284,18 @@ def crown(
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A .md or .html file.")
 @_seed_option
 @json_option
-@workspace_option
+@store_option
 def summary(
+    store: WorkspaceStore,
     suite: str,
     metric: str | None,
     by: str | None,
     output: Path | None,
     seed: int,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Summarize a suite on one page, with recommendations."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        page = store.evaluations.summary(suite, metric, by=by, seed=seed)
+    page = store.evaluations.summary(suite, metric, by=by, seed=seed)
     if output is not None:
         page.save(output)
     if as_json:
@@ -326,14 +311,12 @@ def summary(
 @click.option("--what", type=click.Choice(["episodes", "samples"]), default="episodes", show_default=True)
 @click.option("--format", type=click.Choice(["csv", "json", "both"]), default="both", show_default=True)
 @json_option
-@workspace_option
-def export(evaluation: str, folder: Path, what: str, format: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def export(
+    store: WorkspaceStore, evaluation: str, folder: Path, what: str, format: str, as_json: bool
+) -> None:
     """Write the episodes or samples of an evaluation as CSV, JSON or both."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        written = store.evaluations.export(_find(store, evaluation), folder, what=what, format=format)
+    written = store.evaluations.export(_find(store, evaluation), folder, what=what, format=format)
     if as_json:
         print_json(written)
         return
@@ -347,31 +330,26 @@ def export(evaluation: str, folder: Path, what: str, format: str, as_json: bool,
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
-def delete(evaluation: str, now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def delete(
+    store: WorkspaceStore, evaluation: str, now: bool, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """Delete an evaluation and its champion ranks; the next ranks move up.
 
     'nirs-store trash restore ID' undoes this within 30 days, unless --now was given.
     """
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        identifier = _find(store, evaluation)
-        found = store.evaluations.get(identifier) or {}
-        ranks = store.evaluations.plan_delete(identifier)
-        if not as_json:
-            click.echo(f"{identifier}: {found['model_id']} on {found['suite']}")
-            for each in ranks:
-                heir = each["next_model"] or "no model"
-                click.echo(
-                    f"  rank {each['rank']} by {each['metric']} goes from {each['model_id']} to {heir}"
-                )
-            if now:
-                click.echo(FOR_GOOD)
-        question = "Delete it for good?" if now else "Delete it?"
-        done = not dry_run and confirm(question, yes) and store.evaluations.delete(identifier, now=now)
+    identifier = _find(store, evaluation)
+    found = store.evaluations.get(identifier) or {}
+    ranks = store.evaluations.plan_delete(identifier)
+    if not as_json:
+        click.echo(f"{identifier}: {found['model_id']} on {found['suite']}")
+        for each in ranks:
+            heir = each["next_model"] or "no model"
+            click.echo(f"  rank {each['rank']} by {each['metric']} goes from {each['model_id']} to {heir}")
+        if now:
+            click.echo(FOR_GOOD)
+    question = "Delete it for good?" if now else "Delete it?"
+    done = not dry_run and confirm(question, yes) and store.evaluations.delete(identifier, now=now)
     if as_json:
         print_json(
             {"evaluation_id": identifier, "dry_run": dry_run, "deleted": done, "champions": list(ranks)}
@@ -403,7 +381,6 @@ def _find(store: WorkspaceStore, text: str) -> str:
 
 
 def _print(frame: pl.DataFrame, as_json: bool, columns: Sequence[str]) -> None:
-    from nirs_store.cli._output import print_json, print_table
 
     if as_json:
         print_json([_decoded(row) for row in frame.iter_rows(named=True)])
@@ -425,7 +402,6 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: Any, name: str) -> Any:
-    from nirs_store.cli._output import moment, short_id
     from nirs_store.ids import is_id
 
     if name == "evaluation_id":

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    dry_run_option,
+    json_option,
+    store_option,
+    yes_option,
+)
+from nirs_store.cli._output import human_bytes, moment, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     import polars as pl
 
     from nirs_store.files.api import FileRemoval
+    from nirs_store.store import WorkspaceStore
 
 __all__ = ["CHANGING"]
 
@@ -32,26 +41,22 @@ _test_option = click.option("--test", "test_name", metavar="NAME", help="The fil
 @click.option("--remove", is_flag=True, help="Remove the alias.")
 @_test_option
 @json_option
-@workspace_option
+@store_option
 def alias(
+    store: WorkspaceStore,
     name: str,
     alias: str | None,
     version: str | None,
     remove: bool,
     test_name: str | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Set ALIAS to a version (default: the newest). Without ALIAS, list the aliases."""
-    from nirs_store.cli._output import print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        if alias is not None and remove:
-            store.files.remove_alias(name, alias, test_name=test_name)
-        elif alias is not None:
-            store.files.set_alias(name, alias, version, test_name=test_name)
-        found = store.files.aliases(name, test_name=test_name)
+    if alias is not None and remove:
+        store.files.remove_alias(name, alias, test_name=test_name)
+    elif alias is not None:
+        store.files.set_alias(name, alias, version, test_name=test_name)
+    found = store.files.aliases(name, test_name=test_name)
     if as_json:
         print_json(found)
     elif found:
@@ -66,15 +71,17 @@ def alias(
 @click.option("--message", "-m", metavar="TEXT", help="Reason, for example of a failure.")
 @_version_option
 @_test_option
-@workspace_option
+@store_option
 def status(
-    name: str, status: str, message: str | None, version: str | None, test_name: str | None, workspace: Path
+    store: WorkspaceStore,
+    name: str,
+    status: str,
+    message: str | None,
+    version: str | None,
+    test_name: str | None,
 ) -> None:
     """Set the status of a file: pending, in_progress, completed or failed."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        store.files.set_status(name, status, message, version=version, test_name=test_name)
+    store.files.set_status(name, status, message, version=version, test_name=test_name)
 
 
 @click.command("delete", cls=Command)
@@ -89,8 +96,9 @@ def status(
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
+@store_option
 def delete(
+    store: WorkspaceStore,
     name: str,
     version: str | None,
     test_name: str | None,
@@ -98,24 +106,19 @@ def delete(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Delete a file with all its versions, or one version. This cannot be undone."""
-    from nirs_store.cli._options import confirm
-    from nirs_store.cli._workspace import open_store
 
-    with open_store(workspace) as store:
+    def remove(dry: bool) -> FileRemoval:
+        return store.files.delete(name, version=version, test_name=test_name, force=force, dry_run=dry)
 
-        def remove(dry: bool) -> FileRemoval:
-            return store.files.delete(name, version=version, test_name=test_name, force=force, dry_run=dry)
-
-        plan = remove(True)
+    plan = remove(True)
+    if not as_json:
+        _print(plan)
+    if not dry_run and confirm("Delete this for good?", yes):
+        plan = remove(False)
         if not as_json:
-            _print(plan)
-        if not dry_run and confirm("Delete this for good?", yes):
-            plan = remove(False)
-            if not as_json:
-                click.echo(f"Deleted {len(plan)} versions.")
+            click.echo(f"Deleted {len(plan)} versions.")
     _finish(plan, as_json)
 
 
@@ -131,8 +134,9 @@ def delete(
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
+@store_option
 def cleanup(
+    store: WorkspaceStore,
     days: float,
     old_tests: int | None,
     include_production: bool,
@@ -140,33 +144,27 @@ def cleanup(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Remove old unneeded files, and leftovers of programs that died. This cannot be undone."""
-    from nirs_store.cli._options import confirm
-    from nirs_store.cli._workspace import open_store
 
-    with open_store(workspace) as store:
+    def remove(dry: bool) -> FileRemoval:
+        if old_tests is not None:
+            return store.files.cleanup_old_tests(old_tests, dry_run=dry)
+        return store.files.cleanup(
+            days, dry_run=dry, include_production=include_production, of_evaluations=of_evaluations
+        )
 
-        def remove(dry: bool) -> FileRemoval:
-            if old_tests is not None:
-                return store.files.cleanup_old_tests(old_tests, dry_run=dry)
-            return store.files.cleanup(
-                days, dry_run=dry, include_production=include_production, of_evaluations=of_evaluations
-            )
-
-        plan = remove(True)
+    plan = remove(True)
+    if not as_json:
+        _print(plan)
+    if not dry_run and (plan.versions or plan.workplaces) and confirm("Remove this for good?", yes):
+        plan = remove(False)
         if not as_json:
-            _print(plan)
-        if not dry_run and (plan.versions or plan.workplaces) and confirm("Remove this for good?", yes):
-            plan = remove(False)
-            if not as_json:
-                click.echo(f"Removed {len(plan)} versions.")
+            click.echo(f"Removed {len(plan)} versions.")
     _finish(plan, as_json)
 
 
 def _print(plan: FileRemoval) -> None:
-    from nirs_store.cli._options import FOR_GOOD
 
     click.echo(str(plan))
     for row in plan.versions:
@@ -179,7 +177,6 @@ def _print(plan: FileRemoval) -> None:
 
 
 def _finish(plan: FileRemoval, as_json: bool) -> None:
-    from nirs_store.cli._output import print_json
 
     if as_json:
         print_json(plan.to_dict())
@@ -224,27 +221,23 @@ def command() -> None:
 @click.option("--run-id", metavar="ID", help="Run of the file.")
 @click.option("--force", is_flag=True, help="Make a new version even over production content.")
 @json_option
-@workspace_option
+@store_option
 def put(
+    store: WorkspaceStore,
     what: tuple[str, ...],
     kind: str,
     tags: tuple[str, ...],
     metadata: str | None,
     sources: tuple[str, ...],
     as_json: bool,
-    workspace: Path,
     **about: Any,
 ) -> None:
     """Store a file or folder under a name. Without SOURCE, only its metadata is stored."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
     if len(what) > 2:
         raise click.UsageError("Expected a source and a name, or a name alone.")
     source, name = (None, what[0]) if len(what) == 1 else what
     data = _json_object(metadata)
-    with open_store(workspace) as store:
-        version = store.files.put(source, name, type=kind, tags=tags, metadata=data, sources=sources, **about)
+    version = store.files.put(source, name, type=kind, tags=tags, metadata=data, sources=sources, **about)
     if as_json:
         print_json(version)
         return
@@ -258,18 +251,17 @@ def put(
 @click.argument("output", type=click.Path(path_type=Path), required=False)
 @_version_option
 @_test_option
-@workspace_option
-def get(name: str, output: Path | None, version: str | None, test_name: str | None, workspace: Path) -> None:
+@store_option
+def get(
+    store: WorkspaceStore, name: str, output: Path | None, version: str | None, test_name: str | None
+) -> None:
     """Write a file to OUTPUT, or to standard output, checked against its SHA-256."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        if output is not None:
-            click.echo(str(store.files.get(name, output, version=version, test_name=test_name)))
-            return
-        with store.files.open(name, version=version, test_name=test_name) as stream:
-            while piece := stream.read(1 << 20):
-                click.echo(piece, nl=False)
+    if output is not None:
+        click.echo(str(store.files.get(name, output, version=version, test_name=test_name)))
+        return
+    with store.files.open(name, version=version, test_name=test_name) as stream:
+        while piece := stream.read(1 << 20):
+            click.echo(piece, nl=False)
 
 
 @command.command("list")
@@ -280,21 +272,18 @@ def get(name: str, output: Path | None, version: str | None, test_name: str | No
 @_all_option
 @_limit_option
 @json_option
-@workspace_option
+@store_option
 def list_files(
+    store: WorkspaceStore,
     pattern: str | None,
     tags: tuple[str, ...],
     all_versions: bool,
     limit: int | None,
     as_json: bool,
-    workspace: Path,
     **filters: Any,
 ) -> None:
     """List files. In PATTERN, * matches any characters: 'ensembl/*.tsv'."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.files.list(pattern, tags=tags, all_versions=all_versions, limit=limit, **filters)
+    frame = store.files.list(pattern, tags=tags, all_versions=all_versions, limit=limit, **filters)
     _print_files(frame, as_json)
 
 
@@ -305,20 +294,17 @@ def list_files(
 @_all_option
 @_limit_option
 @json_option
-@workspace_option
+@store_option
 def search(
+    store: WorkspaceStore,
     words: tuple[str, ...],
     all_versions: bool,
     limit: int | None,
     as_json: bool,
-    workspace: Path,
     **filters: Any,
 ) -> None:
     """Find files with all WORDS in their names, tags or metadata."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.files.search(" ".join(words), all_versions=all_versions, limit=limit, **filters)
+    frame = store.files.search(" ".join(words), all_versions=all_versions, limit=limit, **filters)
     _print_files(frame, as_json)
 
 
@@ -327,16 +313,12 @@ def search(
 @_version_option
 @_test_option
 @json_option
-@workspace_option
-def show(name: str, version: str | None, test_name: str | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def show(store: WorkspaceStore, name: str, version: str | None, test_name: str | None, as_json: bool) -> None:
     """Show the sizes, hashes, tags, metadata and sources of a file."""
     import json
 
-    from nirs_store.cli._output import human_bytes, moment, print_fields, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.files.metadata(name, version=version, test_name=test_name)
+    found = store.files.metadata(name, version=version, test_name=test_name)
     if as_json:
         print_json(found)
         return
@@ -371,14 +353,10 @@ def show(name: str, version: str | None, test_name: str | None, as_json: bool, w
 @click.argument("name")
 @_test_option
 @json_option
-@workspace_option
-def versions(name: str, test_name: str | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def versions(store: WorkspaceStore, name: str, test_name: str | None, as_json: bool) -> None:
     """List the versions of a file, newest first."""
-    from nirs_store.cli._output import human_bytes, moment, print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.files.versions(name, test_name=test_name)
+    frame = store.files.versions(name, test_name=test_name)
     if as_json:
         print_json(frame.to_dicts())
         return
@@ -404,14 +382,10 @@ def versions(name: str, test_name: str | None, as_json: bool, workspace: Path) -
 @command.command("summary")
 @click.argument("pattern", required=False)
 @json_option
-@workspace_option
-def summary(pattern: str | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def summary(store: WorkspaceStore, pattern: str | None, as_json: bool) -> None:
     """Count files and bytes by type, status, mode and compression."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.files.summary(pattern)
+    found = store.files.summary(pattern)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -421,14 +395,10 @@ def summary(pattern: str | None, as_json: bool, workspace: Path) -> None:
 @command.command("validate")
 @click.argument("pattern", required=False)
 @json_option
-@workspace_option
-def validate(pattern: str | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def validate(store: WorkspaceStore, pattern: str | None, as_json: bool) -> None:
     """Read every file and compare it with its SHA-256. Exit code 4 if one is damaged."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.files.validate(pattern)
+    found = store.files.validate(pattern)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -459,8 +429,6 @@ def _json_object(text: str | None) -> dict[str, Any] | None:
 
 def _print_files(frame: pl.DataFrame, as_json: bool) -> None:
     import json
-
-    from nirs_store.cli._output import human_bytes, moment, print_json, print_table
 
     rows = [
         {**row, "tags": json.loads(row["tags"] or "[]"), "metadata": json.loads(row["metadata"] or "{}")}

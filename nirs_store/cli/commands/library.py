@@ -11,6 +11,7 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import json_option, workspace_option
+from nirs_store.cli._output import print_json, print_table, progress
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.errors import InvalidInput, NirsStoreError
 
@@ -32,8 +33,6 @@ def command() -> None:
 @workspace_option
 def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, workspace: Path) -> None:
     """List the templates of a workspace."""
-    from nirs_store.cli._output import print_json, print_table
-
     if not (workspace / "library").is_dir():
         # Templates alone are enough; without any, a name mistyped must not look like an empty library.
         _check_workspace(workspace)
@@ -63,8 +62,6 @@ def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, w
 @workspace_option
 def show(template: str, workspace: Path) -> None:
     """Print a template as JSON: its metadata and its configuration."""
-    from nirs_store.cli._output import print_json
-
     library = _library(workspace)
     name, category = _split(template)
     metadata = library.get_template_metadata(name, category)
@@ -158,7 +155,6 @@ def run(
     """
     from sklearn.base import is_classifier
 
-    from nirs_store.cli._output import progress
     from nirs_store.estimators import build_cv, build_estimator
     from nirs_store.recording import record_cross_validation
     from nirs_store.recording.groups import grouped_twin

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from nirs_store.cli._options import store_option
+from nirs_store.cli._output import print_json
+
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
+
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option
+from nirs_store.cli._options import dry_run_option, json_option
 
 _type_option = click.option(
     "--type",
@@ -43,17 +49,14 @@ def command() -> None:
     help="A tree, or a graph for Graphviz or Mermaid.",
 )
 @json_option
-@workspace_option
+@store_option
 def show(
-    thing: str, direction: str | None, depth: int | None, form: str, as_json: bool, workspace: Path
+    store: WorkspaceStore, thing: str, direction: str | None, depth: int | None, form: str, as_json: bool
 ) -> None:
     """Show the sources of an object, or the objects made from it."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing
 
-    with open_store(workspace) as store:
-        graph = store.lineage.graph(find_thing(store, thing), direction or "upstream", max_depth=depth)
+    graph = store.lineage.graph(find_thing(store, thing), direction or "upstream", max_depth=depth)
     if as_json:
         print_json(graph.to_dict())
         return
@@ -66,15 +69,14 @@ def show(
 @click.argument("target", metavar="TARGET")
 @_type_option
 @dry_run_option
-@workspace_option
-def link(sources: tuple[str, ...], target: str, link_type: str, dry_run: bool, workspace: Path) -> None:
+@store_option
+def link(store: WorkspaceStore, sources: tuple[str, ...], target: str, link_type: str, dry_run: bool) -> None:
     """Record that TARGET was made from the sources."""
-    from nirs_store.cli._workspace import open_store, thing
+    from nirs_store.cli._workspace import thing
 
-    with open_store(workspace) as store:
-        found = [thing(store, source) for source in sources]
-        made = thing(store, target)
-        store.lineage.link(found, made, link_type, dry_run=dry_run)
+    found = [thing(store, source) for source in sources]
+    made = thing(store, target)
+    store.lineage.link(found, made, link_type, dry_run=dry_run)
     for source in sources:
         click.echo(f"{source} -> {target} ({link_type})")
     if dry_run:
@@ -86,12 +88,11 @@ def link(sources: tuple[str, ...], target: str, link_type: str, dry_run: bool, w
 @click.argument("target", metavar="TARGET")
 @click.option("--type", "link_type", metavar="WORD", help="Only links of this type.")
 @dry_run_option
-@workspace_option
-def unlink(source: str, target: str, link_type: str | None, dry_run: bool, workspace: Path) -> None:
+@store_option
+def unlink(store: WorkspaceStore, source: str, target: str, link_type: str | None, dry_run: bool) -> None:
     """Remove a recorded link."""
-    from nirs_store.cli._workspace import open_store, thing
+    from nirs_store.cli._workspace import thing
 
-    with open_store(workspace) as store:
-        first, second = thing(store, source), thing(store, target)
-        count = store.lineage.unlink([first], second, link_type, dry_run=dry_run)
+    first, second = thing(store, source), thing(store, target)
+    count = store.lineage.unlink([first], second, link_type, dry_run=dry_run)
     click.echo(f"{count} links would be removed (dry run)." if dry_run else f"Removed {count} links.")

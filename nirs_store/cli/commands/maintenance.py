@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import (
+    FOR_GOOD,
+    confirm,
+    dry_run_option,
+    json_option,
+    store_option,
+    workspace_option,
+    yes_option,
+)
+from nirs_store.cli._output import human_bytes, moment, print_json, print_table, progress, short_id
 from nirs_store.display import printable
 
 if TYPE_CHECKING:
     from nirs_store.maintenance.deletion import Deletion
     from nirs_store.maintenance.gc import RunDeletion
+    from nirs_store.store import WorkspaceStore
 
 
 # -- ``nirs-store check``.
@@ -35,7 +45,6 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
     Nothing is changed, and recording can continue. The exit code is 4 if something is damaged or lost, else
     0.
     """
-    from nirs_store.cli._output import print_json, progress
     from nirs_store.maintenance.check import check_workspace
 
     with progress("Reading models") as show:
@@ -59,8 +68,9 @@ def command_check(ctx: click.Context, read_data: bool, as_json: bool, workspace:
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
+@store_option
 def command_delete(
+    store: WorkspaceStore,
     identifier: str,
     keep_artifacts: bool,
     force: bool,
@@ -68,7 +78,6 @@ def command_delete(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Delete a run with all its contents, a pipeline, a chain with its predictions, or one prediction.
 
@@ -77,30 +86,27 @@ def command_delete(
     The plan is printed first. Models that other runs use are kept. The command asks for confirmation on a
     terminal and needs --yes elsewhere.
     """
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
-    with open_store(workspace) as store:
-        found = find(store, identifier, ["run", "pipeline", "chain", "prediction"])
-        facts: dict[str, Any] = {"kind": found.kind, "id": found.identifier, "dry_run": dry_run}
-        deletions: dict[str, Callable[..., Any]] = {
-            "run": store.delete_run, "pipeline": store.delete_pipeline, "chain": store.delete_chain
-        }  # fmt: skip
-        delete = deletions.get(found.kind)
+    found = find(store, identifier, ["run", "pipeline", "chain", "prediction"])
+    facts: dict[str, Any] = {"kind": found.kind, "id": found.identifier, "dry_run": dry_run}
+    deletions: dict[str, Callable[..., Any]] = {
+        "run": store.delete_run, "pipeline": store.delete_pipeline, "chain": store.delete_chain
+    }  # fmt: skip
+    delete = deletions.get(found.kind)
+    if delete is not None:
+        facts |= _plan_of(delete(found.identifier, dry_run=True))
+    if not as_json:
+        _print_plan(facts, keep_artifacts)
+        if now:
+            click.echo(FOR_GOOD)
+    if not dry_run:
+        if not confirm("Delete this?", yes):
+            return
         if delete is not None:
-            facts |= _plan_of(delete(found.identifier, dry_run=True))
-        if not as_json:
-            _print_plan(facts, keep_artifacts)
-            if now:
-                click.echo(FOR_GOOD)
-        if not dry_run:
-            if not confirm("Delete this?", yes):
-                return
-            if delete is not None:
-                facts["deleted"] = delete(found.identifier, not keep_artifacts, force=force, now=now)
-            else:
-                facts["deleted"] = int(store.delete_prediction(found.identifier, now=now))
+            facts["deleted"] = delete(found.identifier, not keep_artifacts, force=force, now=now)
+        else:
+            facts["deleted"] = int(store.delete_prediction(found.identifier, now=now))
     if as_json:
         print_json(facts)
     elif not dry_run:
@@ -115,7 +121,6 @@ def _plan_of(plan: RunDeletion | Deletion) -> dict[str, Any]:
 
 
 def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
-    from nirs_store.cli._output import human_bytes
 
     kind, identifier = facts["kind"], facts["id"]
     if kind == "prediction":
@@ -143,21 +148,17 @@ def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
 @click.option("--now", is_flag=True, help="Also empty the trash, whatever its age.")
 @dry_run_option
 @json_option
-@workspace_option
-def command(grace: float, now: bool, dry_run: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def command(store: WorkspaceStore, grace: float, now: bool, dry_run: bool, as_json: bool) -> None:
     """Remove model files without references, and expired entries of the trash.
 
     The plan is printed; --dry-run only prints it. Unknown files are reported and kept.
     """
-    from nirs_store.cli._output import human_bytes, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        if dry_run:
-            plan, removed = store.gc_artifacts(dry_run=True, grace_seconds=grace, now=now), None
-        else:
-            done = store.collect_garbage(grace_seconds=grace, now=now)
-            plan, removed = done.plan, done.files
+    if dry_run:
+        plan, removed = store.gc_artifacts(dry_run=True, grace_seconds=grace, now=now), None
+    else:
+        done = store.collect_garbage(grace_seconds=grace, now=now)
+        plan, removed = done.plan, done.files
     if as_json:
         print_json({**plan.to_dict(), "dry_run": dry_run, "removed_files": removed})
         return
@@ -196,8 +197,6 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
     deletes them; it lists lost data and invents nothing. It asks for confirmation on a terminal and
     needs --yes elsewhere.
     """
-    from nirs_store.cli._options import confirm
-    from nirs_store.cli._output import progress
     from nirs_store.maintenance.repair import plan_workspace_repair, repair_workspace
 
     with progress("Reading models") as show:
@@ -216,22 +215,18 @@ def command_repair(restore_catalog: bool, dry_run: bool, yes: bool, workspace: P
 
 @click.command("vacuum", cls=Command)
 @json_option
-@workspace_option
-def command_vacuum(as_json: bool, workspace: Path) -> None:
+@store_option
+def command_vacuum(store: WorkspaceStore, as_json: bool) -> None:
     """Shrink the catalog after deletions.
 
     Deleted rows leave unused space in store.duckdb; this command rewrites the file without it. Queries of
     other processes wait meanwhile; recording continues.
     """
-    from nirs_store.cli._output import human_bytes, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        store.list_runs(limit=1)  # what waits in the journal counts as before
-        catalog = store.workspace_path / "store.duckdb"
-        before = catalog.stat().st_size
-        store.vacuum()
-        after = catalog.stat().st_size
+    store.list_runs(limit=1)  # what waits in the journal counts as before
+    catalog = store.workspace_path / "store.duckdb"
+    before = catalog.stat().st_size
+    store.vacuum()
+    after = catalog.stat().st_size
     if as_json:
         print_json({"before_bytes": before, "after_bytes": after})
         return
@@ -248,14 +243,10 @@ def command_trash() -> None:
 
 @command_trash.command("list")
 @json_option
-@workspace_option
-def trash_list(as_json: bool, workspace: Path) -> None:
+@store_option
+def trash_list(store: WorkspaceStore, as_json: bool) -> None:
     """List what was deleted and can be restored, newest first."""
-    from nirs_store.cli._output import human_bytes, moment, print_json, print_table, short_id
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        rows = store.trash.list().to_dicts()
+    rows = store.trash.list().to_dicts()
     if as_json:
         print_json(rows)
         return
@@ -284,14 +275,10 @@ def trash_list(as_json: bool, workspace: Path) -> None:
 @command_trash.command("restore")
 @click.argument("identifier", metavar="ID")
 @json_option
-@workspace_option
-def trash_restore(identifier: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def trash_restore(store: WorkspaceStore, identifier: str, as_json: bool) -> None:
     """Restore a deleted object by its id, or the last eight characters of it."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        back = store.trash.restore(identifier)
+    back = store.trash.restore(identifier)
     if as_json:
         print_json([{"kind": kind, "id": each} for kind, each in back])
         return
@@ -306,23 +293,20 @@ def trash_restore(identifier: str, as_json: bool, workspace: Path) -> None:
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
-def trash_empty(older_than: float | None, dry_run: bool, yes: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def trash_empty(
+    store: WorkspaceStore, older_than: float | None, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """Permanently remove deleted objects, with the files that nothing else needs."""
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import human_bytes, print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        done = store.trash.empty(older_than, dry_run=True)
-        if not as_json:
-            click.echo(f"{len(done.entries)} deletions in the trash")
-            if done.entries:
-                click.echo(FOR_GOOD)
-        if not dry_run and done.entries:
-            if not confirm("Remove them for good?", yes):
-                return
-            done = store.trash.empty(older_than)
+    done = store.trash.empty(older_than, dry_run=True)
+    if not as_json:
+        click.echo(f"{len(done.entries)} deletions in the trash")
+        if done.entries:
+            click.echo(FOR_GOOD)
+    if not dry_run and done.entries:
+        if not confirm("Remove them for good?", yes):
+            return
+        done = store.trash.empty(older_than)
     if as_json:
         print_json({"entries": done.entries, "files": done.files, "bytes": done.bytes, "dry_run": dry_run})
     elif dry_run:

@@ -9,6 +9,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import dry_run_option, json_option
+from nirs_store.cli._output import print_json, print_table, progress
 
 if TYPE_CHECKING:
     from nirs_store.migration.report import MigrationReport
@@ -38,7 +39,6 @@ def command(
     is compared with the source. Run the command again after an interruption, or when SOURCE has grown:
     it adds only what is missing.
     """
-    from nirs_store.cli._output import print_json, progress
     from nirs_store.migration import migrate_nirs4all
 
     with progress("reading" if dry_run else "migrating") as show:
@@ -58,7 +58,6 @@ def command(
 
 
 def _print(report: MigrationReport) -> None:
-    from nirs_store.cli._output import print_table
 
     click.echo(f"{report.source} ({report.generation}) to {report.target}")
     rows = [(name, c.found, c.added, c.present, c.left_out, c.verified) for name, c in report.counts.items()]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import workspace_option
+from nirs_store.cli._options import store_option
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.errors import did_you_mean
 
@@ -68,8 +68,9 @@ _FRAMES = (".csv", ".parquet")
     "--dpi", type=click.IntRange(20, 1200), default=160, show_default=True, help="Resolution of a bitmap."
 )
 @reading_options
-@workspace_option
+@store_option
 def command(
+    store: WorkspaceStore,
     kind: str,
     identifier: str,
     output: Path | None,
@@ -79,7 +80,6 @@ def command(
     colour_by: str | None,
     dpi: int,
     reading: dict[str, Any],
-    workspace: Path,
 ) -> None:
     """Draw a figure of a chain and save it; for a run, draw its best chain.
 
@@ -114,26 +114,25 @@ def command(
 
     Without --output, the file is written to the folder exports/ of the workspace.
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
     _check(kind, data)
-    with open_store(workspace) as store:
-        found = find(store, identifier, ["chain", "run"])
-        chain_id = _chain(store, found)
-        if output is None:
-            output = store.workspace_path / "exports" / f"{kind}_{found.identifier[-8:]}.png"
-        given: dict[str, Any] = {}
-        if data is not None:
-            given = _spectra(store, chain_id, kind, data, target, id_column, colour_by, reading)
-        if target is not None and (data is None or kind not in ("spectra", "raw")):
-            several = ((store.get_chain(chain_id) or {}).get("metadata") or {}).get("target_names") or ()
-            given |= {"target": target} if data is None or target in several else {}
-        if output.suffix.lower() in _FRAMES:
-            _write(store.plot_data(kind, chain_id, **given), output)
-        else:
-            from nirs_store.plots import save_figure
+    found = find(store, identifier, ["chain", "run"])
+    chain_id = _chain(store, found)
+    if output is None:
+        output = store.workspace_path / "exports" / f"{kind}_{found.identifier[-8:]}.png"
+    given: dict[str, Any] = {}
+    if data is not None:
+        given = _spectra(store, chain_id, kind, data, target, id_column, colour_by, reading)
+    if target is not None and (data is None or kind not in ("spectra", "raw")):
+        several = ((store.get_chain(chain_id) or {}).get("metadata") or {}).get("target_names") or ()
+        given |= {"target": target} if data is None or target in several else {}
+    if output.suffix.lower() in _FRAMES:
+        _write(store.plot_data(kind, chain_id, **given), output)
+    else:
+        from nirs_store.plots import save_figure
 
-            save_figure(store.plot(kind, chain_id, **given), output, dpi=dpi)
+        save_figure(store.plot(kind, chain_id, **given), output, dpi=dpi)
     click.echo(output if output.suffix else output.with_suffix(".png"))
 
 

@@ -10,6 +10,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import as_options, trust_options, workspace_option
+from nirs_store.cli._output import print_data, print_json
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
 from nirs_store.display import printable
 
@@ -225,7 +226,6 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write(frame: pl.DataFrame, table: Spectra, output: Path | None, as_json: bool) -> None:
-    from nirs_store.cli._output import print_data, print_json
 
     if output is None:
         if as_json:

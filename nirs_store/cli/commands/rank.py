@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.cli._options import Choice, json_option, store_option
+from nirs_store.cli._output import (
+    cell_text,
+    flat_text,
+    human_bytes,
+    numbers,
+    print_data,
+    print_fields,
+    print_json,
+    print_table,
+    short_id,
+)
 from nirs_store.display import with_unit
 
 if TYPE_CHECKING:
@@ -29,23 +40,23 @@ if TYPE_CHECKING:
 @click.argument("identifiers", metavar="ID ID...", nargs=-1, required=True)
 @click.option("--all", "everything", is_flag=True, help="Also show identical items.")
 @json_option
-@workspace_option
-def command_compare(identifiers: tuple[str, ...], everything: bool, as_json: bool, workspace: Path) -> None:
+@store_option
+def command_compare(
+    store: WorkspaceStore, identifiers: tuple[str, ...], everything: bool, as_json: bool
+) -> None:
     """Compare the configuration, environment and scores of runs or chains in columns.
 
     Only differences are shown; the scores of a run are those of its best chain. The last eight characters
     of an id are enough.
     """
-    from nirs_store.cli._output import print_json, print_table, short_id
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
     if len(identifiers) < 2:
         raise click.UsageError("Name at least two runs or chains to compare.")
-    with open_store(workspace) as store:
-        things = [find(store, text, ["run", "chain"]) for text in identifiers]
-        ids = [each.identifier for each in things]
-        frame = store.compare(ids, only_differences=not everything)
-        verdict = _verdict(store, things)
+    things = [find(store, text, ["run", "chain"]) for text in identifiers]
+    ids = [each.identifier for each in things]
+    frame = store.compare(ids, only_differences=not everything)
+    verdict = _verdict(store, things)
     if as_json:
         print_json({row["item"]: {name: row[name] for name in ids} for row in frame.iter_rows(named=True)})
         return
@@ -101,8 +112,9 @@ _TASKS = ("regression", "classification")
     "--format", "form", type=Choice(_FORMATS), default="table", show_default=True, help="Output format."
 )
 @json_option
-@workspace_option
+@store_option
 def command_pivot(
+    store: WorkspaceStore,
     rows: str,
     columns: str,
     metric: str | None,
@@ -113,7 +125,6 @@ def command_pivot(
     task: str | None,
     form: str,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Print a score by preprocessing and model, or by two other columns.
 
@@ -121,23 +132,21 @@ def command_pivot(
     shows the best pooled cross-validated score, such as an RMSECV; CSV and JSON keep all digits.
     Different data sets or targets get separate rows.
     """
-    from nirs_store.cli._output import print_data, print_json
-    from nirs_store.cli._workspace import find, open_store, say_unknown
+    from nirs_store.cli._workspace import find, say_unknown
 
-    with open_store(workspace) as store:
-        say_unknown(store, "data set", dataset)
-        say_unknown(store, "target", target)
-        run_id = find(store, run, ["run"]).identifier if run else None
-        pivot = store.pivot(
-            rows,
-            columns,
-            metric,
-            aggregate=aggregate,
-            dataset_name=dataset,
-            run_id=run_id,
-            task_type=task,
-            target=target,
-        )
+    say_unknown(store, "data set", dataset)
+    say_unknown(store, "target", target)
+    run_id = find(store, run, ["run"]).identifier if run else None
+    pivot = store.pivot(
+        rows,
+        columns,
+        metric,
+        aggregate=aggregate,
+        dataset_name=dataset,
+        run_id=run_id,
+        task_type=task,
+        target=target,
+    )
     if as_json:
         print_json(
             {
@@ -156,7 +165,6 @@ def command_pivot(
 
 
 def _print_pivot(pivot: Pivot) -> None:
-    from nirs_store.cli._output import numbers, print_table
 
     if not pivot.frame.height:
         click.echo("No chains with out-of-fold predictions.")
@@ -204,15 +212,15 @@ def _print_pivot(pivot: Pivot) -> None:
     help="Refuse a result with more rows; 0 for no limit.",
 )
 @json_option
-@workspace_option
+@store_option
 def command_sql(
+    store: WorkspaceStore,
     query: str,
     params: tuple[str, ...],
     as_csv: bool,
     timeout: float,
     max_rows: int,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Query the catalog with one SELECT statement, which cannot change anything.
 
@@ -222,14 +230,10 @@ def command_sql(
     \b
     nirs-store sql "SELECT pipeline, best_val FROM models WHERE run = ?" --param "fat in meat"
     """  # noqa: D301 (click reads the escape)
-    from nirs_store.cli._output import cell_text, flat_text, print_data, print_json, print_table
-    from nirs_store.cli._workspace import open_store
-
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
     text = sys.stdin.read() if query == "-" else query
-    with open_store(workspace) as store:
-        frame = store.sql(text, list(params) or None, timeout=timeout or None, max_rows=max_rows or None)
+    frame = store.sql(text, list(params) or None, timeout=timeout or None, max_rows=max_rows or None)
     if as_json:
         print_json(frame.to_dicts())
     elif as_csv:
@@ -256,24 +260,20 @@ def command_sql(
     help="Also show the growth per period.",
 )
 @json_option
-@workspace_option
-def command_stats(growth: str | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> None:
     """Show the contents and size of a workspace, and its largest runs."""
-    from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table, short_id
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        root = store.workspace_path
-        statuses: Counter[str] = Counter()
-        offset, page = 0, 1000
-        while (runs := store.list_runs(limit=page, offset=offset)).height:
-            statuses.update(runs["status"])
-            offset += page
-        pipelines = store.list_pipelines()
-        predictions = store.query_predictions()
-        plan = store.gc_artifacts(dry_run=True)
-        report = store.storage_report()
-        statistics = store.statistics(step=growth or "month")
+    root = store.workspace_path
+    statuses: Counter[str] = Counter()
+    offset, page = 0, 1000
+    while (runs := store.list_runs(limit=page, offset=offset)).height:
+        statuses.update(runs["status"])
+        offset += page
+    pipelines = store.list_pipelines()
+    predictions = store.query_predictions()
+    plan = store.gc_artifacts(dry_run=True)
+    report = store.storage_report()
+    statistics = store.statistics(step=growth or "month")
     blobs = [path.stat().st_size for path in _files(root / "artifacts")]
     journal = [path.stat().st_size for path in _files(root / "journal")]
     facts: dict[str, Any] = {
@@ -376,8 +376,9 @@ def _files(folder: Path) -> Iterable[Path]:
     "--name", metavar="TEXT", help="Only chains of runs whose names contain this text, or match a pattern."
 )
 @json_option
-@workspace_option
+@store_option
 def command(
+    store: WorkspaceStore,
     count: int,
     metric: str | None,
     ascending: bool | None,
@@ -388,7 +389,6 @@ def command(
     one_se: bool,
     name: str | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Rank the chains by their cross-validation, best first.
 
@@ -397,26 +397,24 @@ def command(
     repeated cross-validation, the scores are means over the repeats. Each target has its own table.
     Classifications have their own table too, ranked by balanced accuracy.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import find, open_store, ranked, say_unknown
+    from nirs_store.cli._workspace import find, ranked, say_unknown
 
-    with open_store(workspace) as store:
-        say_unknown(store, "data set", dataset)
-        say_unknown(store, "target", target)
-        run_id = find(store, run, ["run"]).identifier if run else None
-        chosen = _within_one_se(store, run_id) if one_se else None
-        frames = ranked(
-            store,
-            count if chosen is None else 1_000_000,
-            metric=metric,
-            ascending=ascending,
-            task=task,
-            dataset=dataset,
-            run_id=run_id,
-            target=target,
-            name=name,
-        )
-        called = store.calibrations.names_of([each for frame in frames for each in frame["chain_id"]])
+    say_unknown(store, "data set", dataset)
+    say_unknown(store, "target", target)
+    run_id = find(store, run, ["run"]).identifier if run else None
+    chosen = _within_one_se(store, run_id) if one_se else None
+    frames = ranked(
+        store,
+        count if chosen is None else 1_000_000,
+        metric=metric,
+        ascending=ascending,
+        task=task,
+        dataset=dataset,
+        run_id=run_id,
+        target=target,
+        name=name,
+    )
+    called = store.calibrations.names_of([each for frame in frames for each in frame["chain_id"]])
     if chosen is not None:
         kept = [frame.filter(frame["chain_id"].is_in(chosen)).head(count) for frame in frames]
         frames = [frame for frame in kept if frame.height]
@@ -456,7 +454,6 @@ _COLUMNS = {"rmse": "rmsecv"}
 
 
 def _print(frame: pl.DataFrame, called: Mapping[str, Sequence[str]]) -> None:
-    from nirs_store.cli._output import numbers, print_table, short_id
     from nirs_store.display import printable
     from nirs_store.scores import score_label
 
@@ -526,9 +523,14 @@ def _about(row: dict[str, Any]) -> str:
 @click.option("--metric", metavar="METRIC", help="Rank by r2, rpd, f1, ... [default: the recorded metric].")
 @click.option("--deleted", is_flag=True, help="Search chains in the trash, and those that retention deleted.")
 @json_option
-@workspace_option
+@store_option
 def command_search(
-    words: tuple[str, ...], count: int, metric: str | None, deleted: bool, as_json: bool, workspace: Path
+    store: WorkspaceStore,
+    words: tuple[str, ...],
+    count: int,
+    metric: str | None,
+    deleted: bool,
+    as_json: bool,
 ) -> None:
     """Find chains by words, best first: nirs-store search moisture sg 2nd.
 
@@ -536,12 +538,9 @@ def command_search(
     data set, the target and its unit, the preprocessing, the model, and the parameters of the steps.
     deriv=2 or lv=12 matches a parameter; 1st and 2nd also match the order of a derivative.
     """
-    from nirs_store.cli._output import numbers, print_json, print_table, short_id
-    from nirs_store.cli._workspace import open_store
     from nirs_store.scores import score_label
 
-    with open_store(workspace) as store:
-        found = store.search(" ".join(words), count, metric, deleted=deleted)
+    found = store.search(" ".join(words), count, metric, deleted=deleted)
     rows = found.to_dicts()
     if as_json:
         print_json(rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
+from nirs_store.cli._output import print_json
 from nirs_store.cli._spectra import reading_options
 from nirs_store.display import printable
 
@@ -39,7 +40,6 @@ def command(
     FILE is CSV, Excel, Parquet, JCAMP-DX, Galactic SPC, Bruker OPUS, ASD, or a folder of these.
     Several files on one grid are read as one; each sample is named after its file.
     """
-    from nirs_store.cli._output import print_json
     from nirs_store.errors import OverwriteRefused
     from nirs_store.reading import read_spectra
 

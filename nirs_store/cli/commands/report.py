@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import workspace_option
+from nirs_store.cli._options import store_option
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="An .html or .pdf file [default: report.html]."
 )
-@workspace_option
-def command(identifier: str, output: Path | None, workspace: Path) -> None:
+@store_option
+def command(store: WorkspaceStore, identifier: str, output: Path | None) -> None:
     """Write a run, a chain or a calibration with its figures to one HTML file, which opens without a network.
 
     Name a calibration as "fat" or "fat@v2"; its report has the figures in service and the dossier.
@@ -28,7 +28,6 @@ def command(identifier: str, output: Path | None, workspace: Path) -> None:
     """
     import tempfile
 
-    from nirs_store.cli._workspace import open_store
     from nirs_store.errors import UnknownFormat
     from nirs_store.ui.server import needed
 
@@ -37,13 +36,12 @@ def command(identifier: str, output: Path | None, workspace: Path) -> None:
         raise UnknownFormat(f"A report is an .html or a .pdf file; found {path.name!r}. Nothing was written.")
     with needed():
         from nirs_store.ui.export import write_pdf, write_report
-    with open_store(workspace) as store:
-        kind, whole = _named(store, identifier)
-        if path.suffix.lower() != ".pdf":
-            write_report(store, kind, whole, path)
-        else:
-            with tempfile.TemporaryDirectory(prefix="nirs_store-") as folder:
-                write_pdf(write_report(store, kind, whole, Path(folder) / "report.html"), path)
+    kind, whole = _named(store, identifier)
+    if path.suffix.lower() != ".pdf":
+        write_report(store, kind, whole, path)
+    else:
+        with tempfile.TemporaryDirectory(prefix="nirs_store-") as folder:
+            write_pdf(write_report(store, kind, whole, Path(folder) / "report.html"), path)
     click.echo(f"Report of the {kind} {whole if kind == 'calibration' else whole[-8:]} in {path}", err=True)
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from nirs_store.cli._options import FOR_GOOD, confirm, store_option
+from nirs_store.cli._output import moment, print_json, print_table, short_id
+
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
+
 from nirs_store.cli._group import Group
-from nirs_store.cli._options import dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import dry_run_option, json_option, yes_option
 
 _KINDS = ("chain", "run", "file", "measurement")
 
@@ -86,14 +92,10 @@ def _policy(options: dict[str, Any]) -> Any:
 
 @command.command("show")
 @json_option
-@workspace_option
-def show(as_json: bool, workspace: Path) -> None:
+@store_option
+def show(store: WorkspaceStore, as_json: bool) -> None:
     """Print the policy of a workspace and its pins."""
-    from nirs_store.cli._output import moment, print_json, print_table, short_id
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        policy, pins = store.retention.policy, store.retention.pins()
+    policy, pins = store.retention.policy, store.retention.pins()
     if as_json:
         print_json({"policy": policy.to_dict(), "pins": pins.to_dicts()})
         return
@@ -120,23 +122,20 @@ def show(as_json: bool, workspace: Path) -> None:
 )
 @dry_run_option
 @json_option
-@workspace_option
+@store_option
 def set_policy(
-    add: bool, automatic: str | None, dry_run: bool, as_json: bool, workspace: Path, **options: Any
+    store: WorkspaceStore, add: bool, automatic: str | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Set the policy of a workspace; this alone deletes nothing. Without options it keeps everything."""
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
     from nirs_store.registry import RetentionPolicy
 
     policy = _policy(options) or RetentionPolicy()
-    with open_store(workspace) as store:
-        if add:
-            policy = store.retention.policy | policy
-        if automatic is not None:
-            policy = RetentionPolicy(policy.rules, policy.limits, automatic)
-        if not dry_run:
-            policy = store.retention.set(policy)
+    if add:
+        policy = store.retention.policy | policy
+    if automatic is not None:
+        policy = RetentionPolicy(policy.rules, policy.limits, automatic)
+    if not dry_run:
+        policy = store.retention.set(policy)
     if as_json:
         print_json(policy.to_dict())
         return
@@ -151,29 +150,24 @@ def set_policy(
 @dry_run_option
 @yes_option
 @json_option
-@workspace_option
-def run(now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path, **options: Any) -> None:
+@store_option
+def run(store: WorkspaceStore, now: bool, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
     """Delete everything the retention policy does not keep: the workspace's policy, or one given here.
 
     The plan is printed first. The command asks for confirmation on a terminal and needs --yes elsewhere.
     """
-    from nirs_store.cli._options import FOR_GOOD, confirm
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        plan = store.retention.plan(_policy(options))
-        if not as_json:
-            click.echo(str(plan))
-            kinds = {item.kind for item in plan.take}
-            if kinds and (now or kinds <= {"file", "measurement"}):
-                click.echo(FOR_GOOD)
-            elif "measurement" in kinds:
-                click.echo("Of the measurements, this cannot be undone.")
-        if dry_run or not plan.take or not confirm("Delete these?", yes):
-            result = None
-        else:
-            result = store.retention.execute(plan, now=now)
+    plan = store.retention.plan(_policy(options))
+    if not as_json:
+        click.echo(str(plan))
+        kinds = {item.kind for item in plan.take}
+        if kinds and (now or kinds <= {"file", "measurement"}):
+            click.echo(FOR_GOOD)
+        elif "measurement" in kinds:
+            click.echo("Of the measurements, this cannot be undone.")
+    if dry_run or not plan.take or not confirm("Delete these?", yes):
+        result = None
+    else:
+        result = store.retention.execute(plan, now=now)
     if as_json:
         print_json(
             {**plan.to_dict(), "dry_run": dry_run, "result": None if result is None else result.to_dict()}
@@ -187,25 +181,21 @@ def run(now: bool, dry_run: bool, yes: bool, as_json: bool, workspace: Path, **o
 @command.command("pin")
 @click.argument("thing", metavar="OBJECT")
 @click.option("--reason", metavar="TEXT", help="Why.")
-@workspace_option
-def pin(thing: str, reason: str | None, workspace: Path) -> None:
+@store_option
+def pin(store: WorkspaceStore, thing: str, reason: str | None) -> None:
     """Keep an object regardless of the policy."""
-    from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing
 
-    with open_store(workspace) as store:
-        store.retention.pin(find_thing(store, thing), reason)
+    store.retention.pin(find_thing(store, thing), reason)
     click.echo(f"Pinned {thing}.")
 
 
 @command.command("unpin")
 @click.argument("thing", metavar="OBJECT")
-@workspace_option
-def unpin(thing: str, workspace: Path) -> None:
+@store_option
+def unpin(store: WorkspaceStore, thing: str) -> None:
     """Remove a pin."""
-    from nirs_store.cli._workspace import open_store
     from nirs_store.cli._workspace import thing as find_thing
 
-    with open_store(workspace) as store:
-        there = store.retention.unpin(find_thing(store, thing))
+    there = store.retention.unpin(find_thing(store, thing))
     click.echo(f"Unpinned {thing}." if there else f"{thing} was not pinned.")

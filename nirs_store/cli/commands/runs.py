@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.cli._options import Choice, json_option, store_option
+from nirs_store.cli._output import (
+    fitting,
+    human_bytes,
+    moment,
+    number,
+    print_fields,
+    print_json,
+    print_table,
+    short_id,
+)
 from nirs_store.display import with_unit
 
 if TYPE_CHECKING:
@@ -28,20 +37,19 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 @click.argument("identifier", metavar="ID")
 @click.option("--level", type=Choice(_LEVELS), help="Only entries of this level.")
 @json_option
-@workspace_option
-def command_logs(identifier: str, level: str | None, as_json: bool, workspace: Path) -> None:
+@store_option
+def command_logs(store: WorkspaceStore, identifier: str, level: str | None, as_json: bool) -> None:
     """Show the log of a pipeline, or a summary over the pipelines of a run.
 
     ID is the id of a run, a pipeline or a chain; the last eight characters are enough.
     """
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
-    with open_store(workspace) as store:
-        found = find(store, identifier, ["run", "pipeline", "chain"])
-        if found.kind == "run":
-            frame = store.get_run_log_summary(found.identifier)
-        else:
-            frame = store.get_pipeline_log(found.record["pipeline_id"])
+    found = find(store, identifier, ["run", "pipeline", "chain"])
+    if found.kind == "run":
+        frame = store.get_run_log_summary(found.identifier)
+    else:
+        frame = store.get_pipeline_log(found.record["pipeline_id"])
     if found.kind == "run":
         _print_summary(frame.to_dicts(), as_json)
     else:
@@ -50,7 +58,6 @@ def command_logs(identifier: str, level: str | None, as_json: bool, workspace: P
 
 
 def _print_summary(rows: list[dict[str, object]], as_json: bool) -> None:
-    from nirs_store.cli._output import print_json, print_table, short_id
 
     if as_json:
         print_json(rows)
@@ -76,8 +83,6 @@ def _print_summary(rows: list[dict[str, object]], as_json: bool) -> None:
 
 def _print_log(rows: list[dict[str, object]], as_json: bool) -> None:
     import json
-
-    from nirs_store.cli._output import moment, print_json, print_table
 
     if as_json:
         print_json([{**row, "details": json.loads(str(row["details"] or "null"))} for row in rows])
@@ -110,21 +115,19 @@ def _print_log(rows: list[dict[str, object]], as_json: bool) -> None:
 @click.command("note", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("text", metavar="TEXT")
-@workspace_option
-def command_note(run: str, text: str, workspace: Path) -> None:
+@store_option
+def command_note(store: WorkspaceStore, run: str, text: str) -> None:
     """Write a note to a run, replacing the previous one.
 
     TEXT is free text; - reads it from standard input, and '' removes the note. 'nirs-store show RUN' prints
     it.
     """
-    from nirs_store.cli._output import short_id
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
     if text == "-":
         text = sys.stdin.read().strip()
-    with open_store(workspace) as store:
-        found = find(store, run, ["run"])
-        store.annotate_run(found.identifier, text)
+    found = find(store, run, ["run"])
+    store.annotate_run(found.identifier, text)
     click.echo(f"{'Noted on' if text else 'Took the note off'} {short_id(found.identifier)}.")
 
 
@@ -134,18 +137,16 @@ def command_note(run: str, text: str, workspace: Path) -> None:
 @click.command("rename", cls=Command)
 @click.argument("run", metavar="RUN")
 @click.argument("name", metavar="NAME")
-@workspace_option
-def command_rename(run: str, name: str, workspace: Path) -> None:
+@store_option
+def command_rename(store: WorkspaceStore, run: str, name: str) -> None:
     """Rename a run; its id stays the same.
 
     The last eight characters of the id are enough.
     """
-    from nirs_store.cli._output import short_id
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
-    with open_store(workspace) as store:
-        found = find(store, run, ["run"])
-        store.rename_run(found.identifier, name)
+    found = find(store, run, ["run"])
+    store.rename_run(found.identifier, name)
     click.echo(f"{short_id(found.identifier)} is now called {name}.")
 
 
@@ -166,15 +167,15 @@ _JSON = ("config", "datasets", "summary", "environment")
     "--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of rows."
 )
 @json_option
-@workspace_option
+@store_option
 def command(
+    store: WorkspaceStore,
     status: str | None,
     dataset: str | None,
     tags: tuple[str, ...],
     name: str | None,
     limit: int,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """List the runs of a workspace, newest first.
 
@@ -182,17 +183,15 @@ def command(
     """
     import json
 
-    from nirs_store.cli._output import moment, print_json, print_table, short_id
-    from nirs_store.cli._workspace import ask, open_store, say_unknown
+    from nirs_store.cli._workspace import ask, say_unknown
     from nirs_store.records import queries as overview
 
-    with open_store(workspace) as store:
-        say_unknown(store, "data set", dataset)
-        for tag in tags:
-            say_unknown(store, "tag", tag)
-        runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags, name=name)
-        ids = runs["run_id"].to_list()
-        counts = ask(store, overview.pipeline_counts, ids)
+    say_unknown(store, "data set", dataset)
+    for tag in tags:
+        say_unknown(store, "tag", tag)
+    runs = store.list_runs(status=status, dataset=dataset, limit=limit, tags=tags, name=name)
+    ids = runs["run_id"].to_list()
+    counts = ask(store, overview.pipeline_counts, ids)
     rows = [
         {
             **row,
@@ -237,25 +236,22 @@ def command(
 @click.command("show", cls=Command)
 @click.argument("identifier", metavar="ID")
 @json_option
-@workspace_option
-def command_show(identifier: str, as_json: bool, workspace: Path) -> None:
+@store_option
+def command_show(store: WorkspaceStore, identifier: str, as_json: bool) -> None:
     """Show the run, pipeline, chain, prediction or artifact with an id.
 
     The last eight characters of the id, as shown in tables, are enough.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
-    with open_store(workspace) as store:
-        found = find(store, identifier)
-        if as_json:
-            print_json({"kind": found.kind, **found.record})
-            return
-        _PRINTERS[found.kind](store, found.record)
+    found = find(store, identifier)
+    if as_json:
+        print_json({"kind": found.kind, **found.record})
+        return
+    _PRINTERS[found.kind](store, found.record)
 
 
 def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
-    from nirs_store.cli._output import moment, number, print_fields, print_table, short_id
 
     datasets = [
         str(each.get("name")) if isinstance(each, dict) else str(each) for each in run["datasets"] or []
@@ -298,7 +294,6 @@ def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
 
 
 def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
-    from nirs_store.cli._output import moment, number, print_fields, print_table, short_id
 
     print_fields(
         {
@@ -333,7 +328,6 @@ def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
 
 
 def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
-    from nirs_store.cli._output import fitting, moment, number, print_fields, print_table, short_id
     from nirs_store.plots._chain import chain_data
     from nirs_store.records.views import chain_tree, search_facts, target_words, tree_lines
     from nirs_store.scores import SCORE_COLUMNS
@@ -403,7 +397,6 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
 
 
 def _show_prediction(_: WorkspaceStore, row: dict[str, Any]) -> None:
-    from nirs_store.cli._output import moment, number, print_fields
 
     print_fields(
         {
@@ -429,7 +422,6 @@ def _show_prediction(_: WorkspaceStore, row: dict[str, Any]) -> None:
 
 
 def _show_artifact(store: WorkspaceStore, row: dict[str, Any]) -> None:
-    from nirs_store.cli._output import human_bytes, moment, print_fields
 
     print_fields(
         {
@@ -487,16 +479,15 @@ _PRINTERS = {
 @click.argument("run", metavar="RUN")
 @click.argument("tags", metavar="TAG...", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Remove the tags instead.")
-@workspace_option
-def command_tag(run: str, tags: tuple[str, ...], remove: bool, workspace: Path) -> None:
+@store_option
+def command_tag(store: WorkspaceStore, run: str, tags: tuple[str, ...], remove: bool) -> None:
     """Add or remove tags of a run, and print its current tags.
 
     'nirs-store runs --tag TAG' lists the runs with a tag. A tag may have spaces but no commas.
     """
-    from nirs_store.cli._workspace import find, open_store
+    from nirs_store.cli._workspace import find
 
-    with open_store(workspace) as store:
-        found = find(store, run, ["run"])
-        (store.untag_run if remove else store.tag_run)(found.identifier, *tags)
-        now = (store.get_run(found.identifier) or {}).get("tags") or []
+    found = find(store, run, ["run"])
+    (store.untag_run if remove else store.tag_run)(found.identifier, *tags)
+    now = (store.get_run(found.identifier) or {}).get("tags") or []
     click.echo(", ".join(now) if now else "No tags.")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from nirs_store.cli._options import store_option
+from nirs_store.cli._output import numbers, print_json, print_table, short_id
+
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
+
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import Choice, json_option, workspace_option
+from nirs_store.cli._options import Choice, json_option
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
 
 _RULES = ("one_se", "randomization", "wold", "min")
@@ -53,8 +59,9 @@ _SHOWN = 10
 )
 @reading_options
 @json_option
-@workspace_option
+@store_option
 def command(
+    store: WorkspaceStore,
     file: Path,
     targets: tuple[str, ...],
     unit: str | None,
@@ -71,7 +78,6 @@ def command(
     jobs: int,
     reading: dict[str, Any],
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Cross-validate every preprocessing with every number of components, and keep the best model.
 
@@ -81,9 +87,6 @@ def command(
     sets window and polynomial order, snv+sg1 combines two. The same command resumes an interrupted screening.
     """
     from sklearn.model_selection import GroupKFold, KFold
-
-    from nirs_store.cli._output import numbers, print_json, print_table, short_id
-    from nirs_store.cli._workspace import open_store
 
     counts = _numbers(components)
     target = targets[0] if len(targets) == 1 else list(targets)
@@ -98,30 +101,29 @@ def command(
     spectra, test = read(file, groups), None if test_file is None else read(test_file, None)
     shuffled = {} if seed is None else {"shuffle": True, "random_state": seed}
     splitter: Any = KFold(cv, **shuffled) if groups is None else GroupKFold(cv, **shuffled)
-    with open_store(workspace) as store:
-        if isinstance(spectra, str):
-            if groups is not None:
-                raise click.UsageError("--groups: a data set has its groups already; leave the option out.")
-            spectra = store.datasets.get(spectra, target=target)
-            splitter = splitter if spectra.groups is None else GroupKFold(cv, **shuffled)
-        try:
-            board = store.screen(
-                spectra,
-                preprocess=names,
-                model=model,
-                components=counts,
-                cv=splitter,
-                rule=rule,
-                keep=kept,
-                X_test=test,
-                target=target if isinstance(test, str) else None,
-                name=name,
-                n_jobs=jobs,
-            )
-        except KeyboardInterrupt:
-            click.echo("Stopped. The same command continues with the candidates that are missing.", err=True)
-            raise
-        best = board.best()
+    if isinstance(spectra, str):
+        if groups is not None:
+            raise click.UsageError("--groups: a data set has its groups already; leave the option out.")
+        spectra = store.datasets.get(spectra, target=target)
+        splitter = splitter if spectra.groups is None else GroupKFold(cv, **shuffled)
+    try:
+        board = store.screen(
+            spectra,
+            preprocess=names,
+            model=model,
+            components=counts,
+            cv=splitter,
+            rule=rule,
+            keep=kept,
+            X_test=test,
+            target=target if isinstance(test, str) else None,
+            name=name,
+            n_jobs=jobs,
+        )
+    except KeyboardInterrupt:
+        click.echo("Stopped. The same command continues with the candidates that are missing.", err=True)
+        raise
+    best = board.best()
     frame = board.frame
     if as_json:
         print_json({"run_id": board.run_id, "best": best, "rule": rule, "candidates": frame.to_dicts()})

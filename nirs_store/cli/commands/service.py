@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import Choice, confirm, dry_run_option, json_option, workspace_option, yes_option
+from nirs_store.cli._options import (
+    Choice,
+    confirm,
+    dry_run_option,
+    json_option,
+    store_option,
+    yes_option,
+)
+from nirs_store.cli._output import cell_text, print_json, print_table
 
 if TYPE_CHECKING:
     import polars as pl
 
     from nirs_store.service.monitor import Monitoring
+    from nirs_store.store import WorkspaceStore
 
 __all__ = [
     "command_challenge",
@@ -49,8 +58,9 @@ def command_measurements() -> None:
 @_until
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the newest N.")
 @json_option
-@workspace_option
+@store_option
 def list_measurements(
+    store: WorkspaceStore,
     calibration: str | None,
     sample: str | None,
     instrument: str | None,
@@ -60,16 +70,12 @@ def list_measurements(
     until: str | None,
     limit: int | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """List measurements, oldest first: all, or those of CALIBRATION."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.measurements.list(
-            calibration, sample_id=sample, instrument=instrument, role=role, flagged=flagged, since=since,
-            until=until, limit=limit,
-        )  # fmt: skip
+    frame = store.measurements.list(
+        calibration, sample_id=sample, instrument=instrument, role=role, flagged=flagged, since=since,
+        until=until, limit=limit,
+    )  # fmt: skip
     _print(
         frame,
         as_json,
@@ -85,19 +91,16 @@ def list_measurements(
 @click.option("--calibration", metavar="NAME", help="Only measurements of this calibration.")
 @dry_run_option
 @yes_option
-@workspace_option
+@store_option
 def delete_measurements(
-    before: str, calibration: str | None, dry_run: bool, yes: bool, workspace: Path
+    store: WorkspaceStore, before: str, calibration: str | None, dry_run: bool, yes: bool
 ) -> None:
     """Delete old measurements permanently; the audit trail records how many."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        n = store.measurements.delete(before=before, calibration=calibration, dry_run=True)
-        click.echo(f"{n} measurements were logged before {before}.")
-        if dry_run or not n or not confirm("Delete them? This cannot be undone.", yes):
-            return
-        click.echo(f"deleted {store.measurements.delete(before=before, calibration=calibration)}")
+    n = store.measurements.delete(before=before, calibration=calibration, dry_run=True)
+    click.echo(f"{n} measurements were logged before {before}.")
+    if dry_run or not n or not confirm("Delete them? This cannot be undone.", yes):
+        return
+    click.echo(f"deleted {store.measurements.delete(before=before, calibration=calibration)}")
 
 
 @click.group("references", cls=Group)
@@ -123,8 +126,9 @@ def command_references() -> None:
     show_default=True,
     help="What to do with rows that are already stored, unchanged.",
 )
-@workspace_option
+@store_option
 def add_references(
+    store: WorkspaceStore,
     file: Path,
     sample_column: str | None,
     value_column: str | None,
@@ -134,20 +138,16 @@ def add_references(
     method: str | None,
     measured_at: str | None,
     existing: str,
-    workspace: Path,
 ) -> None:
     """Add the values of a CSV, Excel or Parquet FILE, one row per value.
 
     The columns target, unit, lab, method, measured_at and note are used if present. Several values of one sample
     are replicates.
     """
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        added = store.references.add_many(
-            file, sample_id=sample_column, value=value_column, target=target, unit=unit, lab=lab, method=method,
-            measured_at=measured_at, existing=existing,
-        )  # fmt: skip
+    added = store.references.add_many(
+        file, sample_id=sample_column, value=value_column, target=target, unit=unit, lab=lab, method=method,
+        measured_at=measured_at, existing=existing,
+    )  # fmt: skip
     click.echo(f"added {len(added)} reference values")
 
 
@@ -155,17 +155,14 @@ def add_references(
 @click.argument("reference_id", metavar="ID")
 @click.argument("value", type=float, required=False)
 @click.option("--reason", required=True, metavar="TEXT", help="Why.")
-@workspace_option
-def correct_reference(reference_id: str, value: float | None, reason: str, workspace: Path) -> None:
+@store_option
+def correct_reference(store: WorkspaceStore, reference_id: str, value: float | None, reason: str) -> None:
     """Replace a value, or withdraw it if no VALUE is given; the old one stays in the history."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        if value is None:
-            store.references.withdraw(reference_id, reason)
-            click.echo(f"withdrew {reference_id}")
-        else:
-            click.echo(f"{store.references.correct(reference_id, value, reason)} replaces {reference_id}")
+    if value is None:
+        store.references.withdraw(reference_id, reason)
+        click.echo(f"withdrew {reference_id}")
+    else:
+        click.echo(f"{store.references.correct(reference_id, value, reason)} replaces {reference_id}")
 
 
 @command_references.command("list")
@@ -173,15 +170,12 @@ def correct_reference(reference_id: str, value: float | None, reason: str, works
 @click.option("--target", metavar="NAME", help="Only this target.")
 @click.option("--history", is_flag=True, help="Include values that were corrected or withdrawn.")
 @json_option
-@workspace_option
+@store_option
 def list_references(
-    sample: str | None, target: str | None, history: bool, as_json: bool, workspace: Path
+    store: WorkspaceStore, sample: str | None, target: str | None, history: bool, as_json: bool
 ) -> None:
     """List values in the order in which they were added."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        frame = store.references.list(sample, target=target, history=history)
+    frame = store.references.list(sample, target=target, history=history)
     shown = ("reference_id", "sample_id", "target", "value", "unit", "lab", "method", "measured_at", "note")
     _print(frame, as_json, (*shown, "replaces") if history else shown)
 
@@ -208,8 +202,9 @@ def list_references(
 @click.option("--alpha", type=float, default=0.05, show_default=True, help="Level of each test.")
 @click.option("--strict", is_flag=True, help="End with exit code 11 if bias, SEP or slope is significant.")
 @json_option
-@workspace_option
+@store_option
 def command_monitor(
+    store: WorkspaceStore,
     calibration: str,
     since: str | None,
     until: str | None,
@@ -222,20 +217,15 @@ def command_monitor(
     alpha: float,
     strict: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Compare what CALIBRATION predicted with the laboratory: bias, SEP, slope, control chart.
 
     Differences are reference - predicted. With fewer than 10 samples there is no verdict.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        found = store.calibrations.monitor(
-            calibration, since=since, until=until, version=version, target=target, instrument=instrument, lab=lab,
-            repeats=repeats, include_flagged=not skip_flagged, alpha=alpha,
-        )  # fmt: skip
+    found = store.calibrations.monitor(
+        calibration, since=since, until=until, version=version, target=target, instrument=instrument, lab=lab,
+        repeats=repeats, include_flagged=not skip_flagged, alpha=alpha,
+    )  # fmt: skip
     if as_json:
         print_json(found.to_dict())
     else:
@@ -306,8 +296,9 @@ def _end(found: Monitoring, strict: bool) -> None:
 )
 @click.option("--retire", is_flag=True, help="Stop applying the current correction.")
 @json_option
-@workspace_option
+@store_option
 def command_correct(
+    store: WorkspaceStore,
     calibration: str,
     kind: Any,
     since: str | None,
@@ -319,23 +310,18 @@ def command_correct(
     force: bool,
     retire: bool,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Correct the predictions of one version of CALIBRATION by slope and bias, or retire its correction.
 
     The slope and bias come from the logged samples that have a reference.
     """
-    from nirs_store.cli._output import print_json
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        if retire:
-            made = store.calibrations.retire_correction(calibration, reason=reason)
-        else:
-            made = store.calibrations.correct(
-                calibration, kind=kind, slope=slope, bias=bias, since=since, until=until, instrument=instrument,
-                reason=reason, force=force,
-            )  # fmt: skip
+    if retire:
+        made = store.calibrations.retire_correction(calibration, reason=reason)
+    else:
+        made = store.calibrations.correct(
+            calibration, kind=kind, slope=slope, bias=bias, since=since, until=until, instrument=instrument,
+            reason=reason, force=force,
+        )  # fmt: skip
     if as_json:
         print_json(made.to_dict())
     else:
@@ -353,8 +339,9 @@ def command_correct(
 )
 @click.option("--note", metavar="TEXT", help="Free text, kept with the new version.")
 @json_option
-@workspace_option
+@store_option
 def command_update(
+    store: WorkspaceStore,
     calibration: str,
     new_samples: str,
     old: str | None,
@@ -363,30 +350,26 @@ def command_update(
     groups: str | None,
     note: str | None,
     as_json: bool,
-    workspace: Path,
 ) -> None:
     """Fit the recipe of CALIBRATION to the old and the new samples, as a new version; no alias moves.
 
     A FILE must have the reference values in a column named like the target.
     """
-    from nirs_store.cli._output import print_json
     from nirs_store.cli._spectra import read_file
-    from nirs_store.cli._workspace import open_store
 
     def samples(given: str | None) -> Any:
         return read_file(Path(given)) if given is not None and Path(given).exists() else given
 
-    with open_store(workspace) as store:
-        found = store.calibrations.update(
-            calibration,
-            samples(new_samples),
-            old_samples=samples(old),
-            test_samples=samples(test),
-            cv=cv,
-            note=note,
-            groups=groups,
-            old_groups=groups if old is not None else None,
-        )
+    found = store.calibrations.update(
+        calibration,
+        samples(new_samples),
+        old_samples=samples(old),
+        test_samples=samples(test),
+        cv=cv,
+        note=note,
+        groups=groups,
+        old_groups=groups if old is not None else None,
+    )
     if as_json:
         print_json(found.to_dict())
     else:
@@ -397,25 +380,21 @@ def command_update(
 @click.argument("calibration")
 @click.argument("version", required=False)
 @click.option("--end", is_flag=True, help="End the challenge of the version.")
-@workspace_option
-def command_challenge(calibration: str, version: str | None, end: bool, workspace: Path) -> None:
+@store_option
+def command_challenge(store: WorkspaceStore, calibration: str, version: str | None, end: bool) -> None:
     """Make VERSION a challenger: its predictions are logged, not returned. Without VERSION, list the challengers."""
-    from nirs_store.cli._workspace import open_store
-
-    with open_store(workspace) as store:
-        calibrations = store.calibrations
-        if version is not None and end:
-            done = calibrations.end_challenge(calibration, version)
-            click.echo(f"{version} is no longer a challenger" if done else f"{version} was not a challenger")
-        elif version is not None:
-            click.echo(f"v{calibrations.challenge(calibration, version)} is a challenger")
-        else:
-            listed = calibrations.challengers(calibration)
-            click.echo(", ".join(f"v{each}" for each in listed) or "no challengers")
+    calibrations = store.calibrations
+    if version is not None and end:
+        done = calibrations.end_challenge(calibration, version)
+        click.echo(f"{version} is no longer a challenger" if done else f"{version} was not a challenger")
+    elif version is not None:
+        click.echo(f"v{calibrations.challenge(calibration, version)} is a challenger")
+    else:
+        listed = calibrations.challengers(calibration)
+        click.echo(", ".join(f"v{each}" for each in listed) or "no challengers")
 
 
 def _print(frame: pl.DataFrame, as_json: bool, shown: tuple[str, ...] = ()) -> None:
-    from nirs_store.cli._output import cell_text, print_json, print_table
 
     if as_json:
         print_json(frame.to_dicts())

@@ -35,6 +35,7 @@ __all__ = [
     "print_data",
     "print_fields",
     "print_json",
+    "print_rows",
     "print_table",
     "progress",
     "short_id",
@@ -129,6 +130,38 @@ def print_table(
     click.secho(_line(columns, widths, columns, numeric), bold=True)
     for row in cells:
         click.echo(_line(row, widths, columns, numeric))
+
+
+def print_rows(
+    rows: Iterable[Any],
+    columns: Mapping[str, str | Callable[[Any], Any]],
+    *,
+    as_json: bool = False,
+    empty: str = "",
+    numeric: Sequence[str] = (),
+    flexible: Sequence[str] = (),
+) -> None:
+    """Print a listing: as JSON, as an aligned table, or `empty` where it has no rows.
+
+    Parameters
+    ----------
+    rows
+        A data frame, or dictionaries or objects.
+    columns
+        What stands below each heading: the key of a row, or a function of it.
+    as_json, empty
+        Print JSON; what to print in place of an empty table.
+    numeric, flexible
+        As for `print_table`.
+    """
+    found = rows.to_dicts() if hasattr(rows, "to_dicts") else list(rows)
+    if as_json:
+        print_json(found)
+    elif empty and not found:
+        click.echo(empty)
+    else:
+        cells = [[row[of] if isinstance(of, str) else of(row) for of in columns.values()] for row in found]
+        print_table(list(columns), cells, numeric=numeric, flexible=flexible)
 
 
 def fitting(line: str) -> str:

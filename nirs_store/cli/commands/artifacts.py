@@ -15,7 +15,7 @@ from nirs_store.cli._options import (
     store_option,
     yes_option,
 )
-from nirs_store.cli._output import human_bytes, print_fields, print_json, print_table
+from nirs_store.cli._output import human_bytes, print_fields, print_json, print_rows
 
 if TYPE_CHECKING:
     from nirs_store.artifacts.purge import PurgePlan
@@ -50,19 +50,18 @@ def list_artifacts(store: WorkspaceStore, dataset: str, pipeline: str, verbose: 
     if not records:
         click.echo("No artifacts.")
         return
-    print_table(
-        ["artifact" if verbose else "pipeline", "place", "fold", "type", "class", "size"],
-        [
-            [
-                record.artifact_id if verbose else record.pipeline_id[-8:],
-                record.chain_path,
-                record.get_fold_str(),
-                record.artifact_type,
-                record.class_name.rpartition(".")[2],
-                human_bytes(record.size_bytes),
-            ]
-            for record in records
-        ],
+    print_rows(
+        records,
+        {
+            "artifact" if verbose else "pipeline": lambda record: (
+                record.artifact_id if verbose else record.pipeline_id[-8:]
+            ),
+            "place": lambda record: record.chain_path,
+            "fold": lambda record: record.get_fold_str(),
+            "type": lambda record: record.artifact_type,
+            "class": lambda record: record.class_name.rpartition(".")[2],
+            "size": lambda record: human_bytes(record.size_bytes),
+        },
         numeric=["size"],
         flexible=["place"],
     )

@@ -9,7 +9,7 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import dry_run_option, json_option, store_option
-from nirs_store.cli._output import moment, print_json, print_table, short_id
+from nirs_store.cli._output import moment, print_json, print_rows, short_id
 from nirs_store.lazy import polars as pl
 
 if TYPE_CHECKING:
@@ -214,20 +214,17 @@ def _print(entries: pl.DataFrame, as_json: bool) -> None:
     if not entries.height:
         click.echo("No entries.")
         return
-    print_table(
-        ["number", "when", "who", "operation", "object", "", "message"],
-        [
-            [
-                row["number"],
-                moment(row["made_at"]),
-                f"{row['user']}@{row['host']}:{row['pid']}",
-                row["operation"],
-                _object(row),
-                "ok" if row["success"] else "failed",
-                row["message"] or "",
-            ]
-            for row in entries.to_dicts()
-        ],
+    print_rows(
+        entries.to_dicts(),
+        {
+            "number": "number",
+            "when": lambda row: moment(row["made_at"]),
+            "who": lambda row: f"{row['user']}@{row['host']}:{row['pid']}",
+            "operation": "operation",
+            "object": lambda row: _object(row),
+            "": lambda row: "ok" if row["success"] else "failed",
+            "message": lambda row: row["message"] or "",
+        },
         numeric=["number"],
         flexible=["message", "who"],
     )

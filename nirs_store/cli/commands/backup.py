@@ -21,7 +21,7 @@ from nirs_store.cli._options import (
     workspace_option,
     yes_option,
 )
-from nirs_store.cli._output import human_bytes, moment, print_json, print_table, progress
+from nirs_store.cli._output import human_bytes, moment, print_json, print_rows, progress
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -168,12 +168,15 @@ def list_backups(store: WorkspaceStore, target: Path | None, as_json: bool) -> N
     if not rows:
         click.echo("No backups.")
         return
-    print_table(
-        ["backup", "made", "size", "blobs", "folder"],
-        [
-            (r["backup_id"], moment(r["created_at"]), human_bytes(r["size_bytes"]), r["n_blobs"], r["path"])
-            for r in rows
-        ],
+    print_rows(
+        rows,
+        {
+            "backup": "backup_id",
+            "made": lambda r: moment(r["created_at"]),
+            "size": lambda r: human_bytes(r["size_bytes"]),
+            "blobs": "n_blobs",
+            "folder": "path",
+        },
         numeric=["size", "blobs"],
         flexible=["folder"],
     )

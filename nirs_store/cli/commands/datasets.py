@@ -9,7 +9,15 @@ import click
 
 from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import FOR_GOOD, confirm, json_option, store_option, yes_option
-from nirs_store.cli._output import human_bytes, moment, print_fields, print_json, print_table, short_id
+from nirs_store.cli._output import (
+    human_bytes,
+    moment,
+    print_fields,
+    print_json,
+    print_rows,
+    print_table,
+    short_id,
+)
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.errors import quoted
 
@@ -197,19 +205,16 @@ def chains(store: WorkspaceStore, sample: str, as_json: bool) -> None:
         where = f"is in {', '.join(holding)}" if holding else "is in no data set"
         click.echo(f"No chain that was recorded from a data set has seen it. {quoted(sample)} {where}.")
         return
-    print_table(
-        ["chain", "role", "dataset", "target", "pipeline", "recorded"],
-        [
-            [
-                short_id(row["chain_id"]),
-                row["role"],
-                row["dataset"],
-                row["target"],
-                row["pipeline"],
-                moment(row["created_at"]),
-            ]
-            for row in found.iter_rows(named=True)
-        ],
+    print_rows(
+        found.iter_rows(named=True),
+        {
+            "chain": lambda row: short_id(row["chain_id"]),
+            "role": "role",
+            "dataset": "dataset",
+            "target": "target",
+            "pipeline": "pipeline",
+            "recorded": lambda row: moment(row["created_at"]),
+        },
         flexible=["dataset", "pipeline"],
     )
 
@@ -296,22 +301,19 @@ def _print_versions(frame: pl.DataFrame, as_json: bool) -> None:
     elif not rows:
         click.echo("No data sets.")
     else:
-        print_table(
-            ["name", "version", "kind", "samples", "channels", "columns", "new", "note", "stored"],
-            [
-                [
-                    row["name"],
-                    f"v{row['version']}",
-                    row["kind"],
-                    f"{row['samples']:,}",
-                    f"{row['channels']:,}",
-                    ", ".join(row["labels"]),
-                    human_bytes(row["bytes"]),
-                    row["note"],
-                    moment(row["created_at"]),
-                ]
-                for row in rows
-            ],
+        print_rows(
+            rows,
+            {
+                "name": "name",
+                "version": lambda row: f"v{row['version']}",
+                "kind": "kind",
+                "samples": lambda row: f"{row['samples']:,}",
+                "channels": lambda row: f"{row['channels']:,}",
+                "columns": lambda row: ", ".join(row["labels"]),
+                "new": lambda row: human_bytes(row["bytes"]),
+                "note": "note",
+                "stored": lambda row: moment(row["created_at"]),
+            },
             numeric=["samples", "channels", "new"],
             flexible=["name", "columns", "note"],
         )

@@ -16,7 +16,7 @@ from nirs_store.cli._options import (
     store_option,
     yes_option,
 )
-from nirs_store.cli._output import human_bytes, moment, print_fields, print_json, print_table
+from nirs_store.cli._output import human_bytes, moment, print_fields, print_json, print_rows, print_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -360,20 +360,17 @@ def versions(store: WorkspaceStore, name: str, test_name: str | None, as_json: b
     if as_json:
         print_json(frame.to_dicts())
         return
-    print_table(
-        ["version", "aliases", "status", "mode", "size", "SHA-256", "stored"],
-        [
-            [
-                f"v{row['version']}",
-                ", ".join(row["aliases"]),
-                row["status"],
-                row["mode"],
-                human_bytes(row["size_bytes"]),
-                (row["content_hash"] or "-")[:12],
-                moment(row["created_at"]),
-            ]
-            for row in frame.iter_rows(named=True)
-        ],
+    print_rows(
+        frame.iter_rows(named=True),
+        {
+            "version": lambda row: f"v{row['version']}",
+            "aliases": lambda row: ", ".join(row["aliases"]),
+            "status": "status",
+            "mode": "mode",
+            "size": lambda row: human_bytes(row["size_bytes"]),
+            "SHA-256": lambda row: (row["content_hash"] or "-")[:12],
+            "stored": lambda row: moment(row["created_at"]),
+        },
         numeric=["size"],
         flexible=["aliases"],
     )

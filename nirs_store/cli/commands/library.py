@@ -11,7 +11,7 @@ import click
 
 from nirs_store.cli._group import Group
 from nirs_store.cli._options import json_option, workspace_option
-from nirs_store.cli._output import print_json, print_table, progress
+from nirs_store.cli._output import print_json, print_rows, progress
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.errors import InvalidInput, NirsStoreError
 
@@ -43,16 +43,13 @@ def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, w
     if not found:
         click.echo("No templates." if category is None and not tags else "No templates fit.")
         return
-    print_table(
-        ["template", "tags", "description"],
-        [
-            [
-                f"{each['category']}/{each['name']}",
-                ", ".join(each["tags"]),
-                each["error"] or each["description"],
-            ]
-            for each in found
-        ],
+    print_rows(
+        found,
+        {
+            "template": lambda each: f"{each['category']}/{each['name']}",
+            "tags": lambda each: ", ".join(each["tags"]),
+            "description": lambda each: each["error"] or each["description"],
+        },
         flexible=["description", "tags"],
     )
 

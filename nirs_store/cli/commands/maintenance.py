@@ -18,7 +18,14 @@ from nirs_store.cli._options import (
     workspace_option,
     yes_option,
 )
-from nirs_store.cli._output import human_bytes, moment, print_json, print_table, progress, short_id
+from nirs_store.cli._output import (
+    human_bytes,
+    moment,
+    print_json,
+    print_rows,
+    progress,
+    short_id,
+)
 from nirs_store.display import printable
 
 if TYPE_CHECKING:
@@ -253,20 +260,17 @@ def trash_list(store: WorkspaceStore, as_json: bool) -> None:
     if not rows:
         click.echo("The trash is empty.")
         return
-    print_table(
-        ["deleted", "what", "name", "rows", "size", "until", "id"],
-        [
-            [
-                moment(row["deleted_at"]),
-                row["kind"],
-                row["name"],
-                row["rows"],
-                human_bytes(row["size_bytes"]),
-                moment(row["until"]),
-                short_id(row["object_id"]),
-            ]
-            for row in rows
-        ],
+    print_rows(
+        rows,
+        {
+            "deleted": lambda row: moment(row["deleted_at"]),
+            "what": "kind",
+            "name": "name",
+            "rows": "rows",
+            "size": lambda row: human_bytes(row["size_bytes"]),
+            "until": lambda row: moment(row["until"]),
+            "id": lambda row: short_id(row["object_id"]),
+        },
         numeric=["rows", "size"],
         flexible=["name"],
     )

@@ -20,6 +20,7 @@ from nirs_store.cli._output import (
     print_data,
     print_fields,
     print_json,
+    print_rows,
     print_table,
     short_id,
 )
@@ -319,19 +320,26 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
         }
     )
     click.echo()
-    print_table(
-        ["kind", "stored", "size", "saved"],
-        [(k.kind, k.stored, human_bytes(k.bytes), human_bytes(k.saved_bytes)) for k in report.kinds],
+    print_rows(
+        report.kinds,
+        {
+            "kind": lambda k: k.kind,
+            "stored": lambda k: k.stored,
+            "size": lambda k: human_bytes(k.bytes),
+            "saved": lambda k: human_bytes(k.saved_bytes),
+        },
         numeric=["stored", "size", "saved"],
     )
     if report.largest_runs:
         click.echo()
-        print_table(
-            ["run", "name", "size", "only here"],
-            [
-                (short_id(r.run_id), r.name, human_bytes(r.bytes), human_bytes(r.own_bytes))
-                for r in report.largest_runs
-            ],
+        print_rows(
+            report.largest_runs,
+            {
+                "run": lambda r: short_id(r.run_id),
+                "name": lambda r: r.name,
+                "size": lambda r: human_bytes(r.bytes),
+                "only here": lambda r: human_bytes(r.own_bytes),
+            },
             numeric=["size", "only here"],
             flexible=["name"],
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._options import FOR_GOOD, confirm, store_option
-from nirs_store.cli._output import moment, print_json, print_table, short_id
+from nirs_store.cli._output import moment, print_json, print_rows, short_id
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
@@ -102,12 +102,14 @@ def show(store: WorkspaceStore, as_json: bool) -> None:
     click.echo(str(policy))
     if pins.height:
         click.echo()
-        print_table(
-            ["pinned", "id", "since", "reason"],
-            [
-                (p["object_kind"], short_id(p["object_id"]), moment(p["made_at"]), p["reason"])
-                for p in pins.to_dicts()
-            ],
+        print_rows(
+            pins.to_dicts(),
+            {
+                "pinned": "object_kind",
+                "id": lambda p: short_id(p["object_id"]),
+                "since": lambda p: moment(p["made_at"]),
+                "reason": "reason",
+            },
             flexible=["reason"],
         )
 

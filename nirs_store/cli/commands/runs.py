@@ -18,6 +18,7 @@ from nirs_store.cli._output import (
     number,
     print_fields,
     print_json,
+    print_rows,
     print_table,
     short_id,
 )
@@ -62,20 +63,17 @@ def _print_summary(rows: list[dict[str, object]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    print_table(
-        ["pipeline", "name", "status", "entries", "ms", "warnings", "errors"],
-        [
-            [
-                short_id(str(row["pipeline_id"])),
-                row["pipeline_name"],
-                row["pipeline_status"],
-                row["log_count"],
-                row["total_duration_ms"],
-                row["warning_count"],
-                row["error_count"],
-            ]
-            for row in rows
-        ],
+    print_rows(
+        rows,
+        {
+            "pipeline": lambda row: short_id(str(row["pipeline_id"])),
+            "name": "pipeline_name",
+            "status": "pipeline_status",
+            "entries": "log_count",
+            "ms": "total_duration_ms",
+            "warnings": "warning_count",
+            "errors": "error_count",
+        },
         numeric=["entries", "ms", "warnings", "errors"],
         flexible=["name"],
     )
@@ -90,20 +88,17 @@ def _print_log(rows: list[dict[str, object]], as_json: bool) -> None:
     if not rows:
         click.echo("No entries.")
         return
-    print_table(
-        ["when", "level", "step", "event", "ms", "operator", "message"],
-        [
-            [
-                moment(row["created_at"]),
-                row["level"],
-                row["step_idx"],
-                row["event"],
-                row["duration_ms"],
-                str(row["operator_class"] or "-").rsplit(".", 1)[-1],
-                (str(row["message"] or "").splitlines() or [""])[0],
-            ]
-            for row in rows
-        ],
+    print_rows(
+        rows,
+        {
+            "when": lambda row: moment(row["created_at"]),
+            "level": "level",
+            "step": "step_idx",
+            "event": "event",
+            "ms": "duration_ms",
+            "operator": lambda row: str(row["operator_class"] or "-").rsplit(".", 1)[-1],
+            "message": lambda row: (str(row["message"] or "").splitlines() or [""])[0],
+        },
         numeric=["step", "ms"],
         flexible=["message", "operator"],
     )
@@ -274,20 +269,17 @@ def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
     pipelines = store.list_pipelines(run_id=run["run_id"])
     if pipelines.height:
         click.echo()
-        print_table(
-            ["pipeline", "name", "status", "metric", "val", "test", "ms"],
-            [
-                [
-                    short_id(row["pipeline_id"]),
-                    row["name"],
-                    row["status"],
-                    row["metric"],
-                    number(row["best_val"]),
-                    number(row["best_test"]),
-                    row["duration_ms"],
-                ]
-                for row in pipelines.iter_rows(named=True)
-            ],
+        print_rows(
+            pipelines.iter_rows(named=True),
+            {
+                "pipeline": lambda row: short_id(row["pipeline_id"]),
+                "name": "name",
+                "status": "status",
+                "metric": "metric",
+                "val": lambda row: number(row["best_val"]),
+                "test": lambda row: number(row["best_test"]),
+                "ms": "duration_ms",
+            },
             numeric=["val", "test", "ms"],
             flexible=["name"],
         )
@@ -313,16 +305,13 @@ def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
     chains = store.get_chains_for_pipeline(pipeline["pipeline_id"])
     if chains.height:
         click.echo()
-        print_table(
-            ["chain", "preprocessing", "model"],
-            [
-                [
-                    short_id(row["chain_id"]),
-                    row["preprocessings"] or "raw",
-                    row["model_class"].rsplit(".", 1)[-1],
-                ]
-                for row in chains.iter_rows(named=True)
-            ],
+        print_rows(
+            chains.iter_rows(named=True),
+            {
+                "chain": lambda row: short_id(row["chain_id"]),
+                "preprocessing": lambda row: row["preprocessings"] or "raw",
+                "model": lambda row: row["model_class"].rsplit(".", 1)[-1],
+            },
             flexible=["preprocessing"],
         )
 
@@ -360,17 +349,16 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
         }
     )
     click.echo()
-    print_table(
-        ["step", "type", "operator", "parameters"],
-        [
-            [
-                step["step_idx"],
-                step.get("operator_type", "transform"),
-                str(step["operator_class"]).rsplit(".", 1)[-1],
-                ", ".join(f"{name}={value}" for name, value in (step.get("params") or {}).items()),
-            ]
-            for step in chain["steps"]
-        ],
+    print_rows(
+        chain["steps"],
+        {
+            "step": "step_idx",
+            "type": lambda step: step.get("operator_type", "transform"),
+            "operator": lambda step: str(step["operator_class"]).rsplit(".", 1)[-1],
+            "parameters": lambda step: ", ".join(
+                f"{name}={value}" for name, value in (step.get("params") or {}).items()
+            ),
+        },
         numeric=["step"],
         flexible=["parameters", "operator"],
     )
@@ -379,19 +367,16 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
         click.echo(fitting(line))
     if data.predictions:
         click.echo()
-        print_table(
-            ["prediction", "fold", "partition", "n", "metric", "score"],
-            [
-                [
-                    short_id(row["prediction_id"]),
-                    row["fold_id"],
-                    row["partition"],
-                    row["n_samples"],
-                    row["metric"],
-                    number(row.get(f"{row['partition']}_score")),
-                ]
-                for row in data.predictions
-            ],
+        print_rows(
+            data.predictions,
+            {
+                "prediction": lambda row: short_id(row["prediction_id"]),
+                "fold": "fold_id",
+                "partition": "partition",
+                "n": "n_samples",
+                "metric": "metric",
+                "score": lambda row: number(row.get(f"{row['partition']}_score")),
+            },
             numeric=["n", "score"],
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nirs_store.cli._group import Command, Group
+from nirs_store.cli._group import Group
 from nirs_store.cli._options import (
     FOR_GOOD,
     confirm,
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from nirs_store.files.api import FileRemoval
     from nirs_store.store import WorkspaceStore
 
-__all__ = ["CHANGING"]
 
-
-# -- The commands of ``nirs-store files`` that change or remove.
+@click.group("files", cls=Group)
+def command() -> None:
+    """Store and retrieve files of any kind: names, versions, aliases."""
 
 
 _version_option = click.option("--version", "-v", metavar="V", help="v3, latest, or an alias.")
 _test_option = click.option("--test", "test_name", metavar="NAME", help="The file of this test.")
 
 
-@click.command("alias", cls=Command)
+@command.command("alias")
 @click.argument("name")
 @click.argument("alias", required=False)
 @_version_option
@@ -65,7 +65,7 @@ def alias(
         click.echo("No aliases.")
 
 
-@click.command("status", cls=Command)
+@command.command("status")
 @click.argument("name")
 @click.argument("status")
 @click.option("--message", "-m", metavar="TEXT", help="Reason, for example of a failure.")
@@ -84,7 +84,7 @@ def status(
     store.files.set_status(name, status, message, version=version, test_name=test_name)
 
 
-@click.command("delete", cls=Command)
+@command.command("delete")
 @click.argument("name")
 @_version_option
 @_test_option
@@ -122,7 +122,7 @@ def delete(
     _finish(plan, as_json)
 
 
-@click.command("cleanup", cls=Command)
+@command.command("cleanup")
 @click.option("--days", type=float, default=30.0, show_default=True, help="Only files older than this.")
 @click.option(
     "--old-tests", type=int, metavar="N", help="Instead, remove all tests except the N most recent."
@@ -182,8 +182,6 @@ def _finish(plan: FileRemoval, as_json: bool) -> None:
         print_json(plan.to_dict())
 
 
-CHANGING = (alias, status, delete, cleanup)
-
 _all_option = click.option(
     "--all", "all_versions", is_flag=True, help="List all versions, not only the newest."
 )
@@ -198,11 +196,6 @@ def _filter_options(function: Any) -> Any:
             function
         )
     return function
-
-
-@click.group("files", cls=Group)
-def command() -> None:
-    """Store and retrieve files of any kind: names, versions, aliases."""
 
 
 @command.command("put")
@@ -402,10 +395,6 @@ def validate(store: WorkspaceStore, pattern: str | None, as_json: bool) -> None:
         click.echo(str(found))
     if not found.ok:
         click.get_current_context().exit(4)
-
-
-for _each in CHANGING:
-    command.add_command(_each)
 
 
 def _json_object(text: str | None) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
-"""``nirs-store library``."""
+"""``nirs-store init``, ``demo``, ``ui`` and ``library``."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nirs_store.cli._group import Group
+from nirs_store.cli._group import Command, Group
 from nirs_store.cli._options import json_option, workspace_option
 from nirs_store.cli._output import print_json, print_rows, progress
 from nirs_store.cli._spectra import read_file, reading_options
@@ -19,12 +20,106 @@ if TYPE_CHECKING:
     from nirs_store.library import PipelineLibrary
 
 
+@click.command("init", cls=Command)
+@click.argument("directory", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
+def command_init(directory: Path) -> None:
+    """Create a workspace in DIR (default: this folder), with pipeline templates and a note.
+
+    Existing files are not changed; a second call changes nothing.
+    """
+    from nirs_store.scaffold import copy_workspace_template
+    from nirs_store.store import WorkspaceStore
+
+    existed = os.path.exists(directory / "store.duckdb")  # noqa: PTH110 (Path.exists raises for a name that is too long)
+    with WorkspaceStore(directory) as store:
+        root = store.workspace_path
+    written = copy_workspace_template(root)
+    click.echo(f"{root} {'is a workspace already' if existed else 'is a workspace now'}.")
+    for path in written:
+        click.echo(f"  {path.relative_to(root).as_posix()}")
+
+
+@click.command("demo", cls=Command)
+@click.argument(
+    "directory", type=click.Path(path_type=Path), default=Path("nirs-store-demo"), metavar="[DIR]"
+)
+@click.option("--ui", "show", is_flag=True, help="Show the result in the browser.")
+def command_demo(directory: Path, show: bool) -> None:
+    """Cross-validate real meat spectra and show every feature once, in less than a minute.
+
+    DIR (default: ./nirs-store-demo) must be new, empty, or a workspace, to which the demo adds a run.
+    """
+    from rich.console import Console
+
+    from nirs_store.demo import run_demo
+
+    run_demo(directory, console=Console(highlight=False))
+    if show:
+        from nirs_store.ui.server import serve
+
+        click.echo()
+        serve(directory, say=lambda line: click.echo(line))
+
+
+@click.command("ui", cls=Command)
+@click.option("--port", type=click.IntRange(0, 65535), help="Port [default: the first free one from 8423].")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address to listen on; other machines then need a token.",
+)
+@click.option("--token", metavar="TEXT", help="Token that visitors need [default: generated if needed].")
+@click.option(
+    "--allow-changes", is_flag=True, help="Let the page change the workspace: tags, deletions, retention."
+)
+@click.option("--no-browser", is_flag=True, help="Print the address without opening a browser.")
+@click.option(
+    "--export", "folder", type=click.Path(path_type=Path), help="Write the pages to a new folder instead."
+)
+@workspace_option
+def command_ui(
+    port: int | None,
+    host: str,
+    token: str | None,
+    allow_changes: bool,
+    no_browser: bool,
+    folder: Path | None,
+    workspace: Path,
+) -> None:
+    """Show a workspace in the browser: leaderboards, chains with figures, runs, files, SQL.
+
+    The page needs neither internet nor an account. Only this machine can reach it unless you pass --host, and it
+    changes nothing unless you pass --allow-changes. Press Ctrl-C to stop it.
+    """
+    from nirs_store.ui.server import needed, serve
+
+    if folder is not None:
+        from nirs_store.store import WorkspaceStore
+
+        with needed():
+            from nirs_store.ui.export import export_pages
+        with WorkspaceStore.to_look_at(workspace) as store:
+            export_pages(store, folder, lambda line: click.echo(line, err=True))
+        return
+    serve(
+        workspace,
+        host=host,
+        port=port,
+        token=token,
+        may_change=allow_changes,
+        browser=not no_browser,
+        say=lambda line: click.echo(line),
+    )
+
+
 @click.group("library", cls=Group)
-def command() -> None:
+def command_library() -> None:
     """List, save, show and run pipeline templates."""
 
 
-@command.command("list")
+@command_library.command("list")
 @click.option("--category", metavar="NAME", help="Only this category.")
 @click.option(
     "--tag", "tags", multiple=True, metavar="TAG", help="Only templates with this tag (repeatable)."
@@ -54,10 +149,10 @@ def list_templates(category: str | None, tags: tuple[str, ...], as_json: bool, w
     )
 
 
-@command.command("show")
+@command_library.command("show")
 @click.argument("template", metavar="TEMPLATE")
 @workspace_option
-def show(template: str, workspace: Path) -> None:
+def show_template(template: str, workspace: Path) -> None:
     """Print a template as JSON: its metadata and its configuration."""
     library = _library(workspace)
     name, category = _split(template)
@@ -65,7 +160,7 @@ def show(template: str, workspace: Path) -> None:
     print_json({**metadata, "pipeline": library.load_template(name, category)})
 
 
-@command.command("save")
+@command_library.command("save")
 @click.argument("source", metavar="PIPELINE|CHAIN|FILE")
 @click.argument("name", required=False)
 @click.option("--category", metavar="NAME", default=None, help="Category [default: general].")
@@ -73,7 +168,7 @@ def show(template: str, workspace: Path) -> None:
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag (repeatable).")
 @click.option("--overwrite", is_flag=True, help="Replace a template with this name.")
 @workspace_option
-def save(
+def save_template(
     source: str,
     name: str | None,
     category: str | None,
@@ -112,7 +207,7 @@ def save(
     click.echo(path)
 
 
-@command.command("run")
+@command_library.command("run")
 @click.argument("template", metavar="TEMPLATE")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="File or folder of spectra.")
 @click.option("--target", required=True, metavar="COLUMN", help="The column to predict.")
@@ -132,7 +227,7 @@ def save(
 )
 @reading_options
 @workspace_option
-def run(
+def run_template(
     template: str,
     data: Path,
     target: str,
@@ -180,7 +275,7 @@ def run(
     if groups is not None:
         cv = grouped_twin(cv)
         click.echo(f"Samples of one {groups} stay in one fold: {cv}.", err=True)
-    with WorkspaceStore(workspace) as store, progress("folds") as show, _fit_errors(template, data):
+    with WorkspaceStore(workspace) as store, progress("folds") as show_template, _fit_errors(template, data):
         result = record_cross_validation(
             store,
             estimator,
@@ -196,7 +291,7 @@ def run(
             target_unit=unit,
             metric=config.get("metric"),
             n_jobs=jobs,
-            progress=show,
+            progress=show_template,
         )
     label = score_label(result.metric)
     click.echo(

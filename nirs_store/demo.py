@@ -282,7 +282,9 @@ def _print_leaderboard(ranked: pl.DataFrame, console: Console) -> None:
             row["chain_id"][-8:],
             style="bold" if rank == 1 else None,
         )
-    console.print(f"[bold]Leaderboard[/], {_TARGET} in {_UNIT}; SD is the spread of the RMSE over the folds")
+    console.print(
+        f"[bold]Leaderboard[/], {_TARGET} in {_UNIT}; SD: of the RMSE over the folds; bias: predicted - measured"
+    )
     console.print(table)
     console.print()
 
@@ -290,8 +292,8 @@ def _print_leaderboard(ranked: pl.DataFrame, console: Console) -> None:
 def _print_replay(best: CrossValidationResult, scores: dict[str, Any], console: Console) -> None:
     console.print(
         f"[bold]Replay[/] of {best.name} on {scores['n']} samples that no model has seen:\n"
-        f"  [bold]RMSEP {scores['rmse']:.3f} {_UNIT}[/], bias {scores['bias']:+.3f}, R² {scores['r2']:.3f}, "
-        f"RPD {scores['rpd']:.1f}",
+        f"  [bold]RMSEP {scores['rmse']:.3f} {_UNIT}[/], bias (predicted - measured) {scores['bias']:+.3f}, "
+        f"R² {scores['r2']:.3f}, RPD {scores['rpd']:.1f}",
         soft_wrap=True,
     )
 

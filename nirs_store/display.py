@@ -16,6 +16,7 @@ __all__ = [
     "block",
     "byte_text",
     "cell_text",
+    "counted",
     "escape",
     "field_table",
     "printable",
@@ -102,6 +103,17 @@ def with_unit(name: str, unit: str | None) -> str:
     if not unit or name.endswith((f"({unit})", f"[{unit}]", f" {unit}", f"_{unit}", f"/{unit}")):
         return name
     return f"{name} ({unit})".strip()
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun, in the singular for one.
+
+    Examples
+    --------
+    >>> counted(1, "sample"), counted(1200, "sample"), counted(0, "spectrum", "spectra")
+    ('1 sample', '1,200 samples', '0 spectra')
+    """
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def byte_text(size: int) -> str:

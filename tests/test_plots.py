@@ -115,8 +115,9 @@ def test_the_box_holds_the_scores_of_each_set_and_the_latent_variables() -> None
         f"{scores['r2']:.3f}",
         f"{scores['rpd']:.1f}",
     ]
-    assert [line.split()[0] for line in box.splitlines()[1:]] == ["RMSEC", "RMSECV", "RMSEP", "LVs"]
-    assert box.splitlines()[-1].split() == ["LVs", "7"]
+    assert [line.split()[0] for line in box.splitlines()[1:]] == ["RMSEC", "RMSECV", "RMSEP", "LVs", "bias:"]
+    assert box.endswith("bias: predicted − measured")
+    assert box.splitlines()[-2].split() == ["LVs", "7"]
 
 
 def test_the_bias_of_a_least_squares_fit_is_shown_as_zero() -> None:

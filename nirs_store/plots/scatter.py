@@ -206,6 +206,7 @@ def _box(axes: Axes, pairs: dict[str, tuple[Floats, Floats]], n_components: int 
         rows.append(f"{words}{scores['r2']:>7.3f}{scores['rpd']:>6.1f}")
     if n_components is not None:
         rows.append(f"LVs    {n_components:>8}")
+    rows.append("bias: predicted − measured")
     axes.text(
         0.025,
         0.975,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
+from nirs_store.display import counted
 from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, nearest, quoted
 from nirs_store.ids import is_id
 from nirs_store.records.queries import one
@@ -87,7 +88,7 @@ class Rule:
     def __str__(self) -> str:
         what = f" ({' or '.join(self.meanings)})" if self.meanings else ""
         others = f", {self.others} of them not by the author" if self.others else ""
-        return f"signatures of {self.signatures} persons{what}{others}"
+        return f"signatures of {counted(self.signatures, 'person')}{what}{others}"
 
 
 def as_rule(value: Any) -> Rule:

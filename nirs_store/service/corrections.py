@@ -15,7 +15,7 @@ from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
-from nirs_store.display import block, field_table
+from nirs_store.display import block, counted, field_table
 from nirs_store.domain.frame import as_names
 from nirs_store.errors import CalibrationNotFound, InvalidInput, ShapeMismatch, UnknownId, quoted
 from nirs_store.ids import new_id, now_naive
@@ -140,7 +140,8 @@ class Correction:
         state = f", retired {self.retired_at:%Y-%m-%d}" if self.retired_at else ""
         before = self.figures.get("bias_before")
         bias = "" if before is None else f", {BIAS} {before:+.4g} before"
-        return f"<{self.calibration}@v{self.version} {self.words}; {len(self.samples)} samples{bias}{state}>"
+        told = f"{self.words}; {counted(len(self.samples), 'sample')}{bias}{state}"
+        return f"<{self.calibration}@v{self.version} {told}>"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -349,19 +350,13 @@ def save(
         )  # fmt: skip
 
     def work(con: Connection) -> Correction:
-        made, row = plan(con), find_version(con, calibration)
-        now = now_naive()
-        con.execute(
-            "UPDATE corrections SET retired_at = $now WHERE calibration = $name AND version = $version AND retired_at "
-            "IS NULL",
-            {"now": now, "name": row["name"], "version": row["version"]},
-        )
-        values = {
-            "correction_id": made.correction_id, "calibration": made.calibration, "version": made.version,
-            "number": made.number, "slope": made.slope, "bias": made.bias, "samples": samples, "reason": why,
-            "author": by, "metadata": dict(made.figures), "created_at": now,
-        }  # fmt: skip
-        Table(con, "corrections").insert([values])
+        row = find_version(con, calibration)
+        before = active(con, row)
+        if before is not None:
+            _end(con, row, before, by)
+        # Numbered after the copies that an end may leave.
+        made = plan(con)
+        _insert(con, made)
         facts = {"calibration": made.calibration, "version": made.version, "correction": made.words}
         facts |= {"reason": why, "samples": len(samples)}
         note(engine, "correct_calibration", "calibration", row["version_id"], details=facts, con=con)
@@ -446,16 +441,35 @@ def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | 
         if found is None:
             label = f"{row['name']}@v{row['version']}"
             raise CalibrationNotFound(label, f"{label} has no correction to retire. Nothing was changed.")
-        now = now_naive()
-        con.execute(
-            "UPDATE corrections SET retired_at = ? WHERE correction_id = ?", [now, found.correction_id]
-        )
+        ended = _end(con, row, found, by)
         facts = {"calibration": row["name"], "version": row["version"], "correction": found.words}
         facts |= {"reason": why, "by": by}
         note(engine, "retire_correction", "calibration", row["version_id"], details=facts, con=con)
-        return replace(found, retired_at=with_zone(now))
+        return ended
 
     return engine.change(work)
+
+
+def _end(con: Connection, version: Mapping[str, Any], applied: Correction, by: str) -> Correction:
+    """Stop applying a correction to one version; others that it is applied to keep it.
+
+    In older workspaces versions share a correction: where it ends for its owner, each of the others gets a copy; where
+    it ends for another version, that one gets the copy that ends.
+    """
+    here = (str(version["name"]), int(version["version"]))
+    ended = applied.correction_id
+    if here == (applied.calibration, applied.version):
+        sharing = con.execute(
+            "SELECT name, version FROM calibration_versions v WHERE correction_id = ? AND NOT EXISTS (SELECT 1 FROM "
+            "corrections c WHERE c.calibration = v.name AND c.version = v.version) ORDER BY name, version",
+            [ended],
+        ).fetchall()
+        for name, number in sharing:
+            take_over(con, ended, str(name), int(number), by)
+    else:
+        ended = take_over(con, ended, *here, by)
+    con.execute("UPDATE corrections SET retired_at = ? WHERE correction_id = ?", [now_naive(), ended])
+    return _made(frame(con, f"{_READ} WHERE correction_id = ?", [ended]).row(0, named=True))
 
 
 _READ = (
@@ -467,7 +481,7 @@ _READ = (
 def active(con: Connection, version: Mapping[str, Any]) -> Correction | None:
     """Read the correction that is applied to a version now."""
     # Older workspaces have versions registered with a correction of another version: it counts until they have one of
-    # their own, and does not come back when that is retired.
+    # their own, and does not come back when that is retired; see `_end`.
     mine = "calibration = $name AND version = $version"
     rows = frame(
         con,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import write_file
-from nirs_store.display import cell_text, escape
+from nirs_store.display import cell_text, counted, escape
 from nirs_store.errors import InvalidInput, WriteFailed, quoted
 
 __all__ = ["Dossier", "Item", "Part", "Table", "plain"]
@@ -142,7 +142,8 @@ class Dossier:
         return save(self, path)
 
     def __repr__(self) -> str:
-        return f"<Dossier of {self.calibration}: {len(self.parts)} parts, {len(self.missing)} items missing>"
+        missing = f"{counted(len(self.missing), 'item')} missing"
+        return f"<Dossier of {self.calibration}: {counted(len(self.parts), 'part')}, {missing}>"
 
     def _repr_html_(self) -> str:
         return body(self)
@@ -164,7 +165,7 @@ def body(dossier: Dossier) -> str:
     """Return the content of the page."""
     missing = dossier.missing
     listed = (
-        f'<p class="missing">{len(missing)} items are missing: {escape("; ".join(missing))}.</p>'
+        f'<p class="missing">{counted(len(missing), "item")} missing: {escape("; ".join(missing))}.</p>'
         if missing
         else "<p>Nothing that this page asks for is missing.</p>"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from nirs_store.audit.trail import moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
-from nirs_store.display import block, cell_text, field_table, table
+from nirs_store.display import block, cell_text, counted, field_table, table
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import aliases_of
@@ -184,7 +184,7 @@ class Monitoring:
         if self.sel_df:
             facts["SEL"] = f"{self.sel:.4g}{unit} from replicates, {self.sel_df} df"
         signals = self.chart["signals"].list.contains("action").sum() if self.chart.height else 0
-        facts["beyond the action limit"] = f"{signals} of {self.chart.height} points"
+        facts["beyond the action limit"] = f"{signals:,} of {counted(self.chart.height, 'point')}"
         return facts
 
     def __repr__(self) -> str:
@@ -333,7 +333,7 @@ def _twice(points: pl.DataFrame) -> list[str]:
     if not several:
         return []
     shared = points.group_by("sample_id").len().filter(pl.col("len") > 1).height
-    return [f"{shared} samples were predicted by several versions: each counts once for each version"]
+    return [f"predicted by several versions, and counted once for each: {counted(shared, 'sample')}"]
 
 
 def _is_target(about: str | None) -> pl.Expr:
@@ -361,40 +361,42 @@ def _left_out(
 ) -> list[str]:
     """Say what the figures do not show by themselves."""
     notes = []
-    if reported["labels"].sum():
+    told = {
+        name: int(reported[name].sum())
+        for name in ("n", "labels", "nameless", "no_number", "corrected", "flagged")
+    }
+    if told["labels"]:
         notes.append(
-            f"{reported['labels'].sum()} predictions are labels of a classifier: no bias, SEP or chart"
+            f"{counted(told['labels'], 'prediction')} with labels of a classifier: no bias, SEP or chart"
         )
-    if reported["nameless"].sum():
+    if told["nameless"]:
         notes.append(
-            f"{reported['nameless'].sum()} measurements without a sample id cannot be joined to a reference"
+            f"{counted(told['nameless'], 'measurement')} without a sample id cannot be joined to a reference"
         )
-    if reported["no_number"].sum():
-        notes.append(
-            f"{reported['no_number'].sum()} measurements have no finite prediction: they are left out"
-        )
+    if told["no_number"]:
+        notes.append(f"left out: {counted(told['no_number'], 'measurement')} without a finite prediction")
     if base is not None and base.kind == "SECV":
         notes.append(
             "the number of fitted parameters is not defined: SEP is compared with SECV and n - 1 degrees of freedom"
         )
-    if reported["corrected"].sum():
+    if told["corrected"]:
         notes.append(
-            f"{reported['corrected'].sum()} of {reported['n'].sum()} measurements were corrected: bias, SEP and chart "
-            "are about what was reported"
+            f"corrected: {told['corrected']:,} of {counted(told['n'], 'measurement')}; bias, SEP "
+            "and chart are about what was reported"
         )
     kinds = {errors[v][1] for v in ([version] if version is not None else list(errors)) if v in errors}
     if "SECV" in kinds:
         notes.append("no SEP of a test set was registered: the limits of the chart are multiples of SECV")
     if not kinds:
         notes.append("no error was registered with the version: the chart has no limits")
-    n, flagged = int(reported["n"].sum()), int(reported["flagged"].sum())
+    n, flagged = told["n"], told["flagged"]
     if 2 * flagged > n >= FEWEST:
         notes.append(
             f"{flagged / n:.0%} of the measurements are flagged: the instrument or the samples have changed; look for "
             "the cause before you correct"
         )
     if not include_flagged and flagged:
-        notes.append(f"{flagged} flagged measurements are left out of bias, SEP and chart")
+        notes.append(f"left out of bias, SEP and chart: {counted(flagged, 'flagged measurement')}")
     return notes
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from nirs_store.audit.trail import moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
+from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import DEFAULT_ALIAS, aliases_of, find_version, version_number
@@ -136,8 +137,8 @@ def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tupl
     unclear = _unclear(con)
     if unclear:
         notes.append(
-            f"references of {len(unclear)} samples name no target, and these samples were predicted for several: they "
-            "are left out; add them with target=..."
+            f"references of {counted(len(unclear), 'sample')} name no target, where several were predicted: they are "
+            "left out; add them with target=..."
         )
     if unit is not None:
         ((strange,),) = con.execute(
@@ -146,7 +147,7 @@ def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tupl
             {"target": told["target"], "unit": unit, "name": wanted.name},
         ).fetchall()
         if strange:
-            notes.append(f"{strange} references are in another unit than {unit}: they are left out")
+            notes.append(f"left out: {counted(strange, 'reference')} in another unit than {unit}")
     about = "lower(r.target) = $target" if wanted.target else "lower(r.target) = $calibration"
     flags = "" if wanted.include_flagged else f" AND {NOT_FLAGGED}"
     target = " AND (m.target IS NULL OR lower(m.target) = $target)" if wanted.target else ""
@@ -192,8 +193,8 @@ def pairs_of_version(
         missing = [str(each) for each in samples if each not in there]
         if missing:
             raise InvalidInput(
-                f"samples: {len(missing)} of them have no logged prediction of this version with a reference: "
-                f"{', '.join(missing[:5])}. Nothing was changed."
+                f"samples: expected a logged prediction of this version and a reference for each; {len(missing)} of "
+                f"{counted(len(samples), 'sample')} without: {', '.join(missing[:5])}. Nothing was changed."
             )
         pairs = pairs.filter(pl.col("sample_id").is_in([each for each in samples if each is not None]))
     return per_sample(pairs, "mean")

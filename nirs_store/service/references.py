@@ -13,6 +13,7 @@ from nirs_store.audit.trail import attempting, moment, note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
+from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
@@ -381,8 +382,8 @@ def _new(con: Connection, rows: Rows, existing: str) -> Rows:
     new = [row for row in rows if tuple(row[name] for name in told) not in there]
     if len(new) < len(rows) and existing == "refuse":
         raise InvalidInput(
-            f"{len(rows) - len(new)} of {len(rows)} rows are stored already, word for word. Nothing was recorded. "
-            "existing='skip' leaves them out, existing='add' takes them as replicates."
+            f"Stored already, word for word: {len(rows) - len(new)} of {counted(len(rows), 'row')}. Nothing was "
+            "recorded. existing='skip' leaves them out, existing='add' takes them as replicates."
         )
     return new
 

@@ -17,7 +17,7 @@ from nirs_store.chains.folds import REFIT, model_id, normalise_folds
 from nirs_store.chains.plan import COLUMNS, SPLITTER, text_names
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
-from nirs_store.display import block, cell_text, field_table, table
+from nirs_store.display import block, cell_text, counted, field_table, table
 from nirs_store.errors import (
     CalibrationNotFound,
     InvalidInput,
@@ -100,9 +100,8 @@ class Updated:
         }
 
     def __repr__(self) -> str:
-        head = (
-            f"{self.before.name}: v{self.before.version} -> v{self.after.version}, {self.added} samples added"
-        )
+        added = f"{counted(self.added, 'sample')} added"
+        head = f"{self.before.name}: v{self.before.version} -> v{self.after.version}, {added}"
         lines = [
             f"  {row['samples']} (n = {row['n']}{_fitted(row['fitted'])}): RMSE {row['rmse_before']:.4g} -> "
             f"{row['rmse_after']:.4g}, {row['verdict']}"
@@ -167,11 +166,11 @@ def update(
     for word, each in (("old_samples", old), ("new_samples", new), ("test_samples", test)):
         if each is not None:
             check_channels(each, word, width, grid if grid is not None else old.wavelengths, columns)
-    counted = metadata.get("n_samples")
-    if isinstance(counted, int) and counted != len(old.y):
+    fitted = metadata.get("n_samples")
+    if isinstance(fitted, int) and fitted != len(old.y):
         raise InvalidInput(
-            f"old_samples: the calibration was fitted on {counted} samples; found {len(old.y)} with a reference. "
-            "Nothing was changed."
+            f"old_samples: the calibration was fitted on {counted(fitted, 'sample')}; found {len(old.y)} with a "
+            "reference. Nothing was changed."
         )
     refuse_known(old, new)
     _warn_of_mixtures(old, new)
@@ -202,8 +201,8 @@ def update(
     shared = seen(new, old, by_name=ids is not None)
     if shared.any():
         warnings.warn(
-            f"new_samples: {int(shared.sum())} of {shared.size} share a name or a group with old ones; they are left "
-            "out of the comparison, because the old version was fitted on samples like them.",
+            f"new_samples: {int(shared.sum())} of {shared.size} left out of the comparison: they share a name or a "
+            "group with old ones, and the old version was fitted on samples like them.",
             RecordingWarning,
             stacklevel=3,
         )
@@ -252,7 +251,7 @@ def update(
         before.name,
         result.chain_id,
         scope=before.scope or None,
-        note=note_text or f"update of v{before.version} with {len(new.y)} samples",
+        note=note_text or f"update of v{before.version} with {counted(len(new.y), 'sample')}",
         metadata={"updated_from": before.version, "comparison": rows},
     )
     return Updated(before, after, compared, len(new.y), None if enlarged is None else enlarged.reference)
@@ -332,7 +331,7 @@ def _enlarge(
             key: word for key, word in old.instrument.items() if new.instrument.get(key, word) == word
         },
         metadata={"updated_from": before.chain_id, "n_old": len(old.y), "n_new": len(new.y)},
-        note=f"samples of {before.name}@v{before.version}, and {len(new.y)} new ones",
+        note=f"samples of {before.name}@v{before.version}, and {counted(len(new.y), 'new one')}",
         other_grid=True,
     )
     return added

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nirs_store.chains.grids import advice, differ, same_grid
 from nirs_store.chains.plan import Names, require_columns
+from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, quoted
 from nirs_store.ids import spectrum_hashes
 from nirs_store.values import as_array
@@ -136,7 +137,8 @@ def check_channels(samples: Samples, word: str, width: int, grid: Any, columns: 
     """
     if samples.X.shape[1] != width:
         raise ShapeMismatch(
-            f"{word}: expected {width} channels as in the calibration; found {samples.X.shape[1]}. Nothing was changed."
+            f"{word}: expected {counted(width, 'channel')} as in the calibration; found {samples.X.shape[1]}. "
+            "Nothing was changed."
         )
     if columns is not None and samples.columns is not None:
         require_columns(samples.columns, columns, word, "the calibration")
@@ -161,10 +163,11 @@ def refuse_known(old: Samples, new: Samples) -> None:
     same = [row for row, each in enumerate(spectrum_hashes(new.X)) if each in known]
     if same:
         rows = ", ".join(new.ids[row] if new.ids else str(row) for row in same[:10])
-        which = f"{'samples' if new.ids else 'rows'} {rows}{', ...' if len(same) > 10 else ''}"
+        word = ("sample" if new.ids else "row") + ("s" if len(same) > 1 else "")
+        which = f"{word} {rows}{', ...' if len(same) > 10 else ''}"
         raise InvalidInput(
-            f"new_samples: {len(same)} spectra are in the calibration already ({which}). Nothing was changed. Leave "
-            "them out: they would count twice, and once in the fold that validates them."
+            f"new_samples: {counted(len(same), 'spectrum', 'spectra')} of the calibration itself ({which}). Nothing "
+            "was changed. Leave them out: they would count twice, and once in the fold that validates them."
         )
 
 
@@ -194,8 +197,8 @@ def common_groups(
     there = None if old.groups is None else len(set(old.groups.tolist()))
     if recorded is not None and there != recorded:
         raise InvalidInput(
-            f"old_groups: {version} was recorded with {recorded} groups; the old samples have {there}. Nothing was "
-            "changed. Give those of the recording: old_groups=, one label per sample."
+            f"old_groups: {version} was recorded with {counted(recorded, 'group')}; the old samples have {there}. "
+            "Nothing was changed. Give those of the recording: old_groups=, one label per sample."
         )
     if recorded is None:
         split = old.groups is not None

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
 
@@ -227,7 +228,9 @@ def agreement(
         raise InvalidInput(f"alpha: expected a share between 0 and 1; found {alpha!r}.")
     y, x = _values(reference, "reference"), _values(predicted, "predicted")
     if y.shape != x.shape:
-        raise ShapeMismatch(f"reference has {y.size} values, predicted {x.size}. Nothing was computed.")
+        raise ShapeMismatch(
+            f"reference has {counted(y.size, 'value')}, predicted {x.size}. Nothing was computed."
+        )
     n, nan = int(y.size), float("nan")
     if not n:
         return Agreement(0, nan, nan, nan, nan, nan, nan, nan, nan, nan, baseline, alpha)
@@ -350,7 +353,7 @@ def _sigma(given: Any, n: int) -> Floats:
         raise InvalidInput(f"sigma: expected numbers; found {type(given).__name__}.") from error
     if found.ndim and found.shape != (n,):
         raise ShapeMismatch(
-            f"sigma: expected one number, or one for each of {n} differences; found shape {found.shape}."
+            f"sigma: expected one number, or one for each of {counted(n, 'difference')}; found shape {found.shape}."
         )
     return np.broadcast_to(found, (n,))
 

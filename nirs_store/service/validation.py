@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from nirs_store.bundle.manifest import in_words, seeds
+from nirs_store.display import counted
 from nirs_store.errors import NirsStoreError
 from nirs_store.ids import utcnow
 from nirs_store.records.runs import environment
@@ -163,7 +164,11 @@ def _scope(about: _About) -> Part:
 def _spectra(about: _About) -> Part:
     grid = (about.chain or {}).get("wavelengths")
     unit = str(about.metadata.get("wavelength_unit") or "")
-    words = None if grid is None else f"{len(grid)} channels, {grid[0]:g} to {grid[-1]:g} {unit}".strip()
+    words = (
+        None
+        if grid is None
+        else f"{counted(len(grid), 'channel')}, {grid[0]:g} to {grid[-1]:g} {unit}".strip()
+    )
     items = list(_said(about, "Instrument and spectra"))
     items.append(Item("wavelengths of the calibration", words, "wavelengths= when recording"))
     return Part("Instrument and spectra", tuple(items))
@@ -186,10 +191,10 @@ def _samples(about: _About) -> Part:
     if isinstance(n, int) and isinstance(p, int):
         needed = max(24, 6 * (p + 1))
         notes.append(
-            f"ASTM E1655 advises at least {needed} calibration samples for {p} latent variables; there are {n}."
+            f"ASTM E1655 advises at least {needed} calibration samples for {counted(p, 'latent variable')}; found {n}."
         )
         least = max(20, 4 * p)
-        notes.append(f"It advises at least {least} validation samples; there are {tested or 0}.")
+        notes.append(f"It advises at least {least} validation samples; found {tested or 0}.")
     if is_classification(version.figures.get("task")):
         notes.append("A classification: figures of merit of a regression do not apply.")
     return Part("Samples", tuple(items), notes=tuple(notes))
@@ -210,7 +215,7 @@ def _dataset(about: _About) -> str | None:
         found = about.store.datasets.version(identifier)
     except NirsStoreError:
         return f"{identifier} (not in this workspace)"
-    return f"{found.name}@v{found.version}, {found.n_samples} samples, hash {found.content_hash}"
+    return f"{found.name}@v{found.version}, {counted(found.n_samples, 'sample')}, hash {found.content_hash}"
 
 
 def _recipe(about: _About) -> Part:
@@ -254,8 +259,8 @@ def _merits(about: _About) -> Part:
             )
             tables.append(Table(f"{name} at registration".strip(), ("figure", "value", "what it is"), merits))
         items = [
-            Item("accuracy: SEP and bias of a test set", _pair(_first(figures, "sep"), _first(figures, "bias")),
-                 "X_test= and y_test= when recording"),
+            Item("accuracy: SEP and bias (predicted - reference) of a test set",
+                 _pair(_first(figures, "sep"), _first(figures, "bias")), "X_test= and y_test= when recording"),
             Item("significance of the bias", _bias(figures)),
             Item("linearity: slope and intercept", _pair(_first(figures, "slope"), _first(figures, "intercept"))),
             Item("SECV", _first(figures, "secv"), "cross-validate with record_cross_validation"),

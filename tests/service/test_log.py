@@ -265,7 +265,7 @@ def test_references_come_from_a_table(store: WorkspaceStore, tmp_path: Path, for
         ("007", 1.5, "fat", "a", "%"),
         ("9", 2.5, "fat", "b", "%"),
     ]
-    with pytest.raises(InvalidInput, match="2 of 2 rows are stored already"):
+    with pytest.raises(InvalidInput, match="Stored already, word for word: 2 of 2 rows"):
         store.references.add_many(table, target="fat", unit="%")
     assert store.references.add_many(table, target="fat", unit="%", existing="skip") == []
     assert len(store.references.add_many(table, target="fat", unit="%", existing="add")) == 2

@@ -178,7 +178,7 @@ def test_units_laboratories_and_replicates(fat: WorkspaceStore) -> None:
     refer(fat, slice(30, 60), unit="g/kg")
     found = fat.calibrations.monitor("fat")
     assert found.n == 30
-    assert any("30 references are in another unit than %" in note for note in found.notes)
+    assert any("30 references in another unit than %" in note for note in found.notes)
     assert fat.calibrations.monitor("fat", lab="south").n == 15
     rows = fat.references.list().filter(pl.col("unit") == "%")
     sel, df = replicate_error(rows["value"].to_numpy(), rows["sample_id"].to_numpy())
@@ -429,7 +429,7 @@ def test_predictions_that_are_no_numbers_are_counted_and_left_out(store: Workspa
     refer(store)
     found = store.calibrations.monitor("root")
     assert (found.n, found.n_measurements) == (12, 24)
-    assert any("12 measurements have no finite prediction" in note for note in found.notes)
+    assert any("left out: 12 measurements without a finite prediction" in note for note in found.notes)
     assert found.by_version["n"].to_list() == [12]
 
 
@@ -511,7 +511,7 @@ def test_versions_that_predicted_the_same_samples_are_never_averaged(
     for part in (found.by_version, found.by_instrument, found.by_month):
         assert part["n"].sum() == 24
     assert found.by_instrument["bias"].to_list() == [pytest.approx(errors.mean())]
-    assert any("6 samples were predicted by several versions" in note for note in found.notes)
+    assert any("several versions, and counted once for each: 6 samples" in note for note in found.notes)
     assert fat.calibrations.monitor("fat@v2").n == 12
 
 
@@ -555,6 +555,56 @@ def test_numbers_of_numpy_correct_too(fat: WorkspaceStore, number: Any) -> None:
             fat.calibrations.correct("fat", bias=wrong)  # type: ignore[arg-type]
 
 
+def test_a_single_measurement_is_told_in_the_singular(fat: WorkspaceStore) -> None:
+    fat.references.add("one", 5.0, target="fat")
+    fat.calibrations.correct("fat", bias=1.0)
+    for names, rows in ((["one"], [0]), (None, [1])):
+        fat.predict("fat", LATER[rows], sample_ids=names, on_outlier="ignore")
+    found = fat.calibrations.monitor("fat")
+    assert "1 measurement without a sample id" in repr(found)
+    assert " of 1 point\n" in repr(found)
+    assert "corrected: 2 of 2 measurements;" in repr(found)
+    with pytest.raises(InvalidInput, match=r"word for word: 1 of 1 row\."):
+        fat.references.add_many([{"sample_id": "one", "value": 5.0, "target": "fat"}])
+    with pytest.raises(InvalidInput, match=r"1 of 2 samples without: two\."):
+        fat.calibrations.correct("fat", ["one", "two"])
+
+
+def test_a_correction_that_older_versions_share_ends_for_one_alone(
+    fat: WorkspaceStore, recorded: Recorded
+) -> None:
+    given = fat.calibrations.correct("fat", slope=0.5, bias=1.0).correction_id
+    for name in ("fat", "cream", "whey"):
+        fat.calibrations.register(name, recorded.first)
+    fat.close()
+    alter(
+        recorded.folder,
+        f"UPDATE calibration_versions SET correction_id = '{given}' WHERE name <> 'fat' OR version = 2",
+    )
+    every = ("fat@v1", "fat@v2", "cream@v1", "whey@v1")
+    with WorkspaceStore(recorded.folder) as opened:
+
+        def corrected() -> list[str]:
+            read = {each: opened.predict(each, LATER[:1], on_outlier="ignore") for each in every}
+            return [each for each, found in read.items() if "raw" in found.columns]
+
+        assert corrected() == list(every)
+        # One that shares it, then its owner; the others keep the same numbers.
+        ended = opened.calibrations.retire_correction("cream@v1")
+        assert (ended.calibration, ended.slope, ended.retired_at is None) == ("cream", 0.5, False)
+        assert corrected() == ["fat@v1", "fat@v2", "whey@v1"]
+        made = opened.calibrations.correct("fat@v1", bias=3.0)
+        assert corrected() == ["fat@v1", "fat@v2", "whey@v1"]
+        assert [each.label for each in opened.calibrations.corrections("fat")] == ["c1", "c2", "c3"]
+        assert made.label == "c3"
+        for name in ("fat@v2", "whey@v1"):
+            (kept,) = opened.calibrations.monitor(name).corrections
+            assert (kept.slope, kept.bias, kept.retired_at) == (0.5, 1.0, None)
+        for gone in ("fat@v2", "fat@v1", "whey@v1"):
+            opened.calibrations.retire_correction(gone)
+            assert gone not in corrected()
+
+
 def test_each_number_of_a_bias_names_its_sign(fat: WorkspaceStore) -> None:
     refer(fat)
     measure(fat)
@@ -568,3 +618,7 @@ def test_each_number_of_a_bias_names_its_sign(fat: WorkspaceStore) -> None:
     assert made.figures["bias_before"] == pytest.approx(0.5)
     assert "bias (reference - predicted) +0.5 before" in repr(made)
     assert "bias_before (reference - predicted)" in made._repr_html_()
+    items = [
+        item.label for part in fat.calibrations.dossier("fat", figures=False).parts for item in part.items
+    ]
+    assert "accuracy: SEP and bias (predicted - reference) of a test set" in items

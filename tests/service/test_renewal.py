@@ -88,7 +88,7 @@ def test_spectra_of_a_file_update_as_well(fat: WorkspaceStore, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("new", "old", "error", "words"),
     [
-        ((X[:5], Y[:5]), (X, Y), InvalidInput, "5 spectra are in the calibration already .rows 0, 1"),
+        ((X[:5], Y[:5]), (X, Y), InvalidInput, "5 spectra of the calibration itself .rows 0, 1"),
         ((NEW[:, :9], NEW_Y), (X, Y), ShapeMismatch, "found 9"),
         ((NEW, NEW_Y), (X[:50], Y[:50]), InvalidInput, "was fitted on 90 samples"),
         ((NEW, NEW_Y), None, InvalidInput, "does not hold the samples"),
@@ -342,7 +342,9 @@ def test_a_version_with_groups_is_not_updated_without_them(
 def test_samples_like_those_that_were_fitted_prove_nothing(store: WorkspaceStore) -> None:
     grouped(store)
     labels = np.where(_NEW_GROUPS < 105, 7, _NEW_GROUPS)  # ten new spectra are of an old sample
-    with pytest.warns(RecordingWarning, match="10 of 30 share a name or a group"):
+    with pytest.warns(
+        RecordingWarning, match="10 of 30 left out of the comparison: they share a name or a group"
+    ):
         found = store.calibrations.update(
             "twins@latest", (MORE, MORE_Y), old_samples=(REPLICATED, REPLICATED_Y),
             groups=labels, old_groups=_OLD_GROUPS, test_samples=(MORE[:12], MORE_Y[:12]),

@@ -256,7 +256,7 @@ def test_references_of_a_file_are_shown_and_then_added_once(servant: Page, sent:
     asked = {"name": "protein", "target": "protein", "unit": "%"}
     plan = servant.post("/calibrations/_/references", asked, files={"file": ("lab.csv", sent)})
     assert "2 of 2 values would be added" in plan.text
-    assert "1 are of samples that were never predicted" in plan.text
+    assert "never predicted here: 1;" in plan.text
     references = servant.desk.store().references
     assert not references.list("protein measured 95").height
     twice = servant.post("/calibrations/_/references", asked, files={"file": ("lab.csv", sent)})
@@ -264,7 +264,7 @@ def test_references_of_a_file_are_shown_and_then_added_once(servant: Page, sent:
         servant.client.post("/calibrations/_/references", data=fields(each.text))
         assert references.list("protein measured 95")["value"].to_list() == [12.5]
     again = servant.post("/calibrations/_/references", asked, files={"file": ("lab.csv", sent)})
-    assert "2 are stored already" in again.text
+    assert "Stored already, word for word, and left out: 2." in again.text
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from nirs_store.cli._options import (
 )
 from nirs_store.cli._output import cell_text, moment, numbers, print_fields, print_json, print_table, short_id
 from nirs_store.cli.commands import service
-from nirs_store.display import printable
+from nirs_store.display import counted, printable
 
 if TYPE_CHECKING:
     from nirs_store.service.versions import CalibrationVersion
@@ -397,7 +397,7 @@ def verify(
             click.echo(printable(line))
         if found.unchecked:
             click.echo(
-                f"{len(found.unchecked)} signatures with a key that was not given: --key-file checks them."
+                f"{counted(len(found.unchecked), 'signature')} with a key that was not given: --key-file checks them."
             )
     ctx.exit(0 if found.ok else 4)
 
@@ -439,7 +439,7 @@ def dossier(
         return
     click.echo(written)
     if found.missing:
-        click.echo(f"{len(found.missing)} items are missing:", err=True)
+        click.echo(f"{counted(len(found.missing), 'item')} missing:", err=True)
         for each in found.missing:
             click.echo(f"  {printable(each)}", err=True)
 
@@ -469,7 +469,7 @@ def delete(
     plan = store.calibrations.plan_delete(calibration)
     signatures = store.calibrations.signatures(plan.label)
     if not as_json:
-        click.echo(f"{printable(plan.label)} with {len(signatures)} signatures; its chain stays")
+        click.echo(f"{printable(plan.label)} with {counted(len(signatures), 'signature')}; its chain stays")
         if now:
             click.echo(FOR_GOOD)
     if not dry_run:

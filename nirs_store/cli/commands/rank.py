@@ -400,9 +400,10 @@ def command(
 ) -> None:
     """Rank the chains by their cross-validation, best first.
 
-    RMSECV is the RMSE over all pooled out-of-fold predictions, SD its spread over the folds; bias, R2 and
-    RPD belong to the same predictions. RMSEP is the error of the refit on the test samples. For a
-    repeated cross-validation, the scores are means over the repeats. Each target has its own table.
+    RMSECV is the RMSE over all pooled out-of-fold predictions, SD its spread over the folds; bias
+    (predicted - measured), R2 and RPD belong to the same predictions. RMSEP is the error of the refit on
+    the test samples. For a repeated cross-validation, the scores are means over the repeats. Each target
+    has its own table.
     Classifications have their own table too, ranked by balanced accuracy.
     """
     from nirs_store.cli._workspace import find, ranked, say_unknown

@@ -17,6 +17,7 @@ from nirs_store.cli._options import (
     yes_option,
 )
 from nirs_store.cli._output import cell_text, print_json, print_table
+from nirs_store.display import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -97,7 +98,7 @@ def delete_measurements(
 ) -> None:
     """Delete old measurements permanently; the audit trail records how many."""
     n = store.measurements.delete(before=before, calibration=calibration, dry_run=True)
-    click.echo(f"{n} measurements were logged before {before}.")
+    click.echo(f"{counted(n, 'measurement')} logged before {before}.")
     if dry_run or not n or not confirm("Delete them? This cannot be undone.", yes):
         return
     click.echo(f"deleted {store.measurements.delete(before=before, calibration=calibration)}")
@@ -148,7 +149,7 @@ def add_references(
         file, sample_id=sample_column, value=value_column, target=target, unit=unit, lab=lab, method=method,
         measured_at=measured_at, existing=existing,
     )  # fmt: skip
-    click.echo(f"added {len(added)} reference values")
+    click.echo(f"added {counted(len(added), 'reference value')}")
 
 
 @command_references.command("correct")

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.ui.chart import short
@@ -54,18 +55,18 @@ def references(request: Request) -> View | Redirect:
     while len(_plans) > _KEPT:
         _plans.popitem(last=False)
     unknown, stored = rows.filter(pl.col("measured") == 0).height, int(rows["stored"].sum())
-    lines = [f"{rows.height - stored} of {rows.height} values would be added."]
+    lines = [f"{rows.height - stored} of {counted(rows.height, 'value')} would be added."]
     if stored:
-        lines.append(f"{stored} are stored already, word for word, and would be left out.")
+        lines.append(f"Stored already, word for word, and left out: {stored}.")
     if unknown:
         lines.append(
-            f"{unknown} are of samples that were never predicted here: they wait for a prediction of this name."
+            f"Of samples that were never predicted here: {unknown}; waiting for a prediction of this name."
         )
     span = version.figures.get("range")
     if span:
         beyond = rows.filter((pl.col("value") < span[0]) | (pl.col("value") > span[1])).height
         lines += [
-            f"{beyond} lie outside the range of the calibration, {short(span[0])} to {short(span[1])}."
+            f"Outside the range of the calibration, {short(span[0])} to {short(span[1])}: {beyond}."
         ] * bool(beyond)
     columns = (
         Column("sample_id", "Sample", longest=40), Column("value", kind="number"), Column("target"), Column("unit"),
@@ -126,7 +127,7 @@ def alias(request: Request) -> View | Redirect:
         signed = len(calibrations.signatures(new.label))
         meanings = f" with the meaning {' or '.join(rule.meanings)}" if rule.meanings else ""
         lines.append(
-            f"The alias demands {rule.signatures} signatures{meanings}, {rule.others} not by the author; "
+            f"The alias demands {counted(rule.signatures, 'signature')}{meanings}, {rule.others} not by the author; "
             f"v{new.version} has {signed}."
         )
     lines.append("Predictions by this alias use the other version from then on.")
@@ -170,7 +171,7 @@ def correct(request: Request) -> View | Redirect:
         _unchanged(request, marks)
         calibrations.correct(version.label, **options)
         return Redirect(calibration_address(name))
-    lines = [f"{plan.words}, from {len(plan.samples)} samples", *_effect(plan.figures)]
+    lines = [f"{plan.words}, from {counted(len(plan.samples), 'sample')}", *_effect(plan.figures)]
     live = current_correction(request.store, name, version.version)
     if live:
         lines.append(f"It would retire {live.words}.")

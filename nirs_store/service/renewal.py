@@ -123,7 +123,7 @@ class Updated:
 
 
 def _fitted(count: int) -> str:
-    return f", {count} of which were fitted, so its errors are too low" if count else ""
+    return f", {count} of them fitted, so its errors are too low" if count else ""
 
 
 def update(

@@ -353,7 +353,7 @@ def test_samples_like_those_that_were_fitted_prove_nothing(store: WorkspaceStore
     assert {name: (row["n"], row["fitted"]) for name, row in rows.items()} == {
         "new samples": (20, 0), "old samples": (90, 0), "test samples": (12, 12),
     }  # fmt: skip
-    assert "12 of which were fitted" in repr(found)
+    assert "12 of them fitted" in repr(found)
 
 
 def test_replicates_that_share_a_name_are_compared_by_their_mean(store: WorkspaceStore) -> None:

@@ -333,7 +333,8 @@ def _twice(points: pl.DataFrame) -> list[str]:
     if not several:
         return []
     shared = points.group_by("sample_id").len().filter(pl.col("len") > 1).height
-    return [f"predicted by several versions, and counted once for each: {counted(shared, 'sample')}"]
+    told = f"predicted by several versions, and counted once for each: {counted(shared, 'sample')}"
+    return [f"{told}; limits and verdicts treat these as separate samples"]
 
 
 def _is_target(about: str | None) -> pl.Expr:

@@ -511,7 +511,9 @@ def test_versions_that_predicted_the_same_samples_are_never_averaged(
     for part in (found.by_version, found.by_instrument, found.by_month):
         assert part["n"].sum() == 24
     assert found.by_instrument["bias"].to_list() == [pytest.approx(errors.mean())]
-    assert any("several versions, and counted once for each: 6 samples" in note for note in found.notes)
+    assert any(
+        "several versions, and counted once for each: 6 samples; limits" in note for note in found.notes
+    )
     assert fat.calibrations.monitor("fat@v2").n == 12
 
 

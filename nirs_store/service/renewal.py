@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nirs_store.audit.trail import store_setting
 from nirs_store.chains.folds import REFIT, model_id, normalise_folds
-from nirs_store.chains.plan import COLUMNS, SPLITTER, text_names
+from nirs_store.chains.plan import COLUMNS, SPLITTER, ReplayPlan, text_names
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, cell_text, counted, field_table, table
@@ -148,7 +148,9 @@ def update(
     metadata = chain.get("metadata") or {}
     target, grid = metadata.get("target"), chain.get("wavelengths")
     if "classif" in str(metadata.get("task_type")) or (isinstance(target, str) and target.startswith("[")):
-        raise InvalidInput(f"{calibration}: updating needs a calibration of one number per sample.")
+        raise InvalidInput(
+            f"{calibration}: updating needs a calibration of one number per sample. Nothing was changed."
+        )
     _refuse_transferred(store, before, chain)
     if "sample_weight_hash" in metadata:
         raise InvalidInput(
@@ -373,15 +375,23 @@ def _refuse_transferred(store: Any, version: CalibrationVersion, chain: Mapping[
     told = (chain.get("metadata") or {}).get("transferred_from")
     if told is None:
         return
-    adapter = next(step["artifact_id"] for step in chain["steps"] if step.get("operator_type") != SPLITTER)
+    adapter = ReplayPlan.from_chain(chain).members[0].stages[0].operators[0].artifact_id
     source = str(told["chain_id"])
     known = store.calibrations.names_of([source]).get(source)
+    why = (
+        f"{version.name}@v{version.version} was transferred to another instrument: a fit of old and new spectra would "
+        "mix the instruments and lose the adapter. Nothing was changed."
+    )
+    if store.get_chain(source) is None:
+        raise InvalidInput(
+            f"{why} The chain that it was transferred from, {source}, is not in this workspace: update it where it is, "
+            "and transfer that."
+        )
     update = f"Update {known[0]}" if known else f"Register its chain {source} under a name, and update that"
     raise InvalidInput(
-        f"{version.name}@v{version.version} was transferred to another instrument: a fit of old and new spectra would "
-        f"mix the instruments and lose the adapter. Nothing was changed. {update} with the new spectra as the adapter "
-        f"transforms them, store.load_artifact({adapter!r}).transform(X); then put the adapter in front of the new "
-        "chain with store.derive_chain."
+        f"{why} {update} with the new spectra as the adapter transforms them, "
+        f"store.load_artifact({adapter!r}).transform(X); then put the adapter in front of the new chain with "
+        "store.derive_chain."
     )
 
 
@@ -490,7 +500,9 @@ def _out_of_fold(
 def _replayed(store: Any, chain_id: str, X: Any) -> NDArray[np.float64]:
     found = np.asarray(store.replay_chain(chain_id, X), dtype=float).reshape(len(X), -1)
     if found.shape[1] != 1:
-        raise InvalidInput(f"Updating needs a calibration of one number per sample; found {found.shape[1]}.")
+        raise InvalidInput(
+            f"Updating needs a calibration of one number per sample; found {found.shape[1]}. Nothing was changed."
+        )
     return found[:, 0]
 
 

@@ -509,7 +509,7 @@ def test_unknown_names_of_challengers_are_errors(fat: WorkspaceStore, recorded: 
 
 
 def test_a_transferred_version_is_not_updated_and_the_way_is_said(
-    fat: WorkspaceStore, recorded: Recorded
+    fat: WorkspaceStore, recorded: Recorded, tmp_path: Path
 ) -> None:
     adapter = StandardScaler(with_mean=False).fit(X)
     adapter.scale_ = np.linspace(1.02, 1.08, X.shape[1])
@@ -528,6 +528,12 @@ def test_a_transferred_version_is_not_updated_and_the_way_is_said(
         fat.permutation_test(moved.chain_id, X, Y, cv=3, n_permutations=1)
     assert fat.list_runs().height == runs
     assert "Update other bench@production" in words["third bench"]
+    bundle = fat.export_chain(moved.chain_id, tmp_path / "moved.n4a")
+    with WorkspaceStore(tmp_path / "elsewhere") as other:
+        there = other.import_bundle(bundle, allow_pickle=True).chain_id
+        other.calibrations.register("fat", there, alias="production")
+        with pytest.raises(InvalidInput, match="is not in this workspace"):
+            other.calibrations.update("fat", (NEW, NEW_Y), old_samples=(X, Y))
     # What the words advise.
     assert "Update fat@production with" in words["other bench"]
     kept = fat.load_artifact(words["other bench"].split("load_artifact('")[1].partition("'")[0])

@@ -18,6 +18,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
 from nirs_store.records.lookup import whole_id
 from nirs_store.records.named import find_version, names
+from nirs_store.records.queries import metadata_of_chain
 from nirs_store.service import corrections, log
 from nirs_store.service.corrections import Correction
 from nirs_store.service.renewal import challengers_of
@@ -84,8 +85,9 @@ def use_of(engine: Engine, given: Any) -> Use:
     return Use(whole_id(engine, "chain", given)) if found is None else found
 
 
-def _named(label: str, con: Connection) -> Use:
-    return _use(con, find_version(con, label))
+def _named_rival(label: str, con: Connection) -> tuple[Use, str | None]:
+    rival = _use(con, find_version(con, label))
+    return rival, _target(metadata_of_chain(con, rival.chain_id))
 
 
 def _use(con: Connection, row: Mapping[str, Any]) -> Use:
@@ -177,7 +179,6 @@ def keep(
             stacklevel=4,
         )
         return
-    target = (about.get("metadata") or {}).get("target")
     if isinstance(X, Spectra):
         sample_ids = X.ids if sample_ids is None else sample_ids
         X = X.X
@@ -191,7 +192,7 @@ def keep(
         use.name,
         use.version,
         None if use.correction is None else use.correction.correction_id,
-        target if isinstance(target, str) and target else None,
+        _target(about.get("metadata")),
         how.instrument,
         how.operator,
         how.measured_at,
@@ -200,13 +201,13 @@ def keep(
     log.record(
         engine, details, entry, ids, table, keep_spectra=how.keep_spectra, batch_id=batch, commit=not rivals
     )
-    for place, (rival, found) in enumerate(rivals, 1):
+    for place, (rival, target, found) in enumerate(rivals, 1):
         own = log.Entry(
             rival.chain_id,
             rival.name,
             rival.version,
             None if rival.correction is None else rival.correction.correction_id,
-            entry.target,
+            target or entry.target,
             how.instrument,
             how.operator,
             how.measured_at,
@@ -215,7 +216,12 @@ def keep(
         log.record(engine, found, own, ids, table, batch_id=batch, commit=place == len(rivals))
 
 
-def _rivals(engine: Engine, use: Use, predict: Predict) -> list[tuple[Use, pl.DataFrame]]:
+def _target(metadata: Any) -> str | None:
+    found = (metadata or {}).get("target")
+    return found if isinstance(found, str) and found else None
+
+
+def _rivals(engine: Engine, use: Use, predict: Predict) -> list[tuple[Use, str | None, pl.DataFrame]]:
     """Predict with the challengers; one that fails is named, and never hinders what is reported."""
     found = []
     for number in challengers_of(engine, str(use.name)):
@@ -223,9 +229,10 @@ def _rivals(engine: Engine, use: Use, predict: Predict) -> list[tuple[Use, pl.Da
             continue
         label = f"{use.name}@v{number}"
         try:
-            rival = engine.query(partial(_named, label))
+            rival, target = engine.query(partial(_named_rival, label))
             details = predict(rival.chain_id)
-            found.append((rival, details if rival.correction is None else rival.correction.apply(details)))
+            corrected = details if rival.correction is None else rival.correction.apply(details)
+            found.append((rival, target, corrected))
         except NirsStoreError as error:
             end = (
                 " It was deleted: end_challenge takes it off."

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from servicekit import GRID, MEAT, Recorded, X, Y
+from servicekit import GRID, MEAT, Recorded, X, Y, record
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.cross_decomposition import PLSRegression
@@ -135,6 +135,22 @@ def test_a_challenger_predicts_along_and_is_compared_on_the_same_samples(
     assert not fat.calibrations.end_challenge("fat", "v2")
     fat.predict("fat", TEST[:3], on_outlier="ignore")
     assert fat.measurements.list(role="challenger").height == 40
+
+
+def test_a_challenger_of_another_target_is_not_compared_with_references_of_this(
+    fat: WorkspaceStore, recorded: Recorded
+) -> None:
+    other = record(fat, 3, Y / 2, target="protein")
+    for chain in (other, recorded.first):
+        fat.calibrations.challenge("fat", fat.calibrations.register("fat", chain))
+    ids = [f"s{row}" for row in range(40)]
+    fat.predict("fat", TEST, sample_ids=ids, on_outlier="ignore")
+    log = fat.measurements.list("fat")
+    assert {row: set(rows["target"]) for (row,), rows in log.group_by("version")} == {
+        1: {"fat"}, 2: {"protein"}, 3: {"fat"},
+    }  # fmt: skip
+    fat.references.add_many({"sample_id": ids, "value": TEST_Y}, target="fat")
+    assert fat.calibrations.monitor("fat").challengers.filter(pl.col("n") > 0)["version"].to_list() == [3]
 
 
 def test_a_challenger_that_is_gone_never_hinders_a_prediction(

@@ -994,6 +994,7 @@ class WorkspaceStore:
         *,
         timeout: float | None = 60.0,
         max_rows: int | None = 1_000_000,
+        max_bytes: int | None = None,
     ) -> pl.DataFrame:
         """Query the catalog with exactly one SELECT statement, read-only.
 
@@ -1007,15 +1008,17 @@ class WorkspaceStore:
             Stop the query after this many seconds; None lets it run as long as it takes.
         max_rows : int, optional
             Refuse a result with more rows; None for no limit.
+        max_bytes : int, optional
+            Refuse a result that takes more memory; by default no limit.
 
         Raises
         ------
         InvalidInput
-            The query is not a single SELECT statement (found before it runs), DuckDB reports an error, or it exceeds
-            `timeout` or `max_rows`.
+            The query is not a single SELECT statement (found before it runs), DuckDB reports an error, it exceeds
+            `timeout`, `max_rows` or `max_bytes`, or a time lies outside of the years 1 to 9999.
         """
         text, values = people_sql.check_text(query), people_sql.check_params(params)
-        limits = people_sql.check_limits(timeout, max_rows)
+        limits = people_sql.check_limits(timeout, max_rows, max_bytes)
         return self._engine.query(lambda con: people_sql.ask(con, text, values, limits))
 
     # -- Evaluations of models on suites.

@@ -231,7 +231,10 @@ def within(con: duckdb.DuckDBPyConnection, work: Callable[[], T], seconds: float
         return work()
     try:
         return work()
-    except duckdb.InterruptException as error:
+    except (
+        duckdb.InterruptException,
+        OSError,
+    ) as error:  # OSError: from a result that is read batch by batch
         if late.is_set():
             raise TimeOver from error
         raise

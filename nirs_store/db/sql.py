@@ -23,6 +23,7 @@ from nirs_store.lazy import polars as pl
 
 __all__ = [
     "Incoming",
+    "TooManyBytes",
     "TooManyRows",
     "execute",
     "few_rows",
@@ -73,28 +74,46 @@ def translated(layout: Layout, give_up: Callable[[], None]) -> Iterator[None]:
 # -- Results as polars data frames, made column by column.
 
 
-_ROWS_A_BATCH = 1 << 16
+_ROWS_A_BATCH, _ROWS_AT_ONCE = 1 << 16, 2048
 
 
 class TooManyRows(Exception):
     """A result has more rows than were allowed."""
 
 
-def to_frame(relation: duckdb.DuckDBPyRelation, *, most: int | None = None) -> pl.DataFrame:
+class TooManyBytes(Exception):
+    """A result takes more memory than was allowed."""
+
+
+def to_frame(
+    relation: duckdb.DuckDBPyRelation,
+    *,
+    most: int | None = None,
+    most_bytes: int | None = None,
+    check: Callable[[pa.Array], None] | None = None,
+) -> pl.DataFrame:
     """Fetch a result whole; TIMESTAMP columns come back as UTC, as everything in the catalog is."""
-    table: pa.Table = relation.to_arrow_table() if most is None else _at_most(relation, most)
+    unbound = most is None and most_bytes is None
+    table: pa.Table = relation.to_arrow_table() if unbound else _at_most(relation, most, most_bytes)
+    if check is not None:
+        for column in table.columns:
+            for chunk in column.chunks:
+                check(chunk)
     return pl.DataFrame(
         [_series(name, column) for name, column in zip(table.column_names, table.columns, strict=True)]
     )
 
 
-def _at_most(relation: duckdb.DuckDBPyRelation, most: int) -> pa.Table:
-    with relation.to_arrow_reader(_ROWS_A_BATCH) as reader:
-        batches, count = [], 0
+def _at_most(relation: duckdb.DuckDBPyRelation, most: int | None, most_bytes: int | None) -> pa.Table:
+    # A batch is in memory before it is counted: where bytes are bound, it has no more rows than DuckDB makes at once.
+    with relation.to_arrow_reader(_ROWS_A_BATCH if most_bytes is None else _ROWS_AT_ONCE) as reader:
+        batches, count, size = [], 0, 0
         for batch in reader:
-            count += batch.num_rows
-            if count > most:
+            count, size = count + batch.num_rows, size + batch.nbytes
+            if most is not None and count > most:
                 raise TooManyRows
+            if most_bytes is not None and size > most_bytes:
+                raise TooManyBytes
             batches.append(batch)
         return pa.Table.from_batches(batches, reader.schema)
 

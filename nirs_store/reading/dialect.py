@@ -5,18 +5,24 @@ Uses the standard library only: scripts that predict on their own carry the sour
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
 import zlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number, tidy
 
-__all__ = ["DELIMITERS", "Row", "Unreadable", "decode", "number_like", "split_rows"]
+__all__ = ["DELIMITERS", "Row", "Unreadable", "at_most", "decode", "largest", "number_like", "split_rows"]
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
-_LARGEST = 2**31
+_USUAL = 2**31
+_largest: ContextVar[int] = ContextVar("largest", default=_USUAL)
+#: Bytes that a cell takes at least once it was split off.
+_CELL = 16
 _SAMPLE_LINES = 60
 _SAMPLE_CHARACTERS = 60_000
 _BINARY = {
@@ -50,6 +56,21 @@ class Row(NamedTuple):
     cells: list[str]
 
 
+def largest() -> int:
+    """Return how many bytes a file may take once it is unpacked; cells that are packed count as 8."""
+    return _largest.get()
+
+
+@contextlib.contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """Refuse larger files than usual while the block runs, before they are unpacked."""
+    before = _largest.set(size)
+    try:
+        yield
+    finally:
+        _largest.reset(before)
+
+
 def decode(data: bytes, encoding: str | None = None) -> tuple[str, str]:
     """Decode the text of a file that may be packed with gzip; return the encoding as well.
 
@@ -81,13 +102,13 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str]:
 
 
 def _unpack(data: bytes) -> bytes:
-    found, rest = b"", data
+    found, rest, most = b"", data, largest()
     try:
         while rest[:2] == b"\x1f\x8b":
             unpacker = zlib.decompressobj(wbits=31)
-            found += unpacker.decompress(rest, _LARGEST - len(found))
-            if unpacker.unconsumed_tail or len(found) >= _LARGEST:
-                raise Unreadable(f"unpacked, the file is larger than {_LARGEST:,} bytes.")
+            found += unpacker.decompress(rest, most - len(found))
+            if unpacker.unconsumed_tail or len(found) >= most:
+                raise Unreadable(f"unpacked, the file is larger than {most:,} bytes.")
             if not unpacker.eof:
                 raise Unreadable("the gzip file ends too early; copy it again.")
             rest = unpacker.unused_data
@@ -129,6 +150,7 @@ def split_rows(text: str, delimiter: str | None = None) -> tuple[list[Row], str]
         raise Unreadable(f"delimiter: expected one character such as ',', ';' or a tab, found {delimiter!r}.")
     if delimiter == " ":
         text = "\n".join(re.sub(r"[ \t]+", " ", line.strip(" \t")) for line in text.split("\n"))
+    _check_cells(text, delimiter)
     rows = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = skipped + 1
@@ -143,6 +165,14 @@ def split_rows(text: str, delimiter: str | None = None) -> tuple[list[Row], str]
             f"the cells from line {line} on cannot be told apart ({error}): is a quote missing?"
         ) from error
     return rows, delimiter
+
+
+def _check_cells(text: str, delimiter: str) -> None:
+    """Refuse, where less than usual is allowed, text whose cells would take many times its own bytes."""
+    most = largest() // _CELL
+    cells = text.count(delimiter) + text.count("\n") + 1
+    if largest() < _USUAL and cells > most:
+        raise Unreadable(f"it has up to {cells:,} cells, and at most {most:,} are allowed here. Divide it.")
 
 
 def _find_delimiter(text: str) -> str:

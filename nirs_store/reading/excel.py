@@ -11,12 +11,13 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from nirs_store.errors import InvalidInput
-from nirs_store.reading.dialect import Unreadable
+from nirs_store.reading.dialect import Unreadable, largest
 
 __all__ = ["sheet_as_text"]
 
 _LARGEST = 2**30
-_MOST_CELLS = 2**25
+#: Bytes that a cell takes as text and as an object of Python.
+_CELL = 64
 _MOST_EMPTY = 10_000
 _RATIO = 200
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')
@@ -68,7 +69,7 @@ def _check_size(data: bytes) -> None:
     if "xl/workbook.xml" not in {member.filename for member in members}:
         raise Unreadable("this is not an Excel workbook (.xlsx), but another ZIP archive.")
     size = sum(member.file_size for member in members)
-    if size > _LARGEST or size > max(_RATIO * len(data), 2**24):
+    if size > min(_LARGEST, largest()) or size > max(_RATIO * len(data), 2**24):
         raise Unreadable(
             f"this workbook unpacks to {size / 2**20:,.0f} MiB, which is too much. Save the sheet as CSV."
         )
@@ -98,12 +99,11 @@ def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
     """Return the rows that hold anything, with empty ones between; the size that a sheet claims may be false."""
     sheet.reset_dimensions()
     empty = cells = 0
+    most = largest() // _CELL
     for row in sheet.iter_rows(values_only=True):
         cells += len(row) + 1
-        if cells > _MOST_CELLS:
-            raise Unreadable(
-                f"the sheet {sheet.title!r} has more than {_MOST_CELLS:,} cells. Save it as CSV."
-            )
+        if cells > most:
+            raise Unreadable(f"the sheet {sheet.title!r} has more than {most:,} cells. Save it as CSV.")
         if all(value is None for value in row):
             empty += 1
             continue
@@ -121,9 +121,16 @@ def _text(data: bytes, sheet: Any, decimal: str) -> bytes:
     _check_merged(data, sheet)
     sink = io.StringIO()
     writer = csv.writer(sink, delimiter="\t", lineterminator="\n")
+    most = largest()
     for row in _rows(sheet):
         # An empty line holds the place of an empty row, so that messages name the right one.
-        writer.writerow([_cell(value, decimal) for value in row] or [""])
+        cells = [_cell(value, decimal) for value in row] or [""]
+        # A workbook holds equal texts once, however many cells show them.
+        if sink.tell() + sum(map(len, cells)) > most:
+            raise Unreadable(
+                f"the texts of the sheet {sheet.title!r} take more than {most:,} bytes. Leave columns out."
+            )
+        writer.writerow(cells)
     if not sink.tell():
         raise Unreadable(f"the sheet {sheet.title!r} is empty.")
     return sink.getvalue().encode()

@@ -14,7 +14,7 @@ import numpy as np
 
 from nirs_store.reading.cells import parse_unit
 from nirs_store.reading.dialect import Unreadable, decode
-from nirs_store.reading.measured import LARGEST, Measured, check_finite, name_signal, printable
+from nirs_store.reading.measured import Measured, check_finite, most_values, name_signal, printable
 
 __all__ = ["is_jcamp", "read_jcamp"]
 
@@ -78,8 +78,8 @@ def read_jcamp(data: bytes, block: str | None = None) -> Measured:
             spectra.append((each, *_spectrum(each, *kinds[0][1:])))
         else:
             notes.append(f"the block {each.title[:40]!r} with {each.data[0][0]} left out")
-        if sum(len(y) for *_, y in spectra) > LARGEST:
-            raise Unreadable(f"it holds more than {LARGEST} values.")
+        if sum(len(y) for *_, y in spectra) > most_values():
+            raise Unreadable(f"it holds more than {most_values()} values.")
     if not spectra:
         found = {data[0] for each in blocks for data in each.data}
         raise Unreadable(

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.reading.cells import tidy
-from nirs_store.reading.dialect import Unreadable
+from nirs_store.reading.dialect import Unreadable, largest
 
-__all__ = ["LARGEST", "Binary", "Measured", "check_finite", "name_signal", "to_signal"]
+__all__ = ["Binary", "Measured", "check_finite", "most_values", "name_signal", "to_signal"]
 
-LARGEST = 2**25
-"""So many values, 256 MiB of them, at most come out of one instrument file; a packed file could claim any number."""
+_LARGEST = 2**25
 
 _SIGNALS = (
     (r"absorb\w*|log ?\(?1 ?/ ?[rt]\)?|-log ?\(?[rt]\)?|extinction|optical density|a\.?u\.?|abs\.?", "absorbance"),
@@ -26,6 +25,11 @@ _SIGNALS = (
     (r"kubelka.*|km", "Kubelka-Munk"),
     (r"counts?|raw.*|digital numbers?|dn|intensity|scope|single.?beam.*|arbitrary.*", "raw"),
 )  # fmt: skip
+
+
+def most_values() -> int:
+    """Return how many values, usually 256 MiB, may come out of one instrument file; a packed one could claim any."""
+    return min(_LARGEST, largest() // 8)
 
 
 @dataclass(frozen=True)

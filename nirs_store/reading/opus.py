@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nirs_store.reading.dialect import Unreadable
-from nirs_store.reading.measured import LARGEST, Binary, Measured, check_finite, printable
+from nirs_store.reading.measured import Binary, Measured, check_finite, most_values, printable
 
 __all__ = ["OPUS_MAGIC", "read_opus"]
 
@@ -165,7 +165,7 @@ def _spectrum(
 
 def _values(file: Binary, block: _Block, told: dict[str, Any]) -> np.ndarray:
     count, factor = int(told["npt"]), told.get("csf", 1.0)
-    if not 2 <= count <= LARGEST or 4 * count > block.size or not isinstance(factor, int | float):
+    if not 2 <= count <= most_values() or 4 * count > block.size or not isinstance(factor, int | float):
         raise Unreadable(
             f"its block {_name(block)} names {count} points, but has room for {block.size // 4}; it is damaged."
         )

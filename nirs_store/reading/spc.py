@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nirs_store.reading.dialect import Unreadable
-from nirs_store.reading.measured import LARGEST, Binary, Measured, check_finite, printable
+from nirs_store.reading.measured import Binary, Measured, check_finite, most_values, printable
 
 __all__ = ["is_spc", "read_spc"]
 
@@ -64,7 +64,7 @@ def _read_new(file: Binary, end: str) -> Measured:
     count = max(count, 1)
     # Each spectrum has a header at least, so the file bounds their number before anything is allotted.
     least = count * (_SUBHEADER + (0 if own else points * size))
-    if least > len(file) or (not own and not 1 <= points <= LARGEST // count):
+    if least > len(file) or (not own and not 1 <= points <= most_values() // count):
         raise Unreadable(
             f"its header names {count} spectra of {points} points; the file has {len(file)} bytes."
         )
@@ -82,7 +82,7 @@ def _read_new(file: Binary, end: str) -> Measured:
         power = own_exponent if flags & _MULTI else exponent
         at += _SUBHEADER
         if own:
-            if not 1 <= n <= LARGEST // count:
+            if not 1 <= n <= most_values() // count:
                 raise Unreadable(f"{what} names {n} points; the file has {len(file)} bytes.")
             x = file.array(f"{end}f4", n, at, f"the X values of {what}")
             at += 4 * n
@@ -117,7 +117,7 @@ def _read_old(file: Binary) -> Measured:
     month, day, hour, minute = file.fields("<4B", 20, "the header")
     if flags & (_OWN_X | _X_VALUES):
         raise Unreadable("it is of the old format 0x4D with X values of its own. Save it again in GRAMS.")
-    if not 1 <= points <= LARGEST or points != int(points) or not -128 <= exponent <= 128:
+    if not 1 <= points <= most_values() or points != int(points) or not -128 <= exponent <= 128:
         raise Unreadable(f"its header names {points} points and the exponent {exponent}.")
     n, at = int(points), _OLD_HEADER
     rows: list[np.ndarray] = []
@@ -137,8 +137,8 @@ def _read_old(file: Binary) -> Measured:
             y = np.where(whole >= 2**31, whole - 2.0**32, whole) * _scale(power, 4)
         at += n * (2 if flags & _SHORT else 4)
         rows.append(y)
-        if (len(rows) + 1) * n > LARGEST:
-            raise Unreadable(f"it holds more than {LARGEST} values.")
+        if (len(rows) + 1) * n > most_values():
+            raise Unreadable(f"it holds more than {most_values()} values.")
     if not rows:
         raise Unreadable(f"it was cut off in its header: the file has {len(file)} bytes.")
     year &= 0xFFF

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import duckdb
+import pyarrow as pa
 
 from nirs_store.db.database import Connection
 from nirs_store.db.interrupts import TimeOver, within
-from nirs_store.db.sql import TooManyRows, to_frame
-from nirs_store.errors import InvalidInput
+from nirs_store.db.sql import TooManyBytes, TooManyRows, to_frame
+from nirs_store.errors import InvalidInput, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_seconds, is_text
 
@@ -23,27 +24,37 @@ __all__ = ["NO_LIMITS", "Limits", "ask", "check_limits", "check_params", "check_
 
 # Not the query's fault: whoever holds the connection must know.
 _MACHINE = (duckdb.FatalException, duckdb.InternalException, duckdb.IOException)
+# How DuckDB begins the same where a result is read batch by batch: Arrow makes an OSError of every error then.
+_MACHINE_WORDS = ("FATAL Error", "INTERNAL Error", "IO Error")
+# Days from 1970 of the first and the last day that Python knows.
+_FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
+_A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+# What data frames lack, or would show as bytes of DuckDB's own or without a part of it.
+_FOREIGN = {"bignum", "bit", "interval", "time with time zone", "uhugeint", "union", "varint", "variant"}
+# Data frames hold so many digits.
+_MOST_DIGITS = 38
 _UNCHANGED = "Nothing was run. The store is changed only through its own methods."
+_NO_MEMORY = "query: it needs more memory than there is, and was stopped. Ask for fewer or shorter values."
 
 
 class Limits(NamedTuple):
-    """How long a query may take, and how many rows it may give; None for any."""
+    """How long a query may take, and how many rows and bytes it may return; None for any."""
 
     seconds: float | None
     rows: int | None
+    bytes: int | None = None
 
 
 NO_LIMITS = Limits(None, None)
 
 
-def check_limits(timeout: Any, max_rows: Any) -> Limits:
+def check_limits(timeout: Any, max_rows: Any, max_bytes: Any = None) -> Limits:
     """Take the limits of a query as a caller gives them."""
     seconds = None if timeout is None else as_seconds(timeout, "timeout")
-    if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
-        raise InvalidInput(
-            f"max_rows: expected a whole number from 1 on, or None for all, found {max_rows!r}."
-        )
-    return Limits(seconds, max_rows)
+    for name, most in (("max_rows", max_rows), ("max_bytes", max_bytes)):
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise InvalidInput(f"{name}: expected a whole number from 1 on, or None for all, found {most!r}.")
+    return Limits(seconds, max_rows, max_bytes)
 
 
 def check_text(query: Any) -> str:
@@ -112,27 +123,117 @@ def select(
     try:
         # The statement as it was parsed, never its text a second time.
         return within(
-            con, lambda: to_frame(con.sql(statement, params=params), most=limits.rows), limits.seconds
+            con,
+            lambda: to_frame(
+                _checked(con.sql(statement, params=params)),
+                most=limits.rows,
+                most_bytes=limits.bytes,
+                check=_check_values,
+            ),
+            limits.seconds,
         )
     except TooManyRows as error:
         raise InvalidInput(
             f"query: it has more than {limits.rows:,} rows, and was stopped. Add conditions, a LIMIT or a GROUP BY, or "
             "allow more (max_rows; None for all)."
         ) from error
+    except TooManyBytes as error:
+        raise InvalidInput(
+            f"query: its result takes more than {limits.bytes:,} bytes, and was stopped. Ask for fewer or shorter "
+            "values, or allow more (max_bytes; None for all)."
+        ) from error
     except TimeOver as error:
         raise InvalidInput(
             f"query: it took longer than {limits.seconds:g} s, and was stopped. Ask for less, or allow more time "
             "(timeout; None for as long as it takes)."
         ) from error
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise InvalidInput(_NO_MEMORY) from error
     except _MACHINE:
         raise
+    except OSError as error:
+        if str(error).startswith(_MACHINE_WORDS):
+            raise
+        raise InvalidInput(
+            _NO_MEMORY if str(error).startswith("Out of Memory") else f"query: {error}"
+        ) from error
     except duckdb.Error as error:
         if "read-only" in str(error):
             raise InvalidInput(f"query: a SELECT that changes the store is refused. {_UNCHANGED}") from error
         raise InvalidInput(f"query: {error}") from error
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowNotImplementedError) as error:
         raise InvalidInput(
             f"query: a column has a type that data frames lack: {error} Cast it, e.g. column::VARCHAR."
         ) from error
     finally:
         con.execute("ROLLBACK")
+
+
+def _checked(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Refuse columns that a data frame cannot hold, before the query runs."""
+    names = relation.columns
+    for place, (name, kind) in enumerate(zip(names, relation.types, strict=True)):
+        if name in names[:place]:
+            raise InvalidInput(
+                f"query: two columns are named {quoted(name)}. Name one of them otherwise: ... AS other."
+            )
+        found = _foreign(kind)
+        if found is not None:
+            raise InvalidInput(
+                f"query: the column {quoted(name)} holds {found}, a type that data frames lack. Cast it, e.g. to text: "
+                "column::VARCHAR."
+            )
+    return relation
+
+
+def _foreign(kind: Any) -> str | None:
+    """Return the type within a type that no data frame has."""
+    if kind.id in _FOREIGN:
+        return str(kind.id).upper()
+    try:
+        inner = kind.children
+    except duckdb.Error:  # how DuckDB says that a type has none
+        return None
+    # Of an array the length is among them, of an ENUM its words.
+    return next(
+        (found for _, each in inner if isinstance(each, type(kind)) and (found := _foreign(each))), None
+    )
+
+
+def _check_values(values: pa.Array) -> None:
+    """Refuse values that a data frame would hold as others, or that end the program when they are shown."""
+    kind = values.type
+    if pa.types.is_struct(kind):
+        inner = values.flatten()
+    elif pa.types.is_map(kind):
+        inner = [values.keys, values.items]
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = [values.flatten()]
+    else:
+        inner = []
+    for each in inner:
+        _check_values(each)
+    if pa.types.is_timestamp(kind):
+        low, high = _FIRST_DAY * _A_DAY[kind.unit], (_LAST_DAY + 1) * _A_DAY[kind.unit] - 1
+        numbers = values.view(pa.int64())
+    elif pa.types.is_date32(kind):
+        low, high, numbers = _FIRST_DAY, _LAST_DAY, values.view(pa.int32())
+    elif pa.types.is_time64(kind):
+        low, high, numbers = 0, _A_DAY[kind.unit] - 1, values.view(pa.int64())
+    elif pa.types.is_decimal(kind) and kind.precision >= _MOST_DIGITS and not kind.scale:
+        high, numbers = 10**_MOST_DIGITS - 1, values
+        low = -high
+    else:
+        return
+    import pyarrow.compute as pc  # only where a query has such values
+
+    found = pc.min_max(numbers).as_py()
+    if found["min"] is not None and not low <= found["min"] <= found["max"] <= high:
+        what = (
+            f"a number has more than {_MOST_DIGITS} digits"
+            if pa.types.is_decimal(kind)
+            else "a time of day is 24:00"
+            if pa.types.is_time64(kind)
+            else "a time lies outside of the years 1 to 9999, such as infinity"
+        )
+        raise InvalidInput(f"query: {what}. Leave it out, or cast it to text: column::VARCHAR.")

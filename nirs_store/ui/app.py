@@ -8,7 +8,8 @@ import tempfile
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -38,8 +39,18 @@ from nirs_store.errors import (
     UnknownId,
 )
 from nirs_store.store import WorkspaceStore
-from nirs_store.ui.frame import MOST_UPLOADED, Download, Redirect, Request, Screen, Upload, View, stamp
-from nirs_store.ui.guard import COOKIE, HEADERS, Guard, Refused
+from nirs_store.ui.frame import (
+    MOST_UPLOADED,
+    Download,
+    Kept,
+    Redirect,
+    Request,
+    Screen,
+    Upload,
+    View,
+    stamp,
+)
+from nirs_store.ui.guard import HEADERS, Guard, Refused, cookie_name, is_foreign, without_token
 from nirs_store.ui.words import as_json, filters
 
 __all__ = ["STATIC", "Desk", "all_screens", "document", "make_app", "render"]
@@ -49,6 +60,11 @@ _MODULES = ("overview", "leaderboard", "pivot", "chain", "inside", "predict", "c
             "calibration_changes", "datasets", "runs", "records", "changes", "sql", "health")  # fmt: skip
 STATIC = Path(__file__).parent / "static"
 _MOST_FILES = 64
+_ONLY_SHOWN = (
+    "This page only shows the workspace; nothing was changed. Start it with: nirs-store ui --allow-changes"
+)
+#: Queries that are answered at once; each may take a core and much memory.
+_MOST_ASIDE = 4
 #: Answers that are given again, and how large one may be.
 _MOST_KEPT, _MOST_KEPT_BYTES = 48, 1 << 20
 _STATUS: tuple[tuple[type[NirsStoreError], int], ...] = (
@@ -75,8 +91,35 @@ class Desk:
         self, folder: Path, *, may_change: bool = False, store: WorkspaceStore | None = None
     ) -> None:
         self.folder, self.may_change = folder, may_change
-        self._given, self._own = store, None if store is None else store
+        # A page that only shows asks a store that cannot change the workspace, whatever the given one can.
+        self._given = self._own = store if may_change else None
+        self.kept = Kept()
         self._mutex = threading.Lock()
+        self._places, self._spare = threading.BoundedSemaphore(_MOST_ASIDE), list[WorkspaceStore]()
+
+    @contextlib.contextmanager
+    def usual(self) -> Iterator[WorkspaceStore]:
+        """Give the open workspace, to one answer after the other."""
+        yield self.store()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[WorkspaceStore]:
+        """Give a store of its own to an answer that may take long, which so keeps no other one waiting."""
+        if not self._places.acquire(blocking=False):
+            raise StoreBusy(
+                f"{_MOST_ASIDE} queries are being answered; nothing was run. Ask again when one has ended."
+            )
+        try:
+            with self._mutex:
+                store = self._spare.pop() if self._spare else None
+            store = store or WorkspaceStore.to_look_at(self.folder)
+            try:
+                yield store
+            finally:
+                with self._mutex:
+                    self._spare.append(store)
+        finally:
+            self._places.release()
 
     def store(self) -> WorkspaceStore:
         """Return the open workspace."""
@@ -92,6 +135,8 @@ class Desk:
     def close(self) -> None:
         """Close the workspace, unless it was given."""
         with self._mutex:
+            while self._spare:
+                self._spare.pop().close()
             if self._own is not None and self._given is None:
                 self._own.close()
             self._own = self._given
@@ -139,10 +184,12 @@ class _Shield:
             await _page_of_error(refused.status, str(refused))(scope, receive, headed)
             return
         if entered:
-            answer = RedirectResponse(
-                str(asked.url.remove_query_params("token").replace(scheme="", netloc="")), 303
+            answer = Response(
+                status_code=303,
+                headers={"Location": without_token(scope["path"], asked.query_params.multi_items())},
             )
-            answer.set_cookie(COOKIE, self._guard.session, httponly=True, samesite="strict", path="/")
+            name = cookie_name(asked.headers.get("host", ""))
+            answer.set_cookie(name, self._guard.session, httponly=True, samesite="strict", path="/")
             await answer(scope, receive, headed)
             return
         await self._app(scope, bounded, headed)
@@ -161,6 +208,10 @@ class _Answers:
         """Return the endpoint of a screen."""
 
         async def endpoint(asked: HttpRequest) -> Response:
+            if screen.changes and not self.desk.may_change:
+                # Before the body is read: it may hold 64 MB.
+                as_data = "json" if "application/json" in asked.headers.get("accept", "") else ""
+                return self._failed(ReadOnlyStore(_ONLY_SHOWN), as_data)
             with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as scratch:
                 form: dict[str, list[str]] = {}
                 files: list[Upload] = []
@@ -168,25 +219,37 @@ class _Answers:
                     async with asked.form(
                         max_files=_MOST_FILES, max_fields=200, max_part_size=1 << 20
                     ) as sent:
+                        # Before anything of the body is used; it is bounded, and on the disk where it is large.
+                        try:
+                            self.guard.check_form(str(sent.get("form_token") or ""))
+                        except Refused as refused:
+                            return _page_of_error(refused.status, str(refused))
                         for name, value in sent.multi_items():
                             if isinstance(value, UploadFile):
                                 files += await run_in_threadpool(_kept, value, Path(scratch), len(files))
                             else:
                                 form.setdefault(name, []).append(value)
-                    try:
-                        self.guard.check_form("".join(form.get("form_token", [])))
-                    except Refused as refused:
-                        return _page_of_error(refused.status, str(refused))
-                return await run_in_threadpool(self._in_turn, screen, asked, form, files)
+                take = self._beside if screen.aside else self._in_turn
+                return await run_in_threadpool(take, screen, asked, form, files)
 
         return endpoint
 
     def _in_turn(self, *asked: Any) -> Response:
         with self._turn:
-            return self._answer(*asked)
+            return self._answer(self.desk.usual, _warned, *asked)
+
+    def _beside(self, *asked: Any) -> Response:
+        # What a store warns of is collected for the whole process, so not here, where others are answered meanwhile.
+        return self._answer(self.desk.lent, lambda: contextlib.nullcontext([]), *asked)
 
     def _answer(
-        self, screen: Screen, asked: HttpRequest, form: dict[str, list[str]], files: list[Upload]
+        self,
+        lend: Callable[[], AbstractContextManager[WorkspaceStore]],
+        hear: Callable[[], AbstractContextManager[list[str]]],
+        screen: Screen,
+        asked: HttpRequest,
+        form: dict[str, list[str]],
+        files: list[Upload],
     ) -> Response:
         query: dict[str, list[str]] = {}
         for name, value in asked.query_params.multi_items():
@@ -195,8 +258,7 @@ class _Answers:
             "json" if "application/json" in asked.headers.get("accept", "") else ""
         )
         try:
-            with _warned() as told:
-                store = self.desk.store()
+            with hear() as told, lend() as store:
                 key = (str(asked.url), form_wanted, stamp(store)) if screen.keeps else ()
                 if key and key in self._kept:
                     self._kept.move_to_end(key)
@@ -210,9 +272,9 @@ class _Answers:
                     files,
                     self.desk.may_change,
                     self.desk.folder,
+                    foreign=is_foreign(asked.headers),
+                    kept=self.desk.kept,
                 )
-                if screen.changes:
-                    request.require_changes()
                 found = screen.show(request)
                 if isinstance(found, Redirect):
                     return RedirectResponse(found.path, 303)
@@ -229,7 +291,7 @@ class _Answers:
             html = document(request, found, self.screens, told, self.guard.form_token)
             return self._keep(key, (html.encode(), found.status, "text/html"))
         except NirsStoreError as error:
-            return self._failed(error, form_wanted)
+            return self._failed(error, form_wanted, {str(each.path): each.name for each in files})
 
     def _keep(self, key: tuple[str, ...], answer: tuple[bytes, int, str]) -> Response:
         if key and len(answer[0]) < _MOST_KEPT_BYTES:
@@ -238,16 +300,20 @@ class _Answers:
                 self._kept.popitem(last=False)
         return _fresh(answer)
 
-    def _failed(self, error: NirsStoreError, form_wanted: str) -> Response:
+    def _failed(
+        self, error: NirsStoreError, form_wanted: str, names: Mapping[str, str] | None = None
+    ) -> Response:
         status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-        words = error.args[0] if isinstance(error, KeyError) and error.args else error
+        words = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        for path, name in (names or {}).items():  # where a file was put for a moment helps nobody
+            words = words.replace(path, name)
         if form_wanted == "json":
-            plain = {"error": error.code, "message": str(words)}
+            plain = {"error": error.code, "message": words}
             return Response(as_json(plain), status, media_type="application/json")
         if isinstance(error, NotAWorkspace):
-            begin = render("begin.html", folder=str(self.desk.folder), words=str(words))
+            begin = render("begin.html", folder=str(self.desk.folder), words=words)
             return HTMLResponse(begin, 404)
-        return _page_of_error(status, str(words))
+        return _page_of_error(status, words)
 
 
 def _fresh(answer: tuple[bytes, int, str]) -> Response:
@@ -281,7 +347,9 @@ def _kept(sent: UploadFile, scratch: Path, number: int) -> list[Upload]:
     name = Path(sent.filename or "").name
     if not name:
         return []
-    suffix = re.sub(r"[^A-Za-z0-9.]", "", Path(name).suffix[:12])
+    # Also what is packed: .csv.gz
+    suffixes = Path(name).suffixes[-2 if name.lower().endswith(".gz") else -1 :]
+    suffix = re.sub(r"[^A-Za-z0-9.]", "", "".join(suffixes)[-24:])
     path = scratch / f"{number}{suffix}"
     with path.open("wb") as target:
         while piece := sent.file.read(1 << 20):

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from nirs_store.errors import InvalidInput, ReadOnlyStore, quoted
+from nirs_store.errors import InvalidInput, quoted
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
     from nirs_store.ui.table import Table
 
-__all__ = ["MOST_UPLOADED", "Download", "Redirect", "Request", "Screen", "Upload", "View", "address", "stamp"]
+__all__ = [
+    "MOST_UPLOADED",
+    "Download",
+    "Kept",
+    "Redirect",
+    "Request",
+    "Screen",
+    "Upload",
+    "View",
+    "address",
+    "stamp",
+]
 
 #: Bytes of one request; a hundred thousand spectra as CSV are sent in parts.
 MOST_UPLOADED = 64 << 20
@@ -52,6 +65,33 @@ class Upload:
     path: Path
 
 
+class Kept:
+    """What one page remembers between two requests: plans that wait to be confirmed, results of dropped files."""
+
+    def __init__(self, most: int = 16) -> None:
+        self._most, self._kinds = most, dict[str, OrderedDict[str, Any]]()
+        self.secret = secrets.token_urlsafe(
+            24
+        )  # in what stands for a plan: no other page takes it for its own
+
+    def put(self, kind: str, value: Any) -> str:
+        """Keep a value; return the key that an address or a form names it by."""
+        values, key = self._kinds.setdefault(kind, OrderedDict()), secrets.token_urlsafe(12)
+        values[key] = value
+        while len(values) > self._most:
+            values.popitem(last=False)
+        return key
+
+    def get(self, kind: str, key: str) -> Any:
+        """Return a value, or None."""
+        return self._kinds[kind].get(key) if kind in self._kinds else None
+
+    def drop(self, kind: str, key: str) -> None:
+        """Keep a value no longer."""
+        if kind in self._kinds:
+            self._kinds[kind].pop(key, None)
+
+
 @dataclass(frozen=True)
 class Request:
     """What a browser asked for."""
@@ -65,6 +105,8 @@ class Request:
     may_change: bool = False  # whether the page was started with --allow-changes
     folder: Path = Path()
     static: bool = False  # a file is written: no forms, no live parts
+    foreign: bool = False  # a link of another site was followed
+    kept: Kept = field(default_factory=Kept)  # of this page, from request to request
 
     def text(self, name: str, default: str = "") -> str:
         """Return one value of the form or the address, cut where nobody could have typed it."""
@@ -103,13 +145,6 @@ class Request:
             quote(self.path, safe="/@"),
             **{**{key: list(values) for key, values in self.query.items()}, **changed},
         )
-
-    def require_changes(self) -> None:
-        """Refuse a change where the page only shows."""
-        if not self.may_change:
-            raise ReadOnlyStore(
-                "This page only shows the workspace; nothing was changed. Start it with: nirs-store ui --allow-changes"
-            )
 
 
 @dataclass
@@ -151,3 +186,4 @@ class Screen:
     method: str = "GET"  # POST for what changes the workspace, or takes a file
     changes: bool = False  # only with --allow-changes
     keeps: bool = False  # follows from the catalog alone: given again until something changes
+    aside: bool = False  # may take long: asks a store of its own while others are answered

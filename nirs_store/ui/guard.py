@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-__all__ = ["COOKIE", "Guard", "Refused", "is_local"]
+__all__ = ["Guard", "Refused", "cookie_name", "is_foreign", "is_local", "without_token"]
 
-COOKIE = "nirs_store_page"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 #: Nothing from elsewhere, nothing inline: what a name in a workspace says can never run.
 _POLICY = (
@@ -51,6 +51,31 @@ def is_local(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def cookie_name(host: str) -> str:
+    """Return the name of the cookie; browsers send a cookie to every port of a machine, so it holds the port.
+
+    Examples
+    --------
+    >>> cookie_name("127.0.0.1:8423"), cookie_name("[::1]")
+    ('nirs_store_page_8423', 'nirs_store_page')
+    """
+    port = re.search(r":(\d{1,5})$", host)
+    return f"nirs_store_page_{port[1]}" if port else "nirs_store_page"
+
+
+def without_token(path: str, query: Iterable[tuple[str, str]]) -> str:
+    """Return where to go once the token has come: a path of this server, whatever was asked for.
+
+    Examples
+    --------
+    >>> without_token("//evil.example/", [("token", "T"), ("q", "pls")])
+    '/evil.example/?q=pls'
+    """
+    # Browsers take // and /\\ at the beginning for the name of another server.
+    left = urlencode([(name, value) for name, value in query if name != "token"])
+    return quote("/" + path.lstrip("/\\"), safe="/@:") + (f"?{left}" if left else "")
+
+
 @dataclass
 class Guard:
     """The rules of one server."""
@@ -70,7 +95,7 @@ class Guard:
             raise Refused(405, "This page answers GET and POST.")
         if not self.token:
             return False
-        if hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.session.encode()):
+        if hmac.compare_digest(cookies.get(cookie_name(host), "").encode(), self.session.encode()):
             return False
         bearer = headers.get("authorization", "")
         brought = given or (bearer[7:] if bearer.lower().startswith("bearer ") else "")
@@ -102,10 +127,16 @@ class Guard:
         return True
 
 
+def is_foreign(headers: Mapping[str, str]) -> bool:
+    """Tell whether a page of another site leads here; the user's own link or bookmark is of none."""
+    return headers.get("sec-fetch-site") in ("cross-site", "same-site")
+
+
 def _check_origin(headers: Mapping[str, str], host: str, method: str) -> None:
     """Refuse what another page sends: a link from there may be followed, nothing may be fetched or posted."""
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    origin = headers.get("origin")
     followed = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    foreign = site in ("cross-site", "same-site") and not followed
-    if foreign or (origin is not None and urlsplit(origin).netloc.lower() != host.lower()):
+    if (is_foreign(headers) and not followed) or (
+        origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    ):
         raise Refused(403, "This request comes from another page; nothing was done.")

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +299,15 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
 ENDLESS = "SELECT count(*) FROM range(100000000000) t(i) WHERE hash(i) % 7 = 3"
 
 
-@pytest.mark.parametrize("query", [ENDLESS, "SELECT i FROM range(100000000000) t(i) WHERE hash(i) = 3"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        ENDLESS,
+        "SELECT i FROM range(100000000000) t(i) WHERE hash(i) = 3",
+        # The first rows have come when its time is over.
+        "SELECT a.i * b.i AS n FROM range(100000000) a(i), range(9999) b(i) WHERE (a.i * b.i) % 777777 = 1",
+    ],
+)
 def test_a_query_that_takes_too_long_is_stopped_and_the_next_is_answered(
     writable: WorkspaceStore, query: str
 ) -> None:
@@ -316,6 +326,121 @@ def test_more_rows_than_allowed_are_refused_and_as_many_are_not(writable: Worksp
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT list(i) AS x FROM range(200000) t(i)",
+        "SELECT repeat('x', 2000000) AS x",
+        "SELECT repeat('x', 500) AS x FROM range(9000)",
+        "SELECT {'a': [i, i]} AS x FROM range(100000) t(i)",
+        "SELECT repeat('x', 2000000)::BLOB AS x",
+    ],
+)
+def test_more_bytes_than_allowed_are_refused_however_few_the_rows(
+    writable: WorkspaceStore, query: str
+) -> None:
+    with pytest.raises(InvalidInput, match="more than 1,000,000 bytes"):
+        writable.sql(query, max_bytes=1_000_000)
+    assert writable.sql(query, max_bytes=10_000_000).height
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "TIMESTAMP 'infinity'",
+        "TIMESTAMPTZ '-infinity'",
+        "TIMESTAMP_MS '20000-01-01'",
+        "TIMESTAMP '0044-03-15 (BC) 12:00:00'",
+        "DATE 'infinity'",
+        "DATE '10000-01-01'",
+        "[DATE '2026-01-01', DATE '-infinity']",
+        "{'a': {'b': TIMESTAMP 'infinity'}}",
+        "MAP {1: TIMESTAMP 'infinity'}",
+        "[DATE 'infinity']::DATE[1]",
+    ],
+)
+@pytest.mark.parametrize("most", [None, 10])
+def test_times_that_no_calendar_of_python_has_are_refused(
+    writable: WorkspaceStore, value: str, most: int | None
+) -> None:
+    with pytest.raises(InvalidInput, match="years 1 to 9999"):
+        writable.sql(f"SELECT {value} AS t UNION ALL SELECT NULL", max_rows=most)
+    assert writable.sql(f"SELECT ({value})::VARCHAR AS t").height == 1
+
+
+def test_the_first_and_the_last_time_of_the_calendar_are_answered(writable: WorkspaceStore) -> None:
+    found = writable.sql(
+        "SELECT TIMESTAMP '0001-01-01' AS a, TIMESTAMP '9999-12-31 23:59:59.999999' AS b, DATE '9999-12-31' AS c, "
+        "NULL::TIMESTAMP AS d, TIMESTAMP_NS '2026-01-01' AS e"
+    )
+    assert [None if each is None else each.year for each in found.row(0)] == [1, 9999, 9999, None, 2026]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "INTERVAL '3 days'",
+        "[INTERVAL '1 month', NULL]",
+        "{'a': [INTERVAL '-1 year']}",
+        "'1010'::BIT",
+        "['1'::BIT]::BIT[1]",
+        "MAP {'a': 340282366920938463463374607431768211455::UHUGEINT}",
+        "union_value(num := 2)",
+        "[union_value(t := TIMESTAMP 'infinity')]",
+        "TIMETZ '12:00:00+02'",
+        "(1::BIGNUM, 'x')",
+        "'1'::VARIANT",
+    ],
+)
+@pytest.mark.parametrize("rows", ["", " WHERE false"])
+def test_types_that_data_frames_lack_are_named(writable: WorkspaceStore, value: str, rows: str) -> None:
+    with pytest.raises(InvalidInput, match=r"the column 'x' holds [A-Z ]+, a type"):
+        writable.sql(f"SELECT {value} AS x{rows}")
+    assert writable.sql(f"SELECT ({value})::VARCHAR AS x").height == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("170141183460469231731687303715884105727::HUGEINT", "38 digits"),
+        ("[-100000000000000000000000000000000000000::HUGEINT]", "38 digits"),
+        ("TIME '24:00:00'", "24:00"),
+        ("{'a': TIME '24:00:00'}", "24:00"),
+    ],
+)
+def test_values_that_would_be_shown_as_others_are_refused(
+    writable: WorkspaceStore, value: str, words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        writable.sql(f"SELECT NULL AS x UNION ALL SELECT {value}")
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        ("99999999999999999999999999999999999999::HUGEINT", Decimal(10**38 - 1)),
+        ("[NULL, []]", [None, []]),
+        ("{'a': NULL, 'b': {'c': [NULL]}}", {"a": None, "b": {"c": [None]}}),
+        ("TIME '23:59:59.999999'", time(23, 59, 59, 999999)),
+        ("'5b4c1d9e-0f6e-4f0e-9d6b-3c2a7d1b8e00'::UUID", "5b4c1d9e-0f6e-4f0e-9d6b-3c2a7d1b8e00"),
+        ("[[1, 2], [3, 4]]::INT[2][2]", [[1, 2], [3, 4]]),
+    ],
+)
+def test_rare_types_are_answered(writable: WorkspaceStore, value: str, right: Any) -> None:
+    assert writable.sql(f"SELECT {value} AS x").rows() == [(right,)]
+
+
+def test_two_columns_of_one_name_are_refused_by_name(writable: WorkspaceStore) -> None:
+    with pytest.raises(InvalidInput, match="two columns are named 'a'"):
+        writable.sql("SELECT 1 AS a, 2 AS a")
+
+
+def test_an_error_after_the_first_rows_is_one_of_the_query(writable: WorkspaceStore) -> None:
+    late = "SELECT CASE WHEN i = 300000 THEN error('late') ELSE 1 END AS x FROM range(400000) t(i)"
+    with pytest.raises(InvalidInput, match="late"):
+        writable.sql(late)
+
+
+@pytest.mark.parametrize(
     ("limits", "words"),
     [
         ({"timeout": -1}, "timeout"),
@@ -323,6 +448,7 @@ def test_more_rows_than_allowed_are_refused_and_as_many_are_not(writable: Worksp
         ({"max_rows": 0}, "max_rows"),
         ({"max_rows": 1.5}, "max_rows"),
         ({"max_rows": True}, "max_rows"),
+        ({"max_bytes": 0}, "max_bytes"),
     ],
 )
 def test_limits_that_are_none_are_refused(store: WorkspaceStore, limits: dict[str, Any], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as markup
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +23,16 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J\u202
 class Page:
     """A client of the page, and what it needs to send a form."""
 
-    def __init__(self, folder: Path, *, may_change: bool = False, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        may_change: bool = False,
+        guard: Guard | None = None,
+        store: WorkspaceStore | None = None,
+    ) -> None:
         self.folder, self.guard = folder, guard or Guard()
-        self.desk = Desk(folder, may_change=may_change)
+        self.desk = Desk(folder, may_change=may_change, store=store)
         self.client = TestClient(make_app(self.desk, self.guard), base_url="http://127.0.0.1:8423")
 
     def get(self, path: str, **options: Any) -> Any:
@@ -41,7 +49,8 @@ class Page:
         return answer.json()
 
     def post(self, path: str, data: dict[str, Any] | None = None, **options: Any) -> Any:
-        return self.client.post(path, data={"form_token": self.guard.form_token, **(data or {})}, **options)
+        given = {"form_token": self.guard.form_token, "trust": "1", **(data or {})}
+        return self.client.post(path, data=given, **options)
 
 
 def record(folder: Path, name: str = "corn", *, note: str = "") -> None:
@@ -57,6 +66,12 @@ def record(folder: Path, name: str = "corn", *, note: str = "") -> None:
             )  # fmt: skip
         store.tag_run(run.run_id, name[:200])
         store.annotate_run(run.run_id, note or name)
+
+
+def fields(text: str) -> dict[str, str]:
+    """Return what the form of a confirmation sends."""
+    main = text.partition("<main")[2]
+    return {name: markup.unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', main)}
 
 
 def addresses(html: str) -> set[str]:

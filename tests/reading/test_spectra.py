@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import zipfile
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 
 from nirs_store.errors import InvalidInput
 from nirs_store.reading import read_spectra
+from nirs_store.reading.dialect import at_most
 from nirs_store.reading.export import frame_csv
 
 TEXT = "plot;id;moisture;protein;kind;850;852;854\nA;007;12,5;6.200;x;0,1;0,2;0,3\nA;008;;930;y;0,4;0,5;0,6\nB;009;11;7.001,5;x;0,7;0,8;0,9\n"
@@ -186,20 +190,95 @@ def _alike(rows: int, columns: int, value: object = 0.0) -> Any:
 
 
 @pytest.mark.parametrize("how", ["rows", "groups", "columns", "text"])
-def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(
-    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, how: str) -> None:
     path = tmp_path / "small.parquet"
     rows, columns = {"columns": (2000, 700)}.get(how, (40_000, 2))
     table = _alike(rows, columns)
     if how == "text":
-        table = table.append_column("note", pa.array(["A" * 2000]).take(pa.array([0] * rows)))
+        table = table.append_column("note", pa.array(["A" * 600]).take(pa.array([0] * rows)))
     pq.write_table(table, path, row_group_size=1000 if how == "groups" else None, compression="zstd")
     assert read_spectra(path).X.shape == (rows, columns)
     # A limit that is reached without making gigabytes first.
-    monkeypatch.setattr("nirs_store.reading.parquet._MOST", 10_000_000 if how != "text" else 20_000_000)
-    with pytest.raises(InvalidInput, match="too much"):
+    with at_most(10_000_000 if how != "text" else 20_000_000), pytest.raises(InvalidInput, match="too much"):
         read_spectra(path)
+
+
+def test_one_long_text_of_a_parquet_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "small.parquet"
+    pq.write_table(pa.table({"850": [1.0, 2.0], "note": ["A" * 3_000_000, "B"]}), path, compression="zstd")
+    assert path.stat().st_size < 50_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pl, "read_parquet", None)
+        with at_most(2_000_000), pytest.raises(InvalidInput, match="too much"):
+            read_spectra(path)
+
+
+@pytest.mark.parametrize("text", ["," * 200_000, ("1," * 100 + "\n") * 2000, "\n" * 200_000])
+def test_text_of_tiny_cells_is_refused_before_it_is_split(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(f"sample,850\na,1\n{text}", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("csv.reader", None)
+        with at_most(1_000_000), pytest.raises(InvalidInput, match="cells"):
+            read_spectra(path)
+
+
+def test_a_text_that_many_cells_of_a_workbook_share_counts_for_each(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book, plain, path = openpyxl.Workbook(), io.BytesIO(), tmp_path / "table.xlsx"
+    for row in [["sample", "note", 850, 852], *([f"s{row}", "shared", 0.5, 0.25] for row in range(60))]:
+        book.active.append(row)
+    book.save(plain)
+    text = f"<sst xmlns='{openpyxl.xml.constants.SHEET_MAIN_NS}'><si><t>{'x' * 20_000}</t></si></sst>"
+    kind = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{openpyxl.xml.constants.SHARED_STRINGS}"/></Types>'
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name).replace(b'"inlineStr"><is><t>shared</t></is>', b'"s"><v>0</v>')
+            new.writestr(name, data.replace(b"</Types>", kind.encode()))
+        new.writestr("xl/sharedStrings.xml", text)
+    assert read_spectra(path).X.shape == (60, 2)
+    with at_most(500_000), pytest.raises(InvalidInput, match="the texts of the sheet 'Sheet' take more"):
+        read_spectra(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_instrument_file_claims_no_more_values_than_are_allowed(tmp_path: Path, packed: bool) -> None:
+    n, path = 20_000, tmp_path / "one.jdx"
+    body = "0AT0000" if packed else "\n".join(f"{x} 1" for x in range(n))
+    head = f"##TITLE=a\n##JCAMP-DX=4.24\n##DATA TYPE=INFRARED SPECTRUM\n##XUNITS=1/CM\n##YUNITS=ABSORBANCE\n##NPOINTS={n}\n"
+    head += f"##FIRSTX=0\n##LASTX={n - 1}\n##XFACTOR=1\n##YFACTOR=1\n##XYDATA=(X++(Y..Y))\n"
+    path.write_text(f"{head}{body}\n##END=\n", encoding="utf-8")
+    assert read_spectra(path).X.shape == (1, n)
+    with at_most(100_000), pytest.raises(InvalidInput, match="values"):
+        read_spectra(path)
+
+
+def test_a_list_in_a_cell_counts_with_all_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "small.parquet"
+    pq.write_table(pa.table({"850": [[1.0] * 200_000] * 5}), path)
+    with at_most(5_000_000), pytest.raises(InvalidInput, match="too much"):
+        read_spectra(path)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "cells", "unpacked"])
+def test_a_smaller_limit_holds_for_every_packed_file(tmp_path: Path, kind: str) -> None:
+    path, rows = tmp_path / ("table.csv.gz" if kind == "gzip" else "table.xlsx"), 400
+    if kind == "gzip":
+        lines = ["sample,850,852", *(f"s{row},0.5,0.5" for row in range(rows))]
+        path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    else:
+        openpyxl = pytest.importorskip("openpyxl")
+        book = openpyxl.Workbook()
+        for row in [["sample", 850, 852], *([f"s{row}", 0.5, 0.25] for row in range(rows))]:
+            book.active.append(row)
+        book.save(path)
+    assert read_spectra(path).X.shape == (rows, 2)
+    with (
+        at_most({"gzip": 3000, "cells": 90_000, "unpacked": 20_000}[kind]),
+        pytest.raises(InvalidInput) as told,
+    ):
+        read_spectra(path)
+    assert {"gzip": "larger than", "cells": "cells", "unpacked": "unpacks"}[kind] in str(told.value)
 
 
 def test_a_damaged_parquet_file_is_refused_in_words(tmp_path: Path) -> None:

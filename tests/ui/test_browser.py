@@ -304,6 +304,11 @@ def test_ticked_chains_are_compared(opened: Tab) -> None:
 def test_a_file_is_predicted_as_soon_as_it_is_chosen(opened: Tab, spectra: Path, chain_id: str) -> None:
     opened.open(f"/chains/{chain_id}")
     opened.page.set_input_files("input[type=file]", spectra)
+    # Not before somebody has said that the models may be opened.
+    assert opened.page.url.endswith(chain_id)
+    assert opened.page.evaluate("document.querySelector('.drop').matches(':invalid')")
+    opened.page.check(".drop input[name=trust]")
+    opened.page.click(".drop button.main")
     opened.page.wait_for_url("**/predicted/*")
     sync_api.expect(opened.page.locator("main tbody tr").first).to_contain_text("new0")
     opened.check("predicted")

@@ -10,14 +10,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
 from uikit import HOSTILE, Page, addresses
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.errors import InvalidInput
 from nirs_store.ui import app, server
-from nirs_store.ui.guard import COOKIE, Guard, is_local
+from nirs_store.ui.guard import Guard, cookie_name, is_local
 
 TOKEN = "a token of some length"
 
@@ -69,7 +72,7 @@ def test_a_link_from_elsewhere_may_be_followed(page: Page) -> None:
 def test_without_the_token_nothing_is_told(recorded: Path, open_page: Any, brought: str) -> None:
     page = open_page(recorded, guard=Guard(token=TOKEN))
     for path in ("/", "/chains?format=json", "/static/page.css"):
-        page.client.cookies.set(COOKIE, "x")
+        page.client.cookies.set(cookie_name("127.0.0.1:8423"), "x")
         answer = page.get(path, params={"token": brought} if brought else {})
         assert answer.status_code == 401
         assert "corn" not in answer.text
@@ -87,6 +90,43 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_get(
     assert "samesite=strict" in cookie
     assert TOKEN not in cookie
     assert page.get("/chains").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//evil.example/", "///evil.example", "/\\evil.example", "//evil.example/%2f..", "/%5cevil.example/a"],
+)
+def test_the_token_leads_to_no_other_server(recorded: Path, open_page: Any, path: str) -> None:
+    page = open_page(recorded, guard=Guard(token=TOKEN))
+    url = f"http://127.0.0.1:8423{path}?token={TOKEN}&q=1"
+    target = page.client.get(url, follow_redirects=False).headers["location"]
+    assert re.match(r"/[^/\\]", target)
+    assert target.endswith("?q=1")
+    assert urljoin("http://127.0.0.1:8423/", target).startswith("http://127.0.0.1:8423/")
+
+
+def test_pages_at_two_ports_keep_their_cookies_apart(recorded: Path, open_page: Any) -> None:
+    page = open_page(recorded, guard=Guard(token=TOKEN))
+    names = set()
+    for host in ("127.0.0.1:8423", "127.0.0.1:8424", "localhost"):
+        answer = page.get("/", params={"token": TOKEN}, headers={"Host": host}, follow_redirects=False)
+        names.add(answer.headers["set-cookie"].partition("=")[0])
+    assert len(names) == 3
+
+
+def test_a_change_is_refused_before_what_was_sent_is_read(page: Page) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("starlette.requests.Request.form", None)
+        answer = page.post("/gc", files={"file": ("a.bin", b"0" * 100_000)})
+    assert (answer.status_code, "--allow-changes" in answer.text) == (403, True)
+
+
+def test_a_file_without_the_token_of_the_page_is_not_kept(
+    page: Page, chain_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_kept", None)
+    path, files = f"/chains/{chain_id}/predict", {"spectra": ("a.csv", b"0" * 100_000)}
+    assert page.post(path, {"form_token": "wrong"}, files=files).status_code == 403
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong"])
@@ -185,15 +225,20 @@ def posts() -> list[str]:
     return [screen.path for screen in app.all_screens() if screen.method == "POST"]
 
 
+@pytest.mark.parametrize("given", [False, True])
 def test_no_request_changes_a_byte_where_the_page_only_shows(
-    serving: Path, tmp_path: Path, open_page: Callable[..., Page], spectra: Path
+    serving: Path, tmp_path: Path, open_page: Callable[..., Page], spectra: Path, given: bool
 ) -> None:
     folder = tmp_path / "workspace"
     shutil.copytree(serving, folder)
     with WorkspaceStore(folder) as store:
         run_id, chain_id = store.list_runs()["run_id"][0], store.list_chains(limit=1)["chain_id"][0]
+    # A store that may write, open in the same process, is what `store.ui()` gives.
+    store = WorkspaceStore(folder) if given else None
+    if store is not None:
+        store.list_runs()
     before = snapshot(folder)
-    page = open_page(folder)
+    page = open_page(folder, store=store)
     seen = walk(page)
     assert any(path.startswith("/calibrations/") for path in seen)
     for path in posts():
@@ -205,6 +250,9 @@ def test_no_request_changes_a_byte_where_the_page_only_shows(
             page.post(target, data, files={"spectra": ("new.csv", spectra.read_bytes())})
     page.desk.close()
     assert snapshot(folder) == before
+    if store is not None:
+        assert store.list_runs().height
+        store.close()
 
 
 def test_a_folder_that_may_not_be_written_is_shown(
@@ -262,3 +310,40 @@ def test_a_pickle_is_not_opened_to_show_a_page(
     monkeypatch.setattr("joblib.load", refuse)
     monkeypatch.setattr(type(page.desk.store()), "load_artifact", refuse)
     assert {each.status_code for each in walk(page).values()} == {200}
+
+
+@pytest.mark.parametrize("action", ["predict", "inside", "export:safe", "export:n4a", "export:script"])
+def test_pickles_are_opened_only_after_somebody_has_said_so(
+    page: Page, chain_id: str, spectra: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    asked = page.html(f"/chains/{chain_id}")
+    assert asked.count('name="trust" value="1" required') == 3
+    opened = []
+    monkeypatch.setattr("nirs_store.records.artifacts.load_held", lambda *_: opened.append(1))
+    name, _, kind = action.partition(":")
+    files = {"spectra": ("new.csv", spectra.read_bytes())} if name == "predict" else None
+    for trust in ("", "0", "yes"):
+        answer = page.post(f"/chains/{chain_id}/{name}", {"kind": kind, "trust": trust}, files=files)
+        assert (answer.status_code, "runs code" in answer.text) == (400, True)
+    assert not opened
+
+
+def test_without_pickles_nobody_is_asked(
+    tmp_path: Path, open_page: Callable[..., Page], spectra: Path
+) -> None:
+    with WorkspaceStore(tmp_path / "workspace") as store:
+        made = load_tecator()
+        chain_id = record_cross_validation(
+            store,
+            PLSRegression(2),
+            made.X[::4, ::5],
+            made.fat[::4],
+            wavelengths=made.wavelengths[::5],
+            cv=KFold(3),
+            dataset_name="corn",
+            artifact_format="skops",
+        ).chain_id
+    page = open_page(tmp_path / "workspace")
+    assert 'name="trust"' not in page.html(f"/chains/{chain_id}")
+    files = {"spectra": ("new.csv", spectra.read_bytes())}
+    assert page.post(f"/chains/{chain_id}/predict", {"trust": ""}, files=files).status_code == 200

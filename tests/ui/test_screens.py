@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,7 +24,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold, RepeatedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from uikit import Page, addresses
+from uikit import Page, addresses, fields
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_stacking
 from nirs_store.choosing import CODES
@@ -28,6 +32,8 @@ from nirs_store.errors import BlobMissing
 from nirs_store.ui.frame import Request
 from nirs_store.ui.screens import records
 from nirs_store.ui.table import Column, Table
+from nirs_store.ui import app
+from nirs_store.ui.screens import sql
 
 
 def test_a_folder_without_a_workspace_says_how_to_begin(
@@ -441,14 +447,142 @@ def test_csv_files_hold_no_formulas(page: Page) -> None:
     assert answer.text.splitlines()[1] == "'=1+1,-1.5"
 
 
+@pytest.mark.parametrize("query", ["SELECT list(i) FROM range(9000000) t(i)", "SELECT repeat('x', 30000000)"])
+def test_one_huge_cell_is_refused_in_words(page: Page, query: str) -> None:
+    answer = page.get("/sql", params={"query": query, "format": "json"})
+    assert (answer.status_code, "takes more than" in answer.json()["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("site", "runs"), [("none", True), ("same-origin", True), ("cross-site", False), ("same-site", False)]
+)
+def test_a_link_of_another_site_starts_no_query(page: Page, site: str, runs: bool) -> None:
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
+    answer = page.get("/sql", params={"query": "SELECT 40 + 2 AS answer"}, headers=headers)
+    assert answer.status_code == 200
+    assert "SELECT 40 + 2" in answer.text
+    assert (">42<" in answer.text, "was not run" in answer.text) == (runs, not runs)
+
+
+def test_a_query_that_takes_long_keeps_nobody_waiting(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, tables = threading.Semaphore(0), threading.Event(), sql._tables
+    held = {"left": app._MOST_ASIDE}
+
+    def slowly(request: Any) -> Any:
+        if held["left"]:
+            held["left"] -= 1
+            begun.release()
+            go_on.wait(60)
+        return tables(request)
+
+    monkeypatch.setattr(sql, "_tables", slowly)
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(page.get, "/sql?query=SELECT 1")]
+        assert begun.acquire(timeout=60)
+        held["left"] = 0
+        assert page.get("/").status_code == page.get("/chains").status_code == 200
+        assert page.get("/sql?query=SELECT 40 %2B 2&format=csv").text.split() == ["(40", "+", "2)", "42"]
+        assert not waiting[0].done()
+        held["left"] = app._MOST_ASIDE - 1
+        for _ in range(app._MOST_ASIDE - 1):
+            waiting.append(pool.submit(page.get, "/sql?query=SELECT 1"))
+            assert begun.acquire(timeout=60)
+        full = page.get("/sql?query=SELECT 1")
+        assert (full.status_code, "Ask again" in full.text) == (503, True)
+        assert page.get("/").status_code == 200
+        assert not any(each.done() for each in waiting)
+        go_on.set()
+        assert {each.result().status_code for each in waiting} == {200}
+    assert page.get("/sql?query=SELECT 1").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["new.csv.gz", "NEW.CSV.GZ", "oil.2024.csv"])
+def test_a_file_keeps_the_endings_of_its_name(page: Page, chain_id: str, spectra: Path, name: str) -> None:
+    content = spectra.read_bytes()
+    packed = gzip.compress(content) if name.lower().endswith("gz") else content
+    answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": (name, packed)})
+    assert answer.url.path.startswith("/predicted/"), answer.text
+
+
+def test_messages_name_a_file_as_its_sender_does(page: Page, chain_id: str) -> None:
+    answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("of monday.abc", b"1,2\n")})
+    assert (answer.status_code, "of monday.abc" in answer.text) == (400, True)
+    assert "nirs_store-page-" not in answer.text
+
+
+@pytest.mark.parametrize("value", [1.0, 0.5])
+def test_a_small_file_of_many_spectra_is_refused_before_it_is_unpacked(
+    page: Page, chain_id: str, value: float
+) -> None:
+    made = io.BytesIO()
+    pl.DataFrame({str(850 + 2 * n): pl.repeat(value, 200_000, eager=True) for n in range(100)}).write_parquet(
+        made
+    )
+    assert len(made.getvalue()) < 1 << 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pl, "read_parquet", None)
+        answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("a.parquet", made.getvalue())})
+    assert (answer.status_code, "too much" in answer.text) == (400, True)
+
+
+def test_what_a_dropped_file_gave_belongs_to_its_page(
+    page: Page, recorded: Path, open_page: Callable[..., Page], chain_id: str, spectra: Path
+) -> None:
+    answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("new.csv", spectra.read_bytes())})
+    assert answer.url.path.startswith("/predicted/")
+    assert page.get(answer.url.path).status_code == 200
+    assert open_page(recorded).get(answer.url.path).status_code == 404
+
+
 # -- With --allow-changes.
+
+
+def confirmed(page: Page, path: str, asked: Any) -> Any:
+    return page.client.post(path, data=fields(asked.text))
+
+
+def refused(page: Page, path: str, asked: Any) -> None:
+    answer = confirmed(page, path, asked)
+    assert (answer.status_code, "changed since" in answer.text) == (400, True)
 
 
 def test_tags_and_notes_are_set(changing: Page) -> None:
     run_id = changing.json("/runs")["rows"][0]["run_id"]
-    changing.post(f"/runs/{run_id}/tag", {"tags": "frozen, oil", "note": "new lamp"})
+    wanted = {"tags": "frozen, oil", "note": "new lamp"}
+    asked = changing.post(f"/runs/{run_id}/tag", wanted)
+    for words in (
+        "corn&#39; would be removed",
+        "frozen&#39; would be added",
+        "new lamp&#39;. It is &#39;corn&#39; now",
+    ):
+        assert words in asked.text
+    assert changing.json("/runs")["rows"][0]["note"] == "corn"
+    confirmed(changing, f"/runs/{run_id}/tag", asked)
     row = changing.json("/runs")["rows"][0]
     assert (sorted(row["tags"]), row["note"]) == (["frozen", "oil"], "new lamp")
+    assert changing.post(f"/runs/{run_id}/tag", wanted).url.path == f"/runs/{run_id}"
+
+
+def test_tags_that_were_changed_since_are_left_alone(changing: Page) -> None:
+    store = changing.desk.store()
+    run_id = store.list_runs()["run_id"][0]
+    asked = changing.post(f"/runs/{run_id}/tag", {"tags": "frozen", "note": "new lamp"})
+    store.annotate_run(run_id, "of a colleague")
+    refused(changing, f"/runs/{run_id}/tag", asked)
+    assert store.show_run(run_id).note == "of a colleague"
+
+
+def test_a_deletion_of_something_else_than_was_shown_is_refused(changing: Page) -> None:
+    store = changing.desk.store()
+    run_id, chains = store.list_runs()["run_id"][0], store.list_chains()["chain_id"].to_list()
+    asked = changing.post("/delete", {"kind": "chain", "id": chains[0]})
+    store.delete_chain(chains[1])
+    other = changing.client.post("/delete", data=fields(asked.text) | {"kind": "run", "id": run_id})
+    assert (other.status_code, "changed since" in other.text) == (400, True)
+    asked = changing.post("/delete", {"kind": "run", "id": run_id})
+    store.delete_chain(chains[2])
+    refused(changing, "/delete", asked)
+    assert store.list_runs().height == 1
 
 
 @pytest.mark.parametrize("kind", ["run", "chain"])
@@ -458,11 +592,17 @@ def test_a_deletion_is_planned_then_confirmed_then_undone(changing: Page, chain_
     asked = changing.post("/delete", {"kind": kind, "id": identifier})
     assert "trash for 30 days" in asked.text
     assert changing.json("/chains")["total"] == 3
-    assert changing.post("/delete", {"kind": kind, "id": identifier, "sure": "1"}).url.path == "/trash"
+    assert changing.post("/delete", {"kind": kind, "id": identifier, "sure": "1"}).status_code == 400
+    assert changing.json("/chains")["total"] == 3
+    assert confirmed(changing, "/delete", asked).url.path == "/trash"
     assert changing.json("/chains")["total"] == (0 if kind == "run" else 2)
     entry = changing.json("/trash")["rows"][0]["trash_id"]
-    changing.post("/trash/restore", {"id": entry})
+    asked = changing.post("/trash/restore", {"id": entry})
+    assert "rows come back" in asked.text
+    assert changing.json("/chains")["total"] == (0 if kind == "run" else 2)
+    confirmed(changing, "/trash/restore", asked)
     assert changing.json("/chains")["total"] == 3
+    assert confirmed(changing, "/trash/restore", asked).status_code == 404
 
 
 def test_retention_deletes_what_was_shown_and_nothing_else(changing: Page) -> None:
@@ -472,20 +612,24 @@ def test_retention_deletes_what_was_shown_and_nothing_else(changing: Page) -> No
     store.retention.set(keep_top_k(1))
     asked = changing.post("/retention/run")
     assert "2 would go" in asked.text
-    planned = " ".join(sorted(item.id for item in store.retention.plan().take))
     store.retention.set(keep_top_k(2))
-    assert "has changed" in changing.post("/retention/run", {"sure": "1", "planned": planned}).text
+    refused(changing, "/retention/run", asked)
     assert changing.json("/chains")["total"] == 3
-    planned = " ".join(sorted(item.id for item in store.retention.plan().take))
-    changing.post("/retention/run", {"sure": "1", "planned": planned})
+    confirmed(changing, "/retention/run", changing.post("/retention/run"))
     assert changing.json("/chains")["total"] == 2
 
 
 def test_a_clean_up_is_planned_then_confirmed(changing: Page) -> None:
     store = changing.desk.store()
     store.delete_chain(changing.json("/chains")["rows"][2]["chain_id"], now=True, delete_artifacts=False)
-    assert "unreferenced" in changing.post("/gc").text
-    assert changing.post("/gc", {"sure": "1"}).url.path == "/health"
+    asked = changing.post("/gc")
+    assert "unreferenced" in asked.text
+    assert changing.post("/gc", {"sure": "1"}).status_code == 400
+    store.delete_chain(changing.json("/chains")["rows"][1]["chain_id"], now=True, delete_artifacts=False)
+    refused(changing, "/gc", asked)
+    assert store.gc_artifacts(dry_run=True).artifacts
+    assert confirmed(changing, "/gc", changing.post("/gc")).url.path == "/health"
+    assert not store.gc_artifacts(dry_run=True).artifacts
 
 
 def test_changes_are_refused_where_the_page_only_shows(page: Page, chain_id: str) -> None:

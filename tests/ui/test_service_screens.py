@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import html as markup
 import io
 import re
@@ -16,10 +17,11 @@ import polars as pl
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import KFold
-from uikit import Page
+from uikit import Page, fields
 
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.ui.figure import time_ticks
+from nirs_store.ui.screens import calibration_changes
 from nirs_store.ui.screens.datasets import named_address
 
 
@@ -33,12 +35,6 @@ def servant(serving: Path, tmp_path: Path, open_page: Callable[..., Page]) -> Pa
     """A page that may change its copy of the workspace."""
     shutil.copytree(serving, tmp_path / "workspace")
     return open_page(tmp_path / "workspace", may_change=True)
-
-
-def fields(text: str) -> dict[str, str]:
-    """Return what the form of a confirmation sends."""
-    main = text.partition("<main")[2]
-    return {name: markup.unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', main)}
 
 
 # -- Data sets.
@@ -265,6 +261,64 @@ def test_references_of_a_file_are_shown_and_then_added_once(servant: Page, sent:
         assert references.list("protein measured 95")["value"].to_list() == [12.5]
     again = servant.post("/calibrations/_/references", asked, files={"file": ("lab.csv", sent)})
     assert "Stored already, word for word, and left out: 2." in again.text
+
+
+@pytest.mark.parametrize("other", ["workspace", "calibration"])
+def test_a_plan_is_confirmed_where_it_was_made_and_nowhere_else(
+    servant: Page, serving: Path, tmp_path: Path, open_page: Callable[..., Page], other: str
+) -> None:
+    typed = {"name": "protein", "target": "protein", "sample": "protein measured 97", "value": "12.5"}
+    sent = fields(servant.post("/calibrations/_/references", typed).text)
+    page = servant
+    if other == "workspace":
+        shutil.copytree(serving, tmp_path / "second")
+        page = open_page(tmp_path / "second", may_change=True)
+        sent["form_token"] = page.guard.form_token
+    else:
+        sent["name"] = "fat"
+    before = page.desk.store().references.list().height
+    assert page.client.post("/calibrations/_/references", data=sent).status_code in (400, 404)
+    assert page.desk.store().references.list().height == before
+
+
+@pytest.mark.parametrize("action", ["alias", "tag", "delete"])
+def test_a_plan_of_one_workspace_is_none_of_its_copy(
+    servant: Page, serving: Path, tmp_path: Path, open_page: Callable[..., Page], action: str
+) -> None:
+    shutil.copytree(serving, tmp_path / "second")
+    second = open_page(tmp_path / "second", may_change=True)
+    run_id = second.json("/runs")["rows"][0]["run_id"]
+    path, asked = {
+        "alias": ("/calibrations/_/alias", {"name": "protein", "alias": "trial", "version": "1"}),
+        "tag": (f"/runs/{run_id}/tag", {"tags": "frozen", "note": "x"}),
+        "delete": ("/delete", {"kind": "chain", "id": spare_chain(second)}),
+    }[action]
+    plans = [fields(page.post(path, asked).text) for page in (servant, second)]
+    wrong = plans[0] | {"form_token": second.guard.form_token}
+    before = second.json("/runs")["rows"], second.json("/chains")["total"]
+    answer = second.client.post(path, data=wrong)
+    assert (answer.status_code, "changed since" in answer.text) == (400, True)
+    assert (second.json("/runs")["rows"], second.json("/chains")["total"]) == before
+    assert second.client.post(path, data=plans[1]).status_code == 200
+
+
+def spare_chain(page: Page) -> str:
+    """Record a chain that no alias needs, and return its id."""
+    for row in page.json("/chains?size=100")["rows"]:
+        if page.post("/delete", {"kind": "chain", "id": row["chain_id"]}).status_code == 200:
+            return str(row["chain_id"])
+    raise AssertionError("every chain is needed")
+
+
+def test_references_of_a_large_file_are_refused_before_they_are_read(
+    servant: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration_changes, "_MOST_BYTES", 20_000)
+    text = "sample_id,value\n" + "".join(f"s{row},1\n" for row in range(5000))
+    for name, content in (("lab.csv", text.encode()), ("lab.csv.gz", gzip.compress(text.encode()))):
+        asked = {"name": "protein", "target": "protein"}
+        answer = servant.post("/calibrations/_/references", asked, files={"file": (name, content)})
+        assert (answer.status_code, "larger than" in answer.text) == (400, True), name
 
 
 @pytest.mark.parametrize(

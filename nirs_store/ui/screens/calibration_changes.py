@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
+from nirs_store.reading.dialect import at_most
 from nirs_store.ui.chart import short
 from nirs_store.ui.frame import Redirect, Request, Screen, View
 from nirs_store.ui.screens.calibrations import calibration_address, current_correction
-from nirs_store.ui.screens.changes import confirm, sure
+from nirs_store.ui.screens.changes import confirm, mark, sure, unchanged
 from nirs_store.ui.screens.datasets import asked_for
 from nirs_store.ui.table import Column, table_of
 from nirs_store.values import from_json
 
 __all__ = ["SCREENS"]
 
-_KEPT = 16
+#: Of a file of references, packed or not: some hundred thousand rows.
+_MOST_BYTES = 16 << 20
 _OPTIONS = ("target", "unit", "lab", "method", "measured_at")
-#: Rows that were shown and wait to be confirmed, the calibration they are for, and the options they were read with.
-_plans: OrderedDict[str, tuple[pl.DataFrame, str]] = OrderedDict()
 
 
 def _name(request: Request) -> str:
@@ -38,22 +36,29 @@ def references(request: Request) -> View | Redirect:
     store, name = request.store, _name(request)
     if sure(request):
         key = request.text("key")
-        if key not in _plans:
+        rows, planned_for = request.kept.get("references", key) or (None, name)
+        if rows is None:
             raise UnknownId(
                 "plan", key, "Plans are kept while the page runs, the last 16; enter the values again."
             )
-        rows, name = _plans[key]
+        if planned_for != name:
+            raise InvalidInput(
+                f"The plan was made for {quoted(planned_for)}, not for {quoted(name)}; nothing was recorded."
+            )
         store.references.add_many(rows.drop("stored", "measured"), existing="skip")
-        del _plans[key]
+        request.kept.drop("references", key)
         return Redirect(calibration_address(name))
     version = store.calibrations.get(f"{name}@latest")
     given = request.files[0].path if request.files else _typed(request)
+    if request.files and request.files[0].path.stat().st_size > _MOST_BYTES:
+        raise InvalidInput(
+            f"The file is larger than {_MOST_BYTES >> 20} MB; divide it, or add it with: nirs-store references add. "
+            "Nothing was recorded."
+        )
     options: dict[str, Any] = {key: request.text(key).strip() or None for key in _OPTIONS}
-    rows = store.references.plan_many(given, **options)
-    key = secrets.token_urlsafe(12)
-    _plans[key] = (rows, name)
-    while len(_plans) > _KEPT:
-        _plans.popitem(last=False)
+    with at_most(_MOST_BYTES):
+        rows = store.references.plan_many(given, **options)
+    key = request.kept.put("references", (rows, name))
     unknown, stored = rows.filter(pl.col("measured") == 0).height, int(rows["stored"].sum())
     lines = [f"{rows.height - stored} of {counted(rows.height, 'value')} would be added."]
     if stored:
@@ -109,8 +114,11 @@ def alias(request: Request) -> View | Redirect:
     new = calibrations.get(f"{name}@v{wanted.removeprefix('v')}") if wanted else None
     if new is not None and new.version == before:
         raise InvalidInput(f"alias: {word} points to v{before} already. Nothing was changed.")
+    rule = calibrations.rules(name).get(word)
+    signed = 0 if new is None else len(calibrations.signatures(new.label))
+    planned = mark(request, name, word, before, None if new is None else new.version, rule, signed)
     if sure(request):
-        _unchanged(request, str(before))
+        unchanged(request, planned)
         if new is None:
             calibrations.remove_alias(name, word, reason=reason or None)
         else:
@@ -122,9 +130,7 @@ def alias(request: Request) -> View | Redirect:
     ]
     for each in [] if new is None else [before, new.version]:
         lines += _about(request, name, each)
-    rule = calibrations.rules(name).get(word)
     if rule is not None and new is not None:
-        signed = len(calibrations.signatures(new.label))
         meanings = f" with the meaning {' or '.join(rule.meanings)}" if rule.meanings else ""
         lines.append(
             f"The alias demands {counted(rule.signatures, 'signature')}{meanings}, {rule.others} not by the author; "
@@ -134,7 +140,7 @@ def alias(request: Request) -> View | Redirect:
     title = f"Remove {word} of {name}?" if new is None else f"Point {word} of {name} to v{new.version}?"
     return confirm(request, title, lines, "Remove it" if new is None else "Move the alias", calibration_address(name),
                    danger=new is None, name=name, alias=word, version=wanted, reason=reason,
-                   planned=str(before))  # fmt: skip
+                   planned=planned)  # fmt: skip
 
 
 def _about(request: Request, name: str, version: int | None) -> list[str]:
@@ -150,11 +156,6 @@ def _about(request: Request, name: str, version: int | None) -> list[str]:
     return [f"v{version}: {', '.join(parts)}"] if parts else []
 
 
-def _unchanged(request: Request, now: str) -> None:
-    if request.text("planned") != now:
-        raise InvalidInput("It has changed since the plan was shown; nothing was changed. Look at it again.")
-
-
 # -- Corrections.
 
 
@@ -166,13 +167,21 @@ def correct(request: Request) -> View | Redirect:
     options: dict[str, Any] = {key: value or None for key, value in fields.items()}
     options["kind"] = fields["kind"] or "auto"
     plan = calibrations.correct(version.label, dry_run=True, **options)
-    marks = f"{plan.slope!r} {plan.bias!r} {len(plan.samples)}"
+    live = current_correction(request.store, name, version.version)
+    marks = mark(
+        request,
+        version.label,
+        options,
+        plan.slope,
+        plan.bias,
+        list(plan.samples),
+        live and live.correction_id,
+    )
     if sure(request):
-        _unchanged(request, marks)
+        unchanged(request, marks)
         calibrations.correct(version.label, **options)
         return Redirect(calibration_address(name))
     lines = [f"{plan.words}, from {counted(len(plan.samples), 'sample')}", *_effect(plan.figures)]
-    live = current_correction(request.store, name, version.version)
     if live:
         lines.append(f"It would retire {live.words}.")
     lines.append("Predictions by name carry it from then on; what was logged stays as it is.")
@@ -200,13 +209,14 @@ def retire(request: Request) -> View | Redirect:
     if live is None:
         raise InvalidInput(f"{version.label} has no correction. Nothing was changed.")
     reason = request.text("reason").strip()
+    planned = mark(request, version.label, live.correction_id)
     if sure(request):
-        _unchanged(request, live.correction_id)
+        unchanged(request, planned)
         calibrations.retire_correction(version.label, reason=reason or None)
         return Redirect(calibration_address(name))
     lines = [f"{live.words} would be applied no more; no earlier one comes back."]
     return confirm(request, f"Retire the correction of {version.label}?", lines, "Retire it", calibration_address(name),
-                   name=name, version=str(version.version), reason=reason, planned=live.correction_id)  # fmt: skip
+                   name=name, version=str(version.version), reason=reason, planned=planned)  # fmt: skip
 
 
 SCREENS = tuple(

@@ -18,6 +18,7 @@ from nirs_store.store import WorkspaceStore
 from nirs_store.ui.chart import short
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Download, Request, Screen, View
+from nirs_store.ui.screens.chain import ask_trust, pickles_of
 from nirs_store.ui.screens.datasets import asked_for, named_address
 from nirs_store.ui.table import Column, Table, table_of
 from nirs_store.values import from_json
@@ -457,7 +458,9 @@ def dossier(request: Request) -> View:
     """Show what a validation asks for, and what is missing of it."""
     name = asked_for(request, "calibration")
     found = request.store.calibrations.dossier(name, figures=False)
+    version = request.store.calibrations.get(name)
     values = {"dossier": found, "base": calibration_address(*_split(found.calibration))}
+    values["pickles"] = pickles_of(request.store.show_chain(version.chain_id)) if version.chain_exists else 0
     return View("dossier.html", f"Dossier of {found.calibration}", values, data=found)
 
 
@@ -471,7 +474,12 @@ def save_dossier(request: Request) -> Download:
     kind = request.text("kind")
     if kind not in ("html", "pdf", "json"):
         raise UnknownFormat(f"kind: expected html, pdf or json; found {quoted(kind)}.")
-    found = request.store.calibrations.dossier(asked_for(request, "calibration"), figures=kind != "json")
+    store, name = request.store, asked_for(request, "calibration")
+    if kind != "json":
+        version = store.calibrations.get(name)
+        if version.chain_exists:
+            ask_trust(request, store.show_chain(version.chain_id))
+    found = store.calibrations.dossier(name, figures=kind != "json")
     with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
         path = found.save(Path(folder) / f"dossier.{kind}")
         return Download(f"dossier_{found.calibration.replace('@', '_')}.{kind}", path.read_bytes())

@@ -12,7 +12,7 @@ from nirs_store.ui import chart
 from nirs_store.ui.frame import Download, Request, Screen, View
 from nirs_store.ui.table import Column, decimals_of, number_text, table_of
 
-__all__ = ["SCREENS", "chain_values"]
+__all__ = ["SCREENS", "ask_trust", "chain_values", "pickles_of"]
 
 _SCORES = {
     "rmsecv": "RMSECV", "score_sd": "± SD over the folds", "repeat_sd": "± SD over repeats", "rmsep": "RMSEP",
@@ -42,6 +42,26 @@ def chain_values(request: Request) -> dict[str, Any]:
     return {"chain": shown, "unit": str(shown.metadata.get("target_unit") or "")}
 
 
+#: Formats whose bytes run no code when they are opened; of others nobody can say.
+_HARMLESS = ("skops", "bytes")
+
+
+def pickles_of(shown: Any) -> int:
+    """Count the stored objects of a chain that may run code when they are opened."""
+    return sum(each not in _HARMLESS for each in shown.artifacts["format"].to_list())
+
+
+def ask_trust(request: Request, shown: Any) -> None:
+    """Refuse to open pickles before the user has said that they may be."""
+    count = pickles_of(shown)
+    if count and request.text("trust") != "1":
+        raise InvalidInput(
+            f"trust: {count} stored objects of this chain may be pickles, and a pickle runs code of the person who "
+            "made it. Nothing was opened. If you trust everybody who could write into this workspace, tick the box and "
+            "send it again."
+        )
+
+
 def show(request: Request) -> View:
     """Show a chain with its figures, scores and provenance."""
     store, values = request.store, chain_values(request)
@@ -68,6 +88,7 @@ def show(request: Request) -> View:
         "review": _findings(store, chain_id) if request.static else None,
         "confusion": drawn.confusion(),
         "artifacts": artifacts,
+        "pickles": pickles_of(shown),
         "run": run,
         "provenance": _provenance(shown, run, pipeline),
         "environment": run.get("environment") or {},
@@ -148,6 +169,7 @@ def export(request: Request) -> Download:
             raise UnknownFormat(
                 f"kind: expected one of {', '.join(_EXPORTS)}, predictions; found {quoted(kind)}."
             )
+        ask_trust(request, shown)
         form, options = _EXPORTS[kind]
         path = request.store.export_chain(shown.chain_id, Path(folder) / f"{stem}.{form}", form, **options)
         return Download(path.name, path.read_bytes())

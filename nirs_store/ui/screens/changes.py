@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from nirs_store.display import byte_text
-from nirs_store.errors import InvalidInput, quoted
+from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.ui.frame import Redirect, Request, Screen, View
 
-__all__ = ["SCREENS", "confirm"]
+__all__ = ["SCREENS", "confirm", "mark", "sure", "unchanged"]
 
 
 def confirm(
@@ -31,18 +32,50 @@ def sure(request: Request) -> bool:
     return request.text("sure") == "1"
 
 
-def tag(request: Request) -> Redirect:
+def mark(request: Request, *found: Any) -> str:
+    """Return what stands for a plan of this page in the form that confirms it."""
+    return hashlib.sha256(repr((request.kept.secret, request.path, found)).encode()).hexdigest()
+
+
+def unchanged(request: Request, now: str) -> None:
+    """Refuse a confirmation of something else than what was shown."""
+    if request.text("planned") != now:
+        raise InvalidInput(
+            "This has changed since the plan was shown; nothing was changed. Look at it again."
+        )
+
+
+def tag(request: Request) -> View | Redirect:
     """Set tags and note of a run."""
     store = request.store
     run = store.show_run(request.parts["run_id"])
+    back = f"/runs/{run.run_id}"
     wanted = list(dict.fromkeys(each.strip() for each in request.text("tags").split(",") if each.strip()))
-    if gone := [each for each in run.tags if each not in wanted]:
-        store.untag_run(run.run_id, *gone)
-    if new := [each for each in wanted if each not in run.tags]:
-        store.tag_run(run.run_id, *new)
-    if request.text("note") != run.note:
-        store.annotate_run(run.run_id, request.text("note"))
-    return Redirect(f"/runs/{run.run_id}")
+    gone = [each for each in run.tags if each not in wanted]
+    new = [each for each in wanted if each not in run.tags]
+    # A browser ends the lines of what a form sends with both characters.
+    note = request.text("note").replace("\r\n", "\n")
+    planned = mark(request, sorted(run.tags), run.note, sorted(wanted), note)
+    if sure(request):
+        unchanged(request, planned)
+        if gone:
+            store.untag_run(run.run_id, *gone)
+        if new:
+            store.tag_run(run.run_id, *new)
+        if note != run.note:
+            store.annotate_run(run.run_id, note)
+        return Redirect(back)
+    lines = [f"The tag {quoted(each)} would be removed." for each in gone]
+    lines += [f"The tag {quoted(each)} would be added." for each in new]
+    if note != run.note:
+        was = f" It is {quoted(run.note)} now." if run.note else ""
+        lines.append(
+            f"The note would be {quoted(note)}.{was}" if note else f"The note would be removed.{was}"
+        )
+    if not lines:
+        return Redirect(back)
+    return confirm(request, f"Change the run {run.name}?", lines, "Save", back,
+                   danger=False, tags=", ".join(wanted), note=note, planned=planned)  # fmt: skip
 
 
 def delete(request: Request) -> View | Redirect:
@@ -57,6 +90,15 @@ def delete(request: Request) -> View | Redirect:
         back = f"/chains/{identifier}"
     else:
         raise InvalidInput(f"kind: expected run or chain, found {quoted(kind)}. Nothing was changed.")
+    planned = mark(
+        request,
+        kind,
+        identifier,
+        sorted(plan.rows.items()),
+        sorted(plan.artifacts),
+        plan.artifact_bytes,
+        sorted(plan.needed_by),
+    )
     if not sure(request):
         lines = [f"{count:,} {name.replace('_', ' ')}" for name, count in plan.rows.items() if count]
         lines.append(
@@ -65,7 +107,9 @@ def delete(request: Request) -> View | Redirect:
         lines += [f"It is needed by {user} (its source {source})." for user, source in plan.needed_by]
         lines.append(f"It stays in the trash for {store.trash.days:g} days, and can be restored until then.")
         title = f"Delete the {kind} {plan.name or identifier}?"
-        return confirm(request, title, lines, f"Delete this {kind}", back, kind=kind, id=identifier)
+        return confirm(request, title, lines, f"Delete this {kind}", back,
+                       kind=kind, id=identifier, planned=planned)  # fmt: skip
+    unchanged(request, planned)
     if kind == "run":
         store.delete_run(identifier)
     else:
@@ -73,31 +117,46 @@ def delete(request: Request) -> View | Redirect:
     return Redirect("/trash")
 
 
-def restore(request: Request) -> Redirect:
+def restore(request: Request) -> View | Redirect:
     """Take a deletion back."""
-    request.store.trash.restore(request.text("id"))
-    return Redirect("/trash")
+    trash, identifier = request.store.trash, request.text("id")
+    found = [row for row in trash.list().iter_rows(named=True) if row["trash_id"] == identifier]
+    if not found:
+        raise UnknownId("deletion", identifier, "The trash holds no such deletion. Nothing was changed.")
+    (row,) = found
+    planned = mark(request, sorted(row.items(), key=lambda item: item[0]))
+    if sure(request):
+        unchanged(request, planned)
+        trash.restore(identifier)
+        return Redirect("/trash")
+    lines = [
+        f"{row['rows']:,} rows come back under their ids, with what they belong to where that was deleted too.",
+        f"Deleted at {row['deleted_at']:%Y-%m-%d %H:%M} UTC by {row['operation']}.",
+    ]
+    title = f"Restore the {row['kind']} {row['name'] or row['object_id']}?"
+    return confirm(
+        request, title, lines, "Restore it", "/trash", danger=False, id=identifier, planned=planned
+    )
 
 
 def gc(request: Request) -> View | Redirect:
     """Remove stored objects that nothing names."""
+    plan = request.store.gc_artifacts(dry_run=True)
+    planned = mark(request, plan)
     if sure(request):
+        unchanged(request, planned)
         request.store.collect_garbage()
         return Redirect("/health")
-    plan = request.store.gc_artifacts(dry_run=True)
-    return confirm(request, "Clean up?", str(plan).splitlines(), "Clean up", "/health")
+    return confirm(request, "Clean up?", str(plan).splitlines(), "Clean up", "/health", planned=planned)
 
 
 def retention(request: Request) -> View | Redirect:
     """Carry out the policy: what was confirmed, not what has come to be planned since."""
     kept = request.store.retention
     plan = kept.plan()
-    marks = " ".join(sorted(item.id for item in plan.take))
+    marks = mark(request, sorted((item.kind, item.id) for item in plan.take))
     if sure(request):
-        if request.text("planned") != marks:
-            raise InvalidInput(
-                "The plan has changed since it was shown; nothing was deleted. Look at it again."
-            )
+        unchanged(request, marks)
         kept.execute(plan)
         return Redirect("/retention")
     return confirm(

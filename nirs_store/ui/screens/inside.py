@@ -12,7 +12,7 @@ from nirs_store.plots._figure import label
 from nirs_store.ui import chart
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
-from nirs_store.ui.screens.chain import chain_values
+from nirs_store.ui.screens.chain import ask_trust, chain_values
 
 __all__ = ["SCREENS", "inside"]
 
@@ -22,6 +22,7 @@ _DRAWN = 80
 def inside(request: Request) -> View:
     """Open the fitted objects, which may be pickles, and draw what is in them."""
     values = chain_values(request)
+    ask_trust(request, values["chain"])
     chain_id = values["chain"].chain_id
     data = chain_data(request.store, chain_id)
     figures: list[Figure] = []

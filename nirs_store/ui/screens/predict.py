@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +14,14 @@ from nirs_store.scores import regression_scores
 from nirs_store.ui import chart
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Redirect, Request, Screen, View
-from nirs_store.ui.screens.chain import chain_values
+from nirs_store.ui.screens.chain import ask_trust, chain_values
 from nirs_store.ui.table import Column, table_of
 
 __all__ = ["SCREENS"]
 
-_MOST_ROWS, _KEPT, _DRAWN = 100_000, 16, 120
+_MOST_ROWS, _DRAWN = 100_000, 120
+#: Of the files once they are unpacked, which is twice what may be sent.
+_MOST_BYTES = 128 << 20
 _CALM = "domain not known"
 
 
@@ -38,16 +38,15 @@ class _Result:
     level: float
 
 
-_results: OrderedDict[str, _Result] = OrderedDict()
-
-
 def predict(request: Request) -> Redirect:
     """Read the files that were sent and predict them."""
     from nirs_store.chains.spectra import read_for_chain
     from nirs_store.reading import read_spectra
+    from nirs_store.reading.dialect import at_most
     from nirs_store.reading.spectra import id_name
 
     chain = chain_values(request)["chain"]
+    ask_trust(request, chain)
     if not request.files:
         raise InvalidInput("spectra: expected at least one file, found none.")
     options: dict[str, Any] = {
@@ -57,7 +56,9 @@ def predict(request: Request) -> Redirect:
     record = request.store.get_chain(chain.chain_id)
     if record is None:
         raise UnknownId("chain", chain.chain_id)
-    table, X = read_for_chain(record, lambda **more: read_spectra(paths, **options, **more))
+    # All files together: each is read before the next one.
+    with at_most(_MOST_BYTES // len(request.files)):
+        table, X = read_for_chain(record, lambda **more: read_spectra(paths, **options, **more))
     if len(table.X) > _MOST_ROWS:
         raise InvalidInput(
             f"The file has {len(table.X):,} spectra; the page predicts at most {_MOST_ROWS:,} at once."
@@ -81,11 +82,8 @@ def predict(request: Request) -> Redirect:
     frame, more = _joined(table, found, chain.metadata, column)
     names = ", ".join(each.name for each in request.files)
     figures = _figures(request, chain, table, X, frame, domain, alpha, ids)
-    key = secrets.token_urlsafe(12)
-    _results[key] = _Result(chain.chain_id, names, table.understood, frame, figures, notes + more, level)
-    while len(_results) > _KEPT:
-        _results.popitem(last=False)
-    return Redirect(f"/predicted/{key}")
+    result = _Result(chain.chain_id, names, table.understood, frame, figures, notes + more, level)
+    return Redirect(f"/predicted/{request.kept.put('predicted', result)}")
 
 
 def _joined(
@@ -207,7 +205,7 @@ def _calibration(request: Request, chain: Any) -> Any:
 
 def predicted(request: Request) -> View:
     """Show what a file gave."""
-    result = _results.get(request.parts["key"])
+    result: _Result | None = request.kept.get("predicted", request.parts["key"])
     if result is None:
         raise UnknownId(
             "prediction",

@@ -1,4 +1,4 @@
-"""SQL: one SELECT, read-only, with a bound on time and rows; the tables are listed beside it."""
+"""SQL: one SELECT, read-only, with a bound on time, rows and bytes; the tables are listed beside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nirs_store.ui.table import Column, table_of
 
 __all__ = ["SCREENS"]
 
-_SECONDS, _MOST = 10.0, 100_000
+_SECONDS, _MOST, _MOST_BYTES = 10.0, 100_000, 20 << 20
 _EXAMPLE = "SELECT pipeline, dataset, best_val\nFROM models\nORDER BY best_val\nLIMIT 20"
 _INNER = ("applied", "dead", "deferred", "dropped", "nirs_store_meta", "sessions", "arrays", "prediction_arrays",
           "trash")  # fmt: skip
@@ -21,10 +21,11 @@ def show(request: Request) -> View:
     """Ask a query of the address, and show its result."""
     asked = request.text("query")
     values: dict[str, Any] = {"asked": asked, "example": _EXAMPLE, "tables": _tables(request)}
-    values |= {"table": None, "figure": None}
-    if not asked.strip():
+    values |= {"table": None, "figure": None, "waits": bool(asked.strip()) and request.foreign}
+    # Whoever made a link elsewhere does not decide what this machine works on: its query waits for a click.
+    if not asked.strip() or request.foreign:
         return View("sql.html", "SQL", values, data={"tables": values["tables"]})
-    frame = request.store.sql(asked, timeout=_SECONDS, max_rows=_MOST)
+    frame = request.store.sql(asked, timeout=_SECONDS, max_rows=_MOST, max_bytes=_MOST_BYTES)
     frame = frame.with_columns(
         pl.col(pl.Binary).bin.size().alias(name) for name, kind in frame.schema.items() if kind == pl.Binary
     )
@@ -65,4 +66,4 @@ def _figure(frame: pl.DataFrame) -> Figure | None:
     )
 
 
-SCREENS = (Screen("/sql", show, "SQL"),)
+SCREENS = (Screen("/sql", show, "SQL", aside=True),)

@@ -29,11 +29,10 @@ from uikit import Page, addresses, fields
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation, record_stacking
 from nirs_store.choosing import CODES
 from nirs_store.errors import BlobMissing
-from nirs_store.ui.frame import Request
-from nirs_store.ui.screens import records
-from nirs_store.ui.table import Column, Table
 from nirs_store.ui import app
-from nirs_store.ui.screens import sql
+from nirs_store.ui.frame import Request
+from nirs_store.ui.screens import records, sql
+from nirs_store.ui.table import Column, Table
 
 
 def test_a_folder_without_a_workspace_says_how_to_begin(

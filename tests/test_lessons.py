@@ -29,7 +29,6 @@ def test_a_store_that_a_training_run_never_closes_locks_nobody_out(
     run_id, _ = begin(store)
     whole_pipeline(store, run_id)
     other = crew(children.ask, folder, {"lock_timeout": 20.0})
-    assert other.hear() < 20
     assert other.hear() == [run_id]
     writer = crew(children.record_pipelines, folder, 1)
     writer.hear()

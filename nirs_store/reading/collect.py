@@ -116,9 +116,8 @@ def read_spectra(
     >>> spectra.y, spectra.ids.tolist()
     (array([12.5]), ['S1'])
     """
-    for word, names in (("channels", channels), ("target", None if isinstance(target, str) else target)):
-        if names is not None:
-            check_names(word, names)
+    channels = None if channels is None else check_names("channels", channels)
+    columns = target if target is None or isinstance(target, str) else check_names("target", target)
     options = {
         "format": format,
         "id_column": id_column,
@@ -140,14 +139,13 @@ def read_spectra(
         spectra = convert(spectra, signal, to)
     ids = _ids(spectra, id_column)
     marks = None if groups is None else _groups(spectra, groups)
-    several = target is not None and not isinstance(target, str)
     return replace(
         spectra,
         ids=ids,
         groups=marks,
-        target=tuple(target) if target is not None and several else target,  # type: ignore[arg-type]
+        target=columns,
         target_unit=unit if unit is None or isinstance(unit, str) else tuple(unit),
-        y=None if target is None else values_of(spectra, target),
+        y=None if columns is None else values_of(spectra, columns),
     )
 
 

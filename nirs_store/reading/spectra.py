@@ -254,16 +254,19 @@ class Spectra:
         return str(store.files.put_group(name, contents, **about).version_id)
 
 
-def check_names(word: str, names: Any) -> None:
-    """Raise where these are not different names of columns."""
+def check_names(word: str, names: Any) -> tuple[str, ...]:
+    """Return names of columns, from a list or an array of numpy, pandas or polars, if each is there once."""
+    to_list = getattr(names, "tolist", getattr(names, "to_list", None))
+    listed = names if to_list is None else to_list()
     if (
-        isinstance(names, str)
-        or not isinstance(names, Sequence)
-        or not all(isinstance(n, str) for n in names)
+        isinstance(listed, str)
+        or not isinstance(listed, Sequence)
+        or not all(isinstance(n, str) for n in listed)
     ):
         raise InvalidInput(f"{word}: expected names of columns in a list, found {names!r:.60}.")
-    if not names or len(set(names)) < len(names):
-        raise InvalidInput(f"{word}: expected names of columns, each once, found {list(names)!r:.60}.")
+    if not listed or len(set(listed)) < len(listed):
+        raise InvalidInput(f"{word}: expected names of columns, each once, found {list(listed)!r:.60}.")
+    return tuple(listed)
 
 
 def is_id(name: str) -> bool:
@@ -287,10 +290,10 @@ def targets_of(spectra: Spectra, target: str | Sequence[str], units: Mapping[str
     if isinstance(target, str):
         unit: Any = units.get(target)
         return replace(spectra, target=target, target_unit=unit, y=values_of(spectra, target))
-    check_names("target", target)
-    given = tuple(units.get(name, "") for name in target)
+    names = check_names("target", target)
+    given = tuple(units.get(name, "") for name in names)
     return replace(
-        spectra, target=tuple(target), target_unit=given if any(given) else None, y=values_of(spectra, target)
+        spectra, target=names, target_unit=given if any(given) else None, y=values_of(spectra, names)
     )
 
 

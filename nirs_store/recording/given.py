@@ -65,9 +65,10 @@ def take_spectra(X: Any, y: Any, *named: Any) -> tuple[Any, dict[str, Any]]:
     """Take `Spectra` apart; what was given by name wins. Several names of targets go into the stored facts."""
     names = ("wavelengths", "wavelength_unit", "sample_ids", "groups", "target", "target_unit")
     given = dict(zip(names, named, strict=True))
-    names_of = given["target"]
-    if names_of is not None and not isinstance(names_of, str):
-        given["target"] = _one_name(X, y, names_of)
+    columns: tuple[str, ...] = ()
+    if given["target"] is not None and not isinstance(given["target"], str):
+        columns = check_names("target", given["target"])
+        given["target"] = _one_name(X, y, columns)
     if isinstance(X, Spectra):
         several = isinstance(X.target, tuple)
         units = {X.target_unit} if isinstance(X.target_unit, (str, type(None))) else set(X.target_unit)
@@ -92,14 +93,13 @@ def take_spectra(X: Any, y: Any, *named: Any) -> tuple[Any, dict[str, Any]]:
     stored = stored_facts(X)
     if isinstance(X, Spectra) and isinstance(X.target, tuple) and isinstance(X.target_unit, tuple):
         stored["target_units"] = list(X.target_unit)
-    if names_of is not None and not isinstance(names_of, str) and len(names_of) > 1:
-        stored["target_names"] = list(names_of)
+    if len(columns) > 1:
+        stored["target_names"] = list(columns)
     return y, given | {"stored": stored, "stored_test": {}}
 
 
-def _one_name(X: Any, y: Any, names: Any) -> str | None:
+def _one_name(X: Any, y: Any, names: tuple[str, ...]) -> str | None:
     """Check names for the columns of y; return the name of a single column, None for several."""
-    check_names("target", names)
     if any(not name.strip() for name in names):
         raise InvalidInput(f"target: expected names that are not empty; found {list(names)!r:.60}.")
     if y is None and isinstance(X, Spectra) and X.target is not None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import children
@@ -15,6 +16,7 @@ from storekit import begin, commit_rows, let_go, predict, prediction, segments, 
 
 from nirs_store.db import database as access_module
 from nirs_store.db import database as opened_module
+from nirs_store.db import lock as lock_module
 from nirs_store.errors import InvalidInput, ReadOnlyStore, StoreBusy, StoreClosed, WriteFailed
 from nirs_store.store import WorkspaceStore
 
@@ -87,34 +89,44 @@ def test_readers_share_the_catalog_when_nothing_waits_to_be_applied(
 def test_somebody_who_waits_ends_the_linger(
     store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_module, "LINGER", 60.0)
-    with WorkspaceStore(folder) as other:
+    # If nobody ended it, the other store would give up.
+    monkeypatch.setattr(access_module, "LINGER", 3600.0)
+    with WorkspaceStore(folder, lock_timeout=20) as other:
         store.begin_run("r", {}, [])
         store.list_runs()
         assert store._engine.access.lingering
-        start = time.monotonic()
         other.begin_run("s", {}, [])
         assert other.list_runs().height == 2
-        assert time.monotonic() - start < 20
 
 
 def test_a_reader_waits_no_longer_than_its_timeout_and_a_writer_not_at_all(
-    store: WorkspaceStore, folder: Path, crew: Callable[..., Any]
+    store: WorkspaceStore, folder: Path, crew: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A clock on which time passes only while somebody sleeps.
+    waited: list[float] = []
+    began = time.monotonic()
+    clock = SimpleNamespace(
+        monotonic=lambda: began + sum(waited), sleep=lambda seconds: waited.append(seconds), time=time.time
+    )
     run_id, _ = begin(store)
     let_go(store)
     child = crew(children.hold_lease, folder, True)
     child.hear()
     with WorkspaceStore(folder, lock_timeout=0.3) as other:
-        start = time.monotonic()
+        monkeypatch.setattr(access_module, "time", clock)
+        monkeypatch.setattr(lock_module, "time", clock)
         with pytest.raises(StoreBusy, match=str(child.pid)):
             other.list_runs()
-        assert 0.25 < time.monotonic() - start < 5
+        assert sum(waited) == pytest.approx(0.3, abs=0.01)
         for change in (lambda: other.delete_run(run_id, now=True), other.vacuum, other.gc_artifacts):
             with pytest.raises(StoreBusy):
                 change()
+        waited.clear()
         own = other.begin_run("writers go on", {}, [])
         whole_pipeline(other, own)
+        assert waited == []
+        monkeypatch.setattr(access_module, "time", time)
+        monkeypatch.setattr(lock_module, "time", time)
         child.tell()
         child.hear()
         assert other.list_pipelines(own).height == 1
@@ -214,14 +226,17 @@ def _open_with_duckdb(talk: Any, folder: Path) -> None:
         talk.wait()
 
 
-def test_a_backlog_is_applied_in_the_background(store: WorkspaceStore, folder: Path) -> None:
+def test_a_backlog_is_applied_in_the_background(
+    store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     let_go(store)
+    applied, real = threading.Event(), store._engine.access.try_apply
+    monkeypatch.setattr(store._engine.access, "try_apply", lambda **o: (real(**o), applied.set()))
     for number in range(140):
         store.begin_run(str(number), {}, [])
-    deadline = time.monotonic() + 20
-    while len(segments(folder)) >= 128 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert len(segments(folder)) < 128
+    while len(segments(folder)) >= 128:
+        assert applied.wait(60)
+        applied.clear()
 
 
 def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(

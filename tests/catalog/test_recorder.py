@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from storekit import begin, chain_of, failing, predict, prediction, segments, wh
 
 from nirs_store.db import session as recorder_module
 from nirs_store.db.database import read_claims
+from nirs_store.db.session import FLUSH_AFTER
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId, WriteFailed
 from nirs_store.store import WorkspaceStore
 
@@ -32,18 +33,24 @@ def test_rows_are_buffered_until_something_commits_them(store: WorkspaceStore, f
     assert len(segments(folder)) == before + 2
 
 
-@pytest.mark.usefixtures("by_the_clock")
-def test_buffered_rows_are_committed_within_about_a_second_by_themselves(
-    store: WorkspaceStore, folder: Path
+def test_buffered_rows_are_committed_by_themselves_a_second_later_and_not_before(
+    store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, pipeline_id = begin(store)
     before = len(segments(folder))
+    now, recorder, committed = [100.0], store._engine.recorder, threading.Event()
+    flush = recorder.flush
+    monkeypatch.setattr(recorder_module, "FLUSH_AFTER", FLUSH_AFTER)
+    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(recorder, "flush", lambda: (flush(), committed.set()))
     predict(store, pipeline_id)
-    start = time.monotonic()
-    while len(segments(folder)) == before and time.monotonic() - start < 10:
-        time.sleep(0.01)
+    now[0] = 100.999
+    store._engine.keep()
+    assert not committed.is_set()
+    now[0] = 101.0
+    # Nobody calls: the thread in the background looks by itself.
+    assert committed.wait(60)
     assert len(segments(folder)) == before + 1
-    assert 0.5 < time.monotonic() - start < 10
 
 
 def test_with_durability_call_every_call_is_a_commit(folder: Path) -> None:

@@ -91,17 +91,13 @@ def ask(talk: Talk, folder: Path, options: dict[str, Any]) -> Any:
     """Open a store and ask for its runs."""
     try:
         with WorkspaceStore(folder, **options) as store:
-            start = time.monotonic()
-            try:
-                return store.list_runs()["run_id"].to_list()
-            finally:
-                talk.say(time.monotonic() - start)
+            return store.list_runs()["run_id"].to_list()
     except StoreBusy as error:
         return ("busy", error.host, error.pid, error.since)
 
 
 def ask_in_a_loop(talk: Talk, folder: Path, until: int) -> int:
-    """Ask again and again until that many predictions are there; gives how often it asked."""
+    """Ask again and again until that many predictions are there; tells of the first answer, gives how often it asked."""
     asked = 0
     seen = 0
     while seen < until:
@@ -110,6 +106,8 @@ def ask_in_a_loop(talk: Talk, folder: Path, until: int) -> int:
             assert found >= seen, "what was seen once is gone"
             seen = found
         asked += 1
+        if asked == 1:
+            talk.say(found)
     return asked
 
 

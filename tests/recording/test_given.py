@@ -10,9 +10,10 @@ import pandas as pd
 import polars as pl
 import pytest
 from sklearn.cross_decomposition import PLSRegression
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 
-from nirs_store import read_spectra, record_cross_validation, record_search
+from nirs_store import read_spectra, record_cross_validation, record_search, record_stacking
 from nirs_store.datasets import Tecator
 from nirs_store.errors import InvalidInput, NirsStoreError, ShapeMismatch
 
@@ -40,6 +41,13 @@ MADE = {
     "polars": pl.DataFrame,
     "pandas": lambda y: pd.DataFrame(y, columns=["fat", "water"]),
 }
+NAMED: dict[str, Callable[[list[str]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "array": np.array,
+    "polars": pl.Series,
+    "pandas": pd.Index,
+}
 
 
 @pytest.fixture
@@ -48,11 +56,13 @@ def two(tecator: Tecator) -> Any:
 
 
 @WAYS
-@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize(
+    ("made", "named"), [*((made, "list") for made in MADE), *(("array", n) for n in NAMED)]
+)
 def test_each_column_of_y_has_the_name_that_was_given(
-    way: Recorded, made: str, workspace: Any, tecator: Tecator, two: Any
+    way: Recorded, made: str, named: str, workspace: Any, tecator: Tecator, two: Any
 ) -> None:
-    X, names = tecator.X[:60], ("fat", "water")
+    X, names = tecator.X[:60], NAMED[named](["fat", "water"])
     chain = way(workspace, X, MADE[made](two), dataset_name="meat", target=names, target_unit="%")
     metadata = workspace.get_chain(chain)["metadata"]
     assert metadata["target_names"] == ["fat", "water"]
@@ -72,6 +82,30 @@ def test_one_name_in_a_list_is_the_name(
     assert chain["metadata"]["target"] == "fat"
 
 
+@pytest.mark.parametrize("named", NAMED.values(), ids=NAMED)
+def test_a_stack_and_readers_take_names_in_every_kind_of_list(
+    named: Callable[[list[str]], Any], workspace: Any, tecator: Tecator, two: Any, tmp_path: Any
+) -> None:
+    X, fat = tecator.X[:60], two[:, 0]
+    bases = [cross_validated(workspace, X, fat, dataset_name="meat", target=named(["fat"])) for _ in range(2)]
+    stack = record_stacking(workspace, bases, Ridge(), X, fat, target=named(["fat"]))
+    assert workspace.get_chain(stack.chain_id)["metadata"]["target"] == "fat"
+    runs = workspace.list_runs().height
+    with pytest.raises(ShapeMismatch, match="one name per column of y, 1; found 2"):
+        record_stacking(workspace, bases, Ridge(), X, fat, target=named(["fat", "water"]))
+    assert workspace.list_runs().height == runs
+    path = tmp_path / "meat.csv"
+    labels = {"id": [f"m{k}" for k in range(60)], "fat": fat, "water": two[:, 1]}
+    pl.DataFrame(labels | {f"{900 + k}": X[:, k] for k in range(20)}).write_csv(path)
+    read = read_spectra(path, target=named(["fat", "water"]))
+    stored = workspace.datasets.add("meat", read) and workspace.datasets.get(
+        "meat", target=named(["fat", "water"])
+    )
+    for each in (read, stored):
+        assert each.target == ("fat", "water")
+        assert np.array_equal(each.y, two)
+
+
 @WAYS
 @pytest.mark.parametrize(
     ("target", "error", "words"),
@@ -82,6 +116,8 @@ def test_one_name_in_a_list_is_the_name(
         (["fat", " "], InvalidInput, "not empty"),
         (["fat", 2], InvalidInput, "names of columns in a list"),
         (7, InvalidInput, "names of columns in a list"),
+        (np.array("fat"), InvalidInput, "names of columns in a list"),
+        (np.array([["fat", "water"]]), InvalidInput, "names of columns in a list"),
         ([], InvalidInput, "each once"),
         (["water", "fat"], InvalidInput, "another order"),
     ],

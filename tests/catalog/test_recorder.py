@@ -6,7 +6,6 @@ import errno
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any

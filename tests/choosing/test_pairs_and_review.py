@@ -147,23 +147,16 @@ class DummyOfNoise(DummyRegressor):
         return 100 * np.asarray(X)[:, 40] - 280
 
 
-def standard_errors(cv: RepeatedKFold, numbers: Iterable[int]) -> list[float]:
+def standard_errors(cv: RepeatedKFold, numbers: tuple[int, ...]) -> list[float]:
     """Compute without a store the standard deviation of the errors of all repeats, over the root of 60 samples."""
-    return [
-        float(
-            np.std(
-                np.concatenate(
-                    [
-                        PLSRegression(n, scale=False).fit(X[train], FAT[train]).predict(X[left]) - FAT[left]
-                        for train, left in cv.split(X[:60])
-                    ]
-                ),
-                ddof=1,
-            )
-            / np.sqrt(60)
-        )
-        for n in numbers
-    ]
+    found = []
+    for n in numbers:
+        model = PLSRegression(n, scale=False)
+        errors = [
+            model.fit(X[rows], FAT[rows]).predict(X[left]) - FAT[left] for rows, left in cv.split(X[:60])
+        ]
+        found.append(float(np.std(np.concatenate(errors), ddof=1) / np.sqrt(60)))
+    return found
 
 
 def test_repeats_do_not_make_a_rule_or_a_check_surer(tmp_path: Path) -> None:

@@ -175,12 +175,12 @@ def update(
             "reference. Nothing was changed."
         )
     refuse_known(old, new)
-    _warn_of_mixtures(old, new)
     labels, comparable = common_groups(f"{before.name}@v{before.version}", old, new, metadata.get("n_groups"))
     splitter = cv if cv is not None else _splitter(store, chain)
     # Whatever the old version cannot predict is refused here, before anything is recorded.
     of_new = _replayed(store, before.chain_id, new.X)
     of_test = None if test is None else _replayed(store, before.chain_id, test.X)
+    _warn_of_mixtures(old, new)
     of_old = _out_of_fold(store, before.chain_id, old.y, old.ids) if comparable else None
     corrected = store._engine.query(lambda con: active(con, find_version(con, before.version_id)))
     if corrected is not None:
@@ -358,8 +358,8 @@ def _warn_of_mixtures(old: Samples, new: Samples) -> None:
     twice = len(new.y) - len(set(spectrum_hashes(new.X)))
     if twice and new.groups is None:
         warnings.warn(
-            f"new_samples: {twice} spectra come twice, and may be on both sides of a fold. Leave them out, or give "
-            "groups=.",
+            f"new_samples: {counted(twice, 'copy', 'copies')} of spectra in the same set, which may be on the other "
+            "side of a fold. Leave them out, or give groups=.",
             RecordingWarning,
             stacklevel=4,
         )
@@ -384,8 +384,8 @@ def _refuse_transferred(store: Any, version: CalibrationVersion, chain: Mapping[
     )
     if store.get_chain(source) is None:
         raise InvalidInput(
-            f"{why} The chain that it was transferred from, {source}, is not in this workspace: update it where it is, "
-            "and transfer that."
+            f"{why} The chain that it was transferred from, {source}, is not in this workspace. Restore it "
+            "from the trash, or update it where it is, and transfer that."
         )
     update = f"Update {known[0]}" if known else f"Register its chain {source} under a name, and update that"
     raise InvalidInput(

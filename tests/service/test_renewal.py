@@ -689,7 +689,7 @@ def test_mixtures_and_doubles_are_said(store: WorkspaceStore) -> None:
         store.calibrations.update("fat", other)
     words = " ".join(str(each.message) for each in said)
     assert "(instrument: A and B). The update mixes them" in words
-    assert "2 spectra come twice" in words
+    assert "2 copies of spectra" in words
     with warnings.catch_warnings():
         warnings.simplefilter("error", RecordingWarning)
         store.calibrations.update("fat", add("more", NEW[20:], NEW_Y[20:], instrument="A", measured="July"))

@@ -390,7 +390,10 @@ class Held:
 
 def named_in(data: bytes) -> list[str]:
     """List the user's modules whose names occur in a stored object: those that it needs, and perhaps others."""
-    return [name for name in user_modules() if name.encode() in data]
+    names = user_modules()
+    # Packages first: a program has few of them and many modules, and each search reads the whole object.
+    packages = {top for top in {name.partition(".")[0] for name in names} if top.encode() in data}
+    return [name for name in names if name.partition(".")[0] in packages and name.encode() in data]
 
 
 def reliance_of(value: Any, data: bytes) -> Reliance:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from nirs_store.blobs.plain import read_plain
 from nirs_store.db.audit_chain import AUDIT, append_notes
-from nirs_store.db.changes import FAILURES, Change, apply_changes, complete_arrivals, waiting_changes
+from nirs_store.db.changes import FAILURES, Change, apply_changes, waiting_changes
 from nirs_store.db.journal import (
     Entry,
     Journal,
@@ -214,21 +214,15 @@ def _apply_chunk(work: _Work, chunk: Sequence[Entry]) -> int:
     con.execute("BEGIN")
     dropped: dict[str, int] = {}
     # Whether a row may have lost its owner; nothing in a segment can change that before the changes come.
-    n_dead, n_deferred = _waiting(con, arriving)
+    n_dead, n_deferred = _waiting(con)
     buried = n_dead > 0 and bool(OWNERS.keys() & tables.keys())
     waiting = waiting_changes(con) if n_deferred else []
-    if "pipelines" in tables and not buried and not waiting:
-        tables["pipelines"], changes = complete_arrivals(tables["pipelines"], changes)
-    if takeovers is not None and not buried:
-        # Most of what is taken over came in the same chunk: it need not go into the catalog first.
-        tables["artifact_refs"] = _take_over(con, arriving, takeovers, tables.get("artifact_refs"))
     for name, rows in tables.items():
         lost = _insert(con, arriving, name, rows, buried=buried)
         if lost:
             dropped[name] = lost
-    if takeovers is not None and buried:
-        # Only now it is known which references were dropped.
-        _take_over(con, arriving, takeovers, None)
+    if takeovers is not None:
+        _take_over(con, arriving, takeovers)
     apply_changes(con, arriving, waiting, changes)
     append_notes(con, arriving, notes)
     _note_applied(con, [entry for entry, _ in segments])
@@ -268,7 +262,7 @@ def _before_takeovers(con: duckdb.DuckDBPyConnection, arriving: Incoming, segmen
         for row in table.select(["pipeline_id", "owner_kind", "artifact_id"]).to_pylist()
     )
     within = within or bool(
-        arriving.run(
+        execute(
             con,
             "SELECT ref_id FROM artifact_refs WHERE owner_kind = 'session' AND pipeline_id IS NOT NULL "
             "AND artifact_id IN (SELECT artifact_id FROM arriving) LIMIT 1",
@@ -277,10 +271,10 @@ def _before_takeovers(con: duckdb.DuckDBPyConnection, arriving: Incoming, segmen
     return failed if within else len(segments)
 
 
-def _waiting(con: duckdb.DuckDBPyConnection, arriving: Incoming) -> tuple[int, int]:
+def _waiting(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     """How many tombstones there are, and how many changes whose row has not come."""
     counts = dict(
-        arriving.run(
+        execute(
             con, "SELECT 'dead', count(*) FROM dead UNION ALL SELECT 'deferred', count(*) FROM deferred"
         ).fetchall()
     )
@@ -320,7 +314,7 @@ def _insert(
     columns = ", ".join(field.name for field in arrow_schema(name))
     owners = OWNERS.get(name)
     if owners is None or not buried:
-        arriving.run(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving")
+        execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving")
         return clashes
     if name == "predictions":
         # A caller may give the id of a deleted prediction to a new one.
@@ -354,7 +348,7 @@ def _new_only(
     value = "artifact_id" if name == "artifact_records" else key
     values = rows.column(value).to_pylist()
     arriving.rows = rows.select([key])
-    there = arriving.run(
+    there = execute(
         con, f"SELECT {key}, {value} FROM {name} WHERE {key} IN (SELECT {key} FROM arriving)"
     ).fetchall()
     first: dict[str, str] = {str(row[0]): str(row[1]) for row in there}
@@ -368,47 +362,29 @@ def _new_only(
     return clashes, rows if len(keep) == rows.num_rows else rows.take(pa.array(keep, type=pa.int64()))
 
 
-def _take_over(
-    con: duckdb.DuckDBPyConnection, arriving: Incoming, takeovers: pa.Table, fresh: pa.Table | None
-) -> pa.Table:
+def _take_over(con: duckdb.DuckDBPyConnection, arriving: Incoming, takeovers: pa.Table) -> None:
     """Remove one reference of a session for each artifact that one of its chains took over.
-
-    Returns the references that are left of `fresh`, which are not in the catalog yet.
-    """
-    arriving.rows = takeovers
-    there = arriving.run(
-        con,
-        "SELECT owner_id, artifact_id, ref_id FROM artifact_refs WHERE owner_kind = 'session' "
-        "AND artifact_id IN (SELECT artifact_id FROM arriving)",
-    ).fetchall()
-    fresh = arrow_schema("artifact_refs").empty_table() if fresh is None else fresh
-    taken, left = _taken_over(takeovers.to_pylist(), there, fresh)
-    if taken:
-        execute(con, "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [taken])
-    return left
-
-
-def _taken_over(
-    wanted: Sequence[Mapping[str, str]], there: Sequence[tuple[str, str, str]], fresh: pa.Table
-) -> tuple[list[str], pa.Table]:
-    """Which references of sessions (session, artifact, id) end, and which rows are left of those that come now.
 
     Each takeover ends the oldest reference that was there when it was made and that no earlier one took. It
     has to be looked at one by one: a reference younger than the takeover belongs to a later save and stays,
     however many takeovers of one chunk found nothing to take.
     """
-    coming = fresh.select(["owner_id", "artifact_id", "ref_id", "owner_kind"]).to_pylist()
-    found = [*there, *(tuple(row.values())[:3] for row in coming if row["owner_kind"] == "session")]
+    arriving.rows = takeovers
+    there = execute(
+        con,
+        "SELECT owner_id, artifact_id, ref_id FROM artifact_refs WHERE owner_kind = 'session' "
+        "AND artifact_id IN (SELECT artifact_id FROM arriving) ORDER BY ref_id",
+    ).fetchall()
     held: dict[tuple[str, str], deque[str]] = {}
-    for session_id, artifact_id, ref_id in sorted(found, key=itemgetter(2)):
+    for session_id, artifact_id, ref_id in there:
         held.setdefault((session_id, artifact_id), deque()).append(ref_id)
-    taken = set()
-    for row in sorted(wanted, key=itemgetter("takeover_id")):
+    taken = []
+    for row in sorted(takeovers.to_pylist(), key=itemgetter("takeover_id")):
         refs = held.get((row["session_id"], row["artifact_id"]))
         if refs and refs[0] < row["takeover_id"]:
-            taken.add(refs.popleft())
-    left = fresh.filter(pa.array([row["ref_id"] not in taken for row in coming], pa.bool_()))
-    return [ref_id for _, _, ref_id in there if ref_id in taken], left
+            taken.append(refs.popleft())
+    if taken:
+        execute(con, "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [taken])
 
 
 def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:

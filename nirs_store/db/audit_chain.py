@@ -132,7 +132,7 @@ def append_notes(
         rows.append(row)
     if rows:
         incoming.rows = pa.Table.from_pylist(rows, schema=arrow_schema("audit_entries"))
-        incoming.run(con, f"INSERT INTO audit_entries SELECT * FROM {incoming.name}")
+        execute(con, f"INSERT INTO audit_entries SELECT * FROM {incoming.name}")
     return len(rows)
 
 

@@ -25,7 +25,6 @@ __all__ = [
     "Delete",
     "Deleted",
     "apply_changes",
-    "complete_arrivals",
     "delete_pipelines",
     "plain_delete",
     "released_words",
@@ -40,41 +39,6 @@ _PIPELINE_KINDS = ("complete_pipeline", "fail_pipeline")
 # Ids that the log of a failed pipeline lists.
 _LISTED = 100
 _RUN_KINDS = ("complete_run", "fail_run")
-
-
-def complete_arrivals(pipelines: pa.Table, changes: Sequence[Change]) -> tuple[pa.Table, list[Change]]:
-    """Complete pipelines before they are inserted; returns their rows, and the changes that are left.
-
-    Most pipelines come in one chunk with the change that completes them. Written in their final state they are
-    neither looked up nor updated. Only for a chunk in which nothing fails, and before which no change waited:
-    who ends a pipeline first is then plain.
-    """
-    if any(change["kind"] in FAILURES for _, _, change in changes):
-        return pipelines, list(changes)
-    status = pipelines.column("status").to_pylist()
-    place = {
-        ident: index
-        for index, ident in enumerate(pipelines.column("pipeline_id").to_pylist())
-        if status[index] == "running"
-    }
-    first: dict[int, _Final] = {}
-    left: list[Change] = []
-    for change in changes:
-        index = place.get(change[2]["id"]) if change[2]["kind"] == "complete_pipeline" else None
-        if index is None:
-            left.append(change)
-        else:
-            first.setdefault(index, _final(change[2]))
-    if not first:
-        return pipelines, left
-    for position, name in enumerate(_Final._fields):
-        column = pipelines.column(name).to_pylist()
-        for index, final in first.items():
-            column[index] = final[position]
-        at = pipelines.schema.get_field_index(name)
-        kind = pipelines.schema.field(at)
-        pipelines = pipelines.set_column(at, kind, pa.array(column, kind.type))
-    return pipelines, left
 
 
 class _Final(NamedTuple):

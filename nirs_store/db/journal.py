@@ -512,7 +512,8 @@ def _table(name: str, stream: pa.Buffer) -> pa.Table:
 
     def check(found: pa.Schema) -> None:
         # Nothing of another type, or nested, is ever looked into.
-        _complete(name, found.empty_table())
+        if not found.equals(arrow_schema(name)):
+            _complete(name, found.empty_table())
 
     return _complete(name, read_rows(stream, check, most=stream.size))
 

@@ -191,17 +191,14 @@ _ARRIVING = "arriving"
 
 
 class Incoming:
-    """What one connection makes of rows: a name that is registered once, and statements that it knows.
+    """Arrow rows that the statements of one connection see under a name.
 
-    Registering and taking back a table costs as much as inserting a few rows, because DuckDB makes a view and drops
-    it; so does planning a statement again.
+    Registered once: DuckDB makes a view of them and drops it, which costs as much as inserting a few rows.
     """
 
     def __init__(self, name: str = _ARRIVING) -> None:
         self.name = name
         self._registered = False
-        # Statements that were run over rows of which columns, and what the prepared ones are called.
-        self._known: dict[tuple[str, pa.Schema], str | None] = {}
         self.rows = _NOTHING
 
     @property
@@ -226,26 +223,6 @@ class Incoming:
     def clear(self) -> None:
         """Hold no rows any more."""
         self.rows = _NOTHING
-
-    def run(self, con: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyConnection:
-        """Execute a statement without parameters.
-
-        The second time it is prepared, and from then on takes about half the time. What is run once on a connection
-        would lose by it.
-        """
-        # DuckDB refuses rows of other columns than those that a statement was prepared for.
-        key = (sql, self.rows.schema)
-        if key not in self._known:
-            self._known[key] = None
-            return execute(con, sql)
-        name = self._known[key] or self._prepare(con, sql)
-        return execute(con, f"EXECUTE {name}")
-
-    def _prepare(self, con: duckdb.DuckDBPyConnection, sql: str) -> str:
-        name = f"{self.name}_{len([name for name in self._known.values() if name])}"
-        con.execute(f"PREPARE {name} AS {sql}")
-        self._known[sql, self.rows.schema] = name
-        return name
 
 
 # Made of nothing, because pyarrow imports pandas for a list of values.

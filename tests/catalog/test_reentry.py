@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from storekit import begin, predict, segments, whole_pipeline
 
+from nirs_store.db import apply
 from nirs_store.db import connection as spare
 from nirs_store.db import session as recorder_module
 from nirs_store.db.session import Engine
-from nirs_store.db.sql import Incoming
 from nirs_store.errors import StoreBusy
 from nirs_store.store import WorkspaceStore
 
@@ -34,16 +34,16 @@ class Terminated(BaseException):
 def interrupted(monkeypatch: pytest.MonkeyPatch, handler: Callable[[], Any]) -> Iterator[list[str]]:
     """Call a handler once, between the rows of pipelines and those of predictions of one commit."""
     came: list[str] = []
-    real = Incoming.run
+    real = apply.execute
 
-    def run(self: Incoming, con: Any, sql: str) -> Any:
+    def run(con: Any, sql: str, params: Any = None) -> Any:
         if not came and sql.startswith("INSERT INTO predictions"):
             came.append(sql)
             handler()
-        return real(self, con, sql)
+        return real(con, sql, params)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Incoming, "run", run)
+        patch.setattr(apply, "execute", run)
         yield came
 
 
@@ -182,18 +182,18 @@ def test_a_store_that_the_collector_finds_in_its_keeper_s_thread_loses_nothing(
     holder.store.flush()
     engine: Engine = holder.store._engine
     came: list[str] = []
-    real = Incoming.run
+    real = apply.execute
 
-    def run(self: Incoming, con: Any, sql: str) -> Any:
+    def run(con: Any, sql: str, params: Any = None) -> Any:
         if not came and sql.startswith("INSERT INTO predictions"):
             came.append(threading.current_thread().name)
             gc.collect()
-        return real(self, con, sql)
+        return real(con, sql, params)
 
     gc.disable()
     try:
         del holder
-        monkeypatch.setattr(Incoming, "run", run)
+        monkeypatch.setattr(apply, "execute", run)
         engine._on_backlog(False)
         deadline = time.monotonic() + 20
         while not engine._gone and time.monotonic() < deadline:

@@ -124,7 +124,7 @@ def collect(machine: StoreMachine) -> None:
 
 
 def no_takeover(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(apply, "_take_over", lambda con, arriving, takeovers, fresh: fresh)
+    patch.setattr(apply, "_take_over", lambda con, arriving, takeovers: None)
 
 
 def no_references_of_chains(patch: pytest.MonkeyPatch) -> None:

@@ -2446,8 +2446,7 @@ class WorkspaceStore:
         Parameters
         ----------
         delete_artifacts : bool
-            With `now`, also remove the files that nothing else needs. False keeps them for a later gc. Many files are
-            removed in the background; `vacuum` and `close` wait for the last.
+            With `now`, also remove the files that nothing else needs. False keeps them for a later gc.
         dry_run : bool
             Return the plan and change nothing.
         force : bool
@@ -2482,7 +2481,7 @@ class WorkspaceStore:
         gone = self._engine.change(work)
         self._forget()
         if now and delete_artifacts and gone.artifacts:
-            gc.collect(self._engine, only=gone.artifacts, wait=False)
+            gc.collect(self._engine, only=gone.artifacts)
         return gone.total_rows
 
     def _delete_part(
@@ -2503,7 +2502,7 @@ class WorkspaceStore:
         gone = self._engine.change(work)
         self._forget()
         if now and delete_artifacts and gone.artifacts:
-            gc.collect(self._engine, only=gone.artifacts, wait=False)
+            gc.collect(self._engine, only=gone.artifacts)
         return gone.total_rows
 
     @overload

@@ -148,7 +148,7 @@ def test_rows_go_before_the_files_that_they_name(
 
     def unlink(path: Any, **named: Any) -> None:
         if "aside" in str(path):
-            con = store._engine.access._opened.con
+            con = store._engine.access.con
             assert con is not None
             seen.append(con.execute("SELECT artifact_id FROM blobs").fetchall())
         real(path, **named)

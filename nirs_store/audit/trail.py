@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.db.audit_chain import Break, Head, head_of, read_head, verify_chain
-from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.layout import Layout
 from nirs_store.db.session import Engine, drop_setting, put_setting, read_settings
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, did_you_mean
@@ -286,7 +286,7 @@ def store_setting(
 ) -> None:
     """Change a setting (None is its default), in the catalog and where recording calls look, and note it."""
 
-    def work(access: CatalogAccess) -> None:
+    def work(access: Database) -> None:
         def put(con: Connection) -> None:
             value = change(read_settings(con).get(name))
             if value is None:

@@ -43,7 +43,7 @@ from nirs_store.blobs.durable import (
 )
 from nirs_store.blobs.store import check_suffix
 from nirs_store.db.arrow_rows import Unfolds, read_rows, same_kind
-from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import decode_array, sweep_drafts, with_targets
 from nirs_store.db.schema import SCHEMA_VERSION, TABLES, arrow_schema, column_names
 from nirs_store.db.session import Engine
@@ -1129,7 +1129,7 @@ def _plan(con: Connection, engine: Engine, path: Path, tables: dict[str, pa.Tabl
 
 
 def _merge(
-    access: CatalogAccess, engine: Engine, path: Path, folder: Path, tables: dict[str, pa.Table]
+    access: Database, engine: Engine, path: Path, folder: Path, tables: dict[str, pa.Table]
 ) -> RestoredArchive:
     """Blobs into place, then the rows; under the lease, so that no gc sees the one without the other."""
     placed: list[_Placed] = []

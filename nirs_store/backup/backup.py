@@ -32,7 +32,7 @@ from nirs_store.blobs.durable import (
 )
 from nirs_store.blobs.store import resolve_inside
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
-from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import sweep_drafts
 from nirs_store.db.layout import Layout, as_folder
@@ -94,7 +94,7 @@ class CatalogCopy:
         self.rows = rows
 
 
-def copy_catalog(engine: Engine, access: CatalogAccess, draft: Path) -> CatalogCopy:
+def copy_catalog(engine: Engine, access: Database, draft: Path) -> CatalogCopy:
     """Copy the catalog under the exclusive lease, with every commit made before applied.
 
     The blobs that it names are claimed by the caller before the lease ends: nothing removes them while they are
@@ -690,7 +690,7 @@ def _write(
     catalog = folder.catalog(backup_id).with_suffix(".tmp")
     moment: list[datetime] = []
 
-    def copy(access: CatalogAccess) -> CatalogCopy:
+    def copy(access: Database) -> CatalogCopy:
         moment.append(utcnow())
         found = copy_catalog(engine, access, catalog)
         # Still under the lease: a gc that comes next sees the claims.

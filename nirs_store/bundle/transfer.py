@@ -22,7 +22,7 @@ from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.manifest import readable
 from nirs_store.bundle.reader import Bundle, domain_bytes, open_contents
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
-from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.session import Engine, KnownIds
 from nirs_store.domain import DOMAIN_CLASS, domain_id
 from nirs_store.errors import InvalidInput, UnknownId, UntrustedBundle
@@ -240,7 +240,7 @@ def import_bundle(
 
 def _bring_in(
     engine: Engine,
-    access: CatalogAccess,
+    access: Database,
     contents: Contents,
     bundle: Bundle,
     policy: Mapping[str, Any],
@@ -261,7 +261,7 @@ def _bring_in(
     return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=True)
 
 
-def _heal(engine: Engine, access: CatalogAccess, contents: Contents) -> None:
+def _heal(engine: Engine, access: Database, contents: Contents) -> None:
     """Give the workspace the bytes that it lost since it imported the same bundle, as saving an object again does."""
     data = {contents.hashes[member]: value for member, value in contents.payloads.items()}
     rows = access.transact(lambda con: queries.blob_rows(con, list(data)))

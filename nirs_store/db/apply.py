@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -98,6 +99,21 @@ class ApplyReport(msgspec.Struct):
     segments: int = 0
     dropped: dict[str, int] = msgspec.field(default_factory=dict)
     rejected: list[Rejection] = msgspec.field(default_factory=list)
+
+    def warn(self) -> None:
+        """Warn of rows that were dropped and commits that were set aside."""
+        if self.dropped:
+            rows = ", ".join(f"{count} of {name}" for name, count in sorted(self.dropped.items()))
+            warnings.warn(
+                "Committed rows were dropped because what they belong to was deleted or rolled back, or their id "
+                f"is taken: {rows}.",
+                stacklevel=6,
+            )
+        for rejection in self.rejected:
+            warnings.warn(
+                f"A commit could not be applied and was moved to {rejection.path}: {rejection.reason}",
+                stacklevel=6,
+            )
 
 
 class _Work(msgspec.Struct):

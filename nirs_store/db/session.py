@@ -29,8 +29,9 @@ from nirs_store.blobs.durable import remove_file, write_file
 from nirs_store.blobs.plain import read_plain
 from nirs_store.blobs.store import BlobStore
 from nirs_store.db.audit_chain import AUDIT
+from nirs_store.db.claims import ClaimFile, living
 from nirs_store.db.connection import Options, refuse_foreign
-from nirs_store.db.database import CatalogAccess, ClaimFile, Connection, living
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import Journal, StoredArray, encode, new_txid
 from nirs_store.db.layout import (
     Layout,
@@ -767,7 +768,7 @@ class Engine:
         self._claim = ClaimFile(layout, claim_id)
         self._keeper = Keeper(self)
         options = Options(settings.threads, settings.memory_limit)
-        self.access = CatalogAccess(
+        self.access = Database(
             layout,
             self.journal,
             writable=writable,
@@ -920,11 +921,11 @@ class Engine:
         self.recorder.flush()
         return self.access.change(work, timeout=self.settings.lock_timeout)
 
-    def exclusive(self, work: Callable[[CatalogAccess], T], *, beside_removal: bool = False) -> T:
-        """Run several steps under one exclusive lease; see `CatalogAccess.exclusive`."""
+    def exclusive(self, work: Callable[[Database], T]) -> T:
+        """Run several steps under one exclusive lease; see `Database.exclusive`."""
         self.check_writable()
         self.recorder.flush()
-        return self.access.exclusive(work, timeout=self.settings.lock_timeout, beside_removal=beside_removal)
+        return self.access.exclusive(work, timeout=self.settings.lock_timeout)
 
     def look_up(self, ask: Callable[[Connection], T]) -> tuple[bool, T | None]:
         """Ask within a second, for a recording call that meets an id it does not know.

@@ -13,7 +13,7 @@ from datetime import UTC
 from typing import Any
 
 from nirs_store.audit.trail import attempting, guarded, note, store_setting
-from nirs_store.db.database import CatalogAccess, Connection
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.session import Engine, put_setting, read_settings
 from nirs_store.db.table import Table, column
 from nirs_store.errors import InvalidInput, StoreBusy
@@ -253,7 +253,7 @@ class Retention:
         """Let all stores of the workspace count from now; not an act that the audit trail has to tell of."""
         engine = self._engine
 
-        def work(access: CatalogAccess) -> None:
+        def work(access: Database) -> None:
             access.transact(lambda con: put_setting(con, DONE, time.time()))
             access.settle(engine.workspace_settings.reconcile)
 

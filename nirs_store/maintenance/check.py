@@ -27,8 +27,9 @@ from nirs_store.chains.plan import ReplayPlan
 from nirs_store.db.apply import DRAGS, OWNERS, applied_ids
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
 from nirs_store.db.change_count import LOST, ChangeCount
+from nirs_store.db.claims import aside_files, living, read_claims, strays_aside
 from nirs_store.db.connection import Options
-from nirs_store.db.database import CatalogAccess, Connection, aside_files, living, read_claims, strays_aside
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import (
     Entry,
@@ -1389,7 +1390,7 @@ def check_workspace(
     return check(reader_of(layout), layout, read_data=read_data, timeout=timeout, progress=progress)
 
 
-def reader_of(layout: Layout) -> CatalogAccess:
+def reader_of(layout: Layout) -> Database:
     """Open the catalog of a folder that is not open as a store."""
     if not layout.catalog.exists() and not layout.journal.is_dir():
         raise NotAWorkspace(
@@ -1397,11 +1398,11 @@ def reader_of(layout: Layout) -> CatalogAccess:
             "Name another folder."
         )
     refuse_linked_folders(layout)
-    return CatalogAccess(layout, Journal(layout), writable=False, options=Options(), on_idle=lambda: None)
+    return Database(layout, Journal(layout), writable=False, options=Options(), on_idle=lambda: None)
 
 
 def check(
-    access: CatalogAccess,
+    access: Database,
     layout: Layout,
     *,
     read_data: bool,
@@ -1535,9 +1536,7 @@ def _read(con: Connection, seen: Surroundings, inspection: Inspection, found: St
         )
 
 
-def _look_again(
-    access: CatalogAccess, layout: Layout, suspects: list[Expected], timeout: float
-) -> list[Finding]:
+def _look_again(access: Database, layout: Layout, suspects: list[Expected], timeout: float) -> list[Finding]:
     """Keep what is still bad now: a gc may have removed the rest meanwhile, or a save healed it."""
     with access.inspecting(timeout=timeout) as connect:
         bad = hash_files(layout, suspects)

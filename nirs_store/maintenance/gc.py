@@ -14,15 +14,8 @@ from typing import Any, NamedTuple
 
 from nirs_store.blobs.store import blob_inside
 from nirs_store.db.changes import delete_pipelines
-from nirs_store.db.database import (
-    CatalogAccess,
-    Connection,
-    aside_files,
-    decide_aside,
-    move_aside,
-    read_claims,
-    settle_aside,
-)
+from nirs_store.db.claims import aside_files, move_aside, read_claims, settle_aside
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
@@ -384,8 +377,6 @@ def largest_runs(con: Connection, limit: int) -> list[RunBytes]:
 
 # Ids that the audit trail names.
 _LISTED = 100
-# From so many files on it is worth it not to wait for their deletion.
-_MANY = 32
 
 
 @dataclass(frozen=True)
@@ -457,7 +448,6 @@ def collect(
     *,
     grace_seconds: float = GRACE_SECONDS,
     only: Sequence[str] | None = None,
-    wait: bool = True,
     now: bool = False,
 ) -> GcResult:
     """Remove artifacts that nothing holds, and unused arrays; with `only`, look at these and expire no references.
@@ -467,24 +457,23 @@ def collect(
     """
     grace = as_seconds(grace_seconds, "grace_seconds")
 
-    def work(access: CatalogAccess) -> GcResult:
+    def work(access: Database) -> GcResult:
         access.sweeping = True
         try:
-            return _collect(engine, access, grace, None if only is None else list(only), wait, now)
+            return _collect(engine, access, grace, None if only is None else list(only), now)
         finally:
             access.sweeping = False
 
-    result = engine.exclusive(work, beside_removal=True)
+    result = engine.exclusive(work)
     engine.journal.sweep_tmp(engine.living_sessions())
     return result
 
 
 def _collect(
     engine: Engine,
-    access: CatalogAccess,
+    access: Database,
     grace_seconds: float,
     only: list[str] | None,
-    wait: bool,
     now: bool,
 ) -> GcResult:
     def first(con: Connection) -> GcPlan:
@@ -496,8 +485,6 @@ def _collect(
 
     plan = access.transact(first)
     if plan.files:
-        # What is set aside now may have the name of what an earlier gc is still deleting there.
-        access.await_removal()
         move_aside(engine.layout, plan.files)
     # The order matters: files aside, then the claims, then (in transact) the journal.
     claimed = read_claims(engine.layout, remove_dead=True)
@@ -522,9 +509,6 @@ def _collect(
         engine.blobs.forget(artifact_id)
     if not plan.files:
         return GcResult(0, 0, plan)
-    if not wait and len(plan.files) >= _MANY:
-        access.remove_beside(access.settle(lambda con: decide_aside(con, engine.layout, claimed)))
-        return GcResult(len(plan.files), plan.bytes, plan)
     files, size = access.settle(lambda con: settle_aside(con, engine.layout, claimed))
     return GcResult(files, size, plan)
 
@@ -577,7 +561,7 @@ def _size(root: Path, relative: str) -> int:
 
 def _blob_files(engine: Engine) -> set[str]:
     artifacts = engine.layout.artifacts
-    found = set() if engine.access.removing else set(aside_files(engine.layout))
+    found = set(aside_files(engine.layout))
     folders = [(str(artifacts), artifacts.relative_to(engine.layout.root).as_posix())]
     # A path object a file, or a question to the system, takes several times as long as listing the folders does.
     while folders:
@@ -683,15 +667,13 @@ def vacuum(engine: Engine) -> tuple[int, int]:
         # Into the new file: a later entry would have to be applied to it, and the old one stays as it was.
         note(engine, "vacuum", "workspace", details={"bytes": engine.layout.catalog.stat().st_size}, con=con)
 
-    def work(access: CatalogAccess) -> tuple[int, int]:
+    def work(access: Database) -> tuple[int, int]:
         access.transact(_prune)
         access.close_connection()
         before = engine.layout.catalog.stat().st_size
         access.rewrite(finish)
         return before, engine.layout.catalog.stat().st_size
 
-    # With the catalog closed, the lease is given up at the end, which waits for files that are being deleted: whoever
-    # asks for space has it all.
-    sizes = engine.exclusive(work, beside_removal=True)
+    sizes = engine.exclusive(work)
     engine.journal.sweep_tmp(engine.living_sessions())
     return sizes

@@ -21,8 +21,9 @@ import duckdb
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
 from nirs_store.blobs.store import aside_name, blob_inside, hash_file, resolve_inside
+from nirs_store.db.claims import living, move_aside, read_claims
 from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog
-from nirs_store.db.database import CatalogAccess, Connection, living, move_aside, read_claims
+from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
 from nirs_store.db.journal import Journal, SegmentDamaged, leftovers, remove_leftover
 from nirs_store.db.layout import Layout, as_folder
@@ -137,12 +138,10 @@ def quarantine_folder(layout: Layout) -> Path:
     return layout.root / "quarantine"
 
 
-def move_blobs(
-    access: CatalogAccess, layout: Layout, bad: Sequence[str], orphans: Sequence[str]
-) -> list[str]:
+def move_blobs(access: Database, layout: Layout, bad: Sequence[str], orphans: Sequence[str]) -> list[str]:
     """Move blobs to quarantine unless they are found good, named or claimed by then.
 
-    Called inside `CatalogAccess.exclusive`, with `access.sweeping` set.
+    Called inside `Database.exclusive`, with `access.sweeping` set.
     """
     there = [path for path in (*bad, *orphans) if blob_inside(layout.root, path).is_file()]
     copies = {path: keep(layout, layout.root / path) for path in there}
@@ -483,7 +482,7 @@ def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float 
 
 
 def plan_repair(
-    access: CatalogAccess,
+    access: Database,
     layout: Layout,
     *,
     restore_catalog: bool,
@@ -520,7 +519,7 @@ def _execute(engine: Engine, plan: RepairPlan) -> None:
     if not (plan.bad_blobs or plan.orphans or plan.settle_aside or plan.add_rows or _references(plan)):
         return
 
-    def work(access: CatalogAccess) -> None:
+    def work(access: Database) -> None:
         # What was aside is settled by now; what comes there from here on is ours.
         access.sweeping = True
         try:

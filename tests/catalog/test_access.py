@@ -186,7 +186,7 @@ def test_a_thread_that_waited_while_the_store_was_closed_opens_nothing_again(sto
         thread.join(20)
     assert all(isinstance(error, StoreClosed) for error in outcome)
     assert not store._engine.access.lingering
-    assert store._engine.access._opened.con is None
+    assert store._engine.access.con is None
 
 
 def test_another_thread_that_keeps_the_store_busy_is_a_busy_store(folder: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(
         # Somebody comes during the first turn.
         monkeypatch.setattr(access._lease, "wanted", lambda comes=somebody: comes and bool(applied))
         access.try_apply(at_most=3)
-        applied_ids = access._opened._applied or set()
+        applied_ids = access._applied or set()
         left.append(sum(entry.txid not in applied_ids for entry in store._engine.journal.pending()))
     assert left == [7, 1]
 
@@ -314,7 +314,7 @@ def test_a_connection_that_became_invalid_is_not_used_again(store: WorkspaceStor
 
     with pytest.raises(WriteFailed, match="committed is safe"):
         store._engine.change(fatal)
-    assert store._engine.access._opened.con is None
+    assert store._engine.access.con is None
     assert store.list_runs().height == 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from storekit import begin, chain_of, failing
 
-from nirs_store.db.database import aside_files, move_aside
+from nirs_store.db.claims import aside_files, move_aside
 from nirs_store.errors import WriteFailed
 from nirs_store.store import WorkspaceStore
 
@@ -18,6 +18,18 @@ def blob(store: WorkspaceStore, name: str, *, chained: bool) -> str:
         chain_of(store, begin(store)[1], artifact_id)
     store.flush()
     return str(store._engine.known.get("artifact", artifact_id)["artifact_path"])
+
+
+def test_when_a_run_is_deleted_for_good_its_files_are_gone(store: WorkspaceStore, folder: Path) -> None:
+    run_id, pipeline_id = begin(store)
+    models = [store.save_artifact({"model": n}, "dict", "model") for n in range(40)]
+    step = {"step_idx": 0, "operator_class": "M", "params": {}}
+    folds = {f"fold_{n}": key for n, key in enumerate(models)}
+    store.save_chain(pipeline_id, [step], 0, "M", "", "per_fold", folds, {})
+    store.flush()
+    assert len(list((folder / "artifacts").rglob("*.joblib"))) == 40
+    store.delete_run(run_id, now=True)
+    assert [*(folder / "artifacts").rglob("*.joblib"), *(folder / "journal" / "aside").iterdir()] == []
 
 
 def test_named_blobs_come_back_and_nameless_ones_go(store: WorkspaceStore, folder: Path) -> None:

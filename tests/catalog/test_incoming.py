@@ -112,7 +112,7 @@ def test_pipelines_that_are_asked_for_one_by_one_are_all_there_also_around_a_com
         assert found.height == 2
         arrays = store.get_prediction_arrays(found["prediction_id"].to_list())
         assert all(arrays[i]["y_true"] is not None for i in found["prediction_id"])
-    arriving = store._engine.access._opened._arriving
+    arriving = store._engine.access._arriving
     assert arriving.rows.num_rows == 0  # not kept in memory while nobody asks
     assert store.query_predictions().height == 10
     assert [finding.kind for finding in store.check().findings] == ["segment_rejected"]

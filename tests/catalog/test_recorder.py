@@ -14,7 +14,7 @@ import pytest
 from storekit import begin, chain_of, failing, predict, prediction, segments, whole_pipeline
 
 from nirs_store.db import session as recorder_module
-from nirs_store.db.database import read_claims
+from nirs_store.db.claims import read_claims
 from nirs_store.db.session import FLUSH_AFTER
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId, WriteFailed
 from nirs_store.store import WorkspaceStore

@@ -74,7 +74,7 @@ def test_a_handler_that_closes_the_store_in_the_middle_of_applying_loses_nothing
             assert store.query_predictions().height == 2, "the question is answered, and then it is closed"
     assert came
     assert not store._engine.access.lingering
-    assert store._engine.access._opened.con is None
+    assert store._engine.access.con is None
     with WorkspaceStore(folder) as again:
         assert recorded(again) == (1, 2)
         assert again.check(read_data=True).findings == ()

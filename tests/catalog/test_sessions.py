@@ -12,7 +12,7 @@ from typing import Any
 import children
 import pytest
 
-from nirs_store.db.database import ClaimFile, living, read_claims
+from nirs_store.db.claims import ClaimFile, living, read_claims
 from nirs_store.db.layout import Layout
 from nirs_store.errors import StoreClosed, WriteFailed
 from nirs_store.ids import new_id

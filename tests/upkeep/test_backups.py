@@ -373,7 +373,7 @@ def test_the_catalog_is_copied_under_the_lease(
 
     def look(source: Any, target: Any) -> Any:
         access = store._engine.access
-        seen.append((str(access._lease.mode), access._opened.con is None))
+        seen.append((str(access._lease.mode), access.con is None))
         return copyfile(source, target)
 
     monkeypatch.setattr(backup_rows.shutil, "copyfile", look)

@@ -14,7 +14,7 @@ import duckdb
 import pytest
 from storekit import begin, chain_of, let_go, predict, prediction, snapshot, sql
 
-from nirs_store.db.database import aside_files
+from nirs_store.db.claims import aside_files
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import Lease
 from nirs_store.errors import ArtifactMissing, InvalidInput, WriteFailed

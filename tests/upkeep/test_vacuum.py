@@ -181,7 +181,7 @@ def test_who_may_only_read_may_not_vacuum(store: WorkspaceStore, folder: Path) -
 
 def test_a_draft_that_a_killed_process_left_is_made_anew(store: WorkspaceStore) -> None:
     run_id, _ = begin(store)
-    draft = store._engine.access._opened.instance.draft
+    draft = store._engine.access.instance.draft
     assert draft is not None
     with duckdb.connect(str(draft)) as con:
         con.execute("CREATE TABLE arrays (a INTEGER)")

@@ -1,0 +1,264 @@
+"""Who lives, what they claim, and the blobs that a gc has set aside until it has read both.
+
+Called under the lease, but for a store's own claims.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import duckdb
+
+from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_error
+from nirs_store.blobs.plain import read_plain, stat_plain
+from nirs_store.blobs.store import aside_name, blob_inside
+from nirs_store.db.layout import Layout
+from nirs_store.db.lock import open_lock_file, try_lock, unlock
+from nirs_store.errors import PathEscapes, ReadOnlyStore, StoreClosed
+
+# How the system, and `open_plain`, say that something else is in the place of a file.
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENXIO)
+
+
+# -- Sessions and claims: one locked file a live store object.
+
+
+class ClaimFile:
+    """The claim file of one store object; made at its first write."""
+
+    def __init__(self, layout: Layout, claim_id: str) -> None:
+        self.claim_id = claim_id
+        self._layout = layout
+        self._path = layout.claims / claim_id
+        self._fd: int | None = None
+        self._ended = False
+        self._lock = threading.Lock()
+        # What the file says now, so that nothing is claimed twice.
+        self._tokens: set[str] = set()
+        self._draft = layout.tmp / f"claim-{claim_id}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file was made."""
+        return self._fd is not None
+
+    def is_only_one(self) -> bool:
+        """Tell whether no other store object lives that has recorded anything."""
+        return self.exists and living(self._layout) == [self.claim_id]
+
+    def ensure(self) -> None:
+        """Make the file. It is locked before it gets its name, so nobody ever sees it unlocked."""
+        with self._lock:
+            if self._fd is not None:
+                return
+            if self._ended:
+                raise StoreClosed
+            try:
+                self._make()
+            except OSError as error:
+                raise write_error(self._path, error) from error
+
+    def _make(self) -> None:
+        # Windows cannot rename an open file; there a file that is open cannot be removed
+        # either, so the moment between its creation and its lock does no harm.
+        path = self._path if sys.platform == "win32" else self._draft
+        fd = open_lock_file(path)
+        try:
+            if not try_lock(fd, exclusive=True):
+                raise OSError(f"a new claim file is locked by another process: {path}")
+            if path is not self._path:
+                os.rename(path, self._path)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def add(self, token: str) -> None:
+        """Claim a blob, by its id or by its path: from here on no gc removes it."""
+        self.ensure()
+        line = quote(token, safe="/").encode() + b"\n"
+        with self._lock:
+            if self._fd is None:
+                raise StoreClosed
+            if token in self._tokens:
+                return
+            try:
+                end = os.lseek(self._fd, 0, os.SEEK_END)
+                if os.write(self._fd, line) != len(line):
+                    # A part of a line would spoil the next one.
+                    os.ftruncate(self._fd, end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._tokens.add(token)
+            except OSError as error:
+                raise write_error(self._path, error) from error
+
+    def clear(self, keep: set[str]) -> None:
+        """Give up every claim but those of rows still in the buffer."""
+        with self._lock:
+            if self._fd is None:
+                return
+            if not keep:
+                # The rows are committed. A claim that stays keeps a blob until the session's end, no more.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, 0)
+                    self._tokens.clear()
+
+    def close(self) -> None:
+        """End the session."""
+        with self._lock:
+            self._ended = True
+            if self._fd is None:
+                return
+            # Unlinked while locked: nobody may see it unlocked and take its owner for dead.
+            # Windows refuses to unlink an open file; there it goes right after.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            # Forgotten first: interrupted in between, it is not closed a second time under another file's number.
+            fd, self._fd = self._fd, None
+            os.close(fd)
+            if sys.platform == "win32":
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+
+    def abandon(self) -> None:
+        """Let go in a forked child: the file belongs to the parent."""
+        self._lock = threading.Lock()
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether the owner of a claim file lives: its lock cannot be taken. What is not a file was never locked."""
+    try:
+        fd = open_lock_file(path, create=False, writable=os.access(path, os.W_OK))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        # Another user may have shut the others out, or the disk fails: then nobody can say that he is gone.
+        return error.errno not in _NO_FILE
+    try:
+        if try_lock(fd, exclusive=False):
+            unlock(fd)
+            return False
+        return True
+    finally:
+        os.close(fd)
+
+
+def living(layout: Layout) -> list[str]:
+    """Claim ids of all store objects that live now."""
+    try:
+        names = sorted(os.listdir(layout.claims))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _is_alive(layout.claims / name)]
+
+
+def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
+    """Ids and paths of blobs that living store objects claim; files of dead ones are removed on request."""
+    claimed: set[str] = set()
+    try:
+        names = sorted(os.listdir(layout.claims))
+    except FileNotFoundError:
+        return claimed
+    for name in names:
+        path = layout.claims / name
+        if _is_alive(path):
+            try:
+                text = read_plain(path).decode(errors="replace")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ReadOnlyStore(
+                    f"{path} cannot be read: {error.strerror or error}. It says which blobs another user's store is "
+                    "saving, so nothing was deleted. Let its owner give the right to read it (chmod g+r)."
+                ) from error
+            claimed.update(unquote(line) for line in text.split())
+        elif remove_dead:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return claimed
+
+
+# -- Blobs that a gc has set aside: putting them back, or removing them, by what the catalog says.
+
+
+def aside_files(layout: Layout) -> list[str]:
+    """Relative paths of the blobs that are set aside; what else lies there is left alone."""
+    try:
+        names = os.listdir(layout.aside)
+    except FileNotFoundError:
+        return []
+    return sorted(unquote(name) for name in names if _is_aside(layout, name))
+
+
+def strays_aside(layout: Layout) -> list[str]:
+    """Names of what lies among the blobs that are set aside and is none: no gc has put it there."""
+    try:
+        return sorted(name for name in os.listdir(layout.aside) if not _is_aside(layout, name))
+    except FileNotFoundError:
+        return []
+
+
+def _is_aside(layout: Layout, name: str) -> bool:
+    relative = unquote(name)
+    try:
+        blob_inside(layout.root, relative)
+        stat_plain(layout.aside / name)
+    except (PathEscapes, OSError):
+        return False
+    return aside_name(relative) == name
+
+
+def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
+    """Set blobs aside; one that is gone already is passed over."""
+    root, aside = str(layout.root), str(layout.aside)
+    try:
+        for relative in relative_paths:
+            blob_inside(layout.root, relative)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(os.path.join(root, relative), os.path.join(aside, aside_name(relative)))
+        fsync_dir(layout.aside)
+    except OSError as error:
+        raise write_error(layout.aside, error) from error
+
+
+def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[str]) -> tuple[int, int]:
+    """Put back what a row names or somebody claims, and remove the rest; returns its files and bytes.
+
+    The claims were read before the journal was last applied, the lease is held alone.
+    """
+    paths = aside_files(layout)
+    if not paths:
+        return 0, 0
+    named = {
+        str(row[0])
+        for row in con.execute(
+            "SELECT artifact_path FROM blobs WHERE artifact_path IN (SELECT unnest(?))", [paths]
+        ).fetchall()
+    }
+    aside, doomed = layout.aside, []
+    for relative in paths:
+        waiting = aside / aside_name(relative)
+        digest = relative.rsplit("/", 1)[-1].split(".", 1)[0]
+        if relative not in named and digest not in claimed and relative not in claimed:
+            doomed.append(waiting)
+            continue
+        target = blob_inside(layout.root, relative)
+        ensure_dir(target.parent, shared=True)
+        if target.exists():
+            # Written again by a save that came after the rename.
+            remove_file(waiting, missing_ok=True)
+        else:
+            move_file(waiting, target)
+    removed = remove_files(doomed)
+    fsync_dir(aside)
+    return removed

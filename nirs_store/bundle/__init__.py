@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from nirs_store.bundle.manifest import BundleRecord, Manifest
     from nirs_store.bundle.pack import ChainSource
     from nirs_store.bundle.reader import Bundle, Inspection, inspect_bundle, load_bundle
-    from nirs_store.bundle.writer import export_chain, export_script
+    from nirs_store.bundle.script import export_script
+    from nirs_store.bundle.writer import export_chain
 
 __all__ = [
     "Bundle",
@@ -38,7 +39,7 @@ _HOME = {
     "Limits": "nirs_store.bundle.container",
     "Manifest": "nirs_store.bundle.manifest",
     "export_chain": "nirs_store.bundle.writer",
-    "export_script": "nirs_store.bundle.writer",
+    "export_script": "nirs_store.bundle.script",
     "inspect_bundle": "nirs_store.bundle.reader",
     "load_bundle": "nirs_store.bundle.reader",
 }

@@ -41,9 +41,6 @@ from nirs_store.chains.plan import AUGMENTATION, MODEL, SPLITTER, TARGETS, TRANS
 from nirs_store.errors import BundleInvalid, BundleMissing
 from nirs_store.ids import sha256_hex
 
-__all__ = ["DESCRIPTIONS", "Contents", "Outline", "make_chain", "outline", "read_contents"]
-
-
 # -- Bundles of version 1.0 from another program: a chain made of names, ``pipeline.json``, ``trace.json``.
 
 
@@ -145,7 +142,7 @@ def make_chain(
     keep = numbers == sorted(set(numbers)) and all(index < found.model_step for index in numbers)
     for place, (index, kind, names) in enumerate(found.steps):
         wanted = "inverse_transform" if kind == TARGETS else "transform"
-        usable = [name for name in names if callable(getattr(objects[name.member], wanted, None))]
+        usable = [name for name in names if callable(getattr(objects[ids[name.member]], wanted, None))]
         for name in names:
             if name not in usable:
                 found.notes.append(f"{name.member} has no {wanted}() and is not applied, as in nirs4all.")
@@ -153,7 +150,7 @@ def make_chain(
             steps.append(
                 {
                     "step_idx": index if keep else place,
-                    "operator_class": _class_name(objects[usable[0].member]),
+                    "operator_class": _class_name(objects[ids[usable[0].member]]),
                     "operator_type": kind,
                     "params": {},
                     "stateless": False,
@@ -164,15 +161,15 @@ def make_chain(
     any_model = next(iter(found.models.values()))
     model: dict[str, Any] = {
         "step_idx": model_index,
-        "operator_class": _class_name(objects[any_model.member]),
+        "operator_class": _class_name(objects[ids[any_model.member]]),
         "operator_type": MODEL,
         "params": {},
         "stateless": False,
     }
     for name in found.models.values():
-        if not callable(getattr(objects[name.member], "predict", None)):
+        if not callable(getattr(objects[ids[name.member]], "predict", None)):
             raise BundleInvalid(
-                f"{where}: {name.member} should be the model, but is a {_class_name(objects[name.member])}, "
+                f"{where}: {name.member} should be the model, but is a {_class_name(objects[ids[name.member]])}, "
                 "which cannot predict."
             )
     if None in found.models:
@@ -363,6 +360,13 @@ class Contents:
     def kind(self) -> str:
         """What the fitted objects are: "joblib" (pickles) or "skops"."""
         return self.record.kind if self.record else "joblib"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was rearranged in the export, or found strange in the reading."""
+        if self.record is not None:
+            return self.record.version_1_0.notes
+        return tuple(self.outline.notes) if self.outline else ()
 
     @cached_property
     def content_hash(self) -> str:

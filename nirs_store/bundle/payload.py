@@ -8,15 +8,24 @@ that fitted estimators are made of, and each attribute holds what the list of `p
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nirs_store.blobs.serializers import always_trusted, configuration_file, is_plain_estimator
+import numpy as np
+
+from nirs_store.blobs.serializers import (
+    always_trusted,
+    configuration_file,
+    is_plain_estimator,
+    normalise_skops,
+)
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, check_archive, parse_object, read_npy
 from nirs_store.bundle.positions import (
     FUNCTIONS,
@@ -35,10 +44,8 @@ from nirs_store.bundle.positions import (
     kinds_of,
     name_of,
 )
-from nirs_store.errors import BundleInvalid, UntrustedBundle
+from nirs_store.errors import BundleInvalid, SerializationError, UntrustedBundle
 from nirs_store.ids import sha256_hex
-
-__all__ = ["Audit", "audit_payload", "load_payload", "refuse_untrusted", "untrusted"]
 
 _SCHEMA = "schema.json"
 _FILE = re.compile(r"\d{6}\.(?:npy|bin)")
@@ -158,6 +165,93 @@ def load_payload(data: bytes, accepted: Collection[str]) -> Any:
     # A second opinion: what skops finds must be among what was accepted.
     refuse_untrusted(unknown - set(accepted), "The payload")
     return skops.io.loads(data, trusted=sorted(unknown))
+
+
+# -- Fitted objects made into payloads.
+
+
+def without_searches(value: Any) -> tuple[Any, list[str]]:
+    """Put in place of every fitted search the estimator that it found and predicts with."""
+    module = sys.modules.get("sklearn.model_selection._search")
+    if module is None:  # nobody can have fitted one
+        return value, []
+    names: list[str] = []
+    while found := list(_searches(value, module.BaseSearchCV)):
+        memo: dict[int, Any] = {}
+        # Those inside others come last, and are replaced first.
+        for search in reversed(found):
+            names.append(type(search).__name__)
+            memo[id(search)] = copy.deepcopy(getattr(search, "best_estimator_", search.estimator), memo)
+        value = copy.deepcopy(value, memo)
+    return value, names
+
+
+def _searches(value: Any, base: type[Any]) -> Iterator[Any]:
+    seen: dict[int, Any] = {}
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str | bytes | int | float | type) or id(item) in seen:
+            continue
+        seen[id(item)] = item
+        if isinstance(item, base):
+            yield item
+        if isinstance(item, np.ndarray):
+            waiting += item.ravel().tolist() if item.dtype.hasobject else ()
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif isinstance(item, list | tuple | set):
+            waiting += item
+        else:
+            waiting += getattr(item, "__dict__", {}).values()
+
+
+def skops_payload(value: Any, where: str, notes: list[str] | None = None) -> bytes:
+    """Turn a fitted object into a skops payload that can be loaded again."""
+    import skops.io
+
+    cls = type(value)
+
+    def refusal(reason: str) -> SerializationError:
+        return SerializationError(
+            f"{where} is an object of class {cls.__module__}.{cls.__qualname__}, which a safe bundle cannot carry: "
+            f"{reason.rstrip('.')}. Nothing was written. Export a joblib bundle (safe=False) for people who trust you."
+        )
+
+    value, searches = without_searches(value)
+    if searches and notes is not None:
+        notes.append(
+            f"{where}: of {' and '.join(sorted(set(searches)))} the estimator travels that it found and predicts with, "
+            "not the search and its results."
+        )
+    try:
+        data = normalise_skops(skops.io.dumps(value))
+        audit = audit_payload(data, where)
+    except MemoryError:
+        raise
+    except BundleInvalid as exc:
+        reason = str(exc).partition(" payload: ")[2].partition(". Nothing was loaded")[0]
+        raise refusal(reason or str(exc)) from exc
+    except Exception as exc:
+        raise refusal(f"{type(exc).__name__}: {exc}") from exc
+    if audit.refused:
+        raise refusal(f"it holds {', '.join(sorted(audit.refused))}")
+    if own := sorted(name for name in audit.types if name.startswith("__main__.")):
+        raise refusal(f"it holds {', '.join(own)}, which only this script or notebook defines")
+    try:
+        load_payload(data, audit.types)
+    except MemoryError:
+        raise
+    except Exception as exc:
+        # A lambda or a class of the main program can be written, but not be found again.
+        usual = ("builtins", "numpy", "collections")
+        listed = ", ".join(item for item in sorted(audit.types) if item.partition(".")[0] not in usual)
+        reason = f"what was written cannot be loaded again ({type(exc).__name__}: {exc}); it holds {listed}"
+        raise refusal(reason) from exc
+    return data
+
+
+# -- What each node is made of, and what stands where.
 
 
 def _check_protocol(schema: dict[str, Any], where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,20 @@ from numpy.typing import NDArray
 from nirs_store.addresses import user_path
 from nirs_store.blobs.code import CODE, check_code, refuse_other_python
 from nirs_store.blobs.serializers import with_version
+from nirs_store.bundle.card import readable
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, agree, disagreement, read_npy, unpacked
 from nirs_store.bundle.contents import Contents, make_chain, read_contents
-from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json, readable
+from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json, stated, written_by
+from nirs_store.bundle.payload import Audit, audit_payload, load_payload, refuse_untrusted, untrusted
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.predictor import ChainPredictor
 from nirs_store.chains.replay import predicted_classes
-from nirs_store.display import block, field_table, table, with_unit
+from nirs_store.display import table, with_unit
 from nirs_store.domain import DOMAIN, Domain
 from nirs_store.domain.scope import as_scope
 from nirs_store.errors import BundleInvalid, InvalidInput, NirsStoreError, ReplayError, UntrustedBundle
 from nirs_store.ids import sha256_hex
-
-__all__ = ["Bundle", "Inspection", "domain_bytes", "inspect_bundle", "load_bundle", "unpickle"]
-
 
 # -- Looking into a bundle without making anything of it.
 
@@ -103,56 +102,67 @@ def inspect_bundle(path: str | Path, *, limits: Limits = DEFAULT_LIMITS) -> Insp
     'opens as it is'
     """
     contents = read_contents(user_path(path), limits)
-    types, needs = _types(contents)
+    needs: tuple[str, ...] = ()
     if contents.kind == "joblib":
-        verdict = "needs allow_pickle"
+        types, verdict = contents.pickles.classes, "needs allow_pickle"
     else:
+        audit = _audit(contents)
+        types, needs = tuple(sorted(audit.types)), tuple(untrusted(audit.needs))
         verdict = "needs trusted_types" if needs else "opens as it is"
-    record = contents.record
-    notes = record.version_1_0.notes if record else tuple(contents.outline.notes if contents.outline else ())
     return Inspection(
         path=str(contents.path),
         kind=contents.kind,
         verdict=verdict,
         needs_trust=needs,
         types=types,
-        writer="nirs_store" if record else "another program",
+        writer=written_by(contents.record),
         format_version=contents.manifest.format_version,
         content_hash=contents.content_hash,
         members=tuple(contents.sizes.items()),
-        environment=dict(record.environment) if record else {},
-        scores=dict(record.scores) if record else {},
-        units=dict(record.units) if record else {},
-        facts=dict(record.facts) if record else {},
-        notes=notes,
+        environment=stated(contents.record, "environment"),
+        scores=stated(contents.record, "scores"),
+        units=stated(contents.record, "units"),
+        facts=stated(contents.record, "facts"),
+        notes=contents.notes,
         card=None if contents.card is None else readable(contents.card),
     )
 
 
-def _types(contents: Contents) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if contents.kind == "joblib":
-        return contents.pickles.classes, ()
-    from nirs_store.bundle.payload import untrusted
-    from nirs_store.bundle.safe import audit_payloads
-
-    audit = audit_payloads(contents)
-    return tuple(sorted(audit.types)), tuple(untrusted(audit.needs))
+# -- Loading the objects of a bundle: pickles that its reader trusts, or payloads after all of them were audited.
 
 
-# -- Loading the objects of a bundle that its reader trusts.
-
-
-def unpickle(contents: Contents) -> tuple[dict[str, Any], list[warnings.WarningMessage]]:
-    """Load every object; from here on code of the bundle's writer runs."""
+def _unpickle(data: bytes) -> Any:
     import joblib
 
+    return with_version(joblib.load(io.BytesIO(data)), data)
+
+
+def _audit(contents: Contents) -> Audit:
+    """Find out what the payloads of a safe bundle are made of."""
+    whole = Audit()
+    for name, data in contents.payloads.items():
+        audit = audit_payload(data, f"{contents.path}, member {name}", contents.limits)
+        if audit.refused:
+            raise BundleInvalid(
+                f"{contents.path}: the member {name} holds what no safe bundle may hold: "
+                f"{', '.join(sorted(audit.refused))}. Nothing was loaded; ask for a new export."
+            )
+        whole.types |= audit.types
+        whole.needs |= audit.needs
+    return whole
+
+
+def _load(
+    contents: Contents, load: Callable[[bytes], Any]
+) -> tuple[dict[str, Any], list[warnings.WarningMessage]]:
+    """Load every object by the SHA-256 of its member; of pickles, code of the bundle's writer runs from here on."""
     found: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name, data in contents.payloads.items():
             try:
-                found[name] = with_version(joblib.load(io.BytesIO(data)), data)
-            except MemoryError:
+                found[contents.hashes[name]] = load(data)
+            except (MemoryError, UntrustedBundle):
                 raise
             except Exception as exc:
                 raise _unloadable(contents, name, exc) from exc
@@ -164,6 +174,12 @@ _OF_SKLEARN = frozenset({"_loss", "_sgd_fast", "_criterion", "_splitter", "_tree
 
 
 def _unloadable(contents: Contents, member: str, exc: Exception) -> BundleInvalid:
+    words = f"{type(exc).__name__}: {exc}"
+    if contents.kind == "skops":
+        return BundleInvalid(
+            f"{contents.path}: the member {member} cannot be loaded: {words[:300]}. No step is ever left out, so the "
+            "bundle cannot predict; install the packages and versions it was written with, or ask for a new export."
+        )
     missing = str(exc.name or "") if isinstance(exc, ModuleNotFoundError) else ""
     package = missing.partition(".")[0]
     if package in _OF_SKLEARN or missing.startswith("sklearn."):
@@ -179,15 +195,12 @@ def _unloadable(contents: Contents, member: str, exc: Exception) -> BundleInvali
         needed = [name for name in contents.pickles.classes if name.partition(".")[0] == package]
         return BundleInvalid(
             f"{contents.path} needs classes of the package {package!r}, which is not installed here: "
-            f"{', '.join(needed[:8]) or missing}. Install it, or ask for an export whose steps are "
-            "scikit-learn's."
+            f"{', '.join(needed[:8]) or missing}. Install it, or ask for an export whose steps are scikit-learn's."
         )
     return BundleInvalid(
-        f"{contents.path}: the member {member} cannot be loaded: {type(exc).__name__}: {exc}. No step is "
-        "ever left "
-        f"out, so the bundle cannot predict. It names {contents.pickles.describe()}; install the packages "
-        "they "
-        "come from in about the versions that wrote it, or copy or export the bundle again."
+        f"{contents.path}: the member {member} cannot be loaded: {words}. No step is ever left out, so the bundle "
+        f"cannot predict. It names {contents.pickles.describe()}; install the packages they come from in about the "
+        "versions that wrote it, or copy or export the bundle again."
     )
 
 
@@ -255,10 +268,10 @@ def open_contents(
     """Load a bundle that was read; see `load_bundle`."""
     path = contents.path
     if contents.kind == "skops":
-        from nirs_store.bundle.safe import load_safely
-
         chain, plan = _chain(contents, {})
-        objects, caught = load_safely(contents, trusted_types)
+        audit = _audit(contents)
+        refuse_untrusted(untrusted(audit.needs, trusted_types), path)
+        objects, caught = _load(contents, lambda data: load_payload(data, audit.types))
     else:
         if not allow_pickle:
             raise UntrustedBundle(
@@ -268,16 +281,20 @@ def open_contents(
                 "load_bundle(path, allow_pickle=True); else ask for an export with safe=True."
             )
         refuse_other_python(_code(contents), str(path))
-        objects, caught = unpickle(contents)
+        objects, caught = _load(contents, _unpickle)
         chain, plan = _chain(contents, objects)
     _warn(contents, caught)
     check_code(_code(contents), str(path), strict=strict, stacklevel=3)
     data = domain_bytes(contents)
     chain["metadata"] = {key: value for key, value in (chain.get("metadata") or {}).items() if key != DOMAIN}
+    domain = None
     if data is not None:
         chain["metadata"][DOMAIN] = sha256_hex(data)
-    objects = {contents.hashes[name]: value for name, value in objects.items()}
-    bundle = Bundle(contents, chain, plan, objects, _read_domain(contents, data))
+        try:
+            domain = Domain.from_bytes(data)
+        except ValueError as exc:
+            raise _no_domain(contents, exc) from exc
+    bundle = Bundle(contents, chain, plan, objects, domain)
     _compare_probe(bundle, contents)
     return bundle
 
@@ -292,21 +309,14 @@ def domain_bytes(contents: Contents) -> bytes | None:
         if held.dtype != "uint8" or held.ndim != 1:
             raise ValueError("it is not an array of bytes")
     except (KeyError, ValueError) as exc:
-        raise BundleInvalid(
-            f"{contents.path}: the domain of its calibration cannot be read: {exc}. Ask for a new export."
-        ) from exc
+        raise _no_domain(contents, exc) from exc
     return held.tobytes()
 
 
-def _read_domain(contents: Contents, data: bytes | None) -> Domain | None:
-    if data is None:
-        return None
-    try:
-        return Domain.from_bytes(data)
-    except ValueError as exc:
-        raise BundleInvalid(
-            f"{contents.path}: the domain of its calibration cannot be read: {exc}. Ask for a new export."
-        ) from exc
+def _no_domain(contents: Contents, exc: Exception) -> BundleInvalid:
+    return BundleInvalid(
+        f"{contents.path}: the domain of its calibration cannot be read: {exc}. Ask for a new export."
+    )
 
 
 class Bundle(ChainPredictor):
@@ -340,8 +350,7 @@ class Bundle(ChainPredictor):
         self.path: Path = contents.path
         self.manifest: Manifest = contents.manifest
         self.record: BundleRecord | None = contents.record
-        own = contents.record.version_1_0.notes if contents.record else ()
-        self.notes: tuple[str, ...] = own + tuple(contents.outline.notes if contents.outline else ())
+        self.notes: tuple[str, ...] = contents.notes
         self._loaded = dict(objects)
         try:
             self.scope = as_scope(self.facts.get("calibration_scope"))
@@ -360,17 +369,17 @@ class Bundle(ChainPredictor):
     @property
     def scores(self) -> dict[str, Any]:
         """Figures of merit that the writer stated, by name."""
-        return dict(self.record.scores) if self.record else {}
+        return stated(self.record, "scores")
 
     @property
     def facts(self) -> dict[str, Any]:
         """What the writer stated beside: ``calibration`` is the name and version, such as ``fat@v3``."""
-        return dict(self.record.facts) if self.record else {}
+        return stated(self.record, "facts")
 
     @property
     def units(self) -> dict[str, Any]:
         """What the writer stated about target, units and task."""
-        return dict(self.record.units) if self.record else {}
+        return stated(self.record, "units")
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         model = str(self.chain.get("model_class") or "model").rpartition(".")[2]
@@ -382,42 +391,27 @@ class Bundle(ChainPredictor):
             parts.append(f"{grid.size} channels {grid[0]:g} to {grid[-1]:g} {unit}".strip())
         if self.units.get("target"):
             parts.append(f"predicts {str(self.units['target'])[:40]!r}")
-        origin = "nirs_store" if self.record else "another program"
-        made = f"format {self.manifest.format_version} from {origin}"
+        made = f"format {self.manifest.format_version} from {written_by(self.record)}"
         return f"<Bundle {self.path.name!r}: {', '.join(parts)}; {made}>"
 
-    def _repr_html_(self) -> str:
-        grid = self._plan.wavelengths
-        unit = str(self.units.get("wavelength_unit") or "")
-        target = str(self.units.get("target") or "")
-        target_unit = str(self.units.get("target_unit") or "")
-        facts = {
+    def _facts(self) -> dict[str, Any]:
+        grid, units = self._plan.wavelengths, {key: str(value or "") for key, value in self.units.items()}
+        target, unit = units.get("target", ""), units.get("wavelength_unit", "")
+        return {
             "file": self.path.name,
             "calibration": self.facts.get("calibration"),
-            "target": with_unit(target, target_unit) if target else target,
+            "target": with_unit(target, units.get("target_unit")) if target else target,
             "channels": None if grid is None else f"{grid.size}, {grid[0]:g} to {grid[-1]:g} {unit}".strip(),
-            "models": ", ".join(fold for fold in self._plan.folds if fold) or "one",
+            "models": ", ".join(self._plan.folds) or "one",
             "format": self.manifest.format_version,
-            "written by": "nirs_store" if self.record else "another program",
-            "written with": dict(self.record.environment) if self.record else None,
+            "written by": written_by(self.record),
+            "written with": stated(self.record, "environment") or None,
             "notes": " ".join(self.notes),
         }
-        steps = [
-            (
-                step.get("step_idx"),
-                step.get("operator_type", "transform"),
-                step.get("operator_class"),
-                step.get("params"),
-            )
-            for step in self.chain["steps"]
-        ]
+
+    def _repr_html_(self) -> str:
         scores = [(name, value) for name, value in self.scores.items() if isinstance(value, (int, float))]
-        return block(
-            "Bundle",
-            field_table(facts),
-            table(("step", "type", "operator", "parameters"), steps),
-            table(("score", "value"), scores) if scores else "",
-        )
+        return super()._repr_html_() + (table(("score", "value"), scores) if scores else "")
 
 
 def _code(contents: Contents) -> Any:

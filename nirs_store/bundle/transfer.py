@@ -17,9 +17,9 @@ from nirs_store.addresses import user_path
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.blobs.serializers import configuration_file
+from nirs_store.bundle.card import readable
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, clean
 from nirs_store.bundle.contents import Contents, read_contents
-from nirs_store.bundle.manifest import readable
 from nirs_store.bundle.reader import Bundle, domain_bytes, open_contents
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.db.database import Connection, Database

@@ -6,24 +6,19 @@ with a fixed date. The file appears under its name only when it is complete.
 
 from __future__ import annotations
 
-import ast
-import base64
 import io
-import json
 import os
-import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
 from nirs_store.addresses import refuse_address, user_path
 from nirs_store.blobs.durable import ensure_dir, write_file
+from nirs_store.bundle.card import card_text, seeds
 from nirs_store.bundle.container import (
     DEFAULT_LIMITS,
     agree,
@@ -45,23 +40,24 @@ from nirs_store.bundle.manifest import (
     Probe,
     Role,
     VersionOne,
-    card_text,
     dump_record,
     library_version,
     read_environment,
-    seeds,
 )
 from nirs_store.bundle.pack import ChainSource, Package, pack_chain, pack_safely
-from nirs_store.bundle.safe import rehearse
+from nirs_store.bundle.payload import audit_payload, load_payload, untrusted
 from nirs_store.chains.folds import REFIT, fold_number
-from nirs_store.chains.plan import COLUMNS, MODEL, SPLITTER, TARGETS, ReplayPlan, text_names
+from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import Workbench, predict
 from nirs_store.chains.spectra import Spectra, read_spectra
-from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError
+from nirs_store.errors import (
+    BundleInvalid,
+    InvalidInput,
+    NirsStoreError,
+    ReplayError,
+    SerializationError,
+)
 from nirs_store.ids import sha256_hex
-from nirs_store.reading.cells import parse_unit
-
-__all__ = ["SUFFIX", "export_chain", "export_script", "target_path"]
 
 SUFFIX = ".n4a"
 _UNITS = ("target", "target_unit", "wavelength_unit", "task_type", "classes", "dataset_name")
@@ -145,16 +141,17 @@ def export_chain(
     else:
         package = pack_chain(source, chain_id, probe)
     described, arrays = _probe(package, probe, predictions)
-    of_domain = _domain(package)
-    arrays += of_domain
-    needs_trust = rehearse(package, probe) if safe else []
-    stated = _units(package, units)
-    told = clean({"seeds": seeds(package.chain["steps"]), **(facts or {})})
+    of_domain = None if package.domain is None else _npy(np.frombuffer(package.domain, dtype=np.uint8))
+    if of_domain is not None:
+        arrays.append(of_domain)  # older readers take it for an array of the probe
+    needs_trust = _rehearse(package, probe) if safe else []
+    metadata = package.chain["metadata"] or {}
+    known = {key: metadata[key] for key in _UNITS if metadata.get(key) is not None}
+    stated = clean({"scores": dict(scores or {}), "units": {**known, **(units or {})}})
+    stated["facts"] = clean({"seeds": seeds(package.chain["steps"]), **(facts or {})})
     card = card_text(
         package.chain,
-        scores=clean(dict(scores or {})),
-        units=stated,
-        facts=told,
+        **stated,
         environment=read_environment(),
         kind=package.kind,
         needs_trust=needs_trust,
@@ -162,14 +159,29 @@ def export_chain(
         probe="" if described is None else "Made-up spectra" if made_up else "A few spectra",
     )
     members = _members(package, arrays, card)
-    record = _record(package, members, described, scores, stated, told)
-    if of_domain:
-        record = msgspec.structs.replace(record, domain=of_domain[0][0])
+    hashed = {payload.name: payload.sha256 for payload in package.payloads}
+    record = BundleRecord(
+        record_version=RECORD_VERSION,
+        kind=package.kind,
+        members=tuple(
+            Member(name=name, size=len(data), sha256=hashed.get(name) or sha256_hex(data), role=role)
+            for name, data, role in members
+        ),
+        chain=package.chain,
+        origin=Origin(
+            **{key: package.chain[key] for key in ("chain_id", "pipeline_id", "model_class", "created_at")}
+        ),
+        version_1_0=VersionOne(expressible=package.expressible, notes=package.notes),
+        environment=read_environment(),
+        **stated,
+        probe=described,
+        card=CARD,
+        domain=UNSET if of_domain is None else of_domain[0],
+    )
     whole = [members[0], (RECORD, dump_record(record), "description"), *members[1:]]
     _refuse_too_large(whole)
     ensure_dir(target.parent)
-    checksums = {payload.name: payload.crc32 for payload in package.payloads}
-    write_file(target, stored_archive([(name, data, checksums.get(name)) for name, data, _ in whole]))
+    write_file(target, stored_archive([(name, data, None) for name, data, _ in whole]))
     return target
 
 
@@ -211,7 +223,6 @@ def _members(package: Package, arrays: list[tuple[str, bytes]], card: str) -> li
 
 def _manifest(package: Package) -> dict[str, Any]:
     chain = package.chain
-    expressible = package.layout.expressible
     folds = chain["fold_artifacts"]
     if chain["fold_weights"]:
         strategy = "weighted_average"
@@ -233,49 +244,31 @@ def _manifest(package: Package) -> dict[str, Any]:
         "generator": f"nirs_store {library_version()}",
         "members_listed_in": RECORD,
     }
-    if expressible:
+    if package.expressible:
         # Without this key other readers find no model and say so, where their prediction would be wrong.
         keys["model_step_index"] = chain["model_step_idx"]
     return keys
 
 
-def _record(
-    package: Package,
-    members: list[Entry],
-    probe: Probe | None,
-    scores: Mapping[str, Any] | None,
-    units: dict[str, Any],
-    facts: dict[str, Any],
-) -> BundleRecord:
-    hashed = {payload.name: payload.sha256 for payload in package.payloads}
-    return BundleRecord(
-        record_version=RECORD_VERSION,
-        kind=package.kind,
-        members=tuple(
-            Member(name=name, size=len(data), sha256=hashed.get(name) or sha256_hex(data), role=role)
-            for name, data, role in members
-        ),
-        chain=package.chain,
-        origin=Origin(
-            chain_id=package.chain["chain_id"],
-            pipeline_id=package.chain["pipeline_id"],
-            model_class=package.chain["model_class"],
-            created_at=package.chain["created_at"],
-        ),
-        version_1_0=VersionOne(expressible=package.layout.expressible, notes=package.notes),
-        environment=read_environment(),
-        scores=clean(dict(scores or {})),
-        units=units,
-        probe=probe,
-        card=CARD,
-        facts=facts,
-    )
-
-
-def _units(package: Package, units: Mapping[str, Any] | None) -> dict[str, Any]:
-    metadata = package.chain["metadata"] or {}
-    stated = {key: metadata[key] for key in _UNITS if metadata.get(key) is not None}
-    return dict(clean({**stated, **(units or {})}))
+def _rehearse(package: Package, spectra: Any) -> list[str]:
+    """Load a package without pickles as its reader will, and compare what it predicts with the stored chain."""
+    needs: set[str] = set()
+    objects: dict[str, Any] = {}
+    for payload in package.payloads:
+        try:
+            audit = audit_payload(payload.data, payload.name)
+        except BundleInvalid as exc:
+            raise SerializationError(f"{exc} It is an artifact of the store; save the object again.") from exc
+        needs |= audit.needs
+        objects[payload.sha256] = load_payload(payload.data, audit.types)
+    expected = predict(package.plan, spectra, package.blobs.load)
+    found = predict(ReplayPlan.from_chain(package.chain), spectra, objects.__getitem__)
+    if not agree(found, expected):
+        raise ReplayError(
+            f"Chain {package.chain['chain_id']!r} predicts other values after its objects went through skops: "
+            f"{disagreement(found, expected)}. Nothing was written. Export a joblib bundle (safe=False)."
+        )
+    return untrusted(needs)
 
 
 def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None, list[tuple[str, bytes]]]:
@@ -286,9 +279,8 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
     if predictions is not None and not agree(np.asarray(predictions), expected):
         raise ReplayError(
             f"Chain {package.chain['chain_id']!r} does not predict what was given for the probe: "
-            f"{disagreement(np.asarray(predictions), expected)}. Nothing was written. Check that the spectra "
-            "are the "
-            "ones that the predictions were made from."
+            f"{disagreement(np.asarray(predictions), expected)}. Nothing was written. Check that the spectra are "
+            "the ones that the predictions were made from."
         )
     # The replay has accepted the grid, which need not be the one that the chain was trained on.
     spectra = read_spectra(package.plan, probe, adapts=lambda: "required")
@@ -296,10 +288,7 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
     sources = _numbered(package.plan, len(spectra.parts))
     if not isinstance(probe, np.ndarray):
         _refuse_other_predictions(package, unpacked(spectra.parts, grids, sources), expected)
-    arrays: list[tuple[str, bytes]] = []
-    for array in (*spectra.parts, *grids, expected):
-        data = _npy(np.asarray(array))
-        arrays.append((f"arrays/{sha256_hex(data)}.npy", data))
+    arrays = [_npy(np.asarray(array)) for array in (*spectra.parts, *grids, expected)]
     names = [name for name, _ in arrays]
     count = len(spectra.parts)
     described = Probe(
@@ -309,14 +298,6 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
         wavelengths=tuple(names[count:-1]) if grids else UNSET,
     )
     return described, list(dict(arrays).items())
-
-
-def _domain(package: Package) -> list[tuple[str, bytes]]:
-    """Return the calibration's domain as an array of bytes, which older readers take for one of the probe's."""
-    if package.domain is None:
-        return []
-    data = _npy(np.frombuffer(package.domain, dtype=np.uint8))
-    return [(f"arrays/{sha256_hex(data)}.npy", data)]
 
 
 def _own_grids(package: Package, spectra: Spectra) -> tuple[NDArray[np.float64], ...]:
@@ -358,179 +339,27 @@ def _refuse_other_predictions(package: Package, held: tuple[Any, Any], expected:
         )
 
 
-def _npy(array: NDArray[Any]) -> bytes:
+def _npy(array: NDArray[Any]) -> tuple[str, bytes]:
+    """Return an array as a member: its name and its bytes."""
     if array.dtype.kind == "O":
         # Labels kept as objects are text; anything else would need a pickle.
         array = array.astype(str)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return f"arrays/{sha256_hex(data)}.npy", data
 
 
 def _refuse_too_large(members: list[Entry]) -> None:
     limits = DEFAULT_LIMITS
-    total = sum(len(data) for _, data, _ in members)
-    largest = max(len(data) for _, data, _ in members)
+    sizes = [len(data) for _, data, _ in members]
     if (
         len(members) > limits.members
-        or largest > limits.member_bytes
-        or total > limits.total_bytes - (1 << 20)
+        or max(sizes) > limits.member_bytes
+        or sum(sizes) > limits.total_bytes - (1 << 20)
     ):
         raise InvalidInput(
-            f"The bundle would have {len(members):,} members and {total:,} bytes, the largest {largest:,}; "
-            "readers "
-            f"accept {limits.members:,}, {limits.total_bytes:,} and {limits.member_bytes:,}. Nothing was "
-            "written. "
-            "Export a refit instead of its folds, or a smaller model."
+            f"The bundle would have {len(members):,} members and {sum(sizes):,} bytes, the largest {max(sizes):,}; "
+            f"readers accept {limits.members:,}, {limits.total_bytes:,} and {limits.member_bytes:,}. Nothing was "
+            "written. Export a refit instead of its folds, or a smaller model."
         )
-
-
-# -- Writing a chain as a Python script that predicts on its own.
-
-
-SUFFIX_script = ".n4a.py"
-_READER = "# @READER@\n"
-_LINE = 100
-
-
-def export_script(source: ChainSource, chain_id: str, output_path: str | Path) -> Path:
-    """Write a stored chain as a Python script with a ``predict(X)`` and a small command line.
-
-    Parameters
-    ----------
-    source : ChainSource
-        The store, or anything that can look up chains and artifacts.
-    chain_id : str
-        The chain.
-    output_path : path
-        The file to write; ``.n4a.py`` is added unless it ends in ``.py``. An existing file is replaced when
-        the new one is complete.
-
-    Returns
-    -------
-    Path
-        The file. It needs numpy, joblib and what the fitted objects need, as scikit-learn.
-
-    Raises
-    ------
-    UnknownId, ArtifactMissing, BlobMissing, BlobCorrupt, ReplayError, WriteFailed, ReadOnlyStore
-        As for `export_chain`.
-    InvalidInput
-        The path is a folder, or the chain is one that only nirs_store can replay.
-
-    Examples
-    --------
-    >>> export_script(store, chain_id, "exports/wheat").as_posix()
-    'exports/wheat.n4a.py'
-    """
-    path = user_path(output_path)
-    if path.name.endswith(".n4a"):
-        path = path.with_name(path.name.removesuffix(".n4a"))
-    target = target_path(path, ".py" if path.name.endswith(".py") else SUFFIX_script)
-    package = pack_chain(source, chain_id)
-    if not package.layout.expressible:
-        raise InvalidInput(
-            f"Chain {chain_id!r} cannot be written as a script. {' '.join(package.notes)} "
-            "Nothing was written; export it with format='n4a'."
-        )
-    text = _script(package, target.name)
-    ensure_dir(target.parent)
-    write_file(target, text.encode())
-    return target
-
-
-def _script(package: Package, file_name: str) -> str:
-    chain = package.chain
-    title = _plain(
-        f"{chain['model_class'].rpartition('.')[2]} {chain['preprocessings']}".strip() or "a chain"
-    )
-    environment = ", ".join(f"{name} {version}" for name, version in read_environment().items())
-    described = json.dumps(_chain(package, title), sort_keys=True, indent=1, ensure_ascii=True)
-    text = files("nirs_store.bundle").joinpath("standalone.py").read_text("utf-8")
-    head, _, rest = text.partition(_READER)
-    text = f"{head}{_reader_source()}{rest.partition(_READER)[2]}"
-    text = text.replace("@TITLE@", title).replace("@ENVIRONMENT@", environment)
-    text = text.replace("@FILE@", _plain(file_name))
-    # Text of users comes in last, so that nothing in it is taken for a place to fill.
-    text = text.replace("OBJECTS: dict[str, str] = {}", f"OBJECTS: dict[str, str] = {_objects(package)}", 1)
-    if package.domain is not None:
-        text = text.replace('DOMAIN = ""', f'DOMAIN = """\n{_base64(package.domain)}\n"""', 1)
-    # JSON has no three quotes in a row: one inside a string stands behind a backslash, also in a raw string.
-    return text.replace('json.loads(r"""{}""")', f'json.loads(r"""\n{described}\n""")', 1)
-
-
-def _reader_source() -> str:
-    """Return the modules that read text files as one, without what imports them from each other."""
-    parts = []
-    for name in (
-        "reading/cells",
-        "reading/dialect",
-        "reading/decimals",
-        "reading/grid",
-        "reading/doubts",
-        "reading/summaries",
-        "reading/text",
-        "chains/grids",
-        "domain/measure",
-    ):
-        source = files("nirs_store").joinpath(*f"{name}.py".split("/")).read_text("utf-8")
-        lines = source.splitlines()
-        for node in ast.parse(source).body:
-            own = isinstance(node, ast.ImportFrom) and str(node.module).startswith(
-                ("nirs_store", "__future__")
-            )
-            listed = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-            if own or listed:
-                lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)  # type: ignore[operator]
-        parts.append(re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip())
-    return "\n\n\n".join(parts) + "\n"
-
-
-def _chain(package: Package, title: str) -> dict[str, Any]:
-    """Reduce a chain to what the script needs."""
-    chain = package.chain
-    metadata = chain["metadata"] or {}
-    steps = [step for step in chain["steps"] if step["operator_type"] not in (MODEL, SPLITTER, TARGETS)]
-    targets = [step for step in chain["steps"] if step["operator_type"] == TARGETS]
-    folds = chain["fold_artifacts"]
-    alone = next(
-        (
-            step["artifact_id"]
-            for step in chain["steps"]
-            if step["operator_type"] == MODEL and "artifact_id" in step
-        ),
-        None,
-    )
-    weights = chain["fold_weights"]
-    return {
-        "title": title,
-        "chain_id": chain["chain_id"],
-        "steps": [{"kind": step["operator_type"], "objects": step["artifact_ids"]} for step in steps],
-        "models": list(folds.values()) if folds else [alone],
-        "weights": [weights[fold] for fold in folds] if weights else None,
-        "targets": [identifier for step in targets for identifier in step["artifact_ids"]],
-        "target": _plain(str(metadata.get("target") or "prediction")),
-        "target_names": metadata.get("target_names"),
-        "wavelengths": chain["wavelengths"],
-        "unit": parse_unit(metadata.get("wavelength_unit")),
-        "columns": text_names(metadata.get(COLUMNS)),
-    }
-
-
-def _objects(package: Package) -> str:
-    lines = ["{"]
-    for payload in {payload.sha256: payload for payload in package.payloads}.values():
-        lines.append(f'    "{payload.sha256}": """')
-        lines.append(_base64(payload.data))
-        lines.append('""",')
-    return "\n".join([*lines, "}"])
-
-
-def _base64(data: bytes) -> str:
-    text = base64.b64encode(data).decode("ascii")
-    return "\n".join(text[start : start + _LINE] for start in range(0, len(text), _LINE))
-
-
-def _plain(text: str) -> str:
-    """Keep what can stand in a docstring: names come from users."""
-    return re.sub(r"[^\w .,:;()\[\]=+%/-]", "", text, flags=re.ASCII)[:120].strip()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from nirs_store.bundle.manifest import in_words, seeds
+from nirs_store.bundle.card import in_words, seeds
 from nirs_store.display import counted
 from nirs_store.errors import NirsStoreError
 from nirs_store.ids import utcnow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nirs_store.bundle.manifest import card_text, in_words, readable, seeds
+from nirs_store.bundle.card import card_text, in_words, readable, seeds
 
 CHAIN: dict[str, Any] = {
     "chain_id": "chain-7",

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirs_store.bundle import Bundle, export_chain, export_script, load_bundle
-from nirs_store.bundle import pack as layout
+from nirs_store.bundle import Bundle, export_chain, export_script, layout, load_bundle
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.errors import InvalidInput, ReplayError
 

@@ -36,8 +36,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.svm import SVR
 
 from nirs_store.blobs.serializers import always_trusted, normalise_skops
-from nirs_store.bundle.pack import skops_payload
-from nirs_store.bundle.payload import audit_payload, load_payload, untrusted
+from nirs_store.bundle.payload import audit_payload, load_payload, skops_payload, untrusted
 from nirs_store.bundle.positions import is_accepted, kinds_of, parse_kind
 from nirs_store.errors import BundleError, BundleInvalid, UntrustedBundle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nirs_store.bundle import pack as prefit
+from nirs_store.bundle import layout as prefit
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 5))

@@ -20,8 +20,7 @@ from sklearn.svm import SVR
 from nirs_store import load_bundle
 from nirs_store.blobs.serializers import CHEMOTOOLS, is_plain_estimator
 from nirs_store.bundle import Limits, export_chain, inspect_bundle
-from nirs_store.bundle.pack import skops_payload
-from nirs_store.bundle.payload import untrusted
+from nirs_store.bundle.payload import skops_payload, untrusted
 from nirs_store.errors import BundleInvalid, InvalidInput, ReplayError, SerializationError, UntrustedBundle
 
 CHAINS = [
@@ -272,7 +271,7 @@ def test_a_support_vector_regression_round_trips_when_trusted(kit: Any, world: A
 def test_a_model_that_skops_bends_is_not_exported(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.bundle import safe as room
+    from nirs_store.bundle import writer as room
 
     really = room.load_payload
 

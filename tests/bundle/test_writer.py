@@ -346,7 +346,7 @@ def test_one_source_of_several_is_an_ordinary_chain(world: Any, tmp_path: Path) 
 def test_a_rearrangement_that_predicts_other_numbers_is_given_up(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.bundle import pack as prefit
+    from nirs_store.bundle import layout as prefit
 
     made = prefit.in_sequence
     monkeypatch.setattr(prefit, "in_sequence", lambda parts: made(parts[1:]))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nirs_store.bundle.writer import _reader_source
+from nirs_store.bundle.script import _reader_source
 from nirs_store.errors import InvalidInput
 from nirs_store.reading import read_spectra
 

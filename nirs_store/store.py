@@ -364,17 +364,29 @@ class WorkspaceStore:
         self._start(settings, cache_bytes)
 
     @classmethod
-    def to_look_at(cls, workspace_path: str | Path) -> Self:
+    def to_look_at(cls, workspace_path: str | Path, *, memory_limit: str | None = None) -> Self:
         """Open an existing workspace for reading while other processes record; it starts no maintenance.
 
         Queries see every commit if the folder is writable. An older catalog is not changed; a migrated copy answers the
         queries. No retention policy runs, and the audit trail gets no entries.
 
+        Parameters
+        ----------
+        workspace_path : path
+            Its folder.
+        memory_limit : str, optional
+            How much memory a query may take, such as ``"1GB"``; by default what DuckDB sets.
+
         Raises
         ------
         NotAWorkspace, ForeignCatalog, SchemaTooNew, CatalogDamaged, StoreBusy
         """
-        quiet: dict[str, Any] = {"create": False, "retention": False, "audit": False}
+        quiet: dict[str, Any] = {
+            "create": False,
+            "retention": False,
+            "audit": False,
+            "memory_limit": memory_limit,
+        }
         store = cls(workspace_path, read_only=True, **quiet)
         if store._engine.query(lambda _: store._engine.access.reads_copy):
             return store

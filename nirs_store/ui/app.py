@@ -64,7 +64,7 @@ _ONLY_SHOWN = (
     "This page only shows the workspace; nothing was changed. Start it with: nirs-store ui --allow-changes"
 )
 #: Queries that are answered at once; each may take a core and much memory.
-_MOST_ASIDE = 4
+_MOST_ASIDE, _MEMORY = 4, "1GB"
 #: Answers that are given again, and how large one may be.
 _MOST_KEPT, _MOST_KEPT_BYTES = 48, 1 << 20
 _STATUS: tuple[tuple[type[NirsStoreError], int], ...] = (
@@ -112,7 +112,7 @@ class Desk:
         try:
             with self._mutex:
                 store = self._spare.pop() if self._spare else None
-            store = store or WorkspaceStore.to_look_at(self.folder)
+            store = store or WorkspaceStore.to_look_at(self.folder, memory_limit=_MEMORY)
             try:
                 yield store
             finally:

@@ -495,6 +495,16 @@ def test_a_query_that_takes_long_keeps_nobody_waiting(page: Page, monkeypatch: p
     assert page.get("/sql?query=SELECT 1").status_code == 200
 
 
+def test_a_query_takes_no_more_memory_than_the_page_gives(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = "SELECT len(list(i)) AS n FROM range(9000000) t(i)"
+    monkeypatch.setattr(app, "_MEMORY", "40MB")
+    answer = page.get("/sql", params={"query": query, "format": "json"})
+    assert (answer.status_code, "more memory" in answer.json()["message"]) == (400, True)
+    assert page.desk.store().sql(query)["n"].item() == 9_000_000
+
+
 @pytest.mark.parametrize("name", ["new.csv.gz", "NEW.CSV.GZ", "oil.2024.csv"])
 def test_a_file_keeps_the_endings_of_its_name(page: Page, chain_id: str, spectra: Path, name: str) -> None:
     content = spectra.read_bytes()

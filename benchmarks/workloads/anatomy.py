@@ -20,8 +20,7 @@ def anatomy(peer: str, size: Size, folder: Path) -> dict[str, float]:
     from nirs_store.blobs import serializers
     from nirs_store.blobs.store import BlobStore
     from nirs_store.db import database as opened
-    from nirs_store.db import journal
-    from nirs_store.db import session as recorder
+    from nirs_store.db import journal, recorder
     from nirs_store.records import artifacts, predictions
 
     items = fixture.load(size.shape, size.pipelines)

@@ -18,7 +18,8 @@ from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.db.audit_chain import Break, Head, head_of, read_head, verify_chain
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.layout import Layout
-from nirs_store.db.session import Engine, drop_setting, put_setting, read_settings
+from nirs_store.db.session import Engine
+from nirs_store.db.settings import drop_setting, put_setting, read_settings
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, did_you_mean
 from nirs_store.ids import naive, utcnow
 from nirs_store.lazy import polars as pl

@@ -23,7 +23,8 @@ from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.reader import Bundle, domain_bytes, open_contents
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.db.database import Connection, Database
-from nirs_store.db.session import Engine, KnownIds
+from nirs_store.db.recorder import KnownIds
+from nirs_store.db.session import Engine
 from nirs_store.domain import DOMAIN_CLASS, domain_id
 from nirs_store.errors import InvalidInput, UnknownId, UntrustedBundle
 from nirs_store.lazy import polars as pl

@@ -14,7 +14,8 @@ from typing import Any
 
 from nirs_store.audit.trail import attempting, guarded, note, store_setting
 from nirs_store.db.database import Connection, Database
-from nirs_store.db.session import Engine, put_setting, read_settings
+from nirs_store.db.session import Engine
+from nirs_store.db.settings import put_setting, read_settings
 from nirs_store.db.table import Table, column
 from nirs_store.errors import InvalidInput, StoreBusy
 from nirs_store.files.output import remove_copies

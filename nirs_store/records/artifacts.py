@@ -13,8 +13,9 @@ from nirs_store.blobs.serializers import get_serializer
 from nirs_store.blobs.store import Draft
 from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout
+from nirs_store.db.recorder import Buffer
 from nirs_store.db.schema import column_names
-from nirs_store.db.session import Buffer, Engine
+from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
 from nirs_store.db.table import Table, fetch
 from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId

@@ -16,7 +16,8 @@ import msgspec
 
 from nirs_store.db.audit_chain import AUDIT, append_notes, payload_of
 from nirs_store.db.database import Connection
-from nirs_store.db.session import Buffer, Engine
+from nirs_store.db.recorder import Buffer
+from nirs_store.db.session import Engine
 from nirs_store.db.sql import incoming
 from nirs_store.errors import ForbiddenContent, InvalidInput, NirsStoreError, shortened
 from nirs_store.ids import now_naive

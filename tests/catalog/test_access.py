@@ -265,7 +265,7 @@ def test_a_backlog_is_applied_in_turns_after_which_whoever_waits_is_let_in(
 def test_recording_helps_to_apply_when_far_too_much_waits(
     store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.db import session as recorder_module
+    from nirs_store.db import recorder as recorder_module
 
     monkeypatch.setattr(recorder_module, "_APPLY_SEGMENTS", 5)
     monkeypatch.setattr(recorder_module, "_PRESSURE_SEGMENTS", 10)

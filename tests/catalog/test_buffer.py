@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nirs_store.db.journal import encode_array
+from nirs_store.db.recorder import Buffer
 from nirs_store.db.schema import column_names
-from nirs_store.db.session import Buffer
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import naive
 

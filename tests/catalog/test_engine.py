@@ -484,7 +484,7 @@ def test_a_foreign_database_is_refused_untouched_also_when_a_journal_lies_beside
 def test_a_closed_store_leaves_nothing_in_the_journal_however_much_waited(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.db import session as recorder
+    from nirs_store.db import recorder
 
     # Nobody applies meanwhile, as when the machine is too busy for it.
     monkeypatch.setattr(recorder, "_APPLY_SEGMENTS", 10_000)
@@ -498,7 +498,7 @@ def test_a_closed_store_leaves_nothing_in_the_journal_however_much_waited(
 def test_a_writer_whose_commits_another_one_applies_does_not_apply_any_itself(
     store: WorkspaceStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.db import session as recorder
+    from nirs_store.db import recorder
 
     store.begin_run("first", {}, [])
     monkeypatch.setattr(recorder, "_APPLY_BYTES", 3 * segments(folder)[0].stat().st_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nirs_store.db.session import KnownIds
+from nirs_store.db.recorder import KnownIds
 
 
 def test_it_remembers_notes_and_forgets_on_demand() -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from storekit import begin, chain_of, failing, predict, prediction, segments, whole_pipeline
 
-from nirs_store.db import session as recorder_module
+from nirs_store.db import recorder as recorder_module
+from nirs_store.db import session
 from nirs_store.db.claims import read_claims
-from nirs_store.db.session import FLUSH_AFTER
+from nirs_store.db.recorder import FLUSH_AFTER
 from nirs_store.errors import InvalidInput, StoreClosed, UnknownId, WriteFailed
 from nirs_store.store import WorkspaceStore
 
@@ -40,7 +41,8 @@ def test_buffered_rows_are_committed_by_themselves_a_second_later_and_not_before
     now, recorder, committed = [100.0], store._engine.recorder, threading.Event()
     flush = recorder.flush
     monkeypatch.setattr(recorder_module, "FLUSH_AFTER", FLUSH_AFTER)
-    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in (recorder_module, session):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(recorder, "flush", lambda: (flush(), committed.set()))
     predict(store, pipeline_id)
     now[0] = 100.999

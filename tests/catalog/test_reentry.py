@@ -20,7 +20,7 @@ from storekit import begin, predict, segments, whole_pipeline
 
 from nirs_store.db import apply
 from nirs_store.db import connection as spare
-from nirs_store.db import session as recorder_module
+from nirs_store.db import recorder as recorder_module
 from nirs_store.db.session import Engine
 from nirs_store.errors import StoreBusy
 from nirs_store.store import WorkspaceStore

@@ -17,8 +17,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from nirs_store import WorkspaceStore
 from nirs_store.db import apply
 from nirs_store.db import changes as transitions
-from nirs_store.db import session as buffer
-from nirs_store.db.session import Engine, Recorder
+from nirs_store.db import recorder as buffer
+from nirs_store.db.recorder import Recorder
+from nirs_store.db.session import Engine
 from nirs_store.records import queries
 from tests.model.machine import StoreMachine
 

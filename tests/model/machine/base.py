@@ -14,7 +14,7 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from nirs_store.db import session as recorder
+from nirs_store.db import recorder
 from nirs_store.errors import NirsStoreError
 from nirs_store.store import WorkspaceStore
 from tests.model.observe import blob_files, expected_of, observed_of

@@ -9,14 +9,17 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nirs_store.display import byte_text, cell_text, printable
 from nirs_store.errors import InvalidInput, did_you_mean, quoted, shortened
 from nirs_store.lazy import polars as pl
 from nirs_store.ui.frame import Request
 
-__all__ = ["Cell", "Column", "Table", "decimals_of", "number_text", "seen", "table_of"]
+if TYPE_CHECKING:
+    from nirs_store.store import WorkspaceStore
+
+__all__ = ["Cell", "Column", "Table", "cut_of", "decimals_of", "number_text", "seen", "table_of"]
 
 PAGE = 50
 _LONGEST = 60
@@ -95,6 +98,7 @@ class Table:
     everything: Callable[[], pl.DataFrame] | None = None
     chosen: list[str] = field(default_factory=list)
     name: str = "table"
+    cut: tuple[str, int, int] | None = None  # which rows were read, how many, and of how many
 
     def __post_init__(self) -> None:
         """Leave out columns that this list does not have: an address may be older than its columns."""
@@ -234,6 +238,16 @@ def table_of(
         chosen=request.texts(prefix + "show"),
         **options,
     )
+
+
+def cut_of(
+    store: WorkspaceStore, frame: pl.DataFrame, most: int, of: str, which: str = "newest", values: Sequence[Any] = ()
+) -> tuple[str, int, int] | None:  # fmt: skip
+    """Return which rows of a long list were read and how many there are; None where all were."""
+    if frame.height < most:
+        return None
+    whole = int(store.sql(f"SELECT count(*) FROM {of}", list(values)).item())
+    return (which, frame.height, whole) if whole > frame.height else None
 
 
 def _holding(frame: pl.DataFrame, words: str) -> pl.Expr:

@@ -31,7 +31,7 @@ from nirs_store.choosing import CODES
 from nirs_store.errors import BlobMissing
 from nirs_store.ui import app
 from nirs_store.ui.frame import Request
-from nirs_store.ui.screens import records, sql
+from nirs_store.ui.screens import calibrations, pivot, records, runs, sql
 from nirs_store.ui.table import Column, Table
 
 
@@ -271,15 +271,39 @@ def test_the_overview_counts_what_the_review_flags(
     assert f"{link}>2</a>" in page.html("/?chain=" + chain_id)
 
 
-def test_a_list_that_is_cut_says_so(changing: Page, chain_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with WorkspaceStore(changing.folder) as store:
-        for other in store.list_chains()["chain_id"].to_list():
+def test_a_list_that_is_cut_says_so_with_the_number_that_there_is(
+    serving: Path, tmp_path: Path, chain_id: str, open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(serving, tmp_path / "workspace")
+    with WorkspaceStore(tmp_path / "workspace") as store:
+        for k, other in enumerate(store.list_chains()["chain_id"].to_list()):
+            store.files.put(b"1", f"file {k}", type="model_checkpoint")
+            store.files.put(b"2", f"file {k}", type="model_checkpoint")
+            store.evaluations.record(f"model {k}", "suite", {"rmse": 1.0})
             if other != chain_id:
                 store.lineage.link(("chain", chain_id), ("chain", other), "derived_from")
-    for path, most in (("/audit", "_MOST"), ("/lineage", "_LINKS")):
-        assert "rows are listed" not in changing.html(path)
-        monkeypatch.setattr(records, most, 2)
-        assert "Only the newest 2 rows are listed" in changing.html(path)
+        counts = {
+            "/audit": (records, "_MOST", store.audit.query().height),
+            "/evaluations": (records, "_MOST", store.evaluations.list().height),
+            "/files": (records, "_MOST", store.files.list().height),
+            "/lineage": (records, "_LINKS", store.sql("SELECT count(*) FROM lineage_links").item()),
+            "/runs": (runs, "_MOST", store.list_runs().height),
+            "/calibrations/protein?version=all": (calibrations, "_LOGGED", store.measurements.list("protein").height),
+        }
+    page = open_page(tmp_path / "workspace")
+    for path, (screen, most, there) in counts.items():
+        assert "rows are listed" not in page.html(path)
+        # As many as are read at most are all of them.
+        for few, which in ((there, ""), (there - 1, "first" if path == "/files" else "newest")):
+            with monkeypatch.context() as patch:
+                patch.setattr(screen, most, few)
+                html = open_page(tmp_path / "workspace").html(path)
+            said = f"Only the {which} {few} of {there} rows are listed" if which else "rows are listed"
+            assert (said in html) == bool(which), (path, few, there)
+    shown = page.json("/pivot?rows=target&columns=run_name")["table"]
+    monkeypatch.setattr(pivot, "_MOST", 1)
+    said = f"Only the first 1 rows and columns are shown, of {len(shown)} and {len(shown[0]) - 1};"
+    assert said in open_page(tmp_path / "workspace").html("/pivot?rows=target&columns=run_name")
 
 
 def test_a_chain_shows_figures_scores_and_where_it_comes_from(page: Page, chain_id: str) -> None:

@@ -20,7 +20,7 @@ from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Download, Request, Screen, View
 from nirs_store.ui.screens.chain import ask_trust, pickles_of
 from nirs_store.ui.screens.datasets import asked_for, named_address
-from nirs_store.ui.table import Column, Table, table_of
+from nirs_store.ui.table import Column, Table, cut_of, table_of
 from nirs_store.values import from_json
 
 __all__ = ["SCREENS", "alarms", "calibration_address", "current_correction", "is_compared"]
@@ -170,7 +170,6 @@ def one(request: Request) -> View:
         "targets": _said(store, name, "target"),
         "chosen": {key: request.text(key) for key in _CHOSEN},
         "scope": version.scope,
-        "cut": _LOGGED if logged.height == _LOGGED else 0,
         "unit": report.unit if report is not None else None,
     }
     data = {"calibration": version, "monitoring": report, "measurements": log} | {
@@ -328,7 +327,9 @@ def _logged(request: Request, name: str, version: int | None) -> pl.DataFrame:
 def _log(request: Request, name: str, frame: pl.DataFrame) -> Table:
     columns = [each for each in _LOG if each.name in frame.columns]
     empty = "Nothing was measured with it in this time."
-    return table_of(request, frame, columns, size=25, empty=empty, name=f"log_{name}")
+    counted = "measurements WHERE role = 'reported' AND calibration = ?"
+    cut = cut_of(request.store, frame, _LOGGED, counted, values=[name])
+    return table_of(request, frame, columns, size=25, empty=empty, name=f"log_{name}", cut=cut)
 
 
 def _said(store: WorkspaceStore, name: str, column: str) -> list[str]:

@@ -43,7 +43,7 @@ def show(request: Request) -> View:
         "kinds": _KINDS, "aggregates": _AGGREGATES, "known": known, "chosen": filters,
         "metrics": REGRESSION_SCORES if task != "classification" else CLASSIFICATION_SCORES,
         "tasks": recorded if len(recorded) > 1 else [], "task": task or "",
-        "cut": pivot.frame.height > _MOST or len(pivot.frame.columns) > _MOST + 1,
+        "most": _MOST, "size": (pivot.frame.height, pivot.frame.width - 1),
     }  # fmt: skip
     data = {"rows": rows, "columns": columns, "metric": pivot.metric, "aggregate": how, "table": pivot.frame}
     return View("pivot.html", "Pivot", values, data=data)

@@ -11,7 +11,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.frame import Request, Screen, View, address
 from nirs_store.ui.screens.graph import lineage_graph
-from nirs_store.ui.table import Column, table_of
+from nirs_store.ui.table import Column, cut_of, table_of
 
 __all__ = ["SCREENS"]
 
@@ -21,15 +21,15 @@ _HIDDEN = ("version_id", "episode", "module", "module_version", "processing_id",
 
 
 def _list(title: str, read: Callable[[WorkspaceStore], pl.DataFrame], columns: Sequence[Column], empty: str,
-          words: str = "") -> Screen:  # fmt: skip
-    """Return a screen that is one list, at the address of its title."""
+          words: str = "", *, which: str = "newest", counted: str = "") -> Screen:  # fmt: skip
+    """Return a screen that is one list, at the address of its title; `counted` is where long ones come from."""
     path = title.lower().replace(" trail", "")
 
     def show(request: Request) -> View:
         frame = read(request.store)
-        table = table_of(request, frame, columns, empty=empty, name=path)
-        cut = _MOST if frame.height == _MOST else 0
-        return View("list.html", title, {"table": table, "words": words, "cut": cut}, table=table)
+        cut = cut_of(request.store, frame, _MOST, counted, which) if counted else None
+        table = table_of(request, frame, columns, empty=empty, name=path, cut=cut)
+        return View("list.html", title, {"table": table, "words": words}, table=table)
 
     return Screen(f"/{path}", show, title)
 
@@ -121,7 +121,7 @@ def versions(request: Request) -> View:
     ]
     table = table_of(request, frame, columns, name="versions")
     words = "Every version of this file, newest first."
-    return View("list.html", name, {"table": table, "words": words, "cut": 0}, table=table)
+    return View("list.html", name, {"table": table, "words": words}, table=table)
 
 
 def lineage(request: Request) -> View:
@@ -139,10 +139,10 @@ def lineage(request: Request) -> View:
         Column("target_id", "To id", "id", link=lambda r: address("/lineage", id=r["target_id"])),
         Column("created_at", "Recorded", "time"),
     )  # fmt: skip
-    table = table_of(request, links, columns, empty="No link was recorded.", name="lineage")
+    cut = cut_of(request.store, links, _LINKS, "lineage_links")
+    table = table_of(request, links, columns, empty="No link was recorded.", name="lineage", cut=cut)
     graph = request.store.lineage.graph(asked, max_depth=3) if asked else None
     values = {"table": table, "asked": asked, "graph": graph, "drawn": lineage_graph(graph) if graph else ""}
-    values["cut"] = _LINKS if links.height == _LINKS else 0
     values["place"] = _thing({"object_kind": graph.root.kind, "object_id": graph.root.id}) if graph else ""
     return View("lineage.html", "Lineage", values, data={"links": links, "graph": graph}, table=table)
 
@@ -162,13 +162,15 @@ def retention(request: Request) -> View:
 
 
 SCREENS = (
-    _list("Files", lambda s: s.files.list(limit=_MOST), _FILES, "No file was put here yet."),
+    _list("Files", lambda s: s.files.list(limit=_MOST), _FILES, "No file was put here yet.",
+          which="first", counted="file_versions WHERE is_latest"),
     Screen("/files/versions", versions),
-    _list("Evaluations", _evaluations, _EVALUATIONS, "No evaluation was recorded yet."),
+    _list("Evaluations", _evaluations, _EVALUATIONS, "No evaluation was recorded yet.",
+          counted="evaluations"),
     _list("Champions", lambda s: s.evaluations.champions(), _CHAMPIONS, "No champion was chosen yet."),
     Screen("/lineage", lineage, "Lineage"),
     _list("Audit trail", lambda s: s.audit.query(limit=_MOST, newest_first=True), _AUDIT, "Nothing was noted yet.",
-          "Newest first. Check the chain of hashes with: nirs-store audit verify"),
+          "Newest first. Check the chain of hashes with: nirs-store audit verify", counted="audit_entries"),
     Screen("/retention", retention, "Retention"),
     _list("Backups", lambda s: s.backups.list(), _BACKUPS, "No backup was made yet: nirs-store backup create FOLDER"),
     _list("Trash", lambda s: s.trash.list(), _TRASH, "The trash is empty.",

@@ -9,7 +9,7 @@ from nirs_store.store import WorkspaceStore
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.screens.leaderboard import chain_columns
-from nirs_store.ui.table import Column, Table, table_of
+from nirs_store.ui.table import Column, Table, cut_of, table_of
 from nirs_store.values import from_json
 
 __all__ = ["SCREENS", "run_columns", "with_counts"]
@@ -28,9 +28,9 @@ def listing(request: Request) -> View:
     frame = request.store.list_runs(status, request.text("dataset") or None, limit=_MOST, tags=tag)
     frame = with_counts(request.store, frame)
     empty = "No run matches." if request.query else "No run was recorded yet."
-    table = table_of(request, frame, run_columns(), empty=empty, ticks="run_id", name="runs")
-    cut = _MOST if frame.height == _MOST else 0
-    more = {"table": table, "statuses": _STATUSES, "status": status or "", "cut": cut}
+    cut = cut_of(request.store, frame, _MOST, "runs")
+    table = table_of(request, frame, run_columns(), empty=empty, ticks="run_id", name="runs", cut=cut)
+    more = {"table": table, "statuses": _STATUSES, "status": status or ""}
     return View("runs.html", "Runs", more, table=table, refresh=3)
 
 

@@ -241,12 +241,12 @@ def table_of(
 
 
 def cut_of(
-    store: WorkspaceStore, frame: pl.DataFrame, most: int, of: str, which: str = "newest", values: Sequence[Any] = ()
+    store: WorkspaceStore, frame: pl.DataFrame, most: int, count: str, which: str = "newest", values: Sequence[Any] = ()
 ) -> tuple[str, int, int] | None:  # fmt: skip
     """Return which rows of a long list were read and how many there are; None where all were."""
     if frame.height < most:
         return None
-    whole = int(store.sql(f"SELECT count(*) FROM {of}", list(values)).item())
+    whole = int(store.sql(count, list(values)).item())
     return (which, frame.height, whole) if whole > frame.height else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,9 @@ def test_a_screen_takes_any_value_in_its_address(
     page, path = open_page(serving), screen.path.format(**parts)
     names = _read(monkeypatch)
     page.get(path)
-    for name in sorted(names | {"format"}):
+    # The tables of a screen differ in the prefix of their parameters alone.
+    kinds = {re.sub(r"^[a-z]+_(?=(q|sort|down|size|page|show)$)", "", name): name for name in sorted(names)}
+    for name in [*kinds.values(), "format"]:
         for values in _ODD:
             answer = page.get(f"{path}?{urlencode({name: values}, doseq=True)}")
             assert answer.status_code in (200, 400, 404), (name, values)
@@ -73,7 +76,20 @@ def test_what_was_read_covers_what_the_addresses_of_the_page_hold(
     page = open_page(serving)
     for screen in _SCREENS:
         page.get(screen.path.format(**parts))
-    assert names >= {"page", "size", "sort", "show", "q", "metric", "rows", "id", "query", "color", "against", "since"}
+    assert names >= {
+        "page",
+        "size",
+        "sort",
+        "show",
+        "q",
+        "metric",
+        "rows",
+        "id",
+        "query",
+        "color",
+        "against",
+        "since",
+    }
 
 
 @pytest.mark.parametrize("screen", _FORMS, ids=lambda screen: screen.path)

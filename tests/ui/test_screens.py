@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from nirs_store.choosing import CODES
 from nirs_store.errors import BlobMissing
 from nirs_store.ui import app
 from nirs_store.ui.frame import Request
-from nirs_store.ui.screens import calibrations, pivot, records, runs, sql
+from nirs_store.ui.screens import calibrations, compare, pivot, records, runs, sql
 from nirs_store.ui.table import Column, Table
 
 
@@ -272,7 +273,11 @@ def test_the_overview_counts_what_the_review_flags(
 
 
 def test_a_list_that_is_cut_says_so_with_the_number_that_there_is(
-    serving: Path, tmp_path: Path, chain_id: str, open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+    serving: Path,
+    tmp_path: Path,
+    chain_id: str,
+    open_page: Callable[..., Page],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(serving, tmp_path / "workspace")
     with WorkspaceStore(tmp_path / "workspace") as store:
@@ -288,7 +293,11 @@ def test_a_list_that_is_cut_says_so_with_the_number_that_there_is(
             "/files": (records, "_MOST", store.files.list().height),
             "/lineage": (records, "_LINKS", store.sql("SELECT count(*) FROM lineage_links").item()),
             "/runs": (runs, "_MOST", store.list_runs().height),
-            "/calibrations/protein?version=all": (calibrations, "_LOGGED", store.measurements.list("protein").height),
+            "/calibrations/protein?version=all": (
+                calibrations,
+                "_LOGGED",
+                store.measurements.list("protein").height,
+            ),
         }
     page = open_page(tmp_path / "workspace")
     for path, (screen, most, there) in counts.items():
@@ -304,6 +313,29 @@ def test_a_list_that_is_cut_says_so_with_the_number_that_there_is(
     monkeypatch.setattr(pivot, "_MOST", 1)
     said = f"Only the first 1 rows and columns are shown, of {len(shown)} and {len(shown[0]) - 1};"
     assert said in open_page(tmp_path / "workspace").html("/pivot?rows=target&columns=run_name")
+
+
+def test_parts_of_a_screen_that_are_cut_say_so(
+    serving: Path, chain_id: str, open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkspaceStore(serving, read_only=True, create=False) as store:
+        ids = store.list_chains(dataset_name="corn")["chain_id"].to_list()
+        n = len(store.lineage.graph(chain_id, max_depth=3).depths)
+    compared, related = "/compare?" + "&".join(f"id={each}" for each in ids), f"/lineage?id={chain_id}"
+    for path, screen, name, said in (
+        (compared, compare, "_PAIRS", "are tested; 2 are not."),
+        (compared, compare, "_LINES", "not those of the other 2."),
+        (related, records, "BOXES", f"Only 1 of {n} boxes are drawn."),
+    ):
+        assert said not in open_page(serving).html(path)
+        monkeypatch.setattr(screen, name, 1)
+        assert said in open_page(serving).html(path)
+    monkeypatch.setattr(calibrations, "_ALARMS", 0)
+    assert "1 more</a>: see the list" in open_page(serving).html("/alarms")
+    found = [SimpleNamespace(code="R01", severity="note", message="Why?")] * 9
+    monkeypatch.setattr(WorkspaceStore, "review", lambda *_: SimpleNamespace(findings=found))
+    # Three data sets are reviewed, their best chains.
+    assert re.search(r"<p>\d+ more, on the pages of these chains", open_page(serving).html("/findings"))
 
 
 def test_a_chain_shows_figures_scores_and_where_it_comes_from(page: Page, chain_id: str) -> None:

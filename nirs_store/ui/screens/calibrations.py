@@ -65,7 +65,10 @@ def alarms(store: WorkspaceStore) -> list[dict[str, Any]]:
         state, words = _verdict(_monitored(store, name))
         if state == "out of control":
             found.append({"name": name, "link": calibration_address(name), "words": words})
-    return found[:_ALARMS]
+    more = len(found) - _ALARMS
+    return found[:_ALARMS] + (
+        [{"name": f"{more} more", "link": "/calibrations", "words": "see the list"}] if more > 0 else []
+    )
 
 
 def is_compared(store: WorkspaceStore) -> bool:
@@ -327,7 +330,7 @@ def _logged(request: Request, name: str, version: int | None) -> pl.DataFrame:
 def _log(request: Request, name: str, frame: pl.DataFrame) -> Table:
     columns = [each for each in _LOG if each.name in frame.columns]
     empty = "Nothing was measured with it in this time."
-    counted = "measurements WHERE role = 'reported' AND calibration = ?"
+    counted = "SELECT count(*) FROM measurements WHERE role = 'reported' AND calibration = ?"
     cut = cut_of(request.store, frame, _LOGGED, counted, values=[name])
     return table_of(request, frame, columns, size=25, empty=empty, name=f"log_{name}", cut=cut)
 

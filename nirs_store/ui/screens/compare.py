@@ -47,6 +47,8 @@ def show(request: Request) -> View:
         "links": [(f"/{'chains' if each in chains else 'runs'}/{each}", names[each]) for each in ids],
         "everything": everything,
         "tests": _tests(store, chains, names),
+        "untested": max(0, len(chains) * (len(chains) - 1) // 2 - _PAIRS),
+        "undrawn": max(0, len(chains) - _LINES),
         "figures": [f for f in (_errors(store, chains, names), _side_by_side(store, chains, names)) if f],
     }
     return View("compare.html", f"Compare {len(ids)} {'chains' if chains else 'runs'}", values, table=table)

@@ -10,15 +10,16 @@ from nirs_store.display import printable
 from nirs_store.errors import shortened
 from nirs_store.ui.frame import address
 
-__all__ = ["lineage_graph"]
+__all__ = ["BOXES", "lineage_graph"]
 
-_WIDE, _HIGH, _GAP, _ROW, _MOST = 190, 38, 60, 52, 60
+_WIDE, _HIGH, _GAP, _ROW = 190, 38, 60, 52
+BOXES = 60
 
 
 def lineage_graph(graph: Any) -> Markup:
     """Return a `LineageGraph` as SVG; each box leads to the lineage of its thing."""
     sides = _sides(graph)
-    refs = sorted(graph.depths, key=lambda ref: (sides[ref], ref.kind, ref.id))[:_MOST]
+    refs = sorted(graph.depths, key=lambda ref: (sides[ref], ref.kind, ref.id))[:BOXES]
     columns: dict[int, list[Any]] = {}
     for ref in refs:
         columns.setdefault(sides[ref], []).append(ref)

@@ -123,6 +123,7 @@ def findings(request: Request) -> View:
     ]
     values = {
         "findings": found[:_TOLD],
+        "more_findings": len(found) - len(found[:_TOLD]),
         "trouble": trouble[:_TOLD],
         "more_trouble": len(trouble) - len(trouble[:_TOLD]),
         "flags": dict(zip(best, flags_of(store, best), strict=True)),

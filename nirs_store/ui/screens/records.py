@@ -10,7 +10,7 @@ from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.frame import Request, Screen, View, address
-from nirs_store.ui.screens.graph import lineage_graph
+from nirs_store.ui.screens.graph import BOXES, lineage_graph
 from nirs_store.ui.table import Column, cut_of, table_of
 
 __all__ = ["SCREENS"]
@@ -22,7 +22,7 @@ _HIDDEN = ("version_id", "episode", "module", "module_version", "processing_id",
 
 def _list(title: str, read: Callable[[WorkspaceStore], pl.DataFrame], columns: Sequence[Column], empty: str,
           words: str = "", *, which: str = "newest", counted: str = "") -> Screen:  # fmt: skip
-    """Return a screen that is one list, at the address of its title; `counted` is where long ones come from."""
+    """Return a screen that is one list, at the address of its title; `counted` counts a long one."""
     path = title.lower().replace(" trail", "")
 
     def show(request: Request) -> View:
@@ -139,10 +139,16 @@ def lineage(request: Request) -> View:
         Column("target_id", "To id", "id", link=lambda r: address("/lineage", id=r["target_id"])),
         Column("created_at", "Recorded", "time"),
     )  # fmt: skip
-    cut = cut_of(request.store, links, _LINKS, "lineage_links")
+    cut = cut_of(request.store, links, _LINKS, "SELECT count(*) FROM lineage_links")
     table = table_of(request, links, columns, empty="No link was recorded.", name="lineage", cut=cut)
     graph = request.store.lineage.graph(asked, max_depth=3) if asked else None
-    values = {"table": table, "asked": asked, "graph": graph, "drawn": lineage_graph(graph) if graph else ""}
+    values = {
+        "table": table,
+        "boxes": BOXES,
+        "asked": asked,
+        "graph": graph,
+        "drawn": lineage_graph(graph) if graph else "",
+    }
     values["place"] = _thing({"object_kind": graph.root.kind, "object_id": graph.root.id}) if graph else ""
     return View("lineage.html", "Lineage", values, data={"links": links, "graph": graph}, table=table)
 
@@ -163,14 +169,15 @@ def retention(request: Request) -> View:
 
 SCREENS = (
     _list("Files", lambda s: s.files.list(limit=_MOST), _FILES, "No file was put here yet.",
-          which="first", counted="file_versions WHERE is_latest"),
+          which="first", counted="SELECT count(*) FROM file_versions WHERE is_latest"),
     Screen("/files/versions", versions),
     _list("Evaluations", _evaluations, _EVALUATIONS, "No evaluation was recorded yet.",
-          counted="evaluations"),
+          counted="SELECT count(*) FROM evaluations"),
     _list("Champions", lambda s: s.evaluations.champions(), _CHAMPIONS, "No champion was chosen yet."),
     Screen("/lineage", lineage, "Lineage"),
     _list("Audit trail", lambda s: s.audit.query(limit=_MOST, newest_first=True), _AUDIT, "Nothing was noted yet.",
-          "Newest first. Check the chain of hashes with: nirs-store audit verify", counted="audit_entries"),
+          "Newest first. Check the chain of hashes with: nirs-store audit verify",
+          counted="SELECT count(*) FROM audit_entries"),
     Screen("/retention", retention, "Retention"),
     _list("Backups", lambda s: s.backups.list(), _BACKUPS, "No backup was made yet: nirs-store backup create FOLDER"),
     _list("Trash", lambda s: s.trash.list(), _TRASH, "The trash is empty.",

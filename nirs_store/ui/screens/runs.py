@@ -28,7 +28,7 @@ def listing(request: Request) -> View:
     frame = request.store.list_runs(status, request.text("dataset") or None, limit=_MOST, tags=tag)
     frame = with_counts(request.store, frame)
     empty = "No run matches." if request.query else "No run was recorded yet."
-    cut = cut_of(request.store, frame, _MOST, "runs")
+    cut = cut_of(request.store, frame, _MOST, "SELECT count(*) FROM runs")
     table = table_of(request, frame, run_columns(), empty=empty, ticks="run_id", name="runs", cut=cut)
     more = {"table": table, "statuses": _STATUSES, "status": status or ""}
     return View("runs.html", "Runs", more, table=table, refresh=3)
@@ -145,7 +145,8 @@ def pipeline(request: Request) -> View:
     chains = store.get_chains_for_pipeline(found["pipeline_id"]).select(
         "chain_id", "preprocessings", "model_class"
     )
-    values = {"pipeline": found, "log": log, "figures": figures[:12], "chains": chains.to_dicts()}
+    values = {"pipeline": found, "log": log, "figures": figures[:12], "chains": chains.to_dicts(),
+              "undrawn": len(figures[12:])}  # fmt: skip
     data = found | {"chains": chains, "log": log}
     refresh = 2 if found["status"] == "running" else 0
     return View("pipeline.html", found["name"], values, data=data, table=log, refresh=refresh)

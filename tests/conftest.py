@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,22 @@ def store(folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
         yield opened
 
 
+@pytest.fixture(scope="module", params=["local", "memory"])
+def each_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The tests of a module run with blobs in the workspace's folder, and with blobs in memory."""
+    from memoryblobs import blobs_in_memory
+
+    with blobs_in_memory() if request.param == "memory" else nullcontext():
+        yield request.param
+
+
+@pytest.fixture
+def local_blobs(each_backend: str) -> None:
+    """For a test of such a module that looks at files, or lets other processes do so."""
+    if each_backend != "local":
+        pytest.skip("it looks at files")
+
+
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one: for tests of an order of steps, not of a disk."""
@@ -74,10 +91,12 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def crew() -> Iterator[Callable[..., Any]]:
+def crew(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Starts other processes, and ends those that a test left running."""
     from storekit import Child
 
+    if "each_backend" in request.fixturenames:
+        request.getfixturevalue("local_blobs")
     started: list[Child] = []
 
     def start(target: Callable[..., Any], *args: Any) -> Child:

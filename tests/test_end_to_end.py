@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from nirs_store import ChainBuilder, PipelineLibrary, WorkspaceStore, load_bundle, load_tecator, replay_chain
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,51 @@ def test_the_package_imports_itself_by_full_name() -> None:
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{path}:{node.lineno} is a relative import"
                 assert [alias.name for alias in node.names] != ["*"], f"{path}:{node.lineno} imports *"
+
+
+# Folders of artifacts that are not the workspace's (a source of nirs4all's, an exported manifest); and where the folders
+# of a workspace are named, made, and refused when they are links.
+APART = {"migration/artifacts.py", "artifacts/manifest.py", "db/layout.py"}
+
+
+def paths_of_artifacts(source: str) -> set[int]:
+    """Lines that join a path of an artifact, or go to the folders where blobs lie."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            parts = ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+            "Path",
+            "joinpath",
+            "join",
+        ):
+            parts = ", ".join(map(ast.unparse, node.args))
+        elif isinstance(node, ast.Attribute) and node.attr in ("artifacts", "aside"):
+            parts = "'aside'" if ast.unparse(node.value).endswith("layout") else ""
+        else:
+            continue
+        if re.search(r"(root|folder|path)\b.*(artifact_path|'artifacts['/])|'aside'", parts):
+            found.add(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "layout.root / row['artifact_path']", "root / 'artifacts' / 'ab'", "os.path.join(root, 'artifacts', name)",
+        "engine.layout.artifacts.rglob('*')", "self._layout.aside / name", "Path(root, known['artifact_path'])",
+        "(engine.layout.root / blob.artifact_path).stat()", "store.workspace_path / 'artifacts/ab'",
+    ],
+)  # fmt: skip
+def test_a_path_of_an_artifact_is_recognized(code: str) -> None:
+    assert paths_of_artifacts(code) == {1}
+
+
+def test_only_the_room_of_blobs_joins_paths_of_artifacts() -> None:
+    rooms = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+    found = {
+        name: lines
+        for name, source in rooms.items()
+        if not name.startswith("blobs/") and name not in APART and (lines := paths_of_artifacts(source))
+    }
+    assert found == {}

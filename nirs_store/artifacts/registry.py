@@ -28,6 +28,7 @@ from nirs_store.artifacts.types import (
     parse_chain,
 )
 from nirs_store.artifacts.view import View
+from nirs_store.blobs.backend import BLOBS, sizes
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.records import artifacts
 from nirs_store.records.artifacts import fetch_records, forget_inputs, known_record
@@ -670,8 +671,7 @@ class ArtifactRegistry(View):
         records = self.records()
         files: dict[str, int] = {record.blob_id: record.size_bytes for record in records}
         plan = plan_gc(self._engine)
-        folder = self._engine.layout.artifacts
-        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        there = sizes(self._engine.layout.blobs)
         return {
             "total_artifacts": len(records),
             "unique_files": len(files),
@@ -680,7 +680,7 @@ class ArtifactRegistry(View):
             "by_type": find.counted_by_type(records),
             "orphaned_count": len(plan.artifacts),
             "orphaned_size_bytes": plan.bytes,
-            "disk_usage_bytes": sum(sizes),
-            "disk_file_count": len(sizes),
-            "binaries_path": str(folder),
+            "disk_usage_bytes": sum(there),
+            "disk_file_count": len(there),
+            "binaries_path": self._engine.layout.blobs.address(BLOBS.rstrip("/")),
         }

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -39,9 +38,10 @@ from nirs_store.blobs.durable import (
     make_read_only,
     move_file,
     remove_file,
+    sync_file,
     write_error,
 )
-from nirs_store.blobs.store import check_suffix
+from nirs_store.blobs.store import blob_key, check_suffix
 from nirs_store.db.arrow_rows import Unfolds, read_rows, same_kind
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import decode_array, sweep_drafts, with_targets
@@ -651,10 +651,7 @@ def archive(
 
 
 def _check_target(engine: Engine, target: Path, overwrite: bool) -> None:
-    layout = engine.layout
-    real = target.parent.resolve() / target.name
-    root = layout.root.resolve()
-    if real.is_relative_to(root / layout.artifacts.name) or real.is_relative_to(root / layout.journal.name):
+    if engine.layout.holds(target.parent.resolve() / target.name):
         raise InvalidInput(
             f"path: {target} lies among the store's own files. Nothing was written; name another."
         )
@@ -1113,10 +1110,10 @@ def _placing(
             )
         # A stranger's path is never used; only the ending is taken over.
         suffix = check_suffix(Path(row["artifact_path"]).suffix)
-        relative = engine.blobs.relative_path(row["content_hash"], suffix) if known is None else known.path
+        relative = blob_key(row["content_hash"], suffix) if known is None else known.path
         row["artifact_path"] = relative
-        file = engine.layout.root / relative
-        if not (file.is_file() and file.stat().st_size == row["size_bytes"]):
+        there = engine.layout.blobs.stat(relative)
+        if there is None or there.size != row["size_bytes"]:
             needed[relative] = _Placed(row["content_hash"], relative, row["size_bytes"], known is None)
     moved = pa.Table.from_pylist(rows, schema=tables["blobs"].schema)
     return {**tables, "blobs": moved}, list(needed.values())
@@ -1133,46 +1130,36 @@ def _merge(
 ) -> RestoredArchive:
     """Blobs into place, then the rows; under the lease, so that no gc sees the one without the other."""
     placed: list[_Placed] = []
-    written: list[Path] = []
 
     def write(con: Connection) -> dict[str, int]:
         with_paths, needed = _placing(con, engine, tables)
-        often = Counter(each.content_hash for each in needed)
-        for each in needed:
-            often[each.content_hash] -= 1
-            target = _put(engine, folder, each, again=often[each.content_hash] > 0)
-            placed.append(each)
-            if each.is_new:
-                written.append(target)
+        placed.extend(needed)
+        _put(engine, folder, needed)
         return insert_rows(con, with_paths)
 
     try:
         added = access.transact(write)
     except BaseException:
         # The rows did not come; files that no row names would only be found by a check.
-        for file in written:
-            remove_file(file, missing_ok=True)
+        new = [each.relative for each in placed if each.is_new]
+        engine.layout.blobs.trash(new)
+        engine.layout.blobs.delete(new)
         raise
     return RestoredArchive(path, added, len(placed), sum(each.size for each in placed))
 
 
-def _put(engine: Engine, folder: Path, each: _Placed, *, again: bool) -> Path:
-    target = engine.blobs.resolve(each.relative)
-    ensure_dir(target.parent)
-    source = folder / each.content_hash
+def _put(engine: Engine, folder: Path, needed: Sequence[_Placed]) -> None:
+    files: dict[str, Path] = {}
     try:
-        if again:  # two artifacts have the same bytes under two endings
-            source = Path(shutil.copyfile(source, source.with_suffix(".copy")))
-            fd = os.open(source, os.O_RDWR)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        make_read_only(source)
-        move_file(source, target)
+        for each in needed:
+            source = folder / each.content_hash
+            if source in files.values():  # two artifacts have the same bytes under two endings
+                source = Path(shutil.copyfile(source, source.with_suffix(f".{len(files)}")))
+                sync_file(source)
+            make_read_only(source)
+            files[each.relative] = source
     except OSError as error:
-        if isinstance(error, NirsStoreError):
-            raise
-        raise write_error(target, error) from error
-    engine.blobs.forget(each.content_hash)
-    return target
+        raise write_error(folder, error) from error
+    engine.layout.blobs.put(files)
+    for each in needed:
+        engine.blobs.forget(each.content_hash)

@@ -27,10 +27,11 @@ from nirs_store.blobs.durable import (
     make_read_only,
     move_file,
     remove_file,
+    sync_file,
     write_error,
     write_file,
 )
-from nirs_store.blobs.store import resolve_inside
+from nirs_store.blobs.plain import resolve_inside
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
@@ -115,11 +116,7 @@ def copy_catalog(engine: Engine, access: Database, draft: Path) -> CatalogCopy:
             "space and call again."
         )
     shutil.copyfile(engine.layout.catalog, draft)
-    fd = os.open(draft, os.O_RDWR)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_file(draft)
     return found
 
 
@@ -548,7 +545,8 @@ def _bytes_of(manifest: Manifest) -> int:
 
 
 def _fill(source: BackupFolder, manifest: Manifest, draft: Path, progress: Progress | None) -> int:
-    for made in Layout(draft).folders:
+    layout = Layout(draft)
+    for made in layout.folders:
         ensure_dir(made)
     files = [(source.blob(file.sha256), file, True) for file in manifest.blobs]
     files += [(source.blob(file.sha256), file, False) for file in manifest.extras]
@@ -556,32 +554,32 @@ def _fill(source: BackupFolder, manifest: Manifest, draft: Path, progress: Progr
     total, done = _bytes_of(manifest), 0
     seen: set[str] = set()
     folders = {draft}
-    for origin, file, fixed in files:
-        try:
+    blobs: dict[str, Path] = {}
+    try:
+        for origin, file, is_blob in files:
             target = resolve_inside(draft, file.path)
-        except PathEscapes as error:
-            raise BackupInvalid(f"{source.root}: {error} Nothing was restored.") from error
-        if file.path in seen:
-            continue
-        seen.add(file.path)
-        if not origin.is_file():
-            raise BackupInvalid(
-                f"{origin} ({file.path}) is missing. Nothing was restored; use another backup."
-            )
-        ensure_dir(target.parent)
-        folders.add(target.parent)
-        shutil.copyfile(origin, target)
-        fd = os.open(target, os.O_RDWR)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        _check_file(target, file)
-        if fixed:
-            make_read_only(target)
-        done += file.size
-        if progress is not None:
-            progress(done, total)
+            if file.path in seen:
+                continue
+            seen.add(file.path)
+            if not origin.is_file():
+                raise BackupInvalid(
+                    f"{origin} ({file.path}) is missing. Nothing was restored; use another backup."
+                )
+            if is_blob:
+                target = blobs[file.path] = layout.blobs.scratch / str(len(blobs))
+            ensure_dir(target.parent)
+            folders.add(target.parent)
+            shutil.copyfile(origin, target)
+            sync_file(target)
+            _check_file(target, file)
+            if is_blob:
+                make_read_only(target)
+            done += file.size
+            if progress is not None:
+                progress(done, total)
+        layout.blobs.put(blobs)
+    except PathEscapes as error:
+        raise BackupInvalid(f"{source.root}: {error} Nothing was restored.") from error
     for each in folders:
         fsync_dir(each)
     return total
@@ -800,11 +798,7 @@ def _copy_files(
             draft = target.with_name(f"{digest}.{new_id()}.tmp")
             try:
                 shutil.copyfile(source, draft)
-                fd = os.open(draft, os.O_RDWR)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                sync_file(draft)
                 make_read_only(draft)
                 move_file(draft, target)
             finally:

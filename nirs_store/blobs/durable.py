@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Self
 
 from nirs_store.addresses import refuse_address
 from nirs_store.blobs.plain import share
@@ -25,6 +27,7 @@ from nirs_store.errors import InvalidInput, NirsStoreError, ReadOnlyStore, Write
 
 __all__ = [
     "Buffer",
+    "Draft",
     "ensure_dir",
     "fsync_dir",
     "make_read_only",
@@ -32,6 +35,7 @@ __all__ = [
     "move_files",
     "remove_file",
     "remove_files",
+    "sync_file",
     "write_error",
     "write_file",
 ]
@@ -112,6 +116,15 @@ def write_error(path: Path, exc: OSError) -> WriteFailed | ReadOnlyStore:
         )
     error.errno = exc.errno
     return error
+
+
+def sync_file(path: Path) -> None:
+    """Sync a file that was written by other means."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def fsync_dir(path: Path) -> None:
@@ -308,3 +321,116 @@ def _discard(temporary: Path) -> None:
     # The first error is what the caller must hear; a leftover in the folder of temporaries is swept later.
     with contextlib.suppress(OSError):
         _unlink(temporary)
+
+
+# -- A file in the making: bytes come in pieces, are hashed while they are written, and get their name last.
+
+_SYNC_EARLY = 1 << 26
+
+
+class Draft:
+    """An unfinished blob; has what writers of compressed streams ask of a file: `write`, `flush`, `tell`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"draft-{secrets.token_hex(12)}.tmp"
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._unsynced = 0
+        self._syncing: Future[None] | None = None
+        try:
+            self._descriptor: int | None = os.open(self.path, _CREATE, 0o444)
+            share(self._descriptor, folder)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes written so far."""
+        return self._hash.hexdigest()
+
+    # What file-like writers look for.
+    closed = False
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readable(self) -> bool:
+        """Return False."""
+        return False
+
+    def seekable(self) -> bool:
+        """Return False: the bytes are hashed in the order in which they come."""
+        return False
+
+    def flush(self) -> None:
+        """Do nothing: every piece is written at once."""
+
+    def tell(self) -> int:
+        """Give the bytes written."""
+        return self.size
+
+    def write(self, piece: Buffer) -> int:
+        """Append a piece."""
+        view = memoryview(piece).cast("B") if len(piece) else memoryview(b"")
+        self._hash.update(view)
+        return self._write(view)
+
+    def write_beside(self, piece: memoryview, pool: Executor) -> list[Future[Any]]:
+        """Append a piece in the background, hashed while it is written.
+
+        All of what is returned must have ended before the next piece, and its errors be raised.
+        """
+        pending: list[Future[Any]] = [pool.submit(self._hash.update, piece), pool.submit(self._write, piece)]
+        self._unsynced += piece.nbytes
+        if self._unsynced >= _SYNC_EARLY and hasattr(os, "fdatasync"):
+            # The disk works while the next pieces come; `finish` then has little left to wait for.
+            self._unsynced = 0
+            if self._syncing is not None:
+                pending.append(self._syncing)
+            self._syncing = pool.submit(os.fdatasync, self._open)
+        return pending
+
+    @property
+    def _open(self) -> int:
+        assert self._descriptor is not None
+        return self._descriptor
+
+    def _write(self, view: memoryview) -> int:
+        count = view.nbytes
+        try:
+            while view.nbytes:
+                view = view[os.write(self._open, view[:_PIECE]) :]
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.size += count
+        return count
+
+    def finish(self) -> Self:
+        """Sync and close the file; nothing can be written any more."""
+        syncing, self._syncing = self._syncing, None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            try:
+                try:
+                    if syncing is not None:  # its error is the system's only word about these pieces
+                        syncing.result()
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise write_error(self.path, error) from error
+        return self
+
+    def discard(self) -> None:
+        """Remove the file, if it is still there."""
+        if self._syncing is not None:
+            # It must not meet another file under its number.
+            self._syncing.exception()
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        # A leftover is swept later; what led here is what the caller must hear.
+        with contextlib.suppress(NirsStoreError):
+            remove_file(self.path, missing_ok=True)

@@ -1,4 +1,4 @@
-"""Opening files in a folder that others may write to: regular files only, and never through a link.
+"""Opening files in a folder that others may write to: regular files only, and never out of the folder.
 
 A workspace may come from a stranger, or lie where a whole group may write. A link in the place of a file would send
 what is written there to a file of the user's; a pipe would keep whoever opens it waiting for ever.
@@ -8,11 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import stat
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
-__all__ = ["open_plain", "read_plain", "replace_plain", "share", "stat_plain", "touch_plain"]
+from nirs_store.errors import PathEscapes
+
+__all__ = [
+    "Identity",
+    "blob_inside",
+    "hash_file",
+    "identity_of",
+    "open_plain",
+    "read_plain",
+    "replace_plain",
+    "resolve_inside",
+    "share",
+    "stat_plain",
+    "touch_plain",
+]
 
 _WINDOWS = os.name == "nt"
 _FLAGS = (
@@ -123,3 +140,98 @@ def share(place: int | Path, folder: Path) -> None:
     if wanted & ~found.st_mode:
         with contextlib.suppress(OSError):
             os.chmod(place, stat.S_IMODE(found.st_mode) | wanted)
+
+
+# -- What tells one state of a file from another.
+
+# Modification time in ns, size, inode: a file for which these did not change was not written to.
+Identity = tuple[int, int, int]
+
+
+def identity_of(found: os.stat_result) -> Identity:
+    """Take from a stat what tells one state of a file from another."""
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def hash_file(path: Path) -> str:
+    """Hash a regular file; where links lead was settled when the path was resolved."""
+    with os.fdopen(open_plain(path, os.O_RDONLY, follow=True), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- The guard that keeps every stored path inside its workspace.
+
+# A user may register files anywhere else in the workspace; artifacts/ is where the store puts its own.
+_MACHINERY = re.compile(r"(journal|store\.duckdb.*)$", re.IGNORECASE)
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def blob_inside(root: Path, relative: str) -> Path:
+    """Join the stored path of a blob to its workspace: every path that a row or a file's name gives comes by
+    here.
+    """
+    path = resolve_inside(root, relative)
+    names: Sequence[str] = relative.split("/")
+    if not _is_plain(root, names):
+        # A link, or a part that says nothing: what counts is where it leads.
+        names = Path(os.path.realpath(path)).relative_to(os.path.realpath(root)).parts
+    if _MACHINERY.match(names[0]):
+        raise PathEscapes(
+            f"The path {relative!r} names a part of the workspace {root} itself, where no artifact is kept. Nothing "
+            "was touched."
+        )
+    return path
+
+
+def resolve_inside(root: Path, relative: str | PurePath) -> Path:
+    """Join a stored path to its workspace, or refuse."""
+    text = relative.as_posix() if isinstance(relative, PurePath) else str(relative)
+    reason = _objection(text)
+    if reason is None:
+        path = root.joinpath(*text.split("/"))
+        if _is_plain(root, text.split("/")):
+            return path
+        inside = Path(os.path.realpath(root))
+        real = Path(os.path.realpath(path))
+        if real != inside and real.is_relative_to(inside):
+            return path
+        reason = f"it leads to {real}"
+    raise PathEscapes(
+        f"The path {text!r} does not stay inside the workspace {root}: {reason}. Nothing was touched."
+    )
+
+
+def _is_plain(root: Path, names: Sequence[str]) -> bool:
+    """Tell that nothing between the workspace and the file is a link, which settles it in three looks."""
+    place = os.fspath(root)
+    for name in names:
+        if name in ("", "."):
+            return False
+        place = os.path.join(place, name)
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            return True  # what comes below is not there either
+        except OSError:
+            return False
+        # On Windows junctions lead elsewhere, too; they are reparse points, like links.
+        if stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", None):
+            return False
+    return True
+
+
+def _objection(text: str) -> str | None:
+    if not text:
+        return "it is empty"
+    if "\0" in text:
+        return "it holds a NUL"
+    if "\\" in text:
+        # A separator on Windows and a plain character elsewhere: a stored path must mean the same everywhere.
+        return "it holds a backslash; write '/'"
+    if text.startswith("/"):
+        return "it is absolute"
+    if _DRIVE.match(text) or (os.name == "nt" and ":" in text):
+        return "it names a drive or a stream"
+    if ".." in text.split("/"):
+        return "it climbs with '..'"
+    return None

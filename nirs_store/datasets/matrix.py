@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from nirs_store.blobs.store import Draft
+from nirs_store.blobs.durable import Draft
 from nirs_store.errors import BlobCorrupt, InvalidInput
 from nirs_store.ids import spectrum_hashes
 

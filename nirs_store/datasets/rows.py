@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.blobs.store import Draft
+from nirs_store.blobs.durable import Draft
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine

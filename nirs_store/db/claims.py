@@ -10,18 +10,17 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import duckdb
 
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, remove_files, write_error
-from nirs_store.blobs.plain import read_plain, stat_plain
-from nirs_store.blobs.store import aside_name, blob_inside
+from nirs_store.blobs.backend import BlobBackend
+from nirs_store.blobs.durable import write_error
+from nirs_store.blobs.plain import read_plain
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import open_lock_file, try_lock, unlock
-from nirs_store.errors import PathEscapes, ReadOnlyStore, StoreClosed
+from nirs_store.errors import ReadOnlyStore, StoreClosed
 
 # How the system, and `open_plain`, say that something else is in the place of a file.
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENXIO)
@@ -188,77 +187,24 @@ def read_claims(layout: Layout, *, remove_dead: bool) -> set[str]:
     return claimed
 
 
-# -- Blobs that a gc has set aside: putting them back, or removing them, by what the catalog says.
+# -- Blobs that a gc has put into the trash: put back, or removed, by what the catalog says.
 
 
-def aside_files(layout: Layout) -> list[str]:
-    """Relative paths of the blobs that are set aside; what else lies there is left alone."""
-    try:
-        names = os.listdir(layout.aside)
-    except FileNotFoundError:
-        return []
-    return sorted(unquote(name) for name in names if _is_aside(layout, name))
-
-
-def strays_aside(layout: Layout) -> list[str]:
-    """Names of what lies among the blobs that are set aside and is none: no gc has put it there."""
-    try:
-        return sorted(name for name in os.listdir(layout.aside) if not _is_aside(layout, name))
-    except FileNotFoundError:
-        return []
-
-
-def _is_aside(layout: Layout, name: str) -> bool:
-    relative = unquote(name)
-    try:
-        blob_inside(layout.root, relative)
-        stat_plain(layout.aside / name)
-    except (PathEscapes, OSError):
-        return False
-    return aside_name(relative) == name
-
-
-def move_aside(layout: Layout, relative_paths: Iterable[str]) -> None:
-    """Set blobs aside; one that is gone already is passed over."""
-    root, aside = str(layout.root), str(layout.aside)
-    try:
-        for relative in relative_paths:
-            blob_inside(layout.root, relative)
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(os.path.join(root, relative), os.path.join(aside, aside_name(relative)))
-        fsync_dir(layout.aside)
-    except OSError as error:
-        raise write_error(layout.aside, error) from error
-
-
-def settle_aside(con: duckdb.DuckDBPyConnection, layout: Layout, claimed: set[str]) -> tuple[int, int]:
-    """Put back what a row names or somebody claims, and remove the rest; returns its files and bytes.
+def settle_trash(con: duckdb.DuckDBPyConnection, blobs: BlobBackend, claimed: set[str]) -> tuple[int, int]:
+    """Put back what a row names or somebody claims, and delete the rest; returns its objects and bytes.
 
     The claims were read before the journal was last applied, the lease is held alone.
     """
-    paths = aside_files(layout)
-    if not paths:
+    keys = set(blobs.list("", trashed=True))
+    if not keys:
         return 0, 0
-    named = {
+    kept = {
         str(row[0])
         for row in con.execute(
-            "SELECT artifact_path FROM blobs WHERE artifact_path IN (SELECT unnest(?))", [paths]
+            "SELECT artifact_path FROM blobs WHERE artifact_path IN (SELECT unnest(?))", [sorted(keys)]
         ).fetchall()
     }
-    aside, doomed = layout.aside, []
-    for relative in paths:
-        waiting = aside / aside_name(relative)
-        digest = relative.rsplit("/", 1)[-1].split(".", 1)[0]
-        if relative not in named and digest not in claimed and relative not in claimed:
-            doomed.append(waiting)
-            continue
-        target = blob_inside(layout.root, relative)
-        ensure_dir(target.parent, shared=True)
-        if target.exists():
-            # Written again by a save that came after the rename.
-            remove_file(waiting, missing_ok=True)
-        else:
-            move_file(waiting, target)
-    removed = remove_files(doomed)
-    fsync_dir(aside)
-    return removed
+    kept |= {key for key in keys if key in claimed or key.rsplit("/", 1)[-1].split(".", 1)[0] in claimed}
+    if kept:
+        blobs.restore(sorted(kept))
+    return blobs.delete(sorted(keys - kept))

@@ -22,7 +22,7 @@ import msgspec
 from nirs_store.blobs.durable import write_error
 from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
 from nirs_store.db.change_count import ChangeCount
-from nirs_store.db.claims import aside_files, read_claims, settle_aside
+from nirs_store.db.claims import read_claims, settle_trash
 from nirs_store.db.compact import Checkpoint, compact
 from nirs_store.db.connection import CatalogLocked, Instance, Options, create_catalog, schema_version
 from nirs_store.db.interrupts import interruptible, is_interrupt
@@ -441,11 +441,11 @@ class Database:
             self._lease.acquire(exclusive=True, timeout=_left(deadline))
         give_back(self._layout)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
-        unsettled = not self.sweeping and bool(aside_files(self._layout))
+        unsettled = not self.sweeping and any(True for _ in self._layout.blobs.list("", trashed=True))
         claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
         con = self._apply(deadline, at_most=None if unsettled else at_most, tidying=unsettled)
         if unsettled:
-            self._run(lambda con: settle_aside(con, self._layout, claimed), con)
+            self._run(lambda con: settle_trash(con, self._layout.blobs, claimed), con)
         return con
 
     def _give_up(self) -> None:

@@ -19,7 +19,9 @@ from typing import Any
 import msgspec
 
 from nirs_store.addresses import refuse_address
+from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file
+from nirs_store.blobs.local import LocalFolder
 from nirs_store.blobs.plain import replace_plain, share
 from nirs_store.errors import CatalogDamaged, InvalidInput, PathEscapes, ReadOnlyStore
 from nirs_store.lazy import hold_while_forking
@@ -202,8 +204,13 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def artifacts(self) -> Path:
-        """Blobs, sharded by the first two characters of their hash."""
+        """The folder of blobs, which only `blobs` looks into."""
         return self.root / "artifacts"
+
+    @cached_property
+    def blobs(self) -> BlobBackend:
+        """Where the blobs lie: here a backend is chosen, and nowhere else."""
+        return LocalFolder(self.root, trash=self.aside, scratch=self.tmp)
 
     @cached_property
     def journal(self) -> Path:
@@ -227,7 +234,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def aside(self) -> Path:
-        """Blobs that a gc is deciding about."""
+        """The folder of blobs that a gc is deciding about, which only `blobs` looks into."""
         return self.journal / "aside"
 
     @cached_property
@@ -274,6 +281,11 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     def audit_head(self) -> Path:
         """The last entry of the audit trail that was handed out; a check expects it in the catalog."""
         return self.journal / "audit-head.json"
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a path without links lies among the store's own files."""
+        root = self.root.resolve()
+        return any(path.is_relative_to(root / own.name) for own in (self.artifacts, self.journal))
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:

@@ -145,7 +145,7 @@ class Engine:
         self.known = KnownIds()
         self.journal = Journal(layout)
         self.workspace_settings = SettingsMirror(layout)
-        self.blobs = BlobStore(layout.root, layout.artifacts, layout.aside, layout.tmp)
+        self.blobs = BlobStore(layout.blobs)
         self._closed = False
         self._gone = False
         self._close_lock = threading.RLock()  # a signal handler may close in the middle of closing

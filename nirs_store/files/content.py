@@ -25,7 +25,8 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from nirs_store.addresses import user_path
-from nirs_store.blobs.store import BlobStore, Draft
+from nirs_store.blobs.durable import Draft
+from nirs_store.blobs.store import BlobStore
 from nirs_store.errors import InvalidInput, SourceMissing, quoted
 from nirs_store.files.names import file_ending, is_text
 from nirs_store.lazy import polars as pl

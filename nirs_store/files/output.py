@@ -22,7 +22,7 @@ import msgspec
 import pyarrow as pa
 
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
-from nirs_store.blobs.store import Identity, hash_file, identity_of
+from nirs_store.blobs.plain import Identity, hash_file, identity_of
 from nirs_store.db.session import Engine
 from nirs_store.errors import BlobCorrupt, InvalidInput, NirsStoreError
 from nirs_store.files.content import (
@@ -91,7 +91,7 @@ def open_stream(engine: Engine, row: Row, mode: str, encoding: str | None) -> IO
         )
     if row["kind"] in ("metadata", "folder"):
         raise InvalidInput(f"{row['name']!r} is not a single file ({row['kind']}) and cannot be opened.")
-    raw: IO[bytes] = _verified_blob(engine, row).open("rb")
+    raw: IO[bytes] = _blob_of(engine, row, verified=True).open("rb")
     if row["compression"] != "none":
         raw = io.BufferedReader(_Decompressed(raw, row["compression"]), PIECE)
     return raw if mode == "rb" else io.TextIOWrapper(raw, encoding or "utf-8")
@@ -341,7 +341,7 @@ def copy_of(engine: Engine, row: Row) -> Path:
     if row["kind"] == "metadata":
         raise InvalidInput(f"{row['name']!r} has metadata only, no file.")
     if row["kind"] != "folder" and row["compression"] == "none":
-        return _verified_blob(engine, row)
+        return _blob_of(engine, row, verified=True)
     target = placed(_copies(engine) / str(row["content_hash"]), PurePosixPath(row["name"]).name)
     if not _fits(target, row):
         _make_copy(engine, row, target)
@@ -376,7 +376,7 @@ def _fits(target: Path, row: Row) -> bool:
         state = tuple((name, identity_of(file.path.stat())) for name, file in files), empty
         if _fitting.get(target) == state:
             return True
-        hashes = [(name, hash_file(file.path)[0]) for name, file in files]
+        hashes = [(name, hash_file(file.path)) for name, file in files]
     except (InvalidInput, OSError):
         # Not there, something that is never stored, or not to be read.
         return False
@@ -435,20 +435,11 @@ def _remove(path: Path) -> None:
 # -- checking ------------------------------------------------------------------------------------
 
 
-def _blob_of(engine: Engine, row: Row) -> Path:
+def _blob_of(engine: Engine, row: Row, *, verified: bool = False) -> Path:
+    """Return a path of the blob, on request compared with its hash now or before in this process."""
     if row["artifact_id"] is None:
         raise InvalidInput(f"{row['name']!r} v{row['version']} has no content ({row['status']}).")
-    return artifacts.artifact_path(engine, row["artifact_id"])
-
-
-def _verified_blob(engine: Engine, row: Row) -> Path:
-    """Return the path of the blob, compared with its hash now or before in this process."""
-    path = _blob_of(engine, row)
-    try:
-        relative = path.relative_to(engine.layout.root).as_posix()
-    except ValueError:  # set aside by a gc that is deciding
-        relative = path.as_posix()
-    return engine.blobs.verified_path(relative, row["artifact_id"])
+    return artifacts.artifact_path(engine, row["artifact_id"], verified=verified)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from nirs_store.blobs.durable import ensure_dir, write_file
-from nirs_store.blobs.store import resolve_inside
+from nirs_store.blobs.plain import resolve_inside
 from nirs_store.errors import InvalidInput, TemplateExists, TemplateNotFound, nearest
 from nirs_store.ids import utcnow
 from nirs_store.library.template import Template, check_name, nfc, read_template, same_name, template_bytes

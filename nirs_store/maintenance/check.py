@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,14 +19,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import duckdb
 import pyarrow as pa
 
+from nirs_store.blobs.backend import BLOBS, BlobBackend, hash_blob, stat_blob
 from nirs_store.blobs.plain import read_plain
-from nirs_store.blobs.store import aside_name, blob_inside, check_hash, hash_file
+from nirs_store.blobs.store import is_blob_key
 from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.db.apply import DRAGS, OWNERS, applied_ids
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
 from nirs_store.db.change_count import LOST, ChangeCount
-from nirs_store.db.claims import aside_files, living, read_claims, strays_aside
+from nirs_store.db.claims import living, read_claims
 from nirs_store.db.connection import Options
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
@@ -51,7 +51,6 @@ from nirs_store.db.sql import number
 from nirs_store.errors import (
     CatalogDamaged,
     ForeignCatalog,
-    InvalidInput,
     NirsStoreError,
     NotAWorkspace,
     PathEscapes,
@@ -83,7 +82,6 @@ __all__ = [
     "examine",
     "expected_files",
     "hash_files",
-    "is_blob_name",
     "is_old",
     "look_around",
     "look_at",
@@ -842,9 +840,13 @@ def look_around(layout: Layout) -> Surroundings:
     """Look at everything beside the catalog. The lease is held, so nobody applies or collects meanwhile."""
     seen = Surroundings()
     # A gc that is deciding holds the lease alone; what is aside now was left by one that died.
-    seen.aside = set(aside_files(layout))
-    seen.aside_strays = strays_aside(layout)
-    seen.files, seen.others = _blob_files(layout)
+    seen.aside = set(layout.blobs.list("", trashed=True))
+    seen.files = set(layout.blobs.list(BLOBS))
+    for stray in layout.blobs.strays():
+        if stray.startswith(BLOBS):
+            seen.others.add(stray)
+        else:
+            seen.aside_strays.append(stray.rsplit("/", 1)[-1])
     seen.alive = set(living(layout))
     seen.claimed = read_claims(layout, remove_dead=False)
     seen.dead_claims = [f"journal/claims/{name}" for name in _names(layout.claims) if name not in seen.alive]
@@ -863,13 +865,10 @@ def read_segment(entry: Entry) -> Segment:
         raise SegmentDamaged(f"it cannot be read: {error.strerror or error}") from error
 
 
-def is_old(path: Path, now: float) -> bool:
-    """Whether a regular file was last written more than an hour ago."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and now - found.st_mtime > LEFTOVER_AGE
+def is_old(blobs: BlobBackend, key: str, now: float) -> bool:
+    """Whether a blob was last written more than an hour ago."""
+    found = blobs.stat(key)
+    return found is not None and now - found.modified > LEFTOVER_AGE
 
 
 def _read_commits(layout: Layout, seen: Surroundings) -> None:
@@ -893,21 +892,6 @@ def _read_commits(layout: Layout, seen: Surroundings) -> None:
     known = {entry.path.name for entry in entries}
     # Numbers above the highest seen belong to commits that came while we looked.
     seen.strays = [n for n in _names(layout.segments) if n not in known and not is_commit_name(n)]
-
-
-def _blob_files(layout: Layout) -> tuple[set[str], set[str]]:
-    files: set[str] = set()
-    others: set[str] = set()
-    for folder, _, names in os.walk(layout.artifacts):
-        for name in names:
-            path = Path(folder, name)
-            relative = path.relative_to(layout.root).as_posix()
-            try:
-                regular = stat.S_ISREG(os.lstat(path).st_mode)
-            except FileNotFoundError:
-                continue
-            (files if regular else others).add(relative)
-    return files, others
 
 
 def _names(folder: Path) -> list[str]:
@@ -1251,7 +1235,7 @@ def expected_files(
         return [
             Expected(stem_of(path), path, stem_of(path), None, ())
             for path in sorted(seen.files | seen.aside)
-            if is_blob_name(path)
+            if is_blob_key(path)
         ]
     return [
         Expected(b.artifact_id, b.path, b.content_hash, b.size, tuple(needed_by.get(b.artifact_id, ())))
@@ -1259,22 +1243,20 @@ def expected_files(
     ]
 
 
-def look_at(layout: Layout, expected: Iterable[Expected]) -> tuple[list[Finding], list[Expected]]:
+def look_at(blobs: BlobBackend, expected: Iterable[Expected]) -> tuple[list[Finding], list[Expected]]:
     """Look whether files are there and have their size, without reading them."""
     findings: list[Finding] = []
     present: list[Expected] = []
     for file in expected:
         try:
-            place = _place(layout, file.path)
+            there = stat_blob(blobs, file.path)
         except PathEscapes as error:
             findings.append(file.finding("blob_path", str(error), "Bring store.duckdb back from a backup."))
             continue
-        if place is None:
+        if there is None:
             findings.append(file.finding("blob_missing", "the file is gone.", _BRING_BACK))
-            continue
-        size = os.path.getsize(place)
-        if file.size is not None and size != file.size:
-            message = f"expected {file.size:,} bytes, found {size:,}."
+        elif file.size is not None and there.size != file.size:
+            message = f"expected {file.size:,} bytes, found {there.size:,}."
             findings.append(file.finding("blob_size", message, _HEAL))
         else:
             present.append(file)
@@ -1282,7 +1264,7 @@ def look_at(layout: Layout, expected: Iterable[Expected]) -> tuple[list[Finding]
 
 
 def hash_files(
-    layout: Layout, expected: Sequence[Expected], progress: Progress | None = None
+    blobs: BlobBackend, expected: Sequence[Expected], progress: Progress | None = None
 ) -> list[tuple[Expected, Finding]]:
     """Read files whole and compare their hashes; gives those that do not fit, or cannot be read."""
     bad: list[tuple[Expected, Finding]] = []
@@ -1291,7 +1273,7 @@ def hash_files(
     digests: dict[str, str | OSError | None] = {}
     for file in expected:
         if file.path not in digests:
-            digests[file.path] = _digest(layout, file.path)
+            digests[file.path] = _digest(blobs, file.path)
             done += sizes[file.path]
             if progress is not None:
                 progress(done, total)
@@ -1315,7 +1297,7 @@ def hash_files(
 
 
 def unknown_files(
-    layout: Layout, blobs: Sequence[BlobRow], seen: Surroundings, *, besides: set[str]
+    backend: BlobBackend, blobs: Sequence[BlobRow], seen: Surroundings, *, besides: set[str]
 ) -> list[Finding]:
     """Files among the blobs that no row names and no living store is saving, besides those named otherwise."""
     named = {blob.path for blob in blobs} | besides
@@ -1327,48 +1309,26 @@ def unknown_files(
     for path in sorted((seen.files | seen.aside) - named):
         if path in seen.claimed or stem_of(path) in seen.claimed:
             continue
-        place = _place(layout, path)
-        if place is None:
+        there = stat_blob(backend, path)
+        if there is None:
             continue
-        size = os.path.getsize(place)
-        if is_blob_name(path):
-            message = f"a blob of {size:,} bytes that no row names."
+        if is_blob_key(path):
+            message = f"a blob of {there.size:,} bytes that no row names."
             remedy = "`nirs-store repair` moves it to quarantine/ when it is older than an hour."
             findings.append(Finding("blob_orphan", "warning", path, message, (), remedy, (path,)))
         else:
-            findings.append(_unknown(path, f"an unknown file of {size:,} bytes, left alone."))
+            findings.append(_unknown(path, f"an unknown file of {there.size:,} bytes, left alone."))
     findings += [_unknown(path, "not a regular file, left alone.") for path in sorted(seen.others)]
     return findings
-
-
-def is_blob_name(path: str) -> bool:
-    """Whether a path has the form ``artifacts/ab/ab12….suffix``."""
-    parts = path.split("/")
-    try:
-        check_hash(stem_of(path))
-    except InvalidInput:
-        return False
-    return len(parts) == 3 and parts[0] == "artifacts" and parts[1] == parts[2][:2]
 
 
 def _unknown(path: str, message: str) -> Finding:
     return Finding("unknown_file", "info", path, message)
 
 
-def _place(layout: Layout, relative: str) -> Path | None:
-    """Where a file is: in its own place, or set aside by a gc."""
-    for place in (blob_inside(layout.root, relative), layout.aside / aside_name(relative)):
-        if place.is_file():
-            return place
-    return None
-
-
-def _digest(layout: Layout, relative: str) -> str | OSError | None:
-    place = _place(layout, relative)
-    if place is None:
-        return None
+def _digest(blobs: BlobBackend, key: str) -> str | OSError | None:
     try:
-        return hash_file(place)[0]
+        return hash_blob(blobs, key)[0]
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -1426,12 +1386,12 @@ def check(
             structure = interruptible(con, lambda con: _look_into(con, layout, seen, read_data=read_data))
         findings += structure.findings
         if structure.blobs is not None:
-            findings += unknown_files(layout, structure.blobs, seen, besides=structure.restorable)
+            findings += unknown_files(layout.blobs, structure.blobs, seen, besides=structure.restorable)
         expected = expected_files(structure.blobs, structure.needed_by, seen)
-        wrong, present = look_at(layout, expected)
+        wrong, present = look_at(layout.blobs, expected)
         findings += wrong
     if read_data:
-        suspects = [file for file, _ in hash_files(layout, present, progress)]
+        suspects = [file for file, _ in hash_files(layout.blobs, present, progress)]
         findings += _look_again(access, layout, suspects, timeout) if suspects else []
     counts = structure.counts | {
         "files": len(seen.files),
@@ -1539,7 +1499,7 @@ def _read(con: Connection, seen: Surroundings, inspection: Inspection, found: St
 def _look_again(access: Database, layout: Layout, suspects: list[Expected], timeout: float) -> list[Finding]:
     """Keep what is still bad now: a gc may have removed the rest meanwhile, or a save healed it."""
     with access.inspecting(timeout=timeout) as connect:
-        bad = hash_files(layout, suspects)
+        bad = hash_files(layout.blobs, suspects)
         try:
             rows = Inspection(connect(), look_around(layout).segments).blobs()
         except (CatalogDamaged, ForeignCatalog, SchemaTooNew, WriteFailed):

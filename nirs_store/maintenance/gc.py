@@ -6,15 +6,15 @@ reported and never deleted.
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nirs_store.blobs.store import blob_inside
+from nirs_store.blobs.backend import BLOBS, sizes
 from nirs_store.db.changes import delete_pipelines
-from nirs_store.db.claims import aside_files, move_aside, read_claims, settle_aside
+from nirs_store.db.claims import read_claims, settle_trash
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.session import Engine
@@ -485,7 +485,7 @@ def _collect(
 
     plan = access.transact(first)
     if plan.files:
-        move_aside(engine.layout, plan.files)
+        engine.layout.blobs.trash(plan.files)
     # The order matters: files aside, then the claims, then (in transact) the journal.
     claimed = read_claims(engine.layout, remove_dead=True)
 
@@ -509,7 +509,7 @@ def _collect(
         engine.blobs.forget(artifact_id)
     if not plan.files:
         return GcResult(0, 0, plan)
-    files, size = access.settle(lambda con: settle_aside(con, engine.layout, claimed))
+    files, size = access.settle(lambda con: settle_trash(con, engine.layout.blobs, claimed))
     return GcResult(files, size, plan)
 
 
@@ -528,61 +528,30 @@ def _plan(
     candidates = unreferenced(con, expired, only)
     gone = {candidate.artifact_id for candidate in candidates}
     by_path = all_paths(con)
-    # A row that names something else than a blob of this workspace goes; what it names is not touched.
-    files = sorted(
-        {
-            c.artifact_path
-            for c in candidates
-            if gone.issuperset(by_path[c.artifact_path]) and _is_blob(engine.layout.root, c.artifact_path)
-        }
-    )
-    size = sum(_size(engine.layout.root, path) for path in files)
+    files: dict[str, int] = {}
+    for path in sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])}):
+        # A row that names something else than a blob of this workspace goes; what it names is not touched.
+        with contextlib.suppress(PathEscapes):
+            found = engine.layout.blobs.stat(path)
+            files[path] = 0 if found is None else found.size
     count, array_bytes = (0, 0) if only is not None else unused_arrays(con, due)
-    unknown = () if only is not None else tuple(sorted(_blob_files(engine) - by_path.keys()))
+    unknown = () if only is not None else tuple(sorted(_blobs_there(engine) - by_path.keys()))
+    freed = sum(files.values())
     return GcPlan(
-        tuple(candidates), tuple(files), size, tuple(expired), count, array_bytes, unknown, tuple(due)
+        tuple(candidates), tuple(files), freed, tuple(expired), count, array_bytes, unknown, tuple(due)
     )
 
 
-def _is_blob(root: Path, relative: str) -> bool:
-    try:
-        blob_inside(root, relative)
-    except PathEscapes:
-        return False
-    return True
-
-
-def _size(root: Path, relative: str) -> int:
-    try:
-        return os.stat(os.path.join(root, relative)).st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _blob_files(engine: Engine) -> set[str]:
-    artifacts = engine.layout.artifacts
-    found = set(aside_files(engine.layout))
-    folders = [(str(artifacts), artifacts.relative_to(engine.layout.root).as_posix())]
-    # A path object a file, or a question to the system, takes several times as long as listing the folders does.
-    while folders:
-        folder, inside = folders.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except OSError:
-            continue  # it is gone, or nobody's to read
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append((entry.path, f"{inside}/{entry.name}"))
-            elif entry.is_file():
-                found.add(f"{inside}/{entry.name}")
-    return found
+def _blobs_there(engine: Engine) -> set[str]:
+    blobs = engine.layout.blobs
+    return {*blobs.list(BLOBS), *blobs.list("", trashed=True)}
 
 
 # -- The storage report: where a workspace's bytes are, and what keeps them.
 
 
-# What lies in a workspace beside the catalog's file; anything else is the user's own.
-_FOLDERS = ("artifacts", "journal", "quarantine", "exports", "library")
+# What lies in a workspace beside the catalog's file and the blobs; anything else is the user's own.
+_FOLDERS = ("journal", "quarantine", "exports", "library")
 
 
 @dataclass(frozen=True)
@@ -625,6 +594,7 @@ def storage_report(engine: Engine, *, runs: int = 10, grace_seconds: float = GRA
     plan = plan_gc(engine, grace_seconds=grace_seconds)
     root = engine.layout.root
     files = {"catalog": sum(_size_storage(path) for path in (engine.layout.catalog, engine.layout.wal))}
+    files["artifacts"] = sum(sizes(engine.layout.blobs))
     files |= {name: sum(map(_size_storage, (root / name).rglob("*"))) for name in _FOLDERS}
     free = plan.bytes + plan.unused_array_bytes
     return StorageReport(files, kinds, largest, free, len(plan.unknown_files), entries, kept)

@@ -6,7 +6,6 @@ does no harm.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -19,9 +18,19 @@ from typing import Any
 
 import duckdb
 
-from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file, remove_file, write_error, write_file
-from nirs_store.blobs.store import aside_name, blob_inside, hash_file, resolve_inside
-from nirs_store.db.claims import living, move_aside, read_claims
+from nirs_store.blobs.backend import BlobBackend, hash_blob
+from nirs_store.blobs.durable import (
+    ensure_dir,
+    fsync_dir,
+    move_file,
+    remove_file,
+    sync_file,
+    write_error,
+    write_file,
+)
+from nirs_store.blobs.plain import resolve_inside
+from nirs_store.blobs.store import is_blob_key
+from nirs_store.db.claims import living, read_claims
 from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
@@ -38,7 +47,6 @@ from nirs_store.maintenance.check import (
     Finding,
     Progress,
     check,
-    is_blob_name,
     is_old,
     read_segment,
     reader_of,
@@ -143,22 +151,21 @@ def move_blobs(access: Database, layout: Layout, bad: Sequence[str], orphans: Se
 
     Called inside `Database.exclusive`, with `access.sweeping` set.
     """
-    there = [path for path in (*bad, *orphans) if blob_inside(layout.root, path).is_file()]
-    copies = {path: keep(layout, layout.root / path) for path in there}
-    move_aside(layout, there)
+    blobs = layout.blobs
+    there = [path for path in (*bad, *orphans) if blobs.stat(path) is not None]
+    if not there:
+        return []
+    copies = {path: keep(layout, blobs.path(path)) for path in there}
+    blobs.trash(there)
     # As in a gc: files aside, then the claims, then (in transact) the journal.
     claimed = read_claims(layout, remove_dead=True)
     named = access.transact(_named)
-    moved = []
-    for path in there:
-        if _is_bad(layout, path) if path in bad else _is_orphan(path, named, claimed):
-            remove_file(layout.aside / aside_name(path), missing_ok=True)
-            moved.append(path)
-        else:
-            _put_back(layout, path)
-            remove_file(copies[path], missing_ok=True)
-    if there:
-        fsync_dir(layout.aside)
+    moved = [p for p in there if (_is_bad(blobs, p) if p in bad else _is_orphan(p, named, claimed))]
+    blobs.delete(moved)
+    good = [path for path in there if path not in moved]
+    blobs.restore(good)
+    for path in good:
+        remove_file(copies[path], missing_ok=True)
     return moved
 
 
@@ -204,23 +211,13 @@ def _is_orphan(path: str, named: set[str], claimed: set[str]) -> bool:
     return not (path in named or path in claimed or stem_of(path) in claimed)
 
 
-def _is_bad(layout: Layout, path: str) -> bool:
+def _is_bad(blobs: BlobBackend, path: str) -> bool:
     try:
-        return hash_file(layout.aside / aside_name(path))[0] != stem_of(path)
+        return hash_blob(blobs, path, trashed=True)[0] != stem_of(path)
     except FileNotFoundError:
         return False
     except OSError:
         return True
-
-
-def _put_back(layout: Layout, path: str) -> None:
-    waiting, target = layout.aside / aside_name(path), layout.root / path
-    if target.exists():
-        # Written again by a save that came after the rename.
-        remove_file(waiting, missing_ok=True)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            move_file(waiting, target)
 
 
 # -- Putting the copy that a migration kept in the place of a catalog that cannot be read.
@@ -254,11 +251,7 @@ def _exchange(layout: Layout, copy: Path) -> None:
     draft = layout.tmp / f"catalog-{new_id()}.duckdb"
     try:
         shutil.copyfile(copy, draft)
-        fd = os.open(draft, os.O_RDWR)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_file(draft)
         # The log belongs to the old file and would be replayed into the new one: it goes first.
         for old in (layout.wal, layout.catalog):
             if old.exists():
@@ -405,9 +398,9 @@ def make_plan(layout: Layout, report: CheckReport, *, restore_catalog: bool) -> 
     restorable = {
         finding.subject[0]
         for finding in report.of_kind("artifact_row_missing")
-        if _is_intact(layout, *finding.subject)
+        if _is_intact(layout.blobs, *finding.subject)
     }
-    orphans = [path for path in _subjects(report, "blob_orphan") if is_old(layout.root / path, now)]
+    orphans = [path for path in _subjects(report, "blob_orphan") if is_old(layout.blobs, path, now)]
     healed = {
         f for f in report.of_kind(*_HEALED) if f.kind != "artifact_row_missing" or f.subject[0] in restorable
     }
@@ -415,7 +408,7 @@ def make_plan(layout: Layout, report: CheckReport, *, restore_catalog: bool) -> 
     rows_gone = {finding.subject[0] for finding in report.of_kind("artifact_missing")}
     return RepairPlan(
         workspace,
-        bad_blobs=tuple(dict.fromkeys(f.where for f in report.of_kind(*_BAD) if is_blob_name(f.where))),
+        bad_blobs=tuple(dict.fromkeys(f.where for f in report.of_kind(*_BAD) if is_blob_key(f.where))),
         orphans=tuple(orphans),
         add_rows=tuple(sorted(restorable)),
         remove_references=_subjects(report, "reference_dangling"),
@@ -436,9 +429,9 @@ def _subjects(report: CheckReport, kind: str) -> tuple[str, ...]:
     return tuple(finding.subject[0] for finding in report.of_kind(kind))
 
 
-def _is_intact(layout: Layout, artifact_id: str, path: str) -> bool:
+def _is_intact(blobs: BlobBackend, artifact_id: str, path: str) -> bool:
     try:
-        return hash_file(layout.root / path)[0] == artifact_id
+        return hash_blob(blobs, path)[0] == artifact_id
     except OSError:
         return False
 
@@ -558,8 +551,8 @@ def _clear(engine: Engine, plan: RepairPlan) -> None:
 
 def _mend(con: Connection, layout: Layout, plan: RepairPlan) -> None:
     for artifact_id in plan.add_rows:
-        row = on_disk(layout, artifact_id)
-        if row is not None and hash_file(layout.root / row["artifact_path"])[0] == artifact_id:
+        row = on_disk(layout.blobs, artifact_id)
+        if row is not None and hash_blob(layout.blobs, row["artifact_path"])[0] == artifact_id:
             add_blob_row(con, artifact_id, row)
     remove_references(con, plan.remove_references)
     add_references(con, plan.add_references)

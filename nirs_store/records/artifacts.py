@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nirs_store.blobs.backend import BLOBS, BlobBackend
 from nirs_store.blobs.code import CODE, Held, Reliance, describe_code, reliance_of
+from nirs_store.blobs.durable import Draft
 from nirs_store.blobs.serializers import get_serializer
-from nirs_store.blobs.store import Draft
 from nirs_store.db.database import Connection
-from nirs_store.db.layout import Layout
 from nirs_store.db.recorder import Buffer
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
@@ -138,7 +137,7 @@ def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tu
     Two formats can give the same bytes. There must be one file of them, the one that the row names: a
     second would heal nothing and belong to nobody.
     """
-    known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout, artifact_id)
+    known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout.blobs, artifact_id)
     if known is not None and (known["format"] == "bytes") != (format == "bytes"):
         known = _row_or_memory(engine, artifact_id)
         other = known is not None and (known["format"] == "bytes") != (format == "bytes")
@@ -224,13 +223,11 @@ def register_existing(
         try:
             relative = relative.resolve().relative_to(engine.layout.root.resolve())
         except ValueError:
-            relative = Path(path)  # resolve() below refuses it and says why
-    file = engine.blobs.resolve(relative.as_posix())
-    if file.is_relative_to(engine.layout.journal.resolve()) or file == engine.layout.catalog.resolve():
-        raise InvalidInput(
-            f"path: {relative} is part of the store's own machinery and cannot be an artifact."
-        )
+            relative = Path(path)  # refused below, which says why
     text = relative.as_posix()
+    engine.layout.blobs.stat(
+        text
+    )  # refuses what leads out of the workspace, or into the store's own machinery
     with engine.recording():
         pass
     # Claimed by its path too, which need not be made of the id; then looked at (see save_bytes).
@@ -273,7 +270,7 @@ def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
         answered, known = engine.look_up(lambda con: queries.note_of(con, "artifact", artifact_id))
         if not answered:
             # The catalog is busy. Ids made by save_artifact are hashes, so the file tells.
-            known = on_disk(engine.layout, artifact_id)
+            known = on_disk(engine.layout.blobs, artifact_id)
         if known is None:
             raise ArtifactMissing(
                 "artifact", artifact_id, "Save it with save_artifact first. Nothing was recorded."
@@ -294,28 +291,21 @@ def _in_transaction(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     return row and {name: row[name] for name in row if name not in ("artifact_id", "created_at")}
 
 
-def on_disk(layout: Layout, artifact_id: str) -> dict[str, Any] | None:
+def on_disk(blobs: BlobBackend, artifact_id: str) -> dict[str, Any] | None:
     """Return what a blob's row says, as far as its file tells; None when there is none, or the id is no hash."""
     if len(artifact_id) != 64 or not set(artifact_id) <= set("0123456789abcdef"):
         return None
-    folder = layout.artifacts / artifact_id[:2]
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return None
-    for name in names:
-        if not name.startswith(f"{artifact_id}."):
-            continue
-        path = folder / name
-        relative = path.relative_to(layout.root).as_posix()
-        return {
-            "artifact_path": relative,
-            "content_hash": artifact_id,
-            "operator_class": "",
-            "artifact_type": "",
-            "format": _FORMATS.get(path.suffix[1:], path.suffix[1:]),
-            "size_bytes": path.stat().st_size,
-        }
+    for key in blobs.list(f"{BLOBS}{artifact_id[:2]}/{artifact_id}."):
+        found, suffix = blobs.stat(key), key.rpartition(".")[2]
+        if found is not None:
+            return {
+                "artifact_path": key,
+                "content_hash": artifact_id,
+                "operator_class": "",
+                "artifact_type": "",
+                "format": _FORMATS.get(suffix, suffix),
+                "size_bytes": found.size,
+            }
     return None
 
 
@@ -328,7 +318,7 @@ def adopt(con: Connection, engine: Engine, drafts: Sequence[tuple[Draft, str, st
     for draft, ending, kind in drafts:
         if draft.digest not in placed:
             # The same bytes may be there under another ending; there must be one file of them.
-            known = on_disk(engine.layout, draft.digest)
+            known = on_disk(engine.layout.blobs, draft.digest)
             path = known["artifact_path"] if known else paths.get(draft.digest, "")
             placed[draft.digest] = draft, PurePosixPath(path).suffix.lstrip(".") or ending
             kinds[draft.digest] = kind
@@ -482,14 +472,18 @@ def load_held(engine: Engine, artifact_id: str) -> tuple[Held, dict[str, Any]]:
     return Held(get_serializer(known["format"]).loads(data), data), known
 
 
-def artifact_path(engine: Engine, artifact_id: str) -> Path:
-    """Path of an artifact's file."""
+def artifact_path(engine: Engine, artifact_id: str, *, verified: bool = False) -> Path:
+    """Path of an artifact's file, on request compared with its hash now or before in this process."""
     known = _require_row(engine, artifact_id)
     try:
-        return engine.blobs.path_of(known["artifact_path"])
+        return _path_of(engine, known, verified)
     except BlobMissing as error:
         known = _moved_on(engine, artifact_id, known, error)
-    return engine.blobs.path_of(known["artifact_path"])
+    return _path_of(engine, known, verified)
+
+
+def _path_of(engine: Engine, known: Mapping[str, Any], verified: bool) -> Path:
+    return engine.blobs.path_of(known["artifact_path"], known["content_hash"] if verified else None)
 
 
 # -- Records of the artifact layer: writing them into the journal, and asking for them.

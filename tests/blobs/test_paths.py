@@ -7,7 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from nirs_store.blobs.store import aside_name, check_hash, check_suffix, resolve_inside
+from nirs_store.blobs.local import aside_name
+from nirs_store.blobs.plain import resolve_inside
+from nirs_store.blobs.store import check_hash, check_suffix
 from nirs_store.errors import InvalidInput, PathEscapes
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nirs_store.blobs.store import VerifiedFiles
+from nirs_store.blobs.store import VerifiedBlobs
 
 IDENTITY = (1, 2, 3)
 
 
 def test_as_many_hashes_are_remembered_as_were_used_last() -> None:
-    verified = VerifiedFiles(limit=2)
+    verified = VerifiedBlobs(limit=2)
     verified.remember("a.joblib", "a", IDENTITY)
     verified.remember("b.joblib", "b", IDENTITY)
     assert verified.knows("a.joblib", "a", IDENTITY)
@@ -19,7 +19,7 @@ def test_as_many_hashes_are_remembered_as_were_used_last() -> None:
 
 
 def test_a_hash_is_forgotten_with_all_its_files() -> None:
-    verified = VerifiedFiles()
+    verified = VerifiedBlobs()
     verified.remember("a.joblib", "a", IDENTITY)
     verified.remember("a.skops", "a", IDENTITY)
     assert not verified.knows("a.joblib", "a", (1, 2, 4))
@@ -29,7 +29,7 @@ def test_a_hash_is_forgotten_with_all_its_files() -> None:
 
 
 def test_a_process_that_saves_without_end_does_not_remember_without_end() -> None:
-    verified = VerifiedFiles()
+    verified = VerifiedBlobs()
     for number in range(25_000):
         verified.remember("x", str(number), IDENTITY)
     assert not verified.knows("x", "0", IDENTITY)

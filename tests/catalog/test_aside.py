@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from storekit import begin, chain_of, failing
+from storekit import begin, chain_of, failing, trashed
 
-from nirs_store.db.claims import aside_files, move_aside
 from nirs_store.errors import WriteFailed
 from nirs_store.store import WorkspaceStore
 
@@ -37,13 +36,13 @@ def test_named_blobs_come_back_and_nameless_ones_go(store: WorkspaceStore, folde
     kept = blob(store, "kept", chained=True)
     info = store._engine.blobs.put(b"nobody names this", "bin")
     store._engine.blobs.wait()
-    move_aside(layout, [kept, info.path, "artifacts/zz/gone.joblib"])
-    assert aside_files(layout) == sorted([kept, info.path])
+    layout.blobs.trash([kept, info.path, "artifacts/zz/gone.joblib"])
+    assert trashed(store) == sorted([kept, info.path])
     assert not (folder / kept).exists()
     # A gc died here. A reader that has something to apply is the next holder.
     store.begin_run("r", {}, [])
     store.list_runs()
-    assert aside_files(layout) == []
+    assert trashed(store) == []
     assert (folder / kept).exists()
     assert not (folder / info.path).exists()
 
@@ -55,7 +54,7 @@ def test_what_somebody_claims_comes_back(store: WorkspaceStore, folder: Path) ->
     (folder / "exports").mkdir()
     (folder / "exports" / "my model.bin").write_bytes(b"by its path")
     with store._engine.recorder.claiming(info.artifact_id, "exports/my model.bin"):
-        move_aside(layout, [info.path, "exports/my model.bin"])
+        layout.blobs.trash([info.path, "exports/my model.bin"])
         with WorkspaceStore(folder) as other:
             other.begin_run("r", {}, [])
             other.list_runs()
@@ -66,7 +65,7 @@ def test_what_somebody_claims_comes_back(store: WorkspaceStore, folder: Path) ->
 def test_a_blob_that_was_written_anew_meanwhile_is_there_once(store: WorkspaceStore, folder: Path) -> None:
     layout = store._engine.layout
     path = blob(store, "kept", chained=True)
-    move_aside(layout, [path])
+    layout.blobs.trash([path])
     store._engine.blobs.put(
         (folder / "journal" / "aside").joinpath(next((folder / "journal" / "aside").iterdir())).read_bytes(),
         "joblib",
@@ -74,7 +73,7 @@ def test_a_blob_that_was_written_anew_meanwhile_is_there_once(store: WorkspaceSt
     store._engine.blobs.wait()
     store.begin_run("r", {}, [])
     store.list_runs()
-    assert aside_files(layout) == []
+    assert trashed(store) == []
     assert (folder / path).exists()
 
 
@@ -82,8 +81,18 @@ def test_a_blob_that_is_aside_can_be_read_and_named(store: WorkspaceStore, folde
     artifact_id = store.save_artifact({"a": 1}, "dict", "model")
     store.flush()
     path = store._engine.known.get("artifact", artifact_id)["artifact_path"]
-    move_aside(store._engine.layout, [path])
+    store._engine.layout.blobs.trash([path])
     assert store.load_artifact(artifact_id) == {"a": 1}
+
+
+def test_a_stored_file_whose_blob_is_aside_can_be_opened(store: WorkspaceStore, folder: Path) -> None:
+    version = store.files.put(b"a,b\n1,2\n", "corn/weights.bin", type="model_checkpoint")
+    store._engine.layout.blobs.trash(
+        [str((store.get_artifact(version.artifact_id or "") or {})["artifact_path"])]
+    )
+    with store.files.open("corn/weights.bin") as file:
+        assert file.read() == b"a,b\n1,2\n"
+    assert store.files.path("corn/weights.bin").read_bytes() == b"a,b\n1,2\n"
 
 
 def test_a_move_that_the_disk_refuses_is_a_typed_error(
@@ -91,5 +100,5 @@ def test_a_move_that_the_disk_refuses_is_a_typed_error(
 ) -> None:
     path = blob(store, "kept", chained=True)
     with failing(monkeypatch, "replace", below=folder / "artifacts"), pytest.raises(WriteFailed):
-        move_aside(store._engine.layout, [path])
+        store._engine.layout.blobs.trash([path])
     assert (folder / path).exists()

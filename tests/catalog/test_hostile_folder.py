@@ -20,7 +20,7 @@ import pytest
 import xxhash
 from storekit import begin, predict
 
-from nirs_store.blobs.store import blob_inside
+from nirs_store.blobs.plain import blob_inside
 from nirs_store.db import database
 from nirs_store.db.journal import SegmentDamaged, decode, encode, new_txid
 from nirs_store.db.layout import Layout

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 from storekit import Talk, chain_of
 
+from nirs_store.blobs.local import LocalFolder
 from nirs_store.errors import ArtifactMissing, StoreBusy
 from nirs_store.maintenance import gc
 from nirs_store.store import WorkspaceStore
@@ -152,15 +153,15 @@ def _stop_around(talk: Talk, store: WorkspaceStore) -> None:
 def _stepping(talk: Talk) -> Iterator[None]:
     """Stop after each step of a gc."""
 
-    def stopping(name: str) -> Any:
-        real = getattr(gc, name)
+    def stopping(name: str, owner: Any = gc) -> Any:
+        real = getattr(owner, name)
 
         def step(*args: Any, **named: Any) -> Any:
             result = real(*args, **named)
             _stop(talk, f"after {name}")
             return result
 
-        return patch.object(gc, name, step)
+        return patch.object(owner, name, step)
 
     delete = gc.delete_unreferenced
 
@@ -170,9 +171,9 @@ def _stepping(talk: Talk) -> Iterator[None]:
 
     with (
         stopping("_plan"),
-        stopping("move_aside"),
+        stopping("trash", LocalFolder),
         stopping("read_claims"),
         patch.object(gc, "delete_unreferenced", stopping_delete),
-        stopping("settle_aside"),
+        stopping("settle_trash"),
     ):
         yield

@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from nirs_store.blobs.backend import BLOBS
 from nirs_store.db.journal import Journal, encode, new_txid
 from nirs_store.db.layout import Layout
 from nirs_store.store import WorkspaceStore
@@ -113,6 +114,24 @@ def commit_rows(folder: Path, rows: dict[str, list[tuple[Any, ...]]], claim: str
     pieces = encode(rows, txid=txid, claim=claim, session="nobody", created="2026-01-01T00:00:00+00:00")
     entry, _ = Journal(Layout(folder)).append(pieces, txid)
     return entry.path
+
+
+def blob_keys(store: WorkspaceStore) -> list[str]:
+    """Keys of the blobs that are there, whatever their backend is."""
+    return sorted(store._engine.layout.blobs.list(BLOBS))
+
+
+def lose_blob(store: WorkspaceStore, artifact_id: str) -> None:
+    """Have a blob vanish, as a disk or a person may."""
+    store.flush()
+    key = str((store.get_artifact(artifact_id) or {})["artifact_path"])
+    store._engine.layout.blobs.trash([key])
+    store._engine.layout.blobs.delete([key])
+
+
+def trashed(store: WorkspaceStore) -> list[str]:
+    """Keys of the blobs that a gc is deciding about, or left so when it died."""
+    return sorted(store._engine.layout.blobs.list("", trashed=True))
 
 
 def let_go(store: WorkspaceStore) -> None:

@@ -144,7 +144,7 @@ def test_no_blob_is_ever_missing(memory: Path, crew: Callable[..., Any], first: 
     print(f"{count} interleavings: {dict(company.seen)}, {company.removed} files removed")
     # They met at every point, and there was something to remove and something to keep.
     assert {"claimed", "blob written", "before the commit", "committed"} <= company.seen.keys()
-    assert {"after move_aside", "after read_claims", "before the rows go"} <= company.seen.keys()
+    assert {"after trash", "after read_claims", "before the rows go"} <= company.seen.keys()
     assert company.removed > 0
     assert company.runs
     for name in SAVERS:

@@ -23,7 +23,7 @@ def meat() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(each_backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the workspace of a module is; most tests look at a pipeline of their own in it."""
     return tmp_path_factory.mktemp("registry") / "workspace"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from storekit import lose_blob
 
 from nirs_store import WorkspaceStore
 from nirs_store.blobs.serializers import Format
@@ -177,8 +178,7 @@ def test_unknown_and_missing_objects_are_told_apart(
 ) -> None:
     with pytest.raises(KeyError):
         loader.load_by_id("p$0123456789ab:all")
-    file = store.get_artifact_path(loader.registry.resolve(ids["b0s0"]).blob_id)
-    file.unlink()
+    lose_blob(store, loader.registry.resolve(ids["b0s0"]).blob_id)
     with pytest.raises(FileNotFoundError):
         loader.load_by_id(ids["b0s0"])
     with pytest.raises(BlobMissing):

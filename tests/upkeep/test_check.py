@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from storekit import begin, chain_of
 from upkeepkit import Sample, age, leased, overwrite, sql, tree
 
-from nirs_store.blobs.store import aside_name
+from nirs_store.blobs.local import aside_name
 from nirs_store.db.connection import Options, attach
 from nirs_store.db.journal import Journal, new_txid
 from nirs_store.db.schema import SCHEMA_VERSION
@@ -327,10 +328,10 @@ def test_altered_bytes_are_found_when_data_are_read(sample: Sample) -> None:
 
 
 def test_a_blob_that_cannot_be_read_is_found(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> tuple[str, tuple[int, int, int]]:
+    def refuse(*_: Any) -> Any:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("nirs_store.maintenance.check.hash_file", refuse)
+    monkeypatch.setattr("nirs_store.maintenance.check.hash_blob", refuse)
     report = check_workspace(sample.path, read_data=True)
     assert len(report.of_kind("blob_unreadable")) == 7
     assert "Input/output error" in report.errors[0].message

@@ -12,9 +12,8 @@ from typing import Any
 import children
 import duckdb
 import pytest
-from storekit import begin, chain_of, let_go, predict, prediction, snapshot, sql
+from storekit import begin, blob_keys, chain_of, let_go, predict, prediction, sql, trashed
 
-from nirs_store.db.claims import aside_files
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import Lease
 from nirs_store.errors import ArtifactMissing, InvalidInput, WriteFailed
@@ -23,9 +22,11 @@ from nirs_store.maintenance import gc as garbage
 from nirs_store.maintenance import gc as gc_module
 from nirs_store.store import WorkspaceStore
 
+pytestmark = pytest.mark.usefixtures("each_backend")
 
-def blobs(folder: Path) -> list[str]:
-    return sorted(path.stem for path in (folder / "artifacts").rglob("*.*"))
+
+def blobs(store: WorkspaceStore) -> list[str]:
+    return sorted(Path(key).stem for key in blob_keys(store))
 
 
 def orphan(store: WorkspaceStore, name: str) -> str:
@@ -47,30 +48,30 @@ def test_what_nothing_holds_goes_and_the_plan_says_so_before(store: WorkspaceSto
     held, gone = kept(store), [orphan(store, "a"), orphan(store, "b")]
     store.flush()
     let_go(store)
-    before = snapshot(folder / "artifacts")
+    there = store._engine.layout.blobs
+    before = {key: there.stat(key) for key in blob_keys(store)}
     plan = store.gc_artifacts(dry_run=True)
-    assert snapshot(folder / "artifacts") == before
+    assert {key: there.stat(key) for key in blob_keys(store)} == before
     assert sorted(a.artifact_id for a in plan.artifacts) == sorted(gone)
     assert len(plan.files) == 2
-    assert plan.bytes == sum(len(before[path.removeprefix("artifacts/")]) for path in plan.files)
+    assert plan.bytes == sum(before[path].size for path in plan.files)
     assert "2 files" in str(plan)
     assert plan.to_dict()["artifacts"][0]["artifact_id"] in gone
     assert store.gc_artifacts() == 2
-    assert blobs(folder) == [held]
+    assert blobs(store) == [held]
     assert store.gc_artifacts() == 0
     assert store.load_artifact(held) == {"kept": 1}
     assert [store.get_artifact(each) for each in gone] == [None, None]
     let_go(store)
     assert sql(folder, "SELECT count(*) FROM blobs") == [(1,)]
-    assert aside_files(store._engine.layout) == []
+    assert trashed(store) == []
 
 
 def test_a_file_that_another_artifact_also_names_stays(store: WorkspaceStore, folder: Path) -> None:
     artifact_id = orphan(store, "a")
-    path = store.get_artifact_path(artifact_id)
-    store.register_existing_artifact(
-        "named by hand", path.relative_to(folder), artifact_id, "C", "model", "joblib", path.stat().st_size
-    )
+    [key] = [key for key in blob_keys(store) if artifact_id in key]
+    size = len(store.read_artifact(artifact_id))
+    store.register_existing_artifact("named by hand", key, artifact_id, "C", "model", "joblib", size)
     plan = store.gc_artifacts(dry_run=True)
     assert ([a.artifact_id for a in plan.artifacts], plan.files) == ([artifact_id], ())
     assert store.gc_artifacts() == 0
@@ -82,10 +83,9 @@ def test_a_chain_that_is_saved_after_its_row_went_but_its_file_stayed_has_a_row_
     store: WorkspaceStore, folder: Path
 ) -> None:
     artifact_id = orphan(store, "a")
-    path = store.get_artifact_path(artifact_id)
-    store.register_existing_artifact(
-        "named by hand", path.relative_to(folder), artifact_id, "C", "model", "joblib", path.stat().st_size
-    )
+    [key] = [key for key in blob_keys(store) if artifact_id in key]
+    size = len(store.read_artifact(artifact_id))
+    store.register_existing_artifact("named by hand", key, artifact_id, "C", "model", "joblib", size)
     with WorkspaceStore(folder) as other:
         assert other.load_artifact(artifact_id)
         store.gc_artifacts()
@@ -95,7 +95,9 @@ def test_a_chain_that_is_saved_after_its_row_went_but_its_file_stayed_has_a_row_
     assert (store.get_artifact(artifact_id) or {})["ref_count"] == 1
 
 
-def test_files_that_no_row_names_are_reported_and_left_alone(store: WorkspaceStore, folder: Path) -> None:
+def test_files_that_no_row_names_are_reported_and_left_alone(
+    local_blobs: None, store: WorkspaceStore, folder: Path
+) -> None:
     strange = folder / "artifacts" / "ab" / "notes.txt"
     strange.parent.mkdir(exist_ok=True)
     strange.write_text("mine")
@@ -226,7 +228,7 @@ def test_a_blob_whose_row_is_still_to_come_is_not_taken(
     child = crew(children.save_between_blob_and_row, folder)
     artifact_id = child.hear()
     assert store.gc_artifacts(grace_seconds=0) == 0
-    assert blobs(folder) == [artifact_id]
+    assert blobs(store) == [artifact_id]
     child.tell()
     assert child.hear() == artifact_id
     child.end()
@@ -247,7 +249,7 @@ def test_a_saver_that_meets_the_same_content_that_a_gc_is_about_to_remove_keeps_
     assert child.hear() == first
     assert len(store.gc_artifacts(dry_run=True).files) == 1
     assert store.gc_artifacts() == 0
-    assert blobs(folder) == [first]
+    assert blobs(store) == [first]
     child.tell()
     child.hear()
     child.end()
@@ -297,7 +299,7 @@ def test_a_chain_that_names_a_blob_which_a_gc_has_just_taken_is_refused_and_not_
         store.gc_artifacts()
     assert [type(each) for each in outcome] == [ArtifactMissing]
     assert store.get_chains_for_pipeline(pipeline_id).is_empty()
-    assert blobs(folder) == []
+    assert blobs(store) == []
 
 
 def stop_without_the_lease(child: Any, folder: Path) -> None:
@@ -340,7 +342,7 @@ def test_a_gc_in_another_process_and_this_one_agree(
     others = [crew(children.collect_garbage, folder, 0.0) for _ in range(2)]
     removed = store.gc_artifacts() + sum(child.hear() for child in others)
     assert removed == 3
-    assert blobs(folder) == [held]
+    assert blobs(store) == [held]
 
 
 # -- a gc that does not come to its end --------------------------------------------------------------
@@ -358,12 +360,12 @@ def test_a_gc_that_breaks_after_it_set_files_aside_loses_nothing(
         patch.setattr(garbage, "delete_unreferenced", broken)
         with pytest.raises(WriteFailed):
             store.gc_artifacts()
-    assert aside_files(store._engine.layout) != []
+    assert trashed(store) != []
     assert store.load_artifact(artifact_id) == {"a": list(range(50))}
     store.begin_run("next", {}, [])
     store.list_runs()
-    assert aside_files(store._engine.layout) == []
-    assert blobs(folder) == [artifact_id]
+    assert trashed(store) == []
+    assert blobs(store) == [artifact_id]
     assert store.gc_artifacts() == 1
 
 
@@ -379,14 +381,14 @@ def test_a_gc_that_dies_before_it_removed_the_files_is_finished_by_the_next_one(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(gc_module, "settle_aside", die)
+        patch.setattr(gc_module, "settle_trash", die)
         with pytest.raises(Killed):
             store.gc_artifacts()
-    assert blobs(folder) == []
-    assert len(aside_files(store._engine.layout)) == 1
+    assert blobs(store) == []
+    assert len(trashed(store)) == 1
     store.begin_run("next", {}, [])
     store.list_runs()
-    assert aside_files(store._engine.layout) == []
+    assert trashed(store) == []
 
 
 def test_blobs_of_failed_and_interrupted_work_are_found_by_a_later_gc(
@@ -398,4 +400,4 @@ def test_blobs_of_failed_and_interrupted_work_are_found_by_a_later_gc(
         chain_of(other, pipeline_id)
         other.fail_pipeline(pipeline_id, "x")
     assert store.gc_artifacts() == 2
-    assert blobs(folder) == []
+    assert blobs(store) == []

@@ -12,7 +12,7 @@ import pytest
 from storekit import begin
 from upkeepkit import Sample, age, answers, overwrite, sql, tree
 
-from nirs_store.blobs.store import aside_name
+from nirs_store.blobs.local import aside_name
 from nirs_store.datasets import load_tecator
 from nirs_store.db.journal import new_txid
 from nirs_store.errors import BlobMissing, InvalidInput, ReadOnlyStore

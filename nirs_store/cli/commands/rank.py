@@ -264,6 +264,8 @@ def command_sql(
 @store_option
 def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> None:
     """Show the contents and size of a workspace, and its largest runs."""
+    from nirs_store.blobs.backend import sizes
+
     root = store.workspace_path
     statuses: Counter[str] = Counter()
     offset, page = 0, 1000
@@ -275,7 +277,7 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
     plan = store.gc_artifacts(dry_run=True)
     report = store.storage_report()
     statistics = store.statistics(step=growth or "month")
-    blobs = [path.stat().st_size for path in _files(root / "artifacts")]
+    blobs = sizes(store._engine.layout.blobs)
     journal = [path.stat().st_size for path in _files(root / "journal")]
     facts: dict[str, Any] = {
         "workspace": str(root),

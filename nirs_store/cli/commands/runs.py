@@ -411,7 +411,7 @@ def _show_artifact(store: WorkspaceStore, row: dict[str, Any]) -> None:
     print_fields(
         {
             "artifact": row["artifact_id"],
-            "file": store.workspace_path / row["artifact_path"],
+            "file": store._engine.layout.blobs.address(row["artifact_path"]),
             "operator": row["operator_class"],
             "type": row["artifact_type"],
             "format": row["format"],

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-import duckdb
 import pyarrow as pa
 
 from nirs_store.db.database import Connection
 from nirs_store.db.journal import encode_array
-from nirs_store.db.schema import arrow_schema
-from nirs_store.db.sql import number
+from nirs_store.db.schema import arrow_schema, column_names
+from nirs_store.db.sql import incoming, number
+from nirs_store.db.table import Table
 from nirs_store.ids import now_naive, sha256_hex
 from nirs_store.migration.artifacts import ForeignArtifacts
 from nirs_store.migration.chains import ChainRows, chain_row
@@ -30,70 +29,50 @@ from nirs_store.migration.rows import (
     run_row,
 )
 
-__all__ = ["KEYS", "Arrivals", "Batch", "Present", "existing", "insert_missing", "known_ids", "stored_rows"]
-
-
 # -- Rows that arrive from elsewhere with ids and moments of their own: each once, however often it comes.
 
 
-KEYS = {
-    "runs": "run_id",
-    "pipelines": "pipeline_id",
-    "chains": "chain_id",
-    "predictions": "prediction_id",
-    "arrays": "array_hash",
-    "prediction_arrays": "prediction_id",
-    "blobs": "artifact_id",
-    "artifact_refs": "ref_id",
-    "logs": "log_id",
-}
 # Rows that a person may have deleted since they arrived: those stay away.
 _MAY_BE_DEAD = ("runs", "pipelines", "chains", "predictions", "prediction_arrays")
 
 
+def key_of(table: str) -> str:
+    """Return the column by which a table's rows are known."""
+    return column_names(table)[0]
+
+
 def insert_missing(con: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> int:
     """Insert the rows whose key is neither there nor deleted, inside the caller's transaction."""
-    key = KEYS[table]
+    key = key_of(table)
     unique = {row[key]: dict(row) for row in rows}
     if not unique:
         return 0
     schema = arrow_schema(table)
-    columns = ", ".join(field.name for field in schema)
+    columns = ", ".join(schema.names)
     alive = ""
     if table in _MAY_BE_DEAD:
         alive = f" AND NOT EXISTS (SELECT 1 FROM dead d WHERE d.id = i.{key} AND d.kind = 'deleted')"
-    con.register("incoming", pa.Table.from_pylist(list(unique.values()), schema=schema))
-    try:
+    with incoming(con) as arriving:
+        arriving.rows = pa.Table.from_pylist(list(unique.values()), schema=schema)
         return number(
             con,
-            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM incoming i "
+            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {arriving.name} i "
             f"WHERE NOT EXISTS (SELECT 1 FROM {table} t WHERE t.{key} = i.{key}){alive}",
         )
-    finally:
-        # In a transaction that has failed this raises too, and would hide why it failed.
-        with contextlib.suppress(duckdb.TransactionException):
-            con.unregister("incoming")
-
-
-def known_ids(con: Connection, table: str) -> set[str]:
-    """Every key of a table."""
-    return {str(row[0]) for row in con.execute(f"SELECT {KEYS[table]} FROM {table}").fetchall()}
 
 
 def existing(con: Connection, table: str, ids: Sequence[str]) -> set[str]:
     """Those of some keys that a table has."""
-    key = KEYS[table]
-    sql = f"SELECT {key} FROM {table} WHERE {key} IN (SELECT unnest(?))"
-    return {str(row[0]) for row in con.execute(sql, [list(ids)]).fetchall()}
+    return set(Table(con, table).keys(**{key_of(table): list(ids)}))
 
 
 def stored_rows(con: Connection, table: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Rows by key, as they are stored: JSON as text, moments without a zone."""
-    key = KEYS[table]
-    names = [field.name for field in arrow_schema(table)]
-    sql = f"SELECT {', '.join(names)} FROM {table} WHERE {key} IN (SELECT unnest(?))"
-    found = (dict(zip(names, row, strict=True)) for row in con.execute(sql, [list(ids)]).fetchall())
-    return {str(row[key]): row for row in found}
+    names = column_names(table)
+    sql = f"SELECT {', '.join(names)} FROM {table} WHERE {names[0]} IN (SELECT unnest(?))"
+    return {
+        str(row[0]): dict(zip(names, row, strict=True)) for row in con.execute(sql, [list(ids)]).fetchall()
+    }
 
 
 Present = Callable[[str, Sequence[str]], set[str]]
@@ -119,7 +98,7 @@ class Batch:
     @property
     def keys(self) -> list[str]:
         """Keys of the rows."""
-        return [row[KEYS[self.table]] for row in self.rows]
+        return [row[key_of(self.table)] for row in self.rows]
 
 
 class Arrivals:
@@ -140,37 +119,34 @@ class Arrivals:
         """Give batch after batch; `present` is asked for the parents of the next, so each must have arrived."""
         source, session_id = self._source, self._session_id
         projects = {str(row["project_id"]): str(row["name"]) for row in source.rows("projects")}
-        yield from self._plain("runs", lambda row: run_row(row, session_id, projects, source.generation))
-        yield from self._under("pipelines", "runs", self._pipeline, present)
+        yield from self._rows("runs", lambda row: run_row(row, session_id, projects, source.generation))
+        yield from self._rows("pipelines", self._pipeline, "runs", present)
         yield from self._chains(present)
         yield from self._predictions(present)
         yield from self._arrays(present)
-        yield from self._under("logs", "pipelines", log_row, present)
+        yield from self._rows("logs", log_row, "pipelines", present)
 
-    def _plain(self, table: str, convert: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Iterator[Batch]:
+    def _rows(
+        self,
+        table: str,
+        convert: Callable[[Mapping[str, Any]], dict[str, Any]],
+        parent: str | None = None,
+        present: Present | None = None,
+    ) -> Iterator[Batch]:
+        """Give the rows of a table; of those that need a parent, the ones whose parent has arrived."""
         for rows in _in_batches(self._source.rows(table), _BATCH):
             batch = Batch(table, table, len(rows))
             batch.rows = list(self._converted(table, rows, convert))
-            yield batch
-
-    def _under(
-        self,
-        table: str,
-        parent: str,
-        convert: Callable[[Mapping[str, Any]], dict[str, Any]],
-        present: Present,
-    ) -> Iterator[Batch]:
-        """Rows that need a parent."""
-        key = KEYS[parent]
-        for batch in self._plain(table, convert):
-            there = present(parent, sorted({row[key] for row in batch.rows}))
-            batch.rows = [row for row in batch.rows if self._has(table, row, key, there)]
+            if parent is not None and present is not None:
+                key = key_of(parent)
+                there = present(parent, sorted({row[key] for row in batch.rows}))
+                batch.rows = [row for row in batch.rows if self._has(table, row, key, there)]
             yield batch
 
     def _has(self, table: str, row: Mapping[str, Any], key: str, there: set[str]) -> bool:
         if row[key] in there:
             return True
-        self._notes.add(table, f"its {key.removesuffix('_id')} was not brought over", row[KEYS[table]])
+        self._notes.add(table, f"its {key.removesuffix('_id')} was not brought over", row[key_of(table)])
         return False
 
     def _converted(
@@ -180,7 +156,7 @@ class Arrivals:
             try:
                 yield convert(row)
             except Unusable as reason:
-                self._notes.add(table, str(reason), str(row.get(KEYS[table])))
+                self._notes.add(table, str(reason), str(row.get(key_of(table))))
 
     def _chains(self, present: Present) -> Iterator[Batch]:
         for rows in _in_batches(self._source.rows("chains"), _CHAINS):
@@ -194,15 +170,7 @@ class Arrivals:
                 batch.references += [
                     self._reference(chain.row, sha, name) for sha, name in chain.artifacts.items()
                 ]
-                if chain.wrapped:
-                    reason = "its model lies in a dict of nirs4all's default engine; it came over, but cannot replay"
-                    self._notes.add("chains", reason, chain.row["chain_id"])
-                if chain.unknown:
-                    kinds = ", ".join(chain.unknown)
-                    reason = f"it has steps that only nirs4all can apply ({kinds}); it came over, but cannot predict"
-                    self._notes.add("chains", reason, chain.row["chain_id"])
-                if chain.lost:
-                    reason = "an artifact of it is lost; it came over, but cannot predict as it did"
+                for reason in chain.reasons:
                     self._notes.add("chains", reason, chain.row["chain_id"])
             yield batch
 
@@ -238,7 +206,7 @@ class Arrivals:
         }
 
     def _predictions(self, present: Present) -> Iterator[Batch]:
-        for batch in self._under("predictions", "pipelines", prediction_row, present):
+        for batch in self._rows("predictions", prediction_row, "pipelines", present):
             chains = present("chains", sorted({row["chain_id"] for row in batch.rows if row["chain_id"]}))
             for row in batch.rows:
                 if row["chain_id"] and row["chain_id"] not in chains:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from nirs_store.blobs.serializers import get_serializer
@@ -15,8 +14,6 @@ from nirs_store.ids import now_naive, sha256_hex
 from nirs_store.migration.reading import ForeignSource
 from nirs_store.migration.report import Notes
 from nirs_store.migration.rows import Unusable, moment
-
-__all__ = ["ForeignArtifacts"]
 
 # What nirs4all calls its formats, and the ending that a file of each has here.
 _FORMATS = {
@@ -105,9 +102,22 @@ class ForeignArtifacts:
                 # Claim first, look second, as for every save.
                 claims.enter_context(engine.recorder.claiming(sha))
                 data = self._read(artifact_id)
-                name, suffix = self._format(artifact_id)
+                stated = str(self._rows[artifact_id].get("format") or "joblib")
+                name, suffix = _FORMATS.get(stated, ("bytes", "bin"))
                 info = engine.blobs.put(data, suffix, digest=sha)
-                rows.append(self._blob_row(artifact_id, sha, info.path, name, info.size))
+                operator_class, artifact_type = self.facts(artifact_id)
+                rows.append(
+                    {
+                        "artifact_id": sha,
+                        "artifact_path": info.path,
+                        "content_hash": sha,
+                        "operator_class": operator_class,
+                        "artifact_type": artifact_type,
+                        "format": name,
+                        "size_bytes": info.size,
+                        "created_at": moment(self._rows[artifact_id].get("created_at")) or now_naive(),
+                    }
+                )
             engine.blobs.wait(list(artifacts))
             yield rows
 
@@ -116,22 +126,6 @@ class ForeignArtifacts:
         row = self._rows[artifact_id]
         return str(row.get("operator_class") or ""), str(row.get("artifact_type") or "")
 
-    def _blob_row(self, artifact_id: str, sha: str, path: str, form: str, size: int) -> dict[str, Any]:
-        operator_class, artifact_type = self.facts(artifact_id)
-        return {
-            "artifact_id": sha,
-            "artifact_path": path,
-            "content_hash": sha,
-            "operator_class": operator_class,
-            "artifact_type": artifact_type,
-            "format": form,
-            "size_bytes": size,
-            "created_at": moment(self._rows[artifact_id].get("created_at")) or now_naive(),
-        }
-
-    def _format(self, artifact_id: str) -> tuple[str, str]:
-        return _FORMATS.get(str(self._rows[artifact_id].get("format") or "joblib"), ("bytes", "bin"))
-
     def _read(self, artifact_id: str) -> bytes:
         if artifact_id in self._parts:
             whole, key = self._parts[artifact_id]
@@ -139,7 +133,10 @@ class ForeignArtifacts:
         row = self._rows.get(artifact_id)
         if row is None:
             raise Unusable("a chain names it, but the catalog has no row of it")
-        path = self._path(str(row.get("artifact_path") or ""))
+        base, relative = self._folder.resolve(), str(row.get("artifact_path") or "")
+        path = (base / relative).resolve()
+        if not relative or not path.is_relative_to(base):
+            raise Unusable("its path leaves the workspace")
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -148,10 +145,3 @@ class ForeignArtifacts:
         if promised != sha256_hex(data):
             raise Unusable("its file does not have the SHA-256 that the catalog says")
         return data
-
-    def _path(self, relative: str) -> Path:
-        base = self._folder.resolve()
-        path = (base / relative).resolve()
-        if not relative or not path.is_relative_to(base):
-            raise Unusable("its path leaves the workspace")
-        return path

@@ -8,7 +8,7 @@ ever names what is not there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,20 @@ from nirs_store.addresses import user_path
 from nirs_store.db.database import Connection
 from nirs_store.db.layout import Layout, as_folder
 from nirs_store.db.session import Engine, Settings
-from nirs_store.errors import InvalidInput
-from nirs_store.migration.arriving import Arrivals, Batch, Present, existing, insert_missing
+from nirs_store.errors import BlobCorrupt, BlobMissing, InvalidInput
+from nirs_store.migration.arriving import Arrivals, Batch, existing, insert_missing, stored_rows
 from nirs_store.migration.reading import OTHER_TABLES, ForeignSource, open_source
 from nirs_store.migration.report import Counts, MigrationReport, Notes
 from nirs_store.migration.rows import CARRIED
-from nirs_store.migration.verifying import verify
-
-__all__ = ["migrate_nirs4all"]
 
 Progress = Callable[[str, int, int], None]
 
 _FOLDERS = ("native_results", "outputs", "exports", "library", "logs")
 # Columns that are derived from others, or about nirs4all's own bookkeeping.
 _OWN = frozenset({"original_template"})
+# Columns that belong to the migration and not to the source, or that people may change here.
+_NOT_COMPARED = frozenset({"session_id", "name", "note", "tags", "environment"})
+_EXAMPLES = 5
 
 
 def migrate_nirs4all(
@@ -85,16 +85,14 @@ def migrate_nirs4all(
     show = on_progress or (lambda what, done, total: None)
     with open_source(there) as opened:
         report = MigrationReport(str(there), str(here), opened.generation, dry_run)
-        exists = Layout(here.absolute()).catalog.exists()
-        if dry_run and not exists:
-            _count_only(opened, None, report, show, unpickle)
+        if dry_run and not Layout(here.absolute()).catalog.exists():
+            _carry(opened, None, report, show, unpickle)
         else:
             engine = Engine.open(Settings(here.absolute(), read_only=dry_run))
             try:
-                if dry_run:
-                    _count_only(opened, engine, report, show, unpickle)
-                else:
-                    _carry(opened, engine, report, show, unpickle)
+                _carry(opened, engine, report, show, unpickle)
+                if not dry_run:
+                    _verify(opened, engine, report, show, unpickle)
             finally:
                 engine.close()
         opened.check_unchanged()
@@ -111,28 +109,45 @@ def _check_apart(source: Path, target: Path) -> None:
 
 
 def _carry(
-    source: ForeignSource, engine: Engine, report: MigrationReport, show: Progress, unpickle: bool
+    source: ForeignSource, engine: Engine | None, report: MigrationReport, show: Progress, unpickle: bool
 ) -> None:
-    # The session's row comes before any claim of its: see Engine.recording.
-    with engine.recording(commit=True):
-        pass
+    """Bring over batch after batch; in a dry run, count what would come. A dry run may have no target yet."""
+    writing = None if report.dry_run else engine
+    if writing is not None:
+        # The session's row comes before any claim of its: see Engine.recording.
+        with writing.recording(commit=True):
+            pass
     notes = Notes()
-    arrivals = Arrivals(source, notes, engine.session_id, unpickle=unpickle)
+    arrivals = Arrivals(source, notes, writing.session_id if writing else "", unpickle=unpickle)
+    coming: dict[str, set[str]] = {}
     seen: set[str] = set()
 
+    def stored(table: str, ids: Sequence[str]) -> set[str]:
+        return engine.query(lambda con: existing(con, table, ids)) if engine is not None else set()
+
     def present(table: str, ids: Sequence[str]) -> set[str]:
-        return engine.query(lambda con: existing(con, table, ids))
+        return stored(table, ids) | (coming.get(table, set()) & set(ids))
 
     for batch in arrivals.batches(present):
         counts = report.counts.setdefault(batch.kind, Counts())
-        _count(counts, batch, present(batch.table, batch.keys))
-        _count_files(report, batch, seen, present)
-        with arrivals.artifacts.storing(engine, batch.artifacts) as blobs:
-            added = engine.change(lambda con, b=batch, rows=blobs: _insert(con, b, rows))  # type: ignore[misc]
-        counts.added += added
+        there = stored(batch.table, batch.keys)
+        counts.found += batch.found
+        counts.present += len(there)
+        counts.left_out += batch.found - len(batch.rows)
+        files = report.counts.setdefault("artifacts", Counts())
+        new = [sha for sha in batch.artifacts if sha not in seen]
+        known = stored("blobs", new)
+        files.present += len(known)
+        files.added += len(new) - len(known)
+        seen.update(new)
+        if writing is None:
+            counts.added += len(batch.rows) - len(there)
+            coming.setdefault(batch.table, set()).update(batch.keys)
+        else:
+            with arrivals.artifacts.storing(writing, batch.artifacts) as blobs:
+                counts.added += writing.change(lambda con, b=batch, rows=blobs: _insert(con, b, rows))  # type: ignore[misc]
         show(batch.kind, counts.found, arrivals.totals[batch.kind])
     _finish(source, arrivals, report, notes)
-    verify(source, engine, report, show, unpickle=unpickle)
 
 
 def _insert(con: Connection, batch: Batch, blobs: list[dict[str, Any]]) -> int:
@@ -143,45 +158,6 @@ def _insert(con: Connection, batch: Batch, blobs: list[dict[str, Any]]) -> int:
     held = existing(con, batch.table, batch.keys)
     insert_missing(con, "artifact_refs", [ref for ref in batch.references if ref["owner_id"] in held])
     return added
-
-
-def _count(counts: Counts, batch: Batch, there: set[str]) -> None:
-    counts.found += batch.found
-    counts.present += len(there)
-    counts.left_out += batch.found - len(batch.rows)
-
-
-def _count_files(report: MigrationReport, batch: Batch, seen: set[str], present: Present) -> None:
-    files = report.counts.setdefault("artifacts", Counts())
-    new = [sha for sha in batch.artifacts if sha not in seen]
-    known = present("blobs", new)
-    files.present += len(known)
-    files.added += len(new) - len(known)
-    seen.update(new)
-
-
-def _count_only(
-    source: ForeignSource, engine: Engine | None, report: MigrationReport, show: Progress, unpickle: bool
-) -> None:
-    notes = Notes()
-    arrivals = Arrivals(source, notes, "", unpickle=unpickle)
-    coming: dict[str, set[str]] = {}
-
-    def present(table: str, ids: Sequence[str]) -> set[str]:
-        return engine.query(lambda con: existing(con, table, ids)) if engine is not None else set()
-
-    def present_or_coming(table: str, ids: Sequence[str]) -> set[str]:
-        return present(table, ids) | (coming.get(table, set()) & set(ids))
-
-    for batch in arrivals.batches(present_or_coming):
-        counts = report.counts.setdefault(batch.kind, Counts())
-        there = present(batch.table, batch.keys)
-        _count(counts, batch, there)
-        counts.added += len(batch.rows) - len(there)
-        coming.setdefault(batch.table, set()).update(batch.keys)
-        _count_files(report, batch, coming.setdefault("blobs", set()), present)
-        show(batch.kind, counts.found, arrivals.totals[batch.kind])
-    _finish(source, arrivals, report, notes)
 
 
 def _finish(source: ForeignSource, arrivals: Arrivals, report: MigrationReport, notes: Notes) -> None:
@@ -211,3 +187,77 @@ def _finish(source: ForeignSource, arrivals: Arrivals, report: MigrationReport, 
         if inside:
             notes.add("files", f"the folder {name} is not part of the store", inside[0].name, len(inside))
     report.left_out = notes.all()
+
+
+# -- Reading back what was brought over, and comparing it with the source value by value.
+
+
+def _verify(
+    source: ForeignSource, engine: Engine, report: MigrationReport, show: Progress, unpickle: bool
+) -> None:
+    """Compare everything that is in the target with the source, and every file with its SHA-256.
+
+    The source is read again: this does not trust what the carrying remembers.
+    """
+    arrivals = Arrivals(source, Notes(), "", unpickle=unpickle)
+    differing: dict[str, list[str]] = {}
+
+    def present(table: str, ids: Sequence[str]) -> set[str]:
+        return engine.query(lambda con: existing(con, table, ids))
+
+    wanted: dict[str, str] = {}
+    done = 0
+    files = report.counts["artifacts"]
+    total = sum(arrivals.totals.values()) + files.added + files.present
+    for batch in arrivals.batches(present):
+        for key, problem in _compare(engine, batch):
+            if problem is None:
+                report.counts[batch.kind].verified += 1
+            else:
+                differing.setdefault(f"{batch.kind}: {problem}", []).append(key)
+        wanted |= batch.artifacts
+        done += batch.found
+        show("verifying", done, total)
+    for sha, name in wanted.items():
+        record = engine.query(lambda con, sha=sha: stored_rows(con, "blobs", [sha]).get(sha))  # type: ignore[misc]
+        try:
+            if record is None:
+                raise BlobMissing("no row")
+            engine.blobs.verify(str(record["artifact_path"]), sha)
+            report.counts["artifacts"].verified += 1
+        except (BlobMissing, BlobCorrupt):
+            differing.setdefault("artifacts: no intact file", []).append(name)
+        done += 1
+        show("verifying", done, total)
+    report.differences = [
+        f"{what}: {len(keys)} ({', '.join(keys[:_EXAMPLES])}{', ...' if len(keys) > _EXAMPLES else ''})"
+        for what, keys in differing.items()
+    ]
+
+
+def _compare(engine: Engine, batch: Batch) -> list[tuple[str, str | None]]:
+    stored = engine.query(lambda con: stored_rows(con, batch.table, batch.keys))
+    arrays = [array["array_hash"] for array in batch.arrays]
+    bytes_there = engine.query(lambda con: stored_rows(con, "arrays", arrays)) if arrays else {}
+    data = {array["array_hash"]: array["data"] for array in batch.arrays}
+    found: list[tuple[str, str | None]] = []
+    for key, row in zip(batch.keys, batch.rows, strict=True):
+        there = stored.get(key)
+        if there is None:
+            continue  # deleted here since an earlier migration
+        wrong = _difference(row, there)
+        if wrong is None and batch.kind == "arrays":
+            hashes = [value for name, value in row.items() if name != "prediction_id"]
+            if any(bytes_there.get(h, {}).get("data") != data[h] for h in hashes):
+                wrong = "bytes differ"
+        found.append((key, wrong))
+    return found
+
+
+def _difference(row: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
+    for name, value in row.items():
+        other = there.get(name)
+        same = value == other or (value != value and other != other)
+        if not same and name not in _NOT_COMPARED:
+            return f"{name} differs"
+    return None

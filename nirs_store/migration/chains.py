@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from nirs_store.chains.folds import REFIT, chain_artifact_ids, fold_key
 from nirs_store.chains.plan import MODEL, SPLITTER, TARGETS
 from nirs_store.errors import InvalidInput
+from nirs_store.migration.artifacts import ForeignArtifacts
 from nirs_store.migration.rows import Unusable, identifier, json_value, moment
 from nirs_store.values import as_int, to_json
 
-__all__ = ["ChainRows", "chain_row"]
-
-
-class Artifacts(Protocol):
-    """What a chain needs to know of the source's artifacts."""
-
-    def resolve(self, artifact_id: str) -> str | None:
-        """Give the SHA-256 of an artifact's file, or None when there is no intact one."""
-        ...
-
-    def preprocesses(self, artifact_id: str) -> bool:
-        """Tell whether an artifact is a model that applies steps of its chain itself."""
-        ...
-
-    def unwrap(self, artifact_id: str) -> dict[str, str] | None:
-        """Give the parts of a model that lies in a dict, where it may be loaded."""
-        ...
-
-    def facts(self, artifact_id: str) -> tuple[str, str]:
-        """Give class and type of an artifact."""
-        ...
-
-
-_ROW = frozenset(
-    [
-        "chain_id",
-        "pipeline_id",
-        "steps",
-        "model_step_idx",
-        "model_class",
-        "preprocessings",
-        "fold_strategy",
-        "fold_artifacts",
-        "shared_artifacts",
-        "branch_path",
-        "source_index",
-        "created_at",
-    ]
-)
+_ROW = (
+    "chain_id", "pipeline_id", "steps", "model_step_idx", "model_class", "preprocessings", "fold_strategy",
+    "fold_artifacts", "shared_artifacts", "branch_path", "source_index", "created_at",
+)  # fmt: skip
 _THEIRS = "nirs4all "
 _IN_THE_MODEL = f"{_THEIRS}preprocessing inside the model"
 # Keys of nirs4all's step language whose effect a row of steps cannot express, or was not tried.
@@ -59,25 +26,35 @@ _OWN_WORDS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
 class ChainRows:
-    """A chain's row, what it refers to, and what of it was lost."""
+    """A chain's row, the artifacts that it refers to, and what it cannot do here."""
 
-    def __init__(
-        self,
-        row: dict[str, Any],
-        artifacts: dict[str, str],
-        lost: list[str],
-        wrapped: bool,
-        unknown: list[str],
-    ) -> None:
-        self.row = row
-        self.artifacts = artifacts
-        self.lost = lost
-        self.wrapped = wrapped
-        self.unknown = unknown
+    row: dict[str, Any]
+    artifacts: dict[str, str]
+    lost: list[str]
+    wrapped: bool
+    unknown: list[str]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Say why the chain came over, but does not predict as it did."""
+        found = []
+        if self.wrapped:
+            found.append(
+                "its model lies in a dict of nirs4all's default engine; it came over, but cannot replay"
+            )
+        if self.unknown:
+            kinds = ", ".join(self.unknown)
+            found.append(
+                f"it has steps that only nirs4all can apply ({kinds}); it came over, but cannot predict"
+            )
+        if self.lost:
+            found.append("an artifact of it is lost; it came over, but cannot predict as it did")
+        return found
 
 
-def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Artifacts) -> ChainRows:
+def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: ForeignArtifacts) -> ChainRows:
     """Rewrite a chain.
 
     A chain that has lost an artifact comes without the references that would let it predict something else:
@@ -173,7 +150,7 @@ class _Artifacts:
         return self.one(value) if value else None
 
 
-def _unwrapped(row: Mapping[str, Any], artifacts: Artifacts) -> tuple[Mapping[str, Any], bool]:
+def _unwrapped(row: Mapping[str, Any], artifacts: ForeignArtifacts) -> tuple[Mapping[str, Any], bool]:
     """Turn a chain of the default engine, whose one artifact is a dict, into one of ordinary steps."""
     steps, folds = json_value(row.get("steps")), json_value(row.get("fold_artifacts"))
     one = isinstance(steps, list) and len(steps) == 1 and isinstance(steps[0], Mapping)
@@ -236,7 +213,7 @@ def _step(
 
 
 def _of_a_branch(
-    step: Mapping[str, Any], row: Mapping[str, Any], folds: Mapping[str, Any], artifacts: Artifacts
+    step: Mapping[str, Any], row: Mapping[str, Any], folds: Mapping[str, Any], artifacts: ForeignArtifacts
 ) -> list[str]:
     """List the objects in the step of the model that are of other classes than the model."""
     if step.get("step_idx") != row.get("model_step_idx"):

@@ -24,18 +24,6 @@ from numpy.typing import NDArray
 
 from nirs_store.errors import CatalogDamaged, ForeignCatalog, InvalidInput, NotAWorkspace, StoreBusy
 
-__all__ = [
-    "NAMES",
-    "OTHER_TABLES",
-    "TABLES",
-    "UNPLACED",
-    "ForeignArrays",
-    "ForeignSource",
-    "open_source",
-    "read_arrays",
-    "tombstones",
-]
-
 # What is asked for, with the key of each table. Parents first.
 TABLES = {
     "runs": "run_id",
@@ -55,7 +43,8 @@ _ALIAS = "theirs"
 
 
 class _Database(Protocol):
-    def columns(self) -> dict[str, tuple[str, ...]]: ...
+    columns: str
+    """SQL that lists every table with its columns, in their order."""
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]: ...
 
@@ -63,6 +52,11 @@ class _Database(Protocol):
 
 
 class _DuckDB:
+    columns = (
+        f"SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = '{_ALIAS}' AND table_name IN "
+        f"(SELECT table_name FROM duckdb_tables() WHERE database_name = '{_ALIAS}') ORDER BY table_name, column_index"
+    )
+
     def __init__(self, path: Path) -> None:
         config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": False,
@@ -84,16 +78,6 @@ class _DuckDB:
                 ) from error
             raise NotAWorkspace(f"{path} cannot be read as a DuckDB database: {text}") from error
 
-    def columns(self) -> dict[str, tuple[str, ...]]:
-        found: dict[str, list[str]] = {}
-        for table, column in self._con.execute(
-            "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = ? AND table_name IN "
-            "(SELECT table_name FROM duckdb_tables() WHERE database_name = ?) ORDER BY table_name, column_index",
-            [_ALIAS, _ALIAS],
-        ).fetchall():
-            found.setdefault(str(table), []).append(str(column))
-        return {table: tuple(names) for table, names in found.items()}
-
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         # A cursor of its own: several tables are read at the same time.
         with closing(self._con.cursor()) as cursor:
@@ -107,6 +91,11 @@ class _DuckDB:
 
 
 class _SQLite:
+    columns = (
+        "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c "
+        "WHERE m.type = 'table' ORDER BY m.name, c.cid"
+    )
+
     def __init__(self, path: Path) -> None:
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         journals = [path.with_name(path.name + ending) for ending in ("-wal", "-journal")]
@@ -124,15 +113,6 @@ class _SQLite:
         except sqlite3.Error as error:
             self._clean()
             raise NotAWorkspace(f"{path} cannot be read as an SQLite database: {error}") from error
-
-    def columns(self) -> dict[str, tuple[str, ...]]:
-        found: dict[str, list[str]] = {}
-        for table, column in self._con.execute(
-            "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c "
-            "WHERE m.type = 'table' ORDER BY m.name, c.cid"
-        ):
-            found.setdefault(str(table), []).append(str(column))
-        return {table: tuple(names) for table, names in found.items()}
 
     def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
         with closing(self._con.execute(sql)) as cursor:
@@ -155,7 +135,9 @@ class ForeignSource:
         self.root = root
         self.catalog = catalog
         self._database = database
-        self._columns = database.columns()
+        self._columns: dict[str, list[str]] = {}
+        for table, column in database.rows(database.columns):
+            self._columns.setdefault(str(table), []).append(str(column))
         kind = "DuckDB" if catalog.suffix == ".duckdb" else "SQLite"
         self.generation = kind if "prediction_arrays" in self._columns else f"{kind} + Parquet"
         self._before = _stamp(catalog)
@@ -164,9 +146,9 @@ class ForeignSource:
         """Whether the catalog has a table."""
         return table in self._columns
 
-    def columns(self, table: str) -> tuple[str, ...]:
+    def columns(self, table: str) -> list[str]:
         """Names of a table's columns; none when there is no such table."""
-        return self._columns.get(table, ())
+        return self._columns.get(table, [])
 
     def count(self, table: str) -> int:
         """Rows of a table; 0 when there is no such table."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from nirs_store.display import block, field_table, table
 
-__all__ = ["Counts", "Left", "MigrationReport", "Notes"]
-
 _EXAMPLES = 3
 
 
@@ -110,7 +108,7 @@ class MigrationReport:
         return f"<MigrationReport: {added} rows from {self.source!r}, {len(self.left_out)} notes, {state}>"
 
     def _repr_html_(self) -> str:
-        rows = [(name, *_cells(counts)) for name, counts in self.counts.items()]
+        rows = [(name, *asdict(counts).values()) for name, counts in self.counts.items()]
         notes = [(left.kind, left.count, left.reason, ", ".join(left.examples)) for left in self.left_out]
         facts: Mapping[str, Any] = {
             "source": self.source,
@@ -127,7 +125,3 @@ class MigrationReport:
             if self.differences
             else "",
         )
-
-
-def _cells(counts: Counts) -> tuple[int, ...]:
-    return (counts.found, counts.added, counts.present, counts.left_out, counts.verified)

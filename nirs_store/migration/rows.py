@@ -11,99 +11,23 @@ from nirs_store.errors import InvalidInput
 from nirs_store.ids import naive
 from nirs_store.values import as_error, as_float, as_int, as_long, to_json
 
-__all__ = [
-    "CARRIED",
-    "Unusable",
-    "identifier",
-    "json_value",
-    "log_row",
-    "moment",
-    "pipeline_row",
-    "prediction_row",
-    "run_row",
-]
-
 Row = Mapping[str, Any]
 
 _STATUSES = ("running", "completed", "failed")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 # Columns that have a place here. All others are reported where they hold something.
-CARRIED: dict[str, frozenset[str]] = {
-    "runs": frozenset(
-        [
-            "run_id",
-            "name",
-            "config",
-            "datasets",
-            "status",
-            "created_at",
-            "completed_at",
-            "summary",
-            "error",
-            "project_id",
-        ]
-    ),
-    "pipelines": frozenset(
-        [
-            "pipeline_id",
-            "run_id",
-            "name",
-            "expanded_config",
-            "generator_choices",
-            "dataset_name",
-            "dataset_hash",
-            "status",
-            "created_at",
-            "completed_at",
-            "best_val",
-            "best_test",
-            "metric",
-            "duration_ms",
-            "error",
-        ]
-    ),
-    "predictions": frozenset(
-        [
-            "prediction_id",
-            "pipeline_id",
-            "chain_id",
-            "dataset_name",
-            "model_name",
-            "model_class",
-            "fold_id",
-            "partition",
-            "val_score",
-            "test_score",
-            "train_score",
-            "metric",
-            "task_type",
-            "n_samples",
-            "n_features",
-            "scores",
-            "best_params",
-            "preprocessings",
-            "branch_id",
-            "branch_name",
-            "exclusion_count",
-            "exclusion_rate",
-            "created_at",
-        ]
-    ),
-    "logs": frozenset(
-        [
-            "log_id",
-            "pipeline_id",
-            "step_idx",
-            "operator_class",
-            "event",
-            "duration_ms",
-            "message",
-            "details",
-            "level",
-            "created_at",
-        ]
-    ),
+CARRIED = {
+    table: frozenset(names.split())
+    for table, names in {
+        "runs": "run_id name config datasets status created_at completed_at summary error project_id",
+        "pipelines": "pipeline_id run_id name expanded_config generator_choices dataset_name dataset_hash status "
+        "created_at completed_at best_val best_test metric duration_ms error",
+        "predictions": "prediction_id pipeline_id chain_id dataset_name model_name model_class fold_id partition "
+        "val_score test_score train_score metric task_type n_samples n_features scores best_params preprocessings "
+        "branch_id branch_name exclusion_count exclusion_rate created_at",
+        "logs": "log_id pipeline_id step_idx operator_class event duration_ms message details level created_at",
+    }.items()
 }
 
 

@@ -107,8 +107,7 @@ def outline(
             continue
         if kind in _MERGING or kind == MODEL:
             raise BundleInvalid(
-                f"{where}: step {index} is of the type {kind!r} and has fitted objects; such chains cannot "
-                "be read "
+                f"{where}: step {index} is of the type {kind!r} and has fitted objects; such chains cannot be read "
                 "without nirs4all."
             )
         if kind == SPLITTER:
@@ -119,9 +118,8 @@ def outline(
         folds = {fold for name in objects.values() if (fold := fold_of(name)) is not None}
         if len(folds) > 1:
             raise BundleInvalid(
-                f"{where}: step {index} has a fitted transformer for each of {len(folds)} folds. Version 1.0 "
-                "has no rule "
-                "for that, and applying one after the other would predict wrong numbers."
+                f"{where}: step {index} has a fitted transformer for each of {len(folds)} folds. Version 1.0 has no "
+                "rule for that, and applying one after the other would predict wrong numbers."
             )
         steps.append((index, kind, in_order(objects.values(), notes)))
     if sum(len(names) for _, kind, names in steps if kind == TARGETS) > 1:
@@ -213,9 +211,8 @@ def _from_trace(
         kind = str(step.get("operator_type") or TRANSFORM)
         if index == model_step and kind == "meta_model":
             raise BundleInvalid(
-                f"{where}: its model combines the predictions of other models (meta_model); such chains "
-                "cannot be read "
-                "without nirs4all. Ask for an export of a scikit-learn StackingRegressor."
+                f"{where}: its model combines the predictions of other models (meta_model); such chains cannot be "
+                "read without nirs4all. Ask for an export of a scikit-learn StackingRegressor."
             )
         if index not in kinds:
             order.append(index)
@@ -409,8 +406,7 @@ def read_contents(path: Path, limits: Limits) -> Contents:
             _check_kind(path, record.kind, payloads)
         elif promised is not None:
             raise BundleInvalid(
-                f"{path}: its manifest says that {str(promised)[:80]!r} lists the members, but that is not "
-                "there, so "
+                f"{path}: its manifest says that {str(promised)[:80]!r} lists the members, but that is not there, so "
                 "nothing can be verified. It was taken out or renamed; ask for the original."
             )
         else:
@@ -456,9 +452,8 @@ def _read_listed(
     there = set(members.names) - {RECORD}
     if missing := sorted(listed.keys() - there):
         raise BundleInvalid(
-            f"{path}: the member {missing[0]} is missing ({len(missing)} of {len(listed)}). Nothing was "
-            "loaded; it was "
-            "taken out or renamed. Copy or export the bundle again."
+            f"{path}: the member {missing[0]} is missing ({len(missing)} of {len(listed)}). Nothing was loaded; it "
+            "was taken out or renamed. Copy or export the bundle again."
         )
     if strange := sorted(there - listed.keys()):
         raise BundleInvalid(
@@ -479,9 +474,8 @@ def _read_listed(
         data = known.get(name) or members.read(name, card_bytes if name == CARD else None)
         if sha256_hex(data) != member.sha256:
             raise BundleInvalid(
-                f"{path}: the member {name} has the SHA-256 {sha256_hex(data)}, listed is "
-                f"{member.sha256[:64]!r}. It was "
-                "damaged or exchanged. Nothing was loaded; copy or export the bundle again."
+                f"{path}: the member {name} has the SHA-256 {sha256_hex(data)}, listed is {member.sha256[:64]!r}. It "
+                "was damaged or exchanged. Nothing was loaded; copy or export the bundle again."
             )
         found[name] = data
     return found
@@ -516,7 +510,6 @@ def _check_integrity(
     for name, digest in promised.items():
         if name in hashes and hashes[name] != digest:
             raise BundleInvalid(
-                f"{path}: the member {name} has the SHA-256 {hashes[name]}, its manifest promises "
-                f"{digest[:64]!r}. "
+                f"{path}: the member {name} has the SHA-256 {hashes[name]}, its manifest promises {digest[:64]!r}. "
                 "It was damaged or exchanged. Nothing was loaded; copy or export the bundle again."
             )

@@ -198,8 +198,7 @@ def parse_record(data: bytes, where: str | Path) -> BundleRecord:
     number = found.get("record_version")
     if isinstance(number, int) and not isinstance(number, bool) and number > RECORD_VERSION:
         raise BundleTooNew(
-            f"{where}: its {RECORD} has version {number}; this library reads up to {RECORD_VERSION}. Nothing "
-            "was "
+            f"{where}: its {RECORD} has version {number}; this library reads up to {RECORD_VERSION}. Nothing was "
             "loaded. Install a newer nirs_store."
         )
     try:
@@ -332,10 +331,8 @@ def by_step(members: Iterable[str]) -> dict[int, dict[str, ArtifactName]]:
     if nameless and not found:
         if all(_HASH.fullmatch(member.rpartition("/")[2].partition(".")[0]) for member in nameless):
             raise BundleInvalid(
-                "The members of this bundle are named by hash, as nirs4all 0.7 wrote them, and nothing says "
-                "which step "
-                "each belongs to; no program can predict with it. Export the chain again with a newer "
-                "version."
+                "The members of this bundle are named by hash, as nirs4all 0.7 wrote them, and nothing says which "
+                "step each belongs to; no program can predict with it. Export the chain again with a newer version."
             )
         raise BundleInvalid(
             f"No member of this bundle is named step_<number>; the first is {nameless[0]}. It holds no model."
@@ -371,7 +368,6 @@ def in_order(names: Iterable[ArtifactName], notes: list[str]) -> list[ArtifactNa
     ordered = sorted(found, key=lambda name: name.sub or 0)
     if ordered != found:
         notes.append(
-            f"Step {found[0].step} is in the archive in another order than its numbers; the numbers "
-            "were used."
+            f"Step {found[0].step} is in the archive in another order than its numbers; the numbers were used."
         )
     return ordered

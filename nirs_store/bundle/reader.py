@@ -467,8 +467,7 @@ def _chain(contents: Contents, objects: Mapping[str, Any]) -> tuple[dict[str, An
         )
     if missing := [identifier for identifier in named if identifier not in there]:
         raise BundleInvalid(
-            f"{contents.path}: its chain names an object with the SHA-256 {missing[0][:64]!r}, which no "
-            "member has. "
+            f"{contents.path}: its chain names an object with the SHA-256 {missing[0][:64]!r}, which no member has. "
             "No step is ever left out, so the bundle cannot predict; ask for a new export."
         )
     return chain, plan
@@ -501,8 +500,7 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
         ) from exc
     if not agree(found, expected):
         raise BundleInvalid(
-            f"{contents.path}: on its own probe spectra it predicts other values here than when it was "
-            "exported: "
+            f"{contents.path}: on its own probe spectra it predicts other values here than when it was exported: "
             f"{disagreement(found, expected)}. It was exported with {_environment(record.environment)}. Its "
             "predictions cannot be relied on here; use those versions, or export the chain again."
         )

@@ -89,10 +89,9 @@ class ImportedBundle:
 def find_import(con: Connection, content_hash: str) -> tuple[str, str, str] | None:
     """Give run, pipeline and chain of the oldest import of a content that is still there, or None."""
     found = con.execute(
-        "SELECT r.run_id, p.pipeline_id, c.chain_id FROM runs r "
-        "JOIN pipelines p ON p.run_id = r.run_id JOIN chains c ON c.pipeline_id = p.pipeline_id "
-        "WHERE r.status = 'completed' AND json_extract_string(r.config, '$.imported.content_hash') = ? "
-        "ORDER BY r.created_at, r.run_id, c.chain_id LIMIT 1",
+        "SELECT r.run_id, p.pipeline_id, c.chain_id FROM runs r JOIN pipelines p ON p.run_id = r.run_id JOIN chains "
+        "c ON c.pipeline_id = p.pipeline_id WHERE r.status = 'completed' AND json_extract_string(r.config, "
+        "'$.imported.content_hash') = ? ORDER BY r.created_at, r.run_id, c.chain_id LIMIT 1",
         [content_hash],
     ).fetchone()
     return None if found is None else (str(found[0]), str(found[1]), str(found[2]))

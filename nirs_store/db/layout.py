@@ -44,29 +44,10 @@ __all__ = [
 
 
 # As Linux and macOS name them.
-_NETWORK = frozenset(
-    (
-        *(
-            "nfs",
-            "nfs3",
-            "nfs4",
-            "cifs",
-            "smb",
-            "smb2",
-            "smb3",
-            "smbfs",
-            "afs",
-            "afpfs",
-            "9p",
-            "ncpfs",
-            "webdav",
-        ),
-        *("davfs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "orangefs", "pvfs2", "ocfs2", "gfs2"),
-        *("virtiofs", "vboxsf"),
-    )
-)
-_NETWORK_FUSE = re.compile(
-    r"fuse\.(sshfs|rclone|s3fs|gcsfuse|goofys|blobfuse2?|davfs2?|glusterfs|ceph.*|moosefs|mfs|juicefs|smbnetfs|curlftpfs)"
+_NETWORK = re.compile(
+    r"nfs[34]?|cifs|smb[23]?|smbfs|afs|afpfs|9p|ncpfs|webdav|davfs|ceph|glusterfs|lustre|beegfs|gpfs|orangefs|pvfs2"
+    r"|ocfs2|gfs2|virtiofs|vboxsf|fuse\.(sshfs|rclone|s3fs|gcsfuse|goofys|blobfuse2?|davfs2?|glusterfs|ceph.*|moosefs|mfs"
+    r"|juicefs|smbnetfs|curlftpfs)"
 )
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -85,7 +66,7 @@ def network_filesystem(folder: Path) -> str | None:
         )
     except (OSError, AttributeError, ValueError):
         return None
-    return name if name in _NETWORK or _NETWORK_FUSE.fullmatch(name) else None
+    return name if _NETWORK.fullmatch(name) else None
 
 
 def warn_of_network(folder: Path) -> None:
@@ -187,100 +168,54 @@ def _is_too_long(folder: Path) -> bool:
     return False
 
 
+def _place(path: str) -> cached_property[Path]:
+    return cached_property(lambda layout: layout.root / path)
+
+
 class Layout(msgspec.Struct, frozen=True, dict=True):
     """The paths of one workspace folder, each made once: recording asks for some at every call."""
 
     root: Path
 
-    @cached_property
-    def catalog(self) -> Path:
-        """The DuckDB file."""
-        return self.root / "store.duckdb"
-
-    @cached_property
-    def wal(self) -> Path:
-        """DuckDB's write-ahead log; present only while the catalog is open or after a crash."""
-        return self.root / "store.duckdb.wal"
-
-    @cached_property
-    def artifacts(self) -> Path:
-        """The folder of blobs, which only `blobs` looks into."""
-        return self.root / "artifacts"
+    # The DuckDB file.
+    catalog = _place("store.duckdb")
+    # DuckDB's write-ahead log; present only while the catalog is open or after a crash.
+    wal = _place("store.duckdb.wal")
+    # The folder of blobs, which only `blobs` looks into.
+    artifacts = _place("artifacts")
+    # All machinery, in one visible folder.
+    journal = _place("journal")
+    # Commits not yet applied.
+    segments = _place("journal/segments")
+    # Commits that could not be applied, each with its reason.
+    rejected = _place("journal/rejected")
+    # One locked file a live session.
+    claims = _place("journal/claims")
+    # The folder of blobs that a gc is deciding about, which only `blobs` looks into.
+    aside = _place("journal/aside")
+    # Unfinished writes.
+    tmp = _place("journal/tmp")
+    # The lease.
+    lock = _place("journal/lock")
+    # Touched by whoever waits for the lease.
+    wait = _place("journal/wait")
+    # Who holds the lease, for error messages only.
+    holder = _place("journal/holder")
+    # Space kept back for cleaning up on a full disk.
+    reserve = _place("journal/reserve")
+    # A byte for each checkpoint that left small row groups in the catalog; only its size counts.
+    untidied = _place("journal/untidied")
+    # How many changes the catalog must hold at least; a smaller count in it means that some were lost.
+    change_count = _place("journal/change-count")
+    # The workspace's settings as recording calls read them: a copy of the catalog's.
+    settings = _place("journal/settings.json")
+    # The last entry of the audit trail that was handed out; a check expects it in the catalog.
+    audit_head = _place("journal/audit-head.json")
 
     @cached_property
     def blobs(self) -> BlobBackend:
         """Where the blobs lie: here a backend is chosen, and nowhere else."""
         return LocalFolder(self.root, trash=self.aside, scratch=self.tmp)
-
-    @cached_property
-    def journal(self) -> Path:
-        """All machinery, in one visible folder."""
-        return self.root / "journal"
-
-    @cached_property
-    def segments(self) -> Path:
-        """Commits not yet applied."""
-        return self.journal / "segments"
-
-    @cached_property
-    def rejected(self) -> Path:
-        """Commits that could not be applied, each with its reason."""
-        return self.journal / "rejected"
-
-    @cached_property
-    def claims(self) -> Path:
-        """One locked file a live session."""
-        return self.journal / "claims"
-
-    @cached_property
-    def aside(self) -> Path:
-        """The folder of blobs that a gc is deciding about, which only `blobs` looks into."""
-        return self.journal / "aside"
-
-    @cached_property
-    def tmp(self) -> Path:
-        """Unfinished writes."""
-        return self.journal / "tmp"
-
-    @cached_property
-    def lock(self) -> Path:
-        """The lease."""
-        return self.journal / "lock"
-
-    @cached_property
-    def wait(self) -> Path:
-        """Touched by whoever waits for the lease."""
-        return self.journal / "wait"
-
-    @cached_property
-    def holder(self) -> Path:
-        """Who holds the lease, for error messages only."""
-        return self.journal / "holder"
-
-    @cached_property
-    def reserve(self) -> Path:
-        """Space kept back for cleaning up on a full disk."""
-        return self.journal / "reserve"
-
-    @cached_property
-    def untidied(self) -> Path:
-        """A byte for each checkpoint that left small row groups in the catalog; only its size counts."""
-        return self.journal / "untidied"
-
-    @cached_property
-    def change_count(self) -> Path:
-        """How many changes the catalog must hold at least; a smaller count in it means that some were lost."""
-        return self.journal / "change-count"
-
-    @cached_property
-    def settings(self) -> Path:
-        """The workspace's settings as recording calls read them: a copy of the catalog's."""
-        return self.journal / "settings.json"
-
-    @cached_property
-    def audit_head(self) -> Path:
-        """The last entry of the audit trail that was handed out; a check expects it in the catalog."""
-        return self.journal / "audit-head.json"
 
     def holds(self, path: Path) -> bool:
         """Tell whether a path without links lies among the store's own files."""
@@ -290,15 +225,8 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def folders(self) -> tuple[Path, ...]:
         """Folders a workspace is made of, parents first."""
-        return (
-            self.artifacts,
-            self.journal,
-            self.segments,
-            self.rejected,
-            self.claims,
-            self.aside,
-            self.tmp,
-        )
+        journal = (self.journal, self.segments, self.rejected, self.claims, self.aside, self.tmp)
+        return self.artifacts, *journal
 
 
 def share_log(layout: Layout) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nirs_store.chains.folds import stack_sources
 from nirs_store.chains.plan import MERGE, MODEL, SPLITTER, STACKED, TARGETS
-from nirs_store.display import with_unit
+from nirs_store.display import short, with_unit
 from nirs_store.scores import METRICS, RMSE_BY_SET, is_figure
 
 # -- Steps of a chain in the words of the field.
@@ -56,23 +56,23 @@ _WORDS = {
 
 def in_words(name: str, params: Mapping[str, Any]) -> str:
     """Describe a step."""
-    short = name.rpartition(".")[2] or "unknown step"
-    if short == "SavitzkyGolay" and "window_length" in params:
+    last = name.rpartition(".")[2] or "unknown step"
+    if last == "SavitzkyGolay" and "window_length" in params:
         deriv = params.get("deriv", 1)
         kind = f"{_ORDINALS.get(deriv, f'{deriv}th')} derivative" if deriv else "smoothing"
         return (
             f"Savitzky-Golay {kind} (window of {params['window_length']} channels, polynomial of order "
             f"{params.get('polyorder')}) (SavitzkyGolay)"
         )
-    template = _WORDS.get(short)
+    template = _WORDS.get(last)
     if template is not None:
         try:
-            return f"{template.format_map(dict(params))} ({short})"
+            return f"{template.format_map(dict(params))} ({last})"
         except (KeyError, IndexError, ValueError, AttributeError):
             # Recorded without that parameter: the name alone has to do.
             pass
-    shown = ", ".join(f"{key}={_short(value)}" for key, value in sorted(params.items()))
-    return f"{short}({shown})"
+    shown = ", ".join(f"{key}={short(repr(value), 40)}" for key, value in sorted(params.items()))
+    return f"{last}({shown})"
 
 
 def seeds(steps: Any) -> list[str]:
@@ -97,11 +97,6 @@ def seeds(steps: Any) -> list[str]:
 
     visit("", list(steps))
     return list(found)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 # -- The card of a bundle: what a person should know before using somebody else's model, as Markdown.
@@ -279,16 +274,10 @@ def _listed(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
+_ESCAPED = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;", "`": "'", "[": "\\[", "!": "\\!"})
+
+
 def _plain(value: Any, most: int = 200) -> str:
     """Keep names of users inside their cell: no line breaks, no markup that a page would act on."""
-    text = " ".join(str(value).split())[:most]
-    for sign, instead in (
-        ("\\", "\\\\"),
-        ("|", "\\|"),
-        ("<", "&lt;"),
-        ("`", "'"),
-        ("[", "\\["),
-        ("!", "\\!"),
-    ):
-        text = text.replace(sign, instead)
+    text = " ".join(str(value).split())[:most].translate(_ESCAPED)
     return "".join(sign for sign in text if sign.isprintable())

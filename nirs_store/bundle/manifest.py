@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,7 +28,6 @@ RECORD = "nirs_store.json"
 CARD = "card.md"
 
 _VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,2}")
-_STATED = re.compile(r"^Version:[ \t]*(\S+)[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "joblib", "skops", "chemotools")
 
 Role = Literal["description", "transformer", "y_transformer", "model", "blob", "probe", "card"]
@@ -235,10 +234,7 @@ def library_version() -> str:
 def read_environment() -> dict[str, str]:
     """Give the versions that decide whether a pickle written here opens elsewhere."""
     found = {"python": platform.python_version(), "nirs_store": library_version()}
-    for package in _PACKAGES:
-        if (installed := _version(package)) is not None:
-            found[package] = installed
-    return found
+    return found | {package: known for package in _PACKAGES if (known := _version(package)) is not None}
 
 
 def chain_from_json(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,118 +252,14 @@ def chain_from_json(found: Mapping[str, Any]) -> dict[str, Any]:
     return chain
 
 
-def _numbers(text: str) -> tuple[int, int, int]:
+def _numbers(text: str) -> list[int]:
     parts = [int(part) for part in text.split(".")]
-    major, minor, patch = (*parts, 0, 0)[:3]
-    return major, minor, patch
+    return [*parts, 0, 0][:3]
 
 
 @cache
 def _version(package: str) -> str | None:
     try:
-        found = distribution(package)
+        return version(package)
     except PackageNotFoundError:
         return None
-    # Parsed as a message, a package's whole description is read on the way to its version: 3 ms a package.
-    header = (found.read_text("METADATA") or "").partition("\n\n")[0]
-    stated = _STATED.search(header)
-    return stated[1] if stated is not None else found.version
-
-
-# -- What the name of an artifact says in version 1.0: its step, its fold, its place within the step.
-
-
-_STEP = re.compile(r"\d{1,9}")
-_FOLD = re.compile(r"fold(\d{1,9})")
-_SUB = re.compile(r"sub(\d{1,9})")
-_HASH = re.compile(r"[0-9a-f]{32,64}")
-
-
-class ArtifactName(NamedTuple):
-    """A member that holds a fitted object."""
-
-    member: str
-    step: int
-    key: str
-    fold: str | None
-    sub: int | None
-
-
-def parse_artifact_name(member: str) -> ArtifactName | None:
-    """Read the name of a member; None when it names no step."""
-    stem, dot, _ = member.rpartition("/")[2].rpartition(".")
-    parts = (stem if dot else member.rpartition("/")[2]).split("_")
-    if len(parts) < 2 or parts[0] != "step" or not _STEP.fullmatch(parts[1]):
-        return None
-    step = int(parts[1])
-    fold = next((part for part in parts[2:] if part.startswith("fold")), None)
-    subs = [int(match[1]) for part in parts[2:] if (match := _SUB.fullmatch(part))]
-    if fold is not None:
-        key = f"step_{step}_{fold}"
-    elif len(parts) > 2:
-        key = "_".join(parts)
-    else:
-        key = f"step_{step}"
-    return ArtifactName(member, step, key, fold, subs[-1] if subs else None)
-
-
-def by_step(members: Iterable[str]) -> dict[int, dict[str, ArtifactName]]:
-    """Group members by step and key, in the order in which they stand in the archive."""
-    found: dict[int, dict[str, ArtifactName]] = {}
-    nameless = []
-    for member in members:
-        name = parse_artifact_name(member)
-        if name is None:
-            nameless.append(member)
-            continue
-        held = found.setdefault(name.step, {})
-        if name.key in held:
-            raise BundleInvalid(
-                f"The members {held[name.key].member} and {member} both mean {name.key}, as a pipeline with branches "
-                "writes them, so one of them would be left out and the predictions could be those of another "
-                "branch. Export the chain of one branch."
-            )
-        held[name.key] = name
-    if nameless and not found:
-        if all(_HASH.fullmatch(member.rpartition("/")[2].partition(".")[0]) for member in nameless):
-            raise BundleInvalid(
-                "The members of this bundle are named by hash, as nirs4all 0.7 wrote them, and nothing says which "
-                "step each belongs to; no program can predict with it. Export the chain again with a newer version."
-            )
-        raise BundleInvalid(
-            f"No member of this bundle is named step_<number>; the first is {nameless[0]}. It holds no model."
-        )
-    if nameless:
-        raise BundleInvalid(
-            f"The member {nameless[0]} is a fitted object that belongs to no step: expected a name such as "
-            "artifacts/step_1_sub0.joblib. Leaving it out could predict wrong numbers; ask for a new export."
-        )
-    return found
-
-
-def fold_of(name: ArtifactName) -> int | None:
-    """Give the number of the fold that a member belongs to, or None."""
-    match = _FOLD.fullmatch(name.fold) if name.fold else None
-    return int(match[1]) if match else None
-
-
-def in_order(names: Iterable[ArtifactName], notes: list[str]) -> list[ArtifactName]:
-    """Put the objects of one step into the order in which they apply.
-
-    Version 1.0 leaves that to the order in the archive, which every tool that packs it again may change. Where
-    all names carry a number (``_sub0``, ``_sub1``), the number decides.
-    """
-    found = list(names)
-    if any(name.sub is None for name in found):
-        if len(found) > 1:
-            listed = ", ".join(name.member for name in found)
-            notes.append(
-                f"The order of {listed} is only that of the archive; if it was repacked, it may be wrong."
-            )
-        return found
-    ordered = sorted(found, key=lambda name: name.sub or 0)
-    if ordered != found:
-        notes.append(
-            f"Step {found[0].step} is in the archive in another order than its numbers; the numbers were used."
-        )
-    return ordered

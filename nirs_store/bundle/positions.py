@@ -23,25 +23,6 @@ from typing import Any, NamedTuple
 
 from nirs_store.errors import SerializationError
 
-__all__ = [
-    "FUNCTIONS",
-    "LOSSES",
-    "MOST_JOBS",
-    "RANDOM_STATES",
-    "SCALARS",
-    "SCORES",
-    "TRIPLET",
-    "TYPES",
-    "Arrays",
-    "contradiction",
-    "fits",
-    "is_accepted",
-    "is_part",
-    "kinds_of",
-    "name_of",
-    "parse_kind",
-]
-
 Node = Mapping[str, Any]
 Arrays = Mapping[str, tuple[str, tuple[int, ...], Any]]
 """Member to the kind of its dtype, its shape, and the array itself."""

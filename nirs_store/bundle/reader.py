@@ -16,7 +16,8 @@ from nirs_store.blobs.code import CODE, check_code, refuse_other_python
 from nirs_store.blobs.serializers import with_version
 from nirs_store.bundle.card import readable
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, agree, disagreement, read_npy, unpacked
-from nirs_store.bundle.contents import Contents, make_chain, read_contents
+from nirs_store.bundle.contents import Contents, read_contents
+from nirs_store.bundle.foreign import make_chain
 from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json, stated, written_by
 from nirs_store.bundle.payload import Audit, audit_payload, load_payload, refuse_untrusted, untrusted
 from nirs_store.chains.folds import chain_artifact_ids

@@ -16,10 +16,11 @@ import yaml
 from nirs_store.addresses import user_path
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import ensure_dir, write_file
-from nirs_store.blobs.serializers import configuration_file
+from nirs_store.blobs.serializers import configuration_file, untrusted_types
 from nirs_store.bundle.card import readable
 from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, clean
 from nirs_store.bundle.contents import Contents, read_contents
+from nirs_store.bundle.manifest import stated
 from nirs_store.bundle.reader import Bundle, domain_bytes, open_contents
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.db.database import Connection, Database
@@ -42,20 +43,6 @@ from nirs_store.records.ranking import (
 )
 from nirs_store.records.runs import versions_only
 from nirs_store.scores import default_metric, is_classification, is_figure
-
-__all__ = [
-    "ImportedBundle",
-    "Outgoing",
-    "Remembered",
-    "export_pipeline_config",
-    "export_predictions_parquet",
-    "export_run",
-    "find_import",
-    "import_bundle",
-    "known_facts",
-    "known_scores",
-]
-
 
 # -- Looking up what came into a workspace as a bundle.
 
@@ -250,33 +237,35 @@ def _bring_in(
     known = access.transact(lambda con: find_import(con, digest))
     facts = {"file": contents.path.name, "kind": contents.kind, **policy}
     if known is not None:
-        run_id, pipeline_id, chain_id = known
-        _heal(engine, access, contents)
+        # The workspace gets back the bytes that it lost since it imported the bundle, as on saving an object again.
+        data = {contents.hashes[member]: value for member, value in contents.payloads.items()}
+        rows = access.transact(lambda con: queries.blob_rows(con, list(data)))
+        artifacts.put_back(engine, rows, data)
         note(engine, "import_bundle", "bundle", digest, message="was there already", details=facts)
-        return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=False)
+        return ImportedBundle(*known, digest, added=False)
     with engine.recorder.transaction():
         run_id, pipeline_id, chain_id = _record(engine, contents, bundle, policy, name)
-        facts |= {"run_id": run_id, "chain_id": chain_id}
-        note(engine, "import_bundle", "bundle", digest, details=facts)
+        note(
+            engine,
+            "import_bundle",
+            "bundle",
+            digest,
+            details={**facts, "run_id": run_id, "chain_id": chain_id},
+        )
     return ImportedBundle(run_id, pipeline_id, chain_id, digest, added=True)
-
-
-def _heal(engine: Engine, access: Database, contents: Contents) -> None:
-    """Give the workspace the bytes that it lost since it imported the same bundle, as saving an object again does."""
-    data = {contents.hashes[member]: value for member, value in contents.payloads.items()}
-    rows = access.transact(lambda con: queries.blob_rows(con, list(data)))
-    artifacts.put_back(engine, rows, data)
 
 
 def _record(
     engine: Engine, contents: Contents, bundle: Bundle, policy: Mapping[str, Any], name: str | None
 ) -> tuple[str, str, str]:
-    chain, facts = bundle.chain, dict(contents.record.facts) if contents.record else {}
-    units, scores = bundle.units, bundle.scores
+    chain, facts, units, scores = bundle.chain, bundle.facts, bundle.units, bundle.scores
     model = str(chain.get("model_class") or "model").rpartition(".")[2]
     target = str(units.get("target") or "")
     title = name or (f"{model} for {target}" if target else contents.path.stem)[:_TITLE]
     dataset = str(facts.get("dataset_name") or units.get("dataset_name") or "")[:_TITLE]
+    origin: Any = {"chain_id": str(contents.manifest.get("chain_id") or ""), "writer": "another program"}
+    if contents.record is not None:
+        origin = msgspec.to_builtins(contents.record.origin)
     config = clean(
         {
             "imported": {
@@ -284,8 +273,8 @@ def _record(
                 "file": contents.path.name,
                 "kind": contents.kind,
                 "format_version": contents.manifest.format_version,
-                "origin": _origin(contents),
-                "environment": dict(contents.record.environment) if contents.record else None,
+                "origin": origin,
+                "environment": stated(contents.record, "environment") or None,
                 "policy": dict(policy),
             },
             "facts": facts,
@@ -295,15 +284,8 @@ def _record(
         }
     )
     run_id = records.begin_run(engine, title, config, [{"name": dataset}] if dataset else [])
-    pipeline_id = records.begin_pipeline(
-        engine,
-        run_id,
-        title,
-        {"steps": clean(chain["steps"])},
-        [],
-        dataset,
-        str(facts.get("dataset_hash") or ""),
-    )
+    known_hash, steps = str(facts.get("dataset_hash") or ""), {"steps": clean(chain["steps"])}
+    pipeline_id = records.begin_pipeline(engine, run_id, title, steps, [], dataset, known_hash)
     ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
     models = chain_model_ids(chain)
     fed_by = [source for step in chain["steps"] for source in stack_sources(step, "steps")]
@@ -311,13 +293,14 @@ def _record(
     stacked = models - set().union(*map(chain_model_ids, fed_by)) if fed_by else set()
     data = {contents.hashes[member]: value for member, value in contents.payloads.items()}
     for artifact_id in ids:
-        value = bundle.object_of(artifact_id)
+        cls = type(bundle.object_of(artifact_id))
+        role = "model" if artifact_id in models else "transformer"
         artifacts.save_bytes(
             engine,
             data[artifact_id],
             contents.kind,
-            f"{type(value).__module__}.{type(value).__qualname__}",
-            _artifact_type(artifact_id, models, stacked),
+            f"{cls.__module__}.{cls.__qualname__}",
+            "meta_model" if artifact_id in stacked else role,
             contents.kind,
             pipeline_id,
         )
@@ -326,22 +309,18 @@ def _record(
         ids.append(
             artifacts.save_bytes(engine, of_domain, "bin", DOMAIN_CLASS, "domain", "bytes", pipeline_id)
         )
+    others = ("branch_path", "source_index", "fold_weights", "wavelengths", "metadata")
+    rest: dict[str, Any] = {key: chain.get(key) for key in others}
+    rest |= {key: str(chain.get(key) or "") for key in ("model_class", "preprocessings", "fold_strategy")}
     chain_id = records.save_chain(
         engine,
         pipeline_id,
         steps=chain["steps"],
         model_step_idx=chain["model_step_idx"],
-        model_class=str(chain.get("model_class") or ""),
-        preprocessings=str(chain.get("preprocessings") or ""),
-        fold_strategy=str(chain.get("fold_strategy") or ""),
         fold_artifacts=chain["fold_artifacts"],
         shared_artifacts=chain["shared_artifacts"],
-        branch_path=chain.get("branch_path"),
-        source_index=chain.get("source_index"),
-        fold_weights=chain.get("fold_weights"),
-        wavelengths=chain.get("wavelengths"),
-        metadata=chain.get("metadata"),
         artifact_ids=ids,
+        **rest,
     )
     value = next((scores[key] for key in ("rmsecv", "RMSECV") if is_figure(scores.get(key))), None)
     metric = None if value is None else "rmse"
@@ -351,16 +330,8 @@ def _record(
     return run_id, pipeline_id, chain_id
 
 
-def _artifact_type(artifact_id: str, models: set[str], stacked: set[str]) -> str:
-    if artifact_id in stacked:
-        return "meta_model"
-    return "model" if artifact_id in models else "transformer"
-
-
 def _refuse_forgotten(contents: Contents) -> None:
     """Refuse types that may be trusted for this call, and that the workspace could not load again tomorrow."""
-    from nirs_store.blobs.serializers import untrusted_types
-
     forgotten = sorted({name for data in contents.payloads.values() for name in untrusted_types(data)})
     if forgotten:
         raise UntrustedBundle(
@@ -368,18 +339,6 @@ def _refuse_forgotten(contents: Contents) -> None:
             f"Nothing was imported. If you trust them for good, write them into {configuration_file()}, one a line; "
             "for once, use load_bundle(path, trusted_types=[...])."
         )
-
-
-def _origin(contents: Contents) -> dict[str, Any]:
-    origin = contents.record.origin if contents.record else None
-    if origin is None:
-        return {"chain_id": str(contents.manifest.get("chain_id") or ""), "writer": "another program"}
-    return {
-        "chain_id": origin.chain_id,
-        "pipeline_id": origin.pipeline_id,
-        "model_class": origin.model_class,
-        "created_at": origin.created_at,
-    }
 
 
 # Of a chain that is remembered, and of each of its predictions, about.

@@ -11,8 +11,6 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["PickleListing", "list_pickle", "merge_listings"]
-
 _MAX_INFLATED = 64 << 20
 _MAX_OPCODES = 500_000
 _MAX_NESTED = 20

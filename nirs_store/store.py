@@ -388,7 +388,7 @@ class WorkspaceStore:
             "memory_limit": memory_limit,
         }
         store = cls(workspace_path, read_only=True, **quiet)
-        if store._engine.query(lambda _: store._engine.access.reads_copy):
+        if store._engine.access.opens_copy(timeout=store._engine.settings.lock_timeout):
             return store
         store.close()
         return cls(workspace_path, **quiet)

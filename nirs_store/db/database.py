@@ -112,6 +112,14 @@ class Database:
         # Set while a gc of this object has blobs aside itself.
         self.sweeping = False
 
+    def opens_copy(self, *, timeout: float) -> bool:
+        """Open the catalog and tell whether a copy answers; no word of waiting commits, as nothing is answered."""
+        told, self._told_pending = self._told_pending, True
+        try:
+            return self.query(lambda _: self.reads_copy, timeout=timeout)
+        finally:
+            self._told_pending = told
+
     # -- operations --------------------------------------------------------------------------
 
     def query(self, ask: Callable[[Connection], T], *, timeout: float) -> T:

@@ -36,6 +36,7 @@ from nirs_store.errors import (
     NotAWorkspace,
     ReadOnlyStore,
     StoreBusy,
+    StoreClosed,
     UnknownId,
 )
 from nirs_store.store import WorkspaceStore
@@ -93,6 +94,7 @@ class Desk:
         self.folder, self.may_change = folder, may_change
         # A page that only shows asks a store that cannot change the workspace, whatever the given one can.
         self._given = self._own = store if may_change else None
+        self._recording = store
         self.kept = Kept()
         self._mutex = threading.Lock()
         self._places, self._spare = threading.BoundedSemaphore(_MOST_ASIDE), list[WorkspaceStore]()
@@ -100,7 +102,14 @@ class Desk:
     @contextlib.contextmanager
     def usual(self) -> Iterator[WorkspaceStore]:
         """Give the open workspace, to one answer after the other."""
+        self._commit()
         yield self.store()
+
+    def _commit(self) -> None:
+        # What the given store has recorded and not committed yet; another store would not see it.
+        if self._recording is not None and not self.may_change:
+            with contextlib.suppress(StoreClosed, ReadOnlyStore):
+                self._recording.flush()
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[WorkspaceStore]:
@@ -110,6 +119,7 @@ class Desk:
                 f"{_MOST_ASIDE} queries are being answered; nothing was run. Ask again when one has ended."
             )
         try:
+            self._commit()
             with self._mutex:
                 store = self._spare.pop() if self._spare else None
             store = store or WorkspaceStore.to_look_at(self.folder, memory_limit=_MEMORY)

@@ -255,6 +255,24 @@ def test_no_request_changes_a_byte_where_the_page_only_shows(
         store.close()
 
 
+def test_what_the_given_store_has_just_recorded_is_shown(
+    recorded: Path, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    shutil.copytree(recorded, tmp_path / "workspace")
+    with WorkspaceStore(tmp_path / "workspace") as store:
+        page = open_page(tmp_path / "workspace", store=store)
+        page.html("/")
+        with store.run("just now", datasets=["corn"]):
+            pass
+        rows = {row["name"]: row["status"] for row in page.json("/runs")["rows"]}
+        assert rows["just now"] == "completed"
+        with store.run("and now", datasets=["corn"]):
+            pass
+        found = page.json("/sql?query=SELECT status FROM runs WHERE name = 'and now'")
+        assert found["rows"] == [{"status": "completed"}]
+    assert page.get("/runs").status_code == 200
+
+
 def test_a_folder_that_may_not_be_written_is_shown(
     recorded: Path, tmp_path: Path, open_page: Callable[..., Page]
 ) -> None:

@@ -37,8 +37,6 @@ from nirs_store.db.sql import Incoming, execute, number
 from nirs_store.errors import NirsStoreError, SchemaTooNew, WriteFailed
 from nirs_store.ids import now_naive
 
-__all__ = ["CHUNK_BYTES", "DRAGS", "OWNERS", "ApplyReport", "applied_ids", "apply_journal"]
-
 _CHUNK_SEGMENTS = 256
 CHUNK_BYTES = 64 << 20
 _PRUNE_ABOVE = 512

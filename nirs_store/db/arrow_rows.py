@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-__all__ = ["Unfolds", "read_rows", "same_kind"]
-
 # Places of the fields in the tables of Arrow's format, which no later version may move.
 _MESSAGE_VERSION, _MESSAGE_HEADER, _BATCH_BUFFERS, _BATCH_COMPRESSION = 0, 2, 2, 3
 # In messages before it, Arrow believes notes of the writer that the buffers are compressed.

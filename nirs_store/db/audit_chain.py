@@ -25,20 +25,6 @@ from nirs_store.db.sql import Incoming, execute
 from nirs_store.errors import CatalogDamaged
 from nirs_store.values import from_json, storable
 
-__all__ = [
-    "AUDIT",
-    "GENESIS",
-    "Break",
-    "Head",
-    "append_notes",
-    "entry_hash",
-    "has_trail",
-    "head_of",
-    "payload_of",
-    "read_head",
-    "verify_chain",
-]
-
 AUDIT = "audit"
 """The kind under which notes travel among the changes of a commit."""
 GENESIS = "0" * 64

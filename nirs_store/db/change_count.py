@@ -15,8 +15,6 @@ from nirs_store.db.layout import Layout
 from nirs_store.db.sql import execute
 from nirs_store.ids import now_naive
 
-__all__ = ["LOST", "ChangeCount"]
-
 LOST = "store.duckdb"
 """What the table `dropped` names where changes of the catalog were lost."""
 _MOST = 10**17

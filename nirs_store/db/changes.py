@@ -17,21 +17,6 @@ from nirs_store.db.schema import arrow_schema
 from nirs_store.db.sql import Incoming, execute, number
 from nirs_store.ids import new_id, now_naive
 
-__all__ = [
-    "FAILURES",
-    "PROMOTED",
-    "UNLINKED",
-    "Change",
-    "Delete",
-    "Deleted",
-    "apply_changes",
-    "delete_pipelines",
-    "plain_delete",
-    "released_words",
-    "roll_back",
-    "waiting_changes",
-]
-
 Change = tuple[int, int, dict[str, Any]]
 
 FAILURES = frozenset({"fail_pipeline", "fail_run"})

@@ -21,8 +21,6 @@ from typing import TypeVar
 
 import duckdb
 
-__all__ = ["TimeOver", "interruptible", "is_interrupt", "within"]
-
 T = TypeVar("T")
 
 # An interruption that comes between two statements is lost, so it is repeated.

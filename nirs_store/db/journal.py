@@ -35,28 +35,6 @@ from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
 from nirs_store.ids import new_id
 from nirs_store.values import MOST_BYTES, as_array, from_json, target_of
 
-__all__ = [
-    "ARRAY_BYTES",
-    "Entry",
-    "Journal",
-    "Rejection",
-    "Segment",
-    "SegmentDamaged",
-    "SegmentNewer",
-    "StoredArray",
-    "decode",
-    "decode_array",
-    "encode",
-    "encode_array",
-    "leftovers",
-    "read_entry",
-    "remove_leftover",
-    "sweep_drafts",
-    "was_left",
-    "with_targets",
-]
-
-
 # -- Numpy arrays as content-addressed rows: dtype, shape and bytes, keyed by their hash.
 
 

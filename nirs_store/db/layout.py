@@ -26,20 +26,6 @@ from nirs_store.blobs.plain import replace_plain, share
 from nirs_store.errors import CatalogDamaged, InvalidInput, PathEscapes, ReadOnlyStore
 from nirs_store.lazy import hold_while_forking
 
-__all__ = [
-    "RESERVE_BYTES",
-    "Layout",
-    "as_folder",
-    "give_back",
-    "keep_back",
-    "little_is_left",
-    "network_filesystem",
-    "share_log",
-    "sync_log",
-    "warn_of_network",
-]
-
-
 # -- What kind of file system a folder lies on: locks and syncs of a network share are its server's affair.
 
 

@@ -23,9 +23,6 @@ from nirs_store.blobs.plain import open_plain, read_plain, replace_plain, touch_
 from nirs_store.db.layout import Layout
 from nirs_store.errors import StoreBusy
 
-__all__ = ["Lease", "open_lock_file", "try_lock", "unlock"]
-
-
 # -- Advisory locks on an open file, shared or exclusive, that the operating system frees.
 
 

@@ -18,19 +18,6 @@ import duckdb
 from nirs_store.db.schema import CATALOG_ALIAS, TABLES, VIEWS, Column, create_statements
 from nirs_store.errors import ForeignCatalog
 
-__all__ = [
-    "OLD_ALIAS",
-    "Object",
-    "altered_views",
-    "foreign_objects",
-    "objects_of",
-    "quoted",
-    "refuse_altered",
-    "refuse_false_meta",
-    "remember",
-    "was_inspected",
-]
-
 OLD_ALIAS = "old"
 """What a catalog is called while it is copied into a new one."""
 

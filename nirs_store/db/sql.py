@@ -21,20 +21,6 @@ from nirs_store.db.layout import Layout
 from nirs_store.errors import CatalogDamaged, InvalidInput, NirsStoreError, WriteFailed
 from nirs_store.lazy import polars as pl
 
-__all__ = [
-    "Incoming",
-    "TooManyBytes",
-    "TooManyRows",
-    "execute",
-    "few_rows",
-    "incoming",
-    "number",
-    "parsed",
-    "to_frame",
-    "translated",
-]
-
-
 # -- What DuckDB and the disk say went wrong, in the words of this library.
 
 

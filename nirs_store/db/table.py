@@ -13,8 +13,6 @@ from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.sql import execute, incoming
 from nirs_store.values import from_json, to_json
 
-__all__ = ["Row", "Table", "column", "fetch"]
-
 Row = dict[str, Any]
 
 # So many values are looked up in the index of a key; more are joined.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "content_hash",
+    "derived_id",
     "earlier",
     "is_id",
     "naive",
@@ -40,6 +41,20 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-
 def new_id() -> str:
     """Make a new identifier."""
     return str(uuid7())
+
+
+def derived_id(base: str, *parts: str) -> str:
+    """Make the identifier that follows from others, with the moment of `base`: the same wherever it is made.
+
+    Examples
+    --------
+    >>> first = new_id()
+    >>> derived_id(first, "a") == derived_id(first, "a") != derived_id(first, "b")
+    True
+    """
+    found = hashlib.sha256("\0".join((base, *parts)).encode()).hexdigest()
+    moment = base[:13] if is_id(base) else "00000000-0000"
+    return f"{moment}-7{found[:3]}-{'89ab'[int(found[3], 16) % 4]}{found[4:7]}-{found[7:19]}"
 
 
 def is_id(text: object) -> bool:

@@ -12,8 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
@@ -35,7 +34,7 @@ from nirs_store.db.journal import (
 from nirs_store.db.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.db.sql import Incoming, execute, number
 from nirs_store.errors import NirsStoreError, SchemaTooNew, WriteFailed
-from nirs_store.ids import now_naive
+from nirs_store.ids import naive, now_naive
 
 _CHUNK_SEGMENTS = 256
 CHUNK_BYTES = 64 << 20
@@ -170,19 +169,50 @@ def apply_journal(
 def _apply(work: _Work, todo: list[Entry]) -> None:
     while todo:
         chunk, todo = _take_chunk(todo, work.chunk_bytes)
-        try:
-            count = _apply_chunk(work, chunk)
-        except _GUILTY as error:
-            _rollback(work.con)
-            if len(chunk) == 1:
-                _reject(work.journal, chunk[0], error, work.report)
-            else:
-                for entry in chunk:
-                    _apply(work, [entry])
-            continue
-        work.applied.update(entry.txid for entry in chunk[:count])
-        work.on_commit(chunk[:count])
-        todo = [*chunk[count:], *todo]
+        commits = []
+        for entry in chunk:
+            try:
+                commits.append(_Commit(entry, _read(entry)))
+            except _GUILTY as error:
+                _reject(work.journal, entry, error, work.report)
+        while commits:
+            count = _together(work.con, work.arriving, [each.segment for each in commits])
+            _apply_group(work, commits[:count])
+            commits = commits[count:]
+
+
+class _Commit(NamedTuple):
+    entry: Entry
+    segment: Segment
+
+
+def _apply_group(work: _Work, group: Sequence[_Commit]) -> None:
+    try:
+        done = _transact(work, group)
+    except _GUILTY as error:
+        _rollback(work.con)
+        if len(group) == 1:
+            _reject(work.journal, group[0].entry, error, work.report)
+            return
+        done = False
+    if not done:
+        for commit in group:
+            _apply_group(work, [commit])
+        return
+    entries = [commit.entry for commit in group]
+    work.applied.update(entry.txid for entry in entries)
+    work.on_commit(entries)
+
+
+def _read(entry: Entry) -> Segment:
+    try:
+        return read_entry(entry)
+    except SegmentNewer as error:
+        raise SchemaTooNew(
+            f"{entry.path} was committed by a newer version of nirs_store: {error}. It stays there, and nothing "
+            "was changed. Upgrade nirs_store here, or ask with the newer version, which applies it; recording "
+            "goes on."
+        ) from error
 
 
 def _concatenated(segments: Iterable[Segment]) -> dict[str, pa.Table]:
@@ -207,82 +237,120 @@ def _take_chunk(entries: list[Entry], most_bytes: int) -> tuple[list[Entry], lis
     return entries, []
 
 
-def _apply_chunk(work: _Work, chunk: Sequence[Entry]) -> int:
-    """Apply some segments in one transaction; returns how many, which is all of them nearly always."""
-    con, arriving, report = work.con, work.arriving, work.report
-    segments: list[tuple[Entry, Segment]] = []
-    for entry in chunk:
-        try:
-            segment = read_entry(entry)
-        except SegmentNewer as error:
-            raise SchemaTooNew(
-                f"{entry.path} was committed by a newer version of nirs_store: {error}. It stays there, and nothing "
-                "was changed. Upgrade nirs_store here, or ask with the newer version, which applies it; recording "
-                "goes on."
-            ) from error
-        segments.append((entry, segment))
-    segments = segments[: _before_takeovers(con, arriving, [segment for _, segment in segments])]
-    tables = _concatenated(segment for _, segment in segments)
-    takeovers = tables.pop("takeovers", None)
-    changes, notes = _changes_of(segments)
-    con.execute("BEGIN")
-    dropped: dict[str, int] = {}
-    # Whether a row may have lost its owner; nothing in a segment can change that before the changes come.
+def _together(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequence[Segment]) -> int:
+    """Count the first segments that one transaction may apply with the same outcome as one transaction each.
+
+    In a transaction all rows come before all changes. So what follows a failure waits for the next one, which
+    sees its tombstones; and a segment with rows of dead owners is alone, because it may make others dead.
+    """
+    if len(segments) < 2:
+        return len(segments)
     n_dead, n_deferred = _waiting(con)
-    buried = n_dead > 0 and bool(OWNERS.keys() & tables.keys())
-    waiting = waiting_changes(con) if n_deferred else []
-    for name, rows in tables.items():
-        lost = _insert(con, arriving, name, rows, buried=buried)
-        if lost:
-            dropped[name] = lost
-    if takeovers is not None:
-        _take_over(con, arriving, takeovers)
-    apply_changes(con, arriving, waiting, changes)
-    append_notes(con, arriving, notes)
-    _note_applied(con, [entry for entry, _ in segments])
-    for name, count in dropped.items():
-        last = segments[-1][0].txid
-        execute(con, "INSERT INTO dropped VALUES (?, ?, ?, ?)", [last, name, count, now_naive()])
-    work.count_change(con)
-    con.execute("COMMIT")
-    report.segments += len(segments)
-    for name, count in dropped.items():
-        report.dropped[name] = report.dropped.get(name, 0) + count
+    late: set[str] = set()
+    if n_deferred:
+        late = {change["id"] for _, _, change in waiting_changes(con) if change["kind"] in FAILURES}
+    for place, segment in enumerate(segments, 1):
+        if _fails(segment) or (late and not late.isdisjoint(_begun(segment))):
+            segments = segments[:place]
+            break
+    if n_dead and len(segments) > 1:
+        dead = _dead_among(con, arriving, segments)
+        if dead:
+            first = next(i for i, each in enumerate(segments) if _dead_among(con, arriving, [each], dead))
+            return max(first, 1)
     return len(segments)
 
 
-def _before_takeovers(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequence[Segment]) -> int:
-    """How many segments can be applied at once.
+def _fails(segment: Segment) -> bool:
+    changes = segment.tables.get("changes")
+    return changes is not None and not FAILURES.isdisjoint(changes.column("kind").to_pylist())
 
-    Within a chunk, takeovers come before changes. A failed pipeline drops the references that were saved within
-    it, so a takeover that was made after the failure must not find one of these and take it in place of its own.
-    """
-    kinds = [
-        set(s.tables["changes"].column("kind").to_pylist()) if "changes" in s.tables else set()
-        for s in segments
+
+def _begun(segment: Segment) -> set[str]:
+    """Return the ids of the runs and pipelines whose rows a segment brings."""
+    return {
+        ident
+        for name, key in (("runs", "run_id"), ("pipelines", "pipeline_id"))
+        if name in segment.tables
+        for ident in segment.tables[name].column(key).to_pylist()
+    }
+
+
+def _dead_among(
+    con: duckdb.DuckDBPyConnection,
+    arriving: Incoming,
+    segments: Sequence[Segment],
+    known: pa.Array | None = None,
+) -> pa.Array | None:
+    """Return the owners of some segments' rows that have a tombstone, or None; `known` names all of them."""
+    import pyarrow.compute as pc
+
+    columns = [
+        segment.tables[name].column(column)
+        for segment in segments
+        for name, owners in OWNERS.items()
+        if name in segment.tables
+        # A deleted prediction's own id may come back, and its tombstone then goes.
+        for column in {
+            *(column for column, _ in owners),
+            *(("prediction_id",) if name == "predictions" else ()),
+        }
     ]
-    failed = next((place for place, found in enumerate(kinds, 1) if found & FAILURES), len(segments))
-    takeovers = [
-        segment.tables["takeovers"] for segment in segments[failed:] if "takeovers" in segment.tables
-    ]
-    if not takeovers:
-        return len(segments)
-    arriving.rows = pa.concat_tables(takeovers)
-    wanted = set(arriving.rows.column("artifact_id").to_pylist())
-    refs = [segment.tables["artifact_refs"] for segment in segments if "artifact_refs" in segment.tables]
-    within = any(
-        row["pipeline_id"] is not None and row["owner_kind"] == "session" and row["artifact_id"] in wanted
-        for table in refs
-        for row in table.select(["pipeline_id", "owner_kind", "artifact_id"]).to_pylist()
-    )
-    within = within or bool(
-        execute(
-            con,
-            "SELECT ref_id FROM artifact_refs WHERE owner_kind = 'session' AND pipeline_id IS NOT NULL "
-            "AND artifact_id IN (SELECT artifact_id FROM arriving) LIMIT 1",
-        ).fetchall()
-    )
-    return failed if within else len(segments)
+    if not columns:
+        return None
+    ids = pc.unique(pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()))
+    if known is None:
+        arriving.rows = pa.table({"id": ids})
+        found = execute(con, "SELECT DISTINCT id FROM dead WHERE id IN (SELECT id FROM arriving)").fetchall()
+        dead = pa.array([str(row[0]) for row in found], pa.string())
+    else:
+        dead = ids.filter(pc.is_in(ids, known))
+    return dead if len(dead) else None
+
+
+def _transact(work: _Work, group: Sequence[_Commit]) -> bool:
+    """Apply some commits in one transaction; False, and nothing done, where each must be applied alone."""
+    con, arriving, report = work.con, work.arriving, work.report
+    last = group[-1]
+    tables = _concatenated(commit.segment for commit in group)
+    takeovers = tables.pop("takeovers", None)
+    changes, notes = _changes_of(group)
+    con.execute("BEGIN")
+    dropped: dict[str, int] = {}
+    n_dead, n_deferred = _waiting(con)
+    # Nothing in a commit can make an owner dead before its changes come; a group has no rows of dead ones.
+    buried = n_dead > 0 and len(group) == 1
+    waiting = waiting_changes(con) if n_deferred else []
+    for name, rows in tables.items():
+        lost = _insert(con, arriving, name, rows, buried=buried, moment=_moment(last.segment))
+        if lost:
+            dropped[name] = lost
+    if dropped and len(group) > 1:
+        # Which commit brought them is noted, and must not depend on the group.
+        _rollback(con)
+        return False
+    if takeovers is not None:
+        _take_over(con, arriving, [commit.segment for commit in group])
+    apply_changes(con, arriving, waiting, changes, fresh=_begun(last.segment))
+    append_notes(con, arriving, notes)
+    _note_applied(con, [commit.entry for commit in group])
+    for name, count in dropped.items():
+        values = [last.entry.txid, name, count, _moment(last.segment)]
+        execute(con, "INSERT INTO dropped VALUES (?, ?, ?, ?)", values)
+    work.count_change(con)
+    con.execute("COMMIT")
+    report.segments += len(group)
+    for name, count in dropped.items():
+        report.dropped[name] = report.dropped.get(name, 0) + count
+    return True
+
+
+def _moment(segment: Segment) -> datetime:
+    """Return when a commit was made, as it says: no two machines that apply it have the same clock."""
+    try:
+        return naive(datetime.fromisoformat(segment.created))
+    except (ValueError, OverflowError):
+        return datetime(1970, 1, 1)
 
 
 def _waiting(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
@@ -296,12 +364,12 @@ def _waiting(con: duckdb.DuckDBPyConnection) -> tuple[int, int]:
 
 
 def _changes_of(
-    segments: Sequence[tuple[Entry, Segment]],
+    group: Sequence[_Commit],
 ) -> tuple[list[Change], list[tuple[datetime, str | None, dict[str, Any]]]]:
     """Return changes of state, with their number and place in the segment, and notes for the audit trail."""
     changes: list[Change] = []
     notes: list[tuple[datetime, str | None, dict[str, Any]]] = []
-    for entry, segment in segments:
+    for entry, segment in group:
         if "changes" in segment.tables:
             for position, row in enumerate(segment.tables["changes"].to_pylist()):
                 row["payload"] = json.loads(row["payload"]) if row["payload"] else {}
@@ -315,7 +383,13 @@ def _changes_of(
 
 
 def _insert(
-    con: duckdb.DuckDBPyConnection, arriving: Incoming, name: str, rows: pa.Table, *, buried: bool
+    con: duckdb.DuckDBPyConnection,
+    arriving: Incoming,
+    name: str,
+    rows: pa.Table,
+    *,
+    buried: bool,
+    moment: datetime,
 ) -> int:
     """Insert a table's rows, without those whose owner is dead; returns how many were dropped."""
     repeated = _REPEATED.get(name)
@@ -343,7 +417,7 @@ def _insert(
         execute(
             con,
             f"INSERT INTO dead SELECT i.{drag}, 'deleted', ? FROM arriving i WHERE {dead}",
-            [now_naive()],
+            [moment],
         )
     execute(con, f"INSERT INTO {name} ({columns}) SELECT {columns} FROM arriving i WHERE NOT ({dead})")
     return lost + clashes
@@ -376,14 +450,26 @@ def _new_only(
     return clashes, rows if len(keep) == rows.num_rows else rows.take(pa.array(keep, type=pa.int64()))
 
 
-def _take_over(con: duckdb.DuckDBPyConnection, arriving: Incoming, takeovers: pa.Table) -> None:
+def _take_over(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequence[Segment]) -> None:
     """Remove one reference of a session for each artifact that one of its chains took over.
 
-    Each takeover ends the oldest reference that was there when it was made and that no earlier one took. It
-    has to be looked at one by one: a reference younger than the takeover belongs to a later save and stays,
-    however many takeovers of one chunk found nothing to take.
+    Each takeover ends the oldest reference that was there when it was made, by its own commit or an earlier one,
+    and that no earlier takeover ended. It has to be looked at one by one: a reference younger than the takeover
+    belongs to a later save and stays, however many takeovers found nothing to take.
     """
-    arriving.rows = takeovers
+    wanted = [
+        (place, row["takeover_id"], row["session_id"], row["artifact_id"])
+        for place, segment in enumerate(segments)
+        if "takeovers" in segment.tables
+        for row in segment.tables["takeovers"].to_pylist()
+    ]
+    came = {
+        ref_id: place
+        for place, segment in enumerate(segments)
+        if "artifact_refs" in segment.tables
+        for ref_id in segment.tables["artifact_refs"].column("ref_id").to_pylist()
+    }
+    arriving.rows = pa.table({"artifact_id": pa.array([row[3] for row in wanted], pa.string())})
     there = execute(
         con,
         "SELECT owner_id, artifact_id, ref_id FROM artifact_refs WHERE owner_kind = 'session' "
@@ -393,10 +479,15 @@ def _take_over(con: duckdb.DuckDBPyConnection, arriving: Incoming, takeovers: pa
     for session_id, artifact_id, ref_id in there:
         held.setdefault((session_id, artifact_id), deque()).append(ref_id)
     taken = []
-    for row in sorted(takeovers.to_pylist(), key=itemgetter("takeover_id")):
-        refs = held.get((row["session_id"], row["artifact_id"]))
-        if refs and refs[0] < row["takeover_id"]:
-            taken.append(refs.popleft())
+    for place, takeover_id, session_id, artifact_id in sorted(wanted):
+        refs = held.get((session_id, artifact_id), deque())
+        for ref_id in refs:
+            if ref_id >= takeover_id:
+                break
+            if came.get(ref_id, -1) <= place:
+                refs.remove(ref_id)
+                taken.append(ref_id)
+                break
     if taken:
         execute(con, "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [taken])
 

@@ -6,7 +6,7 @@ Called with the lease held alone, inside the caller's transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from nirs_store.db.schema import arrow_schema
 from nirs_store.db.sql import Incoming, execute, number
-from nirs_store.ids import new_id, now_naive
+from nirs_store.ids import derived_id, now_naive
 
 Change = tuple[int, int, dict[str, Any]]
 
@@ -67,17 +67,24 @@ def waiting_changes(con: duckdb.DuckDBPyConnection) -> list[Change]:
 
 
 def apply_changes(
-    con: duckdb.DuckDBPyConnection, arriving: Incoming, waiting: Sequence[Change], new: Sequence[Change]
+    con: duckdb.DuckDBPyConnection,
+    arriving: Incoming,
+    waiting: Sequence[Change],
+    new: Sequence[Change],
+    *,
+    fresh: Container[str],
 ) -> None:
-    """Apply changes that waited, and those of one chunk, inside the caller's transaction."""
+    """Apply changes that waited, and those of some commits, inside the caller's transaction.
+
+    `fresh` holds the pipelines that came with the last commit, the only one in which something may fail.
+    """
     if not waiting and not new:
         return
     changes = [*waiting, *new]
-    _end_sessions(con, [c for _, _, c in changes if c["kind"] == "end_session"])
-    late: list[Change] = []
+    late = _end_sessions(con, _of(changes, ("end_session",)))
     for part in _in_order(changes):
-        late += _finish(con, arriving, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS))
-        late += _finish(con, arriving, "runs", "run_id", _of(part, _RUN_KINDS))
+        late += _finish(con, arriving, "pipelines", "pipeline_id", _of(part, _PIPELINE_KINDS), fresh)
+        late += _finish(con, arriving, "runs", "run_id", _of(part, _RUN_KINDS), fresh)
         late += _edit_runs(con, _of(part, ("edit_run",)))
     if waiting:
         execute(con, "DELETE FROM deferred")
@@ -115,17 +122,27 @@ def _of(changes: Iterable[Change], kinds: tuple[str, ...]) -> list[Change]:
     return [change for change in changes if change[2]["kind"] in kinds]
 
 
-def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) -> None:
+def _end_sessions(con: duckdb.DuckDBPyConnection, changes: list[Change]) -> list[Change]:
+    """End sessions; returns the changes whose session is not there yet."""
+    late = []
     for change in changes:
-        execute(
+        found = execute(
             con,
-            "UPDATE sessions SET ended_at = ? WHERE session_id = ? AND ended_at IS NULL",
-            [change["made_at"], change["id"]],
-        )
+            "UPDATE sessions SET ended_at = coalesce(ended_at, ?) WHERE session_id = ? RETURNING session_id",
+            [change[2]["made_at"], change[2]["id"]],
+        ).fetchall()
+        if not found:
+            late.append(change)
+    return late
 
 
 def _finish(
-    con: duckdb.DuckDBPyConnection, arriving: Incoming, table: str, key: str, changes: list[Change]
+    con: duckdb.DuckDBPyConnection,
+    arriving: Incoming,
+    table: str,
+    key: str,
+    changes: list[Change],
+    fresh: Container[str],
 ) -> list[Change]:
     """Give rows their final state; returns the changes whose row is not there yet."""
     if not changes:
@@ -141,14 +158,15 @@ def _finish(
             con, "SELECT id FROM dead WHERE kind = 'deleted' AND id IN (SELECT unnest(?))", [ids]
         ).fetchall()
     }
-    due = [change for ident, change in first.items() if status.get(ident) == "running"]
+    # What was deleted stays as it is, also where its row comes after all: another machine may not have it yet.
+    due = [change for ident, change in first.items() if status.get(ident) == "running" and ident not in dead]
     if table == "pipelines":
-        failed = [change["id"] for change in due if change["kind"] == "fail_pipeline"]
+        failed = {change["id"]: change for change in due if change["kind"] == "fail_pipeline"}
         if failed:
-            roll_back(con, failed, {change["id"]: change["made_at"] for change in due})
+            roll_back(con, failed)
         _finish_pipelines(con, arriving, _final_rows(due))
     else:
-        _finish_runs(con, due)
+        _finish_runs(con, due, fresh)
     return [change for change in changes if change[2]["id"] not in status and change[2]["id"] not in dead]
 
 
@@ -181,11 +199,11 @@ def _edit_runs(con: duckdb.DuckDBPyConnection, changes: list[Change]) -> list[Ch
     late = []
     for change in changes:
         ident, payload = change[2]["id"], change[2]["payload"]
+        if execute(con, "SELECT 1 FROM dead WHERE id = ? AND kind = 'deleted'", [ident]).fetchall():
+            continue
         rows = execute(con, "SELECT name, note, tags FROM runs WHERE run_id = ?", [ident]).fetchall()
         if not rows:
-            gone = execute(con, "SELECT 1 FROM dead WHERE id = ? AND kind = 'deleted'", [ident]).fetchall()
-            if not gone:
-                late.append(change)
+            late.append(change)
             continue
         name, note, tags = rows[0]
         kept = set(json.loads(tags or "[]")) | set(payload.get("add_tags", ()))
@@ -198,7 +216,9 @@ def _edit_runs(con: duckdb.DuckDBPyConnection, changes: list[Change]) -> list[Ch
     return late
 
 
-def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) -> None:
+def _finish_runs(
+    con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]], fresh: Container[str]
+) -> None:
     for change in changes:
         payload = change["payload"]
         summary = payload.get("summary")
@@ -215,15 +235,16 @@ def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) 
             ],
         )
         if failed:
-            # Rows of a chunk are inserted before its changes: what was begun after the failure is there already.
             open_ones = execute(
                 con,
-                "SELECT pipeline_id FROM pipelines WHERE run_id = ? AND status = 'running' AND created_at <= ?",
-                [change["id"], change["made_at"]],
+                "SELECT pipeline_id, created_at FROM pipelines WHERE run_id = ? AND status = 'running'",
+                [change["id"]],
             ).fetchall()
-            ids = [str(row[0]) for row in open_ones]
+            # Of one commit all rows are inserted before its changes, so what was begun after the failure is there
+            # already. What an earlier commit brought was begun before it, whatever the clock of its machine said.
+            ids = [ident for ident, at in open_ones if ident not in fresh or at <= change["made_at"]]
             if ids:
-                roll_back(con, ids, dict.fromkeys(ids, change["made_at"]))
+                roll_back(con, dict.fromkeys(ids, change))
                 execute(
                     con,
                     "UPDATE pipelines SET status = 'failed', completed_at = ?, error = ? "
@@ -232,11 +253,13 @@ def _finish_runs(con: duckdb.DuckDBPyConnection, changes: list[dict[str, Any]]) 
                 )
 
 
-def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: Mapping[str, Any]) -> None:
-    """Remove what failed pipelines recorded; their rows and logs stay, and say how many artifacts were let go.
+def roll_back(con: duckdb.DuckDBPyConnection, failed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remove what failed pipelines recorded, each by the change that failed it.
 
-    A tombstone drops what other processes still have under way for them.
+    Their rows and logs stay, and say how many artifacts were let go. A tombstone drops what other processes
+    still have under way for them.
     """
+    pipeline_ids = list(failed)
     released = execute(
         con,
         "SELECT pipeline_id, list_sort(list(DISTINCT artifact_id)) FROM artifact_refs "
@@ -244,20 +267,22 @@ def roll_back(con: duckdb.DuckDBPyConnection, pipeline_ids: list[str], made_at: 
         [pipeline_ids],
     ).fetchall()
     for pipeline_id, artifact_ids in released:
+        change = failed[pipeline_id]
         execute(
             con,
             "INSERT INTO logs (log_id, pipeline_id, step_idx, event, message, details, level, created_at) "
             "VALUES (?, ?, 0, 'cleanup', ?, ?, 'info', ?)",
             [
-                new_id(),
+                derived_id(change["change_id"], pipeline_id),
                 pipeline_id,
                 released_words(len(artifact_ids)),
                 json.dumps({"artifact_ids": artifact_ids[:_LISTED]}),
-                made_at[pipeline_id],
+                change["made_at"],
             ],
         )
     delete_children(con, pipeline_ids)
-    execute(con, "INSERT INTO dead SELECT unnest(?), 'rolled_back', ?", [pipeline_ids, now_naive()])
+    moments = [change["made_at"] for change in failed.values()]
+    execute(con, "INSERT INTO dead SELECT unnest(?), 'rolled_back', unnest(?)", [pipeline_ids, moments])
 
 
 def released_words(count: int) -> str:

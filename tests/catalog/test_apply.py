@@ -378,7 +378,7 @@ def test_what_is_the_machines_fault_sets_nothing_aside(
         raise duckdb.IOException("Could not write: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(apply_module, "_apply_chunk", full)
+        patch.setattr(apply_module, "_transact", full)
         with pytest.raises(WriteFailed, match="No space"):
             store.list_runs()
     assert segments(folder) == waiting
@@ -391,16 +391,16 @@ def test_the_machines_fault_while_commits_are_tried_one_by_one_is_typed_and_leav
     store.begin_run("a", {}, [])
     commit_rows(folder, {"runs": [row("runs", run_id=None)]})
     store.begin_run("b", {}, [])
-    real = apply_module._apply_chunk
+    real = apply_module._transact
 
-    def fails_alone(work: Any, chunk: Any) -> int:
+    def fails_alone(work: Any, chunk: Any) -> bool:
         if len(chunk) == 1:
             work.con.execute("BEGIN")
             raise duckdb.IOException("I/O error")
-        return int(real(work, chunk))
+        return real(work, chunk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(apply_module, "_apply_chunk", fails_alone)
+        patch.setattr(apply_module, "_transact", fails_alone)
         with pytest.raises(WriteFailed):
             store.list_runs()
     with pytest.warns(UserWarning, match="could not be applied"):

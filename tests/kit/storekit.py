@@ -20,6 +20,7 @@ import numpy as np
 from nirs_store.blobs.backend import BLOBS
 from nirs_store.db.journal import Journal, encode, new_txid
 from nirs_store.db.layout import Layout
+from nirs_store.db.schema import TABLES
 from nirs_store.store import WorkspaceStore
 
 Y_TRUE = np.array([1.0, 2.0, 3.0, 4.0])
@@ -101,6 +102,18 @@ def sql(folder: Path, query: str) -> list[tuple[Any, ...]]:
     """Ask the catalog of a workspace that nobody has open."""
     with duckdb.connect(str(folder / "store.duckdb"), read_only=True) as con:
         return con.execute(query).fetchall()
+
+
+def digests(con: duckdb.DuckDBPyConnection) -> dict[str, tuple[Any, ...]]:
+    """What the tables hold that the commits alone decide, in whatever order their rows lie."""
+    found = {}
+    for name in TABLES:
+        # When and in which groups commits were applied is a matter of each catalog.
+        where = "WHERE key NOT IN ('change_count')" if name == "nirs_store_meta" else ""
+        if name != "applied":
+            columns = f"SELECT count(*), bit_xor(hash(t)), sum(hash(t)) FROM {name} t {where}"
+            found[name] = con.execute(columns).fetchall()[0]
+    return found
 
 
 def segments(folder: Path) -> list[Path]:

@@ -139,7 +139,7 @@ def no_references_of_chains(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_rollback(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(transitions, "roll_back", lambda con, ids, made_at: None)
+    patch.setattr(transitions, "roll_back", lambda con, failed: None)
 
 
 def half_a_deletion(patch: pytest.MonkeyPatch) -> None:

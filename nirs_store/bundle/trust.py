@@ -41,7 +41,7 @@ class PickleListing(NamedTuple):
 
 def list_pickle(data: bytes) -> PickleListing:
     """List the callables that a pickle or joblib file names, compressed or not; nothing is imported or run."""
-    walk = _Walk_pickles()
+    walk = _Walk()
     raw = _inflate(data)
     if raw is None:
         walk.complete = False
@@ -89,10 +89,6 @@ class _Made:
         self.state: object = None
 
 
-class _Name(str):
-    """Stands for a callable, by its full name."""
-
-
 class _Cut(Exception):
     """The walk cannot go on."""
 
@@ -100,7 +96,7 @@ class _Cut(Exception):
 _MARK = object()
 
 
-class _Walk_pickles:
+class _Walk:
     """Follows the opcodes of one file."""
 
     def __init__(self) -> None:
@@ -109,17 +105,16 @@ class _Walk_pickles:
         self.complete = True
         self._left = _MAX_OPCODES
 
-    def run(self, file: io.BytesIO, size: int, depth: int = 0) -> None:
+    def run(self, file: io.BytesIO, size: int) -> None:
         try:
-            self._follow(file, size, depth)
+            self._follow(file, size, 0)
         except (_Cut, ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError):
-            # Whatever made the walk stop, the names found so far stand, and the listing says that it is not
-            # whole.
+            # Whatever made the walk stop, the names found so far stay, and the listing says that it is not whole.
             self.complete = False
 
     def _follow(self, file: io.BytesIO, size: int, depth: int) -> None:
         stack: list[Any] = []
-        memo: dict[int, Any] = {}
+        memo: dict[Any, Any] = {}
         for opcode, arg, _ in pickletools.genops(file):
             self._left -= 1
             if self._left < 0:
@@ -128,73 +123,53 @@ class _Walk_pickles:
             if name == "STOP":
                 return
             if name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-                memo[len(memo) if name == "MEMOIZE" else _number(arg)] = stack[-1]
+                memo[len(memo) if name == "MEMOIZE" else arg] = stack[-1]
             elif name in ("GET", "BINGET", "LONG_BINGET"):
-                stack.append(memo[_number(arg)])
-            elif name == "BUILD":
-                state = stack.pop()
-                if isinstance(stack[-1], _Made):
-                    stack[-1].state = state
-                    if stack[-1].what == _ARRAY:
-                        self._skip_array(state, file, size, depth)
+                stack.append(memo[arg])
+            elif name in ("MARK", "DUP"):
+                stack.append(_MARK if name == "MARK" else stack[-1])
             else:
-                self._step(name, arg, stack)
+                taken = _take(opcode, stack)
+                made = self._make(name, arg, taken)
+                if opcode.stack_after:
+                    stack.append(made)
+                if name == "BUILD" and isinstance(made, _Made) and made.what == _ARRAY:
+                    self._skip_array(made.state, file, size, depth)
         raise _Cut
 
-    def _step(self, name: str, arg: Any, stack: list[Any]) -> None:
-        if name in ("PROTO", "FRAME", "READONLY_BUFFER"):
-            return
-        if name == "MARK":
-            stack.append(_MARK)
-        elif name in ("GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            stack.append(self._name(name, arg, stack))
-        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
-            if name == "NEWOBJ_EX":
-                stack.pop()
-            args = stack.pop()
-            stack.append(_Made(stack.pop(), args))
-        elif name in ("INST", "OBJ"):
-            args = _to_mark(stack)
-            stack.append(_Made(self._name("GLOBAL", arg, stack) if name == "INST" else args[0], tuple(args)))
-        elif name in ("SETITEM", "SETITEMS"):
-            items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else _to_mark(stack)
-            self._set_items(stack[-1], items)
-        elif name in ("DICT", "LIST", "TUPLE", "FROZENSET"):
-            items = _to_mark(stack)
-            stack.append(tuple(items) if name == "TUPLE" else {} if name == "DICT" else [])
-            if name == "DICT":
-                self._set_items(stack[-1], items)
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            count = int(name[-1])
-            stack[-count:] = [tuple(stack[-count:])]
-        elif name in ("APPENDS", "ADDITEMS", "POP_MARK"):
-            _to_mark(stack)
-        elif name in ("APPEND", "POP"):
-            stack.pop()
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name == "BINPERSID":
-            stack[-1] = None
-        else:
-            stack.append(_constant(name, arg))
+    def _make(self, name: str, arg: Any, taken: list[Any]) -> Any:
+        """Give what stands for the result of an opcode, made of what it takes from the stack."""
+        if name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            full = f"copyreg extension {arg}" if name.startswith("EXT") else str(arg).replace(" ", ".")
+            if name == "STACK_GLOBAL":
+                full = f"{taken[0]}.{taken[1]}"
+            self.names.add(full)
+            return _Made(full, tuple(taken)) if name == "INST" else full
+        if name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+            return _Made(taken[0], taken[1])
+        if name == "OBJ":
+            return _Made(taken[0], tuple(taken[1:]))
+        if "TUPLE" in name:
+            return tuple(taken)
+        if name in ("DICT", "EMPTY_DICT"):
+            return self._set_items({}, taken)
+        if name in ("SETITEM", "SETITEMS"):
+            return self._set_items(taken[0], taken[1:])
+        if name == "BUILD" and isinstance(taken[0], _Made):
+            taken[0].state = taken[1]
+        if taken:
+            return None if name in ("LIST", "FROZENSET", "BINPERSID") else taken[0]
+        if name in ("NEWTRUE", "NEWFALSE"):
+            return name == "NEWTRUE"
+        return None if isinstance(arg, bytes | bytearray) else arg
 
-    def _name(self, opcode: str, arg: Any, stack: list[Any]) -> _Name:
-        if opcode == "STACK_GLOBAL":
-            attribute = stack.pop()
-            full = f"{stack.pop()}.{attribute}"
-        elif opcode == "GLOBAL":
-            full = str(arg).replace(" ", ".")
-        else:
-            full = f"copyreg extension {arg}"
-        self.names.add(full)
-        return _Name(full)
-
-    def _set_items(self, target: object, items: list[Any]) -> None:
+    def _set_items(self, target: Any, items: list[Any]) -> Any:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if key == "_sklearn_version" and isinstance(value, str):
                 self.versions.add(value)
             if isinstance(target, dict) and isinstance(key, str):
                 target[key] = value
+        return target
 
     def _skip_array(self, state: Any, file: io.BytesIO, size: int, depth: int) -> None:
         kind, item_bytes, has_objects = _dtype(state["dtype"])
@@ -227,20 +202,12 @@ def _dtype(made: _Made) -> tuple[str, int, bool]:
     return kind, number * 4 if kind == "U" else number, bool(int(flags or 0) & 1)
 
 
-def _constant(name: str, arg: Any) -> Any:
-    if name.startswith("EMPTY_"):
-        return {"EMPTY_DICT": {}, "EMPTY_TUPLE": ()}.get(name, [])
-    if name in ("NEWTRUE", "NEWFALSE"):
-        return name == "NEWTRUE"
-    return None if isinstance(arg, bytes | bytearray) else arg
-
-
-def _number(arg: Any) -> int:
-    return int(arg)
-
-
-def _to_mark(stack: list[Any]) -> list[Any]:
-    items: list[Any] = []
-    while (item := stack.pop()) is not _MARK:
-        items.append(item)
-    return items[::-1]
+def _take(opcode: pickletools.OpcodeInfo, stack: list[Any]) -> list[Any]:
+    """Take from the stack what an opcode does: so many values, and perhaps everything above a mark."""
+    before, items = opcode.stack_before, []
+    count = len(before)
+    if pickletools.markobject in before:
+        count = before.index(pickletools.markobject)
+        while (item := stack.pop()) is not _MARK:
+            items.append(item)
+    return [*[stack.pop() for _ in range(count)][::-1], *items[::-1]]

@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from nirs_store.backup import container as archive_format
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as imported
-    from nirs_store.bundle import transfer as outgoing
     from nirs_store.datasets import api as datasets_api
     from nirs_store.evaluations import api as evaluations_api
     from nirs_store.files import api
@@ -109,7 +108,6 @@ else:
     loader = later("nirs_store.artifacts.loader")
     loading = later("nirs_store.artifacts.loader")
     metrics = later("nirs_store.records.metrics")
-    outgoing = later("nirs_store.bundle.transfer")
     page = later("nirs_store.ui.server")
     pivoting = later("nirs_store.records.views")
     plots = later("nirs_store.plots")
@@ -271,7 +269,6 @@ _DURABILITIES = ("pipeline", "call")
 _CACHE_BYTES = 256 << 20
 _CACHED_PLANS = 256
 _CACHED_DOMAINS = 64 << 20
-_EXPORTED_BYTES = 8 << 20
 
 
 class WorkspaceStore:
@@ -326,7 +323,6 @@ class WorkspaceStore:
     _domains: ByteLRU[str, Domain]
     _planned_at: int = 0
     _keeps_to_policy: bool = True
-    _exported: ByteLRU[str, outgoing.Remembered]
     _watch: RetentionWatch
     _registry: registry.ArtifactRegistry | None = None
     _loader: loader.ArtifactLoader | None = None
@@ -398,7 +394,6 @@ class WorkspaceStore:
         self._objects = ByteLRU(cache_bytes)
         self._plans = ByteLRU(_CACHED_PLANS)
         self._domains = ByteLRU(_CACHED_DOMAINS)
-        self._exported = ByteLRU(_EXPORTED_BYTES)
         self._engine = Engine.open(settings)
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
@@ -421,7 +416,6 @@ class WorkspaceStore:
         """After a deletion anything that was cached may be gone."""
         self._engine.known.clear()
         self._plans.clear()
-        self._exported.clear()
         self._objects.clear()
         self._domains.clear()
         if self._loader is not None:
@@ -1638,7 +1632,7 @@ class WorkspaceStore:
         chain_id = use.chain_id
         self._engine.check_open()
         if format == "n4a":
-            outgoing = Outgoing(self._engine, chain_id, self._exported)
+            outgoing = Outgoing(self._engine, chain_id)
             if use.name is not None:
                 called = {"calibration": use.label, "calibration_scope": dict(use.scope)}
                 options["facts"] = called | dict(options.get("facts") or {})

@@ -1,4 +1,4 @@
-"""What an export asks of a workspace, and what it remembers for the next one."""
+"""What an export asks of a workspace."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ import numpy as np
 import pytest
 
 from nirs_store import WorkspaceStore
-from nirs_store.blobs.cache import ByteLRU
-from nirs_store.bundle import transfer as outgoing
-from nirs_store.bundle.transfer import Outgoing, Remembered
+from nirs_store.bundle.transfer import Outgoing
 from nirs_store.errors import UnknownId
-from nirs_store.records import predictions as prediction_queries
-from nirs_store.records import queries
 from tests.kit.storekit import begin, chain_of, predict
-
-
-@pytest.fixture
-def remembered() -> ByteLRU[str, Remembered]:
-    return ByteLRU(1 << 20)
 
 
 @pytest.fixture
@@ -35,14 +26,12 @@ def recorded(store: WorkspaceStore) -> tuple[str, str, str]:
 
 
 def test_what_changed_since_the_last_export_is_told_anew(
-    store: WorkspaceStore, recorded: tuple[str, str, str], remembered: ByteLRU[str, Remembered]
+    store: WorkspaceStore, recorded: tuple[str, str, str]
 ) -> None:
     run_id, pipeline_id, chain_id = recorded
 
     def told() -> Any:
-        found = Outgoing(store._engine, chain_id, remembered).described({})
-        assert found == Outgoing(store._engine, chain_id).described({})
-        return found
+        return Outgoing(store._engine, chain_id).described({})
 
     before = told()
     assert before["scores"]["rmsecv"] == 0.5
@@ -63,41 +52,17 @@ def test_what_changed_since_the_last_export_is_told_anew(
     assert told()["facts"]["run_name"] == "another name"
 
 
-def test_of_an_unchanged_chain_arrays_are_not_read_and_scored_again(
-    store: WorkspaceStore,
-    recorded: tuple[str, str, str],
-    remembered: ByteLRU[str, Remembered],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    chain_id = recorded[2]
-    before = Outgoing(store._engine, chain_id, remembered).described({})
-
-    def never(*_: Any) -> Any:
-        raise AssertionError("was known")
-
-    monkeypatch.setattr(outgoing, "_merits", never)
-    monkeypatch.setattr(prediction_queries, "arrays_named", never)
-    monkeypatch.setattr(queries, "get_chain", never)
-    assert Outgoing(store._engine, chain_id, remembered).described({}) == before
-    monkeypatch.undo()
-    predict(store, recorded[1], chain_id, fold_id="fold_2")
-    monkeypatch.setattr(outgoing, "_merits", never)
-    with pytest.raises(AssertionError, match="was known"):
-        Outgoing(store._engine, chain_id, remembered)
-
-
-def test_a_chain_that_somebody_else_deleted_is_not_there_though_it_is_remembered(
+def test_a_chain_that_somebody_else_deleted_is_not_there(
     store: WorkspaceStore,
     folder: Path,
     recorded: tuple[str, str, str],
-    remembered: ByteLRU[str, Remembered],
 ) -> None:
     run_id, pipeline_id, chain_id = recorded
     store.complete_pipeline(pipeline_id, None, None, None, None)
-    assert Outgoing(store._engine, chain_id, remembered).get_chain(chain_id) is not None
+    assert Outgoing(store._engine, chain_id).get_chain(chain_id) is not None
     with WorkspaceStore(folder) as other:
         other.delete_run(run_id, now=True)
-    gone = Outgoing(store._engine, chain_id, remembered)
+    gone = Outgoing(store._engine, chain_id)
     assert gone.get_chain(chain_id) is None
     assert gone.get_artifact("anything") is None
     assert gone.described({"scores": {"r2": 1.0}}) == {"scores": {"r2": 1.0}}
@@ -115,19 +80,3 @@ def test_only_its_own_chain_and_artifacts_are_given(
     (artifact_id,) = found.get_chain(chain_id)["fold_artifacts"].values()  # type: ignore[index]
     data, digest = found.read_hashed(artifact_id)
     assert (data, digest) == (found.read_artifact(artifact_id), artifact_id)
-
-
-def test_what_is_remembered_is_bounded_and_forgotten_after_a_deletion(
-    store: WorkspaceStore, recorded: tuple[str, str, str], remembered: ByteLRU[str, Remembered]
-) -> None:
-    run_id, pipeline_id, chain_id = recorded
-    Outgoing(store._engine, chain_id, remembered)
-    first = remembered.stats().bytes
-    predict(store, pipeline_id, chain_id, fold_id="fold_2")
-    Outgoing(store._engine, chain_id, remembered)
-    assert len(remembered) == 1
-    assert remembered.stats().bytes > first > 0
-    store._exported.put(chain_id, remembered.get(chain_id), 1)  # type: ignore[arg-type]
-    store.complete_pipeline(pipeline_id, None, None, None, None)
-    store.delete_run(run_id, now=True)
-    assert len(store._exported) == 0

@@ -14,7 +14,6 @@ import numpy as np
 import yaml
 
 from nirs_store.addresses import user_path
-from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.blobs.serializers import configuration_file, untrusted_types
 from nirs_store.bundle.card import readable
@@ -341,64 +340,35 @@ def _refuse_forgotten(contents: Contents) -> None:
         )
 
 
-# Of a chain that is remembered, and of each of its predictions, about.
-_BYTES, _ROW_BYTES = 8192, 2048
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """What an export has found out about a chain, for the next one of the same chain in this process.
-
-    Nothing of it can be out of date: a chain and what is told of its pipeline never change, only disappear, and the
-    figures of merit stand beside all that they were computed from. Of a chain that another process gives a domain,
-    this one exports what it knew.
-    """
-
-    chain: dict[str, Any]
-    pipeline: dict[str, Any] | None
-    predictions: list[dict[str, Any]]
-    arrays: prediction_queries.ArrayNames
-    merits: dict[str, Any] | None
-
-    @property
-    def nbytes(self) -> int:
-        """About how much memory that takes."""
-        grid = self.chain["wavelengths"]
-        return _BYTES + _ROW_BYTES * len(self.predictions) + (0 if grid is None else int(grid.nbytes))
+# -- Looking up what an export of a chain needs.
 
 
 @dataclass(frozen=True)
 class _Found:
     """What the catalog says about one chain, now."""
 
-    about: Remembered
+    chain: dict[str, Any]
+    pipeline: dict[str, Any] | None
     run: dict[str, Any] | None
     artifacts: dict[str, dict[str, Any]]
+    predictions: list[dict[str, Any]]
+    merits: dict[str, Any] | None
 
 
 class Outgoing:
     """One stored chain, as an export looks things up in it (a `nirs_store.bundle.pack.HashingSource`)."""
 
-    def __init__(
-        self, engine: Engine, chain_id: str, remembered: ByteLRU[str, Remembered] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, chain_id: str) -> None:
         self._engine = engine
         self._chain_id = chain_id
-        # What is not text is the id of no chain; the export says so.
-        before = remembered.get(chain_id) if remembered is not None and isinstance(chain_id, str) else None
         # The entry that the last export left in the audit trail need not be in the catalog for this one.
-        found = engine.query(lambda con: _ask(con, chain_id, engine.known, before), notes=False)
-        self._found = found
-        if found is None:
-            return
-        for artifact_id, row in found.artifacts.items():
+        self._found = engine.query(lambda con: _ask(con, chain_id, engine.known), notes=False)
+        for artifact_id, row in (self._found.artifacts if self._found else {}).items():
             engine.known.add("artifact", artifact_id, {name: row[name] for name in queries.BLOB_NOTE})
-        if remembered is not None and found.about is not before:
-            remembered.put(chain_id, found.about, found.about.nbytes)
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
         """Return the chain."""
-        return self._found.about.chain if self._found and chain_id == self._chain_id else None
+        return self._found.chain if self._found and chain_id == self._chain_id else None
 
     def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
         """Return the row of one of its artifacts."""
@@ -415,27 +385,23 @@ class Outgoing:
     def described(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of an export with what the workspace knows about the model; what was given wins."""
         found = self._found
-        if found is None or found.about.pipeline is None or found.run is None:
+        if found is None or found.pipeline is None or found.run is None:
             return dict(options)  # the export says what is missing
-        row = found.about.merits
-        tests = [one for one in found.about.predictions if one["partition"] == "test"]
+        tests = [one for one in found.predictions if one["partition"] == "test"]
         newest = max(tests, key=lambda one: (one["created_at"], one["prediction_id"]), default=None)
         n_test = None if newest is None else newest["n_samples"]
         config = found.run["config"] if isinstance(found.run.get("config"), dict) else {}
-        scores = {**known_scores(row, config), **(options.get("scores") or {})}
-        facts = {**known_facts(found.run, found.about.pipeline, row, n_test), **(options.get("facts") or {})}
-        return {**options, "scores": scores, "facts": facts}
+        scores = {**known_scores(found.merits, config), **(options.get("scores") or {})}
+        facts = known_facts(found.run, found.pipeline, found.merits, n_test)
+        return {**options, "scores": scores, "facts": {**facts, **(options.get("facts") or {})}}
 
 
-def _ask(con: Connection, chain_id: str, known: KnownIds, before: Remembered | None) -> _Found | None:
-    if before is not None and queries.is_chain(con, chain_id):
-        chain, pipeline = before.chain, before.pipeline
-    else:
-        asked = queries.get_chain(con, chain_id)
-        if asked is None:
-            return None
-        before, chain = None, asked  # what was remembered under this id is gone
-        pipeline = queries.pipeline_of_chain(con, chain["pipeline_id"])
+def _ask(con: Connection, chain_id: str, known: KnownIds) -> _Found | None:
+    # What is not text is the id of no chain.
+    chain = queries.get_chain(con, chain_id) if isinstance(chain_id, str) else None
+    if chain is None:
+        return None
+    pipeline = queries.pipeline_of_chain(con, chain["pipeline_id"])
     run = None if pipeline is None else queries.run_of_chain(con, pipeline["run_id"])
     ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
     if (of_domain := domain_id(chain["metadata"])) is not None:
@@ -445,16 +411,11 @@ def _ask(con: Connection, chain_id: str, known: KnownIds, before: Remembered | N
     if strangers:
         notes |= queries.blob_rows(con, strangers)
     rows = ranking.predictions_of_chain(con, chain_id)
-    needed = needed_arrays(rows)
-    named = (
-        prediction_queries.array_names(con, needed, SCORED_ARRAYS, pipeline_id=chain["pipeline_id"])
-        if needed
-        else {}
-    )
-    if before is None or before.predictions != rows or before.arrays != named:
-        merits = _merits(chain, rows, prediction_queries.arrays_named(con, named)) if rows else None
-        before = Remembered(chain, pipeline, rows, named, merits)
-    return _Found(before, run, {key: note for key, note in notes.items() if note})
+    needed, arrays = needed_arrays(rows), {}
+    if needed:
+        arrays = prediction_queries.load_arrays(con, needed, SCORED_ARRAYS, pipeline_id=chain["pipeline_id"])
+    merits = _merits(chain, rows, arrays) if rows else None
+    return _Found(chain, pipeline, run, {key: note for key, note in notes.items() if note}, rows, merits)
 
 
 def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays: Arrays) -> dict[str, Any]:
@@ -462,12 +423,16 @@ def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays:
     classifies = is_classification(predictions[0]["task_type"])
     task = "classification" if classifies else "regression"
     about = chain["metadata"]
-    known = {"classes": about.get("classes"), "fold_weights": chain["fold_weights"]}
-    known |= {"repeats": about.get("repeats"), "n_data": about.get("n_samples")}
-    known |= {"pooled": None, "fold_sd": None}
-    return chain_scores(known, predictions, arrays, task, default_metric(task)) | count_folds(
-        known, predictions
-    )
+    known = {
+        "classes": about.get("classes"),
+        "fold_weights": chain["fold_weights"],
+        "repeats": about.get("repeats"),
+        "n_data": about.get("n_samples"),
+        "pooled": None,
+        "fold_sd": None,
+    }
+    scores = chain_scores(known, predictions, arrays, task, default_metric(task))
+    return scores | count_folds(known, predictions)
 
 
 def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, float]:

@@ -39,9 +39,6 @@ __all__ = [
     "GROUP_COLUMNS",
     "METRIC_COLUMNS",
     "WITH_UNIT",
-    "ArrayNames",
-    "array_names",
-    "arrays_named",
     "get_prediction",
     "load_arrays",
     "prediction_filters",
@@ -82,9 +79,6 @@ GROUP_COLUMNS = (
     "branch_name",
 )
 
-ArrayNames = dict[str, dict[str, str | None]]
-"""Hashes of arrays by prediction id and name: where these are equal, so are the arrays."""
-
 # DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
 _FEW = 10_000
 _ALL = 2**63 - 1
@@ -117,21 +111,8 @@ def load_arrays(
     pipeline_id: str | None = None,
 ) -> dict[str, dict[str, np.ndarray | None]]:
     """Arrays of many predictions, all or those of `names`, with two queries, however many they are."""
-    return arrays_named(con, array_names(con, prediction_ids, names, pipeline_id=pipeline_id))
-
-
-def array_names(
-    con: Connection,
-    prediction_ids: Sequence[str],
-    names: Sequence[str] = ARRAY_NAMES,
-    *,
-    pipeline_id: str | None = None,
-) -> ArrayNames:
-    """Hashes of the arrays of predictions.
-
-    Of predictions of one pipeline, naming it takes half the time; those whose rows do not name it are looked up by
-    their own ids.
-    """
+    # Of predictions of one pipeline, naming it takes half the time; those whose rows do not name it are looked up by
+    # their own ids.
     columns = [name for name in ARRAY_NAMES if name in names]
     sql = f"SELECT prediction_id, {', '.join(columns)} FROM prediction_arrays WHERE"
     rows: list[tuple[str | None, ...]] = []
@@ -143,18 +124,13 @@ def array_names(
         missing = sorted(wanted - {str(row[0]) for row in rows})
     if missing:
         rows += execute(con, f"{sql} prediction_id IN (SELECT unnest(?))", [missing]).fetchall()
-    return {str(row[0]): dict(zip(columns, row[1:], strict=True)) for row in rows}
-
-
-def arrays_named(con: Connection, named: ArrayNames) -> dict[str, dict[str, np.ndarray | None]]:
-    """Return the arrays of predictions whose hashes were looked up."""
-    keys = {key for row in named.values() for key in row.values() if key is not None}
-    arrays = arrays_of(con, sorted(keys))
+    arrays = arrays_of(con, sorted({key for row in rows for key in row[1:] if key is not None}))
     return {
-        prediction_id: {
-            name: None if key is None else array_of(arrays, key).copy() for name, key in row.items()
+        str(row[0]): {
+            name: None if key is None else array_of(arrays, key).copy()
+            for name, key in zip(columns, row[1:], strict=True)
         }
-        for prediction_id, row in named.items()
+        for row in rows
     }
 
 

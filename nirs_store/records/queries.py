@@ -31,7 +31,6 @@ __all__ = [
     "get_chain",
     "get_pipeline",
     "get_run",
-    "is_chain",
     "kinds_of_target",
     "list_pipelines",
     "list_runs",
@@ -304,11 +303,6 @@ def chains_of_run(con: Connection, run_id: str) -> list[dict[str, Any]]:
         [run_id],
     )
     return [decoded(row, "steps", "branch_path", "metadata") or {} for row in found.iter_rows(named=True)]
-
-
-def is_chain(con: Connection, chain_id: str) -> bool:
-    """Whether a chain is there."""
-    return bool(execute(con, "SELECT 1 FROM chains WHERE chain_id = ?", [chain_id]).fetchall())
 
 
 def metadata_of_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:

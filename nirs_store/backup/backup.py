@@ -122,7 +122,7 @@ def copy_catalog(engine: Engine, access: Database, draft: Path) -> CatalogCopy:
 
 def forget_backups(con: Connection, ids: list[str]) -> int:
     """Forget backups that are gone, inside the caller's transaction."""
-    return number(con, "DELETE FROM backups WHERE backup_id IN (SELECT unnest(?))", [ids])
+    return len(Table(con, "backups").delete(backup_id=ids))
 
 
 def backup_rows(con: Connection) -> pl.DataFrame:

@@ -228,10 +228,6 @@ def delete(con: Connection, row: Row, *, force: bool) -> None:
             f"{row['name']}@v{row['version']} is needed by {users[0]}{others}. Nothing was deleted. With force=True "
             "(on the command line: --force) they stay, and what they say of its samples can no longer be looked up."
         )
-    con.execute("DELETE FROM artifact_refs WHERE owner_kind = 'dataset' AND owner_id = ?", [identifier])
-    con.execute("DELETE FROM dataset_versions WHERE dataset_version_id = ?", [identifier])
-    con.execute(
-        "INSERT INTO dataset_retired VALUES (?, ?) ON CONFLICT DO UPDATE SET version = greatest(version, "
-        "excluded.version)",
-        [row["name"], row["version"]],
-    )
+    Table(con, "artifact_refs").delete(owner_kind="dataset", owner_id=identifier)
+    Table(con, "dataset_versions").delete(dataset_version_id=identifier)
+    Table(con, "dataset_retired").raise_number(row["name"], row["version"])

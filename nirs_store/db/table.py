@@ -70,6 +70,13 @@ class Table:
             [*(to_json(v, name) if name in documents else v for name, v in values.items()), *params],
         )
 
+    def raise_number(self, name: str, number: int) -> None:
+        """Note the highest number that was given for a name, in a table of these two."""
+        value = self._columns[1]
+        highest = f"SET {value} = greatest({value}, excluded.{value})"
+        sql = f"INSERT INTO {self._name} VALUES (?, ?) ON CONFLICT DO UPDATE {highest}"
+        execute(self._con, sql, [name, number])
+
     def delete(self, **equal: Any) -> list[Row]:
         """Delete the rows that fit, and return them."""
         text, params = _condition(equal)

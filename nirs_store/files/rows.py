@@ -348,11 +348,7 @@ def delete_versions(con: Connection, gone: Sequence[Row]) -> set[str]:
     Table(con, "artifact_refs").delete(owner_kind="file", owner_id=ids)
     Table(con, "file_versions").delete(version_id=ids)
     for key, number in highest.items():
-        con.execute(
-            "INSERT INTO file_retired VALUES (?, ?) ON CONFLICT DO UPDATE "
-            "SET version = greatest(version, excluded.version)",
-            [key, number],
-        )
+        Table(con, "file_retired").raise_number(key, number)
     con.execute(
         """
         UPDATE file_versions SET is_latest = TRUE WHERE NOT is_latest AND version_id IN (

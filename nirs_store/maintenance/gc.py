@@ -19,6 +19,7 @@ from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
+from nirs_store.db.table import Table
 from nirs_store.errors import PathEscapes
 from nirs_store.ids import earlier, now_naive
 from nirs_store.maintenance import trash
@@ -147,7 +148,7 @@ def delete_run(
     refuse_held(con, chains_of(con, pipelines))
     name = str(named[0][0])
     with deleting(con, "run", run_id, name, operation, chains_of(con, pipelines), now=now) as delete:
-        con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [run_id, now_naive()])
+        Table(con, "dead").insert([{"id": run_id, "kind": "deleted", "died_at": now_naive()}])
         deleted = delete_pipelines(con, pipelines, delete)
         delete(con, "runs", "run_id = $id", {"id": run_id})
     prune_arrays(con)
@@ -180,7 +181,7 @@ def delete_prediction(con: Connection, prediction_id: str, *, now: bool = True) 
     if not found:
         return False
     with deleting(con, "prediction", prediction_id, str(found[0][0]), "delete_prediction", now=now) as delete:
-        con.execute("INSERT INTO dead VALUES (?, 'deleted', ?)", [prediction_id, now_naive()])
+        Table(con, "dead").insert([{"id": prediction_id, "kind": "deleted", "died_at": now_naive()}])
         for table in ("prediction_arrays", "predictions"):
             delete(con, table, "prediction_id = $id", {"id": prediction_id})
     prune_arrays(con)

@@ -40,6 +40,7 @@ from nirs_store.db.lock import Lease
 from nirs_store.db.migrations import migration_copies
 from nirs_store.db.session import Engine, Settings
 from nirs_store.db.sql import number
+from nirs_store.db.table import Table
 from nirs_store.errors import InvalidInput, NirsStoreError, StoreBusy
 from nirs_store.ids import new_id, now_naive
 from nirs_store.maintenance.check import (
@@ -124,14 +125,11 @@ def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
 
 def add_blob_row(con: Connection, artifact_id: str, row: dict[str, Any]) -> int:
     """Give a file whose row is gone a row again; gives how many."""
-    values = {"artifact_id": artifact_id, **row, "created_at": now_naive()}
-    columns = ", ".join(values)
-    places = ", ".join("?" for _ in values)
-    return number(
-        con,
-        f"INSERT INTO blobs ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING",
-        list(values.values()),
-    )
+    blobs = Table(con, "blobs")
+    if blobs.keys(artifact_id=artifact_id):
+        return 0
+    blobs.insert([{"artifact_id": artifact_id, **row, "created_at": now_naive()}])
+    return 1
 
 
 # -- Moving files out of the way without ever deleting them.

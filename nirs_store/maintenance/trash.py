@@ -20,6 +20,7 @@ from nirs_store.db.database import Connection
 from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.settings import read_settings
 from nirs_store.db.sql import incoming, number
+from nirs_store.db.table import Table
 from nirs_store.errors import CatalogDamaged, InvalidInput, OverwriteRefused, UnknownId
 from nirs_store.ids import earlier, new_id, now_naive
 from nirs_store.lazy import polars as pl
@@ -139,25 +140,19 @@ def _put(
     at = now_naive()
     refs = tables.get("artifact_refs", arrow_schema("artifact_refs").empty_table())
     artifacts = sorted(set(refs.column("artifact_id").to_pylist()))
-    con.execute(
-        "INSERT INTO trash VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            trash_id,
-            kind,
-            object_id,
-            name,
-            operation,
-            json.dumps({table: rows.num_rows for table, rows in tables.items()}),
-            json.dumps(_holds(tables)),
-            len(content),
-            content,
-            at,
-        ],
-    )
-    con.execute(
-        "INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, created_at) "
-        "SELECT unnest($refs::VARCHAR[]), unnest($artifacts::VARCHAR[]), 'trash', $owner, $at",
-        {"refs": [new_id() for _ in artifacts], "artifacts": artifacts, "owner": trash_id, "at": at},
+    row: dict[str, Any] = {
+        "trash_id": trash_id,
+        "kind": kind,
+        "object_id": object_id,
+        "name": name,
+        "operation": operation,
+    }
+    row |= {"counts": {table: rows.num_rows for table, rows in tables.items()}, "holds": _holds(tables)}
+    row |= {"size_bytes": len(content), "content": content, "deleted_at": at}
+    Table(con, "trash").insert([row])
+    held = {"owner_kind": "trash", "owner_id": trash_id, "created_at": at}
+    Table(con, "artifact_refs").insert(
+        [{"ref_id": new_id(), "artifact_id": each, **held} for each in artifacts]
     )
 
 

@@ -25,6 +25,7 @@ from nirs_store.addresses import without_secret_words
 from nirs_store.db.database import Connection
 from nirs_store.db.journal import encode_array
 from nirs_store.db.session import Engine
+from nirs_store.db.table import Table
 from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive
@@ -565,25 +566,18 @@ def set_domain(con: Connection, chain_id: str, artifact_id: str, session_id: str
     if not rows:
         raise UnknownId("chain", chain_id)
     known, pipeline_id = from_json(rows[0][0]) or {}, rows[0][1]
-    con.execute(
-        "UPDATE chains SET metadata = ? WHERE chain_id = ?",
-        [to_json(known | {DOMAIN: artifact_id}, "metadata"), chain_id],
-    )
-    before = domain_id(known)
+    Table(con, "chains").update({"metadata": known | {DOMAIN: artifact_id}}, chain_id=chain_id)
+    refs, before = Table(con, "artifact_refs"), domain_id(known)
     if before is not None:
-        con.execute(
-            "DELETE FROM artifact_refs WHERE owner_kind = 'chain' AND owner_id = ? AND artifact_id = ?",
-            [chain_id, before],
-        )
-    con.execute(
-        "DELETE FROM artifact_refs WHERE owner_kind = 'session' AND owner_id = ? AND artifact_id = ?",
-        [session_id, artifact_id],
-    )
-    con.execute(
-        "INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, pipeline_id, created_at) "
-        "VALUES (?, ?, 'chain', ?, ?, ?)",
-        [new_id(), artifact_id, chain_id, pipeline_id, now_naive()],
-    )
+        refs.delete(owner_kind="chain", owner_id=chain_id, artifact_id=before)
+    refs.delete(owner_kind="session", owner_id=session_id, artifact_id=artifact_id)
+    held = {
+        "owner_kind": "chain",
+        "owner_id": chain_id,
+        "pipeline_id": pipeline_id,
+        "created_at": now_naive(),
+    }
+    refs.insert([{"ref_id": new_id(), "artifact_id": artifact_id, **held}])
 
 
 def _wavelengths(values: Any) -> np.ndarray:

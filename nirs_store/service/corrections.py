@@ -468,7 +468,7 @@ def _end(con: Connection, version: Mapping[str, Any], applied: Correction, by: s
             take_over(con, ended, str(name), int(number), by)
     else:
         ended = take_over(con, ended, *here, by)
-    con.execute("UPDATE corrections SET retired_at = ? WHERE correction_id = ?", [now_naive(), ended])
+    Table(con, "corrections").update({"retired_at": now_naive()}, correction_id=ended)
     return _made(frame(con, f"{_READ} WHERE correction_id = ?", [ended]).row(0, named=True))
 
 

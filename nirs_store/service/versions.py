@@ -473,11 +473,7 @@ def delete(engine: Engine, given: Any, *, reason: str | None = None, now: bool =
         ) as take:
             for table in ("signatures", "calibration_versions"):
                 take(con, table, "version_id = $id", {"id": found.version_id})
-        con.execute(
-            "INSERT INTO calibration_retired VALUES ($name, $version) ON CONFLICT DO UPDATE SET version = "
-            "greatest(version, excluded.version)",
-            {"name": found.name, "version": found.version},
-        )
+        Table(con, "calibration_retired").raise_number(found.name, found.version)
         details = found.to_dict() | {"reason": why, "signatures": [list(row) for row in signed]}
         note(engine, "delete_calibration", "calibration", found.version_id, details=details, con=con)
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import warnings
@@ -31,7 +30,7 @@ from nirs_store.blobs.durable import (
     write_error,
     write_file,
 )
-from nirs_store.blobs.plain import resolve_inside
+from nirs_store.blobs.plain import hash_file, pieces_of, resolve_inside
 from nirs_store.db.connection import CatalogLocked, Options, attach, schema_version
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
@@ -75,7 +74,6 @@ __all__ = [
     "check_catalog",
     "copy_catalog",
     "forget_backups",
-    "hash_of",
     "make_backup",
     "plan_prune",
     "restore_backup",
@@ -189,12 +187,6 @@ class _Mark(msgspec.Struct):
     format: str
     format_version: int
     workspace_id: str
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class BackupFolder:
@@ -466,7 +458,7 @@ def verify_backup(
 def _check_file(place: Path, file: File) -> None:
     if not place.is_file():
         raise BackupInvalid(f"{place} ({file.path}) is missing. Use another backup; nothing was changed.")
-    if place.stat().st_size != file.size or hash_of(place) != file.sha256:
+    if place.stat().st_size != file.size or hash_file(place) != file.sha256:
         raise BackupInvalid(
             f"{place} ({file.path}) was altered: it does not have the size and hash that the manifest says. Use "
             "another backup; nothing was changed."
@@ -712,7 +704,7 @@ def _write(
             schema_version=SCHEMA_VERSION,
             nirs_store=environment().get("nirs-store", ""),
             parent_id=parent,
-            catalog=File("store.duckdb", hash_of(catalog), catalog.stat().st_size),
+            catalog=File("store.duckdb", hash_file(catalog), catalog.stat().st_size),
             blobs=blobs,
             extras=extras,
             rows=found.rows,
@@ -774,7 +766,7 @@ def _extras(root: Path) -> Sequence[File]:
     for name in _FOLDERS:
         for path in sorted((root / name).rglob("*")):
             if path.is_file() and not path.is_symlink():
-                found.append(File(path.relative_to(root).as_posix(), hash_of(path), path.stat().st_size))
+                found.append(File(path.relative_to(root).as_posix(), hash_file(path), path.stat().st_size))
     return found
 
 
@@ -795,14 +787,7 @@ def _copy_files(
         if not (target.is_file() and target.stat().st_size == file.size):
             source = engine.blobs.path_of(file.path) if is_blob else engine.layout.root / file.path
             ensure_dir(target.parent)
-            draft = target.with_name(f"{digest}.{new_id()}.tmp")
-            try:
-                shutil.copyfile(source, draft)
-                sync_file(draft)
-                make_read_only(draft)
-                move_file(draft, target)
-            finally:
-                remove_file(draft, missing_ok=True)
+            write_file(target, pieces_of(source), readonly=True)
             fresh[digest] = file.size
         done += file.size
         if progress is not None:
@@ -815,7 +800,7 @@ def _verify_new(folder: BackupFolder, manifest: Manifest, fresh: set[str], catal
     check_catalog(catalog)
     for file in {each.sha256: each for each in manifest.files}.values():
         place = folder.blob(file.sha256)
-        if file.sha256 in fresh and hash_of(place) != file.sha256:
+        if file.sha256 in fresh and hash_file(place) != file.sha256:
             remove_file(place, missing_ok=True)
             raise BackupInvalid(
                 f"{file.path} does not have the hash that its row says, in the workspace or on its way to {place}. No "

@@ -181,15 +181,7 @@ def make_read_only(path: Path) -> None:
 
 def move_file(source: Path, target: Path) -> None:
     """Rename a file durably, replacing the target; source and target lie on one file system."""
-    try:
-        _rename(source, target)
-        fsync_dir(target.parent)
-        if source.parent != target.parent:
-            fsync_dir(source.parent)
-    except FileNotFoundError:
-        raise
-    except OSError as exc:
-        raise write_error(target, exc) from exc
+    move_files([(source, target)])
 
 
 def move_files(pairs: Sequence[tuple[Path, Path]]) -> None:
@@ -198,7 +190,8 @@ def move_files(pairs: Sequence[tuple[Path, Path]]) -> None:
     try:
         for source, target in pairs:
             _rename(source, target)
-        for target in sorted({path.parent for pair in pairs for path in pair}):
+        # The new names first: after a power loss a file may have two names, but never none.
+        for target in dict.fromkeys([to.parent for _, to in pairs] + [of.parent for of, _ in pairs]):
             fsync_dir(target)
     except FileNotFoundError:
         raise

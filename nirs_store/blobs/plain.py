@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
 from nirs_store.errors import PathEscapes
@@ -23,6 +23,7 @@ __all__ = [
     "hash_file",
     "identity_of",
     "open_plain",
+    "pieces_of",
     "read_plain",
     "replace_plain",
     "resolve_inside",
@@ -87,6 +88,13 @@ def read_plain(path: Path, *, follow: bool = False) -> bytes:
     """Read a regular file whole; errors as for `stat_plain`."""
     with os.fdopen(open_plain(path, os.O_RDONLY, follow=follow), "rb") as file:
         return file.read()
+
+
+def pieces_of(path: Path) -> Iterator[bytes]:
+    """Read a file in pieces of 1 MB."""
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
 
 
 def replace_plain(path: Path, data: bytes) -> None:

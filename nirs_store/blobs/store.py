@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from nirs_store.blobs.backend import BLOBS, BlobBackend, hash_blob, open_blob
+from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import Draft, ensure_dir
 from nirs_store.errors import (
     BlobCorrupt,
@@ -32,7 +32,6 @@ __all__ = [
     "BackgroundWriter",
     "BlobInfo",
     "BlobStore",
-    "VerifiedBlobs",
     "blob_key",
     "check_hash",
     "check_suffix",
@@ -255,49 +254,10 @@ def _raise_first(failed: list[_Write]) -> None:
     raise fresh from first
 
 
-# -- What this process has verified: a blob is hashed once, and again only if it is no longer the same object.
-
-
-class VerifiedBlobs:
-    """Thread-safe memory of the objects whose bytes were found to fit their hash.
-
-    Bounded, because a training loop makes millions; what was not used for longest is hashed again.
-    """
-
-    def __init__(self, limit: int = 20_000) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, dict[str, Hashable]] = OrderedDict()
-
-    def knows(self, key: str, digest: str, state: Hashable) -> bool:
-        """Tell whether the object in this state was verified against this hash."""
-        with self._lock:
-            objects = self._known.get(digest)
-            if objects is None or state is None:
-                return False
-            self._known.move_to_end(digest)
-            return objects.get(key) == state
-
-    def remember(self, key: str, digest: str, state: Hashable) -> None:
-        """Note that the object in this state fits."""
-        with self._lock:
-            self._known.setdefault(digest, {})[key] = state
-            self._known.move_to_end(digest)
-            if len(self._known) > self._limit:
-                self._known.popitem(last=False)
-
-    def forget(self, digest: str) -> None:
-        """Forget all objects of a hash."""
-        with self._lock:
-            self._known.pop(digest, None)
-
-    def after_fork_in_child(self) -> None:
-        """Take a new lock: a thread that does not exist in this process may have held the old one."""
-        self._lock = threading.Lock()
-
-
 # -- The store itself.
 
+# Blobs whose state is remembered once they were found to fit their hash: a training loop makes millions.
+_VERIFIED = 20_000
 _ASIDE_PATIENCE = 1.0
 _ASIDE_POLL = 0.005
 
@@ -321,7 +281,8 @@ class BlobStore:
 
     def __init__(self, backend: BlobBackend, *, max_pending_bytes: int = MAX_PENDING_BYTES) -> None:
         self.backend = backend
-        self._verified = VerifiedBlobs()
+        # By hash: the states of its objects, so that each is hashed once, and again only if it is no longer the same.
+        self._verified: ByteLRU[str, dict[str, Hashable]] = ByteLRU(0, _VERIFIED)
         self._writer = BackgroundWriter(self._write, max_pending_bytes)
 
     @property
@@ -371,7 +332,7 @@ class BlobStore:
         self.backend.put(fresh)
         for info, (draft, _) in zip(found, drafts, strict=True):
             if info.written:
-                self._remember(info.path, info.artifact_id)
+                self._remember_put(info.path, info.artifact_id)
             draft.discard()
         return found
 
@@ -381,20 +342,20 @@ class BlobStore:
 
     def _write(self, key: str, digest: str, data: bytes) -> None:  # in a thread of the writer
         self.backend.put({key: data})
-        self._remember(key, digest)
+        self._remember_put(key, digest)
 
-    def _remember(self, key: str, digest: str) -> None:
+    def _remember_put(self, key: str, digest: str) -> None:
         # A gc may set it aside in this moment; being claimed, it comes back, and is then looked at again.
         found = self.backend.stat(key)
         if found is not None:
-            self._verified.remember(key, digest, found.state)
+            self._remember(key, digest, found.state)
 
     def _is_intact(self, key: str, digest: str, size: int) -> bool:
         try:
             found = self.backend.stat(key)
             if found is None or found.state is None or found.size != size:
                 return False
-            if self._verified.knows(key, digest, found.state):
+            if self._knows(key, digest, found.state):
                 return True
             found_hash, found = hash_blob(self.backend, key, trashed=False)
         except OSError:
@@ -404,7 +365,7 @@ class BlobStore:
             return False
         # The name must not be able to vanish after this process has committed a reference to it.
         self.backend.sync(key)
-        self._verified.remember(key, digest, found.state)
+        self._remember(key, digest, found.state)
         return True
 
     # -- looking -----------------------------------------------------------------------------
@@ -423,9 +384,9 @@ class BlobStore:
                 f"{exc.filename or self.backend.address(key)} cannot be read: {exc.strerror or exc}. Nothing was "
                 "changed. Look at its permissions and at the disk, and ask again."
             ) from exc
-        if not self._verified.knows(key, expected_hash, found.state):
+        if not self._knows(key, expected_hash, found.state):
             self._check(key, expected_hash, sha256_hex(data), len(data))
-            self._verified.remember(key, expected_hash, found.state)
+            self._remember(key, expected_hash, found.state)
         return data
 
     def verify(self, key: str, expected_hash: str) -> int:
@@ -437,7 +398,7 @@ class BlobStore:
             raise self._missing(key) from exc
         self.forget(expected_hash)
         self._check(key, expected_hash, digest, found.size)
-        self._verified.remember(key, expected_hash, found.state)
+        self._remember(key, expected_hash, found.state)
         return found.size
 
     def path_of(self, key: str, verified_hash: str | None = None) -> Path:
@@ -449,7 +410,7 @@ class BlobStore:
             trashed = False  # it has come back in between
         if verified_hash is not None:
             found = self.backend.stat(key, trashed=trashed)
-            if found is None or not self._verified.knows(key, verified_hash, found.state):
+            if found is None or not self._knows(key, verified_hash, found.state):
                 self.verify(key, verified_hash)
         return self.backend.path(key, trashed=trashed)
 
@@ -479,7 +440,7 @@ class BlobStore:
 
     def forget(self, digest: str) -> None:
         """Forget that blobs of this hash were verified; the next look reads them."""
-        self._verified.forget(digest)
+        self._verified.remove(digest)
 
     def close(self) -> None:
         """Wait for pending writes and end the threads. A second call does nothing."""
@@ -487,8 +448,14 @@ class BlobStore:
 
     def after_fork_in_child(self) -> None:
         """Start with nothing pending and new locks; what was verified before the fork stays known."""
-        self._verified.after_fork_in_child()
         self._writer.after_fork_in_child()
+
+    def _knows(self, key: str, digest: str, state: Hashable) -> bool:
+        return state is not None and self._verified.get(digest, {}).get(key) == state
+
+    def _remember(self, key: str, digest: str, state: Hashable) -> None:
+        # What two threads remember at once of two keys is in part hashed again, no more.
+        self._verified.put(digest, {**self._verified.get(digest, {}), key: state}, 0)
 
     def _check(self, key: str, expected: str, found: str, size: int) -> None:
         if found != expected:

@@ -28,7 +28,7 @@ from nirs_store.blobs.durable import (
     write_error,
     write_file,
 )
-from nirs_store.blobs.plain import resolve_inside
+from nirs_store.blobs.plain import pieces_of, resolve_inside
 from nirs_store.blobs.store import is_blob_key
 from nirs_store.db.claims import living, read_claims
 from nirs_store.db.connection import CatalogLocked, Options, attach, inspect_catalog
@@ -136,7 +136,6 @@ def add_blob_row(con: Connection, artifact_id: str, row: dict[str, Any]) -> int:
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-_PIECE = 1 << 20
 
 
 def quarantine_folder(layout: Layout) -> Path:
@@ -192,13 +191,7 @@ def _copy(layout: Layout, path: Path, target: Path) -> None:
             raise
         if target.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
-        write_file(target, _pieces(path), tmp_dir=layout.tmp, replace=False)
-
-
-def _pieces(path: Path) -> Iterable[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
+        write_file(target, pieces_of(path), tmp_dir=layout.tmp, replace=False)
 
 
 def _named(con: Connection) -> set[str]:

@@ -182,6 +182,26 @@ def test_the_same_bytes_are_written_once_and_verified_once(
     assert (hashed, synced) == ([KEY], [KEY])
 
 
+def test_as_many_verified_blobs_are_remembered_as_were_used_last(
+    backend: BlobBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_VERIFIED", 2)
+    store = BlobStore(backend)
+    contents = [bytes([number]) * 10 for number in range(3)]
+    for content in contents:
+        store.put(content, "bin")
+        store.wait()
+    hashed = []
+    real = store_module.hash_blob
+    monkeypatch.setattr(store_module, "hash_blob", lambda *a, **k: hashed.append(a[1]) or real(*a, **k))
+    first, second, third = (store.put(content, "bin").path for content in contents)
+    # The first was forgotten for the third; hashing it again forgot the second, and so on.
+    assert hashed == [first, second, third]
+    assert not store.put(contents[2], "bin").written
+    assert not store.put(contents[1], "bin").written
+    assert len(hashed) == 3
+
+
 @pytest.mark.parametrize("damage", [DATA[:-1], b"", b"X" + DATA[1:], None])
 def test_a_damaged_or_lost_blob_is_told_and_heals(
     store: BlobStore, backend: BlobBackend, damage: bytes | None

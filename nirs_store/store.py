@@ -1448,8 +1448,12 @@ class WorkspaceStore:
             No chain has that id.
         InvalidInput, ShapeMismatch
             Not the spectra that the chain was fitted on, or a chain whose models have no one input.
+        CalibrationInUse
+            An alias with a rule points to a version of the chain, whose signatures are about the domain before. Nothing
+            was changed.
         """
         from nirs_store.diagnosing.domain import domain_of_calibration
+        from nirs_store.service.signing import keep_rules_of_chain
 
         X = self.datasets.of_chain(chain_id) if X is None else self._stored(X, chain_id)
         y = getattr(X, "y", None) if y is None else y
@@ -1462,6 +1466,7 @@ class WorkspaceStore:
         def work(con: Connection) -> None:
             records.set_domain(con, chain_id, artifact_id, self._engine.session_id)
             note(self._engine, "add_domain", "chain", chain_id, details={"artifact": artifact_id}, con=con)
+            keep_rules_of_chain(con, chain_id)
 
         self._engine.change(work)
         self._forget()

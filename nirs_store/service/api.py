@@ -314,6 +314,9 @@ class Calibrations:
         since: Any = None,
         until: Any = None,
         instrument: str | None = None,
+        lab: str | None = None,
+        method: str | None = None,
+        include_flagged: bool = True,
         reason: str | None = None,
         author: str | None = None,
         alpha: float = 0.05,
@@ -331,14 +334,15 @@ class Calibrations:
             Names as for `resolve`: one version.
         samples : sequence of str, or data frame, optional
             Names of samples in the log, or a data frame with ``reference``, ``prediction`` (uncorrected) and optionally
-            ``sample_id``. By default all logged samples with a reference between `since` and `until`.
+            ``sample_id``. By default all logged samples with a reference between `since` and `until`, predicted by this
+            version or another one of the same chain.
         kind : {"auto", "bias", "slope_bias"}
             "auto" corrects the slope only if it differs from 1 and the samples span at least half of the
             calibration's range; otherwise it corrects the bias.
         slope, bias : float, optional
             Use these instead of computing them: corrected = slope * prediction + bias.
-        since, until, instrument : optional
-            Which measurements to use, as for `monitor`.
+        since, until, instrument, lab, method, include_flagged : optional
+            Which measurements and references to use, as for `monitor`.
         reason, author : str, optional
             Why, and who decided it (the operating system's user by default).
         alpha : float
@@ -357,11 +361,14 @@ class Calibrations:
         CalibrationNotFound
         InvalidInput
             Not enough samples, nothing significant, or a slope that is not justified. Nothing was changed.
+        CalibrationInUse
+            An alias with a rule points to the version, and its signatures would not be about what it reports then.
+            Nothing was changed: correct a new version of the same chain, have it signed, and move the alias.
         """
         return corrections.correct(
             self._engine, calibration, samples, kind=kind, slope=slope, bias=bias, since=since, until=until,
-            instrument=instrument, reason=reason, author=author, alpha=alpha, force=force,
-            dry_run=dry_run,
+            instrument=instrument, lab=lab, method=method, include_flagged=include_flagged, reason=reason,
+            author=author, alpha=alpha, force=force, allow=signing.refuse_ruled, dry_run=dry_run,
         )  # fmt: skip
 
     def corrections(self, calibration: str) -> tuple[Correction, ...]:
@@ -383,8 +390,13 @@ class Calibrations:
         CalibrationNotFound
         UnknownId
             The version has none.
+        CalibrationInUse
+            An alias points to the version, and its rule does not allow the version without the correction. Nothing was
+            changed.
         """
-        return corrections.retire(self._engine, calibration, reason=reason, user=user)
+        return corrections.retire(
+            self._engine, calibration, reason=reason, user=user, allow=signing.keep_rules
+        )
 
     def update(
         self,
@@ -570,7 +582,8 @@ class Calibrations:
 
         Notes
         -----
-        The rule applies to later moves of the alias. Only signatures made in this workspace count.
+        The rule applies to later moves of the alias. While it points to a version, that version cannot be corrected or
+        given another domain without the signatures. Only signatures made in this workspace count.
         """
         rule = as_rule({"signatures": signatures, "others": others, "meanings": meanings})
         signing.set_rule(self._engine, name, alias, rule, user=user)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from numbers import Real
@@ -17,7 +18,14 @@ from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
 from nirs_store.display import block, counted, field_table
 from nirs_store.domain.frame import as_names
-from nirs_store.errors import CalibrationNotFound, InvalidInput, ShapeMismatch, UnknownId, quoted
+from nirs_store.errors import (
+    CalibrationNotFound,
+    InvalidInput,
+    RecordingWarning,
+    ShapeMismatch,
+    UnknownId,
+    quoted,
+)
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version, known_name
@@ -46,6 +54,8 @@ __all__ = [
 ]
 
 Kind = Literal["auto", "bias", "slope_bias"]
+#: Refuse to change what a version reports: `signing.refuse_ruled` or `signing.keep_rules`.
+Allow = Callable[[Connection, Mapping[str, Any], str, str], None]
 Floats = NDArray[np.float64]
 
 #: Share of the calibration's range that samples must span before a slope can be judged: a convention.
@@ -170,21 +180,31 @@ def correct(
     since: Any,
     until: Any,
     instrument: str | None,
+    lab: str | None,
+    method: str | None,
+    include_flagged: bool,
     reason: str | None,
     author: str | None,
     alpha: float,
     force: bool,
+    allow: Allow,
     dry_run: bool = False,
 ) -> Correction:
     """Correct a version by slope and bias from samples; see `Calibrations.correct`."""
     row = engine.query(lambda con: find_version(con, calibration))
+    engine.query(lambda con: allow(con, row, "corrected", _INSTEAD))
     refuse_several(row["figures"], f"{row['name']}@v{row['version']}")
     if is_frame(samples) or isinstance(samples, Mapping):
         pairs = _given(samples)
     else:
         listed = as_names(samples)
         asked = None if listed is None else clean_ids(listed, len(listed))
-        pairs = pairs_of_version(engine, row, since=since, until=until, instrument=instrument, samples=asked)
+        pairs, notes = pairs_of_version(
+            engine, row, since=since, until=until, instrument=instrument, lab=lab, method=method,
+            include_flagged=include_flagged, samples=asked,
+        )  # fmt: skip
+        for said in notes:
+            warnings.warn(f"{row['name']}@v{row['version']}: {said}.", RecordingWarning, stacklevel=3)
     if slope is None and bias is None:
         figures = figures_of_target(row["figures"], None)
         span = figures.get("range")
@@ -193,7 +213,14 @@ def correct(
         slope, bias = 1.0 if slope is None else slope, 0.0 if bias is None else bias
     # The version, not the alias: that may have moved meanwhile.
     fixed = f"{row['name']}@v{row['version']}"
-    return save(engine, fixed, slope, bias, pairs, reason=reason, author=author, dry_run=dry_run)
+    return save(engine, fixed, slope, bias, pairs, reason=reason, author=author, allow=allow, dry_run=dry_run)
+
+
+#: What can be done where a rule forbids to change what a version reports.
+_INSTEAD = (
+    "Register its chain once more, change the new version (a correction is computed from the log of all versions of "
+    "this chain), have that signed, and move the alias to it."
+)
 
 
 def refuse_several(figures: Mapping[str, Any], label: str) -> None:
@@ -325,6 +352,7 @@ def save(
     *,
     reason: str | None,
     author: str | None,
+    allow: Allow,
     dry_run: bool = False,
 ) -> Correction:
     """Store a correction of one version, or only plan it; retire the previous one in the same transaction."""
@@ -351,6 +379,7 @@ def save(
 
     def work(con: Connection) -> Correction:
         row = find_version(con, calibration)
+        allow(con, row, "corrected", _INSTEAD)
         before = active(con, row)
         if before is not None:
             _end(con, row, before, by)
@@ -423,7 +452,9 @@ def _figures(pairs: pl.DataFrame, slope: float, bias: float) -> dict[str, Any]:
     return found
 
 
-def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | None) -> Correction:
+def retire(
+    engine: Engine, calibration: Any, *, reason: str | None, user: str | None, allow: Allow
+) -> Correction:
     """Stop applying the current correction of a version; it stays in the history.
 
     Raises
@@ -445,6 +476,7 @@ def retire(engine: Engine, calibration: Any, *, reason: str | None, user: str | 
         facts = {"calibration": row["name"], "version": row["version"], "correction": found.words}
         facts |= {"reason": why, "by": by}
         note(engine, "retire_correction", "calibration", row["version_id"], details=facts, con=con)
+        allow(con, row, "freed of its correction", _INSTEAD)
         return ended
 
     return engine.change(work)

@@ -46,6 +46,7 @@ class Wanted:
     method: str | None = None
     combine: Combine = "mean"
     include_flagged: bool = True
+    chain_id: str | None = None
 
     @property
     def where(self) -> str:
@@ -56,7 +57,13 @@ class Wanted:
             "NOT EXISTS (SELECT 1 FROM calibration_versions v WHERE v.name = m.calibration AND v.version = m.version "
             "AND v.chain_id <> m.chain_id)",
         ]
-        for name, sign in (("version", "="), ("instrument", "="), ("since", ">="), ("until", "<")):
+        for name, sign in (
+            ("version", "="),
+            ("chain_id", "="),
+            ("instrument", "="),
+            ("since", ">="),
+            ("until", "<"),
+        ):
             if getattr(self, name) is not None:
                 column = name if sign == "=" else "measured_at"
                 parts.append(f"m.{column} {sign} ${name}")
@@ -65,7 +72,8 @@ class Wanted:
     @property
     def params(self) -> dict[str, Any]:
         """Return the values of `where`."""
-        given = {name: getattr(self, name) for name in ("version", "instrument", "since", "until")}
+        names = ("version", "chain_id", "instrument", "since", "until")
+        given = {name: getattr(self, name) for name in names}
         return {"name": self.name} | {name: value for name, value in given.items() if value is not None}
 
 
@@ -175,19 +183,28 @@ def pairs_of_version(
     since: Any,
     until: Any,
     instrument: str | None,
+    lab: str | None,
+    method: str | None,
+    include_flagged: bool,
     samples: Sequence[str | None] | None,
-) -> pl.DataFrame:
-    """Return uncorrected predictions and references of one version, one row per sample, for a correction."""
+) -> tuple[pl.DataFrame, list[str]]:
+    """Return uncorrected predictions and references of one version, one row per sample, for a correction.
 
-    def ask(con: Connection) -> pl.DataFrame:
+    Without the correction all versions of one chain predict the same, so the log of all of them counts. The second
+    value says what was left out.
+    """
+
+    def ask(con: Connection) -> tuple[pl.DataFrame, list[str]]:
         wanted = Wanted(
-            row["name"], int(row["version"]), None, moment(since, "since"), moment(until, "until"), instrument
-        )
+            row["name"], None, None, moment(since, "since"), moment(until, "until"), instrument, lab, method,
+            include_flagged=include_flagged, chain_id=row["chain_id"],
+        )  # fmt: skip
         chain = con.execute("SELECT target FROM chains WHERE chain_id = ?", [row["chain_id"]]).fetchall()
         about = target_of(counts_of(con, wanted), chain[0][0] if chain else None, None)
-        return pairs_of(con, Wanted(**{**wanted.__dict__, "target": about}))[0]
+        return pairs_of(con, Wanted(**{**wanted.__dict__, "target": about}))
 
-    pairs = engine.query(ask).with_columns(prediction=pl.col("raw"))
+    found, notes = engine.query(ask)
+    pairs = found.with_columns(prediction=pl.col("raw"))
     if samples is not None:
         there = set(pairs["sample_id"].to_list())
         missing = [str(each) for each in samples if each not in there]
@@ -197,7 +214,7 @@ def pairs_of_version(
                 f"{counted(len(samples), 'sample')} without: {', '.join(missing[:5])}. Nothing was changed."
             )
         pairs = pairs.filter(pl.col("sample_id").is_in([each for each in samples if each is not None]))
-    return per_sample(pairs, "mean")
+    return per_sample(pairs, "mean"), notes
 
 
 def _unclear(con: Connection) -> list[str]:
@@ -217,8 +234,9 @@ def unit_of(con: Connection, wanted: Wanted) -> str | None:
     """Return the unit of the predictions, where all versions agree."""
     rows = con.execute(
         "SELECT DISTINCT c.target_unit FROM calibration_versions v JOIN chains c USING (chain_id) WHERE v.name = $name "
-        "AND ($version::INTEGER IS NULL OR v.version = $version) AND c.target_unit IS NOT NULL",
-        {"name": wanted.name, "version": wanted.version},
+        "AND ($version::INTEGER IS NULL OR v.version = $version) AND ($chain::VARCHAR IS NULL OR v.chain_id = $chain) "
+        "AND c.target_unit IS NOT NULL",
+        {"name": wanted.name, "version": wanted.version, "chain": wanted.chain_id},
     ).fetchall()
     units = {str(row[0]) for row in rows if not str(row[0]).startswith("[")}
     return units.pop() if len(units) == 1 else None

@@ -32,6 +32,7 @@ from nirs_store.records.named import (
     ARCHIVED_NUMBER,
     MEANINGS,
     Rule,
+    aliases_of,
     as_rule,
     check_alias,
     check_name,
@@ -49,6 +50,9 @@ __all__ = [
     "Signature",
     "SignatureCheck",
     "check_rule",
+    "keep_rules",
+    "keep_rules_of_chain",
+    "refuse_ruled",
     "rules_of",
     "set_rule",
     "sign",
@@ -490,6 +494,62 @@ def check_rule(con: Connection, version: Mapping[str, Any], alias: str) -> None:
         f"The alias {alias!r} demands {rule}; {label} (author {version['author']}) has: {listed}.{wrong} Nothing was "
         "changed. Let the missing persons sign (store.calibrations.sign) first."
     )
+
+
+def refuse_ruled(con: Connection, version: Mapping[str, Any], what: str, instead: str) -> None:
+    """Refuse a change of what a version reports where an alias with a rule points to it.
+
+    `what` is the change, such as "corrected". No signature made before can be about the changed content.
+
+    Raises
+    ------
+    CalibrationInUse
+    """
+    name, number = version["name"], version["version"]
+    rules = rules_of(con, name)
+    for (_, alias), pointed in aliases_of(con, name).items():
+        if pointed == number and alias in rules:
+            raise CalibrationInUse(
+                f"{name}@v{number} cannot be {what}: the alias {alias!r} points to it and demands {rules[alias]}; there "
+                f"are none for what it would report then. Nothing was changed. {instead}"
+            )
+
+
+def keep_rules(con: Connection, version: Mapping[str, Any], what: str, instead: str) -> None:
+    """Refuse a change that was made, inside its transaction, where a rule no longer allows the alias that it is about.
+
+    Other than `refuse_ruled` it allows the change back to what was signed.
+
+    Raises
+    ------
+    CalibrationInUse
+    """
+    name = version["name"]
+    try:
+        for (_, alias), pointed in aliases_of(con, name).items():
+            if pointed == version["version"]:
+                check_rule(con, version, alias)
+    except CalibrationInUse:
+        refuse_ruled(con, version, what, instead)
+        raise
+
+
+def keep_rules_of_chain(con: Connection, chain_id: str) -> None:
+    """Refuse another domain of a chain, inside its transaction, where a rule no longer allows an alias.
+
+    Raises
+    ------
+    CalibrationInUse
+    """
+    rows = con.execute(
+        "SELECT version_id FROM calibration_versions WHERE chain_id = ? ORDER BY version_id", [chain_id]
+    ).fetchall()
+    for (version_id,) in rows:
+        keep_rules(
+            con, find_version(con, str(version_id)), "given another domain",
+            "Take the rule off, add the domain, have the version signed again, and set the rule again: the audit trail "
+            "records each step.",
+        )  # fmt: skip
 
 
 def _person(name: str) -> str:

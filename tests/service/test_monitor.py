@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.neighbors import KNeighborsClassifier
 
 from nirs_store import WorkspaceStore, record_cross_validation
-from nirs_store.errors import CalibrationNotFound, InvalidInput, UnknownId
+from nirs_store.errors import CalibrationNotFound, InvalidInput, RecordingWarning, UnknownId
 from nirs_store.lazy import polars as pl
 from nirs_store.service.statistics import replicate_error
 
@@ -386,6 +386,29 @@ def test_a_narrow_range_justifies_no_slope(fat: WorkspaceStore) -> None:
     assert fat.calibrations.correct("fat", frame).slope == 1.0
     with pytest.raises(InvalidInput, match="span only"):
         fat.calibrations.correct("fat", frame, kind="slope_bias")
+
+
+def test_a_correction_chooses_its_samples_as_monitoring_does(fat: WorkspaceStore) -> None:
+    raw = measure(fat, rows=slice(0, 20))["prediction"].to_numpy()
+    wild = fat.predict("fat", LATER[20:24] * 3, sample_ids=IDS[20:24], on_outlier="ignore")
+    assert wild["flags"].list.len().min() > 0
+    wave = np.tile([0.1, -0.1], 12)
+    values = np.concatenate([raw, wild["prediction"]])
+    for lab, shift in (("north", 1.0), ("south", 3.0)):
+        fat.references.add_many({"sample_id": IDS[:24], "value": values + shift + wave}, target="fat", lab=lab)
+    fat.references.add_many({"sample_id": IDS[:5], "value": np.full(5, 180.0)}, target="fat", unit="g/kg")
+
+    def bias(**options: Any) -> tuple[int, float]:
+        with pytest.warns(RecordingWarning, match="left out: 5 references in another unit than %"):
+            made = fat.calibrations.correct("fat", kind="bias", force=True, dry_run=True, **options)
+        monitored = fat.calibrations.monitor("fat", **options).agreement
+        assert (len(made.samples), made.bias) == (monitored.n, pytest.approx(monitored.bias))
+        return len(made.samples), round(made.bias, 6)
+
+    assert bias() == (24, 2.0)
+    assert bias(lab="north") == (24, 1.0)
+    assert bias(lab="south", include_flagged=False)[1] == pytest.approx(3.0, abs=0.02)
+    assert bias(lab="south", include_flagged=False)[0] <= 20
 
 
 def test_samples_of_a_correction_must_be_known(fat: WorkspaceStore) -> None:

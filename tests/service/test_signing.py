@@ -287,3 +287,75 @@ def test_a_rule_is_not_set_next_to_the_alias_that_is_meant(store: WorkspaceStore
     assert list(store.calibrations.rules("fat")) == ["approved"]
     with pytest.raises(CalibrationInUse):
         store.calibrations.set_alias("fat", "approved", np.int64(1))
+
+
+def ruled(store: WorkspaceStore, recorded: Recorded) -> None:
+    """Log predictions of a signed version that an alias with a rule points to, with references 1.5 above them."""
+    signed(store, recorded)
+    store.calibrations.set_rule("fat", "production", signatures=2, others=1)
+    store.calibrations.set_alias("fat", "production", 1)
+    ids = [f"s{number}" for number in range(24)]
+    found = store.predict("fat", X[:24], sample_ids=ids, on_outlier="ignore")
+    for name, value in zip(ids, found["prediction"], strict=True):
+        store.references.add(name, value + 1.5 + 0.1 * np.sin(value), target="fat")
+
+
+RULED = "'production' points to it and demands signatures of 2 persons"
+
+
+@pytest.mark.parametrize("name", ["fat", "fat@v1"])
+@pytest.mark.parametrize("how", [{}, {"bias": 1.0}, {"slope": 1.01, "dry_run": True}])
+def test_a_version_under_a_rule_is_not_corrected(
+    store: WorkspaceStore, recorded: Recorded, name: str, how: dict[str, Any]
+) -> None:
+    ruled(store, recorded)
+    with pytest.raises(CalibrationInUse, match=RULED):
+        store.calibrations.correct(name, **how)
+    assert store.calibrations.corrections("fat") == ()
+    assert store.calibrations.verify_signatures("fat").ok
+
+
+def test_a_correction_under_a_rule_is_a_new_version(store: WorkspaceStore, recorded: Recorded) -> None:
+    ruled(store, recorded)
+    calibrations = store.calibrations
+    raw = store.predict("fat", NEW, on_outlier="ignore")["prediction"]
+    # The chain of another version predicts something else; its samples do not count.
+    calibrations.register("fat", recorded.second)
+    store.predict("fat@v2", X[:24], sample_ids=[f"s{number}" for number in range(24)], on_outlier="ignore")
+    calibrations.register("fat", recorded.first, author="Ada")
+    made = calibrations.correct("fat@v3", kind="bias")
+    assert (len(made.samples), made.slope) == (24, 1.0)
+    assert made.bias == pytest.approx(1.5, abs=0.1)
+    for signer in ("Ada", "Grace"):
+        calibrations.sign("fat@v3", meaning="approval", signer=signer)
+    calibrations.set_alias("fat", "production", 3)
+    found = store.predict("fat", NEW, on_outlier="ignore")
+    np.testing.assert_allclose(found["prediction"], raw + made.bias)
+    with pytest.raises(CalibrationInUse, match="freed of its correction.*" + RULED):
+        calibrations.retire_correction("fat")
+    assert store.predict("fat", NEW, on_outlier="ignore")["prediction"].equals(found["prediction"])
+    calibrations.remove_rule("fat", "production")
+    assert calibrations.retire_correction("fat").words == made.words
+
+
+def test_an_alias_without_a_rule_binds_nothing(store: WorkspaceStore, recorded: Recorded) -> None:
+    ruled(store, recorded)
+    store.calibrations.register("fat", recorded.second, alias="candidate")
+    assert store.calibrations.correct("fat@candidate", bias=1.0).version == 2
+
+
+def test_a_version_under_a_rule_gets_no_other_domain(recorded: Recorded) -> None:
+    alter(
+        recorded.folder,
+        "UPDATE chains SET metadata = json_merge_patch(metadata, '{\"domain_artifact\": null}')",
+    )
+    with WorkspaceStore(recorded.folder) as store:
+        ruled(store, recorded)
+        with pytest.raises(CalibrationInUse, match="given another domain.*" + RULED):
+            store.add_domain("fat@production", X, Y)
+        assert store.domain(recorded.first) is None
+        assert store.calibrations.verify_signatures("fat").ok
+        store.add_domain(recorded.second, X, Y)
+        store.calibrations.remove_rule("fat", "production")
+        store.add_domain("fat@production", X, Y)
+        assert store.domain(recorded.first) is not None

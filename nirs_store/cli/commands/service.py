@@ -289,6 +289,8 @@ def _end(found: Monitoring, strict: bool) -> None:
 @_since
 @_until
 @click.option("--instrument", metavar="NAME", help="Only measurements of this instrument.")
+@click.option("--lab", metavar="NAME", help="Only references of this laboratory.")
+@click.option("--skip-flagged", is_flag=True, help="Leave flagged measurements out.")
 @click.option("--slope", type=float, help="Use this slope instead of computing one.")
 @click.option("--bias", type=float, help="Use this bias instead of computing one.")
 @click.option("--reason", metavar="TEXT", help="Why.")
@@ -305,6 +307,8 @@ def command_correct(
     since: str | None,
     until: str | None,
     instrument: str | None,
+    lab: str | None,
+    skip_flagged: bool,
     slope: float | None,
     bias: float | None,
     reason: str | None,
@@ -321,7 +325,7 @@ def command_correct(
     else:
         made = store.calibrations.correct(
             calibration, kind=kind, slope=slope, bias=bias, since=since, until=until, instrument=instrument,
-            reason=reason, force=force,
+            lab=lab, include_flagged=not skip_flagged, reason=reason, force=force,
         )  # fmt: skip
     if as_json:
         print_json(made.to_dict())

@@ -107,7 +107,10 @@ def moment(value: Any, name: str) -> datetime | None:
                 f"{name}: expected a moment such as 2026-03-01T12:00, found {value!r}."
             ) from error
     if isinstance(value, datetime):
-        return naive(value)
+        try:
+            return naive(value)
+        except OverflowError as error:
+            raise InvalidInput(f"{name}: {value} is outside the years 1 to 9999 of UTC.") from error
     if isinstance(value, date):
         return datetime(value.year, value.month, value.day)
     raise InvalidInput(f"{name}: expected a datetime, date or ISO 8601 text, found {type(value).__name__}.")

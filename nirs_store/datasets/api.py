@@ -441,6 +441,7 @@ class Datasets:
         row = self._reader.row(part.version_id)
         return self._reader.spectra(row, self._reader.samples_of(row), part.rows, _target_of(chain, row))
 
+    @whole_ids
     def for_chain(self, reference: str | DatasetVersion, chain_id: str) -> Spectra:
         """Return a version with the target of a chain as ``y``, if it has a column of that name.
 

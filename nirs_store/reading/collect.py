@@ -17,7 +17,7 @@ from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.decimals import find_decimal
-from nirs_store.reading.dialect import Unreadable, decode, split_rows
+from nirs_store.reading.dialect import Unreadable, decode, split_rows, table_delimiter
 from nirs_store.reading.measured import name_signal, to_signal
 from nirs_store.reading.parquet import parquet_frame
 from nirs_store.reading.readers import BUILT_IN, HEAD, choose_reader
@@ -423,7 +423,7 @@ def _table(
 
             data, delimiter, encoding = sheet_as_text(data, decimal=decimal)[0], "\t", "utf-8"
         text, _ = decode(data, encoding)
-        rows, _ = split_rows(text, delimiter)
+        rows, _ = split_rows(text, delimiter or table_delimiter(text))
         rows = [row for row in rows if any(row.cells)]
         if len(rows) < 2:
             raise Unreadable("it has no rows below its header.")

@@ -16,7 +16,17 @@ from typing import NamedTuple
 
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number, tidy
 
-__all__ = ["DELIMITERS", "Row", "Unreadable", "at_most", "decode", "largest", "number_like", "split_rows"]
+__all__ = [
+    "DELIMITERS",
+    "Row",
+    "Unreadable",
+    "at_most",
+    "decode",
+    "largest",
+    "number_like",
+    "split_rows",
+    "table_delimiter",
+]
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 _USUAL = 2**31
@@ -165,6 +175,23 @@ def split_rows(text: str, delimiter: str | None = None) -> tuple[list[Row], str]
             f"the cells from line {line} on cannot be told apart ({error}): is a quote missing?"
         ) from error
     return rows, delimiter
+
+
+def table_delimiter(text: str) -> str | None:
+    """Return the only separator with which a header names every column; None where there is no such one.
+
+    In a small table decimal commas can leave more numbers than the separator does: "a;12,5" below "id;fat".
+    """
+    first = "\n".join(text.split("\n")[:_SAMPLE_LINES])
+    found = []
+    for delimiter in ",;\t|":
+        try:
+            rows = split_rows(first, delimiter)[0]
+        except Unreadable:
+            continue
+        if rows and 2 <= len(rows[0].cells) == max(len(row.cells) for row in rows):
+            found.append(delimiter)
+    return found[0] if len(found) == 1 else None
 
 
 def _check_cells(text: str, delimiter: str) -> None:

@@ -26,6 +26,7 @@ from nirs_store.service.pairs import (
     target_of,
     unit_of,
     which_version,
+    why_none,
 )
 from nirs_store.service.references import Combine
 from nirs_store.service.statistics import (
@@ -259,6 +260,7 @@ def monitor(
         about = target_of(counts, chain[0][0] if chain else None, target)
         wanted = Wanted(**{**wanted.__dict__, "target": about})
         pairs, notes = pairs_of(con, wanted)
+        notes = notes if pairs.height or notes else why_none(con, wanted)
         rows_of = con.execute(
             "SELECT version, figures::VARCHAR FROM calibration_versions WHERE name = ?", [row["name"]]
         ).fetchall()

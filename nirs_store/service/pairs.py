@@ -29,6 +29,7 @@ __all__ = [
     "target_of",
     "unit_of",
     "which_version",
+    "why_none",
 ]
 
 
@@ -174,6 +175,45 @@ def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tupl
         ORDER BY m.measured_at, m.measurement_id"""
     used = {name: value for name, value in {**told, "unclear": unclear}.items() if f"${name}" in sql}
     return frame(con, sql, {**used, **wanted.params, "role": role}), notes
+
+
+def why_none(con: Connection, wanted: Wanted) -> list[str]:
+    """Say why measurements have no pairs, where names that do not fit each other can be the reason."""
+    measured = f"SELECT sample_id FROM measurements m WHERE {wanted.where} AND m.role = 'reported'"
+    ((n, first),) = con.execute(f"SELECT count(*), min(sample_id) FROM ({measured})", wanted.params).fetchall()
+    if not n:
+        if wanted.instrument is None:
+            return []
+        others = Wanted(wanted.name, wanted.version)
+        there = con.execute(
+            f"SELECT DISTINCT coalesce(instrument, '(none)') FROM measurements m WHERE {others.where} ORDER BY 1",
+            others.params,
+        ).fetchall()
+        told = ", ".join(str(each) for (each,) in there[:5])
+        return [f"no measurements with the instrument {quoted(wanted.instrument)}; there are: {told or 'none'}"]
+    rows = con.execute(
+        f"SELECT r.target, r.lab, r.method, count(*) FROM {CURRENT} r WHERE r.sample_id IN ({measured}) GROUP BY ALL "
+        "ORDER BY ALL",
+        wanted.params,
+    ).fetchall()
+    if rows:
+        names = {(wanted.target or wanted.name).lower(), wanted.name.lower()}
+        for target, lab, method, _ in rows:
+            fits = (target is None or target.lower() in names) and wanted.lab in (None, lab)
+            if fits and wanted.method in (None, method):
+                return []  # left out for another reason, such as its flags
+        told = "; ".join(
+            f"{', '.join(str(each) for each in about if each is not None) or 'no target'} ({count})"
+            for *about, count in rows[:5]
+        )
+        return [f"the references of the measured samples are about something else (target, lab, method): {told}"]
+    other = con.execute(f"SELECT min(r.sample_id) FROM {CURRENT} r").fetchall()
+    if first is None or not other or other[0][0] is None:
+        return []
+    return [
+        f"none of the measured samples has a reference: samples are called like {quoted(first)} here, and like "
+        f"{quoted(other[0][0])} in the references"
+    ]
 
 
 def pairs_of_version(

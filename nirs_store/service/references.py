@@ -14,7 +14,7 @@ from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
 from nirs_store.display import counted
-from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.notes import add_note, check_guard
@@ -425,6 +425,7 @@ def _rows_of(table: Any, sample_id: str | None, value: str | None, about: Mappin
     if target is None and values != "value" and "target" not in found.columns:
         target = values
     fixed = {**about, "target": target}
+    _refuse_text(found[values], values)
     rows = []
     for place, row in enumerate(found.iter_rows(named=True), 1):
         if not _is_missing(row[values]):
@@ -433,6 +434,25 @@ def _rows_of(table: Any, sample_id: str | None, value: str | None, about: Mappin
     if not rows:
         raise InvalidInput("The table has no row with a value. Nothing was recorded.")
     return rows
+
+
+def _refuse_text(column: pl.Series, name: str) -> None:
+    """Name the cell that made text of a column of numbers, such as "<0.5"; its other cells may be numbers.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    from nirs_store.reading.cells import is_missing, parse_number
+
+    if column.dtype != pl.String:
+        return
+    for place, cell in enumerate(column.to_list(), 1):
+        if cell and not is_missing(cell) and parse_number(cell) is parse_number(cell, ",") is None:
+            raise InvalidInput(
+                f"row {place}, {name}: expected a number; found {quoted(cell)}. Nothing was recorded. Write a number "
+                "there, or leave the cell empty to leave the row out."
+            )
 
 
 def _is_missing(value: Any) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from nirs_store import WorkspaceStore
 from nirs_store.errors import InvalidInput
 from nirs_store.reading import Measured, Reader, list_readers, read_spectra, readers, spectra_from
+from nirs_store.reading.collect import read_labels
 
 HEAD = (
     "##TITLE={}\n##XUNITS=1/CM\n##YUNITS={}\n##FIRSTX=4000\n##LASTX={}\n##NPOINTS=3\n##XYDATA=(X++(Y..Y))\n"
@@ -69,6 +70,27 @@ def test_a_file_that_differs_is_named(change: Any, words: str, folder: Path) -> 
     jcamp(folder / "d.jdx", [1, 2, 3], **change)
     with pytest.raises(InvalidInput, match=words):
         read_spectra(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id;fat\na;12,5\nb;13,5\n",
+        "sep=;\nid;fat\na;12,5\nb;13,5\n",
+        "id;fat\n\na;12,5\nb;13,5\nc;\nd\n",
+        '"id"\t"fat"\n"a"\t"12,5"\nb\t13,5\n',
+        "id|fat\na|12,5\nb|13,5\n",
+        "id,fat\na,12.5\nb,13.5\n",
+        'id,fat\na,"12,5"\nb,"13,5"\n',
+        "id;fat;lab\na;12,5;north, old\nb;13,5;south, new\n",
+    ],
+)
+def test_a_small_table_of_references_is_split_as_its_header(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "lab.csv"
+    file.write_text(text)
+    found = read_labels(file)
+    assert found.columns[:2] == ["id", "fat"]
+    assert found["fat"].to_list()[:2] == [12.5, 13.5]
 
 
 def test_references_join_by_name(folder: Path) -> None:

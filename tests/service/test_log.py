@@ -143,6 +143,8 @@ def test_wrong_words_about_the_log_leave_no_trace(fat: WorkspaceStore) -> None:
         ({"instrument": " "}, InvalidInput),
         ({"log": "yes"}, InvalidInput),
         ({"measured_at": "yesterday"}, InvalidInput),
+        ({"measured_at": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=9)))}, InvalidInput),
+        ({"measured_at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))}, InvalidInput),
         ({"measured_at": [datetime(2026, 1, 1)] * 2}, ShapeMismatch),
         ({"operator": "patient 7"}, ForbiddenContent),
         ({"sample_ids": ["patient"] * 6}, ForbiddenContent),
@@ -289,6 +291,24 @@ def test_what_is_no_reference_is_refused(store: WorkspaceStore, wrong: dict[str,
     with pytest.raises(InvalidInput):
         store.references.add(wrong.pop("sample_id"), wrong.pop("value"), **wrong)  # type: ignore[arg-type]
     assert store.references.list(history=True).height == 0
+
+
+@pytest.mark.parametrize(
+    ("cells", "culprit"),
+    [
+        (["12,5", "1.234,5", "<0,5", ""], "row 3, fat: .*<0,5"),
+        (["12.5", "NA", "13 %", "x"], "row 3, fat: .*13 %"),
+        (["-", "n/a", "3.1/3.2"], "row 3, fat: .*3.1/3.2"),
+    ],
+)
+def test_the_cell_that_is_no_number_is_named(
+    store: WorkspaceStore, tmp_path: Path, cells: list[str], culprit: str
+) -> None:
+    file = tmp_path / "lab.csv"
+    file.write_text("\n".join(["sample_id;fat", *(f"s{row};{cell}" for row, cell in enumerate(cells))]))
+    with pytest.raises(InvalidInput, match=culprit):
+        store.references.add_many(file, target="fat")
+    assert store.references.list().height == 0
 
 
 @pytest.mark.parametrize(

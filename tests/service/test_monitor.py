@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,38 @@ def test_the_figures_are_those_of_the_log_and_the_laboratory(fat: WorkspaceStore
     assert told["agreement"]["sign"] == "difference = reference - predicted"
     assert "bias (reference - predicted)" in repr(found)
     assert "<table>" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "said"),
+    [
+        ({"target": "Fat %"}, {}, r"about something else \(target, lab, method\): Fat % \(60\)"),
+        ({"lab": "north", "method": "Soxhlet"}, {"lab": "nord"}, r"fat, north, Soxhlet \(60\)"),
+        ({"method": "Soxhlet"}, {"method": "NMR"}, r"fat, Soxhlet \(60\)"),
+        ({"prefix": "0"}, {}, "samples are called like 's0' here, and like '0s0' in the references"),
+        ({}, {"instrument": "bench 3"}, "the instrument 'bench 3'; there are: bench 1, bench 2$"),
+        ({}, {"since": "2030-01-01"}, None),
+        ({}, {"include_flagged": False}, None),
+        (None, {}, None),
+    ],
+)
+def test_no_pairs_are_explained_by_names_that_differ(
+    fat: WorkspaceStore, stored: dict[str, str] | None, asked: dict[str, Any], said: str | None
+) -> None:
+    spectra = np.vstack([LATER[:2], LATER[2:] * 0])
+    if "include_flagged" in asked:
+        spectra = LATER * 0
+    for name, rows in (("bench 1", slice(0, 1)), ("bench 2", slice(1, None))):
+        fat.predict("fat", spectra[rows], sample_ids=IDS[rows], instrument=name, on_outlier="ignore")
+    if stored is not None:
+        about = {"target": "fat", "prefix": ""} | stored
+        prefix = about.pop("prefix")
+        fat.references.add_many({"sample_id": [prefix + name for name in IDS], "value": TRUE}, **about)
+    found = fat.calibrations.monitor("fat", **asked)
+    assert found.n == 0
+    matching = [note for note in found.notes if said is not None and re.search(said, note)]
+    told = [note for note in found.notes if re.search("something else|are called like|no measurements with", note)]
+    assert len(matching) == len(told) == (said is not None)
 
 
 def test_a_drift_is_seen_in_the_month_in_which_it_begins(fat: WorkspaceStore) -> None:

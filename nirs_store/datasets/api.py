@@ -19,7 +19,7 @@ from nirs_store.datasets.given import take
 from nirs_store.datasets.reader import CACHE, Reader
 from nirs_store.datasets.samples import Samples
 from nirs_store.datasets.version import DatasetDiff, DatasetVersion, check_name, parse_reference
-from nirs_store.datasets.writer import add, claiming, discard, finish, readable, refuse_other_grid
+from nirs_store.datasets.writer import add, claiming, discard, finish, readable, refuse_other_grid, with_grid
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
@@ -332,7 +332,8 @@ class Datasets:
             head = self._engine.query(lambda con: table.latest(con, name))
             old = None if head is None else readable(self._reader, head)
             if head is not None and old is not None:
-                refuse_other_grid(head, old.header, samples.header, "The selection", "Give another name.")
+                told = with_grid(self._reader, head, old.header)
+                refuse_other_grid(*told, samples.header, "The selection", "Give another name.")
             how = {"of": f"{row['name']}@v{row['version']}", "invert": invert}
             how |= {"where": where} if where is not None else {"by": "ids" if ids is not None else "rows"}
             item = table.Item(

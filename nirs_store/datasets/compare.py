@@ -98,23 +98,35 @@ def listing(rows: Sequence[table.Row]) -> pl.DataFrame:
     return pl.DataFrame(cells, schema=schema, orient="row")
 
 
+def _pairs(left: pl.DataFrame, right: pl.DataFrame, named: bool) -> pl.DataFrame:
+    """Return the places of the samples that are in both tables, as ``@place`` and ``@other``.
+
+    Equal spectra of one name belong together wherever they are among its replicates; what is left of the name is taken
+    in order.
+    """
+    found = pl.DataFrame(schema={"@place": pl.UInt32, "@other": pl.UInt32})
+    for keys in ([ID, HASH], [ID]) if named else ([HASH],):
+        here = identity(left.join(found, on="@place", how="anti", maintain_order="left"), keys)
+        there = right.join(found, left_on="@place", right_on="@other", how="anti", maintain_order="left")
+        other = identity(there, keys).select(*keys, "@replicate", pl.col("@place").alias("@other"))
+        same = here.join(other, on=[*keys, "@replicate"]).select("@place", "@other")
+        found = pl.concat([found, same])
+    return found
+
+
 def difference(old: table.Row, before: Samples, new: table.Row, after: Samples) -> DatasetDiff:
     """Compare two versions sample by sample."""
     names = [f"{row['name']}@v{row['version']}" for row in (old, new)]
     named = ID in before.frame.columns and ID in after.frame.columns
-    key = ID if named else HASH
-    left, right = before.frame, after.frame
+    left, right = before.frame.with_row_index("@place"), after.frame.with_row_index("@place")
     if named:
-        left, right = (
-            left.with_columns(pl.col(ID).cast(pl.String)),
-            right.with_columns(pl.col(ID).cast(pl.String)),
-        )
-    left = identity(left, [key]).with_row_index("@place")
-    right = identity(right, [key]).with_row_index("@place")
-    on = [key, "@replicate"]
-    first = right.join(left, on=on, how="anti", maintain_order="left")
-    gone = left.join(right, on=on, how="anti", maintain_order="left")
-    both = left.join(right, on=on, suffix="@after", maintain_order="left")
+        left, right = (each.with_columns(pl.col(ID).cast(pl.String)) for each in (left, right))
+    pairs = _pairs(left, right, named)
+    first = right.join(pairs, left_on="@place", right_on="@other", how="anti", maintain_order="left")
+    gone = left.join(pairs, on="@place", how="anti", maintain_order="left")
+    both = left.join(pairs, on="@place", maintain_order="left").join(
+        right, left_on="@other", right_on="@place", suffix="@after", maintain_order="left"
+    )
     shown = ID if named else "@place"
     known, here = labels_of(before.frame), labels_of(after.frame)
     changed = both.filter(pl.col(HASH) != pl.col(f"{HASH}@after"))[ID].to_list() if named else []

@@ -20,7 +20,7 @@ from nirs_store.errors import BlobCorrupt, BlobMissing, ShapeMismatch
 from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 
-__all__ = ["add", "claiming", "discard", "finish", "readable", "refuse_other_grid"]
+__all__ = ["add", "claiming", "discard", "finish", "readable", "refuse_other_grid", "with_grid"]
 
 # More files a version would make reading scattered rows slow; the next version then brings its spectra again.
 _MOST_PARTS = 64
@@ -44,8 +44,9 @@ def add(
         with claiming(engine, claimed):
             old = None if head is None else readable(reader, head)
             if head is not None and old is not None and not other_grid:
+                row, header = with_grid(reader, head, old.header)
                 refuse_other_grid(
-                    head, old.header, given.header, "X",
+                    row, header, given.header, "X",
                     "Give another name, or allow it with other_grid=True (on the command line: --other-grid).",
                 )  # fmt: skip
             hashes: list[bytes] | None = None
@@ -68,6 +69,18 @@ def add(
             return table.record(engine, item)
     finally:
         discard(item)
+
+
+def with_grid(reader: Reader, head: table.Row, header: Header) -> tuple[table.Row, Header]:
+    """Return the newest version that says its wavelengths: one without them says nothing about its channels."""
+    if header.grid is not None:
+        return head, header
+    rows = reader.engine.query(lambda con: table.list_versions(con, head["name"]))
+    for row in reversed(rows):
+        samples = readable(reader, row) if row["first_wavelength"] is not None else None
+        if samples is not None and samples.header.n_channels == header.n_channels:
+            return row, samples.header
+    return head, header
 
 
 def readable(reader: Reader, head: table.Row) -> Samples | None:

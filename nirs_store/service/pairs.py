@@ -180,7 +180,9 @@ def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tupl
 def why_none(con: Connection, wanted: Wanted) -> list[str]:
     """Say why measurements have no pairs, where names that do not fit each other can be the reason."""
     measured = f"SELECT sample_id FROM measurements m WHERE {wanted.where} AND m.role = 'reported'"
-    ((n, first),) = con.execute(f"SELECT count(*), min(sample_id) FROM ({measured})", wanted.params).fetchall()
+    ((n, first),) = con.execute(
+        f"SELECT count(*), min(sample_id) FROM ({measured})", wanted.params
+    ).fetchall()
     if not n:
         if wanted.instrument is None:
             return []
@@ -190,7 +192,9 @@ def why_none(con: Connection, wanted: Wanted) -> list[str]:
             others.params,
         ).fetchall()
         told = ", ".join(str(each) for (each,) in there[:5])
-        return [f"no measurements with the instrument {quoted(wanted.instrument)}; there are: {told or 'none'}"]
+        return [
+            f"no measurements with the instrument {quoted(wanted.instrument)}; there are: {told or 'none'}"
+        ]
     rows = con.execute(
         f"SELECT r.target, r.lab, r.method, count(*) FROM {CURRENT} r WHERE r.sample_id IN ({measured}) GROUP BY ALL "
         "ORDER BY ALL",
@@ -206,7 +210,9 @@ def why_none(con: Connection, wanted: Wanted) -> list[str]:
             f"{', '.join(str(each) for each in about if each is not None) or 'no target'} ({count})"
             for *about, count in rows[:5]
         )
-        return [f"the references of the measured samples are about something else (target, lab, method): {told}"]
+        return [
+            f"the references of the measured samples are about something else (target, lab, method): {told}"
+        ]
     other = con.execute(f"SELECT min(r.sample_id) FROM {CURRENT} r").fetchall()
     if first is None or not other or other[0][0] is None:
         return []

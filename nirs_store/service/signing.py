@@ -510,8 +510,8 @@ def refuse_ruled(con: Connection, version: Mapping[str, Any], what: str, instead
     for (_, alias), pointed in aliases_of(con, name).items():
         if pointed == number and alias in rules:
             raise CalibrationInUse(
-                f"{name}@v{number} cannot be {what}: the alias {alias!r} points to it and demands {rules[alias]}; there "
-                f"are none for what it would report then. Nothing was changed. {instead}"
+                f"{name}@v{number} cannot be {what}: the alias {alias!r} points to it and demands {rules[alias]}; "
+                f"there are none for what it would report then. Nothing was changed. {instead}"
             )
 
 

@@ -191,6 +191,49 @@ def test_another_grid_under_the_same_name_is_asked_for(store: WorkspaceStore, ot
     assert store.datasets.diff("corn@v1", allowed).grid_changed
 
 
+@pytest.mark.parametrize("other", [{"wavelengths": GRID[::-1]}, {"wavelengths": GRID + 1}, {"unit": "um"}])
+def test_a_version_without_wavelengths_hides_none(store: WorkspaceStore, other: dict[str, Any]) -> None:
+    add(store)
+    for k in (1.0, 2.0):
+        store.datasets.add("corn", X + k)
+    with pytest.raises(ShapeMismatch, match="corn@v1"):
+        add(store, spectra=X + 3, **other)
+    add(store, "other", **other)
+    store.datasets.add("test", X)
+    store.datasets.select("corn@v1", "test", rows=[0])
+    store.datasets.select("corn@v2", "test", rows=[1])
+    with pytest.raises(ShapeMismatch, match="test@v2"):
+        store.datasets.select("other", "test", rows=[0, 1])
+    assert add(store, spectra=X + 3).version == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "added", "removed", "changed"),
+    [
+        ([1, 0, 2, 3, 4, 5], 0, 0, 0),
+        ([1, 2, 3, 4, 5], 0, 1, 0),
+        ([5, 4, 3, 1, 0], 0, 1, 0),
+        ([6, 1, 0, 2, 3, 4, 5], 1, 0, 0),
+        ([0, 6, 2, 3, 4, 5], 0, 0, 1),
+        ([6, 0, 3, 4, 5], 0, 1, 1),
+    ],
+)
+def test_replicates_are_compared_by_their_spectra(
+    store: WorkspaceStore, rows: list[int], added: int, removed: int, changed: int
+) -> None:
+    names = np.array(["a", "a", "b", "b", "c", "c", "a"])
+
+    def version(some: list[int]) -> None:
+        about = {"references": {"fat": FAT[some]}, "ids": names[some], "groups": None}
+        add(store, spectra=X[some], **about)
+
+    version([0, 1, 2, 3, 4, 5])
+    version(rows)
+    found = store.datasets.diff("corn@v1", "corn@v2")
+    assert [len(each) for each in (found.added, found.removed, found.changed)] == [added, removed, changed]
+    assert found.corrected.height == changed
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

@@ -102,7 +102,9 @@ def test_no_pairs_are_explained_by_names_that_differ(
     found = fat.calibrations.monitor("fat", **asked)
     assert found.n == 0
     matching = [note for note in found.notes if said is not None and re.search(said, note)]
-    told = [note for note in found.notes if re.search("something else|are called like|no measurements with", note)]
+    told = [
+        note for note in found.notes if re.search("something else|are called like|no measurements with", note)
+    ]
     assert len(matching) == len(told) == (said is not None)
 
 
@@ -428,7 +430,9 @@ def test_a_correction_chooses_its_samples_as_monitoring_does(fat: WorkspaceStore
     wave = np.tile([0.1, -0.1], 12)
     values = np.concatenate([raw, wild["prediction"]])
     for lab, shift in (("north", 1.0), ("south", 3.0)):
-        fat.references.add_many({"sample_id": IDS[:24], "value": values + shift + wave}, target="fat", lab=lab)
+        fat.references.add_many(
+            {"sample_id": IDS[:24], "value": values + shift + wave}, target="fat", lab=lab
+        )
     fat.references.add_many({"sample_id": IDS[:5], "value": np.full(5, 180.0)}, target="fat", unit="g/kg")
 
     def bias(**options: Any) -> tuple[int, float]:

@@ -27,32 +27,11 @@ from numpy.typing import NDArray
 
 from nirs_store.errors import BundleInvalid
 
-__all__ = [
-    "DEFAULT_LIMITS",
-    "MAX_DEPTH",
-    "TOLERANCE",
-    "Entry",
-    "Limits",
-    "Members",
-    "agree",
-    "check_archive",
-    "clean",
-    "disagreement",
-    "dump_json",
-    "is_own_name",
-    "parse_json",
-    "parse_object",
-    "read_npy",
-    "stored_archive",
-    "unpacked",
-]
-
-
 # -- The ZIP file of a bundle: its members uncompressed, as pieces that are written one after the other.
 
 
-Entry = tuple[str, bytes, int | None]
-"""Name and content of a member, and its CRC-32 where that is known already."""
+Entry = tuple[str, bytes]
+"""Name and content of a member."""
 
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
 _CENTRAL = struct.Struct("<4s4B4HL2L5H2L")
@@ -69,11 +48,10 @@ def stored_archive(members: Sequence[Entry]) -> Iterator[bytes]:
     """Give the pieces of a ZIP file, in order."""
     directory, place = [], 0
     waiting: list[bytes] = []
-    for name, data, known in members:
+    for name, data in members:
         encoded = name.encode("ascii")
-        checksum = zlib.crc32(data) if known is None else known
         # Stored: no flags, method 0, and the size twice.
-        common = (0, 0, 0, _DATE, checksum, len(data), len(data), len(encoded), 0)
+        common = (0, 0, 0, _DATE, zlib.crc32(data), len(data), len(data), len(encoded), 0)
         directory.append(
             _CENTRAL.pack(b"PK\x01\x02", _VERSION, _UNIX, _VERSION, 0, *common, 0, 0, 0, _MODE << 16, place)
             + encoded

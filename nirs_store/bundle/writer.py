@@ -181,7 +181,7 @@ def export_chain(
     whole = [members[0], (RECORD, dump_record(record), "description"), *members[1:]]
     _refuse_too_large(whole)
     ensure_dir(target.parent)
-    write_file(target, stored_archive([(name, data, None) for name, data, _ in whole]))
+    write_file(target, stored_archive([(name, data) for name, data, _ in whole]))
     return target
 
 

@@ -81,16 +81,10 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Fore
         branch = [name for step in steps for name in _of_a_branch(step, row, folds, artifacts)]
         if models and branch:
             # The transformers of a branch have the number of its model: nothing says where they apply.
-            described = {
-                "step_idx": max(model - 1, 0),
-                "operator_class": "",
-                "operator_type": f"{_THEIRS}branch",
-            }
-            kept.insert(
-                0, {**described, "params": {}, "stateless": False, "artifact_ids": found.replace(branch)}
-            )
+            described = _described_step(max(model - 1, 0), "", f"{_THEIRS}branch")
+            kept.insert(0, {**described, "stateless": False, "artifact_ids": found.replace(branch)})
         sharing = {str(key): found.replace(value) for key, value in shared.items() if found.replace(value)}
-        chain_artifact_ids(kept, models, sharing)
+        used = set(chain_artifact_ids(kept, models, sharing))
         path = json_value(row.get("branch_path"))
         written = {
             "chain_id": identifier(row["chain_id"]),
@@ -109,16 +103,18 @@ def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: Fore
         }
     except (InvalidInput, TypeError, ValueError, KeyError) as error:
         raise Unusable("it has values that no chain can have") from error
-    used = set(chain_artifact_ids(kept, models, sharing))
+    kinds = {str(step["operator_type"]) for step in kept}
     return ChainRows(
         written,
         {sha: name for sha, name in found.names.items() if sha in used},
         found.lost,
         not opened and any("dagml_host_replay" in step for step in steps),
-        sorted(
-            {str(step["operator_type"]) for step in kept if str(step["operator_type"]).startswith(_THEIRS)}
-        ),
+        sorted(kind for kind in kinds if kind.startswith(_THEIRS)),
     )
+
+
+def _described_step(index: int, name: str, kind: str) -> dict[str, Any]:
+    return {"step_idx": index, "operator_class": name, "operator_type": kind, "params": {}}
 
 
 class _Artifacts:
@@ -163,14 +159,9 @@ def _unwrapped(row: Mapping[str, Any], artifacts: ForeignArtifacts) -> tuple[Map
     made = []
     for index, (key, kind) in enumerate((("y_transform", TARGETS), ("estimator", MODEL))):
         if key in parts:
-            described = {
-                "step_idx": index,
-                "operator_class": artifacts.facts(parts[key])[0],
-                "operator_type": kind,
-            }
-            made.append(
-                {**described, "params": {kind: described["operator_class"]}, "artifact_ids": [parts[key]]}
-            )
+            name = artifacts.facts(parts[key])[0]
+            described = _described_step(index, name, kind)
+            made.append({**described, "params": {kind: name}, "artifact_ids": [parts[key]]})
     return {**row, "steps": made, "model_step_idx": 1, "fold_artifacts": {fold: parts["estimator"]}}, True
 
 

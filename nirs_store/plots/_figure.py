@@ -157,8 +157,12 @@ def point_style(count: int, size: float = 22.0) -> dict[str, Any]:
 
 def label(what: str, target: str = "", unit: str = "") -> str:
     """Join a word, a quantity and its unit: ``Measured fat (%)``."""
-    words = " ".join(part for part in (what, target) if part)
-    return wrapped(with_unit(words, unit), 60)
+    return wrapped(axis_words(what, target, unit), 60)
+
+
+def axis_words(what: str, target: str = "", unit: str = "") -> str:
+    """Join them in one line, as they are: what is not drawn by matplotlib needs no line breaks and no escapes."""
+    return with_unit(" ".join(part for part in (what, target) if part), unit)
 
 
 def score_label(metric: str, target: str = "", unit: str = "") -> str:

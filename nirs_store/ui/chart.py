@@ -10,7 +10,7 @@ import numpy as np
 
 from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, InvalidInput, NirsStoreError
 from nirs_store.plots._chain import chain_data
-from nirs_store.plots._figure import label, wavelength_words
+from nirs_store.plots._figure import axis_words, wavelength_words
 from nirs_store.scores import regression_scores
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.figure import Figure
@@ -65,15 +65,15 @@ class ChainFigures:
             return None
         return None if domain is None or not domain.spaces else domain.spaces[0]
 
-    def predicted_vs_measured(self) -> Figure | None:
+    def predicted_vs_measured(self, width: int = 460) -> Figure | None:
         """Draw predicted against measured; None where no arrays are kept, or the chain classifies."""
         data = self.data
         pairs = self.pairs
         if not pairs:
             return None
         target = data.target or "value"
-        axes = (label(words, target, data.unit) for words in ("Measured", "Predicted"))
-        figure = Figure("Predicted against measured", *axes, equal=True)
+        axes = (axis_words(words, target, data.unit) for words in ("Measured", "Predicted"))
+        figure = Figure("Predicted against measured", *axes, equal=True, width=width)
         for name, kind, words in _SETS:
             if name in pairs:
                 measured, predicted, names = pairs[name]
@@ -98,8 +98,8 @@ class ChainFigures:
             return None
         figure = Figure(
             "Residuals",
-            label("Measured", data.target or "value", data.unit),
-            label("Predicted − measured", "", data.unit),
+            axis_words("Measured", data.target or "value", data.unit),
+            axis_words("Predicted − measured", "", data.unit),
         )
         figure.across(0.0, "line")
         for name, kind, words in _SETS:
@@ -132,7 +132,7 @@ class ChainFigures:
         table = choice.table.sort("components")
         numbers, values = table["components"].to_numpy(), table["rmsecv"].to_numpy()
         spread = table["se"].fill_null(0.0).to_numpy()
-        words = label("RMSECV", "", choice.unit)
+        words = axis_words("RMSECV", "", choice.unit)
         figure = Figure("RMSECV against latent variables", "Latent variables", words, whole_x=True, zero=True)
         known = numbers > 0 if numbers.size > 4 else numbers >= 0
         figure.band(numbers[known], (values - spread)[known], (values + spread)[known], "cv", label="± SE")
@@ -158,7 +158,7 @@ class ChainFigures:
         figure = Figure(
             f"{words} of each fold",
             "Fold",
-            label(words, "", data.unit if metric == "rmse" else ""),
+            axis_words(words, "", data.unit if metric == "rmse" else ""),
             labels=folds if len(folds) <= 30 else (),
         )
         titles = [f"fold {f}: {short(v)}" for f, v in zip(folds, values, strict=True)]

@@ -47,7 +47,19 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 _DAY = 86_400.0
-_STEPS = (60.0, 300.0, 900.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0, *(k * _DAY for k in (1, 2, 7, 14)))
+_STEPS = (
+    1.0,
+    5.0,
+    15.0,
+    60.0,
+    300.0,
+    900.0,
+    3600.0,
+    3 * 3600.0,
+    6 * 3600.0,
+    12 * 3600.0,
+    *(k * _DAY for k in (1, 2, 7, 14)),
+)
 
 
 def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str]]:
@@ -61,7 +73,7 @@ def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str
     span = (high - low) / count
     step = next((each for each in _STEPS if span <= each), None)
     if step is not None:
-        form = "%H:%M" if high - low < _DAY else "%m-%d %H:%M" if step < _DAY else "%Y-%m-%d"
+        form = "%m-%d %H:%M:%S" if step < 60 else "%m-%d %H:%M" if step < _DAY else "%Y-%m-%d"
         places = [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
         return [
             (each, f"{_moment(each):{form}}")
@@ -255,7 +267,8 @@ class Figure:
             else:
                 xs.append(x)
             ys.append(np.asarray(y).ravel())
-        x0, x1 = _span(xs, 0.0 if self._is_full_width() else 0.04)
+        # A file that is predicted at once is measured at one moment: a minute, not a share of the time since 1970.
+        x0, x1 = _span(xs, 0.0 if self._is_full_width() else 0.04, 60.0 if self.times else 0.0)
         y0, y1 = _span(ys, 0.06)
         if self.zero:
             y0, y1 = (0.0 if y0 <= 0 <= y1 or y0 > 0 else y0), max(y1, 0.0)
@@ -302,9 +315,9 @@ class Figure:
         middle = (left + right) / 2
         parts.append(
             f'<text class="name" x="{middle:.0f}" y="{height - 8:.0f}" text-anchor="middle">'
-            f"{escape(shortened(printable(self.x), 60))}</text>"
+            f"{escape(shortened(printable(self.x), int((right - left) / 6.2)))}</text>"
             f'<text class="name" transform="translate(13 {(top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
-            f"{escape(shortened(printable(self.y), 46))}</text></g>"
+            f"{escape(shortened(printable(self.y), int((bottom - top) / 6.2)))}</text></g>"
         )
         if self.equal:
             parts.append(f'<path class="one" d="M{px(x0):.1f} {py(x0):.1f}L{px(x1):.1f} {py(x1):.1f}"/>')
@@ -402,13 +415,13 @@ def _legend(rows: list[list[tuple[str, str, str]]], left: float) -> Iterable[str
             x += 32 + 6.2 * len(words)
 
 
-def _span(parts: Sequence[Any], margin: float) -> tuple[float, float]:
+def _span(parts: Sequence[Any], margin: float, least: float = 0.0) -> tuple[float, float]:
     known = np.concatenate([np.asarray(part, float).ravel() for part in parts])
     known = known[np.isfinite(known)]
     if not known.size:
         return 0.0, 1.0
     low, high = float(known.min()), float(known.max())
-    wide = (high - low) or abs(high) or 1.0
+    wide = max(high - low, least) or abs(high) or 1.0
     if high == low:
         margin = max(margin, 0.5)
     return low - margin * wide, high + margin * wide

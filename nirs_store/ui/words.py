@@ -68,7 +68,7 @@ def filters() -> dict[str, Callable[..., Any]]:
         "size": byte_text,
         "ago": _ago,
         "address": address,
-        "clean": lambda text: printable_lines(str(text)),
+        "clean": lambda text, longest=20_000: printable_lines(shortened(str(text), longest)),
     }
 
 

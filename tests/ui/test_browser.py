@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from uikit import addresses
 
-from nirs_store import WorkspaceStore
+from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.ui import server
 from nirs_store.ui.app import all_screens
 from nirs_store.ui.export import export_pages
@@ -299,6 +303,32 @@ def test_ticked_chains_are_compared(opened: Tab) -> None:
     opened.page.click("text=Compare the ticked chains")
     sync_api.expect(opened.page.locator("h1")).to_have_text("Compare 2 chains")
     opened.check("compare")
+
+
+def test_what_was_downloaded_can_be_downloaded_again(opened: Tab, chain_id: str) -> None:
+    opened.open(f"/chains/{chain_id}")
+    for _ in range(2):
+        with opened.page.expect_download():
+            opened.page.click("text=Predictions (Parquet)")
+    sync_api.expect(opened.page.locator("button:disabled")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("path", "width", "seen"), [("/", 1280, "Flags"), ("/chains", 390, "RMSECV ▴")])
+def test_what_a_list_is_read_for_is_in_sight(
+    browser: Any, recorded: Path, tmp_path: Path, path: str, width: int, seen: str
+) -> None:
+    shutil.copytree(recorded, tmp_path / "workspace")
+    with WorkspaceStore(tmp_path / "workspace") as store, server.start(store) as page:
+        made = load_tecator()
+        steps = make_pipeline(*(StandardScaler() for _ in range(4)), PLSRegression(2))
+        record_cross_validation(store, steps, made.X[:30], made.fat[:30], cv=KFold(3), dataset_name="corn")
+        tab = Tab(browser, page.url, width)
+        tab.open(path)
+        for heading in tab.page.locator("th", has_text=seen).all():
+            box = heading.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= width, tab.page.locator("main").inner_text()
+        tab.context.close()
 
 
 def test_a_file_is_predicted_as_soon_as_it_is_chosen(opened: Tab, spectra: Path, chain_id: str) -> None:

@@ -114,3 +114,18 @@ def test_a_small_value_is_not_rounded_away_next_to_large_ones() -> None:
     columns = [Column("score", kind="number"), Column("bias", kind="number", like="score")]
     cells = [[cell.text for cell in row] for _, row in Table(frame, columns, request, 4).rows()]
     assert cells == [["2.000", "0.000"], ["7.000e−06", "2.000e−06"], ["7000000.000", "1.000"], ["", ""]]
+
+
+@pytest.mark.parametrize("moments", [[0.0], [0.0] * 3, [0.0, 0.2], [0.0, 3.0], [0.0, 40.0, 50.0]])
+def test_measurements_of_one_moment_have_an_axis_of_their_time(moments: list[float]) -> None:
+    figure = Figure("t", "", "y", times=True).points(1.7e9 + np.array(moments), np.arange(len(moments)))
+    words = [t.text or "" for t in parsed(figure).iter("text")]
+    assert 2 <= sum(each.startswith("11-14 22:1") for each in words) <= 8
+
+
+@pytest.mark.parametrize("width", [300, 360, 460, 720])
+def test_the_names_of_axes_fit_on_them(width: int) -> None:
+    figure = Figure("t", "n" * 99, "m" * 99, width=width).points([0, 1], [0, 1])
+    x, y = (len(t.text or "") for t in parsed(figure).iter("text") if t.get("class") == "name")
+    assert 0.9 * (width - 78) < 6.2 * x <= width - 78
+    assert 250 < 6.2 * y <= 340

@@ -350,6 +350,36 @@ def test_a_chain_shows_figures_scores_and_where_it_comes_from(page: Page, chain_
     assert page.get("/chains/unknown").status_code == 404
 
 
+def test_a_chain_says_who_recorded_what_with_which_code_and_seeds(changing: Page) -> None:
+    made = load_tecator()
+    with WorkspaceStore(changing.folder) as store:
+        store.datasets.add("meat", made.X[:30, ::5], references={"price $ a $ b": made.fat[:30]})
+        with store.run("seeded") as run:
+            found = record_cross_validation(
+                store, PLSRegression(1), cv=KFold(3, shuffle=True, random_state=7), run_id=run.run_id,
+                dataset="meat@v1", target="price $ a $ b",
+            )  # fmt: skip
+        begun = store.audit.query("begin_run", object_id=run.run_id).row(0, named=True)
+        commit = (store.get_run(run.run_id) or {})["environment"].get("git-commit")
+    told = changing.json(f"/chains/{found.chain_id}")["provenance"]
+    assert told["By"] == f"{begun['user']} at {begun['host']}"
+    assert (told["Data set"], told["Seeds"], told["Commit"]) == ("meat@v1", "KFold 7", commit)
+    # Names are written as they are, not as another library for figures would need them.
+    assert ">Measured price $ a $ b</text>" in changing.html(f"/chains/{found.chain_id}")
+
+
+def test_what_has_several_lines_is_shown_with_them(changing: Page) -> None:
+    with WorkspaceStore(changing.folder) as store:
+        run = store.begin_run("several lines", {}, ["corn"])
+        pipeline = store.begin_pipeline(run, "two", {"a": {"b": 1}}, [], "corn", "")
+        store.fail_pipeline(pipeline, "first line\nsecond \x1bline")
+        store.annotate_run(run, "one\ntwo")
+    shown = changing.html(f"/pipelines/{pipeline}")
+    assert "<pre>first line\nsecond  line</pre>" in shown
+    assert re.search(r"\n +&#34;b&#34;: 1\n", shown)
+    assert "one\ntwo</p>" in changing.html(f"/runs/{run}")
+
+
 def test_predictions_are_listed_by_sample(page: Page, chain_id: str) -> None:
     rows = page.json(f"/chains/{chain_id}/predictions?size=1000")["rows"]
     assert {row["sample"] for row in rows} == {f"corn{i}" for i in range(40)}

@@ -377,8 +377,8 @@ def test_without_allow_changes_there_are_no_forms_that_change(served: Page) -> N
 @pytest.mark.parametrize(
     ("days", "first"),
     [
-        (0.01, "00:05"),
-        (0.5, "00:00"),
+        (0.01, "01-01 00:05"),
+        (0.5, "01-01 00:00"),
         (3, "01-01 00:00"),
         (20, "2026-01-0"),
         (400, "2026-01"),

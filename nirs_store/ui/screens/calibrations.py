@@ -11,7 +11,7 @@ import numpy as np
 from nirs_store.errors import InvalidInput, UnknownFormat, quoted
 from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._figure import label
+from nirs_store.plots._figure import axis_words
 from nirs_store.service.monitor import Monitoring
 from nirs_store.service.statistics import BIAS
 from nirs_store.store import WorkspaceStore
@@ -374,7 +374,7 @@ def _control(report: Monitoring) -> Figure | None:
     chart = report.chart.filter(pl.col("measured_at").is_not_null())
     if not chart.height:
         return None
-    words = label("Reference − predicted", report.target or "", report.unit or "")
+    words = axis_words("Reference − predicted", report.target or "", report.unit or "")
     figure = Figure("Control chart", "", words, times=True, width=720, height=360)
     when, values = _seconds(chart["measured_at"]), chart["difference"].to_numpy()
     ewma, reach = chart["ewma"].to_numpy(), _floats(chart["ewma_limit"])
@@ -411,8 +411,8 @@ def _agreement(report: Monitoring) -> Figure | None:
     chart = report.chart
     if not chart.height:
         return None
-    figure = Figure("Predicted against the laboratory", label("Reference", report.target or "", report.unit or ""),
-                    label("Predicted", report.target or "", report.unit or ""), equal=True)  # fmt: skip
+    figure = Figure("Predicted against the laboratory", axis_words("Reference", report.target or "", report.unit or ""),
+                    axis_words("Predicted", report.target or "", report.unit or ""), equal=True, width=360)  # fmt: skip
     titles = [f"{s}\nreference {short(r)}\npredicted {short(p)}" for s, r, p in
               chart.select("sample_id", "reference", "prediction").iter_rows()]  # fmt: skip
     return figure.points(chart["reference"], chart["prediction"], "cv", titles=titles,
@@ -435,7 +435,7 @@ def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
     )
     unit = report.unit if report is not None else None
     figure = Figure(
-        title, "", label("Predicted", target or "", unit or ""), times=True, width=720, height=300
+        title, "", axis_words("Predicted", target or "", unit or ""), times=True, width=720, height=300
     )
     when, values = _seconds(some["measured_at"]), some["prediction"].to_numpy()
     lower, upper = _floats(some["lower"]), _floats(some["upper"])

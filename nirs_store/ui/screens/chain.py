@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from nirs_store.bundle.card import seeds
 from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.ui import chart
@@ -91,28 +92,31 @@ def show(request: Request) -> View:
         "artifacts": artifacts,
         "pickles": pickles_of(shown),
         "run": run,
-        "provenance": _provenance(shown, run, pipeline),
+        "provenance": _provenance(store, shown, run, pipeline),
         "environment": run.get("environment") or {},
     }
     return View("chain.html", shown.name, values, data=_data(shown, values))
 
 
-def _provenance(shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
+def _provenance(store: Any, shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
     environment = run.get("environment") or {}
     grid = shown.wavelengths
     unit = shown.metadata.get("wavelength_unit") or ""
-    session = {name: environment.get(name) for name in ("user", "host") if environment.get(name)}
+    # Who began the run is told by the audit trail alone.
+    begun = store.audit.query("begin_run", object_id=shown.run_id, limit=1)
     return {
         "Recorded": shown.created_at,
-        "By": ", ".join(str(each) for each in session.values()),
-        "Data set": shown.dataset_name,
+        "By": " at ".join(map(str, begun.select("user", "host").row(0))) if begun.height else None,
+        "Data set": shown.metadata.get("dataset") or shown.dataset_name,
         "Version of the data set": shown.metadata.get("dataset_version_id"),
+        "Rows of the data set": shown.metadata.get("dataset_rows"),
         "Data set hash": pipeline.get("dataset_hash") or shown.metadata.get("data_hash"),
         "Samples": shown.metadata.get("n_samples"),
         "Channels": f"{grid.size}: {grid[0]:g} to {grid[-1]:g} {unit}"
         if grid is not None and grid.size
         else None,
-        "Commit": environment.get("git") or environment.get("git_commit"),
+        "Seeds": ", ".join(seeds(shown.steps)) or "none were set",
+        "Commit": environment.get("git-commit"),
         "Pipeline": shown.pipeline_id,
     }
 
@@ -143,7 +147,7 @@ def predictions(request: Request) -> View:
     values = chain_values(request)
     partition = request.text("partition", "val")
     frame = request.store.chain_predictions(values["chain"].chain_id, partition)
-    columns = [Column(name, name.replace("y_true", "measured").replace("y_pred", "predicted").replace("_", " "),
+    columns = [Column(name, {"y_true": "Measured", "y_pred": "Predicted"}.get(name, ""),
                       "number" if frame.schema[name].is_float() else "text") for name in frame.columns]  # fmt: skip
     if {"y_true", "y_pred"} <= set(frame.columns) and frame["y_pred"].dtype.is_float():
         frame = frame.with_columns(error=pl.col("y_pred") - pl.col("y_true"))

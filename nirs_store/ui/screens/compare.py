@@ -9,7 +9,7 @@ import numpy as np
 
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._figure import label
+from nirs_store.plots._figure import axis_words
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
@@ -109,7 +109,7 @@ def _side_by_side(store: WorkspaceStore, chains: list[str], names: dict[str, str
     both = first.join(second, on="sample", suffix="_2")
     if not both.height:
         return None
-    axes = (label("Predicted by", names[each]) for each in chains[:2])
+    axes = (axis_words("Predicted by", names[each]) for each in chains[:2])
     figure = Figure("The same samples", *axes, equal=True)
     samples = both["sample"].to_list()
     far = np.abs((both["y_pred"] - both["y_pred_2"]).to_numpy())

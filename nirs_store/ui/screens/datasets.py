@@ -12,7 +12,7 @@ import numpy as np
 
 from nirs_store.errors import InvalidInput, UnknownFormat, quoted
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._figure import label
+from nirs_store.plots._figure import axis_words
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui import chart
 from nirs_store.ui.figure import Figure
@@ -248,7 +248,7 @@ def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> l
         if known.size:
             spread = f", SD {chart.short(float(known.std(ddof=1)))}" if known.size > 1 else ""
             title = f"{name}: n {known.size}, mean {chart.short(float(known.mean()))}{spread}"
-            figure = Figure(title, label("", name, unit), "Samples", height=250)
+            figure = Figure(title, axis_words("", name, unit), "Samples", width=360, height=230)
             figures.append(figure.histogram(known, "cv"))
     return figures
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nirs_store.errors import NirsStoreError
 from nirs_store.plots._chain import ChainData, chain_data
-from nirs_store.plots._figure import label
+from nirs_store.plots._figure import axis_words
 from nirs_store.ui import chart
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
@@ -52,7 +52,7 @@ def _coefficients(data: ChainData) -> Figure:
     grid = data.wavelengths
     fits = first.on_channels and grid is not None and grid.size == first.values.size
     axis = grid if fits and grid is not None else np.arange(first.values.size)
-    words = label("Coefficient", "", f"{data.unit} per unit" if first.of_target and data.unit else "")
+    words = axis_words("Coefficient", "", f"{data.unit} per unit" if first.of_target and data.unit else "")
     figure = chart.spectrum_figure("Coefficients", axis, data.wavelength_unit if fits else None, words)
     for fold, vector in vectors.items():
         if fold != "final" and vector.values.size == first.values.size:

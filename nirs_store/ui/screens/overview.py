@@ -37,7 +37,7 @@ def show(request: Request) -> View:
         "monitored": is_compared(store),
         "boards": boards,
         "chosen": store.show_chain(chosen) if chosen else None,
-        "figure": ChainFigures(store, chosen).predicted_vs_measured() if chosen else None,
+        "figure": ChainFigures(store, chosen).predicted_vs_measured(width=360) if chosen else None,
         "more_boards": max(0, len(kinds) - _BOARDS),
     }
     return View("overview.html", "Overview", values, refresh=2)
@@ -74,7 +74,7 @@ def _boards(request: Request, kinds: list[dict[str, Any]]) -> list[dict[str, Any
         tasks = set(frame["task"].drop_nulls().to_list())
         left_out = ("dataset_name", "target", "target_unit", "run_name", "created_at", "chain_id")
         columns = [
-            replace(c, longest=28) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
+            replace(c, longest=60) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
         ]
         total = int(frame["total"][0])
         place = next(place for place, column in enumerate(columns) if column.name == "n_samples") + 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._figure import label
+from nirs_store.plots._figure import axis_words
 from nirs_store.scores import regression_scores
 from nirs_store.ui import chart
 from nirs_store.ui.figure import Figure
@@ -126,7 +126,7 @@ def _figures(
     unit = str(chain.metadata.get("target_unit") or "")
     if frame["prediction"].dtype.is_numeric() and frame.height:
         values = frame["prediction"].to_numpy()
-        words = label(str(chain.metadata.get("target") or "Predicted"), "", unit)
+        words = axis_words(str(chain.metadata.get("target") or "Predicted"), "", unit)
         figure = Figure("Predictions", "Sample, as in the file", words)
         place = np.arange(1, len(values) + 1)
         if "lower" in frame.columns and not frame["lower"].is_null().all():

@@ -43,7 +43,8 @@
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (form.matches("form[data-auto]")) { event.preventDefault(); clearTimeout(typing); show(addressOf(form), true); }
-    if (form.method === "post") form.querySelectorAll("button").forEach((each) => setTimeout(() => { each.disabled = true; }));
+    // Not where a file is the answer: the page stays, and its buttons are needed again.
+    if (form.method === "post" && !form.matches("[data-file]")) form.querySelectorAll("button").forEach((each) => setTimeout(() => { each.disabled = true; }));
   });
   addEventListener("popstate", () => show(location.href, false));
 

@@ -1,13 +1,10 @@
-"""`WorkspaceStore`: the one object a training loop works with.
+"""`WorkspaceStore`: the one object that a training loop works with.
 
-It owns a folder. Opening, closing and handing it to another process are here; the methods are in
-`facade`, and they delegate to `catalog`, `chains`, `bundle` and `upkeep`.
+It is an index by subject: its methods check nothing and know nothing, each calls one function of a room below.
 """
 
 from __future__ import annotations
 
-import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,257 +15,92 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import numpy as np
 
 from nirs_store.addresses import user_path
-from nirs_store.audit.trail import Audit, attempted, note
+from nirs_store.audit.trail import Audit, attempted
 from nirs_store.blobs.cache import ByteLRU
-from nirs_store.blobs.code import CODE, check_code, refuse_other_python
-from nirs_store.chains.folds import chain_artifact_ids
-from nirs_store.chains.plan import SPLITTER, ReplayPlan, check_numbers, check_weights
 from nirs_store.chains.replay import FittedPredictor
-from nirs_store.db.database import Connection
 from nirs_store.db.layout import as_folder
 from nirs_store.db.session import Engine, Settings
-from nirs_store.display import block, byte_text, field_table
-from nirs_store.domain import DOMAIN_CLASS, Domain, domain_id
-from nirs_store.errors import InvalidInput, NirsStoreError, UnknownFormat, UnknownId
+from nirs_store.domain import Domain
+from nirs_store.errors import InvalidInput
 from nirs_store.history.moments import RetentionWatch, retention_is_due
 from nirs_store.lazy import later
 from nirs_store.lazy import polars as pl
-from nirs_store.protocol import RecordingStore
-from nirs_store.records import artifacts, notes, predictions, queries, ranking
-from nirs_store.records import predictions as prediction_queries
-from nirs_store.records import queries as overview
-from nirs_store.records import runs as records
-from nirs_store.records import user_sql as people_sql
-from nirs_store.records.lookup import whole_ids, whole_ids_of
-from nirs_store.records.runs import capture_environment
-from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text, is_text, to_json
+from nirs_store.records import artifacts, notes, predictions, queries, ranking, runs
+from nirs_store.records.contexts import PipelineContext, RunContext, open_run
+from nirs_store.records.lookup import whole_ids
+from nirs_store.values import GRACE_SECONDS, as_name, as_seconds, as_text
 
 if TYPE_CHECKING:
     from nirs_store import choosing, diagnosing, plots, screening
-    from nirs_store.artifacts import loader, registry
     from nirs_store.artifacts import loader as loading
-    from nirs_store.artifacts import registry as cleanup
-    from nirs_store.backup import archive as archive_restore
+    from nirs_store.artifacts import registry
     from nirs_store.backup import archive as archives
     from nirs_store.backup import backup as backups_api
     from nirs_store.backup import container as archive_format
     from nirs_store.bundle import container as bundle_limits
-    from nirs_store.bundle import transfer as imported
+    from nirs_store.bundle import transfer as bundles
     from nirs_store.datasets import api as datasets_api
+    from nirs_store.domain import frame as domain_frame
     from nirs_store.evaluations import api as evaluations_api
-    from nirs_store.files import api
+    from nirs_store.files import api as files_api
     from nirs_store.history import lineage as lineage_api
     from nirs_store.history import retention as retention_api
     from nirs_store.history import statistics as statistics_api
     from nirs_store.history import trash as trash_api
-    from nirs_store.maintenance import check as findings
-    from nirs_store.maintenance import deletion as parts
-    from nirs_store.maintenance import gc
-    from nirs_store.maintenance import gc as deletion
-    from nirs_store.maintenance import gc as storage
-    from nirs_store.maintenance import repair as repairplan
+    from nirs_store.maintenance import check as checking
+    from nirs_store.maintenance import deletion, gc
+    from nirs_store.maintenance import repair as repairing
     from nirs_store.plots._figure import Figure
-    from nirs_store.records import chain_list, metrics, search, views
-    from nirs_store.records import ranking as leaderboard
-    from nirs_store.records import views as comparison
-    from nirs_store.records import views as pivoting
+    from nirs_store.records import chain_list, metrics, search, user_sql, views
     from nirs_store.service import api as calibrations_api
     from nirs_store.service import log as measurement_log
-    from nirs_store.service import predicting, transfer
+    from nirs_store.service import predicting, replaying, transfer
     from nirs_store.service import references as sample_references
     from nirs_store.ui import server as page
 else:
     # As in nirs_store.plots: matplotlib is not imported for the sake of an annotation.
     Figure = Any
-    api = later("nirs_store.files.api")
     archive_format = later("nirs_store.backup.container")
-    archive_restore = later("nirs_store.backup.archive")
     archives = later("nirs_store.backup.archive")
     backups_api = later("nirs_store.backup.backup")
-    calibrations_api = later("nirs_store.service.api")
-    measurement_log = later("nirs_store.service.log")
-    predicting = later("nirs_store.service.predicting")
-    sample_references = later("nirs_store.service.references")
-    transfer = later("nirs_store.service.transfer")
     bundle_limits = later("nirs_store.bundle.container")
-    cleanup = later("nirs_store.artifacts.registry")
+    bundles = later("nirs_store.bundle.transfer")
+    calibrations_api = later("nirs_store.service.api")
     chain_list = later("nirs_store.records.chain_list")
+    checking = later("nirs_store.maintenance.check")
     choosing = later("nirs_store.choosing")
-    comparison = later("nirs_store.records.views")
     datasets_api = later("nirs_store.datasets.api")
-    deletion = later("nirs_store.maintenance.gc")
-    parts = later("nirs_store.maintenance.deletion")
+    deletion = later("nirs_store.maintenance.deletion")
     diagnosing = later("nirs_store.diagnosing")
+    domain_frame = later("nirs_store.domain.frame")
     evaluations_api = later("nirs_store.evaluations.api")
-    findings = later("nirs_store.maintenance.check")
+    files_api = later("nirs_store.files.api")
     gc = later("nirs_store.maintenance.gc")
-    imported = later("nirs_store.bundle.transfer")
-    leaderboard = later("nirs_store.records.ranking")
     lineage_api = later("nirs_store.history.lineage")
-    loader = later("nirs_store.artifacts.loader")
     loading = later("nirs_store.artifacts.loader")
+    measurement_log = later("nirs_store.service.log")
     metrics = later("nirs_store.records.metrics")
     page = later("nirs_store.ui.server")
-    pivoting = later("nirs_store.records.views")
     plots = later("nirs_store.plots")
+    predicting = later("nirs_store.service.predicting")
     registry = later("nirs_store.artifacts.registry")
-    repairplan = later("nirs_store.maintenance.repair")
-    search = later("nirs_store.records.search")
+    repairing = later("nirs_store.maintenance.repair")
+    replaying = later("nirs_store.service.replaying")
     retention_api = later("nirs_store.history.retention")
+    sample_references = later("nirs_store.service.references")
     screening = later("nirs_store.screening")
+    search = later("nirs_store.records.search")
     statistics_api = later("nirs_store.history.statistics")
-    storage = later("nirs_store.maintenance.gc")
+    transfer = later("nirs_store.service.transfer")
     trash_api = later("nirs_store.history.trash")
+    user_sql = later("nirs_store.records.user_sql")
     views = later("nirs_store.records.views")
 
-__all__ = [
-    "PipelineContext",
-    "Planned",
-    "RunContext",
-    "WorkspaceStore",
-    "open_run",
-]
-
-
-# -- `with` blocks for runs and pipelines: completed on a normal exit, failed on an exception.
-
-
-class PipelineContext:
-    """A pipeline that is being recorded.
-
-    Attributes
-    ----------
-    pipeline_id : str
-        Its id.
-    name : str
-    """
-
-    def __init__(self, pipeline_id: str, name: str = "") -> None:
-        self.pipeline_id = pipeline_id
-        self.name = name
-        self.best_val: float | None = None
-        self.best_test: float | None = None
-        self.metric: str | None = None
-
-    def complete(
-        self, best_val: float | None = None, best_test: float | None = None, metric: str | None = None
-    ) -> None:
-        """Set what is recorded when the block ends normally."""
-        self.best_val, self.best_test, self.metric = best_val, best_test, metric
-
-    def __repr__(self) -> str:
-        return f"PipelineContext({self.pipeline_id!r})"
-
-    def _repr_html_(self) -> str:
-        facts = {"pipeline": self.pipeline_id, "metric": self.metric, "best val": self.best_val}
-        return block(self.name or "Pipeline", field_table(facts | {"best test": self.best_test}))
-
-
-class RunContext:
-    """A run that is being recorded.
-
-    Attributes
-    ----------
-    run_id : str
-        Its id.
-    name : str
-    status : {"running", "completed", "failed"}
-    summary : dict
-        Written with the run when the block ends normally.
-    """
-
-    def __init__(self, store: RecordingStore, run_id: str, name: str = "") -> None:
-        self._store = store
-        self.run_id = run_id
-        self.name = name
-        self.status = "running"
-        self.summary: dict[str, Any] = {}
-        self._pipelines = 0
-
-    @contextmanager
-    def pipeline(
-        self,
-        name: str,
-        expanded_config: Any = None,
-        generator_choices: Sequence[Any] = (),
-        dataset_name: str = "",
-        dataset_hash: str = "",
-    ) -> Iterator[PipelineContext]:
-        """Record a pipeline: completed on a normal exit, failed with the traceback otherwise."""
-        pipeline_id = self._store.begin_pipeline(
-            self.run_id, name, expanded_config, list(generator_choices), dataset_name, dataset_hash
-        )
-        pipeline = PipelineContext(pipeline_id, name)
-        start = time.monotonic()
-        try:
-            yield pipeline
-        except BaseException as error:
-            _fail(self._store.fail_pipeline, pipeline_id, error)
-            raise
-        elapsed = round((time.monotonic() - start) * 1000)
-        self._store.complete_pipeline(
-            pipeline_id, pipeline.best_val, pipeline.best_test, pipeline.metric, elapsed
-        )
-        self._pipelines += 1
-
-    def __repr__(self) -> str:
-        plural = "" if self._pipelines == 1 else "s"
-        count = f", {self._pipelines} pipeline{plural} completed" if self._pipelines else ""
-        return f"<Run {self.name!r}: {self.status}{count}; run_id={self.run_id!r}>"
-
-    def _repr_html_(self) -> str:
-        count = self._pipelines or None
-        facts = {"run": self.run_id, "status": self.status, "completed pipelines": count}
-        return block(self.name or "Run", field_table(facts | {"summary": self.summary or None}))
-
-
-@contextmanager
-def open_run(
-    store: RecordingStore,
-    name: str,
-    config: Any,
-    datasets: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any],
-    environment: Mapping[str, Any] | None = None,
-) -> Iterator[RunContext]:
-    """Record a run: completed on a normal exit, failed with the traceback otherwise."""
-    each = [datasets] if isinstance(datasets, (str, Mapping)) else datasets
-    named = [{"name": d} if isinstance(d, str) else dict(d) for d in each]
-    # Other stores of the protocol need not know the keyword.
-    begin: Callable[..., str] = store.begin_run
-    captured = {} if environment is None else {"environment": environment}
-    run = RunContext(store, begin(name, config, named, **captured), name)
-    try:
-        yield run
-    except BaseException as error:
-        run.status = "failed"
-        _fail(store.fail_run, run.run_id, error)
-        raise
-    # Only what went through this object is counted; pipelines may be recorded into the run by other ways.
-    counted = {"total_pipelines": run._pipelines} if run._pipelines else {}
-    store.complete_run(run.run_id, {**counted, **run.summary})
-    run.status = "completed"
-
-
-def _fail(mark: Callable[[str, str], None], identifier: str, error: BaseException) -> None:
-    """Mark as failed; what hinders that is told with the error, and never instead of it."""
-    try:
-        mark(identifier, "".join(traceback.format_exception(error)))
-    except NirsStoreError as second:
-        error.add_note(f"It could not be recorded that {identifier} failed: {second}")
-
-
-# -- What all methods of a store work with.
-
-
-Planned = tuple[ReplayPlan, Mapping[str, str], Any, Mapping[str, Any]]
-"""A compiled chain, what its artifacts held then whose ids are a caller's own (see `content_key`), and its code."""
-
+__all__ = ["PipelineContext", "RunContext", "WorkspaceStore", "open_run"]
 
 Progress = Callable[[int, int], None]
 _DURABILITIES = ("pipeline", "call")
 _CACHE_BYTES = 256 << 20
-_CACHED_PLANS = 256
-_CACHED_DOMAINS = 64 << 20
 
 
 class WorkspaceStore:
@@ -318,14 +150,12 @@ class WorkspaceStore:
     """
 
     _engine: Engine
-    _objects: ByteLRU[str, Any]
-    _plans: ByteLRU[str, Planned]
-    _domains: ByteLRU[str, Domain]
-    _planned_at: int = 0
-    _keeps_to_policy: bool = True
     _watch: RetentionWatch
+    _keeps_to_policy: bool = True
+    _used: replaying.Replays | None = None
+    _dataset_samples: ByteLRU[str, Any] | None = None
     _registry: registry.ArtifactRegistry | None = None
-    _loader: loader.ArtifactLoader | None = None
+    _loader: loading.ArtifactLoader | None = None
     _evaluations: evaluations_api.Evaluations | None = None
 
     def __init__(
@@ -391,9 +221,7 @@ class WorkspaceStore:
 
     def _start(self, settings: Settings, cache_bytes: int) -> None:
         self._cache_bytes = cache_bytes
-        self._objects = ByteLRU(cache_bytes)
-        self._plans = ByteLRU(_CACHED_PLANS)
-        self._domains = ByteLRU(_CACHED_DOMAINS)
+        ByteLRU[str, Any](cache_bytes)  # refuses a negative number of bytes
         self._engine = Engine.open(settings)
         # Weak: a store that nobody holds is closed, at interpreter exit at the latest.
         self._finalizer = weakref.finalize(self, self._engine.finish)
@@ -412,12 +240,18 @@ class WorkspaceStore:
 
             Retention(self._engine, self._forget).carry_out(moment)
 
+    @property
+    def _replays(self) -> replaying.Replays:
+        """What was loaded to replay chains, and is kept for the next time."""
+        if self._used is None:
+            self._used = replaying.Replays(self._engine, self._cache_bytes)
+        return self._used
+
     def _forget(self) -> None:
         """After a deletion anything that was cached may be gone."""
         self._engine.known.clear()
-        self._plans.clear()
-        self._objects.clear()
-        self._domains.clear()
+        if self._used is not None:
+            self._used.clear()
         if self._loader is not None:
             self._loader.clear_cache()
 
@@ -520,9 +354,7 @@ class WorkspaceStore:
     @whole_ids
     def get_prediction(self, prediction_id: str, load_arrays: bool = False) -> dict[str, Any] | None:
         """One prediction, or None; with arrays each is an ndarray or None."""
-        return self._engine.query(
-            lambda con: prediction_queries.get_prediction(con, prediction_id, load_arrays)
-        )
+        return self._engine.query(lambda con: predictions.get_prediction(con, prediction_id, load_arrays))
 
     def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, np.ndarray | None]]:
         """Arrays of many predictions at once, by the ids as they are given; those without arrays are absent.
@@ -532,19 +364,7 @@ class WorkspaceStore:
         InvalidInput
             Anything but a list of ids, such as one id; `get_prediction` with ``load_arrays=True`` takes one.
         """
-        if isinstance(prediction_ids, str):
-            raise InvalidInput(
-                "prediction_ids: expected a list of ids, found one. For one prediction call "
-                "get_prediction(prediction_id, load_arrays=True)."
-            )
-        ids = list(prediction_ids) if isinstance(prediction_ids, Iterable) else [prediction_ids]
-        strange = [each for each in ids if not isinstance(each, str)]
-        if strange:
-            raise InvalidInput(f"prediction_ids: expected a list of ids, found {strange[0]!r}.")
-        known = [each for each in ids if is_text(each)]
-        whole = whole_ids_of(self._engine, ("prediction",), known)
-        found = self._engine.query(lambda con: prediction_queries.load_arrays(con, whole))
-        return {given: found[each] for given, each in zip(known, whole, strict=True) if each in found}
+        return predictions.get_arrays(self._engine, prediction_ids)
 
     @whole_ids
     def query_predictions(
@@ -563,20 +383,13 @@ class WorkspaceStore:
         target: str | None = None,
     ) -> pl.DataFrame:
         """Predictions, newest first; filters are joined by AND, `model_class` may hold ``%``."""
-        filters = {
-            "dataset_name": dataset_name,
-            "model_class": model_class,
-            "partition": partition,
-            "fold_id": fold_id,
-            "branch_id": branch_id,
-            "pipeline_id": pipeline_id,
-            "run_id": run_id,
-            "chain_id": chain_id,
-            "target": target,
-        }
         return self._engine.query(
-            lambda con: prediction_queries.query_predictions(con, limit, offset, **filters),
-        )
+            lambda con: predictions.query_predictions(
+                con, limit, offset, dataset_name=dataset_name, model_class=model_class, partition=partition,
+                fold_id=fold_id, branch_id=branch_id, pipeline_id=pipeline_id, run_id=run_id, chain_id=chain_id,
+                target=target,
+            ),
+        )  # fmt: skip
 
     def top_predictions(
         self,
@@ -616,7 +429,7 @@ class WorkspaceStore:
             `scored_by`, a data set, or the direction.
         """
         return self._engine.query(
-            lambda con: prediction_queries.top_predictions(
+            lambda con: predictions.top_predictions(
                 con, n, metric, ascending, partition, dataset_name, group_by, target, scored_by, target_unit
             ),
         )
@@ -658,13 +471,7 @@ class WorkspaceStore:
         ------
         InvalidInput
         """
-        listed = whole_ids_of(
-            self._engine,
-            ("pipeline",),
-            [pipeline_ids] if isinstance(pipeline_ids, str) else list(pipeline_ids),
-        )
-        chosen = [names] if isinstance(names, str) else names
-        return self._engine.query(lambda con: metrics.get_metrics(con, listed, chosen, max_points))
+        return metrics.get_metrics(self._engine, pipeline_ids, names, max_points)
 
     # -- leaderboards and SQL --------------------------------------------------------------------
 
@@ -721,21 +528,11 @@ class WorkspaceStore:
         InvalidInput
             An unknown metric (the nearest is suggested), or tasks that cannot be ranked together.
         """
-        return leaderboard.top_chains(
-            self._engine,
-            n,
-            metric,
-            ascending,
-            task_type,
-            dataset_name=dataset_name,
-            run_id=run_id,
-            pipeline_id=pipeline_id,
-            chain_id=chain_id,
-            model_class=model_class,
-            target=target,
-            target_unit=target_unit,
-            run_name=name,
-        )
+        return ranking.top_chains(
+            self._engine, n, metric, ascending, task_type, dataset_name=dataset_name, run_id=run_id,
+            pipeline_id=pipeline_id, chain_id=chain_id, model_class=model_class, target=target,
+            target_unit=target_unit, run_name=name,
+        )  # fmt: skip
 
     @whole_ids
     def list_chains(
@@ -799,17 +596,10 @@ class WorkspaceStore:
             The sort key is unknown (the error suggests the nearest), or the page is invalid.
         """
         filters = {
-            "dataset_name": dataset_name,
-            "run_id": run_id,
-            "model_class": model_class,
-            "preprocessings": preprocessings,
-            "target": target,
-            "target_unit": target_unit,
-            "tag": tag,
-            "name": name,
-            "model_name": model_name,
-            "run_name": run_name,
-        }
+            "dataset_name": dataset_name, "run_id": run_id, "model_class": model_class,
+            "preprocessings": preprocessings, "target": target, "target_unit": target_unit, "tag": tag,
+            "name": name, "model_name": model_name, "run_name": run_name,
+        }  # fmt: skip
         return self._engine.query(
             lambda con: chain_list.list_chains(
                 con, sort, descending, limit, offset, text, scores, per_kind, filters
@@ -918,16 +708,12 @@ class WorkspaceStore:
         InvalidInput
             An unknown group_by or metric column.
         """
-        filters = {
-            "dataset_name": dataset_name,
-            "model_class": model_class,
-            "partition": partition,
-            "fold_id": fold_id,
-            "pipeline_id": pipeline_id,
-            "run_id": run_id,
-            "target": target,
-        }
-        return self._engine.query(lambda con: ranking.aggregate(con, group_by, metric, **filters))
+        return self._engine.query(
+            lambda con: ranking.aggregate(
+                con, group_by, metric, dataset_name=dataset_name, model_class=model_class, partition=partition,
+                fold_id=fold_id, pipeline_id=pipeline_id, run_id=run_id, target=target,
+            )
+        )  # fmt: skip
 
     @whole_ids
     def pivot(
@@ -941,7 +727,7 @@ class WorkspaceStore:
         run_id: str | None = None,
         task_type: str | None = None,
         target: str | None = None,
-    ) -> pivoting.Pivot:
+    ) -> views.Pivot:
         """Return a table of one pooled score: one row per preprocessing, one column per model (or other kinds).
 
         Scores of several data sets, targets or units are not joined: the rows name them.
@@ -961,13 +747,10 @@ class WorkspaceStore:
         Pivot
             ``.frame`` is a polars.DataFrame; ``.to_markdown()``, ``.to_latex()``, ``.to_csv()``.
         """
-        pivoting.check_kinds(rows, columns, aggregate)
-        scored, named = leaderboard.chain_kinds(
-            self._engine, metric, task_type, dataset_name=dataset_name, run_id=run_id, target=target
-        )
-        return pivoting.make_pivot(
-            scored.with_columns(metric=pl.lit(named)), rows, columns, aggregate, metric
-        )
+        return views.pivot(
+            self._engine, rows, columns, metric, aggregate, task_type,
+            dataset_name=dataset_name, run_id=run_id, target=target,
+        )  # fmt: skip
 
     def compare(self, run_or_chain_ids: Sequence[str], only_differences: bool = True) -> pl.DataFrame:
         """Return configuration, environment and scores of runs or chains side by side.
@@ -988,10 +771,7 @@ class WorkspaceStore:
         ------
         UnknownId, InvalidInput
         """
-        ids = run_or_chain_ids
-        if isinstance(ids, (list, tuple)):
-            ids = whole_ids_of(self._engine, ("chain", "run"), ids)
-        return comparison.compare(self._engine, ids, only_differences=only_differences)
+        return views.compare(self._engine, run_or_chain_ids, only_differences=only_differences)
 
     def sql(
         self,
@@ -1023,9 +803,7 @@ class WorkspaceStore:
             The query is not a single SELECT statement (found before it runs), DuckDB reports an error, it exceeds
             `timeout`, `max_rows` or `max_bytes`, or a time lies outside of the years 1 to 9999.
         """
-        text, values = people_sql.check_text(query), people_sql.check_params(params)
-        limits = people_sql.check_limits(timeout, max_rows, max_bytes)
-        return self._engine.query(lambda con: people_sql.ask(con, text, values, limits))
+        return user_sql.query(self._engine, query, params, timeout, max_rows, max_bytes)
 
     # -- Evaluations of models on suites.
 
@@ -1033,12 +811,8 @@ class WorkspaceStore:
     def evaluations(self) -> evaluations_api.Evaluations:
         """Evaluations, champions, leaderboards, comparisons; see `nirs_store.evaluations.api`."""
         if self._evaluations is None:
-            self._evaluations = evaluations_api.Evaluations(self._engine, self._replay_of)
+            self._evaluations = evaluations_api.Evaluations(self._engine, self.replay_chain)
         return self._evaluations
-
-    def _replay_of(self, chain_id: str, X: Any, wavelengths: Any) -> np.ndarray:
-        replayed: np.ndarray = self.replay_chain(chain_id, X, wavelengths)
-        return replayed
 
     @whole_ids
     def capture_environment(
@@ -1067,21 +841,18 @@ class WorkspaceStore:
         ------
         UnknownId, InvalidInput
         """
-        records.require(self._engine, "run", run_id)
-        found = capture_environment(seeds=seeds, container=container, parameters=parameters, command=command)
-        text = to_json(found, "environment")
-        if not self._engine.change(lambda con: queries.add_environment(con, run_id, text)):
-            raise UnknownId("run", run_id, "It was deleted. Nothing was recorded.")
+        found = runs.capture_environment(
+            seeds=seeds, container=container, parameters=parameters, command=command
+        )
+        runs.add_environment(self._engine, run_id, found)
         return found
 
     # -- `store.files` and `store.datasets`: files of any kind, and spectra with references.
 
     @property
-    def files(self) -> api.Files:
+    def files(self) -> files_api.Files:
         """Files of any kind, with versions; see `nirs_store.files`."""
-        return api.Files(self._engine, store=self)
-
-    _dataset_samples: ByteLRU[str, Any] | None = None
+        return files_api.Files(self._engine, store=self)
 
     @property
     def datasets(self) -> datasets_api.Datasets:
@@ -1137,7 +908,7 @@ class WorkspaceStore:
     def loader(self) -> loading.ArtifactLoader:
         """Loads fitted objects by their place, into the cache that replay uses."""
         if self._loader is None:
-            self._loader = loading.ArtifactLoader(self._engine, cache=self._objects)
+            self._loader = loading.ArtifactLoader(self._engine, cache=self._replays.objects)
         return self._loader
 
     def replay_chain(
@@ -1168,21 +939,7 @@ class WorkspaceStore:
         ------
         UnknownId, ReplayError, ShapeMismatch, InvalidInput, BlobMissing, BlobCorrupt
         """
-        from nirs_store.chains.replay import predict
-
-        use = predicting.use_of(self._engine, chain_id)
-        predicting.warn_uncorrected(use)
-        chain_id = use.chain_id
-        plan, contents, code, _ = self._plan(chain_id)
-        if code is not None:
-            # Loading imports what is compared then.
-            for name in plan.artifact_ids:
-                self._load_shared(name, contents.get(name))
-            check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
-        notes.note_read(self._engine, "replay_chain", "chain", chain_id)
-        if not contents:
-            return predict(plan, X, self._load_shared, wavelengths)
-        return predict(plan, X, lambda name: self._load_shared(name, contents.get(name)), wavelengths)
+        return self._replays.replay(chain_id, X, wavelengths, strict)
 
     def predictor(self, chain_id: str, *, strict: bool = False) -> FittedPredictor:
         """Return a chain as a fitted scikit-learn estimator.
@@ -1207,24 +964,7 @@ class WorkspaceStore:
         ------
         UnknownId, ReplayError, BlobMissing, BlobCorrupt
         """
-        from nirs_store.chains.predictor import ChainPredictor
-
-        use = predicting.use_of(self._engine, chain_id)
-        chain = self.get_chain(use.chain_id)
-        if chain is None:
-            raise UnknownId("chain", use.chain_id)
-        named = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
-        artifacts.get_to_know(self._engine, named)
-        code = chain["metadata"].get(CODE)
-        refuse_other_python(code, f"Chain {chain_id}")
-        notes.note_read(self._engine, "predictor", "chain", str(chain["chain_id"]))
-        # Loaded again: what is handed out may be changed by its holder.
-        predictor = ChainPredictor(
-            chain, lambda name: artifacts.load_artifact(self._engine, name), domain=self._domain_of(chain)
-        )
-        check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=2)
-        predicting.equip(predictor, use, weakref.ref(self))
-        return predictor
+        return self._replays.predictor(chain_id, strict)
 
     def predict(
         self,
@@ -1283,44 +1023,12 @@ class WorkspaceStore:
         ReadOnlyStore, WriteFailed
             The log could not be written.
         """
-        from nirs_store.domain.frame import Reading, as_names, report_outliers
-        from nirs_store.domain.scope import finish
-
         how = predicting.Logging(log, instrument, operator, measured_at, keep_spectra)
-        use = predicting.use_of(self._engine, chain_id)
-        X = self._stored(X, use.chain_id)
-        names = as_names(sample_ids)
-        reading = Reading(level, alpha, scaled, margin, flag)
-
-        def predict(chain: str) -> pl.DataFrame:
-            return self._details(chain, X, wavelengths, reading, names, strict)
-
-        grid = getattr(X, "wavelengths", None) if wavelengths is None else wavelengths
-        said = {"instrument": instrument, "matrix": matrix, "wavelengths": grid}
-        found = finish(predict(use.chain_id), use.correction, use.scope, **said)
-        report_outliers(found, on_outlier, use.label)
-        plan, _, _, about = self._plan(use.chain_id)
-        predicting.keep(self._engine, use, plan, found, X, names, how, about, predict)
-        return found
-
-    def _details(
-        self, chain_id: str, X: Any, wavelengths: Any, reading: Any, sample_ids: Any, strict: bool
-    ) -> pl.DataFrame:
-        """Predict with a chain and measure the samples against its domain, without a word about flags."""
-        from nirs_store.chains.predictor import detailed
-
-        plan, contents, code, about = self._plan(chain_id)
-        notes.note_read(self._engine, "replay_chain", "chain", chain_id)
-
-        def load(name: str) -> Any:
-            return self._load_shared(name, contents.get(name))
-
-        if code is not None:
-            for name in plan.artifact_ids:
-                load(name)
-            check_code(code, f"Chain {chain_id}", strict=strict, stacklevel=4)
-        domain = self._domain_now(chain_id)
-        return detailed(plan, about, domain, load, X, wavelengths, reading, sample_ids, "ignore")
+        reading = domain_frame.Reading(level, alpha, scaled, margin, flag)
+        return self._replays.predict(
+            chain_id, X, wavelengths, reading, how, self._stored,
+            sample_ids=sample_ids, on_outlier=on_outlier, strict=strict, matrix=matrix,
+        )  # fmt: skip
 
     @property
     def measurements(self) -> measurement_log.Measurements:
@@ -1373,10 +1081,8 @@ class WorkspaceStore:
         UnknownId, InvalidInput, ShapeMismatch, SerializationError
             Nothing was recorded.
         """
-        use = predicting.use_of(self._engine, chain_id)
-        predicting.warn_uncorrected(use, "the new chain does not have this correction")
         return transfer.derive_chain(
-            self, use.chain_id, before, transfer_samples=transfer_samples, wavelengths=wavelengths, name=name,
+            self, chain_id, before, transfer_samples=transfer_samples, wavelengths=wavelengths, name=name,
             artifact_format=artifact_format,
         )  # fmt: skip
 
@@ -1394,37 +1100,13 @@ class WorkspaceStore:
         ------
         UnknownId, BlobMissing, BlobCorrupt
         """
-        return self._domain_now(chain_id)
+        return self._replays.domain(chain_id)
 
     def _stored(self, X: Any, chain_id: str) -> Any:
         """Return the samples of a stored data set that X names; anything else as it is."""
         if isinstance(X, str) or hasattr(X, "dataset_version_id"):
             return self.datasets.for_chain(X, chain_id)
         return X
-
-    def _domain_now(self, chain_id: str) -> Domain | None:
-        # Asked each time: another store can give a chain its domain, or replace it, while this one has a plan of it.
-        metadata = self._engine.query(lambda con: queries.metadata_of_chain(con, chain_id))
-        if metadata is None:
-            raise UnknownId("chain", chain_id)
-        return self._domain_of({"chain_id": chain_id, "metadata": metadata})
-
-    def _domain_of(self, chain: Mapping[str, Any]) -> Domain | None:
-        artifact_id = domain_id(chain["metadata"])
-        if artifact_id is None:
-            return None
-        found = self._domains.get(artifact_id)
-        if found is None:
-            from nirs_store.domain.frame import read_domain
-
-            try:
-                data = artifacts.read_artifact(self._engine, artifact_id)
-            except UnknownId:
-                # An older version imported the bundle and left out what it does not know: "domain not known".
-                return None
-            found = read_domain(data, f"chain {chain['chain_id']}")
-            self._domains.put(artifact_id, found, len(data))
-        return found
 
     @whole_ids
     def add_domain(
@@ -1452,64 +1134,10 @@ class WorkspaceStore:
             An alias with a rule points to a version of the chain, whose signatures are about the domain before. Nothing
             was changed.
         """
-        from nirs_store.diagnosing.domain import domain_of_calibration
-        from nirs_store.service.signing import keep_rules_of_chain
-
         X = self.datasets.of_chain(chain_id) if X is None else self._stored(X, chain_id)
-        y = getattr(X, "y", None) if y is None else y
-        if y is None:
-            raise InvalidInput("y: expected the measured values that the chain was fitted on; found None.")
-        domain = domain_of_calibration(self, chain_id, X, y, wavelengths, sample_ids)
-        data = domain.to_bytes()
-        artifact_id = artifacts.save_bytes(self._engine, data, "bin", DOMAIN_CLASS, "domain", "bytes", None)
-
-        def work(con: Connection) -> None:
-            records.set_domain(con, chain_id, artifact_id, self._engine.session_id)
-            note(self._engine, "add_domain", "chain", chain_id, details={"artifact": artifact_id}, con=con)
-            keep_rules_of_chain(con, chain_id)
-
-        self._engine.change(work)
+        domain = self._replays.add_domain(self, chain_id, X, y, wavelengths, sample_ids)
         self._forget()
         return domain
-
-    def _plan(self, chain_id: str) -> Planned:
-        # A warm replay reads nothing but memory; a chain not known yet is a question, which looks closely.
-        self._engine.check_open(closely=False)
-        clears = self._engine.known.clears
-        if self._planned_at != clears:
-            # Something was deleted through a view on this store.
-            self._plans.clear()
-            self._planned_at = clears
-        planned = self._plans.get(chain_id)
-        if planned is None:
-            chain = self.get_chain(chain_id)
-            if chain is None:
-                raise UnknownId("chain", chain_id)
-            plan = ReplayPlan.from_chain(chain)
-            code = chain["metadata"].get(CODE)
-            refuse_other_python(code, f"Chain {chain_id}")
-            about = {"chain_id": chain["chain_id"], "metadata": chain["metadata"]}
-            planned = (plan, artifacts.get_to_know(self._engine, plan.artifact_ids), code, about)
-            self._plans.put(chain_id, planned, 1)
-        return planned
-
-    def _load_shared(self, artifact_id: str, content: str | None = None) -> Any:
-        """Return a loaded object that replay shares; `load_artifact` never hands one out.
-
-        An id of a caller's own can name other content by now, so those are kept by their `content`.
-        """
-        key = content or artifact_id
-        found = self._objects.get(key)
-        # A class that was defined again since is looked up again.
-        if found is None or not found.is_current:
-            found, row = artifacts.load_held(self._engine, artifact_id)
-            if artifacts.content_key(artifact_id, row) != key:
-                self._plans.clear()
-                raise UnknownId(
-                    "artifact", artifact_id, "It was deleted, and the id was given to other content since."
-                )
-            self._objects.put(key, found, int(row.get("size_bytes") or 0))
-        return found.value
 
     @attempted("save_artifact")
     @whole_ids
@@ -1543,7 +1171,7 @@ class WorkspaceStore:
         UnknownFormat, SerializationError, ReadOnlyStore
         """
         if pipeline_id is not None:
-            records.require_open_pipeline(self._engine, pipeline_id)
+            runs.require_open_pipeline(self._engine, pipeline_id)
         return artifacts.save_artifact(self._engine, obj, operator_class, artifact_type, format, pipeline_id)
 
     def register_existing_artifact(
@@ -1587,7 +1215,7 @@ class WorkspaceStore:
     @whole_ids
     def get_artifact(self, artifact_id: str) -> dict[str, Any] | None:
         """Return an artifact's record with its `ref_count`, or None."""
-        return artifacts.get_artifact(self._engine, artifact_id)
+        return self._engine.query(lambda con: queries.get_artifact(con, artifact_id))
 
     @whole_ids
     def get_artifact_path(self, artifact_id: str) -> Path:
@@ -1628,33 +1256,7 @@ class WorkspaceStore:
         SerializationError
             With ``safe=True``: an object that skops cannot carry.
         """
-        # They open estimators, and so import scikit-learn: not on the way of opening a store.
-        from nirs_store import bundle
-        from nirs_store.bundle.transfer import Outgoing
-
-        use = predicting.use_of(self._engine, chain_id)
-        predicting.refuse_corrected(use)
-        chain_id = use.chain_id
-        self._engine.check_open()
-        if format == "n4a":
-            outgoing = Outgoing(self._engine, chain_id)
-            if use.name is not None:
-                called = {"calibration": use.label, "calibration_scope": dict(use.scope)}
-                options["facts"] = called | dict(options.get("facts") or {})
-            written = bundle.export_chain(
-                outgoing, chain_id, user_path(output_path), **outgoing.described(options)
-            )
-        elif format == "n4a.py":
-            written = bundle.export_script(self, chain_id, user_path(output_path), **options)
-        else:
-            raise UnknownFormat(
-                f"format: expected 'n4a' (a bundle) or 'n4a.py' (a Python script), found {format!r}. "
-                "Nothing was written."
-            )
-        note(
-            self._engine, "export_chain", "chain", chain_id, details={"file": written.name, "format": format}
-        )
-        return written
+        return self._replays.export(self, chain_id, output_path, format, options)
 
     @attempted("import_bundle")
     def import_bundle(
@@ -1665,7 +1267,7 @@ class WorkspaceStore:
         trusted_types: Iterable[str] = (),
         limits: bundle_limits.Limits | None = None,
         name: str | None = None,
-    ) -> imported.ImportedBundle:
+    ) -> bundles.ImportedBundle:
         """Import a bundle into this workspace, as a run with its chain.
 
         The bundle is opened as by `load_bundle` first, with all its checks; only when every one has passed is it
@@ -1699,19 +1301,13 @@ class WorkspaceStore:
         Examples
         --------
         >>> imported = store.import_bundle("wheat.n4a")
-        >>> store.replay_chain(imported.chain_id, X).shape
+        >>> store.replay_chain(bundles.chain_id, X).shape
         (54,)
         """
-        from nirs_store.bundle import transfer as imports
-
-        return imports.import_bundle(
-            self._engine,
-            path,
-            allow_pickle=allow_pickle,
-            trusted_types=trusted_types,
-            limits=bundle_limits.DEFAULT_LIMITS if limits is None else limits,
-            name=name,
-        )
+        return bundles.import_bundle(
+            self._engine, path, allow_pickle=allow_pickle, trusted_types=trusted_types,
+            limits=bundle_limits.DEFAULT_LIMITS if limits is None else limits, name=name,
+        )  # fmt: skip
 
     @whole_ids
     def export_pipeline_config(self, pipeline_id: str, output_path: str | Path) -> Path:
@@ -1719,16 +1315,12 @@ class WorkspaceStore:
 
         Its name, data set and choices are in what `export_run` writes.
         """
-        from nirs_store.bundle import transfer as exports
-
-        return exports.export_pipeline_config(self._engine, pipeline_id, user_path(output_path))
+        return bundles.export_pipeline_config(self._engine, pipeline_id, user_path(output_path))
 
     @whole_ids
     def export_run(self, run_id: str, output_path: str | Path) -> Path:
         """Write a run as YAML: its columns at the top, and below them its ``pipelines`` with their ``chains``."""
-        from nirs_store.bundle import transfer as exports
-
-        return exports.export_run(self._engine, run_id, user_path(output_path))
+        return bundles.export_run(self._engine, run_id, user_path(output_path))
 
     @whole_ids
     def export_predictions_parquet(
@@ -1739,10 +1331,9 @@ class WorkspaceStore:
         No match still writes a readable file of no rows. With `include_arrays`, the arrays come
         as list columns.
         """
-        from nirs_store.bundle import transfer as exports
-
-        return exports.export_predictions_parquet(
-            self._engine, user_path(output_path), include_arrays=include_arrays, **filters
+        path = user_path(output_path)
+        return bundles.export_predictions_parquet(
+            self._engine, path, include_arrays=include_arrays, **filters
         )
 
     # -- Choosing among chains, and looking inside one.
@@ -1940,7 +1531,7 @@ class WorkspaceStore:
         environment : mapping, optional
             What `nirs_store.capture_environment` gave; the versions that every run keeps are added.
         """
-        return records.begin_run(self._engine, name, config, datasets, environment)
+        return runs.begin_run(self._engine, name, config, datasets, environment)
 
     @attempted("complete_run", "run")
     @whole_ids
@@ -1951,7 +1542,7 @@ class WorkspaceStore:
         ------
         UnknownId
         """
-        records.complete_run(self._engine, run_id, summary)
+        runs.complete_run(self._engine, run_id, summary)
         self._keep_to_policy("after_run")
 
     @attempted("edit_run", "run")
@@ -1965,31 +1556,31 @@ class WorkspaceStore:
         ------
         UnknownId, InvalidInput
         """
-        records.edit_run(self._engine, run_id, name=as_name(name, "name"))
+        runs.edit_run(self._engine, run_id, name=as_name(name, "name"))
 
     @attempted("edit_run", "run")
     @whole_ids
     def annotate_run(self, run_id: str, note: str) -> None:
         """Set a run's note (free text, replaces the earlier one)."""
-        records.edit_run(self._engine, run_id, note=as_text(note, "note"))
+        runs.edit_run(self._engine, run_id, note=as_text(note, "note"))
 
     @attempted("edit_run", "run")
     @whole_ids
     def tag_run(self, run_id: str, *tags: str) -> None:
         """Add tags to a run."""
-        records.edit_run(self._engine, run_id, add_tags=tags)
+        runs.edit_run(self._engine, run_id, add_tags=tags)
 
     @attempted("edit_run", "run")
     @whole_ids
     def untag_run(self, run_id: str, *tags: str) -> None:
         """Remove tags from a run; tags that it does not have are ignored."""
-        records.edit_run(self._engine, run_id, remove_tags=tags)
+        runs.edit_run(self._engine, run_id, remove_tags=tags)
 
     @attempted("fail_run", "run")
     @whole_ids
     def fail_run(self, run_id: str, error: str) -> None:
         """Mark the run as failed; release what only its unfinished pipelines hold."""
-        records.fail_run(self._engine, run_id, error)
+        runs.fail_run(self._engine, run_id, error)
 
     @attempted("begin_pipeline", "run")
     @whole_ids
@@ -2003,7 +1594,7 @@ class WorkspaceStore:
         dataset_hash: str,
     ) -> str:
         """Begin a pipeline of a run and commit it."""
-        return records.begin_pipeline(
+        return runs.begin_pipeline(
             self._engine, run_id, name, expanded_config, generator_choices, dataset_name, dataset_hash
         )
 
@@ -2018,7 +1609,7 @@ class WorkspaceStore:
         duration_ms: int | None,
     ) -> None:
         """Commit everything and mark the pipeline as completed; durable when this returns."""
-        records.complete_pipeline(self._engine, pipeline_id, best_val, best_test, metric, duration_ms)
+        runs.complete_pipeline(self._engine, pipeline_id, best_val, best_test, metric, duration_ms)
 
     @attempted("fail_pipeline", "pipeline")
     @whole_ids
@@ -2027,8 +1618,9 @@ class WorkspaceStore:
 
         A second call, and a call after the pipeline was completed, change nothing.
         """
-        records.fail_pipeline(self._engine, pipeline_id, error)
-        self._plans.clear()
+        runs.fail_pipeline(self._engine, pipeline_id, error)
+        if self._used is not None:
+            self._used.plans.clear()
 
     @attempted("save_chain", "pipeline")
     @whole_ids
@@ -2081,33 +1673,10 @@ class WorkspaceStore:
         InvalidInput
             A step has no number, or the weights do not match the folds; nothing was recorded.
         """
-        ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
-        if (of_domain := domain_id(metadata)) is not None and of_domain not in ids:
-            ids.append(of_domain)
-        check_numbers(steps, model_step_idx, source_index)
-        check_weights(fold_weights, fold_artifacts, steps, model_step_idx)
-        # How the samples were split does not matter to a prediction.
-        used = [step for step in steps if step.get("operator_type") != SPLITTER]
-        needed = chain_artifact_ids(used, fold_artifacts, shared_artifacts)
-        if CODE not in (metadata or {}) and (code := artifacts.code_of(self._engine, needed)):
-            metadata = {**(metadata or {}), CODE: code}
-        return records.save_chain(
-            self._engine,
-            pipeline_id,
-            steps=steps,
-            model_step_idx=model_step_idx,
-            model_class=model_class,
-            preprocessings=preprocessings,
-            fold_strategy=fold_strategy,
-            fold_artifacts=fold_artifacts,
-            shared_artifacts=shared_artifacts,
-            branch_path=branch_path,
-            source_index=source_index,
-            fold_weights=fold_weights,
-            wavelengths=wavelengths,
-            metadata=metadata,
-            artifact_ids=ids,
-        )
+        return runs.save_chain(
+            self._engine, pipeline_id, steps, model_step_idx, model_class, preprocessings, fold_strategy,
+            fold_artifacts, shared_artifacts, branch_path, source_index, fold_weights, wavelengths, metadata,
+        )  # fmt: skip
 
     @attempted("save_prediction", "pipeline")
     @whole_ids
@@ -2145,28 +1714,13 @@ class WorkspaceStore:
         UnknownId, InvalidInput
         """
         values = {
-            "dataset_name": dataset_name,
-            "model_name": model_name,
-            "model_class": model_class,
-            "fold_id": fold_id,
-            "partition": partition,
-            "val_score": val_score,
-            "test_score": test_score,
-            "train_score": train_score,
-            "metric": metric,
-            "task_type": task_type,
-            "n_samples": n_samples,
-            "n_features": n_features,
-            "scores": scores,
-            "best_params": best_params,
-            "branch_id": branch_id,
-            "branch_name": branch_name,
-            "exclusion_count": exclusion_count,
-            "exclusion_rate": exclusion_rate,
-            "preprocessings": preprocessings,
-            "prediction_id": prediction_id,
-        }
-        return predictions.save_prediction(self._engine, pipeline_id, chain_id, values)
+            "dataset_name": dataset_name, "model_name": model_name, "model_class": model_class, "fold_id": fold_id,
+            "partition": partition, "val_score": val_score, "test_score": test_score, "train_score": train_score,
+            "metric": metric, "task_type": task_type, "n_samples": n_samples, "n_features": n_features,
+            "scores": scores, "best_params": best_params, "branch_id": branch_id, "branch_name": branch_name,
+            "exclusion_count": exclusion_count, "exclusion_rate": exclusion_rate, "preprocessings": preprocessings,
+        }  # fmt: skip
+        return predictions.save_prediction(self._engine, pipeline_id, chain_id, prediction_id, values)
 
     @attempted("save_prediction_arrays", "prediction")
     @whole_ids
@@ -2215,7 +1769,7 @@ class WorkspaceStore:
         level: str = "info",
     ) -> None:
         """Record one log line of a pipeline's step."""
-        records.log_step(
+        runs.log_step(
             self._engine, pipeline_id, step_idx, operator_class, event, duration_ms, message, details, level
         )
 
@@ -2349,32 +1903,11 @@ class WorkspaceStore:
         InvalidInput, UnknownId, WriteFailed, BlobMissing, BlobCorrupt
             No file was written.
         """
-        if model_id is not None:
-            if any(given is not None for given in (runs, files, evaluations, datasets)):
-                raise InvalidInput(
-                    "model_id: name it, or runs, files, evaluations and data sets; not both. Nothing was written."
-                )
-            runs, files, evaluations = archives.of_model(self._engine, model_id)
-        if dry_run:
-            return archives.plan_archive(
-                self._engine,
-                path,
-                runs=runs,
-                files=files,
-                evaluations=evaluations,
-                datasets=datasets,
-                overwrite=overwrite,
-            )
-        return archives.archive(
-            self._engine,
-            path,
-            runs=runs,
-            files=files,
-            evaluations=evaluations,
-            datasets=datasets,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        made: archives.Archive | archives.ArchivePlan = archives.archive_or_plan(
+            self._engine, path, runs=runs, files=files, evaluations=evaluations, datasets=datasets,
+            model_id=model_id, overwrite=overwrite, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+        return made
 
     def restore_archive(
         self,
@@ -2383,7 +1916,7 @@ class WorkspaceStore:
         dry_run: bool = False,
         limits: archive_format.Limits | None = None,
         progress: Progress | None = None,
-    ) -> archive_restore.RestoredArchive:
+    ) -> archives.RestoredArchive:
         """Restore an archive into this workspace, without duplicating what is already there.
 
         Everything is verified first: names, sizes, hashes. Models in it are pickles as they were in the workspace
@@ -2405,7 +1938,7 @@ class WorkspaceStore:
         InvalidInput, WriteFailed, ReadOnlyStore
             Nothing was changed.
         """
-        restored = archive_restore.restore_archive(
+        restored = archives.restore_archive(
             self._engine, path, dry_run=dry_run, limits=limits, progress=progress
         )
         if not dry_run:
@@ -2439,7 +1972,7 @@ class WorkspaceStore:
         dry_run: Literal[True],
         force: bool = False,
         now: bool = False,
-    ) -> deletion.RunDeletion: ...
+    ) -> gc.RunDeletion: ...
 
     @attempted("delete_run", "run")
     @whole_ids
@@ -2451,7 +1984,7 @@ class WorkspaceStore:
         dry_run: bool = False,
         force: bool = False,
         now: bool = False,
-    ) -> int | deletion.RunDeletion:
+    ) -> int | gc.RunDeletion:
         """Delete a run and everything it owns, in one transaction; `WorkspaceStore.trash` can restore it.
 
         Parameters
@@ -2476,45 +2009,11 @@ class WorkspaceStore:
         InvalidInput
             A meta-model of another run needs a model of this one. Nothing was changed.
         """
-        if dry_run:
-            return self._engine.query(lambda con: deletion.plan_run_deletion(con, run_id))
-
-        def work(con: Connection) -> deletion.RunDeletion:
-            needed = [] if force else deletion.needed_elsewhere(con, run_id)
-            if needed:
-                cleanup.refuse_needed(needed)
-            gone = deletion.delete_run(con, run_id, now=now)
-            if gone.rows:
-                facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
-                note(self._engine, "delete_run", "run", run_id, details=facts, con=con)
-            return gone
-
-        gone = self._engine.change(work)
-        self._forget()
-        if now and delete_artifacts and gone.artifacts:
-            gc.collect(self._engine, only=gone.artifacts)
-        return gone.total_rows
-
-    def _delete_part(
-        self, kind: str, identifier: str, delete_artifacts: bool, dry_run: bool, force: bool, now: bool
-    ) -> int | parts.Deletion:
-        if dry_run:
-            return self._engine.query(lambda con: parts.plan_deletion(con, kind, identifier))
-        delete = parts.delete_pipeline if kind == "pipeline" else parts.delete_chain
-
-        def work(con: Connection) -> parts.Deletion:
-            gone = delete(con, identifier, now=now)
-            if gone.needed_by and not force:
-                cleanup.refuse_needed(gone.needed_by)  # the transaction is rolled back
-            facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
-            note(self._engine, f"delete_{kind}", kind, identifier, details=facts, con=con)
-            return gone
-
-        gone = self._engine.change(work)
-        self._forget()
-        if now and delete_artifacts and gone.artifacts:
-            gc.collect(self._engine, only=gone.artifacts)
-        return gone.total_rows
+        found: int | gc.RunDeletion = deletion.remove(
+            self._engine, "run", run_id, self._forget,
+            delete_artifacts=delete_artifacts, dry_run=dry_run, force=force, now=now,
+        )  # fmt: skip
+        return found
 
     @overload
     def delete_pipeline(
@@ -2536,7 +2035,7 @@ class WorkspaceStore:
         dry_run: Literal[True],
         force: bool = False,
         now: bool = False,
-    ) -> parts.Deletion: ...
+    ) -> deletion.Deletion: ...
 
     @attempted("delete_pipeline", "pipeline")
     @whole_ids
@@ -2548,7 +2047,7 @@ class WorkspaceStore:
         dry_run: bool = False,
         force: bool = False,
         now: bool = False,
-    ) -> int | parts.Deletion:
+    ) -> int | deletion.Deletion:
         """Delete a pipeline with its chains, predictions and logs, in one transaction; its run stays.
 
         Parameters
@@ -2568,7 +2067,11 @@ class WorkspaceStore:
         InvalidInput
             A meta-model needs a model of this pipeline. Nothing was changed.
         """
-        return self._delete_part("pipeline", pipeline_id, delete_artifacts, dry_run, force, now)
+        found: int | deletion.Deletion = deletion.remove(
+            self._engine, "pipeline", pipeline_id, self._forget,
+            delete_artifacts=delete_artifacts, dry_run=dry_run, force=force, now=now,
+        )  # fmt: skip
+        return found
 
     @overload
     def delete_chain(
@@ -2590,7 +2093,7 @@ class WorkspaceStore:
         dry_run: Literal[True],
         force: bool = False,
         now: bool = False,
-    ) -> parts.Deletion: ...
+    ) -> deletion.Deletion: ...
 
     @attempted("delete_chain", "chain")
     @whole_ids
@@ -2602,7 +2105,7 @@ class WorkspaceStore:
         dry_run: bool = False,
         force: bool = False,
         now: bool = False,
-    ) -> int | parts.Deletion:
+    ) -> int | deletion.Deletion:
         """Delete a chain with its predictions, in one transaction; its pipeline with its log stays.
 
         Parameters
@@ -2622,22 +2125,17 @@ class WorkspaceStore:
         InvalidInput
             A meta-model needs a model of this chain. Nothing was changed.
         """
-        return self._delete_part("chain", chain_id, delete_artifacts, dry_run, force, now)
+        found: int | deletion.Deletion = deletion.remove(
+            self._engine, "chain", chain_id, self._forget,
+            delete_artifacts=delete_artifacts, dry_run=dry_run, force=force, now=now,
+        )  # fmt: skip
+        return found
 
     @attempted("delete_prediction", "prediction")
     @whole_ids
     def delete_prediction(self, prediction_id: str, *, now: bool = False) -> bool:
         """Delete a prediction with its arrays; return False if there was none. `now` skips the trash."""
-
-        def work(con: Connection) -> bool:
-            deleted = deletion.delete_prediction(con, prediction_id, now=now)
-            if deleted:
-                note(self._engine, "delete_prediction", "prediction", prediction_id, con=con)
-            return deleted
-
-        deleted = self._engine.change(work)
-        self._engine.known.forget("prediction", prediction_id)
-        return deleted
+        return deletion.delete_prediction(self._engine, prediction_id, now)
 
     @overload
     def gc_artifacts(
@@ -2692,11 +2190,9 @@ class WorkspaceStore:
     @attempted("vacuum")
     def vacuum(self) -> None:
         """Rewrite store.duckdb without the space of deleted rows."""
-        from nirs_store.maintenance.gc import vacuum
+        gc.vacuum(self._engine)
 
-        vacuum(self._engine)
-
-    def storage_report(self, *, runs: int = 10) -> storage.StorageReport:
+    def storage_report(self, *, runs: int = 10) -> gc.StorageReport:
         """Report what uses the space of the workspace; change nothing.
 
         Parameters
@@ -2723,9 +2219,9 @@ class WorkspaceStore:
         [('model', 1000, 2000), ('arrays', 0, 0)]
         >>> folder.cleanup()
         """
-        return storage.storage_report(self._engine, runs=runs)
+        return gc.storage_report(self._engine, runs=runs)
 
-    def check(self, *, read_data: bool = False) -> findings.CheckReport:
+    def check(self, *, read_data: bool = False) -> checking.CheckReport:
         """Check that everything recorded is present and consistent; change nothing.
 
         The journal is not applied; its commits are read where they lie, and their rows count. A catalog that
@@ -2756,14 +2252,12 @@ class WorkspaceStore:
         True
         >>> folder.cleanup()
         """
-        from nirs_store.maintenance.check import check
-
-        engine = self._engine
-        engine.flush()
-        return check(engine.access, engine.layout, read_data=read_data, timeout=engine.settings.lock_timeout)
+        self._engine.flush()
+        timeout = self._engine.settings.lock_timeout
+        return checking.check(self._engine.access, self._engine.layout, read_data=read_data, timeout=timeout)
 
     @attempted("repair")
-    def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> repairplan.RepairPlan:
+    def repair(self, *, dry_run: bool = False, restore_catalog: bool = False) -> repairing.RepairPlan:
         """Repair what can be repaired without inventing data.
 
         Blobs that do not fit their hash, and old ones that nothing names, move to ``quarantine/``; references
@@ -2787,22 +2281,8 @@ class WorkspaceStore:
         ------
         StoreBusy, WriteFailed, ReadOnlyStore
         """
-        from nirs_store.maintenance.repair import execute_repair, plan_repair
-
-        engine = self._engine
-        if dry_run:
-            engine.flush()
-        else:
-            engine.check_writable()
-            engine.recorder.flush()
-        plan = plan_repair(
-            engine.access,
-            engine.layout,
-            restore_catalog=restore_catalog,
-            timeout=engine.settings.lock_timeout,
-        )
+        plan = repairing.repair(self._engine, dry_run=dry_run, restore_catalog=restore_catalog)
         if not dry_run:
-            execute_repair(engine, plan)
             self._forget()
         return plan
 
@@ -2853,18 +2333,7 @@ class WorkspaceStore:
         return views.chain_predictions(self._engine, chain_id, partition)
 
     def _repr_html_(self) -> str:
-        path = str(self._engine.layout.root)
-        if self._engine.closed:
-            return block("WorkspaceStore", field_table({"folder": path, "state": "closed"}))
-        # A notebook that shows a store waits for nobody.
-        answered, found = self._engine.look_up(overview.counts)
-        facts: dict[str, object] = {"folder": path, "state": None if self._engine.writable else "read-only"}
-        if answered and found is not None:
-            facts |= {name: count for name, count in found.items() if name != "artifact_bytes"}
-            facts["size of artifacts"] = byte_text(found["artifact_bytes"])
-        else:
-            facts["contents"] = "another process is using the catalog at this moment"
-        return block("WorkspaceStore", field_table(facts))
+        return views.store_html(self._engine)
 
     # -- Opening and closing, and work that records through the store.
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from storekit import failing, predict
 
-from nirs_store import store as store_module
 from nirs_store.errors import InvalidInput, StoreClosed
+from nirs_store.records import contexts
 from nirs_store.store import WorkspaceStore
 
 
@@ -20,7 +20,7 @@ def test_a_block_that_ends_normally_completes_what_it_began(
 ) -> None:
     # Each look at the blocks' clock finds it 1.2344 s later.
     ticks = itertools.count(100, 1.2344)
-    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(contexts, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     with store.run("corn", {"seed": 1}, ["corn", {"name": "wheat"}]) as run:
         with run.pipeline("pls", {"n": 2}, dataset_name="corn") as p:
             predict(store, p.pipeline_id)

@@ -13,6 +13,7 @@ from nirs_store.db.sql import number
 from nirs_store.db.table import Table, column, fetch
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import now_naive
+from nirs_store.maintenance.deletion import refuse_needed
 from nirs_store.maintenance.trash import chains_of
 from nirs_store.records.artifacts import dependents_outside
 from nirs_store.records.named import held_chains, refuse_held
@@ -88,8 +89,7 @@ def purge(engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | Non
         plan = plan_purge(con, pipeline_ids, dataset)
         ids = list(plan.pipelines)
         refuse_held(con, list(plan.held))
-        if plan.needed_by and not force:
-            refuse_needed(plan.needed_by)
+        refuse_needed([] if force else plan.needed_by)
         running = column(
             con,
             "SELECT pipeline_id FROM pipelines WHERE list_contains($ids, pipeline_id) AND status = 'running' "
@@ -127,14 +127,3 @@ def purge(engine: Engine, pipeline_ids: Sequence[str] | None, dataset: str | Non
         engine.known.forget("artifact", artifact_id)
     engine.known.clear()
     return plan
-
-
-def refuse_needed(needed_by: Sequence[tuple[str, str]]) -> None:
-    """Refuse to remove what meta-models of other pipelines are fed by."""
-    model, source = needed_by[0]
-    more = f" and {len(needed_by) - 1} more" if len(needed_by) > 1 else ""
-    raise InvalidInput(
-        f"The meta-model {model} is fed by {source}{more}, which would go. Nothing was changed. Delete the "
-        "meta-model's pipeline first, or go on with force=True (on the command line: --force): its stacked chain then "
-        "keeps the blobs that it needs."
-    )

@@ -16,7 +16,7 @@ from nirs_store.artifacts.find import (
 )
 from nirs_store.artifacts.graph import MAX_DEPTH, DependencyGraph
 from nirs_store.artifacts.manifest import export_to_manifest, import_from_manifest
-from nirs_store.artifacts.purge import PurgePlan, plan_purge, purge, refuse_needed
+from nirs_store.artifacts.purge import PurgePlan, plan_purge, purge
 from nirs_store.artifacts.types import (
     SHORT,
     ArtifactRecord,
@@ -34,7 +34,7 @@ from nirs_store.records import artifacts
 from nirs_store.records.artifacts import fetch_records, forget_inputs, known_record
 from nirs_store.records.lookup import whole_ids, whole_ids_of
 
-__all__ = ["ArtifactRegistry", "DependencyGraph", "PurgePlan", "View", "check_branches", "refuse_needed"]
+__all__ = ["ArtifactRegistry", "DependencyGraph", "PurgePlan", "View", "check_branches"]
 
 _LOG = logging.getLogger("nirs_store.artifacts")
 _GRACE = 3600.0

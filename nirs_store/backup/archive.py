@@ -597,6 +597,29 @@ def of_model(engine: Engine, model_id: str) -> tuple[list[str], list[str], list[
     return found
 
 
+def archive_or_plan(
+    engine: Engine,
+    path: str | Path,
+    *,
+    model_id: str | None,
+    dry_run: bool,
+    progress: Progress | None,
+    overwrite: bool,
+    **selection: Sequence[str] | None,
+) -> Any:
+    """Write an archive of a selection or of a model, or plan it; see `WorkspaceStore.archive`."""
+    if model_id is not None:
+        if any(given is not None for given in selection.values()):
+            raise InvalidInput(
+                "model_id: name it, or runs, files, evaluations and data sets; not both. Nothing was written."
+            )
+        found = of_model(engine, model_id)
+        selection = dict(zip(("runs", "files", "evaluations"), found, strict=True))
+    if dry_run:
+        return plan_archive(engine, path, overwrite=overwrite, **selection)
+    return archive(engine, path, overwrite=overwrite, progress=progress, **selection)
+
+
 def plan_archive(
     engine: Engine,
     path: str | Path,

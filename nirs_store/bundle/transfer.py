@@ -33,7 +33,6 @@ from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import runs as records
 from nirs_store.records.notes import note
 from nirs_store.records.ranking import (
-    SCORE_COLUMNS,
     SCORED_ARRAYS,
     Arrays,
     chain_scores,
@@ -41,7 +40,7 @@ from nirs_store.records.ranking import (
     needed_arrays,
 )
 from nirs_store.records.runs import versions_only
-from nirs_store.scores import default_metric, is_classification, is_figure
+from nirs_store.scores import SCORE_COLUMNS, default_metric, is_classification, is_figure
 
 # -- Looking up what came into a workspace as a bundle.
 

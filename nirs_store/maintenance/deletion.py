@@ -1,25 +1,23 @@
-"""Deleting one pipeline or one chain: a plan of what would go, and the deletion itself.
-
-Runs and predictions are deleted by `nirs_store.maintenance.gc`.
-"""
+"""Deleting a run, a pipeline or a chain: a plan of what would go, and the deletion itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nirs_store.db.changes import UNLINKED, Delete, delete_pipelines, plain_delete
 from nirs_store.db.database import Connection
+from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
-from nirs_store.errors import UnknownId
+from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import now_naive
-from nirs_store.maintenance.gc import prune_arrays
+from nirs_store.maintenance.gc import collect, delete_run, needed_elsewhere, plan_run_deletion, prune_arrays
+from nirs_store.maintenance.gc import delete_prediction as delete_prediction_rows
 from nirs_store.maintenance.trash import chains_of, deleting
 from nirs_store.records.named import refuse_held
+from nirs_store.records.notes import note
 from nirs_store.values import askable
-
-__all__ = ["Deletion", "delete_chain", "delete_pipeline", "plan_deletion", "release_chains"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,71 @@ def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
         tuple(str(row[0]) for row in only_here),
         sum(int(row[1]) for row in only_here),
         tuple((str(row[0]), str(row[1])) for row in needed),
+    )
+
+
+def remove(
+    engine: Engine,
+    kind: str,
+    identifier: str,
+    forget: Callable[[], None],
+    *,
+    delete_artifacts: bool,
+    dry_run: bool,
+    force: bool,
+    now: bool,
+) -> Any:
+    """Delete a run, a pipeline or a chain, or return the plan; see `WorkspaceStore.delete_run`."""
+    of_run = kind == "run"
+
+    def plan(con: Connection) -> Any:
+        return plan_run_deletion(con, identifier) if of_run else plan_deletion(con, kind, identifier)
+
+    def work(con: Connection) -> Any:
+        if of_run:
+            refuse_needed([] if force else needed_elsewhere(con, identifier))
+            gone: Any = delete_run(con, identifier, now=now)
+        else:
+            gone = (delete_pipeline if kind == "pipeline" else delete_chain)(con, identifier, now=now)
+            refuse_needed([] if force else gone.needed_by)  # the transaction is rolled back
+        if gone.rows:
+            facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
+            note(engine, f"delete_{kind}", kind, identifier, details=facts, con=con)
+        return gone
+
+    if dry_run:
+        return engine.query(plan)
+    gone = engine.change(work)
+    forget()
+    if now and delete_artifacts and gone.artifacts:
+        collect(engine, only=gone.artifacts)
+    return gone.total_rows
+
+
+def delete_prediction(engine: Engine, prediction_id: str, now: bool) -> bool:
+    """Delete a prediction; see `WorkspaceStore.delete_prediction`."""
+
+    def work(con: Connection) -> bool:
+        deleted = delete_prediction_rows(con, prediction_id, now=now)
+        if deleted:
+            note(engine, "delete_prediction", "prediction", prediction_id, con=con)
+        return deleted
+
+    deleted = engine.change(work)
+    engine.known.forget("prediction", prediction_id)
+    return deleted
+
+
+def refuse_needed(needed_by: Sequence[tuple[str, str]]) -> None:
+    """Refuse to remove what meta-models of other pipelines are fed by."""
+    if not needed_by:
+        return
+    model, source = needed_by[0]
+    more = f" and {len(needed_by) - 1} more" if len(needed_by) > 1 else ""
+    raise InvalidInput(
+        f"The meta-model {model} is fed by {source}{more}, which would go. Nothing was changed. Delete the "
+        "meta-model's pipeline first, or go on with force=True (on the command line: --force): its stacked chain then "
+        "keeps the blobs that it needs."
     )
 
 

@@ -465,6 +465,20 @@ def repair_workspace(root: str | Path, plan: RepairPlan, *, lock_timeout: float 
         engine.close()
 
 
+def repair(engine: Engine, *, dry_run: bool, restore_catalog: bool) -> RepairPlan:
+    """Repair a workspace, or plan it; see `WorkspaceStore.repair`."""
+    if dry_run:
+        engine.flush()
+    else:
+        engine.check_writable()
+        engine.recorder.flush()
+    timeout = engine.settings.lock_timeout
+    plan = plan_repair(engine.access, engine.layout, restore_catalog=restore_catalog, timeout=timeout)
+    if not dry_run:
+        execute_repair(engine, plan)
+    return plan
+
+
 def plan_repair(
     access: Database,
     layout: Layout,

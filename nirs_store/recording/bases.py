@@ -15,8 +15,6 @@ from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.registry import ArtifactRecord
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["Base", "gather", "open_bases"]
-
 _CARRIED = (
     "steps", "model_step_idx", "model_class", "fold_artifacts", "shared_artifacts", "fold_weights",
     "branch_path", "source_index",

@@ -13,8 +13,6 @@ from nirs_store.recording.steps import class_name, parameters, preprocessing_tex
 from nirs_store.registry import ArtifactRecord, ArtifactRegistry, ChainNode
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["BranchRecorder"]
-
 _TYPES = {TRANSFORM: "transformer", AUGMENTATION: "transformer", TARGETS: "encoder"}
 
 

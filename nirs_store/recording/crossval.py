@@ -40,8 +40,6 @@ from nirs_store.recording.steps import class_name, configuration, describe, prep
 from nirs_store.scores import repeats_of
 from nirs_store.values import check_index, native
 
-__all__ = ["chain_facts", "domain_of_results", "record_cross_validation"]
-
 
 def record_cross_validation(
     store: RecordingStore,

@@ -26,18 +26,6 @@ from nirs_store.recording.inputs import Data, Fold
 from nirs_store.recording.steps import class_name, describe, json_safe, parameters, take_apart
 from nirs_store.registry import ChainNode
 
-__all__ = [
-    "FoldResult",
-    "Job",
-    "Prediction",
-    "Reuse",
-    "align_probabilities",
-    "average_folds",
-    "fit_fold",
-    "predict",
-]
-
-
 # -- Transformers that an earlier pipeline fitted on the same samples: found by what went into them.
 
 

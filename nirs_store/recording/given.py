@@ -15,8 +15,6 @@ from nirs_store.reading import Spectra
 from nirs_store.reading.spectra import check_names
 from nirs_store.values import as_array, column_names, is_frame, native
 
-__all__ = ["resolve", "take_name", "take_spectra", "take_test"]
-
 
 def resolve(store: Any, X: Any, target: Any, word: str = "X") -> Any:
     """Return the samples of a stored data set that X names, without those whose target is not known.

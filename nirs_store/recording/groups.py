@@ -35,15 +35,6 @@ from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.values import as_array, as_floats
 
-__all__ = [
-    "Companions",
-    "check_companions",
-    "grouped_twin",
-    "read_groups",
-    "refuse_fixed_inner_folds",
-    "refuse_split_groups",
-]
-
 _SHOWN = 5
 _NO_TWIN = (RepeatedKFold, RepeatedStratifiedKFold, StratifiedShuffleSplit, TimeSeriesSplit)
 

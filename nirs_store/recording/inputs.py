@@ -28,20 +28,6 @@ from nirs_store.scores import (
 )
 from nirs_store.values import as_array, as_floats, check_index, column_names, index_names, is_frame, native
 
-__all__ = [
-    "Data",
-    "FixedFolds",
-    "Fold",
-    "check_data",
-    "check_estimator",
-    "choose_metric",
-    "full_run_id",
-    "make_folds",
-    "take_names",
-    "target_names",
-]
-
-
 # -- Names of samples: given, out of a column of the spectra's frame, or from a pandas index.
 
 

@@ -15,8 +15,6 @@ from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.values import column_names, is_frame
 
-__all__ = ["by_position", "refuse_fitted", "refuse_missing"]
-
 
 def refuse_fitted(estimator: Any, argument: str = "estimator") -> None:
     """Refuse an estimator that no fold would fit: its figures would be those of the calibration samples."""

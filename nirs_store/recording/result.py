@@ -11,8 +11,6 @@ from nirs_store.display import block, field_table, table
 from nirs_store.lazy import polars as pl
 from nirs_store.scores import SCORES, score_label
 
-__all__ = ["AVERAGE", "POOLED", "CrossValidationResult", "ScoreRow", "score_table"]
-
 #: Rows of the score table that no prediction row stands behind.
 POOLED = "pooled"
 AVERAGE = "average"

@@ -19,8 +19,6 @@ from nirs_store.recording.result import AVERAGE, POOLED, ScoreRow, score_table
 from nirs_store.recording.steps import Parts, class_name, describe, parameters, preprocessing_of
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores
 
-__all__ = ["Layout", "Outcome", "finite", "save_everything", "step_entry"]
-
 _PARTITIONS = ("train", "val", "test")
 
 

@@ -38,8 +38,6 @@ from nirs_store.registry import ArtifactRecord, ArtifactType, ChainNode, MetaMod
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores, repeats_of
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["record_stacking"]
-
 _STEP = 1
 
 

@@ -15,18 +15,6 @@ from sklearn.pipeline import Pipeline
 from nirs_store.errors import SerializationError
 from nirs_store.estimators import describe_cv, describe_estimator
 
-__all__ = [
-    "Parts",
-    "class_name",
-    "configuration",
-    "describe",
-    "json_safe",
-    "parameters",
-    "preprocessing_of",
-    "preprocessing_text",
-    "take_apart",
-]
-
 #: What people who work with spectra write instead of the class.
 _SHORT = {
     "ExtendedMultiplicativeScatterCorrection": "EMSC",

@@ -20,37 +20,7 @@ from nirs_store.db.table import Table, fetch
 from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive, sha256_hex
 from nirs_store.records import queries
-from nirs_store.records.queries import note_of
 from nirs_store.values import as_int, as_long, as_text, to_json, with_zone
-
-__all__ = [
-    "RECORD",
-    "add_blob_row",
-    "add_link",
-    "adopt",
-    "artifact_path",
-    "content_key",
-    "dependents_outside",
-    "fetch_chains",
-    "fetch_files",
-    "fetch_records",
-    "forget_inputs",
-    "get_artifact",
-    "get_to_know",
-    "hold",
-    "is_settled",
-    "known_record",
-    "load_artifact",
-    "load_with_row",
-    "on_disk",
-    "put_back",
-    "read_artifact",
-    "read_hashed",
-    "register_existing",
-    "require_artifact",
-    "save_artifact",
-    "save_record",
-]
 
 # Formats whose files have another ending than their name.
 _FORMATS = {"pkl": "pickle", "bin": "bytes"}
@@ -112,9 +82,7 @@ def save_bytes(
             "format": format,
             "size_bytes": info.size,
         }
-        with engine.recording() as buffer:
-            _add_rows(engine, buffer, artifact_id, known, pipeline_id)
-            engine.known.add("artifact", artifact_id, known)
+        _record(engine, artifact_id, known, pipeline_id)
     return artifact_id
 
 
@@ -177,23 +145,40 @@ def add_blob_row(buffer: Buffer, artifact_id: str, known: dict[str, Any]) -> Non
     buffer.add("blobs", {"artifact_id": artifact_id, **known, "created_at": now_naive()})
 
 
-def _add_rows(
-    engine: Engine, buffer: Buffer, artifact_id: str, known: dict[str, Any], pipeline_id: str | None
+def _record(engine: Engine, artifact_id: str, known: dict[str, Any], pipeline_id: str | None) -> None:
+    """Record an artifact with a reference of this session's, and remember what its row says."""
+    about = {name: known[name] for name in ("operator_class", "artifact_type")}
+    with engine.recording() as buffer:
+        add_reference(buffer, artifact_id, known, "session", engine.session_id, pipeline_id, **about)
+        engine.known.add("artifact", artifact_id, known)
+
+
+def add_reference(
+    buffer: Buffer,
+    artifact_id: str,
+    known: dict[str, Any],
+    owner_kind: str,
+    owner_id: str,
+    pipeline_id: str | None,
+    **about: Any,
 ) -> None:
+    """Add a reference to an artifact, and its row."""
     add_blob_row(buffer, artifact_id, known)
-    buffer.add(
-        "artifact_refs",
-        {
-            "ref_id": new_id(),
-            "artifact_id": artifact_id,
-            "owner_kind": "session",
-            "owner_id": engine.session_id,
-            "pipeline_id": pipeline_id,
-            "operator_class": known["operator_class"],
-            "artifact_type": known["artifact_type"],
-            "created_at": now_naive(),
-        },
-    )
+    row = {
+        "ref_id": new_id(),
+        "artifact_id": artifact_id,
+        "owner_kind": owner_kind,
+        "owner_id": owner_id,
+        "pipeline_id": pipeline_id,
+        "created_at": now_naive(),
+    }
+    buffer.add("artifact_refs", {**row, **about})
+
+
+def add_takeover(engine: Engine, buffer: Buffer, artifact_id: str) -> None:
+    """Let an owner take over this session's reference to an artifact."""
+    row = {"takeover_id": new_id(), "session_id": engine.session_id, "artifact_id": artifact_id}
+    buffer.add("takeovers", row)
 
 
 def register_existing(
@@ -234,9 +219,7 @@ def register_existing(
     with engine.recorder.claiming(artifact_id, text):
         known = _checked_file(engine, artifact_id, text, digest, expected)
         known |= {"operator_class": operator_class, "artifact_type": artifact_type, "format": format}
-        with engine.recording() as buffer:
-            _add_rows(engine, buffer, artifact_id, known, None)
-            engine.known.add("artifact", artifact_id, known)
+        _record(engine, artifact_id, known, None)
     return artifact_id
 
 
@@ -248,7 +231,7 @@ def _checked_file(engine: Engine, artifact_id: str, text: str, digest: str, expe
         raise BlobMissing(f"{text} is being removed by a gc. Nothing was registered; write it again.")
     existing = _lookup(engine, artifact_id)
     if existing is not None and existing["content_hash"] != digest:
-        existing = _lookup_anew(engine, artifact_id)
+        existing = _lookup(engine, artifact_id, again=True)
     if existing is not None and existing["content_hash"] != digest:
         raise InvalidInput(
             f"artifact_id: {artifact_id!r} names other content already ({existing['artifact_path']}). "
@@ -350,7 +333,11 @@ def hold(
     Table(con, "artifact_refs").insert(rows)
 
 
-def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
+def _lookup(engine: Engine, artifact_id: str, *, again: bool = False) -> dict[str, Any] | None:
+    """Return what an artifact's row says, as it is remembered or, `again`, as it is now."""
+    if again:
+        # What this process remembers may be older than a deletion by another one.
+        engine.known.forget("artifact", artifact_id)
     known = engine.known.get("artifact", artifact_id) if isinstance(artifact_id, str) else None
     if known is None:
         known = _in_transaction(engine, artifact_id)
@@ -360,12 +347,6 @@ def _lookup(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
     if found is not None:
         engine.known.add("artifact", artifact_id, found)
     return found
-
-
-def _lookup_anew(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
-    # What this process remembers may be older than a deletion by another one.
-    engine.known.forget("artifact", artifact_id)
-    return _lookup(engine, artifact_id)
 
 
 def is_settled(artifact_id: str, known: Mapping[str, Any] | None) -> bool:
@@ -401,11 +382,6 @@ def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
         engine.known.add("artifact", ident, notes[ident])
     keys = {ident: content_key(ident, known) for ident in strangers if (known := notes[ident])}
     return {ident: key for ident, key in keys.items() if key != ident}
-
-
-def get_artifact(engine: Engine, artifact_id: str) -> dict[str, Any] | None:
-    """Return the artifact's row with its reference count."""
-    return engine.query(lambda con: queries.get_artifact(con, artifact_id))
 
 
 def _require_row(engine: Engine, artifact_id: str) -> dict[str, Any]:
@@ -447,7 +423,7 @@ def _moved_on(
     engine: Engine, artifact_id: str, before: Mapping[str, Any], error: BlobMissing | BlobCorrupt
 ) -> dict[str, Any]:
     """Query the row of an artifact again whose file is not as the known row says."""
-    found = _lookup_anew(engine, artifact_id)
+    found = _lookup(engine, artifact_id, again=True)
     if found is None:
         raise UnknownId("artifact", artifact_id, "It was deleted.") from error
     if all(found[name] == before[name] for name in ("artifact_path", "content_hash")):
@@ -457,13 +433,7 @@ def _moved_on(
 
 def load_artifact(engine: Engine, artifact_id: str) -> Any:
     """Load an artifact again; the caller may change what it gets."""
-    return load_with_row(engine, artifact_id)[0]
-
-
-def load_with_row(engine: Engine, artifact_id: str) -> tuple[Any, dict[str, Any]]:
-    """Load an artifact again, and give what its row says."""
-    held, known = load_held(engine, artifact_id)
-    return held.value, known
+    return load_held(engine, artifact_id)[0].value
 
 
 def load_held(engine: Engine, artifact_id: str) -> tuple[Held, dict[str, Any]]:
@@ -508,7 +478,7 @@ def known_record(engine: Engine, record_id: str, *, ask: bool) -> dict[str, Any]
         row = engine.recorder.find("artifact_records", record_id)
         known = row and {name: row[name] for name in ("artifact_id", "pipeline_id", "chain_path")}
     if known is None and ask:
-        _, known = engine.look_up(lambda con: note_of(con, RECORD, record_id))
+        _, known = engine.look_up(lambda con: queries.note_of(con, RECORD, record_id))
         if known is not None:
             engine.known.add(RECORD, record_id, known)
     return None if known is None else dict(known)
@@ -535,15 +505,8 @@ def save_record(engine: Engine, values: Mapping[str, Any], links: Sequence[Link]
             for position, link in enumerate(links):
                 _add_link(buffer, record_id, row["pipeline_id"], position, link)
             for artifact_id, known in held.items():
-                _hold(buffer, artifact_id, known, record_id, row["pipeline_id"])
-            buffer.add(
-                "takeovers",
-                {
-                    "takeover_id": new_id(),
-                    "session_id": engine.session_id,
-                    "artifact_id": row["artifact_id"],
-                },
-            )
+                add_reference(buffer, artifact_id, known, RECORD, record_id, row["pipeline_id"])
+            add_takeover(engine, buffer, row["artifact_id"])
             note = {name: row[name] for name in ("artifact_id", "pipeline_id", "chain_path")}
             engine.known.add(RECORD, record_id, note)
 
@@ -554,7 +517,7 @@ def add_link(engine: Engine, record_id: str, pipeline_id: str, position: int, li
         known = _claimed(engine, claims, link["artifact_id"])
         with engine.recording() as buffer:
             _add_link(buffer, record_id, pipeline_id, position, link)
-            _hold(buffer, link["artifact_id"], known, record_id, pipeline_id)
+            add_reference(buffer, link["artifact_id"], known, RECORD, record_id, pipeline_id)
 
 
 def _claimed(engine: Engine, claims: ExitStack, artifact_id: str) -> dict[str, Any]:
@@ -575,21 +538,6 @@ def _add_link(buffer: Buffer, record_id: str, pipeline_id: str, position: int, l
             "target_id": link["target_id"],
             "artifact_id": link["artifact_id"],
             "feature_index": link.get("feature_index"),
-        },
-    )
-
-
-def _hold(buffer: Buffer, artifact_id: str, known: dict[str, Any], record_id: str, pipeline_id: str) -> None:
-    add_blob_row(buffer, artifact_id, known)
-    buffer.add(
-        "artifact_refs",
-        {
-            "ref_id": new_id(),
-            "artifact_id": artifact_id,
-            "owner_kind": RECORD,
-            "owner_id": record_id,
-            "pipeline_id": pipeline_id,
-            "created_at": now_naive(),
         },
     )
 

@@ -15,8 +15,6 @@ from nirs_store.records.queries import frame, named_like, page_of
 from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, higher_is_better
 from nirs_store.values import as_text, from_json
 
-__all__ = ["FILTERS", "SORTS", "list_chains", "values_of"]
-
 _SCORES = tuple(dict.fromkeys((*REGRESSION_SCORES, *CLASSIFICATION_SCORES)))
 
 #: What can be sorted by besides a score, and the expression for it.

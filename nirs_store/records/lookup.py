@@ -16,8 +16,6 @@ from nirs_store.records import queries
 from nirs_store.records.named import find_version, is_name, named_like
 from nirs_store.values import is_text
 
-__all__ = ["whole_id", "whole_ids", "whole_ids_of"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 _KINDS = {f"{kind}_id": kind for kind in ("run", "pipeline", "chain", "prediction", "artifact")}

@@ -13,10 +13,9 @@ from nirs_store.db.sql import execute
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
+from nirs_store.records.lookup import whole_ids_of
 from nirs_store.records.runs import require
 from nirs_store.values import as_array, as_name, as_text, is_text
-
-__all__ = ["get_metrics", "log_metrics"]
 
 # Points in one row of the table: reading one curve must not take memory for a whole one.
 _CHUNK = 1 << 17
@@ -77,12 +76,23 @@ def _steps(given: Any) -> np.ndarray:
 
 
 def get_metrics(
+    engine: Engine,
+    pipeline_ids: str | Sequence[str],
+    names: str | Sequence[str] | None,
+    max_points: int | None,
+) -> pl.DataFrame:
+    """Read curves, point by point or thinned; see `WorkspaceStore.get_metrics`."""
+    listed = [pipeline_ids] if isinstance(pipeline_ids, str) else list(pipeline_ids)
+    whole = whole_ids_of(engine, ("pipeline",), listed)
+    chosen = [names] if isinstance(names, str) else names
+    return engine.query(lambda con: _read(con, whole, chosen, max_points))
+
+
+def _read(
     con: Connection, pipeline_ids: Sequence[str], names: Sequence[str] | None, max_points: int | None
 ) -> pl.DataFrame:
-    """Read curves, point by point or thinned to the smallest and largest value of each of some spans of steps."""
-    if max_points is not None and (
-        isinstance(max_points, bool) or not isinstance(max_points, int) or max_points < 2
-    ):
+    whole = isinstance(max_points, int) and not isinstance(max_points, bool)
+    if max_points is not None and (not whole or max_points < 2):
         raise InvalidInput(f"max_points: expected a whole number of at least 2, found {max_points!r}.")
     rows = execute(
         con,
@@ -111,20 +121,14 @@ def _curve(parts: Sequence[tuple[Any, ...]], max_points: int | None) -> pl.DataF
     if max_points is not None and steps.size > max_points:
         order = _thinned(steps, values, order, max_points // 2)
     logged = pl.Series([part[4] for part in parts], dtype=pl.Datetime("us")).dt.replace_time_zone("UTC")
-    return pl.DataFrame(
-        {
-            "step": steps[order],
-            "value": values[order],
-            "logged_at": logged.gather(np.repeat(np.arange(len(parts)), sizes)[order]),
-        }
-    ).select(
-        pipeline_id=pl.lit(parts[0][0]),
-        pipeline=pl.lit(parts[0][1], pl.String),
-        run_id=pl.lit(parts[0][2], pl.String),
-        name=pl.lit(parts[0][3]),
-        step="step",
-        value="value",
-        logged_at="logged_at",
+    points = {
+        "step": steps[order],
+        "value": values[order],
+        "logged_at": logged.gather(np.repeat(np.arange(len(parts)), sizes)[order]),
+    }
+    about = dict(zip(("pipeline_id", "pipeline", "run_id", "name"), parts[0], strict=False))
+    return pl.DataFrame(points).select(
+        *(pl.lit(text, pl.String).alias(name) for name, text in about.items()), *points
     )
 
 

@@ -10,36 +10,12 @@ from typing import Any, NamedTuple
 
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
+from nirs_store.db.table import Table, column
 from nirs_store.display import counted
 from nirs_store.errors import CalibrationInUse, CalibrationNotFound, InvalidInput, nearest, quoted
 from nirs_store.ids import is_id
-from nirs_store.records.queries import one
-from nirs_store.values import as_name, from_json, is_text, one_of, with_zone
-
-__all__ = [
-    "ARCHIVED_NUMBER",
-    "DEFAULT_ALIAS",
-    "LATEST",
-    "MEANINGS",
-    "Resolved",
-    "Rule",
-    "aliases_of",
-    "as_rule",
-    "check_alias",
-    "check_name",
-    "find_version",
-    "held_chains",
-    "is_name",
-    "known_aliases",
-    "known_name",
-    "named_chains",
-    "named_like",
-    "names",
-    "refuse_held",
-    "refuse_look_alike",
-    "version_number",
-    "version_row",
-]
+from nirs_store.records.queries import row_of
+from nirs_store.values import as_name, is_text, one_of
 
 DEFAULT_ALIAS = "production"
 """What a name alone means."""
@@ -48,7 +24,6 @@ ARCHIVED_NUMBER = "archived_version"
 """The key of a version's metadata that keeps the number that it had where an archive brought it from."""
 _LONGEST = 100
 _NUMBER = re.compile(r"[vV]([0-9]{1,9})")
-_JSON = ("scope", "figures", "metadata")
 _POINTED = (
     "name = $id AND version = (SELECT version FROM calibration_aliases WHERE name = $id AND alias = $alias "
     "ORDER BY number DESC LIMIT 1)"
@@ -92,28 +67,23 @@ class Rule:
 
 
 def as_rule(value: Any) -> Rule:
-    """Check a rule as it was given or kept.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Check a rule as it was given or kept."""
     given = dict(value)
     meanings = given.get("meanings") or ()
     meanings = (meanings,) if isinstance(meanings, str) else tuple(meanings)
     for meaning in meanings:
         one_of("meanings", meaning, MEANINGS)
-    counts = [given.get("signatures", 2), given.get("others", 1)]
-    if any(isinstance(each, bool) or not isinstance(each, int) or each < 0 for each in counts):
+    signatures, others = given.get("signatures", 2), given.get("others", 1)
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in (signatures, others)):
         raise InvalidInput(
-            f"rule: expected whole numbers of at least 0, found {counts}. Nothing was changed."
+            f"rule: expected whole numbers of at least 0, found {[signatures, others]}. Nothing was changed."
         )
-    if counts[1] > counts[0] or counts[0] < 1:
+    if others > signatures or signatures < 1:
         raise InvalidInput(
             "rule: expected at least one signature, and not more by others than there are; found "
-            f"{counts[0]} signatures, {counts[1]} by others. Nothing was changed."
+            f"{signatures} signatures, {others} by others. Nothing was changed."
         )
-    return Rule(counts[0], counts[1], tuple(dict.fromkeys(meanings)))
+    return Rule(signatures, others, tuple(dict.fromkeys(meanings)))
 
 
 def version_number(selector: str) -> int | None:
@@ -123,54 +93,37 @@ def version_number(selector: str) -> int | None:
 
 
 def check_name(value: Any, name: str = "name") -> str:
-    """Return the name of a calibration as it is kept: composed Unicode, no spaces around it.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return the name of a calibration as it is kept: composed Unicode, no spaces around it."""
     text = unicodedata.normalize("NFC", as_name(value, name).strip())
-    wrong = None
-    if not text:
-        wrong = "it is empty"
-    elif len(text) > _LONGEST:
-        wrong = f"it is longer than {_LONGEST} characters"
-    elif "@" in text:
-        wrong = "'@' parts a name from its version or alias"
-    elif not text.isprintable():
-        wrong = "it holds characters that cannot be printed"
-    elif text.startswith("-"):
-        wrong = "a command line takes what begins with '-' for an option"
-    elif is_id(text):
-        wrong = "it looks like the id of a chain"
-    if wrong:
-        raise InvalidInput(
-            f"{name}: expected the name of a calibration such as 'fat in milk', found {quoted(value)}: {wrong}. "
-            "Nothing was changed."
-        )
-    return text
+    reasons = {
+        "it is empty": not text,
+        f"it is longer than {_LONGEST} characters": len(text) > _LONGEST,
+        "'@' parts a name from its version or alias": "@" in text,
+        "it holds characters that cannot be printed": not text.isprintable(),
+        "a command line takes what begins with '-' for an option": text.startswith("-"),
+        "it looks like the id of a chain": is_id(text),
+    }
+    return _well_formed(
+        text, reasons, f"{name}: expected the name of a calibration such as 'fat in milk'", value
+    )
 
 
 def check_alias(value: Any) -> str:
-    """Return an alias as it is kept.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return an alias as it is kept."""
     text = check_name(value, "alias")
-    wrong = None
-    if re.fullmatch(r"[vV]?[0-9]+", text):
-        wrong = "it looks like the number of a version"
-    elif text.casefold() == LATEST:
-        wrong = "'latest' always means the newest version"
-    elif any(character.isspace() for character in text):
-        wrong = "it holds a space"
+    reasons = {
+        "it looks like the number of a version": re.fullmatch(r"[vV]?[0-9]+", text) is not None,
+        "'latest' always means the newest version": text.casefold() == LATEST,
+        "it holds a space": any(character.isspace() for character in text),
+    }
+    return _well_formed(text, reasons, "alias: expected one word such as 'production' or 'candidate'", value)
+
+
+def _well_formed(text: str, reasons: Mapping[str, bool], expected: str, given: Any) -> str:
+    """Return a text that nothing speaks against; else say the first reason."""
+    wrong = next((reason for reason, applies in reasons.items() if applies), None)
     if wrong:
-        raise InvalidInput(
-            f"alias: expected one word such as 'production' or 'candidate', found {quoted(value)}: {wrong}. "
-            "Nothing was changed."
-        )
+        raise InvalidInput(f"{expected}, found {quoted(given)}: {wrong}. Nothing was changed.")
     return text
 
 
@@ -181,17 +134,11 @@ def is_name(given: str) -> bool:
 
 def names(con: Connection) -> list[str]:
     """List the names that have a version, in order."""
-    rows = con.execute("SELECT DISTINCT name FROM calibration_versions ORDER BY name").fetchall()
-    return [str(row[0]) for row in rows]
+    return column(con, "SELECT DISTINCT name FROM calibration_versions ORDER BY name")
 
 
 def refuse_look_alike(known: Sequence[str], name: str, what: str = "calibration") -> None:
-    """Refuse a name that differs from a known one by case only: people would take one for the other.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse a name that differs from a known one by case only: people would take one for the other."""
     same = [each for each in known if each.casefold() == name.casefold() and each != name]
     if same and name not in known:
         raise InvalidInput(
@@ -202,12 +149,12 @@ def refuse_look_alike(known: Sequence[str], name: str, what: str = "calibration"
 
 def known_aliases(con: Connection, name: str) -> list[str]:
     """List the aliases that a name has or had, and those with a rule."""
-    rows = con.execute(
+    return column(
+        con,
         "SELECT alias FROM calibration_aliases WHERE name = $name UNION SELECT alias FROM calibration_rules WHERE "
         "name = $name ORDER BY alias",
         {"name": name},
-    ).fetchall()
-    return [str(row[0]) for row in rows]
+    )
 
 
 def aliases_of(con: Connection, name: str | None = None) -> dict[tuple[str, str], int]:
@@ -224,23 +171,14 @@ def aliases_of(con: Connection, name: str | None = None) -> dict[tuple[str, str]
 def version_row(con: Connection, where: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read one version, JSON decoded."""
     columns = ", ".join(column_names("calibration_versions"))
-    row = one(con, f"SELECT {columns} FROM calibration_versions WHERE {where}", dict(params))
-    if row is None:
-        return None
-    for name in _JSON:
-        row[name] = from_json(row[name]) or {}
-    row["created_at"] = with_zone(row["created_at"])
-    return row
+    row = row_of(con, f"SELECT {columns} FROM calibration_versions WHERE {where}", dict(params))
+    return row and row | {name: row[name] or {} for name in ("scope", "figures", "metadata")}
 
 
 def find_version(con: Connection, given: Any) -> dict[str, Any]:
     """Read the version that is meant by ``name@alias``, ``name@v3``, ``name@latest``, a name, or its id.
 
     One look at the catalog: an alias that moves meanwhile gives the old version or the new one, whole.
-
-    Raises
-    ------
-    CalibrationNotFound
     """
     if not isinstance(given, str):
         # What `resolve` and `get` return.
@@ -293,24 +231,13 @@ def find_version(con: Connection, given: Any) -> dict[str, Any]:
 
 
 def known_name(con: Connection, given: Any) -> str:
-    """Return the name of a calibration that has a version; of ``fat@v1`` it is ``fat``.
-
-    Raises
-    ------
-    CalibrationNotFound
-    """
+    """Return the name of a calibration that has a version; of ``fat@v1`` it is ``fat``."""
     selected = not isinstance(given, str) or is_name(given) or is_id(given)
     return str(find_version(con, given if selected else f"{given}@{LATEST}")["name"])
 
 
 def named_like(con: Connection, given: str) -> list[str]:
-    """List the chain that a calibration's name alone means; none where no calibration has the name.
-
-    Raises
-    ------
-    CalibrationNotFound
-        It has no alias that the name alone stands for.
-    """
+    """List the chain that a calibration's name alone means; none where no calibration has the name."""
     name = unicodedata.normalize("NFC", given.strip())
     if name not in names(con):
         return []
@@ -321,12 +248,9 @@ def _numbered(con: Connection, name: str, number: int) -> dict[str, Any]:
     row = version_row(con, "name = $id AND version = $version", {"id": name, "version": number})
     if row is not None:
         return row
-    rows = con.execute(
-        "SELECT version FROM calibration_versions WHERE name = ? ORDER BY version", [name]
-    ).fetchall()
-    if not rows:
+    there = [f"v{each['version']}" for each in Table(con, "calibration_versions").where("version", name=name)]
+    if not there:
         raise _unknown_name(con, name)
-    there = [f"v{row[0]}" for row in rows]
     listed = ", ".join(there if len(there) < 10 else [*there[:3], "…", *there[-3:]])
     raise CalibrationNotFound(
         f"{name}@v{number}", f"The calibration {quoted(name)} has no version v{number}. It has {listed}."
@@ -398,12 +322,7 @@ def held_chains(con: Connection, chain_ids: Sequence[str]) -> dict[str, str]:
 
 
 def refuse_held(con: Connection, chain_ids: Sequence[str]) -> None:
-    """Refuse to delete chains that an alias or a signature is about, inside the caller's transaction.
-
-    Raises
-    ------
-    CalibrationInUse
-    """
+    """Refuse to delete chains that an alias or a signature is about, inside the caller's transaction."""
     held = held_chains(con, chain_ids)
     if held:
         chain_id, reason = next(iter(held.items()))

@@ -23,24 +23,6 @@ from nirs_store.errors import ForbiddenContent, InvalidInput, NirsStoreError, sh
 from nirs_store.ids import now_naive
 from nirs_store.values import as_error, from_json, to_json
 
-__all__ = [
-    "GUARD",
-    "Guard",
-    "Violation",
-    "add_note",
-    "as_setting",
-    "auditing",
-    "check_guard",
-    "current_guard",
-    "guard_of",
-    "note",
-    "note_failure",
-    "note_read",
-    "plain_key",
-    "short_error",
-]
-
-
 # -- What must not be stored: keys of metadata and patterns of text, refused before anything is recorded.
 
 

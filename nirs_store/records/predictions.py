@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import NoneType
 from typing import Any
@@ -20,64 +20,31 @@ from nirs_store.errors import InvalidInput, ShapeMismatch, did_you_mean, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries
+from nirs_store.records.lookup import whole_ids_of
 from nirs_store.records.queries import (
     array_of,
     arrays_of,
     columns_of,
-    decoded,
     frame,
     named_like,
-    one,
     page_of,
+    row_of,
 )
 from nirs_store.records.runs import require, require_open_pipeline
 from nirs_store.scores import METRICS, higher_is_better
-from nirs_store.values import as_float, as_int, as_text, to_json
-
-__all__ = [
-    "ARRAY_NAMES",
-    "GROUP_COLUMNS",
-    "METRIC_COLUMNS",
-    "WITH_UNIT",
-    "get_prediction",
-    "load_arrays",
-    "prediction_filters",
-    "query_predictions",
-    "save_prediction",
-    "save_prediction_arrays",
-    "top_predictions",
-    "unknown_column",
-    "warn_of_targets",
-]
-
+from nirs_store.values import as_float, as_int, as_text, is_text, to_json
 
 # -- Questions about predictions and their arrays.
 
 
 ARRAY_NAMES = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
 METRIC_COLUMNS = (
-    "val_score",
-    "test_score",
-    "train_score",
-    "n_samples",
-    "n_features",
-    "exclusion_count",
-    "exclusion_rate",
-)
+    "val_score", "test_score", "train_score", "n_samples", "n_features", "exclusion_count", "exclusion_rate",
+)  # fmt: skip
 GROUP_COLUMNS = (
-    "pipeline_id",
-    "chain_id",
-    "dataset_name",
-    "model_name",
-    "model_class",
-    "fold_id",
-    "partition",
-    "metric",
-    "task_type",
-    "preprocessings",
-    "branch_id",
-    "branch_name",
-)
+    "pipeline_id", "chain_id", "dataset_name", "model_name", "model_class", "fold_id", "partition", "metric",
+    "task_type", "preprocessings", "branch_id", "branch_name",
+)  # fmt: skip
 
 # DuckDB keeps up to a million rows a group in this way; beyond some thousands a window is as good.
 _FEW = 10_000
@@ -89,18 +56,31 @@ _HANDFUL = 200
 
 def get_prediction(con: Connection, prediction_id: str, load: bool) -> dict[str, Any] | None:
     """One prediction, JSON decoded, with its arrays on request."""
-    row = decoded(
-        one(
-            con,
-            f"SELECT {columns_of('predictions')} FROM predictions WHERE prediction_id = ?",
-            [prediction_id],
-        ),
-        "scores",
-        "best_params",
+    row = row_of(
+        con,
+        f"SELECT {columns_of('predictions')} FROM predictions WHERE prediction_id = ?",
+        [prediction_id],
     )
     if row is not None and load:
         row.update(load_arrays(con, [prediction_id]).get(prediction_id, dict.fromkeys(ARRAY_NAMES)))
     return row
+
+
+def get_arrays(engine: Engine, prediction_ids: Any) -> dict[str, dict[str, np.ndarray | None]]:
+    """Return arrays by the ids as they are given; see `WorkspaceStore.get_prediction_arrays`."""
+    if isinstance(prediction_ids, str):
+        raise InvalidInput(
+            "prediction_ids: expected a list of ids, found one. For one prediction call "
+            "get_prediction(prediction_id, load_arrays=True)."
+        )
+    ids = list(prediction_ids) if isinstance(prediction_ids, Iterable) else [prediction_ids]
+    strange = [each for each in ids if not isinstance(each, str)]
+    if strange:
+        raise InvalidInput(f"prediction_ids: expected a list of ids, found {strange[0]!r}.")
+    known = [each for each in ids if is_text(each)]
+    whole = whole_ids_of(engine, ("prediction",), known)
+    found = engine.query(lambda con: load_arrays(con, whole))
+    return {given: found[each] for given, each in zip(known, whole, strict=True) if each in found}
 
 
 def load_arrays(
@@ -142,16 +122,13 @@ def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, 
             continue
         if name == "chain_ids":
             where.append(f"{alias}chain_id IN (SELECT unnest($chain_ids::VARCHAR[]))")
-            params[name] = value
-            continue
-        if name == "run_name":
+        elif name == "run_name":
+            as_text(value, "name")
             where.append(
                 f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines JOIN runs r USING (run_id) WHERE "
                 f"{named_like('r.name', 'run_name')})"
             )
-            params[name] = as_text(value, "name")
-            continue
-        if name == "run_id":
+        elif name == "run_id":
             where.append(f"{alias}pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $run_id)")
         elif name in ("target", "target_unit"):
             # An empty text asks for those that do not say.
@@ -166,7 +143,7 @@ def prediction_filters(alias: str = "", **filters: Any) -> tuple[str, dict[str, 
             where.append(f"{alias}{name} = ${name}")
         else:
             raise unknown_column("filter", name, (*column_names("predictions"), "run_id"))
-        params[name] = _comparable(name, value)
+        params[name] = value if name == "chain_ids" else _comparable(name, value)
     return " AND ".join(where), params
 
 
@@ -303,12 +280,8 @@ def warn_of_targets(kinds: Sequence[tuple[str, str | None]], metric: str) -> Non
         several = len({target for target, _ in kinds}) > 1
         warnings.warn(
             f"These chains predict different targets, whose {metric} cannot be compared: "
-            f"{', '.join(words[:5])}{' and more' if len(words) > 5 else ''}. "
-            + (
-                "Name one with target=, or rank by r2."
-                if several
-                else "Name one with target_unit=, or rank by r2."
-            ),
+            f"{', '.join(words[:5])}{' and more' if len(words) > 5 else ''}. Name one with "
+            f"{'target' if several else 'target_unit'}=, or rank by r2.",
             UserWarning,
             stacklevel=2,
         )
@@ -422,39 +395,37 @@ def _best(
     return frame(con, sql, params)
 
 
-def save_prediction(engine: Engine, pipeline_id: str, chain_id: str | None, values: dict[str, Any]) -> str:
+_DOCUMENTS = ("scores", "best_params")
+_TEXTS = ("dataset_name", "model_name", "model_class", "fold_id", "partition", "metric", "task_type", "preprocessings",
+          "branch_name")  # fmt: skip
+_CHECKED: dict[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(_TEXTS, as_text),
+    **dict.fromkeys(("val_score", "test_score", "train_score", "exclusion_rate"), as_float),
+    **dict.fromkeys(("n_samples", "n_features", "branch_id", "exclusion_count"), as_int),
+    **dict.fromkeys(_DOCUMENTS, to_json),
+}
+
+
+def save_prediction(
+    engine: Engine, pipeline_id: str, chain_id: str | None, given_id: Any, values: Mapping[str, Any]
+) -> str:
     """Record one prediction row."""
     require_open_pipeline(engine, pipeline_id)
     if chain_id is not None:
         require(engine, "chain", chain_id)
-    prediction_id = _prediction_id(engine, values.get("prediction_id"))
+    prediction_id = _prediction_id(engine, given_id)
     row: dict[str, Any] = {
         "prediction_id": prediction_id,
         "pipeline_id": pipeline_id,
         "chain_id": chain_id,
         "created_at": now_naive(),
     }
-    for name in (
-        "dataset_name",
-        "model_name",
-        "model_class",
-        "fold_id",
-        "partition",
-        "metric",
-        "task_type",
-        "preprocessings",
-    ):
-        value = values[name]
-        row[name] = str(value) if name == "fold_id" and not isinstance(value, str) else as_text(value, name)
-    for name in ("val_score", "test_score", "train_score", "exclusion_rate"):
-        row[name] = as_float(values[name], name)
-    for name in ("n_samples", "n_features", "branch_id", "exclusion_count"):
-        row[name] = as_int(values[name], name)
-    row["branch_name"] = (
-        None if values["branch_name"] is None else as_text(values["branch_name"], "branch_name")
-    )
-    for name in ("scores", "best_params"):
-        row[name] = to_json(values[name] if values[name] is not None else {}, name)
+    for name, value in values.items():
+        if name == "fold_id" and not isinstance(value, str):
+            value = str(value)
+        elif name in _DOCUMENTS and value is None:
+            value = {}
+        row[name] = None if value is None and name == "branch_name" else _CHECKED[name](value, name)
     with engine.recording() as buffer:
         buffer.add("predictions", row)
         engine.known.add(
@@ -497,13 +468,7 @@ def save_prediction_arrays(
     there = engine.recorder.find("prediction_arrays", prediction_id) is not None
     if there or (note is not None and note.get("arrays")):
         raise InvalidInput(f"Prediction {prediction_id} has its arrays already; nothing was changed.")
-    given = {
-        "y_true": y_true,
-        "y_pred": y_pred,
-        "y_proba": y_proba,
-        "sample_indices": sample_indices,
-        "weights": weights,
-    }
+    given = dict(zip(ARRAY_NAMES, (y_true, y_pred, y_proba, sample_indices, weights), strict=True))
     encoded = {name: encode_array(value, name) for name, value in given.items() if value is not None}
     lengths = {name: (array.shape[0] if array.ndim else -1) for name, (_, array) in encoded.items()}
     if -1 in lengths.values() or len(set(lengths.values())) > 1:

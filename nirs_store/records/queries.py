@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,38 +15,11 @@ import numpy as np
 from nirs_store.db.database import Connection
 from nirs_store.db.journal import decode_array
 from nirs_store.db.schema import column_names
-from nirs_store.db.sql import execute, number, parsed, to_frame
+from nirs_store.db.sql import execute, parsed, to_frame
+from nirs_store.db.table import column, fetch
 from nirs_store.errors import CatalogDamaged, InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
-from nirs_store.values import MOST_ROWS, as_text, askable, from_json, is_text, with_zone
-
-__all__ = [
-    "BLOB_NOTE",
-    "add_environment",
-    "artifacts_of",
-    "blob_rows",
-    "chains_for_pipeline",
-    "counts",
-    "find_ids",
-    "get_artifact",
-    "get_chain",
-    "get_pipeline",
-    "get_run",
-    "kinds_of_target",
-    "list_pipelines",
-    "list_runs",
-    "named_like",
-    "names_of",
-    "note_of",
-    "pipeline_counts",
-    "pipeline_log",
-    "pipeline_of_chain",
-    "prediction_rows",
-    "run_log_summary",
-    "run_of_chain",
-    "runs_named",
-    "targets_of",
-]
+from nirs_store.values import MOST_ROWS, as_text, askable, is_text, with_zone
 
 STATUSES = ("running", "completed", "failed", "interrupted")
 
@@ -87,23 +61,23 @@ def frame(con: Connection, sql: str, params: Any = None) -> pl.DataFrame:
     return pl.DataFrame() if result is None else to_frame(result)
 
 
-def one(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
-    """Return the single row of a query as a dict, or None; fetched whole, so nothing is left open.
+def row_of(con: Connection, sql: str, params: Any) -> dict[str, Any] | None:
+    """Return the single row of a query, JSON decoded and times in UTC, or None.
 
     The first parameter is the id; what is not text is no id of anything.
     """
     identifier = params["id"] if isinstance(params, dict) else params[0]
-    if not is_text(identifier):
+    rows = fetch(con, sql, params) if is_text(identifier) else []
+    if not rows:
         return None
-    cursor = execute(con, sql, params)
-    names = [column[0] for column in cursor.description or ()]
-    rows = cursor.fetchall()
-    return dict(zip(names, rows[0], strict=True)) if rows else None
+    return {
+        name: with_zone(value) if isinstance(value, datetime) else value for name, value in rows[0].items()
+    }
 
 
 def note_of(con: Connection, kind: str, identifier: str) -> dict[str, Any] | None:
     """Return what recording calls need to know of an existing row, or None."""
-    return one(con, _NOTES[kind], [identifier])
+    return row_of(con, _NOTES[kind], [identifier])
 
 
 def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int | None) -> pl.DataFrame:
@@ -129,26 +103,16 @@ def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int
 
 def runs_named(con: Connection, name: str, limit: int) -> list[str]:
     """Return the ids of the runs that have this name."""
-    rows = execute(con, "SELECT run_id FROM runs WHERE name = ? ORDER BY run_id DESC LIMIT ?", [name, limit])
-    return [str(row[0]) for row in rows.fetchall()]
+    sql = "SELECT run_id FROM runs WHERE name = ? ORDER BY run_id DESC LIMIT ?"
+    return column(con, sql, [name, limit])
 
 
 def columns_of(table: str, prefix: str = "") -> str:
+    """Return the columns of a table that are shown, with the status as it is now."""
     names = [name for name in column_names(table) if name not in _HIDDEN]
     return ", ".join(
         f"{_STATUS.format(t=prefix)} AS status" if name == "status" else f"{prefix}{name}" for name in names
     )
-
-
-def decoded(row: dict[str, Any] | None, *json_columns: str) -> dict[str, Any] | None:
-    if row is None:
-        return None
-    for name in json_columns:
-        row[name] = from_json(row[name])
-    for name in ("created_at", "completed_at"):
-        if name in row:
-            row[name] = with_zone(row[name])
-    return row
 
 
 # -- runs and pipelines --------------------------------------------------------------------------
@@ -156,10 +120,8 @@ def decoded(row: dict[str, Any] | None, *json_columns: str) -> dict[str, Any] | 
 
 def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | None:
     """One run, JSON decoded."""
-    row = one(
-        con, f"SELECT {columns_of('runs')} FROM runs WHERE run_id = $id", {"id": run_id, "alive": alive}
-    )
-    row = decoded(row, "config", "datasets", "summary", "environment", "tags")
+    sql = f"SELECT {columns_of('runs')} FROM runs WHERE run_id = $id"
+    row = row_of(con, sql, {"id": run_id, "alive": alive})
     if row is not None:
         row["tags"] = row["tags"] or []
     return row
@@ -167,38 +129,19 @@ def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | 
 
 def pipeline_of_chain(con: Connection, pipeline_id: str) -> dict[str, Any] | None:
     """Return what a bundle says about a chain's pipeline; none of it ever changes."""
-    return decoded(
-        one(
-            con,
-            "SELECT run_id, name, dataset_name, dataset_hash, created_at FROM pipelines WHERE pipeline_id = ?",
-            [pipeline_id],
-        )
-    )
+    columns = "run_id, name, dataset_name, dataset_hash, created_at"
+    return row_of(con, f"SELECT {columns} FROM pipelines WHERE pipeline_id = ?", [pipeline_id])
 
 
 def run_of_chain(con: Connection, run_id: str) -> dict[str, Any] | None:
     """Return what a bundle says about the run of a chain's pipeline, which may be renamed."""
-    run = one(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [run_id])
-    return decoded(run, "config", "environment")
-
-
-def add_environment(con: Connection, run_id: str, captured: str | None) -> int:
-    """Merge a captured environment into a run's inside the caller's transaction; 0 for an unknown run."""
-    return number(
-        con,
-        "UPDATE runs SET environment = json_merge_patch(coalesce(environment, '{}'::JSON), ?::JSON) WHERE run_id = ?",
-        [captured, run_id],
-    )
+    return row_of(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [run_id])
 
 
 def get_pipeline(con: Connection, pipeline_id: str, alive: list[str]) -> dict[str, Any] | None:
     """One pipeline, JSON decoded."""
-    row = one(
-        con,
-        f"SELECT {columns_of('pipelines')} FROM pipelines WHERE pipeline_id = $id",
-        {"id": pipeline_id, "alive": alive},
-    )
-    return decoded(row, "expanded_config", "generator_choices")
+    sql = f"SELECT {columns_of('pipelines')} FROM pipelines WHERE pipeline_id = $id"
+    return row_of(con, sql, {"id": pipeline_id, "alive": alive})
 
 
 def named_like(column: str, parameter: str) -> str:
@@ -265,6 +208,7 @@ def list_pipelines(
 
 
 def page_of(limit: int | None, offset: int) -> dict[str, Any]:
+    """Check a page: whole numbers of at least 0, None for no limit."""
     page: dict[str, Any] = {}
     for name, value in (("limit", limit), ("offset", offset)):
         try:
@@ -281,10 +225,7 @@ def page_of(limit: int | None, offset: int) -> dict[str, Any]:
 
 def get_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
     """One chain, JSON decoded, with its wavelength grid."""
-    row = one(con, f"SELECT {columns_of('chains')} FROM chains WHERE chain_id = ?", [chain_id])
-    row = decoded(
-        row, "steps", "fold_artifacts", "shared_artifacts", "branch_path", "fold_weights", "metadata"
-    )
+    row = row_of(con, f"SELECT {columns_of('chains')} FROM chains WHERE chain_id = ?", [chain_id])
     if row is not None:
         row["metadata"] = row["metadata"] or {}
         if row["wavelengths"] is not None:
@@ -296,18 +237,17 @@ def chains_of_run(con: Connection, run_id: str) -> list[dict[str, Any]]:
     """Return what tells the chains of a run apart: steps, metadata, target; without their artifacts."""
     columns = ("chain_id", "steps", "model_step_idx", "model_class", "preprocessings", "branch_path", "source_index",
                "metadata", "target", "target_unit")  # fmt: skip
-    found = frame(
+    return fetch(
         con,
         f"SELECT {', '.join('c.' + name for name in columns)}, p.dataset_name, p.dataset_hash FROM chains c "
         "JOIN pipelines p USING (pipeline_id) WHERE p.run_id = ? ORDER BY c.chain_id",
         [run_id],
     )
-    return [decoded(row, "steps", "branch_path", "metadata") or {} for row in found.iter_rows(named=True)]
 
 
 def metadata_of_chain(con: Connection, chain_id: str) -> dict[str, Any] | None:
     """Return the metadata of a chain, which can be given a domain later; None where the chain is not there."""
-    row = decoded(one(con, "SELECT metadata FROM chains WHERE chain_id = ?", [chain_id]), "metadata")
+    row = row_of(con, "SELECT metadata FROM chains WHERE chain_id = ?", [chain_id])
     return None if row is None else row["metadata"] or {}
 
 
@@ -321,6 +261,7 @@ def chains_for_pipeline(con: Connection, pipeline_id: str) -> pl.DataFrame:
 
 
 def arrays_of(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return arrays by their hashes; those that are not there are left out."""
     # By their places: asked for by hash alone, DuckDB decompresses every array of the catalog to find some.
     rows = execute(
         con,
@@ -332,6 +273,7 @@ def arrays_of(con: Connection, keys: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def array_of(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
+    """Return one of some arrays, which must be there."""
     if key not in arrays:
         raise CatalogDamaged(f"Array {key} is named by a row but not there. Run `nirs-store check`.")
     return arrays[key]
@@ -342,18 +284,14 @@ def array_of(arrays: dict[str, np.ndarray], key: str) -> np.ndarray:
 
 def get_artifact(con: Connection, artifact_id: str) -> dict[str, Any] | None:
     """One artifact with its reference count."""
-    return decoded(one(con, "SELECT * FROM artifacts WHERE artifact_id = ?", [artifact_id]))
+    return row_of(con, "SELECT * FROM artifacts WHERE artifact_id = ?", [artifact_id])
 
 
 def blob_rows(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what is needed to read some artifacts, by id, without counting their references."""
     names = ("artifact_id", *BLOB_NOTE)
-    rows = execute(
-        con,
-        f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))",
-        [list(artifact_ids)],
-    ).fetchall()
-    return {str(row[0]): dict(zip(names, row, strict=True)) for row in rows}
+    sql = f"SELECT {', '.join(names)} FROM blobs WHERE artifact_id IN (SELECT unnest(?))"
+    return {str(row["artifact_id"]): row for row in fetch(con, sql, [list(artifact_ids)])}
 
 
 def pipeline_log(con: Connection, pipeline_id: str) -> pl.DataFrame:
@@ -464,4 +402,4 @@ _NAMES = {
 def names_of(con: Connection, what: str) -> list[str]:
     """Return the data sets, tags or targets that the workspace knows, in order."""
     sql = f"SELECT DISTINCT n FROM ({_NAMES[what]}) AS t(n) WHERE n IS NOT NULL AND NOT starts_with(n, '{{') ORDER BY 1"
-    return [str(row[0]) for row in execute(con, sql, []).fetchall()]
+    return column(con, sql)

@@ -21,7 +21,6 @@ from nirs_store.records import predictions as prediction_queries
 from nirs_store.records.predictions import (
     GROUP_COLUMNS,
     METRIC_COLUMNS,
-    WITH_UNIT,
     prediction_filters,
     unknown_column,
     warn_of_targets,
@@ -39,30 +38,6 @@ from nirs_store.scores import (
     regression_scores,
 )
 from nirs_store.values import MOST_ROWS, from_json
-
-__all__ = [
-    "ADDITIVE",
-    "COMPONENTS",
-    "METRIC_NAMES",
-    "NO_FOLDS",
-    "REFIT_FOLDS",
-    "SCORED_ARRAYS",
-    "SCORE_COLUMNS",
-    "WITH_UNIT",
-    "Arrays",
-    "aggregate",
-    "candidate_chains",
-    "chain_kinds",
-    "chain_scores",
-    "count_folds",
-    "needed_arrays",
-    "predictions_of",
-    "predictions_of_chain",
-    "rank_matches",
-    "scores_of",
-    "tasks_and_metrics",
-    "top_chains",
-]
 
 REFIT_FOLDS = ("final", "fold_final", "foldfinal", "refit", "fold_refit")
 # Some writers add rows for the average of the folds; they hold the same samples once more.

@@ -22,15 +22,19 @@ from typing import Any
 import numpy as np
 
 from nirs_store.addresses import without_secret_words
+from nirs_store.blobs.code import CODE
+from nirs_store.chains.folds import chain_artifact_ids
+from nirs_store.chains.plan import SPLITTER, check_numbers, check_weights
 from nirs_store.db.database import Connection
 from nirs_store.db.journal import encode_array
 from nirs_store.db.session import Engine
-from nirs_store.db.table import Table
+from nirs_store.db.sql import number
+from nirs_store.db.table import Table, fetch
 from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.records import queries
-from nirs_store.records.artifacts import add_blob_row, require_artifact
+from nirs_store.records.artifacts import add_reference, add_takeover, code_of, require_artifact
 from nirs_store.records.notes import add_note, check_guard, short_error
 from nirs_store.values import (
     as_array,
@@ -41,30 +45,9 @@ from nirs_store.values import (
     as_long,
     as_name,
     as_text,
-    from_json,
     target_of,
     to_json,
 )
-
-__all__ = [
-    "CONTAINER_VARIABLE",
-    "begin_pipeline",
-    "begin_run",
-    "capture_environment",
-    "complete_pipeline",
-    "complete_run",
-    "edit_run",
-    "environment",
-    "fail_pipeline",
-    "fail_run",
-    "log_step",
-    "require",
-    "require_open_pipeline",
-    "save_chain",
-    "set_domain",
-    "versions_only",
-]
-
 
 # -- What a run was recorded with: Python, platform and the versions of the libraries that matter.
 
@@ -272,6 +255,18 @@ def require(engine: Engine, kind: str, identifier: str) -> dict[str, Any] | None
 
 
 # -- runs ------------------------------------------------------------------------------------
+
+
+def add_environment(engine: Engine, run_id: str, captured: Mapping[str, Any]) -> None:
+    """Merge a captured environment into that of a run that has begun."""
+    require(engine, "run", run_id)
+    text = to_json(captured, "environment")
+    sql = (
+        "UPDATE runs SET environment = json_merge_patch(coalesce(environment, '{}'::JSON), ?::JSON) "
+        "WHERE run_id = ?"
+    )
+    if not engine.change(lambda con: number(con, sql, [text, run_id])):
+        raise UnknownId("run", run_id, "It was deleted. Nothing was recorded.")
 
 
 def begin_run(
@@ -487,7 +482,6 @@ def require_open_pipeline(engine: Engine, pipeline_id: str) -> None:
 def save_chain(
     engine: Engine,
     pipeline_id: str,
-    *,
     steps: list[dict[str, Any]],
     model_step_idx: int,
     model_class: str,
@@ -500,9 +494,23 @@ def save_chain(
     fold_weights: Mapping[str, float] | None,
     wavelengths: Any,
     metadata: Mapping[str, Any] | None,
-    artifact_ids: Sequence[str],
+    artifact_ids: Sequence[str] | None = None,
 ) -> str:
-    """Record a chain; it takes over this session's references to the artifacts it names."""
+    """Record a chain; it takes over this session's references to the artifacts it names.
+
+    An import names the `artifact_ids`: it has checked the chain, and its metadata stay as they are.
+    """
+    if artifact_ids is None:
+        artifact_ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
+        if (of_domain := domain_id(metadata)) is not None and of_domain not in artifact_ids:
+            artifact_ids.append(of_domain)
+        check_numbers(steps, model_step_idx, source_index)
+        check_weights(fold_weights, fold_artifacts, steps, model_step_idx)
+        # How the samples were split does not matter to a prediction.
+        used = [step for step in steps if step.get("operator_type") != SPLITTER]
+        needed = chain_artifact_ids(used, fold_artifacts, shared_artifacts)
+        if CODE not in (metadata or {}) and (code := code_of(engine, needed)):
+            metadata = {**(metadata or {}), CODE: code}
     require_open_pipeline(engine, pipeline_id)
     chain_id = new_id()
     if as_int(model_step_idx, "model_step_idx") is None:
@@ -540,32 +548,18 @@ def save_chain(
                 row["wavelengths"] = buffer.add_array(encode_array(grid, "wavelengths")[0])
             buffer.add("chains", row)
             for artifact_id in artifact_ids:
-                add_blob_row(buffer, artifact_id, known[artifact_id])
-                buffer.add(
-                    "artifact_refs",
-                    {
-                        "ref_id": new_id(),
-                        "artifact_id": artifact_id,
-                        "owner_kind": "chain",
-                        "owner_id": chain_id,
-                        "pipeline_id": pipeline_id,
-                        "created_at": now_naive(),
-                    },
-                )
-                buffer.add(
-                    "takeovers",
-                    {"takeover_id": new_id(), "session_id": engine.session_id, "artifact_id": artifact_id},
-                )
+                add_reference(buffer, artifact_id, known[artifact_id], "chain", chain_id, pipeline_id)
+                add_takeover(engine, buffer, artifact_id)
             engine.known.add("chain", chain_id, {"pipeline_id": pipeline_id})
     return chain_id
 
 
 def set_domain(con: Connection, chain_id: str, artifact_id: str, session_id: str) -> None:
     """Name an artifact as the domain of a chain, which takes it over from the session that saved it."""
-    rows = con.execute("SELECT metadata, pipeline_id FROM chains WHERE chain_id = ?", [chain_id]).fetchall()
-    if not rows:
+    chains = fetch(con, "SELECT metadata, pipeline_id FROM chains WHERE chain_id = ?", [chain_id])
+    if not chains:
         raise UnknownId("chain", chain_id)
-    known, pipeline_id = from_json(rows[0][0]) or {}, rows[0][1]
+    known = chains[0]["metadata"] or {}
     Table(con, "chains").update({"metadata": known | {DOMAIN: artifact_id}}, chain_id=chain_id)
     refs, before = Table(con, "artifact_refs"), domain_id(known)
     if before is not None:
@@ -574,7 +568,7 @@ def set_domain(con: Connection, chain_id: str, artifact_id: str, session_id: str
     held = {
         "owner_kind": "chain",
         "owner_id": chain_id,
-        "pipeline_id": pipeline_id,
+        "pipeline_id": chains[0]["pipeline_id"],
         "created_at": now_naive(),
     }
     refs.insert([{"ref_id": new_id(), "artifact_id": artifact_id, **held}])

@@ -16,8 +16,6 @@ from nirs_store.records.queries import frame
 from nirs_store.scores import higher_is_better
 from nirs_store.values import as_text
 
-__all__ = ["SYNONYMS", "TEXT", "matching", "past_chains", "search", "words_of"]
-
 
 def _derivative(order: int, name: str, word: str) -> tuple[str, ...]:
     return (

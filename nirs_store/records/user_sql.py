@@ -15,12 +15,11 @@ import pyarrow as pa
 
 from nirs_store.db.database import Connection
 from nirs_store.db.interrupts import TimeOver, within
+from nirs_store.db.session import Engine
 from nirs_store.db.sql import TooManyBytes, TooManyRows, to_frame
 from nirs_store.errors import InvalidInput, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_seconds, is_text
-
-__all__ = ["NO_LIMITS", "Limits", "ask", "check_limits", "check_params", "check_text", "parse", "select"]
 
 # Not the query's fault: whoever holds the connection must know.
 _MACHINE = (duckdb.FatalException, duckdb.InternalException, duckdb.IOException)
@@ -45,7 +44,13 @@ class Limits(NamedTuple):
     bytes: int | None = None
 
 
-NO_LIMITS = Limits(None, None)
+def query(
+    engine: Engine, text: Any, params: Any, timeout: Any = None, max_rows: Any = None, max_bytes: Any = None
+) -> pl.DataFrame:
+    """Query the catalog for a person; see `WorkspaceStore.sql`."""
+    text, params = check_text(text), check_params(params)
+    limits = check_limits(timeout, max_rows, max_bytes)
+    return engine.query(lambda con: select(con, parse(con, text), params, limits))
 
 
 def check_limits(timeout: Any, max_rows: Any, max_bytes: Any = None) -> Limits:
@@ -102,21 +107,11 @@ def check_params(params: Any) -> Sequence[Any] | Mapping[str, Any] | None:
     )
 
 
-def ask(
-    con: Connection,
-    query: str,
-    params: Sequence[Any] | Mapping[str, Any] | None,
-    limits: Limits = NO_LIMITS,
-) -> pl.DataFrame:
-    """Parse and run one SELECT."""
-    return select(con, parse(con, query), params, limits)
-
-
 def select(
     con: Connection,
     statement: duckdb.Statement,
     params: Sequence[Any] | Mapping[str, Any] | None,
-    limits: Limits = NO_LIMITS,
+    limits: Limits,
 ) -> pl.DataFrame:
     """Run a parsed SELECT in a read-only transaction; the result is whole when this returns."""
     con.execute("BEGIN TRANSACTION READ ONLY")

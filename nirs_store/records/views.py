@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -28,33 +28,12 @@ from nirs_store.display import block, byte_text, cell_text, escape, field_table,
 from nirs_store.errors import InvalidInput, UnknownId, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.export import frame_csv
-from nirs_store.records import predictions as prediction_queries
 from nirs_store.records import queries
-from nirs_store.records import queries as overview
-from nirs_store.records.predictions import WITH_UNIT, unknown_column
-from nirs_store.records.ranking import top_chains
+from nirs_store.records.lookup import whole_ids_of
+from nirs_store.records.predictions import WITH_UNIT, load_arrays, unknown_column
+from nirs_store.records.ranking import chain_kinds, top_chains
 from nirs_store.records.runs import versions_only
 from nirs_store.scores import SCORE_COLUMNS, higher_is_better, score_label
-
-__all__ = [
-    "AGGREGATES",
-    "PIVOT_COLUMNS",
-    "ChainView",
-    "Node",
-    "Pivot",
-    "RunView",
-    "chain_predictions",
-    "chain_tree",
-    "check_kinds",
-    "compare",
-    "flatten",
-    "make_pivot",
-    "tree_html",
-    "tree_lines",
-    "view_chain",
-    "view_run",
-]
-
 
 # -- Runs or chains side by side: configuration, environment and scores.
 
@@ -65,6 +44,8 @@ _COMPARED = ("score", "score_sd", "refit_score", "test_score", *_SCORES)
 
 def compare(engine: Engine, ids: Sequence[str], *, only_differences: bool) -> pl.DataFrame:
     """Put runs or chains side by side; see `WorkspaceStore.compare`."""
+    if isinstance(ids, (list, tuple)):
+        ids = whole_ids_of(engine, ("chain", "run"), ids)
     if isinstance(ids, str) or len(ids) < 2 or not all(isinstance(each, str) for each in ids):
         raise InvalidInput("run_or_chain_ids: expected at least two ids of runs or chains, each a text.")
     if len(set(ids)) < len(ids):
@@ -206,13 +187,13 @@ class Pivot:
 
     def to_markdown(self, digits: int = 4) -> str:
         """Return the table as a Markdown table, with so many significant digits."""
-        head, *body = self._cells(digits, _markdown)
+        head, *body = self._cells(digits, _MARKDOWN)
         rule = ["---", *["---:"] * (len(head) - 1)]
         return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body)) + "\n"
 
     def to_latex(self, digits: int = 4) -> str:
         """Return the table as a LaTeX ``tabular`` (needs the package booktabs)."""
-        head, *body = self._cells(digits, _latex)
+        head, *body = self._cells(digits, _LATEX)
         lines = [
             f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             "\\toprule",
@@ -234,15 +215,12 @@ class Pivot:
         n_rows, n_columns = self.frame.height, self.frame.width - 1
         return f"Pivot({self.metric!r}: {n_rows} {self.rows} by {n_columns} {self.columns})"
 
-    def _cells(self, digits: int, escape: Callable[[str], str]) -> list[list[str]]:
-        body = [
-            [
-                escape("" if row[0] is None else str(row[0])),
-                *("" if v is None else f"{v:.{digits}g}" for v in row[1:]),
-            ]
-            for row in self.frame.iter_rows()
+    def _cells(self, digits: int, escaped: Mapping[int, str]) -> list[list[str]]:
+        head = [name.translate(escaped) for name in self.frame.columns]
+        return [head] + [
+            [str(kind or "").translate(escaped), *("" if v is None else f"{v:.{digits}g}" for v in values)]
+            for kind, *values in self.frame.iter_rows()
         ]
-        return [[escape(name) for name in self.frame.columns], *body]
 
 
 _MARKDOWN = str.maketrans({"|": "\\|", "\\": "\\\\", "<": "&lt;", "\n": " ", "\r": " "})
@@ -261,12 +239,19 @@ _LATEX = str.maketrans(
 )
 
 
-def _markdown(text: str) -> str:
-    return text.translate(_MARKDOWN)
-
-
-def _latex(text: str) -> str:
-    return text.translate(_LATEX)
+def pivot(
+    engine: Engine,
+    rows: str,
+    columns: str,
+    metric: str | None,
+    aggregate: str,
+    task_type: str | None,
+    **filters: str | None,
+) -> Pivot:
+    """Lay the scores of chains out by two kinds; see `WorkspaceStore.pivot`."""
+    check_kinds(rows, columns, aggregate)
+    scored, named = chain_kinds(engine, metric, task_type, **filters)
+    return make_pivot(scored.with_columns(metric=pl.lit(named)), rows, columns, aggregate, metric)
 
 
 def check_kinds(rows: str, columns: str, aggregate: str) -> None:
@@ -600,6 +585,21 @@ class RunView:
         return block(self.name, field_table(facts), table(head, rows) if self.pipelines.height else "")
 
 
+def store_html(engine: Engine) -> str:
+    """Show a store in a notebook, which waits for nobody."""
+    facts: dict[str, object] = {"folder": str(engine.layout.root)}
+    if engine.closed:
+        return block("WorkspaceStore", field_table(facts | {"state": "closed"}))
+    answered, found = engine.look_up(queries.counts)
+    facts["state"] = None if engine.writable else "read-only"
+    if answered and found is not None:
+        size = byte_text(found.pop("artifact_bytes"))
+        facts |= found | {"size of artifacts": size}
+    else:
+        facts["contents"] = "another process is using the catalog at this moment"
+    return block("WorkspaceStore", field_table(facts))
+
+
 def view_chain(engine: Engine, chain_id: str) -> ChainView:
     """Look at a chain; see `WorkspaceStore.show_chain`."""
 
@@ -610,7 +610,7 @@ def view_chain(engine: Engine, chain_id: str) -> ChainView:
         pipeline = queries.get_pipeline(con, chain["pipeline_id"], []) or {}
         run = queries.get_run(con, pipeline.get("run_id", ""), []) or {}
         ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
-        return chain, pipeline, run, overview.artifacts_of(con, ids)
+        return chain, pipeline, run, queries.artifacts_of(con, ids)
 
     chain, pipeline, run, artifacts = engine.query(ask)
     ranked = top_chains(engine, 1, None, None, None, chain_id=chain_id)
@@ -671,9 +671,9 @@ def chain_predictions(engine: Engine, chain_id: str, partition: str) -> pl.DataF
     """Predictions of a chain a sample a row; see `WorkspaceStore.chain_predictions`."""
 
     def ask(con: Connection) -> tuple[pl.DataFrame, Any, Any]:
-        rows = overview.prediction_rows(con, chain_id, partition)
+        rows = queries.prediction_rows(con, chain_id, partition)
         chain = queries.get_chain(con, chain_id) if rows.height else None
-        arrays = prediction_queries.load_arrays(con, rows["prediction_id"].to_list())
+        arrays = load_arrays(con, rows["prediction_id"].to_list())
         return rows, arrays, (chain or {}).get("metadata", {}).get("classes")
 
     rows, arrays, classes = engine.query(ask)

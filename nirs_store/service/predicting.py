@@ -99,9 +99,9 @@ def _use(con: Connection, row: Mapping[str, Any]) -> Use:
 def warn_uncorrected(
     use: Use,
     what: str = "this returns its predictions without the correction. store.predict applies it",
-    stacklevel: int = 3,
+    stacklevel: int = 4,
 ) -> None:
-    """Say that the correction of a version has no part in what a caller gets."""
+    """Say that the correction of a version has no part in what the caller of a method of the store gets."""
     if use.correction is not None:
         warnings.warn(
             f"{use.label} is {use.correction.words}, and {what}.",
@@ -124,32 +124,28 @@ def refuse_corrected(use: Use) -> None:
         )
 
 
-def equip(predictor: Any, use: Use, store: Callable[[], Any]) -> None:
+def equip(predictor: Any, use: Use, replays: Callable[[], Any]) -> None:
     """Give a predictor the correction that its calibration has now, and the log of its store."""
+    from nirs_store.domain.frame import Reading
+
     predictor.scope = use.scope
     if use.correction is not None:
         predictor.correction = use.correction
-        warnings.warn(f"{use.label} is {use.correction.words}.", UserWarning, stacklevel=3)
+        warnings.warn(f"{use.label} is {use.correction.words}.", UserWarning, stacklevel=4)
 
     def record(details: pl.DataFrame, X: Any, sample_ids: Sequence[Any] | None, **said: Any) -> None:
-        here, how = store(), Logging(True, **said)
+        here, how = replays(), Logging(True, **said)
         if here is None:
             raise StoreClosed(
                 "The store of this predictor is closed, so nothing can be logged. Open it again."
             )
-        plan, _, _, about = here._plan(use.chain_id)
+        planned = here.plan(use.chain_id)
         keep(
-            here._engine, use, plan, details, X, sample_ids, how, about, lambda chain: _along(here, chain, X)
-        )
+            here.engine, use, planned.plan, details, X, sample_ids, how, planned.about,
+            lambda chain: here.details(chain, X, None, Reading(), None, False),
+        )  # fmt: skip
 
     predictor._recorder = record
-
-
-def _along(store: Any, chain_id: str, X: Any) -> pl.DataFrame:
-    from nirs_store.domain.frame import Reading
-
-    found: pl.DataFrame = store._details(chain_id, X, None, Reading(), None, False)
-    return found
 
 
 # -- The log.

@@ -14,6 +14,7 @@ from nirs_store.display import block, field_table
 from nirs_store.domain import DOMAIN, DOMAIN_CLASS, Domain
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.scores import regression_scores
+from nirs_store.service.predicting import use_of, warn_uncorrected
 from nirs_store.service.samples import Samples, as_samples
 
 __all__ = ["Transferred", "derive_chain"]
@@ -85,6 +86,9 @@ def derive_chain(
     """Put a fitted transformer in front of a chain; see `WorkspaceStore.derive_chain`."""
     from sklearn.utils.validation import check_is_fitted
 
+    use = use_of(store._engine, chain_id)
+    warn_uncorrected(use, "the new chain does not have this correction")
+    chain_id = use.chain_id
     chain = store.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id)

@@ -12,7 +12,8 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -183,18 +184,9 @@ class ForeignSource:
                 "migration again; what has arrived already is kept."
             )
 
-    def close(self) -> None:
-        """Let the catalog go."""
-        self._database.close()
 
-    def __enter__(self) -> ForeignSource:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def open_source(folder: Path) -> ForeignSource:
+@contextmanager
+def open_source(folder: Path) -> Iterator[ForeignSource]:
     """Open a nirs4all workspace for reading."""
     if not folder.is_dir():
         raise NotAWorkspace(f"{folder} is not a folder, so it is not a nirs4all workspace. Nothing was read.")
@@ -202,14 +194,11 @@ def open_source(folder: Path) -> ForeignSource:
     for name, opener in (("store.sqlite", _SQLite), ("store.duckdb", _DuckDB)):
         catalog = folder / name
         if catalog.is_file():
-            database: _Database = opener(catalog)
-            try:
+            with closing(opener(catalog)) as database:
                 source = ForeignSource(folder, catalog, database)
                 _check_tables(source)
-            except BaseException:
-                database.close()
-                raise
-            return source
+                yield source
+            return
     raise NotAWorkspace(
         f"{folder} is not a nirs4all workspace: it has neither store.sqlite nor store.duckdb. Nothing was read. "
         "Name the folder that was given to nirs4all as workspace_path (often called 'workspace')."
@@ -260,7 +249,11 @@ def _stamp(path: Path) -> list[tuple[int, int]]:
 # -- The arrays of nirs4all's predictions: from a table of lists, or from its Parquet files.
 
 
-NAMES = ("y_true", "y_pred", "y_proba", "sample_indices", "weights")
+_NUMBERS = {
+    **dict.fromkeys(("y_true", "y_pred", "y_proba"), np.float64),
+    "sample_indices": np.int32,
+    "weights": np.float64,
+}
 # What the Parquet files hold beside; it has no place in a prediction here.
 UNPLACED = ("X", "spectra", "sample_metadata", "result_metadata")
 _ROWS = 1000
@@ -281,21 +274,22 @@ def read_arrays(source: ForeignSource) -> Iterator[ForeignArrays]:
         yield _arrays_of(row)
     files = sorted((source.root / "arrays").glob("*.parquet"))
     deleted = tombstones(source.root)
-    last: dict[str, tuple[int, int]] = {}
+    last = {str(row["prediction_id"]): place for place, row in _versions(files, ["prediction_id"])}
+    for place, row in _versions(files, None):
+        prediction_id = str(row["prediction_id"])
+        if last[prediction_id] == place and prediction_id not in deleted:
+            yield _arrays_of(row)
+
+
+def _versions(
+    files: Sequence[Path], columns: list[str] | None
+) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
+    """Give every row of the files with its place; of one prediction, a later one takes the place of those before."""
     for number, path in enumerate(files):
-        place = 0
-        for batch in _batches(path, ["prediction_id"]):
-            for prediction_id in batch.column(0).to_pylist():
-                last[str(prediction_id)] = (number, place)
-                place += 1
-    for number, path in enumerate(files):
-        place = 0
-        for batch in _batches(path, None):
+        places = count()
+        for batch in _batches(path, columns):
             for row in batch.to_pylist():
-                prediction_id = str(row["prediction_id"])
-                if last[prediction_id] == (number, place) and prediction_id not in deleted:
-                    yield _arrays_of(row)
-                place += 1
+                yield (number, next(places)), row
 
 
 def _batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
@@ -311,24 +305,17 @@ def _batches(path: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
 
 def _arrays_of(row: Mapping[str, Any]) -> ForeignArrays:
     found: dict[str, NDArray[Any]] = {}
-    for name in ("y_true", "y_pred"):
+    for name, kind in _NUMBERS.items():
         labels = row.get(f"{name}_labels")
         if isinstance(labels, str):
             found[name] = _labels(labels, str(row["prediction_id"]))
         elif row.get(name) is not None:
-            found[name] = _shaped(np.array(row[name], dtype=np.float64), row.get(f"{name}_shape"))
-    for name, kind in (("y_proba", np.float64), ("sample_indices", np.int32), ("weights", np.float64)):
-        if row.get(name) is not None:
-            found[name] = _shaped(np.array(row[name], dtype=kind), row.get(f"{name}_shape"))
+            values, shape = np.array(row[name], dtype=kind), row.get(f"{name}_shape")
+            fits = shape and int(np.prod(shape)) == values.size
+            found[name] = values.reshape([int(length) for length in shape]) if fits else values
     misfits = _fit(found)
     unplaced = tuple(name for name in UNPLACED if row.get(name) is not None)
     return ForeignArrays(str(row["prediction_id"]), found, misfits, unplaced)
-
-
-def _shaped(values: NDArray[Any], shape: Any) -> NDArray[Any]:
-    if shape and int(np.prod(shape)) == values.size:
-        return values.reshape([int(length) for length in shape])
-    return values
 
 
 def _fit(found: dict[str, NDArray[Any]]) -> tuple[str, ...]:

@@ -357,11 +357,9 @@ def _as_stored(chain: Mapping[str, Any], plan: ReplayPlan, blobs: Blobs, kind: K
     }
     travelling = dict(clean(renamed(chain, names)))
     travelling |= {
-        "chain_id": str(chain.get("chain_id") or ""),
         "fold_artifacts": normalise_folds(travelling["fold_artifacts"], "fold_artifacts"),
         "fold_weights": normalise_weights(travelling.get("fold_weights")),
-        "wavelengths": None if plan.wavelengths is None else plan.wavelengths.tolist(),
-        "created_at": _text(clean(chain.get("created_at"))),
+        **_plain_parts(chain, plan),
     }
     note = inexpressible("it is a stack of models" if plan.stack else "it merges branches")
     notes = (note, *dict.fromkeys(packing.notes))
@@ -398,11 +396,7 @@ def _pack(
             splitter = {"step_idx": index, "operator_class": str(entry.get("operator_class") or "")}
             params = clean(entry.get("params") or {})
             steps.append({**splitter, "operator_type": SPLITTER, "params": params, "stateless": True})
-    metadata = dict(chain.get("metadata") or {})
-    if isinstance(metadata.get(CODE), Mapping):
-        metadata[CODE] = without_text(metadata[CODE])  # hashes of the code travel, not its source
     travelling = {
-        "chain_id": str(chain.get("chain_id") or ""),
         "pipeline_id": _text(chain.get("pipeline_id")),
         "steps": sorted([*steps, model], key=lambda step: int(step["step_idx"])),
         "model_step_idx": model_index,
@@ -414,13 +408,23 @@ def _pack(
         "branch_path": [int(branch) for branch in chain.get("branch_path") or ()] or None,
         "source_index": plan.source_index,
         "fold_weights": dict(layout.weights) if layout.weights else None,
-        "wavelengths": None if plan.wavelengths is None else plan.wavelengths.tolist(),
-        "metadata": clean(metadata) or None,
-        "created_at": _text(clean(chain.get("created_at"))),
+        **_plain_parts(chain, plan),
     }
     payloads = list(packing.payloads.values())
     notes = (*layout.notes, *dict.fromkeys(packing.notes))
     return Package(travelling, payloads, plan, blobs, notes, kind, pipeline, layout.rearranged)
+
+
+def _plain_parts(chain: Mapping[str, Any], plan: ReplayPlan) -> dict[str, Any]:
+    metadata = dict(chain.get("metadata") or {})
+    if isinstance(metadata.get(CODE), Mapping):
+        metadata[CODE] = without_text(metadata[CODE])  # hashes of the code travel, not its source
+    return {
+        "chain_id": str(chain.get("chain_id") or ""),
+        "wavelengths": None if plan.wavelengths is None else plan.wavelengths.tolist(),
+        "metadata": clean(metadata) or None,
+        "created_at": _text(clean(chain.get("created_at"))),
+    }
 
 
 def _text(value: Any) -> str | None:

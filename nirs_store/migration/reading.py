@@ -8,6 +8,7 @@ an immutable reader would ignore, a copy elsewhere is opened instead.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sqlite3
 import tempfile
@@ -310,9 +311,10 @@ def _arrays_of(row: Mapping[str, Any]) -> ForeignArrays:
         if isinstance(labels, str):
             found[name] = _labels(labels, str(row["prediction_id"]))
         elif row.get(name) is not None:
-            values, shape = np.array(row[name], dtype=kind), row.get(f"{name}_shape")
-            fits = shape and int(np.prod(shape)) == values.size
-            found[name] = values.reshape([int(length) for length in shape]) if fits else values
+            found[name] = values = np.array(row[name], dtype=kind)
+            shape = [int(length) for length in row.get(f"{name}_shape") or ()]
+            if shape and math.prod(shape) == values.size:
+                found[name] = values.reshape(shape)
     misfits = _fit(found)
     unplaced = tuple(name for name in UNPLACED if row.get(name) is not None)
     return ForeignArrays(str(row["prediction_id"]), found, misfits, unplaced)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from nirs_store.bundle import export_chain, load_bundle
 from nirs_store.errors import (
@@ -341,6 +342,23 @@ def test_one_source_of_several_is_an_ordinary_chain(world: Any, tmp_path: Path) 
         bundle.predict([world.new * 0, world.new]) == world.shelf.replay(one, [world.new * 0, world.new])
     ).all()
     assert "source 1" in bundle.notes[0]
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_hashes_of_the_code_travel_without_its_source(merges: bool, world: Any, tmp_path: Path) -> None:
+    steps = list(world.before)
+    if merges:
+        steps = [{**step, "operator_type": "transform", "branch_path": [k]} for k, step in enumerate(steps)]
+        steps.append({"operator_class": "merge", "operator_type": "merge", "stateless": True})
+    Z = np.hstack([world.snv.transform(world.X), world.derivative.transform(world.X)]) if merges else world.Z
+    models = world.fit(Ridge(), Z)
+    module = {"sha256": "0" * 64, "file": "own.py", "text": "the_source = 1"}
+    code = {"modules": {"own": module}, "by_value": {}}
+    model = {"operator_class": "sklearn.linear_model.Ridge", "operator_type": "model"}
+    chain_id = world.shelf.chain([*steps, model], models, metadata={"code": code})
+    held = members(export_chain(world.shelf, chain_id, tmp_path / "x"))
+    assert b"own.py" in held["nirs_store.json"]
+    assert not any(b"the_source" in data for data in held.values())
 
 
 def test_a_rearrangement_that_predicts_other_numbers_is_given_up(

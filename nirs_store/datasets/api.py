@@ -379,6 +379,8 @@ class Datasets:
     ) -> pl.DataFrame:
         """List the chains that have seen a sample, of those that were recorded from stored data sets.
 
+        A warning says how many chains were recorded from arrays: of these only the hash of all their data is kept.
+
         Parameters
         ----------
         sample : str or int, optional
@@ -408,6 +410,7 @@ class Datasets:
             whole = self.version(dataset)
             every = {whole.dataset_version_id: (whole, np.arange(whole.n_samples))}
             return usage.chains_frame(chains, every, only=True)
+        usage.warn_of_arrays(self._engine.query(table.count_chains) - sum(map(table.is_fitted, chains)))
         ids = {chain[f"{prefix}_id"] for chain in chains for prefix in usage.ROLES.values()} - {None}
         rows = self._engine.query(lambda con: table.by_ids(con, ids))
         versions = {

@@ -26,9 +26,11 @@ __all__ = [
     "BlobsGone",
     "Item",
     "by_ids",
+    "count_chains",
     "delete",
     "find",
     "fitted_on",
+    "is_fitted",
     "latest",
     "list_versions",
     "paths_of",
@@ -197,6 +199,16 @@ def fitted_on(con: Connection) -> list[Row]:
         f"SELECT c.*, l.name AS pipeline_name, l.run_id FROM ({_CHAINS}) c LEFT JOIN pipelines l USING (pipeline_id) "
         "WHERE fitted_id IS NOT NULL OR test_id IS NOT NULL ORDER BY c.created_at, c.chain_id",
     )
+
+
+def count_chains(con: Connection) -> int:
+    """Count all chains."""
+    return int(con.execute("SELECT count(*) FROM chains").fetchall()[0][0])
+
+
+def is_fitted(chain: Row) -> bool:
+    """Tell whether a chain of `fitted_on` was fitted on a stored data set."""
+    return chain["fitted_id"] is not None
 
 
 def users_of(con: Connection, version_id: str) -> list[str]:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from nirs_store.datasets import rows as table
 from nirs_store.datasets.samples import HASH, ID, Samples
 from nirs_store.datasets.version import DatasetVersion
+from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, RecordingWarning, UnknownDataset, quoted
 from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_array
 
-__all__ = ["ROLES", "Part", "chains_frame", "in_common", "part_of", "sought_rows"]
+__all__ = ["ROLES", "Part", "chains_frame", "in_common", "part_of", "sought_rows", "warn_of_arrays"]
 
 ROLES = {"calibration": "fitted", "test": "test"}
 """What a chain did with a data set, and how its columns begin."""
@@ -114,6 +115,18 @@ def chains_frame(
     }
     frame = pl.DataFrame(cells, schema=schema, orient="row")
     return frame.with_columns(pl.col("created_at").dt.replace_time_zone("UTC"))
+
+
+def warn_of_arrays(count: int) -> None:
+    """Say that nothing is known of chains that were not recorded from a stored data set."""
+    if count:
+        told = counted(count, "chain was", "chains were")
+        warnings.warn(
+            f"{told} recorded from arrays: whether they have seen the sample is not known. Record with "
+            "dataset='corn@v2' to keep both together.",
+            RecordingWarning,
+            stacklevel=3,
+        )
 
 
 def in_common(

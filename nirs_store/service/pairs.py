@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+#: Days after which a name that comes again may be another sample: a convention.
+_AGAIN = 7
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Which measurements and references are looked at."""
@@ -135,7 +139,7 @@ def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tupl
     """Join measurements with references; returns the pairs in time order, and what was left out in words.
 
     Columns: ``sample_id, measured_at, version, instrument, batch_id, prediction, raw, reference, n_references,
-    reference_sd``.
+    reference_sd, reference_days``.
     """
     unit = unit_of(con, wanted)
     notes: list[str] = []
@@ -163,18 +167,34 @@ def pairs_of(con: Connection, wanted: Wanted, *, role: str = "reported") -> tupl
     sql = f"""
         WITH refs AS (
             SELECT r.sample_id, {COMBINED[wanted.combine]} AS reference, count(*) AS n_references,
-                stddev_samp(r.value) AS reference_sd
+                stddev_samp(r.value) AS reference_sd,
+                date_diff('day', min(coalesce(r.measured_at, r.added_at)), max(coalesce(r.measured_at, r.added_at)))
+                    AS reference_days
             FROM {CURRENT} r WHERE ({about} OR (r.target IS NULL AND NOT list_contains($unclear, r.sample_id)))
                 AND ($lab::VARCHAR IS NULL OR r.lab = $lab) AND ($method::VARCHAR IS NULL OR r.method = $method)
                 AND ($unit::VARCHAR IS NULL OR r.unit IS NULL OR r.unit = $unit)
             GROUP BY r.sample_id)
         SELECT m.sample_id, m.measured_at, m.version, m.instrument, m.batch_id, m.prediction, m.raw, refs.reference,
-            refs.n_references, refs.reference_sd
+            refs.n_references, refs.reference_sd, refs.reference_days
         FROM measurements m JOIN refs USING (sample_id)
         WHERE {wanted.where} AND m.role = $role AND isfinite(m.prediction){flags}{target}
         ORDER BY m.measured_at, m.measurement_id"""
     used = {name: value for name, value in {**told, "unclear": unclear}.items() if f"${name}" in sql}
-    return frame(con, sql, {**used, **wanted.params, "role": role}), notes
+    found = frame(con, sql, {**used, **wanted.params, "role": role})
+    return found, notes + _used_again(found)
+
+
+def _used_again(pairs: pl.DataFrame) -> list[str]:
+    """Say which names may belong to several samples: those measured and determined again much later."""
+    spans = pairs.filter(pl.col("reference_days") >= _AGAIN).group_by("sample_id")
+    apart = spans.agg(days=(pl.col("measured_at").max() - pl.col("measured_at").min()).dt.total_days())
+    names = sorted(apart.filter(pl.col("days") >= _AGAIN)["sample_id"].to_list())
+    if not names:
+        return []
+    return [
+        f"{counted(len(names), 'sample')}, such as {quoted(names[0])}, measured and determined again after {_AGAIN} days "
+        "or more: the values of one name count as one sample, so a name must not be used for another sample"
+    ]
 
 
 def why_none(con: Connection, wanted: Wanted) -> list[str]:

@@ -120,6 +120,26 @@ def test_a_drift_is_seen_in_the_month_in_which_it_begins(fat: WorkspaceStore) ->
     assert early.n == late.n == 30
 
 
+@pytest.mark.parametrize(
+    ("measured", "determined", "said"), [(0, 30, 0), (30, 0, 0), (6, 6, 0), (7, 7, 12), (30, 60, 12)]
+)
+def test_a_name_that_is_used_again_is_noted(
+    fat: WorkspaceStore, measured: int, determined: int, said: int
+) -> None:
+    for days in (0, measured):
+        measure(fat, rows=slice(0, 12), measured_at=START + timedelta(days=days))
+    for days in (0, determined):
+        refer(fat, slice(0, 12), measured_at=START + timedelta(days=days), existing="add")
+    # A control sample that is determined once.
+    measure(fat, rows=slice(12, 13), measured_at=START + timedelta(days=90))
+    measure(fat, rows=slice(12, 13), measured_at=START)
+    refer(fat, slice(12, 13))
+    found = fat.calibrations.monitor("fat")
+    assert found.n == 13
+    told = [note for note in found.notes if "must not be used for another sample" in note]
+    assert [note.split(" samples")[0] for note in told] == ([str(said)] if said else [])
+
+
 def test_few_samples_have_no_verdict(fat: WorkspaceStore) -> None:
     nothing = fat.calibrations.monitor("fat")
     assert nothing.n == 0

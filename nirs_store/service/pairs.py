@@ -192,8 +192,8 @@ def _used_again(pairs: pl.DataFrame) -> list[str]:
     if not names:
         return []
     return [
-        f"{counted(len(names), 'sample')}, such as {quoted(names[0])}, measured and determined again after {_AGAIN} days "
-        "or more: the values of one name count as one sample, so a name must not be used for another sample"
+        f"{counted(len(names), 'sample')}, such as {quoted(names[0])}, measured and determined again after {_AGAIN} "
+        "days or more: the values of one name count as one sample, so a name must not be used for another sample"
     ]
 
 

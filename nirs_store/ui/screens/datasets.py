@@ -156,7 +156,11 @@ def _chains(request: Request, reference: str, sample: str) -> Table:
         Column("created_at", "Recorded", "time"),
         Column("chain_id", "Id", "id", link=lambda row: f"/chains/{row['chain_id']}"),
     )  # fmt: skip
-    empty = "No chain was recorded from it." if not sample else "No chain that was recorded from a data set has seen this sample."
+    empty = (
+        "No chain was recorded from it."
+        if not sample
+        else "No chain that was recorded from a data set has seen this sample."
+    )
     return table_of(request, found.reverse(), columns, prefix="c_", size=20, empty=empty, name="chains")
 
 

@@ -1,9 +1,8 @@
-"""A chain on its way out: what a bundle needs of the workspace, asked in one turn at the catalog."""
+"""What leaves a workspace as a file, and what comes in as a bundle."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, clean
 from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.manifest import stated
 from nirs_store.bundle.reader import Bundle, domain_bytes, open_contents
+from nirs_store.bundle.writer import target_path
 from nirs_store.chains.folds import chain_artifact_ids, chain_model_ids, stack_sources
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.recorder import KnownIds
@@ -74,9 +74,9 @@ class ImportedBundle:
 def find_import(con: Connection, content_hash: str) -> tuple[str, str, str] | None:
     """Give run, pipeline and chain of the oldest import of a content that is still there, or None."""
     found = con.execute(
-        "SELECT r.run_id, p.pipeline_id, c.chain_id FROM runs r JOIN pipelines p ON p.run_id = r.run_id JOIN chains "
-        "c ON c.pipeline_id = p.pipeline_id WHERE r.status = 'completed' AND json_extract_string(r.config, "
-        "'$.imported.content_hash') = ? ORDER BY r.created_at, r.run_id, c.chain_id LIMIT 1",
+        "SELECT run_id, pipeline_id, chain_id FROM runs JOIN pipelines USING (run_id) JOIN chains USING (pipeline_id) "
+        "WHERE runs.status = 'completed' AND json_extract_string(runs.config, '$.imported.content_hash') = ? "
+        "ORDER BY runs.created_at, run_id, chain_id LIMIT 1",
         [content_hash],
     ).fetchone()
     return None if found is None else (str(found[0]), str(found[1]), str(found[2]))
@@ -85,14 +85,11 @@ def find_import(con: Connection, content_hash: str) -> tuple[str, str, str] | No
 # -- Writing configuration, runs and predictions out as JSON, YAML and Parquet.
 
 
-def _write(path: Path, data: bytes) -> Path:
-    if "\x00" in str(path):
-        raise InvalidInput(f"output_path: {str(path)!r} cannot be the name of a file. Nothing was written.")
-    if os.path.isdir(path):  # (Path.is_dir raises for a name that is too long)
-        raise InvalidInput(f"{path} is a folder; name the file to write. Nothing was written.")
-    ensure_dir(path.parent)
-    write_file(path, data)
-    return path
+def _write(output_path: Path, data: bytes) -> Path:
+    target = target_path(output_path, "")
+    ensure_dir(target.parent)
+    write_file(target, data)
+    return target
 
 
 def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) -> Path:
@@ -101,7 +98,7 @@ def export_pipeline_config(engine: Engine, pipeline_id: str, output_path: Path) 
     if row is None:
         raise UnknownId("pipeline", pipeline_id, "Nothing was written.")
     config = msgspec.json.encode(row["expanded_config"])
-    return _write(user_path(output_path), msgspec.json.format(config, indent=2))
+    return _write(output_path, msgspec.json.format(config, indent=2))
 
 
 def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
@@ -125,7 +122,7 @@ def export_run(engine: Engine, run_id: str, output_path: Path) -> Path:
         raise UnknownId("run", run_id, "Nothing was written.")
     plain = msgspec.json.decode(msgspec.json.encode(run, enc_hook=lambda value: value.tolist()))
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    return _write(user_path(output_path), text.encode())
+    return _write(output_path, text.encode())
 
 
 def export_predictions_parquet(
@@ -146,7 +143,7 @@ def export_predictions_parquet(
             table = table.with_columns(_column(name, values))
     sink = io.BytesIO()
     table.write_parquet(sink)
-    return _write(user_path(output_path), sink.getvalue())
+    return _write(output_path, sink.getvalue())
 
 
 def _column(name: str, values: list[np.ndarray | None]) -> pl.Series:

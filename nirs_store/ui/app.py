@@ -22,7 +22,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
@@ -414,6 +414,9 @@ def make_app(desk: Desk, guard: Guard) -> Starlette:
         words = {404: "There is no such page.", 405: "This address does not take that."}.get(status)
         return _page_of_error(status, words or str(getattr(error, "detail", error)))
 
+    async def gone(_: HttpRequest, error: Exception) -> Response:
+        return Response(status_code=400)  # read by nobody: whoever sent it has left
+
     async def broken(_: HttpRequest, error: Exception) -> Response:
         return _page_of_error(
             500, f"This screen has a fault ({type(error).__name__}); the terminal shows where."
@@ -428,5 +431,5 @@ def make_app(desk: Desk, guard: Guard) -> Starlette:
             Middleware(_Shield, guard=guard),
             Middleware(GZipMiddleware, minimum_size=2000, compresslevel=3),
         ],
-        exception_handlers={HTTPException: refused, Exception: broken},
+        exception_handlers={HTTPException: refused, ClientDisconnect: gone, Exception: broken},
     )

@@ -133,7 +133,7 @@ class Figure:
         where: ArrayLike | None = None,
     ) -> Figure:
         """Draw points, some or all; `titles` are shown when pointed at, `keys` name samples of other figures too."""
-        xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+        xs, ys = _floats(x), _floats(y)
         known = np.isfinite(xs) & np.isfinite(ys)
         if where is not None:
             known &= np.asarray(where, bool)
@@ -148,7 +148,7 @@ class Figure:
         self, x: ArrayLike, y: ArrayLike, kind: str = "line", *, label: str = "", title: str = "", dashed: bool = False
     ) -> Figure:  # fmt: skip
         """Draw a line; it breaks where a value is missing."""
-        xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+        xs, ys = _floats(x), _floats(y)
         step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
         return self._add("line", xs[::step], ys[::step], kind, label, "line", dashed=dashed, title=title)
 
@@ -156,8 +156,8 @@ class Figure:
         self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "faint", *, label: str = ""
     ) -> Figure:
         """Fill the space between two lines."""
-        xs = np.asarray(x, float).ravel()
-        both = np.column_stack([np.asarray(low, float).ravel(), np.asarray(high, float).ravel()])
+        xs = _floats(x)
+        both = np.column_stack([_floats(low), _floats(high)])
         step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
         return self._add("band", xs[::step], both[::step], kind, label, "band")
 
@@ -165,8 +165,8 @@ class Figure:
         self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "s0", *, label: str = ""
     ) -> Figure:
         """Draw upright lines from low to high: intervals of single values."""
-        both = np.column_stack([np.asarray(low, float).ravel(), np.asarray(high, float).ravel()])
-        return self._add("spans", np.asarray(x, float).ravel(), both, kind, label, "line")
+        both = np.column_stack([_floats(low), _floats(high)])
+        return self._add("spans", _floats(x), both, kind, label, "line")
 
     def bars(
         self, x: ArrayLike, y: ArrayLike, kind: str = "s0", *, label: str = "", width: float = 0.8,
@@ -174,7 +174,7 @@ class Figure:
     ) -> Figure:  # fmt: skip
         """Draw bars from zero."""
         self.zero = True
-        xs, ys = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
+        xs, ys = _floats(x), _floats(y)
         return self._add("bars", xs, ys, kind, label, "band", bar=width, titles=titles)
 
     def across(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
@@ -186,16 +186,18 @@ class Figure:
         return self._rule("upright", np.array([value], float), np.empty(0), kind, label)
 
     def _rule(self, what: str, x: Floats, y: Floats, kind: str, label: str) -> Figure:
-        self._marks.append((what, x, y, {"kind": kind}))
-        self.entry(label, kind, "dashed")
+        if np.isfinite(_floats([*x, *y])).all():
+            self._marks.append((what, x, y, {"kind": kind}))
+            self.entry(label, kind, "dashed")
         return self
 
     def histogram(self, values: ArrayLike, kind: str = "s0", *, label: str = "") -> Figure:
         """Draw how often values occur."""
-        known = np.asarray(values, float).ravel()
+        known = _floats(values)
         known = known[np.isfinite(known)]
         if known.size:
-            counts, edges = np.histogram(known, bins=min(40, max(5, math.ceil(2 * known.size ** (1 / 3)))))
+            bins = min(40, max(5, math.ceil(2 * known.size ** (1 / 3))))
+            counts, edges = np.histogram(known, bins, _span([known], 0.0))
             titles = [f"{a:.4g} to {b:.4g}: {n}" for a, b, n in zip(edges, edges[1:], counts, strict=False)]
             middles, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
             self.bars(middles, counts, kind, label=label, width=width, titles=titles)
@@ -415,15 +417,23 @@ def _legend(rows: list[list[tuple[str, str, str]]], left: float) -> Iterable[str
             x += 32 + 6.2 * len(words)
 
 
+def _floats(values: ArrayLike) -> Floats:
+    """Return values as numbers; those too large to subtract from each other are not drawn."""
+    found = np.asarray(values, float).ravel()
+    return np.where(np.abs(found) < 1e300, found, np.nan)
+
+
 def _span(parts: Sequence[Any], margin: float, least: float = 0.0) -> tuple[float, float]:
     known = np.concatenate([np.asarray(part, float).ravel() for part in parts])
     known = known[np.isfinite(known)]
     if not known.size:
         return 0.0, 1.0
     low, high = float(known.min()), float(known.max())
-    wide = max(high - low, least) or abs(high) or 1.0
-    if high == low:
-        margin = max(margin, 0.5)
+    wide = high - low
+    # What differs by rounding alone is one value.
+    if wide <= 1e-12 * max(abs(low), abs(high)):
+        wide, margin = 0.0, max(margin, 0.5)
+    wide = max(wide, least) or abs(high) or 1.0
     return low - margin * wide, high + margin * wide
 
 

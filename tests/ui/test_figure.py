@@ -81,6 +81,33 @@ def test_without_a_value_nothing_is_drawn(y: list[float]) -> None:
     assert figure.svg() == ""
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [12.3, 12.3, 12.3 + 2e-15],
+        [1e17, 1e17],
+        [1e308, -1e308],
+        [1e308, 1.0],
+        [1e-320, 3e-320],
+        [1e6, 1e6 + 2e-10],
+    ],
+)
+@pytest.mark.parametrize("how", ["points", "line", "bars", "histogram", "equal"])
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_almost_equal_or_huge_are_drawn_or_left_out(how: str, values: list[float]) -> None:
+    figure = Figure("t", "x", "y", equal=how == "equal")
+    if how == "histogram":
+        figure.histogram(values)
+    else:
+        getattr(figure, {"equal": "points"}.get(how, how))(
+            values if how == "equal" else range(len(values)), values
+        )
+    svg = str(figure.across(values[0]).upright(float("nan")).svg())
+    assert "nan" not in svg
+    assert "inf" not in svg
+    assert bool(svg) == (values != [1e308, -1e308])
+
+
 @pytest.mark.parametrize("values", [[5.0], [5.0, 5.0], [0.0, 0.0], [np.nan, 5.0, np.inf]])
 def test_constant_and_missing_values_are_drawn_where_they_are_known(values: list[float]) -> None:
     figure = Figure("t", "x", "y").points(range(len(values)), values, titles=[str(v) for v in values])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import html
 import os
@@ -20,6 +21,7 @@ from uikit import HOSTILE, Page, addresses
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.errors import InvalidInput
 from nirs_store.ui import app, server
+from nirs_store.ui.app import make_app
 from nirs_store.ui.guard import Guard, cookie_name, is_local
 
 TOKEN = "a token of some length"
@@ -164,6 +166,24 @@ def test_a_body_that_is_too_large_is_refused(
     monkeypatch.setattr(app, "MOST_UPLOADED", 10_000)
     answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("big.csv", b"1,2\n" * 10_000)})
     assert answer.status_code == 413
+
+
+def test_whoever_leaves_while_sending_a_file_causes_no_error(page: Page, chain_id: str) -> None:
+    parts = iter(
+        [{"type": "http.request", "body": b"--b\r\n", "more_body": True}, {"type": "http.disconnect"}]
+    )
+    scope = {
+        "type": "http", "method": "POST", "path": f"/chains/{chain_id}/predict", "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"multipart/form-data; boundary=b")],
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        return next(parts)
+
+    async def send(_: Any) -> None:
+        pass
+
+    asyncio.run(make_app(page.desk, page.guard)(scope, receive, send))
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])

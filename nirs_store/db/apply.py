@@ -31,6 +31,7 @@ from nirs_store.db.journal import (
     decode,
     read_entry,
 )
+from nirs_store.db.layout import size_of
 from nirs_store.db.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.db.sql import Incoming, execute, number
 from nirs_store.errors import NirsStoreError, SchemaTooNew, WriteFailed
@@ -228,10 +229,7 @@ def _concatenated(segments: Iterable[Segment]) -> dict[str, pa.Table]:
 def _take_chunk(entries: list[Entry], most_bytes: int) -> tuple[list[Entry], list[Entry]]:
     size = 0
     for count, entry in enumerate(entries):
-        try:
-            size += entry.path.stat().st_size
-        except OSError:
-            size += 0  # it is read, and found unreadable, in its turn
+        size += size_of(entry.path)  # one that is gone is read, and found unreadable, in its turn
         if count and (size > most_bytes or count >= _CHUNK_SEGMENTS):
             return entries[:count], entries[count:]
     return entries, []

@@ -27,7 +27,7 @@ from nirs_store.db.compact import Checkpoint, compact
 from nirs_store.db.connection import CatalogLocked, Instance, Options, create_catalog, schema_version
 from nirs_store.db.interrupts import interruptible, is_interrupt
 from nirs_store.db.journal import Entry, Journal
-from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, sync_log
+from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, size_of, sync_log
 from nirs_store.db.lock import Lease
 from nirs_store.db.migrations import open_catalog, open_migrated_copy
 from nirs_store.db.schema import SCHEMA_VERSION
@@ -588,7 +588,7 @@ class Database:
             share_log(self._layout)
             self._checkpoint.need(tidying=tidying)
             self._kept += len(entries)
-            self._kept_bytes += sum(_size(entry.path) for entry in entries)
+            self._kept_bytes += sum(size_of(entry.path) for entry in entries)
             if small:
                 # Their rows are in DuckDB's log, which is synced: here room counts for more than a second copy.
                 self._release(con, applied)
@@ -645,7 +645,7 @@ class Database:
             except OSError as error:
                 raise write_error(self._layout.wal, error) from error
             self._changes.publish(con)
-            if _size(self._layout.wal) > _LOG_BYTES:
+            if size_of(self._layout.wal) > _LOG_BYTES:
                 self._checkpoint.write(con, hurried=True)
             return result
 
@@ -671,13 +671,6 @@ class Database:
             self._applied = None
             # Forgotten last: interrupted before, it is closed by whoever comes next.
             self.con = None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 class _Turn:

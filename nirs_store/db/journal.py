@@ -29,7 +29,7 @@ import xxhash
 from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
 from nirs_store.blobs.plain import read_plain, stat_plain
 from nirs_store.db.arrow_rows import read_rows
-from nirs_store.db.layout import Layout, sync_log
+from nirs_store.db.layout import Layout, size_of, sync_log
 from nirs_store.db.schema import ADDED_COLUMNS, CHANGE_KINDS, SCHEMA_VERSION, SEGMENT_TABLES, arrow_schema
 from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
 from nirs_store.ids import new_id
@@ -226,11 +226,7 @@ class Journal:
 
     def nbytes(self) -> int:
         """Sum of the sizes of the segments that wait."""
-        total = 0
-        for entry in self._list_once():
-            with contextlib.suppress(OSError):  # somebody has just applied it
-                total += entry.path.stat().st_size
-        return total
+        return sum(size_of(entry.path) for entry in self._list_once())
 
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""

@@ -215,6 +215,14 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         return self.artifacts, *journal
 
 
+def size_of(path: Path) -> int:
+    """Return the size of a file, 0 where it is gone or cannot be looked at."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def share_log(layout: Layout) -> None:
     """Let the group open DuckDB's log, which is made with the rights of one user: after a crash others read it."""
     with contextlib.suppress(FileNotFoundError):

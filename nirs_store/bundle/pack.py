@@ -227,6 +227,12 @@ def _with_domain(package: Package) -> Package:
         # Its fold models travel with their preprocessing inside, so their input is no longer what was measured.
         note = "The domain of the calibration is left out, since the models of the folds were put together."
         notes = (*notes, note)
+        warnings.warn(
+            f"{note} Predictions will say 'domain not known'. A safe bundle (safe=True) keeps the domain, and a chain "
+            "recorded with refit=True keeps it in every form.",
+            UserWarning,
+            stacklevel=4,
+        )
     else:
         try:
             return replace(package, domain=package.blobs.stored(named)[0])

@@ -289,6 +289,8 @@ def main(arguments: list[str] | None = None) -> int:
     for sample, words in zip(samples, found["flags"], strict=True):
         if words and words != [NOT_KNOWN]:
             print(f"warning: {sample}: {', '.join(words)}", file=sys.stderr)
+    if any(NOT_KNOWN in words for words in found["flags"]):
+        print(f"warning: {NOT_KNOWN}: nothing says whether the samples are inside", file=sys.stderr)
     further, cells = _further(found, names) if wanted else ([], [[] for _ in samples])
     lines = [
         ["sample", *map(safe_cell, names), *map(safe_cell, further)],

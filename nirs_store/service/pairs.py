@@ -233,7 +233,10 @@ def why_none(con: Connection, wanted: Wanted) -> list[str]:
         return [
             f"the references of the measured samples are about something else (target, lab, method): {told}"
         ]
-    other = con.execute(f"SELECT min(r.sample_id) FROM {CURRENT} r").fetchall()
+    other = con.execute(
+        f"SELECT min(r.sample_id) FROM {CURRENT} r WHERE lower(r.target) IN ($target, $calibration)",
+        {"target": (wanted.target or "").lower(), "calibration": wanted.name.lower()},
+    ).fetchall()
     if first is None or not other or other[0][0] is None:
         return []
     return [

@@ -376,8 +376,12 @@ def test_folds_that_are_put_together_for_a_bundle_leave_their_domain_behind_and_
     store: WorkspaceStore, tmp_path: Path
 ) -> None:
     chain = record(store, make_pipeline(StandardScaler(), PLSRegression(5)), refit=False)
-    bundle = load_bundle(store.export_chain(chain, tmp_path / "x.n4a"), allow_pickle=True)
+    with pytest.warns(UserWarning, match=r"domain of the calibration is left out.*safe=True"):
+        path = store.export_chain(chain, tmp_path / "x.n4a")
+    bundle = load_bundle(path, allow_pickle=True)
     assert bundle.domain is None
+    safe = load_bundle(store.export_chain(chain, tmp_path / "safe.n4a", safe=True))
+    assert safe.predict_details(NEW, on_outlier="ignore").equals(quiet(store, chain))
     assert any("domain" in note for note in bundle.notes)
     assert quiet(store, chain)["flags"][-1].to_list()[0] == "outside"
 

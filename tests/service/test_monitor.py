@@ -80,7 +80,12 @@ def test_the_figures_are_those_of_the_log_and_the_laboratory(fat: WorkspaceStore
         ({"target": "Fat %"}, {}, r"about something else \(target, lab, method\): Fat % \(60\)"),
         ({"lab": "north", "method": "Soxhlet"}, {"lab": "nord"}, r"fat, north, Soxhlet \(60\)"),
         ({"method": "Soxhlet"}, {"method": "NMR"}, r"fat, Soxhlet \(60\)"),
-        ({"prefix": "0"}, {}, "samples are called like 's0' here, and like '0s0' in the references"),
+        ({"prefix": "0", "target": "protein"}, {}, None),
+        (
+            {"prefix": "0", "target": "Fat"},
+            {},
+            "samples are called like 's0' here, and like '0s0' in the references",
+        ),
         ({}, {"instrument": "bench 3"}, "the instrument 'bench 3'; there are: bench 1, bench 2$"),
         ({}, {"since": "2030-01-01"}, None),
         ({}, {"include_flagged": False}, None),

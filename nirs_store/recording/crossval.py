@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from sklearn.base import clone
 from nirs_store.datasets.version import DatasetVersion
 from nirs_store.domain import DOMAIN_CLASS, Domain
 from nirs_store.domain.build import FoldDomain, LeftOut, build, replicates_split
-from nirs_store.errors import InvalidInput, NirsStoreError
+from nirs_store.errors import InvalidInput
 from nirs_store.ids import content_hash
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Job, fit_fold
@@ -28,14 +27,13 @@ from nirs_store.recording.inputs import (
     check_data,
     check_estimator,
     choose_metric,
-    full_run_id,
     make_folds,
     take_names,
     target_names,
 )
 from nirs_store.recording.prepare import by_position, refuse_fitted, refuse_missing
 from nirs_store.recording.result import CrossValidationResult
-from nirs_store.recording.rows import Layout, Outcome, finite, save_everything
+from nirs_store.recording.rows import Layout, recording, save_everything
 from nirs_store.recording.steps import class_name, configuration, describe, preprocessing_text, take_apart
 from nirs_store.scores import repeats_of
 from nirs_store.values import check_index, native
@@ -195,25 +193,14 @@ def record_cross_validation(
     began = time.perf_counter()
     refuse_fitted(estimator)
     refuse_fitted(y_processing, "y_processing")
-    X, y, about, test, dataset_name = _take(
-        store,
-        X,
-        y,
-        dataset,
-        X_test,
-        y_test,
-        dataset_name,
-        (wavelengths, wavelength_unit, sample_ids, groups, target, target_unit),
-    )
-    wavelengths, wavelength_unit, sample_ids = (
-        about[n] for n in ("wavelengths", "wavelength_unit", "sample_ids")
-    )
-    groups, target, target_unit = (about[n] for n in ("groups", "target", "target_unit"))
-    X_test, y_test = test.get("X_test"), test.get("y_test")
-    sample_ids_test = test.get("sample_ids_test") if sample_ids_test is None else sample_ids_test
+    named = (wavelengths, wavelength_unit, sample_ids, groups, target, target_unit)
+    X, y, about, test, dataset_name = _take(store, X, y, dataset, X_test, y_test, dataset_name, named)
+    if sample_ids_test is not None:
+        test["sample_ids_test"] = sample_ids_test
     X = native(X, "X")
     given = estimator
-    estimator = by_position(estimator, _without_names(X, sample_ids))
+    named_by = about["sample_ids"]
+    estimator = by_position(estimator, take_names("X", X, named_by)[0] if isinstance(named_by, str) else X)
     parts = take_apart(estimator)
     task = check_estimator(parts, task_type)
     chosen = choose_metric(metric, task)
@@ -222,21 +209,19 @@ def record_cross_validation(
         raise InvalidInput("keep_folds=False keeps the refit only, so it needs refit=True.")
     if reuse and not hasattr(store, "artifacts"):
         raise InvalidInput("reuse: expected a store with an artifact registry, such as WorkspaceStore.")
-    check_index(X=X, groups=groups, sample_weight=sample_weight, sample_ids=sample_ids)
+    check_index(X=X, groups=about["groups"], sample_weight=sample_weight, sample_ids=named_by)
     data = check_data(
         X,
         y,
-        X_test=X_test,
-        y_test=y_test,
-        wavelengths=wavelengths,
-        sample_ids=sample_ids,
-        sample_ids_test=sample_ids_test,
+        wavelengths=about["wavelengths"],
+        sample_ids=named_by,
         task_type=task,
-        wavelength_unit=wavelength_unit,
+        wavelength_unit=about["wavelength_unit"],
         no_missing=refuse_missing(parts),
+        **test,
     )
     split_began = time.perf_counter()
-    splitter, folds, labels = make_folds(cv, data, groups, task)
+    splitter, folds, labels = make_folds(cv, data, about["groups"], task)
     companions = check_companions(parts, labels, sample_weight, data.X.shape[0])
     sizes = [len(fold.train) for fold in folds] + [data.X.shape[0]] * refit
     refuse_fixed_inner_folds((*parts.transformers, parts.model), sizes)
@@ -245,61 +230,31 @@ def record_cross_validation(
             "sample_weight: all samples that one fold is fitted on have the weight 0. Nothing was recorded. Choose "
             "other folds, or leave the samples without weight out."
         )
-    split_ms = _milliseconds(split_began)
+    split_ms = round((time.perf_counter() - split_began) * 1000)
 
     described = preprocessing_text((*parts.transformers, parts.model))
     pipeline_name = described if name is None else name
-    facts = chain_facts(data, y, labels, companions, described, about["target"], target_unit)
+    facts = chain_facts(data, y, labels, companions, described, about["target"], about["target_unit"])
     facts |= about["stored"] | about["stored_test"] | dict(metadata or {})
     config = configuration(given, splitter) | facts | {"task_type": task, "metric": chosen, "refit": refit}
-    own_run = run_id is None
-    run_id = full_run_id(store, run_id)
-    if run_id is None:
-        run_id = store.begin_run(pipeline_name, config, [{"name": dataset_name, **facts}])
-    pipeline_id = None
-    try:
-        pipeline_id = store.begin_pipeline(
-            run_id, pipeline_name, config, [], dataset_name, facts["data_hash"]
-        )
+    tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds
+    with recording(
+        store, run_id, pipeline_name, config, dataset_name, facts["data_hash"],
+        began=began, run_config=config, about_dataset=facts,
+    ) as recorded:  # fmt: skip
+        pipeline_id = recorded.pipeline_id
         layout = Layout(pipeline_id, dataset_name, parts, splitter, y_processing, data, task, chosen, facts)
         layout.repeats = repeats_of([fold.val for fold in folds if fold.val is not None])
         job = _job(estimator, data, pipeline_id, artifact_format, y_processing, task, reuse, companions)
         job = replace(job, keep="all" if keep_folds else "refit", domain="refit" if refit else "folds")
         _save_shared(store, layout, job, split_ms, len(folds))
-        tasks = [*folds, Fold(FINAL, np.arange(data.X.shape[0]), None)] if refit else folds
         results = _collect(_fit_all(store, job, tasks, n_jobs or 1), len(tasks), progress)
         domain = domain_of_results(data, task, folds, results)
         layout.domain_id = store.save_artifact(
             domain.to_bytes(), DOMAIN_CLASS, "domain", "bytes", pipeline_id=pipeline_id
         )
-        outcome = save_everything(store, layout, results)
-        duration = _milliseconds(began)
-        store.complete_pipeline(pipeline_id, outcome.value, outcome.test_value, chosen, duration)
-        if own_run:
-            store.complete_run(run_id, _summary(pipeline_id, chosen, outcome))
-    except BaseException as error:
-        _fail(store, run_id if own_run else None, pipeline_id, error)
-        raise
-    return CrossValidationResult(
-        run_id=run_id,
-        pipeline_id=pipeline_id,
-        chain_id=outcome.chain_id,
-        prediction_ids=outcome.prediction_ids,
-        name=pipeline_name,
-        task_type=task,
-        metric=chosen,
-        value=outcome.value,
-        fold_sd=outcome.pooled["fold_sd"],
-        test_value=outcome.test_value,
-        pooled=outcome.pooled,
-        n_folds=len(folds),
-        duration_ms=duration,
-        scores=outcome.table,
-    )
-
-
-def _without_names(X: Any, sample_ids: Any) -> Any:
-    return take_names("X", X, sample_ids)[0] if isinstance(sample_ids, str) else X
+        recorded.finish(layout, save_everything(store, layout, results))
+    return recorded.result(len(folds))
 
 
 def _take(
@@ -313,12 +268,11 @@ def _take(
     named: tuple[Any, ...],
 ) -> tuple[Any, Any, dict[str, Any], dict[str, Any], Any]:
     """Take stored data sets and `Spectra` apart; arrays stay as they are."""
-    target = named[4]
     if dataset is not None:
         if X is not None:
             raise InvalidInput("dataset: it is what is fitted on; X was given as well. Nothing was recorded.")
         X = dataset
-    X, X_test = resolve(store, X, target), resolve(store, X_test, target, "X_test")
+    X, X_test = resolve(store, X, named[4]), resolve(store, X_test, named[4], "X_test")
     if X is None:
         raise InvalidInput("X: expected spectra, or dataset='corn@v2'; found None. Nothing was recorded.")
     y, about = take_spectra(X, y, *named)
@@ -336,10 +290,6 @@ def _check_options(n_jobs: Any, y_processing: Any) -> None:
         raise InvalidInput(f"y_processing must be a transformer that can be undone; it lacks {lacking}.")
 
 
-def _facts(**given: str | None) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}
-
-
 def chain_facts(
     data: Data,
     y: Any,
@@ -350,7 +300,8 @@ def chain_facts(
     target_unit: str | None,
 ) -> dict[str, Any]:
     """Return what a chain's metadata says about the samples it was made of; `y` as it was given."""
-    facts: dict[str, Any] = _facts(target=target, target_unit=target_unit, wavelength_unit=data.unit) | {
+    facts: dict[str, Any] = {"target": target, "target_unit": target_unit, "wavelength_unit": data.unit}
+    facts = {name: value for name, value in facts.items() if value is not None} | {
         "preprocessing_chain": described,
         "n_samples": data.X.shape[0],
         "n_features": data.X.shape[1],
@@ -424,18 +375,6 @@ def domain_of_results(data: Data, task: str, folds: Sequence[Fold], results: Seq
     )
 
 
-def _summary(pipeline_id: str, metric: str, outcome: Outcome) -> dict[str, Any]:
-    return finite(
-        {
-            "pipelines": 1,
-            "best_pipeline_id": pipeline_id,
-            "metric": metric,
-            "best_val": outcome.value,
-            "best_test": outcome.test_value,
-        }
-    )
-
-
 def _fit_all(store: RecordingStore, job: Job, tasks: list[Fold], n_jobs: int) -> Iterator[FoldResult]:
     if n_jobs == 1:
         return (fit_fold(store, job, fold) for fold in tasks)
@@ -453,20 +392,3 @@ def _collect(
         if progress is not None:
             progress(len(collected), total)
     return collected
-
-
-def _fail(store: RecordingStore, run_id: str | None, pipeline_id: str | None, error: BaseException) -> None:
-    text = "".join(traceback.format_exception(error))
-    try:
-        if pipeline_id is not None:
-            store.log_step(pipeline_id, 0, type(error).__name__, "error", message=str(error), level="error")
-            store.fail_pipeline(pipeline_id, text)
-        if run_id is not None:
-            store.fail_run(run_id, text)
-    except NirsStoreError as second:
-        # The first error is the one to be seen; that it could not be recorded is said beside it.
-        error.add_note(f"The pipeline could not be marked failed either: {second}")
-
-
-def _milliseconds(since: float) -> int:
-    return round((time.perf_counter() - since) * 1000)

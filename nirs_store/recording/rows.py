@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,11 +14,12 @@ from typing import Any
 from nirs_store.blobs.code import CODE, describe_code, reliance
 from nirs_store.chains.plan import COLUMNS
 from nirs_store.domain import DOMAIN
+from nirs_store.errors import NirsStoreError
 from nirs_store.lazy import polars as pl
 from nirs_store.protocol import RecordingStore
 from nirs_store.recording.folds import FINAL, FoldResult, Prediction, average_folds
-from nirs_store.recording.inputs import Data
-from nirs_store.recording.result import AVERAGE, POOLED, ScoreRow, score_table
+from nirs_store.recording.inputs import Data, full_run_id
+from nirs_store.recording.result import AVERAGE, POOLED, CrossValidationResult, ScoreRow, score_table
 from nirs_store.recording.steps import Parts, class_name, describe, parameters, preprocessing_of
 from nirs_store.scores import classification_scores, pooled_scores, regression_scores
 
@@ -65,7 +69,7 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What `save_everything` made."""
+    """A chain with its predictions and scores, as they were saved."""
 
     chain_id: str
     prediction_ids: tuple[str, ...]
@@ -79,32 +83,131 @@ def save_everything(
     store: RecordingStore, layout: Layout, results: Sequence[FoldResult], *, logs: bool = True
 ) -> Outcome:
     """Save logs, chain and predictions of all folds and of the refit."""
-    folds = [result for result in results if result.key != FINAL]
-    pooled = pooled_scores(
-        [_scored(layout, result.predictions["val"]) for result in folds],
+    pooled = pooled_of(layout, results)
+    if logs:
+        _log_ends(store, layout, results)
+    return save_predictions(store, layout, results, _save_chain(store, layout, results, pooled), pooled)
+
+
+def pooled_of(layout: Layout, results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Return the scores of what the folds predict for samples they were not fitted on, taken together."""
+    of_folds = [result.predictions["val"] for result in results if result.key != FINAL]
+    arrays = [(each.y_true, each.y_pred, each.y_proba) for each in of_folds]
+    return pooled_scores(
+        [each[:2] for each in arrays] if layout.task_type == "regression" else arrays,
         task_type=layout.task_type,
         metric=layout.metric,
         classes=layout.data.classes,
         repeats=layout.repeats,
     )
+
+
+def save_predictions(
+    store: RecordingStore,
+    layout: Layout,
+    results: Sequence[FoldResult],
+    chain_id: str,
+    pooled: dict[str, Any],
+) -> Outcome:
+    """Save the predictions of all folds and of the refit, with their scores."""
     value = float(pooled[layout.metric])
-    if logs:
-        _log_ends(store, layout, results)
-    chain_id = _save_chain(store, layout, results, pooled)
-    rows = [
-        row
-        for result in results
-        for row in _save_predictions(store, layout, result, chain_id, pooled_value=value)
-    ]
+    rows = [row for result in results for row in _save_predictions(store, layout, result, chain_id, value)]
     ids = tuple(row.prediction_id for row in rows if row.prediction_id is not None)
     tested = [row for row in rows if row.partition == "test" and row.fold_id == FINAL]
     rows.append(ScoreRow(POOLED, "val", pooled))
     if not tested and layout.data.X_test is not None:
-        together = average_folds([result.predictions["test"] for result in folds], layout.data.classes)
+        tests = [result.predictions["test"] for result in results if result.key != FINAL]
+        together = average_folds(tests, layout.data.classes)
         tested = [ScoreRow(AVERAGE, "test", _scores(layout, together))]
         rows += tested
     test_value = float(tested[0].scores[layout.metric]) if tested else None
     return Outcome(chain_id, ids, value, test_value, pooled, score_table(rows, layout.task_type))
+
+
+@dataclass(eq=False)
+class Recorded:
+    """A pipeline that is recorded; what its block finishes it with completes it."""
+
+    run_id: str
+    pipeline_id: str
+    name: str
+    layout: Layout = field(init=False)
+    outcome: Outcome = field(init=False)
+    duration_ms: int = 0
+
+    def finish(self, layout: Layout, outcome: Outcome) -> None:
+        """Say what was saved."""
+        self.layout, self.outcome = layout, outcome
+
+    def result(self, n_folds: int) -> CrossValidationResult:
+        """Return what the caller gets."""
+        return CrossValidationResult(
+            run_id=self.run_id,
+            pipeline_id=self.pipeline_id,
+            chain_id=self.outcome.chain_id,
+            prediction_ids=self.outcome.prediction_ids,
+            name=self.name,
+            task_type=self.layout.task_type,
+            metric=self.layout.metric,
+            value=self.outcome.value,
+            fold_sd=self.outcome.pooled["fold_sd"],
+            test_value=self.outcome.test_value,
+            pooled=self.outcome.pooled,
+            n_folds=n_folds,
+            duration_ms=self.duration_ms,
+            scores=self.outcome.table,
+        )
+
+
+@contextmanager
+def recording(
+    store: RecordingStore,
+    run_id: str | None,
+    name: str,
+    config: Mapping[str, Any],
+    dataset_name: str,
+    data_hash: str,
+    *,
+    began: float,
+    run_config: Mapping[str, Any],
+    about_dataset: Mapping[str, Any],
+) -> Iterator[Recorded]:
+    """Record a pipeline, in a run of its own where none is given: completed at the end, failed on an error."""
+    own_run = run_id is None
+    run_id = full_run_id(store, run_id)
+    if run_id is None:
+        run_id = store.begin_run(name, run_config, [{"name": dataset_name, **about_dataset}])
+    pipeline_id = None
+    try:
+        pipeline_id = store.begin_pipeline(run_id, name, config, [], dataset_name, data_hash)
+        recorded = Recorded(run_id, pipeline_id, name)
+        yield recorded
+        outcome, metric = recorded.outcome, recorded.layout.metric
+        recorded.duration_ms = round((time.perf_counter() - began) * 1000)
+        store.complete_pipeline(pipeline_id, outcome.value, outcome.test_value, metric, recorded.duration_ms)
+        if own_run:
+            best = {
+                "best_pipeline_id": pipeline_id,
+                "best_val": outcome.value,
+                "best_test": outcome.test_value,
+            }
+            store.complete_run(run_id, finite({"pipelines": 1, "metric": metric, **best}))
+    except BaseException as error:
+        _fail(store, run_id if own_run else None, pipeline_id, error)
+        raise
+
+
+def _fail(store: RecordingStore, run_id: str | None, pipeline_id: str | None, error: BaseException) -> None:
+    text = "".join(traceback.format_exception(error))
+    try:
+        if pipeline_id is not None:
+            store.log_step(pipeline_id, 0, type(error).__name__, "error", message=str(error), level="error")
+            store.fail_pipeline(pipeline_id, text)
+        if run_id is not None:
+            store.fail_run(run_id, text)
+    except NirsStoreError as second:
+        # The first error is the one to be seen; that it could not be recorded is said beside it.
+        error.add_note(f"The pipeline could not be marked failed either: {second}")
 
 
 def finite(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,42 +225,28 @@ def _log_ends(store: RecordingStore, layout: Layout, results: Sequence[FoldResul
             result.key: round(seconds[position] * 1000, 3)
             for result, seconds in zip(results, durations, strict=True)
         }
+        taken = sum(result.reused[position] for result in results if position < len(result.reused))
         store.log_step(
             layout.pipeline_id,
             step_idx,
             class_name(step),
             "end",
             duration_ms=round(sum(each.values())),
-            message=_fitted_words(describe(step), results, position),
+            message=f"{describe(step)}: fitted {len(results) - taken} times"
+            + (f", taken over {taken} times" if taken else ""),
             details={"fit_ms": each},
         )
-
-
-def _fitted_words(what: str, results: Sequence[FoldResult], position: int) -> str:
-    taken = sum(result.reused[position] for result in results if position < len(result.reused))
-    return f"{what}: fitted {len(results) - taken} times" + (f", taken over {taken} times" if taken else "")
 
 
 def _save_chain(
     store: RecordingStore, layout: Layout, results: Sequence[FoldResult], pooled: Mapping[str, Any]
 ) -> str:
     model = layout.parts.model
-    classes = layout.data.classes
-    metadata = layout.facts | {
-        "task_type": layout.task_type,
-        "metric": layout.metric,
-        "cross_validation": finite(pooled),
-        "repeats": layout.repeats,
-        "depends_on": _dependencies(layout, results),
-    }
-    if classes is not None:
-        metadata["classes"] = classes.tolist()
+    metadata = metadata_of(layout, pooled) | {"depends_on": _dependencies(layout, results)}
     # Here, because workers that fitted may have saved the objects; fitted and as given they rely on the same code.
     code = describe_code(reliance([*layout.parts.transformers, model, layout.encoder]))
     if code is not None:
         metadata[CODE] = code
-    if layout.data.columns is not None:
-        metadata[COLUMNS] = list(layout.data.columns)
     if layout.domain_id is not None:
         metadata[DOMAIN] = layout.domain_id
     return store.save_chain(
@@ -172,6 +261,21 @@ def _save_chain(
         wavelengths=layout.data.wavelengths,
         metadata=metadata,
     )
+
+
+def metadata_of(layout: Layout, pooled: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the metadata of a chain say of the samples, the task and the scores."""
+    metadata = layout.facts | {
+        "task_type": layout.task_type,
+        "metric": layout.metric,
+        "cross_validation": finite(pooled),
+        "repeats": layout.repeats,
+    }
+    if layout.data.classes is not None:
+        metadata["classes"] = layout.data.classes.tolist()
+    if layout.data.columns is not None:
+        metadata[COLUMNS] = list(layout.data.columns)
+    return metadata
 
 
 def _steps(layout: Layout, results: Sequence[FoldResult]) -> list[dict[str, Any]]:
@@ -218,41 +322,23 @@ def _dependencies(layout: Layout, results: Sequence[FoldResult]) -> dict[str, li
 
 
 def _save_predictions(
-    store: RecordingStore, layout: Layout, result: FoldResult, chain_id: str, *, pooled_value: float
+    store: RecordingStore, layout: Layout, result: FoldResult, chain_id: str, pooled_value: float
 ) -> list[ScoreRow]:
     model_name, model_class, params, preprocessings = layout.words
     scores = {name: _scores(layout, each) for name, each in result.predictions.items()}
     value = {name: float(each[layout.metric]) for name, each in scores.items()}
     # The refit validates on nothing; what is known about it is the cross-validation as a whole.
     val_score = pooled_value if result.key == FINAL else value["val"]
+    n_features = int(layout.data.X.shape[1])
     rows = []
-    for partition in _PARTITIONS:
-        if partition not in result.predictions:
-            continue
+    for partition in [each for each in _PARTITIONS if each in result.predictions]:
         prediction = result.predictions[partition]
         prediction_id = store.save_prediction(
-            layout.pipeline_id,
-            chain_id,
-            layout.dataset_name,
-            model_name,
-            model_class,
-            result.key,
-            partition,
-            val_score,
-            value.get("test"),
-            value.get("train"),
-            layout.metric,
-            layout.task_type,
-            int(prediction.rows.size),
-            int(layout.data.X.shape[1]),
-            finite(scores[partition]),
-            params | result.best_params,
-            None,
-            None,
-            0,
-            0.0,
-            preprocessings=preprocessings,
-        )
+            layout.pipeline_id, chain_id, layout.dataset_name, model_name, model_class, result.key, partition,
+            val_score, value.get("test"), value.get("train"), layout.metric, layout.task_type,
+            int(prediction.rows.size), n_features, finite(scores[partition]), params | result.best_params,
+            None, None, 0, 0.0, preprocessings=preprocessings,
+        )  # fmt: skip
         store.save_prediction_arrays(
             prediction_id,
             prediction.y_true,
@@ -262,12 +348,6 @@ def _save_predictions(
         )
         rows.append(ScoreRow(result.key, partition, scores[partition], prediction_id))
     return rows
-
-
-def _scored(layout: Layout, prediction: Prediction) -> tuple[Any, ...]:
-    if layout.task_type == "regression":
-        return prediction.y_true, prediction.y_pred
-    return prediction.y_true, prediction.y_pred, prediction.y_proba
 
 
 def _scores(layout: Layout, prediction: Prediction) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,30 +12,22 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
 from nirs_store.artifacts.find import check_branches
+from nirs_store.chains.folds import REFIT, normalise_folds
 from nirs_store.chains.grids import differ, same_grid
-from nirs_store.chains.plan import COLUMNS, STACKED, Names, require_columns
-from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.chains.plan import COLUMNS, SPLITTER, STACKED, Names, ReplayPlan, require_columns, text_names
+from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import content_hash
 from nirs_store.reading import Spectra
-from nirs_store.recording.bases import Base, gather, open_bases
-from nirs_store.recording.crossval import _facts, _fail, _milliseconds
-from nirs_store.recording.folds import align_probabilities
+from nirs_store.recording.folds import FINAL, FoldResult, Prediction, align_probabilities
 from nirs_store.recording.given import resolve, take_spectra
-from nirs_store.recording.groups import Companions, check_companions, refuse_fixed_inner_folds
-from nirs_store.recording.inputs import (
-    Data,
-    check_data,
-    check_estimator,
-    choose_metric,
-    full_run_id,
-    make_folds,
-)
+from nirs_store.recording.groups import check_companions, refuse_fixed_inner_folds
+from nirs_store.recording.inputs import Data, Fold, check_data, check_estimator, choose_metric, make_folds
 from nirs_store.recording.prepare import refuse_fitted
-from nirs_store.recording.result import POOLED, CrossValidationResult, ScoreRow, score_table
-from nirs_store.recording.rows import finite
+from nirs_store.recording.result import CrossValidationResult
+from nirs_store.recording.rows import Layout, metadata_of, pooled_of, recording, save_predictions, step_entry
 from nirs_store.recording.steps import class_name, describe, parameters, take_apart
 from nirs_store.registry import ArtifactRecord, ArtifactType, ChainNode, MetaModelConfig
-from nirs_store.scores import classification_scores, pooled_scores, regression_scores, repeats_of
+from nirs_store.scores import repeats_of
 from nirs_store.store import WorkspaceStore
 
 _STEP = 1
@@ -143,13 +135,10 @@ def record_stacking(
     chosen = choose_metric(metric, task)
     X = resolve(store, X, target)
     y, about = take_spectra(X, y, None, None, sample_ids, groups, target, target_unit)
-    sample_ids, groups, target, target_unit = (
-        about[word] for word in ("sample_ids", "groups", "target", "target_unit")
-    )
     data = check_data(
         X.X if isinstance(X, Spectra) else X,
         y,
-        sample_ids=sample_ids,
+        sample_ids=about["sample_ids"],
         task_type=task,
         wavelengths=about["wavelengths"],
         wavelength_unit=about["wavelength_unit"],
@@ -157,82 +146,54 @@ def record_stacking(
     bases = open_bases(store, source_chain_ids, feature_columns)
     if passthrough:
         _require_channels(bases, data)
-    check_branches("the stack", list(branch_path or ()), [r for base in bases for r in base.models])
+    branch = list(branch_path or ())
+    check_branches("the stack", branch, [r for base in bases for r in base.models])
     dataset = dataset_name or _one({base.dataset_name for base in bases})
-    names = data.names("val", np.arange(len(data.y)))
-    features, columns = gather(store, bases, names, data.y, data.classes)
+    everything = np.arange(len(data.y))
+    features, columns = gather(store, bases, data.names("val", everything), data.y, data.classes)
     table = np.hstack([features, data.X]) if passthrough else features
-    _splitter, folds, labels = make_folds(cv, data, groups, task)
+    _splitter, folds, labels = make_folds(cv, data, about["groups"], task)
     with_them = check_companions(parts, labels, None, len(data.y))
     refuse_fixed_inner_folds((parts.model,), [*(len(fold.train) for fold in folds), len(data.y)])
-    fitted = _cross_validate(parts.model, table, data, folds, with_them)
-    pooled = pooled_scores(
-        [(data.y[rows], *found) for rows, found in fitted],
-        task_type=task,
-        metric=chosen,
-        classes=data.classes,
-        repeats=repeats_of([rows for rows, _ in fitted]),
-    )
-    value = float(pooled[chosen])
+
+    def fit(fold: Fold) -> tuple[Any, FoldResult]:
+        options = with_them.of(parts.model, fold.train, model=True)
+        model = clone(parts.model).fit(table[fold.train], data.y[fold.train], **options)
+        partition, rows = ("train", fold.train) if fold.val is None else ("val", fold.val)
+        found = {partition: _ask(model, table, data, partition, rows)}
+        return model, FoldResult(fold.key, predictions=found)
+
+    results = [fit(fold)[1] for fold in folds]
     title = name or f"{describe(parts.model)} on {len(bases)} models"
-    data_hash = content_hash(data.X, data.y)
-    facts = _facts(target=about["target"], target_unit=target_unit) | {
-        "task_type": task,
-        "metric": chosen,
-        "data_hash": data_hash,
-        "repeats": repeats_of([rows for rows, _ in fitted]),
+    facts = {key: about[key] for key in ("target", "target_unit") if about[key] is not None} | {
+        "data_hash": content_hash(data.X, data.y),
         "feature_columns": columns,
         "source_chain_ids": [base.chain_id for base in bases],
         **about["stored"],
     }
-    own_run = run_id is None
-    run_id = full_run_id(store, run_id)
-    if run_id is None:
-        run_id = store.begin_run(title, {"stack": facts}, [{"name": dataset}])
-    pipeline_id = None
-    try:
-        pipeline_id = store.begin_pipeline(run_id, title, facts, [], dataset, data_hash)
-        options = with_them.of(parts.model, np.arange(len(data.y)), model=True)
-        model = clone(parts.model).fit(table, data.y, **options)
-        store.log_step(
-            pipeline_id,
-            _STEP,
-            class_name(model),
-            "end",
-            message=f"{describe(model)} on {table.shape[1]} columns",
-        )
-        record = _register(store, pipeline_id, model, bases, columns, branch_path, artifact_format)
-        chain_id = _save_chain(
-            store, pipeline_id, model, record, bases, facts, pooled, branch_path, passthrough, data
-        )
-        recording = _Rows(store, pipeline_id, chain_id, dataset, model, task, chosen, data, value)
-        rows = [recording.save(f"fold_{k}", "val", at, found) for k, (at, found) in enumerate(fitted)]
-        everything = np.arange(len(data.y))
-        rows.append(recording.save("final", "train", everything, _ask(model, table, data)))
-        duration = _milliseconds(began)
-        store.complete_pipeline(pipeline_id, value, None, chosen, duration)
-        if own_run:
-            store.complete_run(run_id, finite({"pipelines": 1, "metric": chosen, "best_val": value}))
-    except BaseException as error:
-        _fail(store, run_id if own_run else None, pipeline_id, error)
-        raise
-    ids = tuple(row.prediction_id for row in rows if row.prediction_id is not None)
-    return CrossValidationResult(
-        run_id=run_id,
-        pipeline_id=pipeline_id,
-        chain_id=chain_id,
-        prediction_ids=ids,
-        name=title,
-        task_type=task,
-        metric=chosen,
-        value=value,
-        fold_sd=pooled["fold_sd"],
-        test_value=None,
-        pooled=pooled,
-        n_folds=len(fitted),
-        duration_ms=duration,
-        scores=score_table([*rows, ScoreRow(POOLED, "val", pooled)], task),
+    # A replay gives bases and final estimator the same spectra.
+    layout = Layout(
+        "", dataset, parts, None, None, replace(data, columns=_columns(bases)), task, chosen, facts
     )
+    layout.repeats = repeats_of([fold.val for fold in folds if fold.val is not None])
+    pooled = pooled_of(layout, results)
+    metadata = metadata_of(layout, pooled)
+    config = {
+        key: value for key, value in metadata.items() if key not in ("classes", "cross_validation", COLUMNS)
+    }
+    with recording(
+        store, run_id, title, config, dataset, facts["data_hash"],
+        began=began, run_config={"stack": config}, about_dataset={},
+    ) as recorded:  # fmt: skip
+        layout.pipeline_id = recorded.pipeline_id
+        model, refitted = fit(Fold(FINAL, everything, None))
+        message = f"{describe(model)} on {table.shape[1]} columns"
+        store.log_step(layout.pipeline_id, _STEP, class_name(model), "end", message=message)
+        record = _register(store, layout.pipeline_id, model, bases, columns, branch, artifact_format)
+        chain_id = _save_chain(store, layout, model, record, bases, metadata, branch, passthrough)
+        outcome = save_predictions(store, layout, [*results, refitted], chain_id, pooled)
+        recorded.finish(layout, outcome)
+    return recorded.result(len(folds))
 
 
 def _require_channels(bases: Sequence[Base], data: Data) -> None:
@@ -253,28 +214,12 @@ def _columns(bases: Sequence[Base]) -> Names | None:
     return next((base.columns for base in bases if base.columns is not None), None)
 
 
-Found = tuple[NDArray[Any], ...]
-"""Predictions, and for a classification probabilities."""
-
-
-def _cross_validate(
-    model: Any, table: NDArray[Any], data: Data, folds: Sequence[Any], with_them: Companions
-) -> list[tuple[NDArray[np.intp], Found]]:
-    found = []
-    for fold in folds:
-        options = with_them.of(model, fold.train, model=True)
-        fitted = clone(model).fit(table[fold.train], data.y[fold.train], **options)
-        found.append((fold.val, _ask(fitted, table[fold.val], data)))
-    return found
-
-
-def _ask(model: Any, table: NDArray[Any], data: Data) -> Found:
-    predicted = np.asarray(model.predict(table))
-    if data.classes is None:
-        return (predicted,)
-    if not hasattr(model, "predict_proba"):
-        return (predicted, None)  # type: ignore[return-value]
-    return (predicted, align_probabilities(model.predict_proba(table), model.classes_, data.classes))
+def _ask(model: Any, table: NDArray[Any], data: Data, partition: str, rows: NDArray[np.intp]) -> Prediction:
+    proba = None
+    predicted = np.asarray(model.predict(table[rows]))
+    if data.classes is not None and hasattr(model, "predict_proba"):
+        proba = align_probabilities(model.predict_proba(table[rows]), model.classes_, data.classes)
+    return Prediction(partition, rows, data.y[rows], predicted, proba)
 
 
 def _register(
@@ -283,7 +228,7 @@ def _register(
     model: Any,
     bases: Sequence[Base],
     columns: list[str],
-    branch_path: Sequence[int] | None,
+    branch: list[int],
     artifact_format: str,
 ) -> ArtifactRecord:
     sources = [
@@ -293,10 +238,10 @@ def _register(
     ]
     return store.artifacts.register_with_chain(
         model,
-        [ChainNode(_STEP, class_name(model), tuple(branch_path or ()))],
+        [ChainNode(_STEP, class_name(model), tuple(branch))],
         ArtifactType.META_MODEL,
         _STEP,
-        fold_id="final",
+        fold_id=FINAL,
         params=parameters(model),
         meta_config=MetaModelConfig(sources, columns),
         format_hint=artifact_format,
@@ -306,95 +251,232 @@ def _register(
 
 def _save_chain(
     store: WorkspaceStore,
-    pipeline_id: str,
+    layout: Layout,
     model: Any,
     record: ArtifactRecord,
     bases: Sequence[Base],
-    facts: dict[str, Any],
-    pooled: dict[str, Any],
-    branch_path: Sequence[int] | None,
+    metadata: dict[str, Any],
+    branch: list[int],
     passthrough: bool,
-    data: Data,
 ) -> str:
-    step = {
-        "step_idx": _STEP,
-        "operator_class": class_name(model),
-        "operator_type": STACKED,
-        "params": parameters(model),
-        "stateless": False,
+    step = step_entry(_STEP, model, STACKED) | {
         "sources": [{"chain_id": base.chain_id, "feature": base.name, "chain": base.chain} for base in bases],
-        "stack_method": "predict" if data.classes is None else "predict_proba",
+        "stack_method": "predict" if layout.data.classes is None else "predict_proba",
         "passthrough": passthrough,
     }
-    metadata = facts | {"cross_validation": finite(pooled)}
-    if data.classes is not None:
-        metadata["classes"] = data.classes.tolist()
-    named = _columns(bases)
-    if named is not None:
-        metadata[COLUMNS] = list(named)
     return store.save_chain(
-        pipeline_id,
+        layout.pipeline_id,
         [step],
         _STEP,
         class_name(model),
         " + ".join(base.name for base in bases),
         "single",
-        {"final": record.blob_id},
+        {FINAL: record.blob_id},
         {},
-        list(branch_path) if branch_path else None,
+        branch or None,
         wavelengths=bases[0].wavelengths,
         metadata=metadata,
     )
 
 
+# -- The base chains: what they predicted for samples they had not seen, and what travels of them.
+
+
+_CARRIED = (
+    "steps", "model_step_idx", "model_class", "fold_artifacts", "shared_artifacts", "fold_weights",
+    "branch_path", "source_index",
+)  # fmt: skip
+_SHOWN = 5
+
+
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """Saves the predictions of the stack."""
+class Base:
+    """A chain that feeds a stack."""
 
-    store: WorkspaceStore
-    pipeline_id: str
     chain_id: str
-    dataset: str
-    model: Any
-    task: str
-    metric: str
-    data: Data
-    value: float
+    name: str
+    dataset_name: str
+    chain: dict[str, Any]
+    models: list[ArtifactRecord]
+    wavelengths: NDArray[np.float64] | None
+    classes: list[Any] | None
+    columns: Names | None = None
 
-    def save(self, fold: str, partition: str, rows: NDArray[np.intp], found: Found) -> ScoreRow:
-        y = self.data.y[rows]
-        if self.task == "regression":
-            scores = regression_scores(y, found[0])
-        else:
-            scores = classification_scores(y, found[0], found[1], self.data.classes)
-        own = float(scores[self.metric])
-        prediction_id = self.store.save_prediction(
-            self.pipeline_id,
-            self.chain_id,
-            self.dataset,
-            describe(self.model),
-            class_name(self.model),
-            fold,
-            partition,
-            own if partition == "val" else self.value,
-            None,
-            own if partition == "train" else None,
-            self.metric,
-            self.task,
-            int(rows.size),
-            int(self.data.X.shape[1]),
-            finite(scores),
-            parameters(self.model),
-            None,
-            None,
-            0,
-            0.0,
+
+def open_bases(store: WorkspaceStore, chain_ids: Sequence[str], names: Sequence[str] | None) -> list[Base]:
+    """Look the chains up, and refuse those that cannot stand side by side."""
+    ids = list(chain_ids) if not isinstance(chain_ids, str) else [chain_ids]
+    bases = [_open(store, chain_id) for chain_id in dict.fromkeys(ids)]
+    if not ids or len({base.chain_id for base in bases}) < len(ids):
+        raise InvalidInput(f"source_chain_ids: expected different chains, at least one; found {ids}.")
+    given = list(names) if names is not None else _unique([base.name for base in bases])
+    if len(given) != len(bases) or len(set(given)) < len(given):
+        raise InvalidInput(f"feature_columns: expected {len(bases)} different names, found {given}.")
+    first = named = bases[0]
+    for base in bases[1:]:
+        same = (
+            base.wavelengths is first.wavelengths
+            if base.wavelengths is None or first.wavelengths is None
+            else np.array_equal(base.wavelengths, first.wavelengths)
         )
-        proba = found[1] if len(found) > 1 else None
-        self.store.save_prediction_arrays(
-            prediction_id, y, found[0], y_proba=proba, sample_indices=self.data.names("val", rows)
+        if not same:
+            raise InvalidInput(
+                f"The chains {first.chain_id} and {base.chain_id} were recorded on different wavelengths, so no "
+                "spectra fit both. Nothing was recorded."
+            )
+        if base.columns is not None and named.columns not in (None, base.columns):
+            raise InvalidInput(
+                f"The chains {named.chain_id} and {base.chain_id} were recorded on columns of different names or "
+                "order, so no spectra fit both. Nothing was recorded."
+            )
+        named = named if named.columns is not None else base
+        if base.classes != first.classes:
+            raise InvalidInput(
+                f"The chains {first.chain_id} and {base.chain_id} know different classes: {first.classes} and "
+                f"{base.classes}. Nothing was recorded."
+            )
+    return [replace(b, name=name) for b, name in zip(bases, given, strict=True)]
+
+
+def gather(
+    store: WorkspaceStore,
+    bases: Sequence[Base],
+    names: NDArray[Any],
+    y: NDArray[Any],
+    classes: NDArray[Any] | None,
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Put the out-of-fold predictions of the bases side by side, a row a sample."""
+    place = {name: row for row, name in enumerate(names.tolist())}
+    if len(place) < len(names):
+        raise InvalidInput(
+            "sample_ids: some samples share a name, so that their predictions cannot be told apart. Give each "
+            "a name of its own, in the cross-validations of the sources as well. Nothing was recorded."
         )
-        return ScoreRow(fold, partition, scores, prediction_id)
+    tables, columns = [], []
+    for base in bases:
+        if (classes is None) != (base.classes is None) or (
+            classes is not None and list(base.classes or ()) != classes.tolist()
+        ):
+            raise InvalidInput(
+                f"Chain {base.chain_id} knows the classes {base.classes}, y has "
+                f"{None if classes is None else classes.tolist()}. Nothing was recorded."
+            )
+        found = _out_of_fold(store, base, place, y, classes is not None)
+        tables.append(found)
+        width = found.shape[1]
+        labels = [""] if width == 1 else [f"_{label}" for label in (base.classes or range(width))]
+        columns += [base.name + label for label in labels]
+    return np.hstack(tables), columns
+
+
+def _out_of_fold(
+    store: WorkspaceStore, base: Base, place: Mapping[Any, int], y: NDArray[Any], proba: bool
+) -> NDArray[np.float64]:
+    rows = store.query_predictions(partition="val", chain_id=base.chain_id)
+    arrays = store.get_prediction_arrays(rows["prediction_id"].to_list())
+    if not arrays:
+        raise InvalidInput(
+            f"Chain {base.chain_id} has no stored out-of-fold predictions (partition 'val'). Nothing was recorded; "
+            "record it with record_cross_validation."
+        )
+    total: NDArray[np.float64] | None = None
+    count = np.zeros(len(y), dtype=np.intp)
+    for prediction_id, held in arrays.items():
+        values, samples = held["y_proba" if proba else "y_pred"], held["sample_indices"]
+        if values is None or samples is None:
+            lacking = "sample_indices" if samples is None else "y_proba" if proba else "y_pred"
+            raise InvalidInput(
+                f"Prediction {prediction_id} of chain {base.chain_id} was stored without {lacking}, so it belongs "
+                "to no sample. Nothing was recorded."
+            )
+        known = np.array([place.get(sample, -1) for sample in samples.tolist()], dtype=np.intp)
+        inside = known >= 0
+        table = np.asarray(values, dtype=np.float64).reshape(len(samples), -1)[inside]
+        at = known[inside]
+        if held["y_true"] is not None:
+            _compare(base, prediction_id, np.asarray(held["y_true"])[inside], y[at])
+        if total is None:
+            total = np.zeros((len(y), table.shape[1]))
+        np.add.at(total, at, table)
+        np.add.at(count, at, 1)
+    missing = np.flatnonzero(count == 0)
+    if missing.size or total is None:
+        by_row = list(place)
+        shown = ", ".join(repr(by_row[row]) for row in missing[:_SHOWN])
+        raise InvalidInput(
+            f"{missing.size} of {len(y)} samples have no out-of-fold prediction of chain {base.chain_id} "
+            f"({base.name}): {shown}{', …' if missing.size > _SHOWN else ''}. Nothing was recorded; leave them out, "
+            "or cross-validate the source with all of them."
+        )
+    return np.asarray(total / count[:, None])
+
+
+def _compare(base: Base, prediction_id: str, stored: NDArray[Any], given: NDArray[Any]) -> None:
+    stored = stored.reshape(given.shape)
+    equal = (
+        np.allclose(stored.astype(np.float64), given.astype(np.float64), rtol=1e-9)
+        if given.dtype.kind in "fiu" and stored.dtype.kind in "fiu"
+        else np.array_equal(stored, given)
+    )
+    if not equal:
+        raise InvalidInput(
+            f"y is not what chain {base.chain_id} was recorded with (prediction {prediction_id}). Give the same "
+            "samples under the same names. Nothing was recorded."
+        )
+
+
+def _open(store: WorkspaceStore, chain_id: str) -> Base:
+    chain = store.get_chain(chain_id)
+    if chain is None:
+        raise UnknownId("chain", chain_id, "Nothing was recorded.")
+    chain_id = str(chain["chain_id"])
+    carried = _carried(chain)
+    plan = ReplayPlan.from_chain({**carried, "wavelengths": chain["wavelengths"], "chain_id": chain_id})
+    wanted = {member.model.artifact_id for member in plan.members}
+    models = [
+        record
+        for record in store.artifacts.records(chain_id=chain_id)
+        if record.blob_id in wanted and str(record.artifact_type) in ("model", "meta_model")
+    ]
+    pipeline = store.get_pipeline(chain["pipeline_id"])
+    if pipeline is None or not models:
+        raise UnknownId("pipeline", chain["pipeline_id"], f"Chain {chain_id} is being deleted.")
+    return Base(
+        chain_id,
+        f"{str(chain['model_class']).rpartition('.')[2]}_pred",
+        str(pipeline["dataset_name"]),
+        carried,
+        models,
+        chain["wavelengths"],
+        chain["metadata"].get("classes"),
+        text_names(chain["metadata"].get(COLUMNS)),
+    )
+
+
+def _carried(chain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a stack needs of a chain: the models of the folds stay behind where there is a refit."""
+    carried = {name: chain[name] for name in _CARRIED}
+    folds = normalise_folds(chain["fold_artifacts"], "fold_artifacts")
+    steps = []
+    for step in chain["steps"]:
+        if step.get("operator_type") == SPLITTER:
+            continue
+        own = step.get("fold_artifact_ids")
+        if own and REFIT in folds:
+            own = {
+                fold: ids for fold, ids in normalise_folds(own, "fold_artifact_ids").items() if fold == REFIT
+            }
+        steps.append(step | {"fold_artifact_ids": own} if own else step)
+    if REFIT in folds:
+        folds = {REFIT: folds[REFIT]}
+    return carried | {"steps": steps, "fold_artifacts": folds}
+
+
+def _unique(names: list[str]) -> list[str]:
+    return [
+        name if names.count(name) == 1 else f"{name}_{names[:place].count(name)}"
+        for place, name in enumerate(names)
+    ]
 
 
 def _one(names: set[str]) -> str:

@@ -313,7 +313,7 @@ def test_of_many_chains_only_the_best_are_scored_from_arrays_and_the_answer_is_t
         record(store, f"{rmse}", [error(rmse)], recorded=[rmse])
     record(store, "not recorded", [error(1.5)])
     everything = store.top_chains(2)
-    monkeypatch.setattr(leaderboard, "_SCORED_leaderboard", 3)
+    monkeypatch.setattr(leaderboard, "_SCORED_CHAINS", 3)
     scored: list[int] = []
     inner = leaderboard._scored
     monkeypatch.setattr(
@@ -329,7 +329,7 @@ def test_of_many_chains_only_the_best_are_scored_from_arrays_and_the_answer_is_t
 def test_the_best_of_many_are_chosen_by_squares_and_not_by_a_mean_over_folds(
     store: WorkspaceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaderboard, "_SCORED_leaderboard", 1)
+    monkeypatch.setattr(leaderboard, "_SCORED_CHAINS", 1)
     for name, folds in (("uneven", (0.0, 1.9)), ("uneven too", (0.0, 1.9)), ("even", (1.0, 1.0))):
         record(store, name, [error(each) for each in folds], recorded=folds)
     assert names(store.top_chains(1)) == ["even"]

@@ -10,7 +10,7 @@ from nirs_store.artifacts.find import DEPENDS, SOURCE, check_branches, find_reco
 from nirs_store.artifacts.graph import DependencyGraph
 from nirs_store.artifacts.types import SHORT, ArtifactRecord, MetaModelConfig, parse_artifact_id, parse_chain
 from nirs_store.db.session import Engine
-from nirs_store.errors import InvalidInput, SerializationError, UnknownId
+from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import utcnow
 from nirs_store.records import artifacts
 from nirs_store.records.artifacts import add_link, known_record, save_record
@@ -32,6 +32,7 @@ def save(
 ) -> ArtifactRecord:
     """Save an object, unless `blob_id` names one that is there, and its record; see `ArtifactRegistry.register`."""
     from nirs_store.bundle.manifest import library_version
+    from nirs_store.estimators import class_path
 
     parsed = parse_artifact_id(artifact_id)
     require_open_pipeline(engine, parsed.pipeline_id)
@@ -48,7 +49,7 @@ def save(
         )
     name = ""
     if blob_id is None:
-        name = _class_name(obj)
+        name = class_path(type(obj))
         blob_id = artifacts.save_artifact(engine, obj, name, kind, format, parsed.pipeline_id)
     file = artifacts.require_artifact(engine, blob_id)
     if known is not None and known["artifact_id"] != blob_id:
@@ -74,16 +75,6 @@ def save(
     save_record(engine, values, links)
     of_file = {key: file[key] for key in ("artifact_path", "content_hash", "format", "size_bytes")}
     return record_of({**values, **of_file, "links": links, "created_at": utcnow()})
-
-
-def _class_name(obj: Any) -> str:
-    from nirs_store.estimators import class_path
-
-    cls = type(obj)
-    try:
-        return class_path(cls)
-    except (SerializationError, ImportError):  # a class of a notebook, which nobody can import
-        return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def meta_config(

@@ -34,9 +34,9 @@ from nirs_store.records.notes import (
     check_guard,
     current_guard,
     guard_of,
+    note,
     plain_key,
 )
-from nirs_store.records.notes import note as note_audit_notes
 from nirs_store.records.queries import frame, page_of
 from nirs_store.values import from_json, to_json
 
@@ -297,7 +297,7 @@ def store_setting(
                 drop_setting(con, name)
             else:
                 put_setting(con, name, value)
-            note_audit_notes(engine, operation, "workspace", details=details, con=con, always=name == "audit")
+            note(engine, operation, "workspace", details=details, con=con, always=name == "audit")
 
         access.transact(put)
         # Still under the lease, so that two processes cannot write them in different orders.
@@ -627,30 +627,6 @@ def as_head(given: Any) -> Head:
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def note(
-    engine: Engine,
-    operation: str,
-    object_kind: str | None = None,
-    object_id: str | None = None,
-    *,
-    success: bool = True,
-    message: str | None = None,
-    details: Mapping[str, Any] | None = None,
-    con: Connection | None = None,
-) -> None:
-    """Note an operation, or a refused attempt, in the audit trail."""
-    audit_notes.note(
-        engine,
-        operation,
-        object_kind,
-        object_id,
-        success=success,
-        message=message,
-        details=details,
-        con=con,
-    )
 
 
 def attempting(

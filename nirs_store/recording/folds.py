@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from nirs_store.blobs.code import digest as code_digest
-from nirs_store.chains.replay import plain_output
+from nirs_store.chains.replay import mean, plain_output, vote
 from nirs_store.domain.build import FoldDomain, FoldWatch
 from nirs_store.errors import InvalidInput, SerializationError, ShapeMismatch
 from nirs_store.estimators import describe_estimator
@@ -246,15 +246,17 @@ def average_folds(predictions: Sequence[Prediction], classes: NDArray[Any] | Non
     class in order where votes are equal) when a model gives none.
     """
     first = predictions[0]
-    if classes is None:
-        mean = np.mean([each.y_pred for each in predictions], axis=0)
-        return Prediction(first.partition, first.rows, first.y_true, mean, None)
+    guesses = [each.y_pred for each in predictions]
     tables = [each.y_proba for each in predictions if each.y_proba is not None]
-    if len(tables) == len(predictions):
-        proba = np.mean(tables, axis=0)
-        return Prediction(first.partition, first.rows, first.y_true, classes[proba.argmax(axis=1)], proba)
-    votes = np.sum([each.y_pred[:, None] == classes[None, :] for each in predictions], axis=0)
-    return Prediction(first.partition, first.rows, first.y_true, classes[votes.argmax(axis=1)], None)
+    proba = None
+    if classes is None:
+        predicted = mean(guesses, None)
+    elif len(tables) == len(predictions):
+        proba = mean(tables, None)
+        predicted = classes[proba.argmax(axis=1)]
+    else:
+        predicted = vote(guesses, None)
+    return Prediction(first.partition, first.rows, first.y_true, predicted, proba)
 
 
 def _partitions(data: Data, fold: Fold) -> Iterator[tuple[str, NDArray[np.intp], NDArray[Any], NDArray[Any]]]:

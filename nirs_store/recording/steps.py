@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from nirs_store.errors import SerializationError
-from nirs_store.estimators import describe_cv, describe_estimator
+from nirs_store.estimators import class_path, describe_cv, describe_estimator
 
 #: What people who work with spectra write instead of the class.
 _SHORT = {
@@ -65,19 +64,7 @@ def _flatten(estimator: Any) -> list[Any]:
 
 def class_name(value: Any) -> str:
     """Give the importable name of an object's class, through public modules where they offer it."""
-    return _qualified(type(value))
-
-
-def _qualified(cls: type[Any]) -> str:
-    public = ".".join(part for part in cls.__module__.split(".") if not part.startswith("_"))
-    if public and public != cls.__module__:
-        try:
-            offered = getattr(importlib.import_module(public), cls.__name__, None)
-        except ImportError:
-            offered = None
-        if offered is cls:
-            return f"{public}.{cls.__qualname__}"
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return class_path(type(value))
 
 
 def parameters(value: Any) -> dict[str, Any]:
@@ -93,7 +80,9 @@ def _raw_parameters(value: Any) -> dict[str, Any]:
         names = _signature(type(value))
         found = {name: getattr(value, name) for name in names if hasattr(value, name)}
     # A renamed parameter that nobody set is marked with this text.
-    return {name: item for name, item in found.items() if not _is_text(item, "deprecated")}
+    return {
+        name: item for name, item in found.items() if not (isinstance(item, str) and item == "deprecated")
+    }
 
 
 def json_safe(value: Any) -> Any:
@@ -210,14 +199,10 @@ def _value_text(value: Any) -> str:
 def _code_name(value: Any) -> str:
     """Name a class or a function without the address that its repr shows; else nothing."""
     if isinstance(value, type):
-        return _qualified(value)
+        return class_path(value)
     name, module = getattr(value, "__qualname__", None), getattr(value, "__module__", None)
     return f"{module}.{name}" if isinstance(name, str) and isinstance(module, str) else ""
 
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
-
-
-def _is_text(value: Any, text: str) -> bool:
-    return isinstance(value, str) and value == text

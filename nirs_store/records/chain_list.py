@@ -19,19 +19,11 @@ _SCORES = tuple(dict.fromkeys((*REGRESSION_SCORES, *CLASSIFICATION_SCORES)))
 
 #: What can be sorted by besides a score, and the expression for it.
 SORTS = {
-    "pipeline": "pipeline",
-    "model_name": "model_name",
-    "preprocessings": "c.preprocessings",
-    "components": "components",
-    "dataset_name": "c.dataset_name",
-    "target": "c.target",
-    "run_name": "c.run_name",
-    "n_samples": "n_samples",
-    "n_folds": "n_folds",
-    "score_sd": "score_sd",
-    "rmsep": "rmsep",
+    "pipeline": "pipeline", "model_name": "model_name", "preprocessings": "c.preprocessings",
+    "components": "components", "dataset_name": "c.dataset_name", "target": "c.target", "run_name": "c.run_name",
+    "n_samples": "n_samples", "n_folds": "n_folds", "score_sd": "score_sd", "rmsep": "rmsep",
     "created_at": "c.created_at",
-}
+}  # fmt: skip
 #: A filter's name and its condition; the value is bound.
 FILTERS = {
     "dataset_name": "l.dataset_name = $dataset_name",
@@ -168,9 +160,7 @@ def _page(
 
 def _with_scores(con: Connection, found: pl.DataFrame) -> pl.DataFrame:
     """Add what is computed from the arrays, of the chains of one page."""
-    predictions: dict[str, list[dict[str, Any]]] = {}
-    for row in ranking.predictions_of(con, found["chain_id"].to_list()).iter_rows(named=True):
-        predictions.setdefault(row["chain_id"], []).append(row)
+    predictions = ranking.predictions_of(con, found["chain_id"].to_list())
     needed = [
         row["prediction_id"]
         for rows in predictions.values()
@@ -180,25 +170,16 @@ def _with_scores(con: Connection, found: pl.DataFrame) -> pl.DataFrame:
         and (row["partition"] == "val" or (row["partition"] == "test" and not _has_refit_test(rows)))
     ]
     arrays = load_arrays(con, needed, ranking.SCORED_ARRAYS)
-    names = [
-        "rmsecv",
-        "rmsec",
-        *_SCORES,
-        "refit_score",
-        "test_score",
-        "repeat_sd",
-        "score",
-        "score_sd",
-        "rmsep",
-    ]
-    columns: dict[str, list[Any]] = {name: [] for name in dict.fromkeys(names) if name != "rmse"}
+    names = dict.fromkeys(
+        ("rmsecv", "rmsec", *_SCORES, "refit_score", "test_score", "repeat_sd", "score", "score_sd", "rmsep")
+    )
+    columns: dict[str, list[Any]] = {name: [] for name in names if name != "rmse"}
     for chain in found.iter_rows(named=True):
         known = chain | {name: from_json(chain[name]) for name in ("classes", "fold_weights", "repeats")}
         own = predictions.get(chain["chain_id"], [])
         metric = chain["recorded_metric"] or "rmse"
-        scored = (
-            ranking.chain_scores(known, own, arrays, chain["task"], metric) if own and chain["task"] else {}
-        )
+        task = chain["task"]
+        scored = ranking.chain_scores(known, own, arrays, task, metric) if own and task else {}
         for name, values in columns.items():
             value = scored.get(name)
             values.append(chain[name] if value is None and name in ("score", "score_sd", "rmsep") else value)

@@ -6,7 +6,7 @@ Column names come from fixed lists, values are always bound.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -85,8 +85,7 @@ def find_ids(con: Connection, part: str, kinds: Sequence[str] | None, limit: int
     wanted = [kinds] if isinstance(kinds, str) else list(ID_COLUMNS if kinds is None else kinds)
     for kind in wanted:
         if kind not in ID_COLUMNS:
-            hint = did_you_mean(kind, ID_COLUMNS)
-            raise InvalidInput(f"Unknown kind {kind!r}: expected one of {', '.join(ID_COLUMNS)}.{hint}")
+            raise unknown("kind", kind, ID_COLUMNS)
     params = {"part": as_text(part, "part"), "limit": page_of(limit, 0)["limit"]}
     if not params["part"]:
         raise InvalidInput("part: expected at least one character of an id, found none.")
@@ -164,8 +163,7 @@ def list_runs(
 ) -> pl.DataFrame:
     """Return runs, newest first."""
     if status is not None and status not in STATUSES:
-        hint = did_you_mean(status, STATUSES)
-        raise InvalidInput(f"Unknown status {status!r}: expected one of {', '.join(STATUSES)}.{hint}")
+        raise unknown("status", status, STATUSES)
     where, params = ["TRUE"], {"alive": alive, **page_of(limit, offset)}
     if status is not None:
         where.append(f"{_STATUS.format(t='')} = $status")
@@ -209,15 +207,25 @@ def list_pipelines(
 
 def page_of(limit: int | None, offset: int) -> dict[str, Any]:
     """Check a page: whole numbers of at least 0, None for no limit."""
-    page: dict[str, Any] = {}
-    for name, value in (("limit", limit), ("offset", offset)):
-        try:
-            page[name] = None if value is None else min(operator.index(value), MOST_ROWS)
-        except TypeError:
-            page[name] = -1
-        if isinstance(value, bool) or (page[name] is not None and page[name] < 0):
-            raise InvalidInput(f"{name}: expected a whole number of at least 0, found {value!r}.")
-    return page
+    return {"limit": as_count(limit, "limit"), "offset": as_count(offset, "offset")}
+
+
+def as_count(value: Any, name: str) -> int | None:
+    """Return a number of rows; None, for all of them, stays None."""
+    try:
+        count = None if value is None else min(operator.index(value), MOST_ROWS)
+    except TypeError:
+        count = -1
+    if isinstance(value, bool) or (count is not None and count < 0):
+        raise InvalidInput(f"{name}: expected a whole number of at least 0, found {value!r}.")
+    return count
+
+
+def unknown(what: str, given: object, known: Iterable[str]) -> InvalidInput:
+    """Return the error for a word that is not on a list, with the nearest that is."""
+    words = list(known)
+    hint = did_you_mean(given, words)
+    return InvalidInput(f"Unknown {what} {given!r}: expected one of {', '.join(words)}.{hint}")
 
 
 # -- chains --------------------------------------------------------------------------------------
@@ -344,12 +352,11 @@ def artifacts_of(con: Connection, artifact_ids: Sequence[str]) -> pl.DataFrame:
 
 def prediction_rows(con: Connection, chain_id: str, partition: str) -> pl.DataFrame:
     """Predictions of a chain about one partition, folds by number and the refit last."""
-    return frame(
-        con,
+    sql = (
         "SELECT prediction_id, fold_id FROM predictions WHERE chain_id = ? AND partition = ? ORDER BY "
-        "TRY_CAST(regexp_extract(fold_id, '[0-9]+$') AS INTEGER) NULLS LAST, fold_id, prediction_id",
-        [chain_id, partition],
+        "TRY_CAST(regexp_extract(fold_id, '[0-9]+$') AS INTEGER) NULLS LAST, fold_id, prediction_id"
     )
+    return frame(con, sql, [chain_id, partition])
 
 
 def pipeline_counts(con: Connection, run_ids: Sequence[str]) -> dict[str, int]:
@@ -363,16 +370,12 @@ def pipeline_counts(con: Connection, run_ids: Sequence[str]) -> dict[str, int]:
 
 def targets_of(con: Connection, chain_ids: Sequence[str] | None) -> pl.DataFrame:
     """Return what chains (all for None) predict, and in which unit."""
+    about = ("chain_id", "target", "target_unit")
     where = "TRUE" if chain_ids is None else "chain_id IN (SELECT unnest($ids))"
-    rows = execute(
-        con,
-        f"SELECT chain_id, target, target_unit FROM chains WHERE {where}",
-        {} if chain_ids is None else {"ids": list(chain_ids)},
-    ).fetchall()
+    params = {} if chain_ids is None else {"ids": list(chain_ids)}
+    rows = execute(con, f"SELECT {', '.join(about)} FROM chains WHERE {where}", params).fetchall()
     # Not by way of Arrow, which takes longer for a few rows.
-    return pl.DataFrame(
-        rows, schema=dict.fromkeys(("chain_id", "target", "target_unit"), pl.String), orient="row"
-    )
+    return pl.DataFrame(rows, schema=dict.fromkeys(about, pl.String), orient="row")
 
 
 def kinds_of_target(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,9 +24,10 @@ from nirs_store.records.predictions import (
     unknown_column,
     warn_of_targets,
 )
-from nirs_store.records.queries import frame
+from nirs_store.records.queries import as_count, frame
 from nirs_store.scores import (
     METRICS,
+    RMSE_BY_SET,
     SCORE_COLUMNS,
     SCORES,
     classification_scores,
@@ -37,7 +37,7 @@ from nirs_store.scores import (
     mean_scores,
     regression_scores,
 )
-from nirs_store.values import MOST_ROWS, from_json
+from nirs_store.values import from_json
 
 REFIT_FOLDS = ("final", "fold_final", "foldfinal", "refit", "fold_refit")
 # Some writers add rows for the average of the folds; they hold the same samples once more.
@@ -118,14 +118,18 @@ def predictions_of_chain(con: Connection, chain_id: str) -> list[dict[str, Any]]
     return sorted(found, key=lambda row: (row["fold_id"] is None, row["fold_id"], row["prediction_id"]))
 
 
-def predictions_of(con: Connection, chain_ids: Sequence[str]) -> pl.DataFrame:
-    """Prediction rows of chains: what they recorded as scores, and where to look their arrays up."""
-    return frame(
+def predictions_of(con: Connection, chain_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Prediction rows by chain: what they recorded as scores, and where to look their arrays up."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    rows = frame(
         con,
         f"SELECT {', '.join(_SCORED)} FROM predictions WHERE chain_id IN (SELECT unnest(?)) "
         "ORDER BY chain_id, fold_id, prediction_id",
         [list(chain_ids)],
     )
+    for row in rows.iter_rows(named=True):
+        found.setdefault(row["chain_id"], []).append(row)
+    return found
 
 
 def aggregate(con: Connection, group_by: str | Sequence[str], metric: str, **filters: Any) -> pl.DataFrame:
@@ -175,9 +179,8 @@ SCORED_ARRAYS = ("y_true", "y_pred", "y_proba")
 
 # Means over samples: their pooled value follows from the folds' values and sizes alone.
 ADDITIVE = tuple(name for name, metric in METRICS.items() if metric.additive)
-# Scores in the unit of the target.
 # Under which names a score is recorded.
-METRIC_NAMES = {"rmse": ("rmse", "rmsecv", "rmsep", "rmsec")}
+METRIC_NAMES = {"rmse": ("rmse", *RMSE_BY_SET)}
 
 _Row = Mapping[str, Any]
 # Columns that predictions are grouped by and other tables hold.
@@ -268,10 +271,8 @@ class _Scorer:
     """Scores of sets of predictions of one chain."""
 
     def __init__(self, task: str, classes: Sequence[Any] | None, arrays: Arrays) -> None:
-        self.names = SCORES[task]
-        self._regression = task == "regression"
-        self._classes = classes
-        self._arrays = arrays
+        self.names, self._regression = SCORES[task], task == "regression"
+        self._classes, self._arrays = classes, arrays
 
     def scores(self, rows: Sequence[_Row], names: Sequence[str] | None = None) -> dict[str, float]:
         """Of predictions taken together, by name (of `names`, or all); what is not known is left out."""
@@ -404,19 +405,12 @@ def _recorded(row: _Row, name: str) -> float | None:
 _ALIASES = {alias: metric for metric, aliases in METRIC_NAMES.items() for alias in aliases}
 # So many chains are always scored from their arrays. Of more, only those that the recorded scores of
 # their folds rank best, so that a catalog of a million predictions answers at once.
-_SCORED_leaderboard = 200
+_SCORED_CHAINS = 200
 
 _CHAIN_COLUMNS = (
-    "chain_id",
-    "run_id",
-    "run_name",
-    "pipeline_id",
-    "pipeline_name",
-    "dataset_name",
-    "preprocessings",
-    "model_name",
+    "chain_id", "run_id", "run_name", "pipeline_id", "pipeline_name", "dataset_name", "preprocessings", "model_name",
     "model_class",
-)
+)  # fmt: skip
 
 
 def top_chains(
@@ -430,7 +424,7 @@ def top_chains(
     **filters: Any,
 ) -> pl.DataFrame:
     """Rank chains; see `WorkspaceStore.top_chains`. With `mixed`, the caller parts the targets itself: no warning."""
-    at_most, wanted = None if n is None else _count(n), _known_metric(metric)
+    at_most, wanted = as_count(n, "n"), _known_metric(metric)
     return engine.query(lambda con: _rank(con, at_most, wanted, ascending, task_type, filters, mixed=mixed))
 
 
@@ -438,7 +432,7 @@ def rank_matches(
     con: Connection, chain_ids: Sequence[str], n: int | None, metric: str | None, **filters: Any
 ) -> pl.DataFrame:
     """Rank some chains of one target, regressions before classifications; those without predictions come last."""
-    at_most, wanted = None if n is None else _count(n), _known_metric(metric)
+    at_most, wanted = as_count(n, "n"), _known_metric(metric)
     narrowed = {**filters, "chain_ids": list(chain_ids)}
     recorded = tasks_and_metrics(con, **narrowed)
     kinds = sorted({_task(kind) for kind, _ in recorded}, reverse=True)
@@ -491,16 +485,6 @@ def _known_metric(metric: str | None) -> str | None:
     return wanted
 
 
-def _count(n: Any) -> int:
-    try:
-        count = -1 if isinstance(n, bool) else operator.index(n)
-    except TypeError:
-        count = -1
-    if count < 0:
-        raise InvalidInput(f"n: expected a whole number of at least 0, found {n!r}.")
-    return min(count, MOST_ROWS)
-
-
 def _rank(
     con: Connection,
     n: int | None,
@@ -516,11 +500,9 @@ def _rank(
         kinds = found.select("target", "target_unit").unique().drop_nulls("target").sort(pl.all())
         warn_of_targets(kinds.rows(), chosen)
     descending = higher_is_better(chosen) if ascending is None else not ascending
-    if n is not None and chosen in ADDITIVE and found.height > max(_SCORED_leaderboard, 2 * n):
+    if n is not None and chosen in ADDITIVE and found.height > max(_SCORED_CHAINS, 2 * n):
         decided = pl.col("pooled").is_finite().fill_null(False)
-        best = _sorted(found.filter(decided), "pooled", chosen, descending).head(
-            max(_SCORED_leaderboard, 2 * n)
-        )
+        best = _sorted(found.filter(decided), "pooled", chosen, descending).head(max(_SCORED_CHAINS, 2 * n))
         found = pl.concat([best, found.filter(~decided)])
     ranked = _sorted(_scored(con, found, task, chosen), "score", chosen, descending)
     return ranked if n is None else ranked.head(n)
@@ -619,20 +601,16 @@ def _sorted(rows: pl.DataFrame, column: str, metric: str, descending: bool) -> p
 
 
 def _scored(con: Connection, found: pl.DataFrame, task: str, metric: str) -> pl.DataFrame:
-    predictions: dict[str, list[dict[str, Any]]] = {}
-    for row in predictions_of(con, found["chain_id"].to_list()).iter_rows(named=True):
-        predictions.setdefault(row["chain_id"], []).append(row)
+    predictions = predictions_of(con, found["chain_id"].to_list())
     needed = needed_arrays([row for rows in predictions.values() for row in rows])
     arrays = prediction_queries.load_arrays(con, needed, SCORED_ARRAYS)
     schema: dict[str, pl.DataType] = {
         **dict.fromkeys((*_CHAIN_COLUMNS, "pipeline", "metric"), pl.String()),
         **dict.fromkeys(("score", "score_sd", "refit_score", "test_score"), pl.Float64()),
         **dict.fromkeys(SCORE_COLUMNS[task], pl.Float64()),
-        "n_folds": pl.Int64(),
-        "n_samples": pl.Int64(),
+        **dict.fromkeys(("n_folds", "n_samples"), pl.Int64()),
         "created_at": pl.Datetime("us", "UTC"),
-        "target": pl.String(),
-        "target_unit": pl.String(),
+        **dict.fromkeys(("target", "target_unit"), pl.String()),
         "n_repeats": pl.Int64(),
         "repeat_sd": pl.Float64(),
     }

@@ -25,7 +25,7 @@ from nirs_store.chains.folds import (
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table, with_unit
-from nirs_store.errors import InvalidInput, UnknownId, did_you_mean
+from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.export import frame_csv
 from nirs_store.records import queries
@@ -492,25 +492,11 @@ class ChainView:
             "out-of-fold predictions": self.n_samples or None,
             "recorded": self.created_at,
         }
-        steps = [
-            (
-                step.get("step_idx"),
-                step.get("operator_type", "transform"),
-                step.get("operator_class"),
-                step.get("params"),
-            )
-            for step in self.steps
-        ]
+        names = ("step_idx", "operator_type", "operator_class", "params")
+        steps = [[({"operator_type": "transform"} | step).get(name) for name in names] for step in self.steps]
         scores = [(name, self.scores[name]) for name in _SCORES if name in self.scores]
-        artifacts = [
-            (
-                row["artifact_type"],
-                row["operator_class"],
-                byte_text(row["size_bytes"]),
-                row["artifact_id"][:12],
-            )
-            for row in self.artifacts.iter_rows(named=True)
-        ]
+        of_artifacts = self.artifacts.select("artifact_type", "operator_class", "size_bytes", "artifact_id")
+        artifacts = [(kind, name, byte_text(n), key[:12]) for kind, name, n, key in of_artifacts.iter_rows()]
         return block(
             self.name,
             field_table(facts),
@@ -615,7 +601,6 @@ def view_chain(engine: Engine, chain_id: str) -> ChainView:
     chain, pipeline, run, artifacts = engine.query(ask)
     ranked = top_chains(engine, 1, None, None, None, chain_id=chain_id)
     best = ranked.row(0, named=True) if ranked.height else {}
-    wanted = _COMPARED
     model = str(chain["model_class"]).rpartition(".")[2]
     fallback = " > ".join(part for part in (chain["preprocessings"], model) if part)
     return ChainView(
@@ -631,7 +616,7 @@ def view_chain(engine: Engine, chain_id: str) -> ChainView:
         folds=tuple(str(fold) for fold in chain["fold_artifacts"] or {}),
         artifacts=artifacts,
         metric=best.get("metric", ""),
-        scores={name: best[name] for name in wanted if best.get(name) is not None},
+        scores={name: best[name] for name in _COMPARED if best.get(name) is not None},
         n_samples=best.get("n_samples", 0),
         created_at=chain["created_at"],
         tree=chain_tree(chain, best.get("pipeline") or fallback),
@@ -678,10 +663,7 @@ def chain_predictions(engine: Engine, chain_id: str, partition: str) -> pl.DataF
 
     rows, arrays, classes = engine.query(ask)
     if not rows.height and partition not in _PARTITIONS:
-        hint = did_you_mean(partition, _PARTITIONS)
-        raise InvalidInput(
-            f"Unknown partition {partition!r}: expected one of {', '.join(_PARTITIONS)}.{hint}"
-        )
+        raise queries.unknown("partition", partition, _PARTITIONS)
     parts = [_table_of(fold, arrays[key], classes) for key, fold in rows.iter_rows() if key in arrays]
     if not parts:
         return pl.DataFrame(

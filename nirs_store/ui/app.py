@@ -357,10 +357,9 @@ def _kept(sent: UploadFile, scratch: Path, number: int) -> list[Upload]:
     name = Path(sent.filename or "").name
     if not name:
         return []
-    # Also what is packed: .csv.gz
-    suffixes = Path(name).suffixes[-2 if name.lower().endswith(".gz") else -1 :]
-    suffix = re.sub(r"[^A-Za-z0-9.]", "", "".join(suffixes)[-24:])
-    path = scratch / f"{number}{suffix}"
+    # Under its name, as far as any disk takes it: readers name samples and findings by it.
+    path = scratch / str(number) / (re.sub(r"[^\w.() -]", "_", name)[-60:].strip(". ") or "file")
+    path.parent.mkdir()
     with path.open("wb") as target:
         while piece := sent.file.read(1 << 20):
             target.write(piece)

@@ -59,7 +59,7 @@ def stamp(store: WorkspaceStore) -> str:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that was sent, already on the disk, under a name of ours with the sender's suffix."""
+    """A file that was sent, already on the disk, under what its name may hold on any disk."""
 
     name: str
     path: Path

@@ -600,9 +600,23 @@ def test_a_file_keeps_the_endings_of_its_name(page: Page, chain_id: str, spectra
 
 
 def test_messages_name_a_file_as_its_sender_does(page: Page, chain_id: str) -> None:
-    answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("of monday.abc", b"1,2\n")})
-    assert (answer.status_code, "of monday.abc" in answer.text) == (400, True)
-    assert "nirs_store-page-" not in answer.text
+    for name, content in (("of monday.abc", b"1,2\n"), ("of monday.csv", b""), ("of monday.spc", bytes(600))):
+        answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": (name, content)})
+        assert (answer.status_code, name in answer.text) == (400, True)
+        assert "nirs_store-page-" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "name", ["../../up.csv", "..", "a/..\\..\\b.csv", "ü" * 300 + ".csv", "\0 ?*.csv", "same.csv"]
+)
+def test_files_of_any_name_are_kept_apart_and_in_their_folder(tmp_path: Path, name: str) -> None:
+    sent = [
+        app.UploadFile(io.BytesIO(b"one"), filename=name),
+        app.UploadFile(io.BytesIO(b"two"), filename="same.csv"),
+    ]
+    kept = [app._kept(each, tmp_path, number)[0] for number, each in enumerate(sent)]
+    assert [each.path.read_bytes() for each in kept] == [b"one", b"two"]
+    assert [each.path.resolve().parent for each in kept] == [tmp_path / "0", tmp_path / "1"]
 
 
 @pytest.mark.parametrize("value", [1.0, 0.5])
@@ -760,6 +774,21 @@ def test_a_lost_object_is_found_and_predicting_says_so(
     answer = page.post(f"/chains/{chain_id}/predict", files={"spectra": ("new.csv", spectra.read_bytes())})
     assert answer.status_code == 500
     assert "missing" in answer.text
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"junk")])
+def test_a_data_set_whose_files_are_damaged_shows_the_rest(
+    serving: Path, tmp_path: Path, open_page: Callable[..., Page], damage: Callable[[Path], Any]
+) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(serving, folder)
+    for path in (folder / "artifacts").rglob("*.arrow"):
+        damage(path)
+    page = open_page(folder)
+    shown = page.html("/datasets/protein@v2")
+    assert 'class="note error"' in shown
+    assert "sample 3 corrected" in shown
+    assert page.json("/datasets/protein@v2")["damaged"]
 
 
 def test_an_older_workspace_is_shown_and_left_as_it_is(

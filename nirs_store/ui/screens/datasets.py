@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from nirs_store.errors import InvalidInput, UnknownFormat, quoted
+from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, InvalidInput, UnknownFormat, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import axis_words
 from nirs_store.store import WorkspaceStore
@@ -71,7 +71,8 @@ def one(request: Request) -> View:
     """Show one version."""
     store = request.store
     version = store.datasets.version(asked_for(request, "reference"))
-    samples = store.datasets.samples(version)
+    damaged: list[str] = []
+    samples = _read(damaged, lambda: store.datasets.samples(version), pl.DataFrame())
     versions = store.datasets.versions(version.name).reverse()
     sample = request.text("sample")
     chains = _chains(request, version.reference, sample)
@@ -82,8 +83,10 @@ def one(request: Request) -> View:
             f"color: expected one of {', '.join(colors) or 'no column'}, found {quoted(color)}."
         )
     against = request.text("against") or _before(versions, version)
-    spectra, histograms = _spectra(store, version, samples, color), _histograms(store, version, samples)
-    diff = store.datasets.diff(f"{version.name}@v{against}", version) if against else None
+    spectra = _read(damaged, lambda: _spectra(store, version, samples, color), None)
+    histograms: list[Figure] = _read(damaged, lambda: _histograms(store, version, samples), [])
+    older = f"{version.name}@v{against}"
+    diff = _read(damaged, lambda: store.datasets.diff(older, version), None) if against else None
     shown = [each for each in _VERSIONS if each.name != "name"]
     values = {
         "dataset": version, "facts": _facts(version), "spectra": spectra, "histograms": histograms,
@@ -92,11 +95,21 @@ def one(request: Request) -> View:
         "sample": sample, "chains": chains, "calibrations": _calibrations(store, version),
         "versions": table_of(request, versions, shown, prefix="v_", name="versions"),
         "base": named_address("/datasets", version.name, f"@v{version.version}"),
+        "damaged": list(dict.fromkeys(damaged)),
     }  # fmt: skip
     table = _samples(request, samples, version)
     data = {"version": version, "versions": versions, "diff": diff, "chains": chains, "samples": table}
-    data["figures"] = [spectra, *histograms]
+    data |= {"figures": [spectra, *histograms], "damaged": values["damaged"]}
     return View("dataset.html", version.reference, values | {"table": table}, data=data, table=table)
+
+
+def _read(damaged: list[str], read: Callable[[], Any], otherwise: Any) -> Any:
+    """Return what is read, or what is shown where the file is damaged: the rest of the screen does without it."""
+    try:
+        return read()
+    except (BlobMissing, BlobCorrupt, BlobUnreadable) as error:
+        damaged.append(str(error))
+        return otherwise
 
 
 def _before(versions: pl.DataFrame, version: Any) -> str:
@@ -237,7 +250,8 @@ def _classes(every: pl.Series, shown: pl.Series, kind: str) -> tuple[list[str], 
 
 
 def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> list[Figure]:
-    numbers = [name for name in version.labels if samples[name].dtype.is_numeric()][:_HISTOGRAMS]
+    known = [name for name in version.labels if name in samples.columns]
+    numbers = [name for name in known if samples[name].dtype.is_numeric()][:_HISTOGRAMS]
     # The units come with the targets of a single row.
     told = (
         store.datasets.get(version, rows=[0], target=numbers).target_unit
@@ -248,12 +262,12 @@ def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> l
     figures = []
     for name, unit in zip(numbers, units, strict=True):
         values = samples[name].cast(pl.Float64).to_numpy()
-        known = values[np.isfinite(values)]
-        if known.size:
-            spread = f", SD {chart.short(float(known.std(ddof=1)))}" if known.size > 1 else ""
-            title = f"{name}: n {known.size}, mean {chart.short(float(known.mean()))}{spread}"
+        values = values[np.isfinite(values)]
+        if values.size:
+            spread = f", SD {chart.short(float(values.std(ddof=1)))}" if values.size > 1 else ""
+            title = f"{name}: n {values.size}, mean {chart.short(float(values.mean()))}{spread}"
             figure = Figure(title, axis_words("", name, unit), "Samples", width=360, height=230)
-            figures.append(figure.histogram(known, "cv"))
+            figures.append(figure.histogram(values, "cv"))
     return figures
 
 

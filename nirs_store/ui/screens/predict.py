@@ -131,7 +131,7 @@ def _figures(
         place = np.arange(1, len(values) + 1)
         if "lower" in frame.columns and not frame["lower"].is_null().all():
             figure.spans(
-                place, frame["lower"].to_numpy(), frame["upper"].to_numpy(), "faint", label="interval"
+                place, frame["lower"].to_numpy(), frame["upper"].to_numpy(), "cal", label="interval"
             )
         flagged = _flagged(frame)
         titles = [

@@ -130,9 +130,7 @@ def _figures(
         figure = Figure("Predictions", "Sample, as in the file", words)
         place = np.arange(1, len(values) + 1)
         if "lower" in frame.columns and not frame["lower"].is_null().all():
-            figure.spans(
-                place, frame["lower"].to_numpy(), frame["upper"].to_numpy(), "cal", label="interval"
-            )
+            figure.spans(place, frame["lower"].to_numpy(), frame["upper"].to_numpy(), "cal", label="interval")
         flagged = _flagged(frame)
         titles = [
             f"{n}\n{chart.short(v)}{' ' + unit if unit else ''}" for n, v in zip(names, values, strict=True)

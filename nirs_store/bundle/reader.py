@@ -339,6 +339,8 @@ class Bundle(ChainPredictor):
         What was rearranged in the export, or found strange in the reading.
     """
 
+    _title = "Bundle"
+
     def __init__(
         self,
         contents: Contents,

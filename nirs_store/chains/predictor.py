@@ -509,6 +509,10 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
         # What the labels are transformed back to does not matter: the models decide.
         return self._bench.open(self._plan.members[0].model)[1].classifier
 
+    @property
+    def _title(self) -> str:
+        return "Classifier" if self._classifies else "Predictor"
+
     # -- looking --------------------------------------------------------------------------------
 
     def _facts(self) -> dict[str, Any]:
@@ -545,8 +549,7 @@ class ChainPredictor(BaseEstimator):  # type: ignore[misc,unused-ignore]
             for step in self.chain.get("steps") or ()
         ]
         head = ("step", "type", "operator", "parameters")
-        kind = "Classifier" if self._classifies else "Predictor"
-        return block(kind, field_table(self._facts()), table(head, steps))
+        return block(self._title, field_table(self._facts()), table(head, steps))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         # scikit-learn's own would draw an estimator without parameters.

@@ -12,6 +12,7 @@ import hmac
 import json
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -446,8 +447,10 @@ def set_rule(
     """Set or remove the rule of an alias; see `Calibrations.set_rule`."""
     known, wanted = check_name(name), check_alias(alias)
     by = user_name() if user is None else check_name(user, "user")
+    broken = ""
 
     def write(con: Connection) -> Rule | None:
+        nonlocal broken
         refuse_look_alike(names(con), known)
         refuse_look_alike(known_aliases(con, known), wanted, "alias")
         before = rules_of(con, known).get(wanted)
@@ -466,9 +469,31 @@ def set_rule(
             "before": None if before is None else asdict(before),
         }
         note_plain(engine, "set_rule", "calibration", details=details | {"by": by}, con=con)
+        broken = _broken(con, known, wanted)
         return before
 
-    return engine.change(write)
+    found = engine.change(write)
+    if broken:
+        warnings.warn(
+            f"The rule of {known}@{wanted} is set and holds for later moves; the alias already points to {broken}, which "
+            "lacks these signatures.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+def _broken(con: Connection, name: str, alias: str) -> str:
+    """Return the version that an alias points to against its rule; an empty text where it does not."""
+    number = aliases_of(con, name).get((name, alias))
+    if number is None:
+        return ""
+    version = find_version(con, f"{name}@v{number}")
+    try:
+        check_rule(con, version, alias)
+    except CalibrationInUse:
+        return f"{name}@v{number}"
+    return ""
 
 
 def check_rule(con: Connection, version: Mapping[str, Any], alias: str) -> None:

@@ -407,6 +407,18 @@ def test_a_review_sees_an_update_that_lost_its_groups(store: WorkspaceStore) -> 
     assert "R15" not in {each.code for each in store.review(before.chain_id).findings}
 
 
+def test_an_update_whose_data_set_is_gone_asks_for_the_samples(store: WorkspaceStore) -> None:
+    store.datasets.add("meat", X, references={"fat": Y}, wavelengths=GRID, unit="nm")
+    chain = record_cross_validation(store, PLSRegression(3), dataset="meat", target="fat", cv=4).chain_id
+    store.calibrations.register("fat", chain, alias="production")
+    store.datasets.delete("meat@v1", force=True)
+    with pytest.raises(
+        InvalidInput, match=r"data set meat@v1 .* was deleted. Nothing was changed. .*old_samples="
+    ):
+        store.calibrations.update("fat", (NEW, NEW_Y))
+    assert store.calibrations.update("fat", (NEW, NEW_Y), old_samples=(X, Y)).after.version == 2
+
+
 @pytest.mark.parametrize("arrays", [False, True])
 def test_an_update_of_a_stored_data_set_can_be_updated_and_reviewed(
     store: WorkspaceStore, arrays: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,23 @@ def test_a_correction_under_a_rule_is_a_new_version(store: WorkspaceStore, recor
     assert store.predict("fat", NEW, on_outlier="ignore")["prediction"].equals(found["prediction"])
     calibrations.remove_rule("fat", "production")
     assert calibrations.retire_correction("fat").words == made.words
+
+
+@pytest.mark.parametrize(("signatures", "said"), [(1, False), (2, False), (3, True)])
+def test_a_rule_that_its_alias_breaks_already_is_told(
+    store: WorkspaceStore, recorded: Recorded, signatures: int, said: bool
+) -> None:
+    signed(store, recorded)
+    store.calibrations.set_alias("fat", "production", 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        store.calibrations.set_rule("fat", "production", signatures=signatures)
+        store.calibrations.set_rule("fat", "candidate", signatures=9)
+        store.calibrations.remove_rule("fat", "production")
+    assert [str(each.message) for each in caught] == said * [
+        "The rule of fat@production is set and holds for later moves; the alias already points to fat@v1, which lacks "
+        "these signatures."
+    ]
 
 
 def test_an_alias_without_a_rule_binds_nothing(store: WorkspaceStore, recorded: Recorded) -> None:

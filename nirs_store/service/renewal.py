@@ -286,8 +286,8 @@ def _samples_of(store: Any, version: CalibrationVersion, metadata: Mapping[str, 
     except UnknownDataset as error:
         named = metadata.get("dataset")
         raise InvalidInput(
-            f"{version.name}@v{version.version}: the data set{f' {named}' if named else ''} with the samples that it was "
-            "fitted on was deleted. Nothing was changed. Give them: old_samples=(X, y)."
+            f"{version.name}@v{version.version}: the data set{f' {named}' if named else ''} with the samples that it "
+            "was fitted on was deleted. Nothing was changed. Give them: old_samples=(X, y)."
         ) from error
     target = metadata.get("target")
     if target is None and _UNNAMED in whole.labels:

@@ -475,8 +475,8 @@ def set_rule(
     found = engine.change(write)
     if broken:
         warnings.warn(
-            f"The rule of {known}@{wanted} is set and holds for later moves; the alias already points to {broken}, which "
-            "lacks these signatures.",
+            f"The rule of {known}@{wanted} is set and holds for later moves; the alias already points to {broken}, "
+            "which lacks these signatures.",
             UserWarning,
             stacklevel=3,
         )

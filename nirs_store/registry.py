@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         generate_artifact_id,
         parse_artifact_id,
     )
-    from nirs_store.audit.trail import PATIENT_KEYS
+    from nirs_store.audit.guard import PATIENT_KEYS
     from nirs_store.history.policy import (
         RetentionPolicy,
         keep_all,
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "PATIENT_KEYS": "nirs_store.audit.trail",
+    "PATIENT_KEYS": "nirs_store.audit.guard",
     "ArtifactLoader": "nirs_store.artifacts.loader",
     "ArtifactRecord": "nirs_store.artifacts.types",
     "ArtifactRegistry": "nirs_store.artifacts.registry",

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
-from nirs_store.audit.trail import attempting, guarded, note, store_setting
+from nirs_store.audit.guard import store_setting
+from nirs_store.audit.trail import attempting, guarded, note
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.session import Engine
 from nirs_store.db.settings import put_setting, read_settings

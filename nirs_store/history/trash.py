@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nirs_store.audit.trail import attempting, note, store_setting
+from nirs_store.audit.guard import store_setting
+from nirs_store.audit.trail import attempting, note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.audit.trail import store_setting
+from nirs_store.audit.guard import store_setting
 from nirs_store.chains.folds import REFIT, model_id, normalise_folds
 from nirs_store.chains.plan import COLUMNS, SPLITTER, ReplayPlan, text_names
 from nirs_store.db.database import Connection

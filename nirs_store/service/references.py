@@ -42,6 +42,8 @@ COMBINED = {
     "median": "median(r.value)",
     "latest": "arg_max(r.value, (coalesce(r.measured_at, r.added_at), r.reference_id))",
 }
+# Targets are compared without case, as monitoring does.
+_OF_TARGET = "($target::VARCHAR IS NULL OR lower(r.target) = lower($target))"
 Ids = list[str]
 Rows = list[dict[str, Any]]
 _FIELDS = ("target", "unit", "lab", "method", "measured_at", "note")
@@ -277,7 +279,7 @@ class References:
         table = "sample_references" if history else CURRENT
         sql = (
             f"SELECT r.* FROM {table} r WHERE ($sample::VARCHAR IS NULL OR r.sample_id = $sample) "
-            "AND ($target::VARCHAR IS NULL OR r.target = $target) ORDER BY r.added_at, r.reference_id"
+            f"AND {_OF_TARGET} ORDER BY r.added_at, r.reference_id"
         )
         return self._engine.query(lambda con: frame(con, sql, {"sample": name, "target": target}))
 
@@ -293,8 +295,9 @@ class References:
         """
         one_of("combine", combine, get_args(Combine))
         sql = (
-            f"SELECT r.sample_id, r.target, {COMBINED[combine]} AS value, count(*) AS n, stddev_samp(r.value) AS sd "
-            f"FROM {CURRENT} r WHERE ($target::VARCHAR IS NULL OR r.target = $target) GROUP BY ALL ORDER BY ALL"
+            f"SELECT r.sample_id, min(r.target) AS target, {COMBINED[combine]} AS value, count(*) AS n, "
+            f"stddev_samp(r.value) AS sd FROM {CURRENT} r WHERE {_OF_TARGET} GROUP BY r.sample_id, lower(r.target) "
+            "ORDER BY ALL"
         )
         return self._engine.query(lambda con: frame(con, sql, {"target": target}))
 
@@ -304,7 +307,9 @@ class References:
         if not rows.height:
             return float("nan"), 0
         named = rows.select(
-            pl.concat_str(pl.col("sample_id"), pl.col("target").fill_null(""), separator="\n")
+            pl.concat_str(
+                pl.col("sample_id"), pl.col("target").str.to_lowercase().fill_null(""), separator="\n"
+            )
         )
         return replicate_error(rows["value"].to_numpy(), named.to_series().to_numpy())
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nirs_store import WorkspaceStore
@@ -42,6 +43,14 @@ def test_a_life_of_a_calibration(fat: Any, run: Any, run_json: Any) -> None:
     assert (version["version"], version["scope"]) == (1, {"matrix": ["meat"], "range": [0.0, 60.0]})
     assert run_json("calibrations", "show", "fat", "--json")["history"][-1]["reason"] == "a scare"
     assert "fat@v1" in run("calibrations", "show", "fat@v1").output
+    with WorkspaceStore(fat.path) as store:
+        store.datasets.add("meat", np.eye(3))
+    chain = fat.chains["better"].chain_id
+    run("calibrations", "register", "other", chain, "--dataset", "meat@v1", "--alias", "production")
+    assert run_json("calibrations", "show", "other@v1", "--json")["dataset"] == "meat@v1"
+    assert "meat@v1" in run("calibrations", "show", "other@v1").output
+    run("datasets", "delete", "meat@v1", "--force", "--yes")
+    assert "(deleted)" in run("calibrations", "show", "other@v1").output
     run("calibrations", "alias", "fat", "production", "--remove")
     assert "No aliases" in run("calibrations", "alias", "fat").output
 

@@ -233,7 +233,8 @@ def test_replicates_are_combined_and_corrections_keep_their_history(store: Works
     first, second = store.references.add(
         4711, [18.0, 19.0], target="fat", lab="north", measured_at="2026-03-01"
     )
-    store.references.add("4711", 20.0, target="fat", lab="south", measured_at="2026-02-01")
+    store.references.add("4711", 20.0, target="Fat", lab="south", measured_at="2026-02-01")
+    assert store.references.list(target="FAT").height == 3
     for how, value in (("mean", 19.0), ("median", 19.0), ("latest", 19.0)):
         assert store.references.combined("fat", combine=how)["value"].to_list() == [value]  # type: ignore[arg-type]
     assert store.references.sel("fat") == (pytest.approx(1.0), 2)

@@ -94,6 +94,7 @@ def _version(store: WorkspaceStore, calibration: str) -> dict[str, Any]:
     return found.to_dict() | {
         "label": label,
         "correction": _corrections(store, found.name).get(found.version),
+        "dataset": _dataset(store, found.dataset_version_id),
         "signatures": [each.to_dict() for each in store.calibrations.signatures(label)],
     }
 
@@ -116,6 +117,18 @@ def _name(store: WorkspaceStore, name: str) -> dict[str, Any]:
         "rules": {alias: str(rule) for alias, rule in store.calibrations.rules(name).items()},
         "history": [vars(each) for each in history],
     }
+
+
+def _dataset(store: WorkspaceStore, identifier: str | None) -> str | None:
+    """Name the version of a data set, such as ``corn@v2``."""
+    from nirs_store.errors import UnknownDataset
+
+    if identifier is None:
+        return None
+    try:
+        return store.datasets.version(identifier).reference
+    except UnknownDataset:
+        return f"{identifier} (deleted)"
 
 
 def _print_name(facts: dict[str, Any]) -> None:
@@ -165,7 +178,7 @@ def _print_version(facts: dict[str, Any]) -> None:
             "calibration": facts["label"],
             "aliases": ", ".join(facts["aliases"]),
             "chain": facts["chain_id"] + ("" if facts["chain_exists"] else " (deleted)"),
-            "data set": facts["dataset_version_id"],
+            "data set": facts["dataset"],
             "correction": facts["correction"],
             "scope": scope,
             "author": facts["author"],

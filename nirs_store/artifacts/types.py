@@ -19,7 +19,7 @@ from nirs_store.chains.folds import (
     step_fold_ids,
     step_ids,
 )
-from nirs_store.chains.plan import MODEL, SPLITTER, STACKED, TARGETS, TRANSFORM, step_kind
+from nirs_store.chains.steps import MODEL, SPLITTER, STACKED, TARGETS, TRANSFORM, step_kind
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import sha256_hex
 

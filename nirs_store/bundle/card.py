@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nirs_store.chains.folds import stack_sources
-from nirs_store.chains.plan import MERGE, MODEL, SPLITTER, STACKED, TARGETS
+from nirs_store.chains.steps import MERGE, MODEL, SPLITTER, STACKED, TARGETS
 from nirs_store.display import short, with_unit
 from nirs_store.scores import METRICS, RMSE_BY_SET, is_figure
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from nirs_store.bundle.manifest import Manifest
 from nirs_store.chains.folds import REFIT
-from nirs_store.chains.plan import AUGMENTATION, MODEL, SPLITTER, TARGETS, TRANSFORM
+from nirs_store.chains.steps import AUGMENTATION, MODEL, SPLITTER, TARGETS, TRANSFORM
 from nirs_store.errors import BundleInvalid
 
 # -- What the name of an artifact says in version 1.0: its step, its fold, its place within the step.

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
-from nirs_store.chains.plan import AUGMENTATION, TARGETS, TRANSFORM, Member, Operator, ReplayPlan, Stage
-from nirs_store.chains.replay import Workbench, union
+from nirs_store.chains.operators import Workbench
+from nirs_store.chains.plan import Member, ReplayPlan, Stage
+from nirs_store.chains.replay import union
+from nirs_store.chains.steps import AUGMENTATION, TARGETS, TRANSFORM, Operator
 from nirs_store.errors import ReplayError
 
 Array = NDArray[Any]

@@ -29,9 +29,11 @@ from nirs_store.chains.folds import (
     normalise_weights,
     renamed,
 )
-from nirs_store.chains.plan import AUGMENTATION, MODEL, SPLITTER, TARGETS, Operator, ReplayPlan, step_kind
+from nirs_store.chains.operators import Workbench
+from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.predictor import channels
-from nirs_store.chains.replay import Workbench, predict
+from nirs_store.chains.replay import predict
+from nirs_store.chains.steps import AUGMENTATION, MODEL, SPLITTER, TARGETS, Operator, step_kind
 from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import (
     ArtifactMissing,

@@ -15,7 +15,8 @@ from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.bundle.manifest import read_environment
 from nirs_store.bundle.pack import ChainSource, Package, pack_chain
 from nirs_store.bundle.writer import target_path
-from nirs_store.chains.plan import COLUMNS, MODEL, SPLITTER, TARGETS, text_names
+from nirs_store.chains.plan import COLUMNS, text_names
+from nirs_store.chains.steps import MODEL, SPLITTER, TARGETS
 from nirs_store.errors import InvalidInput
 from nirs_store.reading.cells import parse_unit
 

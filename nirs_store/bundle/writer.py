@@ -47,8 +47,9 @@ from nirs_store.bundle.manifest import (
 from nirs_store.bundle.pack import ChainSource, Package, pack_chain, pack_safely
 from nirs_store.bundle.payload import audit_payload, load_payload, untrusted
 from nirs_store.chains.folds import REFIT, fold_number
+from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import Workbench, predict
+from nirs_store.chains.replay import predict
 from nirs_store.chains.spectra import Spectra, read_spectra
 from nirs_store.errors import (
     BundleInvalid,

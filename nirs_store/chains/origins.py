@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import OneToOneFeatureMixin
 
-from nirs_store.chains.plan import Operator, Stage
-from nirs_store.chains.replay import Workbench
+from nirs_store.chains.operators import Workbench
+from nirs_store.chains.plan import Stage
+from nirs_store.chains.steps import Operator
 from nirs_store.errors import NirsStoreError
 
 __all__ = ["channel_origins"]

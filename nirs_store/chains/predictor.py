@@ -12,10 +12,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
 
 from nirs_store.chains.folds import REFIT
-from nirs_store.chains.plan import Operator, ReplayPlan, Stage, model_ids
+from nirs_store.chains.operators import Load, Workbench
+from nirs_store.chains.plan import ReplayPlan, Stage
 from nirs_store.chains.replay import (
-    Load,
-    Workbench,
     align,
     predict,
     predict_each,
@@ -24,6 +23,7 @@ from nirs_store.chains.replay import (
     predicted_classes,
 )
 from nirs_store.chains.spectra import as_grid, one_grid, read_table, require_order
+from nirs_store.chains.steps import Operator, model_ids
 from nirs_store.display import block, field_table, short, table, with_unit
 from nirs_store.domain.frame import OnOutlier, Predicted, Reading, as_names, details_frame, report_outliers
 from nirs_store.domain.measure import Domain

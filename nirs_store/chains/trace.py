@@ -19,7 +19,7 @@ from nirs_store.chains.folds import (
     renamed,
     step_number,
 )
-from nirs_store.chains.plan import AUGMENTATION, KINDS, MODEL, SPLITTER, STACKED, TRANSFORM, step_kind
+from nirs_store.chains.steps import AUGMENTATION, KINDS, MODEL, SPLITTER, STACKED, TRANSFORM, step_kind
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import new_id, utcnow
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains import ReplayPlan, fold_key
+from nirs_store.chains.operators import Workbench
 from nirs_store.chains.origins import channel_origins
 from nirs_store.chains.plan import Member
 from nirs_store.chains.predictor import channels
-from nirs_store.chains.replay import Workbench
 from nirs_store.diagnosing.diagnose import ReadsChains
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.lazy import polars as pl

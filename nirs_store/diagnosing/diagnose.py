@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from nirs_store.chains import fold_key
 from nirs_store.chains.one_target import column, one_target, place_of, say_which
+from nirs_store.chains.operators import Workbench
 from nirs_store.chains.origins import channel_origins
 from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import Workbench, model_input, predict
+from nirs_store.chains.replay import model_input, predict
 from nirs_store.diagnosing.importance import (
     explained_variance,
     selectivity_ratio,

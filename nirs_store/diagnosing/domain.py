@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.chains.folds import REFIT, fold_key
+from nirs_store.chains.operators import Workbench
 from nirs_store.chains.plan import Member, ReplayPlan
 from nirs_store.chains.predictor import folds_alone
-from nirs_store.chains.replay import Workbench, predict_watched
+from nirs_store.chains.replay import predict_watched
 from nirs_store.diagnosing.diagnose import data_hash
 from nirs_store.domain.build import FoldDomain, FoldWatch, LeftOut, build, is_pca_step
 from nirs_store.domain.measure import Domain

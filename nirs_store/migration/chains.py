@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nirs_store.chains.folds import REFIT, chain_artifact_ids, fold_key
-from nirs_store.chains.plan import MODEL, SPLITTER, TARGETS
+from nirs_store.chains.steps import MODEL, SPLITTER, TARGETS
 from nirs_store.errors import InvalidInput
 from nirs_store.migration.artifacts import ForeignArtifacts
 from nirs_store.migration.rows import Unusable, identifier, json_value, moment

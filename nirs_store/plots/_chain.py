@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nirs_store.chains import ReplayPlan, fold_key
 from nirs_store.chains.family import components_of, recipe_of, samples_of, splitter_of
 from nirs_store.chains.one_target import place_of, say_which
-from nirs_store.chains.replay import Workbench
+from nirs_store.chains.operators import Workbench
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
 from nirs_store.reading.cells import FARTHEST_NM

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from nirs_store.blobs.code import digest as code_digest
-from nirs_store.chains.replay import mean, plain_output, vote
+from nirs_store.chains.operators import plain_output
+from nirs_store.chains.replay import mean, vote
 from nirs_store.domain.build import FoldDomain, FoldWatch
 from nirs_store.errors import InvalidInput, SerializationError, ShapeMismatch
 from nirs_store.estimators import describe_estimator

@@ -10,7 +10,7 @@ from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import StackingClassifier, StackingRegressor, VotingClassifier, VotingRegressor
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from nirs_store.chains.replay import allows_nan, made_of, parts_of
+from nirs_store.chains.operators import allows_nan, made_of, parts_of
 from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.recording.steps import Parts, describe
 from nirs_store.values import column_names, is_frame

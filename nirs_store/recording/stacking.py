@@ -14,7 +14,8 @@ from sklearn.base import clone
 from nirs_store.artifacts.find import check_branches
 from nirs_store.chains.folds import REFIT, normalise_folds
 from nirs_store.chains.grids import differ, same_grid
-from nirs_store.chains.plan import COLUMNS, SPLITTER, STACKED, Names, ReplayPlan, require_columns, text_names
+from nirs_store.chains.plan import COLUMNS, Names, ReplayPlan, require_columns, text_names
+from nirs_store.chains.steps import SPLITTER, STACKED
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import content_hash
 from nirs_store.reading import Spectra

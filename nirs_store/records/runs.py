@@ -24,7 +24,8 @@ import numpy as np
 from nirs_store.addresses import without_secret_words
 from nirs_store.blobs.code import CODE
 from nirs_store.chains.folds import chain_artifact_ids
-from nirs_store.chains.plan import SPLITTER, check_numbers, check_weights
+from nirs_store.chains.plan import check_numbers, check_weights
+from nirs_store.chains.steps import SPLITTER
 from nirs_store.db.database import Connection
 from nirs_store.db.journal import encode_array
 from nirs_store.db.session import Engine

@@ -13,7 +13,7 @@ from scipy.linalg import pinv
 from sklearn.base import clone
 from sklearn.cross_decomposition import PLSRegression
 
-from nirs_store.chains.replay import plain_output
+from nirs_store.chains.operators import plain_output
 from nirs_store.recording.folds import FoldResult, Job, predict
 from nirs_store.recording.inputs import Fold
 from nirs_store.recording.steps import Parts, json_safe, take_apart

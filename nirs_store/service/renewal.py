@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from nirs_store.audit.guard import store_setting
 from nirs_store.chains.folds import REFIT, model_id, normalise_folds
-from nirs_store.chains.plan import COLUMNS, SPLITTER, ReplayPlan, text_names
+from nirs_store.chains.plan import COLUMNS, ReplayPlan, text_names
+from nirs_store.chains.steps import SPLITTER
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, cell_text, counted, field_table, table

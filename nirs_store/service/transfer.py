@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nirs_store.chains.folds import REFIT
-from nirs_store.chains.plan import COLUMNS, SPLITTER
+from nirs_store.chains.plan import COLUMNS
+from nirs_store.chains.steps import SPLITTER
 from nirs_store.display import block, field_table
 from nirs_store.domain import DOMAIN, DOMAIN_CLASS, Domain
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId

@@ -17,8 +17,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from nirs_store.chains.operators import _inspect
 from nirs_store.chains.plan import ReplayPlan
-from nirs_store.chains.replay import _inspect, predict
+from nirs_store.chains.replay import predict
 from nirs_store.errors import InvalidInput, ReplayError, ShapeMismatch
 
 X = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])

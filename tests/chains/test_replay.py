@@ -25,8 +25,9 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from nirs_store.chains.plan import STACKED, ReplayPlan
+from nirs_store.chains.plan import ReplayPlan
 from nirs_store.chains.replay import predict, replay_chain
+from nirs_store.chains.steps import STACKED
 from nirs_store.errors import ReplayError, ShapeMismatch
 
 

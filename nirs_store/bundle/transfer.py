@@ -344,8 +344,7 @@ class _Found:
     """What the catalog says about one chain, now."""
 
     chain: dict[str, Any]
-    pipeline: dict[str, Any] | None
-    run: dict[str, Any] | None
+    origin: dict[str, Any] | None
     artifacts: dict[str, dict[str, Any]]
     predictions: list[dict[str, Any]]
     merits: dict[str, Any] | None
@@ -381,24 +380,22 @@ class Outgoing:
     def described(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of an export with what the workspace knows about the model; what was given wins."""
         found = self._found
-        if found is None or found.pipeline is None or found.run is None:
+        if found is None or found.origin is None:
             return dict(options)  # the export says what is missing
         tests = [one for one in found.predictions if one["partition"] == "test"]
         newest = max(tests, key=lambda one: (one["created_at"], one["prediction_id"]), default=None)
         n_test = None if newest is None else newest["n_samples"]
-        config = found.run["config"] if isinstance(found.run.get("config"), dict) else {}
+        config = found.origin["config"] if isinstance(found.origin.get("config"), dict) else {}
         scores = {**known_scores(found.merits, config), **(options.get("scores") or {})}
-        facts = known_facts(found.run, found.pipeline, found.merits, n_test)
+        facts = known_facts(found.origin, found.merits, n_test)
         return {**options, "scores": scores, "facts": {**facts, **(options.get("facts") or {})}}
 
 
 def _ask(con: Connection, chain_id: str, known: KnownIds) -> _Found | None:
-    # What is not text is the id of no chain.
-    chain = queries.get_chain(con, chain_id) if isinstance(chain_id, str) else None
+    chain = queries.get_chain(con, chain_id)
     if chain is None:
         return None
-    pipeline = queries.pipeline_of_chain(con, chain["pipeline_id"])
-    run = None if pipeline is None else queries.run_of_chain(con, pipeline["run_id"])
+    origin = queries.origin_of_chain(con, chain["pipeline_id"])
     ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
     if (of_domain := domain_id(chain["metadata"])) is not None:
         ids.append(of_domain)
@@ -411,7 +408,7 @@ def _ask(con: Connection, chain_id: str, known: KnownIds) -> _Found | None:
     if needed:
         arrays = prediction_queries.load_arrays(con, needed, SCORED_ARRAYS, pipeline_id=chain["pipeline_id"])
     merits = _merits(chain, rows, arrays) if rows else None
-    return _Found(chain, pipeline, run, {key: note for key, note in notes.items() if note}, rows, merits)
+    return _Found(chain, origin, {key: note for key, note in notes.items() if note}, rows, merits)
 
 
 def _merits(chain: Mapping[str, Any], predictions: list[dict[str, Any]], arrays: Arrays) -> dict[str, Any]:
@@ -442,21 +439,18 @@ def known_scores(row: Mapping[str, Any] | None, config: Mapping[str, Any]) -> di
 
 
 def known_facts(
-    run: Mapping[str, Any], pipeline: Mapping[str, Any], row: Mapping[str, Any] | None, n_test: int | None
+    origin: Mapping[str, Any], row: Mapping[str, Any] | None, n_test: int | None
 ) -> dict[str, Any]:
-    """Collect what the card of a chain says beside scores and units."""
-    config = run.get("config") or {}
+    """Collect what the card of a chain says beside scores and units, from its pipeline, run and scores."""
+    config = origin.get("config") or {}
     if isinstance(config, Mapping) and config.get("imported"):
-        facts, origin = config.get("facts"), config["imported"].get("origin") or {}
-        source = f"from {config['imported'].get('file')}, chain {origin.get('chain_id') or 'unknown'}"
+        facts, before = config.get("facts"), config["imported"].get("origin") or {}
+        source = f"from {config['imported'].get('file')}, chain {before.get('chain_id') or 'unknown'}"
         return {**(facts if isinstance(facts, Mapping) else {}), "imported_from": source}
-    environment = versions_only(run.get("environment"))
+    environment = versions_only(origin.get("environment"))
     return {
-        "dataset_name": pipeline.get("dataset_name"),
-        "dataset_hash": pipeline.get("dataset_hash"),
-        "run_name": run.get("name"),
-        "pipeline_name": pipeline.get("name"),
-        "created_at": clean(pipeline.get("created_at")),
+        **{name: origin.get(name) for name in ("dataset_name", "dataset_hash", "run_name", "pipeline_name")},
+        "created_at": clean(origin.get("created_at")),
         "git_commit": environment.pop("git-commit", None),
         "environment": environment,
         "n_samples": None if row is None else row.get("n_samples"),

@@ -126,15 +126,14 @@ def get_run(con: Connection, run_id: str, alive: list[str]) -> dict[str, Any] | 
     return row
 
 
-def pipeline_of_chain(con: Connection, pipeline_id: str) -> dict[str, Any] | None:
-    """Return what a bundle says about a chain's pipeline; none of it ever changes."""
-    columns = "run_id, name, dataset_name, dataset_hash, created_at"
-    return row_of(con, f"SELECT {columns} FROM pipelines WHERE pipeline_id = ?", [pipeline_id])
-
-
-def run_of_chain(con: Connection, run_id: str) -> dict[str, Any] | None:
-    """Return what a bundle says about the run of a chain's pipeline, which may be renamed."""
-    return row_of(con, "SELECT name, config, environment FROM runs WHERE run_id = ?", [run_id])
+def origin_of_chain(con: Connection, pipeline_id: str) -> dict[str, Any] | None:
+    """Return what a bundle says about a chain's pipeline and its run."""
+    return row_of(
+        con,
+        "SELECT p.name AS pipeline_name, dataset_name, dataset_hash, p.created_at, r.name AS run_name, r.config, "
+        "environment FROM pipelines p JOIN runs r USING (run_id) WHERE pipeline_id = ?",
+        [pipeline_id],
+    )
 
 
 def get_pipeline(con: Connection, pipeline_id: str, alive: list[str]) -> dict[str, Any] | None:

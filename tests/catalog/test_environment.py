@@ -123,7 +123,7 @@ def test_it_can_be_captured_for_a_run_that_has_begun(store: WorkspaceStore) -> N
 
 def test_a_bundle_does_not_carry_the_command_line_or_the_parameters() -> None:
     run = {"environment": capture_environment(parameters={"token": "x"}, command=["train", "--key=secret"])}
-    facts = known_facts(run, {}, None, None)
+    facts = known_facts(run, None, None)
     assert "secret" not in repr(facts)
     assert "token" not in repr(facts)
     assert facts["environment"]["python"] == run["environment"]["python"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.sql import execute, incoming
-from nirs_store.values import from_json, to_json
+from nirs_store.errors import InvalidInput
+from nirs_store.values import as_float, as_int, as_long, as_text, from_json, to_json
 
 Row = dict[str, Any]
 
@@ -96,6 +97,43 @@ def fetch(con: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> list[
 def column(con: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> list[Any]:
     """Run a query whole and return its first column."""
     return [row[0] for row in execute(con, sql, params if params is not None else []).fetchall()]
+
+
+def checked(table: str, values: Mapping[str, Any]) -> Row:
+    """Return values as their columns take them, JSON as text; an error names the argument that does not fit."""
+    checks = _checks(table)
+    return {name: checks[name](value, name) for name, value in values.items()}
+
+
+@cache
+def _checks(table: str) -> dict[str, Callable[[Any, str], Any]]:
+    return {each.name: _check_of(each.sql) for each in TABLES[table].columns}
+
+
+def _check_of(sql: str) -> Callable[[Any, str], Any]:
+    kind, required = sql.split()[0], "NOT NULL" in sql or "PRIMARY KEY" in sql
+    checks: dict[str, Callable[[Any, str], Any]] = {
+        "VARCHAR": as_text if required else _as_optional_text,
+        "INTEGER": as_int,
+        "BIGINT": as_long,
+        "DOUBLE": as_float,
+        "JSON": to_json,
+    }
+    check = checks.get(kind, lambda value, _: value)
+    return _required(check) if required and kind in ("INTEGER", "BIGINT") else check
+
+
+def _as_optional_text(value: Any, name: str) -> str | None:
+    return None if value is None else as_text(value, name)
+
+
+def _required(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    def call(value: Any, name: str) -> Any:
+        if value is None:
+            raise InvalidInput(f"{name}: expected a whole number, found None. Nothing was recorded.")
+        return check(value, name)
+
+    return call
 
 
 @cache

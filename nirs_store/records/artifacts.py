@@ -16,11 +16,11 @@ from nirs_store.db.recorder import Buffer
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
-from nirs_store.db.table import Table, fetch
+from nirs_store.db.table import Table, checked, fetch
 from nirs_store.errors import ArtifactMissing, BlobCorrupt, BlobMissing, InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive, sha256_hex
 from nirs_store.records import queries
-from nirs_store.values import as_int, as_long, as_text, to_json, with_zone
+from nirs_store.values import as_long, as_text, with_zone
 
 # Formats whose files have another ending than their name.
 _FORMATS = {"pkl": "pickle", "bin": "bytes"}
@@ -460,9 +460,6 @@ def _path_of(engine: Engine, known: Mapping[str, Any], verified: bool) -> Path:
 
 
 RECORD = "record"
-_JSON = ("branch_path", "params", "feature_columns")
-_INTEGERS = ("source_index", "step_index", "substep_index")
-_OPTIONAL = ("fold_id", "custom_name", "input_data_hash", "dataset_hash")
 
 Link = Mapping[str, Any]
 """kind, target_id, artifact_id, feature_index."""
@@ -487,14 +484,7 @@ def known_record(engine: Engine, record_id: str, *, ask: bool) -> dict[str, Any]
 def save_record(engine: Engine, values: Mapping[str, Any], links: Sequence[Link]) -> None:
     """Record one artifact's place; takes over this session's reference to it."""
     record_id = as_text(values["record_id"], "artifact_id")
-    row: dict[str, Any] = {"created_at": now_naive()}
-    for name, value in values.items():
-        if name in _JSON:
-            row[name] = to_json(value, name)
-        elif name in _INTEGERS:
-            row[name] = as_int(value, name)
-        else:
-            row[name] = None if value is None and name in _OPTIONAL else as_text(value, name)
+    row = checked("artifact_records", {**values, "created_at": now_naive()})
     with ExitStack() as claims:
         held = {
             artifact_id: _claimed(engine, claims, artifact_id)

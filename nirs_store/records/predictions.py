@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from types import NoneType
 from typing import Any
@@ -16,6 +16,7 @@ from nirs_store.db.journal import encode_array
 from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import execute, few_rows
+from nirs_store.db.table import checked
 from nirs_store.errors import InvalidInput, ShapeMismatch, did_you_mean, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
@@ -32,7 +33,7 @@ from nirs_store.records.queries import (
 )
 from nirs_store.records.runs import require, require_open_pipeline
 from nirs_store.scores import METRICS, higher_is_better
-from nirs_store.values import as_float, as_int, as_text, is_text, to_json
+from nirs_store.values import as_float, as_int, as_text, is_text
 
 # -- Questions about predictions and their arrays.
 
@@ -395,17 +396,6 @@ def _best(
     return frame(con, sql, params)
 
 
-_DOCUMENTS = ("scores", "best_params")
-_TEXTS = ("dataset_name", "model_name", "model_class", "fold_id", "partition", "metric", "task_type", "preprocessings",
-          "branch_name")  # fmt: skip
-_CHECKED: dict[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(_TEXTS, as_text),
-    **dict.fromkeys(("val_score", "test_score", "train_score", "exclusion_rate"), as_float),
-    **dict.fromkeys(("n_samples", "n_features", "branch_id", "exclusion_count"), as_int),
-    **dict.fromkeys(_DOCUMENTS, to_json),
-}
-
-
 def save_prediction(
     engine: Engine, pipeline_id: str, chain_id: str | None, given_id: Any, values: Mapping[str, Any]
 ) -> str:
@@ -414,18 +404,18 @@ def save_prediction(
     if chain_id is not None:
         require(engine, "chain", chain_id)
     prediction_id = _prediction_id(engine, given_id)
-    row: dict[str, Any] = {
-        "prediction_id": prediction_id,
-        "pipeline_id": pipeline_id,
-        "chain_id": chain_id,
-        "created_at": now_naive(),
-    }
-    for name, value in values.items():
-        if name == "fold_id" and not isinstance(value, str):
-            value = str(value)
-        elif name in _DOCUMENTS and value is None:
-            value = {}
-        row[name] = None if value is None and name == "branch_name" else _CHECKED[name](value, name)
+    row = checked(
+        "predictions",
+        {
+            **values,
+            "prediction_id": prediction_id,
+            "pipeline_id": pipeline_id,
+            "chain_id": chain_id,
+            "fold_id": fold if isinstance(fold := values["fold_id"], str) else str(fold),
+            **{name: {} if values[name] is None else values[name] for name in ("scores", "best_params")},
+            "created_at": now_naive(),
+        },
+    )
     with engine.recording() as buffer:
         buffer.add("predictions", row)
         engine.known.add(

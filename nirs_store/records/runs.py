@@ -30,7 +30,7 @@ from nirs_store.db.database import Connection
 from nirs_store.db.journal import encode_array
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
-from nirs_store.db.table import Table, fetch
+from nirs_store.db.table import Table, checked, fetch
 from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import new_id, now_naive
@@ -40,10 +40,7 @@ from nirs_store.records.notes import add_note, check_guard, short_error
 from nirs_store.values import (
     as_array,
     as_error,
-    as_float,
     as_floats,
-    as_int,
-    as_long,
     as_name,
     as_text,
     target_of,
@@ -410,19 +407,20 @@ def begin_pipeline(
     """Record a pipeline and commit it."""
     require(engine, "run", run_id)
     pipeline_id = new_id()
-    row = {
+    values = {
         "pipeline_id": pipeline_id,
         "run_id": run_id,
         "name": as_name(name, "name"),
-        "expanded_config": to_json(expanded_config, "expanded_config"),
-        "generator_choices": to_json(generator_choices, "generator_choices"),
+        "expanded_config": expanded_config,
+        "generator_choices": generator_choices,
         # Empty where the caller does not say.
         "dataset_name": dataset_name if dataset_name == "" else as_name(dataset_name, "dataset_name"),
-        "dataset_hash": None if dataset_hash is None else as_text(dataset_hash, "dataset_hash"),
+        "dataset_hash": dataset_hash,
         "status": "running",
         "created_at": now_naive(),
         "session_id": engine.session_id,
     }
+    row = checked("pipelines", values)
     check_guard(
         engine, {"name": name, "expanded_config": expanded_config, "generator_choices": generator_choices}
     )
@@ -443,12 +441,8 @@ def complete_pipeline(
 ) -> None:
     """Commit everything and mark the pipeline as completed."""
     note = require(engine, "pipeline", pipeline_id)
-    payload = {
-        "best_val": as_float(best_val, "best_val"),
-        "best_test": as_float(best_test, "best_test"),
-        "metric": None if metric is None else as_text(metric, "metric"),
-        "duration_ms": as_long(duration_ms, "duration_ms"),
-    }
+    values = {"best_val": best_val, "best_test": best_test, "metric": metric, "duration_ms": duration_ms}
+    payload = checked("pipelines", values)
     _finish(engine, "complete_pipeline", pipeline_id, payload)
     _note_end(engine, pipeline_id, note, "completed")
 
@@ -514,29 +508,29 @@ def save_chain(
             metadata = {**(metadata or {}), CODE: code}
     require_open_pipeline(engine, pipeline_id)
     chain_id = new_id()
-    if as_int(model_step_idx, "model_step_idx") is None:
-        raise InvalidInput("model_step_idx: expected a whole number, found None. Nothing was recorded.")
     grid = None if wavelengths is None else _wavelengths(wavelengths)
-    row = {
-        "chain_id": chain_id,
-        "pipeline_id": pipeline_id,
-        "steps": to_json(list(steps), "steps"),
-        "model_step_idx": as_int(model_step_idx, "model_step_idx"),
-        "model_class": as_text(model_class, "model_class"),
-        "preprocessings": as_text(preprocessings, "preprocessings"),
-        "fold_strategy": as_text(fold_strategy, "fold_strategy"),
-        "fold_artifacts": to_json(dict(fold_artifacts or {}), "fold_artifacts"),
-        "shared_artifacts": to_json(dict(shared_artifacts or {}), "shared_artifacts"),
-        "branch_path": to_json(
-            None if branch_path is None else _listed(branch_path, "branch_path", "branches, outermost first"),
-            "branch_path",
-        ),
-        "source_index": as_int(source_index, "source_index"),
-        "fold_weights": to_json(fold_weights, "fold_weights"),
-        "metadata": to_json(known := _as_dict(metadata, "metadata"), "metadata"),
-        "created_at": now_naive(),
-        **target_of(known),
-    }
+    about = _as_dict(metadata, "metadata")
+    if branch_path is not None:
+        branch_path = _listed(branch_path, "branch_path", "branches, outermost first")
+    row = target_of(about) | checked(
+        "chains",
+        {
+            "chain_id": chain_id,
+            "pipeline_id": pipeline_id,
+            "steps": list(steps),
+            "model_step_idx": model_step_idx,
+            "model_class": model_class,
+            "preprocessings": preprocessings,
+            "fold_strategy": fold_strategy,
+            "fold_artifacts": dict(fold_artifacts or {}),
+            "shared_artifacts": dict(shared_artifacts or {}),
+            "branch_path": branch_path,
+            "source_index": source_index,
+            "fold_weights": fold_weights,
+            "metadata": about,
+            "created_at": now_naive(),
+        },
+    )
     check_guard(engine, {"metadata": metadata})
     engine.check_writable(closely=False)
     with ExitStack() as claims:
@@ -608,20 +602,19 @@ def log_step(
         raise InvalidInput(
             f"level: expected one of {', '.join(_LEVELS)}, found {level!r}. Nothing was recorded."
         )
-    row = {
+    values = {
         "log_id": new_id(),
         "pipeline_id": pipeline_id,
-        "step_idx": as_int(step_idx, "step_idx"),
-        "operator_class": None if operator_class is None else as_text(operator_class, "operator_class"),
-        "event": as_text(event, "event"),
-        "duration_ms": as_long(duration_ms, "duration_ms"),
-        "message": None if message is None else as_text(message, "message"),
-        "details": to_json(details, "details"),
+        "step_idx": step_idx,
+        "operator_class": operator_class,
+        "event": event,
+        "duration_ms": duration_ms,
+        "message": message,
+        "details": details,
         "level": level,
         "created_at": now_naive(),
     }
-    if row["step_idx"] is None:
-        raise InvalidInput("step_idx: expected a whole number, found None. Nothing was recorded.")
+    row = checked("logs", values)
     check_guard(engine, {"message": message, "details": details})
     with engine.recording() as buffer:
         buffer.add("logs", row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from types import NoneType
 from typing import Any
@@ -397,25 +397,25 @@ def _best(
 
 
 def save_prediction(
-    engine: Engine, pipeline_id: str, chain_id: str | None, given_id: Any, values: Mapping[str, Any]
+    engine: Engine, pipeline_id: str, chain_id: str | None, given_id: Any, values: dict[str, Any]
 ) -> str:
     """Record one prediction row."""
     require_open_pipeline(engine, pipeline_id)
     if chain_id is not None:
         require(engine, "chain", chain_id)
     prediction_id = _prediction_id(engine, given_id)
-    row = checked(
-        "predictions",
-        {
-            **values,
-            "prediction_id": prediction_id,
-            "pipeline_id": pipeline_id,
-            "chain_id": chain_id,
-            "fold_id": fold if isinstance(fold := values["fold_id"], str) else str(fold),
-            **{name: {} if values[name] is None else values[name] for name in ("scores", "best_params")},
-            "created_at": now_naive(),
-        },
-    )
+    if not isinstance(values["fold_id"], str):
+        values["fold_id"] = str(values["fold_id"])
+    for name in ("scores", "best_params"):
+        if values[name] is None:
+            values[name] = {}
+    row = checked("predictions", values)
+    row |= {
+        "prediction_id": prediction_id,
+        "pipeline_id": pipeline_id,
+        "chain_id": chain_id,
+        "created_at": now_naive(),
+    }
     with engine.recording() as buffer:
         buffer.add("predictions", row)
         engine.known.add(

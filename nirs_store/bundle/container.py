@@ -40,14 +40,11 @@ _VERSION = 20
 _UNIX = 3
 _DATE = (0 << 9) | (1 << 5) | 1  # 1980-01-01, the first that a ZIP file can state
 _MODE = 0o100644
-# What is shorter is joined with its neighbours: a system call takes as long as copying it.
-_PIECE_archive = 1 << 16
 
 
 def stored_archive(members: Sequence[Entry]) -> Iterator[bytes]:
     """Give the pieces of a ZIP file, in order."""
     directory, place = [], 0
-    waiting: list[bytes] = []
     for name, data in members:
         encoded = name.encode("ascii")
         # Stored: no flags, method 0, and the size twice.
@@ -56,17 +53,11 @@ def stored_archive(members: Sequence[Entry]) -> Iterator[bytes]:
             _CENTRAL.pack(b"PK\x01\x02", _VERSION, _UNIX, _VERSION, 0, *common, 0, 0, 0, _MODE << 16, place)
             + encoded
         )
-        waiting += (_LOCAL.pack(b"PK\x03\x04", _VERSION, 0, *common), encoded)
-        place += _LOCAL.size + len(encoded) + len(data)
-        if len(data) < _PIECE_archive:
-            waiting.append(data)
-            continue
-        yield b"".join(waiting)
+        yield _LOCAL.pack(b"PK\x03\x04", _VERSION, 0, *common) + encoded
         yield data
-        waiting.clear()
+        place += _LOCAL.size + len(encoded) + len(data)
     names = b"".join(directory)
-    end = _END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), len(names), place, 0)
-    yield b"".join((*waiting, names, end))
+    yield names + _END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), len(names), place, 0)
 
 
 _MIB = 1 << 20
@@ -216,10 +207,10 @@ def check_archive(
         if other is not name:
             raise _bad(
                 path,
-                f"two members are called {name!r} (the other {other!r}), and readers differ in which they "
-                "take",
+                f"two members are called {name!r} (the other {other!r}), and readers differ in which they take",
             )
-        _check_member(path, info, limits)
+        if wrong := _wrong_with(info, limits):
+            raise _bad(path, f"the member {name!r} {wrong}")
         if stored_only and info.compress_type != zipfile.ZIP_STORED:
             raise _bad(path, f"the member {name!r} is compressed inside another archive")
         if info.header_offset < place:
@@ -299,35 +290,24 @@ def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
         )
 
 
-def _check_member(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
-    name = info.filename
-    mode = stat.S_IFMT(info.external_attr >> 16)
-    if mode not in (0, stat.S_IFREG):
-        raise _bad(path, f"the member {name!r} is a link or a device, not a file")
+def _wrong_with(info: zipfile.ZipInfo, limits: Limits) -> str:
+    """Say what is not acceptable about a member; nothing where all is."""
+    growth = info.file_size / max(1, info.compress_size)
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        return "is a link or a device, not a file"
     if info.flag_bits & _ENCRYPTED:
-        raise _bad(path, f"the member {name!r} is encrypted")
+        return "is encrypted"
     if info.flag_bits & _PATCH or info.compress_type not in _METHODS:
-        raise _bad(
-            path,
-            f"the member {name!r} is packed by method {info.compress_type}; only {sorted(_METHODS.values())} "
-            "are read",
-        )
+        return f"is packed by method {info.compress_type}; only {sorted(_METHODS.values())} are read"
     if info.volume:
-        raise _bad(path, f"the member {name!r} lies in another part of a set of archives")
+        return "lies in another part of a set of archives"
     if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
-        raise _bad(path, f"the member {name!r} gives two sizes for the same stored bytes")
+        return "gives two sizes for the same stored bytes"
     if info.file_size > limits.member_bytes:
-        raise _bad(
-            path,
-            f"the member {name!r} promises {info.file_size:,} bytes; at most {limits.member_bytes:,} are "
-            "accepted",
-        )
-    if info.file_size > limits.ratio_from and info.file_size > limits.ratio * max(1, info.compress_size):
-        raise _bad(
-            path,
-            f"the member {name!r} would grow {info.file_size / max(1, info.compress_size):,.0f}-fold when "
-            f"decompressed; at most {limits.ratio:g} is accepted",
-        )
+        return f"promises {info.file_size:,} bytes; at most {limits.member_bytes:,} are accepted"
+    if info.file_size > limits.ratio_from and growth > limits.ratio:
+        return f"would grow {growth:,.0f}-fold when decompressed; at most {limits.ratio:g} is accepted"
+    return ""
 
 
 def _bad(path: Path, what: str) -> BundleInvalid:
@@ -370,24 +350,17 @@ part in a million is far below what any reference method resolves.
 """
 
 
-def agree(found: NDArray[Any], expected: NDArray[Any], tolerance: float = TOLERANCE) -> bool:
-    """Tell whether two sets of predictions are the same: labels exactly, numbers within the tolerance."""
-    if found.shape != expected.shape:
-        return False
-    if not (_numeric(found) and _numeric(expected)):
-        return bool(np.array_equal(found.astype(str), expected.astype(str)))
-    scale = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
-    return bool(np.allclose(found, expected, rtol=0.0, atol=tolerance * scale, equal_nan=True))
-
-
-def disagreement(found: NDArray[Any], expected: NDArray[Any]) -> str:
-    """Say how two sets of predictions differ."""
+def difference(found: NDArray[Any], expected: NDArray[Any]) -> str:
+    """Say how two sets of predictions differ, labels at all or numbers beyond the tolerance; else nothing."""
     if found.shape != expected.shape:
         return f"the shape is {found.shape}, expected {expected.shape}"
-    if not (_numeric(found) and _numeric(expected)):
+    if found.dtype.kind not in "biuf" or expected.dtype.kind not in "biuf":
         wrong = int(np.sum(found.astype(str) != expected.astype(str)))
-        return f"{wrong} of {expected.size} labels differ"
+        return f"{wrong} of {expected.size} labels differ" if wrong else ""
     numbers = expected.astype(np.float64)
+    scale = float(np.max(np.abs(numbers), initial=0.0, where=np.isfinite(numbers)))
+    if np.allclose(found, numbers, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
+        return ""
     if (gone := np.isnan(found.astype(np.float64)) != np.isnan(numbers)).any():
         return f"{int(gone.sum())} of {expected.size} values are NaN on one side only"
     worst = float(np.nanmax(np.abs(found - numbers)))
@@ -403,10 +376,6 @@ def unpacked(
     if not grids:
         return X, None
     return X, grids[0] if len(grids) == 1 else dict(zip(sources, grids, strict=False))
-
-
-def _numeric(values: NDArray[Any]) -> bool:
-    return values.dtype.kind in "biuf"
 
 
 # -- JSON as the members of a bundle may hold it: bounded, without NaN, and with each key once.

@@ -15,7 +15,7 @@ from nirs_store.addresses import user_path
 from nirs_store.blobs.code import CODE, check_code, refuse_other_python
 from nirs_store.blobs.serializers import with_version
 from nirs_store.bundle.card import readable
-from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, agree, disagreement, read_npy, unpacked
+from nirs_store.bundle.container import DEFAULT_LIMITS, Limits, difference, read_npy, unpacked
 from nirs_store.bundle.contents import Contents, read_contents
 from nirs_store.bundle.foreign import make_chain
 from nirs_store.bundle.manifest import BundleRecord, Manifest, chain_from_json, stated, written_by
@@ -501,10 +501,10 @@ def _compare_probe(bundle: Bundle, contents: Contents) -> None:
         raise BundleInvalid(
             f"{contents.path}: it cannot predict its own probe spectra: {words[:600]}"
         ) from exc
-    if not agree(found, expected):
+    if differs := difference(found, expected):
         raise BundleInvalid(
             f"{contents.path}: on its own probe spectra it predicts other values here than when it was exported: "
-            f"{disagreement(found, expected)}. It was exported with {_environment(record.environment)}. Its "
+            f"{differs}. It was exported with {_environment(record.environment)}. Its "
             "predictions cannot be relied on here; use those versions, or export the chain again."
         )
 

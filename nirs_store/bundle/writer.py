@@ -21,9 +21,8 @@ from nirs_store.blobs.durable import ensure_dir, write_file
 from nirs_store.bundle.card import card_text, seeds
 from nirs_store.bundle.container import (
     DEFAULT_LIMITS,
-    agree,
     clean,
-    disagreement,
+    difference,
     dump_json,
     stored_archive,
     unpacked,
@@ -264,10 +263,10 @@ def _rehearse(package: Package, spectra: Any) -> list[str]:
         objects[payload.sha256] = load_payload(payload.data, audit.types)
     expected = predict(package.plan, spectra, package.blobs.load)
     found = predict(ReplayPlan.from_chain(package.chain), spectra, objects.__getitem__)
-    if not agree(found, expected):
+    if differs := difference(found, expected):
         raise ReplayError(
             f"Chain {package.chain['chain_id']!r} predicts other values after its objects went through skops: "
-            f"{disagreement(found, expected)}. Nothing was written. Export a joblib bundle (safe=False)."
+            f"{differs}. Nothing was written. Export a joblib bundle (safe=False)."
         )
     return untrusted(needs)
 
@@ -277,10 +276,10 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
     if probe is None:
         return None, []
     expected = predict(package.plan, probe, package.blobs.load)
-    if predictions is not None and not agree(np.asarray(predictions), expected):
+    if predictions is not None and (differs := difference(np.asarray(predictions), expected)):
         raise ReplayError(
             f"Chain {package.chain['chain_id']!r} does not predict what was given for the probe: "
-            f"{disagreement(np.asarray(predictions), expected)}. Nothing was written. Check that the spectra are "
+            f"{differs}. Nothing was written. Check that the spectra are "
             "the ones that the predictions were made from."
         )
     # The replay has accepted the grid, which need not be the one that the chain was trained on.
@@ -329,7 +328,7 @@ def _refuse_other_predictions(package: Package, held: tuple[Any, Any], expected:
     X, wavelengths = held
     try:
         found = predict(package.plan, X, package.blobs.load, wavelengths)
-        words = "" if agree(found, expected) else disagreement(found, expected)
+        words = difference(found, expected)
     except NirsStoreError as error:
         words = str(error)
     if words:

@@ -32,12 +32,6 @@ def test_the_bytes_are_those_that_the_standard_library_writes(members: list[Entr
     assert b"".join(stored_archive(members)) == buffer.getvalue()
 
 
-def test_large_members_are_handed_on_as_they_are_and_small_ones_joined() -> None:
-    pieces = list(stored_archive([("a", b"1"), ("b", b"2"), ("c", _LARGE), ("d", b"3")]))
-    assert len(pieces) == 3
-    assert pieces[1] is _LARGE
-
-
 def test_a_name_that_is_not_ascii_is_refused() -> None:
     with pytest.raises(UnicodeEncodeError):
         list(stored_archive([("ä", b"")]))

@@ -153,9 +153,8 @@ class Members:
         bound = min(self._limits.member_bytes, self._limits.member_bytes if limit is None else limit)
         if self.size(name) > bound:
             raise BundleInvalid(
-                f"The member {name} promises {self.size(name):,} bytes; at most {bound:,} are accepted for "
-                "it. "
-                "Raise the limit with limits=Limits(...) if you know why it is that large."
+                f"The member {name} promises {self.size(name):,} bytes; at most {bound:,} are accepted for it. Raise "
+                "the limit with limits=Limits(...) if you know why it is that large."
             )
         return b"".join(self._pieces(name, bound))
 
@@ -168,8 +167,7 @@ class Members:
                     self._read += len(piece)
                     if count > bound or self._read > self._limits.total_bytes:
                         raise BundleInvalid(
-                            f"The member {name} goes on after {count:,} bytes, beyond what is accepted. It "
-                            "was made "
+                            f"The member {name} goes on after {count:,} bytes, beyond what is accepted. It was made "
                             "to exhaust memory, or its directory is damaged; nothing of it was kept."
                         )
                     yield piece
@@ -285,8 +283,7 @@ def _check_name(path: Path, info: zipfile.ZipInfo, limits: Limits) -> None:
     if len(name.encode("utf-8", "surrogatepass")) > limits.name_bytes or len(parts) > limits.depth:
         raise _bad(
             path,
-            f"the member name {name[:200]!r} is longer than {limits.name_bytes} bytes or deeper than "
-            f"{limits.depth}",
+            f"the member name {name[:200]!r} is longer than {limits.name_bytes} bytes or deeper than {limits.depth}",
         )
 
 

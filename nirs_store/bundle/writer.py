@@ -278,9 +278,8 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
     expected = predict(package.plan, probe, package.blobs.load)
     if predictions is not None and (differs := difference(np.asarray(predictions), expected)):
         raise ReplayError(
-            f"Chain {package.chain['chain_id']!r} does not predict what was given for the probe: "
-            f"{differs}. Nothing was written. Check that the spectra are "
-            "the ones that the predictions were made from."
+            f"Chain {package.chain['chain_id']!r} does not predict what was given for the probe: {differs}. Nothing "
+            "was written. Check that the spectra are the ones that the predictions were made from."
         )
     # The replay has accepted the grid, which need not be the one that the chain was trained on.
     spectra = read_spectra(package.plan, probe, adapts=lambda: "required")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from uikit import addresses
 from nirs_store import WorkspaceStore, load_tecator, record_cross_validation
 from nirs_store.ui import server
 from nirs_store.ui.app import all_screens
-from nirs_store.ui.export import export_pages
+from nirs_store.ui.export import export_pages, write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs: python -m pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -221,6 +222,26 @@ def test_paper_shows_figures_and_tables_and_nothing_to_click(
             assert tab.page.evaluate(FAINT) == [], path
         assert tab.page.pdf().startswith(b"%PDF")
         tab.context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_parts_of_a_report_follow_each_other(
+    browser: Any, serving: Path, tmp_path: Path, width: int
+) -> None:
+    with WorkspaceStore.to_look_at(serving) as store:
+        for kind, name in (("run", str(store.list_runs()["run_id"][0])), ("calibration", "protein@production")):
+            write_report(store, kind, name, tmp_path / f"{kind}.html")
+    tab = Tab(browser, tmp_path.as_uri(), width)
+    for kind in ("run", "calibration"):
+        tab.open(f"/{kind}.html")
+        places = [each.bounding_box() for each in tab.page.locator("article").all()]
+        assert len(places) > 1
+        for above, below in itertools.pairwise(places):
+            assert above and below
+            assert above["y"] + above["height"] <= below["y"]
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.wrong == []
+    tab.context.close()
 
 
 def test_references_dropped_on_a_calibration_are_shown_and_added(

@@ -229,7 +229,10 @@ def test_the_parts_of_a_report_follow_each_other(
     browser: Any, serving: Path, tmp_path: Path, width: int
 ) -> None:
     with WorkspaceStore.to_look_at(serving) as store:
-        for kind, name in (("run", str(store.list_runs()["run_id"][0])), ("calibration", "protein@production")):
+        for kind, name in (
+            ("run", str(store.list_runs()["run_id"][0])),
+            ("calibration", "protein@production"),
+        ):
             write_report(store, kind, name, tmp_path / f"{kind}.html")
     tab = Tab(browser, tmp_path.as_uri(), width)
     for kind in ("run", "calibration"):
@@ -237,7 +240,8 @@ def test_the_parts_of_a_report_follow_each_other(
         places = [each.bounding_box() for each in tab.page.locator("article").all()]
         assert len(places) > 1
         for above, below in itertools.pairwise(places):
-            assert above and below
+            assert above
+            assert below
             assert above["y"] + above["height"] <= below["y"]
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.wrong == []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nirs_store import load_bundle
 from nirs_store.errors import OutlierFound
 
 
@@ -69,8 +70,14 @@ def test_a_correction_comes_and_goes(fat: Any, lab: Path, spectra: Path, run: An
     assert after[0]["predicted_fat"] == pytest.approx(plain[0]["predicted_fat"] + made["bias"])
     for shown in (("monitor", "fat"), ("show", "fat"), ("show", "fat@v2")):
         assert made["words"] in run("calibrations", *shown).stdout
-    assert "a bundle cannot carry" in run("bundle", "export", "fat@production", "x.n4a", expect=2).output
+    for name in ("fat", "fat@production", "fat@v2"):
+        for *export, file in (("export", "x.n4a"), ("export", "x.n4a.py"), ("bundle", "export", "x.n4a")):
+            refused = run(*export, name, lab.parent / file, expect=2).stderr
+            assert "which a bundle cannot carry. Nothing was written" in refused
+            assert not (lab.parent / file).exists()
     assert "retired" in run("calibrations", "correct", "fat", "--retire").stdout
+    run("export", "fat", lab.parent / "fat.n4a")
+    assert load_bundle(lab.parent / "fat.n4a", allow_pickle=True).facts["calibration"] == "fat@v2"
     assert "correction" not in run_json("predict", "fat", spectra, "--json")[0]
     assert "corrected by" not in run("calibrations", "show", "fat").stdout
     again = run("calibrations", "correct", "fat", "--retire", expect=3)

@@ -218,11 +218,11 @@ def command_export_(store: WorkspaceStore, identifier: str, output: Path | None,
     from nirs_store.cli._workspace import Found, find, named_chain
 
     label = ""
-    if "@" in identifier:
+    found = None if "@" in identifier else find(store, identifier, list(_SUFFIXES))
+    if found is None or found.kind == "chain":
+        # The name goes along: it decides about the scope, and a correction is refused.
         label, chain_id = named_chain(store, identifier)
         found = Found("chain", chain_id, {})
-    else:
-        found = find(store, identifier, list(_SUFFIXES))
     known = _SUFFIXES[found.kind]
     if output is None:
         output = store.workspace_path / "exports" / f"{found.kind}_{found.identifier[-8:]}{known[0]}"

@@ -1,6 +1,6 @@
 """`WorkspaceStore`: the one object that a training loop works with.
 
-It is an index by subject: its methods check nothing and know nothing, each calls one function of a room below.
+It is an index by subject: nearly every method calls one function of the room that does the work.
 """
 
 from __future__ import annotations
@@ -198,8 +198,6 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        workspace_path : path
-            Its folder.
         memory_limit : str, optional
             How much memory a query may take, such as ``"1GB"``; by default what DuckDB sets.
 
@@ -828,7 +826,6 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        run_id : str
         seeds, container, parameters, command
             As for `nirs_store.capture_environment`.
 
@@ -1381,8 +1378,6 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        chain_id : str
-            The chain.
         target : str or int, optional
             One target of a chain that predicts several; by default each is checked.
 
@@ -1444,8 +1439,6 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        chain_id : str
-            The chain.
         X : array, data frame, Spectra or str, optional, shape (n_samples, n_features)
             The calibration spectra, or new ones; ``"corn@v2"`` is a stored data set. By default the calibration
             spectra, if the chain was recorded from a data set.
@@ -1478,8 +1471,6 @@ class WorkspaceStore:
             ``coefficients``, ``confusion``, ``training``; with spectra ``spectra``, ``raw``, ``intervals``, ``t2-q``,
             ``influence``, ``scores``, ``loadings``, ``weights``, ``vip``, ``selectivity``, ``explained``, ``normal``,
             ``permutation``. `nirs_store.plots.KINDS` says what each shows.
-        chain_id : str
-            The chain.
         X : array or Spectra, optional
             Spectra, for the figures that need them.
         y : array-like, optional
@@ -1793,7 +1784,6 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        pipeline_id : str
         name : str
             E.g. "loss", "val/rmse".
         values : array-like of shape (n_points,)
@@ -2314,7 +2304,6 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        chain_id : str
         partition : {"val", "test", "train"}
             The out-of-fold predictions by default.
 
@@ -2390,15 +2379,8 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        X : Spectra, array, data frame or str, shape (n_samples, n_features)
-            The spectra; a `Spectra` brings along everything else, and so does a stored data set (``"corn@v2"``, with
-            its `target`).
-        y : array-like, shape (n_samples,) or (n_samples, n_targets), optional
-            Measured values.
-        cv : int, splitter or iterable of (train, validation) rows
-            As in scikit-learn.
-        options
-            ``preprocess``, ``model``, ``components``, ``keep``, ``rule``, ``n_jobs``, ``dataset_name``, ...
+        X, y, cv, options
+            As there. X may also be a stored data set (``"corn@v2"``, with its `target`).
 
         Returns
         -------
@@ -2412,16 +2394,7 @@ class WorkspaceStore:
         return screening.screen(self, X, y, cv=cv, **options)
 
     def record_search(self, search: Any, X: Any, y: Any = None, **options: Any) -> screening.SearchRecord:
-        """Record a scikit-learn search or an Optuna study; see `nirs_store.record_search`.
-
-        Parameters
-        ----------
-        search : GridSearchCV, RandomizedSearchCV, a halving search, or optuna.Study
-            Fitted or not.
-        X, y
-            As for `screen`.
-        options
-            ``cv`` (outer folds), ``build``, ``keep``, ``dataset_name``, ...
+        """Record a scikit-learn search or an Optuna study, fitted or not; see `nirs_store.record_search`.
 
         Raises
         ------
@@ -2464,14 +2437,8 @@ class WorkspaceStore:
 
         Parameters
         ----------
-        name : str
-            Any text.
-        config : Any
-            Plain data.
-        datasets : sequence
-            Names, or dicts with a ``name``; one by itself counts as a list of one.
-        environment : mapping, optional
-            The result of `nirs_store.capture_environment`.
+        name, config, datasets, environment
+            As for `begin_run`; a name can be any text, a configuration any plain data.
         """
         with open_run(self, name, config, datasets, environment) as run:
             yield run

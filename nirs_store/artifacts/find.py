@@ -21,7 +21,8 @@ from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput
-from nirs_store.records.artifacts import fetch_chains, fetch_files, fetch_records
+from nirs_store.records.artifacts import fetch_chains, fetch_records
+from nirs_store.records.queries import blob_rows
 
 SOURCE = "source"
 DEPENDS = "depends_on"
@@ -49,7 +50,7 @@ def read_records(
             chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"]
         )
     )
-    derived = derive_records(chains, fetch_files(con, list(named)), said)
+    derived = derive_records(chains, blob_rows(con, list(named)), said)
     if chain_id is not None:
         said = [record for record in said if record.blob_id in named]
     return [*said, *derived]

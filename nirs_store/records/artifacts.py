@@ -74,14 +74,7 @@ def save_bytes(
     # and the look finds it gone and writes it again.
     with engine.recorder.claiming(artifact_id):
         info = engine.blobs.put(data, suffix, digest=artifact_id)
-        known = {
-            "artifact_path": info.path,
-            "content_hash": artifact_id,
-            "operator_class": operator_class,
-            "artifact_type": artifact_type,
-            "format": format,
-            "size_bytes": info.size,
-        }
+        known = _note(info.path, artifact_id, operator_class, artifact_type, format, info.size)
         _record(engine, artifact_id, known, pipeline_id)
     return artifact_id
 
@@ -210,20 +203,24 @@ def register_existing(
         except ValueError:
             relative = Path(path)  # refused below, which says why
     text = relative.as_posix()
-    engine.layout.blobs.stat(
-        text
-    )  # refuses what leads out of the workspace, or into the store's own machinery
+    # Refuses what leads out of the workspace, or into the store's own machinery.
+    engine.layout.blobs.stat(text)
     with engine.recording():
         pass
     # Claimed by its path too, which need not be made of the id; then looked at (see save_bytes).
     with engine.recorder.claiming(artifact_id, text):
-        known = _checked_file(engine, artifact_id, text, digest, expected)
-        known |= {"operator_class": operator_class, "artifact_type": artifact_type, "format": format}
+        _check_file(engine, artifact_id, text, digest, expected)
+        known = _note(text, digest, operator_class, artifact_type, format, expected)
         _record(engine, artifact_id, known, None)
     return artifact_id
 
 
-def _checked_file(engine: Engine, artifact_id: str, text: str, digest: str, expected: int) -> dict[str, Any]:
+def _note(*values: Any) -> dict[str, Any]:
+    """Return what is noted of a blob, of its values in the order of `BLOB_NOTE`."""
+    return dict(zip(queries.BLOB_NOTE, values, strict=True))
+
+
+def _check_file(engine: Engine, artifact_id: str, text: str, digest: str, expected: int) -> None:
     size = engine.blobs.verify(text, digest)
     if size != expected:
         raise InvalidInput(f"size_bytes: {text} has {size} bytes, not {expected}. Nothing was registered.")
@@ -237,7 +234,6 @@ def _checked_file(engine: Engine, artifact_id: str, text: str, digest: str, expe
             f"artifact_id: {artifact_id!r} names other content already ({existing['artifact_path']}). "
             "Nothing was registered."
         )
-    return {"artifact_path": text, "content_hash": digest, "size_bytes": size}
 
 
 def require_artifact(engine: Engine, artifact_id: str) -> dict[str, Any]:
@@ -281,14 +277,7 @@ def on_disk(blobs: BlobBackend, artifact_id: str) -> dict[str, Any] | None:
     for key in blobs.list(f"{BLOBS}{artifact_id[:2]}/{artifact_id}."):
         found, suffix = blobs.stat(key), key.rpartition(".")[2]
         if found is not None:
-            return {
-                "artifact_path": key,
-                "content_hash": artifact_id,
-                "operator_class": "",
-                "artifact_type": "",
-                "format": _FORMATS.get(suffix, suffix),
-                "size_bytes": found.size,
-            }
+            return _note(key, artifact_id, "", "", _FORMATS.get(suffix, suffix), found.size)
     return None
 
 
@@ -308,13 +297,8 @@ def adopt(con: Connection, engine: Engine, drafts: Sequence[tuple[Draft, str, st
     blobs = [
         {
             "artifact_id": info.artifact_id,
-            "artifact_path": info.path,
-            "content_hash": info.artifact_id,
-            "operator_class": "",
-            "artifact_type": kinds[info.artifact_id],
-            "format": "bytes",
-            "size_bytes": info.size,
             "created_at": now_naive(),
+            **_note(info.path, info.artifact_id, "", kinds[info.artifact_id], "bytes", info.size),
         }
         for info in (engine.blobs.adopt(list(placed.values())) if placed else ())
     ]
@@ -612,8 +596,3 @@ def fetch_chains(con: Connection, **wanted: Any) -> list[dict[str, Any]]:
     for row in rows:
         row["created_at"] = with_zone(row["created_at"])
     return rows
-
-
-def fetch_files(con: Connection, artifact_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the rows of some blobs, by id."""
-    return {row["artifact_id"]: row for row in Table(con, "blobs").where(artifact_id=artifact_ids)}

@@ -1404,7 +1404,15 @@ class WorkspaceStore:
         ------
         UnknownId, InvalidInput
         """
-        return diagnosing.coefficients(self, chain_id)
+        return diagnosing.coefficients(
+            self, self._uncorrected(chain_id, "these are the model's own coefficients")
+        )
+
+    def _uncorrected(self, chain_id: str, what: str) -> str:
+        """Return the id of a chain; warn of a correction of the version that was named, which has no part in `what`."""
+        use = predicting.use_of(self._engine, chain_id)
+        predicting.warn_uncorrected(use, what, stacklevel=4)
+        return use.chain_id
 
     @whole_ids
     def transform(self, chain_id: str, X: Any, wavelengths: Any = None) -> np.ndarray:
@@ -1433,7 +1441,6 @@ class WorkspaceStore:
         """
         return diagnosing.permutation_test(self, chain_id, self._stored(X, chain_id), y, **options)
 
-    @whole_ids
     def diagnose(self, chain_id: str, X: Any = None, y: Any = None, **options: Any) -> diagnosing.Diagnosis:
         """Diagnose samples: T2, Q, leverage, residuals, named outliers; see `nirs_store.diagnosing.diagnose`.
 
@@ -1457,6 +1464,7 @@ class WorkspaceStore:
         ------
         UnknownId, ShapeMismatch, InvalidInput, ReplayError
         """
+        chain_id = self._uncorrected(chain_id, "the diagnosis is about its uncorrected predictions")
         X = self.datasets.of_chain(chain_id) if X is None else self._stored(X, chain_id)
         return diagnosing.diagnose(self, chain_id, X, y, **options)
 

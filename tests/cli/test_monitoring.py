@@ -75,6 +75,9 @@ def test_a_correction_comes_and_goes(fat: Any, lab: Path, spectra: Path, run: An
             refused = run(*export, name, lab.parent / file, expect=2).stderr
             assert "which a bundle cannot carry. Nothing was written" in refused
             assert not (lab.parent / file).exists()
+    for command in (["coefficients", "fat"], ["diagnose", "fat", spectra]):
+        with pytest.warns(UserWarning, match="fat@v2 is corrected by c1"):
+            run(*command)
     assert "retired" in run("calibrations", "correct", "fat", "--retire").stdout
     run("export", "fat", lab.parent / "fat.n4a")
     assert load_bundle(lab.parent / "fat.n4a", allow_pickle=True).facts["calibration"] == "fat@v2"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -404,6 +405,21 @@ def test_a_version_registered_with_a_correction_has_a_copy_of_its_own(
     with WorkspaceStore(tmp_path / "other") as other:
         other.restore_archive(tmp_path / "all.tar.gz")
         assert other.predict("cream@v1", LATER[:1], on_outlier="ignore").equals(predicted)
+
+
+@pytest.mark.parametrize("name", ["fat", "fat@production", "fat@v1", "chain"])
+def test_what_is_about_the_model_alone_says_that_it_lacks_the_correction(
+    fat: WorkspaceStore, recorded: Recorded, name: str
+) -> None:
+    fat.calibrations.correct("fat", slope=0.9, bias=1.0)
+    given = recorded.second if name == "chain" else name
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        coefficients, found = fat.coefficients(given), fat.diagnose(given, LATER, TRUE)
+    assert coefficients.equals(fat.coefficients(recorded.second))
+    assert found.samples["predicted"].to_list() == fat.replay_chain(recorded.second, LATER).tolist()
+    told = [str(each.message) for each in caught if "fat@v1 is corrected by c1" in str(each.message)]
+    assert len(told) == (0 if name == "chain" else 2)
 
 
 def test_a_correction_is_computed_from_uncorrected_predictions(fat: WorkspaceStore) -> None:

@@ -162,7 +162,7 @@ def command_diagnose(
 
     FILE may be a stored data set, as in corn@v2.
     """
-    from nirs_store.cli._workspace import find
+    from nirs_store.cli._workspace import named_chain
 
     if output is not None and figure is None:
         raise click.UsageError("--output needs --figure.")
@@ -177,11 +177,11 @@ def command_diagnose(
     fitted = None
     if calibration is not None:
         fitted = stored_name(calibration) or read_file(calibration, reading)
-    chain_id = find(store, identifier, ["chain"]).identifier
+    label, chain_id = named_chain(store, identifier)
     fitted = store.datasets.get(fitted) if isinstance(fitted, str) else fitted
     several = ((store.get_chain(chain_id) or {}).get("metadata") or {}).get("target_names") or ()
     one = target if target in several else None
-    found = store.diagnose(chain_id, spectra, calibration=fitted, alpha=alpha, target=one)
+    found = store.diagnose(label, spectra, calibration=fitted, alpha=alpha, target=one)
     if figure is not None:
         from nirs_store.plots import save_figure
 
@@ -226,11 +226,11 @@ def command_coefficients(store: WorkspaceStore, identifier: str, as_csv: bool, a
     They belong to the spectra after all preprocessing, in units of the target per unit of signal. With fold models
     in the store, each fold has a column too.
     """
-    from nirs_store.cli._workspace import find
+    from nirs_store.cli._workspace import named_chain
 
     if as_csv and as_json:
         raise click.UsageError("--json and --csv exclude each other.")
-    frame = store.coefficients(find(store, identifier, ["chain"]).identifier)
+    frame = store.coefficients(named_chain(store, identifier)[0])
     if as_csv:
         _print_csv(frame)
     elif as_json:

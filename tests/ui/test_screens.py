@@ -700,6 +700,7 @@ def test_a_deletion_is_planned_then_confirmed_then_undone(changing: Page, chain_
     identifier = run_id if kind == "run" else chain_id
     asked = changing.post("/delete", {"kind": kind, "id": identifier})
     assert "trash for 30 days" in asked.text
+    assert f"<li>{'3 chains' if kind == 'run' else '1 chain'}</li>" in asked.text
     assert changing.json("/chains")["total"] == 3
     assert changing.post("/delete", {"kind": kind, "id": identifier, "sure": "1"}).status_code == 400
     assert changing.json("/chains")["total"] == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from nirs_store.display import byte_text
+from nirs_store.display import byte_text, counted
 from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.ui.frame import Redirect, Request, Screen, View
 
@@ -100,9 +100,13 @@ def delete(request: Request) -> View | Redirect:
         sorted(plan.needed_by),
     )
     if not sure(request):
-        lines = [f"{count:,} {name.replace('_', ' ')}" for name, count in plan.rows.items() if count]
+        lines = [
+            counted(count, name.removesuffix("s").replace("_", " "))
+            for name, count in plan.rows.items()
+            if count
+        ]
         lines.append(
-            f"{len(plan.artifacts)} stored objects that nothing else uses, {byte_text(plan.artifact_bytes)}"
+            f"{counted(len(plan.artifacts), 'stored object')} that nothing else uses, {byte_text(plan.artifact_bytes)}"
         )
         lines += [f"It is needed by {user} (its source {source})." for user, source in plan.needed_by]
         lines.append(f"It stays in the trash for {store.trash.days:g} days, and can be restored until then.")

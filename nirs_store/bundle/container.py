@@ -53,8 +53,7 @@ def stored_archive(members: Sequence[Entry]) -> Iterator[bytes]:
             _CENTRAL.pack(b"PK\x01\x02", _VERSION, _UNIX, _VERSION, 0, *common, 0, 0, 0, _MODE << 16, place)
             + encoded
         )
-        yield _LOCAL.pack(b"PK\x03\x04", _VERSION, 0, *common) + encoded
-        yield data
+        yield b"".join((_LOCAL.pack(b"PK\x03\x04", _VERSION, 0, *common), encoded, data))
         place += _LOCAL.size + len(encoded) + len(data)
     names = b"".join(directory)
     yield names + _END.pack(b"PK\x05\x06", 0, 0, len(members), len(members), len(names), place, 0)

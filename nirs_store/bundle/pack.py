@@ -149,7 +149,7 @@ class Blobs:
 
 @dataclass(frozen=True)
 class Payload:
-    """A member that holds a fitted object."""
+    """A member on its way into the archive."""
 
     name: str
     role: Role

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from nirs_store.bundle.manifest import (
     library_version,
     read_environment,
 )
-from nirs_store.bundle.pack import ChainSource, Package, pack_chain, pack_safely
+from nirs_store.bundle.pack import ChainSource, Package, Payload, pack_chain, pack_safely
 from nirs_store.bundle.payload import audit_payload, load_payload, untrusted
 from nirs_store.chains.folds import REFIT, fold_number
 from nirs_store.chains.operators import Workbench
@@ -141,7 +142,7 @@ def export_chain(
     else:
         package = pack_chain(source, chain_id, probe)
     described, arrays = _probe(package, probe, predictions)
-    of_domain = None if package.domain is None else _npy(np.frombuffer(package.domain, dtype=np.uint8))
+    of_domain = None if package.domain is None else _array(np.frombuffer(package.domain, dtype=np.uint8))
     if of_domain is not None:
         arrays.append(of_domain)  # older readers take it for an array of the probe
     needs_trust = _rehearse(package, probe) if safe else []
@@ -159,13 +160,12 @@ def export_chain(
         probe="" if described is None else "Made-up spectra" if made_up else "A few spectra",
     )
     members = _members(package, arrays, card)
-    hashed = {payload.name: payload.sha256 for payload in package.payloads}
     record = BundleRecord(
         record_version=RECORD_VERSION,
         kind=package.kind,
         members=tuple(
-            Member(name=name, size=len(data), sha256=hashed.get(name) or sha256_hex(data), role=role)
-            for name, data, role in members
+            Member(name=each.name, size=len(each.data), sha256=each.sha256, role=each.role)
+            for each in members
         ),
         chain=package.chain,
         origin=Origin(
@@ -176,12 +176,12 @@ def export_chain(
         **stated,
         probe=described,
         card=CARD,
-        domain=UNSET if of_domain is None else of_domain[0],
+        domain=UNSET if of_domain is None else of_domain.name,
     )
-    whole = [members[0], (RECORD, dump_record(record), "description"), *members[1:]]
+    whole = [members[0], _member(RECORD, dump_record(record)), *members[1:]]
     _refuse_too_large(whole)
     ensure_dir(target.parent)
-    write_file(target, stored_archive([(name, data) for name, data, _ in whole]))
+    write_file(target, stored_archive([(each.name, each.data) for each in whole]))
     return target
 
 
@@ -199,26 +199,24 @@ def target_path(output_path: str | Path, suffix: str) -> Path:
     return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
 
 
-Entry = tuple[str, bytes, Role]
+def _member(name: str, data: bytes, role: Role = "description") -> Payload:
+    return Payload(name, role, data, sha256_hex(data))
 
 
-def _members(package: Package, arrays: list[tuple[str, bytes]], card: str) -> list[Entry]:
-    """List name, bytes and role of every member but the record, which lists them."""
-    found: list[Entry] = [(MANIFEST, dump_json(_manifest(package)), "description")]
+def _members(package: Package, arrays: list[Payload], card: str) -> list[Payload]:
+    """List every member but the record, which lists them."""
+    texts: dict[str, Any] = {MANIFEST: _manifest(package)}
     chain = package.chain
     if package.pipeline is not None:
-        pipeline = {"steps": package.pipeline, "model_step_index": chain["model_step_idx"]}
-        found.append(("pipeline.json", dump_json(pipeline), "description"))
+        texts["pipeline.json"] = {"steps": package.pipeline, "model_step_index": chain["model_step_idx"]}
         keys = ("steps", "model_step_idx", "fold_artifacts", "shared_artifacts")
-        found.append(("chain.json", dump_json({key: chain[key] for key in keys}), "description"))
+        texts["chain.json"] = {key: chain[key] for key in keys}
         if chain["fold_weights"]:
             # Readers of version 1.0 turn every key into an integer.
             weights = {str(fold_number(fold)): weight for fold, weight in chain["fold_weights"].items()}
-            found.append(("fold_weights.json", dump_json(weights), "description"))
-    found.append((CARD, card.encode(), "card"))
-    found += [(payload.name, payload.data, payload.role) for payload in package.payloads]
-    found += [(name, data, "probe") for name, data in arrays]
-    return found
+            texts["fold_weights.json"] = weights
+    found = [_member(name, dump_json(text)) for name, text in texts.items()]
+    return [*found, _member(CARD, card.encode(), "card"), *package.payloads, *arrays]
 
 
 def _manifest(package: Package) -> dict[str, Any]:
@@ -271,7 +269,7 @@ def _rehearse(package: Package, spectra: Any) -> list[str]:
     return untrusted(needs)
 
 
-def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None, list[tuple[str, bytes]]]:
+def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None, list[Payload]]:
     """Predict the probe and give its description and its arrays."""
     if probe is None:
         return None, []
@@ -287,8 +285,8 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
     sources = _numbered(package.plan, len(spectra.parts))
     if not isinstance(probe, np.ndarray):
         _refuse_other_predictions(package, unpacked(spectra.parts, grids, sources), expected)
-    arrays = [_npy(np.asarray(array)) for array in (*spectra.parts, *grids, expected)]
-    names = [name for name, _ in arrays]
+    arrays = [_array(np.asarray(array)) for array in (*spectra.parts, *grids, expected)]
+    names = [each.name for each in arrays]
     count = len(spectra.parts)
     described = Probe(
         spectra=tuple(names[:count]),
@@ -296,7 +294,7 @@ def _probe(package: Package, probe: Any, predictions: Any) -> tuple[Probe | None
         sources=sources,
         wavelengths=tuple(names[count:-1]) if grids else UNSET,
     )
-    return described, list(dict(arrays).items())
+    return described, list({each.name: each for each in arrays}.values())
 
 
 def _own_grids(package: Package, spectra: Spectra) -> tuple[NDArray[np.float64], ...]:
@@ -338,20 +336,19 @@ def _refuse_other_predictions(package: Package, held: tuple[Any, Any], expected:
         )
 
 
-def _npy(array: NDArray[Any]) -> tuple[str, bytes]:
-    """Return an array as a member: its name and its bytes."""
+def _array(array: NDArray[Any]) -> Payload:
     if array.dtype.kind == "O":
         # Labels kept as objects are text; anything else would need a pickle.
         array = array.astype(str)
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    data = buffer.getvalue()
-    return f"arrays/{sha256_hex(data)}.npy", data
+    found = _member("", buffer.getvalue(), "probe")
+    return replace(found, name=f"arrays/{found.sha256}.npy")
 
 
-def _refuse_too_large(members: list[Entry]) -> None:
+def _refuse_too_large(members: list[Payload]) -> None:
     limits = DEFAULT_LIMITS
-    sizes = [len(data) for _, data, _ in members]
+    sizes = [len(each.data) for each in members]
     if (
         len(members) > limits.members
         or max(sizes) > limits.member_bytes

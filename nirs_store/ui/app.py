@@ -8,8 +8,8 @@ import tempfile
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -40,21 +40,9 @@ from nirs_store.errors import (
     UnknownId,
 )
 from nirs_store.store import WorkspaceStore
-from nirs_store.ui.frame import (
-    MOST_UPLOADED,
-    Download,
-    Kept,
-    Redirect,
-    Request,
-    Screen,
-    Upload,
-    View,
-    stamp,
-)
+from nirs_store.ui.frame import MOST_UPLOADED, Download, Kept, Redirect, Request, Screen, Upload, View, stamp
 from nirs_store.ui.guard import HEADERS, Guard, Refused, cookie_name, is_foreign, without_token
 from nirs_store.ui.words import as_json, filters
-
-__all__ = ["STATIC", "Desk", "all_screens", "document", "make_app", "render"]
 
 #: In the order of the navigation. One file a screen, each with its SCREENS.
 _MODULES = ("overview", "leaderboard", "pivot", "chain", "inside", "predict", "compare", "calibrations",
@@ -68,13 +56,7 @@ _ONLY_SHOWN = (
 _MOST_ASIDE, _MEMORY = 4, "1GB"
 #: Answers that are given again, and how large one may be.
 _MOST_KEPT, _MOST_KEPT_BYTES = 48, 1 << 20
-_STATUS: tuple[tuple[type[NirsStoreError], int], ...] = (
-    (UnknownId, 404),
-    (ReadOnlyStore, 403),
-    (InvalidInput, 400),
-    (StoreBusy, 503),
-    (CalibrationInUse, 409),
-)
+_STATUS = {UnknownId: 404, ReadOnlyStore: 403, InvalidInput: 400, StoreBusy: 503, CalibrationInUse: 409}
 
 
 def all_screens() -> list[Screen]:
@@ -99,11 +81,10 @@ class Desk:
         self._mutex = threading.Lock()
         self._places, self._spare = threading.BoundedSemaphore(_MOST_ASIDE), list[WorkspaceStore]()
 
-    @contextlib.contextmanager
-    def usual(self) -> Iterator[WorkspaceStore]:
-        """Give the open workspace, to one answer after the other."""
+    def usual(self) -> WorkspaceStore:
+        """Return the open workspace as it is now, for one answer after the other."""
         self._commit()
-        yield self.store()
+        return self.store()
 
     def _commit(self) -> None:
         # What the given store has recorded and not committed yet; another store would not see it.
@@ -135,11 +116,8 @@ class Desk:
         """Return the open workspace."""
         with self._mutex:
             if self._own is None:
-                self._own = (
-                    WorkspaceStore(self.folder, create=False, retention=False)
-                    if self.may_change
-                    else WorkspaceStore.to_look_at(self.folder)
-                )
+                change = partial(WorkspaceStore, create=False, retention=False)
+                self._own = (change if self.may_change else WorkspaceStore.to_look_at)(self.folder)
             return self._own
 
     def close(self) -> None:
@@ -220,8 +198,7 @@ class _Answers:
         async def endpoint(asked: HttpRequest) -> Response:
             if screen.changes and not self.desk.may_change:
                 # Before the body is read: it may hold 64 MB.
-                as_data = "json" if "application/json" in asked.headers.get("accept", "") else ""
-                return self._failed(ReadOnlyStore(_ONLY_SHOWN), as_data)
+                return self._failed(ReadOnlyStore(_ONLY_SHOWN), _as_data(asked))
             with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as scratch:
                 form: dict[str, list[str]] = {}
                 files: list[Upload] = []
@@ -239,69 +216,47 @@ class _Answers:
                                 files += await run_in_threadpool(_kept, value, Path(scratch), len(files))
                             else:
                                 form.setdefault(name, []).append(value)
-                take = self._beside if screen.aside else self._in_turn
-                return await run_in_threadpool(take, screen, asked, form, files)
+                return await run_in_threadpool(self._answer, screen, asked, form, files)
 
         return endpoint
 
-    def _in_turn(self, *asked: Any) -> Response:
-        with self._turn:
-            return self._answer(self.desk.usual, _warned, *asked)
-
-    def _beside(self, *asked: Any) -> Response:
-        # What a store warns of is collected for the whole process, so not here, where others are answered meanwhile.
-        return self._answer(self.desk.lent, lambda: contextlib.nullcontext([]), *asked)
-
     def _answer(
-        self,
-        lend: Callable[[], AbstractContextManager[WorkspaceStore]],
-        hear: Callable[[], AbstractContextManager[list[str]]],
-        screen: Screen,
-        asked: HttpRequest,
-        form: dict[str, list[str]],
-        files: list[Upload],
+        self, screen: Screen, asked: HttpRequest, form: dict[str, list[str]], files: list[Upload]
     ) -> Response:
-        query: dict[str, list[str]] = {}
-        for name, value in asked.query_params.multi_items():
-            query.setdefault(name, []).append(value)
-        form_wanted = (query.pop("format", [""]))[0] or (
-            "json" if "application/json" in asked.headers.get("accept", "") else ""
-        )
-        try:
-            with hear() as told, lend() as store:
+        query = {name: asked.query_params.getlist(name) for name in asked.query_params}
+        form_wanted = query.pop("format", [""])[0] or _as_data(asked)
+        caught: list[warnings.WarningMessage] = []
+        with contextlib.ExitStack() as until:
+            if not screen.aside:
+                # What a store warns of is collected for the whole process, so not where others are answered meanwhile.
+                until.enter_context(self._turn)
+                caught = until.enter_context(warnings.catch_warnings(record=True, action="always"))
+            try:
+                store = until.enter_context(self.desk.lent()) if screen.aside else self.desk.usual()
                 key = (str(asked.url), form_wanted, stamp(store)) if screen.keeps else ()
                 if key and key in self._kept:
                     self._kept.move_to_end(key)
                     return _fresh(self._kept[key])
                 request = Request(
-                    store,
-                    asked.scope["path"],
-                    dict(asked.path_params),
-                    query,
-                    form,
-                    files,
-                    self.desk.may_change,
-                    self.desk.folder,
-                    foreign=is_foreign(asked.headers),
-                    kept=self.desk.kept,
-                )
+                    store, asked.scope["path"], dict(asked.path_params), query, form, files, self.desk.may_change,
+                    self.desk.folder, foreign=is_foreign(asked.headers), kept=self.desk.kept,
+                )  # fmt: skip
                 found = screen.show(request)
                 if isinstance(found, Redirect):
                     return RedirectResponse(found.path, 303)
                 if isinstance(found, Download):
-                    return _sent(found.content, found.media_type, found.name)
+                    return _sent(found.content, "application/octet-stream", found.name)
                 if form_wanted == "json":
-                    plain = as_json(_data_of(found))
-                    return self._keep(key, (plain, found.status, "application/json"))
+                    return self._keep(key, (as_json(_data_of(found)), found.status, "application/json"))
                 if form_wanted:
                     if found.table is None:
                         raise InvalidInput("format: this screen has no table to download.")
-                    content, media_type = found.table.download(form_wanted)
-                    return _sent(content, media_type, f"{found.table.name}.{form_wanted}")
-            html = document(request, found, self.screens, told, self.guard.form_token)
-            return self._keep(key, (html.encode(), found.status, "text/html"))
-        except NirsStoreError as error:
-            return self._failed(error, form_wanted, {str(each.path): each.name for each in files})
+                    return _sent(*found.table.download(form_wanted), f"{found.table.name}.{form_wanted}")
+                told = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
+                html = document(request, found, self.screens, told, self.guard.form_token)
+                return self._keep(key, (html.encode(), found.status, "text/html"))
+            except NirsStoreError as error:
+                return self._failed(error, form_wanted, files)
 
     def _keep(self, key: tuple[str, ...], answer: tuple[bytes, int, str]) -> Response:
         if key and len(answer[0]) < _MOST_KEPT_BYTES:
@@ -310,13 +265,11 @@ class _Answers:
                 self._kept.popitem(last=False)
         return _fresh(answer)
 
-    def _failed(
-        self, error: NirsStoreError, form_wanted: str, names: Mapping[str, str] | None = None
-    ) -> Response:
-        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    def _failed(self, error: NirsStoreError, form_wanted: str, files: Sequence[Upload] = ()) -> Response:
+        status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
         words = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        for path, name in (names or {}).items():  # where a file was put for a moment helps nobody
-            words = words.replace(path, name)
+        for each in files:  # where a file was put for a moment helps nobody
+            words = words.replace(str(each.path), each.name)
         if form_wanted == "json":
             plain = {"error": error.code, "message": words}
             return Response(as_json(plain), status, media_type="application/json")
@@ -326,19 +279,13 @@ class _Answers:
         return _page_of_error(status, words)
 
 
+def _as_data(asked: HttpRequest) -> str:
+    return "json" if "application/json" in asked.headers.get("accept", "") else ""
+
+
 def _fresh(answer: tuple[bytes, int, str]) -> Response:
     # A new object each time: the middleware writes into its headers.
     return Response(answer[0], answer[1], media_type=answer[2])
-
-
-@contextlib.contextmanager
-def _warned() -> Iterator[list[str]]:
-    """Collect what the store warns of: the page shows it."""
-    told: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield told
-    told += dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, UserWarning))
 
 
 def _data_of(view: View) -> Any:
@@ -372,35 +319,27 @@ def _page_of_error(status: int, words: str) -> Response:
 
 # -- Templates.
 
-_templates: Environment | None = None
+
+@cache
+def _templates() -> Environment:
+    found = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=StrictUndefined)
+    found.loader = PackageLoader("nirs_store.ui")
+    found.filters |= filters()
+    found.globals["version"] = version("nirs-store")
+    return found
 
 
 def render(template: str, **values: Any) -> str:
     """Fill a template; every value is escaped."""
-    global _templates
-    if _templates is None:
-        _templates = Environment(
-            trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=StrictUndefined
-        )
-        _templates.loader = PackageLoader("nirs_store.ui")
-        _templates.filters |= filters()
-        _templates.globals["version"] = version("nirs-store")
-    return _templates.get_template(template).render(**values)
+    return _templates().get_template(template).render(**values)
 
 
 def document(
     request: Request, view: View, screens: Sequence[Screen], told: Sequence[str] = (), form_token: str = ""
 ) -> str:
     """Return a view as a whole document."""
-    return render(
-        "base.html",
-        view=view,
-        request=request,
-        navigation=[screen for screen in screens if screen.label],
-        form_token=form_token,
-        told=told,
-        **view.values,
-    )
+    more = {"navigation": [screen for screen in screens if screen.label], "told": dict.fromkeys(told)}
+    return render("base.html", view=view, request=request, form_token=form_token, **more, **view.values)
 
 
 def make_app(desk: Desk, guard: Guard) -> Starlette:

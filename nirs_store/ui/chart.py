@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -16,17 +17,13 @@ from nirs_store.store import WorkspaceStore
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.table import number_text
 
-__all__ = ["ChainFigures", "short", "spectrum_figure"]
-
 _SETS = (("calibration", "cal", "Calibration"), ("cv", "cv", "Cross-validation"), ("test", "test", "Test"))
 
 
 def short(value: float) -> str:
     """Write a value with four significant figures."""
-    return number_text(
-        float(f"{value:.4g}"),
-        None if 0 < abs(value) < 1e-4 else max(0, 3 - int(np.floor(np.log10(abs(value) or 1)))),
-    )
+    decimals = None if 0 < abs(value) < 1e-4 else max(0, 3 - int(np.floor(np.log10(abs(value) or 1))))
+    return number_text(float(f"{value:.4g}"), decimals)
 
 
 class ChainFigures:
@@ -34,6 +31,12 @@ class ChainFigures:
 
     def __init__(self, store: WorkspaceStore, chain_id: str) -> None:
         self.store, self.data = store, chain_data(store, chain_id)
+
+    def all(self) -> list[Figure]:
+        """Return the figures that can be drawn, in the order of the page."""
+        found = (self.predicted_vs_measured(), self.residuals(), self.rmsecv_vs_components(), self.fold_scores(),
+                 self.score_plot(), self.loadings())  # fmt: skip
+        return [each for each in found if each]
 
     @cached_property
     def pairs(self) -> dict[str, tuple[Any, Any, list[str]]]:
@@ -65,61 +68,57 @@ class ChainFigures:
             return None
         return None if domain is None or not domain.spaces else domain.spaces[0]
 
-    def predicted_vs_measured(self, width: int = 460) -> Figure | None:
-        """Draw predicted against measured; None where no arrays are kept, or the chain classifies."""
-        data = self.data
-        pairs = self.pairs
-        if not pairs:
-            return None
-        target = data.target or "value"
-        axes = (axis_words(words, target, data.unit) for words in ("Measured", "Predicted"))
-        figure = Figure("Predicted against measured", *axes, equal=True, width=width)
+    def _known(self) -> Iterator[tuple[str, str, str, Any, Any, dict[str, Any]]]:
+        """Give each set with its kind and words, what was measured and predicted, and how its points are drawn."""
         for name, kind, words in _SETS:
-            if name in pairs:
-                measured, predicted, names = pairs[name]
-                scores = regression_scores(measured, predicted)
+            if name in self.pairs:
+                measured, predicted, names = self.pairs[name]
                 called = zip(names or [words] * len(measured), measured, predicted, strict=True)
                 titles = [
                     f"{sample}\nmeasured {short(m)}\npredicted {short(p)}\nerror {short(p - m)}"
                     for sample, m, p in called
                 ]
-                marks: dict[str, Any] = {"marker": "triangle", "size": 4.2} if name == "test" else {}
-                entry = f"{words}: RMSE {short(scores['rmse'])}, n {len(measured)}"
-                figure.points(
-                    measured, predicted, kind, label=entry, titles=titles, keys=names or None, **marks
+                marks = {"marker": "triangle", "size": 4.2} if name == "test" else {}
+                yield (
+                    name,
+                    kind,
+                    words,
+                    measured,
+                    predicted,
+                    {"titles": titles, "keys": names or None, **marks},
                 )
-        return figure
+
+    def predicted_vs_measured(self, width: int = 460) -> Figure | None:
+        """Draw predicted against measured; None where no arrays are kept, or the chain classifies."""
+        axes = (
+            axis_words(words, self.data.target or "value", self.data.unit)
+            for words in ("Measured", "Predicted")
+        )
+        figure = Figure("Predicted against measured", *axes, equal=True, width=width)
+        for _, kind, words, measured, predicted, marks in self._known():
+            rmse = short(regression_scores(measured, predicted)["rmse"])
+            figure.points(
+                measured, predicted, kind, label=f"{words}: RMSE {rmse}, n {len(measured)}", **marks
+            )
+        return figure if self.pairs else None
 
     def residuals(self) -> Figure | None:
         """Draw predicted minus measured against measured, of out-of-fold and test samples."""
         data = self.data
-        pairs = {name: pair for name, pair in self.pairs.items() if name != "calibration"}
-        if not pairs:
-            return None
-        figure = Figure(
-            "Residuals",
+        axes = (
             axis_words("Measured", data.target or "value", data.unit),
             axis_words("Predicted − measured", "", data.unit),
         )
-        figure.across(0.0, "line")
-        for name, kind, words in _SETS:
-            if name in pairs:
-                measured, predicted, names = pairs[name]
-                error = predicted - measured
-                titles = [
-                    f"{s}\nerror {short(e)}"
-                    for s, e in zip(names or [words] * len(error), error, strict=True)
-                ]
-                marker = "triangle" if name == "test" else "circle"
-                figure.points(
-                    measured, error, kind, label=words, titles=titles, keys=names or None, marker=marker
-                )
-                if name == "cv" and len(error) > 2:
-                    spread = 2 * float(error.std(ddof=1))
-                    figure.across(float(error.mean()) + spread, "faint").across(
-                        float(error.mean()) - spread, "faint", label="bias ± 2 SEP"
-                    )
-        return figure
+        figure = Figure("Residuals", *axes).across(0.0, "line")
+        for name, kind, words, measured, predicted, marks in self._known():
+            if name == "calibration":
+                continue
+            error = predicted - measured
+            figure.points(measured, error, kind, label=words, **marks)
+            if name == "cv" and len(error) > 2:
+                middle, spread = float(error.mean()), 2 * float(error.std(ddof=1))
+                figure.across(middle + spread, "faint").across(middle - spread, "faint", label="bias ± 2 SEP")
+        return figure if self.pairs.keys() - {"calibration"} else None
 
     def rmsecv_vs_components(self) -> Figure | None:
         """Draw the RMSECV of the chain's family against the number of latent variables, with the rule's choice."""
@@ -153,17 +152,13 @@ class ChainFigures:
         if len(folds) < 2:
             return None
         metric = data.score_name()
-        values = [data.fold_score(fold, "val", metric) for fold in folds]
-        words = "RMSE" if metric == "rmse" else metric.replace("_", " ")
-        figure = Figure(
-            f"{words} of each fold",
-            "Fold",
-            axis_words(words, "", data.unit if metric == "rmse" else ""),
-            labels=folds if len(folds) <= 30 else (),
-        )
+        words, unit = ("RMSE", data.unit) if metric == "rmse" else (metric.replace("_", " "), "")
+        values = np.array([data.fold_score(fold, "val", metric) for fold in folds], float)
+        shown = folds if len(folds) <= 30 else ()
+        figure = Figure(f"{words} of each fold", "Fold", axis_words(words, "", unit), labels=shown)
         titles = [f"fold {f}: {short(v)}" for f, v in zip(folds, values, strict=True)]
         figure.bars(range(len(folds)), values, "cv", titles=titles)
-        known = np.asarray(values)[np.isfinite(values)]
+        known = values[np.isfinite(values)]
         if known.size:
             figure.across(float(known.mean()), "line", label=f"mean {short(float(known.mean()))}")
         return figure
@@ -175,23 +170,20 @@ class ChainFigures:
             return None
         scores = (space.scores - space.center) / space.spread
         figure = Figure("Calibration samples in the latent space", "LV 1 (SD)", "LV 2 (SD)")
-        t2 = (scores**2).sum(axis=1)
-        titles = [f"T² {short(float(each))}" for each in t2]
+        titles = [f"T² {short(float(each))}" for each in (scores**2).sum(axis=1)]
         figure.points(scores[:, 0], scores[:, 1], "cv", titles=titles)
         angle = np.linspace(0, 2 * np.pi, 120)
-        figure.line(2.45 * np.cos(angle), 2.45 * np.sin(angle), "faint", label="95 % of a normal cloud")
-        return figure
+        return figure.line(
+            2.45 * np.cos(angle), 2.45 * np.sin(angle), "faint", label="95 % of a normal cloud"
+        )
 
     def loadings(self) -> Figure | None:
         """Draw the first loadings over the axis of the spectra, where the model sees every channel."""
-        space = self.space
-        data = self.data
-        grid = data.wavelengths
+        space, data = self.space, self.data
         if space is None:
             return None
-        whole = grid is not None and grid.size == space.loadings.shape[0]
-        axis = grid if whole and grid is not None else np.arange(space.loadings.shape[0])
-        figure = spectrum_figure("Loadings", axis, data.wavelength_unit if whole else None, "Loading")
+        figure, axis = over_channels("Loadings", space.loadings.shape[0], data.wavelengths, data.wavelength_unit,
+                                     "Loading")  # fmt: skip
         for place in range(min(4, space.components)):
             figure.line(axis, space.loadings[:, place], f"s{place}", label=f"LV {place + 1}")
         return figure.across(0.0, "faint")
@@ -199,23 +191,25 @@ class ChainFigures:
     def confusion(self) -> tuple[list[str], list[list[int]], int] | None:
         """Return the classes and how often each was predicted for each, out of fold; None for a regression."""
         data = self.data
-        if not data.predictions or data.is_regression:
-            return None
-        parts = data.labels("val")
+        parts = data.labels("val") if data.predictions and not data.is_regression else []
         if not parts:
             return None
         truth = [str(each) for true, _ in parts for each in true.tolist()]
         guess = [str(each) for _, found in parts for each in found.tolist()]
-        classes: Sequence[str] = sorted({*truth, *guess}, key=lambda name: (len(name), name))[:40]
-        place = {name: i for i, name in enumerate(classes)}
-        counts = [[0] * len(classes) for _ in classes]
-        for true, found in zip(truth, guess, strict=True):
-            if true in place and found in place:
-                counts[place[true]][place[found]] += 1
-        return list(classes), counts, max((max(row) for row in counts), default=0)
+        classes = sorted({*truth, *guess}, key=lambda name: (len(name), name))[:40]
+        pairs = Counter(zip(truth, guess, strict=True))
+        counts = [[pairs[true, found] for found in classes] for true in classes]
+        return classes, counts, max(map(max, counts), default=0)
 
 
-def spectrum_figure(title: str, axis: Any, unit: str | None, y: str, **options: Any) -> Figure:
-    """Return an empty figure over wavelengths; wavenumbers fall from left to right."""
-    words = "Variable of the model" if unit is None else wavelength_words(unit, np.asarray(axis, float))
-    return Figure(title, words, y, falling=words.startswith("Wavenumber"), **options)
+def over_channels(
+    title: str, size: int, grid: Any, unit: str | None, y: str, **options: Any
+) -> tuple[Figure, Any]:
+    """Return an empty figure over wavelengths, and its axis: numbers of variables where the wavelengths do not fit.
+
+    Wavenumbers fall from left to right.
+    """
+    fits = grid is not None and len(grid) == size
+    axis = np.asarray(grid if fits else np.arange(size), float)
+    words = wavelength_words(unit or "", axis) if fits else "Variable of the model"
+    return Figure(title, words, y, falling=words.startswith("Wavenumber"), **options), axis

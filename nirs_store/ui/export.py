@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from markupsafe import Markup
@@ -23,8 +26,6 @@ from nirs_store.ui.screens.inside import inside
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
-
-__all__ = ["export_pages", "write_pdf", "write_report"]
 
 _ASSETS = ("page.css", "page.js", "icon.svg")
 #: So many pages of each kind of thing; the best and newest come first.
@@ -70,22 +71,18 @@ def export_pages(
     screens = all_screens()
     waiting = ["/", *(screen.path for screen in screens if screen.label)]
     pages: dict[str, str] = {}
-    kinds: dict[str, int] = {}
+    kinds: Counter[str] = Counter()
     while waiting:
         address = waiting.pop(0)
         # Other orders and filters of a list are left out: a file cannot answer them.
         kind = "/".join(address.split("/")[:2])
-        if address in pages or "?" in address or kinds.get(kind, 0) > _MOST:
+        if address in pages or "?" in address or kinds[kind] > _MOST:
             continue
-        try:
-            html = _page(store, screens, address)
-        except NirsStoreError:
-            continue
-        if html is None:
-            continue
-        kinds[kind] = kinds.get(kind, 0) + 1
-        pages[address] = html
-        waiting += _HREF.findall(html)
+        with contextlib.suppress(NirsStoreError):
+            if html := _page(store, screens, address):
+                kinds[kind] += 1
+                pages[address] = html
+                waiting += _HREF.findall(html)
     folder.mkdir(parents=True, exist_ok=True)
     for name in _ASSETS:
         shutil.copy(STATIC / name, folder / name)
@@ -101,13 +98,9 @@ def export_pages(
 
 def _file_name(address: str) -> str:
     """Return the name of a page's file: plain signs, and a hash where the address has others."""
-    plain = re.sub(r"[^\w@.-]", "-", unquote(address).strip("/"), flags=re.ASCII)[:100]
-    same = plain == address.strip("/").replace("/", "-")
-    return (
-        f"{plain if same else f'{plain}-{hashlib.sha256(address.encode()).hexdigest()[:8]}'}.html"
-        if plain
-        else "index.html"
-    )
+    plain = re.sub(r"[^\w@.-]", "-", unquote(address).strip("/"), flags=re.ASCII)[:100] or "index"
+    same = plain == (address.strip("/").replace("/", "-") or "index")
+    return f"{plain}.html" if same else f"{plain}-{hashlib.sha256(address.encode()).hexdigest()[:8]}.html"
 
 
 def _linked(address: str, pages: dict[str, str]) -> str:
@@ -124,30 +117,26 @@ def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) 
 
     Of a chain recorded from a stored data set, the models are loaded for the figures of what is inside them.
     """
-    screens = all_screens()
+    screens, shown, more = all_screens(), identifier, list[str]()
     addresses = [f"/{kind}s/{identifier}"]
     if kind == "calibration":
         addresses = [f"/calibrations/_{end}?name={quote(identifier, safe='')}" for end in ("", "/dossier")]
-    if kind == "run":
+    elif kind == "run":
+        shown = store.show_run(identifier).name
         best = store.list_chains(limit=_REPORTED, run_id=identifier, scores=False)
         addresses += [f"/chains/{each}" for each in best["chain_id"].to_list()]
-    parts = []
-    pages = [_page(store, screens, address) or "" for address in addresses]
-    if kind == "chain" and store.show_chain(identifier).metadata.get("dataset_version_id"):
-        # The spectra are at hand, and the command was given by who trusts the store: models are loaded.
-        asked = Request(
-            store, addresses[0], {"chain_id": identifier}, {}, folder=store.workspace_path, static=True
-        )
-        pages.append(document(asked, inside(asked), screens))
-    for html in pages:
-        found = _MAIN.search(html)
-        # What the rest of the workspace holds is not in this file.
-        parts.append(Markup(_HREF.sub("", found[1] if found else "")))
-    named = {
-        "run": lambda: store.show_run(identifier).name,
-        "chain": lambda: store.show_chain(identifier).name,
-    }
-    shown = named.get(kind, lambda: identifier)()
+    elif kind == "chain":
+        chain = store.show_chain(identifier)
+        shown = chain.name
+        if chain.metadata.get("dataset_version_id"):
+            # The spectra are at hand, and the command was given by who trusts the store: models are loaded.
+            asked = Request(
+                store, addresses[0], {"chain_id": identifier}, {}, folder=store.workspace_path, static=True
+            )
+            more = [document(asked, inside(asked), screens)]
+    pages = [*(_page(store, screens, address) or "" for address in addresses), *more]
+    # What the rest of the workspace holds is not in this file.
+    parts = [Markup(_HREF.sub("", found[1])) for found in map(_MAIN.search, pages) if found]
     html = render("report.html", parts=parts, shown=shown, folder=store.workspace_path.name, head=_inline())
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, html.encode())
@@ -170,24 +159,20 @@ def _policy(style: str, script: str, more: str = "") -> str:
 
 def write_pdf(report: Path, path: Path) -> Path:
     """Print a report with a browser of this machine."""
-    browser: Any = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if browser is None:
         raise InvalidInput(
             "A PDF needs Chromium, Chrome or Edge, and none was found. Print the HTML file instead."
         )
+    # Chromium refuses to work with its sandbox for the administrator, as in containers.
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     with tempfile.TemporaryDirectory(prefix="nirs_store-") as profile:
         call = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={profile}",
-                f"--print-to-pdf={path.resolve()}", report.resolve().as_uri()]  # fmt: skip
-        done = subprocess.run(_as_root(call), capture_output=True, text=True, timeout=120, check=False)
+                f"--print-to-pdf={path.resolve()}", report.resolve().as_uri(),
+                *(["--no-sandbox"] if is_root else [])]  # fmt: skip
+        done = subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode or not path.exists():
         raise InvalidInput(
             f"{Path(browser).name} could not print {report.name}: {done.stderr.strip()[-300:]}"
         )
     return path
-
-
-def _as_root(call: list[str]) -> list[str]:
-    """Leave out Chromium's sandbox where it refuses to work with it: for the administrator, in containers."""
-    import os
-
-    return [*call, "--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else call

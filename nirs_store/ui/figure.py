@@ -7,7 +7,7 @@ show and screen readers read; ``page.js`` shows it without the wait, and marks t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from nirs_store.display import printable
 from nirs_store.errors import shortened
 
-__all__ = ["Figure", "ticks", "time_ticks"]
-
 Floats = NDArray[np.float64]
 Box = tuple[float, float, float, float]
+#: Draws one mark: given what turns values of x and of y into places, and the box of the axes.
+Draw = Callable[[Any, Any, Box], Iterable[str]]
 #: More points than these are drawn as one path; only those farthest out keep a title.
 _MOST_TITLED = 2000
 _TITLED_OF_MANY = 200
@@ -48,16 +48,8 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 _DAY = 86_400.0
 _STEPS = (
-    1.0,
-    5.0,
-    15.0,
-    60.0,
-    300.0,
-    900.0,
-    3600.0,
-    3 * 3600.0,
-    6 * 3600.0,
-    12 * 3600.0,
+    *(1.0, 5.0, 15.0, 60.0, 300.0, 900.0),
+    *(k * 3600.0 for k in (1, 3, 6, 12)),
     *(k * _DAY for k in (1, 2, 7, 14)),
 )
 
@@ -110,10 +102,12 @@ class Figure:
     ) -> None:
         self.title, self.x, self.y = title, x, y
         self.equal, self.falling, self.whole_x, self.labels, self.zero = equal, falling, whole_x, labels, zero
-        self.times = times
-        self.width, self.height = width, height if not equal else width - 40
-        self._marks: list[tuple[str, Any, Any, dict[str, Any]]] = []
+        self.times, self.width, self.height = times, width, height if not equal else width - 40
+        self._xs: list[Floats] = []
+        self._ys: list[Floats] = []
+        self._draws: list[Draw] = []
         self._legend: list[tuple[str, str, str]] = []
+        self._linked, self._margin = False, 0.0
         self.data: list[dict[str, Any]] = []
 
     # -- what is drawn ---------------------------------------------------------------------------
@@ -133,67 +127,140 @@ class Figure:
         where: ArrayLike | None = None,
     ) -> Figure:
         """Draw points, some or all; `titles` are shown when pointed at, `keys` name samples of other figures too."""
-        xs, ys = _floats(x), _floats(y)
+        xs, ys = _flat(x), _flat(y)
         known = np.isfinite(xs) & np.isfinite(ys)
         if where is not None:
             known &= np.asarray(where, bool)
             if not known.any():
                 return self
-        pick = np.flatnonzero(known).tolist()
-        given = {"titles": titles, "keys": keys, "links": links}
-        more = {name: None if each is None else [each[i] for i in pick] for name, each in given.items()}
-        return self._add("points", xs[known], ys[known], kind, label, marker, shape=marker, size=size, **more)
+        rows, xs, ys = np.flatnonzero(known).tolist(), xs[known], ys[known]
+        self._linked |= links is not None
+        self._margin = 0.04
+
+        def mark(row: int, a: float, b: float) -> str:
+            if marker == "triangle":
+                s = size * 1.25
+                shape, end = (
+                    f'path d="M{a:.1f} {b - s:.1f}L{a + s:.1f} {b + s * 0.8:.1f}H{a - s:.1f}Z"',
+                    "path",
+                )
+            else:
+                shape, end = f'circle cx="{a:.1f}" cy="{b:.1f}" r="{size}"', "circle"
+            key = "" if keys is None else f' data-key="{_shown(str(keys[row]))}"'
+            drawn = (
+                f'<{shape} class="mark {kind}"{key}>{"" if titles is None else _title(titles[row])}</{end}>'
+            )
+            return (
+                f'<a href="{escape(links[row])}">{drawn}</a>' if links is not None and links[row] else drawn
+            )
+
+        def draw(px: Any, py: Any, _: Box) -> Iterator[str]:
+            across, up, places = px(xs), py(ys), range(xs.size)
+            if xs.size > _MOST_TITLED:
+                dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(across, up, strict=True))
+                yield f'<path class="dots {kind}" d="{dots}"/>'
+                far = np.abs(ys - np.median(ys)) if not self.equal else np.abs(ys - xs)
+                places = np.argsort(-far)[:_TITLED_OF_MANY].tolist()
+            yield from (mark(rows[i], float(across[i]), float(up[i])) for i in places)
+
+        return self._add("points", xs, ys, draw, kind, label, marker)
+
+    def groups(
+        self, x: ArrayLike, y: ArrayLike, parts: Iterable[tuple[Any, str, str]], **more: Any
+    ) -> Figure:
+        """Draw points in groups: where each is, its kind, and its words in the legend."""
+        for where, kind, words in parts:
+            self.points(x, y, kind, label=words, where=where, **more)
+        return self
 
     def line(
         self, x: ArrayLike, y: ArrayLike, kind: str = "line", *, label: str = "", title: str = "", dashed: bool = False
     ) -> Figure:  # fmt: skip
         """Draw a line; it breaks where a value is missing."""
-        xs, ys = _floats(x), _floats(y)
-        step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
-        return self._add("line", xs[::step], ys[::step], kind, label, "line", dashed=dashed, title=title)
+        xs, ys = _thinned(_flat(x), _flat(y))
+        dash = " dashed" if dashed else ""
+
+        def draw(px: Any, py: Any, _: Box) -> Iterator[str]:
+            yield f'<path class="line {kind}{dash}" d="{_path(px(xs), py(ys))}">{_title(title) if title else ""}</path>'
+
+        return self._add("line", xs, ys, draw, kind, label, "line")
 
     def band(
         self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "faint", *, label: str = ""
     ) -> Figure:
         """Fill the space between two lines."""
-        xs = _floats(x)
-        both = np.column_stack([_floats(low), _floats(high)])
-        step = max(1, math.ceil(xs.size / _MOST_ON_LINE))
-        return self._add("band", xs[::step], both[::step], kind, label, "band")
+        xs, both = _thinned(_flat(x), np.column_stack([_flat(low), _flat(high)]))
+
+        def draw(px: Any, py: Any, _: Box) -> Iterator[str]:
+            known = np.isfinite(both).all(axis=1)
+            there = _path(px(xs[known]), py(both[known, 0]))
+            back = _path(px(xs[known])[::-1], py(both[known, 1])[::-1])
+            if there:
+                yield f'<path class="band {kind}" d="{there}{back.replace("M", "L", 1)}Z"/>'
+
+        return self._add("band", xs, both, draw, kind, label, "band")
 
     def spans(
         self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str = "s0", *, label: str = ""
     ) -> Figure:
         """Draw upright lines from low to high: intervals of single values."""
-        both = np.column_stack([_floats(low), _floats(high)])
-        return self._add("spans", _floats(x), both, kind, label, "line")
+        xs, both = _flat(x), np.column_stack([_flat(low), _flat(high)])
+        self._margin = 0.04
+
+        def draw(px: Any, py: Any, _: Box) -> Iterator[str]:
+            known = np.isfinite(both).all(axis=1)
+            ends = zip(px(xs[known]), py(both[known, 0]), py(both[known, 1]), strict=True)
+            path = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in ends)
+            yield f'<path class="line span {kind}" d="{path}"/>'
+
+        return self._add("spans", xs, both, draw, kind, label, "line")
 
     def bars(
         self, x: ArrayLike, y: ArrayLike, kind: str = "s0", *, label: str = "", width: float = 0.8,
         titles: Sequence[str] | None = None,
     ) -> Figure:  # fmt: skip
         """Draw bars from zero."""
-        self.zero = True
-        xs, ys = _floats(x), _floats(y)
-        return self._add("bars", xs, ys, kind, label, "band", bar=width, titles=titles)
+        self.zero, self._margin = True, 0.04
+        xs, ys = _flat(x), _flat(y)
+        self._xs += [xs - width / 2, xs + width / 2]
+
+        def draw(px: Any, py: Any, _: Box) -> Iterator[str]:
+            base = py(0.0)
+            for i in np.flatnonzero(np.isfinite(ys)).tolist():
+                left, right = sorted((px(xs[i] - width / 2), px(xs[i] + width / 2)))
+                yield (
+                    f'<rect class="bar {kind}" x="{left + 0.5:.1f}" y="{min(base, py(ys[i])):.1f}" '
+                    f'width="{max(right - left - 1, 1):.1f}" height="{abs(py(ys[i]) - base):.1f}">'
+                    f"{_title(titles[i]) if titles else ''}</rect>"
+                )
+
+        return self._add("bars", xs, ys, draw, kind, label, "band")
 
     def across(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
         """Draw a dashed line across the figure at a value of y."""
-        return self._rule("across", np.empty(0), np.array([value], float), kind, label)
+        return self._rule(
+            self._ys, value, kind, label, lambda px, py, box: f"M{box[0]} {py(value):.1f}H{box[1]}"
+        )
 
     def upright(self, value: float, kind: str = "limit", *, label: str = "") -> Figure:
         """Draw a dashed upright line at a value of x."""
-        return self._rule("upright", np.array([value], float), np.empty(0), kind, label)
+        return self._rule(
+            self._xs, value, kind, label, lambda px, py, box: f"M{px(value):.1f} {box[2]}V{box[3]}"
+        )
 
-    def _rule(self, what: str, x: Floats, y: Floats, kind: str, label: str) -> Figure:
-        if np.isfinite(_floats([*x, *y])).all():
-            self._marks.append((what, x, y, {"kind": kind}))
-            self.entry(label, kind, "dashed")
-        return self
+    def _rule(
+        self, values: list[Floats], value: float, kind: str, label: str, path: Callable[..., str]
+    ) -> Figure:
+        known = _flat([value])
+        if not np.isfinite(known).all():
+            return self
+        values.append(known)
+        self._draws.append(lambda *where: [f'<path class="line dashed {kind}" d="{path(*where)}"/>'])
+        return self.entry(label, kind, "dashed")
 
     def histogram(self, values: ArrayLike, kind: str = "s0", *, label: str = "") -> Figure:
         """Draw how often values occur."""
-        known = _floats(values)
+        known = _flat(values)
         known = known[np.isfinite(known)]
         if known.size:
             bins = min(40, max(5, math.ceil(2 * known.size ** (1 / 3))))
@@ -203,38 +270,38 @@ class Figure:
             self.bars(middles, counts, kind, label=label, width=width, titles=titles)
         return self
 
-    def _add(self, what: str, x: Any, y: Any, kind: str, label: str, marker: str, **more: Any) -> Figure:
-        self._marks.append((what, x, y, {"kind": kind, **more}))
-        self.entry(label, kind, marker)
+    def _add(self, what: str, x: Floats, y: Floats, draw: Draw, kind: str, label: str, marker: str) -> Figure:
+        self._xs.append(x)
+        self._ys.append(y.ravel())
+        self._draws.append(draw)
         self.data.append({"mark": what, "name": label or kind, "x": x, "y": y})
-        return self
+        return self.entry(label, kind, marker)
 
-    def entry(self, label: str, kind: str, marker: str) -> None:
+    def entry(self, label: str, kind: str, marker: str) -> Figure:
         """Put a line into the legend, once."""
         if label and (label, kind, marker) not in self._legend:
             self._legend.append((label, kind, marker))
+        return self
 
     # -- how -------------------------------------------------------------------------------------
 
-    @property
-    def _turned(self) -> bool:
-        return any(len(each) > 4 for each in self.labels)
-
     def __bool__(self) -> bool:
-        return any(np.isfinite(y).any() for what, _, y, _ in self._marks if what not in ("across", "upright"))
+        return any(np.isfinite(mark["y"]).any() for mark in self.data)
 
     def svg(self) -> Markup:
         """Return the figure as an element; nothing where there is nothing to draw."""
         if not self:
             return Markup("")
         left, right, top, bottom = 58, 20, 12, 44
-        if self._turned:
-            bottom += min(90, 5 * max((len(shortened(each, 18)) for each in self.labels), default=0))
+        turned = any(len(each) > 4 for each in self.labels)
+        if turned:
+            bottom += min(90, 5 * max(len(shortened(each, 18)) for each in self.labels))
         legend_rows = self._legend_rows(self.width - left - right)
         top += 17 * len(legend_rows)
         height = self.height + 17 * len(legend_rows) + (bottom - 44)
-        x0, x1, y0, y1 = self._limits()
+        x0, x1, y0, y1 = limits = self._limits()
         wide, high = self.width - left - right, height - top - bottom
+        box = (left, self.width - right, top, top + high)
 
         def px(value: Any) -> Any:
             share = (value - x0) / (x1 - x0)
@@ -244,147 +311,66 @@ class Figure:
             return top + high * (1 - (value - y0) / (y1 - y0))
 
         # Links within an image are not reached with the keyboard.
-        linked = any(more.get("links") for _, _, _, more in self._marks)
+        role = "group" if self._linked else "img"
         parts = [
-            f'<svg class="figure" viewBox="0 0 {self.width} {height}" role="{"group" if linked else "img"}" '
-            f'aria-label="{escape(printable(self.title))}">'
+            f'<svg class="figure" viewBox="0 0 {self.width} {height}" role="{role}" aria-label="{_shown(self.title)}">',
+            *self._axes(px, py, limits, box, height, turned),
+            f'<svg x="{left}" y="{top}" width="{wide}" height="{high}" viewBox="{left} {top} {wide} {high}">',
+            *(part for draw in self._draws for part in draw(px, py, box)),
+            "</svg>",
+            *_legend(legend_rows, left),
+            "</svg>",
         ]
-        parts += self._axes(px, py, (x0, x1, y0, y1), (left, self.width - right, top, top + high), height)
-        parts.append(
-            f'<svg x="{left}" y="{top}" width="{wide}" height="{high}" viewBox="{left} {top} {wide} {high}">'
-        )
-        for what, x, y, more in self._marks:
-            parts += self._draw(what, x, y, more, px, py, (left, self.width - right, top, top + high))
-        parts.append("</svg>")
-        parts += _legend(legend_rows, left)
-        parts.append("</svg>")
         return Markup("".join(parts))
 
     def _limits(self) -> Box:
-        xs, ys = [], []
-        for what, x, y, more in self._marks:
-            if what == "bars":
-                half = more["bar"] / 2
-                xs += [x - half, x + half]
-            else:
-                xs.append(x)
-            ys.append(np.asarray(y).ravel())
         # A file that is predicted at once is measured at one moment: a minute, not a share of the time since 1970.
-        x0, x1 = _span(xs, 0.0 if self._is_full_width() else 0.04, 60.0 if self.times else 0.0)
-        y0, y1 = _span(ys, 0.06)
+        x0, x1 = _span(self._xs, self._margin, 60.0 if self.times else 0.0)
+        y0, y1 = _span(self._ys, 0.06)
         if self.zero:
-            y0, y1 = (0.0 if y0 <= 0 <= y1 or y0 > 0 else y0), max(y1, 0.0)
-            y0 = min(y0, *(float(np.nanmin(y)) * 1.06 for y in ys if y.size and np.isfinite(y).any()), 0.0)
+            least = [float(np.nanmin(y)) * 1.06 for y in self._ys if np.isfinite(y).any()]
+            y0, y1 = min(y0 if y1 < 0 else 0.0, *least, 0.0), max(y1, 0.0)
         if self.equal:
             x0 = y0 = min(x0, y0)
             x1 = y1 = max(x1, y1)
         return x0, x1, y0, y1
 
-    def _is_full_width(self) -> bool:
-        return all(what in ("line", "band", "across", "upright") for what, *_ in self._marks)
-
-    def _axes(self, px: Any, py: Any, limits: Box, box: Box, height: float) -> list[str]:
+    def _axes(self, px: Any, py: Any, limits: Box, box: Box, height: float, turned: bool) -> Iterator[str]:
         (x0, x1, y0, y1), (left, right, top, bottom) = limits, box
-        parts = ['<g class="axes">']
+        yield '<g class="axes">'
         yt = ticks(y0, y1, 5)
         numbers, factor = _numbers(yt)
-        parts.append(f'<text x="4" y="{top - 4:.0f}">{factor}</text>' if factor else "")
-        for value, words in zip(yt, numbers, strict=True):
-            y = py(value)
-            parts.append(
-                f'<path d="M{left:.1f} {y:.1f}H{right:.1f}"/>'
-                f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
-            )
+        if factor:
+            yield f'<text x="4" y="{top - 4:.0f}">{factor}</text>'
+        for y, words in zip(map(py, yt), numbers, strict=True):
+            yield f'<path d="M{left:.1f} {y:.1f}H{right:.1f}"/>'
+            yield f'<text x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
         if self.labels:
             for place, name in enumerate(self.labels):
                 x = px(place)
-                turned = f' text-anchor="end" transform="rotate(-40 {x:.1f} {bottom + 14:.1f})"'
-                turned = turned if self._turned else ' text-anchor="middle"'
-                words = f"{escape(shortened(printable(name), 18))}<title>{escape(printable(name))}</title>"
-                parts.append(f'<text x="{x:.1f}" y="{bottom + 14:.1f}"{turned}>{words}</text>')
+                end = f'end" transform="rotate(-40 {x:.1f} {bottom + 14:.1f})' if turned else "middle"
+                words = f"{_shown(name, 18)}{_title(name)}"
+                yield f'<text x="{x:.1f}" y="{bottom + 14:.1f}" text-anchor="{end}">{words}</text>'
         else:
             xt = [t for t in ticks(x0, x1, 6) if not self.whole_x or float(t).is_integer()]
             numbers, factor = _numbers(xt)
             if factor and not self.times:
-                parts.append(f'<text x="{right:.0f}" y="{bottom + 30:.0f}" text-anchor="end">{factor}</text>')
+                yield f'<text x="{right:.0f}" y="{bottom + 30:.0f}" text-anchor="end">{factor}</text>'
             for value, words in time_ticks(x0, x1) if self.times else zip(xt, numbers, strict=True):
                 x = px(value)
-                parts.append(
-                    f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
-                    f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{words}</text>'
-                )
-        parts.append(f'<path class="frame" d="M{left} {top}V{bottom}H{right}"/>')
-        middle = (left + right) / 2
-        parts.append(
-            f'<text class="name" x="{middle:.0f}" y="{height - 8:.0f}" text-anchor="middle">'
-            f"{escape(shortened(printable(self.x), int((right - left) / 6.2)))}</text>"
-            f'<text class="name" transform="translate(13 {(top + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
-            f"{escape(shortened(printable(self.y), int((bottom - top) / 6.2)))}</text></g>"
-        )
+                yield f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
+                yield f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{words}</text>'
+        yield f'<path class="frame" d="M{left} {top}V{bottom}H{right}"/>'
+        across, up = (left + right) / 2, (top + bottom) / 2
+        turn = f"translate(13 {up:.0f}) rotate(-90)"
+        for where, words in (
+            (f'x="{across:.0f}" y="{height - 8:.0f}"', _shown(self.x, int((right - left) / 6.2))),
+            (f'transform="{turn}"', _shown(self.y, int((bottom - top) / 6.2))),
+        ):
+            yield f'<text class="name" {where} text-anchor="middle">{words}</text>'
+        yield "</g>"
         if self.equal:
-            parts.append(f'<path class="one" d="M{px(x0):.1f} {py(x0):.1f}L{px(x1):.1f} {py(x1):.1f}"/>')
-        return parts
-
-    def _draw(
-        self, what: str, x: Any, y: Any, more: dict[str, Any], px: Any, py: Any, box: Box
-    ) -> Iterable[str]:
-        kind = more["kind"]
-        if what == "line":
-            dash = " dashed" if more["dashed"] else ""
-            title = f"<title>{escape(printable(more['title']))}</title>" if more["title"] else ""
-            return [f'<path class="line {kind}{dash}" d="{_path(px(x), py(y))}">{title}</path>']
-        if what == "band":
-            known = np.isfinite(y).all(axis=1)
-            there = _path(px(x[known]), py(y[known, 0]))
-            back = _path(px(x[known])[::-1], py(y[known, 1])[::-1])
-            return [f'<path class="band {kind}" d="{there}{back.replace("M", "L", 1)}Z"/>'] if there else []
-        if what == "spans":
-            known = np.isfinite(y).all(axis=1)
-            ends = zip(px(x[known]), py(y[known, 0]), py(y[known, 1]), strict=True)
-            return [
-                f'<path class="line span {kind}" d="{"".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in ends)}"/>'
-            ]
-        if what == "across":
-            return [f'<path class="line dashed {kind}" d="M{box[0]} {py(y[0]):.1f}H{box[1]}"/>']
-        if what == "upright":
-            return [f'<path class="line dashed {kind}" d="M{px(x[0]):.1f} {box[2]}V{box[3]}"/>']
-        if what == "bars":
-            half, base, titles = more["bar"] / 2, py(0.0), more["titles"]
-            drawn = []
-            for i, (a, b) in enumerate(zip(x, y, strict=True)):
-                if not np.isfinite(b):
-                    continue
-                left, right = sorted((px(a - half), px(a + half)))
-                words = f"<title>{escape(printable(titles[i]))}</title>" if titles else ""
-                drawn.append(
-                    f'<rect class="bar {kind}" x="{left + 0.5:.1f}" y="{min(base, py(b)):.1f}" '
-                    f'width="{max(right - left - 1, 1):.1f}" height="{abs(py(b) - base):.1f}">{words}</rect>'
-                )
-            return drawn
-        return self._points(x, y, more, px, py)
-
-    def _points(self, x: Floats, y: Floats, more: dict[str, Any], px: Any, py: Any) -> list[str]:
-        kind, size, titles = more["kind"], more["size"], more["titles"]
-        parts, places = [], range(x.size)
-        if x.size > _MOST_TITLED:
-            dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(px(x), py(y), strict=True))
-            parts.append(f'<path class="dots {kind}" d="{dots}"/>')
-            far = np.abs(y - np.median(y)) if not self.equal else np.abs(y - x)
-            places = np.argsort(-far)[:_TITLED_OF_MANY].tolist()
-        for i in places:
-            a, b = float(px(x[i])), float(py(y[i]))
-            if more["shape"] == "triangle":
-                s = size * 1.25
-                shape = f'path d="M{a:.1f} {b - s:.1f}L{a + s:.1f} {b + s * 0.8:.1f}H{a - s:.1f}Z"'
-                end = "path"
-            else:
-                shape, end = f'circle cx="{a:.1f}" cy="{b:.1f}" r="{size}"', "circle"
-            key = "" if more["keys"] is None else f' data-key="{escape(printable(str(more["keys"][i])))}"'
-            words = "" if titles is None else f"<title>{escape(printable(titles[i]))}</title>"
-            mark = f'<{shape} class="mark {kind}"{key}>{words}</{end}>'
-            link = more["links"][i] if more["links"] is not None else ""
-            parts.append(f'<a href="{escape(link)}">{mark}</a>' if link else mark)
-        return parts
+            yield f'<path class="one" d="M{px(x0):.1f} {py(x0):.1f}L{px(x1):.1f} {py(x1):.1f}"/>'
 
     def _legend_rows(self, wide: float) -> list[list[tuple[str, str, str]]]:
         rows: list[list[tuple[str, str, str]]] = []
@@ -398,6 +384,26 @@ class Figure:
             rows[-1].append((words, kind, marker))
             used += need
         return rows
+
+
+def _flat(values: ArrayLike) -> Floats:
+    """Return values as numbers; those too large to subtract from each other are not drawn."""
+    found = np.asarray(values, float).ravel()
+    return np.where(np.abs(found) < 1e300, found, np.nan)
+
+
+def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    step = max(1, math.ceil(x.size / _MOST_ON_LINE))
+    return x[::step], y[::step]
+
+
+def _shown(text: str, longest: int = 0) -> Markup:
+    """Return a text for an element, cut where it may not be long."""
+    return escape(shortened(printable(text), longest) if longest else printable(text))
+
+
+def _title(text: str) -> str:
+    return f"<title>{_shown(text)}</title>"
 
 
 def _legend(rows: list[list[tuple[str, str, str]]], left: float) -> Iterable[str]:
@@ -417,14 +423,8 @@ def _legend(rows: list[list[tuple[str, str, str]]], left: float) -> Iterable[str
             x += 32 + 6.2 * len(words)
 
 
-def _floats(values: ArrayLike) -> Floats:
-    """Return values as numbers; those too large to subtract from each other are not drawn."""
-    found = np.asarray(values, float).ravel()
-    return np.where(np.abs(found) < 1e300, found, np.nan)
-
-
-def _span(parts: Sequence[Any], margin: float, least: float = 0.0) -> tuple[float, float]:
-    known = np.concatenate([np.asarray(part, float).ravel() for part in parts])
+def _span(parts: Sequence[Floats], margin: float, least: float = 0.0) -> tuple[float, float]:
+    known = np.concatenate(parts) if parts else np.empty(0)
     known = known[np.isfinite(known)]
     if not known.size:
         return 0.0, 1.0

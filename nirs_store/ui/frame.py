@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
+import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from nirs_store.errors import InvalidInput, quoted
+from nirs_store.errors import InvalidInput, UnknownFormat, quoted
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
     from nirs_store.ui.table import Table
-
-__all__ = [
-    "MOST_UPLOADED",
-    "Download",
-    "Kept",
-    "Redirect",
-    "Request",
-    "Screen",
-    "Upload",
-    "View",
-    "address",
-    "stamp",
-]
 
 #: Bytes of one request; a hundred thousand spectra as CSV are sent in parts.
 MOST_UPLOADED = 64 << 20
@@ -69,27 +57,25 @@ class Kept:
     """What one page remembers between two requests: plans that wait to be confirmed, results of dropped files."""
 
     def __init__(self, most: int = 16) -> None:
-        self._most, self._kinds = most, dict[str, OrderedDict[str, Any]]()
-        self.secret = secrets.token_urlsafe(
-            24
-        )  # in what stands for a plan: no other page takes it for its own
+        self._most, self._kinds = most, defaultdict[str, dict[str, Any]](dict)
+        #: In what stands for a plan: no other page takes it for its own.
+        self.secret = secrets.token_urlsafe(24)
 
     def put(self, kind: str, value: Any) -> str:
         """Keep a value; return the key that an address or a form names it by."""
-        values, key = self._kinds.setdefault(kind, OrderedDict()), secrets.token_urlsafe(12)
+        values, key = self._kinds[kind], secrets.token_urlsafe(12)
         values[key] = value
         while len(values) > self._most:
-            values.popitem(last=False)
+            del values[next(iter(values))]
         return key
 
     def get(self, kind: str, key: str) -> Any:
         """Return a value, or None."""
-        return self._kinds[kind].get(key) if kind in self._kinds else None
+        return self._kinds[kind].get(key)
 
     def drop(self, kind: str, key: str) -> None:
         """Keep a value no longer."""
-        if kind in self._kinds:
-            self._kinds[kind].pop(key, None)
+        self._kinds[kind].pop(key, None)
 
 
 @dataclass(frozen=True)
@@ -117,6 +103,15 @@ class Request:
         """Return all values of a name, each once."""
         found = self.form.get(name) or self.query.get(name) or []
         return list(dict.fromkeys(each for each in found if each))
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether a plan was confirmed."""
+        return self.text("sure") == "1"
+
+    def options(self, *names: str) -> dict[str, Any]:
+        """Return one value of each name, None where it is empty."""
+        return {name: self.text(name).strip() or None for name in names}
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
         """Return a whole number of the address within bounds."""
@@ -162,11 +157,23 @@ class View:
 
 @dataclass(frozen=True)
 class Download:
-    """A file to keep: its bytes or its place."""
+    """A file to keep."""
 
     name: str
     content: bytes
-    media_type: str = "application/octet-stream"
+
+    @classmethod
+    def chosen(
+        cls, request: Request, stem: str, kinds: Mapping[str, tuple[str, Callable[[Path], Any]]]
+    ) -> Download:
+        """Save what is asked for; each kind has its suffix, and a function that saves it at a place."""
+        kind = request.text("kind")
+        if kind not in kinds:
+            raise UnknownFormat(f"kind: expected one of {', '.join(kinds)}; found {quoted(kind)}.")
+        suffix, save = kinds[kind]
+        with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
+            save(path := Path(folder) / f"saved.{suffix}")
+            return cls(f"{stem}.{suffix}", path.read_bytes())
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
-__all__ = ["Guard", "Refused", "cookie_name", "is_foreign", "is_local", "without_token"]
-
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 #: Nothing from elsewhere, nothing inline: what a name in a workspace says can never run.
 _POLICY = (

@@ -9,17 +9,16 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nirs_store.errors import InvalidInput, WriteFailed, quoted
+from nirs_store.errors import InvalidInput
 
 if TYPE_CHECKING:
     import uvicorn
 
     from nirs_store.store import WorkspaceStore
-
-__all__ = ["PORT", "Running", "needed", "serve", "start"]
 
 PORT = 8423
 _TRIED = 20
@@ -149,36 +148,23 @@ def serve(
 
 def start(store: WorkspaceStore, *, port: int | None = None, may_change: bool = False) -> Running:
     """Serve the page of an open store from a thread; see `WorkspaceStore.ui`."""
-    ready, ended = threading.Event(), threading.Event()
-    holder: list[tuple[uvicorn.Server, str]] = []
-    failed: list[BaseException] = []
+    ready: Future[tuple[uvicorn.Server, str]] = Future()
+    ended = threading.Event()
 
     def run() -> None:
+        prepared = _prepared(store.workspace_path, "127.0.0.1", port, None, may_change, store)
         try:
-            with _prepared(store.workspace_path, "127.0.0.1", port, None, may_change, store) as (
-                server,
-                heard,
-                url,
-            ):
-                holder.append((server, url))
-                ready.set()
+            with prepared as (server, heard, url):
+                ready.set_result((server, url))
                 server.run([heard])
         except BaseException as error:  # noqa: BLE001 - raised again where it was asked
-            failed.append(error)
+            if not ready.done():
+                ready.set_exception(error)
         finally:
-            ready.set()
             ended.set()
 
-    thread = threading.Thread(target=run, name="nirs_store page", daemon=True)
-    thread.start()
-    ready.wait()
-    if not holder:
-        raise (
-            failed[0]
-            if failed
-            else WriteFailed(f"The page of {quoted(str(store.workspace_path))} did not start.")
-        )
-    server, url = holder[0]
+    threading.Thread(target=run, name="nirs_store page", daemon=True).start()
+    server, url = ready.result()
 
     def stop() -> None:
         server.should_exit = True

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nirs_store.display import byte_text, cell_text, printable
 from nirs_store.errors import InvalidInput, did_you_mean, quoted, shortened
 from nirs_store.lazy import polars as pl
-from nirs_store.ui.frame import Request
+from nirs_store.ui.frame import Request, View
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore
-
-__all__ = ["Cell", "Column", "Table", "cut_of", "decimals_of", "number_text", "seen", "table_of"]
 
 PAGE = 50
 _LONGEST = 60
@@ -75,6 +73,31 @@ def number_text(value: float | None, decimals: int | None = None) -> str:
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     text = f"{value:.{_DIGITS - 1}e}" if decimals is None else f"{value:.{decimals}f}"
     return text.replace("-", "−")
+
+
+def count_text(value: int) -> str:
+    """Write a whole number with thin spaces between its thousands."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def to(path: str, name: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return what leads from a row to the thing whose id it has; nowhere where it has none."""
+    return lambda row: f"{path}/{row[name]}" if row[name] else ""
+
+
+def frame_of(rows: Iterable[Any], columns: Sequence[Column]) -> pl.DataFrame:
+    """Return a frame of these columns from rows that are mappings, or objects with attributes of the same names."""
+    found = [
+        row if isinstance(row, Mapping) else {c.name: getattr(row, c.name) for c in columns} for row in rows
+    ]
+    kinds = {
+        "number": pl.Float64(),
+        "whole": pl.Int64(),
+        "bytes": pl.Int64(),
+        "time": pl.Datetime("us", "UTC"),
+    }
+    schema = {c.name: kinds.get(c.kind, pl.String()) for c in columns}
+    return pl.DataFrame([[row[c.name] for c in columns] for row in found], schema=schema, orient="row")
 
 
 @dataclass
@@ -195,7 +218,7 @@ def _whole_text(value: Any) -> str | None:
 
 def table_of(
     request: Request,
-    frame: pl.DataFrame,
+    frame: pl.DataFrame | Iterable[Any],
     columns: Sequence[Column],
     *,
     sort: str = "",
@@ -204,9 +227,9 @@ def table_of(
     size: int = PAGE,
     **options: Any,
 ) -> Table:
-    """Sort, filter and cut a frame as the address asks: for lists that are read whole anyhow."""
-    if not frame.width:
-        frame = pl.DataFrame(schema={column.name: pl.String for column in columns})
+    """Sort, filter and cut a frame, or rows, as the address asks: for lists that are read whole anyhow."""
+    if not isinstance(frame, pl.DataFrame) or not frame.width:
+        frame = frame_of(frame, columns)
     words = request.text(prefix + "q")
     if words:
         frame = frame.filter(_holding(frame, words))
@@ -238,6 +261,19 @@ def table_of(
         chosen=request.texts(prefix + "show"),
         **options,
     )
+
+
+def list_of(
+    request: Request,
+    title: str,
+    frame: pl.DataFrame,
+    columns: Sequence[Column],
+    words: str = "",
+    **options: Any,
+) -> View:
+    """Return a screen that is one list."""
+    table = table_of(request, frame, columns, **options)
+    return View("list.html", title, {"table": table, "words": words}, table=table)
 
 
 def cut_of(
@@ -281,7 +317,7 @@ def _cell(column: Column, row: Mapping[str, Any], decimals: int | None) -> Cell:
         decimals = decimals if column.places is not None else seen(measure, decimals)
         return Cell(number_text(float(value), decimals), repr(value), href, "number")
     if column.kind == "whole" and isinstance(value, int):
-        return Cell(f"{value:,}".replace(",", "\u202f"), "", href, "number")
+        return Cell(count_text(value), "", href, "number")
     if column.kind == "bytes" and isinstance(value, int):
         return Cell(byte_text(value), f"{value} bytes", href, "number")
     if isinstance(value, datetime):

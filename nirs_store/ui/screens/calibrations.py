@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nirs_store.errors import InvalidInput, UnknownFormat, quoted
+from nirs_store.errors import InvalidInput
 from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import axis_words
@@ -20,24 +19,12 @@ from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Download, Request, Screen, View
 from nirs_store.ui.screens.chain import ask_trust, pickles_of
 from nirs_store.ui.screens.datasets import asked_for, named_address
-from nirs_store.ui.table import Column, Table, cut_of, table_of
+from nirs_store.ui.table import Column, Table, count_text, cut_of, list_of, table_of, to
 from nirs_store.values import from_json
-
-__all__ = ["SCREENS", "alarms", "calibration_address", "current_correction", "is_compared"]
 
 _MONITORED, _LOGGED, _INTERVALS, _ALARMS = 200, 20_000, 300, 8
 _CALM = "domain not known"
 _CHOSEN = ("since", "until", "instrument", "target", "version", "flagged")
-_ALSO_AS_DATA = (
-    "versions",
-    "aliases",
-    "rules",
-    "signatures",
-    "corrections",
-    "challengers",
-    "history",
-    "figures",
-)
 
 
 def calibration_address(name: str, version: int | str = "", end: str = "") -> str:
@@ -106,30 +93,28 @@ def _verdict(reports: list[Monitoring]) -> tuple[str, str]:
     return state, "; ".join(words)
 
 
+_LISTED = (
+    Column("name", "Calibration", link=lambda row: calibration_address(row["name"])),
+    Column("state", kind="status"), Column("aliases"), Column("versions", kind="whole"), Column("target"),
+    Column("measurements", "Measured", "whole"), Column("last_measured", "Last", "time"),
+    Column("verdict", "Against the laboratory", "wrap", longest=300),
+    Column("latest", "Newest version", "whole", hidden=True), Column("created_at", "Registered", "time", hidden=True),
+    Column("chain_id", "Chain", "id", link=to("/chains", "chain_id"), hidden=True),
+)  # fmt: skip
+
+
 def listing(request: Request) -> View:
     """List calibrations with their aliases and what the control chart says."""
     store = request.store
     known = store.calibrations.list().join(_in_use(store), on="name", how="left", maintain_order="left")
-    verdicts = {}
-    for row in known.filter(pl.col("compared").fill_null(False)).head(_MONITORED).iter_rows(named=True):
-        verdicts[row["name"]] = _verdict(_monitored(store, row["name"]))
-    names = known["name"].to_list()
-    frame = known.with_columns(
-        state=pl.Series([verdicts.get(name, ("", ""))[0] for name in names], dtype=pl.String),
-        verdict=pl.Series([verdicts.get(name, ("", ""))[1] for name in names], dtype=pl.String),
+    monitored = known.filter(pl.col("compared").fill_null(False))["name"].head(_MONITORED).to_list()
+    verdicts = {name: _verdict(_monitored(store, name)) for name in monitored}
+    said = [verdicts.get(name, ("", "")) for name in known["name"].to_list()]
+    frame = known.drop("compared").hstack(
+        pl.DataFrame(said, schema={"state": pl.String, "verdict": pl.String}, orient="row")
     )
-    columns = (
-        Column("name", "Calibration", link=lambda row: calibration_address(row["name"])),
-        Column("state", kind="status"), Column("aliases"), Column("versions", kind="whole"), Column("target"),
-        Column("measurements", "Measured", "whole"), Column("last_measured", "Last", "time"),
-        Column("verdict", "Against the laboratory", "wrap", longest=300),
-        Column("latest", "Newest version", "whole", hidden=True),
-        Column("created_at", "Registered", "time", hidden=True),
-        Column("chain_id", "Chain", "id", link=lambda row: f"/chains/{row['chain_id']}", hidden=True),
-    )  # fmt: skip
     empty = "No calibration was registered yet: nirs-store register NAME CHAIN"
-    table = table_of(request, frame.drop("compared"), columns, empty=empty, name="calibrations")
-    return View("list.html", "Calibrations", {"table": table, "words": ""}, table=table)
+    return list_of(request, "Calibrations", frame, _LISTED, empty=empty, name="calibrations")
 
 
 # -- One calibration.
@@ -138,48 +123,47 @@ def listing(request: Request) -> View:
 def one(request: Request) -> View:
     """Show a calibration: how it does in service, its versions, aliases, signatures, corrections and log."""
     store, asked = request.store, _named(request)
-    name = asked.partition("@")[0]
-    options = _options(request)
+    known, name, options = store.calibrations, asked.partition("@")[0], _options(request)
     why, report = "", None
     try:
-        report = store.calibrations.monitor(asked, **options)
+        report = known.monitor(asked, **options)
     except InvalidInput as error:
-        store.calibrations.get(asked if "@" in asked else f"{name}@latest")
+        known.get(asked if "@" in asked else f"{name}@latest")
         why = str(error)
-    number = report.version if report is not None else None
-    version = store.calibrations.get(f"{name}@v{number}" if number is not None else f"{name}@latest")
-    logged = _logged(request, name, None if options.get("version") == "all" else version.version)
+    of_one = report is not None and report.version is not None
+    version = known.get(f"{name}@v{report.version}" if report is not None and of_one else f"{name}@latest")
+    number = version.version
+    logged = _logged(request, name, None if options.get("version") == "all" else number)
     log = _log(request, name, logged)
-    current = current_correction(store, name, version.version)
-    number, ends = version.version, ("dossier", "signatures")
-    values = {
+    also_as_data = {
+        "versions": _versions(request, name),
+        "aliases": known.aliases(name),
+        "rules": known.rules(name),
+        "signatures": known.signatures(version.label),
+        "corrections": known.corrections(name)[::-1],
+        "challengers": known.challengers(name),
+        "history": _history(request, name),
+        "figures": _figures(report, logged),
+    }
+    values = also_as_data | {
         "calibration": version,
-        "links": {end: calibration_address(name, number, f"/{end}") for end in ends},
+        "links": {end: calibration_address(name, number, f"/{end}") for end in ("dossier", "signatures")},
         "why": why,
         "report": report,
-        "figures": _figures(report, logged),
         "cards": [] if report is None else _cards(report),
         "parts_of": [] if report is None else _parts(request, report),
-        "versions": _versions(request, name),
-        "aliases": store.calibrations.aliases(name),
-        "history": _history(request, name),
-        "rules": store.calibrations.rules(name),
-        "signatures": store.calibrations.signatures(version.label),
-        "corrections": store.calibrations.corrections(name)[::-1],
-        "corrected": current,
-        "challengers": store.calibrations.challengers(name),
+        "corrected": current_correction(store, name, number),
         "open": _without_reference(store, name),
         "instruments": _said(store, name, "instrument"),
         "targets": _said(store, name, "target"),
         "chosen": {key: request.text(key) for key in _CHOSEN},
         "scope": version.scope,
         "unit": report.unit if report is not None else None,
+        "table": log,
     }
-    data = {"calibration": version, "monitoring": report, "measurements": log} | {
-        key: values[key] for key in _ALSO_AS_DATA
-    }
-    return View("calibration.html", version.label if "@" in asked else name, values | {"table": log}, data=data,
-                table=log)  # fmt: skip
+    data = also_as_data | {"calibration": version, "monitoring": report, "measurements": log}
+    title = version.label if "@" in asked else name
+    return View("calibration.html", title, values, data=data, table=log)
 
 
 def _named(request: Request) -> str:
@@ -194,12 +178,10 @@ def _named(request: Request) -> str:
 
 def _options(request: Request) -> dict[str, Any]:
     """Return what of the address `Calibrations.monitor` takes."""
-    found: dict[str, Any] = {
-        key: request.text(key) for key in ("since", "until", "instrument", "target") if request.text(key)
-    }
-    if request.text("version") and "@" not in _named(request):
-        asked = request.text("version")
-        found["version"] = asked if asked == "all" else f"v{asked.removeprefix('v')}"
+    found = {key: request.text(key) for key in _CHOSEN[:4] if request.text(key)}
+    asked = request.text("version").removeprefix("v")
+    if asked and "@" not in _named(request):
+        found["version"] = asked if asked == "all" else f"v{asked}"
     return found
 
 
@@ -212,8 +194,8 @@ def _cards(report: Monitoring) -> list[tuple[str, str, bool]]:
 
     share = f", {report.share_flagged:.0%} flagged" if report.n_measurements else ""
     cards = [
-        (f"{report.n_measurements:,}".replace(",", "\u202f"), f"measurements{share}", False),
-        (f"{report.n:,}".replace(",", "\u202f"), "samples with a reference", False),
+        (count_text(report.n_measurements), f"measurements{share}", False),
+        (count_text(report.n), "samples with a reference", False),
     ]
     if report.n:
         slope = f"slope, t {known(found.slope_t)} (limit {known(found.slope_t_limit)})"
@@ -229,52 +211,56 @@ def _cards(report: Monitoring) -> list[tuple[str, str, bool]]:
     return cards
 
 
+_MONITORED_PARTS = (
+    Column("n_measurements", "Measured", "whole"), Column("share_flagged", "Flagged", "number", places=3),
+    Column("n", "With reference", "whole"), Column("bias", "Bias, reference - predicted", "number", like="sep"),
+    Column("bias_limit", "Limit of the bias", "number", like="sep"), Column("sep", "SEP", "number"),
+    Column("rmsep", "RMSEP", "number", like="sep"), Column("verdict", kind="wrap", longest=300),
+)  # fmt: skip
+_RIVALS = (
+    Column("version", kind="whole"), Column("n", "Samples", "whole"), Column("rmsep", "RMSEP", "number"),
+    Column("rmsep_reported", "RMSEP of what was reported", "number"), Column("p", kind="number"),
+    Column("verdict", kind="wrap", longest=300),
+)  # fmt: skip
+
+
 def _parts(request: Request, report: Monitoring) -> list[tuple[str, Table]]:
     """Return the figures by month, version and instrument, and the challengers."""
-    shared = (
-        Column("n_measurements", "Measured", "whole"), Column("share_flagged", "Flagged", "number", places=3),
-        Column("n", "With reference", "whole"), Column("bias", "Bias, reference - predicted", "number", like="sep"),
-        Column("bias_limit", "Limit of the bias", "number", like="sep"), Column("sep", "SEP", "number"),
-        Column("rmsep", "RMSEP", "number", like="sep"), Column("verdict", kind="wrap", longest=300),
-    )  # fmt: skip
-    rivals = (
-        Column("version", kind="whole"), Column("n", "Samples", "whole"), Column("rmsep", "RMSEP", "number"),
-        Column("rmsep_reported", "RMSEP of what was reported", "number"), Column("p", kind="number"),
-        Column("verdict", kind="wrap", longest=300),
-    )  # fmt: skip
-    found = []
-    for title, name, frame in (
-        ("By month", "month", report.by_month),
-        ("By version", "version", report.by_version),
-        ("By instrument", "instrument", report.by_instrument),
-        ("Challengers", "", report.challengers),
-    ):
-        if name == "month":
-            frame = frame.with_columns(pl.col("month").dt.strftime("%Y-%m"))
-        if frame.height and (name in ("", "month") or frame.height > 1):
-            columns = (
-                rivals if not name else (Column(name, kind="whole" if name == "version" else "text"), *shared)
-            )
-            frame = frame.reverse() if name == "month" else frame
-            shown = table_of(request, frame, columns, prefix=f"{name or 'rival'}_", size=60, name=title)
-            found.append((title, shown))
-    return found
+    by_month = report.by_month.with_columns(pl.col("month").dt.strftime("%Y-%m")).reverse()
+    parts = (
+        ("By month", "month", by_month, (Column("month"), *_MONITORED_PARTS), 1),
+        ("By version", "version", report.by_version, (Column("version", kind="whole"), *_MONITORED_PARTS), 2),
+        ("By instrument", "instrument", report.by_instrument, (Column("instrument"), *_MONITORED_PARTS), 2),
+        ("Challengers", "rival", report.challengers, _RIVALS, 1),
+    )
+    return [
+        (title, table_of(request, frame, columns, prefix=f"{prefix}_", size=60, name=title))
+        for title, prefix, frame, columns, least in parts
+        if frame.height >= least
+    ]
+
+
+_VERSIONS = (
+    Column("aliases"), Column("rmsecv", "RMSECV", "number"), Column("rmsep", "RMSEP", "number", like="rmsecv"),
+    Column("author", longest=30), Column("note", longest=60), Column("signatures", kind="whole"),
+    Column("chain_id", "Chain", "id", link=lambda row: f"/chains/{row['chain_id']}" if row["chain_exists"] else ""),
+    Column("created_at", "Registered", "time"),
+)  # fmt: skip
+_HISTORY = (
+    Column("set_at", "When", "time"), Column("alias"), Column("previous", "From version", "whole"),
+    Column("version", "To version", "whole"), Column("set_by", "By", longest=30), Column("reason", longest=80),
+)  # fmt: skip
 
 
 def _versions(request: Request, name: str) -> Table:
     frame = request.store.calibrations.versions(name)
     figures = [from_json(each) or {} for each in frame["figures"].to_list()]
-    for key in ("rmsecv", "rmsep"):
-        values = [_plain(each.get(key)) for each in figures]
-        frame = frame.with_columns(pl.Series(key, values, dtype=pl.Float64))
-    columns = (
-        Column("version", kind="whole", link=lambda row: calibration_address(name, row["version"])),
-        Column("aliases"), Column("rmsecv", "RMSECV", "number"), Column("rmsep", "RMSEP", "number", like="rmsecv"),
-        Column("author", longest=30), Column("note", longest=60), Column("signatures", kind="whole"),
-        Column("chain_id", "Chain", "id", link=lambda row: f"/chains/{row['chain_id']}" if row["chain_exists"] else ""),
-        Column("created_at", "Registered", "time"),
-    )  # fmt: skip
-    return table_of(request, frame.drop("figures", "scope"), columns, prefix="v_", size=25, name="versions")
+    scores = {key: [_plain(each.get(key)) for each in figures] for key in ("rmsecv", "rmsep")}
+    frame = frame.drop("figures", "scope").with_columns(
+        pl.Series(key, values, dtype=pl.Float64) for key, values in scores.items()
+    )
+    first = Column("version", kind="whole", link=lambda row: calibration_address(name, row["version"]))
+    return table_of(request, frame, (first, *_VERSIONS), prefix="v_", size=25, name="versions")
 
 
 def _plain(value: Any) -> float | None:
@@ -282,19 +268,8 @@ def _plain(value: Any) -> float | None:
 
 
 def _history(request: Request, name: str) -> Table:
-    changes = request.store.calibrations.history(name)
-    frame = pl.DataFrame(
-        [(c.set_at, c.alias, c.previous, c.version, c.set_by, c.reason) for c in reversed(changes)],
-        schema={"set_at": pl.Datetime("us", "UTC"), "alias": pl.String, "previous": pl.Int64, "version": pl.Int64,
-                "set_by": pl.String, "reason": pl.String},
-        orient="row",
-    )  # fmt: skip
-    columns = (Column("set_at", "When", "time"), Column("alias"), Column("previous", "From version", "whole"),
-               Column("version", "To version", "whole"),
-               Column("set_by", "By", longest=30), Column("reason", longest=80))  # fmt: skip
-    return table_of(
-        request, frame, columns, prefix="h_", size=25, name="aliases", empty="No alias was set yet."
-    )
+    changes, empty = request.store.calibrations.history(name)[::-1], "No alias was set yet."
+    return table_of(request, changes, _HISTORY, prefix="h_", size=25, name="aliases", empty=empty)
 
 
 def current_correction(store: WorkspaceStore, name: str, version: int) -> Any:
@@ -376,34 +351,29 @@ def _control(report: Monitoring) -> Figure | None:
         return None
     words = axis_words("Reference − predicted", report.target or "", report.unit or "")
     figure = Figure("Control chart", "", words, times=True, width=720, height=360)
-    when, values = _seconds(chart["measured_at"]), chart["difference"].to_numpy()
-    ewma, reach = chart["ewma"].to_numpy(), _floats(chart["ewma_limit"])
+    when, reach = _seconds(chart["measured_at"]), _floats(chart["ewma_limit"])
     figure.band(when, -reach, reach, "cv", label="limits of the EWMA")
     figure.across(0.0, "line")
     for times, name, kind in ((2, "warning", "faint"), (3, "action", "limit")):
         limit = _floats(chart[name])
         if np.isfinite(limit).any():
-            figure.line(when, limit, kind, label=f"± {times} SEP", dashed=True).line(
-                when, -limit, kind, dashed=True
-            )
-    figure.line(when, ewma, "cv", label="EWMA")
-    signals = chart["signals"].to_list()
+            figure.line(when, limit, kind, label=f"± {times} SEP", dashed=True)
+            figure.line(when, -limit, kind, dashed=True)
+    figure.line(when, chart["ewma"], "cv", label="EWMA")
     titles = [
         f"{row['sample_id']}\n{row['measured_at']:%Y-%m-%d %H:%M}\nreference {short(row['reference'])}\n"
         f"predicted {short(row['prediction'])}\ndifference {short(row['difference'])}"
         + (f"\n{', '.join(row['signals'])}" if row["signals"] else "")
         for row in chart.iter_rows(named=True)
     ]
-    beyond = np.array(["action" in words for words in signals], dtype=bool)
-    noted = ~beyond & np.array([bool(words) for words in signals], dtype=bool)
-    keys = chart["sample_id"].to_list()
-    for mask, kind, words in (
+    beyond = np.array(["action" in words for words in chart["signals"].to_list()], dtype=bool)
+    noted = ~beyond & np.array([bool(words) for words in chart["signals"].to_list()], dtype=bool)
+    parts = (
         (~beyond & ~noted, "cal", "in control"),
         (noted, "s4", "signals"),
         (beyond, "test", "beyond 3 SEP"),
-    ):
-        figure.points(when, values, kind, label=words, titles=titles, keys=keys, where=mask)
-    return figure
+    )
+    return figure.groups(when, chart["difference"], parts, titles=titles, keys=chart["sample_id"].to_list())
 
 
 def _agreement(report: Monitoring) -> Figure | None:
@@ -411,20 +381,19 @@ def _agreement(report: Monitoring) -> Figure | None:
     chart = report.chart
     if not chart.height:
         return None
-    figure = Figure("Predicted against the laboratory", axis_words("Reference", report.target or "", report.unit or ""),
-                    axis_words("Predicted", report.target or "", report.unit or ""), equal=True, width=360)  # fmt: skip
+    axes = (axis_words(words, report.target or "", report.unit or "") for words in ("Reference", "Predicted"))
+    figure = Figure("Predicted against the laboratory", *axes, equal=True, width=360)
     titles = [f"{s}\nreference {short(r)}\npredicted {short(p)}" for s, r, p in
               chart.select("sample_id", "reference", "prediction").iter_rows()]  # fmt: skip
-    return figure.points(chart["reference"], chart["prediction"], "cv", titles=titles,
-                         keys=chart["sample_id"].to_list(),
-                         label=f"RMSEP {short(report.agreement.rmsep)}, n {chart.height}")  # fmt: skip
+    words, keys = f"RMSEP {short(report.agreement.rmsep)}, n {chart.height}", chart["sample_id"].to_list()
+    return figure.points(chart["reference"], chart["prediction"], "cv", titles=titles, keys=keys, label=words)
 
 
 def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
     """Draw the newest predictions with their intervals over time."""
     if not log.height or "prediction" not in log.columns:
         return None
-    target = report.target if report is not None else None
+    target, unit = (report.target, report.unit) if report is not None else (None, None)
     some = log.filter(pl.col("prediction").is_finite() & pl.col("measured_at").is_not_null())
     some = some.filter(pl.col("target") == target) if target is not None else some
     some = some.head(_INTERVALS).reverse()
@@ -433,24 +402,21 @@ def _intervals(report: Monitoring | None, log: pl.DataFrame) -> Figure | None:
     title = "Predictions with their intervals" + (
         f", the newest {some.height}" if log.height > some.height else ""
     )
-    unit = report.unit if report is not None else None
-    figure = Figure(
-        title, "", axis_words("Predicted", target or "", unit or ""), times=True, width=720, height=300
-    )
-    when, values = _seconds(some["measured_at"]), some["prediction"].to_numpy()
-    lower, upper = _floats(some["lower"]), _floats(some["upper"])
-    flags = [list(each or ()) for each in some["flags"].to_list()]
+    words = axis_words("Predicted", target or "", unit or "")
+    figure = Figure(title, "", words, times=True, width=720, height=300)
+    flags = some["flags"].fill_null([]).to_list()
+    when, lower, upper = _seconds(some["measured_at"]), _floats(some["lower"]), _floats(some["upper"])
     titles = [
         f"{s or 'without a name'}\n{short(p)}" + (f" ({short(lo)} to {short(up)})" if np.isfinite(lo) else "")
         + (f"\n{', '.join(words)}" if words else "")
-        for s, p, lo, up, words in zip(some["sample_id"].to_list(), values, lower, upper, flags, strict=True)
+        for s, p, lo, up, words in zip(some["sample_id"], some["prediction"], lower, upper, flags, strict=True)
     ]  # fmt: skip
     flagged = np.array([bool(words) for words in flags], dtype=bool)
-    keys = some["sample_id"].to_list()
     for mask, kind, words in ((~flagged, "cv", "predicted"), (flagged, "limit", "flagged")):
         figure.spans(when[mask], lower[mask], upper[mask], kind)
-        figure.points(
-            when, values, kind, label=f"{words}: {mask.sum()}", titles=titles, keys=keys, size=2.6, where=mask
+        part = [(mask, kind, f"{words}: {mask.sum()}")]
+        figure.groups(
+            when, some["prediction"], part, titles=titles, keys=some["sample_id"].to_list(), size=2.6
         )
     return figure
 
@@ -463,30 +429,24 @@ def dossier(request: Request) -> View:
     name = asked_for(request, "calibration")
     found = request.store.calibrations.dossier(name, figures=False)
     version = request.store.calibrations.get(name)
-    values = {"dossier": found, "base": calibration_address(*_split(found.calibration))}
+    values = {"dossier": found, "base": calibration_address(version.name, version.version)}
     values["pickles"] = pickles_of(request.store.show_chain(version.chain_id)) if version.chain_exists else 0
     return View("dossier.html", f"Dossier of {found.calibration}", values, data=found)
 
 
-def _split(label_: str) -> tuple[str, str]:
-    name, _, number = label_.rpartition("@v")
-    return name, number
-
-
 def save_dossier(request: Request) -> Download:
     """Send the dossier with its figures as HTML, PDF or JSON; figures may open stored objects."""
-    kind = request.text("kind")
-    if kind not in ("html", "pdf", "json"):
-        raise UnknownFormat(f"kind: expected html, pdf or json; found {quoted(kind)}.")
-    store, name = request.store, asked_for(request, "calibration")
-    if kind != "json":
-        version = store.calibrations.get(name)
-        if version.chain_exists:
-            ask_trust(request, store.show_chain(version.chain_id))
-    found = store.calibrations.dossier(name, figures=kind != "json")
-    with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
-        path = found.save(Path(folder) / f"dossier.{kind}")
-        return Download(f"dossier_{found.calibration.replace('@', '_')}.{kind}", path.read_bytes())
+    calibrations, name = request.store.calibrations, asked_for(request, "calibration")
+    version = calibrations.get(name)
+    drawn = request.text("kind") in ("html", "pdf")
+    if drawn and version.chain_exists:
+        ask_trust(request, request.store.show_chain(version.chain_id))
+
+    def save(path: Path) -> None:
+        calibrations.dossier(name, figures=drawn).save(path)
+
+    kinds = {kind: (kind, save) for kind in ("html", "pdf", "json")}
+    return Download.chosen(request, f"dossier_{version.name}_v{version.version}", kinds)
 
 
 def signatures(request: Request) -> View:

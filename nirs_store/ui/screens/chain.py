@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from nirs_store.bundle.card import seeds
-from nirs_store.errors import InvalidInput, UnknownFormat, UnknownId, quoted
+from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
-from nirs_store.ui import chart
+from nirs_store.store import WorkspaceStore
+from nirs_store.ui.chart import ChainFigures
 from nirs_store.ui.frame import Download, Request, Screen, View
 from nirs_store.ui.table import Column, decimals_of, number_text, table_of
-
-__all__ = ["SCREENS", "ask_trust", "chain_values", "pickles_of"]
 
 _SCORES = {
     "rmsecv": "RMSECV", "score_sd": "± SD over the folds", "repeat_sd": "± SD over repeats", "rmsep": "RMSEP",
@@ -28,12 +26,12 @@ FORMULAS = {
     "mae": "mean(|predicted − measured|)", "r2": "1 − SSE / SS of the measured values",
     "rpd": "SD(measured) / SEP", "rpiq": "IQR(measured) / SEP", "score_sd": "SD of the folds' scores",
 }  # fmt: skip
-
-
 _ARTIFACTS = (
     Column("artifact_type", "Kind"), Column("operator_class", "Class"), Column("format", "Format"),
     Column("size_bytes", "Size", "bytes"), Column("ref_count", "Used by", "whole"), Column("artifact_id", "Id", "id"),
 )  # fmt: skip
+_DATA = ("chain_id", "pipeline_id", "run_id", "name", "run_name", "dataset_name", "metadata", "steps", "folds",
+         "metric", "scores", "n_samples", "created_at", "wavelengths", "artifacts")  # fmt: skip
 
 
 def chain_values(request: Request) -> dict[str, Any]:
@@ -68,55 +66,49 @@ def show(request: Request) -> View:
     """Show a chain with its figures, scores and provenance."""
     store, values = request.store, chain_values(request)
     shown = values["chain"]
-    chain_id = shown.chain_id
-    run = store.get_run(shown.run_id) or {}
-    pipeline = store.get_pipeline(shown.pipeline_id) or {}
-    drawn = chart.ChainFigures(store, chain_id)
-    figures = [
-        drawn.predicted_vs_measured(), drawn.residuals(), drawn.rmsecv_vs_components(), drawn.fold_scores(),
-        drawn.score_plot(), drawn.loadings(),
-    ]  # fmt: skip
-    artifacts = table_of(request, shown.artifacts, _ARTIFACTS, prefix="a_", size=200)
-    shared = decimals_of([shown.scores.get("rmsecv")])
-    scores = []
-    for name, words in _SCORES.items():
-        if name in shown.scores:
-            text = number_text(shown.scores[name], _PLACES.get(name, shared))
-            scores.append((words, text, FORMULAS.get(name, ""), "" if name in _PLACES else values["unit"]))
+    run, pipeline = store.get_run(shown.run_id) or {}, store.get_pipeline(shown.pipeline_id) or {}
+    drawn, shared = ChainFigures(store, shown.chain_id), decimals_of([shown.scores.get("rmsecv")])
     values |= {
-        "figures": [each for each in figures if each],
-        "scores": scores,
+        "figures": drawn.all(),
+        "scores": [
+            (words, number_text(shown.scores[name], _PLACES.get(name, shared)), FORMULAS.get(name, ""),
+             "" if name in _PLACES else values["unit"])
+            for name, words in _SCORES.items() if name in shown.scores
+        ],
         # In a file everything is there at once; on the page it comes a moment later.
-        "review": _findings(store, chain_id) if request.static else None,
+        "review": _findings(store, shown.chain_id) if request.static else None,
         "confusion": drawn.confusion(),
-        "artifacts": artifacts,
+        "artifacts": table_of(request, shown.artifacts, _ARTIFACTS, prefix="a_", size=200),
         "pickles": pickles_of(shown),
-        "run": run,
         "provenance": _provenance(store, shown, run, pipeline),
         "environment": run.get("environment") or {},
-    }
-    return View("chain.html", shown.name, values, data=_data(shown, values))
+    }  # fmt: skip
+    data = {name: getattr(shown, name) for name in _DATA}
+    return View(
+        "chain.html", shown.name, values, data=data | {n: values[n] for n in ("provenance", "figures")}
+    )
 
 
-def _provenance(store: Any, shown: Any, run: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
-    environment = run.get("environment") or {}
-    grid = shown.wavelengths
-    unit = shown.metadata.get("wavelength_unit") or ""
+def _provenance(
+    store: WorkspaceStore, shown: Any, run: dict[str, Any], pipeline: dict[str, Any]
+) -> dict[str, Any]:
+    about, grid = shown.metadata, shown.wavelengths
+    known = grid is not None and grid.size
     # Who began the run is told by the audit trail alone.
     begun = store.audit.query("begin_run", object_id=shown.run_id, limit=1)
     return {
         "Recorded": shown.created_at,
         "By": " at ".join(map(str, begun.select("user", "host").row(0))) if begun.height else None,
-        "Data set": shown.metadata.get("dataset") or shown.dataset_name,
-        "Version of the data set": shown.metadata.get("dataset_version_id"),
-        "Rows of the data set": shown.metadata.get("dataset_rows"),
-        "Data set hash": pipeline.get("dataset_hash") or shown.metadata.get("data_hash"),
-        "Samples": shown.metadata.get("n_samples"),
-        "Channels": f"{grid.size}: {grid[0]:g} to {grid[-1]:g} {unit}"
-        if grid is not None and grid.size
+        "Data set": about.get("dataset") or shown.dataset_name,
+        "Version of the data set": about.get("dataset_version_id"),
+        "Rows of the data set": about.get("dataset_rows"),
+        "Data set hash": pipeline.get("dataset_hash") or about.get("data_hash"),
+        "Samples": about.get("n_samples"),
+        "Channels": f"{grid.size}: {grid[0]:g} to {grid[-1]:g} {about.get('wavelength_unit') or ''}"
+        if known
         else None,
         "Seeds": ", ".join(seeds(shown.steps)) or "none were set",
-        "Commit": environment.get("git-commit"),
+        "Commit": (run.get("environment") or {}).get("git-commit"),
         "Pipeline": shown.pipeline_id,
     }
 
@@ -136,12 +128,6 @@ def review(request: Request) -> View:
     return View("review.html", f"Review of {values['chain'].name}", values | {"review": found}, data=data)
 
 
-def _data(shown: Any, values: dict[str, Any]) -> dict[str, Any]:
-    plain = ("chain_id", "pipeline_id", "run_id", "name", "run_name", "dataset_name", "metadata", "steps", "folds",
-             "metric", "scores", "n_samples", "created_at", "wavelengths", "artifacts")  # fmt: skip
-    return {name: getattr(shown, name) for name in plain} | {n: values[n] for n in ("provenance", "figures")}
-
-
 def predictions(request: Request) -> View:
     """List what the chain predicted for each sample."""
     values = chain_values(request)
@@ -157,27 +143,21 @@ def predictions(request: Request) -> View:
     return View("predictions.html", f"Predictions of {values['chain'].name}", values, table=table)
 
 
-_EXPORTS = {"safe": ("n4a", {"safe": True}), "n4a": ("n4a", {}), "script": ("n4a.py", {})}
-
-
 def export(request: Request) -> Download:
     """Send the chain as a bundle or a script, or its predictions as Parquet."""
-    shown, kind = chain_values(request)["chain"], request.text("kind")
-    stem = f"{shown.metadata.get('target') or 'chain'}_{shown.chain_id[-8:]}"
-    with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
-        if kind == "predictions":
-            path = request.store.export_predictions_parquet(
-                Path(folder) / "predictions.parquet", include_arrays=True, chain_id=shown.chain_id
-            )
-            return Download(f"{stem}.parquet", path.read_bytes())
-        if kind not in _EXPORTS:
-            raise UnknownFormat(
-                f"kind: expected one of {', '.join(_EXPORTS)}, predictions; found {quoted(kind)}."
-            )
+    store, shown = request.store, chain_values(request)["chain"]
+
+    def bundle(form: str, **options: Any) -> tuple[str, Any]:
+        return form, lambda path: store.export_chain(shown.chain_id, path, form, **options)
+
+    def predicted(path: Path) -> None:
+        store.export_predictions_parquet(path, include_arrays=True, chain_id=shown.chain_id)
+
+    kinds = {"safe": bundle("n4a", safe=True), "n4a": bundle("n4a"), "script": bundle("n4a.py"),
+             "predictions": ("parquet", predicted)}  # fmt: skip
+    if request.text("kind") != "predictions":
         ask_trust(request, shown)
-        form, options = _EXPORTS[kind]
-        path = request.store.export_chain(shown.chain_id, Path(folder) / f"{stem}.{form}", form, **options)
-        return Download(path.name, path.read_bytes())
+    return Download.chosen(request, f"{shown.metadata.get('target') or 'chain'}_{shown.chain_id[-8:]}", kinds)
 
 
 def prediction(request: Request) -> View:

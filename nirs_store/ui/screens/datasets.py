@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, InvalidInput, UnknownFormat, quoted
+from nirs_store.errors import BlobCorrupt, BlobMissing, BlobUnreadable, InvalidInput, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.plots._figure import axis_words
 from nirs_store.store import WorkspaceStore
-from nirs_store.ui import chart
+from nirs_store.ui.chart import over_channels, short
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Download, Request, Screen, View, address
-from nirs_store.ui.table import Column, Table, decimals_of, number_text, table_of
-
-__all__ = ["SCREENS", "named_address"]
+from nirs_store.ui.table import Column, Table, decimals_of, list_of, number_text, table_of, to
 
 #: So many lines can still be told apart; they are taken evenly over the value that colors them.
 _DRAWN, _CHANNELS, _GROUPS, _SHADES, _HISTOGRAMS, _NAMED = 150, 350, 8, 6, 6, 60
@@ -62,45 +58,45 @@ _VERSIONS = (
 def listing(request: Request) -> View:
     """List data sets, each with its newest version."""
     empty = "No data set was added yet: nirs-store datasets add NAME FILE"
-    table = table_of(request, request.store.datasets.list(), _VERSIONS, empty=empty, name="datasets")
     words = "The newest version of each; a version never changes."
-    return View("list.html", "Data sets", {"table": table, "words": words}, table=table)
+    return list_of(
+        request, "Data sets", request.store.datasets.list(), _VERSIONS, words, empty=empty, name="datasets"
+    )
 
 
 def one(request: Request) -> View:
     """Show one version."""
-    store = request.store
+    store, sample = request.store, request.text("sample")
     version = store.datasets.version(asked_for(request, "reference"))
     damaged: list[str] = []
     samples = _read(damaged, lambda: store.datasets.samples(version), pl.DataFrame())
     versions = store.datasets.versions(version.name).reverse()
-    sample = request.text("sample")
-    chains = _chains(request, version.reference, sample)
+    numbers = versions["version"].to_list()
     colors = [name for name in samples.columns if name != "id" and _colors(samples[name])]
     color = request.text("color", next((name for name in version.labels if name in colors), ""))
     if color and color not in colors:
         raise InvalidInput(
             f"color: expected one of {', '.join(colors) or 'no column'}, found {quoted(color)}."
         )
-    against = request.text("against") or _before(versions, version)
+    before = max((each for each in numbers if each < version.version), default="")
+    against = request.text("against") or str(before)
     spectra = _read(damaged, lambda: _spectra(store, version, samples, color), None)
     histograms: list[Figure] = _read(damaged, lambda: _histograms(store, version, samples), [])
     older = f"{version.name}@v{against}"
     diff = _read(damaged, lambda: store.datasets.diff(older, version), None) if against else None
+    chains, table = _chains(request, version.reference, sample), _samples(request, samples, version)
     shown = [each for each in _VERSIONS if each.name != "name"]
     values = {
         "dataset": version, "facts": _facts(version), "spectra": spectra, "histograms": histograms,
         "drawn": min(_DRAWN, version.n_samples), "colors": colors, "color": color, "against": against, "diff": diff,
-        "others": [r for r in versions["version"].to_list() if r != version.version], "named": _NAMED,
+        "others": [each for each in numbers if each != version.version], "named": _NAMED, "table": table,
         "sample": sample, "chains": chains, "calibrations": _calibrations(store, version),
         "versions": table_of(request, versions, shown, prefix="v_", name="versions"),
-        "base": named_address("/datasets", version.name, f"@v{version.version}"),
-        "damaged": list(dict.fromkeys(damaged)),
+        "base": named_address("/datasets", version.name, f"@v{version.version}"), "damaged": [*dict.fromkeys(damaged)],
     }  # fmt: skip
-    table = _samples(request, samples, version)
-    data = {"version": version, "versions": versions, "diff": diff, "chains": chains, "samples": table}
-    data |= {"figures": [spectra, *histograms], "damaged": values["damaged"]}
-    return View("dataset.html", version.reference, values | {"table": table}, data=data, table=table)
+    data = {"version": version, "versions": versions, "diff": diff, "chains": chains, "samples": table,
+            "figures": [spectra, *histograms], "damaged": values["damaged"]}  # fmt: skip
+    return View("dataset.html", version.reference, values, data=data, table=table)
 
 
 def _read(damaged: list[str], read: Callable[[], Any], otherwise: Any) -> Any:
@@ -110,11 +106,6 @@ def _read(damaged: list[str], read: Callable[[], Any], otherwise: Any) -> Any:
     except (BlobMissing, BlobCorrupt, BlobUnreadable) as error:
         damaged.append(str(error))
         return otherwise
-
-
-def _before(versions: pl.DataFrame, version: Any) -> str:
-    older = [each for each in versions["version"].to_list() if each < version.version]
-    return str(max(older)) if older else ""
 
 
 def _facts(version: Any) -> dict[str, Any]:
@@ -142,18 +133,19 @@ def _calibrations(store: WorkspaceStore, version: Any) -> list[tuple[str, int]]:
 
 
 def _samples(request: Request, samples: pl.DataFrame, version: Any) -> Table:
-    number = "row" if "row" not in samples.columns else "row number"
-    frame = samples.with_row_index(number) if number not in samples.columns else samples
     base = named_address("/datasets", version.name, f"@v{version.version}")
-    joint = "&" if "?" in base else "?"
-    columns = [Column(number, "Row", "whole")] if number not in samples.columns else []
+
+    def chains(row: Mapping[str, Any]) -> str:
+        return f"{base}{'&' if '?' in base else '?'}sample={quote(str(row['id']), safe='')}#chains"
+
+    number = "row" if "row" not in samples.columns else "row number"
+    columns = [Column(number, "Row", "whole")]
     for name, kind in samples.schema.items():
         shown = "number" if kind.is_float() else "whole" if kind.is_integer() else "text"
-        seen = None
-        if name == "id":
-            seen = lambda row: f"{base}{joint}sample={quote(str(row['id']), safe='')}#chains"  # noqa: E731
-        columns.append(Column(name, name, shown if name != "id" else "text", link=seen, longest=40))
-    return table_of(request, frame, columns, size=25, empty="The samples have no names and no references.",
+        of_id: dict[str, Any] = {"kind": "text", "link": chains} if name == "id" else {"kind": shown}
+        columns.append(Column(name, name, longest=40, **of_id))
+    return table_of(request, samples.with_row_index(number), columns, size=25,
+                    empty="The samples have no names and no references.",
                     name=version.reference.replace("@", "_"))  # fmt: skip
 
 
@@ -161,19 +153,15 @@ def _chains(request: Request, reference: str, sample: str) -> Table:
     datasets = request.store.datasets
     found = datasets.chains_of(sample) if sample else datasets.chains_of(dataset=reference)
     columns = (
-        Column("pipeline", "Pipeline", link=lambda row: f"/chains/{row['chain_id']}"),
+        Column("pipeline", "Pipeline", link=to("/chains", "chain_id")),
         Column("role", hint="Fitted on the samples, or tested with them"),
         Column("dataset", "Data set") if sample else Column("samples", kind="whole"),
         Column("target"), Column("preprocessing", longest=40), Column("model"),
-        Column("run_id", "Run", "id", link=lambda row: f"/runs/{row['run_id']}"),
-        Column("created_at", "Recorded", "time"),
-        Column("chain_id", "Id", "id", link=lambda row: f"/chains/{row['chain_id']}"),
+        Column("run_id", "Run", "id", link=to("/runs", "run_id")), Column("created_at", "Recorded", "time"),
+        Column("chain_id", "Id", "id", link=to("/chains", "chain_id")),
     )  # fmt: skip
-    empty = (
-        "No chain was recorded from it."
-        if not sample
-        else "No chain that was recorded from a data set has seen this sample."
-    )
+    empty = "No chain that was recorded from a data set has seen this sample."
+    empty = empty if sample else "No chain was recorded from it."
     return table_of(request, found.reverse(), columns, prefix="c_", size=20, empty=empty, name="chains")
 
 
@@ -190,62 +178,52 @@ def _colors(column: pl.Series) -> str:
 
 def _spectra(store: WorkspaceStore, version: Any, samples: pl.DataFrame, color: str) -> Figure:
     """Draw some spectra, evenly over the values of a column, in its colors."""
-    n = version.n_samples
-    kind = _colors(samples[color]) if color else ""
-    order = (
-        samples[color].rank("ordinal").fill_null(n).to_numpy().argsort(kind="stable")
-        if kind
-        else np.arange(n)
-    )
+    n, kind = version.n_samples, _colors(samples[color]) if color else ""
+    order = np.arange(n)
+    if kind:
+        order = samples[color].rank("ordinal").fill_null(n).to_numpy().argsort(kind="stable")
     rows = np.sort(order[np.unique(np.linspace(0, n - 1, min(n, _DRAWN)).astype(int))]) if n else order[:0]
-    read = store.datasets.get(version, rows=rows)
-    grid = read.wavelengths if read.wavelengths is not None else np.arange(version.n_channels)
-    unit = (version.unit or "") if read.wavelengths is not None else None
-    figure = chart.spectrum_figure(
-        "Spectra", grid, unit, str(version.instrument.get("signal") or "Signal"), width=720
-    )
-    if unit is None:
+    read, signal = store.datasets.get(version, rows=rows), str(version.instrument.get("signal") or "Signal")
+    channels = version.n_channels
+    figure, axis = over_channels("Spectra", channels, read.wavelengths, version.unit, signal, width=720)
+    if read.wavelengths is None:
         figure.x = "Channel"
-    some = np.unique(np.linspace(0, len(grid) - 1, min(len(grid), _CHANNELS)).astype(int))
-    shown = samples[rows] if samples.width else samples
-    classes, legend = _classes(samples[color], shown[color], kind) if kind else (["cv"] * len(rows), {})
+    some = np.unique(np.linspace(0, channels - 1, min(channels, _CHANNELS)).astype(int))
     names = [str(each) for each in read.ids] if read.ids is not None else [f"row {row}" for row in rows]
-    cells = shown[color].to_list() if kind else [None] * len(rows)
+    classes, legend = ["cv"] * len(rows), dict[str, str]()
+    if kind:
+        shown = samples[color].gather(rows)
+        classes, legend = _classes(samples[color], shown, kind)
+        names = [f"{name}\n{color} {_value(cell)}" for name, cell in zip(names, shown, strict=True)]
     for k in sorted(range(len(rows)), key=lambda k: classes[k] != "faint"):
-        title = names[k] if not kind else f"{names[k]}\n{color} {_value(cells[k])}"
-        figure.line(grid[some], read.X[k, some], f"{classes[k]} thin", title=title)
+        figure.line(axis[some], read.X[k, some], f"{classes[k]} thin", title=names[k])
     for words, name in legend.items():
         figure.entry(words, name, "line")
     return figure
 
 
 def _value(value: Any) -> str:
-    return "not known" if value is None else chart.short(value) if isinstance(value, float) else str(value)
+    return "not known" if value is None else short(value) if isinstance(value, float) else str(value)
 
 
 def _classes(every: pl.Series, shown: pl.Series, kind: str) -> tuple[list[str], dict[str, str]]:
     """Return the color of each spectrum, and the legend."""
     if kind == "group":
         counts = every.cast(pl.String).drop_nulls().value_counts(sort=True)
-        largest = dict.fromkeys(counts[every.name].to_list()[:_GROUPS])
-        color = {name: f"s{place}" for place, name in enumerate(sorted(largest))}
-        found = [
-            color.get(each, "faint") if each is not None else "faint"
-            for each in shown.cast(pl.String).to_list()
-        ]
-        legend = dict(color) | ({"others": "faint"} if "faint" in found else {})
-        return found, legend
+        largest = sorted(counts[every.name].head(_GROUPS).to_list())
+        color = {name: f"s{place}" for place, name in enumerate(largest)}
+        found = [color.get(each, "faint") for each in shown.cast(pl.String).to_list()]
+        return found, color | ({"others": "faint"} if "faint" in found else {})
     values = every.cast(pl.Float64).to_numpy()
     low, high = float(np.nanmin(values[np.isfinite(values)])), float(np.nanmax(values[np.isfinite(values)]))
     wide = (high - low) or 1.0
-    found = []
-    for each in shown.cast(pl.Float64).to_list():
-        known = each is not None and np.isfinite(each)
-        found.append(f"v{min(int(_SHADES * (each - low) / wide), _SHADES - 1)}" if known else "faint")
+    found = [
+        f"v{min(int(_SHADES * (each - low) / wide), _SHADES - 1)}" if np.isfinite(each) else "faint"
+        for each in shown.cast(pl.Float64).fill_null(float("nan")).to_list()
+    ]
     edges = [low + wide * k / _SHADES for k in range(_SHADES + 1)]
-    places = decimals_of(edges)
-    legend = {f"{number_text(edges[k], places)} to {number_text(edges[k + 1], places)}": f"v{k}"
-              for k in range(_SHADES) if f"v{k}" in found}  # fmt: skip
+    words = [number_text(each, decimals_of(edges)) for each in edges]
+    legend = {f"{words[k]} to {words[k + 1]}": f"v{k}" for k in range(_SHADES) if f"v{k}" in found}
     return found, legend | ({"no value": "faint"} if "faint" in found else {})
 
 
@@ -253,33 +231,30 @@ def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> l
     known = [name for name in version.labels if name in samples.columns]
     numbers = [name for name in known if samples[name].dtype.is_numeric()][:_HISTOGRAMS]
     # The units come with the targets of a single row.
-    told = (
-        store.datasets.get(version, rows=[0], target=numbers).target_unit
-        if numbers and samples.height
-        else None
-    )
+    some = numbers and samples.height
+    told = store.datasets.get(version, rows=[0], target=numbers).target_unit if some else None
     units: Sequence[str] = told if isinstance(told, tuple) else [""] * len(numbers)
     figures = []
     for name, unit in zip(numbers, units, strict=True):
         values = samples[name].cast(pl.Float64).to_numpy()
         values = values[np.isfinite(values)]
         if values.size:
-            spread = f", SD {chart.short(float(values.std(ddof=1)))}" if values.size > 1 else ""
-            title = f"{name}: n {values.size}, mean {chart.short(float(values.mean()))}{spread}"
-            figure = Figure(title, axis_words("", name, unit), "Samples", width=360, height=230)
-            figures.append(figure.histogram(values, "cv"))
+            spread = f", SD {short(float(values.std(ddof=1)))}" if values.size > 1 else ""
+            title = f"{name}: n {values.size}, mean {short(float(values.mean()))}{spread}"
+            figures.append(
+                Figure(title, axis_words("", name, unit), "Samples", width=360, height=230).histogram(
+                    known, "cv"
+                )
+            )
     return figures
 
 
 def export(request: Request) -> Download:
     """Send a version with its spectra as a table."""
-    version = request.store.datasets.version(asked_for(request, "reference"))
-    kind = request.text("kind")
-    if kind not in ("csv", "parquet"):
-        raise UnknownFormat(f"kind: expected csv or parquet; found {quoted(kind)}.")
-    with tempfile.TemporaryDirectory(prefix="nirs_store-page-") as folder:
-        path = request.store.datasets.export(version, Path(folder) / f"spectra.{kind}")
-        return Download(f"{version.name}_v{version.version}.{kind}", path.read_bytes())
+    datasets = request.store.datasets
+    version = datasets.version(asked_for(request, "reference"))
+    kinds = {kind: (kind, lambda path: datasets.export(version, path)) for kind in ("csv", "parquet")}
+    return Download.chosen(request, f"{version.name}_v{version.version}", kinds)
 
 
 SCREENS = (

@@ -10,8 +10,6 @@ from nirs_store.display import printable
 from nirs_store.errors import shortened
 from nirs_store.ui.frame import address
 
-__all__ = ["BOXES", "lineage_graph"]
-
 _WIDE, _HIGH, _GAP, _ROW = 190, 38, 60, 52
 BOXES = 60
 

@@ -11,11 +11,9 @@ from nirs_store.store import WorkspaceStore
 from nirs_store.ui.chart import ChainFigures
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.screens.calibrations import alarms, is_compared
-from nirs_store.ui.screens.leaderboard import chain_columns, chain_link, findings_of, flags_of
-from nirs_store.ui.screens.runs import run_columns, with_counts
+from nirs_store.ui.screens.leaderboard import findings_of, flags_of, shown_columns, to_chain
+from nirs_store.ui.screens.runs import RUN_COLUMNS, with_counts
 from nirs_store.ui.table import Column, Table
-
-__all__ = ["SCREENS"]
 
 _FIRST, _BOARDS, _REVIEWED, _LATEST, _TOLD = 6, 6, 3, 5, 8
 _OF_RUNS = ("name", "status", "n", "best", "created_at")
@@ -53,45 +51,38 @@ def _counts(store: WorkspaceStore) -> dict[str, int]:
 
 def _latest(request: Request) -> Table:
     frame = with_counts(request.store, request.store.list_runs(limit=_LATEST))
-    columns = [replace(column, sorts=False) for column in run_columns() if column.name in _OF_RUNS]
+    columns = [replace(column, sorts=False) for column in RUN_COLUMNS if column.name in _OF_RUNS]
     return Table(frame, columns, request, frame.height, name="runs")
 
 
 def _kinds(store: WorkspaceStore) -> list[dict[str, Any]]:
+    """Return the data sets and targets of which chains are ranked, the newest first, as filters of their list."""
     return store.sql(
-        "SELECT l.dataset_name, coalesce(c.target, '') AS target, coalesce(c.target_unit, '') AS target_unit, "
-        "max(c.created_at) AS newest FROM chains c JOIN pipelines l USING (pipeline_id) "
-        "GROUP BY ALL ORDER BY newest DESC LIMIT 200"
+        "SELECT l.dataset_name, coalesce(c.target, '') AS target, coalesce(c.target_unit, '') AS target_unit "
+        "FROM chains c JOIN pipelines l USING (pipeline_id) GROUP BY ALL ORDER BY max(c.created_at) DESC LIMIT 200"
     ).to_dicts()
 
 
 def _boards(request: Request, kinds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the first rows of the leaderboard of each data set and target, the newest first."""
+    """Return the first rows of the leaderboard of each data set and target."""
     boards = []
-    for kind in kinds:
-        about = {name: kind[name] for name in ("dataset_name", "target", "target_unit")}
+    for about in kinds:
         frame = request.store.list_chains(limit=_FIRST, **about)
-        tasks = set(frame["task"].drop_nulls().to_list())
-        left_out = ("dataset_name", "target", "target_unit", "run_name", "created_at", "chain_id")
-        columns = [
-            replace(c, longest=60) for c in chain_columns(tasks) if not c.hidden and c.name not in left_out
-        ]
-        total = int(frame["total"][0])
+        columns = [replace(each, longest=60) for each in shown_columns(frame, *about, "run_name")]
         place = next(place for place, column in enumerate(columns) if column.name == "n_samples") + 1
         columns.insert(
             place, Column("flags", "Flags", link=_to_review, hint="Findings of the review", sorts=False)
         )
-        flags = pl.Series(flags_of(request.store, frame["chain_id"]), dtype=pl.String)
-        table = Table(
-            frame.drop("total").with_columns(flags=flags), columns, request, total, ranks=True, ticks="chain_id",
-            picks="/?chain=", name=" ".join(about.values()),
-        )  # fmt: skip
+        flags, total = flags_of(request.store, frame["chain_id"]), int(frame["total"][0])
+        frame = frame.drop("total").with_columns(flags=pl.Series(flags, dtype=pl.String))
+        table = Table(frame, columns, request, total, ranks=True, ticks="chain_id", picks="/?chain=",
+                      name=" ".join(about.values()))  # fmt: skip
         boards.append({"about": about, "table": table, "total": total})
     return boards
 
 
 def _to_review(row: Mapping[str, Any]) -> str:
-    return f"{chain_link(row)}#review"
+    return f"{to_chain(row)}#review"
 
 
 def now(request: Request) -> View:
@@ -105,10 +96,10 @@ def findings(request: Request) -> View:
     """Show what needs attention, later than the rest as it takes longer: what is damaged, what a reviewer would ask."""
     store = request.store
     best: dict[str, str] = {}
-    for kind in _kinds(store)[:_REVIEWED]:
-        about = {name: kind[name] for name in ("dataset_name", "target", "target_unit")}
-        rows = store.list_chains(limit=1, scores=False, **about).select("chain_id", "pipeline").rows()
-        best |= dict(rows)
+    for about in _kinds(store)[:_REVIEWED]:
+        best |= dict(
+            store.list_chains(limit=1, scores=False, **about).select("chain_id", "pipeline").iter_rows()
+        )
     reviews = findings_of(store, best)
     found = [
         {"chain_id": chain_id, "pipeline": best[chain_id], "finding": finding}
@@ -122,31 +113,27 @@ def findings(request: Request) -> View:
         each for each in report.findings if each.severity == "error" or each.kind == "segment_rejected"
     ]
     values = {
-        "findings": found[:_TOLD],
-        "more_findings": len(found) - len(found[:_TOLD]),
-        "trouble": trouble[:_TOLD],
-        "more_trouble": len(trouble) - len(trouble[:_TOLD]),
+        "findings": found[:_TOLD], "more_findings": len(found[_TOLD:]),
+        "trouble": trouble[:_TOLD], "more_trouble": len(trouble[_TOLD:]),
         "flags": dict(zip(best, flags_of(store, best), strict=True)),
-    }
-    data = {
-        "reviewed": [{"chain_id": each["chain_id"], **vars(each["finding"])} for each in found],
-        "damaged": trouble,
-    }
-    return View("findings.html", "What needs attention", values, data=data)
+    }  # fmt: skip
+    reviewed = [{"chain_id": each["chain_id"], **vars(each["finding"])} for each in found]
+    return View(
+        "findings.html", "What needs attention", values, data={"reviewed": reviewed, "damaged": trouble}
+    )
 
 
 def live(store: WorkspaceStore) -> list[dict[str, Any]]:
     """Return the runs that are being recorded, with what is done of them and the best so far."""
-    running = store.list_runs(status="running", limit=20)
     found = []
-    for run in running.iter_rows(named=True):
+    for run in store.list_runs(status="running", limit=20).iter_rows(named=True):
         done = store.sql(
             "SELECT count(*) AS n, count(*) FILTER (status = 'completed') AS done, "
             "count(*) FILTER (status = 'failed') AS failed FROM pipelines WHERE run_id = ?",
             [run["run_id"]],
         ).row(0, named=True)
-        best = store.list_chains(limit=1, run_id=run["run_id"], scores=False)
-        found.append({"run": run, **done, "best": best.row(0, named=True) if best.height else None})
+        best = store.list_chains(limit=1, run_id=run["run_id"], scores=False).to_dicts()
+        found.append({"run": run, **done, "best": best[0] if best else None})
     return found
 
 

@@ -12,8 +12,6 @@ from nirs_store.ui.frame import Request, Screen, View, address
 from nirs_store.ui.screens.leaderboard import NONE
 from nirs_store.ui.table import decimals_of, number_text, seen
 
-__all__ = ["SCREENS"]
-
 _KINDS = ("preprocessings", "model_class", "model_name", "dataset_name", "run_name", "target")
 _AGGREGATES = ("best", "min", "max", "mean", "median")
 _MOST = 200
@@ -30,17 +28,13 @@ def show(request: Request) -> View:
     )["task"].to_list()
     task = request.text("task") or (recorded[0] if recorded else None)
     pivot = request.store.pivot(rows, columns, metric, aggregate=how, task_type=task, **filters)
-    names = pivot.frame.columns[1 : _MOST + 1]
-    frame = pivot.frame.head(_MOST)
-    known = request.store.chain_values("dataset_name", "target")
+    names, frame = pivot.frame.columns[1 : _MOST + 1], pivot.frame.head(_MOST)
+    behind = _behind(request.store, frame, rows, columns, filters) if names else {}
     values: dict[str, Any] = {
-        "pivot": pivot,
-        "names": [_short(name, columns) for name in names],
-        "whole_names": names,
-        "rows": _cells(frame, names, pivot.metric, columns, _behind(request.store, frame, rows, columns, filters))
-        if names
-        else [],
-        "kinds": _KINDS, "aggregates": _AGGREGATES, "known": known, "chosen": filters,
+        "pivot": pivot, "names": [_short(name, columns) for name in names], "whole_names": names,
+        "rows": _cells(frame, names, pivot.metric, behind) if names else [],
+        "kinds": _KINDS, "aggregates": _AGGREGATES, "chosen": filters,
+        "known": request.store.chain_values("dataset_name", "target"),
         "metrics": REGRESSION_SCORES if task != "classification" else CLASSIFICATION_SCORES,
         "tasks": recorded if len(recorded) > 1 else [], "task": task or "",
         "most": _MOST, "size": (pivot.frame.height, pivot.frame.width - 1),
@@ -54,32 +48,35 @@ def _short(name: str, kind: str) -> str:
 
 
 def _cells(
-    frame: Any, names: list[str], metric: str, columns: str, behind: dict[tuple[str, str], dict[str, str]]
+    frame: Any, names: list[str], metric: str, behind: dict[tuple[str, str], dict[str, str]]
 ) -> list[Any]:
     """Return each row's name and cells: text, shade from 0 (poor) to 9 (best), and the chains behind it."""
     table = frame.select(names).to_numpy().astype(float)
     good = np.isfinite(table)
     places = decimals_of(table[good].tolist())
     better = table if higher_is_better(metric) else -np.abs(table) if metric == "bias" else -table
-    shades = np.full(table.shape, -1)
+    shades = np.zeros(table.shape, int)
     if good.any():
         best, middle = better[good].max(), np.median(better[good])
         # One hopeless cell would take all the shades: what is three times as far off as the middle is the palest.
         reach = min(3 * (best - middle) or np.inf, best - better[good].min()) or 1.0
         shades[good] = np.clip(9.999 * (1 - (best - better[good]) / reach), 0, 9).astype(int)
-    found = []
-    for place, first in enumerate(frame[:, 0].to_list()):
-        cells = []
-        for column, name in enumerate(names):
-            if not good[place, column]:
-                cells.append(("", "", ""))
-                continue
-            asked = behind.get((first or "", name))
-            value = float(table[place, column])
-            text = number_text(value, seen(value, places))
-            cells.append((text, f"h{shades[place, column]}", address("/chains", **asked) if asked else ""))
-        found.append((_short(first or "", frame.columns[0]) or "none", cells))
-    return found
+
+    def cell(first: str, name: str, value: float, shade: int) -> tuple[str, str, str]:
+        if not np.isfinite(value):
+            return "", "", ""
+        asked = behind.get((first, name))
+        return (
+            number_text(value, seen(value, places)),
+            f"h{shade}",
+            address("/chains", **asked) if asked else "",
+        )
+
+    return [
+        (_short(first or "", frame.columns[0]) or "none",
+         [cell(first or "", *each) for each in zip(names, values.tolist(), row.tolist(), strict=True)])
+        for first, values, row in zip(frame[:, 0].to_list(), table, shades, strict=True)
+    ]  # fmt: skip
 
 
 def _behind(

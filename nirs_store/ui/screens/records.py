@@ -11,9 +11,8 @@ from nirs_store.lazy import polars as pl
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.frame import Request, Screen, View, address
 from nirs_store.ui.screens.graph import BOXES, lineage_graph
-from nirs_store.ui.table import Column, cut_of, table_of
-
-__all__ = ["SCREENS"]
+from nirs_store.ui.table import Column, cut_of, list_of, table_of, to
+from nirs_store.values import from_json
 
 _MOST = 20_000
 _LINKS = 2000
@@ -28,14 +27,9 @@ def _list(title: str, read: Callable[[WorkspaceStore], pl.DataFrame], columns: S
     def show(request: Request) -> View:
         frame = read(request.store)
         cut = cut_of(request.store, frame, _MOST, counted, which) if counted else None
-        table = table_of(request, frame, columns, empty=empty, name=path, cut=cut)
-        return View("list.html", title, {"table": table, "words": words}, table=table)
+        return list_of(request, title, frame, columns, words, empty=empty, name=path, cut=cut)
 
     return Screen(f"/{path}", show, title)
-
-
-def _linked(kind: str, name: str) -> Callable[[Any], str]:
-    return lambda row: f"/{kind}/{row[name]}" if row[name] else ""
 
 
 def _thing(row: Any) -> str:
@@ -51,7 +45,7 @@ _FILES = (
     Column("name", link=lambda row: address("/files/versions", name=row["name"], test_name=row["test_name"])),
     Column("version", kind="whole"), Column("type"), Column("kind"), Column("status", kind="status"), Column("mode"),
     Column("size_bytes", "Size", "bytes"), Column("stored_bytes", "Stored", "bytes", hidden=True), Column("tags"),
-    Column("created_at", "Put", "time"), Column("run_id", "Run", "id", link=_linked("runs", "run_id")),
+    Column("created_at", "Put", "time"), Column("run_id", "Run", "id", link=to("/runs", "run_id")),
     Column("message", hidden=True), Column("test_name", "Test", hidden=True), Column("suite", hidden=True),
     Column("metadata", hidden=True), Column("content_hash", "Hash", "id", hidden=True),
 )  # fmt: skip
@@ -59,7 +53,7 @@ _EVALUATIONS = (
     Column("model_id", "Model", longest=36), Column("suite"), Column("metric"),
     Column("value", "Score", "number"), Column("status", kind="status"), Column("success_rate", "Success", "number"),
     Column("n_episodes", "Episodes", "whole"), Column("n_samples", "Samples", "whole"), Column("tags"),
-    Column("chain_id", "Chain", "id", link=_linked("chains", "chain_id")), Column("created_at", "Recorded", "time"),
+    Column("chain_id", "Chain", "id", link=to("/chains", "chain_id")), Column("created_at", "Recorded", "time"),
     Column("scores", longest=80, hidden=True), Column("message", hidden=True),
     Column("evaluation_id", "Id", "id", hidden=True),
 )  # fmt: skip
@@ -79,15 +73,20 @@ _TRASH = (
     Column("size_bytes", "Size", "bytes"),
     Column("deleted_at", "Deleted", "time"), Column("until", "Kept until", "time"), Column("object_id", "Id", "id"),
 )  # fmt: skip
+_LINEAGE = (
+    Column("source_kind", "From"),
+    Column("source_id", "From id", "id", link=lambda row: address("/lineage", id=row["source_id"])),
+    Column("link_type", "Link"), Column("target_kind", "To"),
+    Column("target_id", "To id", "id", link=lambda row: address("/lineage", id=row["target_id"])),
+    Column("created_at", "Recorded", "time"),
+)  # fmt: skip
 _BACKUPS = (
     Column("created_at", "Made", "time"), Column("path", longest=80), Column("size_bytes", "Size", "bytes"),
     Column("n_blobs", "Objects", "whole"), Column("status", kind="status"), Column("backup_id", "Id", "id"),
 )  # fmt: skip
-
-
 _PLANNED = (
     Column("kind"), Column("name"), Column("why", "Why it would go", longest=100), Column("bytes", "Size", "bytes"),
-    Column("object_id", "Id", "id", link=_thing),
+    Column("object_kind", hidden=True), Column("object_id", "Id", "id", link=_thing),
 )  # fmt: skip
 _PINS = (
     Column("object_kind", "Kind"), Column("object_id", "Id", "id", link=_thing), Column("reason"),
@@ -102,9 +101,7 @@ def _evaluations(store: WorkspaceStore) -> pl.DataFrame:
 
 
 def _score(scores: str | None, metric: str) -> float | None:
-    from nirs_store.values import from_json
-
-    found = (from_json(scores) or {}).get(metric) if scores else None
+    found = (from_json(scores) or {}).get(metric)
     found = found.get("value", found.get("mean")) if isinstance(found, dict) else found
     return float(found) if isinstance(found, int | float) else None
 
@@ -119,52 +116,39 @@ def versions(request: Request) -> View:
         Column(each, kind="bytes" if each.endswith("_bytes") else "text", hidden=each in _HIDDEN)
         for each in frame.columns
     ]
-    table = table_of(request, frame, columns, name="versions")
-    words = "Every version of this file, newest first."
-    return View("list.html", name, {"table": table, "words": words}, table=table)
+    return list_of(
+        request, name, frame, columns, "Every version of this file, newest first.", name="versions"
+    )
 
 
 def lineage(request: Request) -> View:
     """Show where a thing came from and what it led to."""
-    asked = request.text("id")
-    links = request.store.sql(
+    store, asked = request.store, request.text("id")
+    links = store.sql(
         "SELECT source_kind, source_id, link_type, target_kind, target_id, created_at FROM lineage_links "
         "ORDER BY created_at DESC LIMIT $most",
         {"most": _LINKS},
     )
-    columns = (
-        Column("source_kind", "From"),
-        Column("source_id", "From id", "id", link=lambda r: address("/lineage", id=r["source_id"])),
-        Column("link_type", "Link"), Column("target_kind", "To"),
-        Column("target_id", "To id", "id", link=lambda r: address("/lineage", id=r["target_id"])),
-        Column("created_at", "Recorded", "time"),
-    )  # fmt: skip
-    cut = cut_of(request.store, links, _LINKS, "SELECT count(*) FROM lineage_links")
-    table = table_of(request, links, columns, empty="No link was recorded.", name="lineage", cut=cut)
-    graph = request.store.lineage.graph(asked, max_depth=3) if asked else None
-    values = {
-        "table": table,
-        "boxes": BOXES,
-        "asked": asked,
-        "graph": graph,
-        "drawn": lineage_graph(graph) if graph else "",
-    }
-    values["place"] = _thing({"object_kind": graph.root.kind, "object_id": graph.root.id}) if graph else ""
+    cut = cut_of(store, links, _LINKS, "SELECT count(*) FROM lineage_links")
+    table = table_of(request, links, _LINEAGE, empty="No link was recorded.", name="lineage", cut=cut)
+    graph = store.lineage.graph(asked, max_depth=3) if asked else None
+    values = {"table": table, "boxes": BOXES, "asked": asked, "graph": graph, "drawn": "", "place": ""}
+    if graph:
+        place = _thing({"object_kind": graph.root.kind, "object_id": graph.root.id})
+        values |= {"drawn": lineage_graph(graph), "place": place}
     return View("lineage.html", "Lineage", values, data={"links": links, "graph": graph}, table=table)
 
 
 def retention(request: Request) -> View:
     """Show the policy, the pins and what would go now."""
     kept = request.store.retention
-    plan = kept.plan()
-    rows = [(i.kind, i.name, i.why, i.bytes, i.kind, i.id) for i in plan.take]
-    names = ("kind", "name", "why", "bytes", "object_kind", "object_id")
-    frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String()) | {"bytes": pl.Int64()}, orient="row")
-    table = table_of(request, frame, _PLANNED, empty="Nothing would go.", name="retention")
-    pins = table_of(request, kept.pins(), _PINS, prefix="p_", empty="Nothing is pinned.")
-    values = {"table": table, "pins": pins, "policy": kept.policy, "plan": plan}
-    data = {"policy": kept.policy, "plan": plan, "pins": pins}
-    return View("retention.html", "Retention", values, data=data, table=table)
+    policy, plan, pins = kept.policy, kept.plan(), kept.pins()
+    rows = [vars(each) | {"object_kind": each.kind, "object_id": each.id} for each in plan.take]
+    table = table_of(request, rows, _PLANNED, empty="Nothing would go.", name="retention")
+    shown = table_of(request, pins, _PINS, prefix="p_", empty="Nothing is pinned.")
+    values = {"table": table, "pins": shown, "policy": policy, "plan": plan}
+    return View("retention.html", "Retention", values, table=table,
+                data={"policy": policy, "plan": plan, "pins": shown})  # fmt: skip
 
 
 SCREENS = (

@@ -8,11 +8,9 @@ from nirs_store.scores import CLASSIFICATION_SCORES, REGRESSION_SCORES, higher_i
 from nirs_store.store import WorkspaceStore
 from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
-from nirs_store.ui.screens.leaderboard import chain_columns
-from nirs_store.ui.table import Column, Table, cut_of, table_of
+from nirs_store.ui.screens.leaderboard import shown_columns
+from nirs_store.ui.table import Column, Table, cut_of, table_of, to
 from nirs_store.values import from_json
-
-__all__ = ["SCREENS", "run_columns", "with_counts"]
 
 _MOST = 2000
 _TIMES = ("created_at", "completed_at")
@@ -29,21 +27,19 @@ def listing(request: Request) -> View:
     frame = with_counts(request.store, frame)
     empty = "No run matches." if request.query else "No run was recorded yet."
     cut = cut_of(request.store, frame, _MOST, "SELECT count(*) FROM runs")
-    table = table_of(request, frame, run_columns(), empty=empty, ticks="run_id", name="runs", cut=cut)
+    table = table_of(request, frame, RUN_COLUMNS, empty=empty, ticks="run_id", name="runs", cut=cut)
     more = {"table": table, "statuses": _STATUSES, "status": status or ""}
     return View("runs.html", "Runs", more, table=table, refresh=3)
 
 
-def run_columns() -> list[Column]:
-    """Return the columns of a list of runs."""
-    return [
-        Column("name", "Run", link=lambda row: f"/runs/{row['run_id']}"), Column("status", kind="status"),
-        Column("data", longest=32), Column("n", "Pipelines", "whole"),
-        Column("best", "Best", "number", hint="Best validation score of its pipelines"),
-        Column("tags", "Tags", "list"), Column("note", longest=40),
-        Column("created_at", "Begun", "time"), Column("completed_at", "Ended", "time"),
-        Column("run_id", "Id", "id", link=lambda row: f"/runs/{row['run_id']}", sorts=False),
-    ]  # fmt: skip
+RUN_COLUMNS = (
+    Column("name", "Run", link=to("/runs", "run_id")), Column("status", kind="status"),
+    Column("data", longest=32), Column("n", "Pipelines", "whole"),
+    Column("best", "Best", "number", hint="Best validation score of its pipelines"),
+    Column("tags", "Tags", "list"), Column("note", longest=40),
+    Column("created_at", "Begun", "time"), Column("completed_at", "Ended", "time"),
+    Column("run_id", "Id", "id", link=to("/runs", "run_id"), sorts=False),
+)  # fmt: skip
 
 
 def with_counts(store: WorkspaceStore, frame: pl.DataFrame) -> pl.DataFrame:
@@ -69,7 +65,7 @@ def _names(datasets: str | None) -> str:
 
 
 _PIPELINES = (
-    Column("name", "Pipeline", link=lambda row: f"/pipelines/{row['pipeline_id']}"), Column("status", kind="status"),
+    Column("name", "Pipeline", link=to("/pipelines", "pipeline_id")), Column("status", kind="status"),
     Column("dataset_name", "Data", longest=24), Column("metric"), Column("best_val", "Best val", "number"),
     Column("best_test", "Best test", "number", like="best_val"), Column("duration_ms", "ms", "whole"),
     Column("created_at", "Begun", "time"), Column("error", longest=60, hidden=True),
@@ -85,27 +81,20 @@ def one(request: Request) -> View:
     """Show a run."""
     store = request.store
     shown = store.show_run(request.parts["run_id"])
-    run_id = store.get_run(request.parts["run_id"])["run_id"]  # type: ignore[index]
-    empty = "No pipeline was begun yet."
+    run_id, empty = shown.run_id, "No pipeline was begun yet."
     pipelines = table_of(request, shown.pipelines, _PIPELINES, prefix="p_", empty=empty, name="pipelines")
     best = store.list_chains(limit=8, run_id=run_id)
-    tasks = set(best["task"].drop_nulls().to_list())
-    left_out = ("run_name", "created_at", "chain_id", "dataset_name")
-    columns = [c for c in chain_columns(tasks) if not c.hidden and c.name not in left_out]
-    chains = Table(
-        best, columns, request, int(best["total"][0]) if best.height else 0, ranks=True, name="chains"
-    )
-    done = shown.pipelines["status"].value_counts()
+    columns = shown_columns(best, "run_name", "dataset_name")
+    total = int(best["total"][0]) if best.height else 0
+    wrong = pl.col("warning_count") + pl.col("error_count") > 0
     values = {
         "run": shown,
         "run_id": run_id,
         "pipelines": pipelines,
-        "chains": chains,
-        "done": dict(done.iter_rows()),
+        "chains": Table(best, columns, request, total, ranks=True, name="chains"),
+        "done": dict(shown.pipelines["status"].value_counts().iter_rows()),
         "progress": _progress(shown.pipelines),
-        "log": store.get_run_log_summary(run_id)
-        .filter(pl.col("warning_count") + pl.col("error_count") > 0)
-        .head(50),
+        "log": store.get_run_log_summary(run_id).filter(wrong).head(50),
     }
     data = {name: getattr(shown, name) for name in _SHOWN}
     refresh = 2 if shown.status == "running" else 0
@@ -138,13 +127,13 @@ def pipeline(request: Request) -> View:
         raise UnknownId("pipeline", request.parts["pipeline_id"])
     rows = store.get_pipeline_log(found["pipeline_id"])
     log = table_of(request, rows, _LOG, empty="Nothing was logged.", name="log")
-    curves = store.get_metrics(found["pipeline_id"], max_points=600)
-    figures = []
-    for (name,), part in curves.group_by("name", maintain_order=True):
-        figures.append(Figure(str(name), "Step", str(name)).line(part["step"], part["value"], "cv"))
-    chains = store.get_chains_for_pipeline(found["pipeline_id"]).select(
-        "chain_id", "preprocessings", "model_class"
-    )
+    curves = store.get_metrics(found["pipeline_id"], max_points=600).group_by("name", maintain_order=True)
+    figures = [
+        Figure(str(name), "Step", str(name)).line(part["step"], part["value"], "cv")
+        for (name,), part in curves
+    ]
+    chains = store.get_chains_for_pipeline(found["pipeline_id"])
+    chains = chains.select("chain_id", "preprocessings", "model_class")
     values = {"pipeline": found, "log": log, "figures": figures[:12], "chains": chains.to_dicts(),
               "undrawn": len(figures[12:])}  # fmt: skip
     data = found | {"chains": chains, "log": log}

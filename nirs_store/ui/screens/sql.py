@@ -9,8 +9,6 @@ from nirs_store.ui.figure import Figure
 from nirs_store.ui.frame import Request, Screen, View
 from nirs_store.ui.table import Column, table_of
 
-__all__ = ["SCREENS"]
-
 _SECONDS, _MOST, _MOST_BYTES = 10.0, 100_000, 20 << 20
 _EXAMPLE = "SELECT pipeline, dataset, best_val\nFROM models\nORDER BY best_val\nLIMIT 20"
 _INNER = ("applied", "dead", "deferred", "dropped", "nirs_store_meta", "sessions", "arrays", "prediction_arrays",
@@ -26,18 +24,21 @@ def show(request: Request) -> View:
     if not asked.strip() or request.foreign:
         return View("sql.html", "SQL", values, data={"tables": values["tables"]})
     frame = request.store.sql(asked, timeout=_SECONDS, max_rows=_MOST, max_bytes=_MOST_BYTES)
-    frame = frame.with_columns(
-        pl.col(pl.Binary).bin.size().alias(name) for name, kind in frame.schema.items() if kind == pl.Binary
-    )
-    frame = frame.with_columns(
-        pl.col(name).cast(pl.Float64) for name, kind in frame.schema.items() if kind.is_decimal()
-    )
-    columns = [
-        Column(
-            name, name, "number" if kind.is_float() else "whole" if kind.is_integer() else "text", longest=80
+    columns, shown = [], []
+    for name, kind in frame.schema.items():
+        column = pl.col(name)
+        shown.append(
+            column.bin.size()
+            if kind == pl.Binary
+            else column.cast(pl.Float64)
+            if kind.is_decimal()
+            else column
         )
-        for name, kind in frame.schema.items()
-    ]
+        is_float, is_whole = kind.is_float() or kind.is_decimal(), kind.is_integer() or kind == pl.Binary
+        columns.append(
+            Column(name, name, "number" if is_float else "whole" if is_whole else "text", longest=80)
+        )
+    frame = frame.with_columns(shown)
     table = table_of(request, frame, columns, size=100, empty="No rows.", name="query")
     return View("sql.html", "SQL", values | {"table": table, "figure": _figure(frame)}, table=table)
 
@@ -55,15 +56,14 @@ def _figure(frame: pl.DataFrame) -> Figure | None:
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
     if not numbers or frame.height < 2:
         return None
-    words = [name for name, kind in frame.schema.items() if kind == pl.String]
-    titles = [str(each) for each in frame[words[0]].to_list()] if words else None
-    if len(numbers) == 1:
-        return Figure(f"{numbers[0]} by row", "Row", numbers[0], whole_x=True).points(
-            range(1, frame.height + 1), frame[numbers[0]], titles=titles
-        )
-    return Figure(f"{numbers[1]} against {numbers[0]}", numbers[0], numbers[1]).points(
-        frame[numbers[0]], frame[numbers[1]], titles=titles
+    words = next((name for name, kind in frame.schema.items() if kind == pl.String), None)
+    titles = [str(each) for each in frame[words].to_list()] if words is not None else None
+    x, y = ("Row", numbers[0]) if len(numbers) == 1 else numbers[:2]
+    figure = Figure(
+        f"{y} by row" if len(numbers) == 1 else f"{y} against {x}", x, y, whole_x=len(numbers) == 1
     )
+    places = range(1, frame.height + 1) if len(numbers) == 1 else frame[x]
+    return figure.points(places, frame[y], titles=titles)
 
 
 SCREENS = (Screen("/sql", show, "SQL", aside=True),)

@@ -97,6 +97,8 @@ def _page(
         "high": [name for name in _SCORES if higher_is_better(name)],
         "errors": list(ranking.METRIC_NAMES["rmse"]),
     }
+    # Without a condition every prediction counts, and looking its chain up takes a fifth of the time.
+    among = "TRUE" if where == holds == "TRUE" else "q.chain_id IN (SELECT chain_id FROM kept)"
     return frame(
         con,
         f"""
@@ -116,12 +118,11 @@ def _page(
                     TRY_CAST(q.scores ->> ('$.' || $metric) AS DOUBLE),
                     TRY_CAST(q.scores ->> ('$.val.' || $metric) AS DOUBLE)) END END AS value,
                 coalesce($metric, named) AS about
-            FROM predictions q WHERE q.chain_id IN (SELECT chain_id FROM kept)
-                AND (is_fold OR is_test)
+            FROM predictions q WHERE {among} AND (is_fold OR is_test)
         ), scored AS (
             SELECT chain_id, any_value(model_name) AS model_name,
-                any_value(CASE WHEN contains(lower(task_type), 'classification') THEN 'classification'
-                    ELSE 'regression' END) AS task,
+                CASE WHEN contains(lower(any_value(task_type)), 'classification') THEN 'classification'
+                    ELSE 'regression' END AS task,
                 any_value(about) AS metric, any_value(named) AS recorded_metric,
                 list_contains($high, any_value(about)) AS higher,
                 count(DISTINCT fold_id) FILTER (is_fold) AS n_folds,
@@ -138,7 +139,7 @@ def _page(
                 TRY_CAST(q.scores ->> '$.test.rmse' AS DOUBLE),
                 CASE WHEN list_contains($errors, lower(q.metric)) THEN q.test_score END)) AS rmsep
             FROM predictions q WHERE q.partition = 'test' AND list_contains($refits, q.fold_id)
-                AND q.chain_id IN (SELECT chain_id FROM kept) GROUP BY q.chain_id
+                AND {among} GROUP BY q.chain_id
         )
         SELECT c.chain_id, c.pipeline_id, c.pipeline_name, c.run_id, c.run_name, c.dataset_name, c.preprocessings,
             coalesce(s.model_name, split_part(c.model_class, '.', -1)) AS model_name, c.model_class,

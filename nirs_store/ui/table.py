@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -198,22 +197,7 @@ class Table:
             raise InvalidInput(f"format: expected csv, parquet or json, found {quoted(form)}.")
         from nirs_store.reading.export import frame_csv
 
-        flat = [
-            pl.Series(name, [_whole_text(value) for value in whole[name].to_list()], dtype=pl.String)
-            for name, kind in whole.schema.items()
-            if kind.is_nested() or kind == pl.Object or kind == pl.Binary
-        ]
-        return frame_csv(whole.with_columns(flat)).encode(), "text/csv; charset=utf-8"
-
-
-def _whole_text(value: Any) -> str | None:
-    """Write a value of several parts as one cell of a file, whole."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
-        return ", ".join("" if each is None else str(each) for each in value)
-    is_nested = isinstance(value, list | dict)
-    return json.dumps(value, ensure_ascii=False, default=str) if is_nested else value and str(value)
+        return frame_csv(whole).encode(), "text/csv; charset=utf-8"
 
 
 def table_of(

@@ -335,9 +335,7 @@ def _figures(report: Monitoring | None, log: pl.DataFrame) -> dict[str, Figure]:
 
 
 def _seconds(moments: pl.Series) -> Any:
-    zoned = moments.dtype.time_zone if isinstance(moments.dtype, pl.Datetime) else None
-    naive = moments.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if zoned else moments
-    return naive.cast(pl.Datetime("us")).to_physical().cast(pl.Float64).to_numpy() / 1e6
+    return moments.dt.timestamp("us").to_numpy() / 1e6
 
 
 def _floats(values: pl.Series) -> Any:

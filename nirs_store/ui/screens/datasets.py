@@ -243,7 +243,7 @@ def _histograms(store: WorkspaceStore, version: Any, samples: pl.DataFrame) -> l
             title = f"{name}: n {values.size}, mean {short(float(values.mean()))}{spread}"
             figures.append(
                 Figure(title, axis_words("", name, unit), "Samples", width=360, height=230).histogram(
-                    known, "cv"
+                    values, "cv"
                 )
             )
     return figures

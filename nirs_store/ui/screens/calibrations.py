@@ -44,18 +44,21 @@ def _in_use(store: WorkspaceStore) -> pl.DataFrame:
     )
 
 
+def _standing(store: WorkspaceStore, used: pl.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return the state of the calibrations that were used last, as far as there is anything to compare."""
+    some = used.filter("compared").sort("last_measured", descending=True, nulls_last=True).head(_MONITORED)
+    return {name: _verdict(_monitored(store, name)) for name in some["name"].to_list()}
+
+
 def alarms(store: WorkspaceStore) -> list[dict[str, Any]]:
     """Return the calibrations that are out of control, with what is wrong, for the overview."""
-    found = []
-    used = _in_use(store).filter("compared").sort("last_measured", descending=True, nulls_last=True)
-    for name in used["name"].to_list()[:_MONITORED]:
-        state, words = _verdict(_monitored(store, name))
-        if state == "out of control":
-            found.append({"name": name, "link": calibration_address(name), "words": words})
-    more = len(found) - _ALARMS
-    return found[:_ALARMS] + (
-        [{"name": f"{more} more", "link": "/calibrations", "words": "see the list"}] if more > 0 else []
-    )
+    found = [
+        {"name": name, "link": calibration_address(name), "words": words}
+        for name, (state, words) in _standing(store, _in_use(store)).items()
+        if state == "out of control"
+    ]
+    more = {"name": f"{len(found) - _ALARMS} more", "link": "/calibrations", "words": "see the list"}
+    return found if len(found) <= _ALARMS else [*found[:_ALARMS], more]
 
 
 def is_compared(store: WorkspaceStore) -> bool:
@@ -106,10 +109,10 @@ _LISTED = (
 def listing(request: Request) -> View:
     """List calibrations with their aliases and what the control chart says."""
     store = request.store
-    known = store.calibrations.list().join(_in_use(store), on="name", how="left", maintain_order="left")
-    monitored = known.filter(pl.col("compared").fill_null(False))["name"].head(_MONITORED).to_list()
-    verdicts = {name: _verdict(_monitored(store, name)) for name in monitored}
-    said = [verdicts.get(name, ("", "")) for name in known["name"].to_list()]
+    used = _in_use(store)
+    known = store.calibrations.list().join(used, on="name", how="left", maintain_order="left")
+    standing = _standing(store, used)
+    said = [standing.get(name, ("", "")) for name in known["name"].to_list()]
     frame = known.drop("compared").hstack(
         pl.DataFrame(said, schema={"state": pl.String, "verdict": pl.String}, orient="row")
     )

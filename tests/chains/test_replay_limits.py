@@ -150,7 +150,7 @@ def test_many_threads_can_share_a_plan(tecator: Any, shelf: Any) -> None:
 def test_what_is_known_about_an_operator_is_found_out_once(
     tecator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nirs_store.chains import replay as operators
+    from nirs_store.chains import operators
 
     seen: list[str] = []
     inspected = operators._inspect

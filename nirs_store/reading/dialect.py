@@ -33,6 +33,8 @@ _USUAL = 2**31
 _largest: ContextVar[int] = ContextVar("largest", default=_USUAL)
 #: Bytes that a cell takes at least once it was split off.
 _CELL = 16
+#: Cells of a line where files of others are read: each heading is looked at several times.
+_MOST_CELLS = 100_000
 _SAMPLE_LINES = 60
 _SAMPLE_CHARACTERS = 60_000
 _BINARY = {
@@ -104,11 +106,16 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str]:
             f"line {place} is not {encoding} text. Name the encoding it was saved in, e.g. encoding='cp1252' "
             "(--encoding cp1252)."
         ) from error
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if largest() != _USUAL and any(
+        len(line) > _MOST_CELLS < max(map(line.count, DELIMITERS)) for line in text.split("\n")
+    ):
+        raise Unreadable(f"a line has more than {_MOST_CELLS:,} cells, which is too much.")
     if "\x00" in text:
         raise Unreadable("this is not a text file: it holds zero bytes. Export the spectra as CSV.")
     if re.match(r'\s*(\{\s*["}]|<(html|\?xml|!doctype|table)\b)', text, re.IGNORECASE):
         raise Unreadable("this is JSON, HTML or XML, not a table of cells. Export the spectra as CSV.")
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), encoding
+    return text, encoding
 
 
 def _unpack(data: bytes) -> bytes:

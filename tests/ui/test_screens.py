@@ -634,6 +634,17 @@ def test_a_small_file_of_many_spectra_is_refused_before_it_is_unpacked(
     assert (answer.status_code, "too much" in answer.text) == (400, True)
 
 
+@pytest.mark.parametrize("sign", [",", "\t", ";"])
+def test_a_file_of_very_many_columns_is_refused_before_they_are_looked_at(
+    page: Page, chain_id: str, sign: str
+) -> None:
+    line = sign.join(["a"] * 100_002)
+    answer = page.post(
+        f"/chains/{chain_id}/predict", files={"spectra": ("wide.csv", f"{line}\n{line}\n".encode())}
+    )
+    assert (answer.status_code, "more than 100,000 cells" in answer.text) == (400, True)
+
+
 def test_what_a_dropped_file_gave_belongs_to_its_page(
     page: Page, recorded: Path, open_page: Callable[..., Page], chain_id: str, spectra: Path
 ) -> None:

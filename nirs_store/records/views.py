@@ -79,53 +79,52 @@ def _text(value: Any) -> str:
 
 
 def _facts(engine: Engine, identifier: str) -> dict[str, Any]:
-    def ask(con: Connection) -> tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str, Any] | None]:
+    Row = dict[str, Any] | None
+
+    def ask(con: Connection) -> tuple[Row, Row, Row]:
         alive = engine.living_sessions()
         run = queries.get_run(con, identifier, alive)
         chain = None if run is not None else queries.get_chain(con, identifier)
         pipeline = None if chain is None else queries.get_pipeline(con, chain["pipeline_id"], alive)
+        if pipeline is not None:
+            run = queries.get_run(con, pipeline["run_id"], alive)
         return run, chain, pipeline
 
     run, chain, pipeline = engine.query(ask)
-    if run is not None:
-        return _of_run(engine, run)
-    if chain is None or pipeline is None:
+    environment = flatten((run or {}).get("environment"), "environment")
+    if chain is not None and pipeline is not None:
+        steps: dict[str, Any] = {}
+        for step in chain["steps"]:
+            where = f"step.{step.get('step_idx')}"
+            steps[where] = step.get("operator_class")
+            steps |= flatten(step["params"], f"{where}.params") if step.get("params") else {}
+        facts = {
+            "kind": "chain",
+            "name": pipeline["name"],
+            "status": pipeline["status"],
+            "datasets": pipeline["dataset_name"],
+            "dataset_hash": pipeline["dataset_hash"],
+            **{name: chain[name] for name in ("preprocessings", "model_class", "fold_strategy")},
+            **steps,
+            **environment,
+        }
+        return facts | _best(engine, chain_id=chain["chain_id"])
+    if run is None:
         raise UnknownId("run or chain", identifier)
-    return _of_chain(engine, chain, pipeline)
-
-
-def _of_run(engine: Engine, run: dict[str, Any]) -> dict[str, Any]:
-    names = [d.get("name") if isinstance(d, dict) else d for d in run["datasets"] or []]
-    facts: dict[str, Any] = {
+    facts = {
         "kind": "run",
         "name": run["name"],
         "status": run["status"],
-        "datasets": ", ".join(str(name) for name in names),
+        "datasets": ", ".join(_names_of_datasets(run)),
         **flatten(run["config"], "config"),
-        **flatten(run.get("environment"), "environment"),
+        **environment,
         **flatten(run["summary"], "summary"),
     }
     return facts | _best(engine, run_id=run["run_id"])
 
 
-def _of_chain(engine: Engine, chain: dict[str, Any], pipeline: dict[str, Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "kind": "chain",
-        "name": pipeline["name"],
-        "status": pipeline["status"],
-        "datasets": pipeline["dataset_name"],
-        "dataset_hash": pipeline["dataset_hash"],
-        "preprocessings": chain["preprocessings"],
-        "model_class": chain["model_class"],
-        "fold_strategy": chain["fold_strategy"],
-    }
-    for step in chain["steps"]:
-        where = f"step.{step.get('step_idx')}"
-        facts[where] = step.get("operator_class")
-        facts |= flatten(step.get("params") or {}, f"{where}.params") if step.get("params") else {}
-    run = engine.query(lambda con: queries.get_run(con, pipeline["run_id"], []))
-    facts |= flatten((run or {}).get("environment"), "environment")
-    return facts | _best(engine, chain_id=chain["chain_id"])
+def _names_of_datasets(run: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(d.get("name") if isinstance(d, dict) else d) for d in run["datasets"] or [])
 
 
 def _best(engine: Engine, **filters: Any) -> dict[str, Any]:
@@ -634,21 +633,15 @@ def view_run(engine: Engine, run_id: str) -> RunView:
         return run, queries.list_pipelines(con, alive, run_id, None)
 
     run, pipelines = engine.query(ask)
-    datasets = [each.get("name") if isinstance(each, dict) else each for each in run["datasets"] or []]
+    same = ("name", "status", "config", "summary", "error", "created_at", "completed_at")
     return RunView(
         run_id=run_id,
-        name=run["name"],
-        status=run["status"],
-        datasets=tuple(str(each) for each in datasets),
-        note=run.get("note") or "",
-        tags=tuple(run.get("tags") or ()),
-        environment=dict(run.get("environment") or {}),
-        config=run["config"],
-        summary=run["summary"],
-        error=run["error"],
-        created_at=run["created_at"],
-        completed_at=run["completed_at"],
+        datasets=_names_of_datasets(run),
+        note=run["note"] or "",
+        tags=tuple(run["tags"]),
+        environment=run["environment"] or {},
         pipelines=pipelines,
+        **{name: run[name] for name in same},
     )
 
 

@@ -53,7 +53,7 @@ from nirs_store.errors import (
 )
 from nirs_store.ids import naive, new_id, utcnow
 from nirs_store.lazy import polars as pl
-from nirs_store.maintenance.check import altered_arrays, unreadable
+from nirs_store.maintenance.inspection import altered_arrays, unreadable
 from nirs_store.records.queries import frame
 from nirs_store.records.runs import environment
 from nirs_store.values import as_duration

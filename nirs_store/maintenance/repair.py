@@ -43,64 +43,28 @@ from nirs_store.db.sql import number
 from nirs_store.db.table import Table
 from nirs_store.errors import InvalidInput, NirsStoreError, StoreBusy
 from nirs_store.ids import new_id, now_naive
-from nirs_store.maintenance.check import (
-    CheckReport,
-    Finding,
-    Progress,
-    check,
-    is_old,
-    read_segment,
-    reader_of,
-    stem_of,
-    unreadable,
-)
+from nirs_store.maintenance.check import Progress, check, is_old, read_segment, reader_of, stem_of
+from nirs_store.maintenance.findings import CheckReport, Finding
 from nirs_store.maintenance.gc import all_paths
+from nirs_store.maintenance.inspection import HOLDERS, unreadable
 from nirs_store.records.artifacts import on_disk
 from nirs_store.records.notes import note
 from nirs_store.values import as_seconds
 
-__all__ = [
-    "RepairPlan",
-    "add_blob_row",
-    "add_references",
-    "execute_repair",
-    "keep",
-    "make_plan",
-    "move_blobs",
-    "newest_copy",
-    "plan_repair",
-    "plan_workspace_repair",
-    "quarantine_folder",
-    "remove_references",
-    "repair_workspace",
-    "restore_catalog",
-]
-
-
 # -- What a repair changes in the catalog; each statement looks again whether it is still due.
 
 
-_OWNERS = (
-    ("chain", "chains", "chain_id", "c.pipeline_id"),
-    ("record", "artifact_records", "record_id", "c.pipeline_id"),
-    ("file", "file_versions", "version_id", "NULL"),
-    ("evaluation", "evaluations", "evaluation_id", "NULL"),
-    ("dataset", "dataset_versions", "dataset_version_id", "NULL"),
-)
+_IN_PIPELINES = ("chain", "record")
 
 
 def remove_references(con: Connection, ref_ids: Sequence[str]) -> int:
     """Remove references of chains, records, files, evaluations and data sets that are gone; gives how many."""
-    return number(
-        con,
-        "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND ((owner_kind = 'chain' "
-        "AND owner_id NOT IN (SELECT chain_id FROM chains)) OR (owner_kind = 'record' "
-        "AND owner_id NOT IN (SELECT record_id FROM artifact_records)) OR (owner_kind = 'file' "
-        "AND owner_id NOT IN (SELECT version_id FROM file_versions)) OR (owner_kind = 'evaluation' "
-        "AND owner_id NOT IN (SELECT evaluation_id FROM evaluations)) OR (owner_kind = 'dataset' "
-        "AND owner_id NOT IN (SELECT dataset_version_id FROM dataset_versions)))",
-        [list(ref_ids)],
+    gone = " OR ".join(
+        f"(owner_kind = '{kind}' AND owner_id NOT IN (SELECT {key} FROM {table}))"
+        for kind, (table, key, *_) in HOLDERS.items()
     )
+    sql = f"DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?)) AND ({gone})"
+    return number(con, sql, [list(ref_ids)])
 
 
 def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
@@ -110,8 +74,8 @@ def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
             con,
             f"""
             INSERT INTO artifact_refs (ref_id, artifact_id, owner_kind, owner_id, pipeline_id, created_at)
-            SELECT $ref, $artifact, '{kind}', c.{key}, {pipeline}, $now FROM {table} c
-            WHERE c.{key} = $owner
+            SELECT $ref, $artifact, '{kind}', c.{key}, {"c.pipeline_id" if kind in _IN_PIPELINES else "NULL"}, $now
+            FROM {table} c WHERE c.{key} = $owner
               AND EXISTS (SELECT 1 FROM blobs b WHERE b.artifact_id = $artifact)
               AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.owner_kind = '{kind}'
                               AND r.owner_id = $owner AND r.artifact_id = $artifact)
@@ -119,7 +83,7 @@ def add_references(con: Connection, pairs: Iterable[tuple[str, str]]) -> int:
             {"ref": new_id(), "artifact": artifact_id, "owner": owner_id, "now": now_naive()},
         )
         for owner_id, artifact_id in pairs
-        for kind, table, key, pipeline in _OWNERS
+        for kind, (table, key, *_) in HOLDERS.items()
     )
 
 

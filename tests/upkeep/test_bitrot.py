@@ -13,7 +13,8 @@ import duckdb
 import pytest
 from upkeepkit import Sample, answers, overwrite
 
-from nirs_store.maintenance.check import CheckReport, check_workspace
+from nirs_store.maintenance.check import check_workspace
+from nirs_store.maintenance.findings import CheckReport
 
 Damage = Callable[[bytes, random.Random, list[bytes]], bytes]
 

@@ -19,7 +19,8 @@ from nirs_store.db.connection import Options, attach
 from nirs_store.db.journal import Journal, new_txid
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.errors import ForeignCatalog, NotAWorkspace, StoreBusy
-from nirs_store.maintenance.check import CheckReport, Finding, check_workspace
+from nirs_store.maintenance.check import check_workspace
+from nirs_store.maintenance.findings import CheckReport, Finding
 from nirs_store.store import WorkspaceStore
 
 GONE = "0190aaaa-0000-7000-8000-000000000000"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nirs_store.backup import archive as archives
     from nirs_store.backup import backup as backups_api
     from nirs_store.backup import container as archive_format
+    from nirs_store.backup import incoming as incoming_archives
     from nirs_store.bundle import container as bundle_limits
     from nirs_store.bundle import transfer as bundles
     from nirs_store.datasets import api as datasets_api
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from nirs_store.history import statistics as statistics_api
     from nirs_store.history import trash as trash_api
     from nirs_store.maintenance import check as checking
-    from nirs_store.maintenance import deletion, gc
+    from nirs_store.maintenance import deletion, findings, gc
     from nirs_store.maintenance import repair as repairing
     from nirs_store.plots._figure import Figure
     from nirs_store.records import chain_list, metrics, search, user_sql, views
@@ -63,6 +64,7 @@ else:
     archive_format = later("nirs_store.backup.container")
     archives = later("nirs_store.backup.archive")
     backups_api = later("nirs_store.backup.backup")
+    incoming_archives = later("nirs_store.backup.incoming")
     bundle_limits = later("nirs_store.bundle.container")
     bundles = later("nirs_store.bundle.transfer")
     calibrations_api = later("nirs_store.service.api")
@@ -71,6 +73,7 @@ else:
     choosing = later("nirs_store.choosing")
     datasets_api = later("nirs_store.datasets.api")
     deletion = later("nirs_store.maintenance.deletion")
+    findings = later("nirs_store.maintenance.findings")
     diagnosing = later("nirs_store.diagnosing")
     domain_frame = later("nirs_store.domain.frame")
     evaluations_api = later("nirs_store.evaluations.api")
@@ -1914,7 +1917,7 @@ class WorkspaceStore:
         dry_run: bool = False,
         limits: archive_format.Limits | None = None,
         progress: Progress | None = None,
-    ) -> archives.RestoredArchive:
+    ) -> incoming_archives.RestoredArchive:
         """Restore an archive into this workspace, without duplicating what is already there.
 
         Everything is verified first: names, sizes, hashes. Models in it are pickles as they were in the workspace
@@ -1936,7 +1939,7 @@ class WorkspaceStore:
         InvalidInput, WriteFailed, ReadOnlyStore
             Nothing was changed.
         """
-        restored = archives.restore_archive(
+        restored = incoming_archives.restore_archive(
             self._engine, path, dry_run=dry_run, limits=limits, progress=progress
         )
         if not dry_run:
@@ -1970,7 +1973,7 @@ class WorkspaceStore:
         dry_run: Literal[True],
         force: bool = False,
         now: bool = False,
-    ) -> gc.RunDeletion: ...
+    ) -> deletion.RunDeletion: ...
 
     @attempted("delete_run", "run")
     @whole_ids
@@ -1982,7 +1985,7 @@ class WorkspaceStore:
         dry_run: bool = False,
         force: bool = False,
         now: bool = False,
-    ) -> int | gc.RunDeletion:
+    ) -> int | deletion.RunDeletion:
         """Delete a run and everything it owns, in one transaction; `WorkspaceStore.trash` can restore it.
 
         Parameters
@@ -2007,7 +2010,7 @@ class WorkspaceStore:
         InvalidInput
             A meta-model of another run needs a model of this one. Nothing was changed.
         """
-        found: int | gc.RunDeletion = deletion.remove(
+        found: int | deletion.RunDeletion = deletion.remove(
             self._engine, "run", run_id, self._forget,
             delete_artifacts=delete_artifacts, dry_run=dry_run, force=force, now=now,
         )  # fmt: skip
@@ -2219,7 +2222,7 @@ class WorkspaceStore:
         """
         return gc.storage_report(self._engine, runs=runs)
 
-    def check(self, *, read_data: bool = False) -> checking.CheckReport:
+    def check(self, *, read_data: bool = False) -> findings.CheckReport:
         """Check that everything recorded is present and consistent; change nothing.
 
         The journal is not applied; its commits are read where they lie, and their rows count. A catalog that

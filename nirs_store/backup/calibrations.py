@@ -1,27 +1,27 @@
-"""Named calibrations in an archive: which rows leave with versions, and how they come into another workspace.
+"""Named calibrations and their measurements in an archive: how they come into another workspace.
 
 What comes in never changes what a name of this workspace means: versions of a name that is known here get the next
-numbers, and aliases, rules and signatures come only with names and versions that are new here.
+numbers, and aliases, rules and signatures come only with names and versions that are new here. Nor does it change a
+number that this workspace predicts: a correction of a version that is here already comes in as retired, and
+measurements follow their version to the number that it gets.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from nirs_store.backup.measured import MEASURED, deleted_places
-from nirs_store.backup.measured import merged as merge_measured
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import TABLES, arrow_schema
 from nirs_store.domain.scope import as_scope
 from nirs_store.errors import ArchiveInvalid, InvalidInput, RecordingWarning
+from nirs_store.ids import now_naive
 from nirs_store.records.named import ARCHIVED_NUMBER, as_rule, check_alias, check_name
 from nirs_store.values import from_json, to_json
-
-__all__ = ["merged", "select"]
 
 # Numbers that leave room to count on.
 _HIGHEST = 2**31 - 2**20
@@ -33,33 +33,10 @@ _TABLES = (
     "signatures",
 )
 _BY_NAME = _TABLES[1:4]
-
-
-def select(con: Connection, versions: Sequence[str]) -> dict[str, list[str]]:
-    """Find the rows that leave with some versions: signatures, aliases that point to them, and rules of their names."""
-    named = (
-        "name IN (SELECT name FROM calibration_versions WHERE version_id IN (SELECT unnest($ids::VARCHAR[])))"
-    )
-    wanted = {
-        "signatures": ("signature_id", "version_id IN (SELECT unnest($ids::VARCHAR[]))"),
-        "calibration_aliases": (
-            "alias_id",
-            "(name, alias) IN (SELECT (p.name, p.alias) FROM (SELECT * FROM calibration_aliases QUALIFY row_number() "
-            "OVER (PARTITION BY name, alias ORDER BY number DESC) = 1) p JOIN calibration_versions v ON "
-            "v.name = p.name AND v.version = p.version WHERE v.version_id IN (SELECT unnest($ids::VARCHAR[])))",
-        ),
-        "calibration_rules": ("rule_id", named),
-        "calibration_retired": ("name", named),
-    }
-    return {
-        table: [
-            str(row[0])
-            for row in con.execute(
-                f"SELECT {key} FROM {table} WHERE {where} ORDER BY {key}", {"ids": list(versions)}
-            ).fetchall()
-        ]
-        for table, (key, where) in wanted.items()
-    }
+_MEASURED = ("corrections", "measurements", "sample_references")
+_HIGHEST_MEASURED = 2**30
+_Numbers = Mapping[tuple[str, int], int]
+"""The number here of each version of the archive, by its name and number there."""
 
 
 def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
@@ -71,7 +48,7 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
         A name or an alias that could not have been made here, or an alias that points to nothing.
     """
     found = dict(tables)
-    if not any(table in found for table in (*_TABLES, *MEASURED)):
+    if not any(table in found for table in (*_TABLES, *_MEASURED)):
         return found
     rows = {table: found[table].to_pylist() if table in found else [] for table in _TABLES}
     here = dict(con.execute("SELECT version_id, version FROM calibration_versions").fetchall())
@@ -107,7 +84,7 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
     # here its number may mean another version, so it gets one that no version has, nor ever will have.
     retired = {row["name"]: row["version"] for row in kept["calibration_retired"]}
     coming = {places[version_id] for version_id in arriving}
-    for place, number in deleted_places(con, found, numbers).items():
+    for place, number in _deleted_places(con, found, numbers).items():
         if number is None:
             name, number = place
             if name in known:
@@ -116,7 +93,7 @@ def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Tabl
             coming.add(place)
         numbers[place] = number
     kept["calibration_retired"] = [{"name": name, "version": number} for name, number in retired.items()]
-    corrected = merge_measured(con, found, numbers, coming)
+    corrected = _merge_measured(con, found, numbers, coming)
     _tell(con, rows, kept, corrected)
     for table in _TABLES:
         if table in found or kept[table]:
@@ -224,3 +201,106 @@ def _tell(
             RecordingWarning,
             stacklevel=2,
         )
+
+
+# -- Measurements, references and corrections.
+
+
+def _deleted_places(
+    con: Connection, tables: Mapping[str, pa.Table], numbers: _Numbers
+) -> dict[tuple[str, int], int | None]:
+    """Find versions with measurements that the archive lacks, and the number that their chain has here, if any.
+
+    A chain is what predicted: a version of the name with that chain here, or measurements by it, are of this version.
+    """
+    if "measurements" not in tables:
+        return {}
+    rows = tables["measurements"].select(["calibration", "version", "chain_id"])
+    found: dict[tuple[str, int], int | None] = {}
+    for row in rows.group_by(rows.column_names).aggregate([]).sort_by("chain_id").to_pylist():
+        name, version, chain_id = row["calibration"], row["version"], row["chain_id"]
+        if name is None or version is None or (name, version) in numbers or found.get((name, version)):
+            continue
+        if not 0 < version < _HIGHEST_MEASURED:
+            raise _invalid("has a measurement by a version of an impossible number")
+        here = con.execute(
+            "SELECT version FROM (SELECT version, 0 AS place FROM calibration_versions WHERE name = $name AND "
+            "chain_id = $chain UNION ALL SELECT version, 1 FROM measurements WHERE calibration = $name AND "
+            "chain_id = $chain AND version IS NOT NULL) ORDER BY place, version LIMIT 1",
+            {"name": name, "chain": chain_id},
+        ).fetchall()
+        found[name, version] = int(here[0][0]) if here else None
+    return found
+
+
+def _merge_measured(
+    con: Connection, tables: dict[str, pa.Table], numbers: _Numbers, arriving: set[tuple[str, int]]
+) -> tuple[int, int]:
+    """Fit the rows of `tables` into this workspace; returns how many corrections stay out, or come in retired.
+
+    `arriving` are the names and numbers, as in the archive, of the versions that are new here.
+    """
+    _check_measured(tables)
+    left = retired = 0
+    if "corrections" in tables:
+        rows = tables["corrections"].to_pylist()
+        here = {str(row[0]) for row in con.execute("SELECT correction_id FROM corrections").fetchall()}
+        newest = dict(con.execute("SELECT calibration, max(number) FROM corrections GROUP BY ALL").fetchall())
+        kept = []
+        for row in sorted(rows, key=lambda row: (row["calibration"], row["number"])):
+            place = (row["calibration"], row["version"])
+            if row["correction_id"] in here:
+                continue
+            if place not in numbers:
+                left += 1
+                continue
+            if row["calibration"] in newest:
+                newest[row["calibration"]] += 1
+                row["number"] = newest[row["calibration"]]
+            if place not in arriving and row["retired_at"] is None:
+                # It must not correct what this workspace predicts, and measurements that come in name it.
+                row["retired_at"] = now_naive()
+                retired += 1
+            kept.append(row | {"version": numbers[place]})
+        tables["corrections"] = pa.Table.from_pylist(kept, schema=tables["corrections"].schema)
+    moved = {place: number for place, number in numbers.items() if place[1] != number}
+    if "measurements" in tables and moved:
+        table = tables["measurements"]
+        names, versions = table["calibration"].to_pylist(), table["version"].to_pylist()
+        now = [moved.get(place, place[1]) for place in zip(names, versions, strict=True)]
+        at = table.schema.get_field_index("version")
+        tables["measurements"] = table.set_column(at, table.schema.field(at), pa.array(now, pa.int32()))
+    return left, retired
+
+
+def _check_measured(tables: Mapping[str, pa.Table]) -> None:
+    for table in _MEASURED:
+        if table not in tables:
+            continue
+        needed = [c.name for c in TABLES[table].columns if "NOT NULL" in c.sql or "KEY" in c.sql]
+        gaps = [name for name in needed if tables[table][name].null_count]
+        if gaps:
+            raise _invalid(f"has a row of {table} without {gaps[0]}")
+    for row in tables["corrections"].to_pylist() if "corrections" in tables else ():
+        slope, bias = row["slope"], row["bias"]
+        plain = slope is not None and bias is not None and math.isfinite(slope) and math.isfinite(bias)
+        if (
+            not plain
+            or slope == 0
+            or not 0 < row["number"] < _HIGHEST_MEASURED
+            or not _is(row["samples"], list)
+        ):
+            raise _invalid("has a correction that could not be made")
+        if not _is(row["metadata"], dict):
+            raise _invalid("has a correction whose figures are not an object")
+    for value in tables["sample_references"]["value"].to_pylist() if "sample_references" in tables else ():
+        if value is not None and not math.isfinite(value):
+            raise _invalid("has a reference that is not finite")
+
+
+def _is(text: Any, kind: type) -> bool:
+    try:
+        plain = from_json(text)
+    except ValueError:
+        return False
+    return plain is None or isinstance(plain, kind)

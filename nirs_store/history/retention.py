@@ -39,8 +39,8 @@ from nirs_store.history.policy import (
 )  # fmt: skip
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.maintenance.deletion import release_chains
-from nirs_store.maintenance.gc import collect, delete_run, prune_arrays
+from nirs_store.maintenance.deletion import delete_run, release_chains
+from nirs_store.maintenance.gc import collect, prune_arrays
 from nirs_store.maintenance.trash import deleting
 from nirs_store.records.queries import frame
 from nirs_store.values import as_text

@@ -1,4 +1,7 @@
-"""Deleting a run, a pipeline or a chain: a plan of what would go, and the deletion itself."""
+"""Deleting a run, a pipeline, a chain or a prediction: a plan of what would go, and the deletion itself.
+
+Rows go in one transaction, with tombstones for what other processes still have under way.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,35 @@ from nirs_store.db.changes import UNLINKED, Delete, delete_pipelines, plain_dele
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
+from nirs_store.db.table import Table, column
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.ids import now_naive
-from nirs_store.maintenance.gc import collect, delete_run, needed_elsewhere, plan_run_deletion, prune_arrays
-from nirs_store.maintenance.gc import delete_prediction as delete_prediction_rows
+from nirs_store.maintenance.gc import collect, prune_arrays
 from nirs_store.maintenance.trash import chains_of, deleting
+from nirs_store.records.artifacts import dependents_outside
 from nirs_store.records.named import refuse_held
 from nirs_store.records.notes import note
 from nirs_store.values import askable
+
+
+@dataclass(frozen=True)
+class RunDeletion:
+    """What deleting a run removes, or has removed: rows a table, and the artifacts that only it references.
+
+    `needed_by` names meta-models of other runs with the source of theirs that would go.
+    """
+
+    run_id: str
+    name: str | None
+    rows: dict[str, int]
+    artifacts: tuple[str, ...]
+    artifact_bytes: int
+    needed_by: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def total_rows(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
 
 
 @dataclass(frozen=True)
@@ -64,65 +88,79 @@ _RECORDS_OF_CHAINS = """
         WHERE o.owner_kind = 'chain' AND o.artifact_id = a.artifact_id AND d.pipeline_id = a.pipeline_id
         AND o.owner_id NOT IN (SELECT unnest($ids)))
 """
+_NAMES = {
+    "run": "SELECT name FROM runs WHERE run_id = $id",
+    "pipeline": "SELECT name FROM pipelines WHERE pipeline_id = $id",
+    "chain": "SELECT coalesce(nullif(json_extract_string(metadata, '$.preprocessing_chain'), ''), concat_ws(' > ', "
+    "nullif(preprocessings, ''), split_part(model_class, '.', -1))) FROM chains WHERE chain_id = $id",
+    "prediction": "SELECT concat_ws(' ', model_name, fold_id, partition) FROM predictions WHERE prediction_id = $id",
+}
+_OF_PIPELINES = ("pipelines", "logs", "metrics")
 
 
-def plan_deletion(con: Connection, kind: str, identifier: str) -> Deletion:
-    """Say what deleting a pipeline or a chain would remove; refuse one that an alias or a signature needs."""
+def plan_deletion(con: Connection, kind: str, identifier: str) -> Any:
+    """Count what deleting a run, a pipeline or a chain removes; refuse one that an alias or a signature needs."""
     identifier = askable(identifier)
-    if kind == "pipeline":
-        found = con.execute("SELECT name FROM pipelines WHERE pipeline_id = ?", [identifier]).fetchall()
-        own, records = "pipeline_id = $id", "SELECT record_id FROM artifact_records WHERE pipeline_id = $id"
-    else:
-        found = con.execute(
-            "SELECT coalesce(nullif(json_extract_string(metadata, '$.preprocessing_chain'), ''), "
-            "concat_ws(' > ', nullif(preprocessings, ''), split_part(model_class, '.', -1))) FROM chains "
-            "WHERE chain_id = ?",
-            [identifier],
-        ).fetchall()
-        own, records = "chain_id = $id", _RECORDS_OF_CHAINS.replace("(SELECT unnest($ids))", "($id)")
-    if not found:
+    params = {"id": identifier}
+    names = column(con, _NAMES[kind], params)
+    if not names and kind != "run":
         raise UnknownId(kind, identifier, "Nothing was deleted.")
-    refuse_held(con, chains_of(con, [identifier]) if kind == "pipeline" else [identifier])
-    of_record = f"record_id IN ({records})"
+    pipelines = _pipelines(con, identifier) if kind == "run" else [identifier]
+    refuse_held(con, [identifier] if kind == "chain" else chains_of(con, pipelines))
+    own = {
+        "run": "pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $id)",
+        "pipeline": "pipeline_id = $id",
+        "chain": "chain_id = $id",
+    }[kind]
+    records, of_predictions = own, f"prediction_id IN (SELECT prediction_id FROM predictions WHERE {own})"
+    if kind == "chain":
+        records = f"record_id IN ({_RECORDS_OF_CHAINS.replace('(SELECT unnest($ids))', '($id)')})"
     tables = {
+        "pipelines": own,
         "chains": own,
         "predictions": own,
-        "prediction_arrays": f"prediction_id IN (SELECT prediction_id FROM predictions WHERE {own})",
-        "artifact_records": of_record,
-        "artifact_links": of_record,
+        "prediction_arrays": of_predictions if kind == "chain" else f"{own} OR {of_predictions}",
+        "artifact_records": records,
+        "artifact_links": records,
+        "logs": own,
+        "metrics": own,
     }
-    if kind == "pipeline":
-        tables |= {"pipelines": own, "logs": own, "metrics": own}
-    params = {"id": identifier}
-    rows = {
+    if kind == "chain":
+        tables = {table: where for table, where in tables.items() if table not in _OF_PIPELINES}
+    rows = {"runs": len(names)} if kind == "run" else {}
+    rows |= {
         table: number(con, f"SELECT count(*) FROM {table} WHERE {where}", params)
         for table, where in tables.items()
     }
     held = (
-        f"((r.owner_kind = 'chain' AND r.owner_id IN (SELECT chain_id FROM chains WHERE {own})) "
-        f"OR (r.owner_kind = 'record' AND r.owner_id IN ({records}))"
-        f"{' OR r.pipeline_id = $id' if kind == 'pipeline' else ''})"
+        f"((owner_kind = 'chain' AND owner_id IN (SELECT chain_id FROM chains WHERE {own})) OR (owner_kind = 'record' "
+        f"AND owner_id IN (SELECT record_id FROM artifact_records WHERE {records}))"
+        f"{'' if kind == 'chain' else f' OR {own}'})"
     )
     only_here = con.execute(
-        f"SELECT b.artifact_id, b.size_bytes FROM blobs b JOIN artifact_refs r USING (artifact_id) "
-        f"GROUP BY ALL HAVING bool_and(coalesce({held}, FALSE)) ORDER BY 1",
+        "SELECT artifact_id, any_value(size_bytes) FROM blobs JOIN (SELECT artifact_id, "
+        f"coalesce({held}, FALSE) AS is_own FROM artifact_refs) USING (artifact_id) "
+        "GROUP BY artifact_id HAVING bool_and(is_own) ORDER BY 1",
         params,
     ).fetchall()
-    # A stacked chain names the chains that feed it in its steps.
-    needed = con.execute(
-        "SELECT d.chain_id, c.chain_id FROM chains c JOIN chains d ON contains(d.steps::VARCHAR, c.chain_id) "
-        f"WHERE c.{own} AND NOT (d.{own}) ORDER BY ALL",
-        params,
-    ).fetchall()
-    return Deletion(
-        kind,
-        identifier,
-        str(found[0][0]),
+    if kind == "run":
+        needed = dependents_outside(con, pipelines)
+    else:
+        # A stacked chain names the chains that feed it in its steps.
+        needed = con.execute(
+            "SELECT d.chain_id, c.chain_id FROM chains c JOIN chains d ON contains(d.steps::VARCHAR, c.chain_id) "
+            f"WHERE c.{own} AND NOT (d.{own}) ORDER BY ALL",
+            params,
+        ).fetchall()
+    found = (
         {table: count for table, count in rows.items() if count},
         tuple(str(row[0]) for row in only_here),
         sum(int(row[1]) for row in only_here),
         tuple((str(row[0]), str(row[1])) for row in needed),
     )
+    if kind == "run":
+        return RunDeletion(identifier, str(names[0]) if names else None, *found)
+    return Deletion(kind, identifier, str(names[0]), *found)
 
 
 def remove(
@@ -137,14 +175,11 @@ def remove(
     now: bool,
 ) -> Any:
     """Delete a run, a pipeline or a chain, or return the plan; see `WorkspaceStore.delete_run`."""
-    of_run = kind == "run"
-
-    def plan(con: Connection) -> Any:
-        return plan_run_deletion(con, identifier) if of_run else plan_deletion(con, kind, identifier)
 
     def work(con: Connection) -> Any:
-        if of_run:
-            refuse_needed([] if force else needed_elsewhere(con, identifier))
+        if kind == "run":
+            pipelines = _pipelines(con, askable(identifier))
+            refuse_needed([] if force else dependents_outside(con, pipelines))
             gone: Any = delete_run(con, identifier, now=now)
         else:
             gone = (delete_pipeline if kind == "pipeline" else delete_chain)(con, identifier, now=now)
@@ -155,7 +190,7 @@ def remove(
         return gone
 
     if dry_run:
-        return engine.query(plan)
+        return engine.query(lambda con: plan_deletion(con, kind, identifier))
     gone = engine.change(work)
     forget()
     if now and delete_artifacts and gone.artifacts:
@@ -167,10 +202,17 @@ def delete_prediction(engine: Engine, prediction_id: str, now: bool) -> bool:
     """Delete a prediction; see `WorkspaceStore.delete_prediction`."""
 
     def work(con: Connection) -> bool:
-        deleted = delete_prediction_rows(con, prediction_id, now=now)
-        if deleted:
-            note(engine, "delete_prediction", "prediction", prediction_id, con=con)
-        return deleted
+        ident = askable(prediction_id)
+        names = column(con, _NAMES["prediction"], {"id": ident})
+        if not names:
+            return False
+        with deleting(con, "prediction", ident, str(names[0]), "delete_prediction", now=now) as delete:
+            Table(con, "dead").insert([{"id": ident, "kind": "deleted", "died_at": now_naive()}])
+            for table in ("prediction_arrays", "predictions"):
+                delete(con, table, "prediction_id = $id", {"id": ident})
+        prune_arrays(con)
+        note(engine, "delete_prediction", "prediction", prediction_id, con=con)
+        return True
 
     deleted = engine.change(work)
     engine.known.forget("prediction", prediction_id)
@@ -190,9 +232,46 @@ def refuse_needed(needed_by: Sequence[tuple[str, str]]) -> None:
     )
 
 
+def delete_run(
+    con: Connection, run_id: str, *, now: bool = True, operation: str = "delete_run"
+) -> RunDeletion:
+    """Delete a run and everything it owns inside the caller's transaction; gives what was deleted.
+
+    Its artifacts are those that nothing references any more; unless `now`, the trash references them all.
+    """
+    run_id = askable(run_id)
+    named = column(con, _NAMES["run"], {"id": run_id})
+    if not named:
+        return RunDeletion(run_id, None, {}, (), 0)
+    pipelines = _pipelines(con, run_id)
+    refuse_held(con, chains_of(con, pipelines))
+    name = str(named[0])
+    with deleting(con, "run", run_id, name, operation, chains_of(con, pipelines), now=now) as delete:
+        Table(con, "dead").insert([{"id": run_id, "kind": "deleted", "died_at": now_naive()}])
+        deleted = delete_pipelines(con, pipelines, delete)
+        delete(con, "runs", "run_id = $id", {"id": run_id})
+    prune_arrays(con)
+    orphans = con.execute(
+        "SELECT artifact_id, size_bytes FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[])) "
+        "AND artifact_id NOT IN (SELECT artifact_id FROM artifact_refs) ORDER BY artifact_id",
+        [deleted.released],
+    ).fetchall()
+    return RunDeletion(
+        run_id,
+        name,
+        {"runs": 1} | {table: count for table, count in deleted.rows.items() if count},
+        tuple(str(row[0]) for row in orphans),
+        sum(int(row[1]) for row in orphans),
+    )
+
+
+def _pipelines(con: Connection, run_id: str) -> list[str]:
+    return column(con, "SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id])
+
+
 def delete_pipeline(con: Connection, pipeline_id: str, *, now: bool = True) -> Deletion:
     """Delete a pipeline and all it owns inside the caller's transaction."""
-    plan = plan_deletion(con, "pipeline", pipeline_id)
+    plan: Deletion = plan_deletion(con, "pipeline", pipeline_id)
     chains = chains_of(con, [plan.id])
     with deleting(con, "pipeline", plan.id, plan.name, "delete_pipeline", chains, now=now) as delete:
         delete_pipelines(con, [plan.id], delete)
@@ -202,7 +281,7 @@ def delete_pipeline(con: Connection, pipeline_id: str, *, now: bool = True) -> D
 
 def delete_chain(con: Connection, chain_id: str, *, now: bool = True) -> Deletion:
     """Delete a chain with its predictions inside the caller's transaction; its pipeline stays."""
-    plan = plan_deletion(con, "chain", chain_id)
+    plan: Deletion = plan_deletion(con, "chain", chain_id)
     params = {"id": plan.id}
     with deleting(con, "chain", plan.id, plan.name, "delete_chain", [plan.id], now=now) as delete:
         delete(
@@ -221,7 +300,7 @@ def release_chains(con: Connection, chains: Sequence[str], delete: Delete = plai
     """Delete chains with their references and records; predictions stay, without the chain that they named."""
     params = {"ids": list(chains)}
     con.execute("INSERT INTO dead SELECT unnest($ids), 'deleted', $now", {**params, "now": now_naive()})
-    gone = {"ids": [str(row[0]) for row in con.execute(_RECORDS_OF_CHAINS, params).fetchall()]}
+    gone = {"ids": column(con, _RECORDS_OF_CHAINS, params)}
     listed = "IN (SELECT unnest($ids))"
     for table, where, given in (
         ("artifact_links", f"record_id {listed}", gone),

@@ -13,179 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nirs_store.blobs.backend import BLOBS, sizes
-from nirs_store.db.changes import delete_pipelines
 from nirs_store.db.claims import read_claims, settle_trash
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
-from nirs_store.db.table import Table
 from nirs_store.errors import PathEscapes
 from nirs_store.ids import earlier, now_naive
 from nirs_store.maintenance import trash
-from nirs_store.maintenance.trash import chains_of, deleting
-from nirs_store.records.artifacts import dependents_outside
-from nirs_store.records.named import refuse_held
 from nirs_store.records.notes import note
-from nirs_store.values import GRACE_SECONDS, as_seconds, askable
-
-__all__ = [
-    "GcPlan",
-    "GcResult",
-    "RunBytes",
-    "RunDeletion",
-    "Shared",
-    "StorageReport",
-    "Unreferenced",
-    "all_paths",
-    "array_bytes",
-    "artifact_bytes",
-    "collect",
-    "delete_prediction",
-    "delete_run",
-    "delete_unreferenced",
-    "end_dead_sessions",
-    "expired_references",
-    "largest_runs",
-    "needed_elsewhere",
-    "plan_gc",
-    "plan_run_deletion",
-    "prune_arrays",
-    "storage_report",
-    "unreferenced",
-    "unused_arrays",
-    "vacuum",
-]
-
-
-# -- Deleting rows: one transaction, tombstones for what other processes still have under way.
-
+from nirs_store.values import GRACE_SECONDS, as_seconds
 
 _USED_ARRAYS = """
     SELECT unnest([y_true, y_pred, y_proba, sample_indices, weights]) AS array_hash FROM prediction_arrays
     UNION SELECT wavelengths FROM chains
     UNION SELECT unnest(json_extract_string(holds, '$.arrays[*]')) FROM trash
 """
-
-
-@dataclass(frozen=True)
-class RunDeletion:
-    """What deleting a run removes, or has removed: rows a table, and the artifacts that only it references.
-
-    `needed_by` names meta-models of other runs with the source of theirs that would go.
-    """
-
-    run_id: str
-    name: str | None
-    rows: dict[str, int]
-    artifacts: tuple[str, ...]
-    artifact_bytes: int
-    needed_by: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def total_rows(self) -> int:
-        """Rows of all tables."""
-        return sum(self.rows.values())
-
-
-def plan_run_deletion(con: Connection, run_id: str) -> RunDeletion:
-    """Count what `delete_run` would remove; refuse a run that an alias or a signature needs."""
-    run_id = askable(run_id)
-    refuse_held(con, chains_of(con, _pipelines(con, run_id)))
-    row = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
-    rows = {"runs": len(row)}
-    pipelines = "(SELECT pipeline_id FROM pipelines WHERE run_id = $id)"
-    predictions = f"(SELECT prediction_id FROM predictions WHERE pipeline_id IN {pipelines})"
-    for table, where in (
-        ("pipelines", "run_id = $id"),
-        ("chains", f"pipeline_id IN {pipelines}"),
-        ("predictions", f"pipeline_id IN {pipelines}"),
-        ("prediction_arrays", f"pipeline_id IN {pipelines} OR prediction_id IN {predictions}"),
-        ("artifact_records", f"pipeline_id IN {pipelines}"),
-        ("artifact_links", f"pipeline_id IN {pipelines}"),
-        ("logs", f"pipeline_id IN {pipelines}"),
-        ("metrics", f"pipeline_id IN {pipelines}"),
-    ):
-        rows[table] = number(con, f"SELECT count(*) FROM {table} WHERE {where}", {"id": run_id})
-    own = f"(pipeline_id IN {pipelines})"
-    only_here = con.execute(
-        f"""
-        SELECT b.artifact_id, b.size_bytes FROM blobs b
-        WHERE EXISTS (SELECT 1 FROM artifact_refs r WHERE r.artifact_id = b.artifact_id AND {own})
-          AND NOT EXISTS (SELECT 1 FROM artifact_refs r WHERE r.artifact_id = b.artifact_id
-                          AND NOT coalesce({own}, FALSE))
-        ORDER BY b.artifact_id
-        """,
-        {"id": run_id},
-    ).fetchall()
-    return RunDeletion(
-        run_id,
-        str(row[0][0]) if row else None,
-        {table: count for table, count in rows.items() if count},
-        tuple(str(r[0]) for r in only_here),
-        sum(int(r[1]) for r in only_here),
-        tuple(needed_elsewhere(con, run_id)),
-    )
-
-
-def needed_elsewhere(con: Connection, run_id: str) -> list[tuple[str, str]]:
-    """Meta-models of other runs whose sources are in this one: (meta-model, source)."""
-    return dependents_outside(con, _pipelines(con, askable(run_id)))
-
-
-def delete_run(
-    con: Connection, run_id: str, *, now: bool = True, operation: str = "delete_run"
-) -> RunDeletion:
-    """Delete a run and everything it owns inside the caller's transaction; gives what was deleted.
-
-    Its artifacts are those that nothing references any more; unless `now`, the trash references them all.
-    """
-    run_id = askable(run_id)
-    named = con.execute("SELECT name FROM runs WHERE run_id = ?", [run_id]).fetchall()
-    if not named:
-        return RunDeletion(run_id, None, {}, (), 0)
-    pipelines = _pipelines(con, run_id)
-    refuse_held(con, chains_of(con, pipelines))
-    name = str(named[0][0])
-    with deleting(con, "run", run_id, name, operation, chains_of(con, pipelines), now=now) as delete:
-        Table(con, "dead").insert([{"id": run_id, "kind": "deleted", "died_at": now_naive()}])
-        deleted = delete_pipelines(con, pipelines, delete)
-        delete(con, "runs", "run_id = $id", {"id": run_id})
-    prune_arrays(con)
-    orphans = con.execute(
-        "SELECT artifact_id, size_bytes FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[])) "
-        "AND artifact_id NOT IN (SELECT artifact_id FROM artifact_refs) ORDER BY artifact_id",
-        [deleted.released],
-    ).fetchall()
-    return RunDeletion(
-        run_id,
-        name,
-        {"runs": 1} | {table: count for table, count in deleted.rows.items() if count},
-        tuple(str(row[0]) for row in orphans),
-        sum(int(row[1]) for row in orphans),
-    )
-
-
-def _pipelines(con: Connection, run_id: str) -> list[str]:
-    found = con.execute("SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id]).fetchall()
-    return [str(row[0]) for row in found]
-
-
-def delete_prediction(con: Connection, prediction_id: str, *, now: bool = True) -> bool:
-    """Delete one prediction with its arrays inside the caller's transaction."""
-    prediction_id = askable(prediction_id)
-    found = con.execute(
-        "SELECT concat_ws(' ', model_name, fold_id, partition) FROM predictions WHERE prediction_id = ?",
-        [prediction_id],
-    ).fetchall()
-    if not found:
-        return False
-    with deleting(con, "prediction", prediction_id, str(found[0][0]), "delete_prediction", now=now) as delete:
-        Table(con, "dead").insert([{"id": prediction_id, "kind": "deleted", "died_at": now_naive()}])
-        for table in ("prediction_arrays", "predictions"):
-            delete(con, table, "prediction_id = $id", {"id": prediction_id})
-    prune_arrays(con)
-    return True
 
 
 def prune_arrays(con: Connection) -> int:

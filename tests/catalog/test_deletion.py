@@ -12,7 +12,7 @@ import pytest
 from storekit import begin, chain_of, let_go, predict, prediction, sql, whole_pipeline
 
 from nirs_store.errors import WriteFailed
-from nirs_store.maintenance import gc as deletion
+from nirs_store.maintenance import deletion
 from nirs_store.store import WorkspaceStore
 
 

@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 _PTRACER = 0x59616D61  # PR_SET_PTRACER: let strace attach where only parents may
 # Imports that the library puts off: in a child that may open no file they would fail for no fault of the store.
 _LATE = (
-    "nirs_store.maintenance.gc",
+    "nirs_store.maintenance.deletion",
     "nirs_store.maintenance.gc",
     "nirs_store.artifacts.registry",
     "nirs_store.history.retention",

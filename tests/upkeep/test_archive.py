@@ -18,9 +18,9 @@ import pytest
 from storekit import begin, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore
-from nirs_store.backup import archive as archive_restore
-from nirs_store.backup.archive import read_manifest
+from nirs_store.backup import incoming as archive_restore
 from nirs_store.backup.container import Limits
+from nirs_store.backup.incoming import read_manifest
 from nirs_store.db.schema import column_names
 from nirs_store.errors import ArchiveInvalid, InvalidInput, SchemaTooNew, UnknownId
 from nirs_store.ids import now_naive

@@ -32,8 +32,7 @@ from nirs_store.display import printable
 
 
 if TYPE_CHECKING:
-    from nirs_store.maintenance.deletion import Deletion
-    from nirs_store.maintenance.gc import RunDeletion
+    from nirs_store.maintenance.deletion import Deletion, RunDeletion
     from nirs_store.store import WorkspaceStore
 
 

@@ -16,10 +16,8 @@ from storekit import begin, chain_of, predict, snapshot, whole_pipeline
 
 from nirs_store import WorkspaceStore, restore_backup
 from nirs_store.backup import backup as backup_making
-from nirs_store.backup import backup as backup_pruning
-from nirs_store.backup import backup as backup_rows
 from nirs_store.backup import backup as backups
-from nirs_store.backup.backup import BackupFolder
+from nirs_store.backup.folder import BackupFolder
 from nirs_store.errors import BackupInvalid, BlobMissing, InvalidInput, ReadOnlyStore, StoreBusy, UnknownId
 from nirs_store.values import as_duration
 
@@ -218,7 +216,7 @@ def aged(home: Path, backup_id: str, days: float) -> None:
     """Make a backup look older."""
     path = BackupFolder(home / "bk").manifest(backup_id)
     told = json.loads(path.read_text())
-    moment = backup_pruning.utcnow() - timedelta(days=days)
+    moment = backup_making.utcnow() - timedelta(days=days)
     path.write_text(json.dumps(told | {"created_at": moment.isoformat()}))
 
 
@@ -376,7 +374,7 @@ def test_the_catalog_is_copied_under_the_lease(
         seen.append((str(access._lease.mode), access.con is None))
         return copyfile(source, target)
 
-    monkeypatch.setattr(backup_rows.shutil, "copyfile", look)
+    monkeypatch.setattr(backup_making.shutil, "copyfile", look)
     store.backups.create(home / "bk")
     assert seen[0] == ("exclusive", True)
 

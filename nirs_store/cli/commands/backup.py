@@ -188,7 +188,7 @@ def list_backups(store: WorkspaceStore, target: Path | None, as_json: bool) -> N
 @json_option
 def verify(target: Path, backup_id: str | None, as_json: bool) -> None:
     """Read a whole backup and compare every hash."""
-    from nirs_store.backup.backup import verify_backup
+    from nirs_store.backup.folder import verify_backup
 
     with progress("Verifying") as show:
         found = verify_backup(target, backup_id, progress=show)

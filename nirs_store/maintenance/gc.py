@@ -18,6 +18,7 @@ from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
+from nirs_store.db.table import column
 from nirs_store.errors import PathEscapes
 from nirs_store.ids import earlier, now_naive
 from nirs_store.maintenance import trash
@@ -69,18 +70,16 @@ def end_dead_sessions(con: Connection, alive: list[str]) -> None:
 def expired_references(con: Connection, alive: list[str], grace_seconds: float) -> list[str]:
     """Return references of sessions that ended longer than the grace period ago."""
     now = now_naive()
-    return [
-        str(row[0])
-        for row in con.execute(
-            """
-            SELECT r.ref_id FROM artifact_refs r LEFT JOIN sessions s ON r.owner_id = s.session_id
-            WHERE r.owner_kind = 'session' AND NOT list_contains(?, r.owner_id)
-              AND coalesce(s.ended_at, ?) <= ?
-            ORDER BY r.ref_id
-            """,
-            [alive, now, earlier(now, seconds=grace_seconds)],
-        ).fetchall()
-    ]
+    return column(
+        con,
+        """
+        SELECT r.ref_id FROM artifact_refs r LEFT JOIN sessions s ON r.owner_id = s.session_id
+        WHERE r.owner_kind = 'session' AND NOT list_contains(?, r.owner_id)
+          AND coalesce(s.ended_at, ?) <= ?
+        ORDER BY r.ref_id
+        """,
+        [alive, now, earlier(now, seconds=grace_seconds)],
+    )
 
 
 def unreferenced(con: Connection, expired: list[str], only: list[str] | None) -> list[Unreferenced]:
@@ -106,7 +105,8 @@ def delete_unreferenced(
         con.execute("DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [expired])
     if not candidates:
         return []
-    rows = con.execute(
+    return column(
+        con,
         """
         DELETE FROM blobs WHERE artifact_id IN (SELECT unnest($candidates))
           AND artifact_id NOT IN (SELECT unnest($claimed))
@@ -114,8 +114,7 @@ def delete_unreferenced(
         RETURNING artifact_id
         """,
         {"candidates": candidates, "claimed": claimed},
-    ).fetchall()
-    return [str(row[0]) for row in rows]
+    )
 
 
 def all_paths(con: Connection) -> dict[str, list[str]]:
@@ -294,11 +293,7 @@ def collect(
     only: Sequence[str] | None = None,
     now: bool = False,
 ) -> GcResult:
-    """Remove artifacts that nothing holds, and unused arrays; with `only`, look at these and expire no references.
-
-    With `wait=False`, many files are out of reach when this returns and are deleted while the store goes on: until they
-    are gone no other process gets the catalog, and `close` and a vacuum wait. The result then says what was planned.
-    """
+    """Remove artifacts that nothing holds, and unused arrays; with `only`, look at these and expire no references."""
     grace = as_seconds(grace_seconds, "grace_seconds")
 
     def work(access: Database) -> GcResult:
@@ -372,23 +367,20 @@ def _plan(
     candidates = unreferenced(con, expired, only)
     gone = {candidate.artifact_id for candidate in candidates}
     by_path = all_paths(con)
+    blobs = engine.layout.blobs
     files: dict[str, int] = {}
     for path in sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])}):
         # A row that names something else than a blob of this workspace goes; what it names is not touched.
         with contextlib.suppress(PathEscapes):
-            found = engine.layout.blobs.stat(path)
+            found = blobs.stat(path)
             files[path] = 0 if found is None else found.size
     count, array_bytes = (0, 0) if only is not None else unused_arrays(con, due)
-    unknown = () if only is not None else tuple(sorted(_blobs_there(engine) - by_path.keys()))
+    there = set() if only is not None else {*blobs.list(BLOBS), *blobs.list("", trashed=True)}
+    unknown = tuple(sorted(there - by_path.keys()))
     freed = sum(files.values())
     return GcPlan(
         tuple(candidates), tuple(files), freed, tuple(expired), count, array_bytes, unknown, tuple(due)
     )
-
-
-def _blobs_there(engine: Engine) -> set[str]:
-    blobs = engine.layout.blobs
-    return {*blobs.list(BLOBS), *blobs.list("", trashed=True)}
 
 
 # -- The storage report: where a workspace's bytes are, and what keeps them.
@@ -453,8 +445,7 @@ def _in_trash(con: Connection) -> tuple[int, int]:
         "WHERE r.artifact_id = b.artifact_id) AND NOT EXISTS (SELECT 1 FROM artifact_refs r "
         "WHERE r.artifact_id = b.artifact_id AND r.owner_kind <> 'trash')",
     )
-    everything = [str(row[0]) for row in con.execute("SELECT trash_id FROM trash").fetchall()]
-    arrays = unused_arrays(con, everything)[1] - unused_arrays(con)[1]
+    arrays = unused_arrays(con, column(con, "SELECT trash_id FROM trash"))[1] - unused_arrays(con)[1]
     return int(count), int(rows) + artifacts + arrays
 
 
@@ -469,20 +460,19 @@ def _size_storage(path: Path) -> int:
 # -- Giving the space of deleted rows back to the file system.
 
 
-def _prune(con: Connection) -> None:
-    trash.empty(con, trash.due(con))
-    prune_arrays(con)
-
-
 def vacuum(engine: Engine) -> tuple[int, int]:
     """Rewrite the catalog without the space of deleted rows."""
+
+    def prune(con: Connection) -> None:
+        trash.empty(con, trash.due(con))
+        prune_arrays(con)
 
     def finish(con: Connection) -> None:
         # Into the new file: a later entry would have to be applied to it, and the old one stays as it was.
         note(engine, "vacuum", "workspace", details={"bytes": engine.layout.catalog.stat().st_size}, con=con)
 
     def work(access: Database) -> tuple[int, int]:
-        access.transact(_prune)
+        access.transact(prune)
         access.close_connection()
         before = engine.layout.catalog.stat().st_size
         access.rewrite(finish)

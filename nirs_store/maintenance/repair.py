@@ -102,11 +102,6 @@ def add_blob_row(con: Connection, artifact_id: str, row: dict[str, Any]) -> int:
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
-def quarantine_folder(layout: Layout) -> Path:
-    """Where a repair puts what it takes away."""
-    return layout.root / "quarantine"
-
-
 def move_blobs(access: Database, layout: Layout, bad: Sequence[str], orphans: Sequence[str]) -> list[str]:
     """Move blobs to quarantine unless they are found good, named or claimed by then.
 
@@ -120,8 +115,8 @@ def move_blobs(access: Database, layout: Layout, bad: Sequence[str], orphans: Se
     blobs.trash(there)
     # As in a gc: files aside, then the claims, then (in transact) the journal.
     claimed = read_claims(layout, remove_dead=True)
-    named = access.transact(_named)
-    moved = [p for p in there if (_is_bad(blobs, p) if p in bad else _is_orphan(p, named, claimed))]
+    wanted = access.transact(lambda con: set(all_paths(con))) | claimed
+    moved = [p for p in there if (_is_bad(blobs, p) if p in bad else wanted.isdisjoint((p, stem_of(p))))]
     blobs.delete(moved)
     good = [path for path in there if path not in moved]
     blobs.restore(good)
@@ -132,7 +127,7 @@ def move_blobs(access: Database, layout: Layout, bad: Sequence[str], orphans: Se
 
 def keep(layout: Layout, path: Path) -> Path:
     """Link a file into quarantine/, durably; if the name is in use, a number is added."""
-    folder = resolve_inside(layout.root, quarantine_folder(layout).relative_to(layout.root))
+    folder = resolve_inside(layout.root, "quarantine")
     ensure_dir(folder, shared=True)
     number = 1
     while True:
@@ -156,14 +151,6 @@ def _copy(layout: Layout, path: Path, target: Path) -> None:
         if target.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
         write_file(target, pieces_of(path), tmp_dir=layout.tmp, replace=False)
-
-
-def _named(con: Connection) -> set[str]:
-    return set(all_paths(con))
-
-
-def _is_orphan(path: str, named: set[str], claimed: set[str]) -> bool:
-    return not (path in named or path in claimed or stem_of(path) in claimed)
 
 
 def _is_bad(blobs: BlobBackend, path: str) -> bool:
@@ -338,48 +325,6 @@ class RepairPlan:
         ]
 
 
-def make_plan(layout: Layout, report: CheckReport, *, restore_catalog: bool) -> RepairPlan:
-    """Plan from a check that read everything; changes nothing."""
-    now = time.time()
-    workspace = str(layout.root)
-    if report.of_kind(*_CATALOG):
-        # Without all rows nobody can say what belongs to nobody.
-        copy = None
-        if restore_catalog and not report.of_kind("schema_too_new"):
-            copy = newest_copy(layout)
-        kept = tuple(f for f in report.findings if f.severity != "info")
-        source = None if copy is None else copy.relative_to(layout.root).as_posix()
-        return RepairPlan(workspace, restore_from=source, kept=kept)
-    restorable = {
-        finding.subject[0]
-        for finding in report.of_kind("artifact_row_missing")
-        if _is_intact(layout.blobs, *finding.subject)
-    }
-    orphans = [path for path in _subjects(report, "blob_orphan") if is_old(layout.blobs, path, now)]
-    healed = {
-        f for f in report.of_kind(*_HEALED) if f.kind != "artifact_row_missing" or f.subject[0] in restorable
-    }
-    kept = tuple(f for f in report.findings if f.severity != "info" and f not in healed)
-    rows_gone = {finding.subject[0] for finding in report.of_kind("artifact_missing")}
-    return RepairPlan(
-        workspace,
-        bad_blobs=tuple(dict.fromkeys(f.where for f in report.of_kind(*_BAD) if is_blob_key(f.where))),
-        orphans=tuple(orphans),
-        add_rows=tuple(sorted(restorable)),
-        remove_references=_subjects(report, "reference_dangling"),
-        add_references=tuple(
-            (f.subject[0], f.subject[1])
-            for f in report.of_kind("reference_missing")
-            if f.subject[1] not in rows_gone
-        ),
-        reject_segments=_subjects(report, "segment_damaged"),
-        settle_aside=_subjects(report, "aside"),
-        leftovers=_subjects(report, "leftover"),
-        dead_claims=_subjects(report, "dead_claim"),
-        kept=kept,
-    )
-
-
 def _subjects(report: CheckReport, kind: str) -> tuple[str, ...]:
     return tuple(finding.subject[0] for finding in report.of_kind(kind))
 
@@ -451,9 +396,46 @@ def plan_repair(
     timeout: float,
     progress: Progress | None = None,
 ) -> RepairPlan:
-    """Check everything and plan what can be done about it."""
+    """Check everything and plan what can be done about it; changes nothing."""
     report = check(access, layout, read_data=True, timeout=timeout, progress=progress)
-    return make_plan(layout, report, restore_catalog=restore_catalog)
+    now = time.time()
+    workspace = str(layout.root)
+    if report.of_kind(*_CATALOG):
+        # Without all rows nobody can say what belongs to nobody.
+        copy = None
+        if restore_catalog and not report.of_kind("schema_too_new"):
+            copy = newest_copy(layout)
+        kept = tuple(f for f in report.findings if f.severity != "info")
+        source = None if copy is None else copy.relative_to(layout.root).as_posix()
+        return RepairPlan(workspace, restore_from=source, kept=kept)
+    restorable = {
+        finding.subject[0]
+        for finding in report.of_kind("artifact_row_missing")
+        if _is_intact(layout.blobs, *finding.subject)
+    }
+    orphans = [path for path in _subjects(report, "blob_orphan") if is_old(layout.blobs, path, now)]
+    healed = {
+        f for f in report.of_kind(*_HEALED) if f.kind != "artifact_row_missing" or f.subject[0] in restorable
+    }
+    kept = tuple(f for f in report.findings if f.severity != "info" and f not in healed)
+    rows_gone = {finding.subject[0] for finding in report.of_kind("artifact_missing")}
+    return RepairPlan(
+        workspace,
+        bad_blobs=tuple(dict.fromkeys(f.where for f in report.of_kind(*_BAD) if is_blob_key(f.where))),
+        orphans=tuple(orphans),
+        add_rows=tuple(sorted(restorable)),
+        remove_references=_subjects(report, "reference_dangling"),
+        add_references=tuple(
+            (f.subject[0], f.subject[1])
+            for f in report.of_kind("reference_missing")
+            if f.subject[1] not in rows_gone
+        ),
+        reject_segments=_subjects(report, "segment_damaged"),
+        settle_aside=_subjects(report, "aside"),
+        leftovers=_subjects(report, "leftover"),
+        dead_claims=_subjects(report, "dead_claim"),
+        kept=kept,
+    )
 
 
 def execute_repair(engine: Engine, plan: RepairPlan) -> None:
@@ -478,7 +460,8 @@ def _execute(engine: Engine, plan: RepairPlan) -> None:
         return
     if plan.reject_segments or plan.leftovers or plan.dead_claims:
         _clear(engine, plan)
-    if not (plan.bad_blobs or plan.orphans or plan.settle_aside or plan.add_rows or _references(plan)):
+    rows = (plan.add_rows, plan.remove_references, plan.add_references)
+    if not any((plan.bad_blobs, plan.orphans, plan.settle_aside, *rows)):
         return
 
     def work(access: Database) -> None:
@@ -525,10 +508,6 @@ def _mend(con: Connection, layout: Layout, plan: RepairPlan) -> None:
             add_blob_row(con, artifact_id, row)
     remove_references(con, plan.remove_references)
     add_references(con, plan.add_references)
-
-
-def _references(plan: RepairPlan) -> bool:
-    return bool(plan.remove_references or plan.add_references)
 
 
 def _open_anew(engine: Engine) -> None:

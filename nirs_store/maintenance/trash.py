@@ -20,26 +20,12 @@ from nirs_store.db.database import Connection
 from nirs_store.db.schema import TABLES, arrow_schema, column_names
 from nirs_store.db.settings import read_settings
 from nirs_store.db.sql import incoming, number
-from nirs_store.db.table import Table
+from nirs_store.db.table import Table, column
 from nirs_store.errors import CatalogDamaged, InvalidInput, OverwriteRefused, UnknownId
 from nirs_store.ids import earlier, new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import ranking
 from nirs_store.records.queries import frame
-
-__all__ = [
-    "KEEP_DAYS",
-    "SETTING",
-    "artifacts",
-    "chains_of",
-    "deleting",
-    "due",
-    "empty",
-    "keep_days",
-    "references",
-    "restore",
-    "trash_rows",
-]
 
 SETTING = "trash"
 KEEP_DAYS = 30.0
@@ -73,11 +59,11 @@ _SCHEMAS = {
 
 def chains_of(con: Connection, pipeline_ids: Sequence[str]) -> list[str]:
     """Return the chains of some pipelines."""
-    rows = con.execute(
+    return column(
+        con,
         "SELECT chain_id FROM chains WHERE pipeline_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY 1",
         [list(pipeline_ids)],
-    ).fetchall()
-    return [str(row[0]) for row in rows]
+    )
 
 
 @contextmanager
@@ -161,8 +147,8 @@ def _holds(tables: dict[str, pa.Table]) -> dict[str, list[str]]:
     found = {name: tables[name].column(key).to_pylist() for name, key in _KEYS.items() if name in tables}
     arrays: set[str | None] = set()
     if "prediction_arrays" in tables:
-        for column in _ARRAYS:
-            arrays.update(tables["prediction_arrays"].column(column).to_pylist())
+        for name in _ARRAYS:
+            arrays.update(tables["prediction_arrays"].column(name).to_pylist())
     if "chains" in tables:
         arrays.update(tables["chains"].column("wavelengths").to_pylist())
     return {**found, "arrays": sorted(each for each in arrays if each is not None)}
@@ -281,21 +267,21 @@ def due(con: Connection, *, now: bool = False, older_than: float | None = None) 
 
 def references(con: Connection, trash_ids: Sequence[str]) -> list[str]:
     """Return the references by which entries hold artifacts."""
-    rows = con.execute(
+    return column(
+        con,
         "SELECT ref_id FROM artifact_refs WHERE owner_kind = 'trash' AND list_contains(?, owner_id) ORDER BY 1",
         [list(trash_ids)],
-    ).fetchall()
-    return [str(row[0]) for row in rows]
+    )
 
 
 def artifacts(con: Connection, trash_ids: Sequence[str]) -> list[str]:
     """Return the artifacts that entries hold."""
-    rows = con.execute(
+    return column(
+        con,
         "SELECT DISTINCT artifact_id FROM artifact_refs WHERE owner_kind = 'trash' AND list_contains(?, owner_id) "
         "ORDER BY 1",
         [list(trash_ids)],
-    ).fetchall()
-    return [str(row[0]) for row in rows]
+    )
 
 
 def empty(con: Connection, trash_ids: Sequence[str]) -> int:
@@ -321,11 +307,11 @@ def restore(con: Connection, identifier: str) -> list[tuple[str, str]]:
     trash_id, kind, object_id, content = entry
     tables = _decoded(trash_id, content)
     back: list[tuple[str, str]] = []
-    for child, column, parent in _PARENTS:
+    for child, name, parent in _PARENTS:
         if child not in tables:
             continue
         own = set(tables[parent].column(_KEYS[parent]).to_pylist()) if parent in tables else set()
-        wanted = {each for each in tables[child].column(column).to_pylist() if each is not None} - own
+        wanted = {each for each in tables[child].column(name).to_pylist() if each is not None} - own
         for missing in _missing(con, parent, wanted):
             # An earlier one may have brought it back.
             if not _missing(con, parent, {missing}):
@@ -362,12 +348,12 @@ def _entry(con: Connection, identifier: str) -> tuple[str, str, str, bytes] | No
 
 
 def _missing(con: Connection, table: str, wanted: set[str]) -> list[str]:
-    rows = con.execute(
+    return column(
+        con,
         f"SELECT w FROM (SELECT unnest(?::VARCHAR[]) AS w) WHERE w NOT IN (SELECT {_KEYS[table]} FROM {table}) "
         "ORDER BY w",
         [sorted(wanted)],
-    ).fetchall()
-    return [str(row[0]) for row in rows]
+    )
 
 
 def _insert(con: Connection, table: str, rows: pa.Table) -> None:

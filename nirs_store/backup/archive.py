@@ -336,23 +336,15 @@ class Archive:
         return {**asdict(self), "path": str(self.path)}
 
 
-def of_model(engine: Engine, model_id: str) -> tuple[list[str], list[str], list[str]]:
+def of_model(engine: Engine, model_id: str) -> list[list[str]]:
     """Find what belongs to a model: runs, versions of files, evaluations."""
     asked = {"model": as_text(model_id, "model_id")}
-
-    def ask(con: Connection) -> tuple[list[str], list[str], list[str]]:
-        of_chain = (
-            "SELECT p.run_id FROM chains c JOIN pipelines p USING (pipeline_id) WHERE c.chain_id = $model"
-        )
-        files = "SELECT version_id FROM file_versions WHERE model_id = $model ORDER BY version_id"
-        evaluations = "SELECT evaluation_id FROM evaluations WHERE model_id = $model ORDER BY evaluation_id"
-        found = [
-            [str(row[0]) for row in con.execute(sql, asked).fetchall()]
-            for sql in (of_chain, files, evaluations)
-        ]
-        return found[0], found[1], found[2]
-
-    found = engine.query(ask)
+    questions = (
+        "SELECT p.run_id FROM chains c JOIN pipelines p USING (pipeline_id) WHERE c.chain_id = $model",
+        "SELECT version_id FROM file_versions WHERE model_id = $model ORDER BY version_id",
+        "SELECT evaluation_id FROM evaluations WHERE model_id = $model ORDER BY evaluation_id",
+    )
+    found = engine.query(lambda con: [column(con, sql, asked) for sql in questions])
     if not any(found):
         raise UnknownId("model", model_id, "No file, evaluation or chain names it. Nothing was written.")
     return found
@@ -442,15 +434,15 @@ def _write(
             manifest, blobs = engine.query(lambda con: _read_rows(con, engine, chosen, Path(folder), held))
             total, done = manifest.total_bytes, 0
             with draft.open("xb") as file:
-                with packer(file, format) as packed:
+                with packer(file, format) as add:
                     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-                    packed.add(MANIFEST, len(text), io.BytesIO(text))
+                    add(MANIFEST, len(text), io.BytesIO(text))
                     for member in manifest.members.values():
                         kind, _, name = member.member.partition("/")
                         place = Path(folder) / name if kind == "tables" else engine.blobs.path_of(blobs[name])
                         with place.open("rb") as source:
                             hashed = _Hashed(source, member, place)
-                            packed.add(member.member, member.size, cast(IO[bytes], hashed))
+                            add(member.member, member.size, cast(IO[bytes], hashed))
                             hashed.finish()
                         done += member.size
                         if progress is not None:

@@ -14,25 +14,14 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol, cast
+from typing import IO, BinaryIO, cast
 
 import msgspec
 
 from nirs_store.errors import ArchiveInvalid, InvalidInput
-
-__all__ = [
-    "FORMAT",
-    "FORMATS",
-    "Limits",
-    "Manifest",
-    "Member",
-    "Members",
-    "format_of",
-    "open_members",
-    "packer",
-]
 
 FORMAT = "nirs_store-archive"
 FORMAT_VERSION = 1
@@ -112,44 +101,34 @@ def format_of(path: Path) -> str:
 # -- writing -----------------------------------------------------------------------------------
 
 
-class Packer(Protocol):
-    """Takes members one by one."""
-
-    def add(self, name: str, size: int, source: IO[bytes]) -> None: ...
+Add = Callable[[str, int, IO[bytes]], None]
+"""Adds a member: its name, its size and where its bytes come from."""
 
 
-class _Tar:
-    def __init__(self, tar: tarfile.TarFile) -> None:
-        self._tar = tar
-
-    def add(self, name: str, size: int, source: IO[bytes]) -> None:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = size, 0o644
-        self._tar.addfile(info, source)
+def _add_to_tar(tar: tarfile.TarFile, name: str, size: int, source: IO[bytes]) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    tar.addfile(info, source)
 
 
-class _Zip:
-    def __init__(self, file: zipfile.ZipFile) -> None:
-        self._zip = file
-
-    def add(self, name: str, size: int, source: IO[bytes]) -> None:
-        info = zipfile.ZipInfo(name)
-        info.compress_type = zipfile.ZIP_DEFLATED
-        with self._zip.open(info, "w", force_zip64=size >= 1 << 31) as target:
-            left = size
-            while left and (piece := source.read(min(_PIECE, left))):
-                target.write(piece)
-                left -= len(piece)
-        if left:
-            raise OSError("unexpected end of data")
+def _add_to_zip(file: zipfile.ZipFile, name: str, size: int, source: IO[bytes]) -> None:
+    info = zipfile.ZipInfo(name)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    with file.open(info, "w", force_zip64=size >= 1 << 31) as target:
+        left = size
+        while left and (piece := source.read(min(_PIECE, left))):
+            target.write(piece)
+            left -= len(piece)
+    if left:
+        raise OSError("unexpected end of data")
 
 
 @contextlib.contextmanager
-def packer(file: BinaryIO, format: str) -> Iterator[Packer]:
+def packer(file: BinaryIO, format: str) -> Iterator[Add]:
     """Write an archive into an open file."""
     if format == "zip":
         with zipfile.ZipFile(file, "w", allowZip64=True) as packed:
-            yield _Zip(packed)
+            yield partial(_add_to_zip, packed)
         return
     with contextlib.ExitStack() as opened:
         if format == "tar.zst":
@@ -163,7 +142,7 @@ def packer(file: BinaryIO, format: str) -> Iterator[Packer]:
                 cast(contextlib.AbstractContextManager[IO[bytes]], gzip.GzipFile("", "wb", 6, file, 0))
             )
         tar = opened.enter_context(tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT))
-        yield _Tar(tar)
+        yield partial(_add_to_tar, tar)
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -193,83 +172,63 @@ class _Bounded(io.RawIOBase):
         return data
 
 
-class Members:
-    """The members of an archive in their order; each is read once, before the next."""
-
-    def __init__(self, path: Path, limits: Limits) -> None:
-        self.path = path
-        self.limits = limits
-
-    def __iter__(self) -> Iterator[tuple[str, int, IO[bytes]]]:
-        raise NotImplementedError
-
-    def invalid(self, what: str) -> ArchiveInvalid:
-        """Return the error of this archive."""
-        return ArchiveInvalid(
-            f"{self.path} {what}. Nothing was restored from it; get the archive again from where it was made."
-        )
-
-    def name(self, name: str) -> str:
-        """Check the name of a member."""
-        if _NAME.fullmatch(name) is None:
-            raise self.invalid(f"has a member called {name[:100]!r}, which no archive of this library has")
-        return name
-
-    def expect(self, total: int) -> None:
-        """Say how many bytes the manifest promises for the rest."""
+Members = Iterator[tuple[str, int, IO[bytes]]]
+"""The members of an archive in their order: name, size and content; each is read once, before the next."""
 
 
-class _TarMembers(Members):
-    def __init__(self, path: Path, limits: Limits, stream: IO[bytes]) -> None:
-        super().__init__(path, limits)
-        self._stream = _Bounded(stream, path)
-
-    def __iter__(self) -> Iterator[tuple[str, int, IO[bytes]]]:
-        with tarfile.open(fileobj=cast(IO[bytes], self._stream), mode="r|") as tar:
-            position = 0
-            while (info := tar.next()) is not None:
-                if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    raise self.invalid(f"has a member {info.name[:100]!r} that is not a plain file")
-                if info.offset_data != position + _BLOCK:
-                    raise self.invalid("has headers of a kind that this library does not write")
-                limit = self.limits.manifest_bytes if position == 0 else self.limits.total_bytes
-                if info.size > limit:
-                    raise self.invalid(
-                        f"has a member of {info.size:,} bytes, more than the {limit:,} allowed"
-                    )
-                name = self.name(info.name)
-                position = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
-                self._stream.allowed = position + _AHEAD
-                content = tar.extractfile(info)
-                if content is None:
-                    raise self.invalid(f"has a member {name!r} without content")
-                yield name, info.size, content
-                # The headers lie one after the other: a list of them would only cost memory.
-                tar.members = []  # type: ignore[attr-defined]
-        # To the end of the stream, where the checksum of the compression is.
-        self._stream.allowed = self._stream.given + _AHEAD
-        while rest := self._stream.read(_PIECE):
-            if rest.strip(b"\0"):
-                raise self.invalid("goes on behind its end")
+def invalid(path: Path, what: str) -> ArchiveInvalid:
+    """Return the error of an archive that this library would not have written."""
+    return ArchiveInvalid(
+        f"{path} {what}. Nothing was restored from it; get the archive again from where it was made."
+    )
 
 
-class _ZipMembers(Members):
-    def __init__(self, path: Path, limits: Limits, file: zipfile.ZipFile) -> None:
-        super().__init__(path, limits)
-        self._zip = file
+def _checked(path: Path, name: str) -> str:
+    if _NAME.fullmatch(name) is None:
+        raise invalid(path, f"has a member called {name[:100]!r}, which no archive of this library has")
+    return name
 
-    def __iter__(self) -> Iterator[tuple[str, int, IO[bytes]]]:
-        listed = self._zip.infolist()
-        if len(listed) > self.limits.members or sum(i.file_size for i in listed) > self.limits.total_bytes:
-            raise self.invalid("promises more than is allowed")
-        for info in listed:
-            if info.is_dir() or info.flag_bits & 0x41 or info.compress_type not in (0, zipfile.ZIP_DEFLATED):
-                raise self.invalid(f"has a member {info.filename[:100]!r} that is not a plain file")
-            name = self.name(info.filename)
-            if name == MANIFEST and info.file_size > self.limits.manifest_bytes:
-                raise self.invalid("has a manifest larger than is allowed")
-            with self._zip.open(info) as content:
-                yield name, info.file_size, content
+
+def _tar_members(path: Path, limits: Limits, stream: IO[bytes]) -> Members:
+    bounded = _Bounded(stream, path)
+    with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|") as tar:
+        position = 0
+        while (info := tar.next()) is not None:
+            if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                raise invalid(path, f"has a member {info.name[:100]!r} that is not a plain file")
+            if info.offset_data != position + _BLOCK:
+                raise invalid(path, "has headers of a kind that this library does not write")
+            limit = limits.manifest_bytes if position == 0 else limits.total_bytes
+            if info.size > limit:
+                raise invalid(path, f"has a member of {info.size:,} bytes, more than the {limit:,} allowed")
+            name = _checked(path, info.name)
+            position = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+            bounded.allowed = position + _AHEAD
+            content = tar.extractfile(info)
+            if content is None:
+                raise invalid(path, f"has a member {name!r} without content")
+            yield name, info.size, content
+            # The headers lie one after the other: a list of them would only cost memory.
+            tar.members = []  # type: ignore[attr-defined]
+    # To the end of the stream, where the checksum of the compression is.
+    bounded.allowed = bounded.given + _AHEAD
+    while rest := bounded.read(_PIECE):
+        if rest.strip(b"\0"):
+            raise invalid(path, "goes on behind its end")
+
+
+def _zip_members(path: Path, limits: Limits, file: zipfile.ZipFile) -> Members:
+    listed = file.infolist()
+    if len(listed) > limits.members or sum(info.file_size for info in listed) > limits.total_bytes:
+        raise invalid(path, "promises more than is allowed")
+    for info in listed:
+        if info.is_dir() or info.flag_bits & 0x41 or info.compress_type not in (0, zipfile.ZIP_DEFLATED):
+            raise invalid(path, f"has a member {info.filename[:100]!r} that is not a plain file")
+        name = _checked(path, info.filename)
+        if name == MANIFEST and info.file_size > limits.manifest_bytes:
+            raise invalid(path, "has a manifest larger than is allowed")
+        with file.open(info) as content:
+            yield name, info.file_size, content
 
 
 @contextlib.contextmanager
@@ -287,7 +246,7 @@ def open_members(path: Path, limits: Limits) -> Iterator[Members]:
             file.seek(0)
             if head[:2] == b"\x1f\x8b":
                 unzipped = opened.enter_context(gzip.GzipFile(fileobj=file))
-                yield _TarMembers(path, limits, cast(IO[bytes], unzipped))
+                yield _tar_members(path, limits, cast(IO[bytes], unzipped))
             elif head == b"\x28\xb5\x2f\xfd":
                 import zstandard
 
@@ -295,9 +254,9 @@ def open_members(path: Path, limits: Limits) -> Iterator[Members]:
                 reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
                     file, closefd=False
                 )
-                yield _TarMembers(path, limits, cast(IO[bytes], opened.enter_context(reader)))
+                yield _tar_members(path, limits, cast(IO[bytes], opened.enter_context(reader)))
             elif head[:2] == b"PK":
-                yield _ZipMembers(path, limits, opened.enter_context(zipfile.ZipFile(file)))
+                yield _zip_members(path, limits, opened.enter_context(zipfile.ZipFile(file)))
             else:
                 raise ArchiveInvalid(
                     f"{path} is neither a tar.gz, tar.zst nor zip file. Nothing was restored from it."

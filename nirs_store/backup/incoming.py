@@ -27,7 +27,7 @@ from nirs_store.backup.container import (
     Limits,
     Manifest,
     Member,
-    Members,
+    invalid,
     open_members,
 )
 from nirs_store.blobs.durable import ensure_dir, make_read_only, sync_file, write_error
@@ -51,48 +51,49 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 def read_manifest(path: str | Path, *, limits: Limits | None = None) -> Manifest:
     """Read what an archive says of itself, without verifying the rest."""
-    bounds = limits or Limits()
-    with open_members(user_path(path), bounds) as members:
+    source, bounds = user_path(path), limits or Limits()
+    with open_members(source, bounds) as members:
         for name, size, content in members:
-            return parse_manifest(members, name, size, content, bounds)
-        raise members.invalid("is empty")
+            return parse_manifest(source, name, size, content, bounds)
+        raise invalid(source, "is empty")
 
 
-def parse_manifest(members: Members, name: str, size: int, content: IO[bytes], limits: Limits) -> Manifest:
+def parse_manifest(path: Path, name: str, size: int, content: IO[bytes], limits: Limits) -> Manifest:
     """Read the first member, and refuse what it promises beyond the limits."""
     if name != MANIFEST or size > limits.manifest_bytes:
-        raise members.invalid("does not begin with a manifest of an allowed size")
+        raise invalid(path, "does not begin with a manifest of an allowed size")
     try:
         found = msgspec.json.decode(content.read(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise members.invalid(f"has a manifest that cannot be read ({error})") from error
+        raise invalid(path, f"has a manifest that cannot be read ({error})") from error
     if found.format != FORMAT:
-        raise members.invalid(f"is of the format {found.format[:60]!r}")
+        raise invalid(path, f"is of the format {found.format[:60]!r}")
     if found.format_version > FORMAT_VERSION or found.schema_version > SCHEMA_VERSION:
         raise SchemaTooNew(
-            f"{members.path} was made by nirs_store {found.nirs_store} (archive version {found.format_version}, schema "
+            f"{path} was made by nirs_store {found.nirs_store} (archive version {found.format_version}, schema "
             f"{found.schema_version}); this one reads up to {FORMAT_VERSION} and {SCHEMA_VERSION}. Nothing was "
             "restored; upgrade nirs_store."
         )
     listed = found.members
     if len(listed) != len(found.tables) + len(found.blobs):
-        raise members.invalid("names a member twice")
+        raise invalid(path, "names a member twice")
     for table, member in found.tables.items():
         if table not in ARCHIVED or member.member != f"tables/{table}.arrow":
-            raise members.invalid(f"has a table {table[:60]!r} that an archive cannot hold")
+            raise invalid(path, f"has a table {table[:60]!r} that an archive cannot hold")
     for member in found.blobs:
         if member.member != f"blobs/{member.sha256}":
-            raise members.invalid(f"has a blob {member.member[:80]!r} whose name is not its hash")
+            raise invalid(path, f"has a blob {member.member[:80]!r} whose name is not its hash")
     if any(member.size < 0 or _HASH.fullmatch(member.sha256) is None for member in listed.values()):
-        raise members.invalid("has a manifest with impossible sizes or hashes")
-    total, packed = found.total_bytes, members.path.stat().st_size
+        raise invalid(path, "has a manifest with impossible sizes or hashes")
+    total, packed = found.total_bytes, path.stat().st_size
     if len(listed) > limits.members or total > limits.total_bytes:
-        raise members.invalid(
+        raise invalid(
+            path,
             f"promises {len(listed):,} members and {total:,} bytes, more than the {limits.members:,} and "
-            f"{limits.total_bytes:,} allowed"
+            f"{limits.total_bytes:,} allowed",
         )
     if total > limits.ratio_from and total > limits.ratio * packed:
-        raise members.invalid(f"promises {total:,} bytes out of {packed:,}, which no honest archive holds")
+        raise invalid(path, f"promises {total:,} bytes out of {packed:,}, which no honest archive holds")
     return found
 
 
@@ -104,25 +105,23 @@ def extract(path: Path, folder: Path, limits: Limits, progress: Progress | None)
         done = total = 0
         for name, size, content in members:
             if manifest is None:
-                manifest = parse_manifest(members, name, size, content, limits)
+                manifest = parse_manifest(path, name, size, content, limits)
                 missing, total = manifest.members, manifest.total_bytes
                 _check_space(folder, total)
                 continue
             expected = missing.pop(name, None)
             if expected is None:
-                raise members.invalid(
-                    f"has a member {name!r} that its manifest does not name, or has it twice"
-                )
+                raise invalid(path, f"has a member {name!r} that its manifest does not name, or has it twice")
             if size != expected.size:
-                raise members.invalid(f"has a member {name!r} of {size:,} bytes instead of {expected.size:,}")
-            _copy(members, content, folder / name.partition("/")[2], expected.size, expected.sha256, name)
+                raise invalid(path, f"has a member {name!r} of {size:,} bytes instead of {expected.size:,}")
+            _copy(path, content, folder / name.partition("/")[2], expected.size, expected.sha256, name)
             done += size
             if progress is not None:
                 progress(done, total)
         if manifest is None:
-            raise members.invalid("is empty")
+            raise invalid(path, "is empty")
         if missing:
-            raise members.invalid(f"lacks {len(missing)} of its members, among them {sorted(missing)[0]!r}")
+            raise invalid(path, f"lacks {len(missing)} of its members, among them {sorted(missing)[0]!r}")
     return manifest
 
 
@@ -134,18 +133,18 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _piece(members: Members, content: IO[bytes]) -> bytes:
+def _piece(path: Path, content: IO[bytes]) -> bytes:
     try:
         return content.read(_PIECE)
     except OSError as error:  # also a checksum of gzip that does not fit
-        raise members.invalid(f"cannot be read ({error})") from error
+        raise invalid(path, f"cannot be read ({error})") from error
 
 
-def _copy(members: Members, content: IO[bytes], target: Path, size: int, digest: str, name: str) -> None:
+def _copy(path: Path, content: IO[bytes], target: Path, size: int, digest: str, name: str) -> None:
     hashed, written = hashlib.sha256(), 0
     try:
         with target.open("xb") as file:
-            while piece := _piece(members, content):
+            while piece := _piece(path, content):
                 written += len(piece)
                 if written > size:
                     break
@@ -156,12 +155,11 @@ def _copy(members: Members, content: IO[bytes], target: Path, size: int, digest:
     except OSError as error:
         raise write_error(target, error) from error
     if written != size or hashed.hexdigest() != digest:
-        raise members.invalid(f"was altered: {name!r} does not have the hash that its manifest says")
+        raise invalid(path, f"was altered: {name!r} does not have the hash that its manifest says")
 
 
 def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack) -> dict[str, pa.Table]:
     """Return the rows, mapped from the staging folder, checked as far as they can be without the catalog."""
-    members = Members(path, Limits())
     tables: dict[str, pa.Table] = {}
     for table, member in manifest.tables.items():
         try:
@@ -171,22 +169,22 @@ def read_tables(path: Path, manifest: Manifest, folder: Path, opened: ExitStack)
                 raise Unfolds("it does not begin as an Arrow file")
             rows = read_rows(source, partial(_check_columns, schema), most=member.size)
             if rows.num_rows != member.rows:
-                raise members.invalid(f"has a table {table!r} of other rows than it says")
+                raise invalid(path, f"has a table {table!r} of other rows than it says")
             rows = rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
         except (pa.ArrowException, OSError, Unfolds) as error:
             if isinstance(error, NirsStoreError):
                 raise
-            raise members.invalid(f"has a table {table!r} that cannot be read ({error})") from error
+            raise invalid(path, f"has a table {table!r} that cannot be read ({error})") from error
         key = key_of(table)
         if key not in rows.column_names or len(set(rows[key].to_pylist())) != rows.num_rows:
-            raise members.invalid(f"has a table {table!r} with a row twice")
+            raise invalid(path, f"has a table {table!r} with a row twice")
         tables[table] = rows
-    _check_arrays(members, tables)
-    _check_blobs(members, manifest, tables)
-    _check_datasets(members, tables)
+    _check_arrays(path, tables)
+    _check_blobs(path, manifest, tables)
+    _check_datasets(path, tables)
     for table in ("dataset_retired", "file_retired"):
         if any(row["version"] is None or not 0 < row["version"] < 2**30 for row in rows_of(tables, table)):
-            raise members.invalid(f"has a row of {table} with an impossible number")
+            raise invalid(path, f"has a row of {table} with an impossible number")
     return tables
 
 
@@ -198,7 +196,7 @@ def _check_columns(expected: pa.Schema, found: pa.Schema) -> None:
             raise Unfolds(f"its column {column.name!r} is of the type {str(column.type)[:60]}")
 
 
-def _check_arrays(members: Members, tables: Mapping[str, pa.Table]) -> None:
+def _check_arrays(path: Path, tables: Mapping[str, pa.Table]) -> None:
     # An array under a false hash would stand in the way of the true one.
     if "arrays" not in tables:
         return
@@ -207,28 +205,28 @@ def _check_arrays(members: Members, tables: Mapping[str, pa.Table]) -> None:
             try:
                 decode_array(row["array_hash"], row["dtype"], row["shape"], row["data"])
             except (CatalogDamaged, ValueError, TypeError) as error:
-                raise members.invalid(
-                    f"has an array {row['array_hash'][:64]!r} that is not its hash"
+                raise invalid(
+                    path, f"has an array {row['array_hash'][:64]!r} that is not its hash"
                 ) from error
 
 
-def _check_blobs(members: Members, manifest: Manifest, tables: Mapping[str, pa.Table]) -> None:
+def _check_blobs(path: Path, manifest: Manifest, tables: Mapping[str, pa.Table]) -> None:
     there = {member.sha256: member.size for member in manifest.blobs}
     known = set()
     for row in rows_of(tables, "blobs"):
         if there.get(row["content_hash"]) != row["size_bytes"]:
-            raise members.invalid(f"names an artifact {row['artifact_id'][:64]!r} that it does not hold")
+            raise invalid(path, f"names an artifact {row['artifact_id'][:64]!r} that it does not hold")
         if _HASH.fullmatch(row["artifact_id"]) and row["artifact_id"] != row["content_hash"]:
-            raise members.invalid(f"names an artifact {row['artifact_id']!r} that is not its hash")
+            raise invalid(path, f"names an artifact {row['artifact_id']!r} that is not its hash")
         known.add(row["artifact_id"])
     for row in rows_of(tables, "artifact_refs"):
         if row["artifact_id"] not in known or row["owner_kind"] in ("session", "trash"):
-            raise members.invalid(
-                f"has a reference to an artifact {row['artifact_id'][:64]!r} that it does not hold"
+            raise invalid(
+                path, f"has a reference to an artifact {row['artifact_id'][:64]!r} that it does not hold"
             )
 
 
-def _check_datasets(members: Members, tables: Mapping[str, pa.Table]) -> None:
+def _check_datasets(path: Path, tables: Mapping[str, pa.Table]) -> None:
     """Refuse versions of data sets whose columns this library would not have written."""
     held: dict[str, set[str]] = {}
     for ref in rows_of(tables, "artifact_refs"):
@@ -245,7 +243,7 @@ def _check_datasets(members: Members, tables: Mapping[str, pa.Table]) -> None:
         except (msgspec.DecodeError, TypeError, KeyError):
             fits = False
         if not fits:
-            raise members.invalid(f"has a data set {str(row.get('name'))[:60]!r} that cannot be read")
+            raise invalid(path, f"has a data set {str(row.get('name'))[:60]!r} that cannot be read")
 
 
 def rows_of(tables: Mapping[str, pa.Table], table: str) -> list[dict[str, Any]]:

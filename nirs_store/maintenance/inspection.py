@@ -17,7 +17,7 @@ from nirs_store.db.change_count import LOST, ChangeCount
 from nirs_store.db.journal import Segment, decode_array
 from nirs_store.db.layout import Layout
 from nirs_store.db.schema import CATALOG_ALIAS, SCHEMA_VERSION
-from nirs_store.db.sql import number
+from nirs_store.db.sql import incoming, number
 from nirs_store.errors import CatalogDamaged
 from nirs_store.maintenance.findings import Finding, finding
 
@@ -284,33 +284,27 @@ class Inspection:
         return set(_ASKED) - {str(row[0]) for row in self._rows(listed, [CATALOG_ALIAS])}
 
     def _lay_beside(self, segments: list[Segment]) -> None:
-        deleted = bool(self._rows("SELECT 1 FROM dead LIMIT 1"))
-        if deleted:
-            self._rows("CREATE TEMP TABLE gone AS SELECT id, kind FROM dead")
+        """Make a table of the pending rows of each, without those whose owner was deleted."""
+        self._rows("CREATE TEMP TABLE gone AS SELECT id, kind FROM dead")
         for table, columns in _ASKED.items():
             parts = [s.tables[table].select(list(columns)) for s in segments if table in s.tables]
             if not parts:
                 continue
             self._waiting.add(table)
-            if not deleted:
-                self._con.register(f"waiting_{table}", pa.concat_tables(parts))
-                continue
-            self._con.register("incoming", pa.concat_tables(parts))
-            try:
-                dropped = " OR ".join(
-                    f"EXISTS (SELECT 1 FROM gone g WHERE g.id = i.{column} AND g.kind = '{kind}')"
-                    for column, kind in OWNERS.get(table, ())
-                    if column in columns
-                )
-                dropped = dropped or "FALSE"
-                drag = DRAGS.get(table)
+            owners = [
+                f"EXISTS (SELECT 1 FROM gone g WHERE g.id = i.{column} AND g.kind = '{kind}')"
+                for column, kind in OWNERS.get(table, ())
+                if column in columns
+            ]
+            dropped = " OR ".join(owners) or "FALSE"
+            with incoming(self._con) as rows:
+                rows.rows = pa.concat_tables(parts)
                 self._rows(
                     f"CREATE TEMP TABLE waiting_{table} AS SELECT * FROM incoming i WHERE NOT ({dropped})"
                 )
-                if drag is not None:
+                if table in DRAGS:
+                    drag = DRAGS[table]
                     self._rows(f"INSERT INTO gone SELECT i.{drag}, 'deleted' FROM incoming i WHERE {dropped}")
-            finally:
-                self._con.unregister("incoming")
 
     def _rows(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._con.execute(sql, list(params)).fetchall()

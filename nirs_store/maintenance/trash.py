@@ -122,20 +122,22 @@ def _put(
     operation: str,
     tables: dict[str, pa.Table],
 ) -> None:
-    content = _encoded(tables)
-    at = now_naive()
-    refs = tables.get("artifact_refs", arrow_schema("artifact_refs").empty_table())
-    artifacts = sorted(set(refs.column("artifact_id").to_pylist()))
-    row: dict[str, Any] = {
+    content, at = _encoded(tables), now_naive()
+    row = {
         "trash_id": trash_id,
         "kind": kind,
         "object_id": object_id,
         "name": name,
         "operation": operation,
+        "counts": {table: rows.num_rows for table, rows in tables.items()},
+        "holds": _holds(tables),
+        "size_bytes": len(content),
+        "content": content,
+        "deleted_at": at,
     }
-    row |= {"counts": {table: rows.num_rows for table, rows in tables.items()}, "holds": _holds(tables)}
-    row |= {"size_bytes": len(content), "content": content, "deleted_at": at}
     Table(con, "trash").insert([row])
+    refs = tables.get("artifact_refs", arrow_schema("artifact_refs").empty_table())
+    artifacts = sorted(set(refs.column("artifact_id").to_pylist()))
     held = {"owner_kind": "trash", "owner_id": trash_id, "created_at": at}
     Table(con, "artifact_refs").insert(
         [{"ref_id": new_id(), "artifact_id": each, **held} for each in artifacts]

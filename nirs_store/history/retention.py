@@ -39,7 +39,7 @@ from nirs_store.history.policy import (
 )  # fmt: skip
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.maintenance.deletion import delete_run, release_chains
+from nirs_store.maintenance.deletion import delete_rows, release_chains
 from nirs_store.maintenance.gc import collect, prune_arrays
 from nirs_store.maintenance.trash import deleting
 from nirs_store.records.queries import frame
@@ -302,7 +302,7 @@ def _delete(con: Connection, taken: Mapping[str, list[str]], plan: RetentionPlan
         with deleting(con, "chains", new_id(), name, "retention", chains, now=now) as delete:
             release_chains(con, chains, delete)
     for run_id in taken.get("run", []):
-        delete_run(con, run_id, now=now, operation="retention")
+        delete_rows(con, "run", run_id, now=now, operation="retention")
     gone = set(taken.get("measurement", []))
     if gone:
         # A prediction of the same day that was logged since the plan was made is not part of the plan.

@@ -95,6 +95,7 @@ _NAMES = {
     "nullif(preprocessings, ''), split_part(model_class, '.', -1))) FROM chains WHERE chain_id = $id",
     "prediction": "SELECT concat_ws(' ', model_name, fold_id, partition) FROM predictions WHERE prediction_id = $id",
 }
+_OF_RUN = "SELECT pipeline_id FROM pipelines WHERE run_id = $id"
 _OF_PIPELINES = ("pipelines", "logs", "metrics")
 
 
@@ -105,10 +106,10 @@ def plan_deletion(con: Connection, kind: str, identifier: str) -> Any:
     names = column(con, _NAMES[kind], params)
     if not names and kind != "run":
         raise UnknownId(kind, identifier, "Nothing was deleted.")
-    pipelines = _pipelines(con, identifier) if kind == "run" else [identifier]
+    pipelines = column(con, _OF_RUN, params) if kind == "run" else [identifier]
     refuse_held(con, [identifier] if kind == "chain" else chains_of(con, pipelines))
     own = {
-        "run": "pipeline_id IN (SELECT pipeline_id FROM pipelines WHERE run_id = $id)",
+        "run": f"pipeline_id IN ({_OF_RUN})",
         "pipeline": "pipeline_id = $id",
         "chain": "chain_id = $id",
     }[kind]
@@ -177,13 +178,8 @@ def remove(
     """Delete a run, a pipeline or a chain, or return the plan; see `WorkspaceStore.delete_run`."""
 
     def work(con: Connection) -> Any:
-        if kind == "run":
-            pipelines = _pipelines(con, askable(identifier))
-            refuse_needed([] if force else dependents_outside(con, pipelines))
-            gone: Any = delete_run(con, identifier, now=now)
-        else:
-            gone = (delete_pipeline if kind == "pipeline" else delete_chain)(con, identifier, now=now)
-            refuse_needed([] if force else gone.needed_by)  # the transaction is rolled back
+        gone = delete_rows(con, kind, identifier, now=now)
+        refuse_needed([] if force else gone.needed_by)  # the transaction is rolled back
         if gone.rows:
             facts = {"name": gone.name, "rows": gone.rows, "artifacts": len(gone.artifacts)}
             note(engine, f"delete_{kind}", kind, identifier, details=facts, con=con)
@@ -232,66 +228,31 @@ def refuse_needed(needed_by: Sequence[tuple[str, str]]) -> None:
     )
 
 
-def delete_run(
-    con: Connection, run_id: str, *, now: bool = True, operation: str = "delete_run"
-) -> RunDeletion:
-    """Delete a run and everything it owns inside the caller's transaction; gives what was deleted.
+def delete_rows(
+    con: Connection, kind: str, identifier: str, *, now: bool = True, operation: str | None = None
+) -> Any:
+    """Delete a run or a pipeline with all it owns, or a chain with its predictions, inside the caller's transaction.
 
-    Its artifacts are those that nothing references any more; unless `now`, the trash references them all.
+    Gives the plan that was carried out; a run that is not there has nothing to delete.
     """
-    run_id = askable(run_id)
-    named = column(con, _NAMES["run"], {"id": run_id})
-    if not named:
-        return RunDeletion(run_id, None, {}, (), 0)
-    pipelines = _pipelines(con, run_id)
-    refuse_held(con, chains_of(con, pipelines))
-    name = str(named[0])
-    with deleting(con, "run", run_id, name, operation, chains_of(con, pipelines), now=now) as delete:
-        Table(con, "dead").insert([{"id": run_id, "kind": "deleted", "died_at": now_naive()}])
-        deleted = delete_pipelines(con, pipelines, delete)
-        delete(con, "runs", "run_id = $id", {"id": run_id})
-    prune_arrays(con)
-    orphans = con.execute(
-        "SELECT artifact_id, size_bytes FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[])) "
-        "AND artifact_id NOT IN (SELECT artifact_id FROM artifact_refs) ORDER BY artifact_id",
-        [deleted.released],
-    ).fetchall()
-    return RunDeletion(
-        run_id,
-        name,
-        {"runs": 1} | {table: count for table, count in deleted.rows.items() if count},
-        tuple(str(row[0]) for row in orphans),
-        sum(int(row[1]) for row in orphans),
-    )
-
-
-def _pipelines(con: Connection, run_id: str) -> list[str]:
-    return column(con, "SELECT pipeline_id FROM pipelines WHERE run_id = ?", [run_id])
-
-
-def delete_pipeline(con: Connection, pipeline_id: str, *, now: bool = True) -> Deletion:
-    """Delete a pipeline and all it owns inside the caller's transaction."""
-    plan: Deletion = plan_deletion(con, "pipeline", pipeline_id)
-    chains = chains_of(con, [plan.id])
-    with deleting(con, "pipeline", plan.id, plan.name, "delete_pipeline", chains, now=now) as delete:
-        delete_pipelines(con, [plan.id], delete)
-    prune_arrays(con)
-    return plan
-
-
-def delete_chain(con: Connection, chain_id: str, *, now: bool = True) -> Deletion:
-    """Delete a chain with its predictions inside the caller's transaction; its pipeline stays."""
-    plan: Deletion = plan_deletion(con, "chain", chain_id)
-    params = {"id": plan.id}
-    with deleting(con, "chain", plan.id, plan.name, "delete_chain", [plan.id], now=now) as delete:
-        delete(
-            con,
-            "prediction_arrays",
-            "prediction_id IN (SELECT prediction_id FROM predictions WHERE chain_id = $id)",
-            params,
-        )
-        delete(con, "predictions", "chain_id = $id", params)
-        release_chains(con, [plan.id], delete)
+    plan = plan_deletion(con, kind, identifier)
+    if plan.name is None:
+        return plan
+    params = {"id": askable(identifier)}
+    pipelines = column(con, _OF_RUN, params) if kind == "run" else [params["id"]]
+    chains = [params["id"]] if kind == "chain" else chains_of(con, pipelines)
+    operation = operation or f"delete_{kind}"
+    with deleting(con, kind, params["id"], plan.name, operation, chains, now=now) as delete:
+        if kind == "chain":
+            of_chain = "prediction_id IN (SELECT prediction_id FROM predictions WHERE chain_id = $id)"
+            delete(con, "prediction_arrays", of_chain, params)
+            delete(con, "predictions", "chain_id = $id", params)
+            release_chains(con, chains, delete)
+        else:
+            delete_pipelines(con, pipelines, delete)
+        if kind == "run":
+            Table(con, "dead").insert([{"id": params["id"], "kind": "deleted", "died_at": now_naive()}])
+            delete(con, "runs", "run_id = $id", params)
     prune_arrays(con)
     return plan
 

@@ -49,15 +49,6 @@ _PIECE = 1 << 20
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-def read_manifest(path: str | Path, *, limits: Limits | None = None) -> Manifest:
-    """Read what an archive says of itself, without verifying the rest."""
-    source, bounds = user_path(path), limits or Limits()
-    with open_members(source, bounds) as members:
-        for name, size, content in members:
-            return parse_manifest(source, name, size, content, bounds)
-        raise invalid(source, "is empty")
-
-
 def parse_manifest(path: Path, name: str, size: int, content: IO[bytes], limits: Limits) -> Manifest:
     """Read the first member, and refuse what it promises beyond the limits."""
     if name != MANIFEST or size > limits.manifest_bytes:

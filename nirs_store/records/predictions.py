@@ -164,6 +164,17 @@ def unknown_column(what: str, name: Any, allowed: Sequence[str]) -> InvalidInput
     return InvalidInput(f"Invalid {what} column: {name!r}. Expected one of {', '.join(allowed)}.{hint}")
 
 
+def columns_to_group(group_by: Any, allowed: Sequence[str]) -> list[str]:
+    """Return the columns that are grouped by, each once; refuse one that is not on the list."""
+    if not isinstance(group_by, (str, Iterable, NoneType)):
+        raise unknown_column("group_by", group_by, allowed)
+    groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
+    for group in groups:
+        if group not in allowed:
+            raise unknown_column("group_by", group, allowed)
+    return list(dict.fromkeys(groups))
+
+
 def query_predictions(con: Connection, limit: int | None, offset: int, **filters: Any) -> pl.DataFrame:
     """Predictions, newest first."""
     where, params = prediction_filters(**filters)
@@ -327,12 +338,7 @@ def top_predictions(
     """Best predictions, overall or of each group; NULL and NaN rank last in either direction."""
     if metric not in METRIC_COLUMNS:
         raise unknown_column("metric", metric, METRIC_COLUMNS)
-    if not isinstance(group_by, (str, Iterable, NoneType)):
-        raise unknown_column("group_by", group_by, GROUP_COLUMNS)
-    groups = [group_by] if isinstance(group_by, str) else list(group_by or ())
-    for group in groups:
-        if group not in GROUP_COLUMNS:
-            raise unknown_column("group_by", group, GROUP_COLUMNS)
+    groups = columns_to_group(group_by, GROUP_COLUMNS)
     where, params = prediction_filters(
         partition=partition,
         dataset_name=dataset_name,

@@ -20,6 +20,7 @@ from nirs_store.records import predictions as prediction_queries
 from nirs_store.records.predictions import (
     GROUP_COLUMNS,
     METRIC_COLUMNS,
+    columns_to_group,
     prediction_filters,
     unknown_column,
     warn_of_targets,
@@ -134,15 +135,9 @@ def predictions_of(con: Connection, chain_ids: Sequence[str]) -> dict[str, list[
 
 def aggregate(con: Connection, group_by: str | Sequence[str], metric: str, **filters: Any) -> pl.DataFrame:
     """Count, mean, standard deviation, minimum and maximum of a score column; NULL and NaN do not count."""
-    allowed = (*GROUP_COLUMNS, *_JOINED)
-    if not isinstance(group_by, (str, Sequence)):
-        raise unknown_column("group_by", group_by, allowed)
-    groups = [group_by] if isinstance(group_by, str) else list(dict.fromkeys(group_by))
+    groups = columns_to_group(group_by, (*GROUP_COLUMNS, *_JOINED))
     if not groups:
         raise InvalidInput("group_by: expected at least one column, found none.")
-    for group in groups:
-        if group not in allowed:
-            raise unknown_column("group_by", group, allowed)
     if metric not in METRIC_COLUMNS:
         raise unknown_column("metric", metric, METRIC_COLUMNS)
     where, params = prediction_filters("p.", **filters)

@@ -523,3 +523,11 @@ class _Hashed:
             raise BlobCorrupt(
                 f"{self._place} is not what its row says. No archive was written; run `nirs-store check --read-data`."
             )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RestoredArchive":  # its old home: pickles name it
+        from nirs_store.backup.incoming import RestoredArchive
+
+        return RestoredArchive
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -481,3 +481,11 @@ def vacuum(engine: Engine) -> tuple[int, int]:
     sizes = engine.exclusive(work)
     engine.journal.sweep_tmp(engine.living_sessions())
     return sizes
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RunDeletion":  # its old home: pickles name it
+        from nirs_store.maintenance.deletion import RunDeletion
+
+        return RunDeletion
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from _pytest.doctest import DoctestItem
 # Modules whose examples speak of `store`, `chain_id`, `X` and wheat.n4a.
 _WITH_WORKSPACE = (
     "nirs_store.bundle.reader",
+    "nirs_store.bundle.script",
     "nirs_store.bundle.writer",
     "nirs_store.files.api",
     "nirs_store.store",

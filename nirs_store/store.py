@@ -1301,7 +1301,7 @@ class WorkspaceStore:
         Examples
         --------
         >>> imported = store.import_bundle("wheat.n4a")
-        >>> store.replay_chain(bundles.chain_id, X).shape
+        >>> store.replay_chain(imported.chain_id, X).shape
         (54,)
         """
         return bundles.import_bundle(

@@ -283,7 +283,7 @@ def _print_leaderboard(ranked: pl.DataFrame, console: Console) -> None:
             style="bold" if rank == 1 else None,
         )
     console.print(
-        f"[bold]Leaderboard[/], {_TARGET} in {_UNIT}; SD: of the RMSE over the folds; bias: predicted - measured"
+        f"[bold]Leaderboard[/], {_TARGET} in {_UNIT}; SD of the folds; bias is predicted - measured"
     )
     console.print(table)
     console.print()

@@ -1,8 +1,8 @@
 """What the store of blobs asks of the place where the bytes lie; see docs/design/blobs.md.
 
 A key is a path below the workspace with ``/`` between its parts, as the column ``artifact_path`` has it. Only a
-backend knows where that is. An object is whole or absent, and its key names one content: whoever puts it again puts
-the same bytes.
+backend knows where that is. An object is whole or absent, and its key names one content, so a second put
+brings the same bytes.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ class BackgroundWriter:
     def _attempt(self, entry: _Write) -> Exception | None:
         try:
             self._write(entry.key, entry.digest, entry.data)
-        except Exception as exc:  # noqa: BLE001 (raised in whoever waits for this file)
+        except Exception as exc:  # noqa: BLE001 (raised in the call that waits for this file)
             return exc
         return None
 

@@ -74,7 +74,7 @@ class Checkpoint:
         finally:
             with contextlib.suppress(duckdb.Error):  # after a fatal error the instance is not used again
                 con.execute(f"SET GLOBAL max_vacuum_tasks = {_DUCKDB_DEFAULT}")
-        # A hint to whoever holds the lease next, in whichever process; without it groups stay small for longer.
+        # A hint for the next process that holds the lock; without it groups stay small for longer.
         with contextlib.suppress(OSError):
             marks = open_plain(self._layout.untidied, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             with os.fdopen(marks, "ab") as file:

@@ -49,7 +49,7 @@ from nirs_store.errors import (
 from nirs_store.ids import new_id
 from nirs_store.lazy import hold_while_forking
 
-# -- DuckDB instances of stores that were closed, kept for whoever opens the same catalog next in this process.
+# -- DuckDB instances of stores that were closed, kept for the next store of the same catalog in this process.
 
 
 # An idle instance takes 4 MB and some sleeping threads.
@@ -288,7 +288,7 @@ class Instance:
             root.close()
 
     def put_by(self) -> None:
-        """Release it for whoever opens the same catalog next in this process."""
+        """Release it to the next store of the same catalog in this process."""
         if self._attached:
             self.discard()
             return

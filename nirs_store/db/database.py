@@ -217,8 +217,8 @@ class Database:
             if at_most is not None:  # at the end of a store somebody does wait for the checkpoint
                 self._checkpoint.offer()
         except (NirsStoreError, duckdb.Error, OSError):
-            # Nobody asked for this; whoever asks meets the same error and is told. Tried after each commit while
-            # another program has the catalog open for an afternoon, it would slow recording down.
+            # Nobody asked for this; the next query meets the same error and reports it. Trying after every commit
+            # would slow recording down while another program has the catalog open for an afternoon.
             self._not_before = time.monotonic() + _PAUSE
             return
         finally:
@@ -669,7 +669,7 @@ class Database:
             else:
                 self.instance.detach(con)
             self._applied = None
-            # Forgotten last: interrupted before, it is closed by whoever comes next.
+            # Forgotten last: if this is interrupted before, the next call closes it.
             self.con = None
 
 

@@ -181,11 +181,11 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     aside = _place("journal/aside")
     # Unfinished writes.
     tmp = _place("journal/tmp")
-    # The lease.
+    # The lock of the catalog.
     lock = _place("journal/lock")
-    # Touched by whoever waits for the lease.
+    # Touched by each process that waits for the lock.
     wait = _place("journal/wait")
-    # Who holds the lease, for error messages only.
+    # Who holds the lock, for error messages only.
     holder = _place("journal/holder")
     # Space kept back for cleaning up on a full disk.
     reserve = _place("journal/reserve")
@@ -304,7 +304,7 @@ def refuse_linked_folders(layout: Layout) -> None:
         try:
             found = os.lstat(folder)
         except OSError:
-            continue  # made, or said by whoever needs it
+            continue  # made later, or reported when it is needed
         linked = stat.S_ISLNK(found.st_mode) or getattr(found, "st_reparse_tag", None)
         if not linked or (folder == layout.artifacts and _leads_inside(layout.root, folder)):
             continue
@@ -322,7 +322,7 @@ def _leads_inside(root: Path, folder: Path) -> bool:
 def refuse_lost_catalog(layout: Layout) -> None:
     """Refuse an empty catalog next to blobs or commits, which would hide that the real one was lost."""
     left = any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.segments, layout.artifacts))
-    # Looked for last: whoever makes a workspace makes the catalog before the first blob or commit.
+    # Looked for last: a new workspace gets its catalog before its first blob or commit.
     if left and not layout.catalog.exists():
         raise CatalogDamaged(
             f"{layout.root} has blobs or commits but no store.duckdb: the catalog was lost or moved. Nothing was "

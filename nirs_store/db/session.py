@@ -432,8 +432,8 @@ class Engine:
             self.recorder.close(last)
             try:
                 if last:
-                    # A store that is at rest should have nothing in its journal: whoever may only read cannot
-                    # apply it. Not waited for; copies in workers leave it to the store they came from.
+                    # A store that is at rest should have nothing in its journal: a reader without
+                    # write access cannot apply it. Not waited for; copies in workers leave it to their store.
                     self._keeper.stop()
                     self.access.try_apply(at_most=None)
                 rejected = self._new_rejections()

@@ -114,7 +114,7 @@ def check(
         except _UNOPENED as error:
             findings.append(_unopened(layout, error))
         else:
-            with contextlib.suppress(duckdb.Error):  # said by whoever reads its rows
+            with contextlib.suppress(duckdb.Error):  # reading its rows reports the error
                 seen.leave_out(applied_ids(con))
             structure = interruptible(con, lambda con: _look_into(con, layout, seen, read_data=read_data))
         findings += seen.findings() + structure.findings

@@ -277,7 +277,7 @@ class Inspection:
         DuckDB's list of tables takes ten times as long as any other question here, so it is not asked of a catalog
         of the present version; what that lacks, it has lost.
         """
-        with contextlib.suppress(duckdb.Error):  # said by whoever asks for the version itself
+        with contextlib.suppress(duckdb.Error):  # asking for the version reports the error
             if self.version() == SCHEMA_VERSION:
                 return set()
         listed = "SELECT table_name FROM duckdb_tables() WHERE database_name = ?"

@@ -346,7 +346,7 @@ def gather(
     y: NDArray[Any],
     classes: NDArray[Any] | None,
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Put the out-of-fold predictions of the bases side by side, a row a sample."""
+    """Put the out-of-fold predictions of the bases next to each other, one row per sample."""
     place = {name: row for row, name in enumerate(names.tolist())}
     if len(place) < len(names):
         raise InvalidInput(

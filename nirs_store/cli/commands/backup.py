@@ -376,7 +376,6 @@ def command_migrate(
 
 
 def _print_migration(report: MigrationReport) -> None:
-
     click.echo(f"{report.source} ({report.generation}) to {report.target}")
     rows = [(name, c.found, c.added, c.present, c.left_out, c.verified) for name, c in report.counts.items()]
     head = ("", "found", "to add" if report.dry_run else "added", "present", "left out", "verified")

@@ -71,7 +71,6 @@ def _choice(choice: ComponentChoice) -> dict[str, Any]:
 
 
 def _print_choice(choice: ComponentChoice) -> None:
-
     what = with_unit(choice.target, choice.unit)
     click.echo(
         f"{what or 'target'}, {choice.preprocessings or 'no preprocessing'}: {choice.components} by {choice.rule}"

@@ -276,7 +276,6 @@ def register(
 
 
 def _say(found: CalibrationVersion, as_json: bool, what: str) -> None:
-
     if as_json:
         print_json(found.to_dict() | {"label": found.label})
     else:

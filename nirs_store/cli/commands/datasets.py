@@ -274,7 +274,6 @@ def delete(store: WorkspaceStore, name: str, force: bool, yes: bool) -> None:
 
 
 def _print_version(found: DatasetVersion) -> None:
-
     chosen = found.selection or {}
     print_fields(
         {
@@ -294,26 +293,21 @@ def _print_version(found: DatasetVersion) -> None:
 
 
 def _print_versions(frame: pl.DataFrame, as_json: bool) -> None:
-
-    rows = frame.to_dicts()
-    if as_json:
-        print_json(rows)
-    elif not rows:
-        click.echo("No data sets.")
-    else:
-        print_rows(
-            rows,
-            {
-                "name": "name",
-                "version": lambda row: f"v{row['version']}",
-                "kind": "kind",
-                "samples": lambda row: f"{row['samples']:,}",
-                "channels": lambda row: f"{row['channels']:,}",
-                "columns": lambda row: ", ".join(row["labels"]),
-                "new": lambda row: human_bytes(row["bytes"]),
-                "note": "note",
-                "stored": lambda row: moment(row["created_at"]),
-            },
-            numeric=["samples", "channels", "new"],
-            flexible=["name", "columns", "note"],
-        )
+    print_rows(
+        frame,
+        {
+            "name": "name",
+            "version": lambda row: f"v{row['version']}",
+            "kind": "kind",
+            "samples": lambda row: f"{row['samples']:,}",
+            "channels": lambda row: f"{row['channels']:,}",
+            "columns": lambda row: ", ".join(row["labels"]),
+            "new": lambda row: human_bytes(row["bytes"]),
+            "note": "note",
+            "stored": lambda row: moment(row["created_at"]),
+        },
+        as_json=as_json,
+        empty="No data sets.",
+        numeric=["samples", "channels", "new"],
+        flexible=["name", "columns", "note"],
+    )

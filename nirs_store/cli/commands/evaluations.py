@@ -381,7 +381,6 @@ def _find(store: WorkspaceStore, text: str) -> str:
 
 
 def _print(frame: pl.DataFrame, as_json: bool, columns: Sequence[str]) -> None:
-
     if as_json:
         print_json([_decoded(row) for row in frame.iter_rows(named=True)])
         return

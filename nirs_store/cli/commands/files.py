@@ -165,7 +165,6 @@ def cleanup(
 
 
 def _print(plan: FileRemoval) -> None:
-
     click.echo(str(plan))
     for row in plan.versions:
         test = f" (test {row['test_name']})" if row["test_name"] else ""
@@ -177,7 +176,6 @@ def _print(plan: FileRemoval) -> None:
 
 
 def _finish(plan: FileRemoval, as_json: bool) -> None:
-
     if as_json:
         print_json(plan.to_dict())
 
@@ -349,12 +347,8 @@ def show(store: WorkspaceStore, name: str, version: str | None, test_name: str |
 @store_option
 def versions(store: WorkspaceStore, name: str, test_name: str | None, as_json: bool) -> None:
     """List the versions of a file, newest first."""
-    frame = store.files.versions(name, test_name=test_name)
-    if as_json:
-        print_json(frame.to_dicts())
-        return
     print_rows(
-        frame.iter_rows(named=True),
+        store.files.versions(name, test_name=test_name),
         {
             "version": lambda row: f"v{row['version']}",
             "aliases": lambda row: ", ".join(row["aliases"]),
@@ -364,6 +358,7 @@ def versions(store: WorkspaceStore, name: str, test_name: str | None, as_json: b
             "SHA-256": lambda row: (row["content_hash"] or "-")[:12],
             "stored": lambda row: moment(row["created_at"]),
         },
+        as_json=as_json,
         numeric=["size"],
         flexible=["aliases"],
     )

@@ -127,7 +127,6 @@ def _plan_of(plan: RunDeletion | Deletion) -> dict[str, Any]:
 
 
 def _print_plan(facts: dict[str, Any], keep_artifacts: bool) -> None:
-
     kind, identifier = facts["kind"], facts["id"]
     if kind == "prediction":
         click.echo(f"Prediction {identifier} with its arrays")
@@ -252,15 +251,8 @@ def command_trash() -> None:
 @store_option
 def trash_list(store: WorkspaceStore, as_json: bool) -> None:
     """List what was deleted and can be restored, newest first."""
-    rows = store.trash.list().to_dicts()
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        click.echo("The trash is empty.")
-        return
     print_rows(
-        rows,
+        store.trash.list(),
         {
             "deleted": lambda row: moment(row["deleted_at"]),
             "what": "kind",
@@ -270,6 +262,8 @@ def trash_list(store: WorkspaceStore, as_json: bool) -> None:
             "until": lambda row: moment(row["until"]),
             "id": lambda row: short_id(row["object_id"]),
         },
+        as_json=as_json,
+        empty="The trash is empty.",
         numeric=["rows", "size"],
         flexible=["name"],
     )

@@ -414,7 +414,6 @@ def purge(
 
 
 def _print_purge(plan: PurgePlan, verbose: bool) -> None:
-
     click.echo(f"  {len(plan.pipelines):>8} pipelines lose their artifacts; scores and logs stay")
     click.echo(f"  {plan.chains:>8} chains, {plan.records} records")
     click.echo(f"  {len(plan.artifacts):>8} files that only they hold ({human_bytes(plan.bytes)})")

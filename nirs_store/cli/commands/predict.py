@@ -226,7 +226,6 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write(frame: pl.DataFrame, table: Spectra, output: Path | None, as_json: bool) -> None:
-
     if output is None:
         if as_json:
             print_json(frame.to_dicts())

@@ -166,7 +166,6 @@ def command_pivot(
 
 
 def _print_pivot(pivot: Pivot) -> None:
-
     if not pivot.frame.height:
         click.echo("No chains with out-of-fold predictions.")
         return

@@ -59,10 +59,6 @@ def command_logs(store: WorkspaceStore, identifier: str, level: str | None, as_j
 
 
 def _print_summary(rows: list[dict[str, object]], as_json: bool) -> None:
-
-    if as_json:
-        print_json(rows)
-        return
     print_rows(
         rows,
         {
@@ -74,6 +70,7 @@ def _print_summary(rows: list[dict[str, object]], as_json: bool) -> None:
             "warnings": "warning_count",
             "errors": "error_count",
         },
+        as_json=as_json,
         numeric=["entries", "ms", "warnings", "errors"],
         flexible=["name"],
     )
@@ -247,7 +244,6 @@ def command_show(store: WorkspaceStore, identifier: str, as_json: bool) -> None:
 
 
 def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
-
     datasets = [
         str(each.get("name")) if isinstance(each, dict) else str(each) for each in run["datasets"] or []
     ]
@@ -286,7 +282,6 @@ def _show_run(store: WorkspaceStore, run: dict[str, Any]) -> None:
 
 
 def _show_pipeline(store: WorkspaceStore, pipeline: dict[str, Any]) -> None:
-
     print_fields(
         {
             "pipeline": pipeline["pipeline_id"],
@@ -382,7 +377,6 @@ def _show_chain(store: WorkspaceStore, chain: dict[str, Any]) -> None:
 
 
 def _show_prediction(_: WorkspaceStore, row: dict[str, Any]) -> None:
-
     print_fields(
         {
             "prediction": row["prediction_id"],
@@ -407,7 +401,6 @@ def _show_prediction(_: WorkspaceStore, row: dict[str, Any]) -> None:
 
 
 def _show_artifact(store: WorkspaceStore, row: dict[str, Any]) -> None:
-
     print_fields(
         {
             "artifact": row["artifact_id"],

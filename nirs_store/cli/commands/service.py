@@ -400,7 +400,6 @@ def command_challenge(store: WorkspaceStore, calibration: str, version: str | No
 
 
 def _print(frame: pl.DataFrame, as_json: bool, shown: tuple[str, ...] = ()) -> None:
-
     if as_json:
         print_json(frame.to_dicts())
         return

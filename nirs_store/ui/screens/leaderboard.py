@@ -71,7 +71,7 @@ def chain_columns(frame: pl.DataFrame) -> list[Column]:
 
 
 def shown_columns(frame: pl.DataFrame, *without: str) -> list[Column]:
-    """Return the columns of a short list of chains beside what it is a list of."""
+    """Return the columns of a short list of chains, without those named."""
     left_out = ("created_at", "chain_id", *without)
     return [each for each in chain_columns(frame) if not each.hidden and each.name not in left_out]
 

@@ -10,9 +10,6 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput
 
-__all__ = ["refuse_address", "user_path", "without_secret_words", "without_secrets"]
-
-
 # -- Addresses that look like paths.
 
 

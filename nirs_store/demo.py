@@ -24,8 +24,6 @@ from nirs_store.recording import CrossValidationResult, record_cross_validation
 from nirs_store.scores import regression_scores
 from nirs_store.store import WorkspaceStore
 
-__all__ = ["DemoResult", "run_demo"]
-
 _TARGET, _UNIT, _FOLDS, _HELD_OUT = "fat", "%", 10, 43
 _COMPONENTS = (4, 7, 10, 13, 16)
 

@@ -12,19 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-__all__ = [
-    "block",
-    "byte_text",
-    "cell_text",
-    "counted",
-    "escape",
-    "field_table",
-    "printable",
-    "short",
-    "table",
-    "with_unit",
-]
-
 _LONGEST = 200
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 

@@ -17,19 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "content_hash",
-    "derived_id",
-    "earlier",
-    "is_id",
-    "naive",
-    "new_id",
-    "now_naive",
-    "sha256_hex",
-    "spectrum_hashes",
-    "utcnow",
-]
-
 if sys.version_info >= (3, 14):
     from uuid import uuid7
 else:

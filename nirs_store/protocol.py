@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from nirs_store.lazy import polars as pl
 
-__all__ = ["RecordingStore", "WorkspaceStoreProtocol"]
-
 
 class RecordingStore(Protocol):
     """The part of the store's public interface through which a cross-validation is recorded."""

@@ -12,8 +12,6 @@ from scipy.spatial.distance import cdist
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 
-__all__ = ["KennardStoneSplit", "kennard_stone"]
-
 # One row of distances at a time would be slow, and all at once too large for 20,000 spectra.
 _BLOCK = 2_000_000
 

@@ -17,36 +17,6 @@ from numpy.typing import NDArray
 
 from nirs_store.errors import InvalidInput, RecordingWarning, did_you_mean, quoted
 
-__all__ = [
-    "GRACE_SECONDS",
-    "MOST_BYTES",
-    "MOST_ROWS",
-    "as_array",
-    "as_duration",
-    "as_error",
-    "as_float",
-    "as_floats",
-    "as_int",
-    "as_long",
-    "as_name",
-    "as_seconds",
-    "as_text",
-    "askable",
-    "check_index",
-    "column_names",
-    "from_json",
-    "index_names",
-    "is_frame",
-    "is_text",
-    "native",
-    "one_kind",
-    "one_of",
-    "storable",
-    "target_of",
-    "to_json",
-    "with_zone",
-]
-
 MOST_ROWS = 2**48
 """More rows than any table has: larger limits count as this one."""
 

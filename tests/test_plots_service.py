@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from nirs_store import WorkspaceStore, load_tecator, plots, read_spectra, record_cross_validation
 from nirs_store.errors import InvalidInput, ShapeMismatch
-from nirs_store.history.retention import keep_top_k
+from nirs_store.history.policy import keep_top_k
 from nirs_store.service.statistics import control_chart as limits_of
 
 TECATOR = load_tecator()

@@ -22,9 +22,6 @@ from nirs_store.blobs.cache import ByteLRU
 from nirs_store.errors import BlobMissing, InvalidInput, UnknownId
 from nirs_store.records import artifacts
 
-__all__ = ["DEFAULT_BYTES", "ArtifactLoader", "LRUCache"]
-
-
 # -- The cache of the loader under the names that older programs use.
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nirs_store.audit.trail import attempting, note
+from nirs_store.audit.trail import attempting
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.sql import number
@@ -17,6 +17,7 @@ from nirs_store.maintenance.deletion import refuse_needed
 from nirs_store.maintenance.trash import chains_of
 from nirs_store.records.artifacts import dependents_outside
 from nirs_store.records.named import held_chains, refuse_held
+from nirs_store.records.notes import note
 
 # What a pipeline holds: by the column, and through its chains.
 _OWN = (

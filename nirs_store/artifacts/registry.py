@@ -9,7 +9,6 @@ from typing import Any
 
 from nirs_store.artifacts import find, register
 from nirs_store.artifacts.find import (
-    check_branches,
     find_record,
     read_records,
     record_of,
@@ -33,8 +32,6 @@ from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.records import artifacts
 from nirs_store.records.artifacts import fetch_records, forget_inputs, known_record
 from nirs_store.records.lookup import whole_ids, whole_ids_of
-
-__all__ = ["ArtifactRegistry", "DependencyGraph", "PurgePlan", "View", "check_branches"]
 
 _LOG = logging.getLogger("nirs_store.artifacts")
 _GRACE = 3600.0

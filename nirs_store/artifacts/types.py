@@ -23,24 +23,6 @@ from nirs_store.chains.steps import MODEL, SPLITTER, STACKED, TARGETS, TRANSFORM
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import sha256_hex
 
-__all__ = [
-    "RECORD_VERSION",
-    "SHORT",
-    "ArtifactRecord",
-    "ArtifactType",
-    "ChainNode",
-    "MetaModelConfig",
-    "ParsedId",
-    "chain_hash",
-    "derive_records",
-    "format_chain",
-    "generate_artifact_id",
-    "normalise_fold",
-    "parse_artifact_id",
-    "parse_chain",
-]
-
-
 # -- Chain paths and the ids that are made of them, both ways.
 
 

@@ -26,37 +26,8 @@ from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import safe_cell
 from nirs_store.records import notes as audit_notes
 from nirs_store.records.named import find_version, is_name
-from nirs_store.records.notes import (
-    check_guard,
-    note,
-)
+from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame, page_of
-
-__all__ = [
-    "EXPORTED",
-    "FORMATS",
-    "OBJECT_KINDS",
-    "Audit",
-    "AuditReport",
-    "Head",
-    "as_head",
-    "attempted",
-    "attempting",
-    "audit_frame",
-    "audit_rows",
-    "check_kind",
-    "errors_by_operation",
-    "export_entries",
-    "guarded",
-    "history",
-    "kept_heads",
-    "moment",
-    "note",
-]
-
-
-# -- Asking the audit trail.
-
 
 OBJECT_KINDS = (
     "run", "pipeline", "chain", "prediction", "artifact", "file", "dataset", "bundle", "evaluation", "processing",

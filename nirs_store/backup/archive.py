@@ -17,7 +17,6 @@ import msgspec
 import pyarrow as pa
 
 from nirs_store.addresses import refuse_address, user_path
-from nirs_store.audit.trail import note
 from nirs_store.backup.container import (
     FORMAT,
     FORMAT_VERSION,
@@ -36,6 +35,7 @@ from nirs_store.db.sql import number
 from nirs_store.db.table import column
 from nirs_store.errors import BlobCorrupt, InvalidInput, NirsStoreError, UnknownId
 from nirs_store.ids import new_id, utcnow
+from nirs_store.records.notes import note
 from nirs_store.records.runs import environment
 from nirs_store.values import as_text
 

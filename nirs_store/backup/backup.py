@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from nirs_store.addresses import user_path
-from nirs_store.audit.trail import note
 from nirs_store.backup.archive import BlobFile, Progress, blob_files, workspace_id
 from nirs_store.backup.folder import (
     FOLDERS,
@@ -58,6 +57,7 @@ from nirs_store.errors import (
 )
 from nirs_store.ids import naive, new_id, utcnow
 from nirs_store.lazy import polars as pl
+from nirs_store.records.notes import note
 from nirs_store.records.queries import frame
 from nirs_store.records.runs import environment
 from nirs_store.values import as_duration

@@ -17,7 +17,6 @@ import msgspec
 import pyarrow as pa
 
 from nirs_store.addresses import refuse_address, user_path
-from nirs_store.audit.trail import note
 from nirs_store.backup import calibrations
 from nirs_store.backup.archive import ARCHIVED, Progress, blob_files, key_of
 from nirs_store.backup.container import (
@@ -40,6 +39,7 @@ from nirs_store.db.session import Engine
 from nirs_store.db.sql import incoming, number
 from nirs_store.errors import CatalogDamaged, InvalidInput, NirsStoreError, SchemaTooNew, WriteFailed
 from nirs_store.ids import new_id
+from nirs_store.records.notes import note
 
 # -- Verifying an archive: every member against the manifest, and the rows against each other and the blobs.
 

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Family", "components_of", "family_of", "recipe_of", "samples_of", "splitter_of"]
-
 
 class Family(NamedTuple):
     """Chains that differ in the number of latent variables only."""

@@ -15,25 +15,6 @@ from typing import Any, TypeVar
 
 from nirs_store.errors import InvalidInput
 
-__all__ = [
-    "REFIT",
-    "SOURCE_MAP",
-    "chain_artifact_ids",
-    "chain_model_ids",
-    "fold_key",
-    "fold_number",
-    "id_list",
-    "normalise_folds",
-    "normalise_weights",
-    "renamed",
-    "shared_ids",
-    "source_map",
-    "stack_sources",
-    "step_fold_ids",
-    "step_ids",
-    "step_number",
-]
-
 REFIT = "fold_final"
 """The key of the model that was fitted on all calibration samples."""
 

@@ -14,21 +14,6 @@ from numpy.typing import NDArray
 
 from nirs_store.reading.cells import parse_channel
 
-__all__ = [
-    "Grid",
-    "advice",
-    "differ",
-    "disordered",
-    "flat_names",
-    "hidden_grid",
-    "in_unit",
-    "name_value",
-    "other_unit",
-    "parse_header",
-    "same_grid",
-    "same_names",
-]
-
 Grid = NDArray[np.float64]
 
 _POINTS = re.compile(r"\.[0-9]{3},")

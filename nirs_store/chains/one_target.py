@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 
-__all__ = ["OneTarget", "column", "one_target", "place_of", "say_which", "targets_of"]
-
 _PLACE = "target_place"
 
 

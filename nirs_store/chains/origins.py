@@ -14,8 +14,6 @@ from nirs_store.chains.plan import Stage
 from nirs_store.chains.steps import Operator
 from nirs_store.errors import NirsStoreError
 
-__all__ = ["channel_origins"]
-
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 #: So many spectra at a time, however many channels there are.

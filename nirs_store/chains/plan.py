@@ -31,19 +31,6 @@ from nirs_store.chains.steps import (
 from nirs_store.errors import InvalidInput, ReplayError, ShapeMismatch
 from nirs_store.reading.cells import parse_unit
 
-__all__ = [
-    "COLUMNS",
-    "Member",
-    "Names",
-    "ReplayPlan",
-    "Stage",
-    "check_numbers",
-    "check_weights",
-    "require_columns",
-    "text_names",
-]
-
-
 # -- Names of columns that are no wavelengths: what a calibration was fitted on, and whether a frame has the same.
 
 

@@ -32,9 +32,6 @@ from nirs_store.errors import InvalidInput, NirsStoreError, ReplayError, ShapeMi
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra as ReadSpectra
 
-__all__ = ["ChainPredictor", "channels", "detailed", "folds_alone", "spread", "to_grid"]
-
-
 # -- Bringing spectra to the grid of a calibration, for those who ask for it.
 
 

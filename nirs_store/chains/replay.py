@@ -18,23 +18,6 @@ from nirs_store.errors import ReplayError
 from nirs_store.reading import Spectra as ReadSpectra
 from nirs_store.values import is_frame
 
-__all__ = [
-    "FittedPredictor",
-    "ReplaysChains",
-    "align",
-    "mean",
-    "model_input",
-    "predict",
-    "predict_each",
-    "predict_proba",
-    "predict_watched",
-    "predicted_classes",
-    "replay_chain",
-    "union",
-    "vote",
-]
-
-
 # -- Bringing the predictions of several folds together.
 
 

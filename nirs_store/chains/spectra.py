@@ -26,21 +26,6 @@ from nirs_store.chains.plan import Names, ReplayPlan, require_columns, text_name
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.values import as_array, as_floats, column_names, is_frame, native
 
-__all__ = [
-    "MODERATE",
-    "Spectra",
-    "as_grid",
-    "magnitude",
-    "one_grid",
-    "read_for_chain",
-    "read_header",
-    "read_spectra",
-    "read_table",
-    "read_text",
-    "require_order",
-    "table_of",
-]
-
 MODERATE = float(np.finfo(np.float32).max)
 """What a 32-bit number can hold."""
 

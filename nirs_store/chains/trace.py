@@ -23,8 +23,6 @@ from nirs_store.chains.steps import AUGMENTATION, KINDS, MODEL, SPLITTER, STACKE
 from nirs_store.errors import InvalidInput
 from nirs_store.ids import new_id, utcnow
 
-__all__ = ["ChainBuilder", "ExecutionStep", "ExecutionTrace", "StepArtifacts"]
-
 Shape = tuple[int, ...]
 
 

@@ -13,8 +13,6 @@ from nirs_store.chains.one_target import one_target
 from nirs_store.choosing.components import Errors, ReadsRuns, errors_of_run, searched, several
 from nirs_store.errors import InvalidInput, UnknownId
 
-__all__ = ["PairedComparison", "compare_errors", "paired_p_value"]
-
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22
 

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 
-__all__ = ["RULES", "Rule", "errors_of_the_mean", "p_values", "select_components", "wold_ratios"]
-
 Rule = Literal["one_se", "randomization", "wold", "min"]
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22

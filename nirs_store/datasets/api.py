@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from nirs_store.addresses import user_path
-from nirs_store.audit.trail import attempting, note
+from nirs_store.audit.trail import attempting
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.blobs.durable import write_file
 from nirs_store.datasets import rows as table
 from nirs_store.datasets import usage
 from nirs_store.datasets.compare import askable, channel_columns, chosen, difference, listing
 from nirs_store.datasets.given import take
-from nirs_store.datasets.reader import CACHE, Reader
+from nirs_store.datasets.reader import CACHE as CACHE
+from nirs_store.datasets.reader import Reader
 from nirs_store.datasets.samples import Samples
 from nirs_store.datasets.version import DatasetDiff, DatasetVersion, check_name, parse_reference
 from nirs_store.datasets.writer import add, claiming, discard, finish, readable, refuse_other_grid, with_grid
@@ -26,12 +27,9 @@ from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
 from nirs_store.reading.export import frame_csv
 from nirs_store.records.lookup import whole_ids
-from nirs_store.records.notes import check_guard, note_read
+from nirs_store.records.notes import check_guard, note, note_read
 from nirs_store.records.queries import get_chain
 from nirs_store.values import as_text, to_json
-
-__all__ = ["CACHE", "Datasets"]
-
 
 _SHOWN = 10
 

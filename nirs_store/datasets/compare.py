@@ -18,8 +18,6 @@ from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
 from nirs_store.values import as_array, as_text
 
-__all__ = ["askable", "channel_columns", "chosen", "difference", "listing"]
-
 
 def askable(samples: Samples) -> pl.DataFrame:
     """Return what a condition can be about; a column of the user goes before ours of the same name."""

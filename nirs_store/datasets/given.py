@@ -30,8 +30,6 @@ from nirs_store.values import (
     native,
 )
 
-__all__ = ["Given", "take"]
-
 
 @dataclass
 class Given:

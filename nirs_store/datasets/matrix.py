@@ -19,8 +19,6 @@ from nirs_store.blobs.durable import Draft
 from nirs_store.errors import BlobCorrupt, InvalidInput
 from nirs_store.ids import spectrum_hashes
 
-__all__ = ["BLOCK", "checked_matrix", "take_rows", "write_rows"]
-
 # A block is copied, hashed twice and written while it lies in the processor's cache.
 BLOCK = 1 << 20
 _EXACT = 2**53

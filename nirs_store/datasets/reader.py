@@ -20,8 +20,6 @@ from nirs_store.reading import Spectra
 from nirs_store.reading.spectra import DatasetRows, Source
 from nirs_store.values import as_text
 
-__all__ = ["CACHE", "Reader"]
-
 CACHE = 64 << 20
 
 

@@ -22,24 +22,6 @@ from nirs_store.errors import OverwriteRefused, UnknownDataset, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.records.artifacts import adopt, hold
 
-__all__ = [
-    "BlobsGone",
-    "Item",
-    "by_ids",
-    "count_chains",
-    "delete",
-    "find",
-    "fitted_on",
-    "is_fitted",
-    "latest",
-    "list_versions",
-    "paths_of",
-    "record",
-    "require",
-    "rows_in",
-    "users_of",
-]
-
 Row = dict[str, Any]
 
 

@@ -19,8 +19,6 @@ from nirs_store.db.arrow_rows import Unfolds, read_rows
 from nirs_store.errors import BlobCorrupt
 from nirs_store.lazy import polars as pl
 
-__all__ = ["GROUP", "HASH", "ID", "PART", "ROW", "Header", "Samples", "identity", "label", "labels_of"]
-
 ID, GROUP, HASH, PART, ROW = "@id", "@group", "@hash", "@part", "@row"
 _HEADER = b"nirs_store"
 _KINDS = (

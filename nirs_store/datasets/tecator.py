@@ -8,8 +8,6 @@ from importlib.resources import files
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tecator", "load_tecator"]
-
 _TARGETS = ("water", "fat", "protein")
 
 

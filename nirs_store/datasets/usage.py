@@ -18,8 +18,6 @@ from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_array
 
-__all__ = ["ROLES", "Part", "chains_frame", "in_common", "part_of", "sought_rows", "warn_of_arrays"]
-
 ROLES = {"calibration": "fitted", "test": "test"}
 """What a chain did with a data set, and how its columns begin."""
 

@@ -14,8 +14,6 @@ from nirs_store.ids import is_id
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_name, with_zone
 
-__all__ = ["DatasetDiff", "DatasetVersion", "check_name", "parse_reference"]
-
 _LONGEST = 200
 _VERSION = re.compile(r"v?([1-9][0-9]{0,9})")
 

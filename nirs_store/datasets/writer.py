@@ -20,8 +20,6 @@ from nirs_store.errors import BlobCorrupt, BlobMissing, ShapeMismatch
 from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
 
-__all__ = ["add", "claiming", "discard", "finish", "readable", "refuse_other_grid", "with_grid"]
-
 # More files a version would make reading scattered rows slow; the next version then brings its spectra again.
 _MOST_PARTS = 64
 

@@ -18,8 +18,6 @@ from nirs_store.diagnosing.diagnose import ReadsChains
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.lazy import polars as pl
 
-__all__ = ["RegressionVector", "coefficients", "regression_vector", "regression_vectors"]
-
 Floats = NDArray[np.float64]
 _FINAL = fold_key("final")
 

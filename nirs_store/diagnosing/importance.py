@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["explained_variance", "selectivity_ratio", "studentised_residuals", "vip"]
-
 Floats = NDArray[np.float64]
 
 

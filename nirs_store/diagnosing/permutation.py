@@ -14,8 +14,6 @@ from nirs_store.diagnosing.diagnose import _given, inside
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.scores import pooled_scores, repeats_of
 
-__all__ = ["PermutationTest", "permutation_test"]
-
 Floats = NDArray[np.float64]
 
 

@@ -13,8 +13,6 @@ from nirs_store.domain.latent import PCA_STEP, Latent, has_latent_variables, lat
 from nirs_store.domain.measure import Domain, Space
 from nirs_store.errors import InvalidInput
 
-__all__ = ["FoldDomain", "FoldWatch", "LeftOut", "build", "is_pca_step", "replicates_split"]
-
 Floats = NDArray[np.float64]
 
 

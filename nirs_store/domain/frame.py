@@ -16,8 +16,6 @@ from nirs_store.errors import InvalidInput, OutlierFound, OutlierWarning, ShapeM
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_text
 
-__all__ = ["OnOutlier", "Predicted", "Reading", "as_names", "details_frame", "read_domain", "report_outliers"]
-
 OnOutlier = Literal["warn", "raise", "ignore"]
 _FLAGGABLE = ("h", "gh", "nh")
 

@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from nirs_store.domain.measure import q_limit_of, t2_limit_of
 from nirs_store.errors import InvalidInput, ShapeMismatch
 
-__all__ = ["PCA_STEP", "Latent", "has_latent_variables", "latent_of", "power_sums", "q_limit", "t2_limit"]
-
 Floats = NDArray[np.float64]
 _VARIANCE = 0.99
 PCA_STEP = "PCA step"

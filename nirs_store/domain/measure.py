@@ -17,18 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "EXTRAPOLATED",
-    "NOT_KNOWN",
-    "OUTSIDE",
-    "Domain",
-    "Measured",
-    "Space",
-    "q_limit_of",
-    "ranked",
-    "t2_limit_of",
-]
-
 Floats = NDArray[np.float64]
 _VERSION = 1
 _BLOCK = 64

@@ -12,8 +12,6 @@ from nirs_store.errors import InvalidInput, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.values import as_text
 
-__all__ = ["as_scope", "check_targets", "finish", "outside"]
-
 SCOPE_KEYS = ("matrix", "range", "instruments", "wavelengths", "note")
 # Grids are compared to a thousandth of a channel's distance from its neighbours, which units round away.
 _SLACK = 1e-6

@@ -9,8 +9,6 @@ from typing import Any
 
 from nirs_store.errors import InvalidInput, did_you_mean
 
-__all__ = ["ALLOWED_PACKAGES", "MAX_DEPTH", "build_cv", "build_estimator", "is_splitter"]
-
 #: Top-level packages whose classes a configuration may name without being asked for.
 ALLOWED_PACKAGES = ("chemotools", "sklearn")
 

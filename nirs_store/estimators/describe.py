@@ -10,8 +10,6 @@ from typing import Any
 from nirs_store.errors import SerializationError
 from nirs_store.estimators.build import MAX_DEPTH, is_splitter
 
-__all__ = ["class_path", "describe_cv", "describe_estimator"]
-
 _MAX_ARRAY = 10_000
 #: A dict with one of these keys would be read as something else than a dict.
 _SPECIAL_KEYS = {"class", "tuple", "array", "float", "items"}

@@ -19,8 +19,6 @@ from nirs_store.evaluations.statistics import ModelComparison
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
 
-__all__ = ["Evaluations", "ModelComparison", "Summary"]
-
 Replay = Callable[[str, Any, Any], NDArray[Any]]
 # `list` is a method below.
 Names = list[str]

@@ -18,8 +18,6 @@ from nirs_store.evaluations.tables import Entries, Entry, entries_of
 from nirs_store.lazy import polars as pl
 from nirs_store.values import one_of
 
-__all__ = ["by_group", "leaderboard", "pareto", "robustness", "trend"]
-
 Models = Sequence[str] | None
 
 

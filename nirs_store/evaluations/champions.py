@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from nirs_store.audit.trail import attempting, note
+from nirs_store.audit.trail import attempting
 from nirs_store.db.changes import PROMOTED
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
@@ -17,18 +17,8 @@ from nirs_store.evaluations.rows import better_of, sort_value, value_of
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.trash import deleting
+from nirs_store.records.notes import note
 from nirs_store.values import from_json
-
-__all__ = [
-    "check_rank",
-    "crown",
-    "delete",
-    "find_champions",
-    "list_champions",
-    "plan_champion",
-    "plan_delete",
-    "set_champion",
-]
 
 T = TypeVar("T")
 # Who holds which rank: by metric and rank.

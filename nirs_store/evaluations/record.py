@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.audit.trail import attempting, note
+from nirs_store.audit.trail import attempting
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Row, Table
@@ -25,7 +25,7 @@ from nirs_store.evaluations.tables import TABLES, as_table, to_parquet
 from nirs_store.ids import naive, new_id, now_naive, sha256_hex
 from nirs_store.lazy import polars as pl
 from nirs_store.records.artifacts import hold
-from nirs_store.records.notes import check_guard
+from nirs_store.records.notes import check_guard, note
 from nirs_store.records.runs import capture_environment
 from nirs_store.scores import classification_scores, regression_scores
 from nirs_store.values import (
@@ -40,8 +40,6 @@ from nirs_store.values import (
     one_of,
     to_json,
 )
-
-__all__ = ["check_score", "evaluate", "record"]
 
 _TABLE_TYPE = "evaluation_table"
 _TABLE_CLASS = "polars.DataFrame"

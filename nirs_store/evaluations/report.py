@@ -21,9 +21,6 @@ from nirs_store.evaluations.statistics import Drawing, compare
 from nirs_store.lazy import polars as pl
 from nirs_store.values import from_json, one_of
 
-__all__ = ["Section", "Summary", "summarise"]
-
-
 # -- A page of sentences and tables, as Markdown and as HTML; every name in it is escaped.
 
 

@@ -14,11 +14,6 @@ from nirs_store.records.queries import frame
 from nirs_store.scores import direction
 from nirs_store.values import is_text, with_zone
 
-__all__ = [
-    "BETTER", "STATUSES", "better_of", "champion_rows", "direction_of", "evaluation_of", "evaluation_rows",
-    "sort_value", "suite_metric", "suites", "value_of",
-]  # fmt: skip
-
 STATUSES = ("completed", "failed", "in_progress", "pending")
 BETTER = ("higher", "lower", "zero")
 

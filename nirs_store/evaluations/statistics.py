@@ -32,8 +32,6 @@ from nirs_store.scores import (
 )
 from nirs_store.values import one_of
 
-__all__ = ["Drawing", "Interval", "ModelComparison", "adjusted", "compare", "estimate", "row_values"]
-
 # Confidence, number of resamples, seed.
 Drawing = tuple[float, int, int]
 

@@ -23,11 +23,6 @@ from nirs_store.records.artifacts import read_artifact
 from nirs_store.scores import unknown_name
 from nirs_store.values import from_json, native, one_kind, one_of, to_json
 
-__all__ = [
-    "TABLES", "Entries", "Entry", "as_table", "entries_of", "export", "history", "list_evaluations", "table",
-    "table_of", "to_parquet",
-]  # fmt: skip
-
 _EXPORT_FORMATS = ("csv", "json", "both")
 _WHICH = ("latest", "best", "all")
 TABLES = ("episodes", "samples")

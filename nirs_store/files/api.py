@@ -20,10 +20,6 @@ from nirs_store.files.runs import ProcessingRun, remove_abandoned
 from nirs_store.files.scope import Scope
 from nirs_store.lazy import polars as pl
 
-__all__ = [
-    "FileRemoval", "FileSummary", "FileType", "FileValidation", "FileVersion", "Files", "ProcessingRun", "TrainingSet",
-]  # fmt: skip
-
 # `list` is a method below.
 Paths = list[Path]
 FileVersions = list[FileVersion]

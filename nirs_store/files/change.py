@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nirs_store.audit.trail import attempting, note
+from nirs_store.audit.trail import attempting
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Row, Table, column
@@ -34,7 +34,7 @@ from nirs_store.files.rows import aliases_of, delete_versions, dependents, versi
 from nirs_store.files.runs import abandoned, remove_abandoned
 from nirs_store.files.scope import Scope, active_run, note_versions
 from nirs_store.ids import earlier, is_id, new_id, now_naive, utcnow
-from nirs_store.records.notes import check_guard
+from nirs_store.records.notes import check_guard, note
 from nirs_store.values import as_text
 
 Version = int | str | None

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nirs_store.audit.trail import attempting, note
+from nirs_store.audit.trail import attempting
 from nirs_store.blobs.durable import ensure_dir, write_error
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
@@ -18,6 +18,7 @@ from nirs_store.files.names import FileVersion, check_name, check_word
 from nirs_store.files.rows import fail_versions
 from nirs_store.files.scope import ACTIVE, ActiveRun
 from nirs_store.ids import is_id, new_id, now_naive
+from nirs_store.records.notes import note
 from nirs_store.values import as_error, as_name, to_json
 
 if TYPE_CHECKING:

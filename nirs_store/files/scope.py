@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Row
@@ -29,7 +28,7 @@ from nirs_store.files.names import (
 )
 from nirs_store.files.rows import FILTERS, Where, all_types, condition, require_version
 from nirs_store.ids import is_id, naive
-from nirs_store.records.notes import note_read
+from nirs_store.records.notes import note, note_read
 from nirs_store.values import as_text
 
 # A name or an id, a version, a test's name and a mode.

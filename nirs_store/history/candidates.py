@@ -12,8 +12,6 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records.named import HELD
 from nirs_store.records.queries import frame
 
-__all__ = ["DAY", "candidates", "champions", "file_values", "reasons", "run_values"]
-
 DAY = "coalesce(calibration, chain_id) || ' ' || strftime(logged_at, '%Y-%m-%d')"
 # Columns: id, name, type, model, dataset, run, made_at, bytes (that only this thing holds), score; of chains the
 # target, of files the mode and what they were evaluated on.

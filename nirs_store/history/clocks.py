@@ -15,8 +15,6 @@ from nirs_store.db.database import Connection
 from nirs_store.ids import now_naive
 from nirs_store.values import storable
 
-__all__ = ["AHEAD", "Clock", "read_clock"]
-
 #: A row that is dated so much later than now was written by a clock that was wrong.
 AHEAD = timedelta(hours=1)
 # Sessions are entered in the order in which they began; a date that goes back further than this is no delay.

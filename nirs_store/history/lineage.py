@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from nirs_store.audit.trail import attempting, check_kind, guarded, note
+from nirs_store.audit.trail import attempting, check_kind, guarded
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
@@ -19,12 +19,9 @@ from nirs_store.lazy import polars as pl
 from nirs_store.records import links as lineage_rows
 from nirs_store.records.links import KINDS, Link, Ref, existing, kinds_of, names_of, neighbours
 from nirs_store.records.named import find_version, is_name
-from nirs_store.records.notes import check_guard
+from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import ID_COLUMNS, find_ids
 from nirs_store.values import as_text, to_json
-
-__all__ = ["DIRECTIONS", "Lineage", "LineageGraph", "Ref", "check_direction", "find_ref", "walk"]
-
 
 # -- Naming things of a store: what a caller may write where something of any kind is meant.
 

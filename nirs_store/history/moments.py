@@ -12,8 +12,6 @@ from typing import Any
 from nirs_store.db.session import Engine
 from nirs_store.errors import CatalogDamaged, NirsStoreError
 
-__all__ = ["DONE", "EVERY", "RETENTION", "RetentionWatch", "retention_is_due"]
-
 RETENTION = "retention"
 #: When a policy that goes by time was carried out last, in seconds since 1970.
 DONE = "retention_done"

@@ -19,8 +19,6 @@ from nirs_store.ids import earlier, utcnow
 from nirs_store.records.ranking import top_chains
 from nirs_store.scores import higher_is_better
 
-__all__ = ["Held", "Item", "RetentionPlan", "RetentionResult", "make_plan", "still_free"]
-
 # Types that no rule takes unless it names them: what models were trained on, and their states.
 _KEPT_TYPES = ("training_set", "feature_matrix", "labels", "model_checkpoint")
 _SHOWN = 20

@@ -13,7 +13,7 @@ from datetime import UTC
 from typing import Any
 
 from nirs_store.audit.guard import store_setting
-from nirs_store.audit.trail import attempting, guarded, note
+from nirs_store.audit.trail import attempting, guarded
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.session import Engine
 from nirs_store.db.settings import put_setting, read_settings
@@ -25,30 +25,21 @@ from nirs_store.history.candidates import DAY
 from nirs_store.history.clocks import read_clock
 from nirs_store.history.lineage import find_ref
 from nirs_store.history.moments import DONE, EVERY, RETENTION, retention_is_due
-from nirs_store.history.plan import Held, Item, RetentionPlan, RetentionResult, make_plan, still_free
+from nirs_store.history.plan import RetentionPlan, RetentionResult, make_plan, still_free
 from nirs_store.history.policy import (
     Limit,
     RetentionPolicy,
     Rule,
     as_policy,
-    keep_all,
-    keep_champions,
-    keep_recent,
-    keep_top_k,
-    limit,
 )  # fmt: skip
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.deletion import delete_rows, release_chains
 from nirs_store.maintenance.gc import collect, prune_arrays
 from nirs_store.maintenance.trash import deleting
+from nirs_store.records.notes import note
 from nirs_store.records.queries import frame
 from nirs_store.values import as_text
-
-__all__ = [
-    "Held", "Item", "Limit", "Retention", "RetentionPlan", "RetentionPolicy", "RetentionResult", "Rule", "keep_all",
-    "keep_champions", "keep_recent", "keep_top_k", "limit",
-]  # fmt: skip
 
 _LOG = logging.getLogger("nirs_store.retention")
 _BY_HAND = "`nirs-store retention run` goes by the clock at once."

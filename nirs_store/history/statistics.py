@@ -14,9 +14,6 @@ from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.gc import Shared, array_bytes, artifact_bytes
 from nirs_store.records.queries import frame
 
-__all__ = ["STEPS", "Statistics", "by_run", "counts", "files", "growth", "statistics", "statuses"]
-
-
 # -- Counting: by type, status and run, by day and month, and what compression and deduplication saved.
 
 

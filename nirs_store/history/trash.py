@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nirs_store.audit.guard import store_setting
-from nirs_store.audit.trail import attempting, note
+from nirs_store.audit.trail import attempting
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance import trash
 from nirs_store.maintenance.gc import collect, prune_arrays
+from nirs_store.records.notes import note
 from nirs_store.values import as_text
-
-__all__ = ["Emptied", "Trash"]
 
 _MOST_DAYS = 36_500.0
 

@@ -11,8 +11,6 @@ from nirs_store.errors import InvalidInput, TemplateExists, TemplateNotFound, ne
 from nirs_store.ids import utcnow
 from nirs_store.library.template import Template, check_name, nfc, read_template, same_name, template_bytes
 
-__all__ = ["TemplateFolder"]
-
 
 class TemplateFolder:
     """The folder ``library`` of a workspace; it need not exist yet."""

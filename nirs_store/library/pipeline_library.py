@@ -12,8 +12,6 @@ from nirs_store.errors import InvalidInput, NirsStoreError, NotAWorkspace, Unkno
 from nirs_store.library.folder import TemplateFolder
 from nirs_store.library.template import Template, check_name, nfc, read_template, template_bytes
 
-__all__ = ["PipelineLibrary", "PipelineSource"]
-
 
 class PipelineSource(Protocol):
     """What :meth:`PipelineLibrary.copy_from_pipeline` needs of a store."""

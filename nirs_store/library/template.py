@@ -14,8 +14,6 @@ from typing import Any
 from nirs_store.errors import InvalidInput, PathEscapes, TemplateNotFound
 from nirs_store.ids import utcnow
 
-__all__ = ["Template", "check_name", "nfc", "read_template", "same_name", "template_bytes"]
-
 _VERSION = 1
 _MARK = "nirs_store_template"
 _MAX_BYTES = 1 << 20

@@ -21,8 +21,6 @@ from nirs_store.reading.cells import FARTHEST_NM
 if TYPE_CHECKING:
     from nirs_store.diagnosing.coefficients import RegressionVector
 
-__all__ = ["ChainData", "ReadsChains", "chain_data", "sibling_chains"]
-
 #: Measured, predicted, and the samples' row numbers or names where known.
 Predicted = tuple[Floats, Floats, NDArray[Any] | None]
 

@@ -23,41 +23,12 @@ from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.reading.cells import FARTHEST_NM, parse_unit
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
 else:
     # Importing matplotlib for the sake of an annotation would cost 0.3 s and make it mandatory.
     Axes = Any
     Figure = Any
-
-__all__ = [
-    "COLOURS",
-    "DASHES",
-    "SERIES",
-    "Axes",
-    "Figure",
-    "Floats",
-    "colour_bar",
-    "decimals",
-    "heading",
-    "label",
-    "legend_below",
-    "name_points",
-    "name_wavelengths",
-    "name_y",
-    "new_figure",
-    "number",
-    "paired",
-    "point_style",
-    "save_figure",
-    "score_label",
-    "short_dates",
-    "side_labels",
-    "tidy",
-    "vector",
-    "wavelength_words",
-    "wrapped",
-]
 
 Floats = NDArray[np.float64]
 

@@ -26,15 +26,6 @@ from nirs_store.plots._figure import (
     vector,
 )
 
-__all__ = [
-    "chain_confusion_matrix",
-    "chain_errors_vs_components",
-    "confusion_frame",
-    "confusion_matrix",
-    "errors_frame",
-    "errors_vs_components",
-]
-
 
 def confusion_matrix(
     true: ArrayLike, predicted: ArrayLike, *, classes: Sequence[Any] | None = None, title: str = ""

@@ -23,8 +23,6 @@ from nirs_store.plots._figure import (
     vector,
 )
 
-__all__ = ["chain_pls_coefficients", "coefficients_frame", "pls_coefficients"]
-
 
 def pls_coefficients(
     coefficients: ArrayLike,

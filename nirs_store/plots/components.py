@@ -29,8 +29,6 @@ from nirs_store.plots._figure import (
     vector,
 )
 
-__all__ = ["chain_rmsecv_vs_components", "component_choice", "components_frame", "rmsecv_vs_components"]
-
 
 def rmsecv_vs_components(
     series: Mapping[str, tuple[ArrayLike, ArrayLike]],

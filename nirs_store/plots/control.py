@@ -24,8 +24,6 @@ from nirs_store.plots._figure import (
     tidy,
 )
 
-__all__ = ["control_chart", "control_frame"]
-
 
 def control_frame(
     frame: pl.DataFrame,

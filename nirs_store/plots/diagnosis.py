@@ -36,17 +36,6 @@ else:
     # It loads scikit-learn, which only these figures need.
     diagnosing = later("nirs_store.diagnosing")
 
-__all__ = [
-    "channel_importance",
-    "explained_variance",
-    "influence",
-    "loadings",
-    "normal_residuals",
-    "permutation",
-    "scores",
-    "t2_q",
-]
-
 
 def t2_q(diagnosis: diagnosing.Diagnosis) -> Figure:
     """Draw Q against Hotelling's T2, each with its limit; flagged samples are labeled with their names.

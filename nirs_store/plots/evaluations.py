@@ -31,14 +31,6 @@ from nirs_store.plots._figure import (
     wrapped,
 )
 
-__all__ = [
-    "comparison_matrix",
-    "leaderboard_intervals",
-    "pareto_front",
-    "robustness_curves",
-    "score_trend",
-]
-
 _MOST_ROWS = 60
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "h")
 

@@ -27,8 +27,6 @@ from nirs_store.plots._figure import (
     vector,
 )
 
-__all__ = ["chain_fold_stability", "fold_stability", "folds_frame"]
-
 
 def fold_stability(
     folds: Sequence[str],

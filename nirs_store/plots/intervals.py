@@ -23,8 +23,6 @@ from nirs_store.plots._figure import (
     tidy,
 )
 
-__all__ = ["prediction_intervals"]
-
 _NEEDED = ("sample", "prediction", "lower", "upper", "flags")
 _UNKNOWN = "domain not known"
 

@@ -35,8 +35,6 @@ from nirs_store.plots.scatter import chain_predicted_vs_measured, predicted_fram
 from nirs_store.plots.spectra import chain_spectra_by_step, raw_spectra, spectra_frame
 from nirs_store.plots.training import training_curves
 
-__all__ = ["KINDS", "Kind", "chain_figure", "chain_figure_data"]
-
 
 class Kind(NamedTuple):
     """A figure: what it shows, whether it needs spectra, how it is drawn, and what its data are."""

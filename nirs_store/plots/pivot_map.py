@@ -23,8 +23,6 @@ from nirs_store.plots._figure import (
     wrapped,
 )
 
-__all__ = ["chain_heatmap", "heatmap", "heatmap_cells", "heatmap_frame"]
-
 
 def heatmap(
     rows: Sequence[str],

@@ -26,8 +26,6 @@ from nirs_store.plots._figure import (
 )
 from nirs_store.scores import regression_scores
 
-__all__ = ["chain_residuals", "residuals"]
-
 
 def residuals(
     measured: ArrayLike,

@@ -28,8 +28,6 @@ from nirs_store.plots._figure import (
 )
 from nirs_store.scores import regression_scores
 
-__all__ = ["chain_predicted_vs_measured", "predicted_frame", "predicted_vs_measured"]
-
 _SETS = {
     "calibration": ("RMSEC", "Calibration", "o", 18.0),
     "cv": ("RMSECV", "Cross-validation", "o", 20.0),

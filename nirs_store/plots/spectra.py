@@ -28,8 +28,6 @@ from nirs_store.plots._figure import (
     wrapped,
 )
 
-__all__ = ["chain_spectra_by_step", "raw_spectra", "spectra_by_step", "spectra_frame"]
-
 _MOST_LINES = 300
 
 

@@ -16,8 +16,6 @@ from nirs_store.plots._figure import (
     tidy,
 )
 
-__all__ = ["training_curves"]
-
 _NEEDED = ("pipeline_id", "name", "step", "value")
 _MOST = 20
 _DASHES = ("-", "--", ":", "-.")

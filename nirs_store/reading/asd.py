@@ -10,8 +10,6 @@ import numpy as np
 from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.measured import Binary, Measured, check_finite
 
-__all__ = ["is_asd", "read_asd"]
-
 _HEADER = 484
 _VERSIONS = (b"ASD", b"as2", b"as3", b"as4", b"as5", b"as6", b"as7", b"as8")
 _SIGNALS = (

@@ -8,17 +8,6 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = [
-    "FARTHEST_NM",
-    "MISSING",
-    "is_missing",
-    "parse_channel",
-    "parse_number",
-    "parse_unit",
-    "safe_cell",
-    "tidy",
-]
-
 # fmt: off
 MISSING = frozenset({
     "", "na", "n/a", "n.a.", "nan", "null", "none", "nil", "-", "--", "---", ".", "?", "n.d.", "nd",

@@ -24,8 +24,6 @@ from nirs_store.reading.readers import BUILT_IN, HEAD, choose_reader
 from nirs_store.reading.single import read_one, sample_name, typed
 from nirs_store.reading.spectra import Source, Spectra, check_names, id_name, is_id, plain, values_of
 
-__all__ = ["convert", "join_references", "read_all", "read_labels", "read_spectra"]
-
 _SHOWN = 5
 
 

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from nirs_store.reading.cells import parse_number
 from nirs_store.reading.dialect import Unreadable
 
-__all__ = ["find_decimal", "in_doubt"]
-
 _JOIN = "\x1f"
 
 

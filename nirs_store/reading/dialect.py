@@ -16,18 +16,6 @@ from typing import NamedTuple
 
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number, tidy
 
-__all__ = [
-    "DELIMITERS",
-    "Row",
-    "Unreadable",
-    "at_most",
-    "decode",
-    "largest",
-    "number_like",
-    "split_rows",
-    "table_delimiter",
-]
-
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 _USUAL = 2**31
 _largest: ContextVar[int] = ContextVar("largest", default=_USUAL)

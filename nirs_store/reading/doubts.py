@@ -14,15 +14,6 @@ from nirs_store.reading.cells import parse_number
 from nirs_store.reading.dialect import Row, Unreadable, number_like
 from nirs_store.reading.grid import in_range, is_counted, is_monotone, is_regular, read_values
 
-__all__ = [
-    "refuse_grids",
-    "refuse_left_out",
-    "refuse_numbered_samples",
-    "refuse_odd_ends",
-    "refuse_unclear",
-    "width_of",
-]
-
 
 def width_of(row: Row) -> int:
     """Return the width of a row up to its last filled cell."""

@@ -13,8 +13,6 @@ from typing import Any
 from nirs_store.errors import InvalidInput
 from nirs_store.reading.dialect import Unreadable, largest
 
-__all__ = ["sheet_as_text"]
-
 _LARGEST = 2**30
 #: Bytes that a cell takes as text and as an object of Python.
 _CELL = 64

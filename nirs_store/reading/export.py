@@ -8,8 +8,6 @@ from typing import Any
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import safe_cell
 
-__all__ = ["frame_csv"]
-
 
 def frame_csv(frame: pl.DataFrame, delimiter: str = ",", decimal: str = ".") -> str:
     """Write a frame as CSV; text that begins as a formula does gets a quote before it, numbers stay numbers.

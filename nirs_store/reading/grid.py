@@ -13,18 +13,6 @@ from typing import NamedTuple
 from nirs_store.reading.cells import parse_channel, tidy
 from nirs_store.reading.dialect import Unreadable, number_like
 
-__all__ = [
-    "Channels",
-    "find_channels",
-    "header_kind",
-    "in_range",
-    "is_counted",
-    "is_monotone",
-    "is_regular",
-    "read_values",
-    "unit_in",
-]
-
 _NAMED_UNIT = re.compile(
     r"(?:^|[^a-z])nm(?:$|[^a-z])|nanomet|(cm ?\^?-1|1/cm|/cm|wave ?number|wellenzahl|nombre d'onde)",
     re.IGNORECASE,

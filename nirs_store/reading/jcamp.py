@@ -16,8 +16,6 @@ from nirs_store.reading.cells import parse_unit
 from nirs_store.reading.dialect import Unreadable, decode
 from nirs_store.reading.measured import Measured, check_finite, most_values, name_signal, printable
 
-__all__ = ["is_jcamp", "read_jcamp"]
-
 # A few characters can stand for any number of repeated values, so the size of the file is no bound.
 _MOST_POINTS = 2**20
 _LABEL = re.compile(r"\s*##(.*?)=(.*)", re.DOTALL)

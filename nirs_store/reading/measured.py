@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from nirs_store.reading.cells import tidy
 from nirs_store.reading.dialect import Unreadable, largest
 
-__all__ = ["Binary", "Measured", "check_finite", "most_values", "name_signal", "to_signal"]
-
 _LARGEST = 2**25
 
 _SIGNALS = (

@@ -13,8 +13,6 @@ import numpy as np
 from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.measured import Binary, Measured, check_finite, most_values, printable
 
-__all__ = ["OPUS_MAGIC", "read_opus"]
-
 OPUS_MAGIC = b"\n\n\xfe\xfe"
 _MOST_BLOCKS = 4096
 # What a block holds: bits 0-1 real or imaginary, 2-3 sample, reference or their ratio, 4-9 kind of parameters,

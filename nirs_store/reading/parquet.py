@@ -7,8 +7,6 @@ from pathlib import Path
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.dialect import Unreadable, largest
 
-__all__ = ["parquet_frame"]
-
 # Each cell takes 8 bytes, and what is said of a row some more.
 _CELL, _ROW = 8, 256
 

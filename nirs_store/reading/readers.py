@@ -21,8 +21,6 @@ from nirs_store.errors import InvalidInput
 from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.measured import Measured
 
-__all__ = ["BUILT_IN", "GROUP", "TEXT", "Reader", "call_reader", "choose_reader", "list_readers"]
-
 GROUP = "nirs_store.readers"
 HEAD = 4096
 TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat", ".asc", ".prn", ".dpt")

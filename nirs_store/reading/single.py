@@ -30,8 +30,6 @@ from nirs_store.reading.text import (
     unit_by_range,
 )
 
-__all__ = ["read_one", "sample_name", "spectra_from", "typed"]
-
 
 def read_one(path: Path, options: Mapping[str, Any]) -> Spectra:
     """Read one file by the reader that fits."""

@@ -13,8 +13,6 @@ import numpy as np
 from nirs_store.reading.dialect import Unreadable
 from nirs_store.reading.measured import Binary, Measured, check_finite, most_values, printable
 
-__all__ = ["is_spc", "read_spc"]
-
 _SHORT, _MULTI, _LABELS, _OWN_X, _X_VALUES = 0x01, 0x04, 0x20, 0x40, 0x80
 _FLOATS = -128
 """The exponent that says that values are float32."""

@@ -18,18 +18,6 @@ from nirs_store.reading.cells import is_missing, parse_number
 from nirs_store.reading.decimals import in_doubt
 from nirs_store.reading.dialect import number_like
 
-__all__ = [
-    "DatasetRows",
-    "Source",
-    "Spectra",
-    "check_names",
-    "id_name",
-    "is_id",
-    "plain",
-    "targets_of",
-    "values_of",
-]
-
 _IDS = (
     "id|sample|sample ?id|sample ?name|sample ?number|sample ?no\\.?|name|probe|proben?(nummer|name|nr\\.?)|prüfnummer|"
     "[eé]chantillon|muestra|nom|spectrum|spectrum ?name|file ?name"

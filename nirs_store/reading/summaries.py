@@ -16,8 +16,6 @@ import numpy as np
 from nirs_store.reading.cells import is_missing, parse_number, tidy
 from nirs_store.reading.dialect import Unreadable
 
-__all__ = ["find_summaries", "list_summaries", "summary_of", "tell_left"]
-
 # Words without accents, blanks and points. Short ones are names of samples as well, so they need the numbers.
 _WORDS = {
     "mean": "mean meanvalue meanspectrum average avg averagevalue mittelwert mittel durchschnitt moyenne media "

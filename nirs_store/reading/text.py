@@ -36,8 +36,6 @@ from nirs_store.reading.grid import (
 )
 from nirs_store.reading.summaries import find_summaries, list_summaries, summary_of, tell_left
 
-__all__ = ["TextTable", "describe", "read_text", "spectra_of", "unit_by_range"]
-
 _AXIS = re.compile(
     r"wave ?(length|number)|lambda|\u03bb|wellen(l|z)|longueur|longitud|nm\b|cm ?-1|^x$", re.IGNORECASE
 )

@@ -21,8 +21,6 @@ from nirs_store.scores import higher_is_better
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Board", "Row", "text_table"]
-
 _SHOWN = 10
 _CURVES = 8
 

@@ -18,8 +18,6 @@ from nirs_store.recording.folds import FoldResult, Job, predict
 from nirs_store.recording.inputs import Fold
 from nirs_store.recording.steps import Parts, json_safe, take_apart
 
-__all__ = ["Group", "fit_group", "truncated_pls"]
-
 
 @dataclass(frozen=True, eq=False)
 class Group:

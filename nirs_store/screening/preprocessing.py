@@ -11,8 +11,6 @@ from sklearn.preprocessing import StandardScaler
 from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.recording.steps import preprocessing_text, take_apart
 
-__all__ = ["NAMES", "named_preprocessings", "transformers_of"]
-
 _CHEMOTOOLS = {
     "snv": ("scatter", "StandardNormalVariate", {}),
     "msc": ("scatter", "MultiplicativeScatterCorrection", {}),

@@ -10,8 +10,6 @@ from typing import Any, Self
 from nirs_store.display import cell_text, printable
 from nirs_store.scores import higher_is_better, score_label
 
-__all__ = ["Progress"]
-
 
 class Progress:
     """A bar on a terminal, calls of a function, or nothing."""

@@ -26,8 +26,6 @@ from nirs_store.scores import score_label
 from nirs_store.screening.board import text_table
 from nirs_store.screening.screen import Kept, ScreeningStore
 
-__all__ = ["SearchRecord", "optuna_callback", "record_search"]
-
 _SHOWN = 10
 
 

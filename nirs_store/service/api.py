@@ -21,8 +21,6 @@ from nirs_store.service.signing import Signature, SignatureCheck
 from nirs_store.service.statistics import Repeats
 from nirs_store.service.versions import AliasChange, CalibrationVersion
 
-__all__ = ["Calibrations"]
-
 
 class Calibrations:
     """Named calibrations of a store, as ``store.calibrations``.

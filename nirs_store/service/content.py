@@ -20,8 +20,6 @@ _HASHED = (
     "fold_artifacts", "shared_artifacts", "branch_path", "source_index", "fold_weights", "target", "target_unit",
 )  # fmt: skip
 
-__all__ = ["Contents", "artifacts_of", "contents_of", "digest_of", "user_name"]
-
 
 @dataclass(frozen=True)
 class Contents:

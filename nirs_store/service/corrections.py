@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
@@ -29,7 +28,7 @@ from nirs_store.errors import (
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.named import find_version, known_name
-from nirs_store.records.notes import check_guard
+from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame
 from nirs_store.scores import is_classification
 from nirs_store.service.content import user_name
@@ -38,20 +37,6 @@ from nirs_store.service.pairs import figures_of_target, pairs_of_version
 from nirs_store.service.statistics import BIAS, Agreement, Baseline, agreement
 from nirs_store.values import as_name, from_json, is_frame, native, one_of, with_zone
 from nirs_store.values import column_names as column_names_of
-
-__all__ = [
-    "Correction",
-    "Kind",
-    "active",
-    "choose",
-    "correct",
-    "list_corrections",
-    "of_name",
-    "refuse_several",
-    "retire",
-    "save",
-    "take_over",
-]
 
 Kind = Literal["auto", "bias", "slope_bias"]
 #: Refuse to change what a version reports: `signing.refuse_ruled` or `signing.keep_rules`.

@@ -19,8 +19,6 @@ from nirs_store.blobs.durable import write_file
 from nirs_store.display import cell_text, counted, escape
 from nirs_store.errors import InvalidInput, WriteFailed, quoted
 
-__all__ = ["Dossier", "Item", "Part", "Table", "plain"]
-
 _BROWSERS = (
     "chromium",
     "chromium-browser",

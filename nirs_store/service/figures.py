@@ -22,8 +22,6 @@ from nirs_store.records.ranking import (
 from nirs_store.scores import classification_scores, is_classification
 from nirs_store.values import from_json
 
-__all__ = ["figures_of", "labelled", "names_in_predictions", "targets_of"]
-
 Floats = NDArray[np.float64]
 Pair = tuple[NDArray[Any], NDArray[Any]]
 

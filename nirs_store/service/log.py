@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nirs_store.audit.trail import attempting, moment, note
+from nirs_store.audit.trail import attempting, moment
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
@@ -24,11 +24,9 @@ from nirs_store.ids import new_id, now_naive, spectrum_hashes
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids
 from nirs_store.records.named import find_version
-from nirs_store.records.notes import check_guard
+from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame
 from nirs_store.values import as_name, as_text, one_of, to_json
-
-__all__ = ["NOT_FLAGGED", "Entry", "Measurements", "clean_ids", "record"]
 
 Role = Literal["reported", "challenger"]
 

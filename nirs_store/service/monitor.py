@@ -43,8 +43,6 @@ from nirs_store.service.statistics import (
 )
 from nirs_store.values import from_json, one_of, with_zone
 
-__all__ = ["Monitoring", "monitor"]
-
 
 @dataclass(frozen=True, eq=False)
 class Monitoring:

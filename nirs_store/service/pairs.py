@@ -20,19 +20,6 @@ from nirs_store.service.references import COMBINED, CURRENT, Combine
 from nirs_store.service.statistics import per_sample
 from nirs_store.values import one_of
 
-__all__ = [
-    "Wanted",
-    "counts_of",
-    "figures_of_target",
-    "pairs_of",
-    "pairs_of_version",
-    "target_of",
-    "unit_of",
-    "which_version",
-    "why_none",
-]
-
-
 #: Days after which a name that comes again may be another sample: a convention.
 _AGAIN = 7
 

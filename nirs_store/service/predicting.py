@@ -24,8 +24,6 @@ from nirs_store.service.corrections import Correction
 from nirs_store.service.renewal import challengers_of
 from nirs_store.values import as_name, index_names, is_frame
 
-__all__ = ["Logging", "Use", "equip", "keep", "refuse_corrected", "use_of", "warn_uncorrected"]
-
 Predict = Callable[[str], pl.DataFrame]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from nirs_store.audit.trail import attempting, moment, note
+from nirs_store.audit.trail import attempting, moment
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
@@ -17,14 +17,12 @@ from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId, quoted
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
-from nirs_store.records.notes import add_note, check_guard
+from nirs_store.records.notes import add_note, check_guard, note
 from nirs_store.records.queries import frame
 from nirs_store.service.content import user_name
 from nirs_store.service.log import clean_ids
 from nirs_store.service.statistics import replicate_error
 from nirs_store.values import as_array, as_name, is_frame, native, one_of
-
-__all__ = ["COMBINED", "CURRENT", "Combine", "References"]
 
 Combine = Literal["mean", "median", "latest"]
 

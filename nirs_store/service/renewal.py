@@ -47,16 +47,6 @@ if TYPE_CHECKING:
     from nirs_store.reading import Spectra
     from nirs_store.service.versions import CalibrationVersion
 
-__all__ = [
-    "CHALLENGERS",
-    "Updated",
-    "challenge",
-    "challengers_of",
-    "end_challenge",
-    "list_challengers",
-    "update",
-]
-
 #: The setting that lists the challengers by name.
 CHALLENGERS = "challengers"
 

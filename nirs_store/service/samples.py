@@ -17,8 +17,6 @@ from nirs_store.errors import InvalidInput, RecordingWarning, ShapeMismatch, quo
 from nirs_store.ids import spectrum_hashes
 from nirs_store.values import as_array
 
-__all__ = ["Samples", "as_samples", "check_channels", "common_groups", "refuse_known", "seen"]
-
 
 @dataclass(frozen=True, eq=False)
 class Samples:

@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nirs_store.audit.trail import note as note_plain
 from nirs_store.db.audit_chain import GENESIS, entry_hash, head_of, verify_chain
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
@@ -46,21 +45,6 @@ from nirs_store.records.notes import check_guard, note
 from nirs_store.service.content import Contents, artifacts_of, contents_of, digest_of, user_name
 from nirs_store.service.corrections import active
 from nirs_store.values import as_text, from_json, one_of, with_zone
-
-__all__ = [
-    "Signature",
-    "SignatureCheck",
-    "check_rule",
-    "keep_rules",
-    "keep_rules_of_chain",
-    "refuse_ruled",
-    "rules_of",
-    "set_rule",
-    "sign",
-    "signatures_of",
-    "verify",
-    "verify_whole",
-]
 
 _ALGORITHM = "HMAC-SHA256"
 _SHORTEST_KEY = 16
@@ -468,7 +452,7 @@ def set_rule(
             "rule": plain,
             "before": None if before is None else asdict(before),
         }
-        note_plain(engine, "set_rule", "calibration", details=details | {"by": by}, con=con)
+        note(engine, "set_rule", "calibration", details=details | {"by": by}, con=con)
         broken = _broken(con, known, wanted)
         return before
 

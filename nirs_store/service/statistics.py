@@ -18,22 +18,6 @@ from nirs_store.display import counted
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
 
-__all__ = [
-    "BIAS",
-    "FEWEST",
-    "LAMBDA",
-    "SIGN",
-    "Agreement",
-    "Baseline",
-    "Repeats",
-    "agreement",
-    "control_chart",
-    "ewma",
-    "paired",
-    "per_sample",
-    "replicate_error",
-]
-
 Floats = NDArray[np.float64]
 Repeats = Literal["mean", "last", "each"]
 

@@ -18,8 +18,6 @@ from nirs_store.scores import regression_scores
 from nirs_store.service.predicting import use_of, warn_uncorrected
 from nirs_store.service.samples import Samples, as_samples
 
-__all__ = ["Transferred", "derive_chain"]
-
 
 @dataclass(frozen=True, eq=False)
 class Transferred:

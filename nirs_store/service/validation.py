@@ -20,8 +20,6 @@ from nirs_store.service.dossier import Dossier, Item, Part, Table, plain
 from nirs_store.service.figures import targets_of
 from nirs_store.service.versions import CalibrationVersion
 
-__all__ = ["FACTS", "collect"]
-
 #: What `metadata` of a version may say, where the dossier prints it, and in which words.
 FACTS = {
     "purpose": ("The calibration", "purpose"),

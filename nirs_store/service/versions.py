@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from nirs_store.audit.trail import note
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
@@ -32,28 +31,13 @@ from nirs_store.records.named import (
     refuse_look_alike,
     version_row,
 )
-from nirs_store.records.notes import check_guard
+from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame
 from nirs_store.service.content import contents_of, user_name
 from nirs_store.service.corrections import refuse_several, take_over
 from nirs_store.service.figures import figures_of, labelled, names_in_predictions
 from nirs_store.service.signing import check_rule
 from nirs_store.values import as_text, with_zone
-
-__all__ = [
-    "AliasChange",
-    "CalibrationVersion",
-    "alias_history",
-    "alias_table",
-    "delete",
-    "get",
-    "list_names",
-    "list_versions",
-    "plan_delete",
-    "register",
-    "remove_alias",
-    "set_alias",
-]
 
 RESERVED = frozenset({"contents", ARCHIVED_NUMBER})
 

@@ -21,7 +21,7 @@ from nirs_store.cli._output import human_bytes, moment, print_fields, print_json
 if TYPE_CHECKING:
     import polars as pl
 
-    from nirs_store.files.api import FileRemoval
+    from nirs_store.files.change import FileRemoval
     from nirs_store.store import WorkspaceStore
 
 

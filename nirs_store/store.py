@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from nirs_store.records import chain_list, metrics, search, user_sql, views
     from nirs_store.service import api as calibrations_api
     from nirs_store.service import log as measurement_log
-    from nirs_store.service import predicting, replaying, transfer
     from nirs_store.service import references as sample_references
+    from nirs_store.service import replaying, transfer
     from nirs_store.ui import server as page
 else:
     # As in nirs_store.plots: matplotlib is not imported for the sake of an annotation.
@@ -85,7 +85,6 @@ else:
     metrics = later("nirs_store.records.metrics")
     page = later("nirs_store.ui.server")
     plots = later("nirs_store.plots")
-    predicting = later("nirs_store.service.predicting")
     registry = later("nirs_store.artifacts.registry")
     repairing = later("nirs_store.maintenance.repair")
     replaying = later("nirs_store.service.replaying")
@@ -1023,7 +1022,7 @@ class WorkspaceStore:
         ReadOnlyStore, WriteFailed
             The log could not be written.
         """
-        how = predicting.Logging(log, instrument, operator, measured_at, keep_spectra)
+        how = replaying.Logging(log, instrument, operator, measured_at, keep_spectra)
         reading = domain_frame.Reading(level, alpha, scaled, margin, flag)
         return self._replays.predict(
             chain_id, X, wavelengths, reading, how, self._stored,
@@ -1413,8 +1412,8 @@ class WorkspaceStore:
 
     def _uncorrected(self, chain_id: str, what: str) -> str:
         """Return the id of a chain; warn of a correction of the version that was named, which has no part in `what`."""
-        use = predicting.use_of(self._engine, chain_id)
-        predicting.warn_uncorrected(use, what, stacklevel=4)
+        use = replaying.use_of(self._engine, chain_id)
+        replaying.warn_uncorrected(use, what, stacklevel=4)
         return use.chain_id
 
     @whole_ids

@@ -25,9 +25,7 @@ _READER = "# @READER@\n"
 _READ_BY_SCRIPTS = (
     "reading/cells",
     "reading/dialect",
-    "reading/decimals",
     "reading/grid",
-    "reading/doubts",
     "reading/summaries",
     "reading/text",
     "chains/grids",
@@ -114,8 +112,7 @@ def _reader_source() -> str:
             own = isinstance(node, ast.ImportFrom) and str(node.module).startswith(
                 ("nirs_store", "__future__")
             )
-            listed = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-            if own or listed:
+            if own:
                 lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)  # type: ignore[operator]
         parts.append(re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines)).strip())
     return "\n\n\n".join(parts) + "\n"

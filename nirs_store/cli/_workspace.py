@@ -87,7 +87,7 @@ def find(store: WorkspaceStore, text: str, kinds: Sequence[str] = KINDS) -> Foun
 
 def named_chain(store: WorkspaceStore, text: str) -> tuple[str, str]:
     """Return what predicts or is exported as ``fat@v3`` or the id of a chain, and that id; an alias is read once."""
-    from nirs_store.service.predicting import use_of
+    from nirs_store.service.replaying import use_of
 
     use = use_of(store._engine, text)
     found = find(store, use.chain_id, ["chain"]).identifier
@@ -109,7 +109,6 @@ def _either(kinds: Sequence[str]) -> str:
 
 
 # -- Ranked chains of a workspace, a table a kind of task.
-
 
 TASKS = ("regression", "classification")
 

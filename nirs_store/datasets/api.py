@@ -25,7 +25,7 @@ from nirs_store.db.session import Engine
 from nirs_store.errors import InvalidInput, UnknownId, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.reading import Spectra
-from nirs_store.reading.export import frame_csv
+from nirs_store.reading.tables import frame_csv
 from nirs_store.records.lookup import whole_ids
 from nirs_store.records.notes import check_guard, note, note_read
 from nirs_store.records.queries import get_chain

@@ -18,7 +18,7 @@ from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.evaluations import rows
 from nirs_store.evaluations.rows import better_of, sort_value, value_of
 from nirs_store.lazy import polars as pl
-from nirs_store.reading.export import frame_csv
+from nirs_store.reading.tables import frame_csv
 from nirs_store.records.artifacts import read_artifact
 from nirs_store.scores import unknown_name
 from nirs_store.values import from_json, native, one_kind, one_of, to_json

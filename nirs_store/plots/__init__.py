@@ -7,9 +7,7 @@ the first figure is drawn (``pip install "nirs_store[plot]"``).
 
 from __future__ import annotations
 
-from nirs_store.plots._figure import (
-    save_figure,
-)
+from nirs_store.plots._figure import save_figure
 from nirs_store.plots.classes import (
     chain_confusion_matrix,
     chain_errors_vs_components,
@@ -42,6 +40,7 @@ from nirs_store.plots.evaluations import (
     pareto_front,
     robustness_curves,
     score_trend,
+    training_curves,
 )
 from nirs_store.plots.folds import chain_fold_stability, fold_stability, folds_frame
 from nirs_store.plots.intervals import prediction_intervals
@@ -50,7 +49,6 @@ from nirs_store.plots.pivot_map import chain_heatmap, heatmap, heatmap_cells, he
 from nirs_store.plots.residual import chain_residuals, residuals
 from nirs_store.plots.scatter import chain_predicted_vs_measured, predicted_frame, predicted_vs_measured
 from nirs_store.plots.spectra import chain_spectra_by_step, raw_spectra, spectra_by_step, spectra_frame
-from nirs_store.plots.training import training_curves
 
 __all__ = [
     "KINDS",

@@ -27,13 +27,13 @@ from nirs_store.plots.classes import (
 )
 from nirs_store.plots.coefficients import chain_pls_coefficients, coefficients_frame
 from nirs_store.plots.components import chain_rmsecv_vs_components, component_choice, components_frame
+from nirs_store.plots.evaluations import training_curves
 from nirs_store.plots.folds import chain_fold_stability, folds_frame
 from nirs_store.plots.intervals import prediction_intervals
 from nirs_store.plots.pivot_map import chain_heatmap, heatmap_cells
 from nirs_store.plots.residual import chain_residuals
 from nirs_store.plots.scatter import chain_predicted_vs_measured, predicted_frame
 from nirs_store.plots.spectra import chain_spectra_by_step, raw_spectra, spectra_frame
-from nirs_store.plots.training import training_curves
 
 
 class Kind(NamedTuple):

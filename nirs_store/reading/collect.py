@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.reading.decimals import find_decimal
-from nirs_store.reading.dialect import Unreadable, decode, split_rows, table_delimiter
+from nirs_store.reading.dialect import Unreadable, decode, find_decimal, split_rows, table_delimiter
 from nirs_store.reading.measured import name_signal, to_signal
-from nirs_store.reading.parquet import parquet_frame
 from nirs_store.reading.readers import BUILT_IN, HEAD, choose_reader
 from nirs_store.reading.single import read_one, sample_name, typed
 from nirs_store.reading.spectra import Source, Spectra, check_names, id_name, is_id, plain, values_of
+from nirs_store.reading.tables import parquet_frame
 
 _SHOWN = 5
 
@@ -417,7 +416,7 @@ def _table(
             return table, source, _key(table.columns, name)
         delimiter = None
         if kind == "excel":
-            from nirs_store.reading.excel import sheet_as_text
+            from nirs_store.reading.tables import sheet_as_text
 
             data, delimiter, encoding = sheet_as_text(data, decimal=decimal)[0], "\t", "utf-8"
         text, _ = decode(data, encoding)

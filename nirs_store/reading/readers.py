@@ -50,7 +50,7 @@ def _is_opus(head: bytes) -> bool:
 
 
 def _is_asd(head: bytes) -> bool:
-    from nirs_store.reading.asd import is_asd
+    from nirs_store.reading.instruments import is_asd
 
     return is_asd(head)
 
@@ -73,9 +73,9 @@ BUILT_IN: Mapping[str, Reader] = {
         Reader("parquet", "Parquet", (".parquet", ".pq"), "", lambda head: head.startswith(b"PAR1")),
         Reader("excel", "Excel", (".xlsx", ".xlsm"), "", _is_workbook),
         Reader("jcamp", "JCAMP-DX", (".jdx", ".dx", ".jcm"), f"{_HOME}.jcamp:read_jcamp", _is_jcamp, True),
-        Reader("spc", "Galactic SPC", (".spc",), f"{_HOME}.spc:read_spc", None, True),
-        Reader("opus", "Bruker OPUS", (), f"{_HOME}.opus:read_opus", _is_opus, True),
-        Reader("asd", "ASD FieldSpec", (".asd",), f"{_HOME}.asd:read_asd", _is_asd, True),
+        Reader("spc", "Galactic SPC", (".spc",), f"{_HOME}.instruments:read_spc", None, True),
+        Reader("opus", "Bruker OPUS", (), f"{_HOME}.instruments:read_opus", _is_opus, True),
+        Reader("asd", "ASD FieldSpec", (".asd",), f"{_HOME}.instruments:read_asd", _is_asd, True),
     )
 }
 _NAMES = {

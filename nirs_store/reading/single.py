@@ -14,21 +14,14 @@ from nirs_store.addresses import user_path
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number
-from nirs_store.reading.decimals import find_decimal, in_doubt
-from nirs_store.reading.dialect import Unreadable
+from nirs_store.reading.dialect import Unreadable, find_decimal, in_doubt
 from nirs_store.reading.grid import find_channels
 from nirs_store.reading.measured import Measured
-from nirs_store.reading.parquet import parquet_frame
 from nirs_store.reading.readers import HEAD, Reader, call_reader, choose_reader
 from nirs_store.reading.spectra import Source, Spectra, is_id
 from nirs_store.reading.summaries import find_summaries, tell_left
-from nirs_store.reading.text import (
-    TextTable,
-    describe,
-    read_text,
-    spectra_of,
-    unit_by_range,
-)
+from nirs_store.reading.tables import parquet_frame
+from nirs_store.reading.text import TextTable, describe, read_text, spectra_of, unit_by_range
 
 
 def read_one(path: Path, options: Mapping[str, Any]) -> Spectra:
@@ -145,7 +138,7 @@ def _read_table(
         return _spectra(table, references, source, table.metadata, {})
     given = {name: options.get(name) for name in ("decimal", "orientation", "header", "channels")}
     if reader.name == "excel":
-        from nirs_store.reading.excel import sheet_as_text
+        from nirs_store.reading.tables import sheet_as_text
 
         data, sheet = sheet_as_text(data, options.get("sheet"), options.get("decimal"))
         try:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.cells import is_missing, parse_number
-from nirs_store.reading.decimals import in_doubt
-from nirs_store.reading.dialect import number_like
+from nirs_store.reading.dialect import in_doubt, number_like
 
 _IDS = (
     "id|sample|sample ?id|sample ?name|sample ?number|sample ?no\\.?|name|probe|proben?(nummer|name|nr\\.?)|prüfnummer|"

@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nirs_store.reading.cells import is_missing, parse_channel, parse_number, tidy
-from nirs_store.reading.decimals import find_decimal
-from nirs_store.reading.dialect import DELIMITERS, Row, Unreadable, decode, number_like, split_rows
-from nirs_store.reading.doubts import (
-    refuse_grids,
-    refuse_left_out,
-    refuse_numbered_samples,
-    refuse_odd_ends,
-    refuse_unclear,
-    width_of,
+from nirs_store.reading.dialect import (
+    DELIMITERS,
+    Row,
+    Unreadable,
+    decode,
+    find_decimal,
+    number_like,
+    split_rows,
 )
 from nirs_store.reading.grid import (
     find_channels,
@@ -32,7 +31,13 @@ from nirs_store.reading.grid import (
     is_monotone,
     is_regular,
     read_values,
+    refuse_grids,
+    refuse_left_out,
+    refuse_numbered_samples,
+    refuse_odd_ends,
+    refuse_unclear,
     unit_in,
+    width_of,
 )
 from nirs_store.reading.summaries import find_summaries, list_summaries, summary_of, tell_left
 

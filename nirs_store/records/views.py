@@ -27,7 +27,7 @@ from nirs_store.db.session import Engine
 from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table, with_unit
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
-from nirs_store.reading.export import frame_csv
+from nirs_store.reading.tables import frame_csv
 from nirs_store.records import queries
 from nirs_store.records.lookup import whole_ids_of
 from nirs_store.records.predictions import WITH_UNIT, load_arrays, unknown_column
@@ -36,7 +36,6 @@ from nirs_store.records.runs import versions_only
 from nirs_store.scores import SCORE_COLUMNS, higher_is_better, score_label
 
 # -- Runs or chains side by side: configuration, environment and scores.
-
 
 _SCORES = tuple(name for names in SCORE_COLUMNS.values() for name in names)
 _COMPARED = ("score", "score_sd", "refit_score", "test_score", *_SCORES)
@@ -141,7 +140,6 @@ def _best(engine: Engine, **filters: Any) -> dict[str, Any]:
 
 
 # -- A score by two kinds: preprocessings down, models across, say.
-
 
 PIVOT_COLUMNS = (
     "preprocessings", "model_class", "model_name", "dataset_name", "run_id", "run_name", "target",
@@ -332,7 +330,6 @@ def _aggregated(aggregate: str, metric: str) -> pl.Expr:
 
 
 # -- A chain as a tree: its steps, branches, sources, folds and artifacts, in text and in HTML.
-
 
 _DIGITS = 8
 

@@ -31,8 +31,7 @@ from nirs_store.records.named import find_version, known_name
 from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame
 from nirs_store.scores import is_classification
-from nirs_store.service.content import user_name
-from nirs_store.service.log import clean_ids
+from nirs_store.service.log import clean_ids, user_name
 from nirs_store.service.pairs import figures_of_target, pairs_of_version
 from nirs_store.service.statistics import BIAS, Agreement, Baseline, agreement
 from nirs_store.values import as_name, from_json, is_frame, native, one_of, with_zone

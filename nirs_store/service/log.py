@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nirs_store.audit.trail import attempting, moment
+from nirs_store.db.audit_chain import payload_of
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
@@ -34,6 +35,11 @@ Role = Literal["reported", "challenger"]
 NOT_FLAGGED = "(m.flags IS NULL OR m.flags = '[\"domain not known\"]')"
 _ROLES = ("reported", "challenger")
 _SPECTRUM = "<f8"
+
+
+def user_name() -> str:
+    """Return the name of the operating system's user."""
+    return str(payload_of("")["user"]) or "unknown"
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,6 @@ def _moments(given: Any, n: int, now: datetime) -> list[datetime | None]:
 
 
 # -- Looking at the log.
-
 
 _COLUMNS = (
     "m.measurement_id, m.batch_id, m.measured_at, m.logged_at, m.sample_id, m.calibration, m.version, m.chain_id, "

@@ -19,8 +19,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.notes import add_note, check_guard, note
 from nirs_store.records.queries import frame
-from nirs_store.service.content import user_name
-from nirs_store.service.log import clean_ids
+from nirs_store.service.log import clean_ids, user_name
 from nirs_store.service.statistics import replicate_error
 from nirs_store.values import as_array, as_name, is_frame, native, one_of
 

@@ -19,14 +19,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.db.audit_chain import GENESIS, entry_hash, head_of, verify_chain
 from nirs_store.db.database import Connection
 from nirs_store.db.schema import column_names
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
 from nirs_store.display import block, table
+from nirs_store.domain import DOMAIN, domain_id
 from nirs_store.errors import CalibrationInUse, InvalidInput, NirsStoreError, quoted
 from nirs_store.ids import new_id, now_naive
+from nirs_store.records import queries
 from nirs_store.records.artifacts import read_artifact
 from nirs_store.records.named import (
     ARCHIVED_NUMBER,
@@ -42,9 +45,79 @@ from nirs_store.records.named import (
     refuse_look_alike,
 )
 from nirs_store.records.notes import check_guard, note
-from nirs_store.service.content import Contents, artifacts_of, contents_of, digest_of, user_name
 from nirs_store.service.corrections import active
+from nirs_store.service.log import user_name
 from nirs_store.values import as_text, from_json, one_of, with_zone
+
+# -- What a version is made of, as hashes: its chain, its artifacts, its domain.
+
+# Columns that came later are not hashed: what was signed stays signed.
+_HASHED_OF_CHAIN = (
+    "chain_id", "pipeline_id", "steps", "model_step_idx", "model_class", "preprocessings", "fold_strategy",
+    "fold_artifacts", "shared_artifacts", "branch_path", "source_index", "fold_weights", "target", "target_unit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a version is made of, as hashes: the chain, its artifacts, its domain (None without one)."""
+
+    chain: str
+    artifacts: str
+    domain: str | None
+
+    @property
+    def digest(self) -> str:
+        """Return one hash of them all."""
+        return digest_of(asdict(self))
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of plain data in one spelling."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _named(chain: Mapping[str, Any]) -> list[str]:
+    """List the artifacts that a chain names, its domain among them."""
+    ids = chain_artifact_ids(chain["steps"], chain["fold_artifacts"], chain["shared_artifacts"])
+    domain = domain_id(chain["metadata"])
+    return sorted({*ids, *([domain] if domain else [])})
+
+
+def artifacts_of(con: Connection, chain_id: str) -> list[str]:
+    """List the artifacts of a chain; none where it is gone."""
+    chain = queries.get_chain(con, chain_id)
+    return [] if chain is None else _named(chain)
+
+
+def contents_of(con: Connection, chain_id: str) -> Contents | None:
+    """Hash a chain, its artifacts and its domain as they are now; None where the chain is gone."""
+    chain = queries.get_chain(con, chain_id)
+    if chain is None:
+        return None
+    metadata = dict(chain["metadata"] or {})
+    domain = domain_id(metadata)
+    metadata.pop(DOMAIN, None)
+    wanted = _named(chain)
+    rows = con.execute(
+        "SELECT artifact_id, content_hash FROM blobs WHERE artifact_id IN (SELECT unnest(?::VARCHAR[]))",
+        [wanted],
+    ).fetchall()
+    held = {str(row[0]): str(row[1]) for row in rows}
+    grid = chain["wavelengths"]
+    described = {
+        **{name: chain[name] for name in _HASHED_OF_CHAIN},
+        "metadata": metadata,
+        "wavelengths": None if grid is None else hashlib.sha256(grid.astype("<f8").tobytes()).hexdigest(),
+        "created_at": None if chain["created_at"] is None else chain["created_at"].isoformat(),
+    }
+    return Contents(
+        digest_of(described),
+        digest_of([[each, held.get(each)] for each in wanted if each != domain]),
+        None if domain is None else digest_of([domain, held.get(domain)]),
+    )
+
 
 _ALGORITHM = "HMAC-SHA256"
 _SHORTEST_KEY = 16

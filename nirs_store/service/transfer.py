@@ -15,7 +15,7 @@ from nirs_store.display import block, field_table
 from nirs_store.domain import DOMAIN, DOMAIN_CLASS, Domain
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.scores import regression_scores
-from nirs_store.service.predicting import use_of, warn_uncorrected
+from nirs_store.service.replaying import use_of, warn_uncorrected
 from nirs_store.service.samples import Samples, as_samples
 
 

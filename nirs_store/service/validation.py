@@ -17,8 +17,7 @@ from nirs_store.ids import utcnow
 from nirs_store.records.runs import environment
 from nirs_store.scores import is_classification
 from nirs_store.service.dossier import Dossier, Item, Part, Table, plain
-from nirs_store.service.figures import targets_of
-from nirs_store.service.versions import CalibrationVersion
+from nirs_store.service.versions import CalibrationVersion, targets_of
 
 #: What `metadata` of a version may say, where the dossier prints it, and in which words.
 FACTS = {

@@ -45,7 +45,7 @@ from nirs_store.ui.guard import HEADERS, Guard, Refused, cookie_name, is_foreign
 from nirs_store.ui.words import as_json, filters
 
 #: In the order of the navigation. One file a screen, each with its SCREENS.
-_MODULES = ("overview", "leaderboard", "pivot", "chain", "inside", "predict", "compare", "calibrations",
+_MODULES = ("overview", "leaderboard", "pivot", "chain", "predict", "compare", "calibrations",
             "calibration_changes", "datasets", "runs", "records", "changes", "sql", "health")  # fmt: skip
 STATIC = Path(__file__).parent / "static"
 _MOST_FILES = 64

@@ -22,7 +22,7 @@ from nirs_store.blobs.durable import write_file
 from nirs_store.errors import InvalidInput, NirsStoreError
 from nirs_store.ui.app import STATIC, all_screens, document, render
 from nirs_store.ui.frame import Request, Screen, View
-from nirs_store.ui.screens.inside import inside
+from nirs_store.ui.screens.chain import inside
 
 if TYPE_CHECKING:
     from nirs_store.store import WorkspaceStore

@@ -195,7 +195,7 @@ class Table:
             return sink.getvalue(), "application/vnd.apache.parquet"
         if form != "csv":
             raise InvalidInput(f"format: expected csv, parquet or json, found {quoted(form)}.")
-        from nirs_store.reading.export import frame_csv
+        from nirs_store.reading.tables import frame_csv
 
         return frame_csv(whole).encode(), "text/csv; charset=utf-8"
 

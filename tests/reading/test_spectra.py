@@ -18,7 +18,7 @@ import pytest
 from nirs_store.errors import InvalidInput
 from nirs_store.reading import read_spectra
 from nirs_store.reading.dialect import at_most
-from nirs_store.reading.export import frame_csv
+from nirs_store.reading.tables import frame_csv
 
 TEXT = "plot;id;moisture;protein;kind;850;852;854\nA;007;12,5;6.200;x;0,1;0,2;0,3\nA;008;;930;y;0,4;0,5;0,6\nB;009;11;7.001,5;x;0,7;0,8;0,9\n"
 

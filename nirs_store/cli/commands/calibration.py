@@ -245,7 +245,7 @@ def command_coefficients(store: WorkspaceStore, identifier: str, as_csv: bool, a
 
 
 def _print_csv(frame: pl.DataFrame) -> None:
-    from nirs_store.reading.export import frame_csv
+    from nirs_store.reading.tables import frame_csv
 
     print_data(frame_csv(flat_text(frame)))
 

@@ -170,7 +170,7 @@ def _number(version: int | None) -> str:
 
 
 def _print_version(facts: dict[str, Any]) -> None:
-    from nirs_store.service.figures import labelled
+    from nirs_store.service.versions import labelled
 
     scope = "; ".join(f"{key}: {_words(value)}" for key, value in facts["scope"].items())
     print_fields(

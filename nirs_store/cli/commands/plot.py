@@ -157,7 +157,7 @@ def _write(frame: Any, path: Path) -> None:
     import polars as pl
 
     from nirs_store.blobs.durable import write_file
-    from nirs_store.reading.export import frame_csv
+    from nirs_store.reading.tables import frame_csv
 
     if path.suffix.lower() == ".csv":
         lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]

@@ -107,7 +107,7 @@ def command(
         raise click.UsageError("--resample goes with a bundle; resample the spectra yourself for a chain.")
     else:
         from nirs_store.cli._workspace import find, open_store
-        from nirs_store.service.predicting import use_of
+        from nirs_store.service.replaying import use_of
 
         if not spectra.exists() and stored_name(spectra) is None:
             read_file(spectra, reading)  # says so before a workspace is looked for
@@ -244,7 +244,7 @@ def _csv(frame: pl.DataFrame, table: Spectra) -> str:
 
     lists = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
     frame = frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join("; ") for name in lists)
-    from nirs_store.reading.export import frame_csv
+    from nirs_store.reading.tables import frame_csv
 
     return frame_csv(frame, table.dialect.get("delimiter", ","), table.dialect.get("decimal", "."))
 
@@ -349,7 +349,7 @@ def command_read(
             click.echo(f"  {printable(name)}: {printable(str(value))}")
     if output is not None:
         from nirs_store.blobs.durable import write_file
-        from nirs_store.reading.export import frame_csv
+        from nirs_store.reading.tables import frame_csv
 
         output.parent.mkdir(parents=True, exist_ok=True)
         write_file(output, frame_csv(_read_frame(spectra)).encode())

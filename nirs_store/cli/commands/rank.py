@@ -85,7 +85,6 @@ def _verdict(store: WorkspaceStore, things: Sequence[Found]) -> str:
 
 # -- ``nirs-store pivot``.
 
-
 _FORMATS = ("table", "markdown", "latex", "csv")
 _TASKS = ("regression", "classification")
 
@@ -237,7 +236,7 @@ def command_sql(
     if as_json:
         print_json(frame.to_dicts())
     elif as_csv:
-        from nirs_store.reading.export import frame_csv
+        from nirs_store.reading.tables import frame_csv
 
         print_data(frame_csv(flat_text(frame)))
     else:

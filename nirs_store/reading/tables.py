@@ -1,21 +1,27 @@
-"""Excel workbooks (.xlsx, .xlsm): a sheet becomes rows of text and is read by the same rules as a CSV file."""
+"""Tables in other forms: Excel and Parquet read within bounds, and CSV written for people."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 
 from nirs_store.errors import InvalidInput
+from nirs_store.lazy import polars as pl
+from nirs_store.reading.cells import safe_cell
 from nirs_store.reading.dialect import Unreadable, largest
 
-_LARGEST = 2**30
+# -- Excel workbooks (.xlsx, .xlsm): a sheet becomes rows of text and is read by the same rules as a CSV file.
+
+_LARGEST_UNPACKED = 2**30
 #: Bytes that a cell takes as text and as an object of Python.
-_CELL = 64
+_CELL_AS_TEXT = 64
 _MOST_EMPTY = 10_000
 _RATIO = 200
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')
@@ -67,7 +73,7 @@ def _check_size(data: bytes) -> None:
     if "xl/workbook.xml" not in {member.filename for member in members}:
         raise Unreadable("this is not an Excel workbook (.xlsx), but another ZIP archive.")
     size = sum(member.file_size for member in members)
-    if size > min(_LARGEST, largest()) or size > max(_RATIO * len(data), 2**24):
+    if size > min(_LARGEST_UNPACKED, largest()) or size > max(_RATIO * len(data), 2**24):
         raise Unreadable(
             f"this workbook unpacks to {size / 2**20:,.0f} MiB, which is too much. Save the sheet as CSV."
         )
@@ -97,7 +103,7 @@ def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
     """Return the rows that hold anything, with empty ones between; the size that a sheet claims may be false."""
     sheet.reset_dimensions()
     empty = cells = 0
-    most = largest() // _CELL
+    most = largest() // _CELL_AS_TEXT
     for row in sheet.iter_rows(values_only=True):
         cells += len(row) + 1
         if cells > most:
@@ -164,3 +170,77 @@ def _check_merged(data: bytes, sheet: Any) -> None:
                 f"the cells {left}{top}:{right}{bottom} of the sheet {sheet.title!r} are merged over several rows. "
                 "Unmerge them, and write the value into each row."
             )
+
+
+# -- Writing tables as CSV for people: no cell of text is taken for a formula.
+
+
+def frame_csv(frame: pl.DataFrame, delimiter: str = ",", decimal: str = ".") -> str:
+    """Write a frame as CSV; text that begins as a formula does gets a quote before it, numbers stay numbers.
+
+    A list is written with commas, what has parts of its own as JSON, and bytes as hexadecimal digits.
+    """
+    frame = frame.with_columns(
+        pl.Series(name, [_whole_text(value) for value in frame[name].to_list()], dtype=pl.String)
+        for name, kind in frame.schema.items()
+        if kind.is_nested() or kind == pl.Object or kind == pl.Binary
+    )
+    text = [name for name, kind in frame.schema.items() if kind in (pl.String, pl.Categorical, pl.Enum)]
+    formula = r"^[=+\-@\t\r\n]"
+    cells = [
+        pl.when(pl.col(name).cast(pl.String).str.contains(formula))
+        .then(pl.lit("'") + pl.col(name).cast(pl.String))
+        .otherwise(pl.col(name).cast(pl.String))
+        .alias(name)
+        for name in text
+    ]
+    safe = frame.with_columns(cells)
+    safe.columns = [safe_cell(name) for name in frame.columns]
+    if decimal == ",":
+        return safe.write_csv(separator=";" if delimiter == "," else delimiter, decimal_comma=True)
+    return safe.write_csv(separator=delimiter)
+
+
+def _whole_text(value: Any) -> str | None:
+    """Write a value of several parts as one cell, whole."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
+        return ", ".join("" if each is None else str(each) for each in value)
+    is_nested = isinstance(value, list | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_nested else value and str(value)
+
+
+# -- Parquet files: a stranger's may take a thousand times its size in memory.
+
+# Each cell takes 8 bytes, and what is said of a row some more.
+_CELL, _ROW = 8, 256
+
+
+def parquet_frame(path: Path) -> pl.DataFrame:
+    """Read a table whole, unless it is too large for that; equal values take hardly any room in the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        described = pq.read_metadata(path)
+        parts = [described.row_group(number) for number in range(described.num_row_groups)]
+        groups = [part.num_rows for part in parts]
+        # A list in a cell counts with all its values.
+        values = sum(part.column(place).num_values for part in parts for place in range(part.num_columns))
+        size = sum(part.total_byte_size for part in parts)
+    except pa.ArrowException as error:
+        raise Unreadable(f"it cannot be read as Parquet: {error}.") from error
+    rows, columns = max(described.num_rows, sum(groups)), described.num_columns
+    most = largest()
+    if min(groups, default=0) < 0 or max(max(rows * columns, values) * _CELL + rows * _ROW, size) > most:
+        raise Unreadable(
+            f"it has {rows:,} rows of {columns:,} columns, unpacked {size:,} bytes, which is too much. "
+            "Divide it into several files."
+        )
+    frame = pl.read_parquet(path)
+    text = [name for name, kind in frame.schema.items() if kind == pl.String]
+    length = sum(int(frame[name].str.len_bytes().sum() or 0) for name in text)
+    if length > most:
+        raise Unreadable(f"its texts take {length:,} bytes, which is too much. Leave columns out.")
+    return frame

@@ -22,10 +22,8 @@ _KNOWN_SCHEME = re.compile(
 
 
 def refuse_address(value: Any, name: str) -> None:
-    """Refuse an address of a server or a database where the path of a file or folder belongs.
-
-    Also as a `Path`, which leaves one slash of two. A drive of Windows has one letter, a scheme has several.
-    """
+    """Refuse an address of a server or a database where the path of a file or folder belongs."""
+    # Also as a `Path`, which leaves one slash of two. A drive of Windows has one letter, a scheme has several.
     try:
         text = os.fspath(value)
     except TypeError:
@@ -44,13 +42,7 @@ def refuse_address(value: Any, name: str) -> None:
 
 
 def user_path(value: str | os.PathLike[str]) -> Path:
-    """Return the path that a user means, with ``~`` as the home folder, as a shell reads it.
-
-    Examples
-    --------
-    >>> user_path("~/wheat.csv") == Path.home() / "wheat.csv", user_path("~$wheat.xlsx").name
-    (True, '~$wheat.xlsx')
-    """
+    """Return the path that a user means, with ``~`` as the home folder, as a shell reads it."""
     path = Path(value)
     try:
         return path.expanduser()

@@ -17,35 +17,17 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def escape(value: object) -> str:
-    """Text for HTML: nothing in it can end a tag or an attribute.
-
-    Examples
-    --------
-    >>> escape("<b title='x'>")
-    '&lt;b title=&#x27;x&#x27;&gt;'
-    """
+    """Text for HTML: nothing in it can end a tag or an attribute."""
     return html.escape(str(value), quote=True)
 
 
 def printable(text: str) -> str:
-    """Replace what steers a terminal (control characters, escapes, marks of direction) by spaces.
-
-    Examples
-    --------
-    >>> printable("fat" + chr(27) + "[2Jmeat" + chr(0x202E))
-    'fat [2Jmeat '
-    """
+    """Replace what steers a terminal (control characters, escapes, marks of direction) by spaces."""
     return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def cell_text(value: object, digits: int = 4) -> str:
-    """Format a value for people: numbers rounded, None as nothing, times to the second, long text cut.
-
-    Examples
-    --------
-    >>> cell_text(2.34567), cell_text(None), cell_text(True), cell_text({"cv": 5, "seed": None})
-    ('2.346', '', 'yes', 'cv=5, seed=None')
-    """
+    """Format a value for people: numbers rounded, None as nothing, times to the second, long text cut."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -67,50 +49,24 @@ def _item_text(value: object, digits: int) -> str:
 
 
 def short(text: str, longest: int = _LONGEST) -> str:
-    """Cut a text that is too long for a table.
-
-    Examples
-    --------
-    >>> short("abcdefgh", 5)
-    'abcd…'
-    """
+    """Cut a text that is too long for a table."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def with_unit(name: str, unit: str | None) -> str:
-    """Put a unit in brackets after a name that does not end with it already, as many column headers do.
-
-    Examples
-    --------
-    >>> with_unit("fat", "%"), with_unit("fat (%)", "%"), with_unit("protein g/kg", "g/kg")
-    ('fat (%)', 'fat (%)', 'protein g/kg')
-    >>> with_unit("", "%"), with_unit("fat", None)
-    ('(%)', 'fat')
-    """
+    """Put a unit in brackets after a name that does not end with it already, as many column headers do."""
     if not unit or name.endswith((f"({unit})", f"[{unit}]", f" {unit}", f"_{unit}", f"/{unit}")):
         return name
     return f"{name} ({unit})".strip()
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun, in the singular for one.
-
-    Examples
-    --------
-    >>> counted(1, "sample"), counted(1200, "sample"), counted(0, "spectrum", "spectra")
-    ('1 sample', '1,200 samples', '0 spectra')
-    """
+    """Return a number with its noun, in the singular for one."""
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def byte_text(size: int) -> str:
-    """Return a size in bytes for people, in powers of 1000.
-
-    Examples
-    --------
-    >>> byte_text(999), byte_text(282_615)
-    ('999 B', '282.6 kB')
-    """
+    """Return a size in bytes for people, in powers of 1000."""
     amount = float(size)
     for unit in _UNITS:
         if amount < 1000 or unit == _UNITS[-1]:
@@ -122,19 +78,7 @@ def byte_text(size: int) -> str:
 def table(
     head: Sequence[object], rows: Iterable[Sequence[object]], *, caption: str = "", digits: int = 4
 ) -> str:
-    """Build a table with a heading row; numbers are right-aligned.
-
-    Parameters
-    ----------
-    head : sequence
-        Headings.
-    rows : iterable of sequences
-        Values as `cell_text` takes them.
-    caption : str
-        Stands above when it is not empty.
-    digits : int
-        Significant digits of numbers.
-    """
+    """Build a table with a heading row; numbers are right-aligned."""
     top = "".join(f"<th>{escape(cell_text(name))}</th>" for name in head)
     body = "".join(f"<tr>{''.join(_cell(value, digits) for value in row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""

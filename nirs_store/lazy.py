@@ -27,10 +27,8 @@ class _Lock(Protocol):
 
 
 def hold_while_forking(lock: _Lock) -> None:
-    """Let a fork wait for whoever holds this lock of a module; parent and child go on with it free.
-
-    Only for locks under which nothing else is waited for.
-    """
+    """Let a fork wait for whoever holds this lock of a module; parent and child go on with it free."""
+    # Only for locks under which nothing else is waited for.
     if hasattr(os, "register_at_fork"):  # Windows has no fork
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 

@@ -309,15 +309,8 @@ def index_names(frame: Any) -> NDArray[Any] | None:
 
 
 def check_index(**tables: Any) -> None:
-    """Compare the pandas indexes of tables whose rows are joined by their places.
-
-    Warns where the first merely counts its rows: the others may keep the labels they had before a selection.
-
-    Raises
-    ------
-    InvalidInput
-        Two indexes have the same labels in another order.
-    """
+    """Compare the pandas indexes of tables whose rows are joined by their places."""
+    # Warns where the first merely counts its rows: the others may keep the labels they had before a selection.
     indexed = [(name, each.index) for name, each in tables.items() if hasattr(each, "iloc")]
     for name, index in indexed[1:]:
         first, expected = indexed[0]
@@ -380,11 +373,9 @@ _EXACT = 1 << 53
 
 
 def one_kind(cells: Sequence[Any], name: str) -> list[Any]:
-    """Give the cells of a column one kind of number each: 1 and 0.85 become 1.0 and 0.85, True and 2 become 1 and 2.
-
-    Lists and records are gone through as well: a table library that looks at the first of them only would cut the
-    fractions of the others, and drop the keys that it lacks.
-    """
+    """Give the cells of a column one kind of number each: 1 and 0.85 become 1.0 and 0.85, True and 2 become 1 and 2."""
+    # Lists and records are gone through as well: a table library that looks at the first of them only would cut the
+    # fractions of the others, and drop the keys that it lacks.
     plain = [_plain_number(cell) for cell in cells]
     there = [cell for cell in plain if cell is not None]
     if there and all(isinstance(cell, Mapping) for cell in there):

@@ -28,11 +28,10 @@ _OWN = (
 
 @dataclass(frozen=True)
 class PurgePlan:
-    """What a purge removes.
+    """What a purge removes."""
 
-    `needed_by` pairs what needs something of it with that; `held` maps the chains among these to the alias or
-    signature that needs them, which no purge overrides.
-    """
+    # `needed_by` pairs what needs something of it with that; `held` maps the chains among these to the alias or
+    # signature that needs them, which no purge overrides.
 
     pipelines: tuple[str, ...]
     chains: int

@@ -171,10 +171,8 @@ def audit_frame(
 
 
 def audit_rows(con: Connection, *, by_month: bool, **filters: Any) -> Iterator[dict[str, Any]]:
-    """Entries that fit, one after the other, however many; months first where that is asked.
-
-    Entries are numbered as they reach the catalog: around the end of a month that need not be their time.
-    """
+    """Entries that fit, one after the other, however many; months first where that is asked."""
+    # Entries are numbered as they reach the catalog: around the end of a month that need not be their time.
     _check_operations(con, filters["operation"])
     where, params = _where(**filters)
     cursor = con.cursor()
@@ -435,10 +433,8 @@ class _Attempt:
 
 
 def attempted(operation: str, kind: str | None = None) -> Callable[[F], F]:
-    """Decorate a method of something with an ``_engine``: an error that leaves it is noted.
-
-    With a `kind`, the first argument is the id of what the call is about.
-    """
+    """Decorate a method of something with an ``_engine``: an error that leaves it is noted."""
+    # With a `kind`, the first argument is the id of what the call is about.
 
     def decorate(method: F) -> F:
         @functools.wraps(method)

@@ -40,13 +40,7 @@ _Numbers = Mapping[tuple[str, int], int]
 
 
 def merged(con: Connection, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Return the rows of an archive with those of calibrations as they fit into this workspace.
-
-    Raises
-    ------
-    ArchiveInvalid
-        A name or an alias that could not have been made here, or an alias that points to nothing.
-    """
+    """Return the rows of an archive with those of calibrations as they fit into this workspace."""
     found = dict(tables)
     if not any(table in found for table in (*_TABLES, *_MEASURED)):
         return found
@@ -209,10 +203,8 @@ def _tell(
 def _deleted_places(
     con: Connection, tables: Mapping[str, pa.Table], numbers: _Numbers
 ) -> dict[tuple[str, int], int | None]:
-    """Find versions with measurements that the archive lacks, and the number that their chain has here, if any.
-
-    A chain is what predicted: a version of the name with that chain here, or measurements by it, are of this version.
-    """
+    """Find versions with measurements that the archive lacks, and the number that their chain has here, if any."""
+    # A chain is what predicted: a version of the name with that chain here, or measurements by it, are of this version.
     if "measurements" not in tables:
         return {}
     rows = tables["measurements"].select(["calibration", "version", "chain_id"])
@@ -236,10 +228,8 @@ def _deleted_places(
 def _merge_measured(
     con: Connection, tables: dict[str, pa.Table], numbers: _Numbers, arriving: set[tuple[str, int]]
 ) -> tuple[int, int]:
-    """Fit the rows of `tables` into this workspace; returns how many corrections stay out, or come in retired.
-
-    `arriving` are the names and numbers, as in the archive, of the versions that are new here.
-    """
+    """Fit the rows of `tables` into this workspace; returns how many corrections stay out, or come in retired."""
+    # `arriving` are the names and numbers, as in the archive, of the versions that are new here.
     _check_measured(tables)
     left = retired = 0
     if "corrections" in tables:

@@ -135,10 +135,8 @@ class BackupFolder:
             self._write_mark(workspace_id)
 
     def check(self) -> str:
-        """Check that this is a folder of backups; gives the workspace's id.
-
-        Where the mark is lost or damaged, the backups say whose they are.
-        """
+        """Check that this is a folder of backups; gives the workspace's id."""
+        # Where the mark is lost or damaged, the backups say whose they are.
         try:
             mark = self._read_mark()
         except (OSError, msgspec.DecodeError, RecursionError) as error:

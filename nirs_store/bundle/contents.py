@@ -64,10 +64,8 @@ class Contents:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over the objects and the chain that names them, whatever else travels with them.
-
-        Exports of the same chain from two workspaces have the same one.
-        """
+        """SHA-256 over the objects and the chain that names them, whatever else travels with them."""
+        # Exports of the same chain from two workspaces have the same one.
         objects = sorted({self.hashes[name] for name in self.payloads})
         chain = {} if self.record is None else {key: self.record.chain.get(key) for key in _CONTENT}
         if self.record is None:

@@ -86,11 +86,9 @@ def fold_of(name: ArtifactName) -> int | None:
 
 
 def in_order(names: Iterable[ArtifactName], notes: list[str]) -> list[ArtifactName]:
-    """Put the objects of one step into the order in which they apply.
-
-    Version 1.0 leaves that to the order in the archive, which every tool that packs it again may change. Where
-    all names carry a number (``_sub0``, ``_sub1``), the number decides.
-    """
+    """Put the objects of one step into the order in which they apply."""
+    # Version 1.0 leaves that to the order in the archive, which every tool that packs it again may change. Where all
+    # names carry a number (``_sub0``, ``_sub1``), the number decides.
     found = list(names)
     if any(name.sub is None for name in found):
         if len(found) > 1:

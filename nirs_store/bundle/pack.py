@@ -81,10 +81,8 @@ class HashingSource(ChainSource, Protocol):
     """One that says which hash it has found the bytes to have, so that nobody needs to hash them again."""
 
     def read_hashed(self, artifact_id: str) -> tuple[bytes, str]:
-        """Give the bytes as `read_artifact` does, and their SHA-256.
-
-        It was computed in this process, of the same unchanged file.
-        """
+        """Give the bytes as `read_artifact` does, and their SHA-256."""
+        # It was computed in this process, of the same unchanged file.
         ...
 
 

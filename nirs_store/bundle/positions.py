@@ -299,10 +299,9 @@ class _Match:
 
 
 def contradiction(name: str, state: Mapping[str, Any], arrays: Arrays) -> str | None:
-    """Name an attribute that contradicts others of its object where compiled code would not notice.
-
-    An encoder makes a sparse matrix of as many columns as `_n_features_outs` says, and writes where its categories are.
-    """
+    """Name an attribute that contradicts others of its object where compiled code would not notice."""
+    # An encoder makes a sparse matrix of as many columns as `_n_features_outs` says, and writes where its categories
+    # are.
     if _short(name) != "sklearn.preprocessing.OneHotEncoder" or not {"categories_", "_n_features_outs"} & set(
         state
     ):

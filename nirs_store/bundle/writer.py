@@ -318,10 +318,8 @@ def _numbered(plan: ReplayPlan, count: int) -> tuple[int, ...]:
 
 
 def _refuse_other_predictions(package: Package, held: tuple[Any, Any], expected: NDArray[Any]) -> None:
-    """Refuse a probe whose arrays alone do not say what the data frame, or the sources, have said.
-
-    Such a bundle could never be opened: it would not predict its own probe.
-    """
+    """Refuse a probe whose arrays alone do not say what the data frame, or the sources, have said."""
+    # Such a bundle could never be opened: it would not predict its own probe.
     X, wavelengths = held
     try:
         found = predict(package.plan, X, package.blobs.load, wavelengths)

@@ -85,10 +85,8 @@ def normalise_folds(folds: Mapping[Any, Value] | None, where: str) -> dict[str, 
 def normalise_weights(
     weights: Mapping[Any, Any] | None, where: str = "fold_weights"
 ) -> dict[str, float] | None:
-    """Check the weights of a fold ensemble and spell their keys in one way.
-
-    The values are kept as they are; `predict` divides by their sum.
-    """
+    """Check the weights of a fold ensemble and spell their keys in one way."""
+    # The values are kept as they are; `predict` divides by their sum.
     if weights is None:
         return None
     named = normalise_folds(weights, where)
@@ -230,10 +228,8 @@ def chain_model_ids(chain: Mapping[str, Any]) -> set[str]:
 
 
 def stack_sources(step: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
-    """List the chains whose predictions a stacked model is fed with, in the order of its columns.
-
-    Each stands whole in the step, so that the stack replays whatever becomes of the chains it was made from.
-    """
+    """List the chains whose predictions a stacked model is fed with, in the order of its columns."""
+    # Each stands whole in the step, so that the stack replays whatever becomes of the chains it was made from.
     sources = step.get("sources")
     if sources is None:
         return []

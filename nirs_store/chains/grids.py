@@ -77,10 +77,8 @@ def hidden_grid(names: Sequence[Any], stored: Grid | None) -> Grid | None:
 
 
 def same_grid(found: Grid, expected: Grid) -> bool:
-    """Tell whether two grids agree within 1 % of the spacing of the channels, or but for rounding.
-
-    Headers are rounded: to some decimals, by at most a tenth of the spacing, or to 32 bits.
-    """
+    """Tell whether two grids agree within 1 % of the spacing of the channels, or but for rounding."""
+    # Headers are rounded: to some decimals, by at most a tenth of the spacing, or to 32 bits.
     if found.shape != expected.shape:
         return False
     apart, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())

@@ -39,13 +39,7 @@ def say_which(chain: Mapping[str, Any], count: int | None = None) -> str:
 
 
 def column(values: Any, place: int | None) -> NDArray[Any]:
-    """Return the values of one of several targets.
-
-    Raises
-    ------
-    InvalidInput
-        There are fewer targets.
-    """
+    """Return the values of one of several targets."""
     array = np.asarray(values)
     if place is None or array.ndim < 2:
         return array
@@ -55,10 +49,9 @@ def column(values: Any, place: int | None) -> NDArray[Any]:
 
 
 class OneTarget:
-    """Pass everything on to a store, but narrow chains and predictions to one target.
+    """Pass everything on to a store, but narrow chains and predictions to one target."""
 
-    The recorded scores of such a chain are means over its targets: they are left out, so that readers compute them.
-    """
+    # The recorded scores of such a chain are means over its targets: they are left out, so that readers compute them.
 
     def __init__(self, store: Any, target: str | int) -> None:
         if isinstance(target, bool) or not isinstance(target, (str, int, np.integer)) or target == "":
@@ -72,13 +65,7 @@ class OneTarget:
         return getattr(self._store, name)
 
     def get_chain(self, chain_id: str) -> dict[str, Any] | None:
-        """Return a chain that shows the target.
-
-        Raises
-        ------
-        InvalidInput
-            The chain does not predict it.
-        """
+        """Return a chain that shows the target."""
         chain = self._store.get_chain(chain_id)
         return None if chain is None else self._narrow(chain, self._place(chain))
 
@@ -123,13 +110,7 @@ class OneTarget:
         return found
 
     def _place(self, chain: Mapping[str, Any]) -> int | None:
-        """Find the target among those of a chain; None where it is the only one.
-
-        Raises
-        ------
-        InvalidInput
-            The chain does not predict it.
-        """
+        """Find the target among those of a chain; None where it is the only one."""
         metadata, names = chain.get("metadata") or {}, targets_of(chain)
         own = names or [str(chain.get("target") or metadata.get("target") or "")]
         if self._target not in own and str(self._target).isdigit():

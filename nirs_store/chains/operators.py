@@ -287,11 +287,9 @@ def _wavelength_parameter(method: Any) -> str:
 
 
 def _leaves_input(target: Any) -> bool:
-    """Tell whether an object, and all it is made of, is scikit-learn's own and was not told to work in place.
-
-    scikit-learn tests its estimators for this; for all others, and for functions that somebody gave
-    to one of them, an array is copied before they see it.
-    """
+    """Tell whether an object, and all it is made of, is scikit-learn's own and was not told to work in place."""
+    # scikit-learn tests its estimators for this; for all others, and for functions that somebody gave to one of them,
+    # an array is copied before they see it.
     if not _is_sklearn(target):
         return False
     if any(value is False for name, value in _parameters(target).items() if name in _COPY_FLAGS):
@@ -303,10 +301,8 @@ def _leaves_input(target: Any) -> bool:
 
 
 def made_of(target: Any) -> Iterator[Any]:
-    """Give the estimators, functions and classes among the parameters of an estimator, those in lists too.
-
-    Asked for level by level: what is frozen does not tell its parameters with those of the whole.
-    """
+    """Give the estimators, functions and classes among the parameters of an estimator, those in lists too."""
+    # Asked for level by level: what is frozen does not tell its parameters with those of the whole.
     yield from _within(_parameters(target))
     # A search uses what it chose, whose parameters need not be those it began with.
     yield from _within(getattr(target, "best_estimator_", None))

@@ -23,11 +23,9 @@ _CHUNK = 256
 def channel_origins(
     stages: Sequence[Stage], bench: Workbench, width: int, grid: Floats | None
 ) -> Places | None:
-    """Find the channel that each variable after some steps came from; None where one came from several.
-
-    Steps that select or reorder channels are seen through, whatever their class; those that smooth, derive or correct
-    spectra keep the channels in place.
-    """
+    """Find the channel that each variable after some steps came from; None where one came from several."""
+    # Steps that select or reorder channels are seen through, whatever their class; those that smooth, derive or correct
+    # spectra keep the channels in place.
     # Smooth, positive and nowhere symmetric, as spectra are.
     x = np.linspace(0.0, 1.0, width)
     signal = (0.5 + x + 0.3 * np.sin(7 * x**2) + 0.01 * np.cos(31 * x))[np.newaxis]

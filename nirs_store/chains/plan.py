@@ -268,10 +268,8 @@ def _weights(chain: Mapping[str, Any], models: Mapping[str | None, Operator]) ->
 
 
 def _split_targets(steps: list[Step]) -> tuple[list[Step], list[Step]]:
-    """Part the target steps: those shared by all folds, and from the first private one onwards.
-
-    A shared step that comes after a private one has to be undone before it, hence for each fold.
-    """
+    """Part the target steps: those shared by all folds, and from the first private one onwards."""
+    # A shared step that comes after a private one has to be undone before it, hence for each fold.
     for position, step in enumerate(steps):
         if step.sources is not None:
             raise ReplayError(f"{step.where} transforms targets, which have no sources; drop its source map.")
@@ -387,10 +385,8 @@ def check_weights(
     steps: Sequence[Mapping[str, Any]],
     model_step_idx: object,
 ) -> None:
-    """Check that the weights are numbers that can weigh, and fit the models that they are to weigh.
-
-    Those of a chain with a refit, or with one model alone, weigh nothing, whatever their folds.
-    """
+    """Check that the weights are numbers that can weigh, and fit the models that they are to weigh."""
+    # Those of a chain with a refit, or with one model alone, weigh nothing, whatever their folds.
     named = normalise_weights(weights)
     if named is None:
         return

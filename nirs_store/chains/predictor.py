@@ -99,10 +99,8 @@ def channels(plan: ReplayPlan, bench: Workbench) -> int | None:
 
 
 def _meets(stages: Sequence[Stage], model: Operator | None) -> Iterator[Operator]:
-    """Return the operators that meet as many channels as come in.
-
-    One that does not know the number mostly keeps it, so the next is asked.
-    """
+    """Return the operators that meet as many channels as come in."""
+    # One that does not know the number mostly keeps it, so the next is asked.
     for stage in stages:
         for inside in stage.branches:
             yield from _meets(inside, None)

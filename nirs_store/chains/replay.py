@@ -60,11 +60,9 @@ def align(proba: Array, classes: Array, known: Array) -> Array:
 
 
 def vote(labels: Sequence[Array], weights: Sequence[float] | None) -> Array:
-    """Give each sample the label that most folds chose, or that has the largest sum of weights.
-
-    Of labels with equally many votes the first in sorted order wins, as in scikit-learn's
-    VotingClassifier. Labels of several outputs are voted on one by one.
-    """
+    """Give each sample the label that most folds chose, or that has the largest sum of weights."""
+    # Of labels with equally many votes the first in sorted order wins, as in scikit-learn's VotingClassifier. Labels of
+    # several outputs are voted on one by one.
     known = union([column.ravel() for column in labels])
     shapes = sorted({column.shape for column in labels})
     if len(shapes) > 1:

@@ -111,10 +111,8 @@ def _blocks(plan: ReplayPlan, X: Any) -> dict[int, Any]:
 
 
 def table_of(plan: ReplayPlan, X: Any) -> NDArray[Any]:
-    """Return the values of a caller's spectra as one table, in the caller's order of channels.
-
-    Errors are those of `read_spectra`.
-    """
+    """Return the values of a caller's spectra as one table, in the caller's order of channels."""
+    # Errors are those of `read_spectra`.
     blocks = [read_table(block, "X", plan.unit)[0] for block in _blocks(plan, X).values()]
     return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
@@ -141,11 +139,9 @@ def _is_table(value: Any) -> bool:
 def read_table(
     value: Any, label: str, unit: str | None = None, stored: Grid | None = None
 ) -> tuple[NDArray[Any], Grid | None, Names | None]:
-    """Read one table of spectra, its wavelengths where its columns name them, and names that are text.
-
-    Names in another unit than `unit` are refused; in names of other words the `stored` wavelengths are looked for.
-    Errors are those of `read_spectra`.
-    """
+    """Read one table of spectra, its wavelengths where its columns name them, and names that are text."""
+    # Names in another unit than `unit` are refused; in names of other words the `stored` wavelengths are looked for.
+    # Errors are those of `read_spectra`.
     columns = names = None
     if is_frame(value):
         array, columns, names = _read_frame(value, label, unit, stored)
@@ -295,12 +291,7 @@ def _against_names(
 
 
 def require_order(names: Sequence[Any], label: str) -> None:
-    """Refuse columns that are numbered in another order than they stand in, where only their places are known.
-
-    Raises
-    ------
-    ShapeMismatch
-    """
+    """Refuse columns that are numbered in another order than they stand in, where only their places are known."""
     shown = disordered(names)
     if shown is not None:
         raise ShapeMismatch(

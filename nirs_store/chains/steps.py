@@ -124,11 +124,9 @@ class Step:
 
 
 def read_steps(chain: Mapping[str, Any]) -> list[Step]:
-    """List the steps that lead to the chain's model, in the order in which they apply.
-
-    That order is ``step_idx``, and for steps of one index their order in the list. Left out are
-    splitters, other models, steps after the model, and steps of branches that the model is not on.
-    """
+    """List the steps that lead to the chain's model, in the order in which they apply."""
+    # That order is ``step_idx``, and for steps of one index their order in the list. Left out are splitters, other
+    # models, steps after the model, and steps of branches that the model is not on.
     model_index = _model_index(chain)
     entries = _entries(chain)
     shared = shared_ids(chain.get("shared_artifacts"))
@@ -264,10 +262,8 @@ def _refuse_more_than_models(
     shared: Sequence[str],
     at_model: Sequence[set[str]],
 ) -> None:
-    """Refuse objects that stand beside the model at its own index: nothing tells what they do, or when.
-
-    One entry that names a model of its own besides those of the folds is no contradiction: the folds predict.
-    """
+    """Refuse objects that stand beside the model at its own index: nothing tells what they do, or when."""
+    # One entry that names a model of its own besides those of the folds is no contradiction: the folds predict.
     models = {ident for ids in folds for ident in ids} or set(single)
     strays = set(shared) - models
     if len(at_model) > 1:

@@ -70,10 +70,8 @@ def p_values(errors: Floats, reference: int, *, n_permutations: int, seed: int) 
 
 
 def wold_ratios(errors: Floats) -> Floats:
-    """Return Wold's R of each column: its PRESS divided by the PRESS of the column before it.
-
-    Wold (1978), Technometrics 20, 397-405. The first value is NaN.
-    """
+    """Return Wold's R of each column: its PRESS divided by the PRESS of the column before it."""
+    # Wold (1978), Technometrics 20, 397-405. The first value is NaN.
     press = (errors**2).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.concatenate([[np.nan], press[1:] / press[:-1]])

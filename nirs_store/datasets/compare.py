@@ -97,11 +97,9 @@ def listing(rows: Sequence[table.Row]) -> pl.DataFrame:
 
 
 def _pairs(left: pl.DataFrame, right: pl.DataFrame, named: bool) -> pl.DataFrame:
-    """Return the places of the samples that are in both tables, as ``@place`` and ``@other``.
-
-    Equal spectra of one name belong together wherever they are among its replicates; what is left of the name is taken
-    in order.
-    """
+    """Return the places of the samples that are in both tables, as ``@place`` and ``@other``."""
+    # Equal spectra of one name belong together wherever they are among its replicates; what is left of the name is
+    # taken in order.
     found = pl.DataFrame(schema={"@place": pl.UInt32, "@other": pl.UInt32})
     for keys in ([ID, HASH], [ID]) if named else ([HASH],):
         here = identity(left.join(found, on="@place", how="anti", maintain_order="left"), keys)

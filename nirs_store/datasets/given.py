@@ -71,13 +71,7 @@ def take(
     instrument: Mapping[str, str] | None,
     units: Mapping[str, str] | None,
 ) -> Given:
-    """Read the arguments of `Datasets.add`; what was given by name wins.
-
-    Raises
-    ------
-    InvalidInput, ShapeMismatch
-        Nothing was stored.
-    """
+    """Read the arguments of `Datasets.add`; what was given by name wins."""
     single = (
         {f"references[{name!r}]": each for name, each in references.items()}
         if type(references) is dict
@@ -382,13 +376,7 @@ def _texts(values: Mapping[str, str] | None, word: str) -> dict[str, str]:
 
 
 def rows_of(frame: pl.DataFrame, sought: Sequence[Any] | Any, column: str) -> NDArray[np.int64]:
-    """Find the rows of samples by name, in the order of the names; replicates all count.
-
-    Raises
-    ------
-    InvalidInput
-        A name that no sample has.
-    """
+    """Find the rows of samples by name, in the order of the names; replicates all count."""
     cells = [
         str(each)
         for each in ([sought] if isinstance(sought, (str, int)) else as_array(sought, "ids").tolist())

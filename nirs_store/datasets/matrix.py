@@ -25,12 +25,7 @@ _EXACT = 2**53
 
 
 def checked_matrix(X: NDArray[Any]) -> NDArray[Any]:
-    """Return a matrix of numbers in the byte order that is stored, or refuse it; nothing is copied without need.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return a matrix of numbers in the byte order that is stored, or refuse it; nothing is copied without need."""
     if X.ndim != 2:
         hint = " A single spectrum is X.reshape(1, -1)." if X.ndim == 1 else ""
         raise InvalidInput(
@@ -53,13 +48,7 @@ def checked_matrix(X: NDArray[Any]) -> NDArray[Any]:
 
 
 def write_rows(draft: Draft, X: NDArray[Any]) -> list[bytes]:
-    """Write a checked matrix into a draft; return the hash of each spectrum.
-
-    Raises
-    ------
-    InvalidInput
-        A value is infinite.
-    """
+    """Write a checked matrix into a draft; return the hash of each spectrum."""
     header = io.BytesIO()
     described = {"descr": npy.dtype_to_descr(X.dtype), "fortran_order": False, "shape": X.shape}
     npy.write_array_header_1_0(header, described)
@@ -103,12 +92,7 @@ def take_rows(
     dtype: np.dtype[Any],
     channels: int,
 ) -> NDArray[Any]:
-    """Read spectra by part and row, each compared with its hash.
-
-    Raises
-    ------
-    BlobMissing, BlobCorrupt
-    """
+    """Read spectra by part and row, each compared with its hash."""
     X: NDArray[Any] | None = None
     for part in np.unique(parts).tolist():
         path = path_of(part)

@@ -68,12 +68,7 @@ class Reader:
     def read(
         self, row: table.Row, samples: Samples, some: NDArray[np.int64], paths: Mapping[str, str]
     ) -> NDArray[Any]:
-        """Read rows of a version, each compared with its hash.
-
-        Raises
-        ------
-        BlobMissing, BlobCorrupt
-        """
+        """Read rows of a version, each compared with its hash."""
         frame, ids = samples.frame, row["spectra_ids"]
         hashes = frame[HASH].gather(some).to_list()
 
@@ -94,12 +89,7 @@ class Reader:
         )
 
     def row(self, reference: object) -> table.Row:
-        """Return the row of a version.
-
-        Raises
-        ------
-        UnknownDataset, InvalidInput
-        """
+        """Return the row of a version."""
         if isinstance(reference, DatasetVersion):
             return self.engine.query(lambda con: table.require(con, reference.dataset_version_id, None))
         name, version = parse_reference(as_text(reference, "reference"))

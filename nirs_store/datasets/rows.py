@@ -54,12 +54,7 @@ def latest(con: Connection, name: str) -> Row | None:
 
 
 def require(con: Connection, name: str, version: int | None) -> Row:
-    """Return the row of a version by its name and number, or by its id.
-
-    Raises
-    ------
-    UnknownDataset
-    """
+    """Return the row of a version by its name and number, or by its id."""
     by_id = Table(con, "dataset_versions").where(dataset_version_id=name)
     row = by_id[0] if by_id and version is None else find(con, name, version)
     if row is not None:
@@ -107,13 +102,7 @@ def paths_of(con: Connection, artifact_ids: Iterable[str]) -> dict[str, str]:
 
 
 def record(engine: Engine, item: Item) -> tuple[Row, bool]:
-    """Record a version; return its row, and whether it is new.
-
-    Raises
-    ------
-    BlobsGone
-        Nothing was recorded.
-    """
+    """Record a version; return its row, and whether it is new."""
     return engine.exclusive(lambda access: access.transact(lambda con: _record(con, engine, item)))
 
 
@@ -207,13 +196,7 @@ def users_of(con: Connection, version_id: str) -> list[str]:
 
 
 def delete(con: Connection, row: Row, *, force: bool) -> None:
-    """Delete a version with its references; its number is not given again.
-
-    Raises
-    ------
-    OverwriteRefused
-        Something needs it, and force is False.
-    """
+    """Delete a version with its references; its number is not given again."""
     identifier = row["dataset_version_id"]
     users = users_of(con, identifier)
     if users and not force:

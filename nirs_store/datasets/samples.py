@@ -63,13 +63,7 @@ class Samples(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, data: bytes, name: str, parts: int) -> Samples:
-        """Read what `to_bytes` made.
-
-        Raises
-        ------
-        BlobCorrupt
-            It is something else, or promises what it does not hold.
-        """
+        """Read what `to_bytes` made."""
         try:
             source = pa.BufferReader(data)
             if bytes(source.read(len(_MAGIC))) != _MAGIC:
@@ -109,10 +103,8 @@ class Samples(msgspec.Struct, frozen=True):
         return found
 
     def content_hash(self) -> str:
-        """Hash everything that a user put in: spectra, names, groups, references and what holds for all.
-
-        Where a spectrum lies does not count, so that the same content has the same hash in every workspace.
-        """
+        """Hash everything that a user put in: spectra, names, groups, references and what holds for all."""
+        # Where a spectrum lies does not count, so that the same content has the same hash in every workspace.
         digest = hashlib.sha256(msgspec.json.encode(self.header, order="deterministic"))
         for name in sorted(self.frame.columns):
             if name in (PART, ROW):

@@ -30,13 +30,7 @@ class Part(NamedTuple):
 
 
 def part_of(chain: Mapping[str, Any], role: str, samples: Callable[[str], int]) -> Part:
-    """Return what a chain was fitted on, or tested with.
-
-    Raises
-    ------
-    InvalidInput
-        It was not recorded from a stored data set.
-    """
+    """Return what a chain was fitted on, or tested with."""
     if role not in ROLES:
         raise InvalidInput(f"role: expected 'calibration' or 'test', found {quoted(role)}.")
     prefix = "dataset" if role == "calibration" else "dataset_test"

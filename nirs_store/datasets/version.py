@@ -19,12 +19,7 @@ _VERSION = re.compile(r"v?([1-9][0-9]{0,9})")
 
 
 def check_name(name: object) -> str:
-    """Return the name of a data set, or refuse what could not be told from a reference or an id.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return the name of a data set, or refuse what could not be told from a reference or an id."""
     text = as_name(name, "name")
     if len(text) > _LONGEST or "@" in text or not text.isprintable() or text != text.strip() or is_id(text):
         raise InvalidInput(
@@ -35,12 +30,7 @@ def check_name(name: object) -> str:
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:
-    """Part ``corn@v2`` into name and number; the number is None for the newest.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Part ``corn@v2`` into name and number; the number is None for the newest."""
     name, at, version = reference.rpartition("@")
     if not at or version == "latest":
         return (name if at else reference), None

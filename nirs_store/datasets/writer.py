@@ -27,13 +27,7 @@ _MOST_PARTS = 64
 def add(
     reader: Reader, values: dict[str, Any], given: Given, *, share: bool, other_grid: bool
 ) -> tuple[table.Row, bool]:
-    """Add a version; return its row, and whether it is new.
-
-    Raises
-    ------
-    BlobsGone, ShapeMismatch, InvalidInput, WriteFailed
-        Nothing was stored.
-    """
+    """Add a version; return its row, and whether it is new."""
     engine = reader.engine
     head = engine.query(lambda con: table.latest(con, values["name"]))
     item = table.Item(dict(values))
@@ -194,12 +188,7 @@ def _frame(
 
 
 def refuse_other_grid(head: table.Row, old: Header, new: Header, what_is_new: str, advice: str) -> None:
-    """Refuse channels, wavelengths or a unit that the newest version of the name does not have.
-
-    Raises
-    ------
-    ShapeMismatch
-    """
+    """Refuse channels, wavelengths or a unit that the newest version of the name does not have."""
     name = f"{head['name']}@v{head['version']}"
     if new.n_channels != old.n_channels:
         what = f"{new.n_channels} channels, {name} has {old.n_channels}"

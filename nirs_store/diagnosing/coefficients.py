@@ -111,15 +111,8 @@ def _outputs(store: ReadsChains, chain: Mapping[str, Any]) -> list[str]:
 def regression_vectors(
     store: ReadsChains, chain: Mapping[str, Any], output: int | None = None
 ) -> dict[str, RegressionVector]:
-    """Return the coefficients of each fold's model, and of the refit (``"fold_final"``), on the channels.
-
-    `output` counts the targets of a model that has several.
-
-    Raises
-    ------
-    InvalidInput
-        A model has no coefficients, or several targets.
-    """
+    """Return the coefficients of each fold's model, and of the refit (``"fold_final"``), on the channels."""
+    # `output` counts the targets of a model that has several.
     found = {}
     for fold, identifier in (chain["fold_artifacts"] or {"final": None}).items():
         alone = {"fold_artifacts": {fold: identifier}, "fold_weights": None} if identifier else {}
@@ -135,13 +128,7 @@ def regression_vectors(
 
 
 def regression_vector(plan: ReplayPlan, bench: Workbench, output: int | None = None) -> RegressionVector:
-    """Find the coefficients of a plan's first member, for one of its targets.
-
-    Raises
-    ------
-    InvalidInput
-        The model has none, or several targets; the message begins after the name of the model.
-    """
+    """Find the coefficients of a plan's first member, for one of its targets."""
     member = plan.members[0]
     model, facts = bench.open(member.model)
     found = getattr(model, "coef_", None)

@@ -79,26 +79,14 @@ class Inside:
         return hasattr(self.model, "x_rotations_") and hasattr(self.model, "x_scores_")
 
     def steps(self) -> list[Any]:
-        """Return unfitted copies of preprocessing and model.
-
-        Raises
-        ------
-        InvalidInput
-            The chain has branches or steps side by side, transforms y, or was transferred to another instrument.
-        """
+        """Return unfitted copies of preprocessing and model."""
         steps, targets = self.recipe()
         if targets:
             raise InvalidInput("This chain transforms y; give a plain sequence of steps.")
         return steps
 
     def recipe(self) -> tuple[list[Any], list[Any]]:
-        """Return unfitted copies of preprocessing and model, and of what transforms y.
-
-        Raises
-        ------
-        InvalidInput
-            The chain has branches or steps side by side, or was transferred to another instrument.
-        """
+        """Return unfitted copies of preprocessing and model, and of what transforms y."""
         from sklearn.base import clone
 
         member, bench = self.plan.members[0], Workbench(self.load, self.plan.memory)
@@ -141,15 +129,7 @@ class Inside:
 
 
 def inside(store: ReadsChains, chain_id: str) -> Inside:
-    """Load the fitted objects of a chain.
-
-    Raises
-    ------
-    UnknownId
-        No chain has that id.
-    InvalidInput
-        The chain keeps several sources or chains apart, so that there is no one input of its model.
-    """
+    """Load the fitted objects of a chain."""
     from sklearn.decomposition import PCA
 
     chain = store.get_chain(chain_id)

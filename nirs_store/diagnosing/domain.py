@@ -47,18 +47,9 @@ class _Stored(NamedTuple):
 def domain_of_calibration(
     store: ReadsPredictions, chain_id: str, X: Any, y: Any, wavelengths: Any = None, sample_ids: Any = None
 ) -> Domain:
-    """Make the domain of a chain from its calibration; see ``store.add_domain``.
-
-    The refit's space comes from the spectra, the joint limit from the stored fold models, and the interval from the
-    stored out-of-fold predictions. If one of these is missing, the domain lacks that part and says so.
-
-    Raises
-    ------
-    UnknownId
-        No chain has that id.
-    InvalidInput, ShapeMismatch
-        The spectra are not those that the chain was fitted on.
-    """
+    """Make the domain of a chain from its calibration; see ``store.add_domain``."""
+    # The refit's space comes from the spectra, the joint limit from the stored fold models, and the interval from the
+    # stored out-of-fold predictions. If one of these is missing, the domain lacks that part and says so.
     chain = store.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id)

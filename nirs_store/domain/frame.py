@@ -89,13 +89,7 @@ def _flagging(flag: Any) -> dict[str, float] | tuple[str, ...]:
 
 
 def read_domain(data: bytes, where: str) -> Domain:
-    """Read a stored domain.
-
-    Raises
-    ------
-    InvalidInput
-        It is damaged, or a newer version wrote it.
-    """
+    """Read a stored domain."""
     try:
         return Domain.from_bytes(data)
     except ValueError as error:
@@ -105,13 +99,7 @@ def read_domain(data: bytes, where: str) -> Domain:
 
 
 def as_names(sample_ids: Any) -> list[Any] | None:
-    """Return names of samples as a list, so that a generator can be read twice.
-
-    Raises
-    ------
-    InvalidInput
-        One text, or what holds nothing.
-    """
+    """Return names of samples as a list, so that a generator can be read twice."""
     if sample_ids is None:
         return None
     if isinstance(sample_ids, (str, bytes)) or not isinstance(sample_ids, Iterable):
@@ -176,13 +164,7 @@ def _lists(rows: Sequence[list[Any] | None]) -> pl.Series:
 def report_outliers(
     frame: pl.DataFrame, on_outlier: OnOutlier, where: str, stacklevel: int = 3
 ) -> pl.DataFrame:
-    """Warn of flagged samples, or raise; return the frame.
-
-    Raises
-    ------
-    OutlierFound
-        With "raise", where a sample is flagged.
-    """
+    """Warn of flagged samples, or raise; return the frame."""
     if not isinstance(on_outlier, str) or on_outlier not in ("warn", "raise", "ignore"):
         raise InvalidInput(f'on_outlier: expected "warn", "raise" or "ignore"; found {quoted(on_outlier)}.')
     if on_outlier == "ignore" or not frame.height:

@@ -61,10 +61,8 @@ def q_limit_of(
 
 
 def ranked(values: Floats, n: int, level: float) -> float | None:
-    """Return the ceil((n + 1) level)-th smallest of n values; None where n < 1 / (1 - level) - 1.
-
-    Of repeated cross-validations `values` holds several per sample; the rank then moves in proportion.
-    """
+    """Return the ceil((n + 1) level)-th smallest of n values; None where n < 1 / (1 - level) - 1."""
+    # Of repeated cross-validations `values` holds several per sample; the rank then moves in proportion.
     rank = math.ceil((n + 1) * level - 1e-9)
     if not n or rank > n:
         return None

@@ -18,12 +18,7 @@ _SLACK = 1e-6
 
 
 def as_scope(value: Any) -> dict[str, Any]:
-    """Check a scope, and return it in its normal form.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Check a scope, and return it in its normal form."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -76,12 +71,7 @@ def _interval(value: Any, name: str) -> list[float]:
 
 
 def check_targets(scope: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Refuse limits of a target that predictions of the chain do not name: nothing would check them.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse limits of a target that predictions of the chain do not name: nothing would check them."""
     limits = scope.get("range")
     for name in limits if isinstance(limits, Mapping) else ():
         if not known:

@@ -62,10 +62,8 @@ def plan_champion(engine: Engine, evaluation_id: str, metric: str | None, rank: 
 
 
 def find_champions(engine: Engine, suite: str, metric: str | None, top: int) -> None:
-    """Find the champions of a suite again among all its evaluations: the best of each model, by rank.
-
-    Also replaces champions that were set by hand. A rank whose holder stays the same gets no row.
-    """
+    """Find the champions of a suite again among all its evaluations: the best of each model, by rank."""
+    # Also replaces champions that were set by hand. A rank whose holder stays the same gets no row.
 
     def work(con: Connection) -> None:
         check_rank(top, "top")
@@ -146,10 +144,8 @@ def plan_delete(engine: Engine, evaluation_id: str) -> list[Row]:
 
 
 def crown(con: Connection, evaluation: Mapping[str, Any]) -> None:
-    """Make an evaluation champion where it is better than what holds the first rank.
-
-    A champion set by hand stays until another is set or the champions are found again.
-    """
+    """Make an evaluation champion where it is better than what holds the first rank."""
+    # A champion set by hand stays until another is set or the champions are found again.
     metric, better = evaluation["metric"], evaluation["better"]
     value = value_of(evaluation, metric)
     if value is None or math.isnan(value):

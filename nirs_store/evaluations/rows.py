@@ -73,13 +73,10 @@ def champion_rows(
     without: str | None = None,
     **equal: Any,
 ) -> pl.DataFrame:
-    """Return champions: those of now, or (with current=False) every change, oldest first.
-
-    With `without` they are as if what that evaluation made champion were not there.
-
-    The newest change of a rank says who holds it. A rank above one that was found again with fewer models is
-    left empty by a row of its own, whose value of `chosen_by` is "vacant".
-    """
+    """Return champions: those of now, or (with current=False) every change, oldest first."""
+    # With `without` they are as if what that evaluation made champion were not there.
+    # The newest change of a rank says who holds it. A rank above one that was found again with fewer models is left
+    # empty by a row of its own, whose value of `chosen_by` is "vacant".
     params = {name: value for name, value in equal.items() if value is not None}
     where = " AND ".join(f"c.{name} = ${name}" for name in params) or "TRUE"
     newest = "PARTITION BY c.suite, c.metric, c.rank ORDER BY c.made_at DESC, c.champion_id DESC"

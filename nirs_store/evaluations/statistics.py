@@ -192,10 +192,8 @@ def _statistic(kind: str, metric: str) -> tuple[Callable[..., Any], bool]:
 
 
 def row_values(table: pl.DataFrame, metric: str) -> tuple[NDArray[np.float64], str]:
-    """Return what each row contributes to a metric, and in which direction that improves.
-
-    For an RMSE the squared error, for a MAE the absolute one, for an accuracy 1 or 0, else the column.
-    """
+    """Return what each row contributes to a metric, and in which direction that improves."""
+    # For an RMSE the squared error, for a MAE the absolute one, for an accuracy 1 or 0, else the column.
     kind = _kind(table, metric)
     if kind == "regression":
         name = _ALIASES.get(metric, metric)
@@ -293,11 +291,9 @@ class ModelComparison:
 
 
 def adjusted(p_values: Sequence[float | None], correction: str) -> list[float | None]:
-    """Correct p values for the number of tests; what is None was no test.
-
-    ``bh`` and ``by`` (false discovery rate; Benjamini and Hochberg 1995, Benjamini and Yekutieli 2001) are SciPy's,
-    ``holm`` is Holm's step-down of the family-wise error rate (Scand. J. Statist. 6, 1979, 65-70).
-    """
+    """Correct p values for the number of tests; what is None was no test."""
+    # ``bh`` and ``by`` (false discovery rate; Benjamini and Hochberg 1995, Benjamini and Yekutieli 2001) are SciPy's,
+    # ``holm`` is Holm's step-down of the family-wise error rate (Scand. J. Statist. 6, 1979, 65-70).
     known = [index for index, p in enumerate(p_values) if p is not None and not math.isnan(p)]
     found: list[float | None] = [None] * len(p_values)
     values = np.array([p_values[index] for index in known], dtype=np.float64)

@@ -333,11 +333,9 @@ _fitting: dict[Path, _State] = {}
 
 
 def copy_of(engine: Engine, row: Row) -> Path:
-    """Return a path at which the content can be opened by any program.
-
-    That of the blob where it is stored as it is; else that of a copy below ``exports/files/``, which is made again
-    where it was altered.
-    """
+    """Return a path at which the content can be opened by any program."""
+    # That of the blob where it is stored as it is; else that of a copy below ``exports/files/``, which is made again
+    # where it was altered.
     if row["kind"] == "metadata":
         raise InvalidInput(f"{row['name']!r} has metadata only, no file.")
     if row["kind"] != "folder" and row["compression"] == "none":

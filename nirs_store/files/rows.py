@@ -154,10 +154,8 @@ def condition(
     before: Any = None,
     newest_of_mode: bool = False,
 ) -> Where:
-    """Put together a WHERE clause, cheapest parts first, and its parameters.
-
-    With `newest_of_mode` the newest version is that of the mode in `filters`, even if the other mode has a newer one.
-    """
+    """Put together a WHERE clause, cheapest parts first, and its parameters."""
+    # With `newest_of_mode` the newest version is that of the mode in `filters`, even if the other mode has a newer one.
     parts: list[str] = []
     params: dict[str, Any] = {}
 
@@ -335,10 +333,8 @@ def dependents(con: Connection) -> dict[str, list[tuple[str, str]]]:
 
 
 def delete_versions(con: Connection, gone: Sequence[Row]) -> set[str]:
-    """Delete versions with their aliases and references; returns the hashes of contents that no version has now.
-
-    The newest version that is left of a series is marked so, and the numbers that go are never given again.
-    """
+    """Delete versions with their aliases and references; returns the hashes of contents that no version has now."""
+    # The newest version that is left of a series is marked so, and the numbers that go are never given again.
     ids = [row["version_id"] for row in gone]
     highest: dict[str, int] = {}
     for row in gone:

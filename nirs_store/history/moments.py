@@ -42,10 +42,9 @@ def _left(settings: Any, automatic: str) -> float:
 
 
 class RetentionWatch:
-    """Carries out a policy that goes by time while a store is open: a service need not close for it.
+    """Carries out a policy that goes by time while a store is open: a service need not close for it."""
 
-    The thread is a daemon, begins when there is first such a policy, and ends with the store, which it holds weakly.
-    """
+    # The thread is a daemon, begins when there is first such a policy, and ends with the store, which it holds weakly.
 
     def __init__(self, engine: Engine, carry_out: Callable[[str], None]) -> None:
         self._engine = engine

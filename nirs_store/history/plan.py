@@ -26,10 +26,9 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Item:
-    """Something that would go, and why.
+    """Something that would go, and why."""
 
-    `bytes` are those of artifacts that it alone holds.
-    """
+    # `bytes` are those of artifacts that it alone holds.
 
     kind: str
     id: str

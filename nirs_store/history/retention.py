@@ -280,12 +280,9 @@ class Retention:
 
 
 def _delete(con: Connection, taken: Mapping[str, list[str]], plan: RetentionPlan, *, now: bool) -> set[str]:
-    """Delete runs and versions of files, and the models of chains, inside the caller's transaction.
-
-    Of a chain its scores stay: predictions lose the chain that they name. Unless `now`, the trash keeps runs, each
-    by itself, and chains, all of them together. Returns the hashes of contents that
-    no version of a file has any more.
-    """
+    """Delete runs and versions of files, and the models of chains, inside the caller's transaction."""
+    # Of a chain its scores stay: predictions lose the chain that they name. Unless `now`, the trash keeps runs, each by
+    # itself, and chains, all of them together. Returns the hashes of contents that no version of a file has any more.
     unnamed: set[str] = set()
     chains = taken.get("chain", [])
     if chains:

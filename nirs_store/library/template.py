@@ -50,13 +50,7 @@ class Template:
         metrics: Any = None,
         notes: Any = "",
     ) -> Template:
-        """Make a template of checked values.
-
-        Raises
-        ------
-        InvalidInput
-            Names what cannot be used.
-        """
+        """Make a template of checked values."""
         return cls(
             name=check_name("template name", name),
             category=check_name("category", category),
@@ -73,15 +67,7 @@ class Template:
 
 
 def check_name(kind: str, name: Any) -> str:
-    """Give a name that is safe as a file name on every platform, or refuse it.
-
-    Raises
-    ------
-    PathEscapes
-        It holds a path separator, a drive or ``..``.
-    InvalidInput
-        It cannot be a file name everywhere.
-    """
+    """Give a name that is safe as a file name on every platform, or refuse it."""
     if not isinstance(name, str) or not name.strip():
         raise InvalidInput(f"The {kind} is empty or not a text: {name!r}. Give it a name.")
     normal = nfc(name)
@@ -113,13 +99,7 @@ def same_name(first: str, second: str) -> bool:
 
 
 def template_bytes(template: Template) -> bytes:
-    """Give the content of a template's file.
-
-    Raises
-    ------
-    InvalidInput
-        It would be larger than what can be read again.
-    """
+    """Give the content of a template's file."""
     document = {_MARK: _VERSION, **template.metadata(), "pipeline": template.pipeline}
     data = (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     if len(data) > _MAX_BYTES:
@@ -131,22 +111,7 @@ def template_bytes(template: Template) -> bytes:
 
 
 def read_template(path: Path, *, bare: bool = False) -> Template:
-    """Read and check a template's file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    bare : bool
-        Whether a file that is only a configuration is accepted; it takes its name from the file.
-
-    Raises
-    ------
-    TemplateNotFound
-        There is no such file.
-    InvalidInput
-        It is not a template, is damaged, too large, or written by a newer version.
-    """
+    """Read and check a template's file."""
     document = _parse(path)
     if isinstance(document, Mapping) and _MARK in document:
         version = document[_MARK]

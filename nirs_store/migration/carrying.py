@@ -195,10 +195,8 @@ def _finish(source: ForeignSource, arrivals: Arrivals, report: MigrationReport, 
 def _verify(
     source: ForeignSource, engine: Engine, report: MigrationReport, show: Progress, unpickle: bool
 ) -> None:
-    """Compare everything that is in the target with the source, and every file with its SHA-256.
-
-    The source is read again: this does not trust what the carrying remembers.
-    """
+    """Compare everything that is in the target with the source, and every file with its SHA-256."""
+    # The source is read again: this does not trust what the carrying remembers.
     arrivals = Arrivals(source, Notes(), "", unpickle=unpickle)
     differing: dict[str, list[str]] = {}
 

@@ -55,11 +55,9 @@ class ChainRows:
 
 
 def chain_row(row: Mapping[str, Any], configured: Sequence[Any], artifacts: ForeignArtifacts) -> ChainRows:
-    """Rewrite a chain.
-
-    A chain that has lost an artifact comes without the references that would let it predict something else:
-    its replay is an error, never a wrong number.
-    """
+    """Rewrite a chain."""
+    # A chain that has lost an artifact comes without the references that would let it predict something else: its
+    # replay is an error, never a wrong number.
     row, opened = _unwrapped(row, artifacts)
     found = _Artifacts(artifacts.resolve)
     folds = json_value(row.get("fold_artifacts")) or {}

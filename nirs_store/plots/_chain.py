@@ -40,13 +40,7 @@ class ReadsChains(Protocol):
 
 
 def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
-    """Return what is known of a chain.
-
-    Raises
-    ------
-    UnknownId
-        No chain has that id.
-    """
+    """Return what is known of a chain."""
     chain = store.get_chain(chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id)
@@ -54,11 +48,9 @@ def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
 
 
 def sibling_chains(store: ReadsChains, chain_id: str) -> list[ChainData]:
-    """Return the chains of a run whose scores compare with those of `chain_id`, itself included, oldest first.
-
-    They predict the same target, in the same unit, of the same data set. Those that a retention deleted are among
-    them, with the score that they had.
-    """
+    """Return the chains of a run whose scores compare with those of `chain_id`, itself included, oldest first."""
+    # They predict the same target, in the same unit, of the same data set. Those that a retention deleted are among
+    # them, with the score that they had.
     own = chain_data(store, chain_id)
     pipeline = store.get_pipeline(own.chain["pipeline_id"])
     if pipeline is None:
@@ -188,13 +180,7 @@ class ChainData:
         return np.nan
 
     def pair(self, name: str) -> tuple[Floats, Floats] | None:
-        """Return (measured, predicted) of ``"calibration"``, ``"cv"`` or ``"test"``; None where not stored.
-
-        Raises
-        ------
-        InvalidInput
-            The chain classifies.
-        """
+        """Return (measured, predicted) of ``"calibration"``, ``"cv"`` or ``"test"``; None where not stored."""
         if not self.is_regression:
             raise InvalidInput(
                 f"The chain {self.chain_id!r} ({self.model_class}) classifies; "
@@ -242,15 +228,7 @@ class ChainData:
         return {fold: self.store.load_artifact(identifier) for fold, identifier in named.items()}
 
     def stages(self, X: Floats) -> list[tuple[str, Floats]]:
-        """Return `X` and what each preprocessing step makes of it, as the replay of the chain does.
-
-        Raises
-        ------
-        ReplayError
-            A step has no fitted object, or fails.
-        ShapeMismatch
-            `X` does not have the channels the chain was fitted to.
-        """
+        """Return `X` and what each preprocessing step makes of it, as the replay of the chain does."""
         plan = ReplayPlan.from_chain(self.chain)
         steps = plan.members[0].stages
         names = self.preprocessings.split(" > ")
@@ -277,13 +255,7 @@ class ChainData:
         return stages
 
     def regression_vectors(self) -> dict[str, RegressionVector]:
-        """Return the coefficients of each fold's model, and of the refit (``"final"``), on the channels.
-
-        Raises
-        ------
-        InvalidInput
-            A model has no coefficients, or several targets.
-        """
+        """Return the coefficients of each fold's model, and of the refit (``"final"``), on the channels."""
         # It loads scikit-learn, which figures from recorded values do without.
         from nirs_store.diagnosing.coefficients import regression_vectors
 

@@ -49,13 +49,7 @@ _SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", 
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of that size in inches, laid out so that no label is cut.
-
-    Raises
-    ------
-    InvalidInput
-        matplotlib is not installed.
-    """
+    """Return an empty figure of that size in inches, laid out so that no label is cut."""
     try:
         figure_class = import_module("matplotlib.figure").Figure
     except ModuleNotFoundError as missing:
@@ -68,10 +62,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def tidy(axes: Axes, *, dates: bool = False) -> None:
-    """Take away what carries no information: two spines and heavy ticks; add a light grid.
-
-    Ticks are written in full (``2e-06``): the exponent that matplotlib writes above an axis collides with the heading.
-    """
+    """Take away what carries no information: two spines and heavy ticks; add a light grid."""
+    # Ticks are written in full (``2e-06``): the exponent that matplotlib writes above an axis collides with the
+    # heading.
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#666666")
     axes.tick_params(colors="#444444", labelsize=9)
@@ -171,10 +164,8 @@ def name_points(
     most: int = 8,
     avoid: Floats | None = None,
 ) -> None:
-    """Write names at the points farthest out, where they cover neither each other nor points.
-
-    Call it last: it lays the figure out to know where the points are. `avoid` has other places to keep free, (k, 2).
-    """
+    """Write names at the points farthest out, where they cover neither each other nor points."""
+    # Call it last: it lays the figure out to know where the points are. `avoid` has other places to keep free, (k, 2).
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     places = np.flatnonzero(np.asarray(which, dtype=bool) & np.isfinite(xs) & np.isfinite(ys))
     if not places.size:

@@ -156,10 +156,8 @@ def _extent(labels: Sequence[str]) -> int:
 
 
 def _scale(scores: Floats, lower_is_better: bool) -> tuple[float, float]:
-    """Return the ends of the colour scale: the best score, and one well beyond the median.
-
-    One hopeless cell would otherwise take all the colours and leave the good ones alike.
-    """
+    """Return the ends of the colour scale: the best score, and one well beyond the median."""
+    # One hopeless cell would otherwise take all the colours and leave the good ones alike.
     good, worst = (scores.min(), scores.max()) if lower_is_better else (scores.max(), scores.min())
     reach = 3.0 * abs(float(np.median(scores)) - float(good))
     bad = good + np.copysign(min(reach or np.inf, abs(worst - good)), worst - good)

@@ -386,13 +386,7 @@ def join_references(
 
 
 def read_labels(path: Path, decimal: str | None = None, encoding: str | None = None) -> pl.DataFrame:
-    """Read a CSV, Excel or Parquet table of reference values; names of samples stay text.
-
-    Raises
-    ------
-    InvalidInput
-        It cannot be read for sure.
-    """
+    """Read a CSV, Excel or Parquet table of reference values; names of samples stay text."""
     return _table(path, "sample_id", decimal, encoding)[0]
 
 

@@ -72,11 +72,9 @@ def at_most(size: int) -> Iterator[None]:
 
 
 def decode(data: bytes, encoding: str | None = None) -> tuple[str, str]:
-    """Decode the text of a file that may be packed with gzip; return the encoding as well.
-
-    Without `encoding` a byte-order mark decides, then UTF-16 is told by its zero bytes; all else is UTF-8 where it
-    can be, and Windows' cp1252 where not.
-    """
+    """Decode the text of a file that may be packed with gzip; return the encoding as well."""
+    # Without `encoding` a byte-order mark decides, then UTF-16 is told by its zero bytes; all else is UTF-8 where it
+    # can be, and Windows' cp1252 where not.
     if data[:2] == b"\x1f\x8b":
         data = _unpack(data)
     for magic, words in _BINARY.items():
@@ -173,10 +171,8 @@ def split_rows(text: str, delimiter: str | None = None) -> tuple[list[Row], str]
 
 
 def table_delimiter(text: str) -> str | None:
-    """Return the only separator with which a header names every column; None where there is no such one.
-
-    In a small table decimal commas can leave more numbers than the separator does: "a;12,5" below "id;fat".
-    """
+    """Return the only separator with which a header names every column; None where there is no such one."""
+    # In a small table decimal commas can leave more numbers than the separator does: "a;12,5" below "id;fat".
     first = "\n".join(text.split("\n")[:_SAMPLE_LINES])
     found = []
     for delimiter in ",;\t|":

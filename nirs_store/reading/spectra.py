@@ -268,12 +268,7 @@ def id_name(spectra: Spectra) -> str | None:
 
 
 def targets_of(spectra: Spectra, target: str | Sequence[str], units: Mapping[str, str]) -> Spectra:
-    """Return the spectra with columns as their target; the units are by column.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return the spectra with columns as their target; the units are by column."""
     if isinstance(target, str):
         unit: Any = units.get(target)
         return replace(spectra, target=target, target_unit=unit, y=values_of(spectra, target))

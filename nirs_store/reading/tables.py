@@ -176,10 +176,8 @@ def _check_merged(data: bytes, sheet: Any) -> None:
 
 
 def frame_csv(frame: pl.DataFrame, delimiter: str = ",", decimal: str = ".") -> str:
-    """Write a frame as CSV; text that begins as a formula does gets a quote before it, numbers stay numbers.
-
-    A list is written with commas, what has parts of its own as JSON, and bytes as hexadecimal digits.
-    """
+    """Write a frame as CSV; text that begins as a formula does gets a quote before it, numbers stay numbers."""
+    # A list is written with commas, what has parts of its own as JSON, and bytes as hexadecimal digits.
     frame = frame.with_columns(
         pl.Series(name, [_whole_text(value) for value in frame[name].to_list()], dtype=pl.String)
         for name, kind in frame.schema.items()

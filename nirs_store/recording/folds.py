@@ -35,12 +35,11 @@ _FIRST = 2
 
 
 class Reuse:
-    """The transformers of one fold, as far as they can be known by their inputs.
+    """The transformers of one fold, as far as they can be known by their inputs."""
 
-    What goes into a transformer is the training samples with their targets, and every transformer up to it with
-    its parameters. One whose parameters cannot be put into words (a function of a notebook, a random generator)
-    is always fitted, and so is what comes after it.
-    """
+    # What goes into a transformer is the training samples with their targets, and every transformer up to it with its
+    # parameters. One whose parameters cannot be put into words (a function of a notebook, a random generator) is always
+    # fitted, and so is what comes after it.
 
     def __init__(
         self,
@@ -164,10 +163,8 @@ class FoldResult:
 
 
 def fit_fold(store: RecordingStore, job: Job, fold: Fold) -> FoldResult:
-    """Fit a fresh copy of the estimator on one fold's training rows and keep all that comes of it.
-
-    Every step is fitted on the training rows alone. The blobs are on disk when this returns.
-    """
+    """Fit a fresh copy of the estimator on one fold's training rows and keep all that comes of it."""
+    # Every step is fitted on the training rows alone. The blobs are on disk when this returns.
     # Fitted on frames because of this process's configuration, a chain would want frames everywhere.
     with plain_output():
         return _fit_fold(store, job, fold)
@@ -241,11 +238,9 @@ def align_probabilities(
 
 
 def average_folds(predictions: Sequence[Prediction], classes: NDArray[Any] | None) -> Prediction:
-    """Join what several folds say about the same samples, as replaying them would.
-
-    Numbers are averaged; labels follow the averaged probabilities, or the majority (the first
-    class in order where votes are equal) when a model gives none.
-    """
+    """Join what several folds say about the same samples, as replaying them would."""
+    # Numbers are averaged; labels follow the averaged probabilities, or the majority (the first class in order where
+    # votes are equal) when a model gives none.
     first = predictions[0]
     guesses = [each.y_pred for each in predictions]
     tables = [each.y_proba for each in predictions if each.y_proba is not None]

@@ -147,12 +147,7 @@ def _check_inner(step: Any, groups: NDArray[Any] | None) -> None:
 
 
 def refuse_fixed_inner_folds(steps: Sequence[Any], sizes: Sequence[int]) -> None:
-    """Refuse folds inside an estimator that name rows which a fit on part of the samples does not have.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse folds inside an estimator that name rows which a fit on part of the samples does not have."""
     for step in steps:
         for name, value in step.get_params(deep=True).items():
             if name.rpartition("__")[2] != "cv":

@@ -146,10 +146,8 @@ def check_data(
     wavelength_unit: str | None = None,
     no_missing: str = "Remove these samples or channels, or impute them before.",
 ) -> Data:
-    """Turn spectra and targets, frames included, into arrays that can be fitted and stored.
-
-    `no_missing` says why there may be no NaN in the spectra; empty where there may.
-    """
+    """Turn spectra and targets, frames included, into arrays that can be fitted and stored."""
+    # `no_missing` says why there may be no NaN in the spectra; empty where there may.
     check_index(X=X, y=y)
     check_index(X_test=X_test, y_test=y_test)
     X, names = take_names("X", native(X, "X"), sample_ids)
@@ -220,10 +218,8 @@ def full_run_id(store: Any, run_id: Any) -> Any:
 def make_folds(
     cv: Any, data: Data, groups: Any, task_type: str
 ) -> tuple[Any, list[Fold], NDArray[Any] | None]:
-    """Split the samples and check each fold.
-
-    With groups a splitter that ignores them is replaced by the one that keeps them together, or refused.
-    """
+    """Split the samples and check each fold."""
+    # With groups a splitter that ignores them is replaced by the one that keeps them together, or refused.
     n = data.X.shape[0]
     labels = read_groups(groups, n)
     if isinstance(cv, FixedFolds):

@@ -80,11 +80,9 @@ def save_bytes(
 
 
 def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, bytes]) -> None:
-    """Write the lost or damaged files of artifacts again, from bytes by their hash.
-
-    For a caller who holds the exclusive lease and found the rows under it: what keeps these artifacts stays, so
-    there is nothing to claim and no row to write.
-    """
+    """Write the lost or damaged files of artifacts again, from bytes by their hash."""
+    # For a caller who holds the exclusive lease and found the rows under it: what keeps these artifacts stays, so there
+    # is nothing to claim and no row to write.
     # A registered file is the caller's own, and no blob.
     own = {ident: path for ident, row in rows.items() if (path := Path(row["artifact_path"])).stem == ident}
     for ident, path in own.items():
@@ -93,11 +91,9 @@ def put_back(engine: Engine, rows: Mapping[str, Mapping[str, Any]], data: Mappin
 
 
 def _stored_as(engine: Engine, artifact_id: str, suffix: str, format: str) -> tuple[str, str]:
-    """Return the ending and format under which these bytes are stored already, or those asked for.
-
-    Two formats can give the same bytes. There must be one file of them, the one that the row names: a
-    second would heal nothing and belong to nobody.
-    """
+    """Return the ending and format under which these bytes are stored already, or those asked for."""
+    # Two formats can give the same bytes. There must be one file of them, the one that the row names: a second would
+    # heal nothing and belong to nobody.
     known = engine.known.get("artifact", artifact_id) or on_disk(engine.layout.blobs, artifact_id)
     if known is not None and (known["format"] == "bytes") != (format == "bytes"):
         known = _row_or_memory(engine, artifact_id)
@@ -334,29 +330,23 @@ def _lookup(engine: Engine, artifact_id: str, *, again: bool = False) -> dict[st
 
 
 def is_settled(artifact_id: str, known: Mapping[str, Any] | None) -> bool:
-    """Whether what is known of an artifact holds for ever: its id is the hash of its content.
-
-    An id of a caller's own can be deleted and registered again with other content, by another process too.
-    """
+    """Whether what is known of an artifact holds for ever: its id is the hash of its content."""
+    # An id of a caller's own can be deleted and registered again with other content, by another process too.
     return known is not None and known["content_hash"] == artifact_id
 
 
 def content_key(artifact_id: str, known: Mapping[str, Any]) -> str:
-    """Name what an artifact holds, for a cache of loaded objects: never two contents by one name.
-
-    The id itself where it is the hash of the content, as nearly always.
-    """
+    """Name what an artifact holds, for a cache of loaded objects: never two contents by one name."""
+    # The id itself where it is the hash of the content, as nearly always.
     if is_settled(artifact_id, known):
         return artifact_id
     return f"{known['content_hash']} {known['format']}"
 
 
 def get_to_know(engine: Engine, artifact_ids: Iterable[str]) -> dict[str, str]:
-    """Ask for all of these that are not known for sure in one question, so that loading each asks nothing.
-
-    Importing what an object needs takes longer than a connection lingers: the next one's question would open the
-    catalog again.
-    """
+    """Ask for all of these that are not known for sure in one question, so that loading each asks nothing."""
+    # Importing what an object needs takes longer than a connection lingers: the next one's question would open the
+    # catalog again.
     notes = {ident: engine.known.get("artifact", ident) for ident in artifact_ids}
     strangers = [ident for ident, known in notes.items() if not is_settled(ident, known)]
     if not strangers:
@@ -450,10 +440,8 @@ Link = Mapping[str, Any]
 
 
 def known_record(engine: Engine, record_id: str, *, ask: bool) -> dict[str, Any] | None:
-    """Return what this process knows of a record: artifact_id, pipeline_id, chain_path.
-
-    With `ask` the catalog is asked for what is not known here, for a second at most.
-    """
+    """Return what this process knows of a record: artifact_id, pipeline_id, chain_path."""
+    # With `ask` the catalog is asked for what is not known here, for a second at most.
     known = engine.known.get(RECORD, record_id)
     if known is None:
         row = engine.recorder.find("artifact_records", record_id)

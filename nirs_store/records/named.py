@@ -176,10 +176,8 @@ def version_row(con: Connection, where: str, params: Mapping[str, Any]) -> dict[
 
 
 def find_version(con: Connection, given: Any) -> dict[str, Any]:
-    """Read the version that is meant by ``name@alias``, ``name@v3``, ``name@latest``, a name, or its id.
-
-    One look at the catalog: an alias that moves meanwhile gives the old version or the new one, whole.
-    """
+    """Read the version that is meant by ``name@alias``, ``name@v3``, ``name@latest``, a name, or its id."""
+    # One look at the catalog: an alias that moves meanwhile gives the old version or the new one, whole.
     if not isinstance(given, str):
         # What `resolve` and `get` return.
         name, number = getattr(given, "name", None), getattr(given, "version", None)

@@ -200,10 +200,8 @@ def _few_rows(con: Connection, sql: str, params: dict[str, Any]) -> pl.DataFrame
 
 
 def _settled(scores: Sequence[float | None], n: int) -> bool:
-    """Whether the order of a score alone tells the first n of n + 1 rows from the rest.
-
-    It does not where the last is as good as the one after it, and where what has no score is among them.
-    """
+    """Whether the order of a score alone tells the first n of n + 1 rows from the rest."""
+    # It does not where the last is as good as the one after it, and where what has no score is among them.
     if len(scores) <= n or any(score is None or math.isnan(score) for score in scores[:n]):
         return False
     return scores[n] != scores[n - 1]
@@ -233,10 +231,8 @@ def _best_by_score(
 def _best_of_groups(
     con: Connection, rows: str, params: dict[str, Any], groups: Sequence[str], metric: str, ascending: bool
 ) -> pl.DataFrame | None:
-    """Return the best rows of each group; None where a score alone does not tell them apart, as for `_settled`.
-
-    DuckDB finds the best by one number with an aggregate, as it would write it itself; by three columns it sorts.
-    """
+    """Return the best rows of each group; None where a score alone does not tell them apart, as for `_settled`."""
+    # DuckDB finds the best by one number with an aggregate, as it would write it itself; by three columns it sorts.
     n, keys = params["limit"], ", ".join(groups)
     order = f"{metric} {'ASC' if ascending else 'DESC'} NULLS LAST"
     found = frame(

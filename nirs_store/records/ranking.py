@@ -525,11 +525,9 @@ _BATCH = 200
 def chain_kinds(
     engine: Engine, metric: str | None, task_type: str | None, **filters: Any
 ) -> tuple[pl.DataFrame, str]:
-    """Return the score of every chain with what tells its kind, and the metric.
-
-    The catalog adds up what the folds recorded where the score follows from it; arrays are read of the
-    other chains alone, some at a time.
-    """
+    """Return the score of every chain with what tells its kind, and the metric."""
+    # The catalog adds up what the folds recorded where the score follows from it; arrays are read of the other chains
+    # alone, some at a time.
     wanted = _known_metric(metric)
     return engine.query(lambda con: _all_scored(con, wanted, task_type, filters))
 

@@ -68,10 +68,8 @@ _PACKAGES = (
 
 @functools.cache
 def environment() -> dict[str, str]:
-    """Versions by name, and the git commit of the working folder; what is not there is left out.
-
-    Looked up once a process.
-    """
+    """Versions by name, and the git commit of the working folder; what is not there is left out."""
+    # Looked up once a process.
     found = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -491,10 +489,8 @@ def save_chain(
     metadata: Mapping[str, Any] | None,
     artifact_ids: Sequence[str] | None = None,
 ) -> str:
-    """Record a chain; it takes over this session's references to the artifacts it names.
-
-    An import names the `artifact_ids`: it has checked the chain, and its metadata stay as they are.
-    """
+    """Record a chain; it takes over this session's references to the artifacts it names."""
+    # An import names the `artifact_ids`: it has checked the chain, and its metadata stay as they are.
     if artifact_ids is None:
         artifact_ids = chain_artifact_ids(steps, fold_artifacts, shared_artifacts)
         if (of_domain := domain_id(metadata)) is not None and of_domain not in artifact_ids:

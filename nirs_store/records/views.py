@@ -280,10 +280,8 @@ def make_pivot(
 
 
 def _told_apart(ranked: pl.DataFrame, rows: str, columns: str, metric: str) -> pl.DataFrame:
-    """Name in the rows what scores may not be joined over: the data set, the target and its unit.
-
-    A warning says where a cell joins chains of other samples or splits.
-    """
+    """Name in the rows what scores may not be joined over: the data set, the target and its unit."""
+    # A warning says where a cell joins chains of other samples or splits.
     unit = (
         pl.when(pl.col("target_unit").is_null()).then(pl.lit("")).otherwise(pl.format(" ({})", "target_unit"))
     )

@@ -124,12 +124,10 @@ def _through(
 
 
 def truncated_pls(whole: PLSRegression, numbers: Sequence[int]) -> dict[int, PLSRegression]:
-    """Return a fitted PLS cut down to fewer components, as each predicts; nothing where that cannot be trusted.
-
-    NIPALS finds one component after the other, so the first n columns of weights and loadings are those of a fit
-    with n components. The coefficients follow from them by scikit-learn's own formula on arrays of the same layout,
-    so that a rank that is too small, or a fit that ended early, gives what a separate fit gives.
-    """
+    """Return a fitted PLS cut down to fewer components, as each predicts; nothing where that cannot be trusted."""
+    # NIPALS finds one component after the other, so the first n columns of weights and loadings are those of a fit with
+    # n components. The coefficients follow from them by scikit-learn's own formula on arrays of the same layout, so
+    # that a rank that is too small, or a fit that ended early, gives what a separate fit gives.
     scale = [getattr(whole, name, None) for name in ("_y_std", "_x_std")]
     if any(each is None for each in scale):
         return {}

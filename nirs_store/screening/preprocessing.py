@@ -27,18 +27,7 @@ NAMES = ("raw", *_CHEMOTOOLS, "sg0", "sg1", "sg2", *_SCALERS)
 
 
 def named_preprocessings(given: Any) -> dict[str, list[Any]]:
-    """Return the transformers of each preprocessing by its name.
-
-    Parameters
-    ----------
-    given : str, transformer, sequence of these, or mapping of str to these
-        Names as in `NAMES`, joined by "+"; transformers and pipelines of transformers as they are.
-
-    Raises
-    ------
-    InvalidInput
-        An unknown name (the nearest is suggested), a name twice, or something that does not transform.
-    """
+    """Return the transformers of each preprocessing by its name."""
     if isinstance(given, Mapping):
         pairs: Iterable[tuple[Any, Any]] = given.items()
     else:

@@ -208,12 +208,7 @@ _INSTEAD = (
 
 
 def refuse_several(figures: Mapping[str, Any], label: str) -> None:
-    """Refuse a correction of a version that does not predict one number for each sample.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse a correction of a version that does not predict one number for each sample."""
     labels = is_classification(figures.get("task"))
     if labels or isinstance(figures.get("targets"), Mapping):
         raise InvalidInput(
@@ -261,24 +256,7 @@ def choose(
     force: bool = False,
     alpha: float = 0.05,
 ) -> tuple[float, float, Agreement]:
-    """Compute slope and bias from samples; refuse what their number, range and significance do not justify.
-
-    Parameters
-    ----------
-    pairs : polars.DataFrame
-        ``reference`` and ``prediction`` (uncorrected), one row per sample.
-    kind : {"auto", "bias", "slope_bias"}
-        "auto" takes the slope only where it differs from 1 and the samples span enough, else the bias.
-    span : (float, float), optional
-        Range of the calibration's reference values.
-    force : bool
-        Take `kind` without significance.
-
-    Raises
-    ------
-    InvalidInput
-        There is nothing to correct, or not enough to tell.
-    """
+    """Compute slope and bias from samples; refuse what their number, range and significance do not justify."""
     one_of("kind", kind, get_args(Kind))
     found = agreement(
         pairs["reference"].to_numpy(), pairs["prediction"].to_numpy(), baseline=baseline, alpha=alpha
@@ -404,14 +382,8 @@ def _insert(con: Connection, made: Correction) -> None:
 
 
 def take_over(con: Connection, correction_id: str, name: str, version: int, author: str) -> str:
-    """Copy a correction for a version that is being registered; returns the id of the copy.
-
-    A copy, because each version's correction is replaced and retired alone.
-
-    Raises
-    ------
-    UnknownId
-    """
+    """Copy a correction for a version that is being registered; returns the id of the copy."""
+    # A copy, because each version's correction is replaced and retired alone.
     rows = frame(con, f"{_READ} WHERE correction_id = ?", [correction_id])
     if not rows.height:
         raise UnknownId("correction", correction_id, "Nothing was registered.")
@@ -439,13 +411,7 @@ def _figures(pairs: pl.DataFrame, slope: float, bias: float) -> dict[str, Any]:
 def retire(
     engine: Engine, calibration: Any, *, reason: str | None, user: str | None, allow: Allow
 ) -> Correction:
-    """Stop applying the current correction of a version; it stays in the history.
-
-    Raises
-    ------
-    UnknownId
-        The version has none.
-    """
+    """Stop applying the current correction of a version; it stays in the history."""
     why = None if reason is None else as_name(reason, "reason")
     by = user_name() if user is None else as_name(user, "user")
     check_guard(engine, {"reason": why, "user": user})
@@ -467,11 +433,9 @@ def retire(
 
 
 def _end(con: Connection, version: Mapping[str, Any], applied: Correction, by: str) -> Correction:
-    """Stop applying a correction to one version; others that it is applied to keep it.
-
-    In older workspaces versions share a correction: where it ends for its owner, each of the others gets a copy; where
-    it ends for another version, that one gets the copy that ends.
-    """
+    """Stop applying a correction to one version; others that it is applied to keep it."""
+    # In older workspaces versions share a correction: where it ends for its owner, each of the others gets a copy;
+    # where it ends for another version, that one gets the copy that ends.
     here = (str(version["name"]), int(version["version"]))
     ended = applied.correction_id
     if here == (applied.calibration, applied.version):

@@ -229,15 +229,7 @@ def save(dossier: Dossier, path: Any) -> Path:
 
 
 def _printed(html: str) -> bytes:
-    """Print a page with a browser that is installed.
-
-    Raises
-    ------
-    InvalidInput
-        There is none.
-    WriteFailed
-        It does not print.
-    """
+    """Print a page with a browser that is installed."""
     found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     browser = found or next((place for place in _PLACES if Path(place).is_file()), None)
     if browser is None:

@@ -59,13 +59,7 @@ class Entry:
 
 
 def clean_ids(sample_ids: Iterable[Any] | None, n: int) -> list[str | None]:
-    """Return the names of samples as text; None for a sample without a name.
-
-    Raises
-    ------
-    ShapeMismatch
-        There are more or fewer names than spectra.
-    """
+    """Return the names of samples as text; None for a sample without a name."""
     given = as_names(sample_ids)
     if given is None:
         return [None] * n
@@ -95,27 +89,7 @@ def record(
     batch_id: str | None = None,
     commit: bool = True,
 ) -> str:
-    """Record the rows of a detailed prediction, and return the id of the batch.
-
-    Parameters
-    ----------
-    details
-        As `ChainPredictor.predict_details` returns it; with ``raw`` if a correction was applied.
-    entry
-        What the rows have in common.
-    sample_ids
-        One for each spectrum, as `clean_ids` returns them.
-    spectra
-        One row per sample; hashes are kept, and values on request.
-    commit
-        Commit now, together with buffered rows; otherwise with the next commit.
-
-    Raises
-    ------
-    ForbiddenContent
-        The guard of the workspace refuses a name.
-    ReadOnlyStore, WriteFailed
-    """
+    """Record the rows of a detailed prediction, and return the id of the batch."""
     n = len(sample_ids)
     width = details.height // n if n else 1
     check_guard(

@@ -72,15 +72,9 @@ class Wanted:
 def which_version(
     con: Connection, calibration: Any, alias: str | None, version: Any
 ) -> tuple[dict[str, Any], bool]:
-    """Find the version that is meant, and whether all of the name are.
-
-    A name alone means what its alias "production" points to; without that alias, the newest that has measurements,
-    else the newest.
-
-    Raises
-    ------
-    CalibrationNotFound, InvalidInput
-    """
+    """Find the version that is meant, and whether all of the name are."""
+    # A name alone means what its alias "production" points to; without that alias, the newest that has measurements,
+    # else the newest.
     if alias is not None and version is not None:
         raise InvalidInput("Give an alias or a version, not both.")
     named = isinstance(calibration, str) and "@" not in calibration
@@ -244,11 +238,9 @@ def pairs_of_version(
     include_flagged: bool,
     samples: Sequence[str | None] | None,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return uncorrected predictions and references of one version, one row per sample, for a correction.
-
-    Without the correction all versions of one chain predict the same, so the log of all of them counts. The second
-    value says what was left out.
-    """
+    """Return uncorrected predictions and references of one version, one row per sample, for a correction."""
+    # Without the correction all versions of one chain predict the same, so the log of all of them counts. The second
+    # value says what was left out.
 
     def ask(con: Connection) -> tuple[pl.DataFrame, list[str]]:
         wanted = Wanted(
@@ -299,13 +291,7 @@ def unit_of(con: Connection, wanted: Wanted) -> str | None:
 
 
 def target_of(counts: pl.DataFrame, chain_target: str | None, asked: str | None) -> str | None:
-    """Return the one target that is looked at.
-
-    Raises
-    ------
-    InvalidInput
-        There are several and none was asked for, or not this one.
-    """
+    """Return the one target that is looked at."""
     logged = (
         sorted({each for each in counts["target"].to_list() if each is not None}) if counts.height else []
     )

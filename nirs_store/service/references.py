@@ -370,13 +370,7 @@ def _current(con: Connection, reference_id: str) -> dict[str, Any]:
 
 
 def _new(con: Connection, rows: Rows, existing: str) -> Rows:
-    """Return the rows that are not stored yet.
-
-    Raises
-    ------
-    InvalidInput
-        Some are, and they are to be refused.
-    """
+    """Return the rows that are not stored yet."""
     names = sorted({str(row["sample_id"]) for row in rows})
     told = ("sample_id", "value", "target", "unit", "lab", "method", "measured_at")
     sql = f"SELECT DISTINCT {', '.join(told)} FROM {CURRENT} r WHERE list_contains($names, sample_id)"
@@ -439,12 +433,7 @@ def _rows_of(table: Any, sample_id: str | None, value: str | None, about: Mappin
 
 
 def _refuse_text(column: pl.Series, name: str) -> None:
-    """Name the cell that made text of a column of numbers, such as "<0.5"; its other cells may be numbers.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Name the cell that made text of a column of numbers, such as "<0.5"; its other cells may be numbers."""
     from nirs_store.reading.cells import is_missing, parse_number
 
     if column.dtype != pl.String:

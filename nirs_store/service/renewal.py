@@ -312,10 +312,8 @@ def _enlarge(
     ids: Sequence[str] | None,
     labels: NDArray[Any] | None,
 ) -> DatasetVersion:
-    """Store the old and the new samples as a version of a data set that is named after the calibration.
-
-    Not as a version of the old data set: that may hold other samples as well, such as a test set.
-    """
+    """Store the old and the new samples as a version of a data set that is named after the calibration."""
+    # Not as a version of the old data set: that may hold other samples as well, such as a test set.
     old, new = parts
     column, unit = metadata.get("target") or _UNNAMED, metadata.get("target_unit")
     added: DatasetVersion = store.datasets.add(
@@ -364,12 +362,7 @@ def _warn_of_mixtures(old: Samples, new: Samples) -> None:
 
 
 def _refuse_transferred(store: Any, version: CalibrationVersion, chain: Mapping[str, Any]) -> None:
-    """Refuse a chain whose adapter would be fitted again, on spectra of both instruments.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse a chain whose adapter would be fitted again, on spectra of both instruments."""
     told = (chain.get("metadata") or {}).get("transferred_from")
     if told is None:
         return

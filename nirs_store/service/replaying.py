@@ -90,12 +90,7 @@ class Logging:
 
 
 def use_of(engine: Engine, given: Any) -> Use:
-    """Find what a caller means by an id of a chain, a part of one, or the name of a calibration, in one look.
-
-    Raises
-    ------
-    CalibrationNotFound, InvalidInput
-    """
+    """Find what a caller means by an id of a chain, a part of one, or the name of a calibration, in one look."""
     if isinstance(given, str) and is_id(given):
         return Use(given)
     named = isinstance(getattr(given, "name", None), str) and isinstance(getattr(given, "version", None), int)
@@ -137,12 +132,7 @@ def warn_uncorrected(
 
 
 def refuse_corrected(use: Use) -> None:
-    """Refuse to hand out a corrected version in a form that cannot carry its correction.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse to hand out a corrected version in a form that cannot carry its correction."""
     if use.correction is not None:
         raise InvalidInput(
             f"{use.label} is {use.correction.words}, which a bundle cannot carry. Nothing was written. Export its "
@@ -188,10 +178,8 @@ def keep(
     about: Mapping[str, Any],
     predict: Predict,
 ) -> None:
-    """Log a detailed prediction, and what the challengers of its calibration predict, in one commit.
-
-    A named calibration is logged unless `log` is False, a chain only if it is True.
-    """
+    """Log a detailed prediction, and what the challengers of its calibration predict, in one commit."""
+    # A named calibration is logged unless `log` is False, a chain only if it is True.
     if not (use.name is not None if how.wanted is None else how.wanted):
         return
     if not engine.writable and how.wanted is None:
@@ -401,10 +389,8 @@ class Replays:
         return planned
 
     def load(self, artifact_id: str, content: str | None = None) -> Any:
-        """Return a loaded object that replay shares; `load_artifact` never hands one out.
-
-        An id of a caller's own can name other content by now, so those are kept by their `content`.
-        """
+        """Return a loaded object that replay shares; `load_artifact` never hands one out."""
+        # An id of a caller's own can name other content by now, so those are kept by their `content`.
         key = content or artifact_id
         found = self.objects.get(key)
         # A class that was defined again since is looked up again.

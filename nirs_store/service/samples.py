@@ -35,13 +35,7 @@ class Samples:
 def as_samples(
     store: Any, given: Any, target: str | None, name: str, groups: Any = None, groups_name: str = "groups"
 ) -> Samples:
-    """Read ``(X, y)``, ``(X, y, sample_ids)``, a `Spectra` with its target, or the name of a data set.
-
-    Raises
-    ------
-    InvalidInput, ShapeMismatch
-        It has no reference values, or they, the names or the groups do not fit the spectra.
-    """
+    """Read ``(X, y)``, ``(X, y, sample_ids)``, a `Spectra` with its target, or the name of a data set."""
     from nirs_store.datasets.version import DatasetVersion
     from nirs_store.reading import Spectra
     from nirs_store.recording.inputs import check_data
@@ -127,12 +121,7 @@ def _labels(groups: Any, known: NDArray[np.bool_], name: str) -> NDArray[Any] | 
 
 
 def check_channels(samples: Samples, word: str, width: int, grid: Any, columns: Names | None = None) -> None:
-    """Refuse spectra that do not have the channels of the calibration.
-
-    Raises
-    ------
-    InvalidInput, ShapeMismatch
-    """
+    """Refuse spectra that do not have the channels of the calibration."""
     if samples.X.shape[1] != width:
         raise ShapeMismatch(
             f"{word}: expected {counted(width, 'channel')} as in the calibration; found {samples.X.shape[1]}. "
@@ -151,12 +140,7 @@ def check_channels(samples: Samples, word: str, width: int, grid: Any, columns: 
 
 
 def refuse_known(old: Samples, new: Samples) -> None:
-    """Refuse new samples that are old ones.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Refuse new samples that are old ones."""
     known = set(spectrum_hashes(old.X))
     same = [row for row, each in enumerate(spectrum_hashes(new.X)) if each in known]
     if same:
@@ -172,15 +156,8 @@ def refuse_known(old: Samples, new: Samples) -> None:
 def common_groups(
     version: str, old: Samples, new: Samples, recorded: Any
 ) -> tuple[NDArray[Any] | None, bool]:
-    """Return the groups of all samples, and whether the version kept those of the old ones together as well.
-
-    `recorded` is the number of groups that the version was recorded with, or None.
-
-    Raises
-    ------
-    InvalidInput
-        The version was recorded with groups, and samples have none, or others.
-    """
+    """Return the groups of all samples, and whether the version kept those of the old ones together as well."""
+    # `recorded` is the number of groups that the version was recorded with, or None.
     parts = {"old_samples": old, "new_samples": new}
     bare = [word for word, each in parts.items() if each.groups is None]
     if recorded is not None and bare:

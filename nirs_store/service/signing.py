@@ -254,14 +254,8 @@ def _message(signature: Mapping[str, Any]) -> bytes:
 
 
 def as_key(key: Any, undone: str = "Nothing was signed.") -> bytes | None:
-    """Return a key as bytes: bytes as they are, text as UTF-8, a path by the content of its file.
-
-    `undone` ends each error.
-
-    Raises
-    ------
-    InvalidInput
-    """
+    """Return a key as bytes: bytes as they are, text as UTF-8, a path by the content of its file."""
+    # `undone` ends each error.
     if key is None:
         return None
     if isinstance(key, os.PathLike):
@@ -554,12 +548,7 @@ def _broken(con: Connection, name: str, alias: str) -> str:
 
 
 def check_rule(con: Connection, version: Mapping[str, Any], alias: str) -> None:
-    """Refuse to point an alias to a version that its rule does not allow, inside the caller's transaction.
-
-    Raises
-    ------
-    CalibrationInUse
-    """
+    """Refuse to point an alias to a version that its rule does not allow, inside the caller's transaction."""
     rule = rules_of(con, version["name"]).get(alias)
     if rule is None:
         return
@@ -579,14 +568,8 @@ def check_rule(con: Connection, version: Mapping[str, Any], alias: str) -> None:
 
 
 def refuse_ruled(con: Connection, version: Mapping[str, Any], what: str, instead: str) -> None:
-    """Refuse a change of what a version reports where an alias with a rule points to it.
-
-    `what` is the change, such as "corrected". No signature made before can be about the changed content.
-
-    Raises
-    ------
-    CalibrationInUse
-    """
+    """Refuse a change of what a version reports where an alias with a rule points to it."""
+    # `what` is the change, such as "corrected". No signature made before can be about the changed content.
     name, number = version["name"], version["version"]
     rules = rules_of(con, name)
     for (_, alias), pointed in aliases_of(con, name).items():
@@ -598,14 +581,8 @@ def refuse_ruled(con: Connection, version: Mapping[str, Any], what: str, instead
 
 
 def keep_rules(con: Connection, version: Mapping[str, Any], what: str, instead: str) -> None:
-    """Refuse a change that was made, inside its transaction, where a rule no longer allows the alias that it is about.
-
-    Other than `refuse_ruled` it allows the change back to what was signed.
-
-    Raises
-    ------
-    CalibrationInUse
-    """
+    """Refuse a change that was made, inside its transaction, where a rule no longer allows the alias."""
+    # Other than `refuse_ruled` it allows the change back to what was signed.
     name = version["name"]
     try:
         for (_, alias), pointed in aliases_of(con, name).items():
@@ -617,12 +594,7 @@ def keep_rules(con: Connection, version: Mapping[str, Any], what: str, instead: 
 
 
 def keep_rules_of_chain(con: Connection, chain_id: str) -> None:
-    """Refuse another domain of a chain, inside its transaction, where a rule no longer allows an alias.
-
-    Raises
-    ------
-    CalibrationInUse
-    """
+    """Refuse another domain of a chain, inside its transaction, where a rule no longer allows an alias."""
     rows = con.execute(
         "SELECT version_id FROM calibration_versions WHERE chain_id = ? ORDER BY version_id", [chain_id]
     ).fetchall()

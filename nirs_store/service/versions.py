@@ -384,12 +384,7 @@ def register(
 
 
 def _chain(con: Connection, chain_id: str) -> dict[str, Any]:
-    """Read the chain that is to be registered; its pipeline must be complete.
-
-    Raises
-    ------
-    UnknownId, InvalidInput
-    """
+    """Read the chain that is to be registered; its pipeline must be complete."""
     chain = queries.get_chain(con, chain_id)
     if chain is None:
         raise UnknownId("chain", chain_id, "Nothing was registered.")
@@ -526,12 +521,7 @@ def remove_alias(
 
 
 def of_name(con: Connection, name: str, version: Any) -> dict[str, Any]:
-    """Read the version of a name that a number, ``v3``, an alias, or a version object means.
-
-    Raises
-    ------
-    CalibrationNotFound, InvalidInput
-    """
+    """Read the version of a name that a number, ``v3``, an alias, or a version object means."""
     if isinstance(version, (int, np.integer)) and not isinstance(version, bool):
         return find_version(con, f"{name}@v{version}" if version >= 0 else f"{name}@{version}")
     if isinstance(version, str) and "@" not in version:
@@ -598,12 +588,7 @@ def alias_history(con: Connection, name: str, alias: str | None) -> list[AliasCh
 
 
 def plan_delete(con: Connection, given: Any) -> CalibrationVersion:
-    """Find the version that is to be deleted; an alias that points to it refuses.
-
-    Raises
-    ------
-    CalibrationNotFound, CalibrationInUse
-    """
+    """Find the version that is to be deleted; an alias that points to it refuses."""
     found = get(con, given)
     if found.aliases:
         raise CalibrationInUse(

@@ -205,10 +205,8 @@ class ChainFigures:
 def over_channels(
     title: str, size: int, grid: Any, unit: str | None, y: str, **options: Any
 ) -> tuple[Figure, Any]:
-    """Return an empty figure over wavelengths, and its axis: numbers of variables where the wavelengths do not fit.
-
-    Wavenumbers fall from left to right.
-    """
+    """Return an empty figure over wavelengths, and its axis: numbers of variables where the wavelengths do not fit."""
+    # Wavenumbers fall from left to right.
     fits = grid is not None and len(grid) == size
     axis = np.asarray(grid if fits else np.arange(size), float)
     words = wavelength_words(unit or "", axis) if fits else "Variable of the model"

@@ -113,10 +113,8 @@ def _linked(address: str, pages: dict[str, str]) -> str:
 
 
 def write_report(store: WorkspaceStore, kind: str, identifier: str, path: Path) -> Path:
-    """Write a run with its best chains, a chain, or a calibration with its dossier as one file without network.
-
-    Of a chain recorded from a stored data set, the models are loaded for the figures of what is inside them.
-    """
+    """Write a run with its best chains, a chain, or a calibration with its dossier as one file without network."""
+    # Of a chain recorded from a stored data set, the models are loaded for the figures of what is inside them.
     screens, shown, more = all_screens(), identifier, list[str]()
     addresses = [f"/{kind}s/{identifier}"]
     if kind == "calibration":

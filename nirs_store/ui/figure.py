@@ -30,13 +30,7 @@ _MOST_ON_LINE = 1500
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Return round numbers within bounds, about as many as wanted.
-
-    Examples
-    --------
-    >>> ticks(0.0, 10.0, 5)
-    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
-    """
+    """Return round numbers within bounds, about as many as wanted."""
     span = high - low
     if not (math.isfinite(span) and span > 0):
         return [low]
@@ -55,13 +49,7 @@ _STEPS = (
 
 
 def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str]]:
-    """Return moments within bounds, as seconds since 1970, with the words for them.
-
-    Examples
-    --------
-    >>> [words for _, words in time_ticks(1767225600.0, 1767225600.0 + 200 * 86400)]
-    ['2026-01', '2026-03', '2026-05', '2026-07']
-    """
+    """Return moments within bounds, as seconds since 1970, with the words for them."""
     span = (high - low) / count
     step = next((each for each in _STEPS if span <= each), None)
     if step is not None:

@@ -23,13 +23,7 @@ _LONGEST_VALUE = 20_000
 
 
 def address(path: str, **values: Any) -> str:
-    """Return an address within the page; empty values are left out, lists are repeated.
-
-    Examples
-    --------
-    >>> address("/chains", dataset="corn & oil", q="", show=["a", "b"])
-    '/chains?dataset=corn+%26+oil&show=a&show=b'
-    """
+    """Return an address within the page; empty values are left out, lists are repeated."""
     pairs = [
         (name, each)
         for name, value in values.items()

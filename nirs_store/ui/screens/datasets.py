@@ -22,15 +22,7 @@ _DRAWN, _CHANNELS, _GROUPS, _SHADES, _HISTOGRAMS, _NAMED = 150, 350, 8, 6, 6, 60
 
 
 def named_address(path: str, name: str, version: str = "", end: str = "", **values: Any) -> str:
-    """Return the address of a thing with a name; a name that a path cannot hold goes into the query.
-
-    Examples
-    --------
-    >>> named_address("/datasets", "fat in milk", "@v2")
-    '/datasets/fat%20in%20milk@v2'
-    >>> named_address("/datasets", "a/b", "@v2")
-    '/datasets/_?name=a%2Fb%40v2'
-    """
+    """Return the address of a thing with a name; a name that a path cannot hold goes into the query."""
     plain = "/" not in name and name not in ("_", ".", "..")
     if plain:
         return address(f"{path}/{quote(name + version, safe='@')}{end}", **values)

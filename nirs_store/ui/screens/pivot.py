@@ -82,10 +82,8 @@ def _cells(
 def _behind(
     store: WorkspaceStore, frame: Any, rows: str, columns: str, filters: dict[str, Any]
 ) -> dict[tuple[str, str], dict[str, str]]:
-    """Return the filters of the leaderboard that lead to the chains of each cell.
-
-    A pivot names in its rows what its scores may not be joined over, so a cell is found by all that it may be called.
-    """
+    """Return the filters of the leaderboard that lead to the chains of each cell."""
+    # A pivot names in its rows what its scores may not be joined over, so a cell is found by all that it may be called.
     kinds = store.sql(
         "SELECT DISTINCT coalesce(c.preprocessings, '') AS preprocessings, c.model_class, coalesce((SELECT any_value("
         "q.model_name) FROM predictions q WHERE q.chain_id = c.chain_id), split_part(c.model_class, '.', -1)) AS "

@@ -14,11 +14,21 @@ from nirs_store.errors import InvalidInput
 
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):(?=[/\\])")
+_SHARED = re.compile(r"\s*postgres(?:ql)?://", re.IGNORECASE)
 _KNOWN_SCHEME = re.compile(
     r"\s*(md|motherduck|ducklake|file|sqlite|duckdb|postgres(?:ql)?|mysql|jdbc|https?|s?ftp|ssh|s3a?|gs|gcs|r2|azure?|az"
     r"|abfss?|hdfs)(?:\+[a-z0-9]+)?:",
     re.IGNORECASE,
 )
+
+
+class SharedPlace:
+    """Address of a workspace that several computers share, once it was read: see `nirs_store.shared.address`."""
+
+
+def is_shared(value: Any) -> bool:
+    """Tell whether a value is the address of a workspace that several computers share."""
+    return isinstance(value, SharedPlace) or (isinstance(value, str) and _SHARED.match(value) is not None)
 
 
 def refuse_address(value: Any, name: str) -> None:

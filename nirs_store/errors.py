@@ -31,7 +31,10 @@ message says what was expected, what was found and what to do next::
     │   └── ForeignCatalog                               store.duckdb of another program
     ├── SchemaTooNew            RuntimeError    exit 7   written by a newer nirs_store
     ├── CatalogDamaged          RuntimeError    exit 4   store.duckdb cannot be opened
+    │   └── ReplicaRefused                               a replica of another log
     ├── WriteFailed             OSError         exit 8   disk full, I/O error; rows are kept
+    │   └── SharedStoreUnreachable                       server or object store does not answer
+    ├── SessionEnded            RuntimeError    exit 9   taken for dead by others
     ├── SegmentRejected         RuntimeError    exit 9   a commit that could not be applied
     ├── TemplateExists          FileExistsError exit 2   the library has one of that name
     ├── TemplateNotFound        FileNotFoundError  exit 3   the library has none of that name
@@ -80,10 +83,13 @@ __all__ = [
     "ReadOnlyStore",
     "RecordingWarning",
     "ReplayError",
+    "ReplicaRefused",
     "SchemaTooNew",
     "SegmentRejected",
     "SerializationError",
+    "SessionEnded",
     "ShapeMismatch",
+    "SharedStoreUnreachable",
     "SourceMissing",
     "StoreBusy",
     "StoreClosed",
@@ -320,6 +326,25 @@ class WriteFailed(NirsStoreError, OSError):
 
     code = "write_failed"
     exit_code = 8
+
+
+class SharedStoreUnreachable(WriteFailed):
+    """The server or the object store of a workspace does not answer; unwritten rows are still in memory."""
+
+    code = "shared_store_unreachable"
+
+
+class ReplicaRefused(CatalogDamaged):
+    """The replica of this computer does not belong to the log of its shared workspace."""
+
+    code = "replica_refused"
+
+
+class SessionEnded(NirsStoreError, RuntimeError):
+    """Others took this store object for dead, and what it had claimed may be gone."""
+
+    code = "session_ended"
+    exit_code = 9
 
 
 class SegmentRejected(NirsStoreError, RuntimeError):

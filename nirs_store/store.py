@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
-from nirs_store.addresses import user_path
+from nirs_store.addresses import is_shared, user_path
 from nirs_store.audit.trail import Audit, attempted
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.chains.replay import FittedPredictor
@@ -105,13 +105,26 @@ _DURABILITIES = ("pipeline", "call")
 _CACHE_BYTES = 256 << 20
 
 
+def _place_of(path: Any, blobs: Any) -> tuple[Any, Path]:
+    """Return the address of a shared workspace or None, and the folder of one that is not shared."""
+    if is_shared(path):
+        from nirs_store.shared import needed
+
+        needed()
+        from nirs_store.shared.address import parse
+
+        return parse(path, blobs=blobs), Path()
+    return None, as_folder(path, "workspace_path")
+
+
 class WorkspaceStore:
     """A workspace folder: runs, pipelines, chains, predictions, logs and fitted models.
 
     Parameters
     ----------
     workspace_path : str or Path
-        The folder; made when missing.
+        The folder; made when missing. Or the address of a workspace that several computers share
+        (``"postgresql://lab.example/nirs?workspace=corn"``).
     read_only : bool
         Write nothing, create no file.
     lock_timeout : float
@@ -129,6 +142,9 @@ class WorkspaceStore:
         False: what this object does is not noted in the audit trail.
     retention : bool
         False: this object never carries out the retention policy by itself, neither by time nor when it is closed.
+    blobs : str or Path, optional
+        Where the blobs of a new workspace are to lie instead of its folder: ``"s3://bucket/prefix"``, ``"gs://..."``,
+        ``"az://..."`` or a folder. The workspace remembers it.
 
     Raises
     ------
@@ -136,6 +152,8 @@ class WorkspaceStore:
         The folder cannot be used; it was left as it was.
     InvalidInput
         An argument that makes no sense, such as a path that is not UTF-8 or too long.
+    SharedStoreUnreachable
+        The place for the blobs does not answer, or belongs to another workspace.
 
     Examples
     --------
@@ -173,13 +191,15 @@ class WorkspaceStore:
         memory_limit: str | None = None,
         audit: bool = True,
         retention: bool = True,
+        blobs: str | Path | None = None,
     ) -> None:
         if durability not in _DURABILITIES:
             raise InvalidInput(
                 f"durability: expected one of {', '.join(_DURABILITIES)}, found {durability!r}."
             )
+        shared, root = _place_of(workspace_path, blobs)
         settings = Settings(
-            as_folder(workspace_path, "workspace_path"),
+            root,
             read_only=read_only,
             create=create,
             lock_timeout=as_seconds(lock_timeout, "lock_timeout"),
@@ -187,6 +207,8 @@ class WorkspaceStore:
             threads=threads,
             memory_limit=memory_limit,
             audit=bool(audit),
+            shared=shared,
+            blobs=blobs,
         )
         self._keeps_to_policy = retention
         self._start(settings, cache_bytes)
@@ -2340,7 +2362,7 @@ class WorkspaceStore:
 
     @property
     def workspace_path(self) -> Path:
-        """The folder."""
+        """The folder; of a shared workspace that of the replica on this computer."""
         return self._engine.layout.root
 
     def close(self) -> None:
@@ -2366,7 +2388,7 @@ class WorkspaceStore:
 
     def __repr__(self) -> str:
         state = " (closed)" if self._engine.closed else "" if self._engine.writable else " (read-only)"
-        return f"WorkspaceStore({str(self.workspace_path)!r}){state}"
+        return f"WorkspaceStore({self._engine.place!r}){state}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (self._engine.hand_over(), self._cache_bytes))

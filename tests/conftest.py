@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import sys
@@ -27,6 +28,27 @@ FLUSH_AFTER = recorder.FLUSH_AFTER
 
 # Helpers that tests of several rooms share; children that tests start find them there too.
 sys.path.insert(0, str(Path(__file__).parent / "kit"))
+
+import sharedkit  # noqa: E402
+from sharedkit import bucket, database, machine, s3, server  # noqa: E402, F401 - fixtures
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--workspace", choices=["folder", "shared"], default="folder",
+        help="what the tests of the store run on; those that look into the folder run on folders only",
+    )  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("workspace") == "shared":
+        of_a_folder = {"folder", "empty", "three", "recorded", "made"}
+        kept, left = [], []
+        for item in items:
+            wanted = set(inspect.signature(getattr(item, "function", pytest.fixture)).parameters)
+            (kept if "store" in wanted and not wanted & of_a_folder else left).append(item)
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
 
 
 @pytest.fixture(autouse=True)
@@ -56,20 +78,25 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
+def store(request: pytest.FixtureRequest, folder: Path, empty: Path) -> Iterator[WorkspaceStore]:
     """An empty store."""
+    if request.config.getoption("workspace") == "shared":
+        yield from sharedkit.shared_store(request.getfixturevalue("machine"))
+        return
     if not folder.exists():
         shutil.copytree(empty, folder)
     with WorkspaceStore(folder) as opened:
         yield opened
 
 
-@pytest.fixture(scope="module", params=["local", "memory"])
+@pytest.fixture(scope="module", params=["local", "memory", pytest.param("bucket", marks=pytest.mark.slow)])
 def each_backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The tests of a module run with blobs in the workspace's folder, and with blobs in memory."""
+    """The tests of a module run with blobs in the workspace's folder, in memory, and in an S3 bucket."""
+    from bucketkit import blobs_in_a_bucket
     from memoryblobs import blobs_in_memory
 
-    with blobs_in_memory() if request.param == "memory" else nullcontext():
+    places = {"local": nullcontext, "memory": blobs_in_memory, "bucket": blobs_in_a_bucket}
+    with places[request.param]():
         yield request.param
 
 

@@ -29,6 +29,7 @@ from nirs_store.backup.folder import (
     verify_backup,
     warn,
 )
+from nirs_store.blobs.backend import stat_blob
 from nirs_store.blobs.durable import (
     ensure_dir,
     fsync_dir,
@@ -367,7 +368,9 @@ def _present(engine: Engine, blobs: Sequence[BlobFile], allow_missing: bool) -> 
     found = []
     for blob in blobs:
         try:
-            engine.blobs.path_of(blob.path)
+            # Asking for the path of one that is far away would fetch it.
+            if stat_blob(engine.layout.blobs, blob.path) is None:
+                engine.blobs.path_of(blob.path)
         except BlobMissing as error:
             if allow_missing:
                 continue

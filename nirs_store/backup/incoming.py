@@ -30,7 +30,7 @@ from nirs_store.backup.container import (
     open_members,
 )
 from nirs_store.blobs.durable import ensure_dir, make_read_only, sync_file, write_error
-from nirs_store.blobs.store import blob_key, check_suffix
+from nirs_store.blobs.store import check_suffix
 from nirs_store.db.arrow_rows import Unfolds, read_rows, same_kind
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import decode_array, with_targets
@@ -429,7 +429,7 @@ def _placing(
             )
         # A stranger's path is never used; only the ending is taken over.
         suffix = check_suffix(Path(row["artifact_path"]).suffix)
-        relative = blob_key(row["content_hash"], suffix) if known is None else known.path
+        relative = engine.blobs.key_of(row["content_hash"], suffix) if known is None else known.path
         row["artifact_path"] = relative
         there = engine.layout.blobs.stat(relative)
         if there is None or there.size != row["size_bytes"]:

@@ -49,14 +49,20 @@ class BlobBackend(Protocol):
     def scratch(self) -> Path:
         """A local folder, made if need be by the caller, for files that are to be put."""
 
+    @property
+    def far(self) -> bool:
+        """Whether looking at an object takes so long that nobody should wait for it who saves."""
+
     def put(self, objects: Mapping[str, Buffer | Path], /) -> None:
         """Make objects of these bytes or finished files, which are moved, unless they are there; replace damaged ones.
 
         Each comes whole or not at all, and is durable on return. Putting again does no harm.
         """
 
-    def open(self, key: str, /, *, trashed: bool = False) -> tuple[BufferedIOBase, BlobStat]:
-        """Open an object to be read from its beginning, with its stat as of then."""
+    def open(
+        self, key: str, /, *, trashed: bool = False, fresh: bool = False
+    ) -> tuple[BufferedIOBase, BlobStat]:
+        """Open an object to be read from its beginning, with its stat as of then; `fresh` not from a local copy."""
 
     def stat(self, key: str, /, *, trashed: bool = False) -> BlobStat | None:
         """Look at an object; None when it is not there."""
@@ -66,6 +72,9 @@ class BlobBackend(Protocol):
 
         The prefix begins with a folder, as `BLOBS` does; in the trash it may be empty.
         """
+
+    def scan(self, prefix: str, /) -> Iterator[tuple[str, BlobStat]]:
+        """Give the objects whose keys begin with a prefix as `list` does, each with its stat."""
 
     def sync(self, key: str, /) -> None:
         """Make an object durable that another process may have put a moment ago."""
@@ -95,22 +104,26 @@ def stat_blob(backend: BlobBackend, key: str) -> BlobStat | None:
     return next((each for each in found if each is not None), None)
 
 
-def open_blob(backend: BlobBackend, key: str) -> tuple[BufferedIOBase, BlobStat]:
+def open_blob(backend: BlobBackend, key: str, *, fresh: bool = False) -> tuple[BufferedIOBase, BlobStat]:
     """Open an object where it belongs, or in the trash."""
     for trashed in _PLACES:
         with contextlib.suppress(FileNotFoundError):
-            return backend.open(key, trashed=trashed)
+            return backend.open(key, trashed=trashed, fresh=fresh)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), backend.address(key))
 
 
-def hash_blob(backend: BlobBackend, key: str, *, trashed: bool | None = None) -> tuple[str, BlobStat]:
+def hash_blob(
+    backend: BlobBackend, key: str, *, trashed: bool | None = None, fresh: bool = True
+) -> tuple[str, BlobStat]:
     """Hash an object, by default wherever it is, without holding it in memory."""
-    file, found = open_blob(backend, key) if trashed is None else backend.open(key, trashed=trashed)
+    if trashed is None:
+        file, found = open_blob(backend, key, fresh=fresh)
+    else:
+        file, found = backend.open(key, trashed=trashed, fresh=fresh)
     with file:
         return hashlib.file_digest(file, "sha256").hexdigest(), found
 
 
 def sizes(backend: BlobBackend) -> list[int]:
     """Return the bytes of each of the store's own blobs."""
-    found = map(backend.stat, backend.list(BLOBS))
-    return [each.size for each in found if each is not None]
+    return [found.size for _, found in backend.scan(BLOBS)]

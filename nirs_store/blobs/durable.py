@@ -35,6 +35,7 @@ __all__ = [
     "move_files",
     "remove_file",
     "remove_files",
+    "rename_if_absent",
     "sync_file",
     "write_error",
     "write_file",
@@ -81,7 +82,7 @@ def write_file(
         if replace:
             _rename(temporary, path)
         else:
-            _rename_if_absent(temporary, path)
+            rename_if_absent(temporary, path)
         fsync_dir(path.parent)
     except NirsStoreError:
         # Whoever gives the pieces found something wrong with them, and has said so.
@@ -275,7 +276,8 @@ def _rename(source: Path, target: Path) -> None:
             time.sleep(0.025)
 
 
-def _rename_if_absent(source: Path, target: Path) -> None:
+def rename_if_absent(source: Path, target: Path) -> None:
+    """Give a file another name, or raise `FileExistsError`; the error of the system otherwise."""
     if _WINDOWS:
         os.rename(source, target)  # raises FileExistsError there
         return

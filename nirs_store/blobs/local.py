@@ -47,6 +47,8 @@ def aside_name(key: str) -> str:
 class LocalFolder:
     """The blobs of one workspace folder; a `BlobBackend`."""
 
+    far = False
+
     def __init__(self, root: Path, *, trash: Path, scratch: Path) -> None:
         self._root = root
         self._trash = trash
@@ -97,7 +99,9 @@ class LocalFolder:
 
     # -- looking -----------------------------------------------------------------------------
 
-    def open(self, key: str, /, *, trashed: bool = False) -> tuple[BufferedIOBase, BlobStat]:
+    def open(
+        self, key: str, /, *, trashed: bool = False, fresh: bool = False
+    ) -> tuple[BufferedIOBase, BlobStat]:
         """Open a regular file."""
         path = self.path(key, trashed=trashed)
         try:
@@ -125,6 +129,10 @@ class LocalFolder:
         """List regular files; what else lies there is left alone."""
         found = ((unquote(name), ours) for name, ours in self._trashed()) if trashed else self._walk(prefix)
         return (key for key, ours in found if ours and key.startswith(prefix))
+
+    def scan(self, prefix: str, /) -> Iterator[tuple[str, BlobStat]]:
+        """Look at each file."""
+        return ((key, found) for key in self.list(prefix) if (found := self.stat(key)) is not None)
 
     def strays(self) -> Sequence[str]:
         """Name links and pipes among the files, and what no gc has put into the trash."""

@@ -24,6 +24,7 @@ from nirs_store.errors import (
     BlobUnreadable,
     InvalidInput,
     NirsStoreError,
+    SharedStoreUnreachable,
     StoreClosed,
 )
 from nirs_store.ids import sha256_hex
@@ -42,6 +43,7 @@ __all__ = [
 # -- Names of blobs.
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_STEM = re.compile(r"([0-9a-f]{64})(?:~([0-9]{1,6}))?(?:\.|$)")
 _SUFFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -62,17 +64,18 @@ def check_suffix(suffix: str) -> str:
     return bare
 
 
-def blob_key(digest: str, suffix: str) -> str:
-    """Give the key of a blob: ``artifacts/ab/<hash>.<suffix>``."""
+def blob_key(digest: str, suffix: str, generation: int = 0) -> str:
+    """Give the key of a blob: ``artifacts/ab/<hash>.<suffix>``; of a later generation ``<hash>~1.<suffix>``."""
     check_hash(digest)
-    return f"{BLOBS}{digest[:2]}/{digest}.{check_suffix(suffix)}"
+    later = f"~{generation}" if generation else ""
+    return f"{BLOBS}{digest[:2]}/{digest}{later}.{check_suffix(suffix)}"
 
 
 def is_blob_key(key: str) -> bool:
     """Tell whether a key is made of a hash, whatever its suffix."""
     name = key.rpartition("/")[2]
-    digest = name.partition(".")[0]
-    return _HASH.fullmatch(digest) is not None and key == f"{BLOBS}{digest[:2]}/{name}"
+    digest = _STEM.match(name)
+    return digest is not None and key == f"{BLOBS}{digest[1][:2]}/{name}"
 
 
 # -- Writes blobs in the background, and gives account of every one of them.
@@ -269,6 +272,7 @@ class BlobInfo(msgspec.Struct, frozen=True):
     path: str
     size: int
     written: bool
+    """False when it was there already; far away, where nobody has looked yet, True."""
 
 
 class BlobStore:
@@ -279,8 +283,15 @@ class BlobStore:
     `WriteFailed` if that failed.
     """
 
-    def __init__(self, backend: BlobBackend, *, max_pending_bytes: int = MAX_PENDING_BYTES) -> None:
+    def __init__(
+        self,
+        backend: BlobBackend,
+        *,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+        generation: Callable[[str], int] = lambda digest: 0,
+    ) -> None:
         self.backend = backend
+        self._generation = generation
         # By hash: the states of its objects, so that each is hashed once, and again only if it is no longer the same.
         self._verified: ByteLRU[str, dict[str, Hashable]] = ByteLRU(0, _VERIFIED)
         self._writer = BackgroundWriter(self._write, max_pending_bytes)
@@ -298,18 +309,22 @@ class BlobStore:
         """Store bytes under their own hash, unless an intact object holds them already.
 
         An existing object is checked by its size each time and by its hash once in this process; a wrong or
-        vanished one is written again.
+        vanished one is written again. Where objects are far away that is done in the background, too.
         """
         content = data if isinstance(data, bytes) else bytes(data)
         digest = digest or sha256_hex(content)
-        key = blob_key(digest, suffix)
+        key = self.key_of(digest, suffix)
         written = True
         if not self._writer.retry_if_pending(key):
-            if self._is_intact(key, digest, len(content)):
+            if not self.backend.far and self._is_intact(key, digest, len(content)):
                 written = False
             else:
                 self._writer.submit(key, digest, content)
         return BlobInfo(digest, key, len(content), written)
+
+    def key_of(self, digest: str, suffix: str) -> str:
+        """Give the key under which a blob that was claimed is to be saved."""
+        return blob_key(digest, suffix, self._generation(digest))
 
     def draft(self) -> Draft:
         """Begin a blob whose bytes come in pieces and whose name is known at their end; see `adopt`."""
@@ -323,7 +338,7 @@ class BlobStore:
         """
         found, fresh = [], {}
         for draft, suffix in drafts:
-            key = blob_key(draft.digest, suffix)
+            key = self.key_of(draft.digest, suffix)
             self._writer.wait_for_file(key)
             written = not self._is_intact(key, draft.digest, draft.size)
             if written:
@@ -341,6 +356,8 @@ class BlobStore:
         self._writer.wait(hashes)
 
     def _write(self, key: str, digest: str, data: bytes) -> None:  # in a thread of the writer
+        if self.backend.far and self._is_intact(key, digest, len(data)):
+            return
         self.backend.put({key: data})
         self._remember_put(key, digest)
 
@@ -358,6 +375,8 @@ class BlobStore:
             if self._knows(key, digest, found.state):
                 return True
             found_hash, found = hash_blob(self.backend, key, trashed=False)
+        except SharedStoreUnreachable:
+            raise
         except OSError:
             # Missing or unreadable: writing it again heals it, or says why it cannot be.
             return False
@@ -379,6 +398,8 @@ class BlobStore:
                 data = file.read()
         except FileNotFoundError as exc:
             raise self._missing(key) from exc
+        except NirsStoreError:
+            raise
         except OSError as exc:
             raise BlobUnreadable(
                 f"{exc.filename or self.backend.address(key)} cannot be read: {exc.strerror or exc}. Nothing was "
@@ -391,9 +412,12 @@ class BlobStore:
 
     def verify(self, key: str, expected_hash: str) -> int:
         """Read a blob in pieces and compare its hash, even if that was done before; give its size."""
+        return self._verify(key, expected_hash, fresh=True)
+
+    def _verify(self, key: str, expected_hash: str, *, fresh: bool) -> int:
         self._writer.wait_for_file(key)
         try:
-            digest, found = hash_blob(self.backend, key)
+            digest, found = hash_blob(self.backend, key, fresh=fresh)
         except FileNotFoundError as exc:
             raise self._missing(key) from exc
         self.forget(expected_hash)
@@ -411,7 +435,8 @@ class BlobStore:
         if verified_hash is not None:
             found = self.backend.stat(key, trashed=trashed)
             if found is None or not self._knows(key, verified_hash, found.state):
-                self.verify(key, verified_hash)
+                # What is given may be a local copy, and then it is that which counts.
+                self._verify(key, verified_hash, fresh=False)
         return self.backend.path(key, trashed=trashed)
 
     def exists(self, key: str) -> bool:
@@ -421,6 +446,8 @@ class BlobStore:
         given a second to come back.
         """
         self._writer.wait_for_file(key)
+        if not self._is_current(key):
+            return False
         deadline = time.monotonic() + _ASIDE_PATIENCE
         while self.backend.stat(key) is None:
             if self.backend.stat(key, trashed=True) is None:
@@ -436,7 +463,12 @@ class BlobStore:
 
         For references that are committed after a `wait` for that very blob, as the recorder does.
         """
-        return self._writer.is_pending(key) or self.exists(key)
+        return (self._writer.is_pending(key) and self._is_current(key)) or self.exists(key)
+
+    def _is_current(self, key: str) -> bool:
+        """Tell whether a gc has not given the key up, as the claim of its blob said."""
+        stem = _STEM.match(key.rpartition("/")[2])
+        return stem is None or int(stem[2] or 0) >= self._generation(stem[1])
 
     def forget(self, digest: str) -> None:
         """Forget that blobs of this hash were verified; the next look reads them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nirs_store.cli._group import LazyGroup
-from nirs_store.cli._options import WORKSPACE
+from nirs_store.cli._options import WORKSPACE, WorkspacePlace
 
 __all__ = ["app"]
 
@@ -82,6 +82,10 @@ _COMMANDS = {
         "List, rank, compare and summarize evaluations of models.",
     ),
     "archive": (f"{_HOME}.backup:command_archive", "Write runs, files and evaluations into one file."),
+    "share": (f"{_HOME}.shared:command_share", "Make a shared workspace of a folder."),
+    "clone": (f"{_HOME}.shared:command_clone", "Copy a shared workspace into a folder."),
+    "push": (f"{_HOME}.shared:command_push", "Add a workspace recorded offline to a shared one."),
+    "shared": (f"{_HOME}.shared:command", "Look after a workspace that several computers share."),
     "backup": (f"{_HOME}.backup:command", "Make, list, verify and remove backups."),
     "restore": (f"{_HOME}.backup:command_restore", "Restore an archive or a backup."),
     "gc": (f"{_HOME}.maintenance:command", "Remove model files without references."),
@@ -118,9 +122,9 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.option(
     "--workspace",
     "-w",
-    type=click.Path(path_type=Path),
+    type=WorkspacePlace(),
     metavar="DIR",
-    help="Folder of the workspace; may also be given after the command.",
+    help="Folder of the workspace, or address of a shared one; may also be given after the command.",
 )
 @click.pass_context
 def app(ctx: click.Context, workspace: Path | None) -> None:

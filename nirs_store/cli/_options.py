@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from nirs_store.addresses import is_shared
 from nirs_store.errors import InvalidInput, UntrustedBundle, did_you_mean
 
 __all__ = [
@@ -83,19 +84,30 @@ def asks() -> bool:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class WorkspacePlace(click.Path):
+    """A folder, or the address of a shared workspace, which is no path: one would lose a slash of it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Leave an address as it is."""
+        return value if is_shared(value) else super().convert(value, param, ctx)
+
+
 def workspace_option(function: Function) -> Function:
     """Add ``--workspace/-w``: the folder of the store, also from ``NIRS_STORE_WORKSPACE``."""
     return click.option(
         "--workspace",
         "-w",
-        type=click.Path(path_type=Path),
+        type=WorkspacePlace(),
         default=Path(),
         envvar="NIRS_STORE_WORKSPACE",
         show_envvar=True,
         show_default="this folder",
         metavar="DIR",
         callback=_named_before,
-        help="Folder of the workspace.",
+        help="Folder of the workspace, or address of a shared one.",
     )(function)
 
 

@@ -42,7 +42,7 @@ class Found:
     record: dict[str, Any]
 
 
-def open_store(workspace: Path) -> WorkspaceStore:
+def open_store(workspace: Path | str) -> WorkspaceStore:
     """Open an existing workspace.
 
     Raises

@@ -18,12 +18,11 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from nirs_store.blobs.plain import read_plain
 from nirs_store.db.audit_chain import AUDIT, append_notes
 from nirs_store.db.changes import FAILURES, Change, apply_changes, waiting_changes
+from nirs_store.db.delta import apply_images
 from nirs_store.db.journal import (
     Entry,
-    Journal,
     Rejection,
     Segment,
     SegmentDamaged,
@@ -31,10 +30,10 @@ from nirs_store.db.journal import (
     decode,
     read_entry,
 )
-from nirs_store.db.layout import size_of
+from nirs_store.db.log import CommitLog
 from nirs_store.db.schema import SEGMENT_TABLES, arrow_schema
 from nirs_store.db.sql import Incoming, execute, number
-from nirs_store.errors import NirsStoreError, SchemaTooNew, WriteFailed
+from nirs_store.errors import NirsStoreError, ReplicaRefused, SchemaTooNew, WriteFailed
 from nirs_store.ids import naive, now_naive
 
 _CHUNK_SEGMENTS = 256
@@ -118,7 +117,7 @@ class _Work(msgspec.Struct):
     """One application under way."""
 
     con: duckdb.DuckDBPyConnection
-    journal: Journal
+    journal: CommitLog
     arriving: Incoming
     applied: set[str]
     report: ApplyReport
@@ -134,7 +133,7 @@ def applied_ids(con: duckdb.DuckDBPyConnection) -> set[str]:
 
 def apply_journal(
     con: duckdb.DuckDBPyConnection,
-    journal: Journal,
+    journal: CommitLog,
     applied: set[str],
     report: ApplyReport,
     *,
@@ -175,7 +174,7 @@ def _apply(work: _Work, todo: list[Entry]) -> None:
             try:
                 commits.append(_Commit(entry, _read(entry)))
             except _GUILTY as error:
-                _reject(work.journal, entry, error, work.report)
+                _reject(work, entry, error)
         while commits:
             count = _together(work.con, work.arriving, [each.segment for each in commits])
             _apply_group(work, commits[:count])
@@ -192,8 +191,14 @@ def _apply_group(work: _Work, group: Sequence[_Commit]) -> None:
         done = _transact(work, group)
     except _GUILTY as error:
         _rollback(work.con)
+        if group[0].segment.delta is not None:
+            raise ReplicaRefused(
+                f"Commit {group[0].entry.number}, a change that another computer made, does not fit this replica: "
+                f"{error} Nothing was applied, and the workspace is not affected. Delete the folder of this "
+                "replica, which is then made again."
+            ) from error
         if len(group) == 1:
-            _reject(work.journal, group[0].entry, error, work.report)
+            _reject(work, group[0].entry, error)
             return
         done = False
     if not done:
@@ -229,7 +234,7 @@ def _concatenated(segments: Iterable[Segment]) -> dict[str, pa.Table]:
 def _take_chunk(entries: list[Entry], most_bytes: int) -> tuple[list[Entry], list[Entry]]:
     size = 0
     for count, entry in enumerate(entries):
-        size += size_of(entry.path)  # one that is gone is read, and found unreadable, in its turn
+        size += entry.nbytes
         if count and (size > most_bytes or count >= _CHUNK_SEGMENTS):
             return entries[:count], entries[count:]
     return entries, []
@@ -248,6 +253,10 @@ def _together(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Sequ
     if n_deferred:
         late = {change["id"] for _, _, change in waiting_changes(con) if change["kind"] in FAILURES}
     for place, segment in enumerate(segments, 1):
+        if segment.delta is not None:
+            # A direct change was made when all before it was applied, and nothing after it.
+            segments = segments[: max(place - 1, 1)]
+            break
         if _fails(segment) or (late and not late.isdisjoint(_begun(segment))):
             segments = segments[:place]
             break
@@ -314,6 +323,8 @@ def _transact(work: _Work, group: Sequence[_Commit]) -> bool:
     takeovers = tables.pop("takeovers", None)
     changes, notes = _changes_of(group)
     con.execute("BEGIN")
+    if last.segment.delta is not None:
+        apply_images(con, arriving, last.segment.delta)
     dropped: dict[str, int] = {}
     n_dead, n_deferred = _waiting(con)
     # Nothing in a commit can make an owner dead before its changes come; a group has no rows of dead ones.
@@ -331,12 +342,15 @@ def _transact(work: _Work, group: Sequence[_Commit]) -> bool:
         _take_over(con, arriving, [commit.segment for commit in group])
     apply_changes(con, arriving, waiting, changes, fresh=_begun(last.segment))
     append_notes(con, arriving, notes)
-    _note_applied(con, [commit.entry for commit in group])
+    entries = [commit.entry for commit in group]
+    _note_applied(con, entries)
+    work.journal.mark(con, entries)
     for name, count in dropped.items():
         values = [last.entry.txid, name, count, _moment(last.segment)]
         execute(con, "INSERT INTO dropped VALUES (?, ?, ?, ?)", values)
     work.count_change(con)
     con.execute("COMMIT")
+    work.journal.applied(entries)
     report.segments += len(group)
     for name, count in dropped.items():
         report.dropped[name] = report.dropped.get(name, 0) + count
@@ -490,17 +504,22 @@ def _take_over(con: duckdb.DuckDBPyConnection, arriving: Incoming, segments: Seq
         execute(con, "DELETE FROM artifact_refs WHERE ref_id IN (SELECT unnest(?))", [taken])
 
 
-def _reject(journal: Journal, entry: Entry, error: BaseException, report: ApplyReport) -> None:
+def _reject(work: _Work, entry: Entry, error: BaseException) -> None:
     claim = ""
     # A damaged segment cannot say who wrote it; its writer knows the transaction by its name.
     with contextlib.suppress(SegmentDamaged, OSError):
-        claim = decode(read_plain(entry.path)).claim
+        claim = decode(entry.read()).claim
     reason = f"{type(error).__name__}: {error}"
-    report.rejected.append(journal.reject(entry, reason=reason, claim=claim, at=now_naive().isoformat()))
+    rejection = work.journal.reject(entry, reason=reason, claim=claim, at=now_naive().isoformat())
+    work.report.rejected.append(rejection)
+    work.con.execute("BEGIN")
+    work.journal.mark(work.con, [entry])
+    work.con.execute("COMMIT")
+    work.journal.applied([entry])
 
 
 def _prune(
-    con: duckdb.DuckDBPyConnection, journal: Journal, applied: set[str], entries: Sequence[Entry]
+    con: duckdb.DuckDBPyConnection, journal: CommitLog, applied: set[str], entries: Sequence[Entry]
 ) -> None:
     """Forget applied ids whose file is gone for good."""
     gone = applied - {entry.txid for entry in entries}

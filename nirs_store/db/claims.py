@@ -10,7 +10,9 @@ import errno
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 import duckdb
@@ -24,6 +26,92 @@ from nirs_store.errors import ReadOnlyStore, StoreClosed
 
 # How the system, and `open_plain`, say that something else is in the place of a file.
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.EEXIST, errno.ENXIO)
+
+
+class Claim(Protocol):
+    """The claims of one store object, and its sign of life."""
+
+    claim_id: str
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was made."""
+
+    def is_only_one(self) -> bool:
+        """Tell whether no other store object lives that has recorded anything."""
+
+    def ensure(self) -> None:
+        """Make it; from here on its owner is known to live."""
+
+    def add(self, token: str, /) -> None:
+        """Claim a blob, by its id or by its path: from here on no gc removes it."""
+
+    def clear(self, keep: set[str], /) -> None:
+        """Give up every claim but those of rows still in the buffer."""
+
+    def close(self) -> None:
+        """End the session."""
+
+    def abandon(self) -> None:
+        """Let go in a forked child: it belongs to the parent."""
+
+
+class Collector(Protocol):
+    """A gc whose decision is one direct change, for keys that are never used again."""
+
+    def claimed(self) -> set[str]:
+        """List what living store objects claim; nobody claims more until the change under way ends."""
+
+    def condemn(self, keys: Mapping[str, str], /) -> None:
+        """Give up the keys of some artifacts, in the change under way."""
+
+    def remove(self) -> int:
+        """Delete the objects of all keys that were given up, also by a gc that died; returns how many."""
+
+
+class Claims(Protocol):
+    """Who lives in a workspace, and which blobs they claim."""
+
+    def own(self, claim_id: str, /) -> Claim:
+        """Give the claims of one store object, not made yet."""
+
+    def living(self) -> list[str]:
+        """List the claim ids of all store objects that live now."""
+
+    def read(self, *, remove_dead: bool) -> set[str]:
+        """List ids and paths of blobs that living store objects claim; those of dead ones are removed on request."""
+
+    def generation(self, digest: str, /) -> int:
+        """Tell under which generation of its key a blob is saved, as its claim said; 0 where keys are used again."""
+
+    @property
+    def collector(self) -> Collector | None:
+        """What a gc does without a trash; None where it sets blobs aside."""
+
+
+class ClaimFolder:
+    """The claims of a workspace folder; a `Claims`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def own(self, claim_id: str, /) -> ClaimFile:
+        """Give the claim file of one store object."""
+        return ClaimFile(self._layout, claim_id)
+
+    collector = None
+
+    def generation(self, digest: str, /) -> int:
+        """Use each key again: one lease holder at a time deletes files."""
+        return 0
+
+    def living(self) -> list[str]:
+        """List the files that are locked."""
+        return living(self._layout)
+
+    def read(self, *, remove_dead: bool) -> set[str]:
+        """Read the files that are locked."""
+        return read_claims(self._layout, remove_dead=remove_dead)
 
 
 # -- Sessions and claims: one locked file a live store object.

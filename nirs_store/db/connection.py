@@ -12,8 +12,9 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import duckdb
 import msgspec
@@ -403,8 +404,13 @@ def _whose(con: duckdb.DuckDBPyConnection) -> str:
     return "an empty DuckDB database of unknown origin"
 
 
-def create_catalog(layout: Layout, instance: Instance) -> None:
-    """Make an empty catalog beside and rename it into place, so that none is ever half made."""
+def create_catalog(
+    layout: Layout, instance: Instance, meta: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Make an empty catalog beside and rename it into place, so that none is ever half made.
+
+    `meta` says more of it, or something else than is usual.
+    """
     draft = instance.draft
     if draft is None:
         raise ValueError("an instance that may write nowhere")  # only read-only stores have one
@@ -415,11 +421,8 @@ def create_catalog(layout: Layout, instance: Instance) -> None:
             con.execute("BEGIN")
             for statement in create_statements():
                 con.execute(statement)
-            for key, value in (
-                ("format", "nirs_store"),
-                ("schema_version", str(SCHEMA_VERSION)),
-                ("workspace_id", new_id()),
-            ):
+            usual = {"format": "nirs_store", "schema_version": str(SCHEMA_VERSION), "workspace_id": new_id()}
+            for key, value in (usual | dict(meta)).items():
                 con.execute("INSERT INTO nirs_store_meta VALUES (?, ?)", [key, value])
             con.execute("COMMIT")
             con.execute(f"CHECKPOINT {CATALOG_ALIAS}")

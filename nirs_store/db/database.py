@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,13 +22,14 @@ import msgspec
 from nirs_store.blobs.durable import write_error
 from nirs_store.db.apply import CHUNK_BYTES, ApplyReport, applied_ids, apply_journal
 from nirs_store.db.change_count import ChangeCount
-from nirs_store.db.claims import read_claims, settle_trash
+from nirs_store.db.claims import Claims, settle_trash
 from nirs_store.db.compact import Checkpoint, compact
 from nirs_store.db.connection import CatalogLocked, Instance, Options, create_catalog, schema_version
 from nirs_store.db.interrupts import interruptible, is_interrupt
-from nirs_store.db.journal import Entry, Journal
+from nirs_store.db.journal import Entry
 from nirs_store.db.layout import Layout, give_back, keep_back, little_is_left, share_log, size_of, sync_log
 from nirs_store.db.lock import Lease
+from nirs_store.db.log import CommitLog
 from nirs_store.db.migrations import open_catalog, open_migrated_copy
 from nirs_store.db.schema import SCHEMA_VERSION
 from nirs_store.db.sql import Incoming, translated
@@ -36,6 +37,7 @@ from nirs_store.errors import (
     CatalogDamaged,
     NirsStoreError,
     ReadOnlyStore,
+    SharedStoreUnreachable,
     StoreBusy,
     StoreClosed,
     WriteFailed,
@@ -69,7 +71,8 @@ class Database:
     def __init__(
         self,
         layout: Layout,
-        journal: Journal,
+        journal: CommitLog,
+        claims: Claims,
         *,
         writable: bool,
         options: Options,
@@ -78,6 +81,7 @@ class Database:
     ) -> None:
         self._layout = layout
         self._journal = journal
+        self._claims = claims
         self._writable = writable
         self._options = options
         self._on_idle = on_idle
@@ -244,13 +248,15 @@ class Database:
                 # Whoever has it open now checked the same; the next query looks again.
                 return
 
-    def create_if_missing(self, *, timeout: float, may_create: Callable[[], None]) -> None:
+    def create_if_missing(
+        self, *, timeout: float, may_create: Callable[[], None], meta: Mapping[str, str]
+    ) -> None:
         """Make an empty catalog under the lease unless somebody was faster."""
         with _Turn(self, time.monotonic() + timeout):
             self._lease.acquire(exclusive=True, timeout=timeout)
             if not self._layout.catalog.exists():
                 may_create()
-                create_catalog(self._layout, self.instance)
+                create_catalog(self._layout, self.instance, meta)
 
     # -- linger, fork, close -----------------------------------------------------------------
 
@@ -422,7 +428,8 @@ class Database:
             return self.con
         if self.con is None and self._journal.is_empty():
             self._lease.acquire(exclusive=False, timeout=_left(deadline))
-            if self._journal.is_empty() and self._open_to_read(deadline) and self.con is not None:
+            # A shared log knows only now what this catalog has.
+            if self._open_to_read(deadline) and self.con is not None and self._journal.is_empty():
                 return self.con
         return self._ready_to_write(deadline)
 
@@ -450,7 +457,7 @@ class Database:
         give_back(self._layout)
         # A gc that died left blobs aside. Its claims are read before the journal is applied.
         unsettled = not self.sweeping and any(True for _ in self._layout.blobs.list("", trashed=True))
-        claimed = read_claims(self._layout, remove_dead=True) if unsettled else set()
+        claimed = self._claims.read(remove_dead=True) if unsettled else set()
         con = self._apply(deadline, at_most=None if unsettled else at_most, tidying=unsettled)
         if unsettled:
             self._run(lambda con: settle_trash(con, self._layout.blobs, claimed), con)
@@ -471,6 +478,7 @@ class Database:
         self._applied, self._kept, self._kept_bytes = None, 0, 0
         if self._layout.wal.exists():  # left by a process that was killed, or by a full disk
             self._checkpoint.need(tidying=False)
+        self._run(self._journal.opened, self.con)
         missing = self._told_of_missing(self.con)
         if missing:
             self._checkpoint.need(tidying=False)
@@ -484,6 +492,7 @@ class Database:
         self.con = self.connect(read_only=True, deadline=deadline)
         if schema_version(self.con, self._layout.catalog) != SCHEMA_VERSION:
             return False
+        self._run(self._journal.opened, self.con)
         self._told_of_missing(self.con)
         self._look_at(self.con)
         return True
@@ -497,6 +506,7 @@ class Database:
                 self._copy = tempfile.TemporaryDirectory(prefix="nirs_store-")
             self.con = open_migrated_copy(self._layout, Path(self._copy.name), options=self._options)
             self.reads_copy = True
+        self._run(self._journal.opened, self.con)
         self._told_of_missing(self.con)
         return self.con
 
@@ -525,6 +535,8 @@ class Database:
 
     def _told_of_missing(self, con: Connection) -> int:
         """Warn when the catalog lacks changes; returns how many."""
+        if self._journal.whole:
+            return 0  # it gets them again
         missing = self._run(self._changes.missing, con)
         if missing and not self._told_missing:
             self._told_missing = True
@@ -561,7 +573,10 @@ class Database:
             done = report.segments
             try:
                 self._apply_some(con, report, at_most, tidying=tidying, small=small)
-                break
+                if at_most is not None or not self._journal.behind:
+                    break
+            except SharedStoreUnreachable:
+                raise
             except WriteFailed:
                 if small and report.segments == done:
                     report.warn()
@@ -572,8 +587,16 @@ class Database:
                 con = self._open(deadline)
             finally:
                 self._checkpoint.count(report.segments - done)
+        if self._journal.whole:
+            self._look_at(con)  # settings may have come with a change of another computer
         report.warn()
         return con
+
+    def _catch_up(self, con: Connection) -> None:
+        """Apply what waits in the middle of a turn, on the connection that is open."""
+        report = ApplyReport()
+        self._apply_some(con, report, None, tidying=False, small=False)
+        report.warn()
 
     def _apply_some(
         self, con: Connection, report: ApplyReport, at_most: int | None, *, tidying: bool, small: bool
@@ -588,7 +611,7 @@ class Database:
             share_log(self._layout)
             self._checkpoint.need(tidying=tidying)
             self._kept += len(entries)
-            self._kept_bytes += sum(size_of(entry.path) for entry in entries)
+            self._kept_bytes += sum(entry.nbytes for entry in entries)
             if small:
                 # Their rows are in DuckDB's log, which is synced: here room counts for more than a second copy.
                 self._release(con, applied)
@@ -614,7 +637,7 @@ class Database:
 
     def _release(self, con: Connection, applied: set[str]) -> None:
         """Take the applied commits out of the journal: the file of the catalog holds them by itself."""
-        entries = [entry for entry in self._journal.pending() if entry.txid in applied]
+        entries = [] if self._journal.whole else [e for e in self._journal.pending() if e.txid in applied]
         if entries:
             self._changes.publish(con)
             self._journal.remove(entries)
@@ -631,15 +654,21 @@ class Database:
         """Change the catalog in a transaction of its own."""
 
         def whole(con: Connection) -> T:
-            con.execute("BEGIN")
-            try:
-                result = work(con)
-                self._changes.advance(con)
-                con.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(duckdb.Error):  # the failing statement may have ended it itself
-                    con.execute("ROLLBACK")
-                raise
+            with self._journal.changing(lambda: self._catch_up(con)) as change:
+                con.execute("BEGIN")
+                try:
+                    result = work(change.through(con))
+                    self._changes.advance(con)
+                    change.commit(con)
+                    con.execute("COMMIT")
+                except BaseException as error:
+                    with contextlib.suppress(duckdb.Error):  # the failing statement may have ended it itself
+                        con.execute("ROLLBACK")
+                    if not (change.committed and isinstance(error, duckdb.Error)):
+                        raise
+                    # Everybody else has it. This catalog gets it from the log, as they do.
+                    self.disconnect(hurried=True)
+                    return result
             try:
                 sync_log(self._layout)
             except OSError as error:
@@ -669,6 +698,7 @@ class Database:
             else:
                 self.instance.detach(con)
             self._applied = None
+            self._journal.closed()
             # Forgotten last: if this is interrupted before, the next call closes it.
             self.con = None
 

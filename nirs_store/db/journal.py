@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,8 @@ import xxhash
 from nirs_store.blobs.durable import fsync_dir, remove_file, write_error, write_file
 from nirs_store.blobs.plain import read_plain, stat_plain
 from nirs_store.db.arrow_rows import read_rows
+from nirs_store.db.delta import MAGIC as IMAGES
+from nirs_store.db.delta import Delta, decode_images
 from nirs_store.db.layout import Layout, size_of, sync_log
 from nirs_store.db.schema import ADDED_COLUMNS, CHANGE_KINDS, SCHEMA_VERSION, SEGMENT_TABLES, arrow_schema
 from nirs_store.errors import CatalogDamaged, InvalidInput, WriteFailed
@@ -110,11 +113,26 @@ _REMEMBERED = 65_536
 
 
 class Entry(msgspec.Struct, frozen=True, order=True):
-    """One segment file."""
+    """One commit in the log; here a file."""
 
     number: int
     txid: str
     path: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Its size; 0 where it cannot be looked at."""
+        return size_of(self.path)
+
+    def read(self) -> bytes:
+        """Read its bytes; raises `SegmentDamaged` for something else in its place."""
+        try:
+            stat_plain(self.path)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            raise SegmentDamaged(f"{error.strerror or error}") from error
+        return read_plain(self.path)
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -128,22 +146,31 @@ class Rejection(msgspec.Struct, frozen=True):
 
 def read_entry(entry: Entry) -> Segment:
     """Read and decode a commit."""
-    try:
-        stat_plain(entry.path)
-    except FileNotFoundError:
-        raise
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise SegmentDamaged(f"{error.strerror or error}") from error
-    segment = decode(read_plain(entry.path))
+    segment = decode(entry.read())
     if segment.txid != entry.txid:
         raise SegmentDamaged(f"its name says {entry.txid}, its header {segment.txid}")
     return segment
 
 
+class _LocalChange:
+    """A direct change of a catalog that nobody else has: its own COMMIT makes it."""
+
+    committed = False
+
+    def through(self, con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        return con
+
+    def commit(self, con: duckdb.DuckDBPyConnection) -> None:
+        pass
+
+
 class Journal:
-    """The segments of one workspace."""
+    """The segments of one workspace folder; a `CommitLog`."""
+
+    # Commits leave it once the catalog's file has them, and direct changes never were in it.
+    whole = False
+    # A listing has all of them.
+    behind = False
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -226,7 +253,27 @@ class Journal:
 
     def nbytes(self) -> int:
         """Sum of the sizes of the segments that wait."""
-        return sum(size_of(entry.path) for entry in self._list_once())
+        return sum(entry.nbytes for entry in self._list_once())
+
+    def opened(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Take any catalog: the table `applied` says which commits it has."""
+
+    def closed(self) -> None:
+        """Know nothing of catalogs."""
+
+    def settings_wait(self) -> bool:
+        """Know that they do not: the file of the settings is everybody's."""
+        return False
+
+    def mark(self, con: duckdb.DuckDBPyConnection, entries: Sequence[Entry]) -> None:
+        """Leave it to the table `applied`."""
+
+    def applied(self, entries: Sequence[Entry]) -> None:
+        """Keep them until `remove`."""
+
+    def changing(self, catch_up: Callable[[], None]) -> contextlib.AbstractContextManager[_LocalChange]:
+        """Give a frame that does nothing: the lease keeps others out."""
+        return contextlib.nullcontext(_LocalChange())
 
     def remove(self, entries: list[Entry]) -> None:
         """Unlink applied segments and sync the folder."""
@@ -298,6 +345,9 @@ class Journal:
         # A folder's time is coarse: while it is young, another note could come without changing it.
         self._rejected_seen = changed if time.time() - changed > _SETTLED else None
         return own
+
+    def close(self) -> None:
+        """Have nothing open."""
 
     def after_fork_in_child(self) -> None:
         """Forget what was committed until now: only the parent process reports it."""
@@ -421,6 +471,8 @@ class Segment(msgspec.Struct):
     session: str
     created: str
     tables: dict[str, pa.Table] = msgspec.field(default_factory=dict)
+    # A direct change that another computer made, instead of rows.
+    delta: Delta | None = None
 
 
 def encode(
@@ -515,11 +567,11 @@ def _complete(name: str, table: pa.Table) -> pa.Table:
 
 def decode(data: bytes) -> Segment:
     """Decode and verify a segment."""
-    if len(data) < 28 or data[:7] != _MAGIC[:7]:
+    if len(data) < 28 or data[:7] not in (_MAGIC[:7], IMAGES[:7]):
         raise SegmentDamaged("not a segment: the magic number is missing")
     if xxhash.xxh3_128(memoryview(data)[:-16]).digest() != data[-16:]:
         raise SegmentDamaged("checksum mismatch: the file is torn or altered")
-    if data[:8] != _MAGIC:
+    if data[:8] not in (_MAGIC, IMAGES):
         raise SegmentNewer(f"it begins with {data[:8]!r}")
     (length,) = struct.unpack_from("<I", data, 8)
     try:
@@ -534,6 +586,9 @@ def decode(data: bytes) -> Segment:
             raise SegmentDamaged("its header holds something else than text")
         segment = Segment(*words)
         start = 12 + length
+        if data[:8] == IMAGES:
+            segment.delta = decode_images(header, memoryview(data)[start:-16])
+            return segment
         for name, count, size in header["tables"]:
             if name not in SEGMENT_TABLES:
                 raise SegmentNewer(f"it has rows of a table {name!r}")

@@ -14,7 +14,7 @@ import threading
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,8 +23,11 @@ from nirs_store.blobs.backend import BlobBackend
 from nirs_store.blobs.durable import ensure_dir, fsync_dir, move_file
 from nirs_store.blobs.local import LocalFolder
 from nirs_store.blobs.plain import replace_plain, share
-from nirs_store.errors import CatalogDamaged, InvalidInput, PathEscapes, ReadOnlyStore
+from nirs_store.errors import CatalogDamaged, InvalidInput, NotAWorkspace, PathEscapes, ReadOnlyStore
 from nirs_store.lazy import hold_while_forking
+
+if TYPE_CHECKING:
+    from nirs_store.blobs.places import WorkspacePlaces
 
 # -- What kind of file system a folder lies on: locks and syncs of a network share are its server's affair.
 
@@ -162,6 +165,8 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     """The paths of one workspace folder, each made once: recording asks for some at every call."""
 
     root: Path
+    # Where the blobs lie if not in the folder.
+    remote: BlobBackend | None = None
 
     # The DuckDB file.
     catalog = _place("store.duckdb")
@@ -198,10 +203,31 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     # The last entry of the audit trail that was handed out; a check expects it in the catalog.
     audit_head = _place("journal/audit-head.json")
 
+    # In a replica of a shared workspace: of which one.
+    replica = _place("replica.json")
+    # Where the blobs lie, when not in the folder; and names in an object store that are never used again.
+    blobs_place = _place("blobs.json")
+    condemned = _place("journal/condemned")
+
     @cached_property
     def blobs(self) -> BlobBackend:
         """Where the blobs lie: here a backend is chosen, and nowhere else."""
+        if self.remote is not None:
+            return self.remote
+        if os.path.lexists(self.blobs_place):
+            from nirs_store.blobs.places import remembered_backend
+
+            return remembered_backend(self.blob_places)
         return LocalFolder(self.root, trash=self.aside, scratch=self.tmp)
+
+    @cached_property
+    def blob_places(self) -> WorkspacePlaces:
+        """What a place for blobs elsewhere needs of the folder."""
+        from nirs_store.blobs.places import WorkspacePlaces
+
+        return WorkspacePlaces(
+            self.root, self.blobs_place, self.artifacts, self.aside, self.condemned, self.tmp
+        )
 
     def holds(self, path: Path) -> bool:
         """Tell whether a path without links lies among the store's own files."""
@@ -319,6 +345,15 @@ def _leads_inside(root: Path, folder: Path) -> bool:
     return real != inside and real.is_relative_to(inside)
 
 
+def refuse_replica(layout: Layout) -> None:
+    """Refuse a folder that is a shared workspace's replica: what were recorded there would never reach the others."""
+    if layout.replica.exists():
+        raise NotAWorkspace(
+            f"{layout.root} is a replica of a shared workspace, or was shared itself. Nothing was changed. Open the "
+            f"address of the workspace, which {layout.replica.name} there names."
+        )
+
+
 def refuse_lost_catalog(layout: Layout) -> None:
     """Refuse an empty catalog next to blobs or commits, which would hide that the real one was lost."""
     left = any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.segments, layout.artifacts))
@@ -327,4 +362,14 @@ def refuse_lost_catalog(layout: Layout) -> None:
         raise CatalogDamaged(
             f"{layout.root} has blobs or commits but no store.duckdb: the catalog was lost or moved. Nothing was "
             "changed. Restore store.duckdb from a backup or from a copy kept in journal/, or name another folder."
+        )
+
+
+def refuse_lost_catalog_of_place(layout: Layout, *, named: bool) -> None:
+    """Refuse the same where the blobs lie elsewhere, unless the caller names the place, which is then looked at."""
+    if not named and os.path.lexists(layout.blobs_place):
+        raise CatalogDamaged(
+            f"{layout.root} says in {layout.blobs_place.name} where its blobs lie, but has no store.duckdb: the "
+            "catalog was lost or moved, or making the workspace was broken off. Nothing was changed. Restore "
+            "store.duckdb from a backup or from a copy kept in journal/; or name the place again with blobs=."
         )

@@ -13,8 +13,9 @@ import msgspec
 
 from nirs_store.blobs.store import BlobStore
 from nirs_store.db.audit_chain import AUDIT
-from nirs_store.db.claims import ClaimFile
-from nirs_store.db.journal import Journal, StoredArray, encode, new_txid
+from nirs_store.db.claims import Claim
+from nirs_store.db.journal import StoredArray, encode, new_txid
+from nirs_store.db.log import CommitLog
 from nirs_store.db.schema import column_names
 from nirs_store.errors import InvalidInput, StoreClosed
 from nirs_store.ids import new_id, now_naive, utcnow
@@ -173,9 +174,9 @@ class Recorder:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: CommitLog,
         blobs: BlobStore,
-        claim: ClaimFile,
+        claim: Claim,
         session_id: str,
         *,
         every_call: bool,
@@ -348,7 +349,7 @@ class Recorder:
         if self._held_for_fork:
             self._mutex.release()
 
-    def after_fork_in_child(self, claim: ClaimFile, session_id: str, on_buffered: Callable[[], None]) -> None:
+    def after_fork_in_child(self, claim: Claim, session_id: str, on_buffered: Callable[[], None]) -> None:
         """Start with nothing: what was buffered is the parent's to commit."""
         self._on_buffered = on_buffered
         self._mutex = threading.RLock()

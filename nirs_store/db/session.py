@@ -14,14 +14,15 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from nirs_store.blobs.store import BlobStore
-from nirs_store.db.claims import ClaimFile, living
+from nirs_store.db.claims import ClaimFolder, Claims
 from nirs_store.db.connection import Options, refuse_foreign
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import Journal
@@ -30,8 +31,11 @@ from nirs_store.db.layout import (
     make_folders,
     refuse_linked_folders,
     refuse_lost_catalog,
+    refuse_lost_catalog_of_place,
+    refuse_replica,
     warn_of_network,
 )
+from nirs_store.db.log import CommitLog
 from nirs_store.db.recorder import Buffer, KnownIds, Recorder
 from nirs_store.db.settings import SettingsMirror
 from nirs_store.errors import (
@@ -68,12 +72,28 @@ class Settings:
     session_id: str | None = None
     # Whether what this object does is noted in the audit trail.
     audit: bool = True
+    # Where a shared workspace is: an address of `nirs_store.shared`; `root` is then this computer's replica.
+    shared: Any = None
+    # Where the blobs are to lie if not in the folder.
+    blobs: str | Path | None = None
+
+
+class Parts(NamedTuple):
+    """What an engine is made of that a shared workspace has differently."""
+
+    layout: Layout
+    log: CommitLog
+    claims: Claims
+    meta: Mapping[str, str] = MappingProxyType({})
+    """What an empty catalog says of itself."""
 
 
 # -- The one background thread of a store object: commits in time, lets go in time, applies backlogs.
 
 
 _LINGER_POLL = 0.005
+# So soon a guard that was set on another computer binds here.
+_LOOK_FOR_SETTINGS = 1.0
 
 
 class Keeper:
@@ -132,37 +152,45 @@ class Keeper:
         if self._kept.backlog or self._kept.lingering:
             return _LINGER_POLL
         due = self._kept.next_flush
-        return None if due is None else max(0.0, due - time.monotonic())
+        pause = None if due is None else max(0.0, due - time.monotonic())
+        look = self._kept.next_look
+        return (
+            pause if look is None else min(_LOOK_FOR_SETTINGS if pause is None else pause, _LOOK_FOR_SETTINGS)
+        )
 
 
 class Engine:
     """One open store; use `Engine.open`."""
 
-    def __init__(self, settings: Settings, layout: Layout, *, writable: bool) -> None:
+    def __init__(self, settings: Settings, parts: Parts, *, writable: bool) -> None:
+        layout = parts.layout
         self.settings = settings
+        self.claims = parts.claims
         self.layout = layout
-        self.writable = writable
+        # A replica is written by whoever only asks, too.
+        self.writable = writable and not settings.read_only
         self.known = KnownIds()
-        self.journal = Journal(layout)
+        self.journal = parts.log
         self.workspace_settings = SettingsMirror(layout)
-        self.blobs = BlobStore(layout.blobs)
+        self.blobs = BlobStore(layout.blobs, generation=self.claims.generation)
         self._closed = False
         self._gone = False
         self._close_lock = threading.RLock()  # a signal handler may close in the middle of closing
         self._background_error: Exception | None = None
         self.backlog = False
-        self._look_again = 0.0
+        self._look_again = self._next_look = 0.0
         self._owns_session = settings.session_id is None
         self._pid = os.getpid()
         claim_id = new_id()
         self.session_id = settings.session_id or claim_id
         self._session_recorded = not self._owns_session
-        self._claim = ClaimFile(layout, claim_id)
+        self._claim = self.claims.own(claim_id)
         self._keeper = Keeper(self)
         options = Options(settings.threads, settings.memory_limit)
         self.access = Database(
             layout,
             self.journal,
+            self.claims,
             writable=writable,
             options=options,
             on_idle=self._keeper.wake,
@@ -180,19 +208,36 @@ class Engine:
         )
         _watched.add(self)
 
+    @property
+    def place(self) -> str:
+        """Where the workspace is, for people: its folder, or the address of a shared one."""
+        return str(self.settings.shared or self.layout.root)
+
     # -- opening -----------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, settings: Settings) -> Engine:
+    def open(cls, settings: Settings, parts: Parts | None = None) -> Engine:
         """Open or create a workspace."""
-        layout = Layout(settings.root)
+        if parts is None and settings.shared is not None:
+            # The one place where this room knows of that one, so that whoever opens a workspace need not.
+            from nirs_store.shared import needed
+
+            needed()
+            from nirs_store.shared.opening import open_engine
+
+            return open_engine(settings)
+        if parts is None:
+            layout = Layout(settings.root)
+            refuse_replica(layout)
+            parts = Parts(layout, Journal(layout), ClaimFolder(layout))
+        layout = parts.layout
         if settings.root.exists() and not settings.root.is_dir():
             raise NotAWorkspace(
                 f"{settings.root} is a file; a workspace is a folder. Nothing was changed. Name a folder."
             )
         refuse_linked_folders(layout)
         exists = layout.catalog.exists()
-        if not exists and (settings.read_only or not settings.create):
+        if not exists and not parts.log.whole and (settings.read_only or not settings.create):
             raise NotAWorkspace(
                 f"{settings.root} is not a workspace: it has no store.duckdb. Nothing was changed. "
                 "Create one with `nirs-store init` or by opening it for writing, or name another folder."
@@ -202,12 +247,21 @@ class Engine:
         if not exists:
             # Before anything is made; and again under the lease, where nobody can come in between.
             refuse_lost_catalog(layout)
-        writable = not settings.read_only and make_folders(layout, exists)
-        engine = cls(settings, layout, writable=writable)
+            refuse_lost_catalog_of_place(layout, named=settings.blobs is not None)
+        if settings.shared is None and settings.blobs is not None and settings.session_id is None:
+            from nirs_store.blobs.places import settle_place
+
+            settle_place(
+                settings.blobs, layout.blob_places, writable=not settings.read_only, fresh=not exists
+            )
+        writable = (parts.log.whole or not settings.read_only) and make_folders(layout, exists)
+        engine = cls(settings, parts, writable=writable)
         try:
             if not exists:
                 engine.access.create_if_missing(
-                    timeout=settings.lock_timeout, may_create=lambda: refuse_lost_catalog(layout)
+                    timeout=settings.lock_timeout,
+                    may_create=lambda: refuse_lost_catalog(layout),
+                    meta=parts.meta,
                 )
             if settings.session_id is None:
                 engine.access.verify(timeout=settings.lock_timeout)
@@ -338,7 +392,7 @@ class Engine:
         To be asked after the rows in question were read or applied: a session is locked before its first
         row is committed, so one that is missing here has ended, and was not merely young.
         """
-        alive = living(self.layout)
+        alive = self.claims.living()
         return alive if self._claim.exists else [*alive, self.session_id]
 
     # -- state -------------------------------------------------------------------------------
@@ -397,6 +451,11 @@ class Engine:
         """Whether the catalog is held open without need."""
         return self.access.lingering
 
+    @property
+    def next_look(self) -> float | None:
+        """Monotonic time at which to look for settings that other computers made; None where none can."""
+        return self._next_look if self.journal.whole and self._claim.exists else None
+
     def keep(self) -> None:
         """Do what is due: release the catalog, commit the buffer, apply a backlog."""
         try:
@@ -407,6 +466,11 @@ class Engine:
             if self.backlog:
                 self.backlog = False
                 self.access.try_apply()
+            look = self.next_look
+            if look is not None and time.monotonic() >= look:
+                self._next_look = time.monotonic() + _LOOK_FOR_SETTINGS
+                if self.journal.settings_wait():
+                    self.access.query(lambda con: None, timeout=self.settings.lock_timeout)
         except Exception as error:  # noqa: BLE001 - kept, and raised by the next call of this store
             self._background_error = error
             self.recorder.postpone()
@@ -465,6 +529,7 @@ class Engine:
                 self.access.close()
             finally:
                 self._claim.close()
+                self.journal.close()
                 _watched.discard(self)
         self._gone = True
 
@@ -513,7 +578,7 @@ class Engine:
         self.journal.after_fork_in_child()
         begun = self._claim.exists or not self._owns_session
         self._claim.abandon()
-        self._claim = ClaimFile(self.layout, new_id())
+        self._claim = self.claims.own(new_id())
         if begun:
             self._owns_session = False
             self._session_recorded = True

@@ -24,7 +24,7 @@ from nirs_store.chains.folds import chain_artifact_ids
 from nirs_store.chains.plan import ReplayPlan
 from nirs_store.db.apply import applied_ids
 from nirs_store.db.audit_chain import has_trail, read_head, verify_chain
-from nirs_store.db.claims import living, read_claims
+from nirs_store.db.claims import ClaimFolder, living, read_claims
 from nirs_store.db.connection import Options
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.interrupts import interruptible
@@ -50,6 +50,7 @@ from nirs_store.errors import (
     NotAWorkspace,
     PathEscapes,
     SchemaTooNew,
+    SharedStoreUnreachable,
     WriteFailed,
 )
 from nirs_store.maintenance.findings import CheckReport, Finding, finding
@@ -93,7 +94,8 @@ def reader_of(layout: Layout) -> Database:
             "Name another folder."
         )
     refuse_linked_folders(layout)
-    return Database(layout, Journal(layout), writable=False, options=Options(), on_idle=lambda: None)
+    log, claims = Journal(layout), ClaimFolder(layout)
+    return Database(layout, log, claims, writable=False, options=Options(), on_idle=lambda: None)
 
 
 def check(
@@ -549,9 +551,11 @@ def _look_at(blobs: BlobBackend, expected: Iterable[Expected]) -> tuple[list[Fin
     """Look whether files are there and have their size, without reading them."""
     findings: list[Finding] = []
     present: list[Expected] = []
+    # Far away, one listing costs less than a question for each file.
+    listed = dict(blobs.scan(BLOBS))
     for file in expected:
         try:
-            there = stat_blob(blobs, file.path)
+            there = listed.get(file.path) or stat_blob(blobs, file.path)
         except PathEscapes as error:
             findings.append(file.finding("blob_path", str(error)))
             continue
@@ -577,6 +581,8 @@ def hash_files(
         if file.path not in digests:
             try:
                 digests[file.path] = hash_blob(blobs, file.path)[0]
+            except SharedStoreUnreachable:
+                raise  # it says nothing about the blob
             except OSError as error:
                 digests[file.path] = error
             done += sizes[file.path]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nirs_store.blobs.backend import BLOBS, sizes
-from nirs_store.db.claims import read_claims, settle_trash
+from nirs_store.db.claims import Collector, settle_trash
 from nirs_store.db.database import Connection, Database
 from nirs_store.db.journal import ARRAY_BYTES
 from nirs_store.db.session import Engine
@@ -322,11 +322,13 @@ def _collect(
         end_dead_sessions(con, alive)
         return _plan(con, engine, alive, grace_seconds, only, now=now)
 
+    if engine.claims.collector is not None:
+        return _collect_in_one_change(engine, access, engine.claims.collector, grace_seconds, only, now)
     plan = access.transact(first)
     if plan.files:
         engine.layout.blobs.trash(plan.files)
     # The order matters: files aside, then the claims, then (in transact) the journal.
-    claimed = read_claims(engine.layout, remove_dead=True)
+    claimed = engine.claims.read(remove_dead=True)
 
     def second(con: Connection) -> list[str]:
         trash.empty(con, plan.trash)
@@ -352,6 +354,41 @@ def _collect(
     return GcResult(files, size, plan)
 
 
+def _collect_in_one_change(
+    engine: Engine,
+    access: Database,
+    collector: Collector,
+    grace_seconds: float,
+    only: list[str] | None,
+    now: bool,
+) -> GcResult:
+    def work(con: Connection) -> tuple[GcPlan, list[str]]:
+        # Nobody commits, and nobody claims, from here to the end of the change.
+        claimed = collector.claimed()
+        alive = engine.living_sessions()
+        end_dead_sessions(con, alive)
+        plan = _plan(con, engine, alive, grace_seconds, only, now=now, look=False)
+        trash.empty(con, plan.trash)
+        if plan.unused_arrays:
+            prune_arrays(con)
+        wanted = [artifact.artifact_id for artifact in plan.artifacts]
+        gone = delete_unreferenced(con, wanted, list(plan.expired_references), sorted(claimed))
+        left = all_paths(con)
+        paths = {each.artifact_id: each.artifact_path for each in plan.artifacts if each.artifact_id in gone}
+        collector.condemn({ident: path for ident, path in paths.items() if path not in left})
+        if only is None or gone:
+            facts = {"artifacts": gone[:_LISTED], "count": len(gone), "bytes": plan.bytes}
+            note(engine, "gc", "workspace", details=facts, con=con)
+        return plan, gone
+
+    plan, gone = access.transact(work)
+    for artifact_id in gone:
+        engine.known.forget("artifact", artifact_id)
+        engine.blobs.forget(artifact_id)
+    sizes = {artifact.artifact_id: artifact.size_bytes for artifact in plan.artifacts}
+    return GcResult(collector.remove(), sum(sizes[ident] for ident in gone), plan)
+
+
 def _plan(
     con: Connection,
     engine: Engine,
@@ -360,6 +397,7 @@ def _plan(
     only: list[str] | None,
     *,
     now: bool = False,
+    look: bool = True,
 ) -> GcPlan:
     due = [] if only is not None else trash.due(con, now=now)
     expired = [] if only is not None else expired_references(con, alive, grace_seconds)
@@ -372,10 +410,11 @@ def _plan(
     for path in sorted({c.artifact_path for c in candidates if gone.issuperset(by_path[c.artifact_path])}):
         # A row that names something else than a blob of this workspace goes; what it names is not touched.
         with contextlib.suppress(PathEscapes):
-            found = blobs.stat(path)
+            found = blobs.stat(path) if look else None
             files[path] = 0 if found is None else found.size
     count, array_bytes = (0, 0) if only is not None else unused_arrays(con, due)
-    there = set() if only is not None else {*blobs.list(BLOBS), *blobs.list("", trashed=True)}
+    unlooked = only is not None or not look
+    there = set() if unlooked else {*blobs.list(BLOBS), *blobs.list("", trashed=True)}
     unknown = tuple(sorted(there - by_path.keys()))
     freed = sum(files.values())
     return GcPlan(
@@ -473,9 +512,12 @@ def vacuum(engine: Engine) -> tuple[int, int]:
 
     def work(access: Database) -> tuple[int, int]:
         access.transact(prune)
+        if engine.journal.whole:
+            # The file is this computer's alone, and the entry in the trail is everybody's.
+            access.transact(finish)
         access.close_connection()
         before = engine.layout.catalog.stat().st_size
-        access.rewrite(finish)
+        access.rewrite((lambda con: None) if engine.journal.whole else finish)
         return before, engine.layout.catalog.stat().st_size
 
     sizes = engine.exclusive(work)

@@ -41,7 +41,7 @@ from nirs_store.db.migrations import migration_copies
 from nirs_store.db.session import Engine, Settings
 from nirs_store.db.sql import number
 from nirs_store.db.table import Table
-from nirs_store.errors import InvalidInput, NirsStoreError, StoreBusy
+from nirs_store.errors import InvalidInput, NirsStoreError, SharedStoreUnreachable, StoreBusy
 from nirs_store.ids import new_id, now_naive
 from nirs_store.maintenance.check import Progress, check, is_old, read_segment, reader_of, stem_of
 from nirs_store.maintenance.findings import CheckReport, Finding
@@ -158,6 +158,8 @@ def _is_bad(blobs: BlobBackend, path: str) -> bool:
         return hash_blob(blobs, path, trashed=True)[0] != stem_of(path)
     except FileNotFoundError:
         return False
+    except SharedStoreUnreachable:
+        raise
     except OSError:
         return True
 
@@ -332,6 +334,8 @@ def _subjects(report: CheckReport, kind: str) -> tuple[str, ...]:
 def _is_intact(blobs: BlobBackend, artifact_id: str, path: str) -> bool:
     try:
         return hash_blob(blobs, path)[0] == artifact_id
+    except SharedStoreUnreachable:
+        raise
     except OSError:
         return False
 

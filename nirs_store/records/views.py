@@ -567,7 +567,7 @@ class RunView:
 
 def store_html(engine: Engine) -> str:
     """Show a store in a notebook, which waits for nobody."""
-    facts: dict[str, object] = {"folder": str(engine.layout.root)}
+    facts: dict[str, object] = {"address" if engine.settings.shared else "folder": engine.place}
     if engine.closed:
         return block("WorkspaceStore", field_table(facts | {"state": "closed"}))
     answered, found = engine.look_up(queries.counts)

@@ -29,6 +29,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nirs_store.addresses import SharedPlace
 from nirs_store.errors import (
     CalibrationInUse,
     InvalidInput,
@@ -71,9 +72,10 @@ class Desk:
     """The workspace of a server, opened when it is first asked for."""
 
     def __init__(
-        self, folder: Path, *, may_change: bool = False, store: WorkspaceStore | None = None
+        self, folder: Path | SharedPlace, *, may_change: bool = False, store: WorkspaceStore | None = None
     ) -> None:
-        self.folder, self.may_change = folder, may_change
+        self.folder: Any = folder
+        self.may_change = may_change
         # A page that only shows asks a store that cannot change the workspace, whatever the given one can.
         self._given = self._own = store if may_change else None
         self._recording = store

@@ -83,7 +83,7 @@ class Request:
     form: Mapping[str, Sequence[str]] = field(default_factory=dict)
     files: Sequence[Upload] = ()
     may_change: bool = False  # whether the page was started with --allow-changes
-    folder: Path = Path()
+    folder: Any = Path()  # or the address of a shared workspace
     static: bool = False  # a file is written: no forms, no live parts
     foreign: bool = False  # a link of another site was followed
     kept: Kept = field(default_factory=Kept)  # of this page, from request to request

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nirs_store.addresses import SharedPlace, is_shared
 from nirs_store.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Running:
 
 @contextlib.contextmanager
 def _prepared(
-    folder: Path,
+    folder: Path | SharedPlace,
     host: str,
     port: int | None,
     token: str | None,
@@ -124,6 +125,14 @@ def _prepared(
         desk.close()
 
 
+def _place(folder: str | Path) -> Path | SharedPlace:
+    if not is_shared(folder):
+        return Path(folder)
+    from nirs_store.shared.address import parse
+
+    return parse(str(folder))
+
+
 def serve(
     folder: str | Path,
     *,
@@ -135,8 +144,9 @@ def serve(
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve the page until Ctrl-C; refuse a taken port, a short token, or missing packages of the extra ``ui``."""
-    with _prepared(Path(folder), host, port, token, may_change, None) as (server, heard, url):
-        say(f"The page of {Path(folder).resolve()} is at {url}")
+    place = _place(folder)
+    with _prepared(place, host, port, token, may_change, None) as (server, heard, url):
+        say(f"The page of {place.resolve() if isinstance(place, Path) else place} is at {url}")
         say(("Changes are allowed." if may_change else "It is read-only.") + " Ctrl-C ends it.")
         if "?token=" in url:
             say("Elsewhere, use this machine's name in the address. The connection is not encrypted.")
@@ -152,7 +162,8 @@ def start(store: WorkspaceStore, *, port: int | None = None, may_change: bool = 
     ended = threading.Event()
 
     def run() -> None:
-        prepared = _prepared(store.workspace_path, "127.0.0.1", port, None, may_change, store)
+        place = store._engine.settings.shared or store.workspace_path
+        prepared = _prepared(place, "127.0.0.1", port, None, may_change, store)
         try:
             with prepared as (server, heard, url):
                 ready.set_result((server, url))

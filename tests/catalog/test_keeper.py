@@ -13,6 +13,7 @@ from nirs_store.db.session import Keeper
 class Kept:
     def __init__(self) -> None:
         self.next_flush: float | None = None
+        self.next_look: float | None = None
         self.lingering = False
         self.backlog = False
         self.calls = 0

@@ -23,6 +23,8 @@ Objects = dict[str, tuple[bytes, BlobStat]]
 class MemoryBlobs:
     """The blobs of one workspace, for all stores of this process; as a bucket has them, there are no folders."""
 
+    far = False
+
     def __init__(self, root: Path, scratch: Path, copies: Path) -> None:
         self.scratch = scratch
         # Where programs find the bytes as files.
@@ -45,7 +47,9 @@ class MemoryBlobs:
             if isinstance(source, Path):
                 source.unlink()
 
-    def open(self, key: str, /, *, trashed: bool = False) -> tuple[io.BufferedIOBase, BlobStat]:
+    def open(
+        self, key: str, /, *, trashed: bool = False, fresh: bool = False
+    ) -> tuple[io.BufferedIOBase, BlobStat]:
         data, found = self._get(key, trashed)
         return io.BytesIO(data), found
 
@@ -58,6 +62,9 @@ class MemoryBlobs:
         with self._lock:
             keys = [*self._places[trashed]]
         return (key for key in keys if key.startswith(prefix))
+
+    def scan(self, prefix: str, /) -> Iterator[tuple[str, BlobStat]]:
+        return ((key, found) for key in self.list(prefix) if (found := self.stat(key)) is not None)
 
     def sync(self, key: str, /) -> None:
         self._checked(key)

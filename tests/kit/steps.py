@@ -17,6 +17,7 @@ from unittest.mock import patch
 from storekit import Talk, chain_of
 
 from nirs_store.blobs.local import LocalFolder
+from nirs_store.db import claims
 from nirs_store.errors import ArtifactMissing, StoreBusy
 from nirs_store.maintenance import gc
 from nirs_store.store import WorkspaceStore
@@ -172,7 +173,7 @@ def _stepping(talk: Talk) -> Iterator[None]:
     with (
         stopping("_plan"),
         stopping("trash", LocalFolder),
-        stopping("read_claims"),
+        stopping("read_claims", claims),
         patch.object(gc, "delete_unreferenced", stopping_delete),
         stopping("settle_trash"),
     ):

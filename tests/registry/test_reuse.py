@@ -71,7 +71,7 @@ def test_a_second_run_takes_over_its_transformers_and_gives_the_same(
 
 
 @pytest.mark.slow
-def test_workers_find_and_remember_as_well(store: WorkspaceStore, meat: Any) -> None:
+def test_workers_find_and_remember_as_well(local_blobs: None, store: WorkspaceStore, meat: Any) -> None:
     first, again = (record(store, pipeline(alpha), meat, n_jobs=2) for alpha in (0.1, 5.0))
     assert taken(store, first) == ["fitted 3 times"] * 3
     assert taken(store, again) == ["fitted 0 times, taken over 3 times"] * 2 + ["fitted 3 times"]

@@ -14,6 +14,7 @@ import duckdb
 import pytest
 from storekit import begin, blob_keys, chain_of, let_go, predict, prediction, sql, trashed
 
+from nirs_store.db import claims as claims_module
 from nirs_store.db.layout import Layout
 from nirs_store.db.lock import Lease
 from nirs_store.errors import ArtifactMissing, InvalidInput, WriteFailed
@@ -261,7 +262,7 @@ def test_a_saver_that_comes_when_the_file_is_aside_writes_it_anew(
 ) -> None:
     artifact_id = orphan(store, "a")
     saved: list[str] = []
-    real = gc_module.read_claims
+    real = claims_module.read_claims
 
     def after_the_claims_were_read(*args: Any, **named: Any) -> set[str]:
         claimed = real(*args, **named)
@@ -270,7 +271,7 @@ def test_a_saver_that_comes_when_the_file_is_aside_writes_it_anew(
             other.flush()
         return claimed
 
-    monkeypatch.setattr(gc_module, "read_claims", after_the_claims_were_read)
+    monkeypatch.setattr(claims_module, "read_claims", after_the_claims_were_read)
     store.gc_artifacts()
     assert saved == [artifact_id]
     assert store.load_artifact(artifact_id) == {"a": list(range(50))}
@@ -285,7 +286,7 @@ def test_a_chain_that_names_a_blob_which_a_gc_has_just_taken_is_refused_and_not_
     with WorkspaceStore(folder) as other:
         other.load_artifact(artifact_id)
         _, pipeline_id = begin(other, "late")
-        real = gc_module.read_claims
+        real = claims_module.read_claims
 
         def after_the_claims_were_read(*args: Any, **named: Any) -> set[str]:
             claimed = real(*args, **named)
@@ -295,7 +296,7 @@ def test_a_chain_that_names_a_blob_which_a_gc_has_just_taken_is_refused_and_not_
                 outcome.append(error)
             return claimed
 
-        monkeypatch.setattr(gc_module, "read_claims", after_the_claims_were_read)
+        monkeypatch.setattr(claims_module, "read_claims", after_the_claims_were_read)
         store.gc_artifacts()
     assert [type(each) for each in outcome] == [ArtifactMissing]
     assert store.get_chains_for_pipeline(pipeline_id).is_empty()

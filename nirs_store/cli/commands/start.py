@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @click.command("init", cls=Command)
 @click.argument("directory", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
-def command_init(directory: Path) -> None:
+@click.option(
+    "--blobs",
+    metavar="PLACE",
+    help="Where fitted models and other blobs go instead of DIR: s3://bucket/prefix, gs://..., az://... or a folder.",
+)
+def command_init(directory: Path, blobs: str | None) -> None:
     """Create a workspace in DIR (default: this folder), with pipeline templates and a note.
 
     Existing files are not changed; a second call changes nothing.
@@ -31,7 +36,7 @@ def command_init(directory: Path) -> None:
     from nirs_store.store import WorkspaceStore
 
     existed = os.path.exists(directory / "store.duckdb")  # noqa: PTH110 (Path.exists raises for a name that is too long)
-    with WorkspaceStore(directory) as store:
+    with WorkspaceStore(directory, blobs=blobs) as store:
         root = store.workspace_path
     written = copy_workspace_template(root)
     click.echo(f"{root} {'is a workspace already' if existed else 'is a workspace now'}.")

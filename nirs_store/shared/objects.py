@@ -1,0 +1,71 @@
+"""Where the bytes of a workspace lie when not in its folder: an object store, or a folder that all computers reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nirs_store.blobs.backend import BlobBackend
+from nirs_store.blobs.bucket import Bucket, parse_place
+from nirs_store.blobs.copies import Copies
+from nirs_store.blobs.durable import ensure_dir, remove_files
+from nirs_store.blobs.local import LocalFolder
+from nirs_store.blobs.objects import Names, ObjectBlobs
+from nirs_store.db.layout import Layout
+from nirs_store.errors import SharedStoreUnreachable
+
+__all__ = ["LogBodies", "ObjectBlobs", "SharedFolder", "backend_of"]
+
+_FOLDERS = ("artifacts", "commits", "trash", "tmp")
+
+
+class LogBodies:
+    """Large commits, which are objects of their own; their rows in the log have key and hash."""
+
+    def __init__(self, backend: BlobBackend) -> None:
+        self._backend = backend
+
+    def put(self, digest: str, body: bytes) -> str:
+        """Put the bytes of a commit of this SHA-256, and return their key."""
+        key = f"commits/{digest[:2]}/{digest}.seg"
+        self._backend.put({key: body})
+        return key
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of a commit."""
+        try:
+            file, _ = self._backend.open(key)
+            with file:
+                return file.read()
+        except SharedStoreUnreachable:
+            raise
+        except OSError as error:
+            raise SharedStoreUnreachable(
+                f"{self._backend.address(key)}, which is a commit, cannot be read: {error}. Nothing was applied."
+            ) from error
+
+
+class SharedFolder(LocalFolder):
+    """A folder that all computers of a workspace reach; for blobs only, which need no locks."""
+
+    def remove(self, keys: Sequence[str], /) -> None:
+        """Delete files for good: keys that are never used again."""
+        remove_files([self.path(key) for key in keys])
+
+
+def backend_of(url: str, place: Layout, *, owner: str | None = None) -> SharedFolder | ObjectBlobs:
+    """Return the place that an address names; `place` is a folder of this computer, `owner` the workspace's id."""
+    where = parse_place(url)
+    if where.scheme == "file":
+        root = Path(where.prefix)
+        for name in _FOLDERS:
+            ensure_dir(root / name, shared=True)
+        return SharedFolder(root, trash=root / "trash", scratch=root / "tmp")
+    return ObjectBlobs(
+        Bucket(where),
+        Names(place.aside, place.condemned),
+        Copies(place.root / "cache"),
+        root=place.root,
+        scratch=place.tmp,
+        owner=owner,
+    )

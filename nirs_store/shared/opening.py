@@ -1,0 +1,116 @@
+"""Opening a shared workspace: its row on the server, this computer's replica, and an engine over both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+
+from nirs_store.db.layout import Layout
+from nirs_store.db.schema import SCHEMA_VERSION
+from nirs_store.db.session import Engine, Parts, Settings
+from nirs_store.errors import InvalidInput, NotAWorkspace, SchemaTooNew
+from nirs_store.ids import new_id
+from nirs_store.shared import pgschema, snapshots
+from nirs_store.shared.address import Address, replica_folder
+from nirs_store.shared.log import SharedLog
+from nirs_store.shared.objects import LogBodies, ObjectBlobs, SharedFolder, backend_of
+from nirs_store.shared.pg import Connection, Server
+from nirs_store.shared.replica import ReplicaTooOld, new_meta, prepare
+from nirs_store.shared.sessions import SharedClaims
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Open a shared workspace; makes it where it is not there, the role may, and an object store is named."""
+    address: Address = settings.shared
+    server = Server(address)
+    try:
+        create = settings.create and not settings.read_only
+        workspace_id, blobs, empty = server.run(
+            lambda con: _workspace(con, address, create=create),
+            patience=min(settings.lock_timeout, address.patience),
+        )
+        folder = replica_folder(address, workspace_id)
+        place = Layout(folder)
+        prepare(place, workspace_id, str(address))
+        backend = backend_of(blobs, place, owner=workspace_id)
+        if create and empty and isinstance(backend, ObjectBlobs):
+            backend.claim()
+        snapshots.start_from(server, workspace_id, backend, place, wait=settings.lock_timeout)
+        layout = Layout(folder, backend)
+        log = SharedLog(server, workspace_id, layout, LogBodies(backend), library())
+        parts = Parts(layout, log, SharedClaims(log, backend), new_meta(workspace_id))
+        # A replica may always be made: it is this computer's own.
+        replica = replace(settings, root=folder, create=True)
+        try:
+            engine = Engine.open(replica, parts)
+        except ReplicaTooOld:
+            snapshots.set_aside(place, wait=settings.lock_timeout)
+            snapshots.start_from(server, workspace_id, backend, place, wait=settings.lock_timeout)
+            engine = Engine.open(replica, parts)
+    except BaseException:
+        server.close()
+        raise
+    if (
+        engine.writable
+        and settings.session_id is None
+        and server.run(lambda con: snapshots.is_due(con, workspace_id))
+    ):
+        snapshots.publish(engine, log, backend)
+    return engine
+
+
+def parts_of(engine: Engine) -> tuple[SharedLog, SharedFolder | ObjectBlobs]:
+    """Return the log and the place of the blobs of a shared workspace that is open."""
+    log, backend = engine.journal, engine.layout.blobs
+    assert isinstance(log, SharedLog)
+    assert isinstance(backend, (SharedFolder, ObjectBlobs))
+    return log, backend
+
+
+def library() -> str:
+    """Return the version of this library, for the log."""
+    try:
+        return version("nirs-store")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _workspace(con: Connection, address: Address, *, create: bool) -> tuple[str, str, bool]:
+    """Return id and place of the blobs of a workspace, and whether nothing was ever committed to it."""
+    found = pgschema.version(con)
+    if found is None and create:
+        pgschema.ensure(con)
+    elif found is None:
+        raise NotAWorkspace(f"{address}: there is no workspace in this database. Nothing was changed.")
+    elif found > pgschema.VERSION:
+        raise SchemaTooNew(
+            f"{address}: its tables have version {found}, and this nirs_store knows {pgschema.VERSION}. Nothing was "
+            "changed. Upgrade nirs_store here."
+        )
+    sql = "SELECT ws::text, schema_version, blobs_url, head = 0 FROM nirs_store.workspaces WHERE name = %s"
+    row = con.execute(sql, [address.workspace]).fetchone()
+    if row is None and create:
+        if address.blobs is None:
+            raise InvalidInput(
+                f"{address} is a new workspace: say where its blobs are to be, e.g. blobs='s3://bucket/prefix'. "
+                "Nothing was made."
+            )
+        con.execute(
+            "INSERT INTO nirs_store.workspaces (ws, name, schema_version, blobs_url) VALUES (%s, %s, %s, %s) "
+            "ON CONFLICT (name) DO NOTHING",
+            [new_id(), address.workspace, SCHEMA_VERSION, address.blobs],
+        )
+        row = con.execute(sql, [address.workspace]).fetchone()
+    if row is None:
+        names = [
+            str(r[0]) for r in con.execute("SELECT name FROM nirs_store.workspaces ORDER BY name LIMIT 20")
+        ]
+        known = f" There are: {', '.join(names)}." if names else ""
+        raise NotAWorkspace(f"{address}: there is no workspace of that name.{known} Nothing was changed.")
+    workspace_id, schema, blobs, empty = row
+    if schema != SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{address} has schema version {schema}; this nirs_store has {SCHEMA_VERSION}. Nothing was changed. Use "
+            "the version that the workspace was migrated to, on every computer."
+        )
+    return str(workspace_id), address.blobs or str(blobs), bool(empty)

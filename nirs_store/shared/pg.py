@@ -1,0 +1,204 @@
+"""Connections to PostgreSQL: opened, checked, opened again when one is lost, and never shared with a forked child."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import psycopg
+
+from nirs_store.errors import (
+    InvalidInput,
+    NirsStoreError,
+    NotAWorkspace,
+    ReadOnlyStore,
+    SchemaTooNew,
+    SessionEnded,
+    SharedStoreUnreachable,
+)
+from nirs_store.shared.address import Address
+from nirs_store.shared.pgschema import NO_WORKSPACE, SCHEMA_DIFFERS, SESSION_ENDED
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+
+_OLDEST = 140_000
+# Seconds that clocks may differ before it is said.
+_CLOCK = 2.0
+_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+# What a server says that will be itself again: shutting down, starting, out of connections or space, a deadlock.
+_PASSING = ("08", "57P", "53", "40")
+_HOPELESS = re.compile(
+    r"authentication failed|no password supplied|pg_hba\.conf|does not exist|not permitted to log in|certificate|SSL",
+    re.IGNORECASE,
+)
+_KEEPALIVE = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+class Server:
+    """One connection at a time to the server of a shared workspace; safe to use from many threads."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        # Called with each new connection before anything else, by whom.
+        self.on_connect: dict[str, Callable[[Connection], None]] = {}
+        self._lock = threading.RLock()
+        self._con: Connection | None = None
+
+    def run(self, work: Callable[[Connection], T], *, patience: float = 0.0) -> T:
+        """Do some work, again on a new connection if the old one is lost: done twice, it must be as if done once.
+
+        A lost connection is replaced once at least; for `patience` seconds it is tried again and again.
+        """
+        deadline = time.monotonic() + patience
+        pause, fresh = 0.0, False
+        while True:
+            try:
+                with self._lock:
+                    fresh = self._con is None
+                    return work(self._connected())
+            except psycopg.Error as error:
+                with self._lock:
+                    lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+                    passing = lost and _may_pass(error)
+                    if lost:
+                        self.drop()
+                    if not passing or (fresh and time.monotonic() + pause >= deadline):
+                        raise self.explain(error) from error
+                if fresh:
+                    time.sleep(pause)
+                    pause = min(_LONGEST_PAUSE, max(_PAUSE, pause * 2))
+
+    def explain(self, error: psycopg.Error) -> NirsStoreError:
+        """Return the error of this library for one of the server."""
+        text = " ".join(str(error).split())
+        match error.sqlstate:
+            case code if code == NO_WORKSPACE:
+                return NotAWorkspace(f"{self.address} is not there any more: the workspace was removed.")
+            case code if code == SCHEMA_DIFFERS:
+                return SchemaTooNew(
+                    f"{self.address} has schema version {text.split()[0]}, and this nirs_store writes another. Nothing "
+                    "was committed. Use the version that the workspace was migrated to, on every computer."
+                )
+            case code if code == SESSION_ENDED:
+                return SessionEnded(
+                    f"{self.address}: this store object did not answer for a while and was taken for dead, so its "
+                    "claims were given up. Nothing of its last commit was made. Open the workspace again and save once "
+                    "more what was not committed."
+                )
+            case "42501" | "25006":
+                return ReadOnlyStore(
+                    f"{self.address}: this role may not do that: {text} Nothing was changed."
+                )
+            case _:
+                return SharedStoreUnreachable(
+                    f"{self.address}: PostgreSQL did not do it: {text} What was committed is safe there, and rows that "
+                    "are not are kept in memory. Look at the server and the network, and call again."
+                )
+
+    def drop(self) -> None:
+        """Give the connection up; the next work opens another."""
+        with self._lock:
+            con, self._con = self._con, None
+            if con is not None:
+                con.close()
+
+    close = drop
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's connection, which psycopg never closes from here."""
+        self._lock = threading.RLock()
+        if self._con is not None:
+            _inherited.append(self._con)
+        self._con = None
+        self.on_connect = {}
+
+    def _connected(self) -> Connection:
+        if self._con is None or self._con.closed:
+            self._con = None
+            params = {
+                "connect_timeout": "10",
+                **_KEEPALIVE,
+                "application_name": "nirs_store",
+                **self.address.libpq(),
+            }
+            try:
+                con = psycopg.connect(autocommit=True, **params)  # type: ignore[arg-type]
+            except psycopg.Error as error:
+                # libpq's words may repeat the parameters, but never a password.
+                raise psycopg.OperationalError(str(error)) from None
+            try:
+                self._check(con)
+                for begin in list(self.on_connect.values()):
+                    begin(con)
+            except BaseException:
+                con.close()
+                raise
+            self._con = con
+        return self._con
+
+    def _check(self, con: Connection) -> None:
+        # Every statement sees what was committed before it, also where the server's default is another.
+        con.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        row = con.execute(
+            "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('synchronous_commit'), "
+            "current_setting('server_version_num')::int, clock_timestamp(), pg_encoding_to_char(encoding) "
+            "FROM pg_database WHERE datname = current_database()"
+        ).fetchone()
+        if row is None:
+            raise psycopg.OperationalError("the server does not say what it is")
+        pid, recovering, durable, version, clock, encoding = row
+        if version < _OLDEST:
+            raise InvalidInput(
+                f"{self.address} is on PostgreSQL {version // 10_000}; 14 or newer is needed. Nothing was opened."
+            )
+        if encoding != "UTF8":
+            raise InvalidInput(
+                f"{self.address} is in a database with the encoding {encoding}; make one with UTF8. Nothing was opened."
+            )
+        if pid != con.info.backend_pid and not self.address.pooler:
+            raise InvalidInput(
+                f"{self.address} is reached through a pooler of connections. One that hands them on after each "
+                "transaction (PgBouncer's pool_mode = transaction) loses the locks that say who lives. Nothing was "
+                "opened. Name the server itself, or add pooler=session where the pooler keeps a connection per client."
+            )
+        if recovering:
+            raise psycopg.OperationalError(
+                "the server is a standby, which lags behind and takes no commits; name the primary one"
+            )
+        if durable in ("off", "local"):
+            con.execute("SET synchronous_commit = on")
+        self._compare_clocks(clock)
+
+    def _compare_clocks(self, clock: datetime) -> None:
+        off = (datetime.now(UTC) - clock).total_seconds()
+        if abs(off) > _CLOCK and str(self.address) not in _told:
+            _told.add(str(self.address))
+            warnings.warn(
+                f"The clock of this computer is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} that of "
+                f"{self.address}. Commits keep their order; the dates in them are this computer's.",
+                stacklevel=6,
+            )
+
+
+def _may_pass(error: psycopg.Error) -> bool:
+    """Tell whether it may help to try again: a refused connection has no code, only words."""
+    if error.sqlstate:
+        return error.sqlstate.startswith(_PASSING)
+    return not _HOPELESS.search(str(error))
+
+
+# Servers of whose clocks it was said that they differ.
+_told: set[str] = set()
+# Connections of a parent: psycopg does not end them here, and neither does this list.
+_inherited: list[Connection] = []

@@ -1,0 +1,126 @@
+"""The replica of a shared workspace on this computer: whether it belongs to the log, and how far it has come."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+from nirs_store.blobs.durable import ensure_dir, write_file
+from nirs_store.blobs.plain import read_plain
+from nirs_store.db.layout import Layout
+from nirs_store.db.sql import execute
+from nirs_store.errors import NotAWorkspace, ReplicaRefused
+from nirs_store.shared.pg import Connection
+
+POSITION = "position"
+"""The key in `nirs_store_meta` under which a replica says how far it has come."""
+
+
+class ReplicaTooOld(ReplicaRefused):
+    """The log does not reach back to where a replica is."""
+
+
+class Position(NamedTuple):
+    """The last commit that a replica holds: its number, and its txid, because numbers are given again by others."""
+
+    number: int
+    txid: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.txid}"
+
+    def compare(self, server: Connection, workspace_id: str, layout: Layout) -> None:
+        """Refuse a replica that stands above the head of the log, or on another commit of that number."""
+        sql = (
+            "SELECT w.head, w.floor, l.txid FROM nirs_store.workspaces w "
+            "LEFT JOIN nirs_store.log l ON l.ws = w.ws AND l.n = %s WHERE w.ws = %s"
+        )
+        row = server.execute(sql, [self.number, workspace_id]).fetchone()
+        if row is None:
+            raise NotAWorkspace(f"The shared workspace of {layout.root} is not there any more.")
+        head, floor, txid = row
+        if self.number > head or (self.number and txid != self.txid):
+            raise ReplicaRefused(
+                f"{layout.root} holds commit {self.number} ({self.txid}), and the log of the workspace has "
+                f"{f'another there, {txid}' if self.number <= head else f'{head} commits'}. The server was restored "
+                "from an older state, or the replica is of another log. Nothing was changed, and nothing is merged. If "
+                "the server is right, delete the folder of the replica, which is then made again; what it holds beyond "
+                "the log is lost with it, so look at it first."
+            )
+        if self.number < floor:
+            raise ReplicaTooOld(
+                f"{layout.root} holds {self.number} commits, and the log begins after {floor}. Nothing was changed. "
+                "Open the workspace again: the replica is then made from the newest snapshot."
+            )
+
+
+def read_position(con: duckdb.DuckDBPyConnection, workspace_id: str, layout: Layout) -> Position:
+    """Read how far a replica has come; raises where it is one of another workspace."""
+    rows = execute(
+        con, "SELECT key, value FROM nirs_store_meta WHERE key IN ('workspace_id', 'position')"
+    ).fetchall()
+    said = {str(key): str(value) for key, value in rows}
+    if said.get("workspace_id") != workspace_id:
+        raise ReplicaRefused(
+            f"{layout.root} is a replica of another workspace ({said.get('workspace_id')}, not {workspace_id}). "
+            "Nothing was changed. Name another folder for this replica, or move that one away."
+        )
+    number, _, txid = said.get(POSITION, "").partition(" ")
+    if not number.isdigit():
+        raise ReplicaRefused(
+            f"{layout.root} does not say which commits it holds. Nothing was changed. Delete the folder, which is then "
+            "made again."
+        )
+    return Position(int(number), txid)
+
+
+def write_position(con: duckdb.DuckDBPyConnection, position: Position) -> None:
+    """Write how far a replica has come, inside the caller's transaction."""
+    execute(
+        con,
+        "INSERT INTO nirs_store_meta VALUES ('position', ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        [str(position)],
+    )
+
+
+def new_meta(workspace_id: str) -> dict[str, str]:
+    """Return what an empty replica says of itself."""
+    return {"workspace_id": workspace_id, POSITION: str(Position(0, ""))}
+
+
+def prepare(layout: Layout, workspace_id: str, words: str) -> None:
+    """Make or accept the folder of a replica; one with anything else in it is left as it is."""
+    folder = layout.root
+    try:
+        said = json.loads(read_plain(layout.replica))
+    except FileNotFoundError:
+        said = None
+    except (OSError, ValueError) as error:
+        raise ReplicaRefused(f"{layout.replica} cannot be read: {error}. Nothing was changed.") from error
+    if said is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ReplicaRefused(
+                f"{folder} is not empty and is not a replica. Nothing was changed. Name another folder for the replica."
+            )
+        ensure_dir(folder.parent)
+        ensure_dir(folder)
+        _keep_private(folder)
+        mark(layout, workspace_id, words)
+    elif not isinstance(said, dict) or said.get("workspace_id") != workspace_id:
+        raise ReplicaRefused(
+            f"{folder} is a replica of another workspace. Nothing was changed. Name another folder for this one."
+        )
+
+
+def mark(layout: Layout, workspace_id: str, words: str) -> None:
+    """Say in a folder that it is no workspace of its own."""
+    write_file(layout.replica, json.dumps({"workspace_id": workspace_id, "address": words}).encode())
+
+
+def _keep_private(folder: Path) -> None:
+    if os.name != "nt":
+        folder.chmod(0o700)

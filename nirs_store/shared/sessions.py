@@ -1,0 +1,253 @@
+"""Who lives in a shared workspace: a row for each store object that records, and a lock that ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import psycopg
+
+from nirs_store.errors import NirsStoreError, SessionEnded, StoreClosed
+from nirs_store.shared.log import SharedLog
+from nirs_store.shared.pg import Connection
+
+_ENDED = (
+    "{}: this store object did not answer for a while and was taken for dead, and what it had claimed was given up. "
+    "Open the workspace again and save once more what was not committed."
+)
+# A lock is taken before its row can be seen, so of a row that is seen the lock is seen too, unless it was let go.
+_LOCKED = (
+    "EXISTS (SELECT 1 FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database()) "
+    "AND (l.classid::bigint << 32 | l.objid::bigint) = h.lock_key)"
+)
+_ALIVE = f"SELECT h.holder FROM nirs_store.holders h WHERE h.ws = %s AND h.ended IS NULL AND {_LOCKED}"
+_DEAD = f"SELECT h.holder FROM nirs_store.holders h WHERE h.ws = %s AND h.ended IS NULL AND NOT {_LOCKED}"
+
+
+class SharedClaims:
+    """The claims of a shared workspace; a `Claims`."""
+
+    def __init__(self, log: SharedLog, backend: Removing) -> None:
+        self.log = log
+        self.server = log.server
+        self.workspace_id = log.workspace_id
+        self.generations: dict[str, int] = {}
+        self.collector = SharedCollector(log, backend)
+
+    def generation(self, digest: str, /) -> int:
+        """Tell what the newest claim of a blob said."""
+        return self.generations.get(digest, 0)
+
+    def own(self, claim_id: str, /) -> SharedClaim:
+        """Give the claims of one store object."""
+        return SharedClaim(self, claim_id)
+
+    def living(self) -> list[str]:
+        """List the rows whose lock is held."""
+        rows = self.log.ask(lambda con: con.execute(_ALIVE, [self.workspace_id]).fetchall())
+        # One that ended and began again has a number behind its name.
+        return sorted({str(row[0]).partition("+")[0] for row in rows})
+
+    def read(self, *, remove_dead: bool) -> set[str]:
+        """Read what those claim whose lock is held; the others are ended, and cannot commit any more."""
+        ws = self.workspace_id
+
+        def work(con: Connection) -> set[str]:
+            if remove_dead:
+                for (holder,) in con.execute(_DEAD, [ws]).fetchall():
+                    con.execute("SELECT nirs_store.end_holder(%s, %s)", [ws, holder])
+            sql = f"SELECT token FROM nirs_store.claims WHERE ws = %s AND holder IN ({_ALIVE})"
+            return {str(row[0]) for row in con.execute(sql, [ws, ws]).fetchall()}
+
+        return self.server.run(work)
+
+
+class Removing(Protocol):
+    """A place of blobs from which objects can be removed for good."""
+
+    def remove(self, keys: Sequence[str], /) -> None:
+        """Delete objects; one that is gone is passed over."""
+
+
+class SharedCollector:
+    """A gc of a shared workspace: its decision is a direct change, and what it gave up is deleted at leisure."""
+
+    def __init__(self, log: SharedLog, backend: Removing) -> None:
+        self._log = log
+        self._backend = backend
+
+    def claimed(self) -> set[str]:
+        """Lock the claims, end the dead, and list what is left; all in the transaction of the change."""
+        con, ws = self._log.change_under_way(), self._log.workspace_id
+        con.execute("SELECT nirs_store.lock_claims()")
+        for (holder,) in con.execute(_DEAD, [ws]).fetchall():
+            con.execute("SELECT nirs_store.end_holder(%s, %s)", [ws, holder])
+        return {
+            str(row[0])
+            for row in con.execute("SELECT token FROM nirs_store.claims WHERE ws = %s", [ws]).fetchall()
+        }
+
+    def condemn(self, keys: Mapping[str, str], /) -> None:
+        """Give up keys, in the transaction of the change."""
+        con = self._log.change_under_way()
+        for token, key in sorted(keys.items()):
+            con.execute("SELECT nirs_store.condemn(%s, %s, %s)", [self._log.workspace_id, token, key])
+
+    def remove(self) -> int:
+        """Delete objects, then note that they are gone; nobody uses their keys again, so twice does no harm."""
+        server, ws = self._log.server, self._log.workspace_id
+        sql = "SELECT token, generation, key FROM nirs_store.keys WHERE ws = %s AND state = 'condemned'"
+        rows = server.run(lambda con: con.execute(sql, [ws]).fetchall())
+        for token, generation, key in rows:
+            self._backend.remove([key])
+            self._note_gone(token, generation)
+        return len(rows)
+
+    def _note_gone(self, token: str, generation: int) -> None:
+        params = [self._log.workspace_id, token, generation]
+        self._log.server.run(lambda con: con.execute("SELECT nirs_store.key_gone(%s, %s, %s)", params))
+
+
+class SharedClaim:
+    """The claims of one store object; a `Claim`.
+
+    The lock belongs to the connection on which the store object commits: it is taken again with each new one.
+    """
+
+    def __init__(self, claims: SharedClaims, claim_id: str) -> None:
+        self.claim_id = claim_id
+        self._claims = claims
+        self._holder, self._renewed = claim_id, 0
+        # A number that fits the lock's two halves, chosen once.
+        self._key = secrets.randbits(63)
+        self._mutex = threading.Lock()
+        self._begun = False
+        self._ended = False
+        self._tokens: set[str] = set()
+
+    @property
+    def exists(self) -> bool:
+        """Whether the row was made."""
+        return self._begun
+
+    def is_only_one(self) -> bool:
+        """Never be sure: others may come at any moment."""
+        return False
+
+    def ensure(self) -> None:
+        """Make the row, and lock it before anybody can take its owner for dead."""
+        with self._mutex:
+            if self._begun:
+                return
+            if self._ended:
+                raise StoreClosed
+            self._connect()
+            self._begun = True
+            self._claims.log.renewals[self.claim_id] = self._renew
+
+    def _connect(self) -> None:
+        server = self._claims.server
+        server.on_connect.pop(self.claim_id, None)
+        server.run(self._begin, patience=server.address.patience)
+        server.on_connect[self.claim_id] = self._begin
+
+    def _renew(self) -> bool:
+        """Begin again under another name, and claim everything again; False where something was given up."""
+        with self._mutex:
+            if not self._begun or self._ended:
+                return False
+            self._renewed += 1
+            self._holder = f"{self.claim_id}+{self._renewed}"
+            self._key = secrets.randbits(63)
+            self._connect()
+            self._claims.log.holders[self.claim_id] = self._holder
+            before = {token: self._claims.generation(token) for token in self._tokens}
+            kept = [self._claim(token) == generation for token, generation in before.items()]
+            return all(kept)
+
+    def _begin(self, con: Connection) -> None:
+        # The lock comes before the row, also on a new connection: the old one may still hold it, and is ended.
+        row = con.execute("SELECT pg_try_advisory_lock(%s)", [self._key]).fetchone()
+        if row is None or not row[0]:
+            con.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 "
+                "AND (classid::bigint << 32 | objid::bigint) = %s AND pid <> pg_backend_pid()",
+                [self._key],
+            )
+            con.execute("SELECT pg_advisory_lock(%s)", [self._key])
+        params = [self._claims.workspace_id, self._holder, self._key, socket.gethostname(), os.getpid()]
+        found = con.execute("SELECT nirs_store.begin_holder(%s, %s, %s, %s, %s)", params).fetchone()
+        if found is None or not found[0]:
+            raise SessionEnded(_ENDED.format(self._claims.server.address))
+
+    def add(self, token: str, /) -> None:
+        """Claim a blob; on return every gc that decides later sees it."""
+        self.ensure()
+        with self._mutex:
+            if self._ended:
+                raise StoreClosed
+            if token in self._tokens:
+                return
+            try:
+                self._claim(token)
+            except SessionEnded:
+                ended = True
+            else:
+                return
+        # Its lock is not held while it begins again.
+        if ended and not self._renew():
+            raise SessionEnded(_ENDED.format(self._claims.server.address))
+        with self._mutex:
+            self._claim(token)
+
+    def _claim(self, token: str) -> int:
+        params = [self._claims.workspace_id, self._holder, token]
+        row = self._claims.server.run(
+            lambda con: con.execute("SELECT nirs_store.claim(%s, %s, %s)", params).fetchone(),
+            patience=self._claims.server.address.patience,
+        )
+        generation = int(row[0]) if row is not None else 0
+        if generation:
+            self._claims.generations[token] = generation
+        self._tokens.add(token)
+        return generation
+
+    def clear(self, keep: set[str], /) -> None:
+        """Give up what no row in the buffer needs."""
+        with self._mutex:
+            if not self._begun or not self._tokens - keep:
+                return
+            params = [self._claims.workspace_id, self._holder, sorted(keep)]
+            try:
+                self._claims.server.run(
+                    lambda con: con.execute("SELECT nirs_store.unclaim(%s, %s, %s)", params)
+                )
+            except NirsStoreError:
+                return  # the rows are committed; a claim that stays keeps a blob until the session's end, no more
+            self._tokens &= keep
+
+    def close(self) -> None:
+        """End the session."""
+        with self._mutex:
+            self._ended = True
+            if not self._begun:
+                return
+            self._begun = False
+            server = self._claims.server
+            server.on_connect.pop(self.claim_id, None)
+            self._claims.log.renewals.pop(self.claim_id, None)
+            params = [self._claims.workspace_id, self._holder]
+            # Without it, the lock ends with the connection, which is closed next, and the next gc finds it free.
+            with contextlib.suppress(NirsStoreError, psycopg.Error):
+                server.run(lambda con: con.execute("SELECT nirs_store.end_holder(%s, %s)", params))
+
+    def abandon(self) -> None:
+        """Let go in a forked child: the connection belongs to the parent."""
+        self._mutex = threading.Lock()
+        self._begun = False

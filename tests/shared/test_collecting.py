@@ -1,0 +1,167 @@
+"""A gc on one computer while others save: nothing that is claimed or named is lost, and late deletions hit nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from storekit import Y_TRUE, begin, chain_of
+
+from nirs_store.errors import ArtifactMissing, SessionEnded
+from nirs_store.store import WorkspaceStore
+
+X = np.arange(12.0).reshape(4, 3) ** 1.5
+
+
+def model() -> Any:
+    from sklearn.linear_model import LinearRegression
+
+    return LinearRegression().fit(X, Y_TRUE)
+
+
+def save(store: WorkspaceStore, **about: Any) -> str:
+    return store.save_artifact(model(), "sklearn.linear_model.LinearRegression", "model", "joblib", **about)
+
+
+def recorded(store: WorkspaceStore) -> tuple[str, str]:
+    """Run and chain of one model, committed."""
+    run_id, pipeline_id = begin(store)
+    chain_id = chain_of(store, pipeline_id, save(store))
+    store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 1)
+    return run_id, chain_id
+
+
+def blobs(store: WorkspaceStore) -> list[str]:
+    return sorted(store._engine.layout.blobs.list("artifacts/"))
+
+
+def collect(store: WorkspaceStore) -> int:
+    return store.gc_artifacts(grace_seconds=0)
+
+
+def test_a_key_that_was_given_up_is_never_used_again(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = recorded(one)
+    (first,) = blobs(one)
+    one.delete_run(run_id, now=True)
+    assert blobs(other) == []
+    _, chain_id = recorded(one)
+    (second,) = blobs(one)
+    assert second == first.replace(".joblib", "~1.joblib")
+    # A deletion of the first key that comes only now.
+    other._engine.layout.blobs.remove([first])
+    assert collect(other) == 0
+    np.testing.assert_array_equal(other.replay_chain(chain_id, X), model().predict(X))
+
+
+def test_what_another_computer_has_saved_and_not_committed_stays(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = recorded(one)
+    one.delete_run(run_id, now=True)
+    _, pipeline_id = begin(other)
+    other.flush()
+    with other.transaction():
+        # Found in its place, so nothing is written: from here on only the claim holds it.
+        chain_id = chain_of(other, pipeline_id, save(other))
+        assert collect(one) == 0
+    np.testing.assert_array_equal(one.replay_chain(chain_id, X), model().predict(X))
+
+
+def test_what_a_gc_that_died_had_given_up_is_deleted_by_the_next(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = recorded(one)
+
+    def dies() -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one._engine.claims.collector, "remove", dies)
+        with pytest.raises(KeyboardInterrupt):
+            one.delete_run(run_id, now=True)
+    assert len(blobs(other)) == 1
+    # It is there, and must not be referred to.
+    _, chain_id = recorded(other)
+    assert len(blobs(other)) == 2
+    collect(other)
+    assert len(blobs(other)) == 1
+    np.testing.assert_array_equal(one.replay_chain(chain_id, X), model().predict(X))
+
+
+def test_an_id_whose_key_was_given_up_is_missing_for_whoever_has_no_bytes(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = recorded(one)
+    artifact_id = save(other)
+    other.close()
+    third = machine("third")
+    _, pipeline_id = begin(third)
+    third.get_artifact_path(artifact_id)
+    one.delete_run(run_id, now=True)
+    collect(one)
+    with pytest.raises(ArtifactMissing):
+        chain_of(third, pipeline_id, artifact_id)
+
+
+def put_to_sleep(store: WorkspaceStore, database: str) -> None:
+    """Cut the connections of a store that show that it lives, as when a laptop sleeps; it has not come back yet."""
+    import psycopg
+
+    holder = store._engine._claim.claim_id
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute(
+            "SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l JOIN nirs_store.holders h "
+            "ON (l.classid::bigint << 32 | l.objid::bigint) = h.lock_key WHERE h.holder = %s",
+            [holder],
+        )
+
+
+def test_a_store_that_was_taken_for_dead_goes_on_where_it_has_lost_nothing(
+    machine: Any, database: str
+) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, pipeline_id = begin(one)
+    chain_id = chain_of(one, pipeline_id, save(one))
+    one.flush()
+    put_to_sleep(one, database)
+    assert one._engine.session_id not in other._engine.claims.living()
+    collect(other)
+    one.log_step(pipeline_id, 0, "x", "start")
+    one.flush()
+    assert other.get_pipeline_log(pipeline_id)["event"].to_list() == ["start"]
+    assert one._engine.session_id in other._engine.claims.living()
+    # Its new claims hold as the old ones did.
+    other.delete_run(run_id, now=True)
+    _, pipeline_id = begin(one, "again")
+    one.flush()
+    with one.transaction():
+        chain_id = chain_of(one, pipeline_id, save(one))
+        assert collect(other) == 0
+    np.testing.assert_array_equal(other.replay_chain(chain_id, X), model().predict(X))
+
+
+def test_a_store_that_was_taken_for_dead_never_refers_to_what_was_given_up(
+    machine: Any, database: str
+) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = recorded(one)
+    _, pipeline_id = begin(one, "asleep")
+    one.flush()
+    before = other.list_runs().height
+
+    def sleep_in_between() -> None:
+        with one.transaction():
+            # Found in its place, so nothing is written.
+            chain_of(one, pipeline_id, save(one))
+            put_to_sleep(one, database)
+            # No living store claims it, and nothing refers to it any more.
+            other.delete_run(run_id, now=True)
+            collect(other)
+
+    with pytest.raises(SessionEnded):
+        sleep_in_between()
+    one._engine.abort()
+    assert blobs(other) == []
+    assert other.list_runs().height == before - 1
+    assert other.get_chains_for_pipeline(pipeline_id).is_empty()

@@ -1,0 +1,383 @@
+"""What breaks between the computers: connections, servers, processes, replicas; nothing acknowledged is lost or doubled."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from storekit import ROOT, begin, whole_pipeline
+
+from nirs_store.db import database as database_module
+from nirs_store.db.delta import digests
+from nirs_store.errors import InvalidInput, NirsStoreError, ReplicaRefused, SharedStoreUnreachable, StoreBusy
+from nirs_store.shared import pgschema
+from nirs_store.store import WorkspaceStore
+
+
+class Cutting:
+    """A wire to the server that can be cut in the moment after a statement has reached it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.cut_after: bytes | None = None
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._port))
+            for source, target, sends in ((client, server, True), (server, client, False)):
+                threading.Thread(target=self._pass_on, args=(source, target, sends), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, sends: bool) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                wanted = self.cut_after
+                target.sendall(data)
+                if sends and wanted is not None and wanted in data:
+                    # The server gets it and does it; nobody hears of that.
+                    self.cut_after = None
+                    self.cuts += 1
+                    return
+        except OSError:
+            pass
+        finally:
+            for end in (source, target):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def wire(server: Any) -> Iterator[Cutting]:
+    made = Cutting(server.port)
+    yield made
+    made.close()
+
+
+def through(database: str, wire: Cutting, folder: Path) -> str:
+    host, _, rest = database.partition("127.0.0.1:")
+    return f"{host}127.0.0.1:{wire.port}/{rest.partition('/')[2]}?workspace=corn&replica={folder}&patience=20"
+
+
+def test_a_commit_whose_answer_was_lost_is_made_once(
+    machine: Any, database: str, wire: Cutting, tmp_path: Path
+) -> None:
+    other = machine("other")
+    with WorkspaceStore(through(database, wire, tmp_path / "cut")) as store:
+        for number in range(3):
+            store.begin_run(f"before {number}", {}, [])
+            wire.cut_after = b"nirs_store.append"
+            store.begin_run(f"cut {number}", {}, [])
+        store.flush()
+    assert wire.cuts == 3
+    assert other.list_runs().height == 6
+    with psycopg.connect(database) as con:
+        assert con.execute("SELECT count(*) - count(DISTINCT txid) FROM nirs_store.log").fetchone() == (0,)
+
+
+def test_a_change_whose_answer_was_lost_is_made_once_and_said_to_be_made(
+    machine: Any, database: str, wire: Cutting, tmp_path: Path
+) -> None:
+    other = machine("other")
+    run_id, _ = begin(other)
+    other.flush()
+    with WorkspaceStore(through(database, wire, tmp_path / "cut")) as store:
+        wire.cut_after = b"COMMIT"
+        store.retention.pin(run_id, "the paper")
+        assert wire.cuts == 1
+        assert store.retention.pins()["reason"].to_list() == ["the paper"]
+        assert other.retention.pins()["reason"].to_list() == ["the paper"]
+        expected = store._engine.query(digests)
+    assert other._engine.query(digests) == expected
+
+
+def test_recording_waits_for_a_server_that_comes_back(machine: Any, server: Any) -> None:
+    one = machine("one")
+    one.begin_run("before", {}, [])
+    server.stop()
+    back = threading.Timer(1.0, server.start)
+    back.start()
+    one.begin_run("meanwhile", {}, [])
+    back.join()
+    assert machine("other").list_runs()["name"].sort().to_list() == ["before", "meanwhile"]
+
+
+def test_what_a_server_that_is_away_leaves_undone_is_kept_and_said(
+    database: str, server: Any, machine: Any
+) -> None:
+    one = machine("one", "&patience=0")
+    one.begin_run("before", {}, [])
+    server.stop()
+    try:
+        with pytest.raises(SharedStoreUnreachable, match="kept in memory"):
+            one.begin_run("meanwhile", {}, [])
+        with pytest.raises(SharedStoreUnreachable):
+            one.list_runs()
+    finally:
+        server.start()
+    assert one.list_runs()["name"].sort().to_list() == ["before", "meanwhile"]
+
+
+_WRITER = """
+import sys
+sys.path.insert(0, {kit!r})
+from storekit import whole_pipeline
+from nirs_store.shared import pgschema
+from nirs_store.store import WorkspaceStore
+store = WorkspaceStore({place!r})
+run_id = store.begin_run("r", {{}}, [])
+while True:
+    print(whole_pipeline(store, run_id), flush=True)
+    store.list_runs()
+"""
+
+
+def test_a_computer_that_dies_loses_nothing_that_was_acknowledged(
+    machine: Any, database: str, tmp_path: Path
+) -> None:
+    other = machine("other")
+    place = f"{database}?workspace=corn&replica={tmp_path / 'killed'}"
+    code = _WRITER.format(kit=str(ROOT / "tests" / "kit"), place=place)
+    said: list[str] = []
+    for wanted in (1, 3):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line.strip())
+                if len(said) >= wanted:
+                    process.send_signal(signal.SIGKILL)
+    found = other.list_pipelines()
+    done = set(found.filter(found["status"] == "completed")["pipeline_id"])
+    assert set(said) <= done
+    assert found["pipeline_id"].is_unique().all()
+    with WorkspaceStore(place) as again:
+        assert again._engine.query(digests) == other._engine.query(digests)
+
+
+def test_a_change_that_others_have_is_made_though_this_catalog_could_not_write_it(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import duckdb
+
+    one, other = machine("one"), machine("other")
+    run_id, _ = begin(one)
+    real = database_module.interruptible
+
+    class Full:
+        def __init__(self, con: Any) -> None:
+            self._con = con
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._con, name)
+
+        def execute(self, sql: Any, params: Any = None) -> Any:
+            change = one._engine.journal._change
+            if sql == "COMMIT" and change is not None and change.committed:
+                raise duckdb.IOException("No space left on device")
+            return self._con.execute(sql, params)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database_module, "interruptible", lambda con, work: real(con, lambda c: work(Full(c))))
+        one.retention.pin(run_id, "the paper")
+    assert other.retention.pins()["reason"].to_list() == ["the paper"]
+    assert one.retention.pins()["reason"].to_list() == ["the paper"]
+    assert one._engine.query(digests) == other._engine.query(digests)
+
+
+# -- replicas that are not what they should be -----------------------------------------------------
+
+
+def test_a_server_that_was_restored_from_an_older_state_is_noticed(machine: Any, database: str) -> None:
+    one, other = machine("one"), machine("other")
+    for number in range(4):
+        one.begin_run(str(number), {}, [])
+    assert other.list_runs().height == 4
+    for store in (one, other):
+        store.close()
+    with psycopg.connect(database, autocommit=True) as con:
+        con.execute("DELETE FROM nirs_store.log WHERE n > 2")
+        con.execute("UPDATE nirs_store.workspaces SET head = 2")
+    with pytest.raises(ReplicaRefused, match="restored from an older state"):
+        machine("other").list_runs()
+    # Another computer goes on, until the number is the same and the commit is not.
+    new = machine("new")
+    for number in range(4):
+        new.begin_run(f"new {number}", {}, [])
+    with pytest.raises(ReplicaRefused, match="another there"):
+        machine("other").list_runs()
+    assert new.list_runs().height == 6
+
+
+def test_an_old_copy_of_a_replica_catches_up_and_a_deleted_one_is_made_again(
+    machine: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    one, other = machine("one"), machine("other")
+    one.begin_run("first", {}, [])
+    other.list_runs()
+    place = other._engine.layout.root
+    other.close()
+    copy = tmp_path_factory.mktemp("copy") / "replica"
+    shutil.copytree(place, copy)
+    other = machine("other")
+    one.begin_run("second", {}, [])
+    assert other.list_runs().height == 2
+    other.close()
+    shutil.rmtree(place)
+    shutil.copytree(copy, place)
+    assert machine("other").list_runs().height == 2
+    machine("other").close()
+    shutil.rmtree(place)
+    assert machine("other").list_runs().height == 2
+
+
+def test_a_folder_with_something_else_in_it_is_never_taken_for_a_replica(
+    machine: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("years of work")
+    with pytest.raises(ReplicaRefused, match="not empty"):
+        machine("one", f"&replica={folder}")
+    WorkspaceStore(tmp_path / "own").close()
+    with pytest.raises(ReplicaRefused, match="not empty"):
+        machine("one", f"&replica={tmp_path / 'own'}")
+    assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
+
+
+def test_a_replica_is_not_written_as_a_workspace_of_its_own(machine: Any) -> None:
+    one = machine("one")
+    place = one._engine.layout.root
+    with pytest.raises(NirsStoreError, match="is a replica of a shared workspace"):
+        WorkspaceStore(place)
+
+
+def test_recording_in_the_middle_of_a_change_is_refused_and_does_not_wait_for_itself(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    begin(one)
+    one.flush()
+    other.flush()
+
+    def work(con: Any) -> None:
+        with one._engine.recording(commit=True) as buffer:
+            buffer.add("runs", {"run_id": "r", "name": "n", "status": "running"})
+
+    with pytest.raises(StoreBusy, match="wait for itself"):
+        one._engine.change(work)
+    one._engine.abort()
+    assert other.list_runs().height == 1
+
+
+def test_a_change_of_a_process_that_is_stopped_ends_and_one_that_works_for_long_does_not(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nirs_store.shared import log as log_module
+
+    one, other = machine("one"), machine("other")
+    begin(one)
+    one.flush()
+    before = one._engine.query(digests)
+    over = threading.Event()
+
+    def work(con: Any) -> None:
+        con.execute("DELETE FROM runs")
+        over.wait(1.0)
+
+    monkeypatch.setattr(log_module, "_STOPPED_AFTER", "200ms")
+    with pytest.raises(SharedStoreUnreachable):
+        one._engine.change(work)
+    assert one._engine.query(digests) == other._engine.query(digests) == before
+    monkeypatch.setattr(log_module, "_PING", 0.05)
+    one._engine.change(work)
+    assert other.list_runs().is_empty()
+
+
+def test_a_pooler_and_a_standby_are_refused(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda info: 1))
+        with pytest.raises(InvalidInput, match="pooler of connections"):
+            machine("one")
+        machine("one", "&pooler=session").begin_run("a pooler that keeps a connection per client", {}, [])
+
+
+def test_a_clock_that_is_wrong_by_a_day_is_said_and_changes_no_order(
+    machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nirs_store import ids
+    from nirs_store.shared import pg
+
+    one = machine("one")
+    run_id, _ = begin(one)
+    one.flush()
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pg, "datetime", Tomorrow)
+        patch.setattr(ids, "datetime", Tomorrow)
+        with pytest.warns(UserWarning, match="86400 s ahead of"):
+            ahead = machine("ahead")
+        pipeline_id = ahead.begin_pipeline(run_id, "tomorrow", {}, [], "corn", "hash")
+        ahead.flush()
+    # A failed run ends what earlier commits began, whatever their clocks said.
+    one.fail_run(run_id, "stopped")
+    found = ahead.get_pipeline(pipeline_id)
+    assert found is not None
+    assert found["status"] == "failed"
+    rows = one._engine.query(digests)
+    assert ahead._engine.query(digests) == rows
+
+
+def test_more_stores_than_the_server_has_connections_wait_for_each_other(
+    machine: Any, server: Any, database: str
+) -> None:
+    one = machine("one")
+    run_id, _ = begin(one)
+    one.flush()
+    with psycopg.connect(server.url("postgres"), autocommit=True) as con:
+        con.execute(f'ALTER DATABASE "{database.rpartition("/")[2]}" CONNECTION LIMIT 6')
+        con.execute("CREATE ROLE many LOGIN")
+    with psycopg.connect(database, autocommit=True) as con:
+        pgschema.grant(con, "many", "writer")
+    place = database.replace("lab@", "many@")
+    folder = one._engine.layout.root.parent
+
+    def work(number: int) -> None:
+        with WorkspaceStore(
+            f"{place}?workspace=corn&replica={folder / f'many{number}'}", retention=False
+        ) as store:
+            whole_pipeline(store, run_id, str(number), n=1)
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(work, range(12)))
+    assert one.list_pipelines().height == 13
+
+
+def test_a_wrong_password_or_database_is_said_at_once(database: str, server: Any) -> None:
+    for place in (server.url("nowhere"), database.replace("lab@", "nobody@")):
+        with pytest.raises(SharedStoreUnreachable, match="does not exist"):
+            WorkspaceStore(f"{place}?workspace=corn&patience=1000", create=False, lock_timeout=1000)

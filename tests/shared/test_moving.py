@@ -1,0 +1,94 @@
+"""A folder becomes a shared workspace, and a shared one a folder, with every row and every blob."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from storekit import Y_TRUE, begin, chain_of, whole_pipeline
+
+from nirs_store.db.delta import digests
+from nirs_store.errors import NotAWorkspace, OverwriteRefused, StoreBusy
+from nirs_store.shared import moving
+from nirs_store.shared.address import Address, parse
+from nirs_store.store import WorkspaceStore
+
+X = np.arange(12.0).reshape(4, 3) ** 1.5
+
+
+@pytest.fixture
+def address(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Address:
+    monkeypatch.setenv("NIRS_STORE_REPLICAS", str(tmp_path / "replicas"))
+    return parse(f"{database}?workspace=corn", blobs=(tmp_path / "lab").as_uri())
+
+
+def fill(store: WorkspaceStore) -> tuple[str, Any]:
+    """Record something of every kind; returns a chain, and what it predicts."""
+    from sklearn.linear_model import LinearRegression
+
+    model = LinearRegression().fit(X, Y_TRUE)
+    run_id, pipeline_id = begin(store)
+    artifact_id = store.save_artifact(model, "sklearn.linear_model.LinearRegression", "model", "joblib")
+    chain_id = chain_of(store, pipeline_id, artifact_id)
+    gone, _ = begin(store, "gone")
+    whole_pipeline(store, gone)
+    store.delete_run(gone)
+    whole_pipeline(store, run_id)
+    store.files.put(b"text", "notes", type="text_raw")
+    store.audit.guard.forbid(keys=["patient"])
+    return chain_id, model.predict(X)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_folder_is_shared_and_cloned_with_the_same_rows_and_blobs(
+    folder: Path,
+    address: Address,
+    database: str,
+    tmp_path: Path,
+    interrupted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with WorkspaceStore(folder) as store:
+        chain_id, expected = fill(store)
+        rows = store._engine.query(digests)
+    monkeypatch.setattr(moving, "_ROWS", 2)
+    if interrupted:
+        with monkeypatch.context() as patch:
+            patch.setattr(moving, "_compare", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                moving.share(folder, address)
+        with pytest.raises(NotAWorkspace):
+            WorkspaceStore(f"{database}?workspace=corn", create=False)
+        WorkspaceStore(folder).close()
+    assert moving.share(folder, address, dry_run=True).dry_run
+    assert moving.share(folder, address).blobs > 0
+    with pytest.raises(NotAWorkspace, match="was shared"):
+        WorkspaceStore(folder)
+    with WorkspaceStore(f"{database}?workspace=corn") as shared:
+        found = shared._engine.query(digests)
+        assert {name for name in rows if rows[name] != found[name]} <= {"sessions"}
+        np.testing.assert_array_equal(shared.replay_chain(chain_id, X), expected)
+        shared.begin_run("later", {}, [])
+        shared.flush()
+    clone = tmp_path / "clone"
+    moving.clone(address, clone)
+    with WorkspaceStore(clone) as own:
+        np.testing.assert_array_equal(own.replay_chain(chain_id, X), expected)
+        assert own.check(read_data=True).errors == ()
+        assert "later" in own.list_runs()["name"].to_list()
+        own.begin_run("offline", {}, [])
+        own.delete_run(own.get_run("later")["run_id"], now=True)  # type: ignore[index]
+
+
+def test_what_is_in_use_or_taken_is_not_shared(folder: Path, address: Address, tmp_path: Path) -> None:
+    with WorkspaceStore(folder) as store:
+        fill(store)
+        with pytest.raises(StoreBusy, match="are recording"):
+            moving.share(folder, address)
+    moving.share(folder, address)
+    other = tmp_path / "other"
+    WorkspaceStore(other).close()
+    with pytest.raises(OverwriteRefused, match="name is taken"):
+        moving.share(other, address)

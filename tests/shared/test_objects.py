@@ -1,0 +1,64 @@
+"""Blobs and large commits of a shared workspace in an S3 server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from storekit import Y_TRUE, begin, chain_of
+
+from nirs_store.db.layout import Layout
+from nirs_store.errors import SharedStoreUnreachable
+from nirs_store.shared.objects import backend_of
+from nirs_store.store import WorkspaceStore
+
+obstore = pytest.importorskip("obstore", reason="the extra nirs-store[shared] is not installed")
+X = np.arange(12.0).reshape(4, 3) ** 1.5
+
+
+def fitted(store: WorkspaceStore) -> tuple[str, str, Any]:
+    """Run and chain of a fitted model, committed; and what it predicts."""
+    from sklearn.linear_model import LinearRegression
+
+    model = LinearRegression().fit(X, Y_TRUE)
+    run_id, pipeline_id = begin(store)
+    artifact_id = store.save_artifact(model, "sklearn.linear_model.LinearRegression", "model", "joblib")
+    chain_id = chain_of(store, pipeline_id, artifact_id)
+    store.complete_pipeline(pipeline_id, 0.5, None, "rmse", 1)
+    return run_id, chain_id, model.predict(X)
+
+
+def test_computers_share_blobs_and_large_commits_through_a_bucket(machine: Any, bucket: str) -> None:
+    one, other = machine("one", blobs=bucket), machine("other", blobs=bucket)
+    _, chain_id, expected = fitted(one)
+    _, pipeline_id = begin(one, "large")
+    large = np.random.default_rng(0).normal(size=60_000)
+    prediction_id = one.save_prediction(
+        pipeline_id, None, "corn", "m", "c", "f", "val", 1.0, None, None, "rmse", "regression", 4, 4, {}, {}, None,
+        None, 0, 0.0,
+    )  # fmt: skip
+    one.save_prediction_arrays(prediction_id, large, large)
+    one.flush()
+    np.testing.assert_array_equal(other.replay_chain(chain_id, X), expected)
+    found = other.get_prediction(prediction_id, load_arrays=True)
+    assert found is not None
+    np.testing.assert_array_equal(found["y_pred"], large)
+
+
+def test_a_large_commit_that_was_altered_in_the_bucket_is_not_applied(
+    machine: Any, bucket: str, tmp_path: Path
+) -> None:
+    one, other = machine("one", blobs=bucket), machine("other", blobs=bucket)
+    one.begin_run("large", {"text": "x" * 400_000}, [])
+    backend: Any = backend_of(bucket, Layout(tmp_path / "look"))
+    (key,) = backend.list("commits/")
+    body = bytearray(obstore.get(backend._bucket._store(), key).bytes())
+    body[len(body) // 2] ^= 1
+    obstore.put(backend._bucket._store(), key, bytes(body))
+    with pytest.raises(SharedStoreUnreachable, match="SHA-256"):
+        other.list_runs()
+    body[len(body) // 2] ^= 1
+    obstore.put(backend._bucket._store(), key, bytes(body))
+    assert other.list_runs()["name"].to_list() == ["large"]

@@ -1,0 +1,126 @@
+"""Two computers with one workspace: what one records, the other answers and replays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from storekit import Y_TRUE, begin, chain_of, predict, whole_pipeline
+
+from nirs_store.db.delta import digests
+from nirs_store.errors import ForbiddenContent
+from nirs_store.store import WorkspaceStore
+
+
+def rows_of(store: WorkspaceStore) -> dict[str, str]:
+    """Digests of the tables of a store's replica, after it has asked for the head."""
+    return store._engine.query(digests)
+
+
+def test_a_question_sees_what_another_computer_has_recorded(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = begin(one)
+    whole_pipeline(one, run_id)
+    one.flush()
+    assert other.list_runs()["run_id"].to_list() == [run_id]
+    other.fail_run(run_id, "stopped")
+    run = one.get_run(run_id)
+    assert run is not None
+    assert (run["status"], run["error"]) == ("failed", "stopped")
+    assert rows_of(one) == rows_of(other)
+
+
+def test_a_chain_is_replayed_where_it_was_not_fitted(machine: Any) -> None:
+    from sklearn.linear_model import LinearRegression
+
+    one, other = machine("one"), machine("other")
+    X = np.arange(12.0).reshape(4, 3) ** 1.5
+    model = LinearRegression().fit(X, Y_TRUE)
+    _, pipeline_id = begin(one)
+    artifact_id = one.save_artifact(model, "sklearn.linear_model.LinearRegression", "model", "joblib")
+    chain_id = chain_of(one, pipeline_id, artifact_id)
+    one.flush()
+    np.testing.assert_array_equal(other.replay_chain(chain_id, X), model.predict(X))
+
+
+# -- direct changes --------------------------------------------------------------------------------
+
+
+def delete(store: WorkspaceStore, run_id: str) -> None:
+    store.delete_run(run_id)
+
+
+def delete_for_good(store: WorkspaceStore, run_id: str) -> None:
+    store.delete_run(run_id, now=True)
+
+
+def delete_and_bring_back(store: WorkspaceStore, run_id: str) -> None:
+    store.delete_run(run_id)
+    store.trash.restore(run_id)
+
+
+def keep_files(store: WorkspaceStore, run_id: str) -> None:
+    store.files.put(b"first", "notes", type="text_raw")
+    store.files.put(b"second", "notes", type="text_raw")
+    store.files.set_alias("notes", "stable", 1)
+    store.files.delete("notes", version=2)
+
+
+def guard_and_pin(store: WorkspaceStore, run_id: str) -> None:
+    store.audit.guard.forbid(keys=["patient"])
+    store.retention.pin(run_id, "the paper")
+
+
+def keep_spectra(store: WorkspaceStore, run_id: str) -> None:
+    store.datasets.add("corn", np.arange(40.0).reshape(4, 10), references={"protein": Y_TRUE})
+
+
+def evaluate(store: WorkspaceStore, run_id: str) -> None:
+    store.evaluations.record("model", "suite", {"rmse": 0.5})
+    store.evaluations.record("other", "suite", {"rmse": 0.25})
+
+
+CHANGES = (delete, delete_for_good, delete_and_bring_back, keep_files, guard_and_pin, keep_spectra, evaluate)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_direct_change_reaches_every_replica_as_it_was_made(machine: Any, change: Any) -> None:
+    one, other = machine("one"), machine("other")
+    run_id, _ = begin(one)
+    whole_pipeline(one, run_id)
+    kept, pipeline_id = begin(other, "kept")
+    predict(other, pipeline_id)
+    change(other, run_id)
+    before = rows_of(other)
+    assert rows_of(one) == before
+    assert kept in one.list_runs()["run_id"].to_list()
+    # A new computer goes the whole way by itself.
+    assert rows_of(machine("new")) == before
+
+
+def test_a_change_that_fails_is_made_nowhere(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    begin(one)
+    before = rows_of(one)
+
+    def work(con: Any) -> None:
+        con.execute("DELETE FROM runs")
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        one._engine.change(work)
+    assert rows_of(one) == rows_of(other) == before
+
+
+def test_a_guard_that_another_computer_set_binds_one_that_only_records(machine: Any) -> None:
+    one, other = machine("one"), machine("other")
+    begin(one)
+    one.flush()
+    other.audit.guard.forbid(keys=["patient"])
+    other.flush()
+    # What the background thread does by itself each second.
+    one._engine._next_look = 0.0
+    one._engine.keep()
+    with pytest.raises(ForbiddenContent):
+        one.begin_run("next", {"patient": "Ann"}, [])

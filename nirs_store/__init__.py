@@ -8,8 +8,9 @@ Names are loaded when they are first used, so that ``import nirs_store`` costs n
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from nirs_store.lazy import imported_from
 
 if TYPE_CHECKING:
     from nirs_store.backup.backup import restore_backup
@@ -68,44 +69,33 @@ __all__ = [
     "restore_backup",
 ]
 
-_HOME = {
-    "ArtifactLoader": "nirs_store.registry",
-    "ArtifactRegistry": "nirs_store.registry",
-    "BranchRecorder": "nirs_store.recording",
-    "Bundle": "nirs_store.bundle.reader",
-    "ChainBuilder": "nirs_store.chains.trace",
-    "CrossValidationResult": "nirs_store.recording",
-    "ExecutionStep": "nirs_store.chains.trace",
-    "ExecutionTrace": "nirs_store.chains.trace",
-    "KennardStoneSplit": "nirs_store.selection",
-    "MigrationReport": "nirs_store.migration",
-    "NirsStoreError": "nirs_store.errors",
-    "PipelineLibrary": "nirs_store.library",
-    "Spectra": "nirs_store.reading",
-    "StepArtifacts": "nirs_store.chains.trace",
-    "WorkspaceStore": "nirs_store.store",
-    "WorkspaceStoreProtocol": "nirs_store.protocol",
-    "capture_environment": "nirs_store.records.runs",
-    "kennard_stone": "nirs_store.selection",
-    "load_bundle": "nirs_store.bundle.reader",
-    "load_tecator": "nirs_store.datasets",
-    "migrate_nirs4all": "nirs_store.migration",
-    "read_spectra": "nirs_store.reading",
-    "record_cross_validation": "nirs_store.recording",
-    "optuna_callback": "nirs_store.screening",
-    "record_search": "nirs_store.screening",
-    "record_stacking": "nirs_store.recording",
-    "replay_chain": "nirs_store.chains.replay",
-    "restore_backup": "nirs_store.backup.backup",
-}
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = imported_from(
+    __name__,
+    {
+        "nirs_store.backup.backup": ("restore_backup",),
+        "nirs_store.bundle.reader": ("Bundle", "load_bundle"),
+        "nirs_store.chains.replay": ("replay_chain",),
+        "nirs_store.chains.trace": ("ChainBuilder", "ExecutionStep", "ExecutionTrace", "StepArtifacts"),
+        "nirs_store.datasets": ("load_tecator",),
+        "nirs_store.errors": ("NirsStoreError",),
+        "nirs_store.library": ("PipelineLibrary",),
+        "nirs_store.migration": ("MigrationReport", "migrate_nirs4all"),
+        "nirs_store.protocol": ("WorkspaceStoreProtocol",),
+        "nirs_store.reading": ("Spectra", "read_spectra"),
+        "nirs_store.recording": (
+            "BranchRecorder",
+            "CrossValidationResult",
+            "record_cross_validation",
+            "record_stacking",
+        ),
+        "nirs_store.records.runs": ("capture_environment",),
+        "nirs_store.registry": ("ArtifactLoader", "ArtifactRegistry"),
+        "nirs_store.screening": ("optuna_callback", "record_search"),
+        "nirs_store.selection": ("KennardStoneSplit", "kennard_stone"),
+        "nirs_store.store": ("WorkspaceStore",),
+    },
+)
 
 
 def __dir__() -> list[str]:

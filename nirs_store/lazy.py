@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-__all__ = ["call_in_children", "hold_while_forking", "later", "polars", "with_room"]
+__all__ = ["call_in_children", "hold_while_forking", "imported_from", "later", "polars", "with_room"]
 
 
 # -- Locks of this process's memory, and what becomes of them when it forks.
@@ -71,6 +71,20 @@ class _Later(ModuleType):
 def later(name: str) -> ModuleType:
     """Stand for a module by its full name; an `ImportError` comes with the first question."""
     return _Later(name)
+
+
+def imported_from(module: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module that imports names from their homes when they are first used."""
+    home_of = {name: home for home, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(home_of[name]), name)
+        setattr(sys.modules[module], name, value)
+        return value
+
+    return get
 
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ found here. `ArtifactRegistry` records and finds, `ArtifactLoader` loads.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from nirs_store.lazy import imported_from
 
 if TYPE_CHECKING:
     from nirs_store.artifacts.graph import DependencyGraph
@@ -51,33 +52,32 @@ __all__ = [
     "parse_artifact_id",
 ]
 
-_HOME = {
-    "PATIENT_KEYS": "nirs_store.audit.guard",
-    "ArtifactLoader": "nirs_store.artifacts.loader",
-    "ArtifactRecord": "nirs_store.artifacts.types",
-    "ArtifactRegistry": "nirs_store.artifacts.registry",
-    "ArtifactType": "nirs_store.artifacts.types",
-    "ChainNode": "nirs_store.artifacts.types",
-    "DependencyGraph": "nirs_store.artifacts.graph",
-    "LRUCache": "nirs_store.artifacts.loader",
-    "MetaModelConfig": "nirs_store.artifacts.types",
-    "RetentionPolicy": "nirs_store.history.policy",
-    "keep_all": "nirs_store.history.policy",
-    "keep_champions": "nirs_store.history.policy",
-    "keep_recent": "nirs_store.history.policy",
-    "keep_top_k": "nirs_store.history.policy",
-    "limit": "nirs_store.history.policy",
-    "generate_artifact_id": "nirs_store.artifacts.types",
-    "parse_artifact_id": "nirs_store.artifacts.types",
-}
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = imported_from(
+    __name__,
+    {
+        "nirs_store.artifacts.graph": ("DependencyGraph",),
+        "nirs_store.artifacts.loader": ("ArtifactLoader", "LRUCache"),
+        "nirs_store.artifacts.registry": ("ArtifactRegistry",),
+        "nirs_store.artifacts.types": (
+            "ArtifactRecord",
+            "ArtifactType",
+            "ChainNode",
+            "MetaModelConfig",
+            "generate_artifact_id",
+            "parse_artifact_id",
+        ),
+        "nirs_store.audit.guard": ("PATIENT_KEYS",),
+        "nirs_store.history.policy": (
+            "RetentionPolicy",
+            "keep_all",
+            "keep_champions",
+            "keep_recent",
+            "keep_top_k",
+            "limit",
+        ),
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -35,6 +35,7 @@ from nirs_store.db.sql import number
 from nirs_store.db.table import column
 from nirs_store.errors import BlobCorrupt, InvalidInput, NirsStoreError, UnknownId
 from nirs_store.ids import new_id, utcnow
+from nirs_store.lazy import imported_from
 from nirs_store.records.notes import note
 from nirs_store.records.runs import environment
 from nirs_store.values import as_text
@@ -525,9 +526,5 @@ class _Hashed:
             )
 
 
-def __getattr__(name: str) -> Any:
-    if name == "RestoredArchive":  # its old home: pickles name it
-        from nirs_store.backup.incoming import RestoredArchive
-
-        return RestoredArchive
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Its old home: pickles name it.
+__getattr__ = imported_from(__name__, {"nirs_store.backup.incoming": ("RestoredArchive",)})

@@ -7,8 +7,9 @@ that nirs4all wrote.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from nirs_store.lazy import imported_from
 
 if TYPE_CHECKING:
     from nirs_store.bundle.container import Limits
@@ -31,26 +32,18 @@ __all__ = [
     "load_bundle",
 ]
 
-_HOME = {
-    "Bundle": "nirs_store.bundle.reader",
-    "BundleRecord": "nirs_store.bundle.manifest",
-    "ChainSource": "nirs_store.bundle.pack",
-    "Inspection": "nirs_store.bundle.reader",
-    "Limits": "nirs_store.bundle.container",
-    "Manifest": "nirs_store.bundle.manifest",
-    "export_chain": "nirs_store.bundle.writer",
-    "export_script": "nirs_store.bundle.script",
-    "inspect_bundle": "nirs_store.bundle.reader",
-    "load_bundle": "nirs_store.bundle.reader",
-}
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = imported_from(
+    __name__,
+    {
+        "nirs_store.bundle.container": ("Limits",),
+        "nirs_store.bundle.manifest": ("BundleRecord", "Manifest"),
+        "nirs_store.bundle.pack": ("ChainSource",),
+        "nirs_store.bundle.reader": ("Bundle", "Inspection", "inspect_bundle", "load_bundle"),
+        "nirs_store.bundle.script": ("export_script",),
+        "nirs_store.bundle.writer": ("export_chain",),
+    },
+)
 
 
 def __dir__() -> list[str]:

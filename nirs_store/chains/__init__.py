@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from nirs_store.lazy import imported_from
 
 if TYPE_CHECKING:
     from nirs_store.chains.folds import chain_artifact_ids, fold_key
@@ -31,28 +32,17 @@ __all__ = [
     "replay_chain",
 ]
 
-_HOME = {
-    "ChainBuilder": "nirs_store.chains.trace",
-    "ChainPredictor": "nirs_store.chains.predictor",
-    "ExecutionStep": "nirs_store.chains.trace",
-    "ExecutionTrace": "nirs_store.chains.trace",
-    "ReplayPlan": "nirs_store.chains.plan",
-    "StepArtifacts": "nirs_store.chains.trace",
-    "chain_artifact_ids": "nirs_store.chains.folds",
-    "fold_key": "nirs_store.chains.folds",
-    "predict": "nirs_store.chains.replay",
-    "predict_proba": "nirs_store.chains.replay",
-    "predicted_classes": "nirs_store.chains.replay",
-    "replay_chain": "nirs_store.chains.replay",
-}
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = imported_from(
+    __name__,
+    {
+        "nirs_store.chains.folds": ("chain_artifact_ids", "fold_key"),
+        "nirs_store.chains.plan": ("ReplayPlan",),
+        "nirs_store.chains.predictor": ("ChainPredictor",),
+        "nirs_store.chains.replay": ("predict", "predict_proba", "predicted_classes", "replay_chain"),
+        "nirs_store.chains.trace": ("ChainBuilder", "ExecutionStep", "ExecutionTrace", "StepArtifacts"),
+    },
+)
 
 
 def __dir__() -> list[str]:

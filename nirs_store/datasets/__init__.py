@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nirs_store.lazy import imported_from
 
 if TYPE_CHECKING:
     from nirs_store.datasets.api import Datasets
@@ -12,16 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DatasetDiff", "DatasetVersion", "Datasets", "Tecator", "load_tecator"]
 
-_HOME = {
-    "DatasetDiff": "version",
-    "DatasetVersion": "version",
-    "Datasets": "api",
-    "Tecator": "tecator",
-    "load_tecator": "tecator",
-}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = imported_from(
+    __name__,
+    {
+        "nirs_store.datasets.api": ("Datasets",),
+        "nirs_store.datasets.tecator": ("Tecator", "load_tecator"),
+        "nirs_store.datasets.version": ("DatasetDiff", "DatasetVersion"),
+    },
+)

@@ -21,6 +21,7 @@ from nirs_store.db.sql import number
 from nirs_store.db.table import column
 from nirs_store.errors import PathEscapes
 from nirs_store.ids import earlier, now_naive
+from nirs_store.lazy import imported_from
 from nirs_store.maintenance import trash
 from nirs_store.records.notes import note
 from nirs_store.values import GRACE_SECONDS, as_seconds
@@ -525,9 +526,5 @@ def vacuum(engine: Engine) -> tuple[int, int]:
     return sizes
 
 
-def __getattr__(name: str) -> Any:
-    if name == "RunDeletion":  # its old home: pickles name it
-        from nirs_store.maintenance.deletion import RunDeletion
-
-        return RunDeletion
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Its old home: pickles name it.
+__getattr__ = imported_from(__name__, {"nirs_store.maintenance.deletion": ("RunDeletion",)})

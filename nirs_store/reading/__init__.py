@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nirs_store.lazy import imported_from
 
 if TYPE_CHECKING:
     from nirs_store.reading.collect import read_spectra
@@ -14,19 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "Reader", "Source", "Spectra", "list_readers", "read_spectra", "spectra_from"]
 
-# Imported when first asked for: most of the package needs only the reading of cells.
-_HOMES = {
-    "Measured": "measured",
-    "Reader": "readers",
-    "list_readers": "readers",
-    "spectra_from": "single",
-    "Source": "spectra",
-    "Spectra": "spectra",
-    "read_spectra": "collect",
-}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = imported_from(
+    __name__,
+    {
+        "nirs_store.reading.collect": ("read_spectra",),
+        "nirs_store.reading.measured": ("Measured",),
+        "nirs_store.reading.readers": ("Reader", "list_readers"),
+        "nirs_store.reading.single": ("spectra_from",),
+        "nirs_store.reading.spectra": ("Source", "Spectra"),
+    },
+)

@@ -91,11 +91,11 @@ def _cell(value: object, digits: int) -> str:
     return f"<td{style}>{escape(cell_text(value, digits))}</td>"
 
 
-def field_table(fields: Mapping[str, Any], *, digits: int = 4) -> str:
+def field_table(fields: Mapping[str, Any]) -> str:
     """Build a table of names and values, one per row; None and empty values are left out."""
     rows = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'
-        f'<td style="text-align:left">{escape(cell_text(value, digits))}</td></tr>'
+        f'<td style="text-align:left">{escape(cell_text(value))}</td></tr>'
         for name, value in fields.items()
         if value is not None and value != ""
     )

@@ -1435,7 +1435,7 @@ class WorkspaceStore:
     def _uncorrected(self, chain_id: str, what: str) -> str:
         """Return the id of a chain; warn of a correction of the version that was named, which has no part in `what`."""
         use = replaying.use_of(self._engine, chain_id)
-        replaying.warn_uncorrected(use, what, stacklevel=4)
+        replaying.warn_uncorrected(use, what)
         return use.chain_id
 
     @whole_ids

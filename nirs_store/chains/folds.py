@@ -82,23 +82,21 @@ def normalise_folds(folds: Mapping[Any, Value] | None, where: str) -> dict[str, 
     return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
 
-def normalise_weights(
-    weights: Mapping[Any, Any] | None, where: str = "fold_weights"
-) -> dict[str, float] | None:
+def normalise_weights(weights: Mapping[Any, Any] | None) -> dict[str, float] | None:
     """Check the weights of a fold ensemble and spell their keys in one way."""
     # The values are kept as they are; `predict` divides by their sum.
     if weights is None:
         return None
-    named = normalise_folds(weights, where)
+    named = normalise_folds(weights, "fold_weights")
     for name, value in named.items():
         try:
             named[name] = float(value)
         except (TypeError, ValueError):
-            raise InvalidInput(f"{where}[{name!r}] must be a number, found {value!r}.") from None
+            raise InvalidInput(f"fold_weights[{name!r}] must be a number, found {value!r}.") from None
         if not math.isfinite(named[name]) or named[name] < 0:
-            raise InvalidInput(f"{where}[{name!r}] must be finite and at least 0, found {value!r}.")
+            raise InvalidInput(f"fold_weights[{name!r}] must be finite and at least 0, found {value!r}.")
     if named and not any(named.values()):
-        raise InvalidInput(f"{where}: all weights are 0; at least one fold must count.")
+        raise InvalidInput("fold_weights: all weights are 0; at least one fold must count.")
     return named or None
 
 

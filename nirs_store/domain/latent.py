@@ -176,7 +176,7 @@ def latent_of(model: Any, transformers: Sequence[Any] = (), calibration: ArrayLi
             len(scores),
         )
     if isinstance(last, PCA):
-        return _from_pca(PCA_STEP, last, whitened=bool(last.whiten))
+        return _from_pca(PCA_STEP, last)
     if calibration is None:
         raise InvalidInput(
             f"{type(model).__name__} has no latent variables: give the calibration spectra, so that a PCA of the "
@@ -234,7 +234,7 @@ def _all_components(centred: Floats) -> tuple[Floats, Floats]:
     return values, vectors
 
 
-def _from_pca(kind: str, pca: Any, *, whitened: bool = False) -> Latent:
+def _from_pca(kind: str, pca: Any) -> Latent:
     """Read the space of a fitted PCA; a whitened one has the same T2 and residuals."""
     axes = np.asarray(pca.components_, dtype=float).T
     return Latent(

@@ -61,6 +61,14 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def new_axes(width: float, height: float, *, dates: bool = False) -> tuple[Figure, Axes]:
+    """Return a figure of that size with one tidy pair of axes."""
+    figure = new_figure(width, height)
+    axes: Axes = figure.add_subplot()
+    tidy(axes, dates=dates)
+    return figure, axes
+
+
 def tidy(axes: Axes, *, dates: bool = False) -> None:
     """Take away what carries no information: two spines and heavy ticks; add a light grid."""
     # Ticks are written in full (``2e-06``): the exponent that matplotlib writes above an axis collides with the
@@ -117,6 +125,18 @@ def point_style(count: int, size: float = 22.0) -> dict[str, Any]:
     if count <= 300:
         return {"s": size, "edgecolors": "white", "linewidths": 0.5, "alpha": 0.9}
     return {"s": max(size * (300 / count) ** 0.5, 8.0), "linewidths": 0.0, "alpha": 0.55}
+
+
+def scatter_over(axes: Axes, x: Any, y: Any, over: NDArray[np.bool_], colour: str, words: str) -> None:
+    """Draw points; those beyond a limit have a colour of their own, and `words` in the legend."""
+    groups = (
+        (~over, COLOURS[colour], f"n = {int((~over).sum())}"),
+        (over, COLOURS["test"], f"{words}: {int(over.sum())}"),
+    )
+    for mask, shade, name in groups:
+        if mask.any():
+            style = point_style(int(mask.sum()), 24)
+            axes.scatter(x[mask], y[mask], color=shade, zorder=3, label=name, **style)
 
 
 def label(what: str, target: str = "", unit: str = "") -> str:

@@ -19,10 +19,10 @@ from nirs_store.plots._figure import (
     heading,
     legend_below,
     name_y,
+    new_axes,
     new_figure,
     score_label,
     side_labels,
-    tidy,
     vector,
 )
 
@@ -233,9 +233,7 @@ def errors_vs_components(
         raise InvalidInput(
             f"series: expected some of {', '.join(styles)}; found {', '.join(unknown) or 'none'}."
         )
-    figure = new_figure(6.8, 4.2)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(6.8, 4.2)
     for name, (numbers, values) in series.items():
         x, y = vector(f"{name}: numbers of latent variables", numbers), vector(f"{name}: values", values)
         if x.shape != y.shape:

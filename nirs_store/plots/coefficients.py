@@ -18,8 +18,7 @@ from nirs_store.plots._figure import (
     legend_below,
     name_wavelengths,
     name_y,
-    new_figure,
-    tidy,
+    new_axes,
     vector,
 )
 
@@ -77,9 +76,7 @@ def pls_coefficients(
         x = vector("wavelengths", wavelengths)
     if x.size != line.size:
         raise ShapeMismatch(f"{line.size} coefficients but {x.size} wavelengths.")
-    figure = new_figure(7.4, 3.8)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(7.4, 3.8)
     axes.axhline(0.0, color=COLOURS["line"], linewidth=0.8)
     if folds is not None:
         band = np.atleast_2d(np.asarray(folds, dtype=np.float64))

@@ -22,10 +22,9 @@ from nirs_store.plots._figure import (
     heading,
     legend_below,
     name_y,
-    new_figure,
+    new_axes,
     number,
     score_label,
-    tidy,
     vector,
 )
 
@@ -80,9 +79,7 @@ def rmsecv_vs_components(
     """
     if not series:
         raise InvalidInput("Nothing to draw: series must hold at least one curve.")
-    figure = new_figure(7.0, 4.4 + 0.1 * min(len(series), 60))
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(7.0, 4.4 + 0.1 * min(len(series), 60))
     all_numbers: set[int] = set()
     hollow = False
     for index, (name, (components, scores)) in enumerate(series.items()):
@@ -225,9 +222,7 @@ def component_choice(choice: ComponentChoice) -> Figure:
     table = choice.table
     numbers, rmsecv, se = (table[name].to_numpy() for name in ("components", "rmsecv", "se"))
     best = int(np.argmin(rmsecv))
-    figure = new_figure(7.0, 4.2)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(7.0, 4.2)
     bars: dict[str, Any] = {
         "color": COLOURS["cv"],
         "ecolor": COLOURS["faint"],

@@ -17,11 +17,10 @@ from nirs_store.plots._figure import (
     legend_below,
     name_points,
     name_y,
-    new_figure,
+    new_axes,
     number,
-    point_style,
+    scatter_over,
     short_dates,
-    tidy,
 )
 
 
@@ -164,9 +163,7 @@ def control_chart(
     values, middle, spread = (shown[name].to_numpy() for name in ("value", "center", "sep"))
     beyond = np.abs(values - middle) > 3 * spread
     out = ((shown["ewma"] > shown["ewma_high"]) | (shown["ewma"] < shown["ewma_low"])).to_numpy()
-    figure = new_figure(8.0, 4.4)
-    axes = figure.add_subplot()
-    tidy(axes, dates=dates)
+    figure, axes = new_axes(8.0, 4.4, dates=dates)
     line = COLOURS["line"]
     axes.plot(when, middle, color=line, linewidth=0.9, drawstyle="steps-post")
     limits: tuple[tuple[int, Any, float], ...] = ((2, "dotted", 0.9), (3, DASHES, 1.1))
@@ -194,19 +191,7 @@ def control_chart(
         step="post",
         label="limits of the EWMA",
     )
-    for mask, colour, words in (
-        (~beyond, COLOURS["calibration"], f"n = {int((~beyond).sum())}"),
-        (beyond, COLOURS["test"], f"beyond 3 SEP: {int(beyond.sum())}"),
-    ):
-        if mask.any():
-            axes.scatter(
-                when[mask],
-                values[mask],
-                color=colour,
-                zorder=3,
-                label=words,
-                **point_style(int(mask.sum()), 24),
-            )
+    scatter_over(axes, when, values, beyond, "calibration", "beyond 3 SEP")
     ewma = shown["ewma"].to_numpy()
     words = f"EWMA, λ = {shown['lam'][-1]:g}" if "lam" in shown.columns else "EWMA"
     axes.plot(when, ewma, color=COLOURS["cv"], linewidth=1.5, zorder=4, label=words)

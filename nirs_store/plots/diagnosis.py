@@ -25,9 +25,9 @@ from nirs_store.plots._figure import (
     name_points,
     name_wavelengths,
     name_y,
-    new_figure,
+    new_axes,
     point_style,
-    tidy,
+    scatter_over,
 )
 
 if TYPE_CHECKING:
@@ -125,9 +125,7 @@ def scores(diagnosis: diagnosing.Diagnosis, components: tuple[int, int] = (1, 2)
     centre, spread = diagnosis.score_center_and_spread(a, b)
     reach = float(np.sqrt(t2_limit(diagnosis.n_calibration, 2, diagnosis.limits["alpha"])))
     outside = (((np.column_stack([x, y]) - centre) / spread) ** 2).sum(axis=1) > reach**2
-    figure = new_figure(6.6, 5.2)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(6.6, 5.2)
     style = point_style(x.size, 24)
     measured = samples["measured"].to_numpy() if "measured" in samples.columns else np.full(x.size, np.nan)
     known = np.isfinite(measured)
@@ -219,9 +217,7 @@ def explained_variance(diagnosis: diagnosing.Diagnosis) -> Figure:
         matplotlib is not installed.
     """
     frame = diagnosis.explained
-    figure = new_figure(6.0, 3.8)
-    axes = figure.add_subplot()
-    tidy(axes)
+    _, axes = new_axes(6.0, 3.8)
     for name, colour in (("x", COLOURS["cv"]), ("y", COLOURS["test"])):
         words = "X" if name == "x" else diagnosis.target or "y"
         axes.plot(
@@ -260,9 +256,7 @@ def normal_residuals(diagnosis: diagnosing.Diagnosis) -> Figure:
     residual = known["residual"].to_numpy()
     order = np.argsort(residual, kind="stable")
     quantiles = norm.ppf((np.arange(1, residual.size + 1) - 0.375) / (residual.size + 0.25))
-    figure = new_figure(5.6, 4.4)
-    axes = figure.add_subplot()
-    tidy(axes)
+    _, axes = new_axes(5.6, 4.4)
     spread = residual.std(ddof=1)
     axes.plot(
         quantiles, residual.mean() + spread * quantiles, color=COLOURS["line"], linestyle=DASHES, linewidth=1
@@ -289,9 +283,7 @@ def permutation(test: diagnosing.PermutationTest, *, unit: str = "", title: str 
     InvalidInput
         matplotlib is not installed.
     """
-    figure = new_figure(6.0, 3.8)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(6.0, 3.8)
     bins = int(np.clip(np.sqrt(test.permuted.size) * 1.6, 5, 40))
     words = f"{test.permuted.size} shuffled"
     axes.hist(test.permuted, bins=bins, color=COLOURS["calibration"], alpha=0.7, label=words)
@@ -314,22 +306,8 @@ def _studentised(diagnosis: diagnosing.Diagnosis) -> Floats:
 
 
 def _cloud(x: Floats, y: Floats, over: NDArray[np.bool_]) -> Axes:
-    figure = new_figure(6.4, 4.6)
-    axes = figure.add_subplot()
-    tidy(axes)
-    for mask, colour, words in (
-        (~over, COLOURS["cv"], f"n = {int((~over).sum())}"),
-        (over, COLOURS["test"], f"beyond a limit: {int(over.sum())}"),
-    ):
-        if mask.any():
-            axes.scatter(
-                x[mask],
-                y[mask],
-                color=colour,
-                zorder=3,
-                label=words,
-                **point_style(int(mask.sum()), 24),
-            )
+    _, axes = new_axes(6.4, 4.6)
+    scatter_over(axes, x, y, over, "cv", "beyond a limit")
     return axes
 
 
@@ -351,9 +329,7 @@ def _position(diagnosis: diagnosing.Diagnosis) -> Floats:
 
 
 def _spectrum_axes(diagnosis: diagnosing.Diagnosis) -> Axes:
-    figure = new_figure(7.4, 3.8)
-    axes: Axes = figure.add_subplot()
-    tidy(axes)
+    _, axes = new_axes(7.4, 3.8)
     if "wavelength" in diagnosis.channels.columns:
         name_wavelengths(axes, diagnosis.wavelength_unit or "")
     else:

@@ -23,11 +23,11 @@ from nirs_store.plots._figure import (
     legend_below,
     name_points,
     name_y,
+    new_axes,
     new_figure,
     plain,
     short_dates,
     side_labels,
-    tidy,
     wrapped,
 )
 
@@ -79,9 +79,9 @@ def leaderboard_intervals(board: pl.DataFrame, *, title: str = "") -> Figure:
     names = side_labels([row["model_id"] for row in rows])
     cut = f"the best {len(rows)} of {shown.height}" if shown.height > len(rows) else ""
     words = wrapped(" · ".join(filter(None, (title, cut))), 40)
-    figure = new_figure(4.6 + 0.065 * max(map(len, names)), 1.2 + 0.34 * len(rows) + 0.18 * words.count("\n"))
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(
+        4.6 + 0.065 * max(map(len, names)), 1.2 + 0.34 * len(rows) + 0.18 * words.count("\n")
+    )
     for place, row in enumerate(rows):
         colour = COLOURS["test"] if row["champion"] else COLOURS["cv"]
         if row["ci_low"] is not None:
@@ -171,9 +171,7 @@ def pareto_front(points: pl.DataFrame, *, title: str = "") -> Figure:
     x, y = names
     shown = points.drop_nulls([x, y])
     _need(shown, {x, y}, "pareto with values")
-    figure = new_figure(5.6, 4.2)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(5.6, 4.2)
     front = shown.filter(pl.col("on_front")).sort(x)
     axes.plot(front[x].to_list(), front[y].to_list(), color=COLOURS["faint"], linestyle=DASHES)
     for part, colour in ((False, COLOURS["calibration"]), (True, COLOURS["test"])):
@@ -205,9 +203,7 @@ def robustness_curves(curves: pl.DataFrame, *, title: str = "") -> Figure:
     """
     _need(curves, {"model_id", "metric", "value", "ci_low", "ci_high", "change"}, "robustness")
     level = curves.columns[1]
-    figure = new_figure(6.2, 4.0)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(6.2, 4.0)
     models = curves["model_id"].unique(maintain_order=True)
     for model, colour, marker in zip(models, cycle(SERIES), cycle(_MARKERS), strict=False):
         own = curves.filter((pl.col("model_id") == model) & pl.col("value").is_not_null())
@@ -242,9 +238,7 @@ def score_trend(trend: pl.DataFrame, *, title: str = "") -> Figure:
         Another frame, or matplotlib is not installed.
     """
     _need(trend, {"created_at", "model_id", "metric", "value", "best_so_far", "fitted"}, "trend")
-    figure = new_figure(7.0, 3.8)
-    axes = figure.add_subplot()
-    tidy(axes, dates=True)
+    figure, axes = new_axes(7.0, 3.8, dates=True)
     when: Any = trend["created_at"].to_list()
     axes.step(when, trend["best_so_far"].to_list(), where="post", color=COLOURS["faint"], label="best so far")
     models = trend["model_id"].unique(maintain_order=True)
@@ -313,9 +307,7 @@ def training_curves(frame: pl.DataFrame, *, title: str = "", log: bool | None = 
     pipelines = list(dict.fromkeys(str(key[0]) for key in curves))
     names = list(dict.fromkeys(str(key[1]) for key in curves))
     called = _called(frame, pipelines)
-    figure = new_figure(7.0, 4.2 + 0.1 * len(curves))
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(7.0, 4.2 + 0.1 * len(curves))
     known: list[np.ndarray] = []
     for (pipeline, name), points in curves.items():
         value = points["value"].to_numpy().astype(np.float64)

@@ -19,11 +19,10 @@ from nirs_store.plots._figure import (
     heading,
     legend_below,
     name_y,
-    new_figure,
+    new_axes,
     number,
     score_label,
     side_labels,
-    tidy,
     vector,
 )
 
@@ -78,9 +77,7 @@ def fold_stability(
     marks = {"Validation": validation, "Training": train, "Test": test}
     style = {"Validation": ("o", "cv"), "Training": ("_", "calibration"), "Test": ("^", "test")}
     long = max(map(len, names)) > 4
-    figure = new_figure(float(np.clip(1.8 + 0.48 * len(names), 5.6, 14.0)), 5.0 if long else 4.2)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(float(np.clip(1.8 + 0.48 * len(names), 5.6, 14.0)), 5.0 if long else 4.2)
     axes.grid(False, axis="x")
     position = np.arange(len(names))
     top = 0.0

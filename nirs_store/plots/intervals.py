@@ -17,10 +17,9 @@ from nirs_store.plots._figure import (
     legend_below,
     name_points,
     name_y,
-    new_figure,
+    new_axes,
     point_style,
     side_labels,
-    tidy,
 )
 
 _NEEDED = ("sample", "prediction", "lower", "upper", "flags")
@@ -83,9 +82,7 @@ def prediction_intervals(
     flags = [[word for word in words or () if word != _UNKNOWN] for words in shown["flags"].to_list()]
     flagged = np.array([bool(words) for words in flags])
     square = measured is not None
-    figure = new_figure(6.2, 6.4) if square else new_figure(7.4, 4.4)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(6.2, 6.4) if square else new_axes(7.4, 4.4)
     thin = 1.4 if y.size <= 300 else 0.5
     for mask, colour, words in (
         (known & ~flagged, COLOURS["cv"], f"n = {int((known & ~flagged).sum())}"),

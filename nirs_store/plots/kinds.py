@@ -192,9 +192,7 @@ def _metrics(store: Any, chain_id: str) -> pl.DataFrame:
     return found
 
 
-def _diagnosed(
-    show: Callable[..., Any], store: Any, chain_id: str, X: Any, y: Any = None, **options: Any
-) -> Any:
+def _diagnosed(show: Callable[..., Any], store: Any, chain_id: str, X: Any, y: Any, **options: Any) -> Any:
     """Diagnose, and draw or return the part that `show` takes; options of the figure go to it."""
     own = set(inspect.signature(show).parameters) & {"components"}
     words = {name: options.pop(name) for name in list(options) if name in own}

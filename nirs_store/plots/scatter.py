@@ -20,11 +20,10 @@ from nirs_store.plots._figure import (
     label,
     name_points,
     name_y,
-    new_figure,
+    new_axes,
     number,
     paired,
     point_style,
-    tidy,
 )
 from nirs_store.scores import regression_scores
 
@@ -90,9 +89,7 @@ def predicted_vs_measured(
     pairs = {name: paired(_SETS[name][1], pair) for name, pair in given.items() if pair is not None}
     if not pairs:
         raise InvalidInput("Nothing to draw: give calibration=, cv= or test= as (measured, predicted).")
-    figure = new_figure(6.2, 6.4)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(6.2, 6.4)
     low, high = _limits(list(pairs.values()))
     axes.plot([low, high], [low, high], color=COLOURS["line"], linewidth=1.0, zorder=1, label="1:1")
     for order, (name, (measured, predicted)) in enumerate(pairs.items(), start=2):

@@ -22,6 +22,7 @@ from nirs_store.plots._figure import (
     label,
     legend_below,
     name_wavelengths,
+    new_axes,
     new_figure,
     tidy,
     vector,
@@ -100,9 +101,7 @@ def raw_spectra(
         raise ShapeMismatch(f"{lines.shape[1]} channels but {grid.size} wavelengths.")
     count = len(lines)
     shown = _shown(count)
-    figure = new_figure(7.4, 4.2)
-    axes = figure.add_subplot()
-    tidy(axes)
+    figure, axes = new_axes(7.4, 4.2)
     colours, mapping, legend = (
         _line_colours(values, count, shown)
         if groups is None or values is not None

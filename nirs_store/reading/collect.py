@@ -332,8 +332,8 @@ def join_references(
     spectra: Spectra,
     path: Path,
     id_column: str | None,
-    decimal: str | None = None,
-    encoding: str | None = None,
+    decimal: str | None,
+    encoding: str | None,
 ) -> Spectra:
     """Add the columns of a table of reference values by the names of the samples."""
     name = id_column if id_column in spectra.labels else id_name(spectra)
@@ -385,9 +385,9 @@ def join_references(
     )
 
 
-def read_labels(path: Path, decimal: str | None = None, encoding: str | None = None) -> pl.DataFrame:
+def read_labels(path: Path) -> pl.DataFrame:
     """Read a CSV, Excel or Parquet table of reference values; names of samples stay text."""
-    return _table(path, "sample_id", decimal, encoding)[0]
+    return _table(path, "sample_id", None, None)[0]
 
 
 def _key(columns: Sequence[str], name: str) -> str:

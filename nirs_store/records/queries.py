@@ -104,12 +104,10 @@ def runs_named(con: Connection, name: str, limit: int) -> list[str]:
     return column(con, sql, [name, limit])
 
 
-def columns_of(table: str, prefix: str = "") -> str:
+def columns_of(table: str) -> str:
     """Return the columns of a table that are shown, with the status as it is now."""
     names = [name for name in column_names(table) if name not in _HIDDEN]
-    return ", ".join(
-        f"{_STATUS.format(t=prefix)} AS status" if name == "status" else f"{prefix}{name}" for name in names
-    )
+    return ", ".join(f"{_STATUS.format(t='')} AS status" if name == "status" else name for name in names)
 
 
 # -- runs and pipelines --------------------------------------------------------------------------

@@ -120,15 +120,10 @@ def _use(con: Connection, row: Mapping[str, Any]) -> Use:
 def warn_uncorrected(
     use: Use,
     what: str = "this returns its predictions without the correction. store.predict applies it",
-    stacklevel: int = 4,
 ) -> None:
     """Say that the correction of a version has no part in what the caller of a method of the store gets."""
     if use.correction is not None:
-        warnings.warn(
-            f"{use.label} is {use.correction.words}, and {what}.",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
+        warnings.warn(f"{use.label} is {use.correction.words}, and {what}.", UserWarning, stacklevel=4)
 
 
 def refuse_corrected(use: Use) -> None:

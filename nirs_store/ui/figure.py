@@ -48,9 +48,9 @@ _STEPS = (
 )
 
 
-def time_ticks(low: float, high: float, count: int = 6) -> list[tuple[float, str]]:
+def time_ticks(low: float, high: float) -> list[tuple[float, str]]:
     """Return moments within bounds, as seconds since 1970, with the words for them."""
-    span = (high - low) / count
+    span = (high - low) / 6
     step = next((each for each in _STEPS if span <= each), None)
     if step is not None:
         form = "%m-%d %H:%M:%S" if step < 60 else "%m-%d %H:%M" if step < _DAY else "%Y-%m-%d"

@@ -1,7 +1,8 @@
-"""What code that records into a store may rely on, as protocols."""
+"""What code that records into a store, or reads from one, may rely on, as protocols."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -124,6 +125,40 @@ class RecordingStore(Protocol):
 
     def flush(self) -> None:
         """Commit what is buffered."""
+
+
+class ReadsChains(Protocol):
+    """The part of a store that reviews, diagnoses and domains of a chain need."""
+
+    def get_chain(self, chain_id: str) -> dict[str, Any] | None:
+        """One chain, or None."""
+
+    def load_artifact(self, artifact_id: str) -> Any:
+        """Load a fitted object."""
+
+    def query_predictions(
+        self, *, run_id: str | None = None, chain_id: str | None = None, partition: str | None = None
+    ) -> pl.DataFrame:
+        """List predictions."""
+
+    def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the arrays of predictions by id."""
+
+
+class ReadsRuns(ReadsChains, Protocol):
+    """The part of a store that figures and comparisons of the chains of a run need."""
+
+    def get_run(self, run_id: str) -> dict[str, Any] | None:
+        """One run, or None."""
+
+    def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None:
+        """One pipeline, or None."""
+
+    def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]:
+        """List the chains of a run."""
+
+    def past_chains(self, run_id: str | None = None) -> pl.DataFrame:
+        """List the chains that a retention deleted, with their scores."""
 
 
 @runtime_checkable

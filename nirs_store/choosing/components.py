@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +15,11 @@ from nirs_store.choosing.rules import Rule, errors_of_the_mean, select_component
 from nirs_store.display import with_unit
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
+from nirs_store.protocol import ReadsRuns
 
 __all__ = ["ComponentChoice", "Errors", "errors_of_run", "suggest_components"]
 
 Floats = NDArray[np.float64]
-
-
-class ReadsRuns(Protocol):
-    """The part of a store that a suggestion needs."""
-
-    def get_run(self, run_id: str) -> dict[str, Any] | None: ...
-    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
-    def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
-    def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]: ...
-    def query_predictions(
-        self, *, run_id: str | None = None, chain_id: str | None = None, partition: str | None = None
-    ) -> pl.DataFrame: ...
-    def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> dict[str, dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, eq=False)

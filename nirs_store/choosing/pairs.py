@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from nirs_store.chains.family import family_of
 from nirs_store.chains.one_target import one_target
-from nirs_store.choosing.components import Errors, ReadsRuns, errors_of_run, searched, several
+from nirs_store.choosing.components import Errors, errors_of_run, searched, several
 from nirs_store.errors import InvalidInput, UnknownId
+from nirs_store.protocol import ReadsRuns
 
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from nirs_store.choosing.components import suggest_components
 from nirs_store.errors import InvalidInput, UnknownDataset, UnknownId
 from nirs_store.ids import spectrum_hashes
 from nirs_store.lazy import polars as pl
+from nirs_store.protocol import ReadsChains
 from nirs_store.reading import Spectra
 
 __all__ = ["CODES", "Finding", "Review", "review"]
@@ -88,14 +89,6 @@ class Review:
             return f"<Review of {self.chain_id[-8:]}: {len(self.checked)} checks, nothing found>"
         lines = [f"{each.code} {each.severity}: {each.message}" for each in self.findings]
         return "\n".join([f"<Review of {self.chain_id[-8:]}: {len(self.checked)} checks>", *lines])
-
-
-class ReadsChains(Protocol):
-    """The part of a store that a review needs."""
-
-    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
-    def query_predictions(self, *, chain_id: str | None = None) -> pl.DataFrame: ...
-    def get_prediction_arrays(self, prediction_ids: list[str]) -> dict[str, dict[str, Any]]: ...
 
 
 class Missing(Exception):

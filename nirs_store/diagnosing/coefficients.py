@@ -14,9 +14,9 @@ from nirs_store.chains.operators import Workbench
 from nirs_store.chains.origins import channel_origins
 from nirs_store.chains.plan import Member
 from nirs_store.chains.predictor import channels
-from nirs_store.diagnosing.diagnose import ReadsChains
 from nirs_store.errors import InvalidInput, NirsStoreError, UnknownId
 from nirs_store.lazy import polars as pl
+from nirs_store.protocol import ReadsChains
 
 Floats = NDArray[np.float64]
 _FINAL = fold_key("final")

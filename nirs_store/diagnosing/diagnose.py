@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +26,13 @@ from nirs_store.domain.latent import Latent, latent_of, q_limit, t2_limit
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.ids import content_hash
 from nirs_store.lazy import polars as pl
+from nirs_store.protocol import ReadsChains
 
 __all__ = ["Diagnosis", "Inside", "diagnose", "inside", "transform"]
 
 Floats = NDArray[np.float64]
 _LARGE = 3.0
 _FINAL = fold_key("final")
-
-
-class ReadsChains(Protocol):
-    """The part of a store that a diagnosis needs."""
-
-    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
-    def load_artifact(self, artifact_id: str) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)

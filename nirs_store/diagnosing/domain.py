@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from nirs_store.diagnosing.diagnose import data_hash
 from nirs_store.domain.build import FoldDomain, FoldWatch, LeftOut, build, is_pca_step
 from nirs_store.domain.measure import Domain
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
+from nirs_store.protocol import ReadsChains
 from nirs_store.reading import Spectra
 from nirs_store.values import as_array
 
@@ -24,15 +25,6 @@ __all__ = ["domain_of_calibration"]
 
 
 _BLIND = "the model sees the predictions of other chains, not spectra; look at the domains of those chains"
-
-
-class ReadsPredictions(Protocol):
-    """The part of a store that a domain is made from."""
-
-    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
-    def load_artifact(self, artifact_id: str) -> Any: ...
-    def query_predictions(self, *, chain_id: str) -> Any: ...
-    def get_prediction_arrays(self, prediction_ids: Any) -> dict[str, dict[str, Any]]: ...
 
 
 class _Stored(NamedTuple):
@@ -45,7 +37,7 @@ class _Stored(NamedTuple):
 
 
 def domain_of_calibration(
-    store: ReadsPredictions, chain_id: str, X: Any, y: Any, wavelengths: Any = None, sample_ids: Any = None
+    store: ReadsChains, chain_id: str, X: Any, y: Any, wavelengths: Any = None, sample_ids: Any = None
 ) -> Domain:
     """Make the domain of a chain from its calibration; see ``store.add_domain``."""
     # The refit's space comes from the spectra, the joint limit from the stored fold models, and the interval from the
@@ -150,7 +142,7 @@ def _before(plan: ReplayPlan, load: Any) -> int:
 
 
 def _fit(
-    store: ReadsPredictions,
+    store: ReadsChains,
     member: Member,
     given: Any,
     before: int,
@@ -169,7 +161,7 @@ def _fit(
     return watch.found
 
 
-def _stored(store: ReadsPredictions, chain_id: str) -> dict[tuple[str, str], _Stored]:
+def _stored(store: ReadsChains, chain_id: str) -> dict[tuple[str, str], _Stored]:
     frame = store.query_predictions(chain_id=chain_id).select("prediction_id", "fold_id", "partition")
     keys = {str(row[0]): (fold_key(row[1]), str(row[2])) for row in frame.iter_rows()}
     found: dict[tuple[str, str], _Stored] = {}

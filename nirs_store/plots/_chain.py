@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from nirs_store.chains.one_target import place_of, say_which
 from nirs_store.chains.operators import Workbench
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.plots._figure import Floats
+from nirs_store.protocol import ReadsRuns
 from nirs_store.reading.cells import FARTHEST_NM
 
 if TYPE_CHECKING:
@@ -27,19 +28,7 @@ Predicted = tuple[Floats, Floats, NDArray[Any] | None]
 _FINAL = fold_key("final")
 
 
-class ReadsChains(Protocol):
-    """The part of a store that figures need; :class:`nirs_store.WorkspaceStore` has it."""
-
-    def get_chain(self, chain_id: str) -> dict[str, Any] | None: ...
-    def get_pipeline(self, pipeline_id: str) -> dict[str, Any] | None: ...
-    def get_chains_for_run(self, run_id: str) -> list[dict[str, Any]]: ...
-    def past_chains(self, run_id: str | None = None) -> Any: ...
-    def query_predictions(self, *, chain_id: str | None = None) -> Any: ...
-    def get_prediction_arrays(self, prediction_ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
-    def load_artifact(self, artifact_id: str) -> Any: ...
-
-
-def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
+def chain_data(store: ReadsRuns, chain_id: str) -> ChainData:
     """Return what is known of a chain."""
     chain = store.get_chain(chain_id)
     if chain is None:
@@ -47,7 +36,7 @@ def chain_data(store: ReadsChains, chain_id: str) -> ChainData:
     return ChainData(store, chain)
 
 
-def sibling_chains(store: ReadsChains, chain_id: str) -> list[ChainData]:
+def sibling_chains(store: ReadsRuns, chain_id: str) -> list[ChainData]:
     """Return the chains of a run whose scores compare with those of `chain_id`, itself included, oldest first."""
     # They predict the same target, in the same unit, of the same data set. Those that a retention deleted are among
     # them, with the score that they had.
@@ -74,7 +63,7 @@ class ChainData:
 
     deleted = False
 
-    def __init__(self, store: ReadsChains, chain: dict[str, Any]) -> None:
+    def __init__(self, store: ReadsRuns, chain: dict[str, Any]) -> None:
         self.store = store
         self.chain = chain
         self.chain_id: str = chain["chain_id"]
@@ -320,7 +309,7 @@ class PastChain(ChainData):
 
     deleted = True
 
-    def __init__(self, store: ReadsChains, row: dict[str, Any]) -> None:
+    def __init__(self, store: ReadsRuns, row: dict[str, Any]) -> None:
         steps = json.loads(row["steps"])
         fitted = [step for step in steps if step.get("operator_type") != "splitter"]
         model = [step for step in fitted if step.get("operator_class") == row["model_class"]] or fitted

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import ChainData, ReadsChains, chain_data, sibling_chains
+from nirs_store.plots._chain import ChainData, chain_data, sibling_chains
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
@@ -25,6 +25,7 @@ from nirs_store.plots._figure import (
     side_labels,
     vector,
 )
+from nirs_store.protocol import ReadsRuns
 
 
 def confusion_matrix(
@@ -104,7 +105,7 @@ def confusion_matrix(
     return figure
 
 
-def chain_confusion_matrix(store: ReadsChains, chain_id: str) -> Figure:
+def chain_confusion_matrix(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`confusion_matrix` of a chain's pooled out-of-fold predictions (else its test set's).
 
     Raises
@@ -119,7 +120,7 @@ def chain_confusion_matrix(store: ReadsChains, chain_id: str) -> Figure:
     return confusion_matrix(true, predicted, classes=data.metadata.get("classes"), title=data.title)
 
 
-def confusion_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+def confusion_frame(store: ReadsRuns, chain_id: str) -> pl.DataFrame:
     """Return what :func:`chain_confusion_matrix` draws: ``true, predicted, count``, one row per pair that occurs.
 
     Raises
@@ -134,7 +135,7 @@ def confusion_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
     return pairs.group_by("true", "predicted").agg(count=pl.len()).sort("true", "predicted")
 
 
-def errors_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+def errors_frame(store: ReadsRuns, chain_id: str) -> pl.DataFrame:
     """Return RMSEC, RMSECV and RMSEP of the chains of the run that differ in the number of latent variables only.
 
     Returns
@@ -173,7 +174,7 @@ def errors_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
     return found.group_by("components", "error").agg(pl.col("value").mean()).sort("error", "components")
 
 
-def chain_errors_vs_components(store: ReadsChains, chain_id: str) -> Figure:
+def chain_errors_vs_components(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`errors_vs_components` of what `errors_frame` returns.
 
     Raises

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import ChainData, ReadsChains, chain_data
+from nirs_store.plots._chain import ChainData, chain_data
 from nirs_store.plots._figure import (
     COLOURS,
     Figure,
@@ -21,6 +21,7 @@ from nirs_store.plots._figure import (
     new_axes,
     vector,
 )
+from nirs_store.protocol import ReadsRuns
 
 
 def pls_coefficients(
@@ -99,7 +100,7 @@ def pls_coefficients(
     return figure
 
 
-def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
+def chain_pls_coefficients(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`pls_coefficients` of a chain's linear model (PLS, ridge, ...).
 
     Each coefficient is drawn over its own channel, even if a step before the model selects or reorders channels; a
@@ -132,7 +133,7 @@ def chain_pls_coefficients(store: ReadsChains, chain_id: str) -> Figure:
     return figure
 
 
-def coefficients_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+def coefficients_frame(store: ReadsRuns, chain_id: str) -> pl.DataFrame:
     """Return what :func:`chain_pls_coefficients` draws, one row per channel (or variable of the model).
 
     Returns

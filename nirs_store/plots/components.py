@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from nirs_store.choosing import ComponentChoice
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import ReadsChains, chain_data, sibling_chains
+from nirs_store.plots._chain import chain_data, sibling_chains
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
@@ -27,6 +27,7 @@ from nirs_store.plots._figure import (
     score_label,
     vector,
 )
+from nirs_store.protocol import ReadsRuns
 
 
 def rmsecv_vs_components(
@@ -116,7 +117,7 @@ def rmsecv_vs_components(
     return figure
 
 
-def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
+def chain_rmsecv_vs_components(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`rmsecv_vs_components` of what `components_frame` returns.
 
     Raises
@@ -139,7 +140,7 @@ def chain_rmsecv_vs_components(store: ReadsChains, chain_id: str) -> Figure:
     return rmsecv_vs_components(curves, target=data.target, unit=data.unit, bands=bands, deleted=deleted)
 
 
-def components_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+def components_frame(store: ReadsRuns, chain_id: str) -> pl.DataFrame:
     """Return RMSECV by the number of latent variables, over the chains of the run that `chain_id` belongs to.
 
     A curve joins the chains that differ in the number of latent variables only: same target, samples,

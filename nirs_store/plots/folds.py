@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.plots._chain import chain_data
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
@@ -25,6 +25,7 @@ from nirs_store.plots._figure import (
     side_labels,
     vector,
 )
+from nirs_store.protocol import ReadsRuns
 
 
 def fold_stability(
@@ -121,7 +122,7 @@ def fold_stability(
     return figure
 
 
-def chain_fold_stability(store: ReadsChains, chain_id: str) -> Figure:
+def chain_fold_stability(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`fold_stability` of a chain: RMSE per fold for a regression, else the stored metric.
 
     Raises
@@ -146,7 +147,7 @@ def chain_fold_stability(store: ReadsChains, chain_id: str) -> Figure:
     )
 
 
-def folds_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+def folds_frame(store: ReadsRuns, chain_id: str) -> pl.DataFrame:
     """Return the score of each fold: RMSE for a regression, else the metric that was recorded.
 
     Returns

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import ChainData, ReadsChains, sibling_chains
+from nirs_store.plots._chain import ChainData, sibling_chains
 from nirs_store.plots._figure import (
     COLOURS,
     Figure,
@@ -22,6 +22,7 @@ from nirs_store.plots._figure import (
     side_labels,
     wrapped,
 )
+from nirs_store.protocol import ReadsRuns
 
 
 def heatmap(
@@ -193,7 +194,7 @@ def heatmap_frame(frame: Any, **words: Any) -> Figure:
     return heatmap([str(name) for name in frame[names[0]]], names[1:], np.column_stack(columns), **words)
 
 
-def heatmap_cells(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+def heatmap_cells(store: ReadsRuns, chain_id: str) -> pl.DataFrame:
     """Return the RMSECV of each preprocessing and model, over the chains of the run that `chain_id` belongs to.
 
     Only chains of the same target, unit, samples and splitter are in it; where several share a cell (a repeat with
@@ -215,7 +216,7 @@ def heatmap_cells(store: ReadsChains, chain_id: str) -> pl.DataFrame:
     return _cells(store, chain_id)[0]
 
 
-def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
+def chain_heatmap(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`heatmap` of what `heatmap_cells` returns; a note says where a cell is a mean.
 
     Raises
@@ -246,7 +247,7 @@ def chain_heatmap(store: ReadsChains, chain_id: str) -> Figure:
     )
 
 
-def _cells(store: ReadsChains, chain_id: str) -> tuple[pl.DataFrame, int, ChainData]:
+def _cells(store: ReadsRuns, chain_id: str) -> tuple[pl.DataFrame, int, ChainData]:
     siblings = sibling_chains(store, chain_id)
     data = next(each for each in siblings if each.chain_id == chain_id)
     cells: dict[tuple[str, str], list[tuple[float, bool]]] = {}

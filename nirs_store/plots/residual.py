@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.plots._chain import chain_data
 from nirs_store.plots._figure import (
     COLOURS,
     DASHES,
@@ -24,6 +24,7 @@ from nirs_store.plots._figure import (
     point_style,
     tidy,
 )
+from nirs_store.protocol import ReadsRuns
 from nirs_store.scores import regression_scores
 
 
@@ -109,7 +110,7 @@ def residuals(
     return figure
 
 
-def chain_residuals(store: ReadsChains, chain_id: str) -> Figure:
+def chain_residuals(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`residuals` of a chain's pooled out-of-fold predictions (else its test set's).
 
     Raises

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from nirs_store.errors import InvalidInput
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.plots._chain import chain_data
 from nirs_store.plots._figure import (
     COLOURS,
     Axes,
@@ -25,6 +25,7 @@ from nirs_store.plots._figure import (
     paired,
     point_style,
 )
+from nirs_store.protocol import ReadsRuns
 from nirs_store.scores import regression_scores
 
 _SETS = {
@@ -127,7 +128,7 @@ def predicted_vs_measured(
     return figure
 
 
-def chain_predicted_vs_measured(store: ReadsChains, chain_id: str) -> Figure:
+def chain_predicted_vs_measured(store: ReadsRuns, chain_id: str) -> Figure:
     """Draw :func:`predicted_vs_measured` for a chain of a workspace.
 
     Calibration and test marks are the refit's (without one, the mean over the fold models);
@@ -153,7 +154,7 @@ def chain_predicted_vs_measured(store: ReadsChains, chain_id: str) -> Figure:
     )
 
 
-def predicted_frame(store: ReadsChains, chain_id: str) -> pl.DataFrame:
+def predicted_frame(store: ReadsRuns, chain_id: str) -> pl.DataFrame:
     """Return what :func:`chain_predicted_vs_measured` draws, one row per sample and set.
 
     Returns

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from nirs_store.display import printable
 from nirs_store.errors import InvalidInput, ShapeMismatch, shortened
 from nirs_store.lazy import polars as pl
-from nirs_store.plots._chain import ReadsChains, chain_data
+from nirs_store.plots._chain import chain_data
 from nirs_store.plots._figure import (
     COLOURS,
     SERIES,
@@ -28,6 +28,7 @@ from nirs_store.plots._figure import (
     vector,
     wrapped,
 )
+from nirs_store.protocol import ReadsRuns
 
 _MOST_LINES = 300
 
@@ -212,7 +213,7 @@ def spectra_by_step(
 
 
 def chain_spectra_by_step(
-    store: ReadsChains,
+    store: ReadsRuns,
     chain_id: str,
     X: ArrayLike,
     *,

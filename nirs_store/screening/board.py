@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nirs_store.chains.one_target import one_target
-from nirs_store.choosing.components import ReadsRuns, errors_of_run
+from nirs_store.choosing.components import errors_of_run
 from nirs_store.choosing.rules import RULES, Rule, select_components
 from nirs_store.display import block, cell_text, escape, printable, short, table, with_unit
 from nirs_store.errors import InvalidInput, RecordingWarning, UnknownId
 from nirs_store.lazy import polars as pl
+from nirs_store.protocol import ReadsRuns
 from nirs_store.recording.folds import FINAL
 from nirs_store.scores import higher_is_better
 

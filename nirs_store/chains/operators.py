@@ -40,17 +40,13 @@ class Facts:
 class Workbench:
     """Loads the objects of one plan, remembers what is known about them, and calls them."""
 
-    __slots__ = ("_load", "_memory", "finite")
+    __slots__ = ("_memory", "finite", "load")
 
     def __init__(self, load: Load, memory: dict[str, Any], finite: bool = True) -> None:
-        self._load = load
+        #: Returns the fitted object behind an artifact id.
+        self.load = load
         self._memory = memory
         self.finite = finite
-
-    @property
-    def load(self) -> Load:
-        """Gives the fitted object behind an artifact id."""
-        return self._load
 
     def open(self, operator: Operator) -> tuple[Any, Facts]:
         """Give the object itself and what is known about it."""
@@ -60,7 +56,7 @@ class Workbench:
                 rebuilt = _rebuild(operator)
                 known = self._memory.setdefault(operator.key, (rebuilt, _inspect(rebuilt)))
             return known[0], known[1]
-        loaded = self._load(operator.artifact_id)
+        loaded = self.load(operator.artifact_id)
         if known is None:
             known = self._memory.setdefault(operator.key, _inspect(loaded))
         return loaded, known

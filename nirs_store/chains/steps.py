@@ -395,8 +395,4 @@ def _settle(steps: list[Step], shared: tuple[str, ...]) -> list[Step]:
             f"Step {first.index} has {len(steps)} operators, and 'shared_artifacts' does not say which "
             "artifact belongs to which. Name them in the steps, under 'artifact_id'."
         )
-    return [
-        Step(
-            first.index, 0, first.kind, first.name, first.params, first.stateless, shared, first.by_fold, None
-        )
-    ]
+    return [replace(first, position=0, ids=shared, sources=None, branches=())]

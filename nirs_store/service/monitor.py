@@ -429,35 +429,15 @@ def _parts(
         found = agreement(
             part["reference"].to_numpy(), part["prediction"].to_numpy(), baseline=own, alpha=alpha
         )
-        rows.append(
-            (
-                key,
-                n,
-                flagged,
-                flagged / n,
-                found.n,
-                found.bias,
-                found.bias_limit,
-                found.sep,
-                found.rmsep,
-                found.advice,
-            )
-        )
-    told = (
-        "n_measurements",
-        "n_flagged",
-        "share_flagged",
-        "n",
-        "bias",
-        "bias_limit",
-        "sep",
-        "rmsep",
-        "verdict",
-    )
-    kinds = [pl.Int64, pl.Int64, pl.Float64, pl.Int64, *[pl.Float64] * 4, pl.String]
-    schema: dict[str, Any] = {by: reported.schema[by], **dict(zip(told, kinds, strict=True))}
-    found_ = pl.DataFrame(rows, schema=schema, orient="row")
-    return found_.with_columns(pl.col(pl.Float64).fill_nan(None))
+        figures = (found.n, found.bias, found.bias_limit, found.sep, found.rmsep, found.advice)
+        rows.append((key, n, flagged, flagged / n, *figures))
+    schema: dict[str, Any] = {
+        by: reported.schema[by], "n_measurements": pl.Int64, "n_flagged": pl.Int64, "share_flagged": pl.Float64,
+        "n": pl.Int64, "bias": pl.Float64, "bias_limit": pl.Float64, "sep": pl.Float64, "rmsep": pl.Float64,
+        "verdict": pl.String,
+    }  # fmt: skip
+    table_ = pl.DataFrame(rows, schema=schema, orient="row")
+    return table_.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _sel(pairs: pl.DataFrame) -> tuple[float, int]:

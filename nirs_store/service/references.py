@@ -230,16 +230,11 @@ class References:
         InvalidInput
             The value is not a number, or no reason was given.
         """
-        with attempting(self._engine, "correct_reference"):
-            asked, why = as_name(reference_id, "reference_id"), as_name(reason, "reason")
-            check_guard(self._engine, {"references": [{"note": why}]})
-
-            def work(con: Connection) -> Rows:
-                old = _current(con, asked)
-                row = _row(old["sample_id"], value, {name: old[name] for name in _FIELDS}, "value")
-                return [row | {"replaces": asked, "note": why}]
-
-            return self._decide(work, "correct_reference")[0]
+        return self._replace(
+            reference_id,
+            reason,
+            lambda old: _row(old["sample_id"], value, {name: old[name] for name in _FIELDS}, "value"),
+        )
 
     def withdraw(self, reference_id: str, reason: str) -> None:
         """Take a value out of use; it stays in the history.
@@ -248,17 +243,24 @@ class References:
         ------
         UnknownId, InvalidInput
         """
+
+        def emptied(old: Mapping[str, Any]) -> dict[str, Any]:
+            row = {name: old[name] for name in ("sample_id", *_FIELDS)}
+            return row | {"measured_at": moment(row["measured_at"], "measured_at"), "value": None}
+
+        self._replace(reference_id, reason, emptied)
+
+    def _replace(
+        self, reference_id: str, reason: str, new: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> str:
+        """Record what replaces a current row, and return its id."""
         with attempting(self._engine, "correct_reference"):
             asked, why = as_name(reference_id, "reference_id"), as_name(reason, "reason")
             check_guard(self._engine, {"references": [{"note": why}]})
-
-            def work(con: Connection) -> Rows:
-                old = _current(con, asked)
-                row = {name: old[name] for name in ("sample_id", *_FIELDS)}
-                row["measured_at"] = moment(row["measured_at"], "measured_at")
-                return [row | {"value": None, "replaces": asked, "note": why}]
-
-            self._decide(work, "correct_reference")
+            return self._decide(
+                lambda con: [new(_current(con, asked)) | {"replaces": asked, "note": why}],
+                "correct_reference",
+            )[0]
 
     def list(
         self, sample_id: Any = None, *, target: str | None = None, history: bool = False

@@ -237,15 +237,8 @@ def _content(con: Connection, row: Mapping[str, Any]) -> tuple[str, Contents | N
 def _message(signature: Mapping[str, Any]) -> bytes:
     """Spell out what a signature binds, always in the same way."""
     names = (
-        "signature_id",
-        "version_id",
-        "signer",
-        "meaning",
-        "note",
-        "content_hash",
-        "audit_head",
-        "key_id",
-    )
+        "signature_id", "version_id", "signer", "meaning", "note", "content_hash", "audit_head", "key_id",
+    )  # fmt: skip
     moment = signature["signed_at"].isoformat(timespec="microseconds")
     text = json.dumps(
         [_FORM, *(signature[name] for name in names), moment], ensure_ascii=False, separators=(",", ":")
@@ -358,11 +351,7 @@ def _signature(version: Mapping[str, Any], row: Mapping[str, Any]) -> Signature:
 
 
 def _rows(con: Connection, version_id: str) -> list[dict[str, Any]]:
-    names = column_names("signatures")
-    rows = con.execute(
-        f"SELECT {', '.join(names)} FROM signatures WHERE version_id = ? ORDER BY signature_id", [version_id]
-    ).fetchall()
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return Table(con, "signatures").where("signature_id", version_id=version_id)
 
 
 def signatures_of(con: Connection, calibration: Any) -> list[Signature]:

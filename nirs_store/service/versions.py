@@ -429,39 +429,17 @@ def as_version(con: Connection, row: Mapping[str, Any]) -> CalibrationVersion:
 
 def list_names(con: Connection) -> pl.DataFrame:
     """List names: one row per name, with the newest version and the aliases."""
-    rows = con.execute(
-        "SELECT v.name, count(*), max(v.version), arg_max(v.chain_id, v.version), arg_max(c.target, v.version), "
-        "max(v.created_at) FROM calibration_versions v LEFT JOIN chains c USING (chain_id) GROUP BY v.name "
-        "ORDER BY v.name"
-    ).fetchall()
-    aliases: dict[str, dict[str, int]] = {}
-    for (name, alias), version in aliases_of(con).items():
-        aliases.setdefault(name, {})[alias] = version
-    table = [
-        (
-            name,
-            versions,
-            latest,
-            ", ".join(f"{alias}=v{version}" for alias, version in aliases.get(name, {}).items()),
-            target,
-            chain_id,
-            with_zone(created),
-        )
-        for name, versions, latest, chain_id, target, created in rows
-    ]
-    return pl.DataFrame(
-        table,
-        schema={
-            "name": pl.String,
-            "versions": pl.Int64,
-            "latest": pl.Int64,
-            "aliases": pl.String,
-            "target": pl.String,
-            "chain_id": pl.String,
-            "created_at": pl.Datetime("us", "UTC"),
-        },
-        orient="row",
+    found = frame(
+        con,
+        "SELECT v.name, count(*) AS versions, max(v.version)::BIGINT AS latest, arg_max(c.target, v.version) AS "
+        "target, arg_max(v.chain_id, v.version) AS chain_id, max(v.created_at) AS created_at FROM "
+        "calibration_versions v LEFT JOIN chains c USING (chain_id) GROUP BY v.name ORDER BY v.name",
     )
+    words: dict[str, list[str]] = {}
+    for (name, alias), version in aliases_of(con).items():
+        words.setdefault(name, []).append(f"{alias}=v{version}")
+    pointing = [", ".join(words.get(name, ())) for name in found["name"]]
+    return found.insert_column(3, pl.Series("aliases", pointing, dtype=pl.String))
 
 
 def list_versions(con: Connection, name: str) -> pl.DataFrame:

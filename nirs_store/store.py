@@ -19,7 +19,7 @@ from nirs_store.audit.trail import Audit, attempted
 from nirs_store.blobs.cache import ByteLRU
 from nirs_store.chains.replay import FittedPredictor
 from nirs_store.db.layout import as_folder
-from nirs_store.db.session import Engine, Settings
+from nirs_store.db.session import Engine, Location, Settings
 from nirs_store.domain import Domain
 from nirs_store.errors import InvalidInput
 from nirs_store.history.moments import RetentionWatch, retention_is_due
@@ -145,6 +145,11 @@ class WorkspaceStore:
     blobs : str or Path, optional
         Where the blobs of a new workspace are to lie instead of its folder: ``"s3://bucket/prefix"``, ``"gs://..."``,
         ``"az://..."`` or a folder. The workspace remembers it.
+    fresh : bool
+        False: answer from this computer's replica of a shared workspace without asking its server or object store,
+        also while they are away. A warning says which commits the replica has and when it was up to date. Nothing can
+        be recorded, and only models that this computer has a copy of are loaded. A folder is its own source, so
+        for a folder this changes nothing.
 
     Raises
     ------
@@ -192,6 +197,7 @@ class WorkspaceStore:
         audit: bool = True,
         retention: bool = True,
         blobs: str | Path | None = None,
+        fresh: bool = True,
     ) -> None:
         if durability not in _DURABILITIES:
             raise InvalidInput(
@@ -209,12 +215,15 @@ class WorkspaceStore:
             audit=bool(audit),
             shared=shared,
             blobs=blobs,
+            fresh=bool(fresh),
         )
         self._keeps_to_policy = retention
         self._start(settings, cache_bytes)
 
     @classmethod
-    def to_look_at(cls, workspace_path: str | Path, *, memory_limit: str | None = None) -> Self:
+    def to_look_at(
+        cls, workspace_path: str | Path, *, memory_limit: str | None = None, fresh: bool = True
+    ) -> Self:
         """Open an existing workspace for reading while other processes record; it starts no maintenance.
 
         Queries see every commit if the folder is writable. An older catalog is not changed; a migrated copy answers the
@@ -224,6 +233,8 @@ class WorkspaceStore:
         ----------
         memory_limit : str, optional
             How much memory a query may take, such as ``"1GB"``; by default what DuckDB sets.
+        fresh : bool
+            As for the class.
 
         Raises
         ------
@@ -234,9 +245,11 @@ class WorkspaceStore:
             "retention": False,
             "audit": False,
             "memory_limit": memory_limit,
+            "fresh": fresh,
         }
         store = cls(workspace_path, read_only=True, **quiet)
-        if store._engine.access.opens_copy(timeout=store._engine.settings.lock_timeout):
+        offline = not fresh and store._engine.settings.shared is not None
+        if offline or store._engine.access.opens_copy(timeout=store._engine.settings.lock_timeout):
             return store
         store.close()
         return cls(workspace_path, **quiet)
@@ -2364,6 +2377,22 @@ class WorkspaceStore:
     def workspace_path(self) -> Path:
         """The folder; of a shared workspace that of the replica on this computer."""
         return self._engine.layout.root
+
+    @property
+    def location(self) -> Location:
+        """Where the workspace lives: its address and the replica on this computer, or its folder; and its blobs.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from nirs_store import WorkspaceStore
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with WorkspaceStore(folder.name) as store:
+        ...     store.location.folder == store.workspace_path, store.location.address
+        (True, None)
+        >>> folder.cleanup()
+        """
+        return self._engine.location()
 
     def close(self) -> None:
         """Commit what is buffered and release all resources; a second call does nothing.

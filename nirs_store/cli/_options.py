@@ -21,7 +21,9 @@ __all__ = [
     "as_options",
     "confirm",
     "dry_run_option",
+    "is_offline",
     "json_option",
+    "offline_option",
     "store_option",
     "trust_options",
     "workspace_option",
@@ -111,8 +113,30 @@ def workspace_option(function: Function) -> Function:
     )(function)
 
 
+OFFLINE = "nirs_store.offline"
+"""Where the program keeps whether a replica is to answer without its server."""
+
+
+def offline_option(function: Function) -> Function:
+    """Add ``--offline``, which `open_store` looks for."""
+
+    def note(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        ctx.meta[OFFLINE] = value
+
+    return click.option(
+        "--offline", is_flag=True, expose_value=False, callback=note,
+        help="Query this computer's replica of a shared workspace without its server.",
+    )(function)  # fmt: skip
+
+
+def is_offline() -> bool:
+    """Tell whether the command that runs has ``--offline``."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(OFFLINE))
+
+
 def store_option(function: Function) -> Function:
-    """Add ``--workspace/-w``, open that workspace, and call the command with the store first."""
+    """Add ``--workspace/-w`` and ``--offline``, open that workspace, and call the command with the store first."""
 
     @functools.wraps(function)
     def command(*, workspace: Path, **given: Any) -> Any:
@@ -121,7 +145,7 @@ def store_option(function: Function) -> Function:
         with open_store(workspace) as store:
             return function(store, **given)
 
-    wrapped: Any = workspace_option(command)
+    wrapped: Any = workspace_option(offline_option(command))
     return wrapped  # type: ignore[no-any-return]
 
 

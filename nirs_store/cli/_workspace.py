@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from nirs_store.cli._options import is_offline
 from nirs_store.errors import UnknownId, did_you_mean, quoted
 from nirs_store.lazy import polars as pl
 from nirs_store.records import queries as overview
@@ -43,14 +44,14 @@ class Found:
 
 
 def open_store(workspace: Path | str) -> WorkspaceStore:
-    """Open an existing workspace.
+    """Open an existing workspace, with ``--offline`` a shared one without its server.
 
     Raises
     ------
     NotAWorkspace
         There is none; nothing is created.
     """
-    return WorkspaceStore(workspace, create=False)
+    return WorkspaceStore(workspace, create=False, fresh=not is_offline())
 
 
 def ask(store: WorkspaceStore, question: Callable[..., Answer], *arguments: Any) -> Answer:

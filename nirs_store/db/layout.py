@@ -12,6 +12,7 @@ import stat
 import sys
 import threading
 import warnings
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -352,6 +353,15 @@ def refuse_replica(layout: Layout) -> None:
             f"{layout.root} is a replica of a shared workspace, or was shared itself. Nothing was changed. Open the "
             f"address of the workspace, which {layout.replica.name} there names."
         )
+
+
+def replica_as_of(layout: Layout) -> datetime | None:
+    """Return when a replica last had every commit, by this computer's clock: the time of its file says so."""
+    try:
+        moment = layout.replica.stat().st_mtime
+    except OSError:
+        return None
+    return datetime.fromtimestamp(moment).astimezone() if moment > 0 else None
 
 
 def refuse_lost_catalog(layout: Layout) -> None:

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -33,11 +34,13 @@ from nirs_store.db.layout import (
     refuse_lost_catalog,
     refuse_lost_catalog_of_place,
     refuse_replica,
+    replica_as_of,
     warn_of_network,
 )
 from nirs_store.db.log import CommitLog
 from nirs_store.db.recorder import Buffer, KnownIds, Recorder
 from nirs_store.db.settings import SettingsMirror
+from nirs_store.db.sql import execute
 from nirs_store.errors import (
     NotAWorkspace,
     ReadOnlyStore,
@@ -76,6 +79,8 @@ class Settings:
     shared: Any = None
     # Where the blobs are to lie if not in the folder.
     blobs: str | Path | None = None
+    # False: the replica of a shared workspace answers as it is; its server is not asked.
+    fresh: bool = True
 
 
 class Parts(NamedTuple):
@@ -86,6 +91,31 @@ class Parts(NamedTuple):
     claims: Claims
     meta: Mapping[str, str] = MappingProxyType({})
     """What an empty catalog says of itself."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a workspace lives.
+
+    Attributes
+    ----------
+    address : str or None
+        The address of a shared workspace, without its password; None for a folder.
+    folder : Path
+        The folder; of a shared workspace the replica on this computer.
+    blobs : str
+        Where models and files are.
+    commit : int or None
+        The last commit of a shared workspace that the replica has.
+    as_of : datetime or None
+        When the replica was last known to have every commit, if it is open without its server; else None.
+    """
+
+    address: str | None
+    folder: Path
+    blobs: str
+    commit: int | None = None
+    as_of: datetime | None = None
 
 
 # -- The one background thread of a store object: commits in time, lets go in time, applies backlogs.
@@ -213,6 +243,16 @@ class Engine:
         """Where the workspace is, for people: its folder, or the address of a shared one."""
         return str(self.settings.shared or self.layout.root)
 
+    def location(self) -> Location:
+        """Say where the workspace is, and how far a replica of it has come."""
+        blobs = self.layout.blobs.address("artifacts")
+        if self.settings.shared is None:
+            return Location(None, self.layout.root, blobs)
+        sql = "SELECT value FROM nirs_store_meta WHERE key = 'position'"
+        ((position,),) = self.query(lambda con: execute(con, sql).fetchall())
+        when = None if self.settings.fresh else replica_as_of(self.layout)
+        return Location(self.place, self.layout.root, blobs, int(position.partition(" ")[0]), when)
+
     # -- opening -----------------------------------------------------------------------------
 
     @classmethod
@@ -254,7 +294,8 @@ class Engine:
             settle_place(
                 settings.blobs, layout.blob_places, writable=not settings.read_only, fresh=not exists
             )
-        writable = (parts.log.whole or not settings.read_only) and make_folders(layout, exists)
+        follows = parts.log.whole and settings.fresh
+        writable = (follows or not settings.read_only) and make_folders(layout, exists)
         engine = cls(settings, parts, writable=writable)
         try:
             if not exists:
@@ -434,6 +475,11 @@ class Engine:
         """Raise unless this store may write; see `check_open`."""
         self.check_open(closely=closely)
         if not self.writable:
+            if self.settings.shared is not None and not self.settings.fresh:
+                raise ReadOnlyStore(
+                    f"{self.place} is open without its server (fresh=False, --offline), and can only be queried. "
+                    "Nothing was changed. Open it without that when the server answers."
+                )
             raise ReadOnlyStore(
                 f"{self.layout.root} is open read-only; nothing was changed. Open it for writing, "
                 "as a user who may write there (in Python without read_only=True)."

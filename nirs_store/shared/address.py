@@ -145,22 +145,23 @@ def replica_folder(address: Address, workspace_id: str) -> Path:
                 "made. Name a folder on a disk of this computer."
             )
         return folder
-    base = os.environ.get("NIRS_STORE_REPLICAS")
-    if base:
-        return Path(base).expanduser().absolute() / workspace_id
-    # The computer's name too: home folders are shared in clusters, and known as local ones in containers.
-    folder = (
-        _cache()
-        / "nirs_store"
-        / "replicas"
-        / (re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "host")
-    )
-    if network_filesystem(folder) is not None:
+    folder = replicas_folder()
+    if not os.environ.get("NIRS_STORE_REPLICAS") and network_filesystem(folder) is not None:
         raise InvalidInput(
             f"This computer would keep its replica in {folder}, which lies on a network file system. Nothing was made. "
             "Name a folder on a local disk: replica=... in the address, or the variable NIRS_STORE_REPLICAS."
         )
     return folder / workspace_id
+
+
+def replicas_folder() -> Path:
+    """Return the folder in which this computer keeps its replicas, each under the id of its workspace."""
+    base = os.environ.get("NIRS_STORE_REPLICAS")
+    if base:
+        return Path(base).expanduser().absolute()
+    # The computer's name too: home folders are shared in clusters, and known as local ones in containers.
+    host = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "host"
+    return _cache() / "nirs_store" / "replicas" / host
 
 
 def _cache() -> Path:

@@ -24,7 +24,7 @@ from nirs_store.errors import NirsStoreError, SessionEnded, SharedStoreUnreachab
 from nirs_store.ids import new_id
 from nirs_store.shared.objects import LogBodies
 from nirs_store.shared.pg import Connection, Server
-from nirs_store.shared.replica import Position, read_position, write_position
+from nirs_store.shared.replica import Position, note_as_of, read_position, write_position
 
 T = TypeVar("T")
 
@@ -89,6 +89,7 @@ class SharedLog:
         # What the replica holds, while it is open; and the last that was known of it, for estimates.
         self._position: Position | None = None
         self._last = self._seen = 0
+        self._asked = 0.0
         self._listed: list[Pulled] = []
         self._fetched: dict[int, bytes] = {}
         self._rejections, self._rejections_told = 0, 0
@@ -165,6 +166,8 @@ class SharedLog:
         with self._lock:
             position, self._position = self._position, None
             self._listed, self._fetched = [], {}
+            if position is not None and position.number >= self._seen and self._asked:
+                note_as_of(self._layout, self._asked)
         if self._change is None and time.monotonic() - self._changed > _IDLE:
             self._changer.drop()
         if position is not None and time.monotonic() >= self._say_again:
@@ -208,8 +211,10 @@ class SharedLog:
 
     def _head(self) -> int:
         sql = "SELECT head, rejections FROM nirs_store.workspaces WHERE ws = %s"
+        asked = time.time()
         head, rejections = self.ask(lambda con: _one(con, sql, [self.workspace_id]))
         self._rejections = max(self._rejections, rejections)
+        self._asked = asked
         return int(head)
 
     def pending(self) -> Sequence[Entry]:

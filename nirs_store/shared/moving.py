@@ -108,7 +108,7 @@ def _share(engine: Engine, access: Database, address: Address, progress: Progres
             raise StoreBusy(
                 f"Another process recorded into {engine.layout.root} meanwhile. It is not shared; share it again."
             )
-        mark(engine.layout, workspace_id, str(address))
+        mark(engine.layout, workspace_id, str(address), str(address.blobs))
         server.run(lambda con: _finish(con, workspace_id, address))
         return moved
     finally:

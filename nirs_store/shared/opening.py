@@ -22,6 +22,10 @@ from nirs_store.shared.sessions import SharedClaims
 def open_engine(settings: Settings) -> Engine:
     """Open a shared workspace; makes it where it is not there, the role may, and an object store is named."""
     address: Address = settings.shared
+    if not settings.fresh:
+        from nirs_store.shared.offline import open_offline
+
+        return open_offline(settings)
     server = Server(address)
     try:
         create = settings.create and not settings.read_only
@@ -31,7 +35,7 @@ def open_engine(settings: Settings) -> Engine:
         )
         folder = replica_folder(address, workspace_id)
         place = Layout(folder)
-        prepare(place, workspace_id, str(address))
+        prepare(place, workspace_id, str(address), blobs)
         backend = backend_of(blobs, place, owner=workspace_id)
         if create and empty and isinstance(backend, ObjectBlobs):
             backend.claim()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -92,7 +93,7 @@ def new_meta(workspace_id: str) -> dict[str, str]:
     return {"workspace_id": workspace_id, POSITION: str(Position(0, ""))}
 
 
-def prepare(layout: Layout, workspace_id: str, words: str) -> None:
+def prepare(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
     """Make or accept the folder of a replica; one with anything else in it is left as it is."""
     folder = layout.root
     try:
@@ -109,16 +110,28 @@ def prepare(layout: Layout, workspace_id: str, words: str) -> None:
         ensure_dir(folder.parent)
         ensure_dir(folder)
         _keep_private(folder)
-        mark(layout, workspace_id, words)
     elif not isinstance(said, dict) or said.get("workspace_id") != workspace_id:
         raise ReplicaRefused(
             f"{folder} is a replica of another workspace. Nothing was changed. Name another folder for this one."
         )
+    if said is None or (said.get("address"), said.get("blobs")) != (words, blobs):
+        # The time of the file says when the replica was compared with the server; a new one was not yet.
+        moment = 0.0 if said is None else layout.replica.stat().st_mtime
+        mark(layout, workspace_id, words, blobs)
+        os.utime(layout.replica, (moment, moment))
 
 
-def mark(layout: Layout, workspace_id: str, words: str) -> None:
-    """Say in a folder that it is no workspace of its own."""
-    write_file(layout.replica, json.dumps({"workspace_id": workspace_id, "address": words}).encode())
+def mark(layout: Layout, workspace_id: str, words: str, blobs: str) -> None:
+    """Say in a folder that it is not a workspace of its own, and what it is a replica of."""
+    said = {"workspace_id": workspace_id, "address": words, "blobs": blobs}
+    write_file(layout.replica, json.dumps(said).encode())
+
+
+def note_as_of(layout: Layout, moment: float) -> None:
+    """Note that a replica had every commit at a moment of this computer's clock: the time of its file says so."""
+    with contextlib.suppress(OSError):
+        if layout.replica.stat().st_mtime < moment:
+            os.utime(layout.replica, (moment, moment))
 
 
 def _keep_private(folder: Path) -> None:

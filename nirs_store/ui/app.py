@@ -72,9 +72,15 @@ class Desk:
     """The workspace of a server, opened when it is first asked for."""
 
     def __init__(
-        self, folder: Path | SharedPlace, *, may_change: bool = False, store: WorkspaceStore | None = None
+        self,
+        folder: Path | SharedPlace,
+        *,
+        may_change: bool = False,
+        store: WorkspaceStore | None = None,
+        fresh: bool = True,
     ) -> None:
         self.folder: Any = folder
+        self._fresh = fresh
         self.may_change = may_change
         # A page that only shows asks a store that cannot change the workspace, whatever the given one can.
         self._given = self._own = store if may_change else None
@@ -105,7 +111,7 @@ class Desk:
             self._commit()
             with self._mutex:
                 store = self._spare.pop() if self._spare else None
-            store = store or WorkspaceStore.to_look_at(self.folder, memory_limit=_MEMORY)
+            store = store or WorkspaceStore.to_look_at(self.folder, memory_limit=_MEMORY, fresh=self._fresh)
             try:
                 yield store
             finally:
@@ -119,7 +125,9 @@ class Desk:
         with self._mutex:
             if self._own is None:
                 change = partial(WorkspaceStore, create=False, retention=False)
-                self._own = (change if self.may_change else WorkspaceStore.to_look_at)(self.folder)
+                self._own = (change if self.may_change else WorkspaceStore.to_look_at)(
+                    self.folder, fresh=self._fresh
+                )
             return self._own
 
     def close(self) -> None:

@@ -99,6 +99,18 @@ class Request:
         return list(dict.fromkeys(each for each in found if each))
 
     @property
+    def warning(self) -> str:
+        """Say how old the answers are where a shared workspace is shown without its server."""
+        if self.store._engine.settings.fresh or self.store.location.address is None:
+            return ""
+        found = self.store.location
+        when = "an unknown time" if found.as_of is None else f"{found.as_of:%Y-%m-%d %H:%M}"
+        return (
+            f"This page shows this computer's replica, without the server: commits up to number {found.commit}, "
+            f"up to date at {when}. Later ones are missing."
+        )
+
+    @property
     def is_sure(self) -> bool:
         """Whether a plan was confirmed."""
         return self.text("sure") == "1"

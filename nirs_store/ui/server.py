@@ -98,6 +98,7 @@ def _prepared(
     token: str | None,
     may_change: bool,
     store: WorkspaceStore | None,
+    fresh: bool = True,
 ) -> Iterator[tuple[uvicorn.Server, socket.socket, str]]:
     with needed():
         import uvicorn
@@ -106,7 +107,7 @@ def _prepared(
     from nirs_store.ui.guard import Guard
 
     guard = Guard(host, _token(host, token))
-    desk = Desk(folder, may_change=may_change, store=store)
+    desk = Desk(folder, may_change=may_change, store=store, fresh=fresh)
     heard = listen(host, port)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host.strip("[]")
     shown = f"[{shown}]" if ":" in shown else shown
@@ -141,11 +142,16 @@ def serve(
     token: str | None = None,
     may_change: bool = False,
     browser: bool = True,
+    fresh: bool = True,
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve the page until Ctrl-C; refuse a taken port, a short token, or missing packages of the extra ``ui``."""
     place = _place(folder)
-    with _prepared(place, host, port, token, may_change, None) as (server, heard, url):
+    if may_change and not fresh:
+        raise InvalidInput(
+            "--offline and --allow-changes do not go together: a replica alone cannot be changed."
+        )
+    with _prepared(place, host, port, token, may_change, None, fresh) as (server, heard, url):
         say(f"The page of {place.resolve() if isinstance(place, Path) else place} is at {url}")
         say(("Changes are allowed." if may_change else "It is read-only.") + " Ctrl-C ends it.")
         if "?token=" in url:
@@ -163,7 +169,7 @@ def start(store: WorkspaceStore, *, port: int | None = None, may_change: bool = 
 
     def run() -> None:
         place = store._engine.settings.shared or store.workspace_path
-        prepared = _prepared(place, "127.0.0.1", port, None, may_change, store)
+        prepared = _prepared(place, "127.0.0.1", port, None, may_change, store, store._engine.settings.fresh)
         try:
             with prepared as (server, heard, url):
                 ready.set_result((server, url))

@@ -17,6 +17,7 @@ from nirs_store.cli._options import (
     confirm,
     dry_run_option,
     json_option,
+    offline_option,
     store_option,
     workspace_option,
     yes_option,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @json_option
 @workspace_option
+@offline_option
 def command_archive(
     path: Path,
     runs: tuple[str, ...],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command
-from nirs_store.cli._options import as_options, trust_options, workspace_option
+from nirs_store.cli._options import as_options, offline_option, trust_options, workspace_option
 from nirs_store.cli._output import print_data, print_json
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
 from nirs_store.display import printable
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 @click.option("--keep-spectra", is_flag=True, help="Log the spectra themselves, not only their hashes.")
 @trust_options
 @workspace_option
+@offline_option
 def command(
     source: str,
     spectra: Path,

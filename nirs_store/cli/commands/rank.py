@@ -264,7 +264,7 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
     """Show the contents and size of a workspace, and its largest runs."""
     from nirs_store.blobs.backend import sizes
 
-    root = store.workspace_path
+    root, at = store.workspace_path, store.location
     statuses: Counter[str] = Counter()
     offset, page = 0, 1000
     while (runs := store.list_runs(limit=page, offset=offset)).height:
@@ -278,7 +278,10 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
     blobs = sizes(store._engine.layout.blobs)
     journal = [path.stat().st_size for path in _files(root / "journal")]
     facts: dict[str, Any] = {
-        "workspace": str(root),
+        "workspace": at.address or str(root),
+        "replica": str(root) if at.address else None,
+        "commit": at.commit,
+        "blobs": at.blobs,
         "runs": sum(statuses.values()),
         "runs_by_status": dict(statuses),
         "pipelines": pipelines.height,
@@ -301,7 +304,9 @@ def command_stats(store: WorkspaceStore, growth: str | None, as_json: bool) -> N
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
     print_fields(
         {
-            "workspace": root,
+            "workspace": facts["workspace"],
+            "replica": None if at.address is None else f"{root}, up to commit {at.commit:,}",
+            "blobs": None if at.address is None and at.blobs == str(root / "artifacts") else at.blobs,
             "runs": f"{facts['runs']} ({by_status})" if by_status else 0,
             "pipelines": pipelines.height,
             "chains": facts["chains"],

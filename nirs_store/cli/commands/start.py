@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nirs_store.cli._group import Command, Group
-from nirs_store.cli._options import json_option, workspace_option
+from nirs_store.cli._options import is_offline, json_option, offline_option, workspace_option
 from nirs_store.cli._output import print_json, print_rows, progress
 from nirs_store.cli._spectra import read_file, reading_options
 from nirs_store.errors import InvalidInput, NirsStoreError
@@ -84,6 +84,7 @@ def command_demo(directory: Path, show: bool) -> None:
     "--export", "folder", type=click.Path(path_type=Path), help="Write the pages to a new folder instead."
 )
 @workspace_option
+@offline_option
 def command_ui(
     port: int | None,
     host: str,
@@ -105,7 +106,7 @@ def command_ui(
 
         with needed():
             from nirs_store.ui.export import export_pages
-        with WorkspaceStore.to_look_at(workspace) as store:
+        with WorkspaceStore.to_look_at(workspace, fresh=not is_offline()) as store:
             export_pages(store, folder, lambda line: click.echo(line, err=True))
         return
     serve(
@@ -115,6 +116,7 @@ def command_ui(
         token=token,
         may_change=allow_changes,
         browser=not no_browser,
+        fresh=not is_offline(),
         say=lambda line: click.echo(line),
     )
 

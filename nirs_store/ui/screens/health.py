@@ -26,7 +26,7 @@ def show(request: Request) -> View:
     findings = frame_of([vars(each) | {"affects": len(each.affects)} for each in report.findings], _FINDINGS)
     table = table_of(request, findings, _FINDINGS, empty="Nothing was found.", name="findings")
     values = {
-        "report": report, "table": table, "storage": storage, "plan": plan,
+        "at": store.location, "report": report, "table": table, "storage": storage, "plan": plan,
         "kinds": table_of(request, storage.kinds, _KINDS, prefix="k_"),
         "largest": table_of(request, storage.largest_runs, _RUNS, prefix="r_"),
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from numbers import Real
 from pathlib import Path
@@ -329,14 +329,19 @@ def check_index(**tables: Any) -> None:
 # -- Recording an evaluation: everything is checked, blobs are durable, then rows and champion in one transaction.
 
 
-def one_of(name: str, value: object, known: Sequence[str]) -> str:
-    """Check a spelling; the nearest is suggested."""
+def one_of(name: str, value: object, known: Collection[str], undone: str = " Nothing was changed.") -> str:
+    """Check a spelling; the nearest is suggested. `undone` ends the message."""
     if isinstance(value, str) and value in known:
         return value
     hint = did_you_mean(value, known)
-    raise InvalidInput(
-        f"{name}: expected one of {', '.join(known)}, found {value!r}.{hint} Nothing was changed."
-    )
+    raise InvalidInput(f"{name}: expected one of {', '.join(known)}, found {value!r}.{hint}{undone}")
+
+
+def whole_number(name: str, value: object, least: int, undone: str = " Nothing was changed.") -> int:
+    """Check a whole number. `undone` ends the message."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInput(f"{name}: expected a whole number of at least {least}, found {value!r}.{undone}")
+    return value
 
 
 # -- Spans of time as people write them.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nirs_store.errors import InvalidInput, ShapeMismatch
+from nirs_store.values import one_of
 
 Rule = Literal["one_se", "randomization", "wold", "min"]
 Floats = NDArray[np.float64]
@@ -131,8 +132,7 @@ def select_components(
     [3, 3, 2]
     """
     matrix, numbers = np.asarray(errors, dtype=float), list(components)
-    if rule not in RULES:
-        raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+    one_of("rule", rule, RULES, "")
     if matrix.ndim != 2 or matrix.shape[1] != len(numbers) or len(matrix) < 2:
         raise ShapeMismatch(
             f"errors: expected at least 2 samples and one column per number of components ({len(numbers)}); "

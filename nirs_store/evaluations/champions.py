@@ -18,7 +18,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.trash import deleting
 from nirs_store.records.notes import note
-from nirs_store.values import from_json
+from nirs_store.values import from_json, whole_number
 
 T = TypeVar("T")
 # Who holds which rank: by metric and rank.
@@ -66,7 +66,7 @@ def find_champions(engine: Engine, suite: str, metric: str | None, top: int) -> 
     # Also replaces champions that were set by hand. A rank whose holder stays the same gets no row.
 
     def work(con: Connection) -> None:
-        check_rank(top, "top")
+        whole_number("top", top, 1)
         default = rows.suite_metric(con, suite)
         if default is None:
             known = ", ".join(rows.suites(con)) or "none"
@@ -157,14 +157,6 @@ def crown(con: Connection, evaluation: Mapping[str, Any]) -> None:
         _promote(con, evaluation, metric, 1, _FOUND, None, held)
 
 
-def check_rank(value: Any, name: str = "rank") -> None:
-    """Raise where a rank, or a number of ranks, is not a whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidInput(
-            f"{name}: expected a whole number of at least 1, found {value!r}. Nothing was changed."
-        )
-
-
 def _change(engine: Engine, operation: str, what: str, work: Callable[[Connection], T]) -> T:
     with attempting(engine, operation, "evaluation", what):
         made = engine.change(work)
@@ -179,7 +171,7 @@ def _choice(
     evaluation = rows.evaluation_of(con, evaluation_id)
     if evaluation is None:
         raise UnknownId("evaluation", evaluation_id, "Nothing was changed.")
-    check_rank(rank)
+    whole_number("rank", rank, 1)
     chosen = metric or evaluation["metric"]
     if value_of(evaluation, chosen) is None:
         raise InvalidInput(

@@ -19,7 +19,7 @@ from nirs_store.db.session import Engine
 from nirs_store.db.table import Row, Table
 from nirs_store.errors import InvalidInput, ShapeMismatch, UnknownId
 from nirs_store.evaluations import rows
-from nirs_store.evaluations.champions import check_rank, crown
+from nirs_store.evaluations.champions import crown
 from nirs_store.evaluations.rows import BETTER, STATUSES, better_of
 from nirs_store.evaluations.tables import TABLES, as_table, to_parquet
 from nirs_store.ids import naive, new_id, now_naive, sha256_hex
@@ -39,6 +39,7 @@ from nirs_store.values import (
     native,
     one_of,
     to_json,
+    whole_number,
 )
 
 _TABLE_TYPE = "evaluation_table"
@@ -88,7 +89,7 @@ def check_score(value: Any, rank: Any, needed: Mapping[str, Any]) -> float:
         )
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise InvalidInput(f"value: expected a finite number, found {value!r}. Nothing was changed.")
-    check_rank(rank)
+    whole_number("rank", rank, 1)
     return float(value)
 
 

@@ -30,7 +30,7 @@ from nirs_store.scores import (
     classification_scores,
     regression_scores,
 )
-from nirs_store.values import one_of
+from nirs_store.values import one_of, whole_number
 
 # Confidence, number of resamples, seed.
 Drawing = tuple[float, int, int]
@@ -98,8 +98,7 @@ def estimate(
     """Return the value of a metric in a table with its interval; the recorded value where the table has none."""
     if not 0 < confidence < 1:
         raise InvalidInput(f"confidence: expected a number between 0 and 1, found {confidence!r}.")
-    if not isinstance(n_resamples, int) or n_resamples < 1:
-        raise InvalidInput(f"n_resamples: expected a whole number of at least 1, found {n_resamples!r}.")
+    whole_number("n_resamples", n_resamples, 1, "")
     kind = None if table is None else _kind(table, metric)
     if table is None or kind is None:
         return Interval(recorded, None, None, 0 if table is None else table.height)

@@ -35,7 +35,7 @@ from nirs_store.files.runs import abandoned, remove_abandoned
 from nirs_store.files.scope import Scope, active_run, note_versions
 from nirs_store.ids import earlier, is_id, new_id, now_naive, utcnow
 from nirs_store.records.notes import check_guard, note
-from nirs_store.values import as_text
+from nirs_store.values import as_text, whole_number
 
 Version = int | str | None
 
@@ -240,8 +240,7 @@ def cleanup(
 
 def cleanup_old_tests(scope: Scope, keep_recent: int, dry_run: bool) -> FileRemoval:
     """Remove all tests but the most recent, and old versions of test content without a test's name."""
-    if isinstance(keep_recent, bool) or not isinstance(keep_recent, int) or keep_recent < 0:
-        raise InvalidInput(f"keep_recent: expected a whole number of at least 0, found {keep_recent!r}.")
+    whole_number("keep_recent", keep_recent, 0, "")
     where = scope.where(None, {}, all_versions=True)
 
     def choose(con: Connection) -> _Plan:

@@ -12,8 +12,8 @@ from nirs_store.audit.trail import attempting, check_kind, guarded
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Table
-from nirs_store.display import escape, short
-from nirs_store.errors import InvalidInput, LineageCycle, UnknownId, did_you_mean
+from nirs_store.display import escape, printable, short
+from nirs_store.errors import InvalidInput, LineageCycle, UnknownId
 from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records import links as lineage_rows
@@ -21,7 +21,7 @@ from nirs_store.records.links import KINDS, Link, Ref, existing, kinds_of, names
 from nirs_store.records.named import find_version, is_name
 from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import ID_COLUMNS, find_ids
-from nirs_store.values import as_text, to_json
+from nirs_store.values import as_text, one_of, to_json
 
 # -- Naming things of a store: what a caller may write where something of any kind is meant.
 
@@ -89,14 +89,6 @@ def _schema() -> dict[str, Any]:
         "via_kind": pl.String,
         "via_id": pl.String,
     }
-
-
-def check_direction(direction: Any) -> str:
-    """One of `DIRECTIONS`."""
-    if direction not in DIRECTIONS:
-        hint = did_you_mean(direction, DIRECTIONS)
-        raise InvalidInput(f"direction: expected one of {', '.join(DIRECTIONS)}, found {direction!r}.{hint}")
-    return str(direction)
 
 
 @dataclass(frozen=True)
@@ -206,7 +198,7 @@ class LineageGraph:
             for link_type, child in children[:_CHILDREN]:
                 again = child in drawn and below.get(child)
                 words = f"{self._label(child)}  ({link_type})" + ("  … as above" if again else "")
-                made = place.add(Text(_printable(words)))
+                made = place.add(Text(printable(words)))
                 if child not in drawn:
                     drawn.add(child)
                     waiting.append((made, child))
@@ -245,7 +237,8 @@ class LineageGraph:
         digits = ref.id[-_DIGITS:] if "-" in ref.id else ref.id[:_DIGITS]
         name = self.names.get(ref)
         words = "(not here)" if name is None and ref.kind != "bundle" else short(name or "", _NAME)
-        return _printable(f"{ref.kind} {digits} {words}".rstrip())
+        # Names were written by whoever recorded them; nothing of them may steer a terminal.
+        return printable(f"{ref.kind} {digits} {words}".rstrip())
 
 
 def walk(
@@ -273,11 +266,6 @@ def walk(
                 links[link] = None
     kept = tuple(link for link in links if link.source in depths and link.target in depths)
     return LineageGraph(root, direction, depths, kept, names_of(con, depths), truncated)
-
-
-def _printable(text: str) -> str:
-    # Names were written by whoever recorded them; nothing of them may steer a terminal.
-    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _dot(text: str) -> str:
@@ -465,7 +453,7 @@ class Lineage:
         ------
         InvalidInput, UnknownId
         """
-        way = check_direction(direction)
+        way = one_of("direction", direction, DIRECTIONS, "")
         if max_depth is not None and not max_depth >= 0:
             raise InvalidInput(f"max_depth: expected a number of at least 0, found {max_depth!r}.")
         return self._engine.query(lambda con: walk(con, find_ref(con, thing), way, max_depth, limit))

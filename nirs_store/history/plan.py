@@ -10,7 +10,7 @@ from typing import Any
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.db.table import Row
-from nirs_store.display import byte_text, escape, short
+from nirs_store.display import byte_text, escape, printable, short
 from nirs_store.files.names import PRODUCTION
 from nirs_store.history.candidates import candidates, champions, file_values, reasons, run_values
 from nirs_store.history.clocks import AHEAD
@@ -94,7 +94,7 @@ class RetentionPlan:
             lines += _shown(f"  {h.kind} {h.id[-8:]}  {short(h.name, 50)}  {h.reason}" for h in self.held)
         if self.kept:
             lines.append("stay: " + ", ".join(f"{count:,} {many(kind)}" for kind, count in self.kept.items()))
-        return "\n".join(_printable(line) for line in lines)
+        return "\n".join(printable(line) for line in lines)
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
@@ -355,10 +355,6 @@ def _shown(lines: Iterable[str]) -> list[str]:
     found = list(lines)
     more = len(found) - _SHOWN
     return found[:_SHOWN] + ([f"  … and {more} more"] if more > 0 else [])
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def still_free(con: Connection, plan: RetentionPlan, alive: list[str]) -> dict[str, list[str]]:

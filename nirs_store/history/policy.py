@@ -11,7 +11,7 @@ from nirs_store.errors import InvalidInput
 from nirs_store.files.names import MODES
 from nirs_store.history.moments import EVERY
 from nirs_store.scores import higher_is_better
-from nirs_store.values import one_of
+from nirs_store.values import one_of, whole_number
 
 __all__ = [
     "AUTOMATIC", "ON", "Limit", "RetentionPolicy", "Rule", "as_policy", "keep_all", "keep_champions", "keep_recent",
@@ -25,13 +25,7 @@ AUTOMATIC = ("never", "on_close", "after_run", *EVERY)
 
 
 def _count(value: Any, name: str, least: int = 1) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidInput(
-            f"{name}: expected a whole number of at least {least}, found {value!r}. Nothing was changed."
-        )
-    return value
+    return None if value is None else whole_number(name, value, least)
 
 
 def _days(value: Any, name: str) -> float | None:

@@ -9,10 +9,10 @@ from nirs_store.audit.trail import errors_by_operation
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
 from nirs_store.display import block, byte_text, field_table, table
-from nirs_store.errors import InvalidInput, did_you_mean
 from nirs_store.lazy import polars as pl
 from nirs_store.maintenance.gc import Shared, array_bytes, artifact_bytes
 from nirs_store.records.queries import frame
+from nirs_store.values import one_of
 
 # -- Counting: by type, status and run, by day and month, and what compression and deduplication saved.
 
@@ -225,9 +225,7 @@ class Statistics:
 
 def statistics(engine: Engine, *, runs: int = 10, step: str = "month") -> Statistics:
     """Count; changes nothing."""
-    if step not in STEPS:
-        hint = did_you_mean(step, STEPS)
-        raise InvalidInput(f"step: expected one of {', '.join(STEPS)}, found {step!r}.{hint}")
+    one_of("step", step, STEPS, "")
 
     def ask(con: Connection) -> Statistics:
         return Statistics(

@@ -12,6 +12,7 @@ from nirs_store.errors import InvalidInput
 from nirs_store.recording.steps import class_name, parameters, preprocessing_text
 from nirs_store.registry import ArtifactRecord, ArtifactRegistry, ChainNode
 from nirs_store.store import WorkspaceStore
+from nirs_store.values import one_of
 
 _TYPES = {TRANSFORM: "transformer", AUGMENTATION: "transformer", TARGETS: "encoder"}
 
@@ -112,10 +113,7 @@ class BranchRecorder:
         list of ArtifactRecord
             By source, in order.
         """
-        if operator_type not in _TYPES:
-            raise InvalidInput(
-                f"operator_type: expected one of {', '.join(_TYPES)}, found {operator_type!r}."
-            )
+        one_of("operator_type", operator_type, _TYPES, "")
         by_source = _by_source(fitted)
         objects = [each for held in by_source.values() for each in held]
         first = objects[0] if objects else None

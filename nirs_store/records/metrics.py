@@ -15,7 +15,7 @@ from nirs_store.ids import new_id, now_naive
 from nirs_store.lazy import polars as pl
 from nirs_store.records.lookup import whole_ids_of
 from nirs_store.records.runs import require
-from nirs_store.values import as_array, as_name, as_text, is_text
+from nirs_store.values import as_array, as_name, as_text, is_text, whole_number
 
 # Points in one row of the table: reading one curve must not take memory for a whole one.
 _CHUNK = 1 << 17
@@ -91,9 +91,8 @@ def get_metrics(
 def _read(
     con: Connection, pipeline_ids: Sequence[str], names: Sequence[str] | None, max_points: int | None
 ) -> pl.DataFrame:
-    whole = isinstance(max_points, int) and not isinstance(max_points, bool)
-    if max_points is not None and (not whole or max_points < 2):
-        raise InvalidInput(f"max_points: expected a whole number of at least 2, found {max_points!r}.")
+    if max_points is not None:
+        whole_number("max_points", max_points, 2, "")
     rows = execute(
         con,
         "SELECT m.pipeline_id, l.name, l.run_id, m.name, m.logged_at, m.steps, m.step_values FROM metrics m "

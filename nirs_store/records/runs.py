@@ -43,6 +43,7 @@ from nirs_store.values import (
     as_floats,
     as_name,
     as_text,
+    one_of,
     target_of,
     to_json,
 )
@@ -594,10 +595,7 @@ def log_step(
 ) -> None:
     """Record one log line."""
     require(engine, "pipeline", pipeline_id)
-    if level not in _LEVELS:
-        raise InvalidInput(
-            f"level: expected one of {', '.join(_LEVELS)}, found {level!r}. Nothing was recorded."
-        )
+    one_of("level", level, _LEVELS, " Nothing was recorded.")
     values = {
         "log_id": new_id(),
         "pipeline_id": pipeline_id,

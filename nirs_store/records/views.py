@@ -24,7 +24,17 @@ from nirs_store.chains.folds import (
 )
 from nirs_store.db.database import Connection
 from nirs_store.db.session import Engine
-from nirs_store.display import block, byte_text, cell_text, escape, field_table, short, table, with_unit
+from nirs_store.display import (
+    block,
+    byte_text,
+    cell_text,
+    escape,
+    field_table,
+    printable,
+    short,
+    table,
+    with_unit,
+)
 from nirs_store.errors import InvalidInput, UnknownId
 from nirs_store.lazy import polars as pl
 from nirs_store.reading.tables import frame_csv
@@ -410,17 +420,13 @@ def _short(ids: Sequence[str]) -> str:
 
 def tree_lines(node: Node) -> Iterator[str]:
     """Write a tree, a line a node."""
-    yield _printable(node.text)
+    # What a chain is made of was written by whoever recorded it; nothing of it may steer a terminal.
+    yield printable(node.text)
     for place, child in enumerate(node.below):
         last = place == len(node.below) - 1
         for number, line in enumerate(tree_lines(child)):
             lead = ("└── " if last else "├── ") if number == 0 else ("    " if last else "│   ")
             yield lead + line
-
-
-def _printable(text: str) -> str:
-    # What a chain is made of was written by whoever recorded it; nothing of it may steer a terminal.
-    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def tree_html(node: Node) -> str:

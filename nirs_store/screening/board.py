@@ -18,6 +18,7 @@ from nirs_store.lazy import polars as pl
 from nirs_store.protocol import ReadsRuns
 from nirs_store.recording.folds import FINAL
 from nirs_store.scores import higher_is_better
+from nirs_store.values import one_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -176,8 +177,7 @@ class Board:
 
     def choose(self, rule: Rule, *, target: str | int | None = None) -> Row:
         """Return the candidate that a rule chooses, for one of several targets if named."""
-        if rule not in RULES:
-            raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+        one_of("rule", rule, RULES, "")
         if target is None:
             return self._choose(self.rows[0], rule)
         view: ReadsRuns = one_target(self._store, target)

@@ -49,7 +49,7 @@ from nirs_store.screening.board import Board, Row
 from nirs_store.screening.fit import Group, fit_group
 from nirs_store.screening.preprocessing import named_preprocessings
 from nirs_store.screening.progress import Progress
-from nirs_store.values import check_index
+from nirs_store.values import check_index, one_of
 
 __all__ = ["Kept", "screen"]
 
@@ -180,8 +180,7 @@ def screen(
         raise InvalidInput(f"n_jobs is a number of processes, or -1 for all cores; found {n_jobs!r}.")
     if keep not in ("best", "all") and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
         raise InvalidInput(f"keep: expected 'best', 'all' or a number of candidates; found {keep!r}.")
-    if rule not in RULES:
-        raise InvalidInput(f"rule: expected one of {', '.join(RULES)}; found {rule!r}.")
+    one_of("rule", rule, RULES, "")
     groups_of = _plan(preprocess, model, components)
     plan = _check(groups_of, X, y, cv, given, dataset_name, metric, test)
     plan = replace(plan, keep_folds=keep_folds, artifact_format=artifact_format, n_jobs=n_jobs or 1)

@@ -27,7 +27,7 @@ from nirs_store.records.lookup import whole_ids
 from nirs_store.records.named import find_version
 from nirs_store.records.notes import check_guard, note
 from nirs_store.records.queries import frame
-from nirs_store.values import as_name, as_text, one_of, to_json
+from nirs_store.values import as_name, as_text, one_of, to_json, whole_number
 
 Role = Literal["reported", "challenger"]
 
@@ -252,8 +252,8 @@ class Measurements:
         """
         if role is not None:
             one_of("role", role, _ROLES)
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise InvalidInput(f"limit: expected a whole number of at least 1; found {limit!r}.")
+        if limit is not None:
+            whole_number("limit", limit, 1, "")
         wanted: dict[str, Any] = {
             "calibration": calibration,
             "version": version,

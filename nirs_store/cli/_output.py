@@ -19,19 +19,18 @@ import click
 
 from nirs_store.display import printable
 from nirs_store.errors import shortened
-from nirs_store.lazy import polars as pl
 
 __all__ = [
     "CleanOutput",
     "cell_text",
     "clean_output",
     "fitting",
-    "flat_text",
     "human_bytes",
     "moment",
     "number",
     "numbers",
     "on_terminal",
+    "plain_text",
     "print_data",
     "print_fields",
     "print_json",
@@ -392,26 +391,14 @@ def cell_text(value: Any) -> str | None:
     if isinstance(value, datetime):
         return moment(value)
     if isinstance(value, bytes):
-        return _hex(value[:_SHOWN_BYTES]) + ("…" if len(value) > _SHOWN_BYTES else "")
-    return _plain_text(value)
+        return plain_text(value[:_SHOWN_BYTES]) + ("…" if len(value) > _SHOWN_BYTES else "")
+    return plain_text(value)
 
 
-def flat_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """Turn the columns that CSV cannot hold (bytes, lists, structures) into text."""
-    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind == pl.Binary]
-    return frame.with_columns(
-        pl.Series(name, [None if v is None else _plain_text(v) for v in frame[name].to_list()], pl.String)
-        for name in nested
-    )
-
-
-def _plain_text(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """Write bytes as hexadecimal digits, and values of several parts as JSON."""
     if isinstance(value, bytes):
-        return _hex(value)
+        return f"0x{value.hex()}"
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
-
-
-def _hex(value: bytes) -> str:
-    return f"0x{value.hex()}"

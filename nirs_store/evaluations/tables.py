@@ -113,7 +113,7 @@ def export(engine: Engine, evaluation_id: str, folder: Path, what: str, format: 
     written: dict[str, Path] = {}
     if format in ("csv", "both"):
         written["csv"] = folder / f"{evaluation_id}-{what}.csv"
-        write_file(written["csv"], frame_csv(_flat(found)).encode())
+        write_file(written["csv"], frame_csv(found, cell=_cell).encode())
     if format in ("json", "both"):
         written["json"] = folder / f"{evaluation_id}-{what}.json"
         text = to_json({"evaluation": facts, what: found.to_dicts()}, what) or ""
@@ -128,19 +128,8 @@ def _require(engine: Engine, evaluation_id: str) -> Row:
     return found
 
 
-def _flat(table: pl.DataFrame) -> pl.DataFrame:
-    """Return lists and records as JSON text: a cell of a CSV file holds one value."""
-    nested = [name for name, kind in table.schema.items() if kind.is_nested()]
-    return table.with_columns(
-        pl.Series(
-            name, [None if cell is None else to_json(_items(cell), name) for cell in table[name]], pl.String
-        )
-        for name in nested
-    )
-
-
-def _items(cell: Any) -> Any:
-    return cell.to_list() if isinstance(cell, pl.Series) else cell
+def _cell(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else to_json(value, "cell") or ""
 
 
 # -- evaluations with their tables ---------------------------------------------------------------

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -175,11 +175,23 @@ def _check_merged(data: bytes, sheet: Any) -> None:
 # -- Writing tables as CSV for people: no cell of text is taken for a formula.
 
 
-def frame_csv(frame: pl.DataFrame, delimiter: str = ",", decimal: str = ".") -> str:
+def _whole_text(value: Any) -> str:
+    """Write a value of several parts as one cell: a list with commas, what has parts of its own as JSON."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
+        return ", ".join("" if each is None else str(each) for each in value)
+    is_nested = isinstance(value, list | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_nested else str(value)
+
+
+def frame_csv(
+    frame: pl.DataFrame, delimiter: str = ",", decimal: str = ".", cell: Callable[[Any], str] = _whole_text
+) -> str:
     """Write a frame as CSV; text that begins as a formula does gets a quote before it, numbers stay numbers."""
-    # A list is written with commas, what has parts of its own as JSON, and bytes as hexadecimal digits.
+    # `cell` writes bytes and values of several parts.
     frame = frame.with_columns(
-        pl.Series(name, [_whole_text(value) for value in frame[name].to_list()], dtype=pl.String)
+        pl.Series(name, [None if v is None else cell(v) for v in frame[name].to_list()], dtype=pl.String)
         for name, kind in frame.schema.items()
         if kind.is_nested() or kind == pl.Object or kind == pl.Binary
     )
@@ -197,16 +209,6 @@ def frame_csv(frame: pl.DataFrame, delimiter: str = ",", decimal: str = ".") -> 
     if decimal == ",":
         return safe.write_csv(separator=";" if delimiter == "," else delimiter, decimal_comma=True)
     return safe.write_csv(separator=delimiter)
-
-
-def _whole_text(value: Any) -> str | None:
-    """Write a value of several parts as one cell, whole."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
-        return ", ".join("" if each is None else str(each) for each in value)
-    is_nested = isinstance(value, list | dict)
-    return json.dumps(value, ensure_ascii=False, default=str) if is_nested else value and str(value)
 
 
 # -- Parquet files: a stranger's may take a thousand times its size in memory.

@@ -10,7 +10,7 @@ import click
 
 from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, store_option
-from nirs_store.cli._output import flat_text, numbers, print_data, print_json, print_table, short_id
+from nirs_store.cli._output import numbers, plain_text, print_data, print_json, print_table, short_id
 from nirs_store.cli._spectra import read_file, reading_options, stored_name
 from nirs_store.display import with_unit
 
@@ -247,7 +247,7 @@ def command_coefficients(store: WorkspaceStore, identifier: str, as_csv: bool, a
 def _print_csv(frame: pl.DataFrame) -> None:
     from nirs_store.reading.tables import frame_csv
 
-    print_data(frame_csv(flat_text(frame)))
+    print_data(frame_csv(frame, cell=plain_text))
 
 
 def _draw(found: Diagnosis, figure: str) -> Any:

@@ -14,9 +14,9 @@ from nirs_store.cli._group import Command
 from nirs_store.cli._options import Choice, json_option, store_option
 from nirs_store.cli._output import (
     cell_text,
-    flat_text,
     human_bytes,
     numbers,
+    plain_text,
     print_data,
     print_fields,
     print_json,
@@ -238,7 +238,7 @@ def command_sql(
     elif as_csv:
         from nirs_store.reading.tables import frame_csv
 
-        print_data(frame_csv(flat_text(frame)))
+        print_data(frame_csv(frame, cell=plain_text))
     else:
         numeric = [name for name, kind in frame.schema.items() if kind.is_numeric()]
         print_table(
